@@ -1,0 +1,1 @@
+"""SSH access to a fleet of machines without a long-lived key on any of them."""

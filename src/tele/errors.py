@@ -1,0 +1,145 @@
+"""What can go wrong, and whose fault it is?
+
+Laws of this file:
+
+* One tree. A caller catches :class:`TeleError` and misses nothing of ours.
+* A class answers "whose fault": :class:`PeerError` is what the other side of a
+  protocol did, everything else is ours, the operator's or the environment's.
+* The text of an error is a sentence for a person: what happened, to what, and
+  what to do next. It never holds a secret, and peer text only as ``repr``.
+* ``kind`` is stable; it is what crosses the API. ``exit_code`` is what the
+  command line ends with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+PEER_TEXT_LIMIT = 256
+
+
+def quoted(text: object) -> str:
+    """Return peer text made safe for a log line or an error: ``repr``, cut at 256."""
+    shown = repr(text)
+    return shown if len(shown) <= PEER_TEXT_LIMIT else shown[: PEER_TEXT_LIMIT - 3] + "..."
+
+
+class TeleError(Exception):
+    """Root of all errors that tele raises on purpose."""
+
+    kind: ClassVar[str] = "failed"
+    exit_code: ClassVar[int] = 1
+
+
+class InvalidInput(TeleError):
+    """A value given by a person or a program is not acceptable; the text says why."""
+
+    kind = "invalid"
+    exit_code = 2
+
+
+class ConfigError(InvalidInput):
+    """The configuration has mistakes. ``problems`` lists all of them, one sentence each."""
+
+    kind = "config"
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class NotLoggedIn(TeleError):
+    """There is no valid certificate for this cluster: log in first."""
+
+    kind = "not_logged_in"
+    exit_code = 3
+
+
+class AccessDenied(TeleError):
+    """The answer is no. ``reason`` is a stable code, see :class:`tele.model.access.Reason`."""
+
+    kind = "denied"
+    exit_code = 4
+
+    def __init__(self, message: str, reason: str = "denied") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class NotFound(TeleError):
+    """The named thing does not exist."""
+
+    kind = "not_found"
+    exit_code = 5
+
+
+class Unreachable(TeleError):
+    """A host or service did not answer, or is known to be offline."""
+
+    kind = "unreachable"
+    exit_code = 6
+
+
+class Conflict(TeleError):
+    """The thing exists already, or has changed since it was read."""
+
+    kind = "conflict"
+
+
+class Unavailable(TeleError):
+    """The service cannot answer now (starting, stopping, overloaded); try again."""
+
+    kind = "unavailable"
+
+
+class PeerError(TeleError):
+    """The other side broke the protocol. Only the connection that it came on ends."""
+
+    kind = "peer"
+
+
+class ProtocolError(PeerError):
+    """Bytes that are not what the SSH protocol allows here.
+
+    ``disconnect_code`` is the reason code to answer with (RFC 4253, section 11.1).
+    """
+
+    kind = "protocol"
+
+    def __init__(self, message: str, disconnect_code: int = 2) -> None:
+        super().__init__(message)
+        self.disconnect_code = disconnect_code
+
+
+class BadCertificate(PeerError):
+    """A certificate is malformed or is not acceptable here; ``reason`` is a stable code."""
+
+    kind = "bad_certificate"
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class BadRecording(TeleError):
+    """A recording is truncated, changed or not signed by whom it names; the text says where."""
+
+    kind = "bad_recording"
+
+
+#: Error classes by their ``kind``, for turning an API answer back into an error.
+BY_KIND: dict[str, type[TeleError]] = {
+    cls.kind: cls
+    for cls in (
+        TeleError,
+        InvalidInput,
+        NotLoggedIn,
+        AccessDenied,
+        NotFound,
+        Unreachable,
+        Conflict,
+        Unavailable,
+        BadRecording,
+    )
+}

@@ -1,0 +1,180 @@
+"""Which parts of tele can be replaced? Every plugin point, documented.
+
+Laws of this file:
+
+* A required interface has at most five methods; more power is a second, optional one.
+* Whatever may wait returns a Deferred (typed as such, never "maybe").
+* Values that cross are those of :mod:`tele.model`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+from zope.interface import Attribute, Interface
+
+from tele.model.api.operation import Operation
+from tele.model.event import Event
+from tele.model.frame import Frame
+from tele.model.session import RecordingStart
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
+# -- store ----------------------------------------------------------------------------
+
+
+@frozen
+class Item:
+    """One stored value. ``revision`` is that of its last change, store-wide and growing."""
+
+    key: str
+    value: bytes
+    revision: int
+    expires: datetime | None = None
+
+
+@frozen
+class Put:
+    """Write ``value``. ``if_revision``: None always, 0 only if absent, else only if unchanged.
+
+    ``ttl`` makes it a lease: the value is gone after that time unless put again.
+    """
+
+    key: str
+    value: bytes
+    if_revision: int | None = None
+    ttl: timedelta | None = None
+
+
+@frozen
+class Delete:
+    """Remove ``key``, if its revision is ``if_revision`` (None: whatever it is)."""
+
+    key: str
+    if_revision: int | None = None
+
+
+@frozen
+class Change:
+    """What a watch tells. ``item`` is None when ``key`` was removed or its lease ran out."""
+
+    key: str
+    revision: int
+    item: Item | None
+
+
+class IWatch(Interface):
+    """A running watch."""
+
+    def stop() -> None:
+        """Tell nothing more. May be called twice."""
+
+
+class IBackend(Interface):
+    """The cluster's store: ordered keys (``/users/alice``), values of bytes, revisions."""
+
+    def get(key: str) -> Deferred[Item | None]:
+        """Return the item, or None."""
+
+    def range(
+        start: str, end: str, limit: int = 0, reverse: bool = False
+    ) -> Deferred[Sequence[Item]]:
+        """Return items with ``start <= key < end`` in order of keys; ``limit`` 0 is all."""
+
+    def commit(*changes: Put | Delete) -> Deferred[int]:
+        """Do all changes or none, durably, and return the new revision.
+
+        Fails with :class:`tele.errors.Conflict` when an ``if_revision`` does not hold.
+        """
+
+    def watch(prefix: str, receiver: Callable[[Change], None]) -> Deferred[IWatch]:
+        """Tell ``receiver`` every change under ``prefix`` from now on, in order."""
+
+    def close() -> Deferred[None]:
+        """Finish what runs and let go of files and connections."""
+
+
+# -- recordings -----------------------------------------------------------------------
+
+
+class IArchive(Interface):
+    """Where recordings are kept: named blobs of a recording, written once."""
+
+    def put(recording_id: str, name: str, data: bytes) -> Deferred[None]:
+        """Store durably. The same bytes again are fine, others :class:`tele.errors.Conflict`."""
+
+    def get(recording_id: str, name: str) -> Deferred[bytes]:
+        """Return the bytes; fails with :class:`tele.errors.NotFound`."""
+
+    def names(recording_id: str) -> Deferred[Sequence[tuple[str, int]]]:
+        """Return (name, size in bytes) of each blob, in order of names."""
+
+    def remove(recording_id: str) -> Deferred[None]:
+        """Remove all of it. Removing what is not there is fine."""
+
+
+class IRecording(Interface):
+    """One session being recorded."""
+
+    paused = Attribute("bool: the recorder is behind; the session reads no more until it resumes")
+
+    def write(frame: Frame) -> None:
+        """Take one frame, in order. Never blocks and never raises."""
+
+    def when_resumed(callback: Callable[[], None]) -> None:
+        """Call ``callback`` once, when ``paused`` turns false."""
+
+    def close(reason: str) -> Deferred[None]:
+        """The session ended. Fires when the recording is safe on this machine."""
+
+
+class IRecorder(Interface):
+    """Takes part in every session; the built-in one writes and uploads the tape."""
+
+    def open(start: RecordingStart) -> Deferred[IRecording]:
+        """A session starts. A failure refuses the session."""
+
+
+# -- audit, joining, the API ----------------------------------------------------------
+
+
+class IAuditSink(Interface):
+    """Receives every audit event that was appended, in order. A failing sink is counted."""
+
+    def receive(event: Event) -> Deferred[None]:
+        """Take one event."""
+
+
+@frozen
+class Joined:
+    """What a join method found: which labels are bound to the host."""
+
+    labels: dict[str, str]
+
+
+class IJoinMethod(Interface):
+    """One way for a machine to prove that it may become a member."""
+
+    name = Attribute("str: how tokens name this method")
+
+    def check(request: Any) -> Deferred[Joined]:
+        """Fails with :class:`tele.errors.AccessDenied` and one single text for every cause."""
+
+
+class IAuthority(Interface):
+    """Auth, local or remote: performs the operations of :mod:`tele.model.api.table`."""
+
+    def perform(operation: Operation[Any, Any], request: Any) -> Deferred[Any]:
+        """Return the operation's response; fails with a :class:`tele.errors.TeleError`."""
+
+    def follow(
+        operation: Operation[Any, Any], request: Any, receiver: Callable[[Any], None]
+    ) -> Deferred[None]:
+        """Tell ``receiver`` each value of a streaming operation.
+
+        Fires when the stream ends; cancel the Deferred to end it.
+        """

@@ -1,0 +1,52 @@
+"""What may one connection do? Decided once, then carried as a value."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import Enum
+
+from attrs import frozen
+
+from tele.model.identity import UserIdentity
+
+
+class Reason(str, Enum):
+    """Why the answer was no. Stable; part of audit events."""
+
+    NO_ROLE = "no_role"  # no role of the user exists any more
+    NODE = "node"  # no role allows this node
+    LOGIN = "login"  # no role allows this login here
+    DENIED = "denied"  # a deny rule matched
+    LOCKED = "locked"
+    EXPIRED = "expired"
+    CLUSTER = "cluster"  # the certificate is of another cluster
+    ACCOUNT = "account"  # the OS account does not exist or is not served here
+    RULE = "rule"  # no rule lets the caller do this through the API
+
+
+@frozen
+class Denied:
+    """No, and why. ``message`` is for the person: it names roles, node and login."""
+
+    reason: Reason
+    message: str
+
+
+@frozen
+class Grant:
+    """All that one SSH connection may do; nobody downstream asks again who the user is.
+
+    ``roles`` are those that allowed it. ``expires`` is the end of the certificate.
+    """
+
+    identity: UserIdentity
+    login: str
+    roles: tuple[str, ...]
+    expires: datetime
+    permit_pty: bool = True
+    port_forwarding: bool = False
+    agent_forwarding: bool = False
+    x11_forwarding: bool = False
+    max_sessions: int = 10
+    record_input: bool = False
+    force_command: str | None = None

@@ -1,0 +1,144 @@
+"""Requests of machines: join, renew, say that they live, learn the cluster's state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from attrs import Factory, frozen
+
+from tele.model.authority import TrustedAuthority
+from tele.model.identity import HostRole
+from tele.model.presence import Host, Presence
+from tele.model.resources import Lock, RecordingSettings, Role
+
+
+@frozen
+class Health:
+    """``status`` is ``ok`` or ``starting``."""
+
+    status: str
+    version: str
+
+
+@frozen
+class ClusterInfo:
+    """What anybody may know before trusting: check a pin against it."""
+
+    cluster: str
+    version: str
+    time: datetime
+    authorities: tuple[TrustedAuthority, ...]
+    proxies: tuple[str, ...] = ()
+
+
+@frozen
+class PublicKeys:
+    """``ssh`` is a line ``type base64``, ``tls`` a PEM SubjectPublicKeyInfo."""
+
+    ssh: str
+    tls: str
+
+
+@frozen
+class JoinRequest:
+    """``token`` is the secret; ``addresses`` become principals of the certificates."""
+
+    token: str
+    host_id: str
+    name: str
+    role: HostRole
+    keys: PublicKeys
+    addresses: tuple[str, ...] = ()
+    labels: Mapping[str, str] = Factory(dict)
+
+
+@frozen
+class RenewRequest:
+    """New certificates for the caller's own identity; the name may change, the id not."""
+
+    name: str
+    keys: PublicKeys
+    addresses: tuple[str, ...] = ()
+
+
+@frozen
+class Announced:
+    """Auth heard it. ``rotation`` is what the host should have reached."""
+
+    rotation: str = ""
+
+
+@frozen
+class ClusterState:
+    """All that nodes and proxies need to decide without asking. ``revision`` grows."""
+
+    cluster: str
+    revision: int
+    issued: datetime
+    authorities: tuple[TrustedAuthority, ...]
+    roles: tuple[Role, ...]
+    locks: tuple[Lock, ...]
+    recording: RecordingSettings
+
+
+@frozen
+class WatchState:
+    """The present state at once, then each change."""
+
+
+@frozen
+class WatchHosts:
+    """All hosts of ``role`` at once, then the full list at each change."""
+
+    role: HostRole = HostRole.NODE
+
+
+@frozen
+class HostList:
+    """``next`` is empty at the end, otherwise what to send as ``after``."""
+
+    items: tuple[Host, ...]
+    next: str = ""
+
+
+@frozen
+class ListHosts:
+    """Hosts of a role, by labels; users see those that their roles let them log in to."""
+
+    role: HostRole = HostRole.NODE
+    labels: tuple[str, ...] = ()  # "k=v"
+    limit: int = 200
+    after: str = ""
+
+
+@frozen
+class ById:
+    """Names one thing by its id."""
+
+    id: str
+
+
+@frozen
+class ByName:
+    """Names one thing by its name."""
+
+    name: str
+
+
+__all__ = [
+    "Announced",
+    "ById",
+    "ByName",
+    "ClusterInfo",
+    "ClusterState",
+    "Health",
+    "HostList",
+    "JoinRequest",
+    "ListHosts",
+    "Presence",
+    "PublicKeys",
+    "RenewRequest",
+    "WatchHosts",
+    "WatchState",
+]

@@ -1,0 +1,82 @@
+"""What is one operation of the API, and who may call it?
+
+The table (:mod:`tele.model.api.table`) drives the server, the client and the
+OpenAPI document.
+
+How a request travels: attributes named in ``path`` go there; an attribute ``data``
+of type bytes is the body, as octets; what is left goes into the query for GET,
+DELETE and octet bodies, and into a JSON body otherwise. A response with an
+attribute ``data`` of type bytes is sent as octets and has no other attribute.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Generic, TypeVar
+
+from attrs import frozen
+
+from tele.model.identity import HostRole
+
+Req = TypeVar("Req")
+Res = TypeVar("Res")
+
+
+@frozen
+class Anyone:
+    """No client certificate is needed."""
+
+
+@frozen
+class Hosts:
+    """A host certificate with one of these roles."""
+
+    roles: tuple[HostRole, ...] = (HostRole.NODE, HostRole.PROXY, HostRole.AUTH)
+
+
+@frozen
+class Users:
+    """Any valid user certificate; the operation itself looks at what is the caller's own."""
+
+
+@frozen
+class Permitted:
+    """A user whose roles have a rule for this resource and verb."""
+
+    resource: str
+    verb: str
+
+
+Who = Anyone | Hosts | Users | Permitted
+
+
+@frozen
+class Operation(Generic[Req, Res]):
+    """One row of the table.
+
+    ``who``: any one of them is enough. ``streams``: the answer is a sequence of
+    ``response`` values, one JSON text a line (an empty line is a keepalive), until
+    either side ends it. ``limit`` is the largest request body in bytes.
+    """
+
+    name: str
+    method: str
+    path: str
+    request: type[Req]
+    response: type[Res]
+    who: tuple[Who, ...]
+    summary: str
+    streams: bool = False
+    limit: int = 256 * 1024
+    timeout: timedelta = timedelta(seconds=30)
+
+    @property
+    def path_fields(self) -> tuple[str, ...]:
+        """Names of the request's attributes that are part of the path, in order."""
+        return tuple(re.findall(r"\{(\w+)\}", self.path))
+
+
+@frozen
+class Nothing:
+    """No content."""

@@ -1,0 +1,203 @@
+"""Requests of people: log in, and administer users, roles and tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from attrs import Factory, field, frozen
+
+from tele.model.api.members import PublicKeys
+from tele.model.authority import TrustedAuthority
+from tele.model.identity import HostRole
+from tele.model.resources import Lock, Role, User
+
+
+@frozen
+class LoginRequest:
+    """``ttl`` is cut to what the user's roles allow. The password never shows in a repr."""
+
+    user: str
+    password: str = field(repr=False)
+    keys: PublicKeys
+    ttl: timedelta = timedelta(hours=12)
+
+
+@frozen
+class NewUser:
+    """``password`` empty: auth makes one and returns it, once."""
+
+    user: User
+    password: str = field(default="", repr=False)
+
+
+@frozen
+class ResetUser:
+    """Give ``name`` a new password; also ends a lock-out."""
+
+    name: str
+    password: str = field(default="", repr=False)
+
+
+@frozen
+class UserPassword:
+    """``password`` is empty when the caller chose it."""
+
+    user: User
+    password: str = field(default="", repr=False)
+
+
+@frozen
+class UserList:
+    """Users, by name."""
+
+    items: tuple[User, ...]
+    next: str = ""
+
+
+@frozen
+class NewToken:
+    """``token`` empty: auth makes one (recommended). ``max_uses`` 0: until it expires.
+
+    ``labels`` bind: a host that joins with it always has them, whatever it says.
+    """
+
+    roles: tuple[HostRole, ...]
+    ttl: timedelta = timedelta(minutes=30)
+    max_uses: int = 0
+    labels: Mapping[str, str] = Factory(dict)
+    token: str = field(default="", repr=False)
+
+
+@frozen
+class TokenAdded:
+    """The only time that the secret is shown."""
+
+    token: str = field(repr=False)
+    roles: tuple[HostRole, ...]
+    expires: datetime
+    ca_pin: str
+
+
+@frozen
+class Token:
+    """A token without its secret; ``id`` is part of the secret's hash."""
+
+    id: str
+    roles: tuple[HostRole, ...]
+    created: datetime
+    expires: datetime
+    max_uses: int
+    uses: int
+    labels: Mapping[str, str] = Factory(dict)
+    created_by: str = ""
+
+
+@frozen
+class TokenList:
+    """Tokens that have not expired."""
+
+    items: tuple[Token, ...]
+    next: str = ""
+
+
+@frozen
+class Paged:
+    """A page of a list."""
+
+    limit: int = 200
+    after: str = ""
+
+
+@frozen
+class RoleList:
+    """Roles, by name."""
+
+    items: tuple[Role, ...]
+    next: str = ""
+
+
+@frozen
+class PutRole:
+    """Create or replace. A ``metadata.revision`` other than 0 must be the present one."""
+
+    name: str
+    role: Role
+
+
+@frozen
+class PutUser:
+    """Create or replace; the password stays."""
+
+    name: str
+    user: User
+
+
+@frozen
+class LockList:
+    """Locks in force."""
+
+    items: tuple[Lock, ...]
+    next: str = ""
+
+
+@frozen
+class SignUser:
+    """A certificate for a public key made elsewhere: for automation, by an administrator.
+
+    ``logins`` must be among those that the user's roles allow.
+    """
+
+    user: str
+    ssh_public_key: str
+    logins: tuple[str, ...] = ()
+    ttl: timedelta = timedelta(hours=12)
+
+
+@frozen
+class SignHost:
+    """A host certificate for an OpenSSH sshd's public host key."""
+
+    ssh_public_key: str
+    principals: tuple[str, ...]
+    name: str = ""
+    ttl: timedelta = timedelta(hours=24)
+
+
+@frozen
+class SignedKey:
+    """``certificate`` is a line ``type base64``."""
+
+    certificate: str
+    expires: datetime
+
+
+@frozen
+class AuthorityStatus:
+    """One authority as ``tele ca status`` shows it."""
+
+    kind: str
+    phase: str
+    ssh_fingerprints: tuple[str, ...]
+    pins: tuple[str, ...]
+    created: datetime
+    expires: datetime
+
+
+@frozen
+class AuthorityList:
+    """All authorities of the cluster, and whom to trust for each."""
+
+    items: tuple[AuthorityStatus, ...]
+    trusted: tuple[TrustedAuthority, ...]
+
+
+@frozen
+class WhoAmI:
+    """The caller as auth sees it, with roles and logins as they are now."""
+
+    user: str
+    roles: tuple[str, ...]
+    logins: tuple[str, ...]
+    cluster: str
+    login_session: str

@@ -1,0 +1,134 @@
+"""Requests about what happened: sessions, recordings, audit events."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from attrs import frozen
+
+from tele.model.event import Event
+from tele.model.session import Manifest, Recording, RecordingStart, Session
+
+
+@frozen
+class SessionList:
+    """Sessions that run, oldest first."""
+
+    items: tuple[Session, ...]
+    next: str = ""
+
+
+@frozen
+class StartRecording:
+    """Said when the first channel opens; idempotent."""
+
+    id: str
+    start: RecordingStart
+
+
+@frozen
+class UpdateRecording:
+    """What changed since: ``interactive`` when a terminal was given; ``ended`` at the end."""
+
+    id: str
+    interactive: bool = False
+    ended: datetime | None = None
+
+
+@frozen
+class PutChunk:
+    """One chunk as stored. The same number with the same bytes is accepted again,
+    with other bytes refused.
+    """
+
+    id: str
+    number: int
+    data: bytes
+
+
+@frozen
+class FinishRecording:
+    """All chunks are there; the manifest names them."""
+
+    id: str
+    manifest: Manifest
+
+
+@frozen
+class RecordingProgress:
+    """Which chunk numbers auth has, for resuming; ``complete`` with the manifest."""
+
+    chunks: tuple[int, ...]
+    complete: bool
+
+
+@frozen
+class RecordingList:
+    """Recordings, newest first."""
+
+    items: tuple[Recording, ...]
+    next: str = ""
+
+
+@frozen
+class GetChunk:
+    """One chunk, by number from 0."""
+
+    id: str
+    number: int
+
+
+@frozen
+class Octets:
+    """Stored bytes."""
+
+    data: bytes
+
+
+@frozen
+class RecordingDetails:
+    """``manifest`` is None until the recording is complete; ``available`` counts chunks."""
+
+    recording: Recording
+    available: int
+    manifest: Manifest | None = None
+
+
+@frozen
+class EmitEvents:
+    """Events of the calling host; auth appends each id once, and sets hash and previous."""
+
+    events: tuple[Event, ...]
+
+
+@frozen
+class ListEvents:
+    """Events in order of appending, optionally filtered.
+
+    ``newest``: the last ``limit`` of them instead of the first.
+    """
+
+    event: str = ""
+    user: str = ""
+    session_id: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+    newest: bool = False
+    limit: int = 200
+    after: str = ""
+
+
+@frozen
+class EventList:
+    """``next`` continues the list."""
+
+    items: tuple[Event, ...]
+    next: str = ""
+
+
+@frozen
+class FollowEvents:
+    """New events as they are appended."""
+
+    event: str = ""
+    user: str = ""

@@ -1,0 +1,384 @@
+"""Which operations does auth offer? All of them, in one table."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Final
+
+from tele.model.api import members, people, records
+from tele.model.api.operation import Anyone, Hosts, Nothing, Operation, Permitted, Users
+from tele.model.authority import Certificates
+from tele.model.event import Event
+from tele.model.identity import HostRole
+from tele.model.presence import Presence
+from tele.model.resources import Role, User
+
+_ANY = (Anyone(),)
+_HOSTS = (Hosts(),)
+_RECORDERS = (Hosts((HostRole.NODE, HostRole.PROXY)),)
+
+# -- anyone ---------------------------------------------------------------------------
+HEALTH = Operation("health", "GET", "/v1/health", Nothing, members.Health, _ANY, "Is auth there?")
+CLUSTER = Operation(
+    "cluster",
+    "GET",
+    "/v1/cluster",
+    Nothing,
+    members.ClusterInfo,
+    _ANY,
+    "Name, time and authorities, to be checked against a pin",
+)
+JOIN = Operation(
+    "join",
+    "POST",
+    "/v1/join",
+    members.JoinRequest,
+    Certificates,
+    _ANY,
+    "Become a member with a token",
+    limit=16 * 1024,
+)
+LOGIN = Operation(
+    "login",
+    "POST",
+    "/v1/login",
+    people.LoginRequest,
+    Certificates,
+    _ANY,
+    "Get user certificates for a password",
+    limit=16 * 1024,
+)
+
+# -- hosts ----------------------------------------------------------------------------
+RENEW = Operation(
+    "renew",
+    "POST",
+    "/v1/renew",
+    members.RenewRequest,
+    Certificates,
+    _HOSTS,
+    "New certificates for the calling host",
+    limit=16 * 1024,
+)
+ANNOUNCE = Operation(
+    "announce",
+    "PUT",
+    "/v1/presence",
+    Presence,
+    members.Announced,
+    _HOSTS,
+    "Say that the calling host lives",
+    limit=64 * 1024,
+)
+WATCH_STATE = Operation(
+    "watch_state",
+    "GET",
+    "/v1/state",
+    members.WatchState,
+    members.ClusterState,
+    _HOSTS,
+    "Roles, locks, authorities and settings, at once and at each change",
+    streams=True,
+)
+WATCH_HOSTS = Operation(
+    "watch_hosts",
+    "GET",
+    "/v1/hosts/watch",
+    members.WatchHosts,
+    members.HostList,
+    (Hosts((HostRole.PROXY, HostRole.AUTH)),),
+    "All hosts of a role, at once and at each change",
+    streams=True,
+)
+EMIT_EVENTS = Operation(
+    "emit_events",
+    "POST",
+    "/v1/events",
+    records.EmitEvents,
+    Nothing,
+    _HOSTS,
+    "Append events to the audit",
+    limit=1024 * 1024,
+)
+START_RECORDING = Operation(
+    "start_recording",
+    "PUT",
+    "/v1/recordings/{id}",
+    records.StartRecording,
+    Nothing,
+    _RECORDERS,
+    "A session starts",
+)
+UPDATE_RECORDING = Operation(
+    "update_recording",
+    "PATCH",
+    "/v1/recordings/{id}",
+    records.UpdateRecording,
+    Nothing,
+    _RECORDERS,
+    "A session got a terminal, or ended",
+)
+PUT_CHUNK = Operation(
+    "put_chunk",
+    "PUT",
+    "/v1/recordings/{id}/chunks/{number}",
+    records.PutChunk,
+    Nothing,
+    _RECORDERS,
+    "Store one chunk of a recording",
+    limit=8 * 1024 * 1024,
+    timeout=timedelta(minutes=2),
+)
+FINISH_RECORDING = Operation(
+    "finish_recording",
+    "PUT",
+    "/v1/recordings/{id}/manifest",
+    records.FinishRecording,
+    Nothing,
+    _RECORDERS,
+    "Close a recording with its signed manifest",
+    limit=16 * 1024 * 1024,
+)
+RECORDING_PROGRESS = Operation(
+    "recording_progress",
+    "GET",
+    "/v1/recordings/{id}/progress",
+    members.ById,
+    records.RecordingProgress,
+    _RECORDERS,
+    "Which chunks are stored already",
+)
+
+# -- people ---------------------------------------------------------------------------
+WHOAMI = Operation("whoami", "GET", "/v1/whoami", Nothing, people.WhoAmI, (Users(),), "The caller")
+LIST_HOSTS = Operation(
+    "list_hosts",
+    "GET",
+    "/v1/hosts",
+    members.ListHosts,
+    members.HostList,
+    (Users(), Hosts((HostRole.PROXY, HostRole.AUTH))),
+    "Hosts that the caller may see",
+)
+DELETE_HOST = Operation(
+    "delete_host",
+    "DELETE",
+    "/v1/hosts/{id}",
+    members.ById,
+    Nothing,
+    (Permitted("node", "delete"),),
+    "Forget a host",
+)
+LIST_USERS = Operation(
+    "list_users",
+    "GET",
+    "/v1/users",
+    people.Paged,
+    people.UserList,
+    (Permitted("user", "list"),),
+    "Users",
+)
+GET_USER = Operation(
+    "get_user",
+    "GET",
+    "/v1/users/{name}",
+    members.ByName,
+    User,
+    (Permitted("user", "read"),),
+    "One user",
+)
+ADD_USER = Operation(
+    "add_user",
+    "POST",
+    "/v1/users",
+    people.NewUser,
+    people.UserPassword,
+    (Permitted("user", "create"),),
+    "Create a user",
+)
+PUT_USER = Operation(
+    "put_user",
+    "PUT",
+    "/v1/users/{name}",
+    people.PutUser,
+    User,
+    (Permitted("user", "update"),),
+    "Create or replace a user",
+)
+RESET_USER = Operation(
+    "reset_user",
+    "POST",
+    "/v1/users/{name}/password",
+    people.ResetUser,
+    people.UserPassword,
+    (Permitted("user", "update"),),
+    "Give a user a new password",
+)
+DELETE_USER = Operation(
+    "delete_user",
+    "DELETE",
+    "/v1/users/{name}",
+    members.ByName,
+    Nothing,
+    (Permitted("user", "delete"),),
+    "Remove a user",
+)
+LIST_ROLES = Operation(
+    "list_roles",
+    "GET",
+    "/v1/roles",
+    people.Paged,
+    people.RoleList,
+    (Permitted("role", "list"),),
+    "Roles",
+)
+GET_ROLE = Operation(
+    "get_role",
+    "GET",
+    "/v1/roles/{name}",
+    members.ByName,
+    Role,
+    (Permitted("role", "read"),),
+    "One role",
+)
+PUT_ROLE = Operation(
+    "put_role",
+    "PUT",
+    "/v1/roles/{name}",
+    people.PutRole,
+    Role,
+    (Permitted("role", "update"),),
+    "Create or replace a role",
+)
+DELETE_ROLE = Operation(
+    "delete_role",
+    "DELETE",
+    "/v1/roles/{name}",
+    members.ByName,
+    Nothing,
+    (Permitted("role", "delete"),),
+    "Remove a role",
+)
+ADD_TOKEN = Operation(
+    "add_token",
+    "POST",
+    "/v1/tokens",
+    people.NewToken,
+    people.TokenAdded,
+    (Permitted("token", "create"),),
+    "Create a token for joining",
+)
+LIST_TOKENS = Operation(
+    "list_tokens",
+    "GET",
+    "/v1/tokens",
+    people.Paged,
+    people.TokenList,
+    (Permitted("token", "list"),),
+    "Tokens, without their secrets",
+)
+DELETE_TOKEN = Operation(
+    "delete_token",
+    "DELETE",
+    "/v1/tokens/{id}",
+    members.ById,
+    Nothing,
+    (Permitted("token", "delete"),),
+    "Revoke a token",
+)
+AUTHORITIES = Operation(
+    "authorities",
+    "GET",
+    "/v1/authorities",
+    Nothing,
+    people.AuthorityList,
+    (Users(),),
+    "The cluster's authorities: status and public keys",
+)
+SIGN_USER = Operation(
+    "sign_user",
+    "POST",
+    "/v1/sign/user",
+    people.SignUser,
+    people.SignedKey,
+    (Permitted("authority", "update"),),
+    "A user certificate for a given public key",
+)
+SIGN_HOST = Operation(
+    "sign_host",
+    "POST",
+    "/v1/sign/host",
+    people.SignHost,
+    people.SignedKey,
+    (Permitted("authority", "update"),),
+    "A host certificate for a given public key",
+)
+LIST_SESSIONS = Operation(
+    "list_sessions",
+    "GET",
+    "/v1/sessions",
+    people.Paged,
+    records.SessionList,
+    (Permitted("session", "list"), Users()),
+    "Sessions that run; without a rule, one's own",
+)
+LIST_RECORDINGS = Operation(
+    "list_recordings",
+    "GET",
+    "/v1/recordings",
+    people.Paged,
+    records.RecordingList,
+    (Permitted("recording", "list"), Users()),
+    "Recordings, newest first; without a rule, one's own",
+)
+GET_RECORDING = Operation(
+    "get_recording",
+    "GET",
+    "/v1/recordings/{id}",
+    members.ById,
+    records.RecordingDetails,
+    (Permitted("recording", "read"), Users()),
+    "One recording; without a rule, one's own",
+)
+GET_CHUNK = Operation(
+    "get_chunk",
+    "GET",
+    "/v1/recordings/{id}/chunks/{number}",
+    records.GetChunk,
+    records.Octets,
+    (Permitted("recording", "read"), Users()),
+    "One chunk; without a rule, of one's own",
+)
+DELETE_RECORDING = Operation(
+    "delete_recording",
+    "DELETE",
+    "/v1/recordings/{id}",
+    members.ById,
+    Nothing,
+    (Permitted("recording", "delete"),),
+    "Remove a recording; the audit keeps that it was there",
+)
+LIST_EVENTS = Operation(
+    "list_events",
+    "GET",
+    "/v1/events",
+    records.ListEvents,
+    records.EventList,
+    (Permitted("event", "list"),),
+    "Audit events",
+)
+FOLLOW_EVENTS = Operation(
+    "follow_events",
+    "GET",
+    "/v1/events/follow",
+    records.FollowEvents,
+    Event,
+    (Permitted("event", "list"),),
+    "Audit events as they happen",
+    streams=True,
+)
+
+#: All operations by name.
+OPERATIONS: Final[dict[str, Operation[Any, Any]]] = {
+    value.name: value for value in list(globals().values()) if isinstance(value, Operation)
+}

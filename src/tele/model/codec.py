@@ -1,0 +1,223 @@
+"""How does a value become JSON, and how does JSON become a value again?
+
+Laws of this file:
+
+* Strict both ways: an unknown key, a missing key or a wrong type is
+  :class:`tele.errors.InvalidInput` whose text names the place (``spec.logins[0]``).
+* No coercion: ``"1"`` is not ``1`` and ``1`` is not ``true``.
+* Times are RFC 3339 in UTC, lengths of time read ``1h30m``, bytes are base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar, get_args, get_origin
+
+from cattrs import Converter
+from cattrs.errors import AttributeValidationNote, ClassValidationError, ForbiddenExtraKeysError
+
+from tele.errors import InvalidInput, quoted
+
+T = TypeVar("T")
+
+_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
+
+
+def format_duration(value: timedelta) -> str:
+    """Return ``1d2h3m4s`` without the parts that are nought; nothing at all is ``0s``."""
+    rest = value.total_seconds()
+    parts = []
+    for unit in "dhm":
+        count, rest = divmod(rest, _SECONDS[unit])
+        if count:
+            parts.append(f"{int(count)}{unit}")
+    if rest or not parts:
+        parts.append(f"{rest:g}s")
+    return "".join(parts)
+
+
+def parse_duration(text: str) -> timedelta:
+    """Read ``12h``, ``1d12h`` or ``90s``.
+
+    Raises ValueError with a sentence on anything else, negative lengths included.
+    """
+    match = _DURATION.fullmatch(text)
+    if not text or match is None:
+        raise ValueError(f"{text[:64]!r} is not a length of time such as 12h, 90s or 1h30m")
+    total = sum(float(n) * _SECONDS[u] for n, u in zip(match.groups(), "dhms", strict=True) if n)
+    try:
+        return timedelta(seconds=total)
+    except OverflowError:
+        raise ValueError(f"{text[:64]!r} is too long a time") from None
+
+
+def format_time(value: datetime) -> str:
+    """Return RFC 3339 in UTC with milliseconds, as ``2026-11-24T12:00:00.000Z``."""
+    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def parse_time(text: str) -> datetime:
+    """Read RFC 3339; a time without an offset is refused. Raises ValueError."""
+    value = datetime.fromisoformat(text)
+    if value.tzinfo is None:
+        raise ValueError(f"{text[:64]!r} has no offset from UTC")
+    return value.astimezone(UTC)
+
+
+def _strictly(*types: type) -> Callable[[Any, Any], Any]:
+    def structure(value: Any, _: Any) -> Any:
+        if type(value) not in types:
+            raise ValueError(f"expected {types[0].__name__}, got {type(value).__name__}")
+        return value
+
+    return structure
+
+
+def _from_text(read: Callable[[str], Any]) -> Callable[[Any, Any], Any]:
+    def structure(value: Any, cls: Any) -> Any:
+        if isinstance(value, cls):
+            return value
+        if type(value) is not str:
+            raise ValueError(f"expected a string, got {type(value).__name__}")
+        return read(value)
+
+    return structure
+
+
+def _read_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"not base64: {error}") from None
+
+
+def _make_converter() -> Converter:
+    converter = Converter(forbid_extra_keys=True)
+    for plain in (str, int, bool):
+        converter.register_structure_hook(plain, _strictly(plain))
+    converter.register_structure_hook(float, _strictly(float, int))
+    converter.register_structure_hook(bytes, _from_text(_read_base64))
+    converter.register_structure_hook(datetime, _from_text(parse_time))
+    converter.register_structure_hook(timedelta, _from_text(parse_duration))
+    converter.register_unstructure_hook(bytes, lambda v: base64.b64encode(v).decode("ascii"))
+    converter.register_unstructure_hook(datetime, format_time)
+    converter.register_unstructure_hook(timedelta, format_duration)
+
+    # cattrs would take the characters of a string for the elements of a list.
+    converter.register_structure_hook_func(_is_tuple, lambda v, cls: _tuple_of(converter, v, cls))
+    converter.register_structure_hook_func(
+        _is_mapping, lambda v, cls: _mapping_of(converter, v, cls)
+    )
+    return converter
+
+
+def _is_tuple(cls: Any) -> bool:
+    return get_origin(cls) is tuple and get_args(cls)[-1] is Ellipsis
+
+
+def _is_mapping(cls: Any) -> bool:
+    return get_origin(cls) is Mapping
+
+
+def _tuple_of(converter: Converter, value: Any, cls: Any) -> tuple[Any, ...]:
+    if type(value) not in (list, tuple):
+        raise ValueError(f"expected a list, got {type(value).__name__}")
+    items = []
+    for index, element in enumerate(value):
+        try:
+            items.append(converter.structure(element, get_args(cls)[0]))
+        except Exception as error:
+            raise _Within(f"[{index}]", error) from error
+    return tuple(items)
+
+
+def _mapping_of(converter: Converter, value: Any, cls: Any) -> dict[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"expected a mapping, got {type(value).__name__}")
+    key_type, value_type = get_args(cls)
+    items = {}
+    for key, element in value.items():
+        try:
+            items[converter.structure(key, key_type)] = converter.structure(element, value_type)
+        except Exception as error:
+            raise _Within(f"[{quoted(key)}]", error) from error
+    return items
+
+
+class _Within(Exception):
+    """An error inside an element; carries the element's place."""
+
+    def __init__(self, place: str, error: Exception) -> None:
+        super().__init__(place, error)
+        self.place = place
+        self.error = error
+
+
+CONVERTER: Final = _make_converter()
+
+
+def _problems(error: BaseException, place: str) -> Iterator[str]:
+    match error:
+        case _Within():
+            yield from _problems(error.error, place + error.place)
+        case ForbiddenExtraKeysError():
+            for name in sorted(map(str, error.extra_fields)):
+                yield f"{place or 'top level'}: unknown key {quoted(name)}"
+        case ClassValidationError():
+            for child in error.exceptions:
+                notes = [
+                    n
+                    for n in getattr(child, "__notes__", ())
+                    if isinstance(n, AttributeValidationNote)
+                ]
+                name = notes[0].name if notes else ""
+                inner = f"{place}.{name}" if place and name else place or name
+                if isinstance(child, KeyError):
+                    yield f"{inner or 'top level'}: missing"
+                else:
+                    yield from _problems(child, inner)
+        case BaseExceptionGroup():
+            for each in error.exceptions:
+                yield from _problems(each, place)
+        case AttributeError():
+            yield f"{place or 'top level'}: expected a mapping"
+        case _:
+            yield f"{place or 'value'}: {error}"
+
+
+def to_json(value: Any) -> Any:
+    """Return what :mod:`json` can write: dicts, lists, strings, numbers, booleans, None."""
+    return CONVERTER.unstructure(value)
+
+
+def from_json(cls: type[T], value: Any) -> T:
+    """Build a ``cls`` from what :mod:`json` or YAML read.
+
+    Raises :class:`InvalidInput`; its text has one line for each problem.
+    """
+    try:
+        return CONVERTER.structure(value, cls)
+    except Exception as error:
+        raise InvalidInput("\n".join(_problems(error, ""))) from None
+
+
+def encode(value: Any) -> bytes:
+    """Return canonical JSON: sorted keys, no spaces, UTF-8. Equal values, equal bytes."""
+    return json.dumps(
+        to_json(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    ).encode("utf-8")
+
+
+def decode(cls: type[T], data: bytes) -> T:
+    """Build a ``cls`` from JSON text; raises :class:`InvalidInput`."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"not JSON: {error}") from None
+    return from_json(cls, value)

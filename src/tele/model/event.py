@@ -1,0 +1,103 @@
+"""What is in the audit? Events: who did what to what, from where, and did it work.
+
+The audit is not the log: an event is a fact about a person or a machine, kept
+for years, read by programs. Names and codes never change their meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from attrs import Factory, fields, frozen
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
+
+from tele.model.codec import CONVERTER
+
+#: Event names and their codes.
+CODES: Final[Mapping[str, str]] = {
+    "cluster.create": "TC001I",
+    "user.login": "TU001I",
+    "user.create": "TU002I",
+    "user.update": "TU003I",
+    "user.delete": "TU004I",
+    "user.locked_out": "TU005W",
+    "user.password": "TU006I",
+    "role.update": "TR001I",
+    "role.delete": "TR002I",
+    "lock.create": "TL001I",
+    "lock.delete": "TL002I",
+    "token.create": "TT001I",
+    "token.delete": "TT002I",
+    "node.join": "TN001I",
+    "node.delete": "TN002I",
+    "cert.issue": "TK001I",
+    "ca.rotate": "TK002I",
+    "session.start": "TS001I",
+    "session.end": "TS002I",
+    "session.command": "TS003I",
+    "session.disk": "TS004I",
+    "session.network": "TS005I",
+    "exec": "TS006I",
+    "subsystem": "TS007I",
+    "sftp": "TS008I",
+    "forward": "TS009I",
+    "agent": "TS010I",
+    "auth.denied": "TA001W",
+    "recording.upload": "TP001I",
+    "recording.access": "TP002I",
+    "recording.delete": "TP003I",
+}
+
+
+@frozen
+class Event:
+    """One event. ``fields`` is what belongs to this kind of event alone.
+
+    In JSON ``fields`` are keys beside the others.
+    ``previous`` and ``hash`` are hex SHA-256, filled in when auth appends it.
+    """
+
+    id: str
+    time: datetime
+    event: str
+    code: str
+    cluster: str
+    user: str = ""
+    login: str = ""
+    roles: tuple[str, ...] = ()
+    session_id: str = ""
+    login_session: str = ""
+    server_id: str = ""
+    server_name: str = ""
+    remote_addr: str = ""
+    ok: bool = True
+    error: str = ""
+    fields: Mapping[str, Any] = Factory(dict)
+    previous: str = ""
+    hash: str = ""
+
+
+_OWN: Final = frozenset(a.name for a in fields(Event)) - {"fields"}
+_plain_to_json = make_dict_unstructure_fn(Event, CONVERTER)
+_plain_from_json = make_dict_structure_fn(Event, CONVERTER)
+
+
+def _to_json(event: Event) -> dict[str, Any]:
+    flat: dict[str, Any] = _plain_to_json(event)
+    extra = flat.pop("fields")
+    return {**extra, **flat}
+
+
+def _from_json(value: Any, _: Any) -> Event:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"expected a mapping, got {type(value).__name__}")
+    own = {k: v for k, v in value.items() if k in _OWN}
+    own["fields"] = {k: v for k, v in value.items() if k not in _OWN}
+    event: Event = _plain_from_json(own, Event)
+    return event
+
+
+CONVERTER.register_unstructure_hook(Event, _to_json)
+CONVERTER.register_structure_hook(Event, _from_json)

@@ -1,0 +1,56 @@
+"""Who is somebody? What a certificate says of the one who holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import Enum
+
+from attrs import Factory, frozen
+
+
+class HostRole(str, Enum):
+    """What a host certificate lets its holder be."""
+
+    NODE = "node"
+    PROXY = "proxy"
+    AUTH = "auth"
+
+
+@frozen
+class UserIdentity:
+    """A person, as their user certificate (SSH or X.509) says."""
+
+    user: str
+    cluster: str
+    expires: datetime
+    roles: tuple[str, ...] = ()
+    logins: tuple[str, ...] = ()
+    traits: Mapping[str, tuple[str, ...]] = Factory(dict)
+    login_session: str = ""
+    mfa: bool = False
+
+
+@frozen
+class HostIdentity:
+    """A machine in one of its roles, as its host certificate (SSH or X.509) says.
+
+    ``host_id`` is a UUID made once per machine; ``name`` is what people call it.
+    """
+
+    host_id: str
+    name: str
+    cluster: str
+    role: HostRole
+    expires: datetime
+
+
+Identity = UserIdentity | HostIdentity
+
+
+@frozen
+class Caller:
+    """Who makes an API call. ``identity`` is None before login and join."""
+
+    identity: Identity | None
+    remote_addr: str = ""

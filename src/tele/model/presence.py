@@ -1,0 +1,61 @@
+"""Which machines are there, and are they alive?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from enum import Enum
+
+from attrs import Factory, field, frozen
+from attrs.validators import matches_re
+
+from tele.model.identity import HostRole
+from tele.model.resources import NAME_PATTERN
+
+ANNOUNCE_PERIOD = timedelta(seconds=30)
+OFFLINE_AFTER = timedelta(seconds=90)
+FORGET_AFTER = timedelta(days=7)
+
+
+class Mode(str, Enum):
+    """How a node is reached."""
+
+    DIRECT = "direct"
+    TUNNEL = "tunnel"
+    BOTH = "both"
+
+
+class Status(str, Enum):
+    """``offline`` 90 seconds after the last word."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+
+
+@frozen
+class Presence:
+    """What a host says of itself every 30 seconds. ``addresses`` are ``host:port``."""
+
+    name: str = field(validator=matches_re(NAME_PATTERN))
+    role: HostRole
+    addresses: tuple[str, ...] = ()
+    labels: Mapping[str, str] = Factory(dict)
+    mode: Mode = Mode.DIRECT
+    version: str = ""
+    rotation: str = ""
+
+
+@frozen
+class Host:
+    """A member of the cluster as the store knows it; ``tele ls`` prints nodes in this form."""
+
+    id: str
+    name: str
+    role: HostRole
+    addresses: tuple[str, ...]
+    labels: Mapping[str, str]
+    mode: Mode
+    status: Status
+    last_seen: datetime
+    version: str = ""
+    rotation: str = ""

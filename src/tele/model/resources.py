@@ -1,0 +1,142 @@
+"""What can an administrator say about a cluster? Resources: kind, version, metadata, spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from enum import Enum
+
+from attrs import Factory, field, frozen
+from attrs.validators import in_, matches_re
+
+#: Names of users, roles and nodes: what is safe in a file name, a URL and a certificate.
+NAME_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,126}[A-Za-z0-9])?"
+
+
+@frozen
+class Metadata:
+    """``revision`` is the store's, 0 for what is not stored yet; sent back, it guards a change."""
+
+    name: str = field(validator=matches_re(NAME_PATTERN))
+    description: str = ""
+    labels: Mapping[str, str] = Factory(dict)
+    expires: datetime | None = None
+    revision: int = 0
+
+
+@frozen
+class Rule:
+    """Lets a role do ``verbs`` (list, read, create, update, delete, or ``*``) to ``resources``.
+
+    Resources are the kinds below and ``node``, ``token``, ``recording``,
+    ``session``, ``event``, ``authority``, ``lock``; ``*`` is all of them.
+    """
+
+    resources: tuple[str, ...]
+    verbs: tuple[str, ...]
+
+
+@frozen
+class Conditions:
+    """One side of a role. Logins and label values may hold templates and globs."""
+
+    logins: tuple[str, ...] = ()
+    node_labels: Mapping[str, tuple[str, ...]] = Factory(dict)
+    rules: tuple[Rule, ...] = ()
+
+
+@frozen
+class RoleOptions:
+    """How a permitted connection may be used. Where several roles speak, the stricter wins."""
+
+    max_session_ttl: timedelta = timedelta(hours=30)
+    forward_agent: bool = True
+    port_forwarding: bool = True
+    x11_forwarding: bool = False
+    max_sessions: int = 10
+    pin_source_ip: bool = False
+    record_input: bool = False
+
+
+@frozen
+class RoleSpec:
+    """Deny wins over allow; nothing is allowed by default."""
+
+    allow: Conditions = Conditions()
+    deny: Conditions = Conditions()
+    options: RoleOptions = RoleOptions()
+
+
+@frozen
+class Role:
+    """A named set of permissions."""
+
+    metadata: Metadata
+    spec: RoleSpec = RoleSpec()
+    kind: str = field(default="role", validator=in_(("role",)))
+    version: str = field(default="v1", validator=in_(("v1",)))
+
+
+@frozen
+class UserSpec:
+    """``traits["logins"]`` are the OS accounts that ``{{internal.logins}}`` stands for."""
+
+    roles: tuple[str, ...] = ()
+    traits: Mapping[str, tuple[str, ...]] = Factory(dict)
+
+
+@frozen
+class User:
+    """A person. The password is kept elsewhere and is never part of this."""
+
+    metadata: Metadata
+    spec: UserSpec = UserSpec()
+    kind: str = field(default="user", validator=in_(("user",)))
+    version: str = field(default="v1", validator=in_(("v1",)))
+
+
+class RecordingMode(str, Enum):
+    """Where sessions are recorded; ``sync`` modes refuse a session that cannot be."""
+
+    NODE = "node"
+    NODE_SYNC = "node-sync"
+    PROXY = "proxy"
+    PROXY_SYNC = "proxy-sync"
+    OFF = "off"
+
+
+@frozen
+class RecordingSettings:
+    """Cluster-wide; from auth's configuration."""
+
+    mode: RecordingMode = RecordingMode.NODE
+    proxy_checks_host_keys: bool = True
+
+
+@frozen
+class LockTarget:
+    """Whom a lock stops; exactly one field is given."""
+
+    user: str | None = None
+    role: str | None = None
+    login: str | None = None
+    host_id: str | None = None
+    login_session: str | None = None
+
+
+@frozen
+class LockSpec:
+    """``message`` is shown to the one who is locked out."""
+
+    target: LockTarget
+    message: str = ""
+
+
+@frozen
+class Lock:
+    """Stops somebody, or something, at once."""
+
+    metadata: Metadata
+    spec: LockSpec
+    kind: str = field(default="lock", validator=in_(("lock",)))
+    version: str = field(default="v1", validator=in_(("v1",)))

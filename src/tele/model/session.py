@@ -1,0 +1,98 @@
+"""What happened on a connection? Sessions that run, and recordings that are kept.
+
+A session is one authenticated SSH connection: all its channels share one id, which
+is also the id of its recording.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from attrs import frozen
+
+
+@frozen
+class RecordingStart:
+    """What is known when a session starts; the first frame of its recording.
+
+    ``kind`` is ``ssh``. ``started`` is wall time, all frames count from it.
+    """
+
+    id: str
+    kind: str
+    cluster: str
+    user: str
+    login: str
+    roles: tuple[str, ...]
+    login_session: str
+    node: str
+    node_id: str
+    remote_addr: str
+    started: datetime
+
+
+@frozen
+class Session:
+    """A session that runs."""
+
+    id: str
+    user: str
+    login: str
+    node: str
+    node_id: str
+    remote_addr: str
+    started: datetime
+    login_session: str = ""
+    interactive: bool = False
+
+
+@frozen
+class Recording:
+    """A row of ``tele recordings ls``. ``size`` is in stored (compressed) bytes.
+
+    ``complete`` is false until the signed manifest is there, whatever ``ended`` says.
+    """
+
+    id: str
+    kind: str
+    user: str
+    login: str
+    node: str
+    started: datetime
+    ended: datetime | None
+    interactive: bool
+    size: int
+    node_id: str = ""
+    chunks: int = 0
+    complete: bool = False
+
+
+@frozen
+class ChunkDigest:
+    """One chunk as the manifest names it; ``sha256`` is hex, of the stored bytes."""
+
+    number: int
+    size: int
+    sha256: str
+
+
+@frozen
+class Manifest:
+    """Closes a recording; signed by the host key of the one who recorded.
+
+    ``host_certificate`` is the signer's SSH host certificate (one line),
+    ``signature`` an SSH signature blob over the canonical JSON of this value
+    with an empty signature. ``recovered`` says that the recorder died and the
+    spool was closed after its restart.
+    """
+
+    id: str
+    version: int
+    start: RecordingStart
+    ended: datetime
+    chunks: tuple[ChunkDigest, ...]
+    frames: int
+    interactive: bool
+    recovered: bool
+    host_certificate: str
+    signature: bytes = b""

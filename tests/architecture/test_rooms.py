@@ -1,0 +1,137 @@
+"""The house law: imports point to lower rooms only, and cores know no reactor, clock or dice."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+
+#: Ranks of rooms. A file imports only from its own room or from rooms of lower rank.
+RANKS = {
+    "errors": 0,
+    "_version": 0,
+    "model": 1,
+    "interfaces": 2,
+    "wire": 2,
+    "rbac": 2,
+    "tape": 2,
+    "certs": 3,
+    "loop": 4,
+    "store": 5,
+    "https": 5,
+    "audit": 6,
+    "conch": 6,
+    "recording": 6,
+    "membership": 7,
+    "tunnel": 7,
+    "auth": 8,
+    "node": 8,
+    "proxy": 8,
+    "web": 8,
+    "config": 9,
+    "plugins": 9,
+    "testing": 9,
+    "embed": 10,
+    "tap": 11,
+    "cli": 11,
+}
+
+CORES = {"errors", "_version", "model", "wire", "rbac", "tape", "certs"}
+
+#: What would give a core a reactor, a clock, randomness or a log of its own.
+IMPURE_MODULES = {
+    "twisted",
+    "txaio",
+    "logging",
+    "random",
+    "secrets",
+    "asyncio",
+    "socket",
+    "threading",
+}
+IMPURE_CALLS = {
+    "os.urandom",
+    "time.time",
+    "time.monotonic",
+    "datetime.now",
+    "datetime.utcnow",
+    "datetime.datetime.now",
+    "uuid.uuid4",
+}
+
+FORBIDDEN_NAMES = {"util", "utils", "misc", "common", "helpers", "base", "manager"}
+
+
+def modules() -> list[Path]:
+    return sorted((SOURCE / "tele").rglob("*.py"))
+
+
+def room_of(name: str) -> str | None:
+    parts = name.split(".")
+    return parts[1] if parts[0] == "tele" and len(parts) > 1 else None
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            if module == "tele":
+                yield from (f"tele.{alias.name}" for alias in node.names)
+            else:
+                yield module
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_imports_point_to_lower_rooms(path: Path) -> None:
+    """A file imports from its own room and from rooms of strictly lower rank only."""
+    room = room_of(name_of(path))
+    if room is None:
+        return
+    assert room in RANKS, f"room {room} has no rank"
+    for imported in imports(path):
+        other = room_of(imported)
+        if other is None or other == room:
+            continue
+        assert RANKS[other] < RANKS[room], f"{name_of(path)} imports {imported}"
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in modules() if room_of(name_of(p)) in CORES], ids=name_of
+)
+def test_cores_are_pure(path: Path) -> None:
+    """A core has no reactor, no clock, no randomness and no log: they are arguments."""
+    for imported in imports(path):
+        assert imported.split(".")[0] not in IMPURE_MODULES, f"{name_of(path)} imports {imported}"
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            assert ast.unparse(node.func) not in IMPURE_CALLS, (
+                f"{name_of(path)}:{node.lineno} calls {ast.unparse(node.func)}"
+            )
+
+
+def test_no_grab_bags() -> None:
+    """No module has a name that says nothing."""
+    assert not [p for p in modules() if p.stem in FORBIDDEN_NAMES]
+
+
+def test_plugin_folder_is_a_namespace() -> None:
+    """``twisted.plugins`` stays a namespace: an __init__ there would hide all other plugins."""
+    assert not list((SOURCE / "twisted").rglob("__init__.py"))
+
+
+def test_plugin_files_import_nothing_of_ours() -> None:
+    """The plugin files name our services by string, so that twistd --help stays fast."""
+    for path in (SOURCE / "twisted" / "plugins").glob("*.py"):
+        assert not [name for name in imports(path) if name.startswith("tele")]
