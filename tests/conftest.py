@@ -1,0 +1,59 @@
+"""What holds for every test: no skips in CI, root tests only as root, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked ``root`` are skipped, with the reason, for everybody else."""
+    if os.geteuid() == 0:
+        return
+    skip = pytest.mark.skip(reason="needs root: real accounts and privileges")
+    for item in items:
+        if item.get_closest_marker("root"):
+            item.add_marker(skip)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI a skipped test is a failed one: that machine is there to run everything."""
+    report = yield
+    if os.environ.get("CI") == "true" and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI: {report.longrepr}"
+    return report
+
+
+def _children(pid: int) -> set[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    return {int(child) for child in listed.read_text().split()} if listed.exists() else set()
+
+
+@pytest.fixture(autouse=True)
+def _no_processes_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test ends the processes that it starts."""
+    before = _children(os.getpid())
+    yield
+    left = {pid for pid in _children(os.getpid()) - before if _is_running(pid)}
+    assert not left, f"{request.node.nodeid} left processes: {sorted(map(_command, left))}"
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return str(pid)

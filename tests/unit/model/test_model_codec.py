@@ -1,0 +1,124 @@
+"""The JSON form of values: strict, canonical, with errors that name the place."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tele.errors import InvalidInput
+from tele.model.codec import (
+    decode,
+    encode,
+    format_duration,
+    format_time,
+    from_json,
+    parse_duration,
+    parse_time,
+    to_json,
+)
+from tele.model.event import CODES, Event
+from tele.model.resources import Conditions, Metadata, Role, RoleSpec, User
+
+NOON = datetime(2026, 11, 24, 12, 0, 0, 250_000, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"metadata": {"name": "x", "zz": 1}}, "metadata: unknown key 'zz'"),
+        ({"metadata": {}}, "metadata.name: missing"),
+        ({"zz": 1, "metadata": {"name": "x"}}, "top level: unknown key 'zz'"),
+        (
+            {"metadata": {"name": "x"}, "spec": {"allow": {"logins": "abc"}}},
+            "spec.allow.logins: expected a list, got str",
+        ),
+        (
+            {"metadata": {"name": "x"}, "spec": {"allow": {"logins": ["a", 1]}}},
+            "spec.allow.logins[1]: expected str, got int",
+        ),
+        (
+            {"metadata": {"name": "x"}, "spec": {"allow": {"node_labels": {"env": [True]}}}},
+            "spec.allow.node_labels['env'][0]: expected str, got bool",
+        ),
+        ([], "top level: expected a mapping"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(value: object, text: str) -> None:
+    """A person who wrote a resource learns which key is wrong and why."""
+    with pytest.raises(InvalidInput) as caught:
+        from_json(Role, value)
+    assert text in str(caught.value).splitlines()
+
+
+def test_all_mistakes_are_reported_together() -> None:
+    """One round trip is enough to correct a file."""
+    with pytest.raises(InvalidInput) as caught:
+        from_json(Role, {"metadata": {"zz": 1}, "spec": {"allow": {"logins": 1}}, "q": 1})
+    assert len(str(caught.value).splitlines()) >= 3
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a\nb", "../x", "-rf", "a ", "x" * 129, "é"])
+def test_names_are_safe_in_paths_and_certificates(name: str) -> None:
+    """A resource's name cannot be a path, an option or a control sequence."""
+    with pytest.raises(InvalidInput):
+        from_json(User, {"metadata": {"name": name}})
+
+
+def test_a_role_survives_the_round_trip() -> None:
+    """What is written is read again as the same value."""
+    role = Role(
+        Metadata("ops", expires=NOON),
+        RoleSpec(allow=Conditions(logins=("root",), node_labels={"*": ("*",)})),
+    )
+    assert decode(Role, encode(role)) == role
+    assert from_json(Role, to_json(role)) == role
+
+
+def test_not_json_is_an_input_error() -> None:
+    """Neither broken text nor absurd nesting gets past as another exception."""
+    for data in (b"{", b"\xff", b"[" * 100_000, b""):
+        with pytest.raises(InvalidInput):
+            decode(Role, data)
+
+
+@given(st.integers(min_value=0, max_value=10**9))
+def test_durations_round_trip(seconds: int) -> None:
+    """Every length of time that is printed can be read again."""
+    value = timedelta(seconds=seconds)
+    assert parse_duration(format_duration(value)) == value
+
+
+@pytest.mark.parametrize("text", ["", "12", "h", "-1h", "1h ", "1w", "1h1d", "9" * 30 + "d"])
+def test_bad_durations_are_refused(text: str) -> None:
+    """A number without a unit is not guessed at."""
+    with pytest.raises(ValueError, match=r"length of time|too long"):
+        parse_duration(text)
+
+
+def test_times_are_utc_with_a_z() -> None:
+    """Times read and sort alike everywhere."""
+    assert format_time(NOON) == "2026-11-24T12:00:00.250Z"
+    assert parse_time("2026-11-24T13:00:00.250+01:00") == NOON
+    with pytest.raises(ValueError, match="offset"):
+        parse_time("2026-11-24T12:00:00")
+
+
+def test_event_fields_stand_beside_the_others() -> None:
+    """An event is one flat object, and is read back as the same value."""
+    event = Event("1", NOON, "exec", CODES["exec"], "c", fields={"command": "ls"})
+    assert to_json(event)["command"] == "ls"
+    assert decode(Event, encode(event)) == event
+
+
+def test_event_fields_cannot_hide_the_envelope() -> None:
+    """A field named like an envelope key does not replace it."""
+    event = Event("1", NOON, "exec", CODES["exec"], "c", user="eve", fields={"user": "root"})
+    assert to_json(event)["user"] == "eve"
+
+
+def test_event_codes_are_unique() -> None:
+    """A code names one event."""
+    assert len(set(CODES.values())) == len(CODES)
