@@ -1,0 +1,20 @@
+"""How is the documentation built? ``sphinx-build -W -b html docs OUT``."""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "src"))
+
+from tele._version import VERSION  # noqa: E402  (the path above comes first)
+
+project = "tele"
+author = "The tele developers"
+copyright = "2026, the tele developers"  # noqa: A001  (Sphinx wants this name)
+version = release = VERSION
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+html_theme = "furo"
+html_title = f"tele {VERSION}"
+exclude_patterns = ["_build"]
+nitpicky = False
+autodoc_typehints = "none"
