@@ -1,0 +1,1 @@
+"""The cluster's one door: told apart by first bytes, then TLS for auth, HTTPS, or SSH."""

@@ -1,0 +1,131 @@
+"""Which server and which protocol does a TLS client ask for?
+
+Reads just enough of a ClientHello (RFC 8446, section 4.1.2) to route the stream
+without touching it: the server name (RFC 6066) and the protocols offered by ALPN
+(RFC 7301).
+
+Laws of this file:
+
+* No bytes are changed or kept; the answer is a value, "not yet", or a ProtocolError.
+* Every length is checked against what holds it; nothing is read twice or skipped blindly.
+* A ClientHello is at most :data:`LIMIT` bytes here. Real ones are below 2 KiB.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from attrs import frozen
+
+from tele.errors import ProtocolError
+
+LIMIT: Final = 16 * 1024
+HANDSHAKE: Final = 0x16
+
+_CLIENT_HELLO: Final = 1
+_SERVER_NAME: Final = 0
+_ALPN: Final = 16
+
+
+@frozen
+class ClientHello:
+    """``server_name`` is empty when there is none; ``protocols`` are in the client's order."""
+
+    server_name: str
+    protocols: tuple[bytes, ...]
+
+
+class _Reader:
+    """A cursor over bytes whose every step is checked."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    @property
+    def left(self) -> int:
+        return len(self._data) - self._at
+
+    def take(self, count: int) -> bytes:
+        if count > self.left:
+            raise ProtocolError("TLS ClientHello: a length points past the end")
+        self._at += count
+        return self._data[self._at - count : self._at]
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "big")
+
+    def vector(self, size: int) -> bytes:
+        """A length of ``size`` bytes and what it counts."""
+        return self.take(self.number(size))
+
+
+def parse_client_hello(data: bytes) -> ClientHello | None:
+    """Read the start of a TLS stream; None means that more bytes are needed.
+
+    Raises :class:`ProtocolError` when this cannot become a ClientHello.
+    """
+    message = b""
+    at = 0
+    while len(data) - at >= 5:
+        kind, major, length = data[at], data[at + 1], int.from_bytes(data[at + 3 : at + 5], "big")
+        # A record holds at most 2**14 bytes, and an empty one only stalls (RFC 8446, 5.1).
+        if kind != HANDSHAKE or major != 3 or not 0 < length <= 1 << 14:
+            raise ProtocolError("not a TLS handshake record")
+        message += data[at + 5 : at + 5 + length]
+        at += 5 + length
+        if message and message[0] != _CLIENT_HELLO:
+            raise ProtocolError("the TLS stream does not begin with a ClientHello")
+        if len(message) >= 4:
+            size = int.from_bytes(message[1:4], "big")
+            if size > LIMIT:
+                raise ProtocolError("TLS ClientHello is too long")
+            if len(message) >= 4 + size:
+                return _read_body(message[4 : 4 + size])
+    if len(data) > LIMIT:
+        raise ProtocolError("TLS ClientHello is too long")
+    return None
+
+
+def _read_body(body: bytes) -> ClientHello:
+    reader = _Reader(body)
+    reader.take(2 + 32)  # legacy_version, random
+    reader.vector(1)  # legacy_session_id
+    reader.vector(2)  # cipher_suites
+    reader.vector(1)  # legacy_compression_methods
+    name = ""
+    protocols: tuple[bytes, ...] = ()
+    if reader.left:
+        extensions = _Reader(reader.vector(2))
+        seen = set()
+        while extensions.left:
+            kind = extensions.number(2)
+            content = extensions.vector(2)
+            if kind in seen:
+                raise ProtocolError("TLS ClientHello has an extension twice")
+            seen.add(kind)
+            if kind == _SERVER_NAME:
+                name = _read_server_name(content)
+            elif kind == _ALPN:
+                protocols = _read_protocols(content)
+    return ClientHello(name, protocols)
+
+
+def _read_server_name(content: bytes) -> str:
+    names = _Reader(_Reader(content).vector(2))
+    while names.left:
+        kind, value = names.number(1), names.vector(2)
+        if kind == 0:
+            try:
+                return value.decode("ascii").lower().rstrip(".")
+            except UnicodeDecodeError:
+                raise ProtocolError("TLS server name is not ASCII") from None
+    return ""
+
+
+def _read_protocols(content: bytes) -> tuple[bytes, ...]:
+    listed = _Reader(_Reader(content).vector(2))
+    protocols = []
+    while listed.left:
+        protocols.append(listed.vector(1))
+    return tuple(protocols)
