@@ -1,0 +1,283 @@
+"""How do parts of tele log, know the time and wake up?
+
+Laws of this file:
+
+* The only importer of txaio. All logging goes through :func:`make_logger`.
+* A format is a constant of the source; whatever a peer said is an argument,
+  written ``{x!r}``. One event is one line, whatever its arguments hold.
+* Time is an argument: a clock is anything with ``seconds()`` and ``callLater``
+  (:class:`twisted.internet.interfaces.IReactorTime`); its seconds are Unix time.
+
+txaio's own batched timer takes its loop from a setting of the whole process, so
+that it knows no fake clock, fires up to a bucket early and forgets a cancelled
+call in time proportional to the bucket; :class:`Ticker` is our own.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, Final, TextIO
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import (
+    ILogObserver,
+    LogEvent,
+    Logger,
+    LogLevel,
+    formatEvent,
+    globalLogBeginner,
+)
+from txaio import tx
+from zope.interface import implementer
+
+#: No line of the log is longer, in characters; tracebacks are not cut.
+LINE_LIMIT: Final = 8192
+
+
+_txaio: Any = tx  # its functions have no annotations
+
+
+# -- logging --------------------------------------------------------------------------
+class Log:
+    """Writes events of one part; made by :func:`make_logger`.
+
+    Methods take a constant format and its arguments by name. Below the chosen
+    level they cost one call.
+    """
+
+    __slots__ = ("_logger",)
+
+    def __init__(self, name: str) -> None:
+        self._logger: Any = _txaio.make_logger(
+            logger=lambda observer, **_: Logger(namespace=name, observer=observer)
+        )
+
+    def debug(self, text: str, /, **fields: object) -> None:
+        """Say what only a developer wants to know."""
+        self._logger.debug(text, **fields)
+
+    def info(self, text: str, /, **fields: object) -> None:
+        """Say what an operator may want to read later."""
+        self._logger.info(text, **fields)
+
+    def warn(self, text: str, /, **fields: object) -> None:
+        """Say what an operator should look at some day."""
+        self._logger.warn(text, **fields)
+
+    def error(self, text: str, /, **fields: object) -> None:
+        """Say what an operator must look at."""
+        self._logger.error(text, **fields)
+
+    def failure(self, text: str, /, failure: Any = None, **fields: object) -> None:
+        """Report a mistake of ours with its traceback.
+
+        ``failure`` is a Twisted Failure; None is the exception being handled.
+        """
+        self._logger.failure(text, failure=failure, **fields)
+
+
+def make_logger(name: str) -> Log:
+    """Return the log of the part ``name``, usually ``__name__``."""
+    return Log(name)
+
+
+class LogFormat(str, Enum):
+    """``text`` is for people, ``json`` one object a line for programs."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+_LEVELS: Final[Mapping[str, LogLevel]] = {
+    "debug": LogLevel.debug,
+    "info": LogLevel.info,
+    "warn": LogLevel.warn,
+    "error": LogLevel.error,
+}
+_CONTROL: Final = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160))} | {
+    0x2028: "\\u2028",
+    0x2029: "\\u2029",
+}
+_INTERNAL: Final = ("log_", "txaio_")
+
+
+@implementer(ILogObserver)
+class LineObserver:
+    """Writes events of at least ``level`` to a text stream, one line each.
+
+    Twisted's own events pass through it too, so it filters by itself. A stream
+    that cannot be written is not worth dying for: the event is dropped.
+    """
+
+    def __init__(self, stream: TextIO, form: LogFormat, level: str) -> None:
+        self._stream = stream
+        self._line = _json_line if form is LogFormat.JSON else _text_line
+        self._level = _LEVELS[level]
+
+    def __call__(self, event: LogEvent) -> None:
+        """Write ``event`` if it is important enough."""
+        level = event.get("log_level", LogLevel.info)
+        if level < self._level:
+            return
+        try:
+            self._stream.write(self._line(event) + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            return
+
+
+def _message(event: LogEvent) -> str:
+    # Twisted's legacy events may come without any format.
+    text = formatEvent(event) or "; ".join(map(str, event.get("message", ())))
+    text = text.translate(_CONTROL)
+    return text if len(text) <= LINE_LIMIT else text[: LINE_LIMIT - 3] + "..."
+
+
+def _traceback(event: LogEvent) -> str:
+    failure = event.get("log_failure")
+    return "" if failure is None else str(failure.getTraceback()).rstrip("\n")
+
+
+def _stamp(event: LogEvent) -> str:
+    at = datetime.fromtimestamp(event.get("log_time", 0.0), UTC)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _level_name(event: LogEvent) -> str:
+    level: str = event.get("log_level", LogLevel.info).name
+    return level
+
+
+def _text_line(event: LogEvent) -> str:
+    head = f"{_stamp(event)} {_level_name(event):5} {event.get('log_namespace', '-')}: "
+    # The lines of a traceback are indented, so that none of them looks like an event.
+    tail = "".join(f"\n    {line}" for line in _traceback(event).splitlines())
+    return head + _message(event) + tail
+
+
+def _json_line(event: LogEvent) -> str:
+    line: dict[str, object] = {
+        "time": _stamp(event),
+        "level": _level_name(event),
+        "from": event.get("log_namespace", "-"),
+        "message": _message(event),
+    }
+    for key, value in event.items():
+        if not key.startswith(_INTERNAL) and key not in line:
+            plain = value is None or isinstance(value, str | int | float | bool)
+            line[key] = value if plain else repr(value)[:LINE_LIMIT]
+    if traceback := _traceback(event):
+        line["traceback"] = traceback
+    return json.dumps(line)
+
+
+def log_observer(
+    stream: TextIO | None = None, form: LogFormat = LogFormat.TEXT, level: str = "info"
+) -> LineObserver:
+    """Return an observer for ``twistd`` (``application.setComponent(ILogObserver, ...)``).
+
+    Also makes ``level`` (debug, info, warn, error) the level of all our logs.
+    """
+    _txaio.set_global_log_level(level)
+    return LineObserver(sys.stderr if stream is None else stream, form, level)
+
+
+def set_up_logging(
+    level: str = "info", stream: TextIO | None = None, form: LogFormat = LogFormat.TEXT
+) -> None:
+    """Send all events of this process to ``stream`` (standard error). Call it once."""
+    globalLogBeginner.beginLoggingTo(
+        [log_observer(stream, form, level)], redirectStandardIO=False, discardBuffer=False
+    )
+
+
+# -- time -----------------------------------------------------------------------------
+def now(clock: IReactorTime) -> datetime:
+    """Return what ``clock`` says, as a time in UTC."""
+    return datetime.fromtimestamp(clock.seconds(), UTC)
+
+
+def backoff(
+    attempt: int,
+    first: float = 0.5,
+    longest: float = 15.0,
+    dice: Callable[[], float] = random.random,
+) -> float:
+    """Return how many seconds to wait before trying again.
+
+    ``attempt`` counts failures so far from 0. The wait doubles from ``first`` up to
+    ``longest``; the upper half of it is left to ``dice`` (0 to 1), so that a fleet
+    that lost its server together does not come back together.
+    """
+    # 2.0**1024 overflows; long before that the longest wait is reached.
+    whole = min(longest, first * 2.0 ** min(attempt + 1, 64))
+    return max(first, whole * (0.5 + dice() / 2))
+
+
+class Tick:
+    """One callback of a :class:`Ticker`."""
+
+    __slots__ = ("_slot",)
+
+    def __init__(self, slot: dict[Tick, Callable[[], object]]) -> None:
+        self._slot = slot
+
+    def cancel(self) -> None:
+        """Call no more. May be called twice, and from within the callback."""
+        self._slot.pop(self, None)
+
+
+class Ticker:
+    """Calls many callbacks, each once in ``period`` seconds, with a single timer.
+
+    The period is cut into ``slots``; all callbacks of a slot are called together and
+    slots fill evenly over time, so that ten thousand keepalives are a few hundred
+    calls now and then. The first call of a callback comes after one period, less one
+    slot at most. One that fails is logged and called again. No timer runs while
+    there is nothing to call.
+    """
+
+    def __init__(self, clock: IReactorTime, period: float, slots: int = 16) -> None:
+        self._clock = clock
+        self._step = period / slots
+        self._slots: list[dict[Tick, Callable[[], object]]] = [{} for _ in range(slots)]
+        self._next = 0
+        self._timer: IDelayedCall | None = None
+
+    def add(self, callback: Callable[[], object]) -> Tick:
+        """Call ``callback`` every period until the returned tick is cancelled."""
+        slot = self._slots[self._next - 1]
+        tick = Tick(slot)
+        slot[tick] = callback
+        if self._timer is None:
+            self._timer = self._clock.callLater(self._step, self._wake)
+        return tick
+
+    def stop(self) -> None:
+        """Forget all callbacks."""
+        for slot in self._slots:
+            slot.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _wake(self) -> None:
+        self._timer = None
+        slot = self._slots[self._next]
+        self._next = (self._next + 1) % len(self._slots)
+        for tick, callback in list(slot.items()):
+            if tick in slot:  # not cancelled by one of those before it
+                try:
+                    callback()
+                except Exception:
+                    _log.failure("a periodic call failed")
+        if self._timer is None and any(self._slots):
+            self._timer = self._clock.callLater(self._step, self._wake)
+
+
+_log: Final = make_logger(__name__)

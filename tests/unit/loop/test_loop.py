@@ -1,0 +1,187 @@
+"""Logging, time and the one timer for many keepalives."""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import UTC, datetime
+from itertools import pairwise
+
+import pytest
+from twisted.internet.task import Clock
+from twisted.logger import Logger, LogLevel, LogPublisher
+
+from tele.loop import LineObserver, LogFormat, Ticker, backoff, make_logger, now
+
+
+def written(form: LogFormat, level: str = "info") -> tuple[Logger, io.StringIO]:
+    stream = io.StringIO()
+    publisher = LogPublisher(LineObserver(stream, form, level))
+    return Logger("part", observer=publisher), stream
+
+
+def test_a_line_stays_a_line_whatever_a_peer_says() -> None:
+    """Control characters in arguments can neither start a line nor drive a terminal."""
+    logger, stream = written(LogFormat.TEXT)
+    logger.info("hello {x} {y!r}", x="a\n2026 error fake\x1b[2J\u2028", y="b\nc")
+    assert stream.getvalue().count("\n") == 1
+    assert "hello a\\x0a2026 error fake\\x1b[2J\\u2028 'b\\nc'" in stream.getvalue()
+
+
+def test_json_lines_carry_the_arguments() -> None:
+    """Programs get time, level, source, text and each argument."""
+    logger, stream = written(LogFormat.JSON)
+    logger.warn("from {peer!r}", peer=("::1", 5), count=3)
+    line = json.loads(stream.getvalue())
+    assert (line["level"], line["from"], line["message"]) == ("warn", "part", "from ('::1', 5)")
+    assert (line["count"], line["peer"]) == (3, "('::1', 5)")
+    assert line["time"].endswith("Z")
+
+
+def test_a_field_cannot_pose_as_the_time_or_level() -> None:
+    """The four keys that each line has are ours."""
+    logger, stream = written(LogFormat.JSON)
+    logger.info("text", message="forged", time="forged")
+    line = json.loads(stream.getvalue())
+    assert line["message"] == "text"
+    assert line["time"] != "forged"
+
+
+def test_lines_below_the_level_are_dropped() -> None:
+    """Also those of Twisted's own loggers."""
+    logger, stream = written(LogFormat.TEXT, "warn")
+    logger.info("no")
+    logger.error("yes")
+    assert "no" not in stream.getvalue()
+    assert "yes" in stream.getvalue()
+
+
+def test_a_failure_is_written_with_its_traceback() -> None:
+    """Tracebacks are indented in text and one key in JSON."""
+    for form in LogFormat:
+        logger, stream = written(form)
+        try:
+            raise RuntimeError("broken")
+        except RuntimeError:
+            logger.failure("it failed")
+        assert "RuntimeError: broken" in stream.getvalue()
+        lines = stream.getvalue().splitlines()
+        assert all(line.startswith("    ") for line in lines[1:])
+
+
+def test_a_long_line_is_cut() -> None:
+    """A peer cannot fill the disk with one line."""
+    logger, stream = written(LogFormat.TEXT)
+    logger.info("{x!r}", x="a" * 100_000)
+    assert len(stream.getvalue()) < 10_000
+
+
+def test_a_closed_stream_does_not_hurt() -> None:
+    """Logging never raises into the one who logs."""
+    logger, stream = written(LogFormat.TEXT)
+    stream.close()
+    logger.info("lost")
+
+
+def test_our_loggers_name_their_part() -> None:
+    """``make_logger(name)`` is the namespace of its events."""
+    events = []
+    log = make_logger("tele.here")
+    log._logger._logger.observer = events.append
+    log.error("{x!r} {text}", x=1, text="t")
+    assert events[0]["log_namespace"] == "tele.here"
+    assert events[0]["log_level"] is LogLevel.error
+
+
+def test_now_is_utc() -> None:
+    """The clock's seconds are Unix time."""
+    clock = Clock()
+    clock.advance(1_700_000_000.5)
+    assert now(clock) == datetime(2023, 11, 14, 22, 13, 20, 500_000, UTC)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "dice", "expected"),
+    [(0, 0.0, 0.5), (0, 1.0, 1.0), (2, 0.0, 2.0), (2, 1.0, 4.0), (9, 1.0, 15.0), (9, 0.0, 7.5)],
+)
+def test_backoff_doubles_with_jitter(attempt: int, dice: float, expected: float) -> None:
+    """From half a second to fifteen, the upper half of each wait by chance."""
+    assert backoff(attempt, dice=lambda: dice) == expected
+
+
+def test_backoff_of_a_huge_attempt() -> None:
+    """Weeks of failures do not overflow."""
+    assert backoff(100_000, dice=lambda: 1.0) == 15.0
+
+
+def advance(clock: Clock, seconds: float) -> None:
+    clock.pump([0.25] * int(seconds * 4))
+
+
+def test_ticker_calls_each_once_a_period() -> None:
+    """Callbacks are called once per period, the first time after nearly one."""
+    clock, calls = Clock(), []
+    ticker = Ticker(clock, 16.0, slots=16)
+    ticker.add(lambda: calls.append(clock.seconds()))
+    advance(clock, 50)
+    assert [b - a for a, b in pairwise(calls)] == [16.0, 16.0]
+    assert 15.0 <= calls[0] <= 16.0
+
+
+def test_ticker_needs_one_timer() -> None:
+    """However many callbacks there are."""
+    clock = Clock()
+    ticker = Ticker(clock, 15.0)
+    ticks = [ticker.add(lambda: None) for _ in range(1000)]
+    assert len(clock.getDelayedCalls()) == 1
+    for tick in ticks:
+        tick.cancel()
+    advance(clock, 2)
+    assert clock.getDelayedCalls() == []
+
+
+def test_ticker_spreads_what_comes_at_different_times() -> None:
+    """Those added at different times are called at different times."""
+    clock, times = Clock(), set()
+    ticker = Ticker(clock, 8.0, slots=8)
+    for _ in range(8):
+        ticker.add(lambda: times.add(clock.seconds()))
+        advance(clock, 1)
+    advance(clock, 16)
+    assert len({t % 8 for t in times}) == 8
+
+
+def test_ticker_cancel_from_within_a_callback() -> None:
+    """A callback may end another of the same slot, itself, or the whole ticker."""
+    clock, calls = Clock(), []
+    ticker = Ticker(clock, 4.0, slots=4)
+
+    def first() -> None:
+        calls.append("first")
+        second.cancel()
+        own.cancel()
+        own.cancel()
+
+    own = ticker.add(first)
+    second = ticker.add(lambda: calls.append("second"))
+    advance(clock, 20)
+    assert calls == ["first"]
+    ticker.add(ticker.stop)
+    advance(clock, 20)
+    assert clock.getDelayedCalls() == []
+
+
+def test_ticker_survives_a_failing_callback() -> None:
+    """One that fails does not starve the others, and is called again."""
+    clock, calls = Clock(), []
+    ticker = Ticker(clock, 1.0, slots=1)
+
+    def fail() -> None:
+        calls.append("failed")
+        raise RuntimeError("broken")
+
+    ticker.add(fail)
+    ticker.add(lambda: calls.append("fine"))
+    advance(clock, 2)
+    assert calls == ["failed", "fine"] * 2
+    ticker.stop()
