@@ -1,0 +1,205 @@
+"""Which servers are compared? A tele node and OpenSSH's sshd, both on loopback, same keys.
+
+Both accept user certificates of one authority and have a host certificate, so that a
+login costs both the same kind of work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from attrs import frozen
+
+BIN = Path(sys.executable).parent
+LOGIN = pwd.getpwuid(os.geteuid()).pw_name
+TICKS = os.sysconf("SC_CLK_TCK")
+
+#: Programs that sessions run: their CPU is not the server's.
+SESSION_PROGRAMS = frozenset({"head", "wc", "cat", "sh", "bash", "dash", "true", "sftp-server"})
+
+
+@frozen
+class Server:
+    """A running server: its port, its process, and how ssh is told to log in."""
+
+    name: str
+    port: int
+    pid: int
+    options: tuple[str, ...]
+
+    def command(self, *words: str) -> list[str]:
+        """The ssh command that runs ``words`` there."""
+        return ["ssh", "-F", "none", "-p", str(self.port), *self.options,
+                f"{LOGIN}@127.0.0.1", *words]  # fmt: skip
+
+    def cpu(self) -> dict[int, float]:
+        """CPU seconds so far of the server's own processes, by pid."""
+        parents: dict[int, int] = {}
+        spent: dict[int, float] = {}
+        for entry in os.listdir("/proc"):
+            if not entry.isdigit():
+                continue
+            try:
+                text = Path(f"/proc/{entry}/stat").read_text()
+            except OSError:
+                continue
+            name = text[text.index("(") + 1 : text.rindex(")")]
+            fields = text[text.rindex(")") + 2 :].split()
+            parents[int(entry)] = int(fields[1])
+            if name not in SESSION_PROGRAMS:
+                spent[int(entry)] = (int(fields[11]) + int(fields[12])) / TICKS
+        ours = {self.pid}
+        while True:
+            more = {p for p, parent in parents.items() if parent in ours} - ours
+            if not more:
+                return {p: c for p, c in spent.items() if p in ours}
+            ours |= more
+
+
+def free_port() -> int:
+    """Ask the kernel for a port on 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_listening(port: int, process: subprocess.Popen[bytes], seconds: float = 30) -> None:
+    """Wait until ``port`` answers; raises RuntimeError when the server has ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise RuntimeError(f"{process.args!r} does not listen on {port}")
+
+
+def run(*words: str, **environment: str) -> bytes:
+    """Run a command to its end; its output."""
+    done = subprocess.run(
+        words, check=False, capture_output=True, env={**os.environ, **environment}
+    )
+    if done.returncode:
+        raise RuntimeError(f"{words}: {done.returncode}\n{done.stderr.decode()}")
+    return done.stdout
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a server that we started."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def sshd(folder: Path, options: tuple[str, ...], user_authority: Path) -> Iterator[Server]:
+    """OpenSSH's sshd with a host key and the cluster's user authority."""
+    port = free_port()
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "host"))
+    config = folder / "sshd_config"
+    config.write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile none\n"
+        f"TrustedUserCAKeys {user_authority}\nAuthorizedKeysFile none\n"
+        "PasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\n"
+        "PermitRootLogin yes\nMaxStartups 500:30:1000\nMaxSessions 100\nStrictModes no\n"
+    )
+    program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        raise RuntimeError("sshd is not installed: apt-get install openssh-server")
+    Path("/run/sshd").mkdir(exist_ok=True)
+    process = subprocess.Popen([program, "-D", "-e", "-f", str(config)], stderr=subprocess.DEVNULL)
+    try:
+        wait_listening(port, process)
+        yield Server("sshd", port, process.pid, options)
+    finally:
+        stop(process)
+
+
+@frozen
+class Fleet:
+    """A cluster's auth and the credentials of one user, for nodes to join and be measured."""
+
+    folder: Path
+    options: tuple[str, ...]
+    user_authority: Path
+    token_file: Path
+    pin: str
+    auth_port: int
+
+
+@contextmanager
+def auth(folder: Path, mode: str) -> Iterator[Fleet]:
+    """A tele auth whose cluster records in ``mode``."""
+    port = free_port()
+    config = folder / "auth.yaml"
+    config.write_text(
+        f"version: v1\ndata_dir: {folder}/auth\nauth:\n  cluster_name: bench\n"
+        f"  listen: 127.0.0.1:{port}\n  session_recording: {{mode: {mode}}}\n"
+    )
+    log = (folder / "auth.log").open("wb")
+    process = subprocess.Popen(
+        [str(BIN / "twistd"), "-n", "--pidfile=", "tele-auth", "--config", str(config)],
+        stdout=log, stderr=log, cwd=folder,
+    )  # fmt: skip
+    try:
+        wait_listening(port, process)
+        tele, local = str(BIN / "tele"), ("--config", str(config))
+        token = json.loads(run(tele, "tokens", "add", "--role", "node", "--format", "json", *local))
+        (folder / "token").write_text(token["token"])
+        run(tele, "users", "add", "bench", "--role", "access", "--login", LOGIN, *local)
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key"))
+        signed = run(tele, "ca", "sign-user", f"{folder}/key.pub", "--user", "bench", *local)
+        (folder / "key-cert.pub").write_bytes(signed)
+        (folder / "user-ca").write_bytes(run(tele, "ca", "export", "--type", "user", *local))
+        options = (
+            "-i", str(folder / "key"),
+            "-o", f"CertificateFile={folder}/key-cert.pub",
+            "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "BatchMode=yes",
+            "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+            "-o", "LogLevel=ERROR", "-c", "aes128-gcm@openssh.com",
+        )  # fmt: skip
+        yield Fleet(folder, options, folder / "user-ca", folder / "token", token["ca_pin"], port)
+    finally:
+        stop(process)
+        log.close()
+
+
+@contextmanager
+def node(fleet: Fleet, name: str = "tele") -> Iterator[Server]:
+    """A tele node of the fleet."""
+    port = free_port()
+    config = fleet.folder / "node.yaml"
+    config.write_text(
+        f"version: v1\ndata_dir: {fleet.folder}/node\nnode:\n  name: bench\n"
+        f"  listen: 127.0.0.1:{port}\n"
+        f"  join: {{auth: '127.0.0.1:{fleet.auth_port}', token_file: {fleet.token_file},"
+        f" ca_pin: '{fleet.pin}'}}\n"
+    )
+    log = (fleet.folder / "node.log").open("wb")
+    process = subprocess.Popen(
+        [str(BIN / "twistd"), "-n", "--pidfile=", "tele-node", "--config", str(config)],
+        stdout=log, stderr=log, cwd=fleet.folder,
+    )  # fmt: skip
+    try:
+        wait_listening(port, process)
+        yield Server(name, port, process.pid, fleet.options)
+    finally:
+        stop(process)
+        log.close()
