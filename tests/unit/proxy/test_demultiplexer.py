@@ -1,0 +1,180 @@
+"""One port, three protocols, told apart by first bytes, by silence, and never by guessing."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+
+import pytest
+from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+
+from tele.proxy.demultiplexer import (
+    SILENCE_SECONDS,
+    UNDECIDED_SECONDS,
+    Demultiplexer,
+    Doors,
+    Undecided,
+)
+
+PEER = IPv4Address("TCP", "127.0.0.1", 40000)
+
+
+class Taken(Protocol):
+    """Takes a connection over and remembers what it was given."""
+
+    def __init__(self, door: str) -> None:
+        self.door = door
+        self.received = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+
+class Transport(StringTransport):
+    """Knows its protocol and how it ended, as a TCP connection does."""
+
+    protocol: Protocol | None = None
+    aborted = False
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+        protocol = self.protocol
+        if protocol is not None:
+            protocol.connectionLost(Failure(connectionDone.value))
+
+    def feed(self, data: bytes) -> None:
+        assert self.protocol is not None
+        self.protocol.dataReceived(data)
+
+
+class Scene:
+    """A demultiplexer with a fake clock and doors that remember."""
+
+    limit = 3
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.closed = False
+
+        def door(name: str) -> Callable[[IAddress], Protocol | None]:
+            def made(_: IAddress) -> Protocol | None:
+                return None if self.closed else Taken(name)
+
+            return made
+
+        self.factory = Demultiplexer(
+            Doors(door("auth"), door("https"), door("ssh")),
+            self.clock,
+            limit=self.limit,
+        )
+
+    def connect(self) -> Transport:
+        transport = Transport()
+        protocol = self.factory.buildProtocol(PEER)
+        assert protocol is not None
+        transport.protocol = protocol
+        protocol.makeConnection(transport)
+        return transport
+
+
+def hello(*protocols: str) -> bytes:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
+    out = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), out, server_hostname="auth.c").do_handshake()
+    return out.read()
+
+
+@pytest.mark.parametrize(
+    ("data", "door"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "ssh"),
+        (hello("tele-auth", "http/1.1"), "auth"),
+        (hello("http/1.1"), "https"),
+        (hello(), "https"),
+    ],
+    ids=["ssh", "auth", "https", "plain-tls"],
+)
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+def test_first_bytes_choose_the_door(data: bytes, door: str, step: int) -> None:
+    """However the bytes are cut, the right protocol gets all of them."""
+    scene = Scene()
+    transport = scene.connect()
+    for at in range(0, len(data), step):
+        transport.feed(data[at : at + step])
+    taken = transport.protocol
+    assert isinstance(taken, Taken)
+    assert (taken.door, taken.received) == (door, data)
+    assert scene.factory.undecided == 0
+    assert not scene.clock.getDelayedCalls()
+
+
+def test_silence_is_ssh() -> None:
+    """A client that waits for the server to speak is an SSH client."""
+    scene = Scene()
+    transport = scene.connect()
+    scene.clock.advance(SILENCE_SECONDS)
+    assert isinstance(transport.protocol, Taken)
+    assert transport.protocol.door == "ssh"
+    assert not scene.clock.getDelayedCalls()
+
+
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n", b"\x00", b"SSX", b"\x16\x03\x01\x00\x00"])
+def test_anything_else_is_cut_off(data: bytes) -> None:
+    """What is neither TLS nor SSH gets no answer at all."""
+    scene = Scene()
+    transport = scene.connect()
+    transport.feed(data)
+    assert transport.aborted
+    assert transport.value() == b""
+    assert scene.factory.undecided == 0
+    assert not scene.clock.getDelayedCalls()
+
+
+def test_half_a_hello_does_not_wait_for_ever() -> None:
+    """A peer that trickles bytes is cut off after a fixed time."""
+    scene = Scene()
+    transport = scene.connect()
+    transport.feed(hello("tele-auth")[:50])
+    scene.clock.advance(SILENCE_SECONDS)
+    assert isinstance(transport.protocol, Undecided)
+    scene.clock.advance(UNDECIDED_SECONDS)
+    assert transport.aborted
+    assert scene.factory.undecided == 0
+
+
+def test_only_so_many_may_be_undecided() -> None:
+    """A flood of silent connections costs a bounded number of them."""
+    scene = Scene()
+    transports = [scene.connect() for _ in range(scene.limit)]
+    assert scene.factory.buildProtocol(PEER) is None
+    transports[0].feed(b"SSH-2.0-x\r\n")
+    assert scene.factory.buildProtocol(PEER) is not None
+
+
+def test_a_peer_that_leaves_is_forgotten() -> None:
+    """A connection lost while undecided leaves nothing behind."""
+    scene = Scene()
+    transport = scene.connect()
+    assert transport.protocol is not None
+    transport.protocol.connectionLost(Failure(connectionDone.value))
+    assert scene.factory.undecided == 0
+    assert not scene.clock.getDelayedCalls()
+
+
+def test_a_closed_door_ends_the_connection() -> None:
+    """When the service behind a door takes nobody, the connection ends."""
+    scene = Scene()
+    transport = scene.connect()
+    scene.closed = True
+    transport.feed(b"SSH-2.0-x\r\n")
+    assert transport.aborted
