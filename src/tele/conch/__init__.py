@@ -1,0 +1,1 @@
+"""Conch, hardened: transports, userauth, connection, channels, client."""

@@ -1,0 +1,1 @@
+"""SSH bytes: fields, packets per direction, ciphers, negotiation, strict key exchange."""

@@ -1,0 +1,50 @@
+"""Which number means which message (RFC 4250, section 4.1; OpenSSH PROTOCOL)?"""
+
+from __future__ import annotations
+
+from typing import Final
+
+DISCONNECT: Final = 1
+IGNORE: Final = 2
+UNIMPLEMENTED: Final = 3
+DEBUG: Final = 4
+SERVICE_REQUEST: Final = 5
+SERVICE_ACCEPT: Final = 6
+EXT_INFO: Final = 7
+KEXINIT: Final = 20
+NEWKEYS: Final = 21
+KEX_INIT: Final = 30  # of ECDH (RFC 5656) and hybrid methods alike
+KEX_REPLY: Final = 31
+USERAUTH_REQUEST: Final = 50
+USERAUTH_FAILURE: Final = 51
+USERAUTH_SUCCESS: Final = 52
+USERAUTH_BANNER: Final = 53
+USERAUTH_PK_OK: Final = 60
+GLOBAL_REQUEST: Final = 80
+REQUEST_SUCCESS: Final = 81
+REQUEST_FAILURE: Final = 82
+CHANNEL_OPEN: Final = 90
+CHANNEL_OPEN_CONFIRMATION: Final = 91
+CHANNEL_OPEN_FAILURE: Final = 92
+CHANNEL_WINDOW_ADJUST: Final = 93
+CHANNEL_DATA: Final = 94
+CHANNEL_EXTENDED_DATA: Final = 95
+CHANNEL_EOF: Final = 96
+CHANNEL_CLOSE: Final = 97
+CHANNEL_REQUEST: Final = 98
+CHANNEL_SUCCESS: Final = 99
+CHANNEL_FAILURE: Final = 100
+PING: Final = 192  # ping@openssh.com
+PONG: Final = 193
+
+# Reasons of DISCONNECT (RFC 4253, section 11.1).
+PROTOCOL_ERROR: Final = 2
+KEY_EXCHANGE_FAILED: Final = 3
+MAC_ERROR: Final = 5
+SERVICE_NOT_AVAILABLE: Final = 7
+PROTOCOL_VERSION_NOT_SUPPORTED: Final = 8
+HOST_KEY_NOT_VERIFIABLE: Final = 9
+CONNECTION_LOST: Final = 10
+BY_APPLICATION: Final = 11
+TOO_MANY_CONNECTIONS: Final = 12
+NO_MORE_AUTH_METHODS: Final = 14
