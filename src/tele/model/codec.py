@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -214,10 +215,54 @@ def encode(value: Any) -> bytes:
     ).encode("utf-8")
 
 
-def decode(cls: type[T], data: bytes) -> T:
-    """Build a ``cls`` from JSON text; raises :class:`InvalidInput`."""
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {quoted(twice)} is given twice")
+    return value
+
+
+def _integer(text: str) -> int:
+    # Python would take thousands of digits; stores and other readers take 64 bits.
+    if len(text) > 20 or not -(2**63) <= (value := int(text)) < 2**63:
+        raise ValueError(f"number {quoted(text)} is too large")
+    return value
+
+
+def _float(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"number {quoted(text)} is too large")
+    return value
+
+
+def _refuse_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not a number")
+
+
+def read_json(data: bytes) -> Any:
+    """Read JSON as RFC 8259 has it, and more strictly where readers differ.
+
+    UTF-8 only, no key twice, no NaN, integers of 64 bits, no half of a surrogate
+    pair (such a text could not be written again). Raises :class:`InvalidInput`.
+    """
     try:
-        value = json.loads(data)
+        text = data.decode("utf-8")
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_float,
+            parse_constant=_refuse_constant,
+        )
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"not JSON: {error}") from None
-    return from_json(cls, value)
+    return value
+
+
+def decode(cls: type[T], data: bytes) -> T:
+    """Build a ``cls`` from JSON text; raises :class:`InvalidInput`."""
+    return from_json(cls, read_json(data))

@@ -17,6 +17,7 @@ from tele.model.codec import (
     from_json,
     parse_duration,
     parse_time,
+    read_json,
     to_json,
 )
 from tele.model.event import CODES, Event
@@ -122,3 +123,33 @@ def test_event_fields_cannot_hide_the_envelope() -> None:
 def test_event_codes_are_unique() -> None:
     """A code names one event."""
     assert len(set(CODES.values())) == len(CODES)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"kind": "role", "kind": "user"}',
+        b"[NaN]",
+        b"[-Infinity]",
+        b"[1e999]",
+        b"[9223372036854775808]",
+        b"[" + b"9" * 4000 + b"]",
+        b'["\\ud800"]',
+        b'["\\uDC00x"]',
+        "[1]".encode("utf-16"),
+        b'["\xff"]',
+        b"[" * 100_000,
+        b"",
+        b"[1] x",
+    ],
+    ids=lambda d: repr(d[:24]),
+)
+def test_what_readers_would_disagree_about_is_not_json(data: bytes) -> None:
+    """Double keys, NaN, huge numbers, lone surrogates, other encodings: one clear error."""
+    with pytest.raises(InvalidInput, match="not JSON"):
+        read_json(data)
+
+
+def test_surrogate_pairs_are_characters() -> None:
+    """An escaped pair is one character and allowed."""
+    assert read_json(b'"\\ud83d\\ude00"') == "\U0001f600"
