@@ -1,0 +1,257 @@
+"""Is this certificate good here and now?
+
+Laws of this file:
+
+* The order of checks is OpenSSH's (auth2-pubkey.c): everything cheap before any
+  public-key maths of the CA, so that a forged certificate costs its parse only.
+* The caller is told one reason code; the peer is told nothing.
+* An unknown critical option refuses the certificate (PROTOCOL.certkeys); an unknown
+  extension is ignored.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+from attrs import frozen
+
+from tele.certs import algorithms
+from tele.certs.certificate import FOREVER, Certificate, CertKind
+from tele.certs.keys import parse_public_key
+from tele.errors import BadCertificate, ProtocolError, quoted
+from tele.model.identity import HostIdentity, HostRole, UserIdentity
+from tele.wire.fields import Reader
+
+# Extensions of tele, in user certificates ...
+CLUSTER: Final = "tele-cluster"
+ROLES: Final = "tele-roles"
+TRAITS: Final = "tele-traits"
+LOGIN_SESSION: Final = "tele-login-session"
+MFA: Final = "tele-mfa"
+# ... and in host certificates.
+HOST_ID: Final = "tele-host-id"
+NODE_NAME: Final = "tele-node-name"
+ROLE: Final = "tele-role"
+
+# Critical options.
+FORCE_COMMAND: Final = "force-command"
+SOURCE_ADDRESS: Final = "source-address"
+VERIFY_REQUIRED: Final = "verify-required"
+
+#: The end of a certificate that never ends, as a time that Python can hold.
+LATEST: Final = datetime(9999, 12, 31, tzinfo=UTC)
+
+
+@frozen
+class CheckedUser:
+    """A user certificate that passed, for one login, from one address."""
+
+    identity: UserIdentity
+    force_command: str | None = None
+    verify_required: bool = False
+    extensions: frozenset[str] = frozenset()
+
+
+@frozen
+class CheckedHost:
+    """A host certificate that passed. ``identity`` is None when another CA's tool made it."""
+
+    principals: tuple[str, ...]
+    identity: HostIdentity | None
+
+
+def check_user(
+    certificate: Certificate,
+    algorithm: bytes,
+    trusted: Collection[bytes],
+    login: str | None,
+    remote_addr: str,
+    now: datetime,
+    cluster: str | None = None,
+) -> CheckedUser:
+    """Check a user certificate offered as ``algorithm`` for ``login`` from ``remote_addr``.
+
+    ``trusted`` are key blobs of user authorities. ``login`` None accepts any principal
+    (a jump host logs nobody in). With ``cluster`` the certificate must be of that
+    cluster. Raises :class:`BadCertificate` whose reason is one of ``algorithm``,
+    ``authority``, ``kind``, ``validity``, ``principal``, ``option``, ``address``,
+    ``cluster``, ``signature``.
+    """
+    offered = algorithms.USER_ALGORITHMS.get(algorithm)
+    if offered is None or offered.blob_type != certificate.type:
+        raise BadCertificate(f"{quoted(algorithm)} is not allowed for this key", "algorithm")
+    _check_common(certificate, CertKind.USER, trusted, now)
+    if login is not None and login not in certificate.principals:
+        raise BadCertificate(f"the certificate is not for login {quoted(login)}", "principal")
+    critical = certificate.critical
+    unknown = sorted(set(critical) - {FORCE_COMMAND, SOURCE_ADDRESS, VERIFY_REQUIRED})
+    if unknown:
+        raise BadCertificate(f"unknown critical option {quoted(unknown[0])}", "option")
+    if SOURCE_ADDRESS in critical and not _address_in(remote_addr, critical[SOURCE_ADDRESS]):
+        raise BadCertificate(f"not valid from {remote_addr}", "address")
+    identity = _user_identity(certificate)
+    if cluster is not None and identity.cluster != cluster:
+        raise BadCertificate(f"of cluster {quoted(identity.cluster)}, not {cluster}", "cluster")
+    force = critical.get(FORCE_COMMAND)
+    _check_signature(certificate)
+    return CheckedUser(
+        identity,
+        None if force is None else _decode(force),
+        VERIFY_REQUIRED in critical,
+        frozenset(certificate.extensions),
+    )
+
+
+def check_host(
+    certificate: Certificate, trusted: Collection[bytes], names: Collection[str], now: datetime
+) -> CheckedHost:
+    """Check a host certificate: it must name one of ``names`` (host names, in any case).
+
+    ``trusted`` are key blobs of host authorities. Raises :class:`BadCertificate`.
+    """
+    _check_common(certificate, CertKind.HOST, trusted, now)
+    wanted = {name.lower() for name in names}
+    if not any(_matches(principal.lower(), wanted) for principal in certificate.principals):
+        raise BadCertificate(f"the certificate is not for {quoted(sorted(names))}", "principal")
+    if certificate.critical:
+        raise BadCertificate("a host certificate has no critical options", "option")
+    _check_signature(certificate)
+    return CheckedHost(certificate.principals, _host_identity(certificate))
+
+
+def _check_common(
+    certificate: Certificate, kind: CertKind, trusted: Collection[bytes], now: datetime
+) -> None:
+    if certificate.authority_key not in trusted:
+        shown = certificate.authority_fingerprint
+        raise BadCertificate(f"its authority {shown} is not of this cluster", "authority")
+    if certificate.kind is not kind:
+        raise BadCertificate(f"it is a {certificate.kind.name.lower()} certificate", "kind")
+    seconds = now.timestamp()
+    if seconds < certificate.valid_after:
+        raise BadCertificate("it is not valid yet", "validity")
+    if certificate.valid_before != FOREVER and seconds >= certificate.valid_before:
+        raise BadCertificate("it has expired", "validity")
+    if not certificate.principals:
+        raise BadCertificate("it names nobody", "principal")
+
+
+def _check_signature(certificate: Certificate) -> None:
+    try:
+        kind = Reader(certificate.signature).string(64)
+    except ProtocolError:
+        raise BadCertificate("its signature is malformed", "signature") from None
+    if kind not in algorithms.SIGNATURE_ALGORITHMS:
+        raise BadCertificate(f"signed with {quoted(kind)}, which is not allowed", "signature")
+    authority = parse_public_key(certificate.authority_key)
+    authority.verify(certificate.signature, certificate.signed, (kind,))
+
+
+def _address_in(remote_addr: str, listed: bytes) -> bool:
+    """Whether an address is in a comma separated list of addresses and networks."""
+    try:
+        address = ipaddress.ip_address(remote_addr.partition("%")[0])
+        networks = [
+            ipaddress.ip_network(each.strip(), strict=False)
+            for each in listed.decode("ascii").split(",")
+        ]
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return any((mapped or address) in network for network in networks)
+
+
+def _matches(principal: str, wanted: Collection[str]) -> bool:
+    """Whether a host principal names one of ``wanted``; ``*`` and ``?`` as OpenSSH has them."""
+    if "*" not in principal and "?" not in principal:
+        return principal in wanted
+    return any(_glob(principal, name) for name in wanted)
+
+
+def _glob(pattern: str, text: str) -> bool:
+    """Match without backtracking further than the last star: linear memory, no regex."""
+    at = star = mark = 0
+    star = -1
+    place = 0
+    while at < len(text):
+        if place < len(pattern) and pattern[place] in ("?", text[at]) and pattern[place] != "*":
+            place += 1
+            at += 1
+        elif place < len(pattern) and pattern[place] == "*":
+            star, mark = place, at
+            place += 1
+        elif star >= 0:
+            place, mark = star + 1, mark + 1
+            at = mark
+        else:
+            return False
+    return all(character == "*" for character in pattern[place:])
+
+
+def _decode(value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadCertificate("an option of it is not UTF-8", "option") from None
+
+
+def _expiry(certificate: Certificate) -> datetime:
+    if certificate.valid_before >= LATEST.timestamp():
+        return LATEST
+    return datetime.fromtimestamp(certificate.valid_before, UTC)
+
+
+def _user_identity(certificate: Certificate) -> UserIdentity:
+    extensions = certificate.extensions
+
+    def text(name: str) -> str:
+        return _decode(extensions.get(name, b""))
+
+    return UserIdentity(
+        user=certificate.key_id,
+        cluster=text(CLUSTER),
+        expires=_expiry(certificate),
+        roles=tuple(role for role in text(ROLES).split(",") if role),
+        logins=certificate.principals,
+        traits=_traits(extensions.get(TRAITS, b"")),
+        login_session=text(LOGIN_SESSION),
+        mfa=MFA in extensions,
+    )
+
+
+def _traits(value: bytes) -> Mapping[str, tuple[str, ...]]:
+    if not value:
+        return {}
+    try:
+        read = json.loads(value)
+        if not isinstance(read, dict):
+            raise TypeError
+        traits = {}
+        for name, values in read.items():
+            if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+                raise TypeError
+            traits[name] = tuple(values)
+    except (ValueError, TypeError, RecursionError):
+        raise BadCertificate(f"its {TRAITS} is malformed", "option") from None
+    return traits
+
+
+def _host_identity(certificate: Certificate) -> HostIdentity | None:
+    extensions = certificate.extensions
+    if HOST_ID not in extensions:
+        return None
+    try:
+        role = HostRole(_decode(extensions.get(ROLE, b"")))
+    except ValueError:
+        raise BadCertificate(f"its {ROLE} is unknown", "option") from None
+    return HostIdentity(
+        host_id=_decode(extensions[HOST_ID]),
+        name=_decode(extensions.get(NODE_NAME, b"")),
+        cluster=_decode(extensions.get(CLUSTER, b"")),
+        role=role,
+        expires=_expiry(certificate),
+    )

@@ -1,0 +1,185 @@
+"""What does a certificate of ours say? The issuing rules, for users and for hosts.
+
+Laws of this file:
+
+* A certificate is valid from one minute ago, so that a clock a little behind does not
+  refuse it, and always has an end.
+* No time and no dice of our own: ``now`` and ``entropy`` are arguments.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Final
+
+from attrs import Factory, frozen
+
+from tele.certs import check
+from tele.certs.algorithms import certificate_type
+from tele.certs.certificate import Certificate, CertKind, parse_certificate, write_options
+from tele.certs.keys import PrivateKey, parse_public_key
+from tele.errors import InvalidInput
+from tele.model.identity import HostRole
+from tele.wire.fields import Reader, string, uint32
+
+Entropy = Callable[[int], bytes]
+
+BACKDATE: Final = timedelta(minutes=1)
+USER_LIFETIME: Final = timedelta(hours=12)
+HOST_LIFETIME: Final = timedelta(hours=24)
+
+
+@frozen
+class UserCertificateRequest:
+    """What a user certificate shall say; ``logins`` become its principals."""
+
+    user: str
+    cluster: str
+    logins: tuple[str, ...]
+    roles: tuple[str, ...]
+    login_session: str
+    lifetime: timedelta = USER_LIFETIME
+    traits: Mapping[str, tuple[str, ...]] = Factory(dict)
+    mfa: bool = False
+    port_forwarding: bool = False
+    agent_forwarding: bool = False
+    x11_forwarding: bool = False
+    source_address: str | None = None
+    force_command: str | None = None
+
+
+@frozen
+class HostCertificateRequest:
+    """What a host certificate shall say; ``addresses`` are principals beside the names."""
+
+    host_id: str
+    name: str
+    cluster: str
+    role: HostRole
+    addresses: tuple[str, ...] = ()
+    lifetime: timedelta = HOST_LIFETIME
+
+
+def issue_user(
+    authority: PrivateKey,
+    public_key: bytes,
+    request: UserCertificateRequest,
+    now: datetime,
+    entropy: Entropy,
+) -> Certificate:
+    """Sign a user certificate for the key blob ``public_key``."""
+    extensions: dict[str, bytes] = {
+        "permit-pty": b"",
+        check.CLUSTER: request.cluster.encode(),
+        check.LOGIN_SESSION: request.login_session.encode(),
+        check.ROLES: ",".join(request.roles).encode(),
+        check.TRAITS: json.dumps(request.traits, sort_keys=True, separators=(",", ":")).encode(),
+    }
+    for allowed, name in (
+        (request.port_forwarding, "permit-port-forwarding"),
+        (request.agent_forwarding, "permit-agent-forwarding"),
+        (request.x11_forwarding, "permit-X11-forwarding"),
+        (request.mfa, check.MFA),
+    ):
+        if allowed:
+            extensions[name] = b""
+    critical = {}
+    if request.source_address is not None:
+        critical[check.SOURCE_ADDRESS] = request.source_address.encode()
+    if request.force_command is not None:
+        critical[check.FORCE_COMMAND] = request.force_command.encode()
+    return _sign(
+        authority, public_key, CertKind.USER, request.user, request.logins, request.lifetime,
+        critical, extensions, now, entropy,
+    )  # fmt: skip
+
+
+def host_principals(request: HostCertificateRequest) -> tuple[str, ...]:
+    """Names and addresses that a host certificate is good for, each once, in order."""
+    named = (
+        f"{request.host_id}.{request.cluster}",
+        request.host_id,
+        f"{request.name}.{request.cluster}",
+        request.name,
+    )
+    reserved = {
+        HostRole.NODE: (),
+        HostRole.PROXY: (f"proxy.{request.cluster}",),
+        HostRole.AUTH: (f"auth.{request.cluster}",),
+    }[request.role]
+    return tuple(dict.fromkeys((*named, *reserved, *request.addresses)))
+
+
+def issue_host(
+    authority: PrivateKey,
+    public_key: bytes,
+    request: HostCertificateRequest,
+    now: datetime,
+    entropy: Entropy,
+) -> Certificate:
+    """Sign a host certificate for the key blob ``public_key``."""
+    extensions = {
+        check.HOST_ID: request.host_id.encode(),
+        check.NODE_NAME: request.name.encode(),
+        check.CLUSTER: request.cluster.encode(),
+        check.ROLE: request.role.value.encode(),
+    }
+    return _sign(
+        authority, public_key, CertKind.HOST, f"{request.host_id}.{request.cluster}",
+        host_principals(request), request.lifetime, {}, extensions, now, entropy,
+    )  # fmt: skip
+
+
+def issue_sshd(
+    authority: PrivateKey,
+    public_key: bytes,
+    name: str,
+    principals: tuple[str, ...],
+    lifetime: timedelta,
+    now: datetime,
+    entropy: Entropy,
+) -> Certificate:
+    """Sign a host certificate for an OpenSSH sshd: no identity of the cluster in it."""
+    return _sign(
+        authority, public_key, CertKind.HOST, name, principals, lifetime, {}, {}, now, entropy
+    )
+
+
+def _sign(
+    authority: PrivateKey,
+    public_key: bytes,
+    kind: CertKind,
+    key_id: str,
+    principals: tuple[str, ...],
+    lifetime: timedelta,
+    critical: Mapping[str, bytes],
+    extensions: Mapping[str, bytes],
+    now: datetime,
+    entropy: Entropy,
+) -> Certificate:
+    if not principals:
+        raise InvalidInput(f"a certificate for {key_id} would name nobody: no login or name given")
+    if lifetime <= timedelta(0):
+        raise InvalidInput("a certificate's lifetime has to be longer than nothing")
+    key = parse_public_key(public_key)
+    body = Reader(key.blob)
+    body.string()
+    signed = (
+        string(certificate_type(key.type))
+        + string(entropy(32))
+        + body.rest()
+        + entropy(8)
+        + uint32(kind)
+        + string(key_id.encode())
+        + string(b"".join(string(principal.encode()) for principal in principals))
+        + int((now - BACKDATE).timestamp()).to_bytes(8, "big")
+        + int((now + lifetime).timestamp()).to_bytes(8, "big")
+        + string(write_options(critical))
+        + string(write_options(extensions))
+        + string(b"")
+        + string(authority.public.blob)
+    )
+    # What we issue, we can read: an unusable request fails here and not at the first login.
+    return parse_certificate(signed + string(authority.sign(signed)))

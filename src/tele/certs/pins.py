@@ -1,0 +1,45 @@
+"""Is this the CA that somebody was told about? Pins: hashes of a CA's public key."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from tele.errors import AccessDenied, InvalidInput, quoted
+
+_PIN = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def pin(certificate: str) -> str:
+    """Return ``sha256:<hex>`` of the SubjectPublicKeyInfo of a PEM certificate."""
+    key = x509.load_pem_x509_certificate(certificate.encode("ascii")).public_key()
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return f"sha256:{hashlib.sha256(spki).hexdigest()}"
+
+
+def read_pin(text: str) -> str:
+    """Return ``text`` as a pin in its canonical form. Raises :class:`InvalidInput`."""
+    value = text.strip().lower()
+    if not _PIN.fullmatch(value):
+        raise InvalidInput(f"{quoted(text)} is not a CA pin: expected sha256: and 64 hex digits")
+    return value
+
+
+def check_pins(certificates: Iterable[str], pins: Iterable[str]) -> Sequence[str]:
+    """Return those PEM certificates that a pin names.
+
+    Raises :class:`AccessDenied` (reason ``pin``) when there is none.
+    """
+    wanted = {read_pin(each) for each in pins}
+    good = [certificate for certificate in certificates if pin(certificate) in wanted]
+    if not good:
+        raise AccessDenied(
+            "the cluster's CA is not the one that the pin names: somebody answers in its place,"
+            " or the pin is of another cluster; compare it with: tele ca status",
+            "pin",
+        )
+    return good

@@ -1,0 +1,360 @@
+"""How does an identity of tele travel in X.509, for the API's mutual TLS?
+
+One extension carries what the SSH certificate's extensions carry; the ASN.1 module is
+in ``docs/protocols/certificates``. It is not critical, so that ordinary TLS libraries
+take the certificate; our own checks demand it.
+
+Laws of this file:
+
+* A user certificate can only be a TLS client; a host certificate both ends.
+* The key of a certificate is made elsewhere: only public keys come in here.
+* Whatever a peer's certificate holds, reading it gives an identity or BadCertificate.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from attrs import frozen
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from pyasn1.codec.der.decoder import decode as der_decode
+from pyasn1.codec.der.encoder import encode as der_encode
+from pyasn1.error import PyAsn1Error
+from pyasn1.type import char, namedtype, tag, univ
+
+from tele.certs.issue import BACKDATE
+from tele.errors import BadCertificate, InvalidInput
+from tele.model.authority import AuthorityKind
+from tele.model.identity import HostIdentity, HostRole, UserIdentity
+
+#: 2.25 is the arc of UUIDs (ITU-T X.667): this one was made for tele's identities.
+IDENTITY_OID: Final = x509.ObjectIdentifier("2.25.243107219317653921845609264174318220911")
+VERSION: Final = 1
+EXTENSION_LIMIT: Final = 32 * 1024
+
+_UTF8 = char.UTF8String
+
+
+class _Strings(univ.SequenceOf):  # type: ignore[misc]
+    componentType = _UTF8()
+
+
+class _Trait(univ.Sequence):  # type: ignore[misc]
+    componentType = namedtype.NamedTypes(
+        namedtype.NamedType("name", _UTF8()), namedtype.NamedType("values", _Strings())
+    )
+
+
+class _Traits(univ.SequenceOf):  # type: ignore[misc]
+    componentType = _Trait()
+
+
+class _User(univ.Sequence):  # type: ignore[misc]
+    componentType = namedtype.NamedTypes(
+        namedtype.NamedType("name", _UTF8()),
+        namedtype.NamedType("roles", _Strings()),
+        namedtype.NamedType("logins", _Strings()),
+        namedtype.NamedType("traits", _Traits()),
+        namedtype.NamedType("loginSession", _UTF8()),
+        namedtype.NamedType("mfa", univ.Boolean()),
+    )
+
+
+class _Host(univ.Sequence):  # type: ignore[misc]
+    componentType = namedtype.NamedTypes(
+        namedtype.NamedType("hostId", _UTF8()),
+        namedtype.NamedType("name", _UTF8()),
+        namedtype.NamedType("role", _UTF8()),
+    )
+
+
+def _tagged(number: int) -> tag.Tag:
+    return tag.Tag(tag.tagClassContext, tag.tagFormatConstructed, number)
+
+
+class _Subject(univ.Choice):  # type: ignore[misc]
+    componentType = namedtype.NamedTypes(
+        namedtype.NamedType("user", _User().subtype(implicitTag=_tagged(0))),
+        namedtype.NamedType("host", _Host().subtype(implicitTag=_tagged(1))),
+    )
+
+
+class _Identity(univ.Sequence):  # type: ignore[misc]
+    componentType = namedtype.NamedTypes(
+        namedtype.NamedType("version", univ.Integer()),
+        namedtype.NamedType("cluster", _UTF8()),
+        namedtype.NamedType("subject", _Subject()),
+    )
+
+
+def _encode(identity: UserIdentity | HostIdentity) -> bytes:
+    value = _Identity()
+    value["version"] = VERSION
+    value["cluster"] = identity.cluster
+    match identity:
+        case UserIdentity():
+            user = value["subject"]["user"]
+            user["name"] = identity.user
+            user["roles"].extend(identity.roles)
+            user["logins"].extend(identity.logins)
+            user["traits"].clear()
+            for name, values in sorted(identity.traits.items()):
+                trait = _Trait()
+                trait["name"] = name
+                trait["values"].extend(values)
+                user["traits"].append(trait)
+            user["loginSession"] = identity.login_session
+            user["mfa"] = identity.mfa
+        case HostIdentity():
+            host = value["subject"]["host"]
+            host["hostId"] = identity.host_id
+            host["name"] = identity.name
+            host["role"] = identity.role.value
+    encoded: bytes = der_encode(value)
+    return encoded
+
+
+def _decode(data: bytes, expires: datetime) -> UserIdentity | HostIdentity:
+    value, rest = der_decode(data, asn1Spec=_Identity())
+    if rest:
+        raise ValueError("bytes follow the identity")
+    if int(value["version"]) != VERSION:
+        raise ValueError(f"identity version {int(value['version'])} is not known")
+    cluster = str(value["cluster"])
+    kind = value["subject"].getName()
+    subject: Any = value["subject"].getComponent()
+    if kind == "user":
+        return UserIdentity(
+            user=str(subject["name"]),
+            cluster=cluster,
+            expires=expires,
+            roles=tuple(map(str, subject["roles"])),
+            logins=tuple(map(str, subject["logins"])),
+            traits={str(t["name"]): tuple(map(str, t["values"])) for t in subject["traits"]},
+            login_session=str(subject["loginSession"]),
+            mfa=bool(subject["mfa"]),
+        )
+    return HostIdentity(
+        host_id=str(subject["hostId"]),
+        name=str(subject["name"]),
+        cluster=cluster,
+        role=HostRole(str(subject["role"])),
+        expires=expires,
+    )
+
+
+def read_identity(certificate: x509.Certificate) -> UserIdentity | HostIdentity:
+    """Return who a certificate says its holder is. Its chain is the caller's business.
+
+    Raises :class:`BadCertificate`: ``identity`` when the extension is missing or malformed.
+    """
+    try:
+        extension = certificate.extensions.get_extension_for_oid(IDENTITY_OID).value
+        if not isinstance(extension, x509.UnrecognizedExtension):
+            raise TypeError("the identity extension is of another type")
+        if len(extension.value) > EXTENSION_LIMIT:
+            raise ValueError("the identity is too long")
+        return _decode(extension.value, certificate.not_valid_after_utc)
+    except (x509.ExtensionNotFound, PyAsn1Error, ValueError, TypeError, RecursionError) as error:
+        raise BadCertificate(
+            f"no identity of tele in the certificate: {error}", "identity"
+        ) from None
+
+
+@frozen(repr=False)
+class TlsKey:
+    """A private key for TLS (ECDSA P-256) that never shows itself."""
+
+    _key: ec.EllipticCurvePrivateKey
+
+    def __repr__(self) -> str:
+        return "<TlsKey>"
+
+    @classmethod
+    def generate(cls) -> TlsKey:
+        """Make a key."""
+        return cls(ec.generate_private_key(ec.SECP256R1()))
+
+    @classmethod
+    def from_pem(cls, text: bytes) -> TlsKey:
+        """Read an unencrypted PEM key. Raises :class:`InvalidInput`."""
+        try:
+            key = serialization.load_pem_private_key(text, None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            raise InvalidInput("not an unencrypted PEM private key") from None
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise InvalidInput("the TLS key is not an elliptic curve key")
+        return cls(key)
+
+    def to_pem(self) -> bytes:
+        """Return the unencrypted PKCS#8 PEM: for a file of mode 0600 and nothing else."""
+        return self._key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+
+    @property
+    def public_pem(self) -> str:
+        """The PEM SubjectPublicKeyInfo."""
+        return (
+            self._key.public_key()
+            .public_bytes(
+                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
+            .decode("ascii")
+        )
+
+    def signer(self) -> ec.EllipticCurvePrivateKey:
+        """The key itself, for signing certificates and for TLS contexts."""
+        return self._key
+
+
+def read_tls_public_key(text: str) -> ec.EllipticCurvePublicKey:
+    """Read a PEM SubjectPublicKeyInfo of a P-256 key. Raises :class:`InvalidInput`."""
+    try:
+        key = serialization.load_pem_public_key(text.encode("ascii"))
+    except (ValueError, UnicodeEncodeError, UnsupportedAlgorithm):
+        raise InvalidInput("the TLS public key is not a PEM SubjectPublicKeyInfo") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise InvalidInput("the TLS public key is not on P-256")
+    return key
+
+
+def make_authority(
+    cluster: str,
+    kind: AuthorityKind,
+    key: TlsKey,
+    now: datetime,
+    entropy: Callable[[int], bytes],
+    lifetime: timedelta = timedelta(days=3650),
+) -> str:
+    """Return the self-signed CA certificate (PEM) of one kind of authority of a cluster."""
+    name = _name(f"tele {kind.value} authority", cluster)
+    public = key.signer().public_key()
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(public)
+        .serial_number(_serial(entropy))
+        .not_valid_before(now - BACKDATE)
+        .not_valid_after(now + lifetime)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(ca=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .sign(key.signer(), hashes.SHA256())
+    )
+    return _pem(certificate)
+
+
+def issue_tls(
+    authority_certificate: str,
+    authority_key: TlsKey,
+    public_key: str,
+    identity: UserIdentity | HostIdentity,
+    now: datetime,
+    entropy: Callable[[int], bytes],
+    names: Iterable[str] = (),
+) -> str:
+    """Return a certificate (PEM) for the PEM public key, valid until ``identity.expires``.
+
+    ``names`` of a host are DNS names and IP addresses beside the ones that it always
+    has: ``<host-id>.<cluster>`` and, by its role, ``auth.<cluster>`` or ``proxy.<cluster>``.
+    """
+    issuer = x509.load_pem_x509_certificate(authority_certificate.encode("ascii"))
+    if identity.expires <= now:
+        raise InvalidInput("a certificate's end has to lie in the future")
+    usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
+    if isinstance(identity, HostIdentity):
+        usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
+        common = f"{identity.host_id}.{identity.cluster}"
+    else:
+        common = identity.user
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(_name(common[:64], identity.cluster))
+        .issuer_name(issuer.subject)
+        .public_key(read_tls_public_key(public_key))
+        .serial_number(_serial(entropy))
+        .not_valid_before(now - BACKDATE)
+        .not_valid_after(min(identity.expires, issuer.not_valid_after_utc))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(ca=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.signer().public_key()),
+            critical=False,
+        )
+        .add_extension(x509.UnrecognizedExtension(IDENTITY_OID, _encode(identity)), critical=False)
+    )
+    if isinstance(identity, HostIdentity):
+        builder = builder.add_extension(
+            x509.SubjectAlternativeName(_general_names(identity, names)), critical=False
+        )
+    return _pem(builder.sign(authority_key.signer(), hashes.SHA256()))
+
+
+def _general_names(identity: HostIdentity, names: Iterable[str]) -> list[x509.GeneralName]:
+    wanted = [f"{identity.host_id}.{identity.cluster}"]
+    if identity.role is not HostRole.NODE:
+        wanted.append(f"{identity.role.value}.{identity.cluster}")
+    general: list[x509.GeneralName] = []
+    for name in dict.fromkeys((*wanted, *names)):
+        try:
+            general.append(x509.IPAddress(ipaddress.ip_address(name)))
+        except ValueError:
+            if name.isascii():
+                general.append(x509.DNSName(name))
+    return general
+
+
+def _name(common: str, cluster: str) -> x509.Name:
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, cluster[:64]),
+            x509.NameAttribute(NameOID.COMMON_NAME, common),
+        ]
+    )
+
+
+def _usage(*, ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _serial(entropy: Callable[[int], bytes]) -> int:
+    # RFC 5280, 4.1.2.2: positive and at most 20 octets.
+    return int.from_bytes(entropy(16), "big") | 1
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+
+def issued_by(certificate: x509.Certificate, authorities: Iterable[str]) -> bool:
+    """Whether one of the PEM CA certificates signed ``certificate``."""
+    for text in authorities:
+        authority = x509.load_pem_x509_certificate(text.encode("ascii"))
+        try:
+            certificate.verify_directly_issued_by(authority)
+        except (InvalidSignature, ValueError, TypeError):
+            continue
+        return True
+    return False
