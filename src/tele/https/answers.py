@@ -1,0 +1,69 @@
+"""How does an error cross the API?
+
+As ``{"error": {"kind", "message", "reason"?}}`` with a fitting status. ``kind`` is
+the one of :mod:`tele.errors`; it alone decides which error the client raises.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from tele import errors
+from tele.errors import BY_KIND, AccessDenied, TeleError
+from tele.model.codec import encode
+
+_STATUS: Final[Mapping[type[TeleError], int]] = {
+    errors.InvalidInput: 400,
+    errors.PeerError: 400,
+    errors.NotLoggedIn: 401,
+    errors.AccessDenied: 403,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.BadRecording: 422,
+    errors.Unreachable: 502,
+    errors.Unavailable: 503,
+}
+#: What a client can raise, narrow ones first; a mistake of the peer is invalid input.
+_NEAREST: Final = [
+    (errors.InvalidInput.kind, errors.PeerError),
+    *((kind, cls) for kind, cls in BY_KIND.items() if cls is not TeleError),
+    (TeleError.kind, TeleError),
+]
+#: An error that a client reads is at most this long, in characters.
+_MESSAGE_LIMIT: Final = 4096
+
+
+def status_of(error: TeleError) -> int:
+    """Return the HTTP status for ``error``; what has none of its own is 500."""
+    return next((_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS), 500)
+
+
+def encode_error(error: TeleError) -> bytes:
+    """Return the body for ``error``."""
+    kind = next(k for k, cls in _NEAREST if isinstance(error, cls))
+    said: dict[str, Any] = {"kind": kind, "message": str(error)[:_MESSAGE_LIMIT]}
+    if isinstance(reason := getattr(error, "reason", None), str):
+        said["reason"] = str(getattr(reason, "value", reason))
+    return encode({"error": said})
+
+
+def decode_error(status: int, body: bytes) -> TeleError:
+    """Return the error that an answer with ``status`` means, whatever its body is."""
+    try:
+        said = json.loads(body)["error"]
+        kind, message = str(said["kind"]), str(said["message"])[:_MESSAGE_LIMIT]
+        reason = str(said.get("reason", "denied"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return TeleError(f"auth answered with status {status} and no explanation")
+    if kind == AccessDenied.kind:
+        return AccessDenied(message, reason)
+    return BY_KIND.get(kind, TeleError)(message)
+
+
+def error_in(value: Any) -> TeleError | None:
+    """Return the error that a line of a stream means, or None: it is a value."""
+    if isinstance(value, dict) and set(value) == {"error"} and isinstance(value["error"], dict):
+        return decode_error(500, json.dumps(value).encode())
+    return None

@@ -1,0 +1,277 @@
+"""How does the command line call auth, without a reactor?
+
+Laws of this file:
+
+* Standard library only, besides our values: a command starts fast.
+* Never a proxy of the environment, never a redirect, never TLS below 1.3.
+* Whatever fails is one :class:`tele.errors.TeleError` with a sentence for a person.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import ssl
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError, Unreachable
+from tele.https.answers import decode_error, error_in
+from tele.https.encoding import decode_response, encode_request
+from tele.https.identity import ALPN, TlsFiles, TlsIdentity
+from tele.model.api.operation import Nothing, Operation
+from tele.model.codec import from_json, read_json
+
+if TYPE_CHECKING:  # the whole table takes longer to import than all the rest
+    from tele.model.api.members import ClusterInfo
+
+Req = TypeVar("Req")
+Res = TypeVar("Res")
+
+CONNECT_TIMEOUT: Final = 10.0
+#: A stream that says nothing for so long, not even a keepalive, is dead.
+SILENCE: Final = 45.0
+RESPONSE_LIMIT: Final = 64 * 1024 * 1024
+_IDEMPOTENT: Final = frozenset({"GET", "PUT", "DELETE", "PATCH"})
+
+#: What OpenSSL calls it when the other side does not take our certificate.
+_OUR_CERTIFICATE: Final = (
+    "CERTIFICATE_EXPIRED",
+    "BAD_CERTIFICATE",
+    "UNKNOWN_CA",
+    "CERTIFICATE_UNKNOWN",
+    "CERTIFICATE_REVOKED",
+    "CERTIFICATE_REQUIRED",
+)
+
+
+def split_address(address: str, default_port: int = 3025) -> tuple[str, int]:
+    """Read ``host``, ``host:port``, ``[v6]:port``; raises :class:`InvalidInput`."""
+    host, colon, port = address.rpartition(":")
+    if not colon or (host.count(":") and not host.startswith("[")) or address.endswith("]"):
+        host, port = address, str(default_port)
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
+        raise InvalidInput(f"{address[:256]!r} is not an address such as example.com:3080")
+    return host, int(port)
+
+
+class _Connection(http.client.HTTPConnection):
+    """Connects to one address and expects another name there."""
+
+    def __init__(self, address: str, context: ssl.SSLContext, server_name: str | None) -> None:
+        host, port = split_address(address)
+        super().__init__(host, port, timeout=CONNECT_TIMEOUT)
+        self._context = context
+        self._server_name = server_name
+
+    def connect(self) -> None:
+        raw = socket.create_connection((self.host, self.port), self.timeout)
+        try:
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.sock = self._context.wrap_socket(raw, server_hostname=self._server_name)
+        except BaseException:
+            raw.close()
+            raise
+
+
+class BlockingAuthority:
+    """Auth at ``address``, for programs that may wait.
+
+    ``trust`` are the host authority's certificates (PEM) and ``server_name`` is
+    ``auth.<cluster>``; ``identity`` None calls only what is open to anyone. Not to
+    be shared between threads. Use as a context manager, or ``close()`` it.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        identity: TlsFiles | TlsIdentity | None,
+        trust: Sequence[str],
+        server_name: str,
+    ) -> None:
+        context = _context(identity)
+        try:
+            context.load_verify_locations(cadata="\n".join(trust))
+        except ssl.SSLError:
+            raise InvalidInput("the cluster's CA certificates cannot be read") from None
+        self._address = address
+        self._context = context
+        self._server_name = server_name
+        self._connection: _Connection | None = None
+
+    def __enter__(self) -> BlockingAuthority:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection. The next call opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def perform(self, operation: Operation[Req, Res], request: Req) -> Res:
+        """Return the response; raises a :class:`tele.errors.TeleError`."""
+        fresh = self._connection is None
+        try:
+            return self._perform(operation, request)
+        except (ConnectionError, http.client.BadStatusLine) as error:
+            self.close()
+            if fresh or operation.method not in _IDEMPOTENT:
+                raise _explained(self._address, error) from None
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise _explained(self._address, error) from None
+        # A connection that had been kept open was closed meanwhile.
+        try:
+            return self._perform(operation, request)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise _explained(self._address, error) from None
+
+    def _perform(self, operation: Operation[Req, Res], request: Req) -> Res:
+        if self._connection is None:
+            self._connection = _Connection(self._address, self._context, self._server_name)
+        connection = self._connection
+        response = _send(connection, operation, request)
+        body = response.read(RESPONSE_LIMIT + 1)
+        if len(body) > RESPONSE_LIMIT:
+            self.close()
+            raise Unreachable(f"{self._address} sent more than {RESPONSE_LIMIT} bytes")
+        if response.status >= 300:
+            raise decode_error(response.status, body)
+        value: Res = decode_response(operation, body)
+        return value
+
+    def follow(self, operation: Operation[Req, Res], request: Req) -> Iterator[Res]:
+        """Yield each value of a streaming operation until the server ends it.
+
+        Raises :class:`Unreachable` when the server has said nothing for 45 seconds.
+        Uses a connection of its own, which is closed when the iterator is.
+        """
+        with closing(_Connection(self._address, self._context, self._server_name)) as connection:
+            try:
+                response = _send(connection, operation, request)
+                if response.status >= 300:
+                    raise decode_error(response.status, response.read(RESPONSE_LIMIT))
+                connection.sock.settimeout(SILENCE)
+                while line := response.readline(RESPONSE_LIMIT):
+                    if line == b"\n":
+                        continue
+                    if not line.endswith(b"\n"):
+                        raise Unreachable(f"{self._address} stopped in the middle of a line")
+                    value = read_json(line)
+                    if (error := error_in(value)) is not None:
+                        raise error
+                    yield from_json(operation.response, value)
+            except (OSError, http.client.HTTPException) as problem:
+                raise _explained(self._address, problem) from None
+
+
+def _send(
+    connection: _Connection, operation: Operation[Any, Any], request: Any
+) -> http.client.HTTPResponse:
+    encoded = encode_request(operation, request)
+    headers = {"Host": "auth", "Accept-Encoding": "identity"}
+    if encoded.content_type:
+        headers["Content-Type"] = encoded.content_type
+    if connection.sock is None:
+        connection.connect()
+    connection.sock.settimeout(operation.timeout.total_seconds())
+    connection.request(operation.method, encoded.target, encoded.body or None, headers)
+    return connection.getresponse()
+
+
+def _context(identity: TlsFiles | TlsIdentity | None) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols(list(ALPN))
+    try:
+        if isinstance(identity, TlsFiles):
+            context.load_cert_chain(identity.certificate, identity.key, password=_no_password)
+        elif identity is not None:
+            _load(context, identity)
+    except FileNotFoundError:
+        raise NotLoggedIn("there is no certificate yet; log in first") from None
+    except (ssl.SSLError, ValueError):
+        raise NotLoggedIn("the certificate and its key cannot be read; log in again") from None
+    return context
+
+
+def _no_password() -> str:
+    # Otherwise OpenSSL asks for one on the terminal.
+    raise ValueError("the key is encrypted")
+
+
+def _load(context: ssl.SSLContext, identity: TlsIdentity) -> None:
+    # The standard library reads files only. This one has no name and no disk.
+    descriptor = os.memfd_create("tls", os.MFD_CLOEXEC)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(identity.key + b"\n" + identity.certificate.encode("ascii"))
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=_no_password)
+    finally:
+        os.close(descriptor)
+
+
+def _explained(address: str, error: Exception) -> TeleError:
+    text = f"{address} did not answer: "
+    match error:
+        case ssl.SSLCertVerificationError():
+            return AccessDenied(
+                f"{address} is not the auth server of this cluster "
+                f"({error.verify_message}); if its CA was replaced, log in again with its pin",
+                reason="server",
+            )
+        case ssl.SSLError() if any(name in str(error.reason) for name in _OUR_CERTIFICATE):
+            return NotLoggedIn(f"{address} does not accept this certificate; log in again")
+        case ssl.SSLError():
+            return Unreachable(f"{text}TLS failed ({error.reason or 'connection closed'})")
+        case TimeoutError():
+            return Unreachable(f"{text}no answer in time")
+        case http.client.HTTPException():
+            return Unreachable(f"{text}it does not speak HTTP as auth does")
+        case socket.gaierror():
+            return Unreachable(f"{text}there is no such name")
+        case OSError():
+            return Unreachable(text + (error.strerror or "the connection was closed"))
+    return Unreachable(text + type(error).__name__)
+
+
+def fetch_cluster_blocking(address: str, pins: Sequence[str]) -> ClusterInfo:
+    """Ask a server that nobody vouches for who it is, and check it against ``pins``.
+
+    With pins, all of the answer is verified: see :mod:`tele.https.first_contact`.
+    Without, it is an :class:`~tele.https.first_contact.UnverifiedCluster`.
+    """
+    # cryptography is slow to import, and only the first contact needs it here.
+    from tele.https.first_contact import pinned, server_name, unverified
+    from tele.model.api.table import CLUSTER
+
+    context = _context(None)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with closing(_Connection(address, context, None)) as connection:
+        try:
+            response = _send(connection, CLUSTER, Nothing())
+            body = response.read(CLUSTER.limit + 1)
+        except (OSError, http.client.HTTPException) as error:
+            raise _explained(address, error) from None
+    if response.status >= 300:
+        raise decode_error(response.status, body)
+    info = decode_response(CLUSTER, body)
+    if not pins:
+        return unverified(info)
+    trust = pinned(address, info, pins)
+    with BlockingAuthority(address, None, trust, server_name(info.cluster)) as authority:
+        return authority.perform(CLUSTER, Nothing())

@@ -1,0 +1,69 @@
+"""Who makes this call, and may somebody like that make it at all?
+
+Laws of this file:
+
+* Asked anew for each request: a certificate that expired, or whose authority was
+  removed, on a connection that is still open is worth nothing from then on.
+* A certificate counts for what its own authority may vouch for: the user authority
+  for people, the host authority for machines. What it says of itself is not enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from cryptography import x509
+
+from tele.certs.x509 import issued_by, read_identity
+from tele.errors import AccessDenied, BadCertificate, NotLoggedIn
+from tele.model.access import Reason
+from tele.model.api.operation import Anyone, Hosts, Operation, Permitted, Users
+from tele.model.authority import AuthorityKind, TrustedAuthority
+from tele.model.identity import Caller, HostIdentity, Identity, UserIdentity
+
+
+def identify(
+    certificate: x509.Certificate, authorities: Sequence[TrustedAuthority], now: datetime
+) -> Identity:
+    """Return who holds ``certificate``; raises :class:`NotLoggedIn`."""
+    try:
+        identity = read_identity(certificate)
+    except BadCertificate as error:
+        raise NotLoggedIn(f"the client certificate is not one of tele: {error}") from None
+    kind = AuthorityKind.USER if isinstance(identity, UserIdentity) else AuthorityKind.HOST
+    if not issued_by(
+        certificate,
+        [pem for a in authorities if a.kind is kind for pem in a.tls_certificates],
+    ):
+        raise NotLoggedIn(f"the client certificate is not of this cluster's {kind.value} CA")
+    if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
+        raise NotLoggedIn(
+            f"the client certificate expired at {certificate.not_valid_after_utc:%F %T} UTC"
+        )
+    return identity
+
+
+def admit(operation: Operation[Any, Any], caller: Caller) -> None:
+    """Raise unless the kind of caller is one that the operation is for.
+
+    ``Permitted`` needs a user here; their rules are for the operation to look at.
+    Raises :class:`NotLoggedIn` for strangers, :class:`AccessDenied` for others.
+    """
+    for who in operation.who:
+        match who, caller.identity:
+            case Anyone(), _:
+                return
+            case Hosts(roles), HostIdentity(role=role) if role in roles:
+                return
+            case ((Users() | Permitted()), UserIdentity()):
+                return
+    if caller.identity is None:
+        raise NotLoggedIn("this needs a client certificate of the cluster; log in first")
+    shown = (
+        f"user {caller.identity.user}"
+        if isinstance(caller.identity, UserIdentity)
+        else f"{caller.identity.role.value} {caller.identity.name}"
+    )
+    raise AccessDenied(f"{operation.name} is not for {shown}", Reason.RULE)

@@ -1,0 +1,251 @@
+"""What may a peer do to the HTTP server before anybody looks at its request?
+
+Twisted's HTTP channel, with bounds on everything that a peer can make long.
+
+Laws of this file:
+
+* A request is refused as soon as its head is known: no body is read that would not
+  be used, and none is longer than its operation allows.
+* Time is bounded as a whole, not by "some byte came": a handshake, a head and a body
+  each have a deadline that dripping does not move.
+* Bodies stay in memory; their number and size are bounded, so no temporary files.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import timedelta
+from io import BytesIO
+from typing import Any, Final
+
+from attrs import frozen
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.internet.protocol import ServerFactory, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel, Request
+from twisted.web.iweb import INonQueuedRequestFactory
+from zope.interface import provider
+
+from tele.loop import make_logger
+
+_log: Final = make_logger(__name__)
+
+
+@frozen
+class Limits:
+    """Bounds of the server. A stranger is a connection without a client certificate.
+
+    ``backlog`` is how many bytes a stream may be ahead of its reader; ``silence``
+    how long a peer may leave what was sent to it unacknowledged.
+    """
+
+    handshake: timedelta = timedelta(seconds=15)
+    head: timedelta = timedelta(seconds=15)
+    idle: timedelta = timedelta(seconds=75)
+    keepalive: timedelta = timedelta(seconds=15)
+    silence: timedelta = timedelta(seconds=45)
+    head_bytes: int = 16 * 1024
+    headers: int = 64
+    connections: int = 8192
+    strangers: int = 512
+    backlog: int = 8 * 1024 * 1024
+
+
+@provider(INonQueuedRequestFactory)
+class ApiRequest(Request):
+    """One request. What to do with it is the factory's ``on_head`` and ``on_request``."""
+
+    #: Set by ``on_head``: what the request was found to be.
+    found: Any = None
+    channel: ApiChannel
+    content: BytesIO
+
+    def gotLength(self, length: int | None) -> None:
+        """Keep the body in memory: its length was checked already."""
+        self.content = BytesIO()
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """Take the complete request. Twisted's own would parse forms, which we have none of."""
+        self.method, self.uri, self.clientproto = command, path, version
+        self.path = path.partition(b"?")[0]
+        self.content.seek(0)
+        self.channel.api.on_request(self)
+
+
+class ApiChannel(HTTPChannel):
+    """One connection."""
+
+    requestFactory = ApiRequest
+    transport: Any
+
+    def __init__(self, api: ApiFactory) -> None:
+        super().__init__()
+        self.api = api
+        self.maxHeaders = api.limits.headers
+        self.totalHeadersSize = api.limits.head_bytes
+        self.timeOut = int(api.limits.handshake.total_seconds())
+        self._deadline: IDelayedCall | None = None
+        self._refused = False
+
+    def callLater(self, delay: float, call: Callable[[], None]) -> IDelayedCall:
+        """What Twisted's timeouts run on."""
+        return self.api.clock.callLater(delay, call)
+
+    def connectionMade(self) -> None:
+        """Start the clock of the handshake."""
+        _notice_dead_peers(self.transport, self.api.limits.silence)
+        self.api.opened(self)
+        super().connectionMade()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take decrypted bytes."""
+        if self._refused:
+            return
+        if not self._handlingRequest and self._deadline is None:
+            self.timeOut = int(self.api.limits.idle.total_seconds())
+            if self.certificate is not None:
+                self.api.recognised(self)
+            self._within(self.api.limits.head)
+        super().dataReceived(data)
+
+    @property
+    def certificate(self) -> Any:
+        """The peer's certificate (pyOpenSSL's X509), or None."""
+        return self.transport.getPeerCertificate()
+
+    def _within(self, time: timedelta) -> None:
+        self._stop_deadline()
+        self._deadline = self.api.clock.callLater(time.total_seconds(), self._too_late)
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_late(self) -> None:
+        self._deadline = None
+        self.timeoutConnection()
+
+    def timeoutConnection(self) -> None:
+        """Give up on a peer that is too slow: whoever dribbles will not read an answer."""
+        _log.debug("connection from {peer!r} timed out", peer=self.transport.getPeer())
+        self.transport.abortConnection()
+
+    def lineReceived(self, line: bytes) -> None:
+        """Take a line of the head; nothing is looked at after one that was refused."""
+        if not self._refused:
+            super().lineReceived(line)
+
+    def allHeadersReceived(self) -> None:
+        """Refuse now what would be refused later, before its body comes."""
+        request = self.requests[-1]
+        time = self.api.on_head(request, self._command, self._path, self.length)
+        if time is None:
+            # The answer is in ``found``. The body, if any, is not waited for.
+            request.requestHeaders.removeHeader(b"expect")
+            super().allHeadersReceived()
+            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+            self.persistent = False
+            self.length = 0
+            return
+        self._within(time)
+        super().allHeadersReceived()
+
+    def allContentReceived(self) -> None:
+        """The request is complete; how long its answer takes is not the peer's fault."""
+        self._stop_deadline()
+        super().allContentReceived()
+
+    def requestDone(self, request: Request) -> None:
+        """Go on with the next request, whose time starts if it is here already."""
+        super().requestDone(request)
+        if self.requests and not self._handlingRequest and self._deadline is None:
+            self._within(self.api.limits.head)
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        # Called for every malformed head. Twisted would go on to read lines that
+        # came together with the bad one.
+        if not self._refused:
+            self._refused = True
+            super()._respondToBadRequestAndDisconnect()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Forget it."""
+        self._stop_deadline()
+        self.api.closed(self)
+        super().connectionLost(reason)
+
+
+def _notice_dead_peers(transport: Any, silence: timedelta) -> None:
+    # The TLS protocol's own transport is the TCP one; in memory there is no socket.
+    connected = getattr(getattr(transport, "transport", None), "socket", None)
+    if isinstance(connected, socket.socket):
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            milliseconds = int(silence.total_seconds() * 1000)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+class ApiFactory(ServerFactory):
+    """Makes connections and counts them.
+
+    ``on_head(request, method, target, length)`` says how long the body may take, or
+    None when the request is refused (it put the answer into ``request.found``);
+    ``length`` is None for a chunked body. ``on_request(request)`` answers.
+
+    Over the limit of all connections, new ones are dropped. Strangers have a smaller
+    limit of their own, over which the oldest of them is dropped: so they can neither
+    keep members out nor, by sitting, each other.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        limits: Limits,
+        on_head: Callable[[ApiRequest, bytes, bytes, int | None], timedelta | None],
+        on_request: Callable[[ApiRequest], None],
+    ) -> None:
+        self.clock = clock
+        self.limits = limits
+        self.on_head = on_head
+        self.on_request = on_request
+        self._all: set[ApiChannel] = set()
+        self._strangers: OrderedDict[ApiChannel, None] = OrderedDict()
+
+    def buildProtocol(self, addr: IAddress | None) -> ApiChannel | None:
+        """Return the protocol of a new connection, or None to drop it."""
+        if len(self._all) >= self.limits.connections:
+            _log.warn("too many connections: {peer!r} is dropped", peer=addr)
+            return None
+        channel = ApiChannel(self)
+        channel.factory = self
+        return channel
+
+    def opened(self, channel: ApiChannel) -> None:
+        """A connection starts, as a stranger's."""
+        self._all.add(channel)
+        self._strangers[channel] = None
+        if len(self._strangers) > self.limits.strangers:
+            oldest, _ = self._strangers.popitem(last=False)
+            oldest.transport.abortConnection()
+
+    def recognised(self, channel: ApiChannel) -> None:
+        """It showed a client certificate."""
+        self._strangers.pop(channel, None)
+
+    def closed(self, channel: ApiChannel) -> None:
+        """A connection ended."""
+        self._all.discard(channel)
+        self._strangers.pop(channel, None)
+
+    def close_all(self) -> None:
+        """End all connections."""
+        for channel in list(self._all):
+            channel.transport.abortConnection()
+
+    def log(self, request: Request) -> None:
+        """Twisted's access log; ours is the audit."""

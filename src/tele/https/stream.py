@@ -1,0 +1,149 @@
+"""How does one streaming answer reach its reader, and when does it end?
+
+Laws of this file:
+
+* A line is one JSON value; an empty line says "I live" every 15 seconds.
+* A reader that falls behind by more than the bound is cut off, never waited for.
+* A stream ends no later than the certificate of the one who reads it.
+* The head of the answer waits for the first value for a moment: an operation that
+  fails at once is an answer with a status, not a stream of one error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from tele.errors import NotLoggedIn, TeleError
+from tele.https.answers import encode_error
+from tele.https.channel import ApiRequest
+from tele.https.encoding import LINES
+from tele.loop import Ticker, make_logger, now
+from tele.model.codec import encode
+
+_log: Final = make_logger(__name__)
+_HEAD_AFTER: Final = 0.25
+
+
+@implementer(IPushProducer)
+class Stream:
+    """A streaming answer to ``request``.
+
+    ``refuse(error)`` answers with an error when nothing was sent yet.
+    """
+
+    def __init__(
+        self,
+        request: ApiRequest,
+        clock: IReactorTime,
+        ticker: Ticker,
+        backlog: int,
+        expires: datetime | None,
+        refuse: Callable[[TeleError], None],
+    ) -> None:
+        self._request = request
+        self._clock = clock
+        self._backlog = backlog
+        self._expires = expires
+        self._refuse = refuse
+        self._ahead = 0
+        self._paused = False
+        self._open = True
+        self._source: Deferred[Any] | None = None
+        self._head = clock.callLater(_HEAD_AFTER, self._start)
+        self._tick = ticker.add(self._on_tick)
+        self._finished = request.notifyFinish()
+        self._finished.addBoth(self._on_connection_lost)
+        request.registerProducer(self, True)
+
+    def connect(self, source: Deferred[Any]) -> None:
+        """``source`` fires when there are no more values; it is cancelled if the reader goes."""
+        self._source = source
+        source.addCallbacks(lambda _: self._end(None), self._on_failure)
+
+    def send(self, value: Any) -> None:
+        """Send one value; the receiver that the handler gets. Nothing once it ended."""
+        if self._open:
+            self._write(encode(value) + b"\n")
+
+    # -- what the transport says ------------------------------------------------------
+    def pauseProducing(self) -> None:
+        """The reader is slow: from now on we count."""
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        """The reader caught up."""
+        self._paused = False
+        self._ahead = 0
+
+    def stopProducing(self) -> None:
+        """The connection is going down; ``notifyFinish`` tells us too."""
+
+    # -- inside -----------------------------------------------------------------------
+    def _write(self, line: bytes) -> None:
+        self._start()
+        if self._paused:
+            self._ahead += len(line)
+            if self._ahead > self._backlog:
+                _log.warn(
+                    "{peer!r} is too slow for its stream; it is cut off",
+                    peer=self._request.client,
+                )
+                self._request.channel.transport.abortConnection()
+                return
+        self._request.write(line)
+
+    def _start(self) -> None:
+        if self._head.active():
+            self._head.cancel()
+        if self._open and not self._request.startedWriting:
+            self._request.setHeader(b"content-type", LINES.encode("ascii"))
+            self._request.write(b"\n")
+
+    def _on_tick(self) -> None:
+        if self._expires is not None and now(self._clock) >= self._expires:
+            self._end(NotLoggedIn("the certificate expired; log in again"))
+        else:
+            self._write(b"\n")
+
+    def _on_failure(self, failure: Failure) -> None:
+        if not self._open:
+            return
+        error = failure.value
+        if not isinstance(error, TeleError):
+            _log.failure("a stream failed", failure=failure)
+            error = TeleError("auth failed inside; its log says why")
+        self._end(error)
+
+    def _end(self, error: TeleError | None) -> None:
+        if not self._open:
+            return
+        started = bool(self._request.startedWriting)
+        if error is None:
+            self._start()
+        elif started:
+            self._request.write(encode_error(error) + b"\n")
+        self._stop()
+        self._request.unregisterProducer()
+        if error is not None and not started:
+            self._refuse(error)
+        else:
+            self._request.finish()
+
+    def _on_connection_lost(self, _: object) -> None:
+        if self._open:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._open = False
+        if self._head.active():
+            self._head.cancel()
+        self._tick.cancel()
+        if self._source is not None:
+            self._source.cancel()
