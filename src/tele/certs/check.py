@@ -24,6 +24,7 @@ from tele.certs.certificate import FOREVER, Certificate, CertKind
 from tele.certs.keys import parse_public_key
 from tele.errors import BadCertificate, ProtocolError, quoted
 from tele.model.identity import HostIdentity, HostRole, UserIdentity
+from tele.model.patterns import matches
 from tele.wire.fields import Reader
 
 # Extensions of tele, in user certificates ...
@@ -167,29 +168,7 @@ def _address_in(remote_addr: str, listed: bytes) -> bool:
 
 def _matches(principal: str, wanted: Collection[str]) -> bool:
     """Whether a host principal names one of ``wanted``; ``*`` and ``?`` as OpenSSH has them."""
-    if "*" not in principal and "?" not in principal:
-        return principal in wanted
-    return any(_glob(principal, name) for name in wanted)
-
-
-def _glob(pattern: str, text: str) -> bool:
-    """Match without backtracking further than the last star: linear memory, no regex."""
-    at = star = mark = 0
-    star = -1
-    place = 0
-    while at < len(text):
-        if place < len(pattern) and pattern[place] in ("?", text[at]) and pattern[place] != "*":
-            place += 1
-            at += 1
-        elif place < len(pattern) and pattern[place] == "*":
-            star, mark = place, at
-            place += 1
-        elif star >= 0:
-            place, mark = star + 1, mark + 1
-            at = mark
-        else:
-            return False
-    return all(character == "*" for character in pattern[place:])
+    return principal in wanted or any(matches(principal, name) for name in wanted)
 
 
 def _decode(value: bytes) -> str:

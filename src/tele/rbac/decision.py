@@ -1,0 +1,152 @@
+"""May this person log in there, as that account? And may they do that through the API?
+
+Laws of this file:
+
+* Nothing is allowed by default; deny wins over allow; a role that does not exist any
+  more gives nothing.
+* The decision is one value, a Grant or a Denied, and its text is for the person.
+* Where several roles allow the same thing, the stricter options hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from tele.model.access import Denied, Grant, Reason
+from tele.model.identity import UserIdentity
+from tele.model.resources import Lock, LockTarget, Role
+from tele.rbac import labels as conditions
+from tele.rbac.logins import expand
+
+
+def decide(
+    identity: UserIdentity,
+    login: str,
+    node_labels: Mapping[str, str],
+    roles: Mapping[str, Role],
+    locks: Iterable[Lock],
+    now: datetime,
+    host_id: str = "",
+) -> Grant | Denied:
+    """Decide whether ``identity`` may log in as ``login`` to a node with ``node_labels``.
+
+    ``roles`` are all of the cluster, by name; ``locks`` those in force.
+    """
+    denied = may_reach(identity, node_labels, roles, locks, now, host_id, login)
+    if denied is not None:
+        return denied
+    held = _held(identity, roles)
+    for role in held:
+        listed = role.spec.deny.logins
+        if "*" in listed or login in expand(listed, identity.traits):
+            return Denied(
+                Reason.DENIED, f"role {role.metadata.name} denies login {login} to {identity.user}"
+            )
+    allowing = [
+        role
+        for role in held
+        if conditions.allows(role.spec.allow.node_labels, node_labels)
+        and login in expand(role.spec.allow.logins, identity.traits)
+    ]
+    if not allowing:
+        return Denied(
+            Reason.LOGIN,
+            f"no role of {identity.user} ({', '.join(identity.roles)}) allows login {login} here",
+        )
+    options = [role.spec.options for role in allowing]
+    return Grant(
+        identity=identity,
+        login=login,
+        roles=tuple(role.metadata.name for role in allowing),
+        expires=identity.expires,
+        port_forwarding=all(o.port_forwarding for o in options),
+        agent_forwarding=all(o.forward_agent for o in options),
+        x11_forwarding=all(o.x11_forwarding for o in options),
+        max_sessions=min(o.max_sessions for o in options),
+        record_input=any(o.record_input for o in options),
+    )
+
+
+def may_reach(
+    identity: UserIdentity,
+    node_labels: Mapping[str, str],
+    roles: Mapping[str, Role],
+    locks: Iterable[Lock],
+    now: datetime,
+    host_id: str = "",
+    login: str | None = None,
+) -> Denied | None:
+    """Decide whether ``identity`` may reach such a node at all; None is yes."""
+    if identity.expires <= now:
+        return Denied(
+            Reason.EXPIRED, f"the certificate of {identity.user} has expired: log in again"
+        )
+    lock = next((k for k in locks if _hits(k, identity, now, host_id, login)), None)
+    if lock is not None:
+        said = f": {lock.spec.message}" if lock.spec.message else ""
+        return Denied(Reason.LOCKED, f"locked by {lock.metadata.name}{said}")
+    held = _held(identity, roles)
+    if not held:
+        named = ", ".join(identity.roles) or "none"
+        return Denied(Reason.NO_ROLE, f"{identity.user} has no role that exists (roles: {named})")
+    for role in held:
+        if conditions.denies(role.spec.deny.node_labels, node_labels):
+            return Denied(
+                Reason.DENIED, f"role {role.metadata.name} denies this node to {identity.user}"
+            )
+    if not any(conditions.allows(role.spec.allow.node_labels, node_labels) for role in held):
+        return Denied(
+            Reason.NODE,
+            f"no role of {identity.user} ({', '.join(identity.roles)}) allows this node",
+        )
+    return None
+
+
+def permits(
+    held: Iterable[str], roles: Mapping[str, Role], resource: str, verb: str
+) -> Denied | None:
+    """Decide whether somebody with the roles ``held`` may ``verb`` a ``resource``; None is yes."""
+    names = list(held)
+    mine = [roles[name] for name in names if name in roles]
+    for role in mine:
+        if any(
+            _covers(r.resources, resource) and _covers(r.verbs, verb) for r in role.spec.deny.rules
+        ):
+            return Denied(Reason.RULE, f"role {role.metadata.name} denies to {verb} a {resource}")
+    for role in mine:
+        if any(
+            _covers(r.resources, resource) and _covers(r.verbs, verb) for r in role.spec.allow.rules
+        ):
+            return None
+    named = ", ".join(names) or "none"
+    return Denied(Reason.RULE, f"no role ({named}) has a rule that allows to {verb} a {resource}")
+
+
+def locked(locks: Iterable[Lock], identity: UserIdentity, now: datetime) -> Lock | None:
+    """Return a lock in force that stops ``identity`` as a person, or None."""
+    return next((lock for lock in locks if _hits(lock, identity, now, "", None)), None)
+
+
+def _covers(listed: tuple[str, ...], wanted: str) -> bool:
+    return "*" in listed or wanted in listed
+
+
+def _held(identity: UserIdentity, roles: Mapping[str, Role]) -> list[Role]:
+    return [roles[name] for name in identity.roles if name in roles]
+
+
+def _hits(
+    lock: Lock, identity: UserIdentity, now: datetime, host_id: str, login: str | None
+) -> bool:
+    expires = lock.metadata.expires
+    if expires is not None and expires <= now:
+        return False
+    target: LockTarget = lock.spec.target
+    return (
+        (target.user is not None and target.user == identity.user)
+        or (target.role is not None and target.role in identity.roles)
+        or (target.login is not None and target.login == login)
+        or (target.host_id is not None and target.host_id == host_id)
+        or (target.login_session is not None and target.login_session == identity.login_session)
+    )

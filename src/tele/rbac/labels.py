@@ -1,0 +1,52 @@
+"""Do these labels fit that condition?
+
+Laws of this file:
+
+* An allow condition asks for every key that it names, and for any one of its values.
+* A deny condition is met by any single key.
+* ``"*": "*"`` is every node; an empty condition is no node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from tele.errors import InvalidInput, quoted
+from tele.model.patterns import matches
+
+Condition = Mapping[str, tuple[str, ...]]
+
+
+def _any(patterns: Iterable[str], value: str) -> bool:
+    return any(matches(pattern, value) for pattern in patterns)
+
+
+def allows(condition: Condition, labels: Mapping[str, str]) -> bool:
+    """Whether an allow condition covers a node with ``labels``."""
+    return bool(condition) and all(
+        (key == "*" or (key in labels and _any(patterns, labels[key])))
+        for key, patterns in condition.items()
+    )
+
+
+def denies(condition: Condition, labels: Mapping[str, str]) -> bool:
+    """Whether a deny condition hits a node with ``labels``."""
+    return any(
+        key == "*" or (key in labels and _any(patterns, labels[key]))
+        for key, patterns in condition.items()
+    )
+
+
+def check_condition(condition: Condition) -> None:
+    """Raise :class:`InvalidInput` for a condition that cannot mean what it says."""
+    for key, patterns in condition.items():
+        if not patterns:
+            raise InvalidInput(f"node label {quoted(key)} has no value; write '*' for any")
+        if key == "*" and patterns != ("*",):
+            raise InvalidInput("the label '*' takes the value '*' only")
+        for pattern in patterns:
+            if pattern.startswith("^"):
+                raise InvalidInput(
+                    f"{quoted(pattern)}: regular expressions are not supported in labels,"
+                    " use * and ?"
+                )

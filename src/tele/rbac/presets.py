@@ -1,0 +1,53 @@
+"""Which roles does every cluster begin with?"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tele.model.resources import Conditions, Metadata, Role, RoleSpec, Rule
+from tele.rbac.labels import check_condition
+from tele.rbac.logins import check_logins
+
+#: Log in everywhere, as the accounts that the user's ``logins`` trait names.
+ACCESS: Final = Role(
+    Metadata("access", description="Log in to every node as one's own logins"),
+    RoleSpec(
+        allow=Conditions(logins=("{{internal.logins}}",), node_labels={"*": ("*",)}),
+    ),
+)
+
+#: Change the cluster: users, roles, tokens, nodes, locks, authorities.
+EDITOR: Final = Role(
+    Metadata("editor", description="Administer users, roles, tokens, nodes and locks"),
+    RoleSpec(
+        allow=Conditions(
+            rules=(
+                Rule(("user", "role", "token", "node", "lock", "authority"), ("*",)),
+                Rule(("session",), ("list", "read")),
+            )
+        )
+    ),
+)
+
+#: See what happened: sessions, recordings, audit events.
+AUDITOR: Final = Role(
+    Metadata("auditor", description="Read the audit, sessions and recordings"),
+    RoleSpec(
+        allow=Conditions(
+            rules=(
+                Rule(("event", "session"), ("list", "read")),
+                Rule(("recording",), ("list", "read", "delete")),
+            )
+        )
+    ),
+)
+
+PRESETS: Final = (ACCESS, EDITOR, AUDITOR)
+
+
+def check_role(role: Role) -> None:
+    """Raise :class:`tele.errors.InvalidInput` for a role that cannot mean what it says."""
+    check_logins(role.spec.allow.logins)
+    check_logins(role.spec.deny.logins, deny=True)
+    check_condition(role.spec.allow.node_labels)
+    check_condition(role.spec.deny.node_labels)

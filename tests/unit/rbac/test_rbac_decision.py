@@ -1,0 +1,242 @@
+"""Who may log in where, as whom: tables, and the laws that hold for all roles."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tele.errors import InvalidInput
+from tele.model.access import Denied, Grant, Reason
+from tele.model.identity import UserIdentity
+from tele.model.patterns import matches
+from tele.model.resources import (
+    Conditions,
+    Lock,
+    LockSpec,
+    LockTarget,
+    Metadata,
+    Role,
+    RoleOptions,
+    RoleSpec,
+    Rule,
+)
+from tele.rbac.decision import decide, may_reach, permits
+from tele.rbac.logins import expand, logins_of
+from tele.rbac.presets import ACCESS, AUDITOR, EDITOR, PRESETS, check_role
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+PROD = {"env": "prod", "role": "db"}
+
+
+def role(name: str, allow: Conditions | None = None, deny: Conditions | None = None,
+         options: RoleOptions | None = None) -> Role:  # fmt: skip
+    return Role(
+        Metadata(name),
+        RoleSpec(allow or Conditions(), deny or Conditions(), options or RoleOptions()),
+    )
+
+
+def who(*roles: str, logins: tuple[str, ...] = ("root",)) -> UserIdentity:
+    return UserIdentity(
+        "alice", "c", NOW + timedelta(hours=1), roles, logins, {"logins": logins}, "s1"
+    )
+
+
+def ask(*roles: Role, login: str = "root", labels: dict[str, str] | None = None,
+        locks: tuple[Lock, ...] = ()) -> Grant | Denied:  # fmt: skip
+    names = tuple(r.metadata.name for r in roles)
+    known = {r.metadata.name: r for r in roles}
+    return decide(who(*names), login, PROD if labels is None else labels, known, locks, NOW, "h1")
+
+
+def reason(answer: Grant | Denied) -> Reason:
+    assert isinstance(answer, Denied), answer
+    return answer.reason
+
+
+EVERYWHERE = {"*": ("*",)}
+ROOT = Conditions(logins=("root",), node_labels=EVERYWHERE)
+
+
+def test_the_preset_lets_in_as_ones_own_logins() -> None:
+    """``access`` with the trait ``logins: root`` is root everywhere, and nobody else."""
+    answer = ask(ACCESS)
+    assert isinstance(answer, Grant)
+    assert (answer.login, answer.roles) == ("root", ("access",))
+    assert reason(ask(ACCESS, login="games")) is Reason.LOGIN
+
+
+def test_nothing_is_allowed_by_default() -> None:
+    """No role, an unknown role and an empty role all say no, each in its own way."""
+    assert reason(decide(who(), "root", PROD, {}, (), NOW)) is Reason.NO_ROLE
+    assert reason(decide(who("gone"), "root", PROD, {}, (), NOW)) is Reason.NO_ROLE
+    assert reason(ask(role("empty"))) is Reason.NODE
+    assert reason(ask(EDITOR)) is Reason.NODE
+
+
+@pytest.mark.parametrize(
+    ("condition", "labels", "good"),
+    [
+        ({"env": ("prod",)}, PROD, True),
+        ({"env": ("dev", "prod")}, PROD, True),
+        ({"env": ("pr*",)}, PROD, True),
+        ({"env": ("prod",), "role": ("web",)}, PROD, False),
+        ({"env": ("prod",), "zone": ("*",)}, PROD, False),
+        ({"*": ("*",)}, {}, True),
+        ({}, PROD, False),
+    ],
+)
+def test_allow_labels(
+    condition: dict[str, tuple[str, ...]], labels: dict[str, str], good: bool
+) -> None:
+    """And across keys, or across values, globs, and nothing for an empty condition."""
+    answer = ask(role("r", Conditions(("root",), condition)), labels=labels)
+    assert isinstance(answer, Grant) is good
+
+
+@pytest.mark.parametrize(
+    ("deny", "expected"),
+    [
+        (Conditions(node_labels={"env": ("prod",), "zone": ("x",)}), Reason.DENIED),
+        (Conditions(logins=("root",)), Reason.DENIED),
+        (Conditions(logins=("*",)), Reason.DENIED),
+        (Conditions(logins=("{{internal.logins}}",)), Reason.DENIED),
+    ],
+)
+def test_deny_wins(deny: Conditions, expected: Reason) -> None:
+    """One deny is stronger than any number of allows."""
+    assert reason(ask(ACCESS, role("all", ROOT), role("no", deny=deny))) is expected
+
+
+def test_login_and_labels_must_come_from_one_role() -> None:
+    """A login of one role and a node of another do not add up."""
+    here = role("here", Conditions(("alice",), {"env": ("prod",)}))
+    there = role("there", Conditions(("root",), {"env": ("dev",)}))
+    assert reason(ask(here, there)) is Reason.LOGIN
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        LockTarget(user="alice"),
+        LockTarget(role="access"),
+        LockTarget(login="root"),
+        LockTarget(host_id="h1"),
+        LockTarget(login_session="s1"),
+    ],
+)
+def test_locks_stop(target: LockTarget) -> None:
+    """Each kind of lock stops what it names, until it expires."""
+    lock = Lock(Metadata("l"), LockSpec(target, "come and see us"))
+    answer = ask(ACCESS, locks=(lock,))
+    assert reason(answer) is Reason.LOCKED
+    assert isinstance(answer, Denied)
+    assert "come and see us" in answer.message
+    over = Lock(Metadata("l", expires=NOW), LockSpec(target))
+    assert isinstance(ask(ACCESS, locks=(over,)), Grant)
+    other = Lock(Metadata("l"), LockSpec(LockTarget(user="bob")))
+    assert isinstance(ask(ACCESS, locks=(other,)), Grant)
+
+
+def test_the_stricter_option_holds() -> None:
+    """Of two roles that allow the same login, the stricter one decides how."""
+    loose = role("loose", ROOT, options=RoleOptions(x11_forwarding=True, max_sessions=50))
+    strict = role("strict", ROOT, options=RoleOptions(port_forwarding=False, record_input=True))
+    answer = ask(loose, strict)
+    assert isinstance(answer, Grant)
+    assert (answer.port_forwarding, answer.x11_forwarding) == (False, False)
+    assert (answer.max_sessions, answer.record_input) == (10, True)
+
+
+def test_an_expired_certificate_decides_nothing() -> None:
+    """The end of the certificate is the end of its rights."""
+    late = NOW + timedelta(hours=1)
+    assert (
+        reason(decide(who("access"), "root", PROD, {"access": ACCESS}, (), late)) is Reason.EXPIRED
+    )
+
+
+def test_reaching_needs_a_role_for_the_node() -> None:
+    """Who may not log in to a node at all cannot even dial it."""
+    assert may_reach(who("access"), PROD, {"access": ACCESS}, (), NOW) is None
+    denied = may_reach(who("editor"), PROD, {"editor": EDITOR}, (), NOW)
+    assert denied is not None
+    assert denied.reason is Reason.NODE
+
+
+@pytest.mark.parametrize(
+    ("held", "resource", "verb", "good"),
+    [
+        (("editor",), "user", "create", True),
+        (("editor",), "event", "list", False),
+        (("auditor",), "event", "list", True),
+        (("auditor",), "user", "create", False),
+        (("access",), "user", "list", False),
+        ((), "user", "list", False),
+        (("gone",), "user", "list", False),
+        (("editor", "no"), "user", "create", False),
+    ],
+)
+def test_rules_of_the_api(held: tuple[str, ...], resource: str, verb: str, good: bool) -> None:
+    """Presets do what their names say, and deny wins here too."""
+    no = role("no", deny=Conditions(rules=(Rule(("user",), ("create",)),)))
+    known = {r.metadata.name: r for r in (*PRESETS, no)}
+    assert (permits(held, known, resource, verb) is None) is good
+
+
+@pytest.mark.parametrize(
+    "bad", ["-rf", "a b", "../etc", "a;b", "", "{{internal.logins}}x", "x\n", "$(id)", "*"]
+)
+def test_logins_are_account_names(bad: str) -> None:
+    """Neither a role nor a trait can bring in a path, an option or a shell word."""
+    assert expand((bad,), {}) == ()
+    assert expand(("{{internal.logins}}",), {"logins": (bad,)}) == ()
+    with pytest.raises(InvalidInput):
+        check_role(role("r", Conditions(logins=(bad,))))
+
+
+def test_principals_are_the_logins_of_all_roles() -> None:
+    """A certificate names every login that some role allows and none denies."""
+    a = role("a", Conditions(("root", "{{internal.logins}}")))
+    b = role("b", deny=Conditions(logins=("root",)))
+    assert logins_of({"logins": ("alice", "bob")}, [a]) == ("root", "alice", "bob")
+    assert logins_of({"logins": ("alice", "bob")}, [a, b]) == ("alice", "bob")
+
+
+def test_presets_are_sound() -> None:
+    """What every cluster begins with passes its own checks."""
+    for preset in (ACCESS, EDITOR, AUDITOR):
+        check_role(preset)
+
+
+@pytest.mark.parametrize(
+    "labels", [{"env": ()}, {"*": ("x",)}, {"env": ("^a+$",)}], ids=["empty", "star", "regex"]
+)
+def test_conditions_that_mislead_are_refused(labels: dict[str, tuple[str, ...]]) -> None:
+    """A condition that would not do what its author thinks is an error, not a surprise."""
+    with pytest.raises(InvalidInput):
+        check_role(role("r", Conditions(node_labels=labels)))
+
+
+@given(st.text(alphabet="ab*?", max_size=12), st.text(alphabet="ab", max_size=12))
+def test_patterns_agree_with_the_plain_definition(pattern: str, text: str) -> None:
+    """The fast matcher says what the definition says."""
+
+    def slow(p: str, t: str) -> bool:
+        if not p:
+            return not t
+        if p[0] == "*":
+            return slow(p[1:], t) or (bool(t) and slow(p, t[1:]))
+        return bool(t) and p[0] in ("?", t[0]) and slow(p[1:], t[1:])
+
+    assert matches(pattern, text) == slow(pattern, text)
+
+
+@given(st.lists(st.sampled_from([ACCESS, EDITOR, AUDITOR, role("all", ROOT)])))
+def test_more_roles_never_overrule_a_deny(roles: list[Role]) -> None:
+    """Whatever else somebody holds, a deny of the node stays."""
+    no = role("no", deny=Conditions(node_labels={"env": ("prod",)}))
+    assert reason(ask(*roles, no)) is Reason.DENIED
