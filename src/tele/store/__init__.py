@@ -1,0 +1,1 @@
+"""The cluster's store: ordered keys, revisions, leases, watches; in memory or in SQLite."""

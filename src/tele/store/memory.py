@@ -1,0 +1,92 @@
+"""A store that lives and dies with its process: for tests, and for clusters of a moment."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Sequence
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from tele.errors import Conflict, Unavailable
+from tele.interfaces import Change, Delete, IBackend, Item, IWatch, Put
+from tele.loop import now
+from tele.store.watchers import Watchers
+
+
+@implementer(IBackend)
+class MemoryBackend:
+    """Keeps everything in this process. Leases end by ``clock``."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._items: dict[str, Item] = {}
+        self._keys: list[str] = []
+        self._revision = 0
+        self._watchers = Watchers()
+        self._closed = False
+
+    def _drop(self, key: str) -> None:
+        del self._items[key]
+        del self._keys[bisect_left(self._keys, key)]
+
+    def _expire(self) -> None:
+        """Remove what has run out; done before every look, so that nobody sees it."""
+        moment = now(self._clock)
+        over = [i for i in self._items.values() if i.expires is not None and i.expires <= moment]
+        for item in over:
+            self._revision += 1
+            self._drop(item.key)
+            self._watchers.tell([Change(item.key, self._revision, None)])
+
+    def get(self, key: str) -> Deferred[Item | None]:
+        """See :class:`IBackend`."""
+        self._expire()
+        return succeed(self._items.get(key))
+
+    def range(
+        self, start: str, end: str, limit: int = 0, reverse: bool = False
+    ) -> Deferred[Sequence[Item]]:
+        """See :class:`IBackend`."""
+        self._expire()
+        keys = self._keys[bisect_left(self._keys, start) : bisect_left(self._keys, end)]
+        if reverse:
+            keys.reverse()
+        return succeed([self._items[key] for key in keys[: limit or None]])
+
+    def commit(self, *changes: Put | Delete) -> Deferred[int]:
+        """See :class:`IBackend`."""
+        if self._closed:
+            return fail(Unavailable("the store is closed"))
+        self._expire()
+        for change in changes:
+            item = self._items.get(change.key)
+            wanted = change.if_revision
+            if wanted is not None and wanted != (0 if item is None else item.revision):
+                return fail(Conflict(f"{change.key} has changed since it was read"))
+        self._revision += 1
+        told = []
+        for change in changes:
+            if isinstance(change, Put):
+                expires = None if change.ttl is None else now(self._clock) + change.ttl
+                if change.key not in self._items:
+                    insort(self._keys, change.key)
+                item = Item(change.key, change.value, self._revision, expires)
+                self._items[change.key] = item
+                told.append(Change(change.key, self._revision, item))
+            elif change.key in self._items:
+                self._drop(change.key)
+                told.append(Change(change.key, self._revision, None))
+        self._watchers.tell(told)
+        return succeed(self._revision)
+
+    def watch(self, prefix: str, receiver: Callable[[Change], None]) -> Deferred[IWatch]:
+        """See :class:`IBackend`. The end of a lease is told at the next use of the store."""
+        return succeed(self._watchers.add(prefix, receiver))
+
+    def close(self) -> Deferred[None]:
+        """See :class:`IBackend`."""
+        self._closed = True
+        self._watchers.clear()
+        return succeed(None)

@@ -1,0 +1,255 @@
+"""A durable store in one file, for clusters with one auth (or several on one machine).
+
+One thread writes, and commits all that waits as one transaction; a few threads read.
+
+Laws of this file:
+
+* The reactor never waits for the disk; threads never touch the reactor's objects.
+* A commit is acknowledged after it is on disk.
+* A watch hears of every change, whichever process made it, in order of revisions. A key
+  changed twice between two looks is told once, with its latest value.
+"""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from tele.errors import TeleError, Unavailable
+from tele.interfaces import Change, Delete, IBackend, Item, IWatch, Put
+from tele.loop import make_logger
+from tele.store import sqlite_file
+from tele.store.watchers import Watchers
+
+log = make_logger(__name__)
+
+T = TypeVar("T")
+
+READERS = 2
+POLL_SECONDS = 1.0
+SWEEP_SECONDS = 30.0
+BATCH_LIMIT = 256
+
+_Job = tuple[Callable[[sqlite3.Connection], Any], "Deferred[Any]"]
+
+
+class _Worker(threading.Thread):
+    """Runs jobs on a connection of its own until it is told to end."""
+
+    def __init__(self, name: str, connection: sqlite3.Connection, deliver: Any) -> None:
+        super().__init__(name=name, daemon=True)
+        self.jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._connection = connection
+        self._deliver = deliver
+
+    def run(self) -> None:
+        while (job := self.jobs.get()) is not None:
+            self.work(job)
+        self._connection.close()
+
+    def work(self, job: Any) -> None:
+        function, answer = job
+        try:
+            result = function(self._connection)
+        except sqlite3.Error as error:
+            result = Failure(Unavailable(f"the store failed: {error}"))
+        except Exception:
+            result = Failure()
+        self._deliver([(answer, result)])
+
+
+class _Writer(_Worker):
+    """Commits everything that waits as one transaction: one sync for many commits."""
+
+    def __init__(self, connection: sqlite3.Connection, deliver: Any, moment: Any) -> None:
+        super().__init__("tele-store-writer", connection, deliver)
+        self._moment = moment
+
+    def work(self, job: Any) -> None:
+        if callable(job[0]):
+            super().work(job)
+            return
+        batch = [job]
+        ending = other = None
+        while len(batch) < BATCH_LIMIT:
+            try:
+                more = self.jobs.get_nowait()
+            except queue.Empty:
+                break
+            if more is None or callable(more[0]):
+                ending, other = more is None, more
+                break
+            batch.append(more)
+        answers: Sequence[Any]
+        try:
+            changes = [each[0] for each in batch]
+            answers = sqlite_file.commit(self._connection, changes, self._moment())
+        except sqlite3.Error as error:
+            answers = [Unavailable(f"the store cannot be written: {error}")] * len(batch)
+        self._deliver(
+            [
+                (answer, Failure(result) if isinstance(result, TeleError) else result)
+                for (_, answer), result in zip(batch, answers, strict=True)
+            ]
+        )
+        if ending:
+            self.jobs.put(None)
+        elif other is not None:
+            super().work(other)
+
+
+@implementer(IBackend)
+class SqliteBackend:
+    """Keeps everything in the SQLite file ``path``. ``reactor`` gives time and threads' answers.
+
+    Raises :class:`Unavailable` when the file cannot be used.
+    """
+
+    def __init__(self, path: Path | str, reactor: Any) -> None:
+        self._reactor = reactor
+        self._watchers = Watchers()
+        self._closed: Deferred[None] | None = None
+        path = Path(path)
+        connections = [sqlite_file.open_file(path) for _ in range(READERS + 1)]
+        self._seen = sqlite_file.changes_since(connections[0], 1 << 62)[0]
+        self._looking = False
+        self._look_again = False
+        self._writer = _Writer(connections[0], self._deliver, reactor.seconds)
+        self._readers = [
+            _Worker(f"tele-store-reader-{number}", connection, self._deliver)
+            for number, connection in enumerate(connections[1:])
+        ]
+        for worker in (self._writer, *self._readers):
+            worker.start()
+        self._turn = 0
+        self._timers: dict[str, IDelayedCall] = {}
+        self._every("poll", POLL_SECONDS, self._poll)
+        self._every("sweep", SWEEP_SECONDS, self._sweep)
+
+    # -- IBackend ---------------------------------------------------------------------
+    def get(self, key: str) -> Deferred[Item | None]:
+        """See :class:`IBackend`."""
+        moment = self._reactor.seconds()
+        return self._read(lambda connection: sqlite_file.get(connection, key, moment))
+
+    def range(
+        self, start: str, end: str, limit: int = 0, reverse: bool = False
+    ) -> Deferred[Sequence[Item]]:
+        """See :class:`IBackend`."""
+        moment = self._reactor.seconds()
+        return self._read(
+            lambda connection: sqlite_file.select(connection, start, end, limit, reverse, moment)
+        )
+
+    def commit(self, *changes: Put | Delete) -> Deferred[int]:
+        """See :class:`IBackend`."""
+        answer: Deferred[int] = Deferred()
+        if self._closed is not None:
+            return fail(Unavailable("the store is closed"))
+        self._writer.jobs.put((changes, answer))
+        return answer.addCallback(self._committed)
+
+    def watch(self, prefix: str, receiver: Callable[[Change], None]) -> Deferred[IWatch]:
+        """See :class:`IBackend`."""
+        if self._closed is not None:
+            return fail(Unavailable("the store is closed"))
+        if self._watchers:
+            return succeed(self._watchers.add(prefix, receiver))
+        # Nobody looked for a while: what happened meanwhile is not news.
+        looked = self._read(lambda c: sqlite_file.changes_since(c, 1 << 62))
+        return looked.addCallback(lambda found: self._watch_from(found[0], prefix, receiver))
+
+    def _watch_from(self, revision: int, prefix: str, receiver: Callable[[Change], None]) -> IWatch:
+        if not self._watchers:
+            self._seen = revision
+        return self._watchers.add(prefix, receiver)
+
+    def close(self) -> Deferred[None]:
+        """See :class:`IBackend`. Commits that wait are done first."""
+        if self._closed is None:
+            self._closed = Deferred()
+            self._watchers.clear()
+            for timer in self._timers.values():
+                timer.cancel()
+            self._timers.clear()
+            for worker in (self._writer, *self._readers):
+                worker.jobs.put(None)
+            threading.Thread(target=self._join, name="tele-store-close", daemon=True).start()
+        waiting: Deferred[None] = Deferred()
+        self._closed.addCallback(lambda _: waiting.callback(None))
+        return waiting
+
+    # -- inside -----------------------------------------------------------------------
+    def _join(self) -> None:
+        for worker in (self._writer, *self._readers):
+            worker.join()
+        self._deliver([(self._closed, None)])
+
+    def _deliver(self, answers: Sequence[tuple[Any, Any]]) -> None:
+        """Called in threads: give answers to the reactor."""
+        self._reactor.callFromThread(_fire, answers)
+
+    def _read(self, function: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
+        if self._closed is not None:
+            return fail(Unavailable("the store is closed"))
+        answer: Deferred[T] = Deferred()
+        self._turn = (self._turn + 1) % len(self._readers)
+        self._readers[self._turn].jobs.put((function, answer))
+        return answer
+
+    def _every(self, name: str, seconds: float, function: Callable[[], None]) -> None:
+        def again() -> None:
+            self._timers[name] = self._reactor.callLater(seconds, again)
+            function()
+
+        self._timers[name] = self._reactor.callLater(seconds, again)
+
+    def _committed(self, revision: int) -> int:
+        self._poll()
+        return revision
+
+    def _poll(self) -> None:
+        """Look for changes since the last look; at most one look runs at a time."""
+        if not self._watchers or self._closed is not None:
+            return
+        if self._looking:
+            self._look_again = True
+            return
+        self._looking = True
+        seen = self._seen
+        self._read(lambda c: sqlite_file.changes_since(c, seen)).addCallbacks(
+            self._looked, self._failed
+        )
+
+    def _looked(self, found: tuple[int, list[Change]]) -> None:
+        self._looking = False
+        self._seen, changes = found
+        self._watchers.tell(changes)
+        if self._look_again:
+            self._look_again = False
+            self._poll()
+
+    def _failed(self, failure: Failure) -> None:
+        self._looking = False
+        if self._closed is None:
+            log.warn("cannot look for changes: {why!s}", why=failure.value)
+
+    def _sweep(self) -> None:
+        answer: Deferred[None] = Deferred()
+        moment = self._reactor.seconds()
+        self._writer.jobs.put((lambda c: sqlite_file.sweep(c, moment), answer))
+        answer.addCallbacks(lambda _: self._poll(), self._failed)
+
+
+def _fire(answers: Sequence[tuple[Any, Any]]) -> None:
+    for answer, result in answers:
+        answer.callback(result)

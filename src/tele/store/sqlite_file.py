@@ -1,0 +1,198 @@
+"""How is the store laid out in one SQLite file? Synchronous, for threads.
+
+Laws of this file:
+
+* One table of items, one counter; every commit is one transaction, on disk before it
+  is acknowledged (``synchronous=FULL``, write-ahead log).
+* Removed keys leave a tombstone until they are older than any watcher can be, so that
+  another process on the same file learns of removals too.
+* Nothing here knows the reactor.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tele.errors import Conflict, TeleError, Unavailable
+from tele.interfaces import Change, Delete, Item, Put
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS items (
+    key TEXT PRIMARY KEY NOT NULL,
+    value BLOB,
+    revision INTEGER NOT NULL,
+    expires REAL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS items_revision ON items (revision);
+CREATE INDEX IF NOT EXISTS items_expires ON items (expires) WHERE expires IS NOT NULL;
+CREATE TABLE IF NOT EXISTS counter (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    revision INTEGER NOT NULL
+);
+INSERT OR IGNORE INTO counter VALUES (1, 0);
+"""
+
+#: Tombstones younger than this many revisions are kept.
+TOMBSTONES = 10_000
+
+_FORWARDS = """
+SELECT key, value, revision, expires FROM items WHERE key >= ? AND key < ?
+AND value IS NOT NULL AND (expires IS NULL OR expires > ?) ORDER BY key LIMIT ?
+"""
+_BACKWARDS = """
+SELECT key, value, revision, expires FROM items WHERE key >= ? AND key < ?
+AND value IS NOT NULL AND (expires IS NULL OR expires > ?) ORDER BY key DESC LIMIT ?
+"""
+
+_Row = tuple[str, bytes | None, int, float | None]
+
+
+def _item(row: _Row) -> Item:
+    key, value, revision, expires = row
+    ends = None if expires is None else datetime.fromtimestamp(expires, UTC)
+    return Item(key, bytes(value or b""), revision, ends)
+
+
+def open_file(path: Path) -> sqlite3.Connection:
+    """Open, or create with mode 0600, the store at ``path``. Raises :class:`Unavailable`."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    except (OSError, sqlite3.Error) as error:
+        raise Unavailable(f"cannot open the store {path}: {error}") from None
+    try:
+        connection.execute("PRAGMA busy_timeout = 10000")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.executescript(SCHEMA)
+    except sqlite3.Error as error:
+        connection.close()
+        raise Unavailable(f"{path} is not a usable store: {error}") from None
+    return connection
+
+
+def get(connection: sqlite3.Connection, key: str, moment: float) -> Item | None:
+    """Return one live item."""
+    row = connection.execute(
+        "SELECT key, value, revision, expires FROM items"
+        " WHERE key = ? AND value IS NOT NULL AND (expires IS NULL OR expires > ?)",
+        (key, moment),
+    ).fetchone()
+    return None if row is None else _item(row)
+
+
+def select(
+    connection: sqlite3.Connection,
+    start: str,
+    end: str,
+    limit: int,
+    reverse: bool,
+    moment: float,
+) -> Sequence[Item]:
+    """Return live items of a range."""
+    query = _BACKWARDS if reverse else _FORWARDS
+    rows = connection.execute(query, (start, end, moment, limit or -1)).fetchall()
+    return [_item(row) for row in rows]
+
+
+def changes_since(connection: sqlite3.Connection, revision: int) -> tuple[int, list[Change]]:
+    """Return the newest revision, and what changed after ``revision``, oldest first."""
+    connection.execute("BEGIN")
+    try:
+        newest: int = connection.execute("SELECT revision FROM counter").fetchone()[0]
+        rows = connection.execute(
+            "SELECT key, value, revision, expires FROM items WHERE revision > ? ORDER BY revision",
+            (revision,),
+        ).fetchall()
+    finally:
+        connection.execute("COMMIT")
+    return newest, [Change(r[0], r[2], None if r[1] is None else _item(r)) for r in rows]
+
+
+Batch = Sequence[tuple[Put | Delete, ...]]
+
+
+def commit(connection: sqlite3.Connection, batch: Batch, moment: float) -> list[int | TeleError]:
+    """Do several commits in one transaction: one sync to disk for all of them.
+
+    Returns for each its revision, or the :class:`Conflict` that kept it from happening.
+    """
+    answers: list[int | TeleError] = []
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        revision: int = connection.execute("SELECT revision FROM counter").fetchone()[0]
+        for changes in batch:
+            conflict = _conflict(connection, changes, moment)
+            if conflict is not None:
+                answers.append(conflict)
+                continue
+            revision += 1
+            _apply(connection, changes, revision, moment)
+            answers.append(revision)
+        connection.execute("UPDATE counter SET revision = ?", (revision,))
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+    return answers
+
+
+def _conflict(
+    connection: sqlite3.Connection, changes: Iterable[Put | Delete], moment: float
+) -> Conflict | None:
+    for change in changes:
+        if change.if_revision is None:
+            continue
+        item = get(connection, change.key, moment)
+        if change.if_revision != (0 if item is None else item.revision):
+            return Conflict(f"{change.key} has changed since it was read")
+    return None
+
+
+def _apply(
+    connection: sqlite3.Connection,
+    changes: Iterable[Put | Delete],
+    revision: int,
+    moment: float,
+) -> None:
+    for change in changes:
+        if isinstance(change, Put):
+            expires = None if change.ttl is None else moment + change.ttl.total_seconds()
+            connection.execute(
+                "INSERT INTO items VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
+                " value = excluded.value, revision = excluded.revision,"
+                " expires = excluded.expires",
+                (change.key, change.value, revision, expires),
+            )
+        else:
+            connection.execute(
+                "UPDATE items SET value = NULL, revision = ?, expires = NULL"
+                " WHERE key = ? AND value IS NOT NULL",
+                (revision, change.key),
+            )
+
+
+def sweep(connection: sqlite3.Connection, moment: float) -> None:
+    """Turn leases that ran out into tombstones, and forget old tombstones."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        over = connection.execute(
+            "SELECT key FROM items WHERE expires <= ? AND value IS NOT NULL", (moment,)
+        ).fetchall()
+        revision: int = connection.execute("SELECT revision FROM counter").fetchone()[0]
+        if over:
+            revision += 1
+            _apply(connection, [Delete(key) for (key,) in over], revision, moment)
+            connection.execute("UPDATE counter SET revision = ?", (revision,))
+        connection.execute(
+            "DELETE FROM items WHERE value IS NULL AND revision < ?", (revision - TOMBSTONES,)
+        )
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")

@@ -1,0 +1,279 @@
+"""What every store promises: run against memory and against SQLite."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from tele.errors import Conflict, Unavailable
+from tele.interfaces import Change, Delete, IBackend, Put
+from tele.store.memory import MemoryBackend
+from tele.store.sqlite import POLL_SECONDS, SWEEP_SECONDS, SqliteBackend
+
+T = TypeVar("T")
+
+
+class Turns(Clock):
+    """A clock whose threads' answers are delivered when a test waits for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    def callFromThread(self, function: Any, *words: Any) -> None:
+        self._calls.put(lambda: function(*words))
+
+    def wait(self, answer: Deferred[T]) -> T:
+        found: list[Any] = []
+        answer.addBoth(found.append)
+        while not found:
+            self._calls.get(timeout=20)()
+        if isinstance(found[0], Failure):
+            found[0].raiseException()
+        result: T = found[0]
+        return result
+
+    def settle(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._calls.get(timeout=20)()
+
+
+@pytest.fixture
+def turns() -> Turns:
+    """The fake reactor."""
+    return Turns()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, turns: Turns, tmp_path: Path) -> Iterator[IBackend]:
+    """One of each kind."""
+    made: Any
+    made = (
+        MemoryBackend(turns) if request.param == "memory" else SqliteBackend(tmp_path / "s", turns)
+    )
+    yield made
+    turns.wait(made.close())
+
+
+def keys(
+    turns: Turns, store: IBackend, start: str = "/", end: str = "0", **words: Any
+) -> list[str]:
+    return [item.key for item in turns.wait(store.range(start, end, **words))]
+
+
+def test_what_is_put_is_there(store: IBackend, turns: Turns) -> None:
+    """A value comes back with the revision that its commit returned."""
+    revision = turns.wait(store.commit(Put("/a", b"1")))
+    item = turns.wait(store.get("/a"))
+    assert item is not None
+    assert (item.key, item.value, item.revision, item.expires) == ("/a", b"1", revision, None)
+    assert turns.wait(store.get("/b")) is None
+
+
+def test_revisions_grow(store: IBackend, turns: Turns) -> None:
+    """Each commit has a larger revision than all before."""
+    revisions = [turns.wait(store.commit(Put("/a", b"%d" % n))) for n in range(5)]
+    assert revisions == sorted(set(revisions))
+
+
+def test_ranges_are_ordered_and_half_open(store: IBackend, turns: Turns) -> None:
+    """Keys come in order, from start to before end, forwards or backwards, so many."""
+    turns.wait(store.commit(*(Put(f"/k/{n}", b"") for n in (3, 1, 2, 5, 4))))
+    assert keys(turns, store, "/k/2", "/k/5") == ["/k/2", "/k/3", "/k/4"]
+    assert keys(turns, store, "/k/", "/k0", limit=2) == ["/k/1", "/k/2"]
+    assert keys(turns, store, "/k/", "/k0", limit=2, reverse=True) == ["/k/5", "/k/4"]
+
+
+def test_compare_and_put(store: IBackend, turns: Turns) -> None:
+    """A change that was made on an old reading is refused, and nothing of it happens."""
+    first = turns.wait(store.commit(Put("/a", b"1", if_revision=0)))
+    with pytest.raises(Conflict):
+        turns.wait(store.commit(Put("/a", b"2", if_revision=0)))
+    second = turns.wait(store.commit(Put("/a", b"2", if_revision=first)))
+    with pytest.raises(Conflict):
+        turns.wait(store.commit(Put("/other", b"x"), Put("/a", b"3", if_revision=first)))
+    assert turns.wait(store.get("/other")) is None
+    with pytest.raises(Conflict):
+        turns.wait(store.commit(Delete("/a", if_revision=first)))
+    turns.wait(store.commit(Delete("/a", if_revision=second)))
+    assert turns.wait(store.get("/a")) is None
+    turns.wait(store.commit(Put("/a", b"4", if_revision=0)))
+
+
+def test_one_commit_is_all_or_nothing(store: IBackend, turns: Turns) -> None:
+    """All changes of a commit have its revision."""
+    revision = turns.wait(store.commit(Put("/a", b""), Put("/b", b""), Delete("/c")))
+    found = turns.wait(store.range("/", "0"))
+    assert [(item.key, item.revision) for item in found] == [("/a", revision), ("/b", revision)]
+
+
+def test_leases_run_out(store: IBackend, turns: Turns) -> None:
+    """A lease is gone at its end, at once and everywhere, unless it was renewed."""
+    turns.wait(store.commit(Put("/a", b"", ttl=timedelta(seconds=10)), Put("/b", b"")))
+    turns.advance(9)
+    item = turns.wait(store.get("/a"))
+    assert item is not None
+    assert item.expires is not None
+    turns.wait(store.commit(Put("/a", b"", ttl=timedelta(seconds=10))))
+    turns.advance(9)
+    assert keys(turns, store) == ["/a", "/b"]
+    turns.advance(1)
+    assert turns.wait(store.get("/a")) is None
+    assert keys(turns, store) == ["/b"]
+    turns.wait(store.commit(Put("/a", b"", if_revision=0)))
+
+
+def test_watches_tell_changes_in_order(store: IBackend, turns: Turns) -> None:
+    """A watch hears of its prefix only, of removals too, and of nothing after its end."""
+    turns.wait(store.commit(Put("/w/old", b"")))
+    told: list[Change] = []
+    watch = turns.wait(store.watch("/w/", told.append))
+    turns.wait(store.commit(Put("/w/a", b"1")))
+    turns.settle(lambda: len(told) == 1)
+    turns.wait(store.commit(Put("/other", b"")))
+    turns.wait(store.commit(Delete("/w/a")))
+    turns.settle(lambda: len(told) == 2)
+    assert [(c.key, c.item is None) for c in told] == [("/w/a", False), ("/w/a", True)]
+    assert told[0].revision < told[1].revision
+    watch.stop()
+    watch.stop()
+    turns.wait(store.commit(Put("/w/b", b"")))
+    turns.wait(store.get("/w/b"))
+    assert len(told) == 2
+
+
+def test_the_end_of_a_lease_is_told(store: IBackend, turns: Turns) -> None:
+    """Whoever watches learns that somebody stopped renewing."""
+    told: list[Change] = []
+    turns.wait(store.watch("/w/", told.append))
+    turns.wait(store.commit(Put("/w/a", b"", ttl=timedelta(seconds=1))))
+    turns.settle(lambda: len(told) == 1)
+    turns.advance(SWEEP_SECONDS + 1)
+    turns.wait(store.get("/w/a"))
+    turns.settle(lambda: len(told) == 2)
+    assert told[-1].item is None
+
+
+def test_a_failing_watcher_stops_nobody(store: IBackend, turns: Turns) -> None:
+    """One receiver's mistake is logged; the others hear of every change."""
+    told: list[Change] = []
+
+    def fail(_: Change) -> None:
+        raise RuntimeError("a mistake")
+
+    turns.wait(store.watch("/", fail))
+    turns.wait(store.watch("/", told.append))
+    turns.wait(store.commit(Put("/a", b"")))
+    turns.settle(lambda: len(told) == 1)
+
+
+def test_a_closed_store_says_so(tmp_path: Path, turns: Turns) -> None:
+    """After close, commits are refused and not lost in silence; what waited is done."""
+    store = SqliteBackend(tmp_path / "s", turns)
+    waiting = store.commit(Put("/a", b"1"))
+    closed = store.close()
+    turns.wait(waiting)
+    turns.wait(closed)
+    with pytest.raises(Unavailable):
+        turns.wait(store.commit(Put("/b", b"")))
+    again = SqliteBackend(tmp_path / "s", turns)
+    assert turns.wait(again.get("/a")) is not None
+    turns.wait(again.close())
+
+
+def test_two_processes_share_one_file(tmp_path: Path, turns: Turns) -> None:
+    """What one auth writes, another on the same file sees and is told."""
+    one, two = SqliteBackend(tmp_path / "s", turns), SqliteBackend(tmp_path / "s", turns)
+    told: list[Change] = []
+    turns.wait(two.watch("/", told.append))
+    turns.wait(one.commit(Put("/a", b"1")))
+    turns.wait(one.commit(Delete("/a")))
+    turns.advance(POLL_SECONDS)
+    turns.settle(lambda: bool(told))
+    assert [(c.key, c.item) for c in told] == [("/a", None)]
+    turns.wait(one.close())
+    turns.wait(two.close())
+
+
+def test_the_file_is_its_owners_only(tmp_path: Path, turns: Turns) -> None:
+    """CA keys are in there: nobody else reads it, nor its log."""
+    store = SqliteBackend(tmp_path / "deep" / "s", turns)
+    turns.wait(store.commit(Put("/a", b"")))
+    for file in (tmp_path / "deep").iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+    turns.wait(store.close())
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path: Path, turns: Turns) -> None:
+    """A damaged or foreign file is named, and is not touched."""
+    path = tmp_path / "s"
+    path.write_bytes(b"this is no database" * 100)
+    with pytest.raises(Unavailable, match="not a usable store"):
+        SqliteBackend(path, turns)
+    assert path.read_bytes() == b"this is no database" * 100
+    with pytest.raises(Unavailable, match="cannot open"):
+        SqliteBackend(tmp_path / "s" / "below", turns)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from twisted.internet import reactor
+from tele.interfaces import Put
+from tele.store.sqlite import SqliteBackend
+store = SqliteBackend(Path(sys.argv[1]), reactor)
+def write(number):
+    def done(_):
+        print(number, flush=True)
+        write(number + 50)
+    store.commit(Put(f"/n/{number:06}", b"x" * 100)).addCallback(done)
+for number in range(50):
+    write(number)
+reactor.run()
+"""
+
+
+def test_kill_loses_nothing_acknowledged(tmp_path: Path, turns: Turns) -> None:
+    """A writer killed in the middle: every commit that it was told of is there."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path / "s")], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    acknowledged = [int(child.stdout.readline()) for _ in range(300)]
+    child.send_signal(signal.SIGKILL)
+    rest = child.stdout.read().split("\n")[:-1]
+    acknowledged += [int(line) for line in rest]
+    child.stdout.close()
+    child.wait()
+    store = SqliteBackend(tmp_path / "s", turns)
+    there = {int(item.key.rpartition("/")[2]) for item in turns.wait(store.range("/n/", "/n0"))}
+    assert set(acknowledged) <= there
+    turns.wait(store.close())
+
+
+def test_no_threads_are_left(tmp_path: Path, turns: Turns) -> None:
+    """Closing ends the store's threads."""
+    store = SqliteBackend(tmp_path / "s", turns)
+    turns.wait(store.close())
+    deadline = time.monotonic() + 10
+    task = Path(f"/proc/{os.getpid()}/task")
+    while time.monotonic() < deadline:
+        names = {(t / "comm").read_text().strip() for t in task.iterdir()}
+        if not any(name.startswith("tele-store") for name in names):
+            break
+        time.sleep(0.01)
+    assert not any(name.startswith("tele-store") for name in names)
