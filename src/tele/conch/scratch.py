@@ -37,6 +37,9 @@ PLAIN: Final = memoryview(bytearray(DATA_HEADER_SIZE + MAX_DATA + PADDING_SIZE))
 #: Where a pump reads plaintext into.
 DATA_ROOM: Final = PLAIN[DATA_HEADER_SIZE : DATA_HEADER_SIZE + MAX_DATA]
 
+#: The same, for data that are copied instead of read: a pump may be using PLAIN.
+COPIED: Final = memoryview(bytearray(DATA_HEADER_SIZE + MAX_DATA + PADDING_SIZE))
+
 #: Sealed packets of one connection on their way to its socket.
 SEALED: Final = memoryview(bytearray((BATCH + 1) * _SEALED_SIZE + MAX_PACKET))
 

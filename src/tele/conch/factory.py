@@ -1,0 +1,89 @@
+"""How is a server of ours put together?
+
+Laws of this file:
+
+* Whether a stranger gets in at all is decided before anything is made for them.
+* No service is given out twice, and none before its time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from twisted.conch.ssh import factory as conch
+from twisted.cred.portal import Portal
+from twisted.internet.interfaces import IAddress, IReactorTime
+
+from tele.conch.credentials import DeniedAttempt, Trust
+from tele.conch.exchange import HostKeys
+from tele.conch.limits import Limits, Startups
+from tele.conch.server import USERAUTH, SSHServerTransport
+from tele.conch.userauth import CONNECTION, SSHUserAuthServer
+from tele.loop import make_logger
+
+log = make_logger(__name__)
+
+_DICE = random.SystemRandom()
+
+
+class SSHServerFactory(conch.SSHFactory):
+    """Makes the server's end for each visitor.
+
+    ``host_keys`` and ``user_trust`` are asked anew whenever they are needed. ``connection``
+    makes the connection service; ``on_denied`` hears of everybody who was not let in. Without
+    ``match_login`` a certificate is good for any login name, and the realm has to look at it.
+    """
+
+    protocol = SSHServerTransport
+    noisy = False
+
+    def __init__(
+        self,
+        *,
+        portal: Portal,
+        host_keys: Callable[[], HostKeys],
+        user_trust: Callable[[], Trust],
+        clock: IReactorTime,
+        connection: Callable[[], Any],
+        limits: Limits | None = None,
+        match_login: bool = True,
+        on_denied: Callable[[DeniedAttempt], None] = lambda _: None,
+        draw: Callable[[], float] = _DICE.random,
+    ) -> None:
+        self.portal = portal
+        self.host_keys = host_keys
+        self.user_trust = user_trust
+        self.clock = clock
+        self.connection = connection
+        self.limits = limits or Limits()
+        self.match_login = match_login
+        self.on_denied = on_denied
+        self.startups = Startups(self.limits, draw)
+
+    def startFactory(self) -> None:
+        """Nothing: keys are asked for when they are needed."""
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """Take a visitor in, or close at once if too many are at the door."""
+        host = getattr(addr, "host", "")
+        source = self.startups.enter(host)
+        if source is None:
+            log.warn("too many logins under way: {host!r} is not let in", host=host)
+            return None
+        protocol = self.protocol(self.clock, self.limits, source)
+        protocol.factory = self
+        return protocol
+
+    def getService(
+        self, transport: SSHServerTransport, service: bytes, admitted: bool = False
+    ) -> Any:
+        """Return what makes ``service`` for ``transport`` now, or None."""
+        if transport.isAuthenticated:
+            return None
+        if service == USERAUTH and transport.service is None:
+            return SSHUserAuthServer
+        if service == CONNECTION and admitted:
+            return self.connection
+        return None

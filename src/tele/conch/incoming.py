@@ -1,0 +1,153 @@
+"""How do messages arrive?
+
+Laws of this file:
+
+* A message is handled before the next one is looked at; while somebody holds, none is.
+* After the end nothing is handled any more, whatever else was received with it.
+* Of what was received only the unfinished packet is kept, which the limit of the opener
+  bounds (and, while somebody holds, what was read before reading stopped).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from tele.conch.outgoing import DESK
+from tele.conch.scratch import MAX_PACKET, READ_SIZE, borrow_opened, return_opened
+from tele.errors import ProtocolError
+from tele.wire.numbers import CHANNEL_DATA, CHANNEL_EXTENDED_DATA
+from tele.wire.packets import Opener
+from tele.wire.phases import Gate, Phase
+from tele.wire.version import take_version
+
+#: A transport that goes on delivering although it was told to pause gets no further.
+_HELD_LIMIT = 4 * (READ_SIZE + MAX_PACKET)
+
+TakeData = Callable[[int, memoryview], None]
+TakeExtended = Callable[[int, int, memoryview], None]
+
+
+class Receiver(Protocol):
+    """Who handles what arrives."""
+
+    def version_received(self, line: bytes) -> None:
+        """The peer's version line."""
+
+    def packet_received(self, number: int, payload: bytes) -> None:
+        """One message; ``payload`` is without its number."""
+
+
+class Incoming:
+    """The receiving direction of one connection."""
+
+    __slots__ = (
+        "_feeding",
+        "_gate",
+        "_receiver",
+        "_versioned",
+        "from_server",
+        "held",
+        "kept",
+        "opener",
+        "stopped",
+        "take_data",
+        "take_extended",
+    )
+
+    def __init__(self, receiver: Receiver, gate: Gate, opener: Opener, from_server: bool) -> None:
+        self._receiver = receiver
+        self._gate = gate
+        self.opener = opener
+        self.from_server = from_server
+        self.kept = b""
+        self.held = False
+        self.stopped = False
+        self.take_data: TakeData | None = None
+        self.take_extended: TakeExtended | None = None
+        self._versioned = False
+        self._feeding = False
+
+    def feed(self, source: memoryview, end: int) -> None:
+        """Handle ``source[:end]``, which begins with what was kept.
+
+        Raises what handling raises; :class:`ProtocolError` is the peer's fault.
+        """
+        at = 0
+        room = borrow_opened()
+        self._feeding = True
+        DESK.gather()
+        try:
+            if not self._versioned:
+                at = self._take_version(source, end)
+            if self._versioned:
+                at = self._take_packets(source, at, end, room)
+        except BaseException:
+            self.stopped = True
+            raise
+        finally:
+            self._feeding = False
+            return_opened(room)
+            self.kept = b"" if self.stopped else bytes(source[at:end])
+            DESK.deliver()
+        if len(self.kept) > _HELD_LIMIT:
+            raise ProtocolError("too much was sent while we were busy")
+
+    def hold(self) -> None:
+        """Handle no further message for now."""
+        self.held = True
+
+    def release(self) -> bool:
+        """Go on. True: there may be messages in ``kept``, and nobody is at work on them."""
+        self.held = False
+        return bool(self.kept) and not self._feeding and not self.stopped
+
+    def stop(self) -> None:
+        """Handle nothing any more."""
+        self.stopped = True
+        self.take_data = self.take_extended = None
+        if not self._feeding:
+            self.kept = b""
+
+    def _take_version(self, source: memoryview, end: int) -> int:
+        found = take_version(bytes(source[:end]), self.from_server)
+        if found is None:
+            return 0
+        line, taken = found
+        self._versioned = True
+        self._receiver.version_received(line)
+        return taken
+
+    def _take_packets(self, source: memoryview, at: int, end: int, room: memoryview) -> int:
+        while not self.held and not self.stopped:
+            opener = self.opener
+            taken = opener.open(source, at, end, room)
+            if not taken:
+                break
+            at += taken
+            number = room[1]
+            stop = opener.payload_end
+            if number == CHANNEL_DATA and self.take_data and self._gate.phase is Phase.OPEN:
+                self.take_data(_channel(room), _data(room, 6, stop))
+            elif (
+                number == CHANNEL_EXTENDED_DATA
+                and self.take_extended
+                and self._gate.phase is Phase.OPEN
+            ):
+                code = int.from_bytes(room[6:10], "big")
+                self.take_extended(_channel(room), code, _data(room, 10, stop))
+            else:
+                self._receiver.packet_received(number, bytes(room[2:stop]))
+        return at
+
+
+def _channel(room: memoryview) -> int:
+    return int.from_bytes(room[2:6], "big")
+
+
+def _data(room: memoryview, start: int, stop: int) -> memoryview:
+    """Return the string at ``start``, which has to end the payload."""
+    begin = start + 4
+    if begin > stop or begin + int.from_bytes(room[start:begin], "big") != stop:
+        raise ProtocolError("channel data are not as long as they say")
+    return room[begin:stop]

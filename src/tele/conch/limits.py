@@ -1,0 +1,118 @@
+"""How much may a peer cost us before, and after, we know who it is?
+
+Laws of this file:
+
+* Every bound that a stranger can run into is a field of :class:`Limits`.
+* Counting is bookkeeping: nothing here closes a connection, it says that one should be.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from ipaddress import ip_address, ip_network
+
+from attrs import define, field, frozen
+
+
+@frozen
+class Limits:
+    """Bounds of one listening server. Times are seconds, sizes bytes.
+
+    ``startups``: like OpenSSH's MaxStartups, (begin, percent, full): from ``begin``
+    connections that have not logged in yet, a new one is refused with a probability that
+    grows from ``percent`` to 100 at ``full``.
+    """
+
+    login_grace: float = 30.0
+    #: Signed requests, and requests with methods that we do not have.
+    attempts: int = 6
+    #: Requests that cost an attacker nothing: ``none`` and unsigned keys.
+    queries: int = 20
+    startups: tuple[int, int, int] = (10, 30, 100)
+    startups_per_source: int = 20
+    packets_before_auth: int = 64
+    packet_before_auth: int = 35000
+    #: How long a peer may take to read our last words.
+    linger: float = 5.0
+    rekey_octets: int = 1 << 30
+    rekey_packets: int = 1 << 31
+    rekey_seconds: float = 3600.0
+    #: Packets that wait for the end of a key exchange, in bytes.
+    waiting_octets: int = 16 << 20
+
+
+def source_network(host: str) -> str:
+    """Return whom ``host`` is counted with: itself, or its /64 if it is IPv6."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    return host if address.version == 4 else str(ip_network((address, 64), strict=False))
+
+
+@define
+class Startups:
+    """Connections that have not logged in yet. ``draw`` returns a random number in [0, 1)."""
+
+    limits: Limits
+    draw: Callable[[], float]
+    _by_source: Counter[str] = field(factory=Counter, init=False)
+    _count: int = field(default=0, init=False)
+
+    def enter(self, host: str) -> str | None:
+        """Take in a connection from ``host``; None if it is refused.
+
+        What it returns is what :meth:`leave` needs, once, when it has logged in or is gone.
+        """
+        source = source_network(host)
+        if self._refuses(source):
+            return None
+        self._by_source[source] += 1
+        self._count += 1
+        return source
+
+    def leave(self, source: str) -> None:
+        """One connection from ``source`` does not count any more."""
+        self._count -= 1
+        self._by_source[source] -= 1
+        if not self._by_source[source]:
+            del self._by_source[source]
+
+    def _refuses(self, source: str) -> bool:
+        begin, percent, full = self.limits.startups
+        if self._by_source[source] >= self.limits.startups_per_source:
+            return True
+        if self._count < begin:
+            return False
+        if self._count >= full:
+            return True
+        chance = percent + (100 - percent) * (self._count - begin) / (full - begin)
+        return self.draw() * 100 < chance
+
+
+#: A key exchange after this many bytes is welcome at any rate.
+EARNED_OCTETS = 64 * 1024
+#: Key exchanges that a peer may start without having earned them, and how fast it may again.
+REKEY_BURST = 50
+REKEY_PER_SECOND = 1.0
+
+
+@define
+class RekeyAllowance:
+    """Whether a peer that starts key exchanges does so to wear us out."""
+
+    _left: float = field(default=float(REKEY_BURST), init=False)
+    _last: float = field(default=0.0, init=False)
+
+    def take(self, octets: int, now: float) -> bool:
+        """The peer starts one, ``octets`` bytes after the one before. False: too many."""
+        if octets >= EARNED_OCTETS:
+            return True
+        passed = max(0.0, now - self._last)
+        self._left = min(float(REKEY_BURST), self._left + passed * REKEY_PER_SECOND)
+        self._last = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True

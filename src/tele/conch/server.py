@@ -1,0 +1,144 @@
+"""How does a server hold up its end of the transport?
+
+Laws of this file:
+
+* The host key is looked up anew for each exchange; a certificate comes before a plain key.
+* One service request is answered, and it is for authentication.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.conch.ssh import transport as conch
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from tele.certs.algorithms import HOST_ALGORITHMS, SERVER_SIGNATURE_ALGORITHMS, certificate_type
+from tele.conch.exchange import Exchange, HostKeys
+from tele.conch.limits import Limits
+from tele.conch.transport import Transport
+from tele.errors import ProtocolError, quoted
+from tele.wire import numbers as n
+from tele.wire.agreement import METHODS, exchange_hash
+from tele.wire.fields import Reader, string, uint32
+from tele.wire.negotiation import EXT_INFO_CLIENT, EXT_INFO_SERVER, STRICT_CLIENT, STRICT_SERVER
+
+if TYPE_CHECKING:
+    from tele.conch.factory import SSHServerFactory
+
+USERAUTH = b"ssh-userauth"
+
+#: What we tell a client that we can do (RFC 8308; OpenSSH PROTOCOL, section 1.9).
+_EXTENSIONS = (
+    (b"server-sig-algs", b",".join(SERVER_SIGNATURE_ALGORITHMS)),
+    (b"publickey-hostbound@openssh.com", b"0"),
+    (b"ping@openssh.com", b"0"),
+)
+_EXT_INFO = uint32(len(_EXTENSIONS)) + b"".join(string(k) + string(v) for k, v in _EXTENSIONS)
+
+
+def host_key_algorithms(keys: HostKeys) -> tuple[bytes, ...]:
+    """Return what ``keys`` can prove, the certificate first."""
+    plain = keys.private.public.type
+    kinds = [plain] if keys.certificate is None else [certificate_type(plain), plain]
+    return tuple(
+        name
+        for kind in kinds
+        for name, algorithm in HOST_ALGORITHMS.items()
+        if algorithm.blob_type == kind
+    )
+
+
+class SSHServerTransport(Transport, conch.SSHServerTransport):
+    """The server's end of one connection."""
+
+    factory: SSHServerFactory
+    our_markers = (EXT_INFO_SERVER, STRICT_SERVER)
+    peer_markers = (EXT_INFO_CLIENT, STRICT_CLIENT)
+
+    #: Host key (or certificate) of the first exchange, to which a login is bound.
+    first_host_key = b""
+
+    def __init__(
+        self, clock: IReactorTime, limits: Limits | None = None, source: str | None = None
+    ) -> None:
+        super().__init__(clock, limits)
+        self._source = source
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        """See :class:`Transport`."""
+        self._leave_startups()
+        super().connectionLost(reason)
+
+    def authenticated(self) -> None:
+        """See :class:`Transport`."""
+        self._leave_startups()
+        self.gate.authenticated()
+        self.first_host_key = b""
+        super().authenticated()
+
+    def _leave_startups(self) -> None:
+        source, self._source = self._source, None
+        if source is not None:
+            self.factory.startups.leave(source)
+
+    def host_key_algorithms(self) -> tuple[bytes, ...]:
+        """See :class:`Transport`."""
+        return host_key_algorithms(self.factory.host_keys())
+
+    def kex_agreed(self, exchange: Exchange) -> None:
+        """Remember the keys of this exchange: they may be renewed before the next message."""
+        exchange.host_keys = self.factory.host_keys()
+
+    def ssh_KEX_INIT(self, packet: bytes) -> None:
+        """The client's share: answer with ours, and sign."""
+        exchange = self._running()
+        agreement, keys = exchange.agreement, exchange.host_keys
+        if agreement is None or keys is None:
+            raise ProtocolError("a key exchange message before KEXINIT")
+        reader = Reader(packet)
+        client_share = reader.string()
+        reader.end()
+        share, shared = METHODS[agreement.kex].respond(client_share)
+        algorithm = HOST_ALGORITHMS[agreement.host_key]
+        host_key = _blob(keys, algorithm.blob_type)
+        digest = exchange_hash(
+            **self.hash_inputs(),
+            host_key=host_key,
+            client_share=client_share,
+            server_share=share,
+            secret=shared,
+        )
+        signature = keys.private.sign(digest, algorithm.signature)
+        self.outgoing.send(n.KEX_REPLY, string(host_key) + string(share) + string(signature))
+        first = None
+        if self.sessionID is None:
+            self.first_host_key = host_key
+            if self._peerSupportsExtensions:
+                first = (n.EXT_INFO, _EXT_INFO)
+        self.keys_agreed(shared, digest, first)
+
+    def ssh_SERVICE_REQUEST(self, packet: bytes) -> None:
+        """The client wants to log in."""
+        reader = Reader(packet)
+        name = reader.string()
+        reader.end()
+        if name != USERAUTH:
+            raise ProtocolError(f"no service {quoted(name)} here", n.SERVICE_NOT_AVAILABLE)
+        service = self.factory.getService(self, name)
+        if service is None:
+            raise ProtocolError("no authentication here", n.SERVICE_NOT_AVAILABLE)
+        self.sendPacket(n.SERVICE_ACCEPT, string(name))
+        self.setService(service())
+
+
+def _blob(keys: HostKeys, kind: bytes) -> bytes:
+    """Return the key or certificate of ``kind``."""
+    certificate = keys.certificate
+    if certificate is not None and certificate.type == kind:
+        return certificate.blob
+    if keys.private.public.type != kind:
+        # The keys were exchanged for others between two messages.
+        raise ProtocolError("the host key has just changed", n.KEY_EXCHANGE_FAILED)
+    return keys.private.public.blob

@@ -1,0 +1,161 @@
+"""How do bytes get between the kernel and the packet buffers without a copy too many?
+
+Twisted's TCP transports, with three changes: they read into the shared scratch buffer, they
+send at once instead of in the next turn of the reactor, and they say when they are drained.
+With any other protocol than ours they behave like Twisted's.
+
+Laws of this file:
+
+* Everything that Twisted promises of a TCP transport stays true.
+* What touches private names of Twisted (``_tempDataLen``) is here and nowhere else, and a
+  test says so when they change.
+"""
+
+from __future__ import annotations
+
+import socket as sockets
+from typing import Any, cast
+
+from twisted.internet import main, tcp
+from twisted.internet.interfaces import (
+    IConnector,
+    IListeningPort,
+    IProtocol,
+)
+from twisted.internet.protocol import ClientFactory, Factory
+from zope.interface import directlyProvides, providedBy
+
+from tele.conch.scratch import MAX_PACKET, READ_SIZE, RECEIVED
+from tele.wire.packets import OVERHEAD
+
+BACKLOG = 1024
+
+
+class DirectSocket(tcp.Connection):
+    """What is common to both ends."""
+
+    def pending(self) -> int:
+        """Return how many bytes wait for the kernel to take them."""
+        return len(self.dataBuffer) - self.offset + self._tempDataLen
+
+    def send_now(self, view: memoryview) -> None:
+        """Send without waiting for the reactor; only what the kernel does not take waits.
+
+        An error of the socket shows in the next turn, as Twisted's ``write`` does it.
+        """
+        if not self.connected or self.disconnecting:
+            return
+        sent = 0
+        if not self.pending():
+            try:
+                sent = self.socket.send(view)
+            except OSError:
+                sent = 0
+        if sent < len(view):
+            self.write(bytes(view[sent:]))
+
+    def doRead(self) -> Any:
+        """Read into the scratch buffer, if the protocol takes it from there."""
+        protocol: Any = self.protocol
+        take = getattr(protocol, "scratch_received", None)
+        if take is None:
+            return super().doRead()
+        kept = protocol.kept
+        start = len(kept)
+        if start > MAX_PACKET + OVERHEAD:
+            return super().doRead()  # it holds, and should not be read from at all
+        if start:
+            RECEIVED[:start] = kept
+        try:
+            size = self.socket.recv_into(RECEIVED[start : start + READ_SIZE])
+        except BlockingIOError:
+            return None
+        except OSError:
+            return main.CONNECTION_LOST
+        if not size:
+            return main.CONNECTION_DONE
+        take(start + size)
+        return None
+
+    def doWrite(self) -> Any:
+        """Send what waits, and tell the protocol when nothing does any more."""
+        result = super().doWrite()
+        if result is None and not self.pending():
+            drained = getattr(self.protocol, "drained", None)
+            if drained is not None:
+                drained()
+        return result
+
+
+class DirectServer(DirectSocket, tcp.Server):
+    """A connection that was accepted."""
+
+
+class DirectClient(DirectSocket, tcp.Client):
+    """A connection that was made."""
+
+
+class DirectPort(tcp.Port):
+    """A listening port whose connections are direct."""
+
+    transport = DirectServer
+
+
+class DirectConnector(tcp.Connector):
+    """A connector whose connection is direct."""
+
+    def _makeTransport(self) -> DirectClient:
+        return DirectClient(self.host, self.port, self.bindAddress, self, cast(Any, self.reactor))
+
+
+def listen(
+    reactor: Any, port: int, factory: Factory[Any], interface: str = "", backlog: int = BACKLOG
+) -> IListeningPort:
+    """Listen like ``reactor.listenTCP``, with direct connections."""
+    listening = DirectPort(port, factory, backlog, interface, reactor)
+    listening.startListening()
+    return cast(IListeningPort, listening)
+
+
+def adopt(reactor: Any, accepted: sockets.socket, protocol: IProtocol, seen: bytes = b"") -> None:
+    """Give an accepted socket to ``protocol``, with the bytes that were read already."""
+    accepted.setblocking(False)
+    peer, host = accepted.getpeername(), accepted.getsockname()
+    transport = DirectServer(accepted, protocol, peer, cast(Any, _Adopted(host[1])), 0, reactor)
+    protocol.makeConnection(transport)
+    if seen:
+        protocol.dataReceived(seen)
+
+
+class _Adopted:
+    """Stands for the port that an adopted connection never had; only its repr asks."""
+
+    def __init__(self, number: int) -> None:
+        self._realPortNumber = number
+
+
+class DirectReactor:
+    """A reactor for client endpoints: its TCP connections are direct, all else is as it was.
+
+    ``HostnameEndpoint(DirectReactor(reactor), ...)`` connects directly to each address.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        directlyProvides(self, providedBy(reactor))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def connectTCP(
+        self,
+        host: str,
+        port: int,
+        factory: ClientFactory,
+        timeout: float = 30,
+        bindAddress: tuple[str, int] | None = None,
+    ) -> IConnector:
+        """See ``IReactorTCP.connectTCP``."""
+        connector = DirectConnector(host, port, factory, timeout, bindAddress, self._reactor)
+        connector.connect()
+        return connector

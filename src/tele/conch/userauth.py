@@ -1,0 +1,295 @@
+"""Who is at the other end, and may they come in (RFC 4252)?
+
+Certificates only: methods ``publickey`` and ``publickey-hostbound-v00@openssh.com``
+(OpenSSH PROTOCOL, section 3.1) with a certificate of a trusted authority.
+
+Laws of this file:
+
+* One request at a time: while the realm decides, no message is looked at.
+* An unsigned question gets the same checks as a signed request, but the realm's.
+* Every request is counted. What ends in no is told to ``on_denied``, plain keys that
+  clients offer on the way only if nothing better followed.
+* A no looks the same for all causes; its reason goes to the audit, and to the user only
+  after they have proved who they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from attrs import evolve, frozen
+from twisted.conch.interfaces import IConchUser
+from twisted.conch.ssh import userauth as conch
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from tele.certs.algorithms import USER_ALGORITHMS
+from tele.certs.certificate import Certificate, parse_certificate
+from tele.certs.check import CheckedUser, check_user
+from tele.conch.credentials import CertificateCredentials, DeniedAttempt
+from tele.errors import AccessDenied, BadCertificate, ProtocolError, TeleError, quoted
+from tele.loop import make_logger, now
+from tele.wire import numbers as n
+from tele.wire.fields import Reader, boolean, name_list, string
+
+if TYPE_CHECKING:
+    from tele.conch.server import SSHServerTransport
+
+log = make_logger(__name__)
+
+CONNECTION = b"ssh-connection"
+PUBLICKEY = b"publickey"
+HOSTBOUND = b"publickey-hostbound-v00@openssh.com"
+LOGIN_LIMIT = 256
+BANNER_LIMIT = 2048
+
+
+@frozen
+class KeyRequest:
+    """A request to log in with a key. ``signature`` is None if it only asks whether it may.
+
+    ``signed`` is what the signature has to cover, without the session id before it.
+    """
+
+    login: str
+    method: bytes
+    algorithm: bytes
+    blob: bytes
+    host_key: bytes | None
+    signature: bytes | None
+    signed: bytes
+
+
+def read_key_request(packet: bytes) -> KeyRequest:
+    """Read a USERAUTH_REQUEST of one of the two methods with keys."""
+    reader = Reader(packet)
+    user, service, method = reader.string(), reader.string(), reader.string()
+    has_signature = reader.boolean()
+    algorithm, blob = reader.string(), reader.string()
+    host_key = reader.string() if method == HOSTBOUND else None
+    signature = reader.string() if has_signature else None
+    reader.end()
+    signed = (
+        bytes((n.USERAUTH_REQUEST,))
+        + string(user)
+        + string(service)
+        + string(method)
+        + boolean(True)
+        + string(algorithm)
+        + string(blob)
+        + (b"" if host_key is None else string(host_key))
+    )
+    return KeyRequest(_text(user), method, algorithm, blob, host_key, signature, signed)
+
+
+def _text(user: bytes) -> str:
+    try:
+        login = user.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ProtocolError("a login name is not UTF-8") from None
+    if len(login) > LOGIN_LIMIT or not login.isprintable():
+        raise ProtocolError("a login name is not printable")
+    return login
+
+
+def printable(text: str) -> str:
+    """Return ``text`` for a terminal: one or more lines without control characters."""
+    kept = "".join(c for c in text if c.isprintable() or c == "\n")
+    return kept[:BANNER_LIMIT].replace("\n", "\r\n")
+
+
+class SSHUserAuthServer(conch.SSHUserAuthServer):
+    """The authentication service of one connection."""
+
+    transport: SSHServerTransport
+
+    def serviceStarted(self) -> None:
+        """Begin to count."""
+        self.portal = self.transport.factory.portal
+        self._attempts = 0
+        self._queries = 0
+        self._unspoken: DeniedAttempt | None = None
+        self._deciding = False
+
+    def serviceStopped(self) -> None:
+        """The connection ends, or authentication did."""
+        unspoken, self._unspoken = self._unspoken, None
+        if unspoken is not None and not self.transport.isAuthenticated:
+            self.transport.factory.on_denied(unspoken)
+
+    def packetReceived(self, messageNum: int, packet: bytes) -> None:
+        """The gate admits nothing but requests here."""
+        if messageNum != n.USERAUTH_REQUEST:
+            raise ProtocolError(f"message {messageNum} during authentication")
+        self.ssh_USERAUTH_REQUEST(packet)
+
+    def ssh_USERAUTH_REQUEST(self, packet: bytes) -> None:
+        """One request to log in."""
+        reader = Reader(packet)
+        login, service, method = _text(reader.string()), reader.string(), reader.string()
+        if service != CONNECTION:
+            raise ProtocolError(f"no service {quoted(service)} here", n.SERVICE_NOT_AVAILABLE)
+        if method == b"none":
+            self._ask()
+        elif method in (PUBLICKEY, HOSTBOUND):
+            self._key_offered(read_key_request(packet))
+        else:
+            self._refuse(
+                self._denied(login, method, "method", f"method {quoted(method)} is not offered")
+            )
+
+    # -- counting ---------------------------------------------------------------------
+    def _ask(self, unspoken: DeniedAttempt | None = None) -> None:
+        """A question was answered with no."""
+        self._queries += 1
+        if unspoken is not None:
+            self._unspoken = unspoken
+        if self._queries > self.transport.limits.queries:
+            raise ProtocolError("too many questions", n.NO_MORE_AUTH_METHODS)
+        self._send_failure()
+
+    def _refuse(self, attempt: DeniedAttempt) -> None:
+        """An attempt failed, and somebody wants to know."""
+        self._attempts += 1
+        self._unspoken = None
+        self.transport.factory.on_denied(attempt)
+        if self._attempts >= self.transport.limits.attempts:
+            raise ProtocolError("too many attempts to log in", n.NO_MORE_AUTH_METHODS)
+        self._send_failure()
+
+    def _send_failure(self) -> None:
+        self.transport.sendPacket(n.USERAUTH_FAILURE, name_list((PUBLICKEY,)) + boolean(False))
+
+    # -- checking ---------------------------------------------------------------------
+    def _key_offered(self, request: KeyRequest) -> None:
+        certificate: Certificate | None = None
+        try:
+            algorithm = USER_ALGORITHMS.get(request.algorithm)
+            if algorithm is None:
+                raise BadCertificate(
+                    f"a key of type {quoted(request.algorithm)} is not a certificate",
+                    "not_a_certificate",
+                )
+            certificate = parse_certificate(request.blob)
+            checked = self._check(request, certificate)
+        except BadCertificate as error:
+            attempt = self._denied_certificate(request, certificate, error.reason, str(error))
+            if request.signature is None and error.reason == "not_a_certificate":
+                self._ask(attempt)
+            else:
+                self._refuse(attempt)
+            return
+        if request.signature is None:
+            self._queries += 1
+            if self._queries > self.transport.limits.queries:
+                raise ProtocolError("too many questions", n.NO_MORE_AUTH_METHODS)
+            self.transport.sendPacket(
+                n.USERAUTH_PK_OK, string(request.algorithm) + string(request.blob)
+            )
+            return
+        self._decide(request, certificate, checked)
+
+    def _check(self, request: KeyRequest, certificate: Certificate) -> CheckedUser:
+        """Return what the certificate says. Raises :class:`BadCertificate`."""
+        transport = self.transport
+        if request.host_key is not None and request.host_key != transport.first_host_key:
+            raise BadCertificate("the login is bound to another host", "host_bound")
+        factory = transport.factory
+        trust = factory.user_trust()
+        checked = check_user(
+            certificate,
+            request.algorithm,
+            trust.authorities,
+            request.login if factory.match_login else None,
+            transport.remote_addr()[0],
+            now(transport.clock),
+            trust.cluster,
+        )
+        if request.signature is not None:
+            session_id = transport.sessionID
+            if session_id is None:
+                raise ProtocolError("authentication before keys")
+            certificate.key.verify(
+                request.signature,
+                string(session_id) + request.signed,
+                (USER_ALGORITHMS[request.algorithm].signature,),
+                user_verified=checked.verify_required,
+            )
+        return checked
+
+    # -- deciding ---------------------------------------------------------------------
+    def _decide(self, request: KeyRequest, certificate: Certificate, checked: CheckedUser) -> None:
+        transport = self.transport
+        credentials = CertificateCredentials(
+            checked,
+            request.login,
+            certificate,
+            transport.remote_addr(),
+            transport.local_addr(),
+        )
+        transport.hold()
+        decision: Deferred[Any] = self.portal.login(credentials, None, IConchUser)
+        decision.addCallbacks(
+            self._admitted, self._not_admitted, callbackArgs=(), errbackArgs=(request, certificate)
+        )
+        decision.addErrback(self._failed)
+
+    def _admitted(self, result: tuple[Any, Any, Any]) -> None:
+        _, avatar, logout = result
+        transport = self.transport
+        if transport._closing:
+            logout()
+            return
+        connection = transport.factory.getService(transport, CONNECTION, admitted=True)
+        transport.avatar = avatar
+        transport.logoutFunction = logout
+        transport.authenticated()
+        transport.sendPacket(n.USERAUTH_SUCCESS, b"")
+        transport.setService(connection())
+        transport.release()
+
+    def _not_admitted(
+        self, failure: Failure, request: KeyRequest, certificate: Certificate
+    ) -> None:
+        error = failure.value
+        reason = error.reason if isinstance(error, AccessDenied) else "unavailable"
+        message = str(error) if isinstance(error, TeleError) else "the server could not decide"
+        if not isinstance(error, TeleError):
+            log.failure("nobody could decide about {login!r}", failure, login=request.login)
+        transport = self.transport
+        attempt = self._denied_certificate(request, certificate, reason, message)
+        if transport._closing:
+            transport.factory.on_denied(attempt)
+            return
+        transport.sendPacket(
+            n.USERAUTH_BANNER, string(printable(message + "\n").encode("utf-8")) + string(b"")
+        )
+        self._refuse(attempt)
+        transport.release()
+
+    def _failed(self, failure: Failure) -> None:
+        """What followed the decision raised: end the connection as any message would."""
+        error = failure.value
+        if isinstance(error, ProtocolError):
+            self.transport.sendDisconnect(error.disconnect_code, str(error))
+            return
+        log.failure("a login could not be finished", failure)
+        self.transport.sendDisconnect(n.BY_APPLICATION, b"internal error")
+
+    # -- telling ----------------------------------------------------------------------
+    def _denied(self, login: str, method: bytes, reason: str, message: str) -> DeniedAttempt:
+        shown = method.decode("ascii", "backslashreplace")[:LOGIN_LIMIT]
+        return DeniedAttempt(login, self.transport.remote_addr(), shown, reason, message)
+
+    def _denied_certificate(
+        self, request: KeyRequest, certificate: Certificate | None, reason: str, message: str
+    ) -> DeniedAttempt:
+        attempt = self._denied(request.login, request.method, reason, message)
+        if certificate is None:
+            return attempt
+        return evolve(
+            attempt,
+            key_id=certificate.key_id,
+            serial=certificate.serial,
+            fingerprint=certificate.key.fingerprint,
+        )
