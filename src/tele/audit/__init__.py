@@ -1,0 +1,1 @@
+"""The event stream: appended once, chained by hash, queried, followed, handed to sinks."""
