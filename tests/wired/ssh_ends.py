@@ -7,11 +7,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from attrs import Factory, define, field
+from attrs import Factory, define, evolve, field
 from twisted.conch.avatar import ConchUser
 from twisted.conch.interfaces import IConchUser
 from twisted.conch.ssh.service import SSHService
+from twisted.cred.portal import IRealm
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IAddress
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.test import iosim
@@ -25,7 +27,7 @@ from tele.certs.issue import (
     issue_user,
 )
 from tele.certs.keys import PrivateKey
-from tele.conch.client import ClientIdentity, HostVerifier, _Login
+from tele.conch.client import ClientIdentity, HostVerifier, LoginTransport
 from tele.conch.credentials import CertificateCredentials, DeniedAttempt, Trust, make_portal
 from tele.conch.exchange import HostKeys
 from tele.conch.factory import SSHServerFactory
@@ -69,11 +71,14 @@ class RecordingConnection(SSHService):
 
 @implementer(IConchUser)
 class Avatar(ConchUser):
+    """A user of the realm."""
+
     def __init__(self, credentials: CertificateCredentials) -> None:
         super().__init__()
         self.credentials = credentials
 
 
+@implementer(IRealm)
 @define
 class Realm:
     """Lets everybody in, unless a test sets ``answer``; writes down who came and went."""
@@ -135,15 +140,10 @@ class World:
         """A user certificate for alice, logins alice and root, unless changed."""
         authority = changes.pop("authority", self.user_authority)
         now = changes.pop("now", START)
-        fields = {
-            "user": "alice",
-            "cluster": CLUSTER,
-            "logins": ("alice", "root"),
-            "roles": ("dev",),
-            "login_session": "s-1",
-            "lifetime": timedelta(hours=1),
-        }
-        request = UserCertificateRequest(**(fields | changes))
+        usual = UserCertificateRequest(
+            "alice", CLUSTER, ("alice", "root"), ("dev",), "s-1", timedelta(hours=1)
+        )
+        request = evolve(usual, **changes)
         blob = (key or self.user_key).public.blob
         return issue_user(authority, blob, request, now, os.urandom)
 
@@ -158,8 +158,8 @@ class World:
         identity: ClientIdentity | None = None,
         verifier: HostVerifier | None = None,
         limits: Limits | None = None,
-    ) -> _Login:
-        return _Login(
+    ) -> LoginTransport:
+        return LoginTransport(
             self.clock,
             verifier or self.verifier(),
             identity or self.identity(),
@@ -189,8 +189,11 @@ class World:
         return Ends(client, server, pump, ready)
 
 
+@implementer(IAddress)
 @define
 class Address:
+    """Where the ends of the link are; documentation addresses."""
+
     port: int = 1
     host: str = "192.0.2.1"
 

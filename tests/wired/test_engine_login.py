@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ssh_ends import World
-from tele.conch.datapath import IDataTransport
 from twisted.conch.ssh.transport import SSHClientTransport, SSHServerTransport
 from zope.interface.verify import verifyObject
+
+from ssh_ends import World
+from tele.conch.datapath import IDataTransport
 
 
 def test_login_with_certificates() -> None:

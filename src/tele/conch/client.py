@@ -19,6 +19,7 @@ from typing import Any
 from attrs import frozen
 from twisted.conch.ssh import transport as conch
 from twisted.conch.ssh import userauth as conch_userauth
+from twisted.conch.ssh.connection import SSHConnection
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
@@ -158,7 +159,7 @@ class SSHClientTransport(Transport, conch.SSHClientTransport):
         share: bytes,
         signature: bytes,
     ) -> None:
-        if self._closing:
+        if self.closing:
             return
         initiation, agreement = exchange.initiation, exchange.agreement
         if initiation is None or agreement is None:
@@ -255,7 +256,7 @@ class SSHUserAuthClient(conch_userauth.SSHUserAuthClient):
         self.transport.sendDisconnect(n.NO_MORE_AUTH_METHODS, b"no other way to log in")
 
 
-class _Login(SSHClientTransport):
+class LoginTransport(SSHClientTransport):
     """A transport that logs in and tells one Deferred how that went."""
 
     def __init__(
@@ -328,7 +329,7 @@ def connect(
     *,
     verify_host: HostVerifier,
     identity: ClientIdentity,
-    connection: Callable[[], Any],
+    connection: Callable[[], Any] = SSHConnection,
     limits: Limits | None = None,
 ) -> Deferred[Any]:
     """Connect, check the host's certificate, log in with ours.
@@ -340,7 +341,7 @@ def connect(
     """
 
     async def log_in() -> Any:
-        transport = _Login(reactor, verify_host, identity, connection, limits)
+        transport = LoginTransport(reactor, verify_host, identity, connection, limits)
         ready = transport.ready()
         try:
             await connectProtocol(endpoint, transport)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.conch.ssh import factory as conch
+from twisted.conch.ssh.connection import SSHConnection
 from twisted.cred.portal import Portal
 from twisted.internet.interfaces import IAddress, IReactorTime
 
@@ -46,7 +47,7 @@ class SSHServerFactory(conch.SSHFactory):
         host_keys: Callable[[], HostKeys],
         user_trust: Callable[[], Trust],
         clock: IReactorTime,
-        connection: Callable[[], Any],
+        connection: Callable[[], Any] = SSHConnection,
         limits: Limits | None = None,
         match_login: bool = True,
         on_denied: Callable[[DeniedAttempt], None] = lambda _: None,

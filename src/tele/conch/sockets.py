@@ -117,8 +117,14 @@ def listen(
     return cast(IListeningPort, listening)
 
 
-def adopt(reactor: Any, accepted: sockets.socket, protocol: IProtocol, seen: bytes = b"") -> None:
-    """Give an accepted socket to ``protocol``, with the bytes that were read already."""
+def adopt(
+    reactor: Any, accepted: sockets.socket | int, protocol: IProtocol, seen: bytes = b""
+) -> None:
+    """Give a connected socket (or the descriptor of one, which is ours from now on) to
+    ``protocol``, with the bytes that were read already.
+    """
+    if isinstance(accepted, int):
+        accepted = sockets.socket(fileno=accepted)
     accepted.setblocking(False)
     peer, host = accepted.getpeername(), accepted.getsockname()
     transport = DirectServer(accepted, protocol, peer, cast(Any, _Adopted(host[1])), 0, reactor)

@@ -84,7 +84,8 @@ class Transport(SSHTransportBase):
     isAuthenticated = False
     _exchange: Exchange | None = None
     _strict = False
-    _closing = False
+    #: Nothing is sent or handled any more; the connection is gone or about to go.
+    closing = False
     _lost = False
     _paused = False
     _timer: IDelayedCall | None = None
@@ -115,7 +116,7 @@ class Transport(SSHTransportBase):
         """Stop the service and log the avatar out, once."""
         if self._lost:
             return
-        self._lost = self._closing = True
+        self._lost = self.closing = True
         self._stop_timer()
         self.incoming.stop()
         self.outgoing.forget()
@@ -129,18 +130,18 @@ class Transport(SSHTransportBase):
 
     def sendDisconnect(self, reason: int, desc: bytes | str) -> None:
         """Say why, and end the connection. ``desc`` is ours, or peer text already quoted."""
-        if self._closing:
+        if self.closing:
             return
         text = desc.encode("utf-8") if isinstance(desc, str) else desc
         text = text[:TEXT_LIMIT]
         log.debug("disconnecting {peer!r}: {text!r}", peer=self._peer(), text=text)
-        self._closing = True
+        self.closing = True
         self.incoming.stop()
         self.outgoing.send(n.DISCONNECT, uint32(reason) + string(text) + string(b""))
         self._close()
 
     def _close(self) -> None:
-        self._closing = True
+        self.closing = True
         self.incoming.stop()
         self.outgoing.push()
         self.outgoing.link.close()
@@ -157,7 +158,7 @@ class Transport(SSHTransportBase):
         self._timer = None
         log.info("{peer!r} did not log in in time", peer=self._peer())
         self.grace_over()
-        self._closing = True
+        self.closing = True
         self.incoming.stop()
         self.outgoing.link.abort()
 
@@ -197,7 +198,7 @@ class Transport(SSHTransportBase):
         self._feed(memoryview(whole), len(whole))
 
     def _feed(self, source: memoryview, end: int) -> None:
-        if self._closing:
+        if self.closing:
             return
         try:
             self.incoming.feed(source, end)
@@ -208,7 +209,7 @@ class Transport(SSHTransportBase):
             log.failure("a message of {peer!r} could not be handled", peer=self._peer())
             self.sendDisconnect(n.BY_APPLICATION, b"internal error")
         else:
-            if self.incoming.held and not self._paused and not self._closing:
+            if self.incoming.held and not self._paused and not self.closing:
                 self._paused = True
                 self.outgoing.link.pause()
             self._rekey_if_due()
@@ -219,7 +220,7 @@ class Transport(SSHTransportBase):
 
     def release(self) -> None:
         """The decision was made."""
-        if self._closing:
+        if self.closing:
             return
         more = self.incoming.release()
         if self._paused:
@@ -261,7 +262,7 @@ class Transport(SSHTransportBase):
     # -- sending ----------------------------------------------------------------------
     def sendPacket(self, messageType: int, payload: bytes) -> None:
         """Send a message; during a key exchange it waits, if it has to."""
-        if self._closing:
+        if self.closing:
             return
         outgoing = self.outgoing
         outgoing.send(messageType, payload)
@@ -275,20 +276,20 @@ class Transport(SSHTransportBase):
         return (
             self.isAuthenticated
             and not outgoing.blocked
-            and not self._closing
+            and not self.closing
             and not outgoing.link.busy
         )
 
     def seal_data(self, channel: int, length: int, extended: int | None = None) -> None:
         """See :class:`IDataTransport`."""
-        if not self._closing:
+        if not self.closing:
             self.outgoing.seal_data(channel, length, extended)
 
     def send_data(
         self, channel: int, view: memoryview | bytes, extended: int | None = None
     ) -> None:
         """See :class:`IDataTransport`."""
-        if not self._closing:
+        if not self.closing:
             self.outgoing.send_data(channel, view, extended)
 
     def flush(self) -> None:
@@ -413,7 +414,7 @@ class Transport(SSHTransportBase):
         """An exchange is over."""
 
     def _rekey_if_due(self) -> None:
-        if self._exchange is not None or not self.isAuthenticated or self._closing:
+        if self._exchange is not None or not self.isAuthenticated or self.closing:
             return
         limits, sealer, opener = self.limits, self.outgoing.sealer, self.incoming.opener
         if (

@@ -237,7 +237,7 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
     def _admitted(self, result: tuple[Any, Any, Any]) -> None:
         _, avatar, logout = result
         transport = self.transport
-        if transport._closing:
+        if transport.closing:
             logout()
             return
         connection = transport.factory.getService(transport, CONNECTION, admitted=True)
@@ -258,7 +258,7 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
             log.failure("nobody could decide about {login!r}", failure, login=request.login)
         transport = self.transport
         attempt = self._denied_certificate(request, certificate, reason, message)
-        if transport._closing:
+        if transport.closing:
             transport.factory.on_denied(attempt)
             return
         transport.sendPacket(

@@ -1,0 +1,177 @@
+"""Packets of each direction."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import GCM
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tele.errors import ProtocolError
+from tele.wire.ciphers import CIPHERS, Secrets
+from tele.wire.numbers import MAC_ERROR
+from tele.wire.packets import (
+    DATA_HEADER_SIZE,
+    OVERHEAD,
+    PADDING_SIZE,
+    GcmOpener,
+    GcmSealer,
+    Opener,
+    PlainOpener,
+    PlainSealer,
+)
+
+LIMIT = 35000
+SECRETS = Secrets(b"\0\0\0\x01k", b"h" * 32, b"s" * 32)
+PADDING = bytes(range(PADDING_SIZE))
+
+
+def pair(cipher: bytes = CIPHERS[0]) -> tuple[GcmSealer, GcmOpener]:
+    return (
+        SECRETS.sealer(cipher, True, PADDING, 0),
+        SECRETS.opener(cipher, True, LIMIT, 0),
+    )
+
+
+def sealed(sealer: PlainSealer | GcmSealer, payload: bytes) -> bytes:
+    out = memoryview(bytearray(len(payload) + OVERHEAD))
+    return bytes(out[: sealer.seal(payload, out, 0)])
+
+
+def opened(opener: Opener, packet: bytes) -> bytes | None:
+    room = memoryview(bytearray(len(packet) + OVERHEAD))
+    taken = opener.open(memoryview(packet), 0, len(packet), room)
+    assert taken in (0, len(packet))
+    return bytes(room[1 : opener.payload_end]) if taken else None
+
+
+@given(st.binary(min_size=1, max_size=3000))
+def test_plain_round_trip(payload: bytes) -> None:
+    """Plain packets are multiples of 8 with at least 4 bytes of padding."""
+    packet = sealed(PlainSealer(), payload)
+    assert len(packet) % 8 == 0
+    assert packet[4] >= 4
+    assert opened(PlainOpener(LIMIT), packet) == payload
+
+
+@pytest.mark.parametrize("cipher", CIPHERS)
+@given(payloads=st.lists(st.binary(min_size=1, max_size=3000), max_size=5))
+def test_gcm_round_trip(cipher: bytes, payloads: list[bytes]) -> None:
+    """A sequence of sealed packets opens in order, and both ends count the same."""
+    sealer, opener = pair(cipher)
+    for payload in payloads:
+        packet = sealed(sealer, payload)
+        assert (len(packet) - 4) % 16 == 0
+        assert opened(opener, packet) == payload
+    assert sealer.sequence == opener.sequence == sealer.packets == opener.packets
+    assert sealer.octets == opener.octets
+
+
+@pytest.mark.parametrize("code", [None, 1])
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 1000, 32768])
+def test_data_packets_are_like_any_other(size: int, code: int | None) -> None:
+    """Sealing data in place gives the packet that the message would have become."""
+    data = bytes(i % 251 for i in range(size))
+    room = memoryview(bytearray(DATA_HEADER_SIZE + 32768 + PADDING_SIZE))
+    room[DATA_HEADER_SIZE : DATA_HEADER_SIZE + size] = data
+    out = memoryview(bytearray(40000))
+    sealer, opener = pair()
+    end = sealer.seal_data(room, 7, size, code, out, 3)
+    kind = b"\x5e" if code is None else b"\x5f"
+    extra = b"" if code is None else code.to_bytes(4, "big")
+    message = kind + (7).to_bytes(4, "big") + extra + size.to_bytes(4, "big") + data
+    assert opened(opener, bytes(out[3:end])) == message
+
+
+def test_data_of_others_do_not_leak_into_padding() -> None:
+    """Padding is overwritten: bytes left in the shared room by others are not sent."""
+    room = memoryview(bytearray(b"SECRET" * 6000))
+    out = memoryview(bytearray(200))
+    sealer, opener = pair()
+    end = sealer.seal_data(room, 1, 2, None, out, 0)
+    plain = memoryview(bytearray(200))
+    opener.open(out, 0, end, plain)
+    padding = plain[0]
+    assert bytes(plain[opener.payload_end : opener.payload_end + padding]) == PADDING[:padding]
+
+
+@given(st.data())
+def test_any_changed_bit_is_noticed(data: st.DataObject) -> None:
+    """A packet of which one bit changed never opens."""
+    sealer, opener = pair()
+    packet = bytearray(sealed(sealer, b"payload"))
+    packet[data.draw(st.integers(0, len(packet) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    result = None
+    with suppress(ProtocolError):
+        result = opened(opener, bytes(packet))
+    assert result is None
+
+
+def test_a_wrong_tag_is_a_mac_error() -> None:
+    """The peer is told that it was the authentication of a packet that failed."""
+    sealer, opener = pair()
+    packet = sealed(sealer, b"payload")
+    with pytest.raises(ProtocolError) as caught:
+        opened(opener, packet[:-1] + bytes((packet[-1] ^ 1,)))
+    assert caught.value.disconnect_code == MAC_ERROR
+
+
+def test_order_is_part_of_authenticity() -> None:
+    """Packets that are swapped, repeated or left out do not open."""
+    for good, bad in ((None, 1), (0, 0), (0, 2)):
+        sealer, opener = pair()
+        packets = [sealed(sealer, b"%d" % i) for i in range(3)]
+        if good is not None:
+            opened(opener, packets[good])
+        with pytest.raises(ProtocolError):
+            opened(opener, packets[bad])
+
+
+def test_incomplete_packets_wait() -> None:
+    """Of a packet that is not all there nothing is taken, and no state changes."""
+    sealer, opener = pair()
+    packet = sealed(sealer, b"payload")
+    for size in range(len(packet)):
+        assert opened(opener, packet[:size]) is None
+    assert opened(opener, packet) == b"payload"
+
+
+@pytest.mark.parametrize("length", [0, 1, 11, 13, 15, LIMIT + 1, 0x7FFFFFFC, 0xFFFFFFFF])
+def test_bad_lengths_are_refused_at_once(length: int) -> None:
+    """A length that no packet can have is refused before any of the packet arrives (S10)."""
+    for opener in (PlainOpener(LIMIT), pair()[1]):
+        with pytest.raises(ProtocolError):
+            opened(opener, length.to_bytes(4, "big"))
+
+
+@pytest.mark.parametrize("padding", [0, 1, 3, 11, 12, 255])
+def test_bad_padding_is_refused(padding: int) -> None:
+    """Padding below 4, or that leaves no payload, is refused (S10)."""
+    packet = (12).to_bytes(4, "big") + bytes((padding,)) + bytes(11)
+    with pytest.raises(ProtocolError):
+        opened(PlainOpener(LIMIT), packet)
+
+
+def test_the_nonce_counter_wraps() -> None:
+    """The 64-bit invocation counter starts anywhere and wraps."""
+    iv = b"fixd" + b"\xff" * 8
+    sealer = GcmSealer(b"k" * 16, iv, PADDING, 0xFFFFFFFF)
+    opener = GcmOpener(b"k" * 16, iv, LIMIT, 0xFFFFFFFF)
+    for payload in (b"one", b"two"):
+        assert opened(opener, sealed(sealer, payload)) == payload
+    assert sealer.sequence == opener.sequence == 1
+
+
+def test_known_packet() -> None:
+    """The format is pinned: AES-GCM over a clear length (RFC 5647, section 7)."""
+    key, iv = bytes(range(16)), bytes(range(100, 112))
+    packet = sealed(GcmSealer(key, iv, PADDING), b"\x02\0\0\0\0")
+    length = (16).to_bytes(4, "big")
+    encryptor = Cipher(AES(key), GCM(iv)).encryptor()
+    encryptor.authenticate_additional_data(length)
+    body = encryptor.update(b"\x0a\x02\0\0\0\0" + PADDING[:10]) + encryptor.finalize()
+    assert packet == length + body + encryptor.tag
