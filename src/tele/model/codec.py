@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from enum import Enum, EnumType
 from typing import Any, Final, TypeVar, get_args, get_origin
 
 from cattrs import Converter
@@ -72,7 +73,13 @@ def parse_time(text: str) -> datetime:
 
 
 def _strictly(*types: type) -> Callable[[Any, Any], Any]:
-    def structure(value: Any, _: Any) -> Any:
+    def structure(value: Any, cls: Any) -> Any:
+        if isinstance(cls, EnumType):  # one of the subclasses of str and int
+            values = [member.value for member in list[Enum](cls)]
+            if type(value) in (*types, cls) and value in values:
+                return cls(value)
+            known = ", ".join(map(str, values))
+            raise ValueError(f"{quoted(value)} is none of {known}")
         if type(value) not in types:
             raise ValueError(f"expected {types[0].__name__}, got {type(value).__name__}")
         return value

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tele.errors import InvalidInput
+from tele.model.api.members import ListHosts
 from tele.model.codec import (
     decode,
     encode,
@@ -21,6 +22,7 @@ from tele.model.codec import (
     to_json,
 )
 from tele.model.event import CODES, Event
+from tele.model.identity import HostRole
 from tele.model.resources import Conditions, Metadata, Role, RoleSpec, User
 
 NOON = datetime(2026, 11, 24, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -153,3 +155,11 @@ def test_what_readers_would_disagree_about_is_not_json(data: bytes) -> None:
 def test_surrogate_pairs_are_characters() -> None:
     """An escaped pair is one character and allowed."""
     assert read_json(b'"\\ud83d\\ude00"') == "\U0001f600"
+
+
+def test_an_enumeration_takes_its_own_values_only() -> None:
+    """Enumerations that are strings are not just any string."""
+    assert from_json(ListHosts, {"role": "proxy"}).role is HostRole.PROXY
+    for bad in ("king", 1, None, ["node"]):
+        with pytest.raises(InvalidInput, match=r"role: .* is none of node, proxy, auth"):
+            from_json(ListHosts, {"role": bad})
