@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from tele import errors
-from tele.errors import BY_KIND, AccessDenied, TeleError
-from tele.model.codec import encode
+from tele.errors import BY_KIND, AccessDenied, InvalidInput, TeleError
+from tele.model.api.operation import Operation
+from tele.model.codec import encode, from_json, read_json
 
 _STATUS: Final[Mapping[type[TeleError], int]] = {
     errors.InvalidInput: 400,
@@ -62,8 +63,19 @@ def decode_error(status: int, body: bytes) -> TeleError:
     return BY_KIND.get(kind, TeleError)(message)
 
 
-def error_in(value: Any) -> TeleError | None:
-    """Return the error that a line of a stream means, or None: it is a value."""
-    if isinstance(value, dict) and set(value) == {"error"} and isinstance(value["error"], dict):
-        return decode_error(500, json.dumps(value).encode())
-    return None
+def read_line(operation: Operation[Any, Any], line: bytes) -> Any:
+    """Return the value that a line of a stream means; raises the error that it means."""
+    try:
+        value = read_json(line)
+        if isinstance(value, dict) and set(value) == {"error"} and isinstance(value["error"], dict):
+            raise decode_error(500, line)
+        return from_json(operation.response, value)
+    except InvalidInput as error:
+        raise unreadable(operation, error) from None
+
+
+def unreadable(operation: Operation[Any, Any], error: InvalidInput) -> TeleError:
+    """Return the error for an answer that is not what the table says."""
+    return TeleError(
+        f"auth's answer to {operation.name} cannot be read; is it another version? ({error})"
+    )

@@ -19,11 +19,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError, Unreachable
-from tele.https.answers import decode_error, error_in
+from tele.https.answers import decode_error, read_line
 from tele.https.encoding import decode_response, encode_request
 from tele.https.identity import ALPN, TlsFiles, TlsIdentity
 from tele.model.api.operation import Nothing, Operation
-from tele.model.codec import from_json, read_json
 
 if TYPE_CHECKING:  # the whole table takes longer to import than all the rest
     from tele.model.api.members import ClusterInfo
@@ -170,10 +169,7 @@ class BlockingAuthority:
                         continue
                     if not line.endswith(b"\n"):
                         raise Unreachable(f"{self._address} stopped in the middle of a line")
-                    value = read_json(line)
-                    if (error := error_in(value)) is not None:
-                        raise error
-                    yield from_json(operation.response, value)
+                    yield read_line(operation, line)
             except (OSError, http.client.HTTPException) as problem:
                 raise _explained(self._address, problem) from None
 

@@ -23,6 +23,7 @@ from typing import Any, Final
 from attrs import frozen
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import ServerFactory, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, Request
 from twisted.web.iweb import INonQueuedRequestFactory
@@ -146,9 +147,10 @@ class ApiChannel(HTTPChannel):
             # The answer is in ``found``. The body, if any, is not waited for.
             request.requestHeaders.removeHeader(b"expect")
             super().allHeadersReceived()
-            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
-            self.persistent = False
-            self.length = 0
+            if self.length != 0:
+                request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+                self.persistent = False
+                self.length = 0
             return
         self._within(time)
         super().allHeadersReceived()
@@ -188,6 +190,20 @@ def _notice_dead_peers(transport: Any, silence: timedelta) -> None:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
+class TlsFactory(TLSMemoryBIOFactory):
+    """Wraps :class:`ApiFactory` in TLS; drops connections over the limit before any work."""
+
+    noisy = False
+    wrappedFactory: ApiFactory
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """Return the protocol of a new connection, or None to drop it."""
+        if self.wrappedFactory.full:
+            _log.warn("too many connections: {peer!r} is dropped", peer=addr)
+            return None
+        return super().buildProtocol(addr)
+
+
 class ApiFactory(ServerFactory):
     """Makes connections and counts them.
 
@@ -216,11 +232,13 @@ class ApiFactory(ServerFactory):
         self._all: set[ApiChannel] = set()
         self._strangers: OrderedDict[ApiChannel, None] = OrderedDict()
 
-    def buildProtocol(self, addr: IAddress | None) -> ApiChannel | None:
-        """Return the protocol of a new connection, or None to drop it."""
-        if len(self._all) >= self.limits.connections:
-            _log.warn("too many connections: {peer!r} is dropped", peer=addr)
-            return None
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for another connection."""
+        return len(self._all) >= self.limits.connections
+
+    def buildProtocol(self, addr: IAddress | None) -> ApiChannel:
+        """Return the protocol of a new connection."""
         channel = ApiChannel(self)
         channel.factory = self
         return channel

@@ -23,6 +23,7 @@ import attrs
 from attrs import frozen
 
 from tele.errors import InvalidInput, quoted
+from tele.https.answers import unreadable
 from tele.model.api.operation import Operation
 from tele.model.codec import decode, encode, from_json, to_json
 from tele.model.resources import NAME_PATTERN
@@ -232,7 +233,10 @@ def encode_response(operation: Operation[Any, Any], response: Any) -> tuple[byte
 
 
 def decode_response(operation: Operation[Any, Any], body: bytes) -> Any:
-    """Read what :func:`encode_response` wrote; raises :class:`InvalidInput`."""
+    """Read what :func:`encode_response` wrote; raises :class:`TeleError`."""
     if gives_octets(operation):
         return operation.response(data=body)
-    return decode(operation.response, body)
+    try:
+        return decode(operation.response, body)
+    except InvalidInput as error:
+        raise unreadable(operation, error) from None

@@ -19,14 +19,13 @@ from uuid import uuid4
 from attrs import evolve, frozen
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import Interface
 
 from tele.errors import InvalidInput, NotFound, NotLoggedIn, TeleError, Unavailable, quoted
 from tele.https.answers import encode_error, status_of
 from tele.https.callers import admit, identify
-from tele.https.channel import ApiFactory, ApiRequest, Limits
+from tele.https.channel import ApiFactory, ApiRequest, Limits, TlsFactory
 from tele.https.encoding import JSON, decode_request, encode_response
 from tele.https.identity import TlsIdentity
 from tele.https.openapi import describe
@@ -123,7 +122,7 @@ class ApiServer:
     @property
     def factory(self) -> IProtocolFactory:
         """The factory of TLS connections, to listen with on any stream endpoint."""
-        made: Any = TLSMemoryBIOFactory(self._tls, False, self._api, clock=self._reactor)
+        made: Any = TlsFactory(self._tls, False, self._api, clock=self._reactor)
         return cast(IProtocolFactory, made)
 
     def listen(self, host: str, port: int) -> int:

@@ -23,8 +23,6 @@ from twisted.internet.interfaces import (
 from twisted.internet.ssl import (
     Certificate,
     CertificateOptions,
-    KeyPair,
-    PrivateCertificate,
     TLSVersion,
     optionsForClientTLS,
     trustRootFromCertificates,
@@ -38,17 +36,14 @@ from tele.https.identity import ALPN, TlsIdentity
 _PROTOCOLS: Final = [name.encode("ascii") for name in ALPN]
 
 
-def _leaf_and_chain(pem: str) -> tuple[crypto.X509, list[crypto.X509]]:
-    leaf, *chain = (
-        crypto.X509.from_cryptography(c)
-        for c in x509.load_pem_x509_certificates(pem.encode("ascii"))
-    )
-    return leaf, chain
-
-
-def _private_key(identity: TlsIdentity) -> crypto.PKey:
-    key: Any = load_pem_private_key(identity.key, None)
-    return crypto.PKey.from_cryptography_key(key)
+def _shown(identity: TlsIdentity) -> dict[str, Any]:
+    # pyOpenSSL takes cryptography's own objects; Twisted passes on what it is given.
+    leaf, *chain = x509.load_pem_x509_certificates(identity.certificate.encode("ascii"))
+    return {
+        "certificate": leaf,
+        "privateKey": load_pem_private_key(identity.key, None),
+        "extraCertChain": chain,
+    }
 
 
 def _authorities(trust: Sequence[str]) -> list[crypto.X509]:
@@ -79,11 +74,8 @@ class ServerTls:
         """Start a connection with what holds now."""
         identity, trust = self._identity(), tuple(self._trust())
         if self._options is None or self._made_of != (identity, trust):
-            leaf, chain = _leaf_and_chain(identity.certificate)
             self._options = CertificateOptions(
-                privateKey=_private_key(identity),
-                certificate=leaf,
-                extraCertChain=chain,
+                **_shown(identity),
                 verify=True,
                 requireCertificate=False,
                 caCerts=_authorities(trust),
@@ -131,16 +123,12 @@ class ClientTls:
     def _make(self, identity: TlsIdentity | None, trust: tuple[str, ...]) -> Any:
         if not trust:
             raise InvalidInput("no CA is trusted to name the auth server")
-        shown = None
-        if identity is not None:
-            leaf, _ = _leaf_and_chain(identity.certificate)
-            shown = PrivateCertificate.fromCertificateAndKeyPair(
-                Certificate(leaf), KeyPair(_private_key(identity))
-            )
         return optionsForClientTLS(
             self._server_name,
             trustRoot=trustRootFromCertificates([Certificate(c) for c in _authorities(trust)]),
-            clientCertificate=shown,
             acceptableProtocols=_PROTOCOLS,
-            extraCertificateOptions={"raiseMinimumTo": TLSVersion.TLSv1_3},
+            extraCertificateOptions={
+                "raiseMinimumTo": TLSVersion.TLSv1_3,
+                **(_shown(identity) if identity is not None else {}),
+            },
         )

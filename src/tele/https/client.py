@@ -1,0 +1,278 @@
+"""How does a part of tele that runs on the reactor call auth?
+
+Laws of this file:
+
+* Whether an address answers is found out by calling it; the one that answered last
+  is called first.
+* Only what cannot have been acted upon, or may be done twice, is tried again.
+* A renewed identity or a rotated CA applies to the next call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from twisted.internet import defer
+from twisted.internet.defer import CancelledError, Deferred
+from zope.interface import implementer
+
+from tele.errors import AccessDenied, InvalidInput, TeleError, Unreachable
+from tele.https.answers import decode_error, read_line
+from tele.https.blocking import split_address
+from tele.https.connection import BODY_LIMIT, ApiConnection, NotSent, Taken
+from tele.https.encoding import Encoded, decode_response, encode_request
+from tele.https.first_contact import pinned, server_name, unverified
+from tele.https.identity import TlsIdentity
+from tele.https.pool import Endpoint, Pool
+from tele.interfaces import IAuthority
+from tele.model.api.members import ClusterInfo
+from tele.model.api.operation import Nothing, Operation
+from tele.model.api.table import CLUSTER
+
+#: A stream that says nothing for so long, not even a keepalive, is dead.
+SILENCE: Final = 45.0
+LINE_LIMIT: Final = BODY_LIMIT
+_IDEMPOTENT: Final = frozenset({"GET", "PUT", "DELETE", "PATCH"})
+_PASSING: Final = (Unreachable, AccessDenied, defer.TimeoutError)
+
+
+@implementer(IAuthority)
+class RemoteAuthority:
+    """Auth at one of ``addresses`` (``host:port``).
+
+    ``identity()`` None calls only what is open to anyone; ``trust()`` are the host
+    authority's certificates (PEM), None takes whoever answers and is for the first
+    contact only. ``server_name`` is ``auth.<cluster>``.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        addresses: Sequence[str],
+        identity: Callable[[], TlsIdentity | None],
+        trust: Callable[[], Sequence[str]] | None,
+        server_name: str,
+        *,
+        endpoint: Endpoint | None = None,
+    ) -> None:
+        if not addresses:
+            raise InvalidInput("no address of auth is known")
+        for address in addresses:
+            split_address(address)
+        self._reactor = reactor
+        self._addresses = list(addresses)
+        self._pool = Pool(reactor, server_name, identity, trust, endpoint)
+
+    def perform(self, operation: Operation[Any, Any], request: Any) -> Deferred[Any]:
+        """See :class:`tele.interfaces.IAuthority`."""
+        return Deferred.fromCoroutine(self._perform(operation, request))
+
+    def follow(
+        self, operation: Operation[Any, Any], request: Any, receiver: Callable[[Any], None]
+    ) -> Deferred[None]:
+        """See :class:`tele.interfaces.IAuthority`.
+
+        Fails with :class:`Unreachable` when the connection breaks or the server says
+        nothing for 45 seconds. Following again is for the caller: only they know what
+        may have been missed.
+        """
+        return Deferred.fromCoroutine(self._follow(operation, request, receiver))
+
+    def close(self) -> None:
+        """Close all connections; calls that run fail."""
+        self._pool.close()
+
+    # -- one answer -------------------------------------------------------------------
+    async def _perform(self, operation: Operation[Any, Any], request: Any) -> Any:
+        encoded = encode_request(operation, request)
+        body = _Body()
+        problem: TeleError = Unreachable("auth did not answer")
+        for address, kept in self._attempts():
+            try:
+                connection = self._pool.take(address) if kept else await self._pool.connect(address)
+                if connection is None:
+                    continue
+                taken = await self._exchange(connection, operation, encoded, body)
+            except _PASSING as error:
+                problem = _in_words(address, error)
+                sent = not isinstance(error, NotSent | AccessDenied)
+                if sent and operation.method not in _IDEMPOTENT:
+                    raise problem from None
+            else:
+                self._answered(address)
+                self._pool.keep(connection, address)
+                if taken.status >= 300:
+                    raise decode_error(taken.status, body.joined())
+                return decode_response(operation, body.joined())
+        raise problem
+
+    def _attempts(self) -> list[tuple[str, bool]]:
+        # A kept connection may have died unnoticed, which says nothing about its
+        # address: that one gets a second try with a new connection.
+        return [(address, kept) for address in self._addresses for kept in (True, False)]
+
+    async def _exchange(
+        self,
+        connection: ApiConnection,
+        operation: Operation[Any, Any],
+        encoded: Encoded,
+        body: _Body,
+    ) -> Taken:
+        body.clear()
+        done = connection.exchange(operation.method, encoded, body.receive)
+        done.addTimeout(operation.timeout.total_seconds(), self._reactor)
+        return await done
+
+    def _answered(self, address: str) -> None:
+        if self._addresses[0] != address:
+            self._addresses.remove(address)
+            self._addresses.insert(0, address)
+
+    # -- many values ------------------------------------------------------------------
+    async def _follow(
+        self,
+        operation: Operation[Any, Any],
+        request: Any,
+        receiver: Callable[[Any], None],
+    ) -> None:
+        encoded = encode_request(operation, request)
+        problem: TeleError = Unreachable("auth did not answer")
+        for address in list(self._addresses):
+            lines = _Lines(operation, receiver)
+            try:
+                connection = await self._pool.connect(address)
+                try:
+                    await self._listen(connection, operation, encoded, lines)
+                finally:
+                    connection.abort()
+            except _PASSING as error:
+                problem = _in_words(address, error)
+                if lines.started:
+                    raise problem from None
+            else:
+                self._answered(address)
+                return lines.end()
+        raise problem
+
+    async def _listen(
+        self,
+        connection: ApiConnection,
+        operation: Operation[Any, Any],
+        encoded: Encoded,
+        lines: _Lines,
+    ) -> None:
+        silent = False
+
+        def receive(status: int, data: bytes) -> None:
+            watchdog.reset(SILENCE)
+            lines.receive(status, data)
+
+        def give_up() -> None:
+            nonlocal silent
+            silent = True
+            done.cancel()
+
+        done = connection.exchange(operation.method, encoded, receive)
+        # The head is due as any answer is; afterwards at least a keepalive.
+        watchdog = self._reactor.callLater(operation.timeout.total_seconds(), give_up)
+        try:
+            await done
+        except CancelledError:
+            if silent:
+                raise defer.TimeoutError from None
+            raise
+        finally:
+            if watchdog.active():
+                watchdog.cancel()
+
+
+class _Body:
+    """Collects a body, up to a limit."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def clear(self) -> None:
+        self._pieces.clear()
+        self._size = 0
+
+    def receive(self, _status: int, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > BODY_LIMIT:
+            raise Unreachable(f"auth sent more than {BODY_LIMIT} bytes")
+        self._pieces.append(data)
+
+    def joined(self) -> bytes:
+        return b"".join(self._pieces)
+
+
+class _Lines:
+    """Cuts a streaming answer into values. ``started``: it cannot be had elsewhere."""
+
+    def __init__(self, operation: Operation[Any, Any], receiver: Callable[[Any], None]) -> None:
+        self._operation = operation
+        self._receiver = receiver
+        self._rest = _Body()
+        self._status = 0
+
+    @property
+    def started(self) -> bool:
+        return self._status != 0
+
+    def receive(self, status: int, data: bytes) -> None:
+        self._status = status
+        if status >= 300:
+            self._rest.receive(status, data)
+            return
+        *whole, rest = data.split(b"\n")
+        for line in whole:
+            self._rest.receive(status, line)
+            text = self._rest.joined()
+            self._rest.clear()
+            if text:
+                self._receiver(read_line(self._operation, text))
+        self._rest.receive(status, rest)
+
+    def end(self) -> None:
+        """The answer is complete; raises what it was if it is an error."""
+        rest = self._rest.joined()
+        if self._status >= 300:
+            raise decode_error(self._status, rest)
+        if rest:
+            raise Unreachable("auth stopped in the middle of a line")
+
+
+def _in_words(address: str, error: Exception) -> TeleError:
+    if isinstance(error, TeleError):
+        return error
+    return Unreachable(f"{address} did not answer in time")
+
+
+async def _fetch(reactor: Any, address: str, pins: Sequence[str]) -> ClusterInfo:
+    stranger = RemoteAuthority(reactor, [address], lambda: None, None, "auth.invalid")
+    try:
+        info: ClusterInfo = await stranger.perform(CLUSTER, Nothing())
+    finally:
+        stranger.close()
+    if not pins:
+        return unverified(info)
+    trust = pinned(address, info, pins)
+    known = RemoteAuthority(
+        reactor, [address], lambda: None, lambda: trust, server_name(info.cluster)
+    )
+    try:
+        verified: ClusterInfo = await known.perform(CLUSTER, Nothing())
+    finally:
+        known.close()
+    return verified
+
+
+def fetch_cluster(reactor: Any, address: str, pins: Sequence[str]) -> Deferred[ClusterInfo]:
+    """Ask a server that nobody vouches for who it is, and check it against ``pins``.
+
+    With pins, all of the answer is verified: see :mod:`tele.https.first_contact`.
+    Without, it is an :class:`~tele.https.first_contact.UnverifiedCluster`.
+    """
+    return Deferred.fromCoroutine(_fetch(reactor, address, pins))

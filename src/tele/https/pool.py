@@ -1,0 +1,120 @@
+"""Which connection to auth does a call use?
+
+Laws of this file:
+
+* A kept connection is used only under the identity that it was made with.
+* It is us who close an idle connection, before the server does, so that a request is
+  seldom sent into a connection that is being closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
+
+from attrs import frozen
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.interfaces import IAddress, IDelayedCall, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+
+from tele.https.blocking import split_address
+from tele.https.connection import ApiConnection, NotSent
+from tele.https.identity import TlsIdentity
+from tele.https.trust import ClientTls
+
+CONNECT_TIMEOUT: Final = 10.0
+#: Less than the server's 75 seconds.
+IDLE: Final = 45.0
+KEPT: Final = 4
+
+Endpoint = Callable[[str, int], IStreamClientEndpoint]
+
+
+class _Connections(Factory):
+    noisy = False
+
+    def __init__(self, make: Callable[[], ApiConnection]) -> None:
+        self._make = make
+
+    def buildProtocol(self, addr: IAddress | None) -> ApiConnection:
+        return self._make()
+
+
+@frozen(eq=False)
+class _Kept:
+    """A connection that is open and idle; ``end`` closes it."""
+
+    connection: ApiConnection
+    address: str
+    identity: TlsIdentity | None
+    end: IDelayedCall
+
+
+class Pool:
+    """Opens TLS connections to auth and keeps a few. ``endpoint`` replaces TCP in tests."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        server_name: str,
+        identity: Callable[[], TlsIdentity | None],
+        trust: Callable[[], Sequence[str]] | None,
+        endpoint: Endpoint | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._identity = identity
+        self._tls = ClientTls(server_name, identity, trust)
+        self._endpoint = endpoint or self._tcp
+        self._kept: list[_Kept] = []
+        self._open: set[ApiConnection] = set()
+
+    def _tcp(self, host: str, port: int) -> IStreamClientEndpoint:
+        return HostnameEndpoint(self._reactor, host, port, timeout=CONNECT_TIMEOUT)
+
+    async def connect(self, address: str) -> ApiConnection:
+        """Open a new connection; fails with :class:`NotSent`."""
+        host, port = split_address(address)
+        factory = _Connections(lambda: ApiConnection(address, self._closed))
+        endpoint = wrapClientTLS(self._tls, self._endpoint(host, port))
+        try:
+            connection = cast(ApiConnection, await endpoint.connect(factory))
+        except (ConnectError, DNSLookupError, OSError) as error:
+            raise NotSent(f"{address} did not answer: {error}") from None
+        self._open.add(connection)
+        return connection
+
+    def take(self, address: str) -> ApiConnection | None:
+        """Return a kept connection to ``address``, or None."""
+        identity = self._identity()
+        for kept in reversed(self._kept):
+            if kept.address == address and kept.connection.usable:
+                if kept.identity != identity:
+                    kept.connection.close()
+                    continue
+                self._forget(kept)
+                return kept.connection
+        return None
+
+    def keep(self, connection: ApiConnection, address: str) -> None:
+        """Keep a connection that is done with its request, or close it."""
+        if not connection.usable or len(self._kept) >= KEPT:
+            connection.close()
+            return
+        end = self._reactor.callLater(IDLE, connection.close)
+        self._kept.append(_Kept(connection, address, self._identity(), end))
+
+    def close(self) -> None:
+        """Close all connections at once."""
+        for connection in list(self._open):
+            connection.abort()
+
+    def _closed(self, connection: ApiConnection) -> None:
+        self._open.discard(connection)
+        for kept in [k for k in self._kept if k.connection is connection]:
+            self._forget(kept)
+
+    def _forget(self, kept: _Kept) -> None:
+        self._kept.remove(kept)
+        if kept.end.active():
+            kept.end.cancel()
