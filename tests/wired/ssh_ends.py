@@ -74,7 +74,8 @@ class Avatar(ConchUser):
     """A user of the realm."""
 
     def __init__(self, credentials: CertificateCredentials) -> None:
-        super().__init__()
+        self.channelLookup = {}
+        self.subsystemLookup = {}
         self.credentials = credentials
 
 
@@ -158,7 +159,7 @@ class World:
         identity: ClientIdentity | None = None,
         verifier: HostVerifier | None = None,
         limits: Limits | None = None,
-    ) -> LoginTransport:
+    ) -> Any:
         return LoginTransport(
             self.clock,
             verifier or self.verifier(),

@@ -20,7 +20,7 @@ from attrs import frozen
 from twisted.conch.ssh import transport as conch
 from twisted.conch.ssh import userauth as conch_userauth
 from twisted.conch.ssh.connection import SSHConnection
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
@@ -138,11 +138,15 @@ class SSHClientTransport(Transport, conch.SSHClientTransport):
         reader = Reader(packet)
         host_key, share, signature = reader.string(), reader.string(), reader.string()
         reader.end()
-        certificate = parse_certificate(host_key)
         self.hold()
-        verified = self.verifyHostKey(host_key, certificate.key.fingerprint.encode("ascii"))
-        verified.addCallback(self._finish_exchange, exchange, certificate, share, signature)
+        verified = maybeDeferred(self._verified_certificate, host_key)
+        verified.addCallback(self._finish_exchange, exchange, share, signature)
         verified.addErrback(self._not_verified)
+
+    def _verified_certificate(self, host_key: bytes) -> Deferred[Certificate]:
+        certificate = parse_certificate(host_key)
+        verified = self.verifyHostKey(host_key, certificate.key.fingerprint.encode("ascii"))
+        return verified.addCallback(lambda _: certificate)
 
     def verifyHostKey(self, hostKey: bytes, fingerprint: bytes) -> Deferred[Any]:
         """Fire if the server that has the certificate ``hostKey`` is the right one."""
@@ -152,12 +156,7 @@ class SSHClientTransport(Transport, conch.SSHClientTransport):
         return succeed(True)
 
     def _finish_exchange(
-        self,
-        _: object,
-        exchange: Exchange,
-        certificate: Certificate,
-        share: bytes,
-        signature: bytes,
+        self, certificate: Certificate, exchange: Exchange, share: bytes, signature: bytes
     ) -> None:
         if self.closing:
             return

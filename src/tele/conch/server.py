@@ -78,6 +78,11 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         self.first_host_key = b""
         super().authenticated()
 
+    def dispatchMessage(self, messageNum: int, payload: bytes) -> None:
+        """See :class:`Transport`. A late request to log in is ignored (RFC 4252, 5.1)."""
+        if messageNum != n.USERAUTH_REQUEST or not self.isAuthenticated:
+            super().dispatchMessage(messageNum, payload)
+
     def _leave_startups(self) -> None:
         source, self._source = self._source, None
         if source is not None:

@@ -1,0 +1,190 @@
+"""A peer that says whatever a test wants, in SSH packets made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import define, field
+
+from ssh_ends import World
+from tele.conch.client import ClientIdentity
+from tele.wire import numbers as n
+from tele.wire.agreement import METHODS, exchange_hash
+from tele.wire.ciphers import CIPHERS, Secrets
+from tele.wire.fields import Reader, boolean, string
+from tele.wire.negotiation import (
+    EXT_INFO_CLIENT,
+    STRICT_CLIENT,
+    KexInit,
+    make_kexinit,
+    negotiate,
+    parse_kexinit,
+)
+from tele.wire.packets import OVERHEAD, Opener, PlainOpener, PlainSealer, Sealer
+
+VERSION = b"SSH-2.0-attacker"
+PADDING = bytes(64)
+
+
+@define
+class Attacker:
+    """The client's end, against a server whose transport is in memory.
+
+    ``heard`` are the server's messages so far, with their numbers.
+    """
+
+    world: World
+    strict: bool = True
+    method: bytes = b"curve25519-sha256"
+    server: Any = field(init=False)
+    transport: Any = field(init=False)
+    sealer: Sealer = field(factory=PlainSealer, init=False)
+    opener: Opener = field(init=False)
+    heard: list[bytes] = field(factory=list, init=False)
+    session_id: bytes = field(default=b"", init=False)
+    host_key: bytes = field(default=b"", init=False)
+    _pending: bytes = field(default=b"", init=False)
+    _line: bytes = field(default=b"", init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.server, self.transport = self.world.alone()
+        self.opener = PlainOpener(1 << 20)
+
+    # -- bytes ------------------------------------------------------------------------
+    def raw(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self.server.dataReceived(data)
+
+    def seal(self, *messages: bytes) -> bytes:
+        """Return the packets of messages."""
+        out = bytearray()
+        for message in messages:
+            room = memoryview(bytearray(len(message) + OVERHEAD))
+            out += room[: self.sealer.seal(message, room, 0)]
+        return bytes(out)
+
+    def say(self, *messages: bytes) -> None:
+        """Send messages in one segment."""
+        self.raw(self.seal(*messages))
+
+    def hear(self) -> list[bytes]:
+        """Return the messages that came since the last call."""
+        data = self._pending + self.transport.value()
+        self.transport.clear()
+        if not self._line:
+            line, _, data = data.partition(b"\r\n")
+            self._line = line
+        fresh = []
+        room = memoryview(bytearray(1 << 20))
+        while taken := self.opener.open(memoryview(data), 0, len(data), room):
+            data = data[taken:]
+            fresh.append(bytes(room[1 : self.opener.payload_end]))
+            if fresh[-1][0] == n.NEWKEYS and self._renewed is not None:
+                self.opener, self._renewed = self._renewed, None
+        self._pending = data
+        self.heard += fresh
+        return fresh
+
+    _renewed: Opener | None = field(default=None, init=False)
+
+    @property
+    def disconnected(self) -> bool:
+        """Whether the server ended the connection."""
+        return bool(self.transport.disconnecting)
+
+    # -- key exchange -----------------------------------------------------------------
+    def kexinit(self, **changes: Any) -> KexInit:
+        """Our KEXINIT."""
+        markers = (EXT_INFO_CLIENT, STRICT_CLIENT) if self.strict else (EXT_INFO_CLIENT,)
+        return make_kexinit(
+            changes.get("kex", (self.method, *markers)),
+            changes.get("host_keys", (b"ssh-ed25519-cert-v01@openssh.com",)),
+            bytes(16),
+            changes.get("ciphers", CIPHERS),
+        )
+
+    def greet(self) -> None:
+        """Send the version line."""
+        self.raw(VERSION + b"\r\n")
+
+    def exchange(self) -> None:
+        """Exchange keys for the first time or again, and use them."""
+        if not self.session_id:
+            self.greet()
+        ours = self.kexinit()
+        self.say(ours.payload)
+        theirs = parse_kexinit(next(m for m in self.hear() if m[0] == n.KEXINIT)[1:])
+        agreement = negotiate(ours, theirs)
+        initiation = METHODS[agreement.kex].initiate()
+        self.say(bytes((n.KEX_INIT,)) + string(initiation.share))
+        # Everything after the server's NEWKEYS is under keys that the reply leads to.
+        data = self._pending + self.transport.value()
+        self.transport.clear()
+        room = memoryview(bytearray(1 << 20))
+        taken = self.opener.open(memoryview(data), 0, len(data), room)
+        reply = Reader(bytes(room[2 : self.opener.payload_end]))
+        host_key, share, _ = reader_strings(reply, 3)
+        shared = initiation.finish(share)
+        digest = exchange_hash(
+            client_version=VERSION,
+            server_version=self._line,
+            client_kexinit=ours.payload,
+            server_kexinit=theirs.payload,
+            host_key=host_key,
+            client_share=initiation.share,
+            server_share=share,
+            secret=shared,
+        )
+        self.host_key = self.host_key or host_key
+        self.session_id = self.session_id or digest
+        secrets = Secrets(shared, digest, self.session_id)
+        self.say(bytes((n.NEWKEYS,)))
+        sequence = 0 if self.strict else self.sealer.sequence
+        self.sealer = secrets.sealer(agreement.cipher_to_server, True, PADDING, sequence)
+        sequence = 0 if self.strict else self.opener.sequence + 1
+        self._renewed = secrets.opener(agreement.cipher_to_client, False, 1 << 20, sequence)
+        self._pending = data[taken:]
+        self.hear()
+
+    # -- authentication ---------------------------------------------------------------
+    def ask_service(self) -> None:
+        """Ask for authentication."""
+        self.say(bytes((n.SERVICE_REQUEST,)) + string(b"ssh-userauth"))
+        self.hear()
+
+    def login_request(self, identity: ClientIdentity | None = None) -> bytes:
+        """A signed request that is good, or as good as ``identity`` is."""
+        identity = identity or self.world.identity()
+        body = identity.sign_request(self.session_id, b"ssh-connection")
+        return bytes((n.USERAUTH_REQUEST,)) + body
+
+    def query(self, algorithm: bytes, blob: bytes, login: bytes = b"root") -> bytes:
+        """An unsigned question whether a key would do."""
+        return request(login, b"publickey", boolean(False) + string(algorithm) + string(blob))
+
+    def ready_to_login(self) -> None:
+        """Be where authentication begins."""
+        self.exchange()
+        self.ask_service()
+
+    def login(self) -> None:
+        """Be where the connection is open."""
+        self.ready_to_login()
+        self.say(self.login_request())
+        self.hear()
+
+
+def request(login: bytes, method: bytes, rest: bytes = b"") -> bytes:
+    """A USERAUTH_REQUEST."""
+    head = string(login) + string(b"ssh-connection") + string(method)
+    return bytes((n.USERAUTH_REQUEST,)) + head + rest
+
+
+def reader_strings(reader: Reader, count: int) -> list[bytes]:
+    """Return the next strings."""
+    return [reader.string() for _ in range(count)]
+
+
+def numbers(messages: list[bytes]) -> list[int]:
+    """The numbers of messages."""
+    return [message[0] for message in messages]

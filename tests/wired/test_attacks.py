@@ -1,0 +1,521 @@
+"""What was done to Conch's own server, done to ours (S1 to S16 of the attack list)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.testing import StringTransport
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import implementer
+
+from ssh_attacker import Attacker, numbers, request
+from ssh_ends import START, Address, World
+from tele.certs.keys import PrivateKey
+from tele.conch.limits import Limits
+from tele.conch.userauth import HOSTBOUND, printable
+from tele.errors import AccessDenied
+from tele.wire import numbers as n
+from tele.wire.fields import Reader, boolean, string
+
+ED25519_CERT = b"ssh-ed25519-cert-v01@openssh.com"
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def attacker(world: World) -> Attacker:
+    return Attacker(world)
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """Everything that is logged, formatted as a text log would."""
+    lines: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        lines.append(formatEvent(event))
+        json.dumps(lines[-1])
+
+    globalLogPublisher.addObserver(observe)
+    yield lines
+    globalLogPublisher.removeObserver(observe)
+
+
+# -- S1: peer text is never a format ---------------------------------------------------
+HOSTILE = "{log_source.transport.loseConnection()} {0} %s \r\n\x1b[2Jforged line"
+
+
+def test_s1_hostile_algorithm_name(attacker: Attacker, logged: list[str]) -> None:
+    """An algorithm name with a format string in it is refused as any other, and runs nothing."""
+    attacker.ready_to_login()
+    for name in (HOSTILE.encode(), b"\xff\xfe", b"{" * 200):
+        attacker.say(attacker.query(name, b"blob"))
+    assert numbers(attacker.hear()) == [n.USERAUTH_FAILURE] * 3
+    assert not attacker.disconnected
+    assert not any("\x1b" in line or "\n" in line for line in logged)
+
+
+@pytest.mark.parametrize("where", ["login", "service", "method", "version", "disconnect"])
+def test_s1_hostile_texts_anywhere(
+    world: World, attacker: Attacker, logged: list[str], where: str
+) -> None:
+    """Peer texts reach log and audit only quoted."""
+    text = HOSTILE.encode()
+    if where == "version":
+        attacker.raw(b"SSH-2.0-{log_source}\x1b\r\n")
+    else:
+        attacker.ready_to_login()
+        message = {
+            "login": request(text, b"password", boolean(False) + string(b"x")),
+            "service": bytes((n.USERAUTH_REQUEST,))
+            + string(b"root")
+            + string(text)
+            + string(b"none"),
+            "method": request(b"root", text),
+            "disconnect": bytes((n.DISCONNECT, 0, 0, 0, 11)) + string(text) + string(b""),
+        }[where]
+        attacker.say(message)
+    assert not any("\x1b" in line or "\n" in line for line in logged)
+    assert all(denied.message.isprintable() for denied in world.denied)
+
+
+# -- S2: no compression ----------------------------------------------------------------
+def test_s2_no_compression(attacker: Attacker) -> None:
+    """Nothing but ``none`` is offered, so no packet is ever inflated."""
+    attacker.greet()
+    kexinit = next(m for m in attacker.hear() if m[0] == n.KEXINIT)
+    assert b"zlib" not in kexinit
+
+
+# -- S3: nothing before its time -------------------------------------------------------
+@pytest.mark.parametrize(
+    "number", [n.IGNORE, n.DEBUG, n.UNIMPLEMENTED, n.SERVICE_REQUEST, n.USERAUTH_REQUEST, 90, 192]
+)
+def test_s3_plaintext_messages_before_keys(attacker: Attacker, number: int) -> None:
+    """A message before the first KEXINIT, or in the first exchange, ends the connection."""
+    attacker.greet()
+    attacker.say(bytes((number,)) + string(b"ssh-userauth"), attacker.kexinit().payload)
+    assert numbers(attacker.hear()) == [n.KEXINIT, n.DISCONNECT]
+    late = Attacker(attacker.world)
+    late.greet()
+    late.say(late.kexinit().payload, bytes((number,)) + string(b"ssh-userauth"))
+    assert numbers(late.hear()) == [n.KEXINIT, n.DISCONNECT]
+
+
+def test_s3_no_channels_before_login(attacker: Attacker, world: World) -> None:
+    """A channel cannot be opened before, or instead of, authentication."""
+    attacker.exchange()
+    attacker.say(bytes((n.CHANNEL_OPEN,)) + string(b"session") + bytes(12))
+    assert attacker.disconnected
+    other = Attacker(world)
+    other.ready_to_login()
+    other.say(bytes((n.CHANNEL_DATA,)) + bytes(4) + string(b"x"))
+    assert other.disconnected
+    assert not world.services
+
+
+def test_s3_sequence_numbers_start_again(world: World) -> None:
+    """With strict key exchange both sequence numbers are 0 after NEWKEYS; without, they go on."""
+    for strict in (True, False):
+        attacker = Attacker(world, strict=strict)
+        attacker.ready_to_login()
+        # After NEWKEYS the server got SERVICE_REQUEST, and sent EXT_INFO and SERVICE_ACCEPT.
+        assert attacker.server.incoming.opener.sequence == (1 if strict else 4)
+        assert attacker.server.outgoing.sealer.sequence == (2 if strict else 5)
+
+
+def test_s3_no_rekey_before_login(attacker: Attacker) -> None:
+    """A stranger gets one key exchange."""
+    attacker.exchange()
+    attacker.say(attacker.kexinit().payload)
+    assert attacker.disconnected
+
+
+# -- S4: limits hold, whatever is pipelined --------------------------------------------
+def test_s4_nothing_is_dispatched_after_the_end(world: World, attacker: Attacker) -> None:
+    """Sixty attempts in one segment: six are looked at, and a good one after them is not."""
+    attacker.ready_to_login()
+    wrong = request(b"root", b"password", boolean(False) + string(b"guess"))
+    attacker.say(*[wrong] * 59, attacker.login_request())
+    assert numbers(attacker.hear()) == [n.USERAUTH_FAILURE] * 5 + [n.DISCONNECT]
+    assert len(world.denied) == 6
+    assert not world.realm.calls
+    attacker.say(attacker.login_request())
+    assert not attacker.hear()
+
+
+def test_s4_signed_attempts_are_counted(world: World, attacker: Attacker) -> None:
+    """Six bad signatures end the connection."""
+    attacker.ready_to_login()
+    bad = bytearray(attacker.login_request())
+    bad[-1] ^= 1
+    attacker.say(*[bytes(bad)] * 10)
+    assert numbers(attacker.hear()) == [n.USERAUTH_FAILURE] * 5 + [n.DISCONNECT]
+    assert {denied.reason for denied in world.denied} == {"signature"}
+
+
+# -- S7: authenticated once ------------------------------------------------------------
+def test_s7_no_second_authentication(world: World, attacker: Attacker) -> None:
+    """A service request after login ends the connection; who was in is logged out, once."""
+    attacker.login()
+    assert world.realm.calls == [("login", "root")]
+    attacker.say(bytes((n.SERVICE_REQUEST,)) + string(b"ssh-userauth"))
+    assert attacker.disconnected
+    attacker.server.connectionLost()
+    attacker.server.connectionLost()
+    assert world.realm.calls == [("login", "root"), ("logout", "root")]
+    assert world.services[0].calls == [("started",), ("stopped",)]
+
+
+def test_s7_late_requests_are_ignored(world: World, attacker: Attacker) -> None:
+    """A request after success is ignored, as RFC 4252 says; nobody is asked again."""
+    attacker.ready_to_login()
+    attacker.say(attacker.login_request(), attacker.login_request())
+    assert numbers(attacker.hear()) == [n.USERAUTH_SUCCESS]
+    assert world.realm.calls == [("login", "root")]
+    assert [call[0] for call in world.services[0].calls] == ["started"]
+
+
+@pytest.mark.parametrize("name", [b"ssh-connection", b"shell", b"\xff", b""])
+def test_s7_only_one_service(attacker: Attacker, name: bytes) -> None:
+    """No service but authentication can be asked for."""
+    attacker.exchange()
+    attacker.say(bytes((n.SERVICE_REQUEST,)) + string(name))
+    assert attacker.disconnected
+
+
+# -- S8: questions are checked and counted ---------------------------------------------
+def test_s8_questions_get_real_checks(world: World, attacker: Attacker) -> None:
+    """PK_OK is said of a certificate that would do, and of nothing else."""
+    attacker.ready_to_login()
+    good = world.certify().blob
+    expired = world.certify(now=START - timedelta(hours=2)).blob
+    stranger = world.certify(authority=PrivateKey.generate()).blob
+    attacker.say(
+        attacker.query(ED25519_CERT, good),
+        attacker.query(ED25519_CERT, expired),
+        attacker.query(ED25519_CERT, stranger),
+        attacker.query(b"ssh-ed25519", world.user_key.public.blob),
+        attacker.query(ED25519_CERT, good, b"nobody"),
+    )
+    assert numbers(attacker.hear()) == [n.USERAUTH_PK_OK] + [n.USERAUTH_FAILURE] * 4
+    assert [denied.reason for denied in world.denied] == ["validity", "authority", "principal"]
+    assert not world.realm.calls
+
+
+@pytest.mark.parametrize("kind", ["none", "plain", "good"])
+def test_s8_questions_are_counted(world: World, kind: str) -> None:
+    """Twenty questions, of whatever kind, and that is it."""
+    attacker = Attacker(world)
+    attacker.ready_to_login()
+    question = {
+        "none": request(b"root", b"none"),
+        "plain": attacker.query(b"ssh-ed25519", world.user_key.public.blob),
+        "good": attacker.query(ED25519_CERT, world.certify().blob),
+    }[kind]
+    attacker.say(*[question] * 25)
+    answers = numbers(attacker.hear())
+    assert len(answers) == 20 + 1
+    assert answers[-1] == n.DISCONNECT
+    attacker.server.connectionLost()
+    assert [d.reason for d in world.denied] == (["not_a_certificate"] if kind == "plain" else [])
+
+
+# -- S9: one request at a time ---------------------------------------------------------
+def test_s9_pipelined_requests_wait_for_the_decision(world: World, attacker: Attacker) -> None:
+    """While the realm decides nothing is looked at; then the first answer ends it all."""
+    decision: Deferred[Any] = Deferred()
+    held: list[Any] = []
+
+    def decide(credentials: Any) -> Deferred[Any]:
+        held.append(credentials)
+        return decision
+
+    world.realm.answer = decide
+    attacker.ready_to_login()
+    attacker.say(
+        attacker.login_request(world.identity("alice")),
+        attacker.login_request(world.identity("root")),
+        bytes((n.CHANNEL_OPEN,)) + string(b"session") + bytes(12),
+    )
+    attacker.say(request(b"root", b"none"))
+    assert attacker.hear() == []
+    assert [credentials.login for credentials in held] == ["alice"]
+    assert attacker.transport.producerState == "paused"
+    decision.callback(world.realm.admit(held[0]))
+    assert numbers(attacker.hear()) == [n.USERAUTH_SUCCESS]
+    assert attacker.server.avatar.credentials.login == "alice"
+    assert [call[0] for call in world.services[0].calls] == ["started", "packet"]
+    assert world.realm.calls == [("login", "alice")]
+    assert attacker.transport.producerState == "producing"
+
+
+def test_s9_decision_after_the_end(world: World, attacker: Attacker) -> None:
+    """Who is let in after they left is logged out at once."""
+    decision: Deferred[Any] = Deferred()
+    held: list[Any] = []
+
+    def decide(credentials: Any) -> Deferred[Any]:
+        held.append(credentials)
+        return decision
+
+    world.realm.answer = decide
+    attacker.ready_to_login()
+    attacker.say(attacker.login_request())
+    attacker.server.connectionLost()
+    decision.callback(world.realm.admit(held[0]))
+    assert world.realm.calls == [("login", "root"), ("logout", "root")]
+    assert not world.services
+
+
+def test_s9_a_flood_while_deciding_is_bounded(world: World, attacker: Attacker) -> None:
+    """A transport that goes on delivering while we decide is cut off."""
+    world.realm.answer = lambda credentials: Deferred()
+    attacker.ready_to_login()
+    attacker.say(attacker.login_request())
+    for _ in range(64):
+        attacker.raw(bytes(1 << 16))
+    assert attacker.disconnected
+
+
+# -- S10: packets ----------------------------------------------------------------------
+@pytest.mark.parametrize("length", [0, 1, 4, 11, 35001, 35004, 1 << 20, 0xFFFFFFFF])
+def test_s10_lengths(attacker: Attacker, length: int) -> None:
+    """A length that no packet can have ends the connection at once, before and after keys."""
+    attacker.greet()
+    attacker.raw(length.to_bytes(4, "big"))
+    assert attacker.disconnected
+    late = Attacker(attacker.world)
+    late.exchange()
+    late.raw(length.to_bytes(4, "big"))
+    assert late.disconnected
+
+
+@pytest.mark.parametrize("padding", [0, 3, 12, 255])
+def test_s10_padding(attacker: Attacker, padding: int) -> None:
+    """Padding that leaves no payload, or is too short, ends the connection."""
+    attacker.greet()
+    attacker.raw((12).to_bytes(4, "big") + bytes((padding,)) + bytes(11))
+    assert attacker.disconnected
+
+
+def test_s10_no_weak_algorithm_is_offered(attacker: Attacker) -> None:
+    """No CBC, no MAC-then-anything, no SHA-1, no finite field groups, no DSA."""
+    attacker.greet()
+    kexinit = next(m for m in attacker.hear() if m[0] == n.KEXINIT)
+    for weak in (b"cbc", b"ctr", b"md5", b"sha1", b"group", b"dss", b"rsa,", b"3des", b"chacha"):
+        assert weak not in kexinit
+    reader = Reader(kexinit[17:])
+    reader.name_list()
+    assert reader.name_list() == (ED25519_CERT, b"ssh-ed25519")
+
+
+def test_s10_short_strings_are_not_read_past_their_end(attacker: Attacker) -> None:
+    """A field that announces more than there is ends the connection."""
+    attacker.ready_to_login()
+    attacker.say(bytes((n.USERAUTH_REQUEST,)) + b"\0\0\xff\xffroot")
+    assert numbers(attacker.hear()) == [n.DISCONNECT]
+
+
+def test_s10_hostile_shares(world: World) -> None:
+    """A point of small order, or a share of a wrong size, ends the exchange."""
+    for share in (bytes(32), b"", b"x" * 31, b"x" * 3000):
+        attacker = Attacker(world)
+        attacker.greet()
+        attacker.say(attacker.kexinit().payload)
+        attacker.hear()
+        attacker.say(bytes((n.KEX_INIT,)) + string(share))
+        assert numbers(attacker.hear()) == [n.DISCONNECT]
+
+
+# -- S11: hostile packets do not flood the log -----------------------------------------
+def test_s11_one_line_per_connection(attacker: Attacker, logged: list[str]) -> None:
+    """Garbage ends the connection with one short line and no traceback."""
+    attacker.ready_to_login()
+    before = len(logged)
+    attacker.say(*[bytes((n.USERAUTH_REQUEST,)) + b"\xff" * 30000] * 20)
+    mine = [line for line in logged[before:] if "disconnecting" not in line]
+    assert len(mine) == 1
+    assert len(mine[0]) < 400
+    assert "Traceback" not in mine[0]
+
+
+# -- S14, S15, S16: what we tell strangers ---------------------------------------------
+def test_s14_all_refusals_look_the_same(world: World, attacker: Attacker) -> None:
+    """A refused certificate gets the same answer, whatever is wrong with it."""
+    attacker.ready_to_login()
+    for identity in (
+        world.identity("nobody"),
+        world.identity(authority=PrivateKey.generate()),
+        world.identity(now=START - timedelta(days=1)),
+        world.identity(cluster="other"),
+    ):
+        attacker.say(attacker.login_request(identity))
+    answers = attacker.hear()
+    assert len(answers) == 4
+    assert len(set(answers)) == 1
+
+
+def test_s15_the_realms_reason_is_told_to_who_proved_themselves(
+    world: World, attacker: Attacker
+) -> None:
+    """After the signature, and only then, the user reads why; control characters are gone."""
+
+    def deny(credentials: Any) -> Any:
+        raise AccessDenied("role \x1b[31mdev\x07 lacks root", "login")
+
+    world.realm.answer = deny
+    attacker.ready_to_login()
+    attacker.say(attacker.query(ED25519_CERT, world.certify().blob))
+    assert numbers(attacker.hear()) == [n.USERAUTH_PK_OK]
+    attacker.say(attacker.login_request())
+    banner, failure = attacker.hear()
+    assert Reader(banner[1:]).text() == "role [31mdev lacks root\r\n"
+    assert failure[0] == n.USERAUTH_FAILURE
+    assert [(d.reason, d.key_id) for d in world.denied] == [("login", "alice")]
+    assert printable("a\x00b\u202ec") == "abc"
+
+
+def test_s15_version_line_names_no_library(attacker: Attacker) -> None:
+    """The version line says nothing of Twisted."""
+    assert attacker.transport.value().startswith(b"SSH-2.0-tele_")
+    assert b"Twisted" not in attacker.transport.value()
+
+
+def test_s16_disconnect_does_not_echo(attacker: Attacker) -> None:
+    """The text of a DISCONNECT is short, printable, and quotes what the peer said."""
+    attacker.exchange()
+    attacker.say(bytes((n.SERVICE_REQUEST,)) + string(b"\x1b[2J" * 5000))
+    reader = Reader(attacker.hear()[-1][1:])
+    assert reader.uint32() == n.SERVICE_NOT_AVAILABLE
+    text = reader.text()
+    assert len(text) <= 256
+    assert text.isprintable()
+
+
+# -- time, and numbers of visitors -----------------------------------------------------
+@pytest.mark.parametrize("progress", ["nothing", "version", "keys", "service"])
+def test_grace_time(world: World, attacker: Attacker, progress: str) -> None:
+    """Who has not logged in after the grace time is cut off, wherever they got to."""
+    {
+        "nothing": lambda: None,
+        "version": attacker.greet,
+        "keys": attacker.exchange,
+        "service": attacker.ready_to_login,
+    }[progress]()
+    world.clock.advance(world.limits.login_grace - 0.1)
+    assert not attacker.disconnected
+    world.clock.advance(0.1)
+    assert attacker.disconnected
+
+
+def test_nothing_is_timed_after_login(world: World, attacker: Attacker) -> None:
+    """An authenticated connection has no timer of its own."""
+    attacker.login()
+    assert not world.clock.getDelayedCalls()
+
+
+def test_who_does_not_read_our_last_words_is_cut_off(world: World, attacker: Attacker) -> None:
+    """After a DISCONNECT the socket lives on for a few seconds at most."""
+    attacker.greet()
+    attacker.raw(b"\xff" * 4)
+    assert attacker.disconnected
+    assert not attacker.transport.disconnected
+    world.clock.advance(world.limits.linger)
+    assert not world.clock.getDelayedCalls()
+
+
+def test_messages_before_login_are_counted(attacker: Attacker) -> None:
+    """Even harmless messages come to an end before login."""
+    attacker.exchange()
+    attacker.say(*[bytes((n.IGNORE,)) + string(b"")] * 100)
+    assert numbers(attacker.hear()) == [n.DISCONNECT]
+
+
+def test_version_line_is_bounded(attacker: Attacker) -> None:
+    """A version line that does not end is not waited for."""
+    attacker.raw(b"SSH-2.0-" + b"x" * 300)
+    assert attacker.disconnected
+
+
+def test_too_many_at_the_door(world: World) -> None:
+    """At the limit of connections that have not logged in, new ones are closed unseen."""
+    limits = Limits(startups=(2, 50, 4), startups_per_source=3)
+    crowded = World(limits=limits)
+    protocols = [crowded.factory.buildProtocol(Address(host=f"198.51.100.{i}")) for i in range(9)]
+    inside = [p for p in protocols if p is not None]
+    assert len(inside) == 3  # the draw is 0.5: at three of four inside it is a no
+    inside[0].makeConnection(StringTransport())
+    inside[0].connectionLost()
+    assert crowded.factory.buildProtocol(Address(host="203.0.113.1")) is not None
+
+
+def test_too_many_from_one_source() -> None:
+    """One source cannot take all places; a login frees its place."""
+    world = World(limits=Limits(startups_per_source=2))
+    first, second = Attacker(world), Attacker(world)
+    assert world.factory.buildProtocol(Address()) is None
+    assert world.factory.buildProtocol(Address(host="203.0.113.1")) is not None
+    first.login()
+    assert world.factory.buildProtocol(Address()) is not None
+    assert second.transport
+
+
+# -- host-bound logins -----------------------------------------------------------------
+def hostbound(attacker: Attacker, host_key: bytes) -> bytes:
+    """A login request that is bound to a host key."""
+    identity = attacker.world.identity()
+    body = (
+        string(b"root")
+        + string(b"ssh-connection")
+        + string(HOSTBOUND)
+        + boolean(True)
+        + string(ED25519_CERT)
+        + string(identity.certificate.blob)
+        + string(host_key)
+    )
+    message = bytes((n.USERAUTH_REQUEST,)) + body
+    return message + string(identity.private.sign(string(attacker.session_id) + message))
+
+
+def test_hostbound_login(world: World, attacker: Attacker) -> None:
+    """A login that names the host key of the first exchange is good."""
+    attacker.ready_to_login()
+    attacker.say(hostbound(attacker, attacker.host_key))
+    assert numbers(attacker.hear()) == [n.USERAUTH_SUCCESS]
+
+
+def test_login_that_is_bound_to_another_host(world: World, attacker: Attacker) -> None:
+    """A login that was made for another host is not good here."""
+    attacker.ready_to_login()
+    attacker.say(hostbound(attacker, PrivateKey.generate().public.blob))
+    assert numbers(attacker.hear()) == [n.USERAUTH_FAILURE]
+    assert world.denied[0].reason == "host_bound"
+
+
+def test_a_signature_is_good_for_one_session(world: World) -> None:
+    """A request that was signed for another connection is refused."""
+    first, second = Attacker(world), Attacker(world)
+    first.ready_to_login()
+    second.ready_to_login()
+    second.say(first.login_request())
+    assert numbers(second.hear()) == [n.USERAUTH_FAILURE]
+    assert world.denied[0].reason == "signature"
+
+
+def test_certificate_of_another_key(world: World, attacker: Attacker) -> None:
+    """Somebody else's certificate is of no use without the key."""
+    attacker.ready_to_login()
+    stolen = evolve(world.identity(), private=PrivateKey.generate())
+    attacker.say(attacker.login_request(stolen))
+    assert numbers(attacker.hear()) == [n.USERAUTH_FAILURE]

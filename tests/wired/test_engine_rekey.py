@@ -1,0 +1,222 @@
+"""Keys are renewed while data flow, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from ssh_attacker import Attacker, numbers
+from ssh_ends import Ends, World
+from tele.conch.limits import REKEY_BURST, Limits
+from tele.conch.transport import Transport
+from tele.wire import numbers as n
+from tele.wire.agreement import METHODS
+from tele.wire.ciphers import CIPHERS
+from tele.wire.fields import string
+
+CHUNK = 32768
+
+
+def opened(world: World, **client_attributes: Any) -> Ends:
+    client = world.client()
+    for name, value in client_attributes.items():
+        setattr(client, name, value)
+    ends = world.connect(client)
+    assert ends.client.isAuthenticated
+    return ends
+
+
+def send(end: Transport, total: bytes) -> None:
+    """Send as a pump does: seal while one may, flush, wait to be told."""
+    rest = memoryview(total)
+
+    def go_on() -> None:
+        nonlocal rest
+        while len(rest) and end.can_send():
+            size = min(CHUNK, len(rest))
+            end.data_room[:size] = rest[:size]
+            end.seal_data(3, size)
+            end.flush()
+            rest = rest[size:]
+        if not len(rest):
+            end.ready_observers.discard(go_on)
+
+    end.ready_observers.add(go_on)
+    go_on()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method(method: bytes) -> None:
+    """Both ends speak each key exchange method, first and again."""
+    world = World()
+    ends = opened(world, supportedKeyExchanges=[method])
+    for end in (ends.client, ends.server):
+        end.sendKexInit()
+        ends.settle()
+    send(ends.client, b"x" * 100)
+    ends.settle()
+    assert bytes(world.services[0].data) == b"x" * 100
+
+
+@pytest.mark.parametrize("cipher", CIPHERS)
+def test_every_cipher(cipher: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ends speak each cipher."""
+    monkeypatch.setattr("tele.wire.ciphers.CIPHERS", (cipher,))
+    world = World()
+    ends = opened(world)
+    send(ends.server, b"y" * 100)
+    ends.settle()
+    assert bytes(ends.client.service.data) == b"y" * 100
+
+
+@pytest.mark.parametrize("who", ["server", "client", "both"])
+def test_no_loss_when_keys_are_renewed_by_volume(who: str) -> None:
+    """Data in both directions arrive whole and in order over many exchanges."""
+    often = Limits(rekey_octets=3 * CHUNK)
+    world = World(limits=often if who != "client" else Limits())
+    client = world.client(limits=often if who != "server" else Limits())
+    ends = world.connect(client)
+    first, second = os.urandom(40 * CHUNK + 7), os.urandom(40 * CHUNK + 9)
+    send(ends.client, first)
+    send(ends.server, second)
+    ends.settle()
+    assert bytes(world.services[0].data) == first
+    assert bytes(ends.client.service.data) == second
+    assert not ends.client.closing
+    assert ends.client.incoming.opener.octets < 10 * CHUNK
+
+
+def test_messages_wait_for_new_keys_in_order() -> None:
+    """What is sent during an exchange, data or not, arrives after it and in order."""
+    world = World()
+    ends = opened(world)
+    client = ends.client
+    client.sendKexInit()
+    assert not client.can_send()
+    client.sendPacket(n.GLOBAL_REQUEST, b"first")
+    client.send_data(1, b"second")
+    client.data_room[:5] = b"third"
+    client.seal_data(1, 5, 1)
+    client.sendPacket(n.GLOBAL_REQUEST, b"fourth")
+    told: list[bool] = []
+    client.ready_observers.add(lambda: told.append(client.can_send()))
+    ends.settle()
+    service = world.services[0]
+    assert service.calls == [
+        ("started",),
+        ("packet", n.GLOBAL_REQUEST, b"first"),
+        ("extended", 1, 1, b"third"),
+        ("packet", n.GLOBAL_REQUEST, b"fourth"),
+    ]
+    assert bytes(service.data) == b"second"
+    assert told
+    assert all(told)
+
+
+def test_both_begin_at_once() -> None:
+    """Two KEXINITs that cross are one exchange."""
+    world = World()
+    ends = opened(world)
+    before = ends.server.sessionID
+    ends.client.sendKexInit()
+    ends.server.sendKexInit()
+    ends.settle()
+    assert not ends.server.closing
+    assert ends.server.can_send()
+    assert ends.server.sessionID == ends.client.sessionID == before
+
+
+def test_keys_are_renewed_after_an_hour() -> None:
+    """The first use of a connection after the hour renews its keys; idle ones do nothing."""
+    world = World()
+    ends = opened(world)
+    sealer = ends.server.outgoing.sealer
+    world.clock.advance(world.limits.rekey_seconds + 1)
+    assert ends.server.outgoing.sealer is sealer
+    send(ends.client, b"hello")
+    ends.settle()
+    assert ends.server.outgoing.sealer is not sealer
+    assert bytes(world.services[0].data) == b"hello"
+
+
+def test_no_data_from_a_peer_that_renews() -> None:
+    """Between KEXINIT and NEWKEYS the peer sends no data."""
+    attacker = Attacker(World())
+    attacker.login()
+    data = bytes((n.CHANNEL_DATA,)) + bytes(4) + string(b"x")
+    attacker.say(attacker.kexinit().payload, data)
+    assert numbers(attacker.hear())[-1] == n.DISCONNECT
+    assert not attacker.world.services[0].data
+
+
+def test_data_may_come_until_the_peer_answers() -> None:
+    """Data that were under way when we began an exchange are taken."""
+    attacker = Attacker(World())
+    attacker.login()
+    attacker.server.sendKexInit()
+    attacker.say(bytes((n.CHANNEL_DATA,)) + bytes(4) + string(b"late"))
+    assert bytes(attacker.world.services[0].data) == b"late"
+    assert not attacker.disconnected
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_peer_renews_by_hand(strict: bool) -> None:
+    """An exchange that a foreign implementation begins keeps the session's identity."""
+    attacker = Attacker(World(), strict=strict)
+    attacker.login()
+    session_id = attacker.session_id
+    attacker.exchange()
+    attacker.say(bytes((n.CHANNEL_DATA,)) + bytes(4) + string(b"x"))
+    assert attacker.server.sessionID == session_id
+    assert bytes(attacker.world.services[0].data) == b"x"
+    attacker.say(bytes((n.PING,)) + string(b"are you there"))
+    assert attacker.hear()[-1] == bytes((n.PONG,)) + string(b"are you there")
+
+
+def test_endless_exchanges_are_refused() -> None:
+    """A peer that does nothing but exchange keys is cut off."""
+    attacker = Attacker(World())
+    attacker.login()
+    for _ in range(REKEY_BURST):
+        attacker.exchange()
+    attacker.say(attacker.kexinit().payload)
+    assert numbers(attacker.hear()) == [n.DISCONNECT]
+
+
+def test_a_flood_of_questions_during_an_exchange_is_bounded() -> None:
+    """Answers that wait for new keys have a bound; past it the connection ends."""
+    world = World(limits=Limits(waiting_octets=10_000))
+    attacker = Attacker(world)
+    attacker.login()
+    attacker.server.sendKexInit()
+    attacker.say(*[bytes((n.PING,)) + string(b"p" * 100)] * 200)
+    assert attacker.disconnected
+
+
+def test_the_host_certificate_may_change_between_exchanges() -> None:
+    """A renewed host certificate, or key, is presented in the next exchange."""
+    world = World()
+    ends = opened(world)
+    world.host_certificate = world.certify_host(world.host_key)
+    serial = world.host_certificate.serial
+    ends.client.sendKexInit()
+    ends.settle()
+    assert ends.client.host is not None
+    assert not ends.client.closing
+    assert world.host_certificate.serial == serial
+
+
+def test_a_wrong_guess_is_skipped() -> None:
+    """A client that guessed wrong sends its first message again (RFC 4253, section 7.1)."""
+    attacker = Attacker(World(), method=b"ecdh-sha2-nistp256")
+    attacker.greet()
+    payload = bytearray(attacker.kexinit().payload)
+    payload[-5] = 1
+    attacker.say(bytes(payload), bytes((n.KEX_INIT,)) + string(b"guess"))
+    attacker.hear()
+    assert not attacker.disconnected
+    attacker.say(bytes((n.KEX_INIT,)) + string(METHODS[attacker.method].initiate().share))
+    assert not attacker.disconnected
+    assert attacker.server.sessionID
