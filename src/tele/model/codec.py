@@ -105,6 +105,10 @@ def _read_base64(text: str) -> bytes:
         raise ValueError(f"not base64: {error}") from None
 
 
+def _plain_text(value: str) -> Any:
+    return value.value if isinstance(value, Enum) else value
+
+
 def _make_converter() -> Converter:
     converter = Converter(forbid_extra_keys=True)
     for plain in (str, int, bool):
@@ -113,6 +117,8 @@ def _make_converter() -> Converter:
     converter.register_structure_hook(bytes, _from_text(_read_base64))
     converter.register_structure_hook(datetime, _from_text(parse_time))
     converter.register_structure_hook(timedelta, _from_text(parse_duration))
+    # cattrs would leave enumerations that are strings as they are; YAML cannot write them.
+    converter.register_unstructure_hook(str, _plain_text)
     converter.register_unstructure_hook(bytes, lambda v: base64.b64encode(v).decode("ascii"))
     converter.register_unstructure_hook(datetime, format_time)
     converter.register_unstructure_hook(timedelta, format_duration)

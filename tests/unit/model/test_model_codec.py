@@ -157,6 +157,11 @@ def test_surrogate_pairs_are_characters() -> None:
     assert read_json(b'"\\ud83d\\ude00"') == "\U0001f600"
 
 
+def test_an_enumeration_becomes_a_plain_value() -> None:
+    """JSON and YAML writers get a string, not an object that looks like one."""
+    assert type(to_json(ListHosts())["role"]) is str
+
+
 def test_an_enumeration_takes_its_own_values_only() -> None:
     """Enumerations that are strings are not just any string."""
     assert from_json(ListHosts, {"role": "proxy"}).role is HostRole.PROXY
