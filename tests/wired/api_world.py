@@ -143,7 +143,6 @@ class Handler:
             return fail(AccessDenied("no rule lets you", reason="rule"))
         self.receivers.append(receiver)
         done: Deferred[None] = Deferred(lambda _: self.cancelled.append(operation.name))
-        done.addErrback(lambda f: f.trap(Exception) and None)
         self.followed.append(done)
         receiver(state(1))
         return done

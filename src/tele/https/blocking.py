@@ -13,7 +13,7 @@ import http.client
 import os
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -77,6 +77,24 @@ class _Connection(http.client.HTTPConnection):
             raise
 
 
+class _LocalConnection(http.client.HTTPConnection):
+    """Connects to auth's socket on this machine; the kernel says who we are."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("local", timeout=CONNECT_TIMEOUT)
+        self._path = path
+
+    def connect(self) -> None:
+        raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            raw.settimeout(self.timeout)
+            raw.connect(self._path)
+        except BaseException:
+            raw.close()
+            raise
+        self.sock = raw
+
+
 class BlockingAuthority:
     """Auth at ``address``, for programs that may wait.
 
@@ -98,9 +116,19 @@ class BlockingAuthority:
         except ssl.SSLError:
             raise InvalidInput("the cluster's CA certificates cannot be read") from None
         self._address = address
-        self._context = context
-        self._server_name = server_name
-        self._connection: _Connection | None = None
+        self._make: Callable[[], http.client.HTTPConnection] = lambda: _Connection(
+            address, context, server_name
+        )
+        self._connection: http.client.HTTPConnection | None = None
+
+    @classmethod
+    def local(cls, path: str) -> BlockingAuthority:
+        """Return auth at its socket on this machine, for the account that runs it and root."""
+        made = cls.__new__(cls)
+        made._address = path
+        made._make = lambda: _LocalConnection(path)
+        made._connection = None
+        return made
 
     def __enter__(self) -> BlockingAuthority:
         return self
@@ -140,7 +168,7 @@ class BlockingAuthority:
 
     def _perform(self, operation: Operation[Req, Res], request: Req) -> Res:
         if self._connection is None:
-            self._connection = _Connection(self._address, self._context, self._server_name)
+            self._connection = self._make()
         connection = self._connection
         response = _send(connection, operation, request)
         body = response.read(RESPONSE_LIMIT + 1)
@@ -158,7 +186,7 @@ class BlockingAuthority:
         Raises :class:`Unreachable` when the server has said nothing for 45 seconds.
         Uses a connection of its own, which is closed when the iterator is.
         """
-        with closing(_Connection(self._address, self._context, self._server_name)) as connection:
+        with closing(self._make()) as connection:
             try:
                 response = _send(connection, operation, request)
                 if response.status >= 300:
@@ -175,7 +203,7 @@ class BlockingAuthority:
 
 
 def _send(
-    connection: _Connection, operation: Operation[Any, Any], request: Any
+    connection: http.client.HTTPConnection, operation: Operation[Any, Any], request: Any
 ) -> http.client.HTTPResponse:
     encoded = encode_request(operation, request)
     headers = {"Host": "auth", "Accept-Encoding": "identity"}

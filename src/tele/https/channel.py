@@ -14,6 +14,7 @@ Laws of this file:
 from __future__ import annotations
 
 import socket
+import struct
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import timedelta
@@ -30,6 +31,7 @@ from twisted.web.iweb import INonQueuedRequestFactory
 from zope.interface import provider
 
 from tele.loop import make_logger
+from tele.model.identity import Identity
 
 _log: Final = make_logger(__name__)
 
@@ -89,6 +91,8 @@ class ApiChannel(HTTPChannel):
         self.timeOut = int(api.limits.handshake.total_seconds())
         self._deadline: IDelayedCall | None = None
         self._refused = False
+        #: Who is at the other end of a local socket, as the kernel says.
+        self.local_identity: Identity | None = None
 
     def callLater(self, delay: float, call: Callable[[], None]) -> IDelayedCall:
         """What Twisted's timeouts run on."""
@@ -106,7 +110,7 @@ class ApiChannel(HTTPChannel):
             return
         if not self._handlingRequest and self._deadline is None:
             self.timeOut = int(self.api.limits.idle.total_seconds())
-            if self.certificate is not None:
+            if self.local_identity is not None or self.certificate is not None:
                 self.api.recognised(self)
             self._within(self.api.limits.head)
         super().dataReceived(data)
@@ -114,6 +118,8 @@ class ApiChannel(HTTPChannel):
     @property
     def certificate(self) -> Any:
         """The peer's certificate (pyOpenSSL's X509), or None."""
+        if self.local_identity is not None:
+            return None
         return self.transport.getPeerCertificate()
 
     def _within(self, time: timedelta) -> None:
@@ -202,6 +208,45 @@ class TlsFactory(TLSMemoryBIOFactory):
             _log.warn("too many connections: {peer!r} is dropped", peer=addr)
             return None
         return super().buildProtocol(addr)
+
+
+class LocalFactory(ServerFactory):
+    """Serves the same API on a Unix socket: the kernel says which account is at the other end.
+
+    ``identify(uid)`` returns who that is to the API, or None to close the connection.
+    """
+
+    noisy = False
+
+    def __init__(self, api: ApiFactory, identify: Callable[[int], Identity | None]) -> None:
+        self._api = api
+        self._identify = identify
+
+    def buildProtocol(self, addr: IAddress | None) -> LocalChannel | None:
+        """Return the protocol of a new connection."""
+        if self._api.full:
+            return None
+        channel = LocalChannel(self._api)
+        channel.factory = self._api
+        channel.identify = self._identify
+        return channel
+
+
+class LocalChannel(ApiChannel):
+    """One connection on a Unix socket."""
+
+    identify: Callable[[int], Identity | None]
+
+    def connectionMade(self) -> None:
+        """Ask the kernel who it is (unix(7), SO_PEERCRED) before anything is read."""
+        credentials = self.transport.socket.getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+        )
+        _, uid, _ = struct.unpack("3i", credentials)
+        self.local_identity = self.identify(uid)
+        super().connectionMade()
+        if self.local_identity is None:
+            self.transport.abortConnection()
 
 
 class ApiFactory(ServerFactory):

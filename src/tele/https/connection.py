@@ -21,7 +21,7 @@ from typing import Any, Final
 from attrs import frozen
 from OpenSSL import SSL
 from service_identity import VerificationError
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import LineReceiver
@@ -75,12 +75,13 @@ class ApiConnection(LineReceiver):
         self._left: int | None = None
         self._received = 0
         self._failed: Exception | None = None
-        self._lost = False
+        #: Whether it is gone.
+        self.lost = False
 
     @property
     def usable(self) -> bool:
         """Whether a request can be sent."""
-        return self._exchange is None and not self._lost and self._failed is None
+        return self._exchange is None and not self.lost and self._failed is None
 
     def exchange(
         self, method: str, encoded: Encoded, receiver: Callable[[int, bytes], None]
@@ -91,8 +92,8 @@ class ApiConnection(LineReceiver):
         exception of the receiver, abort the connection.
         """
         done: Deferred[Taken] = Deferred(lambda _: self.abort())
-        if self._lost:
-            done.errback(NotSent(f"{self._name} closed the connection"))
+        if self.lost or self._failed is not None:
+            done.errback(self._failed or NotSent(f"{self._name} closed the connection"))
             return done
         self._exchange = _Exchange(done, receiver)
         head = [f"{method} {encoded.target} HTTP/1.1", "host: auth"]
@@ -105,12 +106,12 @@ class ApiConnection(LineReceiver):
 
     def abort(self) -> None:
         """Close at once."""
-        if not self._lost:
+        if not self.lost:
             self.transport.abortConnection()
 
     def close(self) -> None:
         """Close politely; only when idle."""
-        if not self._lost:
+        if not self.lost:
             self.transport.loseConnection()
 
     # -- reading ----------------------------------------------------------------------
@@ -224,17 +225,22 @@ class ApiConnection(LineReceiver):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell whoever waits what happened."""
-        self._lost = True
+        self.lost = True
         exchange, self._exchange = self._exchange, None
         self._closed(self)
-        if exchange is not None and not exchange.done.called:
-            exchange.done.errback(self._failed or explained(self._name, reason.value))
+        error = self._failed or explained(self._name, reason.value)
+        if exchange is None:
+            # Nothing was sent on it yet, whatever ended it.
+            unsent = isinstance(error, NotLoggedIn | AccessDenied | NotSent)
+            self._failed = error if unsent else NotSent(str(error))
+        elif not exchange.done.called:
+            exchange.done.errback(error)
 
 
-def explained(name: str, error: BaseException | None) -> BaseException:
+def explained(name: str, error: BaseException | None) -> Exception:
     """Return why there is no connection to ``name``, or no longer, in words for a person."""
     match error:
-        case TeleError() | CancelledError():
+        case TeleError():
             return error
         case VerificationError():
             return NotSent(f"{name} is not the auth server of this cluster: it has another name")

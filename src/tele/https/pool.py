@@ -10,13 +10,14 @@ Laws of this file:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from attrs import frozen
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IAddress, IDelayedCall, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
+from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from tele.https.blocking import split_address
 from tele.https.connection import ApiConnection, NotSent
@@ -31,14 +32,14 @@ KEPT: Final = 4
 Endpoint = Callable[[str, int], IStreamClientEndpoint]
 
 
-class _Connections(Factory):
+class _Single(Factory):
     noisy = False
 
-    def __init__(self, make: Callable[[], ApiConnection]) -> None:
-        self._make = make
+    def __init__(self, connection: ApiConnection) -> None:
+        self._connection = connection
 
     def buildProtocol(self, addr: IAddress | None) -> ApiConnection:
-        return self._make()
+        return self._connection
 
 
 @frozen(eq=False)
@@ -75,13 +76,17 @@ class Pool:
     async def connect(self, address: str) -> ApiConnection:
         """Open a new connection; fails with :class:`NotSent`."""
         host, port = split_address(address)
-        factory = _Connections(lambda: ApiConnection(address, self._closed))
-        endpoint = wrapClientTLS(self._tls, self._endpoint(host, port))
+        connection = ApiConnection(address, self._closed)
+        plain = _Single(connection)
+        # Not wrapClientTLS: its buffers wake up on the global reactor.
+        factory: Any = TLSMemoryBIOFactory(self._tls, True, plain, clock=self._reactor)
+        factory.noisy = False
         try:
-            connection = cast(ApiConnection, await endpoint.connect(factory))
+            await self._endpoint(host, port).connect(factory)
         except (ConnectError, DNSLookupError, OSError) as error:
             raise NotSent(f"{address} did not answer: {error}") from None
-        self._open.add(connection)
+        if not connection.lost:
+            self._open.add(connection)
         return connection
 
     def take(self, address: str) -> ApiConnection | None:

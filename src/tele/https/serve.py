@@ -18,14 +18,14 @@ from uuid import uuid4
 
 from attrs import evolve, frozen
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import Interface
 
 from tele.errors import InvalidInput, NotFound, NotLoggedIn, TeleError, Unavailable, quoted
 from tele.https.answers import encode_error, status_of
 from tele.https.callers import admit, identify
-from tele.https.channel import ApiFactory, ApiRequest, Limits, TlsFactory
+from tele.https.channel import ApiFactory, ApiRequest, Limits, LocalFactory, TlsFactory
 from tele.https.encoding import JSON, decode_request, encode_response
 from tele.https.identity import TlsIdentity
 from tele.https.openapi import describe
@@ -37,7 +37,7 @@ from tele.model.api.operation import Anyone, Operation
 from tele.model.api.table import OPERATIONS
 from tele.model.authority import TrustedAuthority
 from tele.model.codec import encode
-from tele.model.identity import Caller
+from tele.model.identity import Caller, Identity
 
 _log: Final = make_logger(__name__)
 
@@ -132,6 +132,14 @@ class ApiServer:
         bound: int = listening.getHost().port
         return bound
 
+    def listen_local(self, path: str, identify: Callable[[int], Identity | None]) -> None:
+        """Listen on a Unix socket that only its owner may open.
+
+        ``identify(uid)`` says who an account of this machine is to the API; None refuses.
+        """
+        factory = LocalFactory(self._api, identify)
+        self._ports.append(self._reactor.listenUNIX(path, factory, mode=0o600, wantPID=True))
+
     async def close(self) -> None:
         """Stop listening and end all connections."""
         ports, self._ports = self._ports, []
@@ -171,7 +179,7 @@ class ApiServer:
 
     def _admitted(self, request: ApiRequest, route: Route, query: bytes) -> _Refused | _Admitted:
         stranger = Caller(None, _address(request))
-        caller = stranger
+        caller = evolve(stranger, identity=request.channel.local_identity)
         try:
             if (certificate := request.channel.certificate) is not None:
                 identity = identify(
@@ -217,12 +225,10 @@ class ApiServer:
         if operation.streams:
             self._stream(request, found, value)
             return
-        answer = _Answer(request, operation)
-        timer = self._reactor.callLater(operation.timeout.total_seconds(), answer.too_late)
+        answer = _Answer(request, operation, self._reactor)
         # Not cancelled when the time is over or the peer is gone: a handler that is
         # stopped between two steps would leave half of its work.
         done = Deferred.fromCoroutine(self._handled(operation, value, found.caller))
-        done.addBoth(_cancelling, timer)
         done.addCallbacks(answer.succeeded, answer.failed)
 
     async def _handled(
@@ -255,13 +261,19 @@ class ApiServer:
 class _Answer:
     """Answers once: with what the handler found, or that it takes too long."""
 
-    def __init__(self, request: ApiRequest, operation: Operation[Any, Any]) -> None:
+    def __init__(
+        self, request: ApiRequest, operation: Operation[Any, Any], clock: IReactorTime
+    ) -> None:
         self._request: ApiRequest | None = request
         self._operation = operation
+        self._timer = clock.callLater(operation.timeout.total_seconds(), self._too_late)
         request.notifyFinish().addBoth(self._gone)
 
     def _gone(self, _: object) -> None:
+        # Answered, or there is nobody left to answer.
         self._request = None
+        if self._timer.active():
+            self._timer.cancel()
 
     def _send(self, status: int, body: bytes, content_type: str = JSON) -> None:
         if (request := self._request) is not None:
@@ -288,16 +300,9 @@ class _Answer:
             500, encode_error(TeleError(f"auth failed inside; its log has incident {incident}"))
         )
 
-    def too_late(self) -> None:
-        """The time of the operation is over; the handler goes on by itself."""
+    def _too_late(self) -> None:
         _log.warn("{name} takes too long", name=self._operation.name)
         self._send(503, encode_error(Unavailable("auth takes too long to answer; try again")))
-
-
-def _cancelling(result: Any, timer: Any) -> Any:
-    if timer.active():
-        timer.cancel()
-    return result
 
 
 def _respond(request: ApiRequest, status: int, body: bytes, content_type: str) -> None:
