@@ -1,0 +1,70 @@
+"""How does a host say that it is alive?
+
+Laws of this file:
+
+* Every 30 seconds, a little less at random; soon after a change; at once when auth is back.
+* An announcement that fails is made again sooner than the next one would be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from tele.errors import TeleError
+from tele.loop import backoff
+from tele.membership.bell import Bell
+from tele.membership.calls import Calls
+from tele.model.api.table import ANNOUNCE
+from tele.model.presence import ANNOUNCE_PERIOD, Presence
+
+#: Changes that come together (labels of several commands) are announced together.
+SOON: Final = 1.0
+
+
+class Announcer:
+    """Announces what ``presence()`` says."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        calls: Calls,
+        presence: Callable[[], Presence],
+        dice: Callable[[], float],
+    ) -> None:
+        self._reactor = reactor
+        self._calls = calls
+        self._presence = presence
+        self._dice = dice
+        self._bell = Bell(reactor)
+        self._timer: Any = None
+
+    def soon(self) -> None:
+        """Announce within a second."""
+        if self._timer is None:
+            self._timer = self._reactor.callLater(SOON, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._bell.ring()
+
+    def stop(self) -> None:
+        """Leave no timer behind."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def run(self) -> None:
+        """Announce until cancelled."""
+        period = ANNOUNCE_PERIOD.total_seconds()
+        failures = 0
+        while True:
+            try:
+                await self._calls.perform("announce", ANNOUNCE, self._presence())
+            except TeleError:
+                pause = min(period, backoff(failures, 2.0, period, self._dice))
+                failures += 1
+            else:
+                pause = period * (0.9 + 0.1 * self._dice())
+                failures = 0
+            await self._bell.wait(pause)

@@ -1,0 +1,65 @@
+"""Is auth there? Calls to it, and one line in the log whenever the answer changes.
+
+Laws of this file:
+
+* The same trouble is logged once, however many calls run into it and however long.
+* What auth said is data: it is logged with ``!r``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from twisted.internet.defer import CancelledError
+
+from tele.errors import TeleError, Unavailable
+from tele.interfaces import IAuthority
+from tele.loop import make_logger
+from tele.model.api.operation import Operation
+
+_log: Final = make_logger(__name__)
+
+
+class Calls:
+    """Calls auth on behalf of several loops, each with a name of its own."""
+
+    def __init__(self) -> None:
+        self.authority: IAuthority | None = None
+        self._troubles: dict[str, str] = {}
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong now, or nothing."""
+        return "; ".join(dict.fromkeys(self._troubles.values()))
+
+    async def perform(self, name: str, operation: Operation[Any, Any], request: Any) -> Any:
+        """Perform an operation for the loop ``name``. Raises :class:`TeleError` only."""
+        if self.authority is None:
+            raise Unavailable("this host is not a member of a cluster yet")
+        try:
+            answer = await self.authority.perform(operation, request)
+        except CancelledError:
+            raise
+        except TeleError as error:
+            self.failed(name, error)
+            raise
+        except Exception as error:
+            _log.failure("a call to auth failed in an unexpected way")
+            wrapped = TeleError(f"{type(error).__name__} in a call to auth")
+            self.failed(name, wrapped)
+            raise wrapped from error
+        self.succeeded(name)
+        return answer
+
+    def failed(self, name: str, error: TeleError) -> None:
+        """The loop ``name`` could not do its work."""
+        text = str(error)
+        known = text in self._troubles.values()
+        self._troubles[name] = text
+        if not known:
+            _log.warn("auth: {text!r}; trying again, meanwhile going on alone", text=text)
+
+    def succeeded(self, name: str) -> None:
+        """The loop ``name`` did its work."""
+        if self._troubles.pop(name, None) is not None and not self._troubles:
+            _log.info("auth answers again")

@@ -1,0 +1,101 @@
+"""How do audit events get from this machine to auth, all of them, in order?
+
+Laws of this file:
+
+* An event is spooled before it is sent, and forgotten after auth has said that it has it.
+* An event that auth will never take does not hold up those behind it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+
+from tele.errors import InvalidInput, TeleError
+from tele.loop import backoff, make_logger
+from tele.membership.bell import Bell
+from tele.membership.calls import Calls
+from tele.membership.spool import Spool
+from tele.model.api.records import EmitEvents
+from tele.model.api.table import EMIT_EVENTS
+from tele.model.codec import decode, encode
+from tele.model.event import Event
+
+#: Seconds in which events gather to be sent together.
+GATHER: Final = 0.05
+LAST_CHANCE: Final = 2.0
+
+_log: Final = make_logger(__name__)
+
+
+class EventSender:
+    """Spools events and sends them."""
+
+    def __init__(self, reactor: Any, calls: Calls, spool: Spool) -> None:
+        self._reactor = reactor
+        self._calls = calls
+        self._spool = spool
+        self._bell = Bell(reactor)
+        self.lost = 0
+
+    def emit(self, event: Event) -> None:
+        """Take one event. Never raises; what there is no room for is counted and logged."""
+        if not self._spool.append(encode(event)):
+            self.lost += 1
+            _log.error(
+                "the audit spool is full: {event} {id} is lost ({lost} so far)",
+                event=event.event,
+                id=event.id,
+                lost=self.lost,
+            )
+            return
+        self._bell.ring()
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        failures = 0
+        while True:
+            batch = self._spool.peek()
+            if not batch:
+                await self._bell.wait()
+                await Bell(self._reactor).wait(GATHER)
+                continue
+            try:
+                await self._send(batch)
+                failures = 0
+            except TeleError:
+                await Bell(self._reactor).wait(backoff(failures))
+                failures += 1
+
+    async def last_chance(self) -> None:
+        """Send what is left, if auth answers within two seconds."""
+        batch = self._spool.peek()
+        if batch and not self._calls.trouble:
+            sending = Deferred.fromCoroutine(self._send(batch))
+            sending.addTimeout(LAST_CHANCE, self._reactor)
+            sending.addErrback(lambda _: None)  # it stays in the spool
+            await sending
+
+    async def _send(self, batch: list[bytes]) -> None:
+        try:
+            await self._perform(batch)
+        except InvalidInput:
+            # One of them is not acceptable, and would be none the next time.
+            for line in batch:
+                await self._send_alone(line)
+        else:
+            self._spool.drop(batch)
+
+    async def _send_alone(self, line: bytes) -> None:
+        try:
+            await self._perform([line])
+        except InvalidInput as error:
+            _log.error(
+                "auth does not take the event {line!r}: {error!r}", line=line, error=str(error)
+            )
+        self._spool.drop([line])
+
+    async def _perform(self, lines: list[bytes]) -> None:
+        events = tuple(decode(Event, line) for line in lines)
+        await self._calls.perform("events", EMIT_EVENTS, EmitEvents(events))

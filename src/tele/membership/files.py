@@ -1,0 +1,92 @@
+"""How is something kept on disk so that only we read it and a crash never halves it?
+
+Laws of this file:
+
+* Files are 0600 in folders 0700, made so from the start and never loosened first.
+* A file is replaced whole: written beside, synced, renamed, folder synced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from tele.errors import TeleError
+
+
+def private_folder(path: Path) -> Path:
+    """Make ``path`` with its parents, readable by us alone; return it.
+
+    Raises :class:`TeleError` if it cannot be made, or is somebody else's.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = path.stat()
+        if found.st_uid != os.geteuid():
+            raise TeleError(f"{path} belongs to another user; give this node a folder of its own")
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            path.chmod(0o700)
+    except OSError as error:
+        raise TeleError(f"the folder {path} cannot be used: {error.strerror}") from None
+    return path
+
+
+def read_private(path: Path) -> bytes | None:
+    """Return what is in ``path``, or None if it is not there.
+
+    Raises :class:`TeleError` if it cannot be read, or if others can read it.
+    """
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_mode & 0o077:
+                raise TeleError(
+                    f"{path} can be read by others: what it holds is no secret any more;"
+                    f" remove it and join again, or if it was never exposed: chmod 600 {path}"
+                )
+            return file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise TeleError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def write_private(path: Path, data: bytes, *, replace: bool = True) -> bool:
+    """Write ``path`` durably and whole; its folder must be there.
+
+    Returns False if it was there already and ``replace`` is false. Raises
+    :class:`TeleError`.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if replace:
+                beside.replace(path)
+            else:
+                os.link(beside, path)
+        except FileExistsError:
+            return False
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                beside.unlink()
+        sync_folder(path.parent)
+    except OSError as error:
+        raise TeleError(f"{path} cannot be written: {error.strerror}") from None
+    return True
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in ``path`` durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

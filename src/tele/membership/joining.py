@@ -1,0 +1,137 @@
+"""How does a machine become a member of a cluster that it knows only by a pin?
+
+Laws of this file:
+
+* Nothing is sent before the other side has shown the certificate that the pin means.
+* Private keys are made here; auth sees public halves and the token.
+* A refusal is final and says what to do; that nobody answers is not a refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from attrs import field, frozen
+from twisted.internet.defer import Deferred
+
+from tele.errors import AccessDenied, InvalidInput, TeleError, Unreachable
+from tele.https.client import RemoteAuthority, fetch_cluster
+from tele.https.first_contact import server_name
+from tele.https.identity import TlsIdentity
+from tele.interfaces import IAuthority
+from tele.membership.identity import HostKeyPair, MemberIdentity, assemble, tls_authorities
+from tele.model.api.members import ClusterInfo, JoinRequest
+from tele.model.api.table import JOIN
+from tele.model.authority import Certificates
+from tele.model.identity import HostRole
+
+
+@frozen
+class JoinSettings:
+    """How to join: ``addresses`` of auth (``host:port``), a one-time ``token``, CA pins.
+
+    ``token`` is asked for only when it is needed; None is "there is none".
+    """
+
+    addresses: tuple[str, ...]
+    pins: tuple[str, ...] = ()
+    token: Callable[[], str | None] = field(default=lambda: None, repr=False)
+
+
+class Connect(Protocol):
+    """Makes a client of auth; :class:`tele.https.client.RemoteAuthority` is one."""
+
+    def __call__(
+        self,
+        reactor: Any,
+        addresses: Sequence[str],
+        identity: Callable[[], TlsIdentity | None],
+        trust: Callable[[], Sequence[str]] | None,
+        server_name: str,
+    ) -> Any:
+        """Return an IAuthority, with ``close()``."""
+
+
+class Fetch(Protocol):
+    """Makes the first contact; :func:`tele.https.client.fetch_cluster` is one."""
+
+    def __call__(self, reactor: Any, address: str, pins: Sequence[str]) -> Deferred[ClusterInfo]:
+        """Return what the server at ``address`` is, verified by ``pins``."""
+
+
+@frozen
+class Network:
+    """How the outside is reached; tests put something else here."""
+
+    connect: Connect = RemoteAuthority
+    fetch: Fetch = fetch_cluster
+
+
+@frozen
+class Applicant:
+    """Who wants in."""
+
+    host_id: str
+    name: str
+    role: HostRole
+    addresses: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(factory=dict)
+
+
+async def join(
+    reactor: Any, network: Network, settings: JoinSettings, applicant: Applicant
+) -> MemberIdentity:
+    """Join and return the new identity.
+
+    Raises AccessDenied (token, pin) or InvalidInput (no token, no pin) when there is no
+    point in trying again; Unreachable and the like when there is.
+    """
+    token = settings.token()
+    if not token:
+        raise InvalidInput(
+            "this machine has no valid certificate, and no token to join with;"
+            " make one with: tele tokens add"
+        )
+    if not settings.pins:
+        raise InvalidInput(
+            "joining needs the cluster's CA pin (ca_pin), or anybody could answer in its place;"
+            " see it with: tele ca status"
+        )
+    info = await _first_contact(reactor, network, settings)
+    trusted = tls_authorities(info.authorities)
+    authority = network.connect(
+        reactor, settings.addresses, lambda: None, lambda: trusted, server_name(info.cluster)
+    )
+    keys = HostKeyPair.generate()
+    request = JoinRequest(
+        token,
+        applicant.host_id,
+        applicant.name,
+        applicant.role,
+        keys.public,
+        applicant.addresses,
+        applicant.labels,
+    )
+    try:
+        certificates: Certificates = await IAuthority(authority).perform(JOIN, request)
+    except AccessDenied as denied:
+        raise AccessDenied(f"the cluster does not take us in: {denied}", denied.reason) from None
+    finally:
+        authority.close()
+    identity = assemble(keys, certificates, applicant.host_id, applicant.role)
+    if identity.host.cluster != info.cluster:
+        raise TeleError("auth answered with certificates of another cluster")
+    return identity
+
+
+async def _first_contact(reactor: Any, network: Network, settings: JoinSettings) -> ClusterInfo:
+    problem: TeleError = Unreachable("no address of auth is known")
+    for address in settings.addresses:
+        try:
+            return await network.fetch(reactor, address, settings.pins)
+        except (AccessDenied, InvalidInput):
+            raise  # the wrong CA: another address would not make it right
+        except TeleError as error:
+            problem = error
+    raise problem

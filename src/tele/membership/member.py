@@ -1,0 +1,346 @@
+"""How does a machine stay a member: trusted, known to be alive, up to date?
+
+Four loops, each on its own: renew the certificates, announce, follow the cluster's state,
+send audit events. Auth being away stops none of them, and nothing of what the host does.
+
+Laws of this file:
+
+* ``identity`` and ``state`` are replaced whole; who needs them asks for them each time.
+* What cannot be mended by trying again fails :meth:`Member.ready`; everything else is tried
+  again, with growing pauses, and logged once when it changes.
+* The window of autonomy is the life of our own certificates: :attr:`Member.autonomous`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import Any, Final
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+
+from tele.errors import AccessDenied, InvalidInput, TeleError, Unavailable
+from tele.https.blocking import split_address
+from tele.https.first_contact import server_name
+from tele.interfaces import IAuthority
+from tele.loop import backoff, make_logger, now
+from tele.membership.announcing import Announcer
+from tele.membership.bell import Bell
+from tele.membership.calls import Calls
+from tele.membership.events import EventSender
+from tele.membership.identity import MemberIdentity, assemble, ssh_authorities, tls_authorities
+from tele.membership.joining import Applicant, JoinSettings, Network, join
+from tele.membership.store import MemberStore
+from tele.model.api.members import ClusterState, RenewRequest, WatchState
+from tele.model.api.table import RENEW, WATCH_STATE
+from tele.model.authority import AuthorityKind, TrustedAuthority
+from tele.model.event import Event
+from tele.model.presence import Presence
+
+RENEW_AT: Final = 2 / 3
+#: Hosts that joined together do not renew together; in parts of the certificate's life.
+RENEW_JITTER: Final = 0.05
+#: Timers are not trusted over a suspended machine: look at the time at least so often.
+LOOK_AGAIN: Final = 600.0
+#: Addresses that mean any or this machine make no principal.
+_NOBODYS: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared, not bound
+
+_log: Final = make_logger(__name__)
+
+
+class Member(Service):
+    """A host in one of its roles.
+
+    :param store: what it remembers (see :mod:`tele.membership.store`); closed with us.
+    :param settings: where auth is, and how to join for the first time.
+    :param presence: what to announce; asked each time. The certificates are for its name,
+        its role and the hosts of its addresses.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        store: MemberStore,
+        settings: JoinSettings,
+        presence: Callable[[], Presence],
+        network: Network | None = None,
+        dice: Callable[[], float] = random.random,
+    ) -> None:
+        self._reactor = reactor
+        self._store = store
+        self._settings = settings
+        self._presence = presence
+        self._network = network or Network()
+        self._dice = dice
+        self._calls = Calls()
+        self._announcer = Announcer(reactor, self._calls, presence, dice)
+        self._sender = EventSender(reactor, self._calls, store.spool)
+        self._authority: Any = None
+        self._waiting: list[Deferred[None]] = []
+        self._fatal: TeleError | None = None
+        self._observers: list[Callable[[], None]] = []
+        self._loops: set[Deferred[None]] = set()
+
+    # -- what others ask for ----------------------------------------------------------
+    @property
+    def host_id(self) -> str:
+        """The machine's id, a UUID in text."""
+        return self._store.host_id
+
+    @property
+    def identity(self) -> MemberIdentity:
+        """Keys and certificates as they are now. Raises Unavailable before joining."""
+        if self._store.identity is None:
+            raise Unavailable("this host is not a member of a cluster yet")
+        return self._store.identity
+
+    @property
+    def state(self) -> ClusterState:
+        """The cluster's last known state. Raises Unavailable before it is known."""
+        if self._store.state is None:
+            raise Unavailable("this host does not know the state of its cluster yet")
+        return self._store.state
+
+    @property
+    def authority(self) -> IAuthority:
+        """Auth, called with our identity. Raises Unavailable before joining."""
+        if self._authority is None:
+            raise Unavailable("this host is not a member of a cluster yet")
+        authority: IAuthority = self._authority
+        return authority
+
+    @property
+    def authorities(self) -> tuple[TrustedAuthority, ...]:
+        """Whom to trust, as the cluster said last."""
+        state = self._store.state
+        return self.identity.authorities if state is None else state.authorities
+
+    def ssh_trust(self, kind: AuthorityKind) -> frozenset[bytes]:
+        """Return the key blobs of the SSH authorities of ``kind`` to trust now."""
+        return ssh_authorities(self.authorities, kind)
+
+    @property
+    def autonomous(self) -> timedelta:
+        """How long this host could go on by itself if auth were gone from now on."""
+        identity = self._store.identity
+        left = timedelta() if identity is None else identity.expires - now(self._reactor)
+        return max(left, timedelta())
+
+    @property
+    def trouble(self) -> str:
+        """Why auth cannot be reached now, or nothing."""
+        return self._calls.trouble
+
+    @property
+    def can_record(self) -> bool:
+        """Whether events of one more session can be kept until auth has them."""
+        return not self._store.spool.full
+
+    def emit(self, event: Event) -> None:
+        """Keep an audit event and send it as soon as auth answers. Never raises."""
+        self._sender.emit(event)
+
+    def announce_soon(self) -> None:
+        """Something that :class:`Presence` says has changed."""
+        self._announcer.soon()
+
+    def on_change(self, observer: Callable[[], None]) -> None:
+        """Call ``observer`` whenever identity or state were replaced."""
+        self._observers.append(observer)
+
+    def ready(self) -> Deferred[None]:
+        """Fires when there are an identity and a state; fails when there never will be."""
+        waiting: Deferred[None] = Deferred()
+        self._waiting.append(waiting)
+        self._settle()
+        return waiting
+
+    # -- life -------------------------------------------------------------------------
+    def startService(self) -> None:
+        """Resume from what is remembered, or join."""
+        super().startService()
+        self._run(self._live())
+
+    def stopService(self) -> Deferred[None]:
+        """Stop all loops; what could not be sent stays in the spool."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self._announcer.stop()
+        for loop in list(self._loops):
+            loop.cancel()
+        await self._sender.last_chance()
+        if self._authority is not None:
+            self._authority.close()
+        self._store.close()
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        loop: Deferred[None] = Deferred.fromCoroutine(work)
+        self._loops.add(loop)
+
+        def ended(result: Any) -> None:
+            self._loops.discard(loop)
+            if isinstance(result, Failure) and not result.check(CancelledError):
+                _log.failure("a loop of the membership ended", failure=result)
+
+        loop.addBoth(ended)
+
+    def _settle(self) -> None:
+        if self._fatal is None and (self._authority is None or self._store.state is None):
+            return
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if self._fatal is None:
+                each.callback(None)
+            else:
+                each.errback(Failure(self._fatal))
+
+    def _changed(self) -> None:
+        for observer in self._observers:
+            try:
+                observer()
+            except Exception:
+                _log.failure("an observer of the membership failed")
+
+    async def _live(self) -> None:
+        identity = self._store.identity
+        if identity is None or identity.expires <= now(self._reactor):
+            try:
+                identity = await self._join()
+            except (AccessDenied, InvalidInput) as error:
+                _log.error("cannot join: {error!r}", error=str(error))
+                self._fatal = error
+                self._settle()
+                return
+        cluster = identity.host.cluster
+        if self._store.state is not None and self._store.state.cluster != cluster:
+            self._store.state = None
+        self._authority = self._calls.authority = self._network.connect(
+            self._reactor,
+            self._settings.addresses,
+            lambda: self.identity.tls,
+            lambda: tls_authorities(self.authorities),
+            server_name(cluster),
+        )
+        _log.info(
+            "member of cluster {cluster!r} as {role} {name!r}, host id {host_id}",
+            cluster=cluster,
+            role=identity.host.role.value,
+            name=identity.host.name,
+            host_id=identity.host.host_id,
+        )
+        self._settle()
+        for loop in (self._renew(), self._follow(), self._announcer.run(), self._sender.run()):
+            self._run(loop)
+
+    # -- joining and renewing ---------------------------------------------------------
+    async def _join(self) -> MemberIdentity:
+        """Join; raises AccessDenied or InvalidInput, and tries again after anything else."""
+        failures = 0
+        while True:
+            try:
+                identity = await join(
+                    self._reactor, self._network, self._settings, self._applicant()
+                )
+            except (AccessDenied, InvalidInput):
+                raise
+            except TeleError as error:
+                self._calls.failed("join", error)
+                await self._pause(backoff(failures, 1.0, 30.0, self._dice))
+                failures += 1
+            else:
+                self._calls.succeeded("join")
+                self._store.keep_identity(identity)
+                self._changed()
+                return identity
+
+    def _applicant(self) -> Applicant:
+        said = self._presence()
+        return Applicant(self._store.host_id, said.name, said.role, _hosts(said), dict(said.labels))
+
+    async def _renew(self) -> None:
+        failures = 0
+        while True:
+            identity = self.identity
+            part = RENEW_AT + RENEW_JITTER * (self._dice() - 0.5)
+            while not self._outdated() and (left := self._seconds_to(identity, part)) > 0:
+                await self._pause(min(left, LOOK_AGAIN))
+            # However short a life auth gives: no more than one renewal a second.
+            await self._pause(1.0)
+            try:
+                if identity.expires <= now(self._reactor):
+                    await self._join()
+                else:
+                    await self._renew_once(identity)
+                failures = 0
+            except TeleError as error:
+                self._calls.failed("renew", error)
+                await self._pause(backoff(failures, 1.0, 60.0, self._dice))
+                failures += 1
+
+    def _seconds_to(self, identity: MemberIdentity, part: float) -> float:
+        return (identity.renew_at(part) - now(self._reactor)).total_seconds()
+
+    def _outdated(self) -> bool:
+        """Whether the certificates are for another name or miss an address."""
+        said = self._presence()
+        identity = self.identity
+        missing = set(_hosts(said)) - set(identity.ssh_certificate.principals)
+        return said.name != identity.host.name or bool(missing)
+
+    async def _renew_once(self, old: MemberIdentity) -> None:
+        said = self._presence()
+        request = RenewRequest(said.name, old.keys.public, _hosts(said))
+        certificates = await self._calls.perform("renew", RENEW, request)
+        new = assemble(old.keys, certificates, old.host.host_id, old.host.role)
+        if new.host.cluster != old.host.cluster:
+            raise TeleError("auth answered with certificates of another cluster")
+        self._store.keep_identity(new)
+        _log.info("certificates renewed, good until {expires}", expires=new.expires)
+        self._changed()
+        if self._outdated():
+            # Auth left an address out; asking again would not help.
+            await self._pause(LOOK_AGAIN)
+
+    async def _pause(self, seconds: float) -> None:
+        await Bell(self._reactor).wait(seconds)
+
+    # -- the cluster's state ----------------------------------------------------------
+    async def _follow(self) -> None:
+        failures = 0
+
+        def received(state: ClusterState) -> None:
+            nonlocal failures
+            failures = 0
+            self._state_received(state)
+
+        while True:
+            try:
+                await self.authority.follow(WATCH_STATE, WatchState(), received)
+            except TeleError as error:
+                self._calls.failed("state", error)
+            await self._pause(backoff(failures, dice=self._dice))
+            failures += 1
+
+    def _state_received(self, state: ClusterState) -> None:
+        if state.cluster != self.identity.host.cluster:
+            _log.error("auth told the state of another cluster: {name!r}", name=state.cluster)
+            return
+        if self.trouble:
+            self._announcer.soon()
+        self._calls.succeeded("state")
+        if state != self._store.state:
+            self._store.keep_state(state)
+            self._changed()
+        self._settle()
+
+
+def _hosts(said: Presence) -> tuple[str, ...]:
+    """Return the hosts of the addresses that are announced: for the certificates."""
+    hosts = (split_address(address)[0] for address in said.addresses)
+    return tuple(dict.fromkeys(host for host in hosts if host not in _NOBODYS))

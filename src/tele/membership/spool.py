@@ -1,0 +1,166 @@
+"""Where do audit events wait until auth has them?
+
+Laws of this file:
+
+* In order, and each at least once: what was appended is there after ``kill -9``; what was
+  sent but not yet dropped is sent again, and auth knows it by its id.
+* Bounded. When it is full nothing old is lost: :attr:`full` says so, and the node takes
+  nobody in whom it could not put on record.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from pathlib import Path
+from typing import Final, Protocol
+
+from tele.errors import TeleError
+from tele.membership.files import read_private, write_private
+
+LIMIT: Final = 256 << 20
+LINE_LIMIT: Final = 256 << 10
+BATCH_BYTES: Final = 512 << 10
+BATCH_LINES: Final = 200
+#: What is kept free for the ends of sessions that run when it gets full.
+RESERVE: Final = 4 << 20
+
+
+class Spool(Protocol):
+    """Lines of bytes (no line feed in them), oldest first."""
+
+    @property
+    def full(self) -> bool:
+        """No room for new sessions; what runs may still append."""
+
+    def append(self, line: bytes) -> bool:
+        """Keep one line; False if it is too long or there is no room at all."""
+
+    def peek(self) -> list[bytes]:
+        """Return the oldest lines, as many as fit into one request."""
+
+    def drop(self, lines: list[bytes]) -> None:
+        """Forget ``lines``, which :meth:`peek` returned, or the first of them."""
+
+    def close(self) -> None:
+        """Let go of files."""
+
+
+class MemorySpool:
+    """For a member that keeps nothing on disk: what it has not sent dies with it."""
+
+    def __init__(self, limit: int = LIMIT // 16) -> None:
+        self._limit = limit
+        self._lines: deque[bytes] = deque()
+        self._size = 0
+
+    @property
+    def full(self) -> bool:
+        """See :class:`Spool`."""
+        return self._size > self._limit - self._limit // 8
+
+    def append(self, line: bytes) -> bool:
+        """See :class:`Spool`."""
+        if len(line) > LINE_LIMIT or self._size + len(line) > self._limit:
+            return False
+        self._lines.append(line)
+        self._size += len(line)
+        return True
+
+    def peek(self) -> list[bytes]:
+        """See :class:`Spool`."""
+        batch: list[bytes] = []
+        size = 0
+        for line in self._lines:
+            size += len(line)
+            if batch and (size > BATCH_BYTES or len(batch) == BATCH_LINES):
+                break
+            batch.append(line)
+        return batch
+
+    def drop(self, lines: list[bytes]) -> None:
+        """See :class:`Spool`."""
+        for _ in lines:
+            self._size -= len(self._lines.popleft())
+
+    def close(self) -> None:
+        """See :class:`Spool`."""
+
+
+class FileSpool:
+    """An append-only file of lines, and beside it how much of it has been sent."""
+
+    def __init__(self, path: Path, limit: int = LIMIT) -> None:
+        self._limit = limit
+        self._mark = path.with_name(path.name + ".sent")
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        try:
+            self._file = os.open(path, flags, 0o600)
+        except OSError as error:
+            raise TeleError(f"{path} cannot be used: {error.strerror}") from None
+        self._size = self._cut_torn_line()
+        self._sent = min(self._read_mark(), self._size)
+        self._forget_if_all_sent()
+
+    def _cut_torn_line(self) -> int:
+        """A crash may leave half a line, which was never promised to anybody."""
+        size = os.fstat(self._file).st_size
+        position = size
+        while position:
+            start = max(0, position - LINE_LIMIT)
+            found = os.pread(self._file, position - start, start).rfind(b"\n")
+            if found >= 0:
+                position = start + found + 1
+                break
+            position = start
+        if position != size:
+            os.ftruncate(self._file, position)
+        return position
+
+    def _read_mark(self) -> int:
+        text = read_private(self._mark) or b"0"
+        return int(text) if text.isdigit() else 0
+
+    @property
+    def full(self) -> bool:
+        """See :class:`Spool`."""
+        return self._size > self._limit - min(RESERVE, self._limit // 8)
+
+    def append(self, line: bytes) -> bool:
+        """See :class:`Spool`. The line is in the kernel when this returns."""
+        if len(line) >= LINE_LIMIT or self._size + len(line) >= self._limit:
+            return False
+        try:
+            written = os.write(self._file, line + b"\n")
+            if written != len(line) + 1:
+                os.ftruncate(self._file, self._size)
+                return False
+        except OSError:
+            return False
+        self._size += written
+        return True
+
+    def peek(self) -> list[bytes]:
+        """See :class:`Spool`."""
+        wanted = min(BATCH_BYTES, self._size - self._sent)
+        data = os.pread(self._file, wanted, self._sent)
+        return data[: data.rfind(b"\n") + 1].split(b"\n")[:-1][:BATCH_LINES]
+
+    def drop(self, lines: list[bytes]) -> None:
+        """See :class:`Spool`."""
+        self._sent += sum(len(line) + 1 for line in lines)
+        if not self._forget_if_all_sent():
+            write_private(self._mark, b"%d" % self._sent)
+
+    def _forget_if_all_sent(self) -> bool:
+        if self._sent < self._size or not self._size:
+            return False
+        # In this order: a crash in between means that events are sent twice, not never.
+        write_private(self._mark, b"0")
+        os.ftruncate(self._file, 0)
+        self._size = self._sent = 0
+        return True
+
+    def close(self) -> None:
+        """See :class:`Spool`."""
+        os.close(self._file)
