@@ -1,0 +1,95 @@
+"""What do the node and its spawner say to each other?
+
+Laws of this file:
+
+* Standard library only: both ends load it.
+* A message is ``JSON header NUL string NUL string ...``: strings are words and
+  ``NAME=value``, which cannot hold NUL.
+* What comes in is checked to the last key that is used; anything else is ValueError.
+
+Requests: ``{"op": "start", "id", "kind", "login", "pty", "words"}`` with descriptors 0, 1
+and 2 (or a terminal's slave) beside it; ``{"op": "signal", "id", "signal"}``; ``hangup``
+and ``kill`` with an ``id``. Reports: ``{"event": "started", "id", "pid"}``, ``failed``
+(reason, message), ``exited`` (status or signal, core), ``refused`` (message).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final
+
+from tele.node.accounts import Refused
+
+#: Bytes of one message; the kernel takes a little more in one piece.
+MAX_MESSAGE: Final = 200_000
+MAX_DESCRIPTORS: Final = 3
+#: Words that follow each kind: ``exec`` has one command line for the account's shell,
+#: ``program`` is executed as it is, without a shell.
+KINDS: Final = {"shell": range(1), "exec": range(1, 2), "sftp": range(1), "program": range(1, 256)}
+
+#: What a request may set; everything else the spawner makes. Nothing that a dynamic linker,
+#: an interpreter or a shell would take for an order (LD_*, PYTHON*, BASH_ENV, IFS ...).
+CLIENT_ENVIRONMENT: Final = re.compile(
+    r"LANG|LC_[A-Z]{1,32}|COLORTERM|NO_COLOR|GIT_PROTOCOL", re.ASCII
+)
+NODE_ENVIRONMENT: Final = re.compile(
+    r"TERM|SSH_(?:CONNECTION|CLIENT|ORIGINAL_COMMAND)|TELE_[A-Z_]{1,32}", re.ASCII
+)
+#: Those of RFC 4254, section 6.9, without SIG.
+SIGNALS: Final = frozenset(
+    {"ABRT", "ALRM", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "TERM"}
+    | {"USR1", "USR2"}
+)
+
+
+def pack(header: dict[str, Any], strings: list[bytes] | tuple[bytes, ...] = ()) -> bytes:
+    """Return one message. Raises Refused if a string holds NUL or all is too much."""
+    if any(b"\0" in string for string in strings):
+        raise Refused("a command or a variable holds a NUL byte", "invalid")
+    data = b"\0".join((json.dumps(header).encode("ascii"), *strings))
+    if len(data) > MAX_MESSAGE:
+        raise Refused(f"a command line and its environment of {len(data)} bytes", "invalid")
+    return data
+
+
+def unpack(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
+    """Return header and strings. Raises ValueError on anything malformed."""
+    head, *strings = data.split(b"\0")
+    if head[:1] != b"{":
+        raise ValueError("no header")
+    try:
+        header = json.loads(head)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(header, dict):
+        raise ValueError("the header is not an object")
+    return header, strings
+
+
+class Start:
+    """A checked request for a session."""
+
+    __slots__ = ("environment", "kind", "login", "pty", "words")
+
+    def __init__(self, header: dict[str, Any], strings: list[bytes]) -> None:
+        kind, login, pty, words = (header.get(k) for k in ("kind", "login", "pty", "words"))
+        if type(kind) is not str or type(login) is not str or type(pty) is not bool:
+            raise ValueError("kind, login or pty is not what it should be")
+        if type(words) is not int or not 0 <= words <= len(strings):
+            raise ValueError("words is not a number of words")
+        if words not in KINDS.get(kind, ()):
+            raise ValueError("no such kind, or not the words that it needs")
+        self.kind = kind
+        self.login: str = login
+        self.pty = pty
+        self.words = strings[:words]
+        self.environment: dict[str, bytes] = {}
+        for string in strings[words:]:
+            name, separator, value = string.partition(b"=")
+            text = name.decode("ascii", "replace")
+            if not separator or not (
+                CLIENT_ENVIRONMENT.fullmatch(text) or NODE_ENVIRONMENT.fullmatch(text)
+            ):
+                raise ValueError("a variable that sessions are not given")
+            self.environment[text] = value

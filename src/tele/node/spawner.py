@@ -1,0 +1,287 @@
+"""Who starts people's programs? A small process of its own, with no connection in it.
+
+Run as ``python -I -S spawner.py FD`` before the node accepts anybody; ``FD`` is one end
+of a SOCK_SEQPACKET pair, the node holds the other (:mod:`tele.node.spawning`). For each
+session it forks one child, which becomes the account for good and executes its shell.
+
+Laws of this file:
+
+* Standard library only: it runs without ``site`` and loads nothing of tele but the three
+  files beside it that obey the same law.
+* One thread, no connection, no secret. What one session costs does not depend on how
+  many there are.
+* This process never changes its identity; a child does, once (:mod:`tele.node.session_child`).
+* Requests are not trusted: accounts are looked up here, only own children are signalled,
+  and a malformed request is answered, not died of.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import sys
+from types import FrameType, ModuleType
+from typing import Any, NoReturn
+
+if __name__ == "__main__":
+    # Without site there is no tele; its name stands for this folder and nothing else.
+    for _name, _folders in (("tele", []), ("tele.node", [os.path.dirname(__file__)])):
+        _package = ModuleType(_name)
+        _package.__path__ = _folders
+        sys.modules[_name] = _package
+
+from tele.node.accounts import Refused
+from tele.node.session_child import drop_privileges, enter, place_descriptors, reset_signals
+from tele.node.spawn_messages import MAX_DESCRIPTORS, MAX_MESSAGE, SIGNALS, Start, pack, unpack
+
+
+class Child:
+    """One session: its process, whose it is, and the pipe that tells whether it came to exec."""
+
+    __slots__ = ("gid", "heard", "number", "pid", "pipe", "uid")
+
+    def __init__(self, number: int, pid: int, pipe: int) -> None:
+        self.number = number
+        self.pid = pid
+        self.pipe: int | None = pipe
+        self.heard = b""
+        self.uid = self.gid = -1
+
+
+class Spawner:
+    """Takes requests from ``control`` and reports on its children until that ends."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._by_number: dict[int, Child] = {}
+        self._by_pid: dict[int, Child] = {}
+        self._selector = selectors.DefaultSelector()
+
+    def run(self) -> None:
+        """Serve until the node goes away, then hang every session up."""
+        wake, wakeup = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGCHLD, _nothing)
+        signal.signal(signal.SIGTERM, _stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        self._selector.register(wake, selectors.EVENT_READ)
+        self._selector.register(self._control, selectors.EVENT_READ)
+        try:
+            while True:
+                for key, _ in self._selector.select():
+                    if key.fd == wake:
+                        os.read(wake, 4096)
+                        self._reap()
+                    elif key.fd == self._control.fileno():
+                        self._receive()
+                    elif isinstance(key.data, Child):
+                        self._read_pipe(key.data)
+        except (EOFError, ConnectionError):
+            return
+        finally:
+            for child in self._by_pid.values():
+                _hang_up(child)
+
+    def _receive(self) -> None:
+        data, descriptors, flags, _ = socket.recv_fds(
+            self._control, MAX_MESSAGE + 1, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+        )
+        try:
+            if not data and not descriptors:
+                raise EOFError
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(data) > MAX_MESSAGE:
+                raise ValueError("too long a message, or too many descriptors")
+            self._perform(*unpack(data), descriptors)
+        except ValueError as error:
+            self._report(0, "refused", message=str(error))
+        finally:
+            for fd in descriptors:
+                os.close(fd)
+
+    def _perform(self, header: dict[str, Any], strings: list[bytes], fds: list[int]) -> None:
+        number = header.get("id")
+        if type(number) is not int or not 0 < number < 1 << 53:
+            raise ValueError("no number of a session")
+        operation = header.get("op")
+        if operation == "start":
+            start = Start(header, strings)
+            if number in self._by_number:
+                raise ValueError("the number of a session is in use")
+            if len(fds) != (1 if start.pty else 3):
+                raise ValueError("not the descriptors that it needs")
+            if start.pty and not 136 <= os.major(os.fstat(fds[0]).st_rdev) <= 143:
+                raise ValueError("not a pseudo terminal")
+            self._start(number, start, fds)
+        elif operation in ("signal", "hangup", "kill"):
+            name = header.get("signal")
+            if operation == "signal" and (type(name) is not str or name not in SIGNALS):
+                raise ValueError("no such signal")
+            child = self._by_number.get(number)
+            if child is None:
+                return  # it has just ended
+            if operation == "hangup":
+                _hang_up(child)
+            elif operation == "kill":
+                _send(child, signal.SIGKILL)
+            else:
+                self._signal(child, signal.Signals[f"SIG{name}"])
+        else:
+            raise ValueError("no such operation")
+
+    def _start(self, number: int, start: Start, descriptors: list[int]) -> None:
+        ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            pid = _fork()
+        except OSError as error:
+            os.close(ours)
+            os.close(theirs)
+            text = f"the node cannot start a process: {error.strerror}"
+            self._report(number, "failed", reason="spawner", message=text)
+            return
+        if pid == 0:
+            _be_child(start, descriptors, theirs)
+        os.close(theirs)
+        child = Child(number, pid, ours)
+        self._by_number[number] = self._by_pid[pid] = child
+        self._selector.register(ours, selectors.EVENT_READ, child)
+
+    def _read_pipe(self, child: Child) -> None:
+        """At its end the child executed, or has said why not."""
+        if child.pipe is None:
+            return
+        while True:
+            try:
+                data = os.read(child.pipe, 8192)
+            except BlockingIOError:
+                return
+            if not data:
+                break
+            child.heard += data
+        self._selector.unregister(child.pipe)
+        os.close(child.pipe)
+        child.pipe = None
+        whose, newline, failure = child.heard.decode("utf-8", "replace").partition("\n")
+        child.heard = b""
+        if newline and not failure:
+            child.uid, child.gid = map(int, whose.split())
+            self._report(child.number, "started", pid=child.pid)
+            return
+        failure = failure.lstrip("\n") or "spawner\0the session died as it started"
+        reason, _, message = failure.partition("\0")
+        del self._by_number[child.number]
+        self._report(child.number, "failed", reason=reason, message=message)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            child = self._by_pid.pop(pid, None)
+            if child is None:
+                continue  # one that only sent a signal
+            self._read_pipe(child)
+            if self._by_number.pop(child.number, None) is not None:
+                self._report(child.number, "exited", **_outcome(status))
+
+    def _signal(self, child: Child, number: signal.Signals) -> None:
+        """Signal the group as its user: part of it may be root's (sudo), and not theirs to end."""
+        if child.uid < 0 or _fork() != 0:
+            return
+        try:
+            reset_signals()
+            drop_privileges(child.uid, child.gid, None)
+            os.killpg(child.pid, number)
+        finally:
+            os._exit(0)
+
+    def _report(self, number: int, event: str, **rest: Any) -> None:
+        # Waiting for a slow node is fine: there is nothing else to do meanwhile.
+        self._control.send(pack({"id": number, "event": event, **rest}))
+
+
+def _nothing(_number: int, _: FrameType | None) -> None:
+    """SIGCHLD has to have a handler to reach the wake-up pipe."""
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    """SIGTERM: end as if the node had gone away."""
+    raise EOFError(f"signal {number}")
+
+
+def _outcome(status: int) -> dict[str, Any]:
+    if not os.WIFSIGNALED(status):
+        return {"status": os.WEXITSTATUS(status), "signal": None, "core": False}
+    number = os.WTERMSIG(status)
+    try:
+        name = signal.Signals(number).name.removeprefix("SIG")
+    except ValueError:
+        name = f"RT{number}"
+    return {"status": None, "signal": name, "core": os.WCOREDUMP(status)}
+
+
+def _send(child: Child, number: signal.Signals) -> None:
+    for send in (os.killpg, os.kill):  # before it has a group of its own, just itself
+        try:
+            send(child.pid, number)
+        except ProcessLookupError:
+            continue
+        except PermissionError:
+            return  # an ordinary user's node, and a program with other privileges
+        return
+
+
+def _hang_up(child: Child) -> None:
+    """As a terminal that goes away does: SIGHUP, and SIGCONT for what is stopped."""
+    _send(child, signal.SIGHUP)
+    _send(child, signal.SIGCONT)
+
+
+def _fork() -> int:
+    """Fork with signals blocked: a handler of the parent's must not run in the child."""
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            return 0
+    except BaseException:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+        raise
+    signal.pthread_sigmask(signal.SIG_SETMASK, old)
+    return pid
+
+
+def _be_child(start: Start, descriptors: list[int], report: int) -> NoReturn:
+    try:
+        try:
+            reset_signals()
+            # First of all, so that not even a slow name service keeps anything of ours open.
+            report = place_descriptors(descriptors, report)
+            enter(start, report)
+        except Refused as refused:
+            text = f"{refused.reason}\0{refused}"
+        except Exception as error:
+            text = f"spawner\0the session could not start: {type(error).__name__}: {error}"
+        else:
+            text = "spawner\0the session could not start"
+        # The first line says whose it is; here it may be there already, or not.
+        os.write(report, ("\n" + text).encode("utf-8", "replace")[:3000])
+    finally:
+        os._exit(255)
+
+
+def main() -> None:
+    """Serve on the descriptor that the first argument names."""
+    with socket.socket(fileno=int(sys.argv[1])) as control:
+        control.set_inheritable(False)
+        os.chdir("/")
+        Spawner(control).run()
+
+
+if __name__ == "__main__":
+    main()
