@@ -18,7 +18,7 @@ from tele.model.codec import encode
 from tele.model.event import CODES, Event
 
 
-def event(name: str, event_id: str, time: datetime, cluster: str, **fields: Any) -> Event:
+def event(name: str, event_id: str, time: datetime, cluster: str, /, **fields: Any) -> Event:
     """Make an event of a known name; what is no attribute of an event becomes a field of it.
 
     Raises KeyError for a name that is not in :data:`tele.model.event.CODES`.

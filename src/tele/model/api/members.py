@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from attrs import Factory, frozen
+from attrs import Factory, field, frozen
+from attrs.validators import matches_re
 
 from tele.model.authority import TrustedAuthority
 from tele.model.identity import HostRole
 from tele.model.presence import Host, Presence
-from tele.model.resources import Lock, RecordingSettings, Role
+from tele.model.resources import NAME_PATTERN, Lock, RecordingSettings, Role
 
 
 @frozen
@@ -44,9 +45,9 @@ class PublicKeys:
 class JoinRequest:
     """``token`` is the secret; ``addresses`` become principals of the certificates."""
 
-    token: str
+    token: str = field(repr=False)
     host_id: str
-    name: str
+    name: str = field(validator=matches_re(NAME_PATTERN))
     role: HostRole
     keys: PublicKeys
     addresses: tuple[str, ...] = ()
@@ -57,7 +58,7 @@ class JoinRequest:
 class RenewRequest:
     """New certificates for the caller's own identity; the name may change, the id not."""
 
-    name: str
+    name: str = field(validator=matches_re(NAME_PATTERN))
     keys: PublicKeys
     addresses: tuple[str, ...] = ()
 

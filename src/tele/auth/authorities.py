@@ -1,0 +1,143 @@
+"""Where are the cluster's CA keys, and whom do they vouch for?
+
+Laws of this file:
+
+* A CA's private key is in auth's store and in this process, nowhere else; nothing here
+  shows one.
+* Each kind has an SSH key (Ed25519) and a TLS key (ECDSA P-256) of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from attrs import field, frozen
+from cryptography import x509
+
+from tele.auth.shelf import Shelf
+from tele.certs.keys import PrivateKey, fingerprint, parse_line
+from tele.certs.pins import pin
+from tele.certs.x509 import TlsKey, make_authority
+from tele.errors import Conflict, InvalidInput, Unavailable
+from tele.interfaces import IBackend
+from tele.model.api.people import AuthorityStatus
+from tele.model.authority import AuthorityKind, TrustedAuthority
+
+PREFIX = "/authorities/"
+
+
+@frozen
+class StoredAuthority:
+    """As it is in the store. Its repr shows no key."""
+
+    kind: AuthorityKind
+    created: datetime
+    ssh_key: bytes = field(repr=False)
+    tls_key: bytes = field(repr=False)
+    tls_certificate: str
+
+
+@frozen
+class Authority:
+    """One authority, ready to sign."""
+
+    kind: AuthorityKind
+    created: datetime
+    ssh: PrivateKey
+    tls: TlsKey
+    tls_certificate: str
+
+    @property
+    def trusted(self) -> TrustedAuthority:
+        """The public half."""
+        return TrustedAuthority(
+            self.kind,
+            (self.ssh.public.line,),
+            (self.tls_certificate,),
+            (pin(self.tls_certificate),),
+        )
+
+    @property
+    def status(self) -> AuthorityStatus:
+        """As ``tele ca status`` shows it."""
+        certificate = x509.load_pem_x509_certificate(self.tls_certificate.encode("ascii"))
+        trusted = self.trusted
+        return AuthorityStatus(
+            kind=self.kind.value,
+            phase="standby",
+            ssh_fingerprints=tuple(fingerprint(parse_line(k)) for k in trusted.ssh_public_keys),
+            pins=trusted.pins,
+            created=self.created,
+            expires=certificate.not_valid_after_utc,
+        )
+
+
+class Authorities:
+    """All authorities of a cluster; :meth:`load` makes them at first start."""
+
+    def __init__(self, loaded: dict[AuthorityKind, Authority]) -> None:
+        self._by_kind = loaded
+
+    def __getitem__(self, kind: AuthorityKind) -> Authority:
+        return self._by_kind[kind]
+
+    @property
+    def trusted(self) -> tuple[TrustedAuthority, ...]:
+        """The public halves, host first."""
+        return tuple(self._by_kind[kind].trusted for kind in _KINDS)
+
+    @property
+    def statuses(self) -> tuple[AuthorityStatus, ...]:
+        """All of them as ``tele ca status`` shows them."""
+        return tuple(self._by_kind[kind].status for kind in _KINDS)
+
+    @classmethod
+    async def load(
+        cls, backend: IBackend, cluster: str, now: datetime, entropy: Callable[[int], bytes]
+    ) -> Authorities:
+        """Read the authorities, or make and store those that do not exist yet."""
+        shelf = Shelf(backend, PREFIX, StoredAuthority)
+        loaded = {}
+        for kind in _KINDS:
+            kept = await shelf.get(kind.value)
+            if kept is None:
+                made = _make(cluster, kind, now, entropy)
+                try:
+                    await backend.commit(shelf.put(kind.value, made, if_revision=0))
+                except Conflict:  # another auth of this store was first: its key counts
+                    kept = await shelf.get(kind.value)
+            stored = made if kept is None else kept.value
+            loaded[kind] = _ready(stored)
+        return cls(loaded)
+
+
+_KINDS = (AuthorityKind.HOST, AuthorityKind.USER)
+
+
+def _make(
+    cluster: str, kind: AuthorityKind, now: datetime, entropy: Callable[[int], bytes]
+) -> StoredAuthority:
+    tls = TlsKey.generate()
+    return StoredAuthority(
+        kind=kind,
+        created=now,
+        ssh_key=PrivateKey.generate().to_openssh(),
+        tls_key=tls.to_pem(),
+        tls_certificate=make_authority(cluster, kind, tls, now, entropy),
+    )
+
+
+def _ready(stored: StoredAuthority) -> Authority:
+    try:
+        return Authority(
+            stored.kind,
+            stored.created,
+            PrivateKey.from_openssh(stored.ssh_key),
+            TlsKey.from_pem(stored.tls_key),
+            stored.tls_certificate,
+        )
+    except InvalidInput as error:
+        raise Unavailable(
+            f"the {stored.kind.value} authority in the store is damaged: {error}"
+        ) from None

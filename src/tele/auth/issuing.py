@@ -1,0 +1,168 @@
+"""Which certificates does auth give to whom? The rules of the cluster, over ``certs``.
+
+Laws of this file:
+
+* SSH and X.509 certificates of one identity are issued together and say the same.
+* A user's certificate names the logins that the user's roles allow now, no others.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+from attrs import evolve
+
+from tele.auth.authorities import Authorities
+from tele.certs.certificate import Certificate
+from tele.certs.issue import (
+    HOST_LIFETIME,
+    HostCertificateRequest,
+    UserCertificateRequest,
+    issue_host,
+    issue_sshd,
+    issue_user,
+)
+from tele.certs.keys import parse_line, parse_public_key
+from tele.certs.x509 import issue_tls
+from tele.errors import AccessDenied, BadCertificate, InvalidInput, quoted
+from tele.model.access import Reason
+from tele.model.api.members import PublicKeys
+from tele.model.authority import AuthorityKind, Certificates
+from tele.model.identity import HostIdentity, HostRole, UserIdentity
+from tele.model.resources import Role, User
+from tele.rbac.logins import logins_of
+
+#: The principal of a user whose roles allow no login: it is no possible account name, so
+#: that the certificate is valid for the API and for nothing else.
+NO_LOGIN = "-tele-no-login"
+
+HOST_TLS_NAMES_LIMIT = 64
+
+
+def key_blob(line: str) -> bytes:
+    """Return the blob of a plain public key line. Raises :class:`InvalidInput`."""
+    try:
+        return parse_public_key(parse_line(line)).blob
+    except BadCertificate as error:
+        raise InvalidInput(str(error)) from None
+
+
+class Issuer:
+    """Issues certificates of one cluster."""
+
+    def __init__(
+        self,
+        cluster: str,
+        authorities: Authorities,
+        now: Callable[[], datetime],
+        entropy: Callable[[int], bytes],
+    ) -> None:
+        self._cluster = cluster
+        self._authorities = authorities
+        self._now = now
+        self._entropy = entropy
+
+    def _session_id(self) -> str:
+        return str(uuid.UUID(bytes=self._entropy(16), version=4))
+
+    def user_request(
+        self, user: User, roles: Sequence[Role], ttl: timedelta, login_session: str = ""
+    ) -> UserCertificateRequest:
+        """Return what a certificate for ``user`` says, who holds ``roles``; ``ttl`` is cut."""
+        options = [role.spec.options for role in roles]
+        longest = min((o.max_session_ttl for o in options), default=timedelta(hours=12))
+        if ttl <= timedelta(0):
+            raise InvalidInput("the lifetime has to be longer than nothing")
+        return UserCertificateRequest(
+            user=user.metadata.name,
+            cluster=self._cluster,
+            logins=logins_of(user.spec.traits, roles) or (NO_LOGIN,),
+            roles=tuple(role.metadata.name for role in roles),
+            login_session=login_session or self._session_id(),
+            lifetime=min(ttl, longest),
+            traits=user.spec.traits,
+            port_forwarding=any(o.port_forwarding for o in options),
+            agent_forwarding=any(o.forward_agent for o in options),
+            x11_forwarding=any(o.x11_forwarding for o in options),
+        )
+
+    def user(self, request: UserCertificateRequest, keys: PublicKeys) -> Certificates:
+        """Issue both certificates of a user."""
+        authority = self._authorities[AuthorityKind.USER]
+        now = self._now()
+        ssh = issue_user(authority.ssh, key_blob(keys.ssh), request, now, self._entropy)
+        identity = UserIdentity(
+            user=request.user,
+            cluster=self._cluster,
+            expires=now + request.lifetime,
+            roles=request.roles,
+            logins=request.logins,
+            traits=request.traits,
+            login_session=request.login_session,
+            mfa=request.mfa,
+        )
+        tls = issue_tls(
+            authority.tls_certificate, authority.tls, keys.tls, identity, now, self._entropy
+        )
+        return Certificates(ssh.line, tls, identity.expires, self._authorities.trusted)
+
+    def sign_user(
+        self, request: UserCertificateRequest, public_key: str, logins: tuple[str, ...]
+    ) -> Certificate:
+        """Issue an SSH certificate for a key made elsewhere, for some or all of the logins."""
+        for login in logins:
+            if login not in request.logins:
+                raise AccessDenied(
+                    f"the roles of {request.user} do not allow login {quoted(login)}", Reason.LOGIN
+                )
+        if logins:
+            request = evolve(request, logins=logins)
+        authority = self._authorities[AuthorityKind.USER]
+        return issue_user(authority.ssh, key_blob(public_key), request, self._now(), self._entropy)
+
+    def host(
+        self,
+        host_id: str,
+        name: str,
+        role: HostRole,
+        keys: PublicKeys,
+        addresses: Sequence[str],
+        lifetime: timedelta = HOST_LIFETIME,
+    ) -> Certificates:
+        """Issue both certificates of a host. ``addresses`` are hosts without a port."""
+        authority = self._authorities[AuthorityKind.HOST]
+        now = self._now()
+        request = HostCertificateRequest(
+            host_id, name, self._cluster, role, tuple(addresses), lifetime
+        )
+        ssh = issue_host(authority.ssh, key_blob(keys.ssh), request, now, self._entropy)
+        identity = HostIdentity(host_id, name, self._cluster, role, now + lifetime)
+        tls = issue_tls(
+            authority.tls_certificate, authority.tls, keys.tls, identity, now, self._entropy,
+            addresses[:HOST_TLS_NAMES_LIMIT],
+        )  # fmt: skip
+        return Certificates(ssh.line, tls, identity.expires, self._authorities.trusted)
+
+    def sign_sshd(
+        self, name: str, public_key: str, principals: tuple[str, ...], lifetime: timedelta
+    ) -> Certificate:
+        """Issue a host certificate for an OpenSSH sshd."""
+        for principal in principals:
+            if not is_host_name(principal):
+                raise InvalidInput(f"{quoted(principal)} is no host name or address")
+        authority = self._authorities[AuthorityKind.HOST]
+        return issue_sshd(
+            authority.ssh, key_blob(public_key), name or principals[0], principals, lifetime,
+            self._now(), self._entropy,
+        )  # fmt: skip
+
+
+_HOST = re.compile(r"[A-Za-z0-9_\[:](?:[A-Za-z0-9._:%\[\]-]{0,252})", re.ASCII)
+
+
+def is_host_name(text: str) -> bool:
+    """Whether ``text`` is a host name or an IP address: no wildcard, no list, no path."""
+    return _HOST.fullmatch(text) is not None

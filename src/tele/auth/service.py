@@ -1,0 +1,245 @@
+"""How does auth start, serve and stop?
+
+Laws of this file:
+
+* Nothing listens before everything that it needs is there.
+* A start that fails says why in one sentence and leaves nothing running.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.threads import deferToThreadPool
+
+from tele.audit.log import AuditLog
+from tele.auth.authorities import Authorities
+from tele.auth.issuing import Issuer
+from tele.auth.local import ADMIN_ROLES, LOCAL, LOCAL_ADMIN, Collaborators, LocalAuthority
+from tele.auth.members import Members
+from tele.auth.passwords import Passwords
+from tele.auth.people import People
+from tele.auth.recordings import Recordings
+from tele.auth.shelf import Shelf
+from tele.auth.state import State
+from tele.auth.tokens import Tokens
+from tele.certs.check import LATEST
+from tele.certs.keys import PrivateKey, parse_line
+from tele.certs.x509 import TlsKey
+from tele.errors import Conflict, InvalidInput, TeleError, Unavailable
+from tele.https.identity import TlsIdentity
+from tele.https.serve import ApiServer
+from tele.interfaces import IArchive, IAuditSink, IBackend
+from tele.loop import make_logger, now
+from tele.model.api.members import PublicKeys
+from tele.model.api.operation import Operation
+from tele.model.authority import AuthorityKind
+from tele.model.identity import Caller, HostRole, UserIdentity
+from tele.model.resources import RecordingSettings
+
+log = make_logger(__name__)
+
+
+@frozen
+class StoredCluster:
+    """What a store belongs to."""
+
+    name: str
+    id: str
+    created: datetime
+
+
+async def claim(backend: IBackend, name: str, moment: datetime) -> bool:
+    """Make sure that the store is of cluster ``name``; returns whether it is new.
+
+    Raises :class:`InvalidInput` when it is another cluster's.
+    """
+    shelf = Shelf(backend, "/cluster/", StoredCluster)
+    made = StoredCluster(name, str(uuid.uuid4()), moment)
+    try:
+        await backend.commit(shelf.put("self", made, if_revision=0))
+    except Conflict:
+        kept = await shelf.get("self")
+        if kept is not None and kept.value.name != name:
+            raise InvalidInput(
+                f"this store holds the cluster {kept.value.name}, not {name}: set cluster_name"
+                f" to {kept.value.name}, or give another data_dir"
+            ) from None
+        return False
+    return True
+
+
+class AuthService(Service):
+    """Auth of one cluster, on a backend and an archive that are given to it.
+
+    ``listen`` is (host, port), port 0 for any; ``local_socket`` a path where the account
+    that runs auth, and root, may call the API without a certificate. ``ready`` fires with
+    the port when everything serves, or fails with a :class:`TeleError`.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        cluster: str,
+        backend: IBackend,
+        archive: IArchive,
+        host_id: str,
+        name: str,
+        listen: tuple[str, int],
+        recording: RecordingSettings | None = None,
+        sinks: Sequence[IAuditSink] = (),
+        local_socket: Path | None = None,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.ready: Deferred[int] = Deferred()
+        self.authority: LocalAuthority | None = None
+        self._reactor = reactor
+        self._cluster = cluster
+        self._backend = backend
+        self._archive = archive
+        self._host_id = host_id
+        self._host_name = name
+        self._listen = listen
+        self._recording = recording or RecordingSettings()
+        self._sinks = sinks
+        self._local_socket = local_socket
+        self._entropy = entropy
+        self._parts: Collaborators | None = None
+        self._server: ApiServer | None = None
+        self._identity: TlsIdentity | None = None
+        self._renewal: IDelayedCall | None = None
+
+    def startService(self) -> None:
+        """Begin to start; ``ready`` tells how it ended."""
+        super().startService()
+        Deferred.fromCoroutine(self._start()).addCallbacks(self.ready.callback, self.ready.errback)
+
+    async def stopService(self) -> None:
+        """End all connections, then the store."""
+        super().stopService()
+        await self._close()
+
+    def _now(self) -> datetime:
+        return now(self._reactor)
+
+    async def _start(self) -> int:
+        try:
+            return await self._open()
+        except BaseException:
+            await self._close()
+            raise
+
+    async def _open(self) -> int:
+        new = await claim(self._backend, self._cluster, self._now())
+        parts = self._parts = await self._compose()
+        await parts.people.ensure_presets()
+        await parts.state.start()
+        await parts.members.start()
+        authority = self.authority = LocalAuthority(parts, self._reactor)
+        if new:
+            await authority.emit("cluster.create", LOCAL, name=self._cluster)
+        self._renew()
+        server = self._server = ApiServer(
+            self._reactor,
+            authority,
+            identity=self._tls_identity,
+            authorities=lambda: parts.authorities.trusted,
+            on_refused=self._refused,
+        )
+        host, port = self._listen
+        try:
+            port = server.listen(host, port)
+        except CannotListenError as error:
+            raise Unavailable(
+                f"auth cannot listen on {host}:{port}: {error.socketError}; is something else"
+                " running there?"
+            ) from None
+        if self._local_socket is not None:
+            server.listen_local(str(self._local_socket), self._local_identity)
+        log.info("auth of cluster {name} serves on {host}:{port}",
+                 name=self._cluster, host=host, port=port)  # fmt: skip
+        return port
+
+    async def _compose(self) -> Collaborators:
+        backend, clock = self._backend, self._reactor
+        authorities = await Authorities.load(backend, self._cluster, self._now(), self._entropy)
+        passwords = Passwords(backend, self._now, self._entropy, self._in_thread)
+        host_keys = frozenset(
+            parse_line(k) for k in authorities[AuthorityKind.HOST].trusted.ssh_public_keys
+        )
+        return Collaborators(
+            cluster=self._cluster,
+            authorities=authorities,
+            issuer=Issuer(self._cluster, authorities, self._now, self._entropy),
+            state=State(backend, self._cluster, authorities, self._recording, self._now),
+            members=Members(backend, clock),
+            people=People(backend, passwords),
+            passwords=passwords,
+            tokens=Tokens(backend, self._now, self._entropy),
+            recordings=Recordings(backend, self._archive, self._now, lambda: host_keys),
+            audit=AuditLog(backend, clock, self._sinks),
+        )
+
+    async def _close(self) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
+            self._renewal = None
+        server, self._server = self._server, None
+        if server is not None:
+            await server.close()
+        parts, self._parts = self._parts, None
+        if parts is not None:
+            parts.members.stop()
+            parts.state.stop()
+        await self._backend.close()
+
+    def _in_thread(self, function: Callable[..., Any], *words: Any) -> Deferred[Any]:
+        pool = self._reactor.getThreadPool()
+        answer: Deferred[Any] = deferToThreadPool(self._reactor, pool, function, *words)
+        return answer
+
+    # -- identities -------------------------------------------------------------------
+    def _renew(self) -> None:
+        """Issue auth's own certificate, and do so again at two thirds of its life."""
+        if self._parts is None:
+            return
+        key = TlsKey.generate()
+        host = self._listen[0]
+        named = [host] if host not in ("", "0.0.0.0", "::") else []  # noqa: S104 (compared)
+        certificates = self._parts.issuer.host(
+            self._host_id,
+            self._host_name,
+            HostRole.AUTH,
+            PublicKeys(PrivateKey.generate().public.line, key.public_pem),
+            named,
+        )
+        self._identity = TlsIdentity(certificates.tls, key.to_pem())
+        life = (certificates.expires - self._now()).total_seconds()
+        self._renewal = self._reactor.callLater(life * 2 / 3, self._renew)
+
+    def _tls_identity(self) -> TlsIdentity:
+        if self._identity is None:
+            raise Unavailable("auth is starting")
+        return self._identity
+
+    def _local_identity(self, uid: int) -> UserIdentity | None:
+        if uid not in (0, os.geteuid()):
+            return None
+        return UserIdentity(LOCAL_ADMIN, self._cluster, LATEST, ADMIN_ROLES)
+
+    def _refused(self, operation: Operation[Any, Any], caller: Caller, error: TeleError) -> None:
+        if self.authority is not None:
+            Deferred.fromCoroutine(self.authority.denied(operation, caller, error)).addErrback(
+                lambda failure: log.failure("a denial is not in the audit", failure)
+            )

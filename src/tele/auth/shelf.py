@@ -1,0 +1,84 @@
+"""How are values of one kind kept in the store? As canonical JSON under one prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Generic, TypeVar
+
+from attrs import frozen
+
+from tele.errors import Conflict
+from tele.interfaces import Delete, IBackend, Put
+from tele.model.codec import decode, encode
+
+T = TypeVar("T")
+
+ATTEMPTS = 20
+
+
+@frozen
+class Kept(Generic[T]):
+    """A stored value with the revision that guards a change of it."""
+
+    name: str
+    value: T
+    revision: int
+
+
+class Shelf(Generic[T]):
+    """Values of ``cls`` under ``prefix`` (``/users/``), by name."""
+
+    def __init__(self, backend: IBackend, prefix: str, cls: type[T]) -> None:
+        self.prefix = prefix
+        self._backend = backend
+        self._cls = cls
+
+    async def get(self, name: str) -> Kept[T] | None:
+        """Return one, or None."""
+        item = await self._backend.get(self.prefix + name)
+        if item is None:
+            return None
+        return Kept(name, decode(self._cls, item.value), item.revision)
+
+    async def list(
+        self, limit: int = 0, after: str = "", reverse: bool = False
+    ) -> Sequence[Kept[T]]:
+        """Return those after ``after`` in order of names (before it, when reversed)."""
+        start, end = self.prefix, self.prefix[:-1] + "0"
+        if after:
+            if reverse:
+                end = self.prefix + after
+            else:
+                start = self.prefix + after + "\0"
+        items = await self._backend.range(start, end, limit, reverse)
+        return [
+            Kept(i.key.removeprefix(self.prefix), decode(self._cls, i.value), i.revision)
+            for i in items
+        ]
+
+    def put(
+        self, name: str, value: T, if_revision: int | None = None, ttl: timedelta | None = None
+    ) -> Put:
+        """Return the change that stores ``value``."""
+        return Put(self.prefix + name, encode(value), if_revision, ttl)
+
+    def delete(self, name: str, if_revision: int | None = None) -> Delete:
+        """Return the change that removes ``name``."""
+        return Delete(self.prefix + name, if_revision)
+
+    async def change(
+        self, name: str, function: Callable[[T | None], T], ttl: timedelta | None = None
+    ) -> T:
+        """Store ``function(present value)``, calling it again when somebody was faster."""
+        for _ in range(ATTEMPTS):
+            kept = await self.get(name)
+            value = function(None if kept is None else kept.value)
+            try:
+                await self._backend.commit(
+                    self.put(name, value, 0 if kept is None else kept.revision, ttl)
+                )
+            except Conflict:
+                continue
+            return value
+        raise Conflict(f"{self.prefix}{name} changes too often; try again")

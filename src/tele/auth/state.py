@@ -1,0 +1,103 @@
+"""What do nodes and proxies need to decide by themselves? The cluster's state, kept current."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from twisted.internet.defer import Deferred
+
+from tele.auth.authorities import Authorities
+from tele.auth.shelf import Shelf
+from tele.interfaces import Change, IBackend
+from tele.model.api.members import ClusterState
+from tele.model.codec import decode
+from tele.model.resources import Lock, RecordingSettings, Role
+
+ROLES = "/roles/"
+LOCKS = "/locks/"
+
+
+class State:
+    """Roles, locks, authorities and settings of a cluster. :meth:`start` first."""
+
+    def __init__(
+        self,
+        backend: IBackend,
+        cluster: str,
+        authorities: Authorities,
+        recording: RecordingSettings,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._backend = backend
+        self._cluster = cluster
+        self._authorities = authorities
+        self._recording = recording
+        self._now = now
+        self._revision = 0
+        self.roles: dict[str, Role] = {}
+        self.locks: dict[str, Lock] = {}
+        self._receivers: list[Callable[[], None]] = []
+        self._stops: list[Callable[[], None]] = []
+
+    async def start(self) -> None:
+        """Read what is stored and follow it from now on."""
+        for prefix, receiver in ((ROLES, self._role_changed), (LOCKS, self._lock_changed)):
+            self._stops.append((await self._backend.watch(prefix, receiver)).stop)
+        for role in await Shelf(self._backend, ROLES, Role).list():
+            self.roles[role.name] = role.value
+            self._revision = max(self._revision, role.revision)
+        for lock in await Shelf(self._backend, LOCKS, Lock).list():
+            self.locks[lock.name] = lock.value
+            self._revision = max(self._revision, lock.revision)
+
+    def stop(self) -> None:
+        """Follow nothing any more."""
+        for stop in self._stops:
+            stop()
+        self._stops.clear()
+
+    @property
+    def present(self) -> ClusterState:
+        """The state as it is now."""
+        return ClusterState(
+            cluster=self._cluster,
+            revision=self._revision,
+            issued=self._now(),
+            authorities=self._authorities.trusted,
+            roles=tuple(self.roles[name] for name in sorted(self.roles)),
+            locks=tuple(self.locks[name] for name in sorted(self.locks)),
+            recording=self._recording,
+        )
+
+    def watch(self, receiver: Callable[[ClusterState], None]) -> Deferred[None]:
+        """Tell ``receiver`` the state at once and at each change; cancel to end it."""
+
+        def tell() -> None:
+            receiver(self.present)
+
+        self._receivers.append(tell)
+        answer: Deferred[None] = Deferred(lambda _: self._receivers.remove(tell))
+        tell()
+        return answer
+
+    def _role_changed(self, change: Change) -> None:
+        name = change.key.removeprefix(ROLES)
+        if change.item is None:
+            self.roles.pop(name, None)
+        else:
+            self.roles[name] = decode(Role, change.item.value)
+        self._tell(change.revision)
+
+    def _lock_changed(self, change: Change) -> None:
+        name = change.key.removeprefix(LOCKS)
+        if change.item is None:
+            self.locks.pop(name, None)
+        else:
+            self.locks[name] = decode(Lock, change.item.value)
+        self._tell(change.revision)
+
+    def _tell(self, revision: int) -> None:
+        self._revision = max(self._revision, revision)
+        for tell in list(self._receivers):
+            tell()
