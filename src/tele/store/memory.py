@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
+from datetime import datetime
+from heapq import heappop, heappush
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
 from tele.errors import Conflict, Unavailable
@@ -23,6 +25,8 @@ class MemoryBackend:
         self._clock = clock
         self._items: dict[str, Item] = {}
         self._keys: list[str] = []
+        self._leases: list[tuple[datetime, str]] = []
+        self._alarm: IDelayedCall | None = None
         self._revision = 0
         self._watchers = Watchers()
         self._closed = False
@@ -34,11 +38,30 @@ class MemoryBackend:
     def _expire(self) -> None:
         """Remove what has run out; done before every look, so that nobody sees it."""
         moment = now(self._clock)
-        over = [i for i in self._items.values() if i.expires is not None and i.expires <= moment]
-        for item in over:
-            self._revision += 1
-            self._drop(item.key)
-            self._watchers.tell([Change(item.key, self._revision, None)])
+        over = []
+        while self._leases and self._leases[0][0] <= moment:
+            ends, key = heappop(self._leases)
+            item = self._items.get(key)
+            if item is not None and item.expires == ends:  # it was not renewed since
+                self._revision += 1
+                self._drop(key)
+                over.append(Change(key, self._revision, None))
+        self._watchers.tell(over)
+
+    def _set_alarm(self) -> None:
+        """Tell the end of the next lease when it comes, whether or not somebody looks."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._leases and not self._closed:
+            wait = (self._leases[0][0] - now(self._clock)).total_seconds()
+            # Time is in microseconds here: a moment more, and it has run out indeed.
+            self._alarm = self._clock.callLater(max(0.0, wait) + 0.001, self._rang)
+
+    def _rang(self) -> None:
+        self._alarm = None
+        self._expire()
+        self._set_alarm()
 
     def get(self, key: str) -> Deferred[Item | None]:
         """See :class:`IBackend`."""
@@ -74,19 +97,25 @@ class MemoryBackend:
                     insort(self._keys, change.key)
                 item = Item(change.key, change.value, self._revision, expires)
                 self._items[change.key] = item
+                if expires is not None:
+                    heappush(self._leases, (expires, change.key))
                 told.append(Change(change.key, self._revision, item))
             elif change.key in self._items:
                 self._drop(change.key)
                 told.append(Change(change.key, self._revision, None))
+        revision = self._revision
+        if self._leases:
+            self._set_alarm()
         self._watchers.tell(told)
-        return succeed(self._revision)
+        return succeed(revision)
 
     def watch(self, prefix: str, receiver: Callable[[Change], None]) -> Deferred[IWatch]:
-        """See :class:`IBackend`. The end of a lease is told at the next use of the store."""
+        """See :class:`IBackend`."""
         return succeed(self._watchers.add(prefix, receiver))
 
     def close(self) -> Deferred[None]:
         """See :class:`IBackend`."""
         self._closed = True
         self._watchers.clear()
+        self._set_alarm()
         return succeed(None)

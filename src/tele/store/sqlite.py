@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 READERS = 2
 POLL_SECONDS = 1.0
-SWEEP_SECONDS = 30.0
+SWEEP_SECONDS = 10.0
 BATCH_LIMIT = 256
 
 _Job = tuple[Callable[[sqlite3.Connection], Any], "Deferred[Any]"]
@@ -89,22 +89,26 @@ class _Writer(_Worker):
                 ending, other = more is None, more
                 break
             batch.append(more)
-        answers: Sequence[Any]
-        try:
-            changes = [each[0] for each in batch]
-            answers = sqlite_file.commit(self._connection, changes, self._moment())
-        except sqlite3.Error as error:
-            answers = [Unavailable(f"the store cannot be written: {error}")] * len(batch)
+        results = self._commit([each[0] for each in batch])
         self._deliver(
             [
                 (answer, Failure(result) if isinstance(result, TeleError) else result)
-                for (_, answer), result in zip(batch, answers, strict=True)
+                for (_, answer), result in zip(batch, results, strict=True)
             ]
         )
         if ending:
             self.jobs.put(None)
         elif other is not None:
             super().work(other)
+
+    def _commit(self, batch: sqlite_file.Batch) -> list[int | TeleError]:
+        try:
+            return sqlite_file.commit(self._connection, batch, self._moment())
+        except Exception as error:
+            if len(batch) > 1:
+                # One of them may be what SQLite cannot store: the others did no wrong.
+                return [answer for each in batch for answer in self._commit([each])]
+            return [Unavailable(f"the store cannot be written: {error}")]
 
 
 @implementer(IBackend)
@@ -152,9 +156,9 @@ class SqliteBackend:
 
     def commit(self, *changes: Put | Delete) -> Deferred[int]:
         """See :class:`IBackend`."""
-        answer: Deferred[int] = Deferred()
         if self._closed is not None:
             return fail(Unavailable("the store is closed"))
+        answer: Deferred[int] = Deferred()
         self._writer.jobs.put((changes, answer))
         return answer.addCallback(self._committed)
 

@@ -61,10 +61,17 @@ def open_file(path: Path) -> sqlite3.Connection:
     """Open, or create with mode 0600, the store at ``path``. Raises :class:`Unavailable`."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            # A file restored from a backup may be open to all; SQLite gives its log
+            # and shared memory the same mode.
+            os.fchmod(descriptor, 0o600)
+        finally:
+            os.close(descriptor)
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
-        raise Unavailable(f"cannot open the store {path}: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise Unavailable(f"cannot open the store {path}: {why}") from None
     try:
         connection.execute("PRAGMA busy_timeout = 10000")
         connection.execute("PRAGMA journal_mode = WAL")
@@ -106,7 +113,8 @@ def changes_since(connection: sqlite3.Connection, revision: int) -> tuple[int, l
     try:
         newest: int = connection.execute("SELECT revision FROM counter").fetchone()[0]
         rows = connection.execute(
-            "SELECT key, value, revision, expires FROM items WHERE revision > ? ORDER BY revision",
+            "SELECT key, value, revision, expires FROM items WHERE revision > ?"
+            " ORDER BY revision, key",
             (revision,),
         ).fetchall()
     finally:
@@ -135,11 +143,17 @@ def commit(connection: sqlite3.Connection, batch: Batch, moment: float) -> list[
             _apply(connection, changes, revision, moment)
             answers.append(revision)
         connection.execute("UPDATE counter SET revision = ?", (revision,))
+        connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        _roll_back(connection)
         raise
-    connection.execute("COMMIT")
     return answers
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    # SQLite ends a transaction by itself on some errors (a full disk), not on others.
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
 
 
 def _conflict(
@@ -192,7 +206,7 @@ def sweep(connection: sqlite3.Connection, moment: float) -> None:
         connection.execute(
             "DELETE FROM items WHERE value IS NULL AND revision < ?", (revision - TOMBSTONES,)
         )
+        connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        _roll_back(connection)
         raise
-    connection.execute("COMMIT")

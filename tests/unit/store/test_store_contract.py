@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -19,9 +20,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from tele.errors import Conflict, Unavailable
+from tele.errors import Conflict, InvalidInput, Unavailable
 from tele.interfaces import Change, Delete, IBackend, Put
 from tele.store.memory import MemoryBackend
+from tele.store.opening import open_backend
 from tele.store.sqlite import POLL_SECONDS, SWEEP_SECONDS, SqliteBackend
 
 T = TypeVar("T")
@@ -181,6 +183,84 @@ def test_a_failing_watcher_stops_nobody(store: IBackend, turns: Turns) -> None:
     turns.settle(lambda: len(told) == 1)
 
 
+def test_a_receiver_may_change_the_store(store: IBackend, turns: Turns) -> None:
+    """What a receiver causes is told to everybody after what caused it."""
+    told: list[str] = []
+
+    def react(change: Change) -> None:
+        if change.key == "/w/a":
+            store.commit(Put("/w/b", b"")).addErrback(lambda f: told.append(str(f)))
+
+    turns.wait(store.watch("/w/", react))
+    turns.wait(store.watch("/w/", lambda change: told.append(change.key)))
+    turns.wait(store.commit(Put("/w/a", b"")))
+    turns.settle(lambda: len(told) == 2)
+    assert told == ["/w/a", "/w/b"]
+
+
+def test_changes_of_one_commit_are_told_in_order_of_keys(store: IBackend, turns: Turns) -> None:
+    """A batch is told as it was numbered, which the audit relies on."""
+    told: list[str] = []
+    turns.wait(store.watch("/w/", lambda change: told.append(change.key)))
+    turns.wait(store.commit(*(Put(f"/w/{n:04}", b"") for n in range(50))))
+    turns.settle(lambda: len(told) == 50)
+    assert told == sorted(told)
+
+
+def test_what_cannot_be_stored_hurts_nobody_else(tmp_path: Path, turns: Turns) -> None:
+    """A key that SQLite cannot take fails alone, even beside others in one transaction."""
+    store = SqliteBackend(tmp_path / "s", turns)
+    answers = [store.commit(Put(key, b"")) for key in ("/a", "/bad\ud800", "/b")]
+    turns.wait(answers[0])
+    with pytest.raises(Unavailable):
+        turns.wait(answers[1])
+    turns.wait(answers[2])
+    assert keys(turns, store) == ["/a", "/b"]
+    turns.wait(store.close())
+
+
+def test_a_failed_sync_is_not_the_end(tmp_path: Path, turns: Turns) -> None:
+    """After an error at the end of a transaction the next one works."""
+    store = SqliteBackend(tmp_path / "s", turns)
+    turns.wait(store.commit(Put("/a", b"")))
+    other = sqlite3.connect(tmp_path / "s", isolation_level=None)
+    other.execute(
+        "CREATE TRIGGER refuse BEFORE UPDATE ON counter BEGIN SELECT RAISE(ABORT, 'x'); END"
+    )
+    with pytest.raises(Unavailable, match="cannot be written"):
+        turns.wait(store.commit(Put("/b", b"")))
+    other.execute("DROP TRIGGER refuse")
+    other.close()
+    turns.wait(store.commit(Put("/c", b"")))
+    assert keys(turns, store) == ["/a", "/c"]
+    turns.wait(store.close())
+
+
+def test_a_memory_lease_ends_by_itself() -> None:
+    """A watcher learns of it although nobody touches the store."""
+    clock = Clock()
+    store = MemoryBackend(clock)
+    told: list[Change] = []
+    store.watch("/", told.append)
+    store.commit(Put("/a", b"", ttl=timedelta(seconds=5)), Put("/b", b"", ttl=timedelta(seconds=9)))
+    clock.advance(6)
+    assert [(c.key, c.item is None) for c in told[2:]] == [("/a", True)]
+    clock.advance(4)
+    assert [c.key for c in told[2:]] == ["/a", "/b"]
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_store_is_named_by_a_string(tmp_path: Path, turns: Turns) -> None:
+    """``sqlite``, ``sqlite:PATH`` and ``memory``; anything else is named in the error."""
+    for text, name in (("sqlite", "auth.sqlite"), ("sqlite:other", "other")):
+        turns.wait(open_backend(text, turns, tmp_path).close())
+        assert (tmp_path / name).exists()
+    assert isinstance(open_backend("memory", turns, tmp_path), MemoryBackend)
+    for text in ("mysql://x", "memory:x", ""):
+        with pytest.raises(InvalidInput, match="is not a store"):
+            open_backend(text, turns, tmp_path)
+
+
 def test_a_closed_store_says_so(tmp_path: Path, turns: Turns) -> None:
     """After close, commits are refused and not lost in silence; what waited is done."""
     store = SqliteBackend(tmp_path / "s", turns)
@@ -210,7 +290,9 @@ def test_two_processes_share_one_file(tmp_path: Path, turns: Turns) -> None:
 
 
 def test_the_file_is_its_owners_only(tmp_path: Path, turns: Turns) -> None:
-    """CA keys are in there: nobody else reads it, nor its log."""
+    """CA keys are in there: nobody else reads it, nor its log; also if it was open to all."""
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "s").touch(0o644)
     store = SqliteBackend(tmp_path / "deep" / "s", turns)
     turns.wait(store.commit(Put("/a", b"")))
     for file in (tmp_path / "deep").iterdir():
@@ -234,6 +316,7 @@ import sys
 from pathlib import Path
 from twisted.internet import reactor
 from tele.interfaces import Put
+from tele.store.opening import open_backend
 from tele.store.sqlite import SqliteBackend
 store = SqliteBackend(Path(sys.argv[1]), reactor)
 def write(number):
