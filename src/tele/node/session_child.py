@@ -182,7 +182,10 @@ def enter(start: Start, report: int) -> None:
         server = _sftp_server()
         if server is None:
             own_sftp = _load_sftp()
-            own_sftp.check_shell(shell)
+            try:
+                own_sftp.check_shell(shell)
+            except PermissionError as error:
+                raise Refused(str(error)) from None
         else:
             words = [server.encode()]
     os.setsid()

@@ -1,0 +1,473 @@
+"""What serves files where OpenSSH's sftp-server is not installed?
+
+SFTP version 3 (draft-ietf-secsh-filexfer-02) with OpenSSH's extensions (PROTOCOL, section 4)
+over two descriptors. It runs in a child of the spawner that has become the account already,
+so that the kernel decides what may be done, as it does for OpenSSH's.
+
+Laws of this file:
+
+* Standard library only; no privileges; it never decides what is allowed.
+* A packet is answered exactly once, or it ends us: too long, torn or before INIT.
+* Packets, reads, listings and open handles are bounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import grp
+import os
+import pwd
+import stat
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+PACKET_LIMIT: Final = 256 * 1024
+READ_LIMIT: Final = PACKET_LIMIT - 1024
+HANDLES_LIMIT: Final = 1024
+LISTED_AT_ONCE: Final = 100
+#: Where accounts are listed whose shell lets them do what they like (shells(5)).
+SHELLS: Final = "/etc/shells"
+
+INIT, VERSION, STATUS, HANDLE, DATA, NAME, ATTRS, EXTENDED, EXTENDED_REPLY = (
+    1, 2, 101, 102, 103, 104, 105, 200, 201,
+)  # fmt: skip
+OK, EOF, NO_SUCH_FILE, PERMISSION_DENIED, FAILURE, BAD_MESSAGE, UNSUPPORTED = (
+    0, 1, 2, 3, 4, 5, 8,
+)  # fmt: skip
+_TEXTS: Final = {
+    OK: "Success", EOF: "End of file", NO_SUCH_FILE: "No such file",
+    PERMISSION_DENIED: "Permission denied", FAILURE: "Failure", BAD_MESSAGE: "Bad message",
+    UNSUPPORTED: "Operation unsupported",
+}  # fmt: skip
+_CODES: Final = {
+    errno.ENOENT: NO_SUCH_FILE, errno.ENOTDIR: NO_SUCH_FILE, errno.ELOOP: NO_SUCH_FILE,
+    errno.EPERM: PERMISSION_DENIED, errno.EACCES: PERMISSION_DENIED, errno.EINVAL: BAD_MESSAGE,
+    errno.ENAMETOOLONG: BAD_MESSAGE, errno.ENOSYS: UNSUPPORTED,
+}  # fmt: skip
+#: Section 6.3: SSH_FXF_*; reading is 1, writing 2.
+_OPEN_FLAGS: Final = {4: os.O_APPEND, 8: os.O_CREAT, 16: os.O_TRUNC, 32: os.O_EXCL}
+#: Section 5: which parts of attributes are there.
+_SIZE, _OWNER, _MODE, _TIMES = 1, 2, 4, 8
+
+EXTENSIONS: Final = (
+    b"posix-rename@openssh.com", b"1", b"statvfs@openssh.com", b"2", b"fstatvfs@openssh.com", b"2",
+    b"hardlink@openssh.com", b"1", b"fsync@openssh.com", b"1", b"lsetstat@openssh.com", b"1",
+    b"limits@openssh.com", b"1", b"expand-path@openssh.com", b"1",
+)  # fmt: skip
+
+
+class BadPacket(Exception):
+    """The client broke the protocol; there is no sense in going on."""
+
+
+def check_shell(shell: str) -> None:
+    """Raise PermissionError if ``shell`` restricts its account: it would not ask it.
+
+    OpenSSH's server is run by the account's shell, which can refuse; ours is not.
+    """
+    try:
+        with open(SHELLS, encoding="utf-8", errors="surrogateescape") as file:
+            listed = {line.strip() for line in file}
+    except OSError:
+        return
+    if shell not in listed:
+        raise PermissionError(f"the shell {shell} does not allow sftp")
+
+
+def _string(data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + data
+
+
+class Fields:
+    """Reads one packet's fields, strictly."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def _take(self, size: int) -> bytes:
+        end = self._at + size
+        if end > len(self._data):
+            raise BadPacket("a field is longer than its packet")
+        piece = self._data[self._at : end]
+        self._at = end
+        return piece
+
+    def u32(self) -> int:
+        """Read four bytes."""
+        return int.from_bytes(self._take(4), "big")
+
+    def u64(self) -> int:
+        """Read eight bytes."""
+        return int.from_bytes(self._take(8), "big")
+
+    def string(self) -> bytes:
+        """Read a length and so many bytes."""
+        return self._take(self.u32())
+
+    def path(self) -> bytes:
+        """Read a path; an empty one is where we are."""
+        path = self.string()
+        if b"\0" in path:
+            raise OSError(errno.EINVAL, "NUL in a path")
+        return path or b"."
+
+    def attributes(self) -> Attributes:
+        """Read attributes (section 5)."""
+        return Attributes(self)
+
+
+class Attributes:
+    """What a client wants to change; None is "leave it"."""
+
+    def __init__(self, fields: Fields) -> None:
+        flags = fields.u32()
+        self.size = fields.u64() if flags & _SIZE else None
+        self.owner = (fields.u32(), fields.u32()) if flags & _OWNER else None
+        self.mode = fields.u32() & 0o7777 if flags & _MODE else None
+        self.times = (fields.u32(), fields.u32()) if flags & _TIMES else None
+        if flags & 1 << 31:
+            for _ in range(fields.u32()):
+                fields.string()
+                fields.string()
+
+    def apply(self, target: int | bytes, *, follow: bool = True) -> None:
+        """Change an open file (number), or what a path names."""
+        if self.size is not None:
+            os.truncate(target, self.size)
+        follow = follow or isinstance(target, int)
+        if self.times is not None:
+            os.utime(target, self.times, follow_symlinks=follow)
+        if self.mode is not None:
+            if follow:
+                os.chmod(target, self.mode)
+            else:
+                raise OSError(errno.ENOSYS, "a link has no mode")
+        if self.owner is not None:
+            os.chown(target, *self.owner, follow_symlinks=follow)
+
+
+def _encode(found: os.stat_result) -> bytes:
+    return struct.pack(
+        ">IQIIIII",
+        _SIZE | _OWNER | _MODE | _TIMES,
+        found.st_size & (1 << 64) - 1,
+        found.st_uid & 0xFFFFFFFF,
+        found.st_gid & 0xFFFFFFFF,
+        found.st_mode,
+        int(found.st_atime) & 0xFFFFFFFF,
+        int(found.st_mtime) & 0xFFFFFFFF,
+    )
+
+
+class Names:
+    """Names of users and groups for listings, each looked up once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], str] = {}
+
+    def _name(self, kind: str, number: int, look: Callable[[int], str]) -> str:
+        if (kind, number) not in self._known:
+            try:
+                self._known[kind, number] = look(number)
+            except KeyError:
+                self._known[kind, number] = str(number)
+        return self._known[kind, number]
+
+    def line(self, name: bytes, found: os.stat_result) -> bytes:
+        """Return what ``ls -l`` would print."""
+        user = self._name("u", found.st_uid, lambda n: pwd.getpwuid(n).pw_name)
+        group = self._name("g", found.st_gid, lambda n: grp.getgrgid(n).gr_name)
+        when = time.localtime(found.st_mtime)
+        recent = 0 <= time.time() - found.st_mtime < 182 * 86400
+        shown = time.strftime("%b %e %H:%M" if recent else "%b %e  %Y", when)
+        start = (
+            f"{stat.filemode(found.st_mode)} {found.st_nlink:4} {user:8} {group:8}"
+            f" {found.st_size:8} {shown} "
+        )
+        return os.fsencode(start) + name
+
+
+class Server:
+    """Answers the packets of one client. ``write`` takes whole packets."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self._write = write
+        self._names = Names()
+        self._handles: dict[bytes, int | Iterator[os.DirEntry[bytes]]] = {}
+        self._next = 0
+        self._begun = False
+
+    # -- packets ----------------------------------------------------------------------
+    def received(self, packet: bytes) -> None:
+        """Answer one packet. Raises BadPacket."""
+        if not packet:
+            raise BadPacket("an empty packet")
+        kind, fields = packet[0], Fields(packet[1:])
+        if not self._begun:
+            if kind != INIT:
+                raise BadPacket("not begun")
+            fields.u32()
+            self._begun = True
+            self._send(VERSION, struct.pack(">I", 3) + b"".join(map(_string, EXTENSIONS)))
+            return
+        number = fields.u32()
+        perform = self._KINDS.get(kind)
+        try:
+            answer, rest = (STATUS, UNSUPPORTED) if perform is None else perform(self, fields)
+        except OSError as error:
+            answer, rest = STATUS, _CODES.get(error.errno or 0, FAILURE)
+        except (ValueError, OverflowError):
+            answer, rest = STATUS, BAD_MESSAGE
+        if isinstance(rest, int):
+            text = _TEXTS[rest].encode()
+            rest = struct.pack(">I", rest) + _string(text) + _string(b"")
+        self._send(answer, struct.pack(">I", number) + rest)
+
+    def _send(self, kind: int, rest: bytes) -> None:
+        self._write(struct.pack(">IB", len(rest) + 1, kind) + rest)
+
+    def close(self) -> None:
+        """Close all handles."""
+        for handle in list(self._handles):
+            self._forget(handle)
+
+    # -- handles ----------------------------------------------------------------------
+    def _keep(self, what: int | Iterator[os.DirEntry[bytes]]) -> tuple[int, bytes]:
+        self._next += 1
+        handle = struct.pack(">I", self._next & 0xFFFFFFFF)
+        self._handles[handle] = what
+        return HANDLE, _string(handle)
+
+    def _room(self) -> None:
+        if len(self._handles) >= HANDLES_LIMIT:
+            raise OSError(errno.EMFILE, "too many open files")
+
+    def _file(self, fields: Fields) -> int:
+        found = self._handles.get(fields.string())
+        if not isinstance(found, int):
+            raise OSError(errno.EINVAL, "no such handle")
+        return found
+
+    def _forget(self, handle: bytes) -> None:
+        found = self._handles.pop(handle, None)
+        if isinstance(found, int):
+            os.close(found)
+        elif found is None:
+            raise OSError(errno.EINVAL, "no such handle")
+        else:
+            close = getattr(found, "close", None)
+            if close is not None:
+                close()
+
+    # -- operations -------------------------------------------------------------------
+    def _open(self, fields: Fields) -> tuple[int, bytes]:
+        path, wanted, attributes = fields.path(), fields.u32(), fields.attributes()
+        self._room()
+        flags = {1: os.O_RDONLY, 2: os.O_WRONLY, 3: os.O_RDWR}.get(wanted & 3, os.O_RDONLY)
+        for bit, flag in _OPEN_FLAGS.items():
+            if wanted & bit:
+                flags |= flag
+        mode = 0o666 if attributes.mode is None else attributes.mode
+        return self._keep(os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY, mode))
+
+    def _close(self, fields: Fields) -> tuple[int, int]:
+        self._forget(fields.string())
+        return STATUS, OK
+
+    def _read(self, fields: Fields) -> tuple[int, bytes | int]:
+        file, offset, length = self._file(fields), fields.u64(), fields.u32()
+        data = os.pread(file, min(length, READ_LIMIT), offset)
+        return (DATA, _string(data)) if data else (STATUS, EOF)
+
+    def _write_file(self, fields: Fields) -> tuple[int, int]:
+        file, offset, data = self._file(fields), fields.u64(), memoryview(fields.string())
+        while data:
+            written = os.pwrite(file, data, offset)
+            offset += written
+            data = data[written:]
+        return STATUS, OK
+
+    def _stat(self, fields: Fields) -> tuple[int, bytes]:
+        return ATTRS, _encode(os.stat(fields.path()))
+
+    def _lstat(self, fields: Fields) -> tuple[int, bytes]:
+        return ATTRS, _encode(os.lstat(fields.path()))
+
+    def _fstat(self, fields: Fields) -> tuple[int, bytes]:
+        return ATTRS, _encode(os.fstat(self._file(fields)))
+
+    def _setstat(self, fields: Fields) -> tuple[int, int]:
+        path = fields.path()
+        fields.attributes().apply(path)
+        return STATUS, OK
+
+    def _lsetstat(self, fields: Fields) -> tuple[int, int]:
+        path = fields.path()
+        fields.attributes().apply(path, follow=False)
+        return STATUS, OK
+
+    def _fsetstat(self, fields: Fields) -> tuple[int, int]:
+        file = self._file(fields)
+        fields.attributes().apply(file)
+        return STATUS, OK
+
+    def _opendir(self, fields: Fields) -> tuple[int, bytes]:
+        self._room()
+        return self._keep(os.scandir(fields.path()))
+
+    def _readdir(self, fields: Fields) -> tuple[int, bytes | int]:
+        listing = self._handles.get(fields.string())
+        if listing is None or isinstance(listing, int):
+            raise OSError(errno.EINVAL, "no such handle")
+        names = []
+        for entry in listing:
+            with contextlib.suppress(OSError):  # it is gone since
+                found = entry.stat(follow_symlinks=False)
+                line = self._names.line(entry.name, found)
+                names.append(_string(entry.name) + _string(line) + _encode(found))
+            if len(names) == LISTED_AT_ONCE:
+                break
+        if not names:
+            return STATUS, EOF
+        return NAME, struct.pack(">I", len(names)) + b"".join(names)
+
+    def _remove(self, fields: Fields) -> tuple[int, int]:
+        os.unlink(fields.path())
+        return STATUS, OK
+
+    def _mkdir(self, fields: Fields) -> tuple[int, int]:
+        path, attributes = fields.path(), fields.attributes()
+        os.mkdir(path, 0o777 if attributes.mode is None else attributes.mode & 0o777)
+        return STATUS, OK
+
+    def _rmdir(self, fields: Fields) -> tuple[int, int]:
+        os.rmdir(fields.path())
+        return STATUS, OK
+
+    def _realpath(self, fields: Fields) -> tuple[int, bytes]:
+        return self._one_name(os.path.realpath(fields.path()))
+
+    def _expand_path(self, fields: Fields) -> tuple[int, bytes]:
+        return self._one_name(os.path.realpath(os.path.expanduser(fields.path())))
+
+    def _one_name(self, path: bytes) -> tuple[int, bytes]:
+        return NAME, struct.pack(">I", 1) + _string(path) * 2 + struct.pack(">I", 0)
+
+    def _rename(self, fields: Fields) -> tuple[int, int]:
+        """Section 6.5: an existing target is an error."""
+        old, new = fields.path(), fields.path()
+        if stat.S_ISREG(os.lstat(old).st_mode):
+            try:
+                os.link(old, new, follow_symlinks=False)
+            except OSError as error:
+                # A file system without links, or a kernel that forbids them.
+                if error.errno == errno.EEXIST or os.path.lexists(new):
+                    raise
+                os.rename(old, new)
+            else:
+                os.unlink(old)
+        elif os.path.lexists(new):
+            raise FileExistsError(errno.EEXIST, "it exists")
+        else:
+            os.rename(old, new)
+        return STATUS, OK
+
+    def _posix_rename(self, fields: Fields) -> tuple[int, int]:
+        os.rename(fields.path(), fields.path())
+        return STATUS, OK
+
+    def _readlink(self, fields: Fields) -> tuple[int, bytes]:
+        return self._one_name(os.readlink(fields.path()))
+
+    def _symlink(self, fields: Fields) -> tuple[int, int]:
+        # Everybody sends the target first, unlike the draft (OpenSSH PROTOCOL, 4.1).
+        os.symlink(fields.path(), fields.path())
+        return STATUS, OK
+
+    def _hardlink(self, fields: Fields) -> tuple[int, int]:
+        os.link(fields.path(), fields.path(), follow_symlinks=False)
+        return STATUS, OK
+
+    def _fsync(self, fields: Fields) -> tuple[int, int]:
+        os.fsync(self._file(fields))
+        return STATUS, OK
+
+    def _statvfs(self, fields: Fields) -> tuple[int, bytes]:
+        return self._space(fields.path())
+
+    def _fstatvfs(self, fields: Fields) -> tuple[int, bytes]:
+        return self._space(self._file(fields))
+
+    def _space(self, where: int | bytes) -> tuple[int, bytes]:
+        found = os.statvfs(where)
+        flags = (1 if found.f_flag & os.ST_RDONLY else 0) | (
+            2 if found.f_flag & os.ST_NOSUID else 0
+        )
+        values = (
+            found.f_bsize, found.f_frsize, found.f_blocks, found.f_bfree, found.f_bavail,
+            found.f_files, found.f_ffree, found.f_favail, found.f_fsid, flags, found.f_namemax,
+        )  # fmt: skip
+        return EXTENDED_REPLY, struct.pack(">11Q", *(value & (1 << 64) - 1 for value in values))
+
+    def _limits(self, fields: Fields) -> tuple[int, bytes]:
+        limits = (PACKET_LIMIT, READ_LIMIT, READ_LIMIT, HANDLES_LIMIT)
+        return EXTENDED_REPLY, struct.pack(">4Q", *limits)
+
+    def _extended(self, fields: Fields) -> tuple[int, bytes | int]:
+        perform = self._EXTENSIONS.get(fields.string())
+        return (STATUS, UNSUPPORTED) if perform is None else perform(self, fields)
+
+    _Operation = Callable[["Server", Fields], tuple[int, bytes | int]]
+    _KINDS: Final[dict[int, _Operation]] = {
+        3: _open, 4: _close, 5: _read, 6: _write_file, 7: _lstat, 8: _fstat, 9: _setstat,
+        10: _fsetstat, 11: _opendir, 12: _readdir, 13: _remove, 14: _mkdir, 15: _rmdir,
+        16: _realpath, 17: _stat, 18: _rename, 19: _readlink, 20: _symlink, EXTENDED: _extended,
+    }  # fmt: skip
+    _EXTENSIONS: Final[dict[bytes, _Operation]] = {
+        b"posix-rename@openssh.com": _posix_rename, b"statvfs@openssh.com": _statvfs,
+        b"fstatvfs@openssh.com": _fstatvfs, b"hardlink@openssh.com": _hardlink,
+        b"fsync@openssh.com": _fsync, b"lsetstat@openssh.com": _lsetstat,
+        b"limits@openssh.com": _limits, b"expand-path@openssh.com": _expand_path,
+    }  # fmt: skip
+
+
+def serve(source: int, target: int) -> int:
+    """Serve packets from ``source`` to ``target`` until the end; return an exit status."""
+
+    def write(data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(target, view) :]
+
+    server = Server(write)
+    waiting = bytearray()
+    try:
+        while data := os.read(source, PACKET_LIMIT):
+            waiting += data
+            start = 0
+            while len(waiting) - start >= 4:
+                size = int.from_bytes(waiting[start : start + 4], "big")
+                if size > PACKET_LIMIT:
+                    raise BadPacket("too long a packet")
+                if len(waiting) - start - 4 < size:
+                    break
+                server.received(bytes(waiting[start + 4 : start + 4 + size]))
+                start += 4 + size
+            del waiting[:start]
+    except BadPacket as error:
+        os.write(2, f"sftp: {error}\n".encode())
+        return 11
+    except BrokenPipeError:
+        return 255
+    finally:
+        server.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(serve(0, 1))
