@@ -43,8 +43,8 @@ COPIED: Final = memoryview(bytearray(DATA_HEADER_SIZE + MAX_DATA + PADDING_SIZE)
 #: Sealed packets of one connection on their way to its socket.
 SEALED: Final = memoryview(bytearray((BATCH + 1) * _SEALED_SIZE + MAX_PACKET))
 
-#: From this offset on, SEALED has no room for one more data packet.
-SEALED_FULL: Final = BATCH * _SEALED_SIZE
+#: When SEALED holds this much, it is sent: a batch of full data packets.
+SEALED_FULL: Final = BATCH * MAX_DATA
 
 #: What padding is cut from. Its value protects nothing: it is encrypted and authenticated.
 PADDING: Final = os.urandom(PADDING_SIZE)

@@ -1,0 +1,171 @@
+"""How messages arrive: transcripts of what the receiver is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from attrs import Factory, define
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tele.conch.incoming import Incoming
+from tele.conch.scratch import MAX_PACKET, PADDING
+from tele.errors import ProtocolError
+from tele.wire import numbers as n
+from tele.wire.ciphers import Secrets
+from tele.wire.fields import string
+from tele.wire.phases import FROM_CLIENT, Gate, Phase
+
+SECRETS = Secrets(b"k", b"h", b"s")
+CIPHER = b"aes128-gcm@openssh.com"
+
+
+@define
+class Recorder:
+    """Writes down what it is told; holds when it gets ``hold``."""
+
+    told: list[Any] = Factory(list)
+    incoming: Any = None
+
+    def version_received(self, line: bytes) -> None:
+        self.told.append(line)
+
+    def packet_received(self, number: int, payload: bytes) -> None:
+        self.told.append((number, payload))
+        if payload == b"hold":
+            self.incoming.hold()
+        if payload == b"stop":
+            self.incoming.stop()
+        if payload == b"bug":
+            raise ZeroDivisionError
+
+    def data(self, number: int, view: memoryview) -> None:
+        self.told.append((number, bytes(view)))
+
+    def extended(self, number: int, code: int, view: memoryview) -> None:
+        self.told.append((number, code, bytes(view)))
+
+
+def arriving() -> tuple[Recorder, Incoming]:
+    recorder, gate = Recorder(), Gate(FROM_CLIENT)
+    gate.phase = Phase.OPEN
+    opener = SECRETS.opener(CIPHER, True, MAX_PACKET, 0)
+    incoming = Incoming(recorder, gate, opener, from_server=False)
+    recorder.incoming = incoming
+    incoming.take_data, incoming.take_extended = recorder.data, recorder.extended
+    return recorder, incoming
+
+
+def packets(*messages: bytes) -> bytes:
+    sealer = SECRETS.sealer(CIPHER, True, PADDING, 0)
+    out = b""
+    for message in messages:
+        room = memoryview(bytearray(len(message) + 64))
+        out += bytes(room[: sealer.seal(message, room, 0)])
+    return out
+
+
+def feed(incoming: Incoming, data: bytes) -> None:
+    whole = incoming.kept + data
+    incoming.feed(memoryview(whole), len(whole))
+
+
+STREAM = b"SSH-2.0-x\r\n" + packets(
+    b"Pone",
+    b"\x5e" + bytes(3) + b"\x07" + string(b"data"),
+    b"\x5f" + bytes(3) + b"\x07" + bytes(3) + b"\x01" + string(b"error"),
+    b"Ptwo",
+)
+TOLD = [b"SSH-2.0-x", (80, b"one"), (7, b"data"), (7, 1, b"error"), (80, b"two")]
+
+
+@given(st.lists(st.integers(1, 60), min_size=1))
+def test_any_cut_tells_the_same(sizes: list[int]) -> None:
+    """However the bytes are cut by the network, the same is told in the same order."""
+    recorder, incoming = arriving()
+    rest = STREAM
+    for size in sizes:
+        feed(incoming, rest[:size])
+        rest = rest[size:]
+    feed(incoming, rest)
+    assert recorder.told == TOLD
+    assert incoming.kept == b""
+
+
+def test_holding() -> None:
+    """While somebody holds nothing is told; what came is kept, and told after the release."""
+    recorder, incoming = arriving()
+    feed(incoming, b"SSH-2.0-x\r\n" + packets(b"Phold", b"Pone", b"Ptwo"))
+    assert recorder.told[1:] == [(80, b"hold")]
+    assert incoming.release()
+    feed(incoming, b"")
+    assert recorder.told[1:] == [(80, b"hold"), (80, b"one"), (80, b"two")]
+    assert not incoming.release()
+
+
+def test_stopping() -> None:
+    """After the end nothing is told, of this segment or of any other."""
+    recorder, incoming = arriving()
+    feed(incoming, b"SSH-2.0-x\r\n" + packets(b"Pstop", b"Pone"))
+    assert recorder.told[1:] == [(80, b"stop")]
+    assert incoming.kept == b""
+    feed(incoming, packets(b"Pone"))
+    assert len(recorder.told) == 2
+
+
+def test_an_error_stops_it() -> None:
+    """After an exception in a handler nothing more is told."""
+    recorder, incoming = arriving()
+    with pytest.raises(ZeroDivisionError):
+        feed(incoming, b"SSH-2.0-x\r\n" + packets(b"Pbug", b"Pone"))
+    assert incoming.stopped
+    assert recorder.told[1:] == [(80, b"bug")]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\x5e",
+        b"\x5e" + bytes(4),
+        b"\x5e" + bytes(7),
+        b"\x5e" + bytes(4) + string(b"data") + b"x",
+        b"\x5e" + bytes(4) + b"\0\0\0\5data",
+        b"\x5e" + bytes(4) + b"\xff\xff\xff\xffdata",
+        b"\x5f" + bytes(4) + string(b"data"),
+        b"\x5f" + bytes(8) + b"\0\0\0\5data",
+    ],
+)
+def test_data_that_are_not_as_long_as_they_say(message: bytes) -> None:
+    """The length inside a data message is exactly what is there."""
+    recorder, incoming = arriving()
+    with pytest.raises(ProtocolError):
+        feed(incoming, b"SSH-2.0-x\r\n" + packets(message))
+    assert recorder.told == [b"SSH-2.0-x"]
+
+
+def test_services_without_a_fast_path() -> None:
+    """Data go the way of all messages where nobody takes them as views, or while it is not
+    their time: there they are refused.
+    """
+    recorder, incoming = arriving()
+    incoming.take_data = None
+    message = b"\x5e" + bytes(4) + string(b"data")
+    feed(incoming, b"SSH-2.0-x\r\n" + packets(message))
+    assert recorder.told[1:] == [(n.CHANNEL_DATA, message[1:])]
+
+
+def test_a_receiver_inside_a_receiver() -> None:
+    """A connection inside another's channel gets rooms of its own."""
+    outer_recorder, outer = arriving()
+    inner_recorder, inner = arriving()
+
+    def carry(number: int, view: memoryview) -> None:
+        feed(inner, bytes(view))
+        outer_recorder.told.append(bytes(view[-4:]))
+
+    outer.take_data = carry
+    carried = b"SSH-2.0-in\r\n" + packets(b"Pinside", b"Qmore")
+    feed(outer, b"SSH-2.0-x\r\n" + packets(b"\x5e" + bytes(4) + string(carried)))
+    assert inner_recorder.told == [b"SSH-2.0-in", (80, b"inside"), (81, b"more")]
+    assert outer_recorder.told[-1] == carried[-4:]
