@@ -8,7 +8,6 @@ and empty for the first.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -42,12 +41,3 @@ def link(value: Event, previous: str) -> Event:
     """Return ``value`` as the next one after the event whose hash is ``previous``."""
     linked = evolve(value, previous=previous, hash="")
     return evolve(linked, hash=digest(linked))
-
-
-def first_break(events: Iterable[Event], previous: str = "") -> Event | None:
-    """Return the first event that was changed, or whose predecessor is missing; None: all good."""
-    for value in events:
-        if value.previous != previous or digest(value) != value.hash:
-            return value
-        previous = value.hash
-    return None
