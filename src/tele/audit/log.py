@@ -151,7 +151,7 @@ async def _all(answers: Sequence[Deferred[T]]) -> list[T]:
     try:
         return await gatherResults(answers, consumeErrors=True)
     except FirstError as error:
-        raise error.subFailure.value from None
+        error.subFailure.raiseException()
 
 
 def _check(value: Event) -> None:
