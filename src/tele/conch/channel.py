@@ -1,0 +1,271 @@
+"""What is one channel, and how much may be under way on it (RFC 4254, section 5)?
+
+Laws of this file:
+
+* Window credit is given for bytes that were consumed, never before: what a peer can make
+  us hold is the window and nothing more.
+* EOF and CLOSE leave after everything that was written before them.
+* Data of one channel keep their order, standard error among standard output.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from twisted.conch.ssh.channel import SSHChannel
+from twisted.internet.defer import Deferred
+
+from tele.conch.scratch import MAX_DATA
+from tele.errors import ProtocolError
+from tele.loop import make_logger
+from tele.wire.fields import Reader
+
+if TYPE_CHECKING:
+    from tele.conch.connection import SSHConnection
+
+log = make_logger(__name__)
+
+WINDOW = 2 * 1024 * 1024
+#: Requests that may wait for the answer of one before them.
+REQUESTS_LIMIT = 32
+#: What may be queued by write() before the writer is told to stop.
+QUEUE_LIMIT = 256 * 1024
+
+Answer = bool | Deferred[bool]
+
+
+class Channel(SSHChannel):
+    """A channel of ours; in Conch's ways, with windows that mean something.
+
+    Subclasses override :meth:`data_view` (or Conch's ``dataReceived``), and write
+    ``request_<name>(data)`` methods that return whether it was done, or a Deferred.
+    """
+
+    conn: SSHConnection
+
+    def __init__(self, *words: Any, **named: Any) -> None:
+        named.setdefault("localWindow", WINDOW)
+        named.setdefault("localMaxPacket", MAX_DATA)
+        super().__init__(*words, **named)
+        self._consumed = 0
+        self._queue: deque[tuple[bytes, int | None]] = deque()
+        self._queued = 0
+        self._eof_wanted = False
+        self._close_wanted = False
+        self._eof_sent = False
+        self._stopped = False
+        self._waiting_requests: deque[tuple[bytes, bytes, bool]] = deque()
+        self._answering = False
+
+    @property
+    def remote_number(self) -> int:
+        """The peer's number of this channel."""
+        number: int = self.conn.channelsToRemoteChannel[self]
+        return number
+
+    @property
+    def is_open(self) -> bool:
+        """Whether data may still be sent."""
+        return not self.localClosed and self in self.conn.channelsToRemoteChannel
+
+    # -- receiving --------------------------------------------------------------------
+    def take(self, view: memoryview, code: int | None = None) -> None:
+        """Check that the peer may send this, then hand it on."""
+        length = len(view)
+        if length > self.localWindowLeft:
+            raise ProtocolError("more data than the window has room for")
+        if length > self.localMaxPacket:
+            raise ProtocolError("a data message longer than the maximum packet")
+        self.localWindowLeft -= length
+        if self.localClosed:
+            return  # legal: it crossed our CLOSE
+        if code is None:
+            self.data_view(view)
+        else:
+            self.extended_view(code, view)
+
+    def data_view(self, view: memoryview) -> None:
+        """Data arrived. Whoever overrides this calls :meth:`consumed` when it is used up."""
+        data = bytes(view)
+        self.dataReceived(data)
+        self.consumed(len(data))
+
+    def extended_view(self, code: int, view: memoryview) -> None:
+        """Extended data arrived."""
+        data = bytes(view)
+        self.extReceived(code, data)
+        self.consumed(len(data))
+
+    def consumed(self, count: int) -> None:
+        """``count`` bytes are used up: let the peer send as many more."""
+        self._consumed += count
+        if self._consumed >= self.localWindowSize // 4 and self.is_open and not self.remoteClosed:
+            credit, self._consumed = self._consumed, 0
+            self.conn.adjustWindow(self, credit)
+
+    # -- requests ---------------------------------------------------------------------
+    def request(self, name: bytes, data: bytes, want_reply: bool) -> None:
+        """A channel request; each is answered before the next one is looked at."""
+        if self._answering:
+            if len(self._waiting_requests) >= REQUESTS_LIMIT:
+                raise ProtocolError("too many channel requests at once")
+            self._waiting_requests.append((name, data, want_reply))
+            return
+        answer = self.requestReceived(name, data)
+        if isinstance(answer, Deferred):
+            self._answering = True
+            answer.addErrback(self._request_failed, name)
+            answer.addCallback(self._answered, want_reply)
+        else:
+            self._reply(bool(answer), want_reply)
+
+    def requestReceived(self, requestType: bytes, data: bytes) -> Any:
+        """Call ``request_<name>``; what has no such method is refused."""
+        try:
+            name = requestType.decode("ascii").replace("-", "_")
+        except UnicodeDecodeError:
+            return False
+        method = getattr(self, f"request_{name}", None) if name.isidentifier() else None
+        return False if method is None else method(data)
+
+    def _request_failed(self, failure: Any, name: bytes) -> bool:
+        log.failure("channel request {name!r} failed", failure, name=name)
+        return False
+
+    def _answered(self, good: bool, want_reply: bool) -> None:
+        self._answering = False
+        self._reply(good, want_reply)
+        while self._waiting_requests and not self._answering and self.is_open:
+            self.request(*self._waiting_requests.popleft())
+
+    def _reply(self, good: bool, want_reply: bool) -> None:
+        if want_reply and self.is_open:
+            self.conn.reply_to_channel(self, good)
+        self.request_answered()
+
+    def request_answered(self) -> None:
+        """A request was answered: what has to follow the answer may be sent now."""
+
+    # -- sending ----------------------------------------------------------------------
+    def addWindowBytes(self, data: int) -> None:
+        """The peer gives credit."""
+        if self.remoteWindowLeft + data > 0xFFFF_FFFF:
+            raise ProtocolError("a window larger than any window")
+        self.remoteWindowLeft += data
+        self.window_opened()
+
+    def window_opened(self) -> None:
+        """There is credit again."""
+        self.pump_queue()
+
+    def write(self, data: bytes) -> None:
+        """Send data, now or when there is room."""
+        self._write(data, None)
+
+    def writeExtended(self, dataType: int, data: bytes) -> None:
+        """Send extended data, now or when there is room."""
+        self._write(data, dataType)
+
+    def _write(self, data: bytes, code: int | None) -> None:
+        if not data or not self.is_open or self._eof_wanted:
+            return
+        if self._queue or not self._can_send():
+            self._queue.append((data, code))
+            self._queued += len(data)
+            self.conn.transport.ready_observers.add(self.pump_queue)
+            if self._queued > QUEUE_LIMIT and not self._stopped:
+                self._stopped = True
+                self.stopWriting()
+            return
+        rest = self._send(memoryview(data), code)
+        if rest:
+            self._queue.appendleft((bytes(rest), code))
+            self._queued += len(rest)
+            self.conn.transport.ready_observers.add(self.pump_queue)
+
+    def _can_send(self) -> bool:
+        return self.remoteWindowLeft > 0 and bool(self.conn.transport.can_send())
+
+    def _send(self, view: memoryview, code: int | None) -> memoryview:
+        """Send as much of ``view`` as the window and the socket take; the rest."""
+        transport = self.conn.transport
+        most = min(self.remoteMaxPacket, MAX_DATA)
+        number = self.remote_number
+        while view and self._can_send():
+            part = view[: min(most, self.remoteWindowLeft)]
+            self.remoteWindowLeft -= len(part)
+            transport.send_data(number, part, code)
+            view = view[len(part) :]
+        return view
+
+    def pump_queue(self) -> None:
+        """Send what waits, as far as there is room."""
+        if not self.is_open:
+            self._forget_queue()
+            return
+        while self._queue and self._can_send():
+            data, code = self._queue.popleft()
+            rest = self._send(memoryview(data), code)
+            self._queued -= len(data) - len(rest)
+            if rest:
+                self._queue.appendleft((bytes(rest), code))
+        if not self._queue:
+            self.conn.transport.ready_observers.discard(self.pump_queue)
+            self._finish()
+        if self._stopped and self._queued <= QUEUE_LIMIT // 2:
+            self._stopped = False
+            self.startWriting()
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether something that was written has not left yet."""
+        return bool(self._queue)
+
+    def _forget_queue(self) -> None:
+        self._queue.clear()
+        self._queued = 0
+        self.conn.transport.ready_observers.discard(self.pump_queue)
+
+    # -- the end ----------------------------------------------------------------------
+    def send_eof(self) -> None:
+        """Send EOF after everything that was written."""
+        self._eof_wanted = True
+        self._finish()
+
+    def loseConnection(self) -> None:
+        """Close after everything that was written."""
+        self.closing = True
+        self._close_wanted = True
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._queue or not self.is_open:
+            return
+        if self._eof_wanted and not self._eof_sent:
+            self._eof_sent = True
+            self.conn.sendEOF(self)
+        if self._close_wanted:
+            self.conn.sendClose(self)
+
+    def closeReceived(self) -> None:
+        """The peer closed: whatever still waits cannot arrive any more."""
+        self._forget_queue()
+        self.conn.sendClose(self)
+
+    def closed(self) -> None:
+        """Both sides closed, or the connection is gone."""
+        self._forget_queue()
+
+    def openFailed(self, reason: Any) -> None:
+        """The peer refused the channel that we asked for."""
+        log.debug("a channel was refused: {why!r}", why=reason)
+
+
+def read_all(data: bytes, read: Callable[[Reader], Any]) -> Any:
+    """Read the fields of a request to its end."""
+    reader = Reader(data)
+    value = read(reader)
+    reader.end()
+    return value

@@ -1,0 +1,485 @@
+"""How do many channels share one connection (RFC 4254)?
+
+Conch's ``SSHConnection`` with every message read strictly: a program that works on Conch's
+works on this one, and a peer that breaks the protocol ends its own connection only.
+
+Laws of this file:
+
+* A number that was never given out is a protocol error; one that was closed meanwhile is
+  legal, and its message is dropped.
+* A channel is confirmed when it is open, and refused with the true reason.
+* Replies to global requests leave in the order of the requests.
+* Everything that a peer can make us keep has a limit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final
+
+from twisted.conch.error import ConchError
+from twisted.conch.ssh import connection as conch
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import ConnectionLost
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from tele.conch.channel import Channel
+from tele.conch.datapath import IDataService
+from tele.errors import ProtocolError, TeleError, quoted
+from tele.loop import make_logger
+from tele.wire import numbers as n
+from tele.wire.fields import Reader, boolean, string, uint32
+
+log = make_logger(__name__)
+
+ADMINISTRATIVELY_PROHIBITED: Final = 1
+CONNECT_FAILED: Final = 2
+UNKNOWN_CHANNEL_TYPE: Final = 3
+RESOURCE_SHORTAGE: Final = 4
+
+CHANNELS_LIMIT: Final = 256
+SESSIONS_DEFAULT: Final = 10
+GLOBAL_REQUESTS_LIMIT: Final = 64
+TEXT_LIMIT: Final = 256
+
+_SESSION: Final = b"session"
+
+
+@implementer(IDataService)
+class SSHConnection(conch.SSHConnection):
+    """The connection service, either end."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._opening = 0
+        self._sessions = 0
+        self._no_more_sessions = False
+        self._replies: deque[list[Any]] = deque()
+        self._stopped = False
+        self._session_channels: set[Any] = set()
+
+    # -- the service ------------------------------------------------------------------
+    def serviceStopped(self) -> None:
+        """The connection is gone: close what is open, fail what waits."""
+        self._stopped = True
+        self._replies.clear()
+        for channel in list(self.channelsToRemoteChannel):
+            self._close_channel(channel)
+        while self.channels:
+            _, channel = self.channels.popitem()
+            self._guard(channel.openFailed, ConnectionLost())
+        self._cleanupGlobalDeferreds()
+        for waiting in list(self.deferreds.values()):
+            for answer in waiting:
+                answer.errback(ConnectionLost())
+        self.deferreds = {"global": []}
+
+    def packetReceived(self, messageNum: int, packet: bytes) -> None:
+        """Dispatch one message. Raises :class:`ProtocolError`."""
+        handler = _HANDLERS.get(messageNum)
+        if handler is None:
+            raise ProtocolError(f"message {messageNum} is not of the connection protocol")
+        handler(self, packet)
+
+    def _guard(self, function: Any, *words: Any) -> None:
+        """What one channel raises at its end does not keep others from theirs."""
+        try:
+            function(*words)
+        except Exception:
+            log.failure("a channel failed at its end")
+
+    def _channel(self, number: int) -> Any | None:
+        channel = self.channels.get(number)
+        if channel is None and number >= self.localChannelID:
+            raise ProtocolError(f"there is no channel {number}")
+        return channel if channel in self.channelsToRemoteChannel else None
+
+    # -- data -------------------------------------------------------------------------
+    def channel_data(self, number: int, view: memoryview) -> None:
+        """See :class:`IDataService`."""
+        channel = self._channel(number)
+        if isinstance(channel, Channel):
+            channel.take(view)
+        elif channel is not None:
+            self._conch_data(channel, view, None)
+
+    def channel_extended_data(self, number: int, code: int, view: memoryview) -> None:
+        """See :class:`IDataService`."""
+        channel = self._channel(number)
+        if isinstance(channel, Channel):
+            channel.take(view, code)
+        elif channel is not None:
+            self._conch_data(channel, view, code)
+
+    def _conch_data(self, channel: Any, view: memoryview, code: int | None) -> None:
+        """Data for a channel class of Conch's own: consumed as soon as it has them."""
+        length = len(view)
+        if length > channel.localWindowLeft or length > channel.localMaxPacket:
+            raise ProtocolError("more data than the window has room for")
+        channel.localWindowLeft -= length
+        if code is None:
+            channel.dataReceived(bytes(view))
+        else:
+            channel.extReceived(code, bytes(view))
+        if channel.localWindowLeft < channel.localWindowSize // 2 and not channel.localClosed:
+            self.adjustWindow(channel, channel.localWindowSize - channel.localWindowLeft)
+
+    def ssh_CHANNEL_DATA(self, packet: bytes) -> None:
+        """CHANNEL_DATA by the slow way."""
+        reader = Reader(packet)
+        number, data = reader.uint32(), reader.string()
+        reader.end()
+        self.channel_data(number, memoryview(data))
+
+    def ssh_CHANNEL_EXTENDED_DATA(self, packet: bytes) -> None:
+        """CHANNEL_EXTENDED_DATA by the slow way."""
+        reader = Reader(packet)
+        number, code, data = reader.uint32(), reader.uint32(), reader.string()
+        reader.end()
+        self.channel_extended_data(number, code, memoryview(data))
+
+    def ssh_CHANNEL_WINDOW_ADJUST(self, packet: bytes) -> None:
+        """The peer gives credit."""
+        reader = Reader(packet)
+        channel, credit = self._channel(reader.uint32()), reader.uint32()
+        reader.end()
+        if channel is not None:
+            channel.addWindowBytes(credit)
+
+    # -- opening ----------------------------------------------------------------------
+    def ssh_CHANNEL_OPEN(self, packet: bytes) -> None:
+        """The peer asks for a channel."""
+        reader = Reader(packet)
+        kind, sender = reader.string(64), reader.uint32()
+        window, most = reader.uint32(), reader.uint32()
+        data = reader.rest()
+        if most == 0:
+            raise ProtocolError("a channel whose packets may hold nothing")
+        problem = self._may_open(kind)
+        if problem is not None:
+            self._refuse_open(sender, RESOURCE_SHORTAGE, problem)
+            return
+        is_session = kind == _SESSION
+        self._opening += 1
+        self._sessions += is_session
+        opened = maybeDeferred(self.getChannel, kind, window, most, data)
+        opened.addCallbacks(
+            self._opened,
+            self._not_opened,
+            callbackArgs=(sender, data, is_session),
+            errbackArgs=(sender, is_session),
+        )
+        opened.addErrback(self._broken)
+
+    def _may_open(self, kind: bytes) -> str | None:
+        if len(self.channels) + self._opening >= CHANNELS_LIMIT:
+            return f"no more than {CHANNELS_LIMIT} channels on a connection"
+        if kind == _SESSION:
+            if self._no_more_sessions:
+                return "the client said that it opens no more sessions"
+            grant = getattr(getattr(self.transport, "avatar", None), "grant", None)
+            most = SESSIONS_DEFAULT if grant is None else grant.max_sessions
+            if self._sessions >= most:
+                return f"no more than {most} sessions on a connection"
+        return None
+
+    def _opened(self, channel: Any, sender: int, data: bytes, is_session: bool) -> None:
+        self._opening -= 1
+        if self._stopped:
+            self._sessions -= is_session
+            self._guard(channel.openFailed, ConnectionLost())
+            return
+        number = self.localChannelID
+        self.localChannelID += 1
+        channel.conn = self
+        channel.id = number
+        self.channels[number] = channel
+        self.channelsToRemoteChannel[channel] = sender
+        self.localToRemoteChannel[number] = sender
+        if is_session:
+            self._session_channels.add(channel)
+        self.transport.sendPacket(
+            n.CHANNEL_OPEN_CONFIRMATION,
+            uint32(sender)
+            + uint32(number)
+            + uint32(channel.localWindowSize)
+            + uint32(channel.localMaxPacket)
+            + channel.specificData,
+        )
+        channel.channelOpen(data)
+
+    def _not_opened(self, failure: Failure, sender: int, is_session: bool) -> None:
+        self._opening -= 1
+        self._sessions -= is_session
+        if self._stopped:
+            return
+        code, text = _reason(failure)
+        self._refuse_open(sender, code, text)
+
+    def _refuse_open(self, sender: int, code: int, text: str) -> None:
+        self.transport.sendPacket(
+            n.CHANNEL_OPEN_FAILURE,
+            uint32(sender) + uint32(code) + string(text.encode("utf-8")[:TEXT_LIMIT]) + string(b""),
+        )
+
+    def _broken(self, failure: Failure) -> None:
+        """Something failed outside of a message's handling: end the connection as it would."""
+        error = failure.value
+        if isinstance(error, ProtocolError):
+            self.transport.sendDisconnect(error.disconnect_code, str(error))
+            return
+        log.failure("a channel could not be handled", failure)
+        self.transport.sendDisconnect(n.BY_APPLICATION, b"internal error")
+
+    def ssh_CHANNEL_OPEN_CONFIRMATION(self, packet: bytes) -> None:
+        """A channel that we asked for is open."""
+        reader = Reader(packet)
+        number, remote = reader.uint32(), reader.uint32()
+        window, most = reader.uint32(), reader.uint32()
+        channel = self._awaited(number)
+        if most == 0:
+            raise ProtocolError("a channel whose packets may hold nothing")
+        channel.conn = self
+        channel.remoteWindowLeft = window
+        channel.remoteMaxPacket = most
+        self.localToRemoteChannel[number] = remote
+        self.channelsToRemoteChannel[channel] = remote
+        channel.channelOpen(reader.rest())
+
+    def ssh_CHANNEL_OPEN_FAILURE(self, packet: bytes) -> None:
+        """A channel that we asked for was refused."""
+        reader = Reader(packet)
+        number, code, text = reader.uint32(), reader.uint32(), reader.string()
+        reader.string()
+        reader.end()
+        channel = self._awaited(number)
+        del self.channels[number]
+        channel.openFailed(ConchError(text[:TEXT_LIMIT], code))
+
+    def _awaited(self, number: int) -> Any:
+        channel = self.channels.get(number)
+        if channel is None or channel in self.channelsToRemoteChannel:
+            raise ProtocolError(f"channel {number} is not being opened")
+        return channel
+
+    # -- ending -----------------------------------------------------------------------
+    def ssh_CHANNEL_EOF(self, packet: bytes) -> None:
+        """The peer sends no more on a channel."""
+        channel = self._named(packet)
+        if channel is not None:
+            channel.eofReceived()
+
+    def ssh_CHANNEL_CLOSE(self, packet: bytes) -> None:
+        """The peer closes a channel."""
+        channel = self._named(packet)
+        if channel is None:
+            return
+        channel.remoteClosed = True
+        if channel.localClosed:
+            self._close_channel(channel)
+        else:
+            self._guard(channel.closeReceived)
+            if not channel.localClosed and channel in self.channelsToRemoteChannel:
+                self.sendClose(channel)
+
+    def _named(self, packet: bytes) -> Any | None:
+        reader = Reader(packet)
+        channel = self._channel(reader.uint32())
+        reader.end()
+        return channel
+
+    def sendEOF(self, channel: Any) -> None:
+        """Send EOF; once, and not after CLOSE."""
+        if channel.localClosed or channel not in self.channelsToRemoteChannel:
+            return
+        remote = self.channelsToRemoteChannel[channel]
+        self.transport.sendPacket(n.CHANNEL_EOF, uint32(remote))
+
+    def sendClose(self, channel: Any) -> None:
+        """Send CLOSE; the channel is gone when both sides did."""
+        if channel.localClosed or channel not in self.channelsToRemoteChannel:
+            return
+        remote = self.channelsToRemoteChannel[channel]
+        channel.localClosed = True
+        self.transport.sendPacket(n.CHANNEL_CLOSE, uint32(remote))
+        if channel.remoteClosed:
+            self._close_channel(channel)
+
+    def channelClosed(self, channel: Any) -> None:
+        """Forget a channel and tell it."""
+        self._close_channel(channel)
+
+    def _close_channel(self, channel: Any) -> None:
+        if channel not in self.channelsToRemoteChannel:
+            return
+        channel.localClosed = channel.remoteClosed = True
+        del self.channelsToRemoteChannel[channel]
+        self.localToRemoteChannel.pop(channel.id, None)
+        self.channels.pop(channel.id, None)
+        if channel in self._session_channels:
+            self._session_channels.discard(channel)
+            self._sessions -= 1
+        for answer in self.deferreds.pop(channel.id, []):
+            answer.errback(ConchError("the channel is closed"))
+        self._guard(channel.closed)
+
+    # -- requests on a channel --------------------------------------------------------
+    def ssh_CHANNEL_REQUEST(self, packet: bytes) -> None:
+        """The peer asks something of a channel."""
+        reader = Reader(packet)
+        channel = self._channel(reader.uint32())
+        name, want_reply = reader.string(64), reader.boolean()
+        data = reader.rest()
+        if channel is None or channel.localClosed:
+            return
+        if isinstance(channel, Channel):
+            channel.request(name, data, want_reply)
+            return
+        answer = maybeDeferred(channel.requestReceived, name, data)
+        answer.addErrback(lambda _: False)
+        if want_reply:
+            answer.addCallback(lambda good: self.reply_to_channel(channel, bool(good)))
+
+    def reply_to_channel(self, channel: Any, good: bool) -> None:
+        """Answer a channel request."""
+        remote = self.channelsToRemoteChannel.get(channel)
+        if remote is not None and not channel.localClosed:
+            number = n.CHANNEL_SUCCESS if good else n.CHANNEL_FAILURE
+            self.transport.sendPacket(number, uint32(remote))
+
+    def ssh_CHANNEL_SUCCESS(self, packet: bytes) -> None:
+        """A request of ours was done."""
+        self._request_answered(packet, None)
+
+    def ssh_CHANNEL_FAILURE(self, packet: bytes) -> None:
+        """A request of ours was refused."""
+        self._request_answered(packet, ConchError("channel request failed"))
+
+    def _request_answered(self, packet: bytes, error: Exception | None) -> None:
+        channel = self._named(packet)
+        if channel is None:
+            return
+        waiting = self.deferreds.get(channel.id)
+        if not waiting:
+            raise ProtocolError("an answer to a request that was not made")
+        answer = waiting.pop(0)
+        if error is None:
+            answer.callback(b"")
+        else:
+            answer.errback(error)
+
+    def sendRequest(
+        self, channel: Any, requestType: bytes, data: bytes, wantReply: bool | int = False
+    ) -> Deferred[Any] | None:
+        """Ask something of the peer's channel."""
+        if channel.localClosed or channel not in self.channelsToRemoteChannel:
+            return None
+        remote = self.channelsToRemoteChannel[channel]
+        self.transport.sendPacket(
+            n.CHANNEL_REQUEST,
+            uint32(remote) + string(requestType) + boolean(bool(wantReply)) + data,
+        )
+        if not wantReply:
+            return None
+        answer: Deferred[Any] = Deferred()
+        self.deferreds.setdefault(channel.id, []).append(answer)
+        return answer
+
+    def adjustWindow(self, channel: Any, bytesToAdd: int) -> None:
+        """Give the peer credit."""
+        if channel.localClosed or channel not in self.channelsToRemoteChannel:
+            return
+        remote = self.channelsToRemoteChannel[channel]
+        channel.localWindowLeft += bytesToAdd
+        self.transport.sendPacket(n.CHANNEL_WINDOW_ADJUST, uint32(remote) + uint32(bytesToAdd))
+
+    # -- global requests --------------------------------------------------------------
+    def ssh_GLOBAL_REQUEST(self, packet: bytes) -> None:
+        """The peer asks something of the connection."""
+        reader = Reader(packet)
+        name, want_reply = reader.string(256), reader.boolean()
+        data = reader.rest()
+        if len(self._replies) >= GLOBAL_REQUESTS_LIMIT:
+            raise ProtocolError("too many global requests at once")
+        answer = maybeDeferred(self.gotGlobalRequest, name, data)
+        slot: list[Any] = [False, None]
+        if want_reply:
+            self._replies.append(slot)
+        answer.addErrback(self._global_failed, name)
+        answer.addCallback(self._global_answered, slot)
+
+    def _global_failed(self, failure: Failure, name: bytes) -> bool:
+        log.failure("global request {name!r} failed", failure, name=name)
+        return False
+
+    def _global_answered(self, result: Any, slot: list[Any]) -> None:
+        slot[:] = [True, result]
+        while self._replies and self._replies[0][0]:
+            _, result = self._replies.popleft()
+            if result:
+                data = result[1] if isinstance(result, tuple | list) else b""
+                self.transport.sendPacket(n.REQUEST_SUCCESS, data)
+            else:
+                self.transport.sendPacket(n.REQUEST_FAILURE, b"")
+
+    def gotGlobalRequest(self, requestType: bytes, data: bytes) -> Any:
+        """Do what the avatar knows to do; anything else is refused, keepalives included."""
+        if requestType == b"no-more-sessions@openssh.com":
+            self._no_more_sessions = True
+            return True
+        avatar = getattr(self.transport, "avatar", None)
+        name = requestType.replace(b"-", b"_")
+        if avatar is None or not name.isascii() or not name.decode("ascii").isidentifier():
+            return False
+        return avatar.gotGlobalRequest(requestType, data)
+
+    def ssh_REQUEST_SUCCESS(self, packet: bytes) -> None:
+        """A global request of ours was done."""
+        self._global_reply().callback(packet)
+
+    def ssh_REQUEST_FAILURE(self, packet: bytes) -> None:
+        """A global request of ours was refused."""
+        self._global_reply().errback(ConchError("global request failed", packet))
+
+    def _global_reply(self) -> Deferred[Any]:
+        if not self.deferreds["global"]:
+            raise ProtocolError("an answer to a request that was not made")
+        answer: Deferred[Any] = self.deferreds["global"].pop(0)
+        return answer
+
+
+def _reason(failure: Failure) -> tuple[int, str]:
+    """The code and the text with which a channel is refused."""
+    error = failure.value
+    if isinstance(error, ConchError):
+        # Conch's own classes give the two in either order.
+        code, text = error.value, error.data
+        if isinstance(text, int):
+            code, text = text, code
+        shown = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+        return (code if isinstance(code, int) else CONNECT_FAILED), shown
+    if isinstance(error, TeleError):
+        return getattr(error, "open_code", CONNECT_FAILED), str(error)
+    log.failure("a channel could not be opened", failure)
+    return CONNECT_FAILED, quoted("internal error").strip("'")
+
+
+_HANDLERS: Final = {
+    n.GLOBAL_REQUEST: SSHConnection.ssh_GLOBAL_REQUEST,
+    n.REQUEST_SUCCESS: SSHConnection.ssh_REQUEST_SUCCESS,
+    n.REQUEST_FAILURE: SSHConnection.ssh_REQUEST_FAILURE,
+    n.CHANNEL_OPEN: SSHConnection.ssh_CHANNEL_OPEN,
+    n.CHANNEL_OPEN_CONFIRMATION: SSHConnection.ssh_CHANNEL_OPEN_CONFIRMATION,
+    n.CHANNEL_OPEN_FAILURE: SSHConnection.ssh_CHANNEL_OPEN_FAILURE,
+    n.CHANNEL_WINDOW_ADJUST: SSHConnection.ssh_CHANNEL_WINDOW_ADJUST,
+    n.CHANNEL_DATA: SSHConnection.ssh_CHANNEL_DATA,
+    n.CHANNEL_EXTENDED_DATA: SSHConnection.ssh_CHANNEL_EXTENDED_DATA,
+    n.CHANNEL_EOF: SSHConnection.ssh_CHANNEL_EOF,
+    n.CHANNEL_CLOSE: SSHConnection.ssh_CHANNEL_CLOSE,
+    n.CHANNEL_REQUEST: SSHConnection.ssh_CHANNEL_REQUEST,
+    n.CHANNEL_SUCCESS: SSHConnection.ssh_CHANNEL_SUCCESS,
+    n.CHANNEL_FAILURE: SSHConnection.ssh_CHANNEL_FAILURE,
+}
