@@ -6,6 +6,7 @@ Run as a program, it serves on a real port of 127.0.0.1 until its standard input
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import sys
 import time
@@ -316,6 +317,9 @@ def serve(folder: Path) -> None:
         reactor, Handler(lambda: trusted), identity=lambda: auth, authorities=lambda: trusted
     )
     port = server.listen("127.0.0.1", 0)
+    local = {os.geteuid(): user("operator")}
+    server.listen_local(str(folder / "own"), local.get)
+    server.listen_local(str(folder / "others"), lambda uid: None)
     alice = user_ca.issue(user())
     rogue = Ca.make(AuthorityKind.USER).issue(user())
     old = user_ca.issue(user(life=timedelta(hours=-1)), real_now() - timedelta(hours=2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import stat
 import subprocess
 import sys
 import threading
@@ -25,6 +26,8 @@ from tele.model.api.members import ByName
 from tele.model.api.operation import Nothing
 from tele.model.api.people import Paged
 from tele.model.api.records import FollowEvents, GetChunk
+from tele.model.identity import HostRole
+from tele.model.presence import Presence
 
 
 @frozen
@@ -196,6 +199,25 @@ def test_auth_speaks_what_was_asked_for(served: Served) -> None:
             context.wrap_socket(raw, server_hostname=SERVER_NAME) as secured,
         ):
             assert secured.selected_alpn_protocol() == chosen
+
+
+def test_the_socket_of_the_machine(served: Served) -> None:
+    """The kernel says who calls: no certificate is needed, and strangers get nothing."""
+    with BlockingAuthority.local(str(served.folder / "own")) as operator:
+        assert operator.perform(table.WHOAMI, Nothing()).user == "operator"
+        with pytest.raises(AccessDenied, match="not for user operator"):
+            operator.perform(table.ANNOUNCE, Presence("web1", HostRole.NODE))
+    assert stat.S_IMODE((served.folder / "own").stat().st_mode) == 0o600
+    with (
+        BlockingAuthority.local(str(served.folder / "others")) as stranger,
+        pytest.raises(Unreachable),
+    ):
+        stranger.perform(table.HEALTH, Nothing())
+    with (
+        BlockingAuthority.local(str(served.folder / "nothing")) as nobody,
+        pytest.raises(Unreachable, match="nothing"),
+    ):
+        nobody.perform(table.HEALTH, Nothing())
 
 
 @pytest.mark.parametrize(
