@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "src"))
+sys.path[:0] = [str(HERE.parent / "src"), str(HERE)]
 
 from tele._version import VERSION  # noqa: E402  (the path above comes first)
 
@@ -12,7 +12,7 @@ project = "tele"
 author = "The tele developers"
 copyright = "2026, the tele developers"  # noqa: A001  (Sphinx wants this name)
 version = release = VERSION
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+extensions = ["api_table", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 html_theme = "furo"
 html_title = f"tele {VERSION}"
 exclude_patterns = ["_build"]

@@ -1,0 +1,81 @@
+"""Which operations, bounds and events are there? Directives that ask the program itself.
+
+``.. api-table::`` becomes a table of all operations, ``.. api-limits::`` the server's
+bounds and ``.. audit-codes::`` the names of events, so that a page cannot differ from
+the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import attrs
+from docutils.nodes import Node
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from tele.https.channel import Limits
+from tele.https.openapi import who_may
+from tele.model.api.table import OPERATIONS
+from tele.model.codec import format_duration
+from tele.model.event import CODES
+
+
+def rows() -> Iterator[tuple[str, str, str]]:
+    """Yield method and path, summary, and who may call, of each operation."""
+    for operation in OPERATIONS.values():
+        stream = " (stream)" if operation.streams else ""
+        may = "; ".join(who_may(who) for who in operation.who)
+        yield f"``{operation.method} {operation.path}``", operation.summary + stream, may
+
+
+def limits() -> Iterator[tuple[str, str]]:
+    """Yield name and default of each bound of the server."""
+    for attribute in attrs.fields(Limits):
+        value = attribute.default
+        shown = format_duration(value) if isinstance(value, timedelta) else f"{value:,}"
+        yield f"``{attribute.name}``", shown
+
+
+def list_table(heads: tuple[str, ...], body: Iterator[tuple[str, ...]]) -> list[str]:
+    """Return the lines of a list-table."""
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in (heads, *body):
+        lines += [f"   {'*' if n == 0 else ' '} - {cell}" for n, cell in enumerate(row)]
+    return lines
+
+
+class ApiTable(SphinxDirective):
+    """``.. api-table::``."""
+
+    def run(self) -> list[Node]:
+        """Return the table."""
+        lines = list_table(("Operation", "Does", "For"), rows())
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+class ApiLimits(SphinxDirective):
+    """``.. api-limits::``."""
+
+    def run(self) -> list[Node]:
+        """Return the table."""
+        return self.parse_text_to_nodes("\n".join(list_table(("Bound", "Value"), limits())))
+
+
+class AuditCodes(SphinxDirective):
+    """``.. audit-codes::``."""
+
+    def run(self) -> list[Node]:
+        """Return the table."""
+        body = ((f"``{name}``", f"``{code}``") for name, code in CODES.items())
+        return self.parse_text_to_nodes("\n".join(list_table(("Event", "Code"), body)))
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Tell Sphinx of the directives."""
+    app.add_directive("api-table", ApiTable)
+    app.add_directive("api-limits", ApiLimits)
+    app.add_directive("audit-codes", AuditCodes)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
