@@ -1,0 +1,5 @@
+"""``python -m tele.cli`` is ``tele``."""
+
+from tele.cli.main import main
+
+main()

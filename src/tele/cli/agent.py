@@ -1,0 +1,55 @@
+"""How does a certificate get into a running ssh-agent, and out again? With ssh-add.
+
+Law of this file: an agent is a convenience. Whatever it does, logging in goes on; a
+sentence says what did not work.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+from tele.cli.home import Files
+
+_SECONDS = 10.0
+
+
+def _program() -> str | None:
+    return shutil.which("ssh-add") if os.environ.get("SSH_AUTH_SOCK") else None
+
+
+def _run(words: list[str]) -> str | None:
+    """Run ssh-add; return what went wrong, or None."""
+    try:
+        done = subprocess.run(  # noqa: S603  (no shell; paths of ours)
+            words,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_SECONDS,
+            check=False,
+            env={k: v for k, v in os.environ.items() if k not in ("SSH_ASKPASS", "DISPLAY")},
+        )
+    except subprocess.TimeoutExpired:
+        return "ssh-agent does not answer"
+    except OSError as error:
+        return f"ssh-add does not run: {error.strerror}"
+    if done.returncode == 0:
+        return None
+    lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else f"ssh-add ended with {done.returncode}"
+
+
+def add_to_agent(files: Files, seconds: float) -> str | None:
+    """Give the agent key and certificate for so long; return what went wrong, or None."""
+    program = _program()
+    if program is None:
+        return None
+    return _run([program, "-q", "-t", str(max(1, int(seconds))), str(files.key)])
+
+
+def remove_from_agent(files: Files) -> None:
+    """Make the agent forget the key and its certificate, if it is there and has them."""
+    program = _program()
+    if program is not None and files.public.exists():
+        _run([program, "-q", "-d", str(files.key)])

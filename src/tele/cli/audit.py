@@ -1,0 +1,92 @@
+"""What happened?"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+import click
+
+from tele.cli.lazy import Lazy, LazyGroup
+from tele.cli.lists import all_pages, read_moment
+from tele.cli.output import Column, format_option, plain, printable, show_list
+from tele.cli.session import Where, open_authority, where_options
+from tele.errors import InvalidInput
+
+_COLUMNS = (
+    Column("TIME", lambda e: e["time"]),
+    Column("EVENT", lambda e: e["event"] if e["ok"] else f"{e['event']} (failed)"),
+    Column("USER", lambda e: f"{e['user']}>{e['login']}" if e["login"] else e["user"]),
+    Column("SERVER", lambda e: e["server_name"]),
+    Column("FROM", lambda e: e["remote_addr"]),
+    Column("WHAT", lambda e: e["error"] or _what(e)),
+)
+_PLAIN = (
+    "id", "time", "event", "code", "cluster", "user", "login", "roles", "session_id",
+    "login_session", "server_id", "server_name", "remote_addr", "ok", "error", "previous", "hash",
+)  # fmt: skip
+
+
+def _what(event: Any) -> str:
+    """Return what belongs to this event alone, shortly."""
+    text = " ".join(f"{k}={v}" for k, v in event.items() if k not in _PLAIN)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+@click.group(cls=LazyGroup, lazy={"ls": Lazy("tele.cli.audit:ls", "List events.")})
+def audit() -> None:
+    """Show what happened."""
+
+
+@click.command()
+@click.option("--event", default="", help="Only events of this name, such as auth.denied.")
+@click.option("--of", default="", metavar="USER", help="Only events about this user.")
+@click.option("--session", default="", metavar="ID", help="Only events of this session.")
+@click.option("--since", metavar="TIME", callback=read_moment, help="A time, or how long ago: 1h.")
+@click.option("--until", metavar="TIME", callback=read_moment, help="A time, or how long ago.")
+@click.option("--limit", type=click.IntRange(0), default=200, show_default=True, help="0: all.")
+@click.option("--follow", is_flag=True, help="Then go on with events as they happen.")
+@format_option("names")
+@where_options(local=True)
+def ls(
+    event: str,
+    of: str,
+    session: str,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+    follow: bool,
+    form: str,
+    where: Where,
+) -> None:
+    """List the newest events, oldest first.
+
+    With --follow each event is one line; in the format json, one JSON text a line.
+    """
+    from tele.model.api.records import FollowEvents, ListEvents
+    from tele.model.api.table import FOLLOW_EVENTS, LIST_EVENTS
+
+    if follow and (session or until is not None or form == "yaml"):
+        raise InvalidInput("--follow goes with --event and --of, in the formats text and json")
+
+    def ask(after: str = "", count: int = 200, newest: bool = False) -> Any:
+        return authority.perform(
+            LIST_EVENTS, ListEvents(event, of, session, since, until, newest, count, after)
+        )
+
+    with open_authority(where) as authority:
+        if follow:
+            for each in authority.follow(FOLLOW_EVENTS, FollowEvents(event, of)):
+                click.echo(_line(form, plain(each)))
+            return
+        found = list(ask(count=limit, newest=True).items) if limit else all_pages(ask)
+    show_list(form, found, _COLUMNS, name=lambda e: e["id"])
+
+
+def _line(form: str, event: Any) -> str:
+    if form == "json":
+        return json.dumps(event)
+    if form == "names":
+        return printable(event["id"])
+    return "  ".join(printable(text) for c in _COLUMNS if (text := c.text(event)))

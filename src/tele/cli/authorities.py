@@ -1,0 +1,155 @@
+"""Whose signature does the cluster trust?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tele.cli.lazy import Lazy, LazyGroup
+from tele.cli.lists import read_duration, split_words
+from tele.cli.output import Column, format_option, plain, say, show_list, words
+from tele.cli.session import Where, open_authority, where_options
+from tele.errors import InvalidInput, NotFound
+
+_COLUMNS = (
+    Column("KIND", lambda a: a["kind"]),
+    Column("PHASE", lambda a: a["phase"]),
+    Column("EXPIRES", lambda a: a["expires"]),
+    Column("SSH KEY", lambda a: words(a["ssh_fingerprints"])),
+    Column("PIN", lambda a: words(a["pins"])),
+)
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "status": Lazy("tele.cli.authorities:status", "Show the authorities and their pins."),
+        "export": Lazy("tele.cli.authorities:export", "Print public keys, for other programs."),
+        "sign-user": Lazy("tele.cli.authorities:sign_user", "Sign a public key, for automation."),
+        "sign-host": Lazy("tele.cli.authorities:sign_host", "Sign the host key of an sshd."),
+    },
+)
+def ca() -> None:
+    """Show the cluster's authorities, sign keys."""
+
+
+@click.command()
+@format_option("names")
+@where_options(local=True)
+def status(form: str, where: Where) -> None:
+    """Show the authorities and their pins."""
+    from tele.model.api.operation import Nothing
+    from tele.model.api.table import AUTHORITIES
+
+    with open_authority(where) as authority:
+        found = authority.perform(AUTHORITIES, Nothing()).items
+    show_list(form, found, _COLUMNS, name=lambda a: a["kind"])
+
+
+@click.command()
+@click.option("--type", "kind", type=click.Choice(("user", "host")), required=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("openssh", "known_hosts", "pem")),
+    default="openssh",
+    show_default=True,
+    help="openssh: lines for sshd's TrustedUserCAKeys; known_hosts: for clients; pem: X.509.",
+)
+@where_options(local=True)
+def export(kind: str, form: str, where: Where) -> None:
+    """Print the public keys of an authority, for other programs."""
+    from tele.certs.known_hosts import cert_authority_lines
+    from tele.model.api.operation import Nothing
+    from tele.model.api.table import AUTHORITIES, CLUSTER
+
+    with open_authority(where) as authority:
+        found = authority.perform(AUTHORITIES, Nothing()).trusted
+        cluster = authority.perform(CLUSTER, Nothing()).cluster
+    trusted = next((each for each in found if each.kind.value == kind), None)
+    if trusted is None:
+        raise NotFound(f"the cluster has no {kind} authority")
+    if form == "pem":
+        click.echo("".join(trusted.tls_certificates), nl=False)
+    elif form == "known_hosts":
+        click.echo(cert_authority_lines([f"*.{cluster}"], trusted.ssh_public_keys), nl=False)
+    else:
+        for key in trusted.ssh_public_keys:
+            click.echo(key)
+
+
+def _read_key(path: Path) -> str:
+    try:
+        return path.read_text("utf-8").strip()
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{path} is not a public key") from None
+
+
+def _write(path: Path, output: Path | None, certificate: str, expires: str) -> None:
+    """Write the certificate where OpenSSH looks for it: beside its key."""
+    target = output
+    if target is None:
+        target = path.with_name(path.name.removesuffix(".pub") + "-cert.pub")
+    if str(target) == "-":
+        click.echo(certificate)
+    else:
+        target.write_text(certificate + "\n", "ascii")
+        say(f"{target}: valid until {expires}")
+
+
+_key = click.argument("key", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+_out = click.option(
+    "--out",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Where to write; - is standard output. Default: KEY-cert.pub beside the key.",
+)
+_ttl = click.option(
+    "--ttl",
+    metavar="TIME",
+    callback=read_duration,
+    default="12h",
+    show_default=True,
+    help="How long.",
+)
+
+
+@click.command()
+@_key
+@click.option("--user", "name", required=True, help="For whom.")
+@click.option("--login", "logins", multiple=True, help="OS accounts; default: all of the user's.")
+@_ttl
+@_out
+@where_options(local=True, user=False)
+def sign_user(
+    key: Path, name: str, logins: tuple[str, ...], ttl: Any, out: Path | None, where: Where
+) -> None:
+    """Sign the public key in the file KEY for a user, for automation."""
+    from tele.model.api.people import SignUser
+    from tele.model.api.table import SIGN_USER
+
+    request = SignUser(name, _read_key(key), split_words(logins), ttl)
+    with open_authority(where) as authority:
+        signed = plain(authority.perform(SIGN_USER, request))
+    _write(key, out, signed["certificate"], signed["expires"])
+
+
+@click.command()
+@_key
+@click.option("--principal", "principals", multiple=True, required=True, help="Its names.")
+@click.option("--name", default="", help="The key id; default: the first principal.")
+@_ttl
+@_out
+@where_options(local=True)
+def sign_host(
+    key: Path, principals: tuple[str, ...], name: str, ttl: Any, out: Path | None, where: Where
+) -> None:
+    """Sign the public host key in the file KEY, for an sshd."""
+    from tele.model.api.people import SignHost
+    from tele.model.api.table import SIGN_HOST
+
+    request = SignHost(_read_key(key), split_words(principals), name, ttl)
+    with open_authority(where) as authority:
+        signed = plain(authority.perform(SIGN_HOST, request))
+    _write(key, out, signed["certificate"], signed["expires"])

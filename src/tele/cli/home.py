@@ -1,0 +1,280 @@
+"""Where does a person keep what they are logged in with? In ``$TELE_HOME``.
+
+::
+
+    <home>/current                 the name of the cluster that commands mean
+    <home>/<cluster>/profile.json  proxy, user and the CA pins of the cluster
+    <home>/<cluster>/ca.json       whom to trust
+    <home>/<cluster>/<user>        SSH private key; .pub and -cert.pub beside it
+    <home>/<cluster>/<user>.tls.key, <user>.tls.pem
+    <home>/<cluster>/<user>.json   what the certificate says, written last
+    <home>/<cluster>/known_hosts, ssh_config
+
+Laws of this file:
+
+* Light: the standard library only, and little of it. ``tele proxy ssh`` reads this.
+* Folders are 0700 and files 0600; a file is replaced whole or not at all.
+* Names of clusters and users come from elsewhere: only those that are safe become paths.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tele.errors import InvalidInput, NotLoggedIn, TeleError, quoted
+
+#: The same as tele.model.resources.NAME_PATTERN, which costs the import of attrs.
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,126}[A-Za-z0-9])?", re.ASCII)
+#: A certificate that ends within so many seconds counts as ended: the next call would fail.
+MARGIN = 30.0
+#: User names that would be the name of another file here.
+_TAKEN = re.compile(r"known_hosts|ssh_config|ca|profile|.*\.(?:pub|json|key|pem)")
+
+
+class Profile(NamedTuple):
+    """One cluster, as the last login to it left it. ``proxy`` is ``host:port``."""
+
+    cluster: str
+    proxy: str
+    user: str
+    ca_pins: tuple[str, ...]
+
+
+class Facts(NamedTuple):
+    """What the certificate says, for commands that have no time to parse one.
+
+    ``expires`` is in seconds since 1970.
+    """
+
+    user: str
+    logins: tuple[str, ...]
+    roles: tuple[str, ...]
+    expires: float
+
+
+class Files(NamedTuple):
+    """The files of one user in one cluster."""
+
+    folder: Path
+    user: str
+
+    @property
+    def key(self) -> Path:
+        """The SSH private key."""
+        return self.folder / self.user
+
+    @property
+    def public(self) -> Path:
+        """The SSH public key."""
+        return self.folder / f"{self.user}.pub"
+
+    @property
+    def certificate(self) -> Path:
+        """The SSH certificate, named as OpenSSH looks for it."""
+        return self.folder / f"{self.user}-cert.pub"
+
+    @property
+    def tls_key(self) -> Path:
+        """The private key for the API."""
+        return self.folder / f"{self.user}.tls.key"
+
+    @property
+    def tls_certificate(self) -> Path:
+        """The certificate for the API."""
+        return self.folder / f"{self.user}.tls.pem"
+
+    @property
+    def facts(self) -> Path:
+        """What the certificate says."""
+        return self.folder / f"{self.user}.json"
+
+    @property
+    def authorities(self) -> Path:
+        """Whom to trust."""
+        return self.folder / "ca.json"
+
+    @property
+    def known_hosts(self) -> Path:
+        """The same for OpenSSH."""
+        return self.folder / "known_hosts"
+
+    @property
+    def ssh_config(self) -> Path:
+        """The configuration for OpenSSH."""
+        return self.folder / "ssh_config"
+
+
+def safe_name(kind: str, name: str) -> str:
+    """Return ``name`` if it may be part of a path; raises :class:`InvalidInput`."""
+    taken = name == "current" if kind == "cluster" else _TAKEN.fullmatch(name)
+    if _NAME.fullmatch(name) is None or taken:
+        raise InvalidInput(f"{quoted(name)} cannot be the name of a {kind}")
+    return name
+
+
+class Home:
+    """The folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def find(cls) -> Home:
+        """Return the one that ``$TELE_HOME`` names, or ``~/.tele``."""
+        named = os.environ.get("TELE_HOME")
+        return cls(Path(named).absolute() if named else Path.home() / ".tele")
+
+    def current(self) -> str | None:
+        """Return the name of the cluster that commands mean, if one was logged in to."""
+        try:
+            name = (self.path / "current").read_text("utf-8").strip()
+        except FileNotFoundError:
+            return None
+        return safe_name("cluster", name)
+
+    def clusters(self) -> list[str]:
+        """Return the names of all clusters with a profile, in order."""
+        return sorted(each.parent.name for each in self.path.glob("*/profile.json"))
+
+    def profile(self, cluster: str) -> Profile | None:
+        """Return the profile of ``cluster``, or None."""
+        said = _read(self.path / safe_name("cluster", cluster) / "profile.json")
+        if said is None:
+            return None
+        return Profile(
+            safe_name("cluster", said["cluster"]),
+            str(said["proxy"]),
+            safe_name("user", said["user"]),
+            tuple(said["ca_pins"]),
+        )
+
+    def by_proxy(self, proxy: str) -> Profile | None:
+        """Return the profile of the cluster behind ``proxy``, or None."""
+        profiles = (self.profile(name) for name in self.clusters())
+        return next((p for p in profiles if p is not None and p.proxy == proxy), None)
+
+    def chosen(
+        self, cluster: str | None = None, proxy: str | None = None, user: str | None = None
+    ) -> Profile | None:
+        """Return the profile that is meant; what is not said comes from the last login."""
+        if cluster is not None:
+            profile = self.profile(cluster)
+        elif proxy is not None:
+            profile = self.by_proxy(proxy)
+        else:
+            last = self.current()
+            profile = None if last is None else self.profile(last)
+        if profile is not None and user is not None:
+            profile = profile._replace(user=safe_name("user", user))
+        return profile
+
+    def files(self, profile: Profile) -> Files:
+        """Return the files of the profile's user."""
+        folder = self.path / safe_name("cluster", profile.cluster)
+        return Files(folder, safe_name("user", profile.user))
+
+    def facts(self, profile: Profile) -> Facts | None:
+        """Return what the user's certificate says, or None when there is none."""
+        said = _read(self.files(profile).facts)
+        if said is None:
+            return None
+        return Facts(
+            str(said["user"]), tuple(said["logins"]), tuple(said["roles"]), float(said["expires"])
+        )
+
+    def save_profile(self, profile: Profile) -> None:
+        """Keep the profile and make its cluster the current one."""
+        folder = self.files(profile).folder
+        self.write(folder / "profile.json", json.dumps(profile._asdict(), indent=1))
+        self.write(self.path / "current", profile.cluster + "\n")
+
+    def save_facts(self, profile: Profile, facts: Facts) -> None:
+        """Say that the files of the profile's user are complete."""
+        self.write(self.files(profile).facts, json.dumps(facts._asdict(), indent=1))
+
+    def write(self, path: Path, content: str | bytes) -> None:
+        """Replace a file here by ``content``, mode 0600; raises :class:`TeleError`."""
+        private_folder(self.path)
+        if path.parent != self.path:
+            private_folder(path.parent)
+        replace_file(path, content, 0o600)
+
+
+def is_valid(facts: Facts | None) -> bool:
+    """Whether there is a certificate that has not ended."""
+    return facts is not None and time.time() < facts.expires - MARGIN
+
+
+def logged_in(
+    home: Home, cluster: str | None = None, proxy: str | None = None, user: str | None = None
+) -> tuple[Profile, Facts]:
+    """Return the profile that is meant and its valid certificate's facts.
+
+    Raises :class:`NotLoggedIn` with what to type.
+    """
+    profile = home.chosen(cluster, proxy, user)
+    if profile is None:
+        to = f" to {cluster or proxy}" if cluster or proxy else ""
+        address = proxy or "HOST:PORT"
+        raise NotLoggedIn(f"not logged in{to}; type: tele login --proxy {address}")
+    again = f"tele login --proxy {profile.proxy} --user {profile.user}"
+    facts = home.facts(profile)
+    if facts is None:
+        raise NotLoggedIn(f"not logged in to {profile.cluster} as {profile.user}; type: {again}")
+    if not is_valid(facts):
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(facts.expires))
+        raise NotLoggedIn(
+            f"the certificate of {profile.user} for {profile.cluster} expired {when}; type: {again}"
+        )
+    return profile, facts
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise TeleError(f"{path} is damaged; remove it and log in again")
+    return value
+
+
+def private_folder(path: Path) -> Path:
+    """Make the folder, and keep others out of it; raises :class:`TeleError`."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.stat()
+        if found.st_uid != os.geteuid():
+            raise TeleError(f"{path} belongs to another user: set TELE_HOME to a folder of yours")
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            path.chmod(0o700)
+    except FileExistsError:
+        raise TeleError(f"{path} is in the way: it is not a folder") from None
+    except OSError as error:
+        raise TeleError(f"cannot use the folder {path}: {error.strerror}") from None
+    return path
+
+
+def replace_file(path: Path, content: str | bytes, mode: int) -> None:
+    """Replace one file at once; raises :class:`TeleError`."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.unlink(missing_ok=True)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise TeleError(f"cannot write {path}: {error.strerror}") from None

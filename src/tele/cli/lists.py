@@ -1,0 +1,66 @@
+"""How does a command line say values that are more than a word, and how do many pages become one?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+from tele.errors import InvalidInput, quoted
+
+
+def split_words(values: Iterable[str]) -> tuple[str, ...]:
+    """Return the words of ``--role a,b --role c``: each once, in order."""
+    words = [word.strip() for value in values for word in value.split(",")]
+    return tuple(dict.fromkeys(word for word in words if word))
+
+
+def split_pairs(values: Iterable[str]) -> dict[str, str]:
+    """Return the pairs of ``--label a=b,c=d``; raises :class:`InvalidInput`."""
+    pairs = {}
+    for word in split_words(values):
+        key, equals, value = word.partition("=")
+        if not key or not equals:
+            raise InvalidInput(f"{quoted(word)} is not a label such as env=prod")
+        pairs[key] = value
+    return pairs
+
+
+def read_duration(_: click.Context, __: click.Parameter, value: str) -> timedelta:
+    """Read a length of time such as ``12h``; for click's ``callback``."""
+    from tele.model.codec import parse_duration
+
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def read_moment(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
+    """Read a time, or how long ago it was; for click's ``callback``."""
+    from tele.model.codec import parse_duration, parse_time
+
+    if value is None:
+        return None
+    for read in (parse_time, lambda text: datetime.now(UTC) - parse_duration(text)):
+        try:
+            return read(value)
+        except (ValueError, OverflowError):
+            continue
+    raise click.BadParameter(
+        f"{value!r} is neither a time (2026-11-24T12:00:00Z) nor a length (1h)"
+    )
+
+
+def all_pages(page: Callable[[str], Any]) -> list[Any]:
+    """Return the items of all pages; ``page`` asks for the one after a mark."""
+    items: list[Any] = []
+    after = ""
+    while True:
+        got = page(after)
+        items.extend(got.items)
+        if not got.next:
+            return items
+        after = got.next

@@ -1,0 +1,266 @@
+"""How does a person get certificates, and lose them again?
+
+Laws of this file:
+
+* Private keys are made here and stay here.
+* A password goes to a server only after that server was verified: by what is known from
+  an earlier login, by a pin, or by the person's own eyes.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tele.cli.home import Facts, Home, Profile, is_valid, logged_in, safe_name
+from tele.cli.lists import read_duration
+from tele.cli.openssh import split_address, write_openssh_files
+from tele.cli.output import format_option, printable, show_data, span
+from tele.cli.session import Where, trusted_hosts, where_options
+from tele.errors import InvalidInput, NotLoggedIn, TeleError
+
+if TYPE_CHECKING:
+    from tele.certs.keys import PrivateKey
+    from tele.certs.x509 import TlsKey
+    from tele.model.authority import Certificates
+
+
+@click.command()
+@click.option("--proxy", envvar="TELE_PROXY", metavar="HOST:PORT", help="[env: TELE_PROXY]")
+@click.option("--cluster", envvar="TELE_CLUSTER", help="[env: TELE_CLUSTER]")
+@click.option("--user", envvar="TELE_USER", help="[env: TELE_USER; default: the last one, or you]")
+@click.option(
+    "--password-file",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="A file whose first line is the password; - is standard input.",
+)
+@click.option(
+    "--ttl",
+    metavar="TIME",
+    callback=read_duration,
+    default="12h",
+    show_default=True,
+    help="How long.",
+)
+@click.option("--ca-pin", multiple=True, help="sha256:... of the cluster's host CA.")
+@click.option("--if-needed", is_flag=True, help="Do nothing if there is a valid certificate.")
+def login(
+    proxy: str | None,
+    cluster: str | None,
+    user: str | None,
+    password_file: Path | None,
+    ttl: Any,
+    ca_pin: tuple[str, ...],
+    if_needed: bool,
+) -> None:
+    """Get certificates for a cluster: short-lived, and for you alone."""
+    home = Home.find()
+    profile = home.chosen(cluster, proxy, user)
+    if if_needed and profile is not None and is_valid(home.facts(profile)):
+        return
+    address = proxy or (profile.proxy if profile else None)
+    if address is None:
+        raise click.UsageError("which proxy? --proxy HOST:PORT, or TELE_PROXY")
+    host, port = split_address(address)
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    profile = profile or home.by_proxy(address)
+    name = safe_name("user", user or (profile.user if profile else _own_name()))
+
+    known, pins, trust = _first_contact(home, profile, address, ca_pin)
+    if cluster is not None and cluster != known:
+        raise InvalidInput(f"the cluster behind {address} is {known}, not {cluster}")
+    password = _read_password(password_file, name, known)
+
+    from tele.certs.keys import PrivateKey
+    from tele.certs.x509 import TlsKey
+    from tele.https.blocking import BlockingAuthority
+    from tele.model.api.members import PublicKeys
+    from tele.model.api.people import LoginRequest
+    from tele.model.api.table import LOGIN
+
+    ssh, tls = PrivateKey.generate(), TlsKey.generate()
+    keys = PublicKeys(ssh.public.line, tls.public_pem)
+    with BlockingAuthority(address, None, trust, f"auth.{known}") as authority:
+        got = authority.perform(LOGIN, LoginRequest(name, password, keys, ttl))
+    profile = Profile(known, address, name, pins)
+    facts = keep(home, profile, ssh, tls, got)
+    _tell(profile, facts)
+
+
+def _own_name() -> str:
+    import getpass
+
+    return getpass.getuser()
+
+
+def _first_contact(
+    home: Home, profile: Profile | None, address: str, given: Sequence[str]
+) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """Return the cluster's name, its pins and the CA certificates to verify auth with."""
+    if profile is not None and not given:
+        try:
+            return profile.cluster, profile.ca_pins, trusted_hosts(home.files(profile))
+        except TeleError:
+            given = profile.ca_pins  # the rest of the folder is damaged: ask again
+    from tele.certs.pins import read_pin
+    from tele.https.blocking import fetch_cluster_blocking
+    from tele.model.authority import AuthorityKind, authority_of
+
+    pins = tuple(read_pin(each) for each in given)
+    info = fetch_cluster_blocking(address, pins)
+    safe_name("cluster", info.cluster)
+    host = authority_of(info.authorities, AuthorityKind.HOST)
+    if host is None:
+        raise TeleError(f"{address} names no CA for its hosts; is it a proxy of tele?")
+    if pins:
+        return info.cluster, pins, _pinned(host.tls_certificates, pins)
+    return info.cluster, _confirmed(address, info.cluster, host.tls_certificates), (
+        host.tls_certificates
+    )  # fmt: skip
+
+
+def _pinned(certificates: Sequence[str], pins: Sequence[str]) -> tuple[str, ...]:
+    from tele.certs.pins import check_pins
+
+    return tuple(check_pins(certificates, pins))
+
+
+def _confirmed(address: str, cluster: str, certificates: Sequence[str]) -> tuple[str, ...]:
+    """Let the person compare the pins, computed here; return them."""
+    from tele.certs.pins import pin
+    from tele.cli.output import say
+
+    pins = tuple(pin(each) for each in certificates)
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise NotLoggedIn(
+            f"nothing says yet that {address} is what it seems; ask the cluster's administrator\n"
+            f"for the CA pin (tele ca status) and type: tele login --proxy {address} --ca-pin PIN"
+        )
+    say(f"First contact with the cluster {cluster} at {address}. The pin of its CA is")
+    for each in pins:
+        say(f"  {each}")
+    if not click.confirm("Is that what its administrator told you?", err=True):
+        raise NotLoggedIn("not confirmed: nothing was sent")
+    return pins
+
+
+def _read_password(file: Path | None, user: str, cluster: str) -> str:
+    if file is not None:
+        try:
+            text = sys.stdin.readline() if str(file) == "-" else file.read_text("utf-8")
+        except UnicodeDecodeError:
+            raise InvalidInput(f"{file} is not text") from None
+        password = text.partition("\n")[0].removesuffix("\r")
+    elif sys.stdin.isatty():
+        password = click.prompt(f"Password of {user} in {cluster}", hide_input=True, err=True)
+    else:
+        raise click.UsageError("no terminal to ask for the password: use --password-file")
+    if not password:
+        raise InvalidInput("the password is empty")
+    return password
+
+
+def keep(home: Home, profile: Profile, ssh: PrivateKey, tls: TlsKey, got: Certificates) -> Facts:
+    """Keep what auth gave for keys made here, for OpenSSH and for us; say what it allows."""
+    import json
+
+    from cryptography.x509 import load_pem_x509_certificate
+
+    from tele.certs.certificate import parse_certificate
+    from tele.certs.keys import parse_line
+    from tele.certs.x509 import read_identity
+    from tele.cli.agent import add_to_agent, remove_from_agent
+    from tele.cli.output import plain, say
+    from tele.model.identity import UserIdentity
+
+    identity = read_identity(load_pem_x509_certificate(got.tls.encode("ascii")))
+    right = parse_certificate(parse_line(got.ssh)).key == ssh.public
+    if not right or not isinstance(identity, UserIdentity) or identity.cluster != profile.cluster:
+        raise TeleError("auth's certificates are not for these keys; nothing was kept")
+    files = home.files(profile)
+    remove_from_agent(files)
+    files.facts.unlink(missing_ok=True)  # not logged in until all of it is there
+    comment = f"{profile.user}@{profile.cluster}"
+    home.write(files.key, ssh.to_openssh())
+    home.write(files.public, f"{ssh.public.line} {comment}\n")
+    home.write(files.certificate, f"{got.ssh} {comment}\n")
+    home.write(files.tls_key, tls.to_pem())
+    home.write(files.tls_certificate, got.tls)
+    home.write(files.authorities, json.dumps(plain(got.authorities), indent=1))
+    home.save_profile(profile)
+    write_openssh_files(home, profile)
+    facts = Facts(profile.user, identity.logins, identity.roles, got.expires.timestamp())
+    home.save_facts(profile, facts)
+    problem = add_to_agent(files, facts.expires - time.time())
+    if problem is not None:
+        say(f"note: not in the ssh-agent: {problem}")
+    return facts
+
+
+def _tell(profile: Profile, facts: Facts) -> None:
+    from tele.cli.output import say
+
+    say(
+        f"logged in to {profile.cluster} as {profile.user} for "
+        f"{span(facts.expires - time.time())}; logins: {', '.join(facts.logins) or 'none'}"
+    )
+
+
+@click.command()
+@click.option("--all", "everywhere", is_flag=True, help="Of all clusters and users.")
+@where_options()
+def logout(everywhere: bool, where: Where) -> None:
+    """Remove keys and certificates, here and from the ssh-agent."""
+    from tele.cli.agent import remove_from_agent
+
+    home = Home.find()
+    if everywhere:
+        profiles = [p for name in home.clusters() if (p := home.profile(name)) is not None]
+    else:
+        profile = home.chosen(where.cluster, where.proxy, where.user)
+        profiles = [] if profile is None else [profile]
+    for profile in profiles:
+        files = home.files(profile)
+        remove_from_agent(files)
+        for path in (
+            files.facts, files.key, files.public, files.certificate, files.tls_key,
+            files.tls_certificate,
+        ):  # fmt: skip
+            path.unlink(missing_ok=True)
+
+
+@click.command()
+@format_option()
+@where_options()
+def status(form: str, where: Where) -> None:
+    """Show who you are, where, and until when."""
+    home = Home.find()
+    profile, facts = logged_in(home, where.cluster, where.proxy, where.user)
+    expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(facts.expires))
+    said = {
+        "cluster": profile.cluster,
+        "proxy": profile.proxy,
+        "user": facts.user,
+        "roles": list(facts.roles),
+        "logins": list(facts.logins),
+        "expires": expires,
+        "ca_pins": list(profile.ca_pins),
+    }
+    if form != "text":
+        show_data(form, said)
+        return
+    left = span(facts.expires - time.time())
+    for title, text in (
+        ("Cluster:", f"{profile.cluster} at {profile.proxy}"),
+        ("User:", facts.user),
+        ("Roles:", ", ".join(facts.roles)),
+        ("Logins:", ", ".join(facts.logins)),
+        ("Valid:", f"{left} more, until {expires}"),
+        ("CA pin:", " ".join(profile.ca_pins)),
+    ):
+        click.echo(f"{title:9}{printable(text)}")

@@ -1,0 +1,102 @@
+"""What does ``tele`` do, and with which status does it end?
+
+Laws of this file:
+
+* Nothing is imported here that a command may not need.
+* Every error ends as one or two lines on standard error and a status of
+  :mod:`tele.errors`; never as a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+import click
+
+from tele.cli.lazy import Lazy, LazyGroup
+from tele.errors import TeleError
+
+COMMANDS: Final = {
+    "up": Lazy("tele.cli.up:up", "Start a whole cluster on this machine, or resume it."),
+    "down": Lazy("tele.cli.up:down", "Stop the cluster that `tele up` started."),
+    "login": Lazy("tele.cli.login:login", "Get certificates for a cluster."),
+    "logout": Lazy("tele.cli.login:logout", "Remove the certificates of a cluster."),
+    "status": Lazy("tele.cli.status:status", "Show who you are, where, and until when."),
+    "ls": Lazy("tele.cli.nodes:ls", "List the nodes that you may log in to."),
+    "ssh": Lazy("tele.cli.ssh:ssh", "Log in to a node, or run a command there."),
+    "scp": Lazy("tele.cli.ssh:scp", "Copy files to and from nodes."),
+    "config": Lazy("tele.cli.openssh:config", "Print a configuration for OpenSSH."),
+    "proxy": Lazy("tele.cli.ssh:proxy", "Reach a node through the proxy, for OpenSSH."),
+    "play": Lazy("tele.cli.play:play", "Replay a recording."),
+    "recordings": Lazy("tele.cli.recordings:recordings", "List, show and check recordings."),
+    "sessions": Lazy("tele.cli.sessions:sessions", "Show sessions that run."),
+    "users": Lazy("tele.cli.users:users", "Administer users."),
+    "tokens": Lazy("tele.cli.tokens:tokens", "Administer tokens for joining."),
+    "nodes": Lazy("tele.cli.nodes:nodes", "Administer nodes."),
+    "get": Lazy("tele.cli.resources:get", "Print resources."),
+    "apply": Lazy("tele.cli.resources:apply", "Create or replace resources from YAML."),
+    "rm": Lazy("tele.cli.resources:rm", "Remove a resource."),
+    "ca": Lazy("tele.cli.authorities:ca", "Show the cluster's authorities, sign keys."),
+    "audit": Lazy("tele.cli.audit:audit", "Show what happened."),
+    "completion": Lazy("tele.cli.completion:completion", "Print a completion script."),
+    "version": Lazy("tele.cli.version:version", "Print the version."),
+}
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--home",
+    metavar="DIR",
+    help="Where certificates are kept.  [env: TELE_HOME; default: ~/.tele]",
+)
+def tele(home: str | None) -> None:
+    """SSH access to a fleet of machines without a long-lived key on any of them."""
+    if home is not None:
+        os.environ["TELE_HOME"] = home
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do what ``arguments`` say and return the status to end with."""
+    try:
+        status = tele.main(list(arguments), prog_name="tele", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except TeleError as error:
+        _complain(str(error))
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _complain("interrupted")
+        return 130
+    except BrokenPipeError:
+        # Whoever read has enough. Python would complain once more while it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return 1
+    except Exception as error:
+        if os.environ.get("TELE_DEBUG"):
+            raise
+        _complain(
+            f"a mistake in tele: {type(error).__name__}: {error}\n"
+            "TELE_DEBUG=1 in the environment shows where; please report it"
+        )
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+def _complain(text: str) -> None:
+    from tele.cli.output import say
+
+    first, *rest = text.split("\n")
+    say("\n".join([f"tele: {first}", *(f"      {line}" for line in rest)]))
+
+
+def main() -> NoReturn:
+    """Run the command line of this process."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,112 @@
+"""Which nodes are there, and are they alive?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from tele.cli.lazy import Lazy, LazyGroup
+from tele.cli.lists import all_pages
+from tele.cli.output import Column, ago, format_option, plain, show_data, show_list, words
+from tele.cli.session import Authority, Where, current, open_authority, where_options
+from tele.errors import InvalidInput, NotFound, quoted
+
+_COLUMNS = (
+    Column("NAME", lambda n: n["name"]),
+    Column("ADDRESS", lambda n: words(n["addresses"]) or n["mode"]),
+    Column("LABELS", lambda n: words(n["labels"])),
+    Column(
+        "STATUS",
+        lambda n: n["status"] if n["status"] == "online" else f"offline, {ago(n['last_seen'])}",
+    ),
+)
+
+
+@click.command()
+@click.argument("labels", nargs=-1, metavar="[K=V ...]")
+@format_option("names", "ansible")
+@where_options(local=True)
+def ls(labels: tuple[str, ...], form: str, where: Where) -> None:
+    """List the nodes that you may log in to; with K=V, those with all these labels."""
+    _list(labels, form, where)
+
+
+def _list(labels: tuple[str, ...], form: str, where: Where) -> None:
+    for label in labels:
+        if not label.partition("=")[1]:
+            raise InvalidInput(f"{quoted(label)} is not a label such as env=prod")
+    with open_authority(where) as authority:
+        hosts = _hosts(authority, labels)
+    if form == "ansible":
+        home, profile = current(where)
+        show_data(
+            "json", _inventory(plain(hosts), profile.cluster, str(home.files(profile).ssh_config))
+        )
+    else:
+        show_list(form, hosts, _COLUMNS)
+
+
+def _hosts(authority: Authority, labels: tuple[str, ...] = ()) -> list[Any]:
+    from tele.model.api.members import ListHosts
+    from tele.model.api.table import LIST_HOSTS
+    from tele.model.identity import HostRole
+
+    return all_pages(
+        lambda after: authority.perform(LIST_HOSTS, ListHosts(HostRole.NODE, labels, after=after))
+    )
+
+
+def _inventory(hosts: list[dict[str, Any]], cluster: str, configuration: str) -> object:
+    """Return what Ansible's inventory scripts print, with a group for each label."""
+    groups: dict[str, dict[str, list[str]]] = {}
+    variables: dict[str, object] = {}
+    for host in hosts:
+        name = f"{host['name']}.{cluster}"
+        labels = host["labels"]
+        variables[name] = {
+            "ansible_ssh_common_args": f"-F {configuration}",
+            "tele_host_id": host["id"],
+            "tele_labels": labels,
+            "tele_status": host["status"],
+        }
+        for key, value in labels.items():
+            group = "".join(c if c.isalnum() else "_" for c in f"{key}_{value}")
+            groups.setdefault(group, {"hosts": []})["hosts"].append(name)
+    return {"_meta": {"hostvars": variables}, "all": {"hosts": list(variables)}, **groups}
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "ls": Lazy("tele.cli.nodes:ls", "List the nodes that you may log in to."),
+        "rm": Lazy("tele.cli.nodes:rm", "Forget a node."),
+    },
+)
+def nodes() -> None:
+    """Administer nodes."""
+
+
+@click.command()
+@click.argument("name")
+@where_options(local=True)
+def rm(name: str, where: Where) -> None:
+    """Forget the node with this name or id, until it says that it lives."""
+    remove_node(name, where)
+
+
+def remove_node(name: str, where: Where) -> None:
+    """Forget a node."""
+    from tele.model.api.members import ById
+    from tele.model.api.table import DELETE_HOST
+
+    with open_authority(where) as authority:
+        found = [h for h in plain(_hosts(authority)) if name in (h["name"], h["id"])]
+        if not found:
+            raise NotFound(f"no such node: {quoted(name)}; tele ls lists them")
+        if len(found) > 1:
+            ids = " ".join(h["id"] for h in found)
+            raise InvalidInput(
+                f"several nodes are called {quoted(name)}; give one of the ids {ids}"
+            )
+        authority.perform(DELETE_HOST, ById(found[0]["id"]))

@@ -1,0 +1,194 @@
+"""What does OpenSSH have to know of a cluster?
+
+A configuration with which ``ssh node.cluster`` just works: the user's key and certificate,
+the cluster's authority as the only one that vouches for hosts (so that no host key is ever
+asked about), and the way through the proxy.
+
+Laws of this file:
+
+* Only names and addresses that cannot be anything else get into the file.
+* ``~/.ssh/config`` gets one line, once, at its top; the rest of it stays as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from tele.cli.home import Home, Profile, replace_file
+from tele.cli.session import Where, current, host_keys, where_options
+from tele.errors import InvalidInput, TeleError, quoted
+
+#: What a host may prove itself with: a certificate. See tele.certs.algorithms.
+HOST_KEY_ALGORITHMS = ",".join(
+    f"{kind}-cert-v01@openssh.com"
+    for kind in (
+        "ssh-ed25519",
+        "ecdsa-sha2-nistp256",
+        "ecdsa-sha2-nistp384",
+        "ecdsa-sha2-nistp521",
+        "rsa-sha2-512",
+        "rsa-sha2-256",
+    )
+)
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]+", re.ASCII)
+
+
+def split_address(address: str, default_port: int = 3080) -> tuple[str, int]:
+    """Read ``host``, ``host:port`` or ``[v6]:port``; raises :class:`InvalidInput`."""
+    host, colon, port = address.rpartition(":")
+    if not colon or address.endswith("]") or (":" in host and not host.startswith("[")):
+        host, port = address, str(default_port)
+    host = host.removeprefix("[").removesuffix("]")
+    number = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else 0
+    if _HOST.fullmatch(host) is None or not 0 < number < 65536:
+        raise InvalidInput(f"{quoted(address)} is not an address such as example.com:3080")
+    return host, number
+
+
+def this_program() -> list[str]:
+    """Return how to run ``tele`` again, from anywhere: ssh may have another PATH."""
+    beside = Path(sys.executable).with_name("tele")
+    if beside.is_file():
+        return [str(beside)]
+    found = shutil.which("tele")
+    return [found] if found else [sys.executable, "-m", "tele.cli"]
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as ssh_config(5) reads it: quoted, and no percent sign means anything."""
+    text = str(path)
+    if '"' in text or not text.isprintable():
+        raise InvalidInput(f"OpenSSH cannot read the path {quoted(text)}; set TELE_HOME")
+    return '"' + text.replace("%", "%%") + '"'
+
+
+def ssh_config(home: Home, profile: Profile) -> str:
+    """Return the configuration for one cluster."""
+    files = home.files(profile)
+    cluster = profile.cluster
+    if re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", cluster) is None:
+        raise InvalidInput(f"OpenSSH cannot match names of a cluster called {quoted(cluster)}")
+    host, port = split_address(profile.proxy)
+    program = [*this_program(), "--home", str(home.path), "proxy", "ssh", "--cluster", cluster]
+    command = shlex.join(program).replace("%", "%%")
+    if not command.isprintable():
+        raise InvalidInput(f"OpenSSH cannot read the path {quoted(home.path)}; set TELE_HOME")
+    return f"""\
+# Cluster {cluster}, for OpenSSH. Written by tele: changes are lost.
+Host *.{cluster}
+    IdentityFile {_quoted(files.key)}
+    CertificateFile {_quoted(files.certificate)}
+    IdentitiesOnly yes
+    PreferredAuthentications publickey
+    UserKnownHostsFile {_quoted(files.known_hosts)}
+    GlobalKnownHostsFile /dev/null
+    StrictHostKeyChecking yes
+    UpdateHostKeys no
+    CheckHostIP no
+    CanonicalizeHostname no
+    HostKeyAlgorithms {HOST_KEY_ALGORITHMS}
+
+Host proxy.{cluster}
+    HostName {host}
+    Port {port}
+    User {profile.user}
+    HostKeyAlias proxy.{cluster}
+    ControlMaster no
+    ControlPath none
+    ProxyCommand none
+
+Host *.{cluster} !proxy.{cluster}
+    Port 3022
+    ProxyCommand {command} '%r@%h:%p'
+"""
+
+
+def known_hosts(cluster: str, keys: tuple[str, ...]) -> str:
+    """Return lines that make ``keys`` (``type base64``) vouch for all hosts of ``cluster``."""
+    lines = []
+    for key in keys:
+        if re.fullmatch(r"[a-z0-9@.-]+ [A-Za-z0-9+/]+=*", key) is None:
+            raise TeleError("the cluster's CA keys are damaged; log in again")
+        lines.append(f"@cert-authority *.{cluster} {key}\n")
+    return "".join(lines)
+
+
+def write_openssh_files(home: Home, profile: Profile) -> Path:
+    """Write ``known_hosts`` and ``ssh_config`` of the profile; return the latter.
+
+    Files that are right already stay untouched: other connections are reading them.
+    """
+    files = home.files(profile)
+    for path, content in (
+        (files.known_hosts, known_hosts(profile.cluster, host_keys(files))),
+        (files.ssh_config, ssh_config(home, profile)),
+    ):
+        try:
+            same = path.read_text("utf-8") == content
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            home.write(path, content)
+    return files.ssh_config
+
+
+def openssh_program(name: str) -> str:
+    """Return the path of ``ssh`` or ``scp``; raises :class:`TeleError`."""
+    found = shutil.which(name)
+    if found is None:
+        raise TeleError(
+            f"OpenSSH's client is not installed: there is no {name} in PATH\n"
+            "install the package openssh-client (Debian, Ubuntu) or openssh-clients (Fedora)"
+        )
+    return found
+
+
+def install(home: Home) -> tuple[Path, bool]:
+    """Make ``~/.ssh/config`` include the configurations of all clusters.
+
+    Returns the file, and whether it was changed.
+    """
+    folder = Path.home() / ".ssh"
+    path = folder / "config"
+    line = f"Include {_quoted(home.path / '*' / 'ssh_config')}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        target = path.resolve()  # a symbolic link stays one
+        there = target.read_text("utf-8", "surrogateescape") if target.exists() else ""
+        mode = target.stat().st_mode & 0o777 if target.exists() else 0o600
+    except OSError as error:
+        raise TeleError(f"cannot use {path}: {error.strerror}") from None
+    if any(each.strip() == line for each in there.splitlines()):
+        return path, False
+    content = f"{line}\n\n{there}" if there else f"{line}\n"
+    replace_file(target, content.encode("utf-8", "surrogateescape"), mode)
+    return path, True
+
+
+@click.command()
+@click.option("--install", "do_install", is_flag=True, help="Make plain ssh use it, too.")
+@where_options()
+def config(do_install: bool, where: Where) -> None:
+    """Print a configuration for OpenSSH, or install it for ssh, scp, rsync, git and others."""
+    from tele.cli.output import say
+
+    home, profile = current(where)
+    written = write_openssh_files(home, profile)
+    if not do_install:
+        click.echo(written.read_text("utf-8"), nl=False)
+        return
+    openssh_program("ssh")
+    path, changed = install(home)
+    say(f"{path} {'now includes' if changed else 'includes'} the clusters in {home.path}")
+    real = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    if real.resolve() != Path.home().resolve():
+        say(f"note: ssh itself reads {real / '.ssh/config'}, whatever HOME says")
+    say(f"type: ssh NODE.{profile.cluster}")

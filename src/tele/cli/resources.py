@@ -1,0 +1,177 @@
+"""How are resources read and changed as files? ``kind, version, metadata, spec`` in YAML."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from tele.cli.lists import all_pages
+from tele.cli.output import format_option, plain, printable, say, show_data
+from tele.cli.session import Authority, Where, open_authority, where_options
+from tele.errors import InvalidInput, quoted
+
+_PLURALS = {"users": "user", "roles": "role", "nodes": "node", "tokens": "token"}
+
+
+class _Kind(NamedTuple):
+    """What can be done to one kind of resource; each takes auth and a name or a value."""
+
+    all: Callable[[Authority], list[Any]]
+    one: Callable[[Authority, str], Any] | None
+    put: Callable[[Authority, Any], Any] | None
+    remove: Callable[[Authority, str], Any]
+
+
+def _kind(text: str) -> _Kind:
+    from tele.model.api import members, people, table
+    from tele.model.codec import from_json
+    from tele.model.identity import HostRole
+    from tele.model.resources import Role, User
+
+    kinds = {
+        "user": _Kind(
+            lambda a: all_pages(lambda n: a.perform(table.LIST_USERS, people.Paged(after=n))),
+            lambda a, name: a.perform(table.GET_USER, members.ByName(name)),
+            lambda a, said: a.perform(
+                table.PUT_USER, people.PutUser(_name(said), from_json(User, said))
+            ),
+            lambda a, name: a.perform(table.DELETE_USER, members.ByName(name)),
+        ),
+        "role": _Kind(
+            lambda a: all_pages(lambda n: a.perform(table.LIST_ROLES, people.Paged(after=n))),
+            lambda a, name: a.perform(table.GET_ROLE, members.ByName(name)),
+            lambda a, said: a.perform(
+                table.PUT_ROLE, people.PutRole(_name(said), from_json(Role, said))
+            ),
+            lambda a, name: a.perform(table.DELETE_ROLE, members.ByName(name)),
+        ),
+        "node": _Kind(
+            lambda a: all_pages(
+                lambda n: a.perform(table.LIST_HOSTS, members.ListHosts(HostRole.NODE, after=n))
+            ),
+            None,
+            None,
+            lambda a, name: a.perform(table.DELETE_HOST, members.ById(name)),
+        ),
+        "token": _Kind(
+            lambda a: all_pages(lambda n: a.perform(table.LIST_TOKENS, people.Paged(after=n))),
+            None,
+            None,
+            lambda a, name: a.perform(table.DELETE_TOKEN, members.ById(name)),
+        ),
+    }
+    kind = kinds.get(_PLURALS.get(text, text))
+    if kind is None:
+        raise InvalidInput(f"{quoted(text)} is no kind of resource; there are {', '.join(kinds)}")
+    return kind
+
+
+def _name(said: Any) -> str:
+    metadata = said.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    if not isinstance(name, str):
+        raise InvalidInput("metadata.name: missing")
+    return name
+
+
+def _own_name(item: dict[str, Any]) -> str:
+    metadata = item.get("metadata")
+    name = metadata["name"] if isinstance(metadata, dict) else item.get("name", item.get("id"))
+    return str(name)
+
+
+@click.command()
+@click.argument("what", metavar="KIND[/NAME]")
+@format_option("names")
+@where_options(local=True)
+def get(what: str, form: str, where: Where) -> None:
+    """Print resources: users, roles, nodes or tokens; with a name, that one.
+
+    As text they are YAML documents, which tele apply takes.
+    """
+    text, slash, name = what.partition("/")
+    kind = _kind(text)
+    with open_authority(where) as authority:
+        if not slash:
+            items = plain(kind.all(authority))
+        elif kind.one is not None:
+            items = [plain(kind.one(authority, name))]
+        else:
+            items = [i for i in plain(kind.all(authority)) if name in (i.get("name"), i["id"])]
+            if not items:
+                from tele.errors import NotFound
+
+                raise NotFound(f"no such {_PLURALS.get(text, text)}: {quoted(name)}")
+    if form == "names":
+        for item in items:
+            click.echo(printable(_own_name(item)))
+    elif form == "text":
+        for number, item in enumerate(items):
+            if number:
+                click.echo("---")
+            show_data("yaml", item)
+    else:
+        show_data(form, items[0] if slash else items)
+
+
+@click.command()
+@click.option(
+    "-f",
+    "--file",
+    "file",
+    type=click.Path(path_type=Path, allow_dash=True),
+    required=True,
+    help="YAML, one or more documents; - is standard input.",
+)
+@where_options(local=True)
+def apply(file: Path, where: Where) -> None:
+    """Create or replace resources.
+
+    All documents are read before the first is applied. One with a metadata.revision is
+    applied only if it is still the present one.
+    """
+    from tele.config.document import read_documents
+
+    name = "standard input" if str(file) == "-" else str(file)
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{name} is not UTF-8") from None
+    documents = []
+    for document in read_documents(text, name):
+        said = document.plain
+        if not isinstance(said, dict) or not isinstance(said.get("kind"), str):
+            raise InvalidInput(f"{document.place}: expected a resource: kind, metadata, spec")
+        kind = _kind(said["kind"])
+        if kind.put is None:
+            raise InvalidInput(f"{document.place}: a {said['kind']} cannot be applied")
+        documents.append((document.place, said, kind.put))
+    with open_authority(where) as authority:
+        for place, said, put in documents:
+            try:
+                put(authority, said)
+            except InvalidInput as error:
+                raise InvalidInput(f"{place}: {error}") from None
+            say(f"{said['kind']}/{_own_name(said)} applied")
+
+
+@click.command()
+@click.argument("what", metavar="KIND/NAME")
+@where_options(local=True)
+def rm(what: str, where: Where) -> None:
+    """Remove a resource. A node has a name or an id, a token an id."""
+    text, slash, name = what.partition("/")
+    kind = _kind(text)
+    if not slash or not name:
+        raise InvalidInput(f"{quoted(what)} is not KIND/NAME")
+    if text in ("node", "nodes"):
+        from tele.cli.nodes import remove_node
+
+        remove_node(name, where)
+        return
+    with open_authority(where) as authority:
+        kind.remove(authority, name)

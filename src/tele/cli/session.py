@@ -1,0 +1,165 @@
+"""How does a command reach auth?
+
+Through the proxy of the profile that is meant, with the user's own certificate; the
+proxy passes the TLS stream on, so it is auth that is spoken to. Or, with ``--config FILE``
+on auth's own machine, directly at its socket, as its owner: for the first user and token.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+
+import click
+
+from tele.cli.home import Files, Home, Profile, logged_in
+from tele.errors import TeleError, Unreachable
+
+if TYPE_CHECKING:  # attrs and cattrs, which `tele proxy ssh` has no time for
+    from tele.https.blocking import BlockingAuthority
+    from tele.model.api.operation import Operation
+
+#: In auth's data_dir: where its owner may call it without a certificate.
+LOCAL_SOCKET = "auth.sock"
+
+Req = TypeVar("Req")
+Res = TypeVar("Res")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Where(NamedTuple):
+    """Which cluster a command means, as the command line and the environment say."""
+
+    cluster: str | None = None
+    proxy: str | None = None
+    user: str | None = None
+    config: Path | None = None
+
+
+class Authority(Protocol):
+    """Auth, for a program that may wait."""
+
+    def perform(self, operation: Operation[Req, Res], request: Req) -> Res:
+        """Return the response; raises a :class:`tele.errors.TeleError`."""
+
+    def follow(self, operation: Operation[Req, Res], request: Req) -> Iterator[Res]:
+        """Yield each value of a streaming operation."""
+
+
+def where_options(*, local: bool = False, user: bool = True) -> Callable[[F], F]:
+    """Give a command the options that say which cluster it means, as argument ``where``.
+
+    With ``local`` also ``--config FILE``: ask auth on this machine, as its owner. Without
+    ``user`` there is no ``--user``: the command means another one by it.
+    """
+
+    def decorate(function: F) -> F:
+        def command(
+            *args: Any,
+            cluster: str | None,
+            proxy: str | None,
+            me: str | None = None,
+            config: Path | None = None,
+            **rest: Any,
+        ) -> Any:
+            return function(*args, where=Where(cluster, proxy, me, config), **rest)
+
+        command.__doc__ = function.__doc__
+        command.__name__ = function.__name__
+        command.__dict__.update(function.__dict__)  # options given below this one
+        wrapped: Any = command
+        if local:
+            wrapped = click.option(
+                "--config",
+                type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                help="On auth's machine: ask auth of this configuration, as its owner.",
+            )(wrapped)
+        if user:
+            wrapped = click.option(
+                "--user",
+                "me",
+                envvar="TELE_USER",
+                help="Who you are in the cluster.  [env: TELE_USER]",
+            )(wrapped)
+        wrapped = click.option(
+            "--proxy",
+            envvar="TELE_PROXY",
+            metavar="HOST:PORT",
+            help="The cluster behind this proxy.  [env: TELE_PROXY]",
+        )(wrapped)
+        decorated: F = click.option(
+            "--cluster", envvar="TELE_CLUSTER", help="The cluster.  [env: TELE_CLUSTER]"
+        )(wrapped)
+        return decorated
+
+    return decorate
+
+
+@contextmanager
+def open_authority(where: Where = Where()) -> Iterator[Authority]:  # noqa: B008  (immutable)
+    """Give auth of the cluster that is meant.
+
+    Raises :class:`tele.errors.NotLoggedIn` when there is no valid certificate.
+    """
+    if where.config is not None:
+        with _local(where.config) as local:
+            yield local
+        return
+    from tele.https.blocking import BlockingAuthority
+    from tele.https.identity import TlsFiles
+
+    home = Home.find()
+    profile, _ = logged_in(home, where.cluster, where.proxy, where.user)
+    files = home.files(profile)
+    identity = TlsFiles(files.tls_certificate, files.tls_key)
+    with BlockingAuthority(
+        profile.proxy, identity, trusted_hosts(files), f"auth.{profile.cluster}"
+    ) as remote:
+        yield remote
+
+
+def _local(config: Path) -> BlockingAuthority:
+    from tele.config.reading import load
+    from tele.https.blocking import BlockingAuthority
+
+    loaded = load(config)
+    if loaded.config.auth is None:
+        raise loaded.problem("auth", "this file has no such section: --config is for auth's own")
+    path = loaded.config.data_dir / LOCAL_SOCKET
+    if not path.exists():
+        raise Unreachable(
+            f"auth does not run here: there is no {path}\n"
+            f"type: twistd -n tele-auth --config {config}"
+        )
+    return BlockingAuthority.local(str(path))
+
+
+def trusted_hosts(files: Files) -> tuple[str, ...]:
+    """Return the certificates (PEM) of the cluster's host authority."""
+    return tuple(_authority(files, "host")["tls_certificates"])
+
+
+def host_keys(files: Files) -> tuple[str, ...]:
+    """Return the SSH public keys (lines) of the cluster's host authority."""
+    return tuple(_authority(files, "host")["ssh_public_keys"])
+
+
+def _authority(files: Files, kind: str) -> dict[str, Any]:
+    try:
+        found = json.loads(files.authorities.read_text("utf-8"))
+        authority: dict[str, Any] = next(each for each in found if each["kind"] == kind)
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        raise TeleError(
+            f"{files.authorities} is missing or damaged; log in again with --ca-pin"
+        ) from None
+    return authority
+
+
+def current(where: Where) -> tuple[Home, Profile]:
+    """Return the home and the profile that is meant, with a valid certificate."""
+    home = Home.find()
+    profile, _ = logged_in(home, where.cluster, where.proxy, where.user)
+    return home, profile

@@ -1,0 +1,184 @@
+"""How does a person get to a node? With the system's OpenSSH on our configuration.
+
+Laws of this file:
+
+* Light: ``tele proxy ssh`` runs once for each connection. No Twisted, no attrs.
+* The process becomes ssh, so its exit status, its signals and its terminal are ssh's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import click
+
+from tele.cli.home import Home, logged_in
+from tele.cli.lazy import Lazy, LazyGroup
+from tele.cli.openssh import openssh_program, write_openssh_files
+from tele.errors import InvalidInput, quoted
+
+#: Options of ssh(1) and scp(1) that take an argument.
+_SSH_ARGUMENTS = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
+_SCP_ARGUMENTS = frozenset("cDFiJloPSX")
+#: ``-F`` is ours: another configuration would not find the node.
+_OURS = "-F"
+
+
+class PassThrough(click.Command):
+    """A command whose words are those of another program, but for ``--cluster`` and such."""
+
+    OWN = ("--cluster", "--proxy", "--user")
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take our own long options from the front; the rest stays as it is."""
+        own: list[str] = []
+        rest = list(args)
+        while rest and rest[0].startswith("--") and rest[0] != "--":
+            name, equals, _ = rest[0].partition("=")
+            if name in ctx.help_option_names:
+                break
+            if name not in self.OWN:
+                raise click.NoSuchOption(name, ctx=ctx)
+            count = 1 if equals else 2
+            own += rest[:count]
+            rest = rest[count:]
+        if rest and rest[0] in ctx.help_option_names:
+            return super().parse_args(ctx, ["--help"])
+        return super().parse_args(ctx, [*own, "--", *rest])
+
+
+def _target_options(function: Callable[..., None]) -> Callable[..., None]:
+    for name, variable in (
+        ("user", "TELE_USER"),
+        ("proxy", "TELE_PROXY"),
+        ("cluster", "TELE_CLUSTER"),
+    ):
+        function = click.option(f"--{name}", envvar=variable, help=f"[env: {variable}]")(function)
+    return click.argument("words", nargs=-1, type=click.UNPROCESSED)(function)
+
+
+def full_name(host: str, cluster: str) -> str:
+    """Return ``node.cluster`` for ``node``; a full name stays."""
+    return host if host.endswith(f".{cluster}") else f"{host}.{cluster}"
+
+
+def destination(word: str, cluster: str) -> str:
+    """Return ``[login@]node`` with the node's full name; also takes ``ssh://``."""
+    scheme = "ssh://" if word.startswith("ssh://") else ""
+    login, at, host = word.removeprefix(scheme).rpartition("@")
+    port = ""
+    if scheme and (match := re.fullmatch(r"(.*?)(:\d+)?/?", host)):
+        host, port = match[1], match[2] or ""
+    if not host or host.startswith("-"):
+        raise InvalidInput(f"{quoted(word)} names no node")
+    return f"{scheme}{login}{at}{full_name(host, cluster)}{port}"
+
+
+def split_options(words: Sequence[str], with_argument: frozenset[str]) -> int:
+    """Return how many of ``words`` are options and their arguments, as getopt(3) sees them."""
+    position = 0
+    while position < len(words):
+        word = words[position]
+        if word == "--":
+            return position + 1
+        if not word.startswith("-") or word == "-":
+            return position
+        position += 1
+        for index, letter in enumerate(word[1:], 2):
+            if letter in with_argument:
+                if index == len(word):  # the argument is the next word
+                    position += 1
+                break
+    return min(position, len(words))
+
+
+def _refuse_other_configuration(options: Sequence[str]) -> None:
+    if any(each.startswith(_OURS) for each in options):
+        raise InvalidInput(
+            "tele chooses the configuration file itself; for another one use ssh -F with a file\n"
+            "that has the output of: tele config"
+        )
+
+
+def _become(program: str, words: Sequence[str]) -> NoReturn:
+    os.execv(program, [program, *words])  # noqa: S606  (no shell, and the path is absolute)
+
+
+def _ready(
+    name: str, cluster: str | None, proxy: str | None, user: str | None
+) -> tuple[str, str, list[str]]:
+    program = openssh_program(name)
+    home = Home.find()
+    profile, _ = logged_in(home, cluster, proxy, user)
+    return program, profile.cluster, ["-F", str(write_openssh_files(home, profile))]
+
+
+@click.command(cls=PassThrough, options_metavar="[--cluster C] [SSH OPTIONS]")
+@_target_options
+def ssh(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: str | None) -> None:
+    """Log in to a node, or run a command there.
+
+    Words are those of ssh(1), with all its options, and [LOGIN@]NODE as destination.
+
+    The exit status is the remote one, 255 when there was no connection.
+    """
+    program, name, configuration = _ready("ssh", cluster, proxy, user)
+    count = split_options(words, _SSH_ARGUMENTS)
+    options, rest = list(words[:count]), list(words[count:])
+    _refuse_other_configuration(options)
+    if rest:
+        rest[0] = destination(rest[0], name)
+        # Options are allowed after the destination, too, up to the command.
+        more = split_options(rest[1:], _SSH_ARGUMENTS)
+        _refuse_other_configuration(rest[1 : 1 + more])
+    elif not any(each.startswith(("-Q", "-V", "-O")) for each in options):
+        raise click.UsageError("which node? tele ls lists them")
+    _become(program, [*configuration, *options, *rest])
+
+
+@click.command(cls=PassThrough, options_metavar="[--cluster C] [SCP OPTIONS]")
+@_target_options
+def scp(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: str | None) -> None:
+    """Copy files to and from nodes.
+
+    Words are those of scp(1), with all its options; [LOGIN@]NODE:PATH is a file there.
+    """
+    program, name, configuration = _ready("scp", cluster, proxy, user)
+    count = split_options(words, _SCP_ARGUMENTS)
+    options, rest = words[:count], words[count:]
+    _refuse_other_configuration(options)
+    _become(program, [*configuration, *options, *(_file(word, name) for word in rest)])
+
+
+def _file(word: str, cluster: str) -> str:
+    """Return a file argument of scp with the node's full name; local ones stay."""
+    if word.startswith("scp://"):
+        where, slash, path = word.removeprefix("scp://").partition("/")
+        return "scp:" + destination(f"ssh://{where}", cluster).removeprefix("ssh:") + slash + path
+    head, colon, path = word.partition(":")
+    if not colon or "/" in head or head.startswith("-") or not head:
+        return word  # as scp decides it
+    return destination(head, cluster) + colon + path
+
+
+@click.group(cls=LazyGroup, lazy={"ssh": Lazy("tele.cli.ssh:proxy_ssh", "Be ssh's ProxyCommand.")})
+def proxy() -> None:
+    """Reach a node through the proxy, for OpenSSH."""
+
+
+@click.command()
+@click.option("--cluster", envvar="TELE_CLUSTER", help="[env: TELE_CLUSTER]")
+@click.option("--proxy", envvar="TELE_PROXY", help="[env: TELE_PROXY]")
+@click.option("--user", envvar="TELE_USER", help="[env: TELE_USER]")
+@click.argument("target", metavar="[LOGIN@]NODE:PORT")
+def proxy_ssh(target: str, cluster: str | None, proxy: str | None, user: str | None) -> None:
+    """Join standard input and output to a node's SSH port, for ssh's ProxyCommand."""
+    program, name, configuration = _ready("ssh", cluster, proxy, user)
+    host, _, port = target.rpartition("@")[2].rpartition(":")
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", host) is None or not port.isdigit():
+        raise InvalidInput(f"{quoted(target)} is not [LOGIN@]NODE:PORT")
+    words = ["-W", f"{full_name(host, name)}:{port}", "-o", "LogLevel=ERROR", f"proxy.{name}"]
+    _become(program, [*configuration, *words])

@@ -1,0 +1,98 @@
+"""With what may a machine join?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from tele.cli.lazy import Lazy, LazyGroup
+from tele.cli.lists import all_pages, read_duration, split_pairs, split_words
+from tele.cli.output import Column, format_option, plain, say, show_data, show_list, words
+from tele.cli.session import Where, open_authority, where_options
+from tele.errors import InvalidInput, quoted
+
+_COLUMNS = (
+    Column("ID", lambda t: t["id"]),
+    Column("ROLES", lambda t: words(t["roles"])),
+    Column("EXPIRES", lambda t: t["expires"]),
+    Column("USES", lambda t: f"{t['uses']}/{t['max_uses']}" if t["max_uses"] else t["uses"]),
+    Column("LABELS", lambda t: words(t["labels"])),
+    Column("BY", lambda t: t["created_by"]),
+)
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "add": Lazy("tele.cli.tokens:add", "Create a token."),
+        "ls": Lazy("tele.cli.tokens:ls", "List tokens, without their secrets."),
+        "rm": Lazy("tele.cli.tokens:rm", "Revoke a token."),
+    },
+)
+def tokens() -> None:
+    """Administer tokens for joining."""
+
+
+@click.command()
+@click.option("--role", "roles", multiple=True, default=("node",), show_default=True)
+@click.option("--ttl", metavar="TIME", callback=read_duration, default="30m", show_default=True)
+@click.option("--max-uses", type=click.IntRange(0), default=0, help="0: until it expires.")
+@click.option("--label", "labels", multiple=True, help="K=V that hosts with this token have.")
+@format_option()
+@where_options(local=True)
+def add(
+    roles: tuple[str, ...],
+    ttl: Any,
+    max_uses: int,
+    labels: tuple[str, ...],
+    form: str,
+    where: Where,
+) -> None:
+    """Create a token with which machines may join."""
+    from tele.model.api.people import NewToken
+    from tele.model.api.table import ADD_TOKEN
+    from tele.model.identity import HostRole
+
+    known = {role.value: role for role in HostRole}
+    wanted = split_words(roles)
+    for role in wanted:
+        if role not in known:
+            raise InvalidInput(f"{quoted(role)} is none of {', '.join(known)}")
+    request = NewToken(tuple(known[r] for r in wanted), ttl, max_uses, split_pairs(labels))
+    with open_authority(where) as authority:
+        made = plain(authority.perform(ADD_TOKEN, request))
+    if form != "text":
+        show_data(form, made)
+        return
+    click.echo(made["token"])
+    say(
+        f"for {words(made['roles'])}, until {made['expires']}; shown this once\n"
+        f"on the machine: put it into a file of mode 0600 and name that as token_file, with\n"
+        f'ca_pin: "{made["ca_pin"]}"'
+    )
+
+
+@click.command()
+@format_option("names")
+@where_options(local=True)
+def ls(form: str, where: Where) -> None:
+    """List tokens, without their secrets."""
+    from tele.model.api.people import Paged
+    from tele.model.api.table import LIST_TOKENS
+
+    with open_authority(where) as authority:
+        found = all_pages(lambda after: authority.perform(LIST_TOKENS, Paged(after=after)))
+    show_list(form, found, _COLUMNS, name=lambda t: t["id"])
+
+
+@click.command()
+@click.argument("token_id", metavar="ID")
+@where_options(local=True)
+def rm(token_id: str, where: Where) -> None:
+    """Revoke a token."""
+    from tele.model.api.members import ById
+    from tele.model.api.table import DELETE_TOKEN
+
+    with open_authority(where) as authority:
+        authority.perform(DELETE_TOKEN, ById(token_id))

@@ -1,0 +1,1 @@
+"""The configuration file: YAML in, frozen values out, all mistakes at once."""

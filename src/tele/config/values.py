@@ -1,0 +1,204 @@
+"""What can be configured? Every section and key, with its meaning and its default.
+
+The reference (``docs/reference/configuration``) is printed from these classes, so that
+it cannot say anything else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from attrs import Factory, field, frozen
+
+from tele.model.resources import NAME_PATTERN, RecordingSettings
+
+
+@frozen
+class Address:
+    """``host:port``. A port is always given or has a default where the key says so."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@frozen
+class Chosen:
+    """``kind:arguments``: which plugin does a job, and with what."""
+
+    kind: str
+    arguments: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.arguments}" if self.arguments else self.kind
+
+
+@frozen
+class Pins:
+    """CA pins, ``sha256:<hex>``; more than one while the CA is being replaced."""
+
+    values: tuple[str, ...]
+
+
+class Keep(str, Enum):
+    """Where a host keeps its identity: on disk, or in memory, as a new host at each start."""
+
+    DISK = "disk"
+    MEMORY = "memory"
+
+
+class Level(str, Enum):
+    """How much is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARN = "warn"
+    ERROR = "error"
+
+
+class LogForm(str, Enum):
+    """``text`` for people, ``json`` for programs."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def key(
+    meaning: str, default: Any = ..., *, port: int = 0, check: Callable[[Any], str] | None = None
+) -> Any:
+    """Define one key. ``port`` is what an address without one means.
+
+    ``check`` says what is wrong with a value of the right type, or nothing.
+    """
+    metadata = {"meaning": meaning, "port": port, "check": check}
+    if default is ...:
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+_CLUSTER = re.compile(
+    r"(?=.{1,64}\Z)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
+)
+_NAME = re.compile(NAME_PATTERN, re.ASCII)
+
+
+def cluster_name_problem(name: str) -> str:
+    """Return what is wrong with the name of a cluster, or nothing."""
+    if _CLUSTER.fullmatch(name):
+        return ""
+    return "a cluster's name is one of DNS: lower case letters, digits and - between dots"
+
+
+def _node_name_problem(name: str) -> str:
+    return "" if _NAME.fullmatch(name) else "a name is letters, digits and ._@- between them"
+
+
+def _period_problem(value: timedelta) -> str:
+    return "" if value >= timedelta(seconds=1) else "at least 1s"
+
+
+@frozen
+class JoinConfig:
+    """How a host becomes a member. Give ``auth`` or ``proxy``."""
+
+    auth: Address | None = key("Auth's address.", None, port=3025)
+    proxy: Address | None = key(
+        "The address of a proxy, where auth cannot be reached directly.", None, port=3080
+    )
+    token_file: Path | None = key(
+        "A file (0600) with the token of ``tele tokens add``; used at the first start only.", None
+    )
+    ca_pin: Pins | None = key(
+        "The pin that ``tele tokens add`` and ``tele ca status`` print; one or a list.", None
+    )
+
+
+@frozen
+class CommandConfig:
+    """A label whose value is the output of a command."""
+
+    command: tuple[str, ...] = key("The program and its arguments; there is no shell.")
+    period: timedelta = key("How often it runs.", timedelta(minutes=1), check=_period_problem)
+
+
+@frozen
+class AuthConfig:
+    """Auth: the authorities, users, roles, the audit and the recordings of a cluster."""
+
+    cluster_name: str = key(
+        "The cluster's name, for good; nodes are ``NODE.CLUSTER`` for OpenSSH.",
+        check=cluster_name_problem,
+    )
+    listen: Address = key("Where the API is served.", Address("0.0.0.0", 3025), port=3025)  # noqa: S104
+    store: Chosen = key("Where the state is: ``sqlite[:PATH]`` or ``memory``.", Chosen("sqlite"))
+    recordings: Chosen = key("Where recordings are kept: ``dir[:PATH]``.", Chosen("dir"))
+    session_recording: RecordingSettings = field(
+        default=RecordingSettings(),
+        metadata={"meaning": "How sessions are recorded, in the whole cluster."},
+    )
+    audit: tuple[Chosen, ...] = key(
+        "Where else audit events go: ``file:PATH`` writes JSON lines.", ()
+    )
+
+
+@frozen
+class ProxyConfig:
+    """A proxy: the one port that people and, later, tunnels come to."""
+
+    listen: Address = key("The one port.", Address("0.0.0.0", 3080), port=3080)  # noqa: S104
+    public_addr: Address | None = key(
+        "Where clients reach it. Default: ``listen`` with the machine's own address.",
+        None,
+        port=3080,
+    )
+    name: str | None = key("Default: the host name.", None, check=_node_name_problem)
+    join: JoinConfig | None = key("How it joins; needed without ``auth`` in the same file.", None)
+
+
+@frozen
+class NodeConfig:
+    """A node: the SSH server of a machine."""
+
+    name: str | None = key("Default: the host name.", None, check=_node_name_problem)
+    join: JoinConfig | None = key("How it joins; needed without ``auth`` in the same file.", None)
+    listen: Address | None = key(
+        "Where SSH is served. Default with ``join.auth``: 0.0.0.0:3022.", None, port=3022
+    )
+    public_addr: Address | None = key(
+        "Where proxies reach it. Default: ``listen`` with the machine's own address.",
+        None,
+        port=3022,
+    )
+    labels: Mapping[str, str] = key("What roles and ``tele ls`` select by.", Factory(dict))
+    commands: Mapping[str, CommandConfig] = key(
+        "Labels that are the output of commands.", Factory(dict)
+    )
+    recorder: Chosen = key("Which recorder takes part in sessions.", Chosen("tape"))
+    state: Keep = key("``disk`` or ``memory``: a new host at each start.", Keep.DISK)
+
+
+@frozen
+class LogConfig:
+    """The diagnostic log, on standard error."""
+
+    level: Level = key("debug, info, warn or error.", Level.INFO)
+    format: LogForm = key("text or json.", LogForm.TEXT)
+
+
+@frozen
+class FileConfig:
+    """The whole file. ``version`` is ``v1``."""
+
+    version: str = key("``v1``.", check=lambda v: "" if v == "v1" else "the only version is v1")
+    data_dir: Path = key("Where this machine keeps everything, 0700.", Path("/var/lib/tele"))
+    log: LogConfig = field(default=LogConfig(), metadata={"meaning": "The diagnostic log."})
+    auth: AuthConfig | None = key("Makes this machine auth.", None)
+    proxy: ProxyConfig | None = key("Makes this machine a proxy.", None)
+    node: NodeConfig | None = key("Makes this machine a node.", None)
