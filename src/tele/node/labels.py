@@ -1,0 +1,212 @@
+"""By which labels is this node known? Given ones, and answers of commands.
+
+Laws of this file:
+
+* A command runs without privileges (as ``nobody`` where we are root), without a shell, for a
+  bounded time, and only the first kilobyte of what it says counts.
+* A label never disappears because its command failed: it keeps its last value, so that no
+  rule that denies by it loses its hold.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+from attrs import frozen
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.task import LoopingCall
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from tele.conch.programs import Exit
+from tele.errors import TeleError
+from tele.loop import make_logger
+from tele.node.accounts import own_login
+from tele.node.spawning import Launch, Spawning
+
+OUTPUT_LIMIT: Final = 1024
+VALUE_LIMIT: Final = 256
+LONGEST_RUN: Final = 10.0
+UNKNOWN: Final = "unknown"
+
+_log: Final = make_logger(__name__)
+
+
+@frozen
+class LabelCommand:
+    """A label whose value is what ``command`` (argv) prints, asked for every ``period``."""
+
+    name: str
+    command: tuple[str, ...]
+    period: timedelta = timedelta(minutes=1)
+
+
+class Labels:
+    """All labels of a node.
+
+    :param bound: labels that the cluster bound to this host; they win over all others.
+    :param changed: called when a value changed.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        spawning: Spawning,
+        static: Mapping[str, str],
+        commands: tuple[LabelCommand, ...] = (),
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._reactor = reactor
+        self._spawning = spawning
+        self._static = dict(static)
+        self._commands = commands
+        self._changed = changed
+        self._values: dict[str, str] = {}
+        self._troubles: dict[str, str] = {}
+        self._loops: list[LoopingCall] = []
+        self._runs: set[Deferred[None]] = set()
+
+    @property
+    def current(self) -> dict[str, str]:
+        """Return the labels as they are now."""
+        return {**self._values, **self._static}
+
+    def start(self) -> Deferred[Any]:
+        """Run the commands from now on; fires when each has run once."""
+        first = []
+        for command in self._commands:
+            self._values[command.name] = UNKNOWN
+            loop = LoopingCall(self._run, command)
+            loop.clock = self._reactor
+            self._loops.append(loop)
+            loop.start(command.period.total_seconds(), now=False)
+            first.append(self._run(command))
+        return DeferredList(first)
+
+    def stop(self) -> None:
+        """Run nothing any more."""
+        for loop in self._loops:
+            loop.stop()
+        self._loops.clear()
+        for run in list(self._runs):
+            run.cancel()
+
+    def _run(self, command: LabelCommand) -> Deferred[None]:
+        run = Deferred.fromCoroutine(self._ask(command))
+        seconds = min(LONGEST_RUN, command.period.total_seconds())
+        run.addTimeout(seconds, self._reactor)
+        self._runs.add(run)
+
+        def ended(result: Any) -> None:
+            self._runs.discard(run)
+            if isinstance(result, Failure):
+                self._failed(command, _why(result))
+
+        run.addBoth(ended)
+        return run
+
+    async def _ask(self, command: LabelCommand) -> None:
+        launch = Launch("program", _nobody(), tuple(map(os.fsencode, command.command)))
+        null = [os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC) for _ in range(2)]
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        output = _Output(self._reactor, reading)
+        try:
+            running = await self._spawning.start(launch, (null[0], writing, null[1]))
+            try:
+                data = await output.done
+                if len(data) < OUTPUT_LIMIT:
+                    _check(await running.exited)
+            finally:
+                running.signal("KILL")
+        finally:
+            output.close()
+        self._set(command, data)
+
+    def _set(self, command: LabelCommand, data: bytes) -> None:
+        text = "".join(c for c in data.decode("utf-8", "replace").strip() if c.isprintable())
+        self._troubles.pop(command.name, None)
+        if self._values.get(command.name) != text[:VALUE_LIMIT]:
+            self._values[command.name] = text[:VALUE_LIMIT]
+            self._changed()
+
+    def _failed(self, command: LabelCommand, why: str) -> None:
+        if self._troubles.get(command.name) != why:
+            self._troubles[command.name] = why
+            _log.warn(
+                "the command of label {name!r} failed: {why!r}; it keeps its value",
+                name=command.name,
+                why=why,
+            )
+
+
+def _check(how: Exit) -> None:
+    if how.status != 0:
+        raise TeleError(f"it ended with {how.signal or how.status}")
+
+
+def _why(failure: Failure) -> str:
+    return str(failure.value) or type(failure.value).__name__
+
+
+def _nobody() -> str:
+    """Return the account that label commands run as."""
+    if os.geteuid() != 0:
+        return own_login()
+    try:
+        return pwd.getpwnam("nobody").pw_name
+    except KeyError:
+        raise TeleError("this machine has no account nobody to run commands as") from None
+
+
+@implementer(IReadDescriptor)
+class _Output:
+    """Gathers the start of what comes from a pipe. ``done`` fires at its end or when full."""
+
+    def __init__(self, reactor: Any, descriptor: int) -> None:
+        self._reactor = reactor
+        self._descriptor: int | None = descriptor
+        self._data = b""
+        self.done: Deferred[bytes] = Deferred()
+        os.set_blocking(descriptor, False)
+        reactor.addReader(self)
+
+    def fileno(self) -> int:
+        """Return the pipe's descriptor."""
+        return -1 if self._descriptor is None else self._descriptor
+
+    def doRead(self) -> None:
+        """Some of it, or its end, is there."""
+        if self._descriptor is None:
+            return
+        try:
+            data = os.read(self._descriptor, OUTPUT_LIMIT)
+        except BlockingIOError:
+            return
+        self._data += data
+        if not data or len(self._data) >= OUTPUT_LIMIT:
+            self._end()
+
+    def _end(self) -> None:
+        self.close()
+        if not self.done.called:
+            self.done.callback(self._data[:OUTPUT_LIMIT])
+
+    def close(self) -> None:
+        """Read no more. May be called twice."""
+        if self._descriptor is not None:
+            self._reactor.removeReader(self)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The other end is closed and all is read, or the reactor ends."""
+        self._end()
+
+    def logPrefix(self) -> str:
+        """Return a name for the reactor's log."""
+        return "label"

@@ -1,0 +1,203 @@
+"""What runs on this node for one connection: shells, commands and sftp?
+
+Laws of this file:
+
+* Everything runs through the spawner; here are only descriptors, environment and words.
+* A forced command replaces whatever was asked for, and what was asked for becomes a
+  variable, as sshd does it.
+* Descriptors that a program does not get are closed here, whatever goes wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+from typing import Any, Final
+
+from attrs import define, field, frozen
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from tele.conch.programs import Exit, IProgram, ISessionPrograms, ProgramRequest, PtyRequest
+from tele.errors import AccessDenied, InvalidInput, Unavailable, quoted
+from tele.model.access import Grant
+from tele.node.spawn_messages import CLIENT_ENVIRONMENT
+from tele.node.spawning import Launch, Running, Spawning
+from tele.node.terminal import open_terminal, set_size
+
+#: Bytes that a pipe holds: big enough for few turns of the reactor, small enough that an
+#: ordinary user's share of the kernel (pipe-user-pages-soft) is good for a hundred sessions.
+PIPE_SIZE: Final = 256 * 1024
+VALUE_LIMIT: Final = 4096
+_TERM: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", re.ASCII)
+
+
+@frozen
+class Visit:
+    """Between whom a connection is; addresses are (host, port)."""
+
+    grant: Grant
+    session_id: str
+    remote_addr: tuple[str, int]
+    local_addr: tuple[str, int]
+
+
+@implementer(IProgram)
+@define(eq=False)
+class Program:
+    """One running program; see :class:`tele.conch.programs.IProgram`."""
+
+    stdin: int | None
+    stdout: int | None
+    stderr: int | None
+    _running: Running
+    _forced: bool
+    _terminal: int | None = None
+    tap: Any = None
+    exited: Deferred[Exit] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.exited = self._running.exited
+        self.exited.addCallback(self._ended)
+
+    def _ended(self, how: Exit) -> Exit:
+        self._let_go()
+        return how
+
+    def _let_go(self) -> None:
+        terminal, self._terminal = self._terminal, None
+        if terminal is not None:
+            os.close(terminal)
+
+    def signal(self, name: str) -> bool:
+        """Signal its process group; not a forced command's, whose business that is."""
+        return not self._forced and self._running.signal(name)
+
+    def resize(self, columns: int, rows: int, width: int, height: int) -> None:
+        """Tell its terminal the new size."""
+        if self._terminal is not None:
+            set_size(self._terminal, columns, rows, width, height)
+
+    def hang_up(self) -> None:
+        """The client is gone: so is the terminal, and the group gets SIGHUP."""
+        self._let_go()
+        self._running.hang_up()
+
+
+@implementer(ISessionPrograms)
+@frozen
+class NodePrograms:
+    """Starts programs for one visit, as the login that was granted."""
+
+    _spawning: Spawning
+    _visit: Visit
+
+    def env_allowed(self, name: str) -> bool:
+        """LANG, LC_* and a few harmless others; never what changes what is run."""
+        return CLIENT_ENVIRONMENT.fullmatch(name) is not None
+
+    def start(self, request: ProgramRequest, channel_number: int) -> Deferred[Any]:
+        """See :class:`tele.conch.programs.ISessionPrograms`."""
+        return Deferred.fromCoroutine(self._start(request))
+
+    async def _start(self, request: ProgramRequest) -> Program:
+        if request.pty is not None and not self._visit.grant.permit_pty:
+            raise AccessDenied("a terminal is not permitted here", "pty")
+        launch = self._launch(request)
+        try:
+            ours, theirs = _pipes() if request.pty is None else _terminal(request.pty)
+        except OSError as error:
+            raise Unavailable(f"the node cannot start a session: {error.strerror}") from None
+        forced = self._visit.grant.force_command is not None
+        try:
+            running = await self._spawning.start(launch, theirs)
+        except BaseException:
+            for descriptor in ours:
+                os.close(descriptor)
+            raise
+        if request.pty is None:
+            stdin, stdout, stderr = ours
+            return Program(stdin, stdout, stderr, running, forced)
+        stdin, stdout, terminal = ours
+        return Program(stdin, stdout, None, running, forced, terminal)
+
+    def _launch(self, request: ProgramRequest) -> Launch:
+        kind, words, original = _what(request)
+        environment = self._environment(request)
+        force = self._visit.grant.force_command
+        if force == "internal-sftp":
+            kind, words = "sftp", ()
+        elif force is not None:
+            kind, words = "exec", (force.encode(),)
+        if force is not None and original:
+            environment["SSH_ORIGINAL_COMMAND"] = original
+        return Launch(
+            kind, self._visit.grant.login, words, environment, pty=request.pty is not None
+        )
+
+    def _environment(self, request: ProgramRequest) -> dict[str, bytes]:
+        visit = self._visit
+        remote = f"{visit.remote_addr[0]} {visit.remote_addr[1]}"
+        given = {
+            name: value[:VALUE_LIMIT]
+            for name, value in request.env.items()
+            if self.env_allowed(name) and "\0" not in value
+        }
+        own = {
+            "SSH_CLIENT": f"{remote} {visit.local_addr[1]}",
+            "SSH_CONNECTION": f"{remote} {visit.local_addr[0]} {visit.local_addr[1]}",
+            "TELE_SESSION_ID": visit.session_id,
+            "TELE_USER": visit.grant.identity.user,
+        }
+        if request.pty is not None:
+            # Libraries make a file name of it.
+            term = request.pty.term
+            own["TERM"] = term if _TERM.fullmatch(term) else "dumb"
+        return {name: os.fsencode(value) for name, value in (given | own).items()}
+
+
+def _what(request: ProgramRequest) -> tuple[str, tuple[bytes, ...], bytes]:
+    """Return kind and words for the spawner, and what SSH_ORIGINAL_COMMAND would be."""
+    match request.kind:
+        case "shell":
+            return "shell", (), b""
+        case "exec":
+            return "exec", (request.command,), request.command
+        case "subsystem" if request.command == b"sftp":
+            return "sftp", (), b"sftp"
+    raise InvalidInput(f"there is no subsystem {quoted(request.command)} on this node")
+
+
+def _pipes() -> tuple[list[int], list[int]]:
+    """Return our ends (non-blocking) and the program's ends of pipes 0, 1 and 2."""
+    ours: list[int] = []
+    theirs: list[int] = []
+    try:
+        for number in range(3):
+            reading, writing = os.pipe2(os.O_CLOEXEC)
+            ours.append(writing if number == 0 else reading)
+            theirs.append(reading if number == 0 else writing)
+            os.set_blocking(ours[-1], False)
+            if number < 2:
+                with contextlib.suppress(OSError):  # the user's share is used up
+                    fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+    except OSError:
+        for descriptor in (*ours, *theirs):
+            os.close(descriptor)
+        raise
+    return ours, theirs
+
+
+def _terminal(request: PtyRequest) -> tuple[list[int], list[int]]:
+    """Return the master thrice (to write, to read, to resize) and the slave."""
+    master, slave = open_terminal(request)
+    ours = [master]
+    try:
+        ours += [os.dup(master), os.dup(master)]
+    except OSError:
+        for descriptor in (*ours, slave):
+            os.close(descriptor)
+        raise
+    return ours, [slave]

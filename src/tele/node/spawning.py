@@ -1,0 +1,429 @@
+"""How does the node talk to its spawner, and what if that dies?
+
+Laws of this file:
+
+* Nothing here waits: requests are queued and sent, reports come through the reactor.
+* A spawner that dies is replaced at once, later ones with growing pauses. What it had
+  started goes on: terminals and pipes are ours, only exit statuses are lost, and the end
+  of each such process is seen through a pidfd.
+* Each descriptor has one owner: those handed to :meth:`Spawning.start` are closed here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import define, field, frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReadDescriptor, IWriteDescriptor
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from tele.conch.programs import Exit
+from tele.errors import AccessDenied, InvalidInput, TeleError, Unavailable
+from tele.loop import backoff, make_logger
+from tele.node.accounts import Refused
+from tele.node.spawn_messages import MAX_MESSAGE, SIGNALS, pack
+
+PROGRAM: Final = Path(__file__).with_name("spawner.py")
+START_TIMEOUT: Final = 30.0
+#: A spawner that lived so long, in seconds, is replaced without a pause.
+STEADY: Final = 60.0
+
+_log: Final = make_logger(__name__)
+
+
+@frozen
+class Launch:
+    """What to start. ``words``: one command line for ``exec``, argv for ``program``."""
+
+    kind: str
+    login: str
+    words: tuple[bytes, ...] = ()
+    environment: Mapping[str, bytes] = field(factory=dict)
+    pty: bool = False
+
+
+@define(eq=False)
+class Running:
+    """One started process. ``exited`` fires once, with how it ended."""
+
+    pid: int
+    exited: Deferred[Exit]
+    _tell: Callable[[dict[str, Any]], bool]
+
+    def signal(self, name: str) -> bool:
+        """Signal its process group as its user (``TERM``); False if that cannot be."""
+        return name in SIGNALS and self._tell({"op": "signal", "signal": name})
+
+    def hang_up(self) -> None:
+        """Its terminal, or whoever was listening, is gone: SIGHUP."""
+        self._tell({"op": "hangup"})
+
+
+@define(eq=False)
+class _Session:
+    started: Deferred[Running]
+    exited: Deferred[Exit] = field(factory=Deferred)
+    pid: int = 0
+    given_up: bool = False
+    orphan: int | None = None
+    timeout: Any = None
+
+
+class Spawning:
+    """Starts people's processes through a spawner, which it keeps alive.
+
+    :param reactor: the reactor; also the clock.
+    :param command: how to run the spawner; its descriptor's number is added.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        command: Sequence[str] = (sys.executable, "-I", "-S", str(PROGRAM)),
+    ) -> None:
+        self._reactor = reactor
+        self._command = tuple(command)
+        self._link: _Link | None = None
+        self._sessions: dict[int, _Session] = {}
+        self._number = 0
+        self._failures = 0
+        self._since = 0.0
+        self._restart: Any = None
+        self._stopped = False
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the spawner, if it lives."""
+        return None if self._link is None else self._link.process.pid
+
+    def open(self) -> None:
+        """Start the spawner: before the first connection. Raises OSError."""
+        self._stopped = False
+        self._since = self._reactor.seconds()
+        self._link = _Link(self._reactor, self._command, self._received, self._lost)
+
+    async def close(self) -> None:
+        """End the spawner, which hangs up all that it started, and wait for its end."""
+        self._stopped = True
+        if self._restart is not None:
+            self._restart.cancel()
+            self._restart = None
+        if self._link is not None:
+            link, self._link = self._link, None
+            await link.close()
+        self._orphan_all()
+
+    def start(self, launch: Launch, descriptors: Sequence[int]) -> Deferred[Running]:
+        """Start a session on ``descriptors`` (a terminal's slave, or 0, 1 and 2).
+
+        They are closed here, whatever happens. Fails with AccessDenied when the account
+        may not, InvalidInput for what cannot be a command, Unavailable when it is the
+        machine's fault. Cancelling the Deferred ends what was started.
+        """
+        try:
+            return self._start(launch, descriptors)
+        except Refused as refused:
+            return _failed(_error(refused.reason, str(refused)))
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _start(self, launch: Launch, descriptors: Sequence[int]) -> Deferred[Running]:
+        if self._link is None:
+            return _failed(Unavailable("this node cannot start sessions now; try again"))
+        self._number += 1
+        number = self._number
+        header = {
+            "op": "start",
+            "id": number,
+            "kind": launch.kind,
+            "login": launch.login,
+            "pty": launch.pty,
+            "words": len(launch.words),
+        }
+        variables = [f"{k}=".encode() + v for k, v in launch.environment.items()]
+        data = pack(header, [*launch.words, *variables])
+        started: Deferred[Running] = Deferred(lambda _: self._give_up(number))
+        session = self._sessions[number] = _Session(started)
+        session.timeout = self._reactor.callLater(START_TIMEOUT, self._too_late, number)
+        self._link.send(data, tuple(map(os.dup, descriptors)))
+        return started
+
+    def _tell(self, number: int, request: dict[str, Any]) -> bool:
+        session = self._sessions.get(number)
+        if session is None:
+            return False
+        if session.orphan is not None:
+            if request["op"] != "hangup":
+                return False
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(session.orphan, signal.SIGHUP)
+            return True
+        if self._link is None:
+            return False
+        self._link.send(pack({**request, "id": number}), ())
+        return True
+
+    def _give_up(self, number: int) -> None:
+        """Nobody waits for this start any more: end it, before or after its exec."""
+        session = self._sessions.get(number)
+        if session is not None:
+            session.given_up = True
+            self._tell(number, {"op": "hangup" if session.pid else "kill"})
+
+    def _too_late(self, number: int) -> None:
+        session = self._sessions[number]
+        session.timeout = None
+        self._give_up(number)
+        session.started.errback(
+            Failure(Unavailable("the session did not start in time; the node is overloaded"))
+        )
+
+    # -- reports ----------------------------------------------------------------------
+    def _received(self, report: dict[str, Any]) -> None:
+        number, event = report["id"], report["event"]
+        session = self._sessions.get(number)
+        if event == "refused":
+            _log.error("the spawner refused a request: {text!r}", text=report["message"])
+        elif session is None:
+            return
+        elif event == "started":
+            self._started(number, session, report["pid"])
+        elif event == "failed":
+            del self._sessions[number]
+            self._fail(session, _error(report["reason"], report["message"]))
+        elif event == "exited":
+            self._ended(number, Exit(report["status"], report["signal"], core=report["core"]))
+
+    def _started(self, number: int, session: _Session, pid: int) -> None:
+        session.pid = pid
+        self._settle(session)
+        if session.given_up:
+            self._tell(number, {"op": "hangup"})
+            return
+        running = Running(pid, session.exited, lambda request: self._tell(number, request))
+        session.started.callback(running)
+
+    def _fail(self, session: _Session, error: TeleError) -> None:
+        self._settle(session)
+        if not session.given_up:
+            session.started.errback(Failure(error))
+
+    def _settle(self, session: _Session) -> None:
+        if session.timeout is not None:
+            session.timeout.cancel()
+            session.timeout = None
+
+    def _ended(self, number: int, how: Exit) -> None:
+        session = self._sessions.pop(number, None)
+        if session is not None and not session.exited.called:
+            session.exited.callback(how)
+
+    # -- its death --------------------------------------------------------------------
+    def _lost(self) -> None:
+        self._link = None
+        self._orphan_all()
+        if self._stopped:
+            return
+        lived = self._reactor.seconds() - self._since
+        self._failures = 0 if lived > STEADY else self._failures + 1
+        pause = 0.0 if self._failures <= 1 else backoff(self._failures - 2)
+        _log.error(
+            "the spawner ended after {lived:.0f} s; starting another in {pause:.1f} s",
+            lived=lived,
+            pause=pause,
+        )
+        self._restart = self._reactor.callLater(pause, self._open_again)
+
+    def _open_again(self) -> None:
+        self._restart = None
+        try:
+            self.open()
+        except OSError:
+            _log.failure("the spawner cannot be started")
+            self._lost()
+
+    def _orphan_all(self) -> None:
+        """What the spawner had started goes on; what it had not told of did not start."""
+        for number, session in list(self._sessions.items()):
+            if not session.pid:
+                del self._sessions[number]
+                self._fail(session, Unavailable("the node's spawner ended; try again"))
+                continue
+            lost = Exit(None, None, message="its exit status is lost: the spawner ended")
+            try:
+                if os.getsid(session.pid) != session.pid:
+                    raise ProcessLookupError  # the number is another's by now
+                session.orphan = os.pidfd_open(session.pid)
+            except OSError:
+                self._ended(number, lost)
+                continue
+            _Watch(self._reactor, session.orphan, partial(self._ended, number, lost))
+
+
+def _failed(error: TeleError) -> Deferred[Any]:
+    result: Deferred[Any] = Deferred()
+    result.errback(Failure(error))
+    return result
+
+
+def _error(reason: str, message: str) -> TeleError:
+    if reason == "invalid":
+        return InvalidInput(message)
+    if reason in ("spawner", "exec"):
+        return Unavailable(message)
+    return AccessDenied(message, reason)
+
+
+@implementer(IReadDescriptor)
+class _Watch:
+    """Waits for the end of a process that is not our child, and closes its pidfd."""
+
+    def __init__(self, reactor: Any, descriptor: int, ended: Callable[[], None]) -> None:
+        self._reactor = reactor
+        self._descriptor = descriptor
+        self._on_end = ended
+        reactor.addReader(self)
+
+    def fileno(self) -> int:
+        """Return the pidfd; it is readable once the process is gone."""
+        return self._descriptor
+
+    def doRead(self) -> None:
+        """The process is gone."""
+        if self._descriptor >= 0:
+            self._reactor.removeReader(self)
+            os.close(self._descriptor)
+            self._descriptor = -1
+            self._on_end()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The process is gone and reaped, or the reactor ends."""
+        self.doRead()
+
+    def logPrefix(self) -> str:
+        """Return a name for the reactor's log."""
+        return "orphan"
+
+
+@implementer(IReadDescriptor, IWriteDescriptor)
+class _Link:
+    """The socket to one spawner process, and that process."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        command: Sequence[str],
+        received: Callable[[dict[str, Any]], None],
+        lost: Callable[[], None],
+    ) -> None:
+        self._reactor = reactor
+        self._on_report = received
+        self._on_loss = lost
+        self._queue: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        self._closed: Deferred[None] | None = None
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.setblocking(False)
+        with theirs:
+            try:
+                self.process = subprocess.Popen(  # noqa: S603 - our own program
+                    [*command, str(theirs.fileno())],
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    cwd="/",
+                    env={"TZ": os.environ["TZ"]} if "TZ" in os.environ else {},
+                    start_new_session=True,  # the terminal's Ctrl-C is for the node
+                )
+            except OSError:
+                self._socket.close()
+                raise
+        reactor.addReader(self)
+
+    def send(self, data: bytes, descriptors: tuple[int, ...]) -> None:
+        """Send one message, now or as soon as there is room; closes ``descriptors``."""
+        self._queue.append((data, descriptors))
+        if len(self._queue) == 1:
+            self.doWrite()
+
+    async def close(self) -> None:
+        """Let the spawner end by itself; make it end after five seconds."""
+        self._closed = Deferred()
+        self._socket.shutdown(socket.SHUT_WR)
+        timer = self._reactor.callLater(5, self.process.kill)
+        await self._closed
+        if timer.active():
+            timer.cancel()
+
+    def doRead(self) -> None:
+        """A report is there, or the end."""
+        try:
+            data = self._socket.recv(MAX_MESSAGE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._on_report(json.loads(data))
+        else:
+            self._end()
+
+    def doWrite(self) -> None:
+        """Send what waits."""
+        while self._queue:
+            data, descriptors = self._queue[0]
+            try:
+                socket.send_fds(self._socket, [data], descriptors)
+            except BlockingIOError:
+                self._reactor.addWriter(self)
+                return
+            except OSError:
+                break  # it is gone; doRead will be told
+            self._queue.popleft()
+            _close(descriptors)
+        self._reactor.removeWriter(self)
+
+    def _end(self) -> None:
+        self._reactor.removeReader(self)
+        self._reactor.removeWriter(self)
+        self._socket.close()
+        for _, descriptors in self._queue:
+            _close(descriptors)
+        self._queue.clear()
+        # Its end of the socket is closed, so it is ending; this makes the wait short.
+        self.process.kill()
+        self.process.wait()
+        if self._closed is None:
+            self._on_loss()
+        else:
+            self._closed.callback(None)
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        return self._socket.fileno()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor ends, or cannot poll us."""
+        self._end()
+
+    def logPrefix(self) -> str:
+        """Return a name for the reactor's log."""
+        return "spawner"
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -1,0 +1,68 @@
+"""A reactor of one's own, for tests that need real descriptors: nothing global is touched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.epollreactor import EPollReactor
+from twisted.python.failure import Failure
+
+T = TypeVar("T")
+
+
+class OwnReactor(EPollReactor):
+    """Turned by hand; never the one that ``twisted.internet`` has installed."""
+
+    def turn(self, seconds: float = 0.05) -> None:
+        """Do what is to be done, waiting at most ``seconds`` for it."""
+        self.runUntilCurrent()
+        due = self.timeout()
+        self.doIteration(seconds if due is None else min(seconds, due))
+
+    def wait(self, work: Deferred[T] | Coroutine[Any, Any, T], seconds: float = 30.0) -> T:
+        """Turn until ``work`` is done and return its result, or raise its error."""
+        deferred = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
+        results: list[Any] = []
+        deferred.addBoth(results.append)
+        self.until(lambda: bool(results), seconds)
+        (result,) = results
+        if isinstance(result, Failure):
+            result.raiseException()
+        value: T = result
+        return value
+
+    def until(self, condition: Any, seconds: float = 30.0) -> None:
+        """Turn until ``condition()`` is true."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"waited {seconds:g} s"
+            self.turn()
+
+    def sleep(self, seconds: float) -> None:
+        """Turn for a while."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self.turn(0.01)
+
+
+@contextmanager
+def own_reactor() -> Iterator[OwnReactor]:
+    """Make a reactor, and close what it holds at the end."""
+    reactor = OwnReactor()
+    # Without this nothing is resolved or started; no signal handler is touched.
+    reactor.startRunning(installSignalHandlers=False)
+    try:
+        yield reactor
+    finally:
+        reactor.fireSystemEvent("shutdown")
+        for _ in range(3):
+            reactor.turn(0)
+        reactor.disconnectAll()
+        waker = reactor.waker
+        if waker is not None:
+            waker.connectionLost(None)
+        reactor._poller.close()
