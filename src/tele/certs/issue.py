@@ -20,6 +20,7 @@ from tele.certs import check
 from tele.certs.algorithms import certificate_type
 from tele.certs.certificate import Certificate, CertKind, parse_certificate, write_options
 from tele.certs.keys import PrivateKey, parse_public_key
+from tele.certs.names import check_name, own_addresses
 from tele.errors import InvalidInput
 from tele.model.identity import HostRole
 from tele.wire.fields import Reader, string, uint32
@@ -97,7 +98,12 @@ def issue_user(
 
 
 def host_principals(request: HostCertificateRequest) -> tuple[str, ...]:
-    """Names and addresses that a host certificate is good for, each once, in order."""
+    """Names and addresses that a host certificate is good for, each once, in order.
+
+    Raises :class:`InvalidInput` for a name that is somebody else's; addresses that are
+    names of the cluster are left out.
+    """
+    check_name(request.name, request.host_id, request.role)
     named = (
         f"{request.host_id}.{request.cluster}",
         request.host_id,
@@ -109,7 +115,9 @@ def host_principals(request: HostCertificateRequest) -> tuple[str, ...]:
         HostRole.PROXY: (f"proxy.{request.cluster}",),
         HostRole.AUTH: (f"auth.{request.cluster}",),
     }[request.role]
-    return tuple(dict.fromkeys((*named, *reserved, *request.addresses)))
+    return tuple(
+        dict.fromkeys((*named, *reserved, *own_addresses(request.addresses, request.cluster)))
+    )
 
 
 def issue_host(

@@ -19,6 +19,7 @@ from tele.certs.issue import (
     HostCertificateRequest,
     UserCertificateRequest,
     issue_host,
+    issue_sshd,
     issue_user,
 )
 from tele.certs.keys import PrivateKey, parse_line, parse_public_key
@@ -201,8 +202,8 @@ def test_host_names_are_checked() -> None:
 )
 def test_host_wildcards(pattern: str, name: str, good: bool) -> None:
     """Wildcards in host principals mean what they mean to OpenSSH."""
-    request = evolve(HOST, addresses=(pattern,))
-    host = issue_host(CA, KEYS["ssh-ed25519"].public.blob, request, NOW, os.urandom)
+    blob = KEYS["ssh-ed25519"].public.blob
+    host = issue_sshd(CA, blob, "sshd", (pattern,), timedelta(hours=1), NOW, os.urandom)
     if good:
         check_host(host, {CA.public.blob}, [name], NOW)
     else:
