@@ -320,8 +320,8 @@ class LocalAuthority:
     async def _announce(self, request: Presence, caller: Caller) -> members.Announced:
         if len(request.addresses) > ADDRESSES_LIMIT:
             raise InvalidInput(f"more than {ADDRESSES_LIMIT} addresses")
-        await self._parts.members.announce(_host(caller), request)
-        return members.Announced()
+        bound = await self._parts.members.announce(_host(caller), request)
+        return members.Announced(labels=bound)
 
     def _watch_state(self, request: members.WatchState, receiver: Any) -> Deferred[None]:
         return self._parts.state.watch(receiver)

@@ -121,8 +121,8 @@ class Members:
             )
         return member
 
-    async def announce(self, identity: HostIdentity, presence: Presence) -> None:
-        """Take a member's word that it lives."""
+    async def announce(self, identity: HostIdentity, presence: Presence) -> Mapping[str, str]:
+        """Take a member's word that it lives; returns the labels that its token bound."""
         member = await self.require(identity)
         presence = evolve(presence, role=identity.role, name=member.name)
         word = LastWord(
@@ -130,6 +130,7 @@ class Members:
         )
         key = member_key(identity.role, identity.host_id)
         await self._backend.commit(self._words.put(key, word, ttl=self._forget_after))
+        return member.labels
 
     async def remove(self, host_id: str) -> tuple[Member, ...]:
         """End the membership of a machine in all its roles. Raises :class:`NotFound`."""

@@ -15,6 +15,7 @@ from tele.errors import TeleError
 from tele.loop import backoff
 from tele.membership.bell import Bell
 from tele.membership.calls import Calls
+from tele.model.api.members import Announced
 from tele.model.api.table import ANNOUNCE
 from tele.model.presence import ANNOUNCE_PERIOD, Presence
 
@@ -31,11 +32,13 @@ class Announcer:
         calls: Calls,
         presence: Callable[[], Presence],
         dice: Callable[[], float],
+        heard: Callable[[Announced], None],
     ) -> None:
         self._reactor = reactor
         self._calls = calls
         self._presence = presence
         self._dice = dice
+        self._heard = heard
         self._bell = Bell(reactor)
         self._timer: Any = None
 
@@ -60,7 +63,7 @@ class Announcer:
         failures = 0
         while True:
             try:
-                await self._calls.perform("announce", ANNOUNCE, self._presence())
+                self._heard(await self._calls.perform("announce", ANNOUNCE, self._presence()))
             except TeleError:
                 pause = min(period, backoff(failures, 2.0, period, self._dice))
                 failures += 1

@@ -14,7 +14,7 @@ Laws of this file:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -34,7 +34,7 @@ from tele.membership.events import EventSender
 from tele.membership.identity import MemberIdentity, assemble, ssh_authorities, tls_authorities
 from tele.membership.joining import Applicant, JoinSettings, Network, join
 from tele.membership.store import MemberStore
-from tele.model.api.members import ClusterState, RenewRequest, WatchState
+from tele.model.api.members import Announced, ClusterState, RenewRequest, WatchState
 from tele.model.api.table import RENEW, WATCH_STATE
 from tele.model.authority import AuthorityKind, TrustedAuthority
 from tele.model.event import Event
@@ -77,7 +77,7 @@ class Member(Service):
         self._network = network or Network()
         self._dice = dice
         self._calls = Calls()
-        self._announcer = Announcer(reactor, self._calls, presence, dice)
+        self._announcer = Announcer(reactor, self._calls, presence, dice, self._announced)
         self._sender = EventSender(reactor, self._calls, store.spool)
         self._authority: Any = None
         self._waiting: list[Deferred[None]] = []
@@ -122,6 +122,11 @@ class Member(Service):
     def ssh_trust(self, kind: AuthorityKind) -> frozenset[bytes]:
         """Return the key blobs of the SSH authorities of ``kind`` to trust now."""
         return ssh_authorities(self.authorities, kind)
+
+    @property
+    def bound_labels(self) -> Mapping[str, str]:
+        """Labels that the cluster bound to this host: they win over what it says of itself."""
+        return self._store.bound
 
     @property
     def autonomous(self) -> timedelta:
@@ -309,6 +314,11 @@ class Member(Service):
 
     async def _pause(self, seconds: float) -> None:
         await Bell(self._reactor).wait(seconds)
+
+    def _announced(self, answer: Announced) -> None:
+        if dict(answer.labels) != dict(self._store.bound):
+            self._store.keep_bound(answer.labels)
+            self._changed()
 
     # -- the cluster's state ----------------------------------------------------------
     async def _follow(self) -> None:

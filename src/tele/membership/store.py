@@ -12,8 +12,11 @@ from __future__ import annotations
 import fcntl
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Protocol
+
+from attrs import frozen
 
 from tele.errors import Conflict, InvalidInput, TeleError
 from tele.membership.files import private_folder, read_private, write_private
@@ -44,12 +47,21 @@ def host_id_in(folder: Path) -> str:
         raise TeleError(f"{path} does not hold the id of a machine; restore or remove it") from None
 
 
+@frozen
+class _Bound:
+    labels: Mapping[str, str]
+
+
 class MemberStore(Protocol):
-    """What a member remembers. ``identity`` and ``state`` are None at first."""
+    """What a member remembers. ``identity`` and ``state`` are None at first.
+
+    ``bound`` are labels that the cluster gave this host, whatever it says of itself.
+    """
 
     host_id: str
     identity: MemberIdentity | None
     state: ClusterState | None
+    bound: Mapping[str, str]
     spool: Spool
 
     def keep_identity(self, identity: MemberIdentity) -> None:
@@ -57,6 +69,9 @@ class MemberStore(Protocol):
 
     def keep_state(self, state: ClusterState) -> None:
         """Remember the last state of the cluster."""
+
+    def keep_bound(self, labels: Mapping[str, str]) -> None:
+        """Remember the labels that the cluster bound to this host."""
 
     def close(self) -> None:
         """Let go of files."""
@@ -69,6 +84,7 @@ class MemoryStore:
         self.host_id = host_id or str(uuid.uuid4())
         self.identity: MemberIdentity | None = None
         self.state: ClusterState | None = None
+        self.bound: Mapping[str, str] = {}
         self.spool: Spool = MemorySpool()
 
     def keep_identity(self, identity: MemberIdentity) -> None:
@@ -78,6 +94,10 @@ class MemoryStore:
     def keep_state(self, state: ClusterState) -> None:
         """See :class:`MemberStore`."""
         self.state = state
+
+    def keep_bound(self, labels: Mapping[str, str]) -> None:
+        """See :class:`MemberStore`."""
+        self.bound = labels
 
     def close(self) -> None:
         """See :class:`MemberStore`."""
@@ -97,6 +117,7 @@ class DirectoryStore:
         try:
             self.identity = self._read_identity()
             self.state = self._read_state()
+            self.bound = self._read_bound()
             self.spool: Spool = FileSpool(self._folder / "events")
         except TeleError:
             os.close(self._lock)
@@ -132,6 +153,10 @@ class DirectoryStore:
         except InvalidInput:
             return None  # of another version, or torn: auth tells it again
 
+    def _read_bound(self) -> Mapping[str, str]:
+        data = read_private(self._folder / "labels.json")
+        return {} if data is None else decode(_Bound, data).labels
+
     def keep_identity(self, identity: MemberIdentity) -> None:
         """See :class:`MemberStore`."""
         write_private(self._folder / "identity.json", to_bytes(identity))
@@ -141,6 +166,11 @@ class DirectoryStore:
         """See :class:`MemberStore`."""
         write_private(self._folder / "state.json", encode(state))
         self.state = state
+
+    def keep_bound(self, labels: Mapping[str, str]) -> None:
+        """See :class:`MemberStore`."""
+        write_private(self._folder / "labels.json", encode(_Bound(labels)))
+        self.bound = labels
 
     def close(self) -> None:
         """See :class:`MemberStore`."""

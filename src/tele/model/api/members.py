@@ -65,9 +65,13 @@ class RenewRequest:
 
 @frozen
 class Announced:
-    """Auth heard it. ``rotation`` is what the host should have reached."""
+    """Auth heard it. ``rotation`` is what the host should have reached.
+
+    ``labels`` are those that the cluster bound to the host; they win over its own.
+    """
 
     rotation: str = ""
+    labels: Mapping[str, str] = Factory(dict)
 
 
 @frozen
