@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
@@ -178,3 +179,60 @@ class IAuthority(Interface):
 
         Fires when the stream ends; cancel the Deferred to end it.
         """
+
+
+# -- choosing plugins by ``kind:arguments`` ----------------------------------------------
+
+
+@frozen
+class Surroundings:
+    """What a factory may use: the reactor, and ``data_dir``, the folder of this machine."""
+
+    reactor: Any
+    data_dir: Path
+
+
+@frozen
+class RecorderSurroundings(Surroundings):
+    """``sign`` makes an SSH signature blob with the host's key, ``host_certificate`` is a line.
+
+    ``authority`` is auth, called as this host. All of them work once the host is a member.
+    """
+
+    authority: IAuthority
+    sign: Callable[[bytes], bytes]
+    host_certificate: Callable[[], str]
+
+
+class IFactory(Interface):
+    """Makes one kind of plugin; an object that provides one of the interfaces below.
+
+    It provides ``twisted.plugin.IPlugin``, too, and is found as an attribute of a module in
+    a folder ``tele/plugins`` anywhere on Python's path.
+    """
+
+    kind = Attribute("str: the word before the colon")
+    help = Attribute("str: one line on what it is and what its arguments are")
+
+    def make(arguments: str, surroundings: Any) -> Any:
+        """Return the plugin; raises :class:`tele.errors.InvalidInput` for bad arguments.
+
+        ``arguments`` is what stands after the colon, or nothing. ``surroundings`` is a
+        :class:`Surroundings`, for a recorder a :class:`RecorderSurroundings`.
+        """
+
+
+class IBackendFactory(IFactory):
+    """Makes an :class:`IBackend`; ``auth.store`` chooses it."""
+
+
+class IArchiveFactory(IFactory):
+    """Makes an :class:`IArchive`; ``auth.recordings`` chooses it."""
+
+
+class IAuditSinkFactory(IFactory):
+    """Makes an :class:`IAuditSink`; each element of ``auth.audit`` chooses one."""
+
+
+class IRecorderFactory(IFactory):
+    """Makes an :class:`IRecorder`; ``node.recorder`` chooses it."""

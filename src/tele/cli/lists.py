@@ -1,4 +1,4 @@
-"""How does a command line say values that are more than a word, and how do many pages become one?"""
+"""How does a command line say more than words, and how do many pages become one list?"""
 
 from __future__ import annotations
 

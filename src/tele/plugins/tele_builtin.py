@@ -1,0 +1,101 @@
+"""Which plugins ship with tele? Their kinds; the things themselves are imported when made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+from tele.errors import InvalidInput
+from tele.interfaces import (
+    IArchive,
+    IArchiveFactory,
+    IAuditSink,
+    IAuditSinkFactory,
+    IBackend,
+    IBackendFactory,
+    IRecorder,
+    IRecorderFactory,
+    RecorderSurroundings,
+    Surroundings,
+)
+
+
+def _path(arguments: str, surroundings: Surroundings, default: str) -> Path:
+    """Return the path that ``arguments`` name; a relative one counts from ``data_dir``."""
+    return surroundings.data_dir / (arguments or default)
+
+
+@implementer(IPlugin, IBackendFactory)
+class _Sqlite:
+    kind = "sqlite"
+    help = "sqlite[:PATH] - one durable file, auth.sqlite in data_dir by default"
+
+    def make(self, arguments: str, surroundings: Surroundings) -> IBackend:
+        from tele.store.sqlite import SqliteBackend
+
+        return SqliteBackend(_path(arguments, surroundings, "auth.sqlite"), surroundings.reactor)
+
+
+@implementer(IPlugin, IBackendFactory)
+class _Memory:
+    kind = "memory"
+    help = "memory - nothing is kept; for tests"
+
+    def make(self, arguments: str, surroundings: Surroundings) -> IBackend:
+        from tele.store.memory import MemoryBackend
+
+        if arguments:
+            raise InvalidInput("memory takes no arguments")
+        return MemoryBackend(surroundings.reactor)
+
+
+@implementer(IPlugin, IArchiveFactory)
+class _Directory:
+    kind = "dir"
+    help = "dir[:PATH] - a folder, recordings in data_dir by default"
+
+    def make(self, arguments: str, surroundings: Surroundings) -> IArchive:
+        from tele.recording.archive import DirectoryArchive
+
+        return DirectoryArchive(_path(arguments, surroundings, "recordings"))
+
+
+@implementer(IPlugin, IAuditSinkFactory)
+class _File:
+    kind = "file"
+    help = "file:PATH - appends each event as a line of JSON"
+
+    def make(self, arguments: str, surroundings: Surroundings) -> IAuditSink:
+        from tele.audit.file_sink import FileSink
+
+        if not arguments:
+            raise InvalidInput("file needs a path: file:PATH")
+        return FileSink(_path(arguments, surroundings, ""))
+
+
+@implementer(IPlugin, IRecorderFactory)
+class _Tape:
+    kind = "tape"
+    help = "tape - writes each session to a spool in data_dir and uploads it to auth"
+
+    def make(self, arguments: str, surroundings: RecorderSurroundings) -> IRecorder:
+        from tele.recording.recorder import TapeRecorder
+
+        recorder: Any = TapeRecorder(
+            surroundings.data_dir / "spool",
+            surroundings.authority,
+            surroundings.sign,
+            surroundings.host_certificate,
+            surroundings.reactor,
+        )
+        return recorder
+
+
+sqlite = _Sqlite()
+memory = _Memory()
+directory = _Directory()
+file = _File()
+tape = _Tape()

@@ -1,0 +1,1 @@
+"""A page for each service of twistd."""

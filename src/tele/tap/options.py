@@ -1,0 +1,89 @@
+"""How do the services of twistd read their options, and how do they fail?
+
+Laws of this file:
+
+* A mistake in the configuration ends twistd with status 2 and all mistakes on standard
+  error, before anything is started.
+* What cannot start ends the process with status 1 and one sentence in the log.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.python.failure import Failure
+from twisted.python.usage import Options as UsageOptions
+
+from tele.config.reading import Loaded
+from tele.config.values import LogConfig
+from tele.embed import ClusterService, load_config
+from tele.errors import ConfigError, TeleError
+from tele.loop import LineObserver, LogFormat, log_observer, make_logger
+
+_log = make_logger(__name__)
+
+
+#: What the file says on the log. twistd finds an observer by its name only.
+_said: list[LogConfig] = []
+
+
+def observer() -> LineObserver:
+    """Return what writes the log, for ``twistd --logger``."""
+    said = _said[-1] if _said else LogConfig()
+    return log_observer(sys.stderr, LogFormat(said.format.value), said.level.value)
+
+
+class Options(UsageOptions):
+    """Only the name of the file: everything else is in it."""
+
+    optParameters = [["config", "c", "/etc/tele/tele.yaml", "The configuration file."]]
+    loaded: Loaded
+
+    def postOptions(self) -> None:
+        """Read the file, and let it decide how this process logs."""
+        try:
+            self.loaded = load_config(Path(self["config"]))
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            sys.exit(error.exit_code)
+        twistd: Any = self.parent
+        said = self.loaded.config.log
+        if (
+            twistd is not None
+            and twistd.get("nodaemon")
+            and not (twistd.get("logger") or twistd.get("logfile") or twistd.get("syslog"))
+        ):
+            _said.append(said)
+            twistd["logger"] = f"{__name__}.observer"
+
+
+def make(options: Options, parts: Sequence[str]) -> IService:
+    """Return the service that runs ``parts`` (empty: all there are) of the configuration."""
+    from twisted.internet import reactor
+
+    for part in parts:
+        if getattr(options.loaded.config, part) is None:
+            print(options.loaded.problem(part, "there is no such section"), file=sys.stderr)
+            sys.exit(ConfigError.exit_code)
+    service = ClusterService(reactor, options.loaded, parts)
+    service.ready.addErrback(_give_up, reactor)
+    return service
+
+
+def _give_up(failure: Failure, reactor: Any) -> None:
+    if failure.check(TeleError):
+        _log.error("cannot start: {error}", error=str(failure.value))
+    else:
+        _log.failure("cannot start", failure)
+    # twistd has no way to end with a status; the last handler to be added runs first.
+    atexit.register(os._exit, 1)
+    if reactor.running:
+        reactor.stop()
+    else:
+        reactor.callWhenRunning(reactor.stop)

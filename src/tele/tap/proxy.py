@@ -1,0 +1,13 @@
+"""What does ``twistd tele-proxy --config FILE`` run? The section ``proxy`` of the file."""
+
+from __future__ import annotations
+
+from twisted.application.service import IService
+
+from tele.tap.options import Options as Options
+from tele.tap.options import make
+
+
+def makeService(options: Options) -> IService:
+    """Return the service, for twistd."""
+    return make(options, ("proxy",))
