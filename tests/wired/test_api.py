@@ -8,10 +8,12 @@ from datetime import timedelta
 
 import pytest
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
 
 from api_world import Ca, RawClient, World, error_of, host, parsed, user
 from tele.errors import NotLoggedIn
 from tele.https.channel import Limits
+from tele.model.api.people import TokenList
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostRole, UserIdentity
 
@@ -395,6 +397,27 @@ def test_a_caller_that_leaves_does_not_stop_the_handler(world: World) -> None:
     client.transport.abortConnection()  # type: ignore[union-attr]
     world.wires.flush()
     world.handler.waiting[0].callback(None)
+
+
+def test_closing_answers_what_was_asked(world: World) -> None:
+    """Idle connections end at once, a running request gets its answer first, within bounds."""
+    idle = world.raw()
+    waiting, hanging = (world.raw(world.user_ca.issue(user())) for _ in range(2))
+    for client in (waiting, hanging):
+        world.request(client, "GET", "/v1/tokens")
+    closed: list[object] = []
+    Deferred.fromCoroutine(world.server.close()).addBoth(closed.append)
+    world.wires.flush()
+    assert (idle.lost is None, waiting.lost is None) == (False, True)
+    world.handler.waiting[0].callback(TokenList(()))
+    world.wires.flush()
+    assert parsed(waiting.received)[0] == 200
+    assert waiting.lost is not None
+    assert closed == []
+    world.wires.pass_time(6)
+    assert hanging.lost is not None
+    assert closed == [None]
+    world.handler.waiting[1].callback(TokenList(()))
 
 
 def test_pipelined_requests_are_answered_in_order(world: World) -> None:

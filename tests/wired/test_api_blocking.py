@@ -143,6 +143,45 @@ def test_first_contact(served: Served) -> None:
         fetch_cluster_blocking(served.address, [pin((served.folder / "rogue-ca.pem").read_text())])
 
 
+REACTOR = """
+import sys
+from pathlib import Path
+from twisted.internet import task
+from tele.certs.pins import pin
+from tele.https.client import RemoteAuthority, fetch_cluster
+from tele.https.identity import TlsIdentity
+from tele.model.api import table
+from tele.model.api.operation import Nothing
+
+folder, address = Path(sys.argv[1]), sys.argv[2]
+ca = (folder / "ca.pem").read_text()
+alice = TlsIdentity((folder / "alice.pem").read_text(), (folder / "alice.key").read_bytes())
+
+async def main(reactor):
+    info = await fetch_cluster(reactor, address, [pin(ca)])
+    auth = RemoteAuthority(
+        reactor, ["127.0.0.1:1", "[::1]:1", address], lambda: alice, lambda: [ca], "auth.example"
+    )
+    names = [(await auth.perform(table.WHOAMI, Nothing())).user for _ in range(3)]
+    auth.close()
+    print(info.cluster, *names)
+
+task.react(lambda reactor: task.Deferred.fromCoroutine(main(reactor)))
+"""
+
+
+def test_the_reactor_client_on_real_sockets(served: Served) -> None:
+    """Addresses where nobody listens are passed over; a program with a reactor ends cleanly."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", REACTOR, str(served.folder), served.address],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("example alice alice alice\n", "")
+
+
 def test_nobody_listens() -> None:
     """The error names the address, and ends the program with its own exit code."""
     with socket.socket() as taken:

@@ -22,6 +22,7 @@ from io import BytesIO
 from typing import Any, Final
 
 from attrs import frozen
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -41,7 +42,8 @@ class Limits:
     """Bounds of the server. A stranger is a connection without a client certificate.
 
     ``backlog`` is how many bytes a stream may be ahead of its reader; ``silence``
-    how long a peer may leave what was sent to it unacknowledged.
+    how long a peer may leave what was sent to it unacknowledged, ``last_answers`` how
+    long answers are waited for when the server closes.
     """
 
     handshake: timedelta = timedelta(seconds=15)
@@ -49,9 +51,10 @@ class Limits:
     idle: timedelta = timedelta(seconds=75)
     keepalive: timedelta = timedelta(seconds=15)
     silence: timedelta = timedelta(seconds=45)
+    last_answers: timedelta = timedelta(seconds=5)
     head_bytes: int = 16 * 1024
     headers: int = 64
-    connections: int = 8192
+    connections: int = 65536
     strangers: int = 512
     backlog: int = 8 * 1024 * 1024
 
@@ -62,6 +65,8 @@ class ApiRequest(Request):
 
     #: Set by ``on_head``: what the request was found to be.
     found: Any = None
+    #: Whether the answer has no end of its own.
+    streaming = False
     channel: ApiChannel
     content: BytesIO
 
@@ -81,6 +86,7 @@ class ApiChannel(HTTPChannel):
     """One connection."""
 
     requestFactory = ApiRequest
+    requests: list[ApiRequest]
     transport: Any
 
     def __init__(self, api: ApiFactory) -> None:
@@ -121,6 +127,11 @@ class ApiChannel(HTTPChannel):
         if self.local_identity is not None:
             return None
         return self.transport.getPeerCertificate()
+
+    @property
+    def answering(self) -> bool:
+        """Whether a request waits for its one answer."""
+        return self._handlingRequest and not self.requests[0].streaming
 
     def _within(self, time: timedelta) -> None:
         self._stop_deadline()
@@ -275,6 +286,7 @@ class ApiFactory(ServerFactory):
         self.on_head = on_head
         self.on_request = on_request
         self._all: set[ApiChannel] = set()
+        self._empty: Deferred[None] | None = None
         self._strangers: OrderedDict[ApiChannel, None] = OrderedDict()
 
     @property
@@ -304,11 +316,31 @@ class ApiFactory(ServerFactory):
         """A connection ended."""
         self._all.discard(channel)
         self._strangers.pop(channel, None)
+        if self._empty is not None and not self._all:
+            empty, self._empty = self._empty, None
+            empty.callback(None)
 
     def close_all(self) -> None:
-        """End all connections."""
+        """End all connections at once."""
         for channel in list(self._all):
             channel.transport.abortConnection()
+
+    async def wind_down(self, time: timedelta) -> None:
+        """End all connections, those that wait for an answer when they have it.
+
+        What is not done within ``time`` is cut off, and so are streams.
+        """
+        for channel in list(self._all):
+            if channel.answering:
+                channel.persistent = False
+            else:
+                channel.transport.abortConnection()
+        if self._all:
+            self._empty = Deferred()
+            end = self.clock.callLater(time.total_seconds(), self.close_all)
+            await self._empty
+            if end.active():
+                end.cancel()
 
     def log(self, request: Request) -> None:
         """Twisted's access log; ours is the audit."""

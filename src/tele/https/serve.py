@@ -141,12 +141,12 @@ class ApiServer:
         self._ports.append(self._reactor.listenUNIX(path, factory, mode=0o600, wantPID=True))
 
     async def close(self) -> None:
-        """Stop listening and end all connections."""
+        """Stop listening, answer what was asked, for a few seconds, and end all connections."""
         ports, self._ports = self._ports, []
         for port in ports:
             await maybeDeferred(port.stopListening)
+        await self._api.wind_down(self._limits.last_answers)
         self._ticker.stop()
-        self._api.close_all()
 
     # -- before the body --------------------------------------------------------------
     def _on_head(

@@ -48,6 +48,7 @@ class Stream:
         refuse: Callable[[TeleError], None],
     ) -> None:
         self._request = request
+        request.streaming = True
         self._clock = clock
         self._backlog = backlog
         self._expires = expires
