@@ -1,0 +1,1 @@
+"""Sessions are recorded: tee, recorder, spool, upload, archive, playback."""

@@ -1,0 +1,131 @@
+"""Where do finished bytes rest? In a directory: one folder for each recording.
+
+Laws of this file:
+
+* Written once: under a temporary name, synced, renamed, the folder synced; so a blob is
+  there whole or not at all, whatever happens.
+* Ids and names are checked: no path leaves the archive.
+* The disk is never waited for in the reactor's thread.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+from zope.interface import implementer
+
+from tele.errors import Conflict, InvalidInput, NotFound, Unavailable
+from tele.interfaces import IArchive
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole, or not at all, after any crash. May raise OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(data)
+        os.fsync(descriptor)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    finally:
+        os.close(descriptor)
+    os.rename(temporary, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was created and renamed in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@implementer(IArchive)
+class DirectoryArchive:
+    """Keeps recordings under ``root`` (0700), files 0600. ``reactor`` lends its threads."""
+
+    def __init__(self, root: Path, reactor: Any) -> None:
+        self._root = root
+        self._reactor = reactor
+        try:
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(f"cannot use {root} for recordings: {error}") from None
+
+    def _run(self, function: Callable[..., Any], *words: Any) -> Deferred[Any]:
+        def guarded() -> Any:
+            try:
+                return function(*words)
+            except FileNotFoundError:
+                raise NotFound("the archive has no such recording or part of it") from None
+            except OSError as error:
+                raise Unavailable(f"the archive failed: {error.strerror}") from None
+
+        pool = self._reactor.getThreadPool()
+        answer: Deferred[Any] = deferToThreadPool(self._reactor, pool, guarded)
+        return answer
+
+    def _folder(self, recording_id: str) -> Path:
+        if not _NAME.fullmatch(recording_id):
+            raise InvalidInput("not the id of a recording")
+        # Two levels, so that no folder has more entries than file systems like.
+        return self._root / recording_id[:2] / recording_id
+
+    def _path(self, recording_id: str, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise InvalidInput("not the name of a part of a recording")
+        return self._folder(recording_id) / name
+
+    def put(self, recording_id: str, name: str, data: bytes) -> Deferred[None]:
+        """See :class:`IArchive`."""
+        path = self._path(recording_id, name)
+
+        def write() -> None:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if path.exists():
+                if path.read_bytes() != data:
+                    raise Conflict("this part of the recording is there already, and differs")
+                return
+            write_durably(path, data)
+
+        return self._run(write)
+
+    def get(self, recording_id: str, name: str) -> Deferred[bytes]:
+        """See :class:`IArchive`."""
+        return self._run(self._path(recording_id, name).read_bytes)
+
+    def names(self, recording_id: str) -> Deferred[Sequence[tuple[str, int]]]:
+        """See :class:`IArchive`."""
+        folder = self._folder(recording_id)
+
+        def look() -> Sequence[tuple[str, int]]:
+            if not folder.is_dir():
+                return []
+            entries = [e for e in folder.iterdir() if _NAME.fullmatch(e.name)]
+            return sorted((entry.name, entry.stat().st_size) for entry in entries)
+
+        return self._run(look)
+
+    def remove(self, recording_id: str) -> Deferred[None]:
+        """See :class:`IArchive`."""
+        folder = self._folder(recording_id)
+
+        def remove() -> None:
+            if folder.is_dir():
+                shutil.rmtree(folder)
+                sync_folder(folder.parent)
+
+        return self._run(remove)

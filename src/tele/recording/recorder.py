@@ -1,0 +1,243 @@
+"""How is a session written down while it runs?
+
+Laws of this file:
+
+* Frames are on disk within a second. A process that is killed loses no more than that.
+* Memory is bounded: when the spool is slower than the session, the session waits.
+* A full disk does not end a session: what is dropped is counted and written down as a gap
+  as soon as there is room.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+from attrs import evolve
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from zope.interface import implementer
+
+from tele.errors import TeleError, Unavailable
+from tele.interfaces import IRecorder, IRecording
+from tele.loop import make_logger, now
+from tele.model.codec import encode
+from tele.model.frame import Frame, FrameKind
+from tele.model.session import ChunkDigest, Manifest, RecordingStart
+from tele.recording.spool import Spool, SpoolFolder
+from tele.tape.verify import VERSION, to_sign
+from tele.tape.writer import TapeWriter
+
+log = make_logger(__name__)
+
+FLUSH_SECONDS: Final = 1.0
+SECOND: Final = 1_000_000_000
+
+
+def sign_manifest(
+    manifest: Manifest, sign: Callable[[bytes], bytes], host_certificate: Callable[[], str]
+) -> Manifest:
+    """Return ``manifest`` with the host's certificate and signature."""
+    named = evolve(manifest, host_certificate=host_certificate(), signature=b"")
+    return evolve(named, signature=sign(to_sign(named)))
+
+
+@implementer(IRecording)
+class TapeRecording:
+    """One session on its way to the spool."""
+
+    def __init__(self, recorder: TapeRecorder, folder: SpoolFolder, start: RecordingStart) -> None:
+        self.paused = False
+        self._recorder = recorder
+        self._folder = folder
+        self._start = start
+        self._writer = TapeWriter()
+        self._digests: list[ChunkDigest] = []
+        self._pending: list[tuple[ChunkDigest, bytes]] = []
+        self._lost: Counter[str] = Counter()
+        self._interactive = False
+        self._timer: IDelayedCall | None = None
+        self._closed = False
+        self._last_time = 0
+        self.write(Frame(0, 0, FrameKind.START, encode(start)))
+        self._flush()
+
+    def write(self, frame: Frame) -> None:
+        """See :class:`IRecording`."""
+        if self._closed:
+            return
+        self._last_time = max(self._last_time, frame.time)
+        if self._pending:
+            self._lost[frame.kind.name.lower()] += len(frame.data)
+            return
+        if frame.kind is FrameKind.OPEN and not self._interactive:
+            self._look_for_terminal(frame)
+        self._writer.add(frame)
+        if self._writer.is_full:
+            self._flush()
+        elif self._timer is None:
+            self._timer = self._recorder.clock.callLater(FLUSH_SECONDS, self._on_time)
+
+    def _look_for_terminal(self, frame: Frame) -> None:
+        if json.loads(frame.data).get("pty"):
+            self._interactive = True
+            try:
+                self._folder.mark_interactive()
+            except OSError as error:
+                log.warn("cannot mark a recording: {why!s}", why=error)
+            self._recorder.changed(self._folder.id)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        self._flush()
+
+    def _flush(self, *, last: bool = False) -> None:
+        if self._lost and not self._pending:
+            self._write_gap()
+        cut = self._writer.cut(last=last) if not self._writer.finished else None
+        if cut is not None:
+            self._pending.append(cut)
+        while self._pending:
+            named, data = self._pending[0]
+            try:
+                self._folder.write_chunk(named.number, data)
+            except OSError as error:
+                log.error("a recording cannot be written: {why!s}", why=error)
+                if self._timer is None and not self._closed:
+                    self._timer = self._recorder.clock.callLater(FLUSH_SECONDS, self._on_time)
+                return
+            self._digests.append(named)
+            self._pending.pop(0)
+        if self._lost and not self._closed:
+            self._write_gap()
+        self._recorder.changed(self._folder.id)
+
+    def _write_gap(self) -> None:
+        lost, self._lost = self._lost, Counter()
+        body = json.dumps({"lost": dict(lost), "reason": "the disk was full"}).encode()
+        self._writer.add(Frame(self._last_time, 0, FrameKind.GAP, body))
+
+    def when_resumed(self, callback: Callable[[], None]) -> None:
+        """See :class:`IRecording`. Writing is synchronous, so nobody ever waits."""
+        callback()
+
+    def close(self, reason: str) -> Deferred[None]:
+        """See :class:`IRecording`."""
+        if self._closed:
+            return succeed(None)
+        ended = now(self._recorder.clock)
+        body = json.dumps({"reason": reason}).encode()
+        self.write(Frame(self._time(ended), 0, FrameKind.END, body))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._closed = True
+        self._flush(last=True)
+        if self._pending:
+            # The disk is full: what is there is closed after the next start.
+            return fail(Unavailable("the recording could not be finished: the disk is full"))
+        manifest = Manifest(
+            id=self._start.id,
+            version=VERSION,
+            start=self._start,
+            ended=ended,
+            chunks=tuple(self._digests),
+            frames=self._writer.frames,
+            interactive=self._interactive,
+            recovered=False,
+            host_certificate="",
+        )
+        try:
+            self._folder.write_manifest(self._recorder.signed(manifest))
+        except (OSError, TeleError) as error:
+            return fail(Unavailable(f"the recording could not be closed: {error}"))
+        self._recorder.closed(self._folder.id)
+        return succeed(None)
+
+    def _time(self, moment: datetime) -> int:
+        elapsed = int((moment - self._start.started).total_seconds() * SECOND)
+        return max(elapsed, self._last_time)
+
+
+@implementer(IRecorder)
+class TapeRecorder:
+    """Records sessions into ``spool``; ``changed(id)`` is told when there is more to upload."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        clock: IReactorTime,
+        sign: Callable[[bytes], bytes],
+        host_certificate: Callable[[], str],
+        changed: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.clock = clock
+        self.changed = changed
+        self._spool = spool
+        self._sign = sign
+        self._host_certificate = host_certificate
+        self._open: set[str] = set()
+
+    def open(self, start: RecordingStart) -> Deferred[Any]:
+        """See :class:`IRecorder`."""
+        folder = self._spool.folder(start.id)
+        try:
+            folder.create(start)
+        except OSError as error:
+            return fail(Unavailable(f"the session cannot be recorded: {error.strerror}"))
+        self._open.add(start.id)
+        return succeed(TapeRecording(self, folder, start))
+
+    def signed(self, manifest: Manifest) -> Manifest:
+        """Sign with the host's key."""
+        return sign_manifest(manifest, self._sign, self._host_certificate)
+
+    def closed(self, recording_id: str) -> None:
+        """One is complete."""
+        self._open.discard(recording_id)
+        self.changed(recording_id)
+
+    def recover(self) -> list[str]:
+        """Close what a process before this one left open; returns the ids.
+
+        Call it once, before the first session.
+        """
+        recovered = []
+        for folder in self._spool.folders():
+            if folder.id in self._open or (folder.path / "manifest.json").exists():
+                continue
+            try:
+                self._close_orphan(folder)
+            except (OSError, TeleError) as error:
+                log.error(
+                    "recording {name} cannot be recovered: {why!s}", name=folder.id, why=error
+                )
+                continue
+            recovered.append(folder.id)
+        return recovered
+
+    def _close_orphan(self, folder: SpoolFolder) -> None:
+        start = folder.start
+        digests, previous, time, frames = folder.recover()
+        writer = TapeWriter(len(digests), previous)
+        body = json.dumps({"reason": "the recorder ended before the session"}).encode()
+        writer.add(Frame(time, 0, FrameKind.END, body))
+        cut = writer.cut(last=True)
+        if cut is not None:
+            folder.write_chunk(cut[0].number, cut[1])
+            digests.append(cut[0])
+        manifest = Manifest(
+            id=start.id,
+            version=VERSION,
+            start=start,
+            ended=now(self.clock),
+            chunks=tuple(digests),
+            frames=frames + 1,
+            interactive=folder.interactive,
+            recovered=True,
+            host_certificate="",
+        )
+        folder.write_manifest(self.signed(manifest))

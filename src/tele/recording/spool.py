@@ -1,0 +1,144 @@
+"""Where is a recording until auth has it? In a folder of the node's data directory.
+
+``<spool>/<id>/``: ``start.json``, ``<number>.chunk`` for each chunk, ``manifest.json`` when
+it is closed, ``interactive`` when it had a terminal.
+
+Laws of this file:
+
+* A chunk has its name only when it is whole: what a killed process leaves can be read up
+  to the last chunk.
+* Nothing is removed before auth acknowledged all of it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from tele.errors import BadRecording, InvalidInput
+from tele.model.codec import decode, encode
+from tele.model.session import ChunkDigest, Manifest, RecordingStart
+from tele.tape.layout import NO_CHUNK, digest, read_chunk
+
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_CHUNK = re.compile(r"(\d{8})\.chunk")
+
+
+class SpoolFolder:
+    """One recording in the spool."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def id(self) -> str:
+        """The recording's id."""
+        return self.path.name
+
+    def create(self, start: RecordingStart) -> None:
+        """Make the folder. May raise OSError."""
+        self.path.mkdir(mode=0o700)
+        self._write("start.json", encode(start))
+
+    def _write(self, name: str, data: bytes) -> None:
+        temporary = self.path / f".{name}"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(data)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, self.path / name)
+
+    def write_chunk(self, number: int, data: bytes) -> None:
+        """Keep a chunk. May raise OSError; then it is as if it had not been tried."""
+        try:
+            self._write(f"{number:08d}.chunk", data)
+        except OSError:
+            (self.path / f".{number:08d}.chunk").unlink(missing_ok=True)
+            raise
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Close the recording. May raise OSError."""
+        self._write("manifest.json", encode(manifest))
+
+    def mark_interactive(self) -> None:
+        """Remember that the session had a terminal."""
+        (self.path / "interactive").touch(mode=0o600)
+
+    @property
+    def interactive(self) -> bool:
+        """Whether the session had a terminal."""
+        return (self.path / "interactive").exists()
+
+    @property
+    def start(self) -> RecordingStart:
+        """What was known at the start. Raises :class:`InvalidInput` or OSError."""
+        return decode(RecordingStart, (self.path / "start.json").read_bytes())
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The manifest, or None while it is open."""
+        path = self.path / "manifest.json"
+        return decode(Manifest, path.read_bytes()) if path.exists() else None
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of the chunks that are here, in order."""
+        found = [_CHUNK.fullmatch(name) for name in os.listdir(self.path)]
+        return sorted(int(match[1]) for match in found if match)
+
+    def chunk(self, number: int) -> bytes:
+        """Return one chunk. May raise OSError."""
+        return (self.path / f"{number:08d}.chunk").read_bytes()
+
+    def remove(self) -> None:
+        """Auth has all of it."""
+        shutil.rmtree(self.path)
+
+    def recover(self) -> tuple[list[ChunkDigest], bytes, int, int]:
+        """Read what a killed process left: (digests, last digest, last time, frames).
+
+        Chunks from the first one on that cannot be read are put aside.
+        """
+        digests: list[ChunkDigest] = []
+        previous, time, frames = NO_CHUNK, 0, 0
+        for number in self.numbers():
+            data = self.chunk(number)
+            try:
+                chunk = read_chunk(data, len(digests), previous)
+                for frame in chunk.frames():
+                    time = max(time, frame.time)
+                    frames += 1
+            except BadRecording:
+                os.rename(self.path / f"{number:08d}.chunk", self.path / f"{number:08d}.bad")
+                continue
+            previous = digest(data)
+            digests.append(ChunkDigest(number, len(data), previous.hex()))
+        return digests, previous, time, frames
+
+
+class Spool:
+    """All recordings of this machine that auth does not have yet."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def folder(self, recording_id: str) -> SpoolFolder:
+        """Return the folder of a recording."""
+        if not _ID.fullmatch(recording_id):
+            raise InvalidInput("not the id of a recording")
+        return SpoolFolder(self.root / recording_id)
+
+    def folders(self) -> list[SpoolFolder]:
+        """Return all that are here, oldest first."""
+        found = [entry for entry in self.root.iterdir() if _ID.fullmatch(entry.name)]
+        return [SpoolFolder(path) for path in sorted(found, key=lambda p: p.stat().st_mtime)]
+
+    def put_aside(self, folder: SpoolFolder) -> Path:
+        """Keep what auth will never take out of the way, for a person to look at."""
+        target = self.root / f"refused-{folder.id}"
+        os.rename(folder.path, target)
+        return target

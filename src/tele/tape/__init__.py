@@ -1,0 +1,1 @@
+"""The recording format: frames in chunks, chained by hash, closed by a signed manifest."""

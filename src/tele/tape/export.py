@@ -1,0 +1,159 @@
+"""How is a recording given to people and to other programs? As text, JSON lines, asciicast.
+
+Laws of this file:
+
+* ``text`` never lets a control sequence through: it can be read in any terminal.
+* Streams are decoded as UTF-8 across frames; what is not UTF-8 is replaced, visibly.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from tele.model.codec import format_time
+from tele.model.frame import Frame, FrameKind
+from tele.model.session import RecordingStart
+
+_STREAMS: Final = {FrameKind.OUTPUT, FrameKind.ERROR}
+_BYTES: Final = {FrameKind.OUTPUT, FrameKind.ERROR, FrameKind.INPUT}
+SEQUENCE_LIMIT: Final = 4096
+
+
+class PlainText:
+    """Takes terminal output and gives the text of it, without control sequences (ECMA-48)."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._state = "text"
+        self._length = 0
+        self._carriage_return = False
+
+    def feed(self, data: bytes, *, final: bool = False) -> str:
+        """Return the text of ``data``; a sequence may go on in the next call."""
+        out: list[str] = []
+        for character in self._decoder.decode(data, final):
+            self._take(character, out)
+        return "".join(out)
+
+    def _take(self, character: str, out: list[str]) -> None:
+        code = ord(character)
+        if self._state != "text":
+            self._length += 1
+            self._within_sequence(character, code)
+            return
+        if self._carriage_return:
+            self._carriage_return = False
+            # A line drawn again over itself becomes a line of its own.
+            if character != "\r":
+                out.append("\n")
+            if character == "\n":
+                return
+        if character == "\x1b":
+            self._state, self._length = "escape", 0
+        elif character == "\x9b":
+            self._state, self._length = "csi", 0
+        elif character in "\x90\x98\x9d\x9e\x9f":
+            self._state, self._length = "string", 0
+        elif character == "\r":
+            self._carriage_return = True
+        elif character in "\n\t" or (code >= 0x20 and not 0x7F <= code < 0xA0):
+            out.append(character)
+
+    def _within_sequence(self, character: str, code: int) -> None:
+        if self._length > SEQUENCE_LIMIT:
+            self._state = "text"
+        elif self._state == "escape":
+            if character == "[":
+                self._state = "csi"
+            elif character in "P]X^_":
+                self._state = "string"
+            elif not 0x20 <= code < 0x30:
+                self._state = "text"
+        elif self._state == "csi":
+            if not 0x20 <= code < 0x40:
+                self._state = "text"
+        elif character in "\x07\x9c":
+            self._state = "text"
+        elif character == "\x1b":
+            self._state = "string-escape"
+        elif self._state == "string-escape":
+            self._state = "text" if character == "\\" else "string"
+
+
+def text(frames: Iterable[Frame], channel: int = 0) -> Iterator[str]:
+    """Give the text that the session showed, of one channel or (0) of all."""
+    streams: dict[tuple[int, FrameKind], PlainText] = {}
+    for frame in frames:
+        if frame.kind in _STREAMS and channel in (0, frame.channel):
+            plain = streams.setdefault((frame.channel, frame.kind), PlainText())
+            yield plain.feed(frame.data)
+    for plain in streams.values():
+        yield plain.feed(b"", final=True)
+
+
+def json_lines(frames: Iterable[Frame]) -> Iterator[str]:
+    """Give one JSON object a line for each frame; ``time`` in seconds, bytes as text."""
+    for frame in frames:
+        row: dict[str, Any] = {
+            "time": round(frame.time / 1e9, 6),
+            "channel": frame.channel,
+            "frame": frame.kind.name.lower(),
+        }
+        if frame.kind in _BYTES:
+            row["data"] = frame.data.decode("utf-8", "surrogateescape")
+        else:
+            row.update(details(frame))
+        yield json.dumps(row) + "\n"
+
+
+def details(frame: Frame) -> dict[str, Any]:
+    """Return the JSON object that a frame carries; nothing for what is no such object."""
+    try:
+        value = json.loads(frame.data or b"{}")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def asciicast(start: RecordingStart, frames: Iterable[Frame], channel: int = 0) -> Iterator[str]:
+    """Give asciicast v2 lines of one terminal: the first one when ``channel`` is 0."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    begun = False
+    for frame in frames:
+        if frame.kind is FrameKind.OPEN and not begun and channel in (0, frame.channel):
+            said = details(frame)
+            if channel == 0 and said.get("kind") == "forward":
+                continue
+            channel = frame.channel
+            pty = said.get("pty") or {}
+            yield json.dumps(_cast_head(start, said, pty)) + "\n"
+            begun = True
+        elif not begun or frame.channel != channel:
+            continue
+        elif frame.kind in _STREAMS:
+            shown = decoder.decode(frame.data)
+            if shown:
+                yield json.dumps([round(frame.time / 1e9, 6), "o", shown]) + "\n"
+        elif frame.kind is FrameKind.RESIZE:
+            size = details(frame)
+            shown = f"{size.get('columns', 80)}x{size.get('rows', 24)}"
+            yield json.dumps([round(frame.time / 1e9, 6), "r", shown]) + "\n"
+    if not begun:
+        yield json.dumps(_cast_head(start, {}, {})) + "\n"
+
+
+def _cast_head(start: RecordingStart, said: dict[str, Any], pty: dict[str, Any]) -> dict[str, Any]:
+    head: dict[str, Any] = {
+        "version": 2,
+        "width": pty.get("columns") or 80,
+        "height": pty.get("rows") or 24,
+        "timestamp": int(start.started.timestamp()),
+        "title": f"{start.user} as {start.login} on {start.node}, {format_time(start.started)}",
+        "env": {"TERM": pty.get("term") or "xterm"},
+    }
+    if said.get("command"):
+        head["command"] = said["command"]
+    return head

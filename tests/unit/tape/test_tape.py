@@ -1,0 +1,224 @@
+"""The recording format: what is written is read; what is changed or cut off is found out."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tele.errors import BadRecording, InvalidInput
+from tele.model.frame import Frame, FrameKind
+from tele.model.session import ChunkDigest, Manifest, RecordingStart
+from tele.tape.export import PlainText, asciicast, json_lines, text
+from tele.tape.file import read_file, write_file
+from tele.tape.layout import DATA_LIMIT, RAW_LIMIT, pack_chunk, read_chunk
+from tele.tape.verify import read_frames, verify
+from tele.tape.writer import TapeWriter
+
+START = RecordingStart(
+    "5b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a11", "ssh", "c", "alice", "root", ("access",), "s", "web1",
+    "5b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a22", "192.0.2.1:1",
+    datetime(2026, 11, 24, 12, tzinfo=UTC),
+)  # fmt: skip
+
+
+def frame(time: int, data: bytes, kind: FrameKind = FrameKind.OUTPUT, channel: int = 1) -> Frame:
+    return Frame(time, channel, kind, data)
+
+
+def opened(columns: int = 99, channel: int = 1) -> Frame:
+    said = {"kind": "shell", "command": "", "pty": {"term": "vt", "columns": columns, "rows": 33}}
+    return frame(0, json.dumps(said).encode(), FrameKind.OPEN, channel)
+
+
+def write(*groups: list[Frame]) -> tuple[list[bytes], Manifest]:
+    """One chunk for each group."""
+    writer = TapeWriter()
+    chunks, digests = [], []
+    for number, group in enumerate(groups):
+        for each in group:
+            writer.add(each)
+        cut = writer.cut(last=number == len(groups) - 1)
+        assert cut is not None
+        digests.append(cut[0])
+        chunks.append(cut[1])
+    manifest = Manifest(
+        START.id, 1, START, START.started, tuple(digests), writer.frames, True, False, "cert"
+    )
+    return chunks, manifest
+
+
+FRAMES = [opened(), frame(10, b"one"), frame(20, b"two"), frame(30, b"three")]
+CHUNKS, MANIFEST = write(FRAMES[:2], FRAMES[2:3], FRAMES[3:])
+
+
+def good(_: Manifest) -> None:
+    """A signature that is accepted."""
+
+
+def test_what_is_written_is_read() -> None:
+    """Frames come back in order, and the whole verifies."""
+    assert list(read_frames(CHUNKS, MANIFEST)) == FRAMES
+    verdict = verify(CHUNKS, MANIFEST, good)
+    assert (verdict.complete, verdict.chunks, verdict.frames) == (True, 3, 4)
+
+
+def test_an_unfinished_recording_can_be_read() -> None:
+    """Without a manifest what is there is read, and said to be incomplete."""
+    assert list(read_frames(CHUNKS[:2], None)) == FRAMES[:3]
+    assert verify(CHUNKS[:2], None, good).complete is False
+
+
+@pytest.mark.parametrize(
+    ("chunks", "said"),
+    [
+        (CHUNKS[:2], "missing"),
+        ([], "missing"),
+        (CHUNKS[1:], "chunk 1 stands where chunk 0"),
+        ([CHUNKS[0], CHUNKS[2], CHUNKS[1]], "chunk 2 stands where chunk 1"),
+        ([*CHUNKS, CHUNKS[2]], "not in the manifest|follows the last"),
+        ([CHUNKS[0], CHUNKS[1][:-1], CHUNKS[2]], "decompressed|manifest"),
+        ([b"", *CHUNKS[1:]], "cut off"),
+    ],
+)
+def test_changes_of_order_and_length_show(chunks: list[bytes], said: str) -> None:
+    """Taking away, adding and reordering chunks is named with its place."""
+    with pytest.raises(BadRecording, match=said):
+        list(read_frames(chunks, MANIFEST))
+
+
+def test_a_chunk_of_another_recording_does_not_fit() -> None:
+    """Even with the right number and good bytes, the chain breaks."""
+    other, _ = write([frame(1, b"other")], [frame(2, b"bytes")], [frame(3, b"x")])
+    for manifest in (None, MANIFEST):
+        with pytest.raises(BadRecording, match="does not follow"):
+            list(read_frames([CHUNKS[0], other[1], CHUNKS[2]], manifest))
+
+
+@given(st.integers(0, len(CHUNKS[1]) - 1), st.integers(1, 255))
+def test_any_changed_byte_shows(place: int, change: int) -> None:
+    """No byte of a chunk can be changed unseen, and nothing else than BadRecording is raised."""
+    changed = bytearray(CHUNKS[1])
+    changed[place] ^= change
+    with pytest.raises(BadRecording):
+        list(read_frames([CHUNKS[0], bytes(changed), CHUNKS[2]], MANIFEST))
+
+
+@given(st.binary(max_size=300), st.booleans())
+def test_any_bytes_are_a_chunk_or_bad(data: bytes, framed: bool) -> None:
+    """Invariant of the fuzz target: a chunk and its frames, or BadRecording."""
+    if framed:
+        data = pack_chunk(data, 0, bytes(32), last=False)
+    try:
+        list(read_chunk(data, 0).frames())
+    except BadRecording:
+        return
+
+
+def test_a_small_chunk_cannot_become_a_large_one() -> None:
+    """A chunk that claims, or decompresses to, too much is refused before it is made."""
+    bomb = pack_chunk(bytes(RAW_LIMIT * 4), 0, bytes(32), last=False)
+    with pytest.raises(BadRecording, match="larger"):
+        read_chunk(bomb, 0)
+    lying = bomb[:41] + (1000).to_bytes(4, "big") + bomb[45:]
+    with pytest.raises(BadRecording):
+        read_chunk(lying, 0)
+
+
+def test_long_data_become_several_frames() -> None:
+    """A frame has a limit; nothing is lost at it."""
+    data = bytes(range(256)) * (DATA_LIMIT // 200)
+    chunks, manifest = write([frame(1, data)])
+    read = list(read_frames(chunks, manifest))
+    assert len(read) > 1
+    assert b"".join(f.data for f in read) == data
+
+
+def test_unknown_kinds_are_skipped() -> None:
+    """A newer recorder's frames do not keep an older reader from the rest."""
+    from tele.tape.layout import FRAME_HEAD
+
+    raw = FRAME_HEAD.pack(1, 1, 200, 3) + b"new" + FRAME_HEAD.pack(2, 1, 5, 3) + b"old"
+    chunk = read_chunk(pack_chunk(raw, 0, bytes(32), last=True), 0)
+    assert [f.data for f in chunk.frames()] == [b"old"]
+
+
+# -- exports --------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("shown", "plain"),
+    [
+        (b"plain\r\ntext", "plain\ntext"),
+        (b"\x1b[1;31mred\x1b[0m", "red"),
+        (b"\x1b]0;title\x07after", "after"),
+        (b"\x1b]52;c;ZXZpbA==\x1b\\after", "after"),
+        (b"\x1bP+q544e\x1b\\x", "x"),
+        (b"10%\r20%\r\n", "10%\n20%\n"),
+        (b"a\x08b\x00c\x7f", "abc"),
+        ("gr\u00fc\u00df \U0001f600".encode(), "gr\u00fc\u00df \U0001f600"),
+        (b"\xff", "\ufffd"),
+        ("\x9b31mx".encode(), "x"),
+        (b"\x1b(Bx\x1b=y", "xy"),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 1000])
+def test_text_has_no_control_sequences(shown: bytes, plain: str, step: int) -> None:
+    """Colours, titles, clipboards and cursors are gone, however the bytes are cut."""
+    reader = PlainText()
+    parts = [reader.feed(shown[i : i + step]) for i in range(0, len(shown), step)]
+    assert "".join(parts) + reader.feed(b"", final=True) == plain
+
+
+@given(st.binary(max_size=200))
+def test_text_is_always_harmless(data: bytes) -> None:
+    """No recorded bytes reach the reader's terminal as more than text."""
+    out = "".join(text([frame(0, data)]))
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", out)
+
+
+def test_json_lines() -> None:
+    """Each frame is an object; those with bytes have them as text."""
+    rows = [json.loads(line) for line in json_lines(FRAMES)]
+    assert [row["frame"] for row in rows] == ["open", "output", "output", "output"]
+    assert rows[0]["pty"]["columns"] == 99
+    assert rows[1]["data"] == "one"
+
+
+def test_asciicast_is_of_one_terminal() -> None:
+    """Version 2: the terminal's size, its output with times, its resizes, nothing of others."""
+    frames = [
+        opened(99),
+        frame(1_500_000_000, "ü".encode()[:1]),
+        frame(1_600_000_000, "ü".encode()[1:]),
+        frame(1_700_000_000, b"other", channel=2),
+        frame(1_800_000_000, b'{"columns": 50, "rows": 20}', FrameKind.RESIZE),
+    ]
+    lines = [json.loads(line) for line in asciicast(START, frames)]
+    assert (lines[0]["version"], lines[0]["width"], lines[0]["height"]) == (2, 99, 33)
+    assert lines[1:] == [[1.6, "o", "ü"], [1.8, "r", "50x20"]]
+
+
+def test_one_file_holds_it_all() -> None:
+    """A .tape file gives back its parts; a foreign or truncated one says so."""
+    blobs = [("start", b"x"), ("00000000.chunk", CHUNKS[0])]
+    data = b"".join(write_file(blobs))
+    assert list(read_file(io.BytesIO(data))) == blobs
+    with pytest.raises(InvalidInput):
+        list(read_file(io.BytesIO(b"something else")))
+    for cut in range(11, len(data)):
+        if cut not in (10, 10 + 2 + 5 + 8 + 1):
+            with pytest.raises(BadRecording):
+                list(read_file(io.BytesIO(data[:cut])))
+
+
+def test_digests_name_chunks() -> None:
+    """A manifest names each chunk by number, size and SHA-256."""
+    import hashlib
+
+    assert MANIFEST.chunks[1] == ChunkDigest(
+        1, len(CHUNKS[1]), hashlib.sha256(CHUNKS[1]).hexdigest()
+    )
