@@ -296,8 +296,8 @@ def test_label_commands(node: Node) -> None:
             LabelCommand("missing", ("/no/such/program",)),
             LabelCommand("env", ("echo", "test")),
         ),
-        lambda: changes.append(None),
     )
+    labels.on_change(lambda: changes.append(None))
     node.reactor.wait(labels.start())
     current = labels.current
     labels.stop()

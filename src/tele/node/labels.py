@@ -47,11 +47,7 @@ class LabelCommand:
 
 
 class Labels:
-    """All labels of a node.
-
-    :param bound: labels that the cluster bound to this host; they win over all others.
-    :param changed: called when a value changed.
-    """
+    """All labels that a node gives itself; given ones win over those of commands."""
 
     def __init__(
         self,
@@ -59,13 +55,12 @@ class Labels:
         spawning: Spawning,
         static: Mapping[str, str],
         commands: tuple[LabelCommand, ...] = (),
-        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._reactor = reactor
         self._spawning = spawning
         self._static = dict(static)
         self._commands = commands
-        self._changed = changed
+        self._observers: list[Callable[[], None]] = []
         self._values: dict[str, str] = {}
         self._troubles: dict[str, str] = {}
         self._loops: list[LoopingCall] = []
@@ -75,6 +70,10 @@ class Labels:
     def current(self) -> dict[str, str]:
         """Return the labels as they are now."""
         return {**self._values, **self._static}
+
+    def on_change(self, observer: Callable[[], None]) -> None:
+        """Call ``observer`` when a value changed."""
+        self._observers.append(observer)
 
     def start(self) -> Deferred[Any]:
         """Run the commands from now on; fires when each has run once."""
@@ -132,7 +131,8 @@ class Labels:
         self._troubles.pop(command.name, None)
         if self._values.get(command.name) != text[:VALUE_LIMIT]:
             self._values[command.name] = text[:VALUE_LIMIT]
-            self._changed()
+            for observer in self._observers:
+                observer()
 
     def _failed(self, command: LabelCommand, why: str) -> None:
         if self._troubles.get(command.name) != why:

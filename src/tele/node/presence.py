@@ -1,0 +1,31 @@
+"""What does this node say of itself?"""
+
+from __future__ import annotations
+
+from attrs import define
+
+from tele._version import VERSION
+from tele.model.identity import HostRole
+from tele.model.presence import Mode, Presence
+from tele.node.labels import Labels
+
+
+@define
+class NodePresence:
+    """Makes the node's presence anew each time; ``addresses`` are set once it listens."""
+
+    name: str
+    labels: Labels
+    addresses: tuple[str, ...] = ()
+    mode: Mode = Mode.DIRECT
+
+    def __call__(self) -> Presence:
+        """Return what is true now."""
+        return Presence(
+            name=self.name,
+            role=HostRole.NODE,
+            addresses=self.addresses,
+            labels=self.labels.current,
+            mode=self.mode,
+            version=VERSION,
+        )

@@ -1,0 +1,202 @@
+"""How does a node start, serve and stop?
+
+Laws of this file:
+
+* The spawner is started before anything listens; labels are known before anybody is judged
+  by them; nobody is let in before we are a member.
+* Keys, trust and roles are looked up when they are used: a renewal needs no restart.
+* A start that fails says why in one sentence and leaves nothing running.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
+
+from tele.conch.connection import SSHConnection
+from tele.conch.credentials import CertificateCredentials, Trust, make_portal
+from tele.conch.exchange import HostKeys
+from tele.conch.factory import SSHServerFactory
+from tele.conch.limits import Limits
+from tele.conch.sockets import listen
+from tele.errors import Conflict, TeleError
+from tele.interfaces import IRecorder
+from tele.loop import make_logger, now
+from tele.membership.member import Member
+from tele.model.access import Grant
+from tele.model.authority import AuthorityKind
+from tele.model.resources import RecordingMode
+from tele.model.session import RecordingStart
+from tele.node.accounts import own_login
+from tele.node.labels import Labels
+from tele.node.presence import NodePresence
+from tele.node.programs import NodePrograms, Visit
+from tele.node.realm import NodeRealm, look_up
+from tele.node.spawning import Spawning
+from tele.node.trail import Trail, address
+from tele.node.visitor import Visitor
+from tele.recording.tee import ConnectionTape
+
+_log = make_logger(__name__)
+
+
+class NodeService(Service):
+    """The SSH server of a machine.
+
+    ``ready`` fires with the port when it serves, or fails with a :class:`TeleError`.
+
+    :param member: the membership; started and stopped by whoever made it, before and after us.
+    :param labels: with the same ``spawning``; both are started and stopped here.
+    :param where: (interface, port) to listen on; port 0 is any.
+    :param public: given the port, where others reach it (``host:port``).
+    :param recorder: takes part in every session; None records nothing.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        member: Member,
+        spawning: Spawning,
+        labels: Labels,
+        presence: NodePresence,
+        where: tuple[str, int],
+        public: Callable[[int], str],
+        recorder: IRecorder | None,
+        limits: Limits | None = None,
+        look_up: Callable[[str], None] = look_up,
+    ) -> None:
+        self.ready: Deferred[int] = Deferred()
+        self._reactor = reactor
+        self._member = member
+        self._spawning = spawning
+        self._labels = labels
+        self._presence = presence
+        self._where = where
+        self._public = public
+        self._recorder = recorder
+        self._trail = Trail(reactor, member)
+        self._trust: Trust | None = None
+        self._port: Any = None
+        self._visitors: set[Visitor] = set()
+        self._starting: Deferred[int] | None = None
+        realm = NodeRealm(reactor, member, lambda: labels.current, self._receive, look_up)
+        self.factory = SSHServerFactory(
+            portal=make_portal(realm),
+            host_keys=self._host_keys,
+            user_trust=self._user_trust,
+            clock=reactor,
+            connection=SSHConnection,
+            limits=limits,
+            on_denied=self._trail.denied,
+        )
+        member.on_change(self._forget_trust)
+        labels.on_change(member.announce_soon)
+
+    # -- what the factory asks for ----------------------------------------------------
+    def _host_keys(self) -> HostKeys:
+        identity = self._member.identity
+        return HostKeys(identity.keys.ssh, identity.ssh_certificate)
+
+    def _user_trust(self) -> Trust:
+        if self._trust is None:
+            cluster = self._member.identity.host.cluster
+            self._trust = Trust(cluster, self._member.ssh_trust(AuthorityKind.USER))
+        return self._trust
+
+    def _forget_trust(self) -> None:
+        self._trust = None
+
+    def _receive(self, grant: Grant, credentials: CertificateCredentials) -> Visitor:
+        visit = Visit(grant, str(uuid.uuid4()), credentials.remote_addr, credentials.local_addr)
+        programs = NodePrograms(self._spawning, visit)
+        return Visitor(
+            self._reactor, visit, programs, self._tape(visit), self._trail, self._visitors
+        )
+
+    def _tape(self, visit: Visit) -> ConnectionTape | None:
+        if self._recorder is None or self._member.state.recording.mode is RecordingMode.OFF:
+            return None
+        host = self._member.identity.host
+        grant = visit.grant
+        start = RecordingStart(
+            id=visit.session_id,
+            kind="ssh",
+            cluster=host.cluster,
+            user=grant.identity.user,
+            login=grant.login,
+            roles=grant.roles,
+            login_session=grant.identity.login_session,
+            node=host.name,
+            node_id=host.host_id,
+            remote_addr=address(visit.remote_addr),
+            started=now(self._reactor),
+        )
+        began = time.monotonic_ns()
+        return ConnectionTape(
+            self._recorder,
+            start,
+            lambda: time.monotonic_ns() - began,
+            record_input=grant.record_input,
+        )
+
+    # -- life -------------------------------------------------------------------------
+    def startService(self) -> None:
+        """Begin to start; ``ready`` tells how it ended."""
+        super().startService()
+        self._starting = Deferred.fromCoroutine(self._start())
+        self._starting.addCallbacks(self.ready.callback, self.ready.errback)
+
+    async def _start(self) -> int:
+        try:
+            self._spawning.open()
+        except OSError as error:
+            raise TeleError(f"the spawner cannot be started: {error.strerror}") from None
+        await self._labels.start()
+        await self._member.ready()
+        interface, port = self._where
+        try:
+            self._port = listen(self._reactor, port, self.factory, interface)
+        except CannotListenError as error:
+            reason = getattr(error.socketError, "strerror", None) or error.socketError
+            raise Conflict(
+                f"the node cannot listen on {address((interface, port))}: {reason}"
+            ) from None
+        bound: int = self._port.getHost().port
+        self._presence.addresses = (self._public(bound),)
+        self._member.announce_soon()
+        _log.info(
+            "node serves {whom} on {where}",
+            whom=_whom(),
+            where=address((interface or "*", bound)),
+        )
+        return bound
+
+    def stopService(self) -> Deferred[None]:
+        """Take nobody in any more, hang up what runs, and end the spawner."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+        self._labels.stop()
+        if self._port is not None:
+            port, self._port = self._port, None
+            await maybeDeferred(port.stopListening)
+        for visitor in list(self._visitors):
+            visitor.dismiss()
+        await self._spawning.close()
+
+
+def _whom() -> str:
+    if os.geteuid() == 0:
+        return "every account that the certificates allow"
+    return f"the account {own_login()!r} only, which it runs as"

@@ -1,0 +1,243 @@
+"""A real auth on loopback, and hosts that join it, all on a reactor of one's own."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+
+from own_reactor import OwnReactor, own_reactor
+from tele.auth.local import ADMIN_ROLES, LOCAL_ADMIN, LocalAuthority
+from tele.auth.service import AuthService
+from tele.certs.check import LATEST
+from tele.certs.keys import PrivateKey
+from tele.certs.x509 import TlsKey
+from tele.interfaces import IAuthority, IRecorder
+from tele.membership.joining import JoinSettings
+from tele.membership.member import Member
+from tele.membership.store import DirectoryStore, MemberStore
+from tele.model.api.members import PublicKeys
+from tele.model.api.people import NewToken
+from tele.model.api.records import ListEvents
+from tele.model.api.table import ADD_TOKEN, LIST_EVENTS
+from tele.model.event import Event
+from tele.model.identity import Caller, HostRole, UserIdentity
+from tele.model.presence import Presence
+from tele.node.labels import LabelCommand, Labels
+from tele.node.presence import NodePresence
+from tele.node.service import NodeService
+from tele.node.spawning import Spawning
+from tele.recording.archive import DirectoryArchive
+from tele.store.sqlite import SqliteBackend
+
+ME = pwd.getpwuid(os.geteuid()).pw_name
+NAME = "small"
+
+
+@define
+class SmallNode:
+    """A node and its membership."""
+
+    service: NodeService
+    member: Member
+    spawning: Spawning
+    port: int = 0
+
+
+@define
+class SmallCluster:
+    """One auth, started and stopped at will."""
+
+    reactor: OwnReactor
+    folder: Path
+    auth: AuthService | None = None
+    port: int = 0
+    nodes: list[SmallNode] = field(factory=list)
+    ssh_keys: dict[str, PrivateKey] = field(factory=dict)
+
+    # -- auth -------------------------------------------------------------------------
+    def start_auth(self) -> None:
+        """Start auth, on the same port as before if it ran before."""
+        self.auth = AuthService(
+            self.reactor,
+            cluster=NAME,
+            backend=SqliteBackend(self.folder / "auth.sqlite", self.reactor),
+            archive=DirectoryArchive(self.folder / "recordings", self.reactor),
+            host_id="11111111-1111-4111-8111-111111111111",
+            name="auth",
+            listen=("127.0.0.1", self.port),
+        )
+        self.auth.startService()
+        self.port = self.reactor.wait(self.auth.ready)
+
+    def stop_auth(self) -> None:
+        """Stop auth; its store stays."""
+        assert self.auth is not None
+        auth, self.auth = self.auth, None
+        stopping: Any = auth.stopService()
+        self.reactor.wait(stopping)
+
+    @property
+    def local(self) -> LocalAuthority:
+        """Auth in this process."""
+        assert self.auth is not None
+        assert self.auth.authority is not None
+        return self.auth.authority
+
+    @property
+    def admin(self) -> IAuthority:
+        """Auth as an administrator sees it."""
+        identity = UserIdentity(LOCAL_ADMIN, NAME, LATEST, ADMIN_ROLES)
+        return self.local.as_caller(Caller(identity, "local"))
+
+    def settings(self, labels: Mapping[str, str] | None = None) -> JoinSettings:
+        """Make a token, and return how to join with it."""
+        request = NewToken((HostRole.NODE, HostRole.PROXY), labels=labels or {})
+        added = self.reactor.wait(self.admin.perform(ADD_TOKEN, request))
+        return JoinSettings((f"127.0.0.1:{self.port}",), (added.ca_pin,), lambda: added.token)
+
+    def events(self, name: str = "") -> tuple[Event, ...]:
+        """Return the audit's events of this name."""
+        listed = self.reactor.wait(self.admin.perform(LIST_EVENTS, ListEvents(event=name)))
+        items: tuple[Event, ...] = listed.items
+        return items
+
+    def wait_event(self, name: str, count: int = 1) -> tuple[Event, ...]:
+        """Wait until the audit has so many events of this name."""
+        self.reactor.until(lambda: len(self.events(name)) >= count)
+        return self.events(name)
+
+    # -- hosts ------------------------------------------------------------------------
+    def member(self, store: MemberStore, presence: Any = None, **named: Any) -> Member:
+        """Return a membership that is not started."""
+        named.setdefault("settings", self.settings() if self.auth else JoinSettings(()))
+        said = Presence("web1", HostRole.NODE, ("127.0.0.1:1",))
+        return Member(self.reactor, store=store, presence=presence or (lambda: said), **named)
+
+    def node(
+        self,
+        *,
+        name: str = "web1",
+        labels: Mapping[str, str] | None = None,
+        commands: tuple[LabelCommand, ...] = (),
+        recorder: IRecorder | None = None,
+        settings: JoinSettings | None = None,
+        port: int = 0,
+    ) -> SmallNode:
+        """Start a node and wait until it serves."""
+        spawning = Spawning(self.reactor)
+        own = Labels(self.reactor, spawning, labels or {}, commands)
+        presence = NodePresence(name, own)
+        store = DirectoryStore(self.folder / name, HostRole.NODE)
+        member = self.member(store, presence, settings=settings or self.settings())
+        service = NodeService(
+            self.reactor,
+            member=member,
+            spawning=spawning,
+            labels=own,
+            presence=presence,
+            where=("127.0.0.1", port),
+            public=lambda bound: f"127.0.0.1:{bound}",
+            recorder=recorder,
+        )
+        node = SmallNode(service, member, spawning)
+        self.nodes.append(node)
+        member.startService()
+        service.startService()
+        node.port = self.reactor.wait(service.ready)
+        return node
+
+    def stop_node(self, node: SmallNode) -> None:
+        """Stop a node; its folder stays."""
+        self.nodes.remove(node)
+        self.reactor.wait(node.service.stopService())
+        self.reactor.wait(node.member.stopService())
+
+    # -- people -----------------------------------------------------------------------
+    def person(self, name: str, *logins: str, ttl: timedelta = timedelta(hours=1)) -> None:
+        """Make an administrator with a certificate for ``logins``."""
+        self.reactor.wait(self.local.ensure_admin(name, logins))
+        key = self.ssh_keys.setdefault(name, PrivateKey.generate())
+        public = PublicKeys(key.public.line, TlsKey.generate().public_pem)
+        certificates = self.reactor.wait(self.local.issue_for(name, public, ttl))
+        home = self.folder / "people"
+        home.mkdir(exist_ok=True)
+        (home / name).write_bytes(key.to_openssh())
+        (home / name).chmod(0o600)
+        (home / f"{name}-cert.pub").write_text(certificates.ssh + "\n")
+        host = next(a for a in certificates.authorities if a.kind.value == "host")
+        (home / "known_hosts").write_text(
+            "".join(f"@cert-authority * {line}\n" for line in host.ssh_public_keys)
+        )
+
+    def ssh_words(self, person: str, node: SmallNode, *words: str, login: str = ME) -> list[str]:
+        """Return the words of OpenSSH's client."""
+        home = self.folder / "people"
+        options = (
+            f"Port={node.port}", "BatchMode=yes", f"IdentityFile={home}/{person}",
+            f"CertificateFile={home}/{person}-cert.pub", "IdentitiesOnly=yes",
+            f"UserKnownHostsFile={home}/known_hosts", "GlobalKnownHostsFile=/dev/null",
+            "StrictHostKeyChecking=yes", "HostKeyAlias=web1.small", f"User={login}",
+        )  # fmt: skip
+        return ["-F", "none", *(w for o in options for w in ("-o", o)), *words]
+
+    def run(
+        self, program: str, *words: str, stdin: bytes | None = None, seconds: float = 60
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a program while the reactor turns."""
+        process = subprocess.Popen(
+            [program, *words],
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=self.folder,
+        )
+        done: list[tuple[bytes, bytes]] = []
+        pool = self.reactor.getThreadPool()
+        pool.callInThread(lambda: done.append(process.communicate(stdin)))
+        try:
+            self.reactor.until(lambda: bool(done), seconds)
+        finally:
+            if not done:
+                process.kill()
+                self.reactor.until(lambda: bool(done))
+        return subprocess.CompletedProcess(process.args, process.returncode, *done[0])
+
+    def ssh(
+        self,
+        person: str,
+        node: SmallNode,
+        *words: str,
+        login: str = ME,
+        stdin: bytes | None = None,
+        options: tuple[str, ...] = (),
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run OpenSSH's client as a person."""
+        first = self.ssh_words(person, node, *options, "127.0.0.1", *words, login=login)
+        return self.run("ssh", *first, stdin=stdin)
+
+    def stop(self) -> None:
+        """Stop all."""
+        for node in list(self.nodes):
+            self.stop_node(node)
+        if self.auth is not None:
+            self.stop_auth()
+
+
+@contextmanager
+def small_cluster(folder: Path) -> Iterator[SmallCluster]:
+    """A cluster whose auth runs."""
+    with own_reactor() as reactor:
+        cluster = SmallCluster(reactor, folder)
+        cluster.start_auth()
+        try:
+            yield cluster
+        finally:
+            cluster.stop()
