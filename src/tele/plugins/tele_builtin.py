@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from twisted.plugin import IPlugin
 from zope.interface import implementer
@@ -60,7 +59,9 @@ class _Directory:
     def make(self, arguments: str, surroundings: Surroundings) -> IArchive:
         from tele.recording.archive import DirectoryArchive
 
-        return DirectoryArchive(_path(arguments, surroundings, "recordings"))
+        path = _path(arguments, surroundings, "recordings")
+        archive: IArchive = DirectoryArchive(path, surroundings.reactor)
+        return archive
 
 
 @implementer(IPlugin, IAuditSinkFactory)
@@ -82,15 +83,11 @@ class _Tape:
     help = "tape - writes each session to a spool in data_dir and uploads it to auth"
 
     def make(self, arguments: str, surroundings: RecorderSurroundings) -> IRecorder:
-        from tele.recording.recorder import TapeRecorder
+        from tele.plugins.taping import Taping
 
-        recorder: Any = TapeRecorder(
-            surroundings.data_dir / "spool",
-            surroundings.authority,
-            surroundings.sign,
-            surroundings.host_certificate,
-            surroundings.reactor,
-        )
+        if arguments:
+            raise InvalidInput("tape takes no arguments")
+        recorder: IRecorder = Taping(surroundings)
         return recorder
 
 

@@ -1,0 +1,155 @@
+"""What is in the folder of ``tele up``, and is its cluster running?
+
+::
+
+    tele.yaml   the configuration, written once; yours to change
+    tele.pid    the process that runs it, which holds a lock on this file
+    tele.log    its log
+    ...         the state of auth, proxy and node
+
+Laws of this file:
+
+* The lock says whether a cluster runs; the number in the file only says which process
+  holds it. So nothing has to be cleaned up after a crash.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import stat
+import time
+from pathlib import Path
+
+from tele.errors import Conflict, NotFound, TeleError
+
+#: How long a cluster may take to end by itself.
+PATIENCE = 30.0
+
+
+def default_folder() -> Path:
+    """Return ``/var/lib/tele`` for root, ``~/.local/share/tele`` otherwise."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/tele")
+    data = os.environ.get("XDG_DATA_HOME")
+    return Path(data if data and os.path.isabs(data) else Path.home() / ".local/share") / "tele"
+
+
+class Folder:
+    """The folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.config = self.path / "tele.yaml"
+        self.pid_file = self.path / "tele.pid"
+        self.log = self.path / "tele.log"
+
+    def prepare(self) -> None:
+        """Make it, for its owner only; raises :class:`TeleError`."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = self.path.stat()
+            if not stat.S_ISDIR(found.st_mode):
+                raise FileExistsError(20, "it is not a folder")
+            if found.st_uid != os.geteuid():
+                raise TeleError(
+                    f"{self.path} belongs to another user; choose another folder with --dir"
+                )
+            if stat.S_IMODE(found.st_mode) & 0o077:
+                self.path.chmod(0o700)
+            probe = self.path / ".writable"
+            probe.touch(0o600)
+            probe.unlink()
+        except OSError as error:
+            raise TeleError(
+                f"cannot write to the folder {self.path}: {error.strerror}\n"
+                "choose another one with --dir"
+            ) from None
+
+    def lock(self) -> int:
+        """Take the lock and return its descriptor; raises :class:`Conflict` if it is taken.
+
+        Processes that are forked share it; programs that they start do not.
+        """
+        descriptor = os.open(self.pid_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            number = os.read(descriptor, 32).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            raise Conflict(
+                f"a cluster is running in {self.path} already (process {number or 'starting'})\n"
+                f"to end it, type: tele down --dir {self.path}"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        return descriptor
+
+    def write_pid(self, descriptor: int) -> None:
+        """Say that this process is the one."""
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def unlock(self, descriptor: int) -> None:
+        """Let go of the lock, and forget the process."""
+        os.ftruncate(descriptor, 0)
+        os.close(descriptor)
+
+    def runs(self) -> int | None:
+        """Return the process that holds the lock, 0 if it has not said its number, or None."""
+        try:
+            descriptor = os.open(self.pid_file, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise TeleError(f"cannot read {self.pid_file}: {error.strerror}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = os.read(descriptor, 32).strip()
+            return int(text) if text.isdigit() else 0
+        finally:
+            os.close(descriptor)
+        return None
+
+    def end(self, patience: float = PATIENCE) -> bool:
+        """End the cluster that runs here and wait for it; False if none does.
+
+        Raises :class:`NotFound` when this is no folder of a cluster.
+        """
+        if not self.pid_file.exists() and not self.config.exists():
+            raise NotFound(f"there is no cluster in {self.path}")
+        deadline = time.monotonic() + patience
+        number = self.runs()
+        while number == 0 and time.monotonic() < deadline:  # it is just starting
+            time.sleep(0.05)
+            number = self.runs()
+        if number is None:
+            return False
+        self._signal(number, signal.SIGTERM)
+        while self.runs() is not None:
+            if time.monotonic() > deadline:
+                self._signal(number, signal.SIGKILL)
+                deadline = time.monotonic() + patience
+            time.sleep(0.02)
+        return True
+
+    def _signal(self, number: int, how: signal.Signals) -> None:
+        """Send a signal, to the process that holds the lock and to no other."""
+        try:
+            process = os.pidfd_open(number)
+        except ProcessLookupError:
+            return
+        except OSError as error:
+            raise TeleError(f"cannot end process {number}: {error.strerror}") from None
+        try:
+            if self.runs() == number:  # so the descriptor is of that one, whatever comes
+                signal.pidfd_send_signal(process, how)
+        except ProcessLookupError:
+            return
+        except PermissionError:
+            raise TeleError(
+                f"process {number} belongs to another user: only they and root can end it"
+            ) from None
+        finally:
+            os.close(process)

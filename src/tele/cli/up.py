@@ -1,0 +1,283 @@
+"""How is a whole cluster on one machine started and stopped?
+
+Laws of this file:
+
+* All that can be found out before starting is, so that mistakes get their own sentences.
+* ``--detach`` ends with 0 only when all parts serve; until then the new process reports
+  through a pipe, and its error is ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import select
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from tele.cli.folder import Folder, default_folder
+from tele.cli.openssh import openssh_program, split_address
+from tele.errors import BY_KIND, AccessDenied, InvalidInput, NotFound, TeleError
+
+DEFAULT_CLUSTER = "tele"
+DEFAULT_LISTEN = "127.0.0.1:3080"
+#: How long the parts may take to serve.
+START_SECONDS = 90.0
+
+_TEMPLATE = """\
+# Written once by `tele up`; yours to change. See docs/reference/configuration.
+version: v1
+data_dir: .
+auth:
+  cluster_name: {cluster}
+  listen: 127.0.0.1:{auth}
+proxy:
+  listen: "{proxy}"
+node:
+  name: {node}
+  listen: 127.0.0.1:{port}
+"""
+
+_dir = click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="Where everything is kept.  [default: ~/.local/share/tele, for root /var/lib/tele]",
+)
+
+
+@click.command()
+@_dir
+@click.option("--cluster", help=f"Its name, at the first start.  [default: {DEFAULT_CLUSTER}]")
+@click.option("--listen", metavar="HOST:PORT", help=f"The proxy's.  [default: {DEFAULT_LISTEN}]")
+@click.option("--login", "logins", multiple=True, help="As root: accounts that you may log in to.")
+@click.option("--detach", is_flag=True, help="Return when all of it serves, and leave it running.")
+def up(
+    folder: Path | None,
+    cluster: str | None,
+    listen: str | None,
+    logins: tuple[str, ...],
+    detach: bool,
+) -> int:
+    """Start a whole cluster on this machine, or resume it, and log in as its administrator."""
+    openssh_program("ssh")
+    account = pwd.getpwuid(os.geteuid()).pw_name
+    accounts = _accounts(account, logins)
+    address = None if listen is None else split_address(listen)
+    place = Folder(folder or default_folder())
+    place.prepare()
+    lock = place.lock()
+    try:
+        _configure(place, cluster, address)
+    except BaseException:
+        place.unlock(lock)
+        raise
+    if detach:
+        return _detached(place, lock, account, accounts, address)
+    place.write_pid(lock)
+    from tele.cli.running import run_cluster
+
+    status = run_cluster(place, account, accounts, address, _tell)
+    place.unlock(lock)
+    return status
+
+
+def _accounts(own: str, logins: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the OS accounts that the administrator may log in to."""
+    for login in logins:
+        try:
+            pwd.getpwnam(login)
+        except KeyError:
+            raise NotFound(f"--login {login}: there is no such account on this machine") from None
+        if os.geteuid() != 0 and login != own:
+            raise InvalidInput(
+                f"--login {login}: only root can serve other accounts than {own}; as {own},"
+                " leave it out"
+            )
+    return tuple(dict.fromkeys((own, *logins)))
+
+
+def _configure(place: Folder, cluster: str | None, listen: tuple[str, int] | None) -> None:
+    """Write the configuration at the first start; check that it can be used now."""
+    from tele.config.reading import load
+    from tele.config.values import Address, cluster_name_problem
+
+    if not place.config.exists():
+        name = cluster or DEFAULT_CLUSTER
+        if wrong := cluster_name_problem(name):
+            raise InvalidInput(f"--cluster {name}: {wrong}")
+        proxy = Address(*(listen or split_address(DEFAULT_LISTEN)))
+        _check_free(proxy.host, proxy.port)
+        auth, port = _free_ports(2)
+        from tele.cli.home import replace_file
+
+        text = _TEMPLATE.format(
+            cluster=name, auth=auth, proxy=proxy, port=port, node=json.dumps(socket.gethostname())
+        )
+        replace_file(place.config, text, 0o600)
+        return
+    config = load(place.config).config
+    if config.auth is None or config.proxy is None:
+        raise InvalidInput(f"{place.config}: tele up needs the sections auth and proxy")
+    if cluster is not None and cluster != config.auth.cluster_name:
+        raise InvalidInput(
+            f"{place.path} holds the cluster {config.auth.cluster_name}, not {cluster}; leave"
+            " --cluster out, or choose another folder with --dir"
+        )
+    chosen = listen or (config.proxy.listen.host, config.proxy.listen.port)
+    _check_free(*chosen)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise :class:`TeleError` if the proxy could not listen there."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        raise TeleError(
+            f"the proxy cannot listen on {host}:{port}: {error.strerror}\n"
+            "choose another address with --listen HOST:PORT"
+        ) from None
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return ports on 127.0.0.1 that nothing uses."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def _tell(said: dict[str, Any]) -> None:
+    """Say what runs and what to type next."""
+    click.echo(
+        f"Cluster {said['cluster']} serves at {said['proxy']}; "
+        f"you are {said['user']}, an administrator.\n"
+        f"Everything is in {said['folder']}.\n\n"
+        "Type next:\n"
+        "  tele ls\n"
+        f"  tele ssh {said['node']}\n"
+        f"  tele config --install   # then: ssh {said['node']}.{said['cluster']}\n"
+        f"  tele down{said['dir_option']}"
+    )
+
+
+# -- in the background ----------------------------------------------------------------
+def _detached(
+    place: Folder,
+    lock: int,
+    account: str,
+    accounts: tuple[str, ...],
+    listen: tuple[str, int] | None,
+) -> int:
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _be_the_cluster(place, lock, account, accounts, listen, writing)
+    os.close(writing)
+    os.close(lock)  # the child has it, too
+    said = _wait(place, child, reading)
+    os.close(reading)
+    if "error" in said:
+        os.waitpid(child, 0)
+        error = BY_KIND.get(said["error"], TeleError)
+        raise error(said["message"], "denied") if error is AccessDenied else error(said["message"])
+    _tell(said)
+    return 0
+
+
+def _wait(place: Folder, child: int, reading: int) -> dict[str, Any]:
+    """Return what the child reports: that it serves, or why not."""
+    deadline = time.monotonic() + START_SECONDS
+    data = b""
+    try:
+        while not data.endswith(b"\n"):
+            ready, _, _ = select.select([reading], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                os.kill(child, signal.SIGTERM)
+                return _broken(place, f"it did not serve within {START_SECONDS:.0f} s")
+            got = os.read(reading, 65536)
+            if not got:
+                return _broken(place, "it ended while it started")
+            data += got
+    except KeyboardInterrupt:
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+        raise
+    said: dict[str, Any] = json.loads(data)
+    return said
+
+
+def _broken(place: Folder, what: str) -> dict[str, Any]:
+    return {"error": "failed", "message": f"the cluster does not run: {what}; see {place.log}"}
+
+
+def _be_the_cluster(
+    place: Folder,
+    lock: int,
+    account: str,
+    accounts: tuple[str, ...],
+    listen: tuple[str, int] | None,
+    writing: int,
+) -> NoReturn:
+    """Be a daemon until the end."""
+    status = 1
+    try:
+        os.setsid()
+        os.chdir("/")
+        log = os.open(place.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for descriptor, target in ((nothing, 0), (log, 1), (log, 2)):
+            os.dup2(descriptor, target)
+        os.close(nothing)
+        os.close(log)
+        place.write_pid(lock)
+        from tele.cli.running import run_cluster
+
+        def report(said: dict[str, Any]) -> None:
+            os.write(writing, json.dumps(said).encode("utf-8") + b"\n")
+            os.close(writing)
+
+        try:
+            status = run_cluster(place, account, accounts, listen, report)
+        except TeleError as error:
+            report({"error": error.kind, "message": str(error)})
+            status = error.exit_code
+        place.unlock(lock)
+    except Exception:
+        import traceback
+
+        traceback.print_exc()  # into the log
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+@click.command()
+@_dir
+def down(folder: Path | None) -> None:
+    """Stop the cluster that `tele up` started."""
+    from tele.cli.output import say
+
+    place = Folder(folder or default_folder())
+    if not place.end():
+        say(f"no cluster was running in {place.path}")
