@@ -207,7 +207,7 @@ class TapeRecorder:
         """
         recovered = []
         for folder in self._spool.folders():
-            if folder.id in self._open or (folder.path / "manifest.json").exists():
+            if folder.id in self._open or folder.is_closed:
                 continue
             try:
                 self._close_orphan(folder)

@@ -79,6 +79,11 @@ class SpoolFolder:
         return decode(RecordingStart, (self.path / "start.json").read_bytes())
 
     @property
+    def is_closed(self) -> bool:
+        """Whether nobody writes to it any more."""
+        return (self.path / "manifest.json").exists()
+
+    @property
     def manifest(self) -> Manifest | None:
         """The manifest, or None while it is open."""
         path = self.path / "manifest.json"

@@ -110,7 +110,10 @@ class Uploader:
                 del self._known[recording_id]
             progress.failures = 0
         except _FOR_GOOD as error:
-            self._refused(folder, error)
+            if folder.is_closed:
+                self._refused(folder, error)
+            else:  # it is being written: it cannot be moved away yet
+                self._try_later(recording_id, progress, error)
         except (TeleError, OSError) as error:
             self._try_later(recording_id, progress, error)
         except Exception:
