@@ -362,6 +362,8 @@ class ClusterService(MultiService):
         self.auth: AuthService | None = None
         self.proxy: HostService | None = None
         self.node: HostService | None = None
+        #: When the node began to serve.
+        self.node_since: datetime | None = None
         self._reactor = reactor
         self._loaded = loaded
         self._parts = parts or ("auth", "proxy", "node")
@@ -420,6 +422,7 @@ class ClusterService(MultiService):
             )
             self.node.setServiceParent(self)
             await self.node.ready
+            self.node_since = now(self._reactor)
 
     async def _join(
         self, join: JoinConfig | None, store: MemberStore, role: HostRole

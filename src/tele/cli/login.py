@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tele.cli.home import Facts, Home, Profile, is_valid, logged_in, safe_name
+from tele.cli.home import Facts, Home, Profile, is_valid, safe_name
 from tele.cli.lists import read_duration
 from tele.cli.openssh import split_address, write_openssh_files
-from tele.cli.output import format_option, printable, show_data, span
 from tele.cli.session import Where, trusted_hosts, where_options
 from tele.errors import InvalidInput, NotLoggedIn, TeleError
 
@@ -203,7 +202,7 @@ def keep(home: Home, profile: Profile, ssh: PrivateKey, tls: TlsKey, got: Certif
 
 
 def _tell(profile: Profile, facts: Facts) -> None:
-    from tele.cli.output import say
+    from tele.cli.output import say, span
 
     say(
         f"logged in to {profile.cluster} as {profile.user} for "
@@ -232,35 +231,3 @@ def logout(everywhere: bool, where: Where) -> None:
             files.tls_certificate,
         ):  # fmt: skip
             path.unlink(missing_ok=True)
-
-
-@click.command()
-@format_option()
-@where_options()
-def status(form: str, where: Where) -> None:
-    """Show who you are, where, and until when."""
-    home = Home.find()
-    profile, facts = logged_in(home, where.cluster, where.proxy, where.user)
-    expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(facts.expires))
-    said = {
-        "cluster": profile.cluster,
-        "proxy": profile.proxy,
-        "user": facts.user,
-        "roles": list(facts.roles),
-        "logins": list(facts.logins),
-        "expires": expires,
-        "ca_pins": list(profile.ca_pins),
-    }
-    if form != "text":
-        show_data(form, said)
-        return
-    left = span(facts.expires - time.time())
-    for title, text in (
-        ("Cluster:", f"{profile.cluster} at {profile.proxy}"),
-        ("User:", facts.user),
-        ("Roles:", ", ".join(facts.roles)),
-        ("Logins:", ", ".join(facts.logins)),
-        ("Valid:", f"{left} more, until {expires}"),
-        ("CA pin:", " ".join(profile.ca_pins)),
-    ):
-        click.echo(f"{title:9}{printable(text)}")

@@ -32,7 +32,6 @@ from tele.loop import LogFormat, make_logger, set_up_logging
 from tele.model.api.members import ListHosts, PublicKeys
 from tele.model.api.table import LIST_HOSTS
 from tele.model.authority import AuthorityKind, Certificates, authority_of
-from tele.model.presence import Status
 
 _log = make_logger(__name__)
 
@@ -174,14 +173,15 @@ class _Run:
 
     async def _find_node(self) -> bool:
         """Note the name of our node once it is online with an address."""
-        node = self._cluster.node
-        if node is None:
+        node, since = self._cluster.node, self._cluster.node_since
+        if node is None or since is None:
             return True
         page = await self._cluster.owner.perform(LIST_HOSTS, ListHosts(limit=1000))
         for host in page.items:
-            if host.id == node.member.host_id and host.addresses:
+            # What it said before it served is of its last run, or has no address yet.
+            if host.id == node.member.host_id and host.last_seen >= since and host.addresses:
                 self._node_name = host.name
-                return bool(host.status is Status.ONLINE)
+                return True
         return False
 
     def _authority(self) -> LocalAuthority:

@@ -180,5 +180,5 @@ def proxy_ssh(target: str, cluster: str | None, proxy: str | None, user: str | N
     host, _, port = target.rpartition("@")[2].rpartition(":")
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", host) is None or not port.isdigit():
         raise InvalidInput(f"{quoted(target)} is not [LOGIN@]NODE:PORT")
-    words = ["-W", f"{full_name(host, name)}:{port}", "-o", "LogLevel=ERROR", f"proxy.{name}"]
-    _become(program, [*configuration, *words])
+    # At its usual level ssh tells the proxy's reason when there is no such node, or no way.
+    _become(program, [*configuration, "-W", f"{full_name(host, name)}:{port}", f"proxy.{name}"])

@@ -1,0 +1,43 @@
+"""Who am I, where, and until when?"""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from tele.cli.home import Home, logged_in
+from tele.cli.output import format_option, printable, show_data, span
+from tele.cli.session import Where, where_options
+
+
+@click.command()
+@format_option()
+@where_options()
+def status(form: str, where: Where) -> None:
+    """Show who you are, where, and until when."""
+    home = Home.find()
+    profile, facts = logged_in(home, where.cluster, where.proxy, where.user)
+    expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(facts.expires))
+    said = {
+        "cluster": profile.cluster,
+        "proxy": profile.proxy,
+        "user": facts.user,
+        "roles": list(facts.roles),
+        "logins": list(facts.logins),
+        "expires": expires,
+        "ca_pins": list(profile.ca_pins),
+    }
+    if form != "text":
+        show_data(form, said)
+        return
+    left = span(facts.expires - time.time())
+    for title, text in (
+        ("Cluster:", f"{profile.cluster} at {profile.proxy}"),
+        ("User:", facts.user),
+        ("Roles:", ", ".join(facts.roles)),
+        ("Logins:", ", ".join(facts.logins)),
+        ("Valid:", f"{left} more, until {expires}"),
+        ("CA pin:", " ".join(profile.ca_pins)),
+    ):
+        click.echo(f"{title:9}{printable(text)}")
