@@ -47,7 +47,7 @@ from tele.model.identity import Caller, HostIdentity, HostRole, UserIdentity
 from tele.model.presence import Presence, Status
 from tele.model.resources import Metadata, Role, User, UserSpec
 from tele.model.session import Recording, Session
-from tele.rbac.decision import locked, may_reach, permits
+from tele.rbac.decision import locked, may_reach, permits, refusal
 from tele.rbac.labels import allows
 
 log = make_logger(__name__)
@@ -135,7 +135,7 @@ class LocalAuthority:
         if not rules:
             return
         known = self._parts.state.roles
-        denials = [permits(roles, known, rule.resource, rule.verb) for rule in rules]
+        denials = [refusal(roles, known, rule.resource, rule.verb) for rule in rules]
         if None not in denials:
             denied = denials[0]
             text = "denied" if denied is None else denied.message
@@ -155,7 +155,7 @@ class LocalAuthority:
         if not isinstance(identity, UserIdentity):
             return False
         held = await self._roles_of(identity)
-        return permits(held, self._parts.state.roles, resource, verb) is None
+        return permits(held, self._parts.state.roles, resource, verb)
 
     # -- audit ------------------------------------------------------------------------
     async def emit(self, name: str, caller: Caller | None = None, /, **fields: Any) -> None:

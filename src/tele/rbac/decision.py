@@ -3,7 +3,7 @@
 Laws of this file:
 
 * Nothing is allowed by default; deny wins over allow; a role that does not exist any
-  more gives nothing.
+  more, or has expired, gives nothing and denies nothing.
 * The decision is one value, a Grant or a Denied, and its text is for the person.
 * Where several roles allow the same thing, the stricter options hold.
 """
@@ -15,7 +15,7 @@ from datetime import datetime
 
 from tele.model.access import Denied, Grant, Reason
 from tele.model.identity import UserIdentity
-from tele.model.resources import Lock, LockTarget, Role
+from tele.model.resources import Lock, LockTarget, Role, Rule
 from tele.rbac import labels as conditions
 from tele.rbac.logins import expand
 
@@ -36,7 +36,7 @@ def decide(
     denied = may_reach(identity, node_labels, roles, locks, now, host_id, login)
     if denied is not None:
         return denied
-    held = _held(identity, roles)
+    held = _held(identity, roles, now)
     for role in held:
         listed = role.spec.deny.logins
         if "*" in listed or login in expand(listed, identity.traits):
@@ -86,7 +86,7 @@ def may_reach(
     if lock is not None:
         said = f": {lock.spec.message}" if lock.spec.message else ""
         return Denied(Reason.LOCKED, f"locked by {lock.metadata.name}{said}")
-    held = _held(identity, roles)
+    held = _held(identity, roles, now)
     if not held:
         named = ", ".join(identity.roles) or "none"
         return Denied(Reason.NO_ROLE, f"{identity.user} has no role that exists (roles: {named})")
@@ -103,22 +103,29 @@ def may_reach(
     return None
 
 
-def permits(
-    held: Iterable[str], roles: Mapping[str, Role], resource: str, verb: str
+def permits(held: Iterable[str], roles: Mapping[str, Role], resource: str, verb: str) -> bool:
+    """Whether somebody with the roles ``held`` may ``verb`` a ``resource`` through the API."""
+    return refusal(held, roles, resource, verb) is None
+
+
+def refusal(
+    held: Iterable[str],
+    roles: Mapping[str, Role],
+    resource: str,
+    verb: str,
+    now: datetime | None = None,
 ) -> Denied | None:
-    """Decide whether somebody with the roles ``held`` may ``verb`` a ``resource``; None is yes."""
+    """Say why :func:`permits` says no; None if it says yes.
+
+    With ``now``, roles that have expired count as little as those that do not exist.
+    """
     names = list(held)
-    mine = [roles[name] for name in names if name in roles]
+    mine = [roles[name] for name in names if name in roles and _in_force(roles[name], now)]
     for role in mine:
-        if any(
-            _covers(r.resources, resource) and _covers(r.verbs, verb) for r in role.spec.deny.rules
-        ):
+        if _has_rule(role.spec.deny.rules, resource, verb):
             return Denied(Reason.RULE, f"role {role.metadata.name} denies to {verb} a {resource}")
-    for role in mine:
-        if any(
-            _covers(r.resources, resource) and _covers(r.verbs, verb) for r in role.spec.allow.rules
-        ):
-            return None
+    if any(_has_rule(role.spec.allow.rules, resource, verb) for role in mine):
+        return None
     named = ", ".join(names) or "none"
     return Denied(Reason.RULE, f"no role ({named}) has a rule that allows to {verb} a {resource}")
 
@@ -128,12 +135,23 @@ def locked(locks: Iterable[Lock], identity: UserIdentity, now: datetime) -> Lock
     return next((lock for lock in locks if _hits(lock, identity, now, "", None)), None)
 
 
+def _has_rule(rules: Iterable[Rule], resource: str, verb: str) -> bool:
+    return any(_covers(r.resources, resource) and _covers(r.verbs, verb) for r in rules)
+
+
 def _covers(listed: tuple[str, ...], wanted: str) -> bool:
     return "*" in listed or wanted in listed
 
 
-def _held(identity: UserIdentity, roles: Mapping[str, Role]) -> list[Role]:
-    return [roles[name] for name in identity.roles if name in roles]
+def _in_force(role: Role, now: datetime | None) -> bool:
+    expires = role.metadata.expires
+    return expires is None or now is None or now < expires
+
+
+def _held(identity: UserIdentity, roles: Mapping[str, Role], now: datetime) -> list[Role]:
+    """The roles of ``identity`` that exist now, each once."""
+    names = dict.fromkeys(identity.roles)
+    return [roles[name] for name in names if name in roles and _in_force(roles[name], now)]
 
 
 def _hits(

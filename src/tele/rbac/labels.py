@@ -5,6 +5,8 @@ Laws of this file:
 * An allow condition asks for every key that it names, and for any one of its values.
 * A deny condition is met by any single key.
 * ``"*": "*"`` is every node; an empty condition is no node.
+* A value is a text, a glob with ``*`` and ``?``, or a regular expression ``^...$``. One that
+  cannot be read allows nothing and denies everything.
 """
 
 from __future__ import annotations
@@ -13,18 +15,28 @@ from collections.abc import Iterable, Mapping
 
 from tele.errors import InvalidInput, quoted
 from tele.model.patterns import matches
+from tele.rbac.expressions import expression
 
 Condition = Mapping[str, tuple[str, ...]]
 
 
-def _any(patterns: Iterable[str], value: str) -> bool:
-    return any(matches(pattern, value) for pattern in patterns)
+def _any(patterns: Iterable[str], value: str, unreadable: bool) -> bool:
+    return any(_fits(pattern, value, unreadable) for pattern in patterns)
+
+
+def _fits(pattern: str, value: str, unreadable: bool) -> bool:
+    if not pattern.startswith("^"):
+        return matches(pattern, value)
+    try:
+        return expression(pattern).covers(value)
+    except InvalidInput:
+        return unreadable
 
 
 def allows(condition: Condition, labels: Mapping[str, str]) -> bool:
     """Whether an allow condition covers a node with ``labels``."""
     return bool(condition) and all(
-        (key == "*" or (key in labels and _any(patterns, labels[key])))
+        (key == "*" or (key in labels and _any(patterns, labels[key], unreadable=False)))
         for key, patterns in condition.items()
     )
 
@@ -32,7 +44,7 @@ def allows(condition: Condition, labels: Mapping[str, str]) -> bool:
 def denies(condition: Condition, labels: Mapping[str, str]) -> bool:
     """Whether a deny condition hits a node with ``labels``."""
     return any(
-        key == "*" or (key in labels and _any(patterns, labels[key]))
+        key == "*" or (key in labels and _any(patterns, labels[key], unreadable=True))
         for key, patterns in condition.items()
     )
 
@@ -46,7 +58,4 @@ def check_condition(condition: Condition) -> None:
             raise InvalidInput("the label '*' takes the value '*' only")
         for pattern in patterns:
             if pattern.startswith("^"):
-                raise InvalidInput(
-                    f"{quoted(pattern)}: regular expressions are not supported in labels,"
-                    " use * and ?"
-                )
+                expression(pattern)

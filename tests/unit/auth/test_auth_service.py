@@ -136,6 +136,7 @@ class World:
     def stop(self) -> None:
         self.parts.members.stop()
         self.parts.state.stop()
+        result(self.backend.close())
         assert not self.clock.getDelayedCalls()
 
     # -- who calls

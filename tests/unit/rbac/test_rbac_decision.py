@@ -23,7 +23,7 @@ from tele.model.resources import (
     RoleSpec,
     Rule,
 )
-from tele.rbac.decision import decide, may_reach, permits
+from tele.rbac.decision import decide, may_reach, permits, refusal
 from tele.rbac.logins import expand, logins_of
 from tele.rbac.presets import ACCESS, AUDITOR, EDITOR, PRESETS, check_role
 
@@ -83,6 +83,9 @@ def test_nothing_is_allowed_by_default() -> None:
         ({"env": ("prod",)}, PROD, True),
         ({"env": ("dev", "prod")}, PROD, True),
         ({"env": ("pr*",)}, PROD, True),
+        ({"env": ("^(prod|staging)$",)}, PROD, True),
+        ({"env": ("^pro$",)}, PROD, False),
+        ({"env": ("^(broken$",)}, PROD, False),
         ({"env": ("prod",), "role": ("web",)}, PROD, False),
         ({"env": ("prod",), "zone": ("*",)}, PROD, False),
         ({"*": ("*",)}, {}, True),
@@ -101,6 +104,8 @@ def test_allow_labels(
     ("deny", "expected"),
     [
         (Conditions(node_labels={"env": ("prod",), "zone": ("x",)}), Reason.DENIED),
+        (Conditions(node_labels={"env": ("^p.*$",)}), Reason.DENIED),
+        (Conditions(node_labels={"env": ("^(broken$",)}), Reason.DENIED),
         (Conditions(logins=("root",)), Reason.DENIED),
         (Conditions(logins=("*",)), Reason.DENIED),
         (Conditions(logins=("{{internal.logins}}",)), Reason.DENIED),
@@ -159,6 +164,16 @@ def test_an_expired_certificate_decides_nothing() -> None:
     )
 
 
+def test_an_expired_role_is_no_role() -> None:
+    """A role with an end gives nothing after it, neither logins nor rules."""
+    over = Role(Metadata("over", expires=NOW), RoleSpec(ROOT))
+    assert reason(ask(over)) is Reason.NO_ROLE
+    still = Role(Metadata("still", expires=NOW + timedelta(seconds=1)), RoleSpec(ROOT))
+    assert isinstance(ask(still), Grant)
+    rules = Role(Metadata("r", expires=NOW), RoleSpec(Conditions(rules=(Rule(("*",), ("*",)),))))
+    assert refusal(("r",), {"r": rules}, "user", "list", NOW) is not None
+
+
 def test_reaching_needs_a_role_for_the_node() -> None:
     """Who may not log in to a node at all cannot even dial it."""
     assert may_reach(who("access"), PROD, {"access": ACCESS}, (), NOW) is None
@@ -184,7 +199,8 @@ def test_rules_of_the_api(held: tuple[str, ...], resource: str, verb: str, good:
     """Presets do what their names say, and deny wins here too."""
     no = role("no", deny=Conditions(rules=(Rule(("user",), ("create",)),)))
     known = {r.metadata.name: r for r in (*PRESETS, no)}
-    assert (permits(held, known, resource, verb) is None) is good
+    assert permits(held, known, resource, verb) is good
+    assert (refusal(held, known, resource, verb) is None) is good
 
 
 @pytest.mark.parametrize(
@@ -213,7 +229,9 @@ def test_presets_are_sound() -> None:
 
 
 @pytest.mark.parametrize(
-    "labels", [{"env": ()}, {"*": ("x",)}, {"env": ("^a+$",)}], ids=["empty", "star", "regex"]
+    "labels",
+    [{"env": ()}, {"*": ("x",)}, {"env": ("^a(+$",)}, {"env": ("^a",)}, {"env": ("^(a)\\1$",)}],
+    ids=["empty", "star", "broken", "open", "back"],
 )
 def test_conditions_that_mislead_are_refused(labels: dict[str, tuple[str, ...]]) -> None:
     """A condition that would not do what its author thinks is an error, not a surprise."""
