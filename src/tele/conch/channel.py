@@ -70,6 +70,9 @@ class Channel(SSHChannel):
         """Whether data may still be sent."""
         return not self.localClosed and self in self.conn.channelsToRemoteChannel
 
+    def channelOpen(self, specificData: bytes) -> None:
+        """The channel is open; Conch would log a line for each."""
+
     # -- receiving --------------------------------------------------------------------
     def take(self, view: memoryview, code: int | None = None) -> None:
         """Check that the peer may send this, then hand it on."""

@@ -25,6 +25,13 @@ from tele.errors import AccessDenied, TeleError
 from tele.wire.fields import Reader
 
 
+class _Streams(Factory):
+    """Makes stream ends, without a line in the log for each."""
+
+    protocol = StreamEnd
+    noisy = False
+
+
 @frozen
 class ForwardRequest:
     """``direct-tcpip``: where to, and who asked for it at the client's end."""
@@ -61,7 +68,7 @@ def open_direct_tcpip(
     forwarder = IForwarder(avatar, None)
     if forwarder is None or not 0 < request.port < 65536 or not request.host.isprintable():
         return fail(ConchError(ADMINISTRATIVELY_PROHIBITED, "port forwarding is not allowed"))
-    connecting: Deferred[Any] = forwarder.connect(request, Factory.forProtocol(StreamEnd))
+    connecting: Deferred[Any] = forwarder.connect(request, _Streams())
 
     def connected(stream: StreamEnd) -> RelayChannel:
         return RelayChannel(

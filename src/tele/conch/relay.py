@@ -28,6 +28,7 @@ class StreamEnd(Protocol):
         self.channel: RelayChannel | None = None
         self._early: list[bytes] = []
         self._ended = False
+        self._closing_writes = False
         self.lost = False
         self._paused = False
 
@@ -62,6 +63,22 @@ class StreamEnd(Protocol):
         self._ended = True
         if self.channel is not None:
             self.channel.send_eof()
+        self._close_if_both_ended()
+
+    def end_writes(self) -> None:
+        """The channel sends no more: tell the stream, after all that was written."""
+        if self.lost or self._closing_writes:
+            return
+        self._closing_writes = True
+        half_close = getattr(self.transport, "loseWriteConnection", None)
+        if half_close is not None:
+            half_close()
+        self._close_if_both_ended()
+
+    def _close_if_both_ended(self) -> None:
+        """Twisted leaves a connection open whose both halves are closed."""
+        if self._ended and self._closing_writes and not self.lost:
+            self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
         """The stream takes no more."""
@@ -140,10 +157,7 @@ class RelayChannel(Channel):
 
     def eofReceived(self) -> None:
         """The peer sends no more: neither do we."""
-        if not self._stream.lost:
-            half_close = getattr(self._stream.transport, "loseWriteConnection", None)
-            if half_close is not None:
-                half_close()
+        self._stream.end_writes()
 
     def closed(self) -> None:
         """The channel is gone: close the stream after what was written to it."""

@@ -62,7 +62,9 @@ class Relay(Protocol):
 
     def connectionMade(self) -> None:
         """Connect, and read nothing more until that is done."""
-        self._connecting = self._endpoint.connect(Factory.forProtocol(lambda: _Upstream(self)))
+        factory = Factory.forProtocol(lambda: _Upstream(self))
+        factory.noisy = False
+        self._connecting = self._endpoint.connect(factory)
         self._connecting.addErrback(self._failed)
 
     def dataReceived(self, data: bytes) -> None:
