@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import click
 
 from tele.cli.lazy import Lazy, LazyGroup
-from tele.cli.lists import read_duration, split_words
+from tele.cli.lists import split_words, ttl_option
 from tele.cli.output import Column, format_option, plain, say, show_list, words
 from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput, NotFound
@@ -92,6 +93,8 @@ def _write(path: Path, output: Path | None, certificate: str, expires: str) -> N
     target = output
     if target is None:
         target = path.with_name(path.name.removesuffix(".pub") + "-cert.pub")
+        if not sys.stdout.isatty():  # a script that reads it gets it, too
+            click.echo(certificate)
     if str(target) == "-":
         click.echo(certificate)
     else:
@@ -103,16 +106,10 @@ _key = click.argument("key", type=click.Path(exists=True, dir_okay=False, path_t
 _out = click.option(
     "--out",
     type=click.Path(path_type=Path, allow_dash=True),
-    help="Where to write; - is standard output. Default: KEY-cert.pub beside the key.",
+    help="Where to write; - is standard output. Default: KEY-cert.pub beside the key, and"
+    " standard output if that is no terminal.",
 )
-_ttl = click.option(
-    "--ttl",
-    metavar="TIME",
-    callback=read_duration,
-    default="12h",
-    show_default=True,
-    help="How long.",
-)
+_ttl = ttl_option("12h")
 
 
 @click.command()
@@ -123,7 +120,12 @@ _ttl = click.option(
 @_out
 @where_options(local=True, user=False)
 def sign_user(
-    key: Path, name: str, logins: tuple[str, ...], ttl: Any, out: Path | None, where: Where
+    key: Path,
+    name: str,
+    logins: tuple[str, ...],
+    ttl: timedelta | None,
+    out: Path | None,
+    where: Where,
 ) -> None:
     """Sign the public key in the file KEY for a user, for automation."""
     from tele.model.api.people import SignUser
@@ -143,7 +145,12 @@ def sign_user(
 @_out
 @where_options(local=True)
 def sign_host(
-    key: Path, principals: tuple[str, ...], name: str, ttl: Any, out: Path | None, where: Where
+    key: Path,
+    principals: tuple[str, ...],
+    name: str,
+    ttl: timedelta | None,
+    out: Path | None,
+    where: Where,
 ) -> None:
     """Sign the public host key in the file KEY, for an sshd."""
     from tele.model.api.people import SignHost
