@@ -110,6 +110,7 @@ _out = click.option(
     " standard output if that is no terminal.",
 )
 _ttl = ttl_option("12h")
+_DAY_OF_WORK = timedelta(hours=12)
 
 
 @click.command()
@@ -131,7 +132,7 @@ def sign_user(
     from tele.model.api.people import SignUser
     from tele.model.api.table import SIGN_USER
 
-    request = SignUser(name, _read_key(key), split_words(logins), ttl)
+    request = SignUser(name, _read_key(key), split_words(logins), ttl or _DAY_OF_WORK)
     with open_authority(where) as authority:
         signed = plain(authority.perform(SIGN_USER, request))
     _write(key, out, signed["certificate"], signed["expires"])
@@ -156,7 +157,7 @@ def sign_host(
     from tele.model.api.people import SignHost
     from tele.model.api.table import SIGN_HOST
 
-    request = SignHost(_read_key(key), split_words(principals), name, ttl)
+    request = SignHost(_read_key(key), split_words(principals), name, ttl or _DAY_OF_WORK)
     with open_authority(where) as authority:
         signed = plain(authority.perform(SIGN_HOST, request))
     _write(key, out, signed["certificate"], signed["expires"])

@@ -26,6 +26,8 @@ from tele.errors import Conflict, NotFound, TeleError
 
 #: How long a cluster may take to end by itself.
 PATIENCE = 30.0
+#: A log of more bytes is put aside at the next start.
+LOG_LIMIT = 10 * 1024 * 1024
 
 
 def default_folder() -> Path:
@@ -66,6 +68,11 @@ class Folder:
                 f"cannot write to the folder {self.path}: {error.strerror}\n"
                 "choose another one with --dir"
             ) from None
+
+    def rotate_log(self) -> None:
+        """Put a long log aside, and forget the one before it."""
+        if self.log.exists() and self.log.stat().st_size > LOG_LIMIT:
+            self.log.replace(self.log.with_suffix(".log.1"))
 
     def lock(self) -> int:
         """Take the lock and return its descriptor; raises :class:`Conflict` if it is taken.

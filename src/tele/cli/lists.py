@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from tele.errors import InvalidInput, quoted
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def split_words(values: Iterable[str]) -> tuple[str, ...]:
@@ -28,14 +30,24 @@ def split_pairs(values: Iterable[str]) -> dict[str, str]:
     return pairs
 
 
-def read_duration(_: click.Context, __: click.Parameter, value: str) -> timedelta:
-    """Read a length of time such as ``12h``; for click's ``callback``."""
-    from tele.model.codec import parse_duration
+def ttl_option(default: str) -> Callable[[F], F]:
+    """Give a command ``--ttl``; the argument is a length of time, None if it is not given.
 
-    try:
-        return parse_duration(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+    The command fills ``default`` in: reading it takes longer than some commands may.
+    """
+
+    def read(_: click.Context, __: click.Parameter, value: str | None) -> timedelta | None:
+        if value is None:
+            return None
+        from tele.model.codec import parse_duration
+
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    said = f"How long it is valid, such as 90s or 1h30m.  [default: {default}]"
+    return click.option("--ttl", metavar="TIME", callback=read, help=said)
 
 
 def read_moment(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:

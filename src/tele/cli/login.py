@@ -12,13 +12,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from tele.cli.home import Facts, Home, Profile, is_valid, safe_name
-from tele.cli.lists import read_duration
+from tele.cli.lists import ttl_option
 from tele.cli.openssh import split_address, write_openssh_files
 from tele.cli.session import Where, trusted_hosts, where_options
 from tele.errors import InvalidInput, NotLoggedIn, TeleError
@@ -38,14 +39,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, allow_dash=True),
     help="A file whose first line is the password; - is standard input.",
 )
-@click.option(
-    "--ttl",
-    metavar="TIME",
-    callback=read_duration,
-    default="12h",
-    show_default=True,
-    help="How long.",
-)
+@ttl_option("12h")
 @click.option("--ca-pin", multiple=True, help="sha256:... of the cluster's host CA.")
 @click.option("--if-needed", is_flag=True, help="Do nothing if there is a valid certificate.")
 def login(
@@ -53,7 +47,7 @@ def login(
     cluster: str | None,
     user: str | None,
     password_file: Path | None,
-    ttl: Any,
+    ttl: timedelta | None,
     ca_pin: tuple[str, ...],
     if_needed: bool,
 ) -> None:
@@ -85,7 +79,9 @@ def login(
     ssh, tls = PrivateKey.generate(), TlsKey.generate()
     keys = PublicKeys(ssh.public.line, tls.public_pem)
     with BlockingAuthority(address, None, trust, f"auth.{known}") as authority:
-        got = authority.perform(LOGIN, LoginRequest(name, password, keys, ttl))
+        got = authority.perform(
+            LOGIN, LoginRequest(name, password, keys, ttl or timedelta(hours=12))
+        )
     profile = Profile(known, address, name, pins)
     facts = keep(home, profile, ssh, tls, got)
     _tell(profile, facts)

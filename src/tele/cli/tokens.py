@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import timedelta
 
 import click
 
 from tele.cli.lazy import Lazy, LazyGroup
-from tele.cli.lists import all_pages, read_duration, split_pairs, split_words
+from tele.cli.lists import all_pages, split_pairs, split_words, ttl_option
 from tele.cli.output import Column, format_option, plain, say, show_data, show_list, words
 from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput, quoted
@@ -36,14 +36,14 @@ def tokens() -> None:
 
 @click.command()
 @click.option("--role", "roles", multiple=True, default=("node",), show_default=True)
-@click.option("--ttl", metavar="TIME", callback=read_duration, default="30m", show_default=True)
+@ttl_option("30m")
 @click.option("--max-uses", type=click.IntRange(0), default=0, help="0: until it expires.")
 @click.option("--label", "labels", multiple=True, help="K=V that hosts with this token have.")
 @format_option()
 @where_options(local=True)
 def add(
     roles: tuple[str, ...],
-    ttl: Any,
+    ttl: timedelta | None,
     max_uses: int,
     labels: tuple[str, ...],
     form: str,
@@ -59,7 +59,12 @@ def add(
     for role in wanted:
         if role not in known:
             raise InvalidInput(f"{quoted(role)} is none of {', '.join(known)}")
-    request = NewToken(tuple(known[r] for r in wanted), ttl, max_uses, split_pairs(labels))
+    request = NewToken(
+        tuple(known[r] for r in wanted),
+        ttl or timedelta(minutes=30),
+        max_uses,
+        split_pairs(labels),
+    )
     with open_authority(where) as authority:
         made = plain(authority.perform(ADD_TOKEN, request))
     if form != "text":

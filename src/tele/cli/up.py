@@ -70,12 +70,13 @@ def up(
     openssh_program("ssh")
     account = pwd.getpwuid(os.geteuid()).pw_name
     accounts = _accounts(account, logins)
-    address = None if listen is None else split_address(listen)
+    address = None if listen is None else _read_listen(listen)
     place = Folder(folder or default_folder())
     place.prepare()
     lock = place.lock()
     try:
         _configure(place, cluster, address)
+        place.rotate_log()
     except BaseException:
         place.unlock(lock)
         raise
@@ -87,6 +88,15 @@ def up(
     status = run_cluster(place, account, accounts, address, _tell)
     place.unlock(lock)
     return status
+
+
+def _read_listen(text: str) -> tuple[str, int]:
+    """Read ``HOST:PORT``; port 0 is one that nothing uses."""
+    host, colon, port = text.rpartition(":")
+    if colon and port == "0":
+        host, _ = split_address(f"{host}:1")
+        return host, _free_ports(1)[0]
+    return split_address(text)
 
 
 def _accounts(own: str, logins: tuple[str, ...]) -> tuple[str, ...]:

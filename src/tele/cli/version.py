@@ -5,9 +5,14 @@ from __future__ import annotations
 import click
 
 from tele._version import VERSION
+from tele.cli.output import format_option, show_data
 
 
 @click.command()
-def version() -> None:
+@format_option()
+def version(form: str) -> None:
     """Print the version."""
-    click.echo(f"tele {VERSION}")
+    if form == "text":
+        click.echo(f"tele {VERSION}")
+    else:
+        show_data(form, {"version": VERSION})
