@@ -79,6 +79,7 @@ class Member(Service):
         self._calls = Calls()
         self._announcer = Announcer(reactor, self._calls, presence, dice, self._announced)
         self._sender = EventSender(reactor, self._calls, store.spool)
+        self._renewal = Bell(reactor)
         self._authority: Any = None
         self._waiting: list[Deferred[None]] = []
         self._fatal: TeleError | None = None
@@ -152,6 +153,8 @@ class Member(Service):
     def announce_soon(self) -> None:
         """Something that :class:`Presence` says has changed."""
         self._announcer.soon()
+        if self._authority is not None and self._outdated():
+            self._renewal.ring()
 
     def on_change(self, observer: Callable[[], None]) -> None:
         """Call ``observer`` whenever identity or state were replaced."""
@@ -274,7 +277,7 @@ class Member(Service):
             identity = self.identity
             part = RENEW_AT + RENEW_JITTER * (self._dice() - 0.5)
             while not self._outdated() and (left := self._seconds_to(identity, part)) > 0:
-                await self._pause(min(left, LOOK_AGAIN))
+                await self._renewal.wait(min(left, LOOK_AGAIN))
             # However short a life auth gives: no more than one renewal a second.
             await self._pause(1.0)
             try:
@@ -309,8 +312,8 @@ class Member(Service):
         _log.info("certificates renewed, good until {expires}", expires=new.expires)
         self._changed()
         if self._outdated():
-            # Auth left an address out; asking again would not help.
-            await self._pause(LOOK_AGAIN)
+            # Auth left an address out; asking again at once would not help.
+            await self._renewal.wait(LOOK_AGAIN)
 
     async def _pause(self, seconds: float) -> None:
         await Bell(self._reactor).wait(seconds)
