@@ -9,6 +9,7 @@ Laws of this file:
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -29,7 +30,7 @@ from tele.errors import ConfigError, InvalidInput, quoted
 from tele.model.codec import parse_duration
 
 _KIND = re.compile(r"[a-z][a-z0-9+.-]*", re.ASCII)
-_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252}[A-Za-z0-9])?|[0-9A-Fa-f:]+", re.ASCII)
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252}[A-Za-z0-9])?", re.ASCII)
 
 #: The value of a key that could not be read.
 _BAD: Final = object()
@@ -127,7 +128,7 @@ class _Reader:
                 given = value.value[name]
                 arguments[name] = self._one(hints[name], attribute, given, full)
             elif attribute.default is attrs.NOTHING:
-                arguments[name] = self.fail(value.place, full, "missing")
+                arguments[name] = self.fail(self.places.get(key, value.place), full, "missing")
         if any(each is _BAD for each in arguments.values()):
             return _BAD
         return cls(**arguments)
@@ -240,9 +241,18 @@ def read_address(text: str, default_port: int = 0) -> Address:
         host, port = text, str(default_port)
     host = host.removeprefix("[").removesuffix("]")
     number = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else -1
-    if _HOST.fullmatch(host) is None or not 0 <= number < 65536 or (not colon and not number):
+    if not _is_host(host) or not 0 <= number < 65536 or (not colon and not number):
         raise ValueError(f"{quoted(text)} is not host:port")
     return Address(host, number)
+
+
+def _is_host(text: str) -> bool:
+    if ":" not in text:
+        return _HOST.fullmatch(text) is not None
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False
 
 
 def _chosen(value: Value, _: int) -> Chosen:

@@ -1,0 +1,259 @@
+"""The configuration file: what it means, and how its mistakes are told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from tele.config.reading import Loaded, load, parse, read_address
+from tele.config.values import (
+    Address,
+    Chosen,
+    FileConfig,
+    JoinConfig,
+    Keep,
+    cluster_name_problem,
+)
+from tele.errors import ConfigError
+from tele.model.resources import RecordingMode
+
+PIN = "sha256:" + "ab" * 32
+FOLDER = Path("/etc/tele")
+DESIGN = f"""\
+version: v1
+data_dir: /var/lib/tele
+auth:
+  cluster_name: example
+  listen: 0.0.0.0:3025
+  store: sqlite
+  recordings: dir
+  session_recording: {{mode: node, proxy_checks_host_keys: true}}
+proxy:
+  listen: 0.0.0.0:3080
+  public_addr: proxy.example.com:3080
+  join: {{auth: "auth.example.com:3025", token_file: /etc/tele/token, ca_pin: "{PIN}"}}
+node:
+  name: web1
+  join: {{proxy: "proxy.example.com:3080", token_file: /etc/tele/token, ca_pin: "{PIN}"}}
+  listen: 0.0.0.0:3022
+  labels: {{env: prod}}
+  commands: {{kernel: {{command: [uname, -r], period: 1m}}}}
+"""
+
+
+def read(text: str, kinds: Mapping[str, list[str]] | None = None) -> Loaded:
+    return parse(text, "f.yaml", FOLDER, kinds)
+
+
+def problems(text: str, kinds: Mapping[str, list[str]] | None = None) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        read(text, kinds)
+    return caught.value.problems
+
+
+def auth(*lines: str) -> str:
+    return "\n".join(["version: v1", "auth:", "  cluster_name: c", *lines, ""])
+
+
+def test_the_example_of_the_design_is_read() -> None:
+    """Every key of the published example has its place in the values."""
+    config = read(DESIGN).config
+    assert config.auth is not None
+    assert config.proxy is not None
+    assert config.node is not None
+    assert config.data_dir == Path("/var/lib/tele")
+    assert config.auth.listen == Address("0.0.0.0", 3025)
+    assert config.auth.store == Chosen("sqlite")
+    assert config.auth.session_recording.mode is RecordingMode.NODE
+    assert config.proxy.public_addr == Address("proxy.example.com", 3080)
+    assert config.node.join is not None
+    assert config.node.join.ca_pin is not None
+    assert config.node.join.ca_pin.values == (PIN,)
+    assert config.node.join.token_file == Path("/etc/tele/token")
+    assert config.node.labels == {"env": "prod"}
+    assert config.node.commands["kernel"].command == ("uname", "-r")
+    assert config.node.commands["kernel"].period == timedelta(minutes=1)
+    assert config.node.state is Keep.DISK
+
+
+def test_defaults() -> None:
+    """A section may be empty, and a key without a default is missed."""
+    config = read(auth()).config
+    assert config.auth is not None
+    assert (config.auth.store, config.auth.recordings) == (Chosen("sqlite"), Chosen("dir"))
+    assert problems("version: v1\nauth:\n") == ("f.yaml:2: auth.cluster_name: missing",)
+    whole = read(auth("proxy:", "node:")).config
+    assert whole.node is not None
+    assert whole.node.join is None  # auth is in the same process
+
+
+def test_all_mistakes_are_told_together() -> None:
+    """Duplicates, unknown keys, wrong types and what only the whole file shows, by line."""
+    text = """\
+version: v2
+auth:
+  cluster_name: Bad_Name
+  stor: sqlite
+  listen: no where
+proxy:
+  join: {token_file: /t}
+node:
+  name: 12
+  labels: {a: yes, a: no, b: 1}
+  commands: {k: {command: uname, period: 1x}}
+"""
+    found = problems(text)
+    assert [each.partition(": ")[0] for each in found] == [
+        f"f.yaml:{line}" for line in (1, 3, 4, 5, 7, 7, 9, 10, 10, 11, 11)
+    ]
+    assert "f.yaml:4: auth.stor: unknown key; did you mean store?" in found
+    assert "f.yaml:10: key 'a' is given twice, first on line 10" in found
+    assert any(each.endswith("node.name: expected a string, got the number 12 (quote it to make"
+                             " it a string)") for each in found)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (["  listen: 0.0.0.0:99999"], "auth.listen: '0.0.0.0:99999' is not host:port"),
+        (["  listen: [1, 2]"], "auth.listen: expected a string, got a list"),
+        (["  store: 'Sqlite'"], "auth.store: 'Sqlite' is not kind or kind:arguments"),
+        (["  store: 'sqlite:'"], "auth.store: 'sqlite:' is not kind or kind:arguments"),
+        (["  audit: file:/x"], "auth.audit: expected a list, got 'file:/x'"),
+        (["  session_recording: node"], "auth.session_recording: expected keys and values"),
+        (["  session_recording: {mode: all}"], "expected one of node, node-sync, proxy"),
+        (["log: {level: loud}"], "log.level: expected one of debug, info, warn, error"),
+        (["data_dir: 7"], "data_dir: expected a path, got the number 7"),
+    ],
+)
+def test_a_wrong_value_says_what_was_expected(lines: list[str], says: str) -> None:
+    """The sentence names the key, what it wants and what it got."""
+    (problem,) = problems(auth(*lines))
+    assert says in problem
+
+
+def test_a_host_has_to_know_where_auth_is() -> None:
+    """``join`` is needed unless auth is in the same file; it names one way, and a pin."""
+    assert "proxy.join: missing" in problems("version: v1\nproxy: {}\n")[0]
+    both = "{auth: a, proxy: b}"
+    assert "give one of auth and proxy" in problems(f"version: v1\nproxy: {{join: {both}}}")[0]
+    assert "give one" in problems("version: v1\nproxy: {join: {}}")[0]
+    unpinned = "version: v1\nnode: {join: {auth: a, token_file: t}}"
+    assert "give ca_pin" in problems(unpinned)[0]
+
+
+def test_a_node_without_a_port_is_refused_for_now() -> None:
+    """Tunnel mode is not there yet, and a node nobody can reach is not started."""
+    text = f"version: v1\nnode: {{join: {{proxy: p, token_file: t, ca_pin: '{PIN}'}}}}"
+    assert "node.listen: missing" in problems(text)[0]
+
+
+def test_something_has_to_run() -> None:
+    """A file without a section is a mistake, not a service that does nothing."""
+    assert "nothing to run" in problems("version: v1")[0]
+    assert "expected one YAML document" in problems("")[0]
+
+
+def test_relative_paths_count_from_the_file() -> None:
+    """The same file means the same wherever the command is run."""
+    join = f"{{auth: a, token_file: ../t, ca_pin: '{PIN}'}}"
+    text = f"version: v1\ndata_dir: data\nnode: {{join: {join}}}"
+    config = read(text).config
+    assert config.data_dir == FOLDER / "data"
+    assert config.node is not None
+    assert config.node.join is not None
+    assert config.node.join.token_file == Path("/etc/t")
+
+
+def test_pins_may_be_a_list() -> None:
+    """While a CA is replaced two pins are right; something else is no pin."""
+    text = "version: v1\nproxy: {join: {auth: a, ca_pin: %s}}"
+    join = read(text % f"[{PIN}, '{PIN.replace('ab', 'cd')}']").config.proxy
+    assert join is not None
+    assert join.join is not None
+    assert join.join.ca_pin is not None
+    assert len(join.join.ca_pin.values) == 2
+    assert "is not a CA pin" in problems(text % "'sha256:12'")[0]
+    assert "at least one" in problems(text % "[]")[0]
+
+
+def test_unknown_plugins_are_told_with_what_there_is() -> None:
+    """A kind without a plugin is found when the file is read, not when it is used."""
+    kinds = {"auth.store": ["sqlite", "memory"], "auth.audit": ["file"]}
+    assert read(auth("  store: memory"), kinds)
+    assert problems(auth("  store: mysql:x"), kinds) == (
+        "f.yaml:4: auth.store: no plugin for mysql; there are memory, sqlite",
+    )
+    assert "no plugin for syslog" in problems(auth("  audit: [syslog]"), kinds)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "port", "address"),
+    [
+        ("a.example:1", 0, Address("a.example", 1)),
+        ("a.example", 3025, Address("a.example", 3025)),
+        ("10.0.0.1:0", 5, Address("10.0.0.1", 0)),
+        ("[::1]:80", 0, Address("::1", 80)),
+        ("[::1]", 80, Address("::1", 80)),
+        ("::1", 80, Address("::1", 80)),
+    ],
+)
+def test_addresses(text: str, port: int, address: Address) -> None:
+    """Names, IPv4 and IPv6, with and without a port; what is printed is read again."""
+    assert read_address(text, port) == address
+    assert read_address(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":", "a:", "a:b", "a:1:", "a b:1", "a:-1", "a:65536", "a:1\n", "$(id):1", "-x:1"]
+)
+def test_what_is_no_address(text: str) -> None:
+    """Nothing that a shell or a resolver could read otherwise passes for an address."""
+    with pytest.raises(ValueError, match="is not host:port"):
+        read_address(text)
+
+
+@pytest.mark.parametrize("name", ["a", "example", "prod-1", "eu.example.com", "x" * 60])
+def test_good_cluster_names(name: str) -> None:
+    """A cluster's name is part of host names."""
+    assert not cluster_name_problem(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "A", "a_b", "-a", "a-", "a..b", ".a", "a.", "*", "a b", "a\n", "x" * 65]
+)
+def test_bad_cluster_names(name: str) -> None:
+    """It is never a pattern, a path or an option."""
+    assert cluster_name_problem(name)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    """Missing, a folder, and not text are told as what they are."""
+    for path, says in ((tmp_path / "no", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(ConfigError, match=says):
+            load(path)
+    (tmp_path / "b").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load(tmp_path / "b")
+
+
+def test_a_later_problem_finds_its_line() -> None:
+    """What is found out when a value is used is told like what reading finds."""
+    loaded = read(DESIGN)
+    assert str(loaded.problem("auth.store", "no")) == "f.yaml:6: auth.store: no"
+    assert str(loaded.problem("auth.audit", "no")) == "f.yaml:3: auth.audit: no"
+
+
+def fields_of(cls: Any) -> list[Any]:
+    return [each for each in attrs.fields(cls) if not each.metadata.get("meaning")]
+
+
+@pytest.mark.parametrize("cls", [FileConfig, JoinConfig])
+def test_each_key_says_what_it_means(cls: type[Any]) -> None:
+    """The reference is printed from these texts."""
+    assert not fields_of(cls)
