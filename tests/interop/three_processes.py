@@ -1,0 +1,241 @@
+"""A cluster of three processes on loopback, as an operator would run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from attrs import define, field
+
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    """Ask the kernel for a port on 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(condition: object, what: str, seconds: float = 30.0) -> None:
+    """Wait until ``condition()`` is true; fail the test with ``what`` otherwise."""
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        time.sleep(0.05)
+
+
+@define
+class Cluster:
+    """Auth, proxy and node as separate processes, and one who is logged in."""
+
+    folder: Path
+    name: str = "interop"
+    ports: dict[str, int] = field(factory=dict)
+    processes: dict[str, subprocess.Popen[bytes]] = field(factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What ``tele`` and ``ssh`` run with: nothing of the machine's own accounts."""
+        return {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("TELE_", "SSH_"))},
+            "TELE_HOME": str(self.folder / "home"),
+            "HOME": str(self.folder),
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+        }
+
+    def tele(
+        self, *words: str, check: bool = True, stdin: bytes | None = None, seconds: float = 60
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run ``tele`` with these words."""
+        done = subprocess.run(
+            [str(BIN / "tele"), *words],
+            env=self.environment,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            timeout=seconds,
+            check=False,
+        )
+        assert not check or done.returncode == 0, (
+            f"tele {' '.join(words)}: {done.returncode}\n{done.stderr.decode()}\n{self.logs()}"
+        )
+        return done
+
+    def ssh(
+        self, *words: str, check: bool = True, stdin: bytes | None = None, seconds: float = 60
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run OpenSSH's client with the cluster's configuration."""
+        return self.client("ssh", *words, check=check, stdin=stdin, seconds=seconds)
+
+    def client(
+        self,
+        program: str,
+        *words: str,
+        check: bool = True,
+        stdin: bytes | None = None,
+        seconds: float = 60,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run ssh, scp or sftp with the cluster's configuration."""
+        done = subprocess.run(
+            [program, "-F", str(self.ssh_config), *words],
+            env=self.environment,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            timeout=seconds,
+            check=False,
+        )
+        assert not check or done.returncode == 0, (
+            f"{program} {words}: {done.returncode}\n{done.stderr.decode()}\n{self.logs()}"
+        )
+        return done
+
+    @property
+    def ssh_config(self) -> Path:
+        """The file that ``tele config`` printed."""
+        return self.folder / "ssh_config"
+
+    @property
+    def host(self) -> str:
+        """The node's name for OpenSSH."""
+        return f"web1.{self.name}"
+
+    def start(self, part: str) -> None:
+        """Start one part again, or for the first time."""
+        log = (self.folder / f"{part}.log").open("ab")
+        self.processes[part] = subprocess.Popen(
+            [
+                str(BIN / "twistd"),
+                "-n",
+                "--pidfile=",
+                f"tele-{part}",
+                "--config",
+                str(self.folder / f"{part}.yaml"),
+            ],
+            env=self.environment,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        log.close()
+        self.wait_listening(part)
+
+    def wait_listening(self, part: str) -> None:
+        """Wait until the part's port answers."""
+
+        def listens() -> bool:
+            process = self.processes[part]
+            assert process.poll() is None, f"{part} ended: {process.returncode}\n{self.logs()}"
+            with socket.socket() as probe:
+                probe.settimeout(1)
+                return probe.connect_ex(("127.0.0.1", self.ports[part])) == 0
+
+        wait_for(listens, f"{part} to listen\n{self.logs()}")
+
+    def kill(self, part: str) -> None:
+        """Kill one part without warning."""
+        process = self.processes.pop(part)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    def stop(self) -> None:
+        """End all parts, politely first."""
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.processes.clear()
+
+    def logs(self) -> str:
+        """The ends of all logs, for the message of a failed test."""
+        return "\n".join(
+            f"--- {path.name}\n{path.read_text(errors='replace')[-4000:]}"
+            for path in sorted(self.folder.glob("*.log"))
+        )
+
+    def write(self, name: str, lines: Sequence[str]) -> None:
+        """Write a configuration file."""
+        (self.folder / name).write_text("\n".join(lines) + "\n")
+
+    def online(self) -> bool:
+        """Whether the node is shown as online."""
+        done = self.tele("ls", "--format", "json", check=False)
+        return done.returncode == 0 and any(
+            node["name"] == "web1" and node["status"] == "online"
+            for node in json.loads(done.stdout)
+        )
+
+
+def make_cluster(folder: Path) -> Cluster:
+    """Start a whole cluster in ``folder`` and log its administrator in."""
+    cluster = Cluster(folder)
+    cluster.ports = {part: free_port() for part in ("auth", "proxy", "node")}
+    auth, proxy, node = (cluster.ports[p] for p in ("auth", "proxy", "node"))
+    cluster.write(
+        "auth.yaml",
+        [
+            "version: v1",
+            f"data_dir: {folder}/auth",
+            f"auth: {{cluster_name: {cluster.name}, listen: '127.0.0.1:{auth}'}}",
+        ],
+    )
+    cluster.start("auth")
+    local = ("--config", str(folder / "auth.yaml"))
+    token = json.loads(
+        cluster.tele("tokens", "add", "--role", "proxy,node", "--format", "json", *local).stdout
+    )
+    (folder / "token").write_text(token["token"])
+    join = f"token_file: {folder}/token, ca_pin: '{token['ca_pin']}'"
+    cluster.write(
+        "proxy.yaml",
+        [
+            "version: v1",
+            f"data_dir: {folder}/proxy",
+            "proxy:",
+            f"  listen: 127.0.0.1:{proxy}",
+            f"  public_addr: 127.0.0.1:{proxy}",
+            f"  join: {{auth: '127.0.0.1:{auth}', {join}}}",
+        ],
+    )
+    cluster.write(
+        "node.yaml",
+        [
+            "version: v1",
+            f"data_dir: {folder}/node",
+            "node:",
+            "  name: web1",
+            f"  listen: 127.0.0.1:{node}",
+            "  labels: {env: test}",
+            f"  join: {{auth: '127.0.0.1:{auth}', {join}}}",
+        ],
+    )
+    cluster.start("proxy")
+    cluster.start("node")
+    login = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
+    (folder / "password").write_text("correct horse battery staple")
+    cluster.tele(
+        "users", "add", "alice", "--role", "access,editor,auditor", "--login", login,
+        "--password-file", str(folder / "password"), *local,
+    )  # fmt: skip
+    cluster.tele(
+        "login", "--proxy", f"127.0.0.1:{proxy}", "--user", "alice",
+        "--password-file", str(folder / "password"), "--ca-pin", token["ca_pin"],
+    )  # fmt: skip
+    cluster.ssh_config.write_bytes(cluster.tele("config").stdout)
+    wait_for(cluster.online, "the node to be online")
+    return cluster
