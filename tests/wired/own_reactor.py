@@ -19,9 +19,10 @@ class OwnReactor(EPollReactor):
 
     def turn(self, seconds: float = 0.05) -> None:
         """Do what is to be done, waiting at most ``seconds`` for it."""
-        self.runUntilCurrent()
-        due = self.timeout()
-        self.doIteration(seconds if due is None else min(seconds, due))
+        base: Any = self  # Twisted's own methods are annotated in part
+        base.runUntilCurrent()
+        due = base.timeout()
+        base.doIteration(seconds if due is None else min(seconds, due))
 
     def wait(self, work: Deferred[T] | Coroutine[Any, Any, T], seconds: float = 30.0) -> T:
         """Turn until ``work`` is done and return its result, or raise its error."""
@@ -52,7 +53,8 @@ class OwnReactor(EPollReactor):
 @contextmanager
 def own_reactor() -> Iterator[OwnReactor]:
     """Make a reactor, and close what it holds at the end."""
-    reactor = OwnReactor()
+    make: Any = OwnReactor
+    reactor: OwnReactor = make()
     # Without this nothing is resolved or started; no signal handler is touched.
     reactor.startRunning(installSignalHandlers=False)
     try:

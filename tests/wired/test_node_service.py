@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from attrs import define, field
+from twisted.internet.defer import Deferred, fail, succeed
+from zope.interface import implementer
 
 from small_cluster import ME, SmallCluster, small_cluster
+from tele.certs.keys import PrivateKey
+from tele.errors import Unavailable
+from tele.interfaces import IRecorder, IRecording
+from tele.model.api.people import PutRole
+from tele.model.api.table import PUT_ROLE
+from tele.model.frame import Frame, FrameKind
+from tele.model.resources import Conditions, Metadata, Role, RoleOptions, RoleSpec
+from tele.model.session import RecordingStart
+from tele.node.labels import LabelCommand
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
 
@@ -21,8 +36,263 @@ def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
         yield made
 
 
+def put_role(cluster: SmallCluster, name: str, spec: RoleSpec) -> None:
+    """Create or replace a role."""
+    role = Role(Metadata(name), spec)
+    cluster.reactor.wait(cluster.admin.perform(PUT_ROLE, PutRole(name, role)))
+
+
 def test_command(cluster: SmallCluster) -> None:
     """OpenSSH runs a command on a node that it never saw, and gets all that it said."""
     node = cluster.node()
     done = cluster.ssh("alice", node, "cat; echo bad >&2; exit 7", stdin=b"x" * 1_000_000)
     assert (len(done.stdout), done.stderr, done.returncode) == (1_000_000, b"bad\n", 7)
+
+
+def test_death_by_signal(cluster: SmallCluster) -> None:
+    """A command that dies of a signal ends OpenSSH's client with 255, as under sshd."""
+    node = cluster.node()
+    assert cluster.ssh("alice", node, "kill -KILL $$").returncode == 255
+
+
+def test_interactive_shell(cluster: SmallCluster) -> None:
+    """With a terminal there is a login shell that has it as its controlling terminal."""
+    node = cluster.node()
+    done = cluster.ssh(
+        "alice", node, stdin=b"tty; echo [$0] [$SSH_TTY]; exit 4\n", options=("-tt",)
+    )
+    assert b"/dev/pts/" in done.stdout
+    assert b"[-" in done.stdout
+    assert done.returncode == 4
+
+
+def test_files(cluster: SmallCluster) -> None:
+    """Sftp and both kinds of scp carry a file there and back to the byte."""
+    node = cluster.node()
+    data = os.urandom(1_500_001)
+    (cluster.folder / "here").write_bytes(data)
+    folder = cluster.folder
+    for number, kind in enumerate((("-s",), ("-O",))):
+        words = cluster.ssh_words("alice", node, *kind)
+        there = folder / f"there{number}"
+        back = folder / f"back{number}"
+        for source, target in ((folder / "here", f"x:{there}"), (f"x:{there}", back)):
+            done = cluster.run(
+                "scp", "-q", "-o", "HostName=127.0.0.1", *words, str(source), str(target)
+            )
+            assert done.returncode == 0, done.stderr
+        assert there.read_bytes() == back.read_bytes() == data
+
+
+def test_audit(cluster: SmallCluster) -> None:
+    """A connection is in the audit from its start to its end, with who, what and where."""
+    node = cluster.node()
+    cluster.ssh("alice", node, "true 'a b'")
+    (ended,) = cluster.wait_event("session.end")
+    (started,) = cluster.events("session.start")
+    (ran,) = cluster.events("exec")
+    assert {e.session_id for e in (started, ran, ended)} == {started.session_id}
+    assert (ran.user, ran.login, ran.server_name, ran.ok) == ("alice", ME, "web1", True)
+    assert ran.fields["command"] == "true 'a b'"
+    assert ran.remote_addr.startswith("127.0.0.1:")
+    assert ran.server_id == node.member.host_id
+
+
+def test_plain_key(cluster: SmallCluster) -> None:
+    """A key without a certificate is refused, and the refusal is in the audit (attack)."""
+    node = cluster.node()
+    home = cluster.folder / "people"
+    (home / "mallory").write_bytes(PrivateKey.generate().to_openssh())
+    (home / "mallory").chmod(0o600)
+    done = cluster.ssh("mallory", node, "echo in")
+    assert (done.stdout, done.returncode) == (b"", 255)
+    denied = cluster.wait_event("auth.denied")
+    assert all(not event.ok for event in denied)
+    assert {event.server_name for event in denied} == {"web1"}
+
+
+def test_login_outside_the_certificate(cluster: SmallCluster) -> None:
+    """A login that the certificate does not name is refused (attack)."""
+    node = cluster.node()
+    assert cluster.ssh("alice", node, "echo in", login="daemon").returncode == 255
+    assert cluster.wait_event("auth.denied")[-1].login == "daemon"
+
+
+@pytest.mark.parametrize("login", ["no-such-account", "$(touch x)", "a;id"])
+def test_unknown_account(cluster: SmallCluster, login: str) -> None:
+    """An account that this machine does not have is refused with its name, whatever it is."""
+    cluster.person("bob", login)
+    node = cluster.node()
+    done = cluster.ssh("bob", node, "echo in", login=login)
+    assert done.returncode == 255
+    assert b"no account" in done.stderr
+    assert cluster.wait_event("auth.denied")[-1].fields["reason"] == "account"
+
+
+def test_role_that_denies_the_node(cluster: SmallCluster) -> None:
+    """A role that denies by label shuts the node, also by a label that only the token bound."""
+    deny = RoleSpec(deny=Conditions(node_labels={"zone": ("closed",)}))
+    node = cluster.node(settings=cluster.settings({"zone": "closed"}), labels={"zone": "open"})
+    assert cluster.ssh("alice", node, "true").returncode == 0
+    put_role(cluster, "auditor", deny)
+    cluster.reactor.until(
+        lambda: (
+            any(role.spec == deny for role in node.member.state.roles)
+            and node.member.bound_labels == {"zone": "closed"}
+        )
+    )
+    done = cluster.ssh("alice", node, "true")
+    assert done.returncode == 255
+    assert b"denies this node" in done.stderr
+
+
+def test_command_labels_count(cluster: SmallCluster) -> None:
+    """A label of a command is known before the first visitor is judged by it."""
+    put_role(cluster, "auditor", RoleSpec(deny=Conditions(node_labels={"kind": ("secret",)})))
+    node = cluster.node(commands=(LabelCommand("kind", ("echo", "secret")),))
+    assert cluster.ssh("alice", node, "true").returncode == 255
+
+
+def test_forwarding(cluster: SmallCluster) -> None:
+    """``ssh -W`` reaches a port, is an event, and is refused when a role forbids it."""
+    node = cluster.node()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        thread = threading.Thread(target=_greet, args=(server,))
+        thread.start()
+        done = cluster.ssh("alice", node, options=("-W", f"127.0.0.1:{port}"))
+        thread.join()
+    assert done.stdout == b"hello"
+    (event,) = cluster.wait_event("forward")
+    assert (event.fields["target"], event.ok) == (f"127.0.0.1:{port}", True)
+    done = cluster.ssh("alice", node, options=("-W", f"127.0.0.1:{port}"))
+    assert b"refused" in done.stderr
+    assert not cluster.wait_event("forward", 2)[-1].ok
+
+    options = RoleOptions(port_forwarding=False)
+    allow = Conditions(logins=("{{internal.logins}}",), node_labels={"*": ("*",)})
+    put_role(cluster, "access", RoleSpec(allow=allow, options=options))
+    cluster.reactor.until(
+        lambda: any(not r.spec.options.port_forwarding for r in node.member.state.roles)
+    )
+    done = cluster.ssh("alice", node, options=("-W", f"127.0.0.1:{port}"))
+    assert b"prohibited" in done.stderr
+
+
+def _greet(server: socket.socket) -> None:
+    visitor, _ = server.accept()
+    with visitor:
+        visitor.sendall(b"hello")
+
+
+def test_auth_away(cluster: SmallCluster) -> None:
+    """Without auth the node lets people in, also after a restart; the events arrive later."""
+    node = cluster.node()
+    port = node.port
+    cluster.stop_auth()
+    assert cluster.ssh("alice", node, "echo in").stdout == b"in\n"
+    cluster.stop_node(node)
+    again = cluster.node(settings=node.member._settings, port=port)
+    assert cluster.ssh("alice", again, "echo again").stdout == b"again\n"
+    cluster.start_auth()
+    cluster.wait_event("session.end", 2)
+    assert [e.fields["command"] for e in cluster.events("exec")] == ["echo in", "echo again"]
+
+
+def test_expired_node(cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node whose own certificate has run out lets nobody in."""
+    node = cluster.node()
+    identity = node.member.identity
+    ended = cluster.reactor.seconds() + (identity.expires - identity.issued).total_seconds() + 60
+    monkeypatch.setattr("tele.node.realm.now", lambda _: identity.expires)
+    assert ended > cluster.reactor.seconds()
+    done = cluster.ssh("alice", node, "echo in")
+    assert (done.returncode, done.stdout) == (255, b"")
+
+
+def test_certificates_follow_the_address(cluster: SmallCluster) -> None:
+    """Soon after it listens the node's certificate names its address, without a restart."""
+    node = cluster.node()
+    cluster.reactor.until(lambda: "127.0.0.1" in node.member.identity.ssh_certificate.principals)
+    first = node.member.identity.ssh_certificate.serial
+    alias = ("-o", "HostKeyAlias=127.0.0.1")
+    words = cluster.ssh_words("alice", node, "127.0.0.1", "true")
+    assert cluster.run("ssh", *alias, *words).returncode == 0
+    assert node.member.identity.ssh_certificate.serial == first
+
+
+@implementer(IRecorder)
+@define
+class FakeRecorder:
+    """Keeps frames in lists, or refuses."""
+
+    refuse: bool = False
+    starts: list[RecordingStart] = field(factory=list)
+    frames: list[Frame] = field(factory=list)
+    closed: list[str] = field(factory=list)
+
+    def open(self, start: RecordingStart) -> Deferred[IRecording]:
+        """See :class:`tele.interfaces.IRecorder`."""
+        if self.refuse:
+            return fail(Unavailable("the recorder is full"))
+        self.starts.append(start)
+        return succeed(FakeRecording(self))
+
+
+@implementer(IRecording)
+@define
+class FakeRecording:
+    """One of them."""
+
+    recorder: FakeRecorder
+    paused: bool = False
+
+    def write(self, frame: Frame) -> None:
+        """See :class:`tele.interfaces.IRecording`."""
+        self.recorder.frames.append(frame)
+
+    def when_resumed(self, callback: Callable[[], None]) -> None:
+        """See :class:`tele.interfaces.IRecording`."""
+        callback()
+
+    def close(self, reason: str) -> Deferred[None]:
+        """See :class:`tele.interfaces.IRecording`."""
+        self.recorder.closed.append(reason)
+        return succeed(None)
+
+
+def test_recorder_takes_part(cluster: SmallCluster) -> None:
+    """A recorder hears what a session is, says and how it ends; its id is the session's."""
+    recorder = FakeRecorder()
+    node = cluster.node(recorder=recorder)
+    cluster.ssh("alice", node, "echo out; echo err >&2; exit 3")
+    (event,) = cluster.wait_event("session.end")
+    assert event.fields["recorded"] is True
+    assert [start.id for start in recorder.starts] == [event.session_id]
+    by_kind = {frame.kind: frame.data for frame in recorder.frames}
+    assert by_kind[FrameKind.OUTPUT] == b"out\n"
+    assert by_kind[FrameKind.ERROR] == b"err\n"
+    assert b"3" in by_kind[FrameKind.EXIT]
+    assert len(recorder.closed) == 1
+
+
+def test_no_session_without_its_recording(cluster: SmallCluster) -> None:
+    """A recorder that refuses refuses the session, and the person is told why."""
+    node = cluster.node(recorder=FakeRecorder(refuse=True))
+    done = cluster.ssh("alice", node, "echo in")
+    assert done.stdout == b""
+    assert b"the recorder is full" in done.stderr
+    assert done.returncode != 0
+    assert not cluster.wait_event("exec")[0].ok
+
+
+def test_sessions_end_with_the_node(cluster: SmallCluster) -> None:
+    """When the node stops, its sessions are hung up and their clients told."""
+    node = cluster.node()
+    marker = cluster.folder / "hung-up"
+    command = f"trap ': > {marker}; exit' HUP; echo ready; while :; do sleep 0.1; done"
+    cluster.reactor.callLater(1.5, lambda: node.service.stopService())
+    done = cluster.ssh("alice", node, command)
+    assert done.stdout == b"ready\n"
+    assert done.returncode != 0
+    cluster.reactor.until(marker.exists)

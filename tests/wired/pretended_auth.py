@@ -1,0 +1,160 @@
+"""An auth without a network: it issues real certificates and goes away when told to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from attrs import define, evolve, field
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from tele.certs.issue import HostCertificateRequest, issue_host
+from tele.certs.keys import PrivateKey, parse_line
+from tele.certs.pins import check_pins, pin
+from tele.certs.x509 import TlsKey, issue_tls, make_authority
+from tele.errors import AccessDenied, InvalidInput, TeleError, Unreachable
+from tele.interfaces import IAuthority
+from tele.loop import now
+from tele.membership.joining import Network
+from tele.model.api.members import Announced, ClusterInfo, ClusterState
+from tele.model.api.operation import Nothing, Operation
+from tele.model.authority import AuthorityKind, Certificates, TrustedAuthority
+from tele.model.identity import HostIdentity, HostRole
+from tele.model.resources import RecordingSettings
+
+CLUSTER = "small"
+
+
+@implementer(IAuthority)
+@define
+class PretendedAuth:
+    """Answers what a member asks; keeps what it was told."""
+
+    clock: Clock
+    life: timedelta = timedelta(hours=24)
+    token: str = "right"
+    away: bool = False
+    refusal: TeleError | None = None
+    ssh: PrivateKey = field(factory=PrivateKey.generate)
+    tls: TlsKey = field(factory=TlsKey.generate)
+    calls: list[str] = field(factory=list)
+    announced: list[Any] = field(factory=list)
+    events: list[Any] = field(factory=list)
+    bound: dict[str, str] = field(factory=dict)
+    closed: int = 0
+    state: ClusterState = field(init=False)
+    certificate: str = field(init=False)
+    _followers: list[tuple[Callable[[Any], None], Deferred[None]]] = field(factory=list)
+    _hosts: dict[str, HostIdentity] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        at = now(self.clock)
+        self.certificate = make_authority(CLUSTER, AuthorityKind.HOST, self.tls, at, os.urandom)
+        trusted = TrustedAuthority(
+            AuthorityKind.HOST, (self.ssh.public.line,), (self.certificate,), (self.pin,)
+        )
+        self.state = ClusterState(CLUSTER, 1, at, (trusted,), (), (), RecordingSettings())
+
+    @property
+    def pin(self) -> str:
+        """The CA's pin."""
+        return pin(self.certificate)
+
+    @property
+    def network(self) -> Network:
+        """The network that leads here and nowhere else."""
+        return Network(self._connect, self._fetch)
+
+    def _connect(
+        self, reactor: Any, addresses: Sequence[str], identity: Any, trust: Any, server_name: str
+    ) -> PretendedAuth:
+        assert server_name == f"auth.{CLUSTER}"
+        return self
+
+    def _fetch(self, reactor: Any, address: str, pins: Sequence[str]) -> Deferred[ClusterInfo]:
+        self.calls.append("cluster")
+        if self.away:
+            return fail(Unreachable(f"{address} did not answer"))
+        try:
+            check_pins([self.certificate], pins)
+        except AccessDenied as denied:
+            return fail(denied)
+        return succeed(ClusterInfo(CLUSTER, "1", now(self.clock), self.state.authorities))
+
+    def close(self) -> None:
+        """The connection is not needed any more."""
+        self.closed += 1
+
+    # -- operations -------------------------------------------------------------------
+    def perform(self, operation: Operation[Any, Any], request: Any) -> Deferred[Any]:
+        """See :class:`IAuthority`."""
+        self.calls.append(operation.name)
+        if self.away:
+            return fail(Unreachable("auth did not answer"))
+        if self.refusal is not None:
+            return fail(self.refusal)
+        try:
+            return succeed(getattr(self, f"_{operation.name}")(request))
+        except TeleError as error:
+            return fail(error)
+
+    def _join(self, request: Any) -> Certificates:
+        if request.token != self.token:
+            raise AccessDenied("token expired or not found", "token")
+        return self._issue(request, request.host_id, request.role)
+
+    def _renew(self, request: Any) -> Certificates:
+        (host,) = self._hosts.values()
+        return self._issue(request, host.host_id, host.role)
+
+    def _issue(self, request: Any, host_id: str, role: HostRole) -> Certificates:
+        at = now(self.clock)
+        host = HostIdentity(host_id, request.name, CLUSTER, role, at + self.life)
+        self._hosts[host_id] = host
+        wanted = HostCertificateRequest(
+            host_id, request.name, CLUSTER, role, request.addresses, self.life
+        )
+        ssh = issue_host(self.ssh, parse_line(request.keys.ssh), wanted, at, os.urandom)
+        tls = issue_tls(self.certificate, self.tls, request.keys.tls, host, at, os.urandom)
+        return Certificates(ssh.line, tls, at + self.life, self.state.authorities)
+
+    def _announce(self, request: Any) -> Announced:
+        self.announced.append(request)
+        return Announced(labels=self.bound)
+
+    def _emit_events(self, request: Any) -> Nothing:
+        if any(event.fields.get("bad") for event in request.events):
+            raise InvalidInput("one of them is bad")
+        self.events.extend(request.events)
+        return Nothing()
+
+    # -- the state --------------------------------------------------------------------
+    def follow(
+        self, operation: Operation[Any, Any], request: Any, receiver: Callable[[Any], None]
+    ) -> Deferred[None]:
+        """See :class:`IAuthority`."""
+        self.calls.append(operation.name)
+        if self.away:
+            return fail(Unreachable("auth did not answer"))
+        done: Deferred[None] = Deferred()
+        self._followers.append((receiver, done))
+        receiver(self.state)
+        return done
+
+    def change(self, **changes: Any) -> None:
+        """The state changes, and the followers hear it."""
+        self.state = evolve(self.state, revision=self.state.revision + 1, **changes)
+        for receiver, _ in self._followers:
+            receiver(self.state)
+
+    def leave(self) -> None:
+        """Go away: streams break, calls fail."""
+        self.away = True
+        followers, self._followers = self._followers, []
+        for _, done in followers:
+            if not done.called:
+                done.errback(Unreachable("the connection broke"))
