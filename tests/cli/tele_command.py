@@ -73,9 +73,9 @@ class Tele:
         """Run one command with ``--format json`` and return what it printed."""
         return json.loads(self.run(*words, "--format", "json").stdout)
 
-    def fails(self, status: int, *words: object, **rest: str) -> str:
+    def fails(self, status: int, *words: object, stdin: str | None = None, **env: str) -> str:
         """Run a command that has to fail with ``status``; return its one or two lines."""
-        done = self.run(*words, status=status, **rest)
+        done = self.run(*words, status=status, stdin=stdin, seconds=120, **env)
         assert done.stdout == ""
         assert 1 <= len(done.stderr.splitlines()) <= 4, done.stderr
         return done.stderr

@@ -147,12 +147,14 @@ class Home:
         said = _read(self.path / safe_name("cluster", cluster) / "profile.json")
         if said is None:
             return None
-        return Profile(
-            safe_name("cluster", said["cluster"]),
-            str(said["proxy"]),
-            safe_name("user", said["user"]),
-            tuple(said["ca_pins"]),
-        )
+        try:
+            name, user = str(said["cluster"]), str(said["user"])
+            found = Profile(name, str(said["proxy"]), user, tuple(said["ca_pins"]))
+        except (KeyError, TypeError):
+            raise _damaged(self.path / cluster / "profile.json") from None
+        safe_name("cluster", found.cluster)
+        safe_name("user", found.user)
+        return found
 
     def by_proxy(self, proxy: str) -> Profile | None:
         """Return the profile of the cluster behind ``proxy``, or None."""
@@ -184,9 +186,11 @@ class Home:
         said = _read(self.files(profile).facts)
         if said is None:
             return None
-        return Facts(
-            str(said["user"]), tuple(said["logins"]), tuple(said["roles"]), float(said["expires"])
-        )
+        try:
+            logins, roles = tuple(said["logins"]), tuple(said["roles"])
+            return Facts(str(said["user"]), logins, roles, float(said["expires"]))
+        except (KeyError, TypeError, ValueError):
+            raise _damaged(self.files(profile).facts) from None
 
     def save_profile(self, profile: Profile) -> None:
         """Keep the profile and make its cluster the current one."""
@@ -243,8 +247,12 @@ def _read(path: Path) -> dict[str, Any] | None:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise TeleError(f"{path} is damaged; remove it and log in again")
+        raise _damaged(path)
     return value
+
+
+def _damaged(path: Path) -> TeleError:
+    return TeleError(f"{path} is damaged; remove it and log in again")
 
 
 def private_folder(path: Path) -> Path:

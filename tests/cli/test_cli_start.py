@@ -1,0 +1,158 @@
+"""Commands that run once for each connection start fast: what they import says so."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tele.cli.home import Facts, Home, Profile
+from tele_command import Tele
+
+#: What is slow to import, or has no business in a command that only decides.
+SLOW = {"twisted", "zope", "attr", "attrs", "cattrs", "cryptography", "ssl", "ruamel", "pyasn1"}
+
+
+def log_in_by_hand(tele: Tele, expires: float) -> Home:
+    """Make a home as a login leaves it; keys that are never used are left out."""
+    home = Home(tele.home)
+    profile = Profile("example", "proxy.example.com:3080", "alice", ("sha256:00",))
+    home.save_profile(profile)
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ/ws5AfCc8yCqZUnhu0i+FlQ+t6OSzyomSdlu7pAEkZ"
+    authorities = [{"kind": "host", "ssh_public_keys": [key], "tls_certificates": [], "pins": []}]
+    home.write(home.files(profile).authorities, json.dumps(authorities))
+    home.save_facts(profile, Facts("alice", ("root",), ("access",), expires))
+    return home
+
+
+def fake_ssh(tele: Tele, status: int = 0) -> Path:
+    """Put programs into a folder that say how they were called."""
+    folder = tele.folder / "bin"
+    folder.mkdir()
+    for name in ("ssh", "scp"):
+        (folder / name).write_text(f'#!/bin/sh\nfor a; do echo "$a"; done\nexit {status}\n')
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def imported(tele: Tele, *words: str, **environment: str) -> set[str]:
+    """Return the top-level names of all modules that a command imports."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "tele.cli", *words],
+        env={**tele.environment, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+
+
+def test_proxy_ssh_imports_little(tele: Tele) -> None:
+    """``tele proxy ssh`` becomes ssh without Twisted, attrs or cryptography."""
+    log_in_by_hand(tele, time.time() + 3600)
+    path = f"{fake_ssh(tele)}:{tele.environment['PATH']}"
+    names = imported(tele, "proxy", "ssh", "root@web1.example:3022", PATH=path)
+    assert "tele" in names
+    assert not names & SLOW
+
+
+def test_login_if_needed_imports_little(tele: Tele) -> None:
+    """``tele login --if-needed`` with a valid certificate only looks at it."""
+    log_in_by_hand(tele, time.time() + 3600)
+    assert not imported(tele, "login", "--if-needed") & SLOW
+
+
+def test_help_and_completion_import_little(tele: Tele) -> None:
+    """Help and completion of names come from a table."""
+    assert not imported(tele, "--help") & SLOW
+    completing = {"_TELE_COMPLETE": "bash_complete", "COMP_WORDS": "tele lo", "COMP_CWORD": "1"}
+    assert not imported(tele, **completing) & SLOW
+
+
+def test_completion_knows_the_commands(tele: Tele) -> None:
+    """The shell's question is answered, for commands and for those of a group."""
+
+    def completed(line: str, word: int) -> str:
+        return tele.run(
+            _TELE_COMPLETE="bash_complete", COMP_WORDS=line, COMP_CWORD=str(word)
+        ).stdout
+
+    assert completed("tele lo", 1) == "plain,login\nplain,logout\n"
+    assert "plain,add\n" in completed("tele users a", 2)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(tele: Tele, shell: str) -> None:
+    """Each shell gets its script."""
+    assert "_TELE_COMPLETE" in tele.run("completion", shell).stdout
+
+
+def test_the_table_of_commands_is_true(tele: Tele) -> None:
+    """Each line of help leads to a command, whose own help begins with the same words."""
+    from tele.cli.lazy import LazyGroup
+    from tele.cli.main import tele as root
+
+    def check(group: LazyGroup, path: str) -> None:
+        context = root.make_context("tele", [], resilient_parsing=True)
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            assert command is not None, f"{path} {name}"
+            assert command.help, f"{path} {name}"
+            if isinstance(command, LazyGroup):
+                check(command, f"{path} {name}")
+
+    check(root, "tele")
+
+
+def test_unknown_words_are_usage_errors(tele: Tele) -> None:
+    """A command that does not exist ends with 2 and a hint, on standard error."""
+    assert "No such command" in tele.fails(2, "lgoin")
+    assert "No such option" in tele.fails(2, "ls", "--nothing")
+
+
+def test_damaged_files_are_named(tele: Tele) -> None:
+    """A file that was cut off is told by its name, with what to do."""
+    home = log_in_by_hand(tele, time.time() + 3600)
+    facts = home.path / "example" / "alice.json"
+    for text in ('{"user"', "[]", "{}", '{"logins": 1, "roles": [], "user": "a", "expires": 1}'):
+        facts.write_text(text)
+        assert "alice.json is damaged" in tele.fails(1, "status")
+    (home.path / "example" / "profile.json").write_text('{"cluster": 1}')
+    assert "profile.json is damaged" in tele.fails(1, "status")
+
+
+def test_not_logged_in_and_expired_are_3(tele: Tele) -> None:
+    """A script can tell that it has to log in, and the sentence says how."""
+    assert "type: tele login --proxy HOST:PORT" in tele.fails(3, "ls")
+    assert "--proxy p.example:1" in tele.fails(3, "ls", TELE_PROXY="p.example:1")
+    log_in_by_hand(tele, time.time() - 60)
+    for words in (["ls"], ["status"], ["ssh", "web1"], ["proxy", "ssh", "a@b:1"], ["config"]):
+        said = tele.fails(3, *words)
+        assert "expired" in said
+        assert "tele login --proxy proxy.example.com:3080 --user alice" in said
+
+
+def test_names_that_would_leave_the_folder_are_refused(tele: Tele) -> None:
+    """A cluster's and a user's name come from elsewhere and never become a path."""
+    log_in_by_hand(tele, time.time() + 3600)
+    assert "cannot be the name" in tele.fails(2, "status", "--cluster", "../../etc")
+    assert "cannot be the name" in tele.fails(2, "status", "--user", "../x")
+    for taken in ("known_hosts", "alice.pub", "profile", "x.tls.key"):
+        assert "cannot be the name" in tele.fails(2, "status", "--user", taken)
+
+
+def test_a_home_of_somebody_else_is_not_used(tele: Tele) -> None:
+    """Keys are not written where others could read or replace them."""
+    tele.home.mkdir(mode=0o755)
+    home = log_in_by_hand(tele, time.time() + 3600)
+    assert home.path.stat().st_mode & 0o777 == 0o700
+    assert (home.path / "example" / "ca.json").stat().st_mode & 0o777 == 0o600
+    tele.home.rename(tele.folder / "was")
+    tele.home.write_text("a file")
+    assert "Not a directory" in tele.fails(1, "status")
