@@ -1,8 +1,8 @@
 """Which operations, bounds and events are there? Directives that ask the program itself.
 
 ``.. api-table::`` becomes a table of all operations, ``.. api-limits::`` the server's
-bounds and ``.. audit-codes::`` the names of events, so that a page cannot differ from
-the program.
+bounds, ``.. audit-codes::`` the names of events and ``.. tape-kinds::`` those of frames, so
+that a page cannot differ from the program.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tele.https.openapi import who_may
 from tele.model.api.table import OPERATIONS
 from tele.model.codec import format_duration
 from tele.model.event import CODES
+from tele.model.frame import KIND_MEANINGS, FrameKind
 
 
 def rows() -> Iterator[tuple[str, str, str]]:
@@ -73,9 +74,21 @@ class AuditCodes(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(list_table(("Event", "Code"), body)))
 
 
+class TapeKinds(SphinxDirective):
+    """``.. tape-kinds::``."""
+
+    def run(self) -> list[Node]:
+        """Return the table."""
+        body = (
+            (str(kind.value), f"``{kind.name.lower()}``", KIND_MEANINGS[kind]) for kind in FrameKind
+        )
+        return self.parse_text_to_nodes("\n".join(list_table(("Kind", "Name", "Data"), body)))
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Tell Sphinx of the directives."""
     app.add_directive("api-table", ApiTable)
     app.add_directive("api-limits", ApiLimits)
     app.add_directive("audit-codes", AuditCodes)
+    app.add_directive("tape-kinds", TapeKinds)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final
 
 from attrs import frozen
 
@@ -10,27 +11,48 @@ from attrs import frozen
 class FrameKind(IntEnum):
     """Stable numbers of docs/protocols/tape; a reader skips those that it does not know.
 
-    ``data`` of each kind: START, END, OPEN, EXIT, RESIZE, GAP and the events are
-    canonical JSON objects; OUTPUT, ERROR and INPUT are raw bytes.
+    ``data`` are raw bytes for OUTPUT, ERROR and INPUT, and one JSON object for all others.
     """
 
-    START = 1  # the recording begins: JSON of RecordingStart
-    END = 2  # it ends: {"reason": ...}
-    OPEN = 3  # a channel opens: {"kind": "shell"|"exec"|"subsystem"|"forward", ...}
-    CLOSE = 4  # a channel closes: {}
-    OUTPUT = 5  # what a program wrote to the terminal or its standard output
-    ERROR = 6  # what it wrote to its standard error
-    INPUT = 7  # what the person typed, only if asked for
-    RESIZE = 8  # {"columns": n, "rows": n}
-    EXIT = 9  # {"status": n} or {"signal": "TERM", "core": false}
-    JOIN = 10  # {"user": ...}
-    LEAVE = 11  # {"user": ...}
-    SFTP = 12  # one operation on a file
-    FORWARD = 13  # one forwarded connection
-    COMMAND = 14  # session.command, from the kernel
-    DISK = 15  # session.disk
-    NETWORK = 16  # session.network
-    GAP = 17  # {"lost": {"output": bytes, ...}}: what was dropped, counted
+    START = 1
+    END = 2
+    OPEN = 3
+    CLOSE = 4
+    OUTPUT = 5
+    ERROR = 6
+    INPUT = 7
+    RESIZE = 8
+    EXIT = 9
+    JOIN = 10
+    LEAVE = 11
+    SFTP = 12
+    FORWARD = 13
+    COMMAND = 14
+    DISK = 15
+    NETWORK = 16
+    GAP = 17
+
+
+#: What the data of each kind are; the documentation is printed from this.
+KIND_MEANINGS: Final = {
+    FrameKind.START: "the recording begins: who, where, when",
+    FrameKind.END: "it ends: ``reason``",
+    FrameKind.OPEN: "a channel opens: ``kind`` (shell, exec, subsystem), ``command``, ``env``, ``pty``",
+    FrameKind.CLOSE: "a channel closes",
+    FrameKind.OUTPUT: "bytes that a program wrote to its terminal or standard output",
+    FrameKind.ERROR: "bytes that it wrote to its standard error",
+    FrameKind.INPUT: "bytes that the client sent, only if a role asks for it",
+    FrameKind.RESIZE: "the window changed: ``columns``, ``rows``",
+    FrameKind.EXIT: "the program ended: ``status``, or ``signal`` and ``core``",
+    FrameKind.JOIN: "somebody joined: ``user``",
+    FrameKind.LEAVE: "somebody left: ``user``",
+    FrameKind.SFTP: "one operation on a file",
+    FrameKind.FORWARD: "one forwarded connection",
+    FrameKind.COMMAND: "a program was executed (from the kernel)",
+    FrameKind.DISK: "a file was opened (from the kernel)",
+    FrameKind.NETWORK: "a connection was made (from the kernel)",
+    FrameKind.GAP: "what was not recorded: ``lost`` (bytes by kind) and ``reason``",
+}
 
 
 @frozen(slots=True)

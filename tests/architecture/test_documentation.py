@@ -1,0 +1,34 @@
+"""What the documentation says of the source is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [*(ROOT / "docs").rglob("*.rst"), ROOT / "README.rst"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_that_are_named_exist(page: Path) -> None:
+    """A page that names a file of the project names one that is there."""
+    named = re.findall(
+        r"``((?:src|tests|docs|bench|newsfragments|\.ci)/[^`<>* ]+)``", page.read_text()
+    )
+    missing = [name for name in named if "<" not in name and not (ROOT / name.rstrip("/")).exists()]
+    assert not missing
+
+
+def test_readme_and_ci_run_the_same_tests() -> None:
+    """The command that README gives is the one that CI runs."""
+    assert "    sh tests/run\n" in (ROOT / "README.rst").read_text()
+    assert "sh tests/run" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_datapath_names_each_step_once() -> None:
+    """The page that tells the way of a session covers the rooms that a session passes."""
+    text = (ROOT / "docs" / "datapath.rst").read_text()
+    rooms = set(re.findall(r"src/tele/(\w+)/", text))
+    assert {"conch", "wire", "certs", "rbac", "node", "recording", "tape", "auth"} <= rooms
