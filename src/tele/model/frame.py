@@ -37,7 +37,7 @@ class FrameKind(IntEnum):
 KIND_MEANINGS: Final = {
     FrameKind.START: "the recording begins: who, where, when",
     FrameKind.END: "it ends: ``reason``",
-    FrameKind.OPEN: "a channel opens: ``kind`` (shell, exec, subsystem), ``command``, ``env``, ``pty``",
+    FrameKind.OPEN: "a channel opens: ``kind`` (shell, exec ...), ``command``, ``env``, ``pty``",
     FrameKind.CLOSE: "a channel closes",
     FrameKind.OUTPUT: "bytes that a program wrote to its terminal or standard output",
     FrameKind.ERROR: "bytes that it wrote to its standard error",
