@@ -37,15 +37,19 @@ _ROOT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 _USER_PATH: Final = "/usr/local/bin:/usr/bin:/bin:/usr/games"
 
 
-def reset_signals() -> None:
+def changed_signals() -> tuple[int, ...]:
+    """Return the signals that do not have their default action: asked once, before any child.
+
+    Python ignores SIGPIPE and SIGXFSZ, and what is ignored stays so over exec.
+    """
+    default = (signal.SIG_DFL, None)
+    return tuple(n for n in range(1, signal.NSIG) if signal.getsignal(n) not in default)
+
+
+def reset_signals(changed: tuple[int, ...]) -> None:
     """Give every signal its default action and block none."""
-    # Python ignores SIGPIPE and SIGXFSZ, and what is ignored stays so over exec.
-    for number in signal.valid_signals():
-        if number not in (signal.SIGKILL, signal.SIGSTOP):
-            try:
-                signal.signal(number, signal.SIG_DFL)
-            except (OSError, ValueError):
-                continue  # reserved by the C library
+    for number in changed:
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
@@ -91,14 +95,14 @@ def _leave_root_things(uid: int) -> None:
     """As root: the session is not spared by the kernel when memory ends, and is its user's
     in the kernel's audit. Both may be forbidden in a container, and are no protection.
     """
-    for name, value in (("oom_score_adj", "0"), ("loginuid", str(uid))):
-        try:
-            with open(f"/proc/self/{name}", "r+", encoding="ascii") as file:
-                old = file.read().strip()
-                if (name == "loginuid" and old == "4294967295") or old.startswith("-"):
-                    file.write(value)
-        except OSError:
-            continue
+    for path, value in (("/proc/self/oom_score_adj", 0), ("/proc/self/loginuid", uid)):
+        with contextlib.suppress(OSError):
+            file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                if os.read(file, 32).startswith((b"-", b"4294967295")):
+                    os.pwrite(file, b"%d" % value, 0)
+            finally:
+                os.close(file)
 
 
 def drop_privileges(uid: int, gid: int, name: str | None) -> None:

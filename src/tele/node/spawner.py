@@ -17,6 +17,7 @@ Laws of this file:
 
 from __future__ import annotations
 
+import gc
 import os
 import selectors
 import signal
@@ -33,7 +34,13 @@ if __name__ == "__main__":
         sys.modules[_name] = _package
 
 from tele.node.accounts import Refused
-from tele.node.session_child import drop_privileges, enter, place_descriptors, reset_signals
+from tele.node.session_child import (
+    changed_signals,
+    drop_privileges,
+    enter,
+    place_descriptors,
+    reset_signals,
+)
 from tele.node.spawn_messages import MAX_DESCRIPTORS, MAX_MESSAGE, SIGNALS, Start, pack, unpack
 
 
@@ -58,6 +65,7 @@ class Spawner:
         self._by_number: dict[int, Child] = {}
         self._by_pid: dict[int, Child] = {}
         self._selector = selectors.DefaultSelector()
+        self._changed: tuple[int, ...] = ()
 
     def run(self) -> None:
         """Serve until the node goes away, then hang every session up."""
@@ -67,6 +75,8 @@ class Spawner:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        self._changed = changed_signals()
         self._selector.register(wake, selectors.EVENT_READ)
         self._selector.register(self._control, selectors.EVENT_READ)
         try:
@@ -142,7 +152,7 @@ class Spawner:
             self._report(number, "failed", reason="spawner", message=text)
             return
         if pid == 0:
-            _be_child(start, descriptors, theirs)
+            _be_child(start, descriptors, theirs, self._changed)
         os.close(theirs)
         child = Child(number, pid, ours)
         self._by_number[number] = self._by_pid[pid] = child
@@ -194,7 +204,7 @@ class Spawner:
         if child.uid < 0 or _fork() != 0:
             return
         try:
-            reset_signals()
+            reset_signals(self._changed)
             drop_privileges(child.uid, child.gid, None)
             os.killpg(child.pid, number)
         finally:
@@ -244,22 +254,22 @@ def _hang_up(child: Child) -> None:
 
 def _fork() -> int:
     """Fork with signals blocked: a handler of the parent's must not run in the child."""
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD, signal.SIGTERM))
+    pid = -1
     try:
         pid = os.fork()
-        if pid == 0:
-            return 0
-    except BaseException:
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
-        raise
-    signal.pthread_sigmask(signal.SIG_SETMASK, old)
+    finally:
+        if pid != 0:
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
     return pid
 
 
-def _be_child(start: Start, descriptors: list[int], report: int) -> NoReturn:
+def _be_child(
+    start: Start, descriptors: list[int], report: int, changed: tuple[int, ...]
+) -> NoReturn:
     try:
         try:
-            reset_signals()
+            reset_signals(changed)
             # First of all, so that not even a slow name service keeps anything of ours open.
             report = place_descriptors(descriptors, report)
             enter(start, report)
@@ -280,6 +290,9 @@ def main() -> None:
     with socket.socket(fileno=int(sys.argv[1])) as control:
         control.set_inheritable(False)
         os.chdir("/")
+        # Nothing here is garbage, and a collection in a child would copy every page.
+        gc.disable()
+        gc.freeze()
         Spawner(control).run()
 
 
