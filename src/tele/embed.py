@@ -177,6 +177,22 @@ def _token_reader(path: Path | None) -> Callable[[], str | None]:
     return read
 
 
+def _forget_dead_socket(path: Path) -> None:
+    """Remove the socket of an auth that was killed, and Twisted's lock beside it.
+
+    That lock names a process. After a crash its number may be somebody else's, and auth
+    would not start until they end; so the socket itself says whether anybody listens.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+        except OSError:
+            return  # longer than an address may be: there is none
+
+
 def auth_service(reactor: Any, config: AuthConfig, data_dir: Path) -> AuthService:
     """Return auth on the store and archive that ``config`` chooses.
 
@@ -185,6 +201,7 @@ def auth_service(reactor: Any, config: AuthConfig, data_dir: Path) -> AuthServic
     folder = private_folder(data_dir)
     surroundings = Surroundings(reactor, folder)
     local = folder / LOCAL_SOCKET
+    _forget_dead_socket(local)
     archive = choose(IArchiveFactory, config.recordings, surroundings)
     sinks = [choose(IAuditSinkFactory, each, surroundings) for each in config.audit]
     return AuthService(

@@ -1,0 +1,241 @@
+"""Administration from the command line, on a running cluster."""
+
+from __future__ import annotations
+
+import json
+import select
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tele_command import BIN, Cluster
+
+pytestmark = pytest.mark.skipif(not shutil.which("ssh"), reason="needs OpenSSH's client")
+
+
+def test_tokens(cluster: Cluster) -> None:
+    """A token is shown once; the list has everything but the secret."""
+    tele = cluster.tele
+    made = tele.json("tokens", "add", "--role", "node,proxy", "--ttl", "1h", "--label", "env=lab")
+    assert set(made) == {"token", "roles", "expires", "ca_pin"}
+    assert made["roles"] == ["node", "proxy"]
+    assert made["ca_pin"] == tele.json("status")["ca_pins"][0]
+    listed = tele.json("tokens", "ls")
+    (row,) = [t for t in listed if t["labels"] == {"env": "lab"}]
+    assert made["token"] not in json.dumps(listed)
+    tele.run("tokens", "rm", row["id"])
+    assert row["id"] not in [t["id"] for t in tele.json("tokens", "ls")]
+    text = tele.run("tokens", "add", "--max-uses", "1")
+    assert len(text.stdout.split()) == 1
+    assert made["ca_pin"] in text.stderr
+
+
+def test_users(cluster: Cluster) -> None:
+    """A user without a given password gets one, shown once on standard output alone."""
+    tele = cluster.tele
+    done = tele.run("users", "add", "carol", "--login", "carol,www", "--role", "access")
+    assert len(done.stdout.strip()) >= 16
+    assert done.stdout.strip() not in done.stderr
+    (row,) = [u for u in tele.json("users", "ls") if u["metadata"]["name"] == "carol"]
+    assert row["spec"]["traits"]["logins"] == ["carol", "www"]
+    again = json.loads(tele.run("users", "reset", "carol", "--format", "json").stdout)
+    assert again["name"] == "carol"
+    assert again["password"] != done.stdout.strip()
+    tele.run("users", "rm", "carol")
+    assert "carol" in tele.fails(5, "users", "rm", "carol")
+    assert "name of a user" in tele.fails(2, "users", "add", "no name")
+
+
+def test_resources_go_round(cluster: Cluster, tmp_path: Path) -> None:
+    """What ``get`` prints ``apply`` takes, changed or not; one change that is late is refused."""
+    tele = cluster.tele
+    role = tmp_path / "role.yaml"
+    role.write_text(
+        "kind: role\nversion: v1\nmetadata: {name: deploy}\n"
+        "spec:\n  allow:\n    logins: [deploy]\n    node_labels: {env: [lab]}\n"
+    )
+    assert "role/deploy applied" in tele.run("apply", "-f", role).stderr
+    printed = tele.run("get", "role/deploy").stdout
+    assert "logins:\n    - deploy" in printed
+    role.write_text(printed.replace("- deploy", "- www"))
+    tele.run("apply", "-f", role)
+    late = tele.fails(1, "apply", "-f", role)
+    assert "changed" in late or "revision" in late or "present" in late
+    assert tele.json("get", "role/deploy")["spec"]["allow"]["logins"] == ["www"]
+    assert "deploy" in tele.run("get", "roles", "--format", "names").stdout.split()
+    tele.run("rm", "role/deploy")
+    assert "deploy" in tele.fails(5, "get", "role/deploy")
+
+
+def test_apply_reads_all_before_it_changes_anything(cluster: Cluster) -> None:
+    """A mistake in the second document leaves the first unapplied; the line is told."""
+    tele = cluster.tele
+    first = "kind: role\nversion: v1\nmetadata: {name: first}\nspec: {}\n"
+    said = tele.fails(2, "apply", "-f", "-", stdin=first + "---\nkind: nonsense\n")
+    assert "nonsense" in said
+    assert "first" in tele.fails(5, "get", "role/first")
+    twice = tele.fails(2, "apply", "-f", "-", stdin="kind: role\nkind: user\n")
+    assert "standard input:2: key 'kind' is given twice" in twice
+    unknown = first.replace("spec: {}", "spec: {alow: {}}")
+    assert "unknown key 'alow'" in tele.fails(2, "apply", "-f", "-", stdin=unknown)
+
+
+def test_kinds_that_do_not_exist(cluster: Cluster) -> None:
+    """The kinds that there are get listed; a name has to be given to remove."""
+    assert "user, role" in cluster.tele.fails(2, "get", "pods")
+    assert "KIND/NAME" in cluster.tele.fails(2, "rm", "role")
+
+
+def test_authorities(cluster: Cluster, tmp_path: Path) -> None:
+    """Pins are those that people compare; exports are what OpenSSH reads."""
+    tele = cluster.tele
+    rows = {row["kind"]: row for row in tele.json("ca", "status")}
+    assert set(rows) == {"user", "host"}
+    assert rows["host"]["pins"] == tele.json("status")["ca_pins"]
+    hosts = tele.run("ca", "export", "--type", "host", "--format", "known_hosts").stdout
+    assert hosts.startswith(f"@cert-authority *.{cluster.name} ssh-ed25519 ")
+    key = tele.run("ca", "export", "--type", "user").stdout
+    (tmp_path / "ca.pub").write_text(key)
+    shown = subprocess.run(
+        ["ssh-keygen", "-lf", tmp_path / "ca.pub"], capture_output=True, text=True, check=True
+    ).stdout
+    assert rows["user"]["ssh_fingerprints"][0] in shown
+    assert (
+        "BEGIN CERTIFICATE" in tele.run("ca", "export", "--type", "user", "--format", "pem").stdout
+    )
+
+
+def test_keys_are_signed(cluster: Cluster, tmp_path: Path) -> None:
+    """Certificates for keys made elsewhere, for automation and for an sshd."""
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "k"], check=True
+    )
+    tele = cluster.tele
+    user, login = (tele.json("status")[key] for key in ("user", "logins"))
+    tele.run(
+        "ca", "sign-user", tmp_path / "k.pub", "--user", user, "--login", login[0], "--ttl", "1h"
+    )
+    assert f'Key ID: "{user}"' in listing(tmp_path / "k-cert.pub")
+    done = tele.run("ca", "sign-host", tmp_path / "k.pub", "--principal", "a.example", "--out", "-")
+    (tmp_path / "h").write_text(done.stdout)
+    assert "host certificate" in listing(tmp_path / "h")
+    said = tele.fails(4, "ca", "sign-user", tmp_path / "k.pub", "--user", user, "--login", "xyz")
+    assert "xyz" in said
+
+
+def listing(path: Path) -> str:
+    return subprocess.run(
+        ["ssh-keygen", "-Lf", path], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_nodes(cluster: Cluster) -> None:
+    """Nodes are named by name or id; unknown ones are said to be unknown."""
+    tele = cluster.tele
+    assert tele.run("ls", "--format", "names").stdout == f"{socket.gethostname()}\n"
+    assert "no such node" in tele.fails(5, "nodes", "rm", "nothing")
+    assert "is not a label" in tele.fails(2, "ls", "env")
+    yaml = YAML(typ="safe").load(tele.run("ls", "--format", "yaml").stdout)
+    assert yaml[0]["name"] == socket.gethostname()
+
+
+def test_an_unknown_node_is_said(cluster: Cluster) -> None:
+    """Ssh ends with 255, and its last words include the proxy's: no such node."""
+    done = cluster.tele.run("ssh", "no-such-node", "true", status=255)
+    assert "no such node" in done.stderr
+
+
+def test_audit(cluster: Cluster) -> None:
+    """Events are one list, oldest first, each with the hash of the one before."""
+    tele = cluster.tele
+    tele.run("tokens", "add")
+    events = tele.json("audit", "ls", "--limit", "0")
+    assert all(a["hash"] == b["previous"] for a, b in pairwise(events))
+    made = tele.json("audit", "ls", "--event", "token.create")
+    assert made
+    assert all(e["event"] == "token.create" for e in made)
+    assert len(tele.json("audit", "ls", "--limit", "1")) == 1
+    assert tele.json("audit", "ls", "--limit", "1")[0]["event"] == "token.create"
+    assert tele.json("audit", "ls", "--since", "1h", "--until", "59m") == []
+    assert "neither a time" in tele.fails(2, "audit", "ls", "--since", "yesterday")
+
+
+@pytest.fixture
+def following(cluster: Cluster) -> Iterator[subprocess.Popen[str]]:
+    """``tele audit ls --follow`` while a test runs."""
+    with subprocess.Popen(
+        [
+            str(BIN / "tele"),
+            "audit",
+            "ls",
+            "--follow",
+            "--format",
+            "json",
+            "--event",
+            "user.create",
+        ],
+        env=cluster.tele.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process
+        process.kill()
+
+
+def test_audit_follows(cluster: Cluster, following: subprocess.Popen[str]) -> None:
+    """New events come as they happen, one JSON text a line."""
+    assert following.stdout is not None
+    # The stream is open some time after the program has started: until then go on.
+    for number in range(100):
+        cluster.tele.run("users", "add", f"f{number}")
+        if select.select([following.stdout], [], [], 0.3)[0]:
+            break
+    event = json.loads(following.stdout.readline())
+    assert event["event"] == "user.create"
+
+
+def test_sessions(cluster: Cluster) -> None:
+    """A session that runs is listed while it runs."""
+    with subprocess.Popen(
+        [str(BIN / "tele"), "ssh", socket.gethostname(), "echo ready; cat"],
+        env=cluster.tele.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as session:
+        assert session.stdout is not None
+        assert session.stdin is not None
+        assert session.stdout.readline() == "ready\n"
+        rows: list[object] = []
+        for _ in range(100):
+            rows = cluster.tele.json("sessions", "ls")
+            if rows:
+                break
+        session.stdin.close()
+        assert session.wait(30) == 0
+    assert rows
+
+
+def test_the_owner_of_auth_needs_no_login(cluster: Cluster) -> None:
+    """``--config`` on auth's machine works before anybody is logged in."""
+    config = cluster.folder / "tele.yaml"
+    names = cluster.tele.run(
+        "users", "ls", "--format", "names", "--config", config, TELE_HOME="/nowhere"
+    ).stdout
+    assert cluster.tele.json("status")["user"] in names.split()
+
+
+def test_the_owner_is_told_when_auth_does_not_run(cluster: Cluster, tmp_path: Path) -> None:
+    """What to start is said, and a file without auth is not taken for one."""
+    config = tmp_path / "a.yaml"
+    config.write_text("version: v1\ndata_dir: d\nauth: {cluster_name: c}\n")
+    assert "twistd -n tele-auth" in cluster.tele.fails(6, "users", "ls", "--config", config)
+    config.write_text("version: v1\nproxy: {join: {auth: a}}\n")
+    assert "no such section" in cluster.tele.fails(2, "users", "ls", "--config", config)

@@ -1,0 +1,235 @@
+"""Logging in and out: keys stay here, passwords go to a verified server only."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tele_command import BIN, Cluster, Tele
+
+pytestmark = pytest.mark.skipif(not shutil.which("ssh"), reason="needs OpenSSH's client")
+
+PASSWORD = "correct horse battery staple"
+
+
+@pytest.fixture(scope="module")
+def pin(cluster: Cluster) -> str:
+    """The pin of a cluster that has a user ``alice``."""
+    login = cluster.tele.json("status")["logins"][0]
+    cluster.tele.run(
+        "users", "add", "alice", "--role", "access,auditor", "--login", login,
+        "--password-file", "-", stdin=f"{PASSWORD}\n",
+    )  # fmt: skip
+    pins: list[str] = cluster.tele.json("status")["ca_pins"]
+    return pins[0]
+
+
+def log_in(
+    tele: Tele, cluster: Cluster, *words: str, password: str = PASSWORD, status: int = 0
+) -> subprocess.CompletedProcess[str]:
+    return tele.run(
+        "login", "--proxy", cluster.listen, "--user", "alice", "--password-file", "-", *words,
+        stdin=f"{password}\n", status=status,
+    )  # fmt: skip
+
+
+def test_login_with_a_pin(tele: Tele, cluster: Cluster, pin: str) -> None:
+    """A pin and a password give certificates with which everything works."""
+    done = log_in(tele, cluster, "--ca-pin", pin)
+    assert done.stdout == ""
+    assert f"logged in to {cluster.name} as alice" in done.stderr
+    assert tele.json("status")["roles"] == ["access", "auditor"]
+    tele.run("ssh", socket.gethostname(), "true")
+    listing = subprocess.run(
+        ["ssh-keygen", "-Lf", tele.home / cluster.name / "alice-cert.pub"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert 'Key ID: "alice"' in listing
+
+
+def test_without_a_pin_nothing_is_sent(tele: Tele, cluster: Cluster, pin: str) -> None:
+    """Where nobody can be asked, the first contact needs a pin; the sentence says so."""
+    done = log_in(tele, cluster, status=3)
+    assert "--ca-pin" in done.stderr
+    assert not (tele.home / cluster.name).exists()
+
+
+def test_a_wrong_pin_is_refused(tele: Tele, cluster: Cluster, pin: str) -> None:
+    """Somebody else's cluster gets no password."""
+    wrong = "sha256:" + "0" * 64
+    assert "pin" in log_in(tele, cluster, "--ca-pin", wrong, status=4).stderr
+    assert "not a CA pin" in log_in(tele, cluster, "--ca-pin", "12", status=2).stderr
+    assert not (tele.home / cluster.name).exists()
+
+
+def test_a_wrong_password_is_refused(tele: Tele, cluster: Cluster, pin: str) -> None:
+    """The text does not tell whether the user exists, and the password is nowhere."""
+    done = log_in(tele, cluster, "--ca-pin", pin, password="wrong-secret", status=4)
+    assert "wrong-secret" not in done.stderr
+    assert not (tele.home / cluster.name / "alice").exists()
+    unknown = tele.run(
+        "login", "--proxy", cluster.listen, "--user", "nobody", "--password-file", "-",
+        "--ca-pin", pin, stdin="x\n", status=4,
+    )  # fmt: skip
+    assert unknown.stderr == done.stderr
+    assert "wrong-secret" not in cluster.log
+
+
+def test_the_second_login_needs_no_pin(tele: Tele, cluster: Cluster, pin: str) -> None:
+    """What was verified once is remembered; proxy and user, too."""
+    log_in(tele, cluster, "--ca-pin", pin)
+    tele.run("login", "--password-file", "-", stdin=f"{PASSWORD}\n")
+    before = (tele.home / cluster.name / "alice-cert.pub").read_text()
+    tele.run("login", "--if-needed")
+    assert (tele.home / cluster.name / "alice-cert.pub").read_text() == before
+
+
+def test_ttl_is_honoured(tele: Tele, cluster: Cluster, pin: str) -> None:
+    """A short life can be asked for; nonsense is a usage error."""
+    log_in(tele, cluster, "--ca-pin", pin, "--ttl", "5m")
+    assert "5m" in log_in(tele, cluster, "--ttl", "5m59s").stderr
+    assert "length of time" in log_in(tele, cluster, "--ttl", "soon", status=2).stderr
+
+
+def test_logout_leaves_nothing_secret(tele: Tele, cluster: Cluster, pin: str) -> None:
+    """Keys and certificates are gone; logging in again needs only the password."""
+    log_in(tele, cluster, "--ca-pin", pin)
+    tele.run("logout")
+    assert "not logged in" in tele.fails(3, "ls")
+    left = {path.name for path in (tele.home / cluster.name).iterdir()}
+    assert left == {"profile.json", "ca.json", "known_hosts", "ssh_config"}
+    tele.run("logout")
+    tele.run("login", "--password-file", "-", stdin=f"{PASSWORD}\n")
+    tele.run("logout", "--all")
+    assert "not logged in" in tele.fails(3, "status")
+
+
+def test_nobody_answers(tele: Tele) -> None:
+    """A port where nothing is, and something that is no proxy, are unreachable."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    words = ("login", "--proxy", address, "--ca-pin", "sha256:" + "0" * 64, "--password-file", "-")
+    assert "refused" in tele.fails(6, *words, stdin="x\n")
+    assert "is not an address" in tele.fails(2, "login", "--proxy", "a b")
+    assert "which proxy?" in tele.run("login", status=2).stderr
+
+
+def test_no_terminal_for_the_password(tele: Tele, cluster: Cluster, pin: str) -> None:
+    """Without a terminal and without a file it is said what to use."""
+    done = tele.run("login", "--proxy", cluster.listen, "--ca-pin", pin, status=2)
+    assert "--password-file" in done.stderr
+
+
+class Terminal:
+    """A command on a terminal of its own."""
+
+    def __init__(self, tele: Tele, *words: str) -> None:
+        self.master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [str(BIN / "tele"), *words],
+            env=tele.environment,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+        self.seen = ""
+
+    def answer(self, question: str, reply: str) -> None:
+        """Wait until ``question`` is on the screen, then type ``reply``."""
+        deadline = time.monotonic() + 60
+        while question not in self.seen:
+            ready, _, _ = select.select([self.master], [], [], deadline - time.monotonic())
+            assert ready, self.seen
+            self.seen += os.read(self.master, 4096).decode()
+        os.write(self.master, f"{reply}\n".encode())
+
+    def end(self) -> int:
+        """Wait for the end and return the status."""
+        try:
+            while data := os.read(self.master, 4096):
+                self.seen += data.decode()
+        except OSError:
+            pass  # Linux says EIO when the other end is closed
+        os.close(self.master)
+        return self.process.wait(60)
+
+
+@pytest.fixture
+def words(cluster: Cluster, pin: str) -> tuple[str, ...]:
+    """A login without a pin."""
+    return ("login", "--proxy", cluster.listen, "--user", "alice")
+
+
+def test_on_a_terminal_the_pin_is_shown(tele: Tele, words: tuple[str, ...], pin: str) -> None:
+    """A person compares the pin, then types the password, which is not shown."""
+    terminal = Terminal(tele, *words)
+    terminal.answer("[y/N]", "y")
+    terminal.answer("Password", PASSWORD)
+    assert terminal.end() == 0, terminal.seen
+    assert pin in terminal.seen
+    assert PASSWORD not in terminal.seen
+    assert tele.json("status")["ca_pins"] == [pin]
+
+
+def test_on_a_terminal_no_is_no(tele: Tele, words: tuple[str, ...], cluster: Cluster) -> None:
+    """Who does not confirm sends nothing and keeps nothing."""
+    terminal = Terminal(tele, *words)
+    terminal.answer("[y/N]", "n")
+    assert terminal.end() == 3
+    assert "nothing was sent" in terminal.seen
+    assert not (tele.home / cluster.name).exists()
+
+
+@pytest.mark.skipif(not shutil.which("ssh-agent"), reason="needs ssh-agent")
+def test_a_running_agent_gets_the_certificate(tele: Tele, cluster: Cluster, pin: str) -> None:
+    """Login adds key and certificate with the certificate's lifetime; logout removes them."""
+    path = tele.folder / "agent"
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 10
+        while not path.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        secret = tele.folder / "password"
+        secret.write_text(PASSWORD)
+        tele.run(
+            "login", "--proxy", cluster.listen, "--user", "alice", "--ca-pin", pin,
+            "--password-file", secret, SSH_AUTH_SOCK=str(path),
+        )  # fmt: skip
+        assert "ED25519-CERT" in identities(path)
+        tele.run("logout", SSH_AUTH_SOCK=str(path))
+        assert "ED25519" not in identities(path)
+    finally:
+        agent.kill()
+        agent.wait()
+
+
+def identities(agent: Path) -> str:
+    return subprocess.run(
+        ["ssh-add", "-l"],
+        env={**os.environ, "SSH_AUTH_SOCK": str(agent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+
+
+def test_a_dead_agent_does_not_matter(tele: Tele, cluster: Cluster, pin: str) -> None:
+    """Logging in works without the agent; a note says that it was not used."""
+    done = tele.run(
+        "login", "--proxy", cluster.listen, "--user", "alice", "--ca-pin", pin,
+        "--password-file", "-", stdin=f"{PASSWORD}\n", SSH_AUTH_SOCK=str(tele.folder / "no"),
+    )  # fmt: skip
+    assert "note: not in the ssh-agent" in done.stderr
+    assert tele.json("status")["user"] == "alice"
