@@ -154,13 +154,17 @@ class Channel(SSHChannel):
     # -- sending ----------------------------------------------------------------------
     def addWindowBytes(self, data: int) -> None:
         """The peer gives credit."""
-        if self.remoteWindowLeft + data > 0xFFFF_FFFF:
+        before = self.remoteWindowLeft
+        if before + data > 0xFFFF_FFFF:
             raise ProtocolError("a window larger than any window")
-        self.remoteWindowLeft += data
-        self.window_opened()
+        self.remoteWindowLeft = before + data
+        # Clients give credit in thousands of small pieces: only the first one after none
+        # is news to anybody.
+        if not before:
+            self.window_opened()
 
     def window_opened(self) -> None:
-        """There is credit again."""
+        """There is credit where there was none."""
         self.pump_queue()
 
     def write(self, data: bytes) -> None:

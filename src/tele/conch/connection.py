@@ -14,6 +14,7 @@ Laws of this file:
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from typing import Any, Final
 
@@ -44,6 +45,7 @@ GLOBAL_REQUESTS_LIMIT: Final = 64
 TEXT_LIMIT: Final = 256
 
 _SESSION: Final = b"session"
+_TWO_NUMBERS: Final = struct.Struct(">II")
 
 
 @implementer(IDataService)
@@ -143,9 +145,10 @@ class SSHConnection(conch.SSHConnection):
 
     def ssh_CHANNEL_WINDOW_ADJUST(self, packet: bytes) -> None:
         """The peer gives credit."""
-        reader = Reader(packet)
-        channel, credit = self._channel(reader.uint32()), reader.uint32()
-        reader.end()
+        if len(packet) != 8:
+            raise ProtocolError("CHANNEL_WINDOW_ADJUST of a wrong length")
+        number, credit = _TWO_NUMBERS.unpack(packet)
+        channel = self._channel(number)
         if channel is not None:
             channel.addWindowBytes(credit)
 
