@@ -41,10 +41,14 @@ class EventSender:
 
     def emit(self, event: Event) -> None:
         """Take one event. Never raises; what there is no room for is counted and logged."""
-        if not self._spool.append(encode(event)):
+        try:
+            kept = self._spool.append(encode(event))
+        except (ValueError, TypeError):  # what JSON or UTF-8 cannot hold
+            kept = False
+        if not kept:
             self.lost += 1
             _log.error(
-                "the audit spool is full: {event} {id} is lost ({lost} so far)",
+                "the audit spool has no room for {event} {id}: it is lost ({lost} so far)",
                 event=event.event,
                 id=event.id,
                 lost=self.lost,

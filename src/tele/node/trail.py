@@ -31,7 +31,8 @@ def address(of: tuple[str, int]) -> str:
 
 
 def cut(text: str) -> str:
-    """Return ``text`` short enough for an event, and saying so."""
+    """Return ``text`` short enough for an event, and saying so; and such as JSON can hold."""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return text if len(text) <= TEXT_LIMIT else f"{text[:TEXT_LIMIT]}... ({len(text)} characters)"
 
 

@@ -1,0 +1,40 @@
+"""Invariant: each packet has exactly one answer, or it ends the session with BadPacket.
+
+Only requests that change nothing are tried, as whoever runs this.
+"""
+
+from __future__ import annotations
+
+from tele.node.sftp_server import BadPacket, Server
+
+#: Close, read, lstat, fstat, opendir, readdir, realpath, stat, readlink, and no such thing.
+HARMLESS = (4, 5, 7, 8, 11, 12, 16, 17, 19, 0, 1, 2, 21, 99, 255)
+
+
+def check(packets: list[tuple[int, bytes]]) -> None:
+    """Hold the invariant for packets of (type, what follows it)."""
+    answers: list[bytes] = []
+    server = Server(answers.append)
+    server.received(b"\1\0\0\0\3")
+    try:
+        for kind, rest in packets:
+            assert kind in HARMLESS
+            answers.clear()
+            try:
+                server.received(bytes((kind,)) + rest)
+            except BadPacket:
+                return
+            (answer,) = answers
+            assert int.from_bytes(answer[:4], "big") == len(answer) - 4
+            assert answer[5:9] == rest[:4]
+    finally:
+        server.close()
+
+
+SEEDS = [
+    (16, b"\0\0\0\1\0\0\0\1."),
+    (17, b"\0\0\0\2\0\0\0\4/etc"),
+    (11, b"\0\0\0\3\0\0\0\4/usr"),
+    (12, b"\0\0\0\4\0\0\0\4\0\0\0\1"),
+    (5, b"\0\0\0\5\0\0\0\4\0\0\0\1\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
+]
