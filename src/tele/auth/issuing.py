@@ -8,12 +8,12 @@ Laws of this file:
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-
-from attrs import evolve
+from typing import Final
 
 from tele.auth.authorities import Authorities
 from tele.certs.certificate import Certificate
@@ -26,20 +26,28 @@ from tele.certs.issue import (
     issue_user,
 )
 from tele.certs.keys import parse_line, parse_public_key
-from tele.certs.x509 import issue_tls
+from tele.certs.x509 import issue_tls, read_tls_public_key
 from tele.errors import AccessDenied, BadCertificate, InvalidInput, quoted
 from tele.model.access import Reason
 from tele.model.api.members import PublicKeys
 from tele.model.authority import AuthorityKind, Certificates
 from tele.model.identity import HostIdentity, HostRole, UserIdentity
 from tele.model.resources import Role, User
-from tele.rbac.logins import logins_of
+from tele.rbac.logins import expand, logins_of
 
 #: The principal of a user whose roles allow no login: it is no possible account name, so
 #: that the certificate is valid for the API and for nothing else.
-NO_LOGIN = "-tele-no-login"
+NO_LOGIN: Final = "-tele-no-login"
 
-HOST_TLS_NAMES_LIMIT = 64
+#: The longest life of a user's certificate, and that of somebody without roles.
+LONGEST: Final = timedelta(hours=30)
+HOST_TLS_NAMES_LIMIT: Final = 64
+
+
+def check_keys(keys: PublicKeys) -> None:
+    """Raise :class:`InvalidInput` for public keys that no certificate could be issued for."""
+    key_blob(keys.ssh)
+    read_tls_public_key(keys.tls)
 
 
 def key_blob(line: str) -> bytes:
@@ -69,24 +77,44 @@ class Issuer:
         return str(uuid.UUID(bytes=self._entropy(16), version=4))
 
     def user_request(
-        self, user: User, roles: Sequence[Role], ttl: timedelta, login_session: str = ""
+        self,
+        user: User,
+        roles: Sequence[Role],
+        ttl: timedelta,
+        address: str = "",
+        logins: tuple[str, ...] = (),
     ) -> UserCertificateRequest:
-        """Return what a certificate for ``user`` says, who holds ``roles``; ``ttl`` is cut."""
-        options = [role.spec.options for role in roles]
-        longest = min((o.max_session_ttl for o in options), default=timedelta(hours=12))
+        """Return what a certificate for ``user`` says, who holds ``roles``; ``ttl`` is cut.
+
+        ``address`` is the host that the user calls from, for roles that pin it. With
+        ``logins`` the certificate is for these only. Raises :class:`AccessDenied` for a
+        login that no role allows, and where an address is to be pinned but not known.
+        """
         if ttl <= timedelta(0):
             raise InvalidInput("the lifetime has to be longer than nothing")
+        allowed = logins_of(user.spec.traits, roles)
+        for login in logins:
+            if login not in allowed:
+                raise AccessDenied(
+                    f"the roles of {user.metadata.name} do not allow login {quoted(login)}",
+                    Reason.LOGIN,
+                )
+        principals = logins or allowed
+        # Each node decides by the roles that apply to it; the certificate says what any of
+        # them may give there, and nothing that only a role without these logins would give.
+        giving = [r.spec.options for r in roles if set(_logins(user, r)) & set(principals)]
         return UserCertificateRequest(
             user=user.metadata.name,
             cluster=self._cluster,
-            logins=logins_of(user.spec.traits, roles) or (NO_LOGIN,),
+            logins=principals or (NO_LOGIN,),
             roles=tuple(role.metadata.name for role in roles),
-            login_session=login_session or self._session_id(),
-            lifetime=min(ttl, longest),
+            login_session=self._session_id(),
+            lifetime=min(ttl, *(role.spec.options.max_session_ttl for role in roles), LONGEST),
             traits=user.spec.traits,
-            port_forwarding=any(o.port_forwarding for o in options),
-            agent_forwarding=any(o.forward_agent for o in options),
-            x11_forwarding=any(o.x11_forwarding for o in options),
+            port_forwarding=any(o.port_forwarding for o in giving),
+            agent_forwarding=any(o.forward_agent for o in giving),
+            x11_forwarding=any(o.x11_forwarding for o in giving),
+            source_address=_pinned(user, roles, address),
         )
 
     def user(self, request: UserCertificateRequest, keys: PublicKeys) -> Certificates:
@@ -109,17 +137,8 @@ class Issuer:
         )
         return Certificates(ssh.line, tls, identity.expires, self._authorities.trusted)
 
-    def sign_user(
-        self, request: UserCertificateRequest, public_key: str, logins: tuple[str, ...]
-    ) -> Certificate:
-        """Issue an SSH certificate for a key made elsewhere, for some or all of the logins."""
-        for login in logins:
-            if login not in request.logins:
-                raise AccessDenied(
-                    f"the roles of {request.user} do not allow login {quoted(login)}", Reason.LOGIN
-                )
-        if logins:
-            request = evolve(request, logins=logins)
+    def sign_user(self, request: UserCertificateRequest, public_key: str) -> Certificate:
+        """Issue an SSH certificate for a key made elsewhere."""
         authority = self._authorities[AuthorityKind.USER]
         return issue_user(authority.ssh, key_blob(public_key), request, self._now(), self._entropy)
 
@@ -158,6 +177,25 @@ class Issuer:
             authority.ssh, key_blob(public_key), name or principals[0], principals, lifetime,
             self._now(), self._entropy,
         )  # fmt: skip
+
+
+def _logins(user: User, role: Role) -> tuple[str, ...]:
+    return expand(role.spec.allow.logins, user.spec.traits)
+
+
+def _pinned(user: User, roles: Sequence[Role], address: str) -> str | None:
+    """The ``source-address`` of a certificate: where the user is, if a role pins it."""
+    pinning = [role.metadata.name for role in roles if role.spec.options.pin_source_ip]
+    if not pinning:
+        return None
+    try:
+        return str(ipaddress.ip_network(address.partition("%")[0]))
+    except ValueError:
+        raise AccessDenied(
+            f"role {pinning[0]} pins certificates of {user.metadata.name} to an address, and"
+            " which one is not known here: log in with a password",
+            "address",
+        ) from None
 
 
 _HOST = re.compile(r"[A-Za-z0-9_\[:](?:[A-Za-z0-9._:%\[\]-]{0,252})", re.ASCII)

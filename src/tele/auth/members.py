@@ -1,219 +1,232 @@
-"""Which machines are members, and which of them are alive?
+"""Which machines are members of the cluster, and what may they call themselves?
 
 Laws of this file:
 
 * A member is known by role and host id. Removing the record ends its membership: it can
-  neither announce itself nor renew, and its certificates run out.
-* Labels that a token bound win over whatever the host says of itself.
-* Watchers are told when something changed that matters to them: not each heartbeat.
+  do nothing through the API any more, and its certificates run out.
+* Who joins again under an id replaces whoever had it: certificates from before count for
+  nothing here from then on.
+* A name is one machine's in its role. Taking another's needs a token and its holder to be
+  gone or silent; a member cannot give itself another one's name, nor an address that
+  another machine's proxy is reached by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+import ipaddress
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final
 
 from attrs import Factory, evolve, frozen
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from tele.auth.shelf import Shelf
-from tele.errors import AccessDenied, NotFound
-from tele.interfaces import Change, IBackend
-from tele.loop import make_logger, now
-from tele.model.codec import decode
+from tele.auth.presence import Hosts
+from tele.auth.shelf import Kept, Shelf
+from tele.certs.issue import HOST_LIFETIME
+from tele.errors import AccessDenied, Conflict, NotFound
+from tele.interfaces import Delete, IBackend, Put
 from tele.model.identity import HostIdentity, HostRole
-from tele.model.presence import FORGET_AFTER, OFFLINE_AFTER, Host, Presence, Status
+from tele.model.presence import FORGET_AFTER
 
-log = make_logger(__name__)
-
-MEMBERS = "/members/"
-HOSTS = "/hosts/"
-LOOK_SECONDS = 5.0
+MEMBERS: Final = "/members/"
+NAMES: Final = "/member-names/"
+ATTEMPTS: Final = 20
 
 
 @frozen
 class Member:
-    """A machine that joined, in one role."""
+    """A machine that joined, in one role.
+
+    ``labels`` are those that its token bound. ``valid_from`` is the end of the first
+    certificate since it joined last: certificates that end earlier are somebody else's.
+    """
 
     host_id: str
     role: HostRole
     name: str
     ssh_public_key: str
     joined: datetime
+    valid_from: datetime
     labels: Mapping[str, str] = Factory(dict)
 
 
 @frozen
-class LastWord:
-    """What a member said last, and when."""
+class NameHolder:
+    """Whose a name is, in one role."""
 
     host_id: str
-    presence: Presence
-    heard: datetime
-    labels: Mapping[str, str] = Factory(dict)
-
-
-def member_key(role: HostRole, host_id: str) -> str:
-    """Return the name of a member on its shelf."""
-    return f"{role.value}/{host_id}"
 
 
 class Members:
-    """The machines of a cluster. :meth:`start` first, :meth:`stop` at the end."""
+    """The members of a cluster. ``hosts`` says which of them live."""
 
     def __init__(
-        self, backend: IBackend, clock: IReactorTime, forget_after: timedelta = FORGET_AFTER
+        self, backend: IBackend, hosts: Hosts, forget_after: timedelta = FORGET_AFTER
     ) -> None:
         self._backend = backend
-        self._clock = clock
-        self._forget_after = forget_after
-        self.members = Shelf(backend, MEMBERS, Member)
-        self._words = Shelf(backend, HOSTS, LastWord)
-        self._heard: dict[HostRole, dict[str, LastWord]] = {role: {} for role in HostRole}
-        self._shown: dict[HostRole, tuple[object, ...]] = {}
-        self._watchers: dict[HostRole, list[Callable[[], None]]] = {role: [] for role in HostRole}
-        self._stop_watching: Callable[[], None] | None = None
-        self._timer: IDelayedCall | None = None
+        self._hosts = hosts
+        # Who has not renewed for so long has no valid certificate any more.
+        self._ttl = max(forget_after, 2 * HOST_LIFETIME)
+        self._members = Shelf(backend, MEMBERS, Member)
+        self._names = Shelf(backend, NAMES, NameHolder)
 
-    async def start(self) -> None:
-        """Read what is stored and follow it from now on."""
-        watch = await self._backend.watch(HOSTS, self._changed)
-        self._stop_watching = watch.stop
-        for kept in await self._words.list():
-            self._heard[kept.value.presence.role][kept.value.host_id] = kept.value
-        self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
-
-    def stop(self) -> None:
-        """Follow nothing any more."""
-        if self._stop_watching is not None:
-            self._stop_watching()
-            self._stop_watching = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    # -- what members do --------------------------------------------------------------
-    async def admit(self, member: Member) -> Member | None:
-        """Make somebody a member; returns the member of that id and role there was before."""
-        before: list[Member] = []
-
-        def replace(present: Member | None) -> Member:
-            before[:] = [] if present is None else [present]
-            return member
-
-        await self.members.change(member_key(member.role, member.host_id), replace)
-        return before[0] if before else None
-
-    async def get(self, role: HostRole, host_id: str) -> Member | None:
-        """Return a member, or None."""
-        kept = await self.members.get(member_key(role, host_id))
-        return None if kept is None else kept.value
+    # -- who is one -------------------------------------------------------------------
+    async def check_name(self, role: HostRole, host_id: str, name: str) -> None:
+        """Raise :class:`Conflict` if ``name`` is that of another machine that lives."""
+        holder = await self._holder(role, name)
+        if holder is None or holder.value.host_id == host_id:
+            return
+        if self._hosts.is_online(role, holder.value.host_id):
+            raise _taken(role, name, holder.value)
 
     async def require(self, identity: HostIdentity) -> Member:
-        """Return the member that ``identity`` is; raises :class:`AccessDenied` if removed."""
-        member = await self.get(identity.role, identity.host_id)
-        if member is None:
-            raise AccessDenied(
-                f"{identity.role.value} {identity.name} was removed from the cluster;"
-                " join again with a token",
-                "removed",
-            )
-        return member
+        """Return the member that ``identity`` is.
 
-    async def announce(self, identity: HostIdentity, presence: Presence) -> Mapping[str, str]:
-        """Take a member's word that it lives; returns the labels that its token bound."""
-        member = await self.require(identity)
-        presence = evolve(presence, role=identity.role, name=member.name)
-        word = LastWord(
-            identity.host_id, presence, now(self._clock), {**presence.labels, **member.labels}
-        )
-        key = member_key(identity.role, identity.host_id)
-        await self._backend.commit(self._words.put(key, word, ttl=self._forget_after))
-        return member.labels
+        Raises :class:`AccessDenied` if it was removed, or replaced by another machine.
+        """
+        kept = await self._members.get(_key(identity.role, identity.host_id))
+        shown = f"{identity.role.value} {identity.name}"
+        if kept is None:
+            raise AccessDenied(
+                f"{shown} is no member of the cluster, or was removed from it; join with a token", "removed"
+            )
+        if identity.expires < kept.value.valid_from:
+            raise AccessDenied(
+                f"{shown} was replaced: a machine joined later with the same host id", "replaced"
+            )
+        return kept.value
+
+    async def admit(self, member: Member, *more: Put) -> Member | None:
+        """Make ``member`` one, together with the changes ``more``, all or nothing.
+
+        Returns the member of that role and id there was before. Fails with
+        :class:`Conflict` when somebody was faster.
+        """
+        before = await self._members.get(_key(member.role, member.host_id))
+        holder = await self._holder(member.role, member.name)
+        changes = (self._put(before, member), self._hold(holder, member), *more)
+        await self._backend.commit(*changes, *await self._release(before, member))
+        return None if before is None else before.value
+
+    async def renew(self, member: Member, name: str, key: str, until: datetime) -> Member:
+        """Note that ``member`` renewed its certificates, for ``name``, to end at ``until``.
+
+        Fails with :class:`Conflict` when the name is another machine's.
+        """
+        for _ in range(ATTEMPTS):
+            before = await self._members.get(_key(member.role, member.host_id))
+            if before is None or before.value.joined != member.joined:
+                raise AccessDenied("removed or replaced meanwhile; join again", "removed")
+            renewed = evolve(
+                before.value,
+                name=name,
+                ssh_public_key=key,
+                # Had lifetimes been shortened, its own new certificate would end too early.
+                valid_from=min(before.value.valid_from, until),
+            )
+            holder = await self._holder(member.role, name)
+            changes: list[Put | Delete] = [self._put(before, renewed)]
+            if holder is None or holder.value.host_id == member.host_id:
+                changes.append(self._hold(holder, renewed))
+            elif name != before.value.name:
+                raise _taken(member.role, name, holder.value)
+            try:
+                await self._backend.commit(*changes, *await self._release(before, renewed))
+            except Conflict:
+                continue
+            return renewed
+        raise Conflict(f"{member.role.value} {name} changes too often; try again")
 
     async def remove(self, host_id: str) -> tuple[Member, ...]:
         """End the membership of a machine in all its roles. Raises :class:`NotFound`."""
         gone = []
+        known = False
         for role in HostRole:
-            key = member_key(role, host_id)
-            member = await self.get(role, host_id)
-            if member is None and host_id not in self._heard[role]:
-                continue
-            await self._backend.commit(self.members.delete(key), self._words.delete(key))
-            if member is not None:
-                gone.append(member)
-        if not gone:
+            kept = await self._members.get(_key(role, host_id))
+            known = known or kept is not None or self._hosts.known(role, host_id)
+            changes: list[Delete] = [self._hosts.forgotten(role, host_id)]
+            if kept is not None:
+                gone.append(kept.value)
+                holder = await self._holder(role, kept.value.name)
+                changes.append(self._members.delete(kept.name))
+                if holder is not None and holder.value.host_id == host_id:
+                    changes.append(self._names.delete(holder.name))
+            await self._backend.commit(*changes)
+        if not known:
             raise NotFound(f"no such node: {host_id!r}; tele nodes ls shows the nodes")
         return tuple(gone)
 
-    # -- what others see --------------------------------------------------------------
-    def hosts(self, role: HostRole) -> tuple[Host, ...]:
-        """Return all hosts of a role, by name, with their status now."""
-        moment = now(self._clock)
-        shown = [self._show(word, moment) for word in self._heard[role].values()]
-        return tuple(sorted(shown, key=lambda host: (host.name, host.id)))
+    # -- names and addresses ----------------------------------------------------------
+    async def own_addresses(
+        self, role: HostRole, host_id: str, addresses: Sequence[str]
+    ) -> list[str]:
+        """Return those ``addresses`` (hosts without port) by which nobody else is known."""
+        if role is not HostRole.NODE:
+            return list(addresses)
+        own = []
+        for address in addresses:
+            holder = await self._holder(role, address.rstrip("."))
+            anothers = holder is not None and holder.value.host_id != host_id
+            if not anothers and not self.is_proxys(role, host_id, address):
+                own.append(address)
+        return own
 
-    def _show(self, word: LastWord, moment: datetime) -> Host:
-        said = word.presence
-        online = moment - word.heard < OFFLINE_AFTER
-        return Host(
-            id=word.host_id,
-            name=said.name,
-            role=said.role,
-            addresses=said.addresses,
-            labels=word.labels,
-            mode=said.mode,
-            status=Status.ONLINE if online else Status.OFFLINE,
-            last_seen=word.heard,
-            version=said.version,
-            rotation=said.rotation,
+    def is_proxys(self, role: HostRole, host_id: str, name: str) -> bool:
+        """Whether another machine's proxy is reached by ``name``, a host name or address."""
+        if role is not HostRole.NODE or _is_loopback(name):
+            return False
+        wanted = name.lower().rstrip(".")
+        return any(
+            wanted == host_of(address).lower().rstrip(".")
+            for proxy in self._hosts.all(HostRole.PROXY)
+            if proxy.id != host_id
+            for address in proxy.addresses
         )
 
-    def watch(self, role: HostRole, receiver: Callable[[tuple[Host, ...]], None]) -> Deferred[None]:
-        """Tell ``receiver`` the hosts of ``role`` at once and at each change that matters.
-
-        Cancel the Deferred to end it.
-        """
-
-        def tell() -> None:
-            receiver(self.hosts(role))
-
-        watchers = self._watchers[role]
-        watchers.append(tell)
-        answer: Deferred[None] = Deferred(lambda _: watchers.remove(tell))
-        self._shown.setdefault(role, self._essence(role))
-        tell()
-        return answer
-
     # -- inside -----------------------------------------------------------------------
-    def _changed(self, change: Change) -> None:
-        role_name, _, host_id = change.key.removeprefix(HOSTS).partition("/")
-        role = HostRole(role_name)
-        if change.item is None:
-            self._heard[role].pop(host_id, None)
-        else:
-            self._heard[role][host_id] = decode(LastWord, change.item.value)
-        self._tell_if_changed(role)
+    async def _holder(self, role: HostRole, name: str) -> Kept[NameHolder] | None:
+        return await self._names.get(_key(role, name.lower()))
 
-    def _essence(self, role: HostRole) -> tuple[object, ...]:
-        return tuple(evolve(host, last_seen=_NEVER) for host in self.hosts(role))
+    def _put(self, before: Kept[Member] | None, member: Member) -> Put:
+        revision = 0 if before is None else before.revision
+        return self._members.put(_key(member.role, member.host_id), member, revision, self._ttl)
 
-    def _tell_if_changed(self, role: HostRole) -> None:
-        if not self._watchers[role]:
-            self._shown.pop(role, None)
-            return
-        essence = self._essence(role)
-        if essence != self._shown.get(role):
-            self._shown[role] = essence
-            for tell in list(self._watchers[role]):
-                tell()
+    def _hold(self, holder: Kept[NameHolder] | None, member: Member) -> Put:
+        held = NameHolder(member.host_id)
+        revision = 0 if holder is None else holder.revision
+        return self._names.put(_key(member.role, member.name.lower()), held, revision, self._ttl)
 
-    def _look(self) -> None:
-        """Notice those who fell silent."""
-        self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
-        for role in HostRole:
-            self._tell_if_changed(role)
+    async def _release(self, before: Kept[Member] | None, member: Member) -> list[Delete]:
+        """Give up the name that a member had before, if it was its own."""
+        if before is None or before.value.name.lower() == member.name.lower():
+            return []
+        holder = await self._holder(member.role, before.value.name)
+        if holder is None or holder.value.host_id != member.host_id:
+            return []
+        return [self._names.delete(holder.name, holder.revision)]
 
 
-_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+def host_of(address: str) -> str:
+    """Return the host of ``host:port``, ``[host]:port`` or a host alone, without brackets."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or (":" in host and not host.startswith("[")):
+        host = address
+    return host.strip("[]")
+
+
+def _key(role: HostRole, rest: str) -> str:
+    return f"{role.value}/{rest}"
+
+
+def _is_loopback(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).is_loopback
+    except ValueError:
+        return text.lower() == "localhost"
+
+
+def _taken(role: HostRole, name: str, holder: NameHolder) -> Conflict:
+    return Conflict(
+        f"the name {name} is that of {role.value} {holder.host_id}; choose another, or remove"
+        f" that one first: tele nodes rm {holder.host_id}"
+    )

@@ -4,11 +4,16 @@ Laws of this file:
 
 * A change that was made on an old reading (``metadata.revision``) is refused.
 * A role that a user holds cannot be removed.
+* A user and their password appear and vanish together: who gets a name that somebody had
+  before does not get that one's password.
+* What has ``metadata.expires`` is gone at that time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Final
 
 from attrs import evolve
 
@@ -16,29 +21,47 @@ from tele.auth.passwords import Passwords
 from tele.auth.shelf import Kept, Shelf
 from tele.auth.state import ROLES
 from tele.errors import Conflict, InvalidInput, NotFound
-from tele.interfaces import IBackend
-from tele.model.resources import Role, User
+from tele.interfaces import IBackend, Put
+from tele.model.codec import encode
+from tele.model.resources import Metadata, Role, User
 from tele.rbac.presets import PRESETS, check_role
 
-USERS = "/users/"
+USERS: Final = "/users/"
+PRESETS_MADE: Final = "/cluster/presets"
+#: An SSH certificate has to fit into one packet, with room to spare.
+SPEC_LIMIT: Final = 16 * 1024
 
 
 class People:
     """Users and roles, by name."""
 
-    def __init__(self, backend: IBackend, passwords: Passwords) -> None:
+    def __init__(
+        self, backend: IBackend, passwords: Passwords, now: Callable[[], datetime]
+    ) -> None:
         self._backend = backend
         self._passwords = passwords
+        self._now = now
         self._users = Shelf(backend, USERS, User)
         self._roles = Shelf(backend, ROLES, Role)
 
     async def ensure_presets(self) -> None:
-        """Make the roles that every cluster begins with, where they are missing."""
+        """Make the roles that a cluster begins with, once: one that is removed stays away."""
+        if await self._backend.get(PRESETS_MADE) is not None:
+            return
         for role in PRESETS:
             try:
                 await self._backend.commit(self._roles.put(role.metadata.name, role, 0))
             except Conflict:
-                continue
+                continue  # it was written down by hand, or by another auth
+        await self._backend.commit(Put(PRESETS_MADE, b"1"))
+
+    def _left(self, metadata: Metadata) -> timedelta | None:
+        if metadata.expires is None:
+            return None
+        left = metadata.expires - self._now()
+        if left <= timedelta(0):
+            raise InvalidInput("metadata.expires: this time is over")
+        return left
 
     # -- users ------------------------------------------------------------------------
     async def find_user(self, name: str) -> User | None:
@@ -62,10 +85,16 @@ class People:
         await self._check_user(user)
         if await self._users.get(user.metadata.name) is not None:
             raise Conflict(f"user {user.metadata.name} exists already")
+        left = self._left(user.metadata)
         made = "" if password else self._passwords.generate()
-        # The password first: a user who is there can log in.
-        await self._passwords.set(user.metadata.name, password or made)
-        await self._backend.commit(self._users.put(user.metadata.name, user, if_revision=0))
+        given = await self._passwords.replacement(user.metadata.name, password or made)
+        stored = evolve(user, metadata=evolve(user.metadata, revision=0))
+        try:
+            await self._backend.commit(
+                self._users.put(user.metadata.name, stored, if_revision=0, ttl=left), given
+            )
+        except Conflict:
+            raise Conflict(f"user {user.metadata.name} exists already") from None
         return await self.user(user.metadata.name), made
 
     async def put_user(self, name: str, user: User) -> tuple[User, bool]:
@@ -76,23 +105,29 @@ class People:
         before = await self._users.get(name)
         revision = user.metadata.revision or (0 if before is None else before.revision)
         stored = evolve(user, metadata=evolve(user.metadata, revision=0))
-        await self._backend.commit(self._users.put(name, stored, revision))
+        change = self._users.put(name, stored, revision, self._left(user.metadata))
+        old_password = [self._passwords.removal(name)] if before is None else []
+        await self._backend.commit(change, *old_password)
         return await self.user(name), before is None
 
     async def reset_user(self, name: str, password: str) -> tuple[User, str]:
         """Give a user a new password; returns it if one had to be made."""
         user = await self.user(name)
         made = "" if password else self._passwords.generate()
-        await self._passwords.set(name, password or made)
+        await self._backend.commit(await self._passwords.replacement(name, password or made))
         return user, made
 
     async def delete_user(self, name: str) -> None:
         """Remove a user and their password."""
         await self.user(name)
-        await self._backend.commit(self._users.delete(name))
-        await self._passwords.forget(name)
+        await self._backend.commit(self._users.delete(name), self._passwords.removal(name))
 
     async def _check_user(self, user: User) -> None:
+        if len(encode(user.spec)) > SPEC_LIMIT:
+            raise InvalidInput(
+                f"roles and traits of {user.metadata.name} take more than {SPEC_LIMIT} bytes:"
+                " they have to fit into certificates"
+            )
         for role in user.spec.roles:
             if await self._roles.get(role) is None:
                 raise InvalidInput(f"no such role: {role!r}; tele get role shows the roles")
@@ -117,7 +152,9 @@ class People:
         before = await self._roles.get(name)
         revision = role.metadata.revision or (0 if before is None else before.revision)
         stored = evolve(role, metadata=evolve(role.metadata, revision=0))
-        await self._backend.commit(self._roles.put(name, stored, revision))
+        await self._backend.commit(
+            self._roles.put(name, stored, revision, self._left(role.metadata))
+        )
         return await self.role(name)
 
     async def delete_role(self, name: str) -> None:

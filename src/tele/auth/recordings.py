@@ -1,8 +1,9 @@
 """Which sessions were recorded, and where are their bytes?
 
 Rows are in the store, written when a session starts; chunks and the manifest are in the
-archive. A row is found by id (``/recordings/rows/<id>``) and by time
-(``/recordings/index/<milliseconds>-<id>``).
+archive. A row is found by id (``/recordings/rows/<id>``), by time
+(``/recordings/index/<milliseconds>-<id>``) and by its user, in order of time
+(``/recordings/of/<user>/<milliseconds>-<id>``). ``/sessions/<id>`` is there while it runs.
 
 Laws of this file:
 
@@ -18,29 +19,40 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Collection
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from attrs import evolve
 
-from tele.auth.shelf import Kept, Shelf
+from tele.auth.shelf import Shelf
 from tele.certs.certificate import Certificate, parse_certificate
 from tele.certs.check import LATEST, check_host
 from tele.certs.keys import parse_line
 from tele.errors import AccessDenied, BadCertificate, Conflict, InvalidInput, NotFound
 from tele.interfaces import Delete, IArchive, IBackend, Put
 from tele.model.api.records import RecordingDetails, RecordingProgress, UpdateRecording
-from tele.model.codec import decode, encode
+from tele.model.codec import decode, encode, format_time
 from tele.model.identity import HostIdentity, HostRole
-from tele.model.session import Manifest, Recording, RecordingStart
+from tele.model.resources import NAME_PATTERN
+from tele.model.session import Manifest, Recording, RecordingStart, Session
 
-MANIFEST = "manifest"
-CHUNK_LIMIT = 10_000_000
+ROWS: Final = "/recordings/rows/"
+INDEX: Final = "/recordings/index/"
+OF_USER: Final = "/recordings/of/"
+SESSIONS: Final = "/sessions/"
+MANIFEST: Final = "manifest"
+CHUNK_SUFFIX: Final = ".chunk"
+CHUNK_LIMIT: Final = 10_000_000
+TEXT_LIMIT: Final = 256
+EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_NAME = re.compile(NAME_PATTERN, re.ASCII)
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 def chunk_name(number: int) -> str:
     """Return the archive's name of a chunk."""
-    return f"{number:08d}.chunk"
+    return f"{number:08d}{CHUNK_SUFFIX}"
 
 
 class Recordings:
@@ -57,15 +69,13 @@ class Recordings:
         self._archive = archive
         self._now = now
         self._host_authorities = host_authorities
-        self._rows = Shelf(backend, "/recordings/rows/", Recording)
+        self._rows = Shelf(backend, ROWS, Recording)
+        self._sessions = Shelf(backend, SESSIONS, Session)
 
     # -- hosts ------------------------------------------------------------------------
     async def start(self, host: HostIdentity, recording_id: str, start: RecordingStart) -> bool:
         """A session starts; returns whether this is news."""
-        if not _ID.fullmatch(recording_id) or start.id != recording_id:
-            raise InvalidInput("a recording's id has to be a UUID, the same in both places")
-        if host.role is HostRole.NODE and start.node_id != host.host_id:
-            raise AccessDenied("a node records its own sessions only", "host")
+        self._check_start(host, recording_id, start)
         row = Recording(
             id=recording_id,
             kind=start.kind,
@@ -78,16 +88,37 @@ class Recordings:
             size=0,
             node_id=host.host_id,
         )
-        stamp = f"{int(start.started.timestamp() * 1000):015d}"
+        session = Session(
+            recording_id, start.user, start.login, start.node, start.node_id, start.remote_addr,
+            start.started, start.login_session,
+        )  # fmt: skip
         try:
             await self._backend.commit(
                 self._rows.put(recording_id, row, if_revision=0),
-                Put(f"/recordings/index/{stamp}-{recording_id}", b""),
+                self._sessions.put(recording_id, session),
+                *(Put(key, b"") for key in _index_keys(row)),
             )
         except Conflict:
             await self._own(host, recording_id)
             return False
         return True
+
+    def _check_start(self, host: HostIdentity, recording_id: str, start: RecordingStart) -> None:
+        if not _ID.fullmatch(recording_id) or start.id != recording_id:
+            raise InvalidInput("a recording's id has to be a UUID, the same in both places")
+        if start.cluster != host.cluster:
+            raise InvalidInput("the recording is of another cluster")
+        if host.role is HostRole.NODE and start.node_id != host.host_id:
+            raise AccessDenied("a node records its own sessions only", "host")
+        if not _NAME.fullmatch(start.user):
+            raise InvalidInput("the recording's user is no name of a user")
+        texts = (start.kind, start.login, start.node, start.node_id, start.remote_addr,
+                 start.login_session)  # fmt: skip
+        if any(len(text) > TEXT_LIMIT for text in texts):
+            raise InvalidInput(f"a text of the start has more than {TEXT_LIMIT} characters")
+        # The time is part of a key. It may be long ago: auth may have been away.
+        if not EARLIEST <= start.started <= self._now() + timedelta(days=1):
+            raise InvalidInput("the recording's start is not a possible time")
 
     async def _own(self, host: HostIdentity, recording_id: str) -> Recording:
         kept = await self._rows.get(recording_id) if _ID.fullmatch(recording_id) else None
@@ -102,15 +133,24 @@ class Recordings:
         await self._own(host, request.id)
 
         def changed(row: Recording | None) -> Recording:
-            if row is None:
-                raise NotFound("no such recording")
             return evolve(
-                row,
-                interactive=row.interactive or request.interactive,
-                ended=row.ended or request.ended,
+                _there(row),
+                interactive=_there(row).interactive or request.interactive,
+                ended=_there(row).ended or request.ended,
             )
 
         await self._rows.change(request.id, changed)
+        running = await self._sessions.get(request.id)
+        if running is None:
+            return
+        if request.ended is not None:
+            await self._backend.commit(self._sessions.delete(request.id))
+        elif request.interactive and not running.value.interactive:
+            session = evolve(running.value, interactive=True)
+            with suppress(Conflict):  # it ended meanwhile
+                await self._backend.commit(
+                    self._sessions.put(request.id, session, running.revision)
+                )
 
     async def put_chunk(
         self, host: HostIdentity, recording_id: str, number: int, data: bytes
@@ -127,13 +167,12 @@ class Recordings:
         await self._archive.put(recording_id, chunk_name(number), data)
 
         def counted(present: Recording | None) -> Recording:
-            if present is None:
-                raise NotFound("no such recording")
-            if number < present.chunks:
-                return present
-            return evolve(present, chunks=number + 1, size=present.size + len(data))
+            row = _there(present)
+            if number != row.chunks:
+                return row
+            return evolve(row, chunks=number + 1, size=row.size + len(data))
 
-        if number >= row.chunks:
+        if number == row.chunks:  # they come in order; the manifest corrects what does not
             await self._rows.change(recording_id, counted)
 
     async def finish(self, host: HostIdentity, manifest: Manifest) -> bool:
@@ -144,18 +183,14 @@ class Recordings:
             if await self._archive.get(manifest.id, MANIFEST) != data:
                 raise Conflict("the recording is complete")
             return False
+        self._check_start_of(row, manifest)
         self._check_manifest(host, manifest)
-        for chunk in manifest.chunks:
-            stored = await self._archive.get(manifest.id, chunk_name(chunk.number))
-            if hashlib.sha256(stored).hexdigest() != chunk.sha256:
-                raise InvalidInput(f"chunk {chunk.number} is not the one that the manifest names")
+        await self._check_chunks(manifest)
         await self._archive.put(manifest.id, MANIFEST, data)
 
         def completed(present: Recording | None) -> Recording:
-            if present is None:
-                raise NotFound("no such recording")
             return evolve(
-                present,
+                _there(present),
                 complete=True,
                 ended=manifest.ended,
                 interactive=manifest.interactive,
@@ -164,7 +199,35 @@ class Recordings:
             )
 
         await self._rows.change(manifest.id, completed)
+        await self._backend.commit(self._sessions.delete(manifest.id))
         return True
+
+    def _check_start_of(self, row: Recording, manifest: Manifest) -> None:
+        start = manifest.start
+        said = (start.id, start.kind, start.user, start.login, start.node)
+        if said != (row.id, row.kind, row.user, row.login, row.node):
+            raise InvalidInput("the manifest is of another session than the one that started")
+        if format_time(start.started) != format_time(row.started):
+            raise InvalidInput("the manifest says another start than was said at the start")
+        if manifest.ended < start.started:
+            raise InvalidInput("the recording ends before it starts")
+
+    async def _check_chunks(self, manifest: Manifest) -> None:
+        stored = {
+            name: size
+            for name, size in await self._archive.names(manifest.id)
+            if name.endswith(CHUNK_SUFFIX)
+        }
+        named = {chunk_name(chunk.number): chunk for chunk in manifest.chunks}
+        if missing := sorted(set(named) - set(stored)):
+            raise NotFound(f"{missing[0]}, which the manifest names, is not here")
+        if extra := sorted(set(stored) - set(named)):
+            # What was acknowledged cannot be left out later by whoever got hold of the host.
+            raise InvalidInput(f"the manifest leaves out {extra[0]}, which is here")
+        for name, chunk in named.items():
+            data = await self._archive.get(manifest.id, name)
+            if len(data) != chunk.size or hashlib.sha256(data).hexdigest() != chunk.sha256:
+                raise InvalidInput(f"chunk {chunk.number} is not the one that the manifest names")
 
     def _check_manifest(self, host: HostIdentity, manifest: Manifest) -> None:
         if [c.number for c in manifest.chunks] != list(range(len(manifest.chunks))):
@@ -192,7 +255,7 @@ class Recordings:
         """Which chunks are stored already."""
         row = await self._own(host, recording_id)
         names = [name for name, _ in await self._archive.names(recording_id)]
-        numbers = tuple(int(n.partition(".")[0]) for n in names if n.endswith(".chunk"))
+        numbers = tuple(int(n.partition(".")[0]) for n in names if n.endswith(CHUNK_SUFFIX))
         return RecordingProgress(numbers, row.complete)
 
     # -- people -----------------------------------------------------------------------
@@ -204,31 +267,22 @@ class Recordings:
         return kept.value
 
     async def list(
-        self, limit: int, after: str, wanted: Callable[[Recording], bool]
+        self, limit: int, after: str, user: str | None = None
     ) -> tuple[tuple[Recording, ...], str]:
-        """Return a page, newest first, of those that are ``wanted``, and how to go on."""
-        prefix = "/recordings/index/"
+        """Return a page, newest first, and how to go on; of one ``user`` if one is given."""
+        prefix = INDEX if user is None else f"{OF_USER}{user}/"
         end = prefix + after if after else prefix[:-1] + "0"
-        found: list[Recording] = []
-        last = ""
-        while True:
-            items = await self._backend.range(prefix, end, max(limit, 50), reverse=True)
-            for item in items:
-                last = item.key.removeprefix(prefix)
-                kept = await self._rows.get(last.partition("-")[2])
-                if kept is not None and wanted(kept.value):
-                    found.append(kept.value)
-                    if len(found) == limit:
-                        return tuple(found), last
-            if len(items) < max(limit, 50):
-                return tuple(found), ""
-            end = prefix + last
+        items = await self._backend.range(prefix, end, limit, reverse=True)
+        names = [item.key.removeprefix(prefix) for item in items]
+        rows = [await self._rows.get(name.partition("-")[2]) for name in names]
+        found = tuple(kept.value for kept in rows if kept is not None)
+        return found, names[-1] if len(items) == limit else ""
 
-    async def running(self) -> tuple[Recording, ...]:
-        """Return the rows of sessions that have not ended, oldest first."""
-        rows: list[Kept[Recording]] = list(await self._rows.list())
-        open_rows = [kept.value for kept in rows if kept.value.ended is None]
-        return tuple(sorted(open_rows, key=lambda row: row.started))
+    async def running(self, user: str | None = None) -> tuple[Session, ...]:
+        """Return sessions that have not ended, oldest first; of one ``user`` if given."""
+        kept = await self._sessions.list()
+        found = [k.value for k in kept if user is None or k.value.user == user]
+        return tuple(sorted(found, key=lambda session: session.started))
 
     async def details(self, row: Recording) -> RecordingDetails:
         """Return all that is known of a recording."""
@@ -236,7 +290,7 @@ class Recordings:
         manifest = None
         if MANIFEST in names:
             manifest = decode(Manifest, await self._archive.get(row.id, MANIFEST))
-        return RecordingDetails(row, sum(n.endswith(".chunk") for n in names), manifest)
+        return RecordingDetails(row, sum(n.endswith(CHUNK_SUFFIX) for n in names), manifest)
 
     async def chunk(self, row: Recording, number: int) -> bytes:
         """Return one chunk's bytes."""
@@ -247,10 +301,22 @@ class Recordings:
     async def delete(self, row: Recording) -> None:
         """Remove a recording that is complete, or that nobody will complete."""
         await self._archive.remove(row.id)
-        stamp = f"{int(row.started.timestamp() * 1000):015d}"
         await self._backend.commit(
-            self._rows.delete(row.id), Delete(f"/recordings/index/{stamp}-{row.id}")
+            self._rows.delete(row.id),
+            self._sessions.delete(row.id),
+            *(Delete(key) for key in _index_keys(row)),
         )
+
+
+def _index_keys(row: Recording) -> tuple[str, str]:
+    stamp = f"{int(row.started.timestamp() * 1000):015d}-{row.id}"
+    return f"{INDEX}{stamp}", f"{OF_USER}{row.user}/{stamp}"
+
+
+def _there(row: Recording | None) -> Recording:
+    if row is None:
+        raise NotFound("no such recording")
+    return row
 
 
 def _within(certificate: Certificate, manifest: Manifest) -> datetime:

@@ -8,12 +8,13 @@ Laws of this file:
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from attrs import frozen
 from twisted.application.service import Service
@@ -21,6 +22,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
 
 from tele.audit.log import AuditLog
 from tele.auth.authorities import Authorities
@@ -29,6 +31,7 @@ from tele.auth.local import ADMIN_ROLES, LOCAL, LOCAL_ADMIN, Collaborators, Loca
 from tele.auth.members import Members
 from tele.auth.passwords import Passwords
 from tele.auth.people import People
+from tele.auth.presence import Hosts
 from tele.auth.recordings import Recordings
 from tele.auth.shelf import Shelf
 from tele.auth.state import State
@@ -48,6 +51,9 @@ from tele.model.identity import Caller, HostRole, UserIdentity
 from tele.model.resources import RecordingSettings
 
 log = make_logger(__name__)
+
+#: How often auth looks whether its own certificate is to be renewed.
+LOOK_AGAIN: Final = 600.0
 
 
 @frozen
@@ -107,6 +113,8 @@ class AuthService(Service):
         self._reactor = reactor
         self._cluster = cluster
         self._backend = backend
+        self._starting: Deferred[None] | None = None
+        self._stopping: Deferred[None] | None = None
         self._archive = archive
         self._host_id = host_id
         self._host_name = name
@@ -119,15 +127,38 @@ class AuthService(Service):
         self._server: ApiServer | None = None
         self._identity: TlsIdentity | None = None
         self._renewal: IDelayedCall | None = None
+        self._renew_at: datetime | None = None
 
     def startService(self) -> None:
         """Begin to start; ``ready`` tells how it ended."""
         super().startService()
-        Deferred.fromCoroutine(self._start()).addCallbacks(self.ready.callback, self.ready.errback)
+        starting = Deferred.fromCoroutine(self._start())
+        self._starting = Deferred()
+        done = self._starting
 
-    async def stopService(self) -> None:
-        """End all connections, then the store."""
-        super().stopService()
+        def ended(result: Any) -> None:
+            done.callback(None)
+            (self.ready.errback if isinstance(result, Failure) else self.ready.callback)(result)
+
+        starting.addBoth(ended)
+
+    def stopService(self) -> Deferred[None]:
+        """End all connections, then the store; what still starts is let finish first."""
+        if self._stopping is None:
+            super().stopService()
+            self._stopping = Deferred.fromCoroutine(self._stop())
+        waiting: Deferred[None] = Deferred()
+
+        def stopped(result: Any) -> Any:
+            waiting.callback(None)
+            return result
+
+        self._stopping.addBoth(stopped)
+        return waiting
+
+    async def _stop(self) -> None:
+        if self._starting is not None:
+            await self._starting
         await self._close()
 
     def _now(self) -> datetime:
@@ -137,6 +168,7 @@ class AuthService(Service):
         try:
             return await self._open()
         except BaseException:
+            # Nothing is left running, and nobody needs to stop what did not start.
             await self._close()
             raise
 
@@ -145,7 +177,8 @@ class AuthService(Service):
         parts = self._parts = await self._compose()
         await parts.people.ensure_presets()
         await parts.state.start()
-        await parts.members.start()
+        await parts.hosts.start()
+        await parts.passwords.warm_up()
         authority = self.authority = LocalAuthority(parts, self._reactor)
         if new:
             await authority.emit("cluster.create", LOCAL, name=self._cluster)
@@ -157,24 +190,38 @@ class AuthService(Service):
             authorities=lambda: parts.authorities.trusted,
             on_refused=self._refused,
         )
+        if not self.running:
+            raise Unavailable("auth was stopped while it started")
+        port = self._listen_on(server)
+        log.info("auth of cluster {name} serves on {host}:{port}",
+                 name=self._cluster, host=self._listen[0], port=port)  # fmt: skip
+        return port
+
+    def _listen_on(self, server: ApiServer) -> int:
         host, port = self._listen
         try:
             port = server.listen(host, port)
         except CannotListenError as error:
-            raise Unavailable(
-                f"auth cannot listen on {host}:{port}: {error.socketError}; is something else"
-                " running there?"
-            ) from None
+            why = error.socketError
+            taken = isinstance(why, OSError) and why.errno == errno.EADDRINUSE
+            hint = "; is another auth, or something else, running there?" if taken else ""
+            text = getattr(why, "strerror", None) or str(why)
+            raise Unavailable(f"auth cannot listen on {host}:{port}: {text}{hint}") from None
         if self._local_socket is not None:
-            server.listen_local(str(self._local_socket), self._local_identity)
-        log.info("auth of cluster {name} serves on {host}:{port}",
-                 name=self._cluster, host=host, port=port)  # fmt: skip
+            try:
+                server.listen_local(str(self._local_socket), self._local_identity)
+            except CannotListenError as error:
+                raise Unavailable(
+                    f"auth cannot listen on {self._local_socket}: {error.socketError}; is another"
+                    " auth running with this data_dir?"
+                ) from None
         return port
 
     async def _compose(self) -> Collaborators:
         backend, clock = self._backend, self._reactor
         authorities = await Authorities.load(backend, self._cluster, self._now(), self._entropy)
         passwords = Passwords(backend, self._now, self._entropy, self._in_thread)
+        hosts = Hosts(backend, clock)
         host_keys = frozenset(
             parse_line(k) for k in authorities[AuthorityKind.HOST].trusted.ssh_public_keys
         )
@@ -183,8 +230,9 @@ class AuthService(Service):
             authorities=authorities,
             issuer=Issuer(self._cluster, authorities, self._now, self._entropy),
             state=State(backend, self._cluster, authorities, self._recording, self._now),
-            members=Members(backend, clock),
-            people=People(backend, passwords),
+            hosts=hosts,
+            members=Members(backend, hosts),
+            people=People(backend, passwords, self._now),
             passwords=passwords,
             tokens=Tokens(backend, self._now, self._entropy),
             recordings=Recordings(backend, self._archive, self._now, lambda: host_keys),
@@ -192,15 +240,15 @@ class AuthService(Service):
         )
 
     async def _close(self) -> None:
-        if self._renewal is not None:
+        if self._renewal is not None and self._renewal.active():
             self._renewal.cancel()
-            self._renewal = None
+        self._renewal = None
         server, self._server = self._server, None
         if server is not None:
             await server.close()
         parts, self._parts = self._parts, None
         if parts is not None:
-            parts.members.stop()
+            await parts.hosts.stop()
             parts.state.stop()
         await self._backend.close()
 
@@ -211,8 +259,14 @@ class AuthService(Service):
 
     # -- identities -------------------------------------------------------------------
     def _renew(self) -> None:
-        """Issue auth's own certificate, and do so again at two thirds of its life."""
+        """Issue auth's own certificate, and do so again at two thirds of its life.
+
+        That is looked at every now and then: a timer does not know of a machine that slept.
+        """
         if self._parts is None:
+            return
+        self._renewal = self._reactor.callLater(LOOK_AGAIN, self._renew)
+        if self._renew_at is not None and self._now() < self._renew_at:
             return
         key = TlsKey.generate()
         host = self._listen[0]
@@ -225,8 +279,7 @@ class AuthService(Service):
             named,
         )
         self._identity = TlsIdentity(certificates.tls, key.to_pem())
-        life = (certificates.expires - self._now()).total_seconds()
-        self._renewal = self._reactor.callLater(life * 2 / 3, self._renew)
+        self._renew_at = self._now() + (certificates.expires - self._now()) * 2 / 3
 
     def _tls_identity(self) -> TlsIdentity:
         if self._identity is None:

@@ -4,8 +4,8 @@ Laws of this file:
 
 * The secret is shown once and never stored; a look-up is by its hash.
 * Unknown, expired and used up give one and the same answer.
-* A use is counted before a certificate is issued, atomically: ``max_uses`` holds however
-  many machines come at once.
+* A use is counted in the commit that makes a machine a member: ``max_uses`` holds however
+  many come at once, and a use that led to nothing is none.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from attrs import Factory, evolve, frozen
 
 from tele.auth.shelf import Shelf
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound
-from tele.interfaces import IBackend
+from tele.interfaces import IBackend, Put
 from tele.model.api.people import NewToken, Token
 from tele.model.identity import HostRole
 
 SECRET_BYTES = 20
 LONGEST_TTL = timedelta(days=366)
 SHORTEST_SECRET = 16
-ATTEMPTS = 50
 
 
 @frozen
@@ -43,7 +42,7 @@ class StoredToken:
 
 
 def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode("utf-8")).hexdigest()
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _refused() -> AccessDenied:
@@ -91,33 +90,30 @@ class Tokens:
             raise Conflict("this token exists already") from None
         return secret, _public(name, stored)
 
-    async def use(self, secret: str, role: HostRole) -> Mapping[str, str]:
-        """Count one use of the token for ``role``; returns the labels that it binds.
+    async def claim(self, secret: str, role: HostRole) -> tuple[Put, Mapping[str, str]]:
+        """Return the change that counts one use of the token for ``role``, and its labels.
 
-        Raises :class:`AccessDenied` with one single text.
+        The token was not used before that change is committed, which fails with
+        :class:`Conflict` if somebody used it meanwhile. Raises :class:`AccessDenied` with
+        one single text.
         """
         name = _digest(secret)
-        for _ in range(ATTEMPTS):
-            kept = await self._shelf.get(name)
-            now = self._now()
-            if kept is None or kept.value.expires <= now or role not in kept.value.roles:
-                raise _refused()
-            token = kept.value
-            if token.max_uses and token.uses >= token.max_uses:
-                raise _refused()
-            used = evolve(token, uses=token.uses + 1)
-            try:
-                await self._backend.commit(
-                    self._shelf.put(name, used, kept.revision, token.expires - now)
-                )
-            except Conflict:
-                continue
-            return token.labels
-        raise _refused()
+        kept = await self._shelf.get(name)
+        now = self._now()
+        if kept is None or kept.value.expires <= now or role not in kept.value.roles:
+            raise _refused()
+        token = kept.value
+        if token.max_uses and token.uses >= token.max_uses:
+            raise _refused()
+        used = evolve(token, uses=token.uses + 1)
+        return self._shelf.put(name, used, kept.revision, token.expires - now), token.labels
 
-    async def list(self, limit: int, after: str) -> Sequence[Token]:
-        """Return tokens without their secrets, in order of ids."""
-        return [_public(kept.name, kept.value) for kept in await self._shelf.list(limit, after)]
+    async def list(self, limit: int, after: str) -> tuple[Sequence[Token], str]:
+        """Return tokens without their secrets, in order of ids, and how to go on."""
+        # An id is the beginning of a name: what comes after it comes after all such names.
+        found = await self._shelf.list(limit, after and after + "~")
+        tokens = [_public(kept.name, kept.value) for kept in found]
+        return tokens, tokens[-1].id if len(tokens) == limit else ""
 
     async def delete(self, wanted: str) -> str:
         """Remove the token with this id, or with this secret; returns its id."""

@@ -103,9 +103,18 @@ def may_reach(
     return None
 
 
-def permits(held: Iterable[str], roles: Mapping[str, Role], resource: str, verb: str) -> bool:
-    """Whether somebody with the roles ``held`` may ``verb`` a ``resource`` through the API."""
-    return refusal(held, roles, resource, verb) is None
+def permits(
+    held: Iterable[str],
+    roles: Mapping[str, Role],
+    resource: str,
+    verb: str,
+    now: datetime | None = None,
+) -> bool:
+    """Whether somebody with the roles ``held`` may ``verb`` a ``resource`` through the API.
+
+    With ``now``, roles that have expired count as little as those that do not exist.
+    """
+    return refusal(held, roles, resource, verb, now) is None
 
 
 def refusal(
@@ -115,10 +124,7 @@ def refusal(
     verb: str,
     now: datetime | None = None,
 ) -> Denied | None:
-    """Say why :func:`permits` says no; None if it says yes.
-
-    With ``now``, roles that have expired count as little as those that do not exist.
-    """
+    """Say why :func:`permits` says no; None if it says yes."""
     names = list(held)
     mine = [roles[name] for name in names if name in roles and _in_force(roles[name], now)]
     for role in mine:
@@ -133,6 +139,11 @@ def refusal(
 def locked(locks: Iterable[Lock], identity: UserIdentity, now: datetime) -> Lock | None:
     """Return a lock in force that stops ``identity`` as a person, or None."""
     return next((lock for lock in locks if _hits(lock, identity, now, "", None)), None)
+
+
+def host_locked(locks: Iterable[Lock], host_id: str, now: datetime) -> Lock | None:
+    """Return a lock in force that stops a machine, or None."""
+    return next((k for k in locks if _lasts(k, now) and k.spec.target.host_id == host_id), None)
 
 
 def _has_rule(rules: Iterable[Rule], resource: str, verb: str) -> bool:
@@ -154,11 +165,14 @@ def _held(identity: UserIdentity, roles: Mapping[str, Role], now: datetime) -> l
     return [roles[name] for name in names if name in roles and _in_force(roles[name], now)]
 
 
+def _lasts(lock: Lock, now: datetime) -> bool:
+    return lock.metadata.expires is None or now < lock.metadata.expires
+
+
 def _hits(
     lock: Lock, identity: UserIdentity, now: datetime, host_id: str, login: str | None
 ) -> bool:
-    expires = lock.metadata.expires
-    if expires is not None and expires <= now:
+    if not _lasts(lock, now):
         return False
     target: LockTarget = lock.spec.target
     return (

@@ -1,0 +1,124 @@
+"""May this caller do that through the API, now?
+
+Laws of this file:
+
+* Everything is settled here for every call, wherever it comes from: kind of caller, end and
+  cluster of the certificate, locks, membership, and the rules of a user's roles.
+* Roles, locks and membership count as they are in the store now, not as they were when a
+  certificate was issued.
+* The administrator of auth's own machine may do everything: who can read the store has no
+  need to ask, and no change of roles can lock them out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from attrs import evolve
+from twisted.internet.interfaces import IReactorTime
+
+from tele.auth.members import Members
+from tele.auth.people import People
+from tele.auth.state import State
+from tele.errors import AccessDenied, NotLoggedIn
+from tele.https.callers import admit
+from tele.loop import now
+from tele.model.access import Reason
+from tele.model.api.operation import Anyone, Operation, Permitted, Users
+from tele.model.identity import Caller, HostIdentity, HostRole, UserIdentity
+from tele.rbac.decision import host_locked, locked, permits, refusal
+
+#: The user that the administrator of auth's own machine is; no user can have this name.
+LOCAL_ADMIN: Final = "@local"
+
+
+class Gate:
+    """Stands before every operation."""
+
+    def __init__(
+        self, cluster: str, state: State, members: Members, people: People, clock: IReactorTime
+    ) -> None:
+        self._cluster = cluster
+        self._state = state
+        self._members = members
+        self._people = people
+        self._clock = clock
+
+    async def check(self, operation: Operation[Any, Any], caller: Caller) -> None:
+        """Raise :class:`NotLoggedIn` or :class:`AccessDenied` unless ``caller`` may call it."""
+        admit(operation, caller)
+        identity = caller.identity
+        if identity is None or any(isinstance(who, Anyone) for who in operation.who):
+            return
+        if identity.expires <= now(self._clock):
+            raise NotLoggedIn("the certificate has expired: log in, or join, again")
+        if identity.cluster != self._cluster:
+            raise AccessDenied(
+                f"the certificate is not of cluster {self._cluster}", Reason.CLUSTER.value
+            )
+        if isinstance(identity, HostIdentity):
+            await self._check_host(identity)
+        else:
+            await self._check_user(operation, identity)
+
+    async def _check_host(self, identity: HostIdentity) -> None:
+        lock = host_locked(self._state.locks.values(), identity.host_id, now(self._clock))
+        if lock is not None:
+            raise AccessDenied(f"{identity.name} is locked by {lock.metadata.name}", "locked")
+        if identity.role is not HostRole.AUTH:  # that one nobody joins as
+            await self._members.require(identity)
+
+    async def _check_user(self, operation: Operation[Any, Any], identity: UserIdentity) -> None:
+        if identity.user == LOCAL_ADMIN:
+            return
+        roles = await self.roles_of(identity)
+        either = evolve(identity, roles=tuple(dict.fromkeys((*identity.roles, *roles))))
+        stopped = locked(self._state.locks.values(), either, now(self._clock))
+        if stopped is not None:
+            said = stopped.spec.message or stopped.metadata.name
+            raise AccessDenied(f"{identity.user} is locked: {said}", Reason.LOCKED.value)
+        if any(isinstance(who, Users) for who in operation.who):
+            return
+        rules = [who for who in operation.who if isinstance(who, Permitted)]
+        denials = [
+            refusal(roles, self._state.roles, rule.resource, rule.verb, now(self._clock))
+            for rule in rules
+        ]
+        if None not in denials:
+            text = next((denied.message for denied in denials if denied), operation.name)
+            raise AccessDenied(f"denied: {text}", Reason.RULE.value)
+
+    async def roles_of(self, identity: UserIdentity) -> tuple[str, ...]:
+        """The caller's roles as they are now; raises :class:`AccessDenied` if they were removed."""
+        if identity.user == LOCAL_ADMIN:
+            return identity.roles
+        user = await self._people.find_user(identity.user)
+        if user is None:
+            raise AccessDenied(
+                f"user {identity.user} does not exist any more", Reason.NO_ROLE.value
+            )
+        return user.spec.roles
+
+    async def may(self, caller: Caller, resource: str, verb: str) -> bool:
+        """Whether the caller is a user whose rules allow this."""
+        identity = caller.identity
+        if not isinstance(identity, UserIdentity):
+            return False
+        if identity.user == LOCAL_ADMIN:
+            return True
+        held = await self.roles_of(identity)
+        return permits(held, self._state.roles, resource, verb, now(self._clock))
+
+
+def host_caller(caller: Caller) -> HostIdentity:
+    """Return the host that calls. Raises :class:`NotLoggedIn` for others."""
+    if not isinstance(caller.identity, HostIdentity):
+        raise NotLoggedIn("this is for hosts of the cluster")
+    return caller.identity
+
+
+def user_caller(caller: Caller) -> UserIdentity:
+    """Return the user who calls. Raises :class:`NotLoggedIn` for others."""
+    if not isinstance(caller.identity, UserIdentity):
+        raise NotLoggedIn("this is for users of the cluster")
+    return caller.identity

@@ -1,0 +1,1 @@
+"""What does auth do for each row of the table? One method for each, named as the row is."""

@@ -1,0 +1,205 @@
+"""Who gets a user certificate, and what is signed for keys made elsewhere?
+
+Laws of this file:
+
+* A refused login takes the same work and gives the same answer whatever was wrong; the
+  audit alone knows the reason.
+* Nobody who is locked, or has no user any more, gets a certificate by any way.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from twisted.internet.interfaces import IReactorTime
+
+from tele.auth.authorities import Authorities
+from tele.auth.gate import Gate, user_caller
+from tele.auth.issuing import Issuer, check_keys
+from tele.auth.journal import LOCAL, Journal
+from tele.auth.members import host_of
+from tele.auth.passwords import Passwords, Verdict
+from tele.auth.people import People
+from tele.auth.state import State
+from tele.errors import AccessDenied, InvalidInput
+from tele.loop import now
+from tele.model.access import Reason
+from tele.model.api import people as api
+from tele.model.api.members import PublicKeys
+from tele.model.api.operation import Nothing
+from tele.model.authority import Certificates
+from tele.model.identity import Caller, UserIdentity
+from tele.model.resources import Lock, Metadata, Role, User, UserSpec
+from tele.rbac.decision import locked
+
+#: What the administrator of auth's own machine is made, and gets.
+ADMIN_ROLES: Final = ("access", "editor", "auditor")
+LONGEST_SSHD: Final = timedelta(days=366)
+TEXT_LIMIT: Final = 128
+
+
+class Signing:
+    """Operations that end in a certificate."""
+
+    def __init__(
+        self,
+        cluster: str,
+        clock: IReactorTime,
+        authorities: Authorities,
+        issuer: Issuer,
+        passwords: Passwords,
+        people: People,
+        state: State,
+        gate: Gate,
+        journal: Journal,
+    ) -> None:
+        self._cluster = cluster
+        self._clock = clock
+        self._authorities = authorities
+        self._issuer = issuer
+        self._passwords = passwords
+        self._people = people
+        self._state = state
+        self._gate = gate
+        self._journal = journal
+
+    # -- anyone -----------------------------------------------------------------------
+    async def login(self, request: api.LoginRequest, caller: Caller) -> Certificates:
+        """Certificates for a password."""
+        # First of all, so that a wrong request says nothing of whether the password is right.
+        check_keys(request.keys)
+        if request.ttl <= timedelta(0):
+            raise InvalidInput("the lifetime has to be longer than nothing")
+        verdict = await self._passwords.check(request.user, request.password)
+        user = await self._people.find_user(request.user)
+        reason = "" if verdict is Verdict.GOOD else verdict.value
+        if user is None:
+            reason = Verdict.UNKNOWN.value
+        elif not reason and self._lock_on(user) is not None:
+            reason = "locked"
+        if user is None or reason:
+            raise await self._refuse(request.user, verdict, reason, caller)
+        certificates = await self._issue(user, request.keys, request.ttl, caller)
+        await self._journal.emit("user.login", caller, user=request.user, roles=user.spec.roles)
+        return certificates
+
+    async def _refuse(
+        self, user: str, verdict: Verdict, reason: str, caller: Caller
+    ) -> AccessDenied:
+        tried = user[:TEXT_LIMIT]
+        events = [self._journal.event("user.login", caller, user=tried, ok=False, error=reason)]
+        if verdict is Verdict.LAST:
+            events.append(self._journal.event("user.locked_out", caller, user=tried, ok=False))
+        await self._journal.append(*events)
+        return AccessDenied(
+            "user or password is wrong, or the user is locked out for a while", "login"
+        )
+
+    # -- in this process only ---------------------------------------------------------
+    async def ensure_admin(self, name: str, logins: tuple[str, ...]) -> None:
+        """Make ``name`` an administrator who may log in as ``logins``; others are kept."""
+        user = await self._people.find_user(name)
+        if user is None:
+            user = User(Metadata(name), UserSpec())
+        before = user.spec
+        had = before.traits.get("logins", ())
+        spec = UserSpec(
+            roles=tuple(dict.fromkeys((*before.roles, *ADMIN_ROLES))),
+            traits={**before.traits, "logins": tuple(dict.fromkeys((*had, *logins)))},
+        )
+        if spec != before:
+            _, new = await self._people.put_user(name, User(user.metadata, spec))
+            await self._journal.emit(
+                "user.create" if new else "user.update", LOCAL, name=name, given=list(spec.roles)
+            )
+
+    async def issue_for(self, name: str, keys: PublicKeys, ttl: timedelta) -> Certificates:
+        """Issue certificates for a user without asking for a password."""
+        check_keys(keys)
+        return await self._issue(await self._people.user(name), keys, ttl, LOCAL)
+
+    async def _issue(
+        self, user: User, keys: PublicKeys, ttl: timedelta, caller: Caller
+    ) -> Certificates:
+        self._check_unlocked(user)
+        address = host_of(caller.remote_addr)
+        request = self._issuer.user_request(user, self._held(user), ttl, address)
+        certificates = self._issuer.user(request, keys)
+        await self._journal.emit(
+            "cert.issue",
+            Caller(None, caller.remote_addr),
+            user=user.metadata.name,
+            roles=request.roles,
+            login_session=request.login_session,
+            kind="user",
+            logins=list(request.logins),
+            expires=certificates.expires.isoformat(),
+        )
+        return certificates
+
+    def _held(self, user: User) -> list[Role]:
+        """The roles of a user that are there now."""
+        moment = now(self._clock)
+        known = [self._state.roles.get(name) for name in dict.fromkeys(user.spec.roles)]
+        return [
+            role
+            for role in known
+            if role and (role.metadata.expires is None or moment < role.metadata.expires)
+        ]
+
+    def _lock_on(self, user: User) -> Lock | None:
+        moment = now(self._clock)
+        who = UserIdentity(user.metadata.name, self._cluster, moment, user.spec.roles)
+        return locked(self._state.locks.values(), who, moment)
+
+    def _check_unlocked(self, user: User) -> None:
+        lock = self._lock_on(user)
+        if lock is not None:
+            said = lock.spec.message or lock.metadata.name
+            raise AccessDenied(f"{user.metadata.name} is locked: {said}", Reason.LOCKED.value)
+
+    # -- people -----------------------------------------------------------------------
+    async def whoami(self, request: Nothing, caller: Caller) -> api.WhoAmI:
+        """The caller, with roles as they are now."""
+        identity = user_caller(caller)
+        roles = await self._gate.roles_of(identity)
+        return api.WhoAmI(
+            identity.user, roles, identity.logins, identity.cluster, identity.login_session
+        )
+
+    async def authorities(self, request: Nothing, caller: Caller) -> api.AuthorityList:
+        """All authorities, and whom to trust for each."""
+        return api.AuthorityList(self._authorities.statuses, self._authorities.trusted)
+
+    async def sign_user(self, request: api.SignUser, caller: Caller) -> api.SignedKey:
+        """A user certificate for a public key made elsewhere."""
+        user = await self._people.user(request.user)
+        self._check_unlocked(user)
+        wanted = self._issuer.user_request(
+            user, self._held(user), request.ttl, logins=request.logins
+        )
+        certificate = self._issuer.sign_user(wanted, request.ssh_public_key)
+        expires = now(self._clock) + wanted.lifetime
+        await self._journal.emit(
+            "cert.issue", caller, kind="user", name=request.user,
+            logins=list(certificate.principals), key=certificate.key.fingerprint,
+            expires=expires.isoformat(),
+        )  # fmt: skip
+        return api.SignedKey(certificate.line, expires)
+
+    async def sign_host(self, request: api.SignHost, caller: Caller) -> api.SignedKey:
+        """A host certificate for an OpenSSH sshd's public key."""
+        if not request.principals:
+            raise InvalidInput("give the names that the host certificate is for")
+        if not timedelta(0) < request.ttl <= LONGEST_SSHD:
+            raise InvalidInput("the lifetime has to be between 0 and 366 days")
+        certificate = self._issuer.sign_sshd(
+            request.name, request.ssh_public_key, request.principals, request.ttl
+        )
+        expires = now(self._clock) + request.ttl
+        await self._journal.emit(
+            "cert.issue", caller, kind="host", principals=list(request.principals),
+            key=certificate.key.fingerprint, expires=expires.isoformat(),
+        )  # fmt: skip
+        return api.SignedKey(certificate.line, expires)

@@ -1,0 +1,221 @@
+"""What happened: how do sessions, recordings and events get in, and who may look?
+
+Laws of this file:
+
+* A host speaks for itself only: its own sessions, its own events, and of those only kinds
+  that a host can know of. What auth itself does nobody else can report.
+* One's own recordings are visible without a rule, all others with one; whoever looks into a
+  recording is in the audit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from tele.audit.log import AuditLog
+from tele.auth.gate import Gate, host_caller, user_caller
+from tele.auth.journal import Journal
+from tele.auth.operations.paging import page_limit
+from tele.auth.presence import Hosts
+from tele.auth.recordings import Recordings
+from tele.errors import AccessDenied, InvalidInput, quoted
+from tele.model.access import Reason
+from tele.model.api import records as api
+from tele.model.api.members import ById
+from tele.model.api.operation import Nothing
+from tele.model.api.people import Paged
+from tele.model.api.table import EMIT_EVENTS
+from tele.model.event import CODES, Event
+from tele.model.identity import Caller, HostIdentity, HostRole
+from tele.model.session import Recording
+
+EVENTS_LIMIT: Final = 1000
+#: Reading the same recording within so many seconds is one access.
+ONE_GO: Final = 600.0
+
+#: What hosts may report.
+HOST_EVENTS: Final = frozenset(
+    ("session.start", "session.end", "session.command", "session.disk", "session.network",
+     "exec", "subsystem", "sftp", "forward", "agent", "auth.denied")
+)  # fmt: skip
+
+
+class Evidence:
+    """Operations about sessions, recordings and events."""
+
+    def __init__(
+        self,
+        cluster: str,
+        clock: IReactorTime,
+        recordings: Recordings,
+        hosts: Hosts,
+        audit: AuditLog,
+        gate: Gate,
+        journal: Journal,
+    ) -> None:
+        self._cluster = cluster
+        self._clock = clock
+        self._accessed: dict[tuple[str, str, str], float] = {}
+        self._recordings = recordings
+        self._hosts = hosts
+        self._audit = audit
+        self._gate = gate
+        self._journal = journal
+
+    # -- hosts ------------------------------------------------------------------------
+    async def emit_events(self, request: api.EmitEvents, caller: Caller) -> Nothing:
+        """Append events of the calling host."""
+        host = host_caller(caller)
+        if len(request.events) > EVENTS_LIMIT:
+            raise InvalidInput(f"more than {EVENTS_LIMIT} events at once")
+        for value in request.events:
+            problem = self._problem(host, value)
+            if problem:
+                # Invalid, not denied: to the sender it says that another try is no use.
+                error = InvalidInput(f"event {quoted(value.id)}: {problem}")
+                await self._journal.denied(EMIT_EVENTS, caller, error)
+                raise error
+        await self._audit.append(*request.events)
+        return Nothing()
+
+    def _problem(self, host: HostIdentity, value: Event) -> str:
+        if value.event not in HOST_EVENTS or value.code != CODES[value.event]:
+            return f"{quoted(value.event)} is nothing that a host reports"
+        if value.server_id != host.host_id or value.cluster != self._cluster:
+            return "a host reports events of its own only"
+        if value.hash or value.previous:
+            return "auth chains the events, not the host"
+        return ""
+
+    async def start_recording(self, request: api.StartRecording, caller: Caller) -> Nothing:
+        """A session starts."""
+        await self._recordings.start(host_caller(caller), request.id, request.start)
+        return Nothing()
+
+    async def update_recording(self, request: api.UpdateRecording, caller: Caller) -> Nothing:
+        """A session got a terminal, or ended."""
+        await self._recordings.update(host_caller(caller), request)
+        return Nothing()
+
+    async def put_chunk(self, request: api.PutChunk, caller: Caller) -> Nothing:
+        """Store one chunk."""
+        host = host_caller(caller)
+        await self._recordings.put_chunk(host, request.id, request.number, request.data)
+        return Nothing()
+
+    async def finish_recording(self, request: api.FinishRecording, caller: Caller) -> Nothing:
+        """Close a recording with its manifest."""
+        if request.manifest.id != request.id:
+            raise InvalidInput("the manifest is of another recording")
+        if await self._recordings.finish(host_caller(caller), request.manifest):
+            start = request.manifest.start
+            await self._journal.emit(
+                "recording.upload", caller, session_id=request.id, user=start.user,
+                login=start.login, chunks=len(request.manifest.chunks),
+                recovered=request.manifest.recovered,
+            )  # fmt: skip
+        return Nothing()
+
+    async def recording_progress(self, request: ById, caller: Caller) -> api.RecordingProgress:
+        """Which chunks are stored."""
+        return await self._recordings.progress(host_caller(caller), request.id)
+
+    # -- people -----------------------------------------------------------------------
+    async def _whose(self, caller: Caller, resource: str, verb: str) -> str | None:
+        """Whose the caller may see: everybody's (None) with a rule, else their own."""
+        everything = await self._gate.may(caller, resource, verb)
+        return None if everything else user_caller(caller).user
+
+    async def list_sessions(self, request: Paged, caller: Caller) -> api.SessionList:
+        """Sessions that run on hosts that live, oldest first."""
+        limit = page_limit(request.limit)
+        running = [
+            session
+            for session in await self._recordings.running(
+                await self._whose(caller, "session", "list")
+            )
+            if any(self._hosts.is_online(role, session.node_id) for role in HostRole)
+        ]
+        ids = [session.id for session in running]
+        begin = ids.index(request.after) + 1 if request.after in ids else 0
+        page = running[begin : begin + limit]
+        more = begin + limit < len(running)
+        return api.SessionList(tuple(page), page[-1].id if more else "")
+
+    async def list_recordings(self, request: Paged, caller: Caller) -> api.RecordingList:
+        """A page of recordings, newest first."""
+        whose = await self._whose(caller, "recording", "list")
+        rows, following = await self._recordings.list(
+            page_limit(request.limit), request.after, whose
+        )
+        return api.RecordingList(rows, following)
+
+    async def _readable(self, recording_id: str, caller: Caller) -> Recording:
+        row = await self._recordings.get(recording_id)
+        whose = await self._whose(caller, "recording", "read")
+        if whose is not None and row.user != whose:
+            raise AccessDenied(
+                f"denied: recording {row.id} is of {row.user}; to read it takes a rule for"
+                " recording",
+                Reason.RULE.value,
+            )
+        return row
+
+    async def _note_access(self, row: Recording, caller: Caller) -> None:
+        """One event for all that a person reads of a recording in one go."""
+        moment = self._clock.seconds()
+        who = user_caller(caller)
+        key = (who.user, who.login_session, row.id)
+        if moment - self._accessed.get(key, float("-inf")) < ONE_GO:
+            return
+        await self._journal.emit("recording.access", caller, session_id=row.id, of_user=row.user)
+        self._accessed = {k: t for k, t in self._accessed.items() if moment - t < ONE_GO}
+        self._accessed[key] = moment
+
+    async def get_recording(self, request: ById, caller: Caller) -> api.RecordingDetails:
+        """One recording, with its manifest."""
+        row = await self._readable(request.id, caller)
+        await self._note_access(row, caller)
+        return await self._recordings.details(row)
+
+    async def get_chunk(self, request: api.GetChunk, caller: Caller) -> api.Octets:
+        """One chunk."""
+        row = await self._readable(request.id, caller)
+        await self._note_access(row, caller)  # nobody needs to have asked for the whole before
+        return api.Octets(await self._recordings.chunk(row, request.number))
+
+    async def delete_recording(self, request: ById, caller: Caller) -> Nothing:
+        """Remove a recording; the audit keeps that it was there."""
+        row = await self._recordings.get(request.id)
+        await self._recordings.delete(row)
+        await self._journal.emit("recording.delete", caller, session_id=row.id, of_user=row.user)
+        return Nothing()
+
+    async def list_events(self, request: api.ListEvents, caller: Caller) -> api.EventList:
+        """A page of the audit."""
+        return await self._audit.query(request)
+
+    def follow_events(
+        self, request: api.FollowEvents, receiver: Callable[[Event], None]
+    ) -> Deferred[None]:
+        """Events as they are appended."""
+
+        def told(value: Event) -> None:
+            if (not request.event or value.event == request.event) and (
+                not request.user or value.user == request.user
+            ):
+                receiver(value)
+
+        async def run() -> None:
+            watch = await self._audit.follow(told)
+            ended: Deferred[Any] = Deferred()
+            try:
+                await ended  # until it is cancelled
+            finally:
+                watch.stop()
+
+        return Deferred.fromCoroutine(run())

@@ -1,0 +1,225 @@
+"""Which machines are alive, and who is told when that changes?
+
+Laws of this file:
+
+* What a host says is kept in this process at once; the store gets changes at once and
+  mere heartbeats in batches, so that a large fleet costs a few commits a minute.
+* Watchers are told when something changed that matters to them: not each heartbeat, and
+  many changes of one moment together.
+* A heartbeat costs the same however many hosts there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Final
+
+from attrs import Factory, frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from tele.auth.shelf import Shelf
+from tele.errors import TeleError
+from tele.interfaces import Change, Delete, IBackend, Put
+from tele.loop import make_logger, now
+from tele.model.codec import decode
+from tele.model.identity import HostRole
+from tele.model.presence import FORGET_AFTER, OFFLINE_AFTER, Host, Presence, Status
+
+log = make_logger(__name__)
+
+HOSTS: Final = "/hosts/"
+#: How often the silent are noticed.
+LOOK_SECONDS: Final = 5.0
+#: How long heartbeats may wait to be stored, together.
+FLUSH_SECONDS: Final = 10.0
+#: How long changes may wait to be told, together.
+TELL_SECONDS: Final = 0.1
+BATCH: Final = 500
+
+
+@frozen
+class LastWord:
+    """What a host said last, and when. ``labels`` are its own and those bound to it."""
+
+    host_id: str
+    presence: Presence
+    heard: datetime
+    labels: Mapping[str, str] = Factory(dict)
+
+    def same(self, other: LastWord | None) -> bool:
+        """Whether nothing but the time differs."""
+        return other is not None and self.presence == other.presence and self.labels == other.labels
+
+
+Receiver = Callable[[tuple[Host, ...]], None]
+
+
+class Hosts:
+    """The machines that said something within ``forget_after``. :meth:`start` first."""
+
+    def __init__(
+        self, backend: IBackend, clock: IReactorTime, forget_after: timedelta = FORGET_AFTER
+    ) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._forget_after = forget_after
+        self._words = Shelf(backend, HOSTS, LastWord)
+        self._heard: dict[HostRole, dict[str, LastWord]] = {role: {} for role in HostRole}
+        self._online: dict[HostRole, set[str]] = {role: set() for role in HostRole}
+        self._unstored: dict[tuple[HostRole, str], None] = {}
+        self._untold: set[HostRole] = set()
+        self._watchers: dict[HostRole, list[Receiver]] = {role: [] for role in HostRole}
+        self._stop_watching: Callable[[], None] | None = None
+        self._timers: dict[str, IDelayedCall] = {}
+
+    async def start(self) -> None:
+        """Read what is stored and follow it from now on."""
+        self._stop_watching = (await self._backend.watch(HOSTS, self._changed)).stop
+        for kept in await self._words.list():
+            self._take(kept.value.presence.role, kept.value)
+        self._later("look", LOOK_SECONDS, self._look)
+
+    async def stop(self) -> None:
+        """Store what is not stored yet and follow nothing any more."""
+        if self._stop_watching is not None:
+            self._stop_watching()
+            self._stop_watching = None
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        await self._flush()
+
+    def _later(self, name: str, seconds: float, function: Callable[[], None]) -> None:
+        def run() -> None:
+            del self._timers[name]
+            function()
+
+        if name not in self._timers:
+            self._timers[name] = self._clock.callLater(seconds, run)
+
+    # -- what hosts say ---------------------------------------------------------------
+    async def hear(self, role: HostRole, word: LastWord) -> None:
+        """Take a host's word that it lives; durable on return if it says anything new."""
+        news = not word.same(self._heard[role].get(word.host_id))
+        self._take(role, word)
+        if news:
+            await self._backend.commit(self._put(role, word))
+        elif self._stop_watching is not None:
+            self._unstored[role, word.host_id] = None
+            self._later("flush", FLUSH_SECONDS, self._flush_soon)
+
+    def _put(self, role: HostRole, word: LastWord) -> Put:
+        return self._words.put(f"{role.value}/{word.host_id}", word, ttl=self._forget_after)
+
+    def forgotten(self, role: HostRole, host_id: str) -> Delete:
+        """Return the change that removes what a host said."""
+        self._unstored.pop((role, host_id), None)
+        return self._words.delete(f"{role.value}/{host_id}")
+
+    def _flush_soon(self) -> None:
+        Deferred.fromCoroutine(self._flush()).addErrback(
+            lambda failure: log.failure("heartbeats are not stored", failure)
+        )
+
+    async def _flush(self) -> None:
+        while self._unstored:
+            batch = list(self._unstored)[:BATCH]
+            words = [(role, self._heard[role].get(host_id)) for role, host_id in batch]
+            for key in batch:
+                self._unstored.pop(key, None)
+            try:
+                await self._backend.commit(*(self._put(r, w) for r, w in words if w is not None))
+            except TeleError as error:
+                # The next heartbeats come within half a minute.
+                log.warn("heartbeats are not stored: {why!s}", why=error)
+                return
+
+    # -- what others see --------------------------------------------------------------
+    def known(self, role: HostRole, host_id: str) -> bool:
+        """Whether a host said anything lately."""
+        return host_id in self._heard[role]
+
+    def is_online(self, role: HostRole, host_id: str) -> bool:
+        """Whether a host lives."""
+        word = self._heard[role].get(host_id)
+        return word is not None and self._lives(word, now(self._clock))
+
+    def all(self, role: HostRole) -> tuple[Host, ...]:
+        """Return all hosts of a role, by name, with their status now."""
+        moment = now(self._clock)
+        shown = [self._show(word, moment) for word in self._heard[role].values()]
+        return tuple(sorted(shown, key=lambda host: (host.name, host.id)))
+
+    def watch(self, role: HostRole, receiver: Receiver) -> Deferred[None]:
+        """Tell ``receiver`` the hosts of ``role`` at once and at each change that matters.
+
+        Cancel the Deferred to end it.
+        """
+        watchers = self._watchers[role]
+        watchers.append(receiver)
+        answer: Deferred[None] = Deferred(lambda _: watchers.remove(receiver))
+        receiver(self.all(role))
+        return answer
+
+    def _lives(self, word: LastWord, moment: datetime) -> bool:
+        return moment - word.heard < OFFLINE_AFTER
+
+    def _show(self, word: LastWord, moment: datetime) -> Host:
+        said = word.presence
+        return Host(
+            id=word.host_id,
+            name=said.name,
+            role=said.role,
+            addresses=said.addresses,
+            labels=word.labels,
+            mode=said.mode,
+            status=Status.ONLINE if self._lives(word, moment) else Status.OFFLINE,
+            last_seen=word.heard,
+            version=said.version,
+            rotation=said.rotation,
+        )
+
+    # -- inside -----------------------------------------------------------------------
+    def _changed(self, change: Change) -> None:
+        role_name, _, host_id = change.key.removeprefix(HOSTS).partition("/")
+        role = HostRole(role_name)
+        if change.item is not None:
+            self._take(role, decode(LastWord, change.item.value))
+        elif self._heard[role].pop(host_id, None) is not None:
+            self._online[role].discard(host_id)
+            self._unstored.pop((role, host_id), None)
+            self._tell_soon(role)
+
+    def _take(self, role: HostRole, word: LastWord) -> None:
+        before = self._heard[role].get(word.host_id)
+        if before is not None and before.heard > word.heard:
+            return  # the store tells what we know already, or another auth was later
+        self._heard[role][word.host_id] = word
+        online = self._lives(word, now(self._clock))
+        if not word.same(before) or online != (word.host_id in self._online[role]):
+            self._tell_soon(role)
+        (self._online[role].add if online else self._online[role].discard)(word.host_id)
+
+    def _look(self) -> None:
+        """Notice those who fell silent."""
+        moment = now(self._clock)
+        for role, online in self._online.items():
+            silent = [i for i in online if not self._lives(self._heard[role][i], moment)]
+            online.difference_update(silent)
+            if silent:
+                self._tell_soon(role)
+        self._later("look", LOOK_SECONDS, self._look)
+
+    def _tell_soon(self, role: HostRole) -> None:
+        if self._watchers[role]:
+            self._untold.add(role)
+            self._later("tell", TELL_SECONDS, self._tell)
+
+    def _tell(self) -> None:
+        untold, self._untold = self._untold, set()
+        for role in untold:
+            hosts = self.all(role)
+            for receiver in list(self._watchers[role]):
+                receiver(hosts)

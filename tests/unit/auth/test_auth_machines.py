@@ -1,0 +1,180 @@
+"""Machines: joining, presence, leaving, and what a machine may not claim to be."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from auth_world import HOST_ID, World, result
+from tele.auth.authorities import Authorities
+from tele.auth.presence import LOOK_SECONDS, TELL_SECONDS
+from tele.auth.service import claim
+from tele.certs.certificate import parse_certificate
+from tele.certs.check import check_host
+from tele.certs.keys import PrivateKey, parse_line
+from tele.certs.x509 import TlsKey
+from tele.errors import AccessDenied, InvalidInput
+from tele.loop import now
+from tele.model.api import members, people, table
+from tele.model.identity import HostRole
+from tele.model.presence import OFFLINE_AFTER, Presence, Status
+from tele.model.resources import (
+    Metadata,
+    Role,
+)
+
+
+def test_a_store_belongs_to_one_cluster(world: World) -> None:
+    """A second start resumes; another name is refused before anything is changed."""
+    moment = now(world.clock)
+    assert result(claim(world.backend, "c", moment)) is True
+    assert result(claim(world.backend, "c", moment)) is False
+    with pytest.raises(InvalidInput, match="holds the cluster c"):
+        result(claim(world.backend, "d", moment))
+
+
+def test_authorities_are_made_once(world: World) -> None:
+    """A restart finds the keys that the first start made, and their reprs hide them."""
+    again = result(Authorities.load(world.backend, "c", now(world.clock), os.urandom))
+    assert again.trusted == world.authorities.trusted
+    assert "PRIVATE" not in repr(vars(again))
+
+
+def test_a_node_joins(world: World) -> None:
+    """A token gets certificates that name the host, its role and its address."""
+    certificates = world.join(world.token(), addresses=("0.0.0.0:3022", "web1.internal:3022"))
+    certificate = parse_certificate(parse_line(certificates.ssh))
+    for name in (HOST_ID, "web1.c", "192.0.2.9", "web1.internal"):
+        checked = check_host(certificate, world.host_keys, [name], now(world.clock))
+        assert checked.identity is not None
+        assert checked.identity.role is HostRole.NODE
+    assert "0.0.0.0" not in certificate.principals
+    assert [e.fields["replaced"] for e in world.events("node.join")] == [False]
+
+
+def test_one_answer_for_every_bad_token(world: World) -> None:
+    """Unknown, expired, used up and for another role cannot be told apart."""
+    used, short = world.token(max_uses=1), world.token(ttl=timedelta(seconds=5))
+    proxy = world.do(table.ADD_TOKEN, people.NewToken((HostRole.PROXY,))).token
+    world.join(used)
+    world.clock.advance(6)
+    answers = set()
+    for token in (used, short, proxy, "guess", ""):
+        with pytest.raises(AccessDenied) as caught:
+            world.join(token)
+        answers.add(str(caught.value))
+    assert len(answers) == 1
+    assert len(world.events("auth.denied")) == 5
+    assert not any(t in str(e) for e in world.events("auth.denied") for t in (used, short, proxy))
+
+
+def test_tokens_are_not_shown_again(world: World) -> None:
+    """A list shows no secret, and neither does the store."""
+    secret = world.token()
+    listed = world.do(table.LIST_TOKENS, people.Paged())
+    assert secret not in repr(listed)
+    items = result(world.backend.range("/", "0"))
+    assert not any(secret.encode() in item.value or secret in item.key for item in items)
+    world.do(table.DELETE_TOKEN, members.ById(listed.items[0].id))
+    with pytest.raises(AccessDenied):
+        world.join(secret)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"host_id": "../../etc"},
+        {"host_id": HOST_ID.upper()},
+        {"name": "a/b"},
+        {"name": "-x"},
+        {"name": "a\nb"},
+        {"addresses": ("*:22",)},
+        {"addresses": ("a,b:22",)},
+        {"addresses": tuple(f"h{n}:22" for n in range(40))},
+    ],
+)
+def test_what_a_joining_host_may_not_say(world: World, bad: dict[str, Any]) -> None:
+    """Names that would be paths, options or wildcards cost no use of the token."""
+    token = world.token(max_uses=1)
+    with pytest.raises((InvalidInput, ValueError)):
+        world.join(token, **bad)
+    world.join(token)
+
+
+def test_bound_labels_win(world: World) -> None:
+    """A host cannot talk itself out of the labels that its token bound."""
+    world.join(world.token(labels={"env": "prod"}))
+    said = Presence("web1", HostRole.NODE, labels={"env": "dev", "zone": "a"})
+    world.do(table.ANNOUNCE, said, world.host())
+    (host,) = world.do(table.LIST_HOSTS, members.ListHosts()).items
+    assert host.labels == {"env": "prod", "zone": "a"}
+
+
+def test_presence(world: World) -> None:
+    """Online, then offline after 90 seconds, watched; forgotten after a week."""
+    world.join(world.token())
+    told: list[Any] = []
+    watching = world.auth.follow(
+        table.WATCH_HOSTS, members.WatchHosts(), world.proxy(), told.append
+    )
+    world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
+    world.clock.advance(30)
+    world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
+    world.clock.advance(TELL_SECONDS)
+    assert [h.status for h in told[-1].items] == [Status.ONLINE]
+    assert len(told) == 2, "a heartbeat alone is no news"
+    world.clock.pump([LOOK_SECONDS] * (int(OFFLINE_AFTER.total_seconds() / LOOK_SECONDS) + 1))
+    assert [h.status for h in told[-1].items] == [Status.OFFLINE]
+    watching.addErrback(lambda _: None)
+    watching.cancel()
+    world.clock.advance(timedelta(days=7).total_seconds())
+    result(world.backend.get("/"))
+    assert world.do(table.LIST_HOSTS, members.ListHosts()).items == ()
+
+
+def test_a_removed_node_is_out(world: World) -> None:
+    """It can neither announce itself nor renew; a new token brings it back."""
+    world.join(world.token())
+    world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
+    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    keys = members.PublicKeys(PrivateKey.generate().public.line, TlsKey.generate().public_pem)
+    for operation, request in (
+        (table.ANNOUNCE, Presence("web1", HostRole.NODE)),
+        (table.RENEW, members.RenewRequest("web1", keys)),
+    ):
+        with pytest.raises(AccessDenied, match="removed"):
+            world.do(operation, request, world.host())
+    world.join(world.token())
+    assert world.do(table.RENEW, members.RenewRequest("web2", keys), world.host()).ssh
+
+
+def test_state_is_told_at_each_change(world: World) -> None:
+    """Nodes get roles and authorities at once, and every change after it."""
+    told: list[Any] = []
+    world.join(world.token())
+    watching = world.auth.follow(table.WATCH_STATE, members.WatchState(), world.host(), told.append)
+    world.do(table.PUT_ROLE, people.PutRole("ops", Role(Metadata("ops"))))
+    assert [r.metadata.name for r in told[0].roles] == ["access", "auditor", "editor"]
+    assert "ops" in [r.metadata.name for r in told[-1].roles]
+    assert told[-1].revision > told[0].revision
+    watching.addErrback(lambda _: None)
+    watching.cancel()
+    world.do(table.DELETE_ROLE, members.ByName("ops"))
+    assert "ops" in [r.metadata.name for r in told[-1].roles]
+
+
+def test_a_person_sees_the_nodes_that_they_may_log_in_to(world: World) -> None:
+    """Listing follows the same decision as logging in."""
+    world.join(world.token())
+    world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
+    world.add_user("alice", "access")
+    world.add_user("nina", "auditor")
+    request = members.ListHosts()
+    assert len(world.do(table.LIST_HOSTS, request, world.user("alice", "access")).items) == 1
+    assert world.do(table.LIST_HOSTS, request, world.user("nina", "auditor")).items == ()
+    assert world.do(table.LIST_HOSTS, members.ListHosts(labels=("a=b",))).items == ()
+    with pytest.raises(InvalidInput):
+        world.do(table.LIST_HOSTS, members.ListHosts(labels=("nonsense",)))

@@ -1,0 +1,129 @@
+"""What happened: recordings and events come from those whom they concern, and stay."""
+
+from __future__ import annotations
+
+import pytest
+from attrs import evolve
+
+from auth_world import HOST_ID, OTHER_ID, Tape, World
+from tele.audit.chain import event
+from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, TeleError
+from tele.loop import now
+from tele.model.api import members, people, records, table
+
+
+def test_a_recording_is_uploaded_and_read(world: World) -> None:
+    """Chunks and manifest come back as they went in; everything may be sent again."""
+    tape = Tape(world)
+    tape.upload(0, 0, 1)
+    progress = world.do(table.RECORDING_PROGRESS, members.ById(tape.id), tape.host)
+    assert (progress.chunks, progress.complete) == ((0, 1), False)
+    tape.finish()
+    tape.finish()
+    tape.upload(0)
+    (row,) = world.do(table.LIST_RECORDINGS, people.Paged()).items
+    assert (row.complete, row.interactive, row.size, row.chunks) == (True, True, 11, 2)
+    details = world.do(table.GET_RECORDING, members.ById(tape.id))
+    assert details.manifest == tape.manifest()
+    assert world.do(table.GET_CHUNK, records.GetChunk(tape.id, 1)).data == b"second"
+    assert len(world.events("recording.upload")) == 1
+    assert len(world.events("recording.access")) == 1
+
+
+def test_a_recording_cannot_be_changed(world: World) -> None:
+    """Neither another chunk under a number, nor another manifest, nor one not signed."""
+    tape = Tape(world)
+    tape.upload(0, 1)
+    with pytest.raises(Conflict):
+        put = records.PutChunk(tape.id, 0, b"other")
+        world.do(table.PUT_CHUNK, put, tape.host)
+    good = tape.manifest()
+    for bad in (
+        evolve(good, signature=b""),
+        evolve(good, frames=99),
+        evolve(good, chunks=good.chunks[:1], signature=good.signature),
+    ):
+        with pytest.raises(InvalidInput):
+            tape.finish(bad)
+    tape.finish(good)
+    with pytest.raises(Conflict):
+        put = records.PutChunk(tape.id, 1, b"other!")
+        world.do(table.PUT_CHUNK, put, tape.host)
+
+
+def test_a_truncated_recording_does_not_pass_for_whole(world: World) -> None:
+    """A manifest that names chunks that auth does not have is refused."""
+    tape = Tape(world)
+    tape.upload(0)
+    with pytest.raises(TeleError):
+        tape.finish()
+
+
+def test_hosts_write_their_own_recordings_only(world: World) -> None:
+    """Another host can neither start, extend, close nor look into this one's recording."""
+    tape = Tape(world)
+    world.join(world.token(), OTHER_ID)
+    thief = world.host(OTHER_ID)
+    for operation, request in (
+        (table.START_RECORDING, records.StartRecording(tape.id, tape.start)),
+        (table.PUT_CHUNK, records.PutChunk(tape.id, 0, b"x")),
+        (table.UPDATE_RECORDING, records.UpdateRecording(tape.id, True)),
+        (table.FINISH_RECORDING, records.FinishRecording(tape.id, tape.manifest())),
+        (table.RECORDING_PROGRESS, members.ById(tape.id)),
+    ):
+        with pytest.raises(AccessDenied):
+            world.do(operation, request, thief)
+
+
+@pytest.mark.parametrize("bad", ["../../x", "", "a" * 36, HOST_ID.upper()])
+def test_recording_ids_are_uuids(world: World, bad: str) -> None:
+    """An id is never a path."""
+    tape = Tape(world)
+    with pytest.raises(TeleError):
+        request = records.StartRecording(bad, evolve(tape.start, id=bad))
+        world.do(table.START_RECORDING, request, tape.host)
+    with pytest.raises(NotFound):
+        world.do(table.GET_RECORDING, members.ById(bad))
+
+
+def test_ones_own_recordings_are_visible(world: World) -> None:
+    """Without a rule one sees one's own recordings and nobody else's."""
+    world.add_user("alice", "access")
+    world.add_user("bob", "access")
+    mine, other = Tape(world, "alice"), Tape(world, "bob")
+    alice = world.user("alice", "access")
+    rows = world.do(table.LIST_RECORDINGS, people.Paged(), alice).items
+    assert [row.id for row in rows] == [mine.id]
+    world.do(table.GET_RECORDING, members.ById(mine.id), alice)
+    with pytest.raises(AccessDenied):
+        world.do(table.GET_RECORDING, members.ById(other.id), alice)
+    with pytest.raises(AccessDenied):
+        world.do(table.GET_CHUNK, records.GetChunk(other.id, 0), alice)
+
+
+def test_recordings_are_listed_newest_first_in_pages(world: World) -> None:
+    """A page goes on where the last one ended."""
+    tapes = []
+    for _ in range(5):
+        world.clock.advance(1)
+        tapes.append(Tape(world))
+    first = world.do(table.LIST_RECORDINGS, people.Paged(limit=3))
+    rest = world.do(table.LIST_RECORDINGS, people.Paged(limit=3, after=first.next))
+    listed = [row.id for row in (*first.items, *rest.items)]
+    assert listed == [tape.id for tape in reversed(tapes)]
+    assert rest.next == ""
+
+
+def test_hosts_report_their_own_events_only(world: World) -> None:
+    """A host cannot speak for another one, nor chain events itself."""
+    world.join(world.token())
+    good = event("exec", "e1", now(world.clock), "c", server_id=HOST_ID, command="ls")
+    world.do(table.EMIT_EVENTS, records.EmitEvents((good, good)), world.host())
+    assert len(world.events("exec")) == 1
+    for bad in (evolve(good, server_id=OTHER_ID), evolve(good, cluster="d")):
+        with pytest.raises(InvalidInput):
+            world.do(table.EMIT_EVENTS, records.EmitEvents((bad,)), world.host())
+    assert len(world.events("auth.denied")) == 2
+    with pytest.raises(InvalidInput):
+        chained = evolve(good, id="e2", hash="00")
+        world.do(table.EMIT_EVENTS, records.EmitEvents((chained,)), world.host())

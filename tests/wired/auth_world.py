@@ -1,0 +1,213 @@
+"""Auth in memory with a fake clock, and those who call it: for tests."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Coroutine, Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from argon2 import PasswordHasher
+from attrs import evolve
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from tele.audit.log import AuditLog
+from tele.auth.authorities import Authorities
+from tele.auth.issuing import Issuer
+from tele.auth.local import ADMIN_ROLES, LOCAL_ADMIN, Collaborators, LocalAuthority
+from tele.auth.members import Members
+from tele.auth.passwords import Passwords
+from tele.auth.people import People
+from tele.auth.presence import Hosts
+from tele.auth.recordings import Recordings
+from tele.auth.state import State
+from tele.auth.tokens import Tokens
+from tele.certs.keys import PrivateKey, parse_line
+from tele.certs.x509 import TlsKey
+from tele.errors import Conflict, NotFound
+from tele.interfaces import IArchive
+from tele.loop import now
+from tele.model.api import members, people, records, table
+from tele.model.authority import AuthorityKind
+from tele.model.codec import encode
+from tele.model.identity import Caller, HostIdentity, HostRole, UserIdentity
+from tele.model.resources import (
+    Metadata,
+    RecordingSettings,
+    User,
+    UserSpec,
+)
+from tele.model.session import ChunkDigest, Manifest, RecordingStart
+from tele.store.memory import MemoryBackend
+
+T = TypeVar("T")
+HOST_ID = "5b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a11"
+PROXY_ID = "5b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a33"
+OTHER_ID = "5b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a22"
+FAST = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+
+
+def result(answer: Deferred[T] | Coroutine[Any, Any, T]) -> T:
+    if not isinstance(answer, Deferred):
+        answer = Deferred.fromCoroutine(answer)
+    found: list[Any] = []
+    answer.addBoth(found.append)
+    assert found, "no answer yet"
+    if isinstance(found[0], Failure):
+        found[0].raiseException()
+    value: T = found[0]
+    return value
+
+
+@implementer(IArchive)
+class Shelves:
+    """An archive in memory."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[tuple[str, str], bytes] = {}
+
+    def put(self, recording_id: str, name: str, data: bytes) -> Deferred[None]:
+        present = self.blobs.setdefault((recording_id, name), data)
+        return succeed(None) if present == data else fail(Conflict("other bytes"))
+
+    def get(self, recording_id: str, name: str) -> Deferred[bytes]:
+        data = self.blobs.get((recording_id, name))
+        return fail(NotFound("no such blob")) if data is None else succeed(data)
+
+    def names(self, recording_id: str) -> Deferred[Sequence[tuple[str, int]]]:
+        mine = sorted((n, len(d)) for (r, n), d in self.blobs.items() if r == recording_id)
+        return succeed(mine)
+
+    def remove(self, recording_id: str) -> Deferred[None]:
+        self.blobs = {k: v for k, v in self.blobs.items() if k[0] != recording_id}
+        return succeed(None)
+
+
+class World:
+    """A cluster with an administrator at auth's own machine."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_800_000_000)
+        self.backend = MemoryBackend(self.clock)
+
+        def moment() -> datetime:
+            return now(self.clock)
+
+        self.authorities = result(Authorities.load(self.backend, "c", moment(), os.urandom))
+        passwords = Passwords(
+            self.backend, moment, os.urandom, lambda f, *w: maybeDeferred(f, *w), FAST
+        )
+        trusted = self.authorities[AuthorityKind.HOST].trusted
+        self.host_keys = {parse_line(key) for key in trusted.ssh_public_keys}
+        self.archive = Shelves()
+        hosts = Hosts(self.backend, self.clock)
+        self.parts = Collaborators(
+            cluster="c",
+            authorities=self.authorities,
+            issuer=Issuer("c", self.authorities, moment, os.urandom),
+            state=State(self.backend, "c", self.authorities, RecordingSettings(), moment),
+            hosts=hosts,
+            members=Members(self.backend, hosts),
+            people=People(self.backend, passwords, moment),
+            passwords=passwords,
+            tokens=Tokens(self.backend, moment, os.urandom),
+            recordings=Recordings(self.backend, self.archive, moment, lambda: self.host_keys),
+            audit=AuditLog(self.backend, self.clock),
+        )
+        result(self.parts.people.ensure_presets())
+        result(self.parts.state.start())
+        result(self.parts.hosts.start())
+        self.auth = LocalAuthority(self.parts, self.clock)
+        self.admin = Caller(
+            UserIdentity(LOCAL_ADMIN, "c", moment() + timedelta(days=9), ADMIN_ROLES), "local"
+        )
+
+    def do(self, operation: Any, request: Any, caller: Caller | None = None) -> Any:
+        return result(self.auth.handle(operation, request, caller or self.admin))
+
+    def stop(self) -> None:
+        result(self.parts.hosts.stop())
+        self.parts.state.stop()
+        result(self.backend.close())
+        assert not self.clock.getDelayedCalls()
+
+    # -- who calls
+    def host(self, host_id: str = HOST_ID, role: HostRole = HostRole.NODE) -> Caller:
+        expires = now(self.clock) + timedelta(hours=24)
+        return Caller(HostIdentity(host_id, "web1", "c", role, expires), "192.0.2.9:1234")
+
+    def proxy(self) -> Caller:
+        """A proxy that is a member."""
+        self.join(self.token((HostRole.PROXY,)), PROXY_ID, name="gate", role=HostRole.PROXY)
+        return self.host(PROXY_ID, HostRole.PROXY)
+
+    def user(self, name: str, *roles: str) -> Caller:
+        expires = now(self.clock) + timedelta(hours=12)
+        return Caller(UserIdentity(name, "c", expires, roles, ("root",), {"logins": ("root",)}), "")
+
+    # -- what they do often
+    def token(self, roles: tuple[HostRole, ...] = (HostRole.NODE,), **words: Any) -> str:
+        secret: str = self.do(table.ADD_TOKEN, people.NewToken(roles, **words)).token
+        return secret
+
+    def join(self, token: str, host_id: str = HOST_ID, **words: Any) -> Any:
+        self.ssh, tls = PrivateKey.generate(), TlsKey.generate()
+        keys = members.PublicKeys(self.ssh.public.line, tls.public_pem)
+        request = members.JoinRequest(token, host_id, "web1", HostRole.NODE, keys)
+        return self.do(table.JOIN, evolve(request, **words), Caller(None, "192.0.2.9:1234"))
+
+    def add_user(self, name: str = "alice", *roles: str, password: str = "correct horse") -> None:
+        user = User(Metadata(name), UserSpec(roles, {"logins": ("root",)}))
+        self.do(table.ADD_USER, people.NewUser(user, password))
+
+    def login(self, name: str = "alice", password: str = "correct horse") -> Any:
+        keys = members.PublicKeys(PrivateKey.generate().public.line, TlsKey.generate().public_pem)
+        return self.do(
+            table.LOGIN, people.LoginRequest(name, password, keys), Caller(None, "192.0.2.7:9")
+        )
+
+    def events(self, name: str) -> list[Any]:
+        listed = self.do(table.LIST_EVENTS, records.ListEvents(event=name))
+        return list(listed.items)
+
+
+class Tape:
+    """A recording of two chunks."""
+
+    def __init__(self, world: World, user: str = "alice", host_id: str = HOST_ID) -> None:
+        self.world = world
+        self.certificates = world.join(world.token(), host_id)
+        self.key = world.ssh
+        self.id = str(uuid.uuid4())
+        self.chunks = [b"first", b"second"]
+        self.start = RecordingStart(
+            self.id, "ssh", "c", user, "root", ("access",), "s1", "web1", host_id, "192.0.2.7:1",
+            now(world.clock),
+        )  # fmt: skip
+        self.host = world.host(host_id)
+        world.do(table.START_RECORDING, records.StartRecording(self.id, self.start), self.host)
+
+    def upload(self, *numbers: int) -> None:
+        for number in numbers:
+            put = records.PutChunk(self.id, number, self.chunks[number])
+            self.world.do(table.PUT_CHUNK, put, self.host)
+
+    def manifest(self) -> Manifest:
+        digests = tuple(
+            ChunkDigest(n, len(c), hashlib.sha256(c).hexdigest()) for n, c in enumerate(self.chunks)
+        )
+        manifest = Manifest(
+            self.id, 1, self.start, now(self.world.clock), digests, 3, True, False,
+            self.certificates.ssh,
+        )  # fmt: skip
+        return evolve(manifest, signature=self.key.sign(encode(manifest)))
+
+    def finish(self, manifest: Manifest | None = None) -> None:
+        request = records.FinishRecording(self.id, manifest or self.manifest())
+        self.world.do(table.FINISH_RECORDING, request, self.host)
