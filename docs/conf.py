@@ -12,7 +12,7 @@ project = "tele"
 author = "The tele developers"
 copyright = "2026, the tele developers"  # noqa: A001  (Sphinx wants this name)
 version = release = VERSION
-extensions = ["api_table", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+extensions = ["api_table", "reference_pages", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 html_theme = "furo"
 html_title = f"tele {VERSION}"
 exclude_patterns = ["_build"]

@@ -31,7 +31,7 @@ from tele._version import VERSION
 from tele.auth.local import ADMIN_ROLES, LOCAL_ADMIN
 from tele.auth.service import AuthService
 from tele.certs.check import LATEST
-from tele.config.reading import Loaded, load
+from tele.config.reading import Loaded, load, parse, read_address
 from tele.config.values import (
     Address,
     AuthConfig,
@@ -39,6 +39,7 @@ from tele.config.values import (
     JoinConfig,
     Keep,
     NodeConfig,
+    Pins,
     ProxyConfig,
 )
 from tele.errors import InvalidInput, Unavailable, quoted
@@ -71,15 +72,27 @@ from tele.node.spawning import Spawning
 from tele.proxy.service import ProxyService
 
 __all__ = [
+    "Address",
+    "AuthConfig",
     "AuthService",
+    "Chosen",
     "ClusterService",
     "HostService",
+    "JoinConfig",
+    "JoinSettings",
+    "Keep",
+    "Loaded",
+    "NodeConfig",
+    "Pins",
+    "ProxyConfig",
     "auth_service",
     "choose",
     "join_settings",
     "load_config",
     "node_service",
+    "parse",
     "proxy_service",
+    "read_address",
 ]
 
 #: Which interface the factory of each key's plugin provides.

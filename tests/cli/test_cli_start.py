@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 
 from tele.cli.home import Facts, Home, Profile
@@ -156,3 +157,38 @@ def test_a_home_of_somebody_else_is_not_used(tele: Tele) -> None:
     tele.home.rename(tele.folder / "was")
     tele.home.write_text("a file")
     assert "Not a directory" in tele.fails(1, "status")
+
+
+def quoted_commands(page: Path) -> list[list[str]]:
+    """Return the words of each line of a page that is a command of ours."""
+    found = []
+    for line in page.read_text().splitlines():
+        words = line.partition("#")[0].split()
+        for start, word in enumerate(words):
+            if (
+                word == "tele"
+                and line.startswith("    ")
+                and (start == 0 or words[start - 1] in {"&&", ";"})
+            ):
+                end = next((n for n in range(start, len(words)) if words[n] in {"&&", ";"}), None)
+                found.append(words[start + 1 : end])
+    return found
+
+
+@pytest.mark.parametrize("page", ["README.rst", "docs/quickstart.rst"])
+def test_the_commands_in_the_pages_exist(page: str) -> None:
+    """Every command that a page tells people to type is there, with its options."""
+    from tele.cli.main import tele as root
+
+    commands = quoted_commands(Path(__file__).resolve().parents[2] / page)
+    assert len(commands) > 5
+    for words in commands:
+        command: click.Command = root
+        context = click.Context(root)
+        rest = list(words)
+        while isinstance(command, click.Group) and rest:
+            inner = command.get_command(context, rest.pop(0))
+            assert inner is not None, words
+            command = inner
+        known = {name for each in command.params for name in each.opts}
+        assert {word for word in rest if word.startswith("--")} <= known, words

@@ -178,6 +178,7 @@ def _tell(said: dict[str, Any]) -> None:
     click.echo(
         f"Cluster {said['cluster']} serves at {said['proxy']}; "
         f"you are {said['user']}, an administrator.\n"
+        f"{_served(said['user'])}\n"
         f"Everything is in {said['folder']}.\n\n"
         "Type next:\n"
         "  tele ls\n"
@@ -185,6 +186,12 @@ def _tell(said: dict[str, Any]) -> None:
         f"  tele config --install   # then: ssh {said['node']}.{said['cluster']}\n"
         f"  tele down{said['dir_option']}"
     )
+
+
+def _served(user: str) -> str:
+    if os.geteuid() == 0:
+        return "The node serves every account of this machine that a certificate allows."
+    return f"The node serves the account {user} only, because it does not run as root."
 
 
 # -- in the background ----------------------------------------------------------------

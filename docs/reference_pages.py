@@ -1,0 +1,208 @@
+"""Sphinx directives that print commands, configuration and interfaces from the program itself.
+
+``.. tele-commands::`` prints every command with its help and options,
+``.. tele-configuration::`` every section with its keys, ``.. tele-interfaces::`` every plugin
+point: so the reference cannot say anything that the program does not do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum, EnumType
+from inspect import cleandoc
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+import attrs
+import click
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+from zope.interface import Interface
+from zope.interface.interface import InterfaceClass, Method
+
+from tele import interfaces
+from tele.cli.lazy import LazyGroup
+from tele.cli.main import tele
+from tele.config import values
+from tele.config.values import Address, Chosen, FileConfig, Pins
+
+
+class Generated(SphinxDirective):
+    """A directive that writes reStructuredText."""
+
+    text: Callable[[], Iterator[str]]
+
+    def run(self) -> list[nodes.Node]:
+        """Parse what :attr:`text` yields where the directive stands."""
+        lines = "\n".join(type(self).text())
+        return self.parse_text_to_nodes(lines, allow_section_headings=True)
+
+
+# -- commands -------------------------------------------------------------------------
+def commands() -> Iterator[tuple[str, click.Command, click.Context]]:
+    """Yield every command that is no group, with its full name."""
+
+    def inside(
+        group: LazyGroup, context: click.Context, path: str
+    ) -> Iterator[tuple[str, click.Command, click.Context]]:
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            if command is None:
+                raise LookupError(name)
+            under = click.Context(command, info_name=name, parent=context)
+            if isinstance(command, LazyGroup):
+                yield from inside(command, under, f"{path} {name}")
+            else:
+                yield f"{path} {name}", command, under
+
+    yield from inside(tele, click.Context(tele, info_name="tele"), "tele")
+
+
+def command_lines() -> Iterator[str]:
+    """Yield the text on every command."""
+    for name, command, context in commands():
+        yield from (name, "-" * len(name), "")
+        usage = " ".join([name, *command.collect_usage_pieces(context)])
+        yield from ("::", "", f"    {usage}", "")
+        for line in (command.help or "").splitlines():
+            yield line.strip().replace("`", "``").replace("*", r"\*")
+        yield ""
+        for parameter in command.get_params(context):
+            record = parameter.get_help_record(context)
+            if record is None or isinstance(parameter, click.Argument) or "--help" in record[0]:
+                continue
+            said = record[1].replace("*", r"\*").replace("`", "``")
+            yield from (f"``{record[0]}``", f"    {said or '-'}", "")
+
+
+# -- configuration --------------------------------------------------------------------
+_TYPES: Mapping[Any, str] = {
+    str: "text",
+    bool: "``true`` or ``false``",
+    Address: "``host:port``",
+    Chosen: "``kind`` or ``kind:arguments``",
+    Pins: "``sha256:...``, or a list of them",
+}
+
+
+def type_name(hint: Any) -> str:
+    """Say in words what a key takes."""
+    if get_origin(hint) is UnionType:
+        (hint,) = (each for each in get_args(hint) if each is not NoneType)
+    if get_origin(hint) is tuple:
+        return f"list of {type_name(get_args(hint)[0])}"
+    if get_origin(hint) is Mapping:
+        return f"name: {type_name(get_args(hint)[1])}"
+    if isinstance(hint, EnumType):
+        return ", ".join(f"``{member.value}``" for member in list[Any](hint))
+    if attrs.has(hint) and hint not in _TYPES:
+        return "a section, below"
+    return _TYPES.get(hint, {"Path": "path", "timedelta": "length of time"}.get(hint.__name__, ""))
+
+
+def default_of(attribute: Any) -> str:
+    """Say in words what is there when a key is left out."""
+    default = attribute.default
+    if default is attrs.NOTHING:
+        return "needed"
+    if default is None or (attrs.has(type(default)) and type(default) not in _TYPES):
+        return "-"
+    if isinstance(default, attrs.Factory) or default == ():  # type: ignore[arg-type]
+        return "none"
+    if isinstance(default, Enum):
+        default = default.value
+    if type(default).__name__ == "timedelta":
+        from tele.model.codec import format_duration
+
+        default = format_duration(default)
+    return f"``{str(default).lower() if isinstance(default, bool) else default}``"
+
+
+def sections() -> Iterator[tuple[str, type]]:
+    """Yield every section's name and class, outer ones first."""
+    waiting: list[tuple[str, type]] = [("", FileConfig)]
+    seen: set[type] = set()
+    while waiting:
+        name, cls = waiting.pop(0)
+        if cls in seen:
+            continue
+        seen.add(cls)
+        yield name, cls
+        for key, hint in get_type_hints(cls).items():
+            for part in (hint, *get_args(hint)):
+                if isinstance(part, type) and attrs.has(part) and part not in _TYPES:
+                    waiting.append((f"{name}.{key}".lstrip("."), part))
+
+
+def configuration_lines() -> Iterator[str]:
+    """Yield the text on every section."""
+    for name, cls in sections():
+        title = f"``{name}``" if name else "The file"
+        yield from (title, "-" * len(title), "")
+        if cls.__module__ == values.__name__ and cls.__doc__:
+            yield from (cls.__doc__.splitlines()[0], "")
+        yield from (".. list-table::", "   :header-rows: 1", "   :widths: 18 22 18 42", "")
+        yield from ("   * - key", "     - value", "     - default", "     - meaning")
+        hints = get_type_hints(cls)
+        for attribute in attrs.fields(cls):
+            meaning = attribute.metadata.get("meaning", "") or _MODEL.get(attribute.name, "")
+            yield f"   * - ``{attribute.name}``"
+            yield f"     - {type_name(hints[attribute.name])}"
+            yield f"     - {default_of(attribute)}"
+            yield f"     - {meaning}"
+        yield ""
+
+
+#: Keys whose classes belong to the model, which knows nothing of configuration.
+_MODEL = {
+    "mode": "Where sessions are recorded; the ``sync`` modes refuse one that cannot be.",
+    "proxy_checks_host_keys": "In the proxy modes: whether the proxy checks nodes' certificates.",
+}
+
+
+# -- interfaces -----------------------------------------------------------------------
+def described(text: str) -> Iterator[str]:
+    """Yield a docstring as a block of its own."""
+    yield from ("", *cleandoc(text).splitlines(), "")
+
+
+def interface_lines() -> Iterator[str]:
+    """Yield the text on every plugin point, in the order of the file."""
+    for name, interface in vars(interfaces).items():
+        if not isinstance(interface, InterfaceClass) or interface is Interface:
+            continue
+        yield from (name, "~" * len(name))
+        yield from described(interface.__doc__ or "")
+        for member, what in interface.namesAndDescriptions():
+            signature = what.getSignatureString() if isinstance(what, Method) else ""
+            yield f"``{member}{signature}``"
+            for line in described(what.__doc__ or ""):
+                yield f"    {line}".rstrip()
+            yield ""
+
+
+class Interfaces(Generated):
+    """``.. tele-interfaces::``."""
+
+    text = staticmethod(interface_lines)
+
+
+class Commands(Generated):
+    """``.. tele-commands::``."""
+
+    text = staticmethod(command_lines)
+
+
+class Configuration(Generated):
+    """``.. tele-configuration::``."""
+
+    text = staticmethod(configuration_lines)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Tell Sphinx of the directives."""
+    app.add_directive("tele-commands", Commands)
+    app.add_directive("tele-configuration", Configuration)
+    app.add_directive("tele-interfaces", Interfaces)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

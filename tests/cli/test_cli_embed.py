@@ -1,0 +1,146 @@
+"""Programs that embed tele, and plugins that it finds."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tele.config.reading import load
+from tele_command import Cluster, Tele
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+PLUGIN = """
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+from tele.interfaces import IAuditSinkFactory
+
+
+@implementer(IPlugin, IAuditSinkFactory)
+class Nowhere:
+    kind = "nowhere"
+    help = "nowhere - for a test"
+
+    def make(self, arguments, surroundings):
+        return (arguments, str(surroundings.data_dir))
+
+
+nowhere = Nowhere()
+"""
+
+
+@pytest.mark.skipif(not shutil.which("ssh"), reason="needs OpenSSH's client")
+def test_the_example_of_a_node_works(cluster: Cluster, tmp_path: Path) -> None:
+    """The program of the documentation joins, serves, and its recorder sees the session."""
+    tele = cluster.tele
+    made = tele.json("tokens", "add", "--role", "node")
+    (tmp_path / "token").write_text(made["token"])
+    auth = load(cluster.folder / "tele.yaml").config.auth
+    assert auth is not None
+    with subprocess.Popen(
+        [
+            sys.executable, DOCS / "examples" / "embed_node.py",
+            tmp_path / "node", str(auth.listen), tmp_path / "token", made["ca_pin"],
+        ],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as program:  # fmt: skip
+        assert program.stdout is not None
+        assert program.stderr is not None
+        try:
+            assert program.stdout.readline().startswith("serving on port "), program.stderr.read()
+            for _ in range(100):
+                if any(node["addresses"] for node in tele.json("ls", "embedded=yes")):
+                    break
+            assert tele.run("ssh", "embedded", "printf 12345").stdout == "12345"
+            user, login = (tele.json("status")[key] for key in ("user", "logins"))
+            assert program.stdout.readline() == f"{user} as {login[0]}: 5 bytes\n"
+            program.terminate()
+            program.wait(30)
+            assert program.stderr.read() == ""
+        finally:
+            program.kill()
+
+
+def test_a_plugin_of_somebody_else_is_found(tele: Tele) -> None:
+    """A module in a folder ``tele/plugins`` on the path adds a kind; nothing is imported for it."""
+    folder = tele.folder / "site" / "tele" / "plugins"
+    folder.mkdir(parents=True)
+    (folder / "nowhere_sink.py").write_text(PLUGIN)
+    program = (
+        "from pathlib import Path\n"
+        "from tele.embed import Chosen, choose, parse\n"
+        "from tele.interfaces import IAuditSinkFactory, Surroundings\n"
+        "print(choose(IAuditSinkFactory, Chosen('nowhere', 'x'), Surroundings(None, Path('/d'))))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**tele.environment, "PYTHONPATH": str(tele.folder / "site")},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "('x', '/d')\n"
+
+
+def test_twistd_lists_services_without_importing_them(tele: Tele) -> None:
+    """``twistd --help`` knows our services and imports nothing of ours for it."""
+    program = (
+        "import sys\n"
+        "from twisted.application.service import IServiceMaker\n"
+        "from twisted.plugin import getPlugins\n"
+        "names = {p.tapname for p in getPlugins(IServiceMaker)}\n"
+        "print(sorted(n for n in names if n.startswith('tele')))\n"
+        "print([m for m in sys.modules if m.partition('.')[0] == 'tele'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=tele.environment,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    names, modules = done.stdout.splitlines()
+    assert names == "['tele', 'tele-auth', 'tele-node', 'tele-proxy']"
+    assert modules == "[]"
+
+
+def twistd(tele: Tele, *words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [Path(sys.executable).parent / "twistd", "-n", "--pidfile=", *map(str, words)],
+        env=tele.environment, cwd=tele.folder, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_twistd_tells_all_mistakes_of_a_file(tele: Tele) -> None:
+    """Status 2, and nothing was started or written."""
+    config = tele.folder / "tele.yaml"
+    config.write_text("version: v1\ndata_dir: d\nauth: {cluster_name: c, store: mysql, x: 1}\n")
+    done = twistd(tele, "tele-auth", "--config", config)
+    assert done.returncode == 2
+    assert f"{config}:3: auth.store: no plugin for mysql; there are memory, sqlite" in done.stderr
+    assert f"{config}:3: auth.x: unknown key" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tele.folder / "d").exists()
+
+
+def test_twistd_needs_the_section(tele: Tele) -> None:
+    """``tele-node`` with a file for auth says which section is missing."""
+    config = tele.folder / "tele.yaml"
+    config.write_text("version: v1\ndata_dir: d\nauth: {cluster_name: c}\n")
+    done = twistd(tele, "tele-node", "--config", config)
+    assert done.returncode == 2
+    assert "node: there is no such section" in done.stderr
+
+
+def test_what_cannot_start_ends_twistd_with_a_status(tele: Tele) -> None:
+    """A service manager sees the failure; the log has one sentence."""
+    config = tele.folder / "tele.yaml"
+    pin = "sha256:" + "0" * 64
+    config.write_text(
+        f"version: v1\ndata_dir: d\nproxy: {{join: {{auth: a, token_file: t, ca_pin: '{pin}'}}}}\n"
+    )
+    done = twistd(tele, "tele-proxy", "--config", config)
+    assert done.returncode == 1
+    assert "cannot start: token_file" in done.stderr
+    assert "Traceback" not in done.stderr
