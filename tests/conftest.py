@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked ``root`` are skipped, with the reason, for everybody else."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked ``root`` are skipped for everybody else; ``ordinary`` ones left out for root."""
     if os.geteuid() == 0:
+        ordinary = [item for item in items if item.get_closest_marker("ordinary")]
+        if ordinary:
+            config.hook.pytest_deselected(items=ordinary)
+            items[:] = [item for item in items if item not in ordinary]
         return
     skip = pytest.mark.skip(reason="needs root: real accounts and privileges")
     for item in items:

@@ -140,7 +140,7 @@ def test_ports_that_were_taken_meanwhile_are_replaced(own: Cluster) -> None:
         own.tele.run("ssh", socket.gethostname(), "true")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.ordinary
 def test_an_unwritable_folder_is_said(tele: Tele) -> None:
     """The folder is named, with the way out."""
     tele.folder.chmod(0o500)
