@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
@@ -141,6 +141,8 @@ class _Run:
         running.addErrback(self._failed)
 
     def _failed(self, failure: Failure) -> None:
+        if failure.check(CancelledError):
+            return  # it was told to stop while it started
         if not failure.check(TeleError):
             _log.failure("the cluster cannot start", failure)
             self._problem = TeleError(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IService
+from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
 
@@ -77,6 +78,8 @@ def make(options: Options, parts: Sequence[str]) -> IService:
 
 
 def _give_up(failure: Failure, reactor: Any) -> None:
+    if failure.check(CancelledError):
+        return  # it was told to stop while it started
     if failure.check(TeleError):
         _log.error("cannot start: {error}", error=str(failure.value))
     else:
