@@ -10,7 +10,7 @@ import pytest
 
 from auth_world import HOST_ID, World, result
 from tele.auth.authorities import Authorities
-from tele.auth.presence import LOOK_SECONDS, TELL_SECONDS
+from tele.auth.presence import FLUSH_SECONDS, LOOK_SECONDS, TELL_SECONDS, Hosts
 from tele.auth.service import claim
 from tele.certs.certificate import parse_certificate
 from tele.certs.check import check_host
@@ -19,6 +19,7 @@ from tele.certs.x509 import TlsKey
 from tele.errors import AccessDenied, InvalidInput
 from tele.loop import now
 from tele.model.api import members, people, table
+from tele.model.codec import encode
 from tele.model.identity import HostRole
 from tele.model.presence import OFFLINE_AFTER, Presence, Status
 from tele.model.resources import (
@@ -178,3 +179,79 @@ def test_a_person_sees_the_nodes_that_they_may_log_in_to(world: World) -> None:
     assert world.do(table.LIST_HOSTS, members.ListHosts(labels=("a=b",))).items == ()
     with pytest.raises(InvalidInput):
         world.do(table.LIST_HOSTS, members.ListHosts(labels=("nonsense",)))
+
+
+def test_heartbeats_are_stored_together(world: World) -> None:
+    """A fleet that has nothing new to say costs a commit now and then, not one each."""
+    ids = [f"{HOST_ID[:-2]}{number:02d}" for number in range(20)]
+    for host_id in ids:
+        world.join(world.token(), host_id, name=f"web{host_id[-2:]}")
+        world.do(table.ANNOUNCE, Presence("x", HostRole.NODE), world.host(host_id))
+    commits = 0
+    backend: Any = world.backend
+    plain = backend.commit
+
+    def counted(*changes: Any) -> Any:
+        nonlocal commits
+        commits += 1
+        return plain(*changes)
+
+    backend.commit = counted
+    world.clock.advance(30)
+    for host_id in ids:
+        world.do(table.ANNOUNCE, Presence("x", HostRole.NODE), world.host(host_id))
+    assert commits == 0
+    world.clock.advance(FLUSH_SECONDS)
+    assert commits == 1
+    stored = result(backend.range("/hosts/", "/hosts0"))
+    moment = encode(now(world.clock) - timedelta(seconds=FLUSH_SECONDS))
+    assert all(moment in item.value for item in stored), "what was heard is what is stored"
+    listed = world.do(table.LIST_HOSTS, members.ListHosts())
+    assert {host.status for host in listed.items} == {Status.ONLINE}
+
+
+def test_what_was_heard_last_is_stored_at_the_end(world: World) -> None:
+    """Auth that stops writes down what waits, so that nobody looks dead after its restart."""
+    world.join(world.token())
+    world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
+    world.clock.advance(60)
+    world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
+    result(world.parts.hosts.stop())
+    world.clock.advance(60)
+    again = Hosts(world.backend, world.clock)
+    result(again.start())
+    assert again.is_online(HostRole.NODE, HOST_ID)
+    result(again.stop())
+
+
+def test_many_changes_are_told_together(world: World) -> None:
+    """Ten nodes that come at once are one message to each proxy, not ten."""
+    told: list[Any] = []
+    watching = world.auth.follow(
+        table.WATCH_HOSTS, members.WatchHosts(), world.proxy(), told.append
+    )
+    watching.addErrback(lambda _: None)
+    for number in range(10):
+        host_id = f"{HOST_ID[:-2]}{number:02d}"
+        world.join(world.token(), host_id, name=f"web{number}")
+        world.do(table.ANNOUNCE, Presence("x", HostRole.NODE), world.host(host_id))
+    world.clock.advance(TELL_SECONDS)
+    assert [len(each.items) for each in told] == [0, 10]
+    watching.cancel()
+
+
+def test_hosts_are_listed_in_pages(world: World) -> None:
+    """Each host is listed once, also where two have one name."""
+    for number in range(5):
+        host_id = f"{HOST_ID[:-2]}{number:02d}"
+        world.join(world.token(), host_id, name=f"web{number}")
+        world.do(table.ANNOUNCE, Presence("x", HostRole.NODE), world.host(host_id))
+    seen: list[str] = []
+    after = ""
+    while True:
+        page = world.do(table.LIST_HOSTS, members.ListHosts(limit=2, after=after))
+        seen += [host.name for host in page.items]
+        after = page.next
+        if not after:
+            break
+    assert seen == [f"web{number}" for number in range(5)]

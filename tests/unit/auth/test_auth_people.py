@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from attrs import evolve
 
@@ -10,6 +12,7 @@ from tele.auth.passwords import FAILURES, LOCKED_FOR
 from tele.certs.certificate import parse_certificate
 from tele.certs.check import check_user
 from tele.certs.keys import PrivateKey, parse_line
+from tele.certs.x509 import TlsKey
 from tele.errors import AccessDenied, Conflict, InvalidInput
 from tele.loop import now
 from tele.model.api import members, people, records, table
@@ -20,6 +23,7 @@ from tele.model.resources import (
     Conditions,
     Metadata,
     Role,
+    RoleOptions,
     RoleSpec,
     User,
     UserSpec,
@@ -157,3 +161,84 @@ def test_sign_user_only_what_roles_allow(world: World) -> None:
         world.do(table.SIGN_USER, people.SignUser("alice", line, ("postgres",)))
     with pytest.raises(InvalidInput):
         world.do(table.SIGN_HOST, people.SignHost(line, ("*",)))
+
+
+def test_presets_are_made_once(world: World) -> None:
+    """A preset that an administrator removed does not come back with the next start."""
+    world.do(table.DELETE_ROLE, members.ByName("auditor"))
+    result(world.parts.people.ensure_presets())
+    listed = world.do(table.LIST_ROLES, people.Paged())
+    assert [role.metadata.name for role in listed.items] == ["access", "editor"]
+
+
+def test_a_role_with_an_end_ends(world: World) -> None:
+    """After ``metadata.expires`` the role is gone, from certificates as well."""
+    ends = now(world.clock) + timedelta(hours=1)
+    short = Role(Metadata("short", expires=ends), RoleSpec(Conditions(("games",))))
+    world.do(table.PUT_ROLE, people.PutRole("short", short))
+    world.add_user("alice", "access", "short")
+    assert "games" in parse_certificate(parse_line(world.login().ssh)).principals
+    world.clock.advance(3601)
+    certificate = parse_certificate(parse_line(world.login().ssh))
+    assert certificate.principals == ("root",)
+    assert certificate.extensions["tele-roles"] == b"access"
+
+
+def test_who_has_no_login_gets_a_certificate_for_the_api_only(world: World) -> None:
+    """An auditor reads the audit; their SSH certificate names nobody who could exist."""
+    world.add_user("otto", "auditor")
+    principals = parse_certificate(parse_line(world.login("otto").ssh)).principals
+    assert len(principals) == 1
+    assert principals[0].startswith("-")
+
+
+def test_the_shortest_of_all_roles_ttls_holds(world: World) -> None:
+    """A role may shorten the life of its holders' certificates, and a request may, too."""
+    options = RoleOptions(max_session_ttl=timedelta(hours=2))
+    world.do(
+        table.PUT_ROLE, people.PutRole("brief", Role(Metadata("brief"), RoleSpec(options=options)))
+    )
+    world.add_user("alice", "access", "brief")
+    assert world.login().expires == now(world.clock) + timedelta(hours=2)
+    line = PrivateKey.generate().public.line
+    for asked, given in ((timedelta(days=365), timedelta(hours=2)), (timedelta(minutes=5),) * 2):
+        signed = world.do(table.SIGN_USER, people.SignUser("alice", line, (), asked))
+        assert signed.expires == now(world.clock) + given
+
+
+def test_an_admin_is_ensured_and_kept(world: World) -> None:
+    """``tele up`` makes its user an administrator once, and adds logins later."""
+    for logins in (("root",), ("root",), ("deploy",)):
+        result(world.auth.ensure_admin("root", logins))
+    user = world.do(table.GET_USER, members.ByName("root"))
+    assert user.spec.roles == ("access", "editor", "auditor")
+    assert user.spec.traits["logins"] == ("root", "deploy")
+    assert len(world.events("user.create")) == 1
+    assert len(world.events("user.update")) == 1
+    keys = members.PublicKeys(PrivateKey.generate().public.line, TlsKey.generate().public_pem)
+    certificates = result(world.auth.issue_for("root", keys, timedelta(hours=1)))
+    assert parse_certificate(parse_line(certificates.ssh)).principals == ("root", "deploy")
+    with pytest.raises(AccessDenied):  # there is no password to log in with
+        world.login("root", "")
+
+
+def test_tokens_are_listed_in_pages(world: World) -> None:
+    """Each token is listed once, whatever the size of a page."""
+    for _ in range(7):
+        world.token()
+    seen: list[str] = []
+    after = ""
+    while True:
+        page = world.do(table.LIST_TOKENS, people.Paged(3, after))
+        seen += [token.id for token in page.items]
+        after = page.next
+        if not after:
+            break
+    assert len(seen) == len(set(seen)) == 7
+
+
+def test_too_large_a_user_is_refused_when_it_is_written(world: World) -> None:
+    """What would not fit into a certificate is an error at once, not at the next login."""
+    many = {"logins": tuple(f"login{number}" for number in range(2000))}
+    with pytest.raises(InvalidInput, match="fit into certificates"):
+        world.do(table.ADD_USER, people.NewUser(User(Metadata("alice"), UserSpec((), many))))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from attrs import evolve
 
-from auth_world import HOST_ID, OTHER_ID, Tape, World
+from auth_world import HOST_ID, OTHER_ID, Tape, World, result
 from tele.audit.chain import event
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, TeleError
 from tele.loop import now
 from tele.model.api import members, people, records, table
+from tele.model.codec import encode
+from tele.model.identity import HostRole
+from tele.model.presence import OFFLINE_AFTER, Presence
 
 
 def test_a_recording_is_uploaded_and_read(world: World) -> None:
@@ -127,3 +132,56 @@ def test_hosts_report_their_own_events_only(world: World) -> None:
     with pytest.raises(InvalidInput):
         chained = evolve(good, id="e2", hash="00")
         world.do(table.EMIT_EVENTS, records.EmitEvents((chained,)), world.host())
+
+
+def test_sessions_are_there_while_they_run(world: World) -> None:
+    """A session is listed from its start to its end, to its user and to those with a rule."""
+    world.add_user("alice", "access")
+    world.add_user("bob", "access")
+    world.add_user("otto", "auditor")
+    tape = Tape(world, "alice")
+    world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)
+    update = records.UpdateRecording(tape.id, interactive=True)
+    world.do(table.UPDATE_RECORDING, update, tape.host)
+
+    def listed(name: str, role: str) -> list[Any]:
+        return list(world.do(table.LIST_SESSIONS, people.Paged(), world.user(name, role)).items)
+
+    (session,) = listed("otto", "auditor")
+    assert listed("alice", "access") == [session]
+    assert listed("bob", "access") == []
+    assert (session.user, session.remote_addr, session.interactive) == (
+        "alice", "192.0.2.7:1", True,
+    )  # fmt: skip
+    world.clock.advance(OFFLINE_AFTER.total_seconds())
+    assert listed("otto", "auditor") == [], "of a host that fell silent nothing is known"
+    world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)
+    ended = records.UpdateRecording(tape.id, ended=now(world.clock))
+    world.do(table.UPDATE_RECORDING, ended, tape.host)
+    assert listed("otto", "auditor") == []
+    late = records.UpdateRecording(tape.id, interactive=True)
+    world.do(table.UPDATE_RECORDING, late, tape.host)
+    assert listed("otto", "auditor") == []
+
+
+def test_a_removed_recording_leaves_nothing_but_its_event(world: World) -> None:
+    """Rows, indexes and bytes are gone; the audit has who removed it."""
+    tape = Tape(world)
+    tape.upload(0, 1)
+    tape.finish()
+    world.do(table.DELETE_RECORDING, members.ById(tape.id))
+    left = [item.key for item in result(world.backend.range("/", "0"))]
+    assert [key for key in left if tape.id in key] == []
+    assert world.archive.blobs == {}
+    assert world.do(table.LIST_RECORDINGS, people.Paged()).items == ()
+    assert [e.session_id for e in world.events("recording.delete")] == [tape.id]
+
+
+def test_closing_goes_on_after_a_crash(world: World) -> None:
+    """Auth that died between storing the manifest and saying so takes it again."""
+    tape = Tape(world)
+    tape.upload(0, 1)
+    result(world.archive.put(tape.id, "manifest", encode(tape.manifest())))
+    tape.finish()
+    (row,) = world.do(table.LIST_RECORDINGS, people.Paged()).items
+    assert row.complete
