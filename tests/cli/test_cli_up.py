@@ -216,8 +216,9 @@ def test_root_serves_the_accounts_that_login_names(own: Cluster) -> None:
 def test_in_the_foreground_it_ends_by_a_signal(own: Cluster) -> None:
     """Ctrl-C ends it in order, with status 0; what to type was printed before."""
     words = ["up", "--dir", str(own.folder), "--cluster", own.name, "--listen", own.listen]
+    # What starts in the background of a shell inherits that SIGINT is ignored.
     with subprocess.Popen(
-        [str(BIN / "tele"), *words],
+        ["env", "--default-signal=INT", str(BIN / "tele"), *words],
         env=own.tele.environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

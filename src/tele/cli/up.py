@@ -125,7 +125,7 @@ def _configure(place: Folder, cluster: str | None, listen: tuple[str, int] | Non
             raise InvalidInput(f"--cluster {name}: {wrong}")
         proxy = Address(*(listen or split_address(DEFAULT_LISTEN)))
         _check_free(proxy.host, proxy.port)
-        auth, port = _free_ports(2)
+        auth, port = _free_ports(2, but=proxy.port)
         from tele.cli.home import replace_file
 
         text = _TEMPLATE.format(
@@ -161,13 +161,14 @@ def _check_free(host: str, port: int) -> None:
         ) from None
 
 
-def _free_ports(count: int) -> list[int]:
-    """Return ports on 127.0.0.1 that nothing uses."""
-    probes = [socket.socket() for _ in range(count)]
+def _free_ports(count: int, but: int = 0) -> list[int]:
+    """Return ports on 127.0.0.1 that nothing uses; not ``but``, which something will."""
+    probes = [socket.socket() for _ in range(count + 1)]
     try:
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+        ports = [probe.getsockname()[1] for probe in probes]
+        return [port for port in ports if port != but][:count]
     finally:
         for probe in probes:
             probe.close()
