@@ -97,6 +97,7 @@ def show_data(form: str, value: Any) -> None:
 
         yaml = YAML(typ="safe", pure=True)
         yaml.default_flow_style = False
+        yaml.allow_unicode = False  # as for JSON, below
         yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
         yaml.dump(value, sys.stdout)
         return

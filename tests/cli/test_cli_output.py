@@ -1,0 +1,88 @@
+"""What is printed: for people, for programs, and safe for terminals."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from tele.cli.lists import split_pairs, split_words
+from tele.cli.output import Column, ago, printable, say, show_data, show_list, show_one, span
+from tele.errors import InvalidInput
+from tele.model.session import Session
+
+EVIL = "web\x1b[2J\x1b]0;x\x07\r\u202e\u2028\x9b1m"
+
+
+def session(name: str) -> Session:
+    return Session("1", name, "root", "web1", "n", "10.0.0.1:5", datetime(2026, 11, 24, tzinfo=UTC))
+
+
+COLUMNS = (Column("USER", lambda s: s["user"]), Column("LOGIN", lambda s: s["login"]))
+
+
+@pytest.mark.parametrize("form", ["text", "json", "yaml", "names"])
+def test_nothing_printed_moves_the_cursor(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name that somebody chose to hurt shows as what it is, in every format."""
+    show_list(form, [session(EVIL)], COLUMNS, name=lambda s: s["user"])
+    out = capsys.readouterr().out
+    assert all(char.isprintable() or char == "\n" for char in out)
+    assert "web" in out
+
+
+def test_errors_do_not_move_it_either(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a server said as an error is shown, not obeyed; lines stay lines."""
+    say(f"one {EVIL}\ntwo")
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 2
+    assert all(char.isprintable() or char == "\n" for char in err)
+
+
+def test_tables_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
+    """Columns line up; nothing at all prints nothing."""
+    show_list("text", [session("al"), session("barbara")], COLUMNS)
+    assert capsys.readouterr().out == "USER     LOGIN\nal       root\nbarbara  root\n"
+    show_list("text", [], COLUMNS)
+    assert capsys.readouterr().out == ""
+    show_list("json", [], COLUMNS)
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_one_thing_has_the_keys_of_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    """Scripts read an object alone as they read it in a list."""
+    show_one("json", session("al"), COLUMNS)
+    alone = json.loads(capsys.readouterr().out)
+    show_list("json", [session("al")], COLUMNS)
+    assert json.loads(capsys.readouterr().out) == [alone]
+    show_one("text", session("al"), COLUMNS)
+    assert capsys.readouterr().out == "User:   al\nLogin:  root\n"
+
+
+def test_yaml_keeps_order(capsys: pytest.CaptureFixture[str]) -> None:
+    """Keys come as the value has them: kind, metadata, spec are where people look."""
+    show_data("yaml", {"b": 1, "a": ["no", "2026-01-01"]})
+    assert capsys.readouterr().out == "b: 1\na:\n- no\n- '2026-01-01'\n"
+
+
+def test_lengths_of_time() -> None:
+    """Times are told in their largest unit."""
+    assert [span(s) for s in (-5, 0, 59, 60, 3599, 3600, 86400 * 3)] == [
+        "0s", "0s", "59s", "1m", "59m", "1h", "3d",
+    ]  # fmt: skip
+    now = datetime(2026, 11, 24, 12, tzinfo=UTC)
+    assert ago("2026-11-24T11:00:00.000Z", now) == "1h ago"
+
+
+def test_words_and_pairs() -> None:
+    """Several values come as options, with commas, or both; each counts once."""
+    assert split_words(["a,b", "c", "a", " d ,,"]) == ("a", "b", "c", "d")
+    assert split_pairs(["a=1,b=x=y"]) == {"a": "1", "b": "x=y"}
+    for wrong in ("a", "=1"):
+        with pytest.raises(InvalidInput, match="is not a label"):
+            split_pairs([wrong])
+
+
+def test_ordinary_text_stays() -> None:
+    """Letters of all languages are letters."""
+    assert printable("Zürich 東京 naïve") == "Zürich 東京 naïve"

@@ -1,0 +1,197 @@
+"""What composes the parts: choosing plugins, finding addresses, joining the auth beside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import define, field
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from tele.config.values import Address, AuthConfig, Chosen, JoinConfig, NodeConfig, Pins
+from tele.embed import (
+    ClusterService,
+    HostService,
+    OwnTokens,
+    auth_service,
+    choose,
+    join_settings,
+    node_service,
+    parse,
+    public_address,
+)
+from tele.errors import InvalidInput, Unavailable
+from tele.interfaces import IArchiveFactory, IAuthority, IBackendFactory, Surroundings
+from tele.model.api.people import AuthorityList, NewToken, TokenAdded
+from tele.model.authority import AuthorityKind, TrustedAuthority
+from tele.model.identity import HostRole
+from tele.store.memory import MemoryBackend
+
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+PIN = "sha256:" + "ab" * 32
+
+
+def result(answer: Any) -> Any:
+    found: list[Any] = []
+    Deferred.fromCoroutine(answer).addCallback(found.append)
+    assert found, "no answer yet"
+    return found[0]
+
+
+# -- plugins --------------------------------------------------------------------------
+def test_kinds_choose_plugins(tmp_path: Path) -> None:
+    """The word before the colon chooses, what follows goes to the plugin."""
+    surroundings = Surroundings(Clock(), tmp_path)
+    backend = choose(IBackendFactory, Chosen("memory"), surroundings)
+    assert isinstance(backend, MemoryBackend)
+    choose(IArchiveFactory, Chosen("dir", "here"), surroundings)
+    assert (tmp_path / "here").is_dir()
+
+
+def test_unknown_kinds_and_arguments(tmp_path: Path) -> None:
+    """What there is gets listed; a plugin refuses arguments that mean nothing to it."""
+    surroundings = Surroundings(Clock(), tmp_path)
+    with pytest.raises(InvalidInput, match="no plugin for 'etcd'; there are memory, sqlite"):
+        choose(IBackendFactory, Chosen("etcd", "//x"), surroundings)
+    with pytest.raises(InvalidInput, match="takes no arguments"):
+        choose(IBackendFactory, Chosen("memory", "x"), surroundings)
+
+
+# -- addresses ------------------------------------------------------------------------
+def test_public_addresses() -> None:
+    """Given, or that of listening, or the machine's own where all interfaces are meant."""
+    loopback = Address("127.0.0.1", 0)
+    assert public_address(loopback, None, 5) == "127.0.0.1:5"
+    assert public_address(loopback, Address("a.example", 9), 5) == "a.example:9"
+    assert public_address(Address("::1", 0), None, 5) == "[::1]:5"
+    for everywhere in ("0.0.0.0", "::"):
+        host, _, port = public_address(Address(everywhere, 0), None, 5).rpartition(":")
+        assert port == "5"
+        assert host.strip("[]") not in ("", "0.0.0.0", "::")
+
+
+# -- joining --------------------------------------------------------------------------
+def test_the_token_file_is_read_when_it_is_needed(tmp_path: Path) -> None:
+    """A host that has joined needs no token file any more; one that has not is told."""
+    path = tmp_path / "token"
+    settings = join_settings(JoinConfig(auth=Address("a", 1), token_file=path, ca_pin=Pins((PIN,))))
+    assert (settings.addresses, settings.pins) == (("a:1",), (PIN,))
+    with pytest.raises(InvalidInput, match="No such file"):
+        settings.token()
+    path.write_text("  secret\n")
+    assert settings.token() == "secret"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidInput, match="this is no token"):
+        settings.token()
+    assert "secret" not in repr(settings)
+
+
+def test_a_host_without_join_is_refused(tmp_path: Path) -> None:
+    """An embedder is told what is missing."""
+    with pytest.raises(InvalidInput, match="where is auth"):
+        node_service(Clock(), NodeConfig(), tmp_path)
+    with pytest.raises(InvalidInput, match="give one of"):
+        join_settings(JoinConfig())
+
+
+@implementer(IAuthority)
+@define
+class FakeAuthority:
+    """Counts the tokens that it makes."""
+
+    tokens: list[NewToken] = field(factory=list)
+
+    def perform(self, operation: Any, request: Any) -> Deferred[Any]:
+        if operation.name == "add_token":
+            self.tokens.append(request)
+            secret = f"t{len(self.tokens)}"
+            return succeed(TokenAdded(secret, request.roles, NOW, PIN))
+        trusted = TrustedAuthority(AuthorityKind.HOST, (), (), (PIN,))
+        return succeed(AuthorityList((), (trusted,)))
+
+    def follow(
+        self, operation: Any, request: Any, receiver: Callable[[Any], None]
+    ) -> Deferred[None]:
+        raise AssertionError("nothing to follow")
+
+
+@define
+class FakeIdentity:
+    """As much of an identity as is looked at."""
+
+    expires: datetime
+
+
+@define
+class FakeStore:
+    """As much of a store as is looked at."""
+
+    identity: FakeIdentity | None = None
+
+
+def test_own_tokens_are_made_when_they_are_needed() -> None:
+    """A host beside its auth gets a token at first and when it slept too long, not else."""
+    authority, store = FakeAuthority(), FakeStore()
+    tokens = OwnTokens(authority, HostRole.NODE, store)  # type: ignore[arg-type]  # as much as it uses
+    assert tokens.take() is None
+    assert result(tokens.look(NOW)) == (PIN,)
+    assert tokens.take() == "t1"
+    assert authority.tokens == [NewToken((HostRole.NODE,), max_uses=1)]
+    store.identity = FakeIdentity(NOW + timedelta(hours=1))
+    result(tokens.look(NOW))
+    assert len(authority.tokens) == 1
+    result(tokens.look(NOW + timedelta(hours=2)))
+    assert tokens.take() == "t2"
+
+
+# -- services -------------------------------------------------------------------------
+class Part(Service):
+    """Writes down what happens to it."""
+
+    def __init__(self, name: str, calls: list[str]) -> None:
+        self.part = name
+        self.calls = calls
+        self.ready: Deferred[int] = Deferred()
+        self.joined: Deferred[None] = Deferred()
+
+    def startService(self) -> None:
+        super().startService()
+        self.calls.append(f"start {self.part}")
+
+    def stopService(self) -> None:
+        super().stopService()
+        self.calls.append(f"stop {self.part}")
+
+
+def test_a_host_is_stopped_from_the_outside_in() -> None:
+    """Recorder and membership outlive what serves: its last words still have somewhere to go."""
+    calls: list[str] = []
+    member, serving, recorder = (Part(n, calls) for n in ("member", "serving", "recorder"))
+    member.ready = lambda: member.joined  # type: ignore[assignment]
+    host = HostService(member, serving, recorder)  # type: ignore[arg-type]
+    host.startService()
+    assert calls == ["start member", "start serving"]
+    member.joined.callback(None)
+    assert calls[2:] == ["start recorder"]
+    host.stopService()
+    assert calls[3:] == ["stop serving", "stop recorder", "stop member"]
+
+
+def test_auth_without_its_plugins_leaves_nothing(tmp_path: Path) -> None:
+    """A store that cannot be chosen is told before anything is opened."""
+    with pytest.raises(InvalidInput):
+        auth_service(Clock(), AuthConfig("c", store=Chosen("none")), tmp_path / "d")
+    assert not list((tmp_path / "d").glob("*.sqlite*"))
+
+
+def test_a_cluster_has_no_owner_before_auth_serves(tmp_path: Path) -> None:
+    """Who asks too early gets an error and not a half of something."""
+    loaded = parse("version: v1\nauth: {cluster_name: c}\n", "f.yaml", tmp_path)
+    with pytest.raises(Unavailable):
+        _ = ClusterService(Clock(), loaded).owner
