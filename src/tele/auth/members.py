@@ -88,7 +88,8 @@ class Members:
         shown = f"{identity.role.value} {identity.name}"
         if kept is None:
             raise AccessDenied(
-                f"{shown} is no member of the cluster, or was removed from it; join with a token", "removed"
+                f"{shown} is no member of the cluster, or was removed from it; join with a token",
+                "removed",
             )
         if identity.expires < kept.value.valid_from:
             raise AccessDenied(

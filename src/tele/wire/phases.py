@@ -44,8 +44,11 @@ def _stay(phase: Phase, *messages: int) -> dict[int, Phase]:
 
 _ALWAYS: Final = (n.DISCONNECT,)
 _NOISE: Final = (n.DISCONNECT, n.IGNORE, n.UNIMPLEMENTED, n.DEBUG)
-_CONNECTION: Final = (n.GLOBAL_REQUEST, n.REQUEST_SUCCESS, n.REQUEST_FAILURE) + tuple(
-    range(n.CHANNEL_OPEN, n.CHANNEL_FAILURE + 1)
+_CONNECTION: Final = (
+    n.GLOBAL_REQUEST,
+    n.REQUEST_SUCCESS,
+    n.REQUEST_FAILURE,
+    *range(n.CHANNEL_OPEN, n.CHANNEL_FAILURE + 1),
 )
 
 
