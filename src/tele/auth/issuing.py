@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from tele.auth.authorities import Authorities
-from tele.certs.certificate import Certificate
+from tele.certs.certificate import PRINCIPALS_LIMIT, Certificate
 from tele.certs.issue import (
     HOST_LIFETIME,
     HostCertificateRequest,
@@ -100,6 +100,11 @@ class Issuer:
                     Reason.LOGIN,
                 )
         principals = logins or allowed
+        if len(principals) > PRINCIPALS_LIMIT:
+            raise InvalidInput(
+                f"the roles of {user.metadata.name} allow {len(principals)} logins; a certificate"
+                f" has room for {PRINCIPALS_LIMIT}"
+            )
         # Each node decides by the roles that apply to it; the certificate says what any of
         # them may give there, and nothing that only a role without these logins would give.
         giving = [r.spec.options for r in roles if set(_logins(user, r)) & set(principals)]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from attrs import Factory, evolve, frozen
@@ -31,6 +31,7 @@ from tele.model.presence import FORGET_AFTER
 MEMBERS: Final = "/members/"
 NAMES: Final = "/member-names/"
 ATTEMPTS: Final = 20
+EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @frozen
@@ -46,7 +47,7 @@ class Member:
     name: str
     ssh_public_key: str
     joined: datetime
-    valid_from: datetime
+    valid_from: datetime = EARLIEST
     labels: Mapping[str, str] = Factory(dict)
 
 

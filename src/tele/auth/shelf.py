@@ -8,8 +8,8 @@ from typing import Generic, TypeVar
 
 from attrs import frozen
 
-from tele.errors import Conflict
-from tele.interfaces import Delete, IBackend, Put
+from tele.errors import Conflict, InvalidInput, Unavailable
+from tele.interfaces import Delete, IBackend, Item, Put
 from tele.model.codec import decode, encode
 
 T = TypeVar("T")
@@ -37,9 +37,15 @@ class Shelf(Generic[T]):
     async def get(self, name: str) -> Kept[T] | None:
         """Return one, or None."""
         item = await self._backend.get(self.prefix + name)
-        if item is None:
-            return None
-        return Kept(name, decode(self._cls, item.value), item.revision)
+        return None if item is None else self._read(item)
+
+    def _read(self, item: Item) -> Kept[T]:
+        try:
+            value = decode(self._cls, item.value)
+        except InvalidInput as error:
+            # Nobody who asks is to blame for that.
+            raise Unavailable(f"{item.key} in the store cannot be read: {error}") from None
+        return Kept(item.key.removeprefix(self.prefix), value, item.revision)
 
     async def list(
         self, limit: int = 0, after: str = "", reverse: bool = False
@@ -52,10 +58,7 @@ class Shelf(Generic[T]):
             else:
                 start = self.prefix + after + "\0"
         items = await self._backend.range(start, end, limit, reverse)
-        return [
-            Kept(i.key.removeprefix(self.prefix), decode(self._cls, i.value), i.revision)
-            for i in items
-        ]
+        return [self._read(item) for item in items]
 
     def put(
         self, name: str, value: T, if_revision: int | None = None, ttl: timedelta | None = None

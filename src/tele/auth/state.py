@@ -37,7 +37,7 @@ class State:
         self._revision = 0
         self.roles: dict[str, Role] = {}
         self.locks: dict[str, Lock] = {}
-        self._receivers: list[Callable[[], None]] = []
+        self._receivers: list[Callable[[ClusterState], None]] = []
         self._stops: list[Callable[[], None]] = []
 
     async def start(self) -> None:
@@ -72,13 +72,9 @@ class State:
 
     def watch(self, receiver: Callable[[ClusterState], None]) -> Deferred[None]:
         """Tell ``receiver`` the state at once and at each change; cancel to end it."""
-
-        def tell() -> None:
-            receiver(self.present)
-
-        self._receivers.append(tell)
-        answer: Deferred[None] = Deferred(lambda _: self._receivers.remove(tell))
-        tell()
+        self._receivers.append(receiver)
+        answer: Deferred[None] = Deferred(lambda _: self._receivers.remove(receiver))
+        receiver(self.present)
         return answer
 
     def _role_changed(self, change: Change) -> None:
@@ -99,5 +95,7 @@ class State:
 
     def _tell(self, revision: int) -> None:
         self._revision = max(self._revision, revision)
-        for tell in list(self._receivers):
-            tell()
+        if self._receivers:
+            present = self.present  # one value for all of them
+            for receiver in list(self._receivers):
+                receiver(present)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Final
 
+from tele.errors import InvalidInput, quoted
 from tele.model.resources import Conditions, Metadata, Role, RoleSpec, Rule
 from tele.rbac.labels import check_condition
 from tele.rbac.logins import check_logins
@@ -44,6 +46,12 @@ AUDITOR: Final = Role(
 
 PRESETS: Final = (ACCESS, EDITOR, AUDITOR)
 
+#: What rules can be about, and what they can let one do.
+RESOURCES: Final = (
+    "user", "role", "token", "node", "lock", "authority", "session", "recording", "event"
+)  # fmt: skip
+VERBS: Final = ("list", "read", "create", "update", "delete")
+
 
 def check_role(role: Role) -> None:
     """Raise :class:`tele.errors.InvalidInput` for a role that cannot mean what it says."""
@@ -51,3 +59,15 @@ def check_role(role: Role) -> None:
     check_logins(role.spec.deny.logins, deny=True)
     check_condition(role.spec.allow.node_labels)
     check_condition(role.spec.deny.node_labels)
+    for rule in (*role.spec.allow.rules, *role.spec.deny.rules):
+        _check_words(rule.resources, RESOURCES, "resource")
+        _check_words(rule.verbs, VERBS, "verb")
+    if role.spec.options.max_sessions < 0 or role.spec.options.max_session_ttl <= timedelta(0):
+        raise InvalidInput("options: max_sessions and max_session_ttl cannot be negative or nought")
+
+
+def _check_words(said: tuple[str, ...], known: tuple[str, ...], what: str) -> None:
+    """A word that nothing goes by would do nothing, above all in a denial."""
+    for word in said or ("",):
+        if word != "*" and word not in known:
+            raise InvalidInput(f"{quoted(word)} is no {what}: one of {', '.join(known)} or *")

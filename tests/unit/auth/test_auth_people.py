@@ -13,7 +13,8 @@ from tele.certs.certificate import parse_certificate
 from tele.certs.check import check_user
 from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.x509 import TlsKey
-from tele.errors import AccessDenied, Conflict, InvalidInput
+from tele.errors import AccessDenied, Conflict, InvalidInput, Unavailable
+from tele.interfaces import Put
 from tele.loop import now
 from tele.model.api import members, people, records, table
 from tele.model.api.operation import Nothing
@@ -235,6 +236,26 @@ def test_tokens_are_listed_in_pages(world: World) -> None:
         if not after:
             break
     assert len(seen) == len(set(seen)) == 7
+
+
+def test_a_login_that_fails_for_any_reason_is_on_record(world: World) -> None:
+    """The right password and no certificate: the person is told why, and so is the audit."""
+    many = Conditions(tuple(f"login{number}" for number in range(300)))
+    world.do(table.PUT_ROLE, people.PutRole("many", Role(Metadata("many"), RoleSpec(many))))
+    world.add_user("alice", "many")
+    with pytest.raises(InvalidInput, match="300 logins"):
+        world.login()
+    (event,) = world.events("user.login")
+    assert (event.ok, event.user) == (False, "alice")
+    assert "300 logins" in event.error
+
+
+def test_a_damaged_store_is_nobodys_bad_request(world: World) -> None:
+    """What cannot be read back is auth's trouble, and says where it is."""
+    world.add_user("alice", "access")
+    result(world.backend.commit(Put("/users/alice", b"{}")))
+    with pytest.raises(Unavailable, match="/users/alice"):
+        world.do(table.GET_USER, members.ByName("alice"))
 
 
 def test_too_large_a_user_is_refused_when_it_is_written(world: World) -> None:

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from tele.errors import InvalidInput
 from tele.model.access import Denied, Grant, Reason
+from tele.model.api.operation import Permitted
+from tele.model.api.table import OPERATIONS
 from tele.model.identity import UserIdentity
 from tele.model.patterns import matches
 from tele.model.resources import (
@@ -237,6 +239,26 @@ def test_conditions_that_mislead_are_refused(labels: dict[str, tuple[str, ...]])
     """A condition that would not do what its author thinks is an error, not a surprise."""
     with pytest.raises(InvalidInput):
         check_role(role("r", Conditions(node_labels=labels)))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [Rule(("users",), ("*",)), Rule(("user",), ("reed",)), Rule((), ("*",)), Rule(("user",), ())],
+)
+def test_rules_about_nothing_are_refused(rule: Rule) -> None:
+    """A misspelt denial would deny nothing: it is an error when the role is written."""
+    conditions = Conditions(rules=(rule,))
+    for spec in (RoleSpec(allow=conditions), RoleSpec(deny=conditions)):
+        with pytest.raises(InvalidInput):
+            check_role(Role(Metadata("r"), spec))
+
+
+def test_what_the_api_asks_for_can_be_in_a_rule() -> None:
+    """Every resource and verb of the table is one that a role can name."""
+    for operation in OPERATIONS.values():
+        for each in operation.who:
+            if isinstance(each, Permitted):
+                check_role(role("r", Conditions(rules=(Rule((each.resource,), (each.verb,)),))))
 
 
 @given(st.text(alphabet="ab*?", max_size=12), st.text(alphabet="ab", max_size=12))

@@ -22,7 +22,7 @@ from tele.auth.members import host_of
 from tele.auth.passwords import Passwords, Verdict
 from tele.auth.people import People
 from tele.auth.state import State
-from tele.errors import AccessDenied, InvalidInput
+from tele.errors import AccessDenied, InvalidInput, TeleError
 from tele.loop import now
 from tele.model.access import Reason
 from tele.model.api import people as api
@@ -36,7 +36,7 @@ from tele.rbac.decision import locked
 #: What the administrator of auth's own machine is made, and gets.
 ADMIN_ROLES: Final = ("access", "editor", "auditor")
 LONGEST_SSHD: Final = timedelta(days=366)
-TEXT_LIMIT: Final = 128
+TEXT_LIMIT: Final = 256
 
 
 class Signing:
@@ -80,7 +80,12 @@ class Signing:
             reason = "locked"
         if user is None or reason:
             raise await self._refuse(request.user, verdict, reason, caller)
-        certificates = await self._issue(user, request.keys, request.ttl, caller)
+        try:
+            certificates = await self._issue(user, request.keys, request.ttl, caller)
+        except TeleError as error:
+            why = str(error)[:TEXT_LIMIT]
+            await self._journal.emit("user.login", caller, user=request.user, ok=False, error=why)
+            raise
         await self._journal.emit("user.login", caller, user=request.user, roles=user.spec.roles)
         return certificates
 

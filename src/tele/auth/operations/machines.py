@@ -216,7 +216,10 @@ class Machines:
 
     async def delete_host(self, request: api.ById, caller: Caller) -> Nothing:
         """Forget a machine; it is no member any more."""
-        for member in await self._members.remove(request.id):
+        removed = await self._members.remove(request.id)
+        if not removed:  # it said something lately, but its membership had ended
+            await self._journal.emit("node.delete", caller, server_id=request.id)
+        for member in removed:
             await self._journal.emit(
                 "node.delete", caller, server_id=member.host_id, server_name=member.name,
                 role=member.role.value,
