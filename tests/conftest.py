@@ -8,6 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from three_processes import Cluster, make_cluster
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A running cluster of three processes, for all tests of a file that asks for one."""
+    running = make_cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        yield running
+    finally:
+        running.stop()
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked ``root`` are skipped for everybody else; ``ordinary`` ones left out for root."""

@@ -85,7 +85,7 @@ def test_a_closed_stream_does_not_hurt() -> None:
 
 def test_our_loggers_name_their_part() -> None:
     """``make_logger(name)`` is the namespace of its events."""
-    events = []
+    events: list[Any] = []
     log = make_logger("tele.here")
     log._logger._logger.observer = events.append
     log.error("{x!r} {text}", x=1, text="t")
