@@ -22,7 +22,6 @@ from pathlib import Path
 from attrs import frozen
 
 BIN = Path(sys.executable).parent
-LOGIN = pwd.getpwuid(os.geteuid()).pw_name
 TICKS = os.sysconf("SC_CLK_TCK")
 
 #: Programs that sessions run: their CPU is not the server's.
@@ -40,8 +39,7 @@ class Server:
 
     def command(self, *words: str) -> list[str]:
         """The ssh command that runs ``words`` there."""
-        return ["ssh", "-F", "none", "-p", str(self.port), *self.options,
-                f"{LOGIN}@127.0.0.1", *words]  # fmt: skip
+        return ["ssh", "-F", "none", "-p", str(self.port), *self.options, "127.0.0.1", *words]
 
     def cpu(self) -> dict[int, float]:
         """CPU seconds so far of the server's own processes, by pid."""
@@ -109,6 +107,22 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
+def account() -> Iterator[str]:
+    """An account to log in to, with a plain shell: what root's own shell reads at its start
+    would be measured instead of the servers. An ordinary user can only use their own.
+    """
+    if os.geteuid() != 0:
+        yield pwd.getpwuid(os.geteuid()).pw_name
+        return
+    name = f"telebench{os.getpid()}"
+    run("useradd", "--create-home", "--shell", "/bin/sh", name)
+    try:
+        yield name
+    finally:
+        run("userdel", "--remove", name)
+
+
+@contextmanager
 def sshd(folder: Path, options: tuple[str, ...], user_authority: Path) -> Iterator[Server]:
     """OpenSSH's sshd with a host key and the cluster's user authority."""
     port = free_port()
@@ -145,7 +159,7 @@ class Fleet:
 
 
 @contextmanager
-def auth(folder: Path, mode: str) -> Iterator[Fleet]:
+def auth(folder: Path, mode: str, login: str) -> Iterator[Fleet]:
     """A tele auth whose cluster records in ``mode``."""
     port = free_port()
     config = folder / "auth.yaml"
@@ -163,12 +177,13 @@ def auth(folder: Path, mode: str) -> Iterator[Fleet]:
         tele, local = str(BIN / "tele"), ("--config", str(config))
         token = json.loads(run(tele, "tokens", "add", "--role", "node", "--format", "json", *local))
         (folder / "token").write_text(token["token"])
-        run(tele, "users", "add", "bench", "--role", "access", "--login", LOGIN, *local)
+        run(tele, "users", "add", "bench", "--role", "access", "--login", login, *local)
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key"))
         signed = run(tele, "ca", "sign-user", f"{folder}/key.pub", "--user", "bench", *local)
         (folder / "key-cert.pub").write_bytes(signed)
         (folder / "user-ca").write_bytes(run(tele, "ca", "export", "--type", "user", *local))
         options = (
+            "-l", login,
             "-i", str(folder / "key"),
             "-o", f"CertificateFile={folder}/key-cert.pub",
             "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "BatchMode=yes",

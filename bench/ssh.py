@@ -24,7 +24,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from servers import Server, auth, node, sshd
+from servers import Server, account, auth, node, sshd
 
 
 @frozen
@@ -124,7 +124,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="tele-bench-") as name:
         folder = Path(name)
         with (
-            auth(folder, options.mode) as fleet,
+            account() as login,
+            auth(folder, options.mode, login) as fleet,
             node(fleet) as ours,
             sshd(folder, fleet.options, fleet.user_authority) as theirs,
         ):
