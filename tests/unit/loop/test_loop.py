@@ -6,6 +6,7 @@ import io
 import json
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
