@@ -115,7 +115,8 @@ def account() -> Iterator[str]:
         yield pwd.getpwuid(os.geteuid()).pw_name
         return
     name = f"telebench{os.getpid()}"
-    run("useradd", "--create-home", "--shell", "/bin/sh", name)
+    # Without a password, but not locked: sshd refuses locked accounts.
+    run("useradd", "--create-home", "--shell", "/bin/sh", "--password", "*", name)
     try:
         yield name
     finally:
