@@ -6,6 +6,7 @@ Laws of this file:
   us hold is the window and nothing more.
 * EOF and CLOSE leave after everything that was written before them.
 * Data of one channel keep their order, standard error among standard output.
+* A request that we do not understand, or fail at, is refused; a malformed one is the end.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.conch.ssh.channel import SSHChannel
 from twisted.internet.defer import Deferred
 
+from tele.conch.backlog import Backlog
 from tele.conch.scratch import MAX_DATA
 from tele.errors import ProtocolError
 from tele.loop import make_logger
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
 log = make_logger(__name__)
 
 WINDOW = 2 * 1024 * 1024
-#: Requests that may wait for the answer of one before them.
-REQUESTS_LIMIT = 32
+#: Requests that may wait for the answer of one before them: somebody who drags the edge of
+#: a window sends dozens a second. And how many bytes they may have.
+REQUESTS_LIMIT = 1024
+REQUEST_OCTETS_LIMIT = 64 * 1024
 #: What may be queued by write() before the writer is told to stop.
 QUEUE_LIMIT = 256 * 1024
 
@@ -50,14 +54,17 @@ class Channel(SSHChannel):
         named.setdefault("localMaxPacket", MAX_DATA)
         super().__init__(*words, **named)
         self._consumed = 0
-        self._queue: deque[tuple[bytes, int | None]] = deque()
-        self._queued = 0
+        self._queue = Backlog()
         self._eof_wanted = False
         self._close_wanted = False
         self._eof_sent = False
         self._stopped = False
         self._waiting_requests: deque[tuple[bytes, bytes, bool]] = deque()
+        self._waiting_octets = 0
         self._answering = False
+        self._catching_up = False
+        #: The peer said that it sends no more data.
+        self.remote_eof = False
 
     @property
     def remote_number(self) -> int:
@@ -82,8 +89,8 @@ class Channel(SSHChannel):
         if length > self.localMaxPacket:
             raise ProtocolError("a data message longer than the maximum packet")
         self.localWindowLeft -= length
-        if self.localClosed:
-            return  # legal: it crossed our CLOSE
+        if self.localClosed or self.remote_eof:
+            return  # it crossed our CLOSE, which is legal; or follows EOF, as OpenSSH takes it
         if code is None:
             self.data_view(view)
         else:
@@ -112,15 +119,26 @@ class Channel(SSHChannel):
     def request(self, name: bytes, data: bytes, want_reply: bool) -> None:
         """A channel request; each is answered before the next one is looked at."""
         if self._answering:
-            if len(self._waiting_requests) >= REQUESTS_LIMIT:
+            self._waiting_octets += len(name) + len(data)
+            if (
+                len(self._waiting_requests) >= REQUESTS_LIMIT
+                or self._waiting_octets > REQUEST_OCTETS_LIMIT
+            ):
                 raise ProtocolError("too many channel requests at once")
             self._waiting_requests.append((name, data, want_reply))
             return
-        answer = self.requestReceived(name, data)
+        try:
+            answer = self.requestReceived(name, data)
+        except ProtocolError:
+            raise
+        except Exception:
+            log.failure("channel request {name!r} failed", name=name)
+            answer = False
         if isinstance(answer, Deferred):
             self._answering = True
             answer.addErrback(self._request_failed, name)
             answer.addCallback(self._answered, want_reply)
+            answer.addErrback(self.conn.broken)
         else:
             self._reply(bool(answer), want_reply)
 
@@ -140,8 +158,14 @@ class Channel(SSHChannel):
     def _answered(self, good: bool, want_reply: bool) -> None:
         self._answering = False
         self._reply(good, want_reply)
+        if self._catching_up:
+            return
+        self._catching_up = True
         while self._waiting_requests and not self._answering and self.is_open:
-            self.request(*self._waiting_requests.popleft())
+            waiting = self._waiting_requests.popleft()
+            self._waiting_octets -= len(waiting[0]) + len(waiting[1])
+            self.request(*waiting)
+        self._catching_up = False
 
     def _reply(self, good: bool, want_reply: bool) -> None:
         if want_reply and self.is_open:
@@ -155,12 +179,10 @@ class Channel(SSHChannel):
     def addWindowBytes(self, data: int) -> None:
         """The peer gives credit."""
         before = self.remoteWindowLeft
-        if before + data > 0xFFFF_FFFF:
-            raise ProtocolError("a window larger than any window")
         self.remoteWindowLeft = before + data
         # Clients give credit in thousands of small pieces: only the first one after none
         # is news to anybody.
-        if not before:
+        if not before and data:
             self.window_opened()
 
     def window_opened(self) -> None:
@@ -169,71 +191,91 @@ class Channel(SSHChannel):
 
     def write(self, data: bytes) -> None:
         """Send data, now or when there is room."""
-        self._write(data, None)
+        self.send_view(data)
 
     def writeExtended(self, dataType: int, data: bytes) -> None:
         """Send extended data, now or when there is room."""
-        self._write(data, dataType)
+        self.send_view(data, dataType)
 
-    def _write(self, data: bytes, code: int | None) -> None:
-        if not data or not self.is_open or self._eof_wanted:
-            return
-        if self._queue or not self._can_send():
-            self._queue.append((data, code))
-            self._queued += len(data)
-            self.conn.transport.ready_observers.add(self.pump_queue)
-            if self._queued > QUEUE_LIMIT and not self._stopped:
+    def send_view(self, view: memoryview | bytes, code: int | None = None) -> int:
+        """Send ``view``; return how much of it has to wait, which is copied.
+
+        Nothing is sent after the end was asked for. Waiting bytes are told of by
+        :meth:`queue_sent`.
+        """
+        if not self.is_open or self._eof_wanted or self._close_wanted:
+            return 0
+        sent = 0 if self._queue else self._send(memoryview(view), code)
+        rest = len(view) - sent
+        if rest:
+            self._queue.append(memoryview(view)[sent:], code)
+            self._wait_for_turn()
+            if len(self._queue) > QUEUE_LIMIT and not self._stopped:
                 self._stopped = True
                 self.stopWriting()
-            return
-        rest = self._send(memoryview(data), code)
-        if rest:
-            self._queue.appendleft((bytes(rest), code))
-            self._queued += len(rest)
-            self.conn.transport.ready_observers.add(self.pump_queue)
+        return rest
 
     def _can_send(self) -> bool:
         return self.remoteWindowLeft > 0 and bool(self.conn.transport.can_send())
 
-    def _send(self, view: memoryview, code: int | None) -> memoryview:
-        """Send as much of ``view`` as the window and the socket take; the rest."""
+    def _send(self, view: memoryview, code: int | None) -> int:
+        """Send as much of ``view`` as the window and the socket take; return how much."""
         transport = self.conn.transport
         most = min(self.remoteMaxPacket, MAX_DATA)
         number = self.remote_number
-        while view and self._can_send():
-            part = view[: min(most, self.remoteWindowLeft)]
+        at, end = 0, len(view)
+        while at < end and self._can_send():
+            part = view[at : at + min(most, self.remoteWindowLeft)]
             self.remoteWindowLeft -= len(part)
+            at += len(part)
             transport.send_data(number, part, code)
-            view = view[len(part) :]
-        return view
+        return at
+
+    def _wait_for_turn(self) -> None:
+        # Without window there is nothing to wait for at the socket.
+        if self.remoteWindowLeft > 0:
+            self.conn.turns.wait(self.pump_queue)
 
     def pump_queue(self) -> None:
         """Send what waits, as far as there is room."""
+        queue = self._queue
         if not self.is_open:
             self._forget_queue()
             return
-        while self._queue and self._can_send():
-            data, code = self._queue.popleft()
-            rest = self._send(memoryview(data), code)
-            self._queued -= len(data) - len(rest)
-            if rest:
-                self._queue.appendleft((bytes(rest), code))
-        if not self._queue:
-            self.conn.transport.ready_observers.discard(self.pump_queue)
-            self._finish()
-        if self._stopped and self._queued <= QUEUE_LIMIT // 2:
+        gone = 0
+        while queue and self._can_send():
+            view, code = queue.first(MAX_DATA)
+            with view:
+                sent = self._send(view, code)
+            queue.drop(sent)
+            gone += sent
+        if queue:
+            self._wait_for_turn()
+        else:
+            self.conn.turns.leave(self.pump_queue)
+        if gone:
+            self.queue_sent(gone)
+        if self._stopped and len(queue) <= QUEUE_LIMIT // 2:
             self._stopped = False
             self.startWriting()
+        if gone and not queue:
+            self._finish()
+            self.drained()
 
     @property
     def has_queue(self) -> bool:
         """Whether something that was written has not left yet."""
         return bool(self._queue)
 
+    def queue_sent(self, count: int) -> None:
+        """``count`` bytes that had to wait have left."""
+
+    def drained(self) -> None:
+        """All that had to wait has left."""
+
     def _forget_queue(self) -> None:
         self._queue.clear()
-        self._queued = 0
-        self.conn.transport.ready_observers.discard(self.pump_queue)
+        self.conn.turns.leave(self.pump_queue)
 
     # -- the end ----------------------------------------------------------------------
     def send_eof(self) -> None:
@@ -255,6 +297,9 @@ class Channel(SSHChannel):
             self.conn.sendEOF(self)
         if self._close_wanted:
             self.conn.sendClose(self)
+
+    def eofReceived(self) -> None:
+        """The peer sends no more data; Conch would log a line."""
 
     def closeReceived(self) -> None:
         """The peer closed: whatever still waits cannot arrive any more."""

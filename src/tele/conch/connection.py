@@ -20,13 +20,14 @@ from typing import Any, Final
 
 from twisted.conch.error import ConchError
 from twisted.conch.ssh import connection as conch
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.conch.channel import Channel
 from tele.conch.datapath import IDataService
+from tele.conch.turns import Turns
 from tele.errors import ProtocolError, TeleError, quoted
 from tele.loop import make_logger
 from tele.wire import numbers as n
@@ -44,6 +45,7 @@ SESSIONS_DEFAULT: Final = 10
 GLOBAL_REQUESTS_LIMIT: Final = 64
 TEXT_LIMIT: Final = 256
 
+_MOST_CREDIT: Final = 0xFFFF_FFFF
 _SESSION: Final = b"session"
 _TWO_NUMBERS: Final = struct.Struct(">II")
 
@@ -53,6 +55,9 @@ class SSHConnection(conch.SSHConnection):
     """The connection service, either end."""
 
     transport: Any
+    #: Most channels, those that are being opened included.
+    channels_limit = CHANNELS_LIMIT
+    _turns: Turns | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,6 +69,13 @@ class SSHConnection(conch.SSHConnection):
         self._session_channels: set[Any] = set()
 
     # -- the service ------------------------------------------------------------------
+    @property
+    def turns(self) -> Turns:
+        """The senders of this connection that wait for its socket."""
+        if self._turns is None:
+            self._turns = Turns(self.transport)
+        return self._turns
+
     def serviceStopped(self) -> None:
         """The connection is gone: close what is open, fail what waits."""
         self._stopped = True
@@ -150,6 +162,8 @@ class SSHConnection(conch.SSHConnection):
         number, credit = _TWO_NUMBERS.unpack(packet)
         channel = self._channel(number)
         if channel is not None:
+            if channel.remoteWindowLeft + credit > _MOST_CREDIT:
+                raise ProtocolError("a window larger than any window")
             channel.addWindowBytes(credit)
 
     # -- opening ----------------------------------------------------------------------
@@ -166,20 +180,36 @@ class SSHConnection(conch.SSHConnection):
             self._refuse_open(sender, RESOURCE_SHORTAGE, problem)
             return
         is_session = kind == _SESSION
-        self._opening += 1
         self._sessions += is_session
-        opened = maybeDeferred(self.getChannel, kind, window, most, data)
-        opened.addCallbacks(
+        self._opening += 1
+        opening = maybeDeferred(self.getChannel, kind, window, most, data)
+        opening.addCallbacks(
             self._opened,
             self._not_opened,
             callbackArgs=(sender, data, is_session),
             errbackArgs=(sender, is_session),
         )
-        opened.addErrback(self._broken)
+        opening.addErrback(self.broken)
+
+    def getChannel(self, channelType: bytes, windowSize: int, maxPacket: int, data: bytes) -> Any:
+        """Return a channel for what the peer opens, or a Deferred of one.
+
+        A server's avatar knows its channels; a client's connection has
+        ``channel_<type>(window, packet, data)`` methods, as in Conch.
+        """
+        avatar = getattr(self.transport, "avatar", None)
+        if avatar is not None:
+            return avatar.lookupChannel(channelType, windowSize, maxPacket, data)
+        name = channelType.replace(b"-", b"_").decode("ascii", "replace")
+        make = getattr(self, f"channel_{name}", None) if name.isidentifier() else None
+        channel = None if make is None else make(windowSize, maxPacket, data)
+        if channel is None:
+            raise ConchError("unknown channel", UNKNOWN_CHANNEL_TYPE)
+        return channel
 
     def _may_open(self, kind: bytes) -> str | None:
-        if len(self.channels) + self._opening >= CHANNELS_LIMIT:
-            return f"no more than {CHANNELS_LIMIT} channels on a connection"
+        if len(self.channels) + self._opening >= self.channels_limit:
+            return f"no more than {self.channels_limit} channels on a connection"
         if kind == _SESSION:
             if self._no_more_sessions:
                 return "the client said that it opens no more sessions"
@@ -194,6 +224,10 @@ class SSHConnection(conch.SSHConnection):
         if self._stopped:
             self._sessions -= is_session
             self._guard(channel.openFailed, ConnectionLost())
+            return
+        if channel is None:
+            self._sessions -= is_session
+            self._refuse_open(sender, UNKNOWN_CHANNEL_TYPE, "unknown channel")
             return
         number = self.localChannelID
         self.localChannelID += 1
@@ -212,7 +246,17 @@ class SSHConnection(conch.SSHConnection):
             + uint32(channel.localMaxPacket)
             + channel.specificData,
         )
-        channel.channelOpen(data)
+        self._open(channel, data)
+
+    def _open(self, channel: Any, data: bytes) -> None:
+        """Tell ``channel`` that it is open; one that fails at it is closed, and no other."""
+        try:
+            channel.channelOpen(data)
+        except ProtocolError:
+            raise
+        except Exception:
+            log.failure("a channel failed as it was opened")
+            self.sendClose(channel)
 
     def _not_opened(self, failure: Failure, sender: int, is_session: bool) -> None:
         self._opening -= 1
@@ -228,7 +272,7 @@ class SSHConnection(conch.SSHConnection):
             uint32(sender) + uint32(code) + string(text.encode("utf-8")[:TEXT_LIMIT]) + string(b""),
         )
 
-    def _broken(self, failure: Failure) -> None:
+    def broken(self, failure: Failure) -> None:
         """Something failed outside of a message's handling: end the connection as it would."""
         error = failure.value
         if isinstance(error, ProtocolError):
@@ -250,7 +294,26 @@ class SSHConnection(conch.SSHConnection):
         channel.remoteMaxPacket = most
         self.localToRemoteChannel[number] = remote
         self.channelsToRemoteChannel[channel] = remote
-        channel.channelOpen(reader.rest())
+        self._open(channel, reader.rest())
+
+    def openChannel(self, channel: Any, extra: bytes = b"") -> None:
+        """Ask the peer for ``channel``; it hears ``channelOpen`` or ``openFailed``."""
+        if self._stopped:
+            self._guard(channel.openFailed, ConnectionLost())
+            return
+        number = self.localChannelID
+        self.localChannelID += 1
+        channel.conn = self
+        channel.id = number
+        self.channels[number] = channel
+        self.transport.sendPacket(
+            n.CHANNEL_OPEN,
+            string(channel.name)
+            + uint32(number)
+            + uint32(channel.localWindowSize)
+            + uint32(channel.localMaxPacket)
+            + extra,
+        )
 
     def ssh_CHANNEL_OPEN_FAILURE(self, packet: bytes) -> None:
         """A channel that we asked for was refused."""
@@ -272,8 +335,11 @@ class SSHConnection(conch.SSHConnection):
     def ssh_CHANNEL_EOF(self, packet: bytes) -> None:
         """The peer sends no more on a channel."""
         channel = self._named(packet)
-        if channel is not None:
-            channel.eofReceived()
+        if channel is None or channel.localClosed:
+            return
+        if isinstance(channel, Channel):
+            channel.remote_eof = True
+        channel.eofReceived()
 
     def ssh_CHANNEL_CLOSE(self, packet: bytes) -> None:
         """The peer closes a channel."""
@@ -293,6 +359,19 @@ class SSHConnection(conch.SSHConnection):
         channel = self._channel(reader.uint32())
         reader.end()
         return channel
+
+    def sendData(self, channel: Any, data: bytes) -> None:
+        """Send data that the window has room for. For channel classes of Conch's own."""
+        remote = self.channelsToRemoteChannel.get(channel)
+        if remote is not None and not channel.localClosed:
+            self.transport.sendPacket(n.CHANNEL_DATA, uint32(remote) + string(data))
+
+    def sendExtendedData(self, channel: Any, dataType: int, data: bytes) -> None:
+        """Send extended data that the window has room for, as :meth:`sendData`."""
+        remote = self.channelsToRemoteChannel.get(channel)
+        if remote is not None and not channel.localClosed:
+            body = uint32(remote) + uint32(dataType) + string(data)
+            self.transport.sendPacket(n.CHANNEL_EXTENDED_DATA, body)
 
     def sendEOF(self, channel: Any) -> None:
         """Send EOF; once, and not after CLOSE."""
@@ -378,9 +457,9 @@ class SSHConnection(conch.SSHConnection):
         self, channel: Any, requestType: bytes, data: bytes, wantReply: bool | int = False
     ) -> Deferred[Any] | None:
         """Ask something of the peer's channel."""
-        if channel.localClosed or channel not in self.channelsToRemoteChannel:
-            return None
-        remote = self.channelsToRemoteChannel[channel]
+        remote = self.channelsToRemoteChannel.get(channel)
+        if channel.localClosed or remote is None:
+            return fail(ConchError("the channel is closed")) if wantReply else None
         self.transport.sendPacket(
             n.CHANNEL_REQUEST,
             uint32(remote) + string(requestType) + boolean(bool(wantReply)) + data,
@@ -408,9 +487,8 @@ class SSHConnection(conch.SSHConnection):
         if len(self._replies) >= GLOBAL_REQUESTS_LIMIT:
             raise ProtocolError("too many global requests at once")
         answer = maybeDeferred(self.gotGlobalRequest, name, data)
-        slot: list[Any] = [False, None]
-        if want_reply:
-            self._replies.append(slot)
+        slot: list[Any] = [False, None, want_reply]
+        self._replies.append(slot)
         answer.addErrback(self._global_failed, name)
         answer.addCallback(self._global_answered, slot)
 
@@ -419,9 +497,11 @@ class SSHConnection(conch.SSHConnection):
         return False
 
     def _global_answered(self, result: Any, slot: list[Any]) -> None:
-        slot[:] = [True, result]
+        slot[:2] = [True, result]
         while self._replies and self._replies[0][0]:
-            _, result = self._replies.popleft()
+            _, result, want_reply = self._replies.popleft()
+            if not want_reply:
+                continue
             if result:
                 data = result[1] if isinstance(result, tuple | list) else b""
                 self.transport.sendPacket(n.REQUEST_SUCCESS, data)
