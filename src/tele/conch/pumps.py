@@ -13,20 +13,60 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.interfaces import IReadDescriptor, IWriteDescriptor
 from zope.interface import implementer
 
+from tele.conch.backlog import Backlog
 from tele.conch.scratch import BATCH, DATA_ROOM, MAX_DATA
+from tele.loop import make_logger
 
 if TYPE_CHECKING:
     from tele.conch.channel import Channel
 
-#: A read of less than this is the end of what is there now.
-_FULL_READ = 4000
+log = make_logger(__name__)
+
+#: A read of less than this is most likely all that is there now.
+FULL_READ: Final = 4000
+#: What is still read of a terminal whose program ended: more than the kernel keeps of one.
+LAST_WORDS: Final = 256 * 1024
+#: Pieces that one write to a descriptor takes.
+PIECES: Final = 64
+
+#: Reads into a room; returns how much it was, 0 at the end, None if nothing is there now.
+Read = Callable[[memoryview], int | None]
+Hear = Callable[[memoryview], None]
+
+
+def move(channel: Channel, read: Read, code: int | None = None, hear: Hear | None = None) -> bool:
+    """Move what is there to ``channel``, up to a batch; return whether it was the end.
+
+    The channel's transport has to be able to send, and its queue to be empty.
+    """
+    transport = channel.conn.transport
+    number = channel.remote_number
+    most = min(channel.remoteMaxPacket, MAX_DATA)
+    ended = sealed = False
+    for _ in range(BATCH):
+        limit = min(most, channel.remoteWindowLeft)
+        if not limit:
+            break
+        size = read(DATA_ROOM[:limit])
+        if not size:
+            ended = size == 0
+            break
+        if hear is not None:
+            hear(DATA_ROOM[:size])
+        channel.remoteWindowLeft -= size
+        transport.seal_data(number, size, code)
+        sealed = True
+        if size < limit and size < FULL_READ:
+            break
+    if sealed:
+        transport.flush()
+    return ended
 
 
 @implementer(IReadDescriptor)
@@ -44,21 +84,19 @@ class Pump:
         channel: Channel,
         code: int | None,
         done: Callable[[], None],
-        hear: Callable[[memoryview], None] | None = None,
+        hear: Hear | None = None,
         behind: Callable[[], bool] | None = None,
     ) -> None:
         self._reactor = reactor
         self._descriptor = descriptor
         self._channel = channel
-        self._transport: Any = channel.conn.transport
         self._code = code
         self._done = done
         self._hear = hear
         self._behind = behind
         self._reading = False
-        self._finishing = False
+        self._last_words: int | None = None
         self.ended = False
-        self._transport.ready_observers.add(self.kick)
         self.kick()
 
     def fileno(self) -> int:
@@ -74,7 +112,7 @@ class Pump:
         return (
             channel.remoteWindowLeft > 0
             and not channel.has_queue
-            and bool(self._transport.can_send())
+            and bool(channel.conn.transport.can_send())
             and (self._behind is None or not self._behind())
         )
 
@@ -82,83 +120,74 @@ class Pump:
         """Something changed: read, or stop reading."""
         if self.ended:
             return
-        if self._may_read():
-            if not self._reading:
-                self._reading = True
-                self._reactor.addReader(self)
-        elif self._reading:
-            self._reading = False
-            self._reactor.removeReader(self)
+        if self._last_words is not None and self._may_read():
+            self.doRead()
+        else:
+            self._watch_or_wait()
+
+    def _watch_or_wait(self) -> None:
+        wanted = self._may_read()
+        if self._reading != wanted:
+            self._reading = wanted
+            (self._reactor.addReader if wanted else self._reactor.removeReader)(self)
+        connection = self._channel.conn
+        if not wanted and self._channel.remoteWindowLeft and not connection.transport.can_send():
+            connection.turns.wait(self._turn)
+
+    def _turn(self) -> None:
+        """The socket has room. There is most likely something to read: see at once."""
+        self.doRead()
 
     def finish(self) -> None:
-        """Nobody writes any more: what is there is all there is, though it may stay open."""
-        self._finishing = True
+        """Its program ended: what is there is all there is, though others may hold it open."""
+        self._last_words = LAST_WORDS
         self.kick()
-        if self._may_read():
-            self.doRead()
 
     def doRead(self) -> None:
         """Move what is there, up to a batch of packets."""
-        channel, transport, room = self._channel, self._transport, DATA_ROOM
-        if self.ended or not self._may_read():
-            self.kick()
-            return
-        number = channel.remote_number
-        most = min(channel.remoteMaxPacket, MAX_DATA)
-        ended = sealed = False
-        for _ in range(BATCH):
-            limit = min(most, channel.remoteWindowLeft)
-            if not limit:
+        while not self.ended and self._may_read():
+            if move(self._channel, self._read, self._code, self._hear):
+                self.close()
+                self._done()
+                return
+            if self._last_words is None:
                 break
-            length, more, ended = self._fill(room[:limit])
-            if length:
-                if self._hear is not None:
-                    self._hear(room[:length])
-                channel.remoteWindowLeft -= length
-                transport.seal_data(number, length, self._code)
-                sealed = True
-            if ended or not more:
-                break
-        if sealed:
-            transport.flush()
-        if ended:
-            self.close()
-            self._done()
-        else:
-            self.kick()
+        if not self.ended:
+            self._watch_or_wait()
 
-    def _fill(self, room: memoryview) -> tuple[int, bool, bool]:
-        """Read into ``room``; returns (bytes, whether there may be more now, whether it ended).
-
-        A terminal gives its output in small pieces: they are gathered into one packet.
-        """
+    def _read(self, room: memoryview) -> int | None:
+        """See ``Read``. A terminal's output comes in small pieces: they are gathered."""
+        if self._last_words is not None and self._last_words <= 0:
+            return 0
         filled = 0
         while filled < len(room):
             try:
                 count = os.readv(self._descriptor, (room[filled:],))
             except BlockingIOError:
-                return filled, False, self._finishing
+                if filled:
+                    break
+                return None if self._last_words is None else 0
             except OSError as error:
                 # EIO is how a terminal's master says that nobody holds the other side.
-                if error.errno not in (errno.EIO, errno.EBADF):
-                    raise
-                return filled, False, True
-            if not count:
-                return filled, False, True
+                if error.errno != errno.EIO:
+                    log.warn("a program's output cannot be read: {why}", why=error.strerror)
+                break
             filled += count
-            if count < _FULL_READ and not self._finishing:
-                return filled, False, False
-        return filled, True, False
+            if count < FULL_READ:
+                break
+        if self._last_words is not None:
+            self._last_words -= filled
+        return filled
 
     def close(self) -> None:
         """Stop, and close the descriptor."""
         if self.ended:
             return
-        self.ended = True
-        self._transport.ready_observers.discard(self.kick)
         if self._reading:
             self._reading = False
             self._reactor.removeReader(self)
+        self.ended = True
+        self._channel.conn.turns.leave(self._turn)
         os.close(self._descriptor)
 
     def connectionLost(self, reason: Any) -> None:
@@ -174,15 +203,22 @@ class Sink:
     """Writes what ``channel`` receives into ``descriptor``. Owns the descriptor.
 
     What does not fit waits, at most the channel's window, since credit is given for what
-    was written only. After the descriptor's reader is gone, data are dropped and credited:
-    the program ended or closed its input, and the client may go on.
+    was written only. After the descriptor's reader is gone, which ``broken()`` tells, data
+    are dropped and credited: the program closed its input, and the client may go on.
     """
 
-    def __init__(self, reactor: Any, descriptor: int, channel: Channel) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        descriptor: int,
+        channel: Channel,
+        broken: Callable[[], None] | None = None,
+    ) -> None:
         self._reactor = reactor
         self._descriptor = descriptor
         self._channel = channel
-        self._queue: deque[memoryview] = deque()
+        self._broken = broken
+        self._backlog = Backlog()
         self._writing = False
         self._ending = False
         self.ended = False
@@ -197,78 +233,75 @@ class Sink:
 
     def write(self, view: memoryview) -> None:
         """Write ``view`` or what of it is possible now, and keep a copy of the rest."""
-        length = len(view)
+        count = 0
         if self.ended:
-            self._channel.consumed(length)
-            return
-        if not self._queue:
+            count = len(view)
+        elif not self._backlog:
             try:
                 count = os.write(self._descriptor, view)
             except BlockingIOError:
                 count = 0
             except OSError:
-                self.close()
-                self._channel.consumed(length)
-                return
-            if count:
-                self._channel.consumed(count)
-            if count == length:
-                return
-            view = view[count:]
-        self._queue.append(memoryview(bytes(view)))
-        if not self._writing:
-            self._writing = True
-            self._reactor.addWriter(self)
+                self._break()
+                count = len(view)
+        if count < len(view):
+            self._backlog.append(view[count:])
+            if not self._writing:
+                self._writing = True
+                self._reactor.addWriter(self)
+        if count:
+            self._channel.consumed(count)
 
     def doWrite(self) -> None:
         """The descriptor takes more."""
         if self.ended:
             return
+        backlog = self._backlog
+        views = backlog.front(PIECES)
         try:
-            count = os.writev(
-                self._descriptor, [self._queue[i] for i in range(min(64, len(self._queue)))]
-            )
+            count = os.writev(self._descriptor, views)
         except BlockingIOError:
             return
         except OSError:
-            waiting = sum(map(len, self._queue))
-            self.close()
-            self._channel.consumed(waiting)
-            return
-        left = count
-        while left:
-            first = self._queue[0]
-            if left >= len(first):
-                left -= len(first)
-                self._queue.popleft()
-            else:
-                self._queue[0] = first[left:]
-                left = 0
-        if not self._queue:
-            self._writing = False
-            self._reactor.removeWriter(self)
-            if self._ending:
-                self.close()
+            count = len(backlog)
+            self._break()
+        else:
+            for view in views:
+                view.release()
+            backlog.drop(count)
+            if not backlog:
+                self._writing = False
+                self._reactor.removeWriter(self)
+                if self._ending:
+                    self.close()
         self._channel.consumed(count)
+
+    def _break(self) -> None:
+        self.close()
+        if self._broken is not None:
+            self._broken()
 
     def end(self) -> None:
         """Close the descriptor after all that waits was written."""
         self._ending = True
-        if not self._queue:
+        if not self._backlog:
             self.close()
 
     def close(self) -> None:
         """Stop, and close the descriptor."""
         if self.ended:
             return
-        self.ended = True
-        self._queue.clear()
         if self._writing:
             self._writing = False
             self._reactor.removeWriter(self)
+        self.ended = True
+        self._backlog.clear()
         os.close(self._descriptor)
 
     def connectionLost(self, reason: Any) -> None:
-        """The reactor gives the descriptor up."""
-        self._writing = False
-        self.close()
+        """The reactor gives the descriptor up: its reader is gone."""
+        if not self.ended:
+            self._writing = False
+            dropped = len(self._backlog)
+            self._break()
+            self._channel.consumed(dropped)

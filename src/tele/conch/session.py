@@ -1,42 +1,97 @@
-"""What does a session channel do (RFC 4254, section 6)?
+"""What does a client ask of a session, and what is it told (RFC 4254, section 6)?
 
-Parses the requests, has the program started by whoever the avatar says
-(:class:`tele.conch.programs.ISessionPrograms`), moves bytes, and says how it ended.
+Reads the requests and tells how it ended; a *runner* runs what was asked for: a
+:class:`~tele.conch.program_runner.ProgramRunner` where the avatar is or adapts to
+:class:`~tele.conch.programs.ISessionPrograms`, else a
+:class:`~tele.conch.conch_runner.ConchRunner` for Conch's own ``ISession``.
 
 Laws of this file:
 
 * One program a channel. What came before the program runs is kept, bounded by the window.
-* The exit is told after all output was sent; EOF and CLOSE follow it.
-* A client that goes away hangs its program up.
+* Output follows the answer to the request that started the program; the exit follows all
+  output; CLOSE follows the exit.
+* A field that is longer than we take is refused; one that is not as the RFC says ends the
+  connection.
 """
 
 from __future__ import annotations
 
-import os
-from typing import Any
+from typing import Any, Final, Protocol
 
-from twisted.internet.defer import Deferred
+from attrs import evolve
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
+from tele.conch.backlog import Backlog
 from tele.conch.channel import Answer, Channel, read_all
-from tele.conch.programs import Exit, IProgram, ISessionPrograms, ProgramRequest, PtyRequest
-from tele.conch.pumps import Pump, Sink
-from tele.errors import ProtocolError, TeleError
+from tele.conch.conch_runner import ConchRunner
+from tele.conch.program_runner import ProgramRunner
+from tele.conch.programs import Exit, ISessionPrograms, ProgramRequest, PtyRequest
+from tele.errors import TeleError
 from tele.loop import make_logger
 from tele.wire.fields import Reader, boolean, string, uint32
 
 log = make_logger(__name__)
 
-STDERR = 1
-ENVIRONMENT_LIMIT = 64
-VALUE_LIMIT = 4096
-COMMAND_LIMIT = 128 * 1024
-SIZE_LIMIT = 10_000
-FAILED_STATUS = 254
+STDERR: Final = 1
+#: Variables that a client may set, and bytes of one.
+ENVIRONMENT_LIMIT: Final = 64
+NAME_LIMIT: Final = 256
+VALUE_LIMIT: Final = 4096
+COMMAND_LIMIT: Final = 128 * 1024
+TERM_LIMIT: Final = 128
+#: Rows and columns; pixels are what the kernel has room for.
+SIZE_LIMIT: Final = 10_000
+PIXEL_LIMIT: Final = 65_535
+#: The exit status of what could not be started.
+FAILED_STATUS: Final = 254
 
-#: RFC 4254, section 8: opcodes from 160 on have no argument that we know the length of.
-_TTY_OP_END = 0
-_TTY_OP_UNKNOWN = 160
+_TTY_OP_END: Final = 0
+#: RFC 4254, section 8: from here on opcodes have no argument that we know the length of.
+_TTY_OP_UNKNOWN: Final = 160
+
+
+class Runner(Protocol):
+    """Runs one program for one channel, and tells it by ``program_ended`` how that ended."""
+
+    def env(self, name: str, value: str) -> bool:
+        """Set a variable; False if it may not be."""
+
+    def terminal(self, request: PtyRequest) -> bool:
+        """A terminal is wanted; False if there is none to be had."""
+
+    def start(self, request: ProgramRequest, number: int) -> Deferred[None]:
+        """Start; fails with a :class:`TeleError` whose text is for the person."""
+
+    def connect(self) -> None:
+        """The client knows that it runs: input may come."""
+
+    def go(self) -> None:
+        """Output may be sent."""
+
+    def input(self, view: memoryview) -> None:
+        """Take input, and credit it when it is used up."""
+
+    def input_ended(self) -> None:
+        """There is no more input."""
+
+    def kick(self) -> None:
+        """There may be room for output again."""
+
+    def stop_output(self) -> None:
+        """What was written has to wait: write no more for now."""
+
+    def resize(self, columns: int, rows: int, width: int, height: int) -> None:
+        """The terminal has a new size."""
+
+    def signal(self, name: str) -> bool:
+        """Signal it; False if that cannot be."""
+
+    def send_break(self) -> bool:
+        """Send a break to its terminal; False if that cannot be."""
+
+    def close(self) -> None:
+        """The channel is gone: so is whoever listened."""
 
 
 def read_modes(data: bytes) -> tuple[tuple[int, int], ...]:
@@ -51,19 +106,18 @@ def read_modes(data: bytes) -> tuple[tuple[int, int], ...]:
     return tuple(modes)
 
 
-def _size(reader: Reader) -> tuple[int, int, int, int]:
+def _read_size(reader: Reader) -> tuple[int, int, int, int]:
     columns, rows, width, height = (reader.uint32() for _ in range(4))
-    return (
-        min(columns, SIZE_LIMIT), min(rows, SIZE_LIMIT), min(width, 65535), min(height, 65535)
-    )  # fmt: skip
+    characters = min(columns, SIZE_LIMIT), min(rows, SIZE_LIMIT)
+    return (*characters, min(width, PIXEL_LIMIT), min(height, PIXEL_LIMIT))
 
 
-def _read_pty(reader: Reader) -> PtyRequest:
-    term = reader.string(128)
-    size = _size(reader)
-    modes = read_modes(reader.string(4096))
-    if not term.isascii() or not term.decode("ascii").isprintable():
-        raise ProtocolError("the terminal's name is not printable")
+def _read_pty(reader: Reader) -> PtyRequest | None:
+    term = reader.string()
+    size = _read_size(reader)
+    modes = read_modes(reader.string())
+    if len(term) > TERM_LIMIT or not term.isascii() or not term.decode("ascii").isprintable():
+        return None
     return PtyRequest(term.decode("ascii"), *size, modes)
 
 
@@ -74,48 +128,50 @@ class SessionChannel(Channel):
 
     def __init__(self, *words: Any, **named: Any) -> None:
         super().__init__(*words, **named)
+        self._made_runner: Runner | None = None
         self._env: dict[str, str] = {}
         self._pty: PtyRequest | None = None
         self._asked = False
-        self._program: Any = None
-        self._early: list[bytes] = []
-        self._early_eof = False
-        self._sink: Sink | None = None
-        self._pumps: list[Pump] = []
-        self._to_start: list[Any] = []
+        self._started = False
+        self._connected = False
+        self._early = Backlog()
         self._exit: Exit | None = None
         self._told = False
-        self._gone = False
 
     @property
-    def _programs(self) -> Any:
-        return ISessionPrograms(self.avatar)
-
-    @property
-    def _tap(self) -> Any:
-        return None if self._program is None else self._program.tap
+    def _runner(self) -> Runner:
+        if self._made_runner is None:
+            programs = ISessionPrograms(self.avatar, None)
+            self._made_runner = (
+                ConchRunner(self) if programs is None else ProgramRunner(self, programs)
+            )
+        return self._made_runner
 
     # -- requests ---------------------------------------------------------------------
     def request_env(self, data: bytes) -> Answer:
         """Keep a variable that the client may set."""
-        name, value = read_all(data, lambda r: (r.string(256), r.string(VALUE_LIMIT)))
+        name, value = read_all(data, lambda r: (r.string(), r.string()))
+        if self._asked or len(self._env) >= ENVIRONMENT_LIMIT:
+            return False
+        if len(name) > NAME_LIMIT or len(value) > VALUE_LIMIT or b"\0" in value:
+            return False
         try:
             key, text = name.decode("ascii"), value.decode("utf-8")
         except UnicodeDecodeError:
             return False
-        if "\0" in text or self._asked or len(self._env) >= ENVIRONMENT_LIMIT:
-            return False
-        if not self._programs.env_allowed(key):
+        if not self._runner.env(key, text):
             return False
         self._env[key] = text
         return True
 
     def request_pty_req(self, data: bytes) -> Answer:
         """Remember the terminal that is wanted."""
-        grant = getattr(self.avatar, "grant", None)
-        if self._asked or self._pty is not None or (grant is not None and not grant.permit_pty):
+        wanted = read_all(data, _read_pty)
+        if wanted is None or self._asked or self._pty is not None:
             return False
-        self._pty = read_all(data, _read_pty)
+        if not self._runner.terminal(wanted):
+            return False
+        self._pty = wanted
         return True
 
     def request_shell(self, data: bytes) -> Answer:
@@ -125,207 +181,141 @@ class SessionChannel(Channel):
 
     def request_exec(self, data: bytes) -> Answer:
         """Run a command."""
-        return self._start("exec", read_all(data, lambda r: r.string(COMMAND_LIMIT)))
+        return self._start("exec", read_all(data, lambda r: r.string()))
 
     def request_subsystem(self, data: bytes) -> Answer:
         """Run a subsystem."""
-        return self._start("subsystem", read_all(data, lambda r: r.string(256)))
+        return self._start("subsystem", read_all(data, lambda r: r.string()))
 
     def request_window_change(self, data: bytes) -> Answer:
         """The client's terminal has another size."""
-        columns, rows, width, height = read_all(data, _size)
+        columns, rows, width, height = read_all(data, _read_size)
         if self._pty is None:
             return False
-        if self._program is None:
-            self._pty = PtyRequest(self._pty.term, columns, rows, width, height, self._pty.modes)
-            return True
-        self._program.resize(columns, rows, width, height)
-        if self._tap is not None:
-            self._tap.resized(columns, rows)
+        if self._started:
+            self._runner.resize(columns, rows, width, height)
+        else:
+            self._pty = evolve(self._pty, columns=columns, rows=rows, width=width, height=height)
         return True
 
     def request_signal(self, data: bytes) -> Answer:
         """Signal the program."""
-        name = read_all(data, lambda r: r.string(32))
-        if self._program is None or not name.isalnum():
+        name = read_all(data, lambda r: r.string())
+        if not self._started or not name.isalnum() or len(name) > NAME_LIMIT:
             return False
-        return bool(self._program.signal(name.decode("ascii")))
+        return self._runner.signal(name.decode("ascii"))
 
     def request_break(self, data: bytes) -> Answer:
-        """RFC 4335: a break is an interrupt to whoever reads a pseudo-terminal."""
+        """Send a break (RFC 4335), whose length a pseudo-terminal does not know."""
         read_all(data, lambda r: r.uint32())
-        if self._program is None or self._pty is None:
-            return False
-        return bool(self._program.signal("INT"))
+        return self._started and self._pty is not None and self._runner.send_break()
 
     # -- starting ---------------------------------------------------------------------
     def _start(self, kind: str, command: bytes) -> Answer:
-        if self._asked:
+        if self._asked or b"\0" in command or len(command) > COMMAND_LIMIT:
             return False
         self._asked = True
-        if b"\0" in command:
-            return False
-        request = ProgramRequest(kind, command, self._env, self._pty)
-        starting: Deferred[Any] = self._programs.start(request, (self.id or 0) + 1)
-        return starting.addCallbacks(self._started, self._not_started)
+        request = ProgramRequest(kind, command, dict(self._env), self._pty)
+        starting = maybeDeferred(self._runner.start, request, (self.id or 0) + 1)
+        return starting.addCallbacks(self._has_started, self._not_started)
 
-    def _started(self, program: Any) -> bool:
-        if self._gone or not self.is_open:
-            for descriptor in {program.stdin, program.stdout, program.stderr} - {None}:
-                os.close(descriptor)
-            program.hang_up()
-            return False
-        self._program = IProgram(program)
-        program.exited.addBoth(self._exited)
-        return True
+    def _has_started(self, _: object) -> bool:
+        self._started = self.is_open
+        return self._started
 
     def _not_started(self, failure: Failure) -> bool:
         """Tell the person why: clients show standard error, and nothing of a refusal."""
         error = failure.value
-        if not isinstance(error, TeleError):
+        if isinstance(error, TeleError):
+            text = str(error)
+        else:
             log.failure("a program could not be started", failure)
-        text = str(error) if isinstance(error, TeleError) else "the session could not be started"
+            text = "the session could not be started"
         self._exit = Exit(FAILED_STATUS, message=text)
         return True
 
     def request_answered(self) -> None:
         """Output may follow the answer now, not before it."""
-        if self._exit is not None and self._program is None and not self._told:
+        if self._connected or not self.is_open:
+            return
+        if self._started:
+            self._connected = True
+            runner = self._runner
+            runner.connect()
+            while self._early:
+                view, _ = self._early.first(self.localMaxPacket)
+                with view:
+                    size = len(view)
+                    runner.input(view)
+                self._early.drop(size)
+            if self.remote_eof:
+                runner.input_ended()
+            runner.go()
+        elif self._exit is not None:
+            self._connected = True
             self.writeExtended(STDERR, f"{self._exit.message}\r\n".encode())
             self._tell_exit()
-        elif self._program is not None and self._sink is None and not self._pumps:
-            self._connect(self._program)
-
-    def _connect(self, program: Any) -> None:
-        reactor = self.conn.transport.clock
-        stdin, stdout, stderr = program.stdin, program.stdout, program.stderr
-        if stdin is not None and stdin == stdout:
-            stdin = os.dup(stdin)
-        tap = program.tap
-        if stdin is not None:
-            self._sink = Sink(reactor, stdin, self)
-        early, self._early = self._early, []
-        for data in early:
-            self.data_view(memoryview(data))
-        if self._early_eof:
-            self.eofReceived()
-        for descriptor, code, hear in (
-            (stdout, None, None if tap is None else tap.output),
-            (stderr, STDERR, None if tap is None else tap.error),
-        ):
-            if descriptor is not None:
-                self._pumps.append(
-                    Pump(
-                        reactor, descriptor, self, code, self._pump_ended, hear,
-                        None if tap is None else self._tap_is_behind,
-                    )
-                )  # fmt: skip
-        if self._exit is not None:
-            self._finish_pumps()
-
-    def _tap_is_behind(self) -> bool:
-        tap = self._tap
-        if tap is None or not tap.paused:
-            return False
-        tap.when_resumed(self._kick_pumps)
-        return True
-
-    def _kick_pumps(self) -> None:
-        for pump in list(self._pumps):
-            pump.kick()
 
     # -- bytes ------------------------------------------------------------------------
     def data_view(self, view: memoryview) -> None:
         """Input for the program; what comes before it runs waits."""
-        if self._program is None or (self._sink is None and not self._pumps):
-            if (self._asked and self._exit is None) or not self._asked:
-                self._early.append(bytes(view))
-            else:
-                self.consumed(len(view))
-            return
-        tap = self._tap
-        if tap is not None:
-            tap.input(view)
-        if self._sink is None:
+        if self._exit is not None:
             self.consumed(len(view))
+        elif self._connected:
+            self._runner.input(view)
         else:
-            self._sink.write(view)
+            self._early.append(view)
 
     def extended_view(self, code: int, view: memoryview) -> None:
         """A client has nothing to say on standard error."""
         self.consumed(len(view))
 
+    def eofReceived(self) -> None:
+        """The client sends no more input."""
+        if self._connected and self._started:
+            self._runner.input_ended()
+
     def window_opened(self) -> None:
         """There is credit again."""
         super().window_opened()
-        self._kick_pumps()
+        self._kick()
 
-    def eofReceived(self) -> None:
-        """The client sends no more input."""
-        if self._program is None or (self._sink is None and not self._pumps):
-            self._early_eof = True
-        elif self._sink is not None and self._pty is None:
-            self._sink.end()
+    def drained(self) -> None:
+        """What was queued has left."""
+        self._kick()
+        self._tell_exit()
+
+    def stopWriting(self) -> None:
+        """What was written waits."""
+        if self._started:
+            self._runner.stop_output()
+
+    def startWriting(self) -> None:
+        """There is room again."""
+        self._kick()
+
+    def _kick(self) -> None:
+        if self._connected and self._started:
+            self._runner.kick()
 
     # -- the end ----------------------------------------------------------------------
-    def _pump_ended(self) -> None:
-        self._tell_exit_if_done()
-
-    def _exited(self, result: Any) -> None:
-        if isinstance(result, Exit):
-            self._exit = result
-        else:
-            log.failure("a program was lost", result)
-            self._exit = Exit(None, "KILL", message="the program was lost")
-        self._finish_pumps()
-
-    def _finish_pumps(self) -> None:
-        if self._pty is not None:
-            # As sshd does: the session ends with its shell, though others hold the terminal.
-            for pump in list(self._pumps):
-                pump.finish()
-        self._tell_exit_if_done()
-
-    def _tell_exit_if_done(self) -> None:
-        if self._exit is None or self._told or self._gone:
-            return
-        if self._program is not None and not self._pumps and self._sink is None:
-            return  # it ended before its descriptors were connected
-        if all(pump.ended for pump in self._pumps):
+    def program_ended(self, how: Exit) -> None:
+        """The program ended, and all its output was written to us."""
+        if self._exit is None:
+            self._exit = how
             self._tell_exit()
 
     def _tell_exit(self) -> None:
         how = self._exit
-        if how is None or self._told:
+        if how is None or self._told or self.has_queue or not self._connected:
             return
         self._told = True
-        if self._tap is not None:
-            self._tap.exited(how)
-        if self.has_queue:
-            self.conn.transport.ready_observers.add(self._send_exit_when_drained)
-            return
-        self._send_exit(how)
-
-    def _send_exit_when_drained(self) -> None:
-        if not self.has_queue and self._exit is not None:
-            self.conn.transport.ready_observers.discard(self._send_exit_when_drained)
-            self._send_exit(self._exit)
-
-    def pump_queue(self) -> None:
-        """What was queued leaves before the exit."""
-        super().pump_queue()
-        if self._told and not self.has_queue and self.is_open:
-            self._send_exit_when_drained()
-
-    def _send_exit(self, how: Exit) -> None:
-        if not self.is_open or self._eof_sent:
-            return
         self.send_eof()
         if how.signal is not None:
             body = (
                 string(how.signal.encode("ascii", "replace"))
                 + boolean(how.core)
-                + string(how.message.encode("utf-8")[:256])
+                + string(how.message.encode("utf-8")[:NAME_LIMIT])
                 + string(b"")
             )
             self.conn.sendRequest(self, b"exit-signal", body)
@@ -337,16 +327,6 @@ class SessionChannel(Channel):
     def closed(self) -> None:
         """The channel is gone: so is whoever listened to the program."""
         super().closed()
-        self._gone = True
-        self.conn.transport.ready_observers.discard(self._send_exit_when_drained)
-        for pump in self._pumps:
-            pump.close()
-        if self._sink is not None:
-            self._sink.close()
-        elif self._program is not None and not self._pumps:
-            for descriptor in {
-                self._program.stdin, self._program.stdout, self._program.stderr
-            } - {None}:  # fmt: skip
-                os.close(descriptor)
-        if self._program is not None and self._exit is None:
-            self._program.hang_up()
+        self._early.clear()
+        if self._made_runner is not None:
+            self._made_runner.close()
