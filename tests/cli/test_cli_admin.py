@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from tele_command import BIN, Cluster
+from tele_command import BIN, Cluster, read_line
 
 pytestmark = pytest.mark.skipif(not shutil.which("ssh"), reason="needs OpenSSH's client")
 
@@ -197,7 +197,7 @@ def test_audit_follows(cluster: Cluster, following: subprocess.Popen[str]) -> No
         cluster.tele.run("users", "add", f"f{number}")
         if select.select([following.stdout], [], [], 0.3)[0]:
             break
-    event = json.loads(following.stdout.readline())
+    event = json.loads(read_line(following))
     assert event["event"] == "user.create"
 
 
@@ -210,9 +210,8 @@ def test_sessions(cluster: Cluster) -> None:
         stdout=subprocess.PIPE,
         text=True,
     ) as session:
-        assert session.stdout is not None
         assert session.stdin is not None
-        assert session.stdout.readline() == "ready\n"
+        assert read_line(session) == "ready\n"
         rows: list[object] = []
         for _ in range(100):
             rows = cluster.tele.json("sessions", "ls")

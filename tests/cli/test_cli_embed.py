@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tele.config.reading import load
-from tele_command import Cluster, Tele
+from tele_command import Cluster, Tele, read_line
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -49,16 +49,15 @@ def test_the_example_of_a_node_works(cluster: Cluster, tmp_path: Path) -> None:
         ],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as program:  # fmt: skip
-        assert program.stdout is not None
         assert program.stderr is not None
         try:
-            assert program.stdout.readline().startswith("serving on port "), program.stderr.read()
+            assert read_line(program).startswith("serving on port "), program.stderr.read()
             for _ in range(100):
                 if any(node["addresses"] for node in tele.json("ls", "embedded=yes")):
                     break
             assert tele.run("ssh", "embedded", "printf 12345").stdout == "12345"
             user, login = (tele.json("status")[key] for key in ("user", "logins"))
-            assert program.stdout.readline() == f"{user} as {login[0]}: 5 bytes\n"
+            assert read_line(program) == f"{user} as {login[0]}: 5 bytes\n"
             program.terminate()
             program.wait(30)
             assert program.stderr.read() == ""

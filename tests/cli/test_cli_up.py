@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tele_command import BIN, Cluster, Tele, free_port
+from tele_command import BIN, Cluster, Tele, free_port, read_line
 
 pytestmark = pytest.mark.skipif(not shutil.which("ssh"), reason="needs OpenSSH's client")
 
@@ -225,10 +225,9 @@ def test_in_the_foreground_it_ends_by_a_signal(own: Cluster) -> None:
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout is not None
         assert process.stderr is not None
         try:
-            assert own.name in process.stdout.readline()
+            assert own.name in read_line(process)
             assert own.tele.json("ls")[0]["status"] == "online"
             process.send_signal(signal.SIGINT)
             assert process.wait(30) == 0

@@ -26,7 +26,8 @@ from tele.cli.folder import Folder, default_folder
 from tele.cli.home import Home, Profile
 from tele.cli.login import keep
 from tele.config.values import Address, FileConfig
-from tele.embed import ClusterService, load_config, public_address
+from tele.embed import ClusterService, load_config
+from tele.embed.addresses import public_address
 from tele.errors import TeleError, Unavailable
 from tele.loop import LogFormat, make_logger, set_up_logging
 from tele.model.api.members import ListHosts, PublicKeys

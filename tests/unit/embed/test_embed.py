@@ -18,14 +18,14 @@ from tele.config.values import Address, AuthConfig, Chosen, JoinConfig, NodeConf
 from tele.embed import (
     ClusterService,
     HostService,
-    OwnTokens,
     auth_service,
     choose,
     join_settings,
     node_service,
     parse,
-    public_address,
 )
+from tele.embed.addresses import public_address
+from tele.embed.cluster import OwnTokens
 from tele.errors import InvalidInput, Unavailable
 from tele.interfaces import IArchiveFactory, IAuthority, IBackendFactory, Surroundings
 from tele.model.api.people import AuthorityList, NewToken, TokenAdded

@@ -1,0 +1,55 @@
+"""How does a program run parts of tele? The names for embedders.
+
+Everything here takes values of :mod:`tele.config.values`, which a program may build by
+itself as well as read from a file, and gives Twisted services. Their ``ready`` fires when
+they serve.
+
+Laws of this room:
+
+* It composes and decides nothing: what a part does is in its own room.
+* Nothing is opened before a service is made or started, so that twistd may fork first.
+"""
+
+from __future__ import annotations
+
+from tele.auth.service import AuthService
+from tele.config.reading import Loaded, parse, read_address
+from tele.config.values import (
+    Address,
+    AuthConfig,
+    Chosen,
+    JoinConfig,
+    Keep,
+    NodeConfig,
+    Pins,
+    ProxyConfig,
+)
+from tele.embed.auth import auth_service
+from tele.embed.cluster import ClusterService
+from tele.embed.hosts import HostService, join_settings, node_service, proxy_service
+from tele.embed.plugins import choose, load_config
+from tele.membership.joining import JoinSettings
+
+__all__ = [
+    "Address",
+    "AuthConfig",
+    "AuthService",
+    "Chosen",
+    "ClusterService",
+    "HostService",
+    "JoinConfig",
+    "JoinSettings",
+    "Keep",
+    "Loaded",
+    "NodeConfig",
+    "Pins",
+    "ProxyConfig",
+    "auth_service",
+    "choose",
+    "join_settings",
+    "load_config",
+    "node_service",
+    "parse",
+    "proxy_service",
+    "read_address",
+]

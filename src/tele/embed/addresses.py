@@ -1,0 +1,41 @@
+"""What is this machine called, and where do others reach it?"""
+
+from __future__ import annotations
+
+import re
+import socket
+
+from tele.config.values import Address
+from tele.model.resources import NAME_PATTERN
+
+
+def host_name() -> str:
+    """Return what people call this machine, as ``hostname`` prints it."""
+    name = socket.gethostname()
+    return name if re.fullmatch(NAME_PATTERN, name, re.ASCII) else "localhost"
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether listening at ``host`` is listening on all interfaces."""
+    return host in ("", "0.0.0.0", "::")  # noqa: S104  (compared, not bound)
+
+
+def public_address(listen: Address, given: Address | None, port: int) -> str:
+    """Return where others reach what listens at ``listen``, with the ``port`` it got.
+
+    An address of all interfaces becomes the one that this machine uses to reach others.
+    """
+    if given is not None:
+        return str(given)
+    host = listen.host
+    if is_wildcard(host):
+        family, other = (
+            (socket.AF_INET6, "2001:db8::1") if host == "::" else (socket.AF_INET, "192.0.2.1")
+        )
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((other, 9))  # sends nothing
+                host = probe.getsockname()[0]
+        except OSError:
+            host = "127.0.0.1"
+    return str(Address(host, port))

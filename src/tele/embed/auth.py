@@ -1,0 +1,60 @@
+"""How is auth made from its configuration?"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+from tele.auth.service import AuthService
+from tele.config.values import AuthConfig
+from tele.embed.addresses import host_name
+from tele.embed.plugins import choose
+from tele.interfaces import IArchiveFactory, IAuditSinkFactory, IBackendFactory, Surroundings
+from tele.membership.files import private_folder
+from tele.membership.store import host_id_in
+
+#: Longer paths do not fit into a socket's address (unix(7)).
+_SOCKET_PATH_LIMIT = 107
+LOCAL_SOCKET = "auth.sock"
+
+
+def _forget_dead_socket(path: Path) -> None:
+    """Remove the socket of an auth that was killed, and Twisted's lock beside it.
+
+    That lock names a process. After a crash its number may be somebody else's, and auth
+    would not start until they end; so the socket itself says whether anybody listens.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+        except OSError:
+            return  # longer than an address may be: there is none
+
+
+def auth_service(reactor: Any, config: AuthConfig, data_dir: Path) -> AuthService:
+    """Return auth on the store and archive that ``config`` chooses.
+
+    Opens the store: call it when the process is the one that will serve.
+    """
+    folder = private_folder(data_dir)
+    surroundings = Surroundings(reactor, folder)
+    local = folder / LOCAL_SOCKET
+    _forget_dead_socket(local)
+    archive = choose(IArchiveFactory, config.recordings, surroundings)
+    sinks = [choose(IAuditSinkFactory, each, surroundings) for each in config.audit]
+    return AuthService(
+        reactor,
+        cluster=config.cluster_name,
+        backend=choose(IBackendFactory, config.store, surroundings),
+        archive=archive,
+        host_id=host_id_in(folder),
+        name=host_name(),
+        listen=(config.listen.host, config.listen.port),
+        recording=config.session_recording,
+        sinks=sinks,
+        local_socket=local if len(bytes(local)) <= _SOCKET_PATH_LIMIT else None,
+    )

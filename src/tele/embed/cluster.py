@@ -1,0 +1,157 @@
+"""How do all parts of one configuration run in one process?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import LoopingCall
+
+from tele.auth.local import ADMIN_ROLES, LOCAL_ADMIN
+from tele.auth.service import AuthService
+from tele.certs.check import LATEST
+from tele.config.reading import Loaded
+from tele.config.values import Address, JoinConfig
+from tele.embed.addresses import is_wildcard
+from tele.embed.auth import auth_service
+from tele.embed.hosts import HostService, join_settings, node_service, open_store, proxy_service
+from tele.errors import InvalidInput, Unavailable
+from tele.interfaces import IAuthority
+from tele.loop import now
+from tele.membership.joining import JoinSettings
+from tele.membership.store import MemberStore
+from tele.model.api.operation import Nothing
+from tele.model.api.people import AuthorityList, NewToken, TokenAdded
+from tele.model.api.table import ADD_TOKEN, AUTHORITIES
+from tele.model.authority import AuthorityKind, authority_of
+from tele.model.identity import Caller, HostRole, UserIdentity
+
+#: How often hosts in the process of their auth are looked after.
+LOOK_SECONDS = 60.0
+
+
+class ClusterService(MultiService):
+    """The parts of one configuration, each started when those before it serve.
+
+    ``ready`` fires with this service when all of them serve, or fails with the error of
+    the first that cannot.
+    """
+
+    def __init__(self, reactor: Any, loaded: Loaded, parts: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.ready: Deferred[ClusterService] = Deferred()
+        self.auth: AuthService | None = None
+        self.proxy: HostService | None = None
+        self.node: HostService | None = None
+        #: When the node began to serve.
+        self.node_since: datetime | None = None
+        self._reactor = reactor
+        self._loaded = loaded
+        self._parts = parts or ("auth", "proxy", "node")
+        self._starting: Deferred[None] | None = None
+        self._looking: list[LoopingCall] = []
+        self._auth_port = 0
+
+    @property
+    def owner(self) -> IAuthority:
+        """Auth of this process, called as its owner. Raises Unavailable before it serves."""
+        config = self._loaded.config.auth
+        if config is None or self.auth is None or self.auth.authority is None:
+            raise Unavailable("auth does not run in this process")
+        owner = UserIdentity(LOCAL_ADMIN, config.cluster_name, LATEST, ADMIN_ROLES)
+        return self.auth.authority.as_caller(Caller(owner, "local"))
+
+    def startService(self) -> None:
+        """Start the parts, one after another."""
+        super().startService()
+        self._starting = Deferred.fromCoroutine(self._start())
+        self._starting.addCallbacks(lambda _: self.ready.callback(self), self.ready.errback)
+
+    def stopService(self) -> Deferred[Any]:
+        """Stop all parts, the last first."""
+        self.running = 0
+        if self._starting is not None:
+            self._starting.cancel()
+        for looking in self._looking:
+            if looking.running:
+                looking.stop()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        for service in reversed(list(self)):
+            await maybeDeferred(service.stopService)
+
+    async def _start(self) -> None:
+        config = self._loaded.config
+        if "auth" in self._parts and config.auth is not None:
+            self.auth = auth_service(self._reactor, config.auth, config.data_dir)
+            self.auth.setServiceParent(self)
+            self._auth_port = await self.auth.ready
+        if "proxy" in self._parts and config.proxy is not None:
+            store = open_store(config.proxy, config.data_dir)
+            join = await self._join(config.proxy.join, store, HostRole.PROXY)
+            self.proxy = proxy_service(
+                self._reactor, config.proxy, config.data_dir, join=join, store=store
+            )
+            self.proxy.setServiceParent(self)
+            await self.proxy.ready
+        if "node" in self._parts and config.node is not None:
+            store = open_store(config.node, config.data_dir)
+            join = await self._join(config.node.join, store, HostRole.NODE)
+            self.node = node_service(
+                self._reactor, config.node, config.data_dir, join=join, store=store
+            )
+            self.node.setServiceParent(self)
+            await self.node.ready
+            self.node_since = now(self._reactor)
+
+    async def _join(
+        self, join: JoinConfig | None, store: MemberStore, role: HostRole
+    ) -> JoinSettings:
+        """Return how a host joins: as configured, or auth of this process by a token from it."""
+        if join is not None:
+            return join_settings(join)
+        config = self._loaded.config.auth
+        if config is None or self.auth is None:
+            raise InvalidInput(f"{role.value}.join: missing: where is auth?")
+        tokens = OwnTokens(self.owner, role, store)
+        pins = await tokens.look(now(self._reactor))
+        looking = LoopingCall(lambda: Deferred.fromCoroutine(tokens.look(now(self._reactor))))
+        looking.clock = self._reactor
+        self._looking.append(looking)
+        looking.start(LOOK_SECONDS, now=False)
+        host = config.listen.host
+        address = Address("127.0.0.1" if is_wildcard(host) else host, self._auth_port)
+        return JoinSettings((str(address),), pins, tokens.take)
+
+
+class OwnTokens:
+    """Makes a token whenever a host in the process of its auth needs one to join.
+
+    That is at its first start, and when its certificates ran out while the machine slept.
+    """
+
+    def __init__(self, authority: IAuthority, role: HostRole, store: MemberStore) -> None:
+        self._authority = authority
+        self._role = role
+        self._store = store
+        self._token: str | None = None
+
+    async def look(self, moment: datetime) -> tuple[str, ...]:
+        """Make a token if one is needed; return the pins of the cluster's host authority."""
+        identity = self._store.identity
+        if identity is None or identity.expires <= moment:
+            made: TokenAdded = await self._authority.perform(
+                ADD_TOKEN, NewToken((self._role,), max_uses=1)
+            )
+            self._token = made.token
+        known: AuthorityList = await self._authority.perform(AUTHORITIES, Nothing())
+        host = authority_of(known.trusted, AuthorityKind.HOST)
+        return () if host is None else host.pins
+
+    def take(self) -> str | None:
+        """Return the token that was made last."""
+        return self._token

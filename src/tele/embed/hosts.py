@@ -1,0 +1,207 @@
+"""How are nodes and proxies made from their configuration, with their membership?
+
+Law of this file: what serves is stopped before what it needs, the membership last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IService, MultiService
+from twisted.internet.defer import Deferred, maybeDeferred
+from zope.interface import implementer
+
+from tele._version import VERSION
+from tele.config.values import Address, JoinConfig, Keep, NodeConfig, ProxyConfig
+from tele.embed.addresses import host_name, public_address
+from tele.embed.plugins import choose
+from tele.errors import InvalidInput
+from tele.interfaces import IAuthority, IRecorder, IRecorderFactory, RecorderSurroundings
+from tele.membership.files import private_folder
+from tele.membership.joining import JoinSettings
+from tele.membership.member import Member
+from tele.membership.store import DirectoryStore, MemberStore, MemoryStore
+from tele.model.api.operation import Operation
+from tele.model.identity import HostRole
+from tele.model.presence import Presence
+from tele.node.labels import LabelCommand, Labels
+from tele.node.presence import NodePresence
+from tele.node.service import NodeService
+from tele.node.spawning import Spawning
+from tele.proxy.service import ProxyService
+
+
+def join_settings(join: JoinConfig) -> JoinSettings:
+    """Return how a host joins; its token file is read when it is needed."""
+    address = join.auth or join.proxy
+    if address is None:
+        raise InvalidInput("join: give one of auth and proxy")
+    return JoinSettings(
+        (str(address),),
+        join.ca_pin.values if join.ca_pin is not None else (),
+        _token_reader(join.token_file),
+    )
+
+
+def _token_reader(path: Path | None) -> Callable[[], str | None]:
+    def read() -> str | None:
+        if path is None:
+            return None
+        try:
+            return path.read_text("utf-8").strip()
+        except OSError as error:
+            raise InvalidInput(f"token_file {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise InvalidInput(f"token_file {path}: this is no token") from None
+
+    return read
+
+
+@implementer(IAuthority)
+class _AsMember:
+    """Auth, called as a member; for parts that are made before there is an identity."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+
+    def perform(self, operation: Operation[Any, Any], request: Any) -> Deferred[Any]:
+        """See :class:`tele.interfaces.IAuthority`."""
+        return maybeDeferred(lambda: self._member.authority.perform(operation, request))
+
+    def follow(
+        self, operation: Operation[Any, Any], request: Any, receiver: Callable[[Any], None]
+    ) -> Deferred[None]:
+        """See :class:`tele.interfaces.IAuthority`."""
+        return maybeDeferred(lambda: self._member.authority.follow(operation, request, receiver))
+
+
+class HostService(MultiService):
+    """A node or a proxy with its membership. ``ready`` fires with the port."""
+
+    def __init__(self, member: Member, serving: Any, recorder: Any = None) -> None:
+        super().__init__()
+        self.member = member
+        self.serving = serving
+        self.ready: Deferred[int] = serving.ready
+        self._recorder = recorder
+        self._stopped = False
+
+    def startService(self) -> None:
+        """Start the membership and what serves; the recorder when there is an identity."""
+        member_ready = self.member.ready()
+        self.member.setServiceParent(self)
+        self.serving.setServiceParent(self)
+        super().startService()
+        member_ready.addCallbacks(self._joined, lambda _: None)  # what serves fails by it, too
+
+    def _joined(self, _: object) -> None:
+        if IService.providedBy(self._recorder) and not self._stopped:
+            self._recorder.setServiceParent(self)
+
+    async def _stop(self) -> None:
+        # What serves first: its last events and recordings still need the membership.
+        for service in (self.serving, self._recorder, self.member):
+            if IService.providedBy(service) and service.running:
+                await maybeDeferred(service.stopService)
+
+    def stopService(self) -> Deferred[None]:
+        """Stop what serves, then the recorder, then the membership."""
+        self._stopped = True
+        self.running = 0
+        return Deferred.fromCoroutine(self._stop())
+
+
+def open_store(config: NodeConfig | ProxyConfig, data_dir: Path) -> MemberStore:
+    """Open what a host remembers of its membership, in ``data_dir`` or in memory."""
+    if isinstance(config, NodeConfig):
+        if config.state is Keep.MEMORY:
+            return MemoryStore()
+        return DirectoryStore(private_folder(data_dir), HostRole.NODE)
+    return DirectoryStore(private_folder(data_dir), HostRole.PROXY)
+
+
+def node_service(
+    reactor: Any,
+    config: NodeConfig,
+    data_dir: Path,
+    *,
+    join: JoinSettings | None = None,
+    store: MemberStore | None = None,
+    recorder: IRecorder | None = None,
+) -> HostService:
+    """Return a node, which starts its membership itself.
+
+    ``join`` and ``store`` come from ``config`` if they are not given. ``recorder`` takes
+    part in every session in place of the one that ``config`` chooses.
+    """
+    folder = private_folder(data_dir)
+    if join is None:
+        if config.join is None:
+            raise InvalidInput("node.join: missing: where is auth?")
+        join = join_settings(config.join)
+    spawning = Spawning(reactor)
+    commands = tuple(
+        LabelCommand(name, each.command, each.period) for name, each in config.commands.items()
+    )
+    labels = Labels(reactor, spawning, config.labels, commands)
+    presence = NodePresence(config.name or host_name(), labels)
+    store = store or open_store(config, data_dir)
+    member = Member(reactor, store=store, settings=join, presence=presence)
+    if recorder is None:
+        surroundings = RecorderSurroundings(
+            reactor,
+            folder,
+            _AsMember(member),
+            lambda data: member.identity.keys.ssh.sign(data),  # noqa: PLW0108 (keys change)
+            lambda: member.identity.ssh_certificate.line,
+        )
+        recorder = choose(IRecorderFactory, config.recorder, surroundings)
+    listen = config.listen or Address("0.0.0.0", 3022)  # noqa: S104  (a server's default)
+    serving = NodeService(
+        reactor,
+        member=member,
+        spawning=spawning,
+        labels=labels,
+        presence=presence,
+        where=(listen.host, listen.port),
+        public=lambda port: public_address(listen, config.public_addr, port),
+        recorder=recorder,
+    )
+    return HostService(member, serving, recorder)
+
+
+def proxy_service(
+    reactor: Any,
+    config: ProxyConfig,
+    data_dir: Path,
+    *,
+    join: JoinSettings | None = None,
+    store: MemberStore | None = None,
+) -> HostService:
+    """Return a proxy, which starts its membership itself.
+
+    ``join`` and ``store`` come from ``config`` if they are not given.
+    """
+    if join is None:
+        if config.join is None:
+            raise InvalidInput("proxy.join: missing: where is auth?")
+        join = join_settings(config.join)
+    listen = config.listen
+    said = Presence(
+        name=config.name or host_name(),
+        role=HostRole.PROXY,
+        addresses=(public_address(listen, config.public_addr, listen.port),),
+        version=VERSION,
+    )
+    member = Member(
+        reactor,
+        store=store or open_store(config, data_dir),
+        settings=join,
+        presence=lambda: said,
+    )
+    serving = ProxyService(
+        reactor, member=member, listen_at=(listen.host, listen.port), auth=join.addresses
+    )
+    return HostService(member, serving)
