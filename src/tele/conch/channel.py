@@ -48,6 +48,8 @@ class Channel(SSHChannel):
     """
 
     conn: SSHConnection
+    #: Our number of it; None before it is opened.
+    id: Any
 
     def __init__(self, *words: Any, **named: Any) -> None:
         named.setdefault("localWindow", WINDOW)
@@ -74,8 +76,12 @@ class Channel(SSHChannel):
 
     @property
     def is_open(self) -> bool:
-        """Whether data may still be sent."""
-        return not self.localClosed and self in self.conn.channelsToRemoteChannel
+        """Whether data may be sent: it was opened, and we have not closed it."""
+        return (
+            self.id is not None
+            and not self.localClosed
+            and self in self.conn.channelsToRemoteChannel
+        )
 
     def channelOpen(self, specificData: bytes) -> None:
         """The channel is open; Conch would log a line for each."""
@@ -266,6 +272,11 @@ class Channel(SSHChannel):
     def has_queue(self) -> bool:
         """Whether something that was written has not left yet."""
         return bool(self._queue)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether what is written now leaves now."""
+        return not self._queue and self._can_send() and self.is_open
 
     def queue_sent(self, count: int) -> None:
         """``count`` bytes that had to wait have left."""

@@ -43,7 +43,7 @@ Hear = Callable[[memoryview], None]
 def move(channel: Channel, read: Read, code: int | None = None, hear: Hear | None = None) -> bool:
     """Move what is there to ``channel``, up to a batch; return whether it was the end.
 
-    The channel's transport has to be able to send, and its queue to be empty.
+    The channel has to have room.
     """
     transport = channel.conn.transport
     number = channel.remote_number
@@ -108,13 +108,7 @@ class Pump:
         return "pump"
 
     def _may_read(self) -> bool:
-        channel = self._channel
-        return (
-            channel.remoteWindowLeft > 0
-            and not channel.has_queue
-            and bool(channel.conn.transport.can_send())
-            and (self._behind is None or not self._behind())
-        )
+        return self._channel.has_room and (self._behind is None or not self._behind())
 
     def kick(self) -> None:
         """Something changed: read, or stop reading."""

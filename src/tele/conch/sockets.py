@@ -55,11 +55,16 @@ class DirectSocket(tcp.Connection):
             self.write(bytes(view[sent:]))
 
     def doRead(self) -> Any:
-        """Read into the scratch buffer, if the protocol takes it from there."""
+        """Read into the scratch buffer, if the protocol takes it from there.
+
+        Or let the protocol read where it wants to, with ``socket_readable(socket)``, which
+        returns what Twisted's ``doRead`` does.
+        """
         protocol: Any = self.protocol
         take = getattr(protocol, "scratch_received", None)
         if take is None:
-            return super().doRead()
+            read = getattr(protocol, "socket_readable", None)
+            return super().doRead() if read is None else read(self.socket)
         kept = protocol.kept
         start = len(kept)
         if start > MAX_PACKET + OVERHEAD:
