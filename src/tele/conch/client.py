@@ -19,7 +19,6 @@ from typing import Any
 from attrs import frozen
 from twisted.conch.ssh import transport as conch
 from twisted.conch.ssh import userauth as conch_userauth
-from twisted.conch.ssh.connection import SSHConnection
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
@@ -29,6 +28,7 @@ from tele.certs.algorithms import CERTIFICATE_SUFFIX, HOST_ALGORITHMS, USER_ALGO
 from tele.certs.certificate import Certificate, parse_certificate
 from tele.certs.check import CheckedHost, check_host
 from tele.certs.keys import PrivateKey
+from tele.conch.connection import SSHConnection
 from tele.conch.exchange import Exchange
 from tele.conch.limits import Limits
 from tele.conch.transport import Transport

@@ -15,7 +15,6 @@ Laws of this file:
 from __future__ import annotations
 
 import struct
-from collections import deque
 from typing import Any, Final
 
 from twisted.conch.error import ConchError
@@ -27,22 +26,18 @@ from zope.interface import implementer
 
 from tele.conch.channel import Channel
 from tele.conch.datapath import IDataService
+from tele.conch.global_replies import GlobalReplies
+from tele.conch.refusals import RESOURCE_SHORTAGE, UNKNOWN_CHANNEL_TYPE, refusal
 from tele.conch.turns import Turns
-from tele.errors import ProtocolError, TeleError, quoted
+from tele.errors import ProtocolError
 from tele.loop import make_logger
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, boolean, string, uint32
 
 log = make_logger(__name__)
 
-ADMINISTRATIVELY_PROHIBITED: Final = 1
-CONNECT_FAILED: Final = 2
-UNKNOWN_CHANNEL_TYPE: Final = 3
-RESOURCE_SHORTAGE: Final = 4
-
 CHANNELS_LIMIT: Final = 256
 SESSIONS_DEFAULT: Final = 10
-GLOBAL_REQUESTS_LIMIT: Final = 64
 TEXT_LIMIT: Final = 256
 
 _MOST_CREDIT: Final = 0xFFFF_FFFF
@@ -64,7 +59,7 @@ class SSHConnection(conch.SSHConnection):
         self._opening = 0
         self._sessions = 0
         self._no_more_sessions = False
-        self._replies: deque[list[Any]] = deque()
+        self._replies: GlobalReplies | None = None
         self._stopped = False
         self._session_channels: set[Any] = set()
 
@@ -79,7 +74,8 @@ class SSHConnection(conch.SSHConnection):
     def serviceStopped(self) -> None:
         """The connection is gone: close what is open, fail what waits."""
         self._stopped = True
-        self._replies.clear()
+        if self._replies is not None:
+            self._replies.clear()
         for channel in list(self.channelsToRemoteChannel):
             self._close_channel(channel)
         while self.channels:
@@ -263,7 +259,7 @@ class SSHConnection(conch.SSHConnection):
         self._sessions -= is_session
         if self._stopped:
             return
-        code, text = _reason(failure)
+        code, text = refusal(failure)
         self._refuse_open(sender, code, text)
 
     def _refuse_open(self, sender: int, code: int, text: str) -> None:
@@ -484,29 +480,11 @@ class SSHConnection(conch.SSHConnection):
         reader = Reader(packet)
         name, want_reply = reader.string(256), reader.boolean()
         data = reader.rest()
-        if len(self._replies) >= GLOBAL_REQUESTS_LIMIT:
-            raise ProtocolError("too many global requests at once")
+        if self._replies is None:
+            self._replies = GlobalReplies(self.transport)
+        self._replies.check_room()
         answer = maybeDeferred(self.gotGlobalRequest, name, data)
-        slot: list[Any] = [False, None, want_reply]
-        self._replies.append(slot)
-        answer.addErrback(self._global_failed, name)
-        answer.addCallback(self._global_answered, slot)
-
-    def _global_failed(self, failure: Failure, name: bytes) -> bool:
-        log.failure("global request {name!r} failed", failure, name=name)
-        return False
-
-    def _global_answered(self, result: Any, slot: list[Any]) -> None:
-        slot[:2] = [True, result]
-        while self._replies and self._replies[0][0]:
-            _, result, want_reply = self._replies.popleft()
-            if not want_reply:
-                continue
-            if result:
-                data = result[1] if isinstance(result, tuple | list) else b""
-                self.transport.sendPacket(n.REQUEST_SUCCESS, data)
-            else:
-                self.transport.sendPacket(n.REQUEST_FAILURE, b"")
+        self._replies.answer(name, answer, want_reply)
 
     def gotGlobalRequest(self, requestType: bytes, data: bytes) -> Any:
         """Do what the avatar knows to do; anything else is refused, keepalives included."""
@@ -532,22 +510,6 @@ class SSHConnection(conch.SSHConnection):
             raise ProtocolError("an answer to a request that was not made")
         answer: Deferred[Any] = self.deferreds["global"].pop(0)
         return answer
-
-
-def _reason(failure: Failure) -> tuple[int, str]:
-    """The code and the text with which a channel is refused."""
-    error = failure.value
-    if isinstance(error, ConchError):
-        # Conch's own classes give the two in either order.
-        code, text = error.value, error.data
-        if isinstance(text, int):
-            code, text = text, code
-        shown = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-        return (code if isinstance(code, int) else CONNECT_FAILED), shown
-    if isinstance(error, TeleError):
-        return getattr(error, "open_code", CONNECT_FAILED), str(error)
-    log.failure("a channel could not be opened", failure)
-    return CONNECT_FAILED, quoted("internal error").strip("'")
 
 
 _HANDLERS: Final = {

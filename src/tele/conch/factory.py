@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.conch.ssh import factory as conch
-from twisted.conch.ssh.connection import SSHConnection
 from twisted.cred.portal import Portal
 from twisted.internet.interfaces import IAddress, IReactorTime
 
+from tele.conch.connection import SSHConnection
 from tele.conch.credentials import DeniedAttempt, Trust
 from tele.conch.exchange import HostKeys
 from tele.conch.limits import Limits, Startups

@@ -13,15 +13,12 @@ from typing import Any
 from attrs import frozen
 from twisted.conch.error import ConchError
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.protocol import Factory
-from twisted.python.failure import Failure
 from zope.interface import Interface
 
-from tele.conch.connection import ADMINISTRATIVELY_PROHIBITED, CONNECT_FAILED
+from tele.conch.refusals import ADMINISTRATIVELY_PROHIBITED
 from tele.conch.relay import RelayChannel, StreamEnd
-from tele.errors import AccessDenied, TeleError
 from tele.wire.fields import Reader
 
 
@@ -75,18 +72,4 @@ def open_direct_tcpip(
             stream, remoteWindow=remoteWindow, remoteMaxPacket=remoteMaxPacket, avatar=avatar
         )
 
-    return connecting.addCallbacks(connected, _refused)
-
-
-def _refused(failure: Failure) -> Failure:
-    error = failure.value
-    if isinstance(error, AccessDenied):
-        return Failure(ConchError(ADMINISTRATIVELY_PROHIBITED, str(error)))
-    if isinstance(error, TeleError | ConnectError | DNSLookupError):
-        text = str(error) if isinstance(error, TeleError) else _in_words(error)
-        return Failure(ConchError(CONNECT_FAILED, text))
-    return failure
-
-
-def _in_words(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return connecting.addCallback(connected)

@@ -1,0 +1,75 @@
+"""In which order are global requests answered (RFC 4254, section 4)?
+
+Laws of this file:
+
+* An answer says nothing of its request: answers leave in the order of the requests.
+* A peer can have only so many waiting.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final
+
+from attrs import define
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from tele.errors import ProtocolError
+from tele.loop import make_logger
+from tele.wire import numbers as n
+
+log = make_logger(__name__)
+
+GLOBAL_REQUESTS_LIMIT: Final = 64
+
+
+@define(eq=False)
+class _Reply:
+    """One request; ``result`` is what answers it, once ``ready``."""
+
+    wanted: bool
+    ready: bool = False
+    result: Any = None
+
+
+class GlobalReplies:
+    """The global requests of one peer that are not answered yet."""
+
+    __slots__ = ("_transport", "_waiting")
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._waiting: deque[_Reply] = deque()
+
+    def check_room(self) -> None:
+        """Raise :class:`ProtocolError` if the peer has asked too much."""
+        if len(self._waiting) >= GLOBAL_REQUESTS_LIMIT:
+            raise ProtocolError("too many global requests at once")
+
+    def answer(self, name: bytes, answer: Deferred[Any], wanted: bool) -> None:
+        """Reply with what ``answer`` fires with: a falsehood, a truth, or (truth, data)."""
+        reply = _Reply(wanted)
+        self._waiting.append(reply)
+        answer.addErrback(self._failed, name)
+        answer.addCallback(self._ready, reply)
+
+    def _failed(self, failure: Failure, name: bytes) -> bool:
+        log.failure("global request {name!r} failed", failure, name=name)
+        return False
+
+    def _ready(self, result: Any, reply: _Reply) -> None:
+        reply.ready, reply.result = True, result
+        while self._waiting and self._waiting[0].ready:
+            first = self._waiting.popleft()
+            if not first.wanted:
+                continue
+            if first.result:
+                data = first.result[1] if isinstance(first.result, tuple | list) else b""
+                self._transport.sendPacket(n.REQUEST_SUCCESS, data)
+            else:
+                self._transport.sendPacket(n.REQUEST_FAILURE, b"")
+
+    def clear(self) -> None:
+        """The peer is gone."""
+        self._waiting.clear()

@@ -1,0 +1,45 @@
+"""With which code and which words is a channel refused (RFC 4254, section 5.1)?
+
+Laws of this file:
+
+* The peer reads the true reason of whatever was raised on purpose; of our own mistakes it
+  learns that there was one, and the log learns which.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from twisted.conch.error import ConchError
+from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.python.failure import Failure
+
+from tele.errors import AccessDenied, TeleError
+from tele.loop import make_logger
+
+log = make_logger(__name__)
+
+ADMINISTRATIVELY_PROHIBITED: Final = 1
+CONNECT_FAILED: Final = 2
+UNKNOWN_CHANNEL_TYPE: Final = 3
+RESOURCE_SHORTAGE: Final = 4
+
+
+def refusal(failure: Failure) -> tuple[int, str]:
+    """Return the code and the text."""
+    error = failure.value
+    if isinstance(error, ConchError):
+        # Conch's own classes give the two in either order.
+        code, text = error.value, error.data
+        if isinstance(text, int):
+            code, text = text, code
+        shown = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+        return (code if isinstance(code, int) else CONNECT_FAILED), shown
+    if isinstance(error, AccessDenied):
+        return ADMINISTRATIVELY_PROHIBITED, str(error)
+    if isinstance(error, TeleError):
+        return CONNECT_FAILED, str(error)
+    if isinstance(error, ConnectError | DNSLookupError):
+        return CONNECT_FAILED, (str(error).splitlines() or [type(error).__name__])[0]
+    log.failure("a channel could not be opened", failure)
+    return CONNECT_FAILED, "internal error"
