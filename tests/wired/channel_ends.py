@@ -1,0 +1,398 @@
+"""A client and a server with channels, over a slow link in memory, with real pipes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from attrs import Factory, define, field
+from twisted.conch.avatar import ConchUser
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import ITransport
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from zope.interface import alsoProvides, implementer
+
+from ssh_ends import START, Address, Realm, World
+from tele.conch.channel import Channel
+from tele.conch.client import LoginTransport
+from tele.conch.client_session import ProgramChannel
+from tele.conch.connection import SSHConnection
+from tele.conch.credentials import CertificateCredentials
+from tele.conch.forwarding import IForwarder, open_direct_tcpip
+from tele.conch.programs import Exit, IProgram, ISessionPrograms, ProgramRequest
+from tele.conch.session import SessionChannel
+from tele.errors import AccessDenied
+
+#: What one end of the link keeps before it tells its producer to pause.
+LINK_ROOM = 64 * 1024
+
+
+class HandReactor(Clock):
+    """A clock that also watches descriptors, when it is told to look."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.advance(START.timestamp())
+        self.readers: dict[Any, None] = {}
+        self.writers: dict[Any, None] = {}
+
+    def addReader(self, reader: Any) -> None:
+        self.readers.setdefault(reader)
+
+    def removeReader(self, reader: Any) -> None:
+        self.readers.pop(reader, None)
+
+    def addWriter(self, writer: Any) -> None:
+        self.writers.setdefault(writer)
+
+    def removeWriter(self, writer: Any) -> None:
+        self.writers.pop(writer, None)
+
+    def look(self) -> bool:
+        """Let every descriptor that is ready do its work once; False if none is."""
+        poll = select.poll()
+        by_number: dict[int, list[Any]] = {}
+        for kind, events in ((self.readers, select.POLLIN), (self.writers, select.POLLOUT)):
+            for watched in kind:
+                by_number.setdefault(watched.fileno(), []).append((watched, events))
+        for number, wanted in by_number.items():
+            poll.register(number, sum(events for _, events in wanted))
+        ready = poll.poll(0)
+        for number, found in ready:
+            for watched, events in by_number[number]:
+                if found & events:
+                    (watched.doRead if events == select.POLLIN else watched.doWrite)()
+                elif found & (select.POLLHUP | select.POLLERR) and watched.fileno() >= 0:
+                    self.readers.pop(watched, None)
+                    self.writers.pop(watched, None)
+                    watched.connectionLost(Failure(ConnectionDone()))
+        return bool(ready)
+
+
+@implementer(ITransport)
+@define(eq=False)
+class LinkEnd:
+    """One end of a link that is as slow as ``carry`` is asked to be."""
+
+    protocol: Any
+    peer: LinkEnd | None = None
+    waiting: bytearray = Factory(bytearray)
+    carried: int = 0
+    paused: bool = False
+    closing: bool = False
+    closed: bool = False
+    _producer: Any = None
+    _told: bool = False
+
+    def write(self, data: bytes) -> None:
+        if self.closing:
+            return
+        self.waiting += data
+        if len(self.waiting) > LINK_ROOM and self._producer and not self._told:
+            self._told = True
+            self._producer.pauseProducing()
+
+    def writeSequence(self, data: Any) -> None:
+        self.write(b"".join(data))
+
+    def loseConnection(self) -> None:
+        self.closing = True
+
+    def abortConnection(self) -> None:
+        self.waiting.clear()
+        self.closing = True
+
+    def getPeer(self) -> Address:
+        return Address()
+
+    def getHost(self) -> Address:
+        return Address(2)
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self._producer = producer
+
+    def unregisterProducer(self) -> None:
+        self._producer = None
+
+    def pauseProducing(self) -> None:
+        self.paused = True
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+
+    def carry(self, limit: int) -> bool:
+        """Bring up to ``limit`` bytes to the other end; False if there was nothing to do."""
+        other = self.peer
+        assert other is not None
+        if self.waiting and not other.paused and not other.closed:
+            data = bytes(self.waiting[:limit])
+            del self.waiting[:limit]
+            self.carried += len(data)
+            other.protocol.dataReceived(data)
+            if not self.waiting and self._told and self._producer:
+                self._told = False
+                self._producer.resumeProducing()
+            return True
+        if self.closing and not self.waiting and not self.closed:
+            self.close()
+            return True
+        return False
+
+    def close(self) -> None:
+        """Both ends hear that the connection is gone."""
+        for end in (self, self.peer):
+            if end is not None and not end.closed:
+                end.closed = end.closing = True
+                end.protocol.connectionLost(Failure(ConnectionDone()))
+
+
+@implementer(IProgram)
+@define(eq=False)
+class HeldProgram:
+    """A program whose other side is the test."""
+
+    request: ProgramRequest
+    stdin: int | None
+    stdout: int | None
+    stderr: int | None
+    tap: Any
+    #: The test's ends: what the program reads, writes and complains to.
+    its_input: int
+    its_output: int
+    its_errors: int
+    exited: Deferred[Exit] = Factory(Deferred)
+    signals: list[str] = Factory(list)
+    sizes: list[tuple[int, ...]] = Factory(list)
+    hung_up: int = 0
+    _open: set[int] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._open = {self.its_input, self.its_output, self.its_errors}
+
+    def signal(self, name: str) -> bool:
+        self.signals.append(name)
+        return name != "KILL"
+
+    def resize(self, *size: int) -> None:
+        self.sizes.append(size)
+
+    def hang_up(self) -> None:
+        self.hung_up += 1
+
+    # -- what the test has the program do
+    def say(self, data: bytes | memoryview) -> int:
+        """Write to standard output; returns how much went."""
+        return self._write(self.its_output, data)
+
+    def complain(self, data: bytes) -> int:
+        return self._write(self.its_errors, data)
+
+    def _write(self, descriptor: int, data: bytes | memoryview) -> int:
+        try:
+            return os.write(descriptor, data)
+        except BlockingIOError:
+            return 0
+
+    def hear(self, limit: int = 1 << 20) -> bytes | None:
+        """Read standard input: what is there, b"" at its end, None if nothing is there now."""
+        try:
+            return os.read(self.its_input, limit)
+        except BlockingIOError:
+            return None
+
+    def shut(self, *descriptors: int) -> None:
+        """Close some of its ends, or all."""
+        for descriptor in descriptors or tuple(self._open):
+            if descriptor in self._open:
+                self._open.discard(descriptor)
+                os.close(descriptor)
+
+    def finish(self, how: Exit | None = None) -> None:
+        """Close everything and end."""
+        self.shut()
+        if not self.exited.called:
+            self.exited.callback(how or Exit(0))
+
+
+@implementer(ISessionPrograms)
+@define(eq=False)
+class HeldPrograms:
+    """Starts programs that are held by the test."""
+
+    started: list[HeldProgram] = Factory(list)
+    numbers: list[int] = Factory(list)
+    tap: Any = None
+    terminal: bool = False
+    answer: Callable[[ProgramRequest], Deferred[Any]] | None = None
+
+    def env_allowed(self, name: str) -> bool:
+        return name.startswith("LANG")
+
+    def start(self, request: ProgramRequest, channel_number: int) -> Deferred[Any]:
+        self.numbers.append(channel_number)
+        if self.answer is not None:
+            return self.answer(request)
+        return succeed(self.make(request))
+
+    def make(self, request: ProgramRequest) -> HeldProgram:
+        """Make a program, without telling anybody."""
+        input_read, input_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        output_read, output_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        errors_read, errors_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        for pipe in (input_read, output_read):
+            with suppress(OSError):
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 256 * 1024)
+        program = HeldProgram(
+            request,
+            stdin=input_write,
+            stdout=output_read,
+            stderr=errors_read,
+            tap=self.tap,
+            its_input=input_read,
+            its_output=output_write,
+            its_errors=errors_write,
+        )
+        self.started.append(program)
+        return program
+
+
+class ChannelUser(ConchUser):
+    """A user with sessions and forwarding."""
+
+    grant: Any = None
+
+    def __init__(self, world: ChannelWorld) -> None:
+        super().__init__()
+        self._world = world
+        self.channelLookup = {b"session": SessionChannel, b"direct-tcpip": open_direct_tcpip}
+        self.subsystemLookup = {}
+        alsoProvides(self, IForwarder)
+
+    def __conform__(self, interface: Any) -> Any:
+        return self._world.programs if interface is ISessionPrograms else None
+
+    def connect(self, request: Any, factory: Any) -> Deferred[Any]:
+        """See :class:`IForwarder`."""
+        if self._world.forward is None:
+            return fail(AccessDenied("you may not forward ports"))
+        return self._world.forward(request, factory)
+
+
+@define
+class ChannelWorld(World):
+    """A world whose connections have channels."""
+
+    clock: Any = Factory(HandReactor)
+    programs: Any = Factory(HeldPrograms)
+    forward: Any = None
+    make_user: Callable[[ChannelWorld], Any] = ChannelUser
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        self.realm.answer = self._admit
+        self.factory.connection = SSHConnection
+
+    def _admit(self, credentials: CertificateCredentials) -> Deferred[Any]:
+        interface, _, log_out = Realm().admit(credentials)
+        return succeed((interface, self.make_user(self), log_out))
+
+    def link(self) -> ChannelEnds:
+        """Connect a client, log in, and return both ends."""
+        client = LoginTransport(
+            self.clock, self.verifier(), self.identity(), SSHConnection, self.limits
+        )
+        server = self.server()
+        client_link, server_link = LinkEnd(client), LinkEnd(server)
+        client_link.peer, server_link.peer = server_link, client_link
+        server.makeConnection(server_link)
+        ready = client.ready()
+        client.makeConnection(client_link)
+        ends = ChannelEnds(self, client, server, client_link, server_link)
+        ends.settle()
+        assert ready.called
+        ready.addErrback(Failure.raiseException)
+        return ends
+
+
+@define
+class ChannelEnds:
+    """A client and a server that are connected and logged in."""
+
+    world: ChannelWorld
+    client: Any
+    server: Any
+    client_link: LinkEnd
+    server_link: LinkEnd
+
+    def turn(self, down: int = 1 << 20, up: int = 1 << 20) -> bool:
+        """Carry some bytes each way and let every descriptor work once."""
+        moved = self.world.clock.look()
+        moved = self.server_link.carry(down) or moved
+        return self.client_link.carry(up) or moved
+
+    def settle(self) -> None:
+        """Until there is nothing to do."""
+        for _ in range(100_000):
+            if not self.turn():
+                return
+        raise AssertionError("there is no end to it")
+
+    def open(self, channel: Channel, extra: bytes = b"") -> Any:
+        """Open a channel of the client's."""
+        self.client.service.openChannel(channel, extra)
+        self.settle()
+        return channel
+
+    def run(
+        self, request: ProgramRequest | None = None, kind: type[ProgramChannel] | None = None
+    ) -> tuple[Any, HeldProgram]:
+        """Open a session that runs a program; return the client's end and the program."""
+        heard: list[tuple[int | None, bytes]] = []
+        channel = (kind or ProgramChannel)(
+            request or ProgramRequest("exec", b"something"),
+            lambda code, view: heard.append((code, bytes(view))),
+        )
+        channel.heard = heard  # type: ignore[attr-defined]
+        self.open(channel)
+        return channel, self.world.programs.started[-1]
+
+
+class Hoarder(ProgramChannel):
+    """A client that takes what fits its window, and uses nothing of it up."""
+
+    hoard = 0
+
+    def data_view(self, view: memoryview) -> None:
+        self.hoard += len(view)
+
+    def use_up(self) -> None:
+        """Use up all of it."""
+        hoard, self.hoard = self.hoard, 0
+        self.consumed(hoard)
+
+
+def output(channel: Any, code: int | None = None) -> bytes:
+    """What the client has heard so far."""
+    return b"".join(data for kind, data in channel.heard if kind == code)
+
+
+@contextmanager
+def no_descriptor_lost() -> Iterator[None]:
+    """What is opened inside is closed inside."""
+    before = set(os.listdir("/proc/self/fd"))
+    yield
+    left = {number: _target(number) for number in set(os.listdir("/proc/self/fd")) - before}
+    assert not {number for number, target in left.items() if target}, left
+
+
+def _target(number: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{number}")
+    except OSError:
+        return ""
