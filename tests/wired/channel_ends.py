@@ -268,8 +268,8 @@ class ChannelUser(ConchUser):
     grant: Any = None
 
     def __init__(self, world: ChannelWorld) -> None:
-        super().__init__()
         self._world = world
+        self.conn = None
         self.channelLookup = {b"session": SessionChannel, b"direct-tcpip": open_direct_tcpip}
         self.subsystemLookup = {}
         alsoProvides(self, IForwarder)
@@ -281,7 +281,8 @@ class ChannelUser(ConchUser):
         """See :class:`IForwarder`."""
         if self._world.forward is None:
             return fail(AccessDenied("you may not forward ports"))
-        return self._world.forward(request, factory)
+        connecting: Deferred[Any] = self._world.forward(request, factory)
+        return connecting
 
 
 @define
@@ -304,10 +305,10 @@ class ChannelWorld(World):
 
     def link(self) -> ChannelEnds:
         """Connect a client, log in, and return both ends."""
-        client = LoginTransport(
+        client: Any = LoginTransport(
             self.clock, self.verifier(), self.identity(), SSHConnection, self.limits
         )
-        server = self.server()
+        server: Any = self.server()
         client_link, server_link = LinkEnd(client), LinkEnd(server)
         client_link.peer, server_link.peer = server_link, client_link
         server.makeConnection(server_link)

@@ -48,8 +48,10 @@ class StreamEnd(Protocol):
         set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
         if set_no_delay is not None:
             set_no_delay(True)
-        self._direct = isinstance(self.transport, DirectSocket)
-        if not self._direct:
+        if isinstance(self.transport, DirectSocket):
+            self._direct = True
+            self.transport.speak_to(self)
+        else:
             self.transport.registerProducer(self, True)
 
     def attach(self, channel: RelayChannel) -> None:

@@ -34,6 +34,12 @@ BACKLOG = 1024
 class DirectSocket(tcp.Connection):
     """What is common to both ends."""
 
+    def speak_to(self, protocol: IProtocol) -> None:
+        """Call ``protocol`` itself: endpoints put a wrapper between, which knows only
+        Twisted's methods. For a protocol that is being connected.
+        """
+        self.protocol = cast(Any, protocol)
+
     def pending(self) -> int:
         """Return how many bytes wait for the kernel to take them."""
         return len(self.dataBuffer) - self.offset + self._tempDataLen

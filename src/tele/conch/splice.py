@@ -64,12 +64,14 @@ class SplicedChannel(Channel):
 
     def eofReceived(self) -> None:
         """The peer sends no more."""
-        self.other.send_eof()
+        if self.other.id is not None:
+            self.other.send_eof()
 
     def closed(self) -> None:
         """This half is gone: close the other one after what it has to send."""
         super().closed()
-        self.other.loseConnection()
+        if self.other.id is not None:
+            self.other.loseConnection()
 
 
 class _Near(SplicedChannel):

@@ -30,6 +30,7 @@ from tele.conch.limits import Limits, RekeyAllowance
 from tele.conch.links import make_link
 from tele.conch.outgoing import Outgoing
 from tele.conch.scratch import DATA_ROOM, MAX_PACKET, PADDING, RECEIVED
+from tele.conch.sockets import DirectSocket
 from tele.errors import ProtocolError
 from tele.loop import make_logger
 from tele.wire import numbers as n
@@ -104,6 +105,9 @@ class Transport(SSHTransportBase):
         set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
         if set_no_delay is not None:
             set_no_delay(True)
+        below: Any = self.transport
+        if isinstance(below, DirectSocket):
+            below.speak_to(self)
         self.gate = Gate(FROM_SERVER if self.isClient else FROM_CLIENT)
         self.outgoing = Outgoing(make_link(self.transport, self.drained), PlainSealer())
         opener = PlainOpener(self.limits.packet_before_auth)
