@@ -133,6 +133,8 @@ class ConchRunner:
         """See :class:`tele.conch.session.Runner`."""
         process = _Process(self, self._channel)
         if request.kind == "subsystem":
+            # Conch's sessions hear nothing of a subsystem.
+            self._session = None
             name = request.command
             avatar: Any = self._channel.avatar
             subsystem = avatar.lookupSubsystem(name, string(name))
