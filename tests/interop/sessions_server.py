@@ -1,0 +1,219 @@
+"""A server with sessions and forwarding in a process of its own: ``sessions_server.py FOLDER``.
+
+Programs are children of ``sh`` as ourselves: no roles, no spawner, no recording; what is tried
+is the way of the bytes. Writes credentials as ``engine_server.py`` does, and prints one JSON
+object with its port, then one for each program that was hung up.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import termios
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+from twisted.conch.avatar import ConchUser
+from twisted.conch.interfaces import IConchUser
+from twisted.cred.portal import IRealm
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.endpoints import HostnameEndpoint
+from zope.interface import implementer
+
+from engine_server import CLUSTER, make_credentials
+from tele.certs.issue import HostCertificateRequest, issue_host
+from tele.certs.keys import PrivateKey
+from tele.conch.credentials import Trust, make_portal
+from tele.conch.exchange import HostKeys
+from tele.conch.factory import SSHServerFactory
+from tele.conch.forwarding import ForwardRequest, IForwarder, open_direct_tcpip
+from tele.conch.limits import Limits
+from tele.conch.programs import Exit, IProgram, ISessionPrograms, ProgramRequest
+from tele.conch.session import SessionChannel
+from tele.conch.sockets import DirectReactor, listen
+from tele.errors import AccessDenied, NotFound, Unreachable
+from tele.loop import LogFormat, set_up_logging
+from tele.model.identity import HostRole
+from tele.node.terminal import open_terminal, set_size
+
+LOOP: Any = reactor
+
+
+def say(**fields: Any) -> None:
+    """Tell the test."""
+    print(json.dumps(fields), flush=True)
+
+
+@implementer(IProgram)
+@define(eq=False)
+class Child:
+    """A child process, watched by a descriptor that becomes readable when it ends."""
+
+    process: subprocess.Popen[bytes]
+    stdin: int | None
+    stdout: int | None
+    stderr: int | None
+    terminal: int | None = None
+    tap: Any = None
+    exited: Deferred[Exit] = field(factory=Deferred)
+    _watch: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._watch = os.pidfd_open(self.process.pid)
+        LOOP.addReader(self)
+
+    def fileno(self) -> int:
+        """What the reactor watches."""
+        return self._watch
+
+    def logPrefix(self) -> str:
+        """What Twisted logs."""
+        return "child"
+
+    def doRead(self) -> None:
+        """It ended."""
+        LOOP.removeReader(self)
+        os.close(self._watch)
+        status = self.process.wait()
+        if self.terminal is not None:
+            os.close(self.terminal)
+            self.terminal = None
+        if status < 0:
+            self.exited.callback(Exit(None, signal.Signals(-status).name.removeprefix("SIG")))
+        else:
+            self.exited.callback(Exit(status))
+
+    def connectionLost(self, reason: Any) -> None:
+        """The reactor ends."""
+
+    def signal(self, name: str) -> bool:
+        """Signal its group."""
+        number = getattr(signal, f"SIG{name}", None)
+        if number is None:
+            return False
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+        return True
+
+    def resize(self, columns: int, rows: int, width: int, height: int) -> None:
+        """Tell its terminal."""
+        if self.terminal is not None:
+            set_size(self.terminal, columns, rows, width, height)
+
+    def hang_up(self) -> None:
+        """The client is gone."""
+        say(hung_up=self.process.pid)
+        self.signal("HUP")
+
+
+def shell_words(request: ProgramRequest) -> list[str | bytes]:
+    """What to execute."""
+    return ["/bin/sh"] if request.kind == "shell" else ["/bin/sh", "-c", request.command]
+
+
+@implementer(ISessionPrograms, IForwarder)
+class User(ConchUser):
+    """Anybody with a good certificate."""
+
+    def __init__(self) -> None:
+        self.conn = None
+        self.channelLookup = {b"session": SessionChannel, b"direct-tcpip": open_direct_tcpip}
+        self.subsystemLookup = {}
+
+    def env_allowed(self, name: str) -> bool:
+        """See :class:`ISessionPrograms`."""
+        return name in {"LANG", "LC_TEST"}
+
+    def start(self, request: ProgramRequest, channel_number: int) -> Deferred[Any]:
+        """See :class:`ISessionPrograms`."""
+        if request.kind == "subsystem":
+            return fail(NotFound(f"there is no subsystem {request.command!r}"))
+        environment = {"PATH": os.environ["PATH"], **request.env}
+        if request.pty is not None:
+            return succeed(self._on_terminal(request, environment))
+        child = subprocess.Popen(
+            shell_words(request),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
+        ends: list[int] = []
+        for pipe in (child.stdin, child.stdout, child.stderr):
+            if pipe is None:
+                raise RuntimeError("no pipe")
+            ends.append(os.dup(pipe.fileno()))
+            pipe.close()
+            os.set_blocking(ends[-1], False)
+            if len(ends) < 3:
+                with suppress(OSError):
+                    fcntl.fcntl(ends[-1], fcntl.F_SETPIPE_SZ, 256 * 1024)
+        stdin, stdout, stderr = ends
+        return succeed(Child(child, stdin, stdout, stderr))
+
+    def _on_terminal(self, request: ProgramRequest, environment: dict[str, str]) -> Child:
+        if request.pty is None:
+            raise RuntimeError("no terminal")
+        master, slave = open_terminal(request.pty)
+        child = subprocess.Popen(
+            shell_words(request),
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={**environment, "TERM": request.pty.term},
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(slave)
+        return Child(child, master, master, None, os.dup(master))
+
+    def connect(self, request: ForwardRequest, factory: Any) -> Deferred[Any]:
+        """See :class:`IForwarder`."""
+        if request.host == "forbidden.example":
+            return fail(AccessDenied("you may not go there"))
+        if request.host == "offline.example":
+            return fail(Unreachable("node offline.example is offline since yesterday"))
+        return HostnameEndpoint(DirectReactor(LOOP), request.host, request.port).connect(factory)
+
+
+@implementer(IRealm)
+class Realm:
+    """Lets everybody in."""
+
+    def requestAvatar(self, avatarId: Any, mind: object, *interfaces: object) -> Deferred[Any]:
+        """Return a user."""
+        return succeed((IConchUser, User(), lambda: None))
+
+
+def main(folder: Path) -> None:
+    """Serve until killed."""
+    set_up_logging("info", sys.stderr, LogFormat.TEXT)
+    users, hosts, host = (PrivateKey.generate() for _ in range(3))
+    make_credentials(folder, users)
+    (folder / "known_hosts").write_text(f"@cert-authority * {hosts.public.line}\n")
+    (folder / "hosts_authority.pub").write_text(hosts.public.line + "\n")
+    request = HostCertificateRequest("h-1", "web1", CLUSTER, HostRole.NODE, ("127.0.0.1",))
+    certificate = issue_host(hosts, host.public.blob, request, datetime.now(UTC), os.urandom)
+    factory = SSHServerFactory(
+        portal=make_portal(Realm()),
+        host_keys=lambda: HostKeys(host, certificate),
+        user_trust=lambda: Trust(CLUSTER, frozenset({users.public.blob})),
+        clock=LOOP,
+        limits=Limits(rekey_octets=int(os.environ.get("REKEY_OCTETS", 1 << 30))),
+    )
+    port: Any = listen(LOOP, 0, factory, "127.0.0.1").getHost()
+    say(port=port.port)
+    LOOP.run()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
