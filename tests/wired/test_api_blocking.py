@@ -25,7 +25,7 @@ from tele.model.api import table
 from tele.model.api.members import ByName
 from tele.model.api.operation import Nothing
 from tele.model.api.people import Paged
-from tele.model.api.records import FollowEvents, GetChunk
+from tele.model.api.records import FollowEvents, GetChunk, PutChunk
 from tele.model.identity import HostRole
 from tele.model.presence import Presence
 
@@ -208,6 +208,35 @@ def test_something_else_answers(said: bytes) -> None:
         thread.start()
         with pytest.raises(Unreachable):
             fetch_cluster_blocking(f"127.0.0.1:{server.getsockname()[1]}", [])
+        thread.join()
+
+
+def test_an_answer_that_comes_before_the_body_was_sent(tmp_path: Path) -> None:
+    """A server may refuse a request by its head and close: the refusal is what is reported."""
+    body = b'{"error": {"kind": "denied", "message": "not for you"}}'
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "own"))
+        server.listen()
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += connection.recv(1000)
+                connection.sendall(
+                    b"HTTP/1.1 403 No\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
+                    % (len(body), body)
+                )
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with (
+            BlockingAuthority.local(str(tmp_path / "own")) as host,
+            pytest.raises(AccessDenied, match="not for you"),
+        ):
+            # More than the kernel takes for somebody who does not read.
+            host.perform(table.PUT_CHUNK, PutChunk("a", 0, b"x" * 4_000_000))
         thread.join()
 
 

@@ -212,7 +212,13 @@ def _send(
     if connection.sock is None:
         connection.connect()
     connection.sock.settimeout(operation.timeout.total_seconds())
-    connection.request(operation.method, encoded.target, encoded.body or None, headers)
+    # Without a body the end of the head is the end of the request: its failure is one.
+    try:
+        connection.request(operation.method, encoded.target, encoded.body or None, headers)
+    except ConnectionError:
+        # A request that is refused by its head is answered, and closed before its body came.
+        if not encoded.body:
+            raise
     return connection.getresponse()
 
 

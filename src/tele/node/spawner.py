@@ -47,7 +47,7 @@ from tele.node.spawn_messages import MAX_DESCRIPTORS, MAX_MESSAGE, SIGNALS, Star
 class Child:
     """One session: its process, whose it is, and the pipe that tells whether it came to exec."""
 
-    __slots__ = ("gid", "heard", "number", "pid", "pipe", "uid")
+    __slots__ = ("gid", "heard", "number", "pid", "pipe", "status", "uid")
 
     def __init__(self, number: int, pid: int, pipe: int) -> None:
         self.number = number
@@ -55,6 +55,8 @@ class Child:
         self.pipe: int | None = pipe
         self.heard = b""
         self.uid = self.gid = -1
+        #: How it ended, as waitpid tells it, once it did.
+        self.status: int | None = None
 
 
 class Spawner:
@@ -84,11 +86,12 @@ class Spawner:
                 for key, _ in self._selector.select():
                     if key.fd == wake:
                         os.read(wake, 4096)
-                        self._reap()
+                        while self.reap():
+                            pass
                     elif key.fd == self._control.fileno():
                         self._receive()
                     elif isinstance(key.data, Child):
-                        self._read_pipe(key.data)
+                        self.hear(key.data)
         except (EOFError, ConnectionError):
             return
         finally:
@@ -130,7 +133,7 @@ class Spawner:
             if operation == "signal" and (type(name) is not str or name not in SIGNALS):
                 raise ValueError("no such signal")
             child = self._by_number.get(number)
-            if child is None:
+            if child is None or child.status is not None:
                 return  # it has just ended
             if operation == "hangup":
                 _hang_up(child)
@@ -154,12 +157,16 @@ class Spawner:
         if pid == 0:
             _be_child(start, descriptors, theirs, self._changed)
         os.close(theirs)
-        child = Child(number, pid, ours)
-        self._by_number[number] = self._by_pid[pid] = child
-        self._selector.register(ours, selectors.EVENT_READ, child)
+        self.add(Child(number, pid, ours))
 
-    def _read_pipe(self, child: Child) -> None:
-        """At its end the child executed, or has said why not."""
+    def add(self, child: Child) -> None:
+        """Look after a child that was started."""
+        self._by_number[child.number] = self._by_pid[child.pid] = child
+        if child.pipe is not None:
+            self._selector.register(child.pipe, selectors.EVENT_READ, child)
+
+    def hear(self, child: Child) -> None:
+        """Read what a child says: at the end of it, it executed, or has said why not."""
         if child.pipe is None:
             return
         while True:
@@ -178,26 +185,32 @@ class Spawner:
         if newline and not failure:
             child.uid, child.gid = map(int, whose.split())
             self._report(child.number, "started", pid=child.pid)
+            self._tell_end(child)
             return
         failure = failure.lstrip("\n") or "spawner\0the session died as it started"
         reason, _, message = failure.partition("\0")
         del self._by_number[child.number]
         self._report(child.number, "failed", reason=reason, message=message)
 
-    def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            child = self._by_pid.pop(pid, None)
-            if child is None:
-                continue  # one that only sent a signal
-            self._read_pipe(child)
-            if self._by_number.pop(child.number, None) is not None:
-                self._report(child.number, "exited", **_outcome(status))
+    def reap(self, pid: int = -1) -> bool:
+        """Take note of a child that ended; False if there is none."""
+        try:
+            pid, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            return False
+        child = self._by_pid.pop(pid, None)
+        if child is not None:  # else one that only sent a signal
+            child.status = status
+            self.hear(child)
+            self._tell_end(child)
+        return pid != 0
+
+    def _tell_end(self, child: Child) -> None:
+        """It ended, and all that it said before it executed is heard: the pipe may lag behind."""
+        if child.status is None or child.pipe is not None:
+            return
+        if self._by_number.pop(child.number, None) is not None:
+            self._report(child.number, "exited", **_outcome(child.status))
 
     def _signal(self, child: Child, number: signal.Signals) -> None:
         """Signal the group as its user: part of it may be root's (sudo), and not theirs to end."""

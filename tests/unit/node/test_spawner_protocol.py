@@ -384,3 +384,25 @@ def test_interrupt_is_the_nodes(talk: Talk) -> None:
     talk.process.send_signal(signal.SIGINT)
     talk.process.send_signal(signal.SIGHUP)
     assert talk.run(b"echo on")[0] == b"on\n"
+
+
+def test_why_a_session_did_not_start_is_heard_after_its_end() -> None:
+    """A child may be reaped before the last it said has arrived: that is still what is told."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(0)
+    hears, tells = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    with ours, theirs:
+        keeper = spawner.Spawner(theirs)
+        process = subprocess.Popen(["false"])
+        child = spawner.Child(3, process.pid, hears)
+        keeper.add(child)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        keeper.reap(process.pid)
+        process.returncode = 1  # reaped: nobody else's number now
+        with pytest.raises(BlockingIOError):
+            ours.recv(MAX_MESSAGE)
+        os.write(tells, b"\nshell\0not for logging in")
+        os.close(tells)
+        keeper.hear(child)
+        said = json.loads(ours.recv(MAX_MESSAGE))
+    assert (said["event"], said["message"]) == ("failed", "not for logging in")
