@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 log = make_logger(__name__)
 
+#: What a window begins with; see ``windows`` for how it grows.
 WINDOW = 2 * 1024 * 1024
+#: Credit is given for so much, or for a quarter of a window that is smaller than the first.
+CREDIT = WINDOW // 4
 #: Requests that may wait for the answer of one before them: somebody who drags the edge of
 #: a window sends dozens a second. And how many bytes they may have.
 REQUESTS_LIMIT = 1024
@@ -117,9 +120,16 @@ class Channel(SSHChannel):
     def consumed(self, count: int) -> None:
         """``count`` bytes are used up: let the peer send as many more."""
         self._consumed += count
-        if self._consumed >= self.localWindowSize // 4 and self.is_open and not self.remoteClosed:
+        enough = min(CREDIT, self.localWindowSize // 4)
+        if self._consumed >= enough and self.is_open and not self.remoteClosed:
             credit, self._consumed = self._consumed, 0
             self.conn.adjustWindow(self, credit)
+            self.conn.windows.used(self, credit)
+
+    @property
+    def unused(self) -> int:
+        """How many bytes were received and are not used up."""
+        return self.localWindowSize - self.localWindowLeft - self._consumed
 
     # -- requests ---------------------------------------------------------------------
     def request(self, name: bytes, data: bytes, want_reply: bool) -> None:

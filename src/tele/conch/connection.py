@@ -29,6 +29,7 @@ from tele.conch.datapath import IDataService
 from tele.conch.global_replies import GlobalReplies
 from tele.conch.refusals import RESOURCE_SHORTAGE, UNKNOWN_CHANNEL_TYPE, refusal
 from tele.conch.turns import Turns
+from tele.conch.windows import Windows
 from tele.errors import ProtocolError
 from tele.loop import make_logger
 from tele.wire import numbers as n
@@ -38,6 +39,9 @@ log = make_logger(__name__)
 
 CHANNELS_LIMIT: Final = 256
 SESSIONS_DEFAULT: Final = 10
+#: Most bytes that the window of one channel grows to, and all of a connection together.
+WINDOW_LIMIT: Final = 16 * 1024 * 1024
+WINDOWS_LIMIT: Final = 64 * 1024 * 1024
 TEXT_LIMIT: Final = 256
 
 _MOST_CREDIT: Final = 0xFFFF_FFFF
@@ -52,7 +56,10 @@ class SSHConnection(conch.SSHConnection):
     transport: Any
     #: Most channels, those that are being opened included.
     channels_limit = CHANNELS_LIMIT
+    window_limit = WINDOW_LIMIT
+    windows_limit = WINDOWS_LIMIT
     _turns: Turns | None = None
+    _windows: Windows | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,6 +77,13 @@ class SSHConnection(conch.SSHConnection):
         if self._turns is None:
             self._turns = Turns(self.transport)
         return self._turns
+
+    @property
+    def windows(self) -> Windows:
+        """How much the peer may send on the channels of this connection."""
+        if self._windows is None:
+            self._windows = Windows(self, self.window_limit, self.windows_limit)
+        return self._windows
 
     def serviceStopped(self) -> None:
         """The connection is gone: close what is open, fail what waits."""
@@ -232,6 +246,7 @@ class SSHConnection(conch.SSHConnection):
         self.channels[number] = channel
         self.channelsToRemoteChannel[channel] = sender
         self.localToRemoteChannel[number] = sender
+        self.windows.open(channel)
         if is_session:
             self._session_channels.add(channel)
         self.transport.sendPacket(
@@ -302,6 +317,7 @@ class SSHConnection(conch.SSHConnection):
         channel.conn = self
         channel.id = number
         self.channels[number] = channel
+        self.windows.open(channel)
         self.transport.sendPacket(
             n.CHANNEL_OPEN,
             string(channel.name)
@@ -319,6 +335,7 @@ class SSHConnection(conch.SSHConnection):
         reader.end()
         channel = self._awaited(number)
         del self.channels[number]
+        self.windows.close(channel)
         channel.openFailed(ConchError(text[:TEXT_LIMIT], code))
 
     def _awaited(self, number: int) -> Any:
@@ -397,6 +414,7 @@ class SSHConnection(conch.SSHConnection):
         del self.channelsToRemoteChannel[channel]
         self.localToRemoteChannel.pop(channel.id, None)
         self.channels.pop(channel.id, None)
+        self.windows.close(channel)
         if channel in self._session_channels:
             self._session_channels.discard(channel)
             self._sessions -= 1

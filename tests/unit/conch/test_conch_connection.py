@@ -13,6 +13,7 @@ from twisted.conch.avatar import ConchUser
 from twisted.conch.error import ConchError
 from twisted.conch.ssh.channel import SSHChannel
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from tele.conch.channel import QUEUE_LIMIT, REQUESTS_LIMIT, WINDOW, Channel
 from tele.conch.connection import CHANNELS_LIMIT, SESSIONS_DEFAULT, SSHConnection
@@ -27,6 +28,7 @@ class Wire:
 
     def __init__(self, avatar: Any) -> None:
         self.avatar = avatar
+        self.clock = Clock()
         self.ready_observers: set[Callable[[], None]] = set()
         self.free = True
         self.sent: list[tuple[int, bytes]] = []
