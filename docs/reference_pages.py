@@ -2,7 +2,8 @@
 
 ``.. tele-commands::`` prints every command with its help and options,
 ``.. tele-configuration::`` every section with its keys, ``.. tele-interfaces::`` every plugin
-point: so the reference cannot say anything that the program does not do.
+point, ``.. tele-ssh-algorithms::`` what SSH is spoken with: so the reference cannot say
+anything that the program does not do.
 """
 
 from __future__ import annotations
@@ -22,10 +23,15 @@ from zope.interface import Interface
 from zope.interface.interface import InterfaceClass, Method
 
 from tele import interfaces
+from tele.certs.algorithms import HOST_ALGORITHMS, USER_ALGORITHMS
 from tele.cli.lazy import LazyGroup
 from tele.cli.main import tele
+from tele.conch.client import HOST_CERTIFICATES
 from tele.config import values
 from tele.config.values import Address, Chosen, FileConfig, Pins
+from tele.wire.agreement import METHODS
+from tele.wire.ciphers import CIPHERS, MACS, SERVER_CIPHERS
+from tele.wire.negotiation import COMPRESSIONS
 
 
 class Generated(SphinxDirective):
@@ -182,6 +188,35 @@ def interface_lines() -> Iterator[str]:
             yield ""
 
 
+# -- SSH ------------------------------------------------------------------------------
+#: What is negotiated, in our order: by kind, what a server of ours offers and what a client.
+ALGORITHMS: Mapping[str, tuple[tuple[bytes, ...], tuple[bytes, ...]]] = {
+    "Key exchange": (tuple(METHODS), tuple(METHODS)),
+    "Host key": (tuple(HOST_ALGORITHMS), HOST_CERTIFICATES),
+    "User authentication": (tuple(USER_ALGORITHMS), tuple(USER_ALGORITHMS)),
+    "Cipher": (SERVER_CIPHERS, CIPHERS),
+    "MAC, for ``aes*-ctr`` only": (MACS, MACS),
+    "Compression": (COMPRESSIONS, COMPRESSIONS),
+}
+
+
+def algorithm_lines() -> Iterator[str]:
+    """Yield a table of what SSH is spoken with."""
+    yield from (".. list-table::", "   :header-rows: 1", "   :widths: 16 42 42", "")
+    yield from ("   * - kind", "     - a server offers", "     - a client of ours offers")
+    for kind, sides in ALGORITHMS.items():
+        yield f"   * - {kind}"
+        for names in sides:
+            yield "     - " + ", ".join(f"``{name.decode('ascii')}``" for name in names)
+    yield ""
+
+
+class Algorithms(Generated):
+    """``.. tele-ssh-algorithms::``."""
+
+    text = staticmethod(algorithm_lines)
+
+
 class Interfaces(Generated):
     """``.. tele-interfaces::``."""
 
@@ -205,4 +240,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("tele-commands", Commands)
     app.add_directive("tele-configuration", Configuration)
     app.add_directive("tele-interfaces", Interfaces)
+    app.add_directive("tele-ssh-algorithms", Algorithms)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tele.certs.algorithms import HOST_ALGORITHMS, USER_ALGORITHMS
+from tele.wire.agreement import METHODS
+from tele.wire.ciphers import CIPHERS, MACS
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*(ROOT / "docs").rglob("*.rst"), ROOT / "README.rst"]
 
@@ -32,3 +36,21 @@ def test_the_datapath_names_each_step_once() -> None:
     text = (ROOT / "docs" / "datapath.rst").read_text()
     rooms = set(re.findall(r"src/tele/(\w+)/", text))
     assert {"conch", "wire", "certs", "rbac", "node", "recording", "tape", "auth"} <= rooms
+
+
+def test_the_page_on_ssh_has_every_extension() -> None:
+    """Each name of OpenSSH's that the engine knows is on the page, or in its generated table,
+    and the page has none that the engine does not know.
+    """
+    tables = {*CIPHERS, *MACS, *METHODS, *HOST_ALGORITHMS, *USER_ALGORITHMS}
+    sources = [f for room in ("wire", "conch") for f in (ROOT / "src/tele" / room).glob("*.py")]
+    pattern = r"[a-z0-9-]+@openssh\.com"
+    known = {
+        name
+        for source in sources
+        for name in re.findall(f'b"({pattern})"', source.read_text())
+        if name.encode() not in tables
+    }
+    page = set(re.findall(pattern, (ROOT / "docs" / "protocols" / "ssh.rst").read_text()))
+    assert known - page == set()
+    assert page - known - {name.decode() for name in tables} == set()

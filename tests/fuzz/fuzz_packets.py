@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tele.errors import ProtocolError
-from tele.wire.ciphers import Secrets
-from tele.wire.packets import GcmOpener, Opener, PlainOpener
+from tele.wire.ciphers import CIPHERS, MACS, Secrets, needs_mac
+from tele.wire.packets import Opener, PlainOpener
 
 SECRETS = Secrets(b"k", b"h", b"s")
 LIMIT = 35000
@@ -12,8 +12,12 @@ LIMIT = 35000
 
 def openers() -> list[Opener]:
     """A fresh opener of each kind."""
-    gcm: GcmOpener = SECRETS.opener(b"aes128-gcm@openssh.com", True, LIMIT, 0)
-    return [PlainOpener(LIMIT), gcm]
+    under_keys = [
+        SECRETS.opener(cipher, True, LIMIT, 0, mac)
+        for cipher in CIPHERS
+        for mac in (MACS if needs_mac(cipher) else (b"",))
+    ]
+    return [PlainOpener(LIMIT), *under_keys]
 
 
 def check(data: bytes) -> None:

@@ -15,7 +15,7 @@ RUNS = settings(max_examples=200, deadline=None)
 @RUNS
 @given(st.binary(max_size=300) | st.binary(max_size=300).map(lambda b: b"\0\0\0\x0c\4" + b))
 def test_packets(data: bytes) -> None:
-    """Arbitrary bytes against both packet formats."""
+    """Arbitrary bytes against every packet format."""
     fuzz_packets.check(data)
 
 

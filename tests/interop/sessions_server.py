@@ -43,6 +43,7 @@ from tele.errors import AccessDenied, NotFound, Unreachable
 from tele.loop import LogFormat, set_up_logging
 from tele.model.identity import HostRole
 from tele.node.terminal import open_terminal, set_size
+from tele.wire.ciphers import SERVER_CIPHERS
 
 LOOP: Any = reactor
 
@@ -209,6 +210,7 @@ def main(folder: Path) -> None:
         user_trust=lambda: Trust(CLUSTER, frozenset({users.public.blob})),
         clock=LOOP,
         limits=Limits(rekey_octets=int(os.environ.get("REKEY_OCTETS", 1 << 30))),
+        ciphers=os.environb[b"CIPHERS"].split(b",") if "CIPHERS" in os.environ else SERVER_CIPHERS,
     )
     port: Any = listen(LOOP, 0, factory, "127.0.0.1").getHost()
     say(port=port.port)

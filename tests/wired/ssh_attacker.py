@@ -140,9 +140,13 @@ class Attacker:
         secrets = Secrets(shared, digest, self.session_id)
         self.say(bytes((n.NEWKEYS,)))
         sequence = 0 if self.strict else self.sealer.sequence
-        self.sealer = secrets.sealer(agreement.cipher_to_server, True, PADDING, sequence)
+        self.sealer = secrets.sealer(
+            agreement.cipher_to_server, True, PADDING, sequence, agreement.mac_to_server
+        )
         sequence = 0 if self.strict else self.opener.sequence + 1
-        self._renewed = secrets.opener(agreement.cipher_to_client, False, 1 << 20, sequence)
+        self._renewed = secrets.opener(
+            agreement.cipher_to_client, False, 1 << 20, sequence, agreement.mac_to_client
+        )
         self._pending = data[taken:]
         self.hear()
 

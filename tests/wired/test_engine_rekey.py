@@ -13,7 +13,7 @@ from tele.conch.limits import REKEY_BURST, Limits
 from tele.conch.transport import Transport
 from tele.wire import numbers as n
 from tele.wire.agreement import METHODS
-from tele.wire.ciphers import CIPHERS
+from tele.wire.ciphers import CIPHERS, MACS, needs_mac
 from tele.wire.fields import string
 
 CHUNK = 32768
@@ -60,15 +60,56 @@ def test_every_method(method: bytes) -> None:
     assert bytes(world.services[0].data) == b"x" * 100
 
 
-@pytest.mark.parametrize("cipher", CIPHERS)
-def test_every_cipher(cipher: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ends speak each cipher."""
-    monkeypatch.setattr("tele.wire.ciphers.CIPHERS", (cipher,))
-    world = World()
-    ends = opened(world)
-    send(ends.server, b"y" * 100)
+SUITES = [(c, m) for c in CIPHERS for m in (MACS if needs_mac(c) else MACS[:1])]
+suites = pytest.mark.parametrize(
+    ("cipher", "mac"), SUITES, ids=lambda name: name.decode().partition("@")[0]
+)
+
+
+def offering(cipher: bytes, mac: bytes, limits: Limits | None = None) -> Ends:
+    """Two ends of which the client has only these; the server has all."""
+    world = World(limits=limits or Limits())
+    client = world.client()
+    client.supportedCiphers, client.supportedMACs = [cipher], [mac]
+    server = world.server()
+    server.supportedCiphers = list(CIPHERS)
+    ends = world.connect(client, server)
+    assert ends.client.isAuthenticated
+    return ends
+
+
+@suites
+def test_every_cipher(cipher: bytes, mac: bytes) -> None:
+    """Data arrive whole and in order both ways, over many exchanges, under each cipher."""
+    ends = offering(cipher, mac, Limits(rekey_octets=3 * CHUNK))
+    first, second = os.urandom(20 * CHUNK + 7), os.urandom(20 * CHUNK + 9)
+    send(ends.client, first)
+    send(ends.server, second)
     ends.settle()
-    assert bytes(ends.client.service.data) == b"y" * 100
+    assert bytes(ends.server.service.data) == first
+    assert bytes(ends.client.service.data) == second
+
+
+@suites
+def test_the_agreed_cipher_is_the_one_in_use(cipher: bytes, mac: bytes) -> None:
+    """Each direction seals and opens with what was agreed on, and with the MAC of it."""
+    ends = offering(cipher, mac)
+    family = "Etm" if needs_mac(cipher) else "Gcm" if b"gcm" in cipher else "Chacha"
+    for end in (ends.client, ends.server):
+        assert type(end.outgoing.sealer).__name__ == f"{family}Sealer"
+        assert type(end.incoming.opener).__name__ == f"{family}Opener"
+
+
+def test_a_server_offers_no_chacha_unless_told() -> None:
+    """A client that has nothing else is turned away by default, and let in if configured."""
+    world = World()
+    client = world.client()
+    client.supportedCiphers = [CIPHERS[-1]]
+    assert CIPHERS[-1].startswith(b"chacha20")
+    world.connect(client)
+    assert client.closing
+    assert not client.isAuthenticated
+    assert offering(CIPHERS[-1], MACS[0]).client.isAuthenticated
 
 
 @pytest.mark.parametrize("who", ["server", "client", "both"])

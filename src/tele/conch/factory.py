@@ -9,7 +9,7 @@ Laws of this file:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.conch.ssh import factory as conch
@@ -23,6 +23,7 @@ from tele.conch.limits import Limits, Startups
 from tele.conch.server import USERAUTH, SSHServerTransport
 from tele.conch.userauth import CONNECTION, SSHUserAuthServer
 from tele.loop import make_logger
+from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
 
 log = make_logger(__name__)
 
@@ -33,8 +34,10 @@ class SSHServerFactory(conch.SSHFactory):
     """Makes the server's end for each visitor.
 
     ``host_keys`` and ``user_trust`` are asked anew whenever they are needed. ``connection``
-    makes the connection service; ``on_denied`` hears of everybody who was not let in. Without
-    ``match_login`` a certificate is good for any login name, and the realm has to look at it.
+    makes the connection service; ``on_denied`` hears of everybody who was not let in.
+    ``ciphers`` are what is offered (:data:`tele.wire.ciphers.CIPHERS` are all that there are;
+    the client chooses). Without ``match_login`` a certificate is good for any login name, and
+    the realm has to look at it.
     """
 
     protocol = SSHServerTransport
@@ -49,6 +52,7 @@ class SSHServerFactory(conch.SSHFactory):
         clock: IReactorTime,
         connection: Callable[[], Any] = SSHConnection,
         limits: Limits | None = None,
+        ciphers: Sequence[bytes] = SERVER_CIPHERS,
         match_login: bool = True,
         on_denied: Callable[[DeniedAttempt], None] = lambda _: None,
         draw: Callable[[], float] = _DICE.random,
@@ -59,6 +63,10 @@ class SSHServerFactory(conch.SSHFactory):
         self.clock = clock
         self.connection = connection
         self.limits = limits or Limits()
+        unknown = [name for name in ciphers if name not in CIPHERS]
+        if unknown or not ciphers:
+            raise ValueError(f"there are no such ciphers: {unknown}")
+        self._ciphers = None if tuple(ciphers) == SERVER_CIPHERS else list(ciphers)
         self.match_login = match_login
         self.on_denied = on_denied
         self.startups = Startups(self.limits, draw)
@@ -75,6 +83,8 @@ class SSHServerFactory(conch.SSHFactory):
             return None
         protocol = self.protocol(self.clock, self.limits, source)
         protocol.factory = self
+        if self._ciphers is not None:
+            protocol.supportedCiphers = self._ciphers
         return protocol
 
     def getService(

@@ -19,7 +19,7 @@ from tele.conch.links import Link
 from tele.conch.scratch import COPIED, DATA_ROOM, MAX_DATA, MAX_PACKET, PLAIN, SEALED, SEALED_FULL
 from tele.wire import numbers as n
 from tele.wire.fields import string, uint32
-from tele.wire.packets import DATA_HEADER_SIZE, OVERHEAD, GcmSealer, Sealer
+from tele.wire.packets import DATA_HEADER_SIZE, OVERHEAD, Sealer
 
 #: What may leave during an exchange (RFC 4253, section 7.1).
 _EXCHANGE = frozenset({n.DISCONNECT, n.IGNORE, n.UNIMPLEMENTED, n.DEBUG, n.NEWKEYS, *range(30, 50)})
@@ -106,10 +106,9 @@ class Outgoing:
         self.flush()
 
     def _seal_room(self, room: memoryview, channel: int, length: int, code: int | None) -> None:
-        sealer = self.sealer
-        if not isinstance(sealer, GcmSealer) or length > MAX_DATA:
-            raise ValueError("channel data before keys, or more than fit a packet")
-        self._at = sealer.seal_data(room, channel, length, code, SEALED, self._at)
+        if length > MAX_DATA:
+            raise ValueError("more channel data than fit a packet")
+        self._at = self.sealer.seal_data(room, channel, length, code, SEALED, self._at)
         if self._at >= SEALED_FULL:
             self.push()
 

@@ -35,7 +35,7 @@ from tele.errors import ProtocolError
 from tele.loop import make_logger
 from tele.wire import numbers as n
 from tele.wire.agreement import METHODS
-from tele.wire.ciphers import Secrets
+from tele.wire.ciphers import CIPHERS, MACS, Secrets
 from tele.wire.fields import Reader, boolean, string, uint32
 from tele.wire.negotiation import COOKIE_SIZE, make_kexinit, negotiate, parse_kexinit
 from tele.wire.packets import PlainOpener, PlainSealer
@@ -76,6 +76,8 @@ class Transport(SSHTransportBase):
 
     ourVersionString = f"SSH-2.0-tele_{VERSION.partition('+')[0]}".encode("ascii")
     supportedKeyExchanges = list(METHODS)
+    supportedCiphers = list(CIPHERS)
+    supportedMACs = list(MACS)
 
     #: Our markers and the peer's: extension negotiation, strict key exchange.
     our_markers: ClassVar[tuple[bytes, bytes]]
@@ -325,6 +327,8 @@ class Transport(SSHTransportBase):
             (*self.supportedKeyExchanges, *markers),
             self.host_key_algorithms(),
             os.urandom(COOKIE_SIZE),
+            tuple(self.supportedCiphers),
+            tuple(self.supportedMACs),
         )
         self._exchange = Exchange(ours)
         self.outgoing.send_kexinit(ours.payload)
@@ -395,9 +399,12 @@ class Transport(SSHTransportBase):
             self.sessionID = digest
         exchange.secrets = secrets = Secrets(shared, digest, self.sessionID)
         self.outgoing.send(n.NEWKEYS, b"")
-        cipher = agreement.cipher_to_server if self.isClient else agreement.cipher_to_client
+        if self.isClient:
+            cipher, mac = agreement.cipher_to_server, agreement.mac_to_server
+        else:
+            cipher, mac = agreement.cipher_to_client, agreement.mac_to_client
         sequence = 0 if self._strict else self.outgoing.sealer.sequence
-        self.outgoing.renew(secrets.sealer(cipher, self.isClient, PADDING, sequence), first)
+        self.outgoing.renew(secrets.sealer(cipher, self.isClient, PADDING, sequence, mac), first)
 
     def ssh_NEWKEYS(self, packet: bytes) -> None:
         """The peer sends under the new keys from now on: the exchange is over."""
@@ -406,9 +413,14 @@ class Transport(SSHTransportBase):
         if packet or secrets is None or agreement is None:
             raise ProtocolError("NEWKEYS that nothing led to")
         opener = self.incoming.opener
-        cipher = agreement.cipher_to_client if self.isClient else agreement.cipher_to_server
+        if self.isClient:
+            cipher, mac = agreement.cipher_to_client, agreement.mac_to_client
+        else:
+            cipher, mac = agreement.cipher_to_server, agreement.mac_to_server
         sequence = 0 if self._strict else opener.sequence
-        self.incoming.opener = secrets.opener(cipher, not self.isClient, opener.limit, sequence)
+        self.incoming.opener = secrets.opener(
+            cipher, not self.isClient, opener.limit, sequence, mac
+        )
         self._exchange = None
         self._rekey_at = self.clock.seconds() + self.limits.rekey_seconds
         self.keys_changed()

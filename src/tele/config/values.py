@@ -15,7 +15,9 @@ from typing import Any
 
 from attrs import Factory, field, frozen
 
+from tele.errors import quoted
 from tele.model.resources import NAME_PATTERN, RecordingSettings
+from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
 
 
 @frozen
@@ -100,6 +102,19 @@ def _node_name_problem(name: str) -> str:
     return "" if _NAME.fullmatch(name) else "a name is letters, digits and ._@- between them"
 
 
+def _ciphers_problem(names: tuple[str, ...]) -> str:
+    for name in names:
+        if name.encode("utf-8") not in CIPHERS:
+            return f"there is no cipher {quoted(name)}; there are {_listed(CIPHERS)}"
+    if not names:
+        return "at least one cipher"
+    return "" if len(set(names)) == len(names) else "each cipher once"
+
+
+def _listed(names: tuple[bytes, ...]) -> str:
+    return ", ".join(name.decode("ascii") for name in names)
+
+
 def _period_problem(value: timedelta) -> str:
     return "" if value >= timedelta(seconds=1) else "at least 1s"
 
@@ -179,6 +194,14 @@ class NodeConfig:
     labels: Mapping[str, str] = key("What roles and ``tele ls`` select by.", Factory(dict))
     commands: Mapping[str, CommandConfig] = key(
         "Labels that are the output of commands.", Factory(dict)
+    )
+    ciphers: tuple[str, ...] = key(
+        "The SSH ciphers that are offered. The client chooses among them by its own order, and "
+        "many OpenSSH clients would choose ``chacha20-poly1305@openssh.com``, the only one that "
+        "is not offered by default: it takes twice the processor's time where there is AES in "
+        "hardware.",
+        tuple(name.decode("ascii") for name in SERVER_CIPHERS),
+        check=_ciphers_problem,
     )
     recorder: Chosen = key("Which recorder takes part in sessions.", Chosen("tape"))
     state: Keep = key("``disk`` or ``memory``: a new host at each start.", Keep.DISK)

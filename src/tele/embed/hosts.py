@@ -168,6 +168,7 @@ def node_service(
         where=(listen.host, listen.port),
         public=lambda port: public_address(listen, config.public_addr, port),
         recorder=recorder,
+        ciphers=tuple(name.encode("ascii") for name in config.ciphers),
     )
     return HostService(member, serving, recorder)
 

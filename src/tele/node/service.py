@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.application.service import Service
@@ -43,6 +43,7 @@ from tele.node.spawning import Spawning
 from tele.node.trail import Trail, address
 from tele.node.visitor import Visitor
 from tele.recording.tee import ConnectionTape
+from tele.wire.ciphers import SERVER_CIPHERS
 
 _log = make_logger(__name__)
 
@@ -56,6 +57,7 @@ class NodeService(Service):
     :param labels: with the same ``spawning``; both are started and stopped here.
     :param where: (interface, port) to listen on; port 0 is any.
     :param public: given the port, where others reach it (``host:port``).
+    :param ciphers: what is offered, of :data:`tele.wire.ciphers.CIPHERS`.
     :param recorder: takes part in every session; None records nothing.
     """
 
@@ -71,6 +73,7 @@ class NodeService(Service):
         public: Callable[[int], str],
         recorder: IRecorder | None,
         limits: Limits | None = None,
+        ciphers: Sequence[bytes] = SERVER_CIPHERS,
         look_up: Callable[[str], None] = look_up,
     ) -> None:
         self.ready: Deferred[int] = Deferred()
@@ -95,6 +98,7 @@ class NodeService(Service):
             clock=reactor,
             connection=SSHConnection,
             limits=limits,
+            ciphers=ciphers,
             on_denied=self._trail.denied,
         )
         member.on_change(self._forget_trust)

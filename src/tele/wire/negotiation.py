@@ -3,7 +3,7 @@
 Laws of this file:
 
 * The client's order decides; a marker is never taken for a method (RFC 8308, section 2.2).
-* MAC lists are sent because they have to be, and not looked at: all ciphers are AEAD.
+* A MAC is agreed on for a cipher that needs one; for others the lists are not looked at.
 * Compression is ``none``.
 """
 
@@ -14,7 +14,7 @@ from typing import Final
 from attrs import frozen
 
 from tele.errors import ProtocolError
-from tele.wire.ciphers import CIPHERS
+from tele.wire.ciphers import CIPHERS, MACS, needs_mac
 from tele.wire.fields import Reader, boolean, name_list, uint32
 from tele.wire.numbers import KEXINIT, KEY_EXCHANGE_FAILED
 
@@ -26,8 +26,6 @@ STRICT_CLIENT: Final = b"kex-strict-c-v00@openssh.com"
 STRICT_SERVER: Final = b"kex-strict-s-v00@openssh.com"
 _MARKERS: Final = frozenset({EXT_INFO_CLIENT, EXT_INFO_SERVER, STRICT_CLIENT, STRICT_SERVER})
 
-#: Names that other implementations want to see; never used.
-MACS: Final = (b"hmac-sha2-256-etm@openssh.com", b"hmac-sha2-512-etm@openssh.com", b"hmac-sha2-256")
 COMPRESSIONS: Final = (b"none",)
 
 
@@ -39,6 +37,8 @@ class KexInit:
     host_keys: tuple[bytes, ...]
     ciphers_to_server: tuple[bytes, ...]
     ciphers_to_client: tuple[bytes, ...]
+    macs_to_server: tuple[bytes, ...]
+    macs_to_client: tuple[bytes, ...]
     compressions_to_server: tuple[bytes, ...]
     compressions_to_client: tuple[bytes, ...]
     guess_follows: bool
@@ -50,13 +50,14 @@ def make_kexinit(
     host_keys: tuple[bytes, ...],
     cookie: bytes,
     ciphers: tuple[bytes, ...] = CIPHERS,
+    macs: tuple[bytes, ...] = MACS,
 ) -> KexInit:
     """Return our KEXINIT. ``cookie`` is 16 random bytes."""
-    lists = (kex, host_keys, ciphers, ciphers, MACS, MACS, COMPRESSIONS, COMPRESSIONS, (), ())
+    lists = (kex, host_keys, ciphers, ciphers, macs, macs, COMPRESSIONS, COMPRESSIONS, (), ())
     payload = (
         bytes((KEXINIT,)) + cookie + b"".join(map(name_list, lists)) + boolean(False) + uint32(0)
     )
-    return KexInit(kex, host_keys, ciphers, ciphers, COMPRESSIONS, COMPRESSIONS, False, payload)
+    return KexInit(*lists[:8], guess_follows=False, payload=payload)
 
 
 def parse_kexinit(body: bytes) -> KexInit:
@@ -72,6 +73,8 @@ def parse_kexinit(body: bytes) -> KexInit:
         host_keys=lists[1],
         ciphers_to_server=lists[2],
         ciphers_to_client=lists[3],
+        macs_to_server=lists[4],
+        macs_to_client=lists[5],
         compressions_to_server=lists[6],
         compressions_to_client=lists[7],
         guess_follows=guess_follows,
@@ -81,12 +84,17 @@ def parse_kexinit(body: bytes) -> KexInit:
 
 @frozen
 class Agreement:
-    """What two KEXINITs amount to. ``wrong_guess``: the client's next KEX message is void."""
+    """What two KEXINITs amount to. ``wrong_guess``: the client's next KEX message is void.
+
+    A MAC is empty if its cipher needs none.
+    """
 
     kex: bytes
     host_key: bytes
     cipher_to_server: bytes
     cipher_to_client: bytes
+    mac_to_server: bytes
+    mac_to_client: bytes
     wrong_guess: bool
 
 
@@ -95,15 +103,15 @@ def negotiate(client: KexInit, server: KexInit) -> Agreement:
 
     Raises :class:`ProtocolError` naming the kind of algorithm that they share none of.
     """
+    cipher_to_server = _first_shared("cipher", client.ciphers_to_server, server.ciphers_to_server)
+    cipher_to_client = _first_shared("cipher", client.ciphers_to_client, server.ciphers_to_client)
     agreement = Agreement(
         kex=_first_shared("key exchange method", client.kex, server.kex),
         host_key=_first_shared("host key algorithm", client.host_keys, server.host_keys),
-        cipher_to_server=_first_shared(
-            "cipher", client.ciphers_to_server, server.ciphers_to_server
-        ),
-        cipher_to_client=_first_shared(
-            "cipher", client.ciphers_to_client, server.ciphers_to_client
-        ),
+        cipher_to_server=cipher_to_server,
+        cipher_to_client=cipher_to_client,
+        mac_to_server=_mac(cipher_to_server, client.macs_to_server, server.macs_to_server),
+        mac_to_client=_mac(cipher_to_client, client.macs_to_client, server.macs_to_client),
         wrong_guess=client.guess_follows
         and (client.kex[:1] != server.kex[:1] or client.host_keys[:1] != server.host_keys[:1]),
     )
@@ -113,6 +121,10 @@ def negotiate(client: KexInit, server: KexInit) -> Agreement:
     ):
         _first_shared("compression", theirs, ours)
     return agreement
+
+
+def _mac(cipher: bytes, client: tuple[bytes, ...], server: tuple[bytes, ...]) -> bytes:
+    return _first_shared("MAC", client, server) if needs_mac(cipher) else b""
 
 
 def _first_shared(kind: str, client: tuple[bytes, ...], server: tuple[bytes, ...]) -> bytes:

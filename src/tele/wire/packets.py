@@ -1,43 +1,41 @@
 """How does a payload become a packet, and a packet a payload (RFC 4253, section 6)?
 
 One object per direction: it owns the cipher, the sequence number and the counts that say
-when new keys are due. Before the first keys a packet is plain; after them it is AES-GCM as
-OpenSSH's ``aes128-gcm@openssh.com`` (PROTOCOL, section 1.6; RFC 5647): the length is sent in
-the clear and authenticated, the nonce is the IV with its last 8 bytes counted up.
+when new keys are due. Before the first keys a packet is plain; after them it is as one of
+the families of ciphers makes it: ``gcm``, ``etm`` and ``chacha``, each in a module of its own.
 
 Laws of this file:
 
 * Nothing of a packet is looked at before it is authenticated, but its length.
 * A packet has at least one byte of payload and 4 to 255 bytes of padding.
+* Every sealer takes channel data where they lie: the fast way is the only way of all ciphers.
 * Input and output buffers are the caller's, and never overlap.
 """
 
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from typing import Final, Protocol
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tele.errors import ProtocolError
 from tele.wire.numbers import CHANNEL_DATA, CHANNEL_EXTENDED_DATA, MAC_ERROR
 
 LENGTH_SIZE: Final = 4
-TAG_SIZE: Final = 16
 BLOCK: Final = 16
 PLAIN_BLOCK: Final = 8
 MIN_PADDING: Final = 4
 
-#: What a packet adds to its payload at most: length, padding length, padding, tag.
-OVERHEAD: Final = 64
+#: What a packet adds to its payload at most: length, padding length, padding, and a tag of
+#: up to 64 bytes.
+OVERHEAD: Final = 96
 #: Bytes of padding that a sealer has to be given.
 PADDING_SIZE: Final = 32
 #: Room before the data of a data packet; that of CHANNEL_EXTENDED_DATA needs all of it.
 DATA_HEADER_SIZE: Final = 18
 
-_WRAP: Final = 0xFFFFFFFF
-_NONCE_WRAP: Final = 0xFFFFFFFFFFFFFFFF
+WRAP: Final = 0xFFFFFFFF
+_NONCEWRAP: Final = 0xFFFFFFFFFFFFFFFF
 _DATA: Final = struct.Struct(">IBBII")
 _DATA_START: Final = DATA_HEADER_SIZE - _DATA.size
 _EXTENDED: Final = struct.Struct(">IBBIII")
@@ -52,6 +50,15 @@ class Sealer(Protocol):
 
     def seal(self, payload: bytes, out: memoryview, at: int) -> int:
         """Write the packet of ``payload`` to ``out`` at ``at``; return where it ends."""
+
+    def seal_data(
+        self, room: memoryview, channel: int, size: int, code: int | None, out: memoryview, at: int
+    ) -> int:
+        """Write the packet of channel data that lie in ``room`` from ``DATA_HEADER_SIZE`` on.
+
+        The header before and the padding after the data are overwritten. ``code`` is None
+        for CHANNEL_DATA, else the type of CHANNEL_EXTENDED_DATA. Returns where it ends.
+        """
 
 
 class Opener(Protocol):
@@ -92,10 +99,16 @@ class PlainSealer:
         length = 1 + len(payload) + padding
         end = at + LENGTH_SIZE + length
         out[at:end] = length.to_bytes(4, "big") + bytes((padding,)) + payload + bytes(padding)
-        self.sequence = (self.sequence + 1) & _WRAP
+        self.sequence = (self.sequence + 1) & WRAP
         self.packets += 1
         self.octets += end - at
         return end
+
+    def seal_data(
+        self, room: memoryview, channel: int, size: int, code: int | None, out: memoryview, at: int
+    ) -> int:
+        """See :class:`Sealer`. There are none before keys."""
+        raise ValueError("channel data before keys")
 
 
 class PlainOpener:
@@ -116,33 +129,44 @@ class PlainOpener:
             return 0
         length = int.from_bytes(source[start : start + LENGTH_SIZE], "big")
         if (length + LENGTH_SIZE) % PLAIN_BLOCK or not 12 <= length <= self.limit:
-            raise ProtocolError("a packet has a length that none can have")
+            raise bad_length()
         stop = start + LENGTH_SIZE + length
         if stop > end:
             return 0
         room[:length] = source[start + LENGTH_SIZE : stop]
-        self.payload_end = _payload_end(room[0], length)
-        self.sequence = (self.sequence + 1) & _WRAP
+        self.payload_end = payload_end(room[0], length)
+        self.sequence = (self.sequence + 1) & WRAP
         self.packets += 1
         self.octets += stop - start
         return stop - start
 
 
-def _payload_end(padding: int, length: int) -> int:
+def payload_end(padding: int, length: int) -> int:
+    """Return where a payload ends in a packet of ``length``. Raises :class:`ProtocolError`."""
     if not MIN_PADDING <= padding <= length - 2:
         raise ProtocolError("a packet has padding that none can have")
     return length - padding
 
 
-class GcmSealer:
-    """AES-GCM, sending. ``padding`` is at least ``PADDING_SIZE`` bytes of anything."""
+def bad_length() -> ProtocolError:
+    """What is wrong with a packet of a length that none can have."""
+    return ProtocolError("a packet has a length that none can have")
 
-    __slots__ = ("_counter", "_encrypt_into", "_fixed", "_padding", "octets", "packets", "sequence")
 
-    def __init__(self, key: bytes, iv: bytes, padding: bytes, sequence: int = 0) -> None:
-        self._encrypt_into = AESGCM(key).encrypt_into
-        self._fixed = iv[:4]
-        self._counter = int.from_bytes(iv[4:12], "big")
+def not_authentic() -> ProtocolError:
+    """What is wrong with a packet whose tag is not of its bytes."""
+    return ProtocolError("a packet is not authentic", MAC_ERROR)
+
+
+class CipherSealer(ABC):
+    """Under keys. ``padding`` is at least ``PADDING_SIZE`` bytes of anything.
+
+    The packet without its length is a multiple of 16, whatever less the cipher asks for.
+    """
+
+    __slots__ = ("_padding", "octets", "packets", "sequence")
+
+    def __init__(self, padding: bytes, sequence: int) -> None:
         self._padding = padding
         self.sequence = sequence
         self.packets = 0
@@ -158,11 +182,7 @@ class GcmSealer:
     def seal_data(
         self, room: memoryview, channel: int, size: int, code: int | None, out: memoryview, at: int
     ) -> int:
-        """Write the packet of channel data that lie in ``room`` from ``DATA_HEADER_SIZE`` on.
-
-        The header before and the padding after the data are overwritten. ``code`` is None
-        for CHANNEL_DATA, else the type of CHANNEL_EXTENDED_DATA.
-        """
+        """See :class:`Sealer`."""
         if code is None:
             start = _DATA_START
             padding = _padding_for(10 + size, BLOCK)
@@ -180,6 +200,7 @@ class GcmSealer:
         body = start + LENGTH_SIZE
         return self._encrypt(room[start:body], room[body : body + length], length, out, at)
 
+    @abstractmethod
     def _encrypt(
         self,
         header: bytes | memoryview,
@@ -188,64 +209,17 @@ class GcmSealer:
         out: memoryview,
         at: int,
     ) -> int:
-        body = at + LENGTH_SIZE
-        end = body + length + TAG_SIZE
-        counter = self._counter
-        self._counter = (counter + 1) & _NONCE_WRAP
-        out[at:body] = header
-        nonce = self._fixed + counter.to_bytes(8, "big")
-        self._encrypt_into(nonce, plain, header, out[body:end])
-        self.sequence = (self.sequence + 1) & _WRAP
-        self.packets += 1
-        self.octets += end - at
-        return end
+        """Write the packet of ``header``, its length, and ``plain``; return where it ends."""
 
 
-class GcmOpener:
-    """AES-GCM, receiving."""
+class CipherOpener:
+    """What all openers under keys remember."""
 
-    __slots__ = (
-        "_counter",
-        "_decrypt_into",
-        "_fixed",
-        "limit",
-        "octets",
-        "packets",
-        "payload_end",
-        "sequence",
-    )
+    __slots__ = ("limit", "octets", "packets", "payload_end", "sequence")
 
-    def __init__(self, key: bytes, iv: bytes, limit: int, sequence: int = 0) -> None:
-        self._decrypt_into = AESGCM(key).decrypt_into
-        self._fixed = iv[:4]
-        self._counter = int.from_bytes(iv[4:12], "big")
+    def __init__(self, limit: int, sequence: int) -> None:
         self.sequence = sequence
         self.packets = 0
         self.octets = 0
         self.limit = limit
         self.payload_end = 0
-
-    def open(self, source: memoryview, start: int, end: int, room: memoryview) -> int:
-        """See :class:`Opener`. A wrong tag is a :class:`ProtocolError` of MAC_ERROR."""
-        body = start + LENGTH_SIZE
-        if body > end:
-            return 0
-        header = source[start:body]
-        length = int.from_bytes(header, "big")
-        if length % BLOCK or not BLOCK <= length <= self.limit:
-            raise ProtocolError("a packet has a length that none can have")
-        stop = body + length + TAG_SIZE
-        if stop > end:
-            return 0
-        counter = self._counter
-        self._counter = (counter + 1) & _NONCE_WRAP
-        nonce = self._fixed + counter.to_bytes(8, "big")
-        try:
-            self._decrypt_into(nonce, source[body:stop], header, room[:length])
-        except InvalidTag:
-            raise ProtocolError("a packet is not authentic", MAC_ERROR) from None
-        self.payload_end = _payload_end(room[0], length)
-        self.sequence = (self.sequence + 1) & _WRAP
-        self.packets += 1
-        self.octets += stop - start
-        return stop - start

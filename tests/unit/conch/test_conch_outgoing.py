@@ -11,7 +11,7 @@ from tele.conch.outgoing import DESK, Outgoing
 from tele.conch.scratch import BATCH, DATA_ROOM, MAX_DATA, MAX_PACKET, PADDING
 from tele.wire import numbers as n
 from tele.wire.ciphers import Secrets
-from tele.wire.packets import GcmOpener, GcmSealer, PlainOpener
+from tele.wire.packets import Opener, PlainSealer, Sealer
 
 SECRETS = Secrets(b"k", b"h", b"s")
 CIPHER = b"aes128-gcm@openssh.com"
@@ -44,7 +44,7 @@ class FakeLink:
         self.sent.append(b"resume")
 
 
-def sealer() -> GcmSealer:
+def sealer() -> Sealer:
     return SECRETS.sealer(CIPHER, True, PADDING, 0)
 
 
@@ -53,7 +53,7 @@ def outgoing() -> tuple[Outgoing, FakeLink]:
     return Outgoing(link, sealer()), link
 
 
-def messages(sent: list[bytes], opener: GcmOpener | PlainOpener | None = None) -> list[bytes]:
+def messages(sent: list[bytes], opener: Opener | None = None) -> list[bytes]:
     """The messages in what was sent, in order."""
     opener = opener or SECRETS.opener(CIPHER, True, MAX_PACKET, 0)
     data = memoryview(b"".join(sent))
@@ -190,6 +190,9 @@ def test_what_no_packet_can_hold() -> None:
     out, _ = outgoing()
     with pytest.raises(ValueError, match="longer than any packet"):
         out.send(80, bytes(MAX_PACKET))
-    with pytest.raises(ValueError, match="more than fit"):
+    with pytest.raises(ValueError, match="more channel data"):
         out.seal_data(1, MAX_DATA + 1, None)
+    out.sealer = PlainSealer()
+    with pytest.raises(ValueError, match="before keys"):
+        out.seal_data(1, 1, None)
     out.forget()

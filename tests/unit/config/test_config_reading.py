@@ -257,3 +257,22 @@ def fields_of(cls: Any) -> list[Any]:
 def test_each_key_says_what_it_means(cls: type[Any]) -> None:
     """The reference is printed from these texts."""
     assert not fields_of(cls)
+
+
+def test_ciphers_of_a_node() -> None:
+    """Any of those that there are, each once and in any order; all but ChaCha20 by default."""
+    start = "version: v1\nauth: {cluster_name: c}\nnode: {ciphers: "
+    node = read(start + "[aes256-ctr, chacha20-poly1305@openssh.com]}\n").config.node
+    assert node is not None
+    assert node.ciphers == ("aes256-ctr", "chacha20-poly1305@openssh.com")
+    for wrong, why in (
+        ("[aes128-cbc]", "there is no cipher 'aes128-cbc'; there are aes128-gcm@openssh.com, "),
+        ("[aes128-ctr, aes128-ctr]", "each cipher once"),
+        ("[]", "at least one cipher"),
+        ("aes128-ctr", "expected a list"),
+    ):
+        (problem,) = problems(f"{start}{wrong}}}\n")
+        assert why in problem
+    default = read("version: v1\nauth: {cluster_name: c}\nnode: {}\n").config.node
+    assert default is not None
+    assert not any("chacha" in name for name in default.ciphers)

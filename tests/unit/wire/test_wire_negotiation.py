@@ -8,6 +8,7 @@ import pytest
 from attrs import evolve
 
 from tele.errors import ProtocolError
+from tele.wire.ciphers import MACS, SERVER_CIPHERS
 from tele.wire.negotiation import (
     EXT_INFO_CLIENT,
     STRICT_CLIENT,
@@ -49,6 +50,42 @@ def test_a_marker_is_no_method() -> None:
     assert negotiate(client, server).kex == b"k1"
     with pytest.raises(ProtocolError):
         negotiate(kexinit(kex=(EXT_INFO_CLIENT,)), server)
+
+
+GCM = (b"aes128-gcm@openssh.com",)
+CTR = (b"aes128-ctr",)
+SHA1 = (b"hmac-sha1-etm@openssh.com", b"hmac-sha2-256")
+
+
+def test_a_mac_is_agreed_on_where_it_is_needed() -> None:
+    """The client's first MAC is taken for a cipher that needs one; for one that does not,
+    nobody looks at the lists.
+    """
+    server = make_kexinit((b"k1",), (b"h1",), bytes(16))
+    client = evolve(
+        server,
+        ciphers_to_server=CTR,
+        ciphers_to_client=GCM,
+        macs_to_server=(*SHA1, *MACS[::-1]),
+        macs_to_client=SHA1,
+    )
+    agreement = negotiate(client, server)
+    assert agreement.mac_to_server == MACS[1]
+    assert agreement.mac_to_client == b""
+    with pytest.raises(ProtocolError, match="MAC"):
+        negotiate(evolve(client, ciphers_to_client=CTR), server)
+
+
+def test_what_is_never_offered() -> None:
+    """No CBC, no MAC that is not of the etm kind, no SHA-1, MD5 or compression; ChaCha20 comes
+    last where it comes at all, and a server does not offer it of its own accord.
+    """
+    ours = make_kexinit((), (), bytes(16))
+    assert ours.ciphers_to_client[-1] == b"chacha20-poly1305@openssh.com"
+    assert tuple(SERVER_CIPHERS) == ours.ciphers_to_client[:-1]
+    assert all(b"-gcm@" in c or c.endswith(b"-ctr") for c in SERVER_CIPHERS)
+    assert all(m.endswith(b"-etm@openssh.com") and b"sha2" in m for m in ours.macs_to_client)
+    assert ours.compressions_to_client == (b"none",)
 
 
 @pytest.mark.parametrize(
