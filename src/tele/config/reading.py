@@ -75,7 +75,8 @@ def parse(
     problems: list[str] = []
     documents = find_documents(text, name, problems)
     if len(documents) != 1:
-        problems.append(f"{name}: expected one YAML document, found {len(documents)}")
+        if not problems:
+            problems.append(f"{name}: expected one YAML document, found {len(documents)}")
         raise ConfigError(problems)
     reader = _Reader(folder, kinds or {}, problems)
     config = reader.section(FileConfig, documents[0], "")
