@@ -27,6 +27,7 @@ from tele.certs.algorithms import USER_ALGORITHMS
 from tele.certs.certificate import Certificate, parse_certificate
 from tele.certs.check import CheckedUser, check_user
 from tele.conch.credentials import CertificateCredentials, DeniedAttempt
+from tele.conch.penalties import Fault
 from tele.errors import AccessDenied, BadCertificate, ProtocolError, TeleError, quoted
 from tele.loop import make_logger, now
 from tele.wire import numbers as n
@@ -148,9 +149,10 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
             raise ProtocolError("too many questions", n.NO_MORE_AUTH_METHODS)
         self._send_failure()
 
-    def _refuse(self, attempt: DeniedAttempt) -> None:
-        """An attempt failed, and somebody wants to know."""
+    def _refuse(self, attempt: DeniedAttempt, proven: bool = False) -> None:
+        """An attempt failed, and somebody wants to know. ``proven``: we know who they are."""
         self._attempts += 1
+        self.transport.fault = None if proven else Fault.AUTHFAIL
         self._unspoken = None
         self.transport.factory.on_denied(attempt)
         if self._attempts >= self.transport.limits.attempts:
@@ -264,7 +266,7 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
         transport.sendPacket(
             n.USERAUTH_BANNER, string(printable(message + "\n").encode("utf-8")) + string(b"")
         )
-        self._refuse(attempt)
+        self._refuse(attempt, proven=True)
         transport.release()
 
     def _failed(self, failure: Failure) -> None:

@@ -38,6 +38,7 @@ from tele.node.accounts import own_login
 from tele.node.labels import Labels
 from tele.node.presence import NodePresence
 from tele.node.programs import NodePrograms, Visit
+from tele.node.proxies import ProxyAddresses
 from tele.node.realm import NodeRealm, look_up
 from tele.node.spawning import Spawning
 from tele.node.trail import Trail, address
@@ -86,6 +87,7 @@ class NodeService(Service):
         self._public = public
         self._recorder = recorder
         self._trail = Trail(reactor, member)
+        self._proxies = ProxyAddresses(reactor, lambda: member.authority)
         self._trust: Trust | None = None
         self._port: Any = None
         self._visitors: set[Visitor] = set()
@@ -100,6 +102,8 @@ class NodeService(Service):
             limits=limits,
             ciphers=ciphers,
             on_denied=self._trail.denied,
+            on_refused=self._trail.refused,
+            shared=self._proxies.__contains__,
         )
         member.on_change(self._forget_trust)
         labels.on_change(member.announce_soon)
@@ -165,6 +169,7 @@ class NodeService(Service):
             raise TeleError(f"the spawner cannot be started: {error.strerror}") from None
         await self._labels.start()
         await self._member.ready()
+        self._proxies.start()
         interface, port = self._where
         try:
             self._port = listen(self._reactor, port, self.factory, interface)
@@ -192,6 +197,7 @@ class NodeService(Service):
         if self._starting is not None:
             self._starting.cancel()
         self._labels.stop()
+        self._proxies.stop()
         if self._port is not None:
             port, self._port = self._port, None
             await maybeDeferred(port.stopListening)

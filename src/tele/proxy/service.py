@@ -12,10 +12,13 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory
 
 from tele.audit.chain import event
+from tele.conch.allowance import Allowance, Ration
 from tele.conch.connection import SSHConnection
 from tele.conch.credentials import DeniedAttempt, Trust, make_portal
+from tele.conch.door import Refused
 from tele.conch.exchange import HostKeys
 from tele.conch.factory import SSHServerFactory
+from tele.conch.limits import Limits
 from tele.conch.sockets import DirectReactor, listen
 from tele.errors import TeleError, Unavailable, Unreachable
 from tele.https.blocking import split_address
@@ -36,6 +39,9 @@ from tele.proxy.jump import JumpRealm, Visitor
 log = make_logger(__name__)
 
 DIAL_SECONDS: Final = 10.0
+#: Refusals of strangers in the audit in one go, and how many more each second.
+DENIED_BURST: Final = 100.0
+DENIED_PER_SECOND: Final = 5.0
 
 
 class ProxyService(Service):
@@ -46,7 +52,13 @@ class ProxyService(Service):
     """
 
     def __init__(
-        self, reactor: Any, *, member: Member, listen_at: tuple[str, int], auth: tuple[str, ...]
+        self,
+        reactor: Any,
+        *,
+        member: Member,
+        listen_at: tuple[str, int],
+        auth: tuple[str, ...],
+        limits: Limits | None = None,
     ) -> None:
         self.ready: Deferred[int] = Deferred()
         self.port: int | None = None
@@ -55,6 +67,9 @@ class ProxyService(Service):
         self._member = member
         self._listen_at = listen_at
         self._auth = auth
+        self._limits = limits
+        self._ration = Ration(Allowance(DENIED_BURST, DENIED_PER_SECOND))
+        self._ssh: SSHServerFactory | None = None
         self._turn = 0
         self._listening: Any = None
         self._following: Deferred[None] | None = None
@@ -74,6 +89,8 @@ class ProxyService(Service):
         listening, self._listening = self._listening, None
         if listening is not None:
             await maybeDeferred(listening.stopListening)
+        if self._ssh is not None:
+            self._ssh.stopFactory()
 
     async def _start(self) -> int:
         await self._member.ready()
@@ -86,7 +103,7 @@ class ProxyService(Service):
             self._dial,
             self._visitor_denied,
         )
-        ssh = SSHServerFactory(
+        self._ssh = ssh = SSHServerFactory(
             portal=make_portal(realm),
             host_keys=lambda: HostKeys(
                 self._member.identity.keys.ssh, self._member.identity.ssh_certificate
@@ -96,6 +113,8 @@ class ProxyService(Service):
             connection=SSHConnection,
             match_login=False,
             on_denied=self._attempt_denied,
+            on_refused=self._strangers_refused,
+            limits=self._limits,
         )
         self._site = make_pages(lambda: cluster)
         tls = ServerTls(
@@ -171,16 +190,20 @@ class ProxyService(Service):
         return Deferred.fromCoroutine(dial())
 
     # -- audit ------------------------------------------------------------------------
-    def _emit(self, **fields: Any) -> None:
+    def _emit(self, name: str = "auth.denied", **fields: Any) -> None:
         host = self._member.identity.host
         self._member.emit(
             event(
-                "auth.denied", str(uuid.uuid4()), now(self._reactor), host.cluster,
+                name, str(uuid.uuid4()), now(self._reactor), host.cluster,
                 server_id=host.host_id, server_name=host.name, ok=False, **fields,
             )
         )  # fmt: skip
 
     def _attempt_denied(self, attempt: DeniedAttempt) -> None:
+        unsaid = self._ration.admit(self._reactor.seconds())
+        if unsaid is None:
+            return
+        more: dict[str, Any] = {"others_not_listed": unsaid} if unsaid else {}
         self._emit(
             user=attempt.key_id[:128],
             login=attempt.login,
@@ -189,6 +212,16 @@ class ProxyService(Service):
             reason=attempt.reason,
             method=attempt.method,
             key=attempt.fingerprint,
+            **more,
+        )
+
+    def _strangers_refused(self, refused: Refused) -> None:
+        self._emit(
+            "auth.refused",
+            error=f"{refused.count} connections were refused",
+            count=refused.count,
+            why=dict(refused.why),
+            sources=list(refused.sources),
         )
 
     def _visitor_denied(self, visitor: Visitor, target: str, error: TeleError) -> None:
