@@ -111,7 +111,7 @@ class World:
             cluster="c",
             authorities=self.authorities,
             issuer=Issuer("c", self.authorities, moment, os.urandom),
-            state=State(self.backend, "c", self.authorities, RecordingSettings(), moment),
+            state=State(self.backend, "c", self.authorities, RecordingSettings(), hosts, moment),
             hosts=hosts,
             members=Members(self.backend, hosts),
             people=People(self.backend, passwords, moment),
@@ -121,8 +121,8 @@ class World:
             audit=AuditLog(self.backend, self.clock),
         )
         result(self.parts.people.ensure_presets())
-        result(self.parts.state.start())
         result(self.parts.hosts.start())
+        result(self.parts.state.start())
         self.auth = LocalAuthority(self.parts, self.clock)
         self.admin = Caller(
             UserIdentity(LOCAL_ADMIN, "c", moment() + timedelta(days=9), ADMIN_ROLES), "local"
@@ -132,8 +132,8 @@ class World:
         return result(self.auth.handle(operation, request, caller or self.admin))
 
     def stop(self) -> None:
-        result(self.parts.hosts.stop())
         self.parts.state.stop()
+        result(self.parts.hosts.stop())
         result(self.backend.close())
         assert not self.clock.getDelayedCalls()
 

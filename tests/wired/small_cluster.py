@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import define, field
+from twisted.internet.defer import Deferred
 
 from own_reactor import OwnReactor, own_reactor
 from tele.auth.local import ADMIN_ROLES, LOCAL_ADMIN, LocalAuthority
@@ -19,6 +21,8 @@ from tele.auth.service import AuthService
 from tele.certs.check import LATEST
 from tele.certs.keys import PrivateKey
 from tele.certs.x509 import TlsKey
+from tele.config.values import Address, JoinConfig, NodeConfig, Pins
+from tele.embed.hosts import HostService, node_service
 from tele.interfaces import IAuthority, IRecorder
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
@@ -34,8 +38,18 @@ from tele.node.labels import LabelCommand, Labels
 from tele.node.presence import NodePresence
 from tele.node.service import NodeService
 from tele.node.spawning import Spawning
+from tele.proxy.service import ProxyService
 from tele.recording.archive import DirectoryArchive
 from tele.store.sqlite import SqliteBackend
+
+
+def free_port() -> int:
+    """Ask the kernel for a port of 127.0.0.1."""
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        port: int = asked.getsockname()[1]
+        return port
+
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 NAME = "small"
@@ -52,6 +66,33 @@ class SmallNode:
 
 
 @define
+class SmallProxy:
+    """A proxy and its membership."""
+
+    service: ProxyService
+    member: Member
+    port: int = 0
+
+
+@define
+class TunnelNode:
+    """A node that is reached through tunnels, as its configuration makes it."""
+
+    host: HostService
+
+    @property
+    def serving(self) -> NodeService:
+        """What serves visitors."""
+        serving: NodeService = self.host.serving
+        return serving
+
+    @property
+    def proxies(self) -> tuple[str, ...]:
+        """The proxies that it has tunnels to."""
+        return self.host.member._presence().tunnels
+
+
+@define
 class SmallCluster:
     """One auth, started and stopped at will."""
 
@@ -60,6 +101,8 @@ class SmallCluster:
     auth: AuthService | None = None
     port: int = 0
     nodes: list[SmallNode] = field(factory=list)
+    proxies: list[SmallProxy] = field(factory=list)
+    tunnel_nodes: list[TunnelNode] = field(factory=list)
     ssh_keys: dict[str, PrivateKey] = field(factory=dict)
 
     # -- auth -------------------------------------------------------------------------
@@ -160,6 +203,58 @@ class SmallCluster:
         self.reactor.wait(node.service.stopService())
         self.reactor.wait(node.member.stopService())
 
+    def proxy(self, name: str = "proxy1", port: int = 0) -> SmallProxy:
+        """Start a proxy and wait until it serves; ``port`` 0 asks the kernel for one."""
+        port = port or free_port()
+        store = DirectoryStore(self.folder / name, HostRole.PROXY)
+        at = f"127.0.0.1:{port}"
+        said = Presence(name, HostRole.PROXY, (at,), peer=at)
+        member = self.member(store, lambda: said)
+        service = ProxyService(
+            self.reactor,
+            member=member,
+            listen_at=("127.0.0.1", port),
+            auth=(f"127.0.0.1:{self.port}",),
+        )
+        proxy = SmallProxy(service, member, port)
+        self.proxies.append(proxy)
+        member.startService()
+        service.startService()
+        self.reactor.wait(service.ready)
+        return proxy
+
+    def stop_proxy(self, proxy: SmallProxy) -> None:
+        """Stop a proxy; its folder stays."""
+        self.proxies.remove(proxy)
+        self.reactor.wait(Deferred.fromCoroutine(proxy.service.stopService()))
+        self.reactor.wait(proxy.member.stopService())
+
+    def tunnel_node(
+        self, proxy: SmallProxy, name: str = "nat1", folder: str = "", **config: Any
+    ) -> TunnelNode:
+        """Start a node that knows only ``proxy``, and wait until it has a tunnel."""
+        settings = self.settings()
+        token = self.folder / f"{name}.token"
+        token.write_text(settings.token() or "")
+        values = NodeConfig(
+            name=name,
+            join=JoinConfig(
+                proxy=Address("127.0.0.1", proxy.port), token_file=token, ca_pin=Pins(settings.pins)
+            ),
+            **config,
+        )
+        host = node_service(self.reactor, values, self.folder / (folder or name))
+        node = TunnelNode(host)
+        self.tunnel_nodes.append(node)
+        host.startService()
+        self.reactor.wait(host.ready)
+        return node
+
+    def stop_tunnel_node(self, node: TunnelNode) -> None:
+        """Stop such a node; its folder stays."""
+        self.tunnel_nodes.remove(node)
+        self.reactor.wait(node.host.stopService())
+
     # -- people -----------------------------------------------------------------------
     def person(self, name: str, *logins: str, ttl: timedelta = timedelta(hours=1)) -> None:
         """Make an administrator with a certificate for ``logins``."""
@@ -223,10 +318,35 @@ class SmallCluster:
         first = self.ssh_words(person, node, *options, "127.0.0.1", *words, login=login)
         return self.run("ssh", *first, stdin=stdin)
 
+    def jump_words(self, person: str, proxy: SmallProxy, host: str, *words: str) -> list[str]:
+        """Return the words of OpenSSH's client through ``proxy`` to the node ``host``."""
+        home = self.folder / "people"
+        common = (
+            "BatchMode yes", f"IdentityFile {home}/{person}",
+            f"CertificateFile {home}/{person}-cert.pub", "IdentitiesOnly yes",
+            f"UserKnownHostsFile {home}/known_hosts", "GlobalKnownHostsFile /dev/null",
+            "StrictHostKeyChecking yes", f"User {ME}",
+        )  # fmt: skip
+        lines = ["Host jump", "HostName 127.0.0.1", f"Port {proxy.port}",
+                 f"HostKeyAlias {proxy.member.host_id}", "Host *", *common]  # fmt: skip
+        file = self.folder / f"ssh_config_{person}_{proxy.port}"
+        file.write_text("\n".join(lines) + "\n")
+        return ["-F", str(file), "-J", "jump", host, *words]
+
+    def jump(
+        self, person: str, proxy: SmallProxy, host: str, *words: str, stdin: bytes | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run OpenSSH's client through ``proxy`` to the node ``host``."""
+        return self.run("ssh", *self.jump_words(person, proxy, host, *words), stdin=stdin)
+
     def stop(self) -> None:
         """Stop all."""
+        for tunnelled in list(self.tunnel_nodes):
+            self.stop_tunnel_node(tunnelled)
         for node in list(self.nodes):
             self.stop_node(node)
+        for proxy in list(self.proxies):
+            self.stop_proxy(proxy)
         if self.auth is not None:
             self.stop_auth()
 

@@ -179,6 +179,8 @@ class Hosts:
             last_seen=word.heard,
             version=said.version,
             rotation=said.rotation,
+            tunnels=said.tunnels,
+            peer=said.peer,
         )
 
     # -- inside -----------------------------------------------------------------------

@@ -176,8 +176,8 @@ class AuthService(Service):
         new = await claim(self._backend, self._cluster, self._now())
         parts = self._parts = await self._compose()
         await parts.people.ensure_presets()
-        await parts.state.start()
         await parts.hosts.start()
+        await parts.state.start()
         await parts.passwords.warm_up()
         authority = self.authority = LocalAuthority(parts, self._reactor)
         if new:
@@ -229,7 +229,7 @@ class AuthService(Service):
             cluster=self._cluster,
             authorities=authorities,
             issuer=Issuer(self._cluster, authorities, self._now, self._entropy),
-            state=State(backend, self._cluster, authorities, self._recording, self._now),
+            state=State(backend, self._cluster, authorities, self._recording, hosts, self._now),
             hosts=hosts,
             members=Members(backend, hosts),
             people=People(backend, passwords, self._now),
@@ -248,8 +248,8 @@ class AuthService(Service):
             await server.close()
         parts, self._parts = self._parts, None
         if parts is not None:
-            await parts.hosts.stop()
             parts.state.stop()
+            await parts.hosts.stop()
         await self._backend.close()
 
     def _in_thread(self, function: Callable[..., Any], *words: Any) -> Deferred[Any]:

@@ -8,10 +8,13 @@ from datetime import datetime
 from twisted.internet.defer import Deferred
 
 from tele.auth.authorities import Authorities
+from tele.auth.presence import Hosts
 from tele.auth.shelf import Shelf
 from tele.interfaces import Change, IBackend
-from tele.model.api.members import ClusterState
+from tele.model.api.members import ClusterState, Proxy
 from tele.model.codec import decode
+from tele.model.identity import HostRole
+from tele.model.presence import Host, Status
 from tele.model.resources import Lock, RecordingSettings, Role
 
 ROLES = "/roles/"
@@ -19,7 +22,9 @@ LOCKS = "/locks/"
 
 
 class State:
-    """Roles, locks, authorities and settings of a cluster. :meth:`start` first."""
+    """Roles, locks, authorities, proxies and settings of a cluster. :meth:`start` first,
+    after that of ``hosts``.
+    """
 
     def __init__(
         self,
@@ -27,12 +32,15 @@ class State:
         cluster: str,
         authorities: Authorities,
         recording: RecordingSettings,
+        hosts: Hosts,
         now: Callable[[], datetime],
     ) -> None:
         self._backend = backend
         self._cluster = cluster
         self._authorities = authorities
         self._recording = recording
+        self._hosts = hosts
+        self._proxies: tuple[Proxy, ...] = ()
         self._now = now
         self._revision = 0
         self.roles: dict[str, Role] = {}
@@ -50,6 +58,7 @@ class State:
         for lock in await Shelf(self._backend, LOCKS, Lock).list():
             self.locks[lock.name] = lock.value
             self._revision = max(self._revision, lock.revision)
+        self._stops.append(self._hosts.watch(HostRole.PROXY, self._proxies_changed).cancel)
 
     def stop(self) -> None:
         """Follow nothing any more."""
@@ -68,6 +77,7 @@ class State:
             roles=tuple(self.roles[name] for name in sorted(self.roles)),
             locks=tuple(self.locks[name] for name in sorted(self.locks)),
             recording=self._recording,
+            proxies=self._proxies,
         )
 
     def watch(self, receiver: Callable[[ClusterState], None]) -> Deferred[None]:
@@ -92,6 +102,16 @@ class State:
         else:
             self.locks[name] = decode(Lock, change.item.value)
         self._tell(change.revision)
+
+    def _proxies_changed(self, hosts: tuple[Host, ...]) -> None:
+        proxies = tuple(
+            Proxy(host.id, host.name, host.addresses, host.peer)
+            for host in hosts
+            if host.status is Status.ONLINE
+        )
+        if proxies != self._proxies:
+            self._proxies = proxies
+            self._tell(self._revision)
 
     def _tell(self, revision: int) -> None:
         self._revision = max(self._revision, revision)

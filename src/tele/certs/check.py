@@ -124,6 +124,32 @@ def check_host(
     return CheckedHost(certificate.principals, _host_identity(certificate))
 
 
+def check_member(
+    certificate: Certificate,
+    trusted: Collection[bytes],
+    cluster: str,
+    roles: Collection[HostRole],
+    now: datetime,
+) -> CheckedHost:
+    """Check the host certificate by which a member of ``cluster`` proves itself to another.
+
+    It has to say which host it is of, in one of ``roles``, and to name its id; ``identity``
+    is there. ``trusted`` are key blobs of host authorities. Raises :class:`BadCertificate`.
+    """
+    _check_common(certificate, CertKind.HOST, trusted, now)
+    if certificate.critical:
+        raise BadCertificate("a host certificate has no critical options", "option")
+    identity = _host_identity(certificate)
+    if identity is None or identity.host_id not in certificate.principals:
+        raise BadCertificate("it does not say which host it is of", "principal")
+    if identity.cluster != cluster:
+        raise BadCertificate(f"of cluster {quoted(identity.cluster)}, not {cluster}", "cluster")
+    if identity.role not in roles:
+        raise BadCertificate(f"a {identity.role.value} has no business here", "role")
+    _check_signature(certificate)
+    return CheckedHost(certificate.principals, identity)
+
+
 def _check_common(
     certificate: Certificate, kind: CertKind, trusted: Collection[bytes], now: datetime
 ) -> None:

@@ -132,8 +132,7 @@ def sign_user(
     from tele.model.api.people import SignUser
     from tele.model.api.table import SIGN_USER
 
-    lifetime = _DAY_OF_WORK if ttl is None else ttl
-    request = SignUser(name, _read_key(key), split_words(logins), lifetime)
+    request = SignUser(name, _read_key(key), split_words(logins), ttl or _DAY_OF_WORK)
     with open_authority(where) as authority:
         signed = plain(authority.perform(SIGN_USER, request))
     _write(key, out, signed["certificate"], signed["expires"])
@@ -158,8 +157,7 @@ def sign_host(
     from tele.model.api.people import SignHost
     from tele.model.api.table import SIGN_HOST
 
-    lifetime = _DAY_OF_WORK if ttl is None else ttl
-    request = SignHost(_read_key(key), split_words(principals), name, lifetime)
+    request = SignHost(_read_key(key), split_words(principals), name, ttl or _DAY_OF_WORK)
     with open_authority(where) as authority:
         signed = plain(authority.perform(SIGN_HOST, request))
     _write(key, out, signed["certificate"], signed["expires"])

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from attrs import frozen
 from twisted.conch.ssh import transport as conch
@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 
 from tele.certs.algorithms import CERTIFICATE_SUFFIX, HOST_ALGORITHMS, USER_ALGORITHMS
 from tele.certs.certificate import Certificate, parse_certificate
-from tele.certs.check import CheckedHost, check_host
+from tele.certs.check import CheckedHost, check_host, check_member
 from tele.certs.keys import PrivateKey
 from tele.conch.connection import SSHConnection
 from tele.conch.exchange import Exchange
@@ -42,6 +42,7 @@ from tele.errors import (
     quoted,
 )
 from tele.loop import make_logger, now
+from tele.model.identity import HostRole
 from tele.wire import numbers as n
 from tele.wire.agreement import METHODS, exchange_hash
 from tele.wire.fields import Reader, boolean, string
@@ -69,8 +70,28 @@ class HostVerifier:
 
 
 @frozen
+class MemberVerifier:
+    """We want to talk to a host of ``cluster`` in one of ``roles``, whichever it is."""
+
+    trusted: Collection[bytes]
+    cluster: str
+    roles: Collection[HostRole]
+
+    def verify(self, certificate: Certificate, at: datetime) -> CheckedHost:
+        """Return who it is. Raises :class:`BadCertificate`."""
+        return check_member(certificate, self.trusted, self.cluster, self.roles, at)
+
+
+class Verifier(Protocol):
+    """Knows which server is the right one."""
+
+    def verify(self, certificate: Certificate, at: datetime) -> CheckedHost:
+        """Return who it is. Raises :class:`BadCertificate` for a wrong one."""
+
+
+@frozen
 class ClientIdentity:
-    """Who we are there."""
+    """Who we are there: a user with a login, or a host under its id with its own certificate."""
 
     private: PrivateKey
     certificate: Certificate
@@ -111,7 +132,7 @@ class SSHClientTransport(Transport, conch.SSHClientTransport):
     def __init__(
         self,
         clock: IReactorTime,
-        verify_host: HostVerifier | None = None,
+        verify_host: Verifier | None = None,
         limits: Limits | None = None,
     ) -> None:
         super().__init__(clock, limits)
@@ -261,7 +282,7 @@ class LoginTransport(SSHClientTransport):
     def __init__(
         self,
         clock: IReactorTime,
-        verify_host: HostVerifier,
+        verify_host: Verifier,
         identity: ClientIdentity,
         connection: Callable[[], Any],
         limits: Limits | None,
@@ -326,7 +347,7 @@ def connect(
     reactor: Any,
     endpoint: IStreamClientEndpoint,
     *,
-    verify_host: HostVerifier,
+    verify_host: Verifier,
     identity: ClientIdentity,
     connection: Callable[[], Any] = SSHConnection,
     limits: Limits | None = None,

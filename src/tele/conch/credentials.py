@@ -1,7 +1,8 @@
 """What does authentication hand to the portal, and what does it tell the audit?
 
 The certificate is checked before the portal is asked, so the portal's checker has nothing
-to check: what the realm gets as "avatar id" is the whole :class:`CertificateCredentials`.
+to check: what the realm gets as "avatar id" is the whole :class:`CertificateCredentials`, or
+:class:`MemberCredentials` where hosts log in, too.
 
 Laws of this file:
 
@@ -21,11 +22,12 @@ from zope.interface import implementer
 
 from tele.certs.certificate import Certificate
 from tele.certs.check import CheckedUser
+from tele.model.identity import HostIdentity
 
 
 @frozen
 class Trust:
-    """Whose user certificates a server accepts: SSH key blobs of its cluster's authorities."""
+    """Whose certificates are accepted: SSH key blobs of the cluster's authorities of a kind."""
 
     cluster: str
     authorities: frozenset[bytes]
@@ -42,6 +44,17 @@ class CertificateCredentials:
 
     checked: CheckedUser
     login: str
+    certificate: Certificate
+    remote_addr: tuple[str, int]
+    local_addr: tuple[str, int]
+
+
+@implementer(ICertificateCredentials)
+@frozen
+class MemberCredentials:
+    """Which host of the cluster logs in, with its own certificate. Addresses are (host, port)."""
+
+    identity: HostIdentity
     certificate: Certificate
     remote_addr: tuple[str, int]
     local_addr: tuple[str, int]

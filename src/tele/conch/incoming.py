@@ -31,6 +31,12 @@ TakeExtended = Callable[[int, int, memoryview], None]
 class Receiver(Protocol):
     """Who handles what arrives."""
 
+    def take_preface(self, data: bytes) -> int | None:
+        """Return how many bytes at the start of ``data`` come before the version line.
+
+        None: more is needed to know. Asked until it says how many, before anything else.
+        """
+
     def version_received(self, line: bytes) -> None:
         """The peer's version line."""
 
@@ -44,6 +50,7 @@ class Incoming:
     __slots__ = (
         "_feeding",
         "_gate",
+        "_prefaced",
         "_receiver",
         "_versioned",
         "from_server",
@@ -65,6 +72,7 @@ class Incoming:
         self.stopped = False
         self.take_data: TakeData | None = None
         self.take_extended: TakeExtended | None = None
+        self._prefaced = False
         self._versioned = False
         self._feeding = False
 
@@ -110,13 +118,21 @@ class Incoming:
             self.kept = b""
 
     def _take_version(self, source: memoryview, end: int) -> int:
-        found = take_version(bytes(source[:end]), self.from_server)
+        data = bytes(source[:end])
+        before = 0
+        if not self._prefaced:
+            found_preface = self._receiver.take_preface(data)
+            if found_preface is None:
+                return 0
+            before = found_preface
+            self._prefaced = True
+        found = take_version(data[before:], self.from_server)
         if found is None:
-            return 0
+            return before
         line, taken = found
         self._versioned = True
         self._receiver.version_received(line)
-        return taken
+        return before + taken
 
     def _take_packets(self, source: memoryview, at: int, end: int, room: memoryview) -> int:
         while not self.held and not self.stopped:

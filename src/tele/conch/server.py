@@ -15,10 +15,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from tele.certs.algorithms import HOST_ALGORITHMS, SERVER_SIGNATURE_ALGORITHMS, certificate_type
-from tele.conch.door import Lines
 from tele.conch.exchange import Exchange, HostKeys
 from tele.conch.limits import Limits
-from tele.conch.penalties import Fault
 from tele.conch.transport import Transport
 from tele.errors import ProtocolError, quoted
 from tele.wire import numbers as n
@@ -63,38 +61,36 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
 
     #: Host key (or certificate) of the first exchange, to which a login is bound.
     first_host_key = b""
-    #: What is held against the source if nobody logs in; nothing, if they proved who they are.
-    fault: Fault | None = Fault.NOAUTH
 
     def __init__(
         self, clock: IReactorTime, limits: Limits | None = None, source: str | None = None
     ) -> None:
         super().__init__(clock, limits)
         self._source = source
+        self._vouched: tuple[str, int] | None = None
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """See :class:`Transport`."""
-        if self._source is not None and self.fault is not None:
-            self.factory.door.blame(self.remote_addr()[0], self.fault)
-        self._leave()
+        self._leave_startups()
         super().connectionLost(reason)
 
-    def grace_over(self) -> None:
-        """See :class:`Transport`."""
-        self.fault = Fault.GRACE_EXCEEDED
+    def take_preface(self, data: bytes) -> int | None:
+        """See :class:`Transport`. The factory may know those who vouch for visitors."""
+        take = self.factory.preface
+        return 0 if take is None else take(self, data)
 
-    def crashed(self) -> None:
-        """See :class:`Transport`."""
-        self.fault = Fault.CRASH
+    def vouched_for(self, remote_addr: tuple[str, int]) -> None:
+        """Somebody whom we trust says where the visitor really comes from."""
+        self._vouched = remote_addr
+        self._leave_startups()
 
-    @property
-    def lines(self) -> Lines:
-        """See :class:`Transport`. Lines about strangers are rationed."""
-        return super().lines if self.isAuthenticated else self.factory.door.lines
+    def remote_addr(self) -> tuple[str, int]:
+        """See :class:`Transport`."""
+        return self._vouched or super().remote_addr()
 
     def authenticated(self) -> None:
         """See :class:`Transport`."""
-        self._leave()
+        self._leave_startups()
         self.gate.authenticated()
         self.first_host_key = b""
         super().authenticated()
@@ -104,10 +100,10 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         if messageNum != n.USERAUTH_REQUEST or not self.isAuthenticated:
             super().dispatchMessage(messageNum, payload)
 
-    def _leave(self) -> None:
+    def _leave_startups(self) -> None:
         source, self._source = self._source, None
         if source is not None:
-            self.factory.door.leave(source)
+            self.factory.startups.leave(source)
 
     def host_key_algorithms(self) -> tuple[bytes, ...]:
         """See :class:`Transport`."""

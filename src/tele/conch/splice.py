@@ -89,18 +89,27 @@ class _Near(SplicedChannel):
 class _Far(SplicedChannel):
     """The half that we ask for."""
 
-    def __init__(self, name: bytes, opened: Deferred[SplicedChannel], **named: Any) -> None:
+    def __init__(self, name: bytes, **named: Any) -> None:
         super().__init__(**named)
         self.name = name
-        self._opened = opened
+        self.opened: Deferred[SplicedChannel] = Deferred(self._give_up)
+        self._given_up = False
+
+    def _give_up(self, _: Deferred[SplicedChannel]) -> None:
+        """Nobody waits for the other peer's answer any more."""
+        self._given_up = True
 
     def channelOpen(self, specificData: bytes) -> None:
         """The other peer agrees."""
-        self._opened.callback(self.other)
+        if self._given_up:
+            self.loseConnection()
+        else:
+            self.opened.callback(self.other)
 
     def openFailed(self, reason: Any) -> None:
         """The other peer refused, or is gone."""
-        self._opened.errback(reason)
+        if not self._given_up:
+            self.opened.errback(reason)
 
 
 def open_splice(
@@ -114,12 +123,12 @@ def open_splice(
 ) -> Deferred[SplicedChannel]:
     """Open a channel of type ``name`` on ``connection`` for one that a peer asks for.
 
-    Fires with the channel to give to that peer, or fails with what the other one said. For
-    an avatar's ``channelLookup`` or a connection's ``channel_<type>``.
+    Fires with the channel to give to that peer, or fails with what the other one said; it
+    can be cancelled. For an avatar's ``channelLookup`` or a connection's ``channel_<type>``.
     """
-    opened: Deferred[SplicedChannel] = Deferred()
     near = _Near(remoteWindow=remoteWindow, remoteMaxPacket=remoteMaxPacket, avatar=avatar)
-    far = _Far(name, opened)
+    far = _Far(name)
     near.other, far.other = far, near
+    opened = far.opened  # it may be refused at once
     connection.openChannel(far, extra)
     return opened

@@ -145,21 +145,33 @@ class StreamChannel(Channel):
 class _Asked(StreamChannel):
     """A stream that we ask for."""
 
-    def __init__(
-        self, name: bytes, protocol: IProtocol, opened: Deferred[IProtocol], **named: Any
-    ) -> None:
+    def __init__(self, name: bytes, protocol: IProtocol, **named: Any) -> None:
         super().__init__(protocol, **named)
         self.name = name
-        self._opened = opened
+        self.opened: Deferred[IProtocol] = Deferred(self._give_up)
+        self._given_up = False
+
+    def _give_up(self, _: Deferred[IProtocol]) -> None:
+        """Nobody waits for the peer's answer any more."""
+        self._given_up = True
 
     def channelOpen(self, specificData: bytes) -> None:
         """The peer agrees."""
+        if self._given_up:
+            self.loseConnection()
+            return
         super().channelOpen(specificData)
-        self._opened.callback(self.protocol)
+        self.opened.callback(self.protocol)
+
+    def closed(self) -> None:
+        """The channel is gone; a protocol that never had it hears nothing."""
+        if not self._given_up:
+            super().closed()
 
     def openFailed(self, reason: Any) -> None:
         """The peer refuses, or is gone."""
-        self._opened.errback(reason)
+        if not self._given_up:
+            self.opened.errback(reason)
 
 
 def open_stream(
@@ -172,8 +184,9 @@ def open_stream(
 ) -> Deferred[IProtocol]:
     """Open a channel of type ``name`` for ``protocol``; fires with it when it is connected.
 
-    Fails with Conch's ``ConchError`` (text, code) if the peer refuses.
+    Fails with Conch's ``ConchError`` (text, code) if the peer refuses; can be cancelled.
     """
-    opened: Deferred[IProtocol] = Deferred()
-    connection.openChannel(_Asked(name, protocol, opened, peer=peer, host=host), extra)
+    asked = _Asked(name, protocol, peer=peer, host=host)
+    opened = asked.opened  # it may be refused at once
+    connection.openChannel(asked, extra)
     return opened

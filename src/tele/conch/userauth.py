@@ -24,12 +24,18 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from tele.certs.algorithms import USER_ALGORITHMS
-from tele.certs.certificate import Certificate, parse_certificate
-from tele.certs.check import CheckedUser, check_user
-from tele.conch.credentials import CertificateCredentials, DeniedAttempt
-from tele.conch.penalties import Fault
+from tele.certs.certificate import Certificate, CertKind, parse_certificate
+from tele.certs.check import check_member, check_user
+from tele.conch.credentials import (
+    CertificateCredentials,
+    DeniedAttempt,
+    ICertificateCredentials,
+    MemberCredentials,
+    Trust,
+)
 from tele.errors import AccessDenied, BadCertificate, ProtocolError, TeleError, quoted
 from tele.loop import make_logger, now
+from tele.model.identity import HostRole
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, boolean, name_list, string
 
@@ -149,10 +155,9 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
             raise ProtocolError("too many questions", n.NO_MORE_AUTH_METHODS)
         self._send_failure()
 
-    def _refuse(self, attempt: DeniedAttempt, proven: bool = False) -> None:
-        """An attempt failed, and somebody wants to know. ``proven``: we know who they are."""
+    def _refuse(self, attempt: DeniedAttempt) -> None:
+        """An attempt failed, and somebody wants to know."""
         self._attempts += 1
-        self.transport.fault = None if proven else Fault.AUTHFAIL
         self._unspoken = None
         self.transport.factory.on_denied(attempt)
         if self._attempts >= self.transport.limits.attempts:
@@ -173,7 +178,7 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
                     "not_a_certificate",
                 )
             certificate = parse_certificate(request.blob)
-            checked = self._check(request, certificate)
+            credentials = self._check(request, certificate)
         except BadCertificate as error:
             attempt = self._denied_certificate(request, certificate, error.reason, str(error))
             if request.signature is None and error.reason == "not_a_certificate":
@@ -189,13 +194,20 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
                 n.USERAUTH_PK_OK, string(request.algorithm) + string(request.blob)
             )
             return
-        self._decide(request, certificate, checked)
+        self._decide(request, certificate, credentials)
 
-    def _check(self, request: KeyRequest, certificate: Certificate) -> CheckedUser:
-        """Return what the certificate says. Raises :class:`BadCertificate`."""
+    def _check(self, request: KeyRequest, certificate: Certificate) -> ICertificateCredentials:
+        """Return who the certificate says it is. Raises :class:`BadCertificate`."""
         transport = self.transport
         if request.host_key is not None and request.host_key != transport.first_host_key:
             raise BadCertificate("the login is bound to another host", "host_bound")
+        if certificate.kind is CertKind.HOST and transport.factory.host_trust is not None:
+            trust = transport.factory.host_trust()
+            return self._check_member(request, certificate, trust)
+        return self._check_user(request, certificate)
+
+    def _check_user(self, request: KeyRequest, certificate: Certificate) -> CertificateCredentials:
+        transport = self.transport
         factory = transport.factory
         trust = factory.user_trust()
         checked = check_user(
@@ -207,28 +219,57 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
             now(transport.clock),
             trust.cluster,
         )
-        if request.signature is not None:
-            session_id = transport.sessionID
-            if session_id is None:
-                raise ProtocolError("authentication before keys")
-            certificate.key.verify(
-                request.signature,
-                string(session_id) + request.signed,
-                (USER_ALGORITHMS[request.algorithm].signature,),
-                user_verified=checked.verify_required,
-            )
-        return checked
-
-    # -- deciding ---------------------------------------------------------------------
-    def _decide(self, request: KeyRequest, certificate: Certificate, checked: CheckedUser) -> None:
-        transport = self.transport
-        credentials = CertificateCredentials(
+        self._check_signature(request, certificate, checked.verify_required)
+        return CertificateCredentials(
             checked,
             request.login,
             certificate,
             transport.remote_addr(),
             transport.local_addr(),
         )
+
+    def _check_member(
+        self, request: KeyRequest, certificate: Certificate, trust: Trust
+    ) -> MemberCredentials:
+        """A host logs in under its id, with the certificate that it serves with."""
+        transport = self.transport
+        if USER_ALGORITHMS[request.algorithm].blob_type != certificate.type:
+            raise BadCertificate(
+                f"{quoted(request.algorithm)} is not allowed for this key", "algorithm"
+            )
+        checked = check_member(
+            certificate, trust.authorities, trust.cluster, tuple(HostRole), now(transport.clock)
+        )
+        identity = checked.identity
+        if identity is None or identity.host_id != request.login:
+            raise BadCertificate(
+                f"the certificate is not for login {quoted(request.login)}", "principal"
+            )
+        self._check_signature(request, certificate, False)
+        return MemberCredentials(
+            identity, certificate, transport.remote_addr(), transport.local_addr()
+        )
+
+    def _check_signature(
+        self, request: KeyRequest, certificate: Certificate, verify_required: bool
+    ) -> None:
+        if request.signature is None:
+            return
+        session_id = self.transport.sessionID
+        if session_id is None:
+            raise ProtocolError("authentication before keys")
+        certificate.key.verify(
+            request.signature,
+            string(session_id) + request.signed,
+            (USER_ALGORITHMS[request.algorithm].signature,),
+            user_verified=verify_required,
+        )
+
+    # -- deciding ---------------------------------------------------------------------
+    def _decide(
+        self, request: KeyRequest, certificate: Certificate, credentials: ICertificateCredentials
+    ) -> None:
+        transport = self.transport
         transport.hold()
         decision: Deferred[Any] = self.portal.login(credentials, None, IConchUser)
         decision.addCallbacks(
@@ -266,7 +307,7 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
         transport.sendPacket(
             n.USERAUTH_BANNER, string(printable(message + "\n").encode("utf-8")) + string(b"")
         )
-        self._refuse(attempt, proven=True)
+        self._refuse(attempt)
         transport.release()
 
     def _failed(self, failure: Failure) -> None:

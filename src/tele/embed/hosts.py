@@ -14,27 +14,19 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from zope.interface import implementer
 
 from tele._version import VERSION
-from tele.conch.limits import Limits
-from tele.conch.penalties import LOOPBACK, PenaltyRules
-from tele.config.values import (
-    Address,
-    JoinConfig,
-    Keep,
-    NodeConfig,
-    PenaltiesConfig,
-    ProxyConfig,
-)
+from tele.config.values import Address, JoinConfig, Keep, NodeConfig, ProxyConfig
 from tele.embed.addresses import host_name, public_address
 from tele.embed.plugins import choose
+from tele.embed.tunnelling import Tunnelling
 from tele.errors import InvalidInput
 from tele.interfaces import IAuthority, IRecorder, IRecorderFactory, RecorderSurroundings
 from tele.membership.files import private_folder
-from tele.membership.joining import JoinSettings
+from tele.membership.joining import JoinSettings, Network
 from tele.membership.member import Member
 from tele.membership.store import DirectoryStore, MemberStore, MemoryStore
 from tele.model.api.operation import Operation
 from tele.model.identity import HostRole
-from tele.model.presence import Presence
+from tele.model.presence import Mode, Presence
 from tele.node.labels import LabelCommand, Labels
 from tele.node.presence import NodePresence
 from tele.node.service import NodeService
@@ -122,26 +114,6 @@ class HostService(MultiService):
         return Deferred.fromCoroutine(self._stop())
 
 
-def limits_of(config: PenaltiesConfig) -> Limits:
-    """Return the bounds for strangers."""
-    return Limits(
-        penalties=PenaltyRules(
-            crash=config.crash.total_seconds(),
-            authfail=config.authfail.total_seconds(),
-            noauth=config.noauth.total_seconds(),
-            refuseconnection=config.refuseconnection.total_seconds(),
-            grace_exceeded=config.grace_exceeded.total_seconds(),
-            max=config.max.total_seconds(),
-            min=config.min.total_seconds(),
-            max_sources=config.max_sources,
-            overflow=config.overflow,
-            ipv4_bits=config.ipv4_bits,
-            ipv6_bits=config.ipv6_bits,
-            exempt=(*LOOPBACK, *(network.value for network in config.exempt)),
-        )
-    )
-
-
 def open_store(config: NodeConfig | ProxyConfig, data_dir: Path) -> MemberStore:
     """Open what a host remembers of its membership, in ``data_dir`` or in memory."""
     if isinstance(config, NodeConfig):
@@ -177,7 +149,13 @@ def node_service(
     labels = Labels(reactor, spawning, config.labels, commands)
     presence = NodePresence(config.name or host_name(), labels)
     store = store or open_store(config, data_dir)
-    member = Member(reactor, store=store, settings=join, presence=presence)
+    tunnels = None
+    if config.join is not None and config.join.proxy is not None:
+        tunnels = Tunnelling(reactor, config.tunnels, join)
+    network = Network() if tunnels is None else tunnels.network
+    member = Member(reactor, store=store, settings=join, presence=presence, network=network)
+    if tunnels is not None:
+        tunnels.member = member
     if recorder is None:
         surroundings = RecorderSurroundings(
             reactor,
@@ -187,18 +165,22 @@ def node_service(
             lambda: member.identity.ssh_certificate.line,
         )
         recorder = choose(IRecorderFactory, config.recorder, surroundings)
-    listen = config.listen or Address("0.0.0.0", 3022)  # noqa: S104  (a server's default)
+    listen = config.listen
+    if listen is None and tunnels is None:
+        listen = Address("0.0.0.0", 3022)  # noqa: S104  (a server's default)
+    if tunnels is not None:
+        presence.mode = Mode.TUNNEL if listen is None else Mode.BOTH
     serving = NodeService(
         reactor,
         member=member,
         spawning=spawning,
         labels=labels,
         presence=presence,
-        where=(listen.host, listen.port),
-        public=lambda port: public_address(listen, config.public_addr, port),
+        where=None if listen is None else (listen.host, listen.port),
+        public=lambda port: public_address(listen or Address("", port), config.public_addr, port),
         recorder=recorder,
         ciphers=tuple(name.encode("ascii") for name in config.ciphers),
-        limits=limits_of(config.penalties),
+        agents=None if tunnels is None else tunnels.agents,
     )
     return HostService(member, serving, recorder)
 
@@ -225,6 +207,7 @@ def proxy_service(
         role=HostRole.PROXY,
         addresses=(public_address(listen, config.public_addr, listen.port),),
         version=VERSION,
+        peer=public_address(listen, config.peer_addr, listen.port),
     )
     member = Member(
         reactor,
@@ -233,10 +216,6 @@ def proxy_service(
         presence=lambda: said,
     )
     serving = ProxyService(
-        reactor,
-        member=member,
-        listen_at=(listen.host, listen.port),
-        auth=join.addresses,
-        limits=limits_of(config.penalties),
+        reactor, member=member, listen_at=(listen.host, listen.port), auth=join.addresses
     )
     return HostService(member, serving)

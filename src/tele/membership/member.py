@@ -22,6 +22,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from tele.conch.client import ClientIdentity, MemberVerifier
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unavailable
 from tele.https.blocking import split_address
 from tele.https.first_contact import server_name
@@ -38,6 +39,7 @@ from tele.model.api.members import Announced, ClusterState, RenewRequest, WatchS
 from tele.model.api.table import RENEW, WATCH_STATE
 from tele.model.authority import AuthorityKind, TrustedAuthority
 from tele.model.event import Event
+from tele.model.identity import HostRole
 from tele.model.presence import Presence
 
 RENEW_AT: Final = 2 / 3
@@ -123,6 +125,16 @@ class Member(Service):
     def ssh_trust(self, kind: AuthorityKind) -> frozenset[bytes]:
         """Return the key blobs of the SSH authorities of ``kind`` to trust now."""
         return ssh_authorities(self.authorities, kind)
+
+    def client_identity(self) -> ClientIdentity:
+        """Return who this host is to the SSH server of another member."""
+        identity = self.identity
+        return ClientIdentity(identity.keys.ssh, identity.ssh_certificate, self.host_id)
+
+    def verifier(self, *roles: HostRole) -> MemberVerifier:
+        """Return what knows another member in one of ``roles`` by its host certificate."""
+        trusted = self.ssh_trust(AuthorityKind.HOST)
+        return MemberVerifier(trusted, self.identity.host.cluster, roles)
 
     @property
     def bound_labels(self) -> Mapping[str, str]:

@@ -34,7 +34,11 @@ class Status(str, Enum):
 
 @frozen
 class Presence:
-    """What a host says of itself every 30 seconds. ``addresses`` are ``host:port``."""
+    """What a host says of itself every 30 seconds. ``addresses`` are ``host:port``.
+
+    ``tunnels`` are the host ids of the proxies that a node has a tunnel to; ``peer`` is the
+    address where other proxies reach a proxy.
+    """
 
     name: str = field(validator=matches_re(NAME_PATTERN))
     role: HostRole
@@ -43,6 +47,8 @@ class Presence:
     mode: Mode = Mode.DIRECT
     version: str = ""
     rotation: str = ""
+    tunnels: tuple[str, ...] = ()
+    peer: str = ""
 
 
 @frozen
@@ -59,3 +65,5 @@ class Host:
     last_seen: datetime
     version: str = ""
     rotation: str = ""
+    tunnels: tuple[str, ...] = ()
+    peer: str = ""

@@ -12,12 +12,15 @@ from tele.node.labels import Labels
 
 @define
 class NodePresence:
-    """Makes the node's presence anew each time; ``addresses`` are set once it listens."""
+    """Makes the node's presence anew each time; ``addresses`` are set once it listens,
+    ``tunnels`` when tunnels come or go.
+    """
 
     name: str
     labels: Labels
     addresses: tuple[str, ...] = ()
     mode: Mode = Mode.DIRECT
+    tunnels: tuple[str, ...] = ()
 
     def __call__(self) -> Presence:
         """Return what is true now."""
@@ -28,4 +31,5 @@ class NodePresence:
             labels=self.labels.current,
             mode=self.mode,
             version=VERSION,
+            tunnels=self.tunnels,
         )

@@ -19,12 +19,14 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IProtocol
 
 from tele.conch.connection import SSHConnection
 from tele.conch.credentials import CertificateCredentials, Trust, make_portal
 from tele.conch.exchange import HostKeys
 from tele.conch.factory import SSHServerFactory
 from tele.conch.limits import Limits
+from tele.conch.server import SSHServerTransport
 from tele.conch.sockets import listen
 from tele.errors import Conflict, TeleError
 from tele.interfaces import IRecorder
@@ -32,18 +34,21 @@ from tele.loop import make_logger, now
 from tele.membership.member import Member
 from tele.model.access import Grant
 from tele.model.authority import AuthorityKind
+from tele.model.identity import HostRole
 from tele.model.resources import RecordingMode
 from tele.model.session import RecordingStart
 from tele.node.accounts import own_login
 from tele.node.labels import Labels
 from tele.node.presence import NodePresence
 from tele.node.programs import NodePrograms, Visit
-from tele.node.proxies import ProxyAddresses
 from tele.node.realm import NodeRealm, look_up
 from tele.node.spawning import Spawning
 from tele.node.trail import Trail, address
 from tele.node.visitor import Visitor
 from tele.recording.tee import ConnectionTape
+from tele.tunnel.agent import Serve, peer_address
+from tele.tunnel.agents import Agents
+from tele.tunnel.vouching import Vouching, take_preface
 from tele.wire.ciphers import SERVER_CIPHERS
 
 _log = make_logger(__name__)
@@ -52,11 +57,14 @@ _log = make_logger(__name__)
 class NodeService(Service):
     """The SSH server of a machine.
 
-    ``ready`` fires with the port when it serves, or fails with a :class:`TeleError`.
+    ``ready`` fires with the port (0: it binds none) when it serves, or fails with a
+    :class:`TeleError`.
 
     :param member: the membership; started and stopped by whoever made it, before and after us.
     :param labels: with the same ``spawning``; both are started and stopped here.
-    :param where: (interface, port) to listen on; port 0 is any.
+    :param where: (interface, port) to listen on; port 0 is any. None binds no port.
+    :param agents: given what serves visitors and whom to tell of changes, makes the tunnels
+        to proxies; None has none.
     :param public: given the port, where others reach it (``host:port``).
     :param ciphers: what is offered, of :data:`tele.wire.ciphers.CIPHERS`.
     :param recorder: takes part in every session; None records nothing.
@@ -70,9 +78,10 @@ class NodeService(Service):
         spawning: Spawning,
         labels: Labels,
         presence: NodePresence,
-        where: tuple[str, int],
+        where: tuple[str, int] | None,
         public: Callable[[int], str],
         recorder: IRecorder | None,
+        agents: Callable[[Serve, Callable[[], None]], Agents] | None = None,
         limits: Limits | None = None,
         ciphers: Sequence[bytes] = SERVER_CIPHERS,
         look_up: Callable[[str], None] = look_up,
@@ -86,8 +95,10 @@ class NodeService(Service):
         self._where = where
         self._public = public
         self._recorder = recorder
+        self._agents = None if agents is None else agents(self._serve, self._tunnels_changed)
+        self._tunnelled: Deferred[None] = Deferred()
+        self._identity: Any = None
         self._trail = Trail(reactor, member)
-        self._proxies = ProxyAddresses(reactor, lambda: member.authority)
         self._trust: Trust | None = None
         self._port: Any = None
         self._visitors: set[Visitor] = set()
@@ -102,10 +113,10 @@ class NodeService(Service):
             limits=limits,
             ciphers=ciphers,
             on_denied=self._trail.denied,
-            on_refused=self._trail.refused,
-            shared=self._proxies.__contains__,
         )
-        member.on_change(self._forget_trust)
+        self._vouching = Vouching(member.host_id, lambda: member.verifier(HostRole.PROXY))
+        self.factory.preface = self._take_preface
+        member.on_change(self._member_changed)
         labels.on_change(member.announce_soon)
 
     # -- what the factory asks for ----------------------------------------------------
@@ -119,8 +130,38 @@ class NodeService(Service):
             self._trust = Trust(cluster, self._member.ssh_trust(AuthorityKind.USER))
         return self._trust
 
-    def _forget_trust(self) -> None:
+    def _member_changed(self) -> None:
         self._trust = None
+        if self._agents is None:
+            return
+        identity = self._member.identity
+        if self._identity not in (None, identity):
+            self._agents.renew()
+        self._identity = identity
+        self._agents.look()
+
+    # -- visitors whom a proxy brings -------------------------------------------------
+    def _take_preface(self, transport: SSHServerTransport, data: bytes) -> int | None:
+        size = take_preface(data)
+        if size:
+            visitor = self._vouching.take(data[:size], self._reactor.seconds())
+            transport.vouched_for(visitor.remote_addr)
+        return size
+
+    def _serve(self, remote_addr: tuple[str, int]) -> IProtocol | None:
+        """Take in a visitor through a tunnel."""
+        if not self.running:
+            return None
+        protocol: IProtocol = self.factory.build_vouched(peer_address(remote_addr))
+        return protocol
+
+    def _tunnels_changed(self) -> None:
+        if self._agents is None:
+            return
+        self._presence.tunnels = self._agents.proxy_ids
+        self._member.announce_soon()
+        if self._presence.tunnels and not self._tunnelled.called:
+            self._tunnelled.callback(None)
 
     def _receive(self, grant: Grant, credentials: CertificateCredentials) -> Visitor:
         visit = Visit(grant, str(uuid.uuid4()), credentials.remote_addr, credentials.local_addr)
@@ -169,8 +210,16 @@ class NodeService(Service):
             raise TeleError(f"the spawner cannot be started: {error.strerror}") from None
         await self._labels.start()
         await self._member.ready()
-        self._proxies.start()
-        interface, port = self._where
+        if self._agents is not None:
+            self._identity = self._member.identity
+            self._agents.start()
+        if self._where is None:
+            await self._tunnelled
+            _log.info("node serves {whom} through tunnels, and binds no port", whom=_whom())
+            return 0
+        return self._listen(*self._where)
+
+    def _listen(self, interface: str, port: int) -> int:
         try:
             self._port = listen(self._reactor, port, self.factory, interface)
         except CannotListenError as error:
@@ -197,7 +246,8 @@ class NodeService(Service):
         if self._starting is not None:
             self._starting.cancel()
         self._labels.stop()
-        self._proxies.stop()
+        if self._agents is not None:
+            self._agents.stop()
         if self._port is not None:
             port, self._port = self._port, None
             await maybeDeferred(port.stopListening)

@@ -2,64 +2,123 @@
 
 Laws of this file:
 
-* A look-up costs the same whether the cluster has ten nodes or a hundred thousand.
+* A look-up by name costs the same whether the cluster has ten nodes or a hundred thousand;
+  one by labels costs what the rarest of them has nodes.
 * Four answers are four different sentences: unknown, ambiguous, offline, found.
-* Names compare without regard to case, as DNS names do.
+* Names compare without regard to case, as DNS names do; labels as they are.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from tele.errors import InvalidInput, NotFound, Unreachable, quoted
 from tele.model.codec import format_time
 from tele.model.presence import Host, Status
 
+#: Labels that a selector may have.
+SELECTOR_LIMIT = 16
+#: How many are listed when several nodes are meant.
+SHOWN = 5
+
 
 class NodeIndex:
-    """The cluster's nodes by id and by name, replaced as a whole at each change."""
+    """The cluster's nodes by id, by name and by label."""
 
     def __init__(self, cluster: str) -> None:
         self._suffix = f".{cluster.lower()}"
         self._by_id: dict[str, Host] = {}
-        self._by_name: dict[str, list[Host]] = {}
+        self._by_name: dict[str, dict[str, Host]] = defaultdict(dict)
+        self._by_label: dict[tuple[str, str], dict[str, Host]] = defaultdict(dict)
+
+    def put(self, host: Host) -> None:
+        """Take a node as it is now."""
+        self.remove(host.id)
+        key = host.id.lower()
+        self._by_id[key] = host
+        self._by_name[host.name.lower()][key] = host
+        for label in host.labels.items():
+            self._by_label[label][key] = host
+
+    def remove(self, host_id: str) -> None:
+        """Forget a node; one that is not known is fine."""
+        key = host_id.lower()
+        host = self._by_id.pop(key, None)
+        if host is None:
+            return
+        _drop(self._by_name, host.name.lower(), key)
+        for label in host.labels.items():
+            _drop(self._by_label, label, key)
 
     def replace(self, hosts: Iterable[Host]) -> None:
-        """Take the cluster's nodes as they are now."""
-        by_name: dict[str, list[Host]] = defaultdict(list)
-        self._by_id = {}
+        """Take the cluster's nodes as they are now, and forget all others."""
+        self._by_id.clear()
+        self._by_name.clear()
+        self._by_label.clear()
         for host in hosts:
-            self._by_id[host.id.lower()] = host
-            by_name[host.name.lower()].append(host)
-        self._by_name = dict(by_name)
+            self.put(host)
 
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def find(self, wanted: str) -> Host:
-        """Return the one node that ``wanted`` names: name, ``name.cluster``, or host id.
+    def get(self, host_id: str) -> Host | None:
+        """Return the node with this id, if it is known."""
+        return self._by_id.get(host_id.lower())
+
+    def find(self, wanted: str, visible: Callable[[Host], bool] = lambda _: True) -> Host:
+        """Return the one node that ``wanted`` means: name, ``name.cluster``, host id, or labels
+        (``env=prod,role=db``), of which only ``visible`` nodes count.
 
         A node that is offline is returned too. Raises :class:`NotFound`, or
-        :class:`InvalidInput` when several nodes have that name and not exactly
-        one of them is online.
+        :class:`InvalidInput` when several nodes are meant and not exactly one of them is
+        online.
         """
-        name = wanted.lower().rstrip(".").removesuffix(self._suffix)
-        host = self._by_id.get(name)
+        name = wanted.rstrip(".")
+        if name.lower().endswith(self._suffix):
+            name = name[: -len(self._suffix)]
+        if "=" in name:
+            return _one(wanted, [h for h in self._labelled(wanted, name) if visible(h)], "fit")
+        host = self._by_id.get(name.lower())
         if host is not None:
             return host
-        named = self._by_name.get(name, [])
-        if not named:
-            raise NotFound(f"no such node: {quoted(wanted)}; tele ls shows the nodes")
-        if len(named) > 1:
-            online = [host for host in named if host.status is Status.ONLINE]
-            if len(online) != 1:
-                ids = ", ".join(sorted(host.id for host in named)[:5])
-                raise InvalidInput(
-                    f"{len(named)} nodes are called {quoted(wanted)}; say which by its id: {ids}"
-                )
-            named = online
-        return named[0]
+        return _one(wanted, self._by_name.get(name.lower(), {}).values(), "are called")
+
+    def _labelled(self, wanted: str, name: str) -> list[Host]:
+        sets: list[dict[str, Host]] = []
+        for part in name.split(","):
+            key, equals, value = part.partition("=")
+            if not equals or not key or len(sets) >= SELECTOR_LIMIT:
+                raise InvalidInput(f"{quoted(wanted)} is no selector: expected key=value,key=value")
+            sets.append(self._by_label.get((key, value), {}))
+        rarest, *others = sorted(sets, key=len)
+        return [host for key, host in rarest.items() if all(key in other for other in others)]
+
+
+def _drop(index: dict[Any, dict[str, Host]], key: Any, host_id: str) -> None:
+    hosts = index.get(key)
+    if hosts is not None:
+        hosts.pop(host_id, None)
+        if not hosts:
+            del index[key]
+
+
+def _one(wanted: str, found: Iterable[Host], verb: str) -> Host:
+    hosts = list(found)
+    if not hosts:
+        raise NotFound(f"no such node: {quoted(wanted)}; tele ls shows the nodes")
+    if len(hosts) > 1:
+        online = [host for host in hosts if host.status is Status.ONLINE]
+        if len(online) != 1:
+            some = sorted(f"{host.name} ({host.id})" for host in online or hosts)[:SHOWN]
+            more = len(online or hosts) - len(some)
+            listed = ", ".join(some) + (f" and {more} more" if more else "")
+            raise InvalidInput(
+                f"{len(hosts)} nodes {verb} {quoted(wanted)}; say which by its id: {listed}"
+            )
+        hosts = online
+    return hosts[0]
 
 
 def check_online(host: Host) -> Host:

@@ -1,4 +1,7 @@
-"""Who may go through the proxy, and where to? The jump host's realm.
+"""Who may go through the proxy, and where to? The jump host.
+
+A visitor says where by opening ``direct-tcpip`` (``ssh -J``), or by asking a session for the
+subsystem ``proxy:HOST:PORT`` (``ssh -s``).
 
 Laws of this file:
 
@@ -14,71 +17,39 @@ from datetime import datetime
 from typing import Any, Final
 
 from twisted.conch.avatar import ConchUser
-from twisted.conch.interfaces import IConchUser
-from twisted.cred.portal import IRealm
-from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IProtocolFactory
-from zope.interface import Interface, implementer
+from twisted.internet.defer import Deferred, fail
 
+from tele.conch.backlog import Backlog
+from tele.conch.channel import Answer, Channel, read_all
 from tele.conch.credentials import CertificateCredentials
-from tele.conch.forwarding import ForwardRequest, IForwarder, open_direct_tcpip
-from tele.errors import AccessDenied, InvalidInput, TeleError, Unreachable
+from tele.conch.forwarding import read_request
+from tele.conch.refusals import refusal
+from tele.conch.relay import RelayChannel, StreamEnd
+from tele.errors import AccessDenied, InvalidInput, TeleError
+from tele.loop import make_logger
 from tele.model.api.members import ClusterState
 from tele.model.identity import UserIdentity
 from tele.model.presence import Host
 from tele.proxy.index import NodeIndex, check_online
+from tele.proxy.ways import Ways
 from tele.rbac.decision import locked, may_reach
+from tele.tunnel.acceptor import Tunnels
+
+log = make_logger(__name__)
 
 #: What clients say when they mean a node's SSH, beside the port that it has.
 SSH_PORTS: Final = frozenset({22, 3022})
+SUBSYSTEM: Final = "proxy"
+STDERR: Final = 1
+FAILED_STATUS: Final = 255
 
-Dial = Callable[[Host, IProtocolFactory], Deferred[Any]]
 Denied = Callable[["Visitor", str, TeleError], None]
 
 
-@implementer(IForwarder)
-class Visitor(ConchUser):
-    """One who passes through. ``remote_addr`` is (host, port)."""
+class Jump:
+    """Finds nodes for users of the cluster.
 
-    def __init__(
-        self, realm: JumpRealm, identity: UserIdentity, remote_addr: tuple[str, int]
-    ) -> None:
-        super().__init__()
-        self.identity = identity
-        self.remote_addr = remote_addr
-        self._realm = realm
-        self.channelLookup = {b"direct-tcpip": open_direct_tcpip}
-
-    def gotGlobalRequest(self, requestType: bytes, data: bytes) -> int:
-        """There is nothing to ask of a jump host."""
-        return 0
-
-    def connect(self, request: ForwardRequest, factory: IProtocolFactory) -> Deferred[Any]:
-        """See :class:`IForwarder`: connect to the node that ``request.host`` names."""
-        try:
-            host = self._realm.find(self, request)
-        except TeleError as error:
-            if isinstance(error, AccessDenied):
-                self._realm.denied(self, request.host, error)
-            return fail(error)
-        dialling = self._realm.dial(host, factory)
-        return dialling.addErrback(lambda failure: _unreachable(failure, host))
-
-
-def _unreachable(failure: Any, host: Host) -> Any:
-    if isinstance(failure.value, TeleError):
-        return failure
-    raise Unreachable(
-        f"node {host.name} does not answer at {', '.join(host.addresses) or 'any address'}"
-    ) from None
-
-
-@implementer(IRealm)
-class JumpRealm:
-    """Admits users of the cluster and finds nodes for them.
-
-    ``dial(host, factory)`` connects to a node; ``denied(visitor, target, error)`` hears of
-    everybody who may not go where they want.
+    ``denied(visitor, target, error)`` hears of everybody who may not go where they want.
     """
 
     def __init__(
@@ -86,40 +57,217 @@ class JumpRealm:
         state: Callable[[], ClusterState],
         now: Callable[[], datetime],
         index: NodeIndex,
-        dial: Dial,
+        tunnels: Tunnels,
+        ways: Ways,
         denied: Denied,
     ) -> None:
-        self.dial = dial
-        self.denied = denied
+        self.ways = ways
+        self._denied = denied
         self._state = state
         self._now = now
         self._index = index
+        self._tunnels = tunnels
 
-    def requestAvatar(
-        self, avatarId: Any, mind: Any, *interfaces: type[Interface]
-    ) -> Deferred[Any]:
+    def admit(self, credentials: CertificateCredentials) -> Visitor:
         """Admit whoever is not locked; where they may go is asked when they go."""
-        if not isinstance(avatarId, CertificateCredentials) or IConchUser not in interfaces:
-            raise NotImplementedError("this realm has visitors with certificates only")
-        identity = avatarId.checked.identity
+        identity = credentials.checked.identity
         lock = locked(self._state().locks, identity, self._now())
         if lock is not None:
             said = lock.spec.message or lock.metadata.name
-            return fail(AccessDenied(f"{identity.user} is locked: {said}", "locked"))
-        visitor = Visitor(self, identity, avatarId.remote_addr)
-        return succeed((IConchUser, visitor, lambda: None))
+            raise AccessDenied(f"{identity.user} is locked: {said}", "locked")
+        return Visitor(self, identity, credentials.remote_addr)
 
-    def find(self, visitor: Visitor, request: ForwardRequest) -> Host:
+    def find(self, visitor: Visitor, wanted: str, port: int) -> Host:
         """Return the node that is meant. Raises a :class:`TeleError` with the answer."""
-        host = self._index.find(request.host)
+        try:
+            return self._find(visitor, wanted, port)
+        except AccessDenied as error:
+            self._denied(visitor, wanted, error)
+            raise
+
+    def _find(self, visitor: Visitor, wanted: str, port: int) -> Host:
         state = self._state()
         roles = {role.metadata.name: role for role in state.roles}
-        denied = may_reach(visitor.identity, host.labels, roles, state.locks, self._now(), host.id)
-        if denied is not None:
-            raise AccessDenied(f"denied: {denied.message}", denied.reason.value)
-        ports = {int(a.rpartition(":")[2]) for a in host.addresses} | SSH_PORTS
-        if request.port not in ports:
-            raise InvalidInput(
-                f"the proxy reaches SSH of {host.name} and no other port: not {request.port}"
+
+        def denied(host: Host) -> Any:
+            return may_reach(
+                visitor.identity, host.labels, roles, state.locks, self._now(), host.id
             )
-        return check_online(host)
+
+        host = self._index.find(wanted, lambda host: denied(host) is None)
+        problem = denied(host)
+        if problem is not None:
+            raise AccessDenied(f"denied: {problem.message}", problem.reason.value)
+        ports = {int(a.rpartition(":")[2]) for a in host.addresses} | SSH_PORTS
+        if port not in ports:
+            raise InvalidInput(
+                f"the proxy reaches SSH of {host.name} and no other port: not {port}"
+            )
+        # A tunnel that is here proves more than what auth heard last.
+        return host if self._tunnels.get(host.id) is not None else check_online(host)
+
+
+class Visitor(ConchUser):
+    """One who passes through. ``remote_addr`` is (host, port)."""
+
+    def __init__(self, jump: Jump, identity: UserIdentity, remote_addr: tuple[str, int]) -> None:
+        super().__init__()
+        self.identity = identity
+        self.remote_addr = remote_addr
+        self.jump = jump
+        self.channelLookup = {b"direct-tcpip": _open_jump, b"session": JumpSession}
+
+    def gotGlobalRequest(self, requestType: bytes, data: bytes) -> int:
+        """There is nothing to ask of a jump host."""
+        return 0
+
+    def left(self) -> None:
+        """The connection is gone; its channels are closed with it."""
+
+
+def _open_jump(
+    remoteWindow: int, remoteMaxPacket: int, data: bytes, avatar: Visitor
+) -> Deferred[Channel]:
+    request = read_request(data)
+    try:
+        host = avatar.jump.find(avatar, request.host, request.port)
+    except TeleError as error:
+        return fail(error)
+    return avatar.jump.ways.open(
+        host,
+        avatar.remote_addr,
+        remoteWindow=remoteWindow,
+        remoteMaxPacket=remoteMaxPacket,
+        avatar=avatar,
+    )
+
+
+def read_target(subsystem: bytes) -> tuple[str, int]:
+    """Read ``proxy:HOST:PORT``. Raises :class:`InvalidInput`."""
+    kind, _, target = subsystem.decode("utf-8", "replace").partition(":")
+    host, _, port = target.rpartition(":")
+    # A client in front of whose node's cluster another name stands: Teleport's @cluster.
+    if kind != SUBSYSTEM or not host or not (port.isascii() and port.isdigit()):
+        raise InvalidInput("a jump host has no sessions but the subsystem proxy:HOST:PORT")
+    return host, min(int(port), 0x10000)
+
+
+class JumpSession(RelayChannel):
+    """A session that becomes a way to a node when it is asked for one."""
+
+    name = b"session"
+
+    def __init__(self, **named: Any) -> None:
+        # Nothing is sent to it before there is a stream; see ``request_answered``.
+        super().__init__(StreamEnd(), **named)
+        self._found: StreamEnd | None = None
+        self._early = Backlog()
+        self._asked = False
+        self._problem = ""
+        self._connected = False
+
+    def channelOpen(self, specificData: bytes) -> None:
+        """Nothing begins before it is asked for."""
+
+    def openFailed(self, reason: Any) -> None:
+        """The visitor left before the session was theirs."""
+
+    def request_env(self, data: bytes) -> Answer:
+        """Clients send variables along; nobody here needs them."""
+        return False
+
+    def request_subsystem(self, data: bytes) -> Answer:
+        """Find the node, and a way to it."""
+        words = read_all(data, lambda r: r.string())
+        if self._asked:
+            return False
+        self._asked = True
+        avatar: Any = self.avatar
+        try:
+            host = avatar.jump.find(avatar, *read_target(words))
+        except TeleError as error:
+            self._problem = str(error)
+            return True
+        finding: Deferred[Any] = avatar.jump.ways.connect(host, avatar.remote_addr)
+        return finding.addCallbacks(self._has_found, self._has_not_found)
+
+    def request_shell(self, data: bytes) -> Answer:
+        """Nobody logs in here, and is told so."""
+        return self.request_exec(data)
+
+    def request_exec(self, data: bytes) -> Answer:
+        """Nobody logs in here, and is told so."""
+        if self._asked:
+            return False
+        self._asked = True
+        self._problem = "this is a proxy: use it with ssh -J, or as tele config sets it up"
+        return True
+
+    def _has_found(self, stream: StreamEnd) -> bool:
+        if not self.is_open:
+            stream.close(self.conn.transport.clock)
+            return False
+        self._found = stream
+        return True
+
+    def _has_not_found(self, failure: Any) -> bool:
+        _, self._problem = refusal(failure)
+        return True
+
+    def request_answered(self) -> None:
+        """The answer is on its way: so may be what follows it."""
+        if self._connected or not self.is_open:
+            return
+        if self._problem:
+            self._connected = True
+            self.writeExtended(STDERR, f"{self._problem}\r\n".encode())
+            status = FAILED_STATUS.to_bytes(4, "big")
+            self.conn.sendRequest(self, b"exit-status", status)
+            self.loseConnection()
+        elif self._found is not None:
+            self._connected = True
+            self._stream = self._found
+            self._stream.attach(self)
+            self._pass_on_early()
+
+    def _pass_on_early(self) -> None:
+        early = self._early
+        while early:
+            view, _ = early.first(self.localMaxPacket)
+            with view:
+                size = len(view)
+                super().data_view(view)
+            early.drop(size)
+        if self.remote_eof:
+            super().eofReceived()
+
+    def data_view(self, view: memoryview) -> None:
+        """Pass it on, or keep it until there is a way; the window bounds it."""
+        if self._problem:
+            self.consumed(len(view))
+        elif self._connected:
+            super().data_view(view)
+        else:
+            self._early.append(view)
+
+    def eofReceived(self) -> None:
+        """The visitor sends no more."""
+        if self._connected and not self._problem:
+            super().eofReceived()
+
+    def window_opened(self) -> None:
+        """There is credit again."""
+        if self._connected and not self._problem:
+            super().window_opened()
+        else:
+            Channel.window_opened(self)
+
+    def closed(self) -> None:
+        """The channel is gone."""
+        self._early.clear()
+        if self._connected and not self._problem:
+            super().closed()
+        else:
+            Channel.closed(self)
+            if self._found is not None:
+                self._found.close(self.conn.transport.clock)

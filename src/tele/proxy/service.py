@@ -6,42 +6,47 @@ import uuid
 from typing import Any, Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.task import LoopingCall
 
 from tele.audit.chain import event
-from tele.conch.allowance import Allowance, Ration
-from tele.conch.connection import SSHConnection
+from tele.conch.client import MemberVerifier
 from tele.conch.credentials import DeniedAttempt, Trust, make_portal
-from tele.conch.door import Refused
 from tele.conch.exchange import HostKeys
 from tele.conch.factory import SSHServerFactory
-from tele.conch.limits import Limits
 from tele.conch.sockets import DirectReactor, listen
-from tele.errors import TeleError, Unavailable, Unreachable
+from tele.errors import TeleError, Unavailable
 from tele.https.blocking import split_address
 from tele.https.trust import ServerTls
 from tele.loop import backoff, make_logger, now
 from tele.membership.identity import tls_authorities
 from tele.membership.member import Member
 from tele.model.api import table
-from tele.model.api.members import HostList, WatchHosts
+from tele.model.api.members import HostList, Proxy, WatchHosts
 from tele.model.authority import AuthorityKind
-from tele.model.identity import HostRole
-from tele.model.presence import Host
+from tele.model.identity import HostIdentity, HostRole
 from tele.proxy.demultiplexer import Demultiplexer, Doors
 from tele.proxy.doors import Relay, https_door, make_pages
 from tele.proxy.index import NodeIndex
-from tele.proxy.jump import JumpRealm, Visitor
+from tele.proxy.jump import Jump
+from tele.proxy.jump import Visitor as JumpVisitor
+from tele.proxy.realm import ProxyRealm
+from tele.proxy.ways import Ways
+from tele.rbac.decision import host_locked
+from tele.tunnel.acceptor import AgentAvatar, Tunnel, Tunnels
+from tele.tunnel.peers import PeerAvatar, Peers
+from tele.tunnel.visits import MemberConnection
+from tele.tunnel.vouching import vouch
+from tele.tunnel.words import Visitor
 
 log = make_logger(__name__)
 
 DIAL_SECONDS: Final = 10.0
-#: Refusals of strangers in the audit in one go, and how many more each second.
-DENIED_BURST: Final = 100.0
-DENIED_PER_SECOND: Final = 5.0
+#: How often it is looked whether those with a tunnel are still members.
+LOOK_SECONDS: Final = 30.0
 
 
 class ProxyService(Service):
@@ -52,13 +57,7 @@ class ProxyService(Service):
     """
 
     def __init__(
-        self,
-        reactor: Any,
-        *,
-        member: Member,
-        listen_at: tuple[str, int],
-        auth: tuple[str, ...],
-        limits: Limits | None = None,
+        self, reactor: Any, *, member: Member, listen_at: tuple[str, int], auth: tuple[str, ...]
     ) -> None:
         self.ready: Deferred[int] = Deferred()
         self.port: int | None = None
@@ -67,12 +66,12 @@ class ProxyService(Service):
         self._member = member
         self._listen_at = listen_at
         self._auth = auth
-        self._limits = limits
-        self._ration = Ration(Allowance(DENIED_BURST, DENIED_PER_SECOND))
-        self._ssh: SSHServerFactory | None = None
         self._turn = 0
         self._listening: Any = None
         self._following: Deferred[None] | None = None
+        self._looking: LoopingCall | None = None
+        self._tunnels: Tunnels | None = None
+        self._peers: Peers | None = None
         self._site: Any = None
 
     def startService(self) -> None:
@@ -86,42 +85,66 @@ class ProxyService(Service):
         if self._following is not None:
             self._following.cancel()
             self._following = None
+        if self._looking is not None and self._looking.running:
+            self._looking.stop()
         listening, self._listening = self._listening, None
         if listening is not None:
             await maybeDeferred(listening.stopListening)
-        if self._ssh is not None:
-            self._ssh.stopFactory()
+        if self._tunnels is not None:
+            self._tunnels.leave()
+        if self._peers is not None:
+            self._peers.close()
 
     async def _start(self) -> int:
-        await self._member.ready()
-        cluster = self._member.identity.host.cluster
-        index = NodeIndex(cluster)
-        realm = JumpRealm(
-            lambda: self._member.state,
+        member = self._member
+        await member.ready()
+        host = member.identity.host
+        index = NodeIndex(host.cluster)
+        self._tunnels = tunnels = Tunnels(self._reactor, lambda: None, self._cloned)
+        self._peers = Peers(self._reactor, member.client_identity, self._proxies_verifier)
+        ways = Ways(self._reactor, tunnels, self._peers, self._other_proxies, self._vouch)
+        jump = Jump(
+            lambda: member.state,
             lambda: now(self._reactor),
             index,
-            self._dial,
+            tunnels,
+            ways,
             self._visitor_denied,
         )
-        self._ssh = ssh = SSHServerFactory(
+        realm = ProxyRealm(
+            jump,
+            lambda who: AgentAvatar(who.identity, who.remote_addr, tunnels, self._auth_endpoint),
+            lambda who: PeerAvatar(who.identity, tunnels),
+            self._refuses,
+        )
+        ssh = SSHServerFactory(
             portal=make_portal(realm),
-            host_keys=lambda: HostKeys(
-                self._member.identity.keys.ssh, self._member.identity.ssh_certificate
-            ),
-            user_trust=lambda: Trust(cluster, self._member.ssh_trust(AuthorityKind.USER)),
+            host_keys=lambda: HostKeys(member.identity.keys.ssh, member.identity.ssh_certificate),
+            user_trust=lambda: Trust(host.cluster, member.ssh_trust(AuthorityKind.USER)),
+            host_trust=lambda: Trust(host.cluster, member.ssh_trust(AuthorityKind.HOST)),
             clock=self._reactor,
-            connection=SSHConnection,
+            connection=MemberConnection,
             match_login=False,
             on_denied=self._attempt_denied,
-            on_refused=self._strangers_refused,
-            limits=self._limits,
         )
+        self._listen(ssh)
+        self._following = Deferred.fromCoroutine(self._follow(index))
+        self._following.addErrback(lambda _: None)
+        self._looking = LoopingCall(self._look, index)
+        self._looking.clock = self._reactor
+        self._looking.start(LOOK_SECONDS, now=False)
+        bound = self.port or 0
+        log.info("proxy of cluster {name} serves on {host}:{port}",
+                 name=host.cluster, host=self._listen_at[0], port=bound)  # fmt: skip
+        return bound
+
+    def _listen(self, ssh: SSHServerFactory) -> None:
+        member = self._member
+        cluster = member.identity.host.cluster
         self._site = make_pages(lambda: cluster)
-        tls = ServerTls(
-            lambda: self._member.identity.tls, lambda: tls_authorities(self._member.authorities)
-        )
+        tls = ServerTls(lambda: member.identity.tls, lambda: tls_authorities(member.authorities))
         doors = Doors(
-            auth=self._auth_door,
+            auth=lambda _: Relay(self._auth_endpoint()),
             https=https_door(tls, self._site, self._reactor),
             ssh=ssh.buildProtocol,
         )
@@ -133,12 +156,7 @@ class ProxyService(Service):
                 f"the proxy cannot listen on {host}:{port}: {error.socketError}; is something"
                 " else running there?"
             ) from None
-        self.port = bound = int(self._listening.getHost().port)
-        self._following = Deferred.fromCoroutine(self._follow(index))
-        self._following.addErrback(lambda _: None)
-        log.info("proxy of cluster {name} serves on {host}:{port}",
-                 name=cluster, host=host, port=bound)  # fmt: skip
-        return bound
+        self.port = int(self._listening.getHost().port)
 
     async def _follow(self, index: NodeIndex) -> None:
         """Keep the index of nodes as auth tells it, for ever; it stays as it was meanwhile."""
@@ -166,28 +184,31 @@ class ProxyService(Service):
                 if timer.active():
                     timer.cancel()
 
-    # -- connections ------------------------------------------------------------------
-    def _auth_door(self, address: IAddress) -> IProtocol:
+    def _auth_endpoint(self) -> IStreamClientEndpoint:
         self._turn += 1
         host, port = split_address(self._auth[self._turn % len(self._auth)])
-        return Relay(HostnameEndpoint(self._reactor, host, port, timeout=DIAL_SECONDS))
+        return HostnameEndpoint(self._direct, host, port, timeout=DIAL_SECONDS)
 
-    def _dial(self, host: Host, factory: IProtocolFactory) -> Deferred[Any]:
-        if not host.addresses:
-            return fail(Unreachable(f"node {host.name} has no address; it is in a tunnel"))
+    # -- other members ----------------------------------------------------------------
+    def _proxies_verifier(self) -> MemberVerifier:
+        return self._member.verifier(HostRole.PROXY)
 
-        async def dial() -> Any:
-            problem: Exception = Unreachable(f"node {host.name} has no address")
-            for address in host.addresses:
-                name, port = split_address(address, 3022)
-                endpoint = HostnameEndpoint(self._direct, name, port, timeout=DIAL_SECONDS)
-                try:
-                    return await endpoint.connect(factory)
-                except Exception as error:
-                    problem = error
-            raise problem
+    def _other_proxies(self) -> tuple[Proxy, ...]:
+        own = self._member.host_id
+        return tuple(proxy for proxy in self._member.state.proxies if proxy.id != own)
 
-        return Deferred.fromCoroutine(dial())
+    def _vouch(self, visitor: Visitor) -> bytes:
+        identity = self._member.identity
+        return vouch(visitor, identity.keys.ssh, identity.ssh_certificate, self._reactor.seconds())
+
+    def _refuses(self, host: HostIdentity) -> str:
+        lock = host_locked(self._member.state.locks, host.host_id, now(self._reactor))
+        return "" if lock is None else f"host {host.name} is locked: {lock.metadata.name}"
+
+    def _look(self, index: NodeIndex) -> None:
+        """End the tunnels of hosts that are no members any more, or are locked."""
+        if self._tunnels is not None:
+            self._tunnels.review(now(self._reactor), self._refuses, index.get)
 
     # -- audit ------------------------------------------------------------------------
     def _emit(self, name: str = "auth.denied", **fields: Any) -> None:
@@ -199,11 +220,17 @@ class ProxyService(Service):
             )
         )  # fmt: skip
 
+    def _cloned(self, old: Tunnel, new: Tunnel) -> None:
+        self._emit(
+            "node.duplicate",
+            remote_addr=_joined(new.remote_addr),
+            error=f"two machines have the keys of node {new.host.name}: replace them",
+            node_id=new.host.host_id,
+            node=new.host.name,
+            other_addr=_joined(old.remote_addr),
+        )
+
     def _attempt_denied(self, attempt: DeniedAttempt) -> None:
-        unsaid = self._ration.admit(self._reactor.seconds())
-        if unsaid is None:
-            return
-        more: dict[str, Any] = {"others_not_listed": unsaid} if unsaid else {}
         self._emit(
             user=attempt.key_id[:128],
             login=attempt.login,
@@ -212,19 +239,9 @@ class ProxyService(Service):
             reason=attempt.reason,
             method=attempt.method,
             key=attempt.fingerprint,
-            **more,
         )
 
-    def _strangers_refused(self, refused: Refused) -> None:
-        self._emit(
-            "auth.refused",
-            error=f"{refused.count} connections were refused",
-            count=refused.count,
-            why=dict(refused.why),
-            sources=list(refused.sources),
-        )
-
-    def _visitor_denied(self, visitor: Visitor, target: str, error: TeleError) -> None:
+    def _visitor_denied(self, visitor: JumpVisitor, target: str, error: TeleError) -> None:
         self._emit(
             user=visitor.identity.user,
             roles=visitor.identity.roles,

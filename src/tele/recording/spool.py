@@ -7,8 +7,7 @@ Laws of this file:
 
 * A chunk has its name only when it is whole: what a killed process leaves can be read up
   to the last chunk.
-* Nothing is removed before auth acknowledged all of it. A folder without ``start.json`` is
-  of a session that never began: its maker was killed between two calls.
+* Nothing is removed before auth acknowledged all of it.
 """
 
 from __future__ import annotations
@@ -39,13 +38,9 @@ class SpoolFolder:
         return self.path.name
 
     def create(self, start: RecordingStart) -> None:
-        """Make the folder. May raise OSError; then there is none."""
+        """Make the folder. May raise OSError."""
         self.path.mkdir(mode=0o700)
-        try:
-            self._write("start.json", encode(start))
-        except OSError:
-            self.remove()
-            raise
+        self._write("start.json", encode(start))
 
     def _write(self, name: str, data: bytes) -> None:
         temporary = self.path / f".{name}"
@@ -135,12 +130,6 @@ class Spool:
     def __init__(self, root: Path) -> None:
         self.root = root
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-    def clean(self) -> None:
-        """Remove the folders of sessions that never began. Call it before the first session."""
-        for folder in self.folders():
-            if not (folder.path / "start.json").exists() and not folder.numbers():
-                folder.remove()
 
     def folder(self, recording_id: str) -> SpoolFolder:
         """Return the folder of a recording."""

@@ -95,9 +95,13 @@ def read_chunk(data: bytes, number: int, previous: bytes | None = None) -> Chunk
         )
     if size > RAW_LIMIT + DATA_LIMIT:
         raise BadRecording(f"chunk {number} claims to be larger than any chunk")
+    packed = data[_CHUNK_HEAD.size :]
     try:
+        # What a frame says of its own size is believed before the limit: memory is taken for it.
+        if zstandard.frame_content_size(packed) != size:
+            raise BadRecording(f"chunk {number} is not as long as it claims")
         raw = zstandard.ZstdDecompressor().decompress(
-            data[_CHUNK_HEAD.size :], max_output_size=size, allow_extra_data=False
+            packed, max_output_size=size, allow_extra_data=False
         )
     except zstandard.ZstdError as error:
         raise BadRecording(f"chunk {number} cannot be decompressed: {error}") from None

@@ -28,6 +28,9 @@ class Recorder:
     told: list[Any] = Factory(list)
     incoming: Any = None
 
+    def take_preface(self, data: bytes) -> int | None:
+        return 0
+
     def version_received(self, line: bytes) -> None:
         self.told.append(line)
 

@@ -41,6 +41,7 @@ from tele.rbac.decision import may_reach
 from tele.rbac.labels import allows
 
 ADDRESSES_LIMIT: Final = 32
+TUNNELS_LIMIT: Final = 64
 LABELS_LIMIT: Final = 128
 LABEL_LIMIT: Final = 1024
 ATTEMPTS: Final = 20
@@ -166,9 +167,11 @@ class Machines:
         host = host_caller(caller)
         member = await self._members.require(host)
         _check_presence(request)
+        is_proxy = host.role is HostRole.PROXY
         said = Presence(
             member.name, host.role, request.addresses, request.labels, request.mode,
             request.version[:64], request.rotation[:64],
+            () if is_proxy else request.tunnels, request.peer if is_proxy else "",
         )  # fmt: skip
         labels = {**request.labels, **member.labels}
         await self._hosts.hear(host.role, LastWord(host.host_id, said, now(self._clock), labels))
@@ -249,9 +252,13 @@ def _check_host_id(text: str) -> None:
 def _check_presence(said: Presence) -> None:
     if len(said.addresses) > ADDRESSES_LIMIT:
         raise InvalidInput(f"more than {ADDRESSES_LIMIT} addresses")
-    for address in said.addresses:
+    for address in (*said.addresses, *([said.peer] if said.peer else ())):
         if not is_host_name(host_of(address)):
             raise InvalidInput(f"{quoted(address)} is no address")
+    if len(said.tunnels) > TUNNELS_LIMIT:
+        raise InvalidInput(f"more than {TUNNELS_LIMIT} tunnels")
+    for proxy in said.tunnels:
+        _check_host_id(proxy)
     if len(said.labels) > LABELS_LIMIT:
         raise InvalidInput(f"more than {LABELS_LIMIT} labels")
     for key, value in said.labels.items():

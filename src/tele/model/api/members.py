@@ -75,6 +75,16 @@ class Announced:
 
 
 @frozen
+class Proxy:
+    """A proxy that lives. ``addresses`` are for everybody, ``peer`` for other proxies."""
+
+    id: str
+    name: str
+    addresses: tuple[str, ...]
+    peer: str = ""
+
+
+@frozen
 class ClusterState:
     """All that nodes and proxies need to decide without asking. ``revision`` grows."""
 
@@ -85,6 +95,7 @@ class ClusterState:
     roles: tuple[Role, ...]
     locks: tuple[Lock, ...]
     recording: RecordingSettings
+    proxies: tuple[Proxy, ...] = ()
 
 
 @frozen
@@ -142,6 +153,7 @@ __all__ = [
     "JoinRequest",
     "ListHosts",
     "Presence",
+    "Proxy",
     "PublicKeys",
     "RenewRequest",
     "WatchHosts",

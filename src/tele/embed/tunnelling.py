@@ -1,0 +1,107 @@
+"""How does a node that knows only a proxy get to auth, and its visitors to it?
+
+Law of this file: before there is a tunnel, auth is reached over the proxy's port, which
+passes TLS on; then through the tunnel, end to end to auth in both cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.conch.error import ConchError
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from zope.interface import implementer
+
+from tele.errors import TeleError
+from tele.https.client import RemoteAuthority
+from tele.https.identity import TlsIdentity
+from tele.loop import make_logger
+from tele.membership.joining import JoinSettings, Network
+from tele.membership.member import Member
+from tele.model.identity import HostRole
+from tele.tunnel.agent import Serve, peer_address
+from tele.tunnel.agents import Agents
+from tele.tunnel.ways_out import dial
+
+_log = make_logger(__name__)
+
+DIAL_SECONDS = 10.0
+
+
+class Tunnelling:
+    """Tunnels of one node. ``member`` is set once it is made, before it is started."""
+
+    member: Member
+
+    def __init__(self, reactor: Any, count: int, join: JoinSettings) -> None:
+        self._reactor = reactor
+        self._count = count
+        self._join = join
+        self._agents: Agents | None = None
+        self.network = Network(connect=self._connect)
+
+    def agents(self, serve: Serve, changed: Callable[[], None]) -> Agents:
+        """Make the tunnels; see :class:`tele.node.service.NodeService`."""
+        member = self.member
+        self._agents = Agents(
+            self._reactor,
+            member.host_id,
+            count=self._count,
+            proxies=lambda: member.state.proxies,
+            bootstrap=self._join.addresses,
+            identity=member.client_identity,
+            verifier=lambda: member.verifier(HostRole.PROXY),
+            serve=serve,
+            endpoint=self._dial,
+            changed=changed,
+        )
+        return self._agents
+
+    def _dial(self, address: str) -> IStreamClientEndpoint:
+        return dial(self._reactor, address, DIAL_SECONDS)
+
+    def _connect(
+        self,
+        reactor: Any,
+        addresses: Sequence[str],
+        identity: Callable[[], TlsIdentity | None],
+        trust: Callable[[], Sequence[str]] | None,
+        server_name: str,
+    ) -> RemoteAuthority:
+        return RemoteAuthority(
+            reactor, addresses, identity, trust, server_name, endpoint=self._auth_endpoint
+        )
+
+    def _auth_endpoint(self, host: str, port: int) -> IStreamClientEndpoint:
+        shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return _AuthEndpoint(lambda: self._agents, self._dial(shown))
+
+
+@implementer(IStreamClientEndpoint)
+class _AuthEndpoint:
+    """Auth through a tunnel, or else where the proxy's port passes TLS on to it."""
+
+    def __init__(
+        self, agents: Callable[[], Agents | None], otherwise: IStreamClientEndpoint
+    ) -> None:
+        self._agents = agents
+        self._otherwise = otherwise
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """See ``IStreamClientEndpoint``."""
+        return Deferred.fromCoroutine(self._connect(protocolFactory))
+
+    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        agents = self._agents()
+        if agents is not None and agents.proxy_ids:
+            protocol = factory.buildProtocol(peer_address(("auth", 0)))
+            if protocol is not None:
+                try:
+                    return await agents.open_auth(protocol)
+                except (TeleError, ConchError, DeferredTimeout, ConnectionLost) as error:
+                    _log.debug("auth is not reached through a tunnel: {why!r}", why=str(error))
+        return await self._otherwise.connect(factory)

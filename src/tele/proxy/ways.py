@@ -1,0 +1,171 @@
+"""How does a visitor get to a node's SSH server?
+
+Directly, through the tunnel that ends here, or through one that ends at another proxy: in
+the order of the plan (:mod:`tele.tunnel.plan`), until one works.
+
+Laws of this file:
+
+* All ways together have their time; the last of them may use what is left of it.
+* An address that did not answer is tried last for a minute.
+* The node learns where the visitor comes from, whichever way they take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.conch.error import ConchError
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from tele.conch.channel import Channel
+from tele.conch.relay import RelayChannel, StreamEnd
+from tele.errors import TeleError, Unreachable
+from tele.model.api.members import Proxy
+from tele.model.presence import Host
+from tele.tunnel.acceptor import Tunnels
+from tele.tunnel.peers import Peers
+from tele.tunnel.plan import Direct, Route, Through, Tunnelled, routes
+from tele.tunnel.visits import OPEN_SECONDS, pass_on, speak_to
+from tele.tunnel.ways_out import dial
+from tele.tunnel.words import Visitor
+
+#: How long an attempt may take when there is another way, in seconds.
+IMPATIENT: Final = 3.0
+#: How long an address that did not answer is avoided, in seconds.
+AVOIDED: Final = 60.0
+#: Addresses that are remembered as not answering.
+AVOIDED_LIMIT: Final = 10_000
+
+Open = Callable[[Any, Visitor, str], Deferred[Any]]
+
+
+class Ways:
+    """Opens ways to nodes.
+
+    :param proxies: the other proxies that live, as they are known now.
+    :param vouch: given a visitor, what is sent before them on a direct connection.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        tunnels: Tunnels,
+        peers: Peers,
+        proxies: Callable[[], tuple[Proxy, ...]],
+        vouch: Callable[[Visitor], bytes],
+    ) -> None:
+        self._reactor = reactor
+        self._tunnels = tunnels
+        self._peers = peers
+        self._proxies = proxies
+        self._vouch = vouch
+        self._avoided: dict[str, float] = {}
+
+    def open(self, host: Host, remote_addr: tuple[str, int], **near: Any) -> Deferred[Channel]:
+        """Return a channel to ``host`` for a visitor's end of it, which ``near`` describes.
+
+        Fails with :class:`Unreachable`, or with the node's own ``ConchError``.
+        """
+
+        def through(connection: Any, visitor: Visitor, name: str) -> Deferred[Channel]:
+            return pass_on(connection, visitor, name, **near)
+
+        def direct(stream: StreamEnd) -> Channel:
+            return RelayChannel(stream, **near)
+
+        return self._within(host, remote_addr, through, direct)
+
+    def connect(self, host: Host, remote_addr: tuple[str, int]) -> Deferred[StreamEnd]:
+        """Return a stream to ``host``. Fails as :meth:`open` does."""
+
+        def through(connection: Any, visitor: Visitor, name: str) -> Deferred[Any]:
+            return speak_to(connection, visitor, name, StreamEnd())
+
+        return self._within(host, remote_addr, through, lambda stream: stream)
+
+    def _within(
+        self,
+        host: Host,
+        remote_addr: tuple[str, int],
+        through: Open,
+        direct: Callable[[StreamEnd], Any],
+    ) -> Deferred[Any]:
+        visitor = Visitor(host.id, remote_addr)
+        opening = Deferred.fromCoroutine(self._open(host, visitor, through, direct))
+        opening.addTimeout(OPEN_SECONDS, self._reactor)
+
+        def late(failure: Failure) -> Failure:
+            if failure.check(DeferredTimeout):
+                raise Unreachable(
+                    f"node {host.name} did not answer within {OPEN_SECONDS:.0f} s;"
+                    " is its network down?"
+                ) from None
+            return failure
+
+        return opening.addErrback(late)
+
+    async def _open(
+        self, host: Host, visitor: Visitor, through: Open, direct: Callable[[StreamEnd], Any]
+    ) -> Any:
+        tunnelled = self._tunnels.get(host.id) is not None
+        ways = routes(host, tunnelled, self._proxies(), self._unreachable(host))
+        problem: Exception = Unreachable(f"node {host.name} has no address and no tunnel now")
+        for number, route in enumerate(ways):
+            going = Deferred.fromCoroutine(self._go(route, visitor, host, through, direct))
+            if number + 1 < len(ways):
+                going.addTimeout(IMPATIENT, self._reactor)
+            try:
+                return await going
+            except DeferredTimeout:
+                problem = Unreachable(f"node {host.name} did not answer")
+            except (TeleError, ConchError) as error:
+                problem = error
+        raise problem
+
+    async def _go(
+        self,
+        route: Route,
+        visitor: Visitor,
+        host: Host,
+        through: Open,
+        direct: Callable[[StreamEnd], Any],
+    ) -> Any:
+        match route:
+            case Direct(address):
+                return direct(await self._dial(address, visitor, host))
+            case Tunnelled():
+                tunnel = self._tunnels.get(host.id)
+                if tunnel is None:
+                    raise Unreachable(f"the tunnel of node {host.name} has just ended; try again")
+                return await through(tunnel.connection, visitor, host.name)
+            case Through(proxy):
+                return await through(await self._peers.connection(proxy), visitor, host.name)
+
+    async def _dial(self, address: str, visitor: Visitor, host: Host) -> StreamEnd:
+        factory = Factory.forProtocol(StreamEnd)
+        factory.noisy = False
+        connecting = dial(self._reactor, address, OPEN_SECONDS, 3022).connect(factory)
+        stream: Any
+        try:
+            stream = await connecting
+        except Exception:
+            # Whoever is given up for another way is avoided, too.
+            self._avoid(address)
+            raise Unreachable(f"node {host.name} does not answer at {address}") from None
+        self._avoided.pop(address, None)
+        stream.transport.write(self._vouch(visitor))
+        made: StreamEnd = stream
+        return made
+
+    def _avoid(self, address: str) -> None:
+        if len(self._avoided) >= AVOIDED_LIMIT:
+            self._avoided.clear()
+        self._avoided[address] = self._reactor.seconds() + AVOIDED
+
+    def _unreachable(self, host: Host) -> set[str]:
+        moment = self._reactor.seconds()
+        return {a for a in host.addresses if self._avoided.get(a, 0.0) > moment}

@@ -1,0 +1,1 @@
+"""How are machines reached that nobody can dial? Over connections that they made themselves."""

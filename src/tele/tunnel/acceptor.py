@@ -1,0 +1,230 @@
+"""Which nodes have a tunnel to this proxy, and how do they come by it?
+
+Laws of this file:
+
+* A tunnel is bound to the host id of the certificate that its node logged in with.
+* One tunnel a node: the newest gets the visitors. An older one of the same run of the node
+  is the node's to close, when its visitors have left; one of another run, while it is still
+  alive, belongs to somebody with a copy of the node's keys: that is told, and it ends.
+* A node gets to auth, as it would over the proxy's port, and to nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+from attrs import define, field
+from twisted.conch.avatar import ConchUser
+from twisted.conch.error import ConchError
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+
+from tele.conch.channel import Channel
+from tele.conch.refusals import RESOURCE_SHORTAGE
+from tele.conch.relay import RelayChannel, StreamEnd
+from tele.loop import make_logger
+from tele.model.identity import HostIdentity
+from tele.tunnel.visits import OPEN_SECONDS, MemberConnection, pass_on
+from tele.tunnel.words import AUTH, LEAVING, TUNNEL, Hello, Visitor
+from tele.wire import numbers as n
+
+log = make_logger(__name__)
+
+#: Streams to auth on one tunnel: watches, uploads and calls of one node.
+STREAMS_LIMIT: Final = 32
+_KEEPALIVE: Final = b"keepalive@openssh.com"
+
+
+@define(eq=False)
+class Tunnel:
+    """One node's connection. ``remote_addr`` is (host, port)."""
+
+    host: HostIdentity
+    remote_addr: tuple[str, int]
+    instance: bytes
+    connection: MemberConnection
+
+    def open(self, visitor: Visitor, **near: Any) -> Deferred[Channel]:
+        """See :func:`pass_on`."""
+        return pass_on(self.connection, visitor, self.host.name, **near)
+
+    def end(self, why: str) -> None:
+        """End the connection, and all visitors' channels with it."""
+        self.connection.transport.sendDisconnect(n.BY_APPLICATION, why)
+
+
+Cloned = Callable[[Tunnel, Tunnel], None]
+
+
+@define(eq=False)
+class Tunnels:
+    """The tunnels that end here.
+
+    ``changed()`` is called when a node's first tunnel came or its last one went;
+    ``cloned(old, new)`` when two machines have the keys of one.
+    """
+
+    _clock: IReactorTime
+    _changed: Callable[[], None]
+    _cloned: Cloned
+    _by_host: dict[str, Tunnel] = field(factory=dict, init=False)
+    _leaving: bool = field(default=False, init=False)
+    _unknown: set[str] = field(factory=set, init=False)
+
+    def __len__(self) -> int:
+        return len(self._by_host)
+
+    def get(self, host_id: str) -> Tunnel | None:
+        """Return the tunnel of a node."""
+        return self._by_host.get(host_id)
+
+    def attach(self, tunnel: Tunnel) -> None:
+        """A node says that visitors are welcome on its connection."""
+        old = self._by_host.get(tunnel.host.host_id)
+        self._by_host[tunnel.host.host_id] = tunnel
+        if old is None:
+            log.info("tunnel of node {name!r} from {peer!r}",
+                     name=tunnel.host.name, peer=tunnel.remote_addr)  # fmt: skip
+            self._changed()
+        elif old.connection is not tunnel.connection:
+            self._replace(old, tunnel)
+        if self._leaving:
+            tunnel.connection.sendGlobalRequest(LEAVING, b"")
+
+    def _replace(self, old: Tunnel, new: Tunnel) -> None:
+        if old.instance == new.instance:
+            return
+        # Restarted, its network cut, or a copy: whoever still answers is alive.
+        alive: Deferred[Any] = old.connection.sendGlobalRequest(_KEEPALIVE, b"", wantReply=1)
+        alive.addTimeout(OPEN_SECONDS, self._clock)
+
+        def answered(_: object) -> None:
+            log.warn("two machines have the keys of node {name!r}: {old!r} and {new!r}",
+                     name=old.host.name, old=old.remote_addr, new=new.remote_addr)  # fmt: skip
+            self._cloned(old, new)
+
+        # A refusal of the question is an answer as good as any.
+        alive.addCallbacks(answered, lambda f: answered(f) if f.check(ConchError) else None)
+        alive.addErrback(lambda failure: log.failure("a clone is not told of", failure))
+        alive.addBoth(lambda _: old.end("another connection of this host took its place"))
+
+    def detach(self, host_id: str, connection: Any) -> None:
+        """A connection is gone; so is its tunnel, if it had one that was not replaced."""
+        tunnel = self._by_host.get(host_id)
+        if tunnel is not None and tunnel.connection is connection:
+            del self._by_host[host_id]
+            log.info("the tunnel of node {name!r} ended", name=tunnel.host.name)
+            self._changed()
+
+    def review(
+        self,
+        moment: datetime,
+        refuses: Callable[[HostIdentity], str],
+        find: Callable[[str], object | None],
+    ) -> None:
+        """End the tunnels of those who may not have one any more.
+
+        Whose certificate has expired did not renew it; ``refuses(host)`` says why a host is
+        not served; whom ``find(host_id)`` did not know twice is no member.
+        """
+        unknown = {host_id for host_id in self._by_host if find(host_id) is None}
+        for host_id, tunnel in list(self._by_host.items()):
+            problem = refuses(tunnel.host)
+            if tunnel.host.expires <= moment:
+                problem = "the certificate that this tunnel was made with has expired"
+            elif host_id in unknown and host_id in self._unknown:
+                problem = "this host is no member of the cluster any more"
+            if problem:
+                tunnel.end(problem)
+        self._unknown = unknown
+
+    def leave(self) -> None:
+        """Tell all nodes that this proxy goes: they dial others, visitors stay until we end."""
+        self._leaving = True
+        for tunnel in self._by_host.values():
+            tunnel.connection.sendGlobalRequest(LEAVING, b"")
+
+
+class AgentAvatar(ConchUser):
+    """A node that dialled this proxy.
+
+    ``auth()`` returns the endpoint of auth. Log it out with :meth:`left`.
+    """
+
+    conn: Any = None
+
+    def __init__(
+        self,
+        host: HostIdentity,
+        remote_addr: tuple[str, int],
+        tunnels: Tunnels,
+        auth: Callable[[], IStreamClientEndpoint],
+    ) -> None:
+        super().__init__()
+        self._host = host
+        self._remote_addr = remote_addr
+        self._tunnels = tunnels
+        self._auth = auth
+        self._streams = 0
+        self.channelLookup = {AUTH: self._open_auth}
+
+    def gotGlobalRequest(self, requestType: bytes, data: bytes) -> Any:
+        """Take the node's word that this is a tunnel; there is nothing else to ask."""
+        if requestType != TUNNEL:
+            return 0
+        instance = Hello.decode(data).instance
+        self._tunnels.attach(Tunnel(self._host, self._remote_addr, instance, self.conn))
+        return 1
+
+    def _open_auth(
+        self, remoteWindow: int, remoteMaxPacket: int, data: bytes, avatar: Any
+    ) -> Deferred[RelayChannel]:
+        if self._streams >= STREAMS_LIMIT:
+            raise ConchError("too many streams to auth at once", RESOURCE_SHORTAGE)
+        self._streams += 1
+        factory = Factory.forProtocol(StreamEnd)
+        factory.noisy = False
+        connecting: Deferred[Any] = self._auth().connect(factory)
+
+        def connected(stream: StreamEnd) -> RelayChannel:
+            return _AuthChannel(
+                self._closed,
+                stream,
+                remoteWindow=remoteWindow,
+                remoteMaxPacket=remoteMaxPacket,
+                avatar=avatar,
+            )
+
+        def failed(failure: Any) -> Any:
+            self._closed()
+            return failure
+
+        return connecting.addCallbacks(connected, failed)
+
+    def _closed(self) -> None:
+        self._streams -= 1
+
+    def left(self) -> None:
+        """The connection is gone."""
+        self._tunnels.detach(self._host.host_id, self.conn)
+
+
+class _AuthChannel(RelayChannel):
+    """A stream to auth that is counted."""
+
+    def __init__(self, closed: Callable[[], None], stream: StreamEnd, **named: Any) -> None:
+        super().__init__(stream, **named)
+        self._tell_closed = closed
+
+    def openFailed(self, reason: Any) -> None:
+        """See :class:`RelayChannel`."""
+        super().openFailed(reason)
+        self._tell_closed()
+
+    def closed(self) -> None:
+        """See :class:`RelayChannel`."""
+        super().closed()
+        self._tell_closed()

@@ -1,0 +1,76 @@
+"""How does a visitor's channel get to a node, over an SSH connection between members?
+
+Laws of this file:
+
+* An opening has its time, and ends in a channel or in a sentence that names the node.
+* What a node refuses a visitor with, the visitor reads.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from twisted.conch.error import ConchError
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IProtocol
+from twisted.python.failure import Failure
+
+from tele.conch.channel import Channel
+from tele.conch.connection import SSHConnection
+from tele.conch.splice import open_splice
+from tele.conch.stream import open_stream
+from tele.errors import Unreachable
+from tele.tunnel.words import LEAVING, TUNNEL, VISITOR, Visitor
+
+#: How long a node has to take a visitor in, in seconds.
+OPEN_SECONDS: Final = 10.0
+#: Visitors of one node through one tunnel, and everything else on it.
+CHANNELS_LIMIT: Final = 4096
+
+
+class MemberConnection(SSHConnection):
+    """The connection service between members: global requests of ours reach the avatar."""
+
+    channels_limit = CHANNELS_LIMIT
+
+    def gotGlobalRequest(self, requestType: bytes, data: bytes) -> Any:
+        """See :class:`SSHConnection`."""
+        if requestType in (TUNNEL, LEAVING):
+            return self.transport.avatar.gotGlobalRequest(requestType, data)
+        return super().gotGlobalRequest(requestType, data)
+
+
+def pass_on(connection: Any, visitor: Visitor, name: str, **near: Any) -> Deferred[Channel]:
+    """Open a channel for ``visitor`` of the node ``name``, spliced to one that a peer asks for.
+
+    ``near`` is what :func:`open_splice` needs to know of that one. Fails with
+    :class:`Unreachable`, or with the node's own ``ConchError``.
+    """
+    opening: Deferred[Any] = open_splice(connection, VISITOR, visitor.encode(), **near)
+    return _in_time(opening, connection, name)
+
+
+def speak_to(
+    connection: Any, visitor: Visitor, name: str, protocol: IProtocol
+) -> Deferred[IProtocol]:
+    """Open a channel for ``visitor`` of the node ``name`` and connect ``protocol`` to it."""
+    opening: Deferred[Any] = open_stream(connection, VISITOR, visitor.encode(), protocol)
+    return _in_time(opening, connection, name)
+
+
+def _in_time(opening: Deferred[Any], connection: Any, name: str) -> Deferred[Any]:
+    opening.addTimeout(OPEN_SECONDS, connection.transport.clock)
+    return opening.addErrback(_explained, name)
+
+
+def _explained(failure: Failure, name: str) -> Failure:
+    error = failure.value
+    if isinstance(error, DeferredTimeout):
+        raise Unreachable(
+            f"node {name} did not answer within {OPEN_SECONDS:.0f} s; is its network down?"
+        ) from None
+    if isinstance(error, ConnectionLost) or not isinstance(error, ConchError | Unreachable):
+        raise Unreachable(f"the tunnel of node {name} broke; try again") from None
+    return failure
