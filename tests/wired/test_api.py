@@ -48,7 +48,8 @@ def test_a_user_is_known_by_the_certificate(world: World) -> None:
 
 def test_users_and_hosts_cannot_call_each_others_operations(world: World) -> None:
     """What is for machines refuses people and the other way round, and says so to the audit."""
-    person = world.user_ca.issue(user("alice"))
+    alice = user("alice")
+    person = world.user_ca.issue(alice)
     machine = world.host_ca.issue(host(HostRole.NODE))
     announce = b'{"name": "web1", "role": "node"}'
     for identity, method, target, body in (
@@ -62,7 +63,7 @@ def test_users_and_hosts_cannot_call_each_others_operations(world: World) -> Non
         assert (status, error_of(answer)["reason"]) == (403, "rule"), target
     assert world.handler.calls == []
     assert len(world.refused) == 5
-    assert world.refused[0][1].identity == user("alice")
+    assert world.refused[0][1].identity == alice
 
 
 def test_an_authority_vouches_for_its_own_kind_only(world: World) -> None:
