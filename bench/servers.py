@@ -6,6 +6,7 @@ login costs both the same kind of work.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -15,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,8 +25,22 @@ from attrs import frozen
 BIN = Path(sys.executable).parent
 TICKS = os.sysconf("SC_CLK_TCK")
 
-#: Programs that sessions run: their CPU is not the server's.
-SESSION_PROGRAMS = frozenset({"head", "wc", "cat", "sh", "bash", "dash", "true", "sftp-server"})
+
+@frozen
+class Process:
+    """One process of a server, and CPU seconds of itself and of children that ended."""
+
+    pid: int
+    own: float
+    ended: float
+
+
+@frozen
+class Spent:
+    """What something took: seconds on the wall, and of the server's CPU."""
+
+    wall: float
+    cpu: float
 
 
 @frozen
@@ -37,14 +52,18 @@ class Server:
     pid: int
     options: tuple[str, ...]
 
-    def command(self, *words: str) -> list[str]:
+    def command(self, *words: str, options: tuple[str, ...] = ()) -> list[str]:
         """The ssh command that runs ``words`` there."""
-        return ["ssh", "-F", "none", "-p", str(self.port), *self.options, "127.0.0.1", *words]
+        return ["ssh", *self.where("-p"), *options, "127.0.0.1", *words]
 
-    def cpu(self) -> dict[int, float]:
-        """CPU seconds so far of the server's own processes, by pid."""
+    def where(self, port: str) -> list[str]:
+        """What ssh, sftp or scp has to be told; ``port`` is how it calls that option."""
+        return ["-F", "none", port, str(self.port), *self.options]
+
+    def processes(self) -> list[Process]:
+        """What runs of it now, sessions included."""
         parents: dict[int, int] = {}
-        spent: dict[int, float] = {}
+        found: dict[int, Process] = {}
         for entry in os.listdir("/proc"):
             if not entry.isdigit():
                 continue
@@ -52,17 +71,40 @@ class Server:
                 text = Path(f"/proc/{entry}/stat").read_text()
             except OSError:
                 continue
-            name = text[text.index("(") + 1 : text.rindex(")")]
             fields = text[text.rindex(")") + 2 :].split()
             parents[int(entry)] = int(fields[1])
-            if name not in SESSION_PROGRAMS:
-                spent[int(entry)] = (int(fields[11]) + int(fields[12])) / TICKS
+            own, ended = sum(map(int, fields[11:13])), sum(map(int, fields[13:15]))
+            found[int(entry)] = Process(int(entry), own / TICKS, ended / TICKS)
         ours = {self.pid}
         while True:
             more = {p for p, parent in parents.items() if parent in ours} - ours
             if not more:
-                return {p: c for p, c in spent.items() if p in ours}
+                return [process for process in found.values() if process.pid in ours]
             ours |= more
+
+    def cpu(self, *, ended: bool = False) -> float:
+        """CPU seconds so far of what lives, or also of what they waited for."""
+        return sum(p.own + (p.ended if ended else 0) for p in self.processes())
+
+    def spend(self, doing: Callable[[], None], *, ended: bool = False) -> Spent:
+        """Measure what ``doing`` costs.
+
+        The processes that do the work have to live when it returns: sshd does not wait for
+        those of a connection, so that their CPU is lost with them.
+        """
+        before, began = self.cpu(ended=ended), time.monotonic()
+        doing()
+        wall = time.monotonic() - began
+        return Spent(wall, self.cpu(ended=ended) - before)
+
+    def memory(self) -> int:
+        """Bytes of memory that are there because of it: what is shared counts in part."""
+        total = 0
+        for process in self.processes():
+            with contextlib.suppress(OSError):
+                rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+                total += int(rollup.split("\nPss:")[1].split()[0]) * 1024
+        return total
 
 
 def free_port() -> int:
@@ -120,6 +162,12 @@ def account() -> Iterator[str]:
     try:
         yield name
     finally:
+        # Their last processes may still be ending.
+        deadline = time.monotonic() + 10
+        while subprocess.run(["pgrep", "-u", name], check=False, capture_output=True).stdout:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
         run("userdel", "--remove", name)
 
 
@@ -127,13 +175,18 @@ def account() -> Iterator[str]:
 def sshd(folder: Path, options: tuple[str, ...], user_authority: Path) -> Iterator[Server]:
     """OpenSSH's sshd with a host key and the cluster's user authority."""
     port = free_port()
-    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "host"))
+    for name in ("host", "host-ca"):
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name))
+    authority, public = str(folder / "host-ca"), str(folder / "host.pub")
+    run("ssh-keygen", "-q", "-s", authority, "-h", "-I", "bench", "-n", "127.0.0.1", public)
     config = folder / "sshd_config"
     config.write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile none\n"
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\n"
+        f"HostCertificate {folder}/host-cert.pub\nPidFile none\n"
         f"TrustedUserCAKeys {user_authority}\nAuthorizedKeysFile none\n"
         "PasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\n"
         "PermitRootLogin yes\nMaxStartups 500:30:1000\nMaxSessions 100\nStrictModes no\n"
+        "Subsystem sftp /usr/lib/openssh/sftp-server\n"
     )
     program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
@@ -152,6 +205,7 @@ class Fleet:
     """A cluster's auth and the credentials of one user, for nodes to join and be measured."""
 
     folder: Path
+    login: str
     options: tuple[str, ...]
     user_authority: Path
     token_file: Path
@@ -184,14 +238,16 @@ def auth(folder: Path, mode: str, login: str) -> Iterator[Fleet]:
         (folder / "key-cert.pub").write_bytes(signed)
         (folder / "user-ca").write_bytes(run(tele, "ca", "export", "--type", "user", *local))
         options = (
-            "-l", login,
+            "-o", f"User={login}",
             "-i", str(folder / "key"),
             "-o", f"CertificateFile={folder}/key-cert.pub",
             "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "BatchMode=yes",
             "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
             "-o", "LogLevel=ERROR", "-c", "aes128-gcm@openssh.com",
         )  # fmt: skip
-        yield Fleet(folder, options, folder / "user-ca", folder / "token", token["ca_pin"], port)
+        yield Fleet(
+            folder, login, options, folder / "user-ca", folder / "token", token["ca_pin"], port
+        )  # fmt: skip
     finally:
         stop(process)
         log.close()

@@ -28,7 +28,7 @@ from tele.cli.lazy import LazyGroup
 from tele.cli.main import tele
 from tele.conch.client import HOST_CERTIFICATES
 from tele.config import values
-from tele.config.values import Address, Chosen, FileConfig, Pins
+from tele.config.values import Address, Chosen, FileConfig, Network, Pins
 from tele.wire.agreement import METHODS
 from tele.wire.ciphers import CIPHERS, MACS, SERVER_CIPHERS
 from tele.wire.negotiation import COMPRESSIONS
@@ -87,6 +87,8 @@ _TYPES: Mapping[Any, str] = {
     str: "text",
     bool: "``true`` or ``false``",
     Address: "``host:port``",
+    Network: "network",
+    int: "number",
     Chosen: "``kind`` or ``kind:arguments``",
     Pins: "``sha256:...``, or a list of them",
 }

@@ -50,6 +50,10 @@ def test_users(cluster: Cluster) -> None:
     tele.run("users", "rm", "carol")
     assert "carol" in tele.fails(5, "users", "rm", "carol")
     assert "name of a user" in tele.fails(2, "users", "add", "no name")
+    for content, why in ((b"\xff\xfe", "is not text"), (b"\nx", "is empty")):
+        (tele.folder / "password").write_bytes(content)
+        words = ("users", "add", "dora", "--password-file", tele.folder / "password")
+        assert why in tele.fails(2, *words)
 
 
 def test_resources_go_round(cluster: Cluster, tmp_path: Path) -> None:
@@ -139,6 +143,7 @@ def test_nodes(cluster: Cluster) -> None:
     """Nodes are named by name or id; unknown ones are said to be unknown."""
     tele = cluster.tele
     assert tele.run("ls", "--format", "names").stdout == f"{socket.gethostname()}\n"
+    assert (tele.home / cluster.name / ".nodes").read_text() == f"{socket.gethostname()}\n"
     assert "no such node" in tele.fails(5, "nodes", "rm", "nothing")
     assert "is not a label" in tele.fails(2, "ls", "env")
     yaml = YAML(typ="safe").load(tele.run("ls", "--format", "yaml").stdout)
@@ -149,6 +154,14 @@ def test_an_unknown_node_is_said(cluster: Cluster) -> None:
     """Ssh ends with 255, and its last words include the proxy's: no such node."""
     done = cluster.tele.run("ssh", "no-such-node", "true", status=255)
     assert "no such node" in done.stderr
+
+
+def test_a_login_that_the_certificate_is_not_for(cluster: Cluster) -> None:
+    """Ssh alone says no more than no; the node has it in the audit."""
+    done = cluster.tele.run("ssh", f"daemon@{socket.gethostname()}", "true", status=255)
+    assert "denied: the certificate of" in done.stderr
+    assert "is not for login 'daemon', only for" in done.stderr
+    assert [e for e in cluster.tele.json("audit", "ls") if e["login"] == "daemon" and not e["ok"]]
 
 
 def test_audit(cluster: Cluster) -> None:

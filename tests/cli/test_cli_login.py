@@ -95,8 +95,10 @@ def test_the_second_login_needs_no_pin(tele: Tele, cluster: Cluster, pin: str) -
 def test_ttl_is_honoured(tele: Tele, cluster: Cluster, pin: str) -> None:
     """A short life can be asked for; nonsense is a usage error."""
     log_in(tele, cluster, "--ca-pin", pin, "--ttl", "5m")
-    assert "5m" in log_in(tele, cluster, "--ttl", "5m59s").stderr
+    assert "for 5m" in log_in(tele, cluster, "--ttl", "5m").stderr
     assert "length of time" in log_in(tele, cluster, "--ttl", "soon", status=2).stderr
+    assert "longer than nothing" in log_in(tele, cluster, "--ttl", "0s", status=2).stderr
+    assert "for 12h" in log_in(tele, cluster, "--ttl", "12h").stderr
 
 
 def test_logout_leaves_nothing_secret(tele: Tele, cluster: Cluster, pin: str) -> None:

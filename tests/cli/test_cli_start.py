@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -67,6 +68,7 @@ def test_login_if_needed_imports_little(tele: Tele) -> None:
     """``tele login --if-needed`` with a valid certificate only looks at it."""
     log_in_by_hand(tele, time.time() + 3600)
     assert not imported(tele, "login", "--if-needed") & SLOW
+    tele.run("login", "--if-needed", "--proxy", "proxy.example.com")  # the port is the usual one
 
 
 def test_help_and_completion_import_little(tele: Tele) -> None:
@@ -86,6 +88,56 @@ def test_completion_knows_the_commands(tele: Tele) -> None:
 
     assert completed("tele lo", 1) == "plain,login\nplain,logout\n"
     assert "plain,add\n" in completed("tele users a", 2)
+
+
+def test_names_of_nodes_are_completed(tele: Tele) -> None:
+    """As destination alone, with a login, as bash cuts it; not in what follows it."""
+    home = log_in_by_hand(tele, time.time() + 3600)
+    home.write(home.path / "example" / ".nodes", "db1\nweb1\nweb2\n")
+
+    def completed(*words: str) -> list[str]:
+        line = " ".join(["tele", *words])
+        count = str(len(words))
+        environment = {"COMP_WORDS": line, "COMP_CWORD": count, "_TELE_COMPLETE": "bash_complete"}
+        return [
+            each.removeprefix("plain,")
+            for each in tele.run(status=0, stdin=None, seconds=60, **environment).stdout.split()
+        ]
+
+    assert completed("ssh", "w") == ["web1", "web2"]
+    assert completed("ssh", "-p", "22", "root@d") == ["root@db1"]
+    assert completed("ssh", "root", "@", "d") == ["@db1"]
+    assert completed("ssh", "root", "@") == ["@db1", "@web1", "@web2"]
+    assert completed("ssh", "web1", "w") == []
+    assert completed("scp", "w") == ["file,w", "web1:", "web2:"]
+    assert completed("nodes", "rm", "d") == ["db1"]
+
+
+def test_completion_is_quiet_when_nobody_answers(tele: Tele) -> None:
+    """Old names are better than none, and an error on the prompt is worse than both."""
+    completing = {"COMP_WORDS": "tele ssh w", "COMP_CWORD": "2", "_TELE_COMPLETE": "bash_complete"}
+    assert tele.run(status=0, stdin=None, seconds=60, **completing).stderr == ""
+    home = log_in_by_hand(tele, time.time() + 3600)
+    kept = home.path / "example" / ".nodes"
+    home.write(kept, "web1\n")
+    os.utime(kept, (1, 1))
+    done = tele.run(status=0, stdin=None, seconds=60, **completing)
+    assert (done.stdout, done.stderr) == ("plain,web1\n", "")
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_closed_streams_do_no_harm(tele: Tele, closed: int) -> None:
+    """A command that was started without a standard stream does its work all the same."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tele.cli", "version"],
+        env=tele.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        preexec_fn=lambda: os.close(closed),
+    )
+    assert done.stdout == ("" if closed == 1 else tele.run("--version").stdout)
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

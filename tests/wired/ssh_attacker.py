@@ -47,8 +47,12 @@ class Attacker:
     _line: bytes = field(default=b"", init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.server, self.transport = self.world.alone()
+        self.server, self.transport = self.connect()
         self.opener = PlainOpener(1 << 20)
+
+    def connect(self) -> tuple[Any, Any]:
+        """Return a server's end and its transport."""
+        return self.world.alone()
 
     # -- bytes ------------------------------------------------------------------------
     def raw(self, data: bytes) -> None:

@@ -132,7 +132,8 @@ def sign_user(
     from tele.model.api.people import SignUser
     from tele.model.api.table import SIGN_USER
 
-    request = SignUser(name, _read_key(key), split_words(logins), ttl or _DAY_OF_WORK)
+    lifetime = _DAY_OF_WORK if ttl is None else ttl
+    request = SignUser(name, _read_key(key), split_words(logins), lifetime)
     with open_authority(where) as authority:
         signed = plain(authority.perform(SIGN_USER, request))
     _write(key, out, signed["certificate"], signed["expires"])
@@ -157,7 +158,8 @@ def sign_host(
     from tele.model.api.people import SignHost
     from tele.model.api.table import SIGN_HOST
 
-    request = SignHost(_read_key(key), split_words(principals), name, ttl or _DAY_OF_WORK)
+    lifetime = _DAY_OF_WORK if ttl is None else ttl
+    request = SignHost(_read_key(key), split_words(principals), name, lifetime)
     with open_authority(where) as authority:
         signed = plain(authority.perform(SIGN_HOST, request))
     _write(key, out, signed["certificate"], signed["expires"])

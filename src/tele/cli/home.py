@@ -31,6 +31,8 @@ from tele.errors import InvalidInput, NotLoggedIn, TeleError, quoted
 
 #: The same as tele.model.resources.NAME_PATTERN, which costs the import of attrs.
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,126}[A-Za-z0-9])?", re.ASCII)
+#: Of a proxy, when its address does not say one.
+DEFAULT_PORT = 3080
 #: A certificate that ends within so many seconds counts as ended: the next call would fail.
 MARGIN = 30.0
 #: User names that would be the name of another file here.
@@ -157,9 +159,10 @@ class Home:
         return found
 
     def by_proxy(self, proxy: str) -> Profile | None:
-        """Return the profile of the cluster behind ``proxy``, or None."""
+        """Return the profile of the cluster behind ``proxy``, its port given or not, or None."""
+        wanted = {proxy, f"{proxy}:{DEFAULT_PORT}", f"[{proxy}]:{DEFAULT_PORT}"}
         profiles = (self.profile(name) for name in self.clusters())
-        return next((p for p in profiles if p is not None and p.proxy == proxy), None)
+        return next((p for p in profiles if p is not None and p.proxy in wanted), None)
 
     def chosen(
         self, cluster: str | None = None, proxy: str | None = None, user: str | None = None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -64,6 +66,21 @@ def read_moment(_: click.Context, __: click.Parameter, value: str | None) -> dat
     raise click.BadParameter(
         f"{value!r} is neither a time (2026-11-24T12:00:00Z) nor a length (1h)"
     )
+
+
+def read_password(file: Path) -> str:
+    """Return the first line of ``file``, ``-`` being standard input; never an empty one.
+
+    Raises :class:`InvalidInput` or OSError.
+    """
+    try:
+        text = sys.stdin.readline() if str(file) == "-" else file.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{file} is not text") from None
+    password = text.partition("\n")[0].removesuffix("\r")
+    if not password:
+        raise InvalidInput(f"the first line of {file}, the password, is empty")
+    return password
 
 
 def all_pages(page: Callable[[str], Any]) -> list[Any]:

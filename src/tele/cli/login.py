@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tele.cli.home import Facts, Home, Profile, is_valid, safe_name
-from tele.cli.lists import ttl_option
+from tele.cli.lists import read_password, ttl_option
 from tele.cli.openssh import split_address, write_openssh_files
 from tele.cli.session import Where, trusted_hosts, where_options
 from tele.errors import InvalidInput, NotLoggedIn, TeleError
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from tele.certs.keys import PrivateKey
     from tele.certs.x509 import TlsKey
     from tele.model.authority import Certificates
+
+
+#: A certificate of 12 h is told as such, although some of it has passed.
+_ROUNDING = 30.0
 
 
 @click.command()
@@ -80,7 +84,7 @@ def login(
     keys = PublicKeys(ssh.public.line, tls.public_pem)
     with BlockingAuthority(address, None, trust, f"auth.{known}") as authority:
         got = authority.perform(
-            LOGIN, LoginRequest(name, password, keys, ttl or timedelta(hours=12))
+            LOGIN, LoginRequest(name, password, keys, timedelta(hours=12) if ttl is None else ttl)
         )
     profile = Profile(known, address, name, pins)
     facts = keep(home, profile, ssh, tls, got)
@@ -146,17 +150,10 @@ def _confirmed(address: str, cluster: str, certificates: Sequence[str]) -> tuple
 
 def _read_password(file: Path | None, user: str, cluster: str) -> str:
     if file is not None:
-        try:
-            text = sys.stdin.readline() if str(file) == "-" else file.read_text("utf-8")
-        except UnicodeDecodeError:
-            raise InvalidInput(f"{file} is not text") from None
-        password = text.partition("\n")[0].removesuffix("\r")
-    elif sys.stdin.isatty():
-        password = click.prompt(f"Password of {user} in {cluster}", hide_input=True, err=True)
-    else:
+        return read_password(file)
+    if not sys.stdin.isatty():
         raise click.UsageError("no terminal to ask for the password: use --password-file")
-    if not password:
-        raise InvalidInput("the password is empty")
+    password: str = click.prompt(f"Password of {user} in {cluster}", hide_input=True, err=True)
     return password
 
 
@@ -200,10 +197,9 @@ def keep(home: Home, profile: Profile, ssh: PrivateKey, tls: TlsKey, got: Certif
 def _tell(profile: Profile, facts: Facts) -> None:
     from tele.cli.output import say, span
 
-    say(
-        f"logged in to {profile.cluster} as {profile.user} for "
-        f"{span(facts.expires - time.time())}; logins: {', '.join(facts.logins) or 'none'}"
-    )
+    left = span(facts.expires - time.time() + _ROUNDING)
+    logins = ", ".join(facts.logins) or "none"
+    say(f"logged in to {profile.cluster} as {profile.user} for {left}; logins: {logins}")
 
 
 @click.command()

@@ -16,6 +16,7 @@ from typing import Final, NoReturn
 
 import click
 
+from tele._version import VERSION
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.errors import TeleError
 
@@ -52,6 +53,7 @@ COMMANDS: Final = {
     metavar="DIR",
     help="Where certificates are kept.  [env: TELE_HOME; default: ~/.tele]",
 )
+@click.version_option(VERSION, message="%(prog)s %(version)s")
 def tele(home: str | None) -> None:
     """SSH access to a fleet of machines without a long-lived key on any of them."""
     if home is not None:
@@ -97,6 +99,14 @@ def _complain(text: str) -> None:
     say("\n".join([f"tele: {first}", *(f"      {line}" for line in rest)]))
 
 
+def _stand_in() -> None:
+    """Open what is closed of the standard streams, so that no other file gets its number."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None and os.open(os.devnull, os.O_RDWR) == number:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
+
+
 def main() -> NoReturn:
     """Run the command line of this process."""
+    _stand_in()
     sys.exit(run(sys.argv[1:]))

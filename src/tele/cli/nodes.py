@@ -8,6 +8,7 @@ import click
 
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import all_pages
+from tele.cli.node_names import complete_node, remember
 from tele.cli.output import Column, ago, format_option, plain, show_data, show_list, words
 from tele.cli.session import Authority, Where, current, open_authority, where_options
 from tele.errors import InvalidInput, NotFound, quoted
@@ -36,8 +37,9 @@ def _list(labels: tuple[str, ...], form: str, where: Where) -> None:
     for label in labels:
         if not label.partition("=")[1]:
             raise InvalidInput(f"{quoted(label)} is not a label such as env=prod")
-    with open_authority(where) as authority:
-        hosts = _hosts(authority, labels)
+    hosts = all_nodes(where, labels)
+    if not labels and where.config is None:
+        remember([host.name for host in hosts], where)
     if form == "ansible":
         home, profile = current(where)
         show_data(
@@ -45,6 +47,12 @@ def _list(labels: tuple[str, ...], form: str, where: Where) -> None:
         )
     else:
         show_list(form, hosts, _COLUMNS)
+
+
+def all_nodes(where: Where, labels: tuple[str, ...] = ()) -> list[Any]:
+    """Return the nodes that the user may log in to, with all of ``labels``, by name."""
+    with open_authority(where) as authority:
+        return _hosts(authority, labels)
 
 
 def _hosts(authority: Authority, labels: tuple[str, ...] = ()) -> list[Any]:
@@ -88,7 +96,7 @@ def nodes() -> None:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_node)
 @where_options(local=True)
 def rm(name: str, where: Where) -> None:
     """Forget the node with this name or id, until it says that it lives."""

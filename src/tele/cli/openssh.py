@@ -22,7 +22,7 @@ from pathlib import Path
 
 import click
 
-from tele.cli.home import Home, Profile, replace_file
+from tele.cli.home import DEFAULT_PORT, Home, Profile, replace_file
 from tele.cli.session import Where, current, host_keys, where_options
 from tele.errors import InvalidInput, TeleError, quoted
 
@@ -41,7 +41,7 @@ HOST_KEY_ALGORITHMS = ",".join(
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]+", re.ASCII)
 
 
-def split_address(address: str, default_port: int = 3080) -> tuple[str, int]:
+def split_address(address: str, default_port: int = DEFAULT_PORT) -> tuple[str, int]:
     """Read ``host``, ``host:port`` or ``[v6]:port``; raises :class:`InvalidInput`."""
     host, colon, port = address.rpartition(":")
     if not colon or address.endswith("]") or (":" in host and not host.startswith("[")):

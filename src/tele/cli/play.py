@@ -100,12 +100,14 @@ def _play(source: Source, channel: int, speed: float, idle_limit: float | None) 
 def _notice_size(source: Source, channel: int) -> None:
     """Say when this terminal is smaller than the recorded one."""
     from tele.model.frame import FrameKind
-    from tele.tape.export import details
+    from tele.tape.export import details, is_forward
 
     if not sys.stdout.isatty():
         return
     for frame in source.frames():
         if frame.kind is FrameKind.OPEN and channel in (0, frame.channel):
+            if channel == 0 and is_forward(frame):
+                continue
             pty = details(frame).get("pty") or {}
             here = os.get_terminal_size(sys.stdout.fileno())
             if pty.get("columns", 0) > here.columns or pty.get("rows", 0) > here.lines:
@@ -151,25 +153,22 @@ class _Player:
 
     def _wait(self, seconds: float) -> bool | None:
         """Wait; None when the time is over, True to seek back, False to end."""
-        deadline = time.monotonic() + seconds / self._speed
+        if self._keys is None:
+            time.sleep(seconds / self._speed)
+            return None
+        left = seconds  # of the session, whatever the speed
         while True:
-            left = deadline - time.monotonic()
-            if self._keys is None:
-                if left > 0:
-                    time.sleep(left)
+            since, speed, paused = time.monotonic(), self._speed, self._paused
+            pressed = self._ready(None if paused else max(0.0, left) / speed)
+            if not paused:
+                left -= (time.monotonic() - since) * speed
+            if not pressed:
                 return None
-            if not self._paused and left <= 0 and not self._ready(0):
+            outcome = self._key()
+            if outcome is not None:
+                return outcome
+            if self._skip_to > self._at:
                 return None
-            if self._ready(None if self._paused else max(0.0, left)):
-                before = self._speed
-                outcome = self._key()
-                if outcome is not None:
-                    return outcome
-                if self._skip_to > self._at:
-                    return None
-                if before != self._speed:
-                    left = max(0.0, deadline - time.monotonic())
-                    deadline = time.monotonic() + left * before / self._speed
 
     def _ready(self, seconds: float | None) -> bool:
         return self._keys is not None and bool(select.select([self._keys], [], [], seconds)[0])

@@ -9,14 +9,17 @@ Laws of this file:
 from __future__ import annotations
 
 import os
+import pwd
 import re
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
-from tele.cli.home import Home, logged_in
+from tele.cli.home import Facts, Home, logged_in
 from tele.cli.lazy import Lazy, LazyGroup
+from tele.cli.node_names import complete_node
 from tele.cli.openssh import openssh_program, write_openssh_files
 from tele.errors import InvalidInput, quoted
 
@@ -50,6 +53,27 @@ class PassThrough(click.Command):
         return super().parse_args(ctx, [*own, "--", *rest])
 
 
+def _complete_ssh(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the destination; what follows it is the other machine's."""
+    words = ctx.params.get("words") or ()
+    rest = list(words[split_options(words, _SSH_ARGUMENTS) :])
+    # bash makes words of LOGIN, @ and NODE, and replaces the last two.
+    if rest[1:] == ["@"]:
+        incomplete = f"@{incomplete}"
+    elif rest and (len(rest) > 1 or not incomplete.startswith("@")):
+        return []
+    return complete_node(ctx, param, incomplete)
+
+
+def _complete_scp(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Complete a file here, or the node of one there."""
+    nodes = [] if "/" in incomplete else complete_node(ctx, param, incomplete)
+    here = CompletionItem(incomplete, type="file")
+    return [here, *(CompletionItem(f"{name}:") for name in nodes)]
+
+
 def _target_options(function: Callable[..., None]) -> Callable[..., None]:
     for name, variable in (
         ("user", "TELE_USER"),
@@ -57,7 +81,7 @@ def _target_options(function: Callable[..., None]) -> Callable[..., None]:
         ("cluster", "TELE_CLUSTER"),
     ):
         function = click.option(f"--{name}", envvar=variable, help=f"[env: {variable}]")(function)
-    return click.argument("words", nargs=-1, type=click.UNPROCESSED)(function)
+    return function
 
 
 def full_name(host: str, cluster: str) -> str:
@@ -103,21 +127,36 @@ def _refuse_other_configuration(options: Sequence[str]) -> None:
         )
 
 
+def _notice_login(facts: Facts, options: Sequence[str], target: str) -> None:
+    """Say it when the certificate is not for the login: all that ssh will say is no."""
+    if any(each.startswith(("-i", "-l", "-o")) for each in options):
+        return  # perhaps another certificate, or another login
+    said = target.removeprefix("ssh://").rpartition("@")[0]
+    login = said or pwd.getpwuid(os.getuid()).pw_name
+    if login not in facts.logins:
+        from tele.cli.output import say
+
+        have = f"only for {', '.join(facts.logins)}" if facts.logins else "for no login at all"
+        who = f"the certificate of {facts.user}"
+        say(f"tele: denied: {who} is not for login {quoted(login)}, {have}")
+
+
 def _become(program: str, words: Sequence[str]) -> NoReturn:
     os.execv(program, [program, *words])  # noqa: S606  (no shell, and the path is absolute)
 
 
 def _ready(
     name: str, cluster: str | None, proxy: str | None, user: str | None
-) -> tuple[str, str, list[str]]:
+) -> tuple[str, str, list[str], Facts]:
     program = openssh_program(name)
     home = Home.find()
-    profile, _ = logged_in(home, cluster, proxy, user)
-    return program, profile.cluster, ["-F", str(write_openssh_files(home, profile))]
+    profile, facts = logged_in(home, cluster, proxy, user)
+    return program, profile.cluster, ["-F", str(write_openssh_files(home, profile))], facts
 
 
 @click.command(cls=PassThrough, options_metavar="[--cluster C] [SSH OPTIONS]")
 @_target_options
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, shell_complete=_complete_ssh)
 def ssh(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: str | None) -> None:
     """Log in to a node, or run a command there.
 
@@ -125,7 +164,7 @@ def ssh(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: st
 
     The exit status is the remote one, 255 when there was no connection.
     """
-    program, name, configuration = _ready("ssh", cluster, proxy, user)
+    program, name, configuration, facts = _ready("ssh", cluster, proxy, user)
     count = split_options(words, _SSH_ARGUMENTS)
     options, rest = list(words[:count]), list(words[count:])
     _refuse_other_configuration(options)
@@ -134,6 +173,7 @@ def ssh(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: st
         # Options are allowed after the destination, too, up to the command.
         more = split_options(rest[1:], _SSH_ARGUMENTS)
         _refuse_other_configuration(rest[1 : 1 + more])
+        _notice_login(facts, [*options, *rest[1 : 1 + more]], rest[0])
     elif not any(each.startswith(("-Q", "-V", "-O")) for each in options):
         raise click.UsageError("which node? tele ls lists them")
     _become(program, [*configuration, *options, *rest])
@@ -141,12 +181,13 @@ def ssh(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: st
 
 @click.command(cls=PassThrough, options_metavar="[--cluster C] [SCP OPTIONS]")
 @_target_options
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, shell_complete=_complete_scp)
 def scp(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: str | None) -> None:
     """Copy files to and from nodes.
 
     Words are those of scp(1), with all its options; [LOGIN@]NODE:PATH is a file there.
     """
-    program, name, configuration = _ready("scp", cluster, proxy, user)
+    program, name, configuration, _ = _ready("scp", cluster, proxy, user)
     count = split_options(words, _SCP_ARGUMENTS)
     options, rest = words[:count], words[count:]
     _refuse_other_configuration(options)
@@ -176,7 +217,7 @@ def proxy() -> None:
 @click.argument("target", metavar="[LOGIN@]NODE:PORT")
 def proxy_ssh(target: str, cluster: str | None, proxy: str | None, user: str | None) -> None:
     """Join standard input and output to a node's SSH port, for ssh's ProxyCommand."""
-    program, name, configuration = _ready("ssh", cluster, proxy, user)
+    program, name, configuration, _ = _ready("ssh", cluster, proxy, user)
     host, _, port = target.rpartition("@")[2].rpartition(":")
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", host) is None or not port.isdigit():
         raise InvalidInput(f"{quoted(target)} is not [LOGIN@]NODE:PORT")

@@ -61,7 +61,7 @@ def add(
             raise InvalidInput(f"{quoted(role)} is none of {', '.join(known)}")
     request = NewToken(
         tuple(known[r] for r in wanted),
-        ttl or timedelta(minutes=30),
+        timedelta(minutes=30) if ttl is None else ttl,
         max_uses,
         split_pairs(labels),
     )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
 from tele.cli.lazy import Lazy, LazyGroup
-from tele.cli.lists import all_pages, split_words
+from tele.cli.lists import all_pages, read_password, split_words
 from tele.cli.output import Column, format_option, say, show_data, show_list, words
 from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput
@@ -35,13 +34,7 @@ def users() -> None:
 
 def _password(file: Path | None) -> str:
     """Return the first line of ``file``; empty means that auth makes one."""
-    if file is None:
-        return ""
-    text = sys.stdin.readline() if str(file) == "-" else file.read_text("utf-8")
-    password = text.partition("\n")[0].removesuffix("\r")
-    if not password:
-        raise InvalidInput(f"the first line of {file} is empty")
-    return password
+    return "" if file is None else read_password(file)
 
 
 _password_file = click.option(

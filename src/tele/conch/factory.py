@@ -18,14 +18,12 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 
 from tele.conch.connection import SSHConnection
 from tele.conch.credentials import DeniedAttempt, Trust
+from tele.conch.door import Door, Refused
 from tele.conch.exchange import HostKeys
-from tele.conch.limits import Limits, Startups
+from tele.conch.limits import Limits
 from tele.conch.server import USERAUTH, SSHServerTransport
 from tele.conch.userauth import CONNECTION, SSHUserAuthServer
-from tele.loop import make_logger
 from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
-
-log = make_logger(__name__)
 
 _DICE = random.SystemRandom()
 
@@ -34,10 +32,12 @@ class SSHServerFactory(conch.SSHFactory):
     """Makes the server's end for each visitor.
 
     ``host_keys`` and ``user_trust`` are asked anew whenever they are needed. ``connection``
-    makes the connection service; ``on_denied`` hears of everybody who was not let in.
-    ``ciphers`` are what is offered (:data:`tele.wire.ciphers.CIPHERS` are all that there are;
-    the client chooses). Without ``match_login`` a certificate is good for any login name, and
-    the realm has to look at it. With ``host_trust`` members of the cluster may log in with
+    makes the connection service; ``on_denied`` hears of everybody who was not let in, and
+    ``on_refused`` once a minute of those who did not get as far. ``ciphers`` are what is
+    offered (:data:`tele.wire.ciphers.CIPHERS` are all that there are; the client chooses).
+    Without ``match_login`` a certificate is good for any login name, and the realm has to look
+    at it. ``shared`` says of which addresses many people come, such as a proxy's: nobody is
+    shut out there for another. With ``host_trust`` members of the cluster may log in with
     their host certificates, under their host ids; the realm gets
     :class:`~tele.conch.credentials.MemberCredentials`.
     """
@@ -58,6 +58,8 @@ class SSHServerFactory(conch.SSHFactory):
         match_login: bool = True,
         host_trust: Callable[[], Trust] | None = None,
         on_denied: Callable[[DeniedAttempt], None] = lambda _: None,
+        on_refused: Callable[[Refused], None] = lambda _: None,
+        shared: Callable[[str], bool] = lambda _: False,
         draw: Callable[[], float] = _DICE.random,
     ) -> None:
         self.portal = portal
@@ -73,19 +75,21 @@ class SSHServerFactory(conch.SSHFactory):
         self.match_login = match_login
         self.host_trust = host_trust
         self.on_denied = on_denied
-        self.startups = Startups(self.limits, draw)
+        self.door = Door(clock, self.limits, draw, shared, on_refused)
         #: Takes what comes before a version line; returns its length, None if it needs more.
         self.preface: Callable[[SSHServerTransport, bytes], int | None] | None = None
 
     def startFactory(self) -> None:
         """Nothing: keys are asked for when they are needed."""
 
+    def stopFactory(self) -> None:
+        """Report whom the door refused."""
+        self.door.close()
+
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Take a visitor in, or close at once if too many are at the door."""
-        host = getattr(addr, "host", "")
-        source = self.startups.enter(host)
+        """Take a visitor in, or close at once if the door says so."""
+        source = self.door.enter(getattr(addr, "host", ""))
         if source is None:
-            log.warn("too many logins under way: {host!r} is not let in", host=host)
             return None
         protocol = self.protocol(self.clock, self.limits, source)
         protocol.factory = self

@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
-from attrs import define, field, frozen
+from attrs import Factory, define, field, frozen
+
+from tele.conch.penalties import PenaltyRules
 
 
 @frozen
@@ -40,6 +42,10 @@ class Limits:
     rekey_seconds: float = 3600.0
     #: Packets that wait for the end of a key exchange, in bytes.
     waiting_octets: int = 16 << 20
+    #: Answers that wait for a peer to read them, in bytes: with more, it is not read from
+    #: until it has read them all. More than the channels of a connection send in one go.
+    unread_octets: int = 1 << 20
+    penalties: PenaltyRules = Factory(PenaltyRules)
 
 
 def source_network(host: str) -> str:
@@ -60,13 +66,14 @@ class Startups:
     _by_source: Counter[str] = field(factory=Counter, init=False)
     _count: int = field(default=0, init=False)
 
-    def enter(self, host: str) -> str | None:
+    def enter(self, host: str, shared: bool = False) -> str | None:
         """Take in a connection from ``host``; None if it is refused.
 
         What it returns is what :meth:`leave` needs, once, when it has logged in or is gone.
+        ``shared``: many visitors come from there, as through a proxy; it has no share of its own.
         """
         source = source_network(host)
-        if self._refuses(source):
+        if self._refuses(source, shared):
             return None
         self._by_source[source] += 1
         self._count += 1
@@ -79,9 +86,9 @@ class Startups:
         if not self._by_source[source]:
             del self._by_source[source]
 
-    def _refuses(self, source: str) -> bool:
+    def _refuses(self, source: str, shared: bool) -> bool:
         begin, percent, full = self.limits.startups
-        if self._by_source[source] >= self.limits.startups_per_source:
+        if not shared and self._by_source[source] >= self.limits.startups_per_source:
             return True
         if self._count < begin:
             return False

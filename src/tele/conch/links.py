@@ -24,6 +24,10 @@ class Link(Protocol):
     def busy(self) -> bool:
         """Whether it has not yet taken all that was sent."""
 
+    @property
+    def waiting(self) -> int:
+        """How many bytes it has not taken yet, about."""
+
     def send(self, view: memoryview) -> None:
         """Send bytes of a scratch buffer."""
 
@@ -53,6 +57,11 @@ class SocketLink:
         """See :class:`Link`."""
         return self._socket.pending() > 0
 
+    @property
+    def waiting(self) -> int:
+        """See :class:`Link`."""
+        return self._socket.pending()
+
     def send(self, view: memoryview) -> None:
         """See :class:`Link`."""
         self._socket.send_now(view)
@@ -78,12 +87,13 @@ class SocketLink:
 class TransportLink:
     """Any other Twisted transport. Those that tell producers to pause tell us."""
 
-    __slots__ = ("_drained", "_registered", "_transport", "busy")
+    __slots__ = ("_drained", "_registered", "_transport", "busy", "waiting")
 
     def __init__(self, transport: Any, drained: Callable[[], None]) -> None:
         self._transport = transport
         self._drained = drained
         self.busy = False
+        self.waiting = 0
         register = getattr(transport, "registerProducer", None)
         self._registered = register is not None
         if register is not None:
@@ -91,6 +101,8 @@ class TransportLink:
 
     def send(self, view: memoryview) -> None:
         """See :class:`Link`."""
+        if self.busy:
+            self.waiting += len(view)
         self._transport.write(bytes(view))
 
     def close(self) -> None:
@@ -118,6 +130,7 @@ class TransportLink:
     def resumeProducing(self) -> None:
         """The transport has sent what it had."""
         self.busy = False
+        self.waiting = 0
         self._drained()
 
     def stopProducing(self) -> None:

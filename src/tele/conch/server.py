@@ -15,8 +15,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from tele.certs.algorithms import HOST_ALGORITHMS, SERVER_SIGNATURE_ALGORITHMS, certificate_type
+from tele.conch.door import Lines
 from tele.conch.exchange import Exchange, HostKeys
 from tele.conch.limits import Limits
+from tele.conch.penalties import Fault
 from tele.conch.transport import Transport
 from tele.errors import ProtocolError, quoted
 from tele.wire import numbers as n
@@ -61,6 +63,8 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
 
     #: Host key (or certificate) of the first exchange, to which a login is bound.
     first_host_key = b""
+    #: What is held against the source if nobody logs in; nothing, if they proved who they are.
+    fault: Fault | None = Fault.NOAUTH
 
     def __init__(
         self, clock: IReactorTime, limits: Limits | None = None, source: str | None = None
@@ -71,8 +75,23 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """See :class:`Transport`."""
-        self._leave_startups()
+        if self._source is not None and self.fault is not None:
+            self.factory.door.blame(self.remote_addr()[0], self.fault)
+        self._leave()
         super().connectionLost(reason)
+
+    def grace_over(self) -> None:
+        """See :class:`Transport`."""
+        self.fault = Fault.GRACE_EXCEEDED
+
+    def crashed(self) -> None:
+        """See :class:`Transport`."""
+        self.fault = Fault.CRASH
+
+    @property
+    def lines(self) -> Lines:
+        """See :class:`Transport`. Lines about strangers are rationed."""
+        return super().lines if self.isAuthenticated else self.factory.door.lines
 
     def take_preface(self, data: bytes) -> int | None:
         """See :class:`Transport`. The factory may know those who vouch for visitors."""
@@ -82,7 +101,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
     def vouched_for(self, remote_addr: tuple[str, int]) -> None:
         """Somebody whom we trust says where the visitor really comes from."""
         self._vouched = remote_addr
-        self._leave_startups()
+        self._leave()
 
     def remote_addr(self) -> tuple[str, int]:
         """See :class:`Transport`."""
@@ -90,7 +109,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
 
     def authenticated(self) -> None:
         """See :class:`Transport`."""
-        self._leave_startups()
+        self._leave()
         self.gate.authenticated()
         self.first_host_key = b""
         super().authenticated()
@@ -100,10 +119,10 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         if messageNum != n.USERAUTH_REQUEST or not self.isAuthenticated:
             super().dispatchMessage(messageNum, payload)
 
-    def _leave_startups(self) -> None:
+    def _leave(self) -> None:
         source, self._source = self._source, None
         if source is not None:
-            self.factory.startups.leave(source)
+            self.factory.door.leave(source)
 
     def host_key_algorithms(self) -> tuple[bytes, ...]:
         """See :class:`Transport`."""

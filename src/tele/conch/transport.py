@@ -9,6 +9,7 @@ Laws of this file:
 * What a peer sends is dispatched only after the gate admitted it, and never after the end.
 * Whatever handling a message raises ends this connection, here, and nothing else.
 * No text of the peer is ever a format; it is logged by ``repr`` and cut.
+* Who does not read our answers is not read from.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from zope.interface import implementer
 
 from tele._version import VERSION
 from tele.conch.datapath import IDataTransport
+from tele.conch.door import Lines
 from tele.conch.exchange import Exchange
 from tele.conch.incoming import Incoming
 from tele.conch.limits import Limits, RekeyAllowance
@@ -162,7 +164,7 @@ class Transport(SSHTransportBase):
 
     def _grace_is_over(self) -> None:
         self._timer = None
-        log.info("{peer!r} did not log in in time", peer=self._peer())
+        self.lines.info("{peer!r} did not log in in time", peer=self._peer())
         self.grace_over()
         self.closing = True
         self.incoming.stop()
@@ -170,6 +172,14 @@ class Transport(SSHTransportBase):
 
     def grace_over(self) -> None:
         """The time to log in is over; the connection is about to be aborted."""
+
+    def crashed(self) -> None:
+        """A message could not be handled; the connection is about to end."""
+
+    @property
+    def lines(self) -> Lines:
+        """Where to tell why the peer is cut off."""
+        return log
 
     def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None
@@ -209,16 +219,23 @@ class Transport(SSHTransportBase):
         try:
             self.incoming.feed(source, end)
         except ProtocolError as error:
-            log.info("{peer!r}: {error!r}", peer=self._peer(), error=str(error))
+            self.lines.info("{peer!r}: {error!r}", peer=self._peer(), error=str(error))
             self.sendDisconnect(error.disconnect_code, str(error))
         except Exception:
             log.failure("a message of {peer!r} could not be handled", peer=self._peer())
+            self.crashed()
             self.sendDisconnect(n.BY_APPLICATION, b"internal error")
         else:
-            if self.incoming.held and not self._paused and not self.closing:
+            if (self.incoming.held or self._is_unread()) and not self._paused and not self.closing:
                 self._paused = True
                 self.outgoing.link.pause()
             self._rekey_if_due()
+
+    def _is_unread(self) -> bool:
+        """Whether the peer lets our answers pile up: then it gets no more of them."""
+        limits = self.limits
+        most = limits.unread_octets if self.isAuthenticated else limits.packet_before_auth
+        return self.outgoing.link.waiting > most
 
     def hold(self) -> None:
         """Handle no message until :meth:`release`; a decision is awaited."""
@@ -229,9 +246,7 @@ class Transport(SSHTransportBase):
         if self.closing:
             return
         more = self.incoming.release()
-        if self._paused:
-            self._paused = False
-            self.outgoing.link.resume()
+        self._resume()
         if more:
             kept = self.incoming.kept
             self._feed(memoryview(kept), len(kept))
@@ -309,7 +324,14 @@ class Transport(SSHTransportBase):
 
     def drained(self) -> None:
         """The link below has taken everything."""
+        self._resume()
         self._tell_observers()
+
+    def _resume(self) -> None:
+        """Read again, unless there is still a reason not to."""
+        if self._paused and not self.incoming.held and not self._is_unread() and not self.closing:
+            self._paused = False
+            self.outgoing.link.resume()
 
     def _tell_observers(self) -> None:
         if self.ready_observers and self.can_send():

@@ -33,6 +33,7 @@ from tele.conch.credentials import (
     MemberCredentials,
     Trust,
 )
+from tele.conch.penalties import Fault
 from tele.errors import AccessDenied, BadCertificate, ProtocolError, TeleError, quoted
 from tele.loop import make_logger, now
 from tele.model.identity import HostRole
@@ -155,9 +156,10 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
             raise ProtocolError("too many questions", n.NO_MORE_AUTH_METHODS)
         self._send_failure()
 
-    def _refuse(self, attempt: DeniedAttempt) -> None:
-        """An attempt failed, and somebody wants to know."""
+    def _refuse(self, attempt: DeniedAttempt, proven: bool = False) -> None:
+        """An attempt failed, and somebody wants to know. ``proven``: we know who they are."""
         self._attempts += 1
+        self.transport.fault = None if proven else Fault.AUTHFAIL
         self._unspoken = None
         self.transport.factory.on_denied(attempt)
         if self._attempts >= self.transport.limits.attempts:
@@ -307,7 +309,7 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
         transport.sendPacket(
             n.USERAUTH_BANNER, string(printable(message + "\n").encode("utf-8")) + string(b"")
         )
-        self._refuse(attempt)
+        self._refuse(attempt, proven=True)
         transport.release()
 
     def _failed(self, failure: Failure) -> None:

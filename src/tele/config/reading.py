@@ -25,7 +25,7 @@ from attrs import frozen
 
 from tele.certs.pins import read_pin
 from tele.config.document import Place, Value, find_documents
-from tele.config.values import Address, Chosen, FileConfig, Pins
+from tele.config.values import Address, Chosen, FileConfig, Network, Pins
 from tele.errors import ConfigError, InvalidInput, quoted
 from tele.model.codec import parse_duration
 
@@ -75,7 +75,8 @@ def parse(
     problems: list[str] = []
     documents = find_documents(text, name, problems)
     if len(documents) != 1:
-        problems.append(f"{name}: expected one YAML document, found {len(documents)}")
+        if not problems:
+            problems.append(f"{name}: expected one YAML document, found {len(documents)}")
         raise ConfigError(problems)
     reader = _Reader(folder, kinds or {}, problems)
     config = reader.section(FileConfig, documents[0], "")
@@ -223,6 +224,20 @@ def _flag(value: Value, _: int) -> bool:
     return value.value
 
 
+def _number(value: Value, _: int) -> int:
+    if not isinstance(value.value, int) or isinstance(value.value, bool):
+        raise ValueError(f"expected a number, got {_called(value)}")
+    return value.value
+
+
+def _network(value: Value, _: int) -> Network:
+    text = _text(value, 0)
+    try:
+        return Network(ipaddress.ip_network(text))
+    except ValueError:
+        raise ValueError(f"{quoted(text)} is not an address or a network") from None
+
+
 def _duration(value: Value, _: int) -> timedelta:
     return parse_duration(_text(value, 0))
 
@@ -273,8 +288,10 @@ def _pins(value: Value, _: int) -> Pins:
 _SCALARS: Final[Mapping[Any, Callable[[Value, int], Any]]] = {
     str: _text,
     bool: _flag,
+    int: _number,
     timedelta: _duration,
     Address: _address,
+    Network: _network,
     Chosen: _chosen,
     Pins: _pins,
 }

@@ -10,11 +10,13 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from enum import Enum
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
 from attrs import Factory, field, frozen
 
+from tele.conch.penalties import Overflow
 from tele.errors import quoted
 from tele.model.resources import NAME_PATTERN, RecordingSettings
 from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
@@ -47,6 +49,16 @@ class Pins:
     """CA pins, ``sha256:<hex>``; more than one while the CA is being replaced."""
 
     values: tuple[str, ...]
+
+
+@frozen
+class Network:
+    """An address, or a network as ``address/bits``."""
+
+    value: IPv4Network | IPv6Network
+
+    def __str__(self) -> str:
+        return str(self.value)
 
 
 class Keep(str, Enum):
@@ -123,6 +135,50 @@ def _period_problem(value: timedelta) -> str:
     return "" if value >= timedelta(seconds=1) else "at least 1s"
 
 
+def _within(least: int, most: int) -> Callable[[int], str]:
+    return lambda value: "" if least <= value <= most else f"from {least} to {most}"
+
+
+@frozen
+class PenaltiesConfig:
+    """How long an address is shut out whose connections do not log in.
+
+    As ``PerSourcePenalties`` of sshd_config(5). Times add up; one of ``0s`` is no penalty.
+    """
+
+    crash: timedelta = key("For a message that could not be handled.", timedelta(seconds=90))
+    authfail: timedelta = key("For an attempt to log in that was refused.", timedelta(seconds=5))
+    noauth: timedelta = key(
+        "For leaving without an attempt, or breaking the protocol.", timedelta(seconds=1)
+    )
+    refuseconnection: timedelta = key("For coming while shut out.", timedelta())
+    grace_exceeded: timedelta = key("For not logging in in time.", timedelta(seconds=10))
+    max: timedelta = key("The longest that an address is shut out.", timedelta(minutes=10))
+    min: timedelta = key("Less than this shuts nobody out yet.", timedelta(seconds=15))
+    max_sources: int = key(
+        "How many addresses are remembered.", 65536, check=_within(1, 10_000_000)
+    )
+    overflow: Overflow = key(
+        "With more than that: ``permissive`` forgets those that are let in again soonest,"
+        " ``deny-all`` lets in nobody new.",
+        Overflow.PERMISSIVE,
+    )
+    ipv4_bits: int = key("How much of an address counts as one.", 32, check=_within(8, 32))
+    ipv6_bits: int = key("The same for IPv6.", 64, check=_within(16, 128))
+    exempt: tuple[Network, ...] = key(
+        "Addresses and networks (``10.0.0.0/8``) that are never shut out, such as proxies and"
+        " NATs that many people share. This machine itself and the addresses that the cluster's"
+        " proxies announce are exempt anyway.",
+        (),
+    )
+
+
+_PENALTIES: Any = field(
+    default=PenaltiesConfig(),
+    metadata={"meaning": "How long addresses are shut out whose connections do not log in."},
+)
+
+
 @frozen
 class JoinConfig:
     """How a host becomes a member. Give ``auth`` or ``proxy``."""
@@ -184,6 +240,7 @@ class ProxyConfig:
     )
     name: str | None = key("Default: the host name.", None, check=_node_name_problem)
     join: JoinConfig | None = key("How it joins; needed without ``auth`` in the same file.", None)
+    penalties: PenaltiesConfig = _PENALTIES
 
 
 @frozen
@@ -220,6 +277,7 @@ class NodeConfig:
     )
     recorder: Chosen = key("Which recorder takes part in sessions.", Chosen("tape"))
     state: Keep = key("``disk`` or ``memory``: a new host at each start.", Keep.DISK)
+    penalties: PenaltiesConfig = _PENALTIES
 
 
 @frozen

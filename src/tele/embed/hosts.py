@@ -14,7 +14,16 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from zope.interface import implementer
 
 from tele._version import VERSION
-from tele.config.values import Address, JoinConfig, Keep, NodeConfig, ProxyConfig
+from tele.conch.limits import Limits
+from tele.conch.penalties import LOOPBACK, PenaltyRules
+from tele.config.values import (
+    Address,
+    JoinConfig,
+    Keep,
+    NodeConfig,
+    PenaltiesConfig,
+    ProxyConfig,
+)
 from tele.embed.addresses import host_name, public_address
 from tele.embed.plugins import choose
 from tele.embed.tunnelling import Tunnelling
@@ -114,6 +123,26 @@ class HostService(MultiService):
         return Deferred.fromCoroutine(self._stop())
 
 
+def limits_of(config: PenaltiesConfig) -> Limits:
+    """Return the bounds for strangers."""
+    return Limits(
+        penalties=PenaltyRules(
+            crash=config.crash.total_seconds(),
+            authfail=config.authfail.total_seconds(),
+            noauth=config.noauth.total_seconds(),
+            refuseconnection=config.refuseconnection.total_seconds(),
+            grace_exceeded=config.grace_exceeded.total_seconds(),
+            max=config.max.total_seconds(),
+            min=config.min.total_seconds(),
+            max_sources=config.max_sources,
+            overflow=config.overflow,
+            ipv4_bits=config.ipv4_bits,
+            ipv6_bits=config.ipv6_bits,
+            exempt=(*LOOPBACK, *(network.value for network in config.exempt)),
+        )
+    )
+
+
 def open_store(config: NodeConfig | ProxyConfig, data_dir: Path) -> MemberStore:
     """Open what a host remembers of its membership, in ``data_dir`` or in memory."""
     if isinstance(config, NodeConfig):
@@ -180,6 +209,7 @@ def node_service(
         public=lambda port: public_address(listen or Address("", port), config.public_addr, port),
         recorder=recorder,
         ciphers=tuple(name.encode("ascii") for name in config.ciphers),
+        limits=limits_of(config.penalties),
         agents=None if tunnels is None else tunnels.agents,
     )
     return HostService(member, serving, recorder)
@@ -216,6 +246,10 @@ def proxy_service(
         presence=lambda: said,
     )
     serving = ProxyService(
-        reactor, member=member, listen_at=(listen.host, listen.port), auth=join.addresses
+        reactor,
+        member=member,
+        listen_at=(listen.host, listen.port),
+        auth=join.addresses,
+        limits=limits_of(config.penalties),
     )
     return HostService(member, serving)

@@ -58,6 +58,9 @@ def split_address(address: str, default_port: int = 3025) -> tuple[str, int]:
     return host, int(port)
 
 
+_CHECK: Final = "\ncheck the address, and that it runs there"
+
+
 class _Connection(http.client.HTTPConnection):
     """Connects to one address and expects another name there."""
 
@@ -268,14 +271,15 @@ def _explained(address: str, error: Exception) -> TeleError:
         case ssl.SSLError():
             return Unreachable(f"{text}TLS failed ({error.reason or 'connection closed'})")
         case TimeoutError():
-            return Unreachable(f"{text}no answer in time")
+            return Unreachable(f"{text}no answer in time{_CHECK}")
         case http.client.HTTPException():
             return Unreachable(f"{text}it does not speak HTTP as auth does")
         case socket.gaierror():
-            return Unreachable(f"{text}there is no such name")
+            return Unreachable(f"{text}there is no such name{_CHECK}")
         case OSError():
-            return Unreachable(text + (error.strerror or "the connection was closed"))
-    return Unreachable(text + type(error).__name__)
+            why = error.strerror or "the connection was closed"
+            return Unreachable(f"{text}{why}{_CHECK}")
+    return Unreachable(text + type(error).__name__ + _CHECK)
 
 
 def fetch_cluster_blocking(address: str, pins: Sequence[str]) -> ClusterInfo:

@@ -45,6 +45,7 @@ CODES: Final[Mapping[str, str]] = {
     "forward": "TS009I",
     "agent": "TS010I",
     "auth.denied": "TA001W",
+    "auth.refused": "TA002W",
     "recording.upload": "TP001I",
     "recording.access": "TP002I",
     "recording.delete": "TP003I",

@@ -41,6 +41,7 @@ from tele.node.accounts import own_login
 from tele.node.labels import Labels
 from tele.node.presence import NodePresence
 from tele.node.programs import NodePrograms, Visit
+from tele.node.proxies import ProxyAddresses
 from tele.node.realm import NodeRealm, look_up
 from tele.node.spawning import Spawning
 from tele.node.trail import Trail, address
@@ -99,6 +100,7 @@ class NodeService(Service):
         self._tunnelled: Deferred[None] = Deferred()
         self._identity: Any = None
         self._trail = Trail(reactor, member)
+        self._proxies = ProxyAddresses(reactor, lambda: member.authority)
         self._trust: Trust | None = None
         self._port: Any = None
         self._visitors: set[Visitor] = set()
@@ -113,6 +115,8 @@ class NodeService(Service):
             limits=limits,
             ciphers=ciphers,
             on_denied=self._trail.denied,
+            on_refused=self._trail.refused,
+            shared=self._proxies.__contains__,
         )
         self._vouching = Vouching(member.host_id, lambda: member.verifier(HostRole.PROXY))
         self.factory.preface = self._take_preface
@@ -210,6 +214,7 @@ class NodeService(Service):
             raise TeleError(f"the spawner cannot be started: {error.strerror}") from None
         await self._labels.start()
         await self._member.ready()
+        self._proxies.start()
         if self._agents is not None:
             self._identity = self._member.identity
             self._agents.start()
@@ -246,6 +251,7 @@ class NodeService(Service):
         if self._starting is not None:
             self._starting.cancel()
         self._labels.stop()
+        self._proxies.stop()
         if self._agents is not None:
             self._agents.stop()
         if self._port is not None:

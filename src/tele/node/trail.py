@@ -13,7 +13,9 @@ import uuid
 from typing import Any, Final
 
 from tele.audit.chain import event
+from tele.conch.allowance import Allowance, Ration
 from tele.conch.credentials import DeniedAttempt
+from tele.conch.door import Refused
 from tele.loop import now
 from tele.membership.member import Member
 from tele.node.programs import Visit
@@ -42,9 +44,7 @@ class Trail:
     def __init__(self, reactor: Any, member: Member) -> None:
         self._reactor = reactor
         self._member = member
-        self._allowance = DENIED_BURST
-        self._last = 0.0
-        self._unsaid = 0
+        self._ration = Ration(Allowance(DENIED_BURST, DENIED_PER_SECOND))
 
     def _emit(self, name: str, **fields: Any) -> None:
         host = self._member.identity.host
@@ -77,10 +77,9 @@ class Trail:
 
     def denied(self, attempt: DeniedAttempt) -> None:
         """Somebody was not let in."""
-        if not self._may_say():
-            self._unsaid += 1
+        unsaid = self._ration.admit(self._reactor.seconds())
+        if unsaid is None:
             return
-        unsaid, self._unsaid = self._unsaid, 0
         more = {"others_not_listed": unsaid} if unsaid else {}
         self._emit(
             "auth.denied",
@@ -96,12 +95,13 @@ class Trail:
             **more,
         )
 
-    def _may_say(self) -> bool:
-        moment = self._reactor.seconds()
-        earned = max(0.0, moment - self._last) * DENIED_PER_SECOND
-        self._allowance = min(DENIED_BURST, self._allowance + earned)
-        self._last = moment
-        if self._allowance < 1:
-            return False
-        self._allowance -= 1
-        return True
+    def refused(self, refused: Refused) -> None:
+        """Connections were closed before anybody could say who they are."""
+        self._emit(
+            "auth.refused",
+            ok=False,
+            error=f"{refused.count} connections were refused",
+            count=refused.count,
+            why=dict(refused.why),
+            sources=list(refused.sources),
+        )

@@ -13,10 +13,13 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import LoopingCall
 
 from tele.audit.chain import event
+from tele.conch.allowance import Allowance, Ration
 from tele.conch.client import MemberVerifier
 from tele.conch.credentials import DeniedAttempt, Trust, make_portal
+from tele.conch.door import Refused
 from tele.conch.exchange import HostKeys
 from tele.conch.factory import SSHServerFactory
+from tele.conch.limits import Limits
 from tele.conch.sockets import DirectReactor, listen
 from tele.errors import TeleError, Unavailable
 from tele.https.blocking import split_address
@@ -45,6 +48,9 @@ from tele.tunnel.words import Visitor
 log = make_logger(__name__)
 
 DIAL_SECONDS: Final = 10.0
+#: Refusals of strangers in the audit in one go, and how many more each second.
+DENIED_BURST: Final = 100.0
+DENIED_PER_SECOND: Final = 5.0
 #: How often it is looked whether those with a tunnel are still members.
 LOOK_SECONDS: Final = 30.0
 
@@ -57,7 +63,13 @@ class ProxyService(Service):
     """
 
     def __init__(
-        self, reactor: Any, *, member: Member, listen_at: tuple[str, int], auth: tuple[str, ...]
+        self,
+        reactor: Any,
+        *,
+        member: Member,
+        listen_at: tuple[str, int],
+        auth: tuple[str, ...],
+        limits: Limits | None = None,
     ) -> None:
         self.ready: Deferred[int] = Deferred()
         self.port: int | None = None
@@ -66,6 +78,9 @@ class ProxyService(Service):
         self._member = member
         self._listen_at = listen_at
         self._auth = auth
+        self._limits = limits
+        self._ration = Ration(Allowance(DENIED_BURST, DENIED_PER_SECOND))
+        self._ssh: SSHServerFactory | None = None
         self._turn = 0
         self._listening: Any = None
         self._following: Deferred[None] | None = None
@@ -90,6 +105,8 @@ class ProxyService(Service):
         listening, self._listening = self._listening, None
         if listening is not None:
             await maybeDeferred(listening.stopListening)
+        if self._ssh is not None:
+            self._ssh.stopFactory()
         if self._tunnels is not None:
             self._tunnels.leave()
         if self._peers is not None:
@@ -117,7 +134,7 @@ class ProxyService(Service):
             lambda who: PeerAvatar(who.identity, tunnels),
             self._refuses,
         )
-        ssh = SSHServerFactory(
+        self._ssh = ssh = SSHServerFactory(
             portal=make_portal(realm),
             host_keys=lambda: HostKeys(member.identity.keys.ssh, member.identity.ssh_certificate),
             user_trust=lambda: Trust(host.cluster, member.ssh_trust(AuthorityKind.USER)),
@@ -126,6 +143,8 @@ class ProxyService(Service):
             connection=MemberConnection,
             match_login=False,
             on_denied=self._attempt_denied,
+            on_refused=self._strangers_refused,
+            limits=self._limits,
         )
         self._listen(ssh)
         self._following = Deferred.fromCoroutine(self._follow(index))
@@ -231,6 +250,10 @@ class ProxyService(Service):
         )
 
     def _attempt_denied(self, attempt: DeniedAttempt) -> None:
+        unsaid = self._ration.admit(self._reactor.seconds())
+        if unsaid is None:
+            return
+        more: dict[str, Any] = {"others_not_listed": unsaid} if unsaid else {}
         self._emit(
             user=attempt.key_id[:128],
             login=attempt.login,
@@ -239,6 +262,16 @@ class ProxyService(Service):
             reason=attempt.reason,
             method=attempt.method,
             key=attempt.fingerprint,
+            **more,
+        )
+
+    def _strangers_refused(self, refused: Refused) -> None:
+        self._emit(
+            "auth.refused",
+            error=f"{refused.count} connections were refused",
+            count=refused.count,
+            why=dict(refused.why),
+            sources=list(refused.sources),
         )
 
     def _visitor_denied(self, visitor: JumpVisitor, target: str, error: TeleError) -> None:

@@ -126,14 +126,15 @@ def refusal(
 ) -> Denied | None:
     """Say why :func:`permits` says no; None if it says yes."""
     names = list(held)
+    what = f"{verb} {'an' if resource[:1] in 'aeio' else 'a'} {resource}"  # a user, an event
     mine = [roles[name] for name in names if name in roles and _in_force(roles[name], now)]
     for role in mine:
         if _has_rule(role.spec.deny.rules, resource, verb):
-            return Denied(Reason.RULE, f"role {role.metadata.name} denies to {verb} a {resource}")
+            return Denied(Reason.RULE, f"role {role.metadata.name} denies to {what}")
     if any(_has_rule(role.spec.allow.rules, resource, verb) for role in mine):
         return None
     named = ", ".join(names) or "none"
-    return Denied(Reason.RULE, f"no role ({named}) has a rule that allows to {verb} a {resource}")
+    return Denied(Reason.RULE, f"no role ({named}) has a rule that allows to {what}")
 
 
 def locked(locks: Iterable[Lock], identity: UserIdentity, now: datetime) -> Lock | None:

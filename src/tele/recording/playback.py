@@ -24,6 +24,7 @@ from tele.model.api.records import GetChunk, RecordingDetails
 from tele.model.codec import decode, encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import Manifest, RecordingStart
+from tele.tape.export import is_forward
 from tele.tape.file import read_file
 from tele.tape.layout import read_chunk
 from tele.tape.verify import Verdict, moment_of, read_frames, to_sign, verify
@@ -136,7 +137,7 @@ def schedule(frames: Iterable[Frame], channel: int, idle_limit: float | None) ->
     shown = {FrameKind.OUTPUT, FrameKind.ERROR, FrameKind.RESIZE, FrameKind.OPEN}
     last: int | None = None
     for frame in frames:
-        if channel == 0 and frame.kind is FrameKind.OPEN:
+        if channel == 0 and frame.kind is FrameKind.OPEN and not is_forward(frame):
             channel = frame.channel
         if frame.kind not in shown or frame.channel != channel:
             continue

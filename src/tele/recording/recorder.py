@@ -5,7 +5,7 @@ Laws of this file:
 * Frames are on disk within a second. A process that is killed loses no more than that.
 * Memory is bounded: when the spool is slower than the session, the session waits.
 * A full disk does not end a session: what is dropped is counted and written down as a gap
-  as soon as there is room.
+  as soon as there is room. A session that ended meanwhile is closed then, too.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ class TapeRecording:
         self._timer: IDelayedCall | None = None
         self._closed = False
         self._last_time = 0
+        self._end: Frame | None = None
+        self._done: Deferred[None] = Deferred()
         self.write(Frame(0, 0, FrameKind.START, encode(start)))
         self._flush()
 
@@ -94,28 +96,31 @@ class TapeRecording:
         self._timer = None
         self._flush()
 
-    def _flush(self, *, last: bool = False) -> None:
-        if self._lost and not self._pending:
-            self._write_gap()
-        cut = self._writer.cut(last=last) if not self._writer.finished else None
+    def _flush(self) -> None:
+        try:
+            self._cut()
+        except OSError as error:
+            log.error("a recording cannot be written: {why!s}", why=error)
+            if self._timer is None:
+                self._timer = self._recorder.clock.callLater(FLUSH_SECONDS, self._on_time)
+            return
+        self._write_gap()
+        self._recorder.changed(self._folder.id)
+
+    def _cut(self, *, last: bool = False) -> None:
+        """Put what is written so far on disk. May raise OSError: then it is still there."""
+        cut = self._writer.cut(last=last)
         if cut is not None:
             self._pending.append(cut)
         while self._pending:
             named, data = self._pending[0]
-            try:
-                self._folder.write_chunk(named.number, data)
-            except OSError as error:
-                log.error("a recording cannot be written: {why!s}", why=error)
-                if self._timer is None and not self._closed:
-                    self._timer = self._recorder.clock.callLater(FLUSH_SECONDS, self._on_time)
-                return
+            self._folder.write_chunk(named.number, data)
             self._digests.append(named)
             self._pending.pop(0)
-        if self._lost and not self._closed:
-            self._write_gap()
-        self._recorder.changed(self._folder.id)
 
     def _write_gap(self) -> None:
+        if not self._lost:
+            return
         lost, self._lost = self._lost, Counter()
         body = json.dumps({"lost": dict(lost), "reason": "the disk was full"}).encode()
         self._writer.add(Frame(self._last_time, 0, FrameKind.GAP, body))
@@ -128,18 +133,40 @@ class TapeRecording:
         """See :class:`IRecording`."""
         if self._closed:
             return succeed(None)
-        ended = now(self._recorder.clock)
-        body = json.dumps({"reason": reason}).encode()
-        self.write(Frame(self._time(ended), 0, FrameKind.END, body))
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._closed = True
-        self._flush(last=True)
-        if self._pending:
-            # The disk is full: what is there is closed after the next start.
-            return fail(Unavailable("the recording could not be finished: the disk is full"))
-        manifest = Manifest(
+        ended = now(self._recorder.clock)
+        body = json.dumps({"reason": reason}).encode()
+        self._end = Frame(self._time(ended), 0, FrameKind.END, body)
+        self._finish(ended, retry=False)
+        return self._done
+
+    def _finish(self, ended: datetime, *, retry: bool) -> None:
+        """Write the end, and sign. While the disk is full, try again; memory is one chunk."""
+        try:
+            if self._end is not None:
+                if self._pending:
+                    self._cut()
+                self._write_gap()
+                self._writer.add(self._end)
+                self._end = None
+            self._cut(last=not self._writer.finished)
+            self._folder.write_manifest(self._recorder.signed(self._manifest(ended)))
+        except OSError as error:
+            if not retry:
+                name = self._folder.id
+                log.error("recording {name} is not closed yet: {why!s}", name=name, why=error)
+            self._recorder.clock.callLater(FLUSH_SECONDS, self._finish, ended, retry=True)
+        except TeleError as error:
+            self._done.errback(Unavailable(f"the recording could not be closed: {error}"))
+        else:
+            self._recorder.closed(self._folder.id)
+            self._done.callback(None)
+
+    def _manifest(self, ended: datetime) -> Manifest:
+        return Manifest(
             id=self._start.id,
             version=VERSION,
             start=self._start,
@@ -150,12 +177,6 @@ class TapeRecording:
             recovered=False,
             host_certificate="",
         )
-        try:
-            self._folder.write_manifest(self._recorder.signed(manifest))
-        except (OSError, TeleError) as error:
-            return fail(Unavailable(f"the recording could not be closed: {error}"))
-        self._recorder.closed(self._folder.id)
-        return succeed(None)
 
     def _time(self, moment: datetime) -> int:
         elapsed = int((moment - self._start.started).total_seconds() * SECOND)
@@ -206,6 +227,7 @@ class TapeRecorder:
         Call it once, before the first session.
         """
         recovered = []
+        self._spool.clean()
         for folder in self._spool.folders():
             if folder.id in self._open or folder.is_closed:
                 continue

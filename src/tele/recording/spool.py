@@ -7,7 +7,8 @@ Laws of this file:
 
 * A chunk has its name only when it is whole: what a killed process leaves can be read up
   to the last chunk.
-* Nothing is removed before auth acknowledged all of it.
+* Nothing is removed before auth acknowledged all of it. A folder without ``start.json`` is
+  of a session that never began: its maker was killed between two calls.
 """
 
 from __future__ import annotations
@@ -38,9 +39,13 @@ class SpoolFolder:
         return self.path.name
 
     def create(self, start: RecordingStart) -> None:
-        """Make the folder. May raise OSError."""
+        """Make the folder. May raise OSError; then there is none."""
         self.path.mkdir(mode=0o700)
-        self._write("start.json", encode(start))
+        try:
+            self._write("start.json", encode(start))
+        except OSError:
+            self.remove()
+            raise
 
     def _write(self, name: str, data: bytes) -> None:
         temporary = self.path / f".{name}"
@@ -130,6 +135,12 @@ class Spool:
     def __init__(self, root: Path) -> None:
         self.root = root
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def clean(self) -> None:
+        """Remove the folders of sessions that never began. Call it before the first session."""
+        for folder in self.folders():
+            if not (folder.path / "start.json").exists() and not folder.numbers():
+                folder.remove()
 
     def folder(self, recording_id: str) -> SpoolFolder:
         """Return the folder of a recording."""

@@ -30,6 +30,7 @@ class PlainText:
         self._state = "text"
         self._length = 0
         self._carriage_return = False
+        self._line_has_text = False
 
     def feed(self, data: bytes, *, final: bool = False) -> str:
         """Return the text of ``data``; a sequence may go on in the next call."""
@@ -44,13 +45,6 @@ class PlainText:
             self._length += 1
             self._within_sequence(character, code)
             return
-        if self._carriage_return:
-            self._carriage_return = False
-            # A line drawn again over itself becomes a line of its own.
-            if character != "\r":
-                out.append("\n")
-            if character == "\n":
-                return
         if character == "\x1b":
             self._state, self._length = "escape", 0
         elif character == "\x9b":
@@ -59,8 +53,15 @@ class PlainText:
             self._state, self._length = "string", 0
         elif character == "\r":
             self._carriage_return = True
-        elif character in "\n\t" or (code >= 0x20 and not 0x7F <= code < 0xA0):
+        elif character == "\n":
             out.append(character)
+            self._carriage_return = self._line_has_text = False
+        elif character == "\t" or (code >= 0x20 and not 0x7F <= code < 0xA0):
+            # A line drawn again over itself becomes a line of its own.
+            if self._carriage_return and self._line_has_text:
+                out.append("\n")
+            out.append(character)
+            self._carriage_return, self._line_has_text = False, True
 
     def _within_sequence(self, character: str, code: int) -> None:
         if self._length > SEQUENCE_LIMIT:
@@ -118,15 +119,20 @@ def details(frame: Frame) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def is_forward(frame: Frame) -> bool:
+    """Whether a frame that opens a channel opens one of a forward: there is nothing to see."""
+    return details(frame).get("kind") == "forward"
+
+
 def asciicast(start: RecordingStart, frames: Iterable[Frame], channel: int = 0) -> Iterator[str]:
     """Give asciicast v2 lines of one terminal: the first one when ``channel`` is 0."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     begun = False
     for frame in frames:
         if frame.kind is FrameKind.OPEN and not begun and channel in (0, frame.channel):
-            said = details(frame)
-            if channel == 0 and said.get("kind") == "forward":
+            if channel == 0 and is_forward(frame):
                 continue
+            said = details(frame)
             channel = frame.channel
             pty = said.get("pty") or {}
             yield json.dumps(_cast_head(start, said, pty)) + "\n"

@@ -23,6 +23,7 @@ class FakeLink:
 
     sent: list[bytes] = Factory(list)
     busy: bool = False
+    waiting: int = 0
     then: Callable[[bytes], None] | None = None
 
     def send(self, view: memoryview) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import pytest
 
+from tele.conch.penalties import Overflow, PenaltyRules
 from tele.config.reading import Loaded, load, parse, read_address
 from tele.config.values import (
     Address,
@@ -17,8 +18,10 @@ from tele.config.values import (
     FileConfig,
     JoinConfig,
     Keep,
+    PenaltiesConfig,
     cluster_name_problem,
 )
+from tele.embed.hosts import limits_of
 from tele.errors import ConfigError
 from tele.model.resources import RecordingMode
 
@@ -249,11 +252,51 @@ def test_a_later_problem_finds_its_line() -> None:
     assert str(loaded.problem("auth.audit", "no")) == "f.yaml:3: auth.audit: no"
 
 
+PENALTIES = """\
+version: v1
+auth: {cluster_name: c}
+node:
+  penalties: %s
+"""
+
+
+def test_penalties() -> None:
+    """Times, a number, a choice and networks; what is left out is as OpenSSH has it."""
+    text = "{authfail: 1m, noauth: 0s, max_sources: 100, overflow: deny-all, exempt: [10.0.0.0/8]}"
+    node = read(PENALTIES % text).config.node
+    assert node is not None
+    limits = limits_of(node.penalties).penalties
+    assert (limits.authfail, limits.noauth, limits.crash, limits.max) == (60, 0, 90, 600)
+    assert (limits.max_sources, limits.overflow) == (100, Overflow.DENY_ALL)
+    assert limits.source("10.1.2.3") is limits.source("127.0.0.1") is None
+    assert limits_of(PenaltiesConfig()).penalties == PenaltyRules()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{exempt: [10.0.0.1/8]}", "is not an address or a network"),
+        ("{exempt: [example.com]}", "is not an address or a network"),
+        ("{exempt: 10.0.0.0/8}", "expected a list"),
+        ("{max_sources: 0}", "from 1 to"),
+        ("{max_sources: true}", "expected a number"),
+        ('{max_sources: "5"}', "expected a number"),
+        ("{ipv6_bits: 129}", "from 16 to 128"),
+        ("{overflow: allow}", "expected one of permissive, deny-all"),
+        ("{max: 5}", "expected a string"),
+        ("{authfails: 5s}", "did you mean authfail"),
+    ],
+)
+def test_bad_penalties(text: str, says: str) -> None:
+    """Mistakes in them are told as any."""
+    assert says in problems(PENALTIES % text)[0]
+
+
 def fields_of(cls: Any) -> list[Any]:
     return [each for each in attrs.fields(cls) if not each.metadata.get("meaning")]
 
 
-@pytest.mark.parametrize("cls", [FileConfig, JoinConfig])
+@pytest.mark.parametrize("cls", [FileConfig, JoinConfig, PenaltiesConfig])
 def test_each_key_says_what_it_means(cls: type[Any]) -> None:
     """The reference is printed from these texts."""
     assert not fields_of(cls)

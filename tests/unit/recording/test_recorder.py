@@ -21,7 +21,7 @@ from zope.interface import implementer
 
 from tele.certs.issue import HostCertificateRequest, issue_host
 from tele.certs.keys import PrivateKey
-from tele.errors import BadRecording, Conflict, TeleError, Unreachable
+from tele.errors import BadRecording, Conflict, TeleError, Unavailable, Unreachable
 from tele.interfaces import IAuthority
 from tele.loop import now
 from tele.model.api.records import RecordingProgress
@@ -219,6 +219,59 @@ def test_a_full_disk_is_counted_and_survived(place: Place, monkeypatch: pytest.M
     gap = json.loads(next(f.data for f in frames if f.kind is FrameKind.GAP))
     assert gap["lost"] == {"output": 18}
     assert [f.data for f in frames if f.kind is FrameKind.OUTPUT] == [b"held back", b"after"]
+
+
+def test_a_session_that_ends_on_a_full_disk_is_closed_when_there_is_room(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No restart is needed: gap, end and manifest follow, and only then is it safe."""
+    begin = start()
+    recording = place.open(begin)
+    folder = place.spool.folder(begin.id)
+    full = True
+
+    def write(self: Any, name: str, data: bytes) -> None:
+        if full:
+            raise OSError(28, "No space left on device")
+        original(self, name, data)
+
+    original: Callable[..., None] = type(folder)._write
+    monkeypatch.setattr(type(folder), "_write", write)
+    recording.write(output(1, b"held back"))
+    place.clock.advance(FLUSH_SECONDS)
+    recording.write(output(2, b"dropped"))
+    safe: list[Any] = []
+    recording.close("done").addBoth(safe.append)
+    place.clock.pump([FLUSH_SECONDS] * 3)
+    assert safe == []
+    full = False
+    place.clock.advance(FLUSH_SECONDS)
+    assert safe == [None]
+    assert place.clock.getDelayedCalls() == []
+    manifest = folder.manifest
+    assert manifest is not None
+    assert not manifest.recovered
+    check_signature(manifest, {CA.public.blob})
+    kinds = [f.kind for f in place.frames(begin.id)]
+    assert kinds == [FrameKind.START, FrameKind.OUTPUT, FrameKind.GAP, FrameKind.END]
+    assert manifest.frames == len(kinds)
+
+
+def test_what_never_began_leaves_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk the session is refused, and its folder is gone; one of a kill goes later."""
+    begin = start()
+    folder = place.spool.folder(begin.id)
+
+    def write(self: Any, name: str, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(Unavailable, match="No space left"):
+        patched.setattr(type(folder), "_write", write)
+        place.open(begin)
+    assert place.spool.folders() == []
+    folder.path.mkdir()
+    assert place.restarted().recover() == []
+    assert place.spool.folders() == []
 
 
 # -- what is heard --------------------------------------------------------------------

@@ -168,6 +168,8 @@ def test_a_frame_that_claims_terabytes() -> None:
         (b"\x1b]52;c;ZXZpbA==\x1b\\after", "after"),
         (b"\x1bP+q544e\x1b\\x", "x"),
         (b"10%\r20%\r\n", "10%\n20%\n"),
+        (b"$ id\r\n\x1b[?2004l\rroot\r\n", "$ id\nroot\n"),
+        (b"10%\r\x1b[K20%\r\x1b[K\n", "10%\n20%\n"),
         (b"a\x08b\x00c\x7f", "abc"),
         ("gr\u00fc\u00df \U0001f600".encode(), "gr\u00fc\u00df \U0001f600"),
         (b"\xff", "\ufffd"),

@@ -21,6 +21,7 @@ from tele.model.api import people as api
 from tele.model.api.members import ById, ByName
 from tele.model.api.operation import Nothing
 from tele.model.authority import AuthorityKind
+from tele.model.codec import format_time
 from tele.model.identity import Caller
 from tele.model.resources import Role, User
 
@@ -126,7 +127,7 @@ class Administration:
         secret, token = await self._tokens.add(request, user_caller(caller).user)
         await self._journal.emit(
             "token.create", caller, token_id=token.id, for_roles=[r.value for r in token.roles],
-            expires=token.expires.isoformat(), max_uses=token.max_uses,
+            expires=format_time(token.expires), max_uses=token.max_uses,
             labels=dict(token.labels),
         )  # fmt: skip
         pins = self._authorities[AuthorityKind.HOST].trusted.pins

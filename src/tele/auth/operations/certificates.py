@@ -29,6 +29,7 @@ from tele.model.api import people as api
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Nothing
 from tele.model.authority import Certificates
+from tele.model.codec import format_time
 from tele.model.identity import Caller, UserIdentity
 from tele.model.resources import Lock, Metadata, Role, User, UserSpec
 from tele.rbac.decision import locked
@@ -139,7 +140,7 @@ class Signing:
             login_session=request.login_session,
             kind="user",
             logins=list(request.logins),
-            expires=certificates.expires.isoformat(),
+            expires=format_time(certificates.expires),
         )
         return certificates
 
@@ -189,7 +190,7 @@ class Signing:
         await self._journal.emit(
             "cert.issue", caller, kind="user", name=request.user,
             logins=list(certificate.principals), key=certificate.key.fingerprint,
-            expires=expires.isoformat(),
+            expires=format_time(expires),
         )  # fmt: skip
         return api.SignedKey(certificate.line, expires)
 
@@ -205,6 +206,6 @@ class Signing:
         expires = now(self._clock) + request.ttl
         await self._journal.emit(
             "cert.issue", caller, kind="host", principals=list(request.principals),
-            key=certificate.key.fingerprint, expires=expires.isoformat(),
+            key=certificate.key.fingerprint, expires=format_time(expires),
         )  # fmt: skip
         return api.SignedKey(certificate.line, expires)

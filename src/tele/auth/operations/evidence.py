@@ -40,7 +40,7 @@ ONE_GO: Final = 600.0
 #: What hosts may report.
 HOST_EVENTS: Final = frozenset(
     ("session.start", "session.end", "session.command", "session.disk", "session.network",
-     "exec", "subsystem", "sftp", "forward", "agent", "auth.denied")
+     "exec", "subsystem", "sftp", "forward", "agent", "auth.denied", "auth.refused")
 )  # fmt: skip
 
 

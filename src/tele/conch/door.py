@@ -1,0 +1,143 @@
+"""Who may come in while nobody knows who it is, and who hears of those that may not?
+
+Laws of this file:
+
+* All that a stranger can cause to be written is rationed here, and what was left out is
+  counted: lines of the log one by one, refused connections once a minute.
+* Where many people share an address (``shared``), as behind a proxy of the cluster, no
+  address is shut out and none has a share of the places; the places stay counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+from attrs import frozen
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from tele.conch.allowance import Allowance, Ration
+from tele.conch.limits import Limits, Startups
+from tele.conch.penalties import Fault, Penalties
+from tele.loop import make_logger
+
+log = make_logger(__name__)
+
+#: Lines of the log in one go, and how many more each second.
+LINES_BURST: Final = 50.0
+LINES_PER_SECOND: Final = 2.0
+REPORT_SECONDS: Final = 60.0
+#: Sources that a report names.
+SOURCES_LIMIT: Final = 16
+
+CROWDED: Final = "too_many"
+
+
+class Lines(Protocol):
+    """Takes lines for the log."""
+
+    def info(self, text: str, /, **fields: object) -> None:
+        """Say what an operator may want to read later."""
+
+
+@frozen
+class Refused:
+    """Connections that were closed unseen in the last minute.
+
+    ``why`` counts them by reason: ``too_many``, or the fault of a penalty. ``sources`` are
+    some of the addresses that they came from.
+    """
+
+    count: int
+    why: Mapping[str, int]
+    sources: tuple[str, ...]
+
+
+class StrangerLog:
+    """The log, as far as strangers can write to it. Formats are constants of the source."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._ration = Ration(Allowance(LINES_BURST, LINES_PER_SECOND))
+
+    def info(self, text: str, /, **fields: object) -> None:
+        """Log a line, if there may be one more."""
+        unsaid = self._ration.admit(self._clock.seconds())
+        if unsaid is None:
+            return
+        if unsaid:
+            log.info("{count} lines about strangers were left out", count=unsaid)
+        log.info(text, **fields)
+
+
+class Door:
+    """The door of one listening server. ``draw`` returns a random number in [0, 1)."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        limits: Limits,
+        draw: Callable[[], float],
+        shared: Callable[[str], bool],
+        on_refused: Callable[[Refused], None],
+    ) -> None:
+        self.lines = StrangerLog(clock)
+        self.startups = Startups(limits, draw)
+        self.penalties = Penalties(limits.penalties)
+        self._clock = clock
+        self._shared = shared
+        self._on_refused = on_refused
+        self._why: Counter[str] = Counter()
+        self._sources: dict[str, None] = {}
+        self._timer: IDelayedCall | None = None
+
+    def enter(self, host: str) -> str | None:
+        """Take in a connection from ``host``; None if it is refused. See :class:`Startups`."""
+        shared = self._shared(host)
+        fault = None if shared else self.penalties.refuses(host, self._clock.seconds())
+        if fault is not None:
+            self._refused(host, fault.value)
+            return None
+        source = self.startups.enter(host, shared)
+        if source is None:
+            self._refused(host, CROWDED)
+        return source
+
+    def leave(self, source: str) -> None:
+        """A connection has logged in or is gone. See :class:`Startups`."""
+        self.startups.leave(source)
+
+    def blame(self, host: str, fault: Fault) -> None:
+        """Hold a connection that did not log in against where it came from."""
+        if self._shared(host):
+            return
+        if self.penalties.blame(host, fault, self._clock.seconds()):
+            self.lines.info(
+                "{host!r} is shut out for a while: {fault}", host=host, fault=fault.value
+            )
+
+    def _refused(self, host: str, why: str) -> None:
+        self._why[why] += 1
+        if len(self._sources) < SOURCES_LIMIT:
+            self._sources.setdefault(host)
+        if self._timer is None:
+            self._timer = self._clock.callLater(REPORT_SECONDS, self._report)
+
+    def _report(self) -> None:
+        self._timer = None
+        refused = Refused(self._why.total(), dict(self._why), tuple(self._sources))
+        self._why.clear()
+        self._sources.clear()
+        log.info(
+            "{count} connections of strangers were refused, from {sources!r}",
+            count=refused.count,
+            sources=refused.sources,
+        )
+        self._on_refused(refused)
+
+    def close(self) -> None:
+        """Report what is not reported yet. May be called twice."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._report()

@@ -1,0 +1,185 @@
+"""Who was such a bad visitor that they have to wait before they may come again?
+
+Like OpenSSH's ``PerSourcePenalties`` (sshd_config(5) of 9.8), with meanings for a server
+that knows certificates only: whoever has proved to hold a good one gets no penalty for what
+their roles do not allow, since colleagues behind the same address would pay for it.
+
+Laws of this file:
+
+* Bookkeeping only: times are arguments, in seconds of any one clock; nothing is closed here.
+* Penalties of one source add up, to :attr:`PenaltyRules.max`; they count from
+  :attr:`PenaltyRules.min` on, so that one mistyped login shuts nobody out.
+* Memory is bounded by :attr:`PenaltyRules.max_sources`, whatever strangers do.
+* What has no address, or an exempt one, is never refused and never remembered.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from enum import Enum
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from itertools import count
+
+from attrs import define, field, frozen
+
+Network = IPv4Network | IPv6Network
+
+#: Proxies, tunnels and people of the machine itself share these addresses.
+LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+
+
+class Fault(str, Enum):
+    """Why a connection that never logged in is held against its source."""
+
+    #: A message of it could not be handled: a mistake of ours that it found.
+    CRASH = "crash"
+    #: It tried to log in, and was refused.
+    AUTHFAIL = "authfail"
+    #: It left without trying, or broke the protocol.
+    NOAUTH = "noauth"
+    #: It came while it was shut out.
+    REFUSECONNECTION = "refuseconnection"
+    #: It had not logged in when its time was over.
+    GRACE_EXCEEDED = "grace-exceeded"
+
+
+class Overflow(str, Enum):
+    """What to do when there are more bad visitors than we remember."""
+
+    #: Forget whoever would be let in again soonest.
+    PERMISSIVE = "permissive"
+    #: Let nobody in that is not exempt.
+    DENY_ALL = "deny-all"
+
+
+@frozen
+class PenaltyRules:
+    """Seconds for each fault, and bounds. All as OpenSSH's but the networks' sizes.
+
+    ``ipv4_bits`` and ``ipv6_bits`` say how much of an address is one source.
+    """
+
+    crash: float = 90.0
+    authfail: float = 5.0
+    noauth: float = 1.0
+    refuseconnection: float = 0.0
+    grace_exceeded: float = 10.0
+    max: float = 600.0
+    min: float = 15.0
+    max_sources: int = 65536
+    overflow: Overflow = Overflow.PERMISSIVE
+    ipv4_bits: int = 32
+    ipv6_bits: int = 64
+    exempt: tuple[Network, ...] = LOOPBACK
+
+    def seconds(self, fault: Fault) -> float:
+        """Return how much ``fault`` adds."""
+        return {
+            Fault.CRASH: self.crash,
+            Fault.AUTHFAIL: self.authfail,
+            Fault.NOAUTH: self.noauth,
+            Fault.REFUSECONNECTION: self.refuseconnection,
+            Fault.GRACE_EXCEEDED: self.grace_exceeded,
+        }[fault]
+
+    def source(self, host: str) -> Network | None:
+        """Return whom ``host`` is counted with; None if it has no address or is exempt."""
+        try:
+            address = ip_address(host.partition("%")[0])
+        except ValueError:
+            return None
+        if address.version == 6 and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        if any(address in network for network in self.exempt):
+            return None
+        bits = self.ipv4_bits if address.version == 4 else self.ipv6_bits
+        return ip_network((address, bits), strict=False)
+
+
+@frozen
+class _Penalty:
+    """Until when, and whether it counts yet. ``why`` is the last fault."""
+
+    until: float
+    counts: bool
+    why: Fault
+
+
+@define
+class Penalties:
+    """The penalties of one listening server."""
+
+    rules: PenaltyRules = field(factory=PenaltyRules)
+    _of: dict[Network, _Penalty] = field(factory=dict, init=False)
+    #: When each may end, soonest first. What was put off has more than one, of which the last
+    #: is true; the number between keeps networks from being compared.
+    _ends: list[tuple[float, int, Network]] = field(factory=list, init=False)
+    _serial: Iterator[int] = field(factory=count, init=False)
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def refuses(self, host: str, now: float) -> Fault | None:
+        """Return for what ``host`` is shut out at ``now``; None if it may come in."""
+        source = self.rules.source(host)
+        if source is None:
+            return None
+        penalty = self._of.get(source)
+        if penalty is None or penalty.until <= now:
+            return self._refuses_all(now)
+        if not penalty.counts:
+            return None
+        if self.rules.refuseconnection:
+            self.blame(host, Fault.REFUSECONNECTION, now)
+        return penalty.why
+
+    def _refuses_all(self, now: float) -> Fault | None:
+        if self.rules.overflow is Overflow.PERMISSIVE or len(self._of) < self.rules.max_sources:
+            return None
+        self._expire(now)
+        return Fault.REFUSECONNECTION if len(self._of) >= self.rules.max_sources else None
+
+    def blame(self, host: str, fault: Fault, now: float) -> bool:
+        """Hold ``fault`` against ``host``. True: from now on, and not before, it is shut out."""
+        rules = self.rules
+        source, seconds = rules.source(host), rules.seconds(fault)
+        if source is None or seconds <= 0:
+            return False
+        self._expire(now)
+        before = self._of.get(source)
+        if before is None and len(self._of) >= rules.max_sources:
+            if rules.overflow is Overflow.DENY_ALL:
+                return False
+            self._forget_next()
+        until = min((now if before is None else before.until) + seconds, now + rules.max)
+        counted = before is not None and before.counts
+        counts = counted or until - now >= rules.min
+        self._of[source] = _Penalty(until, counts, fault)
+        self._note(source, until)
+        return counts and not counted
+
+    # -- forgetting -------------------------------------------------------------------
+    def _note(self, source: Network, until: float) -> None:
+        heapq.heappush(self._ends, (until, next(self._serial), source))
+        if len(self._ends) > 2 * len(self._of) + 16:
+            self._ends = [(p.until, next(self._serial), s) for s, p in self._of.items()]
+            heapq.heapify(self._ends)
+
+    def _expire(self, now: float) -> None:
+        while self._ends and self._ends[0][0] <= now:
+            self._pop()
+
+    def _forget_next(self) -> None:
+        """Forget the source that would be let in again soonest."""
+        while not self._pop():
+            pass
+
+    def _pop(self) -> bool:
+        """Take the next end; False if it was put off since."""
+        until, _, source = heapq.heappop(self._ends)
+        penalty = self._of.get(source)
+        if penalty is None or penalty.until != until:
+            return False
+        del self._of[source]
+        return True

@@ -1,0 +1,110 @@
+"""What strangers can cause to be written, and who hears of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import implementer
+
+from tele.conch.allowance import Allowance, Ration
+from tele.conch.door import REPORT_SECONDS, SOURCES_LIMIT, Door, Refused, StrangerLog
+from tele.conch.limits import Limits
+from tele.conch.penalties import Fault
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """What is logged."""
+    written: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        written.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield written
+    globalLogPublisher.removeObserver(observe)
+
+
+def make_door(clock: Clock, heard: list[Refused], shared: str = "", **limits: Any) -> Door:
+    return Door(clock, Limits(**limits), lambda: 0.5, lambda host: host == shared, heard.append)
+
+
+def test_allowance() -> None:
+    """So many at once, then so many a second; a clock that goes back takes nothing away."""
+    allowance = Allowance(2, 0.5)
+    assert [allowance.take(100.0) for _ in range(3)] == [True, True, False]
+    assert not allowance.take(101.0)
+    assert allowance.take(103.0)
+    assert not allowance.take(50.0)
+    assert allowance.take(52.0)
+
+
+def test_ration_counts_what_it_leaves_out() -> None:
+    """The next that is said says how many were not."""
+    ration = Ration(Allowance(1, 1))
+    assert [ration.admit(9.0) for _ in range(4)] == [0, None, None, None]
+    assert ration.admit(10.0) == 3
+    assert ration.admit(11.0) == 0
+
+
+def test_lines_about_strangers_are_rationed(lines: list[str]) -> None:
+    """Ten thousand lines in a second are fifty, and one that counts the others."""
+    clock = Clock()
+    log = StrangerLog(clock)
+    for number in range(10_000):
+        log.info("a stranger {number}", number=number)
+    assert len(lines) == 50
+    clock.advance(1)
+    log.info("another")
+    assert lines[50:] == ["9950 lines about strangers were left out", "another"]
+
+
+def test_refusals_are_one_report_a_minute(lines: list[str]) -> None:
+    """Whoever is refused is counted by reason; some addresses are named; one event, one line."""
+    clock, heard = Clock(), list[Refused]()
+    door = make_door(clock, heard, startups=(100, 0, 100), startups_per_source=1)
+    for number in range(100):
+        assert door.enter(f"192.0.2.{number}") is not None
+        assert door.enter(f"192.0.2.{number}") is None
+    door.blame("198.51.100.1", Fault.CRASH)
+    for _ in range(1000):
+        assert door.enter("198.51.100.1") is None
+    assert heard == []
+    clock.advance(REPORT_SECONDS)
+    (refused,) = heard
+    assert refused.count == 1100
+    assert refused.why == {"too_many": 100, "crash": 1000}
+    assert len(refused.sources) == SOURCES_LIMIT
+    assert len(lines) == 2
+    clock.advance(REPORT_SECONDS)
+    assert len(heard) == 1
+    assert not clock.getDelayedCalls()
+
+
+def test_closing_reports_the_rest() -> None:
+    """What was counted is told when the door closes, once, and no timer is left."""
+    clock, heard = Clock(), list[Refused]()
+    door = make_door(clock, heard, startups_per_source=0)
+    assert door.enter("192.0.2.1") is None
+    door.close()
+    door.close()
+    assert [refused.count for refused in heard] == [1]
+    assert not clock.getDelayedCalls()
+
+
+def test_a_shared_address_is_not_shut_out() -> None:
+    """Behind a proxy one visitor's faults are not another's, and the places are for all."""
+    clock, heard = Clock(), list[Refused]()
+    door = make_door(clock, heard, shared="192.0.2.1", startups_per_source=2)
+    for _ in range(50):
+        door.blame("192.0.2.1", Fault.CRASH)
+    assert all(door.enter("192.0.2.1") for _ in range(5))
+    assert len(door.penalties) == 0
+    for _ in range(2):
+        assert door.enter("192.0.2.2")
+    assert door.enter("192.0.2.2") is None

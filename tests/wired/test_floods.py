@@ -1,0 +1,321 @@
+"""Memory stays flat, whatever a peer sends, and whatever it does not read.
+
+A flood is sent as a socket would bring it: nothing while the server does not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.testing import StringTransport
+
+from channel_ends import ChannelWorld
+from ssh_attacker import Attacker, request
+from ssh_ends import Address, World
+from tele.conch.limits import Limits
+from tele.wire import numbers as n
+from tele.wire.fields import boolean, string, uint32
+from weighing import weigh
+
+#: What a transport keeps before it tells its producer to pause.
+ROOM = 64 * 1024
+#: One read of a socket brings that much.
+SEGMENT = 64 * 1024
+#: More than a flood may add to a connection.
+SLACK = 64 * 1024
+
+
+class Unread(StringTransport):
+    """A transport whose peer reads when the test says so."""
+
+    def write(self, data: bytes) -> None:
+        self.io.write(data)
+        if self.io.tell() > ROOM and self.producer is not None:
+            self.producer.pauseProducing()
+
+    @property
+    def is_read_from(self) -> bool:
+        return self.producerState == "producing" and not self.disconnecting
+
+    def read_all(self) -> None:
+        """The peer reads everything."""
+        self.io = BytesIO()
+        if self.producer is not None:
+            self.producer.resumeProducing()
+
+
+class Flooder(Attacker):
+    """An attacker whose peer is a server with channels, behind a transport like a socket."""
+
+    def connect(self) -> tuple[Any, Any]:
+        server, transport = self.world.server(), Unread(peerAddress=Address())  # type: ignore[no-untyped-call]
+        server.makeConnection(transport)
+        return server, transport
+
+    def flood(self, message: Callable[[int], bytes], octets: int) -> int:
+        """Send up to ``octets``, as long as they are read; return how many were."""
+        sent = number = 0
+        while sent < octets and self.transport.is_read_from:
+            segment = bytearray()
+            while len(segment) < SEGMENT:
+                segment += self.seal(message(number))
+                number += 1
+            self.raw(bytes(segment))
+            sent += len(segment)
+        return sent
+
+    def weight(self) -> int:
+        """Return what the server keeps for this connection, its transport aside."""
+        world: Any = self.world
+        shared = (world, world.factory, world.clock, world.realm, world.limits, self)
+        programs = getattr(world, "programs", None)
+        started = [] if programs is None else programs.started
+        return weigh(self.server, *shared, self.transport, world.factory.door, programs, *started)
+
+
+@pytest.fixture
+def flooder() -> Flooder:
+    """One who is logged in, and has a session with a program in channel 0."""
+    flooder = Flooder(ChannelWorld(limits=Limits(unread_octets=256 * 1024)))
+    flooder.login()
+    flooder.say(
+        bytes((n.CHANNEL_OPEN,)) + string(b"session") + uint32(0) + uint32(1 << 20) + uint32(32768)
+    )
+    flooder.say(to_session(b"exec", string(b"sleep")))
+    flooder.hear()
+    flooder.transport.read_all()
+    return flooder
+
+
+def to_session(name: bytes, rest: bytes = b"", want: bool = True) -> bytes:
+    """A request to channel 0."""
+    head = bytes((n.CHANNEL_REQUEST,)) + uint32(0) + string(name)
+    return head + boolean(want) + rest
+
+
+def global_request(name: bytes, want: bool, rest: bytes = b"") -> bytes:
+    return bytes((n.GLOBAL_REQUEST,)) + string(name) + boolean(want) + rest
+
+
+def open_of(kind: bytes, number: int) -> bytes:
+    return (
+        bytes((n.CHANNEL_OPEN,)) + string(kind) + uint32(number) + uint32(1 << 20) + uint32(32768)
+    )
+
+
+ANSWERED: dict[str, Callable[[int], bytes]] = {
+    "pings": lambda i: bytes((n.PING,)) + string(b"ping"),
+    "large pings": lambda i: bytes((n.PING,)) + string(bytes(30000)),
+    "unknown messages": lambda i: bytes((200,)),
+    "channels of no kind": lambda i: open_of(b"no-such-kind", i),
+    "sessions": lambda i: open_of(b"session", i),
+    "forwards": lambda i: open_of(b"direct-tcpip", i)
+    + string(b"x") + uint32(1) + string(b"y") + uint32(2),
+    "keepalives": lambda i: global_request(b"keepalive@openssh.com", True),
+    "forwardings": lambda i: global_request(b"tcpip-forward", True, string(b"") + uint32(0)),
+    "requests of no kind": lambda i: to_session(b"no-such-request"),
+    "second programs": lambda i: to_session(b"exec", string(b"true")),
+    "environment": lambda i: to_session(b"env", string(b"LANG%d" % i) + string(b"x")),
+    "terminals": lambda i: to_session(b"pty-req", string(b"xterm") + bytes(16) + string(b"")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", list(ANSWERED))
+def test_answers_that_are_not_read(flooder: Flooder, kind: str) -> None:
+    """Who asks and does not read the answers is not read from, until they read them."""
+    before = flooder.weight()
+    sent = flooder.flood(ANSWERED[kind], 64 << 20)
+    unread = flooder.world.limits.unread_octets
+    assert sent < 16 * unread
+    assert not flooder.transport.disconnecting
+    assert flooder.transport.producerState == "paused"
+    # What one segment more leads to comes on top of the bound.
+    assert len(flooder.transport.value()) < ROOM + unread + 4 * SEGMENT
+    # What may be there at once (sessions, variables) may be there now.
+    assert flooder.weight() - before < 1 << 20
+    flooder.hear()
+    flooder.transport.read_all()
+    assert flooder.transport.is_read_from
+    flooder.say(bytes((n.PING,)) + string(b"still there?"))
+    assert bytes((n.PONG,)) + string(b"still there?") in flooder.hear()
+
+
+UNANSWERED: dict[str, Callable[[int], bytes]] = {
+    "ignore": lambda i: bytes((n.IGNORE,)) + string(bytes(1000)),
+    "empty ignore": lambda i: bytes((n.IGNORE,)) + string(b""),
+    "debug": lambda i: bytes((n.DEBUG, 1)) + string(b"text" * 100) + string(b"en"),
+    "unimplemented": lambda i: bytes((n.UNIMPLEMENTED,)) + uint32(i),
+    "pongs": lambda i: bytes((n.PONG,)) + string(b"x"),
+    "late logins": lambda i: request(b"root", b"none"),
+    "no credit": lambda i: bytes((n.CHANNEL_WINDOW_ADJUST,)) + uint32(0) + uint32(0),
+    "crumbs of credit": lambda i: bytes((n.CHANNEL_WINDOW_ADJUST,)) + uint32(0) + uint32(1),
+    "empty data": lambda i: bytes((n.CHANNEL_DATA,)) + uint32(0) + string(b""),
+    "empty errors": lambda i: bytes((n.CHANNEL_EXTENDED_DATA,)) + uint32(0) + bytes(8),
+    "ends": lambda i: bytes((n.CHANNEL_EOF,)) + uint32(0),
+    "window changes": lambda i: to_session(b"window-change", bytes(16), want=False),
+    "signals": lambda i: to_session(b"signal", string(b"USR1"), want=False),
+    "unwanted answers": lambda i: to_session(b"no-such-request", want=False),
+    "unwanted global answers": lambda i: global_request(b"no-such-request", False, bytes(100)),
+    "empty ends of what was closed": lambda i: bytes((n.CHANNEL_CLOSE,)) + uint32(0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", list(UNANSWERED))
+def test_floods_without_answers(flooder: Flooder, kind: str) -> None:
+    """A megabyte of what needs no answer is read, and nothing of it is kept."""
+    flooder.flood(UNANSWERED[kind], SEGMENT)
+    before = flooder.weight()
+    sent = flooder.flood(UNANSWERED[kind], 1 << 20)
+    assert sent >= 1 << 20
+    assert not flooder.transport.disconnecting
+    assert flooder.weight() - before < SLACK
+    assert len(flooder.transport.value()) < ROOM
+
+
+def test_opened_and_closed(flooder: Flooder) -> None:
+    """Channels that were closed leave nothing, however many there were."""
+
+    def open_and_close(number: int) -> None:
+        flooder.say(open_of(b"session", 7), bytes((n.CHANNEL_CLOSE,)) + uint32(number))
+        flooder.transport.read_all()
+
+    for number in range(1, 100):
+        open_and_close(number)
+    before = flooder.weight()
+    for number in range(100, 1000):
+        open_and_close(number)
+    assert not flooder.transport.disconnecting
+    assert flooder.weight() - before < SLACK
+
+
+def test_a_channel_each_for_ever(flooder: Flooder) -> None:
+    """Channels that stay open end at their limit; the connection goes on."""
+    world: Any = flooder.world
+    world.forward = lambda asked, factory: Deferred()
+    for number in range(2000):
+        flooder.say(
+            open_of(b"direct-tcpip", number)
+            + string(b"x") + uint32(1) + string(b"y") + uint32(2)
+        )  # fmt: skip
+        flooder.transport.read_all()
+    connection = flooder.server.service
+    assert len(connection.channels) + connection._opening == connection.channels_limit
+    assert flooder.weight() < 4 << 20
+
+
+def test_requests_behind_one_that_is_not_answered() -> None:
+    """While a program is being started requests wait, up to a limit, and then it is the end."""
+    world = ChannelWorld()
+    world.programs.answer = lambda asked: Deferred()
+    flooder = Flooder(world)
+    flooder.login()
+    flooder.say(open_of(b"session", 0), to_session(b"exec", string(b"true")))
+    before = flooder.weight()
+    flooder.flood(ANSWERED["environment"], 64 << 20)
+    assert flooder.transport.disconnecting
+    assert flooder.weight() - before < 1 << 20
+
+
+def test_data_for_a_program_that_does_not_read(flooder: Flooder) -> None:
+    """A writer stops at the window; what goes on regardless ends the connection."""
+    before = flooder.weight()
+    data = bytes((n.CHANNEL_DATA,)) + uint32(0) + string(bytes(32000))
+    sent = flooder.flood(lambda i: data, 64 << 20)
+    assert flooder.transport.disconnecting
+    assert sent < 4 << 20
+    assert flooder.weight() - before < 4 << 20
+
+
+def test_exchanges_for_ever(flooder: Flooder) -> None:
+    """Key exchanges without data between them come to an end, and leave nothing."""
+    before = flooder.weight()
+    with pytest.raises(StopIteration):
+        for _ in range(1000):
+            flooder.exchange()
+    assert flooder.transport.disconnecting
+    assert flooder.weight() - before < SLACK
+
+
+def test_messages_while_keys_are_awaited() -> None:
+    """Who asks on and never answers our KEXINIT is cut off before much waits."""
+    world = ChannelWorld(limits=Limits(rekey_octets=1 << 16, waiting_octets=1 << 20))
+    flooder = Flooder(world)
+    flooder.login()
+    before = flooder.weight()
+    flooder.flood(ANSWERED["pings"], 64 << 20)
+    assert flooder.transport.disconnecting
+    assert flooder.weight() - before < 8 << 20
+
+
+# -- strangers -------------------------------------------------------------------------
+def test_slow_version_lines() -> None:
+    """A connection that says a byte at a time, or nothing, costs a few kilobytes."""
+    world = World(limits=Limits(startups=(100, 30, 200), startups_per_source=100))
+    for stranger in [Flooder(world) for _ in range(100)]:
+        for byte in b"SSH-2.0-slow":
+            stranger.raw(bytes((byte,)))
+        assert stranger.weight() < 32 * 1024
+        assert len(stranger.server.incoming.kept) == 12
+
+
+@pytest.mark.parametrize("size", [35000 - 4, 1000])
+def test_half_packets(size: int) -> None:
+    """Half a packet is kept, and no more of it than the limit for strangers."""
+    stranger = Flooder(World())
+    stranger.greet()
+    size -= (size + 4) % 8
+    packet = size.to_bytes(4, "big") + b"\4\x14" + bytes(size)
+    for at in range(0, size, 100):
+        stranger.raw(packet[at : min(at + 100, size)])
+    assert not stranger.transport.disconnecting
+    assert len(stranger.server.incoming.kept) <= size
+    assert stranger.weight() < 32 * 1024 + size
+
+
+def test_a_huge_kexinit() -> None:
+    """A KEXINIT as large as can be is read and thrown away, or kept once for the hash."""
+    stranger = Flooder(World())
+    stranger.greet()
+    names = b",".join(b"curve25519-sha256@x%d" % i for i in range(200))
+    lists = string(names) * 2 + string(b"aes128-gcm@openssh.com") * 2 + string(b"none") * 4
+    filler = b"x" * 14000
+    kexinit = bytes((n.KEXINIT,)) + bytes(16) + lists + string(filler) * 2 + bytes(5)
+    stranger.say(kexinit)
+    assert stranger.weight() < 200 * 1024
+    many = Flooder(World())
+    many.greet()
+    many.say(bytes((n.KEXINIT,)) + bytes(16) + string(b"," * 15000) * 2 + bytes(40))
+    assert many.transport.disconnecting
+
+
+@pytest.mark.parametrize("kind", ["large pings", "pings"])
+def test_strangers_that_do_not_read(kind: str) -> None:
+    """Before login, too, answers that are not read are bounded, and so is their number."""
+    stranger = Flooder(World())
+    stranger.ready_to_login()
+    stranger.flood(ANSWERED[kind], 64 << 20)
+    assert len(stranger.transport.value()) < ROOM + 3 * 35000 + SEGMENT
+
+
+def test_many_strangers() -> None:
+    """Whoever is gone has left nothing, of a thousand that came one after the other."""
+    world = World()
+
+    def come_and_go() -> None:
+        stranger = Flooder(world)
+        stranger.ready_to_login()
+        stranger.say(request(b"root", b"none"))
+        stranger.server.connectionLost()
+        world.clock.advance(1000)
+
+    for _ in range(10):
+        come_and_go()
+    before = weigh(world.factory)
+    for _ in range(200):
+        come_and_go()
+    assert weigh(world.factory) - before < SLACK
+    assert len(world.factory.door.penalties) <= 1

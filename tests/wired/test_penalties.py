@@ -1,0 +1,136 @@
+"""What a stranger does on a connection is held against the address it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from twisted.internet.defer import fail
+
+from ssh_attacker import Attacker, request
+from ssh_ends import START, Address, World
+from tele.conch.limits import Limits
+from tele.conch.penalties import Fault, PenaltyRules
+from tele.errors import AccessDenied
+from tele.wire.fields import boolean, string
+
+HOST = Address().host
+
+
+@pytest.fixture
+def world() -> World:
+    return World(limits=Limits(penalties=PenaltyRules(min=0.0)))
+
+
+def leave(world: World, stranger: Attacker) -> Fault | None:
+    """The connection ends; for what may its address not come again?"""
+    stranger.server.connectionLost()
+    return world.factory.door.penalties.refuses(HOST, world.clock.seconds())
+
+
+def nothing(stranger: Attacker) -> None:
+    pass
+
+
+def garbage(stranger: Attacker) -> None:
+    stranger.raw(b"GET / HTTP/1.0\r\n\r\n")
+
+
+def a_plain_key(stranger: Attacker) -> None:
+    stranger.ready_to_login()
+    blob = stranger.world.user_key.public.blob
+    stranger.say(stranger.query(b"ssh-ed25519", blob))
+
+
+def a_password(stranger: Attacker) -> None:
+    stranger.ready_to_login()
+    stranger.say(request(b"root", b"password", boolean(False) + string(b"guess")))
+
+
+def an_expired_certificate(stranger: Attacker) -> None:
+    stranger.ready_to_login()
+    identity = stranger.world.identity(now=START - timedelta(days=1))
+    stranger.say(stranger.login_request(identity))
+
+
+def a_stolen_certificate(stranger: Attacker) -> None:
+    stranger.ready_to_login()
+    bad = bytearray(stranger.login_request())
+    bad[-1] ^= 1
+    stranger.say(bytes(bad))
+
+
+def patience(stranger: Attacker) -> None:
+    stranger.ready_to_login()
+    stranger.world.clock.advance(stranger.world.limits.login_grace)
+
+
+@pytest.mark.parametrize(
+    ("act", "fault"),
+    [
+        (nothing, Fault.NOAUTH),
+        (garbage, Fault.NOAUTH),
+        (a_plain_key, Fault.NOAUTH),
+        (a_password, Fault.AUTHFAIL),
+        (an_expired_certificate, Fault.AUTHFAIL),
+        (a_stolen_certificate, Fault.AUTHFAIL),
+        (patience, Fault.GRACE_EXCEEDED),
+    ],
+)
+def test_faults(world: World, act: Callable[[Attacker], None], fault: Fault) -> None:
+    """What was done decides for what, and so for how long, the address is shut out."""
+    stranger = Attacker(world)
+    act(stranger)
+    assert leave(world, stranger) is fault
+    assert world.factory.buildProtocol(Address()) is None
+    assert world.factory.buildProtocol(Address(host="203.0.113.1")) is not None
+    world.clock.advance(world.limits.penalties.seconds(fault))
+    assert world.factory.buildProtocol(Address()) is not None
+
+
+def test_a_message_that_we_fail_at(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever found a mistake of ours gets little time to use it."""
+
+    def broken(packet: bytes) -> None:
+        raise RuntimeError("a mistake")
+
+    stranger = Attacker(world)
+    monkeypatch.setattr(stranger.server, "ssh_KEXINIT", broken)
+    stranger.greet()
+    stranger.say(stranger.kexinit().payload)
+    assert stranger.disconnected
+    assert leave(world, stranger) is Fault.CRASH
+
+
+def test_who_logged_in_did_nothing_wrong(world: World) -> None:
+    """Failures before a login are forgiven, and so is whatever follows it."""
+    visitor = Attacker(world)
+    a_stolen_certificate(visitor)
+    visitor.say(visitor.login_request())
+    visitor.raw(bytes(64))
+    assert visitor.disconnected
+    assert leave(world, visitor) is None
+
+
+def test_who_is_known_but_not_allowed_is_not_shut_out(world: World) -> None:
+    """A colleague whose roles do not allow a login does not shut out the office."""
+
+    def deny(credentials: Any) -> Any:
+        return fail(AccessDenied("no role of alice allows root", "login"))
+
+    world.realm.answer = deny
+    visitor = Attacker(world)
+    visitor.ready_to_login()
+    visitor.say(visitor.login_request())
+    assert leave(world, visitor) is None
+
+
+def test_an_established_connection_is_left_alone(world: World) -> None:
+    """Who is in stays in, whatever others at their address do."""
+    inside, stranger = Attacker(world), Attacker(world)
+    inside.login()
+    a_password(stranger)
+    assert leave(world, stranger) is Fault.AUTHFAIL
+    assert not inside.disconnected
