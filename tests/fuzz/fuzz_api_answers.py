@@ -9,6 +9,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from attempts import Dice, main
 from tele.errors import TeleError
 from tele.https.answers import decode_error
 from tele.https.connection import ApiConnection
@@ -53,3 +54,13 @@ SEEDS = [
         b"HTTP/1.1 204 x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
     ),
 ]
+
+
+def attempt(dice: Dice) -> None:
+    """Some of the seeds with damage, in pieces."""
+    data = b"".join(dice.choice(SEEDS) for _ in range(dice.randint(1, 3)))
+    check(dice.pieces(dice.damaged(data, 8)))
+
+
+if __name__ == "__main__":
+    main(attempt)

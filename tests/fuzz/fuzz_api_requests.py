@@ -12,6 +12,7 @@ from datetime import timedelta
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
+from attempts import Dice, main
 from tele.https.channel import ApiChannel, ApiFactory, ApiRequest, Limits
 
 
@@ -68,3 +69,13 @@ SEEDS = [
     ),
     b"GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n",
 ]
+
+
+def attempt(dice: Dice) -> None:
+    """Some of the seeds with damage, in pieces."""
+    data = b"".join(dice.choice(SEEDS) for _ in range(dice.randint(1, 3)))
+    check(dice.pieces(dice.damaged(data, 8)))
+
+
+if __name__ == "__main__":
+    main(attempt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attempts import Dice, main
 from tele.errors import ProtocolError
 from tele.wire.negotiation import make_kexinit, negotiate, parse_kexinit
 
@@ -20,3 +21,12 @@ def check(data: bytes) -> None:
     assert agreement.kex in OURS.kex
     assert agreement.kex in theirs.kex
     assert agreement.cipher_to_client in theirs.ciphers_to_client
+
+
+def attempt(dice: Dice) -> None:
+    """A good KEXINIT with damage."""
+    check(dice.damaged(SEED, 8))
+
+
+if __name__ == "__main__":
+    main(attempt)

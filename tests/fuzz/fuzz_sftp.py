@@ -5,6 +5,7 @@ Only requests that change nothing are tried, as whoever runs this.
 
 from __future__ import annotations
 
+from attempts import Dice, main
 from tele.node.sftp_server import BadPacket, Server
 
 #: Close, read, lstat, fstat, opendir, readdir, realpath, stat, readlink, and no such thing.
@@ -38,3 +39,18 @@ SEEDS = [
     (12, b"\0\0\0\4\0\0\0\4\0\0\0\1"),
     (5, b"\0\0\0\5\0\0\0\4\0\0\0\1\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
 ]
+
+
+def attempt(dice: Dice) -> None:
+    """Requests, some with damage."""
+    packets = []
+    for _ in range(dice.randint(1, 12)):
+        kind, rest = dice.choice(SEEDS)
+        if dice.random() < 0.2:
+            kind = dice.choice(HARMLESS)
+        packets.append((kind, dice.damaged(rest)))
+    check(packets)
+
+
+if __name__ == "__main__":
+    main(attempt)

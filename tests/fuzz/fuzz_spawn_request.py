@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attempts import Dice, main
 from tele.node.spawn_messages import CLIENT_ENVIRONMENT, KINDS, NODE_ENVIRONMENT, Start, unpack
 
 
@@ -27,3 +28,12 @@ SEEDS = [
     b'{"kind":"sftp","login":"a","pty":false,"words":0}\0LD_PRELOAD=x',
     b'{"kind":"program","login":"a","pty":false,"words":2}\0a\0b',
 ]
+
+
+def attempt(dice: Dice) -> None:
+    """A request with damage."""
+    check(dice.damaged(dice.choice(SEEDS), 6))
+
+
+if __name__ == "__main__":
+    main(attempt)

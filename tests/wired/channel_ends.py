@@ -170,10 +170,11 @@ class HeldProgram:
     signals: list[str] = Factory(list)
     sizes: list[tuple[int, ...]] = Factory(list)
     hung_up: int = 0
-    _open: set[int] = field(init=False)
+    #: Those of the test's ends that it has not closed.
+    open_ends: set[int] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._open = {self.its_input, self.its_output, self.its_errors}
+        self.open_ends = {self.its_input, self.its_output, self.its_errors}
 
     def signal(self, name: str) -> bool:
         self.signals.append(name)
@@ -208,9 +209,9 @@ class HeldProgram:
 
     def shut(self, *descriptors: int) -> None:
         """Close some of its ends, or all."""
-        for descriptor in descriptors or tuple(self._open):
-            if descriptor in self._open:
-                self._open.discard(descriptor)
+        for descriptor in descriptors or tuple(self.open_ends):
+            if descriptor in self.open_ends:
+                self.open_ends.discard(descriptor)
                 os.close(descriptor)
 
     def finish(self, how: Exit | None = None) -> None:

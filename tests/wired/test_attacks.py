@@ -14,6 +14,8 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
+from channel_ends import ChannelWorld
+from flooder import Flooder, open_of
 from ssh_attacker import Attacker, numbers, request
 from ssh_ends import START, Address, World
 from tele.certs.keys import PrivateKey
@@ -21,7 +23,7 @@ from tele.conch.limits import Limits
 from tele.conch.userauth import HOSTBOUND, printable
 from tele.errors import AccessDenied
 from tele.wire import numbers as n
-from tele.wire.fields import Reader, boolean, string
+from tele.wire.fields import Reader, boolean, string, uint32
 
 ED25519_CERT = b"ssh-ed25519-cert-v01@openssh.com"
 
@@ -350,6 +352,19 @@ def test_s11_one_line_per_connection(attacker: Attacker, logged: list[str]) -> N
     assert len(mine) == 1
     assert len(mine[0]) < 400
     assert "Traceback" not in mine[0]
+
+
+def test_s11_data_that_nobody_wants_are_not_logged(logged: list[str]) -> None:
+    """Data for a channel that has no use for them leave no trace in the log, at any level."""
+    flooder = Flooder(ChannelWorld())
+    flooder.login()
+    flooder.say(open_of(b"session", 0))
+    before = len(logged)
+    flooder.say(
+        bytes((n.CHANNEL_EXTENDED_DATA,)) + uint32(0) + uint32(7) + string(b"secret"),
+        bytes((n.CHANNEL_DATA,)) + uint32(0) + string(b"secret"),
+    )
+    assert logged[before:] == []
 
 
 # -- S14, S15, S16: what we tell strangers ---------------------------------------------

@@ -117,6 +117,12 @@ class Channel(SSHChannel):
         self.extReceived(code, data)
         self.consumed(len(data))
 
+    def dataReceived(self, data: bytes) -> None:
+        """Nobody wants data of this channel; Conch would log all of them."""
+
+    def extReceived(self, dataType: int, data: bytes) -> None:
+        """Nobody wants extended data of this channel; Conch would log all of them."""
+
     def consumed(self, count: int) -> None:
         """``count`` bytes are used up: let the peer send as many more."""
         self._consumed += count
