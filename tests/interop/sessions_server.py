@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import termios
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -187,11 +188,15 @@ class User(ConchUser):
 
 
 @implementer(IRealm)
+@define
 class Realm:
-    """Lets everybody in."""
+    """Lets everybody in, and tells ``entered``."""
+
+    entered: Callable[[], None]
 
     def requestAvatar(self, avatarId: Any, mind: object, *interfaces: object) -> Deferred[Any]:
         """Return a user."""
+        self.entered()
         return succeed((IConchUser, User(), lambda: None))
 
 
@@ -201,15 +206,27 @@ def main(folder: Path) -> None:
     users, hosts, host = (PrivateKey.generate() for _ in range(3))
     make_credentials(folder, users)
     (folder / "known_hosts").write_text(f"@cert-authority * {hosts.public.line}\n")
+    (folder / "known_keys").write_text(f"* {host.public.line}\n")
     (folder / "hosts_authority.pub").write_text(hosts.public.line + "\n")
     request = HostCertificateRequest("h-1", "web1", CLUSTER, HostRole.NODE, ("127.0.0.1",))
     certificate = issue_host(hosts, host.public.blob, request, datetime.now(UTC), os.urandom)
+    keys = [HostKeys(host, certificate)]
+
+    def change_key() -> None:
+        """With CHANGE_KEY the host has another key as soon as the first client is in."""
+        if "CHANGE_KEY" in os.environ and len(keys) == 1:
+            keys.append(HostKeys(PrivateKey.generate(), None))
+            (folder / "changed_key").write_text(keys[-1].private.public.line)
+
     factory = SSHServerFactory(
-        portal=make_portal(Realm()),
-        host_keys=lambda: HostKeys(host, certificate),
+        portal=make_portal(Realm(change_key)),
+        host_keys=lambda: keys[-1],
         user_trust=lambda: Trust(CLUSTER, frozenset({users.public.blob})),
         clock=LOOP,
-        limits=Limits(rekey_octets=int(os.environ.get("REKEY_OCTETS", 1 << 30))),
+        limits=Limits(
+            rekey_octets=int(os.environ.get("REKEY_OCTETS", 1 << 30)),
+            keepalive_interval=float(os.environ.get("KEEPALIVE", "15")),
+        ),
         ciphers=os.environb[b"CIPHERS"].split(b",") if "CIPHERS" in os.environ else SERVER_CIPHERS,
     )
     port: Any = listen(LOOP, 0, factory, "127.0.0.1").getHost()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import signal
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import asyncssh
@@ -13,7 +16,7 @@ import paramiko
 import pytest
 
 from tele.wire.ciphers import CIPHERS, MACS, needs_mac
-from test_sessions_clients import Server, running
+from test_sessions_clients import SECONDS, Server, running
 
 MEGABYTE = 1 << 20
 #: Bytes each way; by ``TRANSPORT_MEGABYTES`` as many as one likes.
@@ -142,3 +145,69 @@ def test_paramiko_speaks_what_it_has(server: Server, cipher: str, mac: str) -> N
         assert getattr(transport, "remote_cipher") == cipher  # noqa: B009  (it has no type)
     finally:
         transport.close()
+
+
+def test_openssh_learns_a_key_that_is_proved(tmp_path: Path) -> None:
+    """With UpdateHostKeys a client that knew the host's old key asks for proof of the new one,
+    and writes it into its file in place of the old one.
+    """
+    with running(tmp_path, CHANGE_KEY="1") as server:
+        old = (tmp_path / "known_keys").read_text().split()[2]
+        file = tmp_path / "known"
+        file.write_text(f"[127.0.0.1]:{server.port} ssh-ed25519 {old}\n")
+        options = (
+            f"UserKnownHostsFile={file}",
+            "HostKeyAlgorithms=ssh-ed25519",
+            "UpdateHostKeys=yes",
+        )
+        done = server.ssh("sleep 1", options=("-vvv", *options))
+        new = (tmp_path / "changed_key").read_text().split()[1]
+        assert b"Learned new hostkey: ED25519" in done.stderr, done.stderr
+        assert new in file.read_text()
+        assert old not in file.read_text()
+        assert server.ssh("true", options=options).returncode == 0
+
+
+def test_openssh_keeps_no_certificate_as_a_key(server: Server, tmp_path: Path) -> None:
+    """A client that trusts the authority hears of the key and goes on trusting the authority."""
+    file = tmp_path / "known"
+    file.write_text((server.folder / "known_hosts").read_text())
+    options = (f"UserKnownHostsFile={file}", "UpdateHostKeys=yes", "-vvv")
+    done = server.ssh("true", options=options)
+    assert done.returncode == 0, done.stderr
+    assert b"rtype hostkeys-00@openssh.com" in done.stderr
+    assert file.read_text() == (server.folder / "known_hosts").read_text()
+
+
+def test_openssh_lives_by_our_answers(server: Server) -> None:
+    """A client that asks every second, and gives up after one miss, is content."""
+    done = server.ssh("sleep 4", options=("ServerAliveInterval=1", "ServerAliveCountMax=1"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_openssh_answers_us(tmp_path: Path) -> None:
+    """OpenSSH that is silent, its user too, stays connected for many questions of ours."""
+    with running(tmp_path, KEEPALIVE="0.3") as server:
+        done = server.ssh("sleep 4", options=("-vvv", "RekeyLimit=1M"))
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count(b"client_input_global_request: rtype keepalive@openssh.com") >= 3
+
+
+def test_a_client_that_is_stopped_is_gone(tmp_path: Path) -> None:
+    """OpenSSH that is stopped, its connection open, is hung up on after a few questions, and
+    so is its program.
+    """
+    with running(tmp_path, KEEPALIVE="0.3") as server:
+        client = subprocess.Popen(
+            server.command("echo ready; cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        try:
+            assert client.stdout is not None
+            assert client.stdout.readline() == b"ready\n"
+            client.send_signal(signal.SIGSTOP)
+            assert server.said("hung_up")
+            client.send_signal(signal.SIGCONT)
+            assert client.wait(SECONDS) == 255
+        finally:
+            client.kill()
+            client.communicate()

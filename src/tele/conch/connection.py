@@ -27,6 +27,7 @@ from zope.interface import implementer
 from tele.conch.channel import Channel
 from tele.conch.datapath import IDataService
 from tele.conch.global_replies import GlobalReplies
+from tele.conch.host_key_proofs import PROVE
 from tele.conch.refusals import RESOURCE_SHORTAGE, UNKNOWN_CHANNEL_TYPE, refusal
 from tele.conch.turns import Turns
 from tele.conch.windows import Windows
@@ -509,6 +510,9 @@ class SSHConnection(conch.SSHConnection):
         if requestType == b"no-more-sessions@openssh.com":
             self._no_more_sessions = True
             return True
+        prove = getattr(self.transport, "prove_host_keys", None)
+        if requestType == PROVE and prove is not None:
+            return prove(data)
         avatar = getattr(self.transport, "avatar", None)
         name = requestType.replace(b"-", b"_")
         if avatar is None or not name.isascii() or not name.decode("ascii").isidentifier():

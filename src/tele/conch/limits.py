@@ -40,6 +40,10 @@ class Limits:
     rekey_octets: int = 1 << 30
     rekey_packets: int = 1 << 31
     rekey_seconds: float = 3600.0
+    #: After so much silence the peer is asked whether it is there; 0 asks nothing.
+    keepalive_interval: float = 15.0
+    #: Questions without any answer after which, an interval later, the peer counts as gone.
+    keepalive_misses: int = 3
     #: Packets that wait for the end of a key exchange, in bytes.
     waiting_octets: int = 16 << 20
     #: Answers that wait for a peer to read them, in bytes: with more, it is not read from

@@ -8,15 +8,17 @@ Laws of this file:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.conch.ssh import transport as conch
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from tele.certs.algorithms import HOST_ALGORITHMS, SERVER_SIGNATURE_ALGORITHMS, certificate_type
+from tele.conch.connection import SSHConnection
 from tele.conch.door import Lines
 from tele.conch.exchange import Exchange, HostKeys
+from tele.conch.host_key_proofs import PROOFS_LIMIT, announcement, proof
 from tele.conch.limits import Limits
 from tele.conch.penalties import Fault
 from tele.conch.transport import Transport
@@ -65,6 +67,9 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
     first_host_key = b""
     #: What is held against the source if nobody logs in; nothing, if they proved who they are.
     fault: Fault | None = Fault.NOAUTH
+    #: What the host key signed the last exchange with.
+    _host_signature = b""
+    _proofs = 0
 
     def __init__(
         self, clock: IReactorTime, limits: Limits | None = None, source: str | None = None
@@ -114,6 +119,21 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         self.first_host_key = b""
         super().authenticated()
 
+    def setService(self, service: Any) -> None:
+        """See :class:`Transport`. A client that is in learns the host's plain key."""
+        super().setService(service)
+        if self.isAuthenticated and isinstance(service, SSHConnection):
+            self.sendPacket(n.GLOBAL_REQUEST, announcement(self.factory.host_keys().private))
+
+    def prove_host_keys(self, request: bytes) -> tuple[bool, bytes] | bool:
+        """Answer ``hostkeys-prove-00@openssh.com`` as a global request is answered."""
+        self._proofs += 1
+        if self._proofs > PROOFS_LIMIT or self.sessionID is None:
+            return False
+        key = self.factory.host_keys().private
+        signatures = proof(key, self.sessionID, request, self._host_signature)
+        return False if signatures is None else (True, signatures)
+
     def dispatchMessage(self, messageNum: int, payload: bytes) -> None:
         """See :class:`Transport`. A late request to log in is ignored (RFC 4252, 5.1)."""
         if messageNum != n.USERAUTH_REQUEST or not self.isAuthenticated:
@@ -152,6 +172,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
             secret=shared,
         )
         signature = keys.private.sign(digest, algorithm.signature)
+        self._host_signature = algorithm.signature
         self.outgoing.send(n.KEX_REPLY, string(host_key) + string(share) + string(signature))
         first = None
         if self.sessionID is None:

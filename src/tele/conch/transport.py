@@ -28,6 +28,7 @@ from tele.conch.datapath import IDataTransport
 from tele.conch.door import Lines
 from tele.conch.exchange import Exchange
 from tele.conch.incoming import Incoming
+from tele.conch.keepalive import Keepalive
 from tele.conch.limits import Limits, RekeyAllowance
 from tele.conch.links import make_link
 from tele.conch.outgoing import Outgoing
@@ -97,6 +98,7 @@ class Transport(SSHTransportBase):
     _rekeys: RekeyAllowance | None = None
     _rekey_at = 0.0
     _packets_before_auth = 0
+    _keepalive: Keepalive | None = None
 
     def __init__(self, clock: IReactorTime, limits: Limits | None = None) -> None:
         self.clock = clock
@@ -126,6 +128,8 @@ class Transport(SSHTransportBase):
             return
         self._lost = self.closing = True
         self._stop_timer()
+        if self._keepalive is not None:
+            self._keepalive.stop()
         self.incoming.stop()
         self.outgoing.forget()
         self._exchange = None
@@ -166,6 +170,14 @@ class Transport(SSHTransportBase):
         self._timer = None
         self.lines.info("{peer!r} did not log in in time", peer=self._peer())
         self.grace_over()
+        self._abort()
+
+    def _peer_is_gone(self, seconds: float) -> None:
+        log.info("{peer!r} is gone: silent for {seconds:.0f} seconds, whatever it was asked",
+                 peer=self._peer(), seconds=seconds)  # fmt: skip
+        self._abort()
+
+    def _abort(self) -> None:
         self.closing = True
         self.incoming.stop()
         self.outgoing.link.abort()
@@ -484,7 +496,20 @@ class Transport(SSHTransportBase):
         if self.isAuthenticated:
             self.incoming.take_data = getattr(service, "channel_data", None)
             self.incoming.take_extended = getattr(service, "channel_extended_data", None)
+            self._keep_alive(getattr(service, "sendGlobalRequest", None))
         service.serviceStarted()
+
+    def _keep_alive(self, ask: Callable[[bytes, bytes, bool], Any] | None) -> None:
+        limits = self.limits
+        if ask is not None and limits.keepalive_interval and not self.closing:
+            self._keepalive = Keepalive(
+                self.clock,
+                limits.keepalive_interval,
+                limits.keepalive_misses,
+                self.incoming,
+                ask,
+                self._peer_is_gone,
+            )
 
     # -- small messages ---------------------------------------------------------------
     def ssh_DISCONNECT(self, packet: bytes) -> None:

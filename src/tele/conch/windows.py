@@ -20,6 +20,8 @@ from typing import Any, Final
 
 from attrs import define
 
+from tele.conch.keepalive import QUESTION
+
 #: What a channel gets whose connection has used up its limit: two packets.
 LEAST: Final = 64 * 1024
 #: Bytes a second that are enough for anybody: a window that lets so much pass stays as it is.
@@ -28,8 +30,6 @@ ENOUGH: Final = 256 * 1024 * 1024
 GAIN: Final = 1.2
 #: Seconds until the next question, after a vain one.
 REST: Final = 1.0
-#: Any peer answers it, most with a refusal (RFC 4254, section 4).
-QUESTION: Final = b"keepalive@openssh.com"
 
 
 @define(eq=False)

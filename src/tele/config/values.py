@@ -179,6 +179,18 @@ _PENALTIES: Any = field(
 )
 
 
+def _keepalive_problem(value: timedelta) -> str:
+    return "" if not value or value >= timedelta(seconds=1) else "at least 1s, or 0s for never"
+
+
+_KEEPALIVE: Any = key(
+    "After so much silence an SSH client is asked whether it is there; one that answers nothing "
+    "four times as long is hung up. ``0s``: never.",
+    timedelta(seconds=15),
+    check=_keepalive_problem,
+)
+
+
 @frozen
 class JoinConfig:
     """How a host becomes a member. Give ``auth`` or ``proxy``."""
@@ -241,6 +253,7 @@ class ProxyConfig:
     name: str | None = key("Default: the host name.", None, check=_node_name_problem)
     join: JoinConfig | None = key("How it joins; needed without ``auth`` in the same file.", None)
     penalties: PenaltiesConfig = _PENALTIES
+    keepalive: timedelta = _KEEPALIVE
 
 
 @frozen
@@ -275,6 +288,7 @@ class NodeConfig:
         tuple(name.decode("ascii") for name in SERVER_CIPHERS),
         check=_ciphers_problem,
     )
+    keepalive: timedelta = _KEEPALIVE
     recorder: Chosen = key("Which recorder takes part in sessions.", Chosen("tape"))
     state: Keep = key("``disk`` or ``memory``: a new host at each start.", Keep.DISK)
     penalties: PenaltiesConfig = _PENALTIES

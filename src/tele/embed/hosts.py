@@ -123,23 +123,29 @@ class HostService(MultiService):
         return Deferred.fromCoroutine(self._stop())
 
 
-def limits_of(config: PenaltiesConfig) -> Limits:
-    """Return the bounds for strangers."""
+def limits_of(config: NodeConfig | ProxyConfig) -> Limits:
+    """Return the bounds for whoever comes."""
     return Limits(
-        penalties=PenaltyRules(
-            crash=config.crash.total_seconds(),
-            authfail=config.authfail.total_seconds(),
-            noauth=config.noauth.total_seconds(),
-            refuseconnection=config.refuseconnection.total_seconds(),
-            grace_exceeded=config.grace_exceeded.total_seconds(),
-            max=config.max.total_seconds(),
-            min=config.min.total_seconds(),
-            max_sources=config.max_sources,
-            overflow=config.overflow,
-            ipv4_bits=config.ipv4_bits,
-            ipv6_bits=config.ipv6_bits,
-            exempt=(*LOOPBACK, *(network.value for network in config.exempt)),
-        )
+        keepalive_interval=config.keepalive.total_seconds(),
+        penalties=penalty_rules(config.penalties),
+    )
+
+
+def penalty_rules(config: PenaltiesConfig) -> PenaltyRules:
+    """Return what strangers are held responsible for."""
+    return PenaltyRules(
+        crash=config.crash.total_seconds(),
+        authfail=config.authfail.total_seconds(),
+        noauth=config.noauth.total_seconds(),
+        refuseconnection=config.refuseconnection.total_seconds(),
+        grace_exceeded=config.grace_exceeded.total_seconds(),
+        max=config.max.total_seconds(),
+        min=config.min.total_seconds(),
+        max_sources=config.max_sources,
+        overflow=config.overflow,
+        ipv4_bits=config.ipv4_bits,
+        ipv6_bits=config.ipv6_bits,
+        exempt=(*LOOPBACK, *(network.value for network in config.exempt)),
     )
 
 
@@ -209,7 +215,7 @@ def node_service(
         public=lambda port: public_address(listen or Address("", port), config.public_addr, port),
         recorder=recorder,
         ciphers=tuple(name.encode("ascii") for name in config.ciphers),
-        limits=limits_of(config.penalties),
+        limits=limits_of(config),
         agents=None if tunnels is None else tunnels.agents,
     )
     return HostService(member, serving, recorder)
@@ -250,6 +256,6 @@ def proxy_service(
         member=member,
         listen_at=(listen.host, listen.port),
         auth=join.addresses,
-        limits=limits_of(config.penalties),
+        limits=limits_of(config),
     )
     return HostService(member, serving)

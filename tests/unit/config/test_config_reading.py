@@ -21,7 +21,7 @@ from tele.config.values import (
     PenaltiesConfig,
     cluster_name_problem,
 )
-from tele.embed.hosts import limits_of
+from tele.embed.hosts import limits_of, penalty_rules
 from tele.errors import ConfigError
 from tele.model.resources import RecordingMode
 
@@ -265,11 +265,11 @@ def test_penalties() -> None:
     text = "{authfail: 1m, noauth: 0s, max_sources: 100, overflow: deny-all, exempt: [10.0.0.0/8]}"
     node = read(PENALTIES % text).config.node
     assert node is not None
-    limits = limits_of(node.penalties).penalties
+    limits = limits_of(node).penalties
     assert (limits.authfail, limits.noauth, limits.crash, limits.max) == (60, 0, 90, 600)
     assert (limits.max_sources, limits.overflow) == (100, Overflow.DENY_ALL)
     assert limits.source("10.1.2.3") is limits.source("127.0.0.1") is None
-    assert limits_of(PenaltiesConfig()).penalties == PenaltyRules()
+    assert penalty_rules(PenaltiesConfig()) == PenaltyRules()
 
 
 @pytest.mark.parametrize(
@@ -319,3 +319,14 @@ def test_ciphers_of_a_node() -> None:
     default = read("version: v1\nauth: {cluster_name: c}\nnode: {}\n").config.node
     assert default is not None
     assert not any("chacha" in name for name in default.ciphers)
+
+
+@pytest.mark.parametrize("section", ["node", "proxy"])
+def test_keepalive(section: str) -> None:
+    """Any number of seconds, or 0s for never; fifteen by default."""
+    start = f"version: v1\nauth: {{cluster_name: c}}\n{section}: "
+    for text, seconds in (("{}", 15), ("{keepalive: 1m}", 60), ("{keepalive: 0s}", 0)):
+        found = getattr(read(f"{start}{text}\n").config, section)
+        assert found.keepalive == timedelta(seconds=seconds)
+    (problem,) = problems(start + "{keepalive: -1s}\n")
+    assert "keepalive" in problem

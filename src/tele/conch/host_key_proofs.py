@@ -1,0 +1,50 @@
+"""How does a client that trusts this host learn its plain key (OpenSSH PROTOCOL, section 2.5)?
+
+``hostkeys-00@openssh.com`` names the host's plain keys after authentication: OpenSSH keeps no
+certificates there. The client asks, with ``hostkeys-prove-00@openssh.com``, for a signature by
+each key that is new to it, and writes it into ``known_hosts`` (``UpdateHostKeys``).
+
+Laws of this file:
+
+* Nothing is signed but for a key of ours, over a text that begins with the request's name and
+  holds the session's identity: a signature is of use to nobody else and nowhere else.
+* A request names each key once; what else it says is refused, and no error of ours.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tele.certs.algorithms import RSA, RSA_SHA256, RSA_SHA512
+from tele.certs.keys import PrivateKey
+from tele.errors import ProtocolError
+from tele.wire.fields import Reader, boolean, string
+
+ANNOUNCE: Final = b"hostkeys-00@openssh.com"
+PROVE: Final = b"hostkeys-prove-00@openssh.com"
+#: Requests for proofs that one connection may make; a client needs one.
+PROOFS_LIMIT: Final = 8
+
+
+def announcement(key: PrivateKey) -> bytes:
+    """Return the payload of the global request that names ``key``."""
+    return string(ANNOUNCE) + boolean(False) + string(key.public.blob)
+
+
+def proof(key: PrivateKey, session_id: bytes, request: bytes, signature: bytes) -> bytes | None:
+    """Answer ``request`` (the blobs of keys) with signatures; None refuses it.
+
+    ``signature`` is the type that the key exchange was signed with: an RSA key that signed it
+    has to use the same again.
+    """
+    try:
+        reader = Reader(request)
+        blob = reader.string()
+        reader.end()
+    except ProtocolError:
+        return None
+    if blob != key.public.blob:
+        return None
+    text = string(PROVE) + string(session_id) + string(blob)
+    same = key.public.type == RSA and signature in (RSA_SHA256, RSA_SHA512)
+    return string(key.sign(text, signature if same else None))

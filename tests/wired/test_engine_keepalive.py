@@ -1,0 +1,214 @@
+"""Peers that fall silent are noticed, by either end, and those that live are left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from twisted.conch.ssh.connection import SSHConnection as ConchConnection
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import implementer
+
+from ssh_attacker import Attacker
+from ssh_ends import Ends, World
+from tele.conch import keepalive
+from tele.conch.client import LoginTransport
+from tele.conch.connection import SSHConnection
+from tele.conch.keepalive import LOOKS, QUESTION
+from tele.conch.limits import Limits
+from tele.wire import numbers as n
+from tele.wire.fields import boolean, string
+
+INTERVAL, MISSES = Limits().keepalive_interval, Limits().keepalive_misses
+#: A peer is gone after this much silence, and a look or two more.
+GONE = INTERVAL * (MISSES + 1)
+SLACK = 2 * INTERVAL / LOOKS + 2
+ASKED = bytes((n.GLOBAL_REQUEST,)) + string(QUESTION) + b"\xff"  # as Conch writes true
+
+
+class Counted(SSHConnection):
+    """A connection that counts questions of the peer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def gotGlobalRequest(self, requestType: bytes, data: bytes) -> Any:
+        self.asked += requestType == QUESTION
+        return super().gotGlobalRequest(requestType, data)
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """Everything that is logged."""
+    lines: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        lines.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield lines
+    globalLogPublisher.removeObserver(observe)
+
+
+def world_of(connection: Any = Counted, **limits: Any) -> World:
+    world = World(limits=Limits(**limits))
+    world.factory.connection = connection
+    return world
+
+
+def joined(world: World) -> Ends:
+    client = LoginTransport(world.clock, world.verifier(), world.identity(), Counted, world.limits)
+    ends = world.connect(client)
+    assert client.isAuthenticated
+    return ends
+
+
+def pass_time(world: World, seconds: float, ends: Ends | None = None) -> None:
+    """Let time pass in steps; bytes arrive at once if ``ends`` are given, else never."""
+    for _ in range(int(seconds * 2)):
+        world.clock.advance(0.5)
+        if ends is not None:
+            ends.settle()
+
+
+def lose(end: Any) -> None:
+    """What its transport tells an end of ours whose connection was aborted."""
+    end.connectionLost(None)
+
+
+@pytest.mark.parametrize("connection", [Counted, ConchConnection])
+def test_idle_peers_live(connection: Any) -> None:
+    """Two silent ends ask each other now and then, and go on for hours; Conch's own connection
+    service is asked and asks as well.
+    """
+    world = world_of(connection)
+    ends = joined(world)
+    pass_time(world, 3 * 3600, ends)
+    assert not ends.client.closing
+    assert not ends.server.closing
+    # A question is a sign of life itself: who asks first keeps the other quiet.
+    asked = ends.client.service.asked + getattr(ends.server.service, "asked", 0)
+    assert 3 * 3600 / (INTERVAL + SLACK) <= asked <= 2 * 3 * 3600 / INTERVAL
+    assert not ends.server.service.deferreds["global"]
+    assert not ends.client.service.deferreds["global"]
+
+
+@pytest.mark.parametrize("who", ["server", "client"])
+def test_a_peer_that_is_silent_is_gone(who: str) -> None:
+    """After three questions in vain an end hangs up, services stop, the avatar logs out; not
+    sooner.
+    """
+    world = world_of()
+    ends = joined(world)
+    end = getattr(ends, who)
+    channels_ended: list[str] = []
+    service = end.service
+    service.serviceStopped = lambda: channels_ended.append(who)
+    pass_time(world, GONE - INTERVAL / LOOKS)
+    assert not end.closing
+    pass_time(world, SLACK + INTERVAL / LOOKS)
+    assert end.closing
+    assert end.transport.disconnecting or end.transport.disconnected
+    lose(end)
+    assert channels_ended == [who]
+    if who == "server":
+        assert world.realm.calls == [("login", "root"), ("logout", "root")]
+
+
+def test_who_does_not_read_is_gone() -> None:
+    """A peer whose socket takes nothing more counts as gone as any other: what is asked waits
+    for the socket, three questions and no more.
+    """
+    world = world_of()
+    ends = joined(world)
+    server = ends.server
+    server.outgoing.link.pauseProducing()
+    pass_time(world, GONE + SLACK)
+    assert server.closing
+    assert len(server.service.deferreds["global"]) == MISSES
+
+
+def test_who_stalls_a_key_exchange_is_gone() -> None:
+    """Questions wait for new keys; a peer that never sends its part is gone all the same."""
+    world = world_of()
+    ends = joined(world)
+    ends.server.sendKexInit()
+    pass_time(world, GONE + SLACK)
+    assert ends.server.closing
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        bytes((n.IGNORE,)) + string(b""),
+        bytes((n.PING,)) + string(b""),
+        bytes((n.GLOBAL_REQUEST,)) + string(b"whatever@example.org") + boolean(False),
+    ],
+)
+def test_anything_is_a_sign_of_life(sign: bytes) -> None:
+    """A peer that answers nothing but says anything now and then lives, and is not asked."""
+    attacker = Attacker(world_of())
+    attacker.login()
+    attacker.hear()
+    for _ in range(40):
+        pass_time(attacker.world, INTERVAL - 1)
+        attacker.say(sign)
+    assert not attacker.disconnected
+    assert ASKED not in attacker.hear()
+
+
+@pytest.mark.parametrize("answer", [n.REQUEST_SUCCESS, n.REQUEST_FAILURE])
+def test_any_answer_will_do(answer: int) -> None:
+    """Who does what we ask, whatever that is, lives as well as who refuses."""
+    attacker = Attacker(world_of())
+    attacker.login()
+    answered = 0
+    for _ in range(int(10 * GONE)):
+        pass_time(attacker.world, 1)
+        for message in attacker.hear():
+            if message == ASKED:
+                answered += 1
+                attacker.say(bytes((answer,)))
+    assert not attacker.disconnected
+    assert answered >= 10
+
+
+def test_answers_that_nobody_asked_for() -> None:
+    """An answer ahead of a question is a protocol error, not a store of lives."""
+    attacker = Attacker(world_of())
+    attacker.login()
+    attacker.say(bytes((n.REQUEST_FAILURE,)))
+    assert attacker.disconnected
+
+
+def test_all_connections_share_a_timer() -> None:
+    """A hundred connections have the timers of one, and the last one takes them with it."""
+    world = world_of()
+    before = len(world.clock.getDelayedCalls())
+    many = [joined(world) for _ in range(100)]
+    assert len(world.clock.getDelayedCalls()) == before + 1
+    for ends in many:
+        lose(ends.client)
+        lose(ends.server)
+    assert len(world.clock.getDelayedCalls()) == before
+    assert not [key for key in keepalive._shared if key[0] is world.clock]
+
+
+def test_none_where_none_is_wanted() -> None:
+    """With an interval of 0 nothing is asked, and silence is no sin."""
+    world = world_of(keepalive_interval=0.0)
+    ends = joined(world)
+    pass_time(world, 100 * INTERVAL)
+    assert not ends.server.closing
+    assert not world.clock.getDelayedCalls()
+
+
+def test_the_log_says_why(logged: list[str]) -> None:
+    """An operator can read which peer is gone, and after how long."""
+    world = world_of()
+    joined(world)
+    pass_time(world, GONE + SLACK)
+    assert "'192.0.2.1:1' is gone: silent for 60 seconds, whatever it was asked" in logged
