@@ -70,7 +70,7 @@ def test_resources_go_round(cluster: Cluster, tmp_path: Path) -> None:
     role.write_text(printed.replace("- deploy", "- www"))
     tele.run("apply", "-f", role)
     late = tele.fails(1, "apply", "-f", role)
-    assert "changed" in late or "revision" in late or "present" in late
+    assert "role deploy has changed since it was read" in late
     assert tele.json("get", "role/deploy")["spec"]["allow"]["logins"] == ["www"]
     assert "deploy" in tele.run("get", "roles", "--format", "names").stdout.split()
     tele.run("rm", "role/deploy")
@@ -86,6 +86,9 @@ def test_apply_reads_all_before_it_changes_anything(cluster: Cluster) -> None:
     assert "first" in tele.fails(5, "get", "role/first")
     twice = tele.fails(2, "apply", "-f", "-", stdin="kind: role\nkind: user\n")
     assert "standard input:2: key 'kind' is given twice" in twice
+    assert "nothing to apply" in tele.fails(2, "apply", "-f", "-", stdin="# nothing\n")
+    newer = tele.fails(2, "apply", "-f", "-", stdin=first.replace("v1", "v9"))
+    assert newer.rstrip().endswith("'version' must be in ('v1',) (got 'v9')")
     unknown = first.replace("spec: {}", "spec: {alow: {}}")
     assert "unknown key 'alow'" in tele.fails(2, "apply", "-f", "-", stdin=unknown)
 
@@ -131,6 +134,8 @@ def test_keys_are_signed(cluster: Cluster, tmp_path: Path) -> None:
     assert "host certificate" in listing(tmp_path / "h")
     said = tele.fails(4, "ca", "sign-user", tmp_path / "k.pub", "--user", user, "--login", "xyz")
     assert "xyz" in said
+    # A private key that is named by mistake is read here, and goes nowhere.
+    assert "k: not a public key" in tele.fails(2, "ca", "sign-user", tmp_path / "k", "--user", user)
 
 
 def listing(path: Path) -> str:

@@ -39,6 +39,7 @@ class PretendedAuth:
     token: str = "right"
     away: bool = False
     refusal: TeleError | None = None
+    removed: bool = False
     ssh: PrivateKey = field(factory=PrivateKey.generate)
     tls: TlsKey = field(factory=TlsKey.generate)
     calls: list[str] = field(factory=list)
@@ -97,6 +98,8 @@ class PretendedAuth:
             return fail(Unreachable("auth did not answer"))
         if self.refusal is not None:
             return fail(self.refusal)
+        if self.removed and operation.name != "join":
+            return fail(AccessDenied("web1 is no member of the cluster", "removed"))
         try:
             return succeed(getattr(self, f"_{operation.name}")(request))
         except TeleError as error:
@@ -105,6 +108,7 @@ class PretendedAuth:
     def _join(self, request: Any) -> Certificates:
         if request.token != self.token:
             raise AccessDenied("token expired or not found", "token")
+        self.removed = False
         return self._issue(request, request.host_id, request.role)
 
     def _renew(self, request: Any) -> Certificates:
@@ -140,6 +144,8 @@ class PretendedAuth:
         self.calls.append(operation.name)
         if self.away:
             return fail(Unreachable("auth did not answer"))
+        if self.removed:
+            return fail(AccessDenied("web1 is no member of the cluster", "removed"))
         done: Deferred[None] = Deferred()
         self._followers.append((receiver, done))
         receiver(self.state)

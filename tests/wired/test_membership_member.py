@@ -187,6 +187,40 @@ def test_wrong_token(world: World, lines: list[str]) -> None:
     assert world.auth.calls.count("join") == 1
 
 
+def test_removed_while_stopped(world: World) -> None:
+    """A machine that was removed joins again when it is started with a token that is good."""
+    world.stop(world.start())
+    world.auth.removed = True
+    member = world.start()
+    assert result(member.ready()) is None
+    world.clock.pump([1.0] * 3)
+    assert world.auth.calls.count("join") == 2
+    assert not world.auth.removed
+    assert member.trouble == ""
+
+
+def test_removed_while_stopped_and_no_token(world: World, lines: list[str]) -> None:
+    """Without one it says so once, and asks seldom: each refusal is in the audit."""
+    world.stop(world.start())
+    world.auth.removed, world.token = True, "wrong"
+    world.start()
+    world.clock.pump([1.0] * 100)
+    assert [line for line in lines if "take us in" in line] != []
+    assert world.auth.calls.count("join") == 2
+    assert world.auth.calls.count("watch_state") <= 3
+
+
+def test_removed_while_running(world: World) -> None:
+    """Who is removed does not come back by the same token."""
+    member = world.start()
+    world.clock.advance(1)
+    world.auth.leave()
+    world.auth.away, world.auth.removed = False, True
+    world.clock.pump([1.0] * 60)
+    assert world.auth.calls.count("join") == 1
+    assert "no member" in member.trouble
+
+
 @pytest.mark.parametrize("pins", [(), ("sha256:" + "0" * 64,)])
 def test_without_the_right_pin_nothing_is_sent(world: World, pins: tuple[str, ...]) -> None:
     """Without the CA's pin the token is shown to nobody (attack)."""

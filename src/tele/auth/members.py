@@ -106,7 +106,10 @@ class Members:
         """
         before = await self._members.get(_key(member.role, member.host_id))
         holder = await self._holder(member.role, member.name)
-        changes = (self._put(before, member), self._hold(holder, member), *more)
+        changes: list[Put | Delete] = [self._put(before, member), self._hold(holder, member), *more]
+        if holder is not None and holder.value.host_id != member.host_id:
+            # It is silent, and its name is another's now: two of that name would confuse.
+            changes.append(self._hosts.forgotten(member.role, holder.value.host_id))
         await self._backend.commit(*changes, *await self._release(before, member))
         return None if before is None else before.value
 

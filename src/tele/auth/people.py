@@ -107,7 +107,10 @@ class People:
         stored = evolve(user, metadata=evolve(user.metadata, revision=0))
         change = self._users.put(name, stored, revision, self._left(user.metadata))
         old_password = [self._passwords.removal(name)] if before is None else []
-        await self._backend.commit(change, *old_password)
+        try:
+            await self._backend.commit(change, *old_password)
+        except Conflict:
+            raise _changed("user", name) from None
         return await self.user(name), before is None
 
     async def reset_user(self, name: str, password: str) -> tuple[User, str]:
@@ -152,9 +155,11 @@ class People:
         before = await self._roles.get(name)
         revision = role.metadata.revision or (0 if before is None else before.revision)
         stored = evolve(role, metadata=evolve(role.metadata, revision=0))
-        await self._backend.commit(
-            self._roles.put(name, stored, revision, self._left(role.metadata))
-        )
+        change = self._roles.put(name, stored, revision, self._left(role.metadata))
+        try:
+            await self._backend.commit(change)
+        except Conflict:
+            raise _changed("role", name) from None
         return await self.role(name)
 
     async def delete_role(self, name: str) -> None:
@@ -164,6 +169,12 @@ class People:
         if holders:
             raise Conflict(f"role {name} is held by {', '.join(holders[:5])}; take it away first")
         await self._backend.commit(self._roles.delete(name))
+
+
+def _changed(kind: str, name: str) -> Conflict:
+    return Conflict(
+        f"{kind} {name} has changed since it was read; see it as it is now: tele get {kind}/{name}"
+    )
 
 
 def _with_revision(kept: Kept[User]) -> User:

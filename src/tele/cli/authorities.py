@@ -82,10 +82,17 @@ def export(kind: str, form: str, where: Where) -> None:
 
 
 def _read_key(path: Path) -> str:
+    """Return the line of a public key; anything else, a private key above all, stays here."""
+    from tele.certs.keys import parse_line
+
     try:
-        return path.read_text("utf-8").strip()
+        line = path.read_text("utf-8").strip()
+        parse_line(line)
     except UnicodeDecodeError:
         raise InvalidInput(f"{path} is not a public key") from None
+    except InvalidInput as error:
+        raise InvalidInput(f"{path}: {error}") from None
+    return line
 
 
 def _write(path: Path, output: Path | None, certificate: str, expires: str) -> None:

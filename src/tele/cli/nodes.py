@@ -88,7 +88,7 @@ def _inventory(hosts: list[dict[str, Any]], cluster: str, configuration: str) ->
     cls=LazyGroup,
     lazy={
         "ls": Lazy("tele.cli.nodes:ls", "List the nodes that you may log in to."),
-        "rm": Lazy("tele.cli.nodes:rm", "Forget a node."),
+        "rm": Lazy("tele.cli.nodes:rm", "Remove a node from the cluster."),
     },
 )
 def nodes() -> None:
@@ -99,12 +99,15 @@ def nodes() -> None:
 @click.argument("name", shell_complete=complete_node)
 @where_options(local=True)
 def rm(name: str, where: Where) -> None:
-    """Forget the node with this name or id, until it says that it lives."""
+    """Remove the node with this name or id from the cluster.
+
+    It has to join again, with a token; its certificate runs out within 24 hours.
+    """
     remove_node(name, where)
 
 
 def remove_node(name: str, where: Where) -> None:
-    """Forget a node."""
+    """Remove a node from the cluster."""
     from tele.model.api.members import ById
     from tele.model.api.table import DELETE_HOST
 

@@ -142,7 +142,10 @@ def apply(file: Path, where: Where) -> None:
     except UnicodeDecodeError:
         raise InvalidInput(f"{name} is not UTF-8") from None
     documents = []
-    for document in read_documents(text, name):
+    read = read_documents(text, name)
+    if not read:
+        raise InvalidInput(f"{name}: there is nothing to apply")
+    for document in read:
         said = document.plain
         if not isinstance(said, dict) or not isinstance(said.get("kind"), str):
             raise InvalidInput(f"{document.place}: expected a resource: kind, metadata, spec")

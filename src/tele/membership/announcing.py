@@ -14,7 +14,7 @@ from typing import Any, Final
 from tele.errors import TeleError
 from tele.loop import backoff
 from tele.membership.bell import Bell
-from tele.membership.calls import Calls
+from tele.membership.calls import Calls, pause_after
 from tele.model.api.members import Announced
 from tele.model.api.table import ANNOUNCE
 from tele.model.presence import ANNOUNCE_PERIOD, Presence
@@ -64,8 +64,9 @@ class Announcer:
         while True:
             try:
                 self._heard(await self._calls.perform("announce", ANNOUNCE, self._presence()))
-            except TeleError:
-                pause = min(period, backoff(failures, 2.0, period, self._dice))
+            except TeleError as error:
+                usual = min(period, backoff(failures, 2.0, period, self._dice))
+                pause = pause_after(error, usual)
                 failures += 1
             else:
                 pause = period * (0.9 + 0.1 * self._dice())

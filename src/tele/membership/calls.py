@@ -12,12 +12,21 @@ from typing import Any, Final
 
 from twisted.internet.defer import CancelledError
 
-from tele.errors import TeleError, Unavailable
+from tele.errors import AccessDenied, TeleError, Unavailable
 from tele.interfaces import IAuthority
 from tele.loop import make_logger
 from tele.model.api.operation import Operation
 
 _log: Final = make_logger(__name__)
+
+
+#: How long to wait after a no: asking again changes nothing soon, and each is in the audit.
+DENIED_PAUSE: Final = 120.0
+
+
+def pause_after(error: TeleError, usual: float) -> float:
+    """Return how many seconds to wait before trying again: ``usual``, or longer after a no."""
+    return usual + DENIED_PAUSE if isinstance(error, AccessDenied) else usual
 
 
 class Calls:

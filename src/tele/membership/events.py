@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from tele.errors import InvalidInput, TeleError
 from tele.loop import backoff, make_logger
 from tele.membership.bell import Bell
-from tele.membership.calls import Calls
+from tele.membership.calls import Calls, pause_after
 from tele.membership.spool import Spool
 from tele.model.api.records import EmitEvents
 from tele.model.api.table import EMIT_EVENTS
@@ -68,8 +68,8 @@ class EventSender:
             try:
                 await self._send(batch)
                 failures = 0
-            except TeleError:
-                await Bell(self._reactor).wait(backoff(failures))
+            except TeleError as error:
+                await Bell(self._reactor).wait(pause_after(error, backoff(failures)))
                 failures += 1
 
     async def last_chance(self) -> None:

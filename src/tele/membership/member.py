@@ -30,7 +30,7 @@ from tele.interfaces import IAuthority
 from tele.loop import backoff, make_logger, now
 from tele.membership.announcing import Announcer
 from tele.membership.bell import Bell
-from tele.membership.calls import Calls
+from tele.membership.calls import Calls, pause_after
 from tele.membership.events import EventSender
 from tele.membership.identity import MemberIdentity, assemble, ssh_authorities, tls_authorities
 from tele.membership.joining import Applicant, JoinSettings, Network, join
@@ -85,6 +85,7 @@ class Member(Service):
         self._authority: Any = None
         self._waiting: list[Deferred[None]] = []
         self._fatal: TeleError | None = None
+        self._resumed = False
         self._observers: list[Callable[[], None]] = []
         self._loops: set[Deferred[None]] = set()
 
@@ -237,6 +238,8 @@ class Member(Service):
                 self._fatal = error
                 self._settle()
                 return
+        else:
+            self._resumed = True
         cluster = identity.host.cluster
         if self._store.state is not None and self._store.state.cluster != cluster:
             self._store.state = None
@@ -300,7 +303,8 @@ class Member(Service):
                 failures = 0
             except TeleError as error:
                 self._calls.failed("renew", error)
-                await self._pause(backoff(failures, 1.0, 60.0, self._dice))
+                usual = backoff(failures, 1.0, 60.0, self._dice)
+                await self._pause(pause_after(error, usual))
                 failures += 1
 
     def _seconds_to(self, identity: MemberIdentity, part: float) -> float:
@@ -349,10 +353,31 @@ class Member(Service):
                 await self.authority.follow(WATCH_STATE, WatchState(), received)
             except TeleError as error:
                 self._calls.failed("state", error)
-            await self._pause(backoff(failures, dice=self._dice))
+                if await self._joined_again(error):
+                    continue
+                pause = pause_after(error, backoff(failures, dice=self._dice))
+            else:
+                pause = backoff(failures, dice=self._dice)
+            await self._pause(pause)
             failures += 1
 
+    async def _joined_again(self, error: TeleError) -> bool:
+        """Whether a machine that was removed before it was started is a member once more.
+
+        Only then: who is removed while it runs shall not come back by the same token.
+        """
+        resumed, self._resumed = self._resumed, False
+        if not resumed or not isinstance(error, AccessDenied) or error.reason != "removed":
+            return False
+        try:
+            await self._join()
+        except (AccessDenied, InvalidInput) as refused:
+            _log.error("cannot join again: {error!r}", error=str(refused))
+            return False
+        return True
+
     def _state_received(self, state: ClusterState) -> None:
+        self._resumed = False
         if state.cluster != self.identity.host.cluster:
             _log.error("auth told the state of another cluster: {name!r}", name=state.cluster)
             return

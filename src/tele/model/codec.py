@@ -202,7 +202,9 @@ def _problems(error: BaseException, place: str) -> Iterator[str]:
         case AttributeError():
             yield f"{place or 'top level'}: expected a mapping"
         case _:
-            yield f"{place or 'value'}: {error}"
+            # A validator of attrs has the attribute and the value after its sentence.
+            said = error.args[0] if len(error.args) > 1 else error
+            yield f"{place or 'value'}: {said}"
 
 
 def to_json(value: Any) -> Any:

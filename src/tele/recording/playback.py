@@ -79,7 +79,10 @@ def from_authority(perform: Perform, recording_id: str) -> Source:
 
     def chunks() -> Iterator[bytes]:
         for number in range(count):
-            yield perform(table.GET_CHUNK, GetChunk(recording_id, number)).data
+            try:
+                yield perform(table.GET_CHUNK, GetChunk(recording_id, number)).data
+            except NotFound:
+                raise BadRecording(f"chunk {number} is missing from the archive") from None
 
     start = details.manifest.start if details.manifest is not None else _start(chunks())
     return Source(recording_id, start, details.manifest, chunks)

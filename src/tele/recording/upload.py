@@ -39,7 +39,16 @@ from tele.recording.spool import Spool, SpoolFolder
 log = make_logger(__name__)
 
 AT_ONCE: Final = 4
-_FOR_GOOD: Final = (InvalidInput, Conflict, AccessDenied, BadRecording)
+#: How long to wait after a no: asking again changes nothing soon, and each is in the audit.
+DENIED_PAUSE: Final = 120.0
+_FOR_GOOD: Final = (InvalidInput, Conflict, BadRecording)
+
+
+def _is_final(error: TeleError) -> bool:
+    """Whether auth refuses the recording itself, not the host for now: removed, or locked."""
+    if isinstance(error, AccessDenied):
+        return error.reason == "host"
+    return isinstance(error, _FOR_GOOD)
 
 
 class _Progress:
@@ -109,12 +118,13 @@ class Uploader:
                 folder.remove()
                 del self._known[recording_id]
             progress.failures = 0
-        except _FOR_GOOD as error:
-            if folder.is_closed:
+        except TeleError as error:
+            # One that is being written cannot be moved away yet.
+            if _is_final(error) and folder.is_closed:
                 self._refused(folder, error)
-            else:  # it is being written: it cannot be moved away yet
+            else:
                 self._try_later(recording_id, progress, error)
-        except (TeleError, OSError) as error:
+        except OSError as error:
             self._try_later(recording_id, progress, error)
         except Exception:
             log.failure("uploading {name} failed", name=recording_id)
@@ -130,6 +140,8 @@ class Uploader:
         if progress.failures == 0:
             log.warn("{name} is uploaded later: {why!s}", name=recording_id, why=error)
         wait = backoff(progress.failures)
+        if isinstance(error, AccessDenied):
+            wait += DENIED_PAUSE
         progress.failures += 1
         progress.again = False
         progress.started = False  # auth is asked anew what it has

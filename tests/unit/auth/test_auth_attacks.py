@@ -486,6 +486,8 @@ def test_a_name_is_free_again_when_its_machine_is_gone(world: World) -> None:
     world.clock.advance(OFFLINE_AFTER.total_seconds())
     world.join(world.token(), OTHER_ID, name="db1")
     world.do(table.ANNOUNCE, Presence("db1", HostRole.NODE), world.host(OTHER_ID))
+    shown = world.do(table.LIST_HOSTS, members.ListHosts(HostRole.NODE))
+    assert [host.id for host in shown.items] == [OTHER_ID], "the silent one is not shown any more"
     # The old one comes back: it keeps what it has, and its name is not its own any more.
     world.do(table.RENEW, members.RenewRequest("db1", keys()), world.host())
     with pytest.raises(Conflict):

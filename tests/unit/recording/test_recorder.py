@@ -21,7 +21,7 @@ from zope.interface import implementer
 
 from tele.certs.issue import HostCertificateRequest, issue_host
 from tele.certs.keys import PrivateKey
-from tele.errors import BadRecording, Conflict, TeleError, Unavailable, Unreachable
+from tele.errors import AccessDenied, BadRecording, Conflict, TeleError, Unavailable, Unreachable
 from tele.interfaces import IAuthority
 from tele.loop import now
 from tele.model.api.records import RecordingProgress
@@ -453,6 +453,21 @@ def test_what_is_refused_for_good_is_put_aside(place: Place) -> None:
     place.open().close("done")
     assert auth.manifest is not None
     shutil.rmtree(place.spool.root)
+
+
+def test_a_host_that_is_no_member_for_now_keeps_its_recordings(place: Place) -> None:
+    """Removed or locked: it asks seldom, and sends all when it is a member again."""
+    auth = Auth()
+    auth.refuse = AccessDenied("no member any more", "removed")
+    uploading(place, auth)
+    place.open().close("done")
+    place.clock.pump([1.0] * 60)
+    assert len(place.spool.folders()) == 1
+    assert len(auth.calls) <= 2
+    auth.refuse = None
+    place.clock.pump([1.0] * 120)
+    assert auth.manifest is not None
+    assert place.spool.folders() == []
 
 
 # -- reading back ---------------------------------------------------------------------
