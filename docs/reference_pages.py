@@ -29,6 +29,7 @@ from tele.cli.main import tele
 from tele.conch.client import HOST_CERTIFICATES
 from tele.config import values
 from tele.config.values import Address, Chosen, FileConfig, Network, Pins
+from tele.https.via import Via
 from tele.wire.agreement import METHODS
 from tele.wire.ciphers import CIPHERS, MACS, SERVER_CIPHERS
 from tele.wire.negotiation import COMPRESSIONS
@@ -91,6 +92,7 @@ _TYPES: Mapping[Any, str] = {
     int: "number",
     Chosen: "``kind`` or ``kind:arguments``",
     Pins: "``sha256:...``, or a list of them",
+    Via: "``kind://host:port``",
 }
 
 

@@ -230,16 +230,26 @@ class SmallCluster:
         self.reactor.wait(proxy.member.stopService())
 
     def tunnel_node(
-        self, proxy: SmallProxy, name: str = "nat1", folder: str = "", **config: Any
+        self,
+        proxy: SmallProxy,
+        name: str = "nat1",
+        folder: str = "",
+        join: Mapping[str, Any] | None = None,
+        **config: Any,
     ) -> TunnelNode:
-        """Start a node that knows only ``proxy``, and wait until it has a tunnel."""
+        """Start a node that knows only ``proxy``, and wait until it serves.
+
+        ``join`` has more of how it joins.
+        """
         settings = self.settings()
         token = self.folder / f"{name}.token"
         token.write_text(settings.token() or "")
         values = NodeConfig(
             name=name,
             join=JoinConfig(
-                proxy=Address("127.0.0.1", proxy.port), token_file=token, ca_pin=Pins(settings.pins)
+                **{"proxy": Address("127.0.0.1", proxy.port), **(join or {})},
+                token_file=token,
+                ca_pin=Pins(settings.pins),
             ),
             **config,
         )

@@ -27,6 +27,7 @@ from tele.certs.pins import read_pin
 from tele.config.document import Place, Value, find_documents
 from tele.config.values import Address, Chosen, FileConfig, Network, Pins
 from tele.errors import ConfigError, InvalidInput, quoted
+from tele.https.via import Via, read_via
 from tele.model.codec import parse_duration
 
 _KIND = re.compile(r"[a-z][a-z0-9+.-]*", re.ASCII)
@@ -285,6 +286,13 @@ def _pins(value: Value, _: int) -> Pins:
     return Pins(tuple(read_pin(_text(each, 0)) for each in given))
 
 
+def _via(value: Value, _: int) -> Via:
+    via = read_via(_text(value, 0))
+    if via.login is not None:
+        raise ValueError("no user and password here: put them into a file, via_login_file")
+    return via
+
+
 _SCALARS: Final[Mapping[Any, Callable[[Value, int], Any]]] = {
     str: _text,
     bool: _flag,
@@ -294,6 +302,7 @@ _SCALARS: Final[Mapping[Any, Callable[[Value, int], Any]]] = {
     Network: _network,
     Chosen: _chosen,
     Pins: _pins,
+    Via: _via,
 }
 
 
@@ -315,6 +324,8 @@ def _check_whole(document: Value, reader: _Reader, name: str) -> None:
             reader.fail(place, f"{key}.join", "give one of auth and proxy")
         if "token_file" in join and "ca_pin" not in join:
             reader.fail(place, f"{key}.join", "a token goes to a verified auth only: give ca_pin")
+        if "via_login_file" in join and "via" not in join:
+            reader.fail(place, f"{key}.join", "via_login_file is for via, which is missing")
         if key == "node" and "proxy" in join and "listen" not in keys:
             text = "missing: this version reaches a node at a port of its own only"
             reader.fail(document.keys[key], "node.listen", text)

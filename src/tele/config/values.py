@@ -18,6 +18,7 @@ from attrs import Factory, field, frozen
 
 from tele.conch.penalties import Overflow
 from tele.errors import quoted
+from tele.https.via import Via
 from tele.model.resources import NAME_PATTERN, RecordingSettings
 from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
 
@@ -204,6 +205,15 @@ class JoinConfig:
     )
     ca_pin: Pins | None = key(
         "The pin that ``tele tokens add`` and ``tele ca status`` print; one or a list.", None
+    )
+    via: Via | None = key(
+        "The way out of a network that lets out nobody else: ``http://host:port`` (CONNECT),"
+        " ``https://host:port`` or ``socks5://host:port``. Default: what the environment says in"
+        " ``HTTPS_PROXY`` or ``ALL_PROXY``, and ``NO_PROXY``.",
+        None,
+    )
+    via_login_file: Path | None = key(
+        "A file (0600) with ``user:password`` for ``via``, read for each connection.", None
     )
 
 

@@ -27,10 +27,11 @@ from tele.config.values import (
 from tele.embed.addresses import host_name, public_address
 from tele.embed.plugins import choose
 from tele.embed.tunnelling import Tunnelling
+from tele.embed.ways_out import network, way_out
 from tele.errors import InvalidInput
 from tele.interfaces import IAuthority, IRecorder, IRecorderFactory, RecorderSurroundings
 from tele.membership.files import private_folder
-from tele.membership.joining import JoinSettings, Network
+from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
 from tele.membership.store import DirectoryStore, MemberStore, MemoryStore
 from tele.model.api.operation import Operation
@@ -184,11 +185,17 @@ def node_service(
     labels = Labels(reactor, spawning, config.labels, commands)
     presence = NodePresence(config.name or host_name(), labels)
     store = store or open_store(config, data_dir)
+    out = way_out(reactor, config.join)
     tunnels = None
     if config.join is not None and config.join.proxy is not None:
-        tunnels = Tunnelling(reactor, config.tunnels, join)
-    network = Network() if tunnels is None else tunnels.network
-    member = Member(reactor, store=store, settings=join, presence=presence, network=network)
+        tunnels = Tunnelling(reactor, config.tunnels, join, out)
+    member = Member(
+        reactor,
+        store=store,
+        settings=join,
+        presence=presence,
+        network=network(out) if tunnels is None else tunnels.network,
+    )
     if tunnels is not None:
         tunnels.member = member
     if recorder is None:
@@ -245,11 +252,13 @@ def proxy_service(
         version=VERSION,
         peer=public_address(listen, config.peer_addr, listen.port),
     )
+    out = way_out(reactor, config.join)
     member = Member(
         reactor,
         store=store or open_store(config, data_dir),
         settings=join,
         presence=lambda: said,
+        network=network(out),
     )
     serving = ProxyService(
         reactor,
@@ -257,5 +266,6 @@ def proxy_service(
         listen_at=(listen.host, listen.port),
         auth=join.addresses,
         limits=limits_of(config),
+        out=out,
     )
     return HostService(member, serving)

@@ -6,7 +6,7 @@ passes TLS on; then through the tunnel, end to end to auth in both cases.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from twisted.conch.error import ConchError
@@ -16,16 +16,15 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from zope.interface import implementer
 
+from tele.embed.ways_out import network
 from tele.errors import TeleError
-from tele.https.client import RemoteAuthority
-from tele.https.identity import TlsIdentity
 from tele.loop import make_logger
-from tele.membership.joining import JoinSettings, Network
+from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
 from tele.model.identity import HostRole
 from tele.tunnel.agent import Serve, peer_address
 from tele.tunnel.agents import Agents
-from tele.tunnel.ways_out import dial
+from tele.tunnel.ways_out import WayOut
 
 _log = make_logger(__name__)
 
@@ -37,12 +36,13 @@ class Tunnelling:
 
     member: Member
 
-    def __init__(self, reactor: Any, count: int, join: JoinSettings) -> None:
+    def __init__(self, reactor: Any, count: int, join: JoinSettings, out: WayOut) -> None:
         self._reactor = reactor
         self._count = count
         self._join = join
+        self._out = out
         self._agents: Agents | None = None
-        self.network = Network(connect=self._connect)
+        self.network = network(out, self._auth_endpoint)
 
     def agents(self, serve: Serve, changed: Callable[[], None]) -> Agents:
         """Make the tunnels; see :class:`tele.node.service.NodeService`."""
@@ -62,23 +62,10 @@ class Tunnelling:
         return self._agents
 
     def _dial(self, address: str) -> IStreamClientEndpoint:
-        return dial(self._reactor, address, DIAL_SECONDS)
-
-    def _connect(
-        self,
-        reactor: Any,
-        addresses: Sequence[str],
-        identity: Callable[[], TlsIdentity | None],
-        trust: Callable[[], Sequence[str]] | None,
-        server_name: str,
-    ) -> RemoteAuthority:
-        return RemoteAuthority(
-            reactor, addresses, identity, trust, server_name, endpoint=self._auth_endpoint
-        )
+        return self._out.dial(address, DIAL_SECONDS)
 
     def _auth_endpoint(self, host: str, port: int) -> IStreamClientEndpoint:
-        shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        return _AuthEndpoint(lambda: self._agents, self._dial(shown))
+        return _AuthEndpoint(lambda: self._agents, self._out.endpoint(host, port, DIAL_SECONDS))
 
 
 @implementer(IStreamClientEndpoint)

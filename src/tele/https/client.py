@@ -250,8 +250,12 @@ def _in_words(address: str, error: Exception) -> TeleError:
     return Unreachable(f"{address} did not answer in time")
 
 
-async def _fetch(reactor: Any, address: str, pins: Sequence[str]) -> ClusterInfo:
-    stranger = RemoteAuthority(reactor, [address], lambda: None, None, "auth.invalid")
+async def _fetch(
+    reactor: Any, address: str, pins: Sequence[str], endpoint: Endpoint | None
+) -> ClusterInfo:
+    stranger = RemoteAuthority(
+        reactor, [address], lambda: None, None, "auth.invalid", endpoint=endpoint
+    )
     try:
         info: ClusterInfo = await stranger.perform(CLUSTER, Nothing())
     finally:
@@ -260,7 +264,12 @@ async def _fetch(reactor: Any, address: str, pins: Sequence[str]) -> ClusterInfo
         return unverified(info)
     trust = pinned(address, info, pins)
     known = RemoteAuthority(
-        reactor, [address], lambda: None, lambda: trust, server_name(info.cluster)
+        reactor,
+        [address],
+        lambda: None,
+        lambda: trust,
+        server_name(info.cluster),
+        endpoint=endpoint,
     )
     try:
         verified: ClusterInfo = await known.perform(CLUSTER, Nothing())
@@ -269,10 +278,13 @@ async def _fetch(reactor: Any, address: str, pins: Sequence[str]) -> ClusterInfo
     return verified
 
 
-def fetch_cluster(reactor: Any, address: str, pins: Sequence[str]) -> Deferred[ClusterInfo]:
+def fetch_cluster(
+    reactor: Any, address: str, pins: Sequence[str], endpoint: Endpoint | None = None
+) -> Deferred[ClusterInfo]:
     """Ask a server that nobody vouches for who it is, and check it against ``pins``.
 
     With pins, all of the answer is verified: see :mod:`tele.https.first_contact`.
-    Without, it is an :class:`~tele.https.first_contact.UnverifiedCluster`.
+    Without, it is an :class:`~tele.https.first_contact.UnverifiedCluster`. ``endpoint(host,
+    port)`` makes what it is asked over, if not plain TCP.
     """
-    return Deferred.fromCoroutine(_fetch(reactor, address, pins))
+    return Deferred.fromCoroutine(_fetch(reactor, address, pins, endpoint))

@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IStreamClientEnd
 from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
+from tele.errors import Unreachable
 from tele.https.blocking import split_address
 from tele.https.connection import ApiConnection, NotSent
 from tele.https.identity import TlsIdentity
@@ -53,7 +54,7 @@ class _Kept:
 
 
 class Pool:
-    """Opens TLS connections to auth and keeps a few. ``endpoint`` replaces TCP in tests."""
+    """Opens TLS connections to auth and keeps a few, over what ``endpoint(host, port)`` makes."""
 
     def __init__(
         self,
@@ -83,7 +84,9 @@ class Pool:
         factory.noisy = False
         try:
             await self._endpoint(host, port).connect(factory)
-        except (ConnectError, DNSLookupError, OSError) as error:
+        except NotSent:
+            raise
+        except (ConnectError, DNSLookupError, OSError, Unreachable) as error:
             raise NotSent(f"{address} did not answer: {error}") from None
         if not connection.lost:
             self._open.add(connection)

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import LoopingCall
@@ -20,7 +19,7 @@ from tele.conch.door import Refused
 from tele.conch.exchange import HostKeys
 from tele.conch.factory import SSHServerFactory
 from tele.conch.limits import Limits
-from tele.conch.sockets import DirectReactor, listen
+from tele.conch.sockets import listen
 from tele.errors import TeleError, Unavailable
 from tele.https.blocking import split_address
 from tele.https.trust import ServerTls
@@ -43,6 +42,7 @@ from tele.tunnel.acceptor import AgentAvatar, Tunnel, Tunnels
 from tele.tunnel.peers import PeerAvatar, Peers
 from tele.tunnel.visits import MemberConnection
 from tele.tunnel.vouching import vouch
+from tele.tunnel.ways_out import WayOut
 from tele.tunnel.words import Visitor
 
 log = make_logger(__name__)
@@ -58,8 +58,9 @@ LOOK_SECONDS: Final = 30.0
 class ProxyService(Service):
     """A proxy of the cluster that ``member`` belongs to.
 
-    ``listen_at`` is (host, port), port 0 for any; ``auth`` are auth's addresses.
-    ``ready`` fires with the port when it serves, or fails with a :class:`TeleError`.
+    ``listen_at`` is (host, port), port 0 for any; ``auth`` are auth's addresses, and ``out``
+    is how they are reached. ``ready`` fires with the port when it serves, or fails with a
+    :class:`TeleError`.
     """
 
     def __init__(
@@ -70,11 +71,12 @@ class ProxyService(Service):
         listen_at: tuple[str, int],
         auth: tuple[str, ...],
         limits: Limits | None = None,
+        out: WayOut | None = None,
     ) -> None:
         self.ready: Deferred[int] = Deferred()
         self.port: int | None = None
         self._reactor = reactor
-        self._direct: Any = DirectReactor(reactor)
+        self._out = out or WayOut(reactor)
         self._member = member
         self._listen_at = listen_at
         self._auth = auth
@@ -206,7 +208,7 @@ class ProxyService(Service):
     def _auth_endpoint(self) -> IStreamClientEndpoint:
         self._turn += 1
         host, port = split_address(self._auth[self._turn % len(self._auth)])
-        return HostnameEndpoint(self._direct, host, port, timeout=DIAL_SECONDS)
+        return self._out.endpoint(host, port, DIAL_SECONDS)
 
     # -- other members ----------------------------------------------------------------
     def _proxies_verifier(self) -> MemberVerifier:
