@@ -121,6 +121,15 @@ def test_cores_are_pure(path: Path) -> None:
             )
 
 
+def test_only_embedders_let_in_without_a_certificate() -> None:
+    """No part of tele knows the classes that ask a Conch program's own checkers."""
+    others = {"tele.conch.conch_server", "tele.conch.conch_userauth", "tele.conch.conch_client"}
+    for path in modules():
+        name = name_of(path)
+        if name not in others and not name.startswith("tele.embed.ssh."):
+            assert not others & set(imports(path)), name
+
+
 def test_no_grab_bags() -> None:
     """No module has a name that says nothing."""
     assert not [p for p in modules() if p.stem in FORBIDDEN_NAMES]

@@ -15,6 +15,7 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from zope.interface import implementer
 
 from channel_ends import ChannelWorld
+from conch_world import ConchWorld
 from flooder import Flooder, open_of
 from ssh_attacker import Attacker, numbers, request
 from ssh_ends import START, Address, World
@@ -28,9 +29,11 @@ from tele.wire.fields import Reader, boolean, string, uint32
 ED25519_CERT = b"ssh-ed25519-cert-v01@openssh.com"
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
+@pytest.fixture(params=[World, ConchWorld])
+def world(request: pytest.FixtureRequest) -> World:
+    """A server of ours, and one of a Conch program on our classes."""
+    made: World = request.param()
+    return made
 
 
 @pytest.fixture
@@ -197,6 +200,7 @@ def test_s7_only_one_service(attacker: Attacker, name: bytes) -> None:
 
 
 # -- S8: questions are checked and counted ---------------------------------------------
+@pytest.mark.parametrize("world", [World], indirect=True)  # Conch's checker says yes to all
 def test_s8_questions_get_real_checks(world: World, attacker: Attacker) -> None:
     """PK_OK is said of a certificate that would do, and of nothing else."""
     attacker.ready_to_login()
@@ -215,6 +219,7 @@ def test_s8_questions_get_real_checks(world: World, attacker: Attacker) -> None:
     assert not world.realm.calls
 
 
+@pytest.mark.parametrize("world", [World], indirect=True)  # Conch's checker says yes to all
 @pytest.mark.parametrize("kind", ["none", "plain", "good"])
 def test_s8_questions_are_counted(world: World, kind: str) -> None:
     """Twenty questions, of whatever kind, and that is it."""

@@ -54,10 +54,25 @@ class Channel(SSHChannel):
     #: Our number of it; None before it is opened.
     id: Any
 
-    def __init__(self, *words: Any, **named: Any) -> None:
-        named.setdefault("localWindow", WINDOW)
-        named.setdefault("localMaxPacket", MAX_DATA)
-        super().__init__(*words, **named)
+    def __init__(
+        self,
+        localWindow: int = 0,
+        localMaxPacket: int = 0,
+        remoteWindow: int = 0,
+        remoteMaxPacket: int = 0,
+        conn: Any = None,
+        data: Any = None,
+        avatar: Any = None,
+    ) -> None:
+        super().__init__(
+            localWindow or WINDOW,
+            localMaxPacket or MAX_DATA,
+            remoteWindow,
+            remoteMaxPacket,
+            conn,
+            data,
+            avatar,
+        )
         self._consumed = 0
         self._queue = Backlog()
         self._eof_wanted = False

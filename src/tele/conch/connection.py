@@ -469,9 +469,11 @@ class SSHConnection(conch.SSHConnection):
             answer.errback(error)
 
     def sendRequest(
-        self, channel: Any, requestType: bytes, data: bytes, wantReply: bool | int = False
+        self, channel: Any, requestType: bytes | str, data: bytes, wantReply: bool | int = False
     ) -> Deferred[Any] | None:
-        """Ask something of the peer's channel."""
+        """Ask something of the peer's channel. Conch programs name it as text, too."""
+        if isinstance(requestType, str):
+            requestType = requestType.encode("ascii")
         remote = self.channelsToRemoteChannel.get(channel)
         if channel.localClosed or remote is None:
             return fail(ConchError("the channel is closed")) if wantReply else None

@@ -91,7 +91,7 @@ class SSHServerFactory(conch.SSHFactory):
         source = self.door.enter(getattr(addr, "host", ""))
         if source is None:
             return None
-        protocol = self.protocol(self.clock, self.limits, source)
+        protocol = self._make(source)
         protocol.factory = self
         if self._ciphers is not None:
             protocol.supportedCiphers = self._ciphers
@@ -106,6 +106,9 @@ class SSHServerFactory(conch.SSHFactory):
         protocol = self.protocol(self.clock, self.limits)
         protocol.factory = self
         return protocol
+
+    def _make(self, source: str) -> Any:
+        return self.protocol(self.clock, self.limits, source)
 
     def getService(
         self, transport: SSHServerTransport, service: bytes, admitted: bool = False

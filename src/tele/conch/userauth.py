@@ -90,6 +90,12 @@ def read_key_request(packet: bytes) -> KeyRequest:
     return KeyRequest(_text(user), method, algorithm, blob, host_key, signature, signed)
 
 
+def read_login(packet: bytes) -> tuple[str, bytes, bytes, bytes]:
+    """Read any USERAUTH_REQUEST: login, service, method, and what belongs to the method."""
+    reader = Reader(packet)
+    return _text(reader.string()), reader.string(), reader.string(), reader.rest()
+
+
 def _text(user: bytes) -> str:
     try:
         login = user.decode("utf-8")
@@ -110,6 +116,8 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
     """The authentication service of one connection."""
 
     transport: SSHServerTransport
+    #: What a refusal offers instead.
+    supportedAuthentications = [PUBLICKEY]
 
     def serviceStarted(self) -> None:
         """Begin to count."""
@@ -131,10 +139,9 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
             raise ProtocolError(f"message {messageNum} during authentication")
         self.ssh_USERAUTH_REQUEST(packet)
 
-    def ssh_USERAUTH_REQUEST(self, packet: bytes) -> None:
+    def ssh_USERAUTH_REQUEST(self, packet: bytes) -> Deferred[Any] | None:
         """One request to log in."""
-        reader = Reader(packet)
-        login, service, method = _text(reader.string()), reader.string(), reader.string()
+        login, service, method, _ = read_login(packet)
         if service != CONNECTION:
             raise ProtocolError(f"no service {quoted(service)} here", n.SERVICE_NOT_AVAILABLE)
         if method == b"none":
@@ -145,16 +152,20 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
             self._refuse(
                 self._denied(login, method, "method", f"method {quoted(method)} is not offered")
             )
+        return None
 
     # -- counting ---------------------------------------------------------------------
     def _ask(self, unspoken: DeniedAttempt | None = None) -> None:
         """A question was answered with no."""
-        self._queries += 1
         if unspoken is not None:
             self._unspoken = unspoken
+        self._count_query()
+        self._send_failure()
+
+    def _count_query(self) -> None:
+        self._queries += 1
         if self._queries > self.transport.limits.queries:
             raise ProtocolError("too many questions", n.NO_MORE_AUTH_METHODS)
-        self._send_failure()
 
     def _refuse(self, attempt: DeniedAttempt, proven: bool = False) -> None:
         """An attempt failed, and somebody wants to know. ``proven``: we know who they are."""
@@ -166,8 +177,9 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
             raise ProtocolError("too many attempts to log in", n.NO_MORE_AUTH_METHODS)
         self._send_failure()
 
-    def _send_failure(self) -> None:
-        self.transport.sendPacket(n.USERAUTH_FAILURE, name_list((PUBLICKEY,)) + boolean(False))
+    def _send_failure(self, partial: bool = False) -> None:
+        methods = name_list(self.supportedAuthentications)
+        self.transport.sendPacket(n.USERAUTH_FAILURE, methods + boolean(partial))
 
     # -- checking ---------------------------------------------------------------------
     def _key_offered(self, request: KeyRequest) -> None:
@@ -189,9 +201,7 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
                 self._refuse(attempt)
             return
         if request.signature is None:
-            self._queries += 1
-            if self._queries > self.transport.limits.queries:
-                raise ProtocolError("too many questions", n.NO_MORE_AUTH_METHODS)
+            self._count_query()
             self.transport.sendPacket(
                 n.USERAUTH_PK_OK, string(request.algorithm) + string(request.blob)
             )
@@ -285,13 +295,17 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
         if transport.closing:
             logout()
             return
-        connection = transport.factory.getService(transport, CONNECTION, admitted=True)
+        connection = self._next_service(result)
         transport.avatar = avatar
         transport.logoutFunction = logout
         transport.authenticated()
         transport.sendPacket(n.USERAUTH_SUCCESS, b"")
         transport.setService(connection())
         transport.release()
+
+    def _next_service(self, result: tuple[Any, Any, Any]) -> Any:
+        """Return what makes the service that follows."""
+        return self.transport.factory.getService(self.transport, CONNECTION, admitted=True)
 
     def _not_admitted(
         self, failure: Failure, request: KeyRequest, certificate: Certificate

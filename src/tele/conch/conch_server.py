@@ -1,0 +1,176 @@
+"""How is a Conch program's server put together?
+
+``SSHFactory`` as in Conch: ``publicKeys`` and ``privateKeys`` (or the methods that get
+them), ``services``, ``protocol`` and a ``portal`` with checkers of the program's choice.
+
+Laws of this file:
+
+* Conch's own services never run here, whatever the program names: what meets the network is
+  ours.
+* Only this file makes servers that let anybody in without a certificate.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from twisted.conch.error import ConchError
+from twisted.conch.ssh import keys
+from twisted.internet import reactor
+from twisted.internet.interfaces import IReactorTime
+
+from tele.certs.keys import PrivateKey
+from tele.conch.conch_userauth import PortalUserAuthServer
+from tele.conch.connection import SSHConnection
+from tele.conch.credentials import DeniedAttempt, Trust
+from tele.conch.exchange import Exchange, HostKeys
+from tele.conch.factory import DICE, SSHServerFactory
+from tele.conch.limits import Limits, Startups
+from tele.conch.server import USERAUTH, SSHServerTransport, host_key_algorithms
+from tele.errors import InvalidInput, ProtocolError
+from tele.wire import numbers as n
+
+#: Conch has imported it already.
+_REACTOR: Any = reactor
+#: Best first.
+_KEY_ORDER = (b"ssh-ed25519", b"ecdsa-sha2-nistp256", b"ecdsa-sha2-nistp384")
+
+
+def read_host_key(key: Any) -> PrivateKey:
+    """Return a private key of Conch's as ours. Raises :class:`InvalidInput` for old kinds."""
+    if not isinstance(key, keys.Key) or key.isPublic():
+        raise InvalidInput("privateKeys has something that is no private key of Conch's")
+    try:
+        return PrivateKey.from_openssh(key.toString("openssh", subtype="v1"))
+    except (keys.BadKeyError, ValueError):
+        raise InvalidInput(f"a host key of type {key.type()} is not supported") from None
+
+
+class ConchServerTransport(SSHServerTransport):
+    """The server's end of one connection of a Conch program.
+
+    Made without arguments, as Conch's; the factory gives it what it needs.
+    """
+
+    factory: SSHFactory
+
+    def __init__(self) -> None:
+        super().__init__(_REACTOR)
+
+    def take_place(self, clock: IReactorTime, limits: Limits, source: str) -> None:
+        """The factory takes it in."""
+        self.clock, self.limits, self._source = clock, limits, source
+
+    def host_key_algorithms(self) -> tuple[bytes, ...]:
+        """See :class:`tele.conch.transport.Transport`."""
+        return tuple(
+            name for held in self.factory.all_host_keys for name in host_key_algorithms(held)
+        )
+
+    def kex_agreed(self, exchange: Exchange) -> None:
+        """Take the host key that was agreed on."""
+        if exchange.agreement is None:
+            raise ProtocolError("a key exchange without an agreement")
+        for held in self.factory.all_host_keys:
+            if exchange.agreement.host_key in host_key_algorithms(held):
+                exchange.host_keys = held
+                return
+        raise ProtocolError("the host key has just changed", n.KEY_EXCHANGE_FAILED)
+
+    def ssh_SERVICE_REQUEST(self, packet: bytes) -> None:
+        """Answered once, whatever the program's factory would say."""
+        if self.isAuthenticated or self.service is not None:
+            raise ProtocolError("a service was asked for twice", n.SERVICE_NOT_AVAILABLE)
+        super().ssh_SERVICE_REQUEST(packet)
+
+
+class SSHFactory(SSHServerFactory):
+    """Conch's factory. It needs no call of ``__init__``, as Conch's does not.
+
+    ``clock``, ``limits`` and ``on_denied`` may be set, and ``user_trust`` where the portal
+    has a checker for :class:`~tele.conch.credentials.ICertificateCredentials`.
+    """
+
+    protocol: Any = ConchServerTransport
+    services: dict[bytes, Any] = {
+        b"ssh-userauth": PortalUserAuthServer,
+        b"ssh-connection": SSHConnection,
+    }
+    portal: Any = None
+    limits = Limits()
+    match_login = True
+    publicKeys: Any
+    privateKeys: Any
+    primes: Any = None
+
+    def __init__(self) -> None:
+        """Nothing: a Conch program may not call it."""
+
+    def on_denied(self, attempt: DeniedAttempt) -> None:
+        """Somebody was not let in."""
+
+    def user_trust(self) -> Trust:
+        """Return whose certificates are accepted: nobody's, unless a program says so."""
+        return Trust("", frozenset())
+
+    @cached_property
+    def clock(self) -> Any:  # type: ignore[override]
+        """Where time comes from: the reactor of the process."""
+        return _REACTOR
+
+    @cached_property
+    def startups(self) -> Startups:  # type: ignore[override]
+        """Who has not logged in yet."""
+        return Startups(self.limits, DICE.random)
+
+    @cached_property
+    def all_host_keys(self) -> tuple[HostKeys, ...]:
+        """The private keys, best first."""
+        read = [read_host_key(key) for key in self.privateKeys.values()]
+        order = {kind: at for at, kind in enumerate(_KEY_ORDER)}
+        read.sort(key=lambda key: order.get(key.public.type, len(order)))
+        return tuple(HostKeys(key) for key in read)
+
+    def host_keys(self) -> HostKeys:
+        """Return the best host key."""
+        return self.all_host_keys[0]
+
+    def startFactory(self) -> None:
+        """Get the keys, and look whether all that will meet the network is ours."""
+        if not hasattr(self, "publicKeys"):
+            self.publicKeys = self.getPublicKeys()
+        if not hasattr(self, "privateKeys"):
+            self.privateKeys = self.getPrivateKeys()
+        if not self.publicKeys or not self.privateKeys:
+            raise ConchError("no host keys, failing")
+        self.all_host_keys  # noqa: B018  (raises now and not at the first visitor)
+        for name, service in self.services.items():
+            _refuse_conchs(name.decode("ascii"), service)
+        _refuse_conchs("protocol", self.protocol)
+
+    def _make(self, source: str) -> Any:
+        protocol = self.protocol()
+        protocol.take_place(self.clock, self.limits, source)
+        return protocol
+
+    def getService(
+        self, transport: SSHServerTransport, service: bytes, admitted: bool = False
+    ) -> Any:
+        """Return what makes ``service`` for ``transport`` now, or None."""
+        if transport.isAuthenticated:
+            return None
+        if service == USERAUTH and transport.service is None:
+            return self.services[service]
+        if service != USERAUTH and hasattr(transport, "avatar"):
+            return self.services.get(service)
+        return None
+
+
+def _refuse_conchs(name: str, made: Any) -> None:
+    """Refuse a class of Conch's own: it would meet the network with Conch's mistakes."""
+    for its in getattr(made, "__mro__", (type(made),)):
+        if its.__module__.startswith("tele."):
+            return
+        if its.__module__.startswith("twisted.conch."):
+            raise ConchError(f"{name}: {made.__qualname__} is Conch's; import it from tele.embed")

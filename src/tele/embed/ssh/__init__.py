@@ -1,0 +1,62 @@
+"""How does a program use the SSH engine by itself? Its names for embedders.
+
+Two ways in:
+
+* with certificates, as tele's own parts: :class:`SSHServerFactory` with a portal of
+  :func:`make_portal`, and :func:`connect` with :func:`execute`;
+* as a program written for Conch: the modules of this package are called as those of
+  ``twisted.conch.ssh`` and have the same names inside, so that only imports change.
+
+Law of this room: names only.
+"""
+
+from __future__ import annotations
+
+from tele.certs.certificate import Certificate, parse_certificate
+from tele.certs.check import CheckedHost, CheckedUser
+from tele.certs.keys import PrivateKey, PublicKey, parse_line, parse_public_key
+from tele.conch.client import ClientIdentity, HostVerifier, connect
+from tele.conch.client_session import ProgramChannel, Result, execute
+from tele.conch.connection import SSHConnection
+from tele.conch.credentials import (
+    CertificateChecker,
+    CertificateCredentials,
+    DeniedAttempt,
+    ICertificateCredentials,
+    Trust,
+    make_portal,
+)
+from tele.conch.exchange import HostKeys
+from tele.conch.factory import SSHServerFactory
+from tele.conch.limits import Limits
+from tele.conch.programs import Exit, ProgramRequest, PtyRequest
+
+__all__ = [
+    "Certificate",
+    "CertificateChecker",
+    "CertificateCredentials",
+    "CheckedHost",
+    "CheckedUser",
+    "ClientIdentity",
+    "DeniedAttempt",
+    "Exit",
+    "HostKeys",
+    "HostVerifier",
+    "ICertificateCredentials",
+    "Limits",
+    "PrivateKey",
+    "ProgramChannel",
+    "ProgramRequest",
+    "PtyRequest",
+    "PublicKey",
+    "Result",
+    "SSHConnection",
+    "SSHServerFactory",
+    "Trust",
+    "connect",
+    "execute",
+    "make_portal",
+    "parse_certificate",
+    "parse_line",
+    "parse_public_key",
+]

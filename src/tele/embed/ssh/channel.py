@@ -1,0 +1,9 @@
+"""What does a program import in the place of ``twisted.conch.ssh.channel``?"""
+
+from __future__ import annotations
+
+from tele.conch.channel import Channel as SSHChannel
+
+__all__ = [
+    "SSHChannel",
+]
