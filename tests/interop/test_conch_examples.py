@@ -176,8 +176,9 @@ def test_the_example_of_a_client(server: Server) -> None:
 
 def test_the_client_knows_a_wrong_server(server: Server) -> None:
     """``verifyHostKey`` of the example fails: nothing of its was sent."""
+    example = twisted_examples.__file__
     process = subprocess.Popen(
-        [sys.executable, "-u", twisted_examples.__file__, "client", str(server.port), "00:11"],
+        ["timeout", "60", sys.executable, "-u", example, "client", str(server.port), "00:11"],
         cwd=server.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     with process:
@@ -190,4 +191,4 @@ def test_the_client_knows_a_wrong_server(server: Server) -> None:
                     break
             assert "Bad server key" in seen[-1], seen
         finally:
-            process.kill()
+            process.terminate()

@@ -23,10 +23,10 @@ from twisted.internet.interfaces import IReactorTime
 from tele.certs.keys import PrivateKey
 from tele.conch.conch_userauth import PortalUserAuthServer
 from tele.conch.connection import SSHConnection
-from tele.conch.credentials import DeniedAttempt, Trust
+from tele.conch.credentials import Trust
 from tele.conch.exchange import Exchange, HostKeys
-from tele.conch.factory import DICE, SSHServerFactory
-from tele.conch.limits import Limits, Startups
+from tele.conch.factory import SSHServerFactory
+from tele.conch.limits import Limits
 from tele.conch.server import USERAUTH, SSHServerTransport, host_key_algorithms
 from tele.errors import InvalidInput, ProtocolError
 from tele.wire import numbers as n
@@ -88,8 +88,8 @@ class ConchServerTransport(SSHServerTransport):
 class SSHFactory(SSHServerFactory):
     """Conch's factory. It needs no call of ``__init__``, as Conch's does not.
 
-    ``clock``, ``limits`` and ``on_denied`` may be set, and ``user_trust`` where the portal
-    has a checker for :class:`~tele.conch.credentials.ICertificateCredentials`.
+    A program's class may have ``clock``, ``limits`` and ``on_denied``, and ``user_trust`` where
+    the portal has a checker for :class:`~tele.conch.credentials.ICertificateCredentials`.
     """
 
     protocol: Any = ConchServerTransport
@@ -97,32 +97,32 @@ class SSHFactory(SSHServerFactory):
         b"ssh-userauth": PortalUserAuthServer,
         b"ssh-connection": SSHConnection,
     }
-    portal: Any = None
-    limits = Limits()
-    match_login = True
     publicKeys: Any
     privateKeys: Any
     primes: Any = None
 
+    def __new__(cls, *words: Any, **named: Any) -> Any:  # noqa: ARG004  (for a program's own)
+        """Make it as ours is made; what the program's class says itself stands."""
+        made = super().__new__(cls)
+        nobody: Any = None
+        SSHServerFactory.__init__(
+            made,
+            portal=nobody,
+            host_keys=made.best_host_key,
+            user_trust=lambda: Trust("", frozenset()),
+            clock=_REACTOR,
+            limits=getattr(cls, "limits", None),
+        )
+        for name in [name for name in vars(made) if hasattr(cls, name)]:
+            delattr(made, name)
+        return made
+
     def __init__(self) -> None:
         """Nothing: a Conch program may not call it."""
 
-    def on_denied(self, attempt: DeniedAttempt) -> None:
-        """Somebody was not let in."""
-
-    def user_trust(self) -> Trust:
-        """Return whose certificates are accepted: nobody's, unless a program says so."""
-        return Trust("", frozenset())
-
-    @cached_property
-    def clock(self) -> Any:  # type: ignore[override]
-        """Where time comes from: the reactor of the process."""
-        return _REACTOR
-
-    @cached_property
-    def startups(self) -> Startups:  # type: ignore[override]
-        """Who has not logged in yet."""
-        return Startups(self.limits, DICE.random)
+    def best_host_key(self) -> HostKeys:
+        """Return the best host key."""
+        return self.all_host_keys[0]
 
     @cached_property
     def all_host_keys(self) -> tuple[HostKeys, ...]:
@@ -131,10 +131,6 @@ class SSHFactory(SSHServerFactory):
         order = {kind: at for at, kind in enumerate(_KEY_ORDER)}
         read.sort(key=lambda key: order.get(key.public.type, len(order)))
         return tuple(HostKeys(key) for key in read)
-
-    def host_keys(self) -> HostKeys:
-        """Return the best host key."""
-        return self.all_host_keys[0]
 
     def startFactory(self) -> None:
         """Get the keys, and look whether all that will meet the network is ours."""
