@@ -58,11 +58,12 @@ class ConchWorld(World):
         plain = SSHPublicKeyChecker(
             InMemorySSHKeyDB({b"root": [conch_key(self.plain_key).public()]})
         )
-        made: Any = type("Program", (factory.SSHFactory,), {"limits": self.limits})()
+        made: Any = type(
+            "Program", (factory.SSHFactory,), {"limits": self.limits, "clock": self.clock}
+        )()
         made.portal = Portal(self.realm, [passwords, plain, Certificates()])
         made.privateKeys = {b"ssh-ed25519": conch_key(self.host_key)}
         made.publicKeys = {b"ssh-ed25519": conch_key(self.host_key).public()}
-        made.clock = self.clock
         made.on_denied = self.denied.append
         made.user_trust = lambda: Trust(CLUSTER, frozenset({self.user_authority.public.blob}))
         made.services = {b"ssh-userauth": AtOnce, b"ssh-connection": self._connection}

@@ -110,7 +110,7 @@ class SSHFactory(SSHServerFactory):
             portal=nobody,
             host_keys=made.best_host_key,
             user_trust=lambda: Trust("", frozenset()),
-            clock=_REACTOR,
+            clock=getattr(cls, "clock", _REACTOR),
             limits=getattr(cls, "limits", None),
         )
         for name in [name for name in vars(made) if hasattr(cls, name)]:
