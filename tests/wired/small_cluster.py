@@ -27,13 +27,13 @@ from tele.interfaces import IAuthority, IRecorder
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
 from tele.membership.store import DirectoryStore, MemberStore
-from tele.model.api.members import PublicKeys
+from tele.model.api.members import ListHosts, PublicKeys
 from tele.model.api.people import NewToken
 from tele.model.api.records import ListEvents
-from tele.model.api.table import ADD_TOKEN, LIST_EVENTS
+from tele.model.api.table import ADD_TOKEN, LIST_EVENTS, LIST_HOSTS
 from tele.model.event import Event
 from tele.model.identity import Caller, HostRole, UserIdentity
-from tele.model.presence import Presence
+from tele.model.presence import Host, Presence
 from tele.node.labels import LabelCommand, Labels
 from tele.node.presence import NodePresence
 from tele.node.service import NodeService
@@ -156,6 +156,12 @@ class SmallCluster:
         """Wait until the audit has so many events of this name."""
         self.reactor.until(lambda: len(self.events(name)) >= count)
         return self.events(name)
+
+    def hosts(self) -> tuple[Host, ...]:
+        """Return the nodes as ``tele ls`` shows them."""
+        listed = self.reactor.wait(self.admin.perform(LIST_HOSTS, ListHosts()))
+        items: tuple[Host, ...] = listed.items
+        return items
 
     # -- hosts ------------------------------------------------------------------------
     def member(self, store: MemberStore, presence: Any = None, **named: Any) -> Member:

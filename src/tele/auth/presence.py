@@ -4,18 +4,18 @@ Laws of this file:
 
 * What a host says is kept in this process at once; the store gets changes at once and
   mere heartbeats in batches, so that a large fleet costs a few commits a minute.
-* Watchers are told when something changed that matters to them: not each heartbeat, and
-  many changes of one moment together.
-* A heartbeat costs the same however many hosts there are.
+* Watchers are told what changed and matters to them: not each heartbeat, and many changes of
+  one moment together. One message of it serves them all.
+* A heartbeat, or a change, costs the same however many hosts there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
-from attrs import Factory, frozen
+from attrs import Factory, define, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -23,6 +23,7 @@ from tele.auth.shelf import Shelf
 from tele.errors import TeleError
 from tele.interfaces import Change, Delete, IBackend, Put
 from tele.loop import make_logger, now
+from tele.model.api.members import HostChanges
 from tele.model.codec import decode
 from tele.model.identity import HostRole
 from tele.model.presence import FORGET_AFTER, OFFLINE_AFTER, Host, Presence, Status
@@ -37,6 +38,9 @@ FLUSH_SECONDS: Final = 10.0
 #: How long changes may wait to be told, together.
 TELL_SECONDS: Final = 0.1
 BATCH: Final = 500
+#: Hosts in one message to a watcher, and the pause before the next one: a reader keeps up.
+PAGE: Final = 500
+PAGE_SECONDS: Final = 0.02
 
 
 @frozen
@@ -53,7 +57,16 @@ class LastWord:
         return other is not None and self.presence == other.presence and self.labels == other.labels
 
 
-Receiver = Callable[[tuple[Host, ...]], None]
+Receiver = Callable[[HostChanges], None]
+
+
+@define(eq=False)
+class _Watcher:
+    """Somebody who is told; ``left`` are hosts that they were not told of at all yet."""
+
+    receiver: Receiver
+    left: list[str]
+    timer: IDelayedCall | None = None
 
 
 class Hosts:
@@ -69,8 +82,8 @@ class Hosts:
         self._heard: dict[HostRole, dict[str, LastWord]] = {role: {} for role in HostRole}
         self._online: dict[HostRole, set[str]] = {role: set() for role in HostRole}
         self._unstored: dict[tuple[HostRole, str], None] = {}
-        self._untold: set[HostRole] = set()
-        self._watchers: dict[HostRole, list[Receiver]] = {role: [] for role in HostRole}
+        self._untold: dict[HostRole, set[str]] = {role: set() for role in HostRole}
+        self._watchers: dict[HostRole, list[_Watcher]] = {role: [] for role in HostRole}
         self._stop_watching: Callable[[], None] | None = None
         self._timers: dict[str, IDelayedCall] = {}
 
@@ -153,15 +166,32 @@ class Hosts:
         return tuple(sorted(shown, key=lambda host: (host.name, host.id)))
 
     def watch(self, role: HostRole, receiver: Receiver) -> Deferred[None]:
-        """Tell ``receiver`` the hosts of ``role`` at once and at each change that matters.
+        """Tell ``receiver`` the hosts of ``role``, and each change that matters.
 
-        Cancel the Deferred to end it.
+        The first message comes at once. Cancel the Deferred to end it.
         """
-        watchers = self._watchers[role]
-        watchers.append(receiver)
-        answer: Deferred[None] = Deferred(lambda _: watchers.remove(receiver))
-        receiver(self.all(role))
-        return answer
+        watcher = _Watcher(receiver, list(self._heard[role]))
+        self._watchers[role].append(watcher)
+
+        def ended(_: Deferred[None]) -> None:
+            self._watchers[role].remove(watcher)
+            if watcher.timer is not None:
+                watcher.timer.cancel()
+
+        self._page(role, watcher, first=True)
+        return Deferred(ended)
+
+    def _page(self, role: HostRole, watcher: _Watcher, *, first: bool = False) -> None:
+        watcher.timer = None
+        page, watcher.left = watcher.left[:PAGE], watcher.left[PAGE:]
+        if watcher.left:
+            watcher.timer = self._clock.callLater(PAGE_SECONDS, self._page, role, watcher)
+        watcher.receiver(HostChanges(self._shown(role, page), (), first))
+
+    def _shown(self, role: HostRole, ids: Iterable[str]) -> tuple[Host, ...]:
+        moment = now(self._clock)
+        words = (self._heard[role].get(host_id) for host_id in ids)
+        return tuple(self._show(word, moment) for word in words if word is not None)
 
     def _lives(self, word: LastWord, moment: datetime) -> bool:
         return moment - word.heard < OFFLINE_AFTER
@@ -192,7 +222,7 @@ class Hosts:
         elif self._heard[role].pop(host_id, None) is not None:
             self._online[role].discard(host_id)
             self._unstored.pop((role, host_id), None)
-            self._tell_soon(role)
+            self._tell_soon(role, host_id)
 
     def _take(self, role: HostRole, word: LastWord) -> None:
         before = self._heard[role].get(word.host_id)
@@ -201,7 +231,7 @@ class Hosts:
         self._heard[role][word.host_id] = word
         online = self._lives(word, now(self._clock))
         if not word.same(before) or online != (word.host_id in self._online[role]):
-            self._tell_soon(role)
+            self._tell_soon(role, word.host_id)
         (self._online[role].add if online else self._online[role].discard)(word.host_id)
 
     def _look(self) -> None:
@@ -211,17 +241,20 @@ class Hosts:
             silent = [i for i in online if not self._lives(self._heard[role][i], moment)]
             online.difference_update(silent)
             if silent:
-                self._tell_soon(role)
+                self._tell_soon(role, *silent)
         self._later("look", LOOK_SECONDS, self._look)
 
-    def _tell_soon(self, role: HostRole) -> None:
+    def _tell_soon(self, role: HostRole, *host_ids: str) -> None:
         if self._watchers[role]:
-            self._untold.add(role)
+            self._untold[role].update(host_ids)
             self._later("tell", TELL_SECONDS, self._tell)
 
     def _tell(self) -> None:
-        untold, self._untold = self._untold, set()
-        for role in untold:
-            hosts = self.all(role)
-            for receiver in list(self._watchers[role]):
-                receiver(hosts)
+        for role, ids in self._untold.items():
+            changed, self._untold[role] = sorted(ids), set()
+            for start in range(0, len(changed), PAGE):
+                some = changed[start : start + PAGE]
+                gone = tuple(host_id for host_id in some if host_id not in self._heard[role])
+                changes = HostChanges(self._shown(role, some), gone)
+                for watcher in list(self._watchers[role]):
+                    watcher.receiver(changes)

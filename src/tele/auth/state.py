@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from tele.auth.authorities import Authorities
 from tele.auth.presence import Hosts
 from tele.auth.shelf import Shelf
 from tele.interfaces import Change, IBackend
-from tele.model.api.members import ClusterState, Proxy
+from tele.model.api.members import ClusterState, HostChanges, Proxy
 from tele.model.codec import decode
 from tele.model.identity import HostRole
-from tele.model.presence import Host, Status
+from tele.model.presence import Status
 from tele.model.resources import Lock, RecordingSettings, Role
 
 ROLES = "/roles/"
@@ -58,7 +58,9 @@ class State:
         for lock in await Shelf(self._backend, LOCKS, Lock).list():
             self.locks[lock.name] = lock.value
             self._revision = max(self._revision, lock.revision)
-        self._stops.append(self._hosts.watch(HostRole.PROXY, self._proxies_changed).cancel)
+        following = self._hosts.watch(HostRole.PROXY, self._proxies_changed)
+        following.addErrback(lambda failure: failure.trap(CancelledError))
+        self._stops.append(following.cancel)
 
     def stop(self) -> None:
         """Follow nothing any more."""
@@ -103,10 +105,10 @@ class State:
             self.locks[name] = decode(Lock, change.item.value)
         self._tell(change.revision)
 
-    def _proxies_changed(self, hosts: tuple[Host, ...]) -> None:
+    def _proxies_changed(self, _: HostChanges) -> None:
         proxies = tuple(
             Proxy(host.id, host.name, host.addresses, host.peer)
-            for host in hosts
+            for host in self._hosts.all(HostRole.PROXY)
             if host.status is Status.ONLINE
         )
         if proxies != self._proxies:

@@ -32,6 +32,7 @@ CODES: Final[Mapping[str, str]] = {
     "token.delete": "TT002I",
     "node.join": "TN001I",
     "node.delete": "TN002I",
+    "node.duplicate": "TN003W",
     "cert.issue": "TK001I",
     "ca.rotate": "TK002I",
     "session.start": "TS001I",

@@ -10,16 +10,20 @@ Laws of this file:
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tele.errors import InvalidInput, NotFound, Unreachable, quoted
+from tele.model.api.members import HostChanges
 from tele.model.codec import format_time
 from tele.model.presence import Host, Status
 
 #: Labels that a selector may have.
 SELECTOR_LIMIT = 16
+#: What is between two labels of a selector; a value may have the character, too.
+_NEXT_LABEL = re.compile(r"[,+](?=[^,+=]*=|$)")
 #: How many are listed when several nodes are meant.
 SHOWN = 5
 
@@ -52,16 +56,22 @@ class NodeIndex:
         for label in host.labels.items():
             _drop(self._by_label, label, key)
 
-    def replace(self, hosts: Iterable[Host]) -> None:
-        """Take the cluster's nodes as they are now, and forget all others."""
-        self._by_id.clear()
-        self._by_name.clear()
-        self._by_label.clear()
-        for host in hosts:
+    def change(self, changes: HostChanges) -> None:
+        """Take what auth says of the cluster's nodes."""
+        if changes.first:
+            self._by_id.clear()
+            self._by_name.clear()
+            self._by_label.clear()
+        for host in changes.items:
             self.put(host)
+        for host_id in changes.gone:
+            self.remove(host_id)
 
     def __len__(self) -> int:
         return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Host]:
+        return iter(self._by_id.values())
 
     def get(self, host_id: str) -> Host | None:
         """Return the node with this id, if it is known."""
@@ -69,7 +79,8 @@ class NodeIndex:
 
     def find(self, wanted: str, visible: Callable[[Host], bool] = lambda _: True) -> Host:
         """Return the one node that ``wanted`` means: name, ``name.cluster``, host id, or labels
-        (``env=prod,role=db``), of which only ``visible`` nodes count.
+        (``env=prod,role=db``; OpenSSH takes no commas in names, so ``+`` does as well), of
+        which only ``visible`` nodes count.
 
         A node that is offline is returned too. Raises :class:`NotFound`, or
         :class:`InvalidInput` when several nodes are meant and not exactly one of them is
@@ -87,7 +98,7 @@ class NodeIndex:
 
     def _labelled(self, wanted: str, name: str) -> list[Host]:
         sets: list[dict[str, Host]] = []
-        for part in name.split(","):
+        for part in _NEXT_LABEL.split(name):
             key, equals, value = part.partition("=")
             if not equals or not key or len(sets) >= SELECTOR_LIMIT:
                 raise InvalidInput(f"{quoted(wanted)} is no selector: expected key=value,key=value")

@@ -27,7 +27,7 @@ from tele.loop import backoff, make_logger, now
 from tele.membership.identity import tls_authorities
 from tele.membership.member import Member
 from tele.model.api import table
-from tele.model.api.members import HostList, Proxy, WatchHosts
+from tele.model.api.members import HostChanges, Proxy, WatchHosts
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostIdentity, HostRole
 from tele.proxy.demultiplexer import Demultiplexer, Doors
@@ -87,6 +87,7 @@ class ProxyService(Service):
         self._listening: Any = None
         self._following: Deferred[None] | None = None
         self._looking: LoopingCall | None = None
+        self._index = NodeIndex("")
         self._tunnels: Tunnels | None = None
         self._peers: Peers | None = None
         self._site: Any = None
@@ -111,6 +112,7 @@ class ProxyService(Service):
             self._ssh.stopFactory()
         if self._tunnels is not None:
             self._tunnels.leave()
+            self._tunnels.close()
         if self._peers is not None:
             self._peers.close()
 
@@ -118,7 +120,7 @@ class ProxyService(Service):
         member = self._member
         await member.ready()
         host = member.identity.host
-        index = NodeIndex(host.cluster)
+        index = self._index = NodeIndex(host.cluster)
         self._tunnels = tunnels = Tunnels(self._reactor, lambda: None, self._cloned)
         self._peers = Peers(self._reactor, member.client_identity, self._proxies_verifier)
         ways = Ways(self._reactor, tunnels, self._peers, self._other_proxies, self._vouch)
@@ -151,7 +153,7 @@ class ProxyService(Service):
         self._listen(ssh)
         self._following = Deferred.fromCoroutine(self._follow(index))
         self._following.addErrback(lambda _: None)
-        self._looking = LoopingCall(self._look, index)
+        self._looking = LoopingCall(self._look)
         self._looking.clock = self._reactor
         self._looking.start(LOOK_SECONDS, now=False)
         bound = self.port or 0
@@ -183,10 +185,10 @@ class ProxyService(Service):
         """Keep the index of nodes as auth tells it, for ever; it stays as it was meanwhile."""
         failures = 0
 
-        def told(hosts: HostList) -> None:
+        def told(changes: HostChanges) -> None:
             nonlocal failures
             failures = 0
-            index.replace(hosts.items)
+            index.change(changes)
 
         while True:
             try:
@@ -226,10 +228,10 @@ class ProxyService(Service):
         lock = host_locked(self._member.state.locks, host.host_id, now(self._reactor))
         return "" if lock is None else f"host {host.name} is locked: {lock.metadata.name}"
 
-    def _look(self, index: NodeIndex) -> None:
+    def _look(self) -> None:
         """End the tunnels of hosts that are no members any more, or are locked."""
         if self._tunnels is not None:
-            self._tunnels.review(now(self._reactor), self._refuses, index.get)
+            self._tunnels.review(now(self._reactor), self._refuses, self._index.get)
 
     # -- audit ------------------------------------------------------------------------
     def _emit(self, name: str = "auth.denied", **fields: Any) -> None:

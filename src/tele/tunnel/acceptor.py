@@ -35,6 +35,8 @@ log = make_logger(__name__)
 
 #: Streams to auth on one tunnel: watches, uploads and calls of one node.
 STREAMS_LIMIT: Final = 32
+#: A pair of machines with the same keys is told of once in so many seconds.
+TOLD_AGAIN: Final = 600.0
 _KEEPALIVE: Final = b"keepalive@openssh.com"
 
 
@@ -73,6 +75,7 @@ class Tunnels:
     _by_host: dict[str, Tunnel] = field(factory=dict, init=False)
     _leaving: bool = field(default=False, init=False)
     _unknown: set[str] = field(factory=set, init=False)
+    _told: dict[str, float] = field(factory=dict, init=False)
 
     def __len__(self) -> int:
         return len(self._by_host)
@@ -102,9 +105,14 @@ class Tunnels:
         alive.addTimeout(OPEN_SECONDS, self._clock)
 
         def answered(_: object) -> None:
-            log.warn("two machines have the keys of node {name!r}: {old!r} and {new!r}",
-                     name=old.host.name, old=old.remote_addr, new=new.remote_addr)  # fmt: skip
-            self._cloned(old, new)
+            host_id, moment = new.host.host_id, self._clock.seconds()
+            self._told = {i: at for i, at in self._told.items() if moment - at < TOLD_AGAIN}
+            if host_id not in self._told:
+                self._told[host_id] = moment
+                log.warn("two machines have the keys of node {name!r}: {old!r} and {new!r}",
+                         name=old.host.name, old=old.remote_addr,
+                         new=new.remote_addr)  # fmt: skip
+                self._cloned(old, new)
 
         # A refusal of the question is an answer as good as any.
         alive.addCallbacks(answered, lambda f: answered(f) if f.check(ConchError) else None)
@@ -140,6 +148,11 @@ class Tunnels:
             if problem:
                 tunnel.end(problem)
         self._unknown = unknown
+
+    def close(self) -> None:
+        """End all tunnels, and all visitors' channels with them."""
+        for tunnel in list(self._by_host.values()):
+            tunnel.end("the proxy stops")
 
     def leave(self) -> None:
         """Tell all nodes that this proxy goes: they dial others, visitors stay until we end."""
@@ -190,7 +203,7 @@ class AgentAvatar(ConchUser):
         connecting: Deferred[Any] = self._auth().connect(factory)
 
         def connected(stream: StreamEnd) -> RelayChannel:
-            return _AuthChannel(
+            return AuthChannel(
                 self._closed,
                 stream,
                 remoteWindow=remoteWindow,
@@ -212,7 +225,7 @@ class AgentAvatar(ConchUser):
         self._tunnels.detach(self._host.host_id, self.conn)
 
 
-class _AuthChannel(RelayChannel):
+class AuthChannel(RelayChannel):
     """A stream to auth that is counted."""
 
     def __init__(self, closed: Callable[[], None], stream: StreamEnd, **named: Any) -> None:

@@ -22,7 +22,12 @@ from twisted.conch.error import ConchError
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+)
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -40,6 +45,10 @@ log = make_logger(__name__)
 
 #: How long a proxy has to take us in, from dialling on, in seconds.
 LOGIN_SECONDS: Final = 20.0
+#: How long calls of our own may go on, on a tunnel that has no visitors any more, in seconds.
+CALLS_SECONDS: Final = 5.0
+#: A tunnel that lasted for less counts as an attempt that failed, in seconds.
+STEADY: Final = 30.0
 
 #: Makes the server's end for a visitor from (host, port); None: no more visitors.
 Serve = Callable[[tuple[str, int]], IProtocol | None]
@@ -66,6 +75,7 @@ class AgentConnection(SSHConnection):
         self._host_id = host_id
         self._serve = serve
         self._ending = False
+        self._end: IDelayedCall | None = None
 
     def getChannel(self, channelType: bytes, windowSize: int, maxPacket: int, data: bytes) -> Any:
         """Let a visitor in."""
@@ -103,11 +113,23 @@ class AgentConnection(SSHConnection):
         self._end_if_empty()
 
     def _end_if_empty(self) -> None:
-        if self._ending and not self.channels and not self._opening:
+        if not self._ending or self._opening:
+            return
+        if not self.channels:
             self.transport.loseConnection()
+        elif self._end is None and not any(c.name == VISITOR for c in self.channels.values()):
+            # What is left are calls of our own: those that run get their answers.
+            self._end = self.transport.clock.callLater(CALLS_SECONDS, self._end_now)
+
+    def _end_now(self) -> None:
+        self._end = None
+        self.transport.loseConnection()
 
     def serviceStopped(self) -> None:
         """See :class:`SSHConnection`."""
+        if self._end is not None:
+            self._end.cancel()
+            self._end = None
         super().serviceStopped()
         self.lost()
 
@@ -177,10 +199,12 @@ class Agent:
         self._turn = 0
         self._trouble = ""
         self._hold: Any = None
+        self._since = 0.0
+        self._short = 0
         factory = Factory.forProtocol(_Hold)
         factory.noisy = False
         self._service = ClientService(
-            _TunnelEndpoint(self), factory, retryPolicy=_pause, clock=means.reactor
+            _TunnelEndpoint(self), factory, retryPolicy=self._pause, clock=means.reactor
         )
 
     @property
@@ -197,6 +221,10 @@ class Agent:
         stopping: Any = self._service.stopService()
         stopping.addErrback(lambda failure: log.failure("an agent does not stop", failure))
 
+    def _pause(self, failed_attempts: int) -> float:
+        """Return how long to wait; longer, too, for a proxy that takes us in and drops us."""
+        return backoff(failed_attempts + self._short)
+
     async def dial(self, factory: IProtocolFactory) -> IProtocol:
         """Make one attempt; raises a :class:`TeleError`."""
         try:
@@ -209,6 +237,7 @@ class Agent:
         self.connection = connection
         self.failing = False
         self._trouble = ""
+        self._since = self._means.reactor.seconds()
         log.info("tunnel to proxy {proxy!r} is up", proxy=connection.proxy_id)
         connection.left = self._proxy_leaves
         connection.lost = self._lost
@@ -278,12 +307,10 @@ class Agent:
 
     def _lost(self) -> None:
         self.connection = None
+        lasted = self._means.reactor.seconds() - self._since
+        self._short = 0 if lasted >= STEADY else self._short + 1
         hold, self._hold = self._hold, None
         self._means.changed()
         if hold is not None:
             # Not from within what ClientService is doing now.
             self._means.reactor.callLater(0, hold.connectionLost, Failure(ConnectionDone()))
-
-
-def _pause(attempt: int) -> float:
-    return backoff(attempt)

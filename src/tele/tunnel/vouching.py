@@ -81,13 +81,13 @@ class Vouching:
         fields = Reader(said)
         visitor, at = Visitor.decode(fields.string()), int.from_bytes(fields.take(8), "big") / 1000
         fields.end()
-        self._check(blob, said, signature, seconds)
         if visitor.host_id != self._host_id:
             raise ProtocolError("a proxy's word for another node")
         if abs(seconds - at) > LASTS:
             raise ProtocolError(
                 f"a proxy's word from {abs(seconds - at):.0f} s off: are the clocks right?"
             )
+        self._check(blob, said, signature, seconds)
         self._once(said, seconds)
         return visitor
 

@@ -10,7 +10,15 @@ import pytest
 
 from auth_world import HOST_ID, World, result
 from tele.auth.authorities import Authorities
-from tele.auth.presence import FLUSH_SECONDS, LOOK_SECONDS, TELL_SECONDS, Hosts
+from tele.auth.presence import (
+    FLUSH_SECONDS,
+    LOOK_SECONDS,
+    PAGE,
+    PAGE_SECONDS,
+    TELL_SECONDS,
+    Hosts,
+    LastWord,
+)
 from tele.auth.service import claim
 from tele.certs.certificate import parse_certificate
 from tele.certs.check import check_host
@@ -236,7 +244,50 @@ def test_many_changes_are_told_together(world: World) -> None:
         world.join(world.token(), host_id, name=f"web{number}")
         world.do(table.ANNOUNCE, Presence("x", HostRole.NODE), world.host(host_id))
     world.clock.advance(TELL_SECONDS)
-    assert [len(each.items) for each in told] == [0, 10]
+    assert [(len(each.items), each.first) for each in told] == [(0, True), (10, False)]
+    watching.cancel()
+
+
+def test_only_what_changed_is_told(world: World) -> None:
+    """One node of many that changes, or goes, is all that a proxy is told of."""
+    told: list[Any] = []
+    for number in range(3):
+        host_id = f"{HOST_ID[:-2]}{number:02d}"
+        world.join(world.token(), host_id, name=f"web{number}")
+        world.do(table.ANNOUNCE, Presence("x", HostRole.NODE), world.host(host_id))
+    watching = world.auth.follow(
+        table.WATCH_HOSTS, members.WatchHosts(), world.proxy(), told.append
+    )
+    watching.addErrback(lambda _: None)
+    changed = f"{HOST_ID[:-2]}01"
+    world.do(table.ANNOUNCE, Presence("x", HostRole.NODE, labels={"a": "b"}), world.host(changed))
+    world.clock.advance(TELL_SECONDS)
+    world.do(table.DELETE_HOST, members.ById(changed))
+    world.clock.advance(TELL_SECONDS)
+    assert [([h.name for h in each.items], each.gone, each.first) for each in told] == [
+        (["web0", "web1", "web2"], (), True),
+        (["web1"], (), False),
+        ([], (changed,), False),
+    ]
+    watching.cancel()
+
+
+def test_a_large_fleet_is_told_in_pages(world: World) -> None:
+    """A proxy that begins to watch gets all of it, some hundred nodes at a time."""
+    hosts = world.parts.hosts
+    moment = now(world.clock)
+    for number in range(2 * PAGE + 1):
+        said = Presence(f"web{number}", HostRole.NODE)
+        result(hosts.hear(HostRole.NODE, LastWord(f"id-{number}", said, moment)))
+    told: list[Any] = []
+    watching = hosts.watch(HostRole.NODE, told.append)
+    watching.addErrback(lambda _: None)
+    world.clock.pump([PAGE_SECONDS] * 3)
+    assert [(len(each.items), each.first) for each in told] == [
+        (PAGE, True),
+        (PAGE, False),
+        (1, False),
+    ]
     watching.cancel()
 
 

@@ -8,6 +8,7 @@ import pytest
 from attrs import evolve
 
 from tele.errors import InvalidInput, NotFound, Unreachable
+from tele.model.api.members import HostChanges
 from tele.model.identity import HostRole
 from tele.model.presence import Host, Mode, Status
 from tele.proxy.index import NodeIndex, check_online
@@ -22,12 +23,13 @@ WEB = Host(
     status=Status.ONLINE,
     last_seen=datetime(2026, 11, 24, 12, tzinfo=UTC),
 )
+PROD = evolve(WEB, labels={"env": "prod", "role": "db"})
 OTHER = evolve(WEB, id="0d9d28a3-4ff5-4b3b-8e5c-6ad0e0f1a222")
 
 
 def index(*hosts: Host) -> NodeIndex:
     made = NodeIndex("Example")
-    made.replace(hosts)
+    made.change(HostChanges(hosts, first=True))
     return made
 
 
@@ -64,9 +66,52 @@ def test_offline_says_since_when() -> None:
 
 
 def test_a_forgotten_node_is_gone() -> None:
-    """The index is replaced as a whole: nothing old stays."""
-    made = index(WEB)
-    made.replace([])
+    """Nothing old stays of what is gone, or of what was known before it began anew."""
+    made = index(WEB, OTHER)
+    made.change(HostChanges((), gone=(WEB.id,)))
+    assert made.find("web1") is OTHER
+    made.change(HostChanges((), first=True))
     assert len(made) == 0
+    for name in (OTHER.id, "web1", "env=prod"):
+        with pytest.raises(NotFound):
+            made.find(name)
+
+
+def test_a_node_changes_name_and_labels() -> None:
+    """It is found by what it is now, and by nothing that it was."""
+    made = index(PROD)
+    made.change(HostChanges((evolve(PROD, name="web9", labels={"env": "dev"}),)))
+    assert made.find("web9") is made.find("env=dev") is made.get(PROD.id)
+    for name in ("web1", "env=prod", "env=prod,role=db"):
+        with pytest.raises(NotFound):
+            made.find(name)
+
+
+def test_a_node_is_found_by_labels() -> None:
+    """All labels have to fit; case counts; the cluster's name may follow."""
+    made = index(PROD, evolve(OTHER, labels={"env": "prod", "role": "web"}))
+    assert made.find("env=prod,role=db") is PROD
+    assert made.find("env=prod+role=db") is PROD
+    assert made.find("role=db.Example") is PROD
+    odd = evolve(PROD, id=OTHER.id, labels={"mail": "a+b,c"})
+    assert index(PROD, odd).find("mail=a+b,c") is odd
+    for none in ("env=Prod,role=db", "role=cache", "env=prod,role=db,zone=a"):
+        with pytest.raises(NotFound):
+            made.find(none)
+    with pytest.raises(InvalidInput, match=rf"2 nodes fit 'env=prod'.*{WEB.id}"):
+        made.find("env=prod")
+
+
+@pytest.mark.parametrize("text", ["env=prod,", "=prod", "a=1,b", ",".join(["a=1"] * 17)])
+def test_a_selector_that_cannot_be_read(text: str) -> None:
+    """It says what one looks like."""
+    with pytest.raises(InvalidInput, match="key=value"):
+        index(PROD).find(text)
+
+
+def test_labels_show_nothing_that_one_may_not_see() -> None:
+    """Of the nodes that fit, only those count that the visitor may reach (attack)."""
+    made = index(PROD, evolve(OTHER, labels={"env": "prod"}))
+    assert made.find("env=prod", lambda host: host.id == OTHER.id).id == OTHER.id
     with pytest.raises(NotFound):
-        made.find(WEB.id)
+        made.find("env=prod", lambda _: False)

@@ -184,10 +184,10 @@ class Machines:
         return self._state.watch(receiver)
 
     def watch_hosts(
-        self, request: api.WatchHosts, receiver: Callable[[api.HostList], None]
+        self, request: api.WatchHosts, receiver: Callable[[api.HostChanges], None]
     ) -> Deferred[None]:
-        """All hosts of a role, at once and at each change."""
-        return self._hosts.watch(request.role, lambda hosts: receiver(api.HostList(hosts)))
+        """All hosts of a role, and each change."""
+        return self._hosts.watch(request.role, receiver)
 
     # -- people -----------------------------------------------------------------------
     async def list_hosts(self, request: api.ListHosts, caller: Caller) -> api.HostList:

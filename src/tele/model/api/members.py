@@ -105,9 +105,21 @@ class WatchState:
 
 @frozen
 class WatchHosts:
-    """All hosts of ``role`` at once, then the full list at each change."""
+    """All hosts of ``role``, some hundred at a time, then each change."""
 
     role: HostRole = HostRole.NODE
+
+
+@frozen
+class HostChanges:
+    """``items`` are as they are now, ``gone`` are ids of hosts that are forgotten.
+
+    ``first``: it begins anew, and whatever was known before is not.
+    """
+
+    items: tuple[Host, ...]
+    gone: tuple[str, ...] = ()
+    first: bool = False
 
 
 @frozen
@@ -149,6 +161,7 @@ __all__ = [
     "ClusterInfo",
     "ClusterState",
     "Health",
+    "HostChanges",
     "HostList",
     "JoinRequest",
     "ListHosts",

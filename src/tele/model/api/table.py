@@ -85,9 +85,9 @@ WATCH_HOSTS = Operation(
     "GET",
     "/v1/hosts/watch",
     members.WatchHosts,
-    members.HostList,
+    members.HostChanges,
     (Hosts((HostRole.PROXY, HostRole.AUTH)),),
-    "All hosts of a role, at once and at each change",
+    "All hosts of a role, and each change",
     streams=True,
 )
 EMIT_EVENTS = Operation(
