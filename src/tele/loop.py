@@ -99,6 +99,7 @@ _LEVELS: Final[Mapping[str, LogLevel]] = {
     "warn": LogLevel.warn,
     "error": LogLevel.error,
 }
+_CHATTER: Final = ("twisted.internet.", "twisted.application.", "twisted.conch.", "log_legacy")
 _CONTROL: Final = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160))} | {
     0x2028: "\\u2028",
     0x2029: "\\u2029",
@@ -110,8 +111,9 @@ _INTERNAL: Final = ("log_", "txaio_")
 class LineObserver:
     """Writes events of at least ``level`` to a text stream, one line each.
 
-    Twisted's own events pass through it too, so it filters by itself. A stream
-    that cannot be written is not worth dying for: the event is dropped.
+    Twisted's own events pass through it too, so it filters by itself; what is news to
+    Twisted (a factory that starts, a retry) is for developers of ours. A stream that cannot
+    be written is not worth dying for: the event is dropped.
     """
 
     def __init__(self, stream: TextIO, form: LogFormat, level: str) -> None:
@@ -122,6 +124,8 @@ class LineObserver:
     def __call__(self, event: LogEvent) -> None:
         """Write ``event`` if it is important enough."""
         level = event.get("log_level", LogLevel.info)
+        if level is LogLevel.info and event.get("log_namespace", "").startswith(_CHATTER):
+            level = LogLevel.debug
         if level < self._level:
             return
         try:

@@ -20,8 +20,8 @@ from attrs import frozen
 from twisted.conch.ssh import transport as conch
 from twisted.conch.ssh import userauth as conch_userauth
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.internet.endpoints import connectProtocol
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from tele.certs.algorithms import CERTIFICATE_SUFFIX, HOST_ALGORITHMS, USER_ALGORITHMS
@@ -343,6 +343,19 @@ class LoginTransport(SSHClientTransport):
         self.outgoing.link.abort()
 
 
+class _One(Factory):
+    """Makes the one protocol that it was given; without a line in the log for it."""
+
+    noisy = False
+
+    def __init__(self, protocol: Any) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """Return it."""
+        return self._protocol
+
+
 def connect(
     reactor: Any,
     endpoint: IStreamClientEndpoint,
@@ -364,7 +377,7 @@ def connect(
         transport = LoginTransport(reactor, verify_host, identity, connection, limits)
         ready = transport.ready()
         try:
-            await connectProtocol(endpoint, transport)
+            await endpoint.connect(_One(transport))
         except TeleError:
             raise
         except Exception as error:

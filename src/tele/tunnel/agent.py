@@ -102,9 +102,8 @@ class AgentConnection(SSHConnection):
             return True
         return super().gotGlobalRequest(requestType, data)
 
-    def channelClosed(self, channel: Any) -> None:
-        """See Conch."""
-        super().channelClosed(channel)
+    def _close_channel(self, channel: Any) -> None:
+        super()._close_channel(channel)
         self._end_if_empty()
 
     def let_go(self) -> None:

@@ -42,6 +42,8 @@ HOST_EVENTS: Final = frozenset(
     ("session.start", "session.end", "session.command", "session.disk", "session.network",
      "exec", "subsystem", "sftp", "forward", "agent", "auth.denied", "auth.refused")
 )  # fmt: skip
+#: What proxies may report besides.
+PROXY_EVENTS: Final = frozenset(("node.duplicate",))
 
 
 class Evidence:
@@ -83,7 +85,8 @@ class Evidence:
         return Nothing()
 
     def _problem(self, host: HostIdentity, value: Event) -> str:
-        if value.event not in HOST_EVENTS or value.code != CODES[value.event]:
+        known = HOST_EVENTS | (PROXY_EVENTS if host.role is HostRole.PROXY else frozenset())
+        if value.event not in known or value.code != CODES[value.event]:
             return f"{quoted(value.event)} is nothing that a host reports"
         if value.server_id != host.host_id or value.cluster != self._cluster:
             return "a host reports events of its own only"
