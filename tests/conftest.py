@@ -6,9 +6,15 @@ import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from three_processes import Cluster, make_cluster
+
+# How long an example takes says how loaded the machine is, and nothing else; and the first
+# examples of a failure are kept nowhere, so that two runs at once do not meet.
+hypothesis.settings.register_profile("tele", deadline=None, database=None)
+hypothesis.settings.load_profile("tele")
 
 
 @pytest.fixture(scope="module")
