@@ -82,9 +82,9 @@ class Server:
                 return [process for process in found.values() if process.pid in ours]
             ours |= more
 
-    def cpu(self, *, ended: bool = False) -> float:
-        """CPU seconds so far of what lives, or also of what they waited for."""
-        return sum(p.own + (p.ended if ended else 0) for p in self.processes())
+    def cpu(self, *, ended: bool = False) -> dict[int, float]:
+        """CPU seconds so far of what lives, by pid; or also of what they waited for."""
+        return {p.pid: p.own + (p.ended if ended else 0) for p in self.processes()}
 
     def spend(self, doing: Callable[[], None], *, ended: bool = False) -> Spent:
         """Measure what ``doing`` costs.
@@ -95,7 +95,8 @@ class Server:
         before, began = self.cpu(ended=ended), time.monotonic()
         doing()
         wall = time.monotonic() - began
-        return Spent(wall, self.cpu(ended=ended) - before)
+        after = self.cpu(ended=ended)
+        return Spent(wall, sum(cpu - before.get(pid, 0.0) for pid, cpu in after.items()))
 
     def memory(self) -> int:
         """Bytes of memory that are there because of it: what is shared counts in part."""
