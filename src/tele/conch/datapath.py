@@ -11,7 +11,7 @@ Laws of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from zope.interface import Attribute, Interface
 
@@ -19,7 +19,10 @@ from zope.interface import Attribute, Interface
 class IDataTransport(Interface):
     """The sending side of bulk data: an SSH transport of ours, server or client."""
 
-    data_room: memoryview = Attribute("32768 bytes that plaintext to be sent is read into")
+    data_rooms: Sequence[memoryview] = Attribute(
+        "rooms of 32768 bytes that plaintext to be sent is read into, one for each packet"
+    )
+    data_room: memoryview = Attribute("the first of them")
     ready_observers: set[Callable[[], None]] = Attribute(
         "called without arguments whenever can_send() may have become true again; "
         "an observer may add or remove observers while it is called"
@@ -33,8 +36,8 @@ class IDataTransport(Interface):
         flush may follow without asking again.
         """
 
-    def seal_data(channel: int, length: int, extended: int | None = None) -> None:
-        """Encrypt ``data_room[:length]`` as CHANNEL_DATA for the peer's ``channel`` number.
+    def seal_data(channel: int, length: int, extended: int | None = None, room: int = 0) -> None:
+        """Encrypt ``data_rooms[room][:length]`` as CHANNEL_DATA for the peer's ``channel`` number.
 
         With ``extended`` (1 is stderr) as CHANNEL_EXTENDED_DATA of that type. It is on its
         way to the peer after :meth:`flush`, or sooner if the output scratch is full.

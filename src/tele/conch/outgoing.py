@@ -16,7 +16,7 @@ from __future__ import annotations
 from attrs import define
 
 from tele.conch.links import Link
-from tele.conch.scratch import COPIED, DATA_ROOM, MAX_DATA, MAX_PACKET, PLAIN, SEALED, SEALED_FULL
+from tele.conch.scratch import COPIED, DATA_ROOMS, MAX_DATA, MAX_PACKET, PLAIN, SEALED, SEALED_FULL
 from tele.wire import numbers as n
 from tele.wire.fields import string, uint32
 from tele.wire.packets import DATA_HEADER_SIZE, OVERHEAD, Sealer
@@ -85,17 +85,17 @@ class Outgoing:
         SEALED[self._at : self._at + len(line)] = line
         self._at += len(line)
 
-    def seal_data(self, channel: int, length: int, extended: int | None) -> None:
-        """Seal ``DATA_ROOM[:length]``. Keys have to be there."""
+    def seal_data(self, channel: int, length: int, extended: int | None, room: int = 0) -> None:
+        """Seal ``DATA_ROOMS[room][:length]``. Keys have to be there."""
         if self.blocked:
             # Somebody did not ask can_send(): in order, and bounded by the caller.
-            self._wait_for_data(channel, DATA_ROOM[:length], extended)
+            self._wait_for_data(channel, DATA_ROOMS[room][:length], extended)
             return
         self._claim(MAX_DATA + OVERHEAD)
-        self._seal_room(PLAIN, channel, length, extended)
+        self._seal_room(PLAIN[room], channel, length, extended)
 
     def send_data(self, channel: int, view: memoryview | bytes, extended: int | None) -> None:
-        """Copy ``view`` and seal it. DATA_ROOM is left alone: somebody may be filling it."""
+        """Copy ``view`` and seal it. The rooms are left alone: somebody may be filling them."""
         if self.blocked:
             self._wait_for_data(channel, view, extended)
             return

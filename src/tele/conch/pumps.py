@@ -4,8 +4,9 @@ Laws of this file:
 
 * A descriptor is read only while its data can leave: there is window, the socket has taken
   what was sent before, keys are settled, and nobody who listens is behind.
-* What is read goes straight into the packet that leaves; what is received goes straight
-  from the packet into the descriptor. A copy is made only of what does not fit.
+* What is read goes straight into the packets that leave, many with one read; what is
+  received goes straight from the packet into the descriptor. A copy is made only of what
+  does not fit.
 * Bounded work a turn: one busy channel does not keep others waiting.
 """
 
@@ -13,14 +14,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.interfaces import IReadDescriptor, IWriteDescriptor
 from zope.interface import implementer
 
 from tele.conch.backlog import Backlog
-from tele.conch.scratch import BATCH, DATA_ROOM, MAX_DATA
+from tele.conch.scratch import BATCH, DATA_ROOMS, MAX_DATA
 from tele.loop import make_logger
 
 if TYPE_CHECKING:
@@ -35,8 +36,10 @@ LAST_WORDS: Final = 256 * 1024
 #: Pieces that one write to a descriptor takes.
 PIECES: Final = 64
 
-#: Reads into a room; returns how much it was, 0 at the end, None if nothing is there now.
-Read = Callable[[memoryview], int | None]
+Rooms = Sequence[memoryview]
+#: Reads into rooms, one after the other; returns how much it was, 0 at the end, None if
+#: nothing is there now.
+Read = Callable[[Rooms], int | None]
 Hear = Callable[[memoryview], None]
 
 
@@ -48,25 +51,42 @@ def move(channel: Channel, read: Read, code: int | None = None, hear: Hear | Non
     transport = channel.conn.transport
     number = channel.remote_number
     most = min(channel.remoteMaxPacket, MAX_DATA)
-    ended = sealed = False
-    for _ in range(BATCH):
-        limit = min(most, channel.remoteWindowLeft)
-        if not limit:
-            break
-        size = read(DATA_ROOM[:limit])
-        if not size:
-            ended = size == 0
-            break
+    left = read(_rooms(most, channel.remoteWindowLeft))
+    if not left:
+        return left == 0
+    channel.remoteWindowLeft -= left
+    room = 0
+    while left > 0:
+        size = min(left, most)
         if hear is not None:
-            hear(DATA_ROOM[:size])
-        channel.remoteWindowLeft -= size
-        transport.seal_data(number, size, code)
-        sealed = True
-        if size < limit and size < FULL_READ:
+            hear(DATA_ROOMS[room][:size])
+        transport.seal_data(number, size, code, room)
+        left -= size
+        room += 1
+    transport.flush()
+    return False
+
+
+def _rooms(most: int, window: int) -> Rooms:
+    """Return room for a batch of packets of ``most`` bytes, as far as ``window`` allows."""
+    if most == MAX_DATA and window >= BATCH * MAX_DATA:
+        return DATA_ROOMS
+    rooms = []
+    for room in DATA_ROOMS:
+        if window <= 0:
             break
-    if sealed:
-        transport.flush()
-    return ended
+        rooms.append(room[: min(most, window)])
+        window -= most
+    return rooms
+
+
+def _after(rooms: Rooms, filled: int) -> Rooms:
+    """Return what is left of ``rooms``."""
+    at = 0
+    while at < len(rooms) and filled >= len(rooms[at]):
+        filled -= len(rooms[at])
+        at += 1
+    return (rooms[at][filled:], *rooms[at + 1 :]) if at < len(rooms) else ()
 
 
 @implementer(IReadDescriptor)
@@ -149,14 +169,14 @@ class Pump:
         if not self.ended:
             self._watch_or_wait()
 
-    def _read(self, room: memoryview) -> int | None:
-        """See ``Read``. A terminal's output comes in small pieces: they are gathered."""
+    def _read(self, rooms: Rooms) -> int | None:
+        """See ``Read``. Output often comes in small pieces: they are gathered."""
         if self._last_words is not None and self._last_words <= 0:
             return 0
         filled = 0
-        while filled < len(room):
+        while rooms:
             try:
-                count = os.readv(self._descriptor, (room[filled:],))
+                count = os.readv(self._descriptor, rooms)
             except BlockingIOError:
                 if filled:
                     break
@@ -169,6 +189,7 @@ class Pump:
             filled += count
             if count < FULL_READ:
                 break
+            rooms = _after(rooms, count)
         if self._last_words is not None:
             self._last_words -= filled
         return filled

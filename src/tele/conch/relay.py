@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.conch.channel import Channel
-from tele.conch.pumps import move
+from tele.conch.pumps import Rooms, move
 from tele.conch.sockets import DirectSocket
 
 #: Seconds that a stream has to take the rest, when its channel is gone.
@@ -72,10 +72,10 @@ class StreamEnd(Protocol):
         """Read ``socket`` into packets (see :class:`DirectSocket`)."""
         ended: Any = None
 
-        def read(room: memoryview) -> int | None:
+        def read(rooms: Rooms) -> int | None:
             nonlocal ended
             try:
-                return socket.recv_into(room)
+                return socket.recvmsg_into(rooms)[0]
             except BlockingIOError:
                 return None
             except OSError:

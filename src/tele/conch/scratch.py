@@ -31,14 +31,17 @@ _SEALED_SIZE: Final = DATA_HEADER_SIZE + MAX_DATA + OVERHEAD
 #: What a socket's bytes are read into, after the unfinished packet of that connection.
 RECEIVED: Final = memoryview(bytearray(READ_SIZE + MAX_PACKET + OVERHEAD))
 
-#: One data packet before it is encrypted; its data begin at ``DATA_HEADER_SIZE``.
-PLAIN: Final = memoryview(bytearray(DATA_HEADER_SIZE + MAX_DATA + PADDING_SIZE))
+_ROOM_SIZE: Final = DATA_HEADER_SIZE + MAX_DATA + PADDING_SIZE
 
-#: Where a pump reads plaintext into.
-DATA_ROOM: Final = PLAIN[DATA_HEADER_SIZE : DATA_HEADER_SIZE + MAX_DATA]
+#: Data packets before they are encrypted, a batch of them: their data begin at
+#: ``DATA_HEADER_SIZE``.
+PLAIN: Final = tuple(memoryview(bytearray(_ROOM_SIZE)) for _ in range(BATCH))
+
+#: Where a pump reads plaintext into: one read fills many packets.
+DATA_ROOMS: Final = tuple(room[DATA_HEADER_SIZE : DATA_HEADER_SIZE + MAX_DATA] for room in PLAIN)
 
 #: The same, for data that are copied instead of read: a pump may be using PLAIN.
-COPIED: Final = memoryview(bytearray(DATA_HEADER_SIZE + MAX_DATA + PADDING_SIZE))
+COPIED: Final = memoryview(bytearray(_ROOM_SIZE))
 
 #: Sealed packets of one connection on their way to its socket.
 SEALED: Final = memoryview(bytearray((BATCH + 1) * _SEALED_SIZE + MAX_PACKET))

@@ -32,7 +32,7 @@ from tele.conch.keepalive import Keepalive
 from tele.conch.limits import Limits, RekeyAllowance
 from tele.conch.links import make_link
 from tele.conch.outgoing import Outgoing
-from tele.conch.scratch import DATA_ROOM, MAX_PACKET, PADDING, RECEIVED
+from tele.conch.scratch import DATA_ROOMS, MAX_PACKET, PADDING, RECEIVED
 from tele.conch.sockets import DirectSocket
 from tele.errors import ProtocolError
 from tele.loop import make_logger
@@ -86,7 +86,8 @@ class Transport(SSHTransportBase):
     our_markers: ClassVar[tuple[bytes, bytes]]
     peer_markers: ClassVar[tuple[bytes, bytes]]
 
-    data_room = DATA_ROOM
+    data_rooms = DATA_ROOMS
+    data_room = DATA_ROOMS[0]
     isAuthenticated = False
     _exchange: Exchange | None = None
     _strict = False
@@ -317,10 +318,12 @@ class Transport(SSHTransportBase):
             and not outgoing.link.busy
         )
 
-    def seal_data(self, channel: int, length: int, extended: int | None = None) -> None:
+    def seal_data(
+        self, channel: int, length: int, extended: int | None = None, room: int = 0
+    ) -> None:
         """See :class:`IDataTransport`."""
         if not self.closing:
-            self.outgoing.seal_data(channel, length, extended)
+            self.outgoing.seal_data(channel, length, extended, room)
 
     def send_data(
         self, channel: int, view: memoryview | bytes, extended: int | None = None
