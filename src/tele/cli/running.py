@@ -129,10 +129,15 @@ class _Run:
     def until_stopped(self, report: Callable[[dict[str, Any]], None]) -> TeleError | None:
         """Run the reactor; return why it could not start, if it could not."""
         reactor = self._reactor
-        reactor.addSystemEventTrigger("before", "shutdown", self._cluster.stopService)
+        reactor.addSystemEventTrigger("before", "shutdown", self._stop)
         reactor.callWhenRunning(self._begin, report)
         reactor.run(installSignalHandlers=True)
         return self._problem
+
+    def _stop(self) -> Deferred[Any]:
+        """End it, sessions too: `tele down` is waited for by a person."""
+        self._cluster.hasten()
+        return self._cluster.stopService()
 
     def _begin(self, report: Callable[[dict[str, Any]], None]) -> None:
         # The reactor has put its own handlers in place by now. A closed terminal ends us, too.

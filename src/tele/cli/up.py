@@ -293,7 +293,7 @@ def _be_the_cluster(
 @click.command()
 @_dir
 def down(folder: Path | None) -> None:
-    """Stop the cluster that `tele up` started."""
+    """Stop the cluster that `tele up` started. Sessions end at once."""
     from tele.cli.output import say
 
     place = Folder(folder or default_folder())

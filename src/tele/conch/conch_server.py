@@ -145,7 +145,7 @@ class SSHFactory(SSHServerFactory):
             _refuse_conchs(name.decode("ascii"), service)
         _refuse_conchs("protocol", self.protocol)
 
-    def _make(self, source: str) -> Any:
+    def _make(self, source: str | None) -> Any:
         protocol = self.protocol()
         protocol.take_place(self.clock, self.limits, source)
         return protocol

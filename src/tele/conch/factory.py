@@ -78,6 +78,8 @@ class SSHServerFactory(conch.SSHFactory):
         self.door = Door(clock, self.limits, draw, shared, on_refused)
         #: Takes what comes before a version line; returns its length, None if it needs more.
         self.preface: Callable[[SSHServerTransport, bytes], int | None] | None = None
+        #: Everybody who is connected, logged in or not.
+        self.present: set[SSHServerTransport] = set()
 
     def startFactory(self) -> None:
         """Nothing: keys are asked for when they are needed."""
@@ -91,11 +93,7 @@ class SSHServerFactory(conch.SSHFactory):
         source = self.door.enter(getattr(addr, "host", ""))
         if source is None:
             return None
-        protocol = self._make(source)
-        protocol.factory = self
-        if self._ciphers is not None:
-            protocol.supportedCiphers = self._ciphers
-        return protocol
+        return self._build(source)
 
     def build_vouched(self, addr: IAddress) -> Any:
         """Take in a visitor whom a proxy of the cluster knows already.
@@ -103,11 +101,16 @@ class SSHServerFactory(conch.SSHFactory):
         Those who have not logged in yet are bounded at the proxy, and do not keep strangers
         out who come by themselves.
         """
-        protocol = self.protocol(self.clock, self.limits)
+        return self._build(None)
+
+    def _build(self, source: str | None) -> Any:
+        protocol = self._make(source)
         protocol.factory = self
+        if self._ciphers is not None:
+            protocol.supportedCiphers = self._ciphers
         return protocol
 
-    def _make(self, source: str) -> Any:
+    def _make(self, source: str | None) -> Any:
         return self.protocol(self.clock, self.limits, source)
 
     def getService(

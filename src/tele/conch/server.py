@@ -78,8 +78,19 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         self._source = source
         self._vouched: tuple[str, int] | None = None
 
+    def connectionMade(self) -> None:
+        """See :class:`Transport`."""
+        self.factory.present.add(self)
+        super().connectionMade()
+
+    def dismiss(self, why: str) -> None:
+        """End this connection, and hold nothing against the visitor."""
+        self.fault = None
+        self.sendDisconnect(n.BY_APPLICATION, why)
+
     def connectionLost(self, reason: Failure | None = None) -> None:
         """See :class:`Transport`."""
+        self.factory.present.discard(self)
         if self._source is not None and self.fault is not None:
             self.factory.door.blame(self.remote_addr()[0], self.fault)
         self._leave()

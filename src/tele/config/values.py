@@ -180,6 +180,13 @@ _PENALTIES: Any = field(
 )
 
 
+_SHUTDOWN_GRACE: Any = key(
+    "How long sessions may go on when the process is told to stop (SIGTERM, SIGINT); nobody new "
+    "is taken in meanwhile. Told so again, it ends them at once.",
+    timedelta(seconds=30),
+)
+
+
 def _keepalive_problem(value: timedelta) -> str:
     return "" if not value or value >= timedelta(seconds=1) else "at least 1s, or 0s for never"
 
@@ -264,6 +271,7 @@ class ProxyConfig:
     join: JoinConfig | None = key("How it joins; needed without ``auth`` in the same file.", None)
     penalties: PenaltiesConfig = _PENALTIES
     keepalive: timedelta = _KEEPALIVE
+    shutdown_grace: timedelta = _SHUTDOWN_GRACE
 
 
 @frozen
@@ -299,6 +307,7 @@ class NodeConfig:
         check=_ciphers_problem,
     )
     keepalive: timedelta = _KEEPALIVE
+    shutdown_grace: timedelta = _SHUTDOWN_GRACE
     recorder: Chosen = key("Which recorder takes part in sessions.", Chosen("tape"))
     state: Keep = key("``disk`` or ``memory``: a new host at each start.", Keep.DISK)
     penalties: PenaltiesConfig = _PENALTIES

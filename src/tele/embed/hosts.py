@@ -111,6 +111,10 @@ class HostService(MultiService):
         if IService.providedBy(self._recorder) and not self._stopped:
             self._recorder.setServiceParent(self)
 
+    def hasten(self) -> None:
+        """When it stops, or while it does: wait for nobody."""
+        self.serving.hasten()
+
     async def _stop(self) -> None:
         # What serves first: its last events and recordings still need the membership.
         for service in (self.serving, self._recorder, self.member):
@@ -223,6 +227,7 @@ def node_service(
         recorder=recorder,
         ciphers=tuple(name.encode("ascii") for name in config.ciphers),
         limits=limits_of(config),
+        shutdown_grace=config.shutdown_grace.total_seconds(),
         agents=None if tunnels is None else tunnels.agents,
     )
     return HostService(member, serving, recorder)
@@ -267,5 +272,6 @@ def proxy_service(
         auth=join.addresses,
         limits=limits_of(config),
         out=out,
+        shutdown_grace=config.shutdown_grace.total_seconds(),
     )
     return HostService(member, serving)

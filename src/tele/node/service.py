@@ -25,6 +25,7 @@ from tele.conch.connection import SSHConnection
 from tele.conch.credentials import CertificateCredentials, Trust, make_portal
 from tele.conch.exchange import HostKeys
 from tele.conch.factory import SSHServerFactory
+from tele.conch.farewell import Farewell
 from tele.conch.limits import Limits
 from tele.conch.server import SSHServerTransport
 from tele.conch.sockets import listen
@@ -68,6 +69,7 @@ class NodeService(Service):
         to proxies; None has none.
     :param public: given the port, where others reach it (``host:port``).
     :param ciphers: what is offered, of :data:`tele.wire.ciphers.CIPHERS`.
+    :param shutdown_grace: seconds that sessions have to end by themselves when we stop.
     :param recorder: takes part in every session; None records nothing.
     """
 
@@ -85,6 +87,7 @@ class NodeService(Service):
         agents: Callable[[Serve, Callable[[], None]], Agents] | None = None,
         limits: Limits | None = None,
         ciphers: Sequence[bytes] = SERVER_CIPHERS,
+        shutdown_grace: float = 0.0,
         look_up: Callable[[str], None] = look_up,
     ) -> None:
         self.ready: Deferred[int] = Deferred()
@@ -103,7 +106,6 @@ class NodeService(Service):
         self._proxies = ProxyAddresses(reactor, lambda: member.authority)
         self._trust: Trust | None = None
         self._port: Any = None
-        self._visitors: set[Visitor] = set()
         self._starting: Deferred[int] | None = None
         realm = NodeRealm(reactor, member, lambda: labels.current, self._receive, look_up)
         self.factory = SSHServerFactory(
@@ -118,6 +120,8 @@ class NodeService(Service):
             on_refused=self._trail.refused,
             shared=self._proxies.__contains__,
         )
+        self._shutdown_grace = shutdown_grace
+        self._farewell = Farewell(reactor, lambda: self.factory.present)
         self._vouching = Vouching(member.host_id, lambda: member.verifier(HostRole.PROXY))
         self.factory.preface = self._take_preface
         member.on_change(self._member_changed)
@@ -170,9 +174,7 @@ class NodeService(Service):
     def _receive(self, grant: Grant, credentials: CertificateCredentials) -> Visitor:
         visit = Visit(grant, str(uuid.uuid4()), credentials.remote_addr, credentials.local_addr)
         programs = NodePrograms(self._spawning, visit)
-        return Visitor(
-            self._reactor, visit, programs, self._tape(visit), self._trail, self._visitors
-        )
+        return Visitor(self._reactor, visit, programs, self._tape(visit), self._trail)
 
     def _tape(self, visit: Visit) -> ConnectionTape | None:
         if self._recorder is None or self._member.state.recording.mode is RecordingMode.OFF:
@@ -243,9 +245,13 @@ class NodeService(Service):
         return bound
 
     def stopService(self) -> Deferred[None]:
-        """Take nobody in any more, hang up what runs, and end the spawner."""
+        """Take nobody in any more, let sessions end until a deadline, and end the spawner."""
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
+
+    def hasten(self) -> None:
+        """When it stops, or while it does: wait for no session."""
+        self._farewell.hasten()
 
     async def _stop(self) -> None:
         if self._starting is not None:
@@ -257,8 +263,7 @@ class NodeService(Service):
         if self._port is not None:
             port, self._port = self._port, None
             await maybeDeferred(port.stopListening)
-        for visitor in list(self._visitors):
-            visitor.dismiss()
+        await self._farewell.say(self._shutdown_grace, "the node is shutting down")
         await self._spawning.close()
 
 

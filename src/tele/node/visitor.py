@@ -42,7 +42,6 @@ class Visitor(ConchUser):
         programs: NodePrograms,
         tape: ConnectionTape | None,
         trail: Trail,
-        present: set[Visitor],
     ) -> None:
         super().__init__()
         self.grant = visit.grant
@@ -52,7 +51,6 @@ class Visitor(ConchUser):
         self._programs: Any = programs if tape is None else RecordedPrograms(programs, tape)
         self._plain = programs
         self._trail = trail
-        self._present = present
         self._began = reactor.seconds()
         self._interactive = False
         self.channelLookup.update({b"session": SessionChannel, b"direct-tcpip": open_direct_tcpip})
@@ -61,12 +59,10 @@ class Visitor(ConchUser):
 
     def arrived(self) -> None:
         """They are in."""
-        self._present.add(self)
         self._trail.happened("session.start", self.visit)
 
     def left(self) -> None:
         """The connection is gone."""
-        self._present.discard(self)
         seconds = round(self._reactor.seconds() - self._began, 3)
         recorded = self._tape is not None and self._tape.started
         if self._tape is not None:
@@ -78,11 +74,6 @@ class Visitor(ConchUser):
             interactive=self._interactive,
             recorded=recorded,
         )
-
-    def dismiss(self) -> None:
-        """The node stops: end their connection, after what is on its way."""
-        if self.conn is not None:
-            self.conn.transport.loseConnection()
 
     def _check(self) -> None:
         if self.grant.expires <= now(self._reactor):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -18,7 +19,9 @@ from tele.conch.credentials import DeniedAttempt, Trust, make_portal
 from tele.conch.door import Refused
 from tele.conch.exchange import HostKeys
 from tele.conch.factory import SSHServerFactory
+from tele.conch.farewell import Farewell, has_channels
 from tele.conch.limits import Limits
+from tele.conch.server import SSHServerTransport
 from tele.conch.sockets import listen
 from tele.errors import TeleError, Unavailable
 from tele.https.blocking import split_address
@@ -55,11 +58,17 @@ DENIED_PER_SECOND: Final = 5.0
 LOOK_SECONDS: Final = 30.0
 
 
+def _is_visitor(transport: SSHServerTransport) -> bool:
+    """Whether somebody passes through. What a node does on its tunnel is no reason to stay."""
+    return has_channels(transport) and not isinstance(transport.avatar, AgentAvatar)
+
+
 class ProxyService(Service):
     """A proxy of the cluster that ``member`` belongs to.
 
     ``listen_at`` is (host, port), port 0 for any; ``auth`` are auth's addresses, and ``out``
-    is how they are reached. ``ready`` fires with the port when it serves, or fails with a
+    is how they are reached. ``shutdown_grace`` is how many seconds visitors have to end by
+    themselves when we stop. ``ready`` fires with the port when it serves, or fails with a
     :class:`TeleError`.
     """
 
@@ -72,6 +81,7 @@ class ProxyService(Service):
         auth: tuple[str, ...],
         limits: Limits | None = None,
         out: WayOut | None = None,
+        shutdown_grace: float = 0.0,
     ) -> None:
         self.ready: Deferred[int] = Deferred()
         self.port: int | None = None
@@ -81,6 +91,8 @@ class ProxyService(Service):
         self._listen_at = listen_at
         self._auth = auth
         self._limits = limits
+        self._shutdown_grace = shutdown_grace
+        self._farewell = Farewell(reactor, self._present, _is_visitor)
         self._ration = Ration(Allowance(DENIED_BURST, DENIED_PER_SECOND))
         self._ssh: SSHServerFactory | None = None
         self._turn = 0
@@ -97,8 +109,15 @@ class ProxyService(Service):
         super().startService()
         Deferred.fromCoroutine(self._start()).addCallbacks(self.ready.callback, self.ready.errback)
 
+    def hasten(self) -> None:
+        """When it stops, or while it does: wait for no visitor."""
+        self._farewell.hasten()
+
+    def _present(self) -> Collection[SSHServerTransport]:
+        return () if self._ssh is None else self._ssh.present
+
     async def stopService(self) -> None:
-        """Take nobody in any more."""
+        """Take nobody in any more, and let visitors end until a deadline."""
         super().stopService()
         if self._following is not None:
             self._following.cancel()
@@ -112,6 +131,8 @@ class ProxyService(Service):
             self._ssh.stopFactory()
         if self._tunnels is not None:
             self._tunnels.leave()
+        await self._farewell.say(self._shutdown_grace, "the proxy is shutting down")
+        if self._tunnels is not None:
             self._tunnels.close()
         if self._peers is not None:
             self._peers.close()

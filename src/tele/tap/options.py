@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,7 +75,18 @@ def make(options: Options, parts: Sequence[str]) -> IService:
             sys.exit(ConfigError.exit_code)
     service = ClusterService(reactor, options.loaded, parts)
     service.ready.addErrback(_give_up, reactor)
+    any_reactor: Any = reactor
+    any_reactor.addSystemEventTrigger("before", "shutdown", _hasten_when_told_again, service)
     return service
+
+
+def _hasten_when_told_again(service: ClusterService) -> None:
+    """While sessions have time to end, a second signal ends them."""
+    from twisted.internet import reactor
+
+    any_reactor: Any = reactor
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: any_reactor.callFromThread(service.hasten))
 
 
 def _give_up(failure: Failure, reactor: Any) -> None:
