@@ -206,7 +206,7 @@ def test_missing_openssh_is_said(logged_in: Tele) -> None:
 def test_what_is_no_destination(word: str) -> None:
     """A destination is never an option."""
     with pytest.raises(InvalidInput):
-        destination(word, "example")
+        destination(word, "example", lambda labels: labels)
 
 
 @pytest.mark.parametrize("text", ["", "a:b", "a:0", "a:99999", "a b:1", "-x:1", "a\n:1", "%h:1"])

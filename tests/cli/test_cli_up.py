@@ -176,6 +176,9 @@ def test_what_was_changed_in_the_file_counts(own: Cluster) -> None:
     assert [node["name"] for node in own.tele.json("ls", "env=lab")] == [socket.gethostname()]
     assert own.tele.json("ls", "env=prod") == []
     assert "env_lab" in json.loads(own.tele.run("ls", "--format", "ansible").stdout)
+    assert own.tele.run("ssh", "env=lab", "echo there").stdout == "there\n"
+    assert "none has env=prod,role=db" in own.tele.fails(5, "ssh", "env=prod,role=db", "true")
+    assert "key=value" in own.tele.fails(2, "ssh", "env=lab,db", "true")
 
 
 def test_another_name_for_the_same_folder_is_refused(own: Cluster) -> None:

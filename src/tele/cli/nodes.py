@@ -13,6 +13,9 @@ from tele.cli.output import Column, ago, format_option, plain, show_data, show_l
 from tele.cli.session import Authority, Where, current, open_authority, where_options
 from tele.errors import InvalidInput, NotFound, quoted
 
+#: Nodes that are listed when several fit.
+SHOWN = 5
+
 _COLUMNS = (
     Column("NAME", lambda n: n["name"]),
     Column("ADDRESS", lambda n: words(n["addresses"]) or n["mode"]),
@@ -53,6 +56,28 @@ def all_nodes(where: Where, labels: tuple[str, ...] = ()) -> list[Any]:
     """Return the nodes that the user may log in to, with all of ``labels``, by name."""
     with open_authority(where) as authority:
         return _hosts(authority, labels)
+
+
+def labelled_node(selector: str, where: Where) -> str:
+    """Return the id of the one node that ``selector`` (``env=prod,role=db``) fits.
+
+    Of several, one that is online is meant if it is the only one. Raises
+    :class:`NotFound` or :class:`InvalidInput`.
+    """
+    labels = tuple(selector.split(","))
+    if not all(key and equals for key, equals, _ in (each.partition("=") for each in labels)):
+        raise InvalidInput(f"{quoted(selector)} is no selector: expected key=value,key=value")
+    hosts = all_nodes(where, labels)
+    if not hosts:
+        raise NotFound(f"no such node: none has {selector}; tele ls shows the nodes")
+    online = [host for host in hosts if host.status == "online"]
+    meant = online if len(online) == 1 else hosts
+    if len(meant) > 1:
+        names = ", ".join(f"{host.name} ({host.id})" for host in meant[:SHOWN])
+        more = f" and {len(meant) - SHOWN} more" if len(meant) > SHOWN else ""
+        raise InvalidInput(f"{len(meant)} nodes have {selector}; say which: {names}{more}")
+    node_id: str = meant[0].id
+    return node_id
 
 
 def _hosts(authority: Authority, labels: tuple[str, ...] = ()) -> list[Any]:

@@ -89,8 +89,23 @@ def full_name(host: str, cluster: str) -> str:
     return host if host.endswith(f".{cluster}") else f"{host}.{cluster}"
 
 
-def destination(word: str, cluster: str) -> str:
-    """Return ``[login@]node`` with the node's full name; also takes ``ssh://``."""
+def _labelled(where: tuple[str | None, str | None, str | None]) -> Callable[[str], str]:
+    """Return what finds a node by its labels; asks auth, which takes a little longer."""
+
+    def find(selector: str) -> str:
+        from tele.cli.nodes import labelled_node
+        from tele.cli.session import Where
+
+        return labelled_node(selector, Where(*where))
+
+    return find
+
+
+def destination(word: str, cluster: str, find: Callable[[str], str]) -> str:
+    """Return ``[login@]node`` with the node's full name; also takes ``ssh://``.
+
+    ``find`` returns the id of a node that is given by its labels, ``key=value,key=value``.
+    """
     scheme = "ssh://" if word.startswith("ssh://") else ""
     login, at, host = word.removeprefix(scheme).rpartition("@")
     port = ""
@@ -98,6 +113,8 @@ def destination(word: str, cluster: str) -> str:
         host, port = match[1], match[2] or ""
     if not host or host.startswith("-"):
         raise InvalidInput(f"{quoted(word)} names no node")
+    if "=" in host:
+        host = find(host.removesuffix(f".{cluster}"))
     return f"{scheme}{login}{at}{full_name(host, cluster)}{port}"
 
 
@@ -160,7 +177,8 @@ def _ready(
 def ssh(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: str | None) -> None:
     """Log in to a node, or run a command there.
 
-    Words are those of ssh(1), with all its options, and [LOGIN@]NODE as destination.
+    Words are those of ssh(1), with all its options, and [LOGIN@]NODE as destination. NODE
+    is a name, an id, or labels that fit one node: env=prod,role=db.
 
     The exit status is the remote one, 255 when there was no connection.
     """
@@ -169,7 +187,7 @@ def ssh(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: st
     options, rest = list(words[:count]), list(words[count:])
     _refuse_other_configuration(options)
     if rest:
-        rest[0] = destination(rest[0], name)
+        rest[0] = destination(rest[0], name, _labelled((cluster, proxy, user)))
         # Options are allowed after the destination, too, up to the command.
         more = split_options(rest[1:], _SSH_ARGUMENTS)
         _refuse_other_configuration(rest[1 : 1 + more])
@@ -191,18 +209,24 @@ def scp(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: st
     count = split_options(words, _SCP_ARGUMENTS)
     options, rest = words[:count], words[count:]
     _refuse_other_configuration(options)
-    _become(program, [*configuration, *options, *(_file(word, name) for word in rest)])
+    find = _labelled((cluster, proxy, user))
+    _become(program, [*configuration, *options, *(_file(word, name, find) for word in rest)])
 
 
-def _file(word: str, cluster: str) -> str:
+def _file(word: str, cluster: str, find: Callable[[str], str]) -> str:
     """Return a file argument of scp with the node's full name; local ones stay."""
     if word.startswith("scp://"):
         where, slash, path = word.removeprefix("scp://").partition("/")
-        return "scp:" + destination(f"ssh://{where}", cluster).removeprefix("ssh:") + slash + path
+        return (
+            "scp:"
+            + destination(f"ssh://{where}", cluster, find).removeprefix("ssh:")
+            + slash
+            + path
+        )
     head, colon, path = word.partition(":")
     if not colon or "/" in head or head.startswith("-") or not head:
         return word  # as scp decides it
-    return destination(head, cluster) + colon + path
+    return destination(head, cluster, find) + colon + path
 
 
 @click.group(cls=LazyGroup, lazy={"ssh": Lazy("tele.cli.ssh:proxy_ssh", "Be ssh's ProxyCommand.")})
