@@ -8,9 +8,11 @@ anything that the program does not do.
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum, EnumType
 from inspect import cleandoc
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -215,6 +217,31 @@ def algorithm_lines() -> Iterator[str]:
     yield ""
 
 
+# -- Conch ----------------------------------------------------------------------------
+DIFFERENCES = Path(__file__).with_name("conch_differences.toml")
+
+
+def difference_lines() -> Iterator[str]:
+    """Yield each reason why a test of Twisted's does not hold, and those tests."""
+    with DIFFERENCES.open("rb") as file:
+        differences = tomllib.load(file)["difference"]
+    for each in differences:
+        yield from described(each["reason"])
+        by_class: dict[str, list[str]] = {}
+        for name in each["tests"]:
+            where, _, test = name.rpartition(".")
+            by_class.setdefault(where, []).append(f"``{test}``")
+        for where, tests in by_class.items():
+            yield from (f"* ``{where}``: {', '.join(tests)}",)
+        yield ""
+
+
+class ConchDifferences(Generated):
+    """``.. tele-conch-differences::``."""
+
+    text = staticmethod(difference_lines)
+
+
 class Algorithms(Generated):
     """``.. tele-ssh-algorithms::``."""
 
@@ -243,6 +270,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx of the directives."""
     app.add_directive("tele-commands", Commands)
     app.add_directive("tele-configuration", Configuration)
+    app.add_directive("tele-conch-differences", ConchDifferences)
     app.add_directive("tele-interfaces", Interfaces)
     app.add_directive("tele-ssh-algorithms", Algorithms)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

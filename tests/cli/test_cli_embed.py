@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tele.certs.keys import PrivateKey
+from tele.cli.home import Home
 from tele.config.reading import load
 from tele_command import Cluster, Tele, read_line
 
@@ -63,6 +65,70 @@ def test_the_example_of_a_node_works(cluster: Cluster, tmp_path: Path) -> None:
             assert program.stderr.read() == ""
         finally:
             program.kill()
+
+
+def test_the_example_of_a_client_works(cluster: Cluster, tmp_path: Path) -> None:
+    """The program of the documentation runs a command on the cluster's node, and no other."""
+    home = Home(cluster.tele.home)
+    profile = home.profile(cluster.tele.json("status")["cluster"])
+    assert profile is not None
+    files = home.files(profile)
+    shutil.copy(files.key, tmp_path / "id_tele")
+    shutil.copy(files.certificate, tmp_path / "id_tele-cert.pub")
+    shutil.copy(files.known_hosts, tmp_path / "known_hosts")
+    nodes = [each for each in cluster.tele.json("ls") if "embedded" not in each["labels"]]
+    node = next(each for each in nodes if each["addresses"])
+    login = cluster.tele.json("status")["logins"][0]
+
+    def run(name: str, command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [
+                sys.executable, DOCS / "examples" / "run_command.py",
+                node["addresses"][0], name, login, tmp_path, command,
+            ],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    done = run(node["name"], "echo out; echo err >&2; exit 7")
+    assert (done.stdout, done.stderr, done.returncode) == ("out\n", "err\n", 7)
+    refused = run("another", "echo out")
+    assert (refused.stdout, refused.returncode) == ("", 1)
+    assert "BadCertificate" in refused.stderr
+
+
+@pytest.mark.skipif(not shutil.which("ssh"), reason="needs OpenSSH's client")
+def test_the_example_of_a_conch_program_works(tmp_path: Path) -> None:
+    """The program of the documentation serves OpenSSH; who is not known stays outside."""
+    for name in ("host", "known", "unknown"):
+        key = PrivateKey.generate()
+        (tmp_path / name).touch(0o600)
+        (tmp_path / name).write_bytes(key.to_openssh())
+        (tmp_path / f"{name}.pub").write_text(f"{key.public.line}\n")
+    (tmp_path / "known_hosts").write_text(f"example {(tmp_path / 'host.pub').read_text()}")
+    example = str(DOCS / "examples" / "conch_server.py")
+    words = [sys.executable, example, "host", "known.pub"]
+    with subprocess.Popen(
+        words, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    ) as program:
+        try:
+            port = read_line(program).split()[-1]
+
+            def ssh(key: str) -> subprocess.CompletedProcess[str]:
+                options = (
+                    f"Port={port}", f"IdentityFile={key}", "IdentitiesOnly=yes", "BatchMode=yes",
+                    "UserKnownHostsFile=known_hosts", "HostKeyAlias=example", "User=anybody",
+                )  # fmt: skip
+                given = [word for option in options for word in ("-o", option)]
+                return subprocess.run(
+                    ["ssh", "-F", "none", *given, "-T", "127.0.0.1"], input="1 2 3\nx\n",
+                    cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+                )  # fmt: skip
+
+            assert ssh("known").stdout == "6\nnumbers, please\n"
+            assert "Permission denied (publickey)" in ssh("unknown").stderr
+        finally:
+            program.terminate()
+            program.wait(30)
 
 
 def test_a_plugin_of_somebody_else_is_found(tele: Tele) -> None:

@@ -16,8 +16,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from channel_ends import ChannelEnds, ChannelWorld, output
-from tele.conch.channel import WINDOW
+from tele.conch.channel import WINDOW, Channel
 from tele.conch.client_session import ProgramChannel
+from tele.conch.connection import SSHConnection
 from tele.conch.programs import Exit, ProgramRequest, PtyRequest
 from tele.conch.session import SessionChannel
 
@@ -292,3 +293,36 @@ def test_conchs_own_session_class(session: Session) -> None:
     assert output(channel) == b"output" * 1000
     assert channel.results == [Exit(0)]
     ends.client_link.close()
+
+
+@pytest.mark.parametrize(("kind", "code"), [(b"extended-data", 3), (b"data", 3), (b"mine", 0)])
+def test_the_channels_of_a_client(ends: ChannelEnds, kind: bytes, code: int) -> None:
+    """A client's ``channel_<type>`` methods make channels; names of our own methods do not."""
+
+    class Mine(SSHConnection):
+        def channel_mine(self, window: int, most: int, data: bytes) -> Channel:
+            return Channel(remoteWindow=window, remoteMaxPacket=most)
+
+        def global_mine(self, data: bytes) -> int:
+            return data == b"yes"
+
+    ends.client.service.__class__ = Mine
+    answers: list[Any] = []
+    for data in (b"yes", b"no"):
+        ends.server.service.sendGlobalRequest(b"mine", data, wantReply=1).addBoth(answers.append)
+    asked = Asking()
+    asked.name = kind
+    ends.server.service.openChannel(asked)
+    ends.settle()
+    assert asked.code == code
+    assert (answers[0], type(answers[1])) == (b"", Failure)
+
+
+class Asking(Channel):
+    """A channel that writes down why it was refused; 0 if it was not."""
+
+    name = b"nonsense"
+    code = 0
+
+    def openFailed(self, reason: Any) -> None:
+        self.code = reason.data

@@ -82,12 +82,13 @@ class ConchClientTransport(SSHClientTransport):
         return verified.addCallback(self._said_yes, key)
 
     def _said_yes(self, answer: Any, key: PlainHostKey) -> PlainHostKey:
-        if not answer:
-            raise BadCertificate("verifyHostKey did not say yes", "authority")
+        # Conch asks for a failure; a program that says False means it, too.
+        if answer is False:
+            raise BadCertificate("verifyHostKey says that the server is another", "authority")
         return key
 
     def verifyHostKey(self, hostKey: bytes, fingerprint: bytes) -> Deferred[Any]:
-        """Fire with something true if ``hostKey`` is the right one. A program says this."""
+        """Fire if ``hostKey`` is the right one, fail if not. A program says this."""
         return fail(BadCertificate("nobody says which server is the right one", "authority"))
 
     def connectionSecure(self) -> None:

@@ -42,6 +42,9 @@ _SIGNALS = {int(getattr(signal, f"SIG{name}")): name for name in SUPPORTED_SIGNA
 class _Process(SSHSessionProcessProtocol):
     """The program's view of the channel."""
 
+    #: What protocols of lines ask their transport.
+    disconnecting = False
+
     def __init__(self, runner: ConchRunner, channel: SessionChannel) -> None:
         super().__init__(channel)
         self._runner = runner
@@ -83,6 +86,7 @@ class _Process(SSHSessionProcessProtocol):
 
     def loseConnection(self) -> None:
         """The program closes the connection."""
+        self.disconnecting = True
         self._runner.say(self.session.loseConnection)
 
 

@@ -12,6 +12,7 @@ Laws of this file:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -29,22 +30,36 @@ from tele.conch.factory import SSHServerFactory
 from tele.conch.limits import Limits
 from tele.conch.server import USERAUTH, SSHServerTransport, host_key_algorithms
 from tele.errors import InvalidInput, ProtocolError
+from tele.loop import make_logger
 from tele.wire import numbers as n
+
+log = make_logger(__name__)
 
 #: Conch has imported it already.
 _REACTOR: Any = reactor
+#: Where Conch has what must not meet the network.
+_REPLACED = frozenset(
+    f"twisted.conch.ssh.{name}" for name in ("transport", "userauth", "connection")
+)
 #: Best first.
 _KEY_ORDER = (b"ssh-ed25519", b"ecdsa-sha2-nistp256", b"ecdsa-sha2-nistp384")
 
 
-def read_host_key(key: Any) -> PrivateKey:
-    """Return a private key of Conch's as ours. Raises :class:`InvalidInput` for old kinds."""
-    if not isinstance(key, keys.Key) or key.isPublic():
-        raise InvalidInput("privateKeys has something that is no private key of Conch's")
-    try:
-        return PrivateKey.from_openssh(key.toString("openssh", subtype="v1"))
-    except (keys.BadKeyError, ValueError):
-        raise InvalidInput(f"a host key of type {key.type()} is not supported") from None
+def read_host_keys(found: Iterable[Any]) -> list[PrivateKey]:
+    """Return Conch's private keys as ours, best first; kinds that are too old are left out.
+
+    Raises :class:`InvalidInput` for what is no private key.
+    """
+    read = []
+    for key in found:
+        if not isinstance(key, keys.Key) or key.isPublic():
+            raise InvalidInput("privateKeys has something that is no private key of Conch's")
+        if key.type() == "DSA":
+            log.warn("a DSA host key is left out: clients do not take it any more")
+            continue
+        read.append(PrivateKey.from_openssh(key.toString("openssh", subtype="v1")))
+    order = {kind: at for at, kind in enumerate(_KEY_ORDER)}
+    return sorted(read, key=lambda each: order.get(each.public.type, len(order)))
 
 
 class ConchServerTransport(SSHServerTransport):
@@ -127,10 +142,7 @@ class SSHFactory(SSHServerFactory):
     @cached_property
     def all_host_keys(self) -> tuple[HostKeys, ...]:
         """The private keys, best first."""
-        read = [read_host_key(key) for key in self.privateKeys.values()]
-        order = {kind: at for at, kind in enumerate(_KEY_ORDER)}
-        read.sort(key=lambda key: order.get(key.public.type, len(order)))
-        return tuple(HostKeys(key) for key in read)
+        return tuple(HostKeys(key) for key in read_host_keys(self.privateKeys.values()))
 
     def startFactory(self) -> None:
         """Get the keys, and look whether all that will meet the network is ours."""
@@ -138,9 +150,8 @@ class SSHFactory(SSHServerFactory):
             self.publicKeys = self.getPublicKeys()
         if not hasattr(self, "privateKeys"):
             self.privateKeys = self.getPrivateKeys()
-        if not self.publicKeys or not self.privateKeys:
+        if not self.publicKeys or not self.privateKeys or not self.all_host_keys:
             raise ConchError("no host keys, failing")
-        self.all_host_keys  # noqa: B018  (raises now and not at the first visitor)
         for name, service in self.services.items():
             _refuse_conchs(name.decode("ascii"), service)
         _refuse_conchs("protocol", self.protocol)
@@ -168,5 +179,5 @@ def _refuse_conchs(name: str, made: Any) -> None:
     for its in getattr(made, "__mro__", (type(made),)):
         if its.__module__.startswith("tele."):
             return
-        if its.__module__.startswith("twisted.conch."):
+        if its.__module__ in _REPLACED:
             raise ConchError(f"{name}: {made.__qualname__} is Conch's; import it from tele.embed")

@@ -63,6 +63,8 @@ class PortalUserAuthServer(SSHUserAuthServer):
     interfaceToMethod = conch.SSHUserAuthServer.interfaceToMethod
     #: Seconds before a wrong password is answered.
     passwordDelay = 1
+    #: Where time comes from; the transport's clock if it is None.
+    clock: Any = None
     user = b""
     nextService = b""
     method = b""
@@ -186,7 +188,8 @@ class PortalUserAuthServer(SSHUserAuthServer):
         """Make whoever guesses passwords wait."""
         if not self.passwordDelay:
             return failure
-        self._waiting = deferLater(self.transport.clock, self.passwordDelay, lambda: failure)
+        clock = self.clock or self.transport.clock
+        self._waiting = deferLater(clock, self.passwordDelay, lambda: failure)
         return self._waiting
 
     def _log_in(self, credentials: Any) -> Deferred[Any]:

@@ -210,13 +210,22 @@ class SSHConnection(conch.SSHConnection):
         """
         avatar = getattr(self.transport, "avatar", None)
         if avatar is not None:
-            return avatar.lookupChannel(channelType, windowSize, maxPacket, data)
-        name = channelType.replace(b"-", b"_").decode("ascii", "replace")
-        make = getattr(self, f"channel_{name}", None) if name.isidentifier() else None
-        channel = None if make is None else make(windowSize, maxPacket, data)
+            channel = avatar.lookupChannel(channelType, windowSize, maxPacket, data)
+        else:
+            make = self._method("channel", channelType)
+            channel = None if make is None else make(windowSize, maxPacket, data)
         if channel is None:
             raise ConchError("unknown channel", UNKNOWN_CHANNEL_TYPE)
         return channel
+
+    def _method(self, prefix: str, name: bytes) -> Any:
+        """Return the method ``<prefix>_<name>`` that a program has for something, or None.
+
+        ``name`` is the peer's: it does not reach methods that are ours (``channel_data``).
+        """
+        word = f"{prefix}_{name.replace(b'-', b'_').decode('ascii', 'replace')}"
+        own = hasattr(SSHConnection, word) or not word.isidentifier()
+        return None if own else getattr(self, word, None)
 
     def _may_open(self, kind: bytes) -> str | None:
         if len(self.channels) + self._opening >= self.channels_limit:
@@ -361,12 +370,12 @@ class SSHConnection(conch.SSHConnection):
         if channel is None:
             return
         channel.remoteClosed = True
-        if channel.localClosed:
+        was_closed = channel.localClosed
+        self._guard(channel.closeReceived)
+        if was_closed:
             self._close_channel(channel)
-        else:
-            self._guard(channel.closeReceived)
-            if not channel.localClosed and channel in self.channelsToRemoteChannel:
-                self.sendClose(channel)
+        elif not channel.localClosed and channel in self.channelsToRemoteChannel:
+            self.sendClose(channel)
 
     def _named(self, packet: bytes) -> Any | None:
         reader = Reader(packet)
@@ -508,7 +517,10 @@ class SSHConnection(conch.SSHConnection):
         self._replies.answer(name, answer, want_reply)
 
     def gotGlobalRequest(self, requestType: bytes, data: bytes) -> Any:
-        """Do what the avatar knows to do; anything else is refused, keepalives included."""
+        """Do what the avatar knows to do; anything else is refused, keepalives included.
+
+        A client's connection has ``global_<name>(data)`` methods, as in Conch.
+        """
         if requestType == b"no-more-sessions@openssh.com":
             self._no_more_sessions = True
             return True
@@ -516,8 +528,11 @@ class SSHConnection(conch.SSHConnection):
         if requestType == PROVE and prove is not None:
             return prove(data)
         avatar = getattr(self.transport, "avatar", None)
+        if avatar is None:
+            method = self._method("global", requestType)
+            return False if method is None else method(data)
         name = requestType.replace(b"-", b"_")
-        if avatar is None or not name.isascii() or not name.decode("ascii").isidentifier():
+        if not name.isascii() or not name.decode("ascii").isidentifier():
             return False
         return avatar.gotGlobalRequest(requestType, data)
 
