@@ -32,7 +32,7 @@ from tele.conch.client import HOST_CERTIFICATES
 from tele.config import values
 from tele.config.values import Address, Chosen, FileConfig, Network, Pins
 from tele.https.via import Via
-from tele.wire.agreement import METHODS
+from tele.wire.agreement import METHODS, SERVER_METHODS
 from tele.wire.ciphers import CIPHERS, MACS, SERVER_CIPHERS
 from tele.wire.negotiation import COMPRESSIONS
 
@@ -197,7 +197,7 @@ def interface_lines() -> Iterator[str]:
 # -- SSH ------------------------------------------------------------------------------
 #: What is negotiated, in our order: by kind, what a server of ours offers and what a client.
 ALGORITHMS: Mapping[str, tuple[tuple[bytes, ...], tuple[bytes, ...]]] = {
-    "Key exchange": (tuple(METHODS), tuple(METHODS)),
+    "Key exchange": (SERVER_METHODS, tuple(METHODS)),
     "Host key": (tuple(HOST_ALGORITHMS), HOST_CERTIFICATES),
     "User authentication": (tuple(USER_ALGORITHMS), tuple(USER_ALGORITHMS)),
     "Cipher": (SERVER_CIPHERS, CIPHERS),

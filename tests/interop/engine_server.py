@@ -36,9 +36,11 @@ from tele.conch.credentials import DeniedAttempt, Trust, make_portal
 from tele.conch.exchange import HostKeys
 from tele.conch.factory import SSHServerFactory
 from tele.conch.limits import Limits
+from tele.conch.penalties import LOOPBACK, PenaltyRules
 from tele.conch.sockets import listen
 from tele.loop import LogFormat, set_up_logging
 from tele.model.identity import HostRole
+from tele.wire.agreement import METHODS, SERVER_METHODS
 
 CLUSTER = "engine"
 WINDOW = 2 << 20
@@ -201,7 +203,11 @@ def main(folder: Path) -> None:
         user_trust=lambda: Trust(CLUSTER, frozenset({users.public.blob})),
         clock=CLOCK,
         connection=SSHConnection,
-        limits=Limits(rekey_octets=int(os.environ.get("REKEY_OCTETS", 1 << 30))),
+        limits=Limits(
+            rekey_octets=int(os.environ.get("REKEY_OCTETS", 1 << 30)),
+            penalties=PenaltyRules(exempt=() if "STRICT" in os.environ else LOOPBACK),
+        ),
+        key_exchanges=tuple(METHODS) if "EVERYTHING" in os.environ else SERVER_METHODS,
         on_denied=report,
     )
     port: Any = listen(CLOCK, 0, factory, "127.0.0.1").getHost()

@@ -33,6 +33,7 @@ from tele.conch.exchange import HostKeys
 from tele.conch.factory import SSHServerFactory
 from tele.conch.limits import Limits
 from tele.model.identity import HostRole
+from tele.wire.agreement import SERVER_METHODS
 
 START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 CLUSTER = "test"
@@ -106,6 +107,7 @@ class World:
 
     clock: Clock = Factory(clock_at_start)
     limits: Limits = Factory(Limits)
+    key_exchanges: tuple[bytes, ...] = SERVER_METHODS
     user_authority: PrivateKey = Factory(PrivateKey.generate)
     host_authority: PrivateKey = Factory(PrivateKey.generate)
     host_key: PrivateKey = Factory(PrivateKey.generate)
@@ -125,6 +127,7 @@ class World:
             clock=self.clock,
             connection=self._connection,
             limits=self.limits,
+            key_exchanges=self.key_exchanges,
             on_denied=self.denied.append,
             draw=lambda: 0.5,
         )

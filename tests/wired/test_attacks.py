@@ -317,10 +317,21 @@ def test_s10_padding(attacker: Attacker, padding: int) -> None:
 
 
 def test_s10_no_weak_algorithm_is_offered(attacker: Attacker) -> None:
-    """No CBC, no MAC-then-anything, no SHA-1, no finite field groups, no DSA."""
+    """No CBC, no MAC-then-anything, no SHA-1, no finite field groups, no DSA, no NIST curves."""
     attacker.greet()
     kexinit = next(m for m in attacker.hear() if m[0] == n.KEXINIT)
-    for weak in (b"cbc", b"md5", b"sha1", b"group", b"dss", b"rsa,", b"3des", b"arcfour", b"umac"):
+    for weak in (
+        b"cbc",
+        b"md5",
+        b"sha1",
+        b"group",
+        b"dss",
+        b"rsa,",
+        b"3des",
+        b"nistp",
+        b"arcfour",
+        b"umac",
+    ):
         assert weak not in kexinit
     assert b"chacha" not in kexinit
     assert kexinit.count(b"hmac") == kexinit.count(b"-etm@openssh.com") > 0

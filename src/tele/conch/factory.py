@@ -9,7 +9,7 @@ Laws of this file:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from twisted.conch.ssh import factory as conch
@@ -23,9 +23,20 @@ from tele.conch.exchange import HostKeys
 from tele.conch.limits import Limits
 from tele.conch.server import USERAUTH, SSHServerTransport
 from tele.conch.userauth import CONNECTION, SSHUserAuthServer
+from tele.wire.agreement import METHODS, SERVER_METHODS
 from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
 
 _DICE = random.SystemRandom()
+
+
+def _chosen(
+    names: Sequence[bytes], known: Collection[bytes], usual: Sequence[bytes]
+) -> list[bytes] | None:
+    """Return ``names``, or None if they are what the protocol's class says anyway."""
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise ValueError(f"there are no such algorithms: {unknown}")
+    return None if tuple(names) == tuple(usual) else list(names)
 
 
 class SSHServerFactory(conch.SSHFactory):
@@ -33,8 +44,8 @@ class SSHServerFactory(conch.SSHFactory):
 
     ``host_keys`` and ``user_trust`` are asked anew whenever they are needed. ``connection``
     makes the connection service; ``on_denied`` hears of everybody who was not let in, and
-    ``on_refused`` once a minute of those who did not get as far. ``ciphers`` are what is
-    offered (:data:`tele.wire.ciphers.CIPHERS` are all that there are; the client chooses).
+    ``on_refused`` once a minute of those who did not get as far. ``key_exchanges`` and
+    ``ciphers`` are what is offered (``tele.wire`` has all that there are; the client chooses).
     Without ``match_login`` a certificate is good for any login name, and the realm has to look
     at it. ``shared`` says of which addresses many people come, such as a proxy's: nobody is
     shut out there for another. With ``host_trust`` members of the cluster may log in with
@@ -54,6 +65,7 @@ class SSHServerFactory(conch.SSHFactory):
         clock: IReactorTime,
         connection: Callable[[], Any] = SSHConnection,
         limits: Limits | None = None,
+        key_exchanges: Sequence[bytes] = SERVER_METHODS,
         ciphers: Sequence[bytes] = SERVER_CIPHERS,
         match_login: bool = True,
         host_trust: Callable[[], Trust] | None = None,
@@ -68,10 +80,8 @@ class SSHServerFactory(conch.SSHFactory):
         self.clock = clock
         self.connection = connection
         self.limits = limits or Limits()
-        unknown = [name for name in ciphers if name not in CIPHERS]
-        if unknown or not ciphers:
-            raise ValueError(f"there are no such ciphers: {unknown}")
-        self._ciphers = None if tuple(ciphers) == SERVER_CIPHERS else list(ciphers)
+        self._methods = _chosen(key_exchanges, METHODS, SERVER_METHODS)
+        self._ciphers = _chosen(ciphers, CIPHERS, SERVER_CIPHERS)
         self.match_login = match_login
         self.host_trust = host_trust
         self.on_denied = on_denied
@@ -106,6 +116,8 @@ class SSHServerFactory(conch.SSHFactory):
     def _build(self, source: str | None) -> Any:
         protocol = self._make(source)
         protocol.factory = self
+        if self._methods is not None:
+            protocol.supportedKeyExchanges = self._methods
         if self._ciphers is not None:
             protocol.supportedCiphers = self._ciphers
         return protocol

@@ -24,7 +24,7 @@ from tele.conch.penalties import Fault
 from tele.conch.transport import Transport
 from tele.errors import ProtocolError, quoted
 from tele.wire import numbers as n
-from tele.wire.agreement import METHODS, exchange_hash
+from tele.wire.agreement import METHODS, SERVER_METHODS, exchange_hash
 from tele.wire.ciphers import SERVER_CIPHERS
 from tele.wire.fields import Reader, string, uint32
 from tele.wire.negotiation import EXT_INFO_CLIENT, EXT_INFO_SERVER, STRICT_CLIENT, STRICT_SERVER
@@ -61,6 +61,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
     factory: SSHServerFactory
     our_markers = (EXT_INFO_SERVER, STRICT_SERVER)
     peer_markers = (EXT_INFO_CLIENT, STRICT_CLIENT)
+    supportedKeyExchanges = list(SERVER_METHODS)
     supportedCiphers = list(SERVER_CIPHERS)
 
     #: Host key (or certificate) of the first exchange, to which a login is bound.

@@ -7,7 +7,7 @@ it cannot say anything else.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
@@ -20,6 +20,7 @@ from tele.conch.penalties import Overflow
 from tele.errors import quoted
 from tele.https.via import Via
 from tele.model.resources import NAME_PATTERN, RecordingSettings
+from tele.wire.agreement import METHODS, SERVER_METHODS
 from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
 
 
@@ -115,16 +116,19 @@ def _node_name_problem(name: str) -> str:
     return "" if _NAME.fullmatch(name) else "a name is letters, digits and ._@- between them"
 
 
-def _ciphers_problem(names: tuple[str, ...]) -> str:
-    for name in names:
-        if name.encode("utf-8") not in CIPHERS:
-            return f"there is no cipher {quoted(name)}; there are {_listed(CIPHERS)}"
-    if not names:
-        return "at least one cipher"
-    return "" if len(set(names)) == len(names) else "each cipher once"
+def _names_of(known: Collection[bytes], what: str) -> Callable[[tuple[str, ...]], str]:
+    def problem(names: tuple[str, ...]) -> str:
+        for name in names:
+            if name.encode("utf-8") not in known:
+                return f"there is no {what} {quoted(name)}; there are {_listed(known)}"
+        if not names:
+            return f"at least one {what}"
+        return "" if len(set(names)) == len(names) else f"each {what} once"
+
+    return problem
 
 
-def _listed(names: tuple[bytes, ...]) -> str:
+def _listed(names: Collection[bytes]) -> str:
     return ", ".join(name.decode("ascii") for name in names)
 
 
@@ -298,13 +302,19 @@ class NodeConfig:
     commands: Mapping[str, CommandConfig] = key(
         "Labels that are the output of commands.", Factory(dict)
     )
+    key_exchanges: tuple[str, ...] = key(
+        "The SSH key exchange methods that are offered. ``ecdh-sha2-nistp256``, the only one that "
+        "is not offered by default, is for clients in FIPS mode.",
+        tuple(name.decode("ascii") for name in SERVER_METHODS),
+        check=_names_of(METHODS, "key exchange method"),
+    )
     ciphers: tuple[str, ...] = key(
         "The SSH ciphers that are offered. The client chooses among them by its own order, and "
         "many OpenSSH clients would choose ``chacha20-poly1305@openssh.com``, the only one that "
         "is not offered by default: it takes twice the processor's time where there is AES in "
         "hardware.",
         tuple(name.decode("ascii") for name in SERVER_CIPHERS),
-        check=_ciphers_problem,
+        check=_names_of(CIPHERS, "cipher"),
     )
     keepalive: timedelta = _KEEPALIVE
     shutdown_grace: timedelta = _SHUTDOWN_GRACE

@@ -225,6 +225,7 @@ def node_service(
         where=None if listen is None else (listen.host, listen.port),
         public=lambda port: public_address(listen or Address("", port), config.public_addr, port),
         recorder=recorder,
+        key_exchanges=tuple(name.encode("ascii") for name in config.key_exchanges),
         ciphers=tuple(name.encode("ascii") for name in config.ciphers),
         limits=limits_of(config),
         shutdown_grace=config.shutdown_grace.total_seconds(),

@@ -51,6 +51,7 @@ from tele.recording.tee import ConnectionTape
 from tele.tunnel.agent import Serve, peer_address
 from tele.tunnel.agents import Agents
 from tele.tunnel.vouching import Vouching, take_preface
+from tele.wire.agreement import SERVER_METHODS
 from tele.wire.ciphers import SERVER_CIPHERS
 
 _log = make_logger(__name__)
@@ -86,6 +87,7 @@ class NodeService(Service):
         recorder: IRecorder | None,
         agents: Callable[[Serve, Callable[[], None]], Agents] | None = None,
         limits: Limits | None = None,
+        key_exchanges: Sequence[bytes] = SERVER_METHODS,
         ciphers: Sequence[bytes] = SERVER_CIPHERS,
         shutdown_grace: float = 0.0,
         look_up: Callable[[str], None] = look_up,
@@ -103,7 +105,7 @@ class NodeService(Service):
         self._tunnelled: Deferred[None] = Deferred()
         self._identity: Any = None
         self._trail = Trail(reactor, member)
-        self._proxies = ProxyAddresses(reactor, lambda: member.authority)
+        self._proxies = ProxyAddresses(reactor)
         self._trust: Trust | None = None
         self._port: Any = None
         self._starting: Deferred[int] | None = None
@@ -115,6 +117,7 @@ class NodeService(Service):
             clock=reactor,
             connection=SSHConnection,
             limits=limits,
+            key_exchanges=key_exchanges,
             ciphers=ciphers,
             on_denied=self._trail.denied,
             on_refused=self._trail.refused,
@@ -140,6 +143,7 @@ class NodeService(Service):
 
     def _member_changed(self) -> None:
         self._trust = None
+        self._proxies.update(each for p in self._member.state.proxies for each in p.addresses)
         if self._agents is None:
             return
         identity = self._member.identity
@@ -216,7 +220,6 @@ class NodeService(Service):
             raise TeleError(f"the spawner cannot be started: {error.strerror}") from None
         await self._labels.start()
         await self._member.ready()
-        self._proxies.start()
         if self._agents is not None:
             self._identity = self._member.identity
             self._agents.start()
@@ -257,7 +260,6 @@ class NodeService(Service):
         if self._starting is not None:
             self._starting.cancel()
         self._labels.stop()
-        self._proxies.stop()
         if self._agents is not None:
             self._agents.stop()
         if self._port is not None:

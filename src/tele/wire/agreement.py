@@ -146,6 +146,9 @@ METHODS: Final[Mapping[bytes, Method]] = {
     b"curve25519-sha256@libssh.org": _CURVE25519,
     b"ecdh-sha2-nistp256": Method(_P256, _respond_p256),
 }
+#: What a server offers unless it is told otherwise: the curve of NIST is for clients that may
+#: use no other.
+SERVER_METHODS: Final = tuple(name for name in METHODS if b"nistp" not in name)
 
 
 def exchange_hash(

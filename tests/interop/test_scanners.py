@@ -1,0 +1,113 @@
+"""What scanners of SSH servers find: ssh-audit, ssh-keyscan."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tele._version import VERSION
+from test_engine_clients import Server, start, stop
+
+SECONDS = 120
+
+#: What ssh-audit holds against us, and why it stays.
+KNOWN = {
+    # Clients older than OpenSSH 9.9 have no hybrid method; those that have prefer it, as we do.
+    "does not provide protection against post-quantum attacks": {
+        "curve25519-sha256",
+        "curve25519-sha256@libssh.org",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server as it is by default."""
+    running = start(tmp_path_factory.mktemp("scanned"))
+    yield running
+    stop(running)
+
+
+@pytest.fixture
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that treats loopback as any other address."""
+    running = start(tmp_path_factory.mktemp("strict"), STRICT="yes")
+    yield running
+    stop(running)
+
+
+def audit(server: Server, *words: str) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("ssh-audit")
+    return subprocess.run(
+        [str(program), *words, "-p", str(server.port), "127.0.0.1"],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+def test_ssh_audit_finds_no_weak_algorithm(server: Server) -> None:
+    """Nothing fails or warns but what is known; there is no compression and no known hole."""
+    done = audit(server, "--json", "--skip-rate-test")
+    found: dict[str, Any] = json.loads(done.stdout)
+    offered = {kind: found[kind] for kind in ("kex", "key", "enc", "mac")}
+    assert all(offered.values())
+    held = [
+        (entry["algorithm"], text)
+        for entries in offered.values()
+        for entry in entries
+        for level in ("fail", "warn")
+        for text in entry.get("notes", {}).get(level, ())
+    ]
+    assert [each for each in held if each[0] not in KNOWN.get(each[1], ())] == []
+    assert found["compression"] == ["none"]
+    assert found.get("cves", []) == []
+    assert "kex-strict-s-v00@openssh.com" in {entry["algorithm"] for entry in offered["kex"]}
+
+
+def visit(server: Server) -> bytes:
+    """Come, read what is said first, and leave; empty if nobody is at home."""
+    with socket.create_connection(("127.0.0.1", server.port), SECONDS) as visitor:
+        try:
+            return visitor.recv(255)
+        except ConnectionResetError:
+            return b""
+
+
+def test_a_scanner_is_shut_out(strict: Server) -> None:
+    """One address cannot come as often as it likes (DHEat); then a scan sees no version line."""
+    said = [visit(strict) for _ in range(15)]
+    assert all(line.startswith(b"SSH-2.0-tele") for line in said[:10])
+    assert any(not visit(strict) for _ in range(1000))
+    scan = audit(strict, "--skip-rate-test", "--json")
+    assert "SSH-2.0-tele" not in scan.stdout
+    assert "Traceback" not in scan.stdout + scan.stderr
+
+
+@pytest.mark.skipif(shutil.which("ssh-keyscan") is None, reason="OpenSSH is not installed")
+def test_ssh_keyscan(server: Server) -> None:
+    """It gets the host's key, and with ``-c`` its certificate, and nothing but our version."""
+    plain, certificate = (
+        subprocess.run(
+            ["ssh-keyscan", "-T", "60", *words, "-p", str(server.port), "127.0.0.1"],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        for words in ((), ("-c",))
+    )
+    known = (server.folder / "known_keys").read_text().split()
+    assert plain.stdout.split()[1:3] == known[1:3]
+    assert "ssh-ed25519-cert-v01@openssh.com" in certificate.stdout
+    banners = {line.split(" ", 2)[2] for line in plain.stderr.splitlines() if " SSH-" in line}
+    assert banners == {f"SSH-2.0-tele_{VERSION.partition('+')[0]}"}
