@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attempts import Dice, main
 from tele.errors import Unreachable
 from tele.https.via import Login, read_via
 from tele.https.via_words import ANSWER_LIMIT, ask
@@ -26,3 +27,12 @@ def check(data: bytes) -> None:
         assert problem.isprintable()
         assert problem or data[:given].endswith(asking.rest)
         assert problem or asking.done or given < ANSWER_LIMIT + 14
+
+
+def attempt(dice: Dice) -> None:
+    """A good answer with damage."""
+    check(dice.damaged(dice.choice(SEEDS), 6))
+
+
+if __name__ == "__main__":
+    main(attempt)

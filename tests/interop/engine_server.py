@@ -36,7 +36,7 @@ from tele.conch.credentials import DeniedAttempt, Trust, make_portal
 from tele.conch.exchange import HostKeys
 from tele.conch.factory import SSHServerFactory
 from tele.conch.limits import Limits
-from tele.conch.penalties import LOOPBACK, PenaltyRules
+from tele.conch.penalties import PenaltyRules
 from tele.conch.sockets import listen
 from tele.loop import LogFormat, set_up_logging
 from tele.model.identity import HostRole
@@ -45,6 +45,8 @@ from tele.wire.agreement import METHODS, SERVER_METHODS
 CLUSTER = "engine"
 WINDOW = 2 << 20
 CLOCK: Any = reactor
+#: Loopback is as any address; ten visits without a login shut it out for longer than a test.
+STRICT = PenaltyRules(noauth=60.0, min=600.0, exempt=())
 
 
 class Session(SSHChannel):
@@ -205,7 +207,7 @@ def main(folder: Path) -> None:
         connection=SSHConnection,
         limits=Limits(
             rekey_octets=int(os.environ.get("REKEY_OCTETS", 1 << 30)),
-            penalties=PenaltyRules(exempt=() if "STRICT" in os.environ else LOOPBACK),
+            penalties=STRICT if "STRICT" in os.environ else PenaltyRules(),
         ),
         key_exchanges=tuple(METHODS) if "EVERYTHING" in os.environ else SERVER_METHODS,
         on_denied=report,

@@ -85,8 +85,7 @@ def visit(server: Server) -> bytes:
 
 def test_a_scanner_is_shut_out(strict: Server) -> None:
     """One address cannot come as often as it likes (DHEat); then a scan sees no version line."""
-    said = [visit(strict) for _ in range(15)]
-    assert all(line.startswith(b"SSH-2.0-tele") for line in said[:10])
+    assert all(visit(strict).startswith(b"SSH-2.0-tele") for _ in range(10))
     assert any(not visit(strict) for _ in range(1000))
     scan = audit(strict, "--skip-rate-test", "--json")
     assert "SSH-2.0-tele" not in scan.stdout

@@ -73,7 +73,7 @@ class ConchServerTransport(SSHServerTransport):
     def __init__(self) -> None:
         super().__init__(_REACTOR)
 
-    def take_place(self, clock: IReactorTime, limits: Limits, source: str) -> None:
+    def take_place(self, clock: IReactorTime, limits: Limits, source: str | None) -> None:
         """The factory takes it in."""
         self.clock, self.limits, self._source = clock, limits, source
 
