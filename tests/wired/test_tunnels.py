@@ -86,7 +86,10 @@ def test_a_command_through_a_tunnel(cluster: SmallCluster) -> None:
     cluster.reactor.until(lambda: node.proxies == (proxy.member.host_id,))
     done = cluster.jump("alice", proxy, "nat1", "cat; echo bad >&2; exit 7", stdin=data)
     assert (done.stdout == data, done.stderr, done.returncode) == (True, b"bad\n", 7)
-    (started,) = cluster.wait_event("session.start")
+    said = cluster.jump("alice", proxy, "nat1", "echo $SSH_CONNECTION").stdout.split()
+    assert (said[0], said[2]) == (b"127.0.0.1", b"127.0.0.1")
+    assert len(said) == 4
+    started, _ = cluster.wait_event("session.start", 2)
     assert started.server_name == "nat1"
     assert started.remote_addr.startswith("127.0.0.1:")
 

@@ -326,9 +326,6 @@ def _check_whole(document: Value, reader: _Reader, name: str) -> None:
             reader.fail(place, f"{key}.join", "a token goes to a verified auth only: give ca_pin")
         if "via_login_file" in join and "via" not in join:
             reader.fail(place, f"{key}.join", "via_login_file is for via, which is missing")
-        if key == "node" and "proxy" in join and "listen" not in keys:
-            text = "missing: this version reaches a node at a port of its own only"
-            reader.fail(document.keys[key], "node.listen", text)
 
 
 def _keys(value: Value) -> Mapping[str, Value]:

@@ -90,6 +90,7 @@ class AgentConnection(SSHConnection):
         return _VisitorChannel(
             protocol,
             peer_address(visitor.remote_addr),
+            peer_address(self.transport.local_addr()),
             remoteWindow=windowSize,
             remoteMaxPacket=maxPacket,
         )

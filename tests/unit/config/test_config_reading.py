@@ -150,10 +150,13 @@ def test_a_host_has_to_know_where_auth_is() -> None:
     assert "give ca_pin" in problems(unpinned)[0]
 
 
-def test_a_node_without_a_port_is_refused_for_now() -> None:
-    """Tunnel mode is not there yet, and a node nobody can reach is not started."""
-    text = f"version: v1\nnode: {{join: {{proxy: p, token_file: t, ca_pin: '{PIN}'}}}}"
-    assert "node.listen: missing" in problems(text)[0]
+def test_a_node_without_a_port() -> None:
+    """A node that joins by a proxy needs no port: it has tunnels, as many as are asked for."""
+    join = f"join: {{proxy: p, token_file: t, ca_pin: '{PIN}'}}"
+    node = read(f"version: v1\nnode: {{{join}, tunnels: 2}}").config.node
+    assert node is not None
+    assert (node.listen, node.tunnels) == (None, 2)
+    assert "1 to 64" in problems(f"version: v1\nnode: {{{join}, tunnels: 0}}")[0]
 
 
 def test_something_has_to_run() -> None:
