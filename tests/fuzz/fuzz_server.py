@@ -8,9 +8,9 @@ from ipaddress import ip_network
 
 from attempts import Dice, main
 from ssh_attacker import Attacker
-from ssh_ends import World
 from tele.conch.limits import Limits
 from tele.conch.penalties import PenaltyRules
+from tele.testing.ssh import World
 from tele.wire import numbers as n
 from tele.wire.fields import string, uint32
 from tele.wire.negotiation import make_kexinit

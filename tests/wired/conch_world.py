@@ -12,10 +12,10 @@ from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.portal import Portal
 from twisted.internet.defer import succeed
 
-from ssh_ends import CLUSTER, Avatar, Realm, World
 from tele.certs.keys import PrivateKey
 from tele.embed.ssh import CertificateChecker as Certificates
 from tele.embed.ssh import HostKeys, Trust, factory, parse_line, userauth
+from tele.testing.ssh import CLUSTER, Avatar, Realm, World
 from tele.wire import numbers as n
 from tele.wire.fields import boolean, string
 

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.testing import StringTransport
 
 from ssh_attacker import Attacker
-from ssh_ends import Address
+from tele.testing.ssh import Address
 from tele.wire import numbers as n
 from tele.wire.fields import boolean, string, uint32
 from weighing import weigh

@@ -6,8 +6,8 @@ from typing import Any
 
 from attrs import define, field
 
-from ssh_ends import World
 from tele.conch.client import ClientIdentity
+from tele.testing.ssh import World
 from tele.wire import numbers as n
 from tele.wire.agreement import METHODS, exchange_hash
 from tele.wire.ciphers import CIPHERS, Secrets

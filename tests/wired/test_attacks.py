@@ -18,11 +18,11 @@ from channel_ends import ChannelWorld
 from conch_world import ConchWorld
 from flooder import Flooder, open_of
 from ssh_attacker import Attacker, numbers, request
-from ssh_ends import START, Address, World
 from tele.certs.keys import PrivateKey
 from tele.conch.limits import Limits
 from tele.conch.userauth import HOSTBOUND, printable
 from tele.errors import AccessDenied
+from tele.testing.ssh import START, Address, World
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, boolean, string, uint32
 

@@ -15,9 +15,8 @@ from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.protocol import Protocol
 from twisted.internet.testing import StringTransport
 
-from channel_ends import ChannelEnds, ChannelUser, ChannelWorld, LinkEnd, no_descriptor_lost
+from channel_ends import ChannelEnds, ChannelUser, ChannelWorld, no_descriptor_lost
 from own_reactor import OwnReactor, own_reactor
-from ssh_ends import Address
 from tele.conch.channel import WINDOW, Channel
 from tele.conch.client import LoginTransport
 from tele.conch.client_session import ProgramChannel
@@ -28,6 +27,7 @@ from tele.conch.sockets import DirectReactor
 from tele.conch.splice import open_splice
 from tele.conch.stream import open_stream
 from tele.errors import AccessDenied, Unreachable
+from tele.testing import Address, LinkEnd
 from tele.wire.fields import string, uint32
 
 MIB = 1 << 20

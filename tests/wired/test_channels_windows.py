@@ -8,11 +8,12 @@ from typing import Any
 from attrs import Factory, define
 from twisted.internet.defer import Deferred
 
-from channel_ends import ChannelEnds, ChannelUser, ChannelWorld, LinkEnd
+from channel_ends import ChannelEnds, ChannelUser, ChannelWorld
 from tele.conch.channel import WINDOW, Channel
 from tele.conch.connection import WINDOW_LIMIT, WINDOWS_LIMIT, SSHConnection
 from tele.conch.splice import open_splice
 from tele.conch.windows import LEAST
+from tele.testing import LinkEnd
 
 MIB = 1 << 20
 STEP = 0.01

@@ -21,9 +21,9 @@ from zope.interface import implementer
 
 from conch_world import PASSWORD, AtOnce, ConchWorld, conch_key, key_request, password_request
 from ssh_attacker import Attacker, numbers, request
-from ssh_ends import World
 from tele.certs.keys import PrivateKey
 from tele.embed.ssh import factory, userauth
+from tele.testing.ssh import World
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, boolean, name_list, string
 

@@ -8,8 +8,8 @@ import pytest
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
-from ssh_ends import Address, Ends, World
 from tele.conch.farewell import LOOK, Farewell
+from tele.testing.ssh import Address, Ends, World
 from tele.wire import numbers as n
 
 WHY = "the node is shutting down"

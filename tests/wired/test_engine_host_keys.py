@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from ssh_attacker import Attacker
-from ssh_ends import World
 from tele.certs.keys import PrivateKey
 from tele.conch.connection import SSHConnection
 from tele.conch.exchange import HostKeys
 from tele.conch.host_key_proofs import ANNOUNCE, PROOFS_LIMIT, PROVE
+from tele.testing.ssh import World
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, boolean, string
 from tele.wire.negotiation import KexInit

@@ -11,12 +11,12 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from zope.interface import implementer
 
 from ssh_attacker import Attacker
-from ssh_ends import Ends, World
 from tele.conch import keepalive
 from tele.conch.client import LoginTransport
 from tele.conch.connection import SSHConnection
 from tele.conch.keepalive import LOOKS, QUESTION
 from tele.conch.limits import Limits
+from tele.testing.ssh import Ends, World
 from tele.wire import numbers as n
 from tele.wire.fields import boolean, string
 

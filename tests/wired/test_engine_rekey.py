@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from ssh_attacker import Attacker, numbers
-from ssh_ends import Ends, World
 from tele.conch.limits import REKEY_BURST, Limits
 from tele.conch.transport import Transport
+from tele.testing.ssh import Ends, World
 from tele.wire import numbers as n
 from tele.wire.agreement import METHODS
 from tele.wire.ciphers import CIPHERS, MACS, needs_mac

@@ -15,7 +15,6 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
-from pretended_auth import CLUSTER, PretendedAuth
 from tele.errors import AccessDenied, Conflict, InvalidInput, TeleError, Unavailable
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
@@ -24,6 +23,7 @@ from tele.model.event import Event
 from tele.model.identity import HostRole
 from tele.model.presence import Presence
 from tele.model.resources import Metadata, Role
+from tele.testing.authority import CLUSTER, PretendedAuth
 
 BEGIN = datetime(2026, 11, 24, 12, tzinfo=UTC)
 

@@ -6,24 +6,20 @@ import os
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from attrs import define, field
-from twisted.internet.defer import Deferred, fail, succeed
-from zope.interface import implementer
 
 from small_cluster import ME, SmallCluster, small_cluster
 from tele.certs.keys import PrivateKey
 from tele.errors import Unavailable
-from tele.interfaces import IRecorder, IRecording
 from tele.model.api.people import PutRole
 from tele.model.api.table import PUT_ROLE
-from tele.model.frame import Frame, FrameKind
+from tele.model.frame import FrameKind
 from tele.model.resources import Conditions, Metadata, Role, RoleOptions, RoleSpec
-from tele.model.session import RecordingStart
 from tele.node.labels import LabelCommand
+from tele.testing import MemoryRecorder
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
 
@@ -221,64 +217,24 @@ def test_certificates_follow_the_address(cluster: SmallCluster) -> None:
     assert node.member.identity.ssh_certificate.serial == first
 
 
-@implementer(IRecorder)
-@define
-class FakeRecorder:
-    """Keeps frames in lists, or refuses."""
-
-    refuse: bool = False
-    starts: list[RecordingStart] = field(factory=list)
-    frames: list[Frame] = field(factory=list)
-    closed: list[str] = field(factory=list)
-
-    def open(self, start: RecordingStart) -> Deferred[IRecording]:
-        """See :class:`tele.interfaces.IRecorder`."""
-        if self.refuse:
-            return fail(Unavailable("the recorder is full"))
-        self.starts.append(start)
-        return succeed(FakeRecording(self))
-
-
-@implementer(IRecording)
-@define
-class FakeRecording:
-    """One of them."""
-
-    recorder: FakeRecorder
-    paused: bool = False
-
-    def write(self, frame: Frame) -> None:
-        """See :class:`tele.interfaces.IRecording`."""
-        self.recorder.frames.append(frame)
-
-    def when_resumed(self, callback: Callable[[], None]) -> None:
-        """See :class:`tele.interfaces.IRecording`."""
-        callback()
-
-    def close(self, reason: str) -> Deferred[None]:
-        """See :class:`tele.interfaces.IRecording`."""
-        self.recorder.closed.append(reason)
-        return succeed(None)
-
-
 def test_recorder_takes_part(cluster: SmallCluster) -> None:
     """A recorder hears what a session is, says and how it ends; its id is the session's."""
-    recorder = FakeRecorder()
+    recorder = MemoryRecorder()
     node = cluster.node(recorder=recorder)
     cluster.ssh("alice", node, "echo out; echo err >&2; exit 3")
     (event,) = cluster.wait_event("session.end")
     assert event.fields["recorded"] is True
-    assert [start.id for start in recorder.starts] == [event.session_id]
+    assert [each.start.id for each in recorder.recordings] == [event.session_id]
     by_kind = {frame.kind: frame.data for frame in recorder.frames}
     assert by_kind[FrameKind.OUTPUT] == b"out\n"
     assert by_kind[FrameKind.ERROR] == b"err\n"
     assert b"3" in by_kind[FrameKind.EXIT]
-    assert len(recorder.closed) == 1
+    assert recorder.recordings[0].closed is not None
 
 
 def test_no_session_without_its_recording(cluster: SmallCluster) -> None:
     """A recorder that refuses refuses the session, and the person is told why."""
-    node = cluster.node(recorder=FakeRecorder(refuse=True))
+    node = cluster.node(recorder=MemoryRecorder(Unavailable("the recorder is full")))
     done = cluster.ssh("alice", node, "echo in")
     assert done.stdout == b""
     assert b"the recorder is full" in done.stderr

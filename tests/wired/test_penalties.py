@@ -10,10 +10,10 @@ import pytest
 from twisted.internet.defer import fail
 
 from ssh_attacker import Attacker, request
-from ssh_ends import START, Address, World
 from tele.conch.limits import Limits
 from tele.conch.penalties import Fault, PenaltyRules
 from tele.errors import AccessDenied
+from tele.testing.ssh import START, Address, World
 from tele.wire.fields import boolean, string
 
 HOST = Address().host

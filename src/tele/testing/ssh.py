@@ -1,4 +1,7 @@
-"""Two real ends over an in-memory link with a fake clock, and what they are made of."""
+"""How do a real client and a real server of SSH meet, in memory and with a fake clock?
+
+Law of this file: keys, certificates and packets are real; only link and clock are not.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,7 @@ CLUSTER = "test"
 
 
 def clock_at_start() -> Clock:
+    """Return a clock that stands at :data:`START`."""
     clock = Clock()
     clock.advance(START.timestamp())
     return clock
@@ -55,18 +59,23 @@ class RecordingConnection(SSHService):
         self.data = bytearray()
 
     def serviceStarted(self) -> None:
+        """Write it down."""
         self.calls.append(("started",))
 
     def serviceStopped(self) -> None:
+        """Write it down."""
         self.calls.append(("stopped",))
 
     def packetReceived(self, messageNum: int, packet: bytes) -> None:
+        """Write it down."""
         self.calls.append(("packet", messageNum, packet))
 
     def channel_data(self, number: int, view: memoryview) -> None:
+        """Keep the data."""
         self.data += view
 
     def channel_extended_data(self, number: int, code: int, view: memoryview) -> None:
+        """Write it down."""
         self.calls.append(("extended", number, code, bytes(view)))
 
 
@@ -89,12 +98,15 @@ class Realm:
     answer: Callable[[CertificateCredentials], Deferred[Any]] | None = None
 
     def requestAvatar(self, avatarId: Any, mind: object, *interfaces: object) -> Any:
+        """See ``IRealm``."""
         self.calls.append(("login", avatarId.login))
         if self.answer is not None:
             return self.answer(avatarId)
         return succeed(self.admit(avatarId))
 
     def admit(self, credentials: CertificateCredentials) -> tuple[Any, Avatar, Any]:
+        """Return what lets these credentials in."""
+
         def log_out() -> None:
             self.calls.append(("logout", credentials.login))
 
@@ -137,6 +149,7 @@ class World:
         return self.services[-1]
 
     def certify_host(self, key: PrivateKey, name: str = "web1") -> Certificate:
+        """Return a host certificate for ``name``."""
         request = HostCertificateRequest("h-1", name, CLUSTER, HostRole.NODE)
         return issue_host(self.host_authority, key.public.blob, request, START, os.urandom)
 
@@ -152,9 +165,11 @@ class World:
         return issue_user(authority, blob, request, now, os.urandom)
 
     def identity(self, login: str = "root", **changes: Any) -> ClientIdentity:
+        """Return the user with a certificate; ``changes`` are :meth:`certify`'s."""
         return ClientIdentity(self.user_key, self.certify(**changes), login)
 
     def verifier(self, name: str = "web1") -> HostVerifier:
+        """Return what knows the host by ``name``."""
         return HostVerifier({self.host_authority.public.blob}, (name,))
 
     def client(
@@ -163,6 +178,7 @@ class World:
         verifier: HostVerifier | None = None,
         limits: Limits | None = None,
     ) -> Any:
+        """Return a client's end that has no transport yet."""
         return LoginTransport(
             self.clock,
             verifier or self.verifier(),
@@ -184,6 +200,7 @@ class World:
         return server, transport
 
     def connect(self, client: Any | None = None, server: Any | None = None) -> Ends:
+        """Join both ends; nothing is carried yet."""
         client = client or self.client()
         server = server or self.server()
         server_link = iosim.FakeTransport(server, True, Address(2), Address())

@@ -1,0 +1,74 @@
+"""The fakes for embedders: what they promise, and the example of the documentation."""
+
+from __future__ import annotations
+
+import runpy
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from zope.interface.verify import verifyObject
+
+from tele import testing
+from tele.errors import Unavailable
+from tele.interfaces import IAuthority, IBackend, IRecorder, IRecording
+from tele.model.session import RecordingStart
+from tele.testing import MemoryBackend, MemoryRecorder, MemoryRecording, PretendedAuth, World
+
+EXAMPLE = Path(__file__).resolve().parents[3] / "docs" / "examples" / "test_realm.py"
+START = RecordingStart(
+    "1", "ssh", "c", "alice", "root", (), "s", "web1", "h", "192.0.2.1:1",
+    datetime(2026, 1, 1, tzinfo=UTC),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["test_developers_get_in", "test_nobody_else_does"])
+def test_the_example(name: str) -> None:
+    """The tests of the documentation pass."""
+    runpy.run_path(str(EXAMPLE))[name]()
+
+
+def test_all_names_are_there_and_described() -> None:
+    """What is promised exists, and says what it is."""
+    assert all(getattr(testing, name).__doc__ for name in testing.__all__)
+
+
+def test_fakes_are_what_they_stand_for() -> None:
+    """Each has the methods of its interface."""
+    clock = World().clock
+    for interface, fake in (
+        (IBackend, MemoryBackend(clock)),
+        (IAuthority, PretendedAuth(clock)),
+        (IRecorder, MemoryRecorder()),
+        (IRecording, MemoryRecording(START)),
+    ):
+        assert verifyObject(interface, fake)
+
+
+def test_a_recorder_that_is_behind() -> None:
+    """Who waits for it hears once, when it has caught up."""
+    recorder = MemoryRecorder()
+    opened: list[MemoryRecording] = []
+    opening: Any = recorder.open(START)
+    opening.addCallback(opened.append)
+    (recording,) = opened
+    assert recorder.recordings == opened
+    heard: list[str] = []
+    recording.paused = True
+    recording.when_resumed(lambda: heard.append("later"))
+    assert heard == []
+    recording.resume()
+    recording.when_resumed(lambda: heard.append("now"))
+    assert heard == ["later", "now"]
+    recording.close("over")
+    assert recording.closed == "over"
+
+
+def test_a_recorder_that_refuses() -> None:
+    """It says why."""
+    refused: Deferred[object] = MemoryRecorder(Unavailable("full")).open(START)  # type: ignore[assignment]
+    said: list[str] = []
+    refused.addErrback(lambda failure: said.append(str(failure.value)))
+    assert said == ["full"]
