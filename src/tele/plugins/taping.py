@@ -6,6 +6,7 @@ what an earlier process left open is closed and signed then.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from twisted.application.service import Service
@@ -35,6 +36,7 @@ class Taping(Service):
             surroundings.sign,
             surroundings.host_certificate,
             self._uploader.changed,
+            ThreadPoolExecutor(1, thread_name_prefix="tape").submit,
         )
 
     def open(self, start: RecordingStart) -> Deferred[Any]:

@@ -3,7 +3,8 @@
 Laws of this file:
 
 * Frames are on disk within a second. A process that is killed loses no more than that.
-* Memory is bounded: when the spool is slower than the session, the session waits.
+* Memory is bounded: one chunk that fills and one that is packed. When the spool is slower
+  than the session, the session waits.
 * A full disk does not end a session: what is dropped is counted and written down as a gap
   as soon as there is room. A session that ended meanwhile is closed then, too.
 """
@@ -29,7 +30,7 @@ from tele.model.frame import Frame, FrameKind
 from tele.model.session import ChunkDigest, Manifest, RecordingStart
 from tele.recording.spool import Spool, SpoolFolder
 from tele.tape.verify import VERSION, to_sign
-from tele.tape.writer import TapeWriter
+from tele.tape.writer import Packed, TapeWriter, Worker, at_once
 
 log = make_logger(__name__)
 
@@ -54,7 +55,7 @@ class TapeRecording:
         self._recorder = recorder
         self._folder = folder
         self._start = start
-        self._writer = TapeWriter()
+        self._writer = TapeWriter(worker=recorder.worker)
         self._digests: list[ChunkDigest] = []
         self._pending: list[tuple[ChunkDigest, bytes]] = []
         self._lost: Counter[str] = Counter()
@@ -78,9 +79,9 @@ class TapeRecording:
         if frame.kind is FrameKind.OPEN and not self._interactive:
             self._look_for_terminal(frame)
         self._writer.add(frame)
-        if self._writer.is_full:
-            self._flush()
-        elif self._timer is None:
+        if self._writer.is_full and self._put_on_disk(self._begin):
+            self._recorder.changed(self._folder.id)
+        if self._timer is None:
             self._timer = self._recorder.clock.callLater(FLUSH_SECONDS, self._on_time)
 
     def _look_for_terminal(self, frame: Frame) -> None:
@@ -97,19 +98,31 @@ class TapeRecording:
         self._flush()
 
     def _flush(self) -> None:
+        if self._put_on_disk(self._cut):
+            self._write_gap()
+            self._recorder.changed(self._folder.id)
+
+    def _put_on_disk(self, put: Callable[[], None]) -> bool:
         try:
-            self._cut()
+            put()
         except OSError as error:
             log.error("a recording cannot be written: {why!s}", why=error)
             if self._timer is None:
                 self._timer = self._recorder.clock.callLater(FLUSH_SECONDS, self._on_time)
-            return
-        self._write_gap()
-        self._recorder.changed(self._folder.id)
+            return False
+        return True
+
+    def _begin(self) -> None:
+        """Have a full chunk packed, and put the one before it on disk."""
+        self._write_chunks(self._writer.collect())
+        self._writer.begin()
 
     def _cut(self, *, last: bool = False) -> None:
         """Put what is written so far on disk. May raise OSError: then it is still there."""
-        cut = self._writer.cut(last=last)
+        self._write_chunks(self._writer.collect())
+        self._write_chunks(self._writer.cut(last=last))
+
+    def _write_chunks(self, cut: Packed | None) -> None:
         if cut is not None:
             self._pending.append(cut)
         while self._pending:
@@ -185,7 +198,10 @@ class TapeRecording:
 
 @implementer(IRecorder)
 class TapeRecorder:
-    """Records sessions into ``spool``; ``changed(id)`` is told when there is more to upload."""
+    """Records sessions into ``spool``; ``changed(id)`` is told when there is more to upload.
+
+    ``worker`` packs full chunks.
+    """
 
     def __init__(
         self,
@@ -194,9 +210,11 @@ class TapeRecorder:
         sign: Callable[[bytes], bytes],
         host_certificate: Callable[[], str],
         changed: Callable[[str], None] = lambda _: None,
+        worker: Worker = at_once,
     ) -> None:
         self.clock = clock
         self.changed = changed
+        self.worker = worker
         self._spool = spool
         self._sign = sign
         self._host_certificate = host_certificate

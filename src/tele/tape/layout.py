@@ -41,15 +41,10 @@ def digest(chunk: bytes) -> bytes:
     return hashlib.sha256(chunk).digest()
 
 
-def pack_frame(frame: Frame) -> bytes:
-    """Encode a frame."""
-    return FRAME_HEAD.pack(frame.time, frame.channel, frame.kind, len(frame.data)) + frame.data
-
-
 def pack_chunk(raw: bytes | bytearray, number: int, previous: bytes, *, last: bool) -> bytes:
     """Compress frames into chunk ``number``, chained to the one whose digest is ``previous``."""
     head = _CHUNK_HEAD.pack(MAGIC, LAST if last else 0, number, previous, len(raw))
-    return head + zstandard.ZstdCompressor(level=1).compress(bytes(raw))
+    return head + zstandard.ZstdCompressor(level=1).compress(raw)
 
 
 @frozen

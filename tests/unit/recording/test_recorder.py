@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from tele.recording.tee import CAPTURE_LIMIT, ConnectionTape, ProgramTap
 from tele.recording.upload import Uploader
 from tele.tape.file import write_file
 from tele.tape.verify import read_frames
+from tele.tape.writer import CUT_AT
 
 HOST_ID = "5b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a22"
 CA, KEY = PrivateKey.generate(), PrivateKey.generate()
@@ -181,6 +183,81 @@ def opened(recording):
 recorder.open(decode(RecordingStart, sys.argv[2].encode())).addCallback(opened)
 reactor.run()
 """
+
+
+class Slow:
+    """Packs when it is told to."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[Any, Future[Any]]] = []
+
+    def __call__(self, work: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.begun.append((work, future))
+        return future
+
+    def finish(self) -> None:
+        for work, future in self.begun:
+            future.set_result(work())
+        self.begun = []
+
+
+def test_a_full_chunk_is_packed_beside_the_session(place: Place) -> None:
+    """The session goes on while a chunk is packed; it is on disk a second later, in order."""
+    slow = Slow()
+    place.recorder.worker = slow
+    begin = start()
+    recording = place.open(begin)
+    data = [bytes((number,)) * 65536 for number in range(2 * CUT_AT // 65536)]
+    for number, each in enumerate(data[: len(data) // 2 + 4]):
+        recording.write(output(number, each))
+    assert len(slow.begun) == 1
+    assert place.spool.folder(begin.id).numbers() == [0]  # what the start was written with
+    slow.finish()
+    for number, each in enumerate(data[len(data) // 2 + 4 :]):
+        recording.write(output(100 + number, each))
+    slow.finish()
+    place.clock.advance(FLUSH_SECONDS)
+    written = [f.data for f in place.frames(begin.id) if f.kind is FrameKind.OUTPUT]
+    assert written == data
+    recording.write(output(200, b"x" * CUT_AT))
+    slow.finish()
+    closed: list[Any] = []
+    recording.close("done").addCallback(closed.append)
+    assert closed
+    folder = place.spool.folder(begin.id)
+    assert folder.manifest is not None
+    assert len(folder.manifest.chunks) == len(folder.numbers())
+    assert place.frames(begin.id)[-1].kind is FrameKind.END
+
+
+def test_a_disk_that_is_full_as_a_chunk_is_packed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chunk that was packed meanwhile is kept until there is room; what came after it is
+    counted.
+    """
+    slow = Slow()
+    place.recorder.worker = slow
+    begin = start()
+    recording = place.open(begin)
+    recording.write(output(1, b"a" * CUT_AT))
+    slow.finish()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tele.recording.spool.SpoolFolder.write_chunk", full)
+        recording.write(output(2, b"b" * CUT_AT))
+        recording.write(output(3, b"lost"))
+        place.clock.advance(FLUSH_SECONDS)
+    place.clock.advance(FLUSH_SECONDS)
+    recording.close("done")
+    frames = place.frames(begin.id)
+    assert b"".join(f.data[:1] for f in frames if f.kind is FrameKind.OUTPUT) == b"aabb"
+    gaps = [json.loads(f.data) for f in frames if f.kind is FrameKind.GAP]
+    assert [gap["lost"] for gap in gaps] == [{"output": 4}]
 
 
 def test_kill_loses_at_most_the_last_second(place: Place) -> None:
