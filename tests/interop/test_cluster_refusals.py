@@ -116,11 +116,18 @@ def test_a_host_certificate_is_no_user(cluster: Cluster, keys: Keys) -> None:
     )
 
 
+def test_who_has_nothing_is_refused(cluster: Cluster) -> None:
+    """Even a client that learns that it has nothing to offer, and goes, is in the audit."""
+    refused(cluster, "-o", "PubkeyAuthentication=no")
+
+
 def test_a_password_is_not_even_asked_for(cluster: Cluster) -> None:
     """Certificates only: the server offers publickey and nothing else."""
+    before = denials(cluster)
     done = direct(cluster, "-o", "PreferredAuthentications=password,keyboard-interactive", "-v")
     assert done.returncode == 255
     assert b"Authentications that can continue: publickey\r\n" in done.stderr
+    wait_for(lambda: denials(cluster) > before, "the denial in the audit")
 
 
 def test_the_denials_say_why(cluster: Cluster) -> None:

@@ -235,7 +235,8 @@ def test_s8_questions_are_counted(world: World, kind: str) -> None:
     assert len(answers) == 20 + 1
     assert answers[-1] == n.DISCONNECT
     attacker.server.connectionLost()
-    assert [d.reason for d in world.denied] == (["not_a_certificate"] if kind == "plain" else [])
+    told = {"none": ["no_certificate"], "plain": ["not_a_certificate"], "good": []}[kind]
+    assert [d.reason for d in world.denied] == told
 
 
 # -- S9: one request at a time ---------------------------------------------------------

@@ -97,7 +97,7 @@ class PortalUserAuthServer(SSHUserAuthServer):
         """One request to log in; fires when it is answered."""
         login, service, method, data = read_login(packet)
         if method == b"none":
-            self._ask()
+            self._none(login)
             return succeed(None)
         if self._takes_certificates and method in (PUBLICKEY, HOSTBOUND):
             request = read_key_request(packet)

@@ -8,7 +8,8 @@ Laws of this file:
 * One request at a time: while the realm decides, no message is looked at.
 * An unsigned question gets the same checks as a signed request, but the realm's.
 * Every request is counted. What ends in no is told to ``on_denied``, plain keys that
-  clients offer on the way only if nothing better followed.
+  clients offer on the way, and the question what is possible, only if nothing better
+  followed.
 * A no looks the same for all causes; its reason goes to the audit, and to the user only
   after they have proved who they are.
 """
@@ -145,7 +146,7 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
         if service != CONNECTION:
             raise ProtocolError(f"no service {quoted(service)} here", n.SERVICE_NOT_AVAILABLE)
         if method == b"none":
-            self._ask()
+            self._none(login)
         elif method in (PUBLICKEY, HOSTBOUND):
             self._key_offered(read_key_request(packet))
         else:
@@ -155,10 +156,14 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
         return None
 
     # -- counting ---------------------------------------------------------------------
-    def _ask(self, unspoken: DeniedAttempt | None = None) -> None:
-        """A question was answered with no."""
-        if unspoken is not None:
-            self._unspoken = unspoken
+    def _none(self, login: str) -> None:
+        """They asked what is possible (RFC 4252, section 5.2)."""
+        said = "nothing was offered to log in with"
+        self._ask(self._unspoken or self._denied(login, b"none", "no_certificate", said))
+
+    def _ask(self, unspoken: DeniedAttempt) -> None:
+        """A question was answered with no; it is told only if nothing better follows."""
+        self._unspoken = unspoken
         self._count_query()
         self._send_failure()
 
@@ -201,6 +206,7 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
                 self._refuse(attempt)
             return
         if request.signature is None:
+            self._unspoken = None
             self._count_query()
             self.transport.sendPacket(
                 n.USERAUTH_PK_OK, string(request.algorithm) + string(request.blob)
