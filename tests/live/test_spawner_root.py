@@ -227,8 +227,8 @@ def test_nologin_file(tmp_path: Path, somebody: pwd.struct_passwd) -> None:
     file = tmp_path / "nologin"
     file.write_text("Maintenance \033[2Jtill noon\n")
     with pytest.raises(Refused, match=r"^Maintenance \[2Jtill noon$"):
-        check_sessions(somebody, str(file))
-    check_sessions(pwd.getpwnam("root"), str(file))
+        check_sessions(somebody, [str(file)])
+    check_sessions(pwd.getpwnam("root"), [str(file)])
 
 
 def test_shadow_without_expiry(tmp_path: Path, somebody: pwd.struct_passwd) -> None:
@@ -245,11 +245,11 @@ def test_own_sftp_runs_as_the_account(tmp_path: Path, somebody: pwd.struct_passw
     """Without OpenSSH's server ours serves, as the account, from where it cannot read us."""
     hidden = tmp_path / "hidden"
     hidden.mkdir(mode=0o700)
-    for name in ("accounts", "spawn_messages", "session_child", "sftp_server", "spawner"):
-        text = PROGRAM.with_name(f"{name}.py").read_text()
+    for file in PROGRAM.parent.glob("*.py"):
+        text = file.read_text()
         for server in session_child.SFTP_SERVERS:
             text = text.replace(server, "/no/such/server")
-        (hidden / f"{name}.py").write_text(text)
+        (hidden / file.name).write_text(text)
     talk = Talk(hidden / "spawner.py")
     path = f"{somebody.pw_dir}/made".encode()
     init = b"\0\0\0\5\1\0\0\0\3"
@@ -267,8 +267,8 @@ def test_as_an_ordinary_user(somebody: pwd.struct_passwd) -> None:
     """A spawner of an ordinary user serves that account only, and says so."""
     program = Path(somebody.pw_dir) / "node"
     program.mkdir()
-    for name in ("accounts", "spawn_messages", "session_child", "sftp_server", "spawner"):
-        shutil.copy(PROGRAM.with_name(f"{name}.py"), program)
+    for file in PROGRAM.parent.glob("*.py"):
+        shutil.copy(file, program)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(20)
     talk = Talk.__new__(Talk)

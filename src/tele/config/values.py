@@ -136,6 +136,13 @@ def _tunnels_problem(value: int) -> str:
     return "" if 1 <= value <= 64 else "1 to 64"
 
 
+_SERVICE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
+
+
+def _service_problem(name: str) -> str:
+    return "" if _SERVICE.fullmatch(name) else "the name of a file in /etc/pam.d, or off"
+
+
 def _period_problem(value: timedelta) -> str:
     return "" if value >= timedelta(seconds=1) else "at least 1s"
 
@@ -297,6 +304,15 @@ class NodeConfig:
     )
     tunnels: int = key(
         "With ``join.proxy``: to how many proxies to keep a tunnel.", 3, check=_tunnels_problem
+    )
+    pam: str = key(
+        "``off``, or the PAM service (``tele`` is /etc/pam.d/tele) that has its say in every"
+        " session. For a node that runs as root.",
+        "off",
+        check=_service_problem,
+    )
+    kill_leftovers: bool = key(
+        "Whether what a session leaves running is killed at its end. Needs cgroup v2.", False
     )
     labels: Mapping[str, str] = key("What roles and ``tele ls`` select by.", Factory(dict))
     commands: Mapping[str, CommandConfig] = key(

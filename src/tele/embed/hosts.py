@@ -40,7 +40,7 @@ from tele.model.presence import Mode, Presence
 from tele.node.labels import LabelCommand, Labels
 from tele.node.presence import NodePresence
 from tele.node.service import NodeService
-from tele.node.spawning import Spawning
+from tele.node.spawning import Spawning, session_options
 from tele.proxy.service import ProxyService
 
 
@@ -182,7 +182,7 @@ def node_service(
         if config.join is None:
             raise InvalidInput("node.join: missing: where is auth?")
         join = join_settings(config.join)
-    spawning = Spawning(reactor)
+    spawning = Spawning(reactor, session_options(config.pam, config.kill_leftovers))
     commands = tuple(
         LabelCommand(name, each.command, each.period) for name, each in config.commands.items()
     )

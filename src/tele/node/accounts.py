@@ -12,9 +12,12 @@ from __future__ import annotations
 import os
 import pwd
 import time
+from collections.abc import Sequence
 from typing import Final
 
 NO_LOGIN_SHELLS: Final = frozenset({"nologin", "false"})
+#: nologin(5): the administrator's, and the one that systemd makes while it starts or stops.
+NOLOGIN_FILES: Final = ("/etc/nologin", "/run/nologin")
 
 
 class Refused(Exception):
@@ -69,15 +72,15 @@ def check_open(account: pwd.struct_passwd, shadow: str = "/etc/shadow") -> None:
             return
 
 
-def check_sessions(account: pwd.struct_passwd, nologin: str = "/etc/nologin") -> None:
+def check_sessions(account: pwd.struct_passwd, nologin: Sequence[str] = NOLOGIN_FILES) -> None:
     """Raise Refused if ``account`` may run nothing now: nologin(5), or no login shell."""
     if account.pw_uid != 0:
-        try:
-            with open(nologin, "rb") as file:
-                text = file.read(1024).decode("utf-8", "replace")
-        except OSError:
-            text = None
-        if text is not None:
+        for path in nologin:
+            try:
+                with open(path, "rb") as file:
+                    text = file.read(1024).decode("utf-8", "replace")
+            except OSError:
+                continue
             shown = "".join(c for c in text if c.isprintable() or c == "\n").strip()
             raise Refused(shown or "this machine accepts no logins now (nologin)", "nologin")
     if os.path.basename(account.pw_shell) in NO_LOGIN_SHELLS:

@@ -62,6 +62,11 @@ class Program:
         self.exited = self._running.exited
         self.exited.addCallback(self._ended)
 
+    @property
+    def cgroup(self) -> int:
+        """The id of the control group that all of it is in, or 0."""
+        return self._running.cgroup
+
     def _ended(self, how: Exit) -> Exit:
         self._let_go()
         return how

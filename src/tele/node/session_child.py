@@ -21,9 +21,15 @@ import resource
 import signal
 import sys
 import termios
-from typing import Any, Final, NoReturn
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, NoReturn
 
 from tele.node.accounts import Refused, check_open, check_sessions, find_account
+from tele.node.control_groups import Groups
+from tele.node.greeting import MOTD_FILES, greeting
+from tele.node.keeper import open_pam, stay_behind
+from tele.node.login_environment import environment_of, system_variables
+from tele.node.login_records import Records
 from tele.node.spawn_messages import Start
 
 SFTP_SERVERS: Final = (
@@ -33,8 +39,6 @@ SFTP_SERVERS: Final = (
     "/usr/libexec/sftp-server",
 )
 OPEN_FILES: Final = 1024
-_ROOT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_USER_PATH: Final = "/usr/local/bin:/usr/bin:/bin:/usr/games"
 
 
 def changed_signals() -> tuple[int, ...]:
@@ -67,10 +71,10 @@ def _take_terminal(slave: int, account: pwd.struct_passwd) -> str:
     return name
 
 
-def place_descriptors(descriptors: list[int], report: int) -> int:
-    """Make descriptors 0 to 2 of ``descriptors``, close the rest, return where ``report`` is."""
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in (*descriptors, report)]
-    *standard, report = high
+def place_descriptors(descriptors: list[int], kept: list[int]) -> list[int]:
+    """Make descriptors 0 to 2 of ``descriptors``, close the rest, return where ``kept`` are."""
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in (*descriptors, *kept)]
+    standard, kept = high[: len(descriptors)], high[len(descriptors) :]
     for target in range(3):
         os.dup2(standard[min(target, len(standard) - 1)], target)
     try:
@@ -78,43 +82,46 @@ def place_descriptors(descriptors: list[int], report: int) -> int:
     except OSError:
         left = list(range(os.sysconf("SC_OPEN_MAX")))
     for fd in left:
-        if fd > 2 and fd != report:
+        if fd > 2 and fd not in kept:
             with contextlib.suppress(OSError):  # the one of the listing itself is closed
                 os.close(fd)
-    return report
+    return kept
 
 
-def _set_limits() -> None:
-    os.umask(0o022)
+def _limit_files() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def _leave_root_things(uid: int) -> None:
+def _leave_root_things(uid: int, oom_score: bytes) -> None:
     """As root: the session is not spared by the kernel when memory ends, and is its user's
     in the kernel's audit. Both may be forbidden in a container, and are no protection.
     """
-    for path, value in (("/proc/self/oom_score_adj", 0), ("/proc/self/loginuid", uid)):
-        with contextlib.suppress(OSError):
-            file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                if os.read(file, 32).startswith((b"-", b"4294967295")):
-                    os.pwrite(file, b"%d" % value, 0)
-            finally:
-                os.close(file)
+    write_own("oom_score_adj", oom_score)
+    if read_own("loginuid").startswith(b"4294967295"):  # nobody's yet: PAM has not set it
+        write_own("loginuid", b"%d" % uid)
 
 
-def drop_privileges(uid: int, gid: int, name: str | None) -> None:
-    """Become ``uid`` and ``gid`` for good. Raises Refused unless there is no way back.
+def read_own(name: str) -> bytes:
+    """Return what ``/proc/self/name`` says; nothing where there is none."""
+    with contextlib.suppress(OSError), open(f"/proc/self/{name}", "rb", buffering=0) as file:
+        return file.read(64)
+    return b""
 
-    With ``name`` also in all groups of that account, otherwise in none.
+
+def write_own(name: str, value: bytes) -> None:
+    """Write ``/proc/self/name``, if that is allowed."""
+    with contextlib.suppress(OSError), open(f"/proc/self/{name}", "r+b", buffering=0) as file:
+        file.write(value)
+
+
+def drop_privileges(uid: int, gid: int, groups: Sequence[int]) -> None:
+    """Become ``uid`` and ``gid`` for good, in ``groups``. Raises Refused unless there is no
+    way back.
     """
     if os.geteuid() == 0:
-        if name is None:
-            os.setgroups(())
-        else:
-            os.initgroups(name, gid)
+        os.setgroups(groups)
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
         if os.getresgid() != (gid, gid, gid):
@@ -134,28 +141,6 @@ def drop_privileges(uid: int, gid: int, name: str | None) -> None:
         raise Refused("the process could take root's privileges back", "spawner")
 
 
-def environment_of(
-    account: pwd.struct_passwd, given: dict[str, bytes], terminal: str | None
-) -> dict[bytes, bytes]:
-    """Return what sshd would give: from the client, then ours on top (session.c)."""
-    own = {
-        "USER": account.pw_name,
-        "LOGNAME": account.pw_name,
-        "HOME": account.pw_dir,
-        "SHELL": account.pw_shell or "/bin/sh",
-        "PATH": _ROOT_PATH if account.pw_uid == 0 else _USER_PATH,
-        "MAIL": f"/var/mail/{account.pw_name}",
-    }
-    if "TZ" in os.environ:
-        own["TZ"] = os.environ["TZ"]
-    if terminal is not None:
-        own["SSH_TTY"] = terminal
-    return {
-        **{name.encode(): value for name, value in given.items()},
-        **{name.encode(): os.fsencode(value) for name, value in own.items()},
-    }
-
-
 def _sftp_server() -> str | None:
     return next((path for path in SFTP_SERVERS if os.access(path, os.X_OK)), None)
 
@@ -173,7 +158,20 @@ def _load_sftp() -> Any:
     return module
 
 
-def enter(start: Start, report: int) -> None:
+class Surroundings(NamedTuple):
+    """What the spawner gives every session beside the request for it."""
+
+    groups: Groups
+    #: The name of its control group.
+    group: str
+    #: The PAM service that has its say, or empty.
+    pam: str = ""
+    #: What the kernel's score for ending processes is without our own protection.
+    oom_score: bytes = b"0"
+    records: Records = Records()
+
+
+def enter(start: Start, report: int, outcome: int | None, around: Surroundings) -> None:
     """Be the session: everything between fork and exec."""
     account = find_account(start.login)
     shell = account.pw_shell or "/bin/sh"
@@ -192,14 +190,32 @@ def enter(start: Start, report: int) -> None:
                 raise Refused(str(error)) from None
         else:
             words = [server.encode()]
+    pam = None
+    host = start.environment.get("SSH_CLIENT", b"").decode("ascii", "replace").partition(" ")[0]
+    if outcome is not None:
+        pam = open_pam(around.pam, account, host, os.ttyname(0) if start.pty else "")
+        stay_behind(pam, report, outcome)
     os.setsid()
     terminal = _take_terminal(0, account) if start.pty else None
-    _set_limits()
+    group = around.groups.enter(around.group) if start.kind != "program" else 0
+    groups = os.getgrouplist(account.pw_name, account.pw_gid) if pam is None else os.getgroups()
+    extra = (
+        {} if start.kind == "program" else system_variables() if pam is None else pam.variables()
+    )
+    last = around.records.last_login(account.pw_uid) if terminal is not None else None
+    os.umask(0o022)
+    if pam is None:
+        _limit_files()
     if os.geteuid() == 0:
-        _leave_root_things(account.pw_uid)
-    os.write(report, f"{account.pw_uid} {account.pw_gid}\n".encode())
-    drop_privileges(account.pw_uid, account.pw_gid, account.pw_name)
-    environment = environment_of(account, start.environment, terminal)
+        _leave_root_things(account.pw_uid, around.oom_score)
+        if terminal is not None:
+            line = terminal.removeprefix("/dev/")
+            around.records.log_in(line, os.getpid(), account.pw_name, host)
+            around.records.remember(account.pw_uid, line, host)
+    whose = (account.pw_uid, account.pw_gid, os.getpid(), group)
+    os.write(report, f"{' '.join(map(str, whose))} {terminal or ''}\n".encode())
+    drop_privileges(account.pw_uid, account.pw_gid, groups)
+    environment = environment_of(account, start.environment, terminal, extra)
     if start.kind == "program":
         os.chdir("/")
         _execute(os.fsdecode(words[0]), words, environment)
@@ -207,6 +223,9 @@ def enter(start: Start, report: int) -> None:
     if own_sftp is not None:
         os.close(report)
         os._exit(own_sftp.serve(0, 1))
+    if start.kind == "shell" and terminal is not None:
+        said = b"" if pam is None else pam.said
+        os.write(1, said + greeting(account.pw_dir, last, MOTD_FILES if pam is None else ()))
     name = os.path.basename(shell).encode()
     arguments = [b"-" + name] if start.kind == "shell" else [name, b"-c", words[0]]
     _execute(shell, arguments, environment)

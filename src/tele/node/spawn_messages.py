@@ -9,15 +9,16 @@ Laws of this file:
 
 Requests: ``{"op": "start", "id", "kind", "login", "pty", "words"}`` with descriptors 0, 1
 and 2 (or a terminal's slave) beside it; ``{"op": "signal", "id", "signal"}``; ``hangup``
-and ``kill`` with an ``id``. Reports: ``{"event": "started", "id", "pid"}``, ``failed``
-(reason, message), ``exited`` (status or signal, core), ``refused`` (message).
+and ``kill`` with an ``id``. Reports: ``{"event": "started", "id", "pid", "cgroup"}``
+(the id of its control group, or 0), ``failed`` (reason, message), ``exited`` (status or signal,
+core), ``refused`` (message).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tele.node.accounts import Refused
 
@@ -65,6 +66,18 @@ def unpack(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
     if not isinstance(header, dict):
         raise ValueError("the header is not an object")
     return header, strings
+
+
+class Options(NamedTuple):
+    """How a spawner serves: told once, as it is started."""
+
+    #: The PAM service that has its say in every session; empty for none.
+    pam: str = ""
+    #: Whether what a session leaves running ends with it.
+    kill_leftovers: bool = False
+
+
+NO_OPTIONS: Final = Options()
 
 
 class Start:

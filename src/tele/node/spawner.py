@@ -1,13 +1,13 @@
 """Who starts people's programs? A small process of its own, with no connection in it.
 
-Run as ``python -I -S spawner.py FD`` before the node accepts anybody; ``FD`` is one end
-of a SOCK_SEQPACKET pair, the node holds the other (:mod:`tele.node.spawning`). For each
+Run as ``python -I -S spawner.py FD [OPTIONS]`` before the node accepts anybody; ``FD`` is one
+end of a SOCK_SEQPACKET pair, the node holds the other (:mod:`tele.node.spawning`). For each
 session it forks one child, which becomes the account for good and executes its shell.
 
 Laws of this file:
 
-* Standard library only: it runs without ``site`` and loads nothing of tele but the three
-  files beside it that obey the same law.
+* Standard library only: it runs without ``site`` and loads nothing of tele but the files
+  beside it that obey the same law.
 * One thread, no connection, no secret. What one session costs does not depend on how
   many there are.
 * This process never changes its identity; a child does, once (:mod:`tele.node.session_child`).
@@ -17,12 +17,15 @@ Laws of this file:
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import json
 import os
 import selectors
 import signal
 import socket
 import sys
+import time
 from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
@@ -34,26 +37,58 @@ if __name__ == "__main__":
         sys.modules[_name] = _package
 
 from tele.node.accounts import Refused
+from tele.node.control_groups import Groups, own_group
+from tele.node.keeper import STATUS
+from tele.node.login_records import Records
 from tele.node.session_child import (
+    Surroundings,
     changed_signals,
     drop_privileges,
     enter,
     place_descriptors,
+    read_own,
     reset_signals,
+    write_own,
 )
-from tele.node.spawn_messages import MAX_DESCRIPTORS, MAX_MESSAGE, SIGNALS, Start, pack, unpack
+from tele.node.spawn_messages import (
+    MAX_DESCRIPTORS,
+    MAX_MESSAGE,
+    NO_OPTIONS,
+    SIGNALS,
+    Options,
+    Start,
+    pack,
+    unpack,
+)
+
+#: Seconds that sessions have to end when the spawner does, before their groups are left alone.
+LAST_WAIT = 1.0
+#: How a session ended whose keeper died before it could tell.
+LOST = -1
 
 
 class Child:
-    """One session: its process, whose it is, and the pipe that tells whether it came to exec."""
+    """One session: its process, whose it is, and the pipe that tells whether it came to exec.
 
-    __slots__ = ("gid", "heard", "number", "pid", "pipe", "status", "uid")
+    ``pid`` is our own child's; ``leader`` leads the session: the same, or a child of that
+    (:mod:`tele.node.keeper`), which tells through the pipe ``outcome`` how it ended.
+    """
 
-    def __init__(self, number: int, pid: int, pipe: int) -> None:
+    __slots__ = (
+        "gid", "heard", "kind", "leader", "number", "outcome", "pid", "pipe", "status",
+        "terminal", "uid",
+    )  # fmt: skip
+
+    def __init__(
+        self, number: int, pid: int, pipe: int, kind: str = "exec", outcome: int | None = None
+    ) -> None:
         self.number = number
-        self.pid = pid
+        self.pid = self.leader = pid
+        self.kind = kind
         self.pipe: int | None = pipe
+        self.outcome = outcome
         self.heard = b""
+        self.terminal = ""
         self.uid = self.gid = -1
         #: How it ended, as waitpid tells it, once it did.
         self.status: int | None = None
@@ -62,12 +97,17 @@ class Child:
 class Spawner:
     """Takes requests from ``control`` and reports on its children until that ends."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, options: Options = NO_OPTIONS) -> None:
         self._control = control
+        self._pam = options.pam
+        self._groups = Groups(own_group(), kill_leftovers=options.kill_leftovers)
+        self._records = Records()
+        self._oom_score = read_own("oom_score_adj").strip() or b"0"
         self._by_number: dict[int, Child] = {}
         self._by_pid: dict[int, Child] = {}
         self._selector = selectors.DefaultSelector()
         self._changed: tuple[int, ...] = ()
+        self._ending = False
 
     def run(self) -> None:
         """Serve until the node goes away, then hang every session up."""
@@ -79,11 +119,16 @@ class Spawner:
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         self._changed = changed_signals()
+        if os.geteuid() == 0:
+            write_own("oom_score_adj", b"-1000")  # as sshd's listener; children give it back
         self._selector.register(wake, selectors.EVENT_READ)
         self._selector.register(self._control, selectors.EVENT_READ)
         try:
             while True:
-                for key, _ in self._selector.select():
+                ready = self._selector.select(self._groups.pause)
+                if not ready:
+                    self._groups.sweep()
+                for key, _ in ready:
                     if key.fd == wake:
                         os.read(wake, 4096)
                         while self.reap():
@@ -91,12 +136,25 @@ class Spawner:
                     elif key.fd == self._control.fileno():
                         self._receive()
                     elif isinstance(key.data, Child):
-                        self.hear(key.data)
+                        if key.fd == key.data.outcome:
+                            self._hear_outcome(key.data)
+                        else:
+                            self.hear(key.data)
         except (EOFError, ConnectionError):
             return
         finally:
-            for child in self._by_pid.values():
-                _hang_up(child)
+            self._end_all()
+
+    def _end_all(self) -> None:
+        """Hang every session up, and see that what ends at once leaves nothing behind."""
+        self._ending = True
+        for child in self._by_pid.values():
+            _hang_up(child)
+        until = time.monotonic() + LAST_WAIT
+        while self._by_pid and time.monotonic() < until:
+            if not self.reap():
+                time.sleep(0.01)
+        self._groups.close()
 
     def _receive(self) -> None:
         data, descriptors, flags, _ = socket.recv_fds(
@@ -137,6 +195,7 @@ class Spawner:
                 return  # it has just ended
             if operation == "hangup":
                 _hang_up(child)
+                self._groups.person_left(self._groups.name(number))
             elif operation == "kill":
                 _send(child, signal.SIGKILL)
             else:
@@ -145,25 +204,31 @@ class Spawner:
             raise ValueError("no such operation")
 
     def _start(self, number: int, start: Start, descriptors: list[int]) -> None:
-        ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        kept = bool(self._pam) and start.kind != "program" and os.geteuid() == 0
+        pipes = [os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) for _ in range(1 + kept)]
+        theirs = [writing for _, writing in pipes]
         try:
             pid = _fork()
         except OSError as error:
-            os.close(ours)
-            os.close(theirs)
+            for pipe in pipes:
+                _close(*pipe)
             text = f"the node cannot start a process: {error.strerror}"
             self._report(number, "failed", reason="spawner", message=text)
             return
         if pid == 0:
-            _be_child(start, descriptors, theirs, self._changed)
-        os.close(theirs)
-        self.add(Child(number, pid, ours))
+            around = Surroundings(
+                self._groups, self._groups.name(number), self._pam, self._oom_score, self._records
+            )
+            _be_child(start, descriptors, theirs, self._changed, around)
+        _close(*theirs)
+        self.add(Child(number, pid, pipes[0][0], start.kind, pipes[1][0] if kept else None))
 
     def add(self, child: Child) -> None:
         """Look after a child that was started."""
         self._by_number[child.number] = self._by_pid[child.pid] = child
-        if child.pipe is not None:
-            self._selector.register(child.pipe, selectors.EVENT_READ, child)
+        for pipe in (child.pipe, child.outcome):
+            if pipe is not None:
+                self._selector.register(pipe, selectors.EVENT_READ, child)
 
     def hear(self, child: Child) -> None:
         """Read what a child says: at the end of it, it executed, or has said why not."""
@@ -177,20 +242,41 @@ class Spawner:
             if not data:
                 break
             child.heard += data
-        self._selector.unregister(child.pipe)
-        os.close(child.pipe)
+        self._forget(child.pipe)
         child.pipe = None
         whose, newline, failure = child.heard.decode("utf-8", "replace").partition("\n")
         child.heard = b""
+        group = 0
+        if whose:
+            numbers, _, child.terminal = whose.rpartition(" ")
+            child.uid, child.gid, child.leader, group = map(int, numbers.split())
         if newline and not failure:
-            child.uid, child.gid = map(int, whose.split())
-            self._report(child.number, "started", pid=child.pid)
+            self._report(child.number, "started", pid=child.leader, cgroup=group)
             self._tell_end(child)
             return
         failure = failure.lstrip("\n") or "spawner\0the session died as it started"
         reason, _, message = failure.partition("\0")
         del self._by_number[child.number]
         self._report(child.number, "failed", reason=reason, message=message)
+        self._clean_up(child)
+
+    def _hear_outcome(self, child: Child) -> None:
+        """Its keeper says how it ended, or has died before it could."""
+        if child.outcome is None:
+            return
+        try:
+            data = os.read(child.outcome, STATUS.size)
+        except BlockingIOError:
+            return
+        self._forget(child.outcome)
+        child.outcome = None
+        (child.status,) = STATUS.unpack(data) if len(data) == STATUS.size else (LOST,)
+        self.hear(child)
+        self._tell_end(child)
+
+    def _forget(self, pipe: int) -> None:
+        self._selector.unregister(pipe)
+        os.close(pipe)
 
     def reap(self, pid: int = -1) -> bool:
         """Take note of a child that ended; False if there is none."""
@@ -200,7 +286,9 @@ class Spawner:
             return False
         child = self._by_pid.pop(pid, None)
         if child is not None:  # else one that only sent a signal
-            child.status = status
+            self._hear_outcome(child)
+            if child.status is None:
+                child.status = status
             self.hear(child)
             self._tell_end(child)
         return pid != 0
@@ -209,8 +297,23 @@ class Spawner:
         """It ended, and all that it said before it executed is heard: the pipe may lag behind."""
         if child.status is None or child.pipe is not None:
             return
-        if self._by_number.pop(child.number, None) is not None:
+        if self._by_number.get(child.number) is child:
+            del self._by_number[child.number]
             self._report(child.number, "exited", **_outcome(child.status))
+            if child.status == LOST:
+                _hang_up(child)
+            self._clean_up(child)
+
+    def _clean_up(self, child: Child) -> None:
+        """A session has ended: what else the machine knows of it."""
+        if child.kind != "program":
+            self._groups.session_ended(self._groups.name(child.number))
+        if child.terminal and self._records.kept and _fork() == 0:
+            # Somebody may have locked the files: not here.
+            try:
+                self._records.log_out(child.terminal.removeprefix("/dev/"), child.leader)
+            finally:
+                os._exit(0)
 
     def _signal(self, child: Child, number: signal.Signals) -> None:
         """Signal the group as its user: part of it may be root's (sudo), and not theirs to end."""
@@ -218,14 +321,15 @@ class Spawner:
             return
         try:
             reset_signals(self._changed)
-            drop_privileges(child.uid, child.gid, None)
-            os.killpg(child.pid, number)
+            drop_privileges(child.uid, child.gid, ())
+            os.killpg(child.leader, number)
         finally:
             os._exit(0)
 
     def _report(self, number: int, event: str, **rest: Any) -> None:
         # Waiting for a slow node is fine: there is nothing else to do meanwhile.
-        self._control.send(pack({"id": number, "event": event, **rest}))
+        with contextlib.suppress(OSError) if self._ending else contextlib.nullcontext():
+            self._control.send(pack({"id": number, "event": event, **rest}))
 
 
 def _nothing(_number: int, _: FrameType | None) -> None:
@@ -238,6 +342,8 @@ def _stop(number: int, _: FrameType | None) -> None:
 
 
 def _outcome(status: int) -> dict[str, Any]:
+    if status == LOST:
+        return {"status": None, "signal": None, "core": False}
     if not os.WIFSIGNALED(status):
         return {"status": os.WEXITSTATUS(status), "signal": None, "core": False}
     number = os.WTERMSIG(status)
@@ -249,9 +355,10 @@ def _outcome(status: int) -> dict[str, Any]:
 
 
 def _send(child: Child, number: signal.Signals) -> None:
-    for send in (os.killpg, os.kill):  # before it has a group of its own, just itself
+    # Before it has a group of its own, just itself.
+    for send, pid in ((os.killpg, child.leader), (os.kill, child.pid)):
         try:
-            send(child.pid, number)
+            send(pid, number)
         except ProcessLookupError:
             continue
         except PermissionError:
@@ -277,15 +384,25 @@ def _fork() -> int:
     return pid
 
 
+def _close(*descriptors: int) -> None:
+    for fd in descriptors:
+        os.close(fd)
+
+
 def _be_child(
-    start: Start, descriptors: list[int], report: int, changed: tuple[int, ...]
+    start: Start,
+    descriptors: list[int],
+    pipes: list[int],
+    changed: tuple[int, ...],
+    around: Surroundings,
 ) -> NoReturn:
+    report = pipes[0]
     try:
         try:
             reset_signals(changed)
             # First of all, so that not even a slow name service keeps anything of ours open.
-            report = place_descriptors(descriptors, report)
-            enter(start, report)
+            report, *outcome = place_descriptors(descriptors, pipes)
+            enter(start, report, outcome[0] if outcome else None, around)
         except Refused as refused:
             text = f"{refused.reason}\0{refused}"
         except Exception as error:
@@ -299,14 +416,15 @@ def _be_child(
 
 
 def main() -> None:
-    """Serve on the descriptor that the first argument names."""
+    """Serve on the descriptor that the first argument names, with the options of the second."""
     with socket.socket(fileno=int(sys.argv[1])) as control:
         control.set_inheritable(False)
         os.chdir("/")
         # Nothing here is garbage, and a collection in a child would copy every page.
         gc.disable()
         gc.freeze()
-        Spawner(control).run()
+        options = Options(**json.loads(sys.argv[2])) if len(sys.argv) > 2 else NO_OPTIONS
+        Spawner(control, options).run()
 
 
 if __name__ == "__main__":

@@ -34,14 +34,33 @@ from tele.conch.programs import Exit
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unavailable
 from tele.loop import backoff, make_logger
 from tele.node.accounts import Refused
-from tele.node.spawn_messages import MAX_MESSAGE, SIGNALS, pack
+from tele.node.control_groups import own_group
+from tele.node.spawn_messages import MAX_MESSAGE, NO_OPTIONS, SIGNALS, Options, pack
 
 PROGRAM: Final = Path(__file__).with_name("spawner.py")
+#: Where the services of PAM are described; a name that is in neither is "other", which denies.
+PAM_FOLDERS: Final = ("/etc/pam.d", "/usr/lib/pam.d")
 START_TIMEOUT: Final = 30.0
 #: A spawner that lived so long, in seconds, is replaced without a pause.
 STEADY: Final = 60.0
 
 _log: Final = make_logger(__name__)
+
+
+def session_options(pam: str, kill_leftovers: bool) -> Options:
+    """Return how sessions are served here; ``pam`` is the name of a service, or ``off``.
+
+    Raises InvalidInput for what cannot work on this machine, before anybody relies on it.
+    """
+    if kill_leftovers and own_group() is None:
+        raise InvalidInput("node.kill_leftovers: this machine has no cgroup v2 to kill by")
+    if pam == "off":
+        return Options("", kill_leftovers)
+    if os.geteuid() != 0:
+        raise InvalidInput("node.pam: needs a node that runs as root")
+    if not any(os.path.exists(os.path.join(folder, pam)) for folder in PAM_FOLDERS):
+        raise InvalidInput(f"node.pam: there is no service {pam!r} in {PAM_FOLDERS[0]}")
+    return Options(pam, kill_leftovers)
 
 
 @frozen
@@ -57,9 +76,13 @@ class Launch:
 
 @define(eq=False)
 class Running:
-    """One started process. ``exited`` fires once, with how it ended."""
+    """One started process. ``exited`` fires once, with how it ended.
+
+    ``cgroup`` is the id of the control group in which all of the session is, or 0.
+    """
 
     pid: int
+    cgroup: int
     exited: Deferred[Exit]
     _tell: Callable[[dict[str, Any]], bool]
 
@@ -86,16 +109,19 @@ class Spawning:
     """Starts people's processes through a spawner, which it keeps alive.
 
     :param reactor: the reactor; also the clock.
-    :param command: how to run the spawner; its descriptor's number is added.
+    :param options: how it serves.
+    :param command: how to run the spawner; its descriptor's number and options are added.
     """
 
     def __init__(
         self,
         reactor: Any,
+        options: Options = NO_OPTIONS,
         command: Sequence[str] = (sys.executable, "-I", "-S", str(PROGRAM)),
     ) -> None:
         self._reactor = reactor
         self._command = tuple(command)
+        self._options = json.dumps(options._asdict())
         self._link: _Link | None = None
         self._sessions: dict[int, _Session] = {}
         self._number = 0
@@ -113,7 +139,7 @@ class Spawning:
         """Start the spawner: before the first connection. Raises OSError."""
         self._stopped = False
         self._since = self._reactor.seconds()
-        self._link = _Link(self._reactor, self._command, self._received, self._lost)
+        self._link = _Link(self._reactor, self._command, self._options, self._received, self._lost)
 
     async def close(self) -> None:
         """End the spawner, which hangs up all that it started, and wait for its end."""
@@ -201,20 +227,23 @@ class Spawning:
         elif session is None:
             return
         elif event == "started":
-            self._started(number, session, report["pid"])
+            self._started(number, session, report["pid"], report["cgroup"])
         elif event == "failed":
             del self._sessions[number]
             self._fail(session, _error(report["reason"], report["message"]))
         elif event == "exited":
-            self._ended(number, Exit(report["status"], report["signal"], core=report["core"]))
+            lost = report["status"] is None and report["signal"] is None
+            message = "its exit status is lost" if lost else ""
+            how = Exit(report["status"], report["signal"], report["core"], message)
+            self._ended(number, how)
 
-    def _started(self, number: int, session: _Session, pid: int) -> None:
+    def _started(self, number: int, session: _Session, pid: int, cgroup: int) -> None:
         session.pid = pid
         self._settle(session)
         if session.given_up:
             self._tell(number, {"op": "hangup"})
             return
-        running = Running(pid, session.exited, lambda request: self._tell(number, request))
+        running = Running(pid, cgroup, session.exited, lambda request: self._tell(number, request))
         session.started.callback(running)
 
     def _fail(self, session: _Session, error: TeleError) -> None:
@@ -327,6 +356,7 @@ class _Link:
         self,
         reactor: Any,
         command: Sequence[str],
+        options: str,
         received: Callable[[dict[str, Any]], None],
         lost: Callable[[], None],
     ) -> None:
@@ -340,7 +370,7 @@ class _Link:
         with theirs:
             try:
                 self.process = subprocess.Popen(  # noqa: S603 - our own program
-                    [*command, str(theirs.fileno())],
+                    [*command, str(theirs.fileno()), options],
                     pass_fds=(theirs.fileno(),),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,

@@ -107,6 +107,8 @@ class Visitor(ConchUser):
             self._trail.happened(name, self.visit, error=cut(str(error)), **fields)
             raise
         self._interactive = self._interactive or request.pty is not None
+        if getattr(program, "cgroup", 0):
+            fields["cgroup"] = program.cgroup
         self._trail.happened(name, self.visit, **fields)
         return program
 

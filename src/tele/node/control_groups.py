@@ -1,0 +1,183 @@
+"""In which control group do a session's processes live (cgroup v2)?
+
+Each session has one of its own, below the spawner's: whatever it starts is in it, also what
+has left its process group and its terminal, and the group's id is how the kernel names all
+of them at once. Where there is no such file system, or it is not ours to divide (an ordinary
+user without a delegated group), sessions go without.
+
+Laws of this file:
+
+* Standard library only: the spawner loads it.
+* Nothing of it keeps a session from starting, or from ending.
+* A group is removed when nothing lives in it any more, and only then; nothing is killed
+  unless the configuration says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import time
+from typing import Final
+
+FOLDER: Final = "tele-sessions"
+#: Seconds between looks at groups in which something lives on.
+SHORTEST: Final = 0.05
+LONGEST: Final = 30.0
+#: Seconds that a session has to end by itself after its person has left.
+GRACE: Final = 10.0
+#: A group may be swept away by another node's spawner before it is entered.
+TRIES: Final = 5
+#: Rounds of killing what is in a group, where the kernel cannot by itself (before 5.14).
+ROUNDS: Final = 20
+
+
+class Groups:
+    """The control groups of one spawner's sessions.
+
+    ``own`` is the folder of the spawner's own group, or None if there is none.
+    """
+
+    def __init__(self, own: str | None, *, kill_leftovers: bool = False) -> None:
+        self._own = own
+        self._folder = None if own is None else os.path.join(own, FOLDER)
+        self._kill_leftovers = kill_leftovers
+        self._unique = f"{os.getpid()}.{time.time_ns():x}"
+        self._left: set[str] = set()
+        self._doomed: dict[str, float] = {}
+        self._pause = SHORTEST
+        if self._folder is not None:
+            with contextlib.suppress(OSError):
+                self._left = {entry.name for entry in os.scandir(self._folder) if entry.is_dir()}
+
+    @property
+    def pause(self) -> float | None:
+        """Seconds until :meth:`sweep` should be called; None if there is nothing to sweep."""
+        return self._pause if self._left or self._doomed else None
+
+    def name(self, number: int) -> str:
+        """Return the group's name of the session with this number."""
+        return f"{self._unique}.{number}"
+
+    def enter(self, name: str) -> int:
+        """Move this process into the group ``name``, and return its id; 0 if there is none.
+
+        A process that PAM has put elsewhere (logind) stays there.
+        """
+        if self._folder is None:
+            return 0
+        found = own_group()
+        if found != self._own:
+            return _id_of(found)
+        path = os.path.join(self._folder, name)
+        for _ in range(TRIES):
+            try:
+                os.makedirs(path, exist_ok=True)
+                _write(path, "cgroup.procs", b"0")
+            except FileNotFoundError:
+                continue
+            except OSError:
+                break
+            return _id_of(path)
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
+        return 0
+
+    def person_left(self, name: str) -> None:
+        """Nobody is in the session any more: it ends, or is ended if the rules say so."""
+        if self._folder is not None and self._kill_leftovers:
+            self._doomed.setdefault(name, time.monotonic() + GRACE)
+            self._pause = min(self._pause, GRACE)
+
+    def session_ended(self, name: str) -> None:
+        """Its first process has ended: let others live on, or end them; remove the group."""
+        if self._folder is None:
+            return
+        self._doomed.pop(name, None)
+        if self._kill_leftovers:
+            self._kill(os.path.join(self._folder, name))
+        self._left.add(name)
+        self._pause = SHORTEST
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove the groups in which nothing lives any more."""
+        if self._folder is not None:
+            for name in [name for name, due in self._doomed.items() if due <= time.monotonic()]:
+                del self._doomed[name]
+                self._kill(os.path.join(self._folder, name))
+            self._left = {name for name in self._left if _is_left(self._folder, name)}
+            self._pause = min(self._pause * 2, LONGEST)
+
+    def close(self) -> None:
+        """The spawner ends, and with it every session: remove what can be."""
+        self._doomed = dict.fromkeys(self._doomed, 0.0)
+        self.sweep()
+        if self._folder is not None:
+            with contextlib.suppress(OSError):
+                os.rmdir(self._folder)
+
+    def _kill(self, path: str) -> None:
+        with contextlib.suppress(OSError):
+            try:
+                _write(path, "cgroup.kill", b"1")
+            except FileNotFoundError:
+                for _ in range(ROUNDS):
+                    with open(os.path.join(path, "cgroup.procs"), "rb") as file:
+                        processes = file.read().split()
+                    if not processes:
+                        return
+                    for process in processes:
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(int(process), signal.SIGKILL)
+
+
+def own_group() -> str | None:
+    """Return the folder of this process's group, or None where there is no cgroup v2."""
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+            paths = [line.rstrip("\n")[3:] for line in file if line.startswith("0::")]
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            mounts = [line.split() for line in file if " - cgroup2 " in line]
+    except OSError:
+        return None
+    for fields in mounts:
+        root, point = map(_unescaped, fields[3:5])
+        for path in paths:
+            below = os.path.relpath(path, root)
+            if not below.startswith(".."):
+                return os.path.normpath(os.path.join(point, below))
+    return None
+
+
+def _unescaped(field: str) -> str:
+    """Undo the octal escapes of mountinfo (proc(5))."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+
+
+def _write(path: str, name: str, data: bytes) -> None:
+    fd = os.open(os.path.join(path, name), os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+
+
+def _id_of(path: str | None) -> int:
+    """What the kernel calls a group (bpf_get_current_cgroup_id): its inode."""
+    try:
+        return 0 if path is None else os.stat(path).st_ino
+    except OSError:
+        return 0
+
+
+def _is_left(folder: str, name: str) -> bool:
+    try:
+        os.rmdir(os.path.join(folder, name))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

@@ -1,0 +1,149 @@
+"""A spawner that sees a machine of its own: another /etc, utmp, wtmp and lastlog, in its mounts.
+
+The machine itself is not touched: everything is bound over it in a mount namespace that ends
+with the spawner.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tele.node import spawner
+from tele.node.spawn_messages import MAX_MESSAGE, pack, unpack
+
+PROGRAM = Path(spawner.__file__)
+
+_MOUNT = """
+set -e
+root=$1; shift
+mount --bind "$root/etc" /etc
+mount --bind "$root/run" /run
+mount --bind "$root/log" /var/log
+exec "$@"
+"""
+
+
+@contextmanager
+def account(shell: str = "/bin/sh") -> Iterator[pwd.struct_passwd]:
+    """Make an account with a home, and remove both."""
+    name = f"tele{uuid.uuid4().hex[:10]}"
+    made = ["useradd", "-m", "-s", shell, name]
+    subprocess.run(made, check=True, stderr=subprocess.DEVNULL)
+    try:
+        yield pwd.getpwnam(name)
+    finally:
+        subprocess.run(["userdel", "-r", name], check=True, stderr=subprocess.DEVNULL)
+
+
+def make_machine(root: Path) -> None:
+    """Lay out /etc, /run and /var/log below ``root``, after the accounts were made."""
+    (root / "run").mkdir()
+    (root / "log").mkdir()
+    # What useradd writes for a moment may be gone when it is its turn.
+    passing = shutil.ignore_patterns("*.lock", "*+", "*.[0-9]*")
+    shutil.copytree("/etc", root / "etc", symlinks=True, ignore=passing)
+    for name in ("run/utmp", "log/wtmp", "log/lastlog"):
+        (root / name).touch(0o664)
+
+
+class Machine:
+    """A spawner of that machine, and the node's end of its socket."""
+
+    def __init__(self, root: Path, **options: Any) -> None:
+        self.root = root
+        self.number = 0
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.settimeout(60)
+        words = [sys.executable, "-I", "-S", str(PROGRAM), str(theirs.fileno())]
+        isolated = ["unshare", "-m", "--propagation", "private", "sh", "-c", _MOUNT, "sh"]
+        with theirs:
+            self.process = subprocess.Popen(
+                [*isolated, root, *words, json.dumps(options)],
+                pass_fds=(theirs.fileno(),),
+                env={"PATH": os.environ["PATH"]},
+                cwd="/",
+            )
+
+    def ask(self, header: dict[str, Any], words: list[bytes], fds: list[int]) -> None:
+        """Send one request."""
+        socket.send_fds(self.socket, [pack({"id": self.number, **header}, words)], fds)
+
+    def report(self) -> dict[str, Any]:
+        """Wait for one report."""
+        return unpack(self.socket.recv(MAX_MESSAGE))[0]
+
+    def start(
+        self, login: str, *strings: bytes, pty: bool = False, kind: str = "exec"
+    ) -> tuple[int, dict[str, Any]]:
+        """Start a session; return what reads its output (and writes a terminal), and the report."""
+        self.number += 1
+        words = 1 if kind == "exec" else 0
+        header = {"op": "start", "kind": kind, "login": login, "pty": pty, "words": words}
+        given = [*strings, b"SSH_CLIENT=192.0.2.7 50000 22"]
+        if pty:
+            output, slave = os.openpty()
+            self.ask(header, given, [slave])
+            os.close(slave)
+        else:
+            output, writing = os.pipe()
+            with open(os.devnull, "rb") as null:
+                self.ask(header, given, [null.fileno(), writing, writing])
+            os.close(writing)
+        return output, self.report()
+
+    def run(self, login: str, *strings: bytes, **how: Any) -> tuple[str, dict[str, Any]]:
+        """Run a session to its end; return its output and the last report."""
+        output, report = self.start(login, *strings, **how)
+        text = read_all(output)
+        return text, self.report() if report["event"] == "started" else report
+
+    def inside(self, *command: str) -> str:
+        """Run a program as root among the machine's mounts; return its output."""
+        words = ["nsenter", "-m", "-t", str(self.process.pid), *command]
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+    def close(self) -> None:
+        """End the spawner."""
+        self.socket.close()
+        self.process.wait(30)
+
+
+@contextmanager
+def machine(root: Path, **options: Any) -> Iterator[Machine]:
+    made = Machine(root, **options)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    """Wait for a condition, with a generous limit."""
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
+
+
+def read_all(output: int) -> str:
+    """Read to the end, which a terminal tells by EIO."""
+    text = b""
+    with open(output, "rb", buffering=0) as file:
+        try:
+            while data := file.read(4096):
+                text += data
+        except OSError:
+            return text.decode(errors="replace")
+    return text.decode(errors="replace")

@@ -1,0 +1,268 @@
+"""What a session gets of its machine: environment, greeting, records and PAM."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pwd
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from private_machine import Machine, account, machine, make_machine, read_all, wait_until
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def somebody() -> Iterator[pwd.struct_passwd]:
+    """An account with bash."""
+    with account("/bin/bash") as made:
+        yield made
+
+
+@pytest.fixture
+def root(tmp_path: Path, somebody: pwd.struct_passwd) -> Path:
+    """The files of a machine."""
+    make_machine(tmp_path)
+    tmp_path.chmod(0o755)
+    return tmp_path
+
+
+def variables(text: str) -> dict[str, str]:
+    pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
+    return {name: value for name, _, value in pairs}
+
+
+# -- environment ----------------------------------------------------------------------
+def test_environment_of_the_machine(root: Path, somebody: pwd.struct_passwd) -> None:
+    """/etc/environment and the locale are read as pam_env does; the connection is not forged."""
+    (root / "etc/environment").write_text(
+        '# comment\nPATH="/opt/bin:/bin:/usr/bin"\nexport EDITOR=ed # short\nSSH_CLIENT=9.9.9.9\n'
+    )
+    (root / "etc/default/locale").write_text("LANG=C.UTF-8\n")
+    with machine(root) as it:
+        text, _ = it.run(somebody.pw_name, b"env", b"LANG=xx", b"LC_TIME=C")
+    found = variables(text)
+    assert found["PATH"] == "/opt/bin:/bin:/usr/bin"
+    assert (found["EDITOR"], found["LANG"], found["LC_TIME"]) == ("ed", "C.UTF-8", "C")
+    assert found["SSH_CLIENT"] == "192.0.2.7 50000 22"
+
+
+def test_files_of_the_person_change_nothing(root: Path, somebody: pwd.struct_passwd) -> None:
+    """``~/.ssh/environment`` and ``~/.ssh/rc`` are never read (attack)."""
+    folder = Path(somebody.pw_dir) / ".ssh"
+    folder.mkdir(exist_ok=True)
+    (folder / "environment").write_text("LD_PRELOAD=/tmp/x.so\nBAD=1\n")
+    (folder / "rc").write_text("echo rc-was-run\n")
+    with machine(root) as it:
+        text, _ = it.run(somebody.pw_name, b"env")
+    assert "BAD" not in text
+    assert "LD_PRELOAD" not in text
+    assert "rc-was-run" not in text
+
+
+# -- greeting -------------------------------------------------------------------------
+def shell(it: Machine, login: str) -> str:
+    """What an interactive shell shows until it was told to exit."""
+    terminal, report = it.start(login, b"TERM=dumb", pty=True, kind="shell")
+    assert report["event"] == "started", report
+    os.write(terminal, b"exit\n")
+    text = read_all(terminal)
+    assert it.report()["event"] == "exited"
+    return text
+
+
+def test_greeting(root: Path, somebody: pwd.struct_passwd) -> None:
+    """A shell on a terminal shows the last login and the message of the day; commands do not."""
+    (root / "etc/motd").write_text("Welcome aboard\n")
+    with machine(root) as it:
+        first = shell(it, somebody.pw_name)
+        assert "Welcome aboard" in first
+        assert "Last login" not in first
+        second = shell(it, somebody.pw_name)
+        assert second.index("Last login: ") < second.index("Welcome aboard")
+        assert "from 192.0.2.7\r\n" in second
+        assert "Welcome" not in it.run(somebody.pw_name, b"true", pty=True)[0]
+        hush = Path(somebody.pw_dir) / ".hushlogin"
+        hush.touch()
+        quiet = shell(it, somebody.pw_name)
+        hush.unlink()
+        assert "Welcome" not in quiet
+        assert "Last login" not in quiet
+
+
+# -- records --------------------------------------------------------------------------
+def test_who_and_last(root: Path, somebody: pwd.struct_passwd) -> None:
+    """``who`` shows a terminal while it is there, ``last`` and ``lastlog`` for good."""
+    name = somebody.pw_name
+    with machine(root) as it:
+        terminal, report = it.start(name, b"exec sleep 1000", pty=True)
+        (shown,) = it.inside("who", "-u", "/run/utmp").splitlines()
+        assert shown.split()[0] == name
+        assert shown.split()[1].startswith("pts/")
+        assert str(report["pid"]) in shown.split()
+        assert "(192.0.2.7)" in shown
+        it.ask({"op": "hangup"}, [], [])
+        assert it.report()["signal"] == "HUP"
+        os.close(terminal)
+        wait_until(lambda: it.inside("who", "/run/utmp") == "")
+        wait_until(lambda: (root / "log/wtmp").stat().st_size == 2 * 384)
+        wait_until(lambda: "(00:00)" in it.inside("last", "-w", "-f", "/var/log/wtmp"))
+        (shown, *_) = it.inside("last", "-w", "-f", "/var/log/wtmp").splitlines()
+        assert shown.split()[0] == name
+        assert "192.0.2.7" in shown
+        assert "192.0.2.7" in it.inside("lastlog", "-u", name)
+
+
+def test_no_terminal_no_record(root: Path, somebody: pwd.struct_passwd) -> None:
+    """Commands without a terminal are not in utmp, as under sshd."""
+    with machine(root) as it:
+        it.run(somebody.pw_name, b"true")
+    assert (root / "run/utmp").stat().st_size == 0
+
+
+def test_a_locked_utmp_keeps_nobody_out(root: Path, somebody: pwd.struct_passwd) -> None:
+    """Any user may lock what they can read: logins go on (attack)."""
+    with open(root / "run/utmp", "r+b") as file, machine(root) as it:
+        fcntl.lockf(file, fcntl.LOCK_SH)
+        assert it.run(somebody.pw_name, b"true", pty=True)[1]["status"] == 0
+
+
+# -- PAM ------------------------------------------------------------------------------
+PERMIT = "account required pam_permit.so\nsession required pam_permit.so\n"
+
+
+def service(root: Path, text: str) -> None:
+    (root / "etc/pam.d/tele-test").write_text(text)
+
+
+def test_pam_environment_and_limits(root: Path, somebody: pwd.struct_passwd) -> None:
+    """pam_env's variables and pam_limits' limits are the session's."""
+    service(
+        root,
+        PERMIT + "session required pam_limits.so\nsession required pam_env.so\n",
+    )
+    (root / "etc/environment").write_text("FROM_PAM=yes\n")
+    (root / "etc/security/limits.conf").write_text(f"{somebody.pw_name} hard core 4321\n")
+    with machine(root, pam="tele-test") as it:
+        text, report = it.run(somebody.pw_name, b"env; ulimit -H -c; id -u; exit 7")
+        assert report["status"] == 7, text
+        assert variables(text)["FROM_PAM"] == "yes"
+        assert "4321" in text.splitlines()
+        assert str(somebody.pw_uid) in text.splitlines()
+
+
+def test_pam_denies_with_its_text(root: Path, somebody: pwd.struct_passwd) -> None:
+    """What the account stack denies is refused, with what its modules say."""
+    service(root, "account required pam_nologin.so\n" + PERMIT)
+    (root / "etc/nologin").unlink(missing_ok=True)
+    with machine(root, pam="tele-test") as it:
+        assert it.run(somebody.pw_name, b"echo in")[1]["status"] == 0
+        service(root, "account required pam_deny.so\n" + PERMIT)
+        text, report = it.run(somebody.pw_name, b"echo in")
+        assert (text, report["event"], report["reason"]) == ("", "failed", "pam")
+        assert report["message"] == "PAM denies the session: Authentication failure"
+        service(root, "account required pam_echo.so Closed for the day\n"
+                      "account required pam_deny.so\n" + PERMIT)  # fmt: skip
+        assert it.run(somebody.pw_name, b"echo in")[1]["message"] == "Closed for the day"
+        service(root, "account required pam_permit.so\nsession required pam_deny.so\n")
+        assert it.run(somebody.pw_name, b"echo in")[1]["reason"] == "pam"
+
+
+def test_pam_message_is_shown(root: Path, somebody: pwd.struct_passwd) -> None:
+    """What modules say is shown on a terminal, and not into the output of a command."""
+    service(root, PERMIT + "session optional pam_motd.so motd=/etc/motd.pam noupdate\n")
+    (root / "etc/motd.pam").write_text("Hello from PAM\n")
+    (root / "etc/motd").write_text("Hello from us\n")
+    with machine(root, pam="tele-test") as it:
+        text = shell(it, somebody.pw_name)
+        assert "Hello from PAM" in text
+        assert "Hello from us" not in text
+        assert it.run(somebody.pw_name, b"echo out")[0] == "out\n"
+
+
+def hooks(root: Path) -> Path:
+    """A service that notes the opening and closing of sessions; return where."""
+    notes = root / "notes"
+    script = root / "note"
+    script.write_text(f'#!/bin/sh\necho "$PAM_TYPE $PAM_USER $PAM_RHOST $PAM_TTY" >> {notes}\n')
+    script.chmod(0o755)
+    service(root, f"account required pam_permit.so\nsession required pam_exec.so {script}\n")
+    return notes
+
+
+def test_pam_session_is_closed(root: Path, somebody: pwd.struct_passwd) -> None:
+    """The session is closed by root when its program has ended, however that ends."""
+    notes = hooks(root)
+    name = somebody.pw_name
+    with machine(root, pam="tele-test") as it:
+        assert it.run(name, b"exit 3")[1]["status"] == 3
+        wait_until(lambda: "close_session" in notes.read_text())
+        assert notes.read_text().splitlines() == [
+            f"open_session {name} 192.0.2.7 ssh",
+            f"close_session {name} 192.0.2.7 ssh",
+        ]
+        notes.unlink()
+        output, _ = it.start(name, b"kill -SEGV $$")
+        assert it.report()["signal"] == "SEGV"
+        os.close(output)
+        wait_until(lambda: "close_session" in notes.read_text())
+        notes.unlink()
+        terminal, report = it.start(name, b"exec sleep 1000", pty=True)
+        assert os.getsid(report["pid"]) == report["pid"]
+        it.ask({"op": "signal", "signal": "TERM"}, [], [])
+        assert it.report()["signal"] == "TERM"
+        os.close(terminal)
+        wait_until(lambda: "close_session" in notes.read_text())
+        assert "/dev/pts/" in notes.read_text()
+
+
+def test_pam_session_is_closed_without_the_spawner(root: Path, somebody: pwd.struct_passwd) -> None:
+    """A spawner that is killed leaves sessions running, and PAM is told of their end."""
+    notes = hooks(root)
+    with machine(root, pam="tele-test") as it:
+        output, report = it.start(somebody.pw_name, b"exec sleep 1000")
+        it.process.send_signal(signal.SIGKILL)
+        it.process.wait(30)
+        assert Path(f"/proc/{report['pid']}").exists()
+        assert "close_session" not in notes.read_text()
+        os.kill(report["pid"], signal.SIGTERM)
+        wait_until(lambda: "close_session" in notes.read_text())
+        os.close(output)
+
+
+def test_a_keeper_that_is_killed_is_noticed(root: Path, somebody: pwd.struct_passwd) -> None:
+    """Without its keeper a session is hung up, and its status is unknown."""
+    service(root, PERMIT)
+    with machine(root, pam="tele-test") as it:
+        output, report = it.start(somebody.pw_name, b"exec sleep 1000")
+        status = Path(f"/proc/{report['pid']}/status").read_text()
+        (parent,) = (line for line in status.splitlines() if line.startswith("PPid:"))
+        os.kill(int(parent.split()[1]), signal.SIGKILL)
+        ended = it.report()
+        assert (ended["event"], ended["status"], ended["signal"]) == ("exited", None, None)
+        wait_until(lambda: not Path(f"/proc/{report['pid']}").exists())
+        os.close(output)
+
+
+def test_spawner_never_loads_pam(root: Path, somebody: pwd.struct_passwd) -> None:
+    """The library of PAM is in the keeper, and never in the spawner."""
+    service(root, PERMIT)
+    with machine(root, pam="tele-test") as it:
+        output, _ = it.start(somebody.pw_name, b"exec sleep 1000")
+        maps = Path(f"/proc/{it.process.pid}/maps").read_text()
+        assert "libpam" not in maps
+        assert "ctypes" not in maps
+        it.ask({"op": "hangup"}, [], [])
+        it.report()
+        os.close(output)
+
+
+def test_pam_asks_and_nobody_answers(root: Path, somebody: pwd.struct_passwd) -> None:
+    """A module that wants a password gets none, and that is a denial, not a wait."""
+    service(root, "account required pam_permit.so\nsession required pam_exec.so /bin/false\n")
+    with machine(root, pam="tele-test") as it:
+        assert it.run(somebody.pw_name, b"echo in")[1]["event"] == "failed"
