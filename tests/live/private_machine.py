@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tele.node import spawner
 from tele.node.spawn_messages import MAX_MESSAGE, pack, unpack
 
@@ -44,7 +46,15 @@ def account(shell: str = "/bin/sh") -> Iterator[pwd.struct_passwd]:
     try:
         yield pwd.getpwnam(name)
     finally:
-        subprocess.run(["userdel", "-r", name], check=True, stderr=subprocess.DEVNULL)
+        remove_account(name)
+
+
+def remove_account(name: str) -> None:
+    """Remove an account with its home, as soon as its last process has ended."""
+    words = ["userdel", "-r", name]
+    wait_until(lambda: subprocess.run(words, capture_output=True, check=False).returncode != 8)
+    with pytest.raises(KeyError):
+        pwd.getpwnam(name)
 
 
 def make_machine(root: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from private_machine import remove_account
 from tele.node import session_child, spawner
 from tele.node.accounts import Refused, check_open, check_sessions
 from tele.node.spawn_messages import MAX_MESSAGE, pack, unpack
@@ -42,7 +43,7 @@ def account(shell: str = "/bin/sh") -> Iterator[pwd.struct_passwd]:
         try:
             yield pwd.getpwnam(name)
         finally:
-            subprocess.run(["userdel", "-r", name], check=True, stderr=subprocess.DEVNULL)
+            remove_account(name)
     finally:
         subprocess.run(["groupdel", extra], check=True)
 
