@@ -104,6 +104,8 @@ class SmallCluster:
     proxies: list[SmallProxy] = field(factory=list)
     tunnel_nodes: list[TunnelNode] = field(factory=list)
     ssh_keys: dict[str, PrivateKey] = field(factory=dict)
+    #: Where people's connections to proxies come from.
+    source: str = "127.0.0.1"
 
     # -- auth -------------------------------------------------------------------------
     def start_auth(self) -> None:
@@ -209,24 +211,37 @@ class SmallCluster:
         self.reactor.wait(node.service.stopService())
         self.reactor.wait(node.member.stopService())
 
-    def proxy(self, name: str = "proxy1", port: int = 0) -> SmallProxy:
-        """Start a proxy and wait until it serves; ``port`` 0 asks the kernel for one."""
+    def proxy(
+        self, name: str = "proxy1", port: int = 0, public: int = 0, **service: Any
+    ) -> SmallProxy:
+        """Start a proxy and wait until it serves; ``port`` 0 asks the kernel for one.
+
+        ``public`` is the port where a load balancer stands before it, if there is one;
+        ``service`` has more of how it serves.
+        """
         port = port or free_port()
         store = DirectoryStore(self.folder / name, HostRole.PROXY)
         at = f"127.0.0.1:{port}"
-        said = Presence(name, HostRole.PROXY, (at,), peer=at)
+        said = Presence(
+            name,
+            HostRole.PROXY,
+            (f"127.0.0.1:{public or port}",),
+            peer=at,
+            peer_header=service.get("proxy_protocol", False),
+        )
         member = self.member(store, lambda: said)
-        service = ProxyService(
+        serving = ProxyService(
             self.reactor,
             member=member,
             listen_at=("127.0.0.1", port),
             auth=(f"127.0.0.1:{self.port}",),
+            **service,
         )
-        proxy = SmallProxy(service, member, port)
+        proxy = SmallProxy(serving, member, public or port)
         self.proxies.append(proxy)
         member.startService()
-        service.startService()
-        self.reactor.wait(service.ready)
+        serving.startService()
+        self.reactor.wait(serving.ready)
         return proxy
 
     def stop_proxy(self, proxy: SmallProxy) -> None:
@@ -344,7 +359,8 @@ class SmallCluster:
             "StrictHostKeyChecking yes", f"User {ME}",
         )  # fmt: skip
         lines = ["Host jump", "HostName 127.0.0.1", f"Port {proxy.port}",
-                 f"HostKeyAlias {proxy.member.host_id}", "Host *", *common]  # fmt: skip
+                 f"HostKeyAlias {proxy.member.host_id}", f"BindAddress {self.source}",
+                 "Host *", *common]  # fmt: skip
         file = self.folder / f"ssh_config_{person}_{proxy.port}"
         file.write_text("\n".join(lines) + "\n")
         return ["-F", str(file), "-J", "jump", host, *words]

@@ -211,6 +211,7 @@ class Hosts:
             rotation=said.rotation,
             tunnels=said.tunnels,
             peer=said.peer,
+            peer_header=said.peer_header,
         )
 
     # -- inside -----------------------------------------------------------------------

@@ -107,7 +107,7 @@ class State:
 
     def _proxies_changed(self, _: HostChanges) -> None:
         proxies = tuple(
-            Proxy(host.id, host.name, host.addresses, host.peer)
+            Proxy(host.id, host.name, host.addresses, host.peer, host.peer_header)
             for host in self._hosts.all(HostRole.PROXY)
             if host.status is Status.ONLINE
         )

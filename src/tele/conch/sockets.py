@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from twisted.internet import main, tcp
 from twisted.internet.interfaces import (
+    IAddress,
     IConnector,
     IListeningPort,
     IProtocol,
@@ -33,6 +34,19 @@ BACKLOG = 1024
 
 class DirectSocket(tcp.Connection):
     """What is common to both ends."""
+
+    _claimed: IAddress | None = None
+
+    def claim_peer(self, address: IAddress) -> None:
+        """Answer ``address`` when asked for the peer: whoever passes the connection on, and is
+        trusted, says that it comes from there.
+        """
+        self._claimed = address
+
+    def getPeer(self) -> Any:
+        """See ``ITransport``."""
+        below: Any = super()
+        return self._claimed or below.getPeer()
 
     def speak_to(self, protocol: IProtocol) -> None:
         """Call ``protocol`` itself: endpoints put a wrapper between, which knows only

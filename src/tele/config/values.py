@@ -70,6 +70,13 @@ class Keep(str, Enum):
     MEMORY = "memory"
 
 
+class ProxyProtocol(str, Enum):
+    """Whether connections begin with a header that says where they come from."""
+
+    OFF = "off"
+    REQUIRED = "required"
+
+
 class Level(str, Enum):
     """How much is logged."""
 
@@ -277,6 +284,12 @@ class ProxyConfig:
         "Where other proxies reach it. Default: ``listen`` with the machine's own address.",
         None,
         port=3080,
+    )
+    proxy_protocol: ProxyProtocol = key(
+        "``required`` behind a load balancer that says in the PROXY protocol (version 1 or 2)"
+        " where each connection comes from; others are closed. Nobody else may reach ``listen``"
+        " then, but other proxies.",
+        ProxyProtocol.OFF,
     )
     name: str | None = key("Default: the host name.", None, check=_node_name_problem)
     join: JoinConfig | None = key("How it joins; needed without ``auth`` in the same file.", None)

@@ -23,6 +23,7 @@ from tele.config.values import (
     NodeConfig,
     PenaltiesConfig,
     ProxyConfig,
+    ProxyProtocol,
 )
 from tele.embed.addresses import host_name, public_address
 from tele.embed.plugins import choose
@@ -251,12 +252,14 @@ def proxy_service(
             raise InvalidInput("proxy.join: missing: where is auth?")
         join = join_settings(config.join)
     listen = config.listen
+    required = config.proxy_protocol is ProxyProtocol.REQUIRED
     said = Presence(
         name=config.name or host_name(),
         role=HostRole.PROXY,
         addresses=(public_address(listen, config.public_addr, listen.port),),
         version=VERSION,
         peer=public_address(listen, config.peer_addr, listen.port),
+        peer_header=required,
     )
     out = way_out(reactor, config.join)
     member = Member(
@@ -274,5 +277,6 @@ def proxy_service(
         limits=limits_of(config),
         out=out,
         shutdown_grace=config.shutdown_grace.total_seconds(),
+        proxy_protocol=required,
     )
     return HostService(member, serving)

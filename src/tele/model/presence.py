@@ -37,7 +37,8 @@ class Presence:
     """What a host says of itself every 30 seconds. ``addresses`` are ``host:port``.
 
     ``tunnels`` are the host ids of the proxies that a node has a tunnel to; ``peer`` is the
-    address where other proxies reach a proxy.
+    address where other proxies reach a proxy, ``peer_header`` whether connections to it begin
+    with a header of the PROXY protocol.
     """
 
     name: str = field(validator=matches_re(NAME_PATTERN))
@@ -49,6 +50,7 @@ class Presence:
     rotation: str = ""
     tunnels: tuple[str, ...] = ()
     peer: str = ""
+    peer_header: bool = False
 
 
 @frozen
@@ -67,3 +69,4 @@ class Host:
     rotation: str = ""
     tunnels: tuple[str, ...] = ()
     peer: str = ""
+    peer_header: bool = False

@@ -5,8 +5,13 @@ ClientHello offers the protocol ``tele-auth``, otherwise to our own HTTPS; ``SSH
 SSH, and so is silence, since an SSH client may wait for the server's version
 (RFC 4253, section 4.2, lets either side speak first; ssh-keyscan waits).
 
+Behind a load balancer that speaks the PROXY protocol there is its header before all that, and
+the address that it names is the peer's from then on.
+
 Laws of this file:
 
+* Whether there is a header is configured, never guessed: without it anybody could claim to be
+  somebody else.
 * An undecided connection costs a timer and at most 16 KiB, and ends after
   :data:`UNDECIDED_SECONDS`; only so many may be undecided at once.
 * After the decision this protocol is out of the way: the transport has another one.
@@ -15,17 +20,17 @@ Laws of this file:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from attrs import frozen
 from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IReactorTime, ITransport
 from twisted.internet.protocol import Factory, Protocol
 
+from tele.conch.door import StrangerLog
 from tele.errors import ProtocolError
-from tele.loop import make_logger
 from tele.proxy.client_hello import HANDSHAKE, parse_client_hello
-
-log = make_logger(__name__)
+from tele.tunnel.agent import peer_address
+from tele.wire.proxy_header import looks_like_header, parse_proxy_header
 
 AUTH_PROTOCOL: Final = b"tele-auth"
 SILENCE_SECONDS: Final = 0.5
@@ -63,6 +68,11 @@ def decide(data: bytes, doors: Doors) -> Callable[[IAddress], IProtocol | None] 
         return doors.ssh
     if _SSH.startswith(data):
         return None
+    if looks_like_header(data):
+        raise ProtocolError(
+            "a PROXY protocol header; if a load balancer of yours sent it, configure"
+            " proxy.proxy_protocol: required"
+        )
     raise ProtocolError("neither TLS nor SSH")
 
 
@@ -73,9 +83,17 @@ class Undecided(Protocol):
         self._owner = owner
         self._address = address
         self._seen = b""
+        self._header_due = owner.proxy_protocol
         self._timer: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
+        """Wait for the header, if there has to be one, or for the client."""
+        if self._header_due:
+            self._timer = self._owner.clock.callLater(UNDECIDED_SECONDS, self._took_too_long)
+        else:
+            self._wait_for_client()
+
+    def _wait_for_client(self) -> None:
         """Wait for first bytes, or for the silence that means SSH."""
         self._timer = self._owner.clock.callLater(SILENCE_SECONDS, self._was_silent)
 
@@ -94,13 +112,31 @@ class Undecided(Protocol):
         """Look at what came so far."""
         self._seen += data
         try:
+            if self._header_due and not self._take_header():
+                return
             door = decide(self._seen, self._owner.doors)
         except ProtocolError as error:
-            log.info("refused {peer!r}: {error!s}", peer=self._address, error=error)
+            self._owner.lines.info("refused {peer!r}: {error!s}", peer=self._address, error=error)
             self._abort()
             return
         if door is not None:
             self._hand_over(door)
+
+    def _take_header(self) -> bool:
+        """Read the balancer's header; False: it is not all there yet."""
+        header = parse_proxy_header(self._seen)
+        if header is None:
+            return False
+        self._header_due = False
+        self._seen = self._seen[header.size :]
+        if header.source is not None:
+            self._address = peer_address(header.source)
+            transport: Any = self.transport
+            transport.claim_peer(self._address)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wait_for_client()
+        return True
 
     def connectionLost(self, reason: object = None) -> None:
         """The peer left before it said what it wanted."""
@@ -138,14 +174,26 @@ def replace_protocol(transport: ITransport, protocol: IProtocol, seen: bytes) ->
 
 
 class Demultiplexer(Factory):
-    """The factory of the proxy's one port; at most ``limit`` connections are undecided."""
+    """The factory of the proxy's one port; at most ``limit`` connections are undecided.
+
+    With ``proxy_protocol`` each connection begins with a header of that protocol, or is closed.
+    """
 
     noisy = False
 
-    def __init__(self, doors: Doors, clock: IReactorTime, limit: int = UNDECIDED_LIMIT) -> None:
+    def __init__(
+        self,
+        doors: Doors,
+        clock: IReactorTime,
+        limit: int = UNDECIDED_LIMIT,
+        *,
+        proxy_protocol: bool = False,
+    ) -> None:
         self.doors = doors
         self.clock = clock
         self.limit = limit
+        self.proxy_protocol = proxy_protocol
+        self.lines = StrangerLog(clock)
         self._undecided: set[Undecided] = set()
 
     def buildProtocol(self, addr: IAddress | None) -> Undecided | None:

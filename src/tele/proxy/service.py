@@ -68,7 +68,8 @@ class ProxyService(Service):
 
     ``listen_at`` is (host, port), port 0 for any; ``auth`` are auth's addresses, and ``out``
     is how they are reached. ``shutdown_grace`` is how many seconds visitors have to end by
-    themselves when we stop. ``ready`` fires with the port when it serves, or fails with a
+    themselves when we stop. With ``proxy_protocol`` connections come from a load balancer that
+    says where from. ``ready`` fires with the port when it serves, or fails with a
     :class:`TeleError`.
     """
 
@@ -82,11 +83,13 @@ class ProxyService(Service):
         limits: Limits | None = None,
         out: WayOut | None = None,
         shutdown_grace: float = 0.0,
+        proxy_protocol: bool = False,
     ) -> None:
         self.ready: Deferred[int] = Deferred()
         self.port: int | None = None
         self._reactor = reactor
         self._out = out or WayOut(reactor)
+        self._proxy_protocol = proxy_protocol
         self._member = member
         self._listen_at = listen_at
         self._auth = auth
@@ -193,8 +196,9 @@ class ProxyService(Service):
             ssh=ssh.buildProtocol,
         )
         host, port = self._listen_at
+        door = Demultiplexer(doors, self._reactor, proxy_protocol=self._proxy_protocol)
         try:
-            self._listening = listen(self._reactor, port, Demultiplexer(doors, self._reactor), host)
+            self._listening = listen(self._reactor, port, door, host)
         except CannotListenError as error:
             raise Unavailable(
                 f"the proxy cannot listen on {host}:{port}: {error.socketError}; is something"

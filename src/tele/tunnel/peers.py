@@ -31,8 +31,9 @@ from tele.model.api.members import Proxy
 from tele.model.identity import HostIdentity
 from tele.tunnel.acceptor import Tunnels
 from tele.tunnel.visits import CHANNELS_LIMIT
-from tele.tunnel.ways_out import dial
+from tele.tunnel.ways_out import Announced, dial
 from tele.tunnel.words import VISITOR, Visitor
+from tele.wire.proxy_header import LOCAL
 
 log = make_logger(__name__)
 
@@ -142,9 +143,12 @@ class Peers:
     async def _dial(self, proxy: Proxy) -> Any:
         if not proxy.peer:
             raise Unreachable("it does not say where other proxies reach it")
+        endpoint = dial(self._reactor, proxy.peer, CONNECT_SECONDS)
+        if proxy.peer_header:
+            endpoint = Announced(endpoint, LOCAL)
         connecting = connect(
             self._reactor,
-            dial(self._reactor, proxy.peer, CONNECT_SECONDS),
+            endpoint,
             verify_host=self._verifier(),
             identity=self._identity(),
             connection=_PeerConnection,

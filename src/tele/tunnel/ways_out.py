@@ -117,6 +117,43 @@ class _Through:
         return await waiting.answered
 
 
+@implementer(IStreamClientEndpoint)
+@frozen(eq=False)
+class Announced:
+    """What ``endpoint`` connects to, with ``preface`` sent before anything else."""
+
+    endpoint: IStreamClientEndpoint
+    preface: bytes
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """See ``IStreamClientEndpoint``."""
+        return Deferred.fromCoroutine(self._connect(protocolFactory))
+
+    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        plain = Factory.forProtocol(Protocol)
+        plain.noisy = False
+        connecting: Any = self.endpoint.connect(plain)
+        transport = (await connecting).transport
+        protocol = factory.buildProtocol(transport.getPeer())
+        if protocol is None:
+            transport.abortConnection()
+            raise Unreachable("the connection is not wanted any more")
+        transport.write(self.preface)
+        hand_over(transport, protocol)
+        return protocol
+
+
+def hand_over(transport: Any, protocol: IProtocol, rest: bytes = b"") -> None:
+    """Give a connection to ``protocol``, with the bytes that were read already."""
+    if isinstance(transport, DirectSocket):
+        transport.speak_to(protocol)
+    else:
+        transport.wrappedProtocol = protocol  # TLS, to a proxy of the kind https
+    protocol.makeConnection(transport)
+    if rest:
+        protocol.dataReceived(rest)
+
+
 class _Waiting(Protocol):
     """Speaks to a proxy of the network until it has connected us, and leaves then."""
 
@@ -156,13 +193,7 @@ class _Waiting(Protocol):
             self.answered.errback(Unreachable("the connection is not wanted any more"))
             self._give_up()
             return
-        if isinstance(transport, DirectSocket):
-            transport.speak_to(protocol)
-        else:
-            transport.wrappedProtocol = protocol  # TLS, to a proxy of the kind https
-        protocol.makeConnection(transport)
-        if rest:
-            protocol.dataReceived(rest)
+        hand_over(transport, protocol, rest)
         self.answered.callback(protocol)
 
     def _give_up(self) -> None:

@@ -11,7 +11,9 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from tele.proxy.demultiplexer import (
     SILENCE_SECONDS,
@@ -20,6 +22,7 @@ from tele.proxy.demultiplexer import (
     Doors,
     Undecided,
 )
+from tele.wire.proxy_header import LOCAL
 
 PEER = IPv4Address("TCP", "127.0.0.1", 40000)
 
@@ -40,6 +43,10 @@ class Transport(StringTransport):
 
     protocol: Protocol | None = None
     aborted = False
+    peer: IAddress | None = None
+
+    def claim_peer(self, address: IAddress) -> None:
+        self.peer = address
 
     def abortConnection(self) -> None:
         self.aborted = True
@@ -57,12 +64,14 @@ class Scene:
 
     limit = 3
 
-    def __init__(self) -> None:
+    def __init__(self, *, proxy_protocol: bool = False) -> None:
         self.clock = Clock()
         self.closed = False
+        self.visitors: list[IAddress] = []
 
         def door(name: str) -> Callable[[IAddress], Protocol | None]:
-            def made(_: IAddress) -> Protocol | None:
+            def made(address: IAddress) -> Protocol | None:
+                self.visitors.append(address)
                 return None if self.closed else Taken(name)
 
             return made
@@ -71,6 +80,7 @@ class Scene:
             Doors(door("auth"), door("https"), door("ssh")),
             self.clock,
             limit=self.limit,
+            proxy_protocol=proxy_protocol,
         )
 
     def connect(self) -> Transport:
@@ -178,3 +188,96 @@ def test_a_closed_door_ends_the_connection() -> None:
     scene.closed = True
     transport.feed(b"SSH-2.0-x\r\n")
     assert transport.aborted
+
+
+# -- behind a load balancer -----------------------------------------------------------
+HEADER = b"PROXY TCP4 192.0.2.7 192.0.2.1 5555 3080\r\n"
+CLIENT = IPv4Address("TCP", "192.0.2.7", 5555)
+
+
+@pytest.mark.parametrize(
+    ("data", "door"),
+    [(b"SSH-2.0-x\r\n", "ssh"), (hello("tele-auth"), "auth"), (hello(), "https")],
+    ids=["ssh", "auth", "https"],
+)
+@pytest.mark.parametrize("step", [1, 50, 10_000])
+def test_a_header_says_who_visits(data: bytes, door: str, step: int) -> None:
+    """The named address is the peer's, for the door and for whoever asks; the rest is whole."""
+    scene = Scene(proxy_protocol=True)
+    transport = scene.connect()
+    for at in range(0, len(HEADER + data), step):
+        transport.feed((HEADER + data)[at : at + step])
+    taken = transport.protocol
+    assert isinstance(taken, Taken)
+    assert (taken.door, taken.received) == (door, data)
+    assert (scene.visitors, transport.peer) == ([CLIENT], CLIENT)
+    assert not scene.clock.getDelayedCalls()
+
+
+def test_a_header_that_names_nobody_keeps_the_address() -> None:
+    """The balancer looks for itself whether we live: it comes from where it comes from."""
+    scene = Scene(proxy_protocol=True)
+    transport = scene.connect()
+    transport.feed(LOCAL + b"SSH-2.0-x\r\n")
+    assert (scene.visitors, transport.peer) == ([PEER], None)
+
+
+def test_silence_after_a_header_is_ssh() -> None:
+    """The header is not the client's word: a client may still wait for ours."""
+    scene = Scene(proxy_protocol=True)
+    transport = scene.connect()
+    scene.clock.advance(SILENCE_SECONDS * 2)
+    transport.feed(HEADER)
+    assert isinstance(transport.protocol, Undecided)
+    scene.clock.advance(SILENCE_SECONDS)
+    assert isinstance(transport.protocol, Taken)
+    assert (transport.protocol.door, scene.visitors) == ("ssh", [CLIENT])
+    assert not scene.clock.getDelayedCalls()
+
+
+@pytest.mark.parametrize(
+    "data", [b"SSH-2.0-x\r\n", hello("tele-auth"), HEADER + HEADER, HEADER[:-2] + b" 1\r\n"]
+)
+def test_without_one_header_nobody_is_served(data: bytes) -> None:
+    """Where a header is required there is one, once; a client cannot add its own."""
+    scene = Scene(proxy_protocol=True)
+    transport = scene.connect()
+    transport.feed(data)
+    assert transport.aborted
+    assert (scene.visitors, scene.factory.undecided) == ([], 0)
+    assert not scene.clock.getDelayedCalls()
+
+
+@pytest.mark.parametrize("data", [b"", HEADER[:20], LOCAL[:13]])
+def test_a_header_does_not_take_for_ever(data: bytes) -> None:
+    """Neither silence nor half a header keeps a place."""
+    scene = Scene(proxy_protocol=True)
+    transport = scene.connect()
+    if data:
+        transport.feed(data)
+    scene.clock.advance(UNDECIDED_SECONDS)
+    assert (transport.aborted, scene.visitors, scene.factory.undecided) == (True, [], 0)
+    assert not scene.clock.getDelayedCalls()
+
+
+@pytest.mark.parametrize("header", [HEADER, LOCAL])
+def test_a_header_that_nobody_asked_for(header: bytes) -> None:
+    """Nobody claims to be somebody else, and the log says what to configure, not for ever."""
+    seen: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        seen.append(formatEvent(event))
+
+    scene = Scene()
+    globalLogPublisher.addObserver(observe)
+    try:
+        for _ in range(200):
+            transport = scene.connect()
+            transport.feed(header + b"SSH-2.0-x\r\n")
+            assert transport.aborted
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    said = [line for line in seen if "proxy.proxy_protocol: required" in line]
+    assert 0 < len(said) < 100
+    assert scene.visitors == []

@@ -172,6 +172,7 @@ class Machines:
             member.name, host.role, request.addresses, request.labels, request.mode,
             request.version[:64], request.rotation[:64],
             () if is_proxy else request.tunnels, request.peer if is_proxy else "",
+            request.peer_header and is_proxy,
         )  # fmt: skip
         labels = {**request.labels, **member.labels}
         await self._hosts.hear(host.role, LastWord(host.host_id, said, now(self._clock), labels))

@@ -76,12 +76,16 @@ class Announced:
 
 @frozen
 class Proxy:
-    """A proxy that lives. ``addresses`` are for everybody, ``peer`` for other proxies."""
+    """A proxy that lives. ``addresses`` are for everybody, ``peer`` for other proxies.
+
+    ``peer_header``: what comes to ``peer`` has to begin with a header of the PROXY protocol.
+    """
 
     id: str
     name: str
     addresses: tuple[str, ...]
     peer: str = ""
+    peer_header: bool = False
 
 
 @frozen

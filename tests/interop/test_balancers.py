@@ -1,0 +1,153 @@
+"""Proxies behind HAProxy, which tells by the PROXY protocol where each connection comes from."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from small_cluster import ME, SmallCluster, free_port, small_cluster
+
+HAPROXY = shutil.which("haproxy") or "/usr/sbin/haproxy"
+pytestmark = [
+    pytest.mark.skipif(not Path(HAPROXY).exists(), reason="HAProxy is not installed"),
+    pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed"),
+]
+#: HAProxy connects from here, people from there: neither is where the other comes from.
+BALANCER, PERSON = "127.0.0.2", "127.0.0.3"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
+    """A cluster with one person."""
+    with small_cluster(tmp_path) as made:
+        made.source = PERSON
+        made.person("alice", ME)
+        yield made
+
+
+@contextmanager
+def haproxy(cluster: SmallCluster, ways: Mapping[int, int], word: str) -> Iterator[None]:
+    """HAProxy, passing ``ways`` (from port: to port) on with ``word``."""
+    lines = ["defaults", " mode tcp", " timeout connect 10s", " timeout client 1h",
+             " timeout server 1h"]  # fmt: skip
+    for here, there in ways.items():
+        lines += [
+            f"listen way{here}",
+            f" bind 127.0.0.1:{here}",
+            f" source {BALANCER}",
+            f" server proxy 127.0.0.1:{there} {word}",
+        ]
+    file = cluster.folder / "haproxy.cfg"
+    file.write_text("\n".join(lines) + "\n")
+    process = subprocess.Popen([HAPROXY, "-q", "-db", "-f", str(file)])
+    try:
+        cluster.reactor.until(lambda: all(_answers(port) for port in ways))
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def get(port: int, path: str, first: bytes = b"") -> bytes:
+    """Ask for a page over TLS, with ``first`` sent before it."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", port), 20) as plain:
+        plain.sendall(first)
+        with context.wrap_socket(plain, server_hostname="localhost") as connection:
+            connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            answer = b""
+            while data := connection.recv(4096):
+                answer += data
+            return answer
+
+
+@pytest.mark.parametrize("word", ["send-proxy", "send-proxy-v2"])
+def test_everything_works_behind_a_balancer(cluster: SmallCluster, word: str) -> None:
+    """A node joins and is reached, pages are served, and all is told of the real visitor."""
+    public, port = free_port(), free_port()
+    with haproxy(cluster, {public: port}, word):
+        proxy = cluster.proxy(port=port, public=public, proxy_protocol=True)
+        node = cluster.tunnel_node(proxy)
+        cluster.reactor.until(lambda: node.proxies == (proxy.member.host_id,))
+        done = cluster.jump("alice", proxy, "nat1", "echo $SSH_CLIENT")
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout.startswith(PERSON.encode())
+        (started,) = cluster.wait_event("session.start")
+        assert started.remote_addr.startswith(f"{PERSON}:")
+
+        pages: list[bytes] = []
+        cluster.reactor.getThreadPool().callInThread(lambda: pages.append(get(public, "/healthz")))
+        cluster.reactor.until(lambda: bool(pages))
+        assert b'"ok"' in pages[0]
+
+        refused = cluster.run(
+            "ssh", "-F", "none", "-b", PERSON, "-p", str(public), "-o", "BatchMode=yes",
+            "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+            "-o", "IdentitiesOnly=yes", "-i", str(cluster.folder / "people" / "alice"),
+            "-o", "CertificateFile=none", "alice@127.0.0.1",
+        )  # fmt: skip
+        assert refused.returncode == 255
+        (denied, *_) = cluster.wait_event("auth.denied")
+        assert denied.remote_addr.startswith(f"{PERSON}:")
+
+
+def test_who_goes_around_the_balancer_is_not_served(cluster: SmallCluster) -> None:
+    """At the proxy's own port nothing is served without a header; behind HAProxy no second one."""
+    public, port = free_port(), free_port()
+    with haproxy(cluster, {public: port}, "send-proxy-v2"):
+        proxy = cluster.proxy(port=port, public=public, proxy_protocol=True)
+        proxy.port = port
+        done = cluster.jump("alice", proxy, "nat1", "true")
+        assert done.returncode == 255
+        problems: list[Exception] = []
+
+        def attack() -> None:
+            for where, first in ((port, b""), (public, b"PROXY TCP4 10.1.1.1 10.1.1.2 1 2\r\n")):
+                try:
+                    get(where, "/healthz", first)
+                except OSError as error:
+                    problems.append(error)
+
+        cluster.reactor.getThreadPool().callInThread(attack)
+        cluster.reactor.until(lambda: len(problems) == 2)
+
+
+def test_proxies_reach_each_other_around_their_balancers(cluster: SmallCluster) -> None:
+    """A visitor of one proxy gets to a node whose tunnel ends at another, and is named rightly."""
+    ports = {free_port(): free_port() for _ in range(2)}
+    with haproxy(cluster, ports, "send-proxy-v2"):
+        proxies = [
+            cluster.proxy(f"proxy{number}", port, public, proxy_protocol=True)
+            for number, (public, port) in enumerate(ports.items(), 1)
+        ]
+        ids = {proxy.member.host_id for proxy in proxies}
+        cluster.reactor.until(
+            lambda: all({p.id for p in each.member.state.proxies} == ids for each in proxies)
+        )
+        node = cluster.tunnel_node(proxies[0], tunnels=1)
+        cluster.reactor.until(lambda: len(node.proxies) == 1)
+        other = next(each for each in proxies if each.member.host_id not in node.proxies)
+
+        def told() -> bool:
+            done.append(cluster.jump("alice", other, "nat1", "echo $SSH_CLIENT"))
+            return b"no tunnel now" not in done[-1].stderr
+
+        done: list[subprocess.CompletedProcess[bytes]] = []
+        cluster.reactor.until(told, 60)
+        assert done[-1].returncode == 0, done[-1].stderr.decode()
+        assert done[-1].stdout.startswith(PERSON.encode())
