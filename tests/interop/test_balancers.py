@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from small_cluster import ME, SmallCluster, free_port, small_cluster
+from tele.https.given_certificate import GivenCertificate
+from tele.loop import now
 
 HAPROXY = shutil.which("haproxy") or "/usr/sbin/haproxy"
 pytestmark = [
@@ -151,3 +153,36 @@ def test_proxies_reach_each_other_around_their_balancers(cluster: SmallCluster) 
         cluster.reactor.until(told, 60)
         assert done[-1].returncode == 0, done[-1].stderr.decode()
         assert done[-1].stdout.startswith(PERSON.encode())
+
+
+def test_a_given_certificate_is_for_pages_only(cluster: SmallCluster) -> None:
+    """Browsers see the given certificate, and the next one; the API stays auth's, end to end."""
+    folder = cluster.folder
+    for name in ("one", "two"):
+        cluster.run(
+            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+            "-nodes", "-subj", f"/CN={name}.example", "-days", "2",
+            "-keyout", f"{name}.key", "-out", f"{name}.pem",
+        )  # fmt: skip
+    files = (folder / "cert.pem", folder / "cert.key")
+
+    def use(name: str) -> None:
+        for file in files:
+            (folder / f"{name}{file.suffix}").replace(file)
+
+    def shown(port: int) -> bytes:
+        words = ("s_client", "-connect", f"127.0.0.1:{port}", "-servername", "x", "-showcerts")
+        return cluster.run("openssl", *words, stdin=b"").stdout
+
+    use("one")
+    given = GivenCertificate(*files, cluster.reactor, lambda: now(cluster.reactor))
+    proxy = cluster.proxy(https=given)
+    node = cluster.tunnel_node(proxy)
+    cluster.reactor.until(lambda: node.proxies == (proxy.member.host_id,))
+    assert b"subject=CN = one.example" in shown(proxy.port)
+    use("two")
+    cluster.reactor.until(lambda: b"subject=CN = two.example" in shown(proxy.port))
+    words = ("s_client", "-connect", f"127.0.0.1:{proxy.port}", "-alpn", "tele-auth")
+    auth = cluster.run("openssl", *words, stdin=b"").stdout
+    assert b"ALPN protocol: tele-auth" in auth
+    assert b"two.example" not in auth

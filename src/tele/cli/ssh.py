@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -20,12 +21,14 @@ from click.shell_completion import CompletionItem
 from tele.cli.home import Facts, Home, logged_in
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.node_names import complete_node
-from tele.cli.openssh import openssh_program, write_openssh_files
+from tele.cli.openssh import openssh_program, this_program, write_openssh_files
 from tele.errors import InvalidInput, quoted
 
 #: Options of ssh(1) and scp(1) that take an argument.
 _SSH_ARGUMENTS = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
 _SCP_ARGUMENTS = frozenset("cDFiJloPSX")
+#: With one of these, and not in vain, connections leave as :mod:`tele.https.via` says.
+_WAY_OUT = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 #: ``-F`` is ours: another configuration would not find the node.
 _OURS = "-F"
 
@@ -229,7 +232,21 @@ def _file(word: str, cluster: str, find: Callable[[str], str]) -> str:
     return destination(head, cluster, find) + colon + path
 
 
-@click.group(cls=LazyGroup, lazy={"ssh": Lazy("tele.cli.ssh:proxy_ssh", "Be ssh's ProxyCommand.")})
+def _way_out() -> list[str]:
+    """Return options for ssh's own connection to the proxy, where a network asks for it."""
+    if not any(name in os.environ for name in _WAY_OUT):
+        return []
+    command = shlex.join([*this_program(), "proxy", "connect"]).replace("%", "%%")
+    return ["-o", f"ProxyCommand={command} '%h:%p'", "-o", "ProxyUseFdpass=yes"]
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "ssh": Lazy("tele.cli.ssh:proxy_ssh", "Be ssh's ProxyCommand."),
+        "connect": Lazy("tele.cli.connect:connect", "Connect ssh as HTTPS_PROXY says."),
+    },
+)
 def proxy() -> None:
     """Reach a node through the proxy, for OpenSSH."""
 
@@ -246,4 +263,5 @@ def proxy_ssh(target: str, cluster: str | None, proxy: str | None, user: str | N
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", host) is None or not port.isdigit():
         raise InvalidInput(f"{quoted(target)} is not [LOGIN@]NODE:PORT")
     # At its usual level ssh tells the proxy's reason when there is no such node, or no way.
+    configuration += _way_out()
     _become(program, [*configuration, "-W", f"{full_name(host, name)}:{port}", f"proxy.{name}"])

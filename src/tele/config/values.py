@@ -271,6 +271,14 @@ class AuthConfig:
 
 
 @frozen
+class HttpsCertConfig:
+    """A certificate for the proxy's own pages, such as one of Let's Encrypt."""
+
+    cert: Path = key("PEM, with what is between it and its authority: ``fullchain.pem``.")
+    key: Path = key("Its private key, in PEM, unencrypted: ``privkey.pem``.")
+
+
+@frozen
 class ProxyConfig:
     """A proxy: the one port that people and tunnels come to."""
 
@@ -290,6 +298,11 @@ class ProxyConfig:
         " where each connection comes from; others are closed. Nobody else may reach ``listen``"
         " then, but other proxies.",
         ProxyProtocol.OFF,
+    )
+    https_cert: HttpsCertConfig | None = key(
+        "What browsers see. Read again when the files change. Default: the proxy's certificate"
+        " of the cluster, which only the cluster knows. Tunnels, SSH and the API do not use it.",
+        None,
     )
     name: str | None = key("Default: the host name.", None, check=_node_name_problem)
     join: JoinConfig | None = key("How it joins; needed without ``auth`` in the same file.", None)

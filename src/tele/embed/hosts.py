@@ -18,6 +18,7 @@ from tele.conch.limits import Limits
 from tele.conch.penalties import LOOPBACK, PenaltyRules
 from tele.config.values import (
     Address,
+    HttpsCertConfig,
     JoinConfig,
     Keep,
     NodeConfig,
@@ -30,7 +31,9 @@ from tele.embed.plugins import choose
 from tele.embed.tunnelling import Tunnelling
 from tele.embed.ways_out import network, way_out
 from tele.errors import InvalidInput
+from tele.https.given_certificate import GivenCertificate
 from tele.interfaces import IAuthority, IRecorder, IRecorderFactory, RecorderSurroundings
+from tele.loop import now
 from tele.membership.files import private_folder
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
@@ -235,6 +238,13 @@ def node_service(
     return HostService(member, serving, recorder)
 
 
+def _given(reactor: Any, files: HttpsCertConfig) -> GivenCertificate:
+    try:
+        return GivenCertificate(files.cert, files.key, reactor, lambda: now(reactor))
+    except InvalidInput as error:
+        raise InvalidInput(f"proxy.https_cert: {error}") from None
+
+
 def proxy_service(
     reactor: Any,
     config: ProxyConfig,
@@ -252,6 +262,7 @@ def proxy_service(
             raise InvalidInput("proxy.join: missing: where is auth?")
         join = join_settings(config.join)
     listen = config.listen
+    https = None if config.https_cert is None else _given(reactor, config.https_cert)
     required = config.proxy_protocol is ProxyProtocol.REQUIRED
     said = Presence(
         name=config.name or host_name(),
@@ -278,5 +289,6 @@ def proxy_service(
         out=out,
         shutdown_grace=config.shutdown_grace.total_seconds(),
         proxy_protocol=required,
+        https=https,
     )
     return HostService(member, serving)

@@ -3,7 +3,8 @@
 Laws of this file:
 
 * Standard library only, besides our values: a command starts fast.
-* Never a proxy of the environment, never a redirect, never TLS below 1.3.
+* Through a proxy of the network where ``HTTPS_PROXY`` says so (:mod:`tele.https.leaving`): TLS
+  is end to end. Never a redirect, never TLS below 1.3.
 * Whatever fails is one :class:`tele.errors.TeleError` with a sentence for a person.
 """
 
@@ -19,6 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError, Unreachable
+from tele.https import leaving
 from tele.https.answers import decode_error, read_line
 from tele.https.encoding import decode_response, encode_request
 from tele.https.identity import ALPN, TlsFiles, TlsIdentity
@@ -71,7 +73,7 @@ class _Connection(http.client.HTTPConnection):
         self._server_name = server_name
 
     def connect(self) -> None:
-        raw = socket.create_connection((self.host, self.port), self.timeout)
+        raw = leaving.connect(self.host, self.port, CONNECT_TIMEOUT)
         try:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.sock = self._context.wrap_socket(raw, server_hostname=self._server_name)

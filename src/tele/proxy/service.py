@@ -9,7 +9,7 @@ from typing import Any, Final
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IStreamClientEndpoint
 from twisted.internet.task import LoopingCall
 
 from tele.audit.chain import event
@@ -69,7 +69,8 @@ class ProxyService(Service):
     ``listen_at`` is (host, port), port 0 for any; ``auth`` are auth's addresses, and ``out``
     is how they are reached. ``shutdown_grace`` is how many seconds visitors have to end by
     themselves when we stop. With ``proxy_protocol`` connections come from a load balancer that
-    says where from. ``ready`` fires with the port when it serves, or fails with a
+    says where from. ``https`` shows a certificate to those who come for pages, the cluster's
+    without. ``ready`` fires with the port when it serves, or fails with a
     :class:`TeleError`.
     """
 
@@ -84,12 +85,14 @@ class ProxyService(Service):
         out: WayOut | None = None,
         shutdown_grace: float = 0.0,
         proxy_protocol: bool = False,
+        https: IOpenSSLServerConnectionCreator | None = None,
     ) -> None:
         self.ready: Deferred[int] = Deferred()
         self.port: int | None = None
         self._reactor = reactor
         self._out = out or WayOut(reactor)
         self._proxy_protocol = proxy_protocol
+        self._https = https
         self._member = member
         self._listen_at = listen_at
         self._auth = auth
@@ -189,7 +192,9 @@ class ProxyService(Service):
         member = self._member
         cluster = member.identity.host.cluster
         self._site = make_pages(lambda: cluster)
-        tls = ServerTls(lambda: member.identity.tls, lambda: tls_authorities(member.authorities))
+        tls = self._https or ServerTls(
+            lambda: member.identity.tls, lambda: tls_authorities(member.authorities)
+        )
         doors = Doors(
             auth=lambda _: Relay(self._auth_endpoint()),
             https=https_door(tls, self._site, self._reactor),

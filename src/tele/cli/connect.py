@@ -1,0 +1,37 @@
+"""How does OpenSSH's client leave a network that lets nobody out but through its own proxy?
+
+``tele proxy ssh`` names this as the ProxyCommand of its connection to the cluster's proxy. It
+connects, hands the socket to ssh and is gone: nothing is in between (ProxyUseFdpass of
+ssh_config(5)).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+
+import click
+
+from tele.cli.openssh import split_address
+from tele.errors import InvalidInput, Unreachable, quoted
+
+CONNECT_SECONDS = 10.0
+
+
+@click.command()
+@click.argument("target", metavar="HOST:PORT")
+def connect(target: str) -> None:
+    """Connect as HTTPS_PROXY says, and hand the socket to ssh on standard output."""
+    from tele.https import leaving
+
+    if not stat.S_ISSOCK(os.fstat(1).st_mode):
+        raise InvalidInput("this is for ssh, with the option ProxyUseFdpass")
+    host, port = split_address(target)
+    try:
+        made = leaving.connect(host, port, CONNECT_SECONDS)
+    except OSError as error:
+        raise Unreachable(f"{quoted(target)} did not answer: {error.strerror}") from None
+    made.setblocking(True)
+    with made, socket.socket(fileno=os.dup(1)) as ssh:
+        socket.send_fds(ssh, [b"\0"], [made.fileno()])

@@ -1,0 +1,126 @@
+"""Which certificate does a server show that was given one in files, and when is it another?
+
+Laws of this file:
+
+* The files are looked at when somebody connects, at most once a second; what did not change
+  is not read.
+* A pair that cannot be used does not take the place of one that can: it is told once.
+* TLS 1.3 and nothing below; no certificate is asked of the client.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from OpenSSL import SSL
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
+from twisted.internet.ssl import CertificateOptions, TLSVersion
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from zope.interface import implementer
+
+from tele.errors import InvalidInput
+from tele.loop import make_logger
+
+LOOK_SECONDS: Final = 1.0
+#: No chain and no key is as large.
+SIZE_LIMIT: Final = 1 << 20
+
+_log: Final = make_logger(__name__)
+
+T = TypeVar("T")
+
+#: What changes when a file is written or replaced.
+_Marks = tuple[tuple[int, int, int, int] | None, ...]
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class GivenCertificate:
+    """Accepts TLS with the certificates in ``cert`` (PEM, leaf first) and the key in ``key``.
+
+    Raises :class:`InvalidInput` when they cannot be used. ``now()`` is for a warning about
+    certificates that have expired; they are shown nevertheless, which says so to everybody.
+    """
+
+    def __init__(
+        self, cert: Path, key: Path, clock: IReactorTime, now: Callable[[], datetime]
+    ) -> None:
+        self._cert = cert
+        self._key = key
+        self._clock = clock
+        self._now = now
+        self._looked = clock.seconds()
+        self._marks = self._mark()
+        self._options = self._load()
+
+    def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """Start a connection with what is in the files, or was when it was good last."""
+        moment = self._clock.seconds()
+        if moment - self._looked >= LOOK_SECONDS:
+            self._looked = moment
+            marks = self._mark()
+            if marks != self._marks:
+                self._marks = marks
+                self._renew()
+        return self._options.serverConnectionForTLS(protocol)
+
+    def _renew(self) -> None:
+        try:
+            self._options = self._load()
+        except InvalidInput as error:
+            _log.error("the former certificate stays in use: {why!r}", why=str(error))
+        else:
+            _log.info("the certificate in {path!r} is in use", path=str(self._cert))
+
+    def _mark(self) -> _Marks:
+        return tuple(_mark(path) for path in (self._cert, self._key))
+
+    def _load(self) -> CertificateOptions:
+        chain = _read(self._cert, "certificate", x509.load_pem_x509_certificates)
+        key = _read(self._key, "key", lambda data: load_pem_private_key(data, None))
+        leaf, *others = chain
+        if leaf.public_key() != key.public_key():
+            raise InvalidInput(f"the key in {self._key} is not that of {self._cert}")
+        # pyOpenSSL takes cryptography's own objects; Twisted passes on what it is given.
+        shown: dict[str, Any] = {"certificate": leaf, "privateKey": key, "extraCertChain": others}
+        try:
+            options = CertificateOptions(
+                **shown,
+                raiseMinimumTo=TLSVersion.TLSv1_3,
+                acceptableProtocols=[b"http/1.1"],
+            )
+            options.getContext()
+        except (SSL.Error, TypeError, ValueError):
+            raise InvalidInput(f"TLS cannot be served with {self._cert} and {self._key}") from None
+        if leaf.not_valid_after_utc <= self._now():
+            _log.warn("the certificate in {path!r} has expired", path=str(self._cert))
+        elif leaf.not_valid_before_utc > self._now():
+            _log.warn("the certificate in {path!r} is not valid yet", path=str(self._cert))
+        return options
+
+
+def _mark(path: Path) -> tuple[int, int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _read(path: Path, what: str, parse: Callable[[bytes], T]) -> T:
+    try:
+        with path.open("rb") as file:
+            data = file.read(SIZE_LIMIT)
+    except OSError as error:
+        raise InvalidInput(f"{what} {path}: {error.strerror}") from None
+    try:
+        return parse(data)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        # Of a key nothing is said but that; TypeError is one that needs a password.
+        raise InvalidInput(f"{path}: not a {what} in PEM, unencrypted") from None
