@@ -15,13 +15,13 @@ Laws of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from attrs import define
 from twisted.internet.interfaces import IReactorTime
 
 from tele.conch.incoming import Incoming
+from tele.conch.limits import Limits
 from tele.loop import Tick, Ticker
 
 #: Any peer answers it, most with a refusal (RFC 4254, section 4).
@@ -43,38 +43,38 @@ class _Shared:
 _shared: Final[dict[tuple[IReactorTime, float], _Shared]] = {}
 
 
+class Watched(Protocol):
+    """A transport whose peer is watched. Its service asks the peer."""
+
+    clock: IReactorTime
+    limits: Limits
+    incoming: Incoming
+    service: Any
+
+    def peer_is_gone(self, seconds: float) -> None:
+        """The peer was silent for so long, whatever it was asked."""
+
+
 class Keepalive:
-    """Watches one peer from now on until :meth:`stop`.
+    """Watches the peer of ``transport`` from now on until :meth:`stop`."""
 
-    ``ask(name, data, want_reply)`` asks it something; ``gone(seconds)`` is called once when it
-    was silent for so long in spite of ``misses`` questions, one every ``interval`` seconds.
-    """
+    __slots__ = ("_opener", "_packets", "_silent", "_tick", "_transport")
 
-    __slots__ = ("_ask", "_gone", "_incoming", "_key", "_misses", "_opener", "_packets", "_silent",
-                 "_tick")  # fmt: skip
-
-    def __init__(
-        self,
-        clock: IReactorTime,
-        interval: float,
-        misses: int,
-        incoming: Incoming,
-        ask: Callable[[bytes, bytes, bool], Any],
-        gone: Callable[[float], None],
-    ) -> None:
-        self._key = (clock, interval)
-        self._misses = misses
-        self._incoming = incoming
-        self._ask = ask
-        self._gone = gone
+    def __init__(self, transport: Watched) -> None:
+        self._transport = transport
         self._opener: Any = None
         self._packets = 0
         self._silent = 0
-        shared = _shared.get(self._key)
+        clock, interval = self._key()
+        shared = _shared.get((clock, interval))
         if shared is None:
-            shared = _shared[self._key] = _Shared(Ticker(clock, interval / LOOKS, SLOTS))
+            ticker = Ticker(clock, interval / LOOKS, SLOTS)
+            shared = _shared[clock, interval] = _Shared(ticker)
         shared.users += 1
         self._tick: Tick | None = shared.ticker.add(self._look)
+
+    def _key(self) -> tuple[IReactorTime, float]:
+        return self._transport.clock, self._transport.limits.keepalive_interval
 
     def stop(self) -> None:
         """Watch no more. May be called twice."""
@@ -82,14 +82,15 @@ class Keepalive:
         if tick is None:
             return
         tick.cancel()
-        shared = _shared[self._key]
+        shared = _shared[self._key()]
         shared.users -= 1
         if not shared.users:
             shared.ticker.stop()
-            del _shared[self._key]
+            del _shared[self._key()]
 
     def _look(self) -> None:
-        opener = self._incoming.opener
+        transport = self._transport
+        opener = transport.incoming.opener
         if opener is not self._opener or opener.packets != self._packets:
             self._opener, self._packets = opener, opener.packets
             self._silent = 0
@@ -98,11 +99,12 @@ class Keepalive:
         asked, since = divmod(self._silent, LOOKS)
         if since:
             return
-        if asked > self._misses:
+        if asked > transport.limits.keepalive_misses:
             self.stop()
-            self._gone(asked * self._key[1])
-        else:
-            self._ask(QUESTION, b"", True).addErrback(_no_matter)
+            transport.peer_is_gone(asked * transport.limits.keepalive_interval)
+        elif transport.service is not None:
+            asking = transport.service.sendGlobalRequest(QUESTION, b"", wantReply=True)
+            asking.addErrback(_no_matter)
 
 
 def _no_matter(_: object) -> None:

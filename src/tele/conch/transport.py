@@ -173,7 +173,8 @@ class Transport(SSHTransportBase):
         self.grace_over()
         self._abort()
 
-    def _peer_is_gone(self, seconds: float) -> None:
+    def peer_is_gone(self, seconds: float) -> None:
+        """The peer was silent for so long, whatever it was asked: hang up."""
         log.info("{peer!r} is gone: silent for {seconds:.0f} seconds, whatever it was asked",
                  peer=self._peer(), seconds=seconds)  # fmt: skip
         self._abort()
@@ -499,20 +500,10 @@ class Transport(SSHTransportBase):
         if self.isAuthenticated:
             self.incoming.take_data = getattr(service, "channel_data", None)
             self.incoming.take_extended = getattr(service, "channel_extended_data", None)
-            self._keep_alive(getattr(service, "sendGlobalRequest", None))
+            asks = hasattr(service, "sendGlobalRequest") and not self.closing
+            if asks and self.limits.keepalive_interval and self._keepalive is None:
+                self._keepalive = Keepalive(self)
         service.serviceStarted()
-
-    def _keep_alive(self, ask: Callable[[bytes, bytes, bool], Any] | None) -> None:
-        limits = self.limits
-        if ask is not None and limits.keepalive_interval and not self.closing:
-            self._keepalive = Keepalive(
-                self.clock,
-                limits.keepalive_interval,
-                limits.keepalive_misses,
-                self.incoming,
-                ask,
-                self._peer_is_gone,
-            )
 
     # -- small messages ---------------------------------------------------------------
     def ssh_DISCONNECT(self, packet: bytes) -> None:
