@@ -10,13 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from zope.interface import implementer
 
 from small_cluster import ME, SmallCluster, small_cluster
 from tele.certs.keys import PrivateKey
 from tele.errors import Unavailable
+from tele.membership.store import DirectoryStore
 from tele.model.api.people import PutRole
 from tele.model.api.table import PUT_ROLE
 from tele.model.frame import FrameKind
+from tele.model.identity import HostRole
+from tele.model.presence import Presence
 from tele.model.resources import Conditions, Metadata, Role, RoleOptions, RoleSpec
 from tele.node.labels import LabelCommand
 from tele.testing import MemoryRecorder
@@ -92,6 +97,34 @@ def test_audit(cluster: SmallCluster) -> None:
     assert ran.fields["command"] == "true 'a b'"
     assert ran.remote_addr.startswith("127.0.0.1:")
     assert ran.server_id == node.member.host_id
+
+
+def test_a_proxy_is_known_by_its_address(cluster: SmallCluster) -> None:
+    """Nobody is shut out for another where a proxy comes from; nothing fails before it is known."""
+    proxy = cluster.member(
+        DirectoryStore(cluster.folder / "p", HostRole.PROXY),
+        lambda: Presence("p1", HostRole.PROXY, ("192.0.2.7:3080",)),
+    )
+    failures: list[LogEvent] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        if "log_failure" in event:
+            failures.append(event)
+
+    globalLogPublisher.addObserver(observe)
+    proxy.startService()
+    try:
+        cluster.reactor.wait(proxy.ready())
+        node = cluster.node()
+        cluster.reactor.until(lambda: "192.0.2.7" in node.service._proxies)
+        assert "192.0.2.8" not in node.service._proxies
+        door = node.service.factory.door
+        assert all(door.enter("192.0.2.7") for _ in range(9))
+        assert not failures
+    finally:
+        globalLogPublisher.removeObserver(observe)
+        cluster.reactor.wait(proxy.stopService())
 
 
 def test_plain_key(cluster: SmallCluster) -> None:

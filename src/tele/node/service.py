@@ -29,7 +29,7 @@ from tele.conch.farewell import Farewell
 from tele.conch.limits import Limits
 from tele.conch.server import SSHServerTransport
 from tele.conch.sockets import listen
-from tele.errors import Conflict, TeleError
+from tele.errors import Conflict, TeleError, Unavailable
 from tele.interfaces import IRecorder
 from tele.loop import make_logger, now
 from tele.membership.member import Member
@@ -143,7 +143,7 @@ class NodeService(Service):
 
     def _member_changed(self) -> None:
         self._trust = None
-        self._proxies.update(each for p in self._member.state.proxies for each in p.addresses)
+        self._learn_proxies()
         if self._agents is None:
             return
         identity = self._member.identity
@@ -151,6 +151,13 @@ class NodeService(Service):
             self._agents.renew()
         self._identity = identity
         self._agents.look()
+
+    def _learn_proxies(self) -> None:
+        try:
+            proxies = self._member.state.proxies
+        except Unavailable:
+            return  # an identity comes before the first state
+        self._proxies.update(each for proxy in proxies for each in proxy.addresses)
 
     # -- visitors whom a proxy brings -------------------------------------------------
     def _take_preface(self, transport: SSHServerTransport, data: bytes) -> int | None:
