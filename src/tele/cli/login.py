@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     from tele.model.authority import Certificates
 
 
-#: A certificate of 12 h is told as such, although some of it has passed.
-_ROUNDING = 30.0
-
-
 @click.command()
 @click.option("--proxy", envvar="TELE_PROXY", metavar="HOST:PORT", help="[env: TELE_PROXY]")
 @click.option("--cluster", envvar="TELE_CLUSTER", help="[env: TELE_CLUSTER]")
@@ -195,9 +191,9 @@ def keep(home: Home, profile: Profile, ssh: PrivateKey, tls: TlsKey, got: Certif
 
 
 def _tell(profile: Profile, facts: Facts) -> None:
-    from tele.cli.output import say, span
+    from tele.cli.output import ROUNDING, say, span
 
-    left = span(facts.expires - time.time() + _ROUNDING)
+    left = span(facts.expires - time.time() + ROUNDING)
     logins = ", ".join(facts.logins) or "none"
     say(f"logged in to {profile.cluster} as {profile.user} for {left}; logins: {logins}")
 

@@ -19,6 +19,8 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: Seconds to add to what is left of a certificate: one of 12 h is told as such at first.
+ROUNDING = 30.0
 FORMATS = ("text", "json", "yaml")
 _CONTROL = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160))} | {
     n: f"\\u{n:04x}" for n in (*range(0x200B, 0x2010), *range(0x2028, 0x202F), 0x2066, 0xFEFF)

@@ -7,7 +7,7 @@ import time
 import click
 
 from tele.cli.home import Home, logged_in
-from tele.cli.output import format_option, printable, show_data, span
+from tele.cli.output import ROUNDING, format_option, printable, show_data, span
 from tele.cli.session import Where, where_options
 
 
@@ -31,7 +31,7 @@ def status(form: str, where: Where) -> None:
     if form != "text":
         show_data(form, said)
         return
-    left = span(facts.expires - time.time())
+    left = span(facts.expires - time.time() + ROUNDING)
     for title, text in (
         ("Cluster:", f"{profile.cluster} at {profile.proxy}"),
         ("User:", facts.user),
