@@ -16,23 +16,59 @@ from tele_command import Cluster, Tele, read_line
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
-PLUGIN = """
+PLUGINS = """
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
-from tele.interfaces import IAuditSinkFactory
+from tele.interfaces import (
+    IArchiveFactory, IAuditSinkFactory, IBackendFactory, IRecorderFactory
+)
 
 
-@implementer(IPlugin, IAuditSinkFactory)
-class Nowhere:
-    kind = "nowhere"
-    help = "nowhere - for a test"
+class Factory:
+    help = "for a test"
+
+    def __init__(self, kind):
+        self.kind = kind
 
     def make(self, arguments, surroundings):
-        return (arguments, str(surroundings.data_dir))
+        return (self.kind, arguments, str(surroundings.data_dir))
 
 
-nowhere = Nowhere()
+def make(interface, kind):
+    return implementer(IPlugin, interface)(type(kind, (Factory,), {}))(kind)
+
+
+store = make(IBackendFactory, "my-store")
+place = make(IArchiveFactory, "my-place")
+sink = make(IAuditSinkFactory, "my-sink")
+recorder = make(IRecorderFactory, "my-recorder")
+"""
+
+USES_PLUGINS = """
+from pathlib import Path
+
+from tele.embed import choose, load_config
+from tele.interfaces import (
+    IArchiveFactory, IAuditSinkFactory, IBackendFactory, IRecorderFactory, Surroundings
+)
+
+config = load_config(Path("tele.yaml")).config
+here = Surroundings(None, Path("/d"))
+for interface, chosen in (
+    (IBackendFactory, config.auth.store),
+    (IArchiveFactory, config.auth.recordings),
+    (IAuditSinkFactory, config.auth.audit[0]),
+    (IRecorderFactory, config.node.recorder),
+):
+    print(*choose(interface, chosen, here))
+"""
+
+PLUGIN_CONFIG = """
+version: v1
+data_dir: d
+auth: {cluster_name: c, store: "my-store:1", recordings: my-place, audit: ["my-sink:a:b"]}
+node: {recorder: "my-recorder:x"}
 """
 
 
@@ -131,23 +167,20 @@ def test_the_example_of_a_conch_program_works(tmp_path: Path) -> None:
             program.wait(30)
 
 
-def test_a_plugin_of_somebody_else_is_found(tele: Tele) -> None:
-    """A module in a folder ``tele/plugins`` on the path adds a kind; nothing is imported for it."""
+def test_plugins_of_somebody_else_are_found(tele: Tele) -> None:
+    """A module in a folder ``tele/plugins`` on the path adds kinds for every key that has one."""
     folder = tele.folder / "site" / "tele" / "plugins"
     folder.mkdir(parents=True)
-    (folder / "nowhere_sink.py").write_text(PLUGIN)
-    program = (
-        "from pathlib import Path\n"
-        "from tele.embed import Chosen, choose, parse\n"
-        "from tele.interfaces import IAuditSinkFactory, Surroundings\n"
-        "print(choose(IAuditSinkFactory, Chosen('nowhere', 'x'), Surroundings(None, Path('/d'))))\n"
-    )
+    (folder / "my_plugins.py").write_text(PLUGINS)
+    (tele.folder / "tele.yaml").write_text(PLUGIN_CONFIG)
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", USES_PLUGINS], cwd=tele.folder,
         env={**tele.environment, "PYTHONPATH": str(tele.folder / "site")},
-        capture_output=True, text=True, check=True,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.stdout == "('x', '/d')\n"
+    assert done.stdout == "my-store 1 /d\nmy-place  /d\nmy-sink a:b /d\nmy-recorder x /d\n", (
+        done.stderr
+    )
 
 
 def test_twistd_lists_services_without_importing_them(tele: Tele) -> None:
