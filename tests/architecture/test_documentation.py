@@ -25,6 +25,18 @@ def test_files_that_are_named_exist(page: Path) -> None:
     assert not missing
 
 
+def test_attacks_that_are_named_are_made() -> None:
+    """The page on attacks has S1 to S16, and names only tests that there are."""
+    page = (ROOT / "docs" / "attacks.rst").read_text()
+    assert re.findall(r"\* - (S\d+)", page) == [f"S{number}" for number in range(1, 17)]
+    made = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)\(", path.read_text(), re.M)
+    }
+    assert set(re.findall(r"``(test_\w+)``", page)) - made == set()
+
+
 def test_readme_and_ci_run_the_same_tests() -> None:
     """The command that README gives is the one that CI runs."""
     assert "    sh tests/run\n" in (ROOT / "README.rst").read_text()
