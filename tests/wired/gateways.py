@@ -10,6 +10,7 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 CONNECTED = b"HTTP/1.1 200 Connection established\r\nVia: 1.1 gateway\r\n\r\n"
@@ -30,6 +31,8 @@ class Gateway:
     answer: bytes = CONNECTED
     asked: list[tuple[str, int]] = field(factory=list)
     open: set[Any] = field(factory=set)
+    #: Makes TLS of what comes, for a gateway of the kind https.
+    tls: Any = None
     #: Wait for the destination's first bytes, so that they come with the answer.
     together: bool = False
     port: int = 0
@@ -37,8 +40,11 @@ class Gateway:
 
     def start(self) -> Gateway:
         """Listen, on the same port as before if it listened before."""
-        factory = Factory.forProtocol(lambda: self.make(self))
+        factory: Any = Factory.forProtocol(lambda: self.make(self))
         factory.noisy = False
+        if self.tls is not None:
+            factory = TLSMemoryBIOFactory(self.tls, False, factory, clock=self.reactor)
+            factory.noisy = False
         self._listening = self.reactor.listenTCP(self.port, factory, interface="127.0.0.1")
         self.port = self._listening.getHost().port
         return self

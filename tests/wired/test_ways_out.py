@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
@@ -21,6 +27,7 @@ from tele.conch.sockets import DirectSocket
 from tele.config.values import Address, JoinConfig
 from tele.embed.ways_out import way_out
 from tele.errors import Unreachable
+from tele.https.given_certificate import GivenCertificate
 from tele.https.via import always, read_via
 from tele.tunnel.ways_out import WayOut
 
@@ -146,6 +153,52 @@ def test_refusals_and_silence(reactor: OwnReactor, make: Make, scheme: str) -> N
     gateway.stop()
     with pytest.raises(Unreachable, match="is not reached; it is the way out"):
         reactor.wait(dialled(out.endpoint("nobody.test", 22)))
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_gateway_over_tls(
+    reactor: OwnReactor,
+    beyond: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    together: bool,
+) -> None:
+    """The gateway's certificate is checked by the machine's authorities, and by its name."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gate")])
+    moment = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(moment - timedelta(days=1))
+        .not_valid_after(moment + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), False)
+        .sign(key, hashes.SHA256())
+    )
+    cert, file = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert.write_bytes(made.public_bytes(Encoding.PEM))
+    file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    tls = GivenCertificate(cert, file, any_of(reactor), lambda: moment)
+    gateway = Gateway(reactor, HttpGateway, {"n": "127.0.0.1"}, tls=tls, together=together).start()
+
+    out = WayOut(reactor, always(read_via(f"https://localhost:{gateway.port}")))
+    with pytest.raises(Unreachable, match="certificate verify failed"):
+        reactor.wait(dialled(out.endpoint("n", beyond)))
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+    other = WayOut(reactor, always(read_via(f"https://127.0.0.1:{gateway.port}")))
+    with pytest.raises(Unreachable, match=f"https://127.0.0.1:{gateway.port} closed the"):
+        reactor.wait(dialled(other.endpoint("n", beyond)))
+    assert gateway.asked == []
+    here = reactor.wait(dialled(out.endpoint("n", beyond)))
+    reactor.until(lambda: here.received == b"hello")
+    data = os.urandom(300_000)
+    here.transport.write(data)
+    reactor.until(lambda: here.received == b"hello" + data)
+    gateway.stop()
+    reactor.until(lambda: here.lost)
 
 
 def test_a_gateway_that_says_nothing(reactor: OwnReactor) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectionDone
@@ -110,7 +110,7 @@ class _Through:
     async def _ask(self, factory: Any, waiting: _Waiting) -> IProtocol:
         try:
             await self.way.straight(self.via.host, self.via.port, self.seconds).connect(factory)
-        except TeleError:
+        except (TeleError, CancelledError):
             raise
         except Exception as error:
             raise Unreachable(f"{self.via} is not reached; it is the way out: {error}") from None
