@@ -143,7 +143,7 @@ def _complete(fake: Any) -> None:
 
     for name in ("hold", "release", "authenticated"):
         setattr(fake, name, nothing)
-    fake.closing = False
+    fake.closing = fake.isAuthenticated = False
     fake.limits = Limits(attempts=21)
     fake.clock = Clock()
     fake.first_host_key = b""

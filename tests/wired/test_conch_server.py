@@ -23,7 +23,7 @@ from conch_world import PASSWORD, AtOnce, ConchWorld, conch_key, key_request, pa
 from ssh_attacker import Attacker, numbers, request
 from tele.certs.keys import PrivateKey
 from tele.embed.ssh import factory, userauth
-from tele.testing.ssh import World
+from tele.testing.ssh import RecordingConnection, World
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, boolean, name_list, string
 
@@ -281,6 +281,24 @@ def test_an_unknown_service_is_a_refusal(world: ConchWorld, attacker: Attacker) 
     assert world.realm.calls == [("login", "root"), ("logout", "")]
     attacker.say(password_request(PASSWORD))
     assert numbers(attacker.hear())[-1] == n.USERAUTH_SUCCESS
+
+
+def test_a_service_that_fails_as_it_starts(world: ConchWorld, logged: list[str]) -> None:
+    """Who is in is not refused afterwards: the connection ends, and the avatar is logged out."""
+
+    class Broken(RecordingConnection):
+        def serviceStarted(self) -> None:
+            raise RuntimeError("a mistake of the program")
+
+    services: Any = world.factory
+    services.services = services.services | {b"ssh-connection": Broken}
+    attacker = Attacker(world)
+    attacker.ready_to_login()
+    attacker.say(password_request(PASSWORD))
+    assert numbers(attacker.hear())[-2:] == [n.USERAUTH_SUCCESS, n.DISCONNECT]
+    attacker.server.connectionLost(None)
+    assert world.realm.calls == [("login", "root"), ("logout", "")]
+    assert world.denied == []
 
 
 def test_conchs_getservice(world: ConchWorld) -> None:

@@ -16,6 +16,7 @@ Laws of this file:
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from twisted.conch.error import (
@@ -200,35 +201,39 @@ class PortalUserAuthServer(SSHUserAuthServer):
         """Return what the program's factory has for the service that the client wants."""
         transport = self.transport
         _, transport.avatar, log_out = result  # Conch's factories look at the avatar
+        make = None
         try:
-            make = transport.factory.getService(transport, self.nextService)
-        except KeyError:
-            make = None
+            with suppress(KeyError):
+                make = transport.factory.getService(transport, self.nextService)
+        finally:
+            if make is None:
+                del transport.avatar
+                log_out()
         if make is None:
-            del transport.avatar
-            log_out()
             raise ConchError("there is no such service")
         return make
 
-    def _not_let_in(self, failure: Failure, login: str) -> None:
+    def _not_let_in(self, failure: Failure, login: str) -> Failure | None:
         transport, error = self.transport, failure.value
         self._waiting = None
-        if isinstance(error, ProtocolError):
-            failure.raiseException()
+        self._packet = b""
+        if isinstance(error, ProtocolError) or transport.isAuthenticated:
+            return failure  # the peer's mistake, or the next service's
         if isinstance(error, IgnoreAuthentication):  # the method has answered
             transport.release()
-            return
+            return None
         if isinstance(error, NotEnoughAuthentication) and not transport.closing:
             self._count_query()
             self._send_failure(partial=True)
             transport.release()
-            return
+            return None
         if not isinstance(error, _NO):
             log.failure("nobody could decide about {login!r}", failure, login=login)
         reason = error.reason if isinstance(error, AccessDenied | BadCertificate) else "checker"
         attempt = self._denied(login, self.method, reason, "not let in")
         if transport.closing:
             transport.factory.on_denied(attempt)
-            return
+            return None
         (self._ask if self._question else self._refuse)(attempt)
         transport.release()
+        return None
