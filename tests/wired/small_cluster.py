@@ -181,6 +181,7 @@ class SmallCluster:
         recorder: IRecorder | None = None,
         settings: JoinSettings | None = None,
         port: int = 0,
+        **named: Any,
     ) -> SmallNode:
         """Start a node and wait until it serves."""
         spawning = Spawning(self.reactor)
@@ -197,6 +198,7 @@ class SmallCluster:
             where=("127.0.0.1", port),
             public=lambda bound: f"127.0.0.1:{bound}",
             recorder=recorder,
+            **named,
         )
         node = SmallNode(service, member, spawning)
         self.nodes.append(node)

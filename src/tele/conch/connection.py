@@ -531,8 +531,7 @@ class SSHConnection(conch.SSHConnection):
         if avatar is None:
             method = self._method("global", requestType)
             return False if method is None else method(data)
-        name = requestType.replace(b"-", b"_")
-        if not name.isascii() or not name.decode("ascii").isidentifier():
+        if not requestType.isascii():
             return False
         return avatar.gotGlobalRequest(requestType, data)
 

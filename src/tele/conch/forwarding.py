@@ -1,4 +1,6 @@
-"""How does a client reach a port through us (RFC 4254, section 7.2)?
+"""How does a client reach a port or a socket through us?
+
+RFC 4254, section 7.2, and section 2.4 of OpenSSH's PROTOCOL.
 
 Laws of this file:
 
@@ -8,7 +10,7 @@ Laws of this file:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from attrs import frozen
 from twisted.conch.error import ConchError
@@ -21,8 +23,11 @@ from tele.conch.refusals import ADMINISTRATIVELY_PROHIBITED
 from tele.conch.relay import RelayChannel, StreamEnd
 from tele.wire.fields import Reader
 
+#: Bytes of a path that the kernel has room for (unix(7)).
+PATH_LIMIT: Final = 107
 
-class _Streams(Factory):
+
+class Streams(Factory):
     """Makes stream ends, without a line in the log for each."""
 
     protocol = StreamEnd
@@ -38,14 +43,28 @@ class ForwardRequest:
     originator: tuple[str, int]
 
 
+@frozen
+class LocalRequest:
+    """``direct-streamlocal@openssh.com``: the path of a socket."""
+
+    path: bytes
+
+
 class IForwarder(Interface):
     """Makes the connections that a user asks for. Avatars provide it or adapt to it."""
 
-    def connect(request: ForwardRequest, factory: IProtocolFactory) -> Deferred[Any]:
+    def connect(request: Any, factory: IProtocolFactory) -> Deferred[Any]:
         """Connect a protocol of ``factory``; fires with it.
 
-        Fails with a :class:`tele.errors.TeleError` whose text the user reads.
+        ``request`` is a :class:`ForwardRequest`, or a :class:`LocalRequest` if the avatar has
+        :func:`open_direct_streamlocal`. Fails with a :class:`tele.errors.TeleError` whose text
+        the user reads.
         """
+
+
+def is_usable_path(path: bytes) -> bool:
+    """Whether ``path`` can be a socket's: absolute, and not too long for the kernel."""
+    return path.startswith(b"/") and len(path) <= PATH_LIMIT and b"\0" not in path
 
 
 def read_request(data: bytes) -> ForwardRequest:
@@ -62,10 +81,32 @@ def open_direct_tcpip(
 ) -> Deferred[RelayChannel]:
     """Open a channel of type ``direct-tcpip``: for an avatar's ``channelLookup``."""
     request = read_request(data)
-    forwarder = IForwarder(avatar, None)
-    if forwarder is None or not 0 < request.port < 65536 or not request.host.isprintable():
-        return fail(ConchError(ADMINISTRATIVELY_PROHIBITED, "port forwarding is not allowed"))
-    connecting: Deferred[Any] = forwarder.connect(request, _Streams())
+    if not 0 < request.port < 65536 or not request.host.isprintable():
+        return _prohibited("there is no such port")
+    return _open(request, remoteWindow, remoteMaxPacket, avatar)
+
+
+def open_direct_streamlocal(
+    remoteWindow: int, remoteMaxPacket: int, data: bytes, avatar: Any
+) -> Deferred[RelayChannel]:
+    """Open a channel of type ``direct-streamlocal@openssh.com``, likewise."""
+    reader = Reader(data)
+    path = reader.string()
+    reader.string()
+    reader.uint32()
+    reader.end()
+    if not is_usable_path(path):
+        return _prohibited(f"a socket has an absolute path of at most {PATH_LIMIT} bytes")
+    return _open(LocalRequest(path), remoteWindow, remoteMaxPacket, avatar)
+
+
+def _open(
+    request: ForwardRequest | LocalRequest, remoteWindow: int, remoteMaxPacket: int, avatar: Any
+) -> Deferred[RelayChannel]:
+    forwarder: Any = IForwarder(avatar, None)
+    if forwarder is None:
+        return _prohibited("port forwarding is not allowed")
+    connecting: Deferred[Any] = forwarder.connect(request, Streams())
 
     def connected(stream: StreamEnd) -> RelayChannel:
         return RelayChannel(
@@ -73,3 +114,7 @@ def open_direct_tcpip(
         )
 
     return connecting.addCallback(connected)
+
+
+def _prohibited(text: str) -> Deferred[Any]:
+    return fail(ConchError(ADMINISTRATIVELY_PROHIBITED, text))

@@ -10,7 +10,7 @@ Laws of this file:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import Factory, frozen
 from zope.interface import Attribute, Interface
@@ -39,13 +39,16 @@ class ProgramRequest:
     """What to run. ``kind`` is ``shell``, ``exec`` or ``subsystem``.
 
     ``command`` is the command line or the subsystem's name; ``env`` holds allow-listed
-    variables only.
+    variables only. ``display`` is an :class:`~tele.conch.session_forwarding.IDisplay`,
+    ``agent`` the path of a forwarded agent's socket.
     """
 
     kind: str
     command: bytes = b""
     env: Mapping[str, str] = Factory(dict)
     pty: PtyRequest | None = None
+    display: Any = None
+    agent: bytes | None = None
 
 
 @frozen

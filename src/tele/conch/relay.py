@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import socket as sockets
 from typing import Any, Final
+from typing import Protocol as Shape
 
 from twisted.internet import main
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
@@ -27,9 +28,25 @@ from tele.conch.sockets import DirectSocket
 LINGER: Final = 30.0
 
 
+class RelayWatch(Shape):
+    """Hears what becomes of one relay."""
+
+    def opened(self, number: int) -> None:
+        """The peer knows of the channel, which has our ``number``."""
+
+    def refused(self, reason: Any) -> None:
+        """There is no channel: the peer refused it, or is gone."""
+
+    def closed(self, sent: int, received: int) -> None:
+        """The channel is gone, after so many bytes to the stream and from it."""
+
+
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class StreamEnd(Protocol):
-    """The stream's side: what it receives goes to ``channel``, once that is attached."""
+    """The stream's side: what it receives goes to ``channel``, once that is attached.
+
+    ``sent`` and ``received`` count the bytes to the stream and from it.
+    """
 
     transport: Any
 
@@ -42,6 +59,8 @@ class StreamEnd(Protocol):
         self._direct = False
         self._linger: Any = None
         self.lost = False
+        self.sent = self.received = 0
+        self.watch: RelayWatch | None = None
 
     def connectionMade(self) -> None:
         """Be told when what we write does not leave."""
@@ -75,12 +94,14 @@ class StreamEnd(Protocol):
         def read(rooms: Rooms) -> int | None:
             nonlocal ended
             try:
-                return socket.recvmsg_into(rooms)[0]
+                size = socket.recvmsg_into(rooms)[0]
             except BlockingIOError:
                 return None
             except OSError:
                 ended = main.CONNECTION_LOST
                 return 0
+            self.received += size
+            return size
 
         if self.channel is not None and self.channel.has_room and move(self.channel, read):
             return ended or main.CONNECTION_DONE
@@ -89,6 +110,7 @@ class StreamEnd(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Pass it on; the channel says when it is too much."""
+        self.received += len(data)
         if self.channel is not None:
             self.channel.write(data)
         else:
@@ -127,6 +149,7 @@ class StreamEnd(Protocol):
     # -- to the stream ----------------------------------------------------------------
     def send(self, view: memoryview) -> None:
         """Write to the stream."""
+        self.sent += len(view)
         if self._direct:
             self.transport.send_now(view)
         else:
@@ -205,11 +228,15 @@ class RelayChannel(Channel):
 
     def channelOpen(self, specificData: bytes) -> None:
         """The peer knows of the channel: begin."""
+        if self._stream.watch is not None:
+            self._stream.watch.opened(self.id)
         self._stream.attach(self)
 
     def openFailed(self, reason: Any) -> None:
-        """The connection went away meanwhile."""
+        """The peer refused the channel, or the connection went away meanwhile."""
         self._stream.transport.loseConnection()
+        if self._stream.watch is not None:
+            self._stream.watch.refused(reason)
 
     # -- to the stream ----------------------------------------------------------------
     def data_view(self, view: memoryview) -> None:
@@ -268,4 +295,7 @@ class RelayChannel(Channel):
     def closed(self) -> None:
         """The channel is gone: close the stream after what was written to it."""
         super().closed()
-        self._stream.close(self.conn.transport.clock)
+        stream = self._stream
+        stream.close(self.conn.transport.clock)
+        if stream.watch is not None:
+            stream.watch.closed(stream.sent, stream.received)

@@ -27,6 +27,7 @@ from tele.conch.channel import Answer, Channel, read_all
 from tele.conch.conch_runner import ConchRunner
 from tele.conch.program_runner import ProgramRunner
 from tele.conch.programs import Exit, ISessionPrograms, ProgramRequest, PtyRequest
+from tele.conch.session_forwarding import AGENT_REQUEST, ISessionForwards, read_display
 from tele.errors import TeleError
 from tele.loop import make_logger
 from tele.wire.fields import Reader, boolean, string, uint32
@@ -131,6 +132,7 @@ class SessionChannel(Channel):
         self._made_runner: Runner | None = None
         self._env: dict[str, str] = {}
         self._pty: PtyRequest | None = None
+        self._display: Any = None
         self._asked = False
         self._started = False
         self._connected = False
@@ -148,6 +150,12 @@ class SessionChannel(Channel):
         return self._made_runner
 
     # -- requests ---------------------------------------------------------------------
+    def requestReceived(self, requestType: bytes, data: bytes) -> Any:
+        """Call ``request_<name>``; the agent's request has no name that a method can have."""
+        if requestType == AGENT_REQUEST:
+            return self._forward_agent(data)
+        return super().requestReceived(requestType, data)
+
     def request_env(self, data: bytes) -> Answer:
         """Keep a variable that the client may set."""
         name, value = read_all(data, lambda r: (r.string(), r.string()))
@@ -172,6 +180,32 @@ class SessionChannel(Channel):
         if not self._runner.terminal(wanted):
             return False
         self._pty = wanted
+        return True
+
+    def _forward_agent(self, data: bytes) -> Answer:
+        read_all(data, lambda _: None)
+        forwards = ISessionForwards(self.avatar, None)
+        if forwards is None or self._asked:
+            return False
+        forwarding: Deferred[Any] = forwards.agent()
+        return forwarding.addCallbacks(lambda _: True, _not_forwarded)
+
+    def request_x11_req(self, data: bytes) -> Answer:
+        """Forward the client's display."""
+        forwards = ISessionForwards(self.avatar, None)
+        if forwards is None or self._asked or self._display is not None:
+            return False
+        wanted = read_all(data, read_display)
+        if wanted is None:
+            return False
+        forwarding: Deferred[Any] = forwards.display(wanted)
+        return forwarding.addCallbacks(self._has_display, _not_forwarded)
+
+    def _has_display(self, display: Any) -> bool:
+        if not self.is_open:
+            display.close()
+            return False
+        self._display = display
         return True
 
     def request_shell(self, data: bytes) -> Answer:
@@ -215,7 +249,7 @@ class SessionChannel(Channel):
         if self._asked or b"\0" in command or len(command) > COMMAND_LIMIT:
             return False
         self._asked = True
-        request = ProgramRequest(kind, command, dict(self._env), self._pty)
+        request = ProgramRequest(kind, command, dict(self._env), self._pty, self._display)
         starting = maybeDeferred(self._runner.start, request, (self.id or 0) + 1)
         return starting.addCallbacks(self._has_started, self._not_started)
 
@@ -328,5 +362,13 @@ class SessionChannel(Channel):
         """The channel is gone: so is whoever listened to the program."""
         super().closed()
         self._early.clear()
+        if self._display is not None:
+            self._display.close()
         if self._made_runner is not None:
             self._made_runner.close()
+
+
+def _not_forwarded(failure: Failure) -> bool:
+    failure.trap(TeleError)
+    log.info("not forwarded: {why!s}", why=failure.value)
+    return False

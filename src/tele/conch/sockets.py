@@ -17,6 +17,7 @@ import socket as sockets
 from typing import Any, cast
 
 from twisted.internet import main, tcp
+from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import (
     IAddress,
     IConnector,
@@ -120,6 +121,27 @@ class DirectClient(DirectSocket, tcp.Client):
     """A connection that was made."""
 
 
+class DirectLocal(DirectSocket):
+    """A connected UNIX socket, which somebody else has made."""
+
+    def __init__(self, connected: sockets.socket, protocol: IProtocol, reactor: Any) -> None:
+        super().__init__(connected, protocol, reactor)
+        self.logstr = "local"
+        self.connected = 1
+        self.startReading()
+
+    def getPeer(self) -> UNIXAddress:
+        """See ``ITransport``; who connects to a UNIX socket has no address."""
+        return UNIXAddress(None)
+
+    def getHost(self) -> UNIXAddress:
+        """See ``ITransport``."""
+        return UNIXAddress(None)
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Do nothing: there is no TCP that could delay."""
+
+
 class DirectPort(tcp.Port):
     """A listening port whose connections are direct."""
 
@@ -146,13 +168,17 @@ def adopt(
     reactor: Any, accepted: sockets.socket | int, protocol: IProtocol, seen: bytes = b""
 ) -> None:
     """Give a connected socket (or the descriptor of one, which is ours from now on) to
-    ``protocol``, with the bytes that were read already.
+    ``protocol``, with the bytes that were read already. Raises OSError if it is not connected.
     """
     if isinstance(accepted, int):
         accepted = sockets.socket(fileno=accepted)
     accepted.setblocking(False)
-    peer, host = accepted.getpeername(), accepted.getsockname()
-    transport = DirectServer(accepted, protocol, peer, cast(Any, _Adopted(host[1])), 0, reactor)
+    transport: DirectSocket
+    if accepted.family == sockets.AF_UNIX:
+        transport = DirectLocal(accepted, protocol, reactor)
+    else:
+        peer, host = accepted.getpeername(), accepted.getsockname()
+        transport = DirectServer(accepted, protocol, peer, cast(Any, _Adopted(host[1])), 0, reactor)
     protocol.makeConnection(transport)
     if seen:
         protocol.dataReceived(seen)

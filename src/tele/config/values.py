@@ -19,6 +19,7 @@ from attrs import Factory, field, frozen
 from tele.conch.penalties import Overflow
 from tele.errors import quoted
 from tele.https.via import Via
+from tele.model.access import GatewayPorts
 from tele.model.resources import NAME_PATTERN, RecordingSettings
 from tele.wire.agreement import METHODS, SERVER_METHODS
 from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
@@ -339,6 +340,11 @@ class NodeConfig:
     )
     kill_leftovers: bool = key(
         "Whether what a session leaves running is killed at its end. Needs cgroup v2.", False
+    )
+    gateway_ports: GatewayPorts = key(
+        "Whether ports that are forwarded to clients (``ssh -R``) are open to other machines, as"
+        " sshd's GatewayPorts: ``clientspecified`` leaves it to the client.",
+        GatewayPorts.NO,
     )
     labels: Mapping[str, str] = key("What roles and ``tele ls`` select by.", Factory(dict))
     commands: Mapping[str, CommandConfig] = key(

@@ -234,6 +234,7 @@ def node_service(
         limits=limits_of(config),
         shutdown_grace=config.shutdown_grace.total_seconds(),
         agents=None if tunnels is None else tunnels.agents,
+        gateway=config.gateway_ports,
     )
     return HostService(member, serving, recorder)
 

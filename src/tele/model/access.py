@@ -24,6 +24,14 @@ class Reason(str, Enum):
     RULE = "rule"  # no rule lets the caller do this through the API
 
 
+class GatewayPorts(str, Enum):
+    """Whether ports that listen for clients are open to other machines (sshd_config)."""
+
+    NO = "no"
+    YES = "yes"
+    CLIENT = "clientspecified"
+
+
 @frozen
 class Denied:
     """No, and why. ``message`` is for the person: it names roles, node and login."""

@@ -45,6 +45,8 @@ CODES: Final[Mapping[str, str]] = {
     "sftp": "TS008I",
     "forward": "TS009I",
     "agent": "TS010I",
+    "forward.end": "TS011I",
+    "agent.end": "TS012I",
     "auth.denied": "TA001W",
     "auth.refused": "TA002W",
     "recording.upload": "TP001I",

@@ -139,7 +139,12 @@ class NodePrograms:
         if force is not None and original:
             environment["SSH_ORIGINAL_COMMAND"] = original
         return Launch(
-            kind, self._visit.grant.login, words, environment, pty=request.pty is not None
+            kind,
+            self._visit.grant.login,
+            words,
+            environment,
+            pty=request.pty is not None,
+            cookie=_cookie(request.display),
         )
 
     def _environment(self, request: ProgramRequest) -> dict[str, bytes]:
@@ -160,6 +165,10 @@ class NodePrograms:
             # Libraries make a file name of it.
             term = request.pty.term
             own["TERM"] = term if _TERM.fullmatch(term) else "dumb"
+        if request.agent is not None:
+            own["SSH_AUTH_SOCK"] = os.fsdecode(request.agent)
+        if request.display is not None:
+            own["DISPLAY"] = f"localhost:{request.display.number}.{request.display.request.screen}"
         return {name: os.fsencode(value) for name, value in (given | own).items()}
 
 
@@ -173,6 +182,14 @@ def _what(request: ProgramRequest) -> tuple[str, tuple[bytes, ...], bytes]:
         case "subsystem" if request.command == b"sftp":
             return "sftp", (), b"sftp"
     raise InvalidInput(f"there is no subsystem {quoted(request.command)} on this node")
+
+
+def _cookie(display: Any) -> str:
+    """Return what xauth is told of a forwarded display (sshd's session.c)."""
+    if display is None:
+        return ""
+    said = display.request
+    return f"unix:{display.number}.{said.screen} {said.protocol} {said.cookie}"
 
 
 def _pipes() -> tuple[list[int], list[int]]:

@@ -33,7 +33,7 @@ from tele.errors import Conflict, TeleError, Unavailable
 from tele.interfaces import IRecorder
 from tele.loop import make_logger, now
 from tele.membership.member import Member
-from tele.model.access import Grant
+from tele.model.access import GatewayPorts, Grant
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostRole
 from tele.model.resources import RecordingMode
@@ -46,6 +46,7 @@ from tele.node.proxies import ProxyAddresses
 from tele.node.realm import NodeRealm, look_up
 from tele.node.spawning import Spawning
 from tele.node.trail import Trail, address
+from tele.node.user_sockets import UserSockets
 from tele.node.visitor import Visitor
 from tele.recording.tee import ConnectionTape
 from tele.tunnel.agent import Serve, peer_address
@@ -72,6 +73,7 @@ class NodeService(Service):
     :param ciphers: what is offered, of :data:`tele.wire.ciphers.CIPHERS`.
     :param shutdown_grace: seconds that sessions have to end by themselves when we stop.
     :param recorder: takes part in every session; None records nothing.
+    :param gateway: whether ports that listen for clients are open to other machines.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class NodeService(Service):
         key_exchanges: Sequence[bytes] = SERVER_METHODS,
         ciphers: Sequence[bytes] = SERVER_CIPHERS,
         shutdown_grace: float = 0.0,
+        gateway: GatewayPorts = GatewayPorts.NO,
         look_up: Callable[[str], None] = look_up,
     ) -> None:
         self.ready: Deferred[int] = Deferred()
@@ -104,6 +107,7 @@ class NodeService(Service):
         self._agents = None if agents is None else agents(self._serve, self._tunnels_changed)
         self._tunnelled: Deferred[None] = Deferred()
         self._identity: Any = None
+        self._gateway = gateway
         self._trail = Trail(reactor, member)
         self._proxies = ProxyAddresses(reactor)
         self._trust: Trust | None = None
@@ -185,7 +189,15 @@ class NodeService(Service):
     def _receive(self, grant: Grant, credentials: CertificateCredentials) -> Visitor:
         visit = Visit(grant, str(uuid.uuid4()), credentials.remote_addr, credentials.local_addr)
         programs = NodePrograms(self._spawning, visit)
-        return Visitor(self._reactor, visit, programs, self._tape(visit), self._trail)
+        return Visitor(
+            self._reactor,
+            visit,
+            programs,
+            self._tape(visit),
+            self._trail,
+            UserSockets(self._spawning, grant.login),
+            self._gateway,
+        )
 
     def _tape(self, visit: Visit) -> ConnectionTape | None:
         if self._recorder is None or self._member.state.recording.mode is RecordingMode.OFF:

@@ -26,11 +26,13 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from tele.node.accounts import Refused, check_open, check_sessions, find_account
 from tele.node.control_groups import Groups
+from tele.node.display_child import add_cookie
 from tele.node.greeting import MOTD_FILES, greeting
 from tele.node.keeper import open_pam, stay_behind
 from tele.node.login_environment import environment_of, system_variables
 from tele.node.login_records import Records
-from tele.node.spawn_messages import Start
+from tele.node.socket_child import pass_socket
+from tele.node.spawn_messages import SOCKET_KINDS, Start
 
 SFTP_SERVERS: Final = (
     "/usr/lib/openssh/sftp-server",
@@ -174,6 +176,13 @@ class Surroundings(NamedTuple):
 def enter(start: Start, report: int, outcome: int | None, around: Surroundings) -> None:
     """Be the session: everything between fork and exec."""
     account = find_account(start.login)
+    if start.kind in SOCKET_KINDS:
+        check_open(account)
+        os.setsid()
+        os.write(report, f"{account.pw_uid} {account.pw_gid} {os.getpid()} 0 \n".encode())
+        groups = os.getgrouplist(account.pw_name, account.pw_gid)
+        drop_privileges(account.pw_uid, account.pw_gid, groups)
+        pass_socket(start.kind, start.words, report)
     shell = account.pw_shell or "/bin/sh"
     if start.kind != "program":
         check_open(account)
@@ -220,6 +229,8 @@ def enter(start: Start, report: int, outcome: int | None, around: Surroundings) 
         os.chdir("/")
         _execute(os.fsdecode(words[0]), words, environment)
     _go_home(account.pw_dir)
+    if start.cookie:
+        add_cookie(start.cookie, environment)
     if own_sftp is not None:
         os.close(report)
         os._exit(own_sftp.serve(0, 1))

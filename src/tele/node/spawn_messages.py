@@ -7,11 +7,11 @@ Laws of this file:
   ``NAME=value``, which cannot hold NUL.
 * What comes in is checked to the last key that is used; anything else is ValueError.
 
-Requests: ``{"op": "start", "id", "kind", "login", "pty", "words"}`` with descriptors 0, 1
-and 2 (or a terminal's slave) beside it; ``{"op": "signal", "id", "signal"}``; ``hangup``
-and ``kill`` with an ``id``. Reports: ``{"event": "started", "id", "pid", "cgroup"}``
-(the id of its control group, or 0), ``failed`` (reason, message), ``exited`` (status or signal,
-core), ``refused`` (message).
+Requests: ``{"op": "start", "id", "kind", "login", "pty", "words", "cookie"}`` with descriptors
+0, 1 and 2 (or a terminal's slave, or what a socket is passed through) beside it; ``{"op":
+"signal", "id", "signal"}``; ``hangup`` and ``kill`` with an ``id``. Reports: ``{"event":
+"started", "id", "pid", "cgroup"}`` (the id of its control group, or 0), ``failed`` (reason,
+message), ``exited`` (status or signal, core), ``refused`` (message).
 """
 
 from __future__ import annotations
@@ -26,8 +26,19 @@ from tele.node.accounts import Refused
 MAX_MESSAGE: Final = 200_000
 MAX_DESCRIPTORS: Final = 3
 #: Words that follow each kind: ``exec`` has one command line for the account's shell,
-#: ``program`` is executed as it is, without a shell.
-KINDS: Final = {"shell": range(1), "exec": range(1, 2), "sftp": range(1), "program": range(1, 256)}
+#: ``program`` is executed as it is, without a shell. The others execute nothing: they connect
+#: to a path, listen at one, or at one of their own, and pass the socket through descriptor 0.
+KINDS: Final = {
+    "shell": range(1),
+    "exec": range(1, 2),
+    "sftp": range(1),
+    "program": range(1, 256),
+    "connect": range(1, 2),
+    "listen": range(1, 2),
+    "agent": range(1),
+}
+SESSION_KINDS: Final = frozenset({"shell", "exec", "sftp"})
+SOCKET_KINDS: Final = frozenset({"connect", "listen", "agent"})
 
 #: What a request may set; everything else the spawner makes. Nothing that a dynamic linker,
 #: an interpreter or a shell would take for an order (LD_*, PYTHON*, BASH_ENV, IFS ...).
@@ -35,7 +46,12 @@ CLIENT_ENVIRONMENT: Final = re.compile(
     r"LANG|LC_[A-Z]{1,32}|COLORTERM|NO_COLOR|GIT_PROTOCOL", re.ASCII
 )
 NODE_ENVIRONMENT: Final = re.compile(
-    r"TERM|SSH_(?:CONNECTION|CLIENT|ORIGINAL_COMMAND)|TELE_[A-Z_]{1,32}", re.ASCII
+    r"TERM|DISPLAY|SSH_(?:CONNECTION|CLIENT|ORIGINAL_COMMAND|AUTH_SOCK)|TELE_[A-Z_]{1,32}",
+    re.ASCII,
+)
+#: What xauth is told, word for word: the display's name, the protocol's, and the cookie.
+_COOKIE: Final = re.compile(
+    r"unix:\d{1,5}\.\d{1,3} [A-Za-z0-9-]{1,64} [0-9a-fA-F]{2,512}", re.ASCII
 )
 #: Those of RFC 4254, section 6.9, without SIG.
 SIGNALS: Final = frozenset(
@@ -83,7 +99,7 @@ NO_OPTIONS: Final = Options()
 class Start:
     """A checked request for a session."""
 
-    __slots__ = ("environment", "kind", "login", "pty", "words")
+    __slots__ = ("cookie", "environment", "kind", "login", "pty", "words")
 
     def __init__(self, header: dict[str, Any], strings: list[bytes]) -> None:
         kind, login, pty, words = (header.get(k) for k in ("kind", "login", "pty", "words"))
@@ -93,6 +109,10 @@ class Start:
             raise ValueError("words is not a number of words")
         if words not in KINDS.get(kind, ()):
             raise ValueError("no such kind, or not the words that it needs")
+        cookie = header.get("cookie", "")
+        if type(cookie) is not str or (cookie and not _COOKIE.fullmatch(cookie)):
+            raise ValueError("that is no cookie of a display")
+        self.cookie: str = cookie
         self.kind = kind
         self.login: str = login
         self.pty = pty

@@ -54,7 +54,9 @@ from tele.node.spawn_messages import (
     MAX_DESCRIPTORS,
     MAX_MESSAGE,
     NO_OPTIONS,
+    SESSION_KINDS,
     SIGNALS,
+    SOCKET_KINDS,
     Options,
     Start,
     pack,
@@ -181,7 +183,7 @@ class Spawner:
             start = Start(header, strings)
             if number in self._by_number:
                 raise ValueError("the number of a session is in use")
-            if len(fds) != (1 if start.pty else 3):
+            if len(fds) != (1 if start.pty or start.kind in SOCKET_KINDS else 3):
                 raise ValueError("not the descriptors that it needs")
             if start.pty and not 136 <= os.major(os.fstat(fds[0]).st_rdev) <= 143:
                 raise ValueError("not a pseudo terminal")
@@ -204,7 +206,7 @@ class Spawner:
             raise ValueError("no such operation")
 
     def _start(self, number: int, start: Start, descriptors: list[int]) -> None:
-        kept = bool(self._pam) and start.kind != "program" and os.geteuid() == 0
+        kept = bool(self._pam) and start.kind in SESSION_KINDS and os.geteuid() == 0
         pipes = [os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) for _ in range(1 + kept)]
         theirs = [writing for _, writing in pipes]
         try:
@@ -306,7 +308,7 @@ class Spawner:
 
     def _clean_up(self, child: Child) -> None:
         """A session has ended: what else the machine knows of it."""
-        if child.kind != "program":
+        if child.kind in SESSION_KINDS:
             self._groups.session_ended(self._groups.name(child.number))
         if child.terminal and self._records.kept and _fork() == 0:
             # Somebody may have locked the files: not here.

@@ -65,13 +65,17 @@ def session_options(pam: str, kill_leftovers: bool) -> Options:
 
 @frozen
 class Launch:
-    """What to start. ``words``: one command line for ``exec``, argv for ``program``."""
+    """What to start. ``words``: one command line for ``exec``, argv for ``program``.
+
+    ``cookie`` is what ``xauth add`` is told of a forwarded display, if there is one.
+    """
 
     kind: str
     login: str
     words: tuple[bytes, ...] = ()
     environment: Mapping[str, bytes] = field(factory=dict)
     pty: bool = False
+    cookie: str = field(default="", repr=False)
 
 
 @define(eq=False)
@@ -179,6 +183,7 @@ class Spawning:
             "login": launch.login,
             "pty": launch.pty,
             "words": len(launch.words),
+            "cookie": launch.cookie,
         }
         variables = [f"{k}=".encode() + v for k, v in launch.environment.items()]
         data = pack(header, [*launch.words, *variables])
@@ -312,7 +317,7 @@ def _failed(error: TeleError) -> Deferred[Any]:
 def _error(reason: str, message: str) -> TeleError:
     if reason == "invalid":
         return InvalidInput(message)
-    if reason in ("spawner", "exec"):
+    if reason in ("spawner", "exec", "socket"):
         return Unavailable(message)
     return AccessDenied(message, reason)
 

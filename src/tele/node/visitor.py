@@ -9,26 +9,27 @@ Laws of this file:
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
+from attrs import evolve
 from twisted.conch.avatar import ConchUser
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.interfaces import IProtocolFactory
-from zope.interface import alsoProvides, implementer
+from zope.interface import implementer
 
-from tele.conch.forwarding import ForwardRequest, IForwarder, open_direct_tcpip
+from tele.conch.forwarding import IForwarder, open_direct_streamlocal, open_direct_tcpip
 from tele.conch.programs import ISessionPrograms, ProgramRequest
+from tele.conch.remote_forwarding import REQUESTS, IListener, answer_request
 from tele.conch.session import SessionChannel
-from tele.conch.sockets import DirectReactor
+from tele.conch.session_forwarding import ISessionForwards
 from tele.errors import AccessDenied, TeleError
 from tele.loop import now
-from tele.model.access import Reason
+from tele.model.access import GatewayPorts, Reason
+from tele.node.forward_record import ForwardRecords
+from tele.node.forwards import Forwards
 from tele.node.programs import NodePrograms, Visit
-from tele.node.trail import Trail, address, cut
+from tele.node.trail import Trail, cut
+from tele.node.user_sockets import UserSockets
 from tele.recording.tee import ConnectionTape, RecordedPrograms
-
-CONNECT_TIMEOUT: Final = 30.0
 
 
 @implementer(ISessionPrograms)
@@ -42,6 +43,8 @@ class Visitor(ConchUser):
         programs: NodePrograms,
         tape: ConnectionTape | None,
         trail: Trail,
+        sockets: UserSockets,
+        gateway: GatewayPorts,
     ) -> None:
         super().__init__()
         self.grant = visit.grant
@@ -53,9 +56,27 @@ class Visitor(ConchUser):
         self._trail = trail
         self._began = reactor.seconds()
         self._interactive = False
-        self.channelLookup.update({b"session": SessionChannel, b"direct-tcpip": open_direct_tcpip})
-        if self.grant.port_forwarding:
-            alsoProvides(self, IForwarder)
+        records = ForwardRecords(reactor, visit, trail, tape)
+        self._forwards = Forwards(
+            reactor, visit, sockets, records, gateway, self._check, lambda: self.conn
+        )
+        self.channelLookup.update(
+            {
+                b"session": SessionChannel,
+                b"direct-tcpip": open_direct_tcpip,
+                b"direct-streamlocal@openssh.com": open_direct_streamlocal,
+            }
+        )
+
+    def __conform__(self, interface: Any) -> Any:
+        """Forwards are another object's: see ``zope.interface``."""
+        return self._forwards if interface in (IForwarder, IListener, ISessionForwards) else None
+
+    def gotGlobalRequest(self, requestType: bytes, data: bytes) -> Any:
+        """Listen for the client, or do not any more."""
+        if requestType in REQUESTS:
+            return answer_request(requestType, data, self)
+        return super().gotGlobalRequest(requestType, data)
 
     def arrived(self) -> None:
         """They are in."""
@@ -63,6 +84,7 @@ class Visitor(ConchUser):
 
     def left(self) -> None:
         """The connection is gone."""
+        self._forwards.close()
         seconds = round(self._reactor.seconds() - self._began, 3)
         recorded = self._tape is not None and self._tape.started
         if self._tape is not None:
@@ -102,7 +124,7 @@ class Visitor(ConchUser):
             fields["forced"] = cut(self.grant.force_command)
         try:
             self._check()
-            program = await self._programs.start(request, channel_number)
+            program = await self._programs.start(self._with_agent(request), channel_number)
         except TeleError as error:
             self._trail.happened(name, self.visit, error=cut(str(error)), **fields)
             raise
@@ -112,22 +134,5 @@ class Visitor(ConchUser):
         self._trail.happened(name, self.visit, **fields)
         return program
 
-    # -- forwarding -------------------------------------------------------------------
-    def connect(self, request: ForwardRequest, factory: IProtocolFactory) -> Deferred[Any]:
-        """See :class:`tele.conch.forwarding.IForwarder`."""
-        return Deferred.fromCoroutine(self._connect(request, factory))
-
-    async def _connect(self, request: ForwardRequest, factory: IProtocolFactory) -> Any:
-        target = address((request.host, request.port))
-        fields = {"target": cut(target), "originator": cut(address(request.originator))}
-        try:
-            self._check()
-            endpoint = HostnameEndpoint(
-                DirectReactor(self._reactor), request.host, request.port, timeout=CONNECT_TIMEOUT
-            )
-            protocol = await endpoint.connect(factory)
-        except Exception as error:
-            self._trail.happened("forward", self.visit, error=cut(str(error)), **fields)
-            raise
-        self._trail.happened("forward", self.visit, **fields)
-        return protocol
+    def _with_agent(self, request: ProgramRequest) -> ProgramRequest:
+        return evolve(request, agent=self._forwards.agent_path)

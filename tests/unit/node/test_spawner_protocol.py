@@ -153,7 +153,7 @@ def test_environment_is_made_here(talk: Talk) -> None:
         b"=x",
         b"LC_\xc3\xa4=x",
         b"LANG\nLD_PRELOAD=x",
-        b"SSH_AUTH_SOCK=/x",
+        b"SSH_ASKPASS=/x",
     ],
 )
 def test_no_dangerous_variable(talk: Talk, variable: bytes) -> None:
@@ -362,6 +362,7 @@ def test_start_is_independent_of_the_nodes_descriptors(talk: Talk) -> None:
 STAND_ALONE = (
     "spawner", "session_child", "spawn_messages", "accounts", "sftp_server", "control_groups",
     "greeting", "keeper", "login_environment", "login_records", "pam",
+    "socket_child", "display_child",
 )  # fmt: skip
 
 

@@ -40,7 +40,8 @@ ONE_GO: Final = 600.0
 #: What hosts may report.
 HOST_EVENTS: Final = frozenset(
     ("session.start", "session.end", "session.command", "session.disk", "session.network",
-     "exec", "subsystem", "sftp", "forward", "agent", "auth.denied", "auth.refused")
+     "exec", "subsystem", "sftp", "forward", "forward.end", "agent", "agent.end", "auth.denied",
+     "auth.refused")
 )  # fmt: skip
 #: What proxies may report besides.
 PROXY_EVENTS: Final = frozenset(("node.duplicate",))

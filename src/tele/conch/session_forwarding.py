@@ -1,0 +1,67 @@
+"""What does a session ask to be forwarded to it: an agent, a display (RFC 4254, 6.3)?
+
+Law of this file: values and an interface only; who listens, and whether, is the avatar's.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from attrs import frozen
+from zope.interface import Attribute, Interface
+
+from tele.wire.fields import Reader
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
+#: How OpenSSH's clients ask for an agent (PROTOCOL.agent).
+AGENT_REQUEST: Final = b"auth-agent-req@openssh.com"
+
+_PROTOCOL: Final = re.compile(rb"[A-Za-z0-9-]{1,64}")
+_COOKIE: Final = re.compile(rb"(?:[0-9a-fA-F]{2}){1,256}")
+SCREEN_LIMIT: Final = 256
+
+
+@frozen
+class DisplayRequest:
+    """``x11-req``. The cookie is made up by the client, which takes it for the real one."""
+
+    single: bool
+    protocol: str
+    cookie: str
+    screen: int
+
+
+class IDisplay(Interface):
+    """A display that the client shows."""
+
+    number = Attribute("int: what follows the colon")
+    request = Attribute("DisplayRequest: what was asked for")
+
+    def close() -> None:
+        """Its session is over. May be called twice."""
+
+
+class ISessionForwards(Interface):
+    """Has an agent and displays for sessions. Avatars provide it or adapt to it.
+
+    What fails, fails with a :class:`tele.errors.TeleError`, which the client does not read.
+    """
+
+    def agent() -> Deferred[None]:
+        """Forward the client's agent, for the whole connection."""
+
+    def display(request: DisplayRequest) -> Deferred[IDisplay]:
+        """Forward the client's display, for one session."""
+
+
+def read_display(reader: Reader) -> DisplayRequest | None:
+    """Read an ``x11-req``; None if it is none that a program could be told of."""
+    single, protocol = reader.boolean(), reader.string()
+    cookie, screen = reader.string(), reader.uint32()
+    usable = _PROTOCOL.fullmatch(protocol) and _COOKIE.fullmatch(cookie)
+    if not usable or screen >= SCREEN_LIMIT:
+        return None
+    return DisplayRequest(single, protocol.decode("ascii"), cookie.decode("ascii"), screen)

@@ -1,0 +1,317 @@
+"""What is forwarded for one connection: ports, sockets, an agent, displays?
+
+Laws of this file:
+
+* Each kind needs its own word of the grant; without it nothing is made or listened on.
+* Paths are the user's business, in a process that is the user; ports below 1024 are root's.
+* What listens ends with the connection, and nothing is made for one that is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import socket as sockets
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from attrs import define, field, frozen
+from twisted.internet.address import UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.interfaces import IProtocolFactory
+from zope.interface import implementer
+
+from tele.conch.forwarding import ForwardRequest, IForwarder, LocalRequest
+from tele.conch.listening import LISTENING_LIMIT, Kind, Listeners, Peer
+from tele.conch.remote_forwarding import (
+    IListener,
+    PathRequest,
+    PortRequest,
+    path_channel,
+    port_channel,
+)
+from tele.conch.session_forwarding import DisplayRequest, IDisplay, ISessionForwards
+from tele.conch.sockets import DirectReactor, adopt
+from tele.errors import AccessDenied, Unavailable
+from tele.model.access import GatewayPorts
+from tele.node.display_child import find_xauth
+from tele.node.forward_record import ForwardRecords
+from tele.node.ports import addresses_for, listen_for_display, listen_on
+from tele.node.programs import Visit
+from tele.node.trail import address, cut
+from tele.node.user_sockets import UserListener, UserSockets
+from tele.wire.fields import string, uint32
+
+CONNECT_TIMEOUT: Final = 30.0
+_AGENT: Final = "auth-agent"
+
+Made = TypeVar("Made")
+
+
+@implementer(IDisplay)
+@define(eq=False)
+class Display:
+    """A forwarded display of one session."""
+
+    number: int
+    request: DisplayRequest
+    _close: Callable[[], object] = field(repr=False)
+
+    def close(self) -> None:
+        """See :class:`tele.conch.session_forwarding.IDisplay`."""
+        self._close()
+
+
+@frozen
+class Allowed:
+    """What is asked before anything is made."""
+
+    visit: Visit
+    check: Callable[[], None]
+
+    def port(self) -> None:
+        """Raise :class:`AccessDenied` unless ports and sockets may be forwarded now."""
+        self._need(self.visit.grant.port_forwarding, "port forwarding")
+
+    def agent(self) -> None:
+        """Raise it unless an agent may."""
+        self._need(self.visit.grant.agent_forwarding, "agent forwarding")
+
+    def display(self) -> None:
+        """Raise it unless a display may."""
+        self._need(self.visit.grant.x11_forwarding, "X11 forwarding")
+
+    def _need(self, granted: bool, what: str) -> None:
+        if not granted:
+            raise AccessDenied(f"{what} is not allowed", "forwarding")
+        self.check()
+
+
+@implementer(IForwarder, IListener, ISessionForwards)
+class Forwards:
+    """Forwards for one visitor. ``check()`` raises when nothing new may begin."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        visit: Visit,
+        made_by: UserSockets,
+        records: ForwardRecords,
+        gateway: GatewayPorts,
+        check: Callable[[], None],
+        connection: Callable[[], Any],
+    ) -> None:
+        self._reactor = reactor
+        self._login = visit.grant.login
+        self._made_by = made_by
+        self._records = records
+        self._gateway = gateway
+        self._allowed = Allowed(visit, check)
+        self._listeners = Listeners(reactor, connection)
+        self._agent_path: bytes | None = None
+        self._agent_asked = False
+        self._closed = False
+
+    @property
+    def agent_path(self) -> bytes | None:
+        """Where programs find the agent, if it is forwarded."""
+        return self._agent_path
+
+    def close(self) -> None:
+        """The connection is gone."""
+        self._closed = True
+        self._listeners.close()
+
+    # -- to others --------------------------------------------------------------------
+    def connect(
+        self, request: ForwardRequest | LocalRequest, factory: IProtocolFactory
+    ) -> Deferred[Any]:
+        """See :class:`tele.conch.forwarding.IForwarder`."""
+        return Deferred.fromCoroutine(self._connect(request, factory))
+
+    async def _connect(
+        self, request: ForwardRequest | LocalRequest, factory: IProtocolFactory
+    ) -> Any:
+        if isinstance(request, LocalRequest):
+            record = self._records.begin("direct-streamlocal", target=_shown(request.path))
+        else:
+            record = self._records.begin(
+                "direct-tcpip",
+                target=address((request.host, request.port)),
+                originator=address(request.originator),
+            )
+        try:
+            self._allowed.port()
+            await self._records.ready()
+            if isinstance(request, LocalRequest):
+                protocol = await self._connect_local(request, factory)
+            else:
+                protocol = await self._connect_port(request, factory)
+        except Exception as error:
+            record.refused(error)
+            raise
+        protocol.watch = record
+        return protocol
+
+    async def _connect_port(self, request: ForwardRequest, factory: IProtocolFactory) -> Any:
+        endpoint = HostnameEndpoint(
+            DirectReactor(self._reactor), request.host, request.port, timeout=CONNECT_TIMEOUT
+        )
+        return await endpoint.connect(factory)
+
+    async def _connect_local(self, request: LocalRequest, factory: IProtocolFactory) -> Any:
+        made = await self._made_by.connect(request.path)
+        protocol: Any = factory.buildProtocol(UNIXAddress(request.path))
+        adopt(self._reactor, made, protocol)
+        return protocol
+
+    # -- from others ------------------------------------------------------------------
+    def listen(self, request: PortRequest | PathRequest) -> Deferred[int]:
+        """See :class:`tele.conch.remote_forwarding.IListener`."""
+        if isinstance(request, PathRequest):
+            return Deferred.fromCoroutine(self._listen_local(request))
+        return Deferred.fromCoroutine(self._listen_port(request))
+
+    def cancel(self, request: PortRequest | PathRequest) -> bool:
+        """See :class:`tele.conch.remote_forwarding.IListener`."""
+        return self._listeners.remove(request)
+
+    async def _listen_port(self, request: PortRequest) -> int:
+        said = {"kind": "tcpip-forward", "asked": address((request.host, request.port))}
+
+        async def make() -> tuple[str, int, list[sockets.socket]]:
+            addresses = addresses_for(request.host, self._gateway)
+            made = listen_on(addresses, request.port, self._login)
+            bound = [each.getsockname() for each in made]
+            return ", ".join(address(each[:2]) for each in bound), bound[0][1], made
+
+        port: int
+        bound, port, made = await self._begin("forward", self._allowed.port, said, make)
+        said["bound"] = bound
+        real = PortRequest(request.host, port)
+
+        def watch(peer: Peer) -> Any:
+            return self._records.begin(
+                "forwarded-tcpip", accepted=True, bound=bound, originator=address(peer)
+            )
+
+        kind = Kind(b"forwarded-tcpip", lambda peer: port_channel(real, peer), watch)
+        self._add(real, made, kind, "forward", said)
+        return port
+
+    async def _listen_local(self, request: PathRequest) -> int:
+        path = _shown(request.path)
+        said = {"kind": "streamlocal-forward", "bound": path}
+
+        async def make() -> UserListener:
+            return await self._made_by.listen(request.path)
+
+        made = await self._begin("forward", self._allowed.port, said, make)
+
+        def watch(_: Peer) -> Any:
+            return self._records.begin("forwarded-streamlocal", accepted=True, bound=path)
+
+        kind = Kind(b"forwarded-streamlocal@openssh.com", lambda _: path_channel(request), watch)
+        self._add(request, [made.socket], kind, "forward", said, made.close)
+        return 0
+
+    # -- for sessions -----------------------------------------------------------------
+    def agent(self) -> Deferred[None]:
+        """See :class:`tele.conch.session_forwarding.ISessionForwards`."""
+        return Deferred.fromCoroutine(self._forward_agent())
+
+    async def _forward_agent(self) -> None:
+        if self._agent_asked:
+            if self._agent_path is None:
+                raise Unavailable("the agent is not forwarded")
+            return  # it is the connection's: sessions share it
+        self._agent_asked = True
+        said: dict[str, Any] = {"kind": _AGENT}
+        try:
+            made = await self._begin(
+                "agent", self._allowed.agent, said, self._made_by.listen_for_agent
+            )
+        except BaseException:
+            self._agent_asked = False
+            raise
+        said["bound"] = _shown(made.path)
+
+        def watch(_: Peer) -> Any:
+            return self._records.begin(_AGENT, accepted=True, bound=said["bound"])
+
+        kind = Kind(b"auth-agent@openssh.com", lambda _: b"", watch)
+        self._add(_AGENT, [made.socket], kind, "agent", said, made.close)
+        self._agent_path = made.path
+
+    def display(self, request: DisplayRequest) -> Deferred[IDisplay]:
+        """See :class:`tele.conch.session_forwarding.ISessionForwards`."""
+        return Deferred.fromCoroutine(self._forward_display(request))
+
+    async def _forward_display(self, request: DisplayRequest) -> Display:
+        said: dict[str, Any] = {"kind": "x11"}
+
+        async def make() -> tuple[int, list[sockets.socket]]:
+            if find_xauth() is None:
+                raise Unavailable("xauth is not installed on this node")
+            return listen_for_display()
+
+        number, made = await self._begin("forward", self._allowed.display, said, make)
+        bound = said["bound"] = f"localhost:{number}"
+
+        def watch(peer: Peer) -> Any:
+            return self._records.begin("x11", accepted=True, bound=bound, originator=address(peer))
+
+        def describe(peer: Peer) -> bytes:
+            return string(peer[0].encode()) + uint32(peer[1])
+
+        kind = Kind(b"x11", describe, watch, once=request.single)
+        self._add(bound, made, kind, "forward", said)
+        return Display(number, request, lambda: self._listeners.remove(bound))
+
+    # -- both -------------------------------------------------------------------------
+    async def _begin(
+        self,
+        event: str,
+        allowed: Callable[[], None],
+        said: dict[str, Any],
+        make: Callable[[], Any],
+    ) -> Any:
+        """Return what ``make`` makes, if it may be; that it may not, or cannot, is recorded."""
+        try:
+            allowed()
+            if not self._listeners.has_room:
+                raise AccessDenied(f"no more than {LISTENING_LIMIT} forwards listen at once")
+            await self._records.ready()
+            return await make()
+        except Exception as error:
+            self._records.listens(event, error=cut(str(error)), **said)
+            raise
+
+    def _add(
+        self,
+        key: object,
+        made: list[sockets.socket],
+        kind: Kind,
+        event: str,
+        said: dict[str, Any],
+        closed: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Accept from now on, if the client is still there."""
+
+        def over() -> None:
+            closed()
+            self._records.listens_no_more(event, **said)
+
+        if self._closed or key in self._listeners or not self._listeners.has_room:
+            for each in made:
+                each.close()
+            closed()
+            text = "it is forwarded already, there are too many, or the connection is gone"
+            self._records.listens(event, error=text, **said)
+            raise Unavailable(text)
+        self._records.listens(event, **said)
+        self._listeners.add(key, made, kind, over)
+
+
+def _shown(path: bytes) -> str:
+    return os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
