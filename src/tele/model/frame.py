@@ -37,7 +37,8 @@ class FrameKind(IntEnum):
 KIND_MEANINGS: Final = {
     FrameKind.START: "the recording begins: who, where, when",
     FrameKind.END: "it ends: ``reason``",
-    FrameKind.OPEN: "a channel opens: ``kind`` (shell, exec ...), ``command``, ``env``, ``pty``",
+    FrameKind.OPEN: "a channel opens: ``kind`` (shell, exec ...), ``command``, ``env``, ``pty``;"
+    " or ``kind`` forward, see below",
     FrameKind.CLOSE: "a channel closes",
     FrameKind.OUTPUT: "bytes that a program wrote to its terminal or standard output",
     FrameKind.ERROR: "bytes that it wrote to its standard error",
@@ -47,7 +48,7 @@ KIND_MEANINGS: Final = {
     FrameKind.JOIN: "somebody joined: ``user``",
     FrameKind.LEAVE: "somebody left: ``user``",
     FrameKind.SFTP: "one operation on a file",
-    FrameKind.FORWARD: "one forwarded connection",
+    FrameKind.FORWARD: "what listens for the client, see below",
     FrameKind.COMMAND: "a program was executed (from the kernel)",
     FrameKind.DISK: "a file was opened (from the kernel)",
     FrameKind.NETWORK: "a connection was made (from the kernel)",

@@ -2,7 +2,8 @@
 
 Laws of this file:
 
-* ``text`` never lets a control sequence through: it can be read in any terminal.
+* ``text`` never lets a control sequence through: it can be read in any terminal. What was
+  forwarded has lines of its own, in brackets.
 * Streams are decoded as UTF-8 across frames; what is not UTF-8 is replaced, visibly.
 """
 
@@ -18,6 +19,7 @@ from tele.model.frame import Frame, FrameKind
 from tele.model.session import RecordingStart
 
 _STREAMS: Final = {FrameKind.OUTPUT, FrameKind.ERROR}
+_ABOUT_FORWARDS: Final = {FrameKind.OPEN, FrameKind.CLOSE, FrameKind.FORWARD}
 _BYTES: Final = {FrameKind.OUTPUT, FrameKind.ERROR, FrameKind.INPUT}
 SEQUENCE_LIMIT: Final = 4096
 
@@ -87,12 +89,42 @@ class PlainText:
 def text(frames: Iterable[Frame], channel: int = 0) -> Iterator[str]:
     """Give the text that the session showed, of one channel or (0) of all."""
     streams: dict[tuple[int, FrameKind], PlainText] = {}
+    forwards: set[int] = set()
+    at_start = True
     for frame in frames:
-        if frame.kind in _STREAMS and channel in (0, frame.channel):
+        if channel not in (0, frame.channel):
+            continue
+        if frame.kind in _STREAMS:
             plain = streams.setdefault((frame.channel, frame.kind), PlainText())
-            yield plain.feed(frame.data)
+            shown = plain.feed(frame.data)
+        else:
+            line = _forward_line(frame, forwards)
+            shown = line if at_start or not line else f"\n{line}"
+        at_start = shown.endswith("\n") if shown else at_start
+        yield shown
     for plain in streams.values():
         yield plain.feed(b"", final=True)
+
+
+def _forward_line(frame: Frame, forwards: set[int]) -> str:
+    """Return what ``text`` says of a forward, or nothing. ``forwards`` are the open ones."""
+    said = details(frame) if frame.kind in _ABOUT_FORWARDS else {}
+    kind = said.pop("kind", "")
+    if frame.kind is FrameKind.FORWARD:
+        return _bracketed(f"{kind} {said.pop('action', '')}", said)
+    if frame.kind is FrameKind.OPEN and kind == "forward":
+        forwards.add(frame.channel)
+        return _bracketed(f"{said.pop('forward', '')} open", {"channel": frame.channel} | said)
+    if frame.kind is FrameKind.CLOSE and frame.channel in forwards:
+        forwards.discard(frame.channel)
+        return _bracketed("forward close", {"channel": frame.channel} | said)
+    return ""
+
+
+def _bracketed(what: str, said: dict[str, Any]) -> str:
+    words = " ".join(f"{name}={json.dumps(value)}" for name, value in said.items())
+    # JSON keeps the values harmless; the words before them are names of ours, on our recordings.
+    return "".join(c if c.isprintable() else "?" for c in f"[{what}: {words}]") + "\n"
 
 
 def json_lines(frames: Iterable[Frame]) -> Iterator[str]:

@@ -200,6 +200,28 @@ def test_json_lines() -> None:
     assert rows[1]["data"] == "one"
 
 
+def test_forwards_are_shown() -> None:
+    """What was forwarded has lines of its own, and its words do nothing to a terminal."""
+    noted = [
+        frame(1, b"$ ", channel=1),
+        frame(2, b'{"action": "listen", "kind": "tcpip-forward"}', FrameKind.FORWARD, channel=0),
+        frame(
+            3,
+            b'{"kind": "forward", "forward": "x11\\u001b", "target": "\\u001b[2J"}',
+            FrameKind.OPEN,
+            channel=2,
+        ),
+        frame(4, b'{"sent": 3, "received": 4}', FrameKind.CLOSE, channel=2),
+        frame(5, b"ls\n", channel=1),
+        frame(6, b"", FrameKind.CLOSE, channel=1),
+    ]
+    assert "".join(text(noted)) == (
+        "$ \n[tcpip-forward listen: ]\n"
+        '[x11? open: channel=2 target="\\u001b[2J"]\n'
+        "[forward close: channel=2 sent=3 received=4]\nls\n"
+    )
+
+
 def test_asciicast_is_of_one_terminal() -> None:
     """Version 2: the terminal's size, its output with times, its resizes, nothing of others."""
     frames = [
