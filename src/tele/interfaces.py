@@ -24,6 +24,7 @@ from tele.model.session import RecordingStart
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IProtocol
 
 # -- store ----------------------------------------------------------------------------
 
@@ -140,6 +141,34 @@ class IRecorder(Interface):
         """A session starts. A failure refuses the session."""
 
 
+# -- subsystems -----------------------------------------------------------------------
+
+
+@frozen
+class SubsystemSession:
+    """Who asked for a subsystem: everything was decided before. ``remote_addr`` is host:port."""
+
+    user: str
+    login: str
+    roles: tuple[str, ...]
+    session_id: str
+    remote_addr: str
+
+
+class ISubsystem(Interface):
+    """What clients of a node ask for by name: ``ssh -s NODE NAME``."""
+
+    name = Attribute("str: its name; ``sftp`` is the node's own")
+
+    def start(session: SubsystemSession) -> Deferred[str | IProtocol]:
+        """Return what serves one session; a failure with a TeleError is told to the client.
+
+        A string is a command line, which the account's own shell runs as the account. A
+        Twisted protocol is spoken in the node's own process, with the node's rights: it has
+        to know what it does for whom.
+        """
+
+
 # -- audit, joining, the API ----------------------------------------------------------
 
 
@@ -236,3 +265,7 @@ class IAuditSinkFactory(IFactory):
 
 class IRecorderFactory(IFactory):
     """Makes an :class:`IRecorder`; ``node.recorder`` chooses it."""
+
+
+class ISubsystemFactory(IFactory):
+    """Makes an :class:`ISubsystem`; each element of ``node.subsystems`` chooses one."""

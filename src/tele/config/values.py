@@ -346,6 +346,11 @@ class NodeConfig:
         " sshd's GatewayPorts: ``clientspecified`` leaves it to the client.",
         GatewayPorts.NO,
     )
+    subsystems: tuple[Chosen, ...] = key(
+        "What clients may ask for by name (``ssh -s``), beside ``sftp``: ``command:NAME COMMAND``,"
+        " or a plugin's kind.",
+        (),
+    )
     labels: Mapping[str, str] = key("What roles and ``tele ls`` select by.", Factory(dict))
     commands: Mapping[str, CommandConfig] = key(
         "Labels that are the output of commands.", Factory(dict)

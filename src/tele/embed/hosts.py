@@ -32,7 +32,14 @@ from tele.embed.tunnelling import Tunnelling
 from tele.embed.ways_out import network, way_out
 from tele.errors import InvalidInput
 from tele.https.given_certificate import GivenCertificate
-from tele.interfaces import IAuthority, IRecorder, IRecorderFactory, RecorderSurroundings
+from tele.interfaces import (
+    IAuthority,
+    IRecorder,
+    IRecorderFactory,
+    ISubsystemFactory,
+    RecorderSurroundings,
+    Surroundings,
+)
 from tele.loop import now
 from tele.membership.files import private_folder
 from tele.membership.joining import JoinSettings
@@ -235,6 +242,10 @@ def node_service(
         shutdown_grace=config.shutdown_grace.total_seconds(),
         agents=None if tunnels is None else tunnels.agents,
         gateway=config.gateway_ports,
+        subsystems=[
+            choose(ISubsystemFactory, chosen, Surroundings(reactor, folder))
+            for chosen in config.subsystems
+        ],
     )
     return HostService(member, serving, recorder)
 

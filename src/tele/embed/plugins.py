@@ -18,6 +18,7 @@ from tele.interfaces import (
     IAuditSinkFactory,
     IBackendFactory,
     IRecorderFactory,
+    ISubsystemFactory,
     Surroundings,
 )
 
@@ -27,6 +28,7 @@ _FACTORIES: Mapping[str, InterfaceClass] = {
     "auth.recordings": IArchiveFactory,
     "auth.audit": IAuditSinkFactory,
     "node.recorder": IRecorderFactory,
+    "node.subsystems": ISubsystemFactory,
 }
 
 

@@ -14,17 +14,20 @@ import contextlib
 import fcntl
 import os
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
-from attrs import define, field, frozen
+from attrs import Factory, define, evolve, field, frozen
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from tele.conch.programs import Exit, IProgram, ISessionPrograms, ProgramRequest, PtyRequest
 from tele.errors import AccessDenied, InvalidInput, Unavailable, quoted
+from tele.interfaces import ISubsystem, SubsystemSession
 from tele.model.access import Grant
 from tele.node.spawn_messages import CLIENT_ENVIRONMENT
 from tele.node.spawning import Launch, Running, Spawning
+from tele.node.subsystems import SpokenProgram
 from tele.node.terminal import open_terminal, set_size
 
 #: Bytes that a pipe holds: big enough for few turns of the reactor, small enough that an
@@ -94,10 +97,15 @@ class Program:
 @implementer(ISessionPrograms)
 @frozen
 class NodePrograms:
-    """Starts programs for one visit, as the login that was granted."""
+    """Starts programs for one visit, as the login that was granted.
+
+    ``reactor`` is for those ``subsystems`` that are spoken in this process.
+    """
 
     _spawning: Spawning
     _visit: Visit
+    _reactor: Any = None
+    _subsystems: Mapping[str, ISubsystem] = Factory(dict)
 
     def env_allowed(self, name: str) -> bool:
         """LANG, LC_* and a few harmless others; never what changes what is run."""
@@ -107,9 +115,17 @@ class NodePrograms:
         """See :class:`tele.conch.programs.ISessionPrograms`."""
         return Deferred.fromCoroutine(self._start(request))
 
-    async def _start(self, request: ProgramRequest) -> Program:
+    async def _start(self, request: ProgramRequest) -> Program | SpokenProgram:
         if request.pty is not None and not self._visit.grant.permit_pty:
             raise AccessDenied("a terminal is not permitted here", "pty")
+        subsystem = self._subsystem(request)
+        if subsystem is not None:
+            served = await subsystem.start(self._session())
+            if not isinstance(served, str):
+                if request.pty is not None:
+                    raise InvalidInput(f"the subsystem {subsystem.name} takes no terminal")
+                return SpokenProgram(self._reactor, served)
+            request = evolve(request, kind="exec", command=served.encode())
         launch = self._launch(request)
         try:
             ours, theirs = _pipes() if request.pty is None else _terminal(request.pty)
@@ -127,6 +143,22 @@ class NodePrograms:
             return Program(stdin, stdout, stderr, running, forced)
         stdin, stdout, terminal = ours
         return Program(stdin, stdout, None, running, forced, terminal)
+
+    def _subsystem(self, request: ProgramRequest) -> ISubsystem | None:
+        """Return the subsystem of a plugin that is asked for; none where a command is forced."""
+        if request.kind != "subsystem" or self._visit.grant.force_command is not None:
+            return None
+        return self._subsystems.get(request.command.decode("utf-8", "replace"))
+
+    def _session(self) -> SubsystemSession:
+        grant, (host, port) = self._visit.grant, self._visit.remote_addr
+        return SubsystemSession(
+            grant.identity.user,
+            grant.login,
+            grant.roles,
+            self._visit.session_id,
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        )
 
     def _launch(self, request: ProgramRequest) -> Launch:
         kind, words, original = _what(request)

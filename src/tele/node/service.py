@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from twisted.application.service import Service
@@ -30,7 +30,7 @@ from tele.conch.limits import Limits
 from tele.conch.server import SSHServerTransport
 from tele.conch.sockets import listen
 from tele.errors import Conflict, TeleError, Unavailable
-from tele.interfaces import IRecorder
+from tele.interfaces import IRecorder, ISubsystem
 from tele.loop import make_logger, now
 from tele.membership.member import Member
 from tele.model.access import GatewayPorts, Grant
@@ -45,6 +45,7 @@ from tele.node.programs import NodePrograms, Visit
 from tele.node.proxies import ProxyAddresses
 from tele.node.realm import NodeRealm, look_up
 from tele.node.spawning import Spawning
+from tele.node.subsystems import by_name
 from tele.node.trail import Trail, address
 from tele.node.user_sockets import UserSockets
 from tele.node.visitor import Visitor
@@ -74,6 +75,7 @@ class NodeService(Service):
     :param shutdown_grace: seconds that sessions have to end by themselves when we stop.
     :param recorder: takes part in every session; None records nothing.
     :param gateway: whether ports that listen for clients are open to other machines.
+    :param subsystems: what clients may ask for by name, beside ``sftp``.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class NodeService(Service):
         ciphers: Sequence[bytes] = SERVER_CIPHERS,
         shutdown_grace: float = 0.0,
         gateway: GatewayPorts = GatewayPorts.NO,
+        subsystems: Iterable[ISubsystem] = (),
         look_up: Callable[[str], None] = look_up,
     ) -> None:
         self.ready: Deferred[int] = Deferred()
@@ -108,6 +111,7 @@ class NodeService(Service):
         self._tunnelled: Deferred[None] = Deferred()
         self._identity: Any = None
         self._gateway = gateway
+        self._subsystems = by_name(subsystems)
         self._trail = Trail(reactor, member)
         self._proxies = ProxyAddresses(reactor)
         self._trust: Trust | None = None
@@ -188,7 +192,7 @@ class NodeService(Service):
 
     def _receive(self, grant: Grant, credentials: CertificateCredentials) -> Visitor:
         visit = Visit(grant, str(uuid.uuid4()), credentials.remote_addr, credentials.local_addr)
-        programs = NodePrograms(self._spawning, visit)
+        programs = NodePrograms(self._spawning, visit, self._reactor, self._subsystems)
         return Visitor(
             self._reactor,
             visit,

@@ -17,6 +17,8 @@ from tele.interfaces import (
     IBackendFactory,
     IRecorder,
     IRecorderFactory,
+    ISubsystem,
+    ISubsystemFactory,
     RecorderSurroundings,
     Surroundings,
 )
@@ -91,8 +93,24 @@ class _Tape:
         return recorder
 
 
+@implementer(IPlugin, ISubsystemFactory)
+class _Command:
+    kind = "command"
+    help = "command:NAME COMMAND - a command line that the account's shell runs as the account"
+
+    def make(self, arguments: str, surroundings: Surroundings) -> ISubsystem:
+        from tele.plugins.commanding import CommandSubsystem
+
+        name, _, line = arguments.partition(" ")
+        if not name or not line.strip():
+            raise InvalidInput("command needs a name and a command line: command:NAME COMMAND")
+        subsystem: ISubsystem = CommandSubsystem(name, line.strip())
+        return subsystem
+
+
 sqlite = _Sqlite()
 memory = _Memory()
 directory = _Directory()
 file = _File()
 tape = _Tape()
+command = _Command()

@@ -1,0 +1,103 @@
+"""Which subsystems does a node have, and how is one of them served?
+
+Laws of this file:
+
+* ``sftp`` is the node's own: no configuration replaces what is recorded as file transfer.
+* A protocol has pipes like any program, so that windows, limits and recording are the same.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocol
+from twisted.internet.stdio import StandardIO
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from tele.conch.programs import Exit, IProgram
+from tele.errors import InvalidInput, Unavailable, quoted
+from tele.interfaces import ISubsystem
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}", re.ASCII)
+
+
+def by_name(subsystems: Iterable[ISubsystem]) -> Mapping[str, ISubsystem]:
+    """Return them by their names; raises :class:`InvalidInput` for names that cannot be."""
+    found: dict[str, ISubsystem] = {}
+    for each in subsystems:
+        name = str(each.name)
+        if not _NAME.fullmatch(name):
+            raise InvalidInput(f"{quoted(name)} is no name of a subsystem")
+        if name == "sftp":
+            raise InvalidInput("the subsystem sftp is the node's own")
+        if name in found:
+            raise InvalidInput(f"there are two subsystems {name}")
+        found[name] = each
+    return found
+
+
+class _Pipes(StandardIO):
+    """The protocol's side; ``over()`` is called once, at its end."""
+
+    def __init__(
+        self, protocol: Any, reading: int, writing: int, reactor: Any, over: Callable[[], None]
+    ) -> None:
+        self._over = over
+        self._open = {"read": reading, "write": writing}
+        # The checker sees the class that Windows has.
+        super().__init__(protocol, stdin=reading, stdout=writing, reactor=reactor)  # type: ignore[call-arg]
+
+    def childConnectionLost(self, fd: str, reason: Failure) -> None:
+        """One pipe is done with. Twisted leaves standard input and output open."""
+        descriptor = self._open.pop(fd, None)
+        if descriptor is not None:
+            os.close(descriptor)
+        super().childConnectionLost(fd, reason)  # type: ignore[misc]
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The protocol's end, or the client's."""
+        super().connectionLost(reason)  # type: ignore[misc]
+        self._over()
+
+
+@implementer(IProgram)
+class SpokenProgram:
+    """A protocol in place of a process; see :class:`tele.conch.programs.IProgram`."""
+
+    stderr: int | None = None
+    tap: Any = None
+
+    def __init__(self, reactor: Any, protocol: IProtocol) -> None:
+        self.exited: Deferred[Exit] = Deferred()
+        try:
+            reading, self.stdin = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise Unavailable(f"the node cannot start a session: {error.strerror}") from None
+        try:
+            self.stdout, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            os.close(reading)
+            os.close(self.stdin)
+            raise Unavailable(f"the node cannot start a session: {error.strerror}") from None
+        self._pipes = _Pipes(protocol, reading, writing, reactor, self._over)
+
+    def _over(self) -> None:
+        if not self.exited.called:
+            self.exited.callback(Exit(0))
+
+    def signal(self, name: str) -> bool:
+        """Do nothing: there is no process."""
+        return False
+
+    def resize(self, columns: int, rows: int, width: int, height: int) -> None:
+        """Do nothing: there is no terminal."""
+
+    def hang_up(self) -> None:
+        """The client is gone."""
+        if not self.exited.called:
+            self._pipes.loseConnection()

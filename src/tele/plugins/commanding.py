@@ -1,0 +1,23 @@
+"""What is a subsystem that is a command? What sshd's ``Subsystem NAME COMMAND`` is."""
+
+from __future__ import annotations
+
+from attrs import frozen
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IProtocol
+from zope.interface import implementer
+
+from tele.interfaces import ISubsystem, SubsystemSession
+
+
+@implementer(ISubsystem)
+@frozen
+class CommandSubsystem:
+    """Runs ``line`` for whoever asks for ``name``."""
+
+    name: str
+    line: str
+
+    def start(self, session: SubsystemSession) -> Deferred[str | IProtocol]:
+        """See :class:`ISubsystem`."""
+        return succeed(self.line)
