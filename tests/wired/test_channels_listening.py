@@ -318,7 +318,7 @@ def test_paths_that_are_none(both: Both, path: bytes) -> None:
     refused: list[Any] = []
     channel = Channel()
     channel.name = b"direct-streamlocal@openssh.com"
-    channel.openFailed = refused.append  # type: ignore[method-assign]
+    channel.openFailed = refused.append  # type: ignore[method-assign, assignment]
     both.ends.open(channel, string(path) + string(b"") + uint32(0))
     assert "absolute path" in str(refused[0].value) or "absolute path" in str(refused[0])
     assert both.listen()

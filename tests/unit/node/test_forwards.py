@@ -1,0 +1,142 @@
+"""What a grant lets be forwarded, and where the node listens for a client."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from attrs import Factory, define
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from tele.conch.forwarding import ForwardRequest, LocalRequest, Streams
+from tele.conch.remote_forwarding import PathRequest, PortRequest
+from tele.conch.session_forwarding import DisplayRequest
+from tele.errors import AccessDenied, InvalidInput, TeleError
+from tele.model.access import GatewayPorts, Grant
+from tele.model.identity import UserIdentity
+from tele.node.forward_record import ACCEPTED_BURST, ForwardRecords
+from tele.node.forwards import Forwards
+from tele.node.ports import LOOPBACK, addresses_for
+from tele.node.programs import Visit
+from tele.node.user_sockets import UserSockets
+
+LATER = datetime(2099, 1, 1, tzinfo=UTC)
+EVERYWHERE = ("0.0.0.0", "::")
+
+
+@define
+class Heard:
+    """Stands for the trail."""
+
+    events: list[tuple[str, dict[str, Any]]] = Factory(list)
+
+    def happened(self, name: str, visit: Visit, **fields: Any) -> None:
+        self.events.append((name, fields))
+
+
+def forwards(heard: Heard, check: Any = lambda: None, **options: Any) -> Forwards:
+    """Forwards whose sockets cannot be made: whoever gets there fails the test."""
+    identity = UserIdentity("alice", "c", LATER)
+    grant = Grant(identity, login="alice", roles=("access",), expires=LATER, **options)
+    visit = Visit(grant, "session-1", ("192.0.2.7", 50000), ("192.0.2.1", 3022))
+    trail: Any = heard
+    records = ForwardRecords(Clock(), visit, trail, None)
+    nobody: Any = None
+    sockets = UserSockets(nobody, "alice")
+    return Forwards(Clock(), visit, sockets, records, GatewayPorts.NO, check, lambda: None)
+
+
+def ask(made: Forwards) -> dict[str, Deferred[Any]]:
+    """Ask for everything that there is."""
+    return {
+        "direct-tcpip": made.connect(ForwardRequest("127.0.0.1", 9, ("127.0.0.1", 1)), Streams()),
+        "direct-streamlocal": made.connect(LocalRequest(b"/x"), Streams()),
+        "tcpip-forward": made.listen(PortRequest("", 0)),
+        "streamlocal-forward": made.listen(PathRequest(b"/x")),
+        "auth-agent": made.agent(),
+        "x11": made.display(DisplayRequest(False, "MIT-MAGIC-COOKIE-1", "00", 0)),
+    }
+
+
+@pytest.mark.parametrize("force_command", [None, "internal-sftp", "true"])
+def test_nothing_by_default(force_command: str | None) -> None:
+    """A grant that does not name a kind gives none, with a forced command or without (attack)."""
+    heard = Heard()
+    for kind, asked in ask(forwards(heard, force_command=force_command)).items():
+        failed: list[Any] = []
+        asked.addErrback(failed.append)
+        assert isinstance(failed[0].value, AccessDenied), kind
+    assert [fields["kind"] for _, fields in heard.events] == list(ask_kinds())
+    assert all("not allowed" in fields["error"] for _, fields in heard.events)
+
+
+def ask_kinds() -> tuple[str, ...]:
+    return (
+        *("direct-tcpip", "direct-streamlocal", "tcpip-forward", "streamlocal-forward"),
+        *("auth-agent", "x11"),
+    )
+
+
+def test_nothing_new_after_the_certificate() -> None:
+    """When the certificate has run out, nothing begins (attack)."""
+
+    def check() -> None:
+        raise AccessDenied("the certificate has expired", "expired")
+
+    every = {"port_forwarding": True, "agent_forwarding": True, "x11_forwarding": True}
+    for asked in ask(forwards(Heard(), check, **every)).values():
+        failed: list[Any] = []
+        asked.addErrback(failed.append)
+        assert "expired" in str(failed[0].value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "no", "client"),
+    [
+        ("", LOOPBACK, EVERYWHERE),
+        ("*", LOOPBACK, EVERYWHERE),
+        ("localhost", LOOPBACK, LOOPBACK),
+        ("127.0.0.1", ("127.0.0.1",), ("127.0.0.1",)),
+        ("::1", ("::1",), ("::1",)),
+        ("0.0.0.0", LOOPBACK, ("0.0.0.0",)),
+        ("::", LOOPBACK, ("::",)),
+        ("192.0.2.1", LOOPBACK, ("192.0.2.1",)),
+        ("db.example", LOOPBACK, None),
+        ("127.1", LOOPBACK, None),
+        ("0x7f000001", LOOPBACK, None),
+        ("\0", LOOPBACK, None),
+    ],
+)
+def test_addresses(asked: str, no: tuple[str, ...], client: tuple[str, ...] | None) -> None:
+    """As sshd's GatewayPorts; and no name is ever looked up for a client (attack)."""
+    assert addresses_for(asked, GatewayPorts.NO) == no
+    assert addresses_for(asked, GatewayPorts.YES) == EVERYWHERE
+    if client is None:
+        with pytest.raises(InvalidInput):
+            addresses_for(asked, GatewayPorts.CLIENT)
+    else:
+        assert addresses_for(asked, GatewayPorts.CLIENT) == client
+
+
+def test_strangers_do_not_fill_the_audit() -> None:
+    """Ten thousand connections to what listens make few events, and one says how many (attack)."""
+    heard = Heard()
+    clock = Clock()
+    grant = Grant(UserIdentity("alice", "c", LATER), login="a", roles=(), expires=LATER)
+    trail: Any = heard
+    records = ForwardRecords(clock, Visit(grant, "s", ("h", 1), ("h", 2)), trail, None)
+    for number in range(10_000):
+        record = records.begin("forwarded-tcpip", accepted=True, bound="127.0.0.1:1")
+        record.opened(number)
+        record.closed(1, 2)
+    assert len([n for n, _ in heard.events if n == "forward"]) == ACCEPTED_BURST
+    assert len([n for n, _ in heard.events if n == "forward.end"]) == ACCEPTED_BURST
+    clock.advance(10)
+    records.begin("forwarded-tcpip", accepted=True).refused(TeleError("gone"))
+    assert heard.events[-1][1]["others_not_listed"] == 10_000 - ACCEPTED_BURST
+    # What the client opens itself is always an event.
+    for number in range(1000):
+        records.begin("direct-tcpip").opened(number)
+    assert [f["kind"] for _, f in heard.events].count("direct-tcpip") == 1000
