@@ -165,7 +165,8 @@ class ISubsystem(Interface):
 
         A string is a command line, which the account's own shell runs as the account. A
         Twisted protocol is spoken in the node's own process, with the node's rights: it has
-        to know what it does for whom.
+        to know what it does for whom. One that has something to say after the client's last
+        byte provides ``IHalfCloseableProtocol``, as with TCP.
         """
 
 

@@ -378,6 +378,11 @@ def test_what_took_its_place_stays(cluster: SmallCluster, short: Path) -> None:
     assert path.read_text() == "other\n"
 
 
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
 # -- agents ---------------------------------------------------------------------------
 @contextmanager
 def agent(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -391,7 +396,7 @@ def agent(folder: Path) -> Iterator[tuple[Path, str]]:
     )
     with subprocess.Popen(["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.DEVNULL) as ours:
         try:
-            while not path.exists():
+            while not _listens(path):
                 os.sched_yield()
             subprocess.run(
                 ["ssh-add", "-q", str(folder / "key")],

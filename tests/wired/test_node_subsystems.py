@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from attrs import frozen
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
@@ -59,6 +61,7 @@ class Broken:
         raise RuntimeError("a secret")
 
 
+@implementer(IHalfCloseableProtocol)
 class Flood(Protocol):
     """Writes without end, as fast as it may."""
 
@@ -74,6 +77,12 @@ class Flood(Protocol):
 
     def stopProducing(self) -> None:
         """See Twisted."""
+
+    def readConnectionLost(self) -> None:
+        """See Twisted."""
+
+    def writeConnectionLost(self) -> None:
+        self.transport.loseConnection()
 
 
 @implementer(ISubsystem)
@@ -141,10 +150,16 @@ def test_a_client_that_leaves(cluster: SmallCluster) -> None:
     ended: list[object] = []
     flooding.flood.connectionLost = ended.append  # type: ignore[method-assign, assignment]
     words = cluster.ssh_words("alice", node, "-s", "127.0.0.1", "flood")
-    done = cluster.run("sh", "-c", '"$@" | head -c 1000000 | wc -c', "sh", "ssh", *words)
-    assert done.stdout.strip() == b"1000000"
+    client = subprocess.Popen(["ssh", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    assert client.stdout is not None
+    try:
+        cluster.reactor.until(lambda: flooding.flood.written >= 1 << 20)
+        cluster.reactor.sleep(0.3)
+        assert flooding.flood.written < 64 << 20  # it waits: nobody reads
+    finally:
+        client.kill()
+        client.communicate()
     cluster.reactor.until(lambda: bool(ended))
-    assert flooding.flood.written < 64 << 20
     (session,) = flooding.sessions
     assert (session.user, session.login) == ("alice", ME)
     assert session.remote_addr.startswith("127.0.0.1:")

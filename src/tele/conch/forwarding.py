@@ -23,6 +23,8 @@ from tele.conch.refusals import ADMINISTRATIVELY_PROHIBITED
 from tele.conch.relay import RelayChannel, StreamEnd
 from tele.wire.fields import Reader
 
+#: The type of channel that reaches a UNIX socket.
+LOCAL_CHANNEL: Final = b"direct-streamlocal@openssh.com"
 #: Bytes of a path that the kernel has room for (unix(7)).
 PATH_LIMIT: Final = 107
 

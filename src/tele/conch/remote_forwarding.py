@@ -25,6 +25,10 @@ from tele.wire.fields import Reader, string, uint32
 
 log = make_logger(__name__)
 
+#: The types of channels that we open for what was accepted.
+PORT_CHANNEL: Final = b"forwarded-tcpip"
+PATH_CHANNEL: Final = b"forwarded-streamlocal@openssh.com"
+
 
 @frozen
 class PortRequest:

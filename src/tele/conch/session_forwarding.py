@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 #: How OpenSSH's clients ask for an agent (PROTOCOL.agent).
 AGENT_REQUEST: Final = b"auth-agent-req@openssh.com"
+#: The types of channels that we open to an agent and to a display.
+AGENT_CHANNEL: Final = b"auth-agent@openssh.com"
+DISPLAY_CHANNEL: Final = b"x11"
 
 _PROTOCOL: Final = re.compile(rb"[A-Za-z0-9-]{1,64}")
 _COOKIE: Final = re.compile(rb"(?:[0-9a-fA-F]{2}){1,256}")

@@ -24,13 +24,21 @@ from zope.interface import implementer
 from tele.conch.forwarding import ForwardRequest, IForwarder, LocalRequest
 from tele.conch.listening import LISTENING_LIMIT, Kind, Listeners, Peer
 from tele.conch.remote_forwarding import (
+    PATH_CHANNEL,
+    PORT_CHANNEL,
     IListener,
     PathRequest,
     PortRequest,
     path_channel,
     port_channel,
 )
-from tele.conch.session_forwarding import DisplayRequest, IDisplay, ISessionForwards
+from tele.conch.session_forwarding import (
+    AGENT_CHANNEL,
+    DISPLAY_CHANNEL,
+    DisplayRequest,
+    IDisplay,
+    ISessionForwards,
+)
 from tele.conch.sockets import DirectReactor, adopt
 from tele.errors import AccessDenied, Unavailable
 from tele.model.access import GatewayPorts
@@ -195,7 +203,7 @@ class Forwards:
                 "forwarded-tcpip", accepted=True, bound=bound, originator=address(peer)
             )
 
-        kind = Kind(b"forwarded-tcpip", lambda peer: port_channel(real, peer), watch)
+        kind = Kind(PORT_CHANNEL, lambda peer: port_channel(real, peer), watch)
         self._add(real, made, kind, "forward", said)
         return port
 
@@ -211,7 +219,7 @@ class Forwards:
         def watch(_: Peer) -> Any:
             return self._records.begin("forwarded-streamlocal", accepted=True, bound=path)
 
-        kind = Kind(b"forwarded-streamlocal@openssh.com", lambda _: path_channel(request), watch)
+        kind = Kind(PATH_CHANNEL, lambda _: path_channel(request), watch)
         self._add(request, [made.socket], kind, "forward", said, made.close)
         return 0
 
@@ -239,7 +247,7 @@ class Forwards:
         def watch(_: Peer) -> Any:
             return self._records.begin(_AGENT, accepted=True, bound=said["bound"])
 
-        kind = Kind(b"auth-agent@openssh.com", lambda _: b"", watch)
+        kind = Kind(AGENT_CHANNEL, lambda _: b"", watch)
         self._add(_AGENT, [made.socket], kind, "agent", said, made.close)
         self._agent_path = made.path
 
@@ -264,7 +272,7 @@ class Forwards:
         def describe(peer: Peer) -> bytes:
             return string(peer[0].encode()) + uint32(peer[1])
 
-        kind = Kind(b"x11", describe, watch, once=request.single)
+        kind = Kind(DISPLAY_CHANNEL, describe, watch, once=request.single)
         self._add(bound, made, kind, "forward", said)
         return Display(number, request, lambda: self._listeners.remove(bound))
 

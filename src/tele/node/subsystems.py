@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.stdio import StandardIO
 from twisted.python.failure import Failure
@@ -58,6 +59,13 @@ class _Pipes(StandardIO):
         if descriptor is not None:
             os.close(descriptor)
         super().childConnectionLost(fd, reason)  # type: ignore[misc]
+
+    def loseConnection(self) -> None:
+        """End, after what was written; Twisted's does not if the client reads no more."""
+        if "write" in self._open:
+            super().loseConnection()
+        else:
+            self.connectionLost(Failure(ConnectionDone()))
 
     def connectionLost(self, reason: Failure) -> None:
         """The protocol's end, or the client's."""

@@ -16,7 +16,12 @@ from twisted.conch.avatar import ConchUser
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from tele.conch.forwarding import IForwarder, open_direct_streamlocal, open_direct_tcpip
+from tele.conch.forwarding import (
+    LOCAL_CHANNEL,
+    IForwarder,
+    open_direct_streamlocal,
+    open_direct_tcpip,
+)
 from tele.conch.programs import ISessionPrograms, ProgramRequest
 from tele.conch.remote_forwarding import REQUESTS, IListener, answer_request
 from tele.conch.session import SessionChannel
@@ -64,7 +69,7 @@ class Visitor(ConchUser):
             {
                 b"session": SessionChannel,
                 b"direct-tcpip": open_direct_tcpip,
-                b"direct-streamlocal@openssh.com": open_direct_streamlocal,
+                LOCAL_CHANNEL: open_direct_streamlocal,
             }
         )
 
