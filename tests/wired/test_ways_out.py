@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
@@ -218,8 +219,10 @@ def test_a_gateway_that_says_nothing(reactor: OwnReactor) -> None:
     reactor.until(lambda: bool(made) and made[0].lost)
     going = dialled(out.endpoint("n", 1))
     reactor.until(lambda: len(made) == 2 and made[1].received != b"")
-    going.addErrback(lambda _: None)
+    ended: list[Failure] = []
+    going.addErrback(ended.append)
     going.cancel()
+    assert ended[0].check(CancelledError)
     reactor.until(lambda: made[1].lost)
     reactor.wait(port.stopListening())
 
