@@ -21,8 +21,11 @@ from servers import Fleet, Server
 CLIENT = Path(__file__).with_name("client.py")
 
 
-def logins(server: Server, count: int, parallel: int) -> dict[str, float]:
-    """Log in so often, each time running ``true``, ``parallel`` at a time."""
+def logins(server: Server, fleet: Fleet, count: int, parallel: int) -> dict[str, float]:
+    """Log in so often, by a client that costs less than servers do, and by ssh.
+
+    ssh runs ``true`` each time, ``parallel`` at a time; it costs the machine more than tele.
+    """
 
     def login(_: int) -> int:
         return subprocess.run(
@@ -35,7 +38,9 @@ def logins(server: Server, count: int, parallel: int) -> dict[str, float]:
         if failed:
             raise RuntimeError(f"{server.name}: {failed} of {count} logins failed")
 
-    return {"logins/s": count / server.spend(log_in_all).wall}
+    with other(server, fleet) as client:
+        alone = client.do(open=count)["seconds"]
+    return {"logins/s": count / alone, "ssh_logins/s": count / server.spend(log_in_all).wall}
 
 
 class Other:
@@ -85,7 +90,6 @@ def idle(server: Server, fleet: Fleet, connections: int, starts: int) -> dict[st
     return {
         "server_KiB_each": memory / 1024,
         "client_KiB_each": opened["client_bytes_each"] / 1024,
-        "logins/s": connections / opened["seconds"],
         "start_ms": alone["ms"],
         "start_cpu_ms": alone["cpu_ms"],
         "start_ms_beside": beside["ms"],
