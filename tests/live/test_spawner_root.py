@@ -291,3 +291,45 @@ def test_as_an_ordinary_user(somebody: pwd.struct_passwd) -> None:
         assert text == ""
         assert "serves only that account" in report["message"]
     talk.close()
+
+
+def test_too_many_processes(talk: Talk, somebody: pwd.struct_passwd) -> None:
+    """A limit of the account's processes is told as what it is; the spawner goes on."""
+    words = ["prlimit", f"--pid={talk.process.pid}", "--nproc=1:1"]
+    output, writing = os.pipe()
+    with open(os.devnull, "r+b") as null:
+        header = {
+            "id": 2, "op": "start", "kind": "exec", "login": somebody.pw_name, "pty": False,
+            "words": 1,
+        }  # fmt: skip
+        talk.ask(header, [b"sleep 1000 & exec sleep 1000"], [null.fileno(), writing, null.fileno()])
+    os.close(writing)
+    first = talk.report()
+    assert first["event"] == "started"
+    subprocess.run(words, check=True)
+    text, report = talk.run(somebody.pw_name, b"echo in; true | cat")
+    assert "in" not in text
+    assert report["event"] == "failed", report
+    assert "Resource temporarily unavailable" in report["message"]
+    assert talk.run("root", b"echo on")[0] == "on\n"
+    os.killpg(first["pid"], 9)
+    os.close(output)
+
+
+def test_account_that_is_deleted_meanwhile(talk: Talk) -> None:
+    """A session goes on and is signalled though its account is gone; another does not start."""
+    with account() as made:
+        output, writing = os.pipe()
+        with open(os.devnull, "r+b") as null:
+            header = {
+                "op": "start", "kind": "exec", "login": made.pw_name, "pty": False, "words": 1,
+            }  # fmt: skip
+            talk.ask(header, [b"exec sleep 1000"], [null.fileno(), writing, null.fileno()])
+        os.close(writing)
+        assert talk.report()["event"] == "started"
+        subprocess.run(["userdel", "-f", made.pw_name], check=True, capture_output=True)
+        talk.ask({"op": "signal", "signal": "TERM"}, [], [])
+        assert talk.report()["signal"] == "TERM"
+        os.close(output)
+        assert "no account" in talk.run(made.pw_name, b"echo in")[1]["message"]
+        subprocess.run(["useradd", "-M", "-d", made.pw_dir, made.pw_name], check=True)
