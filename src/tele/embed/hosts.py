@@ -203,7 +203,7 @@ def node_service(
     out = way_out(reactor, config.join)
     tunnels = None
     if config.join is not None and config.join.proxy is not None:
-        tunnels = Tunnelling(reactor, config.tunnels, join, out)
+        tunnels = Tunnelling(reactor, config.tunnels, join, out, limits_of(config))
     member = Member(
         reactor,
         store=store,

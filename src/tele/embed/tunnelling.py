@@ -16,6 +16,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from zope.interface import implementer
 
+from tele.conch.limits import Limits
 from tele.embed.ways_out import network
 from tele.errors import TeleError
 from tele.loop import make_logger
@@ -36,8 +37,11 @@ class Tunnelling:
 
     member: Member
 
-    def __init__(self, reactor: Any, count: int, join: JoinSettings, out: WayOut) -> None:
+    def __init__(
+        self, reactor: Any, count: int, join: JoinSettings, out: WayOut, limits: Limits
+    ) -> None:
         self._reactor = reactor
+        self._limits = limits
         self._count = count
         self._join = join
         self._out = out
@@ -58,6 +62,7 @@ class Tunnelling:
             serve=serve,
             endpoint=self._dial,
             changed=changed,
+            limits=self._limits,
         )
         return self._agents
 

@@ -34,6 +34,7 @@ from zope.interface import implementer
 
 from tele.conch.client import ClientIdentity, MemberVerifier, connect
 from tele.conch.connection import SSHConnection
+from tele.conch.limits import Limits
 from tele.conch.refusals import RESOURCE_SHORTAGE, UNKNOWN_CHANNEL_TYPE
 from tele.conch.stream import StreamChannel
 from tele.errors import Conflict, TeleError, Unreachable
@@ -185,6 +186,7 @@ class Means:
     endpoint: Callable[[str], IStreamClientEndpoint]
     taken: Callable[[str], bool]
     changed: Callable[[], None] = field(repr=False)
+    limits: Limits
 
 
 class Agent:
@@ -264,6 +266,7 @@ class Agent:
             verify_host=means.verifier(),
             identity=means.identity(),
             connection=lambda: made,
+            limits=means.limits,
         )
         try:
             await logging_in.addTimeout(LOGIN_SECONDS, means.reactor)

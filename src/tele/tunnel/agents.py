@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IStreamClientEndpoint
 
 from tele.conch.client import ClientIdentity, MemberVerifier
+from tele.conch.limits import Limits
 from tele.conch.stream import open_stream
 from tele.errors import Unreachable
 from tele.model.api.members import Proxy
@@ -38,6 +39,7 @@ class Agents:
     :param proxies: the cluster's proxies as they are known now.
     :param bootstrap: addresses for when none is known.
     :param changed: hears that :attr:`proxy_ids` changed.
+    :param limits: bounds of the connections, how long a silent proxy lives among them.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Agents:
         serve: Serve,
         endpoint: Callable[[str], IStreamClientEndpoint],
         changed: Callable[[], None],
+        limits: Limits | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._host_id = host_id
@@ -75,6 +78,7 @@ class Agents:
             endpoint,
             self._taken,
             self._changed,
+            limits or Limits(),
         )
 
     def start(self) -> None:
