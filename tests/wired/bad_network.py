@@ -21,10 +21,11 @@ class _Side(Protocol):
     def __init__(self, network: BadNetwork) -> None:
         self._network = network
         self.other: _Side | None = None
+        self.frozen = False
         self.early: list[bytes] = []
 
     def dataReceived(self, data: bytes) -> None:
-        if self._network.cut:
+        if self.frozen or self._network.cut:
             return  # nobody hears, and nobody is told
         if self._network.delay:
             self._network.reactor.callLater(self._network.delay, self._pass_on, data)
@@ -32,7 +33,7 @@ class _Side(Protocol):
             self._pass_on(data)
 
     def _pass_on(self, data: bytes) -> None:
-        if self._network.cut:
+        if self.frozen or self._network.cut:
             return
         self._network.carried += len(data)
         if self.other is None:
@@ -43,7 +44,7 @@ class _Side(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._network.sides.discard(self)
         # What is cut tells nobody that somebody has hung up.
-        if self.other is not None and not self._network.cut:
+        if self.other is not None and not self.frozen and not self._network.cut:
             self.other.transport.loseConnection()
 
 
@@ -86,6 +87,11 @@ class BadNetwork:
 
         connecting.addCallbacks(connected, lambda _: near.transport.abortConnection())
         return near
+
+    def freeze(self) -> None:
+        """Cut the connections that there are; new ones are carried."""
+        for side in self.sides:
+            side.frozen = True
 
     def drop(self) -> None:
         """Reset all connections, as a router does that was started anew."""

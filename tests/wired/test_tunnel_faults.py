@@ -182,9 +182,11 @@ def test_a_node_that_was_killed(cluster: SmallCluster) -> None:
     have been waited for: it is another run, and the old one does not answer.
     """
     with behind(cluster) as world:
-        world.network.cut = True
+        world.network.freeze()
         cluster.stop_tunnel_node(world.node)
-        again = cluster.tunnel_node(world.proxy)
+        again = cluster.tunnel_node(
+            SmallProxy(world.proxy.service, world.proxy.member, world.network.port)
+        )
         host_id = again.host.member.host_id
         service = world.proxy.service._tunnels
         assert service is not None
