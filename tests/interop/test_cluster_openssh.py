@@ -52,6 +52,25 @@ def test_every_byte_arrives(cluster: Cluster, size: int) -> None:
     assert digest(back.stdout) == digest(data)
 
 
+def test_a_reader_who_has_enough(cluster: Cluster) -> None:
+    """``ssh host yes | head -1`` ends, also while somebody could still type."""
+    read, write = os.pipe()
+    line = f"ssh -F {cluster.ssh_config} {cluster.host} yes | head -1"
+    try:
+        done = subprocess.run(
+            ["sh", "-c", line],
+            stdin=read,
+            env=cluster.environment,
+            capture_output=True,
+            check=True,
+            timeout=60,
+        )
+    finally:
+        os.close(read)
+        os.close(write)
+    assert done.stdout == b"y\n"
+
+
 def test_a_slow_reader_loses_nothing(cluster: Cluster) -> None:
     """Output that waits for the reader is complete when the program has long ended."""
     program = f"ssh -F {cluster.ssh_config} {cluster.host}"

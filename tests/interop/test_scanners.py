@@ -85,10 +85,10 @@ def visit(server: Server) -> bytes:
 
 def test_a_scanner_is_shut_out(strict: Server) -> None:
     """One address cannot come as often as it likes (DHEat); then a scan sees no version line."""
-    assert all(visit(strict).startswith(b"SSH-2.0-tele") for _ in range(10))
+    assert all(visit(strict).startswith(b"SSH-2.0-OpenSSH_tele") for _ in range(10))
     assert any(not visit(strict) for _ in range(1000))
     scan = audit(strict, "--skip-rate-test", "--json")
-    assert "SSH-2.0-tele" not in scan.stdout
+    assert "SSH-2.0-OpenSSH_tele" not in scan.stdout
     assert "Traceback" not in scan.stdout + scan.stderr
 
 
@@ -109,4 +109,4 @@ def test_ssh_keyscan(server: Server) -> None:
     assert plain.stdout.split()[1:3] == known[1:3]
     assert "ssh-ed25519-cert-v01@openssh.com" in certificate.stdout
     banners = {line.split(" ", 2)[2] for line in plain.stderr.splitlines() if " SSH-" in line}
-    assert banners == {f"SSH-2.0-tele_{VERSION.partition('+')[0]}"}
+    assert banners == {f"SSH-2.0-OpenSSH_tele_{VERSION.partition('+')[0]}"}

@@ -422,7 +422,7 @@ def test_s15_the_realms_reason_is_told_to_who_proved_themselves(
 
 def test_s15_version_line_names_no_library(attacker: Attacker) -> None:
     """The version line says nothing of Twisted."""
-    assert attacker.transport.value().startswith(b"SSH-2.0-tele_")
+    assert attacker.transport.value().startswith(b"SSH-2.0-OpenSSH_tele_")
     assert b"Twisted" not in attacker.transport.value()
 
 

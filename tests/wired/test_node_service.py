@@ -208,6 +208,20 @@ def test_forwarding(cluster: SmallCluster) -> None:
     assert b"prohibited" in done.stderr
 
 
+def test_a_command_that_a_role_forces(cluster: SmallCluster) -> None:
+    """Whatever is asked for, that command runs; and there is no terminal if the role says so."""
+    node = cluster.node()
+    options = RoleOptions(force_command="echo $SSH_ORIGINAL_COMMAND", permit_pty=False)
+    allow = Conditions(logins=("{{internal.logins}}",), node_labels={"*": ("*",)})
+    put_role(cluster, "access", RoleSpec(allow=allow, options=options))
+    cluster.reactor.until(
+        lambda: any(r.spec.options.force_command for r in node.member.state.roles)
+    )
+    assert cluster.ssh("alice", node, "id -un").stdout == b"id -un\n"
+    done = cluster.ssh("alice", node, "id -un", options=("-tt",))
+    assert b"/dev/pts" not in done.stdout
+
+
 def _greet(server: socket.socket) -> None:
     visitor, _ = server.accept()
     with visitor:

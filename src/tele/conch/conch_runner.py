@@ -206,6 +206,9 @@ class ConchRunner:
         if resume is not None and not self._channel.has_queue:
             resume()
 
+    def output_refused(self) -> None:
+        """See :class:`tele.conch.session.Runner`. Conch knows no such thing."""
+
     def stop_output(self) -> None:
         """See :class:`tele.conch.session.Runner`."""
         pause = getattr(self._transport, "pauseProducing", None)

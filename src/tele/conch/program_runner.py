@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 
-from tele.conch.programs import Exit, IProgram, ProgramRequest, PtyRequest
+from tele.conch.programs import END_OF_WRITE, Exit, IProgram, ProgramRequest, PtyRequest
 from tele.conch.pumps import Pump, Sink
 from tele.loop import make_logger
 
@@ -115,12 +115,21 @@ class ProgramRunner:
     def _input_refused(self) -> None:
         """Tell a client that would understand (OpenSSH PROTOCOL, section 2.1)."""
         if self._channel.conn.transport.otherVersionString.startswith(_OPENSSH):
-            self._channel.conn.sendRequest(self._channel, b"eow@openssh.com", b"")
+            self._channel.conn.sendRequest(self._channel, END_OF_WRITE, b"")
 
     def kick(self) -> None:
         """See :class:`tele.conch.session.Runner`."""
         for pump in list(self._pumps):
             pump.kick()
+
+    def output_refused(self) -> None:
+        """See :class:`tele.conch.session.Runner`. What writes into a closed pipe hears of it by
+        SIGPIPE; a terminal has no such end, and its client has only to leave.
+        """
+        if not self._terminal:
+            for pump in self._pumps:
+                pump.close()
+            self._tell()
 
     def stop_output(self) -> None:
         """See :class:`tele.conch.session.Runner`. Pumps look for themselves."""

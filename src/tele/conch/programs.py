@@ -10,13 +10,17 @@ Laws of this file:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from attrs import Factory, frozen
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
+
+
+#: Request of one end that writes no more of what the other sends (OpenSSH PROTOCOL, 2.1).
+END_OF_WRITE: Final = b"eow@openssh.com"
 
 
 @frozen

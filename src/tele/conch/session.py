@@ -26,7 +26,13 @@ from tele.conch.backlog import Backlog
 from tele.conch.channel import Answer, Channel, read_all
 from tele.conch.conch_runner import ConchRunner
 from tele.conch.program_runner import ProgramRunner
-from tele.conch.programs import Exit, ISessionPrograms, ProgramRequest, PtyRequest
+from tele.conch.programs import (
+    END_OF_WRITE,
+    Exit,
+    ISessionPrograms,
+    ProgramRequest,
+    PtyRequest,
+)
 from tele.conch.session_forwarding import AGENT_REQUEST, ISessionForwards, read_display
 from tele.errors import TeleError
 from tele.loop import make_logger
@@ -81,6 +87,9 @@ class Runner(Protocol):
 
     def stop_output(self) -> None:
         """What was written has to wait: write no more for now."""
+
+    def output_refused(self) -> None:
+        """The client wants no more output, though it goes on (OpenSSH PROTOCOL, 2.1)."""
 
     def resize(self, columns: int, rows: int, width: int, height: int) -> None:
         """The terminal has a new size."""
@@ -151,10 +160,19 @@ class SessionChannel(Channel):
 
     # -- requests ---------------------------------------------------------------------
     def requestReceived(self, requestType: bytes, data: bytes) -> Any:
-        """Call ``request_<name>``; the agent's request has no name that a method can have."""
+        """Call ``request_<name>``; requests of OpenSSH's have no names that methods can have."""
         if requestType == AGENT_REQUEST:
             return self._forward_agent(data)
+        if requestType == END_OF_WRITE:
+            return self._output_refused(data)
         return super().requestReceived(requestType, data)
+
+    def _output_refused(self, data: bytes) -> bool:
+        """``ssh host yes | head``: nobody reads any more, and the program has to hear of it."""
+        read_all(data, lambda _: None)
+        if self._connected and self._started:
+            self._runner.output_refused()
+        return True
 
     def request_env(self, data: bytes) -> Answer:
         """Keep a variable that the client may set."""

@@ -77,7 +77,10 @@ def _address(address: object) -> tuple[str, int]:
 class Transport(SSHTransportBase):
     """Either end. Subclasses say which markers they send and how they exchange keys."""
 
-    ourVersionString = f"SSH-2.0-tele_{VERSION.partition('+')[0]}".encode("ascii")
+    #: OpenSSH's client says some things (that nobody reads a program's output any more, that
+    #: no more sessions follow) only to those whose software begins with this word, and lets
+    #: ``ssh host yes | head`` hang at all others. It means "speaks what PROTOCOL says".
+    ourVersionString = f"SSH-2.0-OpenSSH_tele_{VERSION.partition('+')[0]}".encode("ascii")
     supportedKeyExchanges = list(METHODS)
     supportedCiphers = list(CIPHERS)
     supportedMACs = list(MACS)

@@ -47,7 +47,11 @@ class Conditions:
 
 @frozen
 class RoleOptions:
-    """How a permitted connection may be used. Where several roles speak, the stricter wins."""
+    """How a permitted connection may be used. Where several roles speak, the stricter wins.
+
+    ``force_command`` is run in place of whatever is asked for, by the account's shell;
+    ``internal-sftp`` leaves files only.
+    """
 
     max_session_ttl: timedelta = timedelta(hours=30)
     forward_agent: bool = True
@@ -56,6 +60,8 @@ class RoleOptions:
     max_sessions: int = 10
     pin_source_ip: bool = False
     record_input: bool = False
+    permit_pty: bool = True
+    force_command: str = ""
 
 
 @frozen

@@ -105,13 +105,16 @@ class NodeRealm:
         )
         if isinstance(decision, Denied):
             raise AccessDenied(decision.message, decision.reason.value)
+        forced = {c for c in (checked.force_command, decision.force_command) if c is not None}
+        if len(forced) > 1:
+            raise AccessDenied("the certificate and a role force different commands", "denied")
         return evolve(
             decision,
             permit_pty=decision.permit_pty and PTY in checked.extensions,
             port_forwarding=decision.port_forwarding and PORT_FORWARDING in checked.extensions,
             agent_forwarding=decision.agent_forwarding and AGENT_FORWARDING in checked.extensions,
             x11_forwarding=decision.x11_forwarding and X11_FORWARDING in checked.extensions,
-            force_command=checked.force_command or decision.force_command,
+            force_command=next(iter(forced), None),
         )
 
     async def _check_account(self, login: str) -> None:

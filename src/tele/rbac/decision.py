@@ -55,6 +55,10 @@ def decide(
             f"no role of {identity.user} ({', '.join(identity.roles)}) allows login {login} here",
         )
     options = [role.spec.options for role in allowing]
+    forced = sorted({o.force_command for o in options if o.force_command})
+    if len(forced) > 1:
+        named = ", ".join(role.metadata.name for role in allowing)
+        return Denied(Reason.DENIED, f"roles {named} force different commands on login {login}")
     return Grant(
         identity=identity,
         login=login,
@@ -65,6 +69,8 @@ def decide(
         x11_forwarding=all(o.x11_forwarding for o in options),
         max_sessions=min(o.max_sessions for o in options),
         record_input=any(o.record_input for o in options),
+        permit_pty=all(o.permit_pty for o in options),
+        force_command=forced[0] if forced else None,
     )
 
 

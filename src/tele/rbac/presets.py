@@ -64,6 +64,8 @@ def check_role(role: Role) -> None:
         _check_words(rule.verbs, VERBS, "verb")
     if role.spec.options.max_sessions < 0 or role.spec.options.max_session_ttl <= timedelta(0):
         raise InvalidInput("options: max_sessions and max_session_ttl cannot be negative or nought")
+    if "\0" in role.spec.options.force_command:
+        raise InvalidInput("options: force_command has a character that no command can have")
 
 
 def _check_words(said: tuple[str, ...], known: tuple[str, ...], what: str) -> None:

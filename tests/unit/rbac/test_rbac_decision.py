@@ -158,6 +158,18 @@ def test_the_stricter_option_holds() -> None:
     assert (answer.max_sessions, answer.record_input) == (10, True)
 
 
+def test_a_forced_command() -> None:
+    """A role may leave one command; two that force different ones leave none."""
+    backup = role("backup", ROOT, options=RoleOptions(force_command="backup", permit_pty=False))
+    answer = ask(backup, role("loose", ROOT))
+    assert isinstance(answer, Grant)
+    assert (answer.force_command, answer.permit_pty) == ("backup", False)
+    files = role("files", ROOT, options=RoleOptions(force_command="internal-sftp"))
+    assert reason(ask(backup, files)) is Reason.DENIED
+    with pytest.raises(InvalidInput, match="force_command"):
+        check_role(role("r", ROOT, options=RoleOptions(force_command="a\0b")))
+
+
 def test_an_expired_certificate_decides_nothing() -> None:
     """The end of the certificate is the end of its rights."""
     late = NOW + timedelta(hours=1)
