@@ -26,6 +26,13 @@ def logins(server: Server, fleet: Fleet, count: int, parallel: int) -> dict[str,
 
     ssh runs ``true`` each time, ``parallel`` at a time; it costs the machine more than tele.
     """
+    with other(server, fleet) as client:
+        alone = client.do(open=count)["seconds"]
+    return {"logins/s": count / alone, "ssh_logins/s": ssh_logins(server, count, parallel)}
+
+
+def ssh_logins(server: Server, count: int, parallel: int) -> float:
+    """Return how often a second ssh logs in and runs ``true``."""
 
     def login(_: int) -> int:
         return subprocess.run(
@@ -38,9 +45,7 @@ def logins(server: Server, fleet: Fleet, count: int, parallel: int) -> dict[str,
         if failed:
             raise RuntimeError(f"{server.name}: {failed} of {count} logins failed")
 
-    with other(server, fleet) as client:
-        alone = client.do(open=count)["seconds"]
-    return {"logins/s": count / alone, "ssh_logins/s": count / server.spend(log_in_all).wall}
+    return count / server.spend(log_in_all).wall
 
 
 class Other:

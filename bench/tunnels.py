@@ -141,11 +141,11 @@ def both(options: argparse.Namespace, ours: Server, theirs: Server) -> dict[str,
     def one(server: Server) -> Figures:
         down = transfers.bulk_down(server, size)
         up = transfers.bulk_up(server, size)
-        login = sessions.logins(server, options.logins, options.parallel)
+        logins = sessions.ssh_logins(server, options.logins, options.parallel)
         return {
             **{f"down_{key}": value for key, value in down.items()},
             **{f"up_{key}": value for key, value in up.items()},
-            **login,
+            "ssh_logins/s": logins,
         }
 
     return measure((reachable(ours), reachable(theirs)), options.rounds, one)
