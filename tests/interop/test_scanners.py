@@ -86,7 +86,12 @@ def visit(server: Server) -> bytes:
 def test_a_scanner_is_shut_out(strict: Server) -> None:
     """One address cannot come as often as it likes (DHEat); then a scan sees no version line."""
     assert all(visit(strict).startswith(b"SSH-2.0-OpenSSH_tele") for _ in range(10))
-    assert any(not visit(strict) for _ in range(1000))
+    in_a_row = 0  # one alone may have been dropped for the crowd at the door
+    for _ in range(2000):
+        in_a_row = 0 if visit(strict) else in_a_row + 1
+        if in_a_row == 20:
+            break
+    assert in_a_row == 20
     scan = audit(strict, "--skip-rate-test", "--json")
     assert "SSH-2.0-OpenSSH_tele" not in scan.stdout
     assert "Traceback" not in scan.stdout + scan.stderr
