@@ -173,8 +173,8 @@ def test_git_clone(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_a_port_is_reached_with_dash_w(cluster: Cluster) -> None:
-    """``ssh -W`` from the node reaches what listens on it: here its own SSH port."""
-    target = f"127.0.0.1:{cluster.ports['node']}"
+    """``ssh -W`` from the node reaches what listens there: here the proxy."""
+    target = f"127.0.0.1:{cluster.ports['proxy']}"
     done = subprocess.run(
         ["ssh", "-F", str(cluster.ssh_config), "-W", target, cluster.host],
         env=cluster.environment, input=b"SSH-2.0-test\r\n", capture_output=True, timeout=30,

@@ -129,7 +129,8 @@ class Cluster:
             stderr=log,
         )
         log.close()
-        self.wait_listening(part)
+        if self.ports[part]:
+            self.wait_listening(part)
 
     def wait_listening(self, part: str) -> None:
         """Wait until the part's port answers."""
@@ -176,13 +177,18 @@ class Cluster:
         """Whether the node is shown as online."""
         done = self.tele("ls", "--format", "json", check=False)
         return done.returncode == 0 and any(
-            node["name"] == "web1" and node["status"] == "online"
+            node["name"] == "web1"
+            and node["status"] == "online"
+            and (node["addresses"] or node["tunnels"])
             for node in json.loads(done.stdout)
         )
 
 
-def make_cluster(folder: Path) -> Cluster:
-    """Start a whole cluster in ``folder`` and log its administrator in."""
+def make_cluster(folder: Path, *, tunnel: bool = False) -> Cluster:
+    """Start a whole cluster in ``folder`` and log its administrator in.
+
+    With ``tunnel`` the node knows only the proxy, and binds no port.
+    """
     cluster = Cluster(folder)
     cluster.ports = {part: free_port() for part in ("auth", "proxy", "node")}
     auth, proxy, node = (cluster.ports[p] for p in ("auth", "proxy", "node"))
@@ -212,6 +218,11 @@ def make_cluster(folder: Path) -> Cluster:
             f"  join: {{auth: '127.0.0.1:{auth}', {join}}}",
         ],
     )
+    if tunnel:
+        cluster.ports["node"] = 0
+        way = [f"  join: {{proxy: '127.0.0.1:{proxy}', {join}}}"]
+    else:
+        way = [f"  listen: 127.0.0.1:{node}", f"  join: {{auth: '127.0.0.1:{auth}', {join}}}"]
     cluster.write(
         "node.yaml",
         [
@@ -219,9 +230,8 @@ def make_cluster(folder: Path) -> Cluster:
             f"data_dir: {folder}/node",
             "node:",
             "  name: web1",
-            f"  listen: 127.0.0.1:{node}",
             "  labels: {env: test}",
-            f"  join: {{auth: '127.0.0.1:{auth}', {join}}}",
+            *way,
         ],
     )
     cluster.start("proxy")
