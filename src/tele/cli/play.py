@@ -30,9 +30,15 @@ if TYPE_CHECKING:
 
 SPEEDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 SEEK_SECONDS = 10.0
-#: Clear screen and scrollback, reset attributes, leave the alternate screen, show the cursor.
-_RESET = b"\x1b[?1049l\x1b[0m\x1b[?25h\x1b[?1000l\x1b[?2004l\x1bc"
-_LEAVE = b"\x1b[?1049l\x1b[0m\x1b[?25h\x1b[?1000l\x1b[?2004l"
+#: Leave the alternate screen (1047, not 1049: that would put the cursor where it was once
+#: saved, on top of what the replay has just shown), scroll all of the screen again with the
+#: cursor where it is, reset attributes, show the cursor; keys, mouse, focus and paste as usual.
+_LEAVE = (
+    b"\x1b[?1047l\x1b7\x1b[r\x1b8\x1b[0m\x1b[?25h\x1b[?1l\x1b>"
+    b"\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1004l\x1b[?1006l\x1b[?2004l"
+)
+#: The same, and clear screen and scrollback.
+_RESET = _LEAVE + b"\x1bc"
 
 
 @click.command()

@@ -78,6 +78,8 @@ class PlainText:
         elif self._state == "csi":
             if not 0x20 <= code < 0x40:
                 self._state = "text"
+                # To another line: what comes is not the end of this one.
+                self._carriage_return |= character in "ABEFHdf"
         elif character in "\x07\x9c":
             self._state = "text"
         elif character == "\x1b":

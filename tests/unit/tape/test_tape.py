@@ -175,6 +175,7 @@ def test_a_frame_that_claims_terabytes() -> None:
         (b"\xff", "\ufffd"),
         ("\x9b31mx".encode(), "x"),
         (b"\x1b(Bx\x1b=y", "xy"),
+        (b"\x1b[H\x1b[2Jone\x1b[2;1Htwo\x1b[3dthree\x1b[1Cs\r\n", "one\ntwo\nthrees\n"),
     ],
 )
 @pytest.mark.parametrize("step", [1, 1000])
