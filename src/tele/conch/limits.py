@@ -23,7 +23,9 @@ class Limits:
 
     ``startups``: like OpenSSH's MaxStartups, (begin, percent, full): from ``begin``
     connections that have not logged in yet, a new one is refused with a probability that
-    grows from ``percent`` to 100 at ``full``.
+    grows from ``percent`` to 100 at ``full``. A stranger costs kilobytes here, not a process,
+    so that there is room for a tool that logs in to fifty nodes at once through one proxy; and
+    one source alone never comes to where others are refused.
     """
 
     login_grace: float = 30.0
@@ -31,8 +33,8 @@ class Limits:
     attempts: int = 6
     #: Requests that cost an attacker nothing: ``none`` and unsigned keys.
     queries: int = 20
-    startups: tuple[int, int, int] = (10, 30, 100)
-    startups_per_source: int = 20
+    startups: tuple[int, int, int] = (100, 30, 400)
+    startups_per_source: int = 60
     packets_before_auth: int = 64
     packet_before_auth: int = 35000
     #: How long a peer may take to read our last words.

@@ -45,6 +45,15 @@ def test_early_drop(inside: int, draw: float, enters: bool) -> None:
     assert (startups.enter("198.51.100.1") is not None) is enters
 
 
+def test_fifty_at_once() -> None:
+    """A tool that logs in fifty times at once is let in; its source alone keeps nobody out."""
+    startups = Startups(Limits(), lambda: 0.0)  # a draw that refuses wherever one is made
+    assert all(startups.enter("192.0.2.1") for _ in range(50))
+    while startups.enter("192.0.2.1"):
+        pass
+    assert startups.enter("198.51.100.1") is not None
+
+
 def test_one_source_has_a_share() -> None:
     """A source that has its share waits until one of its own has left."""
     startups = Startups(Limits(startups_per_source=2), lambda: 0.5)
