@@ -36,6 +36,8 @@ from tele.wire.fields import string, uint32
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
 
+#: Bytes in a second that are questions whether somebody is there, and nothing else.
+STILL = 100_000
 #: Silence is noticed soon here.
 QUICK = Limits(keepalive_interval=0.3)
 
@@ -55,6 +57,18 @@ class Behind:
     network: BadNetwork
     proxy: SmallProxy
     node: TunnelNode
+
+
+@contextmanager
+def ssh_in_between(
+    words: list[str], stdout: int = subprocess.PIPE
+) -> Iterator[subprocess.Popen[bytes]]:
+    """OpenSSH's client, which does not outlive what is tested."""
+    with subprocess.Popen(["ssh", *words], stdin=subprocess.DEVNULL, stdout=stdout) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @contextmanager
@@ -111,9 +125,7 @@ def test_a_network_that_is_cut_without_a_word(cluster: SmallCluster) -> None:
     """
     with behind(cluster) as world:
         words = cluster.jump_words("alice", world.proxy, "nat1", "echo in; exec sleep 600")
-        with subprocess.Popen(
-            ["ssh", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
-        ) as ssh:
+        with ssh_in_between(words) as ssh:
             cluster.reactor.until(lambda: bool(world.node.serving.factory.present))
             world.network.cut = True
             cluster.reactor.until(lambda: tunnels(world) == 0 and not connections(world))
@@ -188,23 +200,18 @@ def test_a_node_that_was_killed(cluster: SmallCluster) -> None:
             SmallProxy(world.proxy.service, world.proxy.member, world.network.port)
         )
         host_id = again.host.member.host_id
-        service = world.proxy.service._tunnels
+        service, agents = world.proxy.service._tunnels, again.serving._agents
         assert service is not None
+        assert agents is not None
 
         def taken_over() -> bool:
             tunnel = service.get(host_id)
-            return tunnel is not None and tunnel.remote_addr[1] in local_ports(again)
+            return tunnel is not None and tunnel.instance == agents._means.instance
 
         cluster.reactor.until(taken_over)
         done = cluster.jump("alice", world.proxy, "nat1", "echo through")
         assert done.stdout == b"through\n", done.stderr
         assert cluster.events("node.duplicate") == ()
-
-
-def local_ports(node: TunnelNode) -> set[int]:
-    """The ports that the node dialled from."""
-    assert node.serving._agents is not None
-    return {c.transport.local_addr()[1] for c in node.serving._agents._connections()}
 
 
 def test_a_proxy_that_is_not_there_is_dialled_on(cluster: SmallCluster) -> None:
@@ -324,15 +331,14 @@ def test_a_visitor_who_does_not_read(cluster: SmallCluster) -> None:
     """One who takes no output costs a window; another one of the same node is not held up."""
     with behind(cluster) as world:
         words = cluster.jump_words("alice", world.proxy, "nat1", "cat /dev/zero")
-        with subprocess.Popen(
-            ["ssh", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
-        ) as slow:
+        with ssh_in_between(words) as slow:
             deadline = time.monotonic() + 30
-            carried = -1
-            while carried != world.network.carried:  # until nothing moves any more
+            carried, before = 0, -STILL
+            while carried - before >= STILL:
                 assert time.monotonic() < deadline
-                carried = world.network.carried
+                before = world.network.carried
                 cluster.reactor.sleep(1.0)
+                carried = world.network.carried
             assert carried < 64 * 1024 * 1024
             still_works(cluster, world)
             slow.kill()
@@ -344,9 +350,7 @@ def test_visitors_share_a_tunnel(cluster: SmallCluster) -> None:
     """Beside a bulk transfer of one, the small command of another comes through."""
     with behind(cluster) as world:
         words = cluster.jump_words("alice", world.proxy, "nat1", "cat /dev/zero")
-        with subprocess.Popen(
-            ["ssh", *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        ) as bulk:
+        with ssh_in_between(words, subprocess.DEVNULL) as bulk:
             before = world.network.carried
             cluster.reactor.until(lambda: world.network.carried > before + 8_000_000)
             for _ in range(3):
@@ -357,8 +361,8 @@ def test_visitors_share_a_tunnel(cluster: SmallCluster) -> None:
 
 
 def test_a_clock_that_is_wrong(cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A listening node whose clock is off by ten minutes says that the clocks differ, and does
-    not take the visitor for the proxy; nothing hangs.
+    """A listening node whose clock is off by ten minutes takes no visitor for the proxy: it
+    refuses, and nothing hangs.
     """
     proxy = cluster.proxy()
     node = cluster.node()
@@ -373,4 +377,4 @@ def test_a_clock_that_is_wrong(cluster: SmallCluster, monkeypatch: pytest.Monkey
     )
     done = cluster.jump("alice", proxy, "web1", "true")
     assert done.returncode == 255
-    assert b"clocks" in done.stderr
+    assert cluster.events("session.start") == ()

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from attrs import frozen
+from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
 from twisted.internet.interfaces import IAddress, IDelayedCall, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -86,6 +87,8 @@ class Pool:
             await self._endpoint(host, port).connect(factory)
         except NotSent:
             raise
+        except ConnectingCancelledError:
+            raise CancelledError from None  # by us: it says nothing of the address
         except (ConnectError, DNSLookupError, OSError, Unreachable) as error:
             raise NotSent(f"{address} did not answer: {error}") from None
         if not connection.lost:
