@@ -23,10 +23,14 @@ from twisted.internet.stdio import StandardIO
 from twisted.protocols.basic import LineOnlyReceiver
 
 from tele.conch.client import ClientIdentity, MemberVerifier
-from tele.membership.identity import MemberIdentity, ssh_authorities
+from tele.https.client import RemoteAuthority
+from tele.https.first_contact import server_name
+from tele.membership.identity import MemberIdentity, ssh_authorities, tls_authorities
 from tele.membership.joining import Applicant, JoinSettings, Network, join
+from tele.model.api.table import ANNOUNCE
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostRole
+from tele.model.presence import Mode, Presence
 from tele.tunnel.agents import Agents
 from tele.tunnel.ways_out import dial
 
@@ -80,6 +84,7 @@ class Crowd(LineOnlyReceiver):
                 left -= 1
                 applicant = Applicant(str(uuid.uuid4()), f"crowd{left}", HostRole.NODE)
                 member = await join(reactor, Network(), self._settings, applicant)
+                await self._announce(member)
                 self._members.append(member)
 
         await gatherResults([Deferred.fromCoroutine(some()) for _ in range(PARALLEL)])
@@ -93,6 +98,22 @@ class Crowd(LineOnlyReceiver):
             "seconds": time.monotonic() - start,
             "agent_bytes_each": (resident() - memory) / count,
         }
+
+    async def _announce(self, member: MemberIdentity) -> None:
+        """Be known: a proxy ends tunnels of hosts that auth never heard of."""
+        host = member.host
+        authority = RemoteAuthority(
+            reactor,
+            self._settings.addresses,
+            lambda: member.tls,
+            lambda: tls_authorities(member.authorities),
+            server_name(host.cluster),
+        )
+        try:
+            said = Presence(host.name, HostRole.NODE, mode=Mode.TUNNEL)
+            await authority.perform(ANNOUNCE, said)
+        finally:
+            authority.close()
 
     def _tunnels(self, member: MemberIdentity) -> Agents:
         host = member.host

@@ -6,6 +6,8 @@ Laws of this file:
   counted: lines of the log one by one, refused connections once a minute.
 * Where many people share an address (``shared``), as behind a proxy of the cluster, no
   address is shut out and none has a share of the places; the places stay counted.
+* An address from which members of the cluster log in is not shut out either, and has a larger
+  share: a fleet behind one NAT address comes back all at once.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from attrs import frozen
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from tele.conch.allowance import Allowance, Ration
+from tele.conch.homes import Homes
 from tele.conch.limits import Limits, Startups
 from tele.conch.penalties import Fault, Penalties
 from tele.loop import make_logger
@@ -85,6 +88,7 @@ class Door:
         self.lines = StrangerLog(clock)
         self.startups = Startups(limits, draw)
         self.penalties = Penalties(limits.penalties)
+        self.homes = Homes()
         self._clock = clock
         self._shared = shared
         self._on_refused = on_refused
@@ -94,12 +98,13 @@ class Door:
 
     def enter(self, host: str) -> str | None:
         """Take in a connection from ``host``; None if it is refused. See :class:`Startups`."""
-        shared = self._shared(host)
-        fault = None if shared else self.penalties.refuses(host, self._clock.seconds())
+        shared, moment = self._shared(host), self._clock.seconds()
+        home = not shared and self.homes.has(host, moment)
+        fault = None if shared or home else self.penalties.refuses(host, moment)
         if fault is not None:
             self._refused(host, fault.value)
             return None
-        source = self.startups.enter(host, shared)
+        source = self.startups.enter(host, shared, home)
         if source is None:
             self._refused(host, CROWDED)
         return source
@@ -108,11 +113,16 @@ class Door:
         """A connection has logged in or is gone. See :class:`Startups`."""
         self.startups.leave(source)
 
+    def member_entered(self, host: str) -> None:
+        """A member of the cluster has logged in from ``host``."""
+        self.homes.note(host, self._clock.seconds())
+
     def blame(self, host: str, fault: Fault) -> None:
         """Hold a connection that did not log in against where it came from."""
-        if self._shared(host):
+        moment = self._clock.seconds()
+        if self._shared(host) or self.homes.has(host, moment):
             return
-        if self.penalties.blame(host, fault, self._clock.seconds()):
+        if self.penalties.blame(host, fault, moment):
             self.lines.info(
                 "{host!r} is shut out for a while: {fault}", host=host, fault=fault.value
             )

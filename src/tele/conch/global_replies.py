@@ -8,7 +8,6 @@ Laws of this file:
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any, Final
 
 from attrs import define
@@ -40,7 +39,8 @@ class GlobalReplies:
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
-        self._waiting: deque[_Reply] = deque()
+        # A list: few wait at a time, and an empty deque is larger than all the rest here.
+        self._waiting: list[_Reply] = []
 
     def check_room(self) -> None:
         """Raise :class:`ProtocolError` if the peer has asked too much."""
@@ -61,7 +61,7 @@ class GlobalReplies:
     def _ready(self, result: Any, reply: _Reply) -> None:
         reply.ready, reply.result = True, result
         while self._waiting and self._waiting[0].ready:
-            first = self._waiting.popleft()
+            first = self._waiting.pop(0)
             if not first.wanted:
                 continue
             if first.result:

@@ -11,10 +11,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
+from typing import Final
 
 from attrs import Factory, define, field, frozen
 
 from tele.conch.penalties import PenaltyRules
+
+STARTUPS: Final = (100, 30, 400)
+#: Those of a proxy, to which a whole fleet comes back at once after it was restarted. So many
+#: logins take a few seconds, less than their clients wait, and some 30 MiB.
+PROXY_STARTUPS: Final = (250, 30, 1000)
 
 
 @frozen
@@ -33,8 +39,11 @@ class Limits:
     attempts: int = 6
     #: Requests that cost an attacker nothing: ``none`` and unsigned keys.
     queries: int = 20
-    startups: tuple[int, int, int] = (100, 30, 400)
+    startups: tuple[int, int, int] = STARTUPS
     startups_per_source: int = 60
+    #: The same of an address from which members of the cluster logged in: many nodes may be
+    #: behind it. Alone it does not bring a proxy to where others are refused either.
+    startups_per_home: int = 240
     packets_before_auth: int = 64
     packet_before_auth: int = 35000
     #: How long a peer may take to read our last words.
@@ -72,14 +81,17 @@ class Startups:
     _by_source: Counter[str] = field(factory=Counter, init=False)
     _count: int = field(default=0, init=False)
 
-    def enter(self, host: str, shared: bool = False) -> str | None:
+    def enter(self, host: str, shared: bool = False, home: bool = False) -> str | None:
         """Take in a connection from ``host``; None if it is refused.
 
         What it returns is what :meth:`leave` needs, once, when it has logged in or is gone.
         ``shared``: many visitors come from there, as through a proxy; it has no share of its own.
+        ``home``: members come from there, and its share is larger.
         """
         source = source_network(host)
-        if self._refuses(source, shared):
+        limits = self.limits
+        share = limits.startups_per_home if home else limits.startups_per_source
+        if (not shared and self._by_source[source] >= share) or self._refuses():
             return None
         self._by_source[source] += 1
         self._count += 1
@@ -92,10 +104,8 @@ class Startups:
         if not self._by_source[source]:
             del self._by_source[source]
 
-    def _refuses(self, source: str, shared: bool) -> bool:
+    def _refuses(self) -> bool:
         begin, percent, full = self.limits.startups
-        if not shared and self._by_source[source] >= self.limits.startups_per_source:
-            return True
         if self._count < begin:
             return False
         if self._count >= full:

@@ -291,13 +291,18 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
         transport.hold()
         decision: Deferred[Any] = self.portal.login(credentials, None, IConchUser)
         decision.addCallbacks(
-            self._admitted, self._not_admitted, callbackArgs=(), errbackArgs=(request, certificate)
+            self._admitted,
+            self._not_admitted,
+            callbackArgs=(isinstance(credentials, MemberCredentials),),
+            errbackArgs=(request, certificate),
         )
         decision.addErrback(self._failed)
 
-    def _admitted(self, result: tuple[Any, Any, Any]) -> None:
+    def _admitted(self, result: tuple[Any, Any, Any], member: bool = False) -> None:
         _, avatar, logout = result
         transport = self.transport
+        if member:
+            transport.factory.door.member_entered(transport.remote_addr()[0])
         if transport.closing:
             logout()
             return

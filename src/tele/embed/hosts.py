@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from zope.interface import implementer
 
 from tele._version import VERSION
-from tele.conch.limits import Limits
+from tele.conch.limits import PROXY_STARTUPS, STARTUPS, Limits
 from tele.conch.penalties import LOOPBACK, PenaltyRules
 from tele.config.values import (
     Address,
@@ -141,7 +141,9 @@ class HostService(MultiService):
 
 def limits_of(config: NodeConfig | ProxyConfig) -> Limits:
     """Return the bounds for whoever comes."""
+    startups = PROXY_STARTUPS if isinstance(config, ProxyConfig) else STARTUPS
     return Limits(
+        startups=startups,
         keepalive_interval=config.keepalive.total_seconds(),
         penalties=penalty_rules(config.penalties),
     )

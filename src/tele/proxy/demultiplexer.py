@@ -35,7 +35,7 @@ from tele.wire.proxy_header import looks_like_header, parse_proxy_header
 AUTH_PROTOCOL: Final = b"tele-auth"
 SILENCE_SECONDS: Final = 0.5
 UNDECIDED_SECONDS: Final = 10.0
-UNDECIDED_LIMIT: Final = 500
+UNDECIDED_LIMIT: Final = 2000
 
 _SSH: Final = b"SSH-"
 

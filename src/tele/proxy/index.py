@@ -33,6 +33,8 @@ class NodeIndex:
 
     def __init__(self, cluster: str) -> None:
         self._suffix = f".{cluster.lower()}"
+        #: Whether auth has told which nodes there are; until then nobody is unknown.
+        self.told = False
         self._by_id: dict[str, Host] = {}
         self._by_name: dict[str, dict[str, Host]] = defaultdict(dict)
         self._by_label: dict[tuple[str, str], dict[str, Host]] = defaultdict(dict)
@@ -59,6 +61,7 @@ class NodeIndex:
     def change(self, changes: HostChanges) -> None:
         """Take what auth says of the cluster's nodes."""
         if changes.first:
+            self.told = True
             self._by_id.clear()
             self._by_name.clear()
             self._by_label.clear()

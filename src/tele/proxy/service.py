@@ -260,8 +260,10 @@ class ProxyService(Service):
 
     def _look(self) -> None:
         """End the tunnels of hosts that are no members any more, or are locked."""
+        index = self._index
+        find = index.get if index.told else (lambda _: index)
         if self._tunnels is not None:
-            self._tunnels.review(now(self._reactor), self._refuses, self._index.get)
+            self._tunnels.review(now(self._reactor), self._refuses, find)
 
     # -- audit ------------------------------------------------------------------------
     def _emit(self, name: str = "auth.denied", **fields: Any) -> None:

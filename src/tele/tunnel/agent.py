@@ -48,6 +48,9 @@ log = make_logger(__name__)
 LOGIN_SECONDS: Final = 20.0
 #: How long calls of our own may go on, on a tunnel that has no visitors any more, in seconds.
 CALLS_SECONDS: Final = 5.0
+#: The longest pause before we dial again what led to a proxy that we have already, in seconds: a
+#: balancer may lead us there each time, and each time costs the proxy a login.
+IN_VAIN_SECONDS: Final = 300.0
 #: A tunnel that lasted for less counts as an attempt that failed, in seconds.
 STEADY: Final = 30.0
 
@@ -203,6 +206,7 @@ class Agent:
         self._hold: Any = None
         self._since = 0.0
         self._short = 0
+        self._in_vain = 0
         factory = Factory.forProtocol(_Hold)
         factory.noisy = False
         self._service = ClientService(
@@ -225,6 +229,8 @@ class Agent:
 
     def _pause(self, failed_attempts: int) -> float:
         """Return how long to wait; longer, too, for a proxy that takes us in and drops us."""
+        if self._in_vain:
+            return backoff(self._in_vain, longest=IN_VAIN_SECONDS)
         return backoff(failed_attempts + self._short)
 
     async def dial(self, factory: IProtocolFactory) -> IProtocol:
@@ -234,9 +240,11 @@ class Agent:
         except CancelledError:
             raise
         except Exception as error:
+            self._in_vain = self._in_vain + 1 if isinstance(error, Conflict) else 0
             self._failed(str(error))
             raise
         self.connection = connection
+        self._in_vain = 0
         self.failing = False
         self._trouble = ""
         self._since = self._means.reactor.seconds()

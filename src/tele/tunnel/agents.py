@@ -128,7 +128,8 @@ class Agents:
         self._name()
         known = {proxy.id: proxy for proxy in self._proxies() if proxy.addresses}
         failing = {i for i, agent in self._agents.items() if agent.failing}
-        want = [_ANY]
+        # While no proxy is known one tunnel will do: it tells of the others.
+        want = [i for i, agent in self._agents.items() if agent.works][:1] or [_ANY]
         if known:
             order = preferred(self._host_id, known.values())
             want = [proxy.id for proxy in wanted(order, failing, self._count)]

@@ -1,0 +1,53 @@
+"""From which addresses do members of the cluster come?
+
+A hundred nodes behind one NAT address are one address to a server. Whoever logs in from there
+with a host certificate shows that it is no stranger's, so that after a restart all of them may
+come at once, and one node whose certificate has expired does not shut out the others.
+
+Laws of this file:
+
+* Only a proof makes an address known: a login with a host certificate that was good.
+* Memory is bounded, and an address that no member has used for a day is forgotten.
+* Bookkeeping only: times are arguments, in seconds of any one clock.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from attrs import define, field
+
+from tele.conch.limits import source_network
+
+HOMES_LIMIT: Final = 65536
+HOME_SECONDS: Final = 86400.0
+
+
+@define
+class Homes:
+    """The addresses of members, those that were used last at the end."""
+
+    most: int = HOMES_LIMIT
+    _used: dict[str, float] = field(factory=dict, init=False)
+
+    def __len__(self) -> int:
+        return len(self._used)
+
+    def note(self, host: str, now: float) -> None:
+        """A member has logged in from ``host``."""
+        source = source_network(host)
+        self._used.pop(source, None)
+        while len(self._used) >= self.most:
+            del self._used[next(iter(self._used))]
+        self._used[source] = now
+
+    def has(self, host: str, now: float) -> bool:
+        """Whether a member has logged in from ``host`` within a day."""
+        source = source_network(host)
+        used = self._used.get(source)
+        if used is None:
+            return False
+        if now - used < HOME_SECONDS:
+            return True
+        del self._used[source]
+        return False
