@@ -214,11 +214,17 @@ class SmallCluster:
         self.reactor.wait(node.member.stopService())
 
     def proxy(
-        self, name: str = "proxy1", port: int = 0, public: int = 0, **service: Any
+        self,
+        name: str = "proxy1",
+        port: int = 0,
+        public: int = 0,
+        settings: JoinSettings | None = None,
+        **service: Any,
     ) -> SmallProxy:
         """Start a proxy and wait until it serves; ``port`` 0 asks the kernel for one.
 
         ``public`` is the port where a load balancer stands before it, if there is one;
+        ``settings`` say how it joins; without them auth is asked for a token.
         ``service`` has more of how it serves.
         """
         port = port or free_port()
@@ -231,7 +237,7 @@ class SmallCluster:
             peer=at,
             peer_header=service.get("proxy_protocol", False),
         )
-        member = self.member(store, lambda: said)
+        member = self.member(store, lambda: said, settings=settings or self.settings())
         serving = ProxyService(
             self.reactor,
             member=member,

@@ -15,7 +15,7 @@ from small_cluster import SmallCluster, SmallProxy, free_port, small_cluster
 from tele.conch import keepalive
 from tele.conch.client import ClientIdentity, MemberVerifier
 from tele.membership.identity import MemberIdentity, ssh_authorities
-from tele.membership.joining import Applicant, Network, join
+from tele.membership.joining import Applicant, JoinSettings, Network, join
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostRole
 from tele.tunnel.agents import Agents
@@ -150,5 +150,34 @@ def test_a_tunnel_is_light(cluster: SmallCluster) -> None:
                   service._tunnels, cluster.reactor, transport.limits, FROM_CLIENT,
                   *timers, *(slot for timer in timers for slot in timer._slots))  # fmt: skip
         assert weigh(tunnel, *shared) < 12 * 1024
+    finally:
+        crowd.stop()
+
+
+def test_a_proxy_that_starts_without_auth_keeps_its_tunnels(cluster: SmallCluster) -> None:
+    """While auth has not told which nodes there are, none of them is unknown; afterwards one that
+    auth never heard of loses its tunnel at the second look.
+    """
+    port = free_port()
+    proxy = cluster.proxy(port=port)
+    crowd = Crowd(cluster, port)
+    try:
+        crowd.join(1)
+        crowd.wait(1)
+        cluster.stop_proxy(proxy)
+        cluster.stop_auth()
+        settings = JoinSettings((f"127.0.0.1:{cluster.port}",))
+        proxy = cluster.proxy(port=port, settings=settings)
+        crowd.wait(1)
+        service = proxy.service
+        for _ in range(3):
+            service._look()
+        assert ends(proxy)[0] == 1
+        cluster.start_auth()
+        cluster.reactor.until(lambda: service._index.told)
+        service._look()
+        assert ends(proxy)[0] == 1
+        service._look()
+        cluster.reactor.until(lambda: ends(proxy)[0] == 0)
     finally:
         crowd.stop()

@@ -43,13 +43,13 @@ def test_homes_of_ipv6_are_networks() -> None:
     assert not homes.has("2001:db8:0:1::1", 0)
 
 
-def make_door(**limits: int) -> tuple[Clock, Door]:
+def make_door(per_source: int = 20, per_home: int = 500) -> tuple[Clock, Door]:
     """A door that refuses nobody by chance."""
     heard: list[Refused] = []
     clock = Clock()
     door = Door(
         clock,
-        Limits(startups=(100, 0, 100), **limits),
+        Limits(startups=(100, 0, 100), startups_per_source=per_source, startups_per_home=per_home),
         lambda: 0.99,
         lambda _: False,
         heard.append,
@@ -59,7 +59,7 @@ def make_door(**limits: int) -> tuple[Clock, Door]:
 
 def test_a_fleet_behind_one_address_comes_back_together() -> None:
     """From where one member logged in, many may log in at once; not all that there is room for."""
-    _, door = make_door(startups_per_source=2, startups_per_home=50)
+    _, door = make_door(per_source=2, per_home=50)
     first = door.enter(NAT)
     assert first is not None
     assert door.enter(NAT) is not None
