@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from twisted.internet.defer import CancelledError, Deferred
 
@@ -19,6 +19,7 @@ from tele.model.resources import Lock, RecordingSettings, Role
 
 ROLES = "/roles/"
 LOCKS = "/locks/"
+RECENT = timedelta(seconds=1)
 
 
 class State:
@@ -45,6 +46,7 @@ class State:
         self._revision = 0
         self.roles: dict[str, Role] = {}
         self.locks: dict[str, Lock] = {}
+        self._told: ClusterState | None = None
         self._receivers: list[Callable[[ClusterState], None]] = []
         self._stops: list[Callable[[], None]] = []
 
@@ -86,8 +88,19 @@ class State:
         """Tell ``receiver`` the state at once and at each change; cancel to end it."""
         self._receivers.append(receiver)
         answer: Deferred[None] = Deferred(lambda _: self._receivers.remove(receiver))
-        receiver(self.present)
+        receiver(self._recent())
         return answer
+
+    def _recent(self) -> ClusterState:
+        """The state, no more than a second old: one value for a whole fleet that comes back."""
+        told = self._told
+        if (
+            told is None
+            or abs(self._now() - told.issued) >= RECENT
+            or told.authorities != self._authorities.trusted
+        ):
+            told = self._told = self.present
+        return told
 
     def _role_changed(self, change: Change) -> None:
         name = change.key.removeprefix(ROLES)
@@ -117,7 +130,8 @@ class State:
 
     def _tell(self, revision: int) -> None:
         self._revision = max(self._revision, revision)
+        self._told = None
         if self._receivers:
-            present = self.present  # one value for all of them
+            present = self._told = self.present  # one value for all of them
             for receiver in list(self._receivers):
                 receiver(present)

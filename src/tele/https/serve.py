@@ -30,7 +30,7 @@ from tele.https.encoding import JSON, decode_request, encode_response
 from tele.https.identity import TlsIdentity
 from tele.https.openapi import describe
 from tele.https.routes import NoRoute, Route, Routes
-from tele.https.stream import Stream
+from tele.https.stream import Lines, Stream
 from tele.https.trust import ServerTls
 from tele.loop import Ticker, make_logger, now
 from tele.model.api.operation import Anyone, Operation
@@ -111,6 +111,7 @@ class ApiServer:
         self._routes = Routes(table.values())
         self._limits = limits
         self._on_refused = on_refused
+        self._lines = Lines()
         self._ticker = Ticker(reactor, limits.keepalive.total_seconds())
         self._api = ApiFactory(reactor, limits, self._on_head, self._on_request)
         self._tls = ServerTls(
@@ -244,6 +245,7 @@ class ApiServer:
             self._reactor,
             self._ticker,
             self._limits.backlog,
+            self._lines,
             identity.expires if identity is not None else None,
             lambda error: _respond(request, status_of(error), encode_error(error), JSON),
         )

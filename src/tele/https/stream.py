@@ -5,6 +5,7 @@ Laws of this file:
 * A line is one JSON value; an empty line says "I live" every 15 seconds.
 * A reader that falls behind by more than the bound is cut off, never waited for.
 * A stream ends no later than the certificate of the one who reads it.
+* What many readers are told is made into a line once.
 * The head of the answer waits for the first value for a moment: an operation that
   fails at once is an answer with a status, not a stream of one error.
 """
@@ -31,6 +32,23 @@ _log: Final = make_logger(__name__)
 _HEAD_AFTER: Final = 0.25
 
 
+class Lines:
+    """Makes lines of values; of one that comes many times in a row, once."""
+
+    __slots__ = ("_line", "_value")
+
+    def __init__(self) -> None:
+        self._value: Any = None
+        self._line = b""
+
+    def of(self, value: Any) -> bytes:
+        """Return ``value``, which nobody changes any more, as a line."""
+        if value is not self._value or not self._line:
+            self._line = encode(value) + b"\n"
+            self._value = value
+        return self._line
+
+
 @implementer(IPushProducer)
 class Stream:
     """A streaming answer to ``request``.
@@ -44,6 +62,7 @@ class Stream:
         clock: IReactorTime,
         ticker: Ticker,
         backlog: int,
+        lines: Lines,
         expires: datetime | None,
         refuse: Callable[[TeleError], None],
     ) -> None:
@@ -51,6 +70,7 @@ class Stream:
         request.streaming = True
         self._clock = clock
         self._backlog = backlog
+        self._lines = lines
         self._expires = expires
         self._refuse = refuse
         self._ahead = 0
@@ -71,7 +91,7 @@ class Stream:
     def send(self, value: Any) -> None:
         """Send one value; the receiver that the handler gets. Nothing once it ended."""
         if self._open:
-            self._write(encode(value) + b"\n")
+            self._write(self._lines.of(value))
 
     # -- what the transport says ------------------------------------------------------
     def pauseProducing(self) -> None:

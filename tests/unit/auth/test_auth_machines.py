@@ -175,6 +175,33 @@ def test_state_is_told_at_each_change(world: World) -> None:
     assert "ops" in [r.metadata.name for r in told[-1].roles]
 
 
+def test_a_fleet_that_comes_back_is_told_one_value(world: World) -> None:
+    """Whoever comes within a second gets the same value, which is made into bytes once; a change,
+    or a second, makes another.
+    """
+    told: list[Any] = []
+    world.join(world.token())
+
+    def follow() -> Any:
+        request = members.WatchState()
+        following = world.auth.follow(table.WATCH_STATE, request, world.host(), told.append)
+        following.addErrback(lambda _: None)
+        return following
+
+    watching = [follow(), follow()]
+    assert told[0] is told[1]
+    world.do(table.PUT_ROLE, people.PutRole("ops", Role(Metadata("ops"))))
+    assert told[-1] is told[-2]
+    watching.append(follow())
+    assert "ops" in [r.metadata.name for r in told[-1].roles]
+    world.clock.advance(1)
+    watching.append(follow())
+    assert told[-1] is not told[-2]
+    assert told[-1].issued > told[-2].issued
+    for each in watching:
+        each.cancel()
+
+
 def test_a_person_sees_the_nodes_that_they_may_log_in_to(world: World) -> None:
     """Listing follows the same decision as logging in."""
     world.join(world.token())
