@@ -43,7 +43,7 @@ def test_homes_of_ipv6_are_networks() -> None:
     assert not homes.has("2001:db8:0:1::1", 0)
 
 
-def make_door(per_source: int = 20, per_home: int = 500) -> tuple[Clock, Door]:
+def make_door(per_source: int = 20, per_home: int = 50) -> tuple[Clock, Door]:
     """A door that refuses nobody by chance."""
     heard: list[Refused] = []
     clock = Clock()
