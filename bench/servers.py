@@ -212,6 +212,7 @@ class Fleet:
     token_file: Path
     pin: str
     auth_port: int
+    auth_pid: int
 
 
 @contextmanager
@@ -247,7 +248,8 @@ def auth(folder: Path, mode: str, login: str) -> Iterator[Fleet]:
             "-o", "LogLevel=ERROR", "-c", "aes128-gcm@openssh.com",
         )  # fmt: skip
         yield Fleet(
-            folder, login, options, folder / "user-ca", folder / "token", token["ca_pin"], port
+            folder, login, options, folder / "user-ca", folder / "token", token["ca_pin"], port,
+            process.pid,
         )  # fmt: skip
     finally:
         stop(process)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "src"), str(HERE)]
+sys.path.append(str(HERE.parent / "bench"))
 
 from tele._version import VERSION  # noqa: E402  (the path above comes first)
 
@@ -12,7 +13,13 @@ project = "tele"
 author = "The tele developers"
 copyright = "2026, the tele developers"  # noqa: A001  (Sphinx wants this name)
 version = release = VERSION
-extensions = ["api_table", "reference_pages", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+extensions = [
+    "api_table",
+    "fleet_table",
+    "reference_pages",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.viewcode",
+]
 html_theme = "furo"
 html_title = f"tele {VERSION}"
 exclude_patterns = ["_build"]
