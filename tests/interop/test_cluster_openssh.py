@@ -71,6 +71,31 @@ def test_a_reader_who_has_enough(cluster: Cluster) -> None:
     assert done.stdout == b"y\n"
 
 
+def test_a_terminal_that_nobody_reads(cluster: Cluster) -> None:
+    """What writes to it waits, though the client stays, and it still takes keys."""
+    shell = "stty -echo; echo $$; exec yes"
+    line = ["ssh", "-F", str(cluster.ssh_config), "-tt", cluster.host, shell]
+    with subprocess.Popen(
+        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=cluster.environment
+    ) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        stat = Path(f"/proc/{int(client.stdout.readline())}/stat")
+        client.stdout.close()
+
+        def waits() -> bool:
+            before = stat.read_text()
+            time.sleep(0.5)
+            return stat.read_text() == before
+
+        wait_for(waits, "it to wait")
+        assert client.poll() is None
+        client.stdin.write(b"\x03")
+        client.stdin.flush()
+        client.wait(60)
+        assert not stat.exists()
+
+
 def test_a_slow_reader_loses_nothing(cluster: Cluster) -> None:
     """Output that waits for the reader is complete when the program has long ended."""
     program = f"ssh -F {cluster.ssh_config} {cluster.host}"

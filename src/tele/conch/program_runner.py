@@ -124,12 +124,12 @@ class ProgramRunner:
 
     def output_refused(self) -> None:
         """See :class:`tele.conch.session.Runner`. What writes into a closed pipe hears of it by
-        SIGPIPE; a terminal has no such end, and its client has only to leave.
+        SIGPIPE. A terminal stays open, for keys, and what writes to it waits as soon as it is
+        full: as under sshd, instead of sending for ever what the client throws away.
         """
-        if not self._terminal:
-            for pump in self._pumps:
-                pump.close()
-            self._tell()
+        for pump in self._pumps:
+            pump.close()
+        self._tell()
 
     def stop_output(self) -> None:
         """See :class:`tele.conch.session.Runner`. Pumps look for themselves."""
