@@ -14,7 +14,7 @@ from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from tele.errors import ProtocolError
+from tele.errors import ProtocolError, TeleError
 from tele.loop import make_logger
 from tele.wire import numbers as n
 
@@ -55,7 +55,8 @@ class GlobalReplies:
         answer.addCallback(self._ready, reply)
 
     def _failed(self, failure: Failure, name: bytes) -> bool:
-        log.failure("global request {name!r} failed", failure, name=name)
+        if not failure.check(TeleError):  # those were raised on purpose, at the peer's data
+            log.failure("global request {name!r} failed", failure, name=name)
         return False
 
     def _ready(self, result: Any, reply: _Reply) -> None:

@@ -19,10 +19,11 @@ from zope.interface import implementer
 from tele.conch.limits import Limits
 from tele.embed.ways_out import network
 from tele.errors import TeleError
-from tele.loop import make_logger
+from tele.loop import make_logger, now
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
 from tele.model.identity import HostRole
+from tele.rbac.decision import host_locked
 from tele.tunnel.agent import Serve, peer_address
 from tele.tunnel.agents import Agents
 from tele.tunnel.ways_out import WayOut
@@ -63,8 +64,13 @@ class Tunnelling:
             endpoint=self._dial,
             changed=changed,
             limits=self._limits,
+            refuses=self._refuses,
         )
         return self._agents
+
+    def _refuses(self, proxy_id: str) -> str:
+        lock = host_locked(self.member.state.locks, proxy_id, now(self._reactor))
+        return "" if lock is None else f"locked by {lock.metadata.name}"
 
     def _dial(self, address: str) -> IStreamClientEndpoint:
         return self._out.dial(address, DIAL_SECONDS)

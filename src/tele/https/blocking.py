@@ -49,13 +49,19 @@ _OUR_CERTIFICATE: Final = (
 )
 
 
+#: Digits that the number of a port may have.
+PORT_DIGITS: Final = 5
+
+
 def split_address(address: str, default_port: int = 3025) -> tuple[str, int]:
     """Read ``host``, ``host:port``, ``[v6]:port``; raises :class:`InvalidInput`."""
     host, colon, port = address.rpartition(":")
     if not colon or (host.count(":") and not host.startswith("[")) or address.endswith("]"):
         host, port = address, str(default_port)
     host = host.removeprefix("[").removesuffix("]")
-    if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
+    # Python refuses to read thousands of digits, in an error of its own.
+    is_number = port.isascii() and port.isdigit() and len(port) <= PORT_DIGITS
+    if not host or not is_number or not 0 < int(port) < 65536:
         raise InvalidInput(f"{address[:256]!r} is not an address such as example.com:3080")
     return host, int(port)
 

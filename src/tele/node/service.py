@@ -49,6 +49,7 @@ from tele.node.subsystems import by_name
 from tele.node.trail import Trail, address
 from tele.node.user_sockets import UserSockets
 from tele.node.visitor import Visitor
+from tele.rbac.decision import host_locked
 from tele.recording.tee import ConnectionTape
 from tele.tunnel.agent import Serve, peer_address
 from tele.tunnel.agents import Agents
@@ -133,7 +134,9 @@ class NodeService(Service):
         )
         self._shutdown_grace = shutdown_grace
         self._farewell = Farewell(reactor, lambda: self.factory.present)
-        self._vouching = Vouching(member.host_id, lambda: member.verifier(HostRole.PROXY))
+        self._vouching = Vouching(
+            member.host_id, lambda: member.verifier(HostRole.PROXY), self._refuses_proxy
+        )
         self.factory.preface = self._take_preface
         member.on_change(self._member_changed)
         labels.on_change(member.announce_soon)
@@ -174,6 +177,10 @@ class NodeService(Service):
             visitor = self._vouching.take(data[:size], self._reactor.seconds())
             transport.vouched_for(visitor.remote_addr)
         return size
+
+    def _refuses_proxy(self, proxy_id: str) -> str:
+        lock = host_locked(self._member.state.locks, proxy_id, now(self._reactor))
+        return "" if lock is None else f"locked by {lock.metadata.name}"
 
     def _serve(self, remote_addr: tuple[str, int]) -> IProtocol | None:
         """Take in a visitor through a tunnel."""

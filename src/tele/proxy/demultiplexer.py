@@ -13,7 +13,8 @@ Laws of this file:
 * Whether there is a header is configured, never guessed: without it anybody could claim to be
   somebody else.
 * An undecided connection costs a timer and at most 16 KiB, and ends after
-  :data:`UNDECIDED_SECONDS`; only so many may be undecided at once.
+  :data:`UNDECIDED_SECONDS`; only so many may be undecided at once, and the oldest makes room
+  for a new one: who means it says what they want at once.
 * After the decision this protocol is out of the way: the transport has another one.
 """
 
@@ -142,6 +143,11 @@ class Undecided(Protocol):
         """The peer left before it said what it wanted."""
         self._forget()
 
+    def give_up(self) -> None:
+        """Others need the place."""
+        self._forget()
+        self._abort()
+
     def _abort(self) -> None:
         transport = self.transport
         if transport is not None:
@@ -194,23 +200,25 @@ class Demultiplexer(Factory):
         self.limit = limit
         self.proxy_protocol = proxy_protocol
         self.lines = StrangerLog(clock)
-        self._undecided: set[Undecided] = set()
+        self._undecided: dict[Undecided, None] = {}
 
     def buildProtocol(self, addr: IAddress | None) -> Undecided | None:
-        """Take a connection, unless too many are undecided.
+        """Take a connection; if too many are undecided, the one that is so for longest ends.
 
         The protocol goes without Twisted's back reference to its factory: it is
         replaced by another protocol soon.
         """
-        if addr is None or len(self._undecided) >= self.limit:
+        if addr is None:
             return None
+        if len(self._undecided) >= self.limit:
+            next(iter(self._undecided)).give_up()
         protocol = Undecided(self, addr)
-        self._undecided.add(protocol)
+        self._undecided[protocol] = None
         return protocol
 
     def decided(self, protocol: Undecided) -> None:
         """``protocol`` does not wait any more."""
-        self._undecided.discard(protocol)
+        self._undecided.pop(protocol, None)
 
     @property
     def undecided(self) -> int:

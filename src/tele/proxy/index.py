@@ -3,7 +3,7 @@
 Laws of this file:
 
 * A look-up by name costs the same whether the cluster has ten nodes or a hundred thousand;
-  one by labels costs what the rarest of them has nodes.
+  one by labels costs what the rarest of them has nodes, up to a limit.
 * Four answers are four different sentences: unknown, ambiguous, offline, found.
 * Names compare without regard to case, as DNS names do; labels as they are.
 """
@@ -26,6 +26,8 @@ SELECTOR_LIMIT = 16
 _NEXT_LABEL = re.compile(r"[,+](?=[^,+=]*=|$)")
 #: How many are listed when several nodes are meant.
 SHOWN = 5
+#: Nodes that are looked at for one selector: each of them is a decision.
+LOOKED_AT_LIMIT = 5000
 
 
 class NodeIndex:
@@ -89,17 +91,19 @@ class NodeIndex:
         :class:`InvalidInput` when several nodes are meant and not exactly one of them is
         online.
         """
+        if not self.told:
+            raise Unreachable("this proxy does not know the nodes yet: auth is away; try again")
         name = wanted.rstrip(".")
         if name.lower().endswith(self._suffix):
             name = name[: -len(self._suffix)]
         if "=" in name:
-            return _one(wanted, [h for h in self._labelled(wanted, name) if visible(h)], "fit")
+            return _one(wanted, self._labelled(wanted, name, visible), "fit")
         host = self._by_id.get(name.lower())
         if host is not None:
             return host
         return _one(wanted, self._by_name.get(name.lower(), {}).values(), "are called")
 
-    def _labelled(self, wanted: str, name: str) -> list[Host]:
+    def _labelled(self, wanted: str, name: str, visible: Callable[[Host], bool]) -> list[Host]:
         sets: list[dict[str, Host]] = []
         for part in _NEXT_LABEL.split(name):
             key, equals, value = part.partition("=")
@@ -107,7 +111,13 @@ class NodeIndex:
                 raise InvalidInput(f"{quoted(wanted)} is no selector: expected key=value,key=value")
             sets.append(self._by_label.get((key, value), {}))
         rarest, *others = sorted(sets, key=len)
-        return [host for key, host in rarest.items() if all(key in other for other in others)]
+        fitting: list[Host] = []
+        for number, (key, host) in enumerate(rarest.items()):
+            if number >= LOOKED_AT_LIMIT:
+                raise InvalidInput(f"{quoted(wanted)} fits too many nodes; say more labels")
+            if all(key in other for other in others) and visible(host):
+                fitting.append(host)
+        return fitting
 
 
 def _drop(index: dict[Any, dict[str, Host]], key: Any, host_id: str) -> None:

@@ -12,20 +12,25 @@ Laws of this file:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
 from twisted.conch.avatar import ConchUser
-from twisted.internet.defer import Deferred, fail
+from twisted.conch.error import ConchError
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.python.failure import Failure
 
+from tele.conch.allowance import Allowance, Ration
 from tele.conch.backlog import Backlog
 from tele.conch.channel import Answer, Channel, read_all
 from tele.conch.credentials import CertificateCredentials
 from tele.conch.forwarding import read_request
-from tele.conch.refusals import refusal
+from tele.conch.refusals import RESOURCE_SHORTAGE, refusal
 from tele.conch.relay import RelayChannel, StreamEnd
-from tele.errors import AccessDenied, InvalidInput, TeleError
+from tele.errors import AccessDenied, InvalidInput, TeleError, Unreachable
+from tele.https.blocking import PORT_DIGITS, split_address
 from tele.loop import make_logger
 from tele.model.api.members import ClusterState
 from tele.model.identity import UserIdentity
@@ -42,6 +47,12 @@ SSH_PORTS: Final = frozenset({22, 3022})
 SUBSYSTEM: Final = "proxy"
 STDERR: Final = 1
 FAILED_STATUS: Final = 255
+
+#: Ways that are being opened for one user at once.
+OPENINGS_LIMIT: Final = 1024
+#: Denials in the audit from one connection in one go, and how many more each second.
+DENIED_BURST: Final = 20.0
+DENIED_PER_SECOND: Final = 1.0
 
 Denied = Callable[["Visitor", str, TeleError], None]
 
@@ -61,12 +72,13 @@ class Jump:
         ways: Ways,
         denied: Denied,
     ) -> None:
-        self.ways = ways
+        self._ways = ways
         self._denied = denied
         self._state = state
         self._now = now
         self._index = index
         self._tunnels = tunnels
+        self._opening: Counter[str] = Counter()
 
     def admit(self, credentials: CertificateCredentials) -> Visitor:
         """Admit whoever is not locked; where they may go is asked when they go."""
@@ -85,6 +97,33 @@ class Jump:
             self._denied(visitor, wanted, error)
             raise
 
+    def open(self, visitor: Visitor, host: Host, **near: Any) -> Deferred[Channel]:
+        """Open a way for a channel of the visitor's; see :meth:`Ways.open`."""
+        return self._begin(visitor, lambda: self._ways.open(host, visitor.remote_addr, **near))
+
+    def connect(self, visitor: Visitor, host: Host) -> Deferred[StreamEnd]:
+        """Open a way to ``host``; see :meth:`Ways.connect`."""
+        return self._begin(visitor, lambda: self._ways.connect(host, visitor.remote_addr))
+
+    def _begin(self, visitor: Visitor, start: Callable[[], Deferred[Any]]) -> Deferred[Any]:
+        user = visitor.identity.user
+        if self._opening[user] >= OPENINGS_LIMIT:
+            return fail(ConchError("you open too many connections at once", RESOURCE_SHORTAGE))
+        self._opening[user] += 1
+        opening = start()
+        visitor.opening.add(opening)
+
+        def ended(result: Any) -> Any:
+            visitor.opening.discard(opening)
+            self._opening[user] -= 1
+            if not self._opening[user]:
+                del self._opening[user]
+            if isinstance(result, Failure) and result.check(CancelledError):
+                raise Unreachable("the visitor left") from None
+            return result
+
+        return opening.addBoth(ended)
+
     def _find(self, visitor: Visitor, wanted: str, port: int) -> Host:
         state = self._state()
         roles = {role.metadata.name: role for role in state.roles}
@@ -98,7 +137,7 @@ class Jump:
         problem = denied(host)
         if problem is not None:
             raise AccessDenied(f"denied: {problem.message}", problem.reason.value)
-        ports = {int(a.rpartition(":")[2]) for a in host.addresses} | SSH_PORTS
+        ports = {split_address(address)[1] for address in host.addresses} | SSH_PORTS
         if port not in ports:
             raise InvalidInput(
                 f"the proxy reaches SSH of {host.name} and no other port: not {port}"
@@ -115,6 +154,9 @@ class Visitor(ConchUser):
         self.identity = identity
         self.remote_addr = remote_addr
         self.jump = jump
+        #: Ways that are being opened; nobody needs them when the visitor has left.
+        self.opening: set[Deferred[Any]] = set()
+        self.ration = Ration(Allowance(DENIED_BURST, DENIED_PER_SECOND))
         self.channelLookup = {b"direct-tcpip": _open_jump, b"session": JumpSession}
 
     def gotGlobalRequest(self, requestType: bytes, data: bytes) -> int:
@@ -123,6 +165,8 @@ class Visitor(ConchUser):
 
     def left(self) -> None:
         """The connection is gone; its channels are closed with it."""
+        for opening in list(self.opening):
+            opening.cancel()
 
 
 def _open_jump(
@@ -133,9 +177,9 @@ def _open_jump(
         host = avatar.jump.find(avatar, request.host, request.port)
     except TeleError as error:
         return fail(error)
-    return avatar.jump.ways.open(
+    return avatar.jump.open(
+        avatar,
         host,
-        avatar.remote_addr,
         remoteWindow=remoteWindow,
         remoteMaxPacket=remoteMaxPacket,
         avatar=avatar,
@@ -147,9 +191,10 @@ def read_target(subsystem: bytes) -> tuple[str, int]:
     kind, _, target = subsystem.decode("utf-8", "replace").partition(":")
     host, _, port = target.rpartition(":")
     # A client in front of whose node's cluster another name stands: Teleport's @cluster.
-    if kind != SUBSYSTEM or not host or not (port.isascii() and port.isdigit()):
+    is_number = port.isascii() and port.isdigit() and len(port) <= PORT_DIGITS
+    if kind != SUBSYSTEM or not host or not is_number:
         raise InvalidInput("a jump host has no sessions but the subsystem proxy:HOST:PORT")
-    return host, min(int(port), 0x10000)
+    return host, int(port)
 
 
 class JumpSession(RelayChannel):
@@ -160,6 +205,7 @@ class JumpSession(RelayChannel):
     def __init__(self, **named: Any) -> None:
         # Nothing is sent to it before there is a stream; see ``request_answered``.
         super().__init__(StreamEnd(), **named)
+        self._finding: Deferred[Any] | None = None
         self._found: StreamEnd | None = None
         self._early = Backlog()
         self._asked = False
@@ -188,8 +234,8 @@ class JumpSession(RelayChannel):
         except TeleError as error:
             self._problem = str(error)
             return True
-        finding: Deferred[Any] = avatar.jump.ways.connect(host, avatar.remote_addr)
-        return finding.addCallbacks(self._has_found, self._has_not_found)
+        self._finding = avatar.jump.connect(avatar, host)
+        return self._finding.addCallbacks(self._has_found, self._has_not_found)
 
     def request_shell(self, data: bytes) -> Answer:
         """Nobody logs in here, and is told so."""
@@ -269,5 +315,7 @@ class JumpSession(RelayChannel):
             super().closed()
         else:
             Channel.closed(self)
+            if self._finding is not None:
+                self._finding.cancel()
             if self._found is not None:
                 self._found.close(self.conn.transport.clock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection
+from datetime import datetime
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -102,6 +103,7 @@ class ProxyService(Service):
         self._ration = Ration(Allowance(DENIED_BURST, DENIED_PER_SECOND))
         self._ssh: SSHServerFactory | None = None
         self._turn = 0
+        self._identity: Any = None
         self._listening: Any = None
         self._following: Deferred[None] | None = None
         self._looking: LoopingCall | None = None
@@ -148,6 +150,8 @@ class ProxyService(Service):
         await member.ready()
         host = member.identity.host
         index = self._index = NodeIndex(host.cluster)
+        member.on_change(self._member_changed)
+        self._identity = member.identity
         self._tunnels = tunnels = Tunnels(self._reactor, lambda: None, self._cloned)
         self._peers = Peers(self._reactor, member.client_identity, self._proxies_verifier)
         ways = Ways(self._reactor, tunnels, self._peers, self._other_proxies, self._vouch)
@@ -162,7 +166,7 @@ class ProxyService(Service):
         realm = ProxyRealm(
             jump,
             lambda who: AgentAvatar(who.identity, who.remote_addr, tunnels, self._auth_endpoint),
-            lambda who: PeerAvatar(who.identity, tunnels),
+            lambda who: PeerAvatar(who.identity, tunnels, self._refuses_peer),
             self._refuses,
         )
         self._ssh = ssh = SSHServerFactory(
@@ -176,6 +180,7 @@ class ProxyService(Service):
             on_denied=self._attempt_denied,
             on_refused=self._strangers_refused,
             limits=self._limits,
+            shared=tunnels.has_nodes_at,
         )
         self._listen(ssh)
         self._following = Deferred.fromCoroutine(self._follow(index))
@@ -219,6 +224,8 @@ class ProxyService(Service):
             nonlocal failures
             failures = 0
             index.change(changes)
+            if changes.gone:
+                self._end_hosts(changes.gone)
 
         while True:
             try:
@@ -254,16 +261,58 @@ class ProxyService(Service):
         identity = self._member.identity
         return vouch(visitor, identity.keys.ssh, identity.ssh_certificate, self._reactor.seconds())
 
-    def _refuses(self, host: HostIdentity) -> str:
-        lock = host_locked(self._member.state.locks, host.host_id, now(self._reactor))
+    def _refuses(self, host: HostIdentity, moment: datetime | None = None) -> str:
+        moment = moment or now(self._reactor)
+        lock = host_locked(self._member.state.locks, host.host_id, moment)
         return "" if lock is None else f"host {host.name} is locked: {lock.metadata.name}"
+
+    def _refuses_peer(self, host: HostIdentity) -> str:
+        if host.expires <= now(self._reactor):
+            return "the certificate that this connection was made with has expired"
+        if all(host.host_id != proxy.id for proxy in self._member.state.proxies):
+            return "this proxy is not known to be one of the cluster"
+        return self._refuses(host)
+
+    def _member_changed(self) -> None:
+        """The cluster's state or our identity is another: whoever is locked now goes."""
+        if not self.running or self._tunnels is None:
+            return
+        self._end_locked()
+        if self._identity is not self._member.identity:
+            self._identity = self._member.identity
+            if self._peers is not None:
+                self._peers.renew()
 
     def _look(self) -> None:
         """End the tunnels of hosts that are no members any more, or are locked."""
         index = self._index
         find = index.get if index.told else (lambda _: index)
         if self._tunnels is not None:
-            self._tunnels.review(now(self._reactor), self._refuses, find)
+            self._end_locked()
+            self._tunnels.review(now(self._reactor), find)
+
+    def _members_present(self) -> list[tuple[SSHServerTransport, HostIdentity]]:
+        found = []
+        for transport in self._present():
+            avatar = getattr(transport, "avatar", None)
+            if isinstance(avatar, AgentAvatar | PeerAvatar):
+                found.append((transport, avatar.host))
+        return found
+
+    def _end_locked(self) -> None:
+        moment = now(self._reactor)
+        if not any(k.spec.target.host_id for k in self._member.state.locks):
+            return
+        for transport, host in self._members_present():
+            problem = self._refuses(host, moment)
+            if problem:
+                transport.dismiss(problem)
+
+    def _end_hosts(self, host_ids: Collection[str]) -> None:
+        """End the connections of nodes that were removed, old ones with visitors included."""
+        for transport, host in self._members_present():
+            if host.role is HostRole.NODE and host.host_id in host_ids:
+                transport.dismiss("this host is no member of the cluster any more")
 
     # -- audit ------------------------------------------------------------------------
     def _emit(self, name: str = "auth.denied", **fields: Any) -> None:
@@ -311,6 +360,10 @@ class ProxyService(Service):
         )
 
     def _visitor_denied(self, visitor: JumpVisitor, target: str, error: TeleError) -> None:
+        unsaid = visitor.ration.admit(self._reactor.seconds())
+        if unsaid is None:
+            return
+        more: dict[str, Any] = {"others_not_listed": unsaid} if unsaid else {}
         self._emit(
             user=visitor.identity.user,
             roles=visitor.identity.roles,
@@ -319,6 +372,7 @@ class ProxyService(Service):
             error=str(error),
             reason=str(getattr(error, "reason", error.kind)),
             target=target[:256],
+            **more,
         )
 
 

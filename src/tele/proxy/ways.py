@@ -6,7 +6,7 @@ the order of the plan (:mod:`tele.tunnel.plan`), until one works.
 Laws of this file:
 
 * All ways together have their time; the last of them may use what is left of it.
-* An address that did not answer is tried last for a minute.
+* An address at which no SSH server answered is tried last for a minute.
 * The node learns where the visitor comes from, whichever way they take.
 """
 
@@ -16,9 +16,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.conch.error import ConchError
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from tele.conch.channel import Channel
@@ -26,6 +25,7 @@ from tele.conch.relay import RelayChannel, StreamEnd
 from tele.errors import TeleError, Unreachable
 from tele.model.api.members import Proxy
 from tele.model.presence import Host
+from tele.proxy.direct import dial_server
 from tele.tunnel.acceptor import Tunnels
 from tele.tunnel.peers import Peers
 from tele.tunnel.plan import Direct, Route, Through, Tunnelled, routes
@@ -68,7 +68,7 @@ class Ways:
     def open(self, host: Host, remote_addr: tuple[str, int], **near: Any) -> Deferred[Channel]:
         """Return a channel to ``host`` for a visitor's end of it, which ``near`` describes.
 
-        Fails with :class:`Unreachable`, or with the node's own ``ConchError``.
+        Fails with :class:`Unreachable`, or with the node's own ``ConchError``; can be cancelled.
         """
 
         def through(connection: Any, visitor: Visitor, name: str) -> Deferred[Channel]:
@@ -121,6 +121,8 @@ class Ways:
             try:
                 return await going
             except DeferredTimeout:
+                if isinstance(route, Direct):
+                    self._avoid(route.address)
                 problem = Unreachable(f"node {host.name} did not answer")
             except (TeleError, ConchError) as error:
                 problem = error
@@ -146,20 +148,16 @@ class Ways:
                 return await through(await self._peers.connection(proxy), visitor, host.name)
 
     async def _dial(self, address: str, visitor: Visitor, host: Host) -> StreamEnd:
-        factory = Factory.forProtocol(StreamEnd)
-        factory.noisy = False
-        connecting = dial(self._reactor, address, OPEN_SECONDS, 3022).connect(factory)
-        stream: Any
+        endpoint = dial(self._reactor, address, OPEN_SECONDS, 3022)
         try:
-            stream = await connecting
+            stream = await dial_server(endpoint, self._vouch(visitor))
+        except CancelledError:
+            raise  # it took too long, or the visitor left: that is no fault of the address
         except Exception:
-            # Whoever is given up for another way is avoided, too.
             self._avoid(address)
             raise Unreachable(f"node {host.name} does not answer at {address}") from None
         self._avoided.pop(address, None)
-        stream.transport.write(self._vouch(visitor))
-        made: StreamEnd = stream
-        return made
+        return stream
 
     def _avoid(self, address: str) -> None:
         if len(self._avoided) >= AVOIDED_LIMIT:

@@ -6,11 +6,13 @@ Laws of this file:
 * One tunnel a node: the newest gets the visitors. An older one of the same run of the node
   is the node's to close, when its visitors have left; one of another run, while it is still
   alive, belongs to somebody with a copy of the node's keys: that is told, and it ends.
-* A node gets to auth, as it would over the proxy's port, and to nothing else.
+* A node gets to auth, as it would over the proxy's port, and to nothing else; and it has only
+  so many connections at once, with a tunnel or without.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
@@ -25,9 +27,10 @@ from twisted.internet.protocol import Factory
 from tele.conch.channel import Channel
 from tele.conch.refusals import RESOURCE_SHORTAGE
 from tele.conch.relay import RelayChannel, StreamEnd
+from tele.errors import AccessDenied
 from tele.loop import make_logger
 from tele.model.identity import HostIdentity
-from tele.tunnel.visits import OPEN_SECONDS, MemberConnection, pass_on
+from tele.tunnel.visits import CHANNELS_LIMIT, OPEN_SECONDS, MemberConnection, pass_on
 from tele.tunnel.words import AUTH, LEAVING, TUNNEL, Hello, Visitor
 from tele.wire import numbers as n
 
@@ -35,6 +38,8 @@ log = make_logger(__name__)
 
 #: Streams to auth on one tunnel: watches, uploads and calls of one node.
 STREAMS_LIMIT: Final = 32
+#: Connections of one node. An old one of a network that was cut lasts for a minute.
+CONNECTIONS_LIMIT: Final = 32
 #: A pair of machines with the same keys is told of once in so many seconds.
 TOLD_AGAIN: Final = 600.0
 _KEEPALIVE: Final = b"keepalive@openssh.com"
@@ -76,6 +81,28 @@ class Tunnels:
     _leaving: bool = field(default=False, init=False)
     _unknown: set[str] = field(factory=set, init=False)
     _told: dict[str, float] = field(factory=dict, init=False)
+    _connections: Counter[str] = field(factory=Counter, init=False)
+    _sources: Counter[str] = field(factory=Counter, init=False)
+
+    def enter(self, host: HostIdentity, source: str) -> None:
+        """A node logs in from ``source``. Raises :class:`AccessDenied` if it does so too often."""
+        if self._connections[host.host_id] >= CONNECTIONS_LIMIT:
+            raise AccessDenied(
+                f"node {host.name} has {CONNECTIONS_LIMIT} connections already", "too_many"
+            )
+        self._connections[host.host_id] += 1
+        self._sources[source] += 1
+
+    def leave_from(self, host: HostIdentity, source: str) -> None:
+        """A connection of a node, which had entered, is gone."""
+        for counter, key in ((self._connections, host.host_id), (self._sources, source)):
+            counter[key] -= 1
+            if not counter[key]:
+                del counter[key]
+
+    def has_nodes_at(self, source: str) -> bool:
+        """Whether nodes are connected from this address: others may be behind it, too."""
+        return source in self._sources
 
     def __len__(self) -> int:
         return len(self._by_host)
@@ -130,17 +157,16 @@ class Tunnels:
     def review(
         self,
         moment: datetime,
-        refuses: Callable[[HostIdentity], str],
         find: Callable[[str], object | None],
     ) -> None:
         """End the tunnels of those who may not have one any more.
 
-        Whose certificate has expired did not renew it; ``refuses(host)`` says why a host is
-        not served; whom ``find(host_id)`` did not know twice is no member.
+        Whose certificate has expired did not renew it; whom ``find(host_id)`` did not know
+        twice is no member.
         """
         unknown = {host_id for host_id in self._by_host if find(host_id) is None}
         for host_id, tunnel in list(self._by_host.items()):
-            problem = refuses(tunnel.host)
+            problem = ""
             if tunnel.host.expires <= moment:
                 problem = "the certificate that this tunnel was made with has expired"
             elif host_id in unknown and host_id in self._unknown:
@@ -164,10 +190,12 @@ class Tunnels:
 class AgentAvatar(ConchUser):
     """A node that dialled this proxy.
 
-    ``auth()`` returns the endpoint of auth. Log it out with :meth:`left`.
+    ``auth()`` returns the endpoint of auth. Log it out with :meth:`left`. Raises
+    :class:`AccessDenied` for one that has too many connections.
     """
 
     conn: Any = None
+    channels_limit = CHANNELS_LIMIT
 
     def __init__(
         self,
@@ -177,10 +205,11 @@ class AgentAvatar(ConchUser):
         auth: Callable[[], IStreamClientEndpoint],
     ) -> None:
         super().__init__()
-        self._host = host
+        self.host = host
         self._remote_addr = remote_addr
         self._tunnels = tunnels
         self._auth = auth
+        tunnels.enter(host, remote_addr[0])
         self._streams = 0
         self.channelLookup = {AUTH: self._open_auth}
 
@@ -189,7 +218,7 @@ class AgentAvatar(ConchUser):
         if requestType != TUNNEL:
             return 0
         instance = Hello.decode(data).instance
-        self._tunnels.attach(Tunnel(self._host, self._remote_addr, instance, self.conn))
+        self._tunnels.attach(Tunnel(self.host, self._remote_addr, instance, self.conn))
         return 1
 
     def _open_auth(
@@ -222,7 +251,8 @@ class AgentAvatar(ConchUser):
 
     def left(self) -> None:
         """The connection is gone."""
-        self._tunnels.detach(self._host.host_id, self.conn)
+        self._tunnels.leave_from(self.host, self._remote_addr[0])
+        self._tunnels.detach(self.host.host_id, self.conn)
 
 
 class AuthChannel(RelayChannel):

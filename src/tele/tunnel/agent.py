@@ -37,7 +37,7 @@ from tele.conch.connection import SSHConnection
 from tele.conch.limits import Limits
 from tele.conch.refusals import RESOURCE_SHORTAGE, UNKNOWN_CHANNEL_TYPE
 from tele.conch.stream import StreamChannel
-from tele.errors import Conflict, TeleError, Unreachable
+from tele.errors import AccessDenied, Conflict, TeleError, Unreachable
 from tele.loop import backoff, make_logger
 from tele.tunnel.visits import CHANNELS_LIMIT
 from tele.tunnel.words import LEAVING, TUNNEL, VISITOR, Hello, Visitor
@@ -102,8 +102,9 @@ class AgentConnection(SSHConnection):
     def gotGlobalRequest(self, requestType: bytes, data: bytes) -> Any:
         """The proxy says that it goes, or asks whether we are alive."""
         if requestType == LEAVING:
-            self.leaving = True
-            self.left()
+            if not self.leaving:
+                self.leaving = True
+                self.left()
             return True
         return super().gotGlobalRequest(requestType, data)
 
@@ -176,7 +177,8 @@ class Means:
     """What all agents of a node have in common.
 
     ``identity()`` and ``verifier()`` are asked anew for each connection; ``endpoint(address)``
-    dials; ``taken(proxy_id)`` says whether there is a tunnel to that proxy already;
+    dials; ``taken(proxy_id)`` says whether there is a tunnel to that proxy already, or will be;
+    ``refuses(proxy_id)`` says why it is not dealt with, or nothing;
     ``changed()`` hears of every tunnel that comes or goes, and of every failure.
     """
 
@@ -188,6 +190,7 @@ class Means:
     serve: Serve
     endpoint: Callable[[str], IStreamClientEndpoint]
     taken: Callable[[str], bool]
+    refuses: Callable[[str], str]
     changed: Callable[[], None] = field(repr=False)
     limits: Limits
 
@@ -197,6 +200,8 @@ class Agent:
 
     def __init__(self, means: Means, addresses: Callable[[], tuple[str, ...]]) -> None:
         self.connection: AgentConnection | None = None
+        #: The proxy that is being asked for a tunnel.
+        self.asking = ""
         #: Whether the last attempt failed, or the proxy is going away.
         self.failing = False
         self._means = means
@@ -286,6 +291,12 @@ class Agent:
         if means.taken(made.proxy_id):
             made.transport.loseConnection()
             raise Conflict(f"{address} led to proxy {made.proxy_id}, which has a tunnel already")
+        problem = means.refuses(made.proxy_id)
+        if problem:
+            made.transport.loseConnection()
+            raise AccessDenied(f"proxy at {address}: {problem}", "locked")
+        # Behind a balancer another agent may be led to the same proxy meanwhile.
+        self.asking = made.proxy_id
         try:
             welcome: Deferred[Any] = made.sendGlobalRequest(
                 TUNNEL, Hello(means.instance).encode(), wantReply=1
@@ -294,6 +305,8 @@ class Agent:
         except Exception:
             made.transport.loseConnection()
             raise Unreachable(f"proxy at {address} takes no tunnels") from None
+        finally:
+            self.asking = ""
         return made
 
     def _failed(self, trouble: str) -> None:

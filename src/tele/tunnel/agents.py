@@ -40,6 +40,7 @@ class Agents:
     :param bootstrap: addresses for when none is known.
     :param changed: hears that :attr:`proxy_ids` changed.
     :param limits: bounds of the connections, how long a silent proxy lives among them.
+    :param refuses: says of a proxy's id why it is not dealt with, such as a lock, or nothing.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Agents:
         endpoint: Callable[[str], IStreamClientEndpoint],
         changed: Callable[[], None],
         limits: Limits | None = None,
+        refuses: Callable[[str], str] = lambda _: "",
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._host_id = host_id
@@ -68,6 +70,7 @@ class Agents:
         self._told: tuple[str, ...] = ()
         self._running = False
         self._looking = False
+        self._turn = 0
         self._means = Means(
             reactor,
             host_id,
@@ -77,6 +80,7 @@ class Agents:
             serve,
             endpoint,
             self._taken,
+            refuses,
             self._changed,
             limits or Limits(),
         )
@@ -104,6 +108,10 @@ class Agents:
         return [agent.connection for agent in agents if agent.connection is not None]
 
     def _taken(self, proxy_id: str) -> bool:
+        asking = any(agent.asking == proxy_id for agent in self._agents.values())
+        return asking or self._has_tunnel(proxy_id)
+
+    def _has_tunnel(self, proxy_id: str) -> bool:
         current = (agent.connection for agent in self._agents.values())
         return any(c is not None and c.proxy_id == proxy_id for c in current)
 
@@ -126,7 +134,9 @@ class Agents:
 
     def _look(self) -> None:
         self._name()
-        known = {proxy.id: proxy for proxy in self._proxies() if proxy.addresses}
+        self._drop_refused()
+        refuses = self._means.refuses
+        known = {p.id: p for p in self._proxies() if p.addresses and not refuses(p.id)}
         failing = {i for i, agent in self._agents.items() if agent.failing}
         # While no proxy is known one tunnel will do: it tells of the others.
         want = [i for i, agent in self._agents.items() if agent.works][:1] or [_ANY]
@@ -147,6 +157,12 @@ class Agents:
             self._old.remove(old)
             old.stop()
 
+    def _drop_refused(self) -> None:
+        """Leave proxies that are locked at once, with all who came through them."""
+        for connection in self._connections():
+            if self._means.refuses(connection.proxy_id):
+                connection.transport.loseConnection()
+
     def _name(self) -> None:
         """File each agent under the proxy that it found: a balancer may lead to any."""
         for proxy_id, agent in list(self._agents.items()):
@@ -166,7 +182,7 @@ class Agents:
         has none itself.
         """
         connection = old.connection
-        return connection is None or self._taken(connection.proxy_id)
+        return connection is None or self._has_tunnel(connection.proxy_id)
 
     def _addresses(self, proxy_id: str) -> tuple[str, ...]:
         for proxy in self._proxies():
@@ -187,5 +203,8 @@ class Agents:
         connections = self._connections()
         if not connections:
             raise Unreachable("there is no tunnel now")
-        opening = open_stream(connections[0], AUTH, b"", protocol)
+        # Another one each time: a proxy may have lost its way to auth.
+        self._turn += 1
+        connection = connections[self._turn % len(connections)]
+        opening = open_stream(connection, AUTH, b"", protocol)
         return opening.addTimeout(OPEN_SECONDS, self._means.reactor)

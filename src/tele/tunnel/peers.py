@@ -24,13 +24,13 @@ from twisted.internet.interfaces import IDelayedCall
 from tele.conch.channel import Channel
 from tele.conch.client import ClientIdentity, MemberVerifier, connect
 from tele.conch.connection import SSHConnection
-from tele.conch.refusals import CONNECT_FAILED
+from tele.conch.refusals import ADMINISTRATIVELY_PROHIBITED, CONNECT_FAILED
 from tele.errors import Unreachable
 from tele.loop import make_logger
 from tele.model.api.members import Proxy
 from tele.model.identity import HostIdentity
 from tele.tunnel.acceptor import Tunnels
-from tele.tunnel.visits import CHANNELS_LIMIT
+from tele.tunnel.visits import PEER_CHANNELS_LIMIT
 from tele.tunnel.ways_out import Announced, dial
 from tele.tunnel.words import VISITOR, Visitor
 from tele.wire.proxy_header import LOCAL
@@ -43,12 +43,20 @@ CONNECT_SECONDS: Final = 10.0
 
 
 class PeerAvatar(ConchUser):
-    """Another proxy that dialled this one, with visitors for nodes whose tunnels end here."""
+    """Another proxy that dialled this one, with visitors for nodes whose tunnels end here.
 
-    def __init__(self, host: HostIdentity, tunnels: Tunnels) -> None:
+    ``refuses(host)`` says why no more visitors are taken from it, or nothing.
+    """
+
+    channels_limit = PEER_CHANNELS_LIMIT
+
+    def __init__(
+        self, host: HostIdentity, tunnels: Tunnels, refuses: Callable[[HostIdentity], str]
+    ) -> None:
         super().__init__()
-        self._host = host
+        self.host = host
         self._tunnels = tunnels
+        self._refuses = refuses
         self.channelLookup = {VISITOR: self._open}
 
     def gotGlobalRequest(self, requestType: bytes, data: bytes) -> int:
@@ -62,6 +70,9 @@ class PeerAvatar(ConchUser):
         tunnel = self._tunnels.get(visitor.host_id)
         if tunnel is None:
             raise ConchError("the tunnel of that node does not end here any more", CONNECT_FAILED)
+        problem = self._refuses(self.host)
+        if problem:
+            raise ConchError(problem, ADMINISTRATIVELY_PROHIBITED)
         return tunnel.open(
             visitor, remoteWindow=remoteWindow, remoteMaxPacket=remoteMaxPacket, avatar=avatar
         )
@@ -73,7 +84,7 @@ class PeerAvatar(ConchUser):
 class _PeerConnection(SSHConnection):
     """Our end of a connection to another proxy; ``lost()`` is called at its end."""
 
-    channels_limit = CHANNELS_LIMIT
+    channels_limit = PEER_CHANNELS_LIMIT
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,6 +120,8 @@ class Peers:
         self._identity = identity
         self._verifier = verifier
         self._peers: dict[str, _Peer] = {}
+        #: Those that were made with an older certificate of ours.
+        self._old: list[tuple[str, _Peer]] = []
 
     def connection(self, proxy: Proxy) -> Deferred[Any]:
         """Fire with the connection to ``proxy``; fails with :class:`Unreachable`."""
@@ -177,13 +190,23 @@ class Peers:
     def _lost(self, proxy_id: str, peer: _Peer) -> None:
         if self._peers.get(proxy_id) is peer:
             del self._peers[proxy_id]
+        self._old = [old for old in self._old if old[1] is not peer]
         if peer.idle is not None:
             peer.idle.cancel()
             peer.idle = None
 
+    def renew(self) -> None:
+        """Our certificate is new: dial anew with it. Who passes through stays until they leave."""
+        for proxy_id, peer in list(self._peers.items()):
+            if peer.connection is not None:
+                del self._peers[proxy_id]
+                self._old.append((proxy_id, peer))
+                if peer.idle is not None:
+                    peer.idle.reset(0)
+
     def close(self) -> None:
         """End all connections."""
-        for proxy_id, peer in list(self._peers.items()):
+        for proxy_id, peer in [*self._peers.items(), *self._old]:
             if peer.connecting is not None and peer.connection is None:
                 peer.connecting.cancel()
             if peer.connection is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from twisted.conch.error import ConchError
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IProtocol
@@ -28,12 +28,21 @@ from tele.tunnel.words import LEAVING, TUNNEL, VISITOR, Visitor
 OPEN_SECONDS: Final = 10.0
 #: Visitors of one node through one tunnel, and everything else on it.
 CHANNELS_LIMIT: Final = 4096
+#: Visitors of all nodes between two proxies.
+PEER_CHANNELS_LIMIT: Final = 16 * CHANNELS_LIMIT
 
 
 class MemberConnection(SSHConnection):
-    """The connection service between members: global requests of ours reach the avatar."""
+    """The connection service between members: global requests of ours reach the avatar, which
+    may have ``channels_limit``.
+    """
 
     channels_limit = CHANNELS_LIMIT
+
+    def serviceStarted(self) -> None:
+        """See :class:`SSHConnection`."""
+        super().serviceStarted()
+        self.channels_limit = getattr(self.transport.avatar, "channels_limit", CHANNELS_LIMIT)
 
     def gotGlobalRequest(self, requestType: bytes, data: bytes) -> Any:
         """See :class:`SSHConnection`."""
@@ -46,8 +55,10 @@ def pass_on(connection: Any, visitor: Visitor, name: str, **near: Any) -> Deferr
     """Open a channel for ``visitor`` of the node ``name``, spliced to one that a peer asks for.
 
     ``near`` is what :func:`open_splice` needs to know of that one. Fails with
-    :class:`Unreachable`, or with the node's own ``ConchError``.
+    :class:`Unreachable`, or with the node's own ``ConchError``; can be cancelled.
     """
+    if _is_full(connection):
+        return _too_many(name)
     opening: Deferred[Any] = open_splice(connection, VISITOR, visitor.encode(), **near)
     return _in_time(opening, connection, name)
 
@@ -56,8 +67,19 @@ def speak_to(
     connection: Any, visitor: Visitor, name: str, protocol: IProtocol
 ) -> Deferred[IProtocol]:
     """Open a channel for ``visitor`` of the node ``name`` and connect ``protocol`` to it."""
+    if _is_full(connection):
+        return _too_many(name)
     opening: Deferred[Any] = open_stream(connection, VISITOR, visitor.encode(), protocol)
     return _in_time(opening, connection, name)
+
+
+def _is_full(connection: Any) -> bool:
+    # A peer that never answers has all channels that it was asked for.
+    return bool(len(connection.channels) >= connection.channels_limit)
+
+
+def _too_many(name: str) -> Deferred[Any]:
+    return fail(Unreachable(f"node {name} has too many visitors on this way; try again later"))
 
 
 def _in_time(opening: Deferred[Any], connection: Any, name: str) -> Deferred[Any]:
@@ -67,6 +89,8 @@ def _in_time(opening: Deferred[Any], connection: Any, name: str) -> Deferred[Any
 
 def _explained(failure: Failure, name: str) -> Failure:
     error = failure.value
+    if isinstance(error, CancelledError):
+        return failure
     if isinstance(error, DeferredTimeout):
         raise Unreachable(
             f"node {name} did not answer within {OPEN_SECONDS:.0f} s; is its network down?"

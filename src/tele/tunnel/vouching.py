@@ -62,11 +62,13 @@ def take_preface(data: bytes) -> int | None:
 class Vouching:
     """Takes the word of proxies at the node ``host_id``.
 
-    ``verifier()`` knows proxies of the cluster, and is asked anew each time.
+    ``verifier()`` knows proxies of the cluster, and is asked anew each time; ``refuses(proxy_id)``
+    says why the word of one is not taken, such as a lock, or nothing.
     """
 
     _host_id: str
     _verifier: Callable[[], MemberVerifier]
+    _refuses: Callable[[str], str] = lambda _: ""
     _seen: set[bytes] = field(factory=set, init=False)
     _order: deque[tuple[float, bytes]] = field(factory=deque, init=False)
 
@@ -94,11 +96,14 @@ class Vouching:
     def _check(self, blob: bytes, said: bytes, signature: bytes, seconds: float) -> None:
         try:
             certificate = parse_certificate(blob)
-            self._verifier().verify(certificate, datetime.fromtimestamp(seconds, UTC))
+            proxy = self._verifier().verify(certificate, datetime.fromtimestamp(seconds, UTC))
             allowed = (certificate.key.type,)
             certificate.key.verify(signature, _CONTEXT + said, allowed)
         except BadCertificate as error:
             raise ProtocolError(f"not the word of a proxy: {error}") from None
+        problem = "" if proxy.identity is None else self._refuses(proxy.identity.host_id)
+        if problem:
+            raise ProtocolError(f"the word of a proxy that is {problem}")
 
     def _once(self, said: bytes, seconds: float) -> None:
         while self._order and self._order[0][0] < seconds - 2 * LASTS:

@@ -526,6 +526,12 @@ def test_a_joining_host_binds_no_labels_itself(world: World) -> None:
     [
         {"addresses": ("a b:22",)},
         {"addresses": ("*:22",)},
+        {"addresses": ("web1",)},
+        {"addresses": ("web1:0",)},
+        {"addresses": ("web1:022",)},
+        {"addresses": ("web1:²",)},
+        {"addresses": ("web1:" + "9" * 5000,)},
+        {"addresses": ("::1:22",)},
         {"labels": {"": "x"}},
         {"labels": {"k": "v" * 2000}},
         {"labels": {f"k{n}": "v" for n in range(200)}},

@@ -163,12 +163,18 @@ def test_half_a_hello_does_not_wait_for_ever() -> None:
 
 
 def test_only_so_many_may_be_undecided() -> None:
-    """A flood of silent connections costs a bounded number of them."""
+    """A flood of silent connections costs a bounded number of them, and keeps nobody out who
+    says at once what they want (attack).
+    """
     scene = Scene()
     transports = [scene.connect() for _ in range(scene.limit)]
-    assert scene.factory.buildProtocol(PEER) is None
-    transports[0].feed(b"SSH-2.0-x\r\n")
-    assert scene.factory.buildProtocol(PEER) is not None
+    late = scene.connect()
+    assert [transport.aborted for transport in transports] == [True, False, False]
+    assert scene.factory.undecided == scene.limit
+    late.feed(b"SSH-2.0-x\r\n")
+    assert isinstance(late.protocol, Taken)
+    scene.connect()
+    assert not transports[1].aborted
 
 
 def test_a_peer_that_leaves_is_forgotten() -> None:

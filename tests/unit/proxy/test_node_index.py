@@ -11,7 +11,7 @@ from tele.errors import InvalidInput, NotFound, Unreachable
 from tele.model.api.members import HostChanges
 from tele.model.identity import HostRole
 from tele.model.presence import Host, Mode, Status
-from tele.proxy.index import NodeIndex, check_online
+from tele.proxy.index import LOOKED_AT_LIMIT, NodeIndex, check_online
 
 WEB = Host(
     id="0d9d28a3-4ff5-4b3b-8e5c-6ad0e0f1a111",
@@ -107,6 +107,28 @@ def test_a_selector_that_cannot_be_read(text: str) -> None:
     """It says what one looks like."""
     with pytest.raises(InvalidInput, match="key=value"):
         index(PROD).find(text)
+
+
+def test_a_selector_that_fits_too_many() -> None:
+    """Each node that fits costs a decision: a loop of such questions stops no proxy (attack)."""
+    crowd = [evolve(PROD, id=f"n-{number}") for number in range(LOOKED_AT_LIMIT + 1)]
+    made = index(*crowd, evolve(OTHER, labels={"env": "prod", "zone": "a"}))
+    asked: list[str] = []
+
+    def visible(host: Host) -> bool:
+        asked.append(host.id)
+        return False
+
+    with pytest.raises(InvalidInput, match="too many"):
+        made.find("env=prod", visible)
+    assert len(asked) <= LOOKED_AT_LIMIT
+    assert made.find("env=prod+zone=a").id == OTHER.id
+
+
+def test_a_proxy_that_knows_nobody_yet_says_so() -> None:
+    """Started while auth is away, it does not say that there is no such node."""
+    with pytest.raises(Unreachable, match="auth is away"):
+        NodeIndex("example").find("web1")
 
 
 def test_labels_show_nothing_that_one_may_not_see() -> None:

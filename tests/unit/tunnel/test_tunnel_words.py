@@ -113,6 +113,14 @@ def test_a_word_counts_once() -> None:
         world.vouching.take(line, SECONDS + 1)
 
 
+def test_a_locked_proxy_has_no_word() -> None:
+    """Its certificate is good for hours more; what it says is not (attack)."""
+    world = World()
+    vouching = Vouching("node-1", world.vouching._verifier, lambda host_id: f"locked: {host_id}")
+    with pytest.raises(ProtocolError, match="locked: p-1"):
+        vouching.take(world.word(), SECONDS)
+
+
 @pytest.mark.parametrize("off", [-LASTS - 1, LASTS + 1])
 def test_an_old_word_is_none(off: float) -> None:
     """It lasts minutes; the text asks for the clocks."""

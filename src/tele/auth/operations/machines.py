@@ -31,6 +31,7 @@ from tele.auth.state import State
 from tele.auth.tokens import Tokens
 from tele.certs.names import check_name
 from tele.errors import Conflict, InvalidInput, Unavailable, quoted
+from tele.https.blocking import split_address
 from tele.loop import now
 from tele.model.api import members as api
 from tele.model.api.operation import Nothing
@@ -254,7 +255,9 @@ def _check_presence(said: Presence) -> None:
     if len(said.addresses) > ADDRESSES_LIMIT:
         raise InvalidInput(f"more than {ADDRESSES_LIMIT} addresses")
     for address in (*said.addresses, *([said.peer] if said.peer else ())):
-        if not is_host_name(host_of(address)):
+        # Everybody who dials it reads it, and is not to stumble over it.
+        host, port = split_address(address)
+        if not is_host_name(host) or address not in (f"{host}:{port}", f"[{host}]:{port}"):
             raise InvalidInput(f"{quoted(address)} is no address")
     if len(said.tunnels) > TUNNELS_LIMIT:
         raise InvalidInput(f"more than {TUNNELS_LIMIT} tunnels")

@@ -1,0 +1,207 @@
+"""Ways to a node: one after the other, all within their time, and none after the visitor left."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from attrs import define, evolve, field
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.error import ConnectError
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+
+from tele.conch.relay import StreamEnd
+from tele.errors import AccessDenied, InvalidInput, Unreachable
+from tele.model.identity import HostIdentity, HostRole
+from tele.model.presence import Host, Mode, Status
+from tele.proxy import ways as ways_module
+from tele.proxy.jump import read_target
+from tele.proxy.ways import IMPATIENT, Ways
+from tele.tunnel.acceptor import CONNECTIONS_LIMIT, Tunnels
+from tele.tunnel.visits import OPEN_SECONDS, pass_on
+from tele.tunnel.words import Visitor
+
+HOST = Host(
+    id="0d9d28a3-4ff5-4b3b-8e5c-6ad0e0f1a111",
+    name="web1",
+    role=HostRole.NODE,
+    addresses=tuple(f"192.0.2.{number}:3022" for number in range(1, 33)),
+    labels={},
+    mode=Mode.DIRECT,
+    status=Status.ONLINE,
+    last_seen=datetime(2026, 11, 24, 12, tzinfo=UTC),
+)
+VOUCHED = b"TELE-VISITOR x\r\n"
+
+
+class Transport(StringTransport):
+    """Knows whether it was aborted."""
+
+    aborted = False
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        pass
+
+
+@define
+class Dialled:
+    """An endpoint; ``answers`` says what becomes of an attempt."""
+
+    address: str
+    answers: str
+    cancelled: bool = False
+    transport: Transport = field(factory=Transport)
+    protocol: Any = None
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        if self.answers == "refused":
+            return fail(ConnectError())
+        if self.answers == "nothing":
+            return Deferred(self._cancel)
+        self.protocol = factory.buildProtocol(None)
+        self.protocol.makeConnection(self.transport)
+        return succeed(self.protocol)
+
+    def _cancel(self, _: object) -> None:
+        self.cancelled = True
+
+
+class World:
+    """Ways of a proxy without tunnels, whose dialling is watched."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock = Clock()
+        self.answers = "nothing"
+        self.dialled: list[Dialled] = []
+
+        def dial(reactor: Any, address: str, seconds: float, port: int) -> Dialled:
+            self.dialled.append(Dialled(address, self.answers))
+            return self.dialled[-1]
+
+        monkeypatch.setattr(ways_module, "dial", dial)
+        tunnels = Tunnels(self.clock, lambda: None, lambda old, new: None)
+        peers: Any = None
+        self.ways = Ways(self.clock, tunnels, peers, lambda: (), lambda _: VOUCHED)
+
+    def visit(self, host: Host = HOST) -> tuple[Deferred[StreamEnd], list[Any]]:
+        ended: list[Any] = []
+        visiting = self.ways.connect(host, ("192.0.2.99", 40000))
+        visiting.addBoth(ended.append)
+        return visiting, ended
+
+
+def test_all_ways_have_their_time_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node with many dead addresses does not hold a visitor, or us, for longer (attack)."""
+    world = World(monkeypatch)
+    _, ended = world.visit()
+    for _ in range(int(OPEN_SECONDS)):
+        world.clock.advance(1)
+    assert ended[0].check(Unreachable)
+    assert "did not answer within 10 s" in str(ended[0].value)
+    assert len(world.dialled) == OPEN_SECONDS // IMPATIENT + 1
+    world.clock.advance(120)
+    assert len(world.dialled) == OPEN_SECONDS // IMPATIENT + 1
+    assert all(dialled.cancelled for dialled in world.dialled)
+    assert not world.clock.getDelayedCalls()
+
+
+def test_nobody_dials_for_a_visitor_who_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attempt ends, no other one follows it, and no address is blamed for it (attack)."""
+    world = World(monkeypatch)
+    visiting, ended = world.visit()
+    visiting.cancel()
+    assert ended[0].check(CancelledError)
+    assert [dialled.cancelled for dialled in world.dialled] == [True]
+    assert not world.clock.getDelayedCalls()
+    assert not world.ways._avoided
+
+
+def test_a_dead_address_is_tried_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that did not answer lately does not cost the next visitor the time again."""
+    world = World(monkeypatch)
+    host = evolve(HOST, addresses=HOST.addresses[:2])
+    world.visit(host)
+    world.clock.advance(IMPATIENT)
+    world.visit(host)
+    assert [dialled.address[:9] for dialled in world.dialled] == [
+        "192.0.2.1", "192.0.2.2", "192.0.2.2",
+    ]  # fmt: skip
+
+
+def test_only_an_ssh_server_gets_visitors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that says that it is at another service's address opens no way to it (attack)."""
+    world = World(monkeypatch)
+    world.answers = "connected"
+    host = evolve(HOST, addresses=HOST.addresses[:1])
+    for said in (b"HTTP/1.1 400 Bad Request\r\n", b"+OK\r\n", b"S", b""):
+        _, ended = world.visit(host)
+        dialled = world.dialled[-1]
+        dialled.protocol.dataReceived(said)
+        if said in (b"S", b""):
+            world.clock.advance(OPEN_SECONDS)
+        assert ended[0].check(Unreachable)
+        assert dialled.transport.value() == VOUCHED
+        assert dialled.transport.aborted
+
+
+def test_what_an_ssh_server_says_first_reaches_the_visitor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However its first bytes are cut into pieces, none of them is lost."""
+    world = World(monkeypatch)
+    world.answers = "connected"
+    _, ended = world.visit()
+    made = world.dialled[0]
+    made.transport.protocol = made.protocol  # type: ignore[attr-defined]
+    for piece in (b"SS", b"H-2.0-x\r\n"):
+        assert not ended
+        made.protocol.dataReceived(piece)
+    assert ended[0]._early == [b"SSH-2.0-x\r\n"]
+
+
+def test_a_server_that_closes_is_no_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next address is tried at once."""
+    world = World(monkeypatch)
+    world.answers = "connected"
+    world.visit()
+    world.dialled[0].protocol.connectionLost()
+    assert len(world.dialled) == 2
+
+
+def test_a_node_that_answers_nothing_has_a_limit() -> None:
+    """Channels that a hostile node never answers do not pile up at the proxy (attack)."""
+
+    class Full:
+        channels = dict.fromkeys(range(8))
+        channels_limit = 8
+
+    ended: list[Any] = []
+    pass_on(Full(), Visitor(HOST.id, ("h", 1)), "web1").addErrback(ended.append)
+    assert "too many visitors" in str(ended[0].value)
+
+
+@pytest.mark.parametrize("port", ["9" * 5000, "123456", "²", "-1", ""])
+def test_a_port_that_python_would_stumble_over(port: str) -> None:
+    """It is refused as any other mistake, without a line in our log (attack)."""
+    with pytest.raises(InvalidInput):
+        read_target(f"proxy:web1:{port}".encode())
+
+
+def test_connections_of_a_node_are_counted() -> None:
+    """So many and no more; those that are gone do not count, nor does their address."""
+    tunnels = Tunnels(Clock(), lambda: None, lambda old, new: None)
+    node = HostIdentity("n-1", "web1", "example", HostRole.NODE, HOST.last_seen)
+    for _ in range(CONNECTIONS_LIMIT):
+        tunnels.enter(node, "192.0.2.1")
+    with pytest.raises(AccessDenied, match="already"):
+        tunnels.enter(node, "192.0.2.1")
+    assert tunnels.has_nodes_at("192.0.2.1")
+    for _ in range(CONNECTIONS_LIMIT):
+        tunnels.leave_from(node, "192.0.2.1")
+    assert not tunnels.has_nodes_at("192.0.2.1")
+    tunnels.enter(node, "192.0.2.1")

@@ -1,0 +1,433 @@
+"""Attacks on tunnels and on the proxy: what somebody would try, and what comes of it."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+from twisted.conch.error import ConchError
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from zope.interface import implementer
+
+from small_cluster import ME, SmallCluster, SmallProxy, TunnelNode, small_cluster
+from tele.certs.certificate import parse_certificate
+from tele.certs.keys import parse_line
+from tele.conch.client import ClientIdentity, HostVerifier, connect
+from tele.conch.stream import open_stream
+from tele.errors import AccessDenied
+from tele.interfaces import Put
+from tele.model.api.members import ById
+from tele.model.api.people import PutRole
+from tele.model.api.table import DELETE_HOST, PUT_ROLE
+from tele.model.authority import AuthorityKind
+from tele.model.codec import encode
+from tele.model.identity import HostRole
+from tele.model.presence import Mode
+from tele.model.resources import (
+    Conditions,
+    Lock,
+    LockSpec,
+    LockTarget,
+    Metadata,
+    Role,
+    RoleSpec,
+)
+from tele.proxy import jump as jump_module
+from tele.proxy.jump import DENIED_BURST
+from tele.tunnel import acceptor
+from tele.tunnel.acceptor import Tunnel
+from tele.tunnel.ways_out import dial
+from tele.tunnel.words import AUTH, TUNNEL, VISITOR, Visitor
+from tele.wire.fields import string, uint32
+
+pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
+
+
+@pytest.fixture(autouse=True)
+def no_traceback() -> Iterator[None]:
+    """Nothing that a peer does is a mistake of ours: no traceback is logged."""
+    found: list[Any] = []
+
+    @implementer(ILogObserver)
+    def look(event: LogEvent) -> None:
+        if event.get("log_failure") is not None:
+            found.append(event["log_failure"].getTraceback())
+
+    globalLogPublisher.addObserver(look)
+    try:
+        yield
+    finally:
+        globalLogPublisher.removeObserver(look)
+    assert found == []
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
+    """A cluster with one person."""
+    with small_cluster(tmp_path) as made:
+        made.person("alice", ME)
+        yield made
+
+
+def wait_known(cluster: SmallCluster, proxy: SmallProxy, *names: str) -> None:
+    """Wait until ``proxy`` knows the nodes, and a way to each."""
+
+    def known() -> bool:
+        hosts = [host for host in proxy.service._index if host.addresses or host.tunnels]
+        return {host.name for host in hosts} >= set(names)
+
+    cluster.reactor.until(known)
+
+
+def tunnel_of(proxy: SmallProxy, node: TunnelNode) -> Tunnel:
+    """The tunnel of ``node`` at ``proxy``."""
+    tunnels = proxy.service._tunnels
+    assert tunnels is not None
+    tunnel = tunnels.get(node.host.member.host_id)
+    assert tunnel is not None
+    return tunnel
+
+
+def lock(cluster: SmallCluster, host_id: str) -> None:
+    """Lock a host."""
+    assert cluster.auth is not None
+    value = Lock(Metadata("stop"), LockSpec(LockTarget(host_id=host_id)))
+    cluster.reactor.wait(cluster.auth._backend.commit(Put("/locks/stop", encode(value))))
+
+
+def as_member(cluster: SmallCluster, member: Any, proxy: SmallProxy) -> Any:
+    """A connection of a host to ``proxy``, with the host's own keys."""
+    return cluster.reactor.wait(
+        connect(
+            cluster.reactor,
+            dial(cluster.reactor, f"127.0.0.1:{proxy.port}", 10),
+            verify_host=proxy.member.verifier(HostRole.PROXY),
+            identity=member.client_identity(),
+        )
+    )
+
+
+def as_alice(cluster: SmallCluster, proxy: SmallProxy) -> Any:
+    """A connection of Alice's to ``proxy``."""
+    line = (cluster.folder / "people" / "alice-cert.pub").read_text()
+    identity = ClientIdentity(cluster.ssh_keys["alice"], parse_certificate(parse_line(line)), ME)
+    return cluster.reactor.wait(
+        connect(
+            cluster.reactor,
+            dial(cluster.reactor, f"127.0.0.1:{proxy.port}", 10),
+            verify_host=HostVerifier(
+                proxy.member.ssh_trust(AuthorityKind.HOST), (proxy.member.host_id,)
+            ),
+            identity=identity,
+        )
+    )
+
+
+def ask_for(connection: Any, name: str) -> Deferred[Any]:
+    """Open a way to a node, as ``ssh -J`` does."""
+    target = string(name.encode()) + uint32(22) + string(b"127.0.0.1") + uint32(1)
+    return open_stream(connection, b"direct-tcpip", target, Protocol())
+
+
+def deny_all(cluster: SmallCluster, proxy: SmallProxy) -> None:
+    """Nobody may log in anywhere."""
+    deny = RoleSpec(deny=Conditions(node_labels={"*": ("*",)}))
+    role = Role(Metadata("access"), deny)
+    cluster.reactor.wait(cluster.admin.perform(PUT_ROLE, PutRole("access", role)))
+    cluster.reactor.until(lambda: any(r.spec == deny for r in proxy.member.state.roles))
+
+
+# -- what visitors are told --------------------------------------------------------------
+@pytest.mark.parametrize("form", ["jump", "subsystem"])
+def test_four_answers(cluster: SmallCluster, form: str) -> None:
+    """Unknown, ambiguous, offline and denied are four sentences, whichever way one asks."""
+    proxy = cluster.proxy()
+    labels = {"env": "prod"}
+    for name in ("nat1", "nat2"):
+        cluster.tunnel_node(proxy, name, labels=labels)
+    node = cluster.node(labels={"env": "dev"})
+    wait_known(cluster, proxy, "nat1", "nat2", "web1")
+    index = proxy.service._index
+    away = index.get(node.member.host_id)
+    assert away is not None
+    cluster.stop_node(node)
+    index.put(evolve(away, status=type(away.status).OFFLINE))
+
+    def said(name: str) -> str:
+        words = cluster.jump_words("alice", proxy, name)
+        if form == "jump":
+            done = cluster.run("ssh", *words[:2], "-W", f"{name}:22", "jump")
+        else:
+            done = cluster.run("ssh", *words[:2], "-s", "jump", f"proxy:{name}:22")
+        assert done.returncode == 255
+        return done.stderr.decode()
+
+    assert "no such node: 'nowhere'" in said("nowhere")
+    ambiguous = said("env=prod")
+    assert "2 nodes fit 'env=prod'" in ambiguous
+    assert "nat1 (" in ambiguous
+    assert "node web1 is offline since" in said("web1")
+    deny_all(cluster, proxy)
+    assert "denied: role access denies this node to alice" in said("nat1")
+    assert "no such node" in said("env=prod")
+
+
+def test_denials_do_not_fill_the_audit(cluster: SmallCluster) -> None:
+    """Somebody who asks in a loop is told of in part, and counted (attack)."""
+    proxy = cluster.proxy()
+    cluster.tunnel_node(proxy)
+    wait_known(cluster, proxy, "nat1")
+    deny_all(cluster, proxy)
+    connection = as_alice(cluster, proxy)
+    for _ in range(2 * int(DENIED_BURST)):
+        with pytest.raises(ConchError, match="denied"):
+            cluster.reactor.wait(ask_for(connection, "nat1"))
+    denied = cluster.wait_event("auth.denied", int(DENIED_BURST))
+    assert len(denied) < 1.5 * DENIED_BURST
+    connection.transport.loseConnection()
+
+
+def test_a_visitor_opens_only_so_many_ways_at_once(
+    cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever opens more than others could ever need is refused, and leaves nothing behind when
+    they go (attack).
+    """
+    monkeypatch.setattr(jump_module, "OPENINGS_LIMIT", 2)
+    proxy = cluster.proxy()
+    node = cluster.node()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        node.service._presence.addresses = (f"127.0.0.1:{silent.getsockname()[1]}",)
+        node.member.announce_soon()
+        index = proxy.service._index
+
+        def moved() -> bool:
+            host = index.get(node.member.host_id)
+            return host is not None and host.addresses == node.service._presence.addresses
+
+        cluster.reactor.until(moved)
+        connection = as_alice(cluster, proxy)
+        waiting = [ask_for(connection, "web1") for _ in range(2)]
+        for each in waiting:
+            each.addErrback(lambda _: None)
+        with pytest.raises(ConchError, match="at once"):
+            cluster.reactor.wait(ask_for(connection, "web1"))
+        connection.transport.loseConnection()
+        ssh = proxy.service._ssh
+        assert ssh is not None
+        cluster.reactor.until(
+            lambda: not any(isinstance(t.avatar, jump_module.Visitor) for t in ssh.present)
+        )
+        # All that was dialled for them is closed, although nobody answered there.
+        silent.settimeout(0)
+        for _ in range(2):
+            accepted, _ = silent.accept()
+            accepted.setblocking(False)
+            received = bytearray()
+
+            def closed(accepted: socket.socket = accepted, got: bytearray = received) -> bool:
+                try:
+                    data = accepted.recv(4096)
+                except BlockingIOError:
+                    return False
+                except ConnectionResetError:
+                    return True
+                got.extend(data)
+                return not data
+
+            cluster.reactor.until(closed)
+            accepted.close()
+            assert received.startswith(b"TELE-VISITOR ") or not received
+            assert received.count(b"\n") <= 1
+
+
+# -- nodes that lie ----------------------------------------------------------------------
+def test_a_node_that_says_it_is_another_service(cluster: SmallCluster) -> None:
+    """Its visitors do not reach what listens there, and it does not hear them (attack)."""
+    proxy = cluster.proxy()
+    node = cluster.node()
+    with socket.create_server(("127.0.0.1", 0)) as secret:
+        node.service._presence.addresses = (f"127.0.0.1:{secret.getsockname()[1]}",)
+        node.member.announce_soon()
+        index = proxy.service._index
+
+        def moved() -> bool:
+            host = index.get(node.member.host_id)
+            return host is not None and host.addresses == node.service._presence.addresses
+
+        cluster.reactor.until(moved)
+        heard: list[bytes] = []
+
+        def serve() -> None:
+            accepted, _ = secret.accept()
+            with accepted:
+                accepted.sendall(b"220 secret.internal ESMTP\r\n")
+                while data := accepted.recv(4096):
+                    heard.append(data)
+
+        cluster.reactor.getThreadPool().callInThread(serve)
+        connection = as_alice(cluster, proxy)
+        with pytest.raises(ConchError, match="does not answer at"):
+            cluster.reactor.wait(ask_for(connection, "web1"))
+        connection.transport.loseConnection()
+        assert b"SSH-" not in b"".join(heard)
+
+
+def test_a_direct_address_that_is_dead_does_not_hide_the_tunnel(cluster: SmallCluster) -> None:
+    """Where something answers that is no SSH server, the other way is taken."""
+    proxy = cluster.proxy()
+    node = cluster.tunnel_node(proxy)
+    presence = node.serving._presence
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        presence.addresses = (f"127.0.0.1:{silent.getsockname()[1]}",)
+        presence.mode = Mode.BOTH
+        node.host.member.announce_soon()
+        index = proxy.service._index
+
+        def moved() -> bool:
+            host = index.get(node.host.member.host_id)
+            return host is not None and bool(host.addresses)
+
+        cluster.reactor.until(moved)
+        done = cluster.jump("alice", proxy, "nat1", "echo here")
+        assert done.stdout == b"here\n", done.stderr
+
+
+def test_a_node_that_speaks_nonsense(cluster: SmallCluster) -> None:
+    """A malformed word is refused, and nothing else of the tunnel changes (attack)."""
+    proxy = cluster.proxy()
+    node = cluster.tunnel_node(proxy)
+    wait_known(cluster, proxy, "nat1")
+    connection = as_member(cluster, node.host.member, proxy)
+    for bad in (b"", b"\0" * 3, string(b"short"), string(b"x" * 16) + b"more"):
+        with pytest.raises(ConchError):
+            cluster.reactor.wait(connection.sendGlobalRequest(TUNNEL, bad, wantReply=1))
+    with pytest.raises(ConchError):
+        cluster.reactor.wait(open_stream(connection, VISITOR, b"\xff", Protocol()))
+    connection.transport.loseConnection()
+    assert cluster.jump("alice", proxy, "nat1", "echo on").stdout == b"on\n"
+
+
+def test_a_node_has_so_many_connections(
+    cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hostile node does not fill the proxy with connections (attack)."""
+    proxy = cluster.proxy()
+    node = cluster.tunnel_node(proxy)
+    monkeypatch.setattr(acceptor, "CONNECTIONS_LIMIT", 3)
+    more = [as_member(cluster, node.host.member, proxy) for _ in range(2)]
+    with pytest.raises(AccessDenied, match="connections already"):
+        as_member(cluster, node.host.member, proxy)
+    for connection in more:
+        connection.transport.loseConnection()
+    tunnels = proxy.service._tunnels
+    assert tunnels is not None
+    cluster.reactor.until(lambda: sum(tunnels._connections.values()) == 1)
+    as_member(cluster, node.host.member, proxy).transport.loseConnection()
+
+
+# -- those who are not wanted any more ---------------------------------------------------
+def test_a_locked_node_is_cut_off_at_once(cluster: SmallCluster) -> None:
+    """Its tunnel, connections without one, and visitors on them end when the lock is set."""
+    proxy = cluster.proxy()
+    node = cluster.tunnel_node(proxy)
+    wait_known(cluster, proxy, "nat1")
+    tunnel = tunnel_of(proxy, node)
+    silent = as_member(cluster, node.host.member, proxy)
+    cluster.reactor.wait(open_stream(silent, AUTH, b"", Protocol()))
+    lock(cluster, node.host.member.host_id)
+    cluster.reactor.until(lambda: tunnel.connection._stopped and silent._stopped)
+    with pytest.raises(AccessDenied, match="locked"):
+        as_member(cluster, node.host.member, proxy)
+    assert b"denied: locked by stop" in cluster.jump("alice", proxy, "nat1", "true").stderr
+
+
+def test_a_removed_node_is_cut_off_at_once(cluster: SmallCluster) -> None:
+    """``tele nodes rm`` ends all its connections; nobody finds it any more."""
+    proxy = cluster.proxy()
+    node = cluster.tunnel_node(proxy)
+    wait_known(cluster, proxy, "nat1")
+    tunnel = tunnel_of(proxy, node)
+    silent = as_member(cluster, node.host.member, proxy)
+    cluster.reactor.wait(cluster.admin.perform(DELETE_HOST, ById(node.host.member.host_id)))
+    cluster.reactor.until(lambda: tunnel.connection._stopped and silent._stopped)
+    assert b"no such node" in cluster.jump("alice", proxy, "nat1", "true").stderr
+
+
+def test_a_locked_proxy_brings_nobody(cluster: SmallCluster) -> None:
+    """Its connection to others ends at once, nodes leave it, and its word counts nowhere."""
+    first, second = cluster.proxy("proxy1"), cluster.proxy("proxy2")
+    node = cluster.tunnel_node(first)
+    cluster.reactor.until(lambda: len(node.proxies) == 2)
+    peer = as_member(cluster, first.member, second)
+    tunnel = tunnel_of(first, node)
+    lock(cluster, first.member.host_id)
+    cluster.reactor.until(lambda: peer._stopped and tunnel.connection._stopped)
+    cluster.reactor.until(lambda: node.proxies == (second.member.host_id,))
+    with pytest.raises(AccessDenied, match="locked"):
+        as_member(cluster, first.member, second)
+    assert cluster.jump("alice", second, "nat1", "echo on").stdout == b"on\n"
+
+
+def test_a_removed_proxy_brings_nobody(cluster: SmallCluster) -> None:
+    """Its certificate is good for hours more; visitors of its are not taken (attack)."""
+    first, second = cluster.proxy("proxy1"), cluster.proxy("proxy2")
+    node = cluster.tunnel_node(second)
+    cluster.reactor.until(lambda: bool(second.service._other_proxies()))
+    cluster.reactor.until(lambda: second.member.host_id in node.proxies)
+    peer = as_member(cluster, first.member, second)
+    visitor = Visitor(node.host.member.host_id, ("192.0.2.1", 1)).encode()
+    cluster.reactor.wait(open_stream(peer, VISITOR, visitor, Protocol()))
+    cluster.reactor.wait(cluster.admin.perform(DELETE_HOST, ById(first.member.host_id)))
+    cluster.reactor.until(lambda: not second.service._other_proxies())
+    with pytest.raises(ConchError, match="not known"):
+        cluster.reactor.wait(open_stream(peer, VISITOR, visitor, Protocol()))
+    peer.transport.loseConnection()
+
+
+def test_a_proxy_that_renewed_dials_others_anew(cluster: SmallCluster) -> None:
+    """Visitors who pass through stay; later ones come over a connection that is not old."""
+    first, second = cluster.proxy("proxy1"), cluster.proxy("proxy2")
+    node = cluster.tunnel_node(first, tunnels=1)
+    cluster.reactor.until(lambda: len(node.proxies) == 1)
+    here = first if second.member.host_id in node.proxies else second
+    cluster.reactor.until(lambda: bool(here.service._other_proxies()))
+    wait_known(cluster, here, "nat1")
+    assert here.service._peers is not None
+    alice = as_alice(cluster, here)
+    stream = cluster.reactor.wait(ask_for(alice, "nat1"))
+    (old,) = here.service._peers._peers.values()
+    here.service._peers.renew()
+    assert cluster.jump("alice", here, "nat1", "echo on").stdout == b"on\n"
+    (new,) = here.service._peers._peers.values()
+    assert new is not old
+    assert not old.connection._stopped
+    assert stream.transport.is_open
+    alice.transport.loseConnection()
+
+
+# -- balancers ---------------------------------------------------------------------------
+def test_a_balancer_that_leads_to_one_proxy(cluster: SmallCluster) -> None:
+    """Two agents that are led to the same proxy at once do not end with a tunnel that the
+    proxy has forgotten.
+    """
+    first = cluster.proxy("proxy1")
+    cluster.proxy("proxy2", public=first.port)
+    node = cluster.tunnel_node(first)
+    cluster.reactor.until(lambda: len(first.member.state.proxies) == 2)
+    agents = node.serving._agents
+    assert agents is not None
+    for _ in range(5):
+        agents.renew()
+        cluster.reactor.until(lambda: first.member.host_id in agents.proxy_ids)
+        cluster.reactor.until(lambda: not agents._old)
+        mine = {id(c.transport.outgoing) for c in agents._connections()}
+        assert len(mine) == 1
+        assert cluster.jump("alice", first, "nat1", "echo on").stdout == b"on\n"
