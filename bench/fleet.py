@@ -51,7 +51,7 @@ class Measured:
     rest_ms: float = 0.004
     #: At a proxy: a node's login.
     login_ms: float = 4.0
-    heartbeat_ms: float = 1.32
+    heartbeat_ms: float = 0.82
     #: At an auth: a heartbeat that another one took, read from the store.
     heard_ms: float = 0.024
     news_ms: float = 1.95

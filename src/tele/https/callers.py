@@ -3,14 +3,15 @@
 Laws of this file:
 
 * Asked anew for each request: a certificate that expired, or whose authority was
-  removed, on a connection that is still open is worth nothing from then on.
+  removed, on a connection that is still open is worth nothing from then on. What it says, and
+  who signed it, is found out once for each connection and each change of the authorities.
 * A certificate counts for what its own authority may vouch for: the user authority
   for people, the host authority for machines. What it says of itself is not enough.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -24,25 +25,45 @@ from tele.model.authority import AuthorityKind, TrustedAuthority
 from tele.model.identity import Caller, HostIdentity, Identity, UserIdentity
 
 
-def identify(
-    certificate: x509.Certificate, authorities: Sequence[TrustedAuthority], now: datetime
-) -> Identity:
-    """Return who holds ``certificate``; raises :class:`NotLoggedIn`."""
-    try:
-        identity = read_identity(certificate)
-    except BadCertificate as error:
-        raise NotLoggedIn(f"the client certificate is not one of tele: {error}") from None
-    kind = AuthorityKind.USER if isinstance(identity, UserIdentity) else AuthorityKind.HOST
-    if not issued_by(
-        certificate,
-        [pem for a in authorities if a.kind is kind for pem in a.tls_certificates],
-    ):
-        raise NotLoggedIn(f"the client certificate is not of this cluster's {kind.value} CA")
-    if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
-        raise NotLoggedIn(
-            f"the client certificate expired at {certificate.not_valid_after_utc:%F %T} UTC"
-        )
-    return identity
+class Peer:
+    """Who is at the other end of one connection, whose certificate ``show()`` returns. It is the
+    same as long as the connection lasts: TLS 1.3 has no renegotiation, and we never ask for
+    another one.
+    """
+
+    __slots__ = ("_identity", "_show", "_since", "_trusted", "_until")
+
+    def __init__(self, show: Callable[[], x509.Certificate]) -> None:
+        self._show = show
+        self._identity: Identity | None = None
+        self._trusted: tuple[str, ...] = ()
+
+    def identify(self, authorities: Sequence[TrustedAuthority], now: datetime) -> Identity:
+        """Return who it is; raises :class:`NotLoggedIn`."""
+        identity = self._identity
+        if identity is None:
+            identity = self._read()
+        kind = AuthorityKind.USER if isinstance(identity, UserIdentity) else AuthorityKind.HOST
+        trusted = tuple(p for a in authorities if a.kind is kind for p in a.tls_certificates)
+        if not trusted or trusted != self._trusted:
+            if not issued_by(self._show(), trusted):
+                raise NotLoggedIn(
+                    f"the client certificate is not of this cluster's {kind.value} CA"
+                )
+            self._trusted = trusted
+        if not self._since <= now < self._until:
+            raise NotLoggedIn(f"the client certificate expired at {self._until:%F %T} UTC")
+        return identity
+
+    def _read(self) -> Identity:
+        certificate = self._show()
+        try:
+            identity = self._identity = read_identity(certificate)
+        except BadCertificate as error:
+            raise NotLoggedIn(f"the client certificate is not one of tele: {error}") from None
+        self._since: datetime = certificate.not_valid_before_utc
+        self._until: datetime = certificate.not_valid_after_utc
+        return identity
 
 
 def admit(operation: Operation[Any, Any], caller: Caller) -> None:

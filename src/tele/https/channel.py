@@ -31,6 +31,7 @@ from twisted.web.http import HTTPChannel, Request
 from twisted.web.iweb import INonQueuedRequestFactory
 from zope.interface import provider
 
+from tele.https.callers import Peer
 from tele.loop import make_logger
 from tele.model.identity import Identity
 
@@ -99,6 +100,7 @@ class ApiChannel(HTTPChannel):
         self._refused = False
         #: Who is at the other end of a local socket, as the kernel says.
         self.local_identity: Identity | None = None
+        self._peer: Peer | None = None
 
     def callLater(self, delay: float, call: Callable[[], None]) -> IDelayedCall:
         """What Twisted's timeouts run on."""
@@ -116,17 +118,19 @@ class ApiChannel(HTTPChannel):
             return
         if not self._handlingRequest and self._deadline is None:
             self.timeOut = int(self.api.limits.idle.total_seconds())
-            if self.local_identity is not None or self.certificate is not None:
+            if self.local_identity is not None or self.peer is not None:
                 self.api.recognised(self)
             self._within(self.api.limits.head)
         super().dataReceived(data)
 
     @property
-    def certificate(self) -> Any:
-        """The peer's certificate (pyOpenSSL's X509), or None."""
-        if self.local_identity is not None:
-            return None
-        return self.transport.getPeerCertificate()
+    def peer(self) -> Peer | None:
+        """Who showed a certificate at the other end, or None."""
+        if self._peer is None and self.local_identity is None:
+            shown = self.transport.getPeerCertificate
+            if shown() is not None:
+                self._peer = Peer(lambda: shown().to_cryptography())
+        return self._peer
 
     @property
     def answering(self) -> bool:

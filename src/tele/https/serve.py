@@ -24,7 +24,7 @@ from zope.interface import Interface
 
 from tele.errors import InvalidInput, NotFound, NotLoggedIn, TeleError, Unavailable, quoted
 from tele.https.answers import encode_error, status_of
-from tele.https.callers import admit, identify
+from tele.https.callers import admit
 from tele.https.channel import ApiFactory, ApiRequest, Limits, LocalFactory, TlsFactory
 from tele.https.encoding import JSON, decode_request, encode_response
 from tele.https.identity import TlsIdentity
@@ -182,10 +182,8 @@ class ApiServer:
         stranger = Caller(None, _address(request))
         caller = evolve(stranger, identity=request.channel.local_identity)
         try:
-            if (certificate := request.channel.certificate) is not None:
-                identity = identify(
-                    certificate.to_cryptography(), self._authorities(), now(self._reactor)
-                )
+            if (peer := request.channel.peer) is not None:
+                identity = peer.identify(self._authorities(), now(self._reactor))
                 caller = evolve(stranger, identity=identity)
         except NotLoggedIn as error:
             # Whoever needs a new certificate asks with the old one, or none.
