@@ -102,6 +102,13 @@ def lock(cluster: SmallCluster, host_id: str) -> None:
     cluster.reactor.wait(cluster.auth._backend.commit(Put("/locks/stop", encode(value))))
 
 
+def look_no_more(proxy: SmallProxy) -> None:
+    """Whatever ends from now on ends at once, and not as ``proxy`` looks twice a minute."""
+    looking = proxy.service._looking
+    assert looking is not None
+    looking.stop()
+
+
 def as_member(cluster: SmallCluster, member: Any, proxy: SmallProxy) -> Any:
     """A connection of a host to ``proxy``, with the host's own keys."""
     return cluster.reactor.wait(
@@ -342,6 +349,7 @@ def test_a_locked_node_is_cut_off_at_once(cluster: SmallCluster) -> None:
     tunnel = tunnel_of(proxy, node)
     silent = as_member(cluster, node.host.member, proxy)
     cluster.reactor.wait(open_stream(silent, AUTH, b"", Protocol()))
+    look_no_more(proxy)
     lock(cluster, node.host.member.host_id)
     cluster.reactor.until(lambda: tunnel.connection._stopped and silent._stopped)
     with pytest.raises(AccessDenied, match="locked"):
@@ -356,6 +364,7 @@ def test_a_removed_node_is_cut_off_at_once(cluster: SmallCluster) -> None:
     wait_known(cluster, proxy, "nat1")
     tunnel = tunnel_of(proxy, node)
     silent = as_member(cluster, node.host.member, proxy)
+    look_no_more(proxy)
     cluster.reactor.wait(cluster.admin.perform(DELETE_HOST, ById(node.host.member.host_id)))
     cluster.reactor.until(lambda: tunnel.connection._stopped and silent._stopped)
     assert b"no such node" in cluster.jump("alice", proxy, "nat1", "true").stderr
@@ -368,6 +377,7 @@ def test_a_locked_proxy_brings_nobody(cluster: SmallCluster) -> None:
     cluster.reactor.until(lambda: len(node.proxies) == 2)
     peer = as_member(cluster, first.member, second)
     tunnel = tunnel_of(first, node)
+    look_no_more(second)
     lock(cluster, first.member.host_id)
     cluster.reactor.until(lambda: peer._stopped and tunnel.connection._stopped)
     cluster.reactor.until(lambda: node.proxies == (second.member.host_id,))
