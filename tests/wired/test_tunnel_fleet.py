@@ -16,8 +16,10 @@ from tele.conch import keepalive
 from tele.conch.client import ClientIdentity, MemberVerifier
 from tele.membership.identity import MemberIdentity, ssh_authorities
 from tele.membership.joining import Applicant, JoinSettings, Network, join
+from tele.model.api.members import Proxy
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostRole
+from tele.tunnel.agent import IN_VAIN_SECONDS
 from tele.tunnel.agents import Agents
 from tele.tunnel.ways_out import dial
 from tele.wire.phases import FROM_CLIENT
@@ -39,6 +41,7 @@ class Crowd:
 
     cluster: SmallCluster
     port: int
+    proxies: tuple[Proxy, ...] = ()
     agents: list[Agents] = field(factory=list)
     dialled: int = 0
 
@@ -59,7 +62,7 @@ class Crowd:
             self.cluster.reactor,
             host.host_id,
             count=2,
-            proxies=lambda: (),
+            proxies=lambda: self.proxies,
             bootstrap=(f"127.0.0.1:{self.port}",),
             identity=lambda: ClientIdentity(member.keys.ssh, member.ssh_certificate, host.host_id),
             verifier=lambda: MemberVerifier(trusted, host.cluster, (HostRole.PROXY,)),
@@ -130,6 +133,27 @@ def test_one_tunnel_is_enough_while_no_proxy_is_known(cluster: SmallCluster) -> 
             agents.look()
         assert crowd.dialled == 1
         assert len(agents._agents) == 1
+    finally:
+        crowd.stop()
+
+
+def test_a_balancer_that_leads_to_the_same_proxy_is_asked_rarely(cluster: SmallCluster) -> None:
+    """A second proxy behind one address, to which nobody is ever led: the node has its one tunnel,
+    and pauses longer and longer before it costs that proxy another login.
+    """
+    real = cluster.proxy()
+    address = (f"127.0.0.1:{real.port}",)
+    known = (Proxy(real.member.host_id, "one", address), Proxy("nobody", "two", address))
+    crowd = Crowd(cluster, real.port, known)
+    try:
+        crowd.join(1)
+        (agents,) = crowd.agents
+        cluster.reactor.until(lambda: crowd.dialled >= 3)
+        cluster.reactor.until(lambda: any(a._in_vain >= 2 for a in agents._agents.values()))
+        crowd.wait(1)
+        in_vain = next(a for a in agents._agents.values() if a._in_vain)
+        in_vain._in_vain = 30
+        assert IN_VAIN_SECONDS / 2 <= in_vain._pause(1) <= IN_VAIN_SECONDS
     finally:
         crowd.stop()
 
