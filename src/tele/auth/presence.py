@@ -186,7 +186,7 @@ class Hosts:
         page, watcher.left = watcher.left[:PAGE], watcher.left[PAGE:]
         if watcher.left:
             watcher.timer = self._clock.callLater(PAGE_SECONDS, self._page, role, watcher)
-        watcher.receiver(HostChanges(self._shown(role, page), (), first))
+        watcher.receiver(HostChanges(self._shown(role, page), (), first, not watcher.left))
 
     def _shown(self, role: HostRole, ids: Iterable[str]) -> tuple[Host, ...]:
         moment = now(self._clock)

@@ -37,6 +37,8 @@ class NodeIndex:
         self._suffix = f".{cluster.lower()}"
         #: Whether auth has told which nodes there are; until then nobody is unknown.
         self.told = False
+        #: While the nodes are told anew: those that were known before and not told yet.
+        self._stale: set[str] = set()
         self._by_id: dict[str, Host] = {}
         self._by_name: dict[str, dict[str, Host]] = defaultdict(dict)
         self._by_label: dict[tuple[str, str], dict[str, Host]] = defaultdict(dict)
@@ -45,6 +47,7 @@ class NodeIndex:
         """Take a node as it is now."""
         self.remove(host.id)
         key = host.id.lower()
+        self._stale.discard(key)
         self._by_id[key] = host
         self._by_name[host.name.lower()][key] = host
         for label in host.labels.items():
@@ -61,16 +64,21 @@ class NodeIndex:
             _drop(self._by_label, label, key)
 
     def change(self, changes: HostChanges) -> None:
-        """Take what auth says of the cluster's nodes."""
+        """Take what auth says of the cluster's nodes.
+
+        While it begins anew, as after a restart of auth, what was known stays good.
+        """
         if changes.first:
-            self.told = True
-            self._by_id.clear()
-            self._by_name.clear()
-            self._by_label.clear()
+            self._stale = set(self._by_id)
         for host in changes.items:
             self.put(host)
         for host_id in changes.gone:
             self.remove(host_id)
+        if changes.last:
+            self.told = True
+            stale, self._stale = self._stale, set()
+            for host_id in stale:
+                self.remove(host_id)
 
     def __len__(self) -> int:
         return len(self._by_id)

@@ -310,10 +310,10 @@ def test_a_large_fleet_is_told_in_pages(world: World) -> None:
     watching = hosts.watch(HostRole.NODE, told.append)
     watching.addErrback(lambda _: None)
     world.clock.pump([PAGE_SECONDS] * 3)
-    assert [(len(each.items), each.first) for each in told] == [
-        (PAGE, True),
-        (PAGE, False),
-        (1, False),
+    assert [(len(each.items), each.first, each.last) for each in told] == [
+        (PAGE, True, False),
+        (PAGE, False, False),
+        (1, False, True),
     ]
     watching.cancel()
 

@@ -29,7 +29,7 @@ OTHER = evolve(WEB, id="0d9d28a3-4ff5-4b3b-8e5c-6ad0e0f1a222")
 
 def index(*hosts: Host) -> NodeIndex:
     made = NodeIndex("Example")
-    made.change(HostChanges(hosts, first=True))
+    made.change(HostChanges(hosts, first=True, last=True))
     return made
 
 
@@ -70,11 +70,22 @@ def test_a_forgotten_node_is_gone() -> None:
     made = index(WEB, OTHER)
     made.change(HostChanges((), gone=(WEB.id,)))
     assert made.find("web1") is OTHER
-    made.change(HostChanges((), first=True))
+    made.change(HostChanges((), first=True, last=True))
     assert len(made) == 0
     for name in (OTHER.id, "web1", "env=prod"):
         with pytest.raises(NotFound):
             made.find(name)
+
+
+def test_what_is_known_stays_while_all_is_told_anew() -> None:
+    """After auth was away, no node is unknown for as long as a long list takes."""
+    made = index(WEB, OTHER)
+    made.change(HostChanges((evolve(OTHER, name="web2"),), first=True))
+    assert made.find("web1") is WEB
+    made.change(HostChanges((), last=True))
+    assert made.find("web2").id == OTHER.id
+    with pytest.raises(NotFound):
+        made.find("web1")
 
 
 def test_a_node_changes_name_and_labels() -> None:

@@ -118,12 +118,14 @@ class WatchHosts:
 class HostChanges:
     """``items`` are as they are now, ``gone`` are ids of hosts that are forgotten.
 
-    ``first``: it begins anew, and whatever was known before is not.
+    ``first``: it begins anew with all that there are; ``last``: now all of them were told,
+    and whoever was known before and was not among them is gone.
     """
 
     items: tuple[Host, ...]
     gone: tuple[str, ...] = ()
     first: bool = False
+    last: bool = False
 
 
 @frozen
