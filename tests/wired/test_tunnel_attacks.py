@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 from collections.abc import Iterator
@@ -226,6 +227,15 @@ def test_a_visitor_opens_only_so_many_ways_at_once(
             each.addErrback(lambda _: None)
         with pytest.raises(ConchError, match="at once"):
             cluster.reactor.wait(ask_for(connection, "web1"))
+        dialled: list[socket.socket] = []
+        silent.settimeout(0)
+
+        def both_dialled() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                dialled.append(silent.accept()[0])
+            return len(dialled) == 2
+
+        cluster.reactor.until(both_dialled)
         connection.transport.loseConnection()
         ssh = proxy.service._ssh
         assert ssh is not None
@@ -233,9 +243,7 @@ def test_a_visitor_opens_only_so_many_ways_at_once(
             lambda: not any(isinstance(t.avatar, jump_module.Visitor) for t in ssh.present)
         )
         # All that was dialled for them is closed, although nobody answered there.
-        silent.settimeout(0)
-        for _ in range(2):
-            accepted, _ = silent.accept()
+        for accepted in dialled:
             accepted.setblocking(False)
             received = bytearray()
 

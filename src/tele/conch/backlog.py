@@ -5,6 +5,8 @@ Laws of this file:
 * Bytes leave in the order in which they came, standard error among standard output.
 * A million pieces of one byte cost about what one piece of a million bytes does: who
   bounds the bytes has bounded the memory.
+* More may be appended while the front is being sent: a connection that runs in a channel of
+  another one does so, when the other one needs the shared buffer.
 """
 
 from __future__ import annotations
@@ -37,8 +39,12 @@ class Backlog:
         if self._pieces:
             last, last_code = self._pieces[-1]
             if last_code == code and len(last) + size <= PIECE:
-                last += view
-                return
+                try:
+                    last += view
+                except BufferError:
+                    pass  # it is being sent at this moment: see below
+                else:
+                    return
         self._pieces.append((bytearray(view), code))
 
     def first(self, limit: int) -> tuple[memoryview, int | None]:
