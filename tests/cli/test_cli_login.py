@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tele.certs.issue import HOST_LIFETIME
+from tele.membership.member import RENEW_AT
 from tele_command import BIN, Cluster, Tele
 
 pytestmark = pytest.mark.skipif(not shutil.which("ssh"), reason="needs OpenSSH's client")
@@ -235,3 +237,11 @@ def test_a_dead_agent_does_not_matter(tele: Tele, cluster: Cluster, pin: str) ->
     )  # fmt: skip
     assert "note: not in the ssh-agent" in done.stderr
     assert tele.json("status")["user"] == "alice"
+
+
+def test_status_says_how_long_nodes_go_on_alone(cluster: Cluster) -> None:
+    """The window without auth is what is left of a host's certificate when it renews it."""
+    alone = cluster.tele.json("status")["without_auth"]
+    assert alone["at_most"] == HOST_LIFETIME.total_seconds()
+    assert alone["at_least"] == round(HOST_LIFETIME.total_seconds() * (1 - RENEW_AT))
+    assert "by themselves for 8h to 24h" in cluster.tele.run("status").stdout

@@ -10,6 +10,11 @@ from tele.cli.home import Home, logged_in
 from tele.cli.output import ROUNDING, format_option, printable, show_data, span
 from tele.cli.session import Where, where_options
 
+#: How long nodes and proxies go on by themselves when auth is away, in seconds: what is left of
+#: their own certificates, which they renew at two thirds of a day (a test holds it to that).
+ALONE_AT_LEAST = 8 * 3600
+ALONE_AT_MOST = 24 * 3600
+
 
 @click.command()
 @format_option()
@@ -27,10 +32,12 @@ def status(form: str, where: Where) -> None:
         "logins": list(facts.logins),
         "expires": expires,
         "ca_pins": list(profile.ca_pins),
+        "without_auth": {"at_least": ALONE_AT_LEAST, "at_most": ALONE_AT_MOST},
     }
     if form != "text":
         show_data(form, said)
         return
+    alone = f"{ALONE_AT_LEAST // 3600}h to {ALONE_AT_MOST // 3600}h"
     left = span(facts.expires - time.time() + ROUNDING)
     for title, text in (
         ("Cluster:", f"{profile.cluster} at {profile.proxy}"),
@@ -39,5 +46,6 @@ def status(form: str, where: Where) -> None:
         ("Logins:", ", ".join(facts.logins)),
         ("Valid:", f"{left} more, until {expires}"),
         ("CA pin:", " ".join(profile.ca_pins)),
+        ("Alone:", f"when auth is away, nodes decide by themselves for {alone}"),
     ):
         click.echo(f"{title:9}{printable(text)}")
