@@ -27,7 +27,7 @@ from tele.interfaces import IAuthority, IRecorder
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
 from tele.membership.store import DirectoryStore, MemberStore
-from tele.model.api.members import ListHosts, PublicKeys
+from tele.model.api.members import ListHosts, Proxy, PublicKeys
 from tele.model.api.people import NewToken
 from tele.model.api.records import ListEvents
 from tele.model.api.table import ADD_TOKEN, LIST_EVENTS, LIST_HOSTS
@@ -41,6 +41,7 @@ from tele.node.spawning import Spawning
 from tele.proxy.service import ProxyService
 from tele.recording.archive import DirectoryArchive
 from tele.store.sqlite import SqliteBackend
+from tele.tunnel.plan import preferred
 
 
 def free_port() -> int:
@@ -288,6 +289,16 @@ class SmallCluster:
         host.startService()
         self.reactor.wait(host.ready)
         return node
+
+    def settled(self, node: TunnelNode, *proxies: SmallProxy) -> str:
+        """Wait until ``node``, which wants one tunnel, has it to whom it likes best; return its id.
+
+        Its first tunnel may be to the proxy that it joined at.
+        """
+        known = [Proxy(proxy.member.host_id, "", ()) for proxy in proxies]
+        best = preferred(node.host.member.host_id, known)[0].id
+        self.reactor.until(lambda: node.proxies == (best,))
+        return best
 
     def stop_tunnel_node(self, node: TunnelNode) -> None:
         """Stop such a node; its folder stays."""

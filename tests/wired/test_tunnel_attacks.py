@@ -414,8 +414,8 @@ def test_a_proxy_that_renewed_dials_others_anew(cluster: SmallCluster) -> None:
     """Visitors who pass through stay; later ones come over a connection that is not old."""
     first, second = cluster.proxy("proxy1"), cluster.proxy("proxy2")
     node = cluster.tunnel_node(first, tunnels=1)
-    cluster.reactor.until(lambda: len(node.proxies) == 1)
-    here = first if second.member.host_id in node.proxies else second
+    there = cluster.settled(node, first, second)
+    here = first if second.member.host_id == there else second
     cluster.reactor.until(lambda: bool(here.service._other_proxies()))
     wait_known(cluster, here, "nat1")
     assert here.service._peers is not None

@@ -202,8 +202,7 @@ def test_a_visitor_at_another_proxy(cluster: SmallCluster) -> None:
     """Whoever comes to proxy A reaches a node whose only tunnel ends at proxy B."""
     first, second = cluster.proxy("proxy1"), cluster.proxy("proxy2")
     node = cluster.tunnel_node(first, tunnels=1)
-    cluster.reactor.until(lambda: len(node.proxies) == 1)
-    (there,) = node.proxies
+    there = cluster.settled(node, first, second)
     here = first if second.member.host_id == there else second
     wait_known(cluster, here, "nat1")
     cluster.reactor.until(lambda: bool(here.service._other_proxies()))
@@ -228,8 +227,7 @@ def test_a_proxy_that_goes_is_replaced(cluster: SmallCluster) -> None:
     """With one tunnel of two proxies, a node dials the other when its own one goes."""
     proxies = {p.member.host_id: p for p in (cluster.proxy("proxy1"), cluster.proxy("proxy2"))}
     node = cluster.tunnel_node(next(iter(proxies.values())), tunnels=1)
-    cluster.reactor.until(lambda: len(node.proxies) == 1)
-    there = proxies.pop(node.proxies[0])
+    there = proxies.pop(cluster.settled(node, *proxies.values()))
     (left,) = proxies
     cluster.stop_proxy(there)
     cluster.reactor.until(lambda: node.proxies == (left,))
