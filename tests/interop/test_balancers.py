@@ -142,8 +142,8 @@ def test_proxies_reach_each_other_around_their_balancers(cluster: SmallCluster) 
             lambda: all({p.id for p in each.member.state.proxies} == ids for each in proxies)
         )
         node = cluster.tunnel_node(proxies[0], tunnels=1)
-        cluster.reactor.until(lambda: len(node.proxies) == 1)
-        other = next(each for each in proxies if each.member.host_id not in node.proxies)
+        there = cluster.settled(node, *proxies)
+        other = next(each for each in proxies if each.member.host_id != there)
 
         def told() -> bool:
             done.append(cluster.jump("alice", other, "nat1", "echo $SSH_CLIENT"))

@@ -293,11 +293,17 @@ class SmallCluster:
     def settled(self, node: TunnelNode, *proxies: SmallProxy) -> str:
         """Wait until ``node``, which wants one tunnel, has it to whom it likes best; return its id.
 
-        Its first tunnel may be to the proxy that it joined at.
+        Its first tunnel may be to the proxy that it joined at. All ``proxies`` know the last.
         """
         known = [Proxy(proxy.member.host_id, "", ()) for proxy in proxies]
-        best = preferred(node.host.member.host_id, known)[0].id
-        self.reactor.until(lambda: node.proxies == (best,))
+        host_id = node.host.member.host_id
+        best = preferred(host_id, known)[0].id
+
+        def told(proxy: SmallProxy) -> bool:
+            host = proxy.service._index.get(host_id)
+            return host is not None and host.tunnels == (best,)
+
+        self.reactor.until(lambda: node.proxies == (best,) and all(map(told, proxies)))
         return best
 
     def stop_tunnel_node(self, node: TunnelNode) -> None:
