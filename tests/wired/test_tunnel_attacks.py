@@ -17,7 +17,7 @@ from twisted.internet.protocol import Protocol
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
-from small_cluster import ME, SmallCluster, SmallProxy, TunnelNode, small_cluster
+from small_cluster import ME, SmallCluster, SmallNode, SmallProxy, TunnelNode, small_cluster
 from tele.certs.certificate import parse_certificate
 from tele.certs.keys import parse_line
 from tele.conch.client import ClientIdentity, HostVerifier, connect
@@ -85,6 +85,18 @@ def wait_known(cluster: SmallCluster, proxy: SmallProxy, *names: str) -> None:
         return {host.name for host in hosts} >= set(names)
 
     cluster.reactor.until(known)
+
+
+def claims(cluster: SmallCluster, proxy: SmallProxy, node: SmallNode, there: socket.socket) -> None:
+    """Let ``node`` say that it listens at ``there``, and wait until ``proxy`` believes it."""
+    node.service._presence.addresses = (f"127.0.0.1:{there.getsockname()[1]}",)
+    node.member.announce_soon()
+
+    def believed() -> bool:
+        host = proxy.service._index.get(node.member.host_id)
+        return host is not None and host.addresses == node.service._presence.addresses
+
+    cluster.reactor.until(believed)
 
 
 def tunnel_of(proxy: SmallProxy, node: TunnelNode) -> Tunnel:
@@ -212,15 +224,7 @@ def test_a_visitor_opens_only_so_many_ways_at_once(
     proxy = cluster.proxy()
     node = cluster.node()
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        node.service._presence.addresses = (f"127.0.0.1:{silent.getsockname()[1]}",)
-        node.member.announce_soon()
-        index = proxy.service._index
-
-        def moved() -> bool:
-            host = index.get(node.member.host_id)
-            return host is not None and host.addresses == node.service._presence.addresses
-
-        cluster.reactor.until(moved)
+        claims(cluster, proxy, node, silent)
         connection = as_alice(cluster, proxy)
         waiting = [ask_for(connection, "web1") for _ in range(2)]
         for each in waiting:
@@ -269,15 +273,7 @@ def test_a_node_that_says_it_is_another_service(cluster: SmallCluster) -> None:
     proxy = cluster.proxy()
     node = cluster.node()
     with socket.create_server(("127.0.0.1", 0)) as secret:
-        node.service._presence.addresses = (f"127.0.0.1:{secret.getsockname()[1]}",)
-        node.member.announce_soon()
-        index = proxy.service._index
-
-        def moved() -> bool:
-            host = index.get(node.member.host_id)
-            return host is not None and host.addresses == node.service._presence.addresses
-
-        cluster.reactor.until(moved)
+        claims(cluster, proxy, node, secret)
         heard: list[bytes] = []
 
         def serve() -> None:
