@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 
@@ -16,15 +17,22 @@ from tele.model.codec import decode
 from tele.model.identity import HostRole
 from tele.model.presence import Status
 from tele.model.resources import Lock, RecordingSettings, Role
+from tele.model.revocation import HostRevocation, UserRevocation
+from tele.rbac.policy import Policy
 
 ROLES = "/roles/"
 LOCKS = "/locks/"
+REVOKED_HOSTS = "/revocations/hosts/"
+REVOKED_USERS = "/revocations/users/"
 RECENT = timedelta(seconds=1)
 
 
+T = TypeVar("T")
+
+
 class State:
-    """Roles, locks, authorities, proxies and settings of a cluster. :meth:`start` first,
-    after that of ``hosts``.
+    """Roles, locks, revocations, authorities, proxies and settings of a cluster.
+    :meth:`start` first, after that of ``hosts``.
     """
 
     def __init__(
@@ -46,29 +54,57 @@ class State:
         self._revision = 0
         self.roles: dict[str, Role] = {}
         self.locks: dict[str, Lock] = {}
+        self.revoked_hosts: dict[str, HostRevocation] = {}
+        self.revoked_users: dict[str, UserRevocation] = {}
+        self._policy: Policy | None = None
         self._told: ClusterState | None = None
         self._receivers: list[Callable[[ClusterState], None]] = []
         self._stops: list[Callable[[], None]] = []
 
     async def start(self) -> None:
         """Read what is stored and follow it from now on."""
-        for prefix, receiver in ((ROLES, self._role_changed), (LOCKS, self._lock_changed)):
-            self._stops.append((await self._backend.watch(prefix, receiver)).stop)
-        for role in await Shelf(self._backend, ROLES, Role).list():
-            self.roles[role.name] = role.value
-            self._revision = max(self._revision, role.revision)
-        for lock in await Shelf(self._backend, LOCKS, Lock).list():
-            self.locks[lock.name] = lock.value
-            self._revision = max(self._revision, lock.revision)
+        await self._keep(ROLES, Role, self.roles)
+        await self._keep(LOCKS, Lock, self.locks)
+        await self._keep(REVOKED_HOSTS, HostRevocation, self.revoked_hosts)
+        await self._keep(REVOKED_USERS, UserRevocation, self.revoked_users)
         following = self._hosts.watch(HostRole.PROXY, self._proxies_changed)
         following.addErrback(lambda failure: failure.trap(CancelledError))
         self._stops.append(following.cancel)
+
+    async def _keep(self, prefix: str, cls: type[T], kept: dict[str, T]) -> None:
+        """Keep ``kept`` as the store has it: values of ``cls`` under ``prefix``, by name."""
+
+        def changed(change: Change) -> None:
+            name = change.key.removeprefix(prefix)
+            if change.item is None:
+                kept.pop(name, None)
+            else:
+                kept[name] = decode(cls, change.item.value)
+            self._policy = None
+            self._tell(change.revision)
+
+        self._stops.append((await self._backend.watch(prefix, changed)).stop)
+        for each in await Shelf(self._backend, prefix, cls).list():
+            kept[each.name] = each.value
+            self._revision = max(self._revision, each.revision)
 
     def stop(self) -> None:
         """Follow nothing any more."""
         for stop in self._stops:
             stop()
         self._stops.clear()
+
+    @property
+    def policy(self) -> Policy:
+        """What roles, locks and revocations say now."""
+        if self._policy is None:
+            self._policy = Policy(
+                self.roles,
+                self.locks.values(),
+                self.revoked_users.values(),
+                self.revoked_hosts.values(),
+            )
+        return self._policy
 
     @property
     def present(self) -> ClusterState:
@@ -82,6 +118,8 @@ class State:
             locks=tuple(self.locks[name] for name in sorted(self.locks)),
             recording=self._recording,
             proxies=self._proxies,
+            revoked_hosts=tuple(v for _, v in sorted(self.revoked_hosts.items())),
+            revoked_users=tuple(v for _, v in sorted(self.revoked_users.items())),
         )
 
     def watch(self, receiver: Callable[[ClusterState], None]) -> Deferred[None]:
@@ -101,22 +139,6 @@ class State:
         ):
             told = self._told = self.present
         return told
-
-    def _role_changed(self, change: Change) -> None:
-        name = change.key.removeprefix(ROLES)
-        if change.item is None:
-            self.roles.pop(name, None)
-        else:
-            self.roles[name] = decode(Role, change.item.value)
-        self._tell(change.revision)
-
-    def _lock_changed(self, change: Change) -> None:
-        name = change.key.removeprefix(LOCKS)
-        if change.item is None:
-            self.locks.pop(name, None)
-        else:
-            self.locks[name] = decode(Lock, change.item.value)
-        self._tell(change.revision)
 
     def _proxies_changed(self, _: HostChanges) -> None:
         proxies = tuple(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from attrs import frozen
@@ -45,6 +45,10 @@ VERIFY_REQUIRED: Final = "verify-required"
 
 #: The end of a certificate that never ends, as a time that Python can hold.
 LATEST: Final = datetime(9999, 12, 31, tzinfo=UTC)
+_LAST_SECOND: Final = int(LATEST.timestamp())
+
+#: Certificates are valid from so long before they are issued: clocks differ a little.
+BACKDATE: Final = timedelta(minutes=1)
 
 
 @frozen
@@ -210,6 +214,11 @@ def _expiry(certificate: Certificate) -> datetime:
     return datetime.fromtimestamp(certificate.valid_before, UTC)
 
 
+def issue_time(certificate: Certificate) -> datetime:
+    """When a certificate of ours was issued, to the second: it is valid from a little earlier."""
+    return datetime.fromtimestamp(min(certificate.valid_after, _LAST_SECOND), UTC) + BACKDATE
+
+
 def _user_identity(certificate: Certificate) -> UserIdentity:
     extensions = certificate.extensions
 
@@ -225,6 +234,7 @@ def _user_identity(certificate: Certificate) -> UserIdentity:
         traits=_traits(extensions.get(TRAITS, b"")),
         login_session=text(LOGIN_SESSION),
         mfa=MFA in extensions,
+        issued=issue_time(certificate),
     )
 
 
@@ -259,4 +269,5 @@ def _host_identity(certificate: Certificate) -> HostIdentity | None:
         cluster=_decode(extensions.get(CLUSTER, b"")),
         role=role,
         expires=_expiry(certificate),
+        issued=issue_time(certificate),
     )

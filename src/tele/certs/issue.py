@@ -19,6 +19,7 @@ from attrs import Factory, frozen
 from tele.certs import check
 from tele.certs.algorithms import certificate_type
 from tele.certs.certificate import Certificate, CertKind, parse_certificate, write_options
+from tele.certs.check import BACKDATE as BACKDATE
 from tele.certs.keys import PrivateKey, parse_public_key
 from tele.certs.names import check_name, own_addresses
 from tele.errors import InvalidInput
@@ -27,7 +28,6 @@ from tele.wire.fields import Reader, string, uint32
 
 Entropy = Callable[[int], bytes]
 
-BACKDATE: Final = timedelta(minutes=1)
 USER_LIFETIME: Final = timedelta(hours=12)
 HOST_LIFETIME: Final = timedelta(hours=24)
 

@@ -122,7 +122,7 @@ def _encode(identity: UserIdentity | HostIdentity) -> bytes:
     return encoded
 
 
-def _decode(data: bytes, expires: datetime) -> UserIdentity | HostIdentity:
+def _decode(data: bytes, expires: datetime, issued: datetime) -> UserIdentity | HostIdentity:
     value, rest = der_decode(data, asn1Spec=_Identity())
     if rest:
         raise ValueError("bytes follow the identity")
@@ -141,6 +141,7 @@ def _decode(data: bytes, expires: datetime) -> UserIdentity | HostIdentity:
             traits={str(t["name"]): tuple(map(str, t["values"])) for t in subject["traits"]},
             login_session=str(subject["loginSession"]),
             mfa=bool(subject["mfa"]),
+            issued=issued,
         )
     return HostIdentity(
         host_id=str(subject["hostId"]),
@@ -148,6 +149,7 @@ def _decode(data: bytes, expires: datetime) -> UserIdentity | HostIdentity:
         cluster=cluster,
         role=HostRole(str(subject["role"])),
         expires=expires,
+        issued=issued,
     )
 
 
@@ -162,8 +164,16 @@ def read_identity(certificate: x509.Certificate) -> UserIdentity | HostIdentity:
             raise TypeError("the identity extension is of another type")
         if len(extension.value) > EXTENSION_LIMIT:
             raise ValueError("the identity is too long")
-        return _decode(extension.value, certificate.not_valid_after_utc)
-    except (x509.ExtensionNotFound, PyAsn1Error, ValueError, TypeError, RecursionError) as error:
+        issued = certificate.not_valid_before_utc + BACKDATE
+        return _decode(extension.value, certificate.not_valid_after_utc, issued)
+    except (
+        x509.ExtensionNotFound,
+        PyAsn1Error,
+        ValueError,
+        TypeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         raise BadCertificate(
             f"no identity of tele in the certificate: {error}", "identity"
         ) from None

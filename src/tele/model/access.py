@@ -19,6 +19,7 @@ class Reason(str, Enum):
     DENIED = "denied"  # a deny rule matched
     LOCKED = "locked"
     EXPIRED = "expired"
+    REVOKED = "revoked"  # the user or the host was removed, replaced or has expired
     CLUSTER = "cluster"  # the certificate is of another cluster
     ACCOUNT = "account"  # the OS account does not exist or is not served here
     RULE = "rule"  # no rule lets the caller do this through the API

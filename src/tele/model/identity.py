@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
+from typing import Final
 
 from attrs import Factory, frozen
+
+#: When a certificate was issued that does not say it: any revocation covers it.
+UNKNOWN_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class HostRole(str, Enum):
@@ -19,7 +23,10 @@ class HostRole(str, Enum):
 
 @frozen
 class UserIdentity:
-    """A person, as their user certificate (SSH or X.509) says."""
+    """A person, as their user certificate (SSH or X.509) says.
+
+    ``issued`` is to the second.
+    """
 
     user: str
     cluster: str
@@ -29,13 +36,15 @@ class UserIdentity:
     traits: Mapping[str, tuple[str, ...]] = Factory(dict)
     login_session: str = ""
     mfa: bool = False
+    issued: datetime = UNKNOWN_TIME
 
 
 @frozen
 class HostIdentity:
     """A machine in one of its roles, as its host certificate (SSH or X.509) says.
 
-    ``host_id`` is a UUID made once per machine; ``name`` is what people call it.
+    ``host_id`` is a UUID that auth makes when the host joins; ``name`` is what people call it.
+    ``issued`` is to the second.
     """
 
     host_id: str
@@ -43,6 +52,7 @@ class HostIdentity:
     cluster: str
     role: HostRole
     expires: datetime
+    issued: datetime = UNKNOWN_TIME
 
 
 Identity = UserIdentity | HostIdentity

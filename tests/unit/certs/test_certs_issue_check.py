@@ -93,6 +93,7 @@ def test_what_is_issued_is_accepted(key: str) -> None:
         logins=("root", "alice"),
         traits={"logins": ("root", "alice"), "team": ("ü",)},
         login_session="s-1",
+        issued=NOW,
     )
     assert "permit-port-forwarding" in checked.extensions
     assert "permit-agent-forwarding" not in checked.extensions
@@ -269,9 +270,9 @@ TLS_CA_KEY = TlsKey.generate()
 TLS_CA = make_authority("example", AuthorityKind.USER, TLS_CA_KEY, NOW, os.urandom)
 IDENTITIES = [
     UserIdentity("alice", "example", NOW + timedelta(hours=1), ("a", "b"), ("root",),
-                 {"t": ("1", "2"), "empty": ()}, "s", True),
-    UserIdentity("bob", "example", NOW + timedelta(hours=1)),
-    HostIdentity(HOST_ID, "web1", "example", HostRole.PROXY, NOW + timedelta(hours=1)),
+                 {"t": ("1", "2"), "empty": ()}, "s", True, NOW),
+    UserIdentity("bob", "example", NOW + timedelta(hours=1), issued=NOW),
+    HostIdentity(HOST_ID, "web1", "example", HostRole.PROXY, NOW + timedelta(hours=1), NOW),
 ]  # fmt: skip
 
 

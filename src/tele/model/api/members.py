@@ -12,6 +12,7 @@ from tele.model.authority import TrustedAuthority
 from tele.model.identity import HostRole
 from tele.model.presence import Host, Presence
 from tele.model.resources import NAME_PATTERN, Lock, RecordingSettings, Role
+from tele.model.revocation import HostRevocation, UserRevocation
 
 
 @frozen
@@ -100,6 +101,8 @@ class ClusterState:
     locks: tuple[Lock, ...]
     recording: RecordingSettings
     proxies: tuple[Proxy, ...] = ()
+    revoked_hosts: tuple[HostRevocation, ...] = ()
+    revoked_users: tuple[UserRevocation, ...] = ()
 
 
 @frozen

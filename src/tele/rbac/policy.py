@@ -1,0 +1,129 @@
+"""What do the cluster's roles, locks and revocations say of a user or a host now?
+
+A policy is made once of each state that auth tells, and answers for that state.
+
+Invariants:
+
+* An identity counts for what its certificate says, less what was revoked since.
+* A lock or a revocation of a person or a host comes before every role.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from attrs import evolve
+
+from tele.model.access import Denied, Grant, Reason
+from tele.model.api.members import ClusterState
+from tele.model.identity import HostIdentity, HostRole, UserIdentity
+from tele.model.resources import Lock, Role
+from tele.model.revocation import HostRevocation, UserRevocation
+from tele.rbac import decision
+
+
+class Policy:
+    """Roles by name, locks in force, and what was revoked."""
+
+    def __init__(
+        self,
+        roles: Mapping[str, Role],
+        locks: Iterable[Lock] = (),
+        revoked_users: Iterable[UserRevocation] = (),
+        revoked_hosts: Iterable[HostRevocation] = (),
+    ) -> None:
+        self.roles = dict(roles)
+        self.locks = tuple(locks)
+        self._users = {each.user: each for each in revoked_users}
+        self._hosts = {(each.role, each.host_id): each for each in revoked_hosts}
+
+    @classmethod
+    def of(cls, state: ClusterState) -> Policy:
+        """Make the policy of a state."""
+        roles = {role.metadata.name: role for role in state.roles}
+        return cls(roles, state.locks, state.revoked_users, state.revoked_hosts)
+
+    # -- hosts ------------------------------------------------------------------------
+    def refuses_host(self, host: HostIdentity, now: datetime) -> Denied | None:
+        """Return why a host has no business in the cluster any more, or None."""
+        revoked = self._hosts.get((host.role, host.host_id))
+        if revoked is not None and host.issued < revoked.before:
+            return Denied(
+                Reason.REVOKED,
+                f"{host.role.value} {host.name} ({host.host_id}) was removed from the cluster"
+                " or replaced",
+            )
+        return self.locks_host(host.host_id, now)
+
+    def locks_host(self, host_id: str, now: datetime) -> Denied | None:
+        """Return the lock on a host whose certificate is not at hand, or None."""
+        lock = decision.host_locked(self.locks, host_id, now)
+        if lock is None:
+            return None
+        return Denied(Reason.LOCKED, f"host {host_id} is locked by {lock.metadata.name}")
+
+    def has_revoked(self, role: HostRole, host_id: str) -> bool:
+        """Whether certificates of this host were revoked."""
+        return (role, host_id) in self._hosts
+
+    # -- users ------------------------------------------------------------------------
+    def narrowed(self, identity: UserIdentity, now: datetime) -> UserIdentity | Denied:
+        """Return ``identity`` as far as it still counts, or why it does not."""
+        revoked = self._users.get(identity.user)
+        if revoked is None:
+            return identity
+        if revoked.removed is not None and identity.issued < revoked.removed:
+            return Denied(Reason.REVOKED, f"user {identity.user} was removed from the cluster")
+        expires = revoked.expires
+        if expires is not None and identity.issued < expires <= now:
+            return Denied(Reason.REVOKED, f"user {identity.user} has expired")
+        if revoked.narrowed is None or identity.issued >= revoked.narrowed:
+            return identity
+        return evolve(
+            identity,
+            roles=tuple(role for role in identity.roles if role in revoked.roles),
+            traits={
+                name: tuple(v for v in values if v in revoked.traits.get(name, ()))
+                for name, values in identity.traits.items()
+            },
+        )
+
+    def refuses_user(self, identity: UserIdentity, now: datetime) -> Denied | None:
+        """Return why a person has no business in the cluster now, whatever the node, or None."""
+        counted = self.narrowed(identity, now)
+        if isinstance(counted, Denied):
+            return counted
+        # A lock of a role that was taken away since still stops who had it.
+        lock = decision.locked(self.locks, identity, now)
+        if lock is None:
+            return None
+        said = f": {lock.spec.message}" if lock.spec.message else ""
+        return Denied(Reason.LOCKED, f"{identity.user} is locked by {lock.metadata.name}{said}")
+
+    def decide(
+        self,
+        identity: UserIdentity,
+        login: str,
+        node_labels: Mapping[str, str],
+        now: datetime,
+        host_id: str = "",
+    ) -> Grant | Denied:
+        """Decide about a login to a node; see :func:`tele.rbac.decision.decide`."""
+        counted = self.narrowed(identity, now)
+        if isinstance(counted, Denied):
+            return counted
+        return decision.decide(counted, login, node_labels, self.roles, self.locks, now, host_id)
+
+    def may_reach(
+        self,
+        identity: UserIdentity,
+        node_labels: Mapping[str, str],
+        now: datetime,
+        host_id: str = "",
+    ) -> Denied | None:
+        """Decide about a node, whatever the login; None is yes."""
+        counted = self.narrowed(identity, now)
+        if isinstance(counted, Denied):
+            return counted
+        return decision.may_reach(counted, node_labels, self.roles, self.locks, now, host_id)
