@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import time
-import uuid
 from pathlib import Path
 from typing import Any, cast
 
@@ -82,7 +81,7 @@ class Crowd(LineOnlyReceiver):
             nonlocal left
             while left > 0:
                 left -= 1
-                applicant = Applicant(str(uuid.uuid4()), f"crowd{left}", HostRole.NODE)
+                applicant = Applicant(f"crowd{left}", HostRole.NODE)
                 member = await join(reactor, Network(), self._settings, applicant)
                 await self._announce(member)
                 self._members.append(member)
@@ -119,7 +118,7 @@ class Crowd(LineOnlyReceiver):
         host = member.host
         return Agents(
             reactor,
-            host.host_id,
+            lambda: host.host_id,
             count=1,
             proxies=lambda: (),
             bootstrap=(self._proxy,),

@@ -85,7 +85,7 @@ class Fleets:
             (f"127.0.0.1:{fleet.auth_port}",), (fleet.pin,), fleet.token_file.read_text
         )
         name = f"crowd{len(self.members)}"
-        applicant = Applicant(str(uuid.uuid4()), name, HostRole.NODE)
+        applicant = Applicant(name, HostRole.NODE)
         member = await join(self.reactor, Network(), settings, applicant)
         self.members.append(member)
         self.authorities.append(self.connect(member))

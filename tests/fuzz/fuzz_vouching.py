@@ -41,7 +41,7 @@ BAD = [
 
 def check(data: bytes) -> None:
     """Hold the invariant for ``data`` at the start of a connection."""
-    vouching = Vouching("node-1", lambda: VERIFIER)
+    vouching = Vouching(lambda: "node-1", lambda: VERIFIER)
     try:
         size = take_preface(data)
         if not size:
@@ -49,7 +49,7 @@ def check(data: bytes) -> None:
             assert size is None or not data.startswith(PREFACE)
             return
         assert size <= LIMIT
-        visitor = vouching.take(data[:size], SECONDS)
+        visitor, _ = vouching.take(data[:size], SECONDS)
     except ProtocolError:
         return
     assert visitor == WHO

@@ -70,7 +70,7 @@ def test_asyncssh(cluster: Cluster, signed: Signed) -> None:
 
 
 def test_asyncssh_through_the_proxy(cluster: Cluster, signed: Signed) -> None:
-    """Asyncssh jumps through the proxy to the node by its name."""
+    """Asyncssh jumps through the proxy, which it knows as ``proxy.CLUSTER``, to the node's name."""
 
     async def use() -> None:
         keys = [(str(signed.key), str(signed.certificate))]
@@ -78,6 +78,7 @@ def test_asyncssh_through_the_proxy(cluster: Cluster, signed: Signed) -> None:
         async with asyncssh.connect(
             "127.0.0.1", cluster.ports["proxy"], username=LOGIN, client_keys=keys,
             known_hosts=trusted, config=None, agent_path=None,
+            host_key_alias=f"proxy.{cluster.name}",
         ) as proxy, asyncssh.connect(
             cluster.host, 22, tunnel=proxy, username=LOGIN, client_keys=keys,
             known_hosts=trusted, config=None, agent_path=None,

@@ -116,16 +116,20 @@ class World:
             members=Members(self.backend, hosts),
             people=People(self.backend, passwords, moment),
             passwords=passwords,
-            tokens=Tokens(self.backend, moment, os.urandom),
+            tokens=Tokens(self.backend, "c", moment, os.urandom),
             recordings=Recordings(self.backend, self.archive, moment, lambda: self.host_keys),
             audit=AuditLog(self.backend, self.clock),
         )
         result(self.parts.people.ensure_presets())
         result(self.parts.hosts.start())
         result(self.parts.state.start())
-        self.auth = LocalAuthority(self.parts, self.clock)
+        #: Certificates and SSH keys of hosts that have joined.
+        self.joined: dict[str, tuple[Any, PrivateKey]] = {}
+        #: The id that the next host gets.
+        self.next_id = HOST_ID
+        self.auth = LocalAuthority(self.parts, self.clock, lambda: self.next_id)
         self.admin = Caller(
-            UserIdentity(LOCAL_ADMIN, "c", moment() + timedelta(days=9), ADMIN_ROLES), "local"
+            UserIdentity(LOCAL_ADMIN, "c", moment() + timedelta(days=400), ADMIN_ROLES), "local"
         )
 
     def do(self, operation: Any, request: Any, caller: Caller | None = None) -> Any:
@@ -139,8 +143,9 @@ class World:
 
     # -- who calls
     def host(self, host_id: str = HOST_ID, role: HostRole = HostRole.NODE) -> Caller:
-        expires = now(self.clock) + timedelta(hours=24)
-        return Caller(HostIdentity(host_id, "web1", "c", role, expires), "192.0.2.9:1234")
+        issued = now(self.clock)
+        expires = issued + timedelta(hours=24)
+        return Caller(HostIdentity(host_id, "web1", "c", role, expires, issued), "192.0.2.9:1234")
 
     def proxy(self) -> Caller:
         """A proxy that is a member."""
@@ -157,10 +162,15 @@ class World:
         return secret
 
     def join(self, token: str, host_id: str = HOST_ID, **words: Any) -> Any:
+        """Join; the host gets ``host_id`` unless its token is for another one."""
+        self.next_id = host_id
+        name = "web1" if host_id == HOST_ID else f"web-{host_id[-2:]}"
         self.ssh, tls = PrivateKey.generate(), TlsKey.generate()
         keys = members.PublicKeys(self.ssh.public.line, tls.public_pem)
-        request = members.JoinRequest(token, host_id, "web1", HostRole.NODE, keys)
-        return self.do(table.JOIN, evolve(request, **words), Caller(None, "192.0.2.9:1234"))
+        request = members.JoinRequest(token, name, HostRole.NODE, keys)
+        joined = self.do(table.JOIN, evolve(request, **words), Caller(None, "192.0.2.9:1234"))
+        self.joined[host_id] = joined, self.ssh
+        return joined
 
     def add_user(self, name: str = "alice", *roles: str, password: str = "correct horse") -> None:
         user = User(Metadata(name), UserSpec(roles, {"logins": ("root",)}))
@@ -182,8 +192,9 @@ class Tape:
 
     def __init__(self, world: World, user: str = "alice", host_id: str = HOST_ID) -> None:
         self.world = world
-        self.certificates = world.join(world.token(), host_id)
-        self.key = world.ssh
+        if host_id not in world.joined:
+            world.join(world.token(), host_id)
+        self.certificates, self.key = world.joined[host_id]
         self.id = str(uuid.uuid4())
         self.chunks = [b"first", b"second"]
         self.start = RecordingStart(

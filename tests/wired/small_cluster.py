@@ -105,6 +105,7 @@ class SmallCluster:
     proxies: list[SmallProxy] = field(factory=list)
     tunnel_nodes: list[TunnelNode] = field(factory=list)
     ssh_keys: dict[str, PrivateKey] = field(factory=dict)
+    programs: list[subprocess.Popen[bytes]] = field(factory=list)
     #: Where people's connections to proxies come from.
     source: str = "127.0.0.1"
 
@@ -339,6 +340,18 @@ class SmallCluster:
         )  # fmt: skip
         return ["-F", "none", *(w for o in options for w in ("-o", o)), *words]
 
+    def start(self, program: str, *words: str) -> subprocess.Popen[bytes]:
+        """Start a program that ends with the cluster at the latest."""
+        process = subprocess.Popen(
+            [program, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd=self.folder,
+        )
+        self.programs.append(process)
+        return process
+
     def run(
         self, program: str, *words: str, stdin: bytes | None = None, seconds: float = 60
     ) -> subprocess.CompletedProcess[bytes]:
@@ -398,6 +411,9 @@ class SmallCluster:
 
     def stop(self) -> None:
         """Stop all."""
+        for program in self.programs:
+            program.kill()
+            program.communicate()
         for tunnelled in list(self.tunnel_nodes):
             self.stop_tunnel_node(tunnelled)
         for node in list(self.nodes):

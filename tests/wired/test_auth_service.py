@@ -16,7 +16,8 @@ from twisted.application.service import MultiService
 from auth_world import Shelves
 from own_reactor import OwnReactor, own_reactor
 from tele.auth.service import AuthService
-from tele.certs.keys import PrivateKey
+from tele.certs.certificate import parse_certificate
+from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.x509 import TlsKey
 from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError, Unavailable
 from tele.https.client import RemoteAuthority
@@ -29,8 +30,6 @@ from tele.model.identity import Caller, HostRole
 from tele.model.presence import Presence, Status
 from tele.model.resources import Metadata, User, UserSpec
 from tele.store.opening import open_backend
-
-HOST_ID = "5b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a11"
 
 
 @pytest.fixture
@@ -122,7 +121,7 @@ def test_a_cluster_begins(reactor: OwnReactor, tmp_path: Path) -> None:
         node, person = Keys(), Keys()
         with remote(reactor, auth, port) as client:
             request = members.JoinRequest(
-                added.token, HOST_ID, "web1", HostRole.NODE, node.public, ("127.0.0.1:3022",)
+                added.token, "web1", HostRole.NODE, node.public, ("127.0.0.1:3022",)
             )
             joined = reactor.wait(client.perform(table.JOIN, request))
             with pytest.raises(AccessDenied, match="unknown, expired or used up"):
@@ -266,10 +265,12 @@ def test_two_auths_share_a_store(reactor: OwnReactor, tmp_path: Path) -> None:
             added = reactor.wait(client.perform(table.ADD_TOKEN, request))
         assert one.authority is not None
         node = Keys()
-        join = members.JoinRequest(added.token, HOST_ID, "web1", HostRole.NODE, node.public)
+        join = members.JoinRequest(added.token, "web1", HostRole.NODE, node.public)
         joined = reactor.wait(one.authority.handle(table.JOIN, join, _nobody()))
+        certificate = parse_certificate(parse_line(joined.ssh))
+        host_id = certificate.extensions["tele-host-id"].decode()
         with remote(reactor, two, port, node.with_(joined)) as client:
             reactor.wait(client.perform(table.ANNOUNCE, Presence("web1", HostRole.NODE)))
         parts = one._parts
         assert parts is not None
-        reactor.until(lambda: parts.hosts.is_online(HostRole.NODE, HOST_ID))
+        reactor.until(lambda: parts.hosts.is_online(HostRole.NODE, host_id))

@@ -16,6 +16,7 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from tele.errors import AccessDenied, Conflict, InvalidInput, TeleError, Unavailable
+from tele.membership.identity import HostKeyPair
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
 from tele.membership.store import DirectoryStore, MemberStore, MemoryStore
@@ -163,17 +164,35 @@ def test_resuming_while_auth_is_away(world: World) -> None:
 
 
 def test_expired_while_away(world: World) -> None:
-    """Certificates that have run out are no identity: join again, or say what is missing."""
-    world.stop(world.start())
-    world.clock.advance(25 * 3600)
+    """A host that was off for longer than its certificates comes back by its key, with no token."""
+    first = world.start()
+    key, host_id = first.identity.keys.ssh.public.blob, first.host_id
+    world.stop(first)
+    world.clock.advance(26 * 3600)
     world.token = None
+    member = world.start()
+    assert result(member.ready()) is None
+    assert (member.identity.keys.ssh.public.blob, member.host_id) == (key, host_id)
+    assert world.auth.calls.count("rejoin") == 1
+    assert member.autonomous == timedelta(hours=24)
+
+
+def test_expired_and_removed(world: World) -> None:
+    """Who was removed meanwhile does not come back by its key, but as another host by a token."""
+    first = world.start()
+    host_id = first.host_id
+    world.stop(first)
+    world.clock.advance(26 * 3600)
+    world.auth.removed, world.token = True, None
     member = world.start()
     failure = result(member.ready())
     assert failure.check(InvalidInput)
     assert "no valid certificate" in str(failure.value)
     world.stop(member)
     world.token = "right"
-    assert result(world.start().ready()) is None
+    again = world.start()
+    assert result(again.ready()) is None
+    assert again.host_id != host_id
 
 
 def test_wrong_token(world: World, lines: list[str]) -> None:
@@ -249,21 +268,32 @@ def test_auth_comes_later(world: World, lines: list[str]) -> None:
     assert result(member.ready()) is None
 
 
+def test_certificates_of_another_host(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A renewal with certificates for another host is not taken (attack)."""
+    issue = PretendedAuth._issue
+    member = world.start()
+    before = member.identity
+
+    def wrong(self: PretendedAuth, keys: Any, host_id: str, *words: Any) -> Any:
+        return issue(self, keys, "22222222-2222-4222-8222-222222222222", *words)
+
+    monkeypatch.setattr(PretendedAuth, "_issue", wrong)
+    world.clock.advance(17 * 3600)
+    world.clock.advance(2)
+    assert world.auth.calls.count("renew") == 1
+    assert member.identity is before
+
+
 def test_certificates_of_other_keys(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer with certificates for another host or key is not taken (attack)."""
-    other = PretendedAuth(world.clock)
-    certificates: list[Any] = []
+    """An answer with certificates for keys that are not ours is not taken (attack)."""
     issue = PretendedAuth._issue
 
-    def wrong(self: PretendedAuth, request: Any, host_id: str, role: HostRole) -> Any:
-        answer = issue(self, request, "22222222-2222-4222-8222-222222222222", role)
-        certificates.append(answer)
-        return answer
+    def wrong(self: PretendedAuth, keys: Any, *words: Any) -> Any:
+        return issue(self, HostKeyPair.generate().public, *words)
 
     monkeypatch.setattr(PretendedAuth, "_issue", wrong)
     member = world.start()
-    assert certificates
-    assert other
+    assert "join" in world.auth.calls
     with pytest.raises(Unavailable):
         member.identity  # noqa: B018 - the property raises
 
@@ -302,17 +332,37 @@ def test_renewal_over_a_suspended_machine(world: World) -> None:
 
 
 def test_renewal_waits_for_auth(world: World, lines: list[str]) -> None:
-    """Renewal is tried until it works; if that is too late, by the token again."""
+    """A day without auth: renewal is tried until it works, and then it takes no token."""
     member = world.start()
+    host_id = member.host_id
     world.auth.leave()
+    world.token = None
     for _ in range(26 * 60):
         world.clock.advance(60)
     assert member.autonomous == timedelta()
     world.auth.away = False
-    for _ in range(5):
-        world.clock.advance(60)
+    world.clock.pump([1.0] * 60)
     assert member.autonomous > timedelta(hours=23)
+    assert member.host_id == host_id
+    assert world.auth.calls.count("join") == 1
+    assert member.trouble == ""
     assert len(set(lines)) == len(lines) <= 3
+
+
+def test_a_removed_host_takes_another_token(world: World) -> None:
+    """Who was removed while it ran joins as another host when there is another token for it."""
+    member = world.start()
+    host_id = member.host_id
+    world.clock.advance(1)
+    world.auth.leave()
+    world.auth.away, world.auth.removed = False, True
+    world.clock.pump([1.0] * 200)
+    assert world.auth.calls.count("join") == 1
+    world.token = world.auth.token = "another"
+    world.clock.pump([1.0] * 300)
+    assert world.auth.calls.count("join") == 2
+    assert member.host_id != host_id
+    assert member.trouble == ""
 
 
 def test_short_lives_do_not_spin(world: World) -> None:
@@ -477,15 +527,6 @@ def test_damaged_identity(world: World) -> None:
         world.store()
     assert "PRIVATE" not in str(caught.value)
     assert len(str(caught.value)) < 400
-
-
-def test_identity_of_another_machine(world: World) -> None:
-    """An identity file that was copied to another machine is not used there."""
-    world.stop(world.start())
-    (world.folder / "host_id").write_text("22222222-2222-4222-8222-222222222222\n")
-    store = world.store()
-    assert store.identity is None
-    store.close()
 
 
 def test_damaged_state(world: World) -> None:

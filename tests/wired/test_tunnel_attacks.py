@@ -22,8 +22,9 @@ from tele.certs.certificate import parse_certificate
 from tele.certs.keys import parse_line
 from tele.conch.client import ClientIdentity, HostVerifier, connect
 from tele.conch.stream import open_stream
-from tele.errors import AccessDenied
+from tele.errors import AccessDenied, ProtocolError
 from tele.interfaces import Put
+from tele.membership.store import MemoryStore
 from tele.model.api.members import ById
 from tele.model.api.people import PutRole
 from tele.model.api.table import DELETE_HOST, PUT_ROLE
@@ -44,6 +45,7 @@ from tele.proxy import jump as jump_module
 from tele.proxy.jump import DENIED_BURST
 from tele.tunnel import acceptor
 from tele.tunnel.acceptor import Tunnel
+from tele.tunnel.vouching import vouch
 from tele.tunnel.ways_out import dial
 from tele.tunnel.words import AUTH, TUNNEL, VISITOR, Visitor
 from tele.wire.fields import string, uint32
@@ -390,20 +392,84 @@ def test_a_locked_proxy_brings_nobody(cluster: SmallCluster) -> None:
     assert cluster.jump("alice", second, "nat1", "echo on").stdout == b"on\n"
 
 
+def test_a_removed_nodes_certificate_opens_no_tunnel(cluster: SmallCluster) -> None:
+    """Its certificate is good for hours more, and opens nothing at a proxy or at auth (attack)."""
+    proxy = cluster.proxy()
+    node = cluster.tunnel_node(proxy)
+    thief = cluster.member(MemoryStore())
+    thief._store.keep_identity(node.host.member.identity)
+    cluster.reactor.wait(cluster.admin.perform(DELETE_HOST, ById(node.host.member.host_id)))
+    cluster.reactor.until(lambda: bool(proxy.member.state.revoked_hosts))
+    with pytest.raises(AccessDenied, match="removed from the cluster"):
+        as_member(cluster, thief, proxy)
+
+
+def test_a_removed_node_that_goes_on_is_cut_off(cluster: SmallCluster) -> None:
+    """Visitors at its own address lose their connection at the proxy, whatever it does (attack)."""
+    proxy, node = cluster.proxy(), cluster.node()
+    wait_known(cluster, proxy, "web1")
+    alice = as_alice(cluster, proxy)
+    ended: list[Any] = []
+
+    class Stream(Protocol):
+        def connectionLost(self, reason: Any = None) -> None:
+            ended.append(reason)
+
+    target = string(b"web1") + uint32(22) + string(b"127.0.0.1") + uint32(1)
+    cluster.reactor.wait(open_stream(alice, b"direct-tcpip", target, Stream()))
+    node.service._end_refused = lambda: None  # type: ignore[method-assign]
+    cluster.reactor.wait(cluster.admin.perform(DELETE_HOST, ById(node.member.host_id)))
+    cluster.reactor.until(lambda: bool(ended))
+    alice.transport.loseConnection()
+
+
+def test_a_node_that_was_removed_lets_nobody_in(cluster: SmallCluster) -> None:
+    """A node that hears of its removal ends what runs on it, and refuses who comes directly."""
+    node = cluster.node()
+    script = f"touch {cluster.folder}/in; exec sleep 600"
+    running = cluster.start("ssh", *cluster.ssh_words("alice", node, "127.0.0.1", script))
+    cluster.reactor.until((cluster.folder / "in").exists)
+    cluster.reactor.wait(cluster.admin.perform(DELETE_HOST, ById(node.member.host_id)))
+    cluster.reactor.until(lambda: running.poll() is not None)
+    assert running.returncode == 255
+    assert running.stderr is not None
+    assert b"this node was removed from its cluster" in running.stderr.read()
+    assert cluster.ssh("alice", node, "true").returncode == 255
+
+
 def test_a_removed_proxy_brings_nobody(cluster: SmallCluster) -> None:
-    """Its certificate is good for hours more; visitors of its are not taken (attack)."""
+    """Its certificate is good for hours more: other proxies and nodes deal with it no more, what
+    it brought ends, and its word for visitors counts nowhere (attack).
+    """
     first, second = cluster.proxy("proxy1"), cluster.proxy("proxy2")
-    node = cluster.tunnel_node(second)
-    cluster.reactor.until(lambda: bool(second.service._other_proxies()))
-    cluster.reactor.until(lambda: second.member.host_id in node.proxies)
+    node, direct = cluster.tunnel_node(first), cluster.node()
+    wait_known(cluster, first, "web1")
+    cluster.reactor.until(lambda: len(node.proxies) == 2)
     peer = as_member(cluster, first.member, second)
-    visitor = Visitor(node.host.member.host_id, ("192.0.2.1", 1)).encode()
-    cluster.reactor.wait(open_stream(peer, VISITOR, visitor, Protocol()))
+    tunnel = tunnel_of(first, node)
+    alice = as_alice(cluster, first)
+    cluster.reactor.wait(ask_for(alice, "web1"))
+    cluster.reactor.until(lambda: any(t.vouched_by for t in direct.service.factory.present))
+    thief = cluster.member(MemoryStore())
+    thief._store.keep_identity(first.member.identity)
+    first.service._end_refused = lambda: None  # type: ignore[method-assign]
+    look_no_more(second)
     cluster.reactor.wait(cluster.admin.perform(DELETE_HOST, ById(first.member.host_id)))
-    cluster.reactor.until(lambda: not second.service._other_proxies())
-    with pytest.raises(ConchError, match="not known"):
-        cluster.reactor.wait(open_stream(peer, VISITOR, visitor, Protocol()))
-    peer.transport.loseConnection()
+    cluster.reactor.until(lambda: peer._stopped and tunnel.connection._stopped)
+    cluster.reactor.until(lambda: not direct.service.factory.present)
+    cluster.reactor.until(lambda: node.proxies == (second.member.host_id,))
+    with pytest.raises(AccessDenied, match="removed from the cluster"):
+        as_member(cluster, thief, second)
+    identity = thief.identity
+    line = vouch(
+        Visitor(direct.member.host_id, ("192.0.2.1", 1)),
+        identity.keys.ssh,
+        identity.ssh_certificate,
+        cluster.reactor.seconds(),
+    )
+    with pytest.raises(ProtocolError, match="removed from the cluster"):
+        direct.service._vouching.take(line, cluster.reactor.seconds())
+    alice.transport.loseConnection()
 
 
 def test_a_proxy_that_renewed_dials_others_anew(cluster: SmallCluster) -> None:

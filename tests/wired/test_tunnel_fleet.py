@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ class Crowd:
         """Start so many."""
         settings = self.cluster.settings()
         for number in range(count):
-            applicant = Applicant(str(uuid.uuid4()), f"crowd{number}", HostRole.NODE)
+            applicant = Applicant(f"crowd{number}", HostRole.NODE)
             joining = join(self.cluster.reactor, Network(), settings, applicant)
             self.agents.append(self._tunnels(self.cluster.reactor.wait(joining)))
         for agents in self.agents:
@@ -60,7 +59,7 @@ class Crowd:
         host = member.host
         return Agents(
             self.cluster.reactor,
-            host.host_id,
+            lambda: host.host_id,
             count=2,
             proxies=lambda: self.proxies,
             bootstrap=(f"127.0.0.1:{self.port}",),
@@ -167,7 +166,7 @@ def test_a_tunnel_is_light(cluster: SmallCluster) -> None:
         crowd.wait(1)
         cluster.reactor.until(lambda: ends(proxy) == (1, 1, 0, 0))
         service: Any = proxy.service
-        tunnel = service._tunnels.get(crowd.agents[0]._host_id)
+        tunnel = service._tunnels.get(crowd.agents[0]._host_id())
         transport = tunnel.connection.transport
         timers = [s.ticker for s in keepalive._shared.values()]
         shared = (service, service._ssh, service._ssh.portal, service._listening,

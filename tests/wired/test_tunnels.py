@@ -296,15 +296,9 @@ def test_a_removed_node_loses_its_tunnel(cluster: SmallCluster) -> None:
     wait_known(cluster, proxy, "nat1")
     host_id = node.host.member.host_id
     cluster.reactor.wait(cluster.admin.perform(DELETE_HOST, ById(host_id)))
-    index = proxy.service._index
-    cluster.reactor.until(lambda: index.get(host_id) is None)
-    tunnels = proxy.service._tunnels
+    index, tunnels = proxy.service._index, proxy.service._tunnels
     assert tunnels is not None
-    old = tunnels.get(host_id)
-    for _ in range(2):
-        proxy.service._look()
-    assert old is not None
-    cluster.reactor.until(lambda: old.connection.transport.closing)
+    cluster.reactor.until(lambda: index.get(host_id) is None and tunnels.get(host_id) is None)
 
 
 def test_who_may_not_log_in_does_not_reach_the_node(cluster: SmallCluster) -> None:

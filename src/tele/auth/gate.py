@@ -26,7 +26,7 @@ from tele.loop import now
 from tele.model.access import Reason
 from tele.model.api.operation import Anyone, Operation, Permitted, Users
 from tele.model.identity import Caller, HostIdentity, HostRole, UserIdentity
-from tele.rbac.decision import host_locked, locked, permits, refusal
+from tele.rbac.decision import locked, permits, refusal
 
 #: The user that the administrator of auth's own machine is; no user can have this name.
 LOCAL_ADMIN: Final = "@local"
@@ -62,9 +62,9 @@ class Gate:
             await self._check_user(operation, identity)
 
     async def _check_host(self, identity: HostIdentity) -> None:
-        lock = host_locked(self._state.locks.values(), identity.host_id, now(self._clock))
-        if lock is not None:
-            raise AccessDenied(f"{identity.name} is locked by {lock.metadata.name}", "locked")
+        denied = self._state.policy.refuses_host(identity, now(self._clock))
+        if denied is not None:
+            raise AccessDenied(denied.message, denied.reason.value)
         if identity.role is not HostRole.AUTH:  # that one nobody joins as
             await self._members.require(identity)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, Final
+from uuid import uuid4
 
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
@@ -73,9 +74,14 @@ class Collaborators:
 
 @implementer(IHandler)
 class LocalAuthority:
-    """Auth itself. ``parts`` have been started."""
+    """Auth itself. ``parts`` have been started; ``new_id()`` makes the ids of hosts that join."""
 
-    def __init__(self, parts: Collaborators, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        parts: Collaborators,
+        clock: IReactorTime,
+        new_id: Callable[[], str] = lambda: str(uuid4()),
+    ) -> None:
         self._clock = clock
         self._journal = Journal(parts.audit, parts.cluster, clock)
         self._gate = Gate(parts.cluster, parts.state, parts.members, parts.people, clock)
@@ -87,7 +93,7 @@ class LocalAuthority:
             self._signing,
             Machines(
                 parts.cluster, clock, parts.authorities, parts.issuer, parts.tokens, parts.members,
-                parts.hosts, parts.state, self._gate, self._journal,
+                parts.hosts, parts.state, self._gate, self._journal, new_id,
             ),
             Administration(
                 parts.people, parts.tokens, parts.authorities, self._gate, self._journal

@@ -1,45 +1,57 @@
-"""Which machines are members of the cluster, and what may they call themselves?
+"""Which hosts are members of the cluster, and what are they called?
 
-Laws of this file:
+Invariants:
 
-* A member is known by role and host id. Removing the record ends its membership: it can
-  do nothing through the API any more, and its certificates run out.
-* Who joins again under an id replaces whoever had it: certificates from before count for
-  nothing here from then on.
-* A name is one machine's in its role. Taking another's needs a token and its holder to be
-  gone or silent; a member cannot give itself another one's name, nor an address that
-  another machine's proxy is reached by.
+* A member is known by role and host id, and by the SSH host key that is registered for it. An
+  id is made here when a host joins. It comes back to a host that proves that key, or with a token
+  that is bound to it.
+* One namespace, without case, for the names of hosts in all roles and the addresses in their
+  certificates. What one host has no other gets, unless a token lets it replace that host.
+* A host that lives is never replaced. For a while after auth has started, every host counts as
+  alive: it may be on its way back.
+* What a removed or replaced host was given is revoked in the commit that removes it.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from attrs import Factory, evolve, frozen
 
 from tele.auth.presence import Hosts
-from tele.auth.shelf import Kept, Shelf
+from tele.auth.shelf import Shelf
+from tele.auth.state import REVOKED_HOSTS
 from tele.certs.issue import HOST_LIFETIME
-from tele.errors import AccessDenied, Conflict, NotFound
+from tele.errors import AccessDenied, Conflict, NotFound, Unavailable, quoted
 from tele.interfaces import Delete, IBackend, Put
 from tele.model.identity import HostIdentity, HostRole
-from tele.model.presence import FORGET_AFTER
+from tele.model.presence import OFFLINE_AFTER
+from tele.model.revocation import HostRevocation, revoked_before
 
 MEMBERS: Final = "/members/"
 NAMES: Final = "/member-names/"
 ATTEMPTS: Final = 20
 EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+#: How long after the end of its certificate a member may come back by proof of its key.
+REJOIN_LIMIT: Final = timedelta(days=30)
+#: Revocations outlast every certificate that they are about, on clocks that differ.
+REVOKED_FOR: Final = HOST_LIFETIME + timedelta(hours=1)
+
+
+class Overtaken(Conflict):
+    """Another auth has changed the same at the same moment: try again."""
 
 
 @frozen
 class Member:
-    """A machine that joined, in one role.
+    """A host that joined, in one role.
 
-    ``labels`` are those that its token bound. ``valid_from`` is the end of the first
-    certificate since it joined last: certificates that end earlier are somebody else's.
+    ``labels`` and ``addresses`` are those that its token gave, ``source`` is the address that it
+    calls from, if its certificates are for that, too. ``expires`` is the end of its last
+    certificate; those that were issued before ``since`` are of a host that it replaced.
     """
 
     host_id: str
@@ -47,138 +59,158 @@ class Member:
     name: str
     ssh_public_key: str
     joined: datetime
-    valid_from: datetime = EARLIEST
+    expires: datetime
+    since: datetime = EARLIEST
     labels: Mapping[str, str] = Factory(dict)
+    addresses: tuple[str, ...] = ()
+    source: str = ""
 
 
 @frozen
 class NameHolder:
-    """Whose a name is, in one role."""
+    """Whose a name or an address is."""
 
+    role: HostRole
     host_id: str
 
 
 class Members:
     """The members of a cluster. ``hosts`` says which of them live."""
 
-    def __init__(
-        self, backend: IBackend, hosts: Hosts, forget_after: timedelta = FORGET_AFTER
-    ) -> None:
+    def __init__(self, backend: IBackend, hosts: Hosts) -> None:
         self._backend = backend
         self._hosts = hosts
-        # Who has not renewed for so long has no valid certificate any more.
-        self._ttl = max(forget_after, 2 * HOST_LIFETIME)
         self._members = Shelf(backend, MEMBERS, Member)
         self._names = Shelf(backend, NAMES, NameHolder)
+        self._revoked = Shelf(backend, REVOKED_HOSTS, HostRevocation)
 
     # -- who is one -------------------------------------------------------------------
-    async def check_name(self, role: HostRole, host_id: str, name: str) -> None:
-        """Raise :class:`Conflict` if ``name`` is that of another machine that lives."""
-        holder = await self._holder(role, name)
-        if holder is None or holder.value.host_id == host_id:
-            return
-        if self._hosts.is_online(role, holder.value.host_id):
-            raise _taken(role, name, holder.value)
+    async def find(self, role: HostRole, host_id: str) -> Member | None:
+        """Return a member, or None."""
+        kept = await self._members.get(_key(role, host_id))
+        return None if kept is None else kept.value
 
     async def require(self, identity: HostIdentity) -> Member:
         """Return the member that ``identity`` is.
 
-        Raises :class:`AccessDenied` if it was removed, or replaced by another machine.
+        Raises :class:`AccessDenied` if it was removed, or replaced by another host.
         """
-        kept = await self._members.get(_key(identity.role, identity.host_id))
+        member = await self.find(identity.role, identity.host_id)
         shown = f"{identity.role.value} {identity.name}"
-        if kept is None:
+        if member is None:
             raise AccessDenied(
                 f"{shown} is no member of the cluster, or was removed from it; join with a token",
                 "removed",
             )
-        if identity.expires < kept.value.valid_from:
+        if identity.issued < member.since:
             raise AccessDenied(
-                f"{shown} was replaced: a machine joined later with the same host id", "replaced"
+                f"{shown} was replaced: another host joined later with its host id", "replaced"
             )
-        return kept.value
+        return member
 
-    async def admit(self, member: Member, *more: Put) -> Member | None:
+    async def admit(
+        self, member: Member, replaces: Collection[str], now: datetime, *more: Put
+    ) -> tuple[Member, tuple[Member, ...]]:
         """Make ``member`` one, together with the changes ``more``, all or nothing.
 
-        Returns the member of that role and id there was before. Fails with
-        :class:`Conflict` when somebody was faster.
+        ``replaces`` are names that it may take from hosts that do not live. Returns it as it is
+        stored, and whom it replaced. Fails with :class:`Conflict` when a name is another's, with
+        :class:`Unavailable` while it is not known who lives, and with :class:`Overtaken`.
         """
         before = await self._members.get(_key(member.role, member.host_id))
-        holder = await self._holder(member.role, member.name)
-        changes: list[Put | Delete] = [self._put(before, member), self._hold(holder, member), *more]
-        if holder is not None and holder.value.host_id != member.host_id:
-            # It is silent, and its name is another's now: two of that name would confuse.
-            changes.append(self._hosts.forgotten(member.role, holder.value.host_id))
-        await self._backend.commit(*changes, *await self._release(before, member))
-        return None if before is None else before.value
+        changes: dict[str, Put | Delete] = {}
+        replaced: dict[str, Member] = {}
+        if before is not None:
+            self._check_not_alive(before.value, f"the host id {member.host_id}", now)
+            replaced[_key(member.role, member.host_id)] = before.value
+        # Whoever takes a name over ends all that its holder was, not the name alone.
+        for name in _names_of(member):
+            other = await self._other(name, member)
+            if other is None:
+                continue
+            self._check_not_alive(other, f"the name {name}", now)
+            if name not in {each.lower() for each in replaces}:
+                raise _taken(name, other)
+            replaced[_key(other.role, other.host_id)] = other
+        for gone in replaced.values():
+            changes.update(await self._removal(gone, now))
+        stored = evolve(member, since=revoked_before(now)) if before is not None else member
+        revision = 0 if before is None else before.revision
+        changes.update(_by_key(self._put(stored, revision)))
+        for name in _names_of(stored):
+            changes.update(_by_key(await self._hold(name, stored)))
+        try:
+            await self._backend.commit(*changes.values(), *more)
+        except Conflict as conflict:
+            raise Overtaken(str(conflict)) from None
+        return stored, tuple(replaced.values())
 
-    async def renew(self, member: Member, name: str, key: str, until: datetime) -> Member:
-        """Note that ``member`` renewed its certificates, for ``name``, to end at ``until``.
+    async def renew(
+        self, member: Member, name: str, key: str, expires: datetime, source: str
+    ) -> Member:
+        """Note that ``member`` gets certificates for ``name`` and the address ``source``.
 
-        Fails with :class:`Conflict` when the name is another machine's.
+        Fails with :class:`Conflict` when one of them is another host's.
         """
         for _ in range(ATTEMPTS):
             before = await self._members.get(_key(member.role, member.host_id))
             if before is None or before.value.joined != member.joined:
                 raise AccessDenied("removed or replaced meanwhile; join again", "removed")
             renewed = evolve(
-                before.value,
-                name=name,
-                ssh_public_key=key,
-                # Had lifetimes been shortened, its own new certificate would end too early.
-                valid_from=min(before.value.valid_from, until),
+                before.value, name=name, ssh_public_key=key, expires=expires, source=source
             )
-            holder = await self._holder(member.role, name)
-            changes: list[Put | Delete] = [self._put(before, renewed)]
-            if holder is None or holder.value.host_id == member.host_id:
-                changes.append(self._hold(holder, renewed))
-            elif name != before.value.name:
-                raise _taken(member.role, name, holder.value)
+            changes: dict[str, Put | Delete] = _by_key(self._put(renewed, before.revision))
+            for old in set(_names_of(before.value)) - set(_names_of(renewed)):
+                changes.update(_by_key(*await self._release(old, renewed)))
+            for each in _names_of(renewed):
+                other = await self._other(each, renewed)
+                if other is not None:
+                    raise _taken(each, other)
+                changes.update(_by_key(await self._hold(each, renewed)))
             try:
-                await self._backend.commit(*changes, *await self._release(before, renewed))
+                await self._backend.commit(*changes.values())
             except Conflict:
                 continue
             return renewed
         raise Conflict(f"{member.role.value} {name} changes too often; try again")
 
-    async def remove(self, host_id: str) -> tuple[Member, ...]:
-        """End the membership of a machine in all its roles. Raises :class:`NotFound`."""
-        gone = []
-        known = False
-        for role in HostRole:
-            kept = await self._members.get(_key(role, host_id))
-            known = known or kept is not None or self._hosts.known(role, host_id)
-            changes: list[Delete] = [self._hosts.forgotten(role, host_id)]
-            if kept is not None:
-                gone.append(kept.value)
-                holder = await self._holder(role, kept.value.name)
-                changes.append(self._members.delete(kept.name))
-                if holder is not None and holder.value.host_id == host_id:
-                    changes.append(self._names.delete(holder.name))
-            await self._backend.commit(*changes)
-        if not known:
-            raise NotFound(f"no such node: {host_id!r}; tele nodes ls shows the nodes")
-        return tuple(gone)
+    async def remove(self, wanted: str, now: datetime) -> tuple[Member, ...]:
+        """End the membership of the host with this id, in all its roles, or with this name.
+
+        Raises :class:`NotFound`.
+        """
+        found = [await self.find(role, wanted) for role in HostRole]
+        holder = await self._names.get(wanted.lower())
+        if not any(found) and holder is not None:
+            found = [await self.find(holder.value.role, holder.value.host_id)]
+        gone = tuple(member for member in found if member is not None)
+        changes: dict[str, Put | Delete] = {}
+        for member in gone:
+            changes.update(await self._removal(member, now))
+        # Its membership may have run out, and its last word may be there still.
+        silent = [role for role in HostRole if self._hosts.known(role, wanted)]
+        for role in silent:
+            changes.update(_by_key(self._hosts.forgotten(role, wanted)))
+        if not changes:
+            raise NotFound(f"no such node: {quoted(wanted)}; tele nodes ls shows the nodes")
+        await self._backend.commit(*changes.values())
+        return gone
 
     # -- names and addresses ----------------------------------------------------------
-    async def own_addresses(
-        self, role: HostRole, host_id: str, addresses: Sequence[str]
-    ) -> list[str]:
-        """Return those ``addresses`` (hosts without port) by which nobody else is known."""
-        if role is not HostRole.NODE:
-            return list(addresses)
-        own = []
-        for address in addresses:
-            holder = await self._holder(role, address.rstrip("."))
-            anothers = holder is not None and holder.value.host_id != host_id
-            if not anothers and not self.is_proxys(role, host_id, address):
-                own.append(address)
-        return own
+    async def source_of(self, member: Member, claimed: Collection[str], caller: str) -> str:
+        """Return the address ``caller`` if certificates of ``member`` may be for it, or nothing.
+
+        They may if it is among the ``claimed`` (hosts without port), no other host has it and no
+        proxy calls from it: what comes through a proxy comes from there.
+        """
+        if member.role is not HostRole.NODE or caller not in claimed:
+            return ""
+        taken = self._hosts.has_proxy_at(caller) or await self._other(caller, member) is not None
+        return "" if taken and not is_loopback(caller) else caller
 
     def is_proxys(self, role: HostRole, host_id: str, name: str) -> bool:
-        """Whether another machine's proxy is reached by ``name``, a host name or address."""
-        if role is not HostRole.NODE or _is_loopback(name):
+        """Whether another host's proxy is reached by ``name``, a host name."""
+        if role is not HostRole.NODE:
             return False
         wanted = name.lower().rstrip(".")
         return any(
@@ -189,24 +221,58 @@ class Members:
         )
 
     # -- inside -----------------------------------------------------------------------
-    async def _holder(self, role: HostRole, name: str) -> Kept[NameHolder] | None:
-        return await self._names.get(_key(role, name.lower()))
+    def _check_not_alive(self, member: Member, what: str, now: datetime) -> None:
+        shown = f"{member.role.value} {member.name} ({member.host_id})"
+        alive = self._hosts.is_online(member.role, member.host_id)
+        if alive or now - member.joined < OFFLINE_AFTER:
+            raise Conflict(
+                f"{what} is that of {shown}, which is online; choose another, or remove that one"
+                f" first: tele nodes rm {member.host_id}"
+            )
+        settled = self._hosts.settled_at
+        if now < settled:
+            raise Unavailable(
+                f"{what} is that of {shown}, and auth has just started: that host has"
+                f" {(settled - now).total_seconds():.0f} s to come back; try again then, or remove"
+                f" it first: tele nodes rm {member.host_id}"
+            )
 
-    def _put(self, before: Kept[Member] | None, member: Member) -> Put:
-        revision = 0 if before is None else before.revision
-        return self._members.put(_key(member.role, member.host_id), member, revision, self._ttl)
+    async def _removal(self, member: Member, now: datetime) -> dict[str, Put | Delete]:
+        """Return the changes that end a membership, by key."""
+        key = _key(member.role, member.host_id)
+        revocation = HostRevocation(member.host_id, member.role, member.name, revoked_before(now))
+        changes: list[Put | Delete] = [
+            self._members.delete(key),
+            self._revoked.put(key, revocation, ttl=REVOKED_FOR),
+            self._hosts.forgotten(member.role, member.host_id),
+        ]
+        for name in _names_of(member):
+            changes += await self._release(name, member)
+        return _by_key(*changes)
 
-    def _hold(self, holder: Kept[NameHolder] | None, member: Member) -> Put:
-        held = NameHolder(member.host_id)
+    def _put(self, member: Member, revision: int) -> Put:
+        # A little longer than it may come back, so that it is told so and not forgotten first.
+        ttl = HOST_LIFETIME + REJOIN_LIMIT + timedelta(days=1)
+        return self._members.put(_key(member.role, member.host_id), member, revision, ttl)
+
+    async def _other(self, name: str, member: Member) -> Member | None:
+        """Return the other member whose a name or an address is, or None."""
+        holder = await self._names.get(name.lower())
+        if holder is None or _is(holder.value, member):
+            return None
+        return await self.find(holder.value.role, holder.value.host_id)
+
+    async def _hold(self, name: str, member: Member) -> Put:
+        holder = await self._names.get(name.lower())
+        held = NameHolder(member.role, member.host_id)
         revision = 0 if holder is None else holder.revision
-        return self._names.put(_key(member.role, member.name.lower()), held, revision, self._ttl)
+        ttl = HOST_LIFETIME + REJOIN_LIMIT + timedelta(days=1)
+        return self._names.put(name.lower(), held, revision, ttl)
 
-    async def _release(self, before: Kept[Member] | None, member: Member) -> list[Delete]:
-        """Give up the name that a member had before, if it was its own."""
-        if before is None or before.value.name.lower() == member.name.lower():
-            return []
-        holder = await self._holder(member.role, before.value.name)
-        if holder is None or holder.value.host_id != member.host_id:
+    async def _release(self, name: str, member: Member) -> list[Put | Delete]:
+        """Give up a name, if it is the member's own."""
+        holder = await self._names.get(name.lower())
+        if holder is None or not _is(holder.value, member):
             return []
         return [self._names.delete(holder.name, holder.revision)]
 
@@ -219,19 +285,39 @@ def host_of(address: str) -> str:
     return host.strip("[]")
 
 
+def is_loopback(text: str) -> bool:
+    """Whether ``text`` is an address by which every machine means itself."""
+    try:
+        return ipaddress.ip_address(text).is_loopback
+    except ValueError:
+        return False
+
+
 def _key(role: HostRole, rest: str) -> str:
     return f"{role.value}/{rest}"
 
 
-def _is_loopback(text: str) -> bool:
-    try:
-        return ipaddress.ip_address(text).is_loopback
-    except ValueError:
-        return text.lower() == "localhost"
+def _names_of(member: Member) -> tuple[str, ...]:
+    names = (member.name, *member.addresses, member.source)
+    return tuple(name.lower() for name in names if name and not is_loopback(name))
 
 
-def _taken(role: HostRole, name: str, holder: NameHolder) -> Conflict:
+def addresses_of(member: Member) -> tuple[str, ...]:
+    """Return the addresses that the certificates of ``member`` are for."""
+    return tuple(dict.fromkeys(each for each in (*member.addresses, member.source) if each))
+
+
+def _is(holder: NameHolder, member: Member) -> bool:
+    return (holder.role, holder.host_id) == (member.role, member.host_id)
+
+
+def _by_key(*changes: Put | Delete) -> dict[str, Put | Delete]:
+    return {change.key: change for change in changes}
+
+
+def _taken(name: str, member: Member) -> Conflict:
     return Conflict(
-        f"the name {name} is that of {role.value} {holder.host_id}; choose another, or remove"
-        f" that one first: tele nodes rm {holder.host_id}"
+        f"the name {name} is that of {member.role.value} {member.name} ({member.host_id}); choose"
+        f" another, remove that one first (tele nodes rm {member.host_id}), or join with a token"
+        f" that may replace it (tele tokens add --replace {name})"
     )

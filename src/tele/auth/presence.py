@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
-from attrs import Factory, define, frozen
+from attrs import Factory, define, evolve, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -31,6 +31,8 @@ from tele.model.presence import FORGET_AFTER, OFFLINE_AFTER, Host, Presence, Sta
 log = make_logger(__name__)
 
 HOSTS: Final = "/hosts/"
+#: How long hosts have to come back after auth has started, before they can count as gone.
+RETURN_TIME: Final = timedelta(minutes=5)
 #: How often the silent are noticed.
 LOOK_SECONDS: Final = 5.0
 #: How long heartbeats may wait to be stored, together.
@@ -45,16 +47,20 @@ PAGE_SECONDS: Final = 0.02
 
 @frozen
 class LastWord:
-    """What a host said last, and when. ``labels`` are its own and those bound to it."""
+    """What a host said last, and when. ``labels`` are its own and those bound to it.
+
+    ``source`` is the address that a proxy called from.
+    """
 
     host_id: str
     presence: Presence
     heard: datetime
     labels: Mapping[str, str] = Factory(dict)
+    source: str = ""
 
     def same(self, other: LastWord | None) -> bool:
         """Whether nothing but the time differs."""
-        return other is not None and self.presence == other.presence and self.labels == other.labels
+        return other is not None and evolve(other, heard=self.heard) == self
 
 
 Receiver = Callable[[HostChanges], None]
@@ -85,10 +91,13 @@ class Hosts:
         self._untold: dict[HostRole, set[str]] = {role: set() for role in HostRole}
         self._watchers: dict[HostRole, list[_Watcher]] = {role: [] for role in HostRole}
         self._stop_watching: Callable[[], None] | None = None
+        #: Until then whoever is silent may be on the way back from the time that auth was away.
+        self.settled_at = now(clock)
         self._timers: dict[str, IDelayedCall] = {}
 
     async def start(self) -> None:
         """Read what is stored and follow it from now on."""
+        self.settled_at = now(self._clock) + RETURN_TIME
         self._stop_watching = (await self._backend.watch(HOSTS, self._changed)).stop
         for kept in await self._words.list():
             self._take(kept.value.presence.role, kept.value)
@@ -158,6 +167,10 @@ class Hosts:
         """Whether a host lives."""
         word = self._heard[role].get(host_id)
         return word is not None and self._lives(word, now(self._clock))
+
+    def has_proxy_at(self, address: str) -> bool:
+        """Whether a proxy calls auth from this address."""
+        return any(word.source == address for word in self._heard[HostRole.PROXY].values())
 
     def all(self, role: HostRole) -> tuple[Host, ...]:
         """Return all hosts of a role, by name, with their status now."""

@@ -234,7 +234,7 @@ class AuthService(Service):
             members=Members(backend, hosts),
             people=People(backend, passwords, self._now),
             passwords=passwords,
-            tokens=Tokens(backend, self._now, self._entropy),
+            tokens=Tokens(backend, self._cluster, self._now, self._entropy),
             recordings=Recordings(backend, self._archive, self._now, lambda: host_keys),
             audit=AuditLog(backend, clock, self._sinks),
         )

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from attrs import Factory, evolve, frozen
 
+from tele.auth.issuing import is_host_name
 from tele.auth.shelf import Shelf
-from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound
+from tele.certs.names import own_addresses
+from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, quoted
 from tele.interfaces import IBackend, Put
 from tele.model.api.people import NewToken, Token
 from tele.model.identity import HostRole
@@ -26,6 +29,8 @@ from tele.model.identity import HostRole
 SECRET_BYTES = 20
 LONGEST_TTL = timedelta(days=366)
 SHORTEST_SECRET = 16
+ADDRESSES_LIMIT = 32
+REPLACES_LIMIT = 32
 
 
 @frozen
@@ -39,6 +44,19 @@ class StoredToken:
     uses: int = 0
     labels: Mapping[str, str] = Factory(dict)
     created_by: str = ""
+    addresses: tuple[str, ...] = ()
+    replaces: tuple[str, ...] = ()
+    host_id: str = ""
+
+
+def check_host_id(text: str) -> None:
+    """Raise :class:`InvalidInput` unless ``text`` is a UUID in its canonical form."""
+    try:
+        canonical = str(uuid.UUID(text))
+    except ValueError:
+        raise InvalidInput("a host id is a UUID") from None
+    if canonical != text:
+        raise InvalidInput("a host id is a UUID in its canonical form (lower case, with hyphens)")
 
 
 def _digest(secret: str) -> str:
@@ -57,10 +75,12 @@ class Tokens:
     def __init__(
         self,
         backend: IBackend,
+        cluster: str,
         now: Callable[[], datetime],
         entropy: Callable[[int], bytes],
     ) -> None:
         self._backend = backend
+        self._cluster = cluster
         self._now = now
         self._entropy = entropy
         self._shelf = Shelf(backend, "/tokens/", StoredToken)
@@ -73,6 +93,7 @@ class Tokens:
             raise InvalidInput("a token's lifetime has to be between 0 and 366 days")
         if request.max_uses < 0:
             raise InvalidInput("max_uses has to be 0 (no limit) or more")
+        self._check_permissions(request)
         secret = request.token or base64.b32encode(self._entropy(SECRET_BYTES)).decode().lower()
         if len(secret) < SHORTEST_SECRET:
             raise InvalidInput(
@@ -81,8 +102,10 @@ class Tokens:
             )
         now = self._now()
         stored = StoredToken(
-            request.roles, now, now + request.ttl, request.max_uses, 0, request.labels, created_by
-        )
+            request.roles, now, now + request.ttl, request.max_uses, 0, request.labels, created_by,
+            tuple(dict.fromkeys(address.lower() for address in request.addresses)),
+            tuple(dict.fromkeys(name.lower() for name in request.replaces)), request.host_id,
+        )  # fmt: skip
         name = _digest(secret)
         try:
             await self._backend.commit(self._shelf.put(name, stored, 0, request.ttl))
@@ -90,8 +113,27 @@ class Tokens:
             raise Conflict("this token exists already") from None
         return secret, _public(name, stored)
 
-    async def claim(self, secret: str, role: HostRole) -> tuple[Put, Mapping[str, str]]:
-        """Return the change that counts one use of the token for ``role``, and its labels.
+    def _check_permissions(self, request: NewToken) -> None:
+        if len(request.addresses) > ADDRESSES_LIMIT or len(request.replaces) > REPLACES_LIMIT:
+            raise InvalidInput(
+                f"a token gives at most {ADDRESSES_LIMIT} addresses and replaces at most"
+                f" {REPLACES_LIMIT} names"
+            )
+        for address in request.addresses:
+            if not is_host_name(address) or not own_addresses((address,), self._cluster):
+                raise InvalidInput(
+                    f"{quoted(address)} is no address that a host can have: give an IP address, or"
+                    " a DNS name with a dot that is not in the cluster's own domain"
+                )
+        if request.addresses and set(request.roles) != {HostRole.NODE}:
+            raise InvalidInput("only certificates of nodes are for addresses: use the role node")
+        if request.host_id:
+            check_host_id(request.host_id)
+            if len(request.roles) > 1:
+                raise InvalidInput("a token for a host id is for one role")
+
+    async def claim(self, secret: str, role: HostRole) -> tuple[Put, StoredToken]:
+        """Return the change that counts one use of the token for ``role``, and the token.
 
         The token was not used before that change is committed, which fails with
         :class:`Conflict` if somebody used it meanwhile. Raises :class:`AccessDenied` with
@@ -106,7 +148,7 @@ class Tokens:
         if token.max_uses and token.uses >= token.max_uses:
             raise _refused()
         used = evolve(token, uses=token.uses + 1)
-        return self._shelf.put(name, used, kept.revision, token.expires - now), token.labels
+        return self._shelf.put(name, used, kept.revision, token.expires - now), token
 
     async def list(self, limit: int, after: str) -> tuple[Sequence[Token], str]:
         """Return tokens without their secrets, in order of ids, and how to go on."""
@@ -136,5 +178,5 @@ def _id(name: str) -> str:
 def _public(name: str, stored: StoredToken) -> Token:
     return Token(
         _id(name), stored.roles, stored.created, stored.expires, stored.max_uses, stored.uses,
-        stored.labels, stored.created_by,
+        stored.labels, stored.created_by, stored.addresses, stored.replaces, stored.host_id,
     )  # fmt: skip

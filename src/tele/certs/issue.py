@@ -100,24 +100,21 @@ def issue_user(
 def host_principals(request: HostCertificateRequest) -> tuple[str, ...]:
     """Names and addresses that a host certificate is good for, each once, in order.
 
-    Raises :class:`InvalidInput` for a name that is somebody else's; addresses that are
-    names of the cluster are left out.
+    Only a node has names of its own in it. Raises :class:`InvalidInput` for a name that could be
+    read as somebody else's; such addresses are left out.
     """
-    check_name(request.name, request.host_id, request.role)
-    named = (
-        f"{request.host_id}.{request.cluster}",
-        request.host_id,
-        f"{request.name}.{request.cluster}",
-        request.name,
-    )
-    reserved = {
-        HostRole.NODE: (),
-        HostRole.PROXY: (f"proxy.{request.cluster}",),
-        HostRole.AUTH: (f"auth.{request.cluster}",),
-    }[request.role]
-    return tuple(
-        dict.fromkeys((*named, *reserved, *own_addresses(request.addresses, request.cluster)))
-    )
+    cluster = request.cluster
+    by_id = (f"{request.host_id}.{cluster}", request.host_id)
+    if request.role is HostRole.PROXY:
+        return (*by_id, f"proxy.{cluster}")
+    addresses = own_addresses(request.addresses, cluster)
+    if request.role is HostRole.AUTH:
+        return tuple(dict.fromkeys((*by_id, f"auth.{cluster}", *addresses)))
+    check_name(request.name, cluster, request.role)
+    name = request.name.lower()
+    # A name with a dot could be the DNS name of another machine; localhost is every machine.
+    short = () if "." in name or name == "localhost" else (name,)
+    return tuple(dict.fromkeys((*by_id, f"{name}.{cluster}", *short, *addresses)))
 
 
 def issue_host(

@@ -30,7 +30,7 @@ from pyasn1.error import PyAsn1Error
 from pyasn1.type import char, namedtype, tag, univ
 
 from tele.certs.issue import BACKDATE
-from tele.certs.names import check_name, own_addresses
+from tele.certs.names import own_addresses
 from tele.errors import BadCertificate, InvalidInput
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostIdentity, HostRole, UserIdentity
@@ -314,12 +314,12 @@ def issue_tls(
 
 
 def _general_names(identity: HostIdentity, names: Iterable[str]) -> list[x509.GeneralName]:
-    check_name(identity.name, identity.host_id, identity.role)
     wanted = [f"{identity.host_id}.{identity.cluster}"]
     if identity.role is not HostRole.NODE:
         wanted.append(f"{identity.role.value}.{identity.cluster}")
+    addresses = () if identity.role is HostRole.PROXY else own_addresses(names, identity.cluster)
     general: list[x509.GeneralName] = []
-    for name in dict.fromkeys((*wanted, *own_addresses(names, identity.cluster))):
+    for name in dict.fromkeys((*wanted, *addresses)):
         try:
             general.append(x509.IPAddress(ipaddress.ip_address(name)))
         except ValueError:

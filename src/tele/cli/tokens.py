@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 import click
 
@@ -12,12 +14,23 @@ from tele.cli.output import Column, format_option, plain, say, show_data, show_l
 from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput, quoted
 
+
+def _permits(token: Mapping[str, Any]) -> str:
+    """What a host may do with a token beside joining."""
+    said = [f"replace={name}" for name in token["replaces"]]
+    said += [f"address={address}" for address in token["addresses"]]
+    if token["host_id"]:
+        said.append(f"host-id={token['host_id']}")
+    return ",".join(said)
+
+
 _COLUMNS = (
     Column("ID", lambda t: t["id"]),
     Column("ROLES", lambda t: words(t["roles"])),
     Column("EXPIRES", lambda t: t["expires"]),
     Column("USES", lambda t: f"{t['uses']}/{t['max_uses']}" if t["max_uses"] else t["uses"]),
     Column("LABELS", lambda t: words(t["labels"])),
+    Column("PERMITS", _permits),
     Column("BY", lambda t: t["created_by"]),
 )
 
@@ -39,6 +52,20 @@ def tokens() -> None:
 @ttl_option("30m")
 @click.option("--max-uses", type=click.IntRange(0), default=0, help="0: until it expires.")
 @click.option("--label", "labels", multiple=True, help="K=V that hosts with this token have.")
+@click.option(
+    "--address",
+    "addresses",
+    multiple=True,
+    help="A DNS name or IP address that is in the host's certificates.",
+)
+@click.option(
+    "--replace",
+    "replaces",
+    multiple=True,
+    metavar="NAME",
+    help="A name that the host may take over from one that is offline.",
+)
+@click.option("--host-id", default="", help="Only for the host with this id, which it gets back.")
 @format_option()
 @where_options(local=True)
 def add(
@@ -46,6 +73,9 @@ def add(
     ttl: timedelta | None,
     max_uses: int,
     labels: tuple[str, ...],
+    addresses: tuple[str, ...],
+    replaces: tuple[str, ...],
+    host_id: str,
     form: str,
     where: Where,
 ) -> None:
@@ -64,6 +94,9 @@ def add(
         timedelta(minutes=30) if ttl is None else ttl,
         max_uses,
         split_pairs(labels),
+        addresses=split_words(addresses),
+        replaces=split_words(replaces),
+        host_id=host_id,
     )
     with open_authority(where) as authority:
         made = plain(authority.perform(ADD_TOKEN, request))

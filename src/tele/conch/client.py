@@ -42,7 +42,7 @@ from tele.errors import (
     quoted,
 )
 from tele.loop import make_logger, now
-from tele.model.identity import HostRole
+from tele.model.identity import HostIdentity, HostRole
 from tele.wire import numbers as n
 from tele.wire.agreement import METHODS, exchange_hash
 from tele.wire.fields import Reader, boolean, string
@@ -71,15 +71,24 @@ class HostVerifier:
 
 @frozen
 class MemberVerifier:
-    """We want to talk to a host of ``cluster`` in one of ``roles``, whichever it is."""
+    """We want to talk to a host of ``cluster`` in one of ``roles``, whichever it is.
+
+    ``refuses(host)`` says why one is not dealt with although its certificate is good: it was
+    removed, or is locked.
+    """
 
     trusted: Collection[bytes]
     cluster: str
     roles: Collection[HostRole]
+    refuses: Callable[[HostIdentity], str] = lambda _: ""
 
     def verify(self, certificate: Certificate, at: datetime) -> CheckedHost:
         """Return who it is. Raises :class:`BadCertificate`."""
-        return check_member(certificate, self.trusted, self.cluster, self.roles, at)
+        checked = check_member(certificate, self.trusted, self.cluster, self.roles, at)
+        problem = "" if checked.identity is None else self.refuses(checked.identity)
+        if problem:
+            raise BadCertificate(problem, "revoked")
+        return checked
 
 
 class Verifier(Protocol):

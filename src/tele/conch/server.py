@@ -23,6 +23,7 @@ from tele.conch.limits import Limits
 from tele.conch.penalties import Fault
 from tele.conch.transport import Transport
 from tele.errors import ProtocolError, quoted
+from tele.model.identity import HostIdentity
 from tele.wire import numbers as n
 from tele.wire.agreement import METHODS, SERVER_METHODS, exchange_hash
 from tele.wire.ciphers import SERVER_CIPHERS
@@ -78,6 +79,8 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         super().__init__(clock, limits)
         self._source = source
         self._vouched: tuple[str, int] | None = None
+        #: The member that says where the client comes from.
+        self.vouched_by: HostIdentity | None = None
 
     def connectionMade(self) -> None:
         """See :class:`Transport`."""
@@ -115,9 +118,10 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         take = self.factory.preface
         return 0 if take is None else take(self, data)
 
-    def vouched_for(self, remote_addr: tuple[str, int]) -> None:
-        """Somebody whom we trust says where the visitor really comes from."""
+    def vouched_for(self, remote_addr: tuple[str, int], member: HostIdentity | None) -> None:
+        """A member whom we trust says where the visitor really comes from."""
         self._vouched = remote_addr
+        self.vouched_by = member
         self._leave()
 
     def remote_addr(self) -> tuple[str, int]:

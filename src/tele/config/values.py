@@ -305,7 +305,9 @@ class ProxyConfig:
         " of the cluster, which only the cluster knows. Tunnels, SSH and the API do not use it.",
         None,
     )
-    name: str | None = key("Default: the host name.", None, check=_node_name_problem)
+    name: str | None = key(
+        "Default: the host name with ``-proxy``.", None, check=_node_name_problem
+    )
     join: JoinConfig | None = key("How it joins; needed without ``auth`` in the same file.", None)
     penalties: PenaltiesConfig = _PENALTIES
     keepalive: timedelta = _KEEPALIVE

@@ -279,7 +279,8 @@ def proxy_service(
     https = None if config.https_cert is None else _given(reactor, config.https_cert)
     required = config.proxy_protocol is ProxyProtocol.REQUIRED
     said = Presence(
-        name=config.name or host_name(),
+        # Not the machine's: the node on it has that one.
+        name=config.name or f"{host_name()}-proxy",
         role=HostRole.PROXY,
         addresses=(public_address(listen, config.public_addr, listen.port),),
         version=VERSION,

@@ -22,8 +22,8 @@ from tele.errors import TeleError
 from tele.loop import make_logger, now
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
-from tele.model.identity import HostRole
-from tele.rbac.decision import host_locked
+from tele.model.api.members import Proxy
+from tele.model.identity import HostIdentity, HostRole
 from tele.tunnel.agent import Serve, peer_address
 from tele.tunnel.agents import Agents
 from tele.tunnel.ways_out import WayOut
@@ -54,9 +54,9 @@ class Tunnelling:
         member = self.member
         self._agents = Agents(
             self._reactor,
-            member.host_id,
+            lambda: member.host_id,
             count=self._count,
-            proxies=lambda: member.state.proxies,
+            proxies=self._proxies,
             bootstrap=self._join.addresses,
             identity=member.client_identity,
             verifier=lambda: member.verifier(HostRole.PROXY),
@@ -68,9 +68,13 @@ class Tunnelling:
         )
         return self._agents
 
-    def _refuses(self, proxy_id: str) -> str:
-        lock = host_locked(self.member.state.locks, proxy_id, now(self._reactor))
-        return "" if lock is None else f"locked by {lock.metadata.name}"
+    def _proxies(self) -> tuple[Proxy, ...]:
+        policy, moment = self.member.policy, now(self._reactor)
+        proxies = self.member.state.proxies
+        return tuple(p for p in proxies if policy.locks_host(p.id, moment) is None)
+
+    def _refuses(self, proxy: HostIdentity) -> str:
+        return self.member.refuses(proxy)
 
     def _dial(self, address: str) -> IStreamClientEndpoint:
         return self._out.dial(address, DIAL_SECONDS)

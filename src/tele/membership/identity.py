@@ -68,9 +68,12 @@ class MemberIdentity:
 
 
 def assemble(
-    keys: HostKeyPair, certificates: Certificates, host_id: str, role: HostRole
+    keys: HostKeyPair, certificates: Certificates, role: HostRole, host_id: str = ""
 ) -> MemberIdentity:
-    """Put together what auth answered. Raises TeleError if it is not what was asked for."""
+    """Put together what auth answered. Raises TeleError if it is not what was asked for.
+
+    Who joins has no ``host_id`` before: the certificates say it.
+    """
     try:
         ssh = parse_certificate(parse_line(certificates.ssh))
         leaf = x509.load_pem_x509_certificates(certificates.tls.encode("ascii"))[0]
@@ -84,7 +87,10 @@ def assemble(
         or public.public_numbers() != keys.tls.signer().public_key().public_numbers()
     ):
         raise TeleError("auth answered with certificates of other keys than ours")
-    if not isinstance(host, HostIdentity) or (host.host_id, host.role) != (host_id, role):
+    if not isinstance(host, HostIdentity) or (host.host_id, host.role) != (
+        host_id or host.host_id,
+        role,
+    ):
         raise TeleError(f"auth answered with certificates of another host or role: {host!r}")
     return MemberIdentity(
         host=host,
@@ -145,7 +151,7 @@ def from_bytes(data: bytes) -> MemberIdentity:
     try:
         stored = decode(_Stored, data)
         keys = HostKeyPair(PrivateKey.from_openssh(stored.ssh_key), TlsKey.from_pem(stored.tls_key))
-        return assemble(keys, stored.certificates, stored.host_id, stored.role)
+        return assemble(keys, stored.certificates, stored.role, stored.host_id)
     except (TeleError, BadCertificate) as error:
         # Not the error's own text: it might quote what it could not read.
         raise TeleError(f"the stored identity is damaged ({type(error).__name__})") from None

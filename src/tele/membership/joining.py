@@ -9,20 +9,21 @@ Laws of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from attrs import field, frozen
 from twisted.internet.defer import Deferred
 
+from tele.certs.rejoin import sign_rejoin
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unreachable
 from tele.https.client import RemoteAuthority, fetch_cluster
 from tele.https.first_contact import server_name
 from tele.https.identity import TlsIdentity
 from tele.interfaces import IAuthority
 from tele.membership.identity import HostKeyPair, MemberIdentity, assemble, tls_authorities
-from tele.model.api.members import ClusterInfo, JoinRequest
-from tele.model.api.table import JOIN
+from tele.model.api.members import ClusterInfo, JoinRequest, RejoinRequest
+from tele.model.api.table import JOIN, REJOIN
 from tele.model.authority import Certificates
 from tele.model.identity import HostRole
 
@@ -70,13 +71,11 @@ class Network:
 
 @frozen
 class Applicant:
-    """Who wants in."""
+    """Who wants in; auth makes the host id."""
 
-    host_id: str
     name: str
     role: HostRole
     addresses: tuple[str, ...] = ()
-    labels: Mapping[str, str] = field(factory=dict)
 
 
 async def join(
@@ -104,25 +103,39 @@ async def join(
         reactor, settings.addresses, lambda: None, lambda: trusted, server_name(info.cluster)
     )
     keys = HostKeyPair.generate()
-    request = JoinRequest(
-        token,
-        applicant.host_id,
-        applicant.name,
-        applicant.role,
-        keys.public,
-        applicant.addresses,
-        applicant.labels,
-    )
+    request = JoinRequest(token, applicant.name, applicant.role, keys.public, applicant.addresses)
     try:
         certificates: Certificates = await IAuthority(authority).perform(JOIN, request)
     except AccessDenied as denied:
         raise AccessDenied(f"the cluster does not take us in: {denied}", denied.reason) from None
     finally:
         authority.close()
-    identity = assemble(keys, certificates, applicant.host_id, applicant.role)
+    identity = assemble(keys, certificates, applicant.role)
     if identity.host.cluster != info.cluster:
         raise TeleError("auth answered with certificates of another cluster")
     return identity
+
+
+async def rejoin(
+    reactor: Any, network: Network, settings: JoinSettings, old: MemberIdentity
+) -> MemberIdentity:
+    """Return new certificates for a member whose certificate has expired.
+
+    The host proves that it has the key that auth has registered for it. Raises AccessDenied when it
+    is no member any more: then it takes a token.
+    """
+    host, public = old.host, old.keys.public
+    proof = sign_rejoin(old.keys.ssh, host.cluster, host.host_id, host.role, public.ssh, public.tls)
+    trusted = tls_authorities(old.authorities)
+    authority = network.connect(
+        reactor, settings.addresses, lambda: None, lambda: trusted, server_name(host.cluster)
+    )
+    request = RejoinRequest(host.host_id, host.role, public, proof)
+    try:
+        certificates: Certificates = await IAuthority(authority).perform(REJOIN, request)
+    finally:
+        authority.close()
+    return assemble(old.keys, certificates, host.role, host.host_id)
 
 
 async def _first_contact(reactor: Any, network: Network, settings: JoinSettings) -> ClusterInfo:

@@ -33,18 +33,22 @@ from tele.membership.bell import Bell
 from tele.membership.calls import Calls, pause_after
 from tele.membership.events import EventSender
 from tele.membership.identity import MemberIdentity, assemble, ssh_authorities, tls_authorities
-from tele.membership.joining import Applicant, JoinSettings, Network, join
+from tele.membership.joining import Applicant, JoinSettings, Network, join, rejoin
 from tele.membership.store import MemberStore
 from tele.model.api.members import Announced, ClusterState, RenewRequest, WatchState
 from tele.model.api.table import RENEW, WATCH_STATE
 from tele.model.authority import AuthorityKind, TrustedAuthority
 from tele.model.event import Event
-from tele.model.identity import HostRole
+from tele.model.identity import HostIdentity, HostRole
 from tele.model.presence import Presence
+from tele.rbac.policy import Policy
 
 RENEW_AT: Final = 2 / 3
 #: Hosts that joined together do not renew together; in parts of the certificate's life.
 RENEW_JITTER: Final = 0.05
+#: The longest pause before a host whose certificate has expired tries again, in seconds: the fleet
+#: is back within a minute.
+RETURN_SECONDS: Final = 15.0
 #: Timers are not trusted over a suspended machine: look at the time at least so often.
 LOOK_AGAIN: Final = 600.0
 #: Addresses that mean any or this machine make no principal.
@@ -86,14 +90,22 @@ class Member(Service):
         self._waiting: list[Deferred[None]] = []
         self._fatal: TeleError | None = None
         self._resumed = False
+        #: The token that was used last, or that was there when we were removed.
+        self._spent: str | None = None
+        self._joining = False
+        self._policy: tuple[ClusterState, Policy] | None = None
+        #: Why auth does not take us for a member, as it said last.
+        self._expelled = ""
+        #: The addresses that our certificates were asked for.
+        self._asked: frozenset[str] = frozenset()
         self._observers: list[Callable[[], None]] = []
         self._loops: set[Deferred[None]] = set()
 
     # -- what others ask for ----------------------------------------------------------
     @property
     def host_id(self) -> str:
-        """The machine's id, a UUID in text."""
-        return self._store.host_id
+        """The id that auth gave this host, a UUID in text. Raises Unavailable before joining."""
+        return self.identity.host.host_id
 
     @property
     def identity(self) -> MemberIdentity:
@@ -108,6 +120,28 @@ class Member(Service):
         if self._store.state is None:
             raise Unavailable("this host does not know the state of its cluster yet")
         return self._store.state
+
+    @property
+    def policy(self) -> Policy:
+        """What the cluster's roles, locks and revocations say, by the last known state."""
+        state = self.state
+        if self._policy is None or self._policy[0] is not state:
+            self._policy = (state, Policy.of(state))
+        return self._policy[1]
+
+    def refuses(self, host: HostIdentity) -> str:
+        """Say why another member is not dealt with: locked, removed or replaced; or nothing."""
+        if self._store.state is None:
+            return ""
+        denied = self.policy.refuses_host(host, now(self._reactor))
+        return "" if denied is None else denied.message
+
+    @property
+    def expelled(self) -> str:
+        """Why this host is no member any more, or nothing."""
+        identity = self._store.identity
+        said = "" if identity is None else self.refuses(identity.host)
+        return said or self._expelled
 
     @property
     def authority(self) -> IAuthority:
@@ -135,7 +169,7 @@ class Member(Service):
     def verifier(self, *roles: HostRole) -> MemberVerifier:
         """Return what knows another member in one of ``roles`` by its host certificate."""
         trusted = self.ssh_trust(AuthorityKind.HOST)
-        return MemberVerifier(trusted, self.identity.host.cluster, roles)
+        return MemberVerifier(trusted, self.identity.host.cluster, roles, self.refuses)
 
     @property
     def bound_labels(self) -> Mapping[str, str]:
@@ -230,16 +264,18 @@ class Member(Service):
 
     async def _live(self) -> None:
         identity = self._store.identity
-        if identity is None or identity.expires <= now(self._reactor):
-            try:
+        try:
+            if identity is None:
                 identity = await self._join()
-            except (AccessDenied, InvalidInput) as error:
-                _log.error("cannot join: {error!r}", error=str(error))
-                self._fatal = error
-                self._settle()
-                return
-        else:
-            self._resumed = True
+            elif identity.expires <= now(self._reactor):
+                identity = await self._return(identity)
+            else:
+                self._resumed = True
+        except (AccessDenied, InvalidInput) as error:
+            _log.error("cannot join: {error!r}", error=str(error))
+            self._fatal = error
+            self._settle()
+            return
         cluster = identity.host.cluster
         if self._store.state is not None and self._store.state.cluster != cluster:
             self._store.state = None
@@ -278,13 +314,53 @@ class Member(Service):
                 failures += 1
             else:
                 self._calls.succeeded("join")
-                self._store.keep_identity(identity)
-                self._changed()
+                self._spent = self._token()
+                self._asked = frozenset(self._applicant().addresses)
+                self._take(identity)
                 return identity
+
+    async def _return(self, old: MemberIdentity) -> MemberIdentity:
+        """Come back with an expired certificate by proof of our key, or else with a token.
+
+        Raises AccessDenied or InvalidInput, and tries again after anything else.
+        """
+        try:
+            return await self._rejoin(old)
+        except AccessDenied as error:
+            _log.warn("this host cannot come back by its key: {error!r}", error=str(error))
+            return await self._join()
+
+    async def _rejoin(self, old: MemberIdentity) -> MemberIdentity:
+        """Renew an expired certificate; tries until auth answers. Raises AccessDenied."""
+        failures = 0
+        while True:
+            try:
+                identity = await rejoin(self._reactor, self._network, self._settings, old)
+            except AccessDenied:
+                raise
+            except TeleError as error:
+                self._calls.failed("renew", error)
+                await self._pause(backoff(failures, longest=RETURN_SECONDS, dice=self._dice))
+                failures += 1
+            else:
+                self._calls.succeeded("renew")
+                _log.info(
+                    "back in the cluster with new certificates, good until {expires}",
+                    expires=identity.expires,
+                )
+                self._take(identity)
+                return identity
+
+    def _take(self, identity: MemberIdentity) -> None:
+        self._store.keep_identity(identity)
+        self._expelled = ""
+        self._changed()
+        if self._authority is not None:
+            self._announcer.soon()
 
     def _applicant(self) -> Applicant:
         said = self._presence()
-        return Applicant(self._store.host_id, said.name, said.role, _hosts(said), dict(said.labels))
+        return Applicant(said.name, said.role, _hosts(said))
 
     async def _renew(self) -> None:
         failures = 0
@@ -297,12 +373,14 @@ class Member(Service):
             await self._pause(1.0)
             try:
                 if identity.expires <= now(self._reactor):
-                    await self._join()
+                    await self._rejoin(identity)
                 else:
                     await self._renew_once(identity)
                 failures = 0
             except TeleError as error:
                 self._calls.failed("renew", error)
+                if await self._joined_again(error):
+                    continue
                 usual = backoff(failures, 1.0, 60.0, self._dice)
                 await self._pause(pause_after(error, usual))
                 failures += 1
@@ -311,25 +389,26 @@ class Member(Service):
         return (identity.renew_at(part) - now(self._reactor)).total_seconds()
 
     def _outdated(self) -> bool:
-        """Whether the certificates are for another name or miss an address."""
+        """Whether the certificates are for another name, or miss an address that was not asked for.
+
+        Those that auth has left out are not this host's; a proxy's certificates have none.
+        """
         said = self._presence()
         identity = self.identity
-        missing = set(_hosts(said)) - set(identity.ssh_certificate.principals)
-        return said.name != identity.host.name or bool(missing)
+        wanted = frozenset(_hosts(said)) if said.role is HostRole.NODE else frozenset()
+        missing = wanted - set(identity.ssh_certificate.principals)
+        return said.name != identity.host.name or (bool(missing) and wanted != self._asked)
 
     async def _renew_once(self, old: MemberIdentity) -> None:
         said = self._presence()
         request = RenewRequest(said.name, old.keys.public, _hosts(said))
         certificates = await self._calls.perform("renew", RENEW, request)
-        new = assemble(old.keys, certificates, old.host.host_id, old.host.role)
+        self._asked = frozenset(request.addresses)
+        new = assemble(old.keys, certificates, old.host.role, old.host.host_id)
         if new.host.cluster != old.host.cluster:
             raise TeleError("auth answered with certificates of another cluster")
-        self._store.keep_identity(new)
         _log.info("certificates renewed, good until {expires}", expires=new.expires)
-        self._changed()
-        if self._outdated():
-            # Auth left an address out; asking again at once would not help.
-            await self._renewal.wait(LOOK_AGAIN)
+        self._take(new)
 
     async def _pause(self, seconds: float) -> None:
         await Bell(self._reactor).wait(seconds)
@@ -362,25 +441,47 @@ class Member(Service):
             failures += 1
 
     async def _joined_again(self, error: TeleError) -> bool:
-        """Whether a machine that was removed before it was started is a member once more.
+        """Whether a host that was removed is a member once more, by a token.
 
-        Only then: who is removed while it runs shall not come back by the same token.
+        Who was removed before it was started may use any; who was removed while it runs shall
+        not come back by the token that it has: it takes another one, in the same file.
         """
         resumed, self._resumed = self._resumed, False
-        if not resumed or not isinstance(error, AccessDenied) or error.reason != "removed":
+        if not isinstance(error, AccessDenied):
             return False
+        if error.reason in ("removed", "replaced", "revoked") and not self._expelled:
+            self._expelled = str(error)
+            self._changed()
+        if error.reason not in ("removed", "expired"):
+            return False
+        token = self._token()
+        if self._spent is None and not resumed and error.reason == "removed":
+            self._spent = token
+        if not token or token == self._spent or self._joining:
+            return False
+        self._joining, self._spent = True, token
         try:
             await self._join()
         except (AccessDenied, InvalidInput) as refused:
             _log.error("cannot join again: {error!r}", error=str(refused))
             return False
+        finally:
+            self._joining = False
         return True
+
+    def _token(self) -> str:
+        """The token to join with that is there now, or nothing."""
+        try:
+            return self._settings.token() or ""
+        except InvalidInput:
+            return ""
 
     def _state_received(self, state: ClusterState) -> None:
         self._resumed = False
         if state.cluster != self.identity.host.cluster:
             _log.error("auth told the state of another cluster: {name!r}", name=state.cluster)
             return
+        self._expelled = ""
         if self.trouble:
             self._announcer.soon()
         self._calls.succeeded("state")

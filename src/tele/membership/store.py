@@ -2,7 +2,7 @@
 
 Laws of this file:
 
-* The id of a machine is made once and is the same in all its roles.
+* Who a host is stands in its identity and nowhere else: auth made its id.
 * One process at a time uses a folder; a second one is told so.
 * With :class:`MemoryStore` nothing touches a disk.
 """
@@ -30,7 +30,7 @@ HOST_ID: Final = "host_id"
 
 
 def host_id_in(folder: Path) -> str:
-    """Return the machine's id (a UUID in text), made and kept in ``folder`` if need be.
+    """Return the id of auth (a UUID in text), made and kept in ``folder`` if need be.
 
     Raises :class:`TeleError` if the file holds something else.
     """
@@ -44,7 +44,7 @@ def host_id_in(folder: Path) -> str:
     try:
         return str(uuid.UUID(data.decode("ascii").strip()))
     except ValueError:
-        raise TeleError(f"{path} does not hold the id of a machine; restore or remove it") from None
+        raise TeleError(f"{path} does not hold the id of auth; restore or remove it") from None
 
 
 @frozen
@@ -58,7 +58,6 @@ class MemberStore(Protocol):
     ``bound`` are labels that the cluster gave this host, whatever it says of itself.
     """
 
-    host_id: str
     identity: MemberIdentity | None
     state: ClusterState | None
     bound: Mapping[str, str]
@@ -78,10 +77,9 @@ class MemberStore(Protocol):
 
 
 class MemoryStore:
-    """``state: memory``: a new machine after each start."""
+    """``state: memory``: a new host after each start."""
 
-    def __init__(self, host_id: str | None = None) -> None:
-        self.host_id = host_id or str(uuid.uuid4())
+    def __init__(self) -> None:
         self.identity: MemberIdentity | None = None
         self.state: ClusterState | None = None
         self.bound: Mapping[str, str] = {}
@@ -104,15 +102,15 @@ class MemoryStore:
 
 
 class DirectoryStore:
-    """Files in ``<data_dir>/identity/<role>``; the machine's id in ``<data_dir>``.
+    """Files in ``<data_dir>/identity/<role>``.
 
     Raises :class:`Conflict` when another process uses the folder, :class:`TeleError`
     when a file is damaged, readable by others or cannot be used at all.
     """
 
     def __init__(self, data_dir: Path, role: HostRole) -> None:
-        self.host_id = host_id_in(data_dir)
-        self._folder = private_folder(private_folder(data_dir / "identity") / role.value)
+        identities = private_folder(private_folder(data_dir) / "identity")
+        self._folder = private_folder(identities / role.value)
         self._lock = self._take_lock(role)
         try:
             self.identity = self._read_identity()
@@ -139,12 +137,9 @@ class DirectoryStore:
         if data is None:
             return None
         try:
-            identity = from_bytes(data)
+            return from_bytes(data)
         except TeleError as error:
             raise TeleError(f"{path}: {error}; remove it and join again with a token") from None
-        # Somebody who copied the folder from another machine has its id file, too; one
-        # who copied only this file has not, and is another machine.
-        return identity if identity.host.host_id == self.host_id else None
 
     def _read_state(self) -> ClusterState | None:
         data = read_private(self._folder / "state.json")

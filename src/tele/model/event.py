@@ -33,6 +33,7 @@ CODES: Final[Mapping[str, str]] = {
     "node.join": "TN001I",
     "node.delete": "TN002I",
     "node.duplicate": "TN003W",
+    "node.rejoin": "TN004I",
     "cert.issue": "TK001I",
     "ca.rotate": "TK002I",
     "session.start": "TS001I",

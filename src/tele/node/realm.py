@@ -88,6 +88,10 @@ class NodeRealm:
                 "this node's own certificate has expired while auth was away; it lets nobody in"
                 " until it has a new one"
             )
+        if member.expelled:
+            raise Unavailable(
+                "this node was removed from its cluster; it lets nobody in until it joins again"
+            )
         if not member.can_record:
             raise Unavailable("this node has no room left for its audit; it lets nobody in")
         state = member.state

@@ -49,7 +49,6 @@ from tele.node.subsystems import by_name
 from tele.node.trail import Trail, address
 from tele.node.user_sockets import UserSockets
 from tele.node.visitor import Visitor
-from tele.rbac.decision import host_locked
 from tele.recording.tee import ConnectionTape
 from tele.tunnel.agent import Serve, peer_address
 from tele.tunnel.agents import Agents
@@ -134,9 +133,7 @@ class NodeService(Service):
         )
         self._shutdown_grace = shutdown_grace
         self._farewell = Farewell(reactor, lambda: self.factory.present)
-        self._vouching = Vouching(
-            member.host_id, lambda: member.verifier(HostRole.PROXY), self._refuses_proxy
-        )
+        self._vouching = Vouching(lambda: member.host_id, lambda: member.verifier(HostRole.PROXY))
         self.factory.preface = self._take_preface
         member.on_change(self._member_changed)
         labels.on_change(member.announce_soon)
@@ -155,6 +152,7 @@ class NodeService(Service):
     def _member_changed(self) -> None:
         self._trust = None
         self._learn_proxies()
+        self._end_refused()
         if self._agents is None:
             return
         identity = self._member.identity
@@ -174,13 +172,19 @@ class NodeService(Service):
     def _take_preface(self, transport: SSHServerTransport, data: bytes) -> int | None:
         size = take_preface(data)
         if size:
-            visitor = self._vouching.take(data[:size], self._reactor.seconds())
-            transport.vouched_for(visitor.remote_addr)
+            visitor, proxy = self._vouching.take(data[:size], self._reactor.seconds())
+            transport.vouched_for(visitor.remote_addr, proxy)
         return size
 
-    def _refuses_proxy(self, proxy_id: str) -> str:
-        lock = host_locked(self._member.state.locks, proxy_id, now(self._reactor))
-        return "" if lock is None else f"locked by {lock.metadata.name}"
+    def _end_refused(self) -> None:
+        """End what came by proxies that were removed or locked; all, if we were removed."""
+        expelled = self._member.expelled
+        for transport in list(self.factory.present):
+            proxy = transport.vouched_by
+            if expelled:
+                transport.dismiss("this node was removed from its cluster")
+            elif proxy is not None and self._member.refuses(proxy):
+                transport.dismiss("the proxy of this connection was removed or is locked")
 
     def _serve(self, remote_addr: tuple[str, int]) -> IProtocol | None:
         """Take in a visitor through a tunnel."""

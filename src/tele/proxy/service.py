@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection
-from datetime import datetime
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -34,6 +33,7 @@ from tele.model.api import table
 from tele.model.api.members import HostChanges, Proxy, WatchHosts
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostIdentity, HostRole
+from tele.model.revocation import HostRevocation
 from tele.proxy.demultiplexer import Demultiplexer, Doors
 from tele.proxy.doors import Relay, https_door, make_pages
 from tele.proxy.index import NodeIndex
@@ -41,7 +41,6 @@ from tele.proxy.jump import Jump
 from tele.proxy.jump import Visitor as JumpVisitor
 from tele.proxy.realm import ProxyRealm
 from tele.proxy.ways import Ways
-from tele.rbac.decision import host_locked
 from tele.tunnel.acceptor import AgentAvatar, Tunnel, Tunnels
 from tele.tunnel.peers import PeerAvatar, Peers
 from tele.tunnel.visits import MemberConnection
@@ -108,6 +107,9 @@ class ProxyService(Service):
         self._following: Deferred[None] | None = None
         self._looking: LoopingCall | None = None
         self._index = NodeIndex("")
+        self._ways: Any = None
+        #: Nodes whose connections were ended because they were removed.
+        self._revoked: frozenset[HostRevocation] = frozenset()
         self._tunnels: Tunnels | None = None
         self._peers: Peers | None = None
         self._site: Any = None
@@ -154,7 +156,9 @@ class ProxyService(Service):
         self._identity = member.identity
         self._tunnels = tunnels = Tunnels(self._reactor, lambda: None, self._cloned)
         self._peers = Peers(self._reactor, member.client_identity, self._proxies_verifier)
-        ways = Ways(self._reactor, tunnels, self._peers, self._other_proxies, self._vouch)
+        ways = self._ways = Ways(
+            self._reactor, tunnels, self._peers, self._other_proxies, self._vouch
+        )
         jump = Jump(
             lambda: member.state,
             lambda: now(self._reactor),
@@ -224,8 +228,6 @@ class ProxyService(Service):
             nonlocal failures
             failures = 0
             index.change(changes)
-            if changes.gone:
-                self._end_hosts(changes.gone)
 
         while True:
             try:
@@ -261,10 +263,8 @@ class ProxyService(Service):
         identity = self._member.identity
         return vouch(visitor, identity.keys.ssh, identity.ssh_certificate, self._reactor.seconds())
 
-    def _refuses(self, host: HostIdentity, moment: datetime | None = None) -> str:
-        moment = moment or now(self._reactor)
-        lock = host_locked(self._member.state.locks, host.host_id, moment)
-        return "" if lock is None else f"host {host.name} is locked: {lock.metadata.name}"
+    def _refuses(self, host: HostIdentity) -> str:
+        return self._member.expelled or self._member.refuses(host)
 
     def _refuses_peer(self, host: HostIdentity) -> str:
         if host.expires <= now(self._reactor):
@@ -274,10 +274,10 @@ class ProxyService(Service):
         return self._refuses(host)
 
     def _member_changed(self) -> None:
-        """The cluster's state or our identity is another: whoever is locked now goes."""
+        """The cluster's state or our identity is another: who is refused now goes."""
         if not self.running or self._tunnels is None:
             return
-        self._end_locked()
+        self._end_refused()
         if self._identity is not self._member.identity:
             self._identity = self._member.identity
             if self._peers is not None:
@@ -288,7 +288,7 @@ class ProxyService(Service):
         index = self._index
         find = index.get if index.told else (lambda _: index)
         if self._tunnels is not None:
-            self._end_locked()
+            self._end_refused()
             self._tunnels.review(now(self._reactor), find)
 
     def _members_present(self) -> list[tuple[SSHServerTransport, HostIdentity]]:
@@ -299,20 +299,25 @@ class ProxyService(Service):
                 found.append((transport, avatar.host))
         return found
 
-    def _end_locked(self) -> None:
-        moment = now(self._reactor)
-        if not any(k.spec.target.host_id for k in self._member.state.locks):
+    def _end_refused(self) -> None:
+        """End the connections of and to hosts that were removed or are locked.
+
+        They are all that there are, if this proxy was removed itself.
+        """
+        if self._member.expelled:
+            for transport in list(self._present()):
+                transport.dismiss("this proxy was removed from its cluster")
             return
         for transport, host in self._members_present():
-            problem = self._refuses(host, moment)
+            problem = self._refuses(host)
             if problem:
                 transport.dismiss(problem)
-
-    def _end_hosts(self, host_ids: Collection[str]) -> None:
-        """End the connections of nodes that were removed, old ones with visitors included."""
-        for transport, host in self._members_present():
-            if host.role is HostRole.NODE and host.host_id in host_ids:
-                transport.dismiss("this host is no member of the cluster any more")
+        if self._peers is not None:
+            self._peers.end_refused(self._member.refuses)
+        revoked = self._member.policy.revoked_hosts(HostRole.NODE)
+        for gone in revoked - self._revoked:
+            self._ways.end_host(gone.host_id)
+        self._revoked = revoked
 
     # -- audit ------------------------------------------------------------------------
     def _emit(self, name: str = "auth.denied", **fields: Any) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Final
+from weakref import WeakSet
 
 from twisted.conch.error import ConchError
 from twisted.internet.defer import CancelledError, Deferred
@@ -64,6 +65,14 @@ class Ways:
         self._proxies = proxies
         self._vouch = vouch
         self._avoided: dict[str, float] = {}
+        #: Connections to nodes' own addresses, by host id.
+        self._direct: dict[str, WeakSet[StreamEnd]] = {}
+
+    def end_host(self, host_id: str) -> None:
+        """End all connections to a node's own addresses: it was removed."""
+        for stream in self._direct.pop(host_id, ()):
+            if not stream.lost:
+                stream.transport.abortConnection()
 
     def open(self, host: Host, remote_addr: tuple[str, int], **near: Any) -> Deferred[Channel]:
         """Return a channel to ``host`` for a visitor's end of it, which ``near`` describes.
@@ -157,6 +166,8 @@ class Ways:
             self._avoid(address)
             raise Unreachable(f"node {host.name} does not answer at {address}") from None
         self._avoided.pop(address, None)
+        self._direct = {i: streams for i, streams in self._direct.items() if streams}
+        self._direct.setdefault(host.id, WeakSet()).add(stream)
         return stream
 
     def _avoid(self, address: str) -> None:

@@ -63,9 +63,9 @@ class Policy:
             return None
         return Denied(Reason.LOCKED, f"host {host_id} is locked by {lock.metadata.name}")
 
-    def has_revoked(self, role: HostRole, host_id: str) -> bool:
-        """Whether certificates of this host were revoked."""
-        return (role, host_id) in self._hosts
+    def revoked_hosts(self, role: HostRole) -> frozenset[HostRevocation]:
+        """Return what was revoked of hosts in one role."""
+        return frozenset(each for each in self._hosts.values() if each.role is role)
 
     # -- users ------------------------------------------------------------------------
     def narrowed(self, identity: UserIdentity, now: datetime) -> UserIdentity | Denied:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, fail, succeed
@@ -18,12 +19,13 @@ from zope.interface import implementer
 from tele.certs.issue import HostCertificateRequest, issue_host
 from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.pins import check_pins, pin
+from tele.certs.rejoin import check_rejoin
 from tele.certs.x509 import TlsKey, issue_tls, make_authority
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unreachable
 from tele.interfaces import IAuthority
 from tele.loop import now
 from tele.membership.joining import Network
-from tele.model.api.members import Announced, ClusterInfo, ClusterState
+from tele.model.api.members import Announced, ClusterInfo, ClusterState, PublicKeys
 from tele.model.api.operation import Nothing, Operation
 from tele.model.authority import AuthorityKind, Certificates, TrustedAuthority
 from tele.model.identity import HostIdentity, HostRole
@@ -54,6 +56,7 @@ class PretendedAuth:
     certificate: str = field(init=False)
     _followers: list[tuple[Callable[[Any], None], Deferred[None]]] = field(factory=list)
     _hosts: dict[str, HostIdentity] = field(factory=dict)
+    _keys: dict[str, str] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         at = now(self.clock)
@@ -112,21 +115,40 @@ class PretendedAuth:
         if request.token != self.token:
             raise AccessDenied("token expired or not found", "token")
         self.removed = False
-        return self._issue(request, request.host_id, request.role)
+        return self._issue(
+            request.keys, str(uuid4()), request.name, request.role, request.addresses
+        )
+
+    def _rejoin(self, request: Any) -> Certificates:
+        host = self._hosts.get(request.host_id)
+        if host is None or self.removed:
+            raise AccessDenied("this host is no member of the cluster", "removed")
+        keys = request.keys
+        check_rejoin(
+            self._keys[host.host_id], request.signature, CLUSTER, host.host_id, request.role,
+            keys.ssh, keys.tls,
+        )  # fmt: skip
+        return self._issue(keys, host.host_id, host.name, host.role, ())
 
     def _renew(self, request: Any) -> Certificates:
-        (host,) = self._hosts.values()
-        return self._issue(request, host.host_id, host.role)
+        host = list(self._hosts.values())[-1]
+        return self._issue(request.keys, host.host_id, request.name, host.role, request.addresses)
 
-    def _issue(self, request: Any, host_id: str, role: HostRole) -> Certificates:
+    def _issue(
+        self,
+        keys: PublicKeys,
+        host_id: str,
+        name: str,
+        role: HostRole,
+        addresses: tuple[str, ...],
+    ) -> Certificates:
         at = now(self.clock)
-        host = HostIdentity(host_id, request.name, CLUSTER, role, at + self.life)
+        host = HostIdentity(host_id, name, CLUSTER, role, at + self.life)
         self._hosts[host_id] = host
-        wanted = HostCertificateRequest(
-            host_id, request.name, CLUSTER, role, request.addresses, self.life
-        )
-        ssh = issue_host(self.ssh, parse_line(request.keys.ssh), wanted, at, os.urandom)
-        tls = issue_tls(self.certificate, self.tls, request.keys.tls, host, at, os.urandom)
+        self._keys[host_id] = keys.ssh
+        wanted = HostCertificateRequest(host_id, name, CLUSTER, role, addresses, self.life)
+        ssh = issue_host(self.ssh, parse_line(keys.ssh), wanted, at, os.urandom)
+        tls = issue_tls(self.certificate, self.tls, keys.tls, host, at, os.urandom)
         return Certificates(ssh.line, tls, at + self.life, self.state.authorities)
 
     def _announce(self, request: Any) -> Announced:

@@ -39,6 +39,7 @@ from tele.conch.refusals import RESOURCE_SHORTAGE, UNKNOWN_CHANNEL_TYPE
 from tele.conch.stream import StreamChannel
 from tele.errors import AccessDenied, Conflict, TeleError, Unreachable
 from tele.loop import backoff, make_logger
+from tele.model.identity import HostIdentity
 from tele.tunnel.visits import CHANNELS_LIMIT
 from tele.tunnel.words import LEAVING, TUNNEL, VISITOR, Hello, Visitor
 
@@ -65,13 +66,14 @@ def peer_address(of: tuple[str, int]) -> Any:
 
 
 class AgentConnection(SSHConnection):
-    """The node's end of a tunnel to the proxy ``proxy_id``, once that is known."""
+    """The node's end of a tunnel to a proxy."""
 
     channels_limit = CHANNELS_LIMIT
 
     def __init__(self, host_id: str, serve: Serve) -> None:
         super().__init__()
-        self.proxy_id = ""
+        #: The proxy at the other end, once that is known.
+        self.proxy: HostIdentity | None = None
         #: Takes no new visitors: we, or the proxy, are done with it.
         self.leaving = False
         self.left: Callable[[], None] = lambda: None
@@ -80,6 +82,11 @@ class AgentConnection(SSHConnection):
         self._serve = serve
         self._ending = False
         self._end: IDelayedCall | None = None
+
+    @property
+    def proxy_id(self) -> str:
+        """The id of the proxy at the other end; empty until that is known."""
+        return "" if self.proxy is None else self.proxy.host_id
 
     def getChannel(self, channelType: bytes, windowSize: int, maxPacket: int, data: bytes) -> Any:
         """Let a visitor in."""
@@ -176,21 +183,21 @@ class _TunnelEndpoint:
 class Means:
     """What all agents of a node have in common.
 
-    ``identity()`` and ``verifier()`` are asked anew for each connection; ``endpoint(address)``
-    dials; ``taken(proxy_id)`` says whether there is a tunnel to that proxy already, or will be;
-    ``refuses(proxy_id)`` says why it is not dealt with, or nothing;
+    ``host_id()``, ``identity()`` and ``verifier()`` are asked anew for each connection;
+    ``endpoint(address)`` dials; ``taken(proxy_id)`` says whether there is a tunnel to that proxy
+    already, or will be; ``refuses(proxy)`` says why it is not dealt with, or nothing;
     ``changed()`` hears of every tunnel that comes or goes, and of every failure.
     """
 
     reactor: Any
-    host_id: str
+    host_id: Callable[[], str]
     instance: bytes
     identity: Callable[[], ClientIdentity]
     verifier: Callable[[], MemberVerifier]
     serve: Serve
     endpoint: Callable[[str], IStreamClientEndpoint]
     taken: Callable[[str], bool]
-    refuses: Callable[[str], str]
+    refuses: Callable[[HostIdentity], str]
     changed: Callable[[], None] = field(repr=False)
     limits: Limits
 
@@ -272,7 +279,7 @@ class Agent:
             raise Unreachable("the proxy has no address any more")
         self._turn += 1
         address = addresses[self._turn % len(addresses)]
-        made = AgentConnection(means.host_id, means.serve)
+        made = AgentConnection(means.host_id(), means.serve)
         logging_in = connect(
             means.reactor,
             means.endpoint(address),
@@ -287,14 +294,15 @@ class Agent:
             raise Unreachable(f"proxy at {address}: {error}") from None
         except Exception as error:
             raise Unreachable(f"proxy at {address}: {type(error).__name__}") from None
-        made.proxy_id = made.transport.host.identity.host_id
+        proxy: HostIdentity = made.transport.host.identity
+        made.proxy = proxy
         if means.taken(made.proxy_id):
             made.transport.loseConnection()
             raise Conflict(f"{address} led to proxy {made.proxy_id}, which has a tunnel already")
-        problem = means.refuses(made.proxy_id)
+        problem = means.refuses(proxy)
         if problem:
             made.transport.loseConnection()
-            raise AccessDenied(f"proxy at {address}: {problem}", "locked")
+            raise AccessDenied(f"proxy at {address}: {problem}", "refused")
         # Behind a balancer another agent may be led to the same proxy meanwhile.
         self.asking = made.proxy_id
         try:

@@ -23,6 +23,7 @@ from tele.conch.limits import Limits
 from tele.conch.stream import open_stream
 from tele.errors import Unreachable
 from tele.model.api.members import Proxy
+from tele.model.identity import HostIdentity
 from tele.tunnel.agent import Agent, AgentConnection, Means, Serve
 from tele.tunnel.plan import preferred, wanted
 from tele.tunnel.visits import OPEN_SECONDS
@@ -35,18 +36,19 @@ _ANY = ""
 class Agents:
     """A node's tunnels.
 
+    :param host_id: the node's id, which is another one when it joins anew.
     :param count: to how many proxies to keep one.
-    :param proxies: the cluster's proxies as they are known now.
+    :param proxies: the cluster's proxies that may be dialled, as they are known now.
     :param bootstrap: addresses for when none is known.
     :param changed: hears that :attr:`proxy_ids` changed.
     :param limits: bounds of the connections, how long a silent proxy lives among them.
-    :param refuses: says of a proxy's id why it is not dealt with, such as a lock, or nothing.
+    :param refuses: says of a proxy why it is not dealt with, such as a lock, or nothing.
     """
 
     def __init__(
         self,
         reactor: Any,
-        host_id: str,
+        host_id: Callable[[], str],
         *,
         count: int,
         proxies: Callable[[], tuple[Proxy, ...]],
@@ -57,7 +59,7 @@ class Agents:
         endpoint: Callable[[str], IStreamClientEndpoint],
         changed: Callable[[], None],
         limits: Limits | None = None,
-        refuses: Callable[[str], str] = lambda _: "",
+        refuses: Callable[[HostIdentity], str] = lambda _: "",
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._host_id = host_id
@@ -135,13 +137,12 @@ class Agents:
     def _look(self) -> None:
         self._name()
         self._drop_refused()
-        refuses = self._means.refuses
-        known = {p.id: p for p in self._proxies() if p.addresses and not refuses(p.id)}
+        known = {p.id: p for p in self._proxies() if p.addresses}
         failing = {i for i, agent in self._agents.items() if agent.failing}
         # While no proxy is known one tunnel will do: it tells of the others.
         want = [i for i, agent in self._agents.items() if agent.works][:1] or [_ANY]
         if known:
-            order = preferred(self._host_id, known.values())
+            order = preferred(self._host_id(), known.values())
             want = [proxy.id for proxy in wanted(order, failing, self._count)]
         for proxy_id in want:
             if proxy_id not in self._agents:
@@ -158,9 +159,9 @@ class Agents:
             old.stop()
 
     def _drop_refused(self) -> None:
-        """Leave proxies that are locked at once, with all who came through them."""
+        """Leave proxies that are locked or removed at once, with all who came through them."""
         for connection in self._connections():
-            if self._means.refuses(connection.proxy_id):
+            if connection.proxy is not None and self._means.refuses(connection.proxy):
                 connection.transport.loseConnection()
 
     def _name(self) -> None:

@@ -195,6 +195,12 @@ class Peers:
             peer.idle.cancel()
             peer.idle = None
 
+    def end_refused(self, refuses: Callable[[HostIdentity], str]) -> None:
+        """End connections to proxies that were removed or are locked."""
+        for _, peer in [*self._peers.items(), *self._old]:
+            if peer.connection is not None and refuses(peer.connection.transport.host.identity):
+                peer.connection.transport.loseConnection()
+
     def renew(self) -> None:
         """Our certificate is new: dial anew with it. Who passes through stays until they leave."""
         for proxy_id, peer in list(self._peers.items()):

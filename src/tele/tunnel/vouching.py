@@ -26,6 +26,7 @@ from tele.certs.certificate import Certificate, parse_certificate
 from tele.certs.keys import PrivateKey
 from tele.conch.client import MemberVerifier
 from tele.errors import BadCertificate, ProtocolError
+from tele.model.identity import HostIdentity
 from tele.tunnel.words import Visitor
 from tele.wire.fields import Reader, string
 
@@ -60,20 +61,21 @@ def take_preface(data: bytes) -> int | None:
 
 @define(eq=False)
 class Vouching:
-    """Takes the word of proxies at the node ``host_id``.
+    """Takes the word of proxies at the node ``host_id()``.
 
-    ``verifier()`` knows proxies of the cluster, and is asked anew each time; ``refuses(proxy_id)``
-    says why the word of one is not taken, such as a lock, or nothing.
+    ``verifier()`` knows proxies of the cluster, and is asked anew each time.
     """
 
-    _host_id: str
+    _host_id: Callable[[], str]
     _verifier: Callable[[], MemberVerifier]
-    _refuses: Callable[[str], str] = lambda _: ""
     _seen: set[bytes] = field(factory=set, init=False)
     _order: deque[tuple[float, bytes]] = field(factory=deque, init=False)
 
-    def take(self, line: bytes, seconds: float) -> Visitor:
-        """Return whom the preface ``line`` is about. Raises :class:`ProtocolError`."""
+    def take(self, line: bytes, seconds: float) -> tuple[Visitor, HostIdentity | None]:
+        """Return whom the preface ``line`` is about, and which proxy says so.
+
+        Raises :class:`ProtocolError`.
+        """
         try:
             reader = Reader(base64.b64decode(line[len(PREFACE) :].strip(), validate=True))
         except binascii.Error:
@@ -83,17 +85,19 @@ class Vouching:
         fields = Reader(said)
         visitor, at = Visitor.decode(fields.string()), int.from_bytes(fields.take(8), "big") / 1000
         fields.end()
-        if visitor.host_id != self._host_id:
+        if visitor.host_id != self._host_id():
             raise ProtocolError("a proxy's word for another node")
         if abs(seconds - at) > LASTS:
             raise ProtocolError(
                 f"a proxy's word from {abs(seconds - at):.0f} s off: are the clocks right?"
             )
-        self._check(blob, said, signature, seconds)
+        proxy = self._check(blob, said, signature, seconds)
         self._once(said, seconds)
-        return visitor
+        return visitor, proxy
 
-    def _check(self, blob: bytes, said: bytes, signature: bytes, seconds: float) -> None:
+    def _check(
+        self, blob: bytes, said: bytes, signature: bytes, seconds: float
+    ) -> HostIdentity | None:
         try:
             certificate = parse_certificate(blob)
             proxy = self._verifier().verify(certificate, datetime.fromtimestamp(seconds, UTC))
@@ -101,9 +105,7 @@ class Vouching:
             certificate.key.verify(signature, _CONTEXT + said, allowed)
         except BadCertificate as error:
             raise ProtocolError(f"not the word of a proxy: {error}") from None
-        problem = "" if proxy.identity is None else self._refuses(proxy.identity.host_id)
-        if problem:
-            raise ProtocolError(f"the word of a proxy that is {problem}")
+        return proxy.identity
 
     def _once(self, said: bytes, seconds: float) -> None:
         while self._order and self._order[0][0] < seconds - 2 * LASTS:

@@ -9,7 +9,7 @@ import pytest
 from attrs import evolve
 from twisted.internet.defer import Deferred
 
-from auth_world import FAST, HOST_ID, OTHER_ID, PROXY_ID, Tape, World, result
+from auth_world import FAST, HOST_ID, OTHER_ID, Tape, World, result
 from tele.audit.chain import event
 from tele.auth.journal import STRANGERS_BURST, STRANGERS_PER_SECOND
 from tele.auth.local import LOOK_AGAIN
@@ -31,7 +31,7 @@ from tele.model.api import members, people, records, table
 from tele.model.api.operation import Anyone, Hosts, Operation, Permitted, Users
 from tele.model.codec import encode
 from tele.model.identity import Caller, HostIdentity, HostRole, UserIdentity
-from tele.model.presence import OFFLINE_AFTER, Presence
+from tele.model.presence import Presence
 from tele.model.resources import (
     Conditions,
     Lock,
@@ -399,25 +399,6 @@ def test_a_certificate_gives_only_what_roles_with_its_logins_give(world: World) 
 
 
 # -- machines ---------------------------------------------------------------------------
-def test_who_joins_under_an_id_replaces_who_had_it(world: World) -> None:
-    """With a token one can take over a host id; then the one before is out, and it is on record."""
-    world.join(world.token())
-    before = world.host()
-    world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), before)
-    world.clock.advance(60)
-    world.join(world.token())
-    after = world.host()
-    assert [e.fields["replaced"] for e in world.events("node.join")] == [False, True]
-    for operation, request in (
-        (table.ANNOUNCE, Presence("web1", HostRole.NODE)),
-        (table.RENEW, members.RenewRequest("web1", keys())),
-        (table.EMIT_EVENTS, records.EmitEvents(())),
-    ):
-        with pytest.raises(AccessDenied, match="replaced"):
-            world.do(operation, request, before)
-        world.do(operation, request, after)
-
-
 def test_a_removed_machine_may_do_nothing(world: World) -> None:
     """Removal counts for every operation at once, and ends what it listens to."""
     tape = Tape(world)
@@ -457,68 +438,6 @@ def test_a_right_that_is_taken_away_ends_the_stream(world: World) -> None:
     seen = len(told)
     world.add_user("bob", "access")
     assert len(told) == seen
-
-
-def test_a_member_cannot_take_anothers_name(world: World) -> None:
-    """Certificates for a name that is in use go to nobody else: not by renewing, nor by joining."""
-    world.join(world.token(), name="db1")
-    world.do(table.ANNOUNCE, Presence("db1", HostRole.NODE), world.host())
-    world.join(world.token(), OTHER_ID, name="low")
-    thief = world.host(OTHER_ID)
-    for name in ("db1", "DB1"):
-        with pytest.raises(Conflict, match="the name"):
-            world.do(table.RENEW, members.RenewRequest(name, keys()), thief)
-        with pytest.raises(Conflict):
-            world.join(world.token(), OTHER_ID, name=name)
-    taken = world.do(
-        table.RENEW, members.RenewRequest("low", keys(), ("db1", "db1:22", "10.0.0.7")), thief
-    )
-    principals = parse_certificate(parse_line(taken.ssh)).principals
-    assert "10.0.0.7" in principals
-    assert "db1" not in principals
-    world.do(table.RENEW, members.RenewRequest("db1", keys()), world.host())
-
-
-def test_a_name_is_free_again_when_its_machine_is_gone(world: World) -> None:
-    """A machine that was reinstalled takes its name back once the old one is silent or removed."""
-    world.join(world.token(), name="db1")
-    world.do(table.ANNOUNCE, Presence("db1", HostRole.NODE), world.host())
-    world.clock.advance(OFFLINE_AFTER.total_seconds())
-    world.join(world.token(), OTHER_ID, name="db1")
-    world.do(table.ANNOUNCE, Presence("db1", HostRole.NODE), world.host(OTHER_ID))
-    shown = world.do(table.LIST_HOSTS, members.ListHosts(HostRole.NODE))
-    assert [host.id for host in shown.items] == [OTHER_ID], "the silent one is not shown any more"
-    # The old one comes back: it keeps what it has, and its name is not its own any more.
-    world.do(table.RENEW, members.RenewRequest("db1", keys()), world.host())
-    with pytest.raises(Conflict):
-        world.join(world.token(), HOST_ID, name="db1")
-    world.do(table.DELETE_HOST, members.ById(OTHER_ID))
-    world.join(world.token(), HOST_ID, name="db1")
-
-
-def test_a_node_cannot_be_the_proxy(world: World) -> None:
-    """Neither by name nor by address does a node get a certificate for where the proxy is."""
-    proxy = world.proxy()
-    said = Presence("gate", HostRole.PROXY, ("proxy.example.com:3080", "203.0.113.5:3080"))
-    world.do(table.ANNOUNCE, said, proxy)
-    for name in ("proxy.example.com", "PROXY.example.com", "203.0.113.5"):
-        with pytest.raises(InvalidInput, match="proxy"):
-            world.join(world.token(), name=name)
-    addresses = ("proxy.example.com:22", "Proxy.Example.com.", "203.0.113.5:22", "10.1.1.1:22")
-    certificates = world.join(world.token(), name="web1", addresses=addresses)
-    principals = parse_certificate(parse_line(certificates.ssh)).principals
-    assert [p for p in principals if "roxy" in p or "203" in p] == []
-    assert "10.1.1.1" in principals
-    # The proxy's own machine may be a node as well.
-    again = world.join(world.token(), PROXY_ID, name="gate", addresses=addresses)
-    assert "203.0.113.5" in parse_certificate(parse_line(again.ssh)).principals
-
-
-def test_a_joining_host_binds_no_labels_itself(world: World) -> None:
-    """Only a token binds labels: what a host says at joining is not the cluster's word."""
-    world.join(world.token(labels={"env": "prod"}), labels={"zone": "a", "env": "dev"})
-    answer = world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
-    assert dict(answer.labels) == {"env": "prod"}
 
 
 @pytest.mark.parametrize(

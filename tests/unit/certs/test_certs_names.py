@@ -61,20 +61,57 @@ def test_a_node_cannot_pose_as_auth_or_another_node() -> None:
     assert names.value.get_values_for_type(x509.DNSName) == [f"{HOST_ID}.example"]
 
 
-@pytest.mark.parametrize("name", ["auth", "proxy", "Auth", "PROXY", OTHER_ID, OTHER_ID.upper()])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "auth", "proxy", "Auth", "PROXY", OTHER_ID, OTHER_ID.upper(), f"{OTHER_ID}.example",
+        f"{OTHER_ID}.Example", f"{OTHER_ID}.elsewhere", f"x.{OTHER_ID}", HOST_ID,
+        "web2.example", "WEB2.EXAMPLE", "proxy.example", "a.b.example", "10.0.0.7",
+        "127.1", "2130706433", "0x7f000001", "0177.0.0.1",
+    ],
+)  # fmt: skip
 def test_some_names_are_not_to_be_had(name: str) -> None:
-    """Auth's, the proxy's, and whatever looks like a host id."""
+    """Whatever is, ends in, or can be read as a principal or an address of somebody else."""
     with pytest.raises(InvalidInput):
         host_principals(HostCertificateRequest(HOST_ID, name, "example", HostRole.NODE))
 
 
+@pytest.mark.parametrize(
+    "name", ["web1", "db.internal", "auth1", "my-proxy", "9front", "99999999999", "example"]
+)
+def test_other_names_are(name: str) -> None:
+    """Names that are nobody's are free, whatever they resemble; they are in lower case."""
+    request = HostCertificateRequest(HOST_ID, name.upper(), "example", HostRole.NODE)
+    assert f"{name}.example" in host_principals(request)
+
+
+def test_a_name_with_a_dot_stands_in_the_cluster_only() -> None:
+    """It could be the DNS name of another machine, and localhost is every machine."""
+    for name in ("www.bank.com", "localhost"):
+        request = HostCertificateRequest(HOST_ID, name, "example", HostRole.NODE)
+        assert set(host_principals(request)) == {HOST_ID, f"{HOST_ID}.example", f"{name}.example"}
+
+
+def test_a_proxy_has_its_id_and_no_name() -> None:
+    """No name or address that it gives itself is in its certificates."""
+    request = HostCertificateRequest(HOST_ID, "vm", "example", HostRole.PROXY, TRUE)
+    assert set(host_principals(request)) == {HOST_ID, f"{HOST_ID}.example", "proxy.example"}
+    key = TlsKey.generate()
+    ca = make_authority("example", AuthorityKind.HOST, key, NOW, zeros)
+    identity = HostIdentity(HOST_ID, "vm", "example", HostRole.PROXY, NOW + timedelta(hours=1))
+    pem = issue_tls(ca, key, key.public_pem, identity, NOW, zeros, TRUE)
+    names = x509.load_pem_x509_certificate(pem.encode()).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    assert set(names.value.get_values_for_type(x509.DNSName)) == {
+        f"{HOST_ID}.example", "proxy.example",
+    }  # fmt: skip
+    assert names.value.get_values_for_type(x509.IPAddress) == []
+
+
 def test_the_cluster_may_use_its_own_names() -> None:
-    """Auth may be called auth, the proxy proxy, and a host by its own id."""
-    for name, role in (
-        ("auth", HostRole.AUTH),
-        ("proxy", HostRole.PROXY),
-        (HOST_ID, HostRole.NODE),
-    ):
+    """Auth may be called auth, and the proxy proxy."""
+    for name, role in (("auth", HostRole.AUTH), ("proxy", HostRole.PROXY)):
         assert f"{name}.example" in host_principals(
             HostCertificateRequest(HOST_ID, name, "example", role)
         )

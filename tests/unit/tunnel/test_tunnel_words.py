@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from attrs import define, field
+from attrs import define, evolve, field
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -88,7 +88,7 @@ class World:
     def __attrs_post_init__(self) -> None:
         trusted = {self.authority.public.blob}
         self.vouching = Vouching(
-            "node-1", lambda: MemberVerifier(trusted, "test", (HostRole.PROXY,))
+            lambda: "node-1", lambda: MemberVerifier(trusted, "test", (HostRole.PROXY,))
         )
 
     def word(self, visitor: Visitor = VISITOR, at: float = SECONDS, **changes: Any) -> bytes:
@@ -101,7 +101,7 @@ def test_the_word_of_a_proxy() -> None:
     world = World()
     line = world.word()
     assert take_preface(line + b"SSH-2.0-x\r\n") == len(line)
-    assert world.vouching.take(line, SECONDS + 1) == VISITOR
+    assert world.vouching.take(line, SECONDS + 1)[0] == VISITOR
 
 
 def test_a_word_counts_once() -> None:
@@ -116,7 +116,9 @@ def test_a_word_counts_once() -> None:
 def test_a_locked_proxy_has_no_word() -> None:
     """Its certificate is good for hours more; what it says is not (attack)."""
     world = World()
-    vouching = Vouching("node-1", world.vouching._verifier, lambda host_id: f"locked: {host_id}")
+    verifier = world.vouching._verifier()
+    refusing = evolve(verifier, refuses=lambda host: f"locked: {host.host_id}")
+    vouching = Vouching(lambda: "node-1", lambda: refusing)
     with pytest.raises(ProtocolError, match="locked: p-1"):
         vouching.take(world.word(), SECONDS)
 

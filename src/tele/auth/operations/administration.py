@@ -128,7 +128,8 @@ class Administration:
         await self._journal.emit(
             "token.create", caller, token_id=token.id, for_roles=[r.value for r in token.roles],
             expires=format_time(token.expires), max_uses=token.max_uses,
-            labels=dict(token.labels),
+            labels=dict(token.labels), addresses=list(token.addresses),
+            replaces=list(token.replaces), host_id=token.host_id,
         )  # fmt: skip
         pins = self._authorities[AuthorityKind.HOST].trusted.pins
         return api.TokenAdded(secret, token.roles, token.expires, pins[0])

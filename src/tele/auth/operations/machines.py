@@ -1,21 +1,21 @@
-"""How do machines join, stay members and say that they live, and who sees them?
+"""How do hosts join, stay members and say that they live, and who sees them?
 
-Laws of this file:
+Invariants:
 
-* A token is looked at before anything else that a stranger says is compared with what the
-  cluster knows: without one, nothing can be learned here.
-* A machine becomes a member, and its use of the token counts, in one commit or not at all.
+* A token, or a proof, is looked at before anything else that an unauthenticated client says is
+  compared with what the cluster knows: without one, nothing can be learned here.
+* A host becomes a member, and its use of the token counts, in one commit or not at all.
+* What a host says of itself is a claim: its id is made here, its name and addresses are checked
+  against those of all others.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import uuid
 from collections.abc import Callable
-from datetime import datetime
 from typing import Final
 
-from cryptography import x509
+from attrs import evolve
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 
@@ -24,21 +24,31 @@ from tele.auth.authorities import Authorities
 from tele.auth.gate import Gate, host_caller
 from tele.auth.issuing import Issuer, check_keys, is_host_name
 from tele.auth.journal import Journal
-from tele.auth.members import Member, Members, host_of
+from tele.auth.members import (
+    REJOIN_LIMIT,
+    Member,
+    Members,
+    Overtaken,
+    addresses_of,
+    host_of,
+)
 from tele.auth.operations.paging import page_limit
 from tele.auth.presence import Hosts, LastWord
 from tele.auth.state import State
-from tele.auth.tokens import Tokens
+from tele.auth.tokens import Tokens, check_host_id
+from tele.certs.issue import HOST_LIFETIME
 from tele.certs.names import check_name
-from tele.errors import Conflict, InvalidInput, Unavailable, quoted
+from tele.certs.rejoin import check_rejoin
+from tele.errors import AccessDenied, BadCertificate, InvalidInput, Unavailable, quoted
 from tele.https.blocking import split_address
 from tele.loop import now
 from tele.model.api import members as api
+from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Nothing
 from tele.model.authority import Certificates
+from tele.model.codec import format_time
 from tele.model.identity import Caller, HostRole, UserIdentity
 from tele.model.presence import Host, Presence, Status
-from tele.rbac.decision import may_reach
 from tele.rbac.labels import allows
 
 ADDRESSES_LIMIT: Final = 32
@@ -63,7 +73,9 @@ class Machines:
         state: State,
         gate: Gate,
         journal: Journal,
+        new_id: Callable[[], str],
     ) -> None:
+        self._new_id = new_id
         self._cluster_name = cluster
         self._clock = clock
         self._authorities = authorities
@@ -96,67 +108,119 @@ class Machines:
 
     async def join(self, request: api.JoinRequest, caller: Caller) -> Certificates:
         """Become a member."""
-        _check_host_id(request.host_id)
-        check_name(request.name, request.host_id, request.role)
+        check_name(request.name, self._cluster_name, request.role)
         check_keys(request.keys)
-        addresses = _addresses(request.addresses, caller)
+        claimed = _addresses(request.addresses, caller)
         await self._tokens.claim(request.token, request.role)
-        await self._check_new_name(request.role, request.host_id, request.name)
-        addresses = await self._members.own_addresses(request.role, request.host_id, addresses)
-        certificates = self._issuer.host(
-            request.host_id, request.name, request.role, request.keys, addresses
-        )
-        before = await self._joining.run(self._admit, request, _end_of(certificates))
+        if self._members.is_proxys(request.role, "", request.name):
+            raise InvalidInput(f"{quoted(request.name)} is a proxy's name; choose another one")
+        admitting = self._joining.run(self._admit, request, caller, claimed)
+        member, replaced = await admitting
+        certificates = self._issue(member, request.keys)
         await self._journal.emit(
             "node.join",
             Caller(None, caller.remote_addr),
-            server_id=request.host_id,
-            server_name=request.name,
-            role=request.role.value,
-            replaced=before is not None,
-            renamed_from=before.name if before and before.name != request.name else "",
+            server_id=member.host_id,
+            server_name=member.name,
+            role=member.role.value,
+            replaced=[old.host_id for old in replaced],
+            replaced_names=[old.name for old in replaced],
         )
         return certificates
 
-    def _admit(self, request: api.JoinRequest, until: datetime) -> Deferred[Member | None]:
-        return Deferred.fromCoroutine(self._admit_with_token(request, until))
+    def _admit(
+        self, request: api.JoinRequest, caller: Caller, claimed: list[str]
+    ) -> Deferred[tuple[Member, tuple[Member, ...]]]:
+        return Deferred.fromCoroutine(self._admit_with_token(request, caller, claimed))
 
-    async def _admit_with_token(self, request: api.JoinRequest, until: datetime) -> Member | None:
+    async def _admit_with_token(
+        self, request: api.JoinRequest, caller: Caller, claimed: list[str]
+    ) -> tuple[Member, tuple[Member, ...]]:
         for _ in range(ATTEMPTS):
-            use, labels = await self._tokens.claim(request.token, request.role)
+            use, token = await self._tokens.claim(request.token, request.role)
+            moment = now(self._clock)
             member = Member(
-                request.host_id, request.role, request.name, request.keys.ssh, now(self._clock),
-                until, labels,
+                token.host_id or self._new_id(), request.role, request.name, request.keys.ssh,
+                moment, moment + HOST_LIFETIME, labels=token.labels, addresses=token.addresses,
             )  # fmt: skip
+            source = await self._members.source_of(member, claimed, host_of(caller.remote_addr))
+            member = evolve(member, source=source)
             try:
-                return await self._members.admit(member, use)
-            except Conflict:  # another auth was faster
+                return await self._members.admit(member, token.replaces, moment, use)
+            except Overtaken:
                 continue
-        raise Unavailable("too many machines join at this moment; try again")
+        raise Unavailable("too many hosts join at this moment; try again")
 
-    async def _check_new_name(self, role: HostRole, host_id: str, name: str) -> None:
-        if self._members.is_proxys(role, host_id, name):
-            raise InvalidInput(f"{quoted(name)} is a proxy's name; choose another one")
-        await self._members.check_name(role, host_id, name)
+    def _issue(self, member: Member, keys: PublicKeys) -> Certificates:
+        addresses = addresses_of(member)
+        return self._issuer.host(
+            member.host_id, member.name, member.role, keys, addresses, member.since, HOST_LIFETIME
+        )
+
+    async def rejoin(self, request: api.RejoinRequest, caller: Caller) -> Certificates:
+        """New certificates for a member whose old ones have expired."""
+        check_keys(request.keys)
+        member = await self._proven(request)
+        locked = self._state.policy.locks_host(member.host_id, now(self._clock))
+        if locked is not None:
+            raise AccessDenied(locked.message, locked.reason.value)
+        expires = now(self._clock) + HOST_LIFETIME
+        before = member.expires
+        member = await self._members.renew(
+            member, member.name, request.keys.ssh, expires, member.source
+        )
+        certificates = self._issue(member, request.keys)
+        await self._journal.emit(
+            "node.rejoin",
+            Caller(None, caller.remote_addr),
+            server_id=member.host_id,
+            server_name=member.name,
+            role=member.role.value,
+            expired=format_time(before),
+        )
+        return certificates
+
+    async def _proven(self, request: api.RejoinRequest) -> Member:
+        """Return the member that made the request. Raises :class:`AccessDenied`."""
+        member = await self._members.find(request.role, request.host_id)
+        try:
+            if member is None:
+                raise BadCertificate("no such member", "proof")
+            check_rejoin(
+                member.ssh_public_key, request.signature, self._cluster_name, request.host_id,
+                request.role, request.keys.ssh, request.keys.tls,
+            )  # fmt: skip
+        except BadCertificate:
+            raise AccessDenied(
+                f"this host is no member of the cluster as {request.role.value}, was removed from"
+                " it, or has another key than the registered one; join with a token",
+                "removed",
+            ) from None
+        if now(self._clock) > member.expires + REJOIN_LIMIT:
+            raise AccessDenied(
+                f"the certificate of {member.name} expired more than {REJOIN_LIMIT.days} days ago;"
+                " join with a token",
+                "expired",
+            )
+        return member
 
     # -- hosts ------------------------------------------------------------------------
     async def renew(self, request: api.RenewRequest, caller: Caller) -> Certificates:
         """New certificates for a member, perhaps under another name."""
         host = host_caller(caller)
         member = await self._members.require(host)
-        check_name(request.name, host.host_id, host.role)
+        check_name(request.name, self._cluster_name, host.role)
         check_keys(request.keys)
         if request.name != member.name and self._members.is_proxys(
             host.role, host.host_id, request.name
         ):
             raise InvalidInput(f"{quoted(request.name)} is a proxy's name; choose another one")
-        addresses = await self._members.own_addresses(
-            host.role, host.host_id, _addresses(request.addresses, caller)
+        claimed = _addresses(request.addresses, caller)
+        source = await self._members.source_of(member, claimed, host_of(caller.remote_addr))
+        renewed = await self._members.renew(
+            member, request.name, request.keys.ssh, now(self._clock) + HOST_LIFETIME, source
         )
-        certificates = self._issuer.host(
-            host.host_id, request.name, host.role, request.keys, addresses
-        )
-        await self._members.renew(member, request.name, request.keys.ssh, _end_of(certificates))
+        certificates = self._issue(renewed, request.keys)
         renamed = {"renamed_from": member.name} if member.name != request.name else {}
         await self._journal.emit(
             "cert.issue", caller, kind="host", role=host.role.value, name=request.name, **renamed
@@ -176,7 +240,9 @@ class Machines:
             request.peer_header and is_proxy,
         )  # fmt: skip
         labels = {**request.labels, **member.labels}
-        await self._hosts.hear(host.role, LastWord(host.host_id, said, now(self._clock), labels))
+        source = host_of(caller.remote_addr) if is_proxy else ""
+        word = LastWord(host.host_id, said, now(self._clock), labels, source)
+        await self._hosts.hear(host.role, word)
         return api.Announced(labels=member.labels)
 
     def watch_state(
@@ -213,15 +279,12 @@ class Machines:
     def _reaches(self, identity: UserIdentity, host: Host) -> bool:
         if host.role is not HostRole.NODE:
             return True
-        locks = self._state.locks.values()
-        denied = may_reach(
-            identity, host.labels, self._state.roles, locks, now(self._clock), host.id
-        )
-        return denied is None
+        moment = now(self._clock)
+        return self._state.policy.may_reach(identity, host.labels, moment, host.id) is None
 
     async def delete_host(self, request: api.ById, caller: Caller) -> Nothing:
-        """Forget a machine; it is no member any more."""
-        removed = await self._members.remove(request.id)
+        """End a host's membership; what was issued to it is revoked."""
+        removed = await self._members.remove(request.id, now(self._clock))
         if not removed:  # it said something lately, but its membership had ended
             await self._journal.emit("node.delete", caller, server_id=request.id)
         for member in removed:
@@ -232,23 +295,9 @@ class Machines:
         return Nothing()
 
 
-def _end_of(certificates: Certificates) -> datetime:
-    """When the TLS certificate ends, to the second that it says."""
-    return x509.load_pem_x509_certificate(certificates.tls.encode("ascii")).not_valid_after_utc
-
-
 def _after(key: str, request: api.ListHosts) -> bool:
     # By name, then id, as the list is; "/" is in no name.
     return not request.after or key.split("/") > request.after.split("/")
-
-
-def _check_host_id(text: str) -> None:
-    try:
-        canonical = str(uuid.UUID(text))
-    except ValueError:
-        raise InvalidInput("host_id has to be a UUID") from None
-    if canonical != text:
-        raise InvalidInput("host_id has to be a UUID in its canonical form")
 
 
 def _check_presence(said: Presence) -> None:
@@ -262,7 +311,7 @@ def _check_presence(said: Presence) -> None:
     if len(said.tunnels) > TUNNELS_LIMIT:
         raise InvalidInput(f"more than {TUNNELS_LIMIT} tunnels")
     for proxy in said.tunnels:
-        _check_host_id(proxy)
+        check_host_id(proxy)
     if len(said.labels) > LABELS_LIMIT:
         raise InvalidInput(f"more than {LABELS_LIMIT} labels")
     for key, value in said.labels.items():

@@ -44,15 +44,30 @@ class PublicKeys:
 
 @frozen
 class JoinRequest:
-    """``token`` is the secret; ``addresses`` become principals of the certificates."""
+    """``token`` is the secret. Auth makes the host id; the certificates say it.
+
+    ``addresses`` (``host:port``) are those at which the host says it is reached.
+    """
 
     token: str = field(repr=False)
-    host_id: str
     name: str = field(validator=matches_re(NAME_PATTERN))
     role: HostRole
     keys: PublicKeys
     addresses: tuple[str, ...] = ()
-    labels: Mapping[str, str] = Factory(dict)
+
+
+@frozen
+class RejoinRequest:
+    """A member whose certificate has expired asks for new ones for ``keys``.
+
+    ``signature`` is made with the SSH host key that auth has registered for it, see
+    :mod:`tele.certs.rejoin`.
+    """
+
+    host_id: str
+    role: HostRole
+    keys: PublicKeys
+    signature: bytes
 
 
 @frozen
@@ -177,6 +192,7 @@ __all__ = [
     "Presence",
     "Proxy",
     "PublicKeys",
+    "RejoinRequest",
     "RenewRequest",
     "WatchHosts",
     "WatchState",

@@ -59,7 +59,10 @@ class UserList:
 class NewToken:
     """``token`` empty: auth makes one (recommended). ``max_uses`` 0: until it expires.
 
-    ``labels`` bind: a host that joins with it always has them, whatever it says.
+    ``labels`` bind: a host that joins with it always has them, whatever it says. Its
+    certificates are for the ``addresses``, too (host names or IP addresses). It may take the
+    names ``replaces`` from hosts that are offline. With ``host_id`` the token is good for the one
+    host of that id.
     """
 
     roles: tuple[HostRole, ...]
@@ -67,6 +70,9 @@ class NewToken:
     max_uses: int = 0
     labels: Mapping[str, str] = Factory(dict)
     token: str = field(default="", repr=False)
+    addresses: tuple[str, ...] = ()
+    replaces: tuple[str, ...] = ()
+    host_id: str = ""
 
 
 @frozen
@@ -91,6 +97,9 @@ class Token:
     uses: int
     labels: Mapping[str, str] = Factory(dict)
     created_by: str = ""
+    addresses: tuple[str, ...] = ()
+    replaces: tuple[str, ...] = ()
+    host_id: str = ""
 
 
 @frozen

@@ -38,6 +38,16 @@ JOIN = Operation(
     "Become a member with a token",
     limit=16 * 1024,
 )
+REJOIN = Operation(
+    "rejoin",
+    "POST",
+    "/v1/rejoin",
+    members.RejoinRequest,
+    Certificates,
+    _ANY,
+    "New certificates for a member whose old ones have expired, by proof of its registered key",
+    limit=16 * 1024,
+)
 LOGIN = Operation(
     "login",
     "POST",
@@ -167,7 +177,7 @@ DELETE_HOST = Operation(
     members.ById,
     Nothing,
     (Permitted("node", "delete"),),
-    "Forget a host",
+    "Remove the host with this id or name",
 )
 LIST_USERS = Operation(
     "list_users",
