@@ -28,12 +28,13 @@ from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
 from tele.membership.store import DirectoryStore, MemberStore
 from tele.model.api.members import ListHosts, Proxy, PublicKeys
-from tele.model.api.people import NewToken
+from tele.model.api.people import NewToken, PutRole
 from tele.model.api.records import ListEvents
-from tele.model.api.table import ADD_TOKEN, LIST_EVENTS, LIST_HOSTS
+from tele.model.api.table import ADD_TOKEN, LIST_EVENTS, LIST_HOSTS, PUT_ROLE
 from tele.model.event import Event
 from tele.model.identity import Caller, HostRole, UserIdentity
 from tele.model.presence import Host, Presence
+from tele.model.resources import Conditions, Metadata, Role, RoleOptions, RoleSpec
 from tele.node.labels import LabelCommand, Labels
 from tele.node.presence import NodePresence
 from tele.node.service import NodeService
@@ -422,6 +423,15 @@ class SmallCluster:
             self.stop_proxy(proxy)
         if self.auth is not None:
             self.stop_auth()
+
+
+def set_options(cluster: SmallCluster, node: SmallNode, **options: Any) -> None:
+    """Have the role that allows everything allow this much."""
+    allow = Conditions(logins=("{{internal.logins}}",), node_labels={"*": ("*",)})
+    role = Role(Metadata("access"), RoleSpec(allow=allow, options=RoleOptions(**options)))
+    cluster.reactor.wait(cluster.admin.perform(PUT_ROLE, PutRole("access", role)))
+    wanted = role.spec.options
+    cluster.reactor.until(lambda: any(r.spec.options == wanted for r in node.member.state.roles))
 
 
 @contextmanager

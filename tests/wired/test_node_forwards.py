@@ -14,21 +14,21 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
-from small_cluster import ME, SmallCluster, SmallNode, small_cluster
+from small_cluster import ME, NAME, SmallCluster, set_options, small_cluster
+from tele.certs.issue import UserCertificateRequest, issue_user
 from tele.interfaces import IRecorder, IRecording
+from tele.loop import now
 from tele.model.access import GatewayPorts
-from tele.model.api.people import PutRole
-from tele.model.api.table import PUT_ROLE
+from tele.model.authority import AuthorityKind
 from tele.model.frame import Frame, FrameKind
-from tele.model.resources import Conditions, Metadata, Role, RoleOptions, RoleSpec
 from tele.model.session import RecordingStart
 from tele.tape.export import details
 
@@ -96,15 +96,6 @@ def short() -> Iterator[Path]:
         yield Path(made)
 
 
-def set_options(cluster: SmallCluster, node: SmallNode, **options: Any) -> None:
-    """Have the role that allows everything allow this much."""
-    allow = Conditions(logins=("{{internal.logins}}",), node_labels={"*": ("*",)})
-    role = Role(Metadata("access"), RoleSpec(allow=allow, options=RoleOptions(**options)))
-    cluster.reactor.wait(cluster.admin.perform(PUT_ROLE, PutRole("access", role)))
-    wanted = role.spec.options
-    cluster.reactor.until(lambda: any(r.spec.options == wanted for r in node.member.state.roles))
-
-
 @contextmanager
 def greeter(
     address: str | tuple[str, int] = ("127.0.0.1", 0),
@@ -136,9 +127,11 @@ def greeter(
 
 
 @contextmanager
-def running(*words: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(*words: str, stdin: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """An OpenSSH client in the background, which ends with the test."""
-    client = subprocess.Popen(["ssh", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    client = subprocess.Popen(
+        ["ssh", *words], stdin=stdin, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     try:
         yield client
     finally:
@@ -469,6 +462,72 @@ def test_grant_without_forwarding(cluster: SmallCluster, short: Path) -> None:
     assert not (short / "socket").exists()
     done = cluster.ssh("alice", node, options=("-W", "127.0.0.1:9"))
     assert b"prohibited" in done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("xauth"), reason="xauth is not installed")
+@pytest.mark.parametrize("command", ["internal-sftp", "cat"])
+@pytest.mark.parametrize("by", ["role", "certificate"])
+@pytest.mark.parametrize("said", [None, True])
+def test_a_forced_command_is_all_that_there_is(
+    cluster: SmallCluster,
+    short: Path,
+    by: str,
+    command: str,
+    said: bool | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Beside a forced command no port, socket, agent or display is forwarded, unless the role
+    says so (attack).
+    """
+    node = cluster.node()
+    set_options(
+        cluster, node, force_command=command if by == "role" else "", port_forwarding=said,
+        forward_agent=said, x11_forwarding=bool(said),
+    )  # fmt: skip
+    if by == "certificate":
+        force(cluster, "alice", command)
+    elif said:  # else there is the certificate of before, which permits ports and an agent
+        cluster.person("alice", ME)
+    monkeypatch.setenv("DISPLAY", ":77")
+    remote, local, there, here = free_port(), free_port(), short / "there", short / "here"
+    with agent(short) as (held, _), greeter() as (target, _), greeter(str(there)), own_authority():
+        words = cluster.ssh_words(
+            "alice", node, "-s", "-A", "-Y", "-o", f"IdentityAgent={held}",
+            "-L", f"{local}:127.0.0.1:{target}", "-L", f"{here}:{there}",
+            "-R", f"{remote}:127.0.0.1:{target}", "-R", f"{short}/remote:127.0.0.1:{target}",
+            "127.0.0.1", "sftp",
+        )  # fmt: skip
+        with running(*words, stdin=subprocess.PIPE):
+            (event,) = cluster.wait_event("subsystem")
+            at = (f"127.0.0.1:{local}", here, f"127.0.0.1:{remote}", short / "remote")
+            heard = [cluster.run("sh", "-c", f"{VISIT} {where}").stdout for where in at]
+    assert (event.fields["forced"], event.ok) == (command, True)
+    asked = cluster.wait_event("forward", 5)
+    made = {event.fields["kind"]: event.error for event in asked} | {
+        "auth-agent": cluster.wait_event("agent")[0].error
+    }
+    assert {*made} - {"forwarded-tcpip", "forwarded-streamlocal"} == {
+        "x11", "tcpip-forward", "streamlocal-forward", "direct-tcpip", "direct-streamlocal",
+        "auth-agent",
+    }  # fmt: skip
+    if said:
+        assert heard == [b"hello\n"] * 4
+        assert not any(made.values()), made
+    else:
+        assert b"hello" not in b"".join(heard)
+        assert all("not allowed" in error for error in made.values()), made
+
+
+def force(cluster: SmallCluster, person: str, command: str) -> None:
+    """Give a person another certificate, which forwards everything and forces a command."""
+    request = UserCertificateRequest(
+        person, NAME, (ME,), ("access",), "s-1", timedelta(hours=1), {"logins": (ME,)},
+        port_forwarding=True, agent_forwarding=True, x11_forwarding=True, force_command=command,
+    )  # fmt: skip
+    authority = cluster.local._signing._authorities[AuthorityKind.USER].ssh
+    key = cluster.ssh_keys[person].public.blob
+    made = issue_user(authority, key, request, now(cluster.reactor), os.urandom)
+    (cluster.folder / "people" / f"{person}-cert.pub").write_text(made.line + "\n")
 
 
 # -- displays -------------------------------------------------------------------------

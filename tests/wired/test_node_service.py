@@ -202,7 +202,7 @@ def test_forwarding(cluster: SmallCluster) -> None:
     allow = Conditions(logins=("{{internal.logins}}",), node_labels={"*": ("*",)})
     put_role(cluster, "access", RoleSpec(allow=allow, options=options))
     cluster.reactor.until(
-        lambda: any(not r.spec.options.port_forwarding for r in node.member.state.roles)
+        lambda: any(r.spec.options.port_forwarding is False for r in node.member.state.roles)
     )
     done = cluster.ssh("alice", node, options=("-W", f"127.0.0.1:{port}"))
     assert b"prohibited" in done.stderr

@@ -32,7 +32,8 @@ from tele.model.access import Reason
 from tele.model.api.members import PublicKeys
 from tele.model.authority import AuthorityKind, Certificates
 from tele.model.identity import HostIdentity, HostRole, UserIdentity
-from tele.model.resources import Role, User
+from tele.model.resources import Role, RoleOptions, User
+from tele.rbac.forced import may_forward
 from tele.rbac.logins import expand, logins_of
 
 #: The principal of a user whose roles allow no login: it is no possible account name, so
@@ -116,8 +117,8 @@ class Issuer:
             login_session=self._session_id(),
             lifetime=min(ttl, *(role.spec.options.max_session_ttl for role in roles), LONGEST),
             traits=user.spec.traits,
-            port_forwarding=any(o.port_forwarding for o in giving),
-            agent_forwarding=any(o.forward_agent for o in giving),
+            port_forwarding=any(may_forward(o.port_forwarding, _forces(o)) for o in giving),
+            agent_forwarding=any(may_forward(o.forward_agent, _forces(o)) for o in giving),
             x11_forwarding=any(o.x11_forwarding for o in giving),
             source_address=_pinned(user, roles, address),
         )
@@ -186,6 +187,10 @@ class Issuer:
             authority.ssh, key_blob(public_key), name or principals[0], principals, lifetime,
             self._now(), self._entropy,
         )  # fmt: skip
+
+
+def _forces(options: RoleOptions) -> bool:
+    return bool(options.force_command)
 
 
 def _logins(user: User, role: Role) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import Enum
+from typing import Final
 
 from attrs import frozen
 
@@ -31,6 +32,21 @@ class GatewayPorts(str, Enum):
     NO = "no"
     YES = "yes"
     CLIENT = "clientspecified"
+
+
+#: The forced command that stands for the node's own file server.
+INTERNAL_SFTP: Final = "internal-sftp"
+
+
+@frozen
+class CertificateLimits:
+    """What a certificate withholds from whatever roles allow, and the command that it forces."""
+
+    permit_pty: bool = True
+    port_forwarding: bool = True
+    agent_forwarding: bool = True
+    x11_forwarding: bool = True
+    force_command: str | None = None
 
 
 @frozen

@@ -22,8 +22,10 @@ from typing import Any, Final, TypeVar, get_args, get_origin
 
 from cattrs import Converter
 from cattrs.errors import AttributeValidationNote, ClassValidationError, ForbiddenExtraKeysError
+from cattrs.gen import make_dict_unstructure_fn, override
 
 from tele.errors import InvalidInput, quoted
+from tele.model.resources import RoleOptions
 
 T = TypeVar("T")
 
@@ -122,6 +124,17 @@ def _make_converter() -> Converter:
     converter.register_unstructure_hook(bytes, lambda v: base64.b64encode(v).decode("ascii"))
     converter.register_unstructure_hook(datetime, format_time)
     converter.register_unstructure_hook(timedelta, format_duration)
+
+    # A role that leaves these out means something else than one that says yes or no.
+    converter.register_unstructure_hook(
+        RoleOptions,
+        make_dict_unstructure_fn(
+            RoleOptions,
+            converter,
+            forward_agent=override(omit_if_default=True),
+            port_forwarding=override(omit_if_default=True),
+        ),
+    )
 
     # cattrs would take the characters of a string for the elements of a list.
     converter.register_structure_hook_func(_is_tuple, lambda v, cls: _tuple_of(converter, v, cls))

@@ -49,13 +49,15 @@ class Conditions:
 class RoleOptions:
     """How a permitted connection may be used. Where several roles speak, the stricter wins.
 
-    ``force_command`` is run in place of whatever is asked for, by the account's shell;
-    ``internal-sftp`` leaves files only.
+    ``force_command`` is run in place of whatever is asked for, by the account's shell without
+    that shell's start-up files; ``internal-sftp`` leaves files only. ``forward_agent`` and
+    ``port_forwarding`` None is what a role means that does not name them: allowed, but not
+    beside a forced command, which they could get around.
     """
 
     max_session_ttl: timedelta = timedelta(hours=30)
-    forward_agent: bool = True
-    port_forwarding: bool = True
+    forward_agent: bool | None = None
+    port_forwarding: bool | None = None
     x11_forwarding: bool = False
     max_sessions: int = 10
     pin_source_ip: bool = False

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from attrs import evolve
 from twisted.conch.interfaces import IConchUser
 from twisted.cred.portal import IRealm
 from twisted.internet.defer import Deferred
@@ -23,10 +22,10 @@ from tele.conch.credentials import CertificateCredentials
 from tele.errors import AccessDenied, Unavailable
 from tele.loop import now
 from tele.membership.member import Member
-from tele.model.access import Denied, Grant
+from tele.model.access import CertificateLimits, Denied, Grant
 from tele.model.api.members import ClusterState
 from tele.model.resources import Role
-from tele.node.accounts import Refused, check_open, find_account
+from tele.node.accounts import Refused, check_open, check_sessions, find_account
 from tele.node.programs import Visit
 from tele.node.visitor import Visitor
 from tele.rbac.decision import decide
@@ -40,8 +39,13 @@ Answer = tuple[Any, Any, Callable[[], None]]
 
 
 def look_up(login: str) -> None:
-    """Raise Refused unless the account ``login`` is there, ours to serve, and open. May wait."""
-    check_open(find_account(login))
+    """Raise Refused unless the account ``login`` is there, ours to serve, and open. May wait.
+
+    Also one that is for no sessions is refused here: forwarding alone is a use of it, too.
+    """
+    account = find_account(login)
+    check_open(account)
+    check_sessions(account)
 
 
 @implementer(IRealm)
@@ -106,20 +110,17 @@ class NodeRealm:
             state.locks,
             moment,
             member.host_id,
+            CertificateLimits(
+                permit_pty=PTY in checked.extensions,
+                port_forwarding=PORT_FORWARDING in checked.extensions,
+                agent_forwarding=AGENT_FORWARDING in checked.extensions,
+                x11_forwarding=X11_FORWARDING in checked.extensions,
+                force_command=checked.force_command,
+            ),
         )
         if isinstance(decision, Denied):
             raise AccessDenied(decision.message, decision.reason.value)
-        forced = {c for c in (checked.force_command, decision.force_command) if c is not None}
-        if len(forced) > 1:
-            raise AccessDenied("the certificate and a role force different commands", "denied")
-        return evolve(
-            decision,
-            permit_pty=decision.permit_pty and PTY in checked.extensions,
-            port_forwarding=decision.port_forwarding and PORT_FORWARDING in checked.extensions,
-            agent_forwarding=decision.agent_forwarding and AGENT_FORWARDING in checked.extensions,
-            x11_forwarding=decision.x11_forwarding and X11_FORWARDING in checked.extensions,
-            force_command=next(iter(forced), None),
-        )
+        return decision
 
     async def _check_account(self, login: str) -> None:
         # Name services may wait for a network; the reactor must not.

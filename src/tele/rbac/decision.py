@@ -6,18 +6,23 @@ Laws of this file:
   more, or has expired, gives nothing and denies nothing.
 * The decision is one value, a Grant or a Denied, and its text is for the person.
 * Where several roles allow the same thing, the stricter options hold.
+* What the certificate withholds, no role gives back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Final
 
-from tele.model.access import Denied, Grant, Reason
+from tele.model.access import CertificateLimits, Denied, Grant, Reason
 from tele.model.identity import UserIdentity
 from tele.model.resources import Lock, LockTarget, Role, Rule
 from tele.rbac import labels as conditions
+from tele.rbac.forced import may_forward, trouble_with
 from tele.rbac.logins import expand
+
+NO_LIMITS: Final = CertificateLimits()
 
 
 def decide(
@@ -28,10 +33,12 @@ def decide(
     locks: Iterable[Lock],
     now: datetime,
     host_id: str = "",
+    certificate: CertificateLimits = NO_LIMITS,
 ) -> Grant | Denied:
     """Decide whether ``identity`` may log in as ``login`` to a node with ``node_labels``.
 
-    ``roles`` are all of the cluster, by name; ``locks`` those in force.
+    ``roles`` are all of the cluster, by name; ``locks`` those in force; ``certificate`` is
+    what the certificate of this connection withholds.
     """
     denied = may_reach(identity, node_labels, roles, locks, now, host_id, login)
     if denied is not None:
@@ -55,23 +62,45 @@ def decide(
             f"no role of {identity.user} ({', '.join(identity.roles)}) allows login {login} here",
         )
     options = [role.spec.options for role in allowing]
-    forced = sorted({o.force_command for o in options if o.force_command})
-    if len(forced) > 1:
-        named = ", ".join(role.metadata.name for role in allowing)
-        return Denied(Reason.DENIED, f"roles {named} force different commands on login {login}")
+    command = _forced_command(allowing, login, certificate.force_command)
+    if isinstance(command, Denied):
+        return command
+    forced = command is not None
     return Grant(
         identity=identity,
         login=login,
         roles=tuple(role.metadata.name for role in allowing),
         expires=identity.expires,
-        port_forwarding=all(o.port_forwarding for o in options),
-        agent_forwarding=all(o.forward_agent for o in options),
-        x11_forwarding=all(o.x11_forwarding for o in options),
+        port_forwarding=certificate.port_forwarding
+        and all(may_forward(o.port_forwarding, forced) for o in options),
+        agent_forwarding=certificate.agent_forwarding
+        and all(may_forward(o.forward_agent, forced) for o in options),
+        x11_forwarding=certificate.x11_forwarding and all(o.x11_forwarding for o in options),
         max_sessions=min(o.max_sessions for o in options),
         record_input=any(o.record_input for o in options),
-        permit_pty=all(o.permit_pty for o in options),
-        force_command=forced[0] if forced else None,
+        permit_pty=certificate.permit_pty and all(o.permit_pty for o in options),
+        force_command=command,
     )
+
+
+def _forced_command(
+    roles: Sequence[Role], login: str, certified: str | None
+) -> str | Denied | None:
+    """Return the one command that ``roles`` and the certificate force; None if they force none."""
+    said = {role.spec.options.force_command for role in roles} - {""}
+    named = ", ".join(role.metadata.name for role in roles)
+    if len(said) > 1:
+        return Denied(Reason.DENIED, f"roles {named} force different commands on login {login}")
+    if certified is not None:
+        if said - {certified}:
+            return Denied(Reason.DENIED, "the certificate and a role force different commands")
+        said = {certified}
+    command = next(iter(said), None)
+    trouble = None if command is None else trouble_with(command)
+    if trouble is not None:
+        whose = "the certificate" if certified is not None else f"roles {named}"
+        return Denied(Reason.DENIED, f"{whose}: {trouble}")
+    return command
 
 
 def may_reach(

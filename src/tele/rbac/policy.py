@@ -15,7 +15,7 @@ from datetime import datetime
 
 from attrs import evolve
 
-from tele.model.access import Denied, Grant, Reason
+from tele.model.access import CertificateLimits, Denied, Grant, Reason
 from tele.model.api.members import ClusterState
 from tele.model.identity import HostIdentity, HostRole, UserIdentity
 from tele.model.resources import Lock, Role
@@ -108,12 +108,15 @@ class Policy:
         node_labels: Mapping[str, str],
         now: datetime,
         host_id: str = "",
+        certificate: CertificateLimits = decision.NO_LIMITS,
     ) -> Grant | Denied:
         """Decide about a login to a node; see :func:`tele.rbac.decision.decide`."""
         counted = self.narrowed(identity, now)
         if isinstance(counted, Denied):
             return counted
-        return decision.decide(counted, login, node_labels, self.roles, self.locks, now, host_id)
+        return decision.decide(
+            counted, login, node_labels, self.roles, self.locks, now, host_id, certificate
+        )
 
     def may_reach(
         self,

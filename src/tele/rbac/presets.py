@@ -7,6 +7,7 @@ from typing import Final
 
 from tele.errors import InvalidInput, quoted
 from tele.model.resources import Conditions, Metadata, Role, RoleSpec, Rule
+from tele.rbac.forced import trouble_with
 from tele.rbac.labels import check_condition
 from tele.rbac.logins import check_logins
 
@@ -64,8 +65,9 @@ def check_role(role: Role) -> None:
         _check_words(rule.verbs, VERBS, "verb")
     if role.spec.options.max_sessions < 0 or role.spec.options.max_session_ttl <= timedelta(0):
         raise InvalidInput("options: max_sessions and max_session_ttl cannot be negative or nought")
-    if "\0" in role.spec.options.force_command:
-        raise InvalidInput("options: force_command has a character that no command can have")
+    trouble = trouble_with(role.spec.options.force_command)
+    if trouble is not None:
+        raise InvalidInput(f"options: {trouble}")
 
 
 def _check_words(said: tuple[str, ...], known: tuple[str, ...], what: str) -> None:

@@ -580,3 +580,18 @@ def test_a_hosts_certificate_is_not_a_persons(world: World) -> None:
     local = evolve(identity, name="@local")
     with pytest.raises(AccessDenied):
         world.do(table.LIST_USERS, people.Paged(), Caller(local))
+
+
+@pytest.mark.parametrize("command", ["internal-sftp", "backup"])
+@pytest.mark.parametrize("said", [None, True])
+def test_a_forced_command_gets_no_forwarding_into_its_certificate(
+    world: World, command: str, said: bool | None
+) -> None:
+    """A role that forces a command has to name what its certificates forward (attack)."""
+    options = RoleOptions(force_command=command, port_forwarding=said)
+    files = Role(Metadata("files"), RoleSpec(Conditions(("root",)), options=options))
+    world.do(table.PUT_ROLE, people.PutRole("files", files))
+    world.add_user("alice", "files")
+    certificate = parse_certificate(parse_line(world.login().ssh))
+    found = {name for name in certificate.extensions if "forwarding" in name}
+    assert found == ({"permit-port-forwarding"} if said else set())

@@ -23,7 +23,7 @@ from tele.model.codec import (
 )
 from tele.model.event import CODES, Event
 from tele.model.identity import HostRole
-from tele.model.resources import Conditions, Metadata, Role, RoleSpec, User
+from tele.model.resources import Conditions, Metadata, Role, RoleOptions, RoleSpec, User
 
 NOON = datetime(2026, 11, 24, 12, 0, 0, 250_000, tzinfo=UTC)
 
@@ -78,6 +78,19 @@ def test_a_role_survives_the_round_trip() -> None:
     )
     assert decode(Role, encode(role)) == role
     assert from_json(Role, to_json(role)) == role
+
+
+def test_what_a_role_does_not_say_stays_unsaid() -> None:
+    """Forwarding that a role does not name is not in its JSON; a yes or a no is, and survives."""
+    for said in (None, True, False):
+        options = RoleOptions(port_forwarding=said, forward_agent=said)
+        form = to_json(options)
+        assert form.get("port_forwarding") is form.get("forward_agent") is said
+        assert ("port_forwarding" in form) is (said is not None)
+        assert from_json(RoleOptions, form) == options
+    assert from_json(RoleOptions, {"port_forwarding": None}) == RoleOptions()
+    with pytest.raises(InvalidInput, match="port_forwarding: expected bool"):
+        from_json(RoleOptions, {"port_forwarding": "no"})
 
 
 def test_not_json_is_an_input_error() -> None:
