@@ -26,6 +26,7 @@ SEEDS = [
     b'{"kind":"exec","login":"a","pty":false,"words":1}\0ls\0LANG=C\0LC_ALL=C',
     b'{"kind":"shell","login":"a","pty":true,"words":0}\0TERM=xterm',
     b'{"kind":"sftp","login":"a","pty":false,"words":0}\0LD_PRELOAD=x',
+    b'{"kind":"forced","login":"a","pty":false,"words":1}\0backup\0TELE_USER=a',
     b'{"kind":"program","login":"a","pty":false,"words":2}\0a\0b',
 ]
 

@@ -95,11 +95,16 @@ class Machine:
         return unpack(self.socket.recv(MAX_MESSAGE))[0]
 
     def start(
-        self, login: str, *strings: bytes, pty: bool = False, kind: str = "exec"
+        self,
+        login: str,
+        *strings: bytes,
+        pty: bool = False,
+        kind: str = "exec",
+        stdin: int | None = None,
     ) -> tuple[int, dict[str, Any]]:
         """Start a session; return what reads its output (and writes a terminal), and the report."""
         self.number += 1
-        words = 1 if kind == "exec" else 0
+        words = 1 if kind in ("exec", "forced") else 0
         header = {"op": "start", "kind": kind, "login": login, "pty": pty, "words": words}
         given = [*strings, b"SSH_CLIENT=192.0.2.7 50000 22"]
         if pty:
@@ -109,7 +114,8 @@ class Machine:
         else:
             output, writing = os.pipe()
             with open(os.devnull, "rb") as null:
-                self.ask(header, given, [null.fileno(), writing, writing])
+                first = null.fileno() if stdin is None else stdin
+                self.ask(header, given, [first, writing, writing])
             os.close(writing)
         return output, self.report()
 

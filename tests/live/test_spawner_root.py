@@ -8,6 +8,7 @@ import pwd
 import shutil
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import uuid
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 
 from private_machine import remove_account
-from tele.node import session_child, spawner
+from tele.node import session_child, sftp_server, spawner
 from tele.node.accounts import Refused, check_open, check_sessions
 from tele.node.spawn_messages import MAX_MESSAGE, pack, unpack
 
@@ -262,6 +263,36 @@ def test_own_sftp_runs_as_the_account(tmp_path: Path, somebody: pwd.struct_passw
     assert report["status"] == 0, (text, report)
     found = (Path(somebody.pw_dir) / "made").stat()
     assert (found.st_uid, stat.S_ISDIR(found.st_mode)) == (somebody.pw_uid, True)
+
+
+def test_own_sftp_does_not_write_its_own_memory(somebody: pwd.struct_passwd) -> None:
+    """Who could write /proc/self/mem as a file could run anything: it cannot be opened (attack)."""
+    program = Path(somebody.pw_dir) / "sftp_server.py"
+    shutil.copy(PROGRAM.with_name("sftp_server.py"), program)
+    os.chown(program, somebody.pw_uid, somebody.pw_gid)
+    request = b"\0\0\0\5\1\0\0\0\3"
+    for number, path in enumerate((b"/proc/self/mem", b"sftp_server.py")):
+        body = struct.pack(">BII", 3, number, len(path)) + path + struct.pack(">II", 3, 0)
+        request += struct.pack(">I", len(body)) + body
+    done = subprocess.run(
+        [PYTHON, "-I", "-S", program],
+        input=request,
+        capture_output=True,
+        cwd=somebody.pw_dir,
+        user=somebody.pw_uid,
+        group=somebody.pw_gid,
+        extra_groups=[],
+        env={},
+        check=True,
+    )
+    answers = []
+    data = done.stdout
+    while data:
+        (size,) = struct.unpack(">I", data[:4])
+        answers.append((data[4], data[9:13] if data[4] == sftp_server.STATUS else b""))
+        data = data[4 + size :]
+    denied = (sftp_server.STATUS, struct.pack(">I", sftp_server.PERMISSION_DENIED))
+    assert answers[1:] == [denied, (sftp_server.HANDLE, b"")]
 
 
 def test_as_an_ordinary_user(somebody: pwd.struct_passwd) -> None:

@@ -37,8 +37,9 @@ class FrameKind(IntEnum):
 KIND_MEANINGS: Final = {
     FrameKind.START: "the recording begins: who, where, when",
     FrameKind.END: "it ends: ``reason``",
-    FrameKind.OPEN: "a channel opens: ``kind`` (shell, exec ...), ``command``, ``env``, ``pty``;"
-    " or ``kind`` forward, see below",
+    FrameKind.OPEN: "a channel opens: ``kind`` (shell, exec, subsystem) and ``command`` of what is"
+    " launched, ``asked`` if the client asked for something else, ``env``, ``pty``; or ``kind``"
+    " forward, see below",
     FrameKind.CLOSE: "a channel closes",
     FrameKind.OUTPUT: "bytes that a program wrote to its terminal or standard output",
     FrameKind.ERROR: "bytes that it wrote to its standard error",

@@ -32,6 +32,20 @@ class RecordingStart:
 
 
 @frozen
+class Launched:
+    """What is launched for one channel, whatever the client asked for.
+
+    ``kind`` is ``shell``, ``exec`` (a command line) or ``subsystem`` (no shell at all), and
+    ``command`` the command line or the subsystem's name. ``files`` is true for the file
+    server, whose bytes are files and not a person's work.
+    """
+
+    kind: str
+    command: bytes = b""
+    files: bool = False
+
+
+@frozen
 class Session:
     """A session that runs."""
 

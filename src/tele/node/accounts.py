@@ -15,6 +15,8 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from tele.node.shells import SHELLS, is_unrestricted
+
 NO_LOGIN_SHELLS: Final = frozenset({"nologin", "false"})
 #: nologin(5): the administrator's, and the one that systemd makes while it starts or stops.
 NOLOGIN_FILES: Final = ("/etc/nologin", "/run/nologin")
@@ -87,4 +89,18 @@ def check_sessions(account: pwd.struct_passwd, nologin: Sequence[str] = NOLOGIN_
         raise Refused(
             f"the account {account.pw_name!r} is not for logging in: its shell is "
             f"{account.pw_shell}"
+        )
+
+
+def check_files(account: pwd.struct_passwd, shells: str = SHELLS) -> None:
+    """Raise Refused if the shell of ``account`` restricts it.
+
+    The file server is started without that shell, so the shell could not say no; and whoever
+    writes files can write those that such a shell begins with.
+    """
+    shell = account.pw_shell or "/bin/sh"
+    if not is_unrestricted(shell, shells):
+        raise Refused(
+            f"the shell of {account.pw_name!r}, {shell}, restricts it or is not in {shells}:"
+            " there is no sftp for it"
         )

@@ -8,6 +8,8 @@ Laws of this file:
 
 * Standard library only: the spawner loads it.
 * What describes the connection comes last: neither a client nor a file can forge it.
+* A module of PAM may read files of the person (pam_env's ``user_readenv``); what it says is
+  an order to a linker, an interpreter or a shell unless it is known not to be.
 """
 
 from __future__ import annotations
@@ -27,6 +29,10 @@ FILE_LIMIT: Final = 64 * 1024
 #: As Debian's sshd is built (its default and superuser path); login.defs is login(1)'s.
 _ROOT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _USER_PATH: Final = "/usr/local/bin:/usr/bin:/bin:/usr/games"
+#: What PAM may say to somebody who is restricted.
+_HARMLESS: Final = re.compile(
+    rb"LANG|LC_[A-Z]{1,32}|KRB5CCNAME|XDG_RUNTIME_DIR|XDG_SESSION_(?:ID|TYPE|CLASS)"
+)
 _ASSIGNMENT: Final = re.compile(rb"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=([^#]*)")
 
 
@@ -70,6 +76,11 @@ def system_variables(files: tuple[str, ...] = SYSTEM_FILES) -> dict[bytes, bytes
                 if (match := _ASSIGNMENT.match(line)) and b"\0" not in line:
                     found[match[1]] = _unquoted(match[2].rstrip())
     return found
+
+
+def harmless(variables: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Return those of PAM's ``variables`` that change nothing of what is run."""
+    return {name: value for name, value in variables.items() if _HARMLESS.fullmatch(name)}
 
 
 def _unquoted(value: bytes) -> bytes:

@@ -5,6 +5,9 @@ Laws of this file:
 * Everything runs through the spawner; here are only descriptors, environment and words.
 * A forced command replaces whatever was asked for, and what was asked for becomes a
   variable, as sshd does it.
+* What is launched is decided once, in one value; whoever records goes by that, never by
+  what the client asked for.
+* The file server is given nothing that the client or the account could change it by.
 * Descriptors that a program does not get are closed here, whatever goes wrong.
 """
 
@@ -14,17 +17,18 @@ import contextlib
 import fcntl
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from attrs import Factory, define, evolve, field, frozen
+from attrs import Factory, define, field, frozen
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from tele.conch.programs import Exit, IProgram, ISessionPrograms, ProgramRequest, PtyRequest
 from tele.errors import AccessDenied, InvalidInput, Unavailable, quoted
 from tele.interfaces import ISubsystem, SubsystemSession
-from tele.model.access import Grant
+from tele.model.access import INTERNAL_SFTP, Grant
+from tele.model.session import Launched
 from tele.node.spawn_messages import CLIENT_ENVIRONMENT
 from tele.node.spawning import Launch, Running, Spawning
 from tele.node.subsystems import SpokenProgram
@@ -34,6 +38,7 @@ from tele.node.terminal import open_terminal, set_size
 #: ordinary user's share of the kernel (pipe-user-pages-soft) is good for a hundred sessions.
 PIPE_SIZE: Final = 256 * 1024
 VALUE_LIMIT: Final = 4096
+_SFTP: Final = Launched("subsystem", b"sftp", files=True)
 _TERM: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", re.ASCII)
 
 
@@ -111,22 +116,39 @@ class NodePrograms:
         """LANG, LC_* and a few harmless others; never what changes what is run."""
         return CLIENT_ENVIRONMENT.fullmatch(name) is not None
 
-    def start(self, request: ProgramRequest, channel_number: int) -> Deferred[Any]:
-        """See :class:`tele.conch.programs.ISessionPrograms`."""
-        return Deferred.fromCoroutine(self._start(request))
+    def start(
+        self,
+        request: ProgramRequest,
+        channel_number: int,
+        launching: Callable[[Launched], None] = lambda _: None,
+    ) -> Deferred[Any]:
+        """See :class:`tele.conch.programs.ISessionPrograms`.
 
-    async def _start(self, request: ProgramRequest) -> Program | SpokenProgram:
+        ``launching`` is called with what is launched, right before it is.
+        """
+        return Deferred.fromCoroutine(self._start(request, launching))
+
+    async def _start(
+        self, request: ProgramRequest, launching: Callable[[Launched], None]
+    ) -> Program | SpokenProgram:
         if request.pty is not None and not self._visit.grant.permit_pty:
             raise AccessDenied("a terminal is not permitted here", "pty")
-        subsystem = self._subsystem(request)
-        if subsystem is not None:
+        launched = self._what(request)
+        if launched.kind == "subsystem" and not launched.files:
+            subsystem = self._subsystem(request.command)
             served = await subsystem.start(self._session())
             if not isinstance(served, str):
                 if request.pty is not None:
                     raise InvalidInput(f"the subsystem {subsystem.name} takes no terminal")
+                launching(launched)
                 return SpokenProgram(self._reactor, served)
-            request = evolve(request, kind="exec", command=served.encode())
-        launch = self._launch(request)
+            launched = Launched("exec", served.encode())
+        if launched.files and request.pty is not None:
+            raise InvalidInput("the file server takes no terminal: use sftp or scp")
+        launching(launched)
+        return await self._run(request, self._launch(request, launched))
+
+    async def _run(self, request: ProgramRequest, launch: Launch) -> Program:
         try:
             ours, theirs = _pipes() if request.pty is None else _terminal(request.pty)
         except OSError as error:
@@ -144,11 +166,23 @@ class NodePrograms:
         stdin, stdout, terminal = ours
         return Program(stdin, stdout, None, running, forced, terminal)
 
-    def _subsystem(self, request: ProgramRequest) -> ISubsystem | None:
-        """Return the subsystem of a plugin that is asked for; none where a command is forced."""
-        if request.kind != "subsystem" or self._visit.grant.force_command is not None:
-            return None
-        return self._subsystems.get(request.command.decode("utf-8", "replace"))
+    def _what(self, request: ProgramRequest) -> Launched:
+        """Return what a request leads to here."""
+        force = self._visit.grant.force_command
+        if force == INTERNAL_SFTP:
+            return _SFTP
+        if force is not None:
+            return Launched("exec", force.encode())
+        if request.kind == "subsystem" and request.command == _SFTP.command:
+            return _SFTP
+        return Launched(request.kind, request.command)
+
+    def _subsystem(self, name: bytes) -> ISubsystem:
+        """Return the subsystem of a plugin that is asked for."""
+        found = self._subsystems.get(name.decode("utf-8", "replace"))
+        if found is None:
+            raise InvalidInput(f"there is no subsystem {quoted(name)} on this node")
+        return found
 
     def _session(self) -> SubsystemSession:
         grant, (host, port) = self._visit.grant, self._visit.remote_addr
@@ -160,39 +194,39 @@ class NodePrograms:
             f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         )
 
-    def _launch(self, request: ProgramRequest) -> Launch:
-        kind, words, original = _what(request)
+    def _launch(self, request: ProgramRequest, launched: Launched) -> Launch:
+        login, forced = self._visit.grant.login, self._visit.grant.force_command is not None
+        if launched.files:
+            return Launch("sftp", login, (), _encoded(self._connection()))
         environment = self._environment(request)
-        force = self._visit.grant.force_command
-        if force == "internal-sftp":
-            kind, words = "sftp", ()
-        elif force is not None:
-            kind, words = "exec", (force.encode(),)
-        if force is not None and original:
-            environment["SSH_ORIGINAL_COMMAND"] = original
+        if forced and request.command:
+            environment["SSH_ORIGINAL_COMMAND"] = request.command
         return Launch(
-            kind,
-            self._visit.grant.login,
-            words,
+            "forced" if forced else launched.kind,
+            login,
+            (launched.command,) if launched.kind == "exec" else (),
             environment,
             pty=request.pty is not None,
             cookie=_cookie(request.display),
         )
 
-    def _environment(self, request: ProgramRequest) -> dict[str, bytes]:
+    def _connection(self) -> dict[str, str]:
         visit = self._visit
         remote = f"{visit.remote_addr[0]} {visit.remote_addr[1]}"
-        given = {
-            name: value[:VALUE_LIMIT]
-            for name, value in request.env.items()
-            if self.env_allowed(name) and "\0" not in value
-        }
-        own = {
+        return {
             "SSH_CLIENT": f"{remote} {visit.local_addr[1]}",
             "SSH_CONNECTION": f"{remote} {visit.local_addr[0]} {visit.local_addr[1]}",
             "TELE_SESSION_ID": visit.session_id,
             "TELE_USER": visit.grant.identity.user,
         }
+
+    def _environment(self, request: ProgramRequest) -> dict[str, bytes]:
+        given = {
+            name: value[:VALUE_LIMIT]
+            for name, value in request.env.items()
+            if self.env_allowed(name) and "\0" not in value
+        }
+        own = self._connection()
         if request.pty is not None:
             # Libraries make a file name of it.
             term = request.pty.term
@@ -201,19 +235,11 @@ class NodePrograms:
             own["SSH_AUTH_SOCK"] = os.fsdecode(request.agent)
         if request.display is not None:
             own["DISPLAY"] = f"localhost:{request.display.number}.{request.display.request.screen}"
-        return {name: os.fsencode(value) for name, value in (given | own).items()}
+        return _encoded(given | own)
 
 
-def _what(request: ProgramRequest) -> tuple[str, tuple[bytes, ...], bytes]:
-    """Return kind and words for the spawner, and what SSH_ORIGINAL_COMMAND would be."""
-    match request.kind:
-        case "shell":
-            return "shell", (), b""
-        case "exec":
-            return "exec", (request.command,), request.command
-        case "subsystem" if request.command == b"sftp":
-            return "sftp", (), b"sftp"
-    raise InvalidInput(f"there is no subsystem {quoted(request.command)} on this node")
+def _encoded(variables: Mapping[str, str]) -> dict[str, bytes]:
+    return {name: os.fsencode(value) for name, value in variables.items()}
 
 
 def _cookie(display: Any) -> str:

@@ -7,6 +7,8 @@ Laws of this file:
 * The identity changes once, for good, with proof, before anything is executed.
 * What comes from the person is one command line for their own shell, and the values of
   allow-listed variables. Nothing else of theirs is a path or a word.
+* Where a person is restricted to one command or to files, nothing of theirs runs before: no
+  shell's start-up file is read, and no variable that they could have set changes what runs.
 """
 
 from __future__ import annotations
@@ -24,15 +26,16 @@ import termios
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
-from tele.node.accounts import Refused, check_open, check_sessions, find_account
+from tele.node.accounts import Refused, check_files, check_open, check_sessions, find_account
 from tele.node.control_groups import Groups
 from tele.node.display_child import add_cookie
 from tele.node.greeting import MOTD_FILES, greeting
 from tele.node.keeper import open_pam, stay_behind
-from tele.node.login_environment import environment_of, system_variables
+from tele.node.login_environment import environment_of, harmless, system_variables
 from tele.node.login_records import Records
+from tele.node.shells import execution
 from tele.node.socket_child import pass_socket
-from tele.node.spawn_messages import SOCKET_KINDS, Start
+from tele.node.spawn_messages import RESTRICTED_KINDS, SOCKET_KINDS, Start
 
 SFTP_SERVERS: Final = (
     "/usr/lib/openssh/sftp-server",
@@ -187,18 +190,12 @@ def enter(start: Start, report: int, outcome: int | None, around: Surroundings) 
     if start.kind != "program":
         check_open(account)
         check_sessions(account)
-    own_sftp = None
-    words = start.words
+    server = own_sftp = None
     if start.kind == "sftp":
+        check_files(account)
         server = _sftp_server()
         if server is None:
             own_sftp = _load_sftp()
-            try:
-                own_sftp.check_shell(shell)
-            except PermissionError as error:
-                raise Refused(str(error)) from None
-        else:
-            words = [server.encode()]
     pam = None
     host = start.environment.get("SSH_CLIENT", b"").decode("ascii", "replace").partition(" ")[0]
     if outcome is not None:
@@ -208,9 +205,10 @@ def enter(start: Start, report: int, outcome: int | None, around: Surroundings) 
     terminal = _take_terminal(0, account) if start.pty else None
     group = around.groups.enter(around.group) if start.kind != "program" else 0
     groups = os.getgrouplist(account.pw_name, account.pw_gid) if pam is None else os.getgroups()
-    extra = (
-        {} if start.kind == "program" else system_variables() if pam is None else pam.variables()
-    )
+    extra = {} if start.kind == "program" else system_variables()
+    if pam is not None:
+        said = pam.variables()
+        extra = extra | harmless(said) if start.kind in RESTRICTED_KINDS else said
     last = around.records.last_login(account.pw_uid) if terminal is not None else None
     os.umask(0o022)
     if pam is None:
@@ -227,19 +225,19 @@ def enter(start: Start, report: int, outcome: int | None, around: Surroundings) 
     environment = environment_of(account, start.environment, terminal, extra)
     if start.kind == "program":
         os.chdir("/")
-        _execute(os.fsdecode(words[0]), words, environment)
+        _execute(os.fsdecode(start.words[0]), start.words, environment)
     _go_home(account.pw_dir)
     if start.cookie:
         add_cookie(start.cookie, environment)
     if own_sftp is not None:
         os.close(report)
         os._exit(own_sftp.serve(0, 1))
+    if server is not None:
+        _execute(server, [os.path.basename(server).encode()], environment)
     if start.kind == "shell" and terminal is not None:
-        said = b"" if pam is None else pam.said
-        os.write(1, said + greeting(account.pw_dir, last, MOTD_FILES if pam is None else ()))
-    name = os.path.basename(shell).encode()
-    arguments = [b"-" + name] if start.kind == "shell" else [name, b"-c", words[0]]
-    _execute(shell, arguments, environment)
+        news = b"" if pam is None else pam.said
+        os.write(1, news + greeting(account.pw_dir, last, MOTD_FILES if pam is None else ()))
+    _execute(*execution(shell, start.kind, start.words), environment)
 
 
 def _go_home(home: str) -> None:

@@ -8,12 +8,14 @@ Laws of this file:
 
 * Standard library only; no privileges; it never decides what is allowed.
 * A packet is answered exactly once, or it ends us: too long, torn or before INIT.
+* The memory of this process is no file: /proc/self/mem would be a way to run anything.
 * Packets, reads, listings and open handles are bounded.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import grp
 import os
@@ -29,8 +31,6 @@ PACKET_LIMIT: Final = 256 * 1024
 READ_LIMIT: Final = PACKET_LIMIT - 1024
 HANDLES_LIMIT: Final = 1024
 LISTED_AT_ONCE: Final = 100
-#: Where accounts are listed whose shell lets them do what they like (shells(5)).
-SHELLS: Final = "/etc/shells"
 
 INIT, VERSION, STATUS, HANDLE, DATA, NAME, ATTRS, EXTENDED, EXTENDED_REPLY = (
     1, 2, 101, 102, 103, 104, 105, 200, 201,
@@ -52,6 +52,9 @@ _CODES: Final = {
 _OPEN_FLAGS: Final = {4: os.O_APPEND, 8: os.O_CREAT, 16: os.O_TRUNC, 32: os.O_EXCL}
 #: Section 5: which parts of attributes are there.
 _SIZE, _OWNER, _MODE, _TIMES = 1, 2, 4, 8
+#: <linux/prctl.h>
+_PR_SET_DUMPABLE: Final = 4
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 EXTENSIONS: Final = (
     b"posix-rename@openssh.com", b"1", b"statvfs@openssh.com", b"2", b"fstatvfs@openssh.com", b"2",
@@ -62,20 +65,6 @@ EXTENSIONS: Final = (
 
 class BadPacket(Exception):
     """The client broke the protocol; there is no sense in going on."""
-
-
-def check_shell(shell: str) -> None:
-    """Raise PermissionError if ``shell`` restricts its account: it would not ask it.
-
-    OpenSSH's server is run by the account's shell, which can refuse; ours is not.
-    """
-    try:
-        with open(SHELLS, encoding="utf-8", errors="surrogateescape") as file:
-            listed = {line.strip() for line in file}
-    except OSError:
-        return
-    if shell not in listed:
-        raise PermissionError(f"the shell {shell} does not allow sftp")
 
 
 def _string(data: bytes) -> bytes:
@@ -436,8 +425,15 @@ class Server:
     }  # fmt: skip
 
 
+def protect_memory() -> None:
+    """Make what /proc has of this process root's, as OpenSSH's server does. Raises OSError."""
+    if _LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "the memory of the file server cannot be protected")
+
+
 def serve(source: int, target: int) -> int:
     """Serve packets from ``source`` to ``target`` until the end; return an exit status."""
+    protect_memory()
 
     def write(data: bytes) -> None:
         view = memoryview(data)

@@ -25,19 +25,24 @@ from tele.node.accounts import Refused
 #: Bytes of one message; the kernel takes a little more in one piece.
 MAX_MESSAGE: Final = 200_000
 MAX_DESCRIPTORS: Final = 3
-#: Words that follow each kind: ``exec`` has one command line for the account's shell,
-#: ``program`` is executed as it is, without a shell. The others execute nothing: they connect
-#: to a path, listen at one, or at one of their own, and pass the socket through descriptor 0.
+#: Words that follow each kind: ``exec`` has one command line for the account's shell;
+#: ``forced`` too, but that shell reads no start-up file; ``sftp`` is the file server, and
+#: ``program`` is executed as it is, both without a shell. The others execute nothing: they
+#: connect to a path, listen at one, or at one of their own, and pass the socket through
+#: descriptor 0.
 KINDS: Final = {
     "shell": range(1),
     "exec": range(1, 2),
+    "forced": range(1, 2),
     "sftp": range(1),
     "program": range(1, 256),
     "connect": range(1, 2),
     "listen": range(1, 2),
     "agent": range(1),
 }
-SESSION_KINDS: Final = frozenset({"shell", "exec", "sftp"})
+SESSION_KINDS: Final = frozenset({"shell", "exec", "forced", "sftp"})
+#: Those that are all that their person may do: nothing of theirs runs or counts before.
+RESTRICTED_KINDS: Final = frozenset({"forced", "sftp"})
 SOCKET_KINDS: Final = frozenset({"connect", "listen", "agent"})
 
 #: What a request may set; everything else the spawner makes. Nothing that a dynamic linker,

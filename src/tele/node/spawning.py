@@ -65,7 +65,7 @@ def session_options(pam: str, kill_leftovers: bool) -> Options:
 
 @frozen
 class Launch:
-    """What to start. ``words``: one command line for ``exec``, argv for ``program``.
+    """What to start. ``words``: one command line for ``exec`` and ``forced``, argv for ``program``.
 
     ``cookie`` is what ``xauth add`` is told of a forwarded display, if there is one.
     """

@@ -29,6 +29,7 @@ from tele.conch.session_forwarding import ISessionForwards
 from tele.errors import AccessDenied, TeleError
 from tele.loop import now
 from tele.model.access import GatewayPorts, Reason
+from tele.model.session import Launched
 from tele.node.forward_record import ForwardRecords
 from tele.node.forwards import Forwards
 from tele.node.programs import NodePrograms, Visit
@@ -127,9 +128,16 @@ class Visitor(ConchUser):
         }
         if self.grant.force_command is not None:
             fields["forced"] = cut(self.grant.force_command)
+
+        def launching(launched: Launched) -> None:
+            if "forced" not in fields and launched.command != request.command:
+                fields["runs"] = cut(launched.command.decode("utf-8", "backslashreplace"))
+
         try:
             self._check()
-            program = await self._programs.start(self._with_agent(request), channel_number)
+            program = await self._programs.start(
+                self._with_agent(request), channel_number, launching
+            )
         except TeleError as error:
             self._trail.happened(name, self.visit, error=cut(str(error)), **fields)
             raise

@@ -9,6 +9,7 @@ Laws of this file:
 * A terminal is recorded whole. Other output is recorded up to a limit, and what is beyond
   it is counted in a gap: a copy of every file that is copied is no record, it is a leak.
 * Input is recorded only if asked for.
+* Whether content is recorded follows from what was launched, never from what was asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from twisted.internet.defer import Deferred
 from tele.interfaces import IRecorder, IRecording
 from tele.loop import make_logger
 from tele.model.frame import Frame, FrameKind
-from tele.model.session import RecordingStart
+from tele.model.session import Launched, RecordingStart
 
 log = make_logger(__name__)
 
@@ -168,7 +169,11 @@ class ProgramTap:
 
 
 class RecordedPrograms:
-    """Starts programs through ``programs`` (``conch.programs.ISessionPrograms``), recorded."""
+    """Starts programs through ``programs``, recorded.
+
+    ``programs`` is a ``conch.programs.ISessionPrograms`` that says what it launches, as
+    ``node.programs.NodePrograms`` does.
+    """
 
     def __init__(self, programs: Any, tape: ConnectionTape) -> None:
         self._programs = programs
@@ -178,32 +183,54 @@ class RecordedPrograms:
         """Whether the client may set this variable."""
         return bool(self._programs.env_allowed(name))
 
-    def start(self, request: Any, channel_number: int) -> Deferred[Any]:
-        """Run a program; nothing runs that cannot be recorded."""
-        return Deferred.fromCoroutine(self._start(request, channel_number))
+    def start(
+        self,
+        request: Any,
+        channel_number: int,
+        launching: Callable[[Launched], None] = lambda _: None,
+    ) -> Deferred[Any]:
+        """Run a program; nothing runs that cannot be recorded.
 
-    async def _start(self, request: Any, channel: int) -> Any:
+        ``launching`` is called with what is launched, right before it is.
+        """
+        return Deferred.fromCoroutine(self._start(request, channel_number, launching))
+
+    async def _start(
+        self, request: Any, channel: int, launching: Callable[[Launched], None]
+    ) -> Any:
         await self._tape.ready()
-        pty = request.pty
-        self._tape.note(
-            channel,
-            FrameKind.OPEN,
-            kind=request.kind,
-            command=request.command.decode("utf-8", "replace"),
-            env=dict(request.env),
-            pty=None
-            if pty is None
-            else {"term": pty.term, "columns": pty.columns, "rows": pty.rows},
-        )
+        asked = Launched(request.kind, request.command)
+        known: list[Launched] = []
+
+        def opens(launched: Launched) -> None:
+            known.append(launched)
+            self._open(request, channel, launched, asked)
+            launching(launched)
+
         try:
-            program = await self._programs.start(request, channel)
+            program = await self._programs.start(request, channel, opens)
         except Exception as error:
+            if not known:
+                self._open(request, channel, asked, asked)
             self._tape.note(channel, FrameKind.CLOSE, error=str(error)[:512])
             raise
         program.tap = ProgramTap(
             self._tape,
             channel,
-            terminal=pty is not None,
-            content=request.kind != "subsystem",
+            terminal=request.pty is not None,
+            content=not known[-1].files,
         )
         return program
+
+    def _open(self, request: Any, channel: int, launched: Launched, asked: Launched) -> None:
+        pty = request.pty
+        said: dict[str, Any] = {"kind": launched.kind, "command": _text(launched.command)}
+        if (launched.kind, launched.command) != (asked.kind, asked.command):
+            said["asked"] = {"kind": asked.kind, "command": _text(asked.command)}
+        if pty is not None:
+            pty = {"term": pty.term, "columns": pty.columns, "rows": pty.rows}
+        self._tape.note(channel, FrameKind.OPEN, env=dict(request.env), pty=pty, **said)
+
+
+def _text(command: bytes) -> str:
+    return command.decode("utf-8", "replace")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tele.node import sftp_server
-from tele.node.sftp_server import BadPacket, Server, check_shell
+from tele.node.sftp_server import BadPacket, Server
 
 PROGRAM = Path(sftp_server.__file__)
 
@@ -173,13 +173,3 @@ def test_a_packet_too_long_ends_the_program() -> None:
     )
     assert done.returncode == 11
     assert b"too long" in done.stderr
-
-
-def test_restricted_shells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An account whose shell is not in /etc/shells is not given files past that shell."""
-    shells = tmp_path / "shells"
-    shells.write_text("/bin/sh\n")
-    monkeypatch.setattr(sftp_server, "SHELLS", str(shells))
-    check_shell("/bin/sh")
-    with pytest.raises(PermissionError):
-        check_shell("/usr/bin/git-shell")

@@ -1,0 +1,79 @@
+"""Which shell runs what a session is for, and with which words?
+
+Invariants of this file:
+
+* Standard library only: the spawner loads it.
+* A forced command is run by a shell that reads no file of the person before it, and a shell
+  that restricts its account is never left out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Final
+
+#: Where shells are listed that let their account do as it likes (shells(5)).
+SHELLS: Final = "/etc/shells"
+#: Used in place of a listed shell that nobody here knows how to keep from its files.
+_PLAIN_SHELL: Final = "/bin/sh"
+#: What tells a shell to read no start-up file with ``-c``, by the letters that its name begins
+#: with (``bash-static``, ``zsh5``). bash takes sshd for rshd: it reads ``.bashrc`` then.
+_WITHOUT_FILES: Final[dict[str, tuple[bytes, ...]]] = {
+    "bash": (b"--norc",),
+    "zsh": (b"-f",),
+    "csh": (b"-f",),
+    "bsd-csh": (b"-f",),
+    "tcsh": (b"-f",),
+    "fish": (b"--no-config",),
+    **dict.fromkeys(("sh", "dash", "ash", "ksh", "mksh", "yash"), ()),
+}
+_LETTERS: Final = re.compile(r"(?:bsd-)?[a-z]*", re.ASCII)
+#: Shells that restrict, though machines list them; so do those above with an ``r`` before them.
+_RESTRICTING: Final = frozenset({"git-shell", "rssh", "scponly", "lshell"}) | frozenset(
+    f"r{name}" for name in _WITHOUT_FILES
+)
+
+
+def is_unrestricted(shell: str, shells: str = SHELLS) -> bool:
+    """Whether ``shell`` lets its account do as it likes.
+
+    It is listed in ``shells``, or well known where there is no such list; others may be menus,
+    jails or anything.
+    """
+    name = os.path.basename(shell)
+    try:
+        with open(shells, encoding="utf-8", errors="surrogateescape") as file:
+            listed = shell in {line.strip() for line in file}
+    except FileNotFoundError:
+        listed = name in _WITHOUT_FILES
+    return listed and name not in _RESTRICTING
+
+
+def execution(
+    shell: str, kind: str, words: Sequence[bytes], shells: str = SHELLS
+) -> tuple[str, list[bytes]]:
+    """Return path and argv for a session of ``kind`` (``shell``, ``exec``, ``forced``)."""
+    name = os.path.basename(shell)
+    if kind == "shell":
+        return shell, [b"-" + os.fsencode(name)]
+    options: tuple[bytes, ...] = ()
+    if kind == "forced":
+        known = _without_files(shell)
+        if known is None and is_unrestricted(shell, shells):
+            shell, name = _PLAIN_SHELL, os.path.basename(_PLAIN_SHELL)
+        options = known or ()
+    return shell, [os.fsencode(name), *options, b"-c", words[0]]
+
+
+def _without_files(shell: str) -> tuple[bytes, ...] | None:
+    """Return what keeps ``shell`` from start-up files; None if it is not known."""
+    # A shell goes by the name that it is called by: one that is called sh is one.
+    for path in (shell, os.path.realpath(shell)):
+        found = _LETTERS.match(os.path.basename(path))
+        letters = found[0] if found else ""
+        for each in (letters, letters.removeprefix("r")):
+            if each in _WITHOUT_FILES:
+                return _WITHOUT_FILES[each]
+    return None
