@@ -61,13 +61,7 @@ def open_file(path: Path) -> sqlite3.Connection:
     """Open, or create with mode 0600, the store at ``path``. Raises :class:`Unavailable`."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            # A file restored from a backup may be open to all; SQLite gives its log
-            # and shared memory the same mode.
-            os.fchmod(descriptor, 0o600)
-        finally:
-            os.close(descriptor)
+        _keep_private(path)
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
         why = error.strerror if isinstance(error, OSError) else error
@@ -81,6 +75,21 @@ def open_file(path: Path) -> sqlite3.Connection:
         connection.close()
         raise Unavailable(f"{path} is not a usable store: {error}") from None
     return connection
+
+
+def _keep_private(path: Path) -> None:
+    """Create the file, or take it away from others. May raise OSError.
+
+    Closing any descriptor of a file drops the locks that this process has on it (fcntl(2)), and
+    with them those of SQLite's connections: another process that looks into the store would take
+    itself for the last one and remove the log from under us. So one that exists is not opened.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        # One restored from a backup may be open to all; SQLite gives its log and shared memory
+        # the same mode.
+        os.chmod(path, 0o600)
 
 
 def get(connection: sqlite3.Connection, key: str, moment: float) -> Item | None:

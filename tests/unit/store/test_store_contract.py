@@ -289,6 +289,35 @@ def test_two_processes_share_one_file(tmp_path: Path, turns: Turns) -> None:
     turns.wait(two.close())
 
 
+_LOOK = """
+import sqlite3, sys
+file = sqlite3.connect(sys.argv[1])
+print(file.execute("SELECT count(*) FROM items WHERE key LIKE '/a/%'").fetchone()[0])
+file.close()
+"""
+
+
+def test_who_looks_into_the_file_does_not_split_it(tmp_path: Path, turns: Turns) -> None:
+    """Another program that opens the store, and is the first to close it, takes no log along:
+    what is written afterwards is in the file, for it and for the next start.
+    """
+
+    def look() -> int:
+        done = subprocess.run(
+            [sys.executable, "-c", _LOOK, tmp_path / "s"], check=True, capture_output=True
+        )
+        return int(done.stdout)
+
+    store = SqliteBackend(tmp_path / "s", turns)
+    for number in range(1, 4):
+        turns.wait(store.commit(Put(f"/a/{number}", b"x")))
+        assert look() == number
+    turns.wait(store.close())
+    again = SqliteBackend(tmp_path / "s", turns)
+    assert len(keys(turns, again)) == 3
+    turns.wait(again.close())
+
+
 def test_the_file_is_its_owners_only(tmp_path: Path, turns: Turns) -> None:
     """CA keys are in there: nobody else reads it, nor its log; also if it was open to all."""
     (tmp_path / "deep").mkdir()
