@@ -34,7 +34,6 @@ from tele.interfaces import IArchive
 from tele.loop import now
 from tele.model.api import members, people, records, table
 from tele.model.authority import AuthorityKind
-from tele.model.codec import encode
 from tele.model.identity import Caller, HostIdentity, HostRole, UserIdentity
 from tele.model.resources import (
     Metadata,
@@ -44,6 +43,7 @@ from tele.model.resources import (
 )
 from tele.model.session import ChunkDigest, Manifest, RecordingStart
 from tele.store.memory import MemoryBackend
+from tele.tape.verify import VERSION, to_sign
 
 T = TypeVar("T")
 HOST_ID = "5b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a11"
@@ -214,10 +214,10 @@ class Tape:
             ChunkDigest(n, len(c), hashlib.sha256(c).hexdigest()) for n, c in enumerate(self.chunks)
         )
         manifest = Manifest(
-            self.id, 1, self.start, now(self.world.clock), digests, 3, True, False,
+            self.id, VERSION, self.start, now(self.world.clock), digests, 3, True, False,
             self.certificates.ssh,
         )  # fmt: skip
-        return evolve(manifest, signature=self.key.sign(encode(manifest)))
+        return evolve(manifest, signature=self.key.sign(to_sign(manifest)))
 
     def finish(self, manifest: Manifest | None = None) -> None:
         request = records.FinishRecording(self.id, manifest or self.manifest())

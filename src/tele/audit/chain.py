@@ -1,20 +1,28 @@
-"""How does one event vouch for the one before?
+"""How does one event vouch for the one before, and where does a chain of them break?
 
 ``hash`` of an event is the SHA-256, in hex, of the canonical JSON (sorted keys, no spaces,
 UTF-8) of the event with an empty ``hash``; ``previous`` is the hash of the event before,
 and empty for the first.
+
+A chain alone shows that nothing between its ends was changed. Whoever may write to the store
+can make all of it anew, or cut off its end: against that somebody else keeps a :class:`Mark`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from attrs import evolve
+from attrs import define, evolve, field, frozen
 
+from tele.errors import InvalidInput, quoted
 from tele.model.codec import encode
 from tele.model.event import CODES, Event
+
+_MARK: Final = re.compile(r"(?:(\d{1,15}):)?([0-9a-f]{64})", re.ASCII)
 
 
 def event(name: str, event_id: str, time: datetime, cluster: str, /, **fields: Any) -> Event:
@@ -41,3 +49,106 @@ def link(value: Event, previous: str) -> Event:
     """Return ``value`` as the next one after the event whose hash is ``previous``."""
     linked = evolve(value, previous=previous, hash="")
     return evolve(linked, hash=digest(linked))
+
+
+@frozen
+class Mark:
+    """The hash that an event of the audit has, and which event from 1 (0: not known)."""
+
+    number: int
+    hash: str
+
+    def __str__(self) -> str:
+        return f"{self.number}:{self.hash}" if self.number else self.hash
+
+
+def read_mark(text: str) -> Mark:
+    """Read ``NUMBER:HASH`` or ``HASH``. Raises :class:`InvalidInput`."""
+    match = _MARK.fullmatch(text.strip().lower())
+    if match is None:
+        raise InvalidInput(
+            f"{quoted(text)} is no mark of the audit: expected NUMBER:HASH or HASH, the hash"
+            " in 64 hex digits"
+        )
+    return Mark(int(match[1] or 0), match[2])
+
+
+@frozen
+class Verdict:
+    """``problem`` is empty when the chain is whole; ``events`` counts those that are good.
+
+    ``head`` is the hash of the last good event, ``event`` the id of the first bad one, if the
+    problem is with an event that is there.
+    """
+
+    events: int
+    head: str
+    problem: str = ""
+    event: str = ""
+
+
+@define
+class Chain:
+    """Checks events one after the other, as they come.
+
+    ``number`` and ``head`` are those of the last good event; with ``after`` the chain goes on
+    behind that one. ``marks`` have to be met on the way. The first problem stays.
+    """
+
+    after: Mark | None = None
+    marks: Iterable[Mark] = ()
+    problem: str = field(default="", init=False)
+    event: str = field(default="", init=False)
+    number: int = field(init=False)
+    head: str = field(init=False)
+    _open: set[Mark] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        start = self.after or Mark(0, "")
+        self.number, self.head = start.number, start.hash
+        self._open = set(self.marks)
+        self._meet(start.number, start.hash)
+
+    def _meet(self, number: int, value: str) -> None:
+        self._open -= {Mark(number, value), Mark(0, value)}
+
+    def begin(self, value: Event) -> bool:
+        """Take the event that ``after`` is; returns whether it is that one."""
+        if value.hash != self.head or digest(value) != value.hash:
+            return self.fail(f"event {self.number} is another one than {self.head} was", value.id)
+        return True
+
+    def take(self, value: Event) -> bool:
+        """Take the next event; returns whether all is well so far."""
+        if self.problem:
+            return False
+        number = self.number + 1
+        if digest(value) != value.hash:
+            return self.fail(f"event {number} was changed", value.id)
+        if value.previous != self.head:
+            return self.fail(
+                f"event {number} does not follow the one before: something was removed,"
+                " inserted or moved here",
+                value.id,
+            )
+        for mark in [m for m in self._open if number == m.number and value.hash != m.hash]:
+            return self.fail(f"event {number} is another one than {mark.hash} was", value.id)
+        self._meet(number, value.hash)
+        self.number, self.head = number, value.hash
+        return True
+
+    def fail(self, problem: str, event: str = "") -> bool:
+        """Note the first problem; returns False."""
+        if not self.problem:
+            self.problem, self.event = problem, event
+        return False
+
+    def end(self, last: Mark | None = None) -> Verdict:
+        """There are no more events; ``last`` is what ought to be the last one."""
+        if last is not None and last.number > self.number:
+            self.fail(f"events {self.number + 1} to {last.number} are missing")
+        elif last is not None and (last.number, last.hash) != (self.number, self.head):
+            self.fail("the head is not the last event's hash")
+        for mark in sorted(self._open, key=lambda each: each.number):
+            self.fail(f"the event {mark} is not there: the end was cut off, or all made anew")
+        return Verdict(self.number, self.head, self.problem, self.event)

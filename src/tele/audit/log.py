@@ -1,12 +1,14 @@
 """How does an event get into the audit, once and for good?
 
 Stored under ``/audit/events/<number>``, with ``/audit/head`` (number and hash of the last
-one) and ``/audit/ids/<id>`` (so that an event sent twice is appended once).
+one) and ``/audit/ids/<id>`` (so that an event sent twice is appended once; what a host
+reported has ``/audit/ids/<host id>/<id>``).
 
 Laws of this file:
 
 * Appending is atomic with the head: two auths on one store cannot fork the chain.
-* An event whose id is there already is not appended again, and that is success.
+* An event whose id is there already is not appended again, and that is success. An id counts
+  for its sender only: no host can keep another one's event out by using its id first.
 * What could not be read back is not written; it fails alone.
 * A sink that fails is counted and logged; it stops neither appending nor other sinks.
 """
@@ -22,14 +24,14 @@ from typing import Final, TypeVar
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 
-from tele.audit.chain import link
+from tele.audit.chain import Mark, Verdict, link
 from tele.audit.delivery import Delivery
-from tele.audit.reading import EVENTS, HEAD, Verdict, event_key, search, verify
+from tele.audit.reading import EVENTS, HEAD, event_key, head, search, verify
 from tele.errors import Conflict, InvalidInput, Unavailable, quoted
 from tele.interfaces import Change, IAuditSink, IBackend, IWatch, Put
 from tele.model.api.records import EventList, ListEvents
 from tele.model.codec import decode, encode
-from tele.model.event import Event
+from tele.model.event import OWN_KEYS, Event
 
 IDS: Final = "/audit/ids/"
 
@@ -105,23 +107,23 @@ class AuditLog:
             self._appending = False
 
     async def _write(self, events: Sequence[Event]) -> list[Event]:
-        by_id = {value.id: value for value in reversed(events)}
+        by_id = {_id_key(value): value for value in reversed(events)}
         for _ in range(ATTEMPTS):
-            known = await _all([self._backend.get(IDS + name) for name in by_id])
+            known = await _all([self._backend.get(key) for key in by_id])
             new = [v for v, item in zip(by_id.values(), known, strict=True) if item is None]
             if not new:
                 return []
-            head = await self._backend.get(HEAD)
-            number, previous = (0, "") if head is None else json.loads(head.value)
+            last = await self._backend.get(HEAD)
+            number, previous = (0, "") if last is None else json.loads(last.value)
             linked: list[Event] = []
             changes: list[Put] = []
             for value in reversed(new):
                 linked.append(link(value, previous))
                 number, previous = number + 1, linked[-1].hash
                 changes.append(Put(event_key(number), encode(linked[-1]), if_revision=0))
-                changes.append(Put(IDS + value.id, b"", if_revision=0, ttl=REMEMBER_IDS))
+                changes.append(Put(_id_key(value), b"", if_revision=0, ttl=REMEMBER_IDS))
             text = json.dumps([number, previous]).encode("ascii")
-            changes.append(Put(HEAD, text, if_revision=0 if head is None else head.revision))
+            changes.append(Put(HEAD, text, if_revision=0 if last is None else last.revision))
             try:
                 await self._backend.commit(*changes)
             except Conflict:
@@ -132,6 +134,10 @@ class AuditLog:
     async def query(self, request: ListEvents) -> EventList:
         """Return a page of events; see :func:`tele.audit.reading.search`."""
         return await search(self._backend, request)
+
+    async def head(self) -> Mark:
+        """Return number and hash of the last event."""
+        return await head(self._backend)
 
     async def verify(self) -> Verdict:
         """Check the chain; see :func:`tele.audit.reading.verify`."""
@@ -154,7 +160,13 @@ async def _all(answers: Sequence[Deferred[T]]) -> list[T]:
         error.subFailure.raiseException()
 
 
+def _id_key(value: Event) -> str:
+    return f"{IDS}{value.server_id}/{value.id}" if value.is_claim else IDS + value.id
+
+
 def _check(value: Event) -> None:
+    if taken := OWN_KEYS & set(value.fields):
+        raise InvalidInput(f"event {value.id}: {min(taken)} is no field of its own")
     if _ID.fullmatch(value.id) is None:
         raise InvalidInput(f"{quoted(value.id)} is not an event id")
     try:

@@ -12,14 +12,12 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from attrs import frozen
-
-from tele.audit.chain import digest
+from tele.audit.chain import Chain, Mark, Verdict
 from tele.errors import InvalidInput, TeleError
 from tele.interfaces import IBackend, Item
 from tele.loop import make_logger
 from tele.model.api.records import EventList, ListEvents
-from tele.model.codec import decode
+from tele.model.codec import decode, encode
 from tele.model.event import Event
 
 log = make_logger(__name__)
@@ -36,15 +34,6 @@ _CURSOR = re.compile(r"[0-9]{1,16}", re.ASCII)
 def event_key(number: int) -> str:
     """Return where event ``number`` (from 1) lies; keys are ordered as numbers are."""
     return f"{EVENTS}{number:016d}"
-
-
-@frozen
-class Verdict:
-    """``problem`` is empty when the chain is whole; ``events`` counts those that are good."""
-
-    events: int
-    head: str
-    problem: str = ""
 
 
 async def search(backend: IBackend, request: ListEvents) -> EventList:
@@ -114,33 +103,44 @@ def _matches(event: Event, request: ListEvents) -> bool:
     )
 
 
-async def verify(backend: IBackend) -> Verdict:
-    """Check every link of the chain, from the first event to the head.
+async def head(backend: IBackend) -> Mark:
+    """Return the number and hash of the last event; of an empty audit 0 and nothing."""
+    item = await backend.get(HEAD)
+    number, last = (0, "") if item is None else json.loads(item.value)
+    return Mark(number, last)
+
+
+async def verify(backend: IBackend, marks: Sequence[Mark] = ()) -> Verdict:
+    """Check every link of the chain, from the first event to the head, as it is stored.
 
     Shows events that were changed, removed, inserted or cut off at the end by somebody
-    who did not also rewrite everything after them; against one who did, compare
-    ``head`` with what a sink outside has.
+    who did not also rewrite everything after them; against one who did, give ``marks`` that
+    were kept elsewhere.
     """
-    head = await backend.get(HEAD)
-    last, expected = (0, "") if head is None else json.loads(head.value)
-    number, previous, start = 0, "", EVENTS
+    try:
+        last = await head(backend)
+    except (ValueError, TypeError):
+        return Verdict(0, "", "the head cannot be read")
+    chain, start = Chain(marks=marks), EVENTS
     while items := await backend.range(start, EVENTS_END, SCAN):
         for item in items:
-            if number == last:  # appended since we looked at the head
+            if chain.number == last.number:  # appended since we looked at the head
                 break
-            event = _read(item)
-            if item.key != event_key(number + 1):
-                return Verdict(number, previous, f"event {number + 1} is missing")
-            if event is None or digest(event) != event.hash:
-                return Verdict(number, previous, f"event {number + 1} was changed")
-            if event.previous != previous:
-                return Verdict(
-                    number, previous, f"event {number + 1} does not follow the one before"
-                )
-            number, previous = number + 1, event.hash
-        start = items[-1].key + "\0"
-    if number != last:
-        return Verdict(number, previous, f"events {number + 1} to {last} are missing")
-    if previous != expected:
-        return Verdict(number, previous, "the head is not the last event's hash")
-    return Verdict(number, previous)
+            if not _take(chain, item):
+                return chain.end()
+        else:
+            start = items[-1].key + "\0"
+            continue
+        break
+    return chain.end(last)
+
+
+def _take(chain: Chain, item: Item) -> bool:
+    number = chain.number + 1
+    if item.key != event_key(number):
+        return chain.fail(f"event {number} is missing")
+    event = _read(item)
+    # The hash covers the canonical form: other bytes of the same meaning are a change, too.
+    if event is None or encode(event) != item.value:
+        return chain.fail(f"event {number} was changed", "" if event is None else event.id)
+    return chain.take(event)

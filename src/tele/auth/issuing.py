@@ -178,14 +178,11 @@ class Issuer:
     def sign_sshd(
         self, name: str, public_key: str, principals: tuple[str, ...], lifetime: timedelta
     ) -> Certificate:
-        """Issue a host certificate for an OpenSSH sshd."""
-        for principal in principals:
-            if not is_host_name(principal):
-                raise InvalidInput(f"{quoted(principal)} is no host name or address")
+        """Issue a host certificate for an OpenSSH sshd; see :mod:`tele.auth.sshd_names`."""
         authority = self._authorities[AuthorityKind.HOST]
         return issue_sshd(
-            authority.ssh, key_blob(public_key), name or principals[0], principals, lifetime,
-            self._now(), self._entropy,
+            authority.ssh, key_blob(public_key), name, principals, lifetime, self._now(),
+            self._entropy,
         )  # fmt: skip
 
 

@@ -3,28 +3,33 @@
 Laws of this file:
 
 * Who caused an event is filled in here, the same way for every event.
-* A denial is always an event; but a stranger cannot fill the store with them: beyond a
-  rate they are counted, and the next one says how many there were.
+* A denial is always an event; but nobody can fill the store with them: beyond a rate, all
+  strangers together and each user and host alone, they are counted, and the next one says how
+  many there were.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections import OrderedDict
 from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
 
 from tele.audit.chain import event
 from tele.audit.log import AuditLog
+from tele.conch.allowance import Allowance, Ration
 from tele.errors import TeleError
 from tele.loop import now
 from tele.model.api.operation import Operation
 from tele.model.event import Event
 from tele.model.identity import Caller, HostIdentity, UserIdentity
 
-#: Denials of strangers in one go, and how many more each second.
+#: Denials of strangers, or of one user or host, in one go, and how many more each second.
 STRANGERS_BURST: Final = 200.0
 STRANGERS_PER_SECOND: Final = 5.0
+#: Users and hosts whose denials are counted at the same time; those of others begin anew.
+CALLERS_LIMIT: Final = 1000
 TEXT_LIMIT: Final = 512
 
 #: Auth's own machine, when nobody in particular calls.
@@ -38,9 +43,8 @@ class Journal:
         self._audit = audit
         self._cluster = cluster
         self._clock = clock
-        self._allowance = STRANGERS_BURST
-        self._last = 0.0
-        self._unsaid = 0
+        self._rations: OrderedDict[str, Ration] = OrderedDict()
+        self._strangers = _ration()
 
     def event(self, name: str, caller: Caller | None = None, /, **fields: Any) -> Event:
         """Make an event that ``caller`` caused."""
@@ -68,13 +72,11 @@ class Journal:
         self, operation: Operation[Any, Any], caller: Caller, error: TeleError, **fields: Any
     ) -> None:
         """Say that a call was refused."""
-        if caller.identity is None:
-            if not self._may_say():
-                self._unsaid += 1
-                return
-            unsaid, self._unsaid = self._unsaid, 0
-            if unsaid:
-                fields["others_not_listed"] = unsaid
+        unsaid = self._ration_of(caller).admit(self._clock.seconds())
+        if unsaid is None:
+            return
+        if unsaid:
+            fields["others_not_listed"] = unsaid
         await self.emit(
             "auth.denied",
             caller,
@@ -85,15 +87,23 @@ class Journal:
             **fields,
         )
 
-    def _may_say(self) -> bool:
-        moment = self._clock.seconds()
-        earned = max(0.0, moment - self._last) * STRANGERS_PER_SECOND
-        self._allowance = min(STRANGERS_BURST, self._allowance + earned)
-        self._last = moment
-        if self._allowance < 1:
-            return False
-        self._allowance -= 1
-        return True
+    def _ration_of(self, caller: Caller) -> Ration:
+        match caller.identity:
+            case UserIdentity(user=user):
+                key = f"user {user}"
+            case HostIdentity(role=role, host_id=host_id):
+                key = f"{role.value} {host_id}"
+            case _:
+                return self._strangers
+        ration = self._rations.setdefault(key, _ration())
+        self._rations.move_to_end(key)
+        if len(self._rations) > CALLERS_LIMIT:
+            self._rations.popitem(last=False)
+        return ration
+
+
+def _ration() -> Ration:
+    return Ration(Allowance(STRANGERS_BURST, STRANGERS_PER_SECOND))
 
 
 def _text(reason: Any) -> str:

@@ -87,7 +87,7 @@ class LocalAuthority:
         self._gate = Gate(parts.cluster, parts.state, parts.members, parts.people, clock)
         self._signing = Signing(
             parts.cluster, clock, parts.authorities, parts.issuer, parts.passwords, parts.people,
-            parts.state, self._gate, self._journal,
+            parts.state, parts.members, parts.hosts, self._gate, self._journal,
         )  # fmt: skip
         desks = (
             self._signing,
@@ -99,8 +99,8 @@ class LocalAuthority:
                 parts.people, parts.tokens, parts.authorities, self._gate, self._journal
             ),
             Evidence(
-                parts.cluster, clock, parts.recordings, parts.hosts, parts.audit, self._gate,
-                self._journal,
+                parts.cluster, clock, parts.recordings, parts.hosts, parts.members, parts.audit,
+                self._gate, self._journal,
             ),
         )  # fmt: skip
         self._methods = {name: _method(desks, name) for name in OPERATIONS}

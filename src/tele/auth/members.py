@@ -90,6 +90,10 @@ class Members:
         kept = await self._members.get(_key(role, host_id))
         return None if kept is None else kept.value
 
+    async def has_name(self, role: HostRole, name: str) -> bool:
+        """Whether a machine in ``role`` is called ``name``, whether it lives or not."""
+        return await self._holder(role, name) is not None
+
     async def require(self, identity: HostIdentity) -> Member:
         """Return the member that ``identity`` is.
 

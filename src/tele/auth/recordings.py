@@ -1,23 +1,26 @@
 """Which sessions were recorded, and where are their bytes?
 
 Rows are in the store, written when a session starts; chunks and the manifest are in the
-archive. A row is found by id (``/recordings/rows/<id>``), by time
-(``/recordings/index/<milliseconds>-<id>``) and by its user, in order of time
+archive. A row is found by id (``/recordings/rows/<id>``), by the time when auth heard of it
+(``/recordings/index/<milliseconds>-<id>``) and by its user, in that order
 (``/recordings/of/<user>/<milliseconds>-<id>``). ``/sessions/<id>`` is there while it runs.
 
 Laws of this file:
 
 * Only the host that started a recording writes to it.
+* Which node it is, and what that is called, is auth's own knowledge; so is the time at which
+  auth heard of a session, and the order of the list.
 * The same chunk again is accepted, another one under its number refused: what was
   acknowledged never changes.
-* A recording is complete when a manifest is there that its host signed and that names
-  exactly the chunks that are there.
+* A recording is complete when a manifest is there that its host signed, that is of the session
+  that started, and that names exactly the chunks that are there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -26,16 +29,15 @@ from typing import Final
 from attrs import evolve
 
 from tele.auth.shelf import Shelf
-from tele.certs.certificate import Certificate, parse_certificate
-from tele.certs.check import LATEST, check_host
-from tele.certs.keys import parse_line
-from tele.errors import AccessDenied, BadCertificate, Conflict, InvalidInput, NotFound
+from tele.errors import AccessDenied, BadRecording, Conflict, InvalidInput, NotFound
 from tele.interfaces import Delete, IArchive, IBackend, Put
 from tele.model.api.records import RecordingDetails, RecordingProgress, UpdateRecording
-from tele.model.codec import decode, encode, format_time
-from tele.model.identity import HostIdentity, HostRole
+from tele.model.codec import decode, encode
+from tele.model.identity import HostIdentity
 from tele.model.resources import NAME_PATTERN
-from tele.model.session import Manifest, Recording, RecordingStart, Session
+from tele.model.session import Manifest, Recording, RecordingStart, RecordingState, Session
+from tele.recording.proof import check_signer, check_start
+from tele.tape.verify import VERSION
 
 ROWS: Final = "/recordings/rows/"
 INDEX: Final = "/recordings/index/"
@@ -46,6 +48,12 @@ CHUNK_SUFFIX: Final = ".chunk"
 CHUNK_LIMIT: Final = 10_000_000
 TEXT_LIMIT: Final = 256
 EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+#: How far a node's clock may be ahead of auth's.
+AHEAD: Final = timedelta(days=1)
+#: How often the sessions that run are counted anew when a node seems to have too many, and for
+#: how long one whose end nobody ever told counts as running there.
+COUNT_AGAIN: Final = timedelta(seconds=30)
+COUNTS_FOR: Final = timedelta(days=7)
 _NAME = re.compile(NAME_PATTERN, re.ASCII)
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -71,26 +79,43 @@ class Recordings:
         self._host_authorities = host_authorities
         self._rows = Shelf(backend, ROWS, Recording)
         self._sessions = Shelf(backend, SESSIONS, Session)
+        self._running: Counter[str] = Counter()
+        self._counted = EARLIEST
 
     # -- hosts ------------------------------------------------------------------------
-    async def start(self, host: HostIdentity, recording_id: str, start: RecordingStart) -> bool:
-        """A session starts; returns whether this is news."""
+    async def has_room(self, host_id: str, limit: int) -> bool:
+        """Whether fewer than ``limit`` sessions of a node run."""
+        moment = self._now()
+        if self._running[host_id] >= limit and moment - self._counted >= COUNT_AGAIN:
+            # Some may have ended at another auth on this store, or never told that they did.
+            self._counted = moment
+            kept = await self._sessions.list()
+            since = moment - COUNTS_FOR
+            recent = (k.value for k in kept if _heard(k.value) > since)
+            self._running = Counter(session.node_id for session in recent)
+        return self._running[host_id] < limit
+
+    async def start(
+        self, host: HostIdentity, recording_id: str, start: RecordingStart, name: str
+    ) -> bool:
+        """A session starts on ``host``, called ``name``; returns whether this is news."""
         self._check_start(host, recording_id, start)
         row = Recording(
             id=recording_id,
             kind=start.kind,
             user=start.user,
             login=start.login,
-            node=start.node,
+            node=name,
             started=start.started,
             ended=None,
             interactive=False,
             size=0,
             node_id=host.host_id,
+            received=self._now(),
         )
         session = Session(
-            recording_id, start.user, start.login, start.node, start.node_id, start.remote_addr,
-            start.started, start.login_session,
+            recording_id, start.user, start.login, name, host.host_id, start.remote_addr,
+            start.started, start.login_session, received=row.received,
         )  # fmt: skip
         try:
             await self._backend.commit(
@@ -99,8 +124,12 @@ class Recordings:
                 *(Put(key, b"") for key in _index_keys(row)),
             )
         except Conflict:
-            await self._own(host, recording_id)
+            try:
+                check_start(await self._own(host, recording_id), start, start.node)
+            except BadRecording as error:
+                raise Conflict(f"the recording was started before: {error}") from None
             return False
+        self._running[host.host_id] += 1
         return True
 
     def _check_start(self, host: HostIdentity, recording_id: str, start: RecordingStart) -> None:
@@ -108,7 +137,7 @@ class Recordings:
             raise InvalidInput("a recording's id has to be a UUID, the same in both places")
         if start.cluster != host.cluster:
             raise InvalidInput("the recording is of another cluster")
-        if host.role is HostRole.NODE and start.node_id != host.host_id:
+        if start.node_id != host.host_id:
             raise AccessDenied("a node records its own sessions only", "host")
         if not _NAME.fullmatch(start.user):
             raise InvalidInput("the recording's user is no name of a user")
@@ -116,27 +145,30 @@ class Recordings:
                  start.login_session)  # fmt: skip
         if any(len(text) > TEXT_LIMIT for text in texts):
             raise InvalidInput(f"a text of the start has more than {TEXT_LIMIT} characters")
-        # The time is part of a key. It may be long ago: auth may have been away.
-        if not EARLIEST <= start.started <= self._now() + timedelta(days=1):
+        # It may be long ago: auth may have been away.
+        if not EARLIEST <= start.started <= self._now() + AHEAD:
             raise InvalidInput("the recording's start is not a possible time")
 
     async def _own(self, host: HostIdentity, recording_id: str) -> Recording:
-        kept = await self._rows.get(recording_id) if _ID.fullmatch(recording_id) else None
-        if kept is None:
+        row = await self.find(recording_id)
+        if row is None:
             raise NotFound("no such recording")
-        if kept.value.node_id != host.host_id:
+        if row.node_id != host.host_id:
             raise AccessDenied("this is another host's recording", "host")
-        return kept.value
+        return row
 
     async def update(self, host: HostIdentity, request: UpdateRecording) -> None:
         """A session got a terminal, or ended."""
         await self._own(host, request.id)
+        moment = self._now()
 
-        def changed(row: Recording | None) -> Recording:
+        def changed(present: Recording | None) -> Recording:
+            row = _there(present)
+            ended = request.ended and max(row.started, min(request.ended, moment))
             return evolve(
-                _there(row),
-                interactive=_there(row).interactive or request.interactive,
-                ended=_there(row).ended or request.ended,
+                row,
+                interactive=row.interactive or (request.interactive and not row.complete),
+                ended=row.ended or ended,
             )
 
         await self._rows.change(request.id, changed)
@@ -144,7 +176,7 @@ class Recordings:
         if running is None:
             return
         if request.ended is not None:
-            await self._backend.commit(self._sessions.delete(request.id))
+            await self._ended(request.id)
         elif request.interactive and not running.value.interactive:
             session = evolve(running.value, interactive=True)
             with suppress(Conflict):  # it ended meanwhile
@@ -183,8 +215,7 @@ class Recordings:
             if await self._archive.get(manifest.id, MANIFEST) != data:
                 raise Conflict("the recording is complete")
             return False
-        self._check_start_of(row, manifest)
-        self._check_manifest(host, manifest)
+        self._check_manifest(host, row, manifest)
         await self._check_chunks(manifest)
         await self._archive.put(manifest.id, MANIFEST, data)
 
@@ -199,18 +230,29 @@ class Recordings:
             )
 
         await self._rows.change(manifest.id, completed)
-        await self._backend.commit(self._sessions.delete(manifest.id))
+        await self._ended(manifest.id)
         return True
 
-    def _check_start_of(self, row: Recording, manifest: Manifest) -> None:
-        start = manifest.start
-        said = (start.id, start.kind, start.user, start.login, start.node)
-        if said != (row.id, row.kind, row.user, row.login, row.node):
-            raise InvalidInput("the manifest is of another session than the one that started")
-        if format_time(start.started) != format_time(row.started):
-            raise InvalidInput("the manifest says another start than was said at the start")
-        if manifest.ended < start.started:
-            raise InvalidInput("the recording ends before it starts")
+    async def _ended(self, recording_id: str) -> None:
+        running = await self._sessions.get(recording_id)
+        if running is not None:
+            await self._backend.commit(self._sessions.delete(recording_id))
+            self._running[running.value.node_id] -= 1
+
+    def _check_manifest(self, host: HostIdentity, row: Recording, manifest: Manifest) -> None:
+        if manifest.version != VERSION:
+            raise InvalidInput(f"manifests of version {manifest.version} are not known here")
+        if not manifest.start.started <= manifest.ended <= self._now() + AHEAD:
+            raise InvalidInput("the recording ends before it starts, or in the future")
+        if [c.number for c in manifest.chunks] != list(range(len(manifest.chunks))):
+            raise InvalidInput("the manifest does not number its chunks from 0 without gaps")
+        try:
+            # It may be closed long after it was made: what counts is that the certificate
+            # was good when the recording ended, and whose key signed.
+            signer = check_signer(manifest, self._host_authorities(), host.cluster)
+            check_start(row, manifest.start, signer.name)
+        except BadRecording as error:
+            raise InvalidInput(str(error)) from None
 
     async def _check_chunks(self, manifest: Manifest) -> None:
         stored = {
@@ -229,28 +271,6 @@ class Recordings:
             if len(data) != chunk.size or hashlib.sha256(data).hexdigest() != chunk.sha256:
                 raise InvalidInput(f"chunk {chunk.number} is not the one that the manifest names")
 
-    def _check_manifest(self, host: HostIdentity, manifest: Manifest) -> None:
-        if [c.number for c in manifest.chunks] != list(range(len(manifest.chunks))):
-            raise InvalidInput("the manifest does not number its chunks from 0 without gaps")
-        try:
-            certificate = parse_certificate(parse_line(manifest.host_certificate))
-            # A recording may be closed long after it was made: what counts is that the
-            # certificate was good when the recording ended, and whose key signed.
-            checked = check_host(
-                certificate,
-                self._host_authorities(),
-                [host.host_id],
-                _within(certificate, manifest),
-            )
-            if checked.identity is None or checked.identity.host_id != host.host_id:
-                raise BadCertificate("it is another host's certificate", "host")
-            kind = certificate.key.type
-            certificate.key.verify(
-                manifest.signature, encode(evolve(manifest, signature=b"")), {kind}
-            )
-        except (BadCertificate, InvalidInput) as error:
-            raise InvalidInput(f"the manifest is not signed by its host: {error}") from None
-
     async def progress(self, host: HostIdentity, recording_id: str) -> RecordingProgress:
         """Which chunks are stored already."""
         row = await self._own(host, recording_id)
@@ -259,12 +279,21 @@ class Recordings:
         return RecordingProgress(numbers, row.complete)
 
     # -- people -----------------------------------------------------------------------
+    async def find(self, recording_id: str) -> Recording | None:
+        """Return a row, if it is there."""
+        kept = await self._rows.get(recording_id) if _ID.fullmatch(recording_id) else None
+        return None if kept is None else kept.value
+
     async def get(self, recording_id: str) -> Recording:
         """Return a row. Raises :class:`NotFound`."""
-        kept = await self._rows.get(recording_id) if _ID.fullmatch(recording_id) else None
-        if kept is None:
+        row = await self.find(recording_id)
+        if row is None:
             raise NotFound("no such recording; tele recordings ls shows them")
-        return kept.value
+        return row
+
+    async def is_running(self, recording_id: str) -> bool:
+        """Whether nobody has said yet that a session ended."""
+        return await self._sessions.get(recording_id) is not None
 
     async def list(
         self, limit: int, after: str, user: str | None = None
@@ -282,15 +311,16 @@ class Recordings:
         """Return sessions that have not ended, oldest first; of one ``user`` if given."""
         kept = await self._sessions.list()
         found = [k.value for k in kept if user is None or k.value.user == user]
-        return tuple(sorted(found, key=lambda session: session.started))
+        return tuple(sorted(found, key=_heard))
 
-    async def details(self, row: Recording) -> RecordingDetails:
+    async def details(self, row: Recording, state: RecordingState) -> RecordingDetails:
         """Return all that is known of a recording."""
         names = [name for name, _ in await self._archive.names(row.id)]
         manifest = None
         if MANIFEST in names:
             manifest = decode(Manifest, await self._archive.get(row.id, MANIFEST))
-        return RecordingDetails(row, sum(n.endswith(CHUNK_SUFFIX) for n in names), manifest)
+        count = sum(name.endswith(CHUNK_SUFFIX) for name in names)
+        return RecordingDetails(row, count, manifest, state)
 
     async def chunk(self, row: Recording, number: int) -> bytes:
         """Return one chunk's bytes."""
@@ -301,28 +331,23 @@ class Recordings:
     async def delete(self, row: Recording) -> None:
         """Remove a recording that is complete, or that nobody will complete."""
         await self._archive.remove(row.id)
+        await self._ended(row.id)
         await self._backend.commit(
             self._rows.delete(row.id),
-            self._sessions.delete(row.id),
             *(Delete(key) for key in _index_keys(row)),
         )
 
 
 def _index_keys(row: Recording) -> tuple[str, str]:
-    stamp = f"{int(row.started.timestamp() * 1000):015d}-{row.id}"
+    stamp = f"{int(_heard(row).timestamp() * 1000):015d}-{row.id}"
     return f"{INDEX}{stamp}", f"{OF_USER}{row.user}/{stamp}"
+
+
+def _heard(of: Recording | Session) -> datetime:
+    return of.received or of.started  # those from before auth noted when it heard of them
 
 
 def _there(row: Recording | None) -> Recording:
     if row is None:
         raise NotFound("no such recording")
     return row
-
-
-def _within(certificate: Certificate, manifest: Manifest) -> datetime:
-    """The recording's end, moved into the certificate's validity if it was renewed since."""
-    earliest = datetime.fromtimestamp(min(certificate.valid_after, _LATEST), UTC)
-    return max(manifest.ended, earliest)
-
-
-_LATEST = int(LATEST.timestamp())

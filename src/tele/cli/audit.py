@@ -14,17 +14,20 @@ from tele.cli.output import Column, format_option, plain, printable, show_list
 from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput
 
+#: Seconds between a host's claim and auth's time from which on the claim is shown.
+_MUCH_EARLIER = 60.0
 _COLUMNS = (
     Column("TIME", lambda e: e["time"]),
     Column("EVENT", lambda e: e["event"] if e["ok"] else f"{e['event']} (failed)"),
     Column("USER", lambda e: f"{e['user']}>{e['login']}" if e["login"] else e["user"]),
     Column("SERVER", lambda e: e["server_name"]),
     Column("FROM", lambda e: e["remote_addr"]),
-    Column("WHAT", lambda e: e["error"] or _what(e)),
+    Column("WHAT", lambda e: f"{_earlier(e)}{e['error'] or _what(e)}"),
 )
 _PLAIN = (
     "id", "time", "event", "code", "cluster", "user", "login", "roles", "session_id",
     "login_session", "server_id", "server_name", "remote_addr", "ok", "error", "previous", "hash",
+    "claimed",
 )  # fmt: skip
 
 
@@ -34,9 +37,23 @@ def _what(event: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-@click.group(cls=LazyGroup, lazy={"ls": Lazy("tele.cli.audit:ls", "List events.")})
+def _earlier(event: Any) -> str:
+    """Return when a host says that it happened, if that is not about when auth heard of it."""
+    if (claimed := event.get("claimed")) is None:
+        return ""
+    told, said = (datetime.fromisoformat(text) for text in (event["time"], claimed))
+    return "" if abs((told - said).total_seconds()) < _MUCH_EARLIER else f"(at {claimed}) "
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "ls": Lazy("tele.cli.audit:ls", "List events."),
+        "verify": Lazy("tele.cli.audit_verify:verify", "Check that no event was changed."),
+    },
+)
 def audit() -> None:
-    """Show what happened."""
+    """Show and check what happened."""
 
 
 @click.command()
@@ -61,6 +78,9 @@ def ls(
     where: Where,
 ) -> None:
     """List the newest events, oldest first.
+
+    Order, --since and --until go by auth's time: when something happened at auth, or when a
+    host's report of it arrived. What a host reported much later is shown with the host's time.
 
     With --follow each event is one line; in the format json, one JSON text a line.
     """

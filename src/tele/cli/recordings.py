@@ -11,22 +11,48 @@ import click
 
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import all_pages
-from tele.cli.output import Column, ago, format_option, say, show_data, show_list, show_one, span
+from tele.cli.output import (
+    Column,
+    ago,
+    format_option,
+    printable,
+    say,
+    show_data,
+    show_list,
+    show_one,
+    span,
+)
 from tele.cli.session import Authority, Where, open_authority, where_options
-from tele.errors import BadRecording, InvalidInput, NotFound
+from tele.errors import BadCertificate, BadRecording, InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from tele.recording.playback import Source
 
+#: Seconds between what a node says and when auth heard of it, from which on both are shown.
+MUCH_LATER = 300.0
+
 
 def lasted(row: Any) -> str:
-    """Return how long a recorded session lasted, or that it runs."""
+    """Return how long a recorded session lasted, if it is known to have ended."""
     from datetime import datetime
 
     if row["ended"] is None:
-        return "runs"
+        return "open"
     started, ended = (datetime.fromisoformat(row[k]) for k in ("started", "ended"))
     return span((ended - started).total_seconds())
+
+
+def begun(row: Any) -> str:
+    """Return how long ago a session began, and when auth heard of it if that was much later."""
+    from datetime import datetime
+
+    began = ago(row["started"])
+    if row["received"] is None:
+        return began
+    started, received = (datetime.fromisoformat(row[k]) for k in ("started", "received"))
+    if abs((received - started).total_seconds()) < MUCH_LATER:
+        return began
+    return f"{began} (told {ago(row['received'])})"
 
 
 _COLUMNS = (
@@ -34,7 +60,7 @@ _COLUMNS = (
     Column("USER", lambda r: r["user"]),
     Column("LOGIN", lambda r: r["login"]),
     Column("NODE", lambda r: r["node"]),
-    Column("STARTED", lambda r: ago(r["started"])),
+    Column("STARTED", begun),
     Column("LASTED", lasted),
     Column("TERMINAL", lambda r: "yes" if r["interactive"] else "no"),
     Column("SIZE", lambda r: r["size"]),
@@ -144,44 +170,120 @@ def export(recording: str, file: Path | None, form: str | None, where: Where) ->
             for part in parts:
                 out.write(part)
     say(f"wrote {target}")
+    if source.manifest is None:
+        say("it is not complete: the recording had no manifest yet, so nobody has signed it")
+
+
+#: What is said, and the status to end with, of a recording that is good as far as it is there.
+_INCOMPLETE = {
+    "running": (7, "the session runs: its node is online and has not said that it ended"),
+    "ended": (8, "the session has ended, but its node has not uploaded all of it yet"),
+    "unfinished": (9, "it was never finished: its node is gone, or does not know of it any more"),
+}
+_FILE_IS_INCOMPLETE = "the file has no manifest: it was exported before the recording was complete"
 
 
 @click.command()
 @click.argument("recording")
+@click.option(
+    "--ca",
+    metavar="FILE|SHA256:...",
+    help="Trust this host authority, without asking anybody: public keys as `tele ca export"
+    " --type host` prints them, or the fingerprint of one.",
+)
 @format_option()
 @where_options(local=True)
-def verify(recording: str, form: str, where: Where) -> None:
-    """Check chain, manifest and signature of a recording, by id or as a .tape file.
+def verify(recording: str, ca: str | None, form: str, where: Where) -> None:
+    """Check that a recording, by id or as a .tape file, is whole and of the session it names.
 
-    The signature is checked against the host authority of the cluster that you are logged
-    in to.
+    Its chunks, its manifest, what auth noted when the session began and the first frame have to
+    agree; the signer has to be the node, by a certificate of the cluster's host authority. With
+    a .tape file and --ca nothing else is needed. Status 0: all of it is good; 1: something is
+    wrong; 7: good so far, the session runs; 8: good so far, it ended but is not uploaded; 9: good
+    so far, but nobody will finish it.
     """
+    try:
+        with open_source(recording, where) as (source, authority):
+            keys, cluster = _trust(source, authority, ca, where)
+            verdict = source.verify(keys, cluster)
+    except BadRecording as error:
+        raise BadRecording(f"{recording}: not to be trusted: {error}") from None
+    status, said = _INCOMPLETE.get(source.state.value, (1, "auth has no manifest of it"))
+    if source.details is None:
+        said = _FILE_IS_INCOMPLETE
+    if form != "text":
+        show_data(form, {"id": source.id, "ok": verdict.complete, "state": source.state.value,
+                         "chunks": verdict.chunks, "frames": verdict.frames,
+                         "complete": verdict.complete, "recovered": verdict.recovered,
+                         "user": source.start.user, "login": source.start.login,
+                         "node": source.start.node, "node_id": source.start.node_id,
+                         "cluster": cluster})  # fmt: skip
+    if not verdict.complete:
+        say(f"tele: {source.id}: {said}; its {verdict.chunks} chunks so far are unchanged")
+        click.get_current_context().exit(status)
+    if form == "text":
+        recovered = "; its recorder was killed and closed it later" if verdict.recovered else ""
+        click.echo(
+            f"ok: {source.id}: {verdict.chunks} chunks, {verdict.frames} frames,"
+            f" {printable(source.start.user)}>{printable(source.start.login)} on"
+            f" {printable(source.start.node)}, signed by {source.start.node_id}{recovered}"
+        )
+
+
+def _trust(
+    source: Source, authority: Authority | None, ca: str | None, where: Where
+) -> tuple[set[bytes], str]:
+    """Return the host authority's keys (blobs) and the cluster that a recording has to be of."""
     from tele.certs.keys import parse_line
     from tele.cli.session import current, host_keys
 
-    with open_source(recording, where) as (source, authority):
-        if where.config is not None and authority is not None:
-            from tele.model.api.operation import Nothing
-            from tele.model.api.table import AUTHORITIES
+    if ca is not None:
+        # Its certificates name one cluster; the manifest's has to be the same.
+        return _given_authority(source, ca), where.cluster or source.start.cluster
+    if where.config is not None:
+        if authority is None:
+            with open_authority(where) as local:
+                return _own_authority(local)
+        return _own_authority(authority)
+    home, profile = current(where)
+    return {parse_line(line) for line in host_keys(home.files(profile))}, profile.cluster
 
-            trusted = authority.perform(AUTHORITIES, Nothing()).trusted
-            lines = [k for a in trusted if a.kind.value == "host" for k in a.ssh_public_keys]
-        else:
-            home, profile = current(where)
-            lines = list(host_keys(home.files(profile)))
-        verdict = source.verify({parse_line(line) for line in lines})
-    if form != "text":
-        show_data(form, {"id": source.id, "ok": verdict.complete, "chunks": verdict.chunks,
-                         "frames": verdict.frames, "complete": verdict.complete,
-                         "recovered": verdict.recovered})  # fmt: skip
-    if not verdict.complete:
+
+def _own_authority(authority: Authority) -> tuple[set[bytes], str]:
+    from tele.certs.keys import parse_line
+    from tele.model.api.operation import Nothing
+    from tele.model.api.table import AUTHORITIES, CLUSTER
+
+    trusted = authority.perform(AUTHORITIES, Nothing()).trusted
+    lines = [k for a in trusted if a.kind.value == "host" for k in a.ssh_public_keys]
+    return {parse_line(k) for k in lines}, authority.perform(CLUSTER, Nothing()).cluster
+
+
+def _given_authority(source: Source, ca: str) -> set[bytes]:
+    from tele.certs.certificate import parse_certificate
+    from tele.certs.keys import parse_line
+
+    if not ca.startswith("SHA256:"):
+        try:
+            lines = Path(ca).read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise InvalidInput(f"cannot read {ca}: {why}") from None
+        keys = {parse_line(line) for line in lines if line.strip()}
+        if not keys:
+            raise InvalidInput(f"{ca} has no public key; tele ca export --type host prints them")
+        return keys
+    if source.manifest is None:
+        return set()
+    try:
+        signer = parse_certificate(parse_line(source.manifest.host_certificate))
+    except (BadCertificate, InvalidInput) as error:
+        raise BadRecording(f"the manifest is not signed by its host: {error}") from None
+    if signer.authority_fingerprint != ca:
         raise BadRecording(
-            f"{source.id}: {verdict.chunks} chunks are unchanged, but it has no manifest yet:"
-            " the session runs, or its node has not been back"
+            f"its node's certificate is of the authority {signer.authority_fingerprint}, not {ca}"
         )
-    if form == "text":
-        recovered = "; its recorder was killed and closed it later" if verdict.recovered else ""
-        click.echo(f"ok: {source.id}: {verdict.chunks} chunks, {verdict.frames} frames{recovered}")
+    return {signer.authority_key}
 
 
 @click.command()

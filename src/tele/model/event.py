@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from attrs import Factory, fields, frozen
-from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from tele.model.codec import CONVERTER
 
@@ -34,6 +34,7 @@ CODES: Final[Mapping[str, str]] = {
     "node.delete": "TN002I",
     "node.duplicate": "TN003W",
     "node.rejoin": "TN004I",
+    "node.quota": "TN010W",
     "cert.issue": "TK001I",
     "ca.rotate": "TK002I",
     "session.start": "TS001I",
@@ -61,6 +62,8 @@ class Event:
     """One event. ``fields`` is what belongs to this kind of event alone.
 
     In JSON ``fields`` are keys beside the others.
+    ``time`` is auth's: when it happened there, or when a host's report arrived. ``claimed``
+    is there in what a host reported, and is the host's word for when it happened.
     ``previous`` and ``hash`` are hex SHA-256, filled in when auth appends it.
     """
 
@@ -80,12 +83,20 @@ class Event:
     ok: bool = True
     error: str = ""
     fields: Mapping[str, Any] = Factory(dict)
+    claimed: datetime | None = None
     previous: str = ""
     hash: str = ""
 
+    @property
+    def is_claim(self) -> bool:
+        """Whether a host reported it; otherwise it is what auth itself did."""
+        return self.claimed is not None
 
-_OWN: Final = frozenset(a.name for a in fields(Event)) - {"fields"}
-_plain_to_json = make_dict_unstructure_fn(Event, CONVERTER)
+
+#: Keys of an event's JSON that are never ``fields``.
+OWN_KEYS: Final = frozenset(a.name for a in fields(Event)) - {"fields"}
+# Without the key where it says nothing: so the hashes of events from before it stay.
+_plain_to_json = make_dict_unstructure_fn(Event, CONVERTER, claimed=override(omit_if_default=True))
 _plain_from_json = make_dict_structure_fn(Event, CONVERTER)
 
 
@@ -98,8 +109,8 @@ def _to_json(event: Event) -> dict[str, Any]:
 def _from_json(value: Any, _: Any) -> Event:
     if not isinstance(value, Mapping):
         raise ValueError(f"expected a mapping, got {type(value).__name__}")
-    own = {k: v for k, v in value.items() if k in _OWN}
-    own["fields"] = {k: v for k, v in value.items() if k not in _OWN}
+    own = {k: v for k, v in value.items() if k in OWN_KEYS}
+    own["fields"] = {k: v for k, v in value.items() if k not in OWN_KEYS}
     event: Event = _plain_from_json(own, Event)
     return event
 

@@ -7,6 +7,7 @@ is also the id of its recording.
 from __future__ import annotations
 
 from datetime import datetime
+from enum import Enum
 
 from attrs import frozen
 
@@ -47,7 +48,7 @@ class Launched:
 
 @frozen
 class Session:
-    """A session that runs."""
+    """A session that runs. ``started`` is its node's word, ``received`` when auth heard of it."""
 
     id: str
     user: str
@@ -58,6 +59,7 @@ class Session:
     started: datetime
     login_session: str = ""
     interactive: bool = False
+    received: datetime | None = None
 
 
 @frozen
@@ -65,6 +67,8 @@ class Recording:
     """A row of ``tele recordings ls``. ``size`` is in stored (compressed) bytes.
 
     ``complete`` is false until the signed manifest is there, whatever ``ended`` says.
+    ``node`` and ``node_id`` are what auth knows of the host that sends it. ``started`` and
+    ``ended`` are what that host says; ``received`` is when auth first heard of the session.
     """
 
     id: str
@@ -79,6 +83,21 @@ class Recording:
     node_id: str = ""
     chunks: int = 0
     complete: bool = False
+    received: datetime | None = None
+
+
+class RecordingState(str, Enum):
+    """How far a recording is, as auth knows.
+
+    ``running``: its node is online and has not said that the session ended. ``ended``: the
+    session ended, but its node has not sent all of it. ``unfinished``: nobody said that it
+    ended, and its node is gone or does not know of it any more.
+    """
+
+    RUNNING = "running"
+    ENDED = "ended"
+    UNFINISHED = "unfinished"
+    COMPLETE = "complete"
 
 
 @frozen
@@ -95,8 +114,8 @@ class Manifest:
     """Closes a recording; signed by the host key of the one who recorded.
 
     ``host_certificate`` is the signer's SSH host certificate (one line),
-    ``signature`` an SSH signature blob over the canonical JSON of this value
-    with an empty signature. ``recovered`` says that the recorder died and the
+    ``signature`` an SSH signature blob over what :func:`tele.tape.verify.to_sign` returns.
+    ``recovered`` says that the recorder died and the
     spool was closed after its restart.
     """
 

@@ -2,7 +2,9 @@
 
 Laws of this file:
 
-* Whatever is shown was checked: chain, manifest, signature, as far as they are there.
+* Whatever is shown was checked: the chain, the manifest, and that all of it is of the session
+  that was asked for. The signature is checked by :meth:`Source.verify`.
+* A file has the parts that docs/protocols/tape names, in that order, and no others.
 * Nothing here waits or writes: it gives frames, and says how long to wait between them.
 """
 
@@ -14,40 +16,67 @@ from typing import Any
 
 from attrs import frozen
 
-from tele.certs.certificate import parse_certificate
-from tele.certs.check import check_host
-from tele.certs.keys import parse_line
-from tele.errors import BadCertificate, BadRecording, InvalidInput, NotFound
+from tele.errors import BadRecording, InvalidInput, NotFound, quoted
 from tele.model.api import table
 from tele.model.api.members import ById
 from tele.model.api.records import GetChunk, RecordingDetails
 from tele.model.codec import decode, encode
 from tele.model.frame import Frame, FrameKind
-from tele.model.session import Manifest, RecordingStart
+from tele.model.session import Manifest, RecordingStart, RecordingState
+from tele.recording.proof import check_end, check_signer, check_start
 from tele.tape.export import is_forward
 from tele.tape.file import read_file
 from tele.tape.layout import read_chunk
-from tele.tape.verify import Verdict, moment_of, read_frames, to_sign, verify
+from tele.tape.verify import Verdict, read_frames, read_start, verify
 
 Perform = Callable[[Any, Any], Any]
 
 
 @frozen
 class Source:
-    """A recording to be read. ``chunks()`` may be called again and again."""
+    """A recording to be read. ``chunks()`` may be called again and again.
+
+    ``details`` are what auth says about it; a file has none.
+    """
 
     id: str
     start: RecordingStart
     manifest: Manifest | None
     chunks: Callable[[], Iterator[bytes]]
+    details: RecordingDetails | None = None
+
+    @property
+    def state(self) -> RecordingState:
+        """How far it is. A file without a manifest is unfinished, whatever became of it since."""
+        if self.details is not None:
+            return self.details.state
+        return RecordingState.UNFINISHED if self.manifest is None else RecordingState.COMPLETE
 
     def frames(self) -> Iterator[Frame]:
         """Give its frames, checked. Raises :class:`BadRecording` where it is not what it was."""
-        return read_frames(self.chunks(), self.manifest)
+        return read_frames(self.chunks(), self.manifest, self.start)
 
-    def verify(self, host_authorities: Collection[bytes]) -> Verdict:
-        """Check all of it against the cluster's host authorities (SSH key blobs)."""
-        return verify(self.chunks(), self.manifest, lambda m: check_signature(m, host_authorities))
+    def verify(self, host_authorities: Collection[bytes], cluster: str) -> Verdict:
+        """Check all of it, for ``cluster`` with these host authorities (SSH key blobs).
+
+        Raises :class:`BadRecording` saying what is wrong with it.
+        """
+
+        def check_manifest(manifest: Manifest) -> None:
+            signer = check_signer(manifest, host_authorities, cluster)
+            if self.details is None:
+                return
+            check_start(self.details.recording, manifest.start, signer.name)
+            check_end(self.details.recording, manifest)
+            if self.details.available != len(manifest.chunks):
+                raise BadRecording(
+                    f"{self.details.available} chunks are in the archive, its manifest names"
+                    f" {len(manifest.chunks)}"
+                )
+
+        if self.start.cluster != cluster:
+            raise BadRecording(f"it is of cluster {quoted(self.start.cluster)}, not {cluster}")
+        return verify(self.chunks(), self.manifest, self.start, check_manifest)
 
     def blobs(self) -> Iterator[tuple[str, bytes]]:
         """Give what a ``.tape`` file holds."""
@@ -55,26 +84,24 @@ class Source:
         if self.manifest is not None:
             yield "manifest", encode(self.manifest)
         for number, data in enumerate(self.chunks()):
-            yield f"{number:08d}.chunk", data
+            yield _chunk_name(number), data
 
 
-def check_signature(manifest: Manifest, host_authorities: Collection[bytes]) -> None:
-    """Raise :class:`BadRecording` unless a host of the cluster signed ``manifest``."""
-    try:
-        certificate = parse_certificate(parse_line(manifest.host_certificate))
-        host_id = manifest.start.node_id
-        moment = moment_of(manifest, certificate.valid_after)
-        check_host(certificate, host_authorities, [host_id], moment)
-        certificate.key.verify(manifest.signature, to_sign(manifest), {certificate.key.type})
-    except (BadCertificate, InvalidInput) as error:
-        raise BadRecording(
-            f"the manifest is not signed by a host of the cluster: {error}"
-        ) from None
+def _chunk_name(number: int) -> str:
+    return f"{number:08d}.chunk"
 
 
 def from_authority(perform: Perform, recording_id: str) -> Source:
-    """Read a recording from auth; ``perform`` is that of a blocking authority."""
+    """Read a recording from auth; ``perform`` is that of a blocking authority.
+
+    Raises :class:`BadRecording` when what auth has under this id is of another session.
+    """
     details: RecordingDetails = perform(table.GET_RECORDING, ById(recording_id))
+    row = details.recording
+    if row.id != recording_id:
+        raise BadRecording(f"auth has recording {quoted(row.id)} under the id {recording_id}")
+    if row.complete and details.manifest is None:
+        raise BadRecording("it is complete, but its manifest is missing from the archive")
     count = details.available if details.manifest is None else len(details.manifest.chunks)
 
     def chunks() -> Iterator[bytes]:
@@ -85,45 +112,56 @@ def from_authority(perform: Perform, recording_id: str) -> Source:
                 raise BadRecording(f"chunk {number} is missing from the archive") from None
 
     start = details.manifest.start if details.manifest is not None else _start(chunks())
-    return Source(recording_id, start, details.manifest, chunks)
+    check_start(row, start, start.node)  # which name is right its signer's certificate says
+    return Source(recording_id, start, details.manifest, chunks, details)
 
 
 def _start(chunks: Iterable[bytes]) -> RecordingStart:
     for data in chunks:
         for frame in read_chunk(data, 0).frames():
-            if frame.kind is FrameKind.START:
-                return decode(RecordingStart, frame.data)
+            return read_start(frame)
         break
     raise NotFound("nothing of this recording has arrived yet; try again in a second")
 
 
 def from_file(path: Path) -> Source:
     """Read a ``.tape`` file. Raises :class:`InvalidInput` or :class:`BadRecording`."""
-    start: RecordingStart | None = None
-    manifest: Manifest | None = None
     try:
-        with path.open("rb") as file:
-            for name, data in read_file(file):
-                if name == "start":
-                    start = decode(RecordingStart, data)
-                elif name == "manifest":
-                    manifest = decode(Manifest, data)
-                else:
-                    break
+        start, manifest = _beginning(path)
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
-    if start is None:
-        raise BadRecording(f"{path} does not say what it is a recording of")
-    if manifest is not None and manifest.start != start:
-        raise BadRecording("the file's beginning and its manifest are of different sessions")
 
     def chunks() -> Iterator[bytes]:
         with path.open("rb") as file:
-            for name, data in read_file(file):
-                if name.endswith(".chunk"):
-                    yield data
+            parts = read_file(file)
+            number = 0
+            for at, (name, data) in enumerate(parts):
+                if at == 0 or (at == 1 and name == "manifest"):
+                    continue
+                if name != _chunk_name(number):
+                    raise BadRecording(
+                        f"{quoted(name)} stands where {_chunk_name(number)} has to be"
+                    )
+                number += 1
+                yield data
 
     return Source(start.id, start, manifest, chunks)
+
+
+def _beginning(path: Path) -> tuple[RecordingStart, Manifest | None]:
+    manifest: Manifest | None = None
+    with path.open("rb") as file:
+        parts = read_file(file)
+        name, data = next(parts, ("", b""))
+        if name != "start":
+            raise BadRecording(f"{path} does not say what it is a recording of")
+        start = decode(RecordingStart, data)
+        name, data = next(parts, ("", b""))
+        if name == "manifest":
+            manifest = decode(Manifest, data)
+    if manifest is not None and (manifest.start != start or manifest.id != start.id):
+        raise BadRecording("the file's beginning and its manifest are of different sessions")
+    return start, manifest
 
 
 @frozen

@@ -263,6 +263,8 @@ class TapeRecorder:
         start = folder.start
         digests, previous, time, frames = folder.recover()
         writer = TapeWriter(len(digests), previous)
+        if not digests:  # not even its first frame was on disk
+            writer.add(Frame(0, 0, FrameKind.START, encode(start)))
         body = json.dumps({"reason": "the recorder ended before the session"}).encode()
         writer.add(Frame(time, 0, FrameKind.END, body))
         cut = writer.cut(last=True)
@@ -275,7 +277,7 @@ class TapeRecorder:
             start=start,
             ended=now(self.clock),
             chunks=tuple(digests),
-            frames=frames + 1,
+            frames=frames + writer.frames,
             interactive=folder.interactive,
             recovered=True,
             host_certificate="",

@@ -58,6 +58,7 @@ class _Progress:
         self.started = False
         self.next = 0
         self.interactive = False
+        self.ended = False
         self.failures = 0
         self.running = False
         self.again = False
@@ -179,10 +180,14 @@ class Uploader:
             await perform(table.UPDATE_RECORDING, UpdateRecording(folder.id, interactive=True))
             progress.interactive = True
         manifest = folder.manifest  # read before the chunks: it is written after them
-        for number in folder.numbers():
-            if number >= progress.next:
-                await perform(table.PUT_CHUNK, PutChunk(folder.id, number, folder.chunk(number)))
-                progress.next = number + 1
+        numbers = [number for number in folder.numbers() if number >= progress.next]
+        if manifest is not None and not progress.ended and len(numbers) > 1:
+            # It takes a while: until then nobody shall think that the session runs.
+            await perform(table.UPDATE_RECORDING, UpdateRecording(folder.id, ended=manifest.ended))
+            progress.ended = True
+        for number in numbers:
+            await perform(table.PUT_CHUNK, PutChunk(folder.id, number, folder.chunk(number)))
+            progress.next = number + 1
         if manifest is None:
             return False
         try:

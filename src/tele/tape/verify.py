@@ -1,24 +1,35 @@
-"""Is this recording whole, unchanged, and by whom it says?"""
+"""Is this recording whole, unchanged, and of the session that it is said to be of?
+
+Invariants:
+
+* A recording begins with exactly one START frame, whose data are who, where and when. So its
+  chunks, each chained to the one before, are of one session and of no other.
+* With a manifest it has exactly the chunks that the manifest names, the last one is marked, and
+  its last frame is END.
+* What is signed begins with a text of its own: no other signature of a host's key can be taken
+  for that of a manifest, nor the other way round.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
+from typing import Final
 
 from attrs import evolve, frozen
 
-from tele.errors import BadRecording
-from tele.model.codec import encode
-from tele.model.frame import Frame
-from tele.model.session import Manifest
+from tele.errors import BadRecording, InvalidInput
+from tele.model.codec import decode, encode
+from tele.model.frame import Frame, FrameKind
+from tele.model.session import Manifest, RecordingStart
 from tele.tape.layout import NO_CHUNK, Chunk, read_chunk
 
-VERSION = 1
+VERSION: Final = 2
+_CONTEXT: Final = b"tele-manifest@tele\n"
 
 
 def to_sign(manifest: Manifest) -> bytes:
     """Return the bytes that a manifest's signature covers."""
-    return encode(evolve(manifest, signature=b""))
+    return _CONTEXT + encode(evolve(manifest, signature=b""))
 
 
 @frozen
@@ -47,7 +58,8 @@ def read_chunks(chunks: Iterable[bytes], manifest: Manifest | None) -> Iterator[
         if manifest is not None:
             if count >= len(manifest.chunks):
                 raise BadRecording(f"chunk {count} is not in the manifest")
-            if manifest.chunks[count].sha256 != chunk.digest.hex():
+            named = manifest.chunks[count]
+            if (named.size, named.sha256) != (len(data), chunk.digest.hex()):
                 raise BadRecording(f"chunk {count} is not the one that the manifest names")
         previous = chunk.digest
         count += 1
@@ -61,42 +73,72 @@ def read_chunks(chunks: Iterable[bytes], manifest: Manifest | None) -> Iterator[
             raise BadRecording("the last chunk is missing")
 
 
-def read_frames(chunks: Iterable[bytes], manifest: Manifest | None) -> Iterator[Frame]:
-    """Read frames in order; raises :class:`BadRecording` where it is not what it was."""
-    time = 0
+def read_frames(
+    chunks: Iterable[bytes], manifest: Manifest | None, start: RecordingStart
+) -> Iterator[Frame]:
+    """Read the frames of the session ``start`` in order.
+
+    Raises :class:`BadRecording` where it is not what it was, or of another session.
+    """
+    last: Frame | None = None
     for chunk in read_chunks(chunks, manifest):
         for frame in chunk.frames():
-            if frame.time < time:
-                raise BadRecording(f"time runs backwards in chunk {chunk.number}")
-            time = frame.time
+            _check_order(frame, last, chunk.number, start)
+            last = frame
             yield frame
+    if manifest is not None and (last is None or last.kind is not FrameKind.END):
+        raise BadRecording("its last frame is not the end of the session")
+
+
+def _check_order(frame: Frame, last: Frame | None, number: int, start: RecordingStart) -> None:
+    if last is None:
+        if read_start(frame) != start:
+            raise BadRecording("its first frame is the start of another session")
+        return
+    if frame.kind is FrameKind.START:
+        raise BadRecording(f"another session starts in chunk {number}")
+    if last.kind is FrameKind.END:
+        raise BadRecording(f"it goes on after its end, in chunk {number}")
+    if frame.time < last.time:
+        raise BadRecording(f"time runs backwards in chunk {number}")
+
+
+def read_start(frame: Frame) -> RecordingStart:
+    """Read the first frame of a recording. Raises :class:`BadRecording`."""
+    if frame.kind is not FrameKind.START:
+        raise BadRecording("its first frame does not say of which session it is")
+    try:
+        return decode(RecordingStart, frame.data)
+    except InvalidInput as error:
+        raise BadRecording(f"its first frame cannot be read: {error}") from None
 
 
 def verify(
     chunks: Iterable[bytes],
     manifest: Manifest | None,
-    check_signature: Callable[[Manifest], None],
+    start: RecordingStart,
+    check_signature: Callable[[Manifest], object],
 ) -> Verdict:
     """Check everything; ``check_signature`` raises :class:`BadRecording` if it is not good."""
     if manifest is not None:
         if manifest.version != VERSION:
             raise BadRecording(f"recordings of version {manifest.version} are not known here")
+        if manifest.id != start.id or manifest.start != start:
+            raise BadRecording("its manifest is of another session")
+        if [c.number for c in manifest.chunks] != list(range(len(manifest.chunks))):
+            raise BadRecording("its manifest does not number its chunks from 0 without gaps")
         check_signature(manifest)
-    count = frames = 0
-    for chunk in read_chunks(chunks, manifest):
-        count += 1
-        frames += sum(1 for _ in chunk.frames())
+    count = 0
+
+    def counted() -> Iterator[bytes]:
+        nonlocal count
+        for data in chunks:
+            count += 1
+            yield data
+
+    frames = sum(1 for _ in read_frames(counted(), manifest, start))
     if manifest is not None and frames != manifest.frames:
         raise BadRecording(f"{frames} frames, but the manifest says {manifest.frames}")
     return Verdict(
         manifest is not None, count, frames, manifest.recovered if manifest is not None else False
     )
-
-
-def moment_of(manifest: Manifest, valid_after: int) -> datetime:
-    """Return the time at which the signer's certificate has to be good.
-
-    A recording may be closed long after it was made, with a certificate renewed since.
-    """
-    earliest = datetime.fromtimestamp(min(valid_after, 253402214400), UTC)
-    return max(manifest.ended, earliest)

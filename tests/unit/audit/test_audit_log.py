@@ -16,11 +16,11 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tele.audit.chain import event, link
+from tele.audit.chain import Verdict, event, link
 from tele.audit.delivery import BACKLOG
 from tele.audit.file_sink import FileSink
 from tele.audit.log import AuditLog
-from tele.audit.reading import HEAD, Verdict, event_key
+from tele.audit.reading import HEAD, event_key
 from tele.errors import InvalidInput, Unavailable
 from tele.interfaces import Delete, IAuditSink, Item, Put
 from tele.model.api.records import ListEvents

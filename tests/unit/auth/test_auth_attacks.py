@@ -45,6 +45,7 @@ from tele.model.resources import (
     User,
     UserSpec,
 )
+from tele.tape.verify import to_sign
 
 
 def keys() -> members.PublicKeys:
@@ -493,10 +494,10 @@ def test_a_manifest_cannot_leave_out_what_was_uploaded(world: World) -> None:
     full = tape.manifest()
     short = evolve(full, chunks=full.chunks[:1], signature=b"")
     with pytest.raises(InvalidInput, match="leaves out"):
-        tape.finish(evolve(short, signature=tape.key.sign(encode(short))))
+        tape.finish(evolve(short, signature=tape.key.sign(to_sign(short))))
     empty = evolve(full, chunks=(), signature=b"")
     with pytest.raises(InvalidInput, match="leaves out"):
-        tape.finish(evolve(empty, signature=tape.key.sign(encode(empty))))
+        tape.finish(evolve(empty, signature=tape.key.sign(to_sign(empty))))
     tape.finish(full)
 
 
@@ -513,7 +514,7 @@ def test_a_manifest_cannot_change_whose_session_it_was(world: World) -> None:
     ):
         other = evolve(full, start=evolve(full.start, **words), signature=b"")
         with pytest.raises(InvalidInput):
-            tape.finish(evolve(other, signature=tape.key.sign(encode(other))))
+            tape.finish(evolve(other, signature=tape.key.sign(to_sign(other))))
 
 
 def test_a_manifest_is_signed_by_the_host_itself(world: World) -> None:
@@ -524,7 +525,7 @@ def test_a_manifest_is_signed_by_the_host_itself(world: World) -> None:
     other = world.join(world.token(), OTHER_ID, name="web2")
     forged = evolve(tape.manifest(), host_certificate=other.ssh, signature=b"")
     with pytest.raises(InvalidInput, match="not signed by its host"):
-        tape.finish(evolve(forged, signature=world.ssh.sign(encode(forged))))
+        tape.finish(evolve(forged, signature=world.ssh.sign(to_sign(forged))))
 
 
 @pytest.mark.parametrize(

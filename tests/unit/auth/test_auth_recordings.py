@@ -122,7 +122,7 @@ def test_recordings_are_listed_newest_first_in_pages(world: World) -> None:
 def test_hosts_report_their_own_events_only(world: World) -> None:
     """A host cannot speak for another one, nor chain events itself."""
     world.join(world.token())
-    good = event("exec", "e1", now(world.clock), "c", server_id=HOST_ID, command="ls")
+    good = event("exec", "e1", now(world.clock), "c", server_id=HOST_ID, user="alice", command="ls")
     world.do(table.EMIT_EVENTS, records.EmitEvents((good, good)), world.host())
     assert len(world.events("exec")) == 1
     for bad in (evolve(good, server_id=OTHER_ID), evolve(good, cluster="d")):

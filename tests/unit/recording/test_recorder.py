@@ -29,7 +29,8 @@ from tele.model.api.records import RecordingProgress
 from tele.model.frame import Frame, FrameKind
 from tele.model.identity import HostRole
 from tele.model.session import Manifest, RecordingStart
-from tele.recording.playback import Source, check_signature, from_file, schedule
+from tele.recording.playback import Source, from_file, schedule
+from tele.recording.proof import check_signer
 from tele.recording.recorder import FLUSH_SECONDS, TapeRecorder
 from tele.recording.spool import Spool
 from tele.recording.tee import CAPTURE_LIMIT, ConnectionTape, ProgramTap
@@ -79,7 +80,7 @@ class Place:
     def frames(self, recording_id: str) -> list[Frame]:
         folder = self.spool.folder(recording_id)
         chunks = [folder.chunk(n) for n in folder.numbers()]
-        return list(read_frames(chunks, folder.manifest))
+        return list(read_frames(chunks, folder.manifest, folder.start))
 
 
 @pytest.fixture
@@ -113,11 +114,11 @@ def test_a_closed_recording_is_signed_and_whole(place: Place) -> None:
     manifest = place.spool.folder(begin.id).manifest
     assert manifest is not None
     assert (manifest.recovered, manifest.interactive, manifest.frames) == (False, False, 7)
-    check_signature(manifest, {CA.public.blob})
+    check_signer(manifest, {CA.public.blob}, "c")
     with pytest.raises(BadRecording):
-        check_signature(manifest, {KEY.public.blob})
+        check_signer(manifest, {KEY.public.blob}, "c")
     with pytest.raises(BadRecording):
-        check_signature(evolve(manifest, frames=6), {CA.public.blob})
+        check_signer(evolve(manifest, frames=6), {CA.public.blob}, "c")
     assert not place.clock.getDelayedCalls()
 
 
@@ -135,7 +136,7 @@ def test_a_recorder_that_died_is_followed_by_one_that_closes(place: Place) -> No
     manifest = place.spool.folder(begin.id).manifest
     assert manifest is not None
     assert manifest.recovered
-    check_signature(manifest, {CA.public.blob})
+    check_signer(manifest, {CA.public.blob}, "c")
     frames = place.frames(begin.id)
     assert [f.data for f in frames if f.kind is FrameKind.OUTPUT] == [b"before"]
     assert frames[-1].kind is FrameKind.END
@@ -328,7 +329,7 @@ def test_a_session_that_ends_on_a_full_disk_is_closed_when_there_is_room(
     manifest = folder.manifest
     assert manifest is not None
     assert not manifest.recovered
-    check_signature(manifest, {CA.public.blob})
+    check_signer(manifest, {CA.public.blob}, "c")
     kinds = [f.kind for f in place.frames(begin.id)]
     assert kinds == [FrameKind.START, FrameKind.OUTPUT, FrameKind.GAP, FrameKind.END]
     assert manifest.frames == len(kinds)
@@ -467,7 +468,7 @@ def test_chunks_are_uploaded_while_the_session_runs(place: Place) -> None:
     recording.write(Frame(0, 1, FrameKind.OPEN, opened))
     recording.write(output(1, b"live"))
     place.clock.advance(FLUSH_SECONDS)
-    assert [f.data for f in read_frames(list(auth.chunks.values()), None)][-1] == b"live"
+    assert [f.data for f in read_frames(list(auth.chunks.values()), None, begin)][-1] == b"live"
     assert auth.calls.count("update_recording") == 1
     assert "finish_recording" not in auth.calls
     recording.close("done")
@@ -496,7 +497,8 @@ def test_an_outage_loses_nothing(place: Place) -> None:
     again.start()
     assert auth.manifest is not None
     chunks = [auth.chunks[n] for n in sorted(auth.chunks)]
-    texts = [f.data for f in read_frames(chunks, auth.manifest) if f.kind is FrameKind.OUTPUT]
+    frames = read_frames(chunks, auth.manifest, begin)
+    texts = [f.data for f in frames if f.kind is FrameKind.OUTPUT]
     assert texts == [b"%d" % n for n in range(10)]
     assert place.spool.folders() == []
 
@@ -562,7 +564,7 @@ def test_a_file_gives_the_same_recording(place: Place, tmp_path: Path) -> None:
     path = tmp_path / "r.tape"
     path.write_bytes(b"".join(write_file(source.blobs())))
     again = from_file(path)
-    assert again.verify({CA.public.blob}).complete
+    assert again.verify({CA.public.blob}, "c").complete
     assert list(again.frames()) == list(source.frames())
     steps = list(schedule(again.frames(), 1, 2.0))
     assert [(s.wait, s.frame.data) for s in steps] == [(0.0, b"one"), (2.0, b"two")]
@@ -570,5 +572,5 @@ def test_a_file_gives_the_same_recording(place: Place, tmp_path: Path) -> None:
     data[-10] ^= 1
     path.write_bytes(bytes(data))
     with pytest.raises(BadRecording):
-        from_file(path).verify({CA.public.blob})
+        from_file(path).verify({CA.public.blob}, "c")
     assert now(place.clock) >= BEGIN

@@ -7,18 +7,21 @@ import json
 import re
 import struct
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tele.errors import BadRecording, InvalidInput
+from tele.model.codec import encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import ChunkDigest, Manifest, RecordingStart
 from tele.tape.export import PlainText, asciicast, json_lines, text
 from tele.tape.file import read_file, write_file
 from tele.tape.layout import DATA_LIMIT, RAW_LIMIT, pack_chunk, read_chunk
-from tele.tape.verify import read_frames, verify
+from tele.tape.verify import VERSION, read_frames, to_sign, verify
 from tele.tape.writer import TapeWriter
 
 START = RecordingStart(
@@ -37,6 +40,13 @@ def opened(columns: int = 99, channel: int = 1) -> Frame:
     return frame(0, json.dumps(said).encode(), FrameKind.OPEN, channel)
 
 
+def began(start: RecordingStart = START) -> Frame:
+    return Frame(0, 0, FrameKind.START, encode(start))
+
+
+END = Frame(40, 0, FrameKind.END, b'{"reason": "done"}')
+
+
 def write(*groups: list[Frame]) -> tuple[list[bytes], Manifest]:
     """One chunk for each group."""
     writer = TapeWriter()
@@ -49,13 +59,13 @@ def write(*groups: list[Frame]) -> tuple[list[bytes], Manifest]:
         digests.append(cut[0])
         chunks.append(cut[1])
     manifest = Manifest(
-        START.id, 1, START, START.started, tuple(digests), writer.frames, True, False, "cert"
+        START.id, VERSION, START, START.started, tuple(digests), writer.frames, True, False, "cert"
     )
     return chunks, manifest
 
 
-FRAMES = [opened(), frame(10, b"one"), frame(20, b"two"), frame(30, b"three")]
-CHUNKS, MANIFEST = write(FRAMES[:2], FRAMES[2:3], FRAMES[3:])
+FRAMES = [began(), opened(), frame(10, b"one"), frame(20, b"two"), frame(30, b"three"), END]
+CHUNKS, MANIFEST = write(FRAMES[:3], FRAMES[3:4], FRAMES[4:])
 
 
 def good(_: Manifest) -> None:
@@ -64,15 +74,15 @@ def good(_: Manifest) -> None:
 
 def test_what_is_written_is_read() -> None:
     """Frames come back in order, and the whole verifies."""
-    assert list(read_frames(CHUNKS, MANIFEST)) == FRAMES
-    verdict = verify(CHUNKS, MANIFEST, good)
-    assert (verdict.complete, verdict.chunks, verdict.frames) == (True, 3, 4)
+    assert list(read_frames(CHUNKS, MANIFEST, START)) == FRAMES
+    verdict = verify(CHUNKS, MANIFEST, START, good)
+    assert (verdict.complete, verdict.chunks, verdict.frames) == (True, 3, 6)
 
 
 def test_an_unfinished_recording_can_be_read() -> None:
     """Without a manifest what is there is read, and said to be incomplete."""
-    assert list(read_frames(CHUNKS[:2], None)) == FRAMES[:3]
-    assert verify(CHUNKS[:2], None, good).complete is False
+    assert list(read_frames(CHUNKS[:2], None, START)) == FRAMES[:4]
+    assert verify(CHUNKS[:2], None, START, good).complete is False
 
 
 @pytest.mark.parametrize(
@@ -90,15 +100,70 @@ def test_an_unfinished_recording_can_be_read() -> None:
 def test_changes_of_order_and_length_show(chunks: list[bytes], said: str) -> None:
     """Taking away, adding and reordering chunks is named with its place."""
     with pytest.raises(BadRecording, match=said):
-        list(read_frames(chunks, MANIFEST))
+        list(read_frames(chunks, MANIFEST, START))
 
 
 def test_a_chunk_of_another_recording_does_not_fit() -> None:
     """Even with the right number and good bytes, the chain breaks."""
-    other, _ = write([frame(1, b"other")], [frame(2, b"bytes")], [frame(3, b"x")])
+    other, _ = write([began(), frame(1, b"other")], [frame(2, b"bytes")], [frame(3, b"x"), END])
     for manifest in (None, MANIFEST):
         with pytest.raises(BadRecording, match="does not follow"):
-            list(read_frames([CHUNKS[0], other[1], CHUNKS[2]], manifest))
+            list(read_frames([CHUNKS[0], other[1], CHUNKS[2]], manifest, START))
+
+
+OTHER = evolve(START, id="5b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a99")
+
+
+@pytest.mark.parametrize("start", [OTHER, evolve(START, user="mallory"), evolve(START, node="db1")])
+@pytest.mark.parametrize("complete", [True, False])
+def test_the_first_frame_says_of_which_session_it_is(start: RecordingStart, complete: bool) -> None:
+    """Chunks of one session, whole and chained, do not pass for those of another one."""
+    chunks, manifest = write([began(start), frame(1, b"rm -rf /"), END])
+    with pytest.raises(BadRecording, match="start of another session"):
+        list(read_frames(chunks, manifest if complete else None, START))
+
+
+@pytest.mark.parametrize(
+    ("frames", "said"),
+    [
+        ([frame(1, b"x"), END], "does not say of which session"),
+        ([END], "does not say of which session"),
+        ([began(), frame(1, b"x"), began(), END], "another session starts"),
+        ([began(), began(OTHER), END], "another session starts"),
+        ([began(), END, frame(50, b"x"), END], "goes on after its end"),
+        ([began(), frame(1, b"x")], "not the end"),
+        ([Frame(0, 0, FrameKind.START, b"{"), END], "cannot be read"),
+    ],
+)
+def test_a_recording_has_one_start_and_one_end(frames: list[Frame], said: str) -> None:
+    """Whoever closes a recording cannot leave out, repeat or move its first and last frame."""
+    chunks, manifest = write(frames)
+    with pytest.raises(BadRecording, match=said):
+        verify(chunks, manifest, START, good)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": OTHER.id},
+        {"start": OTHER},
+        {"version": 1},
+        {"frames": 5},
+        {"chunks": MANIFEST.chunks[::-1]},
+        {"chunks": (*MANIFEST.chunks, MANIFEST.chunks[0])},
+        {"chunks": (evolve(MANIFEST.chunks[0], size=1), *MANIFEST.chunks[1:])},
+    ],
+)
+def test_a_manifest_is_of_these_chunks_and_this_session(change: dict[str, Any]) -> None:
+    """A manifest that a signature would cover is still compared with all that it names."""
+    with pytest.raises(BadRecording):
+        verify(CHUNKS, evolve(MANIFEST, **change), START, good)
+
+
+def test_no_other_signature_is_one_of_a_manifest() -> None:
+    """What is signed begins with a text that no other signature of a host's key begins with."""
+    assert to_sign(MANIFEST).startswith(b"tele-manifest@tele\n{")
+    assert to_sign(evolve(MANIFEST, signature=b"x")) == to_sign(MANIFEST)
 
 
 @given(st.integers(0, len(CHUNKS[1]) - 1), st.integers(1, 255))
@@ -107,7 +172,7 @@ def test_any_changed_byte_shows(place: int, change: int) -> None:
     changed = bytearray(CHUNKS[1])
     changed[place] ^= change
     with pytest.raises(BadRecording):
-        list(read_frames([CHUNKS[0], bytes(changed), CHUNKS[2]], MANIFEST))
+        list(read_frames([CHUNKS[0], bytes(changed), CHUNKS[2]], MANIFEST, START))
 
 
 @given(st.binary(max_size=300), st.booleans())
@@ -134,8 +199,8 @@ def test_a_small_chunk_cannot_become_a_large_one() -> None:
 def test_long_data_become_several_frames() -> None:
     """A frame has a limit; nothing is lost at it."""
     data = bytes(range(256)) * (DATA_LIMIT // 200)
-    chunks, manifest = write([frame(1, data)])
-    read = list(read_frames(chunks, manifest))
+    chunks, manifest = write([began(), frame(1, data), END])
+    read = list(read_frames(chunks, manifest, START))[1:-1]
     assert len(read) > 1
     assert b"".join(f.data for f in read) == data
 
@@ -196,9 +261,9 @@ def test_text_is_always_harmless(data: bytes) -> None:
 def test_json_lines() -> None:
     """Each frame is an object; those with bytes have them as text."""
     rows = [json.loads(line) for line in json_lines(FRAMES)]
-    assert [row["frame"] for row in rows] == ["open", "output", "output", "output"]
-    assert rows[0]["pty"]["columns"] == 99
-    assert rows[1]["data"] == "one"
+    assert [row["frame"] for row in rows[1:-1]] == ["open", "output", "output", "output"]
+    assert rows[1]["pty"]["columns"] == 99
+    assert rows[2]["data"] == "one"
 
 
 def test_forwards_are_shown() -> None:

@@ -5,6 +5,8 @@ Laws of this file:
 * A refused login takes the same work and gives the same answer whatever was wrong; the
   audit alone knows the reason.
 * Nobody who is locked, or has no user any more, gets a certificate by any way.
+* What is signed for a machine that is no member cannot be taken for a member's certificate.
+* Whatever is signed is an event that says who asked, for whom, and which key it was.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from tele.auth.authorities import Authorities
 from tele.auth.gate import Gate, user_caller
 from tele.auth.issuing import Issuer, check_keys
 from tele.auth.journal import LOCAL, Journal
-from tele.auth.members import host_of
+from tele.auth.members import Members, host_of
 from tele.auth.passwords import Passwords, Verdict
 from tele.auth.people import People
+from tele.auth.presence import Hosts
+from tele.auth.sshd_names import check_free, check_key_id, check_name
 from tele.auth.state import State
 from tele.errors import AccessDenied, InvalidInput, TeleError
 from tele.loop import now
@@ -52,9 +56,13 @@ class Signing:
         passwords: Passwords,
         people: People,
         state: State,
+        members: Members,
+        hosts: Hosts,
         gate: Gate,
         journal: Journal,
     ) -> None:
+        self._members = members
+        self._hosts = hosts
         self._cluster = cluster
         self._clock = clock
         self._authorities = authorities
@@ -190,7 +198,8 @@ class Signing:
         await self._journal.emit(
             "cert.issue", caller, kind="user", name=request.user,
             logins=list(certificate.principals), key=certificate.key.fingerprint,
-            expires=format_time(expires),
+            expires=format_time(expires), given_roles=list(wanted.roles),
+            given_session=wanted.login_session,
         )  # fmt: skip
         return api.SignedKey(certificate.line, expires)
 
@@ -200,12 +209,18 @@ class Signing:
             raise InvalidInput("give the names that the host certificate is for")
         if not timedelta(0) < request.ttl <= LONGEST_SSHD:
             raise InvalidInput("the lifetime has to be between 0 and 366 days")
+        name = request.name or request.principals[0]
+        check_key_id(name, self._cluster)
+        for principal in request.principals:
+            check_name(principal, self._cluster)
+        for principal in request.principals:
+            await check_free(principal, self._members, self._hosts)
         certificate = self._issuer.sign_sshd(
-            request.name, request.ssh_public_key, request.principals, request.ttl
+            name, request.ssh_public_key, request.principals, request.ttl
         )
         expires = now(self._clock) + request.ttl
         await self._journal.emit(
-            "cert.issue", caller, kind="host", principals=list(request.principals),
+            "cert.issue", caller, kind="sshd", name=name, principals=list(request.principals),
             key=certificate.key.fingerprint, expires=format_time(expires),
         )  # fmt: skip
         return api.SignedKey(certificate.line, expires)

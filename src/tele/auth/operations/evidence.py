@@ -3,7 +3,8 @@
 Laws of this file:
 
 * A host speaks for itself only: its own sessions, its own events, and of those only kinds
-  that a host can know of. What auth itself does nobody else can report.
+  that a host can know of (:mod:`tele.auth.claims`). Its id, its name and the time are auth's.
+* A host has quotas (:mod:`tele.auth.quotas`): none fills the store for the others.
 * One's own recordings are visible without a rule, all others with one; whoever looks into a
   recording is in the audit.
 """
@@ -17,34 +18,30 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from tele.audit.log import AuditLog
+from tele.auth import claims, quotas
 from tele.auth.gate import Gate, host_caller, user_caller
 from tele.auth.journal import Journal
+from tele.auth.members import Members
 from tele.auth.operations.paging import page_limit
 from tele.auth.presence import Hosts
+from tele.auth.quotas import Quota, Quotas
 from tele.auth.recordings import Recordings
-from tele.errors import AccessDenied, InvalidInput, quoted
+from tele.errors import AccessDenied, InvalidInput, Unavailable, quoted
+from tele.loop import now
 from tele.model.access import Reason
 from tele.model.api import records as api
 from tele.model.api.members import ById
 from tele.model.api.operation import Nothing
 from tele.model.api.people import Paged
 from tele.model.api.table import EMIT_EVENTS
-from tele.model.event import CODES, Event
+from tele.model.codec import encode
+from tele.model.event import Event
 from tele.model.identity import Caller, HostIdentity, HostRole
-from tele.model.session import Recording
+from tele.model.session import Recording, RecordingState
 
 EVENTS_LIMIT: Final = 1000
 #: Reading the same recording within so many seconds is one access.
 ONE_GO: Final = 600.0
-
-#: What hosts may report.
-HOST_EVENTS: Final = frozenset(
-    ("session.start", "session.end", "session.command", "session.disk", "session.network",
-     "exec", "subsystem", "sftp", "forward", "forward.end", "agent", "agent.end", "auth.denied",
-     "auth.refused")
-)  # fmt: skip
-#: What proxies may report besides.
-PROXY_EVENTS: Final = frozenset(("node.duplicate",))
 
 
 class Evidence:
@@ -56,6 +53,7 @@ class Evidence:
         clock: IReactorTime,
         recordings: Recordings,
         hosts: Hosts,
+        members: Members,
         audit: AuditLog,
         gate: Gate,
         journal: Journal,
@@ -65,6 +63,8 @@ class Evidence:
         self._accessed: dict[tuple[str, str, str], float] = {}
         self._recordings = recordings
         self._hosts = hosts
+        self._members = members
+        self._quotas = Quotas()
         self._audit = audit
         self._gate = gate
         self._journal = journal
@@ -75,29 +75,56 @@ class Evidence:
         host = host_caller(caller)
         if len(request.events) > EVENTS_LIMIT:
             raise InvalidInput(f"more than {EVENTS_LIMIT} events at once")
+        await self._take(caller, quotas.EVENTS, len(request.events))
+        size = sum(len(encode(value)) for value in request.events)
+        await self._take(caller, quotas.EVENT_BYTES, size)
+        member = await self._members.require(host)
         for value in request.events:
-            problem = self._problem(host, value)
+            problem = claims.problem(value, host, self._cluster)
+            problem = problem or await self._problem_with_session(host, value)
             if problem:
                 # Invalid, not denied: to the sender it says that another try is no use.
                 error = InvalidInput(f"event {quoted(value.id)}: {problem}")
                 await self._journal.denied(EMIT_EVENTS, caller, error)
                 raise error
-        await self._audit.append(*request.events)
+        moment = now(self._clock)
+        events = [claims.taken(value, member.name, moment) for value in request.events]
+        await self._audit.append(*events)
         return Nothing()
 
-    def _problem(self, host: HostIdentity, value: Event) -> str:
-        known = HOST_EVENTS | (PROXY_EVENTS if host.role is HostRole.PROXY else frozenset())
-        if value.event not in known or value.code != CODES[value.event]:
-            return f"{quoted(value.event)} is nothing that a host reports"
-        if value.server_id != host.host_id or value.cluster != self._cluster:
-            return "a host reports events of its own only"
-        if value.hash or value.previous:
-            return "auth chains the events, not the host"
+    async def _problem_with_session(self, host: HostIdentity, value: Event) -> str:
+        """Return why this cannot be of the session that it names; a new one is not known yet."""
+        row = await self._recordings.find(value.session_id) if value.session_id else None
+        if row is not None and row.node_id != host.host_id:
+            return "its session is another host's"
+        if row is not None and row.user != value.user:
+            return f"its session is of {row.user}"
         return ""
+
+    async def _take(self, caller: Caller, quota: Quota, amount: float) -> None:
+        """Count what a host sends. Raises :class:`Unavailable` when it is over its quota."""
+        host = host_caller(caller)
+        if not self._quotas.take(host.role, host.host_id, quota, amount, self._clock.seconds()):
+            await self._over(caller, quota.name, str(quota))
+
+    async def _over(self, caller: Caller, name: str, limit: str) -> None:
+        host = host_caller(caller)
+        text = f"{host.role.value} {host.name} is over its quota of {limit}; try again later"
+        if self._quotas.is_news(host.role, host.host_id, name, self._clock.seconds()):
+            await self._journal.emit(
+                "node.quota", caller, ok=False, error=text, quota=name, role=host.role.value
+            )
+        raise Unavailable(text)
 
     async def start_recording(self, request: api.StartRecording, caller: Caller) -> Nothing:
         """A session starts."""
-        await self._recordings.start(host_caller(caller), request.id, request.start)
+        host = host_caller(caller)
+        await self._take(caller, quotas.RECORDINGS, 1)
+        if not await self._recordings.has_room(host.host_id, quotas.RUNNING_LIMIT):
+            limit = f"{quotas.RUNNING_LIMIT:,} sessions that run"
+            await self._over(caller, "running_sessions", limit)
+        member = await self._members.require(host)
+        await self._recordings.start(host, request.id, request.start, member.name)
         return Nothing()
 
     async def update_recording(self, request: api.UpdateRecording, caller: Caller) -> Nothing:
@@ -108,6 +135,8 @@ class Evidence:
     async def put_chunk(self, request: api.PutChunk, caller: Caller) -> Nothing:
         """Store one chunk."""
         host = host_caller(caller)
+        await self._take(caller, quotas.CHUNKS, 1)
+        await self._take(caller, quotas.CHUNK_BYTES, len(request.data))
         await self._recordings.put_chunk(host, request.id, request.number, request.data)
         return Nothing()
 
@@ -142,7 +171,7 @@ class Evidence:
             for session in await self._recordings.running(
                 await self._whose(caller, "session", "list")
             )
-            if any(self._hosts.is_online(role, session.node_id) for role in HostRole)
+            if self._hosts.is_online(HostRole.NODE, session.node_id)
         ]
         ids = [session.id for session in running]
         begin = ids.index(request.after) + 1 if request.after in ids else 0
@@ -184,7 +213,16 @@ class Evidence:
         """One recording, with its manifest."""
         row = await self._readable(request.id, caller)
         await self._note_access(row, caller)
-        return await self._recordings.details(row)
+        return await self._recordings.details(row, await self._state(row))
+
+    async def _state(self, row: Recording) -> RecordingState:
+        if row.complete:
+            return RecordingState.COMPLETE
+        if row.ended is not None:
+            return RecordingState.ENDED
+        lives = self._hosts.is_online(HostRole.NODE, row.node_id)
+        runs = lives and await self._recordings.is_running(row.id)
+        return RecordingState.RUNNING if runs else RecordingState.UNFINISHED
 
     async def get_chunk(self, request: api.GetChunk, caller: Caller) -> api.Octets:
         """One chunk."""
@@ -198,6 +236,11 @@ class Evidence:
         await self._recordings.delete(row)
         await self._journal.emit("recording.delete", caller, session_id=row.id, of_user=row.user)
         return Nothing()
+
+    async def audit_head(self, request: Nothing, caller: Caller) -> api.AuditHead:
+        """The last event of the audit."""
+        last = await self._audit.head()
+        return api.AuditHead(last.number, last.hash)
 
     async def list_events(self, request: api.ListEvents, caller: Caller) -> api.EventList:
         """A page of the audit."""

@@ -7,7 +7,7 @@ from datetime import datetime
 from attrs import frozen
 
 from tele.model.event import Event
-from tele.model.session import Manifest, Recording, RecordingStart, Session
+from tele.model.session import Manifest, Recording, RecordingStart, RecordingState, Session
 
 
 @frozen
@@ -92,18 +92,23 @@ class RecordingDetails:
     recording: Recording
     available: int
     manifest: Manifest | None = None
+    state: RecordingState = RecordingState.UNFINISHED
 
 
 @frozen
 class EmitEvents:
-    """Events of the calling host; auth appends each id once, and sets hash and previous."""
+    """Events of the calling host; auth appends each id of a host once.
+
+    It sets ``hash`` and ``previous``, ``server_name`` as the membership says, and ``time`` to
+    the time of arrival; what the host said of the time becomes ``claimed``.
+    """
 
     events: tuple[Event, ...]
 
 
 @frozen
 class ListEvents:
-    """Events in order of appending, optionally filtered.
+    """Events in order of appending, optionally filtered. Times are auth's, not those claimed.
 
     ``newest``: the last ``limit`` of them instead of the first.
     """
@@ -132,3 +137,11 @@ class FollowEvents:
 
     event: str = ""
     user: str = ""
+
+
+@frozen
+class AuditHead:
+    """Number (from 1) and hash of the last event; 0 and nothing when there is none."""
+
+    number: int
+    hash: str

@@ -15,7 +15,7 @@ from tele.model.resources import Role, User
 
 _ANY = (Anyone(),)
 _HOSTS = (Hosts(),)
-_RECORDERS = (Hosts((HostRole.NODE, HostRole.PROXY)),)
+_RECORDERS = (Hosts((HostRole.NODE,)),)
 
 # -- anyone ---------------------------------------------------------------------------
 HEALTH = Operation("health", "GET", "/v1/health", Nothing, members.Health, _ANY, "Is auth there?")
@@ -376,6 +376,15 @@ LIST_EVENTS = Operation(
     records.EventList,
     (Permitted("event", "list"),),
     "Audit events",
+)
+AUDIT_HEAD = Operation(
+    "audit_head",
+    "GET",
+    "/v1/events/head",
+    Nothing,
+    records.AuditHead,
+    (Permitted("event", "list"),),
+    "Number and hash of the last audit event",
 )
 FOLLOW_EVENTS = Operation(
     "follow_events",

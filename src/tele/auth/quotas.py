@@ -1,0 +1,86 @@
+"""How much may one host send to auth? Enough for a busy one; not so much that others suffer.
+
+Each kind of thing has a budget: so much in one go (what gathered while auth was away) and
+so much each second. Invariants:
+
+* What one host used up is missing to nobody else.
+* Over its quota a host is told to try again; nothing that it has is lost by that.
+* The audit has one event of it an hour for each host and kind, not one for each try.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from attrs import define, field, frozen
+
+from tele.model.identity import HostRole
+
+
+@frozen
+class Quota:
+    """``burst`` in one go, then ``per_second``; ``unit`` names one of them in messages."""
+
+    name: str
+    burst: float
+    per_second: float
+    unit: str
+
+    def __str__(self) -> str:
+        return f"{self.burst:,.0f} {self.unit} at once and {self.per_second:,g} a second"
+
+
+EVENTS: Final = Quota("events", 200_000, 1_000, "events")
+EVENT_BYTES: Final = Quota("event_bytes", 512 << 20, 1 << 20, "bytes of events")
+RECORDINGS: Final = Quota("recordings", 20_000, 50, "recordings")
+CHUNKS: Final = Quota("chunks", 200_000, 1_000, "chunks")
+CHUNK_BYTES: Final = Quota("chunk_bytes", 64 << 30, 2 << 20, "bytes of recordings")
+QUOTAS: Final = (EVENTS, EVENT_BYTES, RECORDINGS, CHUNKS, CHUNK_BYTES)
+#: Sessions of one node that may run at the same time.
+RUNNING_LIMIT: Final = 5_000
+#: How often it is said that a host is over a quota.
+SAY_AGAIN: Final = 3600.0
+
+
+@define
+class _Budget:
+    """What a host has left of one quota."""
+
+    quota: Quota
+    left: float
+    last: float
+
+    def take(self, amount: float, now: float) -> bool:
+        """Take ``amount``, or nothing if there is not so much."""
+        earned = max(0.0, now - self.last) * self.quota.per_second
+        self.left = min(self.quota.burst, self.left + earned)
+        self.last = now
+        if amount > self.left:
+            return False
+        self.left -= amount
+        return True
+
+
+@define(eq=False)
+class Quotas:
+    """What each host has left. The time is an argument, in seconds."""
+
+    _budgets: dict[tuple[HostRole, str, str], _Budget] = field(factory=dict, init=False)
+    _said: dict[tuple[HostRole, str, str], float] = field(factory=dict, init=False)
+
+    def take(self, role: HostRole, host_id: str, quota: Quota, amount: float, now: float) -> bool:
+        """Take ``amount`` of a host's budget; False if it has not so much left."""
+        key = (role, host_id, quota.name)
+        budget = self._budgets.get(key)
+        if budget is None:
+            budget = self._budgets[key] = _Budget(quota, quota.burst, now)
+        return budget.take(amount, now)
+
+    def is_news(self, role: HostRole, host_id: str, name: str, now: float) -> bool:
+        """Whether it ought to be said (again) that a host is over the quota ``name``."""
+        key = (role, host_id, name)
+        said = self._said.get(key)
+        if said is not None and now - said < SAY_AGAIN:
+            return False
+        self._said[key] = now
+        return True

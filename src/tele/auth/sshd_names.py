@@ -1,0 +1,69 @@
+"""Which names may the certificate of an OpenSSH sshd have? None by which a member is known.
+
+``tele ca sign-host`` signs for a machine that is no member of the cluster. Its certificate is by
+the same authority as those of members, so its names are all that keeps it apart for an OpenSSH
+client. Invariants:
+
+* No name of it is a host id, lies in the cluster's domain, or is a name kept for auth or proxies:
+  clients take what they find there for members.
+* No name or address of it is one that a member has.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from tele.auth.issuing import is_host_name
+from tele.auth.members import Members, host_of
+from tele.auth.presence import Hosts
+from tele.errors import Conflict, InvalidInput, quoted
+from tele.model.identity import HostRole
+
+_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+KEY_ID_LIMIT: Final = 256
+_KEPT: Final = frozenset(role.value for role in HostRole) | {"localhost"}
+
+
+def plain_name(text: str) -> str:
+    """Return a host name as it is compared: without case, port, brackets and final dot."""
+    return host_of(text).lower().rstrip(".")
+
+
+def check_name(text: str, cluster: str) -> None:
+    """Raise :class:`InvalidInput` for what is no host name, or could be taken for a member's."""
+    if not is_host_name(text):
+        raise InvalidInput(f"{quoted(text)} is no host name or address")
+    check_key_id(text, cluster)
+
+
+def check_key_id(text: str, cluster: str) -> None:
+    """Raise :class:`InvalidInput` for a text that reads like a name of a member."""
+    name, domain = plain_name(text), cluster.lower()
+    if not name or len(text) > KEY_ID_LIMIT or not text.isprintable():
+        raise InvalidInput(f"{quoted(text)} is no name for a certificate")
+    if name == domain or name.endswith(f".{domain}"):
+        raise InvalidInput(
+            f"{quoted(text)} lies in {cluster}, the domain of the cluster's members: give the name"
+            " that the machine has elsewhere"
+        )
+    if name in _KEPT or _UUID.fullmatch(name.partition(".")[0]):
+        raise InvalidInput(f"{quoted(text)} reads like a member of the cluster: give another name")
+
+
+async def check_free(text: str, members: Members, hosts: Hosts) -> None:
+    """Raise :class:`Conflict` for a name or an address that a member has."""
+    name = plain_name(text)
+    for role in HostRole:
+        if await members.has_name(role, name):
+            raise _taken(text, f"the name of a {role.value}")
+        for host in hosts.all(role):
+            if name == host.name.lower() or name in map(plain_name, host.addresses):
+                raise _taken(text, f"what {role.value} {host.name} is reached by")
+
+
+def _taken(text: str, what: str) -> Conflict:
+    return Conflict(
+        f"{quoted(text)} is {what}: a certificate for it could be taken for that one; give"
+        " another name, or remove the member first: tele nodes rm"
+    )

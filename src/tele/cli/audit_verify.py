@@ -1,0 +1,135 @@
+"""Is the audit still what it was? The chain is checked here, on the machine of whoever asks.
+
+Invariants:
+
+* Auth is asked for events and for nothing else: that the chain is whole is found out here.
+* What a chain cannot show, that all of it was made anew or its end cut off, is shown by a mark:
+  number and hash of an event, printed at the end of each check, kept by whoever checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from tele.cli.output import format_option, show_data
+from tele.cli.session import Where, open_authority, where_options
+from tele.errors import InvalidInput, TeleError
+
+if TYPE_CHECKING:
+    from tele.audit.chain import Mark, Verdict
+
+PAGE: Final = 500
+
+
+@click.command()
+@click.option(
+    "--head",
+    "heads",
+    multiple=True,
+    metavar="[NUMBER:]HASH",
+    help="A mark from before: the audit has to have this event still. May be repeated.",
+)
+@click.option(
+    "--after",
+    metavar="NUMBER:HASH",
+    help="Check this event, which has to be there, and what comes after it; nothing before it.",
+)
+@click.option(
+    "--store",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Check the store itself, in this SQLite file or a copy of it, without asking auth.",
+)
+@format_option()
+@where_options(local=True)
+def verify(
+    heads: tuple[str, ...], after: str | None, store: Path | None, form: str, where: Where
+) -> None:
+    """Check that no event of the audit was changed, removed, inserted or moved.
+
+    At the end a mark is printed: number and hash of the last event. Keep it where nobody who
+    can write to the store can change it, and give it with --head the next time: only that shows
+    that the end was not cut off, nor all made anew. Status 1: something is wrong.
+    """
+    from tele.audit.chain import read_mark
+
+    marks = [read_mark(text) for text in heads]
+    start = None if after is None else read_mark(after)
+    if start is not None and not start.number:
+        raise InvalidInput("--after takes NUMBER:HASH, as tele audit verify prints it")
+    if start is not None and any(0 < mark.number < start.number for mark in marks):
+        raise InvalidInput("a --head is before --after: what is before that is not looked at")
+    if store is None:
+        with open_authority(where) as authority:
+            verdict = check(authority.perform, start, marks)
+    elif start is None:
+        verdict = _check_store(store, marks)
+    else:
+        raise InvalidInput("--store checks all of the audit: leave --after away")
+    _show(verdict, form)
+
+
+def check(perform: Callable[[Any, Any], Any], after: Mark | None, marks: Sequence[Mark]) -> Verdict:
+    """Walk the audit by the API, from the beginning or the event ``after``, and check it."""
+    from tele.audit.chain import Chain, Mark
+    from tele.model.api.operation import Nothing
+    from tele.model.api.records import ListEvents
+    from tele.model.api.table import AUDIT_HEAD, LIST_EVENTS
+
+    head = perform(AUDIT_HEAD, Nothing())
+    last = Mark(head.number, head.hash)
+    chain = Chain(after, marks)
+    cursor = str(after.number - 1) if after is not None else ""
+    awaited = after
+    while chain.number < last.number or awaited is not None:
+        page = perform(LIST_EVENTS, ListEvents(limit=PAGE, after=cursor))
+        for event in page.items:
+            if awaited is not None:
+                if not chain.begin(event):
+                    return chain.end()
+                awaited = None
+            elif chain.number == last.number or not chain.take(event):
+                break  # it came since the head was looked at, or something is wrong
+        if chain.problem or not page.next or not page.items:
+            break
+        cursor = page.next
+    if awaited is not None:
+        chain.fail(f"the event {after} is not there: the end was cut off, or all made anew")
+    return chain.end(last)
+
+
+def _check_store(path: Path, marks: Sequence[Mark]) -> Verdict:
+    from twisted.internet.defer import Deferred
+
+    from tele.audit.reading import verify as verify_store
+    from tele.store.reading import StoreFile
+
+    with StoreFile(path) as store:
+        found: list[Verdict] = []
+        errors: list[Any] = []
+        checking = Deferred.fromCoroutine(verify_store(store, marks))
+        checking.addCallbacks(found.append, errors.append)
+        if errors:
+            errors[0].raiseException()
+        return found[0]
+
+
+def _show(verdict: Verdict, form: str) -> None:
+    from tele.audit.chain import Mark
+
+    mark = str(Mark(verdict.events, verdict.head)) if verdict.events else ""
+    if form != "text":
+        show_data(form, {"ok": not verdict.problem, "events": verdict.events, "head": mark,
+                         "problem": verdict.problem, "event": verdict.event})  # fmt: skip
+    if verdict.problem:
+        where = f" (id {verdict.event})" if verdict.event else ""
+        raise TeleError(
+            f"the audit is not whole: {verdict.problem}{where}\n"
+            f"the last good event is {mark or 'none'}"
+        )
+    if form == "text":
+        click.echo(f"ok: events up to {verdict.events} are whole")
+        click.echo(f"head: {mark}")

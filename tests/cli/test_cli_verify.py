@@ -1,0 +1,264 @@
+"""What an auditor does: recordings and the audit are verified, with files tampered with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tele_command import BIN, Cluster, Tele
+
+pytestmark = pytest.mark.skipif(not shutil.which("ssh"), reason="needs OpenSSH's client")
+
+
+def until(found: Callable[[], Any]) -> Any:
+    """Wait for something to be there."""
+    deadline = time.monotonic() + 60
+    while not (value := found()):
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.1)
+    return value
+
+
+def node(cluster: Cluster) -> str:
+    return cluster.tele.run("ls", "--format", "names").stdout.strip()
+
+
+def recorded(cluster: Cluster, text: str) -> str:
+    """Run a session that prints ``text``; return the id of its recording, when it is complete."""
+    before = {row["id"] for row in cluster.tele.json("recordings", "ls")}
+    cluster.tele.run("ssh", node(cluster), "echo", text)
+
+    def complete() -> Any:
+        rows = cluster.tele.json("recordings", "ls")
+        return [r["id"] for r in rows if r["id"] not in before and r["complete"]]
+
+    (found,) = until(complete)
+    return str(found)
+
+
+def folder(cluster: Cluster, recording: str) -> Path:
+    """Where auth keeps the files of a recording."""
+    return cluster.folder / "recordings" / recording[:2] / recording
+
+
+@contextmanager
+def put_back(path: Path) -> Iterator[None]:
+    """Have a folder or file as it was, afterwards."""
+    kept = path.with_name(f"{path.name}.kept")
+    (shutil.copytree if path.is_dir() else shutil.copy2)(path, kept)
+    try:
+        yield
+    finally:
+        if path.is_dir():
+            shutil.rmtree(path)
+        kept.replace(path) if kept.is_file() else shutil.move(kept, path)
+
+
+@pytest.fixture(scope="module")
+def two(cluster: Cluster) -> tuple[str, str]:
+    """Two recordings."""
+    return recorded(cluster, "first"), recorded(cluster, "second")
+
+
+# -- recordings ---------------------------------------------------------------------------
+def test_a_recording_says_of_whom_it_is(cluster: Cluster, two: tuple[str, str]) -> None:
+    """What is verified is shown: id, user, login, node."""
+    said = cluster.tele.run("recordings", "verify", two[0]).stdout
+    assert said.startswith(f"ok: {two[0]}: ")
+    shown = cluster.tele.json("recordings", "verify", two[0])
+    status = cluster.tele.json("status")
+    assert (shown["ok"], shown["state"]) == (True, "complete")
+    assert (shown["user"], shown["cluster"]) == (status["user"], cluster.name)
+
+
+@pytest.mark.parametrize("what", ["all", "chunks", "first chunk", "manifest", "one more"])
+def test_anothers_files_in_the_archive(cluster: Cluster, two: tuple[str, str], what: str) -> None:
+    """Files of one recording in the folder of another one are found, all of them or some."""
+    mine, others = (folder(cluster, name) for name in two)
+    names = {path.name for path in others.iterdir()}
+    chunks = {name for name in names if name.endswith(".chunk")}
+    taken = {"all": names, "chunks": chunks, "first chunk": {"00000000.chunk"},
+             "manifest": {"manifest"}}  # fmt: skip
+    with put_back(mine):
+        if what == "one more":
+            shutil.copy(others / "00000000.chunk", mine / f"{len(chunks):08d}.chunk")
+        for name in taken.get(what, ()):
+            shutil.copy(others / name, mine / name)
+        assert two[0] in cluster.tele.fails(1, "recordings", "verify", two[0])
+    cluster.tele.run("recordings", "verify", two[0])
+
+
+def test_a_missing_manifest_and_a_changed_row(cluster: Cluster, two: tuple[str, str]) -> None:
+    """Neither a manifest that is gone nor a row in the store that says another user passes."""
+    with put_back(folder(cluster, two[0])):
+        (folder(cluster, two[0]) / "manifest").unlink()
+        assert "manifest is missing" in cluster.tele.fails(1, "recordings", "verify", two[0])
+    key = f"/recordings/rows/{two[0]}"
+    with store(cluster) as file:
+        ((value,),) = file.execute("SELECT value FROM items WHERE key = ?", (key,)).fetchall()
+        row = {**json.loads(value), "user": "mallory"}
+        changed = json.dumps(row, sort_keys=True, separators=(",", ":")).encode()
+        update(file, key, changed)
+        try:
+            said = cluster.tele.fails(1, "recordings", "verify", two[0])
+        finally:
+            update(file, key, value)
+    assert "user" in said
+    assert "mallory" in said
+
+
+def test_offline_with_nothing_but_the_authority(
+    cluster: Cluster, two: tuple[str, str], tmp_path: Path
+) -> None:
+    """A file and the host authority's key, or its fingerprint, are enough; another is refused."""
+    file, ca = tmp_path / "a.tape", tmp_path / "ca.pub"
+    cluster.tele.run("recordings", "export", two[0], file)
+    ca.write_text(cluster.tele.run("ca", "export", "--type", "host").stdout)
+    (host,) = [a for a in cluster.tele.json("ca", "status") if a["kind"] == "host"]
+    stranger = Tele(tmp_path)
+    for trust in (ca, host["ssh_fingerprints"][0]):
+        assert "ok: " in stranger.run("recordings", "verify", file, "--ca", trust).stdout
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "k"], check=True
+    )
+    for trust in (tmp_path / "k.pub", "SHA256:" + "A" * 43):
+        assert "authority" in stranger.fails(1, "recordings", "verify", file, "--ca", trust)
+    (tmp_path / "empty").write_text("")
+    said = stranger.fails(2, "recordings", "verify", file, "--ca", tmp_path / "empty")
+    assert "tele ca export" in said
+    words = ("recordings", "verify", file, "--ca", ca, "--cluster", "other")
+    assert "not other" in stranger.fails(1, *words)
+    data = file.read_bytes()
+    file.write_bytes(data.replace(b"first", b"fir5t") if b"first" in data else data[:-1])
+    stranger.fails(1, "recordings", "verify", file, "--ca", ca)
+
+
+def test_a_session_that_runs_is_told_from_one_that_ended(cluster: Cluster, tmp_path: Path) -> None:
+    """Status 7 while it runs; the file exported meanwhile stays incomplete: status 9."""
+    before = {row["id"] for row in cluster.tele.json("recordings", "ls")}
+    client = subprocess.Popen(
+        [str(BIN / "tele"), "ssh", node(cluster), "cat"],
+        env=cluster.tele.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    file = tmp_path / "open.tape"
+    try:
+        rows = until(
+            lambda: [
+                r["id"] for r in cluster.tele.json("recordings", "ls") if r["id"] not in before
+            ]
+        )
+        name = rows[0]
+        until(lambda: cluster.tele.run("recordings", "export", name, file, status=None).stdout
+              or file.exists())  # fmt: skip
+        done = cluster.tele.run("recordings", "verify", name, status=7)
+        assert done.stdout == ""
+        assert "the session runs" in done.stderr
+    finally:
+        client.communicate(b"", timeout=60)
+    until(lambda: cluster.tele.run("recordings", "verify", name, status=None).returncode == 0)
+    assert "exported before" in cluster.tele.run("recordings", "verify", file, status=9).stderr
+
+
+# -- the audit ------------------------------------------------------------------------
+@contextmanager
+def store(cluster: Cluster) -> Iterator[sqlite3.Connection]:
+    """The store of a running auth, opened by somebody who owns it."""
+    connection = sqlite3.connect(cluster.folder / "auth.sqlite", isolation_level=None, timeout=30)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def update(file: sqlite3.Connection, key: str, value: bytes | None) -> None:
+    file.execute("UPDATE items SET value = ? WHERE key = ?", (value, key))
+
+
+def head(cluster: Cluster, *words: object) -> str:
+    """Verify the audit; return the mark."""
+    ok, mark = cluster.tele.run("audit", "verify", *words).stdout.splitlines()
+    assert ok.startswith("ok: ")
+    return mark.removeprefix("head: ")
+
+
+def test_a_whole_audit(cluster: Cluster, two: tuple[str, str]) -> None:
+    """By the API, as auth's owner and in the file; from the beginning and from a mark."""
+    mark = head(cluster)
+    head(cluster, "--head", mark)
+    head(cluster, "--head", mark.partition(":")[2], "--after", mark)
+    config = cluster.folder / "tele.yaml"
+    head(cluster, "--config", config, "--head", mark)
+    head(cluster, "--store", cluster.folder / "auth.sqlite", "--head", mark)
+    shown = cluster.tele.json("audit", "verify")
+    assert shown["ok"]
+    assert shown["events"] >= int(mark.partition(":")[0])
+    assert "no mark" in cluster.tele.fails(2, "audit", "verify", "--head", "zz")
+    assert "NUMBER:HASH" in cluster.tele.fails(2, "audit", "verify", "--after", "0" * 64)
+
+
+def test_the_rights_of_an_auditor_are_enough(cluster: Cluster, tmp_path: Path) -> None:
+    """Who may list events may check them; who may not is refused."""
+    password = tmp_path / "p"
+    password.write_text("correct horse battery\n")
+    pin = cluster.tele.json("status")["ca_pins"][0]
+    for name, role in (("otto", "auditor"), ("anna", "access")):
+        made = ("users", "add", name, "--role", role, "--password-file", password)
+        cluster.tele.run(*made)
+        theirs = Tele(tmp_path / name)
+        theirs.folder.mkdir()
+        words = ("login", "--proxy", cluster.listen, "--user", name)
+        theirs.run(*words, "--password-file", password, "--ca-pin", pin)
+        theirs.run("audit", "verify", status=0 if role == "auditor" else 4)
+
+
+def test_an_audit_that_was_tampered_with(cluster: Cluster, two: tuple[str, str]) -> None:
+    """Changed, removed, reordered and inserted events, and a tail cut off, end with status 1."""
+    mark = head(cluster)
+    count = int(mark.partition(":")[0])
+    path = cluster.folder / "auth.sqlite"
+
+    def key(number: int) -> str:
+        return f"/audit/events/{number:016d}"
+
+    with store(cluster) as file:
+        kept = dict(
+            file.execute(
+                "SELECT key, value FROM items WHERE key >= '/audit/e' AND key < '/audit/i'"
+            ).fetchall()
+        )
+        second, third = kept[key(2)], kept[key(3)]
+        third_id = json.loads(third)["id"]
+
+        def found(changes: dict[str, bytes | None], *words: object) -> str:
+            for name, value in changes.items():
+                update(file, name, value)
+            try:
+                said = cluster.tele.fails(1, "audit", "verify", *words)
+                assert cluster.tele.fails(1, "audit", "verify", "--store", path, *words)
+            finally:
+                for name in changes:
+                    update(file, name, kept[name])
+            return said
+
+        changed = third.replace(b'"ok":true', b'"ok":false')
+        assert third_id in found({key(3): changed})
+        fourth_id = json.loads(kept[key(4)])["id"]
+        assert fourth_id in found({key(3): None})
+        assert third_id in found({key(2): third, key(3): second})
+        assert "event 3" in found({key(3): second, key(4): third})
+        last = json.dumps([count - 1, json.loads(kept[key(count)])["previous"]]).encode()
+        cut: dict[str, bytes | None] = {key(count): None, "/audit/head": last}
+        assert "is not there" in found(cut, "--head", mark)
+    head(cluster, "--head", mark)

@@ -1,0 +1,305 @@
+"""Attacks on what a recording proves: files of another session, signers that are no node."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from tele.certs.issue import (
+    HostCertificateRequest,
+    UserCertificateRequest,
+    issue_host,
+    issue_sshd,
+    issue_user,
+)
+from tele.certs.keys import PrivateKey
+from tele.errors import BadRecording, InvalidInput, NotFound, TeleError
+from tele.model.api.records import Octets, RecordingDetails
+from tele.model.codec import encode
+from tele.model.frame import Frame, FrameKind
+from tele.model.identity import HostRole
+from tele.model.session import Manifest, Recording, RecordingStart, RecordingState
+from tele.recording.playback import Source, from_authority, from_file
+from tele.recording.proof import CLOSED_WITHIN
+from tele.tape.file import write_file
+from tele.tape.verify import VERSION, to_sign
+from tele.tape.writer import TapeWriter
+
+NODE_ID = "5b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a22"
+OTHER_ID = "5b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a33"
+CA, KEY = PrivateKey.generate(), PrivateKey.generate()
+BEGIN = datetime(2027, 1, 15, 8, tzinfo=UTC)
+END = BEGIN + timedelta(minutes=5)
+TRUSTED = {CA.public.blob}
+
+
+def host(**words: Any) -> str:
+    """A host certificate for the node's key, but for what ``words`` say."""
+    ca, moment = words.pop("ca", CA), words.pop("moment", BEGIN)
+    request = HostCertificateRequest(NODE_ID, "web1", "c", HostRole.NODE)
+    made = issue_host(ca, KEY.public.blob, evolve(request, **words), moment, lambda n: bytes(n))
+    return made.line
+
+
+class Tape:
+    """A recording as auth has it: a row, a manifest, chunks."""
+
+    def __init__(self, text: bytes = b"hello", **words: Any) -> None:
+        self.start = evolve(
+            RecordingStart(
+                str(uuid.uuid4()), "ssh", "c", "alice", "root", ("access",), "s", "web1", NODE_ID,
+                "192.0.2.1:1", BEGIN,
+            ),
+            **words,
+        )  # fmt: skip
+        self.id = self.start.id
+        writer = TapeWriter()
+        self.chunks: list[bytes] = []
+        digests = []
+        for frames in (
+            [Frame(0, 0, FrameKind.START, encode(self.start))],
+            [Frame(1, 1, FrameKind.OUTPUT, text), Frame(2, 0, FrameKind.END, b"{}")],
+        ):
+            for frame in frames:
+                writer.add(frame)
+            cut = writer.cut(last=frames[-1].kind is FrameKind.END)
+            assert cut is not None
+            digests.append(cut[0])
+            self.chunks.append(cut[1])
+        self.manifest = self.signed(
+            Manifest(
+                self.id, VERSION, self.start, END, tuple(digests), writer.frames, False, False,
+                host(),
+            )
+        )  # fmt: skip
+        self.row = Recording(
+            self.id, "ssh", self.start.user, self.start.login, "web1", BEGIN, END, False,
+            sum(map(len, self.chunks)), NODE_ID, len(self.chunks), True, BEGIN,
+        )  # fmt: skip
+
+    def signed(self, manifest: Manifest, key: PrivateKey = KEY) -> Manifest:
+        return evolve(manifest, signature=key.sign(to_sign(evolve(manifest, signature=b""))))
+
+    @property
+    def open(self) -> Recording:
+        return evolve(self.row, ended=None, complete=False, chunks=1, size=len(self.chunks[0]))
+
+
+def source(
+    row: Recording,
+    manifest: Manifest | None,
+    chunks: list[bytes],
+    state: RecordingState = RecordingState.COMPLETE,
+    available: int | None = None,
+) -> Source:
+    """Read from an auth that has these under the id of ``row``."""
+    count = len(chunks) if available is None else available
+
+    def perform(operation: Any, request: Any) -> Any:
+        if operation.name == "get_recording":
+            return RecordingDetails(row, count, manifest, state)
+        if request.number >= len(chunks):
+            raise NotFound("no such chunk")
+        return Octets(chunks[request.number])
+
+    return from_authority(perform, row.id)
+
+
+def check(*words: Any, **more: Any) -> None:
+    source(*words, **more).verify(TRUSTED, "c")
+
+
+def test_a_good_recording_is_good() -> None:
+    """By auth and as a file, with the cluster's authority."""
+    tape = Tape()
+    verdict = source(tape.row, tape.manifest, tape.chunks).verify(TRUSTED, "c")
+    assert (verdict.complete, verdict.chunks, verdict.frames) == (True, 2, 3)
+
+
+A, B = Tape(), Tape(b"other", user="mallory")
+
+
+@pytest.mark.parametrize(
+    ("row", "manifest", "chunks"),
+    [
+        (A.row, B.manifest, B.chunks),
+        (A.row, A.manifest, B.chunks),
+        (A.row, B.manifest, A.chunks),
+        (A.row, A.manifest, [A.chunks[0], B.chunks[1]]),
+        (A.row, A.manifest, [B.chunks[0], A.chunks[1]]),
+        (A.row, None, A.chunks),
+        (A.open, B.manifest, B.chunks),
+        (A.open, A.manifest, A.chunks),
+        (A.open, None, B.chunks[:1]),
+        (A.row, A.manifest, A.chunks[:1]),
+        (A.row, A.manifest, [*A.chunks, A.chunks[1]]),
+        (evolve(A.row, user="bob"), A.manifest, A.chunks),
+        (evolve(A.row, login="bob"), A.manifest, A.chunks),
+        (evolve(A.row, node="db1"), A.manifest, A.chunks),
+        (evolve(A.row, node_id=OTHER_ID), A.manifest, A.chunks),
+        (evolve(A.row, started=END), A.manifest, A.chunks),
+        (evolve(A.row, ended=BEGIN), A.manifest, A.chunks),
+        (evolve(A.row, size=1), A.manifest, A.chunks),
+    ],
+)  # fmt: skip
+def test_what_lies_under_an_id_is_of_that_session(
+    row: Recording, manifest: Manifest | None, chunks: list[bytes]
+) -> None:
+    """Files of another recording in this one's folder, and a row that was changed, are found."""
+    if row.node == "db1":
+        manifest = A.signed(evolve(A.manifest, host_certificate=host(name="web2")))
+    with pytest.raises(BadRecording):
+        check(row, manifest, chunks)
+
+
+def test_an_id_that_leads_to_another_row_is_found() -> None:
+    """Auth that answers with another recording is not believed."""
+    row = evolve(B.row, id=B.id)
+
+    def perform(operation: Any, request: Any) -> Any:
+        return RecordingDetails(row, 2, B.manifest, RecordingState.COMPLETE)
+
+    with pytest.raises(BadRecording, match="under the id"):
+        from_authority(perform, A.id)
+
+
+def test_a_chunk_too_many_in_the_archive_is_found() -> None:
+    """What the manifest does not name does not lie there unseen."""
+    with pytest.raises(BadRecording, match="3 chunks are in the archive"):
+        check(A.row, A.manifest, A.chunks, available=3)
+
+
+def signers() -> dict[str, tuple[Manifest, PrivateKey]]:
+    """Manifests of A that somebody else signed, each with a signature that is good."""
+    sshd = issue_sshd(
+        CA, KEY.public.blob, NODE_ID, (NODE_ID, f"{NODE_ID}.c"), timedelta(days=1), BEGIN,
+        lambda n: bytes(n),
+    )  # fmt: skip
+    user = issue_user(
+        CA, KEY.public.blob, UserCertificateRequest("alice", "c", (NODE_ID,), (), "s"), BEGIN,
+        lambda n: bytes(n),
+    )  # fmt: skip
+    stranger = PrivateKey.generate()
+    lines = {
+        "an sshd": sshd.line,
+        "a user": user.line,
+        "a proxy": host(role=HostRole.PROXY),
+        "auth": host(role=HostRole.AUTH),
+        "another node": host(host_id=OTHER_ID, addresses=(f"{NODE_ID}.example",)),
+        "another cluster": host(cluster="d"),
+        "another authority": host(ca=PrivateKey.generate()),
+        "expired": host(moment=BEGIN - timedelta(days=2)),
+        "long after": host(moment=END + CLOSED_WITHIN + timedelta(hours=1)),
+        "a plain key": KEY.public.line,
+        "nothing": "",
+    }
+    made = {name: (evolve(A.manifest, host_certificate=line), KEY) for name, line in lines.items()}
+    return {**made, "another key": (A.manifest, stranger)}
+
+
+@pytest.mark.parametrize("who", signers())
+def test_only_the_node_itself_signs(who: str) -> None:
+    """A certificate that has the node's id among its names is not the node's."""
+    manifest, key = signers()[who]
+    with pytest.raises(BadRecording, match="not signed by its host"):
+        check(A.row, A.signed(manifest, key), A.chunks)
+
+
+def test_a_certificate_renewed_meanwhile_is_good() -> None:
+    """A node whose disk was full closes the recording with its next certificate."""
+    renewed = evolve(A.manifest, host_certificate=host(moment=END + timedelta(hours=20)))
+    check(A.row, A.signed(renewed), A.chunks)
+
+
+def test_a_node_renamed_since_is_good() -> None:
+    """Auth knew the new name already; the certificate says the one of the session."""
+    check(evolve(A.row, node="web9"), A.manifest, A.chunks)
+
+
+def test_another_signature_of_the_nodes_key_is_not_one_of_a_manifest() -> None:
+    """A signature over the plain JSON, as another protocol might ask for, closes nothing."""
+    plain = evolve(A.manifest, signature=KEY.sign(encode(evolve(A.manifest, signature=b""))))
+    with pytest.raises(BadRecording, match="not signed"):
+        check(A.row, plain, A.chunks)
+
+
+def test_another_cluster_is_another_cluster() -> None:
+    """A recording of one cluster is none of another, whoever trusts both authorities."""
+    with pytest.raises(BadRecording, match="of cluster 'c', not d"):
+        source(A.row, A.manifest, A.chunks).verify(TRUSTED, "d")
+
+
+@pytest.mark.parametrize("state", ["running", "ended", "unfinished"])
+def test_an_open_recording_says_how_far_it_is(state: str) -> None:
+    """What is there is checked, and never passes for complete."""
+    made = source(A.open, None, A.chunks[:1], RecordingState(state))
+    assert made.state is RecordingState(state)
+    assert not made.verify(TRUSTED, "c").complete
+
+
+# -- files ----------------------------------------------------------------------------
+GOOD = [
+    ("start", encode(A.start)),
+    ("manifest", encode(A.manifest)),
+    ("00000000.chunk", A.chunks[0]),
+    ("00000001.chunk", A.chunks[1]),
+]
+
+
+def test_a_file_is_verified_with_nothing_but_the_authority(tmp_path: Path) -> None:
+    """Offline, without auth: the same checks but for what auth noted."""
+    path = tmp_path / "a.tape"
+    path.write_bytes(b"".join(write_file(GOOD)))
+    made = from_file(path)
+    assert made.state is RecordingState.COMPLETE
+    assert made.verify(TRUSTED, "c").complete
+    with pytest.raises(BadRecording, match="not of this cluster"):
+        made.verify({PrivateKey.generate().public.blob}, "c")
+    path.write_bytes(b"".join(write_file([GOOD[0], *GOOD[2:3]])))
+    assert from_file(path).state is RecordingState.UNFINISHED
+    assert not from_file(path).verify(TRUSTED, "c").complete
+
+
+Parts = list[tuple[str, bytes]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda parts: parts[1:],
+        lambda parts: parts[:2],
+        lambda parts: parts[:3],
+        lambda parts: [parts[0], parts[0], *parts[1:]],
+        lambda parts: [*parts[:2], parts[1], *parts[2:]],
+        lambda parts: [*parts, parts[1]],
+        lambda parts: [*parts, parts[3]],
+        lambda parts: [*parts, ("00000002.chunk", parts[3][1])],
+        lambda parts: [*parts, ("notes", b"x")],
+        lambda parts: [*parts[:2], parts[3], parts[2]],
+        lambda parts: [
+            *parts[:2],
+            ("00000001.chunk", parts[2][1]),
+            ("00000000.chunk", parts[3][1]),
+        ],
+        lambda parts: [("start", encode(B.start)), *parts[1:]],
+        lambda parts: [parts[0], ("manifest", encode(B.manifest)), *parts[2:]],
+        lambda parts: [("start", encode(B.start)), *parts[2:]],
+        lambda parts: [("start", b"{}"), *parts[1:]],
+        lambda parts: [],
+    ],
+)
+def test_a_file_has_its_parts_and_no_others(
+    tmp_path: Path, change: Callable[[Parts], Parts]
+) -> None:
+    """Parts left out, doubled, added, moved or of another recording make it bad."""
+    path = tmp_path / "a.tape"
+    path.write_bytes(b"".join(write_file(change(GOOD))))
+    with pytest.raises(TeleError) as caught:
+        from_file(path).verify(TRUSTED, "c")
+    assert isinstance(caught.value, BadRecording | InvalidInput)
