@@ -1,8 +1,8 @@
 """Which operations, bounds and events are there? Directives that ask the program itself.
 
 ``.. api-table::`` becomes a table of all operations, ``.. api-limits::`` the server's
-bounds, ``.. audit-codes::`` the names of events and ``.. tape-kinds::`` those of frames, so
-that a page cannot differ from the program.
+bounds, ``.. host-quotas::`` what a host may send, ``.. audit-codes::`` the names of events and
+``.. tape-kinds::`` those of frames, so that a page cannot differ from the program.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from docutils.nodes import Node
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from tele.auth.quotas import QUOTAS
 from tele.https.channel import Limits
 from tele.https.openapi import who_may
 from tele.model.api.table import OPERATIONS
@@ -65,6 +66,19 @@ class ApiLimits(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(list_table(("Bound", "Value"), limits())))
 
 
+class HostQuotas(SphinxDirective):
+    """``.. host-quotas::``."""
+
+    def run(self) -> list[Node]:
+        """Return the table."""
+        body = (
+            (f"``{quota.name}``", quota.unit, f"{quota.burst:,.0f}", f"{quota.per_second:,.0f}")
+            for quota in QUOTAS
+        )
+        heads = ("Quota", "Of", "At once", "Each second")
+        return self.parse_text_to_nodes("\n".join(list_table(heads, body)))
+
+
 class AuditCodes(SphinxDirective):
     """``.. audit-codes::``."""
 
@@ -89,6 +103,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Tell Sphinx of the directives."""
     app.add_directive("api-table", ApiTable)
     app.add_directive("api-limits", ApiLimits)
+    app.add_directive("host-quotas", HostQuotas)
     app.add_directive("audit-codes", AuditCodes)
     app.add_directive("tape-kinds", TapeKinds)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
