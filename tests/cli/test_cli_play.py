@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tele.model.codec import encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import RecordingStart
 from tele.recording.playback import Source
@@ -35,6 +36,7 @@ SESSION = (
 def recording(path: Path, data: bytes) -> str:
     """Write a recording of a terminal's output, not closed; return the file's name."""
     writer = TapeWriter()
+    writer.add(Frame(0, 0, FrameKind.START, encode(START)))
     writer.add(Frame(0, 1, FrameKind.OPEN, json.dumps(PTY).encode()))
     writer.add(Frame(1000, 1, FrameKind.OUTPUT, data))
     cut = writer.cut(last=True)

@@ -23,7 +23,7 @@ from tele.model.api.records import GetChunk, RecordingDetails
 from tele.model.codec import decode, encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import Manifest, RecordingStart, RecordingState
-from tele.recording.proof import check_end, check_signer, check_start
+from tele.recording.proof import check_end, check_signer, check_start, claimed_name
 from tele.tape.export import is_forward
 from tele.tape.file import read_file
 from tele.tape.layout import read_chunk
@@ -112,7 +112,7 @@ def from_authority(perform: Perform, recording_id: str) -> Source:
                 raise BadRecording(f"chunk {number} is missing from the archive") from None
 
     start = details.manifest.start if details.manifest is not None else _start(chunks())
-    check_start(row, start, start.node)  # which name is right its signer's certificate says
+    check_start(row, start, claimed_name(details.manifest))
     return Source(recording_id, start, details.manifest, chunks, details)
 
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from tele.certs.certificate import parse_certificate
-from tele.certs.check import LATEST, check_member
+from tele.certs.check import LATEST, NODE_NAME, check_member
 from tele.certs.keys import parse_line
 from tele.errors import BadCertificate, BadRecording, InvalidInput, quoted
 from tele.model.codec import format_time
@@ -54,6 +54,15 @@ def check_signer(
     except (BadCertificate, InvalidInput) as error:
         raise BadRecording(f"the manifest is not signed by its host: {error}") from None
     return checked.identity
+
+
+def claimed_name(manifest: Manifest | None) -> str:
+    """Return what the signer of ``manifest`` is called, as its certificate says, unchecked."""
+    try:
+        line = "" if manifest is None else manifest.host_certificate
+        return parse_certificate(parse_line(line)).extensions.get(NODE_NAME, b"").decode("utf-8")
+    except (BadCertificate, InvalidInput, UnicodeDecodeError):
+        return ""
 
 
 def check_start(row: Recording, start: RecordingStart, *more_names: str) -> None:

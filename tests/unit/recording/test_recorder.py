@@ -143,6 +143,24 @@ def test_a_recorder_that_died_is_followed_by_one_that_closes(place: Place) -> No
     assert place.restarted().recover() == []
 
 
+def test_what_left_nothing_behind_is_closed_as_its_session(place: Place) -> None:
+    """A process that died before its first chunk was on disk, or whose first chunk was damaged,
+    leaves a recording that still says of which session it is.
+    """
+    begin = start()
+    place.open(begin)
+    for call in place.clock.getDelayedCalls():
+        call.cancel()
+    folder = place.spool.folder(begin.id)
+    (folder.path / "00000000.chunk").write_bytes(b"damaged")
+    assert place.restarted().recover() == [begin.id]
+    assert [f.kind for f in place.frames(begin.id)] == [FrameKind.START, FrameKind.END]
+    source = Source(
+        begin.id, begin, folder.manifest, lambda: (folder.chunk(n) for n in folder.numbers())
+    )
+    assert source.verify({CA.public.blob}, "c").recovered
+
+
 @pytest.mark.parametrize("damage", ["cut", "garbage", "temporary"])
 def test_a_damaged_last_chunk_does_not_take_the_rest_along(place: Place, damage: str) -> None:
     """A chunk that a crash of the machine damaged is put aside."""
@@ -424,6 +442,7 @@ class Auth:
         self.chunks: dict[int, bytes] = {}
         self.manifest: Manifest | None = None
         self.interactive = False
+        self.ended: datetime | None = None
         self.calls: list[str] = []
         self.away = False
         self.refuse: TeleError | None = None
@@ -442,6 +461,7 @@ class Auth:
                 self.chunks[request.number] = request.data
             case "update_recording":
                 self.interactive = request.interactive
+                self.ended = request.ended
             case "finish_recording":
                 self.manifest = request.manifest
         return succeed(None)
@@ -475,6 +495,36 @@ def test_chunks_are_uploaded_while_the_session_runs(place: Place) -> None:
     assert auth.manifest is not None
     assert auth.interactive
     assert place.spool.folders() == []
+
+
+def test_auth_is_told_that_a_session_ended_before_all_of_it_is_there(place: Place) -> None:
+    """What takes a while to upload does not pass for a session that runs; a short one costs
+    no call more.
+    """
+    for count, told in ((1, False), (4, True)):
+        auth = Auth()
+        uploader = uploading(place, auth)
+        auth.away = True
+        recording = place.open()
+        for number in range(count):
+            recording.write(output(number, b"x"))
+            if number:
+                place.clock.advance(FLUSH_SECONDS)
+        recording.close("done")
+        uploader.stop()
+        auth.away = False
+        auth.calls.clear()
+        Uploader(place.spool, auth, place.clock).start()
+        assert auth.manifest is not None
+        ends = [at for at, name in enumerate(auth.calls) if name == "update_recording"]
+        assert bool(ends) is (told or auth.calls.count("put_chunk") > 1)
+        assert all(at < auth.calls.index("put_chunk") for at in ends)
+        assert auth.ended == (manifest_end(auth) if ends else None)
+
+
+def manifest_end(auth: Auth) -> datetime:
+    assert auth.manifest is not None
+    return auth.manifest.ended
 
 
 def test_an_outage_loses_nothing(place: Place) -> None:

@@ -15,6 +15,7 @@ from tele.model.resources import Role, User
 
 _ANY = (Anyone(),)
 _HOSTS = (Hosts(),)
+_REPORTERS = (Hosts((HostRole.NODE, HostRole.PROXY)),)
 _RECORDERS = (Hosts((HostRole.NODE,)),)
 
 # -- anyone ---------------------------------------------------------------------------
@@ -106,7 +107,7 @@ EMIT_EVENTS = Operation(
     "/v1/events",
     records.EmitEvents,
     Nothing,
-    _HOSTS,
+    _REPORTERS,
     "Append events to the audit",
     limit=1024 * 1024,
 )
