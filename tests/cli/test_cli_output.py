@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tele.cli.audit import _earlier
 from tele.cli.lists import split_pairs, split_words
 from tele.cli.output import Column, ago, printable, say, show_data, show_list, show_one, span
+from tele.cli.recordings import begun
 from tele.errors import InvalidInput
+from tele.model.codec import format_time
 from tele.model.session import Session
 
 EVIL = "web\x1b[2J\x1b]0;x\x07\r\u202e\u2028\x9b1m"
@@ -86,3 +89,16 @@ def test_words_and_pairs() -> None:
 def test_ordinary_text_stays() -> None:
     """Letters of all languages are letters."""
     assert printable("Zürich 東京 naïve") == "Zürich 東京 naïve"
+
+
+def test_a_hosts_word_for_the_time_is_shown_beside_auths() -> None:
+    """A start, or an event, that auth heard of much later than it is said to have been says so."""
+    now = datetime.now(UTC)
+    for minutes, told in ((0, False), (4, False), (60 * 24, True), (-60, True)):
+        claimed = now - timedelta(minutes=minutes)
+        row = {"started": format_time(claimed), "received": format_time(now)}
+        assert ("(told " in begun(row)) is told
+        event = {"time": format_time(now), "claimed": format_time(claimed)}
+        assert bool(_earlier(event)) is (told or minutes > 1)
+    assert begun({"started": format_time(now), "received": None}).endswith(" ago")
+    assert _earlier({"time": format_time(now)}) == ""

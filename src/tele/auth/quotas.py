@@ -30,11 +30,13 @@ class Quota:
         return f"{self.burst:,.0f} {self.unit} at once and {self.per_second:,g} a second"
 
 
-EVENTS: Final = Quota("events", 200_000, 1_000, "events")
-EVENT_BYTES: Final = Quota("event_bytes", 512 << 20, 1 << 20, "bytes of events")
-RECORDINGS: Final = Quota("recordings", 20_000, 50, "recordings")
-CHUNKS: Final = Quota("chunks", 200_000, 1_000, "chunks")
-CHUNK_BYTES: Final = Quota("chunk_bytes", 64 << 30, 2 << 20, "bytes of recordings")
+# Two hundred sessions at once cut as many chunks a second; a day of what is sustained is 17
+# million events or 86 GiB of recordings, which no host has and a disk may still hold.
+EVENTS: Final = Quota("events", 200_000, 200, "events")
+EVENT_BYTES: Final = Quota("event_bytes", 512 << 20, 256 << 10, "bytes of events")
+RECORDINGS: Final = Quota("recordings", 20_000, 10, "recordings")
+CHUNKS: Final = Quota("chunks", 200_000, 250, "chunks")
+CHUNK_BYTES: Final = Quota("chunk_bytes", 64 << 30, 1 << 20, "bytes of recordings")
 QUOTAS: Final = (EVENTS, EVENT_BYTES, RECORDINGS, CHUNKS, CHUNK_BYTES)
 #: Sessions of one node that may run at the same time.
 RUNNING_LIMIT: Final = 5_000

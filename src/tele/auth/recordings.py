@@ -47,9 +47,11 @@ MANIFEST: Final = "manifest"
 CHUNK_SUFFIX: Final = ".chunk"
 CHUNK_LIMIT: Final = 10_000_000
 TEXT_LIMIT: Final = 256
-EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
-#: How far a node's clock may be ahead of auth's.
+_NEVER: Final = datetime(2000, 1, 1, tzinfo=UTC)
+#: How far a node's clock may be ahead of auth's, and how long ago a session may have started
+#: when auth hears of it: it waited on the node while auth, or the node, was away.
 AHEAD: Final = timedelta(days=1)
+BEHIND: Final = timedelta(days=366)
 #: How often the sessions that run are counted anew when a node seems to have too many, and for
 #: how long one whose end nobody ever told counts as running there.
 COUNT_AGAIN: Final = timedelta(seconds=30)
@@ -80,7 +82,7 @@ class Recordings:
         self._rows = Shelf(backend, ROWS, Recording)
         self._sessions = Shelf(backend, SESSIONS, Session)
         self._running: Counter[str] = Counter()
-        self._counted = EARLIEST
+        self._counted = _NEVER
 
     # -- hosts ------------------------------------------------------------------------
     async def has_room(self, host_id: str, limit: int) -> bool:
@@ -145,8 +147,7 @@ class Recordings:
                  start.login_session)  # fmt: skip
         if any(len(text) > TEXT_LIMIT for text in texts):
             raise InvalidInput(f"a text of the start has more than {TEXT_LIMIT} characters")
-        # It may be long ago: auth may have been away.
-        if not EARLIEST <= start.started <= self._now() + AHEAD:
+        if not -BEHIND <= start.started - self._now() <= AHEAD:
             raise InvalidInput("the recording's start is not a possible time")
 
     async def _own(self, host: HostIdentity, recording_id: str) -> Recording:

@@ -6,7 +6,8 @@ import click
 
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import all_pages
-from tele.cli.output import Column, ago, format_option, show_list
+from tele.cli.output import Column, format_option, show_list
+from tele.cli.recordings import begun
 from tele.cli.session import Where, open_authority, where_options
 
 _COLUMNS = (
@@ -15,7 +16,7 @@ _COLUMNS = (
     Column("LOGIN", lambda s: s["login"]),
     Column("NODE", lambda s: s["node"]),
     Column("FROM", lambda s: s["remote_addr"]),
-    Column("STARTED", lambda s: ago(s["started"])),
+    Column("STARTED", begun),
 )
 
 
