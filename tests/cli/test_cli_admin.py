@@ -134,6 +134,14 @@ def test_keys_are_signed(cluster: Cluster, tmp_path: Path) -> None:
     assert "host certificate" in listing(tmp_path / "h")
     said = tele.fails(4, "ca", "sign-user", tmp_path / "k.pub", "--user", user, "--login", "xyz")
     assert "xyz" in said
+    # An sshd's certificate has no name by which a member could be meant.
+    (node,) = tele.json("ls")
+    for name, status in (
+        (f"{node['name']}.{cluster.name}", 2), (f"x.{cluster.name}", 2), (node["id"], 2),
+        (f"proxy.{cluster.name}", 2), (cluster.name, 2), (node["name"], 1),
+    ):  # fmt: skip
+        words = ("ca", "sign-host", tmp_path / "k.pub", "--principal", f"a.example,{name}")
+        assert "give" in tele.fails(status, *words)
     # A private key that is named by mistake is read here, and goes nowhere.
     assert "k: not a public key" in tele.fails(2, "ca", "sign-user", tmp_path / "k", "--user", user)
 

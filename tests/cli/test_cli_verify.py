@@ -116,6 +116,28 @@ def test_a_missing_manifest_and_a_changed_row(cluster: Cluster, two: tuple[str, 
     assert "mallory" in said
 
 
+@pytest.mark.parametrize(("ended", "status"), [(True, 8), (False, 9)])
+def test_what_is_not_complete_is_told_apart(
+    cluster: Cluster, two: tuple[str, str], ended: bool, status: int
+) -> None:
+    """A session whose node did not send all of it, and one whose end nobody ever told."""
+    key = f"/recordings/rows/{two[0]}"
+    with put_back(folder(cluster, two[0])), store(cluster) as file:
+        (folder(cluster, two[0]) / "manifest").unlink()
+        ((value,),) = file.execute("SELECT value FROM items WHERE key = ?", (key,)).fetchall()
+        row = {**json.loads(value), "complete": False}
+        if not ended:
+            row["ended"] = None
+        update(file, key, json.dumps(row, sort_keys=True, separators=(",", ":")).encode())
+        try:
+            done = cluster.tele.run("recordings", "verify", two[0], status=status)
+        finally:
+            update(file, key, value)
+    assert done.stdout == ""
+    assert "not uploaded" in done.stderr if ended else "never finished" in done.stderr
+    assert "the session runs" not in done.stderr
+
+
 def test_offline_with_nothing_but_the_authority(
     cluster: Cluster, two: tuple[str, str], tmp_path: Path
 ) -> None:
