@@ -141,7 +141,7 @@ def test_keys_are_signed(cluster: Cluster, tmp_path: Path) -> None:
         (f"proxy.{cluster.name}", 2), (cluster.name, 2), (node["name"], 1),
     ):  # fmt: skip
         words = ("ca", "sign-host", tmp_path / "k.pub", "--principal", f"a.example,{name}")
-        assert "give" in tele.fails(status, *words)
+        assert "another name" in tele.fails(status, *words)
     # A private key that is named by mistake is read here, and goes nowhere.
     assert "k: not a public key" in tele.fails(2, "ca", "sign-user", tmp_path / "k", "--user", user)
 

@@ -90,9 +90,10 @@ class Members:
         kept = await self._members.get(_key(role, host_id))
         return None if kept is None else kept.value
 
-    async def has_name(self, role: HostRole, name: str) -> bool:
-        """Whether a machine in ``role`` is called ``name``, whether it lives or not."""
-        return await self._holder(role, name) is not None
+    async def named(self, name: str) -> Member | None:
+        """Return the member whose a name or an address is, whether it lives or not, or None."""
+        holder = await self._names.get(name.lower())
+        return None if holder is None else await self.find(holder.value.role, holder.value.host_id)
 
     async def require(self, identity: HostIdentity) -> Member:
         """Return the member that ``identity`` is.

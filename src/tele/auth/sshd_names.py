@@ -11,16 +11,15 @@ client. Invariants:
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from tele.auth.issuing import is_host_name
 from tele.auth.members import Members, host_of
 from tele.auth.presence import Hosts
+from tele.certs.names import check_principal
 from tele.errors import Conflict, InvalidInput, quoted
 from tele.model.identity import HostRole
 
-_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 KEY_ID_LIMIT: Final = 256
 _KEPT: Final = frozenset(role.value for role in HostRole) | {"localhost"}
 
@@ -39,24 +38,21 @@ def check_name(text: str, cluster: str) -> None:
 
 def check_key_id(text: str, cluster: str) -> None:
     """Raise :class:`InvalidInput` for a text that reads like a name of a member."""
-    name, domain = plain_name(text), cluster.lower()
+    name = plain_name(text)
     if not name or len(text) > KEY_ID_LIMIT or not text.isprintable():
         raise InvalidInput(f"{quoted(text)} is no name for a certificate")
-    if name == domain or name.endswith(f".{domain}"):
-        raise InvalidInput(
-            f"{quoted(text)} lies in {cluster}, the domain of the cluster's members: give the name"
-            " that the machine has elsewhere"
-        )
-    if name in _KEPT or _UUID.fullmatch(name.partition(".")[0]):
+    check_principal(name, cluster)
+    if name in _KEPT:
         raise InvalidInput(f"{quoted(text)} reads like a member of the cluster: give another name")
 
 
 async def check_free(text: str, members: Members, hosts: Hosts) -> None:
     """Raise :class:`Conflict` for a name or an address that a member has."""
     name = plain_name(text)
+    member = await members.named(name)
+    if member is not None:
+        raise _taken(text, f"that of {member.role.value} {member.name}")
     for role in HostRole:
-        if await members.has_name(role, name):
-            raise _taken(text, f"the name of a {role.value}")
         for host in hosts.all(role):
             if name == host.name.lower() or name in map(plain_name, host.addresses):
                 raise _taken(text, f"what {role.value} {host.name} is reached by")
