@@ -102,11 +102,11 @@ class Door:
         home = not shared and self.homes.has(host, moment)
         fault = None if shared or home else self.penalties.refuses(host, moment)
         if fault is not None:
-            self._refused(host, fault.value)
+            self.refused(host, fault.value)
             return None
         source = self.startups.enter(host, shared, home)
         if source is None:
-            self._refused(host, CROWDED)
+            self.refused(host, CROWDED)
         return source
 
     def leave(self, source: str) -> None:
@@ -119,15 +119,19 @@ class Door:
 
     def blame(self, host: str, fault: Fault) -> None:
         """Hold a connection that did not log in against where it came from."""
-        moment = self._clock.seconds()
-        if self._shared(host) or self.homes.has(host, moment):
+        if self.is_home(host):
             return
-        if self.penalties.blame(host, fault, moment):
+        if self.penalties.blame(host, fault, self._clock.seconds()):
             self.lines.info(
                 "{host!r} is shut out for a while: {fault}", host=host, fault=fault.value
             )
 
-    def _refused(self, host: str, why: str) -> None:
+    def is_home(self, host: str) -> bool:
+        """Whether members of the cluster come from ``host``: many may be behind it."""
+        return self._shared(host) or self.homes.has(host, self._clock.seconds())
+
+    def refused(self, host: str, why: str) -> None:
+        """A connection from ``host`` was closed unseen, for ``why``; it is told once a minute."""
         self._why[why] += 1
         if len(self._sources) < SOURCES_LIMIT:
             self._sources.setdefault(host)

@@ -21,6 +21,11 @@ STARTUPS: Final = (100, 30, 400)
 #: Those of a proxy, to which a whole fleet comes back at once after it was restarted. So many
 #: logins take a few seconds, less than their clients wait, and some 30 MiB.
 PROXY_STARTUPS: Final = (250, 30, 1000)
+#: Connections of one source that have not logged in yet.
+STARTUPS_PER_SOURCE: Final = 60
+#: The same of an address from which members of the cluster logged in: many nodes may be
+#: behind it. Alone it does not bring a proxy to where others are refused either.
+STARTUPS_PER_HOME: Final = 240
 
 
 @frozen
@@ -40,10 +45,8 @@ class Limits:
     #: Requests that cost an attacker nothing: ``none`` and unsigned keys.
     queries: int = 20
     startups: tuple[int, int, int] = STARTUPS
-    startups_per_source: int = 60
-    #: The same of an address from which members of the cluster logged in: many nodes may be
-    #: behind it. Alone it does not bring a proxy to where others are refused either.
-    startups_per_home: int = 240
+    startups_per_source: int = STARTUPS_PER_SOURCE
+    startups_per_home: int = STARTUPS_PER_HOME
     packets_before_auth: int = 64
     packet_before_auth: int = 35000
     #: How long a peer may take to read our last words.

@@ -60,31 +60,67 @@ class _Reader:
         return self.take(self.number(size))
 
 
+class ClientHelloReader:
+    """Reads the start of a TLS stream as it comes, looking at each byte once."""
+
+    def __init__(self) -> None:
+        self._read = 0
+        self._head = b""
+        self._left = 0
+        self._message = bytearray()
+
+    def feed(self, data: bytes) -> ClientHello | None:
+        """Take what came next; None means that more is needed.
+
+        Raises :class:`ProtocolError` when this cannot become a ClientHello.
+        """
+        at = 0
+        while at < len(data):
+            if self._left:
+                taken = data[at : at + self._left]
+                self._message += taken
+                self._left -= len(taken)
+            else:
+                taken = data[at : at + 5 - len(self._head)]
+                self._read_head(taken)
+            at += len(taken)
+            self._read += len(taken)
+            size = self._size()
+            if size is not None and len(self._message) >= 4 + size:
+                return _read_body(bytes(self._message[4 : 4 + size]))
+            if self._read > LIMIT:
+                raise ProtocolError("TLS ClientHello is too long")
+        return None
+
+    def _read_head(self, data: bytes) -> None:
+        self._head += data
+        if len(self._head) < 5:
+            return
+        head, self._head = self._head, b""
+        length = int.from_bytes(head[3:5], "big")
+        # A record holds at most 2**14 bytes, and an empty one only stalls (RFC 8446, 5.1).
+        if head[0] != HANDSHAKE or head[1] != 3 or not 0 < length <= 1 << 14:
+            raise ProtocolError("not a TLS handshake record")
+        self._left = length
+
+    def _size(self) -> int | None:
+        """Return how long the message says that it is, or None."""
+        if self._message and self._message[0] != _CLIENT_HELLO:
+            raise ProtocolError("the TLS stream does not begin with a ClientHello")
+        if len(self._message) < 4:
+            return None
+        size = int.from_bytes(self._message[1:4], "big")
+        if size > LIMIT:
+            raise ProtocolError("TLS ClientHello is too long")
+        return size
+
+
 def parse_client_hello(data: bytes) -> ClientHello | None:
     """Read the start of a TLS stream; None means that more bytes are needed.
 
     Raises :class:`ProtocolError` when this cannot become a ClientHello.
     """
-    message = b""
-    at = 0
-    while len(data) - at >= 5:
-        kind, major, length = data[at], data[at + 1], int.from_bytes(data[at + 3 : at + 5], "big")
-        # A record holds at most 2**14 bytes, and an empty one only stalls (RFC 8446, 5.1).
-        if kind != HANDSHAKE or major != 3 or not 0 < length <= 1 << 14:
-            raise ProtocolError("not a TLS handshake record")
-        message += data[at + 5 : at + 5 + length]
-        at += 5 + length
-        if message and message[0] != _CLIENT_HELLO:
-            raise ProtocolError("the TLS stream does not begin with a ClientHello")
-        if len(message) >= 4:
-            size = int.from_bytes(message[1:4], "big")
-            if size > LIMIT:
-                raise ProtocolError("TLS ClientHello is too long")
-            if len(message) >= 4 + size:
-                return _read_body(message[4 : 4 + size])
-    if len(data) > LIMIT:
-        raise ProtocolError("TLS ClientHello is too long")
-    return None
+    return ClientHelloReader().feed(data)
 
 
 def _read_body(body: bytes) -> ClientHello:

@@ -1,32 +1,48 @@
 """What is behind the proxy's port, other than SSH?
 
-Laws of this file:
+Invariants of this file:
 
 * What is meant for auth passes through as it is: the proxy neither reads nor changes it.
-* The proxy's own HTTPS tells strangers that it is there, and nothing of the cluster's inside.
+* A connection to auth has a deadline until auth has answered it, which bytes do not move; after
+  that it ends when nothing was sent for longer than the API lets it be quiet.
+* The proxy's own HTTPS tells strangers that it is there, and nothing of the cluster's inside. It
+  takes no body, and its handshake, each head and the pause between requests have deadlines.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, Final
 
 from twisted.internet.interfaces import IAddress, IProtocol, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
-from twisted.web.http import Request
-from twisted.web.resource import Resource
-from twisted.web.server import Site
 
 from tele._version import VERSION
+from tele.https.channel import ApiFactory, ApiRequest, Limits, TlsFactory
 from tele.loop import make_logger
+from tele.proxy.admission import Slot
+from tele.proxy.demultiplexer import TlsDoor
+from tele.proxy.tls_records import Handshake
 
 log = make_logger(__name__)
 
-CONNECT_SECONDS: Final = 10.0
-IDLE_SECONDS: Final = 60.0
+#: From the connection on until auth has answered the end of the client's handshake.
+HANDSHAKE_SECONDS: Final = 20.0
+#: Silence both ways on a connection to auth. Longer than any call of the API takes, than auth
+#: waits for the next one, and than a stream is without a sign of life.
+RELAY_IDLE_SECONDS: Final = 180.0
+#: Our own pages: what a connection may take for its TLS handshake, for the head of a request, and
+#: between requests.
+PAGES: Final = Limits(
+    handshake=timedelta(seconds=10),
+    head=timedelta(seconds=10),
+    idle=timedelta(seconds=30),
+    head_bytes=8 * 1024,
+)
 
 
 class _Upstream(Protocol):
@@ -39,7 +55,7 @@ class _Upstream(Protocol):
         self._visitor.upstream_connected(self.transport)
 
     def dataReceived(self, data: bytes) -> None:
-        self._visitor.transport.write(data)
+        self._visitor.upstream_sent(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._visitor.upstream_lost()
@@ -53,15 +69,20 @@ class Relay(Protocol):
 
     transport: Any
 
-    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
+    def __init__(self, endpoint: IStreamClientEndpoint, slot: Slot, clock: Any) -> None:
         self._endpoint = endpoint
+        self._slot = slot
+        self._clock = clock
         self._early: list[bytes] = []
         self._upstream: Any = None
         self._connecting: Any = None
         self._lost = False
+        self._handshake = Handshake()
+        self._heard = 0.0
 
     def connectionMade(self) -> None:
         """Connect, and read nothing more until that is done."""
+        self._slot.within(HANDSHAKE_SECONDS)
         factory = Factory.forProtocol(lambda: _Upstream(self))
         factory.noisy = False
         self._connecting = self._endpoint.connect(factory)
@@ -69,6 +90,10 @@ class Relay(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Pass it on."""
+        if self._handshake.answered:
+            self._heard = self._clock.seconds()
+        else:
+            self._handshake.client_sent(data)
         if self._upstream is None:
             self._early.append(data)
             self.transport.pauseProducing()
@@ -76,7 +101,7 @@ class Relay(Protocol):
             self._upstream.write(data)
 
     def upstream_connected(self, upstream: Any) -> None:
-        """Auth answered."""
+        """Auth took the connection."""
         self._connecting = None
         if self._lost:
             upstream.abortConnection()
@@ -89,22 +114,42 @@ class Relay(Protocol):
             upstream.write(data)
         self.transport.resumeProducing()
 
+    def upstream_sent(self, data: bytes) -> None:
+        """Auth sent something."""
+        if self._handshake.answered:
+            self._heard = self._clock.seconds()
+        elif self._handshake.server_sent(data):
+            self._slot.prove()
+            self._heard = self._clock.seconds()
+            self._slot.within(RELAY_IDLE_SECONDS, self._look)
+        self.transport.write(data)
+
+    def _look(self) -> None:
+        """End the connection if it was silent; look again when it would have been."""
+        left = self._heard + RELAY_IDLE_SECONDS - self._clock.seconds()
+        if left > 0:
+            self._slot.within(left, self._look)
+        else:
+            self._slot.end()
+
     def _failed(self, failure: Failure) -> None:
         self._connecting = None
         if not self._lost:
             log.warn("auth cannot be reached: {why!s}", why=failure.value)
-            self.transport.abortConnection()
+            self._slot.end()
 
     def upstream_lost(self) -> None:
-        """Auth closed the connection."""
+        """Auth closed the connection. Who does not read its last words loses them in time."""
         self._upstream = None
         if not self._lost:
+            self._slot.within(HANDSHAKE_SECONDS)
             self.transport.unregisterProducer()
             self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The visitor left."""
         self._lost = True
+        self._slot.leave()
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
             connecting.cancel()
@@ -114,42 +159,67 @@ class Relay(Protocol):
             upstream.loseConnection()
 
 
-class _Fixed(Resource):
-    """A page that is the same for everybody."""
+class Pages:
+    """The proxy's own pages: ``/v1/ping`` and ``/healthz``. No banner, no log of requests."""
 
-    isLeaf = True
+    def __init__(self, cluster: Callable[[], str], clock: Any) -> None:
+        self.factory = ApiFactory(clock, PAGES, self._head_received, self._answer)
+        self._pages: dict[bytes, Callable[[], dict[str, Any]]] = {
+            b"/healthz": lambda: {"status": "ok"},
+            b"/v1/ping": lambda: {"cluster": cluster(), "version": VERSION},
+        }
 
-    def __init__(self, value: Callable[[], dict[str, Any]]) -> None:
-        super().__init__()
-        self._value = value
+    def _head_received(
+        self, request: ApiRequest, method: bytes, target: bytes, length: int | None
+    ) -> timedelta | None:
+        """Find out what is asked for; None refuses the body, of which no page has one."""
+        page = self._pages.get(target.partition(b"?")[0])
+        if page is None:
+            request.found = (404, {"error": "this proxy has no such page"})
+        elif method not in (b"GET", b"HEAD"):
+            request.found = (405, {"error": "the pages of a proxy are for GET"})
+        elif length != 0:
+            request.found = (413, {"error": "the pages of a proxy take no body"})
+        else:
+            request.found = (200, page())
+            return PAGES.head
+        return None
 
-    def render_GET(self, request: Request) -> bytes:
-        """Give the value as JSON."""
+    def _answer(self, request: ApiRequest) -> None:
+        status, value = request.found
+        body = json.dumps(value).encode() + b"\n"
+        request.setResponseCode(status)
         request.setHeader(b"content-type", b"application/json")
         request.setHeader(b"cache-control", b"no-store")
-        return json.dumps(self._value()).encode() + b"\n"
+        request.setHeader(b"content-length", b"%d" % len(body))
+        if status == 405:
+            request.setHeader(b"allow", b"GET, HEAD")
+        request.write(body)
+        request.finish()
 
 
-class _Pages(Site):
-    """The proxy's own pages. No server banner, no log of requests, short patience."""
+class _PagesConnection(TLSMemoryBIOProtocol):
+    """TLS for our pages, counted until it ends."""
 
-    def log(self, request: Request) -> None:
-        """Requests of strangers are not worth a line each."""
+    slot: Slot
 
-
-def make_pages(cluster: Callable[[], str]) -> Site:
-    """Return the site: ``/v1/ping`` and ``/healthz``."""
-    root = Resource()
-    version = Resource()
-    root.putChild(b"v1", version)
-    root.putChild(b"healthz", _Fixed(lambda: {"status": "ok"}))
-    version.putChild(b"ping", _Fixed(lambda: {"cluster": cluster(), "version": VERSION}))
-    return _Pages(root, timeout=IDLE_SECONDS)
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See Twisted."""
+        self.slot.leave()
+        super().connectionLost(reason)
 
 
-def https_door(tls: Any, site: Site, clock: Any) -> Callable[[IAddress], IProtocol | None]:
-    """Return the door to ``site`` behind TLS that ends here."""
-    factory: Any = TLSMemoryBIOFactory(tls, False, site, clock=clock)
-    site.startFactory()
-    build: Callable[[IAddress], IProtocol | None] = factory.buildProtocol
+def https_door(tls: Any, pages: Pages, clock: Any) -> TlsDoor:
+    """Return the door to ``pages`` behind TLS that ends here."""
+    factory: Any = TlsFactory(tls, False, pages.factory, clock=clock)
+    factory.protocol = _PagesConnection
+
+    def build(address: IAddress, slot: Slot) -> IProtocol | None:
+        protocol: Any = factory.buildProtocol(address)
+        if protocol is not None:
+            slot.timed_elsewhere()
+            protocol.slot = slot
+        made: IProtocol | None = protocol
+        return made
+
     return build

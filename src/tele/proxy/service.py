@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import uuid
 from collections.abc import Collection
 from typing import Any, Final
@@ -34,8 +35,9 @@ from tele.model.api.members import HostChanges, Proxy, WatchHosts
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostIdentity, HostRole
 from tele.model.revocation import HostRevocation
+from tele.proxy.admission import Admission, limits_for
 from tele.proxy.demultiplexer import Demultiplexer, Doors
-from tele.proxy.doors import Relay, https_door, make_pages
+from tele.proxy.doors import Pages, Relay, https_door
 from tele.proxy.index import NodeIndex
 from tele.proxy.jump import Jump
 from tele.proxy.jump import Visitor as JumpVisitor
@@ -56,11 +58,19 @@ DENIED_BURST: Final = 100.0
 DENIED_PER_SECOND: Final = 5.0
 #: How often it is looked whether those with a tunnel are still members.
 LOOK_SECONDS: Final = 30.0
+#: What counts as the number of descriptors where the system sets no limit.
+UNLIMITED: Final = 1 << 20
 
 
 def _is_visitor(transport: SSHServerTransport) -> bool:
     """Whether somebody passes through. What a node does on its tunnel is no reason to stay."""
     return has_channels(transport) and not isinstance(transport.avatar, AgentAvatar)
+
+
+def descriptors() -> int:
+    """Return how many descriptors this process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return UNLIMITED if soft == resource.RLIM_INFINITY else soft
 
 
 class ProxyService(Service):
@@ -112,7 +122,6 @@ class ProxyService(Service):
         self._revoked: frozenset[HostRevocation] = frozenset()
         self._tunnels: Tunnels | None = None
         self._peers: Peers | None = None
-        self._site: Any = None
 
     def startService(self) -> None:
         """Begin to start; ``ready`` tells how it ended."""
@@ -200,17 +209,18 @@ class ProxyService(Service):
     def _listen(self, ssh: SSHServerFactory) -> None:
         member = self._member
         cluster = member.identity.host.cluster
-        self._site = make_pages(lambda: cluster)
+        pages = Pages(lambda: cluster, self._reactor)
         tls = self._https or ServerTls(
             lambda: member.identity.tls, lambda: tls_authorities(member.authorities)
         )
         doors = Doors(
-            auth=lambda _: Relay(self._auth_endpoint()),
-            https=https_door(tls, self._site, self._reactor),
+            auth=lambda _, slot: Relay(self._auth_endpoint(), slot, self._reactor),
+            https=https_door(tls, pages, self._reactor),
             ssh=ssh.buildProtocol,
         )
         host, port = self._listen_at
-        door = Demultiplexer(doors, self._reactor, proxy_protocol=self._proxy_protocol)
+        admission = Admission(self._reactor, ssh.door, limits_for(ssh.limits, descriptors()))
+        door = Demultiplexer(doors, admission, proxy_protocol=self._proxy_protocol)
         try:
             self._listening = listen(self._reactor, port, door, host)
         except CannotListenError as error:

@@ -15,6 +15,8 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tele.proxy.admission import Admission, AdmissionLimits, Slot
+from tele.proxy.client_hello import ClientHelloReader
 from tele.proxy.demultiplexer import (
     SILENCE_SECONDS,
     UNDECIDED_SECONDS,
@@ -68,20 +70,37 @@ class Scene:
         self.clock = Clock()
         self.closed = False
         self.visitors: list[IAddress] = []
+        self.slots: list[Slot] = []
+        self.turned_away: list[str] = []
 
-        def door(name: str) -> Callable[[IAddress], Protocol | None]:
-            def made(address: IAddress) -> Protocol | None:
+        def door(name: str) -> Callable[..., Protocol | None]:
+            def made(address: IAddress, slot: Slot | None = None) -> Protocol | None:
                 self.visitors.append(address)
+                if slot is not None:
+                    slot.timed_elsewhere()
+                    self.slots.append(slot)
                 return None if self.closed else Taken(name)
 
             return made
 
+        limits = AdmissionLimits(pending=self.limit)
+        self.admission = Admission(self.clock, self, limits)
         self.factory = Demultiplexer(
             Doors(door("auth"), door("https"), door("ssh")),
-            self.clock,
-            limit=self.limit,
+            self.admission,
             proxy_protocol=proxy_protocol,
         )
+
+    def is_home(self, host: str) -> bool:
+        return False
+
+    def refused(self, host: str, why: str) -> None:
+        self.turned_away.append(host)
+
+    @property
+    def undecided(self) -> int:
+        """Connections that count, without those that a door has taken."""
+        return len(self.admission.pending) - len(self.slots)
 
     def connect(self) -> Transport:
         transport = Transport()
@@ -124,7 +143,7 @@ def test_first_bytes_choose_the_door(data: bytes, door: str, step: int) -> None:
     taken = transport.protocol
     assert isinstance(taken, Taken)
     assert (taken.door, taken.received) == (door, data)
-    assert scene.factory.undecided == 0
+    assert scene.undecided == 0
     assert not scene.clock.getDelayedCalls()
 
 
@@ -146,7 +165,7 @@ def test_anything_else_is_cut_off(data: bytes) -> None:
     transport.feed(data)
     assert transport.aborted
     assert transport.value() == b""
-    assert scene.factory.undecided == 0
+    assert scene.undecided == 0
     assert not scene.clock.getDelayedCalls()
 
 
@@ -157,9 +176,40 @@ def test_half_a_hello_does_not_wait_for_ever() -> None:
     transport.feed(hello("tele-auth")[:50])
     scene.clock.advance(SILENCE_SECONDS)
     assert isinstance(transport.protocol, Undecided)
-    scene.clock.advance(UNDECIDED_SECONDS)
+    for _ in range(9):
+        scene.clock.advance(1)
+        transport.feed(hello("tele-auth")[50:51])
+        assert not transport.aborted
+    scene.clock.advance(UNDECIDED_SECONDS - SILENCE_SECONDS - 9)
     assert transport.aborted
-    assert scene.factory.undecided == 0
+    assert scene.undecided == 0
+    assert not scene.clock.getDelayedCalls()
+
+
+@pytest.mark.parametrize("record", [1, 100])
+def test_a_slow_hello_costs_its_length(record: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice as long a ClientHello, byte by byte in small records, is twice the work (attack)."""
+    looked = []
+    feed = ClientHelloReader.feed
+
+    def counted(self: ClientHelloReader, data: bytes) -> object:
+        looked.append(len(data))
+        return feed(self, data)
+
+    monkeypatch.setattr(ClientHelloReader, "feed", counted)
+
+    def cost(size: int) -> int:
+        looked.clear()
+        message = b"\x01" + (8 * 1024).to_bytes(3, "big") + bytes(size)
+        pieces = [message[at : at + record] for at in range(0, size, record)]
+        data = b"".join(b"\x16\x03\x01" + len(p).to_bytes(2, "big") + p for p in pieces)
+        transport = Scene().connect()
+        for at in range(len(data)):
+            transport.feed(data[at : at + 1])
+        assert not transport.aborted
+        return sum(looked)
+
+    assert cost(2000) <= 2 * cost(1000)
 
 
 def test_only_so_many_may_be_undecided() -> None:
@@ -170,7 +220,8 @@ def test_only_so_many_may_be_undecided() -> None:
     transports = [scene.connect() for _ in range(scene.limit)]
     late = scene.connect()
     assert [transport.aborted for transport in transports] == [True, False, False]
-    assert scene.factory.undecided == scene.limit
+    assert scene.turned_away == [PEER.host]
+    assert scene.undecided == scene.limit
     late.feed(b"SSH-2.0-x\r\n")
     assert isinstance(late.protocol, Taken)
     scene.connect()
@@ -183,7 +234,7 @@ def test_a_peer_that_leaves_is_forgotten() -> None:
     transport = scene.connect()
     assert transport.protocol is not None
     transport.protocol.connectionLost(Failure(connectionDone.value))
-    assert scene.factory.undecided == 0
+    assert scene.undecided == 0
     assert not scene.clock.getDelayedCalls()
 
 
@@ -250,7 +301,7 @@ def test_without_one_header_nobody_is_served(data: bytes) -> None:
     transport = scene.connect()
     transport.feed(data)
     assert transport.aborted
-    assert (scene.visitors, scene.factory.undecided) == ([], 0)
+    assert (scene.visitors, scene.undecided) == ([], 0)
     assert not scene.clock.getDelayedCalls()
 
 
@@ -262,7 +313,7 @@ def test_a_header_does_not_take_for_ever(data: bytes) -> None:
     if data:
         transport.feed(data)
     scene.clock.advance(UNDECIDED_SECONDS)
-    assert (transport.aborted, scene.visitors, scene.factory.undecided) == (True, [], 0)
+    assert (transport.aborted, scene.visitors, scene.undecided) == (True, [], 0)
     assert not scene.clock.getDelayedCalls()
 
 
