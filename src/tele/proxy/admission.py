@@ -26,7 +26,7 @@ from tele.conch.limits import (
     Limits,
     source_network,
 )
-from tele.conch.shares import Shares
+from tele.conch.places import Places
 
 #: Connections that are undecided, in a TLS handshake, or about our own pages.
 PENDING_LIMIT: Final = 2000
@@ -80,8 +80,8 @@ class Admission:
     def __init__(self, clock: IReactorTime, gate: Gate, limits: AdmissionLimits) -> None:
         self.clock = clock
         self.limits = limits
-        self.pending: Shares[Slot] = Shares(limits.pending, limits.pending_per_source, True)
-        self.relays: Shares[Slot] = Shares(limits.relays, limits.relays_per_source, False)
+        self.pending: Places[Slot] = Places(limits.pending, limits.pending_per_source, True)
+        self.relays: Places[Slot] = Places(limits.relays, limits.relays_per_source, False)
         self._gate = gate
 
     def enter(self, host: str | None, abort: Callable[[], None]) -> Slot:
@@ -93,14 +93,14 @@ class Admission:
         self.take(self.pending, slot)
         return slot
 
-    def take(self, shares: Shares[Slot], slot: Slot) -> bool:
-        """Count ``slot`` among ``shares``; False if there is no room."""
+    def take(self, places: Places[Slot], slot: Slot) -> bool:
+        """Count ``slot`` among ``places``; False if there is no room."""
         host = slot.host
         if host is None:  # whoever may connect to us then is no stranger: it is the balancer
-            leaves = shares.enter(slot, "", shares.total)
+            leaves = places.enter(slot, "", places.total)
         else:
             weight = self.limits.home_weight if self._gate.is_home(host) else 1
-            leaves = shares.enter(slot, source_network(host), weight)
+            leaves = places.enter(slot, source_network(host), weight)
         if leaves is not None:
             self._gate.refused(leaves.host or "", "too_many")
             leaves.end()

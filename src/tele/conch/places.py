@@ -1,7 +1,7 @@
 """Who has to go when there is no room for another connection?
 
 Connections are counted by source. A source has a share, and a larger one (``weight``) where
-many are known to be behind one address. When all places are taken, the source that uses most
+many are known to be behind one address. When all are taken, the source that uses most
 of its share gives one back: a crowd from one address keeps nobody out who comes alone.
 
 Invariants of this file:
@@ -37,7 +37,7 @@ class _Source(Generic[T]):
 
 
 @define(eq=False)
-class Shares(Generic[T]):
+class Places(Generic[T]):
     """At most ``total`` connections, and ``share`` times its weight of one source.
 
     With ``newest_wins`` the oldest makes room, which suits those who say at once what they
