@@ -21,6 +21,7 @@ from small_cluster import ME, SmallCluster, SmallNode, SmallProxy, TunnelNode, s
 from tele.certs.certificate import parse_certificate
 from tele.certs.keys import parse_line
 from tele.conch.client import ClientIdentity, HostVerifier, connect
+from tele.conch.penalties import Fault
 from tele.conch.stream import open_stream
 from tele.errors import AccessDenied, ProtocolError
 from tele.interfaces import Put
@@ -511,3 +512,31 @@ def test_a_balancer_that_leads_to_one_proxy(cluster: SmallCluster) -> None:
         mine = {id(c.transport.outgoing) for c in agents._connections()}
         assert len(mine) == 1
         assert cluster.jump("alice", first, "nat1", "echo on").stdout == b"on\n"
+
+
+def test_a_word_for_another_node_is_not_held_against_the_proxy(
+    cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that announces another's address does not get proxies shut out there (attack)."""
+    proxy = cluster.proxy()
+    node = cluster.node()
+    door = node.service.factory.door
+    blamed: list[Fault] = []
+    monkeypatch.setattr(door, "blame", lambda host, fault: blamed.append(fault))
+    word = proxy.service._vouch(Visitor("another", ("192.0.2.1", 1)))
+    for expected in ([], [Fault.NOAUTH]):  # the second time it is somebody who overheard it
+        with socket.create_connection(("127.0.0.1", node.port), 20) as there:
+            there.sendall(word)
+            there.setblocking(False)
+
+            def closed(there: socket.socket = there) -> bool:
+                try:
+                    return not there.recv(4096)
+                except BlockingIOError:
+                    return False
+                except ConnectionResetError:
+                    return True
+
+            cluster.reactor.until(closed)
+            cluster.reactor.until(lambda: not node.service.factory.present)
+        assert blamed == expected

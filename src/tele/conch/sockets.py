@@ -23,9 +23,10 @@ from twisted.internet.interfaces import (
     IConnector,
     IListeningPort,
     IProtocol,
+    IReactorPluggableNameResolver,
 )
 from twisted.internet.protocol import ClientFactory, Factory
-from zope.interface import directlyProvides, providedBy
+from zope.interface import alsoProvides, directlyProvides, providedBy
 
 from tele.conch.scratch import MAX_PACKET, READ_SIZE, RECEIVED
 from tele.wire.packets import OVERHEAD
@@ -195,11 +196,15 @@ class DirectReactor:
     """A reactor for client endpoints: its TCP connections are direct, all else is as it was.
 
     ``HostnameEndpoint(DirectReactor(reactor), ...)`` connects directly to each address.
+    With ``resolver`` (an ``IHostnameResolver``) that one looks names up for it.
     """
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, resolver: Any = None) -> None:
         self._reactor = reactor
         directlyProvides(self, providedBy(reactor))
+        if resolver is not None:
+            alsoProvides(self, IReactorPluggableNameResolver)
+            self.nameResolver = resolver
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)

@@ -17,12 +17,12 @@ from typing import Any, Final, TypeVar
 from attrs import define, field, frozen
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IProtocolFactory
 from zope.interface import implementer
 
 from tele.conch.forwarding import ForwardRequest, IForwarder, LocalRequest
 from tele.conch.listening import LISTENING_LIMIT, Kind, Listeners, Peer
+from tele.conch.names import Names
 from tele.conch.remote_forwarding import (
     PATH_CHANNEL,
     PORT_CHANNEL,
@@ -39,7 +39,7 @@ from tele.conch.session_forwarding import (
     IDisplay,
     ISessionForwards,
 )
-from tele.conch.sockets import DirectReactor, adopt
+from tele.conch.sockets import adopt
 from tele.errors import AccessDenied, Unavailable
 from tele.model.access import GatewayPorts
 from tele.node.display_child import find_xauth
@@ -97,7 +97,10 @@ class Allowed:
 
 @implementer(IForwarder, IListener, ISessionForwards)
 class Forwards:
-    """Forwards for one visitor. ``check()`` raises when nothing new may begin."""
+    """Forwards for one visitor. ``check()`` raises when nothing new may begin.
+
+    ``names`` looks names up, with a share for each user.
+    """
 
     def __init__(
         self,
@@ -108,8 +111,11 @@ class Forwards:
         gateway: GatewayPorts,
         check: Callable[[], None],
         connection: Callable[[], Any],
+        names: Names,
     ) -> None:
         self._reactor = reactor
+        self._names = names
+        self._user = visit.grant.identity.user
         self._login = visit.grant.login
         self._made_by = made_by
         self._records = records
@@ -162,9 +168,7 @@ class Forwards:
         return protocol
 
     async def _connect_port(self, request: ForwardRequest, factory: IProtocolFactory) -> Any:
-        endpoint = HostnameEndpoint(
-            DirectReactor(self._reactor), request.host, request.port, timeout=CONNECT_TIMEOUT
-        )
+        endpoint = self._names.endpoint(self._user, request.host, request.port, CONNECT_TIMEOUT)
         return await endpoint.connect(factory)
 
     async def _connect_local(self, request: LocalRequest, factory: IProtocolFactory) -> Any:

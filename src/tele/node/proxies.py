@@ -4,16 +4,16 @@ All visitors through a proxy have its address until it has said who they are: no
 out there for another, and it has no share of the places of strangers. Behind it are people
 who logged in to the proxy.
 
-Law of this file: names are looked up off the way of any visitor; what was found last holds
-until it is found anew.
+Invariant of this file: names are looked up off the way of any visitor, each once at a time; what
+was found last holds until it is found anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
-from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from tele.https.blocking import split_address
@@ -23,11 +23,13 @@ log = make_logger(__name__)
 
 
 class ProxyAddresses:
-    """The set of them. ``reactor`` looks names up (``IReactorCore.resolve``)."""
+    """The set of them. ``resolve(host)`` looks a name up."""
 
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
+    def __init__(self, resolve: Callable[[str], Deferred[str]]) -> None:
+        self._resolve = resolve
         self._of: dict[str, str] = {}
+        #: Names that are being looked up: they are not asked for again meanwhile.
+        self._asked: set[str] = set()
         self._known: frozenset[str] = frozenset()
 
     def __contains__(self, host: str) -> bool:
@@ -41,17 +43,15 @@ class ProxyAddresses:
             try:
                 self._of[host] = str(ip_address(host))
             except ValueError:
-                looking = self._reactor.resolve(host)
-                looking.addCallbacks(
-                    self._found, _not_found, callbackArgs=(host,), errbackArgs=(host,)
-                )
+                if host not in self._asked:
+                    self._asked.add(host)
+                    self._resolve(host).addBoth(self._answered, host)
         self._known = frozenset(self._of.values()) - {""}
 
-    def _found(self, address: str, host: str) -> None:
-        if host in self._of:
-            self._of[host] = address
+    def _answered(self, answer: str | Failure, host: str) -> None:
+        self._asked.discard(host)
+        if isinstance(answer, Failure):
+            log.debug("proxy {host!r} has no address: {why!r}", host=host, why=str(answer.value))
+        elif host in self._of:
+            self._of[host] = answer
             self._known = frozenset(self._of.values()) - {""}
-
-
-def _not_found(failure: Failure, host: str) -> None:
-    log.debug("proxy {host!r} has no address: {why!r}", host=host, why=str(failure.value))

@@ -5,6 +5,7 @@ Laws of this file:
 * The certificate was checked before; here the roles decide, once, and give a Grant.
 * What the certificate withholds, no role gives back.
 * Without a valid certificate of our own, or without room to put it on record, nobody comes in.
+* Accounts are looked up in threads of their own, of which each person has a share.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from typing import Any, Final
 from twisted.conch.interfaces import IConchUser
 from twisted.cred.portal import IRealm
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
 
 from tele.conch.credentials import CertificateCredentials
@@ -29,11 +29,20 @@ from tele.node.accounts import Refused, check_open, check_sessions, find_account
 from tele.node.programs import Visit
 from tele.node.visitor import Visitor
 from tele.rbac.decision import decide
+from tele.workers import Workers
 
 PTY: Final = "permit-pty"
 PORT_FORWARDING: Final = "permit-port-forwarding"
 AGENT_FORWARDING: Final = "permit-agent-forwarding"
 X11_FORWARDING: Final = "permit-X11-forwarding"
+
+#: Threads that wait for name services, and of one person at once.
+ACCOUNT_THREADS: Final = 16
+ACCOUNT_THREADS_PER_USER: Final = 4
+#: Logins of one person that wait for such a thread.
+ACCOUNTS_WAITING_PER_USER: Final = 64
+#: How long a look-up may take, its waiting included: less than the time to log in.
+ACCOUNT_SECONDS: Final = 20.0
 
 Answer = tuple[Any, Any, Callable[[], None]]
 
@@ -48,12 +57,39 @@ def look_up(login: str) -> None:
     check_sessions(account)
 
 
+class Accounts:
+    """Looks accounts up, in threads that nothing else uses. Close it when its owner stops."""
+
+    def __init__(self, reactor: Any, look_up: Callable[[str], None] = look_up) -> None:
+        self._look_up = look_up
+        self.workers = Workers(
+            reactor,
+            "this node's name service",
+            threads=ACCOUNT_THREADS,
+            share=ACCOUNT_THREADS_PER_USER,
+            waiting=ACCOUNTS_WAITING_PER_USER,
+            seconds=ACCOUNT_SECONDS,
+        )
+
+    async def check(self, login: str, user: str) -> None:
+        """Raise :class:`AccessDenied` unless ``user`` may be served as ``login``."""
+        try:
+            await self.workers.call(user, self._look_up, login)
+        except Refused as refused:
+            raise AccessDenied(str(refused), refused.reason) from None
+
+    def close(self) -> None:
+        """Look nothing up any more."""
+        self.workers.close()
+
+
 @implementer(IRealm)
 class NodeRealm:
     """Decides who may be what on this node.
 
     :param labels: the node's own labels; those that the cluster bound to it win over them.
     :param receive: makes the avatar for a grant and its credentials.
+    :param accounts: knows the accounts of this machine.
     """
 
     def __init__(
@@ -62,13 +98,13 @@ class NodeRealm:
         member: Member,
         labels: Callable[[], Mapping[str, str]],
         receive: Callable[[Grant, CertificateCredentials], Visitor],
-        look_up: Callable[[str], None] = look_up,
+        accounts: Accounts,
     ) -> None:
         self._reactor = reactor
         self._member = member
         self._labels = labels
         self._receive = receive
-        self._look_up = look_up
+        self._accounts = accounts
         self._roles: tuple[ClusterState | None, dict[str, Role]] = (None, {})
 
     def requestAvatar(self, avatarId: Any, mind: Any, *interfaces: Any) -> Deferred[Answer]:
@@ -79,7 +115,8 @@ class NodeRealm:
         if IConchUser not in interfaces:
             raise Unavailable("this server has SSH users only")
         grant = self._decide(credentials)
-        await self._check_account(grant.login)
+        # Name services may wait for a network; the reactor must not.
+        await self._accounts.check(grant.login, grant.identity.user)
         visitor = self._receive(grant, credentials)
         visitor.arrived()
         return IConchUser, visitor, visitor.left
@@ -121,14 +158,6 @@ class NodeRealm:
         if isinstance(decision, Denied):
             raise AccessDenied(decision.message, decision.reason.value)
         return decision
-
-    async def _check_account(self, login: str) -> None:
-        # Name services may wait for a network; the reactor must not.
-        pool = self._reactor.getThreadPool()
-        try:
-            await deferToThreadPool(self._reactor, pool, self._look_up, login)
-        except Refused as refused:
-            raise AccessDenied(str(refused), refused.reason) from None
 
 
 def visit_of(grant: Grant, credentials: CertificateCredentials, session_id: str) -> Visit:

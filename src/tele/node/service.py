@@ -27,6 +27,7 @@ from tele.conch.exchange import HostKeys
 from tele.conch.factory import SSHServerFactory
 from tele.conch.farewell import Farewell
 from tele.conch.limits import Limits
+from tele.conch.names import Names
 from tele.conch.server import SSHServerTransport
 from tele.conch.sockets import listen
 from tele.errors import Conflict, TeleError, Unavailable
@@ -43,7 +44,7 @@ from tele.node.labels import Labels
 from tele.node.presence import NodePresence
 from tele.node.programs import NodePrograms, Visit
 from tele.node.proxies import ProxyAddresses
-from tele.node.realm import NodeRealm, look_up
+from tele.node.realm import Accounts, NodeRealm, look_up
 from tele.node.spawning import Spawning
 from tele.node.subsystems import by_name
 from tele.node.trail import Trail, address
@@ -52,7 +53,7 @@ from tele.node.visitor import Visitor
 from tele.recording.tee import ConnectionTape
 from tele.tunnel.agent import Serve, peer_address
 from tele.tunnel.agents import Agents
-from tele.tunnel.vouching import Vouching, take_preface
+from tele.tunnel.vouching import Misdirected, Vouching, take_preface
 from tele.wire.agreement import SERVER_METHODS
 from tele.wire.ciphers import SERVER_CIPHERS
 
@@ -113,11 +114,13 @@ class NodeService(Service):
         self._gateway = gateway
         self._subsystems = by_name(subsystems)
         self._trail = Trail(reactor, member)
-        self._proxies = ProxyAddresses(reactor)
+        self._names = Names(reactor)
+        self._proxies = ProxyAddresses(self._resolve_proxy)
         self._trust: Trust | None = None
         self._port: Any = None
         self._starting: Deferred[int] | None = None
-        realm = NodeRealm(reactor, member, lambda: labels.current, self._receive, look_up)
+        self._accounts = Accounts(reactor, look_up)
+        realm = NodeRealm(reactor, member, lambda: labels.current, self._receive, self._accounts)
         self.factory = SSHServerFactory(
             portal=make_portal(realm),
             host_keys=self._host_keys,
@@ -149,6 +152,11 @@ class NodeService(Service):
             self._trust = Trust(cluster, self._member.ssh_trust(AuthorityKind.USER))
         return self._trust
 
+    def _resolve_proxy(self, host: str) -> Deferred[str]:
+        """Look up where a proxy is, as one of this proxy's look-ups."""
+        looking = Deferred.fromCoroutine(self._names.look_up(f"proxy {host}", host, 0))
+        return looking.addCallback(lambda addresses: addresses[0].host)
+
     def _member_changed(self) -> None:
         self._trust = None
         self._learn_proxies()
@@ -172,7 +180,13 @@ class NodeService(Service):
     def _take_preface(self, transport: SSHServerTransport, data: bytes) -> int | None:
         size = take_preface(data)
         if size:
-            visitor, proxy = self._vouching.take(data[:size], self._reactor.seconds())
+            try:
+                visitor, proxy = self._vouching.take(data[:size], self._reactor.seconds())
+            except Misdirected:
+                # Another node says that it is here. That is no fault of the proxy's, whose
+                # visitors for this node are not to pay for it.
+                transport.fault = None
+                raise
             transport.vouched_for(visitor.remote_addr, proxy)
         return size
 
@@ -212,6 +226,7 @@ class NodeService(Service):
             self._trail,
             UserSockets(self._spawning, grant.login),
             self._gateway,
+            self._names,
         )
 
     def _tape(self, visit: Visit) -> ConnectionTape | None:
@@ -300,6 +315,8 @@ class NodeService(Service):
             port, self._port = self._port, None
             await maybeDeferred(port.stopListening)
         await self._farewell.say(self._shutdown_grace, "the node is shutting down")
+        self._names.close()
+        self._accounts.close()
         await self._spawning.close()
 
 

@@ -22,6 +22,7 @@ from tele.conch.forwarding import (
     open_direct_streamlocal,
     open_direct_tcpip,
 )
+from tele.conch.names import Names
 from tele.conch.programs import ISessionPrograms, ProgramRequest
 from tele.conch.remote_forwarding import REQUESTS, IListener, answer_request
 from tele.conch.session import SessionChannel
@@ -51,6 +52,7 @@ class Visitor(ConchUser):
         trail: Trail,
         sockets: UserSockets,
         gateway: GatewayPorts,
+        names: Names,
     ) -> None:
         super().__init__()
         self.grant = visit.grant
@@ -64,7 +66,7 @@ class Visitor(ConchUser):
         self._interactive = False
         records = ForwardRecords(reactor, visit, trail, tape)
         self._forwards = Forwards(
-            reactor, visit, sockets, records, gateway, self._check, lambda: self.conn
+            reactor, visit, sockets, records, gateway, self._check, lambda: self.conn, names
         )
         self.channelLookup.update(
             {

@@ -22,6 +22,7 @@ from tele.conch.exchange import HostKeys
 from tele.conch.factory import SSHServerFactory
 from tele.conch.farewell import Farewell, has_channels
 from tele.conch.limits import Limits
+from tele.conch.names import Names
 from tele.conch.server import SSHServerTransport
 from tele.conch.sockets import listen
 from tele.errors import TeleError, Unavailable
@@ -45,7 +46,7 @@ from tele.proxy.realm import ProxyRealm
 from tele.proxy.ways import Ways
 from tele.tunnel.acceptor import AgentAvatar, Tunnel, Tunnels
 from tele.tunnel.peers import PeerAvatar, Peers
-from tele.tunnel.visits import MemberConnection
+from tele.tunnel.visits import OPEN_SECONDS, MemberConnection
 from tele.tunnel.vouching import vouch
 from tele.tunnel.ways_out import WayOut
 from tele.tunnel.words import Visitor
@@ -53,6 +54,8 @@ from tele.tunnel.words import Visitor
 log = make_logger(__name__)
 
 DIAL_SECONDS: Final = 10.0
+#: Where a node serves that does not say at which port.
+NODE_PORT: Final = 3022
 #: Refusals of strangers in the audit in one go, and how many more each second.
 DENIED_BURST: Final = 100.0
 DENIED_PER_SECOND: Final = 5.0
@@ -122,6 +125,7 @@ class ProxyService(Service):
         self._revoked: frozenset[HostRevocation] = frozenset()
         self._tunnels: Tunnels | None = None
         self._peers: Peers | None = None
+        self._names: Names | None = None
 
     def startService(self) -> None:
         """Begin to start; ``ready`` tells how it ended."""
@@ -155,6 +159,8 @@ class ProxyService(Service):
             self._tunnels.close()
         if self._peers is not None:
             self._peers.close()
+        if self._names is not None:
+            self._names.close()
 
     async def _start(self) -> int:
         member = self._member
@@ -165,8 +171,13 @@ class ProxyService(Service):
         self._identity = member.identity
         self._tunnels = tunnels = Tunnels(self._reactor, lambda: None, self._cloned)
         self._peers = Peers(self._reactor, member.client_identity, self._proxies_verifier)
+        self._names = names = Names(self._reactor)
+
+        def dial_node(host_id: str, address: str) -> IStreamClientEndpoint:
+            return names.endpoint(host_id, *split_address(address, NODE_PORT), OPEN_SECONDS)
+
         ways = self._ways = Ways(
-            self._reactor, tunnels, self._peers, self._other_proxies, self._vouch
+            self._reactor, tunnels, self._peers, self._other_proxies, self._vouch, dial_node
         )
         jump = Jump(
             lambda: member.state,

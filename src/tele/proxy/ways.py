@@ -6,7 +6,9 @@ the order of the plan (:mod:`tele.tunnel.plan`), until one works.
 Laws of this file:
 
 * All ways together have their time; the last of them may use what is left of it.
-* An address at which no SSH server answered is tried last for a minute.
+* An address at which no SSH server answered is tried last for a minute, for the node that said
+  that it is there and for no other: whoever announces another's address hurts itself only.
+* Names are looked up in threads of which each node has a share.
 * The node learns where the visitor comes from, whichever way they take.
 """
 
@@ -19,6 +21,7 @@ from weakref import WeakSet
 from twisted.conch.error import ConchError
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from tele.conch.channel import Channel
@@ -31,17 +34,18 @@ from tele.tunnel.acceptor import Tunnels
 from tele.tunnel.peers import Peers
 from tele.tunnel.plan import Direct, Route, Through, Tunnelled, routes
 from tele.tunnel.visits import OPEN_SECONDS, pass_on, speak_to
-from tele.tunnel.ways_out import dial
 from tele.tunnel.words import Visitor
 
 #: How long an attempt may take when there is another way, in seconds.
 IMPATIENT: Final = 3.0
 #: How long an address that did not answer is avoided, in seconds.
 AVOIDED: Final = 60.0
-#: Addresses that are remembered as not answering.
+#: Nodes of which addresses are remembered as not answering.
 AVOIDED_LIMIT: Final = 10_000
 
 Open = Callable[[Any, Visitor, str], Deferred[Any]]
+#: Given the id of a node and an address of its, returns an endpoint.
+Dial = Callable[[str, str], IStreamClientEndpoint]
 
 
 class Ways:
@@ -49,6 +53,7 @@ class Ways:
 
     :param proxies: the other proxies that live, as they are known now.
     :param vouch: given a visitor, what is sent before them on a direct connection.
+    :param dial: dials a node directly.
     """
 
     def __init__(
@@ -58,15 +63,20 @@ class Ways:
         peers: Peers,
         proxies: Callable[[], tuple[Proxy, ...]],
         vouch: Callable[[Visitor], bytes],
+        dial: Dial,
     ) -> None:
         self._reactor = reactor
         self._tunnels = tunnels
         self._peers = peers
         self._proxies = proxies
         self._vouch = vouch
-        self._avoided: dict[str, float] = {}
-        #: Connections to nodes' own addresses, by host id.
+        self._dial_node = dial
+        #: By node: its addresses that did not answer, and until when they are tried last.
+        self._avoided: dict[str, dict[str, float]] = {}
+        #: Connections to nodes' own addresses, by host id; looked through now and then for those
+        #: that have none any more.
         self._direct: dict[str, WeakSet[StreamEnd]] = {}
+        self._direct_after_look = 0
 
     def end_host(self, host_id: str) -> None:
         """End all connections to a node's own addresses: it was removed."""
@@ -131,7 +141,7 @@ class Ways:
                 return await going
             except DeferredTimeout:
                 if isinstance(route, Direct):
-                    self._avoid(route.address)
+                    self._avoid(host, route.address)
                 problem = Unreachable(f"node {host.name} did not answer")
             except (TeleError, ConchError) as error:
                 problem = error
@@ -157,24 +167,30 @@ class Ways:
                 return await through(await self._peers.connection(proxy), visitor, host.name)
 
     async def _dial(self, address: str, visitor: Visitor, host: Host) -> StreamEnd:
-        endpoint = dial(self._reactor, address, OPEN_SECONDS, 3022)
+        endpoint = self._dial_node(host.id, address)
         try:
             stream = await dial_server(endpoint, self._vouch(visitor))
         except CancelledError:
             raise  # it took too long, or the visitor left: that is no fault of the address
         except Exception:
-            self._avoid(address)
+            self._avoid(host, address)
             raise Unreachable(f"node {host.name} does not answer at {address}") from None
-        self._avoided.pop(address, None)
-        self._direct = {i: streams for i, streams in self._direct.items() if streams}
+        self._avoided.get(host.id, {}).pop(address, None)
+        if len(self._direct) > 2 * self._direct_after_look + 16:
+            self._direct = {i: streams for i, streams in self._direct.items() if streams}
+            self._direct_after_look = len(self._direct)
         self._direct.setdefault(host.id, WeakSet()).add(stream)
         return stream
 
-    def _avoid(self, address: str) -> None:
+    def _avoid(self, host: Host, address: str) -> None:
+        avoided = {a: self._avoided[host.id][a] for a in self._unreachable(host)}
+        avoided[address] = self._reactor.seconds() + AVOIDED
+        self._avoided.pop(host.id, None)
         if len(self._avoided) >= AVOIDED_LIMIT:
-            self._avoided.clear()
-        self._avoided[address] = self._reactor.seconds() + AVOIDED
+            del self._avoided[next(iter(self._avoided))]
+        self._avoided[host.id] = avoided
 
     def _unreachable(self, host: Host) -> set[str]:
         moment = self._reactor.seconds()
-        return {a for a in host.addresses if self._avoided.get(a, 0.0) > moment}
+        avoided = self._avoided.get(host.id, {})
+        return {a for a in host.addresses if avoided.get(a, 0.0) > moment}

@@ -37,6 +37,10 @@ LASTS: Final = 300.0
 _CONTEXT: Final = b"tele-visitor@tele"
 
 
+class Misdirected(ProtocolError):
+    """A good word of a proxy, for another node: that one says that it is where we are."""
+
+
 def vouch(visitor: Visitor, key: PrivateKey, certificate: Certificate, seconds: float) -> bytes:
     """Return the line that a proxy with ``certificate`` sends; ``seconds`` is Unix time."""
     said = string(visitor.encode()) + int(seconds * 1000).to_bytes(8, "big")
@@ -85,14 +89,14 @@ class Vouching:
         fields = Reader(said)
         visitor, at = Visitor.decode(fields.string()), int.from_bytes(fields.take(8), "big") / 1000
         fields.end()
-        if visitor.host_id != self._host_id():
-            raise ProtocolError("a proxy's word for another node")
         if abs(seconds - at) > LASTS:
             raise ProtocolError(
                 f"a proxy's word from {abs(seconds - at):.0f} s off: are the clocks right?"
             )
         proxy = self._check(blob, said, signature, seconds)
         self._once(said, seconds)
+        if visitor.host_id != self._host_id():
+            raise Misdirected("a proxy's word for another node")
         return visitor, proxy
 
     def _check(

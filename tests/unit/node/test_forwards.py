@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tele.conch.forwarding import ForwardRequest, LocalRequest, Streams
+from tele.conch.names import Names
 from tele.conch.remote_forwarding import PathRequest, PortRequest
 from tele.conch.session_forwarding import DisplayRequest
 from tele.errors import AccessDenied, InvalidInput, TeleError
@@ -45,7 +46,9 @@ def forwards(heard: Heard, check: Any = lambda: None, **options: Any) -> Forward
     records = ForwardRecords(Clock(), visit, trail, None)
     nobody: Any = None
     sockets = UserSockets(nobody, "alice")
-    return Forwards(Clock(), visit, sockets, records, GatewayPorts.NO, check, lambda: None)
+    return Forwards(
+        Clock(), visit, sockets, records, GatewayPorts.NO, check, lambda: None, Names(Clock())
+    )
 
 
 def ask(made: Forwards) -> dict[str, Deferred[Any]]:

@@ -17,6 +17,7 @@ class Names:
     def resolve(self, name: str) -> Deferred[str]:
         if name == "nowhere.example":
             return fail(DNSLookupError(name))
+        assert name not in self.asked or self.asked[name].called, "one question at a time"
         self.asked[name] = Deferred()
         return self.asked[name]
 
@@ -24,7 +25,7 @@ class Names:
 def test_addresses_are_what_auth_says() -> None:
     """Addresses count at once, names when they are found; who is gone does not count."""
     names = Names()
-    proxies = ProxyAddresses(names)
+    proxies = ProxyAddresses(names.resolve)
     assert "" not in proxies
     said = ["192.0.2.1:3080", "[2001:db8::1]:3080", "proxy.example:1", "nowhere.example:1"]
     proxies.update(said)
@@ -37,6 +38,7 @@ def test_addresses_are_what_auth_says() -> None:
     assert "192.0.2.2" in proxies, "until it is found anew"
     names.asked["proxy.example"].errback(DNSLookupError())
     assert "192.0.2.2" in proxies
+    proxies.update(said)
     proxies.update(said)
     proxies.update(["192.0.2.9:1"])
     names.asked["proxy.example"].callback("192.0.2.2")

@@ -74,19 +74,18 @@ class Dialled:
 class World:
     """Ways of a proxy without tunnels, whose dialling is watched."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.clock = Clock()
         self.answers = "nothing"
         self.dialled: list[Dialled] = []
 
-        def dial(reactor: Any, address: str, seconds: float, port: int) -> Dialled:
+        def dial(host_id: str, address: str) -> Any:
             self.dialled.append(Dialled(address, self.answers))
             return self.dialled[-1]
 
-        monkeypatch.setattr(ways_module, "dial", dial)
         tunnels = Tunnels(self.clock, lambda: None, lambda old, new: None)
         peers: Any = None
-        self.ways = Ways(self.clock, tunnels, peers, lambda: (), lambda _: VOUCHED)
+        self.ways = Ways(self.clock, tunnels, peers, lambda: (), lambda _: VOUCHED, dial)
 
     def visit(self, host: Host = HOST) -> tuple[Deferred[StreamEnd], list[Any]]:
         ended: list[Any] = []
@@ -95,9 +94,9 @@ class World:
         return visiting, ended
 
 
-def test_all_ways_have_their_time_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_ways_have_their_time_together() -> None:
     """A node with many dead addresses does not hold a visitor, or us, for longer (attack)."""
-    world = World(monkeypatch)
+    world = World()
     _, ended = world.visit()
     for _ in range(int(OPEN_SECONDS)):
         world.clock.advance(1)
@@ -110,9 +109,9 @@ def test_all_ways_have_their_time_together(monkeypatch: pytest.MonkeyPatch) -> N
     assert not world.clock.getDelayedCalls()
 
 
-def test_nobody_dials_for_a_visitor_who_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_dials_for_a_visitor_who_left() -> None:
     """The attempt ends, no other one follows it, and no address is blamed for it (attack)."""
-    world = World(monkeypatch)
+    world = World()
     visiting, ended = world.visit()
     visiting.cancel()
     assert ended[0].check(CancelledError)
@@ -121,9 +120,9 @@ def test_nobody_dials_for_a_visitor_who_left(monkeypatch: pytest.MonkeyPatch) ->
     assert not world.ways._avoided
 
 
-def test_a_dead_address_is_tried_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_address_is_tried_last() -> None:
     """One that did not answer lately does not cost the next visitor the time again."""
-    world = World(monkeypatch)
+    world = World()
     host = evolve(HOST, addresses=HOST.addresses[:2])
     world.visit(host)
     world.clock.advance(IMPATIENT)
@@ -133,9 +132,38 @@ def test_a_dead_address_is_tried_last(monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
 
 
-def test_only_an_ssh_server_gets_visitors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_is_avoided_for_its_announcer_only() -> None:
+    """A node that announces another's address, and fails there, does not hide it (attack)."""
+    world = World()
+    victim = evolve(HOST, id="victim", addresses=HOST.addresses[:2])
+    liar = evolve(HOST, id="liar", addresses=HOST.addresses[:2])
+    for answers in ("refused", "connected", "nothing"):
+        world.answers = answers
+        world.visit(liar)
+        if answers == "connected":
+            world.dialled[-1].protocol.connectionLost()
+        world.clock.advance(IMPATIENT)
+    world.answers = "connected"
+    world.visit(victim)
+    assert world.dialled[-1].address == victim.addresses[0]
+
+
+def test_what_is_remembered_of_a_node_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever addresses a node announces one after the other, its own are remembered (attack)."""
+    monkeypatch.setattr(ways_module, "AVOIDED_LIMIT", 3)
+    world = World()
+    world.answers = "refused"
+    for number in range(20):
+        world.visit(evolve(HOST, id="liar", addresses=(f"192.0.2.{number}:1",)))
+    assert [len(each) for each in world.ways._avoided.values()] == [1]
+    for number in range(5):
+        world.visit(evolve(HOST, id=f"n{number}", addresses=HOST.addresses[:1]))
+    assert list(world.ways._avoided) == ["n2", "n3", "n4"]
+
+
+def test_only_an_ssh_server_gets_visitors() -> None:
     """A node that says that it is at another service's address opens no way to it (attack)."""
-    world = World(monkeypatch)
+    world = World()
     world.answers = "connected"
     host = evolve(HOST, addresses=HOST.addresses[:1])
     for said in (b"HTTP/1.1 400 Bad Request\r\n", b"+OK\r\n", b"S", b""):
@@ -149,11 +177,9 @@ def test_only_an_ssh_server_gets_visitors(monkeypatch: pytest.MonkeyPatch) -> No
         assert dialled.transport.aborted
 
 
-def test_what_an_ssh_server_says_first_reaches_the_visitor(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_an_ssh_server_says_first_reaches_the_visitor() -> None:
     """However its first bytes are cut into pieces, none of them is lost."""
-    world = World(monkeypatch)
+    world = World()
     world.answers = "connected"
     _, ended = world.visit()
     made = world.dialled[0]
@@ -164,9 +190,9 @@ def test_what_an_ssh_server_says_first_reaches_the_visitor(
     assert ended[0]._early == [b"SSH-2.0-x\r\n"]
 
 
-def test_a_server_that_closes_is_no_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_closes_is_no_way() -> None:
     """The next address is tried at once."""
-    world = World(monkeypatch)
+    world = World()
     world.answers = "connected"
     world.visit()
     world.dialled[0].protocol.connectionLost()
