@@ -43,6 +43,7 @@ from tele.model.resources import (
     RoleSpec,
 )
 from tele.proxy import jump as jump_module
+from tele.proxy import people
 from tele.proxy.jump import DENIED_BURST
 from tele.tunnel import acceptor
 from tele.tunnel.acceptor import Tunnel
@@ -223,7 +224,7 @@ def test_a_visitor_opens_only_so_many_ways_at_once(
     """Whoever opens more than others could ever need is refused, and leaves nothing behind when
     they go (attack).
     """
-    monkeypatch.setattr(jump_module, "OPENINGS_LIMIT", 2)
+    monkeypatch.setattr(people, "CHANNELS_LIMIT", 2)
     proxy = cluster.proxy()
     node = cluster.node()
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -232,8 +233,11 @@ def test_a_visitor_opens_only_so_many_ways_at_once(
         waiting = [ask_for(connection, "web1") for _ in range(2)]
         for each in waiting:
             each.addErrback(lambda _: None)
-        with pytest.raises(ConchError, match="at once"):
-            cluster.reactor.wait(ask_for(connection, "web1"))
+        another = as_alice(cluster, proxy)
+        for each in (connection, another):
+            with pytest.raises(ConchError, match="has 2 ways through this proxy"):
+                cluster.reactor.wait(ask_for(each, "web1"))
+        another.transport.loseConnection()
         dialled: list[socket.socket] = []
         silent.settimeout(0)
 
@@ -512,6 +516,58 @@ def test_a_balancer_that_leads_to_one_proxy(cluster: SmallCluster) -> None:
         mine = {id(c.transport.outgoing) for c in agents._connections()}
         assert len(mine) == 1
         assert cluster.jump("alice", first, "nat1", "echo on").stdout == b"on\n"
+
+
+def test_a_person_has_so_many_connections(
+    cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who uses up theirs is told so, keeps nobody else out, and may come back (attack)."""
+    monkeypatch.setattr(people, "CONNECTIONS_LIMIT", 2)
+    cluster.person("bob", ME)
+    proxy = cluster.proxy()
+    node = cluster.tunnel_node(proxy)
+    wait_known(cluster, proxy, "nat1")
+    mine = [as_alice(cluster, proxy) for _ in range(2)]
+    refused = cluster.jump("alice", proxy, "nat1", "true")
+    assert refused.returncode == 255
+    assert b"has 2 connections to this proxy" in refused.stderr
+    denied = cluster.wait_event("auth.denied")[0]
+    assert (denied.user, denied.fields["reason"]) == ("alice", "too_many")
+    assert cluster.jump("bob", proxy, "nat1", "echo in").stdout == b"in\n"
+    mine[0].transport.loseConnection()
+    ssh = proxy.service._ssh
+    assert ssh is not None
+    cluster.reactor.until(
+        lambda: sum(isinstance(t.avatar, jump_module.Visitor) for t in ssh.present) == 1
+    )
+    assert cluster.jump("alice", proxy, "nat1", "echo in").stdout == b"in\n"
+    mine[1].transport.loseConnection()
+    assert node.proxies
+
+
+def test_a_person_asks_for_so_many_nodes(
+    cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks in a loop is told to wait, over all connections; others are answered (attack)."""
+    monkeypatch.setattr(people, "DECISIONS_BURST", 20)
+    monkeypatch.setattr(people, "DECISIONS_PER_SECOND", 0)
+    cluster.person("bob", ME)
+    proxy = cluster.proxy()
+    cluster.tunnel_node(proxy)
+    wait_known(cluster, proxy, "nat1")
+    said = []
+    for _ in range(3):
+        connection = as_alice(cluster, proxy)
+        for _ in range(10):
+            try:
+                cluster.reactor.wait(ask_for(connection, "nat1"))
+                said.append("")
+            except ConchError as error:
+                said.append(str(error))
+        connection.transport.loseConnection()
+    assert [bool(text) for text in said] == [False] * 20 + [True] * 10
+    assert "asked this proxy for too many nodes" in said[-1]
+    assert cluster.jump("bob", proxy, "nat1", "echo in").stdout == b"in\n"
 
 
 def test_a_word_for_another_node_is_not_held_against_the_proxy(

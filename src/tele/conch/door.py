@@ -19,9 +19,9 @@ from typing import Final, Protocol
 from attrs import frozen
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from tele.conch.allowance import Allowance, Ration
+from tele.conch.allowance import Allowance, Allowances, Ration
 from tele.conch.homes import Homes
-from tele.conch.limits import Limits, Startups
+from tele.conch.limits import Limits, Startups, source_network
 from tele.conch.penalties import Fault, Penalties
 from tele.loop import make_logger
 
@@ -30,6 +30,14 @@ log = make_logger(__name__)
 #: Lines of the log in one go, and how many more each second.
 LINES_BURST: Final = 50.0
 LINES_PER_SECOND: Final = 2.0
+#: The same of one source.
+SOURCE_LINES_BURST: Final = 10.0
+SOURCE_LINES_PER_SECOND: Final = 0.2
+#: Denied attempts in the audit in one go, and how many more each second; the same of one source.
+DENIED_BURST: Final = 100.0
+DENIED_PER_SECOND: Final = 5.0
+SOURCE_DENIED_BURST: Final = 20.0
+SOURCE_DENIED_PER_SECOND: Final = 0.5
 REPORT_SECONDS: Final = 60.0
 #: Sources that a report names.
 SOURCES_LIMIT: Final = 16
@@ -57,21 +65,47 @@ class Refused:
     sources: tuple[str, ...]
 
 
+def denied_ration() -> Ration:
+    """Return which denied attempts are told to the audit; sources are :func:`source_network`."""
+    each = Allowances(lambda: Allowance(SOURCE_DENIED_BURST, SOURCE_DENIED_PER_SECOND))
+    return Ration(Allowance(DENIED_BURST, DENIED_PER_SECOND), each)
+
+
 class StrangerLog:
-    """The log, as far as strangers can write to it. Formats are constants of the source."""
+    """The log, as far as strangers can write to it. Formats are constants of the source.
+
+    Each source has a share of it: one that makes itself heard all the time hides no other.
+    """
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._ration = Ration(Allowance(LINES_BURST, LINES_PER_SECOND))
+        each = Allowances(lambda: Allowance(SOURCE_LINES_BURST, SOURCE_LINES_PER_SECOND))
+        self._ration = Ration(Allowance(LINES_BURST, LINES_PER_SECOND), each)
 
-    def info(self, text: str, /, **fields: object) -> None:
-        """Log a line, if there may be one more."""
-        unsaid = self._ration.admit(self._clock.seconds())
+    def of(self, host: str) -> Lines:
+        """Return the part of it for strangers from ``host``."""
+        return _LinesOf(self, host)
+
+    def write(self, host: str, text: str, /, **fields: object) -> None:
+        """Log a line about a stranger from ``host``, if there may be one more."""
+        unsaid = self._ration.admit(self._clock.seconds(), source_network(host))
         if unsaid is None:
             return
         if unsaid:
             log.info("{count} lines about strangers were left out", count=unsaid)
         log.info(text, **fields)
+
+
+@frozen
+class _LinesOf:
+    """Lines about strangers from ``_host``."""
+
+    _log: StrangerLog
+    _host: str
+
+    def info(self, text: str, /, **fields: object) -> None:
+        """See :class:`Lines`."""
+        self._log.write(self._host, text, **fields)
 
 
 class Door:
@@ -122,7 +156,7 @@ class Door:
         if self.is_home(host):
             return
         if self.penalties.blame(host, fault, self._clock.seconds()):
-            self.lines.info(
+            self.lines.of(host).info(
                 "{host!r} is shut out for a while: {fault}", host=host, fault=fault.value
             )
 

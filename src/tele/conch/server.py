@@ -111,7 +111,9 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
     @property
     def lines(self) -> Lines:
         """See :class:`Transport`. Lines about strangers are rationed."""
-        return super().lines if self.isAuthenticated else self.factory.door.lines
+        if self.isAuthenticated:
+            return super().lines
+        return self.factory.door.lines.of(self.remote_addr()[0])
 
     def take_preface(self, data: bytes) -> int | None:
         """See :class:`Transport`. The factory may know those who vouch for visitors."""

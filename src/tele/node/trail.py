@@ -4,7 +4,7 @@ Laws of this file:
 
 * Who and where is filled in here, the same way for every event.
 * A stranger cannot fill the audit: refusals of those who are nobody here are let through
-  at a rate, and how many were not is said with the next one.
+  at a rate, of which each source has a part, and how many were not is said with the next one.
 """
 
 from __future__ import annotations
@@ -13,16 +13,13 @@ import uuid
 from typing import Any, Final
 
 from tele.audit.chain import event
-from tele.conch.allowance import Allowance, Ration
 from tele.conch.credentials import DeniedAttempt
-from tele.conch.door import Refused
+from tele.conch.door import Refused, denied_ration
+from tele.conch.limits import source_network
 from tele.loop import now
 from tele.membership.member import Member
 from tele.node.programs import Visit
 
-#: Refusals in one go, and how many more each second.
-DENIED_BURST: Final = 100.0
-DENIED_PER_SECOND: Final = 5.0
 TEXT_LIMIT: Final = 32 * 1024
 
 
@@ -44,7 +41,7 @@ class Trail:
     def __init__(self, reactor: Any, member: Member) -> None:
         self._reactor = reactor
         self._member = member
-        self._ration = Ration(Allowance(DENIED_BURST, DENIED_PER_SECOND))
+        self._ration = denied_ration()
 
     def _emit(self, name: str, **fields: Any) -> None:
         host = self._member.identity.host
@@ -77,7 +74,8 @@ class Trail:
 
     def denied(self, attempt: DeniedAttempt) -> None:
         """Somebody was not let in."""
-        unsaid = self._ration.admit(self._reactor.seconds())
+        source = source_network(attempt.remote_addr[0])
+        unsaid = self._ration.admit(self._reactor.seconds(), source)
         if unsaid is None:
             return
         more = {"others_not_listed": unsaid} if unsaid else {}

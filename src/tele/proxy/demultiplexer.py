@@ -96,7 +96,8 @@ class Undecided(Protocol):
             if data:
                 self._decide(data)
         except ProtocolError as error:
-            self._owner.lines.info("refused {peer!r}: {error!s}", peer=self._address, error=error)
+            lines = self._owner.lines.of(getattr(self._address, "host", ""))
+            lines.info("refused {peer!r}: {error!s}", peer=self._address, error=error)
             self._slot.end()
 
     def _take_header(self) -> bool:

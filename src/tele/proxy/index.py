@@ -3,7 +3,8 @@
 Laws of this file:
 
 * A look-up by name costs the same whether the cluster has ten nodes or a hundred thousand;
-  one by labels costs what the rarest of them has nodes, up to a limit.
+  one by labels costs what the rarest of them has nodes, up to a limit, and no more than is
+  needed to know that several are meant.
 * Four answers are four different sentences: unknown, ambiguous, offline, found.
 * Names compare without regard to case, as DNS names do; labels as they are.
 """
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 from tele.errors import InvalidInput, NotFound, Unreachable, quoted
@@ -105,13 +107,17 @@ class NodeIndex:
         if name.lower().endswith(self._suffix):
             name = name[: -len(self._suffix)]
         if "=" in name:
-            return _one(wanted, self._labelled(wanted, name, visible), "fit")
+            return _one(wanted, *self._labelled(wanted, name, visible), "fit")
         host = self._by_id.get(name.lower())
         if host is not None:
             return host
-        return _one(wanted, self._by_name.get(name.lower(), {}).values(), "are called")
+        called = self._by_name.get(name.lower(), {}).values()
+        return _one(wanted, list(islice(called, LOOKED_AT_LIMIT)), False, "are called")
 
-    def _labelled(self, wanted: str, name: str, visible: Callable[[Host], bool]) -> list[Host]:
+    def _labelled(
+        self, wanted: str, name: str, visible: Callable[[Host], bool]
+    ) -> tuple[list[Host], bool]:
+        """Return the nodes that fit; True: there may be more, but it is no single one anyway."""
         sets: list[dict[str, Host]] = []
         for part in _NEXT_LABEL.split(name):
             key, equals, value = part.partition("=")
@@ -120,12 +126,16 @@ class NodeIndex:
             sets.append(self._by_label.get((key, value), {}))
         rarest, *others = sorted(sets, key=len)
         fitting: list[Host] = []
+        online = 0
         for number, (key, host) in enumerate(rarest.items()):
             if number >= LOOKED_AT_LIMIT:
                 raise InvalidInput(f"{quoted(wanted)} fits too many nodes; say more labels")
             if all(key in other for other in others) and visible(host):
                 fitting.append(host)
-        return fitting
+                online += host.status is Status.ONLINE
+                if online > SHOWN:
+                    return fitting, True
+        return fitting, False
 
 
 def _drop(index: dict[Any, dict[str, Host]], key: Any, host_id: str) -> None:
@@ -136,18 +146,19 @@ def _drop(index: dict[Any, dict[str, Host]], key: Any, host_id: str) -> None:
             del index[key]
 
 
-def _one(wanted: str, found: Iterable[Host], verb: str) -> Host:
-    hosts = list(found)
+def _one(wanted: str, hosts: list[Host], more: bool, verb: str) -> Host:
     if not hosts:
         raise NotFound(f"no such node: {quoted(wanted)}; tele ls shows the nodes")
     if len(hosts) > 1:
         online = [host for host in hosts if host.status is Status.ONLINE]
         if len(online) != 1:
             some = sorted(f"{host.name} ({host.id})" for host in online or hosts)[:SHOWN]
-            more = len(online or hosts) - len(some)
-            listed = ", ".join(some) + (f" and {more} more" if more else "")
+            left = len(online or hosts) - len(some)
+            others = " and more" if more else f" and {left} more" if left else ""
+            number = f"more than {SHOWN}" if more else len(hosts)
             raise InvalidInput(
-                f"{len(hosts)} nodes {verb} {quoted(wanted)}; say which by its id: {listed}"
+                f"{number} nodes {verb} {quoted(wanted)}; say which by its id:"
+                f" {', '.join(some)}{others}"
             )
         hosts = online
     return hosts[0]

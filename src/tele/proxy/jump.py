@@ -8,26 +8,24 @@ Laws of this file:
 * Nobody logs in here: the only thing that a visitor gets is a way to a node's SSH.
 * Who may not log in to a node at all cannot even dial it; unknown, ambiguous, offline and
   denied are four different answers.
+* What one person uses over all connections is bounded (:mod:`tele.proxy.people`).
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
 from twisted.conch.avatar import ConchUser
-from twisted.conch.error import ConchError
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.python.failure import Failure
 
-from tele.conch.allowance import Allowance, Ration
 from tele.conch.backlog import Backlog
 from tele.conch.channel import Answer, Channel, read_all
 from tele.conch.credentials import CertificateCredentials
 from tele.conch.forwarding import read_request
-from tele.conch.refusals import RESOURCE_SHORTAGE, refusal
+from tele.conch.refusals import refusal
 from tele.conch.relay import RelayChannel, StreamEnd
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unreachable
 from tele.https.blocking import PORT_DIGITS, split_address
@@ -35,7 +33,9 @@ from tele.loop import make_logger
 from tele.model.api.members import ClusterState
 from tele.model.identity import UserIdentity
 from tele.model.presence import Host
+from tele.model.resources import Role
 from tele.proxy.index import NodeIndex, check_online
+from tele.proxy.people import People
 from tele.proxy.ways import Ways
 from tele.rbac.decision import locked, may_reach
 from tele.tunnel.acceptor import Tunnels
@@ -48,9 +48,9 @@ SUBSYSTEM: Final = "proxy"
 STDERR: Final = 1
 FAILED_STATUS: Final = 255
 
-#: Ways that are being opened for one user at once.
-OPENINGS_LIMIT: Final = 1024
-#: Denials in the audit from one connection in one go, and how many more each second.
+#: Characters of what a visitor calls a node.
+TARGET_LIMIT: Final = 255
+#: Denials of one person in the audit in one go, and how many more each second.
 DENIED_BURST: Final = 20.0
 DENIED_PER_SECOND: Final = 1.0
 
@@ -71,14 +71,18 @@ class Jump:
         tunnels: Tunnels,
         ways: Ways,
         denied: Denied,
+        people: People,
+        seconds: Callable[[], float],
     ) -> None:
         self._ways = ways
+        self._seconds = seconds
+        self.people = people
         self._denied = denied
         self._state = state
         self._now = now
         self._index = index
         self._tunnels = tunnels
-        self._opening: Counter[str] = Counter()
+        self._roles: tuple[ClusterState | None, dict[str, Role]] = (None, {})
 
     def admit(self, credentials: CertificateCredentials) -> Visitor:
         """Admit whoever is not locked; where they may go is asked when they go."""
@@ -87,7 +91,9 @@ class Jump:
         if lock is not None:
             said = lock.spec.message or lock.metadata.name
             raise AccessDenied(f"{identity.user} is locked: {said}", "locked")
-        return Visitor(self, identity, credentials.remote_addr)
+        visitor = Visitor(self, identity, credentials.remote_addr)
+        self.people.enter(identity.user, visitor)
+        return visitor
 
     def find(self, visitor: Visitor, wanted: str, port: int) -> Host:
         """Return the node that is meant. Raises a :class:`TeleError` with the answer."""
@@ -106,18 +112,11 @@ class Jump:
         return self._begin(visitor, lambda: self._ways.connect(host, visitor.remote_addr))
 
     def _begin(self, visitor: Visitor, start: Callable[[], Deferred[Any]]) -> Deferred[Any]:
-        user = visitor.identity.user
-        if self._opening[user] >= OPENINGS_LIMIT:
-            return fail(ConchError("you open too many connections at once", RESOURCE_SHORTAGE))
-        self._opening[user] += 1
         opening = start()
         visitor.opening.add(opening)
 
         def ended(result: Any) -> Any:
             visitor.opening.discard(opening)
-            self._opening[user] -= 1
-            if not self._opening[user]:
-                del self._opening[user]
             if isinstance(result, Failure) and result.check(CancelledError):
                 raise Unreachable("the visitor left") from None
             return result
@@ -126,13 +125,18 @@ class Jump:
 
     def _find(self, visitor: Visitor, wanted: str, port: int) -> Host:
         state = self._state()
-        roles = {role.metadata.name: role for role in state.roles}
+        if self._roles[0] is not state:
+            self._roles = (state, {role.metadata.name: role for role in state.roles})
+        roles = self._roles[1]
 
         def denied(host: Host) -> Any:
+            self.people.decides(visitor.identity.user, self._seconds())
             return may_reach(
                 visitor.identity, host.labels, roles, state.locks, self._now(), host.id
             )
 
+        if len(wanted) > TARGET_LIMIT:
+            raise InvalidInput(f"a node has no name of more than {TARGET_LIMIT} characters")
         host = self._index.find(wanted, lambda host: denied(host) is None)
         problem = denied(host)
         if problem is not None:
@@ -156,15 +160,23 @@ class Visitor(ConchUser):
         self.jump = jump
         #: Ways that are being opened; nobody needs them when the visitor has left.
         self.opening: set[Deferred[Any]] = set()
-        self.ration = Ration(Allowance(DENIED_BURST, DENIED_PER_SECOND))
         self.channelLookup = {b"direct-tcpip": _open_jump, b"session": JumpSession}
 
     def gotGlobalRequest(self, requestType: bytes, data: bytes) -> int:
         """There is nothing to ask of a jump host."""
         return 0
 
+    def may_open(self) -> str:
+        """See :class:`MemberConnection`."""
+        return self.jump.people.may_open(self.identity.user)
+
+    def has_channels(self, count: int) -> None:
+        """See :class:`MemberConnection`."""
+        self.jump.people.has_channels(self.identity.user, self, count)
+
     def left(self) -> None:
         """The connection is gone; its channels are closed with it."""
+        self.jump.people.leave(self.identity.user, self)
         for opening in list(self.opening):
             opening.cancel()
 

@@ -14,14 +14,14 @@ from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IStream
 from twisted.internet.task import LoopingCall
 
 from tele.audit.chain import event
-from tele.conch.allowance import Allowance, Ration
+from tele.conch.allowance import Allowance, Allowances, Ration
 from tele.conch.client import MemberVerifier
 from tele.conch.credentials import DeniedAttempt, Trust, make_portal
-from tele.conch.door import Refused
+from tele.conch.door import Refused, denied_ration
 from tele.conch.exchange import HostKeys
 from tele.conch.factory import SSHServerFactory
 from tele.conch.farewell import Farewell, has_channels
-from tele.conch.limits import Limits
+from tele.conch.limits import Limits, source_network
 from tele.conch.names import Names
 from tele.conch.server import SSHServerTransport
 from tele.conch.sockets import listen
@@ -40,8 +40,9 @@ from tele.proxy.admission import Admission, limits_for
 from tele.proxy.demultiplexer import Demultiplexer, Doors
 from tele.proxy.doors import Pages, Relay, https_door
 from tele.proxy.index import NodeIndex
-from tele.proxy.jump import Jump
+from tele.proxy.jump import DENIED_BURST, DENIED_PER_SECOND, Jump
 from tele.proxy.jump import Visitor as JumpVisitor
+from tele.proxy.people import People, person_limits
 from tele.proxy.realm import ProxyRealm
 from tele.proxy.ways import Ways
 from tele.tunnel.acceptor import AgentAvatar, Tunnel, Tunnels
@@ -56,9 +57,9 @@ log = make_logger(__name__)
 DIAL_SECONDS: Final = 10.0
 #: Where a node serves that does not say at which port.
 NODE_PORT: Final = 3022
-#: Refusals of strangers in the audit in one go, and how many more each second.
-DENIED_BURST: Final = 100.0
-DENIED_PER_SECOND: Final = 5.0
+#: Denials of people who passed the log-in, in the audit in one go, and how many more each second.
+VISITORS_DENIED_BURST: Final = 500.0
+VISITORS_DENIED_PER_SECOND: Final = 20.0
 #: How often it is looked whether those with a tunnel are still members.
 LOOK_SECONDS: Final = 30.0
 #: What counts as the number of descriptors where the system sets no limit.
@@ -112,7 +113,11 @@ class ProxyService(Service):
         self._limits = limits
         self._shutdown_grace = shutdown_grace
         self._farewell = Farewell(reactor, self._present, _is_visitor)
-        self._ration = Ration(Allowance(DENIED_BURST, DENIED_PER_SECOND))
+        self._ration = denied_ration()
+        self._visitors_ration = Ration(
+            Allowance(VISITORS_DENIED_BURST, VISITORS_DENIED_PER_SECOND),
+            Allowances(lambda: Allowance(DENIED_BURST, DENIED_PER_SECOND)),
+        )
         self._ssh: SSHServerFactory | None = None
         self._turn = 0
         self._identity: Any = None
@@ -186,6 +191,8 @@ class ProxyService(Service):
             tunnels,
             ways,
             self._visitor_denied,
+            People(person_limits(descriptors())),
+            self._reactor.seconds,
         )
         realm = ProxyRealm(
             jump,
@@ -361,7 +368,8 @@ class ProxyService(Service):
         )
 
     def _attempt_denied(self, attempt: DeniedAttempt) -> None:
-        unsaid = self._ration.admit(self._reactor.seconds())
+        source = source_network(attempt.remote_addr[0])
+        unsaid = self._ration.admit(self._reactor.seconds(), source)
         if unsaid is None:
             return
         more: dict[str, Any] = {"others_not_listed": unsaid} if unsaid else {}
@@ -386,7 +394,7 @@ class ProxyService(Service):
         )
 
     def _visitor_denied(self, visitor: JumpVisitor, target: str, error: TeleError) -> None:
-        unsaid = visitor.ration.admit(self._reactor.seconds())
+        unsaid = self._visitors_ration.admit(self._reactor.seconds(), visitor.identity.user)
         if unsaid is None:
             return
         more: dict[str, Any] = {"others_not_listed": unsaid} if unsaid else {}

@@ -35,6 +35,9 @@ PEER_CHANNELS_LIMIT: Final = 16 * CHANNELS_LIMIT
 class MemberConnection(SSHConnection):
     """The connection service between members: global requests of ours reach the avatar, which
     may have ``channels_limit``.
+
+    An avatar may also say why it may not have another channel (``may_open()``, or nothing), and
+    is told then how many there are (``has_channels(count)``), those that are opened included.
     """
 
     channels_limit = CHANNELS_LIMIT
@@ -43,6 +46,28 @@ class MemberConnection(SSHConnection):
         """See :class:`SSHConnection`."""
         super().serviceStarted()
         self.channels_limit = getattr(self.transport.avatar, "channels_limit", CHANNELS_LIMIT)
+
+    def _may_open(self, kind: bytes) -> str | None:
+        problem = super()._may_open(kind)
+        may_open = getattr(self.transport.avatar, "may_open", None)
+        if problem is None and may_open is not None:
+            problem = may_open() or None
+            if problem is None:
+                self._count_channels(1)
+        return problem
+
+    def _not_opened(self, failure: Failure, sender: int, is_session: bool) -> None:
+        super()._not_opened(failure, sender, is_session)
+        self._count_channels()
+
+    def _close_channel(self, channel: Any) -> None:
+        super()._close_channel(channel)
+        self._count_channels()
+
+    def _count_channels(self, more: int = 0) -> None:
+        tell = getattr(self.transport.avatar, "has_channels", None)
+        if tell is not None:
+            tell(len(self.channels) + self._opening + more)
 
     def gotGlobalRequest(self, requestType: bytes, data: bytes) -> Any:
         """See :class:`SSHConnection`."""

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
-from tele.conch.allowance import Allowance, Ration
+from tele.conch.allowance import Allowance, Allowances, Ration
 from tele.conch.door import REPORT_SECONDS, SOURCES_LIMIT, Door, Refused, StrangerLog
 from tele.conch.limits import Limits
 from tele.conch.penalties import Fault
@@ -52,16 +52,49 @@ def test_ration_counts_what_it_leaves_out() -> None:
     assert ration.admit(11.0) == 0
 
 
+def test_an_amount_is_taken_or_nothing() -> None:
+    """What costs more than is left takes nothing away."""
+    allowance = Allowance(10, 1)
+    assert not allowance.take(0.0, 11)
+    assert allowance.take(0.0, 10)
+    assert not allowance.take(1.0, 2)
+    assert allowance.take(2.0, 2)
+
+
+def test_a_source_leaves_room_for_others() -> None:
+    """One that makes reports all the time does not hide what another one does (attack)."""
+    ration = Ration(Allowance(10, 1), Allowances(lambda: Allowance(2, 0.1)))
+    assert [ration.admit(0.0, "a") for _ in range(100)] == [0, 0, *[None] * 98]
+    assert ration.admit(0.0, "b") == 98
+    for number in range(7):
+        assert ration.admit(0.0, f"c{number}") == 0
+    assert ration.admit(0.0, "late") is None, "all together have a limit, too"
+
+
+def test_allowances_are_bounded() -> None:
+    """Whoever was not heard of for longest is forgotten first."""
+    allowances = Allowances(lambda: Allowance(1, 0), most=3)
+    for key in ("a", "b", "c", "a", "d"):
+        allowances.take(key, 0.0)
+    assert len(allowances) == 3
+    assert not allowances.take("a", 0.0)
+    assert allowances.take("b", 0.0)
+
+
 def test_lines_about_strangers_are_rationed(lines: list[str]) -> None:
-    """Ten thousand lines in a second are fifty, and one that counts the others."""
+    """Ten thousand lines in a second are fifty, ten of a source, and one that counts the others."""
     clock = Clock()
     log = StrangerLog(clock)
-    for number in range(10_000):
-        log.info("a stranger {number}", number=number)
-    assert len(lines) == 50
+    for number in range(100):
+        log.of("192.0.2.200").info("a stranger {number}", number=number)
+    assert len(lines) == 10
+    for number in range(9_900):
+        log.of(f"192.0.2.{number % 100}").info("a stranger {number}", number=number)
+    assert len(lines) == 51
+    assert lines[10] == "90 lines about strangers were left out"
     clock.advance(1)
-    log.info("another")
-    assert lines[50:] == ["9950 lines about strangers were left out", "another"]
+    log.of("192.0.2.201").info("another")
+    assert lines[51:] == ["9860 lines about strangers were left out", "another"]
 
 
 def test_refusals_are_one_report_a_minute(lines: list[str]) -> None:

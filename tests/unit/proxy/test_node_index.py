@@ -11,7 +11,7 @@ from tele.errors import InvalidInput, NotFound, Unreachable
 from tele.model.api.members import HostChanges
 from tele.model.identity import HostRole
 from tele.model.presence import Host, Mode, Status
-from tele.proxy.index import LOOKED_AT_LIMIT, NodeIndex, check_online
+from tele.proxy.index import LOOKED_AT_LIMIT, SHOWN, NodeIndex, check_online
 
 WEB = Host(
     id="0d9d28a3-4ff5-4b3b-8e5c-6ad0e0f1a111",
@@ -134,6 +134,41 @@ def test_a_selector_that_fits_too_many() -> None:
         made.find("env=prod", visible)
     assert len(asked) <= LOOKED_AT_LIMIT
     assert made.find("env=prod+zone=a").id == OTHER.id
+
+
+def test_no_more_is_looked_at_than_is_needed() -> None:
+    """A selector that fits thousands is answered as soon as it is known to fit several (attack)."""
+    crowd = [evolve(PROD, id=f"n-{number:05}", name=f"n{number}") for number in range(4000)]
+    asked: list[str] = []
+
+    def visible(host: Host) -> bool:
+        asked.append(host.id)
+        return True
+
+    with pytest.raises(InvalidInput, match=r"more than 5 nodes fit 'env=prod'.* and more$"):
+        index(*crowd).find("env=prod", visible)
+    assert len(asked) == SHOWN + 1
+    with pytest.raises(InvalidInput, match=r"^5 nodes fit.*n4 \(n-00004\)$"):
+        index(*crowd[:5]).find("env=prod", visible)
+
+
+def test_what_a_selector_costs_is_what_its_rarest_label_has() -> None:
+    """Twice as many nodes of the rarest label are twice the decisions; of others, none more."""
+
+    def cost(rare: int, others: int) -> int:
+        asked: list[str] = []
+        some = [evolve(PROD, id=f"r{n}", labels={"a": "1", "b": "1"}) for n in range(rare)]
+        more = [evolve(PROD, id=f"o{n}", labels={"a": "1"}) for n in range(others)]
+
+        def visible(host: Host) -> bool:
+            asked.append(host.id)
+            return False
+
+        with pytest.raises(NotFound):
+            index(*some, *more).find("a=1,b=1", visible)
+        return len(asked)
+
+    assert (cost(100, 100), cost(200, 100), cost(100, 1000)) == (100, 200, 100)
 
 
 def test_a_proxy_that_knows_nobody_yet_says_so() -> None:
