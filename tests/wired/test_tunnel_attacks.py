@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import socket
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from small_cluster import ME, SmallCluster, SmallNode, SmallProxy, TunnelNode, s
 from tele.certs.certificate import parse_certificate
 from tele.certs.keys import parse_line
 from tele.conch.client import ClientIdentity, HostVerifier, connect
+from tele.conch.limits import Limits
 from tele.conch.penalties import Fault
 from tele.conch.stream import open_stream
 from tele.errors import AccessDenied, ProtocolError
@@ -596,3 +598,40 @@ def test_a_word_for_another_node_is_not_held_against_the_proxy(
             cluster.reactor.until(closed)
             cluster.reactor.until(lambda: not node.service.factory.present)
         assert blamed == expected
+
+
+def test_visitors_of_one_address_at_a_node(cluster: SmallCluster) -> None:
+    """Who comes through a proxy and does not log in has a share, and keeps nobody out (attack)."""
+    proxy = cluster.proxy()
+    node = cluster.node(limits=Limits(startups_per_home=2))
+    with contextlib.ExitStack() as stack:
+        ports = itertools.count(1)
+
+        def come(address: str) -> socket.socket:
+            visitor = Visitor(node.member.host_id, (address, next(ports)))
+            made = socket.create_connection(("127.0.0.1", node.port), 20)
+            stack.enter_context(made)
+            made.sendall(proxy.service._vouch(visitor))
+            made.setblocking(False)
+            return made
+
+        def closed(made: socket.socket) -> bool:
+            try:
+                while made.recv(65536):
+                    pass
+            except BlockingIOError:
+                return False
+            except ConnectionResetError:
+                pass
+            return True
+
+        door = node.service.factory.door
+        waiting = [come("192.0.2.1") for _ in range(2)]
+        cluster.reactor.until(lambda: door.vouched._count == 2)
+        refused = come("192.0.2.1")
+        cluster.reactor.until(lambda: closed(refused))
+        other = come("192.0.2.2")
+        cluster.reactor.until(lambda: door.vouched._count == 3)
+        assert not any(map(closed, (*waiting, other)))
+        assert cluster.ssh("alice", node, "echo in").stdout == b"in\n"
+    cluster.reactor.until(lambda: door.vouched._count == 0)

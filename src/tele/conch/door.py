@@ -121,6 +121,9 @@ class Door:
     ) -> None:
         self.lines = StrangerLog(clock)
         self.startups = Startups(limits, draw)
+        #: Those whom a proxy of the cluster brought: they keep no strangers out, nor strangers
+        #: them; only when their places are all taken is one refused.
+        self.vouched = Startups(limits, lambda: 1.0)
         self.penalties = Penalties(limits.penalties)
         self.homes = Homes()
         self._clock = clock
@@ -139,6 +142,17 @@ class Door:
             self.refused(host, fault.value)
             return None
         source = self.startups.enter(host, shared, home)
+        if source is None:
+            self.refused(host, CROWDED)
+        return source
+
+    def enter_vouched(self, host: str) -> str | None:
+        """Take in somebody whom a proxy brings from ``host``; None if there are too many.
+
+        Many people are behind a proxy's word, who proved who they are to it: the share of an
+        address is that of a home.
+        """
+        source = self.vouched.enter(host, home=True)
         if source is None:
             self.refused(host, CROWDED)
         return source

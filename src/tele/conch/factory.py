@@ -108,10 +108,15 @@ class SSHServerFactory(conch.SSHFactory):
     def build_vouched(self, addr: IAddress) -> Any:
         """Take in a visitor whom a proxy of the cluster knows already.
 
-        Those who have not logged in yet are bounded at the proxy, and do not keep strangers
-        out who come by themselves.
+        Those who have not logged in yet are counted apart, and do not keep strangers out who
+        come by themselves.
         """
-        return self._build(None)
+        source = self.door.enter_vouched(getattr(addr, "host", ""))
+        if source is None:
+            return None
+        protocol = self._build(None)
+        protocol.vouched_place = source
+        return protocol
 
     def _build(self, source: str | None) -> Any:
         protocol = self._make(source)

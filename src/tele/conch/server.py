@@ -72,6 +72,8 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
     #: What the host key signed the last exchange with.
     _host_signature = b""
     _proofs = 0
+    #: The place among those whom proxies brought, as ``Door.enter_vouched`` gave it.
+    vouched_place: str | None = None
 
     def __init__(
         self, clock: IReactorTime, limits: Limits | None = None, source: str | None = None
@@ -122,9 +124,12 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
 
     def vouched_for(self, remote_addr: tuple[str, int], member: HostIdentity | None) -> None:
         """A member whom we trust says where the visitor really comes from."""
-        self._vouched = remote_addr
         self.vouched_by = member
         self._leave()
+        self._vouched = remote_addr
+        self.vouched_place = self.factory.door.enter_vouched(remote_addr[0])
+        if self.vouched_place is None:
+            raise ProtocolError("too many are logging in from there", n.TOO_MANY_CONNECTIONS)
 
     def remote_addr(self) -> tuple[str, int]:
         """See :class:`Transport`."""
@@ -161,6 +166,9 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         source, self._source = self._source, None
         if source is not None:
             self.factory.door.leave(source)
+        place, self.vouched_place = self.vouched_place, None
+        if place is not None:
+            self.factory.door.vouched.leave(place)
 
     def host_key_algorithms(self) -> tuple[bytes, ...]:
         """See :class:`Transport`."""

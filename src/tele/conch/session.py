@@ -50,6 +50,8 @@ TERM_LIMIT: Final = 128
 #: Rows and columns; pixels are what the kernel has room for.
 SIZE_LIMIT: Final = 10_000
 PIXEL_LIMIT: Final = 65_535
+#: Terminal modes; there are fewer opcodes with an argument that we know the length of.
+MODES_LIMIT: Final = 160
 #: The exit status of what could not be started.
 FAILED_STATUS: Final = 254
 
@@ -105,10 +107,13 @@ class Runner(Protocol):
 
 
 def read_modes(data: bytes) -> tuple[tuple[int, int], ...]:
-    """Read encoded terminal modes up to their end or the first that nobody defined."""
+    """Read encoded terminal modes up to their end or the first that nobody defined.
+
+    Of more than there are opcodes the rest is not looked at.
+    """
     reader = Reader(data)
     modes: list[tuple[int, int]] = []
-    while not reader.at_end():
+    while not reader.at_end() and len(modes) < MODES_LIMIT:
         opcode = reader.byte()
         if opcode == _TTY_OP_END or opcode >= _TTY_OP_UNKNOWN:
             break

@@ -4,8 +4,8 @@ Laws of this file:
 
 * Each forward and each connection of it is an event at its beginning and at its end, and
   frames on the recording: what and where to, and how much it carried; never what it carried.
-* Others than the client can connect to what listens for it: of those connections events are
-  made at a rate, and the rest are counted.
+* Others than the client can connect to what listens for it, and a client can ask in a loop for
+  what it does not get: of both events are made at a rate, and the rest are counted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from tele.node.programs import Visit
 from tele.node.trail import Trail, cut
 from tele.recording.tee import ConnectionTape
 
-#: Events of connections that others made, in one go, and how many more each second.
+#: Events of connections that others made, or that were refused, in one go, and how many more each
+#: second.
 ACCEPTED_BURST: Final = 200.0
 ACCEPTED_PER_SECOND: Final = 20.0
 
@@ -65,7 +66,8 @@ class ForwardRecords:
 
     def connected(self, accepted: bool, **fields: Any) -> bool:
         """A connection was made, or refused; return whether it is an event."""
-        unsaid = self._ration.admit(self._clock.seconds()) if accepted else 0
+        rationed = accepted or "error" in fields
+        unsaid = self._ration.admit(self._clock.seconds()) if rationed else 0
         if unsaid:
             fields["others_not_listed"] = unsaid
         if unsaid is not None:

@@ -8,6 +8,7 @@ Invariants of this file:
 * Every connection is counted until it ends, and has a deadline until it has proved something;
   bytes do not move the deadline.
 * ``pending`` and ``relays`` are counted apart: strangers cannot end what auth has answered.
+* How often one source begins TLS is bounded, too: a handshake costs more than its bytes.
 * An address is known to be shared by members in the same way as for SSH (``Door.is_home``),
   and has the same larger share.
 """
@@ -20,6 +21,7 @@ from typing import Final, Protocol
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from tele.conch.allowance import Allowance, Allowances
 from tele.conch.limits import (
     STARTUPS_PER_HOME,
     STARTUPS_PER_SOURCE,
@@ -34,6 +36,10 @@ PENDING_LIMIT: Final = 2000
 #: directly keeps about three: two watches and one for its calls.
 RELAYS_LIMIT: Final = 4096
 RELAYS_PER_SOURCE: Final = 512
+#: TLS connections that one source may begin in one go, and how many more each second: each of
+#: them costs signatures, here or at auth.
+TLS_BURST: Final = 200
+TLS_PER_SECOND: Final = 20
 
 
 class Gate(Protocol):
@@ -56,6 +62,8 @@ class AdmissionLimits:
     pending_per_source: int = STARTUPS_PER_SOURCE
     relays: int = RELAYS_LIMIT
     relays_per_source: int = RELAYS_PER_SOURCE
+    tls_burst: int = TLS_BURST
+    tls_per_second: int = TLS_PER_SECOND
     home_weight: int = STARTUPS_PER_HOME // STARTUPS_PER_SOURCE
 
 
@@ -83,6 +91,11 @@ class Admission:
         self.pending: Places[Slot] = Places(limits.pending, limits.pending_per_source, True)
         self.relays: Places[Slot] = Places(limits.relays, limits.relays_per_source, False)
         self._gate = gate
+        # A connection of a home takes one of what is counted, a stranger's so many of them.
+        weight = limits.home_weight
+        self._tls = Allowances(
+            lambda: Allowance(limits.tls_burst * weight, limits.tls_per_second * weight)
+        )
 
     def enter(self, host: str | None, abort: Callable[[], None]) -> Slot:
         """Count a new connection from ``host``; None: a balancer has yet to say from where.
@@ -92,6 +105,16 @@ class Admission:
         slot = Slot(self, abort, host)
         self.take(self.pending, slot)
         return slot
+
+    def begins_tls(self, slot: Slot) -> bool:
+        """Whether a connection may begin TLS now; if not, it is refused and has ended."""
+        host = slot.host or ""
+        amount = 1 if self._gate.is_home(host) else self.limits.home_weight
+        if self._tls.take(source_network(host), self.clock.seconds(), amount):
+            return True
+        self._gate.refused(host, "too_many")
+        slot.end()
+        return False
 
     def take(self, places: Places[Slot], slot: Slot) -> bool:
         """Count ``slot`` among ``places``; False if there is no room."""

@@ -122,7 +122,7 @@ class Undecided(Protocol):
             if self._hello is None:
                 self._hello = ClientHelloReader()
             hello = self._hello.feed(data)
-            if hello is not None:
+            if hello is not None and self._owner.admission.begins_tls(self._slot):
                 doors = self._owner.doors
                 door = doors.auth if AUTH_PROTOCOL in hello.protocols else doors.https
                 self._hand_over(door(self._address, self._slot))

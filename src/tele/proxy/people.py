@@ -17,13 +17,14 @@ from attrs import define, field, frozen
 from tele.conch.allowance import Allowance, Allowances
 from tele.errors import AccessDenied, Unavailable, quoted
 
-#: Connections of one person, and channels on all of them: ways to nodes, open or being opened.
+#: Connections of one person, and channels on all of them: ways to nodes, open or being opened. So
+#: many fill a quarter of one node's tunnel (:data:`tele.tunnel.visits.CHANNELS_LIMIT`).
 CONNECTIONS_LIMIT: Final = 1000
-CHANNELS_LIMIT: Final = 4096
+CHANNELS_LIMIT: Final = 1024
 #: Decisions on nodes that one person may cause in one go, and how many more each second. A node
 #: that is asked for by name is one; labels cost one for each node that has the rarest of them.
 DECISIONS_BURST: Final = 10_000
-DECISIONS_PER_SECOND: Final = 500
+DECISIONS_PER_SECOND: Final = 100
 
 
 @frozen

@@ -38,6 +38,8 @@ log = make_logger(__name__)
 
 #: Streams to auth on one tunnel: watches, uploads and calls of one node.
 STREAMS_LIMIT: Final = 32
+#: The same over all connections of one node: an old tunnel and a new one.
+STREAMS_PER_NODE: Final = 64
 #: Connections of one node. An old one of a network that was cut lasts for a minute.
 CONNECTIONS_LIMIT: Final = 32
 #: A pair of machines with the same keys is told of once in so many seconds.
@@ -83,6 +85,7 @@ class Tunnels:
     _told: dict[str, float] = field(factory=dict, init=False)
     _connections: Counter[str] = field(factory=Counter, init=False)
     _sources: Counter[str] = field(factory=Counter, init=False)
+    _streams: Counter[str] = field(factory=Counter, init=False)
 
     def enter(self, host: HostIdentity, source: str) -> None:
         """A node logs in from ``source``. Raises :class:`AccessDenied` if it does so too often."""
@@ -99,6 +102,19 @@ class Tunnels:
             counter[key] -= 1
             if not counter[key]:
                 del counter[key]
+
+    def stream_began(self, host: HostIdentity) -> bool:
+        """Count a stream of a node to auth; False: it has too many, on all its connections."""
+        if self._streams[host.host_id] >= STREAMS_PER_NODE:
+            return False
+        self._streams[host.host_id] += 1
+        return True
+
+    def stream_ended(self, host: HostIdentity) -> None:
+        """A stream that was counted is over."""
+        self._streams[host.host_id] -= 1
+        if not self._streams[host.host_id]:
+            del self._streams[host.host_id]
 
     def has_nodes_at(self, source: str) -> bool:
         """Whether nodes are connected from this address: others may be behind it, too."""
@@ -224,7 +240,7 @@ class AgentAvatar(ConchUser):
     def _open_auth(
         self, remoteWindow: int, remoteMaxPacket: int, data: bytes, avatar: Any
     ) -> Deferred[RelayChannel]:
-        if self._streams >= STREAMS_LIMIT:
+        if self._streams >= STREAMS_LIMIT or not self._tunnels.stream_began(self.host):
             raise ConchError("too many streams to auth at once", RESOURCE_SHORTAGE)
         self._streams += 1
         factory = Factory.forProtocol(StreamEnd)
@@ -248,6 +264,7 @@ class AgentAvatar(ConchUser):
 
     def _closed(self) -> None:
         self._streams -= 1
+        self._tunnels.stream_ended(self.host)
 
     def left(self) -> None:
         """The connection is gone."""

@@ -97,6 +97,26 @@ def test_lines_about_strangers_are_rationed(lines: list[str]) -> None:
     assert lines[51:] == ["9860 lines about strangers were left out", "another"]
 
 
+def test_those_whom_a_proxy_brings_are_counted_apart() -> None:
+    """An address that comes through proxies has a share, and takes no place of strangers."""
+    clock, heard = Clock(), list[Refused]()
+    door = make_door(clock, heard, startups=(2, 100, 5), startups_per_source=1, startups_per_home=3)
+    sources = [door.enter_vouched("192.0.2.1") for _ in range(4)]
+    assert [source is not None for source in sources] == [True, True, True, False]
+    assert [door.enter_vouched(f"192.0.2.{n}") is not None for n in (2, 3, 4)] == [
+        True,
+        True,
+        False,
+    ]
+    assert door.enter("192.0.2.1") is not None
+    assert door.enter("192.0.2.2") is not None
+    assert sources[0] is not None
+    door.vouched.leave(sources[0])
+    assert door.enter_vouched("192.0.2.4") is not None
+    door.close()
+    assert heard[0].why == {"too_many": 2}
+
+
 def test_refusals_are_one_report_a_minute(lines: list[str]) -> None:
     """Whoever is refused is counted by reason; some addresses are named; one event, one line."""
     clock, heard = Clock(), list[Refused]()

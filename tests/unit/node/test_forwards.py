@@ -75,6 +75,16 @@ def test_nothing_by_default(force_command: str | None) -> None:
     assert all("not allowed" in fields["error"] for _, fields in heard.events)
 
 
+def test_what_is_refused_in_a_loop_does_not_fill_the_audit() -> None:
+    """Somebody who asks for what they do not get is told of in part, and counted (attack)."""
+    heard = Heard()
+    made = forwards(heard)
+    for _ in range(3 * int(ACCEPTED_BURST)):
+        asked = made.connect(ForwardRequest("127.0.0.1", 9, ("127.0.0.1", 1)), Streams())
+        asked.addErrback(lambda _: None)
+    assert len(heard.events) == ACCEPTED_BURST
+
+
 def ask_kinds() -> tuple[str, ...]:
     return (
         *("direct-tcpip", "direct-streamlocal", "tcpip-forward", "streamlocal-forward"),

@@ -15,7 +15,13 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tele.proxy.admission import Admission, AdmissionLimits, Slot
+from tele.proxy.admission import (
+    TLS_BURST,
+    TLS_PER_SECOND,
+    Admission,
+    AdmissionLimits,
+    Slot,
+)
 from tele.proxy.client_hello import ClientHelloReader
 from tele.proxy.demultiplexer import (
     SILENCE_SECONDS,
@@ -72,6 +78,7 @@ class Scene:
         self.visitors: list[IAddress] = []
         self.slots: list[Slot] = []
         self.turned_away: list[str] = []
+        self.homes: set[str] = set()
 
         def door(name: str) -> Callable[..., Protocol | None]:
             def made(address: IAddress, slot: Slot | None = None) -> Protocol | None:
@@ -92,7 +99,7 @@ class Scene:
         )
 
     def is_home(self, host: str) -> bool:
-        return False
+        return host in self.homes
 
     def refused(self, host: str, why: str) -> None:
         self.turned_away.append(host)
@@ -210,6 +217,33 @@ def test_a_slow_hello_costs_its_length(record: int, monkeypatch: pytest.MonkeyPa
         return sum(looked)
 
     assert cost(2000) <= 2 * cost(1000)
+
+
+def test_a_source_begins_tls_so_often() -> None:
+    """One address does not have us do the work of handshakes without end; others begin (attack)."""
+    scene = Scene()
+    tls = hello("tele-auth")
+
+    def begins(host: str) -> bool:
+        transport = Transport()
+        protocol = scene.factory.buildProtocol(IPv4Address("TCP", host, 1))
+        assert protocol is not None
+        transport.protocol = protocol
+        protocol.makeConnection(transport)
+        transport.feed(tls)
+        if transport.aborted:
+            return False
+        scene.slots.pop().leave()
+        return True
+
+    assert [begins("192.0.2.7") for _ in range(TLS_BURST + 5)] == [True] * TLS_BURST + [False] * 5
+    assert begins("192.0.2.8")
+    assert scene.turned_away == ["192.0.2.7"] * 5
+    scene.clock.advance(1)
+    assert [begins("192.0.2.7") for _ in range(TLS_PER_SECOND + 1)].count(True) == TLS_PER_SECOND
+    scene.homes.add("192.0.2.9")
+    assert all(begins("192.0.2.9") for _ in range(4 * TLS_BURST))
+    assert not begins("192.0.2.9")
 
 
 def test_only_so_many_may_be_undecided() -> None:

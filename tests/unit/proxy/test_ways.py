@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from attrs import define, evolve, field
+from twisted.conch.error import ConchError
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.error import ConnectError
 from twisted.internet.task import Clock
@@ -19,7 +20,7 @@ from tele.model.presence import Host, Mode, Status
 from tele.proxy import ways as ways_module
 from tele.proxy.jump import read_target
 from tele.proxy.ways import IMPATIENT, Ways
-from tele.tunnel.acceptor import CONNECTIONS_LIMIT, Tunnels
+from tele.tunnel.acceptor import CONNECTIONS_LIMIT, AgentAvatar, Tunnels
 from tele.tunnel.visits import OPEN_SECONDS, pass_on
 from tele.tunnel.words import Visitor
 
@@ -216,6 +217,26 @@ def test_a_port_that_python_would_stumble_over(port: str) -> None:
     """It is refused as any other mistake, without a line in our log (attack)."""
     with pytest.raises(InvalidInput):
         read_target(f"proxy:web1:{port}".encode())
+
+
+def test_streams_of_a_node_are_counted_over_its_connections() -> None:
+    """A node has so many streams to auth, however many connections it makes (attack)."""
+    tunnels = Tunnels(Clock(), lambda: None, lambda old, new: None)
+    node = HostIdentity("n-1", "web1", "example", HostRole.NODE, HOST.last_seen)
+    other = HostIdentity("n-2", "web2", "example", HostRole.NODE, HOST.last_seen)
+    endpoint: Any = Dialled("auth", "nothing")
+    avatars = [AgentAvatar(node, ("192.0.2.1", n), tunnels, lambda: endpoint) for n in range(4)]
+    opened = [avatar._open_auth(0, 0, b"", avatar) for avatar in avatars[:2] for _ in range(32)]
+    for avatar in avatars:
+        with pytest.raises(ConchError, match="too many streams"):
+            avatar._open_auth(0, 0, b"", avatar)
+    theirs = AgentAvatar(other, ("192.0.2.2", 1), tunnels, lambda: endpoint)
+    theirs._open_auth(0, 0, b"", theirs).addErrback(lambda _: None)
+    opened[0].addErrback(lambda _: None)
+    opened[0].cancel()
+    avatars[0]._open_auth(0, 0, b"", avatars[0]).addErrback(lambda _: None)
+    with pytest.raises(ConchError):
+        avatars[3]._open_auth(0, 0, b"", avatars[3])
 
 
 def test_connections_of_a_node_are_counted() -> None:
