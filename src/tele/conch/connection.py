@@ -83,7 +83,8 @@ class SSHConnection(conch.SSHConnection):
     def windows(self) -> Windows:
         """How much the peer may send on the channels of this connection."""
         if self._windows is None:
-            self._windows = Windows(self, self.window_limit, self.windows_limit)
+            shared = getattr(getattr(self.transport, "avatar", None), "window_budget", None)
+            self._windows = Windows(self, self.window_limit, self.windows_limit, shared)
         return self._windows
 
     def serviceStopped(self) -> None:
@@ -95,6 +96,7 @@ class SSHConnection(conch.SSHConnection):
             self._close_channel(channel)
         while self.channels:
             _, channel = self.channels.popitem()
+            self.windows.close(channel)
             self._guard(channel.openFailed, ConnectionLost())
         self._cleanupGlobalDeferreds()
         for waiting in list(self.deferreds.values()):

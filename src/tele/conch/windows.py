@@ -9,7 +9,8 @@ Laws of this file:
 
 * A window grows only while what comes is used up at once and the last growth made it come
   faster: never for a consumer that is behind, nor for a queue on the way.
-* All windows of a connection together have a limit, and a closed channel gives back its own.
+* All windows of a connection together have a limit, and so have those of all connections that
+  share a budget, such as a person's; a closed channel gives back its own.
 * An idle channel costs nothing: only bulk data are measured, by one question at a time, and
   seldom where that was in vain.
 """
@@ -33,6 +34,14 @@ REST: Final = 1.0
 
 
 @define(eq=False)
+class WindowBudget:
+    """What the windows of several connections may have together, in bytes."""
+
+    limit: int
+    taken: int = 0
+
+
+@define(eq=False)
 class _Measure:
     """What ``channel`` used up since a question was asked."""
 
@@ -42,11 +51,25 @@ class _Measure:
 
 
 class Windows:
-    """The windows of ``connection``: each at most ``most`` bytes, together ``limit``."""
+    """The windows of ``connection``: each at most ``most`` bytes, together ``limit``, and what
+    ``shared`` has left.
+    """
 
-    __slots__ = ("_connection", "_limit", "_measure", "_most", "_rates", "_rest_until", "_taken")
+    __slots__ = (
+        "_connection",
+        "_limit",
+        "_measure",
+        "_most",
+        "_rates",
+        "_rest_until",
+        "_shared",
+        "_taken",
+    )
 
-    def __init__(self, connection: Any, most: int, limit: int) -> None:
+    def __init__(
+        self, connection: Any, most: int, limit: int, shared: WindowBudget | None = None
+    ) -> None:
+        self._shared = shared
         self._connection = connection
         self._most = most
         self._limit = limit
@@ -58,13 +81,23 @@ class Windows:
     def open(self, channel: Any) -> None:
         """Give ``channel``, of which the peer does not know yet, its window."""
         wanted = channel.localWindowSize
-        if wanted > self._limit - self._taken:
+        if wanted > self._left():
             wanted = channel.localWindowSize = channel.localWindowLeft = min(wanted, LEAST)
-        self._taken += wanted
+        self._take(wanted)
+
+    def _left(self) -> int:
+        left = self._limit - self._taken
+        shared = self._shared
+        return left if shared is None else min(left, shared.limit - shared.taken)
+
+    def _take(self, size: int) -> None:
+        self._taken += size
+        if self._shared is not None:
+            self._shared.taken += size
 
     def close(self, channel: Any) -> None:
         """Take it back."""
-        self._taken -= channel.localWindowSize
+        self._take(-channel.localWindowSize)
         self._rates.pop(channel, None)
         if self._measure is not None and self._measure.channel is channel:
             self._measure.channel = None
@@ -107,10 +140,10 @@ class Windows:
 
     def _grow(self, channel: Any) -> bool:
         size = channel.localWindowSize
-        more = min(size, self._most - size, self._limit - self._taken)
+        more = min(size, self._most - size, self._left())
         if more <= 0:
             return False
-        self._taken += more
+        self._take(more)
         channel.localWindowSize += more
         self._connection.adjustWindow(channel, more)
         return True

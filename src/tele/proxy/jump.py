@@ -27,6 +27,7 @@ from tele.conch.credentials import CertificateCredentials
 from tele.conch.forwarding import read_request
 from tele.conch.refusals import refusal
 from tele.conch.relay import RelayChannel, StreamEnd
+from tele.conch.windows import WindowBudget
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unreachable
 from tele.https.blocking import PORT_DIGITS, split_address
 from tele.loop import make_logger
@@ -93,6 +94,7 @@ class Jump:
             raise AccessDenied(f"{identity.user} is locked: {said}", "locked")
         visitor = Visitor(self, identity, credentials.remote_addr)
         self.people.enter(identity.user, visitor)
+        visitor.window_budget = self.people.window_budget(identity.user)
         return visitor
 
     def find(self, visitor: Visitor, wanted: str, port: int) -> Host:
@@ -158,6 +160,8 @@ class Visitor(ConchUser):
         self.identity = identity
         self.remote_addr = remote_addr
         self.jump = jump
+        #: What the windows of all connections of this person may have together.
+        self.window_budget: WindowBudget | None = None
         #: Ways that are being opened; nobody needs them when the visitor has left.
         self.opening: set[Deferred[Any]] = set()
         self.channelLookup = {b"direct-tcpip": _open_jump, b"session": JumpSession}

@@ -15,12 +15,16 @@ from typing import Final
 from attrs import define, field, frozen
 
 from tele.conch.allowance import Allowance, Allowances
+from tele.conch.windows import WindowBudget
 from tele.errors import AccessDenied, Unavailable, quoted
 
 #: Connections of one person, and channels on all of them: ways to nodes, open or being opened. So
 #: many fill a quarter of one node's tunnel (:data:`tele.tunnel.visits.CHANNELS_LIMIT`).
 CONNECTIONS_LIMIT: Final = 1000
 CHANNELS_LIMIT: Final = 1024
+#: Bytes that the windows of all these channels may have together: so much may wait for somebody who
+#: does not read. With more, a new one gets 64 KiB.
+WINDOWS_LIMIT: Final = 512 * 1024 * 1024
 #: Decisions on nodes that one person may cause in one go, and how many more each second. A node
 #: that is asked for by name is one; labels cost one for each node that has the rarest of them.
 DECISIONS_BURST: Final = 10_000
@@ -48,6 +52,7 @@ def person_limits(descriptors: int) -> PersonLimits:
 @define
 class _Person:
     channels: int = 0
+    windows: WindowBudget = field(factory=lambda: WindowBudget(WINDOWS_LIMIT))
     #: Channels of each connection.
     connections: dict[object, int] = field(factory=dict)
 
@@ -91,6 +96,10 @@ class People:
         if person is not None and connection in person.connections:
             person.channels += count - person.connections[connection]
             person.connections[connection] = count
+
+    def window_budget(self, user: str) -> WindowBudget:
+        """Return what the windows of ``user`` may have; they have a connection."""
+        return self._of[user].windows
 
     def may_open(self, user: str) -> str:
         """Say why ``user`` may not open another channel, or nothing."""

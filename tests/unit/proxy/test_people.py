@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from tele.conch.windows import LEAST, WindowBudget, Windows
 from tele.errors import AccessDenied, Unavailable
 from tele.proxy.people import (
     DECISIONS_BURST,
     DECISIONS_PER_SECOND,
+    WINDOWS_LIMIT,
     People,
     PersonLimits,
     person_limits,
@@ -52,6 +54,36 @@ def test_channels_are_counted_over_all_connections() -> None:
     assert people.may_open("alice") == ""
     people.has_channels("alice", second, 10)
     assert people.may_open("alice")
+
+
+def test_windows_are_a_persons_over_all_connections() -> None:
+    """What may wait for who does not read is bounded over all their connections (attack)."""
+    people = People()
+    connections = [Windows(None, 1 << 24, 1 << 26, budget(people, "alice")) for _ in range(50)]
+    channels = [(windows, Sized()) for windows in connections for _ in range(32)]
+    for windows, channel in channels:
+        windows.open(channel)
+    sizes = [channel.localWindowSize for _, channel in channels]
+    assert sum(sizes) <= WINDOWS_LIMIT + len(channels) * LEAST
+    assert min(sizes) == LEAST
+    other = Sized()
+    Windows(None, 1 << 24, 1 << 26, budget(people, "bob")).open(other)
+    assert other.localWindowSize == 1 << 21
+    for windows, channel in channels:
+        windows.close(channel)
+    assert people.window_budget("alice").taken == 0
+
+
+class Sized:
+    """A channel as far as its window goes."""
+
+    localWindowSize = localWindowLeft = 1 << 21
+
+
+def budget(people: People, user: str) -> WindowBudget:
+    """What ``user`` has, who is connected."""
+    people.enter(user, object())
+    return people.window_budget(user)
 
 
 def test_decisions_come_back_with_time() -> None:
