@@ -1,0 +1,230 @@
+"""The table of what entry points may cost says what the source says, number by number."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tele.certs import certificate
+from tele.conch import channel as channels
+from tele.conch import connection, door, limits, listening, names, penalties, session
+from tele.conch.global_replies import GLOBAL_REQUESTS_LIMIT
+from tele.conch.homes import HOME_SECONDS
+from tele.conch.host_key_proofs import PROOFS_LIMIT
+from tele.conch.userauth import LOGIN_LIMIT
+from tele.conch.windows import LEAST
+from tele.node import forward_record, forwards, realm, sftp_server
+from tele.proxy import (
+    admission,
+    client_hello,
+    demultiplexer,
+    doors,
+    index,
+    jump,
+    people,
+    service,
+    ways,
+)
+from tele.tunnel import acceptor, visits, vouching
+from tele.wire import fields, proxy_header, version
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "attacks.rst"
+TITLE = "What each entry point of proxies and nodes may cost"
+
+KIB, MIB = 1024, 1024 * 1024
+USUAL = limits.Limits()
+HOME = USUAL.startups_per_home // USUAL.startups_per_source
+
+
+def number(value: float) -> str:
+    return f"{value:g}" if value < 1 else str(int(value))
+
+
+def seconds(value: float) -> str:
+    return f"{number(value)} s"
+
+
+def kib(value: int) -> str:
+    assert value % KIB == 0
+    return f"{value // KIB} KiB"
+
+
+def mib(value: int) -> str:
+    assert value % MIB == 0
+    return f"{value // MIB} MiB"
+
+
+def at_once(burst: float, rate: float, what: str = "") -> str:
+    return f"{number(burst)} {what}at once and {number(rate)} a second"
+
+
+def slowly(burst: float, rate: float, what: str) -> str:
+    return f"{number(burst)} {what} and {number(rate)} a second"
+
+
+#: For each row what it has to say; no other number may be in it.
+ROWS: dict[str, list[str]] = {
+    "connection to a proxy, until it is known what it is": [
+        f"{admission.PENDING_LIMIT} together",
+        f"source: {limits.STARTUPS_PER_SOURCE}, home: {limits.STARTUPS_PER_HOME}",
+        f"{seconds(demultiplexer.UNDECIDED_SECONDS)} from the connection on",
+        f"at most {kib(client_hello.LIMIT)}",
+    ],
+    "PROXY header": [
+        f"{proxy_header.LINE_LIMIT} bytes of text, or {proxy_header.BLOCK_LIMIT} bytes",
+        f"the same {seconds(demultiplexer.UNDECIDED_SECONDS)}",
+    ],
+    "TLS for the pages of a proxy": [
+        f"a head of {kib(doors.PAGES.head_bytes)}",
+        at_once(admission.TLS_BURST, admission.TLS_PER_SECOND),
+        f"handshake {seconds(doors.PAGES.handshake.total_seconds())}",
+        f"head {seconds(doors.PAGES.head.total_seconds())}",
+        f"between requests {seconds(doors.PAGES.idle.total_seconds())}",
+    ],
+    "TLS for auth, until auth has answered the end of the client's handshake": [
+        f"{seconds(doors.HANDSHAKE_SECONDS)} from the decision on",
+    ],
+    "TLS for auth, answered": [
+        f"{admission.RELAYS_LIMIT}, or an eighth",
+        f"source: {admission.RELAYS_PER_SOURCE}, home: {admission.RELAYS_PER_SOURCE * HOME}",
+        f"{seconds(doors.RELAY_IDLE_SECONDS)} of silence",
+        f"{seconds(doors.HANDSHAKE_SECONDS)} to read the end",
+    ],
+    "SSH before login": [
+        f"from {limits.PROXY_STARTUPS[0]} on refused by chance, {limits.PROXY_STARTUPS[2]} at most",
+        f"node: {limits.STARTUPS[0]} and {limits.STARTUPS[2]}",
+        f"version line {version.LINE_LIMIT} bytes",
+        f"{USUAL.packets_before_auth} messages of {USUAL.packet_before_auth} bytes",
+        f"lists of {fields.NAMES_LIMIT} names",
+        f"source: {limits.STARTUPS_PER_SOURCE}, home: {limits.STARTUPS_PER_HOME}",
+        f"up to {seconds(penalties.PenaltyRules().max)}",
+        f"{seconds(USUAL.login_grace)} from the connection on",
+    ],
+    "request to log in": [
+        f"{USUAL.attempts} attempts and {USUAL.queries} questions",
+        f"certificate of {kib(certificate.SIZE_LIMIT)}",
+        f"{certificate.PRINCIPALS_LIMIT} principals, {certificate.OPTIONS_LIMIT} options",
+        f"login of {LOGIN_LIMIT} characters",
+        f"the same {seconds(USUAL.login_grace)}",
+    ],
+    "account of a login": [
+        f"{realm.ACCOUNT_THREADS} threads",
+        f"person: {realm.ACCOUNT_THREADS_PER_USER} threads",
+        f"{realm.ACCOUNTS_WAITING_PER_USER} that wait",
+        seconds(realm.ACCOUNT_SECONDS),
+    ],
+    "visitor whom a proxy brings to a node, before login": [
+        f"{limits.STARTUPS[2]} at most",
+        f"a word of {vouching.LIMIT} bytes",
+        f"names: {limits.STARTUPS_PER_HOME}",
+        f"word: {seconds(vouching.LASTS)}",
+        f"login: {seconds(USUAL.login_grace)}",
+    ],
+    "connections of people at a proxy": [
+        f"person: {people.CONNECTIONS_LIMIT}",
+        f"after {seconds(USUAL.keepalive_interval)}",
+        "some 16 KiB",  # DESIGN's law, held by bench/tunnels.py
+    ],
+    "way through a proxy to a node": [
+        f"{visits.CHANNELS_LIMIT} on one node's tunnel, {visits.PEER_CHANNELS_LIMIT} to another",
+        f"person: {people.CHANNELS_LIMIT}",
+        f"together {mib(people.WINDOWS_LIMIT)}, then {kib(LEAST)} for each",
+        f"{seconds(visits.OPEN_SECONDS)} to open, {seconds(ways.IMPATIENT)} for an address",
+    ],
+    "look-up of a node at a proxy": [
+        f"a name of {jump.TARGET_LIMIT} characters, {index.SELECTOR_LIMIT} labels",
+        f"{index.LOOKED_AT_LIMIT} nodes",
+        at_once(people.DECISIONS_BURST, people.DECISIONS_PER_SECOND, "decisions "),
+    ],
+    "name that a node says it is reached at": [
+        f"{names.THREADS} threads",
+        f"{names.ADDRESSES_LIMIT} addresses",
+        f"node: {names.THREADS_PER_KEY} threads, {names.WAITING_PER_KEY} that wait",
+        f"{seconds(names.SECONDS)} within the {seconds(visits.OPEN_SECONDS)}",
+        f"last for {seconds(ways.AVOIDED)}",
+    ],
+    "logged in: messages of a connection": [
+        f"{connection.CHANNELS_LIMIT} channels at a node",
+        f"{GLOBAL_REQUESTS_LIMIT} requests that wait",
+        f"{PROOFS_LIMIT} proofs",
+        f"{mib(USUAL.unread_octets)} of answers",
+        f"{limits.REKEY_BURST} at once, then one a second",
+        f"unless {kib(limits.EARNED_OCTETS)}",
+        f"{mib(connection.WINDOW_LIMIT)} for a channel",
+        f"{mib(connection.WINDOWS_LIMIT)} for a connection",
+    ],
+    "requests of a session": [
+        f"{session.ENVIRONMENT_LIMIT} variables of {session.VALUE_LIMIT} bytes",
+        f"a command of {kib(session.COMMAND_LIMIT)}",
+        f"{session.MODES_LIMIT} terminal modes",
+        f"{channels.REQUESTS_LIMIT} requests or {kib(channels.REQUEST_OCTETS_LIMIT)}",
+    ],
+    "file server": [
+        f"packets of {kib(sftp_server.PACKET_LIMIT)}, {sftp_server.HANDLES_LIMIT} open files",
+    ],
+    "forward to a port": [
+        f"{names.THREADS} threads",
+        f"{names.ADDRESSES_LIMIT} addresses",
+        f"person: {names.THREADS_PER_KEY} threads, {names.WAITING_PER_KEY} that wait",
+        f"name {seconds(names.SECONDS)}, connection {seconds(forwards.CONNECT_TIMEOUT)}",
+        at_once(forward_record.ACCEPTED_BURST, forward_record.ACCEPTED_PER_SECOND),
+    ],
+    "port or socket that listens for a client": [
+        f"{listening.LISTENING_LIMIT} that listen and {listening.ACCEPTED_LIMIT} accepted",
+        f"{seconds(listening.ANSWER_TIMEOUT)} for the client",
+    ],
+    "tunnel of a node": [
+        f"{acceptor.CONNECTIONS_LIMIT} connections of a node",
+        f"{acceptor.STREAMS_LIMIT} streams to auth on one of them",
+        f"{acceptor.STREAMS_PER_NODE} on all",
+        f"{seconds(visits.OPEN_SECONDS)} to open",
+    ],
+    "what refusals cause to be written": [
+        at_once(door.LINES_BURST, door.LINES_PER_SECOND, "lines "),
+        at_once(door.DENIED_BURST, door.DENIED_PER_SECOND, "events "),
+        at_once(service.VISITORS_DENIED_BURST, service.VISITORS_DENIED_PER_SECOND),
+        "source: " + slowly(door.SOURCE_LINES_BURST, door.SOURCE_LINES_PER_SECOND, "lines"),
+        slowly(door.SOURCE_DENIED_BURST, door.SOURCE_DENIED_PER_SECOND, "events"),
+        "person: " + slowly(jump.DENIED_BURST, jump.DENIED_PER_SECOND, "events"),
+        f"in {seconds(door.REPORT_SECONDS)}",
+    ],
+}
+
+
+def rows() -> dict[str, str]:
+    """Return the table's rows, by their first cell, each as one line of text."""
+    section = DOCS.read_text().split(f"{TITLE}\n{'-' * len(TITLE)}\n", 1)[1]
+    section = re.split(r"\n[^\n]+\n-{5,}\n", section)[0]
+    cells = [" ".join(cell.split()) for cell in re.split(r"\n   (?:\* |  )- ", section)[1:]]
+    assert len(cells) % 6 == 0
+    lines = [cells[at : at + 6] for at in range(6, len(cells), 6)]
+    return {line[0]: " | ".join(line[1:]) for line in lines}
+
+
+def test_every_row_is_compared() -> None:
+    """The table has no row that nothing holds true."""
+    assert list(rows()) == list(ROWS)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_says_what_the_source_says(name: str) -> None:
+    """Each number of a row is a constant of the source, and there is no other number in it."""
+    row = rows()[name]
+    for phrase in ROWS[name]:
+        assert phrase in row
+        row = row.replace(phrase, "", 1)
+    assert not re.findall(r"\d+", row)
+
+
+def test_what_the_words_say() -> None:
+    """Words of the table that stand for numbers."""
+    assert HOME == 4, "four times as many"
+    assert USUAL.keepalive_misses == 3, "three questions"
+    assert HOME_SECONDS == 86400, "within a day"
+    assert limits.REKEY_PER_SECOND == 1, "one a second"
+    share = admission.limits_for(USUAL, 800)
+    assert (share.pending, share.relays) == (200, 100), "a quarter, an eighth"
+    person = people.person_limits(800)
+    assert (person.connections, person.channels) == (100, 100), "an eighth"
