@@ -4,8 +4,9 @@ Laws of this file:
 
 * A message is handled before the next one is looked at; while somebody holds, none is.
 * After the end nothing is handled any more, whatever else was received with it.
-* Of what was received only the unfinished packet is kept, which the limit of the opener
-  bounds (and, while somebody holds, what was read before reading stopped).
+* Of what was received only the unfinished packet is kept, and its beginning is not moved for
+  each piece that drips in; the limit of the opener bounds it (and, while somebody holds, what was
+  read before reading stopped).
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Incoming:
         "from_server",
         "held",
         "kept",
+        "missing",
         "opener",
         "stopped",
         "take_data",
@@ -67,7 +69,9 @@ class Incoming:
         self._gate = gate
         self.opener = opener
         self.from_server = from_server
-        self.kept = b""
+        self.kept: bytes | bytearray = b""
+        #: How many bytes the unfinished packet lacks; 0: it is not known, or somebody holds.
+        self.missing = 0
         self.held = False
         self.stopped = False
         self.take_data: TakeData | None = None
@@ -82,6 +86,7 @@ class Incoming:
         Raises what handling raises; :class:`ProtocolError` is the peer's fault.
         """
         at = 0
+        self.missing = 0
         room = borrow_opened()
         self._feeding = True
         DESK.gather()
@@ -97,9 +102,21 @@ class Incoming:
             self._feeding = False
             return_opened(room)
             self.kept = b"" if self.stopped else bytes(source[at:end])
+            if self.stopped:
+                self.missing = 0
             DESK.deliver()
         if len(self.kept) > _HELD_LIMIT:
             raise ProtocolError("too much was sent while we were busy")
+
+    def keep(self, data: bytes) -> bool:
+        """Keep more of an unfinished packet, without moving the rest. False: it has to be fed."""
+        if len(data) >= self.missing:
+            return False
+        if not isinstance(self.kept, bytearray):
+            self.kept = bytearray(self.kept)
+        self.kept += data
+        self.missing -= len(data)
+        return True
 
     def hold(self) -> None:
         """Handle no further message for now."""
@@ -116,6 +133,7 @@ class Incoming:
         self.take_data = self.take_extended = None
         if not self._feeding:
             self.kept = b""
+            self.missing = 0
 
     def _take_version(self, source: memoryview, end: int) -> int:
         data = bytes(source[:end])
@@ -139,6 +157,7 @@ class Incoming:
             opener = self.opener
             taken = opener.open(source, at, end, room)
             if not taken:
+                self.missing = max(0, opener.needed - (end - at))
                 break
             at += taken
             number = room[1]

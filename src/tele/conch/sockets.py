@@ -32,12 +32,15 @@ from tele.conch.scratch import MAX_PACKET, READ_SIZE, RECEIVED
 from tele.wire.packets import OVERHEAD
 
 BACKLOG = 1024
+#: After a read of less than this a peer may drip: what it sent is not moved for each piece.
+SMALL_READ = 4096
 
 
 class DirectSocket(tcp.Connection):
     """What is common to both ends."""
 
     _claimed: IAddress | None = None
+    _last_read = READ_SIZE
 
     def claim_peer(self, address: IAddress) -> None:
         """Answer ``address`` when asked for the peer: whoever passes the connection on, and is
@@ -91,6 +94,8 @@ class DirectSocket(tcp.Connection):
         start = len(kept)
         if start > MAX_PACKET + OVERHEAD:
             return super().doRead()  # it holds, and should not be read from at all
+        if start and self._last_read < SMALL_READ and protocol.missing:
+            return self._read_missing(protocol)
         if start:
             RECEIVED[:start] = kept
         try:
@@ -101,7 +106,22 @@ class DirectSocket(tcp.Connection):
             return main.CONNECTION_LOST
         if not size:
             return main.CONNECTION_DONE
+        self._last_read = size
         take(start + size)
+        return None
+
+    def _read_missing(self, protocol: Any) -> Any:
+        """Read what the unfinished packet lacks, or a part of it, which is added to it."""
+        try:
+            data = self.socket.recv(protocol.missing)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return main.CONNECTION_LOST
+        if not data:
+            return main.CONNECTION_DONE
+        self._last_read = len(data)
+        protocol.dataReceived(data)
         return None
 
     def doWrite(self) -> Any:

@@ -217,9 +217,14 @@ class Transport(SSHTransportBase):
 
     # -- receiving --------------------------------------------------------------------
     @property
-    def kept(self) -> bytes:
+    def kept(self) -> bytes | bytearray:
         """The beginning of what is received next (for :class:`DirectSocket`)."""
         return self.incoming.kept
+
+    @property
+    def missing(self) -> int:
+        """How many bytes what is kept lacks to be a packet, if that is known (for the same)."""
+        return self.incoming.missing
 
     def scratch_received(self, end: int) -> None:
         """``RECEIVED[:end]`` was received, beginning with what was kept."""
@@ -227,7 +232,9 @@ class Transport(SSHTransportBase):
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes came over any other transport."""
-        whole = self.incoming.kept + data
+        if self.incoming.keep(data):
+            return
+        whole = b"".join((self.incoming.kept, data))
         self._feed(memoryview(whole), len(whole))
 
     def _feed(self, source: memoryview, end: int) -> None:
@@ -265,7 +272,7 @@ class Transport(SSHTransportBase):
         more = self.incoming.release()
         self._resume()
         if more:
-            kept = self.incoming.kept
+            kept = bytes(self.incoming.kept)
             self._feed(memoryview(kept), len(kept))
 
     def take_preface(self, data: bytes) -> int | None:

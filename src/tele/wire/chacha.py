@@ -93,6 +93,7 @@ class ChachaOpener(CipherOpener):
 
     def open(self, source: memoryview, start: int, end: int, room: memoryview) -> int:
         """See :class:`Opener`. A wrong tag is a :class:`ProtocolError` of MAC_ERROR."""
+        self.needed = 0
         body = start + LENGTH_SIZE
         if body > end:
             return 0
@@ -104,6 +105,7 @@ class ChachaOpener(CipherOpener):
         stop = body + length
         tag_end = stop + TAG_SIZE
         if tag_end > end:
+            self.needed = tag_end - start
             return 0
         self._body.reset_nonce(nonce)
         tag_key = self._body.update(_FIRST_BLOCK)[:_HALF]

@@ -104,6 +104,7 @@ class EtmOpener(CipherOpener):
 
     def open(self, source: memoryview, start: int, end: int, room: memoryview) -> int:
         """See :class:`Opener`. A wrong MAC is a :class:`ProtocolError` of MAC_ERROR."""
+        self.needed = 0
         body = start + LENGTH_SIZE
         if body > end:
             return 0
@@ -113,6 +114,7 @@ class EtmOpener(CipherOpener):
         stop = body + length
         tag_end = stop + self._tag_size
         if tag_end > end:
+            self.needed = tag_end - start
             return 0
         mac = self._mac.copy()
         mac.update(self.sequence.to_bytes(4, "big"))

@@ -77,6 +77,7 @@ class GcmOpener(CipherOpener):
 
     def open(self, source: memoryview, start: int, end: int, room: memoryview) -> int:
         """See :class:`Opener`. A wrong tag is a :class:`ProtocolError` of MAC_ERROR."""
+        self.needed = 0
         body = start + LENGTH_SIZE
         if body > end:
             return 0
@@ -86,6 +87,7 @@ class GcmOpener(CipherOpener):
             raise bad_length()
         stop = body + length + TAG_SIZE
         if stop > end:
+            self.needed = stop - start
             return 0
         counter = self._counter
         self._counter = (counter + 1) & _NONCE_WRAP

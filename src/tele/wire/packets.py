@@ -62,12 +62,16 @@ class Sealer(Protocol):
 
 
 class Opener(Protocol):
-    """The receiving direction. ``limit`` is the longest packet length that is taken."""
+    """The receiving direction. ``limit`` is the longest packet length that is taken.
+
+    ``needed`` is the size of a packet that was not all there, once its length was; else 0.
+    """
 
     sequence: int
     packets: int
     octets: int
     limit: int
+    needed: int
     payload_end: int
 
     def open(self, source: memoryview, start: int, end: int, room: memoryview) -> int:
@@ -114,9 +118,10 @@ class PlainSealer:
 class PlainOpener:
     """Before keys."""
 
-    __slots__ = ("limit", "octets", "packets", "payload_end", "sequence")
+    __slots__ = ("limit", "needed", "octets", "packets", "payload_end", "sequence")
 
     def __init__(self, limit: int) -> None:
+        self.needed = 0
         self.sequence = 0
         self.packets = 0
         self.octets = 0
@@ -125,6 +130,7 @@ class PlainOpener:
 
     def open(self, source: memoryview, start: int, end: int, room: memoryview) -> int:
         """See :class:`Opener`."""
+        self.needed = 0
         if end - start < LENGTH_SIZE:
             return 0
         length = int.from_bytes(source[start : start + LENGTH_SIZE], "big")
@@ -132,6 +138,7 @@ class PlainOpener:
             raise bad_length()
         stop = start + LENGTH_SIZE + length
         if stop > end:
+            self.needed = stop - start
             return 0
         room[:length] = source[start + LENGTH_SIZE : stop]
         self.payload_end = payload_end(room[0], length)
@@ -215,9 +222,10 @@ class CipherSealer(ABC):
 class CipherOpener:
     """What all openers under keys remember."""
 
-    __slots__ = ("limit", "octets", "packets", "payload_end", "sequence")
+    __slots__ = ("limit", "needed", "octets", "packets", "payload_end", "sequence")
 
     def __init__(self, limit: int, sequence: int) -> None:
+        self.needed = 0
         self.sequence = sequence
         self.packets = 0
         self.octets = 0

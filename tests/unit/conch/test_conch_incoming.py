@@ -96,6 +96,40 @@ def test_any_cut_tells_the_same(sizes: list[int]) -> None:
     assert incoming.kept == b""
 
 
+@given(st.lists(st.integers(1, 60), min_size=1))
+def test_any_cut_that_is_kept_tells_the_same(sizes: list[int]) -> None:
+    """The same where pieces of an unfinished packet are added to what is kept."""
+    recorder, incoming = arriving()
+    rest = STREAM
+    for size in (*sizes, len(STREAM)):
+        piece, rest = rest[:size], rest[size:]
+        if not incoming.keep(piece):
+            feed(incoming, piece)
+    assert recorder.told == TOLD
+    assert not incoming.kept
+
+
+@pytest.mark.parametrize("step", [1, 7])
+def test_a_packet_that_drips_costs_its_length(step: int) -> None:
+    """Twice as long a packet, in as small pieces, moves twice as many bytes (attack)."""
+
+    def cost(size: int) -> int:
+        recorder, incoming = arriving()
+        feed(incoming, b"SSH-2.0-x\r\n")
+        data = packets(b"P" + bytes(size))
+        moved = 0
+        for at in range(0, len(data), step):
+            piece = data[at : at + step]
+            moved += len(piece)
+            if not incoming.keep(piece):
+                moved += len(incoming.kept)
+                feed(incoming, piece)
+        assert recorder.told[1:] == [(80, bytes(size))]
+        return moved
+
+    assert cost(20_000) <= 2 * cost(10_000)
+
+
 def test_holding() -> None:
     """While somebody holds nothing is told; what came is kept, and told after the release."""
     recorder, incoming = arriving()
