@@ -4,10 +4,10 @@ Laws of this file:
 
 * All that a stranger can cause to be written is rationed here, and what was left out is
   counted: lines of the log one by one, refused connections once a minute.
-* Where many people share an address (``shared``), as behind a proxy of the cluster, no
-  address is shut out and none has a share of the places; the places stay counted.
-* An address from which members of the cluster log in is not shut out either, and has a larger
-  share: a fleet behind one NAT address comes back all at once.
+* An address from which members of the cluster log in, or that many people are known to share
+  (``shared``), as behind a proxy of the cluster, is not shut out, and has a larger share: a fleet
+  behind one NAT address comes back all at once.
+* No address has all places: who works on a node is behind its address, too.
 """
 
 from __future__ import annotations
@@ -135,13 +135,12 @@ class Door:
 
     def enter(self, host: str) -> str | None:
         """Take in a connection from ``host``; None if it is refused. See :class:`Startups`."""
-        shared, moment = self._shared(host), self._clock.seconds()
-        home = not shared and self.homes.has(host, moment)
-        fault = None if shared or home else self.penalties.refuses(host, moment)
+        home = self.is_home(host)
+        fault = None if home else self.penalties.refuses(host, self._clock.seconds())
         if fault is not None:
             self.refused(host, fault.value)
             return None
-        source = self.startups.enter(host, shared, home)
+        source = self.startups.enter(host, home)
         if source is None:
             self.refused(host, CROWDED)
         return source

@@ -84,17 +84,16 @@ class Startups:
     _by_source: Counter[str] = field(factory=Counter, init=False)
     _count: int = field(default=0, init=False)
 
-    def enter(self, host: str, shared: bool = False, home: bool = False) -> str | None:
+    def enter(self, host: str, home: bool = False) -> str | None:
         """Take in a connection from ``host``; None if it is refused.
 
         What it returns is what :meth:`leave` needs, once, when it has logged in or is gone.
-        ``shared``: many visitors come from there, as through a proxy; it has no share of its own.
         ``home``: members come from there, and its share is larger.
         """
         source = source_network(host)
         limits = self.limits
         share = limits.startups_per_home if home else limits.startups_per_source
-        if (not shared and self._by_source[source] >= share) or self._refuses():
+        if self._by_source[source] >= share or self._refuses():
             return None
         self._by_source[source] += 1
         self._count += 1

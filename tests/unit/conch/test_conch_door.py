@@ -151,12 +151,15 @@ def test_closing_reports_the_rest() -> None:
 
 
 def test_a_shared_address_is_not_shut_out() -> None:
-    """Behind a proxy one visitor's faults are not another's, and the places are for all."""
+    """Behind a proxy one visitor's faults are not another's; they have the share of a home, and
+    not all the places: who works on a node is behind its address, too (attack).
+    """
     clock, heard = Clock(), list[Refused]()
-    door = make_door(clock, heard, shared="192.0.2.1", startups_per_source=2)
+    door = make_door(clock, heard, shared="192.0.2.1", startups_per_source=2, startups_per_home=5)
     for _ in range(50):
         door.blame("192.0.2.1", Fault.CRASH)
     assert all(door.enter("192.0.2.1") for _ in range(5))
+    assert door.enter("192.0.2.1") is None
     assert len(door.penalties) == 0
     for _ in range(2):
         assert door.enter("192.0.2.2")
