@@ -34,12 +34,12 @@ from tele.conch.places import Places
 PENDING_LIMIT: Final = 2000
 #: Connections to auth that auth has answered, in all and of one source. A node that is dialled
 #: directly keeps about three: two watches and one for its calls.
-RELAYS_LIMIT: Final = 4096
-RELAYS_PER_SOURCE: Final = 512
+RELAYS_LIMIT: Final = 65536
+RELAYS_PER_SOURCE: Final = 4096
 #: TLS connections that one source may begin in one go, and how many more each second: each of
 #: them costs signatures, here or at auth.
-TLS_BURST: Final = 200
-TLS_PER_SECOND: Final = 20
+TLS_BURST: Final = 500
+TLS_PER_SECOND: Final = 50
 
 
 class Gate(Protocol):

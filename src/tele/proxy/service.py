@@ -46,7 +46,7 @@ from tele.proxy.people import People, person_limits
 from tele.proxy.realm import ProxyRealm
 from tele.proxy.ways import Ways
 from tele.tunnel.acceptor import AgentAvatar, Tunnel, Tunnels
-from tele.tunnel.peers import PeerAvatar, Peers
+from tele.tunnel.peers import CONNECT_SECONDS, PeerAvatar, Peers
 from tele.tunnel.visits import OPEN_SECONDS, MemberConnection
 from tele.tunnel.vouching import vouch
 from tele.tunnel.ways_out import WayOut
@@ -57,6 +57,8 @@ log = make_logger(__name__)
 DIAL_SECONDS: Final = 10.0
 #: Where a node serves that does not say at which port.
 NODE_PORT: Final = 3022
+#: Where a proxy serves that does not say at which port.
+PROXY_PORT: Final = 3080
 #: Denials of people who passed the log-in, in the audit in one go, and how many more each second.
 VISITORS_DENIED_BURST: Final = 500.0
 VISITORS_DENIED_PER_SECOND: Final = 20.0
@@ -175,12 +177,18 @@ class ProxyService(Service):
         member.on_change(self._member_changed)
         self._identity = member.identity
         self._tunnels = tunnels = Tunnels(self._reactor, lambda: None, self._cloned)
-        self._peers = Peers(self._reactor, member.client_identity, self._proxies_verifier)
         self._names = names = Names(self._reactor)
+
+        def dial_proxy(proxy: Proxy) -> IStreamClientEndpoint:
+            where = split_address(proxy.peer, PROXY_PORT)
+            return names.endpoint(f"proxy {proxy.id}", *where, CONNECT_SECONDS)
 
         def dial_node(host_id: str, address: str) -> IStreamClientEndpoint:
             return names.endpoint(host_id, *split_address(address, NODE_PORT), OPEN_SECONDS)
 
+        self._peers = Peers(
+            self._reactor, member.client_identity, self._proxies_verifier, dial_proxy
+        )
         ways = self._ways = Ways(
             self._reactor, tunnels, self._peers, self._other_proxies, self._vouch, dial_node
         )

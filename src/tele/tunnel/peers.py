@@ -19,7 +19,7 @@ from attrs import define, field
 from twisted.conch.avatar import ConchUser
 from twisted.conch.error import ConchError
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 
 from tele.conch.channel import Channel
 from tele.conch.client import ClientIdentity, MemberVerifier, connect
@@ -31,7 +31,7 @@ from tele.model.api.members import Proxy
 from tele.model.identity import HostIdentity
 from tele.tunnel.acceptor import Tunnels
 from tele.tunnel.visits import PEER_CHANNELS_LIMIT
-from tele.tunnel.ways_out import Announced, dial
+from tele.tunnel.ways_out import Announced
 from tele.tunnel.words import VISITOR, Visitor
 from tele.wire.proxy_header import LOCAL
 
@@ -107,7 +107,8 @@ class _Peer:
 class Peers:
     """Connections to other proxies.
 
-    ``identity()`` and ``verifier()`` are asked anew for each connection.
+    ``identity()`` and ``verifier()`` are asked anew for each connection; ``dial(proxy)`` returns
+    an endpoint to where others reach it.
     """
 
     def __init__(
@@ -115,8 +116,10 @@ class Peers:
         reactor: Any,
         identity: Callable[[], ClientIdentity],
         verifier: Callable[[], MemberVerifier],
+        dial: Callable[[Proxy], IStreamClientEndpoint],
     ) -> None:
         self._reactor = reactor
+        self._endpoint = dial
         self._identity = identity
         self._verifier = verifier
         self._peers: dict[str, _Peer] = {}
@@ -156,7 +159,7 @@ class Peers:
     async def _dial(self, proxy: Proxy) -> Any:
         if not proxy.peer:
             raise Unreachable("it does not say where other proxies reach it")
-        endpoint = dial(self._reactor, proxy.peer, CONNECT_SECONDS)
+        endpoint = self._endpoint(proxy)
         if proxy.peer_header:
             endpoint = Announced(endpoint, LOCAL)
         connecting = connect(
