@@ -40,7 +40,7 @@ from tele.workers import Workers
 THREADS: Final = 64
 THREADS_PER_KEY: Final = 4
 #: Names of one key that wait for a thread.
-WAITING_PER_KEY: Final = 64
+WAITING_PER_KEY: Final = 1024
 #: How long a name may take, its waiting included.
 SECONDS: Final = 15.0
 #: Addresses of one name that are tried.

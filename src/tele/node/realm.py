@@ -40,7 +40,7 @@ X11_FORWARDING: Final = "permit-X11-forwarding"
 ACCOUNT_THREADS: Final = 16
 ACCOUNT_THREADS_PER_USER: Final = 4
 #: Logins of one person that wait for such a thread.
-ACCOUNTS_WAITING_PER_USER: Final = 64
+ACCOUNTS_WAITING_PER_USER: Final = 1024
 #: How long a look-up may take, its waiting included: less than the time to log in.
 ACCOUNT_SECONDS: Final = 20.0
 
