@@ -21,6 +21,7 @@ RANKS = {
     "tape": 2,
     "certs": 3,
     "loop": 4,
+    "capacity": 4,
     "workers": 4,
     "store": 5,
     "https": 5,

@@ -60,12 +60,12 @@ class EventSender:
         """Send until cancelled."""
         failures = 0
         while True:
-            batch = self._spool.peek()
-            if not batch:
-                await self._bell.wait()
-                await Bell(self._reactor).wait(GATHER)
-                continue
             try:
+                batch = self._spool.peek()
+                if not batch:
+                    await self._bell.wait()
+                    await Bell(self._reactor).wait(GATHER)
+                    continue
                 await self._send(batch)
                 failures = 0
             except TeleError as error:

@@ -14,6 +14,7 @@ import secrets
 import stat
 from pathlib import Path
 
+from tele.capacity.descriptors import room_for_one
 from tele.errors import TeleError
 
 
@@ -60,26 +61,31 @@ def write_private(path: Path, data: bytes, *, replace: bool = True) -> bool:
     Returns False if it was there already and ``replace`` is false. Raises
     :class:`TeleError`.
     """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            if replace:
-                beside.replace(path)
-            else:
-                os.link(beside, path)
-        except FileExistsError:
-            return False
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                beside.unlink()
-        sync_folder(path.parent)
+        with room_for_one():
+            return _write(path, data, replace=replace)
     except OSError as error:
         raise TeleError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _write(path: Path, data: bytes, *, replace: bool) -> bool:
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            beside.replace(path)
+        else:
+            os.link(beside, path)
+    except FileExistsError:
+        return False
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            beside.unlink()
+    sync_folder(path.parent)
     return True
 
 

@@ -34,6 +34,7 @@ from tele.membership.calls import Calls, pause_after
 from tele.membership.events import EventSender
 from tele.membership.identity import MemberIdentity, assemble, ssh_authorities, tls_authorities
 from tele.membership.joining import Applicant, JoinSettings, Network, join, rejoin
+from tele.membership.rewriting import Rewriter
 from tele.membership.store import MemberStore
 from tele.model.api.members import Announced, ClusterState, RenewRequest, WatchState
 from tele.model.api.table import RENEW, WATCH_STATE
@@ -85,6 +86,7 @@ class Member(Service):
         self._calls = Calls()
         self._announcer = Announcer(reactor, self._calls, presence, dice, self._announced)
         self._sender = EventSender(reactor, self._calls, store.spool)
+        self._rewriter = Rewriter(reactor, store, dice)
         self._renewal = Bell(reactor)
         self._authority: Any = None
         self._waiting: list[Deferred[None]] = []
@@ -230,6 +232,7 @@ class Member(Service):
         for loop in list(self._loops):
             loop.cancel()
         await self._sender.last_chance()
+        self._rewriter.stop()
         if self._authority is not None:
             self._authority.close()
         self._store.close()
@@ -256,6 +259,7 @@ class Member(Service):
                 each.errback(Failure(self._fatal))
 
     def _changed(self) -> None:
+        self._rewriter.check()
         for observer in self._observers:
             try:
                 observer()

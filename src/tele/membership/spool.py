@@ -6,24 +6,33 @@ Laws of this file:
   sent but not yet dropped is sent again, and auth knows it by its id.
 * Bounded. When it is full nothing old is lost: :attr:`full` says so, and the node takes
   nobody in whom it could not put on record.
+* On a disk that others filled the ends of what runs are kept, too: they use space that was
+  reserved (:mod:`tele.capacity.disk`), and while some of that is missing it counts as full.
+* What is sent is forgotten also on a full disk: the mark is written in place.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from pathlib import Path
 from typing import Final, Protocol
 
+from tele.capacity.disk import DiskReserve
 from tele.errors import TeleError
-from tele.membership.files import read_private, write_private
+from tele.membership.files import read_private
 
 LIMIT: Final = 256 << 20
 LINE_LIMIT: Final = 256 << 10
 BATCH_BYTES: Final = 512 << 10
 BATCH_LINES: Final = 200
-#: What is kept free for the ends of sessions that run when it gets full.
+#: What is kept free for the ends of sessions that run when it gets full, and really reserved.
 RESERVE: Final = 4 << 20
+#: So much of the reserve is released at a time: more than a line.
+RESERVE_STEP: Final = 2 * LINE_LIMIT
+#: The mark has always this size, so that writing it takes no space that it does not have.
+_MARK: Final = b"%020d\n"
 
 
 class Spool(Protocol):
@@ -92,14 +101,20 @@ class FileSpool:
 
     def __init__(self, path: Path, limit: int = LIMIT) -> None:
         self._limit = limit
-        self._mark = path.with_name(path.name + ".sent")
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._spare = min(RESERVE, limit // 8)
+        marked = path.with_name(path.name + ".sent")
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         try:
-            self._file = os.open(path, flags, 0o600)
+            mark = read_private(marked) or b""
+            self._file = os.open(path, flags | os.O_APPEND, 0o600)
+            self._mark = os.open(marked, flags, 0o600)
         except OSError as error:
             raise TeleError(f"{path} cannot be used: {error.strerror}") from None
+        reserve = path.with_name(path.name + ".reserve")
+        self._reserve = DiskReserve(reserve, self._spare, RESERVE_STEP)
         self._size = self._cut_torn_line()
-        self._sent = min(self._read_mark(), self._size)
+        text = mark.strip()
+        self._sent = min(int(text) if text.isdigit() else 0, self._size)
         self._forget_if_all_sent()
 
     def _cut_torn_line(self) -> int:
@@ -117,50 +132,65 @@ class FileSpool:
             os.ftruncate(self._file, position)
         return position
 
-    def _read_mark(self) -> int:
-        text = read_private(self._mark) or b"0"
-        return int(text) if text.isdigit() else 0
-
     @property
     def full(self) -> bool:
         """See :class:`Spool`."""
-        return self._size > self._limit - min(RESERVE, self._limit // 8)
+        return self._size > self._limit - self._spare or not self._reserve.is_whole()
 
     def append(self, line: bytes) -> bool:
         """See :class:`Spool`. The line is in the kernel when this returns."""
         if len(line) >= LINE_LIMIT or self._size + len(line) >= self._limit:
             return False
         try:
-            written = os.write(self._file, line + b"\n")
-            if written != len(line) + 1:
-                os.ftruncate(self._file, self._size)
-                return False
+            self._reserve.spend(lambda: self._write(line + b"\n"))
         except OSError:
             return False
-        self._size += written
+        self._size += len(line) + 1
         return True
 
+    def _write(self, data: bytes) -> None:
+        """Append all of ``data``, or nothing and raise OSError."""
+        if os.write(self._file, data) != len(data):
+            # A disk that has filled takes a part, and says why at the next byte.
+            os.ftruncate(self._file, self._size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def peek(self) -> list[bytes]:
-        """See :class:`Spool`."""
+        """See :class:`Spool`. Raises :class:`TeleError` if the disk cannot be read."""
         wanted = min(BATCH_BYTES, self._size - self._sent)
-        data = os.pread(self._file, wanted, self._sent)
+        try:
+            data = os.pread(self._file, wanted, self._sent)
+        except OSError as error:
+            raise TeleError(f"the audit spool cannot be read: {error.strerror}") from None
         return data[: data.rfind(b"\n") + 1].split(b"\n")[:-1][:BATCH_LINES]
 
     def drop(self, lines: list[bytes]) -> None:
         """See :class:`Spool`."""
         self._sent += sum(len(line) + 1 for line in lines)
         if not self._forget_if_all_sent():
-            write_private(self._mark, b"%d" % self._sent)
+            # If it cannot be written they are sent again after a restart; auth knows them.
+            self._write_mark(self._sent)
+
+    def _write_mark(self, sent: int) -> bool:
+        try:
+            self._reserve.spend(lambda: os.pwrite(self._mark, _MARK % sent, 0))
+            os.fsync(self._mark)
+        except OSError:
+            return False
+        return True
 
     def _forget_if_all_sent(self) -> bool:
         if self._sent < self._size or not self._size:
             return False
         # In this order: a crash in between means that events are sent twice, not never.
-        write_private(self._mark, b"0")
+        if not self._write_mark(0):
+            return False
         os.ftruncate(self._file, 0)
         self._size = self._sent = 0
         return True
 
     def close(self) -> None:
         """See :class:`Spool`."""
+        self._reserve.close()
+        os.close(self._mark)
         os.close(self._file)

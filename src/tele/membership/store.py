@@ -4,6 +4,11 @@ Laws of this file:
 
 * Who a host is stands in its identity and nowhere else: auth made its id.
 * One process at a time uses a folder; a second one is told so.
+* What is kept counts from the call on, written or not. A host decides by what it was told,
+  also when its disk is full.
+* ``state.json`` is there only while it and ``labels.json`` are the newest. When either cannot
+  be written the old state is removed, which a full disk allows: after a restart the host lets
+  nobody in until auth has told it the state, instead of deciding by an old one.
 * With :class:`MemoryStore` nothing touches a disk.
 """
 
@@ -19,7 +24,7 @@ from typing import Final, Protocol
 from attrs import frozen
 
 from tele.errors import Conflict, InvalidInput, TeleError
-from tele.membership.files import private_folder, read_private, write_private
+from tele.membership.files import private_folder, read_private, sync_folder, write_private
 from tele.membership.identity import MemberIdentity, from_bytes, to_bytes
 from tele.membership.spool import FileSpool, MemorySpool, Spool
 from tele.model.api.members import ClusterState
@@ -27,6 +32,9 @@ from tele.model.codec import decode, encode
 from tele.model.identity import HostRole
 
 HOST_ID: Final = "host_id"
+IDENTITY: Final = "identity.json"
+LABELS: Final = "labels.json"
+STATE: Final = "state.json"
 
 
 def host_id_in(folder: Path) -> str:
@@ -56,21 +64,26 @@ class MemberStore(Protocol):
     """What a member remembers. ``identity`` and ``state`` are None at first.
 
     ``bound`` are labels that the cluster gave this host, whatever it says of itself.
+    ``unwritten`` is why something kept is not on disk yet, or empty. Nothing that is kept raises.
     """
 
     identity: MemberIdentity | None
     state: ClusterState | None
     bound: Mapping[str, str]
     spool: Spool
+    unwritten: str
 
     def keep_identity(self, identity: MemberIdentity) -> None:
-        """Remember a new identity, durably."""
+        """Remember a new identity: at once, and durably as soon as that can be."""
 
     def keep_state(self, state: ClusterState) -> None:
-        """Remember the last state of the cluster."""
+        """Remember the last state of the cluster, likewise."""
 
     def keep_bound(self, labels: Mapping[str, str]) -> None:
-        """Remember the labels that the cluster bound to this host."""
+        """Remember the labels that the cluster bound to this host, likewise."""
+
+    def write_again(self) -> None:
+        """Try to write what could not be written."""
 
     def close(self) -> None:
         """Let go of files."""
@@ -84,6 +97,7 @@ class MemoryStore:
         self.state: ClusterState | None = None
         self.bound: Mapping[str, str] = {}
         self.spool: Spool = MemorySpool()
+        self.unwritten = ""
 
     def keep_identity(self, identity: MemberIdentity) -> None:
         """See :class:`MemberStore`."""
@@ -96,6 +110,9 @@ class MemoryStore:
     def keep_bound(self, labels: Mapping[str, str]) -> None:
         """See :class:`MemberStore`."""
         self.bound = labels
+
+    def write_again(self) -> None:
+        """See :class:`MemberStore`."""
 
     def close(self) -> None:
         """See :class:`MemberStore`."""
@@ -112,6 +129,9 @@ class DirectoryStore:
         identities = private_folder(private_folder(data_dir) / "identity")
         self._folder = private_folder(identities / role.value)
         self._lock = self._take_lock(role)
+        #: What is not on disk yet, by the name of its file.
+        self._pending: dict[str, bytes] = {}
+        self.unwritten = ""
         try:
             self.identity = self._read_identity()
             self.state = self._read_state()
@@ -132,7 +152,7 @@ class DirectoryStore:
         return descriptor
 
     def _read_identity(self) -> MemberIdentity | None:
-        path = self._folder / "identity.json"
+        path = self._folder / IDENTITY
         data = read_private(path)
         if data is None:
             return None
@@ -142,30 +162,62 @@ class DirectoryStore:
             raise TeleError(f"{path}: {error}; remove it and join again with a token") from None
 
     def _read_state(self) -> ClusterState | None:
-        data = read_private(self._folder / "state.json")
+        data = read_private(self._folder / STATE)
         try:
             return None if data is None else decode(ClusterState, data)
         except InvalidInput:
             return None  # of another version, or torn: auth tells it again
 
     def _read_bound(self) -> Mapping[str, str]:
-        data = read_private(self._folder / "labels.json")
+        data = read_private(self._folder / LABELS)
         return {} if data is None else decode(_Bound, data).labels
 
     def keep_identity(self, identity: MemberIdentity) -> None:
         """See :class:`MemberStore`."""
-        write_private(self._folder / "identity.json", to_bytes(identity))
         self.identity = identity
+        self._keep(IDENTITY, to_bytes(identity))
 
     def keep_state(self, state: ClusterState) -> None:
         """See :class:`MemberStore`."""
-        write_private(self._folder / "state.json", encode(state))
         self.state = state
+        self._keep(STATE, encode(state))
 
     def keep_bound(self, labels: Mapping[str, str]) -> None:
         """See :class:`MemberStore`."""
-        write_private(self._folder / "labels.json", encode(_Bound(labels)))
         self.bound = labels
+        self._keep(LABELS, encode(_Bound(labels)))
+
+    def _keep(self, name: str, data: bytes) -> None:
+        self._pending[name] = data
+        self.write_again()
+
+    def write_again(self) -> None:
+        """See :class:`MemberStore`."""
+        problems: list[str] = []
+        for name in (IDENTITY, LABELS, STATE):
+            if name not in self._pending or (name == STATE and LABELS in self._pending):
+                continue
+            try:
+                write_private(self._folder / name, self._pending[name])
+            except TeleError as error:
+                problems.append(str(error))
+            else:
+                del self._pending[name]
+        if LABELS in self._pending or STATE in self._pending:
+            problems += self._remove_old_state()
+        self.unwritten = "; ".join(problems)
+
+    def _remove_old_state(self) -> list[str]:
+        """Have nothing left to decide by after a restart; return what is wrong with that."""
+        if self.state is not None:
+            self._pending[STATE] = encode(self.state)
+        path = self._folder / STATE
+        try:
+            path.unlink(missing_ok=True)
+            sync_folder(self._folder)
+        except OSError as error:
+            return [f"{path}, which is outdated, cannot be removed: {error.strerror}"]
+        return []
 
     def close(self) -> None:
         """See :class:`MemberStore`."""

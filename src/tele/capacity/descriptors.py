@@ -1,0 +1,203 @@
+"""How many file descriptors may users take, and what is left for the process itself?
+
+``RLIMIT_NOFILE`` is divided once (:class:`Shares`): a part for the process (files, audit,
+recordings, tunnels, calls to auth), a part for connections that have not logged in, and the
+rest for users. :class:`DescriptorBudget` counts what users hold.
+
+Invariants:
+
+* All users together never hold more than their part, and one user over all connections no more
+  than a quarter of it. Who would is refused before anything is opened.
+* A descriptor is counted before it is opened and until it is closed.
+* Beside the count some descriptors are held open (:func:`room_for_one`), so that a file of a
+  recording or of the audit can be opened also if something else has used up all the others.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import resource
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from attrs import define, field, frozen
+
+from tele.errors import Unavailable, quoted
+
+#: More are of no use, and tables for them cost memory.
+HIGHEST_LIMIT: Final = 1 << 20
+#: Descriptors that are held open for the files of recordings and of the audit.
+SPARES: Final = 8
+#: A user's share of what all users may hold.
+PERSON_PART: Final = 4
+
+
+@frozen
+class Shares:
+    """How a limit of descriptors is divided; all are numbers of descriptors.
+
+    ``own``: the process's; ``unauthenticated``: connections that have not logged in; ``users``:
+    all users together; ``person``: one of them.
+    """
+
+    own: int
+    unauthenticated: int
+    users: int
+    person: int
+
+
+def shares_of(limit: int) -> Shares:
+    """Return how ``limit`` descriptors are divided."""
+    own = min(max(64, limit // 8), 1024)
+    unauthenticated = min(max(8, limit // 8), 1024)
+    users = max(PERSON_PART, limit - own - unauthenticated)
+    return Shares(own, unauthenticated, users, users // PERSON_PART)
+
+
+@define
+class DescriptorBudget:
+    """Counts what users hold. ``shares`` are the limits."""
+
+    shares: Shares
+    _held: Counter[str] = field(factory=Counter, init=False)
+
+    @property
+    def held(self) -> int:
+        """How many all users hold."""
+        return self._held.total()
+
+    def held_by(self, owner: str) -> int:
+        """Return how many one user holds."""
+        return self._held[owner]
+
+    def account(self, owner: str) -> Account:
+        """Return what counts for ``owner``: all connections of one user have the same."""
+        return Account(self, owner)
+
+    def take(self, owner: str, count: int) -> Lease:
+        """Count ``count`` more for ``owner``. Raises :class:`Unavailable` if that is too many."""
+        if self._held[owner] + count > self.shares.person:
+            held = self._held[owner]
+            self._forget_if_none(owner)
+            raise Unavailable(
+                f"{quoted(owner)} holds {held} of at most {self.shares.person} file descriptors"
+                " here: close sessions or forwards first"
+            )
+        if self.held + count > self.shares.users:
+            self._forget_if_none(owner)
+            raise Unavailable(
+                f"all users hold {self.held} of at most {self.shares.users} file descriptors"
+                " here: try again later, or have LimitNOFILE of this host raised"
+            )
+        self._held[owner] += count
+        return Lease(self, owner, count)
+
+    def give_back(self, owner: str, count: int) -> None:
+        """Count ``count`` less; for :class:`Lease`."""
+        self._held[owner] -= count
+        self._forget_if_none(owner)
+
+    def _forget_if_none(self, owner: str) -> None:
+        if not self._held[owner]:
+            del self._held[owner]
+
+
+@define(eq=False)
+class Lease:
+    """Some descriptors of one user."""
+
+    _budget: DescriptorBudget
+    _owner: str
+    count: int
+
+    def keep(self, count: int) -> None:
+        """Give all but ``count`` back. May be called again, and does nothing then."""
+        if count < self.count:
+            back, self.count = self.count - count, count
+            self._budget.give_back(self._owner, back)
+
+    def release(self) -> None:
+        """Give all back: they are closed. May be called twice."""
+        self.keep(0)
+
+
+@frozen
+class Account:
+    """What one user may take."""
+
+    budget: DescriptorBudget
+    owner: str
+
+    def take(self, count: int = 1) -> Lease:
+        """See :meth:`DescriptorBudget.take`."""
+        return self.budget.take(self.owner, count)
+
+
+# -- this process ---------------------------------------------------------------------
+def raise_limit() -> None:
+    """Raise the soft limit of this process to its hard limit, as servers do.
+
+    Not for a program that uses ``select``: its sets end at 1024. What is started for users gets
+    a soft limit of its own (:mod:`tele.node.session_child`).
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = HIGHEST_LIMIT if hard == resource.RLIM_INFINITY else min(hard, HIGHEST_LIMIT)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+@functools.cache
+def process_budget() -> DescriptorBudget:
+    """Return the budget of this process, by its limit at the first call.
+
+    There is one, whatever parts of a cluster run in the process: they share its descriptors.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = HIGHEST_LIMIT if soft == resource.RLIM_INFINITY else min(soft, HIGHEST_LIMIT)
+    _spares.fill()
+    return DescriptorBudget(shares_of(limit))
+
+
+@define
+class _Spares:
+    """Descriptors of ``/dev/null`` that are held so that something else can be opened."""
+
+    count: int
+    _open: list[int] = field(factory=list, init=False)
+    _wanted: bool = field(default=False, init=False)
+
+    def fill(self) -> None:
+        """Hold as many as there should be, or as there can be now."""
+        self._wanted = True
+        while len(self._open) < self.count:
+            try:
+                self._open.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            except OSError:
+                return  # the next call tries again
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Hold one less for a while."""
+        if self._open:
+            os.close(self._open.pop())
+        try:
+            yield
+        finally:
+            if self._wanted:
+                self.fill()
+
+
+_spares: Final = _Spares(SPARES)
+
+
+@contextmanager
+def room_for_one() -> Iterator[None]:
+    """Have room for one more descriptor, which is closed again inside of the block.
+
+    Without a :func:`process_budget` nothing is held, and nothing happens.
+    """
+    with _spares.lent():
+        yield
