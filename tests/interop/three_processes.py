@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 BIN = Path(sys.executable).parent
 
@@ -42,13 +43,18 @@ class Cluster:
     name: str = "interop"
     ports: dict[str, int] = field(factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(factory=dict)
+    #: What stands before the command of a part, such as ``prlimit``.
+    prefixes: Mapping[str, Sequence[str]] = field(factory=dict)
+    #: The name of the folder in which ``tele`` keeps who is logged in.
+    home: str = "home"
+    pin: str = ""
 
     @property
     def environment(self) -> dict[str, str]:
         """What ``tele`` and ``ssh`` run with: nothing of the machine's own accounts."""
         return {
             **{k: v for k, v in os.environ.items() if not k.startswith(("TELE_", "SSH_"))},
-            "TELE_HOME": str(self.folder / "home"),
+            "TELE_HOME": str(self.folder / self.home),
             "HOME": str(self.folder),
             "PATH": f"{BIN}:{os.environ['PATH']}",
         }
@@ -103,7 +109,23 @@ class Cluster:
     @property
     def ssh_config(self) -> Path:
         """The file that ``tele config`` printed."""
-        return self.folder / "ssh_config"
+        return self.folder / f"ssh_config.{self.home}"
+
+    def person(self, name: str, *roles: str) -> Cluster:
+        """Make one more user with these roles, and return the cluster as that user has it."""
+        password = self.folder / f"{name}.password"
+        password.write_text(f"correct horse battery staple of {name}")
+        login = pwd.getpwuid(os.geteuid()).pw_name
+        local = ("--config", str(self.folder / "auth.yaml"))
+        words = ["--role", ",".join(roles), "--login", login, "--password-file", str(password)]
+        self.tele("users", "add", name, *words, *local)
+        made = evolve(self, home=f"home.{name}")
+        made.tele(
+            "login", "--proxy", f"127.0.0.1:{self.ports['proxy']}", "--user", name,
+            "--password-file", str(password), "--ca-pin", self.pin,
+        )  # fmt: skip
+        made.ssh_config.write_bytes(made.tele("config").stdout)
+        return made
 
     @property
     def host(self) -> str:
@@ -115,6 +137,7 @@ class Cluster:
         log = (self.folder / f"{part}.log").open("ab")
         self.processes[part] = subprocess.Popen(
             [
+                *self.prefixes.get(part, ()),
                 str(BIN / "twistd"),
                 "-n",
                 "--pidfile=",
@@ -184,12 +207,15 @@ class Cluster:
         )
 
 
-def make_cluster(folder: Path, *, tunnel: bool = False) -> Cluster:
+def make_cluster(
+    folder: Path, *, tunnel: bool = False, prefixes: Mapping[str, Sequence[str]] | None = None
+) -> Cluster:
     """Start a whole cluster in ``folder`` and log its administrator in.
 
-    With ``tunnel`` the node knows only the proxy, and binds no port.
+    With ``tunnel`` the node knows only the proxy, and binds no port. ``prefixes`` are commands
+    that run parts.
     """
-    cluster = Cluster(folder)
+    cluster = Cluster(folder, prefixes=prefixes or {})
     cluster.ports = {part: free_port() for part in ("auth", "proxy", "node")}
     auth, proxy, node = (cluster.ports[p] for p in ("auth", "proxy", "node"))
     cluster.write(
@@ -206,6 +232,7 @@ def make_cluster(folder: Path, *, tunnel: bool = False) -> Cluster:
         cluster.tele("tokens", "add", "--role", "proxy,node", "--format", "json", *local).stdout
     )
     (folder / "token").write_text(token["token"])
+    cluster.pin = token["ca_pin"]
     join = f"token_file: {folder}/token, ca_pin: '{token['ca_pin']}'"
     cluster.write(
         "proxy.yaml",
@@ -236,16 +263,6 @@ def make_cluster(folder: Path, *, tunnel: bool = False) -> Cluster:
     )
     cluster.start("proxy")
     cluster.start("node")
-    login = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
-    (folder / "password").write_text("correct horse battery staple")
-    cluster.tele(
-        "users", "add", "alice", "--role", "access,editor,auditor", "--login", login,
-        "--password-file", str(folder / "password"), *local,
-    )  # fmt: skip
-    cluster.tele(
-        "login", "--proxy", f"127.0.0.1:{proxy}", "--user", "alice",
-        "--password-file", str(folder / "password"), "--ca-pin", token["ca_pin"],
-    )  # fmt: skip
-    cluster.ssh_config.write_bytes(cluster.tele("config").stdout)
-    wait_for(cluster.online, "the node to be online")
-    return cluster
+    alice = cluster.person("alice", "access", "editor", "auditor")
+    wait_for(alice.online, "the node to be online")
+    return alice

@@ -29,7 +29,12 @@ class Taping(Service):
 
     def __init__(self, surroundings: RecorderSurroundings) -> None:
         spool = Spool(surroundings.data_dir / "spool")
-        self._uploader = Uploader(spool, surroundings.authority, surroundings.reactor)
+        self._uploader = Uploader(
+            spool,
+            surroundings.authority,
+            surroundings.reactor,
+            lambda name: self._recorder.shares.forget(name),  # noqa: PLW0108 (made below)
+        )
         self._recorder = TapeRecorder(
             spool,
             surroundings.reactor,

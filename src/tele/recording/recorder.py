@@ -5,8 +5,10 @@ Laws of this file:
 * Frames are on disk within a second. A process that is killed loses no more than that.
 * Memory is bounded: one chunk that fills and one that is packed. When the spool is slower
   than the session, the session waits.
-* A full disk does not end a session: what is dropped is counted and written down as a gap
-  as soon as there is room. A session that ended meanwhile is closed then, too.
+* No session begins whose recording cannot be written, or not be ended on a full disk.
+* A full disk does not end a session: what is dropped is counted, and written down as a gap with
+  the true reason as soon as there is room. The end of a session, with its gap, uses space that
+  is reserved for it; output never does.
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
+from tele.capacity.disk import why
 from tele.errors import TeleError, Unavailable
 from tele.interfaces import IRecorder, IRecording
 from tele.loop import make_logger, now
 from tele.model.codec import encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import ChunkDigest, Manifest, RecordingStart
+from tele.recording.share import DiskShares
 from tele.recording.spool import Spool, SpoolFolder
 from tele.tape.verify import VERSION, to_sign
 from tele.tape.writer import Packed, TapeWriter, Worker, at_once
@@ -48,7 +52,7 @@ def sign_manifest(
 
 @implementer(IRecording)
 class TapeRecording:
-    """One session on its way to the spool."""
+    """One session on its way to the spool. Making it may raise OSError; then there is none."""
 
     def __init__(self, recorder: TapeRecorder, folder: SpoolFolder, start: RecordingStart) -> None:
         self.paused = False
@@ -59,14 +63,17 @@ class TapeRecording:
         self._digests: list[ChunkDigest] = []
         self._pending: list[tuple[ChunkDigest, bytes]] = []
         self._lost: Counter[str] = Counter()
+        self._reasons: dict[str, None] = {}
+        self._resumed: list[Callable[[], None]] = []
         self._interactive = False
         self._timer: IDelayedCall | None = None
         self._closed = False
         self._last_time = 0
         self._end: Frame | None = None
         self._done: Deferred[None] = Deferred()
-        self.write(Frame(0, 0, FrameKind.START, encode(start)))
-        self._flush()
+        self._writer.add(Frame(0, 0, FrameKind.START, encode(start)))
+        self._cut()
+        recorder.changed(folder.id)
 
     def write(self, frame: Frame) -> None:
         """See :class:`IRecording`."""
@@ -90,11 +97,13 @@ class TapeRecording:
             try:
                 self._folder.mark_interactive()
             except OSError as error:
-                log.warn("cannot mark a recording: {why!s}", why=error)
+                log.warn("recording {name} is not marked: {why!s}", name=self._folder.id, why=error)
             self._recorder.changed(self._folder.id)
 
     def _on_time(self) -> None:
         self._timer = None
+        if self.paused:
+            self._look_at_share()
         self._flush()
 
     def _flush(self) -> None:
@@ -106,11 +115,40 @@ class TapeRecording:
         try:
             put()
         except OSError as error:
-            log.error("a recording cannot be written: {why!s}", why=error)
-            if self._timer is None:
-                self._timer = self._recorder.clock.callLater(FLUSH_SECONDS, self._on_time)
+            self._note(error)
+            self._look_again()
             return False
+        self._look_at_share()
         return True
+
+    def _note(self, error: OSError) -> None:
+        """Remember why there is a gap; the log hears of each reason once, until there is none."""
+        reason = why(error)
+        if reason not in self._reasons:
+            self._reasons[reason] = None
+            log.error(
+                "recording {name} cannot be written: {why!s}", name=self._folder.id, why=error
+            )
+
+    def _look_again(self) -> None:
+        if self._timer is None:
+            self._timer = self._recorder.clock.callLater(FLUSH_SECONDS, self._on_time)
+
+    def _look_at_share(self) -> None:
+        """Have the session wait while its user's recordings take too much of the disk."""
+        over = self._recorder.shares.is_over(self._start.user)
+        if over and not self.paused:
+            log.warn(
+                "sessions of {user!r} wait: their recordings hold a quarter of the disk",
+                user=self._start.user,
+            )
+        self.paused = over
+        if over:
+            self._look_again()
+            return
+        resumed, self._resumed = self._resumed, []
+        for callback in resumed:
+            callback()
 
     def _begin(self) -> None:
         """Have a full chunk packed, and put the one before it on disk."""
@@ -128,25 +166,31 @@ class TapeRecording:
         while self._pending:
             named, data = self._pending[0]
             self._folder.write_chunk(named.number, data)
+            self._recorder.shares.add(self._folder.id, self._start.user, len(data))
             self._digests.append(named)
             self._pending.pop(0)
 
     def _write_gap(self) -> None:
+        reasons, self._reasons = self._reasons, {}
         if not self._lost:
             return
         lost, self._lost = self._lost, Counter()
-        body = json.dumps({"lost": dict(lost), "reason": "the disk was full"}).encode()
+        body = json.dumps({"lost": dict(lost), "reason": "; ".join(reasons)}).encode()
         self._writer.add(Frame(self._last_time, 0, FrameKind.GAP, body))
 
     def when_resumed(self, callback: Callable[[], None]) -> None:
-        """See :class:`IRecording`. Writing is synchronous, so nobody ever waits."""
-        callback()
+        """See :class:`IRecording`. Writing is synchronous: only a share that is used up waits."""
+        if self.paused:
+            self._resumed.append(callback)
+        else:
+            callback()
 
     def close(self, reason: str) -> Deferred[None]:
         """See :class:`IRecording`."""
         if self._closed:
             return succeed(None)
         self._closed = True
+        self._resumed.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -157,17 +201,14 @@ class TapeRecording:
         return self._done
 
     def _finish(self, ended: datetime, *, retry: bool) -> None:
-        """Write the end, and sign. While the disk is full, try again; memory is one chunk."""
+        """Write the end, and sign, on a full disk with the space that is reserved for it.
+
+        Where not even that is enough, try again; memory is one chunk.
+        """
         try:
-            if self._end is not None:
-                if self._pending:
-                    self._cut()
-                self._write_gap()
-                self._writer.add(self._end)
-                self._end = None
-            self._cut(last=not self._writer.finished)
-            self._folder.write_manifest(self._recorder.signed(self._manifest(ended)))
+            self._recorder.spool.reserve.spend(lambda: self._put_end(ended))
         except OSError as error:
+            self._note(error)
             if not retry:
                 name = self._folder.id
                 log.error("recording {name} is not closed yet: {why!s}", name=name, why=error)
@@ -177,6 +218,17 @@ class TapeRecording:
         else:
             self._recorder.closed(self._folder.id)
             self._done.callback(None)
+
+    def _put_end(self, ended: datetime) -> None:
+        """May raise OSError, and goes on where it was when it is called again."""
+        if self._end is not None:
+            if self._pending:
+                self._cut()
+            self._write_gap()
+            self._writer.add(self._end)
+            self._end = None
+        self._cut(last=not self._writer.finished)
+        self._folder.write_manifest(self._recorder.signed(self._manifest(ended)))
 
     def _manifest(self, ended: datetime) -> Manifest:
         return Manifest(
@@ -215,20 +267,33 @@ class TapeRecorder:
         self.clock = clock
         self.changed = changed
         self.worker = worker
-        self._spool = spool
+        self.spool = spool
+        self.shares = DiskShares(spool.root)
         self._sign = sign
         self._host_certificate = host_certificate
         self._open: set[str] = set()
 
     def open(self, start: RecordingStart) -> Deferred[Any]:
         """See :class:`IRecorder`."""
-        folder = self._spool.folder(start.id)
+        if not self.spool.reserve.is_whole():
+            return fail(
+                Unavailable("the session cannot be recorded: there is no space for its end")
+            )
+        folder = self.spool.folder(start.id)
         try:
             folder.create(start)
+            recording = self._begin(folder, start)
         except OSError as error:
             return fail(Unavailable(f"the session cannot be recorded: {error.strerror}"))
         self._open.add(start.id)
-        return succeed(TapeRecording(self, folder, start))
+        return succeed(recording)
+
+    def _begin(self, folder: SpoolFolder, start: RecordingStart) -> TapeRecording:
+        try:
+            return TapeRecording(self, folder, start)
+        except OSError:
+            folder.discard()
+            raise
 
     def signed(self, manifest: Manifest) -> Manifest:
         """Sign with the host's key."""
@@ -245,8 +310,9 @@ class TapeRecorder:
         Call it once, before the first session.
         """
         recovered = []
-        self._spool.clean()
-        for folder in self._spool.folders():
+        self.spool.clean()
+        for folder in self.spool.folders():
+            self._count(folder)
             if folder.id in self._open or folder.is_closed:
                 continue
             try:
@@ -259,6 +325,12 @@ class TapeRecorder:
             recovered.append(folder.id)
         return recovered
 
+    def _count(self, folder: SpoolFolder) -> None:
+        try:
+            self.shares.add(folder.id, folder.start.user, folder.size)
+        except (OSError, TeleError) as error:
+            log.error("recording {name} cannot be counted: {why!s}", name=folder.id, why=error)
+
     def _close_orphan(self, folder: SpoolFolder) -> None:
         start = folder.start
         digests, previous, time, frames = folder.recover()
@@ -268,9 +340,11 @@ class TapeRecorder:
         body = json.dumps({"reason": "the recorder ended before the session"}).encode()
         writer.add(Frame(time, 0, FrameKind.END, body))
         cut = writer.cut(last=True)
+        spend = self.spool.reserve.spend
         if cut is not None:
-            folder.write_chunk(cut[0].number, cut[1])
-            digests.append(cut[0])
+            named, data = cut
+            spend(lambda: folder.write_chunk(named.number, data))
+            digests.append(named)
         manifest = Manifest(
             id=start.id,
             version=VERSION,
@@ -282,4 +356,5 @@ class TapeRecorder:
             recovered=True,
             host_certificate="",
         )
-        folder.write_manifest(self.signed(manifest))
+        signed = self.signed(manifest)
+        spend(lambda: folder.write_manifest(signed))

@@ -1,7 +1,7 @@
 """Where is a recording until auth has it? In a folder of the node's data directory.
 
 ``<spool>/<id>/``: ``start.json``, ``<number>.chunk`` for each chunk, ``manifest.json`` when
-it is closed, ``interactive`` when it had a terminal.
+it is closed, ``interactive`` when it had a terminal. ``<spool>/.reserve`` is space for ends.
 
 Laws of this file:
 
@@ -9,6 +9,7 @@ Laws of this file:
   to the last chunk.
 * Nothing is removed before auth acknowledged all of it. A folder without ``start.json`` is
   of a session that never began: its maker was killed between two calls.
+* For each file that is written there is a descriptor (:func:`room_for_one`).
 """
 
 from __future__ import annotations
@@ -17,11 +18,18 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Final
 
+from tele.capacity.descriptors import room_for_one
+from tele.capacity.disk import DiskReserve
 from tele.errors import BadRecording, InvalidInput
 from tele.model.codec import decode, encode
 from tele.model.session import ChunkDigest, Manifest, RecordingStart
 from tele.tape.layout import NO_CHUNK, digest, read_chunk
+
+#: Space for the ends of the sessions that run when the disk gets full, and released at a time.
+RESERVE: Final = 8 << 20
+RESERVE_STEP: Final = 1 << 20
 
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CHUNK = re.compile(r"(\d{8})\.chunk")
@@ -44,17 +52,21 @@ class SpoolFolder:
         try:
             self._write("start.json", encode(start))
         except OSError:
-            self.remove()
+            self.discard()
             raise
+
+    def discard(self) -> None:
+        """Remove a recording that never began: no more than its first chunk. Opens nothing."""
+        for name in ("start.json", f"{0:08d}.chunk"):
+            (self.path / name).unlink(missing_ok=True)
+            (self.path / f".{name}").unlink(missing_ok=True)
+        self.path.rmdir()
 
     def _write(self, name: str, data: bytes) -> None:
         temporary = self.path / f".{name}"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            with open(descriptor, "wb", closefd=False) as file:
-                file.write(data)
-        finally:
-            os.close(descriptor)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        with room_for_one(), open(os.open(temporary, flags, 0o600), "wb") as file:
+            file.write(data)
         os.rename(temporary, self.path / name)
 
     def write_chunk(self, number: int, data: bytes) -> None:
@@ -71,7 +83,8 @@ class SpoolFolder:
 
     def mark_interactive(self) -> None:
         """Remember that the session had a terminal."""
-        (self.path / "interactive").touch(mode=0o600)
+        with room_for_one():
+            (self.path / "interactive").touch(mode=0o600)
 
     @property
     def interactive(self) -> bool:
@@ -98,6 +111,11 @@ class SpoolFolder:
         """Return the numbers of the chunks that are here, in order."""
         found = [_CHUNK.fullmatch(name) for name in os.listdir(self.path)]
         return sorted(int(match[1]) for match in found if match)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files. May raise OSError."""
+        return sum(entry.stat().st_size for entry in os.scandir(self.path))
 
     def chunk(self, number: int) -> bytes:
         """Return one chunk. May raise OSError."""
@@ -135,6 +153,7 @@ class Spool:
     def __init__(self, root: Path) -> None:
         self.root = root
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.reserve = DiskReserve(root / ".reserve", RESERVE, RESERVE_STEP)
 
     def clean(self) -> None:
         """Remove the folders of sessions that never began. Call it before the first session."""

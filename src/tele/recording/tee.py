@@ -56,15 +56,24 @@ class ConnectionTape:
             return
         if self._opening is None:
             self._opening = self._recorder.open(self._start)
-            opened = await self._opening
-            self._recording = opened
-            waiting, self._waiting = self._waiting, []
-            for waiter in waiting:
+            try:
+                self._recording = await self._opening
+            except Exception as error:
+                # Whoever asks later makes it be tried again.
+                self._opening = None
+                for waiter in self._take_waiting():
+                    waiter.errback(error)
+                raise
+            for waiter in self._take_waiting():
                 waiter.callback(None)
             return
         answer: Deferred[None] = Deferred()
         self._waiting.append(answer)
         await answer
+
+    def _take_waiting(self) -> list[Deferred[None]]:
+        waiting, self._waiting = self._waiting, []
+        return waiting
 
     @property
     def started(self) -> bool:

@@ -10,6 +10,7 @@ Laws of this file:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -66,9 +67,19 @@ class _Progress:
 
 
 class Uploader:
-    """Uploads what is in ``spool`` through ``authority``. :meth:`changed` when there is more."""
+    """Uploads what is in ``spool`` through ``authority``. :meth:`changed` when there is more.
 
-    def __init__(self, spool: Spool, authority: IAuthority, clock: IReactorTime) -> None:
+    ``removed(id)`` is told what has left the spool.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        authority: IAuthority,
+        clock: IReactorTime,
+        removed: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._removed = removed
         self._spool = spool
         self._authority: Any = authority
         self._clock = clock
@@ -118,6 +129,7 @@ class Uploader:
             if await self._upload(folder, progress):
                 folder.remove()
                 del self._known[recording_id]
+                self._removed(recording_id)
             progress.failures = 0
         except TeleError as error:
             # One that is being written cannot be moved away yet.

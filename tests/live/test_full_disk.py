@@ -1,0 +1,167 @@
+"""A node on a disk that is really full: what auth tells counts, and the ends of sessions are kept.
+
+The disk is a small tmpfs in a mount namespace of the node's own, which ends with it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from three_processes import Cluster, make_cluster, wait_for
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(
+        not (shutil.which("ssh") and shutil.which("unshare")), reason="needs OpenSSH and unshare"
+    ),
+]
+
+ROLE = """
+kind: role
+version: v1
+metadata: {{name: desk}}
+spec:
+  allow: {{logins: ["{{{{internal.logins}}}}"], node_labels: {{env: [test]}}}}
+  deny: {{node_labels: {{env: [{denied}]}}}}
+"""
+#: Bigger than both reserves, so that they are there, and little besides.
+SIZE = "16m"
+
+
+class Node:
+    """The node, as root sees it from outside."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        pid = cluster.processes["node"].pid
+        self.folder = Path(f"/proc/{pid}/root{cluster.folder}/node")
+        self._fill = self.folder / "fill"
+
+    def fill(self) -> None:
+        """Take every free block."""
+        with pytest.raises(OSError, match="No space left"), self._fill.open("ab", 0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    def clear(self) -> None:
+        """Give them back."""
+        self._fill.unlink()
+
+    def state(self) -> bool:
+        """Whether there is a state that a restarted node would decide by."""
+        return (self.folder / "identity" / "node" / "state.json").exists()
+
+
+@pytest.fixture
+def alice(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster whose node has a small disk, as its administrator has it."""
+    (tmp_path / "node").mkdir(mode=0o700)
+    mount = f'mount -t tmpfs -o size={SIZE},mode=700 tmpfs "$0" && exec "$@"'
+    isolated = ["unshare", "-m", "--propagation", "private", "sh", "-c", mount]
+    running = make_cluster(tmp_path, prefixes={"node": [*isolated, str(tmp_path / "node")]})
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+def apply_role(alice: Cluster, denied: str) -> None:
+    """Set what the role ``desk`` denies."""
+    done = alice.tele("get", "role/desk", "--format", "json", check=False)
+    role = ROLE.format(denied=denied)
+    if done.returncode == 0:
+        revision = json.loads(done.stdout)["metadata"]["revision"]
+        role = role.replace("{name: desk}", f"{{name: desk, revision: {revision}}}")
+    (alice.folder / "role.yaml").write_text(role)
+    alice.tele("apply", "-f", str(alice.folder / "role.yaml"))
+
+
+def events(alice: Cluster, name: str, user: str) -> list[dict[str, object]]:
+    """Return the events of this name about a user."""
+    done = alice.tele("audit", "ls", "--event", name, "--format", "json", "--limit", "100")
+    return [event for event in json.loads(done.stdout) if event["user"] == user]
+
+
+def test_a_node_whose_disk_is_full(alice: Cluster) -> None:
+    """A role that denies denies at once; a session that runs is ended, audited and uploaded with
+    the true reason of its gap; and when there is space again all is as before.
+    """
+    apply_role(alice, "nothing")
+    bob = alice.person("bob", "desk")
+    node = Node(alice)
+    wait_for(lambda: bob.ssh(bob.host, "true", check=False).returncode == 0, "bob to get in")
+    words = ["ssh", "-tt", "-F", str(bob.ssh_config), bob.host]
+    command = "stty -echo; echo begun; for n in 1 2 3; do read x; echo line $n; done"
+    running = subprocess.Popen(
+        [*words, command], env=bob.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"begun\r\n"
+        wait_for(lambda: spooled(node, 2), "the beginning to be on disk")
+        node.fill()
+        assert node.state()
+        apply_role(alice, "test")
+        wait_for(lambda: not node.state(), "the old state to be removed")
+        refused = bob.ssh(bob.host, "true", check=False)
+        assert refused.returncode == 255
+        denied = events(alice, "auth.denied", "bob")
+        assert denied
+        assert "desk" in str(denied[0]["error"])
+
+        node.fill()  # also what the old state took
+        running.stdin.write(b"\n")
+        running.stdin.flush()
+        assert running.stdout.readline() == b"line 1\r\n"
+        wait_for(lambda: "recorder: recording" in log(alice), "the log to say it")
+        for number in (2, 3):
+            running.stdin.write(b"\n")
+            running.stdin.flush()
+            assert running.stdout.readline() == b"line %d\r\n" % number
+        assert running.wait(30) == 0
+    finally:
+        running.kill()
+        running.communicate()
+    wait_for(lambda: len(events(alice, "session.end", "bob")) >= 2, "the end to be audited")
+    frames = last_recording(alice, "bob")
+    (gap,) = [frame for frame in frames if frame["frame"] == "gap"]
+    assert gap["reason"] == "the disk was full"
+    assert frames[-1]["frame"] == "end"
+    newcomer = alice.ssh(alice.host, "true", check=False)
+    assert newcomer.returncode != 0
+    assert b"cannot be recorded" in newcomer.stderr or b"no room left" in newcomer.stderr
+
+    node.clear()
+    apply_role(alice, "nothing")
+    wait_for(node.state, "the state to be written", 90)
+    assert bob.ssh(bob.host, "echo again").stdout == b"again\n"
+
+
+def spooled(node: Node, chunks: int) -> bool:
+    """Whether a recording of the spool has so many chunks."""
+    return any(
+        len(list(each.glob("*.chunk"))) >= chunks for each in (node.folder / "spool").iterdir()
+    )
+
+
+def log(alice: Cluster) -> str:
+    """Return what the node logged."""
+    return (alice.folder / "node.log").read_text()
+
+
+def last_recording(auditor: Cluster, user: str) -> list[dict[str, object]]:
+    """Return the frames of the user's last recording, once it has ended."""
+
+    def listed() -> list[dict[str, object]]:
+        found = json.loads(auditor.tele("recordings", "ls", "--format", "json").stdout)
+        return [each for each in found if each["user"] == user and each["interactive"]]
+
+    wait_for(lambda: any(each["ended"] for each in listed()), f"a recording of {user}")
+    done = auditor.tele("play", str(listed()[0]["id"]), "--format", "json")
+    return [json.loads(line) for line in done.stdout.splitlines()]
