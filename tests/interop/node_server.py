@@ -23,6 +23,7 @@ from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from engine_server import CLUSTER, write_private
+from tele.capacity.descriptors import process_budget
 from tele.certs.issue import (
     HostCertificateRequest,
     UserCertificateRequest,
@@ -86,7 +87,9 @@ class Realm:
             permit_pty=NO_PTY not in checked.identity.roles,
             force_command=checked.force_command,
         )
-        programs = NodePrograms(self._spawning, visit_of(grant, avatarId, "s-1"))
+        programs = NodePrograms(
+            self._spawning, visit_of(grant, avatarId, "s-1"), process_budget().account("u")
+        )
         return succeed((IConchUser, User(grant, programs), lambda: None))
 
 

@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from attrs import define
+from attrs import define, field
 
 from own_reactor import OwnReactor, own_reactor
+from tele.capacity.descriptors import DescriptorBudget, shares_of
 from tele.conch.programs import Exit, ProgramRequest, PtyRequest
 from tele.errors import AccessDenied, InvalidInput, Unavailable
 from tele.model.access import Grant
@@ -37,11 +38,12 @@ class Node:
 
     reactor: OwnReactor
     spawning: Spawning
+    budget: DescriptorBudget = field(factory=lambda: DescriptorBudget(shares_of(1024)))
 
     def start(self, request: ProgramRequest, **options: Any) -> Program:
         """Start a program for a visit with these options of a grant."""
         visit = Visit(grant(**options), "session-1", ("192.0.2.7", 50000), ("192.0.2.1", 3022))
-        started = NodePrograms(self.spawning, visit).start(request, 0)
+        started = NodePrograms(self.spawning, visit, self.budget.account("u")).start(request, 0)
         program = self.reactor.wait(started)
         assert isinstance(program, Program)
         return program

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 from typing import Final
 
-from attrs import Factory, define, field, frozen
+from attrs import Factory, define, evolve, field, frozen
 
 from tele.conch.penalties import PenaltyRules
 
@@ -64,6 +64,22 @@ class Limits:
     #: until it has read them all. More than the channels of a connection send in one go.
     unread_octets: int = 1 << 20
     penalties: PenaltyRules = Factory(PenaltyRules)
+
+
+def fitted(limits: Limits, descriptors: int) -> Limits:
+    """Return ``limits`` such that connections that have not logged in hold no more than so many.
+
+    They keep their proportions: one source alone never comes to where others are refused.
+    """
+    begin, percent, full = limits.startups
+    full = min(full, descriptors)
+    begin = min(begin, full // 2)
+    return evolve(
+        limits,
+        startups=(begin, percent, full),
+        startups_per_source=min(limits.startups_per_source, max(1, begin * 3 // 5)),
+        startups_per_home=min(limits.startups_per_home, max(1, full * 3 // 5)),
+    )
 
 
 def source_network(host: str) -> str:

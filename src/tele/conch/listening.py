@@ -5,6 +5,7 @@ Laws of this file:
 * What listens is one connection's, and ends with it.
 * While the client has as many of these channels as it may, nobody is accepted: who
   connects waits in the kernel, whose queue has a limit.
+* What is accepted counts for the user; who connects when that would be too much is closed.
 * A client that does not answer keeps nobody's socket for longer than a time-out.
 """
 
@@ -20,8 +21,10 @@ from twisted.internet.interfaces import IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tele.capacity.descriptors import Lease
 from tele.conch.relay import RelayChannel, RelayWatch, StreamEnd
 from tele.conch.sockets import adopt
+from tele.errors import TeleError
 from tele.loop import make_logger
 
 log = make_logger(__name__)
@@ -87,9 +90,18 @@ class AcceptedChannel(RelayChannel):
 
 
 class Listeners:
-    """All that listens for one connection. ``connection()`` is that, once it is served."""
+    """All that listens for one connection. ``connection()`` is that, once it is served.
 
-    def __init__(self, reactor: Any, connection: Callable[[], Any]) -> None:
+    ``take()`` counts what is accepted, or raises a :class:`TeleError` when it is too much.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        connection: Callable[[], Any],
+        take: Callable[[], Lease] | None = None,
+    ) -> None:
+        self._take_lease = take
         self._reactor = reactor
         self._connection = connection
         self._entries: dict[object, _Entry] = {}
@@ -149,9 +161,17 @@ class Listeners:
         stream = StreamEnd()
         stream.watch = kind.watch(peer)
         try:
-            adopt(self._reactor, accepted, stream)
+            lease = None if self._take_lease is None else self._take_lease()
+        except TeleError as error:
+            accepted.close()
+            stream.watch.refused(error)
+            return True
+        try:
+            adopt(self._reactor, accepted, stream, lease=lease)
         except OSError:
             accepted.close()
+            if lease is not None:
+                lease.release()
             return True  # it is gone already
         self._accepted += 1
         channel = AcceptedChannel(kind.name, stream, self._gone)
@@ -189,6 +209,7 @@ class _Port:
         self._take = take
         self._watched = False
         self._pause: Any = None
+        self._short = False
 
     def fileno(self) -> int:
         """See Twisted."""
@@ -217,12 +238,15 @@ class _Port:
                 if error.errno in _SHORTAGE:
                     self._wait(error)
                 return  # else whoever it was is gone again
+            self._short = False
             peer = (address[0], address[1]) if isinstance(address, tuple) else ("", 0)
             if not self._take(accepted, peer):
                 return
 
     def _wait(self, error: OSError) -> None:
-        log.warn("nobody can be accepted: {why}", why=error.strerror)
+        if not self._short:
+            self._short = True
+            log.warn("nobody can be accepted until it ends: {why}", why=error.strerror)
         self.watch(False)
         self._pause = self._reactor.callLater(SHORTAGE_PAUSE, self._go_on)
 

@@ -32,6 +32,7 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import implementer
 
+from tele.capacity.descriptors import Lease
 from tele.conch.sockets import DirectReactor
 from tele.errors import quoted
 from tele.workers import Workers
@@ -74,9 +75,19 @@ class Names:
             seconds=SECONDS,
         )
 
-    def endpoint(self, key: str, host: str, port: int, seconds: float) -> IStreamClientEndpoint:
-        """Return an endpoint for ``key``, with sockets of ours; it connects for ``seconds``."""
-        return _Named(self, key, host, port, seconds)
+    def endpoint(
+        self,
+        key: str,
+        host: str,
+        port: int,
+        seconds: float,
+        take: Callable[[], Lease] | None = None,
+    ) -> IStreamClientEndpoint:
+        """Return an endpoint for ``key``, with sockets of ours; it connects for ``seconds``.
+
+        ``take`` counts each address that is tried, see :class:`DirectReactor`.
+        """
+        return _Named(self, key, host, port, seconds, take)
 
     async def look_up(self, key: str, host: str, port: int) -> list[Address]:
         """Return addresses of ``host``. Raises ``DNSLookupError``, or ``Unavailable``."""
@@ -101,7 +112,7 @@ class Names:
     async def connect(self, named: _Named, factory: IProtocolFactory) -> IProtocol:
         """Do what ``named`` is for."""
         addresses = await self.look_up(named.key, named.host, named.port)
-        reactor = DirectReactor(self._reactor, _Known(addresses))
+        reactor = DirectReactor(self._reactor, _Known(addresses), named.take)
         # The name is not asked for again; an address in its place is always a good one.
         endpoint = HostnameEndpoint(reactor, addresses[0].host, named.port, timeout=named.seconds)
         made: IProtocol = await endpoint.connect(factory)
@@ -116,6 +127,7 @@ class _Named:
     host: str
     port: int
     seconds: float
+    take: Callable[[], Lease] | None
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """See ``IStreamClientEndpoint``."""

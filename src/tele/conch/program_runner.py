@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 
-from tele.conch.programs import END_OF_WRITE, Exit, IProgram, ProgramRequest, PtyRequest
+from tele.conch.programs import (
+    END_OF_WRITE,
+    Exit,
+    IHoldsDescriptors,
+    IProgram,
+    ProgramRequest,
+    PtyRequest,
+)
 from tele.conch.pumps import Pump, Sink
 from tele.loop import make_logger
 
@@ -217,3 +224,6 @@ class ProgramRunner:
                 os.close(descriptor)
         if self._exit is None:
             program.hang_up()
+        holder: Any = IHoldsDescriptors(program, None)
+        if holder is not None:
+            holder.descriptors_closed()

@@ -115,6 +115,13 @@ class IProgram(Interface):
         """The client is gone: SIGHUP to its process group. May be called twice."""
 
 
+class IHoldsDescriptors(Interface):
+    """A program that wants to know when the channel has closed its descriptors."""
+
+    def descriptors_closed() -> None:
+        """All of them are closed. Called once."""
+
+
 class ISessionPrograms(Interface):
     """Starts programs for one connection; an avatar is adapted to it."""
 

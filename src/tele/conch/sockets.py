@@ -7,6 +7,8 @@ With any other protocol than ours they behave like Twisted's.
 Laws of this file:
 
 * Everything that Twisted promises of a TCP transport stays true.
+* A connection that counts for somebody (a :class:`~tele.capacity.descriptors.Lease`) counts
+  until its socket is closed, and is not made when it would be one too many.
 * What touches private names of Twisted (``_tempDataLen``) is here and nowhere else, and a
   test says so when they change.
 """
@@ -14,6 +16,7 @@ Laws of this file:
 from __future__ import annotations
 
 import socket as sockets
+from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.internet import main, tcp
@@ -26,8 +29,10 @@ from twisted.internet.interfaces import (
     IReactorPluggableNameResolver,
 )
 from twisted.internet.protocol import ClientFactory, Factory
+from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, providedBy
 
+from tele.capacity.descriptors import Lease
 from tele.conch.scratch import MAX_PACKET, READ_SIZE, RECEIVED
 from tele.wire.packets import OVERHEAD
 
@@ -41,6 +46,8 @@ class DirectSocket(tcp.Connection):
 
     _claimed: IAddress | None = None
     _last_read = READ_SIZE
+    #: What an accepted connection counts for; given back when the socket is closed.
+    lease: Lease | None = None
 
     def claim_peer(self, address: IAddress) -> None:
         """Answer ``address`` when asked for the peer: whoever passes the connection on, and is
@@ -124,6 +131,13 @@ class DirectSocket(tcp.Connection):
         protocol.dataReceived(data)
         return None
 
+    def connectionLost(self, reason: Failure) -> None:
+        """The socket is closed."""
+        lease, self.lease = self.lease, None
+        super().connectionLost(reason)
+        if lease is not None:
+            lease.release()
+
     def doWrite(self) -> Any:
         """Send what waits, and tell the protocol when nothing does any more."""
         result = super().doWrite()
@@ -170,7 +184,24 @@ class DirectPort(tcp.Port):
 
 
 class DirectConnector(tcp.Connector):
-    """A connector whose connection is direct."""
+    """A connector whose connection is direct, and counts as ``lease``."""
+
+    lease: Lease | None = None
+
+    def connectionFailed(self, reason: Failure) -> None:
+        """It was not made."""
+        self._release()
+        super().connectionFailed(reason)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """It is closed."""
+        self._release()
+        super().connectionLost(reason)
+
+    def _release(self) -> None:
+        lease, self.lease = self.lease, None
+        if lease is not None:
+            lease.release()
 
     def _makeTransport(self) -> DirectClient:
         return DirectClient(self.host, self.port, self.bindAddress, self, cast(Any, self.reactor))
@@ -186,10 +217,15 @@ def listen(
 
 
 def adopt(
-    reactor: Any, accepted: sockets.socket | int, protocol: IProtocol, seen: bytes = b""
+    reactor: Any,
+    accepted: sockets.socket | int,
+    protocol: IProtocol,
+    seen: bytes = b"",
+    lease: Lease | None = None,
 ) -> None:
     """Give a connected socket (or the descriptor of one, which is ours from now on) to
     ``protocol``, with the bytes that were read already. Raises OSError if it is not connected.
+    ``lease`` is what it counts for, which is released when it is closed.
     """
     if isinstance(accepted, int):
         accepted = sockets.socket(fileno=accepted)
@@ -200,6 +236,7 @@ def adopt(
     else:
         peer, host = accepted.getpeername(), accepted.getsockname()
         transport = DirectServer(accepted, protocol, peer, cast(Any, _Adopted(host[1])), 0, reactor)
+    transport.lease = lease
     protocol.makeConnection(transport)
     if seen:
         protocol.dataReceived(seen)
@@ -216,11 +253,15 @@ class DirectReactor:
     """A reactor for client endpoints: its TCP connections are direct, all else is as it was.
 
     ``HostnameEndpoint(DirectReactor(reactor), ...)`` connects directly to each address.
-    With ``resolver`` (an ``IHostnameResolver``) that one looks names up for it.
+    With ``resolver`` (an ``IHostnameResolver``) that one looks names up for it. With ``take`` each
+    attempt is counted: what it raises is why there is none.
     """
 
-    def __init__(self, reactor: Any, resolver: Any = None) -> None:
+    def __init__(
+        self, reactor: Any, resolver: Any = None, take: Callable[[], Lease] | None = None
+    ) -> None:
         self._reactor = reactor
+        self._take = take
         directlyProvides(self, providedBy(reactor))
         if resolver is not None:
             alsoProvides(self, IReactorPluggableNameResolver)
@@ -238,6 +279,8 @@ class DirectReactor:
         bindAddress: tuple[str, int] | None = None,
     ) -> IConnector:
         """See ``IReactorTCP.connectTCP``."""
+        lease = None if self._take is None else self._take()
         connector = DirectConnector(host, port, factory, timeout, bindAddress, self._reactor)
+        connector.lease = lease
         connector.connect()
         return connector

@@ -14,7 +14,8 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from zope.interface import implementer
 
 from tele._version import VERSION
-from tele.conch.limits import PROXY_STARTUPS, STARTUPS, Limits
+from tele.capacity.descriptors import process_budget
+from tele.conch.limits import PROXY_STARTUPS, STARTUPS, Limits, fitted
 from tele.conch.penalties import LOOPBACK, PenaltyRules
 from tele.config.values import (
     Address,
@@ -140,13 +141,14 @@ class HostService(MultiService):
 
 
 def limits_of(config: NodeConfig | ProxyConfig) -> Limits:
-    """Return the bounds for whoever comes."""
+    """Return the bounds for whoever comes: also those that the process's descriptors set."""
     startups = PROXY_STARTUPS if isinstance(config, ProxyConfig) else STARTUPS
-    return Limits(
+    limits = Limits(
         startups=startups,
         keepalive_interval=config.keepalive.total_seconds(),
         penalties=penalty_rules(config.penalties),
     )
+    return fitted(limits, process_budget().shares.unauthenticated)
 
 
 def penalty_rules(config: PenaltiesConfig) -> PenaltyRules:

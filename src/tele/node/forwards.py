@@ -5,6 +5,7 @@ Laws of this file:
 * Each kind needs its own word of the grant; without it nothing is made or listened on.
 * Paths are the user's business, in a process that is the user; ports below 1024 are root's.
 * What listens ends with the connection, and nothing is made for one that is gone.
+* Every socket counts for the user before it is made, and until it is closed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory
 from zope.interface import implementer
 
+from tele.capacity.descriptors import Account, Lease
 from tele.conch.forwarding import ForwardRequest, IForwarder, LocalRequest
 from tele.conch.listening import LISTENING_LIMIT, Kind, Listeners, Peer
 from tele.conch.names import Names
@@ -51,6 +53,10 @@ from tele.node.user_sockets import UserListener, UserSockets
 from tele.wire.fields import string, uint32
 
 CONNECT_TIMEOUT: Final = 30.0
+#: Descriptors while a socket is asked for, and of one that listens, on two addresses or with
+#: the child that holds its path.
+ASKING: Final = 3
+LISTENING: Final = 2
 _AGENT: Final = "auth-agent"
 
 Made = TypeVar("Made")
@@ -112,7 +118,9 @@ class Forwards:
         check: Callable[[], None],
         connection: Callable[[], Any],
         names: Names,
+        account: Account,
     ) -> None:
+        self._account = account
         self._reactor = reactor
         self._names = names
         self._user = visit.grant.identity.user
@@ -121,7 +129,7 @@ class Forwards:
         self._records = records
         self._gateway = gateway
         self._allowed = Allowed(visit, check)
-        self._listeners = Listeners(reactor, connection)
+        self._listeners = Listeners(reactor, connection, account.take)
         self._agent_path: bytes | None = None
         self._agent_asked = False
         self._closed = False
@@ -168,13 +176,21 @@ class Forwards:
         return protocol
 
     async def _connect_port(self, request: ForwardRequest, factory: IProtocolFactory) -> Any:
-        endpoint = self._names.endpoint(self._user, request.host, request.port, CONNECT_TIMEOUT)
+        endpoint = self._names.endpoint(
+            self._user, request.host, request.port, CONNECT_TIMEOUT, self._account.take
+        )
         return await endpoint.connect(factory)
 
     async def _connect_local(self, request: LocalRequest, factory: IProtocolFactory) -> Any:
-        made = await self._made_by.connect(request.path)
+        lease = self._account.take(ASKING)
+        try:
+            made = await self._made_by.connect(request.path)
+        except BaseException:
+            lease.release()
+            raise
+        lease.keep(1)
         protocol: Any = factory.buildProtocol(UNIXAddress(request.path))
-        adopt(self._reactor, made, protocol)
+        adopt(self._reactor, made, protocol, lease=lease)
         return protocol
 
     # -- from others ------------------------------------------------------------------
@@ -198,7 +214,7 @@ class Forwards:
             return ", ".join(address(each[:2]) for each in bound), bound[0][1], made
 
         port: int
-        bound, port, made = await self._begin("forward", self._allowed.port, said, make)
+        (bound, port, made), lease = await self._begin("forward", self._allowed.port, said, make)
         said["bound"] = bound
         real = PortRequest(request.host, port)
 
@@ -208,7 +224,7 @@ class Forwards:
             )
 
         kind = Kind(PORT_CHANNEL, lambda peer: port_channel(real, peer), watch)
-        self._add(real, made, kind, "forward", said)
+        self._add(real, made, kind, "forward", said, lease)
         return port
 
     async def _listen_local(self, request: PathRequest) -> int:
@@ -218,13 +234,13 @@ class Forwards:
         async def make() -> UserListener:
             return await self._made_by.listen(request.path)
 
-        made = await self._begin("forward", self._allowed.port, said, make)
+        made, lease = await self._begin("forward", self._allowed.port, said, make)
 
         def watch(_: Peer) -> Any:
             return self._records.begin("forwarded-streamlocal", accepted=True, bound=path)
 
         kind = Kind(PATH_CHANNEL, lambda _: path_channel(request), watch)
-        self._add(request, [made.socket], kind, "forward", said, made.close)
+        self._add(request, [made.socket], kind, "forward", said, lease, made.close)
         return 0
 
     # -- for sessions -----------------------------------------------------------------
@@ -240,7 +256,7 @@ class Forwards:
         self._agent_asked = True
         said: dict[str, Any] = {"kind": _AGENT}
         try:
-            made = await self._begin(
+            made, lease = await self._begin(
                 "agent", self._allowed.agent, said, self._made_by.listen_for_agent
             )
         except BaseException:
@@ -252,7 +268,7 @@ class Forwards:
             return self._records.begin(_AGENT, accepted=True, bound=said["bound"])
 
         kind = Kind(AGENT_CHANNEL, lambda _: b"", watch)
-        self._add(_AGENT, [made.socket], kind, "agent", said, made.close)
+        self._add(_AGENT, [made.socket], kind, "agent", said, lease, made.close)
         self._agent_path = made.path
 
     def display(self, request: DisplayRequest) -> Deferred[IDisplay]:
@@ -267,7 +283,7 @@ class Forwards:
                 raise Unavailable("xauth is not installed on this node")
             return listen_for_display()
 
-        number, made = await self._begin("forward", self._allowed.display, said, make)
+        (number, made), lease = await self._begin("forward", self._allowed.display, said, make)
         bound = said["bound"] = f"localhost:{number}"
 
         def watch(peer: Peer) -> Any:
@@ -277,7 +293,7 @@ class Forwards:
             return string(peer[0].encode()) + uint32(peer[1])
 
         kind = Kind(DISPLAY_CHANNEL, describe, watch, once=request.single)
-        self._add(bound, made, kind, "forward", said)
+        self._add(bound, made, kind, "forward", said, lease)
         return Display(number, request, lambda: self._listeners.remove(bound))
 
     # -- both -------------------------------------------------------------------------
@@ -287,17 +303,23 @@ class Forwards:
         allowed: Callable[[], None],
         said: dict[str, Any],
         make: Callable[[], Any],
-    ) -> Any:
+    ) -> tuple[Any, Lease]:
         """Return what ``make`` makes, if it may be; that it may not, or cannot, is recorded."""
+        lease: Lease | None = None
         try:
             allowed()
             if not self._listeners.has_room:
                 raise AccessDenied(f"no more than {LISTENING_LIMIT} forwards listen at once")
             await self._records.ready()
-            return await make()
+            lease = self._account.take(ASKING)
+            made = await make()
         except Exception as error:
+            if lease is not None:
+                lease.release()
             self._records.listens(event, error=cut(str(error)), **said)
             raise
+        lease.keep(LISTENING)
+        return made, lease
 
     def _add(
         self,
@@ -306,18 +328,21 @@ class Forwards:
         kind: Kind,
         event: str,
         said: dict[str, Any],
+        lease: Lease,
         closed: Callable[[], object] = lambda: None,
     ) -> None:
         """Accept from now on, if the client is still there."""
 
         def over() -> None:
             closed()
+            lease.release()
             self._records.listens_no_more(event, **said)
 
         if self._closed or key in self._listeners or not self._listeners.has_room:
             for each in made:
                 each.close()
             closed()
+            lease.release()
             text = "it is forwarded already, there are too many, or the connection is gone"
             self._records.listens(event, error=text, **said)
             raise Unavailable(text)

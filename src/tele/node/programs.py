@@ -8,7 +8,8 @@ Laws of this file:
 * What is launched is decided once, in one value; whoever records goes by that, never by
   what the client asked for.
 * The file server is given nothing that the client or the account could change it by.
-* Descriptors that a program does not get are closed here, whatever goes wrong.
+* Descriptors that a program does not get are closed here, whatever goes wrong. All count for
+  the user, until they are closed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ from attrs import Factory, define, field, frozen
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from tele.conch.programs import Exit, IProgram, ISessionPrograms, ProgramRequest, PtyRequest
+from tele.capacity.descriptors import Account, Lease
+from tele.conch.programs import (
+    Exit,
+    IHoldsDescriptors,
+    IProgram,
+    ISessionPrograms,
+    ProgramRequest,
+    PtyRequest,
+)
 from tele.errors import AccessDenied, InvalidInput, Unavailable, quoted
 from tele.interfaces import ISubsystem, SubsystemSession
 from tele.model.access import INTERNAL_SFTP, Grant
@@ -39,6 +48,10 @@ from tele.node.terminal import open_terminal, set_size
 PIPE_SIZE: Final = 256 * 1024
 VALUE_LIMIT: Final = 4096
 _SFTP: Final = Launched("subsystem", b"sftp", files=True)
+#: Descriptors of a program while it starts, both ends of three pipes; and once it runs: ours,
+#: and one to see its end by, should the spawner die.
+STARTING: Final = 6
+RUNNING: Final = 4
 _TERM: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", re.ASCII)
 
 
@@ -52,7 +65,7 @@ class Visit:
     local_addr: tuple[str, int]
 
 
-@implementer(IProgram)
+@implementer(IProgram, IHoldsDescriptors)
 @define(eq=False)
 class Program:
     """One running program; see :class:`tele.conch.programs.IProgram`."""
@@ -62,6 +75,7 @@ class Program:
     stderr: int | None
     _running: Running
     _forced: bool
+    _lease: Lease
     _terminal: int | None = None
     tap: Any = None
     exited: Deferred[Exit] = field(init=False)
@@ -84,6 +98,10 @@ class Program:
         if terminal is not None:
             os.close(terminal)
 
+    def descriptors_closed(self) -> None:
+        """See :class:`tele.conch.programs.IHoldsDescriptors`."""
+        self._lease.release()
+
     def signal(self, name: str) -> bool:
         """Signal its process group; not a forced command's, whose business that is."""
         return not self._forced and self._running.signal(name)
@@ -104,11 +122,13 @@ class Program:
 class NodePrograms:
     """Starts programs for one visit, as the login that was granted.
 
-    ``reactor`` is for those ``subsystems`` that are spoken in this process.
+    ``account`` is what their descriptors count for; ``reactor`` is for those ``subsystems`` that
+    are spoken in this process.
     """
 
     _spawning: Spawning
     _visit: Visit
+    _account: Account
     _reactor: Any = None
     _subsystems: Mapping[str, ISubsystem] = Factory(dict)
 
@@ -141,14 +161,22 @@ class NodePrograms:
                 if request.pty is not None:
                     raise InvalidInput(f"the subsystem {subsystem.name} takes no terminal")
                 launching(launched)
-                return SpokenProgram(self._reactor, served)
+                return SpokenProgram(self._reactor, served, self._account)
             launched = Launched("exec", served.encode())
         if launched.files and request.pty is not None:
             raise InvalidInput("the file server takes no terminal: use sftp or scp")
         launching(launched)
-        return await self._run(request, self._launch(request, launched))
+        launch = self._launch(request, launched)
+        lease = self._account.take(STARTING)
+        try:
+            program = await self._run(request, launch, lease)
+        except BaseException:
+            lease.release()
+            raise
+        lease.keep(RUNNING)
+        return program
 
-    async def _run(self, request: ProgramRequest, launch: Launch) -> Program:
+    async def _run(self, request: ProgramRequest, launch: Launch, lease: Lease) -> Program:
         try:
             ours, theirs = _pipes() if request.pty is None else _terminal(request.pty)
         except OSError as error:
@@ -162,9 +190,9 @@ class NodePrograms:
             raise
         if request.pty is None:
             stdin, stdout, stderr = ours
-            return Program(stdin, stdout, stderr, running, forced)
+            return Program(stdin, stdout, stderr, running, forced, lease)
         stdin, stdout, terminal = ours
-        return Program(stdin, stdout, None, running, forced, terminal)
+        return Program(stdin, stdout, None, running, forced, lease, terminal)
 
     def _what(self, request: ProgramRequest) -> Launched:
         """Return what a request leads to here."""

@@ -21,6 +21,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IProtocol
 
+from tele.capacity.descriptors import DescriptorBudget, process_budget
 from tele.conch.connection import SSHConnection
 from tele.conch.credentials import CertificateCredentials, Trust, make_portal
 from tele.conch.exchange import HostKeys
@@ -77,6 +78,7 @@ class NodeService(Service):
     :param recorder: takes part in every session; None records nothing.
     :param gateway: whether ports that listen for clients are open to other machines.
     :param subsystems: what clients may ask for by name, beside ``sftp``.
+    :param budget: what users may take of the process's file descriptors; None is this process's.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class NodeService(Service):
         shutdown_grace: float = 0.0,
         gateway: GatewayPorts = GatewayPorts.NO,
         subsystems: Iterable[ISubsystem] = (),
+        budget: DescriptorBudget | None = None,
         look_up: Callable[[str], None] = look_up,
     ) -> None:
         self.ready: Deferred[int] = Deferred()
@@ -113,6 +116,7 @@ class NodeService(Service):
         self._identity: Any = None
         self._gateway = gateway
         self._subsystems = by_name(subsystems)
+        self._budget = budget or process_budget()
         self._trail = Trail(reactor, member)
         self._names = Names(reactor)
         self._proxies = ProxyAddresses(self._resolve_proxy)
@@ -217,7 +221,8 @@ class NodeService(Service):
 
     def _receive(self, grant: Grant, credentials: CertificateCredentials) -> Visitor:
         visit = Visit(grant, str(uuid.uuid4()), credentials.remote_addr, credentials.local_addr)
-        programs = NodePrograms(self._spawning, visit, self._reactor, self._subsystems)
+        account = self._budget.account(grant.identity.user)
+        programs = NodePrograms(self._spawning, visit, account, self._reactor, self._subsystems)
         return Visitor(
             self._reactor,
             visit,
@@ -227,6 +232,7 @@ class NodeService(Service):
             UserSockets(self._spawning, grant.login),
             self._gateway,
             self._names,
+            account,
         )
 
     def _tape(self, visit: Visit) -> ConnectionTape | None:

@@ -94,6 +94,7 @@ def place_descriptors(descriptors: list[int], kept: list[int]) -> list[int]:
 
 
 def _limit_files() -> None:
+    """Have the usual soft limit: programs that use ``select`` cannot count any further."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -178,6 +179,7 @@ class Surroundings(NamedTuple):
 
 def enter(start: Start, report: int, outcome: int | None, around: Surroundings) -> None:
     """Be the session: everything between fork and exec."""
+    _limit_files()  # the node's own may be high; PAM may set another
     account = find_account(start.login)
     if start.kind in SOCKET_KINDS:
         check_open(account)
@@ -211,8 +213,6 @@ def enter(start: Start, report: int, outcome: int | None, around: Surroundings) 
         extra = extra | harmless(said) if start.kind in RESTRICTED_KINDS else said
     last = around.records.last_login(account.pw_uid) if terminal is not None else None
     os.umask(0o022)
-    if pam is None:
-        _limit_files()
     if os.geteuid() == 0:
         _leave_root_things(account.pw_uid, around.oom_score)
         if terminal is not None:

@@ -65,6 +65,8 @@ from tele.node.spawn_messages import (
 
 #: Seconds that sessions have to end when the spawner does, before their groups are left alone.
 LAST_WAIT = 1.0
+#: Why descriptors of a request do not arrive.
+NO_DESCRIPTORS = "it has no file descriptors left"
 #: How a session ended whose keeper died before it could tell.
 LOST = -1
 
@@ -165,19 +167,32 @@ class Spawner:
         try:
             if not data and not descriptors:
                 raise EOFError
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(data) > MAX_MESSAGE:
-                raise ValueError("too long a message, or too many descriptors")
-            self._perform(*unpack(data), descriptors)
+            if flags & socket.MSG_TRUNC or len(data) > MAX_MESSAGE:
+                raise ValueError("too long a message")
+            header, strings = unpack(data)
+            number = header.get("id")
+            if type(number) is not int or not 0 < number < 1 << 53:
+                raise ValueError("no number of a session")
+            if flags & socket.MSG_CTRUNC:
+                # The kernel could not give them to us; or the sender is not our node.
+                if len(descriptors) == MAX_DESCRIPTORS or number in self._by_number:
+                    raise ValueError("too many descriptors")
+                self._cannot_start(number, NO_DESCRIPTORS)
+                return
+            self._perform(number, header, strings, descriptors)
         except ValueError as error:
             self._report(0, "refused", message=str(error))
         finally:
             for fd in descriptors:
                 os.close(fd)
 
-    def _perform(self, header: dict[str, Any], strings: list[bytes], fds: list[int]) -> None:
-        number = header.get("id")
-        if type(number) is not int or not 0 < number < 1 << 53:
-            raise ValueError("no number of a session")
+    def _cannot_start(self, number: int, why: str) -> None:
+        text = f"the node cannot start a process: {why}"
+        self._report(number, "failed", reason="spawner", message=text)
+
+    def _perform(
+        self, number: int, header: dict[str, Any], strings: list[bytes], fds: list[int]
+    ) -> None:
         operation = header.get("op")
         if operation == "start":
             start = Start(header, strings)
@@ -207,16 +222,17 @@ class Spawner:
 
     def _start(self, number: int, start: Start, descriptors: list[int]) -> None:
         kept = bool(self._pam) and start.kind in SESSION_KINDS and os.geteuid() == 0
-        pipes = [os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) for _ in range(1 + kept)]
-        theirs = [writing for _, writing in pipes]
+        pipes: list[tuple[int, int]] = []
         try:
+            for _ in range(1 + kept):
+                pipes.append(os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
             pid = _fork()
         except OSError as error:
             for pipe in pipes:
                 _close(*pipe)
-            text = f"the node cannot start a process: {error.strerror}"
-            self._report(number, "failed", reason="spawner", message=text)
+            self._cannot_start(number, error.strerror or str(error))
             return
+        theirs = [writing for _, writing in pipes]
         if pid == 0:
             around = Surroundings(
                 self._groups, self._groups.name(number), self._pam, self._oom_score, self._records

@@ -15,10 +15,7 @@ import contextlib
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,7 +23,7 @@ from typing import Any, Final
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReadDescriptor, IWriteDescriptor
+from twisted.internet.interfaces import IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -35,7 +32,8 @@ from tele.errors import AccessDenied, InvalidInput, TeleError, Unavailable
 from tele.loop import backoff, make_logger
 from tele.node.accounts import Refused
 from tele.node.control_groups import own_group
-from tele.node.spawn_messages import MAX_MESSAGE, NO_OPTIONS, SIGNALS, Options, pack
+from tele.node.spawn_messages import NO_OPTIONS, SIGNALS, Options, pack
+from tele.node.spawner_link import Link, close_all, duplicates
 
 PROGRAM: Final = Path(__file__).with_name("spawner.py")
 #: Where the services of PAM are described; a name that is in neither is "other", which denies.
@@ -126,7 +124,7 @@ class Spawning:
         self._reactor = reactor
         self._command = tuple(command)
         self._options = json.dumps(options._asdict())
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._sessions: dict[int, _Session] = {}
         self._number = 0
         self._failures = 0
@@ -143,7 +141,7 @@ class Spawning:
         """Start the spawner: before the first connection. Raises OSError."""
         self._stopped = False
         self._since = self._reactor.seconds()
-        self._link = _Link(self._reactor, self._command, self._options, self._received, self._lost)
+        self._link = Link(self._reactor, self._command, self._options, self._received, self._lost)
 
     async def close(self) -> None:
         """End the spawner, which hangs up all that it started, and wait for its end."""
@@ -174,8 +172,18 @@ class Spawning:
     def _start(self, launch: Launch, descriptors: Sequence[int]) -> Deferred[Running]:
         if self._link is None:
             return _failed(Unavailable("this node cannot start sessions now; try again"))
-        self._number += 1
-        number = self._number
+        try:
+            passed = duplicates(descriptors)
+        except OSError as error:
+            return _failed(Unavailable(f"this node cannot start a session: {error.strerror}"))
+        try:
+            return self._send_start(self._link, launch, passed)
+        except Refused:
+            close_all(passed)
+            raise
+
+    def _send_start(self, link: Link, launch: Launch, passed: tuple[int, ...]) -> Deferred[Running]:
+        number = self._number + 1
         header = {
             "op": "start",
             "id": number,
@@ -187,10 +195,11 @@ class Spawning:
         }
         variables = [f"{k}=".encode() + v for k, v in launch.environment.items()]
         data = pack(header, [*launch.words, *variables])
+        self._number = number
         started: Deferred[Running] = Deferred(lambda _: self._give_up(number))
         session = self._sessions[number] = _Session(started)
         session.timeout = self._reactor.callLater(START_TIMEOUT, self._too_late, number)
-        self._link.send(data, tuple(map(os.dup, descriptors)))
+        link.send(data, passed)
         return started
 
     def _tell(self, number: int, request: dict[str, Any]) -> bool:
@@ -351,114 +360,3 @@ class _Watch:
     def logPrefix(self) -> str:
         """Return a name for the reactor's log."""
         return "orphan"
-
-
-@implementer(IReadDescriptor, IWriteDescriptor)
-class _Link:
-    """The socket to one spawner process, and that process."""
-
-    def __init__(
-        self,
-        reactor: Any,
-        command: Sequence[str],
-        options: str,
-        received: Callable[[dict[str, Any]], None],
-        lost: Callable[[], None],
-    ) -> None:
-        self._reactor = reactor
-        self._on_report = received
-        self._on_loss = lost
-        self._queue: deque[tuple[bytes, tuple[int, ...]]] = deque()
-        self._closed: Deferred[None] | None = None
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.setblocking(False)
-        with theirs:
-            try:
-                self.process = subprocess.Popen(  # noqa: S603 - our own program
-                    [*command, str(theirs.fileno()), options],
-                    pass_fds=(theirs.fileno(),),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    cwd="/",
-                    env={"TZ": os.environ["TZ"]} if "TZ" in os.environ else {},
-                    start_new_session=True,  # the terminal's Ctrl-C is for the node
-                )
-            except OSError:
-                self._socket.close()
-                raise
-        reactor.addReader(self)
-
-    def send(self, data: bytes, descriptors: tuple[int, ...]) -> None:
-        """Send one message, now or as soon as there is room; closes ``descriptors``."""
-        self._queue.append((data, descriptors))
-        if len(self._queue) == 1:
-            self.doWrite()
-
-    async def close(self) -> None:
-        """Let the spawner end by itself; make it end after five seconds."""
-        self._closed = Deferred()
-        self._socket.shutdown(socket.SHUT_WR)
-        timer = self._reactor.callLater(5, self.process.kill)
-        await self._closed
-        if timer.active():
-            timer.cancel()
-
-    def doRead(self) -> None:
-        """A report is there, or the end."""
-        try:
-            data = self._socket.recv(MAX_MESSAGE)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if data:
-            self._on_report(json.loads(data))
-        else:
-            self._end()
-
-    def doWrite(self) -> None:
-        """Send what waits."""
-        while self._queue:
-            data, descriptors = self._queue[0]
-            try:
-                socket.send_fds(self._socket, [data], descriptors)
-            except BlockingIOError:
-                self._reactor.addWriter(self)
-                return
-            except OSError:
-                break  # it is gone; doRead will be told
-            self._queue.popleft()
-            _close(descriptors)
-        self._reactor.removeWriter(self)
-
-    def _end(self) -> None:
-        self._reactor.removeReader(self)
-        self._reactor.removeWriter(self)
-        self._socket.close()
-        for _, descriptors in self._queue:
-            _close(descriptors)
-        self._queue.clear()
-        # Its end of the socket is closed, so it is ending; this makes the wait short.
-        self.process.kill()
-        self.process.wait()
-        if self._closed is None:
-            self._on_loss()
-        else:
-            self._closed.callback(None)
-
-    def fileno(self) -> int:
-        """Return the socket's descriptor."""
-        return self._socket.fileno()
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The reactor ends, or cannot poll us."""
-        self._end()
-
-    def logPrefix(self) -> str:
-        """Return a name for the reactor's log."""
-        return "spawner"
-
-
-def _close(descriptors: Sequence[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)

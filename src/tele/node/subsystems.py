@@ -20,7 +20,8 @@ from twisted.internet.stdio import StandardIO
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tele.conch.programs import Exit, IProgram
+from tele.capacity.descriptors import Account
+from tele.conch.programs import Exit, IHoldsDescriptors, IProgram
 from tele.errors import InvalidInput, Unavailable, quoted
 from tele.interfaces import ISubsystem
 
@@ -73,30 +74,46 @@ class _Pipes(StandardIO):
         self._over()
 
 
-@implementer(IProgram)
+@implementer(IProgram, IHoldsDescriptors)
 class SpokenProgram:
     """A protocol in place of a process; see :class:`tele.conch.programs.IProgram`."""
 
     stderr: int | None = None
     tap: Any = None
 
-    def __init__(self, reactor: Any, protocol: IProtocol) -> None:
+    def __init__(self, reactor: Any, protocol: IProtocol, account: Account) -> None:
         self.exited: Deferred[Exit] = Deferred()
+        self._channels = account.take(2)  # the ends of the two pipes that the channel closes
         try:
-            reading, self.stdin = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise Unavailable(f"the node cannot start a session: {error.strerror}") from None
-        try:
-            self.stdout, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            os.close(reading)
-            os.close(self.stdin)
-            raise Unavailable(f"the node cannot start a session: {error.strerror}") from None
+            self._protocols = account.take(2)
+            reading, writing = self._make_pipes()
+        except BaseException:
+            self._channels.release()
+            raise
         self._pipes = _Pipes(protocol, reading, writing, reactor, self._over)
 
+    def _make_pipes(self) -> tuple[int, int]:
+        """Make both pipes; return the ends of the protocol."""
+        made: list[int] = []
+        try:
+            made += os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            made += os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            for descriptor in made:
+                os.close(descriptor)
+            self._protocols.release()
+            raise Unavailable(f"the node cannot start a session: {error.strerror}") from None
+        reading, self.stdin, self.stdout, writing = made
+        return reading, writing
+
     def _over(self) -> None:
+        self._protocols.release()
         if not self.exited.called:
             self.exited.callback(Exit(0))
+
+    def descriptors_closed(self) -> None:
+        """See :class:`tele.conch.programs.IHoldsDescriptors`."""
+        self._channels.release()
 
     def signal(self, name: str) -> bool:
         """Do nothing: there is no process."""

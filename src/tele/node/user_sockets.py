@@ -67,7 +67,9 @@ class UserSockets:
             launch = Launch(kind, self._login, words)
             await self._spawning.start(launch, (theirs.detach(),))
             # It was sent before we were told that it started.
-            path, descriptors, _, _ = sockets.recv_fds(ours, _MOST, 1, sockets.MSG_CMSG_CLOEXEC)
+            path, descriptors, flags, _ = sockets.recv_fds(ours, _MOST, 1, sockets.MSG_CMSG_CLOEXEC)
+            if not descriptors and flags & sockets.MSG_CTRUNC:
+                raise Unavailable("the node has no file descriptors left for a socket")
             if not descriptors:
                 raise Unavailable("the socket did not arrive")
         except BaseException:

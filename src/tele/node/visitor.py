@@ -5,6 +5,7 @@ Laws of this file:
 * The grant was decided at login and is only read here; what it does not give is refused.
 * Everything that is started or reached is an event first, and a recording if there is one.
 * Nothing new begins after the certificate has expired.
+* Each connection counts for its user, like everything that is opened on it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from twisted.conch.avatar import ConchUser
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from tele.capacity.descriptors import Account
 from tele.conch.forwarding import (
     LOCAL_CHANNEL,
     IForwarder,
@@ -53,8 +55,11 @@ class Visitor(ConchUser):
         sockets: UserSockets,
         gateway: GatewayPorts,
         names: Names,
+        account: Account,
     ) -> None:
+        """Raise :class:`Unavailable` if the user has too many connections and the like."""
         super().__init__()
+        self._lease = account.take()
         self.grant = visit.grant
         self.visit = visit
         self._reactor = reactor
@@ -66,7 +71,15 @@ class Visitor(ConchUser):
         self._interactive = False
         records = ForwardRecords(reactor, visit, trail, tape)
         self._forwards = Forwards(
-            reactor, visit, sockets, records, gateway, self._check, lambda: self.conn, names
+            reactor,
+            visit,
+            sockets,
+            records,
+            gateway,
+            self._check,
+            lambda: self.conn,
+            names,
+            account,
         )
         self.channelLookup.update(
             {
@@ -92,6 +105,7 @@ class Visitor(ConchUser):
 
     def left(self) -> None:
         """The connection is gone."""
+        self._lease.release()
         self._forwards.close()
         seconds = round(self._reactor.seconds() - self._began, 3)
         recorded = self._tape is not None and self._tape.started

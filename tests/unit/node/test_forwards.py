@@ -10,6 +10,7 @@ from attrs import Factory, define
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from tele.capacity.descriptors import DescriptorBudget, shares_of
 from tele.conch.forwarding import ForwardRequest, LocalRequest, Streams
 from tele.conch.names import Names
 from tele.conch.remote_forwarding import PathRequest, PortRequest
@@ -24,6 +25,7 @@ from tele.node.programs import Visit
 from tele.node.user_sockets import UserSockets
 
 LATER = datetime(2099, 1, 1, tzinfo=UTC)
+ACCOUNT = DescriptorBudget(shares_of(1024)).account("alice")
 EVERYWHERE = ("0.0.0.0", "::")
 
 
@@ -46,8 +48,9 @@ def forwards(heard: Heard, check: Any = lambda: None, **options: Any) -> Forward
     records = ForwardRecords(Clock(), visit, trail, None)
     nobody: Any = None
     sockets = UserSockets(nobody, "alice")
+    names = Names(Clock())
     return Forwards(
-        Clock(), visit, sockets, records, GatewayPorts.NO, check, lambda: None, Names(Clock())
+        Clock(), visit, sockets, records, GatewayPorts.NO, check, lambda: None, names, ACCOUNT
     )
 
 
