@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
+from tele.capacity.descriptors import room_for_one
 from tele.interfaces import IAuditSink
 from tele.model.codec import encode
 from tele.model.event import Event
@@ -23,13 +25,21 @@ class FileSink:
     def receive(self, event: Event) -> Deferred[None]:
         """See :class:`IAuditSink`."""
         try:
-            descriptor = os.open(
-                self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
-            try:
-                os.write(descriptor, encode(event) + b"\n")
-            finally:
-                os.close(descriptor)
+            with room_for_one():
+                self._append(encode(event) + b"\n")
         except OSError as error:
             return fail(error)
         return succeed(None)
+
+    def _append(self, line: bytes) -> None:
+        """Write all of ``line``, or nothing and raise OSError."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        descriptor = os.open(self._path, flags, 0o600)
+        try:
+            before = os.fstat(descriptor).st_size
+            if os.write(descriptor, line) != len(line):
+                # A disk that has filled takes a part: half an event would spoil the next line.
+                os.ftruncate(descriptor, before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(descriptor)

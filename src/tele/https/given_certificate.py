@@ -25,6 +25,7 @@ from twisted.internet.ssl import CertificateOptions, TLSVersion
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from tele.capacity.descriptors import room_for_one
 from tele.errors import InvalidInput
 from tele.loop import make_logger
 
@@ -38,6 +39,10 @@ T = TypeVar("T")
 
 #: What changes when a file is written or replaced.
 _Marks = tuple[tuple[int, int, int, int] | None, ...]
+
+
+class _Unreadable(InvalidInput):
+    """A file cannot be read, for now."""
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -57,6 +62,7 @@ class GivenCertificate:
         self._now = now
         self._looked = clock.seconds()
         self._marks = self._mark()
+        self._said = ""
         self._options = self._load()
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
@@ -74,8 +80,13 @@ class GivenCertificate:
         try:
             self._options = self._load()
         except InvalidInput as error:
-            _log.error("the former certificate stays in use: {why!r}", why=str(error))
+            if str(error) != self._said:
+                self._said = str(error)
+                _log.error("the former certificate stays in use: {why!r}", why=str(error))
+            if isinstance(error, _Unreadable):
+                self._marks = ()  # it may end without a change of the files
         else:
+            self._said = ""
             _log.info("the certificate in {path!r} is in use", path=str(self._cert))
 
     def _mark(self) -> _Marks:
@@ -115,10 +126,10 @@ def _mark(path: Path) -> tuple[int, int, int, int] | None:
 
 def _read(path: Path, what: str, parse: Callable[[bytes], T]) -> T:
     try:
-        with path.open("rb") as file:
+        with room_for_one(), path.open("rb") as file:
             data = file.read(SIZE_LIMIT)
     except OSError as error:
-        raise InvalidInput(f"{what} {path}: {error.strerror}") from None
+        raise _Unreadable(f"{what} {path}: {error.strerror}") from None
     try:
         return parse(data)
     except (ValueError, TypeError, UnsupportedAlgorithm):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -307,6 +308,24 @@ def test_a_broken_sink_stops_nobody(backend: MemoryBackend, tmp_path: Path) -> N
     lines = (tmp_path / "audit.json").read_text().splitlines()
     assert json.loads(lines[0])["command"] == "ls\n-l"
     assert len(lines) == 1
+
+
+def test_half_an_event_does_not_spoil_the_next(
+    backend: MemoryBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that has room for a part of an event only: the event counts as not delivered, and
+    the file holds whole lines.
+    """
+    audit = AuditLog(backend, Clock(), [FileSink(tmp_path / "audit.json")])
+    result(audit.append(make(1)))
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda file, data: write(file, data[:10]))
+        result(audit.append(make(2)))
+    result(audit.append(make(3)))
+    assert audit.failed_deliveries == 1
+    lines = (tmp_path / "audit.json").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["id-1", "id-3"]
 
 
 @implementer(IAuditSink)

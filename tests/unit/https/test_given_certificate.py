@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -187,6 +189,31 @@ def test_files_that_cannot_be_used(scene: Scene, damage: Any, words: str) -> Non
     with pytest.raises(InvalidInput, match=words) as caught:
         scene.open()
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EACCES, errno.EIO])
+def test_files_that_cannot_be_read_for_a_while(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """New files that could not be read at first are used as soon as they can be, though they have
+    not changed since; the log says it once.
+    """
+    scene.write("one")
+    given = scene.open()
+    scene.write("two")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse)
+        for _ in range(3):
+            scene.clock.advance(LOOK_SECONDS)
+            assert scene.shown(given)[0] == "one"
+    (said,) = [line for line in scene.said if "stays in use" in line]
+    assert os.strerror(code) in said
+    scene.clock.advance(LOOK_SECONDS)
+    assert scene.shown(given)[0] == "two"
 
 
 def test_a_certificate_that_has_expired_is_told(scene: Scene) -> None:
