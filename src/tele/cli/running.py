@@ -20,7 +20,7 @@ from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
 from tele.auth.local import LocalAuthority
-from tele.capacity.descriptors import raise_limit
+from tele.capacity.descriptors import process_budget, raise_limit
 from tele.certs.keys import PrivateKey
 from tele.certs.x509 import TlsKey
 from tele.cli.folder import Folder, default_folder
@@ -63,6 +63,7 @@ def run_cluster(
     with open(place.log, "a", encoding="utf-8", opener=_private) as log:
         set_up_logging(said.level.value, log, LogFormat(said.format.value))
         raise_limit()
+        process_budget()
         run = _Run(reactor, place, ClusterService(reactor, loaded), config, user, logins)
         problem = run.until_stopped(report)
     if problem is not None:

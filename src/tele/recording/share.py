@@ -43,6 +43,9 @@ class DiskShares:
 
     def is_over(self, user: str) -> bool:
         """Whether the recordings of ``user`` hold more than their share now."""
-        found = os.statvfs(self.root)
+        try:
+            found = os.statvfs(self.root)
+        except OSError:
+            return False  # a disk that cannot be asked cannot be written to, which says more
         room = found.f_bavail * found.f_frsize + self._by_user.total()
         return self._by_user[user] > room // PERSON_PART

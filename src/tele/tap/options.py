@@ -22,7 +22,7 @@ from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
 
-from tele.capacity.descriptors import raise_limit
+from tele.capacity.descriptors import process_budget, raise_limit
 from tele.config.reading import Loaded
 from tele.config.values import LogConfig
 from tele.embed import ClusterService, load_config
@@ -71,6 +71,7 @@ def make(options: Options, parts: Sequence[str]) -> IService:
     from twisted.internet import reactor
 
     raise_limit()
+    process_budget()
     for part in parts:
         if getattr(options.loaded.config, part) is None:
             print(options.loaded.problem(part, "there is no such section"), file=sys.stderr)

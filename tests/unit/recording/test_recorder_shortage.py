@@ -217,6 +217,24 @@ def test_a_user_has_a_share_of_the_disk(
     assert place.clock.getDelayedCalls() == []
 
 
+def test_a_disk_that_cannot_be_asked(
+    place: Place, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing a frame never raises, also when the size of the disk is not to be had."""
+
+    def fails(_: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "statvfs", fails)
+    begin = start()
+    recording = place.open(begin)
+    recording.write(output(1, b"x"))
+    place.clock.advance(FLUSH_SECONDS)
+    assert not recording.paused
+    recording.close("done")
+    assert gaps(place, begin.id) == []
+
+
 def _fields(begin: RecordingStart) -> dict[str, Any]:
     return {name: getattr(begin, name) for name in type(begin).__annotations__}
 
