@@ -31,26 +31,36 @@ spec:
   deny: {{node_labels: {{env: [{denied}]}}}}
 """
 #: Bigger than both reserves, so that they are there, and little besides.
-SIZE = "16m"
+SIZE = "size=16m,nr_inodes=300"
 
 
 class Node:
     """The node, as root sees it from outside."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, what: str) -> None:
+        self._what = what
         pid = cluster.processes["node"].pid
         self.folder = Path(f"/proc/{pid}/root{cluster.folder}/node")
         self._fill = self.folder / "fill"
 
     def fill(self) -> None:
-        """Take every free block."""
+        """Take every free block, or every free inode."""
+        if self._what == "inodes":
+            self._fill.mkdir(exist_ok=True)
+            with pytest.raises(OSError, match="No space left"):
+                while True:
+                    (self._fill / str(len(list(self._fill.iterdir())))).touch()
+            return
         with pytest.raises(OSError, match="No space left"), self._fill.open("ab", 0) as file:
             while True:
                 file.write(bytes(4096))
 
     def clear(self) -> None:
         """Give them back."""
-        self._fill.unlink()
+        if self._what == "inodes":
+            shutil.rmtree(self._fill)
+        else:
+            self._fill.unlink()
 
     def state(self) -> bool:
         """Whether there is a state that a restarted node would decide by."""
@@ -61,7 +71,7 @@ class Node:
 def alice(tmp_path: Path) -> Iterator[Cluster]:
     """A cluster whose node has a small disk, as its administrator has it."""
     (tmp_path / "node").mkdir(mode=0o700)
-    mount = f'mount -t tmpfs -o size={SIZE},mode=700 tmpfs "$0" && exec "$@"'
+    mount = f'mount -t tmpfs -o {SIZE},mode=700 tmpfs "$0" && exec "$@"'
     isolated = ["unshare", "-m", "--propagation", "private", "sh", "-c", mount]
     running = make_cluster(tmp_path, prefixes={"node": [*isolated, str(tmp_path / "node")]})
     try:
@@ -87,13 +97,14 @@ def events(alice: Cluster, name: str, user: str) -> list[dict[str, object]]:
     return [event for event in json.loads(done.stdout) if event["user"] == user]
 
 
-def test_a_node_whose_disk_is_full(alice: Cluster) -> None:
+@pytest.mark.parametrize("what", ["blocks", "inodes"])
+def test_a_node_whose_disk_is_full(alice: Cluster, what: str) -> None:
     """A role that denies denies at once; a session that runs is ended, audited and uploaded with
     the true reason of its gap; and when there is space again all is as before.
     """
     apply_role(alice, "nothing")
     bob = alice.person("bob", "desk")
-    node = Node(alice)
+    node = Node(alice, what)
     wait_for(lambda: bob.ssh(bob.host, "true", check=False).returncode == 0, "bob to get in")
     words = ["ssh", "-tt", "-F", str(bob.ssh_config), bob.host]
     command = "stty -echo; echo begun; for n in 1 2 3; do read x; echo line $n; done"
@@ -133,6 +144,7 @@ def test_a_node_whose_disk_is_full(alice: Cluster) -> None:
     (gap,) = [frame for frame in frames if frame["frame"] == "gap"]
     assert gap["reason"] == "the disk was full"
     assert frames[-1]["frame"] == "end"
+    node.fill()  # also what that recording took until auth had it
     newcomer = alice.ssh(alice.host, "true", check=False)
     assert newcomer.returncode != 0
     assert b"cannot be recorded" in newcomer.stderr or b"no room left" in newcomer.stderr

@@ -1,7 +1,8 @@
 """How is there disk space for the last words when the disk is full?
 
-A :class:`DiskReserve` is a file that takes real blocks. When a write of what must not be lost
-meets a full disk (or quota), the file is made smaller, and the write is tried again.
+A :class:`DiskReserve` is a file that takes real blocks, and empty files that take inodes. When a
+write of what must not be lost meets a full disk (or quota), the file is made smaller, some of the
+empty ones are removed, and the write is tried again.
 
 Invariants:
 
@@ -53,10 +54,15 @@ def why(error: OSError) -> str:
 class DiskReserve:
     """``size`` bytes of real space in the file ``path``; released ``step`` by ``step``.
 
+    With ``files`` it has so many empty files beside it, ``path`` with a number, of which each step
+    releases its part: a file system that has no inodes left makes no new file, whatever its space.
     It may not be there at first: where the disk is full already, or cannot reserve.
     """
 
-    def __init__(self, path: Path, size: int, step: int) -> None:
+    def __init__(self, path: Path, size: int, step: int, files: int = 0) -> None:
+        self._empty = [path.with_name(f"{path.name}.{number}") for number in range(files)]
+        self._empty_left = 0
+        self._empty_step = -(-files * step // size)
         self._path = path
         self._size = size
         self._step = step
@@ -70,6 +76,18 @@ class DiskReserve:
 
         On a file system that cannot reserve there is nothing that could be missing.
         """
+        return self._fill_files() and self._fill_space()
+
+    def _fill_files(self) -> bool:
+        try:
+            for path in self._empty[self._empty_left :]:
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                self._empty_left += 1
+        except OSError:
+            return False
+        return True
+
+    def _fill_space(self) -> bool:
         if self._unsupported or self._left == self._size:
             return True
         try:
@@ -100,11 +118,17 @@ class DiskReserve:
                     raise
 
     def _release(self) -> bool:
-        if self._file is None or self._left <= 0:
-            return False
-        self._left = max(0, self._left - self._step)
-        os.ftruncate(self._file, self._left)
-        return True
+        released = False
+        if self._file is not None and self._left > 0:
+            self._left = max(0, self._left - self._step)
+            os.ftruncate(self._file, self._left)
+            released = True
+        left = max(0, self._empty_left - self._empty_step)
+        for path in self._empty[left : self._empty_left]:
+            path.unlink(missing_ok=True)
+            released = True
+        self._empty_left = left
+        return released
 
     def close(self) -> None:
         """Let go of the file, which stays."""

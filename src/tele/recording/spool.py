@@ -30,6 +30,8 @@ from tele.tape.layout import NO_CHUNK, digest, read_chunk
 #: Space for the ends of the sessions that run when the disk gets full, and released at a time.
 RESERVE: Final = 8 << 20
 RESERVE_STEP: Final = 1 << 20
+#: Files that are kept in reserve: an end takes two.
+RESERVE_FILES: Final = 64
 
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CHUNK = re.compile(r"(\d{8})\.chunk")
@@ -153,7 +155,7 @@ class Spool:
     def __init__(self, root: Path) -> None:
         self.root = root
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.reserve = DiskReserve(root / ".reserve", RESERVE, RESERVE_STEP)
+        self.reserve = DiskReserve(root / ".reserve", RESERVE, RESERVE_STEP, RESERVE_FILES)
 
     def clean(self) -> None:
         """Remove the folders of sessions that never began. Call it before the first session."""

@@ -63,6 +63,26 @@ def test_it_is_taken_back_when_there_is_space(
     reserve.close()
 
 
+def test_files_are_reserved_as_well(tmp_path: Path) -> None:
+    """A file system without inodes: each step gives some of the empty files; later all are back."""
+    path = tmp_path / "reserve"
+    reserve = DiskReserve(path, SIZE, STEP, files=8)
+    assert len(list(tmp_path.iterdir())) == 9
+
+    def write() -> None:
+        if len(list(tmp_path.iterdir())) > 6:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    reserve.spend(write)
+    assert len(list(tmp_path.iterdir())) == 5
+    assert reserve.is_whole()
+    assert len(list(tmp_path.iterdir())) == 9
+    with pytest.raises(OSError, match="No space left"):
+        reserve.spend(_raises)
+    assert [each.name for each in tmp_path.iterdir()] == ["reserve"]
+    reserve.close()
+
+
 def test_when_all_is_spent_the_error_comes_through(tmp_path: Path) -> None:
     """A write that not even the whole reserve helps fails as it would without."""
     path = tmp_path / "reserve"
