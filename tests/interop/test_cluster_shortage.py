@@ -106,8 +106,19 @@ def test_idle_connections(alice: Cluster, limit: int) -> None:
     bob = alice.person("bob", "access")
     before = descriptors(alice)
     with ExitStack() as stack:
-        clients = [stack.enter_context(running_ssh(alice, "-N")) for _ in range(60)]
-        wait_for(lambda: sum(each.poll() is not None for each in clients) > 5, "refusals", 120)
+        clients = []
+        for number in range(60):
+            # One after another: what is not logged in yet has a share of its own.
+            mark = alice.folder / f"in.{number}"
+            said = ("PermitLocalCommand=yes", f"LocalCommand=touch {mark}")
+            words = [word for option in said for word in ("-o", option)]
+            client = stack.enter_context(running_ssh(alice, "-N", *words))
+            clients.append(client)
+            wait_for(
+                lambda mark=mark, client=client: mark.exists() or client.poll() is not None,
+                "ssh to be let in or refused",
+            )
+        assert 10 < sum(client.poll() is None for client in clients) <= 40
         taken = descriptors(alice)
         assert before + 20 < taken < limit - 64
         refused = alice.ssh(*to_the_node(alice), alice.host, "true", check=False)
