@@ -193,7 +193,7 @@ def test_a_name_with_many_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     directlyProvides(clock, IReactorTime, IReactorPluggableNameResolver)
     clock.nameResolver = Resolver()
     budget = budget_of(3)
-    direct: Any = DirectReactor(clock, budget.account("alice").take)
+    direct: Any = DirectReactor(clock, take=budget.account("alice").take)
     endpoint = HostnameEndpoint(direct, "many.invalid", 9)
     failed: list[Failure] = []
     endpoint.connect(Factory.forProtocol(Protocol)).addErrback(failed.append)
