@@ -7,6 +7,7 @@ Laws of this file:
   protocol did, everything else is ours, the operator's or the environment's.
 * The text of an error is a sentence for a person: what happened, to what, and
   what to do next. It never holds a secret, and peer text only as ``repr``.
+* What is made of it for a terminal or a log is the work of :mod:`tele.text`, not of an error.
 * ``kind`` is stable; it is what crosses the API. ``exit_code`` is what the
   command line ends with.
 """

@@ -4,7 +4,8 @@ Laws of this file:
 
 * The only importer of txaio. All logging goes through :func:`make_logger`.
 * A format is a constant of the source; whatever a peer said is an argument,
-  written ``{x!r}``. One event is one line, whatever its arguments hold.
+  written ``{x!r}``. One event is one line, whatever its arguments hold: it goes through
+  :func:`tele.text.printable`, and so does each line of a traceback.
 * Time is an argument: a clock is anything with ``seconds()`` and ``callLater``
   (:class:`twisted.internet.interfaces.IReactorTime`); its seconds are Unix time.
 
@@ -15,7 +16,6 @@ call in time proportional to the bucket; :class:`Ticker` is our own.
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 from collections.abc import Callable, Mapping
@@ -34,6 +34,8 @@ from twisted.logger import (
 )
 from txaio import tx
 from zope.interface import implementer
+
+from tele.text import printable, printable_json, printable_lines
 
 #: No line of the log is longer, in characters; tracebacks are not cut.
 LINE_LIMIT: Final = 8192
@@ -100,10 +102,6 @@ _LEVELS: Final[Mapping[str, LogLevel]] = {
     "error": LogLevel.error,
 }
 _CHATTER: Final = ("twisted.internet.", "twisted.application.", "twisted.conch.", "log_legacy")
-_CONTROL: Final = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160))} | {
-    0x2028: "\\u2028",
-    0x2029: "\\u2029",
-}
 _INTERNAL: Final = ("log_", "txaio_")
 
 
@@ -138,13 +136,13 @@ class LineObserver:
 def _message(event: LogEvent) -> str:
     # Twisted's legacy events may come without any format.
     text = formatEvent(event) or "; ".join(map(str, event.get("message", ())))
-    text = text.translate(_CONTROL)
+    text = printable(text[:LINE_LIMIT])
     return text if len(text) <= LINE_LIMIT else text[: LINE_LIMIT - 3] + "..."
 
 
 def _traceback(event: LogEvent) -> str:
     failure = event.get("log_failure")
-    return "" if failure is None else str(failure.getTraceback()).rstrip("\n")
+    return "" if failure is None else printable_lines(failure.getTraceback()).rstrip("\n")
 
 
 def _stamp(event: LogEvent) -> str:
@@ -160,7 +158,7 @@ def _level_name(event: LogEvent) -> str:
 def _text_line(event: LogEvent) -> str:
     head = f"{_stamp(event)} {_level_name(event):5} {event.get('log_namespace', '-')}: "
     # The lines of a traceback are indented, so that none of them looks like an event.
-    tail = "".join(f"\n    {line}" for line in _traceback(event).splitlines())
+    tail = "".join(f"\n    {line}" for line in _traceback(event).split("\n") if line)
     return head + _message(event) + tail
 
 
@@ -177,7 +175,7 @@ def _json_line(event: LogEvent) -> str:
             line[key] = value if plain else repr(value)[:LINE_LIMIT]
     if traceback := _traceback(event):
         line["traceback"] = traceback
-    return json.dumps(line)
+    return printable_json(line)
 
 
 def log_observer(

@@ -13,6 +13,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
 #: Ranks of rooms. A file imports only from its own room or from rooms of lower rank.
 RANKS = {
     "errors": 0,
+    "text": 0,
     "_version": 0,
     "model": 1,
     "interfaces": 2,
@@ -42,7 +43,7 @@ RANKS = {
     "cli": 11,
 }
 
-CORES = {"errors", "_version", "model", "wire", "rbac", "tape", "certs"}
+CORES = {"errors", "text", "_version", "model", "wire", "rbac", "tape", "certs"}
 
 #: What would give a core a reactor, a clock, randomness or a log of its own.
 IMPURE_MODULES = {
@@ -146,3 +147,42 @@ def test_plugin_files_import_nothing_of_ours() -> None:
     """The plugin files name our services by string, so that twistd --help stays fast."""
     for path in (SOURCE / "twisted" / "plugins").glob("*.py"):
         assert not [name for name in imports(path) if name.startswith("tele")]
+
+
+#: Files of the command line that write bytes of recordings, of which one law is to let them be.
+REPLAYS = {"tele.cli.play", "tele.cli.recordings"}
+WRITERS = {"click.echo", "click.secho", "print", "sys.stdout.write", "sys.stderr.write"}
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_one_file_writes_to_the_terminal(path: Path) -> None:
+    """All that commands print goes through ``tele.cli.output``, so that none forgets to make
+    peer text harmless; other programs of ours print what went through ``printable_lines``.
+    """
+    name = name_of(path)
+    if name == "tele.cli.output":
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        if called in ("sys.stdout.buffer.write", "traceback.print_exc"):
+            assert name in REPLAYS, f"{name}:{node.lineno} calls {called}"
+        elif called in WRITERS:
+            first = ast.unparse(node.args[0])
+            assert first.startswith("printable_lines("), f"{name}:{node.lineno} calls {called}"
+
+
+def test_peer_text_has_one_filter() -> None:
+    """No other file makes its own table of characters that are harmless: ``isprintable`` is for
+    refusing a text, never for cutting pieces out of it.
+    """
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".translate"):
+                raise AssertionError(f"{name_of(path)}:{node.lineno} has a table of its own")
+            # A label's value is what is printable of a command's output: no message.
+            others = name_of(path) not in ("tele.text", "tele.node.labels")
+            if others and isinstance(node, ast.comprehension):
+                kept = [ast.unparse(each) for each in node.ifs]
+                assert not any("isprintable" in each for each in kept), name_of(path)

@@ -9,11 +9,12 @@ import pytest
 
 from tele.cli.audit import _earlier
 from tele.cli.lists import split_pairs, split_words
-from tele.cli.output import Column, ago, printable, say, show_data, show_list, show_one, span
+from tele.cli.output import Column, ago, say, show_data, show_list, show_one, span
 from tele.cli.recordings import begun
 from tele.errors import InvalidInput
 from tele.model.codec import format_time
 from tele.model.session import Session
+from tele.text import printable
 
 EVIL = "web\x1b[2J\x1b]0;x\x07\r\u202e\u2028\x9b1m"
 

@@ -1,4 +1,7 @@
-"""A sink that writes each event as a line of JSON to a file, for those who ship files."""
+"""A sink that writes each event as a line of JSON to a file, for those who ship files.
+
+Law of this file: a line is ASCII, so that a terminal may show the file.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ from zope.interface import implementer
 
 from tele.capacity.descriptors import room_for_one
 from tele.interfaces import IAuditSink
-from tele.model.codec import encode
+from tele.model.codec import to_json
 from tele.model.event import Event
+from tele.text import printable_json
 
 
 @implementer(IAuditSink)
@@ -25,8 +29,9 @@ class FileSink:
     def receive(self, event: Event) -> Deferred[None]:
         """See :class:`IAuditSink`."""
         try:
+            line = printable_json(to_json(event)).encode("ascii")
             with room_for_one():
-                self._append(encode(event) + b"\n")
+                self._append(line + b"\n")
         except OSError as error:
             return fail(error)
         return succeed(None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import Any
 
@@ -10,9 +9,10 @@ import click
 
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import all_pages, read_moment
-from tele.cli.output import Column, format_option, plain, printable, show_list
+from tele.cli.output import Column, format_option, one_word, plain, print_text, show_list
 from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput
+from tele.text import printable, printable_json
 
 #: Seconds between a host's claim and auth's time from which on the claim is shown.
 _MUCH_EARLIER = 60.0
@@ -98,7 +98,7 @@ def ls(
     with open_authority(where) as authority:
         if follow:
             for each in authority.follow(FOLLOW_EVENTS, FollowEvents(event, of)):
-                click.echo(_line(form, plain(each)))
+                print_text(_line(form, plain(each)))
             return
         found = list(ask(count=limit, newest=True).items) if limit else all_pages(ask)
     show_list(form, found, _COLUMNS, name=lambda e: e["id"])
@@ -106,7 +106,7 @@ def ls(
 
 def _line(form: str, event: Any) -> str:
     if form == "json":
-        return json.dumps(event)
+        return printable_json(event)
     if form == "names":
-        return printable(event["id"])
+        return one_word(event["id"])
     return "  ".join(printable(text) for c in _COLUMNS if (text := c.text(event)))

@@ -131,5 +131,5 @@ def _show(verdict: Verdict, form: str) -> None:
             f"the last good event is {mark or 'none'}"
         )
     if form == "text":
-        click.echo(f"ok: events up to {verdict.events} are whole")
-        click.echo(f"head: {mark}")
+        print_text(f"ok: events up to {verdict.events} are whole")
+        print_text(f"head: {mark}")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
+from tele.cli.home import safe_name
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import split_words, ttl_option
-from tele.cli.output import Column, format_option, plain, say, show_list, words
+from tele.cli.output import Column, format_option, plain, print_text, say, show_list, words
 from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput, NotFound
 
@@ -73,12 +74,20 @@ def export(kind: str, form: str, where: Where) -> None:
     if trusted is None:
         raise NotFound(f"the cluster has no {kind} authority")
     if form == "pem":
-        click.echo("".join(trusted.tls_certificates), nl=False)
+        print_text("".join(trusted.tls_certificates).rstrip("\n"))
     elif form == "known_hosts":
-        click.echo(cert_authority_lines([f"*.{cluster}"], trusted.ssh_public_keys), nl=False)
+        names = [f"*.{safe_name('cluster', cluster)}"]
+        print_text(cert_authority_lines(names, trusted.ssh_public_keys).rstrip("\n"))
     else:
         for key in trusted.ssh_public_keys:
-            click.echo(key)
+            print_text(_one_key(key))
+
+
+def _one_key(line: str) -> str:
+    """Return the line of a CA's key that auth told, and nothing that it could hide there."""
+    from tele.certs.keys import parse_line, parse_public_key
+
+    return parse_public_key(parse_line(line)).line
 
 
 def _read_key(path: Path) -> str:
@@ -101,9 +110,9 @@ def _write(path: Path, output: Path | None, certificate: str, expires: str) -> N
     if target is None:
         target = path.with_name(path.name.removesuffix(".pub") + "-cert.pub")
         if not sys.stdout.isatty():  # a script that reads it gets it, too
-            click.echo(certificate)
+            print_text(certificate)
     if str(target) == "-":
-        click.echo(certificate)
+        print_text(certificate)
     else:
         target.write_text(certificate + "\n", "ascii")
         say(f"{target}: valid until {expires}")

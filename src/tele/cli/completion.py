@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
+from tele.cli.output import print_text
 from tele.errors import TeleError
 
 
@@ -21,4 +22,4 @@ def completion(shell: str) -> None:
     found = get_completion_class(shell)
     if found is None:
         raise TeleError(f"there is no completion for {shell}")
-    click.echo(found(tele, {}, "tele", "_TELE_COMPLETE").source())
+    print_text(found(tele, {}, "tele", "_TELE_COMPLETE").source())

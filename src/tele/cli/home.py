@@ -112,10 +112,15 @@ class Files(NamedTuple):
         return self.folder / "ssh_config"
 
 
+def is_name(text: str) -> bool:
+    """Whether ``text`` is a name of the cluster: no path, no option, one word everywhere."""
+    return _NAME.fullmatch(text) is not None
+
+
 def safe_name(kind: str, name: str) -> str:
     """Return ``name`` if it may be part of a path; raises :class:`InvalidInput`."""
     taken = name == "current" if kind == "cluster" else _TAKEN.fullmatch(name)
-    if _NAME.fullmatch(name) is None or taken:
+    if not is_name(name) or taken:
         raise InvalidInput(f"{quoted(name)} cannot be the name of a {kind}")
     return name
 

@@ -9,6 +9,7 @@ Laws of this file:
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -66,7 +67,7 @@ def run(arguments: Sequence[str]) -> int:
         status = tele.main(list(arguments), prog_name="tele", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        _show(error)
         return error.exit_code
     except TeleError as error:
         _complain(str(error))
@@ -83,13 +84,25 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except Exception as error:
         if os.environ.get("TELE_DEBUG"):
-            raise
+            import traceback
+
+            _complain(traceback.format_exc())
+            return 1
         _complain(
             f"a mistake in tele: {type(error).__name__}: {error}\n"
             "TELE_DEBUG=1 in the environment shows where; please report it"
         )
         return 1
     return status if isinstance(status, int) else 0
+
+
+def _show(error: click.ClickException) -> None:
+    """Let click say what is wrong with the words that were given; they are shown, not obeyed."""
+    from tele.cli.output import say
+
+    said = io.StringIO()
+    error.show(said)
+    say(said.getvalue().rstrip("\n"))
 
 
 def _complain(text: str) -> None:

@@ -4,7 +4,8 @@ Laws of this file:
 
 * Names that were seen within a minute cost no question; older ones are asked for, for two
   seconds at most, and stand in when nobody answers.
-* A completion never fails, and says nothing but names.
+* A completion never fails, and says nothing but names: the shell puts them on the command line
+  as they are.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tele.cli.home import Home
+from tele.cli.home import Home, is_name
 from tele.errors import TeleError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def remember(names: Iterable[str], where: Where) -> None:
     home = Home.find()
     path = _file(home, where)
     if path is not None:
-        home.write(path, "".join(f"{name}\n" for name in names))
+        home.write(path, "".join(f"{name}\n" for name in names if is_name(name)))
 
 
 def known_names(where: Where) -> list[str]:
@@ -51,7 +52,8 @@ def known_names(where: Where) -> list[str]:
         path = _file(home, where)
         if path is None:
             return []
-        kept = path.read_text("utf-8").split() if path.exists() else []
+        known = path.read_text("utf-8").split() if path.exists() else []
+        kept = [name for name in known if is_name(name)]
         if kept and time.time() - path.stat().st_mtime < FRESH_SECONDS:
             return kept
     except (TeleError, OSError, ValueError):
@@ -60,7 +62,7 @@ def known_names(where: Where) -> list[str]:
         with _patience(PATIENCE):
             from tele.cli.nodes import all_nodes
 
-            names = [host.name for host in all_nodes(where)]
+            names = [host.name for host in all_nodes(where) if is_name(host.name)]
         remember(names, where)
     except (TeleError, OSError):
         return kept

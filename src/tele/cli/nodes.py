@@ -6,12 +6,13 @@ from typing import Any
 
 import click
 
+from tele.cli.home import is_name
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import all_pages
 from tele.cli.node_names import complete_node, remember
 from tele.cli.output import Column, ago, format_option, plain, show_data, show_list, words
 from tele.cli.session import Authority, Where, current, open_authority, where_options
-from tele.errors import InvalidInput, NotFound, quoted
+from tele.errors import InvalidInput, NotFound, TeleError, quoted
 
 #: Nodes that are listed when several fit.
 SHOWN = 5
@@ -44,10 +45,11 @@ def _list(labels: tuple[str, ...], form: str, where: Where) -> None:
     if not labels and where.config is None:
         remember([host.name for host in hosts], where)
     if form == "ansible":
+        from tele.cli.inventory import inventory
+
         home, profile = current(where)
-        show_data(
-            "json", _inventory(plain(hosts), profile.cluster, str(home.files(profile).ssh_config))
-        )
+        configuration = str(home.files(profile).ssh_config)
+        show_data("json", inventory(plain(hosts), profile.cluster, configuration))
     else:
         show_list(form, hosts, _COLUMNS)
 
@@ -77,6 +79,8 @@ def labelled_node(selector: str, where: Where) -> str:
         more = f" and {len(meant) - SHOWN} more" if len(meant) > SHOWN else ""
         raise InvalidInput(f"{len(meant)} nodes have {selector}; say which: {names}{more}")
     node_id: str = meant[0].id
+    if not is_name(node_id):  # it becomes a word of ssh's command line
+        raise TeleError(f"auth answered with {quoted(node_id)}, which is no node's id")
     return node_id
 
 
@@ -88,25 +92,6 @@ def _hosts(authority: Authority, labels: tuple[str, ...] = ()) -> list[Any]:
     return all_pages(
         lambda after: authority.perform(LIST_HOSTS, ListHosts(HostRole.NODE, labels, after=after))
     )
-
-
-def _inventory(hosts: list[dict[str, Any]], cluster: str, configuration: str) -> object:
-    """Return what Ansible's inventory scripts print, with a group for each label."""
-    groups: dict[str, dict[str, list[str]]] = {}
-    variables: dict[str, object] = {}
-    for host in hosts:
-        name = f"{host['name']}.{cluster}"
-        labels = host["labels"]
-        variables[name] = {
-            "ansible_ssh_common_args": f"-F {configuration}",
-            "tele_host_id": host["id"],
-            "tele_labels": labels,
-            "tele_status": host["status"],
-        }
-        for key, value in labels.items():
-            group = "".join(c if c.isalnum() else "_" for c in f"{key}_{value}")
-            groups.setdefault(group, {"hosts": []})["hosts"].append(name)
-    return {"_meta": {"hostvars": variables}, "all": {"hosts": list(variables)}, **groups}
 
 
 @click.group(

@@ -178,12 +178,12 @@ def install(home: Home) -> tuple[Path, bool]:
 @where_options()
 def config(do_install: bool, where: Where) -> None:
     """Print a configuration for OpenSSH, or install it for ssh, scp, rsync, git and others."""
-    from tele.cli.output import say
+    from tele.cli.output import print_text, say
 
     home, profile = current(where)
     written = write_openssh_files(home, profile)
     if not do_install:
-        click.echo(written.read_text("utf-8"), nl=False)
+        print_text(written.read_text("utf-8").rstrip("\n"))
         return
     openssh_program("ssh")
     path, changed = install(home)

@@ -3,13 +3,13 @@ r"""How does a result reach the person or the program that asked?
 Laws of this file:
 
 * Data on standard output and nothing else; all other words on standard error.
-* What came from elsewhere cannot move the cursor: control characters are shown as ``\\x1b``.
+* The only file of the command line that writes to its standard streams, but for replaying and
+  exporting recordings. All text goes through :func:`tele.text.printable`.
 * JSON and YAML have the keys of the API's values; their order is that of the values.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,14 +17,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from tele.text import printable, printable_json, printable_lines
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Seconds to add to what is left of a certificate: one of 12 h is told as such at first.
 ROUNDING = 30.0
 FORMATS = ("text", "json", "yaml")
-_CONTROL = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160))} | {
-    n: f"\\u{n:04x}" for n in (*range(0x200B, 0x2010), *range(0x2028, 0x202F), 0x2066, 0xFEFF)
-}
 
 
 def format_option(*more: str) -> Callable[[F], F]:
@@ -39,14 +38,20 @@ def format_option(*more: str) -> Callable[[F], F]:
     )
 
 
-def printable(text: object) -> str:
-    """Return one line of ``text`` that a terminal only shows."""
-    return str(text).translate(_CONTROL)
-
-
 def say(text: str) -> None:
     """Tell a person something that is not data."""
-    click.echo("\n".join(printable(line) for line in text.split("\n")), err=True)
+    click.echo(printable_lines(text), err=True)
+
+
+def print_text(text: object) -> None:
+    """Print data that is text already: one line, or several."""
+    click.echo(printable_lines(text))
+
+
+def one_word(name: object) -> str:
+    """Return a name as one word that is no option, for the loops of shell scripts."""
+    word = printable(name).replace(" ", "\\x20")
+    return f"\\x2d{word[1:]}" if word.startswith("-") else word
 
 
 class Column(NamedTuple):
@@ -73,7 +78,7 @@ def show_list(
     rows = plain(items)
     if form == "names":
         for row in rows:
-            click.echo(printable(name(row)))
+            print_text(one_word(name(row)))
     elif form == "text":
         show_table([c.title for c in columns], [[c.text(row) for c in columns] for row in rows])
     else:
@@ -103,8 +108,7 @@ def show_data(form: str, value: Any) -> None:
         yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
         yaml.dump(value, sys.stdout)
         return
-    # ASCII: no character of it can mean anything to a terminal.
-    click.echo(json.dumps(value, indent=2))
+    click.echo(printable_json(value, indent=2))
 
 
 def show_table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

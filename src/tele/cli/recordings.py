@@ -15,7 +15,7 @@ from tele.cli.output import (
     Column,
     ago,
     format_option,
-    printable,
+    print_text,
     say,
     show_data,
     show_list,
@@ -24,6 +24,7 @@ from tele.cli.output import (
 )
 from tele.cli.session import Authority, Where, open_authority, where_options
 from tele.errors import BadCertificate, BadRecording, InvalidInput, NotFound
+from tele.text import printable
 
 if TYPE_CHECKING:
     from tele.recording.playback import Source
@@ -223,7 +224,7 @@ def verify(recording: str, ca: str | None, form: str, where: Where) -> None:
         click.get_current_context().exit(status)
     if form == "text":
         recovered = "; its recorder was killed and closed it later" if verdict.recovered else ""
-        click.echo(
+        print_text(
             f"ok: {source.id}: {verdict.chunks} chunks, {verdict.frames} frames,"
             f" {printable(source.start.user)}>{printable(source.start.login)} on"
             f" {printable(source.start.node)}, signed by {source.start.node_id}{recovered}"

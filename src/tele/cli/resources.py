@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import click
 
 from tele.cli.lists import all_pages
-from tele.cli.output import format_option, plain, printable, say, show_data
+from tele.cli.output import format_option, one_word, plain, print_text, say, show_data
 from tele.cli.session import Authority, Where, open_authority, where_options
 from tele.errors import InvalidInput, quoted
 
@@ -108,11 +108,11 @@ def get(what: str, form: str, where: Where) -> None:
                 raise NotFound(f"no such {_PLURALS.get(text, text)}: {quoted(name)}")
     if form == "names":
         for item in items:
-            click.echo(printable(_own_name(item)))
+            print_text(one_word(_own_name(item)))
     elif form == "text":
         for number, item in enumerate(items):
             if number:
-                click.echo("---")
+                print_text("---")
             show_data("yaml", item)
     else:
         show_data(form, items[0] if slash else items)

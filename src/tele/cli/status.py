@@ -7,8 +7,9 @@ import time
 import click
 
 from tele.cli.home import Home, logged_in
-from tele.cli.output import ROUNDING, format_option, printable, show_data, span
+from tele.cli.output import ROUNDING, format_option, print_text, show_data, span
 from tele.cli.session import Where, where_options
+from tele.text import printable
 
 #: How long nodes and proxies go on by themselves when auth is away, in seconds: what is left of
 #: their own certificates, which they renew at two thirds of a day (a test holds it to that).
@@ -48,4 +49,4 @@ def status(form: str, where: Where) -> None:
         ("CA pin:", " ".join(profile.ca_pins)),
         ("Alone:", f"when auth is away, nodes decide by themselves for {alone}"),
     ):
-        click.echo(f"{title:9}{printable(text)}")
+        print_text(f"{title:9}{printable(text)}")

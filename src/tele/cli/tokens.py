@@ -10,7 +10,16 @@ import click
 
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import all_pages, split_pairs, split_words, ttl_option
-from tele.cli.output import Column, format_option, plain, say, show_data, show_list, words
+from tele.cli.output import (
+    Column,
+    format_option,
+    plain,
+    print_text,
+    say,
+    show_data,
+    show_list,
+    words,
+)
 from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput, quoted
 
@@ -103,7 +112,7 @@ def add(
     if form != "text":
         show_data(form, made)
         return
-    click.echo(made["token"])
+    print_text(made["token"])
     say(
         f"for {words(made['roles'])}, until {made['expires']}; shown this once\n"
         f"on the machine: put it into a file of mode 0600 and name that as token_file, with\n"

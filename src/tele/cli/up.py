@@ -25,6 +25,7 @@ import click
 from tele.cli.folder import Folder, default_folder
 from tele.cli.openssh import openssh_program, split_address
 from tele.errors import BY_KIND, AccessDenied, InvalidInput, NotFound, TeleError
+from tele.text import printable_lines
 
 DEFAULT_CLUSTER = "tele"
 DEFAULT_LISTEN = "127.0.0.1:3080"
@@ -176,7 +177,9 @@ def _free_ports(count: int, but: int = 0) -> list[int]:
 
 def _tell(said: dict[str, Any]) -> None:
     """Say what runs and what to type next."""
-    click.echo(
+    from tele.cli.output import print_text
+
+    print_text(
         f"Cluster {said['cluster']} serves at {said['proxy']}; "
         f"you are {said['user']}, an administrator.\n"
         f"{_served(said['user'])}\n"
@@ -283,7 +286,7 @@ def _be_the_cluster(
     except Exception:
         import traceback
 
-        traceback.print_exc()  # into the log
+        print(printable_lines(traceback.format_exc()), file=sys.stderr)  # into the log
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -8,7 +8,7 @@ import click
 
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import all_pages, read_password, split_words
-from tele.cli.output import Column, format_option, say, show_data, show_list, words
+from tele.cli.output import Column, format_option, print_text, say, show_data, show_list, words
 from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput
 
@@ -49,7 +49,7 @@ def _show_password(form: str, name: str, password: str) -> None:
         show_data(form, {"name": name, "password": password or None})
     elif password:
         say(f"the password of {name}, shown this once:")
-        click.echo(password)
+        print_text(password)
 
 
 @click.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from tele._version import VERSION
-from tele.cli.output import format_option, show_data
+from tele.cli.output import format_option, print_text, show_data
 
 
 @click.command()
@@ -13,6 +13,6 @@ from tele.cli.output import format_option, show_data
 def version(form: str) -> None:
     """Print the version."""
     if form == "text":
-        click.echo(f"tele {VERSION}")
+        print_text(f"tele {VERSION}")
     else:
         show_data(form, {"version": VERSION})

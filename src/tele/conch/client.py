@@ -43,6 +43,7 @@ from tele.errors import (
 )
 from tele.loop import make_logger, now
 from tele.model.identity import HostIdentity, HostRole
+from tele.text import printable_lines
 from tele.wire import numbers as n
 from tele.wire.agreement import METHODS, exchange_hash
 from tele.wire.fields import Reader, boolean, string
@@ -277,9 +278,7 @@ class SSHUserAuthClient(conch_userauth.SSHUserAuthClient):
                 raise ProtocolError(f"message {messageNum} during authentication")
 
     def _refused(self) -> None:
-        said = "".join(
-            c for c in self._banner.decode("utf-8", "replace") if c.isprintable() or c == "\n"
-        ).strip()
+        said = printable_lines(self._banner.decode("utf-8", "replace")).strip()
         login = quoted(self._identity.login)
         self.transport.failed(AccessDenied(said or f"the server does not let {login} in"))
         self.transport.sendDisconnect(n.NO_MORE_AUTH_METHODS, b"no other way to log in")

@@ -1,9 +1,11 @@
-"""With which code and which words is a channel refused (RFC 4254, section 5.1)?
+"""With which code and which words is a peer refused (RFC 4254, section 5.1)?
 
 Laws of this file:
 
 * The peer reads the true reason of whatever was raised on purpose; of our own mistakes it
   learns that there was one, and the log learns which.
+* What a refusal says may be shown by a terminal as it is: it went through
+  :func:`tele.text.printable_lines`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from twisted.python.failure import Failure
 
 from tele.errors import AccessDenied, TeleError
 from tele.loop import make_logger
+from tele.text import printable_lines
 
 log = make_logger(__name__)
 
@@ -23,10 +26,22 @@ ADMINISTRATIVELY_PROHIBITED: Final = 1
 CONNECT_FAILED: Final = 2
 UNKNOWN_CHANNEL_TYPE: Final = 3
 RESOURCE_SHORTAGE: Final = 4
+#: No refusal has more characters.
+TERMINAL_LIMIT: Final = 4096
 
 
 def refusal(failure: Failure) -> tuple[int, str]:
     """Return the code and the text."""
+    code, text = _refusal(failure)
+    return code, printable_lines(text)
+
+
+def terminal_lines(text: str, limit: int = TERMINAL_LIMIT) -> bytes:
+    """Return ``text`` as lines for the peer's terminal, of ``limit`` characters at most."""
+    return f"{printable_lines(text)[:limit]}\n".replace("\n", "\r\n").encode("utf-8")
+
+
+def _refusal(failure: Failure) -> tuple[int, str]:
     error = failure.value
     if isinstance(error, ConchError):
         # Conch's own classes give the two in either order.

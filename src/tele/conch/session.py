@@ -33,6 +33,7 @@ from tele.conch.programs import (
     ProgramRequest,
     PtyRequest,
 )
+from tele.conch.refusals import terminal_lines
 from tele.conch.session_forwarding import AGENT_REQUEST, ISessionForwards, read_display
 from tele.errors import TeleError
 from tele.loop import make_logger
@@ -310,7 +311,7 @@ class SessionChannel(Channel):
             runner.go()
         elif self._exit is not None:
             self._connected = True
-            self.writeExtended(STDERR, f"{self._exit.message}\r\n".encode())
+            self.writeExtended(STDERR, terminal_lines(self._exit.message))
             self._tell_exit()
 
     # -- bytes ------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from tele.conch.scratch import DATA_ROOMS, MAX_PACKET, PADDING, RECEIVED
 from tele.conch.sockets import DirectSocket
 from tele.errors import ProtocolError
 from tele.loop import make_logger
+from tele.text import printable_lines
 from tele.wire import numbers as n
 from tele.wire.agreement import METHODS
 from tele.wire.ciphers import CIPHERS, MACS, Secrets
@@ -145,11 +146,11 @@ class Transport(SSHTransportBase):
             self.logoutFunction()
 
     def sendDisconnect(self, reason: int, desc: bytes | str) -> None:
-        """Say why, and end the connection. ``desc`` is ours, or peer text already quoted."""
+        """Say why, and end the connection. The peer may show it as it is."""
         if self.closing:
             return
-        text = desc.encode("utf-8") if isinstance(desc, str) else desc
-        text = text[:TEXT_LIMIT]
+        said = desc.decode("utf-8", "replace") if isinstance(desc, bytes) else desc
+        text = printable_lines(said).encode("utf-8")[:TEXT_LIMIT]
         log.debug("disconnecting {peer!r}: {text!r}", peer=self._peer(), text=text)
         self.closing = True
         self.incoming.stop()

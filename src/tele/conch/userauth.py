@@ -35,6 +35,7 @@ from tele.conch.credentials import (
     Trust,
 )
 from tele.conch.penalties import Fault
+from tele.conch.refusals import terminal_lines
 from tele.errors import AccessDenied, BadCertificate, ProtocolError, TeleError, quoted
 from tele.loop import make_logger, now
 from tele.model.identity import HostRole
@@ -105,12 +106,6 @@ def _text(user: bytes) -> str:
     if len(login) > LOGIN_LIMIT or not login.isprintable():
         raise ProtocolError("a login name is not printable")
     return login
-
-
-def printable(text: str) -> str:
-    """Return ``text`` for a terminal: one or more lines without control characters."""
-    kept = "".join(c for c in text if c.isprintable() or c == "\n")
-    return kept[:BANNER_LIMIT].replace("\n", "\r\n")
 
 
 class SSHUserAuthServer(conch.SSHUserAuthServer):
@@ -332,7 +327,7 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
             transport.factory.on_denied(attempt)
             return
         transport.sendPacket(
-            n.USERAUTH_BANNER, string(printable(message + "\n").encode("utf-8")) + string(b"")
+            n.USERAUTH_BANNER, string(terminal_lines(message, BANNER_LIMIT)) + string(b"")
         )
         self._refuse(attempt, proven=True)
         transport.release()

@@ -83,8 +83,7 @@ def check_sessions(account: pwd.struct_passwd, nologin: Sequence[str] = NOLOGIN_
                     text = file.read(1024).decode("utf-8", "replace")
             except OSError:
                 continue
-            shown = "".join(c for c in text if c.isprintable() or c == "\n").strip()
-            raise Refused(shown or "this machine accepts no logins now (nologin)", "nologin")
+            raise Refused(text.strip() or "this machine accepts no logins now (nologin)", "nologin")
     if os.path.basename(account.pw_shell) in NO_LOGIN_SHELLS:
         raise Refused(
             f"the account {account.pw_name!r} is not for logging in: its shell is "

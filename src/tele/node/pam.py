@@ -114,7 +114,7 @@ class PamSession:
         if result != _SUCCESS:
             why: bytes = self._pam.pam_strerror(self._handle, result) or b"denied"
             text = (self.said or b"PAM denies the session: " + why).decode("utf-8", "replace")
-            raise Refused("".join(c for c in text if c.isprintable() or c == "\n").strip(), "pam")
+            raise Refused(text.strip(), "pam")
 
     def _converse(self, count: int, messages: Any, responses: Any, _: Any) -> int:
         if not 0 < count <= _MAX_MESSAGES:

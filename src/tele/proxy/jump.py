@@ -25,7 +25,7 @@ from tele.conch.backlog import Backlog
 from tele.conch.channel import Answer, Channel, read_all
 from tele.conch.credentials import CertificateCredentials
 from tele.conch.forwarding import read_request
-from tele.conch.refusals import refusal
+from tele.conch.refusals import refusal, terminal_lines
 from tele.conch.relay import RelayChannel, StreamEnd
 from tele.conch.windows import WindowBudget
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unreachable
@@ -282,7 +282,7 @@ class JumpSession(RelayChannel):
             return
         if self._problem:
             self._connected = True
-            self.writeExtended(STDERR, f"{self._problem}\r\n".encode())
+            self.writeExtended(STDERR, terminal_lines(self._problem))
             status = FAILED_STATUS.to_bytes(4, "big")
             self.conn.sendRequest(self, b"exit-status", status)
             self.loseConnection()

@@ -28,6 +28,7 @@ from tele.config.values import LogConfig
 from tele.embed import ClusterService, load_config
 from tele.errors import ConfigError, TeleError
 from tele.loop import LineObserver, LogFormat, log_observer, make_logger
+from tele.text import printable_lines
 
 _log = make_logger(__name__)
 
@@ -53,7 +54,7 @@ class Options(UsageOptions):
         try:
             self.loaded = load_config(Path(self["config"]))
         except ConfigError as error:
-            print(error, file=sys.stderr)
+            print(printable_lines(error), file=sys.stderr)
             sys.exit(error.exit_code)
         twistd: Any = self.parent
         said = self.loaded.config.log
@@ -74,7 +75,8 @@ def make(options: Options, parts: Sequence[str]) -> IService:
     process_budget()
     for part in parts:
         if getattr(options.loaded.config, part) is None:
-            print(options.loaded.problem(part, "there is no such section"), file=sys.stderr)
+            problem = options.loaded.problem(part, "there is no such section")
+            print(printable_lines(problem), file=sys.stderr)
             sys.exit(ConfigError.exit_code)
     service = ClusterService(reactor, options.loaded, parts)
     service.ready.addErrback(_give_up, reactor)

@@ -17,6 +17,7 @@ from typing import Any, Final
 from tele.model.codec import format_time
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import RecordingStart
+from tele.text import MARKS_LIMIT, printable, printable_json
 
 _STREAMS: Final = {FrameKind.OUTPUT, FrameKind.ERROR}
 _ABOUT_FORWARDS: Final = {FrameKind.OPEN, FrameKind.CLOSE, FrameKind.FORWARD}
@@ -33,6 +34,7 @@ class PlainText:
         self._length = 0
         self._carriage_return = False
         self._line_has_text = False
+        self._before = ""
 
     def feed(self, data: bytes, *, final: bool = False) -> str:
         """Return the text of ``data``; a sequence may go on in the next call."""
@@ -58,12 +60,22 @@ class PlainText:
         elif character == "\n":
             out.append(character)
             self._carriage_return = self._line_has_text = False
-        elif character == "\t" or (code >= 0x20 and not 0x7F <= code < 0xA0):
+        elif character == "\t" or len(shown := self._shown(character)) == 1:
             # A line drawn again over itself becomes a line of its own.
             if self._carriage_return and self._line_has_text:
                 out.append("\n")
-            out.append(character)
+            out.append(character if character == "\t" else shown)
             self._carriage_return, self._line_has_text = False, True
+
+    def _shown(self, character: str) -> str:
+        """Return what :func:`printable` makes of ``character`` after those before it."""
+        if character.isascii():
+            self._before = ""
+            return printable(character)
+        shown = printable(self._before + character)[len(self._before) :]
+        if len(shown) == 1:
+            self._before = (self._before + shown)[-MARKS_LIMIT:]
+        return shown
 
     def _within_sequence(self, character: str, code: int) -> None:
         if self._length > SEQUENCE_LIMIT:
@@ -126,7 +138,7 @@ def _forward_line(frame: Frame, forwards: set[int]) -> str:
 def _bracketed(what: str, said: dict[str, Any]) -> str:
     words = " ".join(f"{name}={json.dumps(value)}" for name, value in said.items())
     # JSON keeps the values harmless; the words before them are names of ours, on our recordings.
-    return "".join(c if c.isprintable() else "?" for c in f"[{what}: {words}]") + "\n"
+    return printable(f"[{what}: {words}]") + "\n"
 
 
 def json_lines(frames: Iterable[Frame]) -> Iterator[str]:
@@ -141,7 +153,7 @@ def json_lines(frames: Iterable[Frame]) -> Iterator[str]:
             row["data"] = frame.data.decode("utf-8", "surrogateescape")
         else:
             row.update(details(frame))
-        yield json.dumps(row) + "\n"
+        yield printable_json(row) + "\n"
 
 
 def details(frame: Frame) -> dict[str, Any]:
@@ -169,20 +181,20 @@ def asciicast(start: RecordingStart, frames: Iterable[Frame], channel: int = 0) 
             said = details(frame)
             channel = frame.channel
             pty = said.get("pty") or {}
-            yield json.dumps(_cast_head(start, said, pty)) + "\n"
+            yield printable_json(_cast_head(start, said, pty)) + "\n"
             begun = True
         elif not begun or frame.channel != channel:
             continue
         elif frame.kind in _STREAMS:
             shown = decoder.decode(frame.data)
             if shown:
-                yield json.dumps([round(frame.time / 1e9, 6), "o", shown]) + "\n"
+                yield printable_json([round(frame.time / 1e9, 6), "o", shown]) + "\n"
         elif frame.kind is FrameKind.RESIZE:
             size = details(frame)
             shown = f"{size.get('columns', 80)}x{size.get('rows', 24)}"
-            yield json.dumps([round(frame.time / 1e9, 6), "r", shown]) + "\n"
+            yield printable_json([round(frame.time / 1e9, 6), "r", shown]) + "\n"
     if not begun:
-        yield json.dumps(_cast_head(start, {}, {})) + "\n"
+        yield printable_json(_cast_head(start, {}, {})) + "\n"
 
 
 def _cast_head(start: RecordingStart, said: dict[str, Any], pty: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tele.conch.userauth import HOSTBOUND, PUBLICKEY, printable, read_key_request
+from tele.conch.refusals import terminal_lines
+from tele.conch.userauth import BANNER_LIMIT, HOSTBOUND, PUBLICKEY, read_key_request
 from tele.errors import ProtocolError
 from tele.wire.fields import boolean, string
 
@@ -51,7 +52,9 @@ def test_any_cut_is_refused(data: st.DataObject) -> None:
         read_key_request(packet + data.draw(st.binary(min_size=1)))
 
 
-def test_printable() -> None:
-    """Texts for a terminal keep their lines and lose what moves the cursor."""
-    assert printable("one\ntwo\x1b[2J\r\x07") == "one\r\ntwo[2J"
-    assert len(printable("x" * 10_000)) <= 2048
+def test_terminal_lines() -> None:
+    """Texts for a terminal keep their lines, and what would move the cursor is shown."""
+    assert terminal_lines("one\ntwo\x1b[2J\u202e") == rb"one|two\x1b[2J\u202e|".replace(
+        b"|", b"\r\n"
+    )
+    assert len(terminal_lines("x" * 10_000, BANNER_LIMIT)) <= BANNER_LIMIT + 2

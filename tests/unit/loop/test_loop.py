@@ -29,6 +29,20 @@ def test_a_line_stays_a_line_whatever_a_peer_says() -> None:
     assert "hello a\\x0a2026 error fake\\x1b[2J\\u2028 'b\\nc'" in stream.getvalue()
 
 
+@pytest.mark.parametrize("form", LogFormat)
+def test_nothing_in_the_log_moves_a_cursor_or_turns_text_around(form: LogFormat) -> None:
+    """Neither in a message, nor in an argument, nor in the words of an error with its traceback."""
+    logger, stream = written(form)
+    evil = "x\x1b[2J\u202ey\u2028z\x9b\x7f\ud800\r\n2026-01-01 error forged: line"
+    try:
+        raise RuntimeError(evil)
+    except RuntimeError:
+        logger.failure("it failed: {evil}", evil=evil)
+    lines = stream.getvalue().split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert not [line for line in lines[1:] if line and not line.startswith("    ")]
+
+
 def test_json_lines_carry_the_arguments() -> None:
     """Programs get time, level, source, text and each argument."""
     logger, stream = written(LogFormat.JSON)

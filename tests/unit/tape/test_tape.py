@@ -283,7 +283,7 @@ def test_forwards_are_shown() -> None:
     ]
     assert "".join(text(noted)) == (
         "$ \n[tcpip-forward listen: ]\n"
-        '[x11? open: channel=2 target="\\u001b[2J"]\n'
+        '[x11\\x1b open: channel=2 target="\\u001b[2J"]\n'
         "[forward close: channel=2 sent=3 received=4]\nls\n"
     )
 
@@ -322,3 +322,12 @@ def test_digests_name_chunks() -> None:
     assert MANIFEST.chunks[1] == ChunkDigest(
         1, len(CHUNKS[1]), hashlib.sha256(CHUNKS[1]).hexdigest()
     )
+
+
+def test_text_neither_turns_around_nor_hides_nor_piles_up() -> None:
+    """What a session printed to be read wrongly, copied unseen or drawn over other lines is not
+    in its text.
+    """
+    evil = "a\u202eb\u200bc\U000e0041d\u2028e" + "\u0301" * 50 + "\xa0f\n"
+    shown = "".join(text([frame(0, evil.encode()[n : n + 1]) for n in range(len(evil.encode()))]))
+    assert shown == "abcde" + "\u0301" * 8 + " f\n"

@@ -1,0 +1,73 @@
+"""How does text of somebody else reach a terminal, or a log? Through here, and only through here.
+
+Nodes, users, clients, files and answers of the API choose names, labels, messages and commands.
+A terminal would obey what stands in them, and a person would read them in another order.
+
+Laws of this file:
+
+* What comes out moves no cursor, ends no line and turns no text around.
+* Nothing is lost unseen: what is not shown as it is, is shown as an escape.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from typing import Final
+
+#: Marks (accents) on one letter. No language needs more; a flood of them covers other lines.
+MARKS_LIMIT: Final = 8
+#: Characters that Python calls printable and that show nothing: fillers and joiners, variation
+#: selectors but the two of emoji. Text that hides in them would be copied unseen.
+_INVISIBLE: Final = frozenset(
+    map(
+        chr,
+        (
+            *(0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0),
+            *range(0x180B, 0x1810),
+            *range(0xFE00, 0xFE0E),
+            *range(0xE0100, 0xE01F0),
+        ),
+    )
+)
+
+
+def printable(text: object) -> str:
+    r"""Return ``text`` as one line that a terminal shows and does not obey.
+
+    Control and format characters (bidirectional ones too), line ends, surrogates and what is
+    not assigned are shown as ``\x1b``, ``\u202e`` or ``\U000e0001``, as are more than
+    :data:`MARKS_LIMIT` accents on one letter; other spaces become spaces.
+    """
+    line = str(text)
+    if line.isascii() and line.isprintable():
+        return line
+    shown: list[str] = []
+    marks = 0
+    for character in line:
+        mark = unicodedata.category(character) in ("Mn", "Me")
+        marks = marks + 1 if mark else 0
+        if marks > MARKS_LIMIT or character in _INVISIBLE:
+            shown.append(_escape(character))
+        elif character.isprintable():
+            shown.append(character)
+        else:
+            shown.append(" " if unicodedata.category(character) == "Zs" else _escape(character))
+    return "".join(shown)
+
+
+def printable_lines(text: object) -> str:
+    """Return ``text`` with each of its lines :func:`printable`; they end with LF or CR LF."""
+    return "\n".join(map(printable, str(text).replace("\r\n", "\n").split("\n")))
+
+
+def printable_json(value: object, indent: int | None = None) -> str:
+    """Return JSON of which no character means anything to a terminal: ASCII, and no DEL."""
+    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
