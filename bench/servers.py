@@ -233,6 +233,7 @@ def auth(folder: Path, mode: str, login: str) -> Iterator[Fleet]:
         wait_listening(port, process)
         tele, local = str(BIN / "tele"), ("--config", str(config))
         token = json.loads(run(tele, "tokens", "add", "--role", "node", "--format", "json", *local))
+        (folder / "token").touch(0o600)
         (folder / "token").write_text(token["token"])
         run(tele, "users", "add", "bench", "--role", "access", "--login", login, *local)
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key"))

@@ -64,6 +64,7 @@ def token_of(fleet: Fleet) -> Path:
     words = ("tokens", "add", "--role", "proxy,node", "--ttl", "2h", "--format", "json")
     made = json.loads(run(str(BIN / "tele"), *words, "--config", f"{fleet.folder}/auth.yaml"))
     path = fleet.folder / "token2"
+    path.touch(0o600)
     path.write_text(made["token"])
     return path
 

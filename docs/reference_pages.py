@@ -9,7 +9,7 @@ anything that the program does not do.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum, EnumType
 from inspect import cleandoc
 from pathlib import Path
@@ -107,10 +107,15 @@ def type_name(hint: Any) -> str:
     if get_origin(hint) is Mapping:
         return f"name: {type_name(get_args(hint)[1])}"
     if isinstance(hint, EnumType):
-        return ", ".join(f"``{member.value}``" for member in list[Any](hint))
+        return listed(list[Any](hint))
     if attrs.has(hint) and hint not in _TYPES:
         return "a section, below"
     return _TYPES.get(hint, {"Path": "path", "timedelta": "length of time"}.get(hint.__name__, ""))
+
+
+def listed(members: Iterable[Enum]) -> str:
+    """Say which values there are."""
+    return ", ".join(f"``{member.value}``" for member in members)
 
 
 def default_of(attribute: Any) -> str:
@@ -160,7 +165,8 @@ def configuration_lines() -> Iterator[str]:
         for attribute in attrs.fields(cls):
             meaning = attribute.metadata.get("meaning", "") or _MODEL.get(attribute.name, "")
             yield f"   * - ``{attribute.name}``"
-            yield f"     - {type_name(hints[attribute.name])}"
+            usable = attribute.metadata.get("values")
+            yield f"     - {type_name(hints[attribute.name]) if usable is None else listed(usable)}"
             yield f"     - {default_of(attribute)}"
             yield f"     - {meaning}"
         yield ""
@@ -168,8 +174,8 @@ def configuration_lines() -> Iterator[str]:
 
 #: Keys whose classes belong to the model, which knows nothing of configuration.
 _MODEL = {
-    "mode": "Where sessions are recorded; the ``sync`` modes refuse one that cannot be.",
-    "proxy_checks_host_keys": "In the proxy modes: whether the proxy checks nodes' certificates.",
+    "mode": "Whether nodes record sessions. Any other mode is refused.",
+    "proxy_checks_host_keys": "``true``: host keys are always checked. ``false`` is refused.",
 }
 
 

@@ -16,6 +16,7 @@ RANKS = {
     "text": 0,
     "_version": 0,
     "model": 1,
+    "private_files": 1,
     "interfaces": 2,
     "wire": 2,
     "rbac": 2,

@@ -51,6 +51,7 @@ def test_users(cluster: Cluster) -> None:
     assert "carol" in tele.fails(5, "users", "rm", "carol")
     assert "name of a user" in tele.fails(2, "users", "add", "no name")
     for content, why in ((b"\xff\xfe", "is not text"), (b"\nx", "is empty")):
+        (tele.folder / "password").touch(0o600)
         (tele.folder / "password").write_bytes(content)
         words = ("users", "add", "dora", "--password-file", tele.folder / "password")
         assert why in tele.fails(2, *words)

@@ -77,6 +77,7 @@ def test_the_example_of_a_node_works(cluster: Cluster, tmp_path: Path) -> None:
     """The program of the documentation joins, serves, and its recorder sees the session."""
     tele = cluster.tele
     made = tele.json("tokens", "add", "--role", "node")
+    (tmp_path / "token").touch(0o600)
     (tmp_path / "token").write_text(made["token"])
     auth = load(cluster.folder / "tele.yaml").config.auth
     assert auth is not None

@@ -206,6 +206,7 @@ def test_a_running_agent_gets_the_certificate(tele: Tele, cluster: Cluster, pin:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         secret = tele.folder / "password"
+        secret.touch(0o600)
         secret.write_text(PASSWORD)
         tele.run(
             "login", "--proxy", cluster.listen, "--user", "alice", "--ca-pin", pin,

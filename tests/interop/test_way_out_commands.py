@@ -31,6 +31,7 @@ def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
     with small_cluster(tmp_path) as made:
         user = User(Metadata("alice"), UserSpec(("access",), {"logins": (ME,)}))
         made.reactor.wait(made.admin.perform(ADD_USER, NewUser(user, "a password of hers")))
+        (tmp_path / "password").touch(0o600)
         (tmp_path / "password").write_text("a password of hers\n")
         yield made
 

@@ -114,6 +114,7 @@ class Cluster:
     def person(self, name: str, *roles: str) -> Cluster:
         """Make one more user with these roles, and return the cluster as that user has it."""
         password = self.folder / f"{name}.password"
+        password.touch(0o600)
         password.write_text(f"correct horse battery staple of {name}")
         login = pwd.getpwuid(os.geteuid()).pw_name
         local = ("--config", str(self.folder / "auth.yaml"))
@@ -231,6 +232,7 @@ def make_cluster(
     token = json.loads(
         cluster.tele("tokens", "add", "--role", "proxy,node", "--format", "json", *local).stdout
     )
+    (folder / "token").touch(0o600)
     (folder / "token").write_text(token["token"])
     cluster.pin = token["ca_pin"]
     join = f"token_file: {folder}/token, ca_pin: '{token['ca_pin']}'"

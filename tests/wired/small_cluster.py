@@ -275,6 +275,7 @@ class SmallCluster:
         """
         settings = self.settings()
         token = self.folder / f"{name}.token"
+        token.touch(0o600)
         token.write_text(settings.token() or "")
         values = NodeConfig(
             name=name,

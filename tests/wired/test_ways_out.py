@@ -27,7 +27,7 @@ from small_cluster import ME, SmallCluster, small_cluster
 from tele.conch.sockets import DirectSocket
 from tele.config.values import Address, JoinConfig
 from tele.embed.ways_out import way_out
-from tele.errors import Unreachable
+from tele.errors import InvalidInput, Unreachable
 from tele.https.given_certificate import GivenCertificate
 from tele.https.via import always, read_via
 from tele.tunnel.ways_out import WayOut
@@ -126,6 +126,7 @@ def test_a_gateway_that_wants_a_login(
     problems = []
     for content in (None, "me", "me:wrong\n"):
         if content is not None:
+            file.touch(0o600)
             file.write_text(content)
         with pytest.raises(Unreachable) as caught:
             reactor.wait(dialled(out.endpoint("n", beyond)))
@@ -135,6 +136,12 @@ def test_a_gateway_that_wants_a_login(
     assert "wrong" not in problems[2]
     assert "user and password" in problems[2] or "407 Proxy Authentication" in problems[2]
     file.write_text("me:rïght\n")
+    file.chmod(0o644)
+    with pytest.raises(Unreachable, match=f"others can read it .*chmod 600 {file}"):
+        reactor.wait(dialled(out.endpoint("n", beyond)))
+    with pytest.raises(InvalidInput, match=r"via_login_file .*others can read it"):
+        way_out(reactor, join, {})
+    file.chmod(0o600)
     here = reactor.wait(dialled(out.endpoint("n", beyond)))
     reactor.until(lambda: here.received == b"hello")
     gateway.stop()
@@ -181,6 +188,7 @@ def test_a_gateway_over_tls(
     )
     cert, file = tmp_path / "cert.pem", tmp_path / "key.pem"
     cert.write_bytes(made.public_bytes(Encoding.PEM))
+    file.touch(0o600)
     file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     tls = GivenCertificate(cert, file, any_of(reactor), lambda: moment)
     gateway = Gateway(reactor, HttpGateway, {"n": "127.0.0.1"}, tls=tls, together=together).start()
@@ -254,6 +262,7 @@ def test_a_node_that_joins_and_serves_through_a_gateway(
     names = {"proxy.test": "127.0.0.1", "127.0.0.1": "127.0.0.1"}
     gateway = Gateway(cluster.reactor, make, names, login=("me", "secret")).start()
     file = cluster.folder / "login"
+    file.touch(0o600)
     file.write_text("me:secret\n")
     proxy = cluster.proxy()
     node = cluster.tunnel_node(

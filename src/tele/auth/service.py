@@ -90,7 +90,8 @@ class AuthService(Service):
 
     ``listen`` is (host, port), port 0 for any; ``local_socket`` a path where the account
     that runs auth, and root, may call the API without a certificate. ``ready`` fires with
-    the port when everything serves, or fails with a :class:`TeleError`.
+    the port when everything serves, or fails with a :class:`TeleError`. Raises
+    :class:`InvalidInput` for a ``recording`` that nothing would honour.
     """
 
     def __init__(
@@ -120,6 +121,8 @@ class AuthService(Service):
         self._host_name = name
         self._listen = listen
         self._recording = recording or RecordingSettings()
+        if problem := self._recording.problem:
+            raise InvalidInput(problem)
         self._sinks = sinks
         self._local_socket = local_socket
         self._entropy = entropy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from tele.errors import InvalidInput, quoted
+from tele.private_files import read_secret
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -71,16 +73,28 @@ def read_moment(_: click.Context, __: click.Parameter, value: str | None) -> dat
 def read_password(file: Path) -> str:
     """Return the first line of ``file``, ``-`` being standard input; never an empty one.
 
-    Raises :class:`InvalidInput` or OSError.
+    It may be a pipe, as ``<(program)`` of a shell is. Raises :class:`InvalidInput`, also when
+    others can read the file, or OSError.
     """
     try:
-        text = sys.stdin.readline() if str(file) == "-" else file.read_text("utf-8")
+        if str(file) == "-":
+            text = sys.stdin.readline()
+        else:
+            text = read_secret(file, "--password-file", pipes=True, owners=_caller()).decode(
+                "utf-8"
+            )
     except UnicodeDecodeError:
         raise InvalidInput(f"{file} is not text") from None
     password = text.partition("\n")[0].removesuffix("\r")
     if not password:
         raise InvalidInput(f"the first line of {file}, the password, is empty")
     return password
+
+
+def _caller() -> tuple[int, ...]:
+    """Return who called sudo, if this is root because of it: the file may be theirs."""
+    uid = os.environ.get("SUDO_UID", "")
+    return (int(uid),) if os.geteuid() == 0 and uid.isascii() and uid.isdigit() else ()
 
 
 def all_pages(page: Callable[[str], Any]) -> list[Any]:

@@ -17,6 +17,7 @@ import click
 
 from tele.cli.home import Files, Home, Profile, logged_in
 from tele.errors import TeleError, Unreachable
+from tele.private_files import check_secret
 
 if TYPE_CHECKING:  # attrs and cattrs, which `tele proxy ssh` has no time for
     from tele.https.blocking import BlockingAuthority
@@ -114,6 +115,7 @@ def open_authority(where: Where = Where()) -> Iterator[Authority]:  # noqa: B008
     home = Home.find()
     profile, _ = logged_in(home, where.cluster, where.proxy, where.user)
     files = home.files(profile)
+    check_secret(files.tls_key, "your key")
     identity = TlsFiles(files.tls_certificate, files.tls_key)
     with BlockingAuthority(
         profile.proxy, identity, trusted_hosts(files), f"auth.{profile.cluster}"

@@ -152,9 +152,11 @@ class _Reader:
         if get_origin(hint) is Mapping:
             return self._mapping(get_args(hint)[1], attribute, value, key)
         if isinstance(hint, EnumType):
-            known = [member.value for member in list[Any](hint)]
-            if value.value not in known:
-                said = f"expected one of {', '.join(known)}, got {_called(value)}"
+            members: list[Any] = list(hint)
+            if value.value not in [member.value for member in members]:
+                usable = attribute.metadata.get("values", members)
+                listed = ", ".join(member.value for member in usable)
+                said = f"expected one of {listed}, got {_called(value)}"
                 return self.fail(value.place, key, said)
             return hint(value.value)
         if hint is Path:

@@ -53,6 +53,7 @@ from tele.node.labels import LabelCommand, Labels
 from tele.node.presence import NodePresence
 from tele.node.service import NodeService
 from tele.node.spawning import Spawning, session_options
+from tele.private_files import read_secret
 from tele.proxy.service import ProxyService
 
 
@@ -73,7 +74,7 @@ def _token_reader(path: Path | None) -> Callable[[], str | None]:
         if path is None:
             return None
         try:
-            return path.read_text("utf-8").strip()
+            return read_secret(path, "token_file").decode("utf-8").strip()
         except OSError as error:
             raise InvalidInput(f"token_file {path}: {error.strerror}") from None
         except UnicodeDecodeError:

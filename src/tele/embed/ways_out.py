@@ -17,6 +17,7 @@ from tele.https.pool import Endpoint
 from tele.https.via import Login, always, from_environment, read_login
 from tele.membership.joining import Network
 from tele.model.api.members import ClusterInfo
+from tele.private_files import check_secret, read_secret
 from tele.tunnel.ways_out import WayOut
 
 
@@ -26,10 +27,13 @@ def way_out(
     """Return the way out of a host that joins as ``join`` says.
 
     Without it the host is in the process of its auth, and needs none. Raises
-    :class:`InvalidInput` when the environment says what cannot be.
+    :class:`InvalidInput` when the environment says what cannot be, or others can read the
+    file with the password.
     """
     if join is None:
         return WayOut(reactor)
+    if join.via_login_file is not None:
+        check_secret(join.via_login_file, "via_login_file")
     if join.via is None:
         return WayOut(reactor, from_environment(environ))
     return WayOut(reactor, always(join.via), _login_reader(join.via_login_file))
@@ -41,7 +45,7 @@ def _login_reader(path: Path | None) -> Callable[[], Login | None]:
             return None
         # A file that is not there yet is tried again, like a proxy that does not answer yet.
         try:
-            return read_login(path.read_text("utf-8"))
+            return read_login(_read(path))
         except OSError as error:
             raise Unreachable(f"via_login_file {path}: {error.strerror}") from None
         except UnicodeDecodeError:
@@ -50,6 +54,13 @@ def _login_reader(path: Path | None) -> Callable[[], Login | None]:
             raise Unreachable(f"via_login_file {path}: {error}") from None
 
     return read
+
+
+def _read(path: Path) -> str:
+    try:
+        return read_secret(path, "via_login_file").decode("utf-8")
+    except InvalidInput as error:
+        raise Unreachable(str(error)) from None
 
 
 def network(out: WayOut, auth: Endpoint | None = None) -> Network:

@@ -5,6 +5,7 @@ Laws of this file:
 * The files are looked at when somebody connects, at most once a second; what did not change
   is not read.
 * A pair that cannot be used does not take the place of one that can: it is told once.
+* A key that others can read is not used.
 * TLS 1.3 and nothing below; no certificate is asked of the client.
 """
 
@@ -28,6 +29,7 @@ from zope.interface import implementer
 from tele.capacity.descriptors import room_for_one
 from tele.errors import InvalidInput
 from tele.loop import make_logger
+from tele.private_files import read_secret
 
 LOOK_SECONDS: Final = 1.0
 #: No chain and no key is as large.
@@ -93,8 +95,8 @@ class GivenCertificate:
         return tuple(_mark(path) for path in (self._cert, self._key))
 
     def _load(self) -> CertificateOptions:
-        chain = _read(self._cert, "certificate", x509.load_pem_x509_certificates)
-        key = _read(self._key, "key", lambda data: load_pem_private_key(data, None))
+        chain = _read(self._cert, "certificate", _public, x509.load_pem_x509_certificates)
+        key = _read(self._key, "key", _secret, lambda data: load_pem_private_key(data, None))
         leaf, *others = chain
         if leaf.public_key() != key.public_key():
             raise InvalidInput(f"the key in {self._key} is not that of {self._cert}")
@@ -124,10 +126,21 @@ def _mark(path: Path) -> tuple[int, int, int, int] | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _read(path: Path, what: str, parse: Callable[[bytes], T]) -> T:
+def _public(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(SIZE_LIMIT)
+
+
+def _secret(path: Path) -> bytes:
+    return read_secret(path, "key")
+
+
+def _read(
+    path: Path, what: str, data_of: Callable[[Path], bytes], parse: Callable[[bytes], T]
+) -> T:
     try:
-        with room_for_one(), path.open("rb") as file:
-            data = file.read(SIZE_LIMIT)
+        with room_for_one():
+            data = data_of(path)
     except OSError as error:
         raise _Unreadable(f"{what} {path}: {error.strerror}") from None
     try:

@@ -104,21 +104,54 @@ class User:
 
 
 class RecordingMode(str, Enum):
-    """Where sessions are recorded; ``sync`` modes refuse a session that cannot be."""
+    """Where sessions are recorded.
+
+    Only :data:`RECORDING_MODES` work. The others are refused where they are set, and a node or
+    proxy that is told one lets nobody in; so it does with ``UNKNOWN``, which stands for what a
+    newer auth says.
+    """
 
     NODE = "node"
     NODE_SYNC = "node-sync"
     PROXY = "proxy"
     PROXY_SYNC = "proxy-sync"
     OFF = "off"
+    UNKNOWN = "unknown"
+
+
+#: The modes that work.
+RECORDING_MODES = (RecordingMode.NODE, RecordingMode.OFF)
+
+
+def mode_problem(mode: RecordingMode) -> str:
+    """Return why ``mode`` cannot be had, or nothing."""
+    if mode in RECORDING_MODES:
+        return ""
+    return "sessions are recorded by the nodes (node) or not at all (off); there is no other mode"
+
+
+def host_keys_problem(checked: bool) -> str:
+    """Return why a proxy cannot check host keys or not check them as ``checked`` says."""
+    return "" if checked else "host keys are always checked; leave this key out"
 
 
 @frozen
 class RecordingSettings:
     """Cluster-wide; from auth's configuration."""
 
-    mode: RecordingMode = RecordingMode.NODE
-    proxy_checks_host_keys: bool = True
+    mode: RecordingMode = field(
+        default=RecordingMode.NODE, metadata={"check": mode_problem, "values": RECORDING_MODES}
+    )
+    proxy_checks_host_keys: bool = field(default=True, metadata={"check": host_keys_problem})
+
+    @property
+    def problem(self) -> str:
+        """Why these settings cannot be had, or nothing."""
+        if wrong := mode_problem(self.mode):
+            return f"session_recording mode {self.mode.value}: {wrong}"
+        if wrong := host_keys_problem(self.proxy_checks_host_keys):
+            return f"session_recording proxy_checks_host_keys false: {wrong}"
+        return ""
 
 
 @frozen

@@ -4,7 +4,8 @@ Laws of this file:
 
 * The certificate was checked before; here the roles decide, once, and give a Grant.
 * What the certificate withholds, no role gives back.
-* Without a valid certificate of our own, or without room to put it on record, nobody comes in.
+* Without a valid certificate of our own, without room to put it on record, or with sessions
+  to be recorded in a way that we do not know, nobody comes in.
 * Accounts are looked up in threads of their own, of which each person has a share.
 """
 
@@ -136,6 +137,11 @@ class NodeRealm:
         if not member.can_record:
             raise Unavailable("this node has no room left for its audit; it lets nobody in")
         state = member.state
+        if problem := state.recording.problem:
+            raise Unavailable(
+                "this node cannot record sessions as the cluster says, and lets nobody in:"
+                f" {problem}"
+            )
         if self._roles[0] is not state:
             self._roles = (state, {role.metadata.name: role for role in state.roles})
         checked = credentials.checked

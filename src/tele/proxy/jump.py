@@ -28,7 +28,7 @@ from tele.conch.forwarding import read_request
 from tele.conch.refusals import refusal, terminal_lines
 from tele.conch.relay import RelayChannel, StreamEnd
 from tele.conch.windows import WindowBudget
-from tele.errors import AccessDenied, InvalidInput, TeleError, Unreachable
+from tele.errors import AccessDenied, InvalidInput, TeleError, Unavailable, Unreachable
 from tele.https.blocking import PORT_DIGITS, split_address
 from tele.loop import make_logger
 from tele.model.api.members import ClusterState
@@ -86,7 +86,15 @@ class Jump:
         self._roles: tuple[ClusterState | None, dict[str, Role]] = (None, {})
 
     def admit(self, credentials: CertificateCredentials) -> Visitor:
-        """Admit whoever is not locked; where they may go is asked when they go."""
+        """Admit whoever is not locked; where they may go is asked when they go.
+
+        Nobody while sessions are to be recorded in a way that this proxy does not know.
+        """
+        if problem := self._state().recording.problem:
+            raise Unavailable(
+                "this proxy cannot record sessions as the cluster says, and lets nobody through:"
+                f" {problem}"
+            )
         identity = credentials.checked.identity
         lock = locked(self._state().locks, identity, self._now())
         if lock is not None:

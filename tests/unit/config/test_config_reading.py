@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -129,7 +130,7 @@ node:
         (["  store: 'sqlite:'"], "auth.store: 'sqlite:' is not kind or kind:arguments"),
         (["  audit: file:/x"], "auth.audit: expected a list, got 'file:/x'"),
         (["  session_recording: node"], "auth.session_recording: expected keys and values"),
-        (["  session_recording: {mode: all}"], "expected one of node, node-sync, proxy"),
+        (["  session_recording: {mode: all}"], "expected one of node, off, got 'all'"),
         (["log: {level: loud}"], "log.level: expected one of debug, info, warn, error"),
         (["data_dir: 7"], "data_dir: expected a path, got the number 7"),
     ],
@@ -333,3 +334,19 @@ def test_keepalive(section: str) -> None:
         assert found.keepalive == timedelta(seconds=seconds)
     (problem,) = problems(start + "{keepalive: -1s}\n")
     assert "keepalive" in problem
+
+
+@pytest.mark.parametrize("mode", ["node-sync", "proxy", "proxy-sync", "unknown"])
+def test_a_recording_mode_that_nothing_does_is_refused(mode: str) -> None:
+    """Sessions that someone believes to be recorded elsewhere would not be; the line is named,
+    and what there is.
+    """
+    (problem,) = problems(auth(f"  session_recording: {{mode: {mode}}}"))
+    assert re.match(r"[^:]+:\d+: auth.session_recording.mode: ", problem)
+    assert "recorded by the nodes (node) or not at all (off)" in problem
+
+
+def test_host_keys_cannot_be_left_unchecked() -> None:
+    """What is always so may be said; that it shall not be so is refused."""
+    (problem,) = problems(auth("  session_recording: {proxy_checks_host_keys: false}"))
+    assert "proxy_checks_host_keys: False: host keys are always checked" in problem

@@ -84,12 +84,17 @@ def test_the_token_file_is_read_when_it_is_needed(tmp_path: Path) -> None:
     assert (settings.addresses, settings.pins) == (("a:1",), (PIN,))
     with pytest.raises(InvalidInput, match="No such file"):
         settings.token()
+    path.touch(0o600)
     path.write_text("  secret\n")
     assert settings.token() == "secret"
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(InvalidInput, match="this is no token"):
         settings.token()
     assert "secret" not in repr(settings)
+    path.write_text("secret")
+    path.chmod(0o644)
+    with pytest.raises(InvalidInput, match=f"token_file {path}: others can read it .*chmod 600"):
+        settings.token()
 
 
 def test_a_host_without_join_is_refused(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ class Scene:
     def write(self, name: str, key: Key | None = None, **named: Any) -> None:
         key = key or make_key()
         self.cert.write_bytes(certificate(key, name, **named))
+        self.key.touch(0o600)
         self.key.write_bytes(pem_of(key))
 
     def open(self) -> GivenCertificate:
@@ -166,6 +167,7 @@ def test_a_pair_half_written_keeps_the_old_one(scene: Scene) -> None:
     scene.key.unlink()
     scene.clock.advance(LOOK_SECONDS)
     assert scene.shown(given)[0] == "one"
+    scene.key.touch(0o600)
     scene.key.write_bytes(pem_of(key))
     scene.clock.advance(LOOK_SECONDS)
     assert scene.shown(given)[0] == "two"
@@ -180,6 +182,7 @@ def test_a_pair_half_written_keeps_the_old_one(scene: Scene) -> None:
         (lambda s: s.key.write_bytes(b"secret"), "privkey.pem: not a key in PEM, unencrypted"),
         (lambda s: s.key.write_bytes(pem_of(make_key(), b"p")), "privkey.pem: not a key in PEM"),
         (lambda s: s.key.write_bytes(pem_of(make_key())), "the key in .* is not that of"),
+        (lambda s: s.key.chmod(0o644), "key .*privkey.pem: others can read it"),
     ],
 )
 def test_files_that_cannot_be_used(scene: Scene, damage: Any, words: str) -> None:

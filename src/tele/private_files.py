@@ -1,0 +1,79 @@
+"""How is a secret read that somebody keeps in a file? Only if nobody else can read it, too.
+
+Laws of this file:
+
+* What is checked is the file that is read, not the path that leads to it.
+* The owner is who runs this, or root. A file of one's own is closed to all others (``0600``);
+  one of root's may be open to the group by which it is read (``0640``), as files of systemd's
+  credentials are.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from tele.errors import InvalidInput
+
+#: More bytes than any secret has.
+SIZE_LIMIT: Final = 1 << 20
+
+
+def read_secret(
+    path: Path, what: str, *, pipes: bool = False, owners: Collection[int] = ()
+) -> bytes:
+    """Return what is in ``path``; ``what`` is what an error calls it.
+
+    With ``pipes`` it may be one, or a terminal: reading it may wait. ``owners`` are accounts
+    (uids) that may own it, too. Raises OSError, or :class:`InvalidInput` if others can read or
+    change it.
+    """
+    # Opening a pipe would wait for somebody who writes, and a terminal could become ours.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | (0 if pipes else os.O_NONBLOCK)
+    descriptor = os.open(path, flags)
+    try:
+        found = os.fstat(descriptor)
+        if stat.S_ISDIR(found.st_mode) or not (pipes or stat.S_ISREG(found.st_mode)):
+            raise InvalidInput(f"{what} {path}: this is not a file")
+        if problem := exposure(found, owners):
+            raise InvalidInput(f"{what} {path}: {problem}: {_remedy(path, problem)}")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(SIZE_LIMIT)
+    finally:
+        os.close(descriptor)
+
+
+def check_secret(path: Path, what: str) -> None:
+    """Raise :class:`InvalidInput` if ``path`` is there and others can read or change it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return  # whoever reads it tells
+    if problem := exposure(found):
+        raise InvalidInput(f"{what} {path}: {problem}: {_remedy(path, problem)}")
+
+
+def exposure(found: os.stat_result, owners: Collection[int] = ()) -> str:
+    """Return who else can read or change a file, or nothing."""
+    if stat.S_ISCHR(found.st_mode):
+        return ""  # a terminal keeps nothing
+    mode, own = stat.S_IMODE(found.st_mode), os.geteuid()
+    if found.st_uid not in (0, own, *owners):
+        return f"it belongs to another user (uid {found.st_uid})"
+    allowed = 0o700
+    if found.st_uid == 0 and (own != 0 or found.st_gid == 0):
+        allowed |= 0o050  # we read it by its group; or nobody but root is in the group
+    if mode & ~allowed & 0o022:
+        return f"others can change it (mode {mode:04o})"
+    if mode & ~allowed & 0o055:
+        return f"others can read it (mode {mode:04o})"
+    return ""
+
+
+def _remedy(path: Path, problem: str) -> str:
+    if problem.startswith("it belongs"):
+        return f"make it yours, then type: chmod 600 {path}"
+    return f"replace it unless you know that nobody did, then type: chmod 600 {path}"

@@ -1,0 +1,141 @@
+"""Secrets in files: who else may read them, and what is said if somebody can."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tele.errors import InvalidInput
+from tele.private_files import check_secret, exposure, read_secret
+
+ME = 1000
+OTHER = 2000
+
+
+def found(mode: int, uid: int = ME, gid: int = ME, kind: int = 0o100000) -> os.stat_result:
+    return os.stat_result((kind | mode, 1, 1, 1, uid, gid, 1, 0, 0, 0))
+
+
+@pytest.fixture
+def as_me(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: ME)
+
+
+@pytest.fixture
+def as_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+
+@pytest.mark.usefixtures("as_me")
+@pytest.mark.parametrize(
+    ("file", "problem"),
+    [
+        (found(0o600), ""),
+        (found(0o400), ""),
+        (found(0o700), ""),
+        (found(0o640), "others can read it (mode 0640)"),
+        (found(0o604), "others can read it (mode 0604)"),
+        (found(0o620), "others can change it (mode 0620)"),
+        (found(0o602), "others can change it (mode 0602)"),
+        # A service that is not root reads root's files by its group: credentials, TLS keys.
+        (found(0o440, 0, 0), ""),
+        (found(0o640, 0, 110), ""),
+        (found(0o660, 0, 110), "others can change it (mode 0660)"),
+        (found(0o644, 0, 0), "others can read it (mode 0644)"),
+        (found(0o600, OTHER), f"it belongs to another user (uid {OTHER})"),
+        # A pipe of a shell is its owner's; a terminal keeps nothing.
+        (found(0o600, kind=0o010000), ""),
+        (found(0o644, kind=0o010000), "others can read it (mode 0644)"),
+        (found(0o666, 0, 5, kind=0o020000), ""),
+    ],
+)
+def test_who_else_can_read_a_file_of_mine(file: os.stat_result, problem: str) -> None:
+    """Only its owner, or root and the group that root gave it to, may have access to a secret."""
+    assert exposure(file) == problem
+
+
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize(
+    ("file", "problem"),
+    [
+        (found(0o600, 0, 0), ""),
+        (found(0o440, 0, 0), ""),
+        (found(0o640, 0, 50), "others can read it (mode 0640)"),
+        (found(0o600, OTHER), f"it belongs to another user (uid {OTHER})"),
+    ],
+)
+def test_who_else_can_read_a_file_of_roots(file: os.stat_result, problem: str) -> None:
+    """Root needs no group to read by, so a group that can read is others."""
+    assert exposure(file) == problem
+
+
+@pytest.mark.usefixtures("as_root")
+def test_who_called_sudo_may_own_what_they_name() -> None:
+    """A file of the person who typed the command is theirs to give."""
+    assert exposure(found(0o600, ME), (ME,)) == ""
+    assert exposure(found(0o640, ME), (ME,)) == "others can read it (mode 0640)"
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    path = tmp_path / "secret"
+    path.touch(0o600)
+    path.write_text("s3cret")
+    return path
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "pipe"
+    os.mkfifo(path, 0o600)
+    yield path
+    path.unlink()
+
+
+def test_a_file_is_read_or_refused_with_what_to_do(secret: Path) -> None:
+    """The error names what it is, the file, the mode and the remedy, and not the secret."""
+    assert read_secret(secret, "token_file") == b"s3cret"
+    check_secret(secret, "token_file")
+    secret.chmod(0o644)
+    for read in (read_secret, check_secret):
+        with pytest.raises(InvalidInput) as caught:
+            read(secret, "token_file")
+        assert str(caught.value) == (
+            f"token_file {secret}: others can read it (mode 0644): replace it unless you"
+            f" know that nobody did, then type: chmod 600 {secret}"
+        )
+    check_secret(secret.with_name("missing"), "token_file")
+
+
+def test_the_file_counts_and_not_the_link_to_it(secret: Path, tmp_path: Path) -> None:
+    """A link is followed, as those of certificates are; the mode of its target decides."""
+    link = tmp_path / "link"
+    link.symlink_to(secret)
+    assert read_secret(link, "key") == b"s3cret"
+    secret.chmod(0o604)
+    with pytest.raises(InvalidInput, match="others can read it"):
+        read_secret(link, "key")
+
+
+def test_a_service_does_not_wait_for_a_pipe(pipe: Path, tmp_path: Path) -> None:
+    """What is no file is refused at once: a daemon that waits for a writer serves nobody."""
+    for path in (pipe, tmp_path):
+        with pytest.raises(InvalidInput, match="this is not a file"):
+            read_secret(path, "token_file")
+
+
+def test_a_command_reads_a_pipe(pipe: Path) -> None:
+    """``--password-file <(pass show tele)`` works; one that others can read does not."""
+    reading, writing = os.pipe()
+    os.write(writing, b"s3cret\n")
+    os.close(writing)
+    assert read_secret(Path(f"/dev/fd/{reading}"), "--password-file", pipes=True) == b"s3cret\n"
+    os.close(reading)
+    pipe.chmod(0o644)
+    both = os.open(pipe, os.O_RDWR)
+    with pytest.raises(InvalidInput, match="others can read it"):
+        read_secret(pipe, "--password-file", pipes=True)
+    os.close(both)

@@ -1,0 +1,125 @@
+"""Ways to record that nothing honours: refused where they are set, and by those who are told."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+
+from small_cluster import ME, SmallCluster, small_cluster
+from tele.auth.service import AuthService
+from tele.errors import InvalidInput
+from tele.model.codec import decode, encode
+from tele.model.resources import RecordingMode, RecordingSettings
+from tele.recording.archive import DirectoryArchive
+from tele.store.memory import MemoryBackend
+from tele.testing import MemoryRecorder
+
+needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
+
+#: Each mode that does not work, and one of a version that is yet to come.
+REFUSED: list[Any] = ["node-sync", "proxy", "proxy-sync", "proxy-hologram"]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
+    """A cluster with one person."""
+    with small_cluster(tmp_path) as made:
+        made.person("alice", ME)
+        yield made
+
+
+def tell(cluster: SmallCluster, mode: Any) -> None:
+    """Let auth tell all members ``mode``, as one of another version would."""
+    assert cluster.auth is not None
+    assert cluster.auth._parts is not None
+    state = cluster.auth._parts.state
+    state._recording = RecordingSettings(mode)
+    state._tell(state._revision + 1)
+
+
+def hears(cluster: SmallCluster, member: Any, mode: RecordingMode) -> None:
+    cluster.reactor.until(lambda: member.state.recording.mode is mode)
+
+
+@needs_ssh
+@pytest.mark.parametrize("mode", REFUSED)
+def test_who_is_told_a_mode_that_they_cannot_do_lets_nobody_in(
+    cluster: SmallCluster, mode: str
+) -> None:
+    """Neither a node nor a proxy does as if it had heard nothing; the person reads why, and the
+    modes that there are work as before.
+    """
+    recorder = MemoryRecorder()
+    node = cluster.node(recorder=recorder)
+    proxy = cluster.proxy()
+    cluster.reactor.until(lambda: any(host.addresses for host in proxy.service._index))
+    told = RecordingMode(mode) if mode in list(RecordingMode) else RecordingMode.UNKNOWN
+    tell(cluster, mode)
+    for member in (node.member, proxy.member):
+        hears(cluster, member, told)
+    direct = cluster.ssh("alice", node, "echo in")
+    assert (direct.stdout, direct.returncode) == (b"", 255)
+    assert b"this node cannot record sessions as the cluster says" in direct.stderr
+    jumped = cluster.jump("alice", proxy, "web1.small", "echo in")
+    assert (jumped.stdout, jumped.returncode) == (b"", 255)
+    assert b"this proxy cannot record sessions as the cluster says" in jumped.stderr
+    tell(cluster, RecordingMode.NODE)
+    for member in (node.member, proxy.member):
+        hears(cluster, member, RecordingMode.NODE)
+    again = cluster.jump("alice", proxy, "web1.small", "echo in")
+    assert again.stdout == b"in\n", again.stderr
+    assert len(recorder.recordings) == 1
+
+
+@needs_ssh
+def test_off_records_nothing(cluster: SmallCluster) -> None:
+    """The only other mode that works does what it says, from the next connection on."""
+    recorder = MemoryRecorder()
+    node = cluster.node(recorder=recorder)
+    tell(cluster, RecordingMode.OFF)
+    hears(cluster, node.member, RecordingMode.OFF)
+    assert cluster.ssh("alice", node, "echo in").stdout == b"in\n"
+    assert recorder.recordings == []
+    (ended,) = cluster.wait_event("session.end")
+    assert ended.fields["recorded"] is False
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *(RecordingSettings(RecordingMode(mode)) for mode in REFUSED[:3]),
+        RecordingSettings(RecordingMode.UNKNOWN),
+        RecordingSettings(proxy_checks_host_keys=False),
+    ],
+)
+def test_auth_does_not_start_with_what_nothing_honours(
+    tmp_path: Path, settings: RecordingSettings
+) -> None:
+    """A program that embeds auth learns it at once, as a person does from their file."""
+    with pytest.raises(InvalidInput, match="session_recording"):
+        AuthService(
+            None,
+            cluster="c",
+            backend=MemoryBackend(Clock()),
+            archive=DirectoryArchive(tmp_path, None),
+            host_id="11111111-1111-4111-8111-111111111111",
+            name="auth",
+            listen=("127.0.0.1", 0),
+            recording=settings,
+        )
+
+
+def test_what_a_newer_auth_says_is_kept_as_unknown() -> None:
+    """A member that restarts without auth remembers that it was told something else."""
+    state = encode(RecordingSettings())
+    newer = state.replace(b'"mode":"node"', b'"mode":"hologram"')
+    assert newer != state
+    told = decode(RecordingSettings, newer)
+    assert told.mode is RecordingMode.UNKNOWN
+    assert told.problem
+    assert decode(RecordingSettings, encode(told)) == told
