@@ -85,6 +85,8 @@ def test_words_and_pairs() -> None:
     for wrong in ("a", "=1"):
         with pytest.raises(InvalidInput, match="is not a label"):
             split_pairs([wrong])
+    with pytest.raises(InvalidInput, match="given twice"):
+        split_pairs(["env=prod", "env=test"])
 
 
 def test_ordinary_text_stays() -> None:

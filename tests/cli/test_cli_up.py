@@ -175,6 +175,9 @@ def test_what_was_changed_in_the_file_counts(own: Cluster) -> None:
     own.up()
     assert [node["name"] for node in own.tele.json("ls", "env=lab")] == [socket.gethostname()]
     assert own.tele.json("ls", "env=prod") == []
+    for either in (("env=lab", "env=prod"), ("env=prod", "env=lab")):
+        assert len(own.tele.json("ls", *either)) == 1, either
+        assert own.tele.run("ssh", ",".join(either), "echo there").stdout == "there\n"
     assert "env_lab" in json.loads(own.tele.run("ls", "--format", "ansible").stdout)
     assert own.tele.run("ssh", "env=lab", "echo there").stdout == "there\n"
     assert "none has env=prod,role=db" in own.tele.fails(5, "ssh", "env=prod,role=db", "true")

@@ -16,6 +16,8 @@ from tele.text import printable, printable_json
 
 #: Seconds between a host's claim and auth's time from which on the claim is shown.
 _MUCH_EARLIER = 60.0
+#: Events that are listed unless more are asked for.
+LISTED = 200
 _COLUMNS = (
     Column("TIME", lambda e: e["time"]),
     Column("EVENT", lambda e: e["event"] if e["ok"] else f"{e['event']} (failed)"),
@@ -62,8 +64,8 @@ def audit() -> None:
 @click.option("--session", default="", metavar="ID", help="Only events of this session.")
 @click.option("--since", metavar="TIME", callback=read_moment, help="A time, or how long ago: 1h.")
 @click.option("--until", metavar="TIME", callback=read_moment, help="A time, or how long ago.")
-@click.option("--limit", type=click.IntRange(0), default=200, show_default=True, help="0: all.")
-@click.option("--follow", is_flag=True, help="Then go on with events as they happen.")
+@click.option("--limit", type=click.IntRange(0), help=f"How many; 0: all.  [default: {LISTED}]")
+@click.option("--follow", is_flag=True, help="Events from now on, as they happen.")
 @format_option("names")
 @where_options(local=True)
 def ls(
@@ -72,7 +74,7 @@ def ls(
     session: str,
     since: datetime | None,
     until: datetime | None,
-    limit: int,
+    limit: int | None,
     follow: bool,
     form: str,
     where: Where,
@@ -82,13 +84,18 @@ def ls(
     Order, --since and --until go by auth's time: when something happened at auth, or when a
     host's report of it arrived. What a host reported much later is shown with the host's time.
 
-    With --follow each event is one line; in the format json, one JSON text a line.
+    With --follow each event is one line; in the format json, one JSON text a line. It goes
+    with --event and --of only.
     """
     from tele.model.api.records import FollowEvents, ListEvents
     from tele.model.api.table import FOLLOW_EVENTS, LIST_EVENTS
 
-    if follow and (session or until is not None or form == "yaml"):
-        raise InvalidInput("--follow goes with --event and --of, in the formats text and json")
+    if follow and (session or form == "yaml" or (since, until, limit) != (None, None, None)):
+        raise InvalidInput(
+            "--follow is about what happens from now on: it goes with --event and --of, in the"
+            " formats text, names and json"
+        )
+    limit = LISTED if limit is None else limit
 
     def ask(after: str = "", count: int = 200, newest: bool = False) -> Any:
         return authority.perform(

@@ -10,7 +10,7 @@ import click
 
 from tele.cli.home import safe_name
 from tele.cli.lazy import Lazy, LazyGroup
-from tele.cli.lists import split_words, ttl_option
+from tele.cli.lists import notice_shorter, split_words, ttl_option
 from tele.cli.output import Column, format_option, plain, print_text, say, show_list, words
 from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput, NotFound
@@ -153,6 +153,7 @@ def sign_user(
     with open_authority(where) as authority:
         signed = plain(authority.perform(SIGN_USER, request))
     _write(key, out, signed["certificate"], signed["expires"])
+    notice_shorter(signed["certificate"], ttl)
 
 
 @click.command()

@@ -24,13 +24,14 @@ def split_words(values: Iterable[str]) -> tuple[str, ...]:
 
 
 def split_pairs(values: Iterable[str]) -> dict[str, str]:
-    """Return the pairs of ``--label a=b,c=d``; raises :class:`InvalidInput`."""
-    pairs = {}
+    """Return the pairs of ``--label a=b,c=d``, each key once; raises :class:`InvalidInput`."""
+    pairs: dict[str, str] = {}
     for word in split_words(values):
         key, equals, value = word.partition("=")
         if not key or not equals:
             raise InvalidInput(f"{quoted(word)} is not a label such as env=prod")
-        pairs[key] = value
+        if pairs.setdefault(key, value) != value:
+            raise InvalidInput(f"label {quoted(key)} is given twice, with different values")
     return pairs
 
 
@@ -52,6 +53,25 @@ def ttl_option(default: str) -> Callable[[F], F]:
 
     said = f"How long it is valid, such as 90s or 1h30m.  [default: {default}]"
     return click.option("--ttl", metavar="TIME", callback=read, help=said)
+
+
+def notice_shorter(certificate: str, asked: timedelta | None) -> None:
+    """Say it when a certificate (an SSH line) is valid for less than ``--ttl`` asked for."""
+    from tele.certs.certificate import parse_certificate
+    from tele.certs.issue import BACKDATE
+    from tele.certs.keys import parse_line
+    from tele.cli.output import say
+    from tele.model.codec import format_duration
+
+    if asked is None:
+        return
+    got = parse_certificate(parse_line(certificate))
+    given = timedelta(seconds=got.valid_before - got.valid_after) - BACKDATE
+    if given < asked - timedelta(seconds=2):  # certificates count in seconds
+        say(
+            f"note: --ttl {format_duration(asked)}: it is valid for {format_duration(given)} only;"
+            " the user's roles (max_session_ttl) or account end earlier"
+        )
 
 
 def read_moment(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tele.cli.home import Facts, Home, Profile, is_valid, safe_name
-from tele.cli.lists import read_password, ttl_option
+from tele.cli.lists import notice_shorter, read_password, ttl_option
 from tele.cli.openssh import split_address, write_openssh_files
 from tele.cli.session import Where, trusted_hosts, where_options
 from tele.errors import InvalidInput, NotLoggedIn, TeleError
@@ -85,6 +85,7 @@ def login(
     profile = Profile(known, address, name, pins)
     facts = keep(home, profile, ssh, tls, got)
     _tell(profile, facts)
+    notice_shorter(got.ssh, ttl)
 
 
 def _own_name() -> str:

@@ -33,7 +33,10 @@ _COLUMNS = (
 @format_option("names", "ansible")
 @where_options(local=True)
 def ls(labels: tuple[str, ...], form: str, where: Where) -> None:
-    """List the nodes that you may log in to; with K=V, those with all these labels."""
+    """List the nodes that you may log in to; with K=V, those with all these labels.
+
+    A key that is given twice means any of its values: env=prod env=test.
+    """
     _list(labels, form, where)
 
 
@@ -63,6 +66,7 @@ def all_nodes(where: Where, labels: tuple[str, ...] = ()) -> list[Any]:
 def labelled_node(selector: str, where: Where) -> str:
     """Return the id of the one node that ``selector`` (``env=prod,role=db``) fits.
 
+    Of a key that is given twice any value fits.
     Of several, one that is online is meant if it is the only one. Raises
     :class:`NotFound` or :class:`InvalidInput`.
     """

@@ -24,6 +24,7 @@ import click
 from tele.cli.output import say
 from tele.cli.recordings import open_source
 from tele.cli.session import Where, where_options
+from tele.errors import InvalidInput
 
 if TYPE_CHECKING:
     from tele.recording.playback import Source, Step
@@ -43,8 +44,10 @@ _RESET = _LEAVE + b"\x1bc"
 
 @click.command()
 @click.argument("recording")
-@click.option("--speed", type=click.FloatRange(0.05, 1000), default=1.0, help="Times as fast.")
-@click.option("--idle-limit", type=click.FloatRange(0), help="Wait no longer than S seconds.")
+@click.option("--speed", type=click.FloatRange(0.05, 1000), help="Times as fast; pty only.")
+@click.option(
+    "--idle-limit", type=click.FloatRange(0), help="Wait no longer than S seconds; pty only."
+)
 @click.option(
     "--format",
     "form",
@@ -56,7 +59,7 @@ _RESET = _LEAVE + b"\x1bc"
 @where_options(local=True)
 def play(
     recording: str,
-    speed: float,
+    speed: float | None,
     idle_limit: float | None,
     form: str | None,
     channel: int,
@@ -67,11 +70,16 @@ def play(
     Keys: space pauses, left and right go 10 s back and on, + and - change the speed, q ends.
     """
     form = form or ("pty" if sys.stdout.isatty() else "text")
+    if form != "pty" and (speed, idle_limit) != (None, None):
+        raise InvalidInput(
+            f"--speed and --idle-limit are for --format pty, which shows a session in its own time;"
+            f" this is {form}"
+        )
     with open_source(recording, where) as (source, _):
         if source.manifest is None:
             say("this recording is not complete yet: it is shown as far as it goes")
         if form == "pty":
-            _play(source, channel, speed, idle_limit)
+            _play(source, channel, speed or 1.0, idle_limit)
             return
         for part in rendered(source, form, channel):
             sys.stdout.buffer.write(part.encode("utf-8", "surrogateescape"))
@@ -84,7 +92,7 @@ def rendered(source: Source, form: str, channel: int) -> Iterator[str]:
     if form == "cast":
         return export.asciicast(source.start, source.frames(), channel)
     if form == "json":
-        return export.json_lines(source.frames())
+        return export.json_lines(f for f in source.frames() if channel in (0, f.channel))
     return export.text(source.frames(), channel)
 
 
@@ -116,9 +124,12 @@ def _notice_size(source: Source, channel: int) -> None:
                 continue
             pty = details(frame).get("pty") or {}
             here = os.get_terminal_size(sys.stdout.fileno())
-            if pty.get("columns", 0) > here.columns or pty.get("rows", 0) > here.lines:
+            columns, rows = pty.get("columns"), pty.get("rows")
+            if not isinstance(columns, int) or not isinstance(rows, int):
+                return  # a recording says what it likes
+            if columns > here.columns or rows > here.lines:
                 say(
-                    f"recorded at {pty['columns']}x{pty['rows']}, this terminal has"
+                    f"recorded at {columns}x{rows}, this terminal has"
                     f" {here.columns}x{here.lines}: it may look wrong"
                 )
                 time.sleep(1.5)

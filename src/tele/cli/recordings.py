@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tele.cli.home import is_name
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import all_pages
 from tele.cli.output import (
@@ -23,7 +25,7 @@ from tele.cli.output import (
     span,
 )
 from tele.cli.session import Authority, Where, open_authority, where_options
-from tele.errors import BadCertificate, BadRecording, InvalidInput, NotFound
+from tele.errors import BadCertificate, BadRecording, InvalidInput, NotFound, quoted
 from tele.text import printable
 
 if TYPE_CHECKING:
@@ -140,9 +142,18 @@ def show(recording: str, form: str, where: Where) -> None:
     show_one(form, details.recording, _COLUMNS)
 
 
+def _file_name(recording_id: str) -> str:
+    """Return the id as the name of a file: a .tape file says what it likes."""
+    if not is_name(recording_id):
+        raise InvalidInput(f"{quoted(recording_id)} cannot be the name of a file: give one")
+    return recording_id
+
+
 @click.command()
 @click.argument("recording")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path), required=False)
+@click.argument(
+    "file", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True), required=False
+)
 @click.option(
     "--format",
     "form",
@@ -152,20 +163,27 @@ def show(recording: str, form: str, where: Where) -> None:
 )
 @where_options(local=True)
 def export(recording: str, file: Path | None, form: str | None, where: Where) -> None:
-    """Write a recording to FILE (default: ID.tape)."""
+    """Write a recording to FILE (default: ID.tape); - is standard output."""
     from tele.cli.play import rendered
     from tele.tape.file import write_file
 
-    form = form or (file.suffix[1:] if file is not None else "tape")
+    to_stdout = str(file) == "-"
+    form = form or ("tape" if file is None or to_stdout else file.suffix[1:])
     if form not in ("tape", "cast", "json", "text", "txt"):
         raise InvalidInput(f"{file}: say with --format what it shall be: tape, cast, json or text")
+    if to_stdout and form == "tape" and sys.stdout.isatty():
+        raise InvalidInput("a terminal cannot show a .tape file: redirect it, or give a --format")
     with open_source(recording, where) as (source, _):
-        target = file or Path(f"{source.id}.{form}")
+        target = file or Path(f"{_file_name(source.id)}.{form}")
         parts: Iterator[bytes] = (
             write_file(source.blobs())
             if form == "tape"
             else (part.encode("utf-8", "surrogateescape") for part in rendered(source, form, 0))
         )
+        if to_stdout:
+            for part in parts:
+                sys.stdout.buffer.write(part)
+            return
         with target.open("xb") as out:
             target.chmod(0o600)
             for part in parts:

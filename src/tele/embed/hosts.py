@@ -42,6 +42,7 @@ from tele.interfaces import (
     Surroundings,
 )
 from tele.loop import now
+from tele.membership.agreement import check_kept_identity
 from tele.membership.files import private_folder
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
@@ -179,6 +180,18 @@ def open_store(config: NodeConfig | ProxyConfig, data_dir: Path) -> MemberStore:
     return DirectoryStore(private_folder(data_dir), HostRole.PROXY)
 
 
+def _agreeing(
+    store: MemberStore, join: JoinSettings, role: HostRole, data_dir: Path
+) -> MemberStore:
+    """Return ``store`` if what it keeps is of the cluster that ``join`` means; else close it."""
+    try:
+        check_kept_identity(store, join.pins, role, data_dir)
+    except InvalidInput as error:
+        store.close()
+        raise InvalidInput(f"{role.value}.join: {error}") from None
+    return store
+
+
 def node_service(
     reactor: Any,
     config: NodeConfig,
@@ -204,7 +217,7 @@ def node_service(
     )
     labels = Labels(reactor, spawning, config.labels, commands)
     presence = NodePresence(config.name or host_name(), labels)
-    store = store or open_store(config, data_dir)
+    store = _agreeing(store or open_store(config, data_dir), join, HostRole.NODE, data_dir)
     out = way_out(reactor, config.join)
     tunnels = None
     if config.join is not None and config.join.proxy is not None:
@@ -293,7 +306,7 @@ def proxy_service(
     out = way_out(reactor, config.join)
     member = Member(
         reactor,
-        store=store or open_store(config, data_dir),
+        store=_agreeing(store or open_store(config, data_dir), join, HostRole.PROXY, data_dir),
         settings=join,
         presence=lambda: said,
         network=network(out),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from tele.errors import InvalidInput, NotFound, Unreachable, quoted
@@ -94,8 +94,8 @@ class NodeIndex:
 
     def find(self, wanted: str, visible: Callable[[Host], bool] = lambda _: True) -> Host:
         """Return the one node that ``wanted`` means: name, ``name.cluster``, host id, or labels
-        (``env=prod,role=db``; OpenSSH takes no commas in names, so ``+`` does as well), of
-        which only ``visible`` nodes count.
+        (``env=prod,role=db``; OpenSSH takes no commas in names, so ``+`` does as well; of a key
+        that is given twice any of its values), of which only ``visible`` nodes count.
 
         A node that is offline is returned too. Raises :class:`NotFound`, or
         :class:`InvalidInput` when several nodes are meant and not exactly one of them is
@@ -118,19 +118,23 @@ class NodeIndex:
         self, wanted: str, name: str, visible: Callable[[Host], bool]
     ) -> tuple[list[Host], bool]:
         """Return the nodes that fit; True: there may be more, but it is no single one anyway."""
-        sets: list[dict[str, Host]] = []
-        for part in _NEXT_LABEL.split(name):
+        # For each key the nodes with each of its values: no node is in two of them.
+        sets: dict[str, dict[str, dict[str, Host]]] = defaultdict(dict)
+        for number, part in enumerate(_NEXT_LABEL.split(name)):
             key, equals, value = part.partition("=")
-            if not equals or not key or len(sets) >= SELECTOR_LIMIT:
+            if not equals or not key or number >= SELECTOR_LIMIT:
                 raise InvalidInput(f"{quoted(wanted)} is no selector: expected key=value,key=value")
-            sets.append(self._by_label.get((key, value), {}))
-        rarest, *others = sorted(sets, key=len)
+            sets[key][value] = self._by_label.get((key, value), {})
+        rarest, *others = sorted(
+            (list(each.values()) for each in sets.values()),
+            key=lambda any_of: sum(map(len, any_of)),
+        )
         fitting: list[Host] = []
         online = 0
-        for number, (key, host) in enumerate(rarest.items()):
+        for number, (node, host) in enumerate(chain.from_iterable(each.items() for each in rarest)):
             if number >= LOOKED_AT_LIMIT:
                 raise InvalidInput(f"{quoted(wanted)} fits too many nodes; say more labels")
-            if all(key in other for other in others) and visible(host):
+            if all(any(node in each for each in any_of) for any_of in others) and visible(host):
                 fitting.append(host)
                 online += host.status is Status.ONLINE
                 if online > SHOWN:

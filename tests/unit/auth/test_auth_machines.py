@@ -211,6 +211,9 @@ def test_a_person_sees_the_nodes_that_they_may_log_in_to(world: World) -> None:
     assert len(world.do(table.LIST_HOSTS, request, world.user("alice", "access")).items) == 1
     assert world.do(table.LIST_HOSTS, request, world.user("nina", "auditor")).items == ()
     assert world.do(table.LIST_HOSTS, members.ListHosts(labels=("a=b",))).items == ()
+    world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE, labels={"a": "b"}), world.host())
+    for labels in (("a=b", "a=c"), ("a=c", "a=b")):
+        assert len(world.do(table.LIST_HOSTS, members.ListHosts(labels=labels)).items) == 1
     with pytest.raises(InvalidInput):
         world.do(table.LIST_HOSTS, members.ListHosts(labels=("nonsense",)))
 

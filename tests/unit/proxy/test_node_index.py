@@ -113,6 +113,19 @@ def test_a_node_is_found_by_labels() -> None:
         made.find("env=prod")
 
 
+def test_a_key_that_is_given_twice_means_any_of_its_values() -> None:
+    """Neither value is dropped, in whatever order they come; other keys have to fit as well."""
+    web = evolve(OTHER, labels={"env": "test", "role": "web"})
+    made = index(PROD, web)
+    for either in ("env=prod,env=lab", "env=lab+env=prod", "env=prod,env=test,role=db"):
+        assert made.find(either) is PROD
+    with pytest.raises(InvalidInput, match="2 nodes fit"):
+        made.find("env=prod,env=test")
+    for none in ("env=lab,env=dev", "env=prod,env=lab,role=web"):
+        with pytest.raises(NotFound):
+            made.find(none)
+
+
 @pytest.mark.parametrize("text", ["env=prod,", "=prod", ",".join(["a=1"] * 17)])
 def test_a_selector_that_cannot_be_read(text: str) -> None:
     """It says what one looks like."""

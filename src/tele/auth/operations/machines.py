@@ -325,7 +325,7 @@ def _selector(labels: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
         key, equals, value = label.partition("=")
         if not key or not equals:
             raise InvalidInput(f"{quoted(label)} is no label: expected key=value")
-        wanted[key] = (value,)
+        wanted[key] = (*wanted.get(key, ()), value)  # any of them
     return wanted
 
 

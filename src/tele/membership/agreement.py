@@ -1,0 +1,48 @@
+"""Does the identity that a host kept belong to the cluster that its configuration means?
+
+A folder that was copied, or was another cluster's before, holds an identity that works, and with
+it the host would stay with whom its operator has left.
+
+Laws of this file:
+
+* Configuration wins over what was kept, and what does not agree with it is an error, never a
+  silent choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tele.certs.pins import pin, read_pin
+from tele.errors import InvalidInput
+from tele.membership.identity import tls_authorities
+from tele.membership.store import MemberStore
+from tele.model.identity import HostRole
+
+
+def check_kept_identity(
+    store: MemberStore, pins: Sequence[str], role: HostRole, data_dir: Path
+) -> None:
+    """Raise :class:`InvalidInput` unless the identity in ``store`` is of a CA that ``pins`` name.
+
+    Without an identity, or without pins, there is nothing to compare. Keys that replace the CA
+    and that the cluster has told already count, too.
+    """
+    identity = store.identity
+    if identity is None:
+        return
+    folder = data_dir / "identity" / role.value
+    host = identity.host
+    kept = f"{folder} holds the identity of {host.role.value} {host.name} in cluster {host.cluster}"
+    if host.role is not role:
+        raise InvalidInput(f"{kept}: for a {role.value}, remove {folder}, or name another data_dir")
+    told = () if store.state is None else tls_authorities(store.state.authorities)
+    known = {pin(each) for each in (*tls_authorities(identity.authorities), *told)}
+    wanted = {read_pin(each) for each in pins}
+    if wanted and not wanted & known:
+        raise InvalidInput(
+            f"{kept}, whose CA has the pin {' or '.join(sorted(known))}, but ca_pin names"
+            f" {' or '.join(sorted(wanted))}: correct ca_pin; or, to join the other cluster with a"
+            f" new token, remove {folder}"
+        )
