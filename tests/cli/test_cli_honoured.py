@@ -167,6 +167,34 @@ def test_a_channel_that_is_chosen_is_the_one_that_is_shown(
         assert none == ""
 
 
+# -- who is meant ---------------------------------------------------------------------
+def test_an_option_beats_the_environment(tele: Tele, cluster: Cluster, pin: str) -> None:
+    """``--proxy`` is not passed over because TELE_CLUSTER is set, nor the other way round."""
+    log_in(tele, cluster, pin, "--password-file", "-")
+    assert "not logged in" in tele.fails(3, "status", TELE_CLUSTER="elsewhere")
+    shown = tele.run("status", "--proxy", cluster.listen, TELE_CLUSTER="elsewhere").stdout
+    assert cluster.name in shown
+    tele.run("status", "--cluster", cluster.name, TELE_PROXY="127.0.0.1:1")
+    tele.run("ssh", "--cluster", cluster.name, socket.gethostname(), "true", TELE_PROXY="other:1")
+
+
+def test_options_that_contradict_each_other_are_refused(
+    tele: Tele, cluster: Cluster, pin: str
+) -> None:
+    """None of two wins by chance; nothing is done to one that was not meant."""
+    log_in(tele, cluster, pin, "--password-file", "-")
+    both = ("--cluster", cluster.name, "--proxy", "127.0.0.1:1")
+    assert f"--cluster {cluster.name} and --proxy 127.0.0.1:1" in tele.fails(2, "ls", *both)
+    config = cluster.folder / "tele.yaml"
+    for words in (("--user", "bob"), ("--cluster", "c"), ("--proxy", "p:1")):
+        assert "leave out" in cluster.tele.fails(2, "ls", "--config", config, *words)
+    assert "leave it out" in tele.fails(2, "logout", "--all", "--cluster", cluster.name)
+    tele.run("status")
+    assert "--type host" in tele.fails(
+        2, "ca", "export", "--type", "user", "--format", "known_hosts"
+    )
+
+
 # -- what was there before ------------------------------------------------------------
 def test_a_folder_of_another_cluster_is_not_gone_on_with(tmp_path: Path) -> None:
     """When auth's store was removed and its hosts' identities were not, they belong to a cluster

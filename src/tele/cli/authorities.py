@@ -67,6 +67,8 @@ def export(kind: str, form: str, where: Where) -> None:
     from tele.model.api.operation import Nothing
     from tele.model.api.table import AUTHORITIES, CLUSTER
 
+    if form == "known_hosts" and kind != "host":
+        raise InvalidInput("known_hosts is about hosts: give --type host")
     with open_authority(where) as authority:
         found = authority.perform(AUTHORITIES, Nothing()).trusted
         cluster = authority.perform(CLUSTER, Nothing()).cluster

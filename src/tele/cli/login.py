@@ -21,7 +21,7 @@ import click
 from tele.cli.home import Facts, Home, Profile, is_valid, safe_name
 from tele.cli.lists import notice_shorter, read_password, ttl_option
 from tele.cli.openssh import split_address, write_openssh_files
-from tele.cli.session import Where, trusted_hosts, where_options
+from tele.cli.session import Where, trusted_hosts, typed_options, where_options
 from tele.errors import InvalidInput, NotLoggedIn, TeleError
 
 if TYPE_CHECKING:
@@ -207,6 +207,8 @@ def logout(everywhere: bool, where: Where) -> None:
     from tele.cli.agent import remove_from_agent
 
     home = Home.find()
+    if everywhere and (typed := typed_options("cluster", "proxy", "me")):
+        raise InvalidInput(f"--all is all clusters and users: leave it out, or {', '.join(typed)}")
     if everywhere:
         profiles = [p for name in home.clusters() if (p := home.profile(name)) is not None]
     else:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 import click
 
 from tele.cli.home import Files, Home, Profile, logged_in
-from tele.errors import TeleError, Unreachable
+from tele.errors import InvalidInput, TeleError, Unreachable
 from tele.private_files import check_secret
 
 if TYPE_CHECKING:  # attrs and cattrs, which `tele proxy ssh` has no time for
@@ -66,6 +66,11 @@ def where_options(*, local: bool = False, user: bool = True) -> Callable[[F], F]
             config: Path | None = None,
             **rest: Any,
         ) -> Any:
+            if config is not None and (typed := typed_options("cluster", "proxy", "me")):
+                raise InvalidInput(
+                    f"--config asks auth of that file, as its owner: leave out {', '.join(typed)}"
+                )
+            cluster, proxy = which_cluster(cluster, proxy)
             return function(*args, where=Where(cluster, proxy, me, config), **rest)
 
         command.__doc__ = function.__doc__
@@ -97,6 +102,36 @@ def where_options(*, local: bool = False, user: bool = True) -> Callable[[F], F]
         return decorated
 
     return decorate
+
+
+def typed_options(*names: str) -> list[str]:
+    """Return those options (``--user``) of this command that were typed, by parameters' names."""
+    context = click.get_current_context()
+    typed = click.core.ParameterSource.COMMANDLINE
+    return [
+        each.opts[0]
+        for each in context.command.params
+        if each.name in names and context.get_parameter_source(each.name) is typed
+    ]
+
+
+def which_cluster(cluster: str | None, proxy: str | None) -> tuple[str | None, str | None]:
+    """Return what says which cluster is meant: an option beats the environment.
+
+    Raises :class:`InvalidInput` when both options are given and mean different ones.
+    """
+    typed = typed_options("cluster", "proxy")
+    if typed == ["--cluster"]:
+        return cluster, None
+    if typed == ["--proxy"]:
+        return None, proxy
+    if typed and cluster is not None and proxy is not None:
+        home = Home.find()
+        behind = home.by_proxy(proxy)
+        if home.profile(cluster) is not None and behind != home.profile(cluster):
+            other = "no cluster that you logged in to" if behind is None else behind.cluster
+            raise InvalidInput(f"--cluster {cluster} and --proxy {proxy}: behind it is {other}")
+    return cluster, proxy
 
 
 @contextmanager

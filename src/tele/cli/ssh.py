@@ -22,6 +22,7 @@ from tele.cli.home import Facts, Home, logged_in
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.node_names import complete_node
 from tele.cli.openssh import openssh_program, this_program, write_openssh_files
+from tele.cli.session import which_cluster
 from tele.errors import InvalidInput, quoted
 
 #: Options of ssh(1) and scp(1) that take an argument.
@@ -169,6 +170,7 @@ def _ready(
     name: str, cluster: str | None, proxy: str | None, user: str | None
 ) -> tuple[str, str, list[str], Facts]:
     program = openssh_program(name)
+    cluster, proxy = which_cluster(cluster, proxy)
     home = Home.find()
     profile, facts = logged_in(home, cluster, proxy, user)
     return program, profile.cluster, ["-F", str(write_openssh_files(home, profile))], facts

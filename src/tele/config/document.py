@@ -117,9 +117,21 @@ def _convert(node: Node, name: str, problems: list[str], depth: int) -> Value:
             inner = tuple(_convert(each, name, problems, depth + 1) for each in node.value)
             return Value(inner, place)
         case ScalarNode():
+            if not _joined(node):
+                problems.append(f"{place}: half of a surrogate pair is no character")
+                return Value(None, place)
             return Value(_scalar(node, place, problems), place)
     problems.append(f"{place}: not a value")
     return Value(None, place)
+
+
+def _joined(node: ScalarNode) -> bool:
+    """Make characters of surrogate pairs, as JSON escapes them; False if there is half a pair."""
+    try:
+        node.value = str(node.value).encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _mapping(node: MappingNode, place: Place, problems: list[str], depth: int) -> Value:
@@ -130,6 +142,9 @@ def _mapping(node: MappingNode, place: Place, problems: list[str], depth: int) -
         value = _convert(value_node, place.file, problems, depth + 1)
         if not isinstance(key_node, ScalarNode) or str(key_node.tag) not in _TEXT:
             problems.append(f"{where}: a key has to be a string (quote it)")
+            continue
+        if not _joined(key_node):
+            problems.append(f"{where}: half of a surrogate pair is no character")
             continue
         key = key_node.value
         if key in found:

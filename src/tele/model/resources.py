@@ -29,7 +29,8 @@ class Rule:
     """Lets a role do ``verbs`` (list, read, create, update, delete, or ``*``) to ``resources``.
 
     Resources are the kinds below and ``node``, ``token``, ``recording``,
-    ``session``, ``event``, ``authority``, ``lock``; ``*`` is all of them.
+    ``session``, ``event``, ``authority``, ``lock``; ``*`` is all of them. A rule of which a
+    part would do nothing is refused.
     """
 
     resources: tuple[str, ...]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Final
 
 from tele.errors import InvalidInput, quoted
+from tele.model.api.operation import Permitted
+from tele.model.api.table import OPERATIONS
 from tele.model.resources import Conditions, Metadata, Role, RoleSpec, Rule
 from tele.rbac.forced import trouble_with
 from tele.rbac.labels import check_condition
@@ -26,7 +29,7 @@ EDITOR: Final = Role(
         allow=Conditions(
             rules=(
                 Rule(("user", "role", "token", "node", "lock", "authority"), ("*",)),
-                Rule(("session",), ("list", "read")),
+                Rule(("session",), ("list",)),
             )
         )
     ),
@@ -38,7 +41,7 @@ AUDITOR: Final = Role(
     RoleSpec(
         allow=Conditions(
             rules=(
-                Rule(("event", "session"), ("list", "read")),
+                Rule(("event", "session"), ("list",)),
                 Rule(("recording",), ("list", "read", "delete")),
             )
         )
@@ -53,6 +56,19 @@ RESOURCES: Final = (
 )  # fmt: skip
 VERBS: Final = ("list", "read", "create", "update", "delete")
 
+#: What is asked for anywhere: by the table of operations, and for the list of all nodes.
+PERMISSIONS: Final = frozenset(
+    {
+        ("node", "list"),
+        *(
+            (who.resource, who.verb)
+            for operation in OPERATIONS.values()
+            for who in operation.who
+            if isinstance(who, Permitted)
+        ),
+    }
+)
+
 
 def check_role(role: Role) -> None:
     """Raise :class:`tele.errors.InvalidInput` for a role that cannot mean what it says."""
@@ -63,11 +79,38 @@ def check_role(role: Role) -> None:
     for rule in (*role.spec.allow.rules, *role.spec.deny.rules):
         _check_words(rule.resources, RESOURCES, "resource")
         _check_words(rule.verbs, VERBS, "verb")
+        _check_effect(rule)
     if role.spec.options.max_sessions < 0 or role.spec.options.max_session_ttl <= timedelta(0):
         raise InvalidInput("options: max_sessions and max_session_ttl cannot be negative or nought")
     trouble = trouble_with(role.spec.options.force_command)
     if trouble is not None:
         raise InvalidInput(f"options: {trouble}")
+
+
+def _check_effect(rule: Rule) -> None:
+    """Refuse what no operation ever asks for: it would allow nothing, and deny nothing.
+
+    ``*`` is all that there is, whatever that is.
+    """
+    resources = RESOURCES if "*" in rule.resources else rule.resources
+    verbs = () if "*" in rule.verbs else rule.verbs
+    for resource in rule.resources if verbs and "*" not in rule.resources else ():
+        if not any((resource, verb) in PERMISSIONS for verb in verbs):
+            raise InvalidInput(
+                f"a rule for {resource} with {', '.join(verbs)} does nothing: for {resource} there"
+                f" are {_verbs_of([resource])}"
+            )
+    for verb in verbs:
+        if not any((resource, verb) in PERMISSIONS for resource in resources):
+            raise InvalidInput(
+                f"the verb {verb} does nothing for {', '.join(rule.resources)}: there are"
+                f" {_verbs_of(resources)}"
+            )
+
+
+def _verbs_of(resources: Iterable[str]) -> str:
+    known = [v for v in VERBS if any((resource, v) in PERMISSIONS for resource in resources)]
+    return ", ".join(known) or "none"
 
 
 def _check_words(said: tuple[str, ...], known: tuple[str, ...], what: str) -> None:

@@ -47,6 +47,17 @@ def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
     assert plain(f"key: {text}\n") == [{"key": value}]
 
 
+def test_json_is_read_as_json() -> None:
+    """What JSON escapes as a surrogate pair is one character; half a pair, which nothing could
+    write again, is a mistake with its line, in a key too.
+    """
+    (document,) = read_documents('{"\\ud83d\\ude00": "\\ud83d\\ude00 \\u202e"}', "f")
+    assert document.plain == {"\U0001f600": "\U0001f600 \u202e"}
+    for text in ('a: "\\ud83d"', '"\\ude00": 1', '- "\\ude00\\ud83d"'):
+        with pytest.raises(ConfigError, match="f:1: half of a surrogate pair"):
+            read_documents(text, "f")
+
+
 def test_places_are_lines() -> None:
     """Each key and value knows its line."""
     (document,) = read_documents("a: 1\n\nb:\n  c: 2\n", "f.yaml")

@@ -27,7 +27,16 @@ from tele.model.resources import (
 )
 from tele.rbac.decision import decide, may_reach, permits, refusal
 from tele.rbac.logins import expand, logins_of
-from tele.rbac.presets import ACCESS, AUDITOR, EDITOR, PRESETS, check_role
+from tele.rbac.presets import (
+    ACCESS,
+    AUDITOR,
+    EDITOR,
+    PERMISSIONS,
+    PRESETS,
+    RESOURCES,
+    VERBS,
+    check_role,
+)
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 PROD = {"env": "prod", "role": "db"}
@@ -255,7 +264,17 @@ def test_conditions_that_mislead_are_refused(labels: dict[str, tuple[str, ...]])
 
 @pytest.mark.parametrize(
     "rule",
-    [Rule(("users",), ("*",)), Rule(("user",), ("reed",)), Rule((), ("*",)), Rule(("user",), ())],
+    [
+        Rule(("users",), ("*",)),
+        Rule(("user",), ("reed",)),
+        Rule((), ("*",)),
+        Rule(("user",), ()),
+        Rule(("event",), ("delete",)),
+        Rule(("role",), ("create",)),
+        Rule(("event", "authority"), ("list",)),
+        Rule(("token", "recording"), ("list", "update")),
+        Rule(("*",), ("update", "sing")),
+    ],
 )
 def test_rules_about_nothing_are_refused(rule: Rule) -> None:
     """A misspelt denial would deny nothing: it is an error when the role is written."""
@@ -263,6 +282,25 @@ def test_rules_about_nothing_are_refused(rule: Rule) -> None:
     for spec in (RoleSpec(allow=conditions), RoleSpec(deny=conditions)):
         with pytest.raises(InvalidInput):
             check_role(Role(Metadata("r"), spec))
+
+
+@pytest.mark.parametrize("resource", RESOURCES)
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_rule_is_taken_exactly_if_something_asks_for_it(resource: str, verb: str) -> None:
+    """No pair of words is accepted and then never looked at, neither to allow nor to deny."""
+    conditions = Conditions(rules=(Rule((resource,), (verb,)),))
+    for spec in (RoleSpec(allow=conditions), RoleSpec(deny=conditions)):
+        if (resource, verb) in PERMISSIONS:
+            check_role(Role(Metadata("r"), spec))
+        else:
+            with pytest.raises(InvalidInput, match="does nothing"):
+                check_role(Role(Metadata("r"), spec))
+
+
+def test_a_wildcard_is_all_that_there_is() -> None:
+    """``*`` names nothing in particular, so it is never about nothing."""
+    for rule in (Rule(("*",), ("*",)), Rule(("*",), ("list",)), Rule(("event",), ("*",))):
+        check_role(role("r", Conditions(rules=(rule,))))
 
 
 def test_what_the_api_asks_for_can_be_in_a_rule() -> None:

@@ -1,0 +1,164 @@
+"""Whatever can be asked for is looked at: keys, options, fields, and commands of the documents."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import attrs
+import click
+import pytest
+
+from tele.cli.main import tele
+from tele.config.values import FileConfig
+from tele.model.api.table import OPERATIONS
+from tele.model.resources import LockTarget, RoleOptions
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src" / "tele"
+PAGES = [ROOT / "README.rst", *sorted((ROOT / "docs").rglob("*.rst"))]
+
+
+@cache
+def attributes_read(*folders: str) -> frozenset[str]:
+    """Names of attributes that are read anywhere in ``folders`` (of the source)."""
+    found = set()
+    for folder in folders:
+        for path in (SOURCE / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                    found.add(node.attr)
+    return frozenset(found)
+
+
+# -- configuration --------------------------------------------------------------------
+def keys_of(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Give the place and the name of every key below a section."""
+    hints = get_type_hints(cls)
+    for field in attrs.fields(cls):
+        yield f"{prefix}{field.name}", field.name
+        for part in (hints[field.name], *get_args(hints[field.name])):
+            if isinstance(part, type) and attrs.has(part):
+                yield from keys_of(part, f"{prefix}{field.name}.")
+
+
+@pytest.mark.parametrize(
+    ("place", "name"), sorted(set(keys_of(FileConfig))), ids=lambda value: str(value)
+)
+def test_every_key_of_the_configuration_is_read(place: str, name: str) -> None:
+    """A key that is taken from the file is read where parts are made of it.
+
+    ``version`` is read by its check, and decides what all others mean.
+    """
+    used = attributes_read("embed", "tap", "cli", "plugins", "node", "auth", "conch", "model")
+    assert name in used or place == "version", f"{place} is accepted and never looked at"
+
+
+# -- what is asked of the API, and said in resources -----------------------------------
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_every_field_of_a_request_is_read(name: str) -> None:
+    """Auth looks at all that a request can say."""
+    used = attributes_read("auth", "audit", "rbac")
+    request = OPERATIONS[name].request
+    assert [f.name for f in attrs.fields(request) if f.name not in used] == []
+
+
+@pytest.mark.parametrize("cls", [RoleOptions, LockTarget])
+def test_every_option_of_a_role_and_target_of_a_lock_is_decided_by(cls: type[Any]) -> None:
+    """None of them is only kept."""
+    used = attributes_read("rbac", "auth", "node")
+    assert [field.name for field in attrs.fields(cls) if field.name not in used] == []
+
+
+# -- the command line -----------------------------------------------------------------
+def commands(
+    group: click.Group, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Give every command that does something."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+def arguments_unread(path: Path) -> list[str]:
+    """Arguments of a file's commands that their functions never look at."""
+    unread = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        if not any("click.command" in ast.unparse(each) for each in node.decorator_list):
+            continue
+        read = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+        named = (*node.args.args, *node.args.kwonlyargs)
+        unread += [f"{node.name}: {each.arg}" for each in named if each.arg not in read]
+    return unread
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "cli").glob("*.py")), ids=lambda p: p.stem)
+def test_every_option_of_a_command_is_looked_at(path: Path) -> None:
+    """No option is parsed and then passed over."""
+    assert arguments_unread(path) == []
+
+
+def test_every_command_has_a_line_of_help() -> None:
+    """Walking them all imports them all: none is named that is not there."""
+    assert [words for words, command in commands(tele) if not command.help] == []
+
+
+#: Commands that pages name before the change that brings them.
+ANNOUNCED = frozenset({"locks"})
+
+
+def documented() -> Iterator[tuple[str, str]]:
+    """Give each command line of the documents, with where it is."""
+    for page in PAGES:
+        text = page.read_text()
+        where = str(page.relative_to(ROOT))
+        for found in re.findall(r"``(tele [^`]+)``", text):
+            yield where, found
+        for line in text.splitlines():
+            if match := re.match(r"    \s*(?:\$ |# |sudo )*(tele [^=:].*)$", line):
+                yield where, match[1]
+
+
+def parse(words: list[str]) -> None:
+    """Let click read a command line as it would, and do nothing. Raises its errors."""
+    command: Any = tele
+    context: Any = None
+    name = "tele"
+    while True:
+        context = command.make_context(name, list(words), parent=context)
+        words = [*context._protected_args, *context.args]
+        if not isinstance(command, click.Group) or not words:
+            return
+        found, command, words = command.resolve_command(context, words)
+        name = str(found)
+
+
+@pytest.mark.parametrize(("where", "line"), sorted(set(documented())))
+def test_every_documented_command_line_parses(where: str, line: str) -> None:
+    """What a page says to type is what the program takes: commands, options and values."""
+    plain = re.split(r"\s{2,}#|\s\|\s|\s>\s?|\)\"?$|\s&&\s|;", line.replace("\n", " "))[0]
+    plain = re.sub(r"\$\([^)]*\)|<\([^)]*\)", "X", plain)
+    words = shlex.split(plain.replace("[", "").replace("]", ""))[1:]
+    if words[:1] and words[0] in ANNOUNCED:
+        return
+    try:
+        parse([word for word in words if word != "..."])
+    except click.exceptions.Exit:
+        return  # --help and --version
+    except click.MissingParameter:
+        return  # a page may name a command without all that it needs
+    except click.UsageError as error:
+        if "does not exist" not in error.format_message():  # a file of an example is not here
+            pytest.fail(f"{where}: {line}: {error.format_message()}")
