@@ -313,6 +313,8 @@ def _check_whole(document: Value, reader: _Reader, name: str) -> None:
     sections = _keys(document)
     if not {"auth", "proxy", "node"} & set(sections):
         reader.fail(name, "", "none of the sections auth, proxy and node: nothing to run")
+    if "node" in sections:
+        _check_node(sections["node"], reader)
     for key in ("proxy", "node"):
         if key not in sections:
             continue
@@ -328,6 +330,23 @@ def _check_whole(document: Value, reader: _Reader, name: str) -> None:
             reader.fail(place, f"{key}.join", "a token goes to a verified auth only: give ca_pin")
         if "via_login_file" in join and "via" not in join:
             reader.fail(place, f"{key}.join", "via_login_file is for via, which is missing")
+
+
+def _check_node(node: Value, reader: _Reader) -> None:
+    """Refuse keys of a node that others make meaningless."""
+    keys = _keys(node)
+    tunnelled = "join" in keys and "proxy" in _keys(keys["join"])
+    if "tunnels" in keys and not tunnelled:
+        reader.fail(node.keys["tunnels"], "node.tunnels", "there are none without join.proxy")
+    if "public_addr" in keys and tunnelled and "listen" not in keys:
+        said = "nothing is bound without listen, so nobody could reach it"
+        reader.fail(node.keys["public_addr"], "node.public_addr", said)
+    if "labels" in keys and "commands" in keys:
+        for name in _keys(keys["commands"]):
+            if name in _keys(keys["labels"]):
+                said = "this label is given in labels, too: which of them is it?"
+                place = keys["commands"].keys[name]
+                reader.fail(place, f"node.commands.{_shown(name)}", said)
 
 
 def _keys(value: Value) -> Mapping[str, Value]:

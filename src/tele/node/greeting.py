@@ -30,7 +30,9 @@ def greeting(
     text = b""
     if last is not None:
         when = f"Last login: {time.ctime(last[0])}"
-        text += os.fsencode(f"{when} from {last[1]}\n" if last[1] else f"{when}\n")
+        # Whoever wrote the record may have asked for the name of a stranger's address.
+        host = last[1] if last[1].isprintable() else ascii(last[1])
+        text += os.fsencode(f"{when} from {host}\n" if host else f"{when}\n")
     for path in files:
         with contextlib.suppress(OSError), open(path, "rb") as file:
             text += file.read(LIMIT)

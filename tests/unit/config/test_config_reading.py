@@ -350,3 +350,38 @@ def test_host_keys_cannot_be_left_unchecked() -> None:
     """What is always so may be said; that it shall not be so is refused."""
     (problem,) = problems(auth("  session_recording: {proxy_checks_host_keys: false}"))
     assert "proxy_checks_host_keys: False: host keys are always checked" in problem
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ("  tunnels: 5", "f.yaml:3: node.tunnels: there are none without join.proxy"),
+        ("  tunnels: 5\n  join: {auth: 'a:1'}", "f.yaml:3: node.tunnels: there are none"),
+        (
+            "  join: {proxy: 'p:1'}\n  public_addr: 'web1:3022'",
+            "f.yaml:4: node.public_addr: nothing is bound without listen",
+        ),
+        (
+            "  labels: {env: prod}\n  commands:\n    env: {command: [hostname]}",
+            "f.yaml:5: node.commands.env: this label is given in labels, too",
+        ),
+    ],
+)
+def test_keys_that_another_makes_meaningless_are_refused(lines: str, says: str) -> None:
+    """A key that would do nothing beside the others is a mistake with its line, not a wish."""
+    text = f"version: v1\nnode:\n{lines}\n"
+    text += "" if "join" in lines else "auth: {cluster_name: c}\n"
+    (problem,) = problems(text)
+    assert problem.startswith(says)
+
+
+def test_keys_that_go_together_are_taken() -> None:
+    """The same keys beside what gives them a meaning."""
+    load_ok = parse(
+        "version: v1\nnode:\n  tunnels: 5\n  join: {proxy: 'p:1'}\n  listen: '0.0.0.0:3022'\n"
+        "  public_addr: 'web1:3022'\n  labels: {env: prod}\n"
+        "  commands: {kernel: {command: [uname]}}\n",
+        "f.yaml", Path("/"),
+    )  # fmt: skip
+    assert load_ok.config.node is not None
+    assert load_ok.config.node.tunnels == 5

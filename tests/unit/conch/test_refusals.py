@@ -1,0 +1,43 @@
+"""What a peer that is refused gets to read."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.conch.error import ConchError
+from twisted.internet.error import ConnectError
+from twisted.python.failure import Failure
+
+from tele.conch.refusals import CONNECT_FAILED, refusal, terminal_lines
+from tele.errors import AccessDenied, InvalidInput
+
+EVIL = "lock \x1b[2J\x07\u202e\u2066\u200b\x9b1m"
+SHOWN = "lock \\x1b[2J\\x07\\u202e\\u2066\\u200b\\x9b1m"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AccessDenied(EVIL),
+        InvalidInput(EVIL),
+        ConchError(EVIL, 2),
+        ConchError(EVIL.encode(), 2),
+        ConchError(2, EVIL),
+        ConnectError(string=EVIL),
+    ],
+)
+def test_no_refusal_carries_what_a_terminal_obeys(error: Exception) -> None:
+    """Whoever chose the words (a lock's message, a target, a library's error), they are shown."""
+    _, text = refusal(Failure(error))
+    assert text.isprintable()
+    assert SHOWN in text
+
+
+def test_a_refusal_is_lines_of_a_terminal() -> None:
+    """With a carriage return at each line, as a raw terminal needs it, and not endless."""
+    assert terminal_lines(f"{EVIL}\nnext") == f"{SHOWN}\r\nnext\r\n".encode()
+    assert len(terminal_lines("\x1b" * 1_000_000)) < 5000
+
+
+def test_our_own_mistakes_tell_nothing() -> None:
+    """Neither their text nor their kind."""
+    assert refusal(Failure(KeyError(EVIL))) == (CONNECT_FAILED, "internal error")
