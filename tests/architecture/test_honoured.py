@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from textwrap import dedent
 from typing import Any, get_args, get_type_hints
 
 import attrs
@@ -15,9 +16,13 @@ import click
 import pytest
 
 from tele.cli.main import tele
+from tele.config.document import read_documents
+from tele.config.reading import parse as parse_config
 from tele.config.values import FileConfig
 from tele.model.api.table import OPERATIONS
-from tele.model.resources import LockTarget, RoleOptions
+from tele.model.codec import from_json
+from tele.model.resources import LockTarget, Role, RoleOptions, User
+from tele.rbac.presets import check_role
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "tele"
@@ -162,3 +167,31 @@ def test_every_documented_command_line_parses(where: str, line: str) -> None:
     except click.UsageError as error:
         if "does not exist" not in error.format_message():  # a file of an example is not here
             pytest.fail(f"{where}: {line}: {error.format_message()}")
+
+
+def blocks() -> Iterator[tuple[str, str]]:
+    """Give the indented blocks of the documents that are YAML of ours, with where they are."""
+    for page in PAGES:
+        for found in re.findall(r"(?:^ {3,}\S.*\n|^\n(?= {3,}\S))+", page.read_text(), re.M):
+            block = dedent(found.strip("\n")) + "\n"
+            if re.search(r"^(version: v1|kind: \w+|auth:|proxy:|node:)", block, re.M):
+                yield str(page.relative_to(ROOT)), block
+
+
+@pytest.mark.parametrize(("where", "block"), list(blocks()))
+def test_every_documented_configuration_and_resource_is_accepted(where: str, block: str) -> None:
+    """What a page shows to write into a file is what is read; ``...`` stands for something.
+
+    Pieces of a file are read within one.
+    """
+    block = re.sub(r'"?sha256:\.\.\."?', '"sha256:' + "0" * 64 + '"', block)
+    if "kind: " in block:
+        for document in read_documents(block, where):
+            resource = from_json(Role if document.plain["kind"] == "role" else User, document.plain)
+            if isinstance(resource, Role):
+                check_role(resource)
+        return
+    if "version: v1" not in block:
+        auth = "" if re.search("^auth:", block, re.M) else "auth: {cluster_name: c}\n"
+        block = f"version: v1\n{auth}{block}"
+    parse_config(block, where, Path("/etc/tele"))
