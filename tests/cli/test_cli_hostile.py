@@ -80,7 +80,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         cluster.tele.run("apply", "-f", "-", stdin=json.dumps(role))
         node = socket.gethostname()
         cluster.tele.run("ssh", node, f"printf %s '{EVIL}'; true '{EVIL}'")
-        only_shows(cluster.tele.run("ssh", "-s", node, EVIL, status=255).stderr)
+        only_shows(cluster.tele.run("ssh", "-s", node, EVIL, status=254).stderr)
         yield cluster
     finally:
         cluster.down()
