@@ -225,10 +225,10 @@ def test_missing_home(talk: Talk, somebody: pwd.struct_passwd) -> None:
 
 
 def test_nologin_file(tmp_path: Path, somebody: pwd.struct_passwd) -> None:
-    """/etc/nologin stops everybody but root, with its text, made safe for a terminal."""
+    """/etc/nologin stops everybody but root, with its text: whoever tells it makes it harmless."""
     file = tmp_path / "nologin"
     file.write_text("Maintenance \033[2Jtill noon\n")
-    with pytest.raises(Refused, match=r"^Maintenance \[2Jtill noon$"):
+    with pytest.raises(Refused, match=r"^Maintenance \x1b\[2Jtill noon$"):
         check_sessions(somebody, [str(file)])
     check_sessions(pwd.getpwnam("root"), [str(file)])
 

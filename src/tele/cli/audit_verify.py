@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from tele.cli.output import format_option, show_data
+from tele.cli.output import format_option, print_text, show_data
 from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput, TeleError
 
