@@ -5,6 +5,8 @@ Laws of this file:
 * Strict both ways: an unknown key, a missing key or a wrong type is
   :class:`tele.errors.InvalidInput` whose text names the place (``spec.logins[0]``).
 * No coercion: ``"1"`` is not ``1`` and ``1`` is not ``true``.
+* Reading costs the same for each byte, whatever the bytes are: no step looks twice at what it
+  has seen, nesting and numbers are bounded, and a report of mistakes ends after a few.
 * Times are RFC 3339 in UTC, lengths of time read ``1h30m``, bytes are base64.
 """
 
@@ -18,6 +20,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum, EnumType
+from heapq import nsmallest
+from itertools import accumulate, islice
 from typing import Any, Final, TypeVar, get_args, get_origin
 
 from cattrs import Converter
@@ -28,6 +32,19 @@ from tele.errors import InvalidInput, quoted
 from tele.model.resources import RoleOptions
 
 T = TypeVar("T")
+
+#: How deep lists and objects may lie in each other.
+DEPTH_LIMIT: Final = 64
+#: Characters of a number, a time or a length of time: all that mean something are shorter.
+SCALAR_LIMIT: Final = 64
+#: Mistakes that are reported together, and characters of each.
+PROBLEMS_LIMIT: Final = 20
+PROBLEM_LENGTH: Final = 512
+
+# A string without an end counts as one, too, so that no place is looked at twice.
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_BRACKET = re.compile(r"[\[{\]}]")
+_STEP = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
@@ -51,7 +68,7 @@ def parse_duration(text: str) -> timedelta:
 
     Raises ValueError with a sentence on anything else, negative lengths included.
     """
-    match = _DURATION.fullmatch(text)
+    match = _DURATION.fullmatch(text) if len(text) <= SCALAR_LIMIT else None
     if not text or match is None:
         raise ValueError(f"{text[:64]!r} is not a length of time such as 12h, 90s or 1h30m")
     total = sum(float(n) * _SECONDS[u] for n, u in zip(match.groups(), "dhms", strict=True) if n)
@@ -68,6 +85,8 @@ def format_time(value: datetime) -> str:
 
 def parse_time(text: str) -> datetime:
     """Read RFC 3339; a time without an offset is refused. Raises ValueError."""
+    if len(text) > SCALAR_LIMIT:
+        raise ValueError(f"{text[:64]!r} is not a time such as 2026-11-24T12:00:00Z")
     value = datetime.fromisoformat(text)
     if value.tzinfo is None:
         raise ValueError(f"{text[:64]!r} has no offset from UTC")
@@ -197,7 +216,7 @@ def _problems(error: BaseException, place: str) -> Iterator[str]:
         case _Within():
             yield from _problems(error.error, place + error.place)
         case ForbiddenExtraKeysError():
-            for name in sorted(map(str, error.extra_fields)):
+            for name in nsmallest(PROBLEMS_LIMIT + 1, map(str, error.extra_fields)):
                 yield f"{place or 'top level'}: unknown key {quoted(name)}"
         case ClassValidationError():
             for child in error.exceptions:
@@ -223,6 +242,17 @@ def _problems(error: BaseException, place: str) -> Iterator[str]:
             yield f"{place or 'value'}: {said}"
 
 
+def _report(error: Exception) -> str:
+    """One line for each problem, as many as a person can use."""
+    lines = [
+        line if len(line) <= PROBLEM_LENGTH else f"{line[:PROBLEM_LENGTH]}..."
+        for line in islice(_problems(error, ""), PROBLEMS_LIMIT + 1)
+    ]
+    if len(lines) > PROBLEMS_LIMIT:
+        lines[PROBLEMS_LIMIT] = "there are more mistakes; correct these first"
+    return "\n".join(lines)
+
+
 def to_json(value: Any) -> Any:
     """Return what :mod:`json` can write: dicts, lists, strings, numbers, booleans, None."""
     return CONVERTER.unstructure(value)
@@ -236,7 +266,7 @@ def from_json(cls: type[T], value: Any) -> T:
     try:
         return CONVERTER.structure(value, cls)
     except Exception as error:
-        raise InvalidInput("\n".join(_problems(error, ""))) from None
+        raise InvalidInput(_report(error)) from None
 
 
 def encode(value: Any) -> bytes:
@@ -249,10 +279,20 @@ def encode(value: Any) -> bytes:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {quoted(twice)} is given twice")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise ValueError(f"key {quoted(name)} is given twice")
+            seen.add(name)
     return value
+
+
+def _check_depth(text: str) -> None:
+    if text.count("[") + text.count("{") <= DEPTH_LIMIT:
+        return
+    steps = map(_STEP.__getitem__, _BRACKET.findall(_STRING.sub("", text)))
+    if max(accumulate(steps), default=0) > DEPTH_LIMIT:
+        raise ValueError(f"lists and objects lie more than {DEPTH_LIMIT} deep in each other")
 
 
 def _integer(text: str) -> int:
@@ -263,7 +303,7 @@ def _integer(text: str) -> int:
 
 
 def _float(text: str) -> float:
-    if not math.isfinite(value := float(text)):
+    if len(text) > SCALAR_LIMIT or not math.isfinite(value := float(text)):
         raise ValueError(f"number {quoted(text)} is too large")
     return value
 
@@ -275,11 +315,13 @@ def _refuse_constant(text: str) -> Any:
 def read_json(data: bytes) -> Any:
     """Read JSON as RFC 8259 has it, and more strictly where readers differ.
 
-    UTF-8 only, no key twice, no NaN, integers of 64 bits, no half of a surrogate
-    pair (such a text could not be written again). Raises :class:`InvalidInput`.
+    UTF-8 only, no key twice, no NaN, integers of 64 bits, at most :data:`DEPTH_LIMIT` levels,
+    no half of a surrogate pair (such a text could not be written again). Raises
+    :class:`InvalidInput`.
     """
     try:
         text = data.decode("utf-8")
+        _check_depth(text)
         value = json.loads(
             text,
             object_pairs_hook=_object,

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from counting import Text, calls, is_linear, looks
 from tele.errors import InvalidInput
 from tele.model.api.members import ListHosts
 from tele.model.codec import (
+    DEPTH_LIMIT,
+    PROBLEM_LENGTH,
+    PROBLEMS_LIMIT,
+    _object,
     decode,
     encode,
     format_duration,
@@ -181,3 +188,78 @@ def test_an_enumeration_takes_its_own_values_only() -> None:
     for bad in ("king", 1, None, ["node"]):
         with pytest.raises(InvalidInput, match=r"role: .* is none of node, proxy, auth"):
             from_json(ListHosts, {"role": bad})
+
+
+# -- what hostile bytes cost ------------------------------------------------------------
+def _nested(depth: int) -> bytes:
+    return b'{"a":' * depth + b"1" + b"}" * depth
+
+
+def test_finding_a_key_that_is_given_twice_is_linear() -> None:
+    """However many keys there are, each is looked at a fixed number of times."""
+
+    def work(size: int) -> int:
+        names = [Text(f"key{number}") for number in range(size)]
+        pairs = [(name, 1) for name in (*names, Text(f"key{size - 1}"))]
+        return looks(lambda: _object(pairs))
+
+    assert is_linear(work)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: b'{"x":' + b",".join(b'{"a":1,"a":2}' for _ in range(n)) + b"}",
+        lambda n: b"{" + b",".join(b'"k%d":1' % i for i in range(n)) + b',"k0":1}',
+        lambda n: b"{" + b",".join(b'"k%d":1' % i for i in range(n)) + b"}",
+        lambda n: b'{"metadata":{"name":"x","labels":{' + b'"":1,' * n + b'"a":1}}}',
+        lambda n: b'{"metadata":{"name":"x"},"spec":{"allow":{"logins":[' + b"1," * n + b"1]}}}",
+        lambda n: b'{"metadata":{"name":"x"},"spec":{"allow":{"rules":[' + b"{}," * n + b"{}]}}}",
+        lambda n: b'{"metadata":{"name":"' + b"a" * n + b'"}}',
+        lambda n: b'{"metadata":{"name":"a","revision":' + b"9" * n + b"}}",
+        lambda n: b'{"metadata":{"name":"a","revision":1.' + b"9" * n + b"}}",
+        lambda n: b'{"metadata":{"name":"a","expires":"' + b"2" * n + b'"}}',
+        lambda n: b'{"metadata":{"name":"a","description":"' + b"\\ud83d" * n + b'"}}',
+        lambda n: b'{"metadata":{"name":"a","description":"' + b'\\"' * n,
+        lambda n: b"[" * n,
+        lambda n: b'{"a":' * n,
+    ],
+)
+def test_reading_costs_the_same_for_each_byte(make: Callable[[int], bytes]) -> None:
+    """Twice as many bytes of any nonsense are at most twice the work, also to say what is wrong."""
+    assert is_linear(lambda n: calls(lambda: decode(Role, make(n))))
+
+
+def test_a_report_of_mistakes_ends() -> None:
+    """Ten thousand mistakes are a few lines, of bounded length, that say there are more."""
+    many = {f"key{number}{'x' * 5000}": 1 for number in range(10_000)}
+    with pytest.raises(InvalidInput) as caught:
+        from_json(Role, {"metadata": {"name": "x"}, **many})
+    lines = str(caught.value).splitlines()
+    assert len(lines) == PROBLEMS_LIMIT + 1
+    assert "more mistakes" in lines[-1]
+    with pytest.raises(InvalidInput) as caught:
+        from_json(User, {"metadata": {"name": "!" * 100_000}})
+    assert len(str(caught.value)) < 2 * PROBLEM_LENGTH
+
+
+def test_nesting_is_bounded_by_a_number() -> None:
+    """What lies deeper than any value of ours is refused, before it is read; brackets in texts
+    are not nesting.
+    """
+    assert read_json(_nested(DEPTH_LIMIT))
+    with pytest.raises(InvalidInput, match="deep in each other"):
+        read_json(_nested(DEPTH_LIMIT + 1))
+    text = "[" * 10_000 + '\\"{'
+    assert read_json(json.dumps([text]).encode()) == [text]
+
+
+@pytest.mark.parametrize(
+    "text", ["9" * 100_000 + "d", "9" * 100_000, "2026-11-24T12:00:00Z" + " " * 100_000]
+)
+def test_long_numbers_in_texts_are_not_calculated(text: str) -> None:
+    """A time or length of time that is longer than any that means something is refused unread."""
+    for read in (parse_duration, parse_time):
+        with pytest.raises(ValueError, match=r"is not a|length of time") as caught:
+            read(text)
+        assert len(str(caught.value)) < 200
