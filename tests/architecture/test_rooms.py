@@ -21,6 +21,7 @@ RANKS = {
     "wire": 2,
     "rbac": 2,
     "tape": 2,
+    "admission": 2,
     "certs": 3,
     "loop": 4,
     "capacity": 4,
@@ -44,7 +45,9 @@ RANKS = {
     "cli": 11,
 }
 
-CORES = {"errors", "text", "_version", "model", "wire", "rbac", "tape", "certs"}
+CORES = {
+    "errors", "text", "_version", "model", "wire", "rbac", "tape", "admission", "certs"
+}  # fmt: skip
 
 #: What would give a core a reactor, a clock, randomness or a log of its own.
 IMPURE_MODULES = {

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import frozen
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -99,8 +100,26 @@ class Handler:
         self.receivers: list[Callable[[Any], None]] = []
         self.followed: list[Deferred[None]] = []
         self.cancelled: list[str] = []
+        self.checked: list[str] = []
+        #: What everybody is refused with; and where checks wait for the test.
+        self.denies: AccessDenied | None = None
+        self.slow_checks: list[Deferred[None]] | None = None
 
-    async def handle(self, operation: Operation[Any, Any], request: Any, caller: Caller) -> Any:
+    async def check(self, operation: Operation[Any, Any], caller: Caller) -> None:
+        self.checked.append(operation.name)
+        if self.denies is not None:
+            raise self.denies
+        if self.slow_checks is not None:
+            waiting: Deferred[None] = Deferred()
+            self.slow_checks.append(waiting)
+            await waiting
+
+    async def perform(
+        self, operation: Operation[Any, Any], read: Callable[[], Any], caller: Caller
+    ) -> Any:
+        if self.denies is not None:
+            raise self.denies
+        request = read()
         self.calls.append((operation.name, request, caller))
         match operation.name:
             case "health":
@@ -160,11 +179,12 @@ class Wires:
         self.clock = clock
         self.pumps: list[iosim.IOPump] = []
 
-    def join(self, server: Protocol, client: Protocol) -> None:
+    def join(self, server: Protocol, client: Protocol, host: str = "") -> None:
+        peer = IPv4Address("TCP", host, 1234) if host else None
         self.pumps.append(
             iosim.connect(
                 server,
-                iosim.FakeTransport(server, isServer=True),
+                iosim.FakeTransport(server, isServer=True, peerAddress=peer),
                 client,
                 iosim.FakeTransport(client, isServer=False),
             )
@@ -238,22 +258,23 @@ class World:
             ),
         )
 
-    def attach(self, client: Protocol) -> None:
+    def attach(self, client: Protocol, address: str = "") -> None:
         server: Any = self.server.factory.buildProtocol(None)  # type: ignore[arg-type]
         if server is not None:
-            self.wires.join(server, client)
+            self.wires.join(server, client, address)
 
     def raw(
         self,
         identity: TlsIdentity | None = None,
         trust: str | None = None,
         server_name: str = SERVER_NAME,
+        address: str = "",
     ) -> RawClient:
-        """Open a connection and shake hands."""
+        """Open a connection, from ``address``, and shake hands."""
         client = RawClient()
         tls = ClientTls(server_name, lambda: identity, lambda: [trust or self.host_ca.certificate])
         factory: Any = TLSMemoryBIOFactory(tls, True, _Single(client), clock=self.clock)
-        self.attach(factory.buildProtocol(None))
+        self.attach(factory.buildProtocol(None), address)
         self.wires.flush()
         return client
 

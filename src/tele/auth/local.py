@@ -4,7 +4,8 @@ Laws of this file:
 
 * Every call passes the gate first, wherever it comes from; the API's server in front of it
   is not relied upon.
-* Every denial is an audit event.
+* A request is decoded after its sender has passed the gate.
+* Every denial is an audit event, once.
 * A stream ends when its reader may not read it any more.
 """
 
@@ -106,13 +107,27 @@ class LocalAuthority:
         self._methods = {name: _method(desks, name) for name in OPERATIONS}
 
     # -- what the API's server calls --------------------------------------------------
+    async def check(self, operation: Operation[Any, Any], caller: Caller) -> None:
+        """Pass the gate alone, before a large request is let in; raises a :class:`TeleError`."""
+        try:
+            await self._gate.check(operation, caller)
+        except (AccessDenied, NotLoggedIn) as error:
+            await self.denied(operation, caller, error)
+            raise
+
     async def handle(self, operation: Operation[Any, Any], request: Any, caller: Caller) -> Any:
         """Perform an operation for ``caller``; raises a :class:`TeleError`."""
+        return await self.perform(operation, lambda: request, caller)
+
+    async def perform(
+        self, operation: Operation[Any, Any], read: Callable[[], Any], caller: Caller
+    ) -> Any:
+        """The same for a request that ``read()`` decodes once the caller has passed the gate."""
         if operation.streams:
             raise InvalidInput(f"{operation.name} is a stream: follow it")
         try:
             await self._gate.check(operation, caller)
-            performed: Awaitable[Any] = self._methods[operation.name](request, caller)
+            performed: Awaitable[Any] = self._methods[operation.name](read(), caller)
             return await performed
         except (AccessDenied, NotLoggedIn) as error:
             if operation is not LOGIN:  # which says more about it itself

@@ -4,18 +4,19 @@ Twisted's HTTP channel, with bounds on everything that a peer can make long.
 
 Laws of this file:
 
-* A request is refused as soon as its head is known: no body is read that would not
-  be used, and none is longer than its operation allows.
+* A request is refused as soon as its head is known, and so is its caller: no body is read
+  that would not be used, and none is longer than its operation allows.
 * Time is bounded as a whole, not by "some byte came": a handshake, a head and a body
   each have a deadline that dripping does not move.
-* Bodies stay in memory; their number and size are bounded, so no temporary files.
+* Bodies stay in memory; their number and size are bounded, so no temporary files. So is what
+  a peer sends before it has the answer to what it sent before.
+* Of strangers' places one address cannot take the part of others.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
-from collections import OrderedDict
 from collections.abc import Callable
 from datetime import timedelta
 from io import BytesIO
@@ -31,20 +32,32 @@ from twisted.web.http import HTTPChannel, Request
 from twisted.web.iweb import INonQueuedRequestFactory
 from zope.interface import provider
 
+from tele.admission.shares import Shares, source_network
 from tele.https.callers import Peer
 from tele.loop import make_logger
 from tele.model.identity import Identity
 
 _log: Final = make_logger(__name__)
 
+#: What can arrive of a peer that is not read from any more: what was decrypted with the rest.
+IN_FLIGHT: Final = 256 * 1024
+UNBOUNDED: Final = 1 << 62
+
 
 @frozen
 class Limits:
     """Bounds of the server. A stranger is a connection without a client certificate.
 
-    ``backlog`` is how many bytes a stream may be ahead of its reader; ``silence``
-    how long a peer may leave what was sent to it unacknowledged, ``last_answers`` how
-    long answers are waited for when the server closes.
+    ``backlog`` is how many bytes a stream may be ahead of its reader, ``backlogs`` the same for
+    all streams together; ``silence`` how long a peer may leave what was sent to it
+    unacknowledged, ``last_answers`` how long answers are waited for when the server closes, and
+    how long a peer has to leave that was told to.
+
+    What ends in ``per_caller`` is one person's or one machine's share: connections, streams
+    (with more, the oldest ends), bytes of bodies, and bytes of answers that were not read yet.
+    ``units_burst`` and ``units_per_second`` are what they may ask for
+    (:attr:`tele.model.api.operation.Operation.cost`); of strangers, all from one network have
+    ``stranger_units_burst`` and ``stranger_units_per_second``.
     """
 
     handshake: timedelta = timedelta(seconds=15)
@@ -58,6 +71,17 @@ class Limits:
     connections: int = 65536
     strangers: int = 512
     backlog: int = 8 * 1024 * 1024
+    backlogs: int = 512 * 1024 * 1024
+    ahead: int = 16 * 1024
+    connections_per_caller: int = 256
+    streams_per_caller: int = 16
+    bodies: int = 512 * 1024 * 1024
+    bodies_per_caller: int = 32 * 1024 * 1024
+    answers_per_caller: int = 32 * 1024 * 1024
+    units_burst: int = 2000
+    units_per_second: int = 200
+    stranger_units_burst: int = 500
+    stranger_units_per_second: int = 50
 
 
 @provider(INonQueuedRequestFactory)
@@ -101,6 +125,14 @@ class ApiChannel(HTTPChannel):
         #: Who is at the other end of a local socket, as the kernel says.
         self.local_identity: Identity | None = None
         self._peer: Peer | None = None
+        self._checking = False
+        self._ahead = 0
+        self._unread = 0
+        #: As whom this connection is counted among those of its person or machine.
+        self.belongs_to = ""
+        #: The network that it comes from.
+        self.source = ""
+        self._lost = False
 
     def callLater(self, delay: float, call: Callable[[], None]) -> IDelayedCall:
         """What Twisted's timeouts run on."""
@@ -109,6 +141,7 @@ class ApiChannel(HTTPChannel):
     def connectionMade(self) -> None:
         """Start the clock of the handshake."""
         _notice_dead_peers(self.transport, self.api.limits.silence)
+        self.source = source_network(getattr(self.transport.getPeer(), "host", "") or "")
         self.api.opened(self)
         super().connectionMade()
 
@@ -116,12 +149,32 @@ class ApiChannel(HTTPChannel):
         """Take decrypted bytes."""
         if self._refused:
             return
+        if self._checking:
+            # It is not read from: this is what was on its way, or it does not keep to TCP.
+            if len(self._buffer) + len(data) > IN_FLIGHT:
+                self.transport.abortConnection()
+            else:
+                self._buffer += data
+            return
         if not self._handlingRequest and self._deadline is None:
             self.timeOut = int(self.api.limits.idle.total_seconds())
             if self.local_identity is not None or self.peer is not None:
                 self.api.recognised(self)
             self._within(self.api.limits.head)
         super().dataReceived(data)
+
+    def rawDataReceived(self, data: bytes) -> None:
+        """Take bytes of a body; while an answer is made, so many of what follows, and no more."""
+        if not self._handlingRequest:
+            super().rawDataReceived(data)
+            return
+        # Twisted would count all it has at each byte, and not stop a peer that reads nothing.
+        self._ahead += len(data)
+        self._dataBuffer.append(data)
+        if self._ahead > self.api.limits.ahead + IN_FLIGHT:
+            self.transport.abortConnection()
+        elif self._ahead > self.api.limits.ahead:
+            self._networkProducer.pauseProducing()
 
     @property
     def peer(self) -> Peer | None:
@@ -156,25 +209,80 @@ class ApiChannel(HTTPChannel):
         self.transport.abortConnection()
 
     def lineReceived(self, line: bytes) -> None:
-        """Take a line of the head; nothing is looked at after one that was refused."""
+        """Take a line of the head; nothing is looked at after one that was refused.
+
+        Lines that go on (RFC 9112, section 5.2, lets a server refuse them) count as headers
+        nowhere.
+        """
         if not self._refused:
-            super().lineReceived(line)
+            if line[:1] in (b" ", b"\t"):
+                self._respondToBadRequestAndDisconnect()
+            else:
+                super().lineReceived(line)
 
     def allHeadersReceived(self) -> None:
         """Refuse now what would be refused later, before its body comes."""
         request = self.requests[-1]
         time = self.api.on_head(request, self._command, self._path, self.length)
-        if time is None:
-            # The answer is in ``found``. The body, if any, is not waited for.
-            request.requestHeaders.removeHeader(b"expect")
-            super().allHeadersReceived()
-            if self.length != 0:
-                request.responseHeaders.setRawHeaders(b"connection", [b"close"])
-                self.persistent = False
-                self.length = 0
+        if time is not None:
+            self._within(time)
+        if time is None or self.length == 0:
+            self._decided(time is not None)
             return
-        self._within(time)
+        self._checking = True
+        self.api.on_body(request).addCallback(self._checked)
+        if self._checking:  # it is not decided yet
+            self.paused = True
+            self._networkProducer.pauseProducing()
+
+    def _checked(self, allowed: bool) -> None:
+        self._checking = False
+        if not self.paused:
+            self._decided(allowed)
+            return
+        self.paused = False
+        if self._lost:
+            return
+        self._decided(allowed)
+        if not self._waitingForTransport:
+            self._networkProducer.resumeProducing()
+        if allowed:
+            self.dataReceived(b"")
+        else:
+            self.allContentReceived()
+
+    def _decided(self, allowed: bool) -> None:
+        """Go on with a request: with its body, or with the answer in ``found`` without it."""
+        request = self.requests[-1]
+        if allowed:
+            super().allHeadersReceived()
+            return
+        request.requestHeaders.removeHeader(b"expect")
         super().allHeadersReceived()
+        if self.length != 0:
+            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+            self.persistent = False
+            self.length = 0
+            self._buffer = b""
+
+    def resumeProducing(self) -> None:
+        """The peer read what was sent to it."""
+        self._read()
+        if self._checking:
+            self._waitingForTransport = False
+        else:
+            super().resumeProducing()
+
+    def answered(self, size: int) -> None:
+        """An answer of ``size`` bytes was given to the transport: it counts until it is read."""
+        if self._waitingForTransport and self.belongs_to:
+            self._unread += size
+            self.api.unread.take(self.belongs_to, size)
+
+    def _read(self) -> None:
+        if self._unread:
+            unread, self._unread = self._unread, 0
+            self.api.unread.give_back(self.belongs_to, unread)
 
     def allContentReceived(self) -> None:
         """The request is complete; how long its answer takes is not the peer's fault."""
@@ -183,8 +291,12 @@ class ApiChannel(HTTPChannel):
 
     def requestDone(self, request: Request) -> None:
         """Go on with the next request, whose time starts if it is here already."""
+        self._ahead = 0
         super().requestDone(request)
-        if self.requests and not self._handlingRequest and self._deadline is None:
+        if not self.persistent:
+            self._refused = True  # what it still sends is not looked at
+            self._within(self.api.limits.last_answers)
+        elif self.requests and not self._handlingRequest and self._deadline is None:
             self._within(self.api.limits.head)
 
     def _respondToBadRequestAndDisconnect(self) -> None:
@@ -196,7 +308,9 @@ class ApiChannel(HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget it."""
+        self._lost = True
         self._stop_deadline()
+        self._read()
         self.api.closed(self)
         super().connectionLost(reason)
 
@@ -271,9 +385,13 @@ class ApiFactory(ServerFactory):
     None when the request is refused (it put the answer into ``request.found``);
     ``length`` is None for a chunked body. ``on_request(request)`` answers.
 
+    Between the two, if a body is announced, ``on_body(request)`` says whether it may come; the
+    Deferred never fails.
+
     Over the limit of all connections, new ones are dropped. Strangers have a smaller
-    limit of their own, over which the oldest of them is dropped: so they can neither
-    keep members out nor, by sitting, each other.
+    limit of their own, over which the oldest of those is dropped that come from the network with
+    the most of them: so they can neither keep members out nor, by sitting or by coming in
+    thousands, each other.
     """
 
     noisy = False
@@ -283,15 +401,21 @@ class ApiFactory(ServerFactory):
         clock: IReactorTime,
         limits: Limits,
         on_head: Callable[[ApiRequest, bytes, bytes, int | None], timedelta | None],
+        on_body: Callable[[ApiRequest], Deferred[bool]],
         on_request: Callable[[ApiRequest], None],
     ) -> None:
         self.clock = clock
         self.limits = limits
         self.on_head = on_head
+        self.on_body = on_body
         self.on_request = on_request
         self._all: set[ApiChannel] = set()
         self._empty: Deferred[None] | None = None
-        self._strangers: OrderedDict[ApiChannel, None] = OrderedDict()
+        self._strangers: dict[str, dict[ApiChannel, None]] = {}
+        self._strangers_count = 0
+        self._members = Shares(limits.connections_per_caller, limits.connections)
+        #: What was answered and is not read yet, by caller.
+        self.unread = Shares(UNBOUNDED, UNBOUNDED)
 
     @property
     def full(self) -> bool:
@@ -307,19 +431,36 @@ class ApiFactory(ServerFactory):
     def opened(self, channel: ApiChannel) -> None:
         """A connection starts, as a stranger's."""
         self._all.add(channel)
-        self._strangers[channel] = None
-        if len(self._strangers) > self.limits.strangers:
-            oldest, _ = self._strangers.popitem(last=False)
+        self._strangers.setdefault(channel.source, {})[channel] = None
+        self._strangers_count += 1
+        if self._strangers_count > self.limits.strangers:
+            most = max(self._strangers.values(), key=len)
+            oldest = next(iter(most))
+            self.recognised(oldest)
             oldest.transport.abortConnection()
 
     def recognised(self, channel: ApiChannel) -> None:
-        """It showed a client certificate."""
-        self._strangers.pop(channel, None)
+        """It showed a client certificate, or goes: it is no stranger's any more."""
+        of_source = self._strangers.get(channel.source, {})
+        if channel in of_source:
+            del of_source[channel]
+            self._strangers_count -= 1
+            if not of_source:
+                del self._strangers[channel.source]
+
+    def belongs(self, channel: ApiChannel, caller: str) -> bool:
+        """It is a connection of ``caller``. False: they have too many already."""
+        if not channel.belongs_to and self._members.take(caller):
+            channel.belongs_to = caller
+        return bool(channel.belongs_to)
 
     def closed(self, channel: ApiChannel) -> None:
         """A connection ended."""
         self._all.discard(channel)
-        self._strangers.pop(channel, None)
+        self.recognised(channel)
+        if channel.belongs_to:
+            self._members.give_back(channel.belongs_to)
+            channel.belongs_to = ""
         if self._empty is not None and not self._all:
             empty, self._empty = self._empty, None
             empty.callback(None)

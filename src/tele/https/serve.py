@@ -3,8 +3,11 @@
 Laws of this file:
 
 * The table decides: what is not a row of it does not exist.
-* Who calls is settled before the body is read; what a row's rules say beyond the
-  kind of caller is for the handler.
+* Who calls is settled before the body is read, and all that the handler checks of them
+  before a body is decoded; before one of more than :data:`UNCHECKED_BODY` bytes is let in.
+* Each person, each machine and each network of strangers has a share of connections, streams,
+  bodies, answers and work (:class:`tele.https.channel.Limits`). Who is over it is told to try
+  again, before anything is looked at; members that ask too fast wait a few seconds first.
 * An error of ours is answered with its kind; any other is logged under a number that
   the answer names, and tells the peer nothing.
 """
@@ -22,6 +25,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReact
 from twisted.python.failure import Failure
 from zope.interface import Interface
 
+from tele.admission.shares import Rates, Shares
 from tele.errors import InvalidInput, NotFound, NotLoggedIn, TeleError, Unavailable, quoted
 from tele.https.answers import encode_error, status_of
 from tele.https.callers import admit
@@ -37,19 +41,40 @@ from tele.model.api.operation import Anyone, Operation
 from tele.model.api.table import OPERATIONS
 from tele.model.authority import TrustedAuthority
 from tele.model.codec import encode
-from tele.model.identity import Caller, Identity
+from tele.model.identity import Caller, Identity, UserIdentity
 
 _log: Final = make_logger(__name__)
+
+#: A body that is longer is let in only after the handler has checked its sender.
+UNCHECKED_BODY: Final = 16 * 1024
+
+#: How many seconds a member's request waits for its share of work, before it is refused.
+LONGEST_WAIT: Final = 5.0
 
 #: The published description of all operations; open to anyone.
 DESCRIPTION_PATH: Final = "/v1/openapi.json"
 
 
-class IHandler(Interface):
-    """Performs operations for callers. Who may call at all was checked."""
+#: The description, and what does not exist, cost a caller this much.
+_PAGE_COST: Final = 1
 
-    def handle(operation: Operation[Any, Any], request: Any, caller: Caller) -> Awaitable[Any]:
-        """Return the response; raises a :class:`tele.errors.TeleError`."""
+
+class IHandler(Interface):
+    """Performs operations for callers. The kind of caller was checked."""
+
+    def check(operation: Operation[Any, Any], caller: Caller) -> Awaitable[None]:
+        """Return if ``caller`` may perform the operation now; raises a
+        :class:`tele.errors.TeleError` if not, and keeps a record of that.
+        """
+
+    def perform(
+        operation: Operation[Any, Any], read: Callable[[], Any], caller: Caller
+    ) -> Awaitable[Any]:
+        """Return the response; raises a :class:`tele.errors.TeleError`.
+
+        ``read()`` decodes the request, and raises :class:`tele.errors.InvalidInput` when it is
+        none; it is called after everything about the caller was checked as by :meth:`check`.
+        """
 
     def follow(
         operation: Operation[Any, Any],
@@ -67,15 +92,17 @@ class _Refused:
     error: TeleError
     status: int
     allowed: tuple[str, ...] = ()
+    close: bool = False
 
 
 @frozen
 class _Admitted:
-    """Perform this."""
+    """Perform this, after ``wait`` seconds."""
 
     route: Route
     caller: Caller
     query: bytes
+    wait: float
 
 
 @frozen
@@ -112,8 +139,13 @@ class ApiServer:
         self._limits = limits
         self._on_refused = on_refused
         self._lines = Lines()
+        self._backlogs = Shares(limits.backlog, limits.backlogs)
+        self._bodies = Shares(limits.bodies_per_caller, limits.bodies)
+        self._streams: dict[str, dict[Stream, None]] = {}
+        self._units = Rates(limits.units_burst, limits.units_per_second)
+        self._stranger_units = Rates(limits.stranger_units_burst, limits.stranger_units_per_second)
         self._ticker = Ticker(reactor, limits.keepalive.total_seconds())
-        self._api = ApiFactory(reactor, limits, self._on_head, self._on_request)
+        self._api = ApiFactory(reactor, limits, self._on_head, self._on_body, self._on_request)
         self._tls = ServerTls(
             identity, lambda: [pem for a in authorities() for pem in a.tls_certificates]
         )
@@ -160,13 +192,21 @@ class ApiServer:
         self, request: ApiRequest, method: bytes, target: bytes, length: int | None
     ) -> _Refused | _Admitted | _Document:
         path, _, query = target.partition(b"?")
+        caller, problem = self._caller(request)
         try:
             text = path.decode("ascii")
-            if text == DESCRIPTION_PATH and method == b"GET":
-                return _Document(self._description)
-            route = self._routes.find(method.decode("ascii"), text)
+            described = text == DESCRIPTION_PATH and method == b"GET"
+            route = NoRoute() if described else self._routes.find(method.decode("ascii"), text)
         except (UnicodeDecodeError, InvalidInput):
+            route = None
+        cost = route.operation.cost if isinstance(route, Route) else _PAGE_COST
+        wait = self._over_share(request, caller, cost)
+        if isinstance(wait, _Refused):
+            return wait
+        if route is None:
             return _Refused(InvalidInput("the path cannot be read"), 400)
+        if described:
+            return _Document(self._description)
         if isinstance(route, NoRoute):
             return _not_found(method, text, route)
         operation = route.operation
@@ -176,29 +216,77 @@ class ApiServer:
             return _Refused(
                 InvalidInput(f"{operation.name}: a body may have {operation.limit} bytes"), 413
             )
-        return self._admitted(request, route, query)
+        if problem is not None and not any(isinstance(who, Anyone) for who in operation.who):
+            return self._refused(route, caller, problem)
+        try:
+            admit(operation, caller)
+        except TeleError as error:
+            return self._refused(route, caller, error)
+        if not self._hold_body(request, caller, length):
+            return _busy("more is being sent to auth than it can hold")
+        return _Admitted(route, caller, query, wait)
 
-    def _admitted(self, request: ApiRequest, route: Route, query: bytes) -> _Refused | _Admitted:
+    def _caller(self, request: ApiRequest) -> tuple[Caller, NotLoggedIn | None]:
+        """Who calls; with a certificate that is worth nothing, a stranger, and why."""
         stranger = Caller(None, _address(request))
-        caller = evolve(stranger, identity=request.channel.local_identity)
+        local = request.channel.local_identity
+        if local is not None:
+            return evolve(stranger, identity=local), None
         try:
             if (peer := request.channel.peer) is not None:
                 identity = peer.identify(self._authorities(), now(self._reactor))
-                caller = evolve(stranger, identity=identity)
+                return evolve(stranger, identity=identity), None
         except NotLoggedIn as error:
             # Whoever needs a new certificate asks with the old one, or none.
-            if not any(isinstance(who, Anyone) for who in route.operation.who):
-                return self._refused(route, stranger, error)
-        try:
-            admit(route.operation, caller)
-        except TeleError as error:
-            return self._refused(route, caller, error)
-        return _Admitted(route, caller, query)
+            return stranger, error
+        return stranger, None
+
+    def _over_share(self, request: ApiRequest, caller: Caller, cost: int) -> _Refused | float:
+        """Count the request; returns how long it has to wait, or the refusal."""
+        channel, moment = request.channel, self._reactor.seconds()
+        if channel.local_identity is not None:
+            return 0.0  # the owner of auth's machine
+        if caller.identity is None:
+            if self._stranger_units.take(channel.source, moment, cost):
+                return 0.0
+            return _busy("too many requests come from your network")
+        key = counted_as(caller.identity)
+        if not self._api.belongs(channel, key):
+            most = self._limits.connections_per_caller
+            return _busy(f"{key} has {most} connections to auth already", close=True)
+        if self._api.unread.of(key) > self._limits.answers_per_caller:
+            return _busy(f"{key} does not read the answers that it asked for")
+        wait = self._units.wait(key, moment, cost, LONGEST_WAIT)
+        return _busy(f"{key} sends too many requests") if wait is None else wait
+
+    def _hold_body(self, request: ApiRequest, caller: Caller, length: int) -> bool:
+        if length:
+            source = f"network {request.channel.source}"
+            key = source if caller.identity is None else counted_as(caller.identity)
+            if not self._bodies.take(key, length):
+                return False
+            request.notifyFinish().addBoth(lambda _: self._bodies.give_back(key, length))
+        return True
 
     def _refused(self, route: Route, caller: Caller, error: TeleError) -> _Refused:
         if self._on_refused is not None:
             self._on_refused(route.operation, caller, error)
         return _Refused(error, status_of(error))
+
+    def _on_body(self, request: ApiRequest) -> Deferred[bool]:
+        return Deferred.fromCoroutine(self._may_send(request, request.found))
+
+    async def _may_send(self, request: ApiRequest, found: _Admitted) -> bool:
+        operation = found.route.operation
+        if (request.channel.length or 0) <= UNCHECKED_BODY:
+            return True  # the handler checks before it decodes
+        try:
+            await self._handler.check(operation, found.caller)
+        except Exception as error:
+            told = error if isinstance(error, TeleError) else _incident(operation, Failure())
+            request.found = _Refused(told, status_of(told))
+            return False
+        return True
 
     # -- the answer -------------------------------------------------------------------
     def _on_request(self, request: ApiRequest) -> None:
@@ -208,32 +296,44 @@ class ApiServer:
         if isinstance(found, _Document):
             _respond(request, 200, found.body, JSON)
         elif isinstance(found, _Refused):
+            if found.close:
+                request.setHeader(b"connection", b"close")
+                request.channel.persistent = False
             if found.allowed:
                 request.setHeader(b"allow", ", ".join(found.allowed).encode("ascii"))
             _respond(request, found.status, encode_error(found.error), JSON)
+        elif found.wait:
+            timer = self._reactor.callLater(found.wait, self._perform, request, found)
+            request.notifyFinish().addBoth(lambda _: timer.active() and timer.cancel())
         else:
             self._perform(request, found)
 
     def _perform(self, request: ApiRequest, found: _Admitted) -> None:
-        operation = found.route.operation
-        try:
-            value = decode_request(operation, found.route.path, found.query, request.content.read())
-        except InvalidInput as error:
-            _respond(request, 400, encode_error(error), JSON)
-            return
+        operation, path, query = found.route.operation, found.route.path, found.query
         if operation.streams:
+            try:
+                value = decode_request(operation, path, query, b"")
+            except InvalidInput as error:
+                _respond(request, 400, encode_error(error), JSON)
+                return
             self._stream(request, found, value)
             return
+        body = request.content.read()
         answer = _Answer(request, operation, self._reactor)
+        caller = evolve(found.caller, present=answer.awaited)
+
+        def read() -> Any:
+            return decode_request(operation, path, query, body)
+
         # Not cancelled when the time is over or the peer is gone: a handler that is
         # stopped between two steps would leave half of its work.
-        done = Deferred.fromCoroutine(self._handled(operation, value, found.caller))
+        done = Deferred.fromCoroutine(self._performed(operation, read, caller))
         done.addCallbacks(answer.succeeded, answer.failed)
 
-    async def _handled(
-        self, operation: Operation[Any, Any], value: Any, caller: Caller
+    async def _performed(
+        self, operation: Operation[Any, Any], read: Callable[[], Any], caller: Caller
     ) -> tuple[bytes, str]:
-        response = await self._handler.handle(operation, value, caller)
+        response = await self._handler.perform(operation, read, caller)
         return encode_response(operation, response)
 
     def _stream(self, request: ApiRequest, found: _Admitted, value: Any) -> None:
@@ -242,11 +342,13 @@ class ApiServer:
             request,
             self._reactor,
             self._ticker,
-            self._limits.backlog,
+            self._backlogs,
             self._lines,
             identity.expires if identity is not None else None,
             lambda error: _respond(request, status_of(error), encode_error(error), JSON),
         )
+        if identity is not None and request.channel.local_identity is None:
+            self._count_stream(request, counted_as(identity), stream)
         stream.connect(
             maybeDeferred(
                 self._handler.follow,
@@ -256,6 +358,25 @@ class ApiServer:
                 stream.send,
             )
         )
+
+    def _count_stream(self, request: ApiRequest, key: str, stream: Stream) -> None:
+        """Count a stream among its reader's; of too many, the oldest ends.
+
+        After a network failed, the oldest are those that nobody reads any more.
+        """
+        streams = self._streams.setdefault(key, {})
+        streams[stream] = None
+
+        def ended(_: object) -> None:
+            streams.pop(stream, None)
+            if not streams and self._streams.get(key) is streams:
+                del self._streams[key]
+
+        request.notifyFinish().addBoth(ended)
+        if len(streams) > self._limits.streams_per_caller:
+            oldest = next(iter(streams))
+            del streams[oldest]
+            oldest.end(Unavailable(f"{key} opened too many streams: this is its oldest"))
 
 
 class _Answer:
@@ -268,6 +389,10 @@ class _Answer:
         self._operation = operation
         self._timer = clock.callLater(operation.timeout.total_seconds(), self._too_late)
         request.notifyFinish().addBoth(self._gone)
+
+    def awaited(self) -> bool:
+        """Whether somebody still waits for the answer."""
+        return self._request is not None
 
     def _gone(self, _: object) -> None:
         # Answered, or there is nobody left to answer.
@@ -289,20 +414,34 @@ class _Answer:
         if isinstance(error, TeleError):
             self._send(status_of(error), encode_error(error))
             return
-        incident = uuid4().hex[:12]
-        _log.failure(
-            "{name} failed, incident {incident}",
-            failure=failure,
-            name=self._operation.name,
-            incident=incident,
-        )
-        self._send(
-            500, encode_error(TeleError(f"auth failed inside; its log has incident {incident}"))
-        )
+        self._send(500, encode_error(_incident(self._operation, failure)))
 
     def _too_late(self) -> None:
         _log.warn("{name} takes too long", name=self._operation.name)
         self._send(503, encode_error(Unavailable("auth takes too long to answer; try again")))
+
+
+def _incident(operation: Operation[Any, Any], failure: Failure) -> TeleError:
+    """Log a mistake of ours; returns what the caller is told of it."""
+    incident = uuid4().hex[:12]
+    _log.failure(
+        "{name} failed, incident {incident}",
+        failure=failure,
+        name=operation.name,
+        incident=incident,
+    )
+    return TeleError(f"auth failed inside; its log has incident {incident}")
+
+
+def _busy(why: str, *, close: bool = False) -> _Refused:
+    return _Refused(Unavailable(f"{why}; try again in a moment"), 503, close=close)
+
+
+def counted_as(identity: Identity) -> str:
+    """Return whose share somebody's connections, requests and streams count in."""
+    if isinstance(identity, UserIdentity):
+        return f"user {identity.user}"
+    return f"{identity.role.value} {identity.host_id}"
 
 
 def _respond(request: ApiRequest, status: int, body: bytes, content_type: str) -> None:
@@ -310,6 +449,7 @@ def _respond(request: ApiRequest, status: int, body: bytes, content_type: str) -
     request.setHeader(b"content-type", content_type.encode("ascii"))
     request.setHeader(b"content-length", b"%d" % len(body))
     request.write(body)
+    request.channel.answered(len(body))
     request.finish()
 
 

@@ -3,7 +3,8 @@
 Laws of this file:
 
 * A line is one JSON value; an empty line says "I live" every 15 seconds.
-* A reader that falls behind by more than the bound is cut off, never waited for.
+* A reader that falls behind by more than the bound is cut off, never waited for; so is one
+  that is behind when all readers together are behind by more than theirs.
 * A stream ends no later than the certificate of the one who reads it.
 * What many readers are told is made into a line once.
 * The head of the answer waits for the first value for a moment: an operation that
@@ -21,6 +22,7 @@ from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tele.admission.shares import Shares
 from tele.errors import NotLoggedIn, TeleError
 from tele.https.answers import encode_error
 from tele.https.channel import ApiRequest
@@ -61,7 +63,7 @@ class Stream:
         request: ApiRequest,
         clock: IReactorTime,
         ticker: Ticker,
-        backlog: int,
+        backlogs: Shares,
         lines: Lines,
         expires: datetime | None,
         refuse: Callable[[TeleError], None],
@@ -69,7 +71,8 @@ class Stream:
         self._request = request
         request.streaming = True
         self._clock = clock
-        self._backlog = backlog
+        self._backlogs = backlogs
+        self._name = f"{id(self):x}"
         self._lines = lines
         self._expires = expires
         self._refuse = refuse
@@ -101,17 +104,27 @@ class Stream:
     def resumeProducing(self) -> None:
         """The reader caught up."""
         self._paused = False
-        self._ahead = 0
+        self._caught_up()
 
     def stopProducing(self) -> None:
         """The connection is going down; ``notifyFinish`` tells us too."""
 
+    def end(self, error: TeleError) -> None:
+        """End it; its reader is told why."""
+        self._end(error)
+
     # -- inside -----------------------------------------------------------------------
+    def _caught_up(self) -> None:
+        if self._ahead:
+            self._backlogs.give_back(self._name, self._ahead)
+            self._ahead = 0
+
     def _write(self, line: bytes) -> None:
         self._start()
         if self._paused:
-            self._ahead += len(line)
-            if self._ahead > self._backlog:
+            if self._backlogs.take(self._name, len(line)):
+                self._ahead += len(line)
+            else:
                 _log.warn(
                     "{peer!r} is too slow for its stream; it is cut off",
                     peer=self._request.client,
@@ -163,6 +176,7 @@ class Stream:
 
     def _stop(self) -> None:
         self._open = False
+        self._caught_up()
         if self._head.active():
             self._head.cancel()
         self._tick.cancel()

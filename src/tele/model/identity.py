@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Final
 
-from attrs import Factory, frozen
+from attrs import Factory, field, frozen
 
 #: When a certificate was issued that does not say it: any revocation covers it.
 UNKNOWN_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -58,9 +58,18 @@ class HostIdentity:
 Identity = UserIdentity | HostIdentity
 
 
+def _always() -> bool:
+    return True
+
+
 @frozen
 class Caller:
-    """Who makes an API call. ``identity`` is None before login and join."""
+    """Who makes an API call. ``identity`` is None before login and join.
+
+    ``present()`` is whether they still wait for the answer: work that costs much is not begun
+    for those who have left.
+    """
 
     identity: Identity | None
     remote_addr: str = ""
+    present: Callable[[], bool] = field(default=_always, eq=False, repr=False)

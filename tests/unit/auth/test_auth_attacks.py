@@ -596,3 +596,19 @@ def test_a_forced_command_gets_no_forwarding_into_its_certificate(
     certificate = parse_certificate(parse_line(world.login().ssh))
     found = {name for name in certificate.extensions if "forwarding" in name}
     assert found == ({"permit-port-forwarding"} if said else set())
+
+
+def test_a_refusal_before_the_body_is_one_event(world: World) -> None:
+    """Whoever is refused by the head of a request is in the audit once; nothing is decoded."""
+    world.add_user("alice", "access")
+    alice = world.user("alice", "access")
+
+    def read() -> Any:
+        raise AssertionError("decoded before permission")
+
+    with pytest.raises(AccessDenied):
+        result(world.auth.check(table.PUT_ROLE, alice))
+    assert len(world.events("auth.denied")) == 1
+    with pytest.raises(AccessDenied):
+        result(world.auth.perform(table.PUT_ROLE, read, alice))
+    assert len(world.events("auth.denied")) == 2

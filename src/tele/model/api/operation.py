@@ -57,7 +57,9 @@ class Operation(Generic[Req, Res]):
 
     ``who``: any one of them is enough. ``streams``: the answer is a sequence of
     ``response`` values, one JSON text a line (an empty line is a keepalive), until
-    either side ends it. ``limit`` is the largest request body in bytes.
+    either side ends it. ``limit`` is the largest request body in bytes. ``cost`` is what one
+    call takes of its caller's share of auth's work, in units of a request that reads or writes
+    one thing.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Operation(Generic[Req, Res]):
     streams: bool = False
     limit: int = 256 * 1024
     timeout: timedelta = timedelta(seconds=30)
+    cost: int = 1
 
     @property
     def path_fields(self) -> tuple[str, ...]:

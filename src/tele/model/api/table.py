@@ -38,6 +38,7 @@ JOIN = Operation(
     _ANY,
     "Become a member with a token",
     limit=16 * 1024,
+    cost=2,
 )
 REJOIN = Operation(
     "rejoin",
@@ -58,6 +59,7 @@ LOGIN = Operation(
     _ANY,
     "Get user certificates for a password",
     limit=16 * 1024,
+    cost=2,
 )
 
 # -- hosts ----------------------------------------------------------------------------
@@ -70,6 +72,7 @@ RENEW = Operation(
     _HOSTS,
     "New certificates for the calling host",
     limit=16 * 1024,
+    cost=5,
 )
 ANNOUNCE = Operation(
     "announce",
@@ -90,6 +93,7 @@ WATCH_STATE = Operation(
     _HOSTS,
     "Roles, locks, authorities and settings, at once and at each change",
     streams=True,
+    cost=10,
 )
 WATCH_HOSTS = Operation(
     "watch_hosts",
@@ -100,6 +104,7 @@ WATCH_HOSTS = Operation(
     (Hosts((HostRole.PROXY, HostRole.AUTH)),),
     "All hosts of a role, and each change",
     streams=True,
+    cost=20,
 )
 EMIT_EVENTS = Operation(
     "emit_events",
@@ -110,6 +115,7 @@ EMIT_EVENTS = Operation(
     _REPORTERS,
     "Append events to the audit",
     limit=1024 * 1024,
+    cost=5,
 )
 START_RECORDING = Operation(
     "start_recording",
@@ -119,6 +125,7 @@ START_RECORDING = Operation(
     Nothing,
     _RECORDERS,
     "A session starts",
+    cost=2,
 )
 UPDATE_RECORDING = Operation(
     "update_recording",
@@ -128,6 +135,7 @@ UPDATE_RECORDING = Operation(
     Nothing,
     _RECORDERS,
     "A session got a terminal, or ended",
+    cost=2,
 )
 PUT_CHUNK = Operation(
     "put_chunk",
@@ -139,6 +147,7 @@ PUT_CHUNK = Operation(
     "Store one chunk of a recording",
     limit=8 * 1024 * 1024,
     timeout=timedelta(minutes=2),
+    cost=4,
 )
 FINISH_RECORDING = Operation(
     "finish_recording",
@@ -149,6 +158,7 @@ FINISH_RECORDING = Operation(
     _RECORDERS,
     "Close a recording with its signed manifest",
     limit=16 * 1024 * 1024,
+    cost=20,
 )
 RECORDING_PROGRESS = Operation(
     "recording_progress",
@@ -158,6 +168,7 @@ RECORDING_PROGRESS = Operation(
     records.RecordingProgress,
     _RECORDERS,
     "Which chunks are stored already",
+    cost=4,
 )
 
 # -- people ---------------------------------------------------------------------------
@@ -170,6 +181,7 @@ LIST_HOSTS = Operation(
     members.HostList,
     (Users(), Hosts((HostRole.PROXY, HostRole.AUTH))),
     "Hosts that the caller may see",
+    cost=10,
 )
 DELETE_HOST = Operation(
     "delete_host",
@@ -188,6 +200,7 @@ LIST_USERS = Operation(
     people.UserList,
     (Permitted("user", "list"),),
     "Users",
+    cost=10,
 )
 GET_USER = Operation(
     "get_user",
@@ -206,6 +219,7 @@ ADD_USER = Operation(
     people.UserPassword,
     (Permitted("user", "create"),),
     "Create a user",
+    cost=5,
 )
 PUT_USER = Operation(
     "put_user",
@@ -224,6 +238,7 @@ RESET_USER = Operation(
     people.UserPassword,
     (Permitted("user", "update"),),
     "Give a user a new password",
+    cost=5,
 )
 DELETE_USER = Operation(
     "delete_user",
@@ -242,6 +257,7 @@ LIST_ROLES = Operation(
     people.RoleList,
     (Permitted("role", "list"),),
     "Roles",
+    cost=10,
 )
 GET_ROLE = Operation(
     "get_role",
@@ -269,6 +285,7 @@ DELETE_ROLE = Operation(
     Nothing,
     (Permitted("role", "delete"),),
     "Remove a role",
+    cost=20,
 )
 ADD_TOKEN = Operation(
     "add_token",
@@ -287,6 +304,7 @@ LIST_TOKENS = Operation(
     people.TokenList,
     (Permitted("token", "list"),),
     "Tokens, without their secrets",
+    cost=10,
 )
 DELETE_TOKEN = Operation(
     "delete_token",
@@ -296,6 +314,7 @@ DELETE_TOKEN = Operation(
     Nothing,
     (Permitted("token", "delete"),),
     "Revoke a token",
+    cost=10,
 )
 AUTHORITIES = Operation(
     "authorities",
@@ -314,6 +333,7 @@ SIGN_USER = Operation(
     people.SignedKey,
     (Permitted("authority", "update"),),
     "A user certificate for a given public key",
+    cost=5,
 )
 SIGN_HOST = Operation(
     "sign_host",
@@ -323,6 +343,7 @@ SIGN_HOST = Operation(
     people.SignedKey,
     (Permitted("authority", "update"),),
     "A host certificate for a given public key",
+    cost=5,
 )
 LIST_SESSIONS = Operation(
     "list_sessions",
@@ -332,6 +353,7 @@ LIST_SESSIONS = Operation(
     records.SessionList,
     (Permitted("session", "list"), Users()),
     "Sessions that run; without a rule, one's own",
+    cost=20,
 )
 LIST_RECORDINGS = Operation(
     "list_recordings",
@@ -341,6 +363,7 @@ LIST_RECORDINGS = Operation(
     records.RecordingList,
     (Permitted("recording", "list"), Users()),
     "Recordings, newest first; without a rule, one's own",
+    cost=10,
 )
 GET_RECORDING = Operation(
     "get_recording",
@@ -350,6 +373,7 @@ GET_RECORDING = Operation(
     records.RecordingDetails,
     (Permitted("recording", "read"), Users()),
     "One recording; without a rule, one's own",
+    cost=10,
 )
 GET_CHUNK = Operation(
     "get_chunk",
@@ -359,6 +383,7 @@ GET_CHUNK = Operation(
     records.Octets,
     (Permitted("recording", "read"), Users()),
     "One chunk; without a rule, of one's own",
+    cost=2,
 )
 DELETE_RECORDING = Operation(
     "delete_recording",
@@ -377,6 +402,7 @@ LIST_EVENTS = Operation(
     records.EventList,
     (Permitted("event", "list"),),
     "Audit events",
+    cost=50,
 )
 AUDIT_HEAD = Operation(
     "audit_head",
@@ -396,6 +422,7 @@ FOLLOW_EVENTS = Operation(
     (Permitted("event", "list"),),
     "Audit events as they happen",
     streams=True,
+    cost=10,
 )
 
 #: All operations by name.

@@ -1,0 +1,1 @@
+"""Who may use how much: shares, rates and turns of sources, people and machines."""

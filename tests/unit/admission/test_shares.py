@@ -1,0 +1,122 @@
+"""Shares, rates and turns: nobody keeps others out, and counting costs the same for all."""
+
+from __future__ import annotations
+
+import pytest
+
+from counting import calls, is_linear
+from tele.admission.shares import Rates, Shares, source_network
+from tele.admission.turns import Turns
+
+
+@pytest.mark.parametrize(
+    ("host", "source"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8::2%eth0", "2001:db8::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("", ""),
+        ("local", "local"),
+    ],
+)
+def test_a_source_is_what_one_customer_has(host: str, source: str) -> None:
+    """An IPv6 network counts as one source, and one address in two notations, too."""
+    assert source_network(host) == source
+
+
+def test_one_key_does_not_take_what_others_need() -> None:
+    """A key gets its share and no more, all together get the total, and nothing is left behind."""
+    shares = Shares(each=3, total=5)
+    assert [shares.take("a") for _ in range(4)] == [True, True, True, False]
+    assert shares.take("b", 2)
+    assert not shares.take("c")
+    shares.give_back("a", 3)
+    assert shares.take("c")
+    shares.give_back("b", 2)
+    shares.give_back("c")
+    assert (shares.held, len(shares)) == (0, 0)
+
+
+def test_a_rate_is_a_burst_and_then_so_many_a_second() -> None:
+    """What is used comes back with time, up to the burst; a refusal costs nothing."""
+    rates = Rates(burst=10, per_second=2)
+    assert rates.take("a", 0, 10)
+    assert not rates.take("a", 0)
+    assert rates.take("b", 0)
+    assert rates.take("a", 1, 2)
+    assert not rates.take("a", 1)
+    assert rates.take("a", 1000, 10)
+    assert not rates.take("a", 1000)
+
+
+def test_whoever_asks_too_fast_waits_and_then_is_refused() -> None:
+    """Debts are paid with time, one after the other, and there is an end to them."""
+    rates = Rates(burst=4, per_second=2)
+    assert rates.wait("a", 0, 4, 5) == 0
+    assert [rates.wait("a", 0, 4, 5) for _ in range(3)] == [2, 4, None]
+    assert rates.wait("b", 0, 4, 5) == 0
+    assert rates.wait("a", 4, 2, 5) == 1
+
+
+def test_rates_of_strangers_do_not_fill_the_memory() -> None:
+    """However many keys there are, so many are remembered, and each costs the same."""
+    rates = Rates(burst=1, per_second=1, most=10)
+
+    def work(size: int) -> int:
+        return calls(lambda: [rates.take(str(n), 0) for n in range(size)])
+
+    assert is_linear(work)
+    assert len(rates) == 10
+
+
+def test_sources_and_their_people_take_turns() -> None:
+    """Whoever comes after a hundred of another source waits for one of them, not for all."""
+    turns: Turns[str] = Turns(total=500, per_source=200, each=100)
+    for number in range(100):
+        turns.add("flood", "mallory", f"m{number}")
+    turns.add("flood", "alice", "alice")
+    turns.add("home", "bob", "bob")
+    order = [turns.next() for _ in range(5)]
+    assert order == ["m0", "bob", "alice", "m1", "m2"]
+    assert len(turns) == 97
+
+
+def test_a_full_queue_makes_room_for_those_who_have_less() -> None:
+    """A source that fills the queue loses its last ones to others, down to an equal share."""
+    turns: Turns[str] = Turns(total=4, per_source=4, each=4)
+    for number in range(4):
+        assert turns.add("flood", "mallory", f"m{number}") == []
+    assert turns.add("flood", "mallory", "m4") is None
+    assert turns.add("home", "bob", "b0") == ["m3"]
+    assert turns.add("home", "bob", "b1") == ["m2"]
+    assert turns.add("home", "bob", "b2") is None, "both have the same now"
+    assert len(turns) == 4
+
+
+def test_what_nobody_waits_for_is_taken_out() -> None:
+    """Those who left give their places back."""
+    turns: Turns[int] = Turns(total=9, per_source=9, each=9)
+    for number in range(9):
+        turns.add(f"s{number % 2}", f"p{number % 3}", number)
+    assert sorted(turns.drop(lambda n: n % 3 != 1)) == [0, 2, 3, 5, 6, 8]
+    assert sorted(n for n in (turns.next() for _ in range(3)) if n is not None) == [1, 4, 7]
+    assert (turns.next(), len(turns)) == (None, 0)
+    assert turns.add("s0", "p0", 1) == []
+
+
+def test_turns_cost_the_same_for_each() -> None:
+    """Twice as many that wait are twice the work."""
+
+    def work(size: int) -> int:
+        turns: Turns[int] = Turns(total=10_000, per_source=100, each=1)
+
+        def run() -> None:
+            for number in range(size):
+                turns.add(f"s{number // 100}", str(number), number)
+            while turns.next() is not None:
+                pass
+
+        return calls(run)
+
+    assert is_linear(work)
