@@ -27,6 +27,7 @@ from tele.auth.presence import Hosts
 from tele.auth.recordings import Recordings
 from tele.auth.state import State
 from tele.auth.tokens import Tokens
+from tele.certs.device import prove_device
 from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.x509 import TlsKey
 from tele.errors import Conflict, NotFound
@@ -176,15 +177,46 @@ class World:
         user = User(Metadata(name), UserSpec(roles, {"logins": ("root",)}))
         self.do(table.ADD_USER, people.NewUser(user, password))
 
-    def login(self, name: str = "alice", password: str = "correct horse") -> Any:
-        keys = members.PublicKeys(PrivateKey.generate().public.line, TlsKey.generate().public_pem)
-        return self.do(
-            table.LOGIN, people.LoginRequest(name, password, keys), Caller(None, "192.0.2.7:9")
-        )
+    def login(
+        self,
+        name: str = "alice",
+        password: str = "correct horse",
+        address: str = "192.0.2.7",
+        device: tuple[PrivateKey, str] | None = None,
+    ) -> Any:
+        """Log in from ``address``; ``device`` is the key and certificate of an earlier login.
+
+        The new key is in ``ssh`` then.
+        """
+        self.ssh = PrivateKey.generate()
+        keys = members.PublicKeys(self.ssh.public.line, TlsKey.generate().public_pem)
+        request = people.LoginRequest(name, password, keys)
+        if device is not None:
+            key, line = device
+            known = people.KnownDevice(line, prove_device(key, name, keys))
+            request = evolve(request, device=known)
+        return self.do(table.LOGIN, request, Caller(None, f"{address}:9"))
 
     def events(self, name: str) -> list[Any]:
         listed = self.do(table.LIST_EVENTS, records.ListEvents(event=name))
         return list(listed.items)
+
+
+class Threads:
+    """Threads that finish when the test says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Deferred[Any], Any]] = []
+
+    def __call__(self, function: Any, *words: Any) -> Deferred[Any]:
+        answer: Deferred[Any] = Deferred()
+        self.waiting.append((answer, lambda: function(*words)))
+        return answer
+
+    def finish(self) -> None:
+        while self.waiting:
+            answer, work = self.waiting.pop(0)
+            answer.callback(work())
 
 
 class Tape:

@@ -1,13 +1,15 @@
-"""Is this the user's password? Argon2, off the reactor's thread, with a lock-out.
+"""Is this the user's password? Argon2, off the reactor's thread, and not for those who guess.
 
-Laws of this file:
+Invariants:
 
 * Unknown user, wrong password and locked out take the same work, the same look-ups and the
   same one commit, and give the same answer; the reason is for the audit only.
 * What counts is what the store says *after* the password was hashed: however many guesses
-  are tried at once, the sixth finds the user locked out.
+  are tried at once, they count one by one (:mod:`tele.auth.guessing`).
 * Hashing never runs in the reactor's thread, and only so many at once: an argon2 hash
-  takes 64 MiB. Whoever comes when too many wait already is told to try again.
+  takes 64 MiB. Those who wait take turns, by source and by the name that they give, so that a
+  flood makes nobody else wait long; no source can fill the queue, and nothing is hashed for
+  those who have left.
 """
 
 from __future__ import annotations
@@ -16,15 +18,16 @@ import base64
 import re
 import zlib
 from collections.abc import Callable
-from datetime import datetime, timedelta
-from enum import Enum
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
-from attrs import evolve, field, frozen
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from attrs import Factory, evolve, field, frozen
+from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
 
+from tele.admission.turns import Turns
+from tele.auth.guessing import Guard, Verdict
 from tele.auth.shelf import Shelf
 from tele.errors import InvalidInput, NotFound, Unavailable
 from tele.interfaces import Delete, IBackend, Put
@@ -34,34 +37,48 @@ T = TypeVar("T")
 
 SHORTEST: Final = 8
 LONGEST: Final = 1024
-FAILURES: Final = 5
-WINDOW: Final = timedelta(minutes=30)
-LOCKED_FOR: Final = timedelta(minutes=30)
 AT_ONCE: Final = 2
-WAITING: Final = 64
+#: Those who wait for their turn: all, those of one source, those who gave one name there.
+WAITING: Final = 512
+WAITING_PER_SOURCE: Final = 128
+WAITING_PER_NAME: Final = 8
 DECOYS: Final = 16
 
 _NAME = re.compile(NAME_PATTERN, re.ASCII)
 _NOBODY: Final = "--"
-
-
-class Verdict(str, Enum):
-    """How an attempt went; everything but GOOD is the same to the one who tried."""
-
-    GOOD = "good"
-    UNKNOWN = "unknown user"
-    WRONG = "wrong password"
-    LAST = "wrong password, locked out from now on"
-    LOCKED_OUT = "locked out after too many failures"
+#: The source of passwords that administrators set: not one of those who log in.
+_SETTING: Final = "@setting"
 
 
 @frozen
 class StoredPassword:
-    """As it is in the store."""
+    """As it is in the store. ``failures`` and ``locked_until`` are older versions', and unused."""
 
     hash: str = field(repr=False)
     failures: tuple[datetime, ...] = ()
     locked_until: datetime | None = None
+    guard: Guard = Factory(Guard)
+
+
+@frozen
+class Attempt:
+    """Who tries: a ``source`` network, or the name of a ``device`` that proved itself.
+
+    ``present()`` is whether they still wait for the answer.
+    """
+
+    source: str = ""
+    device: str = ""
+    present: Callable[[], bool] = lambda: True
+
+
+@frozen(eq=False)
+class _Job:
+    """Work that waits for its turn."""
+
+    work: Callable[[], Deferred[Any]]
+    answer: Deferred[Any]
+    present: Callable[[], bool]
 
 
 class Passwords:
@@ -83,19 +100,42 @@ class Passwords:
         self._in_thread = in_thread
         self._hasher = hasher or PasswordHasher()
         self._shelf = Shelf(backend, "/passwords/", StoredPassword)
-        self._turns = DeferredSemaphore(AT_ONCE)
-        self._waiting = 0
+        self._turns: Turns[_Job] = Turns(WAITING, WAITING_PER_SOURCE, WAITING_PER_NAME)
+        self._running = 0
+        # Attempts at one name would otherwise make each other's commits fail.
+        self._settling = DeferredLock()
         self._decoy: str | None = None
 
-    async def _work(self, function: Callable[..., T], *words: object) -> T:
-        if self._waiting >= WAITING:
-            raise Unavailable("too many people log in at this moment; try again")
-        self._waiting += 1
-        try:
-            result: T = await self._turns.run(self._in_thread, function, *words)
-        finally:
-            self._waiting -= 1
-        return result
+    async def _work(
+        self, source: str, name: str, present: Callable[[], bool],
+        function: Callable[..., T], *words: object,
+    ) -> T:  # fmt: skip
+        answer: Deferred[T] = Deferred()
+        job = _Job(lambda: self._in_thread(function, *words), answer, present)
+        displaced = self._turns.add(source, name, job)
+        if displaced is None:
+            for left in self._turns.drop(lambda each: not each.present()):
+                left.answer.errback(_too_many())
+            displaced = self._turns.add(source, name, job)
+        if displaced is None:
+            raise _too_many()
+        for each in displaced:
+            each.answer.errback(_too_many())
+        self._next()
+        return await answer
+
+    def _next(self) -> None:
+        while self._running < AT_ONCE and (job := self._turns.next()) is not None:
+            if not job.present():
+                job.answer.errback(_too_many())
+                continue
+            self._running += 1
+            maybeDeferred(job.work).addBoth(self._done, job.answer)
+
+    def _done(self, result: Any, answer: Deferred[Any]) -> None:
+        self._running -= 1
+        self._next()
+        answer.callback(result)
 
     # -- setting ----------------------------------------------------------------------
     def generate(self) -> str:
@@ -106,7 +146,7 @@ class Passwords:
         """Return the change that gives ``user`` a password; failures before are forgotten."""
         if not SHORTEST <= len(password) <= LONGEST:
             raise InvalidInput(f"a password has {SHORTEST} to {LONGEST} characters")
-        hashed = await self._work(self._hasher.hash, password)
+        hashed = await self._work(_SETTING, user, _always, self._hasher.hash, password)
         return self._shelf.put(user, StoredPassword(hashed))
 
     def removal(self, user: str) -> Delete:
@@ -114,48 +154,58 @@ class Passwords:
         return self._shelf.delete(user)
 
     # -- checking ---------------------------------------------------------------------
-    async def check(self, user: str, password: str) -> Verdict:
+    async def check(self, user: str, password: str, attempt: Attempt | None = None) -> Verdict:
         """Return how the attempt went, and count it."""
+        attempt = attempt or Attempt()
         # What is no possible name is as unknown as any other.
         name = user if _NAME.fullmatch(user) else _NOBODY
         kept = await self._shelf.get(name)
         hashed = await self._decoy_hash() if kept is None else kept.value.hash
-        good = await self._work(self._verify, hashed, password[: LONGEST + 1])
-        if kept is None:
-            return await self._unknown(user)
+        good = await self._work(
+            attempt.source, name, attempt.present, self._verify, hashed, password[: LONGEST + 1]
+        )
+        settle = self._settle_unknown if kept is None else self._settle
+        verdict: Verdict = await self._settling.run(
+            lambda: Deferred.fromCoroutine(settle(user, hashed, good, attempt))
+        )
+        return verdict
+
+    async def _settle(self, user: str, hashed: str, good: bool, attempt: Attempt) -> Verdict:
         verdict = Verdict.UNKNOWN
 
-        def settle(present: StoredPassword | None) -> StoredPassword:
+        def settled(present: StoredPassword | None) -> StoredPassword:
             nonlocal verdict
             if present is None:
                 raise NotFound("removed meanwhile")
-            verdict, after = self._settle(present, good and present.hash == hashed)
+            verdict, after = self._tried(present, good and present.hash == hashed, attempt)
             return after
 
         try:
-            await self._shelf.change(name, settle)
+            await self._shelf.change(user, settled)
         except NotFound:
             return Verdict.UNKNOWN
         return verdict
 
-    async def _unknown(self, user: str) -> Verdict:
+    async def _settle_unknown(
+        self, user: str, hashed: str, good: bool, attempt: Attempt
+    ) -> Verdict:
         """Leave the same traces in time as for a user whom there is."""
-        # Names that begin with - are no user's; a few of them, so that they do not queue up.
+        # Names that begin with - are no user's; a few of them, so that they are not many.
         decoy = f"-{zlib.crc32(user.encode('utf-8', 'replace')) % DECOYS}"
-        stored = StoredPassword(await self._decoy_hash())
-        await self._shelf.change(decoy, lambda present: self._settle(present or stored, False)[1])
+        stored = StoredPassword(hashed)
+        await self._shelf.change(
+            decoy, lambda present: self._tried(present or stored, False, attempt)[1]
+        )
         return Verdict.UNKNOWN
 
-    def _settle(self, present: StoredPassword, good: bool) -> tuple[Verdict, StoredPassword]:
-        now = self._now()
-        if present.locked_until is not None and now < present.locked_until:
-            return Verdict.LOCKED_OUT, present
-        if good:
-            return Verdict.GOOD, StoredPassword(present.hash)
-        recent = (*(f for f in present.failures if now - f < WINDOW), now)
-        if len(recent) >= FAILURES:
-            return Verdict.LAST, evolve(present, failures=(), locked_until=now + LOCKED_FOR)
-        return Verdict.WRONG, evolve(present, failures=recent, locked_until=None)
+    def _tried(
+        self, present: StoredPassword, good: bool, attempt: Attempt
+    ) -> tuple[Verdict, StoredPassword]:
+        source = f"device {attempt.device}" if attempt.device else attempt.source
+        verdict, guard = present.guard.attempt(
+            source, good, self._now(), device=bool(attempt.device)
+        )
+        return verdict, evolve(present, guard=guard, failures=(), locked_until=None)
 
     def _verify(self, hashed: str, password: str) -> bool:
         try:
@@ -166,9 +216,18 @@ class Passwords:
     async def _decoy_hash(self) -> str:
         """A hash of nothing that anybody knows: checking it costs what a real one costs."""
         if self._decoy is None:
-            self._decoy = await self._work(self._hasher.hash, self.generate())
+            made = self.generate()
+            self._decoy = await self._work(_SETTING, "", _always, self._hasher.hash, made)
         return self._decoy
 
     async def warm_up(self) -> None:
         """Make the decoy, so that the first unknown user does not take longer than others."""
         await self._decoy_hash()
+
+
+def _always() -> bool:
+    return True
+
+
+def _too_many() -> Unavailable:
+    return Unavailable("too many people log in at this moment; try again")

@@ -27,6 +27,8 @@ from tele.errors import InvalidInput, NotLoggedIn, TeleError
 if TYPE_CHECKING:
     from tele.certs.keys import PrivateKey
     from tele.certs.x509 import TlsKey
+    from tele.model.api.members import PublicKeys
+    from tele.model.api.people import KnownDevice
     from tele.model.authority import Certificates
 
 
@@ -79,13 +81,31 @@ def login(
     ssh, tls = PrivateKey.generate(), TlsKey.generate()
     keys = PublicKeys(ssh.public.line, tls.public_pem)
     with BlockingAuthority(address, None, trust, f"auth.{known}") as authority:
-        got = authority.perform(
-            LOGIN, LoginRequest(name, password, keys, timedelta(hours=12) if ttl is None else ttl)
-        )
+        device = _device(home, Profile(known, address, name, pins), keys)
+        lifetime = timedelta(hours=12) if ttl is None else ttl
+        got = authority.perform(LOGIN, LoginRequest(name, password, keys, lifetime, device))
     profile = Profile(known, address, name, pins)
     facts = keep(home, profile, ssh, tls, got)
     _tell(profile, facts)
     notice_shorter(got.ssh, ttl)
+
+
+def _device(home: Home, profile: Profile, keys: PublicKeys) -> KnownDevice | None:
+    """Show that this user logged in from here before, if there is a certificate from then."""
+    from tele.certs.device import LINE_LIMIT, prove_device
+    from tele.certs.keys import PrivateKey
+    from tele.model.api.people import KnownDevice
+
+    files = home.files(profile)
+    try:
+        key = PrivateKey.from_openssh(files.key.read_bytes())
+        kind, certificate, *_ = files.certificate.read_text("utf-8").split()
+    except (OSError, ValueError, TeleError):
+        return None  # a first login, or a damaged folder, which this login mends
+    line = f"{kind} {certificate}"
+    if len(line) > LINE_LIMIT:
+        return None
+    return KnownDevice(line, prove_device(key, profile.user, keys))
 
 
 def _own_name() -> str:

@@ -16,27 +16,33 @@ from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
+from tele.admission.shares import source_network
 from tele.auth.authorities import Authorities
 from tele.auth.gate import Gate, user_caller
+from tele.auth.guessing import Verdict
 from tele.auth.issuing import Issuer, check_keys
 from tele.auth.journal import LOCAL, Journal
 from tele.auth.members import Members, host_of
-from tele.auth.passwords import Passwords, Verdict
+from tele.auth.passwords import Attempt, Passwords
 from tele.auth.people import People
 from tele.auth.presence import Hosts
 from tele.auth.sshd_names import check_free, check_key_id, check_name
 from tele.auth.state import State
-from tele.errors import AccessDenied, InvalidInput, TeleError
-from tele.loop import now
+from tele.certs.device import check_device
+from tele.certs.keys import parse_line
+from tele.errors import AccessDenied, BadCertificate, InvalidInput, TeleError
+from tele.loop import make_logger, now
 from tele.model.access import Reason
 from tele.model.api import people as api
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Nothing
-from tele.model.authority import Certificates
+from tele.model.authority import AuthorityKind, Certificates
 from tele.model.codec import format_time
 from tele.model.identity import Caller, UserIdentity
 from tele.model.resources import Lock, Metadata, Role, User, UserSpec
 from tele.rbac.decision import locked
+
+log = make_logger(__name__)
 
 #: What the administrator of auth's own machine is made, and gets.
 ADMIN_ROLES: Final = ("access", "editor", "auditor")
@@ -80,7 +86,8 @@ class Signing:
         check_keys(request.keys)
         if request.ttl <= timedelta(0):
             raise InvalidInput("the lifetime has to be longer than nothing")
-        verdict = await self._passwords.check(request.user, request.password)
+        attempt = self._attempt(request, caller)
+        verdict = await self._passwords.check(request.user, request.password, attempt)
         user = await self._people.find_user(request.user)
         reason = "" if verdict is Verdict.GOOD else verdict.value
         if user is None:
@@ -88,7 +95,7 @@ class Signing:
         elif not reason and self._lock_on(user) is not None:
             reason = "locked"
         if user is None or reason:
-            raise await self._refuse(request.user, verdict, reason, caller)
+            raise await self._refuse(request.user, verdict, reason, caller, attempt)
         try:
             certificates = await self._issue(user, request.keys, request.ttl, caller)
         except TeleError as error:
@@ -98,16 +105,46 @@ class Signing:
         await self._journal.emit("user.login", caller, user=request.user, roles=user.spec.roles)
         return certificates
 
+    def _attempt(self, request: api.LoginRequest, caller: Caller) -> Attempt:
+        """Who tries: their network and, if they proved it, their device."""
+        address, device = host_of(caller.remote_addr), ""
+        if request.device is not None:
+            try:
+                device = check_device(
+                    request.device.certificate,
+                    request.device.signature,
+                    request.user,
+                    request.keys,
+                    trusted=self._user_keys(),
+                    cluster=self._cluster,
+                    remote_addr=address,
+                    now=now(self._clock),
+                )
+            except BadCertificate as error:  # then it is a device like any other
+                log.debug("a login's device is not known: {why!s}", why=error)
+        return Attempt(source_network(address), device, caller.present)
+
+    def _user_keys(self) -> list[bytes]:
+        trusted = self._authorities[AuthorityKind.USER].trusted
+        return [parse_line(key) for key in trusted.ssh_public_keys]
+
     async def _refuse(
-        self, user: str, verdict: Verdict, reason: str, caller: Caller
+        self, user: str, verdict: Verdict, reason: str, caller: Caller, attempt: Attempt
     ) -> AccessDenied:
         tried = user[:TEXT_LIMIT]
         events = [self._journal.event("user.login", caller, user=tried, ok=False, error=reason)]
-        if verdict is Verdict.LAST:
-            events.append(self._journal.event("user.locked_out", caller, user=tried, ok=False))
+        if verdict in (Verdict.LAST, Verdict.LAST_OF_ALL):
+            of_all = verdict is Verdict.LAST_OF_ALL
+            source = f"device {attempt.device}" if attempt.device else attempt.source
+            events.append(
+                self._journal.event(
+                    "user.locked_out", caller, user=tried, ok=False,
+                    source="all unknown sources" if of_all else source,
+                )
+            )  # fmt: skip
         await self._journal.append(*events)
         return AccessDenied(
-            "user or password is wrong, or the user is locked out for a while", "login"
+            "user or password is wrong, or you have to wait after wrong passwords", "login"
         )
 
     # -- in this process only ---------------------------------------------------------

@@ -14,13 +14,28 @@ from tele.model.resources import Lock, Role, User
 
 
 @frozen
+class KnownDevice:
+    """Shows that the caller logged in as the user before (:mod:`tele.certs.device`).
+
+    ``certificate`` is the SSH certificate's line, ``signature`` of its key under the request.
+    """
+
+    certificate: str
+    signature: bytes = field(repr=False)
+
+
+@frozen
 class LoginRequest:
-    """``ttl`` is cut to what the user's roles allow. The password never shows in a repr."""
+    """``ttl`` is cut to what the user's roles allow. The password never shows in a repr.
+
+    With ``device`` the caller does not wait because others tried wrong passwords.
+    """
 
     user: str
     password: str = field(repr=False)
     keys: PublicKeys
     ttl: timedelta = timedelta(hours=12)
+    device: KnownDevice | None = None
 
 
 @frozen

@@ -1,0 +1,112 @@
+"""Who has to wait before they may try another password of somebody, and for how long?
+
+Failures count for a person at one source: a network, or a device that proved to have logged in
+as this person before. So whoever guesses makes themselves wait, not the person whose name they
+use. Guesses from many networks are slowed together: all those that the person has not logged in
+from share :data:`GUESSES` an hour.
+
+Invariants:
+
+* Bookkeeping only: times are arguments, and a :class:`Guard` is a value.
+* What unknown sources do changes nothing for the sources that the person logged in from.
+* An attempt that is refused for having come too early changes nothing: trying on neither helps
+  nor makes it longer.
+* A guard is bounded: :data:`SOURCES` networks and devices, those used last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Final
+
+from attrs import Factory, evolve, frozen
+
+#: Wrong passwords from one source until it has to wait.
+FAILURES: Final = 5
+#: The first wait; each further wrong password doubles it.
+FIRST_WAIT: Final = timedelta(minutes=1)
+LONGEST_WAIT: Final = timedelta(hours=1)
+#: Failures count until there was none for so long.
+WINDOW: Final = timedelta(hours=12)
+#: How long a source counts as the person's own after they logged in from it.
+KNOWN_FOR: Final = timedelta(days=90)
+#: Wrong passwords from all unknown sources together: so many, and so many more an hour.
+GUESSES: Final = 30
+SOURCES: Final = 64
+
+
+class Verdict(str, Enum):
+    """How an attempt went; everything but GOOD is the same to the one who tried."""
+
+    GOOD = "good"
+    UNKNOWN = "unknown user"
+    WRONG = "wrong password"
+    LAST = "wrong password; this source has to wait now"
+    LAST_OF_ALL = "wrong password; all unknown sources have to wait now"
+    LOCKED_OUT = "this source has to wait after too many failures"
+    ALL_LOCKED_OUT = "unknown sources have to wait after too many failures"
+
+
+@frozen
+class Source:
+    """What is remembered of one source: ``known`` is when the person last logged in from it."""
+
+    seen: datetime
+    failures: int = 0
+    wait_until: datetime | None = None
+    known: datetime | None = None
+
+
+@frozen
+class Guard:
+    """What is remembered of attempts at one person's password.
+
+    ``guesses`` is how many of the unknown sources' are used up, at the time ``counted``.
+    """
+
+    sources: Mapping[str, Source] = Factory(dict)
+    guesses: float = 0.0
+    counted: datetime | None = None
+
+    def _used(self, now: datetime) -> float:
+        if self.counted is None:
+            return 0.0
+        hours = max(0.0, (now - self.counted).total_seconds()) / 3600
+        return max(0.0, self.guesses - hours * GUESSES)
+
+    def attempt(
+        self, name: str, good: bool, now: datetime, *, device: bool = False
+    ) -> tuple[Verdict, Guard]:
+        """Return how an attempt from the source ``name`` went, and what is remembered then.
+
+        ``device``: the source is a device that proved itself.
+        """
+        source = self.sources.get(name) or Source(now)
+        if source.wait_until is not None and now < source.wait_until:
+            return Verdict.LOCKED_OUT, self
+        known = device or (source.known is not None and now - source.known < KNOWN_FOR)
+        used = self._used(now)
+        if not known and used + 1 > GUESSES:
+            return Verdict.ALL_LOCKED_OUT, self
+        if good:
+            return Verdict.GOOD, self._remember(name, Source(now, known=now))
+        failures = 1 + (source.failures if now - source.seen < WINDOW else 0)
+        wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(failures - FAILURES, 16))
+        until = now + wait if failures >= FAILURES else None
+        after = self._remember(name, evolve(source, seen=now, failures=failures, wait_until=until))
+        verdict = Verdict.WRONG if until is None else Verdict.LAST
+        if not known:
+            after = evolve(after, guesses=used + 1, counted=now)
+            if used + 2 > GUESSES:
+                verdict = Verdict.LAST_OF_ALL
+        return verdict, after
+
+    def _remember(self, name: str, source: Source) -> Guard:
+        sources = {**self.sources, name: source}
+        if len(sources) > SOURCES:
+            # One from which the person logged in is worth more than one that only guessed.
+            goes = min(sources, key=lambda n: (sources[n].known is not None, sources[n].seen))
+            del sources[goes]
+        return evolve(self, sources=sources)
