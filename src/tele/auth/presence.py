@@ -6,13 +6,16 @@ Laws of this file:
   mere heartbeats in batches, so that a large fleet costs a few commits a minute.
 * Watchers are told what changed and matters to them: not each heartbeat, and many changes of
   one moment together. One message of it serves them all.
-* A heartbeat, or a change, costs the same however many hosts there are.
+* A heartbeat, or a change, costs the same however many hosts there are (a new name, one
+  search for its place among the others), and so does a page of a list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Final
 
 from attrs import Factory, define, evolve, frozen
@@ -87,9 +90,11 @@ class Hosts:
         self._words = Shelf(backend, HOSTS, LastWord)
         self._heard: dict[HostRole, dict[str, LastWord]] = {role: {} for role in HostRole}
         self._online: dict[HostRole, set[str]] = {role: set() for role in HostRole}
+        #: Names and ids in order, for pages.
+        self._order: dict[HostRole, list[tuple[str, str]]] = {role: [] for role in HostRole}
         self._unstored: dict[tuple[HostRole, str], None] = {}
         self._untold: dict[HostRole, set[str]] = {role: set() for role in HostRole}
-        self._watchers: dict[HostRole, list[_Watcher]] = {role: [] for role in HostRole}
+        self._watchers: dict[HostRole, dict[_Watcher, None]] = {role: {} for role in HostRole}
         self._stop_watching: Callable[[], None] | None = None
         #: Until then whoever is silent may be on the way back from the time that auth was away.
         self.settled_at = now(clock)
@@ -147,7 +152,7 @@ class Hosts:
 
     async def _flush(self) -> None:
         while self._unstored:
-            batch = list(self._unstored)[:BATCH]
+            batch = list(islice(self._unstored, BATCH))
             words = [(role, self._heard[role].get(host_id)) for role, host_id in batch]
             for key in batch:
                 self._unstored.pop(key, None)
@@ -174,9 +179,14 @@ class Hosts:
 
     def all(self, role: HostRole) -> tuple[Host, ...]:
         """Return all hosts of a role, by name, with their status now."""
-        moment = now(self._clock)
-        shown = [self._show(word, moment) for word in self._heard[role].values()]
-        return tuple(sorted(shown, key=lambda host: (host.name, host.id)))
+        return tuple(self.after(role, ""))
+
+    def after(self, role: HostRole, place: str) -> Iterator[Host]:
+        """Yield the hosts of a role that come after ``place``: a name, ``/`` and an id."""
+        moment, order = now(self._clock), self._order[role]
+        name, _, host_id = place.partition("/")
+        for at in range(bisect_right(order, (name, host_id)), len(order)):
+            yield self._show(self._heard[role][order[at][1]], moment)
 
     def watch(self, role: HostRole, receiver: Receiver) -> Deferred[None]:
         """Tell ``receiver`` the hosts of ``role``, and each change that matters.
@@ -184,10 +194,10 @@ class Hosts:
         The first message comes at once. Cancel the Deferred to end it.
         """
         watcher = _Watcher(receiver, list(self._heard[role]))
-        self._watchers[role].append(watcher)
+        self._watchers[role][watcher] = None
 
         def ended(_: Deferred[None]) -> None:
-            self._watchers[role].remove(watcher)
+            self._watchers[role].pop(watcher, None)
             if watcher.timer is not None:
                 watcher.timer.cancel()
 
@@ -233,7 +243,8 @@ class Hosts:
         role = HostRole(role_name)
         if change.item is not None:
             self._take(role, decode(LastWord, change.item.value))
-        elif self._heard[role].pop(host_id, None) is not None:
+        elif (word := self._heard[role].pop(host_id, None)) is not None:
+            self._unplace(role, word)
             self._online[role].discard(host_id)
             self._unstored.pop((role, host_id), None)
             self._tell_soon(role, host_id)
@@ -243,10 +254,18 @@ class Hosts:
         if before is not None and before.heard > word.heard:
             return  # the store tells what we know already, or another auth was later
         self._heard[role][word.host_id] = word
+        if before is None or before.presence.name != word.presence.name:
+            if before is not None:
+                self._unplace(role, before)
+            insort(self._order[role], (word.presence.name, word.host_id))
         online = self._lives(word, now(self._clock))
         if not word.same(before) or online != (word.host_id in self._online[role]):
             self._tell_soon(role, word.host_id)
         (self._online[role].add if online else self._online[role].discard)(word.host_id)
+
+    def _unplace(self, role: HostRole, word: LastWord) -> None:
+        order = self._order[role]
+        del order[bisect_left(order, (word.presence.name, word.host_id))]
 
     def _look(self) -> None:
         """Notice those who fell silent."""

@@ -58,7 +58,8 @@ class State:
         self.revoked_users: dict[str, UserRevocation] = {}
         self._policy: Policy | None = None
         self._told: ClusterState | None = None
-        self._receivers: list[Callable[[ClusterState], None]] = []
+        # By what only one of them has: thousands end at once, and each is found at once.
+        self._receivers: dict[object, Callable[[ClusterState], None]] = {}
         self._stops: list[Callable[[], None]] = []
 
     async def start(self) -> None:
@@ -124,8 +125,13 @@ class State:
 
     def watch(self, receiver: Callable[[ClusterState], None]) -> Deferred[None]:
         """Tell ``receiver`` the state at once and at each change; cancel to end it."""
-        self._receivers.append(receiver)
-        answer: Deferred[None] = Deferred(lambda _: self._receivers.remove(receiver))
+        mark = object()
+        self._receivers[mark] = receiver
+
+        def ended(_: Deferred[None]) -> None:
+            del self._receivers[mark]
+
+        answer: Deferred[None] = Deferred(ended)
         receiver(self._recent())
         return answer
 
@@ -155,5 +161,5 @@ class State:
         self._told = None
         if self._receivers:
             present = self._told = self.present  # one value for all of them
-            for receiver in list(self._receivers):
+            for receiver in list(self._receivers.values()):
                 receiver(present)

@@ -47,15 +47,17 @@ from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Nothing
 from tele.model.authority import Certificates
 from tele.model.codec import format_time
-from tele.model.identity import Caller, HostRole, UserIdentity
+from tele.model.identity import Caller, HostRole, Identity, UserIdentity
 from tele.model.presence import Host, Presence, Status
-from tele.rbac.labels import allows
+from tele.rbac.selector import read_selector
 
 ADDRESSES_LIMIT: Final = 32
 TUNNELS_LIMIT: Final = 64
 LABELS_LIMIT: Final = 128
 LABEL_LIMIT: Final = 1024
 ATTEMPTS: Final = 20
+#: Hosts that are looked at for one page: one that selects little is short, and goes on.
+LOOKED_AT: Final = 1000
 
 
 class Machines:
@@ -261,23 +263,23 @@ class Machines:
     async def list_hosts(self, request: api.ListHosts, caller: Caller) -> api.HostList:
         """Hosts that the caller may see, by name."""
         limit = page_limit(request.limit)
-        wanted = _selector(request.labels)
-        hosts = [
-            host
-            for host in self._hosts.all(request.role)
-            if not wanted or allows(wanted, host.labels)
-        ]
+        wanted = read_selector(request.labels)
         identity = caller.identity
-        if isinstance(identity, UserIdentity) and not await self._gate.may(caller, "node", "list"):
-            hosts = [host for host in hosts if self._reaches(identity, host)]
-        keys = [f"{host.name}/{host.id}" for host in hosts]
-        left = [(key, host) for key, host in zip(keys, hosts, strict=True) if _after(key, request)]
-        page = left[:limit]
-        following = page[-1][0] if len(left) > len(page) else ""
-        return api.HostList(tuple(host for _, host in page), following)
+        everything = not isinstance(identity, UserIdentity) or await self._gate.may(
+            caller, "node", "list"
+        )
+        page: list[Host] = []
+        last = ""
+        for looked, host in enumerate(self._hosts.after(request.role, request.after)):
+            if len(page) == limit or looked == LOOKED_AT:
+                return api.HostList(tuple(page), last)
+            last = f"{host.name}/{host.id}"
+            if wanted.selects(host.labels) and (everything or self._reaches(identity, host)):
+                page.append(host)
+        return api.HostList(tuple(page))
 
-    def _reaches(self, identity: UserIdentity, host: Host) -> bool:
-        if host.role is not HostRole.NODE:
+    def _reaches(self, identity: Identity | None, host: Host) -> bool:
+        if not isinstance(identity, UserIdentity) or host.role is not HostRole.NODE:
             return True
         moment = now(self._clock)
         return self._state.policy.may_reach(identity, host.labels, moment, host.id) is None
@@ -293,11 +295,6 @@ class Machines:
                 role=member.role.value,
             )  # fmt: skip
         return Nothing()
-
-
-def _after(key: str, request: api.ListHosts) -> bool:
-    # By name, then id, as the list is; "/" is in no name.
-    return not request.after or key.split("/") > request.after.split("/")
 
 
 def _check_presence(said: Presence) -> None:
@@ -317,16 +314,6 @@ def _check_presence(said: Presence) -> None:
     for key, value in said.labels.items():
         if not key or max(len(key), len(value)) > LABEL_LIMIT:
             raise InvalidInput(f"label {quoted(key)}: 1 to {LABEL_LIMIT} characters, please")
-
-
-def _selector(labels: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    wanted: dict[str, tuple[str, ...]] = {}
-    for label in labels:
-        key, equals, value = label.partition("=")
-        if not key or not equals:
-            raise InvalidInput(f"{quoted(label)} is no label: expected key=value")
-        wanted[key] = (*wanted.get(key, ()), value)  # any of them
-    return wanted
 
 
 def _addresses(said: tuple[str, ...], caller: Caller) -> list[str]:

@@ -156,10 +156,15 @@ class HostList:
 
 @frozen
 class ListHosts:
-    """Hosts of a role, by labels; users see those that their roles let them log in to."""
+    """Hosts of a role, by labels; users see those that their roles let them log in to.
+
+    ``labels`` are ``key=value``, the value with ``*`` and ``?`` if need be: of one key any of its
+    values, of several keys all. A page may have fewer than ``limit`` hosts, or none, and still
+    name a ``next`` one.
+    """
 
     role: HostRole = HostRole.NODE
-    labels: tuple[str, ...] = ()  # "k=v"
+    labels: tuple[str, ...] = ()
     limit: int = 200
     after: str = ""
 

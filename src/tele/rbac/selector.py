@@ -1,0 +1,57 @@
+"""Which hosts does somebody ask for? Label selectors of a request: ``key=value``.
+
+Invariants:
+
+* A value is a text, or a glob with ``*`` and ``?``; never a regular expression: what a caller
+  sends is not a program.
+* Several values of one key mean any of them; several keys mean all of them.
+* Number and length are bounded, and so is what a look at one host costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from attrs import frozen
+
+from tele.errors import InvalidInput, quoted
+from tele.model.patterns import matches
+
+SELECTORS_LIMIT: Final = 32
+LENGTH_LIMIT: Final = 512
+
+
+@frozen
+class Selector:
+    """Labels that are asked for. An empty one selects everything."""
+
+    wanted: Mapping[str, tuple[str, ...]]
+
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        """Whether a host with ``labels`` is one of those."""
+        return all(
+            key in labels and any(matches(value, labels[key]) for value in values)
+            for key, values in self.wanted.items()
+        )
+
+
+def read_selector(said: Sequence[str]) -> Selector:
+    """Read selectors ``key=value``. Raises :class:`InvalidInput`."""
+    if len(said) > SELECTORS_LIMIT:
+        raise InvalidInput(f"more than {SELECTORS_LIMIT} labels to select by")
+    wanted: dict[str, tuple[str, ...]] = {}
+    for label in said:
+        key, equals, value = label.partition("=")
+        if not key or not equals:
+            raise InvalidInput(f"{quoted(label)} is no label: expected key=value")
+        if len(label) > LENGTH_LIMIT:
+            raise InvalidInput(f"{quoted(label)} has more than {LENGTH_LIMIT} characters")
+        if "*" in key or "?" in key:
+            raise InvalidInput(f"{quoted(label)}: only the value can have * and ?")
+        if value.startswith("^"):
+            raise InvalidInput(
+                f"{quoted(label)}: regular expressions are for roles only; use * and ?"
+            )
+        wanted[key] = (*wanted.get(key, ()), value)
+    return Selector(wanted)
