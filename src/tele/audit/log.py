@@ -11,24 +11,29 @@ Laws of this file:
   for its sender only: no host can keep another one's event out by using its id first.
 * What could not be read back is not written; it fails alone.
 * A sink that fails is counted and logged; it stops neither appending nor other sinks.
+* An event is read once for all that follow; appending costs the same for each event, however
+  many wait, and only so many do.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Final, TypeVar
 
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import Deferred, DeferredLock, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
 
 from tele.audit.chain import Mark, Verdict, link
 from tele.audit.delivery import Delivery
 from tele.audit.reading import EVENTS, HEAD, event_key, head, search, verify
 from tele.errors import Conflict, InvalidInput, Unavailable, quoted
 from tele.interfaces import Change, IAuditSink, IBackend, IWatch, Put
+from tele.loop import make_logger
 from tele.model.api.records import EventList, ListEvents
 from tele.model.codec import decode, encode
 from tele.model.event import OWN_KEYS, Event
@@ -38,10 +43,14 @@ IDS: Final = "/audit/ids/"
 #: How long a sender may take to send an event again.
 REMEMBER_IDS: Final = timedelta(days=30)
 BATCH: Final = 500
+#: Events that may wait to be stored; whoever reports them keeps what is refused.
+BACKLOG: Final = 50_000
 ATTEMPTS: Final = 20
 EVENT_LIMIT: Final = 256 * 1024
 
 T = TypeVar("T")
+
+log = make_logger(__name__)
 
 _ID = re.compile(r"[!-~]{1,128}", re.ASCII)
 
@@ -58,8 +67,11 @@ class AuditLog:
         self._backend = backend
         self._clock = clock
         self._deliveries = [Delivery(sink) for sink in sinks]
-        self._waiting: list[tuple[Event, Deferred[None]]] = []
+        self._waiting: deque[tuple[Event, Deferred[None]]] = deque()
         self._appending = False
+        self._followers: dict[object, Callable[[Event], None]] = {}
+        self._beginning = DeferredLock()
+        self._watching = False
 
     @property
     def failed_deliveries(self) -> int:
@@ -71,13 +83,15 @@ class AuditLog:
 
         Appends that arrive while one is being written go together with the next.
         Fails with :class:`InvalidInput`, and appends none of ``events``, when one of
-        them cannot be kept.
+        them cannot be kept; with :class:`Unavailable` when :data:`BACKLOG` wait already.
         """
         return Deferred.fromCoroutine(self._append(events))
 
     async def _append(self, events: Sequence[Event]) -> None:
         for value in events:
             _check(value)
+        if len(self._waiting) >= BACKLOG:
+            raise Unavailable("too many events wait to be stored; send them again later")
         answers = []
         for value in events:
             answer: Deferred[None] = Deferred()
@@ -92,7 +106,7 @@ class AuditLog:
     async def _drain(self) -> None:
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
                 try:
                     appended = await self._write([value for value, _ in batch])
                 except Exception as error:
@@ -145,12 +159,42 @@ class AuditLog:
 
     def follow(self, receiver: Callable[[Event], None]) -> Deferred[IWatch]:
         """Tell ``receiver`` each event that is appended from now on, by any auth."""
+        return Deferred.fromCoroutine(self._follow(receiver))
 
-        def changed(change: Change) -> None:
-            if change.item is not None:
-                receiver(decode(Event, change.item.value))
+    async def _follow(self, receiver: Callable[[Event], None]) -> IWatch:
+        await self._beginning.run(lambda: Deferred.fromCoroutine(self._begin()))
+        return _Following(self._followers, receiver)
 
-        return self._backend.watch(EVENTS, changed)
+    async def _begin(self) -> None:
+        """Watch the store, once, and from then on."""
+        if not self._watching:
+            await self._backend.watch(EVENTS, self._changed)
+            self._watching = True
+
+    def _changed(self, change: Change) -> None:
+        if change.item is None or not self._followers:
+            return
+        value = decode(Event, change.item.value)
+        for receiver in list(self._followers.values()):
+            try:
+                receiver(value)
+            except Exception:
+                log.failure("a reader of the audit failed")
+
+
+@implementer(IWatch)
+class _Following:
+    """One of those who follow."""
+
+    def __init__(
+        self, followers: dict[object, Callable[[Event], None]], receiver: Callable[[Event], None]
+    ) -> None:
+        self._followers = followers
+        followers[self] = receiver
+
+    def stop(self) -> None:
+        """See :class:`IWatch`."""
+        self._followers.pop(self, None)
 
 
 async def _all(answers: Sequence[Deferred[T]]) -> list[T]:

@@ -2,7 +2,8 @@
 
 Events lie in the store in order of appending, as canonical JSON. So a search first
 looks for the bytes that a wanted event must contain, and reads as values only those
-that have them.
+that have them. A page ends after :data:`LOOKED_AT` events at the latest, whatever was found: who
+looks for something rare asks for several, and nobody makes auth read a year of them in one go.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tele.audit.chain import Chain, Mark, Verdict
 from tele.errors import InvalidInput, TeleError
 from tele.interfaces import IBackend, Item
 from tele.loop import make_logger
-from tele.model.api.records import EventList, ListEvents
+from tele.model.api.records import EVENTS_PAGE, EventList, ListEvents
 from tele.model.codec import decode, encode
 from tele.model.event import Event
 
@@ -25,8 +26,11 @@ log = make_logger(__name__)
 EVENTS: Final = "/audit/events/"
 EVENTS_END: Final = "/audit/events0"
 HEAD: Final = "/audit/head"
-PAGE_LIMIT: Final = 10_000
+#: Bytes of events in one page, but for the last one.
+PAGE_BYTES: Final = 4 * 1024 * 1024
 SCAN: Final = 500
+#: Events that are looked at for one page.
+LOOKED_AT: Final = 20_000
 
 _CURSOR = re.compile(r"[0-9]{1,16}", re.ASCII)
 
@@ -39,10 +43,12 @@ def event_key(number: int) -> str:
 async def search(backend: IBackend, request: ListEvents) -> EventList:
     """Return a page of events, oldest first; ``newest`` pages from the end backwards.
 
+    It may have fewer than ``limit``, or none, and still say how to go on.
+
     Raises :class:`InvalidInput` for a limit or cursor that makes no sense.
     """
-    if not 0 < request.limit <= PAGE_LIMIT:
-        raise InvalidInput(f"limit has to be from 1 to {PAGE_LIMIT}")
+    if not 0 < request.limit <= EVENTS_PAGE:
+        raise InvalidInput(f"limit has to be from 1 to {EVENTS_PAGE}")
     start, end = EVENTS, EVENTS_END
     if request.after:
         if _CURSOR.fullmatch(request.after) is None:
@@ -50,22 +56,27 @@ async def search(backend: IBackend, request: ListEvents) -> EventList:
         edge = event_key(int(request.after))
         start, end = (start, edge) if request.newest else (edge + "\0", end)
     needles = list(_needles(request))
-    found: list[tuple[str, Event]] = []
-    more = True
-    while more and len(found) < request.limit:
+    found: list[Event] = []
+    looked, size, last, more, full = 0, 0, "", True, False
+    while more and not full and looked < LOOKED_AT:
         items = await backend.range(start, end, SCAN, request.newest)
         more = len(items) == SCAN
-        wanted = list(_wanted(items, needles, request))
-        room = request.limit - len(found)
-        more = more or len(wanted) > room
-        found += wanted[:room]
-        if items:
-            last = items[-1].key
-            start, end = (start, last) if request.newest else (last + "\0", end)
-    cursor = str(int(found[-1][0].removeprefix(EVENTS))) if more and found else ""
+        for place, item in enumerate(items, 1):
+            last = item.key
+            event = _wanted(item, needles, request)
+            if event is not None:
+                found.append(event)
+                size += len(item.value)
+                full = len(found) == request.limit or size >= PAGE_BYTES
+            if full:
+                more = more or place < len(items)
+                break
+        looked += len(items)
+        start, end = (start, last) if request.newest else (last + "\0", end)
+    cursor = str(int(last.removeprefix(EVENTS))) if more and last else ""
     if request.newest:
         found.reverse()
-    return EventList(tuple(event for _, event in found), cursor)
+    return EventList(tuple(found), cursor)
 
 
 def _needles(request: ListEvents) -> Iterator[bytes]:
@@ -74,15 +85,11 @@ def _needles(request: ListEvents) -> Iterator[bytes]:
             yield f'"{name}":{json.dumps(value, ensure_ascii=False)}'.encode()
 
 
-def _wanted(
-    items: Sequence[Item], needles: Sequence[bytes], request: ListEvents
-) -> Iterator[tuple[str, Event]]:
-    for item in items:
-        if not all(needle in item.value for needle in needles):
-            continue
-        event = _read(item)
-        if event is not None and _matches(event, request):
-            yield item.key, event
+def _wanted(item: Item, needles: Sequence[bytes], request: ListEvents) -> Event | None:
+    if not all(needle in item.value for needle in needles):
+        return None
+    event = _read(item)
+    return event if event is not None and _matches(event, request) else None
 
 
 def _read(item: Item) -> Event | None:

@@ -3,33 +3,37 @@
 Laws of this file:
 
 * Who caused an event is filled in here, the same way for every event.
-* A denial is always an event; but nobody can fill the store with them: beyond a rate, all
-  strangers together and each user and host alone, they are counted, and the next one says how
-  many there were.
+* A denial is always an event; but nobody can fill the store with them: beyond a rate for each
+  person, host and network of strangers, and for all strangers together, they are counted, and
+  the next one of the same says how many there were.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections import OrderedDict
 from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
 
+from tele.admission.shares import Rates, source_network
 from tele.audit.chain import event
 from tele.audit.log import AuditLog
-from tele.conch.allowance import Allowance, Ration
+from tele.auth.members import host_of
 from tele.errors import TeleError
+from tele.https.callers import counted_as
 from tele.loop import now
 from tele.model.api.operation import Operation
 from tele.model.event import Event
 from tele.model.identity import Caller, HostIdentity, UserIdentity
 
-#: Denials of strangers, or of one user or host, in one go, and how many more each second.
+#: Denials of all strangers in one go, and how many more each second.
 STRANGERS_BURST: Final = 200.0
 STRANGERS_PER_SECOND: Final = 5.0
-#: Users and hosts whose denials are counted at the same time; those of others begin anew.
-CALLERS_LIMIT: Final = 1000
+#: Denials of one person, host or network of strangers.
+ONES_BURST: Final = 50.0
+ONES_PER_SECOND: Final = 0.5
+#: For how many of them is remembered how many denials were not listed.
+UNSAID_LIMIT: Final = 4096
 TEXT_LIMIT: Final = 512
 
 #: Auth's own machine, when nobody in particular calls.
@@ -43,8 +47,9 @@ class Journal:
         self._audit = audit
         self._cluster = cluster
         self._clock = clock
-        self._rations: OrderedDict[str, Ration] = OrderedDict()
-        self._strangers = _ration()
+        self._strangers = Rates(STRANGERS_BURST, STRANGERS_PER_SECOND, most=1)
+        self._ones = Rates(ONES_BURST, ONES_PER_SECOND)
+        self._unsaid: dict[str, int] = {}
 
     def event(self, name: str, caller: Caller | None = None, /, **fields: Any) -> Event:
         """Make an event that ``caller`` caused."""
@@ -72,11 +77,9 @@ class Journal:
         self, operation: Operation[Any, Any], caller: Caller, error: TeleError, **fields: Any
     ) -> None:
         """Say that a call was refused."""
-        unsaid = self._ration_of(caller).admit(self._clock.seconds())
+        unsaid = self.ration(caller)
         if unsaid is None:
             return
-        if unsaid:
-            fields["others_not_listed"] = unsaid
         await self.emit(
             "auth.denied",
             caller,
@@ -84,26 +87,33 @@ class Journal:
             error=str(error)[:TEXT_LIMIT],
             operation=operation.name,
             reason=_text(getattr(error, "reason", error.kind)),
+            **unsaid,
             **fields,
         )
 
-    def _ration_of(self, caller: Caller) -> Ration:
-        match caller.identity:
-            case UserIdentity(user=user):
-                key = f"user {user}"
-            case HostIdentity(role=role, host_id=host_id):
-                key = f"{role.value} {host_id}"
-            case _:
-                return self._strangers
-        ration = self._rations.setdefault(key, _ration())
-        self._rations.move_to_end(key)
-        if len(self._rations) > CALLERS_LIMIT:
-            self._rations.popitem(last=False)
-        return ration
+    def ration(self, caller: Caller) -> dict[str, Any] | None:
+        """Return what an event about a refusal of ``caller`` says of others that were left out.
+
+        None: leave this one out, too; it is counted.
+        """
+        who = _whose(caller)
+        if not self._may_say(who, stranger=caller.identity is None):
+            # When too many are remembered, what is left out counts as everybody's.
+            who = who if who in self._unsaid or len(self._unsaid) < UNSAID_LIMIT else ""
+            self._unsaid[who] = self._unsaid.get(who, 0) + 1
+            return None
+        unsaid = self._unsaid.pop(who, 0) + self._unsaid.pop("", 0)
+        return {"others_not_listed": unsaid} if unsaid else {}
+
+    def _may_say(self, who: str, *, stranger: bool) -> bool:
+        moment = self._clock.seconds()
+        return self._ones.take(who, moment) and (not stranger or self._strangers.take("", moment))
 
 
-def _ration() -> Ration:
-    return Ration(Allowance(STRANGERS_BURST, STRANGERS_PER_SECOND))
+def _whose(caller: Caller) -> str:
+    if caller.identity is None:
+        return f"network {source_network(host_of(caller.remote_addr))}"
+    return counted_as(caller.identity)
 
 
 def _text(reason: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -107,8 +108,22 @@ def ls(
             for each in authority.follow(FOLLOW_EVENTS, FollowEvents(event, of)):
                 print_text(_line(form, plain(each)))
             return
-        found = list(ask(count=limit, newest=True).items) if limit else all_pages(ask)
+        found = _newest(ask, limit) if limit else all_pages(ask)
     show_list(form, found, _COLUMNS, name=lambda e: e["id"])
+
+
+def _newest(ask: Callable[..., Any], limit: int) -> list[Any]:
+    """Return the newest ``limit`` events, oldest first; a page may have fewer and go on."""
+    from tele.model.api.records import EVENTS_PAGE
+
+    found: list[Any] = []
+    after = ""
+    while True:
+        page = ask(after, min(limit - len(found), EVENTS_PAGE), True)
+        found[:0] = page.items
+        after = page.next
+        if not after or len(found) >= limit:
+            return found
 
 
 def _line(form: str, event: Any) -> str:

@@ -88,3 +88,10 @@ def admit(operation: Operation[Any, Any], caller: Caller) -> None:
         else f"{caller.identity.role.value} {caller.identity.name}"
     )
     raise AccessDenied(f"{operation.name} is not for {shown}", Reason.RULE)
+
+
+def counted_as(identity: Identity) -> str:
+    """Return whose share somebody's connections, requests and streams count in."""
+    if isinstance(identity, UserIdentity):
+        return f"user {identity.user}"
+    return f"{identity.role.value} {identity.host_id}"

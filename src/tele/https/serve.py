@@ -28,7 +28,7 @@ from zope.interface import Interface
 from tele.admission.shares import Rates, Shares
 from tele.errors import InvalidInput, NotFound, NotLoggedIn, TeleError, Unavailable, quoted
 from tele.https.answers import encode_error, status_of
-from tele.https.callers import admit
+from tele.https.callers import admit, counted_as
 from tele.https.channel import ApiFactory, ApiRequest, Limits, LocalFactory, TlsFactory
 from tele.https.encoding import JSON, decode_request, encode_response
 from tele.https.identity import TlsIdentity
@@ -41,7 +41,7 @@ from tele.model.api.operation import Anyone, Operation
 from tele.model.api.table import OPERATIONS
 from tele.model.authority import TrustedAuthority
 from tele.model.codec import encode
-from tele.model.identity import Caller, Identity, UserIdentity
+from tele.model.identity import Caller, Identity
 
 _log: Final = make_logger(__name__)
 
@@ -435,13 +435,6 @@ def _incident(operation: Operation[Any, Any], failure: Failure) -> TeleError:
 
 def _busy(why: str, *, close: bool = False) -> _Refused:
     return _Refused(Unavailable(f"{why}; try again in a moment"), 503, close=close)
-
-
-def counted_as(identity: Identity) -> str:
-    """Return whose share somebody's connections, requests and streams count in."""
-    if isinstance(identity, UserIdentity):
-        return f"user {identity.user}"
-    return f"{identity.role.value} {identity.host_id}"
 
 
 def _respond(request: ApiRequest, status: int, body: bytes, content_type: str) -> None:

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from auth_world import FAST, HOST_ID, OTHER_ID, Tape, Threads, World, result
 from tele.audit.chain import event
 from tele.auth.guessing import FAILURES, FIRST_WAIT, Verdict
-from tele.auth.journal import STRANGERS_BURST, STRANGERS_PER_SECOND
+from tele.auth.journal import ONES_BURST, ONES_PER_SECOND
 from tele.auth.local import LOOK_AGAIN
 from tele.auth.passwords import WAITING_PER_NAME, Passwords
 from tele.certs.certificate import parse_certificate
@@ -142,12 +142,12 @@ def test_giving_roles_is_administering(world: World) -> None:
 # -- guessing ---------------------------------------------------------------------------
 def test_guessing_tokens_is_bounded_noise(world: World) -> None:
     """A storm of guesses finds nothing, and leaves a few events that say how many there were."""
-    storm = int(STRANGERS_BURST) + 50
+    storm = int(ONES_BURST) + 50
     for number in range(storm):
         with pytest.raises(AccessDenied):
             world.join(f"guess-{number}")
-    assert len(world.events("auth.denied")) <= STRANGERS_BURST
-    world.clock.advance(2 / STRANGERS_PER_SECOND)
+    assert len(world.events("auth.denied")) <= ONES_BURST
+    world.clock.advance(2 / ONES_PER_SECOND)
     with pytest.raises(AccessDenied):
         world.join("one more")
     last = result(

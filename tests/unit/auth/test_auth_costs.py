@@ -4,19 +4,150 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from attrs import evolve
 from twisted.internet.defer import CancelledError
 
 from auth_world import World, result
 from counting import calls, is_linear
+from tele.audit import reading
+from tele.audit.reading import PAGE_BYTES, SCAN
+from tele.auth.guessing import FAILURES
+from tele.auth.journal import ONES_BURST, ONES_PER_SECOND, STRANGERS_BURST, UNSAID_LIMIT
 from tele.auth.operations.machines import LOOKED_AT
 from tele.auth.presence import LastWord
+from tele.errors import AccessDenied
 from tele.loop import now
-from tele.model.api import members, table
-from tele.model.identity import HostRole
+from tele.model.api import members, people, records, table
+from tele.model.identity import Caller, HostRole
 from tele.model.presence import Presence
 
 
+# -- the audit ----------------------------------------------------------------------------
+def test_nobody_fills_the_audit_with_their_refusals(world: World) -> None:
+    """A person or host that is refused again and again leaves so many events, and the next one
+    says how many there were; what happens to others is listed all the while.
+    """
+    world.add_user("alice", "access")
+    world.add_user("bob", "access")
+    world.join(world.token())
+    for caller in (world.user("alice", "access"), world.host()):
+        for _ in range(int(ONES_BURST) + 30):
+            with pytest.raises(AccessDenied):
+                world.do(table.LIST_USERS, people.Paged(), caller)
+    with pytest.raises(AccessDenied):
+        world.do(table.LIST_USERS, people.Paged(), world.user("bob", "access"))
+    denied = world.events("auth.denied")
+    assert len(denied) == 2 * ONES_BURST + 1
+    assert denied[-1].user == "bob"
+    assert "others_not_listed" not in denied[-1].fields
+    world.clock.advance(2 / ONES_PER_SECOND)
+    with pytest.raises(AccessDenied):
+        world.do(table.LIST_USERS, people.Paged(), world.user("alice", "access"))
+    assert world.events("auth.denied")[-1].fields["others_not_listed"] == 30
+
+
+def test_many_networks_of_strangers_fill_the_audit_no_faster(world: World) -> None:
+    """All strangers together have a bound, and what is left out is counted within memory."""
+    for number in range(int(STRANGERS_BURST) + UNSAID_LIMIT + 10):
+        stranger = Caller(None, f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}:1")
+        result(world.auth.denied(table.JOIN, stranger, AccessDenied("no", "token")))
+    assert len(world.events("auth.denied")) == STRANGERS_BURST
+    journal: Any = world.auth._journal
+    assert len(journal._unsaid) <= UNSAID_LIMIT + 1
+    assert sum(journal._unsaid.values()) == UNSAID_LIMIT + 10
+
+
+def test_failed_logins_fill_the_audit_no_faster(world: World) -> None:
+    """A network that tries passwords without end leaves so many events, and lock-outs always."""
+    world.add_user("alice", "access")
+    for number in range(int(ONES_BURST) + 10):
+        with pytest.raises(AccessDenied):
+            world.login(f"user{number}")
+    for _ in range(FAILURES):
+        with pytest.raises(AccessDenied):
+            world.login(password="wrong password")
+    assert len(world.events("user.login")) == ONES_BURST
+    assert len(world.events("user.locked_out")) == 1
+
+
+def _append(world: World, count: int, **words: Any) -> None:
+    journal: Any = world.auth._journal
+    events = [journal.event("exec", None, **words) for _ in range(count)]
+    result(world.parts.audit.append(*events))
+
+
+def test_a_search_of_the_audit_looks_at_so_many(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who looks for what is not there gets short pages, each of which costs the same; with them
+    all everything is found.
+    """
+    most = 1500
+    monkeypatch.setattr(reading, "LOOKED_AT", most)
+    _append(world, 3, user="eve")
+    _append(world, 3 * most, user="bob")
+    ranges = 0
+    backend: Any = world.backend
+    plain = backend.range
+
+    def counted(*words: Any) -> Any:
+        nonlocal ranges
+        ranges += 1
+        return plain(*words)
+
+    backend.range = counted
+    request = records.ListEvents(user="eve", newest=True, limit=10)
+    page = world.do(table.LIST_EVENTS, request)
+    assert (page.items, ranges) == ((), most // SCAN)
+    pages = 1
+    while page.next and not page.items:
+        page = world.do(table.LIST_EVENTS, evolve(request, after=page.next))
+        pages += 1
+    assert (len(page.items), pages) == (3, 4)
+
+
+def test_a_page_of_events_has_so_many_bytes(world: World) -> None:
+    """Large events make short pages; none is left out."""
+    _append(world, 30, command="x" * 200_000)
+    after, counts = "", []
+    while True:
+        page = world.do(table.LIST_EVENTS, records.ListEvents(event="exec", after=after))
+        counts.append(len(page.items))
+        after = page.next
+        if not after:
+            break
+    assert sum(counts) == 30
+    assert max(counts) <= 1 + PAGE_BYTES // 200_000
+
+
+def test_an_event_is_read_once_for_all_who_follow(world: World) -> None:
+    """A hundred people that follow the audit cost one decoding of each event."""
+    told: list[Any] = []
+    streams = [
+        world.auth.follow(table.FOLLOW_EVENTS, records.FollowEvents(), world.admin, told.append)
+        for _ in range(100)
+    ]
+    _append(world, 1)
+    assert len(told) == 100
+    assert len({id(value) for value in told}) == 1
+    for stream in streams:
+        stream.addErrback(lambda failure: failure.trap(CancelledError))
+        stream.cancel()
+    _append(world, 1)
+    assert len(told) == 100
+
+
+def test_appending_costs_the_same_for_each_event(world: World) -> None:
+    """Twice as many events that come at once are twice the work."""
+
+    def work(size: int) -> int:
+        return calls(lambda: _append(world, size))
+
+    assert is_linear(work)
+
+
+# -- hosts --------------------------------------------------------------------------------
 def _fleet(world: World, size: int) -> None:
     """Let ``size`` nodes say that they live; every second one is in zone b."""
     for number in range(size):

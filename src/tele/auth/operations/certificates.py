@@ -132,7 +132,14 @@ class Signing:
         self, user: str, verdict: Verdict, reason: str, caller: Caller, attempt: Attempt
     ) -> AccessDenied:
         tried = user[:TEXT_LIMIT]
-        events = [self._journal.event("user.login", caller, user=tried, ok=False, error=reason)]
+        events = []
+        # By the source's rate alone, so that its time says nothing of the user.
+        if (unsaid := self._journal.ration(caller)) is not None:
+            events.append(
+                self._journal.event(
+                    "user.login", caller, user=tried, ok=False, error=reason, **unsaid
+                )
+            )
         if verdict in (Verdict.LAST, Verdict.LAST_OF_ALL):
             of_all = verdict is Verdict.LAST_OF_ALL
             source = f"device {attempt.device}" if attempt.device else attempt.source

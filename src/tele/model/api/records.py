@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 
 from attrs import frozen
 
@@ -106,11 +107,16 @@ class EmitEvents:
     events: tuple[Event, ...]
 
 
+#: The largest ``limit`` of events.
+EVENTS_PAGE: Final = 10_000
+
+
 @frozen
 class ListEvents:
     """Events in order of appending, optionally filtered. Times are auth's, not those claimed.
 
-    ``newest``: the last ``limit`` of them instead of the first.
+    ``newest``: the last ``limit`` of them instead of the first. A page may have fewer, or none,
+    and still say how to go on.
     """
 
     event: str = ""

@@ -72,7 +72,7 @@ RENEW = Operation(
     _HOSTS,
     "New certificates for the calling host",
     limit=16 * 1024,
-    cost=5,
+    cost=50,
 )
 ANNOUNCE = Operation(
     "announce",
@@ -83,6 +83,7 @@ ANNOUNCE = Operation(
     _HOSTS,
     "Say that the calling host lives",
     limit=64 * 1024,
+    cost=4,
 )
 WATCH_STATE = Operation(
     "watch_state",
