@@ -3,7 +3,8 @@
 Rows are in the store, written when a session starts; chunks and the manifest are in the
 archive. A row is found by id (``/recordings/rows/<id>``), by the time when auth heard of it
 (``/recordings/index/<milliseconds>-<id>``) and by its user, in that order
-(``/recordings/of/<user>/<milliseconds>-<id>``). ``/sessions/<id>`` is there while it runs.
+(``/recordings/of/<user>/<milliseconds>-<id>``). ``/sessions/<id>`` and
+``/sessions-of/<user>/<id>`` are there while it runs: what a person has costs a look at that.
 
 Laws of this file:
 
@@ -21,14 +22,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from attrs import evolve
 
-from tele.auth.shelf import Shelf
+from tele.auth.shelf import Kept, Shelf
 from tele.errors import AccessDenied, BadRecording, Conflict, InvalidInput, NotFound
 from tele.interfaces import Delete, IArchive, IBackend, Put
 from tele.model.api.records import RecordingDetails, RecordingProgress, UpdateRecording
@@ -43,6 +44,7 @@ ROWS: Final = "/recordings/rows/"
 INDEX: Final = "/recordings/index/"
 OF_USER: Final = "/recordings/of/"
 SESSIONS: Final = "/sessions/"
+SESSIONS_OF: Final = "/sessions-of/"
 MANIFEST: Final = "manifest"
 CHUNK_SUFFIX: Final = ".chunk"
 CHUNK_LIMIT: Final = 10_000_000
@@ -123,6 +125,7 @@ class Recordings:
             await self._backend.commit(
                 self._rows.put(recording_id, row, if_revision=0),
                 self._sessions.put(recording_id, session),
+                Put(_running_key(row.user, row.id), b""),
                 *(Put(key, b"") for key in _index_keys(row)),
             )
         except Conflict:
@@ -237,7 +240,10 @@ class Recordings:
     async def _ended(self, recording_id: str) -> None:
         running = await self._sessions.get(recording_id)
         if running is not None:
-            await self._backend.commit(self._sessions.delete(recording_id))
+            await self._backend.commit(
+                self._sessions.delete(recording_id),
+                Delete(_running_key(running.value.user, recording_id)),
+            )
             self._running[running.value.node_id] -= 1
 
     def _check_manifest(self, host: HostIdentity, row: Recording, manifest: Manifest) -> None:
@@ -310,8 +316,13 @@ class Recordings:
 
     async def running(self, user: str | None = None) -> tuple[Session, ...]:
         """Return sessions that have not ended, oldest first; of one ``user`` if given."""
-        kept = await self._sessions.list()
-        found = [k.value for k in kept if user is None or k.value.user == user]
+        if user is None:
+            kept: Sequence[Kept[Session] | None] = await self._sessions.list()
+        else:
+            prefix = f"{SESSIONS_OF}{user}/"
+            items = await self._backend.range(prefix, prefix[:-1] + "0")
+            kept = [await self._sessions.get(item.key.removeprefix(prefix)) for item in items]
+        found = [each.value for each in kept if each is not None]
         return tuple(sorted(found, key=_heard))
 
     async def details(self, row: Recording, state: RecordingState) -> RecordingDetails:
@@ -346,6 +357,10 @@ def _index_keys(row: Recording) -> tuple[str, str]:
 
 def _heard(of: Recording | Session) -> datetime:
     return of.received or of.started  # those from before auth noted when it heard of them
+
+
+def _running_key(user: str, recording_id: str) -> str:
+    return f"{SESSIONS_OF}{user}/{recording_id}"
 
 
 def _there(row: Recording | None) -> Recording:

@@ -163,10 +163,11 @@ class Tokens:
         if by_secret is not None:
             name = by_secret.name
         else:
-            names = [k.name for k in await self._shelf.list() if _id(k.name) == wanted]
-            if not names:
+            # An id is the beginning of a name, and there is no name that is as short.
+            following = await self._shelf.list(1, wanted)
+            if not following or _id(following[0].name) != wanted:
                 raise NotFound("no such token; tele tokens ls shows the tokens")
-            name = names[0]
+            name = following[0].name
         await self._backend.commit(self._shelf.delete(name))
         return _id(name)
 

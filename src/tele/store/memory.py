@@ -73,10 +73,15 @@ class MemoryBackend:
     ) -> Deferred[Sequence[Item]]:
         """See :class:`IBackend`."""
         self._expire()
-        keys = self._keys[bisect_left(self._keys, start) : bisect_left(self._keys, end)]
+        first, last = bisect_left(self._keys, start), bisect_left(self._keys, end)
+        if limit and reverse:
+            first = max(first, last - limit)
+        elif limit:
+            last = min(last, first + limit)
+        keys = self._keys[first:last]
         if reverse:
             keys.reverse()
-        return succeed([self._items[key] for key in keys[: limit or None]])
+        return succeed([self._items[key] for key in keys])
 
     def commit(self, *changes: Put | Delete) -> Deferred[int]:
         """See :class:`IBackend`."""

@@ -8,15 +8,16 @@ import pytest
 from attrs import evolve
 from twisted.internet.defer import CancelledError
 
-from auth_world import World, result
+from auth_world import Tape, World, result
 from counting import calls, is_linear
 from tele.audit import reading
 from tele.audit.reading import PAGE_BYTES, SCAN
 from tele.auth.guessing import FAILURES
 from tele.auth.journal import ONES_BURST, ONES_PER_SECOND, STRANGERS_BURST, UNSAID_LIMIT
+from tele.auth.operations.evidence import ONE_GO
 from tele.auth.operations.machines import LOOKED_AT
 from tele.auth.presence import LastWord
-from tele.errors import AccessDenied
+from tele.errors import AccessDenied, NotFound
 from tele.loop import now
 from tele.model.api import members, people, records, table
 from tele.model.identity import Caller, HostRole
@@ -230,3 +231,76 @@ def test_thousands_of_readers_that_leave_cost_the_same_each(world: World) -> Non
         return calls(leave) + looked
 
     assert is_linear(work)
+
+
+# -- sessions, tokens, accesses ---------------------------------------------------------------
+def test_ones_own_sessions_cost_what_one_has(world: World) -> None:
+    """Who may see their own sessions does not make auth read everybody's."""
+    world.add_user("alice", "access")
+    alice = world.user("alice", "access")
+    world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), Tape(world, "alice").host)
+
+    def mine() -> int:
+        (session,) = world.do(table.LIST_SESSIONS, people.Paged(), alice).items
+        assert session.user == "alice"
+        return calls(lambda: world.do(table.LIST_SESSIONS, people.Paged(), alice))
+
+    mine()
+    few = mine()
+    for _ in range(20):
+        Tape(world, "bob")
+    assert mine() <= few + 10
+    assert len(world.do(table.LIST_SESSIONS, people.Paged()).items) == 21
+
+
+def test_a_session_that_ended_is_in_no_list(world: World) -> None:
+    """However a session ends, its place among its person's sessions is empty again."""
+    ended, finished, removed = (Tape(world, "alice") for _ in range(3))
+    moment = now(world.clock)
+    world.do(table.UPDATE_RECORDING, records.UpdateRecording(ended.id, ended=moment), ended.host)
+    removed.upload(0)
+    world.do(table.DELETE_RECORDING, members.ById(removed.id))
+    assert len(result(world.backend.range("/sessions-of/", "/sessions-of0"))) == 1
+    world.do(
+        table.UPDATE_RECORDING, records.UpdateRecording(finished.id, ended=moment), finished.host
+    )
+    assert result(world.backend.range("/sessions", "/sessiont")) == []
+
+
+def test_a_token_is_found_by_its_id_at_once(world: World) -> None:
+    """Revoking a token costs the same among a few and among many; a wrong id finds none."""
+
+    def removed() -> int:
+        world.token()
+        token_id = world.do(table.LIST_TOKENS, people.Paged()).items[-1].id
+        cost = calls(lambda: world.do(table.DELETE_TOKEN, members.ById(token_id)))
+        assert token_id not in [t.id for t in world.do(table.LIST_TOKENS, people.Paged()).items]
+        with pytest.raises(NotFound):
+            world.do(table.DELETE_TOKEN, members.ById(token_id))
+        return cost
+
+    removed()
+    few = removed()
+    for _ in range(50):
+        world.token()
+    assert removed() <= few + 100
+
+
+def test_noting_who_read_what_costs_the_same_each_time(world: World) -> None:
+    """An auditor who reads many recordings makes the next one no slower; old notes go."""
+    world.add_user("otto", "auditor")
+    otto = world.user("otto", "auditor")
+    method: Any = world.auth._methods["get_recording"]
+    desk = method.__self__
+    tape = Tape(world)
+
+    def work(size: int) -> int:
+        ids = [f"{n}" for n in range(size)]
+        rows = [evolve(result(world.parts.recordings.get(tape.id)), id=name) for name in ids]
+        desk._accessed.clear()
+        return calls(lambda: [result(desk._note_access(row, otto)) for row in rows])
+
+    assert is_linear(work, 100)
+    world.clock.advance(ONE_GO)
+    world.do(table.GET_RECORDING, members.ById(tape.id), otto)
+    assert len(desk._accessed) == 1

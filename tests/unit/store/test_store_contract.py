@@ -389,3 +389,34 @@ def test_no_threads_are_left(tmp_path: Path, turns: Turns) -> None:
             break
         time.sleep(0.01)
     assert not any(name.startswith("tele-store") for name in names)
+
+
+def test_a_page_of_the_memory_store_copies_a_page() -> None:
+    """Reading everything page by page copies each key once, not the rest with each page."""
+
+    class Keys(list[str]):
+        copied = 0
+
+        def __getitem__(self, at: Any) -> Any:
+            found = super().__getitem__(at)
+            Keys.copied += len(found) if isinstance(at, slice) else 0
+            return found
+
+    clock = Clock()
+    store: Any = MemoryBackend(clock)
+    result = store.commit(*(Put(f"/k/{n:05d}", b"") for n in range(1000)))
+    store._keys = Keys(store._keys)
+    seen: list[str] = []
+    start = "/k/"
+    while True:
+        page: list[Any] = []
+        store.range(start, "/k0", 50).addCallback(page.extend)
+        if not page:
+            break
+        seen += [item.key for item in page]
+        start = seen[-1] + "\0"
+    assert (len(seen), Keys.copied) == (1000, 1000)
+    back: list[Any] = []
+    store.range("/k/", "/k0", 3, reverse=True).addCallback(back.extend)
+    assert [item.key for item in back] == ["/k/00999", "/k/00998", "/k/00997"]
+    assert result.called
