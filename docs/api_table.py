@@ -1,7 +1,8 @@
 """Which operations, bounds and events are there? Directives that ask the program itself.
 
-``.. api-table::`` becomes a table of all operations, ``.. api-limits::`` the server's
-bounds, ``.. host-quotas::`` what a host may send, ``.. audit-codes::`` the names of events and
+``.. api-table::`` becomes a table of all operations, ``.. api-costs::`` one of what each may
+cost, ``.. api-limits::`` the server's bounds, ``.. host-quotas::`` what a host may send,
+``.. audit-codes::`` the names of events and
 ``.. tape-kinds::`` those of frames, so that a page cannot differ from the program.
 """
 
@@ -12,6 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 import attrs
+from api_costs import WORK
 from docutils.nodes import Node
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -23,6 +25,20 @@ from tele.model.api.table import OPERATIONS
 from tele.model.codec import format_duration
 from tele.model.event import CODES
 from tele.model.frame import KIND_MEANINGS, FrameKind
+
+
+def costs() -> Iterator[tuple[str, ...]]:
+    """Yield what may be sent, by whom, its limit, deadline, units and work, for each operation."""
+    for operation in OPERATIONS.values():
+        may = "; ".join(who_may(who) for who in operation.who)
+        takes_body = operation.method in ("POST", "PUT", "PATCH")
+        limit = f"{operation.limit // 1024:,} KiB" if takes_body else "no body"
+        until = (
+            "the end of the certificate" if operation.streams
+            else format_duration(operation.timeout)
+        )  # fmt: skip
+        name = f"``{operation.method} {operation.path}``"
+        yield name, may, limit, until, str(operation.cost), WORK[operation.name]
 
 
 def rows() -> Iterator[tuple[str, str, str]]:
@@ -56,6 +72,15 @@ class ApiTable(SphinxDirective):
         """Return the table."""
         lines = list_table(("Operation", "Does", "For"), rows())
         return self.parse_text_to_nodes("\n".join(lines))
+
+
+class ApiCosts(SphinxDirective):
+    """``.. api-costs::``."""
+
+    def run(self) -> list[Node]:
+        """Return the table."""
+        heads = ("Operation", "Who may send it", "Limit", "Deadline", "Units", "What auth does")
+        return self.parse_text_to_nodes("\n".join(list_table(heads, costs())))
 
 
 class ApiLimits(SphinxDirective):
@@ -102,6 +127,7 @@ class TapeKinds(SphinxDirective):
 def setup(app: Sphinx) -> dict[str, Any]:
     """Tell Sphinx of the directives."""
     app.add_directive("api-table", ApiTable)
+    app.add_directive("api-costs", ApiCosts)
     app.add_directive("api-limits", ApiLimits)
     app.add_directive("host-quotas", HostQuotas)
     app.add_directive("audit-codes", AuditCodes)
