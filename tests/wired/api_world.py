@@ -10,7 +10,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from tele.errors import AccessDenied, NotFound
 from tele.https.channel import Limits
 from tele.https.identity import TlsIdentity
 from tele.https.serve import ApiServer, IHandler
+from tele.https.tls_server import Preface, no_preface
 from tele.https.trust import ClientTls
 from tele.model.api.members import Announced, ClusterInfo, ClusterState, Health, HostList
 from tele.model.api.operation import Nothing, Operation
@@ -237,7 +238,7 @@ class MemoryEndpoint:
 class World:
     """A cluster with its server, on in-memory wires and a clock of its own."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, preface: Preface = no_preface) -> None:
         self.clock = Clock()
         self.clock.advance(time.time())
         self.wires = Wires(self.clock)
@@ -253,6 +254,7 @@ class World:
             identity=lambda: self.auth,
             authorities=lambda: self.trusted,
             limits=limits,
+            preface=preface,
             on_refused=lambda operation, caller, error: self.refused.append(
                 (operation.name, caller, error)
             ),
@@ -269,12 +271,16 @@ class World:
         trust: str | None = None,
         server_name: str = SERVER_NAME,
         address: str = "",
+        before: Sequence[bytes] = (),
     ) -> RawClient:
-        """Open a connection, from ``address``, and shake hands."""
+        """Open a connection, from ``address``, say what comes ``before``, and shake hands."""
         client = RawClient()
         tls = ClientTls(server_name, lambda: identity, lambda: [trust or self.host_ca.certificate])
         factory: Any = TLSMemoryBIOFactory(tls, True, _Single(client), clock=self.clock)
-        self.attach(factory.buildProtocol(None), address)
+        if before:
+            self.attach(_First(factory.buildProtocol(None), before), address)
+        else:
+            self.attach(factory.buildProtocol(None), address)
         self.wires.flush()
         return client
 
@@ -299,6 +305,26 @@ class World:
         if body or method in ("POST", "PUT", "PATCH"):
             head += f"content-length: {len(body)}\r\n"
         return self.send(client, head.encode() + b"\r\n" + body)
+
+
+class _First(Protocol):
+    """Says some bytes, piece by piece, and is another protocol then."""
+
+    def __init__(self, protocol: Any, pieces: Sequence[bytes]) -> None:
+        self._protocol = protocol
+        self._pieces = pieces
+
+    def makeConnection(self, transport: Any) -> None:
+        for piece in self._pieces:
+            transport.write(piece)
+        transport.protocol = self._protocol
+        self._protocol.makeConnection(transport)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._protocol.dataReceived(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._protocol.connectionLost(reason)
 
 
 class _Single(Factory):

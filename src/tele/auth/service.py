@@ -32,6 +32,7 @@ from tele.auth.members import Members
 from tele.auth.passwords import Passwords
 from tele.auth.people import People
 from tele.auth.presence import Hosts
+from tele.auth.proxy_words import ProxyWords
 from tele.auth.recordings import Recordings
 from tele.auth.shelf import Shelf
 from tele.auth.state import State
@@ -192,6 +193,7 @@ class AuthService(Service):
             identity=self._tls_identity,
             authorities=lambda: parts.authorities.trusted,
             on_refused=self._refused,
+            preface=ProxyWords(parts, self._cluster, self._reactor).read,
         )
         if not self.running:
             raise Unavailable("auth was stopped while it started")

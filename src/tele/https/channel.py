@@ -26,7 +26,6 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import ServerFactory, connectionDone
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, Request
 from twisted.web.iweb import INonQueuedRequestFactory
@@ -141,7 +140,7 @@ class ApiChannel(HTTPChannel):
     def connectionMade(self) -> None:
         """Start the clock of the handshake."""
         _notice_dead_peers(self.transport, self.api.limits.silence)
-        self.source = source_network(getattr(self.transport.getPeer(), "host", "") or "")
+        self.source = _network(self.transport)
         self.api.opened(self)
         super().connectionMade()
 
@@ -162,6 +161,13 @@ class ApiChannel(HTTPChannel):
                 self.api.recognised(self)
             self._within(self.api.limits.head)
         super().dataReceived(data)
+
+    def moved(self) -> None:
+        """Its peer is behind a proxy: it is one of that network from now on."""
+        stranger = self.api.recognised(self)
+        self.source = _network(self.transport)
+        if stranger:
+            self.api.opened(self)
 
     def rawDataReceived(self, data: bytes) -> None:
         """Take bytes of a body; while an answer is made, so many of what follows, and no more."""
@@ -315,6 +321,10 @@ class ApiChannel(HTTPChannel):
         super().connectionLost(reason)
 
 
+def _network(transport: Any) -> str:
+    return source_network(getattr(transport.getPeer(), "host", "") or "")
+
+
 def _notice_dead_peers(transport: Any, silence: timedelta) -> None:
     # The TLS protocol's own transport is the TCP one; in memory there is no socket.
     connected = getattr(getattr(transport, "transport", None), "socket", None)
@@ -323,20 +333,6 @@ def _notice_dead_peers(transport: Any, silence: timedelta) -> None:
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             milliseconds = int(silence.total_seconds() * 1000)
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-
-
-class TlsFactory(TLSMemoryBIOFactory):
-    """Wraps :class:`ApiFactory` in TLS; drops connections over the limit before any work."""
-
-    noisy = False
-    wrappedFactory: ApiFactory
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Return the protocol of a new connection, or None to drop it."""
-        if self.wrappedFactory.full:
-            _log.warn("too many connections: {peer!r} is dropped", peer=addr)
-            return None
-        return super().buildProtocol(addr)
 
 
 class LocalFactory(ServerFactory):
@@ -439,14 +435,16 @@ class ApiFactory(ServerFactory):
             self.recognised(oldest)
             oldest.transport.abortConnection()
 
-    def recognised(self, channel: ApiChannel) -> None:
-        """It showed a client certificate, or goes: it is no stranger's any more."""
+    def recognised(self, channel: ApiChannel) -> bool:
+        """It showed a client certificate, or goes: it is no stranger's any more, if it was one."""
         of_source = self._strangers.get(channel.source, {})
-        if channel in of_source:
-            del of_source[channel]
-            self._strangers_count -= 1
-            if not of_source:
-                del self._strangers[channel.source]
+        if channel not in of_source:
+            return False
+        del of_source[channel]
+        self._strangers_count -= 1
+        if not of_source:
+            del self._strangers[channel.source]
+        return True
 
     def belongs(self, channel: ApiChannel, caller: str) -> bool:
         """It is a connection of ``caller``. False: they have too many already."""

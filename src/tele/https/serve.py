@@ -29,12 +29,13 @@ from tele.admission.shares import Rates, Shares
 from tele.errors import InvalidInput, NotFound, NotLoggedIn, TeleError, Unavailable, quoted
 from tele.https.answers import encode_error, status_of
 from tele.https.callers import admit, counted_as
-from tele.https.channel import ApiFactory, ApiRequest, Limits, LocalFactory, TlsFactory
+from tele.https.channel import ApiFactory, ApiRequest, Limits, LocalFactory
 from tele.https.encoding import JSON, decode_request, encode_response
 from tele.https.identity import TlsIdentity
 from tele.https.openapi import describe
 from tele.https.routes import NoRoute, Route, Routes
 from tele.https.stream import Lines, Stream
+from tele.https.tls_server import Preface, TlsFactory, no_preface
 from tele.https.trust import ServerTls
 from tele.loop import Ticker, make_logger, now
 from tele.model.api.operation import Anyone, Operation
@@ -117,7 +118,8 @@ class ApiServer:
 
     ``identity()`` and ``authorities()`` are asked for at each connection, and
     ``authorities()`` at each request. ``on_refused`` hears of every call that was
-    refused for who the caller is (for the audit).
+    refused for who the caller is (for the audit). ``preface`` reads the word of a proxy before
+    TLS (:mod:`tele.https.tls_server`).
     """
 
     def __init__(
@@ -130,7 +132,9 @@ class ApiServer:
         table: Mapping[str, Operation[Any, Any]] = OPERATIONS,
         limits: Limits | None = None,
         on_refused: Callable[[Operation[Any, Any], Caller, TeleError], None] | None = None,
+        preface: Preface = no_preface,
     ) -> None:
+        self._preface = preface
         limits = limits or Limits()
         self._reactor = reactor
         self._handler = handler
@@ -156,6 +160,7 @@ class ApiServer:
     def factory(self) -> IProtocolFactory:
         """The factory of TLS connections, to listen with on any stream endpoint."""
         made: Any = TlsFactory(self._tls, False, self._api, clock=self._reactor)
+        made.preface = self._preface
         return cast(IProtocolFactory, made)
 
     def listen(self, host: str, port: int) -> int:

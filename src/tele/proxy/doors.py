@@ -2,7 +2,8 @@
 
 Invariants of this file:
 
-* What is meant for auth passes through as it is: the proxy neither reads nor changes it.
+* What is meant for auth passes through as it is: the proxy neither reads nor changes it, and
+  only says before it where it comes from.
 * A connection to auth has a deadline until auth has answered it, which bytes do not move; after
   that it ends when nothing was sent for longer than the API lets it be quiet.
 * The proxy's own HTTPS tells strangers that it is there, and nothing of the cluster's inside. It
@@ -62,18 +63,20 @@ class _Upstream(Protocol):
 
 
 class Relay(Protocol):
-    """The visitor's side: everything goes to what ``endpoint`` connects to.
+    """The visitor's side: everything goes to what ``endpoint`` connects to, after ``preface``.
 
     Each side is the other's producer: neither is read while the other takes nothing.
     """
 
     transport: Any
 
-    def __init__(self, endpoint: IStreamClientEndpoint, slot: Slot, clock: Any) -> None:
+    def __init__(
+        self, endpoint: IStreamClientEndpoint, slot: Slot, clock: Any, preface: bytes = b""
+    ) -> None:
         self._endpoint = endpoint
         self._slot = slot
         self._clock = clock
-        self._early: list[bytes] = []
+        self._early: list[bytes] = [preface] if preface else []
         self._upstream: Any = None
         self._connecting: Any = None
         self._lost = False

@@ -50,7 +50,7 @@ from tele.tunnel.peers import CONNECT_SECONDS, PeerAvatar, Peers
 from tele.tunnel.visits import OPEN_SECONDS, MemberConnection
 from tele.tunnel.vouching import vouch
 from tele.tunnel.ways_out import WayOut
-from tele.tunnel.words import Visitor
+from tele.tunnel.words import Visitor, auth_as_destination
 
 log = make_logger(__name__)
 
@@ -240,7 +240,9 @@ class ProxyService(Service):
             lambda: member.identity.tls, lambda: tls_authorities(member.authorities)
         )
         doors = Doors(
-            auth=lambda _, slot: Relay(self._auth_endpoint(), slot, self._reactor),
+            auth=lambda client, slot: Relay(
+                self._auth_endpoint(), slot, self._reactor, self._word_for(client)
+            ),
             https=https_door(tls, pages, self._reactor),
             ssh=ssh.buildProtocol,
         )
@@ -294,6 +296,11 @@ class ProxyService(Service):
     def _other_proxies(self) -> tuple[Proxy, ...]:
         own = self._member.host_id
         return tuple(proxy for proxy in self._member.state.proxies if proxy.id != own)
+
+    def _word_for(self, client: Any) -> bytes:
+        """What auth is told before a client: where it comes from."""
+        destination = auth_as_destination(self._member.identity.host.cluster)
+        return self._vouch(Visitor(destination, (client.host, client.port)))
 
     def _vouch(self, visitor: Visitor) -> bytes:
         identity = self._member.identity

@@ -1,5 +1,7 @@
 """How does a node that is dialled directly learn whom a proxy brings?
 
+Auth learns it in the same way of those who call it through a proxy, before their TLS begins.
+
 Before the visitor's own SSH begins, the proxy sends one line: ``TELE-VISITOR`` and, in
 base64, its host certificate, who comes from where to which node and when, and a signature
 over that with its host key.

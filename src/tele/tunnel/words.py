@@ -34,6 +34,11 @@ INSTANCE_SIZE: Final = 16
 _TEXT_LIMIT: Final = 255
 
 
+def auth_as_destination(cluster: str) -> str:
+    """Return what auth is called where others have a host id: clients come to it, too."""
+    return f"auth.{cluster}"
+
+
 @frozen
 class Visitor:
     """Who is coming, and to which node. ``remote_addr`` is where they dialled from."""

@@ -1,0 +1,95 @@
+"""What comes before HTTP on auth's port? TLS, and before that perhaps a proxy's word.
+
+A proxy of the cluster passes TLS streams on without opening them. It says in one line before them
+where the client comes from, signed with its key, so that auth counts, and writes into the audit,
+the client's address and not the proxy's.
+
+Invariants:
+
+* Whether a line is a proxy's word is not decided here; one that is not good counts for nothing,
+  and the connection is then from where it comes from.
+* Until the line is read whole nothing else is looked at; the time of the handshake runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Any, Final
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import IAddress
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+
+from tele.errors import PeerError
+from tele.https.channel import ApiChannel, ApiFactory
+from tele.loop import make_logger
+
+_log: Final = make_logger(__name__)
+
+#: Given the first bytes: how many of them are a proxy's word, and the address that it vouches for.
+#: None: more bytes are needed. Raises a :class:`PeerError` for what cannot become one.
+Preface = Callable[[bytes], tuple[int, tuple[str, int] | None] | None]
+
+
+def no_preface(_data: bytes) -> tuple[int, tuple[str, int] | None]:
+    """Take TLS only."""
+    return 0, None
+
+
+class TlsConnection(TLSMemoryBIOProtocol):
+    """TLS of one connection, after a proxy's word if there is one."""
+
+    factory: TlsFactory
+    wrappedProtocol: ApiChannel
+    transport: Any
+    _seen = b""
+    _begun = False
+    _claimed: IAddress | None = None
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes from the network."""
+        if not self._begun:
+            self._seen += data
+            try:
+                found = self.factory.preface(self._seen)
+            except PeerError as error:
+                _log.debug("refused {peer!r}: {why!s}", peer=self.getPeer(), why=error)
+                self.abortConnection()
+                return
+            if found is None:
+                return
+            size, address = found
+            data, self._seen, self._begun = self._seen[size:], b"", True
+            if address is not None:
+                self._come_from(*address)
+        if data:
+            super().dataReceived(data)
+
+    def _come_from(self, host: str, port: int) -> None:
+        try:
+            version = ip_address(host.partition("%")[0]).version
+        except ValueError:
+            return  # a proxy that listens on something else than TCP
+        self._claimed = (IPv4Address if version == 4 else IPv6Address)("TCP", host, port)
+        self.wrappedProtocol.moved()
+
+    def getPeer(self) -> Any:
+        """Return where the client comes from."""
+        return self._claimed or super().getPeer()
+
+
+class TlsFactory(TLSMemoryBIOFactory):
+    """Wraps :class:`ApiFactory` in TLS; drops connections over the limit before any work."""
+
+    noisy = False
+    protocol = TlsConnection
+    wrappedFactory: ApiFactory
+    preface: Preface = staticmethod(no_preface)
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """Return the protocol of a new connection, or None to drop it."""
+        if self.wrappedFactory.full:
+            _log.warn("too many connections: {peer!r} is dropped", peer=addr)
+            return None
+        return super().buildProtocol(addr)

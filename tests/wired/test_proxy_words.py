@@ -1,0 +1,211 @@
+"""Auth learns from a proxy where a client comes from, and from nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
+
+from api_world import RawClient
+from api_world import World as ApiWorld
+from auth_world import OTHER_ID, PROXY_ID, World
+from small_cluster import SmallCluster, small_cluster
+from tele.auth.proxy_words import LINES_BURST, ProxyWords
+from tele.certs.certificate import parse_certificate
+from tele.certs.keys import PrivateKey, parse_line
+from tele.certs.x509 import TlsKey
+from tele.errors import AccessDenied, ProtocolError
+from tele.https.client import RemoteAuthority
+from tele.interfaces import Delete, Put
+from tele.membership.identity import tls_authorities
+from tele.model.api import members, people, table
+from tele.model.codec import encode
+from tele.model.identity import HostRole
+from tele.model.presence import Presence
+from tele.model.resources import Lock, LockSpec, LockTarget, Metadata, User
+from tele.tunnel.vouching import LASTS, LIMIT, PREFACE, vouch
+from tele.tunnel.words import Visitor, auth_as_destination
+
+CLIENT = ("203.0.113.9", 4321)
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World()
+    yield made
+    made.stop()
+
+
+class ProxyOfAuth:
+    """A proxy of the cluster, and what auth makes of its words."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        host = world.proxy()
+        self.key = world.ssh
+        again = world.join(
+            world.token((HostRole.PROXY,)), PROXY_ID, name="gate", role=HostRole.PROXY
+        )
+        self.key = world.ssh
+        self.certificate = parse_certificate(parse_line(again.ssh))
+        world.do(table.ANNOUNCE, Presence("gate", HostRole.PROXY), host)
+        self.words = ProxyWords(world.parts, "c", world.clock)
+
+    def word(self, to: str = auth_as_destination("c"), late: float = 0.0) -> bytes:
+        seconds = self.world.clock.seconds() - late
+        return vouch(Visitor(to, CLIENT), self.key, self.certificate, seconds)
+
+    def taken(self, line: bytes) -> tuple[str, int] | None:
+        found = self.words.read(line)
+        assert found is not None
+        assert found[0] == len(line), "whatever it says, it is no part of TLS"
+        return found[1]
+
+
+@pytest.fixture
+def proxy(world: World) -> ProxyOfAuth:
+    return ProxyOfAuth(world)
+
+
+def test_the_word_of_a_proxy_is_taken_once(proxy: ProxyOfAuth) -> None:
+    """Who overheard it and says it again comes from where they come from."""
+    line = proxy.word()
+    assert proxy.words.read(line[:-1]) is None
+    assert proxy.words.read(b"\x16\x03\x01") == (0, None)
+    assert proxy.taken(line) == CLIENT
+    assert proxy.taken(line) is None
+
+
+def test_words_that_count_for_nothing(world: World, proxy: ProxyOfAuth) -> None:
+    """For another cluster or a node, too old, changed, or of a key that is not the proxy's."""
+    assert proxy.taken(proxy.word("auth.d")) is None
+    assert proxy.taken(proxy.word(OTHER_ID)) is None
+    assert proxy.taken(proxy.word(late=LASTS + 1)) is None
+    assert proxy.taken(PREFACE + b"!!!\r\n") is None
+    assert proxy.taken(PREFACE + b"AAAA\r\n") is None
+    proxy.key = PrivateKey.generate()
+    assert proxy.taken(proxy.word()) is None
+
+
+def test_a_nodes_word_counts_for_nothing(world: World, proxy: ProxyOfAuth) -> None:
+    """A node of the cluster is no proxy, whatever it signs."""
+    node = world.join(world.token())
+    proxy.key, proxy.certificate = world.ssh, parse_certificate(parse_line(node.ssh))
+    assert proxy.taken(proxy.word()) is None
+
+
+def test_a_proxy_that_was_removed_or_locked_is_not_believed(
+    world: World, proxy: ProxyOfAuth
+) -> None:
+    """Its certificate is good for a day; its word ends at once."""
+    lock = Lock(Metadata("l"), LockSpec(LockTarget(host_id=PROXY_ID)))
+    world.backend.commit(Put("/locks/l", encode(lock)))
+    assert proxy.taken(proxy.word()) is None
+    world.backend.commit(Delete("/locks/l"))
+    assert proxy.taken(proxy.word(late=1)) == CLIENT
+    world.do(table.DELETE_HOST, members.ById(PROXY_ID))
+    assert proxy.taken(proxy.word(late=2)) is None
+
+
+def test_a_word_without_an_end_is_not_waited_for(proxy: ProxyOfAuth) -> None:
+    """It ends within 4 KiB, or the connection does."""
+    with pytest.raises(ProtocolError):
+        proxy.words.read(PREFACE + b"A" * LIMIT)
+
+
+def test_words_that_are_not_taken_do_not_fill_the_log(
+    proxy: ProxyOfAuth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strangers can say anything; a few lines tell of it."""
+    lines: list[str] = []
+
+    class Log:
+        def warn(self, text: str, /, **fields: object) -> None:
+            lines.append(text)
+
+    monkeypatch.setattr("tele.auth.proxy_words.log", Log())
+    for _ in range(100):
+        proxy.taken(PREFACE + b"AAAA\r\n")
+    assert len(lines) == LINES_BURST
+
+
+# -- on the wire --------------------------------------------------------------------------
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_tls_follows_the_word(step: int) -> None:
+    """However the bytes arrive, the line is read and TLS begins after it."""
+    line = b"WORD 203.0.113.9\n"
+
+    def preface(data: bytes) -> tuple[int, tuple[str, int] | None] | None:
+        if not data.startswith(b"W"):
+            return 0, None
+        return (data.index(b"\n") + 1, CLIENT) if b"\n" in data else None
+
+    world = ApiWorld(preface=preface)
+    pieces = [line[n : n + step] for n in range(0, len(line), step)]
+    client = world.raw(address="192.0.2.1", before=pieces)
+    assert world.request(client, "GET", "/v1/health")[0] == 200
+    assert world.handler.calls[-1][2].remote_addr == "203.0.113.9:4321"
+    api = world.server._api
+    assert list(api._strangers) == ["203.0.113.9"]
+    other = world.raw(address="192.0.2.1")
+    assert world.request(other, "GET", "/v1/health")[0] == 200
+    assert world.handler.calls[-1][2].remote_addr == "192.0.2.1:1234"
+    for each in (client, other):
+        each.transport.abortConnection()  # type: ignore[union-attr]
+    world.wires.flush()
+    assert (api._strangers, api._strangers_count) == ({}, 0)
+
+
+def test_a_word_that_never_ends_has_the_time_of_a_handshake() -> None:
+    """Whoever begins a line and waits is cut off as whoever begins TLS and waits."""
+    world = ApiWorld(preface=lambda _: None)
+    client = RawClient()
+    world.attach(client)
+    client.transport.write(b"TELE")  # type: ignore[union-attr]
+    world.wires.pass_time(16)
+    assert client.lost is not None
+
+
+# -- the real thing -----------------------------------------------------------------------
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
+    with small_cluster(tmp_path) as made:
+        yield made
+
+
+def test_auth_sees_clients_and_not_their_proxy(cluster: SmallCluster) -> None:
+    """Somebody who guesses through the proxy waits alone: another client of it logs in."""
+    proxy = cluster.proxy()
+    user = people.NewUser(User(Metadata("alice")), "correct horse")
+    cluster.reactor.wait(cluster.admin.perform(table.ADD_USER, user))
+
+    def login(source: str, password: str) -> Any:
+        def endpoint(host: str, port: int) -> IStreamClientEndpoint:
+            return HostnameEndpoint(cluster.reactor, host, port, bindAddress=(source, 0))
+
+        authority = RemoteAuthority(
+            cluster.reactor, [f"127.0.0.1:{proxy.port}"], lambda: None,
+            lambda: tls_authorities(proxy.member.authorities), "auth.small", endpoint=endpoint,
+        )  # fmt: skip
+        keys = members.PublicKeys(PrivateKey.generate().public.line, TlsKey.generate().public_pem)
+        try:
+            request = people.LoginRequest("alice", password, keys)
+            return cluster.reactor.wait(authority.perform(table.LOGIN, request))
+        finally:
+            authority.close()
+
+    for _ in range(6):
+        with pytest.raises(AccessDenied):
+            login("127.0.0.66", "wrong password")
+    with pytest.raises(AccessDenied):
+        login("127.0.0.66", "correct horse")
+    assert login("127.0.0.2", "correct horse").ssh
+    (locked_out,) = cluster.events("user.locked_out")
+    assert locked_out.fields["source"] == "127.0.0.66"
+    assert {e.remote_addr.partition(":")[0] for e in cluster.events("user.login")} == {
+        "127.0.0.66", "127.0.0.2",
+    }  # fmt: skip
