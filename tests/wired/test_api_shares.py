@@ -123,6 +123,21 @@ def test_one_network_of_strangers_does_not_crowd_out_another() -> None:
     assert world.request(alone, "GET", "/v1/health")[0] == 200
 
 
+def test_one_network_shakes_hands_so_often() -> None:
+    """What strangers of one network may make us sign has a rate; members do not count, and other
+    networks do not notice.
+    """
+    world = World(Limits(handshakes_burst=3, handshakes_per_second=1))
+    flood = [world.raw(address="198.51.100.66") for _ in range(5)]
+    assert [client.lost is None for client in flood] == [True] * 3 + [False] * 2
+    assert world.raw(address="192.0.2.1").lost is None
+    world.wires.pass_time(3)
+    identity = world.user_ca.issue(user())
+    for _ in range(10):
+        member = world.raw(identity, address="198.51.100.66")
+        assert world.request(member, "GET", "/v1/whoami")[0] == 200
+
+
 def test_one_member_has_so_many_connections() -> None:
     """One more is told so and closed; another person's, and the first ones, go on."""
     world = World(Limits(connections_per_caller=3))

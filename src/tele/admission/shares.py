@@ -83,6 +83,12 @@ class Rates:
         """Use ``units`` of what ``key`` has. False: it has less, and keeps what it has."""
         return self.wait(key, now, units, longest=0.0) is not None
 
+    def give_back(self, key: str, units: float = 1.0) -> None:
+        """What ``key`` used is not held against it after all."""
+        if key in self._left:
+            left, last = self._left[key]
+            self._left[key] = (min(self.burst, left + units), last)
+
     def wait(self, key: str, now: float, units: float, longest: float) -> float | None:
         """Return after how many seconds ``key`` may use ``units``, which are used at once.
 

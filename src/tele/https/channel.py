@@ -31,7 +31,7 @@ from twisted.web.http import HTTPChannel, Request
 from twisted.web.iweb import INonQueuedRequestFactory
 from zope.interface import provider
 
-from tele.admission.shares import Shares, source_network
+from tele.admission.shares import Rates, Shares, source_network
 from tele.https.callers import Peer
 from tele.loop import make_logger
 from tele.model.identity import Identity
@@ -56,7 +56,8 @@ class Limits:
     (with more, the oldest ends), bytes of bodies, and bytes of answers that were not read yet.
     ``units_burst`` and ``units_per_second`` are what they may ask for
     (:attr:`tele.model.api.operation.Operation.cost`); of strangers, all from one network have
-    ``stranger_units_burst`` and ``stranger_units_per_second``.
+    ``stranger_units_burst`` and ``stranger_units_per_second``. ``handshakes_burst`` and
+    ``handshakes_per_second`` are those of a network that do not end in a member's certificate.
     """
 
     handshake: timedelta = timedelta(seconds=15)
@@ -79,6 +80,8 @@ class Limits:
     answers_per_caller: int = 32 * 1024 * 1024
     units_burst: int = 2000
     units_per_second: int = 200
+    handshakes_burst: int = 1000
+    handshakes_per_second: int = 50
     stranger_units_burst: int = 500
     stranger_units_per_second: int = 50
 
@@ -157,8 +160,9 @@ class ApiChannel(HTTPChannel):
             return
         if not self._handlingRequest and self._deadline is None:
             self.timeOut = int(self.api.limits.idle.total_seconds())
-            if self.local_identity is not None or self.peer is not None:
-                self.api.recognised(self)
+            member = self.local_identity is not None or self.peer is not None
+            if member and self.api.recognised(self):
+                self.api.handshakes.give_back(self.source)
             self._within(self.api.limits.head)
         super().dataReceived(data)
 
@@ -410,6 +414,8 @@ class ApiFactory(ServerFactory):
         self._strangers: dict[str, dict[ApiChannel, None]] = {}
         self._strangers_count = 0
         self._members = Shares(limits.connections_per_caller, limits.connections)
+        #: Handshakes of each network.
+        self.handshakes = Rates(limits.handshakes_burst, limits.handshakes_per_second)
         #: What was answered and is not read yet, by caller.
         self.unread = Shares(UNBOUNDED, UNBOUNDED)
 

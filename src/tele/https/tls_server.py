@@ -9,6 +9,7 @@ Invariants:
 * Whether a line is a proxy's word is not decided here; one that is not good counts for nothing,
   and the connection is then from where it comes from.
 * Until the line is read whole nothing else is looked at; the time of the handshake runs.
+* A network that makes handshakes and shows no member's certificate has a rate of them.
 """
 
 from __future__ import annotations
@@ -63,6 +64,10 @@ class TlsConnection(TLSMemoryBIOProtocol):
             data, self._seen, self._begun = self._seen[size:], b"", True
             if address is not None:
                 self._come_from(*address)
+            channel = self.wrappedProtocol
+            if not channel.api.handshakes.take(channel.source, channel.api.clock.seconds()):
+                self.abortConnection()
+                return
         if data:
             super().dataReceived(data)
 

@@ -116,7 +116,7 @@ EMIT_EVENTS = Operation(
     _REPORTERS,
     "Append events to the audit",
     limit=1024 * 1024,
-    cost=5,
+    cost=20,
 )
 START_RECORDING = Operation(
     "start_recording",
