@@ -175,6 +175,17 @@ def test_one_member_asks_so_much_and_the_others_do_not_notice() -> None:
     assert {parsed(each.received)[0] for each in flood} == {200, 503}
 
 
+def test_what_has_to_be_decoded_costs_by_its_length() -> None:
+    """A megabyte of JSON takes more of its sender's share than a few bytes."""
+    world = World(Limits(units_burst=40, units_per_second=1))
+    client = node(world)
+    body = b'{"events": []}'
+    assert world.request(client, "POST", "/v1/events", body + b" " * 1_000_000)[0] == 200
+    assert world.request(client, "GET", "/v1/health")[0] == 200
+    world.request(client, "POST", "/v1/events", body)
+    assert parsed(client.received)[0] == 503
+
+
 def test_one_network_of_strangers_asks_so_much() -> None:
     """Over its rate a network is told to try again; members from there and other networks not."""
     world = World(Limits(stranger_units_burst=3, stranger_units_per_second=1))

@@ -80,10 +80,10 @@ class Limits:
     answers_per_caller: int = 32 * 1024 * 1024
     units_burst: int = 2000
     units_per_second: int = 200
-    handshakes_burst: int = 1000
-    handshakes_per_second: int = 50
-    stranger_units_burst: int = 500
-    stranger_units_per_second: int = 50
+    handshakes_burst: int = 2000
+    handshakes_per_second: int = 100
+    stranger_units_burst: int = 2000
+    stranger_units_per_second: int = 100
 
 
 @provider(INonQueuedRequestFactory)

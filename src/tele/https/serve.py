@@ -30,7 +30,7 @@ from tele.errors import InvalidInput, NotFound, NotLoggedIn, TeleError, Unavaila
 from tele.https.answers import encode_error, status_of
 from tele.https.callers import admit, counted_as
 from tele.https.channel import ApiFactory, ApiRequest, Limits, LocalFactory
-from tele.https.encoding import JSON, decode_request, encode_response
+from tele.https.encoding import JSON, decode_request, encode_response, shape_of
 from tele.https.identity import TlsIdentity
 from tele.https.openapi import describe
 from tele.https.routes import NoRoute, Route, Routes
@@ -58,6 +58,8 @@ DESCRIPTION_PATH: Final = "/v1/openapi.json"
 
 #: The description, and what does not exist, cost a caller this much.
 _PAGE_COST: Final = 1
+#: So many bytes to decode are one unit more.
+_BYTES_OF_UNIT: Final = 64 * 1024
 
 
 class IHandler(Interface):
@@ -204,7 +206,7 @@ class ApiServer:
             route = NoRoute() if described else self._routes.find(method.decode("ascii"), text)
         except (UnicodeDecodeError, InvalidInput):
             route = None
-        cost = route.operation.cost if isinstance(route, Route) else _PAGE_COST
+        cost = _cost(route.operation, length or 0) if isinstance(route, Route) else _PAGE_COST
         wait = self._over_share(request, caller, cost)
         if isinstance(wait, _Refused):
             return wait
@@ -436,6 +438,12 @@ def _incident(operation: Operation[Any, Any], failure: Failure) -> TeleError:
         incident=incident,
     )
     return TeleError(f"auth failed inside; its log has incident {incident}")
+
+
+def _cost(operation: Operation[Any, Any], length: int) -> int:
+    """Return what a call takes of its caller's share: more for much that has to be decoded."""
+    read = 0 if shape_of(operation).octets else min(length, operation.limit)
+    return operation.cost + read // _BYTES_OF_UNIT
 
 
 def _busy(why: str, *, close: bool = False) -> _Refused:
