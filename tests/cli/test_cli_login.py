@@ -246,3 +246,27 @@ def test_status_says_how_long_nodes_go_on_alone(cluster: Cluster) -> None:
     assert alone["at_most"] == HOST_LIFETIME.total_seconds()
     assert alone["at_least"] == round(HOST_LIFETIME.total_seconds() * (1 - RENEW_AT))
     assert "by themselves for 8h to 24h" in cluster.tele.run("status").stdout
+
+
+def test_others_guesses_do_not_keep_one_out(
+    tele: Tele, cluster: Cluster, pin: str, tmp_path: Path
+) -> None:
+    """After wrong passwords from one address only a machine that was logged in before gets in."""
+    login = cluster.tele.json("status")["logins"][0]
+    cluster.tele.run(
+        "users", "add", "bob", "--role", "access", "--login", login, "--password-file", "-",
+        stdin=f"{PASSWORD}\n",
+    )  # fmt: skip
+    words = ("--user", "bob", "--ca-pin", pin)
+    log_in(tele, cluster, *words)
+    (tmp_path / "elsewhere").mkdir()
+    other = Tele(tmp_path / "elsewhere")
+    for _ in range(5):
+        log_in(other, cluster, *words, password="wrong-secret", status=4)
+    refused = log_in(other, cluster, *words, status=4)
+    assert "have to wait" in refused.stderr
+    log_in(tele, cluster, *words)
+    events = cluster.tele.json("audit", "ls", "--event", "user.locked_out", "--of", "bob")
+    assert [event["source"] for event in events] == ["127.0.0.1"]
+    cluster.tele.run("users", "reset", "bob", "--password-file", "-", stdin=f"{PASSWORD}\n")
+    log_in(other, cluster, *words)

@@ -112,6 +112,25 @@ def test_a_refused_sender_that_goes_on_is_cut_off(world: World) -> None:
     assert client.lost is not None
 
 
+def test_a_reader_that_closes_has_time_to_read(world: World) -> None:
+    """An answer that ends the connection may take as long to be read as any other."""
+    client = person(world)
+    channel: Any = next(iter(world.server._api._all))
+    world.request(client, "GET", "/v1/recordings/abc/chunks/9", headers="connection: close\r\n")
+    assert parsed(client.received)[0] == 200
+    assert client.lost is not None
+    assert channel._deadline is None
+
+    slow = person(world)
+    channel = next(iter(world.server._api._all))
+    channel.loseConnection = lambda: None  # the transport has more to send first
+    world.request(slow, "GET", "/v1/recordings/abc/chunks/9", headers="connection: close\r\n")
+    world.wires.pass_time(70)
+    assert slow.lost is None
+    world.wires.pass_time(6)
+    assert slow.lost is not None
+
+
 # -- shares -------------------------------------------------------------------------------
 def test_one_network_of_strangers_does_not_crowd_out_another() -> None:
     """Of too many strangers, the oldest of the network with the most of them goes."""

@@ -16,7 +16,6 @@ Laws of this file:
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Callable
 from datetime import timedelta
 from io import BytesIO
@@ -128,6 +127,8 @@ class ApiChannel(HTTPChannel):
         self.local_identity: Identity | None = None
         self._peer: Peer | None = None
         self._checking = False
+        #: Whether it announced a body that was refused.
+        self._unwanted = False
         self._ahead = 0
         self._unread = 0
         #: As whom this connection is counted among those of its person or machine.
@@ -274,6 +275,7 @@ class ApiChannel(HTTPChannel):
             self.persistent = False
             self.length = 0
             self._buffer = b""
+            self._unwanted = True
 
     def resumeProducing(self) -> None:
         """The peer read what was sent to it."""
@@ -305,7 +307,8 @@ class ApiChannel(HTTPChannel):
         super().requestDone(request)
         if not self.persistent:
             self._refused = True  # what it still sends is not looked at
-            self._within(self.api.limits.last_answers)
+            limits = self.api.limits
+            self._within(limits.last_answers if self._unwanted else limits.idle)
         elif self.requests and not self._handlingRequest and self._deadline is None:
             self._within(self.api.limits.head)
 
@@ -337,45 +340,6 @@ def _notice_dead_peers(transport: Any, silence: timedelta) -> None:
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             milliseconds = int(silence.total_seconds() * 1000)
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-
-
-class LocalFactory(ServerFactory):
-    """Serves the same API on a Unix socket: the kernel says which account is at the other end.
-
-    ``identify(uid)`` returns who that is to the API, or None to close the connection.
-    """
-
-    noisy = False
-
-    def __init__(self, api: ApiFactory, identify: Callable[[int], Identity | None]) -> None:
-        self._api = api
-        self._identify = identify
-
-    def buildProtocol(self, addr: IAddress | None) -> LocalChannel | None:
-        """Return the protocol of a new connection."""
-        if self._api.full:
-            return None
-        channel = LocalChannel(self._api)
-        channel.factory = self._api
-        channel.identify = self._identify
-        return channel
-
-
-class LocalChannel(ApiChannel):
-    """One connection on a Unix socket."""
-
-    identify: Callable[[int], Identity | None]
-
-    def connectionMade(self) -> None:
-        """Ask the kernel who it is (unix(7), SO_PEERCRED) before anything is read."""
-        credentials = self.transport.socket.getsockopt(
-            socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
-        )
-        _, uid, _ = struct.unpack("3i", credentials)
-        self.local_identity = self.identify(uid)
-        super().connectionMade()
-        if self.local_identity is None:
-            self.transport.abortConnection()
 
 
 class ApiFactory(ServerFactory):

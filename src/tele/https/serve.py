@@ -29,9 +29,10 @@ from tele.admission.shares import Rates, Shares
 from tele.errors import InvalidInput, NotFound, NotLoggedIn, TeleError, Unavailable, quoted
 from tele.https.answers import encode_error, status_of
 from tele.https.callers import admit, counted_as
-from tele.https.channel import ApiFactory, ApiRequest, Limits, LocalFactory
+from tele.https.channel import ApiFactory, ApiRequest, Limits
 from tele.https.encoding import JSON, decode_request, encode_response, shape_of
 from tele.https.identity import TlsIdentity
+from tele.https.local_server import LocalFactory
 from tele.https.openapi import describe
 from tele.https.routes import NoRoute, Route, Routes
 from tele.https.stream import Lines, Stream
