@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.python.failure import Failure
 
 from api_world import RawClient
 from api_world import World as ApiWorld
 from auth_world import OTHER_ID, PROXY_ID, World
-from small_cluster import SmallCluster, small_cluster
+from small_cluster import SmallCluster, SmallProxy, small_cluster
 from tele.auth.proxy_words import LINES_BURST, ProxyWords
 from tele.certs.certificate import parse_certificate
 from tele.certs.keys import PrivateKey, parse_line
@@ -170,6 +172,28 @@ def test_a_word_that_never_ends_has_the_time_of_a_handshake() -> None:
     assert client.lost is not None
 
 
+def begin_login(
+    cluster: SmallCluster, proxy: SmallProxy, source: str, name: str, password: str
+) -> Deferred[Any]:
+    """Log in through the proxy, from an address of this machine."""
+
+    def endpoint(host: str, port: int) -> IStreamClientEndpoint:
+        return HostnameEndpoint(cluster.reactor, host, port, bindAddress=(source, 0))
+
+    authority = RemoteAuthority(
+        cluster.reactor, [f"127.0.0.1:{proxy.port}"], lambda: None,
+        lambda: tls_authorities(proxy.member.authorities), "auth.small", endpoint=endpoint,
+    )  # fmt: skip
+    keys = members.PublicKeys(PrivateKey.generate().public.line, TlsKey.generate().public_pem)
+    done = authority.perform(table.LOGIN, people.LoginRequest(name, password, keys))
+
+    def close(result: Any) -> Any:
+        authority.close()
+        return result
+
+    return done.addBoth(close)
+
+
 # -- the real thing -----------------------------------------------------------------------
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
@@ -184,19 +208,7 @@ def test_auth_sees_clients_and_not_their_proxy(cluster: SmallCluster) -> None:
     cluster.reactor.wait(cluster.admin.perform(table.ADD_USER, user))
 
     def login(source: str, password: str) -> Any:
-        def endpoint(host: str, port: int) -> IStreamClientEndpoint:
-            return HostnameEndpoint(cluster.reactor, host, port, bindAddress=(source, 0))
-
-        authority = RemoteAuthority(
-            cluster.reactor, [f"127.0.0.1:{proxy.port}"], lambda: None,
-            lambda: tls_authorities(proxy.member.authorities), "auth.small", endpoint=endpoint,
-        )  # fmt: skip
-        keys = members.PublicKeys(PrivateKey.generate().public.line, TlsKey.generate().public_pem)
-        try:
-            request = people.LoginRequest("alice", password, keys)
-            return cluster.reactor.wait(authority.perform(table.LOGIN, request))
-        finally:
-            authority.close()
+        return cluster.reactor.wait(begin_login(cluster, proxy, source, "alice", password))
 
     for _ in range(6):
         with pytest.raises(AccessDenied):
@@ -209,3 +221,24 @@ def test_auth_sees_clients_and_not_their_proxy(cluster: SmallCluster) -> None:
     assert {e.remote_addr.partition(":")[0] for e in cluster.events("user.login")} == {
         "127.0.0.66", "127.0.0.2",
     }  # fmt: skip
+
+
+def test_a_flood_of_logins_through_the_proxy_does_not_make_others_wait(
+    cluster: SmallCluster,
+) -> None:
+    """Thirty log-ins from one address are in the queue: somebody from another one is served next."""
+    proxy = cluster.proxy()
+    user = people.NewUser(User(Metadata("alice")), "correct horse")
+    cluster.reactor.wait(cluster.admin.perform(table.ADD_USER, user))
+    answered: list[object] = []
+    flood = [
+        begin_login(cluster, proxy, "127.0.0.66", f"user{n}", "x").addBoth(answered.append)
+        for n in range(32)
+    ]
+    cluster.reactor.until(lambda: len(cluster.events("user.login")) > 0)
+    assert cluster.reactor.wait(
+        begin_login(cluster, proxy, "127.0.0.2", "alice", "correct horse")
+    ).ssh
+    assert len(answered) < len(flood) - 8, "in order of coming it would have been the last one"
+    cluster.reactor.until(lambda: len(answered) == len(flood))
+    assert {type(answer) for answer in answered} == {Failure}

@@ -215,7 +215,7 @@ def _check(value: Event) -> None:
         raise InvalidInput(f"{quoted(value.id)} is not an event id")
     try:
         text = encode(value)
-        decode(Event, text)
+        decode(EventList, b'{"items":[%b]}' % text)  # as it is listed
     except (ValueError, TypeError, RecursionError, InvalidInput) as error:
         raise InvalidInput(f"event {value.id} cannot be kept: {error}") from None
     if len(text) > EVENT_LIMIT:

@@ -24,8 +24,8 @@ from tele.audit.log import AuditLog
 from tele.audit.reading import HEAD, event_key
 from tele.errors import InvalidInput, Unavailable
 from tele.interfaces import Delete, IAuditSink, Item, Put
-from tele.model.api.records import ListEvents
-from tele.model.codec import decode, encode
+from tele.model.api.records import EventList, ListEvents
+from tele.model.codec import DEPTH_LIMIT, decode, encode
 from tele.model.event import Event
 from tele.store.memory import MemoryBackend
 
@@ -375,3 +375,16 @@ def test_the_chain_is_as_documented() -> None:
     claimed, shown["hash"] = shown["hash"], ""
     text = json.dumps(shown, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert hashlib.sha256(text.encode()).hexdigest() == claimed
+
+
+def test_what_is_appended_can_be_listed(audit: AuditLog) -> None:
+    """An event as deep as JSON may be has to fit into a list of events, or is refused."""
+
+    def nested(depth: int) -> Any:
+        return [nested(depth - 1)] if depth else 1
+
+    with pytest.raises(InvalidInput):
+        result(audit.append(make(1, said=nested(DEPTH_LIMIT - 1))))
+    result(audit.append(make(2, said=nested(DEPTH_LIMIT - 3))))
+    listed = result(audit.query(ListEvents()))
+    assert decode(EventList, encode(listed)) == listed
