@@ -155,6 +155,8 @@ def test_one_network_shakes_hands_so_often() -> None:
     for _ in range(10):
         member = world.raw(identity, address="198.51.100.66")
         assert world.request(member, "GET", "/v1/whoami")[0] == 200
+    more = [world.raw(address="198.51.100.66") for _ in range(35)]
+    assert [client.lost is None for client in more].count(True) == 30, "a fleet may be there"
 
 
 def test_one_member_has_so_many_connections() -> None:

@@ -226,7 +226,7 @@ def test_auth_sees_clients_and_not_their_proxy(cluster: SmallCluster) -> None:
 def test_a_flood_of_logins_through_the_proxy_does_not_make_others_wait(
     cluster: SmallCluster,
 ) -> None:
-    """Thirty log-ins from one address are in the queue: somebody from another one is served next."""
+    """Thirty log-ins from one address wait: somebody from another address is served next."""
     proxy = cluster.proxy()
     user = people.NewUser(User(Metadata("alice")), "correct horse")
     cluster.reactor.wait(cluster.admin.perform(table.ADD_USER, user))

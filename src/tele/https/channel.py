@@ -40,6 +40,8 @@ _log: Final = make_logger(__name__)
 #: What can arrive of a peer that is not read from any more: what was decrypted with the rest.
 IN_FLIGHT: Final = 256 * 1024
 UNBOUNDED: Final = 1 << 62
+#: Networks of members that are remembered.
+HOMES_LIMIT: Final = 65536
 
 
 @frozen
@@ -56,7 +58,8 @@ class Limits:
     ``units_burst`` and ``units_per_second`` are what they may ask for
     (:attr:`tele.model.api.operation.Operation.cost`); of strangers, all from one network have
     ``stranger_units_burst`` and ``stranger_units_per_second``. ``handshakes_burst`` and
-    ``handshakes_per_second`` are those of a network that do not end in a member's certificate.
+    ``handshakes_per_second`` are those of a network that do not end in a member's certificate; a
+    network from which a member came, as a whole fleet may at once, has ``home_factor`` times that.
     """
 
     handshake: timedelta = timedelta(seconds=15)
@@ -81,6 +84,7 @@ class Limits:
     units_per_second: int = 200
     handshakes_burst: int = 2000
     handshakes_per_second: int = 100
+    home_factor: int = 10
     stranger_units_burst: int = 2000
     stranger_units_per_second: int = 100
 
@@ -163,7 +167,7 @@ class ApiChannel(HTTPChannel):
             self.timeOut = int(self.api.limits.idle.total_seconds())
             member = self.local_identity is not None or self.peer is not None
             if member and self.api.recognised(self):
-                self.api.handshakes.give_back(self.source)
+                self.api.member_came(self.source)
             self._within(self.api.limits.head)
         super().dataReceived(data)
 
@@ -378,8 +382,12 @@ class ApiFactory(ServerFactory):
         self._strangers: dict[str, dict[ApiChannel, None]] = {}
         self._strangers_count = 0
         self._members = Shares(limits.connections_per_caller, limits.connections)
-        #: Handshakes of each network.
-        self.handshakes = Rates(limits.handshakes_burst, limits.handshakes_per_second)
+        self._handshakes, self._home_handshakes = (
+            Rates(factor * limits.handshakes_burst, factor * limits.handshakes_per_second)
+            for factor in (1, limits.home_factor)
+        )
+        #: Networks from which members came, the last ones at the end.
+        self._homes: dict[str, None] = {}
         #: What was answered and is not read yet, by caller.
         self.unread = Shares(UNBOUNDED, UNBOUNDED)
 
@@ -415,6 +423,20 @@ class ApiFactory(ServerFactory):
         if not of_source:
             del self._strangers[channel.source]
         return True
+
+    def may_shake_hands(self, source: str) -> bool:
+        """Whether one more TLS handshake may begin with somebody from ``source``."""
+        rates = self._home_handshakes if source in self._homes else self._handshakes
+        return rates.take(source, self.clock.seconds())
+
+    def member_came(self, source: str) -> None:
+        """A handshake with somebody from ``source`` was a member's."""
+        rates = self._home_handshakes if source in self._homes else self._handshakes
+        rates.give_back(source)
+        self._homes.pop(source, None)
+        while len(self._homes) >= HOMES_LIMIT:
+            del self._homes[next(iter(self._homes))]
+        self._homes[source] = None
 
     def belongs(self, channel: ApiChannel, caller: str) -> bool:
         """It is a connection of ``caller``. False: they have too many already."""

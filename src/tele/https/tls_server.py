@@ -65,7 +65,7 @@ class TlsConnection(TLSMemoryBIOProtocol):
             if address is not None:
                 self._come_from(*address)
             channel = self.wrappedProtocol
-            if not channel.api.handshakes.take(channel.source, channel.api.clock.seconds()):
+            if not channel.api.may_shake_hands(channel.source):
                 self.abortConnection()
                 return
         if data:
