@@ -11,7 +11,8 @@ Invariants:
 * What unknown sources do changes nothing for the sources that the person logged in from.
 * An attempt that is refused for having come too early changes nothing: trying on neither helps
   nor makes it longer.
-* A guard is bounded: :data:`SOURCES` networks and devices, those used last.
+* A guard is bounded: :data:`SOURCES` that the person logged in from and as many others, those
+  used last; neither takes the places of the other.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ WINDOW: Final = timedelta(hours=12)
 KNOWN_FOR: Final = timedelta(days=90)
 #: Wrong passwords from all unknown sources together: so many, and so many more an hour.
 GUESSES: Final = 30
-SOURCES: Final = 64
+SOURCES: Final = 32
 
 
 class Verdict(str, Enum):
@@ -91,7 +92,8 @@ class Guard:
         if not known and used + 1 > GUESSES:
             return Verdict.ALL_LOCKED_OUT, self
         if good:
-            return Verdict.GOOD, self._remember(name, Source(now, known=now))
+            # A device shows each time that it is known; nothing is to be remembered of it.
+            return Verdict.GOOD, self._remember(name, None if device else Source(now, known=now))
         failures = 1 + (source.failures if now - source.seen < WINDOW else 0)
         wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(failures - FAILURES, 16))
         until = now + wait if failures >= FAILURES else None
@@ -103,10 +105,12 @@ class Guard:
                 verdict = Verdict.LAST_OF_ALL
         return verdict, after
 
-    def _remember(self, name: str, source: Source) -> Guard:
-        sources = {**self.sources, name: source}
-        if len(sources) > SOURCES:
-            # One from which the person logged in is worth more than one that only guessed.
-            goes = min(sources, key=lambda n: (sources[n].known is not None, sources[n].seen))
-            del sources[goes]
+    def _remember(self, name: str, source: Source | None) -> Guard:
+        sources = dict(self.sources)
+        sources.pop(name, None)
+        if source is not None:
+            sources[name] = source
+            alike = [n for n, s in sources.items() if (s.known is None) is (source.known is None)]
+            if len(alike) > SOURCES:
+                del sources[min(alike, key=lambda n: sources[n].seen)]
         return evolve(self, sources=sources)

@@ -56,7 +56,6 @@ LONGEST_WAIT: Final = 5.0
 #: The published description of all operations; open to anyone.
 DESCRIPTION_PATH: Final = "/v1/openapi.json"
 
-
 #: The description, and what does not exist, cost a caller this much.
 _PAGE_COST: Final = 1
 #: So many bytes to decode are one unit more.
@@ -318,15 +317,15 @@ class ApiServer:
 
     def _perform(self, request: ApiRequest, found: _Admitted) -> None:
         operation, path, query = found.route.operation, found.route.path, found.query
+        body = request.content.read()
         if operation.streams:
             try:
-                value = decode_request(operation, path, query, b"")
+                value = decode_request(operation, path, query, body)
             except InvalidInput as error:
                 _respond(request, 400, encode_error(error), JSON)
                 return
             self._stream(request, found, value)
             return
-        body = request.content.read()
         answer = _Answer(request, operation, self._reactor)
         caller = evolve(found.caller, present=answer.awaited)
 

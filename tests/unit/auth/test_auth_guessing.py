@@ -149,8 +149,23 @@ def test_what_is_remembered_of_one_person_is_bounded() -> None:
     _, guard = guard.attempt("home", True, NOON)
     for number in range(1000):
         _, guard = guard.attempt(f"net{number}", False, NOON + timedelta(hours=1 + number))
-    assert len(guard.sources) == SOURCES
+    assert len(guard.sources) == SOURCES + 1
     assert guard.sources["home"].known == NOON
+
+
+def test_who_logs_in_from_everywhere_is_not_easier_to_guess() -> None:
+    """Many known networks and devices leave room to remember who guesses."""
+    guard = Guard()
+    for number in range(3 * SOURCES):
+        moment = NOON + timedelta(minutes=number)
+        _, guard = guard.attempt(f"net{number}", True, moment)
+        _, guard = guard.attempt(f"device {number}", True, moment, device=True)
+    assert len(guard.sources) == SOURCES
+    verdicts: list[Any] = [None] * FAILURES
+    for number in range(FAILURES):
+        verdicts[number], guard = guard.attempt("guesser", False, moment)
+    assert verdicts[-1] is Verdict.LAST
+    assert guard.attempt("guesser", True, moment)[0] is Verdict.LOCKED_OUT
 
 
 def test_a_password_of_an_older_version_is_still_one(world: World) -> None:
