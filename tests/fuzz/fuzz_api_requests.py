@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-from twisted.internet.defer import succeed
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
@@ -44,7 +43,7 @@ def check(pieces: list[bytes]) -> None:
         request.write(b"{}")
         request.finish()
 
-    api = ApiFactory(clock, Limits(), on_head, lambda request: succeed(True), on_request)
+    api = ApiFactory(clock, Limits(), on_head, on_request)
     channel: ApiChannel = api.buildProtocol(None)
     wire = Wire()
     channel.makeConnection(wire)

@@ -21,10 +21,10 @@ from datetime import timedelta
 from io import BytesIO
 from typing import Any, Final
 
-from attrs import frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import ServerFactory, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, Request
 from twisted.web.iweb import INonQueuedRequestFactory
@@ -32,6 +32,7 @@ from zope.interface import provider
 
 from tele.admission.shares import Rates, Shares, source_network
 from tele.https.callers import Peer
+from tele.https.limits import Limits as Limits
 from tele.loop import make_logger
 from tele.model.identity import Identity
 
@@ -42,51 +43,6 @@ IN_FLIGHT: Final = 256 * 1024
 UNBOUNDED: Final = 1 << 62
 #: Networks of members that are remembered.
 HOMES_LIMIT: Final = 65536
-
-
-@frozen
-class Limits:
-    """Bounds of the server. A stranger is a connection without a client certificate.
-
-    ``backlog`` is how many bytes a stream may be ahead of its reader, ``backlogs`` the same for
-    all streams together; ``silence`` how long a peer may leave what was sent to it
-    unacknowledged, ``last_answers`` how long answers are waited for when the server closes, and
-    how long a peer has to leave that was told to.
-
-    What ends in ``per_caller`` is one person's or one machine's share: connections, streams
-    (with more, the oldest ends), bytes of bodies, and bytes of answers that were not read yet.
-    ``units_burst`` and ``units_per_second`` are what they may ask for
-    (:attr:`tele.model.api.operation.Operation.cost`); of strangers, all from one network have
-    ``stranger_units_burst`` and ``stranger_units_per_second``. ``handshakes_burst`` and
-    ``handshakes_per_second`` are those of a network that do not end in a member's certificate; a
-    network from which a member came, as a whole fleet may at once, has ``home_factor`` times that.
-    """
-
-    handshake: timedelta = timedelta(seconds=15)
-    head: timedelta = timedelta(seconds=15)
-    idle: timedelta = timedelta(seconds=75)
-    keepalive: timedelta = timedelta(seconds=15)
-    silence: timedelta = timedelta(seconds=45)
-    last_answers: timedelta = timedelta(seconds=5)
-    head_bytes: int = 16 * 1024
-    headers: int = 64
-    connections: int = 65536
-    strangers: int = 512
-    backlog: int = 8 * 1024 * 1024
-    backlogs: int = 512 * 1024 * 1024
-    ahead: int = 16 * 1024
-    connections_per_caller: int = 256
-    streams_per_caller: int = 16
-    bodies: int = 512 * 1024 * 1024
-    bodies_per_caller: int = 32 * 1024 * 1024
-    answers_per_caller: int = 32 * 1024 * 1024
-    units_burst: int = 2000
-    units_per_second: int = 200
-    handshakes_burst: int = 2000
-    handshakes_per_second: int = 100
-    home_factor: int = 10
-    stranger_units_burst: int = 2000
-    stranger_units_per_second: int = 100
 
 
 @provider(INonQueuedRequestFactory)
@@ -346,6 +302,20 @@ def _notice_dead_peers(transport: Any, silence: timedelta) -> None:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
+class TlsFactory(TLSMemoryBIOFactory):
+    """Wraps :class:`ApiFactory` in TLS; drops connections over the limit before any work."""
+
+    noisy = False
+    wrappedFactory: ApiFactory
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """Return the protocol of a new connection, or None to drop it."""
+        if self.wrappedFactory.full:
+            _log.warn("too many connections: {peer!r} is dropped", peer=addr)
+            return None
+        return super().buildProtocol(addr)
+
+
 class ApiFactory(ServerFactory):
     """Makes connections and counts them.
 
@@ -369,8 +339,8 @@ class ApiFactory(ServerFactory):
         clock: IReactorTime,
         limits: Limits,
         on_head: Callable[[ApiRequest, bytes, bytes, int | None], timedelta | None],
-        on_body: Callable[[ApiRequest], Deferred[bool]],
         on_request: Callable[[ApiRequest], None],
+        on_body: Callable[[ApiRequest], Deferred[bool]] = lambda _: succeed(True),
     ) -> None:
         self.clock = clock
         self.limits = limits

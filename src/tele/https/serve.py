@@ -36,7 +36,7 @@ from tele.https.local_server import LocalFactory
 from tele.https.openapi import describe
 from tele.https.routes import NoRoute, Route, Routes
 from tele.https.stream import Lines, Stream
-from tele.https.tls_server import Preface, TlsFactory, no_preface
+from tele.https.tls_server import Preface, PrefacedTlsFactory, no_preface
 from tele.https.trust import ServerTls
 from tele.loop import Ticker, make_logger, now
 from tele.model.api.operation import Anyone, Operation
@@ -151,7 +151,7 @@ class ApiServer:
         self._units = Rates(limits.units_burst, limits.units_per_second)
         self._stranger_units = Rates(limits.stranger_units_burst, limits.stranger_units_per_second)
         self._ticker = Ticker(reactor, limits.keepalive.total_seconds())
-        self._api = ApiFactory(reactor, limits, self._on_head, self._on_body, self._on_request)
+        self._api = ApiFactory(reactor, limits, self._on_head, self._on_request, self._on_body)
         self._tls = ServerTls(
             identity, lambda: [pem for a in authorities() for pem in a.tls_certificates]
         )
@@ -161,7 +161,7 @@ class ApiServer:
     @property
     def factory(self) -> IProtocolFactory:
         """The factory of TLS connections, to listen with on any stream endpoint."""
-        made: Any = TlsFactory(self._tls, False, self._api, clock=self._reactor)
+        made: Any = PrefacedTlsFactory(self._tls, False, self._api, clock=self._reactor)
         made.preface = self._preface
         return cast(IProtocolFactory, made)
 

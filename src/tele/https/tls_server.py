@@ -20,10 +20,10 @@ from typing import Any, Final
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 
 from tele.errors import PeerError
-from tele.https.channel import ApiChannel, ApiFactory
+from tele.https.channel import ApiChannel, TlsFactory
 from tele.loop import make_logger
 
 _log: Final = make_logger(__name__)
@@ -41,7 +41,7 @@ def no_preface(_data: bytes) -> tuple[int, tuple[str, int] | None]:
 class TlsConnection(TLSMemoryBIOProtocol):
     """TLS of one connection, after a proxy's word if there is one."""
 
-    factory: TlsFactory
+    factory: PrefacedTlsFactory
     wrappedProtocol: ApiChannel
     transport: Any
     _seen = b""
@@ -84,17 +84,8 @@ class TlsConnection(TLSMemoryBIOProtocol):
         return self._claimed or super().getPeer()
 
 
-class TlsFactory(TLSMemoryBIOFactory):
-    """Wraps :class:`ApiFactory` in TLS; drops connections over the limit before any work."""
+class PrefacedTlsFactory(TlsFactory):
+    """Makes TLS connections before which a proxy may say where they come from."""
 
-    noisy = False
     protocol = TlsConnection
-    wrappedFactory: ApiFactory
     preface: Preface = staticmethod(no_preface)
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Return the protocol of a new connection, or None to drop it."""
-        if self.wrappedFactory.full:
-            _log.warn("too many connections: {peer!r} is dropped", peer=addr)
-            return None
-        return super().buildProtocol(addr)
