@@ -7,6 +7,7 @@ WORK: dict[str, str] = {
     "health": "nothing",
     "cluster": "the proxies that are online",
     "join": "one look-up of the token; with a good one some ten look-ups and one commit",
+    "rejoin": "one look-up, one signature is checked; with a good one two signatures, two commits",
     "login": "two look-ups, one argon2 hash (64 MiB, two at once), one commit; with the right"
     " password two signatures",
     "renew": "some ten look-ups, two signatures, two commits",

@@ -26,7 +26,7 @@ from tele.interfaces import Delete, Put
 from tele.membership.identity import tls_authorities
 from tele.model.api import members, people, table
 from tele.model.codec import encode
-from tele.model.identity import HostRole
+from tele.model.identity import Caller, HostRole
 from tele.model.presence import Presence
 from tele.model.resources import Lock, LockSpec, LockTarget, Metadata, User
 from tele.tunnel.vouching import LASTS, LIMIT, PREFACE, vouch
@@ -48,12 +48,8 @@ class ProxyOfAuth:
     def __init__(self, world: World) -> None:
         self.world = world
         host = world.proxy()
-        self.key = world.ssh
-        again = world.join(
-            world.token((HostRole.PROXY,)), PROXY_ID, name="gate", role=HostRole.PROXY
-        )
-        self.key = world.ssh
-        self.certificate = parse_certificate(parse_line(again.ssh))
+        joined, self.key = world.joined[PROXY_ID]
+        self.certificate = parse_certificate(parse_line(joined.ssh))
         world.do(table.ANNOUNCE, Presence("gate", HostRole.PROXY), host)
         self.words = ProxyWords(world.parts, "c", world.clock)
 
@@ -242,3 +238,19 @@ def test_a_flood_of_logins_through_the_proxy_does_not_make_others_wait(
     assert len(answered) < len(flood) - 8, "in order of coming it would have been the last one"
     cluster.reactor.until(lambda: len(answered) == len(flood))
     assert {type(answer) for answer in answered} == {Failure}
+
+
+def test_a_proxys_word_ties_no_address_to_a_host(world: World) -> None:
+    """What a proxy says of where a host comes from is for shares and the audit: no certificate
+    gets that address, which the proxy could have made up.
+    """
+    world.next_id = OTHER_ID
+    keys = members.PublicKeys(PrivateKey.generate().public.line, TlsKey.generate().public_pem)
+    request = members.JoinRequest(
+        world.token(), "web9", HostRole.NODE, keys, ("203.0.113.9:3022", "0.0.0.0:3022")
+    )
+    caller = Caller(None, "203.0.113.9:4321", proxy_addr="192.0.2.80:5555")
+    certificate = parse_certificate(parse_line(world.do(table.JOIN, request, caller).ssh))
+    assert "203.0.113.9" not in certificate.principals
+    (event,) = world.events("node.join")
+    assert event.remote_addr == "203.0.113.9:4321"

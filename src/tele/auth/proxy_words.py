@@ -20,8 +20,7 @@ from tele.conch.client import MemberVerifier
 from tele.errors import ProtocolError
 from tele.loop import make_logger, now
 from tele.model.authority import AuthorityKind
-from tele.model.identity import HostRole
-from tele.rbac.decision import host_locked
+from tele.model.identity import HostIdentity, HostRole
 from tele.tunnel.vouching import Vouching, take_preface
 from tele.tunnel.words import auth_as_destination
 
@@ -40,7 +39,7 @@ class ProxyWords:
         self._cluster = cluster
         self._clock = clock
         self._lines = Rates(LINES_BURST, LINES_PER_SECOND, most=1)
-        self._vouching = Vouching(auth_as_destination(cluster), self._verifier, self._refuses)
+        self._vouching = Vouching(lambda: auth_as_destination(cluster), self._verifier)
 
     def read(self, data: bytes) -> tuple[int, tuple[str, int] | None] | None:
         """See :data:`tele.https.tls_server.Preface`."""
@@ -50,7 +49,7 @@ class ProxyWords:
         if not size:
             return 0, None
         try:
-            visitor = self._vouching.take(data[:size], self._clock.seconds())
+            visitor, _ = self._vouching.take(data[:size], self._clock.seconds())
         except ProtocolError as error:
             if self._lines.take("", self._clock.seconds()):
                 log.warn("the address that a proxy says is not taken: {why!s}", why=error)
@@ -60,12 +59,11 @@ class ProxyWords:
     def _verifier(self) -> MemberVerifier:
         trusted = self._parts.authorities[AuthorityKind.HOST].trusted
         keys = {parse_line(key) for key in trusted.ssh_public_keys}
-        return MemberVerifier(keys, self._cluster, (HostRole.PROXY,))
+        return MemberVerifier(keys, self._cluster, (HostRole.PROXY,), self._refuses)
 
-    def _refuses(self, proxy_id: str) -> str:
-        lock = host_locked(self._parts.state.locks.values(), proxy_id, now(self._clock))
-        if lock is not None:
-            return f"locked by {lock.metadata.name}"
-        if not self._parts.hosts.known(HostRole.PROXY, proxy_id):
-            return "not known, or was removed"
-        return ""
+    def _refuses(self, proxy: HostIdentity) -> str:
+        denied = self._parts.state.policy.refuses_host(proxy, now(self._clock))
+        if denied is not None:
+            return denied.message
+        known = self._parts.hosts.known(HostRole.PROXY, proxy.host_id)
+        return "" if known else f"proxy {proxy.host_id} is not known, or was removed"

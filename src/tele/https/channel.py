@@ -95,6 +95,8 @@ class ApiChannel(HTTPChannel):
         self.belongs_to = ""
         #: The network that it comes from.
         self.source = ""
+        #: The proxy that passed it on.
+        self.proxy: IAddress | None = None
         self._lost = False
 
     def callLater(self, delay: float, call: Callable[[], None]) -> IDelayedCall:
@@ -127,8 +129,9 @@ class ApiChannel(HTTPChannel):
             self._within(self.api.limits.head)
         super().dataReceived(data)
 
-    def moved(self) -> None:
-        """Its peer is behind a proxy: it is one of that network from now on."""
+    def moved(self, proxy: IAddress) -> None:
+        """Its peer is behind the proxy at an address: it is one of that network from now on."""
+        self.proxy = proxy
         stranger = self.api.recognised(self)
         self.source = _network(self.transport)
         if stranger:

@@ -235,12 +235,13 @@ class ApiServer:
 
     def _caller(self, request: ApiRequest) -> tuple[Caller, NotLoggedIn | None]:
         """Who calls; with a certificate that is worth nothing, a stranger, and why."""
-        stranger = Caller(None, _address(request))
-        local = request.channel.local_identity
+        channel = request.channel
+        stranger = Caller(None, _address(request.client), _address(channel.proxy))
+        local = channel.local_identity
         if local is not None:
             return evolve(stranger, identity=local), None
         try:
-            if (peer := request.channel.peer) is not None:
+            if (peer := channel.peer) is not None:
                 identity = peer.identify(self._authorities(), now(self._reactor))
                 return evolve(stranger, identity=identity), None
         except NotLoggedIn as error:
@@ -466,7 +467,6 @@ def _not_found(method: bytes, path: str, route: NoRoute) -> _Refused:
     return _Refused(NotFound(f"the API has no {path[:256]!r}"), 404)
 
 
-def _address(request: ApiRequest) -> str:
-    peer = request.client
+def _address(peer: Any) -> str:
     host = getattr(peer, "host", "")
     return f"[{host}]:{peer.port}" if ":" in host else f"{host}:{peer.port}" if host else ""

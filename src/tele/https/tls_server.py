@@ -76,8 +76,9 @@ class TlsConnection(TLSMemoryBIOProtocol):
             version = ip_address(host.partition("%")[0]).version
         except ValueError:
             return  # a proxy that listens on something else than TCP
+        proxy = self.getPeer()
         self._claimed = (IPv4Address if version == 4 else IPv6Address)("TCP", host, port)
-        self.wrappedProtocol.moved()
+        self.wrappedProtocol.moved(proxy)
 
     def getPeer(self) -> Any:
         """Return where the client comes from."""

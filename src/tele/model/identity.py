@@ -66,10 +66,18 @@ def _always() -> bool:
 class Caller:
     """Who makes an API call. ``identity`` is None before login and join.
 
+    ``remote_addr`` is where they come from. For a call that a proxy passed on it is the proxy's
+    word, and ``proxy_addr`` the address that auth itself saw.
     ``present()`` is whether they still wait for the answer: work that costs much is not begun
     for those who have left.
     """
 
     identity: Identity | None
     remote_addr: str = ""
+    proxy_addr: str = ""
     present: Callable[[], bool] = field(default=_always, eq=False, repr=False)
+
+    @property
+    def seen_addr(self) -> str:
+        """The address that auth itself saw: what a proxy says proves nothing of a host."""
+        return self.proxy_addr or self.remote_addr

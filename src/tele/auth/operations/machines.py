@@ -145,7 +145,7 @@ class Machines:
                 token.host_id or self._new_id(), request.role, request.name, request.keys.ssh,
                 moment, moment + HOST_LIFETIME, labels=token.labels, addresses=token.addresses,
             )  # fmt: skip
-            source = await self._members.source_of(member, claimed, host_of(caller.remote_addr))
+            source = await self._members.source_of(member, claimed, host_of(caller.seen_addr))
             member = evolve(member, source=source)
             try:
                 return await self._members.admit(member, token.replaces, moment, use)
@@ -218,7 +218,7 @@ class Machines:
         ):
             raise InvalidInput(f"{quoted(request.name)} is a proxy's name; choose another one")
         claimed = _addresses(request.addresses, caller)
-        source = await self._members.source_of(member, claimed, host_of(caller.remote_addr))
+        source = await self._members.source_of(member, claimed, host_of(caller.seen_addr))
         renewed = await self._members.renew(
             member, request.name, request.keys.ssh, now(self._clock) + HOST_LIFETIME, source
         )
@@ -242,7 +242,7 @@ class Machines:
             request.peer_header and is_proxy,
         )  # fmt: skip
         labels = {**request.labels, **member.labels}
-        source = host_of(caller.remote_addr) if is_proxy else ""
+        source = host_of(caller.seen_addr) if is_proxy else ""
         word = LastWord(host.host_id, said, now(self._clock), labels, source)
         await self._hosts.hear(host.role, word)
         return api.Announced(labels=member.labels)
@@ -329,5 +329,5 @@ def _addresses(said: tuple[str, ...], caller: Caller) -> list[str]:
             unspecified = ipaddress.ip_address(host).is_unspecified
         except ValueError:
             unspecified = False
-        hosts.append(host_of(caller.remote_addr) if unspecified else host)
+        hosts.append(host_of(caller.seen_addr) if unspecified else host)
     return [host for host in dict.fromkeys(hosts) if is_host_name(host)]

@@ -49,6 +49,7 @@ REJOIN = Operation(
     _ANY,
     "New certificates for a member whose old ones have expired, by proof of its registered key",
     limit=16 * 1024,
+    cost=2,
 )
 LOGIN = Operation(
     "login",
