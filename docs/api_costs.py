@@ -45,5 +45,6 @@ WORK: dict[str, str] = {
     "get_chunk": "two look-ups, one file of 8 MiB at most",
     "delete_recording": "its files are removed, one commit",
     "list_events": "20,000 events are looked at for a page, which has 4 MiB at most",
+    "audit_head": "one look-up",
     "follow_events": "each event is read once for all who follow",
 }
