@@ -233,6 +233,7 @@ def test_a_whole_audit(cluster: Cluster, two: tuple[str, str]) -> None:
 def test_the_rights_of_an_auditor_are_enough(cluster: Cluster, tmp_path: Path) -> None:
     """Who may list events may check them; who may not is refused."""
     password = tmp_path / "p"
+    password.touch(0o600)
     password.write_text("correct horse battery\n")
     pin = cluster.tele.json("status")["ca_pins"][0]
     for name, role in (("otto", "auditor"), ("anna", "access")):
