@@ -57,6 +57,38 @@ def test_users(cluster: Cluster) -> None:
         assert why in tele.fails(2, *words)
 
 
+def test_users_are_updated(cluster: Cluster) -> None:
+    """What is named changes and the rest stays; what makes no sense is said before anything is."""
+    tele = cluster.tele
+    tele.run("users", "add", "hugo", "--login", "hugo,www", "--ttl", "8h")
+
+    def hugo() -> tuple[list[str], list[str], bool]:
+        (row,) = [u for u in tele.json("users", "ls") if u["metadata"]["name"] == "hugo"]
+        spec = row["spec"]
+        return spec["roles"], spec["traits"]["logins"], row["metadata"]["expires"] is not None
+
+    assert hugo() == (["access"], ["hugo", "www"], True)
+    tele.run("users", "update", "hugo", "--add-role", "auditor", "--login", "hugo,deploy")
+    assert hugo() == (["access", "auditor"], ["hugo", "deploy"], True)
+    tele.run("users", "update", "hugo", "--remove-role", "access", "--remove-login", "deploy",
+             "--add-login", "db", "--no-expiry")  # fmt: skip
+    assert hugo() == (["auditor"], ["hugo", "db"], False)
+    tele.run("users", "update", "hugo", "--expires", "2099-01-01T00:00:00Z")
+    assert hugo()[2]
+    for words, why in (
+        ((), "say what to change"),
+        (("--remove-role", "access"), "has no role"),
+        (("--role", "acess"), "no such role"),
+        (("--ttl", "1h", "--expires", "2099-01-01T00:00:00Z"), "give one of them"),
+        (("--ttl", "1h", "--no-expiry"), "contradict"),
+        (("--expires", "2001-01-01T00:00:00Z"), "is over"),
+        (("--expires", "tomorrow"), "is no time"),
+    ):
+        assert why in tele.fails(2, "users", "update", "hugo", *words), words
+    assert "no such user" in tele.fails(5, "users", "update", "hugp", "--add-role", "auditor")
+    tele.run("users", "rm", "hugo")
+
+
 def test_resources_go_round(cluster: Cluster, tmp_path: Path) -> None:
     """What ``get`` prints ``apply`` takes, changed or not; one change that is late is refused."""
     tele = cluster.tele

@@ -195,6 +195,36 @@ def test_on_a_terminal_no_is_no(tele: Tele, words: tuple[str, ...], cluster: Clu
     assert not (tele.home / cluster.name).exists()
 
 
+def test_a_password_is_changed_on_a_terminal(
+    tele: Tele, cluster: Cluster, pin: str, words: tuple[str, ...]
+) -> None:
+    """It asks for the present one and twice for the new one, and shows none of them."""
+    cluster.tele.run("users", "add", "paula", "--password-file", "-", stdin=f"{PASSWORD}\n")
+    login = ("login", "--proxy", cluster.listen, "--user", "paula", "--ca-pin", pin)
+    tele.run(*login, "--password-file", "-", stdin=f"{PASSWORD}\n")
+    terminal = Terminal(tele, "passwd")
+    terminal.answer("Present password", PASSWORD)
+    terminal.answer("New password", "a fresh battery")
+    terminal.answer("Repeat", "a fresh battery")
+    assert terminal.end() == 0, terminal.seen
+    assert PASSWORD not in terminal.seen
+    assert "fresh" not in terminal.seen
+    tele.fails(4, *login, "--password-file", "-", stdin=f"{PASSWORD}\n")
+    tele.run(*login, "--password-file", "-", stdin="a fresh battery\n")
+    assert "is the present one" in tele.fails(
+        2, "passwd", "--old-password-file", "-", "--password-file", _file(tele, "x"), stdin="x\n"
+    )
+    assert "wrong" in tele.fails(
+        4, "passwd", "--old-password-file", "-", "--password-file", _file(tele, "y"), stdin="x\n"
+    )
+
+
+def _file(tele: Tele, text: str) -> str:
+    path = tele.folder / "new-password"
+    path.write_text(text)
+    return str(path)
+
+
 @pytest.mark.skipif(not shutil.which("ssh-agent"), reason="needs ssh-agent")
 def test_a_running_agent_gets_the_certificate(tele: Tele, cluster: Cluster, pin: str) -> None:
     """Login adds key and certificate with the certificate's lifetime; logout removes them."""

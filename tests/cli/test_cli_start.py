@@ -86,7 +86,7 @@ def test_completion_knows_the_commands(tele: Tele) -> None:
             _TELE_COMPLETE="bash_complete", COMP_WORDS=line, COMP_CWORD=str(word)
         ).stdout
 
-    assert completed("tele lo", 1) == "plain,login\nplain,logout\n"
+    assert completed("tele lo", 1) == "plain,login\nplain,logout\nplain,locks\n"
     assert "plain,add\n" in completed("tele users a", 2)
 
 

@@ -154,8 +154,14 @@ class World:
         return self.host(PROXY_ID, HostRole.PROXY)
 
     def user(self, name: str, *roles: str) -> Caller:
-        expires = now(self.clock) + timedelta(hours=12)
-        return Caller(UserIdentity(name, "c", expires, roles, ("root",), {"logins": ("root",)}), "")
+        """One who logs in now."""
+        issued = result(self.parts.people.issue_time(name))
+        return Caller(
+            UserIdentity(
+                name, "c", issued + timedelta(hours=12), roles, ("root",), {"logins": ("root",)},
+                issued=issued,
+            )
+        )  # fmt: skip
 
     # -- what they do often
     def token(self, roles: tuple[HostRole, ...] = (HostRole.NODE,), **words: Any) -> str:

@@ -367,7 +367,10 @@ def test_a_locked_node_is_cut_off_at_once(cluster: SmallCluster) -> None:
     cluster.reactor.until(lambda: tunnel.connection._stopped and silent._stopped)
     with pytest.raises(AccessDenied, match="locked"):
         as_member(cluster, node.host.member, proxy)
-    assert b"denied: locked by stop" in cluster.jump("alice", proxy, "nat1", "true").stderr
+    assert (
+        b"denied: this node is locked by stop"
+        in cluster.jump("alice", proxy, "nat1", "true").stderr
+    )
 
 
 def test_a_removed_node_is_cut_off_at_once(cluster: SmallCluster) -> None:

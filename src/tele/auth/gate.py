@@ -26,7 +26,7 @@ from tele.loop import now
 from tele.model.access import Reason
 from tele.model.api.operation import Anyone, Operation, Permitted, Users
 from tele.model.identity import Caller, HostIdentity, HostRole, UserIdentity
-from tele.rbac.decision import locked, permits, refusal
+from tele.rbac.decision import permits, refusal
 
 #: The user that the administrator of auth's own machine is; no user can have this name.
 LOCAL_ADMIN: Final = "@local"
@@ -73,10 +73,9 @@ class Gate:
             return
         roles = await self.roles_of(identity)
         either = evolve(identity, roles=tuple(dict.fromkeys((*identity.roles, *roles))))
-        stopped = locked(self._state.locks.values(), either, now(self._clock))
+        stopped = self._state.policy.refuses_user(either, now(self._clock))
         if stopped is not None:
-            said = stopped.spec.message or stopped.metadata.name
-            raise AccessDenied(f"{identity.user} is locked: {said}", Reason.LOCKED.value)
+            raise AccessDenied(stopped.message, stopped.reason.value)
         if any(isinstance(who, Users) for who in operation.who):
             return
         rules = [who for who in operation.who if isinstance(who, Permitted)]

@@ -4,6 +4,8 @@ Laws of this file:
 
 * SSH and X.509 certificates of one identity are issued together and say the same.
 * A user's certificate names the logins that the user's roles allow now, no others.
+* It ends when the user does, or the first of the roles that it names, and lasts no longer than
+  any of these roles lets a certificate last.
 """
 
 from __future__ import annotations
@@ -35,13 +37,12 @@ from tele.model.identity import HostIdentity, HostRole, UserIdentity
 from tele.model.resources import Role, RoleOptions, User
 from tele.rbac.forced import may_forward
 from tele.rbac.logins import expand, logins_of
+from tele.rbac.revoking import LONGEST_CERTIFICATE
 
 #: The principal of a user whose roles allow no login: it is no possible account name, so
 #: that the certificate is valid for the API and for nothing else.
 NO_LOGIN: Final = "-tele-no-login"
 
-#: The longest life of a user's certificate, and that of somebody without roles.
-LONGEST: Final = timedelta(hours=30)
 HOST_TLS_NAMES_LIMIT: Final = 64
 
 
@@ -82,6 +83,7 @@ class Issuer:
         user: User,
         roles: Sequence[Role],
         ttl: timedelta,
+        issued: datetime,
         address: str = "",
         logins: tuple[str, ...] = (),
     ) -> UserCertificateRequest:
@@ -115,7 +117,7 @@ class Issuer:
             logins=principals or (NO_LOGIN,),
             roles=tuple(role.metadata.name for role in roles),
             login_session=self._session_id(),
-            lifetime=min(ttl, *(role.spec.options.max_session_ttl for role in roles), LONGEST),
+            lifetime=_lifetime(user, roles, ttl, issued),
             traits=user.spec.traits,
             port_forwarding=any(may_forward(o.port_forwarding, _forces(o)) for o in giving),
             agent_forwarding=any(may_forward(o.forward_agent, _forces(o)) for o in giving),
@@ -123,10 +125,11 @@ class Issuer:
             source_address=_pinned(user, roles, address),
         )
 
-    def user(self, request: UserCertificateRequest, keys: PublicKeys) -> Certificates:
-        """Issue both certificates of a user."""
+    def user(
+        self, request: UserCertificateRequest, keys: PublicKeys, now: datetime
+    ) -> tuple[Certificates, int]:
+        """Issue both certificates of a user, as of ``now``; returns their serial, too."""
         authority = self._authorities[AuthorityKind.USER]
-        now = self._now()
         ssh = issue_user(authority.ssh, key_blob(keys.ssh), request, now, self._entropy)
         identity = UserIdentity(
             user=request.user,
@@ -137,16 +140,20 @@ class Issuer:
             traits=request.traits,
             login_session=request.login_session,
             mfa=request.mfa,
+            serial=ssh.serial,
         )
         tls = issue_tls(
             authority.tls_certificate, authority.tls, keys.tls, identity, now, self._entropy
         )
-        return Certificates(ssh.line, tls, identity.expires, self._authorities.trusted)
+        made = Certificates(ssh.line, tls, identity.expires, self._authorities.trusted)
+        return made, ssh.serial
 
-    def sign_user(self, request: UserCertificateRequest, public_key: str) -> Certificate:
-        """Issue an SSH certificate for a key made elsewhere."""
+    def sign_user(
+        self, request: UserCertificateRequest, public_key: str, now: datetime
+    ) -> Certificate:
+        """Issue an SSH certificate for a key made elsewhere, as of ``now``."""
         authority = self._authorities[AuthorityKind.USER]
-        return issue_user(authority.ssh, key_blob(public_key), request, self._now(), self._entropy)
+        return issue_user(authority.ssh, key_blob(public_key), request, now, self._entropy)
 
     def host(
         self,
@@ -188,6 +195,20 @@ class Issuer:
 
 def _forces(options: RoleOptions) -> bool:
     return bool(options.force_command)
+
+
+def _lifetime(user: User, roles: Sequence[Role], ttl: timedelta, issued: datetime) -> timedelta:
+    """How long a certificate lasts that was issued at ``issued``."""
+    ends = [user.metadata.expires, *(role.metadata.expires for role in roles)]
+    left = [each - issued for each in ends if each is not None]
+    longest = [role.spec.options.max_session_ttl for role in roles]
+    lifetime = min(ttl, LONGEST_CERTIFICATE, *longest, *left)
+    if lifetime < timedelta(seconds=1):
+        raise AccessDenied(
+            f"user {user.metadata.name} has expired, or one of their roles expires at this moment",
+            Reason.EXPIRED.value,
+        )
+    return lifetime
 
 
 def _logins(user: User, role: Role) -> tuple[str, ...]:

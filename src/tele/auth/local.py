@@ -6,7 +6,8 @@ Laws of this file:
   is not relied upon.
 * A request is decoded after its sender has passed the gate.
 * Every denial is an audit event, once.
-* A stream ends when its reader may not read it any more.
+* A stream ends when its reader may not read it any more: at the change that says so, or, where
+  only time does, a few seconds later.
 """
 
 from __future__ import annotations
@@ -33,27 +34,29 @@ from tele.auth.operations.administration import Administration
 from tele.auth.operations.certificates import ADMIN_ROLES as ADMIN_ROLES
 from tele.auth.operations.certificates import Signing
 from tele.auth.operations.evidence import Evidence
+from tele.auth.operations.locking import Locking
 from tele.auth.operations.machines import Machines
 from tele.auth.passwords import Passwords
 from tele.auth.people import People
 from tele.auth.presence import Hosts
 from tele.auth.recordings import Recordings
-from tele.auth.state import State
+from tele.auth.state import LOCKS, REVOKED_HOSTS, State
 from tele.auth.tokens import Tokens
 from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError
 from tele.https.serve import IHandler
 from tele.interfaces import IAuthority
-from tele.loop import make_logger
+from tele.loop import make_logger, now
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Operation
 from tele.model.api.table import LOGIN, OPERATIONS
 from tele.model.authority import Certificates
-from tele.model.identity import Caller
+from tele.model.identity import Caller, HostIdentity, UserIdentity
 
 log = make_logger(__name__)
 
-#: How often it is asked again whether somebody may still read a stream.
+#: How often it is asked again whether somebody may still read a stream: a machine, a person.
 LOOK_AGAIN: Final = 30.0
+LOOK_AT_PEOPLE: Final = 3.0
 
 
 @frozen
@@ -84,6 +87,9 @@ class LocalAuthority:
         new_id: Callable[[], str] = lambda: str(uuid4()),
     ) -> None:
         self._clock = clock
+        self._state = parts.state
+        self._streams: set[_Stream] = set()
+        parts.state.on_change(self._changed)
         self._journal = Journal(parts.audit, parts.cluster, clock)
         self._gate = Gate(parts.cluster, parts.state, parts.members, parts.people, clock)
         self._signing = Signing(
@@ -97,7 +103,11 @@ class LocalAuthority:
                 parts.hosts, parts.state, self._gate, self._journal, new_id,
             ),
             Administration(
-                parts.people, parts.tokens, parts.authorities, self._gate, self._journal
+                parts.people, parts.tokens, parts.authorities, parts.passwords, parts.recordings,
+                clock, self._gate, self._journal,
+            ),
+            Locking(
+                clock, parts.people, parts.hosts, parts.recordings, self._gate, self._journal
             ),
             Evidence(
                 parts.cluster, clock, parts.recordings, parts.hosts, parts.members, parts.audit,
@@ -160,14 +170,33 @@ class LocalAuthority:
             raise
         stream = _Stream(
             self._clock,
+            caller,
             lambda: self._gate.check(operation, caller),
             self._methods[operation.name](request, receiver),
         )
+        self._streams.add(stream)
         try:
             await stream.end()
         except (AccessDenied, NotLoggedIn) as error:
             await self.denied(operation, caller, error)
             raise
+        finally:
+            self._streams.discard(stream)
+
+    def _changed(self, prefix: str) -> None:
+        """Look whether those who read streams still may. Whole fleets read: most changes are
+        about people, and cost nothing for machines.
+        """
+        policy, moment = self._state.policy, now(self._clock)
+        hosts = prefix in (LOCKS, REVOKED_HOSTS)
+        for stream in list(self._streams):
+            who = stream.caller.identity
+            if isinstance(who, UserIdentity) or (
+                hosts
+                and isinstance(who, HostIdentity)
+                and policy.refuses_host(who, moment) is not None
+            ):
+                stream.look()
 
     def as_caller(self, caller: Caller) -> IAuthority:
         """Return auth as ``caller`` sees it, with the interface of a remote one."""
@@ -207,9 +236,13 @@ class _Stream:
     def __init__(
         self,
         clock: IReactorTime,
+        caller: Caller,
         check: Callable[[], Any],
         running: Deferred[None],
     ) -> None:
+        self.caller = caller
+        person = isinstance(caller.identity, UserIdentity)
+        self._pause = LOOK_AT_PEOPLE if person else LOOK_AGAIN
         self._clock = clock
         self._check = check
         self._running = running
@@ -218,7 +251,7 @@ class _Stream:
 
     async def end(self) -> None:
         """Wait for the end; raises the error of ``check`` if that ended it."""
-        self._timer = self._clock.callLater(LOOK_AGAIN, self._look)
+        self._timer = self._clock.callLater(self._pause, self._wake)
         try:
             await self._running
         except CancelledError:
@@ -230,14 +263,18 @@ class _Stream:
                 self._timer.cancel()
                 self._timer = None
 
-    def _look(self) -> None:
+    def _wake(self) -> None:
         self._timer = None
+        self.look()
+
+    def look(self) -> None:
+        """Ask now whether it may go on."""
         looking: Deferred[None] = Deferred.fromCoroutine(self._check())
         looking.addCallbacks(self._go_on, self._stop)
 
     def _go_on(self, _: object) -> None:
-        if not self._running.called:
-            self._timer = self._clock.callLater(LOOK_AGAIN, self._look)
+        if not self._running.called and self._timer is None:
+            self._timer = self._clock.callLater(self._pause, self._wake)
 
     def _stop(self, failure: Any) -> None:
         if not failure.check(AccessDenied, NotLoggedIn):

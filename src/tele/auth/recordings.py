@@ -30,7 +30,7 @@ from typing import Final
 from attrs import evolve
 
 from tele.auth.shelf import Kept, Shelf
-from tele.errors import AccessDenied, BadRecording, Conflict, InvalidInput, NotFound
+from tele.errors import AccessDenied, BadRecording, Conflict, InvalidInput, NotFound, quoted
 from tele.interfaces import Delete, IArchive, IBackend, Put
 from tele.model.api.records import RecordingDetails, RecordingProgress, UpdateRecording
 from tele.model.codec import decode, encode
@@ -313,6 +313,15 @@ class Recordings:
         rows = [await self._rows.get(name.partition("-")[2]) for name in names]
         found = tuple(kept.value for kept in rows if kept is not None)
         return found, names[-1] if len(items) == limit else ""
+
+    async def session(self, session_id: str) -> Session:
+        """Return a session that runs. Raises :class:`NotFound`."""
+        kept = await self._sessions.get(session_id) if _ID.fullmatch(session_id) else None
+        if kept is None:
+            raise NotFound(
+                f"no such session runs: {quoted(session_id)}; tele sessions ls shows those that do"
+            )
+        return kept.value
 
     async def running(self, user: str | None = None) -> tuple[Session, ...]:
         """Return sessions that have not ended, oldest first; of one ``user`` if given."""

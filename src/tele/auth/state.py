@@ -61,6 +61,7 @@ class State:
         # By what only one of them has: thousands end at once, and each is found at once.
         self._receivers: dict[object, Callable[[ClusterState], None]] = {}
         self._stops: list[Callable[[], None]] = []
+        self._observers: list[Callable[[str], None]] = []
 
     async def start(self) -> None:
         """Read what is stored and follow it from now on."""
@@ -83,6 +84,8 @@ class State:
                 kept[name] = decode(cls, change.item.value)
             self._policy = None
             self._tell(change.revision)
+            for observer in self._observers:
+                observer(prefix)
 
         self._stops.append((await self._backend.watch(prefix, changed)).stop)
         for each in await Shelf(self._backend, prefix, cls).list():
@@ -94,6 +97,10 @@ class State:
         for stop in self._stops:
             stop()
         self._stops.clear()
+
+    def on_change(self, observer: Callable[[str], None]) -> None:
+        """Call ``observer`` whenever the policy may be another; with the prefix that changed."""
+        self._observers.append(observer)
 
     @property
     def policy(self) -> Policy:

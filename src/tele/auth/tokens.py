@@ -22,7 +22,7 @@ from tele.auth.issuing import is_host_name
 from tele.auth.shelf import Shelf
 from tele.certs.names import own_addresses
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, quoted
-from tele.interfaces import IBackend, Put
+from tele.interfaces import Delete, IBackend, Put
 from tele.model.api.people import NewToken, Token
 from tele.model.identity import HostRole
 
@@ -156,6 +156,14 @@ class Tokens:
         found = await self._shelf.list(limit, after and after + "~")
         tokens = [_public(kept.name, kept.value) for kept in found]
         return tokens, tokens[-1].id if len(tokens) == limit else ""
+
+    async def made_by(self, user: str) -> dict[str, Delete]:
+        """Return the changes that remove the tokens that ``user`` made, by the tokens' ids."""
+        return {
+            _id(kept.name): self._shelf.delete(kept.name)
+            for kept in await self._shelf.list()
+            if kept.value.created_by == user
+        }
 
     async def delete(self, wanted: str) -> str:
         """Remove the token with this id, or with this secret; returns its id."""

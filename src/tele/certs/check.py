@@ -235,6 +235,7 @@ def _user_identity(certificate: Certificate) -> UserIdentity:
         login_session=text(LOGIN_SESSION),
         mfa=MFA in extensions,
         issued=issue_time(certificate),
+        serial=certificate.serial,
     )
 
 

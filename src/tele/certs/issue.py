@@ -175,7 +175,8 @@ def _sign(
         string(certificate_type(key.type))
         + string(entropy(32))
         + body.rest()
-        + entropy(8)
+        # 0 is what certificates have that nobody numbers.
+        + (int.from_bytes(entropy(8), "big") or 1).to_bytes(8, "big")
         + uint32(kind)
         + string(key_id.encode())
         + string(b"".join(string(principal.encode()) for principal in principals))

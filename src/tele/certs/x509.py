@@ -122,7 +122,9 @@ def _encode(identity: UserIdentity | HostIdentity) -> bytes:
     return encoded
 
 
-def _decode(data: bytes, expires: datetime, issued: datetime) -> UserIdentity | HostIdentity:
+def _decode(
+    data: bytes, expires: datetime, issued: datetime, serial: int
+) -> UserIdentity | HostIdentity:
     value, rest = der_decode(data, asn1Spec=_Identity())
     if rest:
         raise ValueError("bytes follow the identity")
@@ -142,6 +144,7 @@ def _decode(data: bytes, expires: datetime, issued: datetime) -> UserIdentity | 
             login_session=str(subject["loginSession"]),
             mfa=bool(subject["mfa"]),
             issued=issued,
+            serial=serial,
         )
     return HostIdentity(
         host_id=str(subject["hostId"]),
@@ -165,7 +168,8 @@ def read_identity(certificate: x509.Certificate) -> UserIdentity | HostIdentity:
         if len(extension.value) > EXTENSION_LIMIT:
             raise ValueError("the identity is too long")
         issued = certificate.not_valid_before_utc + BACKDATE
-        return _decode(extension.value, certificate.not_valid_after_utc, issued)
+        until, serial = certificate.not_valid_after_utc, certificate.serial_number
+        return _decode(extension.value, until, issued, serial)
     except (
         x509.ExtensionNotFound,
         PyAsn1Error,
@@ -277,12 +281,14 @@ def issue_tls(
 ) -> str:
     """Return a certificate (PEM) for the PEM public key, valid until ``identity.expires``.
 
+    A user's has the serial number that their SSH certificate has.
     ``names`` of a host are DNS names and IP addresses beside the ones that it always
     has: ``<host-id>.<cluster>`` and, by its role, ``auth.<cluster>`` or ``proxy.<cluster>``.
     """
     issuer = x509.load_pem_x509_certificate(authority_certificate.encode("ascii"))
     if identity.expires <= now:
         raise InvalidInput("a certificate's end has to lie in the future")
+    serial = identity.serial if isinstance(identity, UserIdentity) else 0
     usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
     if isinstance(identity, HostIdentity):
         usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
@@ -294,7 +300,7 @@ def issue_tls(
         .subject_name(_name(common[:64], identity.cluster))
         .issuer_name(issuer.subject)
         .public_key(read_tls_public_key(public_key))
-        .serial_number(_serial(entropy))
+        .serial_number(serial or _serial(entropy))
         .not_valid_before(now - BACKDATE)
         .not_valid_after(min(identity.expires, issuer.not_valid_after_utc))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

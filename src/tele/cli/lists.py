@@ -90,6 +90,35 @@ def read_moment(_: click.Context, __: click.Parameter, value: str | None) -> dat
     )
 
 
+def end_option(what: str) -> Callable[[F], F]:
+    """Give a command ``--expires TIME``, the moment when ``what`` ends; None if it is not given."""
+
+    def read(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
+        if value is None:
+            return None
+        from tele.model.codec import parse_time
+
+        try:
+            return parse_time(value)
+        except ValueError:
+            raise click.BadParameter(
+                f"{value!r} is no time such as 2026-11-24T12:00:00Z; --ttl takes a length"
+            ) from None
+
+    return click.option("--expires", metavar="TIME", callback=read, help=f"When {what} ends.")
+
+
+def end_of(ttl: timedelta | None, expires: datetime | None) -> datetime | None:
+    """Return the moment that ``--ttl`` or ``--expires`` means, None for no end."""
+    if ttl is None:
+        return expires
+    if expires is not None:
+        raise InvalidInput("--ttl and --expires say the same thing; give one of them")
+    if ttl <= timedelta(0):
+        raise InvalidInput("--ttl: the length of time has to be longer than nothing")
+    return datetime.now(UTC) + ttl
+
+
 def read_password(file: Path) -> str:
     """Return the first line of ``file``, ``-`` being standard input; never an empty one.
 

@@ -128,10 +128,13 @@ def remove_node(name: str, where: Where) -> None:
     from tele.model.api.table import DELETE_HOST
 
     with open_authority(where) as authority:
-        found = [h for h in plain(_hosts(authority)) if name in (h["name"], h["id"])]
-        if len(found) > 1:
-            ids = " ".join(h["id"] for h in found)
-            raise InvalidInput(
-                f"several nodes are called {quoted(name)}; give one of the ids {ids}"
-            )
-        authority.perform(DELETE_HOST, ById(found[0]["id"] if found else name))
+        authority.perform(DELETE_HOST, ById(node_id(authority, name)))
+
+
+def node_id(authority: Authority, name: str) -> str:
+    """Return the id of the one node with this name or id; auth knows what is not listed."""
+    found = [h for h in plain(_hosts(authority)) if name in (h["name"], h["id"])]
+    if len(found) > 1:
+        ids = " ".join(h["id"] for h in found)
+        raise InvalidInput(f"several nodes are called {quoted(name)}; give one of the ids {ids}")
+    return str(found[0]["id"]) if found else name

@@ -14,7 +14,9 @@ from tele.cli.output import format_option, one_word, plain, print_text, say, sho
 from tele.cli.session import Authority, Where, open_authority, where_options
 from tele.errors import InvalidInput, quoted
 
-_PLURALS = {"users": "user", "roles": "role", "nodes": "node", "tokens": "token"}
+_PLURALS = {
+    "users": "user", "roles": "role", "nodes": "node", "tokens": "token", "locks": "lock"
+}  # fmt: skip
 
 
 class _Kind(NamedTuple):
@@ -26,28 +28,36 @@ class _Kind(NamedTuple):
     remove: Callable[[Authority, str], Any]
 
 
-def _kind(text: str) -> _Kind:
+def _kind(text: str, force: bool = False) -> _Kind:
     from tele.model.api import members, people, table
     from tele.model.codec import from_json
     from tele.model.identity import HostRole
-    from tele.model.resources import Role, User
+    from tele.model.resources import Lock, Role, User
 
     kinds = {
         "user": _Kind(
             lambda a: all_pages(lambda n: a.perform(table.LIST_USERS, people.Paged(after=n))),
             lambda a, name: a.perform(table.GET_USER, members.ByName(name)),
             lambda a, said: a.perform(
-                table.PUT_USER, people.PutUser(_name(said), from_json(User, said))
+                table.PUT_USER, people.PutUser(_name(said), from_json(User, said), force)
             ),
-            lambda a, name: a.perform(table.DELETE_USER, members.ByName(name)),
+            lambda a, name: a.perform(table.DELETE_USER, people.DeleteUser(name, force)),
         ),
         "role": _Kind(
             lambda a: all_pages(lambda n: a.perform(table.LIST_ROLES, people.Paged(after=n))),
             lambda a, name: a.perform(table.GET_ROLE, members.ByName(name)),
             lambda a, said: a.perform(
-                table.PUT_ROLE, people.PutRole(_name(said), from_json(Role, said))
+                table.PUT_ROLE, people.PutRole(_name(said), from_json(Role, said), force)
             ),
             lambda a, name: a.perform(table.DELETE_ROLE, members.ByName(name)),
+        ),
+        "lock": _Kind(
+            lambda a: all_pages(lambda n: a.perform(table.LIST_LOCKS, people.Paged(after=n))),
+            lambda a, name: a.perform(table.GET_LOCK, members.ByName(name)),
+            lambda a, said: a.perform(
+                table.PUT_LOCK, people.PutLock(_name(said), from_json(Lock, said), force)
+            ),
+            lambda a, name: a.perform(table.DELETE_LOCK, members.ByName(name)),
         ),
         "node": _Kind(
             lambda a: all_pages(
@@ -84,12 +94,17 @@ def _own_name(item: dict[str, Any]) -> str:
     return str(name)
 
 
+_force = click.option(
+    "--force", is_flag=True, help="Also if nobody can administer the cluster afterwards."
+)
+
+
 @click.command()
 @click.argument("what", metavar="KIND[/NAME]")
 @format_option("names")
 @where_options(local=True)
 def get(what: str, form: str, where: Where) -> None:
-    """Print resources: users, roles, nodes or tokens; with a name, that one.
+    """Print resources: users, roles, locks, nodes or tokens; with a name, that one.
 
     As text they are YAML documents, which tele apply takes.
     """
@@ -127,8 +142,9 @@ def get(what: str, form: str, where: Where) -> None:
     required=True,
     help="YAML, one or more documents; - is standard input.",
 )
+@_force
 @where_options(local=True)
-def apply(file: Path, where: Where) -> None:
+def apply(file: Path, force: bool, where: Where) -> None:
     """Create or replace resources.
 
     All documents are read before the first is applied. One with a metadata.revision is
@@ -149,7 +165,7 @@ def apply(file: Path, where: Where) -> None:
         said = document.plain
         if not isinstance(said, dict) or not isinstance(said.get("kind"), str):
             raise InvalidInput(f"{document.place}: expected a resource: kind, metadata, spec")
-        kind = _kind(said["kind"])
+        kind = _kind(said["kind"], force)
         if kind.put is None:
             raise InvalidInput(f"{document.place}: a {said['kind']} cannot be applied")
         documents.append((document.place, said, kind.put))
@@ -164,11 +180,12 @@ def apply(file: Path, where: Where) -> None:
 
 @click.command()
 @click.argument("what", metavar="KIND/NAME")
+@_force
 @where_options(local=True)
-def rm(what: str, where: Where) -> None:
+def rm(what: str, force: bool, where: Where) -> None:
     """Remove a resource. A node has a name or an id, a token an id."""
     text, slash, name = what.partition("/")
-    kind = _kind(text)
+    kind = _kind(text, force)
     if not slash or not name:
         raise InvalidInput(f"{quoted(what)} is not KIND/NAME")
     if text in ("node", "nodes"):

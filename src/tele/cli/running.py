@@ -29,7 +29,7 @@ from tele.cli.login import keep
 from tele.config.values import Address, FileConfig
 from tele.embed import ClusterService, load_config
 from tele.embed.addresses import public_address
-from tele.errors import TeleError, Unavailable
+from tele.errors import AccessDenied, NotFound, TeleError, Unavailable
 from tele.loop import LogFormat, make_logger, set_up_logging
 from tele.model.api.members import ListHosts, PublicKeys
 from tele.model.api.table import LIST_HOSTS
@@ -213,8 +213,12 @@ class _Run:
 
     async def _log_in(self) -> Profile:
         """Make the owner an administrator, with certificates in ``$TELE_HOME``."""
+        await self._authority().ensure_admin(self._user, self._logins)
+        return await self._renew()
+
+    async def _renew(self) -> Profile:
+        """Get certificates for the owner, who has to be there still."""
         authority = self._authority()
-        await authority.ensure_admin(self._user, self._logins)
         ssh, tls = PrivateKey.generate(), TlsKey.generate()
         keys = PublicKeys(ssh.public.line, tls.public_pem)
         got = await authority.issue_for(self._user, keys)
@@ -231,7 +235,12 @@ class _Run:
             return
         path = self._home.files(profile).certificate
         if path.exists() and path.read_text("ascii").startswith(self._ours):
-            await self._log_in()
+            try:
+                await self._renew()
+            except (AccessDenied, NotFound) as error:
+                # Who removed or locked the owner since meant it: only the next start undoes it.
+                self._logged_in = None
+                _log.warn("{user} gets no new certificate: {why!s}", user=self._user, why=error)
 
     def _said(self, profile: Profile) -> dict[str, Any]:
         folder = self._place.path

@@ -1,4 +1,4 @@
-"""Which sessions run now?"""
+"""Which sessions run now, and how does one of them end?"""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tele.cli.lists import all_pages
 from tele.cli.output import Column, format_option, show_list
 from tele.cli.recordings import begun
 from tele.cli.session import Where, open_authority, where_options
+from tele.errors import InvalidInput
 
 _COLUMNS = (
     Column("ID", lambda s: s["id"]),
@@ -20,9 +21,15 @@ _COLUMNS = (
 )
 
 
-@click.group(cls=LazyGroup, lazy={"ls": Lazy("tele.cli.sessions:ls", "List sessions that run.")})
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "ls": Lazy("tele.cli.sessions:ls", "List sessions that run."),
+        "kill": Lazy("tele.cli.sessions:kill", "End a session that runs."),
+    },
+)
 def sessions() -> None:
-    """Show sessions that run."""
+    """Show and end sessions that run."""
 
 
 @click.command()
@@ -36,3 +43,24 @@ def ls(form: str, where: Where) -> None:
     with open_authority(where) as authority:
         found = all_pages(lambda after: authority.perform(LIST_SESSIONS, Paged(after=after)))
     show_list(form, found, _COLUMNS, name=lambda s: s["id"])
+
+
+@click.command()
+@click.argument("session_id", metavar="ID")
+@click.option("--message", default="", help="What the person reads.")
+@where_options(local=True)
+def kill(session_id: str, message: str, where: Where) -> None:
+    """End a session that runs, with all that it forwards.
+
+    The person reads who ended it, and the message. They may log in again: tele locks add
+    stops somebody for longer.
+    """
+    from tele.model.api.people import KillSession
+    from tele.model.api.table import KILL_SESSION
+
+    try:
+        request = KillSession(session_id, message)
+    except ValueError as error:
+        raise InvalidInput(str(error)) from None
+    with open_authority(where) as authority:
+        authority.perform(KILL_SESSION, request)

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import click
 
 from tele.cli.lazy import Lazy, LazyGroup
-from tele.cli.lists import all_pages, read_password, split_words
-from tele.cli.output import Column, format_option, print_text, say, show_data, show_list, words
+from tele.cli.lists import all_pages, end_of, end_option, read_password, split_words, ttl_option
+from tele.cli.output import (
+    Column,
+    format_option,
+    plain,
+    print_text,
+    say,
+    show_data,
+    show_list,
+    words,
+)
 from tele.cli.session import Where, open_authority, where_options
-from tele.errors import InvalidInput
+from tele.errors import InvalidInput, quoted
 
 _COLUMNS = (
     Column("NAME", lambda u: u["metadata"]["name"]),
     Column("ROLES", lambda u: words(u["spec"]["roles"])),
     Column("LOGINS", lambda u: words(u["spec"]["traits"].get("logins", ()))),
+    Column("EXPIRES", lambda u: u["metadata"]["expires"] or ""),
 )
+_LOGINS = "logins"
 
 
 @click.group(
@@ -24,6 +36,7 @@ _COLUMNS = (
     lazy={
         "add": Lazy("tele.cli.users:add", "Create a user."),
         "ls": Lazy("tele.cli.users:ls", "List users."),
+        "update": Lazy("tele.cli.users:update", "Change a user's roles, logins and end."),
         "reset": Lazy("tele.cli.users:reset", "Give a user a new password; ends a lock-out."),
         "rm": Lazy("tele.cli.users:rm", "Remove a user."),
     },
@@ -57,6 +70,8 @@ def _show_password(form: str, name: str, password: str) -> None:
 @click.option("--role", "roles", multiple=True, default=("access",), show_default=True)
 @click.option("--login", "logins", multiple=True, help="OS accounts; several with commas.")
 @_password_file
+@ttl_option("until the user is removed")
+@end_option("the user")
 @format_option()
 @where_options(local=True)
 def add(
@@ -64,6 +79,8 @@ def add(
     roles: tuple[str, ...],
     logins: tuple[str, ...],
     password_file: Path | None,
+    ttl: timedelta | None,
+    expires: datetime | None,
     form: str,
     where: Where,
 ) -> None:
@@ -75,7 +92,8 @@ def add(
     password = _password(password_file)
     traits = {"logins": split_words(logins)} if logins else {}
     try:
-        user = User(Metadata(name), UserSpec(split_words(roles), traits))
+        metadata = Metadata(name, expires=end_of(ttl, expires))
+        user = User(metadata, UserSpec(split_words(roles), traits))
     except ValueError as error:
         raise InvalidInput(f"{name!r} cannot be the name of a user") from error
     with open_authority(where) as authority:
@@ -114,11 +132,109 @@ def reset(name: str, password_file: Path | None, form: str, where: Where) -> Non
 
 @click.command()
 @click.argument("name")
+@click.option("--role", "roles", multiple=True, help="The roles from now on; several with commas.")
+@click.option("--add-role", "more_roles", multiple=True, help="Roles that the user gets.")
+@click.option("--remove-role", "less_roles", multiple=True, help="Roles that the user loses.")
+@click.option("--login", "logins", multiple=True, help="The OS accounts from now on.")
+@click.option("--add-login", "more_logins", multiple=True, help="OS accounts that the user gets.")
+@click.option("--remove-login", "less_logins", multiple=True, help="OS accounts to take away.")
+@ttl_option("as it was")
+@end_option("the user")
+@click.option("--no-expiry", is_flag=True, help="The user has no end from now on.")
+@click.option("--force", is_flag=True, help="Also if nobody can administer the cluster then.")
+@format_option()
 @where_options(local=True)
-def rm(name: str, where: Where) -> None:
-    """Remove a user."""
+def update(
+    name: str,
+    roles: tuple[str, ...],
+    more_roles: tuple[str, ...],
+    less_roles: tuple[str, ...],
+    logins: tuple[str, ...],
+    more_logins: tuple[str, ...],
+    less_logins: tuple[str, ...],
+    ttl: timedelta | None,
+    expires: datetime | None,
+    no_expiry: bool,
+    force: bool,
+    form: str,
+    where: Where,
+) -> None:
+    """Change a user's roles, logins and end; what is not named stays.
+
+    What is taken away is gone at once, also for certificates and sessions that the user has.
+    What is added counts from the next log-in.
+    """
+    from attrs import evolve
+
     from tele.model.api.members import ByName
+    from tele.model.api.people import PutUser
+    from tele.model.api.table import GET_USER, PUT_USER
+
+    end = end_of(ttl, expires)
+    if no_expiry and end is not None:
+        raise InvalidInput("--no-expiry and an end contradict each other")
+    changes = (roles, more_roles, less_roles, logins, more_logins, less_logins)
+    if not any(changes) and end is None and not no_expiry:
+        raise InvalidInput("say what to change: --add-role, --remove-role, --login, --expires ...")
+    with open_authority(where) as authority:
+        user = authority.perform(GET_USER, ByName(name))
+        spec = evolve(
+            user.spec, roles=_changed(user.spec.roles, roles, more_roles, less_roles, "role")
+        )
+        if logins or more_logins or less_logins:
+            had = spec.traits.get(_LOGINS, ())
+            now_has = _changed(had, logins, more_logins, less_logins, "login")
+            spec = evolve(spec, traits={**spec.traits, _LOGINS: now_has})
+        metadata = user.metadata
+        if end is not None or no_expiry:
+            metadata = evolve(metadata, expires=end)
+        # It has the revision that was read: what somebody else changed meanwhile is not undone.
+        changed = evolve(user, metadata=metadata, spec=spec)
+        made = authority.perform(PUT_USER, PutUser(name, changed, force))
+    if form != "text":
+        show_data(form, plain(made))
+    else:
+        accounts = words(made.spec.traits.get(_LOGINS, ()))
+        say(f"{name}: roles {words(made.spec.roles)}; logins {accounts}")
+
+
+def _changed(
+    had: tuple[str, ...],
+    all_of_them: tuple[str, ...],
+    more: tuple[str, ...],
+    less: tuple[str, ...],
+    what: str,
+) -> tuple[str, ...]:
+    """Return what there is after ``--WHAT``, ``--add-WHAT`` and ``--remove-WHAT``."""
+    kept = split_words(all_of_them) or had
+    gone = split_words(less)
+    for each in gone:
+        if each not in kept:
+            raise InvalidInput(f"the user has no {what} {quoted(each)}; there are: {words(kept)}")
+    return tuple(each for each in dict.fromkeys((*kept, *split_words(more))) if each not in gone)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Also the last administrator.")
+@format_option()
+@where_options(local=True)
+def rm(name: str, force: bool, form: str, where: Where) -> None:
+    """Remove a user, and end what they have running.
+
+    Their certificates are worth nothing from then on, and the tokens that they made are
+    revoked. Says what ended.
+    """
+    from tele.model.api.people import DeleteUser
     from tele.model.api.table import DELETE_USER
 
     with open_authority(where) as authority:
-        authority.perform(DELETE_USER, ByName(name))
+        ended = plain(authority.perform(DELETE_USER, DeleteUser(name, force)))
+    if form != "text":
+        show_data(form, ended)
+        return
+    say(f"{name} is removed")
+    for session in ended["sessions"]:
+        say(f"ended: session {session['id']}, {session['login']} at {session['node']}")
+    for token in ended["tokens"]:
+        say(f"revoked: token {token}")

@@ -49,6 +49,7 @@ CODES: Final[Mapping[str, str]] = {
     "agent": "TS010I",
     "forward.end": "TS011I",
     "agent.end": "TS012I",
+    "session.kill": "TS013I",
     "auth.denied": "TA001W",
     "auth.refused": "TA002W",
     "recording.upload": "TP001I",

@@ -25,7 +25,8 @@ class HostRole(str, Enum):
 class UserIdentity:
     """A person, as their user certificate (SSH or X.509) says.
 
-    ``issued`` is to the second.
+    ``issued`` is to the second. Both certificates of one log-in have the same ``serial``; 0 is that
+    of somebody without one.
     """
 
     user: str
@@ -37,6 +38,7 @@ class UserIdentity:
     login_session: str = ""
     mfa: bool = False
     issued: datetime = UNKNOWN_TIME
+    serial: int = 0
 
 
 @frozen

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import Enum
 
-from attrs import Factory, field, frozen
-from attrs.validators import in_, matches_re
+from attrs import Factory, field, fields, frozen
+from attrs.validators import in_, matches_re, max_len
 
 #: Names of users, roles and nodes: what is safe in a file name, a URL and a certificate.
 NAME_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,126}[A-Za-z0-9])?"
@@ -155,23 +155,53 @@ class RecordingSettings:
         return ""
 
 
+#: What a person reads on their terminal is one line of this many characters at most.
+MESSAGE_LIMIT = 160
+
+
 @frozen
 class LockTarget:
-    """Whom a lock stops; exactly one field is given."""
+    """Whom or what a lock stops; exactly one field is given.
+
+    ``login`` is an OS account on every node, ``login_session`` all certificates of one log-in,
+    ``certificate`` the serial of one (decimal, as ``ssh-keygen -L`` prints it), and ``session`` one
+    connection.
+    """
 
     user: str | None = None
     role: str | None = None
     login: str | None = None
     host_id: str | None = None
     login_session: str | None = None
+    certificate: str | None = None
+    session: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        given = self._given()
+        if len(given) != 1:
+            names = ", ".join(each.name for each in fields(LockTarget))
+            raise ValueError(f"a lock has exactly one target, not {len(given)}: one of {names}")
+        name, value = given[0]
+        if not value:
+            raise ValueError(f"the target {name} is empty")
+
+    def _given(self) -> list[tuple[str, str]]:
+        said = [(each.name, getattr(self, each.name)) for each in fields(LockTarget)]
+        return [(name, value) for name, value in said if value is not None]
+
+    @property
+    def what(self) -> tuple[str, str]:
+        """The one field that is given, and its value."""
+        return self._given()[0]
 
 
 @frozen
 class LockSpec:
-    """``message`` is shown to the one who is locked out."""
+    """``message`` is shown to the one who is locked out. Auth fills in ``created_by``."""
 
     target: LockTarget
-    message: str = ""
+    message: str = field(default="", validator=max_len(MESSAGE_LIMIT))
+    created_by: str = ""
 
 
 @frozen

@@ -34,13 +34,14 @@ def decide(
     now: datetime,
     host_id: str = "",
     certificate: CertificateLimits = NO_LIMITS,
+    session_id: str = "",
 ) -> Grant | Denied:
     """Decide whether ``identity`` may log in as ``login`` to a node with ``node_labels``.
 
     ``roles`` are all of the cluster, by name; ``locks`` those in force; ``certificate`` is
-    what the certificate of this connection withholds.
+    what the certificate of this connection withholds. One that has begun has a ``session_id``.
     """
-    denied = may_reach(identity, node_labels, roles, locks, now, host_id, login)
+    denied = may_reach(identity, node_labels, roles, locks, now, host_id, login, session_id)
     if denied is not None:
         return denied
     held = _held(identity, roles, now)
@@ -111,16 +112,16 @@ def may_reach(
     now: datetime,
     host_id: str = "",
     login: str | None = None,
+    session_id: str = "",
 ) -> Denied | None:
     """Decide whether ``identity`` may reach such a node at all; None is yes."""
     if identity.expires <= now:
         return Denied(
             Reason.EXPIRED, f"the certificate of {identity.user} has expired: log in again"
         )
-    lock = next((k for k in locks if _hits(k, identity, now, host_id, login)), None)
+    lock = next((k for k in locks if _hits(k, identity, now, host_id, login, session_id)), None)
     if lock is not None:
-        said = f": {lock.spec.message}" if lock.spec.message else ""
-        return Denied(Reason.LOCKED, f"locked by {lock.metadata.name}{said}")
+        return Denied(Reason.LOCKED, explain(lock, identity.user))
     held = _held(identity, roles, now)
     if not held:
         named = ", ".join(identity.roles) or "none"
@@ -174,7 +175,28 @@ def refusal(
 
 def locked(locks: Iterable[Lock], identity: UserIdentity, now: datetime) -> Lock | None:
     """Return a lock in force that stops ``identity`` as a person, or None."""
-    return next((lock for lock in locks if _hits(lock, identity, now, "", None)), None)
+    return next((lock for lock in locks if _hits(lock, identity, now, "", None, "")), None)
+
+
+def explain(lock: Lock, user: str) -> str:
+    """Say to ``user`` what a lock that stops them is about."""
+    target, said = lock.spec.target, f": {lock.spec.message}" if lock.spec.message else ""
+    if target.session is not None:
+        by = f" by {lock.spec.created_by}" if lock.spec.created_by else ""
+        return f"this session was ended{by}{said}"
+    if target.role is not None:
+        what = f"role {target.role}"
+    elif target.login is not None:
+        what = f"login {target.login}"
+    elif target.host_id is not None:
+        what = "this node"
+    elif target.login_session is not None:
+        what = f"this login of {user}"
+    elif target.certificate is not None:
+        what = f"this certificate of {user}"
+    else:
+        what = user
+    return f"{what} is locked by {lock.metadata.name}{said}"
 
 
 def host_locked(locks: Iterable[Lock], host_id: str, now: datetime) -> Lock | None:
@@ -206,7 +228,12 @@ def _lasts(lock: Lock, now: datetime) -> bool:
 
 
 def _hits(
-    lock: Lock, identity: UserIdentity, now: datetime, host_id: str, login: str | None
+    lock: Lock,
+    identity: UserIdentity,
+    now: datetime,
+    host_id: str,
+    login: str | None,
+    session_id: str,
 ) -> bool:
     if not _lasts(lock, now):
         return False
@@ -217,4 +244,6 @@ def _hits(
         or (target.login is not None and target.login == login)
         or (target.host_id is not None and target.host_id == host_id)
         or (target.login_session is not None and target.login_session == identity.login_session)
+        or (target.certificate is not None and target.certificate == str(identity.serial))
+        or (target.session is not None and target.session == session_id)
     )

@@ -34,7 +34,9 @@ class Policy:
         revoked_hosts: Iterable[HostRevocation] = (),
     ) -> None:
         self.roles = dict(roles)
-        self.locks = tuple(locks)
+        self._locks: dict[tuple[str, str], list[Lock]] = {}
+        for lock in locks:
+            self._locks.setdefault(lock.spec.target.what, []).append(lock)
         self._users = {each.user: each for each in revoked_users}
         self._hosts = {(each.role, each.host_id): each for each in revoked_hosts}
 
@@ -58,7 +60,7 @@ class Policy:
 
     def locks_host(self, host_id: str, now: datetime) -> Denied | None:
         """Return the lock on a host whose certificate is not at hand, or None."""
-        lock = decision.host_locked(self.locks, host_id, now)
+        lock = decision.host_locked(self._on(("host_id", host_id)), host_id, now)
         if lock is None:
             return None
         return Denied(Reason.LOCKED, f"host {host_id} is locked by {lock.metadata.name}")
@@ -95,11 +97,17 @@ class Policy:
         if isinstance(counted, Denied):
             return counted
         # A lock of a role that was taken away since still stops who had it.
-        lock = decision.locked(self.locks, identity, now)
+        lock = decision.locked(self._locks_on(identity), identity, now)
         if lock is None:
             return None
-        said = f": {lock.spec.message}" if lock.spec.message else ""
-        return Denied(Reason.LOCKED, f"{identity.user} is locked by {lock.metadata.name}{said}")
+        return Denied(Reason.LOCKED, decision.explain(lock, identity.user))
+
+    def _counted(self, identity: UserIdentity, now: datetime) -> UserIdentity | Denied:
+        """Return ``identity`` for a decision about a node, which looks at the locks of the rest."""
+        counted = self.narrowed(identity, now)
+        if counted is identity or isinstance(counted, Denied):
+            return counted
+        return self.refuses_user(identity, now) or counted
 
     def decide(
         self,
@@ -109,13 +117,15 @@ class Policy:
         now: datetime,
         host_id: str = "",
         certificate: CertificateLimits = decision.NO_LIMITS,
+        session_id: str = "",
     ) -> Grant | Denied:
         """Decide about a login to a node; see :func:`tele.rbac.decision.decide`."""
-        counted = self.narrowed(identity, now)
+        counted = self._counted(identity, now)
         if isinstance(counted, Denied):
             return counted
+        locks = self._locks_on(counted, login=login, host_id=host_id, session=session_id)
         return decision.decide(
-            counted, login, node_labels, self.roles, self.locks, now, host_id, certificate
+            counted, login, node_labels, self.roles, locks, now, host_id, certificate, session_id
         )
 
     def may_reach(
@@ -126,7 +136,31 @@ class Policy:
         host_id: str = "",
     ) -> Denied | None:
         """Decide about a node, whatever the login; None is yes."""
-        counted = self.narrowed(identity, now)
+        counted = self._counted(identity, now)
         if isinstance(counted, Denied):
             return counted
-        return decision.may_reach(counted, node_labels, self.roles, self.locks, now, host_id)
+        locks = self._locks_on(counted, host_id=host_id)
+        return decision.may_reach(counted, node_labels, self.roles, locks, now, host_id)
+
+    # -- locks ------------------------------------------------------------------------
+    def _on(self, *targets: tuple[str, str]) -> list[Lock]:
+        return [lock for target in targets for lock in self._locks.get(target, ())]
+
+    def _locks_on(self, identity: UserIdentity, **more: str) -> list[Lock]:
+        """Return the locks that can stop somebody: a decision costs no more for all the others."""
+        if not self._locks:
+            return []
+        return self._on(
+            ("user", identity.user),
+            *(("role", role) for role in dict.fromkeys(identity.roles)),
+            ("login_session", identity.login_session),
+            ("certificate", str(identity.serial)),
+            *more.items(),
+        )
+
+    # -- time -------------------------------------------------------------------------
+    def next_end(self, now: datetime) -> datetime | None:
+        """Return when time alone takes something away next: a role or a user expires."""
+        times = [role.metadata.expires for role in self.roles.values()]
+        times += [each.expires for each in self._users.values()]
+        return min((each for each in times if each is not None and each > now), default=None)

@@ -29,7 +29,7 @@ EDITOR: Final = Role(
         allow=Conditions(
             rules=(
                 Rule(("user", "role", "token", "node", "lock", "authority"), ("*",)),
-                Rule(("session",), ("list",)),
+                Rule(("session",), ("list", "delete")),
             )
         )
     ),

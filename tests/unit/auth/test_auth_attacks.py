@@ -277,7 +277,7 @@ def test_the_lock_out_ends_by_time_and_not_by_trying(world: World) -> None:
 def test_a_name_used_again_does_not_bring_the_old_password(world: World) -> None:
     """Who is created under the name of a removed user starts without a password."""
     world.add_user("alice", "access")
-    world.do(table.DELETE_USER, members.ByName("alice"))
+    world.do(table.DELETE_USER, people.DeleteUser("alice"))
     world.do(table.PUT_USER, people.PutUser("alice", User(Metadata("alice"))))
     with pytest.raises(AccessDenied):
         world.login()

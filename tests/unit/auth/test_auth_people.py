@@ -120,6 +120,7 @@ def test_permissions(world: World) -> None:
 
 def test_roles_count_as_they_are_now(world: World) -> None:
     """A certificate that still says editor is worth nothing once the role is taken away."""
+    world.add_user("dana", "editor")
     world.add_user("eve", "editor")
     eve = world.user("eve", "editor")
     world.do(table.LIST_USERS, people.Paged(), eve)
@@ -127,7 +128,7 @@ def test_roles_count_as_they_are_now(world: World) -> None:
     world.do(table.PUT_USER, people.PutUser("eve", evolve(user, spec=UserSpec(("access",)))))
     with pytest.raises(AccessDenied):
         world.do(table.LIST_USERS, people.Paged(), eve)
-    world.do(table.DELETE_USER, members.ByName("eve"))
+    world.do(table.DELETE_USER, people.DeleteUser("eve"))
     with pytest.raises(AccessDenied, match="does not exist"):
         world.do(table.WHOAMI, Nothing(), eve)
 

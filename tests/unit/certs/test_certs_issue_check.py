@@ -94,6 +94,7 @@ def test_what_is_issued_is_accepted(key: str) -> None:
         traits={"logins": ("root", "alice"), "team": ("ü",)},
         login_session="s-1",
         issued=NOW,
+        serial=certificate.serial,
     )
     assert "permit-port-forwarding" in checked.extensions
     assert "permit-agent-forwarding" not in checked.extensions
@@ -270,8 +271,8 @@ TLS_CA_KEY = TlsKey.generate()
 TLS_CA = make_authority("example", AuthorityKind.USER, TLS_CA_KEY, NOW, os.urandom)
 IDENTITIES = [
     UserIdentity("alice", "example", NOW + timedelta(hours=1), ("a", "b"), ("root",),
-                 {"t": ("1", "2"), "empty": ()}, "s", True, NOW),
-    UserIdentity("bob", "example", NOW + timedelta(hours=1), issued=NOW),
+                 {"t": ("1", "2"), "empty": ()}, "s", True, NOW, 2**64 - 1),
+    UserIdentity("bob", "example", NOW + timedelta(hours=1), issued=NOW, serial=7),
     HostIdentity(HOST_ID, "web1", "example", HostRole.PROXY, NOW + timedelta(hours=1), NOW),
 ]  # fmt: skip
 

@@ -3,19 +3,29 @@
 Laws of this file:
 
 * Whether the caller may was settled before (:mod:`tele.auth.gate`); every change is an event.
+* A user is removed with the tokens that they made: who knows one of them could join a machine.
 * Giving somebody roles is administering (the verb ``update`` on users), also where creating
   them needs less.
 """
 
 from __future__ import annotations
 
+from attrs import evolve
+from twisted.internet.interfaces import IReactorTime
+
+from tele.admission.shares import source_network
 from tele.auth.authorities import Authorities
-from tele.auth.gate import Gate, user_caller
+from tele.auth.gate import LOCAL_ADMIN, Gate, user_caller
+from tele.auth.guessing import Verdict
 from tele.auth.journal import Journal
+from tele.auth.members import host_of
 from tele.auth.operations.paging import page_limit
+from tele.auth.passwords import Attempt, Passwords
 from tele.auth.people import People
+from tele.auth.recordings import Recordings
 from tele.auth.tokens import Tokens
 from tele.errors import AccessDenied
+from tele.loop import now
 from tele.model.access import Reason
 from tele.model.api import people as api
 from tele.model.api.members import ById, ByName
@@ -34,9 +44,15 @@ class Administration:
         people: People,
         tokens: Tokens,
         authorities: Authorities,
+        passwords: Passwords,
+        recordings: Recordings,
+        clock: IReactorTime,
         gate: Gate,
         journal: Journal,
     ) -> None:
+        self._passwords = passwords
+        self._recordings = recordings
+        self._clock = clock
         self._people = people
         self._tokens = tokens
         self._authorities = authorities
@@ -57,6 +73,11 @@ class Administration:
     async def add_user(self, request: api.NewUser, caller: Caller) -> api.UserPassword:
         """Create a user with a password."""
         await self._check_giving(caller, request.user.spec.roles, ())
+        if user_caller(caller).user == LOCAL_ADMIN:
+            # The owner of auth's machine can make an administrator, whatever became of the roles.
+            for role in request.user.spec.roles:
+                if await self._people.restore_preset(role):
+                    await self._journal.emit("role.update", caller, name=role)
         user, made = await self._people.add_user(request.user, request.password)
         await self._journal.emit(
             "user.create", caller, name=user.metadata.name, given=list(user.spec.roles)
@@ -68,7 +89,7 @@ class Administration:
         before = await self._people.find_user(request.name)
         had = () if before is None else before.spec.roles
         await self._check_giving(caller, request.user.spec.roles, had)
-        user, new = await self._people.put_user(request.name, request.user)
+        user, new = await self._people.put_user(request.name, request.user, request.force)
         await self._journal.emit(
             "user.create" if new else "user.update",
             caller,
@@ -92,11 +113,37 @@ class Administration:
         await self._journal.emit("user.password", caller, name=request.name)
         return api.UserPassword(user, made)
 
-    async def delete_user(self, request: ByName, caller: Caller) -> Nothing:
-        """Remove a user and their password."""
-        await self._people.delete_user(request.name)
-        await self._journal.emit("user.delete", caller, name=request.name)
+    async def change_password(self, request: api.ChangePassword, caller: Caller) -> Nothing:
+        """Change one's own password. The present one is checked as it is at a log-in."""
+        who = user_caller(caller)
+        name = who.user
+        # Who holds the certificate waits for their own wrong passwords, and for nobody else's.
+        attempt = Attempt(
+            source_network(host_of(caller.remote_addr)), who.login_session, caller.present
+        )
+        verdict = await self._passwords.check(name, request.old, attempt)
+        if verdict is not Verdict.GOOD:
+            await self._journal.emit(
+                "user.password", caller, name=name, ok=False, error=verdict.value
+            )
+            raise AccessDenied(
+                "the present password is wrong, or you have to wait after wrong passwords", "login"
+            )
+        await self._people.reset_user(name, request.new)
+        await self._journal.emit("user.password", caller, name=name)
         return Nothing()
+
+    async def delete_user(self, request: api.DeleteUser, caller: Caller) -> api.UserDeleted:
+        """Remove a user with their password and their tokens, and end what they have running."""
+        name = request.name
+        tokens = await self._tokens.made_by(name)
+        await self._people.delete_user(name, request.force, tuple(tokens.values()))
+        sessions = await self._recordings.running(name)
+        await self._journal.emit(
+            "user.delete", caller, name=name, tokens=list(tokens),
+            sessions=[session.id for session in sessions],
+        )  # fmt: skip
+        return api.UserDeleted(sessions, tuple(tokens))
 
     # -- roles ------------------------------------------------------------------------
     async def list_roles(self, request: api.Paged, caller: Caller) -> api.RoleList:
@@ -111,7 +158,7 @@ class Administration:
 
     async def put_role(self, request: api.PutRole, caller: Caller) -> Role:
         """Create or replace a role."""
-        role = await self._people.put_role(request.name, request.role)
+        role = await self._people.put_role(request.name, request.role, request.force)
         await self._journal.emit("role.update", caller, name=request.name)
         return role
 
@@ -124,7 +171,12 @@ class Administration:
     # -- tokens -----------------------------------------------------------------------
     async def add_token(self, request: api.NewToken, caller: Caller) -> api.TokenAdded:
         """Create a token; its secret is shown this once."""
-        secret, token = await self._tokens.add(request, user_caller(caller).user)
+        maker = user_caller(caller).user
+        secret, token = await self._tokens.add(await self._within_life(request, maker), maker)
+        if maker != LOCAL_ADMIN and await self._people.find_user(maker) is None:
+            # They were removed while they made it: with all their other tokens.
+            await self._tokens.delete(token.id)
+            raise AccessDenied(f"user {maker} does not exist any more", Reason.NO_ROLE.value)
         await self._journal.emit(
             "token.create", caller, token_id=token.id, for_roles=[r.value for r in token.roles],
             expires=format_time(token.expires), max_uses=token.max_uses,
@@ -133,6 +185,14 @@ class Administration:
         )  # fmt: skip
         pins = self._authorities[AuthorityKind.HOST].trusted.pins
         return api.TokenAdded(secret, token.roles, token.expires, pins[0])
+
+    async def _within_life(self, request: api.NewToken, maker: str) -> api.NewToken:
+        """A token does not outlive who made it."""
+        user = None if maker == LOCAL_ADMIN else await self._people.find_user(maker)
+        expires = None if user is None else user.metadata.expires
+        if expires is None:
+            return request
+        return evolve(request, ttl=min(request.ttl, expires - now(self._clock)))
 
     async def list_tokens(self, request: api.Paged, caller: Caller) -> api.TokenList:
         """A page of tokens, without their secrets."""

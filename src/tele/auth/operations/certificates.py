@@ -11,7 +11,7 @@ Laws of this file:
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
@@ -28,18 +28,19 @@ from tele.auth.people import People
 from tele.auth.presence import Hosts
 from tele.auth.sshd_names import check_free, check_key_id, check_name
 from tele.auth.state import State
+from tele.certs.check import LATEST
 from tele.certs.device import check_device
 from tele.certs.keys import parse_line
 from tele.errors import AccessDenied, BadCertificate, InvalidInput, TeleError
 from tele.loop import make_logger, now
-from tele.model.access import Reason
+from tele.model.access import Denied
 from tele.model.api import people as api
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Nothing
 from tele.model.authority import AuthorityKind, Certificates
 from tele.model.codec import format_time
 from tele.model.identity import Caller, UserIdentity
-from tele.model.resources import Lock, Metadata, Role, User, UserSpec
+from tele.model.resources import Metadata, Role, User, UserSpec
 from tele.rbac.decision import locked
 
 log = make_logger(__name__)
@@ -88,16 +89,17 @@ class Signing:
             raise InvalidInput("the lifetime has to be longer than nothing")
         attempt = self._attempt(request, caller)
         verdict = await self._passwords.check(request.user, request.password, attempt)
+        issued = await self._people.issue_time(request.user)
         user = await self._people.find_user(request.user)
         reason = "" if verdict is Verdict.GOOD else verdict.value
         if user is None:
             reason = Verdict.UNKNOWN.value
-        elif not reason and self._lock_on(user) is not None:
+        elif not reason and self._refusal(user) is not None:
             reason = "locked"
         if user is None or reason:
             raise await self._refuse(request.user, verdict, reason, caller, attempt)
         try:
-            certificates = await self._issue(user, request.keys, request.ttl, caller)
+            certificates = await self._issue(user, request.keys, request.ttl, issued, caller)
         except TeleError as error:
             why = str(error)[:TEXT_LIMIT]
             await self._journal.emit("user.login", caller, user=request.user, ok=False, error=why)
@@ -156,7 +158,10 @@ class Signing:
 
     # -- in this process only ---------------------------------------------------------
     async def ensure_admin(self, name: str, logins: tuple[str, ...]) -> None:
-        """Make ``name`` an administrator who may log in as ``logins``; others are kept."""
+        """Make ``name`` an administrator who may log in as ``logins``; others are kept.
+
+        This is the owner of the machine: a lock that stops them is removed.
+        """
         user = await self._people.find_user(name)
         if user is None:
             user = User(Metadata(name), UserSpec())
@@ -172,18 +177,27 @@ class Signing:
                 "user.create" if new else "user.update", LOCAL, name=name, given=list(spec.roles)
             )
 
+        moment = now(self._clock)
+        who = UserIdentity(name, self._cluster, moment, spec.roles)
+        for lock in list(self._state.locks.values()):
+            if locked((lock,), who, moment) is not None:
+                await self._people.delete_lock(lock.metadata.name)
+                await self._journal.emit("lock.delete", LOCAL, name=lock.metadata.name)
+
     async def issue_for(self, name: str, keys: PublicKeys, ttl: timedelta) -> Certificates:
         """Issue certificates for a user without asking for a password."""
         check_keys(keys)
-        return await self._issue(await self._people.user(name), keys, ttl, LOCAL)
+        issued = await self._people.issue_time(name)
+        return await self._issue(await self._people.user(name), keys, ttl, issued, LOCAL)
 
     async def _issue(
-        self, user: User, keys: PublicKeys, ttl: timedelta, caller: Caller
+        self, user: User, keys: PublicKeys, ttl: timedelta, issued: datetime, caller: Caller
     ) -> Certificates:
+        """Issue certificates as of ``issued``, which was asked for before ``user`` was read."""
         self._check_unlocked(user)
         address = host_of(caller.remote_addr)
-        request = self._issuer.user_request(user, self._held(user), ttl, address)
-        certificates = self._issuer.user(request, keys)
+        request = self._issuer.user_request(user, self._held(user), ttl, issued, address)
+        certificates, serial = self._issuer.user(request, keys, issued)
         await self._journal.emit(
             "cert.issue",
             Caller(None, caller.remote_addr),
@@ -191,6 +205,7 @@ class Signing:
             roles=request.roles,
             login_session=request.login_session,
             kind="user",
+            serial=str(serial),
             logins=list(request.logins),
             expires=format_time(certificates.expires),
         )
@@ -206,16 +221,18 @@ class Signing:
             if role and (role.metadata.expires is None or moment < role.metadata.expires)
         ]
 
-    def _lock_on(self, user: User) -> Lock | None:
+    def _refusal(self, user: User) -> Denied | None:
+        """Why nobody gets a certificate for ``user`` now, or None."""
         moment = now(self._clock)
-        who = UserIdentity(user.metadata.name, self._cluster, moment, user.spec.roles)
-        return locked(self._state.locks.values(), who, moment)
+        who = UserIdentity(
+            user.metadata.name, self._cluster, moment, user.spec.roles, issued=LATEST
+        )
+        return self._state.policy.refuses_user(who, moment)
 
     def _check_unlocked(self, user: User) -> None:
-        lock = self._lock_on(user)
-        if lock is not None:
-            said = lock.spec.message or lock.metadata.name
-            raise AccessDenied(f"{user.metadata.name} is locked: {said}", Reason.LOCKED.value)
+        denied = self._refusal(user)
+        if denied is not None:
+            raise AccessDenied(denied.message, denied.reason.value)
 
     # -- people -----------------------------------------------------------------------
     async def whoami(self, request: Nothing, caller: Caller) -> api.WhoAmI:
@@ -232,15 +249,17 @@ class Signing:
 
     async def sign_user(self, request: api.SignUser, caller: Caller) -> api.SignedKey:
         """A user certificate for a public key made elsewhere."""
+        issued = await self._people.issue_time(request.user)
         user = await self._people.user(request.user)
         self._check_unlocked(user)
         wanted = self._issuer.user_request(
-            user, self._held(user), request.ttl, logins=request.logins
+            user, self._held(user), request.ttl, issued, logins=request.logins
         )
-        certificate = self._issuer.sign_user(wanted, request.ssh_public_key)
-        expires = now(self._clock) + wanted.lifetime
+        certificate = self._issuer.sign_user(wanted, request.ssh_public_key, issued)
+        expires = issued + wanted.lifetime
         await self._journal.emit(
             "cert.issue", caller, kind="user", name=request.user,
+            serial=str(certificate.serial), login_session=wanted.login_session,
             logins=list(certificate.principals), key=certificate.key.fingerprint,
             expires=format_time(expires), given_roles=list(wanted.roles),
             given_session=wanted.login_session,

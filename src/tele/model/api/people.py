@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from attrs import Factory, field, frozen
+from attrs.validators import max_len
 
 from tele.model.api.members import PublicKeys
 from tele.model.authority import TrustedAuthority
 from tele.model.identity import HostRole
-from tele.model.resources import Lock, Role, User
+from tele.model.resources import MESSAGE_LIMIT, Lock, Role, User
+from tele.model.session import Session
 
 
 @frozen
@@ -52,6 +54,30 @@ class ResetUser:
 
     name: str
     password: str = field(default="", repr=False)
+
+
+@frozen
+class ChangePassword:
+    """One's own password, by somebody who knows the present one."""
+
+    old: str = field(repr=False)
+    new: str = field(repr=False)
+
+
+@frozen
+class DeleteUser:
+    """``force``: also the last administrator."""
+
+    name: str
+    force: bool = False
+
+
+@frozen
+class UserDeleted:
+    """What ended with a user: sessions that ran then, and tokens (ids) that they had made."""
+
+    sessions: tuple[Session, ...] = ()
+    tokens: tuple[str, ...] = ()
 
 
 @frozen
@@ -143,23 +169,50 @@ class RoleList:
 
 @frozen
 class PutRole:
-    """Create or replace. A ``metadata.revision`` other than 0 must be the present one."""
+    """Create or replace. A ``metadata.revision`` other than 0 must be the present one.
+
+    ``force``: also if nobody can administer the cluster afterwards.
+    """
 
     name: str
     role: Role
+    force: bool = False
 
 
 @frozen
 class PutUser:
-    """Create or replace; the password stays."""
+    """Create or replace; the password stays. A ``metadata.revision`` other than 0 must be the
+    present one. ``force``: also if nobody can administer the cluster afterwards.
+    """
 
     name: str
     user: User
+    force: bool = False
+
+
+@frozen
+class PutLock:
+    """Create or replace. A ``metadata.revision`` other than 0 must be the present one.
+
+    ``force``: also if nobody can administer the cluster then.
+    """
+
+    name: str
+    lock: Lock
+    force: bool = False
+
+
+@frozen
+class KillSession:
+    """End a session that runs; ``message`` is for the person."""
+
+    id: str
+    message: str = field(default="", validator=max_len(MESSAGE_LIMIT))
 
 
 @frozen
 class LockList:
-    """Locks in force."""
+    """Locks in force, by name."""
 
     items: tuple[Lock, ...]
     next: str = ""

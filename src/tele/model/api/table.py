@@ -11,7 +11,7 @@ from tele.model.authority import Certificates
 from tele.model.event import Event
 from tele.model.identity import HostRole
 from tele.model.presence import Presence
-from tele.model.resources import Role, User
+from tele.model.resources import Lock, Role, User
 
 _ANY = (Anyone(),)
 _HOSTS = (Hosts(),)
@@ -73,7 +73,7 @@ RENEW = Operation(
     _HOSTS,
     "New certificates for the calling host",
     limit=16 * 1024,
-    cost=50,
+    cost=10,
 )
 ANNOUNCE = Operation(
     "announce",
@@ -246,10 +246,21 @@ DELETE_USER = Operation(
     "delete_user",
     "DELETE",
     "/v1/users/{name}",
-    members.ByName,
-    Nothing,
+    people.DeleteUser,
+    people.UserDeleted,
     (Permitted("user", "delete"),),
-    "Remove a user",
+    "Remove a user, and end what they have running",
+)
+CHANGE_PASSWORD = Operation(
+    "change_password",
+    "POST",
+    "/v1/password",
+    people.ChangePassword,
+    Nothing,
+    (Users(),),
+    "Change one's own password",
+    limit=16 * 1024,
+    cost=50,
 )
 LIST_ROLES = Operation(
     "list_roles",
@@ -288,6 +299,43 @@ DELETE_ROLE = Operation(
     (Permitted("role", "delete"),),
     "Remove a role",
     cost=20,
+)
+LIST_LOCKS = Operation(
+    "list_locks",
+    "GET",
+    "/v1/locks",
+    people.Paged,
+    people.LockList,
+    (Permitted("lock", "list"),),
+    "Locks in force",
+    cost=10,
+)
+GET_LOCK = Operation(
+    "get_lock",
+    "GET",
+    "/v1/locks/{name}",
+    members.ByName,
+    Lock,
+    (Permitted("lock", "read"),),
+    "One lock",
+)
+PUT_LOCK = Operation(
+    "put_lock",
+    "PUT",
+    "/v1/locks/{name}",
+    people.PutLock,
+    Lock,
+    (Permitted("lock", "create"),),
+    "Create or replace a lock",
+)
+DELETE_LOCK = Operation(
+    "delete_lock",
+    "DELETE",
+    "/v1/locks/{name}",
+    members.ByName,
+    Nothing,
+    (Permitted("lock", "delete"),),
+    "Remove a lock",
 )
 ADD_TOKEN = Operation(
     "add_token",
@@ -356,6 +404,15 @@ LIST_SESSIONS = Operation(
     (Permitted("session", "list"), Users()),
     "Sessions that run; without a rule, one's own",
     cost=20,
+)
+KILL_SESSION = Operation(
+    "kill_session",
+    "POST",
+    "/v1/sessions/{id}/kill",
+    people.KillSession,
+    Lock,
+    (Permitted("session", "delete"), Permitted("lock", "create")),
+    "End a session that runs",
 )
 LIST_RECORDINGS = Operation(
     "list_recordings",

@@ -1,0 +1,145 @@
+"""How is somebody, or something, stopped at once?
+
+Invariants:
+
+* A lock on something that does not exist is refused: a mistyped name would stop nobody.
+* To end a session is to lock it: nodes and proxies hear of both in the same way.
+* Who may only create locks does not undo others' by replacing them.
+* What the person who is stopped reads is one printable line.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Final
+
+from attrs import evolve
+from twisted.internet.interfaces import IReactorTime
+
+from tele.auth.gate import Gate, user_caller
+from tele.auth.journal import Journal
+from tele.auth.operations.paging import page_limit
+from tele.auth.people import People
+from tele.auth.presence import Hosts
+from tele.auth.recordings import Recordings
+from tele.errors import AccessDenied, InvalidInput, NotFound, quoted
+from tele.loop import now
+from tele.model.access import Reason
+from tele.model.api import people as api
+from tele.model.api.members import ByName
+from tele.model.api.operation import Nothing
+from tele.model.codec import format_time
+from tele.model.identity import Caller, HostRole
+from tele.model.resources import Lock, LockSpec, LockTarget, Metadata
+from tele.rbac.logins import is_login
+
+#: How long a session that was ended stays locked: as long as a node that is away is remembered.
+KILLED_FOR: Final = timedelta(days=7)
+_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+_SERIAL: Final = re.compile(r"[1-9][0-9]{0,38}", re.ASCII)
+
+
+class Locking:
+    """Operations on locks, and the end of sessions."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        people: People,
+        hosts: Hosts,
+        recordings: Recordings,
+        gate: Gate,
+        journal: Journal,
+    ) -> None:
+        self._gate = gate
+        self._clock = clock
+        self._people = people
+        self._hosts = hosts
+        self._recordings = recordings
+        self._journal = journal
+
+    async def list_locks(self, request: api.Paged, caller: Caller) -> api.LockList:
+        """A page of locks in force, by name."""
+        limit = page_limit(request.limit)
+        found = tuple(await self._people.locks(limit, request.after))
+        return api.LockList(found, found[-1].metadata.name if len(found) == limit else "")
+
+    async def get_lock(self, request: ByName, caller: Caller) -> Lock:
+        """One lock."""
+        return await self._people.lock(request.name)
+
+    async def put_lock(self, request: api.PutLock, caller: Caller) -> Lock:
+        """Create or replace a lock."""
+        await self._check(request.lock.spec)
+        if await self._people.has_lock(request.name) and not await self._gate.may(
+            caller, "lock", "delete"
+        ):
+            raise AccessDenied(
+                f"denied: there is a lock {request.name}: to replace it takes the verb delete",
+                Reason.RULE.value,
+            )
+        return await self._put(request.lock, request.force, "lock.create", caller)
+
+    async def _put(self, lock: Lock, force: bool, event: str, caller: Caller) -> Lock:
+        by = user_caller(caller).user
+        named = evolve(lock, spec=evolve(lock.spec, created_by=by))
+        made, _ = await self._people.put_lock(lock.metadata.name, named, force)
+        target = made.spec.target
+        expires = made.metadata.expires
+        await self._journal.emit(
+            event,
+            caller,
+            name=made.metadata.name,
+            target=dict([target.what]),
+            message=made.spec.message,
+            expires=None if expires is None else format_time(expires),
+            **({} if target.session is None else {"session_id": target.session}),
+        )
+        return made
+
+    async def delete_lock(self, request: ByName, caller: Caller) -> Nothing:
+        """Remove a lock."""
+        await self._people.delete_lock(request.name)
+        await self._journal.emit("lock.delete", caller, name=request.name)
+        return Nothing()
+
+    async def kill_session(self, request: api.KillSession, caller: Caller) -> Lock:
+        """End a session that runs."""
+        session = await self._recordings.session(request.id)
+        metadata = Metadata(
+            f"session-{session.id}",
+            description=f"{session.login}@{session.node}, of {session.user}",
+            expires=now(self._clock) + KILLED_FOR,
+        )
+        spec = LockSpec(LockTarget(session=session.id), request.message)
+        _check_message(spec.message)
+        return await self._put(Lock(metadata, spec), False, "session.kill", caller)
+
+    async def _check(self, spec: LockSpec) -> None:
+        """Raise unless the target is there, or could be."""
+        target = spec.target
+        _check_message(spec.message)
+        if target.user is not None:
+            await self._people.user(target.user)
+        if target.role is not None:
+            await self._people.role(target.role)
+        if target.host_id is not None and not any(
+            self._hosts.known(role, target.host_id) for role in HostRole
+        ):
+            raise NotFound(f"no such host: {quoted(target.host_id)}; tele ls shows the nodes")
+        if target.login is not None and not is_login(target.login):
+            raise InvalidInput(f"{quoted(target.login)} is no login: give an account's name")
+        for what, value in (("login session", target.login_session), ("session", target.session)):
+            if value is not None and not _ID.fullmatch(value):
+                raise InvalidInput(f"{quoted(value)} is no id of a {what}: it is a UUID")
+        if target.certificate is not None and not _SERIAL.fullmatch(target.certificate):
+            raise InvalidInput(
+                f"{quoted(target.certificate)} is no serial of a certificate: it is the number that"
+                " ssh-keygen -L prints"
+            )
+
+
+def _check_message(message: str) -> None:
+    if not message.isprintable():
+        raise InvalidInput("the message is one line of printable characters")

@@ -1,0 +1,139 @@
+"""Who, or what, is stopped at once?"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime, timedelta
+
+import click
+
+from tele.cli.lazy import Lazy, LazyGroup
+from tele.cli.lists import all_pages, end_of, end_option, ttl_option
+from tele.cli.node_names import complete_node
+from tele.cli.nodes import node_id
+from tele.cli.output import Column, format_option, plain, print_text, say, show_data, show_list
+from tele.cli.session import Where, open_authority, where_options
+from tele.errors import InvalidInput
+
+_COLUMNS = (
+    Column("NAME", lambda k: k["metadata"]["name"]),
+    Column("STOPS", lambda k: _target(k["spec"]["target"])),
+    Column("UNTIL", lambda k: k["metadata"]["expires"] or "removed"),
+    Column("BY", lambda k: k["spec"]["created_by"]),
+    Column("MESSAGE", lambda k: k["spec"]["message"]),
+)
+
+
+def _target(target: dict[str, str | None]) -> str:
+    return ", ".join(f"{what} {value}" for what, value in target.items() if value is not None)
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "add": Lazy("tele.cli.locks:add", "Stop somebody, or something, at once."),
+        "ls": Lazy("tele.cli.locks:ls", "List locks in force."),
+        "rm": Lazy("tele.cli.locks:rm", "Remove a lock."),
+    },
+)
+def locks() -> None:
+    """Stop users, roles, logins, nodes, log-ins, certificates and sessions."""
+
+
+@click.command()
+@click.option("--user", help="This user.")
+@click.option("--role", help="Everybody who has this role.")
+@click.option("--login", help="Log-ins as this OS account, on every node.")
+@click.option("--node", help="This node, by its name or id.", shell_complete=complete_node)
+@click.option("--login-session", help="All that came of one `tele login`; its id is in the audit.")
+@click.option(
+    "--certificate", metavar="SERIAL", help="One certificate, as ssh-keygen -L prints it."
+)
+@click.option("--session", help="One session, by its id.")
+@click.option("--message", default="", help="What the one who is stopped reads.")
+@click.option("--name", help="The lock's name; otherwise one is made.")
+@ttl_option("until it is removed")
+@end_option("the lock")
+@click.option("--force", is_flag=True, help="Also the last administrator.")
+@format_option()
+@where_options(local=True, user=False)
+def add(
+    user: str | None,
+    role: str | None,
+    login: str | None,
+    node: str | None,
+    login_session: str | None,
+    certificate: str | None,
+    session: str | None,
+    message: str,
+    name: str | None,
+    ttl: timedelta | None,
+    expires: datetime | None,
+    force: bool,
+    form: str,
+    where: Where,
+) -> None:
+    """Stop somebody, or something, at once: give one of the targets.
+
+    Nobody whom it stops can log in, use the API or go through a proxy, and what they have
+    running ends within seconds. Prints the lock's name.
+    """
+    from tele.model.api.people import PutLock
+    from tele.model.api.table import PUT_LOCK
+    from tele.model.resources import Lock, LockSpec, LockTarget, Metadata
+
+    said = {
+        "user": user, "role": role, "login": login, "host_id": node,
+        "login_session": login_session, "certificate": certificate, "session": session,
+    }  # fmt: skip
+    given = {what: value for what, value in said.items() if value}
+    if len(given) != 1:
+        raise InvalidInput(
+            "say what to lock, one thing: --user, --role, --login, --node, --login-session,"
+            " --certificate or --session"
+        )
+    (what,) = given
+    until = end_of(ttl, expires)
+    made = name or f"{what.removesuffix('_id').replace('_', '-')}-{secrets.token_hex(4)}"
+    with open_authority(where) as authority:
+        if node:
+            given = {"host_id": node_id(authority, node)}
+        try:
+            spec = LockSpec(LockTarget(**given), message)
+            lock = Lock(Metadata(made, expires=until), spec)
+        except ValueError as error:
+            raise InvalidInput(str(error)) from None
+        lock = authority.perform(PUT_LOCK, PutLock(made, lock, force))
+    if form != "text":
+        show_data(form, plain(lock))
+        return
+    print_text(made)
+    lasts = (
+        "until it is removed" if until is None else f"until {plain(lock)['metadata']['expires']}"
+    )
+    say(f"locked {lasts}: tele locks rm {made}")
+
+
+@click.command()
+@format_option("names")
+@where_options(local=True)
+def ls(form: str, where: Where) -> None:
+    """List locks in force."""
+    from tele.model.api.people import Paged
+    from tele.model.api.table import LIST_LOCKS
+
+    with open_authority(where) as authority:
+        found = all_pages(lambda after: authority.perform(LIST_LOCKS, Paged(after=after)))
+    show_list(form, found, _COLUMNS, name=lambda k: k["metadata"]["name"])
+
+
+@click.command()
+@click.argument("name")
+@where_options(local=True)
+def rm(name: str, where: Where) -> None:
+    """Remove a lock. What it ended does not come back by itself."""
+    from tele.model.api.members import ByName
+    from tele.model.api.table import DELETE_LOCK
+
+    with open_authority(where) as authority:
+        authority.perform(DELETE_LOCK, ByName(name))
