@@ -118,6 +118,24 @@ def test_leftovers_are_killed(root: Path, somebody: pwd.struct_passwd, pam: str)
         os.close(output)
 
 
+def test_nothing_stays_of_who_is_expelled(root: Path, somebody: pwd.struct_passwd) -> None:
+    """Who may not be on the machine any more leaves nothing running, whatever is configured and
+    whatever the program ignores.
+    """
+    with machine(root) as it:
+        output, _, other = start_with_leftover(it, somebody.pw_name)
+        it.ask({"op": "hangup", "expelled": True}, [], [])
+        assert it.report()["signal"] == "HUP"
+        wait_until(lambda: not is_running(other))
+        os.close(output)
+        stays = b"trap '' HUP; setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $!; sleep 1000"
+        output, report = it.start(somebody.pw_name, b"trap '' HUP; " + stays)
+        other = int(os.read(output, 100))
+        it.ask({"op": "hangup", "expelled": True}, [], [])
+        wait_until(lambda: not is_running(report["pid"]) and not is_running(other))
+        os.close(output)
+
+
 def test_what_ignores_the_hang_up_is_killed(root: Path, somebody: pwd.struct_passwd) -> None:
     """With kill_leftovers a program that ignores SIGHUP ends too, when the node does."""
     with machine(root, kill_leftovers=True) as it:

@@ -133,6 +133,11 @@ class Listeners:
             entry.ports.append(_Port(self._reactor, each, lambda s, a: self._take(key, s, a)))
         self._look()
 
+    @property
+    def all(self) -> list[object]:
+        """Under what keys somebody listens."""
+        return list(self._entries)
+
     def remove(self, key: object) -> bool:
         """Listen there no more; False if nobody did. What was accepted goes on."""
         entry = self._entries.pop(key, None)

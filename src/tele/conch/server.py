@@ -8,7 +8,7 @@ Laws of this file:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.conch.ssh import transport as conch
 from twisted.internet.interfaces import IReactorTime
@@ -21,9 +21,11 @@ from tele.conch.exchange import Exchange, HostKeys
 from tele.conch.host_key_proofs import PROOFS_LIMIT, announcement, proof
 from tele.conch.limits import Limits
 from tele.conch.penalties import Fault
+from tele.conch.session import SessionChannel
 from tele.conch.transport import Transport
 from tele.errors import ProtocolError, quoted
 from tele.model.identity import HostIdentity
+from tele.text import printable
 from tele.wire import numbers as n
 from tele.wire.agreement import METHODS, SERVER_METHODS, exchange_hash
 from tele.wire.ciphers import SERVER_CIPHERS
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from tele.conch.factory import SSHServerFactory
 
 USERAUTH = b"ssh-userauth"
+#: Seconds that a client has to show what its sessions are told, before the connection ends.
+LAST_WORDS: Final = 0.5
 
 #: What we tell a client that we can do (RFC 8308; OpenSSH PROTOCOL, section 1.9).
 _EXTENSIONS = (
@@ -74,6 +78,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
     _proofs = 0
     #: The place among those whom proxies brought, as ``Door.enter_vouched`` gave it.
     vouched_place: str | None = None
+    _evicted = False
 
     def __init__(
         self, clock: IReactorTime, limits: Limits | None = None, source: str | None = None
@@ -93,6 +98,41 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         """End this connection, and hold nothing against the visitor."""
         self.fault = None
         self.sendDisconnect(n.BY_APPLICATION, why)
+
+    def evict(self, why: str) -> None:
+        """End this connection: its visitor may not be here any more.
+
+        What they run and forward ends now, whether they read or not. They see ``why`` on the
+        terminal of each session, for which there is a moment, and in the message that ends the
+        connection: OpenSSH's client shows nothing that comes together with that.
+        """
+        if self.closing or self._evicted:
+            return
+        self._evicted = True
+        text = printable(why)
+        told = [
+            channel.notice(text)
+            for channel in list(getattr(self.service, "channels", {}).values())
+            if isinstance(channel, SessionChannel)
+        ]
+        service, self.service = self.service, None
+        if service is not None:
+            service.serviceStopped()
+        if hasattr(self, "avatar"):
+            logout, self.logoutFunction = self.logoutFunction, _done
+            logout()
+        if not any(told):
+            self.dismiss(text)
+            return
+        self.incoming.stop()
+        self.outgoing.link.pause()
+        self.outgoing.push()
+        self._stop_timer()
+        self._timer = self.clock.callLater(LAST_WORDS, self._was_shown, text)
+
+    def _was_shown(self, text: str) -> None:
+        self._timer = None
+        self.dismiss(text)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """See :class:`Transport`."""
@@ -219,6 +259,10 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
             raise ProtocolError("no authentication here", n.SERVICE_NOT_AVAILABLE)
         self.sendPacket(n.SERVICE_ACCEPT, string(name))
         self.setService(service())
+
+
+def _done() -> None:
+    """The avatar is logged out already."""
 
 
 def _blob(keys: HostKeys, kind: bytes) -> bytes:

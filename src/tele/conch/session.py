@@ -363,6 +363,19 @@ class SessionChannel(Channel):
             self._exit = how
             self._tell_exit()
 
+    def notice(self, text: str) -> bool:
+        """Show the person a line of ours, on the terminal or on standard error; False if there is
+        nobody to see it.
+        """
+        if not self._connected or not self.is_open or self._exit is not None:
+            return False
+        line = f"\r\ntele: {text}\r\n".encode()
+        if self._pty is None:
+            self.writeExtended(STDERR, line)
+        else:
+            self.write(line)
+        return True
+
     def _tell_exit(self) -> None:
         how = self._exit
         if how is None or self._told or self.has_queue or not self._connected:

@@ -10,7 +10,7 @@ Laws of this file:
 * Standard library only: the spawner loads it.
 * Nothing of it keeps a session from starting, or from ending.
 * A group is removed when nothing lives in it any more, and only then; nothing is killed
-  unless the configuration says so.
+  unless the configuration says so, or its person may not be on this machine any more.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ SHORTEST: Final = 0.05
 LONGEST: Final = 30.0
 #: Seconds that a session has to end by itself after its person has left.
 GRACE: Final = 10.0
+#: The same, when that person may not be here any more.
+EXPELLED_GRACE: Final = 2.0
 #: A group may be swept away by another node's spawner before it is entered.
 TRIES: Final = 5
 #: Rounds of killing what is in a group, where the kernel cannot by itself (before 5.14).
@@ -47,6 +49,7 @@ class Groups:
         self._unique = f"{os.getpid()}.{time.time_ns():x}"
         self._left: set[str] = set()
         self._doomed: dict[str, float] = {}
+        self._expelled: set[str] = set()
         self._pause = SHORTEST
         if self._folder is not None:
             with contextlib.suppress(OSError):
@@ -85,18 +88,27 @@ class Groups:
             os.rmdir(path)
         return 0
 
-    def person_left(self, name: str) -> None:
-        """Nobody is in the session any more: it ends, or is ended if the rules say so."""
-        if self._folder is not None and self._kill_leftovers:
-            self._doomed.setdefault(name, time.monotonic() + GRACE)
-            self._pause = min(self._pause, GRACE)
+    def person_left(self, name: str, *, expelled: bool = False) -> None:
+        """Nobody is in the session any more: it ends, or is ended if the rules say so, or if its
+        person was ``expelled``.
+        """
+        if self._folder is None:
+            return
+        if expelled:
+            self._expelled.add(name)
+        if expelled or self._kill_leftovers:
+            grace = EXPELLED_GRACE if expelled else GRACE
+            due = time.monotonic() + grace
+            self._doomed[name] = min(self._doomed.get(name, due), due)
+            self._pause = min(self._pause, grace)
 
     def session_ended(self, name: str) -> None:
         """Its first process has ended: let others live on, or end them; remove the group."""
         if self._folder is None:
             return
         self._doomed.pop(name, None)
-        if self._kill_leftovers:
+        if self._kill_leftovers or name in self._expelled:
+            self._expelled.discard(name)
             self._kill(os.path.join(self._folder, name))
         self._left.add(name)
         self._pause = SHORTEST

@@ -95,6 +95,15 @@ class Allowed:
         """Raise it unless a display may."""
         self._need(self.visit.grant.x11_forwarding, "X11 forwarding")
 
+    def listens(self, key: object) -> bool:
+        """Whether what listens under ``key`` still may."""
+        grant = self.visit.grant
+        if key == _AGENT:
+            return grant.agent_forwarding
+        if isinstance(key, PortRequest | PathRequest):
+            return grant.port_forwarding
+        return grant.x11_forwarding
+
     def _need(self, granted: bool, what: str) -> None:
         if not granted:
             raise AccessDenied(f"{what} is not allowed", "forwarding")
@@ -143,6 +152,14 @@ class Forwards:
         """The connection is gone."""
         self._closed = True
         self._listeners.close()
+
+    def restrict(self) -> None:
+        """The grant is another: listen for nothing any more that it does not give."""
+        for key in self._listeners.all:
+            if not self._allowed.listens(key):
+                self._listeners.remove(key)
+                if key == _AGENT:
+                    self._agent_path, self._agent_asked = None, False
 
     # -- to others --------------------------------------------------------------------
     def connect(

@@ -55,9 +55,12 @@ RUNNING: Final = 4
 _TERM: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", re.ASCII)
 
 
-@frozen
+@define
 class Visit:
-    """Between whom a connection is; addresses are (host, port)."""
+    """Between whom a connection is; addresses are (host, port).
+
+    ``grant`` is what may be done now: it is decided again when the cluster's rules change.
+    """
 
     grant: Grant
     session_id: str
@@ -115,6 +118,14 @@ class Program:
         """The client is gone: so is the terminal, and the group gets SIGHUP."""
         self._let_go()
         self._running.hang_up()
+
+    def expel(self) -> None:
+        """Its person may not be here any more: it ends, and what it started with it."""
+        self._running.expel()
+
+    def kill(self) -> None:
+        """It had its time to end."""
+        self._running.kill()
 
 
 @implementer(ISessionPrograms)

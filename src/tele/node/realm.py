@@ -2,7 +2,9 @@
 
 Laws of this file:
 
-* The certificate was checked before; here the roles decide, once, and give a Grant.
+* The certificate was checked before; here the roles decide and give a Grant: at the login, and
+  again whenever the cluster's rules change, for as long as the connection lasts.
+* Who would not be let in any more does not stay in.
 * What the certificate withholds, no role gives back.
 * Without a valid certificate of our own, without room to put it on record, or with sessions
   to be recorded in a way that we do not know, nobody comes in.
@@ -14,22 +16,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from attrs import evolve
 from twisted.conch.interfaces import IConchUser
 from twisted.cred.portal import IRealm
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from tele.certs.check import LATEST
 from tele.conch.credentials import CertificateCredentials
 from tele.errors import AccessDenied, Unavailable
 from tele.loop import now
 from tele.membership.member import Member
+from tele.membership.reviewing import Review
 from tele.model.access import CertificateLimits, Denied, Grant
-from tele.model.api.members import ClusterState
-from tele.model.resources import Role
+from tele.model.identity import UserIdentity
 from tele.node.accounts import Refused, check_open, check_sessions, find_account
 from tele.node.programs import Visit
 from tele.node.visitor import Visitor
-from tele.rbac.decision import decide
 from tele.workers import Workers
 
 PTY: Final = "permit-pty"
@@ -106,7 +109,23 @@ class NodeRealm:
         self._labels = labels
         self._receive = receive
         self._accounts = accounts
-        self._roles: tuple[ClusterState | None, dict[str, Role]] = (None, {})
+        self._present: dict[Visitor, CertificateCredentials] = {}
+        self._review = Review(
+            reactor,
+            lambda: member.state,
+            lambda: member.policy,
+            lambda: self._present,
+            self._again,
+            self._all_labels,
+        )
+
+    def look(self) -> None:
+        """The cluster's state, or labels of this node, may have changed: who may stay?"""
+        self._review.look()
+
+    def stop(self) -> None:
+        """Ask about nobody any more."""
+        self._review.stop()
 
     def requestAvatar(self, avatarId: Any, mind: Any, *interfaces: Any) -> Deferred[Answer]:
         """Return the visitor for :class:`CertificateCredentials`, or fail with AccessDenied."""
@@ -115,17 +134,26 @@ class NodeRealm:
     async def _request(self, credentials: CertificateCredentials, interfaces: Any) -> Answer:
         if IConchUser not in interfaces:
             raise Unavailable("this server has SSH users only")
-        grant = self._decide(credentials)
+        grant = self._admit(credentials)
         # Name services may wait for a network; the reactor must not.
         await self._accounts.check(grant.login, grant.identity.user)
-        visitor = self._receive(grant, credentials)
+        # That took a while: what counts is what is decided now.
+        visitor = self._receive(self._admit(credentials), credentials)
+        self._present[visitor] = credentials
         visitor.arrived()
-        return IConchUser, visitor, visitor.left
 
-    def _decide(self, credentials: CertificateCredentials) -> Grant:
+        def left() -> None:
+            self._present.pop(visitor, None)
+            visitor.left()
+
+        return IConchUser, visitor, left
+
+    def _all_labels(self) -> dict[str, str]:
+        return {**self._labels(), **self._member.bound_labels}
+
+    def _admit(self, credentials: CertificateCredentials) -> Grant:
         member = self._member
-        moment = now(self._reactor)
-        if member.identity.expires <= moment:
+        if member.identity.expires <= now(self._reactor):
             raise Unavailable(
                 "this node's own certificate has expired while auth was away; it lets nobody in"
                 " until it has a new one"
@@ -136,23 +164,38 @@ class NodeRealm:
             )
         if not member.can_record:
             raise Unavailable("this node has no room left for its audit; it lets nobody in")
-        state = member.state
-        if problem := state.recording.problem:
+        if problem := member.state.recording.problem:
             raise Unavailable(
                 "this node cannot record sessions as the cluster says, and lets nobody in:"
                 f" {problem}"
             )
-        if self._roles[0] is not state:
-            self._roles = (state, {role.metadata.name: role for role in state.roles})
+        decision = self._decide(credentials, credentials.checked.identity)
+        if isinstance(decision, Denied):
+            raise AccessDenied(decision.message, decision.reason.value)
+        return decision
+
+    def _again(self, visitor: Visitor) -> None:
+        """Decide about somebody who is in; the end of their certificate is not their end."""
+        credentials = self._present.get(visitor)
+        if credentials is None:
+            return  # they left meanwhile
+        identity = evolve(credentials.checked.identity, expires=LATEST)
+        decision = self._decide(credentials, identity, visitor.visit.session_id)
+        if isinstance(decision, Denied):
+            visitor.expelled(decision)
+        else:
+            visitor.regranted(evolve(decision, expires=visitor.grant.expires))
+
+    def _decide(
+        self, credentials: CertificateCredentials, identity: UserIdentity, session_id: str = ""
+    ) -> Grant | Denied:
         checked = credentials.checked
-        decision = decide(
-            checked.identity,
+        return self._member.policy.decide(
+            identity,
             credentials.login,
-            {**self._labels(), **member.bound_labels},
-            self._roles[1],
-            state.locks,
-            moment,
-            member.host_id,
+            self._all_labels(),
+            now(self._reactor),
+            self._member.host_id,
             CertificateLimits(
                 permit_pty=PTY in checked.extensions,
                 port_forwarding=PORT_FORWARDING in checked.extensions,
@@ -160,10 +203,8 @@ class NodeRealm:
                 x11_forwarding=X11_FORWARDING in checked.extensions,
                 force_command=checked.force_command,
             ),
+            session_id,
         )
-        if isinstance(decision, Denied):
-            raise AccessDenied(decision.message, decision.reason.value)
-        return decision
 
 
 def visit_of(grant: Grant, credentials: CertificateCredentials, session_id: str) -> Visit:

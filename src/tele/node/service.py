@@ -124,7 +124,9 @@ class NodeService(Service):
         self._port: Any = None
         self._starting: Deferred[int] | None = None
         self._accounts = Accounts(reactor, look_up)
-        realm = NodeRealm(reactor, member, lambda: labels.current, self._receive, self._accounts)
+        realm = self._realm = NodeRealm(
+            reactor, member, lambda: labels.current, self._receive, self._accounts
+        )
         self.factory = SSHServerFactory(
             portal=make_portal(realm),
             host_keys=self._host_keys,
@@ -143,7 +145,7 @@ class NodeService(Service):
         self._vouching = Vouching(lambda: member.host_id, lambda: member.verifier(HostRole.PROXY))
         self.factory.preface = self._take_preface
         member.on_change(self._member_changed)
-        labels.on_change(member.announce_soon)
+        labels.on_change(self._labels_changed)
 
     # -- what the factory asks for ----------------------------------------------------
     def _host_keys(self) -> HostKeys:
@@ -163,6 +165,7 @@ class NodeService(Service):
 
     def _member_changed(self) -> None:
         self._trust = None
+        self._realm.look()
         self._learn_proxies()
         self._end_refused()
         if self._agents is None:
@@ -172,6 +175,10 @@ class NodeService(Service):
             self._agents.renew()
         self._identity = identity
         self._agents.look()
+
+    def _labels_changed(self) -> None:
+        self._realm.look()
+        self._member.announce_soon()
 
     def _learn_proxies(self) -> None:
         try:
@@ -275,6 +282,7 @@ class NodeService(Service):
             raise TeleError(f"the spawner cannot be started: {error.strerror}") from None
         await self._labels.start()
         await self._member.ready()
+        self._realm.look()
         if self._agents is not None:
             self._identity = self._member.identity
             self._agents.start()
@@ -321,6 +329,7 @@ class NodeService(Service):
             port, self._port = self._port, None
             await maybeDeferred(port.stopListening)
         await self._farewell.say(self._shutdown_grace, "the node is shutting down")
+        self._realm.stop()
         self._names.close()
         self._accounts.close()
         await self._spawning.close()

@@ -9,7 +9,8 @@ Laws of this file:
 
 Requests: ``{"op": "start", "id", "kind", "login", "pty", "words", "cookie"}`` with descriptors
 0, 1 and 2 (or a terminal's slave, or what a socket is passed through) beside it; ``{"op":
-"signal", "id", "signal"}``; ``hangup`` and ``kill`` with an ``id``. Reports: ``{"event":
+"signal", "id", "signal"}``; ``hangup`` (with ``"expelled": true`` all of its control group ends)
+and ``kill`` with an ``id``. Reports: ``{"event":
 "started", "id", "pid", "cgroup"}`` (the id of its control group, or 0), ``failed`` (reason,
 message), ``exited`` (status or signal, core), ``refused`` (message).
 """

@@ -212,7 +212,8 @@ class Spawner:
                 return  # it has just ended
             if operation == "hangup":
                 _hang_up(child)
-                self._groups.person_left(self._groups.name(number))
+                expelled = header.get("expelled") is True
+                self._groups.person_left(self._groups.name(number), expelled=expelled)
             elif operation == "kill":
                 _send(child, signal.SIGKILL)
             else:

@@ -96,6 +96,14 @@ class Running:
         """Its terminal, or whoever was listening, is gone: SIGHUP."""
         self._tell({"op": "hangup"})
 
+    def expel(self) -> None:
+        """Its person may not be here any more: SIGHUP, and soon the end of all of the session."""
+        self._tell({"op": "hangup", "expelled": True})
+
+    def kill(self) -> None:
+        """End its process group, whatever it ignores."""
+        self._tell({"op": "kill"})
+
 
 @define(eq=False)
 class _Session:

@@ -2,7 +2,8 @@
 
 Laws of this file:
 
-* The grant was decided at login and is only read here; what it does not give is refused.
+* The grant is decided at login, and again when the cluster's rules change; here it is only read,
+  and what it does not give is refused.
 * Everything that is started or reached is an event first, and a recording if there is one.
 * Nothing new begins after the certificate has expired.
 * Each connection counts for its user, like everything that is opened on it.
@@ -25,17 +26,18 @@ from tele.conch.forwarding import (
     open_direct_tcpip,
 )
 from tele.conch.names import Names
-from tele.conch.programs import ISessionPrograms, ProgramRequest
+from tele.conch.programs import Exit, ISessionPrograms, ProgramRequest
 from tele.conch.remote_forwarding import REQUESTS, IListener, answer_request
 from tele.conch.session import SessionChannel
 from tele.conch.session_forwarding import ISessionForwards
 from tele.errors import AccessDenied, TeleError
 from tele.loop import now
-from tele.model.access import GatewayPorts, Reason
+from tele.model.access import Denied, GatewayPorts, Grant, Reason
 from tele.model.session import Launched
+from tele.node.control_groups import EXPELLED_GRACE
 from tele.node.forward_record import ForwardRecords
 from tele.node.forwards import Forwards
-from tele.node.programs import NodePrograms, Visit
+from tele.node.programs import NodePrograms, Program, Visit
 from tele.node.trail import Trail, cut
 from tele.node.user_sockets import UserSockets
 from tele.recording.tee import ConnectionTape, RecordedPrograms
@@ -60,8 +62,9 @@ class Visitor(ConchUser):
         """Raise :class:`Unavailable` if the user has too many connections and the like."""
         super().__init__()
         self._lease = account.take()
-        self.grant = visit.grant
         self.visit = visit
+        self._ended: Denied | None = None
+        self._running: set[Program] = set()
         self._reactor = reactor
         self._tape = tape
         self._programs: Any = programs if tape is None else RecordedPrograms(programs, tape)
@@ -99,6 +102,35 @@ class Visitor(ConchUser):
             return answer_request(requestType, data, self)
         return super().gotGlobalRequest(requestType, data)
 
+    @property
+    def grant(self) -> Grant:
+        """What they may do now."""
+        return self.visit.grant
+
+    def regranted(self, grant: Grant) -> None:
+        """They may do something else now: what begins from now on is held by it.
+
+        Nobody listens any more for what may not be forwarded; what was let through goes on.
+        """
+        self.visit.grant = grant
+        self._forwards.restrict()
+
+    def expelled(self, denied: Denied) -> None:
+        """They may not be here any more: the connection ends, and they are told why."""
+        self._ended = denied
+        programs = list(self._running)
+        for program in programs:
+            program.expel()
+        connection: Any = self.conn
+        if connection is not None:
+            connection.transport.evict(denied.message)
+        if programs:
+            self._reactor.callLater(EXPELLED_GRACE, self._kill)
+
+    def _kill(self) -> None:
+        for program in list(self._running):
+            program.kill()
+
     def arrived(self) -> None:
         """They are in."""
         self._trail.happened("session.start", self.visit)
@@ -109,17 +141,22 @@ class Visitor(ConchUser):
         self._forwards.close()
         seconds = round(self._reactor.seconds() - self._began, 3)
         recorded = self._tape is not None and self._tape.started
+        ended = self._ended
         if self._tape is not None:
-            self._tape.close("the connection ended")
+            self._tape.close("the connection ended" if ended is None else cut(ended.message))
+        why = {} if ended is None else {"error": cut(ended.message), "reason": ended.reason.value}
         self._trail.happened(
             "session.end",
             self.visit,
             seconds=seconds,
             interactive=self._interactive,
             recorded=recorded,
+            **why,
         )
 
     def _check(self) -> None:
+        if self._ended is not None:
+            raise AccessDenied(self._ended.message, self._ended.reason.value)
         if self.grant.expires <= now(self._reactor):
             raise AccessDenied(
                 "the certificate has expired since you logged in: log in again",
@@ -161,7 +198,22 @@ class Visitor(ConchUser):
         if getattr(program, "cgroup", 0):
             fields["cgroup"] = program.cgroup
         self._trail.happened(name, self.visit, **fields)
+        if isinstance(program, Program):
+            self._follow(program)
         return program
+
+    def _follow(self, program: Program) -> None:
+        """Know what runs, to end it with its person."""
+        self._running.add(program)
+
+        def ended(how: Exit) -> Exit:
+            self._running.discard(program)
+            return how
+
+        program.exited.addCallback(ended)
+        if self._ended is not None:
+            # They were expelled while it was being started.
+            program.expel()
 
     def _with_agent(self, request: ProgramRequest) -> ProgramRequest:
         return evolve(request, agent=self._forwards.agent_path)

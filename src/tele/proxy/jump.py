@@ -9,18 +9,23 @@ Laws of this file:
 * Who may not log in to a node at all cannot even dial it; unknown, ambiguous, offline and
   denied are four different answers.
 * What one person uses over all connections is bounded (:mod:`tele.proxy.people`).
+* Who may not go there any more does not stay: if one of the nodes that a connection leads to is
+  denied to its visitor, the whole connection ends, with the reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
+from attrs import evolve
 from twisted.conch.avatar import ConchUser
 from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
+from tele.certs.check import LATEST
 from tele.conch.backlog import Backlog
 from tele.conch.channel import Answer, Channel, read_all
 from tele.conch.credentials import CertificateCredentials
@@ -30,15 +35,16 @@ from tele.conch.relay import RelayChannel, StreamEnd
 from tele.conch.windows import WindowBudget
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unavailable, Unreachable
 from tele.https.blocking import PORT_DIGITS, split_address
-from tele.loop import make_logger
+from tele.loop import make_logger, now
+from tele.membership.reviewing import Review
+from tele.model import access
 from tele.model.api.members import ClusterState
 from tele.model.identity import UserIdentity
 from tele.model.presence import Host
-from tele.model.resources import Role
 from tele.proxy.index import NodeIndex, check_online
 from tele.proxy.people import People
 from tele.proxy.ways import Ways
-from tele.rbac.decision import locked, may_reach
+from tele.rbac.policy import Policy
 from tele.tunnel.acceptor import Tunnels
 
 log = make_logger(__name__)
@@ -51,6 +57,8 @@ FAILED_STATUS: Final = 255
 
 #: Characters of what a visitor calls a node.
 TARGET_LIMIT: Final = 255
+#: Seconds that nodes have to end what somebody runs there, before their way there ends.
+NODES_FIRST: Final = 1.5
 #: Denials of one person in the audit in one go, and how many more each second.
 DENIED_BURST: Final = 20.0
 DENIED_PER_SECOND: Final = 1.0
@@ -61,32 +69,46 @@ Denied = Callable[["Visitor", str, TeleError], None]
 class Jump:
     """Finds nodes for users of the cluster.
 
-    ``denied(visitor, target, error)`` hears of everybody who may not go where they want.
+    ``denied(visitor, target, error)`` hears of everybody who may not go where they want, and
+    ``ended(visitor, denied)`` of those who may not stay.
     """
 
     def __init__(
         self,
+        clock: IReactorTime,
         state: Callable[[], ClusterState],
-        now: Callable[[], datetime],
+        policy: Callable[[], Policy],
         index: NodeIndex,
         tunnels: Tunnels,
         ways: Ways,
         denied: Denied,
+        ended: Callable[[Visitor, access.Denied], None],
         people: People,
-        seconds: Callable[[], float],
     ) -> None:
         self._ways = ways
-        self._seconds = seconds
         self.people = people
         self._denied = denied
+        self._ended = ended
+        self._clock = clock
         self._state = state
-        self._now = now
+        self._policy = policy
         self._index = index
         self._tunnels = tunnels
-        self._roles: tuple[ClusterState | None, dict[str, Role]] = (None, {})
+        #: Who passes through now.
+        self.present: set[Visitor] = set()
+        self._review = Review(clock, state, policy, lambda: self.present, self._again)
+
+    def look(self) -> None:
+        """The cluster's state may have changed: who may stay?"""
+        self._review.look()
+
+    def stop(self) -> None:
+        """Ask about nobody any more."""
+        self._review.stop()
 
     def admit(self, credentials: CertificateCredentials) -> Visitor:
-        """Admit whoever is not locked; where they may go is asked when they go.
+        """Admit whoever the cluster knows and nobody locks; where they may go is asked when they
+        go, and both again when the rules change.
 
         Nobody while sessions are to be recorded in a way that this proxy does not know.
         """
@@ -96,14 +118,32 @@ class Jump:
                 f" {problem}"
             )
         identity = credentials.checked.identity
-        lock = locked(self._state().locks, identity, self._now())
-        if lock is not None:
-            said = lock.spec.message or lock.metadata.name
-            raise AccessDenied(f"{identity.user} is locked: {said}", "locked")
+        refused = self._policy().refuses_user(identity, now(self._clock))
+        if refused is not None:
+            raise AccessDenied(refused.message, refused.reason.value)
         visitor = Visitor(self, identity, credentials.remote_addr)
         self.people.enter(identity.user, visitor)
         visitor.window_budget = self.people.window_budget(identity.user)
+        self.present.add(visitor)
         return visitor
+
+    def _again(self, visitor: Visitor) -> None:
+        """Decide about a visitor who is here, and about each node that they go to."""
+        if visitor not in self.present:
+            return  # they left meanwhile
+        policy, moment = self._policy(), now(self._clock)
+        # The end of their certificate is not their end.
+        identity = evolve(visitor.identity, expires=LATEST)
+        refused = policy.refuses_user(identity, moment)
+        # A node that is locked is cut off itself, and tells nobody anything.
+        node_tells = True
+        for host in visitor.goes_to():
+            here = self._index.get(host.id) or host
+            refused = refused or policy.may_reach(identity, here.labels, moment, host.id)
+            node_tells = node_tells and policy.locks_host(host.id, moment) is None
+        if refused is not None and not visitor.is_leaving:
+            self._ended(visitor, refused)
+            visitor.expel(refused, self._clock, NODES_FIRST if node_tells else 0.0)
 
     def find(self, visitor: Visitor, wanted: str, port: int) -> Host:
         """Return the node that is meant. Raises a :class:`TeleError` with the answer."""
@@ -115,35 +155,36 @@ class Jump:
 
     def open(self, visitor: Visitor, host: Host, **near: Any) -> Deferred[Channel]:
         """Open a way for a channel of the visitor's; see :meth:`Ways.open`."""
-        return self._begin(visitor, lambda: self._ways.open(host, visitor.remote_addr, **near))
+        return self._begin(
+            visitor, host, lambda: self._ways.open(host, visitor.remote_addr, **near)
+        )
 
     def connect(self, visitor: Visitor, host: Host) -> Deferred[StreamEnd]:
         """Open a way to ``host``; see :meth:`Ways.connect`."""
-        return self._begin(visitor, lambda: self._ways.connect(host, visitor.remote_addr))
+        return self._begin(visitor, host, lambda: self._ways.connect(host, visitor.remote_addr))
 
-    def _begin(self, visitor: Visitor, start: Callable[[], Deferred[Any]]) -> Deferred[Any]:
+    def _begin(
+        self, visitor: Visitor, host: Host, start: Callable[[], Deferred[Any]]
+    ) -> Deferred[Any]:
         opening = start()
-        visitor.opening.add(opening)
+        visitor.opening[opening] = host
 
         def ended(result: Any) -> Any:
-            visitor.opening.discard(opening)
+            del visitor.opening[opening]
             if isinstance(result, Failure) and result.check(CancelledError):
                 raise Unreachable("the visitor left") from None
+            if not isinstance(result, Failure):
+                visitor.ways[result] = host
             return result
 
         return opening.addBoth(ended)
 
     def _find(self, visitor: Visitor, wanted: str, port: int) -> Host:
-        state = self._state()
-        if self._roles[0] is not state:
-            self._roles = (state, {role.metadata.name: role for role in state.roles})
-        roles = self._roles[1]
+        policy, moment = self._policy(), now(self._clock)
 
-        def denied(host: Host) -> Any:
-            self.people.decides(visitor.identity.user, self._seconds())
-            return may_reach(
-                visitor.identity, host.labels, roles, state.locks, self._now(), host.id
-            )
+        def denied(host: Host) -> access.Denied | None:
+            self.people.decides(visitor.identity.user, self._clock.seconds())
+            return policy.may_reach(visitor.identity, host.labels, moment, host.id)
 
         if len(wanted) > TARGET_LIMIT:
             raise InvalidInput(f"a node has no name of more than {TARGET_LIMIT} characters")
@@ -171,7 +212,12 @@ class Visitor(ConchUser):
         #: What the windows of all connections of this person may have together.
         self.window_budget: WindowBudget | None = None
         #: Ways that are being opened; nobody needs them when the visitor has left.
-        self.opening: set[Deferred[Any]] = set()
+        self.opening: dict[Deferred[Any], Host] = {}
+        #: Channels and streams to nodes, as long as they are there.
+        self.ways: WeakKeyDictionary[Any, Host] = WeakKeyDictionary()
+        #: Whether their end is decided.
+        self.is_leaving = False
+        self._leaving: IDelayedCall | None = None
         self.channelLookup = {b"direct-tcpip": _open_jump, b"session": JumpSession}
 
     def gotGlobalRequest(self, requestType: bytes, data: bytes) -> int:
@@ -186,11 +232,40 @@ class Visitor(ConchUser):
         """See :class:`MemberConnection`."""
         self.jump.people.has_channels(self.identity.user, self, count)
 
+    def goes_to(self) -> list[Host]:
+        """Return the nodes that they have a way to, or are about to have."""
+        open_ways = [host for way, host in self.ways.items() if _is_there(way)]
+        return [*self.opening.values(), *open_ways]
+
+    def expel(self, denied: access.Denied, clock: IReactorTime, seconds: float) -> None:
+        """They may not be here any more: all their ways end, and they are told why.
+
+        The nodes have some ``seconds`` to do that first: only they can tell it on a terminal.
+        """
+        self.is_leaving = True
+        if seconds:
+            self._leaving = clock.callLater(seconds, self._evict, denied.message)
+        else:
+            self._evict(denied.message)
+
+    def _evict(self, why: str) -> None:
+        connection: Any = self.conn
+        if connection is not None:
+            connection.transport.evict(why)
+
     def left(self) -> None:
         """The connection is gone; its channels are closed with it."""
+        self.jump.present.discard(self)
+        if self._leaving is not None and self._leaving.active():
+            self._leaving.cancel()
         self.jump.people.leave(self.identity.user, self)
         for opening in list(self.opening):
             opening.cancel()
+
+
+def _is_there(way: Any) -> bool:
+    """Whether a channel, or a stream, has not ended."""
+    return bool(getattr(way, "is_open", True)) and not getattr(way, "lost", False)
 
 
 def _open_jump(

@@ -31,6 +31,7 @@ from tele.https.trust import ServerTls
 from tele.loop import backoff, make_logger, now
 from tele.membership.identity import tls_authorities
 from tele.membership.member import Member
+from tele.model.access import Denied
 from tele.model.api import table
 from tele.model.api.members import HostChanges, Proxy, WatchHosts
 from tele.model.authority import AuthorityKind
@@ -130,6 +131,7 @@ class ProxyService(Service):
         self._ways: Any = None
         #: Nodes whose connections were ended because they were removed.
         self._revoked: frozenset[HostRevocation] = frozenset()
+        self._jump: Jump | None = None
         self._tunnels: Tunnels | None = None
         self._peers: Peers | None = None
         self._names: Names | None = None
@@ -162,6 +164,8 @@ class ProxyService(Service):
         if self._tunnels is not None:
             self._tunnels.leave()
         await self._farewell.say(self._shutdown_grace, "the proxy is shutting down")
+        if self._jump is not None:
+            self._jump.stop()
         if self._tunnels is not None:
             self._tunnels.close()
         if self._peers is not None:
@@ -192,16 +196,18 @@ class ProxyService(Service):
         ways = self._ways = Ways(
             self._reactor, tunnels, self._peers, self._other_proxies, self._vouch, dial_node
         )
-        jump = Jump(
+        jump = self._jump = Jump(
+            self._reactor,
             lambda: member.state,
-            lambda: now(self._reactor),
+            lambda: member.policy,
             index,
             tunnels,
             ways,
             self._visitor_denied,
+            self._visitor_ended,
             People(person_limits(descriptors())),
-            self._reactor.seconds,
         )
+        jump.look()
         realm = ProxyRealm(
             jump,
             lambda who: AgentAvatar(who.identity, who.remote_addr, tunnels, self._auth_endpoint),
@@ -320,6 +326,8 @@ class ProxyService(Service):
         """The cluster's state or our identity is another: who is refused now goes."""
         if not self.running or self._tunnels is None:
             return
+        if self._jump is not None:
+            self._jump.look()
         self._end_refused()
         if self._identity is not self._member.identity:
             self._identity = self._member.identity
@@ -413,16 +421,27 @@ class ProxyService(Service):
         if unsaid is None:
             return
         more: dict[str, Any] = {"others_not_listed": unsaid} if unsaid else {}
+        reason = str(getattr(error, "reason", error.kind))
+        self._emit(**_who(visitor), error=str(error), reason=reason, target=target[:256], **more)
+
+    def _visitor_ended(self, visitor: JumpVisitor, denied: Denied) -> None:
         self._emit(
-            user=visitor.identity.user,
-            roles=visitor.identity.roles,
-            login_session=visitor.identity.login_session,
-            remote_addr=_joined(visitor.remote_addr),
-            error=str(error),
-            reason=str(getattr(error, "reason", error.kind)),
-            target=target[:256],
-            **more,
+            "session.end",
+            **_who(visitor),
+            error=denied.message,
+            reason=denied.reason.value,
+            nodes=sorted({host.name for host in visitor.goes_to()}),
         )
+
+
+def _who(visitor: JumpVisitor) -> dict[str, Any]:
+    identity = visitor.identity
+    return {
+        "user": identity.user,
+        "roles": identity.roles,
+        "login_session": identity.login_session,
+        "remote_addr": _joined(visitor.remote_addr),
+    }
 
 
 def _joined(address: tuple[str, int]) -> str:

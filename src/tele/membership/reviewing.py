@@ -1,0 +1,116 @@
+"""Who has to be asked about again when the cluster's rules are others, or time has passed?
+
+A connection was allowed when it began. What allowed it can go while it lasts: roles change, locks
+come, users are removed, users and roles expire.
+
+Invariants:
+
+* Everybody is asked about again after each change of roles, locks or revocations, and at the moment
+  when one of them expires; never because of anything else.
+* It costs one decision for each of them and each change, some at a time, so that a thousand of
+  them hold up nobody; what changes meanwhile begins it anew.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Generic, TypeVar
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from tele.errors import Unavailable
+from tele.loop import make_logger, now
+from tele.model.api.members import ClusterState
+from tele.rbac.policy import Policy
+
+T = TypeVar("T")
+
+log = make_logger(__name__)
+
+#: How many are asked about in one turn of the reactor.
+BATCH: Final = 100
+#: A timer is never set for longer, in seconds: clocks are set, and machines sleep.
+LONGEST: Final = 3600.0
+
+
+class Review(Generic[T]):
+    """Asks again about whoever is ``present()``.
+
+    ``state()`` and its ``policy()`` are the cluster's. ``ask(one)`` decides, and ends what has to
+    end. ``more()`` is what a decision depends on beside the cluster's state.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        state: Callable[[], ClusterState],
+        policy: Callable[[], Policy],
+        present: Callable[[], Iterable[T]],
+        ask: Callable[[T], None],
+        more: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._clock = clock
+        self._state = state
+        self._present = present
+        self._ask = ask
+        self._more = more
+        self.policy: Final = policy
+        self._basis: Any = None
+        self._waiting: deque[T] = deque()
+        self._step: IDelayedCall | None = None
+        self._alarm: IDelayedCall | None = None
+        self._stopped = False
+
+    def look(self) -> None:
+        """Something may have changed: ask if it did."""
+        try:
+            state = self._state()
+        except Unavailable:
+            return  # nobody was let in yet
+        basis = (state.roles, state.locks, state.revoked_users, self._more())
+        if basis != self._basis:
+            self._basis = basis
+            self._begin()
+
+    def stop(self) -> None:
+        """Ask nothing any more."""
+        self._stopped = True
+        self._waiting.clear()
+        for call in (self._step, self._alarm):
+            if call is not None:
+                call.cancel()
+        self._step = self._alarm = None
+
+    def _begin(self) -> None:
+        if self._stopped:
+            return
+        self._set_alarm()
+        self._waiting = deque(self._present())
+        if self._step is None:
+            self._take()
+
+    def _take(self) -> None:
+        self._step = None
+        for _ in range(min(BATCH, len(self._waiting))):
+            one = self._waiting.popleft()
+            try:
+                self._ask(one)
+            except Exception:
+                log.failure("a connection could not be decided about again")
+        if self._waiting:
+            self._step = self._clock.callLater(0, self._take)
+
+    def _set_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        moment = now(self._clock)
+        end = self.policy().next_end(moment)
+        if end is not None:
+            left = (end - moment).total_seconds()
+            self._alarm = self._clock.callLater(min(max(left, 0.001), LONGEST), self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._begin()

@@ -1,0 +1,234 @@
+"""May they come in, and may they stay? The node's decisions, with a fake clock."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from attrs import evolve
+from twisted.conch.interfaces import IConchUser
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from tele.certs.check import CheckedUser
+from tele.conch.credentials import CertificateCredentials
+from tele.errors import AccessDenied
+from tele.loop import now
+from tele.model.access import Denied, Grant, Reason
+from tele.model.api.members import ClusterState
+from tele.model.identity import UserIdentity
+from tele.model.resources import (
+    Conditions,
+    Lock,
+    LockSpec,
+    LockTarget,
+    Metadata,
+    RecordingSettings,
+    Role,
+    RoleOptions,
+    RoleSpec,
+)
+from tele.model.revocation import UserRevocation, revoked_before
+from tele.node.realm import AGENT_FORWARDING, PORT_FORWARDING, PTY, NodeRealm
+from tele.rbac.policy import Policy
+
+HOUR = timedelta(hours=1)
+#: Nobody looks at it: it was checked.
+NO_CERTIFICATE: Any = None
+
+
+class SlowAccounts:
+    """Accounts whose look-ups wait until they are let answer."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Deferred[None]] = []
+
+    async def check(self, login: str, user: str) -> None:
+        self.waiting.append(Deferred())
+        await self.waiting[-1]
+
+    def answer(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for each in waiting:
+            each.callback(None)
+
+
+class FakeVisitor:
+    """What the realm needs of one."""
+
+    def __init__(self, grant: Grant, number: int) -> None:
+        self.grant = grant
+        self.visit = SimpleNamespace(session_id=f"session-{number}")
+        self.expelled_for: list[Denied] = []
+        self.gone = False
+
+    def arrived(self) -> None:
+        """Nothing."""
+
+    def left(self) -> None:
+        self.gone = True
+
+    def regranted(self, grant: Grant) -> None:
+        self.grant = grant
+
+    def expelled(self, denied: Denied) -> None:
+        self.expelled_for.append(denied)
+
+
+def role(name: str, **options: Any) -> Role:
+    allow = Conditions(logins=("root",), node_labels={"env": ("test",)})
+    return Role(Metadata(name), RoleSpec(allow, options=RoleOptions(**options)))
+
+
+class World:
+    """A node of a cluster whose state is told to it."""
+
+    def __init__(self) -> None:
+        self.reactor = Clock()
+        self.accounts = SlowAccounts()
+        self.reactor.advance(1_800_000_000)
+        moment = now(self.reactor)
+        self.member: Any = SimpleNamespace(
+            state=ClusterState("c", 1, moment, (), (role("ops"),), (), RecordingSettings()),
+            identity=SimpleNamespace(expires=moment + 1000 * HOUR),
+            can_record=True,
+            bound_labels={},
+            host_id="host-1",
+        )
+        self.member.policy = Policy.of(self.member.state)
+        self.member.expelled = False
+        self.labels = {"env": "test"}
+        self.came: list[FakeVisitor] = []
+        member: Any = self.member
+        accounts: Any = self.accounts
+        self.realm = NodeRealm(self.reactor, member, lambda: self.labels, self._receive, accounts)
+        self.realm.look()
+
+    def _receive(self, grant: Grant, credentials: CertificateCredentials) -> Any:
+        self.came.append(FakeVisitor(grant, len(self.came)))
+        return self.came[-1]
+
+    def begin(self, user: str = "alice", *roles: str) -> list[Any]:
+        """Begin a log-in; return what it comes to."""
+        moment = now(self.reactor)
+        identity = UserIdentity(
+            user, "c", moment + HOUR, roles or ("ops",), ("root",), issued=moment, serial=7,
+            login_session="login-1",
+        )  # fmt: skip
+        extensions = frozenset({PTY, PORT_FORWARDING, AGENT_FORWARDING})
+        credentials: Any = CertificateCredentials(
+            CheckedUser(identity, extensions=extensions), "root", NO_CERTIFICATE, ("h", 1), ("h", 2)
+        )
+        answer: list[Any] = []
+        self.realm.requestAvatar(credentials, None, IConchUser).addBoth(answer.append)
+        return answer
+
+    def log_in(self, user: str = "alice", *roles: str) -> FakeVisitor:
+        self.begin(user, *roles)
+        self.accounts.answer()
+        return self.came[-1]
+
+    def change(self, **fields: Any) -> None:
+        self.member.state = evolve(self.member.state, **fields)
+        self.member.policy = Policy.of(self.member.state)
+        self.realm.look()
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_what_changes_during_a_login_counts(world: World) -> None:
+    """Looking up an account takes a while; who is denied meanwhile is not let in."""
+    answer = world.begin()
+    removed = UserRevocation("alice", removed=revoked_before(now(world.reactor)))
+    world.change(revoked_users=(removed,))
+    world.accounts.answer()
+    with pytest.raises(AccessDenied, match="was removed"):
+        answer[0].raiseException()
+    assert world.came == []
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"user": "alice"},
+        {"role": "ops"},
+        {"login": "root"},
+        {"host_id": "host-1"},
+        {"login_session": "login-1"},
+        {"certificate": "7"},
+        {"session": "session-0"},
+    ],
+)
+def test_a_lock_ends_what_it_names(world: World, target: dict[str, str]) -> None:
+    """Each of its targets; another session, user or role goes on."""
+    visitor = world.log_in()
+    others = Lock(Metadata("o"), LockSpec(LockTarget(session="session-9")))
+    world.change(locks=(others,))
+    assert visitor.expelled_for == []
+    lock = Lock(Metadata("l"), LockSpec(LockTarget(**target), "call security"))
+    world.change(locks=(others, lock))
+    (denied,) = visitor.expelled_for
+    assert denied.reason is Reason.LOCKED
+    assert denied.message.endswith(": call security")
+
+
+def test_an_end_ends_at_its_moment(world: World) -> None:
+    """A user's, and a role's; nothing else has to happen."""
+    alice = world.log_in("alice")
+    end = now(world.reactor) + HOUR / 2
+    brief = evolve(role("brief"), metadata=Metadata("brief", expires=end))
+    world.change(
+        roles=(role("ops"), brief), revoked_users=(UserRevocation("alice", expires=end + HOUR / 4),)
+    )
+    # Bob's role came after he did, and carries him as long as it lasts.
+    bob = world.log_in("bob", "brief")
+    world.reactor.advance(1799)
+    assert (alice.expelled_for, bob.expelled_for) == ([], [])
+    world.reactor.advance(1)
+    assert [d.reason for d in bob.expelled_for] == [Reason.NO_ROLE]
+    assert alice.expelled_for == []
+    world.reactor.advance(900)
+    assert [d.reason for d in alice.expelled_for] == [Reason.REVOKED]
+
+
+def test_the_end_of_a_certificate_ends_nobody(world: World) -> None:
+    """What runs goes on, as with sshd; nothing new begins, which is the grant's business."""
+    visitor = world.log_in()
+    ends = visitor.grant.expires
+    world.reactor.advance(2 * 3600)
+    world.change(roles=(role("ops"), role("other")))
+    assert visitor.expelled_for == []
+    assert visitor.grant.expires == ends
+
+
+def test_a_role_that_gives_less_is_the_grant_from_then_on(world: World) -> None:
+    """Forwarding that is taken away is gone from the grant; the certificate's limits stay."""
+    visitor = world.log_in()
+    assert visitor.grant.port_forwarding
+    world.change(roles=(role("ops", port_forwarding=False, x11_forwarding=True),))
+    assert visitor.expelled_for == []
+    assert (visitor.grant.port_forwarding, visitor.grant.x11_forwarding) == (False, False)
+
+
+def test_labels_count_for_those_who_are_in(world: World) -> None:
+    """A node that becomes another kind of node keeps nobody who could not log in to it."""
+    visitor = world.log_in()
+    world.labels = {"env": "prod"}
+    world.realm.look()
+    assert [denied.reason for denied in visitor.expelled_for] == [Reason.NODE]
+
+
+def test_who_left_is_not_asked_about(world: World) -> None:
+    """A connection that is gone is forgotten."""
+    answer = world.begin()
+    world.accounts.answer()
+    _, _, left = answer[0]
+    left()
+    world.change(roles=())
+    assert world.came[0].gone
+    assert world.came[0].expelled_for == []
