@@ -221,6 +221,7 @@ def test_a_password_is_changed_on_a_terminal(
 
 def _file(tele: Tele, text: str) -> str:
     path = tele.folder / "new-password"
+    path.touch(0o600)
     path.write_text(text)
     return str(path)
 
