@@ -324,10 +324,7 @@ class Member(Service):
                 return identity
 
     async def _return(self, old: MemberIdentity) -> MemberIdentity:
-        """Come back with an expired certificate by proof of our key, or else with a token.
-
-        Raises AccessDenied or InvalidInput, and tries again after anything else.
-        """
+        """Come back with an expired certificate by our key, or else with a token; see _join."""
         try:
             return await self._rejoin(old)
         except AccessDenied as error:
