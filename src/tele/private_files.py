@@ -6,13 +6,15 @@ Laws of this file:
 * The owner is who runs this, or root. A file of one's own is closed to all others (``0600``);
   one of root's may be open to the group by which it is read (``0640``), as files of systemd's
   credentials are.
+* A service refuses a secret that others can read or change. A person's password is taken, and they
+  are told: a command that they typed is not the place where the file became readable.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -23,13 +25,18 @@ SIZE_LIMIT: Final = 1 << 20
 
 
 def read_secret(
-    path: Path, what: str, *, pipes: bool = False, owners: Collection[int] = ()
+    path: Path,
+    what: str,
+    *,
+    pipes: bool = False,
+    owners: Collection[int] = (),
+    warn: Callable[[str], None] | None = None,
 ) -> bytes:
     """Return what is in ``path``; ``what`` is what an error calls it.
 
     With ``pipes`` it may be one, or a terminal: reading it may wait. ``owners`` are accounts
     (uids) that may own it, too. Raises OSError, or :class:`InvalidInput` if others can read or
-    change it.
+    change it; with ``warn`` that is called instead.
     """
     # Opening a pipe would wait for somebody who writes, and a terminal could become ours.
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | (0 if pipes else os.O_NONBLOCK)
@@ -39,7 +46,10 @@ def read_secret(
         if stat.S_ISDIR(found.st_mode) or not (pipes or stat.S_ISREG(found.st_mode)):
             raise InvalidInput(f"{what} {path}: this is not a file")
         if problem := exposure(found, owners):
-            raise InvalidInput(f"{what} {path}: {problem}: {_remedy(path, problem)}")
+            text = f"{what} {path}: {problem}: {_remedy(path, problem)}"
+            if warn is None:
+                raise InvalidInput(text)
+            warn(text)
         with open(descriptor, "rb", closefd=False) as file:
             return file.read(SIZE_LIMIT)
     finally:

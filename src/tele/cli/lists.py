@@ -122,22 +122,28 @@ def end_of(ttl: timedelta | None, expires: datetime | None) -> datetime | None:
 def read_password(file: Path) -> str:
     """Return the first line of ``file``, ``-`` being standard input; never an empty one.
 
-    It may be a pipe, as ``<(program)`` of a shell is. Raises :class:`InvalidInput`, also when
-    others can read the file, or OSError.
+    It may be a pipe, as ``<(program)`` of a shell is. The person is told when others can read the
+    file. Raises :class:`InvalidInput`, or OSError.
     """
     try:
         if str(file) == "-":
             text = sys.stdin.readline()
         else:
-            text = read_secret(file, "--password-file", pipes=True, owners=_caller()).decode(
-                "utf-8"
-            )
+            text = read_secret(
+                file, "--password-file", pipes=True, owners=_caller(), warn=_warn
+            ).decode("utf-8")
     except UnicodeDecodeError:
         raise InvalidInput(f"{file} is not text") from None
     password = text.partition("\n")[0].removesuffix("\r")
     if not password:
         raise InvalidInput(f"the first line of {file}, the password, is empty")
     return password
+
+
+def _warn(text: str) -> None:
+    from tele.cli.output import say
+
+    say(f"warning: {text}")
 
 
 def _caller() -> tuple[int, ...]:
