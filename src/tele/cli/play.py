@@ -114,7 +114,7 @@ def _play(source: Source, channel: int, speed: float, idle_limit: float | None) 
 def _notice_size(source: Source, channel: int) -> None:
     """Say when this terminal is smaller than the recorded one."""
     from tele.model.frame import FrameKind
-    from tele.tape.export import details, is_forward
+    from tele.tape.export import details, is_forward, terminal
 
     if not sys.stdout.isatty():
         return
@@ -122,7 +122,7 @@ def _notice_size(source: Source, channel: int) -> None:
         if frame.kind is FrameKind.OPEN and channel in (0, frame.channel):
             if channel == 0 and is_forward(frame):
                 continue
-            pty = details(frame).get("pty") or {}
+            pty = terminal(details(frame))
             here = os.get_terminal_size(sys.stdout.fileno())
             columns, rows = pty.get("columns"), pty.get("rows")
             if not isinstance(columns, int) or not isinstance(rows, int):

@@ -165,6 +165,12 @@ def details(frame: Frame) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def terminal(said: dict[str, Any]) -> dict[str, Any]:
+    """Return what the frame that opens a channel says of its terminal; nothing without one."""
+    pty = said.get("pty")
+    return pty if isinstance(pty, dict) else {}
+
+
 def is_forward(frame: Frame) -> bool:
     """Whether a frame that opens a channel opens one of a forward: there is nothing to see."""
     return details(frame).get("kind") == "forward"
@@ -180,8 +186,7 @@ def asciicast(start: RecordingStart, frames: Iterable[Frame], channel: int = 0) 
                 continue
             said = details(frame)
             channel = frame.channel
-            pty = said.get("pty") or {}
-            yield printable_json(_cast_head(start, said, pty)) + "\n"
+            yield printable_json(_cast_head(start, said, terminal(said))) + "\n"
             begun = True
         elif not begun or frame.channel != channel:
             continue

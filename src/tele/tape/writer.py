@@ -4,6 +4,8 @@ Laws of this file:
 
 * A full chunk is packed beside whoever writes, on another thread if there is one: at most
   one, so that what waits is bounded, and the next one can name it.
+* A frame that is a JSON object stays one frame, whatever a client made it hold: in pieces nobody
+  could read what was launched.
 """
 
 from __future__ import annotations
@@ -12,12 +14,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 
-from tele.model.frame import Frame
+from tele.model.frame import Frame, FrameKind
 from tele.model.session import ChunkDigest
 from tele.tape.layout import DATA_LIMIT, FRAME_HEAD, NO_CHUNK, digest, pack_chunk
 
 #: A chunk is cut when its frames have so many bytes: each costs auth the same.
 CUT_AT = 2 * 1024 * 1024
+_BYTES = frozenset((FrameKind.OUTPUT, FrameKind.ERROR, FrameKind.INPUT))
 
 Packed = tuple[ChunkDigest, bytes]
 #: Does work, now or soon.
@@ -61,9 +64,9 @@ class TapeWriter:
         return len(self._raw) >= CUT_AT
 
     def add(self, frame: Frame) -> None:
-        """Take a frame; data longer than a frame may have become several frames."""
+        """Take a frame; bytes longer than a frame may have become several frames."""
         data = frame.data
-        if len(data) <= DATA_LIMIT:
+        if len(data) <= DATA_LIMIT or frame.kind not in _BYTES:
             self._raw += FRAME_HEAD.pack(frame.time, frame.channel, frame.kind, len(data))
             self._raw += data
             self.frames += 1

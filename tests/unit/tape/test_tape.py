@@ -18,11 +18,11 @@ from tele.errors import BadRecording, InvalidInput
 from tele.model.codec import encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import ChunkDigest, Manifest, RecordingStart
-from tele.tape.export import PlainText, asciicast, json_lines, text
+from tele.tape.export import PlainText, asciicast, details, json_lines, text
 from tele.tape.file import read_file, write_file
 from tele.tape.layout import DATA_LIMIT, RAW_LIMIT, pack_chunk, read_chunk
 from tele.tape.verify import VERSION, read_frames, to_sign, verify
-from tele.tape.writer import TapeWriter
+from tele.tape.writer import CUT_AT, TapeWriter
 
 START = RecordingStart(
     "5b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a11", "ssh", "c", "alice", "root", ("access",), "s", "web1",
@@ -203,6 +203,29 @@ def test_long_data_become_several_frames() -> None:
     read = list(read_frames(chunks, manifest, START))[1:-1]
     assert len(read) > 1
     assert b"".join(f.data for f in read) == data
+
+
+def test_what_was_launched_can_be_read_however_long_it_is() -> None:
+    """A client cannot hide kind, command and terminal by making them too long for one frame.
+
+    Each character takes six in JSON; a chunk that is nearly full has room for the longest.
+    """
+    many = "\x01" * 4096
+    command, env = "\x01" * 128 * 1024, {f"LC_{n}": many for n in range(64)}
+    said = {"kind": "exec", "command": command, "env": env, "pty": {"columns": 99, "rows": 33}}
+    longest = frame(5, json.dumps(said).encode(), FrameKind.OPEN)
+    assert len(longest.data) > DATA_LIMIT
+    before = [frame(1, b"-" * DATA_LIMIT), frame(2, b"-" * (CUT_AT - DATA_LIMIT - 100))]
+    chunks, manifest = write([began(), *before, longest, frame(6, b"shown"), END])
+    read = list(read_frames(chunks, manifest, START))
+    assert [details(f) for f in read if f.kind is FrameKind.OPEN] == [said]
+    assert json.loads(next(asciicast(START, read)))["width"] == 99
+
+
+def test_a_terminal_of_no_size_is_no_mistake_of_ours() -> None:
+    """A file says what it likes of a terminal: what is no object is none."""
+    odd = frame(0, b'{"kind": "shell", "pty": [1]}', FrameKind.OPEN)
+    assert json.loads(next(asciicast(START, [odd])))["width"] == 80
 
 
 def test_unknown_kinds_are_skipped() -> None:
