@@ -50,6 +50,14 @@ def folder(cluster: Cluster, recording: str) -> Path:
     return cluster.folder / "recordings" / recording[:2] / recording
 
 
+def in_folder(cluster: Cluster, where: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of ``tele`` in the folder ``where``."""
+    command, environment = [str(BIN / "tele"), *words], cluster.tele.environment
+    return subprocess.run(
+        command, env=environment, cwd=where, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
 @contextmanager
 def put_back(path: Path) -> Iterator[None]:
     """Have a folder or file as it was, afterwards."""
@@ -95,6 +103,26 @@ def test_anothers_files_in_the_archive(cluster: Cluster, two: tuple[str, str], w
             shutil.copy(others / name, mine / name)
         assert two[0] in cluster.tele.fails(1, "recordings", "verify", two[0])
     cluster.tele.run("recordings", "verify", two[0])
+
+
+def test_a_file_is_not_taken_for_the_recording_whose_id_it_has_as_its_name(
+    cluster: Cluster, two: tuple[str, str], tmp_path: Path
+) -> None:
+    """Whoever may write to the folder where an auditor types has not another recording verified."""
+    wanted, other = two
+    for name in (wanted, wanted[:8], "0bad"):
+        cluster.tele.run("recordings", "export", other, tmp_path / f"{name}.tape")
+        (tmp_path / f"{name}.tape").rename(tmp_path / name)
+    for name in (wanted, wanted[:8]):
+        for command in ("verify", "show"):
+            done = in_folder(cluster, tmp_path, "recordings", command, name)
+            assert done.returncode == 0, done.stderr
+            assert wanted in done.stdout
+    missing = in_folder(cluster, tmp_path, "recordings", "verify", "0bad")
+    assert (missing.returncode, missing.stdout) == (5, "")
+    assert "type ./0bad" in missing.stderr
+    by_path = in_folder(cluster, tmp_path, "recordings", "verify", "./0bad")
+    assert other in by_path.stdout
 
 
 def test_a_missing_manifest_and_a_changed_row(cluster: Cluster, two: tuple[str, str]) -> None:
@@ -226,6 +254,9 @@ def test_a_whole_audit(cluster: Cluster, two: tuple[str, str]) -> None:
     shown = cluster.tele.json("audit", "verify")
     assert shown["ok"]
     assert shown["events"] >= int(mark.partition(":")[0])
+    for number in (1, 1_000_000):  # a mark that is not there is not called good
+        said = cluster.tele.fails(1, "audit", "verify", "--after", f"{number}:{'0' * 64}")
+        assert "the last good event is none" in said
     assert "no mark" in cluster.tele.fails(2, "audit", "verify", "--head", "zz")
     assert "NUMBER:HASH" in cluster.tele.fails(2, "audit", "verify", "--after", "0" * 64)
 

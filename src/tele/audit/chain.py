@@ -115,8 +115,13 @@ class Chain:
     def begin(self, value: Event) -> bool:
         """Take the event that ``after`` is; returns whether it is that one."""
         if value.hash != self.head or digest(value) != value.hash:
-            return self.fail(f"event {self.number} is another one than {self.head} was", value.id)
+            return self.not_begun(f"event {self.number} is another one than {self.head} was", value)
         return True
+
+    def not_begun(self, problem: str, value: Event | None = None) -> bool:
+        """Note that ``after`` is not what is there: nothing is known to be good; returns False."""
+        self.number, self.head = 0, ""
+        return self.fail(problem, "" if value is None else value.id)
 
     def take(self, value: Event) -> bool:
         """Take the next event; returns whether all is well so far."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ from tele.text import printable
 if TYPE_CHECKING:
     from tele.recording.playback import Source
 
+#: What an id or the beginning of one looks like. It never means a file: others may be able to
+#: put one of that name where somebody types a command.
+_ID = re.compile(r"[0-9a-f-]{1,36}", re.ASCII | re.IGNORECASE)
 #: Seconds between what a node says and when auth heard of it, from which on both are shown.
 MUCH_LATER = 300.0
 
@@ -107,7 +111,8 @@ def full_id(authority: Authority, wanted: str) -> str:
         return wanted
     found = [r.id for r in _all(authority) if r.id.startswith(wanted.lower())]
     if not found:
-        raise NotFound(f"no recording {wanted[:64]!r}; tele recordings ls shows them")
+        here = f"; for the file here, type ./{wanted}" if Path(wanted).is_file() else ""
+        raise NotFound(f"no recording {wanted[:64]!r}; tele recordings ls shows them{here}")
     if len(found) > 1:
         raise InvalidInput(
             f"{len(found)} recordings begin with {wanted[:64]!r}; give more of the id"
@@ -117,11 +122,15 @@ def full_id(authority: Authority, wanted: str) -> str:
 
 @contextmanager
 def open_source(wanted: str, where: Where) -> Iterator[tuple[Source, Authority | None]]:
-    """Give a recording by its id, the beginning of it, or as a ``.tape`` file."""
+    """Give a recording by its id, the beginning of it, or as a ``.tape`` file.
+
+    What looks like an id is one, whatever files are here.
+    """
     from tele.recording.playback import from_authority, from_file
 
     path = Path(wanted)
-    if path.suffix == ".tape" or "/" in wanted or path.is_file():
+    named = path.suffix == ".tape" or "/" in wanted
+    if named or (path.is_file() and not _ID.fullmatch(wanted)):
         yield from_file(path), None
         return
     with open_authority(where) as authority:
