@@ -196,6 +196,41 @@ def test_options_that_contradict_each_other_are_refused(
     )
 
 
+def test_an_option_that_is_empty_is_not_one_that_is_left_out(
+    cluster: Cluster, pin: str, tmp_path: Path
+) -> None:
+    """``--login "$UNSET"`` gives no certificate for all logins, and no token for any host."""
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "k"], check=True
+    )
+    before = cluster.tele.json("tokens", "ls")
+    for words in (
+        ("ca", "sign-user", tmp_path / "k.pub", "--user", "alice", "--out", "-", "--login", ""),
+        ("users", "update", "alice", "--login", ""),
+        ("users", "update", "alice", "--remove-role", " "),
+        ("users", "add", "carol", "--role", ","),
+        ("tokens", "add", "--label", ""),
+        ("tokens", "add", "--replace", ""),
+        ("tokens", "add", "--address", ""),
+        ("tokens", "add", "--host-id", ""),
+        ("locks", "add", "--user", ""),
+        ("locks", "add", "--user", "", "--role", "access"),
+        ("audit", "ls", "--of", ""),
+        ("audit", "ls", "--session", ""),
+        ("audit", "ls", "--event", ""),
+    ):
+        assert cluster.tele.run(*words, status=2).stdout == ""
+    assert cluster.tele.json("tokens", "ls") == before
+    assert "carol" not in cluster.tele.run("users", "ls", "--format", "names").stdout
+
+
+def test_an_inventory_is_of_the_cluster_that_ssh_knows(cluster: Cluster) -> None:
+    """Auth's owner may be logged in to another cluster: nodes of one get no ssh of the other."""
+    config = cluster.folder / "tele.yaml"
+    said = cluster.tele.fails(2, "ls", "--format", "ansible", "--config", config)
+    assert "leave --config out" in said
+
+
 # -- what was there before ------------------------------------------------------------
 def test_a_folder_of_another_cluster_is_not_gone_on_with(tmp_path: Path) -> None:
     """When auth's store was removed and its hosts' identities were not, they belong to a cluster

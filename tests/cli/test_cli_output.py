@@ -87,6 +87,9 @@ def test_words_and_pairs() -> None:
             split_pairs([wrong])
     with pytest.raises(InvalidInput, match="given twice"):
         split_pairs(["env=prod", "env=test"])
+    for empty in ("", " ", ","):
+        with pytest.raises(InvalidInput, match="names nothing"):
+            split_words(["a", empty])
 
 
 def test_ordinary_text_stays() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from tele.cli.lazy import Lazy, LazyGroup
-from tele.cli.lists import all_pages, read_moment
+from tele.cli.lists import all_pages, not_empty, read_moment
 from tele.cli.output import Column, format_option, one_word, plain, print_text, show_list
 from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput
@@ -60,9 +60,9 @@ def audit() -> None:
 
 
 @click.command()
-@click.option("--event", default="", help="Only events of this name, such as auth.denied.")
-@click.option("--of", default="", metavar="USER", help="Only events about this user.")
-@click.option("--session", default="", metavar="ID", help="Only events of this session.")
+@click.option("--event", callback=not_empty, help="Only events of this name: auth.denied.")
+@click.option("--of", callback=not_empty, metavar="USER", help="Only events about this user.")
+@click.option("--session", callback=not_empty, metavar="ID", help="Only events of this session.")
 @click.option("--since", metavar="TIME", callback=read_moment, help="A time, or how long ago: 1h.")
 @click.option("--until", metavar="TIME", callback=read_moment, help="A time, or how long ago.")
 @click.option("--limit", type=click.IntRange(0), help=f"How many; 0: all.  [default: {LISTED}]")
@@ -70,9 +70,9 @@ def audit() -> None:
 @format_option("names")
 @where_options(local=True)
 def ls(
-    event: str,
-    of: str,
-    session: str,
+    event: str | None,
+    of: str | None,
+    session: str | None,
     since: datetime | None,
     until: datetime | None,
     limit: int | None,
@@ -97,6 +97,7 @@ def ls(
             " formats text, names and json"
         )
     limit = LISTED if limit is None else limit
+    event, of, session = event or "", of or "", session or ""
 
     def ask(after: str = "", count: int = 200, newest: bool = False) -> Any:
         return authority.perform(

@@ -18,9 +18,28 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def split_words(values: Iterable[str]) -> tuple[str, ...]:
-    """Return the words of ``--role a,b --role c``: each once, in order."""
-    words = [word.strip() for value in values for word in value.split(",")]
-    return tuple(dict.fromkeys(word for word in words if word))
+    """Return the words of ``--role a,b --role c``: each once, in order.
+
+    Raises :class:`InvalidInput` for an option without a word: somebody's ``"$VARIABLE"`` that is
+    empty would otherwise mean what leaving the option out means, and that may be everything.
+    """
+    words: dict[str, None] = {}
+    for value in values:
+        found = [word for each in value.split(",") if (word := each.strip())]
+        if not found:
+            raise InvalidInput(f"{quoted(value)} names nothing: give a name, or leave it out")
+        words.update(dict.fromkeys(found))
+    return tuple(words)
+
+
+def not_empty(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """Refuse an option that is given and empty, as :func:`split_words`; for click's ``callback``.
+
+    The option has no default, so that None is what is not given.
+    """
+    if value is not None and not value.strip():
+        raise click.BadParameter("it is empty: give a value, or leave it out")
+    return value
 
 
 def split_pairs(values: Iterable[str]) -> dict[str, str]:

@@ -86,7 +86,7 @@ def add(
         "user": user, "role": role, "login": login, "host_id": node,
         "login_session": login_session, "certificate": certificate, "session": session,
     }  # fmt: skip
-    given = {what: value for what, value in said.items() if value}
+    given = {what: value for what, value in said.items() if value is not None}
     if len(given) != 1:
         raise InvalidInput(
             "say what to lock, one thing: --user, --role, --login, --node, --login-session,"
@@ -96,7 +96,7 @@ def add(
     until = end_of(ttl, expires)
     made = name or f"{what.removesuffix('_id').replace('_', '-')}-{secrets.token_hex(4)}"
     with open_authority(where) as authority:
-        if node:
+        if node is not None:
             given = {"host_id": node_id(authority, node)}
         try:
             spec = LockSpec(LockTarget(**given), message)

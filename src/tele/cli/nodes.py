@@ -44,6 +44,10 @@ def _list(labels: tuple[str, ...], form: str, where: Where) -> None:
     for label in labels:
         if not label.partition("=")[1]:
             raise InvalidInput(f"{quoted(label)} is not a label such as env=prod")
+    if form == "ansible" and where.config is not None:
+        raise InvalidInput(
+            "an inventory is for who is logged in, whose ssh it names: leave --config out"
+        )
     hosts = all_nodes(where, labels)
     if not labels and where.config is None:
         remember([host.name for host in hosts], where)

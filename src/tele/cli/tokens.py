@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from tele.cli.lazy import Lazy, LazyGroup
-from tele.cli.lists import all_pages, split_pairs, split_words, ttl_option
+from tele.cli.lists import all_pages, not_empty, split_pairs, split_words, ttl_option
 from tele.cli.output import (
     Column,
     format_option,
@@ -74,7 +74,9 @@ def tokens() -> None:
     metavar="NAME",
     help="A name that the host may take over from one that is offline.",
 )
-@click.option("--host-id", default="", help="Only for the host with this id, which it gets back.")
+@click.option(
+    "--host-id", callback=not_empty, help="Only for the host with this id, which it gets back."
+)
 @format_option()
 @where_options(local=True)
 def add(
@@ -84,7 +86,7 @@ def add(
     labels: tuple[str, ...],
     addresses: tuple[str, ...],
     replaces: tuple[str, ...],
-    host_id: str,
+    host_id: str | None,
     form: str,
     where: Where,
 ) -> None:
@@ -105,7 +107,7 @@ def add(
         split_pairs(labels),
         addresses=split_words(addresses),
         replaces=split_words(replaces),
-        host_id=host_id,
+        host_id=host_id or "",
     )
     with open_authority(where) as authority:
         made = plain(authority.perform(ADD_TOKEN, request))
