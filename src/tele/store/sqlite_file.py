@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,6 +81,8 @@ def open_file(path: Path) -> sqlite3.Connection:
 def _keep_private(path: Path) -> None:
     """Create the file, or take it away from others. May raise OSError.
 
+    Raises :class:`Unavailable` if others could change it: it decides who is an administrator.
+
     Closing any descriptor of a file drops the locks that this process has on it (fcntl(2)), and
     with them those of SQLite's connections: another process that looks into the store would take
     itself for the last one and remove the log from under us. So one that exists is not opened.
@@ -87,8 +90,18 @@ def _keep_private(path: Path) -> None:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
-        # One restored from a backup may be open to all; SQLite gives its log and shared memory
-        # the same mode.
+        # One restored from a backup may be readable by all; SQLite gives its log and shared
+        # memory the same mode.
+        found = os.stat(path)
+        if found.st_uid not in (0, os.geteuid()):
+            problem = f"it belongs to another user (uid {found.st_uid})"
+            raise Unavailable(f"the store {path}: {problem}: run auth as that user") from None
+        if stat.S_IMODE(found.st_mode) & 0o022:
+            problem = f"others can change it (mode {stat.S_IMODE(found.st_mode):04o})"
+            raise Unavailable(
+                f"the store {path}: {problem}: replace it by a backup unless you know that nobody"
+                f" did, then type: chmod 600 {path}"
+            ) from None
         os.chmod(path, 0o600)
 
 

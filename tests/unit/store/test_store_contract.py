@@ -329,6 +329,19 @@ def test_the_file_is_its_owners_only(tmp_path: Path, turns: Turns) -> None:
     turns.wait(store.close())
 
 
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_a_file_that_others_could_change_is_refused(
+    tmp_path: Path, turns: Turns, mode: int
+) -> None:
+    """Whoever could write to the store could have made themselves an administrator."""
+    path = tmp_path / "s"
+    path.touch()
+    path.chmod(mode)
+    with pytest.raises(Unavailable, match=f"others can change it .mode {mode:04o}.*chmod 600"):
+        SqliteBackend(path, turns)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
 def test_a_file_that_is_no_store_is_refused(tmp_path: Path, turns: Turns) -> None:
     """A damaged or foreign file is named, and is not touched."""
     path = tmp_path / "s"
