@@ -278,7 +278,9 @@ def test_the_rights_of_an_auditor_are_enough(cluster: Cluster, tmp_path: Path) -
 
 
 def test_an_audit_that_was_tampered_with(cluster: Cluster, two: tuple[str, str]) -> None:
-    """Changed, removed, reordered and inserted events, and a tail cut off, end with status 1."""
+    """Changed, removed, reordered and inserted events, a tail cut off, a head moved back and an
+    audit without any event end with status 1.
+    """
     mark = head(cluster)
     count = int(mark.partition(":")[0])
     path = cluster.folder / "auth.sqlite"
@@ -315,4 +317,9 @@ def test_an_audit_that_was_tampered_with(cluster: Cluster, two: tuple[str, str])
         last = json.dumps([count - 1, json.loads(kept[key(count)])["previous"]]).encode()
         cut: dict[str, bytes | None] = {key(count): None, "/audit/head": last}
         assert "is not there" in found(cut, "--head", mark)
+        assert "it was moved back" in found({"/audit/head": last})
+        assert "it was moved back" in found({"/audit/head": b'[0,""]'})
+        assert "it was moved back" in found({"/audit/head": None})
+        nothing: dict[str, bytes | None] = dict.fromkeys(kept)
+        assert "it has no event" in found(nothing)
     head(cluster, "--head", mark)

@@ -148,6 +148,11 @@ class Chain:
             self.problem, self.event = problem, event
         return False
 
+    def go_on(self, last: Mark, now_last: Mark) -> None:
+        """There are events after ``last``, which was the head; ``now_last`` is what it is now."""
+        if now_last.number <= last.number:
+            self.fail(f"there are events after the head, number {last.number}: it was moved back")
+
     def end(self, last: Mark | None = None) -> Verdict:
         """There are no more events; ``last`` is what ought to be the last one."""
         if last is not None and last.number > self.number:

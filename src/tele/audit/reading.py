@@ -139,6 +139,9 @@ async def verify(backend: IBackend, marks: Sequence[Mark] = ()) -> Verdict:
             start = items[-1].key + "\0"
             continue
         break
+    if not chain.problem and await backend.range(event_key(last.number) + "\0", EVENTS_END, 1):
+        # An event and the head are written together: an event after it came since, or was there.
+        chain.go_on(last, await head(backend))
     return chain.end(last)
 
 

@@ -44,6 +44,8 @@ ELEMENTS_LIMIT: Final = 1000
 DEPTH_LIMIT: Final = 4
 
 _NAME = re.compile(NAME_PATTERN, re.ASCII)
+#: Those of tele's hosts are UUIDs. Scripts make words of them.
+_EVENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _WORD = re.compile(r"[!-~]{0,128}", re.ASCII)
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
@@ -56,6 +58,8 @@ def problem(value: Event, host: HostIdentity, cluster: str) -> str:
         return f"{quoted(value.event)} is nothing that a host reports"
     if value.server_id != host.host_id or value.cluster != cluster:
         return "a host reports events of its own only"
+    if not _EVENT_ID.fullmatch(value.id):
+        return "its id is no id of an event"
     if value.hash or value.previous:
         return "auth chains the events, not the host"
     if value.claimed is not None:

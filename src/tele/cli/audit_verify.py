@@ -54,6 +54,8 @@ def verify(
     can write to the store can change it, and give it with --head the next time: only that shows
     that the end was not cut off, nor all made anew. Status 1: something is wrong.
     """
+    from attrs import evolve
+
     from tele.audit.chain import read_mark
 
     marks = [read_mark(text) for text in heads]
@@ -69,6 +71,8 @@ def verify(
         verdict = _check_store(store, marks)
     else:
         raise InvalidInput("--store checks all of the audit: leave --after away")
+    if not verdict.events and not verdict.problem:
+        verdict = evolve(verdict, problem="it has no event, not even that the cluster was made")
     _show(verdict, form)
 
 
@@ -99,6 +103,12 @@ def check(perform: Callable[[Any, Any], Any], after: Mark | None, marks: Sequenc
     if awaited is not None:
         chain.not_begun(f"the event {after} is not there: the end was cut off, or all made anew")
         return chain.end()
+    if (
+        not chain.problem
+        and perform(LIST_EVENTS, ListEvents(limit=1, after=str(last.number))).items
+    ):
+        again = perform(AUDIT_HEAD, Nothing())
+        chain.go_on(last, Mark(again.number, again.hash))
     return chain.end(last)
 
 
