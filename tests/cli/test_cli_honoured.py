@@ -196,6 +196,14 @@ def test_options_that_contradict_each_other_are_refused(
     )
 
 
+def test_a_certificate_of_another_ca_is_not_enough(tele: Tele, cluster: Cluster, pin: str) -> None:
+    """``login --if-needed --ca-pin`` keeps a certificate only if its cluster has that pin."""
+    log_in(tele, cluster, pin, "--password-file", "-")
+    tele.run("login", "--if-needed", "--ca-pin", pin)
+    words = ("login", "--if-needed", "--ca-pin", "sha256:" + "0" * 64, "--password-file", "-")
+    assert "pin" in tele.fails(4, *words, stdin=f"{PASSWORD}\n")
+
+
 def test_an_option_that_is_empty_is_not_one_that_is_left_out(
     cluster: Cluster, pin: str, tmp_path: Path
 ) -> None:

@@ -56,7 +56,9 @@ def login(
     """Get certificates for a cluster: short-lived, and for you alone."""
     home = Home.find()
     profile = home.chosen(cluster, proxy, user)
-    if if_needed and profile is not None and is_valid(home.facts(profile)):
+    # A certificate of another cluster than the one that the pins name is not what is needed.
+    meant = profile is not None and (not ca_pin or any(p in profile.ca_pins for p in ca_pin))
+    if if_needed and profile is not None and meant and is_valid(home.facts(profile)):
         return
     address = proxy or (profile.proxy if profile else None)
     if address is None:
