@@ -235,6 +235,22 @@ def test_a_role_that_forbids_ends_what_runs(cluster: Cluster) -> None:
         cluster.tele("apply", "-f", "-", stdin=role("ops").encode())
 
 
+def test_who_is_given_a_role_that_denies_is_out(cluster: Cluster, bob: Person) -> None:
+    """A role that somebody is given denies at once: the session ends, and the old certificate
+    opens nothing, until the role is taken away.
+    """
+    denies = role("suspended", allow={}, deny={"node_labels": {"*": ["*"]}})
+    cluster.tele("apply", "-f", "-", stdin=denies.encode())
+    with running(bob, "-tt", cluster.host, STAY) as client:
+        client.wait_for(b"ready")
+        cluster.tele("users", "update", "bob", "--add-role", "suspended")
+        assert b"role suspended denies this node to bob" in client.ended()
+    refused = bob.ssh(cluster.host, "true")
+    assert (refused.returncode, b"role suspended denies" in refused.stderr) == (255, True)
+    cluster.tele("users", "update", "bob", "--remove-role", "suspended")
+    wait_for(lambda: bob.ssh(cluster.host, "true").returncode == 0, "bob to be let in")
+
+
 def test_what_a_role_gives_no_more_begins_no_more(cluster: Cluster) -> None:
     """With forwarding taken away the port that listens is closed, and the session goes on."""
     cluster.tele("apply", "-f", "-", stdin=role("ops").encode())

@@ -30,8 +30,9 @@ class UserRevocation:
     """What certificates of ``user`` are still worth.
 
     Those issued before ``removed`` are void: that user does not exist any more. Those issued
-    before ``narrowed`` count for ``roles`` and ``traits`` at most: the user has lost others. From
-    ``expires`` on, those issued before it are void.
+    before ``narrowed`` count for ``roles`` and ``traits`` at most: the user has lost others, or was
+    given some, which may deny what the certificate allows. From ``expires`` on, those issued
+    before it are void.
     """
 
     user: str

@@ -6,6 +6,8 @@ Laws of this file:
   more, or has expired, gives nothing and denies nothing.
 * The decision is one value, a Grant or a Denied, and its text is for the person.
 * Where several roles allow the same thing, the stricter options hold.
+* What somebody was given after their certificate restricts them at once, and allows them nothing
+  until they have a new one.
 * What the certificate withholds, no role gives back.
 """
 
@@ -35,35 +37,35 @@ def decide(
     host_id: str = "",
     certificate: CertificateLimits = NO_LIMITS,
     session_id: str = "",
+    present: UserIdentity | None = None,
 ) -> Grant | Denied:
     """Decide whether ``identity`` may log in as ``login`` to a node with ``node_labels``.
 
     ``roles`` are all of the cluster, by name; ``locks`` those in force; ``certificate`` is
     what the certificate of this connection withholds. One that has begun has a ``session_id``.
+    ``present`` is who a certificate of now would say that it is, if that is known to differ.
     """
-    denied = may_reach(identity, node_labels, roles, locks, now, host_id, login, session_id)
+    present = present or identity
+    denied = may_reach(
+        identity, node_labels, roles, locks, now, host_id, login, session_id, present
+    )
     if denied is not None:
         return denied
-    held = _held(identity, roles, now)
-    for role in held:
+    for role in _held(present, roles, now):
         listed = role.spec.deny.logins
-        if "*" in listed or login in expand(listed, identity.traits):
+        if "*" in listed or login in expand(listed, present.traits):
             return Denied(
                 Reason.DENIED, f"role {role.metadata.name} denies login {login} to {identity.user}"
             )
-    allowing = [
-        role
-        for role in held
-        if conditions.allows(role.spec.allow.node_labels, node_labels)
-        and login in expand(role.spec.allow.logins, identity.traits)
-    ]
+    allowing = _allowing(identity, login, node_labels, roles, now)
     if not allowing:
         return Denied(
             Reason.LOGIN,
             f"no role of {identity.user} ({', '.join(identity.roles)}) allows login {login} here",
         )
-    options = [role.spec.options for role in allowing]
-    command = _forced_command(allowing, login, certificate.force_command)
+    restricting = _allowing(present, login, node_labels, roles, now) or allowing
+    options = [role.spec.options for role in restricting]
+    command = _forced_command(restricting, login, certificate.force_command)
     if isinstance(command, Denied):
         return command
     forced = command is not None
@@ -82,6 +84,21 @@ def decide(
         permit_pty=certificate.permit_pty and all(o.permit_pty for o in options),
         force_command=command,
     )
+
+
+def _allowing(
+    identity: UserIdentity,
+    login: str,
+    node_labels: Mapping[str, str],
+    roles: Mapping[str, Role],
+    now: datetime,
+) -> list[Role]:
+    return [
+        role
+        for role in _held(identity, roles, now)
+        if conditions.allows(role.spec.allow.node_labels, node_labels)
+        and login in expand(role.spec.allow.logins, identity.traits)
+    ]
 
 
 def _forced_command(
@@ -113,20 +130,25 @@ def may_reach(
     host_id: str = "",
     login: str | None = None,
     session_id: str = "",
+    present: UserIdentity | None = None,
 ) -> Denied | None:
-    """Decide whether ``identity`` may reach such a node at all; None is yes."""
+    """Decide whether ``identity`` may reach such a node at all; None is yes.
+
+    ``present``: see :func:`decide`.
+    """
+    present = present or identity
     if identity.expires <= now:
         return Denied(
             Reason.EXPIRED, f"the certificate of {identity.user} has expired: log in again"
         )
-    lock = next((k for k in locks if _hits(k, identity, now, host_id, login, session_id)), None)
+    lock = next((k for k in locks if _hits(k, present, now, host_id, login, session_id)), None)
     if lock is not None:
         return Denied(Reason.LOCKED, explain(lock, identity.user))
     held = _held(identity, roles, now)
     if not held:
         named = ", ".join(identity.roles) or "none"
         return Denied(Reason.NO_ROLE, f"{identity.user} has no role that exists (roles: {named})")
-    for role in held:
+    for role in _held(present, roles, now):
         if conditions.denies(role.spec.deny.node_labels, node_labels):
             return Denied(
                 Reason.DENIED, f"role {role.metadata.name} denies this node to {identity.user}"

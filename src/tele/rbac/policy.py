@@ -4,7 +4,8 @@ A policy is made once of each state that auth tells, and answers for that state.
 
 Invariants:
 
-* An identity counts for what its certificate says, less what was revoked since.
+* An identity counts for what its certificate says, less what was revoked since; roles that were
+  given since deny and restrict, and allow nothing.
 * A lock or a revocation of a person or a host comes before every role.
 """
 
@@ -91,13 +92,22 @@ class Policy:
             },
         )
 
+    def _present(self, identity: UserIdentity) -> UserIdentity:
+        """Return who a certificate of now would say that ``identity`` is."""
+        revoked = self._users.get(identity.user)
+        if revoked is None or revoked.narrowed is None or identity.issued >= revoked.narrowed:
+            return identity
+        return evolve(identity, roles=revoked.roles, traits=revoked.traits)
+
     def refuses_user(self, identity: UserIdentity, now: datetime) -> Denied | None:
         """Return why a person has no business in the cluster now, whatever the node, or None."""
         counted = self.narrowed(identity, now)
         if isinstance(counted, Denied):
             return counted
-        # A lock of a role that was taken away since still stops who had it.
-        lock = decision.locked(self._locks_on(identity), identity, now)
+        # A lock of a role stops who had it when it was taken away, and who was given it since.
+        roles = (*identity.roles, *self._present(identity).roles)
+        either = evolve(identity, roles=tuple(dict.fromkeys(roles)))
+        lock = decision.locked(self._locks_on(either), either, now)
         if lock is None:
             return None
         return Denied(Reason.LOCKED, decision.explain(lock, identity.user))
@@ -123,10 +133,12 @@ class Policy:
         counted = self._counted(identity, now)
         if isinstance(counted, Denied):
             return counted
-        locks = self._locks_on(counted, login=login, host_id=host_id, session=session_id)
+        present = self._present(identity)
+        locks = self._locks_on(present, login=login, host_id=host_id, session=session_id)
         return decision.decide(
-            counted, login, node_labels, self.roles, locks, now, host_id, certificate, session_id
-        )
+            counted, login, node_labels, self.roles, locks, now, host_id, certificate, session_id,
+            present,
+        )  # fmt: skip
 
     def may_reach(
         self,
@@ -139,8 +151,11 @@ class Policy:
         counted = self._counted(identity, now)
         if isinstance(counted, Denied):
             return counted
-        locks = self._locks_on(counted, host_id=host_id)
-        return decision.may_reach(counted, node_labels, self.roles, locks, now, host_id)
+        present = self._present(identity)
+        locks = self._locks_on(present, host_id=host_id)
+        return decision.may_reach(
+            counted, node_labels, self.roles, locks, now, host_id, present=present
+        )
 
     # -- locks ------------------------------------------------------------------------
     def _on(self, *targets: tuple[str, str]) -> list[Lock]:

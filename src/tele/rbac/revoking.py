@@ -4,6 +4,7 @@ Invariants:
 
 * What was void stays void: a name that somebody else gets does not wake its old certificates.
 * What a user holds is never revoked, only what they hold no more.
+* Who is given a role, or a value of a trait, is told of like who loses one: it may deny something.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def after_change(
         if present.narrowed is not None or present.expires is not None:
             # Somebody had this name before, and has expired.
             present = after_removal(old, name, now)
-    elif _loses(before, after):
+    elif _differ(before, after):
         present = evolve(present, narrowed=_latest(present.narrowed, revoked_before(now)))
     if present.narrowed is not None:
         present = evolve(present, roles=spec.roles, traits=spec.traits)
@@ -61,10 +62,12 @@ def issued_from(revocation: UserRevocation | None, now: datetime) -> datetime:
     return max(each for each in times if each is not None)
 
 
-def _loses(before: User, after: User) -> bool:
+def _differ(before: User, after: User) -> bool:
+    """Whether roles or traits are others; their order says nothing."""
     old, new = before.spec, after.spec
-    return bool(set(old.roles) - set(new.roles)) or any(
-        set(values) - set(new.traits.get(name, ())) for name, values in old.traits.items()
+    names = {*old.traits, *new.traits}
+    return set(old.roles) != set(new.roles) or any(
+        set(old.traits.get(name, ())) != set(new.traits.get(name, ())) for name in names
     )
 
 

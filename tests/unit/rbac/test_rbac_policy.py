@@ -15,6 +15,7 @@ from tele.model.resources import (
     LockTarget,
     Metadata,
     Role,
+    RoleOptions,
     RoleSpec,
 )
 from tele.model.revocation import HostRevocation, UserRevocation, revoked_before
@@ -94,6 +95,36 @@ def test_a_narrowing_gives_nothing() -> None:
         "alice", narrowed=revoked_before(NOW), roles=("dev", "root"), traits=ALICE.traits
     )
     assert _decide(Policy(ROLES, (), [revoked]), plain, "root") is Reason.LOGIN
+
+
+def test_what_was_given_since_denies_and_restricts() -> None:
+    """A role that a user is given denies, locks and forces at once, by old certificates, too."""
+    suspended = Role(Metadata("suspended"), RoleSpec(deny=Conditions(node_labels=EVERYWHERE)))
+    no_root = Role(Metadata("no-root"), RoleSpec(deny=Conditions(logins=("{{internal.never}}",))))
+    files = evolve(
+        DEV, metadata=Metadata("files"),
+        spec=evolve(DEV.spec, options=RoleOptions(force_command="internal-sftp")),
+    )  # fmt: skip
+    roles = {**ROLES, "suspended": suspended, "no-root": no_root, "files": files}
+
+    def given(role: str, *locks: Lock) -> Policy:
+        traits = {**ALICE.traits, "never": ("root",)}
+        now = UserRevocation(
+            "alice", narrowed=revoked_before(NOW), roles=(*ALICE.roles, role), traits=traits
+        )
+        return Policy(roles, locks, [now])
+
+    denied = given("suspended")
+    assert _decide(denied, ALICE, "alice") is Reason.DENIED
+    assert denied.may_reach(ALICE, {"env": "prod"}, LATER) is not None
+    assert _decide(given("no-root"), ALICE, "root") is Reason.DENIED
+    assert _decide(given("no-root"), ALICE, "alice") is Grant
+    locked = given("files", Lock(Metadata("f"), LockSpec(LockTarget(role="files"))))
+    assert _decide(locked, ALICE, "alice") is Reason.LOCKED
+    assert locked.refuses_user(ALICE, LATER) is not None
+    forced = given("files").decide(ALICE, "alice", {"env": "prod"}, LATER)
+    assert isinstance(forced, Grant)
+    assert (forced.force_command, forced.port_forwarding) == ("internal-sftp", False)
 
 
 def test_an_expired_user_is_out_when_the_time_comes() -> None:

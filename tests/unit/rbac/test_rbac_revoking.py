@@ -30,11 +30,23 @@ def test_a_removal_voids_what_was_issued_up_to_then() -> None:
     assert gone.removed > NOW
 
 
-def test_nobody_is_revoked_who_loses_nothing() -> None:
-    """A change that only gives leaves running sessions and certificates alone."""
-    before, after = user("access"), user("access", "editor", logins=("root",))
+def test_nobody_is_revoked_whose_rights_stay() -> None:
+    """A new user, a change of order and a description leave sessions and certificates alone."""
+    before = user("access", "dev", logins=("root", "alice"))
+    after = user("dev", "access", logins=("alice", "root"))
     assert after_change(None, before, after, NOW) is None
     assert after_change(None, None, after, NOW) is None
+
+
+def test_a_given_role_is_told_of() -> None:
+    """Certificates from before a role or a value was given are known: it may deny something."""
+    given = after_change(None, user("access"), user("access", "suspended"), NOW)
+    assert given == UserRevocation(
+        "alice", narrowed=revoked_before(NOW), roles=("access", "suspended")
+    )
+    value = after_change(None, user("access"), user("access", denied=("root",)), NOW)
+    assert value is not None
+    assert value.traits == {"denied": ("root",)}
 
 
 def test_a_lost_role_or_login_narrows() -> None:
@@ -47,7 +59,7 @@ def test_a_lost_role_or_login_narrows() -> None:
     assert lost.traits == {"logins": ("alice",)}
     again = after_change(narrowed, user("access"), user("access", "editor"), LATER)
     assert again is not None
-    assert (again.narrowed, again.roles) == (narrowed.narrowed, ("access", "editor"))
+    assert (again.narrowed, again.roles) == (revoked_before(LATER), ("access", "editor"))
 
 
 def test_the_end_of_a_user_is_told_before_it_comes() -> None:
