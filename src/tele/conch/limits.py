@@ -34,9 +34,10 @@ class Limits:
 
     ``startups``: like OpenSSH's MaxStartups, (begin, percent, full): from ``begin``
     connections that have not logged in yet, a new one is refused with a probability that
-    grows from ``percent`` to 100 at ``full``. A stranger costs kilobytes here, not a process,
-    so that there is room for a tool that logs in to fifty nodes at once through one proxy; and
-    one source alone never comes to where others are refused.
+    grows from ``percent`` to 100 at ``full``; the first one of a source only from ``full`` on,
+    so that a few sources with many connections do not keep out those who come alone. A stranger
+    costs kilobytes here, not a process, so that there is room for a tool that logs in to fifty
+    nodes at once through one proxy; and one source alone never comes to where others are refused.
     """
 
     login_grace: float = 30.0
@@ -109,9 +110,10 @@ class Startups:
         source = source_network(host)
         limits = self.limits
         share = limits.startups_per_home if home else limits.startups_per_source
-        if self._by_source[source] >= share or self._refuses():
+        held = self._by_source.get(source, 0)
+        if held >= share or self._refuses(alone=not held):
             return None
-        self._by_source[source] += 1
+        self._by_source[source] = held + 1
         self._count += 1
         return source
 
@@ -122,12 +124,12 @@ class Startups:
         if not self._by_source[source]:
             del self._by_source[source]
 
-    def _refuses(self) -> bool:
+    def _refuses(self, alone: bool) -> bool:
         begin, percent, full = self.limits.startups
-        if self._count < begin:
-            return False
         if self._count >= full:
             return True
+        if self._count < begin or alone:
+            return False
         chance = percent + (100 - percent) * (self._count - begin) / (full - begin)
         return self.draw() * 100 < chance
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tele.conch.limits import REKEY_BURST, Limits, RekeyAllowance, Startups, source_network
+from tele.conch.limits import (
+    PROXY_STARTUPS,
+    REKEY_BURST,
+    STARTUPS,
+    Limits,
+    RekeyAllowance,
+    Startups,
+    fitted,
+    source_network,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,14 +44,36 @@ def test_sources(host: str, source: str) -> None:
     ],
 )
 def test_early_drop(inside: int, draw: float, enters: bool) -> None:
-    """From 10 on, 30 % are dropped, growing to all at 100."""
+    """From 10 on, 30 % are dropped, growing to all at 100, of those who have a connection."""
     draws = [0.9999] * inside + [draw]
     startups = Startups(Limits(startups=(10, 30, 100)), lambda: draws[-1])
     draws[-1] = 0.9999
     for number in range(inside):
         assert startups.enter(f"192.0.2.{number}") is not None
     draws[-1] = draw
-    assert (startups.enter("198.51.100.1") is not None) is enters
+    assert (startups.enter("192.0.2.1") is not None) is enters
+
+
+def test_who_comes_alone_is_not_refused_by_chance() -> None:
+    """A few sources that use all of their shares keep out nobody else, until all is full."""
+    limits = fitted(Limits(startups=PROXY_STARTUPS), 100_000)
+    startups = Startups(limits, lambda: 0.0)  # a draw that refuses wherever one is made
+    for number in range(4):
+        while startups.enter(f"192.0.2.{number}", home=True):
+            pass
+    assert startups.enter("198.51.100.1") is not None
+    assert startups.enter("198.51.100.1") is None
+
+
+@pytest.mark.parametrize("startups", [STARTUPS, PROXY_STARTUPS])
+@pytest.mark.parametrize("descriptors", [8, 64, 256, 100_000])
+def test_a_home_alone_keeps_nobody_out(startups: tuple[int, int, int], descriptors: int) -> None:
+    """Idle connections from behind the fleet's address refuse nobody who comes from elsewhere."""
+    limits = fitted(Limits(startups=startups), descriptors)
+    counted = Startups(limits, lambda: 0.0)
+    while counted.enter("192.0.2.1", home=True):
+        pass
+    assert counted.enter("198.51.100.1") is not None
 
 
 def test_fifty_at_once() -> None:
