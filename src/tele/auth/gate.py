@@ -108,6 +108,22 @@ class Gate:
         held = await self.roles_of(identity)
         return permits(held, self._state.roles, resource, verb, now(self._clock))
 
+    async def forces(self, caller: Caller, wanted: bool) -> bool:
+        """Whether ``caller`` wants a change also if nobody can administer the cluster then.
+
+        Raises :class:`AccessDenied` for who does not administer it: a rule for locks, or for
+        removing users, does not shut out everybody.
+        """
+        if wanted:
+            for resource in ("user", "role"):
+                if not await self.may(caller, resource, "update"):
+                    raise AccessDenied(
+                        "denied: to force a change takes rules for the verb update on user"
+                        " and role",
+                        Reason.RULE.value,
+                    )
+        return wanted
+
 
 def host_caller(caller: Caller) -> HostIdentity:
     """Return the host that calls. Raises :class:`NotLoggedIn` for others."""

@@ -22,6 +22,8 @@ LONGEST_CERTIFICATE: Final = timedelta(hours=30)
 #: How long a revocation is told: as long as a certificate is good, and a week more, for nodes that
 #: are away from auth meanwhile with somebody logged in.
 REVOCATION_LIFE: Final = LONGEST_CERTIFICATE + timedelta(days=7)
+#: No end that is further away than this is waited for: later there is no date.
+LONGEST_WAIT: Final = timedelta(days=365 * 1000)
 
 
 def after_removal(old: UserRevocation | None, name: str, now: datetime) -> UserRevocation:
@@ -51,7 +53,8 @@ def after_change(
 def told_for(revocation: UserRevocation, now: datetime) -> timedelta:
     """Return how long nodes and proxies have to be told of a revocation."""
     times = (revocation.removed, revocation.narrowed, revocation.expires, now)
-    return max(each for each in times if each is not None) + REVOCATION_LIFE - now
+    left = max(each for each in times if each is not None) - now
+    return min(left, LONGEST_WAIT) + REVOCATION_LIFE
 
 
 def issued_from(revocation: UserRevocation | None, now: datetime) -> datetime:

@@ -415,6 +415,36 @@ def test_the_last_administrator_stays(world: World) -> None:
     world.do(table.DELETE_USER, people.DeleteUser("dana", True))
 
 
+def test_force_is_for_administrators(world: World) -> None:
+    """Who may create locks, or remove users, or change roles alone, cannot shut out everybody."""
+    world.add_user("alice", "editor")
+    rules = (
+        Rule(("lock",), ("create",)),
+        Rule(("user",), ("delete",)),
+        Rule(("role",), ("update",)),
+    )
+    allowed = RoleSpec(Conditions(rules=rules))
+    world.do(table.PUT_ROLE, people.PutRole("desk", Role(Metadata("desk"), allowed)))
+    world.add_user("bob", "desk")
+    bob = world.user("bob", "desk")
+    lock = Lock(Metadata("l"), LockSpec(LockTarget(user="alice")))
+    harmless = evolve(EDITOR, spec=RoleSpec())
+    attempts: list[tuple[Any, Any, Any]] = [
+        (table.PUT_LOCK, people.PutLock("l", lock), people.PutLock("l", lock, True)),
+        (table.DELETE_USER, people.DeleteUser("alice"), people.DeleteUser("alice", True)),
+        (
+            table.PUT_ROLE,
+            people.PutRole("editor", harmless),
+            people.PutRole("editor", harmless, True),
+        ),
+    ]
+    for operation, mildly, by_force in attempts:
+        with pytest.raises(Conflict):
+            world.do(operation, mildly, bob)
+        with pytest.raises(AccessDenied, match="to force a change"):
+            world.do(operation, by_force, bob)
+
+
 def test_two_administrators_cannot_remove_each_other_at_once(world: World) -> None:
     """Each of two changes at the same time counts on the other's administrator: one is refused."""
     world.add_user("alice", "editor")

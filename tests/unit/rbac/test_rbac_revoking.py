@@ -70,6 +70,12 @@ def test_the_end_of_a_user_is_told_before_it_comes() -> None:
     assert after_change(ends, user("access", expires=LATER), user("access"), NOW) is None
 
 
+def test_an_end_may_be_the_last_moment_that_there_is() -> None:
+    """Who expires at the end of all dates is told of for a time that can still be added to now."""
+    ends = UserRevocation("alice", expires=datetime.max.replace(tzinfo=UTC))
+    assert NOW + told_for(ends, NOW) > NOW + timedelta(days=365 * 100)
+
+
 def test_who_gets_a_name_does_not_wake_its_old_certificates() -> None:
     """Removed stays removed, and expired too, whoever is called so afterwards."""
     gone = after_removal(None, "alice", NOW)

@@ -6,6 +6,7 @@ Laws of this file:
 * A user is removed with the tokens that they made: who knows one of them could join a machine.
 * Giving somebody roles is administering (the verb ``update`` on users), also where creating
   them needs less.
+* Only who administers the cluster can leave it without an administrator.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ class Administration:
         before = await self._people.find_user(request.name)
         had = () if before is None else before.spec.roles
         await self._check_giving(caller, request.user.spec.roles, had)
-        user, new = await self._people.put_user(request.name, request.user, request.force)
+        force = await self._gate.forces(caller, request.force)
+        user, new = await self._people.put_user(request.name, request.user, force)
         await self._journal.emit(
             "user.create" if new else "user.update",
             caller,
@@ -136,8 +138,9 @@ class Administration:
     async def delete_user(self, request: api.DeleteUser, caller: Caller) -> api.UserDeleted:
         """Remove a user with their password and their tokens, and end what they have running."""
         name = request.name
+        force = await self._gate.forces(caller, request.force)
         tokens = await self._tokens.made_by(name)
-        await self._people.delete_user(name, request.force, tuple(tokens.values()))
+        await self._people.delete_user(name, force, tuple(tokens.values()))
         sessions = await self._recordings.running(name)
         await self._journal.emit(
             "user.delete", caller, name=name, tokens=list(tokens),
@@ -158,7 +161,8 @@ class Administration:
 
     async def put_role(self, request: api.PutRole, caller: Caller) -> Role:
         """Create or replace a role."""
-        role = await self._people.put_role(request.name, request.role, request.force)
+        force = await self._gate.forces(caller, request.force)
+        role = await self._people.put_role(request.name, request.role, force)
         await self._journal.emit("role.update", caller, name=request.name)
         return role
 

@@ -79,7 +79,8 @@ class Locking:
                 f"denied: there is a lock {request.name}: to replace it takes the verb delete",
                 Reason.RULE.value,
             )
-        return await self._put(request.lock, request.force, "lock.create", caller)
+        force = await self._gate.forces(caller, request.force)
+        return await self._put(request.lock, force, "lock.create", caller)
 
     async def _put(self, lock: Lock, force: bool, event: str, caller: Caller) -> Lock:
         by = user_caller(caller).user
