@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import signal
@@ -269,6 +270,29 @@ def test_orphans_can_be_hung_up(node: Node) -> None:
     node.reactor.until(lambda: node.spawning.pid not in (None, first))
     assert not program.signal("TERM")
     program.hang_up()
+    node.finish(program)
+
+
+def test_orphans_can_be_killed(node: Node) -> None:
+    """A program that ignores the hang-up does not stay with somebody who was expelled, though
+    its spawner died (attack).
+    """
+    program = node.start(ProgramRequest("exec", b"trap '' HUP; echo ready; exec sleep 300.5"))
+    said = bytearray()
+
+    def is_ready() -> bool:
+        assert program.stdout is not None
+        with contextlib.suppress(BlockingIOError):
+            said.extend(os.read(program.stdout, 100))
+        return bool(said)
+
+    node.reactor.until(is_ready)
+    first = node.spawning.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    node.reactor.until(lambda: node.spawning.pid not in (None, first))
+    program.expel()
+    program.kill()
     node.finish(program)
 
 

@@ -355,12 +355,14 @@ class Forwards:
             lease.release()
             self._records.listens_no_more(event, **said)
 
-        if self._closed or key in self._listeners or not self._listeners.has_room:
+        # Making it took a while, and the client may have made it long: what counts is now.
+        allowed = not self._closed and self._allowed.listens(key)
+        if not allowed or key in self._listeners or not self._listeners.has_room:
             for each in made:
                 each.close()
             closed()
             lease.release()
-            text = "it is forwarded already, there are too many, or the connection is gone"
+            text = "it is forwarded already, there are too many, or it is not allowed any more"
             self._records.listens(event, error=text, **said)
             raise Unavailable(text)
         self._records.listens(event, **said)

@@ -39,6 +39,8 @@ PROGRAM: Final = Path(__file__).with_name("spawner.py")
 #: Where the services of PAM are described; a name that is in neither is "other", which denies.
 PAM_FOLDERS: Final = ("/etc/pam.d", "/usr/lib/pam.d")
 START_TIMEOUT: Final = 30.0
+#: What is left to be done for a session whose spawner has died.
+_TO_ORPHANS: Final = {"hangup": signal.SIGHUP, "kill": signal.SIGKILL}
 #: A spawner that lived so long, in seconds, is replaced without a pause.
 STEADY: Final = 60.0
 
@@ -215,10 +217,11 @@ class Spawning:
         if session is None:
             return False
         if session.orphan is not None:
-            if request["op"] != "hangup":
+            wanted = _TO_ORPHANS.get(request["op"])
+            if wanted is None:
                 return False
             with contextlib.suppress(OSError):
-                signal.pidfd_send_signal(session.orphan, signal.SIGHUP)
+                signal.pidfd_send_signal(session.orphan, wanted)
             return True
         if self._link is None:
             return False

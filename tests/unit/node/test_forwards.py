@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from socket import socketpair
 from typing import Any
 
 import pytest
-from attrs import Factory, define
+from attrs import Factory, define, evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -22,7 +23,7 @@ from tele.node.forward_record import ACCEPTED_BURST, ForwardRecords
 from tele.node.forwards import Forwards
 from tele.node.ports import LOOPBACK, addresses_for
 from tele.node.programs import Visit
-from tele.node.user_sockets import UserSockets
+from tele.node.user_sockets import UserListener, UserSockets
 
 LATER = datetime(2099, 1, 1, tzinfo=UTC)
 ACCOUNT = DescriptorBudget(shares_of(1024)).account("alice")
@@ -37,6 +38,19 @@ class Heard:
 
     def happened(self, name: str, visit: Visit, **fields: Any) -> None:
         self.events.append((name, fields))
+
+
+@define
+class Slow:
+    """Stands for the sockets of a user whose file system takes its time."""
+
+    slow: Deferred[UserListener]
+
+    def listen(self, path: bytes) -> Deferred[UserListener]:
+        return self.slow
+
+    def listen_for_agent(self) -> Deferred[UserListener]:
+        return self.slow
 
 
 def forwards(heard: Heard, check: Any = lambda: None, **options: Any) -> Forwards:
@@ -106,6 +120,30 @@ def test_nothing_new_after_the_certificate() -> None:
         failed: list[Any] = []
         asked.addErrback(failed.append)
         assert "expired" in str(failed[0].value)
+
+
+def test_what_is_forbidden_while_it_is_made_does_not_listen() -> None:
+    """A path on a slow file system does not carry a forward past the end of its permission."""
+    every: dict[str, Any] = {"port_forwarding": True, "agent_forwarding": True}
+    made = forwards(Heard(), **every)
+    visit = made._allowed.visit
+    for asked in (lambda: made.listen(PathRequest(b"/x")), made.agent):
+        visit.grant = evolve(visit.grant, **every)
+        ours, theirs = socketpair()
+        holder, other = socketpair()
+        with ours, theirs, holder, other:
+            slow: Deferred[UserListener] = Deferred()
+            sockets: Any = Slow(slow)
+            made._made_by = sockets
+            listening: Deferred[Any] = asked()
+            visit.grant = evolve(visit.grant, port_forwarding=False, agent_forwarding=False)
+            made.restrict()
+            slow.callback(UserListener(b"/x", ours, holder))
+            failed: list[Any] = []
+            listening.addErrback(failed.append)
+            assert "not allowed any more" in str(failed[0].value)
+            assert ours.fileno() == holder.fileno() == -1
+    assert not made._listeners.all
 
 
 @pytest.mark.parametrize(
