@@ -12,6 +12,7 @@ Laws of this file:
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Final
 
 from attrs import evolve
@@ -107,6 +108,10 @@ class Gate:
             return True
         held = await self.roles_of(identity)
         return permits(held, self._state.roles, resource, verb, now(self._clock))
+
+    async def since(self, caller: Caller) -> datetime:
+        """When the user who calls was created: what is older under this name is another's."""
+        return await self._people.since(user_caller(caller).user)
 
     async def forces(self, caller: Caller, wanted: bool) -> bool:
         """Whether ``caller`` wants a change also if nobody can administer the cluster then.

@@ -5,7 +5,7 @@ Laws of this file:
 * A change that was made on an old reading (``metadata.revision``) is refused.
 * A role that a user holds cannot be removed.
 * A user and their password appear and vanish together: who gets a name that somebody had
-  before does not get that one's password.
+  before does not get that one's password, nor what that one left.
 * What has ``metadata.expires`` is gone at that time.
 * What a user loses is revoked in the commit that takes it away, so that certificates that say
   otherwise are worth nothing from then on.
@@ -15,7 +15,7 @@ Laws of this file:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from attrs import evolve
@@ -25,7 +25,7 @@ from tele.auth.shelf import Kept, Shelf
 from tele.auth.state import LOCKS, REVOKED_USERS, ROLES
 from tele.errors import Conflict, InvalidInput, NotFound
 from tele.interfaces import Delete, IBackend, Put
-from tele.model.codec import encode
+from tele.model.codec import encode, format_time, parse_time
 from tele.model.resources import Lock, Metadata, Role, User
 from tele.model.revocation import UserRevocation
 from tele.rbac.administrators import Directory, administrators, last_lost
@@ -33,10 +33,13 @@ from tele.rbac.presets import PRESETS, check_role
 from tele.rbac.revoking import after_change, after_removal, issued_from, told_for
 
 USERS: Final = "/users/"
+#: Since when a user of a name is the present one.
+SINCE: Final = "/users-since/"
 PRESETS_MADE: Final = "/cluster/presets"
 #: Written with each change that takes an administrator away, so that two such changes at the
 #: same time cannot each count on the other's administrator.
 ADMINISTRATORS: Final = "/cluster/administrators"
+LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 #: An SSH certificate has to fit into one packet, with room to spare.
 SPEC_LIMIT: Final = 16 * 1024
 
@@ -113,6 +116,7 @@ class People:
             await self._backend.commit(
                 self._users.put(user.metadata.name, stored, if_revision=0, ttl=left),
                 given,
+                self._since_now(user.metadata.name),
                 *revoked,
             )
         except Conflict:
@@ -132,7 +136,7 @@ class People:
         stored = evolve(user, metadata=evolve(user.metadata, revision=0))
         more: list[Put | Delete] = await self._revoke_change(before, stored)
         if before is None:
-            more.append(self._passwords.removal(name))
+            more += [self._passwords.removal(name), self._since_now(name)]
         elif await self._is_administrator(before):
             more += await self._keep_one(lambda d: _with(d, "users", name, stored), force)
         change = self._users.put(name, stored, revision, self._left(user.metadata))
@@ -169,6 +173,14 @@ class People:
             )
         except Conflict:
             raise _changed("user", name) from None
+
+    def _since_now(self, name: str) -> Put:
+        return Put(SINCE + name, format_time(self._now()).encode())
+
+    async def since(self, name: str) -> datetime:
+        """Return when the user who has this name now was created; long ago if nobody knows."""
+        kept = await self._backend.get(SINCE + name)
+        return LONG_AGO if kept is None else parse_time(kept.value.decode())
 
     # -- what they lose ---------------------------------------------------------------
     async def issue_time(self, name: str) -> datetime:

@@ -106,6 +106,30 @@ def test_ones_own_recordings_are_visible(world: World) -> None:
         world.do(table.GET_CHUNK, records.GetChunk(other.id, 0), alice)
 
 
+def test_what_somebody_left_is_not_their_namesakes(world: World) -> None:
+    """Who gets a removed user's name sees neither their recordings nor their sessions (attack)."""
+    world.add_user("alice", "access")
+    theirs = Tape(world, "alice")
+    theirs.upload(0)
+    world.do(table.DELETE_USER, people.DeleteUser("alice"))
+    world.clock.advance(60)
+    world.add_user("alice", "access")
+    mine = Tape(world, "alice")
+    alice = world.user("alice", "access")
+    rows = world.do(table.LIST_RECORDINGS, people.Paged(), alice).items
+    assert [row.id for row in rows] == [mine.id]
+    world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), mine.host)
+    sessions = world.do(table.LIST_SESSIONS, people.Paged(), alice).items
+    assert [session.id for session in sessions] == [mine.id]
+    for operation, request in (
+        (table.GET_RECORDING, members.ById(theirs.id)),
+        (table.GET_CHUNK, records.GetChunk(theirs.id, 0)),
+    ):
+        with pytest.raises(AccessDenied, match="who was here before"):
+            world.do(operation, request, alice)
+    world.do(table.GET_RECORDING, members.ById(mine.id), alice)
+
+
 def test_recordings_are_listed_newest_first_in_pages(world: World) -> None:
     """A page goes on where the last one ended."""
     tapes = []
