@@ -29,7 +29,7 @@ from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
 from tele.admission.turns import Turns
 from tele.auth.guessing import Guard, Verdict
 from tele.auth.shelf import Shelf
-from tele.errors import InvalidInput, NotFound, Unavailable
+from tele.errors import Conflict, InvalidInput, NotFound, Unavailable
 from tele.interfaces import Delete, IBackend, Put
 from tele.model.resources import NAME_PATTERN
 
@@ -144,10 +144,32 @@ class Passwords:
 
     async def replacement(self, user: str, password: str) -> Put:
         """Return the change that gives ``user`` a password; failures before are forgotten."""
+        return self._shelf.put(user, await self._made(user, password))
+
+    async def mark(self, user: str) -> str:
+        """Return what tells the password that ``user`` has now from any other one."""
+        kept = await self._shelf.get(user)
+        return "" if kept is None else kept.value.hash
+
+    async def change(self, user: str, mark: str, password: str) -> None:
+        """Give ``user`` a password in place of the one that has this mark.
+
+        Raises :class:`Conflict` if they have another one by now: they may be somebody else.
+        """
+        made = await self._made(user, password)
+
+        def changed(present: StoredPassword | None) -> StoredPassword:
+            if present is None or present.hash != mark:
+                raise Conflict("the password was changed by somebody else meanwhile")
+            return made
+
+        await self._shelf.change(user, changed)
+
+    async def _made(self, user: str, password: str) -> StoredPassword:
         if not SHORTEST <= len(password) <= LONGEST:
             raise InvalidInput(f"a password has {SHORTEST} to {LONGEST} characters")
         hashed = await self._work(_SETTING, user, _always, self._hasher.hash, password)
-        return self._shelf.put(user, StoredPassword(hashed))
+        return StoredPassword(hashed)
 
     def removal(self, user: str) -> Delete:
         """Return the change that takes the password of ``user`` away."""

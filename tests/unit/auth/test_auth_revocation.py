@@ -502,3 +502,19 @@ def test_ones_own_password_is_changed_by_who_knows_it(world: World) -> None:
     world.login(password="battery staple")
     assert {e.ok for e in world.events("user.password")} == {True, False}
     assert "battery" not in repr(world.events("user.password"))
+
+
+def test_a_change_under_way_does_not_reach_a_namesake(world: World) -> None:
+    """Who changes their password while they are removed does not set the next alice's (attack)."""
+    world.add_user("alice", "access")
+    passwords = world.parts.passwords
+    mark = result(passwords.mark("alice"))
+    world.do(table.DELETE_USER, people.DeleteUser("alice"))
+    with pytest.raises(Conflict):
+        result(passwords.change("alice", mark, "battery staple"))
+    world.add_user("alice", "access", password="another one's")
+    with pytest.raises(Conflict):
+        result(passwords.change("alice", mark, "battery staple"))
+    with pytest.raises(AccessDenied):
+        world.login(password="battery staple")
+    world.login(password="another one's")
