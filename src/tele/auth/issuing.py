@@ -162,15 +162,15 @@ class Issuer:
         role: HostRole,
         keys: PublicKeys,
         addresses: Sequence[str],
-        not_before: datetime | None = None,
+        issued: datetime | None = None,
         lifetime: timedelta = HOST_LIFETIME,
     ) -> Certificates:
         """Issue both certificates of a host. ``addresses`` are hosts without a port.
 
-        They say that they were issued at ``not_before`` at the earliest.
+        They say that they were issued at ``issued``, or now.
         """
         authority = self._authorities[AuthorityKind.HOST]
-        now = self._now() if not_before is None else max(self._now(), not_before)
+        now = self._now() if issued is None else issued
         request = HostCertificateRequest(
             host_id, name, self._cluster, role, tuple(addresses), lifetime
         )

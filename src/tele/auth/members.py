@@ -9,7 +9,9 @@ Invariants:
   certificates. What one host has no other gets, unless a token lets it replace that host.
 * A host that lives is never replaced. For a while after auth has started, every host counts as
   alive: it may be on its way back.
-* What a removed or replaced host was given is revoked in the commit that removes it.
+* What a removed or replaced host was given is revoked in the commit that removes it, whatever
+  the clock said when it was issued. A host that renews at that moment is either removed with what
+  it gets, or gets nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Final
 from attrs import Factory, evolve, frozen
 
 from tele.auth.presence import Hosts
-from tele.auth.shelf import Shelf
+from tele.auth.shelf import Kept, Shelf
 from tele.auth.state import REVOKED_HOSTS
 from tele.certs.issue import HOST_LIFETIME
 from tele.errors import AccessDenied, Conflict, NotFound, Unavailable, quoted
@@ -51,7 +53,8 @@ class Member:
 
     ``labels`` and ``addresses`` are those that its token gave, ``source`` is the address that it
     calls from, if its certificates are for that, too. ``expires`` is the end of its last
-    certificate; those that were issued before ``since`` are of a host that it replaced.
+    certificate, ``issued`` the latest time at which one was issued; those that were issued before
+    ``since`` are of a host that it replaced.
     """
 
     host_id: str
@@ -61,6 +64,7 @@ class Member:
     joined: datetime
     expires: datetime
     since: datetime = EARLIEST
+    issued: datetime = EARLIEST
     labels: Mapping[str, str] = Factory(dict)
     addresses: tuple[str, ...] = ()
     source: str = ""
@@ -83,6 +87,8 @@ class Members:
         self._members = Shelf(backend, MEMBERS, Member)
         self._names = Shelf(backend, NAMES, NameHolder)
         self._revoked = Shelf(backend, REVOKED_HOSTS, HostRevocation)
+        #: Ids of hosts that are being removed: they cannot put that off by renewing all the time.
+        self._leaving: set[str] = set()
 
     # -- who is one -------------------------------------------------------------------
     async def find(self, role: HostRole, host_id: str) -> Member | None:
@@ -124,34 +130,49 @@ class Members:
         """
         before = await self._members.get(_key(member.role, member.host_id))
         changes: dict[str, Put | Delete] = {}
-        replaced: dict[str, Member] = {}
+        held: dict[str, Put | Delete] = {}
+        replaced: dict[str, Kept[Member]] = {}
         if before is not None:
             self._check_not_alive(before.value, f"the host id {member.host_id}", now)
-            replaced[_key(member.role, member.host_id)] = before.value
+            replaced[before.name] = before
         # Whoever takes a name over ends all that its holder was, not the name alone.
         for name in _names_of(member):
-            other = await self._other(name, member)
+            hold, other = await self._hold(name, member)
+            held.update(_by_key(hold))
             if other is None:
                 continue
-            self._check_not_alive(other, f"the name {name}", now)
+            self._check_not_alive(other.value, f"the name {name}", now)
             if name not in {each.lower() for each in replaces}:
-                raise _taken(name, other)
-            replaced[_key(other.role, other.host_id)] = other
+                raise _taken(name, other.value)
+            replaced[other.name] = other
         for gone in replaced.values():
             changes.update(await self._removal(gone, now))
-        stored = evolve(member, since=revoked_before(now)) if before is not None else member
-        revision = 0 if before is None else before.revision
+        stored, revision = member, 0
+        if before is not None:
+            since, revision = _revocation(before.value, now).before, before.revision
+            stored = evolve(member, since=since, issued=max(member.issued, since))
         changes.update(_by_key(self._put(stored, revision)))
-        for name in _names_of(stored):
-            changes.update(_by_key(await self._hold(name, stored)))
+        changes.update(held)
         try:
             await self._backend.commit(*changes.values(), *more)
         except Conflict as conflict:
             raise Overtaken(str(conflict)) from None
-        return stored, tuple(replaced.values())
+        return stored, tuple(gone.value for gone in replaced.values())
+
+    def lives(self, member: Member, now: datetime) -> bool:
+        """Whether a host that has a good certificate is there, or may be on its way back."""
+        heard = self._hosts.is_online(member.role, member.host_id)
+        new = now - member.joined < OFFLINE_AFTER
+        return now < member.expires and (heard or new or now < self._hosts.settled_at)
 
     async def renew(
-        self, member: Member, name: str, key: str, expires: datetime, source: str
+        self,
+        member: Member,
+        name: str,
+        key: str,
+        issued: datetime,
+        expires: datetime,
+        source: str,
     ) -> Member:
         """Note that ``member`` gets certificates for ``name`` and the address ``source``.
 
@@ -162,16 +183,19 @@ class Members:
             if before is None or before.value.joined != member.joined:
                 raise AccessDenied("removed or replaced meanwhile; join again", "removed")
             renewed = evolve(
-                before.value, name=name, ssh_public_key=key, expires=expires, source=source
-            )
+                before.value, name=name, ssh_public_key=key, expires=expires, source=source,
+                issued=max(before.value.issued, issued),
+            )  # fmt: skip
             changes: dict[str, Put | Delete] = _by_key(self._put(renewed, before.revision))
             for old in set(_names_of(before.value)) - set(_names_of(renewed)):
                 changes.update(_by_key(*await self._release(old, renewed)))
             for each in _names_of(renewed):
-                other = await self._other(each, renewed)
+                hold, other = await self._hold(each, renewed)
                 if other is not None:
-                    raise _taken(each, other)
-                changes.update(_by_key(await self._hold(each, renewed)))
+                    raise _taken(each, other.value)
+                changes.update(_by_key(hold))
+            if member.host_id in self._leaving:
+                raise Unavailable(f"{member.role.value} {member.name} is being removed")
             try:
                 await self._backend.commit(*changes.values())
             except Conflict:
@@ -184,22 +208,43 @@ class Members:
 
         Raises :class:`NotFound`.
         """
-        found = [await self.find(role, wanted) for role in HostRole]
+        leaving: set[str] = set()
+        try:
+            for _ in range(ATTEMPTS):
+                changes, gone = await self._removals(wanted, now)
+                if not changes:
+                    raise NotFound(f"no such node: {quoted(wanted)}; tele nodes ls shows the nodes")
+                leaving.update(member.host_id for member in gone)
+                self._leaving |= leaving
+                try:
+                    await self._backend.commit(*changes.values())
+                except Conflict:
+                    continue  # it renewed at this moment: that goes, too
+                return gone
+        finally:
+            self._leaving -= leaving
+        raise Conflict(f"{quoted(wanted)} changes too often; try again")
+
+    async def _removals(
+        self, wanted: str, now: datetime
+    ) -> tuple[dict[str, Put | Delete], tuple[Member, ...]]:
+        """Return the changes that end the memberships which ``wanted`` means, and whose they are.
+
+        None of them is made if any of these members has changed meanwhile.
+        """
+        found = [await self._members.get(_key(role, wanted)) for role in HostRole]
         holder = await self._names.get(wanted.lower())
         if not any(found) and holder is not None:
-            found = [await self.find(holder.value.role, holder.value.host_id)]
-        gone = tuple(member for member in found if member is not None)
+            found = [await self._members.get(_key(holder.value.role, holder.value.host_id))]
+        gone = tuple(kept for kept in found if kept is not None)
         changes: dict[str, Put | Delete] = {}
-        for member in gone:
-            changes.update(await self._removal(member, now))
+        for kept in gone:
+            changes.update(await self._removal(kept, now))
         # Its membership may have run out, and its last word may be there still.
         silent = [role for role in HostRole if self._hosts.known(role, wanted)]
         for role in silent:
             changes.update(_by_key(self._hosts.forgotten(role, wanted)))
-        if not changes:
-            raise NotFound(f"no such node: {quoted(wanted)}; tele nodes ls shows the nodes")
-        await self._backend.commit(*changes.values())
-        return gone
+        return changes, tuple(kept.value for kept in gone)
 
     # -- names and addresses ----------------------------------------------------------
     async def source_of(self, member: Member, claimed: Collection[str], caller: str) -> str:
@@ -242,13 +287,13 @@ class Members:
                 f" it first: tele nodes rm {member.host_id}"
             )
 
-    async def _removal(self, member: Member, now: datetime) -> dict[str, Put | Delete]:
-        """Return the changes that end a membership, by key."""
-        key = _key(member.role, member.host_id)
-        revocation = HostRevocation(member.host_id, member.role, member.name, revoked_before(now))
+    async def _removal(self, kept: Kept[Member], now: datetime) -> dict[str, Put | Delete]:
+        """Return the changes that end a membership as it is now, by key."""
+        member = kept.value
+        revocation = _revocation(member, now)
         changes: list[Put | Delete] = [
-            self._members.delete(key),
-            self._revoked.put(key, revocation, ttl=REVOKED_FOR),
+            self._members.delete(kept.name, kept.revision),
+            self._revoked.put(kept.name, revocation, ttl=revocation.before - now + REVOKED_FOR),
             self._hosts.forgotten(member.role, member.host_id),
         ]
         for name in _names_of(member):
@@ -267,12 +312,19 @@ class Members:
             return None
         return await self.find(holder.value.role, holder.value.host_id)
 
-    async def _hold(self, name: str, member: Member) -> Put:
+    async def _hold(self, name: str, member: Member) -> tuple[Put, Kept[Member] | None]:
+        """Return the change that gives a name or an address to ``member``, and whose it is now.
+
+        Nobody else has got it when that change can be made: both are of one look.
+        """
         holder = await self._names.get(name.lower())
         held = NameHolder(member.role, member.host_id)
         revision = 0 if holder is None else holder.revision
         ttl = HOST_LIFETIME + REJOIN_LIMIT + timedelta(days=1)
-        return self._names.put(name.lower(), held, revision, ttl)
+        other = None
+        if holder is not None and not _is(holder.value, member):
+            other = await self._members.get(_key(holder.value.role, holder.value.host_id))
+        return self._names.put(name.lower(), held, revision, ttl), other
 
     async def _release(self, name: str, member: Member) -> list[Put | Delete]:
         """Give up a name, if it is the member's own."""
@@ -310,6 +362,12 @@ def _names_of(member: Member) -> tuple[str, ...]:
 def addresses_of(member: Member) -> tuple[str, ...]:
     """Return the addresses that the certificates of ``member`` are for."""
     return tuple(dict.fromkeys(each for each in (*member.addresses, member.source) if each))
+
+
+def _revocation(member: Member, now: datetime) -> HostRevocation:
+    """Return what voids all that was issued to ``member``: the clock may have been set back."""
+    before = revoked_before(max(now, member.issued))
+    return HostRevocation(member.host_id, member.role, member.name, before)
 
 
 def _is(holder: NameHolder, member: Member) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from auth_world import HOST_ID, OTHER_ID, PROXY_ID, World, result
-from tele.auth.members import REJOIN_LIMIT
+from tele.auth.members import NAMES, REJOIN_LIMIT
 from tele.auth.presence import RETURN_TIME, Hosts
 from tele.auth.shelf import Shelf
 from tele.certs.certificate import parse_certificate
@@ -17,6 +18,7 @@ from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.rejoin import sign_rejoin
 from tele.certs.x509 import TlsKey
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, Unavailable
+from tele.interfaces import Delete
 from tele.loop import now
 from tele.model.api import members, people, records, table
 from tele.model.codec import decode
@@ -34,6 +36,11 @@ def keys() -> members.PublicKeys:
 
 def principals(certificates: Any) -> tuple[str, ...]:
     return parse_certificate(parse_line(certificates.ssh)).principals
+
+
+def issued(certificates: Any) -> int:
+    """When a certificate says that it was issued."""
+    return parse_certificate(parse_line(certificates.ssh)).valid_after + 60
 
 
 def live(world: World, host_id: str = HOST_ID, name: str = "web1", *addresses: str) -> None:
@@ -123,10 +130,6 @@ def test_what_replaces_a_host_is_not_revoked_with_it(world: World) -> None:
     new = world.join(world.token(host_id=HOST_ID))
     (revoked,) = world.parts.state.revoked_hosts.values()
     assert revoked.host_id == HOST_ID
-
-    def issued(certificates: Any) -> Any:
-        return parse_certificate(parse_line(certificates.ssh)).valid_after + 60
-
     assert issued(old) < revoked.before.timestamp() <= issued(new)
     assert world.parts.state.present.revoked_hosts == (revoked,)
 
@@ -196,6 +199,7 @@ def test_nobody_comes_back_by_another_key(world: World) -> None:
 def test_a_removed_or_locked_host_does_not_come_back_by_its_key(world: World) -> None:
     """Removal and locks hold for proofs, too (attack)."""
     world.join(world.token())
+    world.clock.advance(SETTLED)
     key = world.joined[HOST_ID][1]
     lock = Lock(Metadata("stolen"), LockSpec(LockTarget(host_id=HOST_ID)))
     put = world.backend.commit
@@ -216,9 +220,41 @@ def test_the_key_of_before_is_worth_nothing(world: World) -> None:
     old, new = world.joined[HOST_ID][1], PrivateKey.generate()
     made = members.PublicKeys(new.public.line, TlsKey.generate().public_pem)
     world.do(table.RENEW, members.RenewRequest("web1", made), world.host())
+    world.clock.advance(SETTLED)
     with pytest.raises(AccessDenied):
         rejoin(world, old)
     assert rejoin(world, new)
+
+
+def test_who_has_an_old_disk_does_not_come_back_beside_the_host(world: World) -> None:
+    """An old copy of a host's disk gives no certificate while the host itself lives, or may be on
+    its way back to an auth that has just started (attack).
+    """
+    world.join(world.token())
+    key = world.joined[HOST_ID][1]
+    with pytest.raises(Unavailable, match="does not come back twice"):
+        rejoin(world, key)
+    world.clock.advance(SETTLED)
+    live(world)
+    with pytest.raises(Unavailable, match="does not come back twice"):
+        rejoin(world, key)
+    world.clock.advance(SILENT)
+    result(world.parts.hosts.stop())
+    result(world.parts.hosts.start())
+    with pytest.raises(Unavailable, match="auth has just started"):
+        rejoin(world, key)
+    assert world.events("node.rejoin") == []
+    world.clock.advance(SETTLED)
+    assert rejoin(world, key)
+
+
+def test_who_has_just_lost_its_certificate_need_not_wait(world: World) -> None:
+    """A host whose certificate has expired comes back at once, however lately it was heard."""
+    world.join(world.token())
+    world.clock.advance(HOST_LIFETIME.total_seconds() - 1)
+    live(world)
+    world.clock.advance(1)
+    assert rejoin(world, world.joined[HOST_ID][1])
 
 
 # -- names ------------------------------------------------------------------------------
@@ -314,6 +350,36 @@ def test_after_a_start_of_auth_no_name_is_free(world: World) -> None:
     result(hosts.stop())
 
 
+def meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch, prefix: str, work: Callable[[], Any]
+) -> None:
+    """Do ``work`` once, just after the next look at a key with ``prefix``."""
+    get = world.backend.get
+
+    def looked(key: str) -> Any:
+        found = get(key)
+        if key.startswith(prefix):
+            monkeypatch.setattr(world.backend, "get", get)
+            work()
+        return found
+
+    monkeypatch.setattr(world.backend, "get", looked)
+
+
+def test_a_name_is_not_taken_between_two_looks(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that takes a name while another one does gets it, or is refused: never both."""
+    world.join(world.token())
+    other = world.token()
+    meanwhile(world, monkeypatch, f"{NAMES}db1", lambda: world.join(other, OTHER_ID, name="db1"))
+    with pytest.raises(Conflict, match="the name db1 is that of"):
+        world.do(table.RENEW, members.RenewRequest("db1", keys()), world.host())
+    holder = result(world.parts.members.named("db1"))
+    assert holder is not None
+    assert holder.host_id == OTHER_ID
+
+
 def test_a_name_is_free_when_its_host_is_removed(world: World) -> None:
     """Removal, by id or by name, frees the name at once and is on record."""
     world.join(world.token(), name="db1")
@@ -358,6 +424,54 @@ def test_what_a_removed_host_has_is_revoked(world: World) -> None:
 
 
 # -- addresses --------------------------------------------------------------------------
+def test_what_is_renewed_while_a_host_is_removed_is_revoked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that renews at the moment of its removal has no certificate that counts (attack)."""
+    world.join(world.token())
+    got: list[Any] = []
+
+    def renew() -> None:
+        world.clock.advance(2)
+        got.append(world.do(table.RENEW, members.RenewRequest("web1", keys()), world.host()))
+
+    meanwhile(world, monkeypatch, NAMES, renew)
+    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    (revoked,) = world.parts.state.revoked_hosts.values()
+    assert issued(got[0]) < revoked.before.timestamp()
+    with pytest.raises(AccessDenied):
+        world.do(table.RENEW, members.RenewRequest("web1", keys()), world.host())
+
+
+def test_a_host_does_not_put_off_its_removal(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often a host renews, it is removed (attack)."""
+    world.join(world.token())
+    commit = world.backend.commit
+    refused: list[str] = []
+
+    def committed(*changes: Any) -> Any:
+        if any(isinstance(change, Delete) for change in changes) and not refused:
+            try:
+                world.do(table.RENEW, members.RenewRequest("web1", keys()), world.host())
+            except Unavailable as error:
+                refused.append(str(error))
+        return commit(*changes)
+
+    monkeypatch.setattr(world.backend, "commit", committed)
+    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    assert refused == ["node web1 is being removed"]
+    assert result(world.parts.members.find(HostRole.NODE, HOST_ID)) is None
+
+
+def test_a_clock_that_was_set_back_revokes_what_was_issued_before(world: World) -> None:
+    """What auth issued while its clock was ahead is revoked with the host, too."""
+    certificates = world.join(world.token())
+    world.clock.rightNow -= 3600
+    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    (revoked,) = world.parts.state.revoked_hosts.values()
+    assert issued(certificates) < revoked.before.timestamp()
+
+
 def test_an_address_is_tied_to_its_host(world: World) -> None:
     """A certificate is for the address that the host calls from, and no other that it claims."""
     claimed = ("192.0.2.9:3022", "10.0.0.7:3022", "web1.example.com:3022", "db1:22", "db1")
@@ -394,6 +508,7 @@ def test_a_token_gives_addresses(world: World) -> None:
         world.join(token, OTHER_ID)
     with pytest.raises(Conflict):
         world.join(world.token(), OTHER_ID, name="web1.example.com")
+    world.clock.advance(SETTLED)
     again = rejoin(world, world.joined[HOST_ID][1])
     renewed = world.do(table.RENEW, members.RenewRequest("web1", keys()), world.host())
     for certificates in (again, renewed):

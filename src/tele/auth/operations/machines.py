@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
+from datetime import datetime
 from typing import Final
 
 from attrs import evolve
@@ -118,7 +119,7 @@ class Machines:
             raise InvalidInput(f"{quoted(request.name)} is a proxy's name; choose another one")
         admitting = self._joining.run(self._admit, request, caller, claimed)
         member, replaced = await admitting
-        certificates = self._issue(member, request.keys)
+        certificates = self._issue(member, request.keys, member.issued)
         await self._journal.emit(
             "node.join",
             Caller(None, caller.remote_addr),
@@ -143,7 +144,8 @@ class Machines:
             moment = now(self._clock)
             member = Member(
                 token.host_id or self._new_id(), request.role, request.name, request.keys.ssh,
-                moment, moment + HOST_LIFETIME, labels=token.labels, addresses=token.addresses,
+                moment, moment + HOST_LIFETIME, issued=moment, labels=token.labels,
+                addresses=token.addresses,
             )  # fmt: skip
             source = await self._members.source_of(member, claimed, host_of(caller.seen_addr))
             member = evolve(member, source=source)
@@ -153,10 +155,10 @@ class Machines:
                 continue
         raise Unavailable("too many hosts join at this moment; try again")
 
-    def _issue(self, member: Member, keys: PublicKeys) -> Certificates:
+    def _issue(self, member: Member, keys: PublicKeys, issued: datetime) -> Certificates:
         addresses = addresses_of(member)
         return self._issuer.host(
-            member.host_id, member.name, member.role, keys, addresses, member.since, HOST_LIFETIME
+            member.host_id, member.name, member.role, keys, addresses, issued, HOST_LIFETIME
         )
 
     async def rejoin(self, request: api.RejoinRequest, caller: Caller) -> Certificates:
@@ -166,12 +168,15 @@ class Machines:
         locked = self._state.policy.locks_host(member.host_id, now(self._clock))
         if locked is not None:
             raise AccessDenied(locked.message, locked.reason.value)
-        expires = now(self._clock) + HOST_LIFETIME
+        if self._members.lives(member, now(self._clock)):
+            # Somebody has an old copy of its disk, perhaps.
+            raise Unavailable(
+                f"{member.role.value} {member.name} ({member.host_id}) has a good certificate and"
+                " is online, or auth has just started and waits for it: it does not come back"
+                " twice; try again when it is offline"
+            )
         before = member.expires
-        member = await self._members.renew(
-            member, member.name, request.keys.ssh, expires, member.source
-        )
-        certificates = self._issue(member, request.keys)
+        member, certificates = await self._renew(member, member.name, request.keys, member.source)
         await self._journal.emit(
             "node.rejoin",
             Caller(None, caller.remote_addr),
@@ -219,15 +224,21 @@ class Machines:
             raise InvalidInput(f"{quoted(request.name)} is a proxy's name; choose another one")
         claimed = _addresses(request.addresses, caller)
         source = await self._members.source_of(member, claimed, host_of(caller.seen_addr))
-        renewed = await self._members.renew(
-            member, request.name, request.keys.ssh, now(self._clock) + HOST_LIFETIME, source
-        )
-        certificates = self._issue(renewed, request.keys)
+        _, certificates = await self._renew(member, request.name, request.keys, source)
         renamed = {"renamed_from": member.name} if member.name != request.name else {}
         await self._journal.emit(
             "cert.issue", caller, kind="host", role=host.role.value, name=request.name, **renamed
         )
         return certificates
+
+    async def _renew(
+        self, member: Member, name: str, keys: PublicKeys, source: str
+    ) -> tuple[Member, Certificates]:
+        """Note what ``member`` gets, and issue that and nothing later: it may be removed now."""
+        issued = max(now(self._clock), member.since)
+        expires = issued + HOST_LIFETIME
+        renewed = await self._members.renew(member, name, keys.ssh, issued, expires, source)
+        return renewed, self._issue(renewed, keys, issued)
 
     async def announce(self, request: Presence, caller: Caller) -> api.Announced:
         """A member lives."""
