@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from attrs import define, evolve, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
@@ -20,6 +20,7 @@ from tele.membership.identity import HostKeyPair
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
 from tele.membership.store import DirectoryStore, MemberStore, MemoryStore
+from tele.model.api.table import ANNOUNCE
 from tele.model.event import Event
 from tele.model.identity import HostRole
 from tele.model.presence import Presence
@@ -421,6 +422,30 @@ def test_bound_labels(world: World) -> None:
     world.stop(member)
     world.auth.leave()
     assert world.start().bound_labels == {"env": "prod"}
+
+
+def test_who_has_just_joined_waits_for_its_labels(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new host does not serve before it knows the labels that roles are denied by, for example
+    while auth cannot take its first announcement.
+    """
+    world.auth.bound = {"env": "prod"}
+    perform = PretendedAuth.perform
+
+    def full(self: PretendedAuth, operation: Any, request: Any) -> Any:
+        if operation is ANNOUNCE:
+            return fail(Unavailable("the disk is full"))
+        return perform(self, operation, request)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PretendedAuth, "perform", full)
+        member = world.start()
+        assert member.state == world.auth.state
+        assert result(member.ready()) == "nothing yet"
+    world.clock.advance(30)
+    assert member.bound_labels == {"env": "prod"}
+    assert result(member.ready()) is None
 
 
 def test_state_changes(world: World) -> None:

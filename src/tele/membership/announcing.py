@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from tele.errors import TeleError
+from tele.https.blocking import split_address
 from tele.loop import backoff
 from tele.membership.bell import Bell
 from tele.membership.calls import Calls, pause_after
@@ -21,6 +22,8 @@ from tele.model.presence import ANNOUNCE_PERIOD, Presence
 
 #: Changes that come together (labels of several commands) are announced together.
 SOON: Final = 1.0
+#: Addresses that mean any or this machine make no principal.
+_NOBODYS: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared, not bound
 
 
 class Announcer:
@@ -72,3 +75,9 @@ class Announcer:
                 pause = period * (0.9 + 0.1 * self._dice())
                 failures = 0
             await self._bell.wait(pause)
+
+
+def hosts_of(said: Presence) -> tuple[str, ...]:
+    """Return the hosts of the addresses that are announced: for the certificates."""
+    hosts = (split_address(address)[0] for address in said.addresses)
+    return tuple(dict.fromkeys(host for host in hosts if host not in _NOBODYS))

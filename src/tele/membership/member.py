@@ -24,11 +24,10 @@ from twisted.python.failure import Failure
 
 from tele.conch.client import ClientIdentity, MemberVerifier
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unavailable
-from tele.https.blocking import split_address
 from tele.https.first_contact import server_name
 from tele.interfaces import IAuthority
 from tele.loop import backoff, make_logger, now
-from tele.membership.announcing import Announcer
+from tele.membership.announcing import Announcer, hosts_of
 from tele.membership.bell import Bell
 from tele.membership.calls import Calls, pause_after
 from tele.membership.events import EventSender
@@ -52,8 +51,6 @@ RENEW_JITTER: Final = 0.05
 RETURN_SECONDS: Final = 15.0
 #: Timers are not trusted over a suspended machine: look at the time at least so often.
 LOOK_AGAIN: Final = 600.0
-#: Addresses that mean any or this machine make no principal.
-_NOBODYS: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared, not bound
 
 _log: Final = make_logger(__name__)
 
@@ -95,6 +92,8 @@ class Member(Service):
         #: The token that was used last, or that was there when we were removed.
         self._spent: str | None = None
         self._joining = False
+        #: Whether auth has said which labels are bound to this host, in this run or before.
+        self._labelled = store.identity is not None
         self._policy: tuple[ClusterState, Policy] | None = None
         #: Why auth does not take us for a member, as it said last.
         self._expelled = ""
@@ -210,7 +209,9 @@ class Member(Service):
         self._observers.append(observer)
 
     def ready(self) -> Deferred[None]:
-        """Fires when there are an identity and a state; fails when there never will be."""
+        """Fires when there are an identity, a state, and for a host that has just joined the labels
+        that are bound to it: it decides by all three. Fails when there never will be.
+        """
         waiting: Deferred[None] = Deferred()
         self._waiting.append(waiting)
         self._settle()
@@ -249,7 +250,8 @@ class Member(Service):
         loop.addBoth(ended)
 
     def _settle(self) -> None:
-        if self._fatal is None and (self._authority is None or self._store.state is None):
+        told = self._store.state is not None and self._labelled
+        if self._fatal is None and (self._authority is None or not told):
             return
         waiting, self._waiting = self._waiting, []
         for each in waiting:
@@ -361,7 +363,7 @@ class Member(Service):
 
     def _applicant(self) -> Applicant:
         said = self._presence()
-        return Applicant(said.name, said.role, _hosts(said))
+        return Applicant(said.name, said.role, hosts_of(said))
 
     async def _renew(self) -> None:
         failures = 0
@@ -396,13 +398,13 @@ class Member(Service):
         """
         said = self._presence()
         identity = self.identity
-        wanted = frozenset(_hosts(said)) if said.role is HostRole.NODE else frozenset()
+        wanted = frozenset(hosts_of(said)) if said.role is HostRole.NODE else frozenset()
         missing = wanted - set(identity.ssh_certificate.principals)
         return said.name != identity.host.name or (bool(missing) and wanted != self._asked)
 
     async def _renew_once(self, old: MemberIdentity) -> None:
         said = self._presence()
-        request = RenewRequest(said.name, old.keys.public, _hosts(said))
+        request = RenewRequest(said.name, old.keys.public, hosts_of(said))
         certificates = await self._calls.perform("renew", RENEW, request)
         self._asked = frozenset(request.addresses)
         new = assemble(old.keys, certificates, old.host.role, old.host.host_id)
@@ -415,9 +417,11 @@ class Member(Service):
         await Bell(self._reactor).wait(seconds)
 
     def _announced(self, answer: Announced) -> None:
+        self._labelled = True
         if dict(answer.labels) != dict(self._store.bound):
             self._store.keep_bound(answer.labels)
             self._changed()
+        self._settle()
 
     # -- the cluster's state ----------------------------------------------------------
     async def _follow(self) -> None:
@@ -490,9 +494,3 @@ class Member(Service):
             self._store.keep_state(state)
             self._changed()
         self._settle()
-
-
-def _hosts(said: Presence) -> tuple[str, ...]:
-    """Return the hosts of the addresses that are announced: for the certificates."""
-    hosts = (split_address(address)[0] for address in said.addresses)
-    return tuple(dict.fromkeys(host for host in hosts if host not in _NOBODYS))

@@ -14,6 +14,7 @@ Laws of this file:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 from weakref import WeakSet
@@ -77,9 +78,12 @@ class Ways:
         #: that have none any more.
         self._direct: dict[str, WeakSet[StreamEnd]] = {}
         self._direct_after_look = 0
+        #: How often nodes were removed: who is dialled meanwhile is not reached.
+        self._removals: Counter[str] = Counter()
 
     def end_host(self, host_id: str) -> None:
-        """End all connections to a node's own addresses: it was removed."""
+        """End all connections to a node's own addresses, those that begin too: it was removed."""
+        self._removals[host_id] += 1
         for stream in self._direct.pop(host_id, ()):
             if not stream.lost:
                 stream.transport.abortConnection()
@@ -168,6 +172,7 @@ class Ways:
 
     async def _dial(self, address: str, visitor: Visitor, host: Host) -> StreamEnd:
         endpoint = self._dial_node(host.id, address)
+        removals = self._removals[host.id]
         try:
             stream = await dial_server(endpoint, self._vouch(visitor))
         except CancelledError:
@@ -175,6 +180,9 @@ class Ways:
         except Exception:
             self._avoid(host, address)
             raise Unreachable(f"node {host.name} does not answer at {address}") from None
+        if self._removals[host.id] != removals:
+            stream.transport.abortConnection()
+            raise Unreachable(f"node {host.name} was removed from the cluster")
         self._avoided.get(host.id, {}).pop(address, None)
         if len(self._direct) > 2 * self._direct_after_look + 16:
             self._direct = {i: streams for i, streams in self._direct.items() if streams}

@@ -191,6 +191,23 @@ def test_what_an_ssh_server_says_first_reaches_the_visitor() -> None:
     assert ended[0]._early == [b"SSH-2.0-x\r\n"]
 
 
+def test_who_is_removed_while_it_is_dialled_gets_no_visitor() -> None:
+    """A node that answers late enough to be removed meanwhile is not reached any more (attack)."""
+    world = World()
+    world.answers = "connected"
+    host = evolve(HOST, addresses=HOST.addresses[:1])
+    _, ended = world.visit(host)
+    world.ways.end_host(host.id)
+    world.dialled[0].protocol.dataReceived(b"SSH-2.0-x\r\n")
+    assert ended[0].check(Unreachable)
+    assert "was removed" in str(ended[0].value)
+    assert world.dialled[0].transport.aborted
+    assert not world.clock.getDelayedCalls()
+    _, ended = world.visit(host)  # another one joined with its id
+    world.dialled[1].protocol.dataReceived(b"SSH-2.0-x\r\n")
+    assert isinstance(ended[0], StreamEnd)
+
+
 def test_a_server_that_closes_is_no_way() -> None:
     """The next address is tried at once."""
     world = World()
