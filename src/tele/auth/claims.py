@@ -23,14 +23,14 @@ from tele.model.event import CODES, Event
 from tele.model.identity import HostIdentity, HostRole
 from tele.model.resources import NAME_PATTERN
 
-#: What hosts may report.
-HOST_EVENTS: Final = frozenset(
+#: What nodes may report.
+NODE_EVENTS: Final = frozenset(
     ("session.start", "session.end", "session.command", "session.disk", "session.network",
      "exec", "subsystem", "sftp", "forward", "forward.end", "agent", "agent.end", "auth.denied",
      "auth.refused")
 )  # fmt: skip
-#: What proxies may report besides.
-PROXY_EVENTS: Final = frozenset(("node.duplicate",))
+#: What proxies may report: nobody has a session there, or runs anything.
+PROXY_EVENTS: Final = frozenset(("auth.denied", "auth.refused", "session.end", "node.duplicate"))
 #: Those about people whom nobody let in: they may call themselves anything.
 OF_STRANGERS: Final = frozenset(("auth.denied", "auth.refused", "node.duplicate"))
 
@@ -53,9 +53,9 @@ _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 def problem(value: Event, host: HostIdentity, cluster: str) -> str:
     """Return why ``host`` cannot have seen this, or that it is out of bounds; or nothing."""
-    known = HOST_EVENTS | (PROXY_EVENTS if host.role is HostRole.PROXY else frozenset())
+    known = PROXY_EVENTS if host.role is HostRole.PROXY else NODE_EVENTS
     if value.event not in known or value.code != CODES[value.event]:
-        return f"{quoted(value.event)} is nothing that a host reports"
+        return f"{quoted(value.event)} is nothing that a {host.role.value} reports"
     if value.server_id != host.host_id or value.cluster != cluster:
         return "a host reports events of its own only"
     if not _EVENT_ID.fullmatch(value.id):

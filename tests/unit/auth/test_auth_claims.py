@@ -12,6 +12,7 @@ from attrs import evolve
 from auth_world import HOST_ID, OTHER_ID, PROXY_ID, Tape, World, result
 from tele.audit.chain import event
 from tele.auth import quotas, recordings
+from tele.auth.claims import NODE_EVENTS, PROXY_EVENTS
 from tele.auth.journal import ONES_BURST
 from tele.auth.quotas import Quota
 from tele.auth.recordings import COUNT_AGAIN
@@ -50,6 +51,19 @@ def test_who_and_when_is_auths_own_knowledge(world: World) -> None:
     assert len(world.do(table.LIST_EVENTS, since).items) == 1
     until = records.ListEvents(event="exec", until=now(world.clock))
     assert world.do(table.LIST_EVENTS, until).items == ()
+
+
+def test_a_proxy_reports_no_sessions(world: World) -> None:
+    """A proxy that was taken over makes up no sessions, commands or forwards of people (attack)."""
+    proxy = world.proxy()
+    for name in sorted(NODE_EVENTS - PROXY_EVENTS):
+        told = records.EmitEvents((made(world, name, server_id=PROXY_ID),))
+        with pytest.raises(InvalidInput, match="nothing that a proxy reports"):
+            world.do(table.EMIT_EVENTS, told, proxy)
+    for name in sorted(PROXY_EVENTS):
+        told = records.EmitEvents((made(world, name, server_id=PROXY_ID),))
+        world.do(table.EMIT_EVENTS, told, proxy)
+        assert "gate" in [kept.server_name for kept in world.events(name)]
 
 
 def test_what_auth_did_has_no_claim(world: World) -> None:
