@@ -179,6 +179,7 @@ ROWS: dict[str, list[str]] = {
         f"{acceptor.CONNECTIONS_LIMIT} connections of a node",
         f"{acceptor.STREAMS_LIMIT} streams to auth on one of them",
         f"{acceptor.STREAMS_PER_NODE} on all",
+        at_once(acceptor.STREAMS_BURST, acceptor.STREAMS_PER_SECOND),
         f"{seconds(visits.OPEN_SECONDS)} to open",
     ],
     "what refusals cause to be written": [

@@ -7,7 +7,7 @@ Laws of this file:
   is the node's to close, when its visitors have left; one of another run, while it is still
   alive, belongs to somebody with a copy of the node's keys: that is told, and it ends.
 * A node gets to auth, as it would over the proxy's port, and to nothing else; and it has only
-  so many connections at once, with a tunnel or without.
+  so many connections at once, with a tunnel or without, and begins only so many each second.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 
+from tele.conch.allowance import Allowance, Allowances
 from tele.conch.channel import Channel
 from tele.conch.refusals import RESOURCE_SHORTAGE
 from tele.conch.relay import RelayChannel, StreamEnd
@@ -40,6 +41,10 @@ log = make_logger(__name__)
 STREAMS_LIMIT: Final = 32
 #: The same over all connections of one node: an old tunnel and a new one.
 STREAMS_PER_NODE: Final = 64
+#: Streams to auth that one node may begin in one go, and how many more each second: each may cost
+#: auth a handshake, out of the share that all nodes behind this proxy have together.
+STREAMS_BURST: Final = 500
+STREAMS_PER_SECOND: Final = 10
 #: Connections of one node. An old one of a network that was cut lasts for a minute.
 CONNECTIONS_LIMIT: Final = 32
 #: A pair of machines with the same keys is told of once in so many seconds.
@@ -86,6 +91,10 @@ class Tunnels:
     _connections: Counter[str] = field(factory=Counter, init=False)
     _sources: Counter[str] = field(factory=Counter, init=False)
     _streams: Counter[str] = field(factory=Counter, init=False)
+    _begun: Allowances = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._begun = Allowances(lambda: Allowance(STREAMS_BURST, STREAMS_PER_SECOND))
 
     def enter(self, host: HostIdentity, source: str) -> None:
         """A node logs in from ``source``. Raises :class:`AccessDenied` if it does so too often."""
@@ -104,8 +113,12 @@ class Tunnels:
                 del counter[key]
 
     def stream_began(self, host: HostIdentity) -> bool:
-        """Count a stream of a node to auth; False: it has too many, on all its connections."""
+        """Count a stream of a node to auth; False: it has too many, on all its connections, or
+        begins them too often.
+        """
         if self._streams[host.host_id] >= STREAMS_PER_NODE:
+            return False
+        if not self._begun.take(host.host_id, self._clock.seconds()):
             return False
         self._streams[host.host_id] += 1
         return True
@@ -241,7 +254,7 @@ class AgentAvatar(ConchUser):
         self, remoteWindow: int, remoteMaxPacket: int, data: bytes, avatar: Any
     ) -> Deferred[RelayChannel]:
         if self._streams >= STREAMS_LIMIT or not self._tunnels.stream_began(self.host):
-            raise ConchError("too many streams to auth at once", RESOURCE_SHORTAGE)
+            raise ConchError("too many streams to auth; try again later", RESOURCE_SHORTAGE)
         self._streams += 1
         factory = Factory.forProtocol(StreamEnd)
         factory.noisy = False

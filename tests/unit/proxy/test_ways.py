@@ -20,7 +20,13 @@ from tele.model.presence import Host, Mode, Status
 from tele.proxy import ways as ways_module
 from tele.proxy.jump import read_target
 from tele.proxy.ways import IMPATIENT, Ways
-from tele.tunnel.acceptor import CONNECTIONS_LIMIT, AgentAvatar, Tunnels
+from tele.tunnel.acceptor import (
+    CONNECTIONS_LIMIT,
+    STREAMS_BURST,
+    STREAMS_PER_SECOND,
+    AgentAvatar,
+    Tunnels,
+)
 from tele.tunnel.visits import OPEN_SECONDS, pass_on
 from tele.tunnel.words import Visitor
 
@@ -254,6 +260,31 @@ def test_streams_of_a_node_are_counted_over_its_connections() -> None:
     avatars[0]._open_auth(0, 0, b"", avatars[0]).addErrback(lambda _: None)
     with pytest.raises(ConchError):
         avatars[3]._open_auth(0, 0, b"", avatars[3])
+
+
+def test_streams_of_a_node_have_a_rate() -> None:
+    """A node that begins streams to auth all the time uses up no other node's share (attack)."""
+    clock = Clock()
+    tunnels = Tunnels(clock, lambda: None, lambda old, new: None)
+    node = HostIdentity("n-1", "web1", "example", HostRole.NODE, HOST.last_seen)
+    other = HostIdentity("n-2", "web2", "example", HostRole.NODE, HOST.last_seen)
+    endpoint: Any = Dialled("auth", "refused")
+
+    def begin(host: HostIdentity) -> None:
+        avatar = AgentAvatar(host, ("192.0.2.1", 1), tunnels, lambda: endpoint)
+        avatar._open_auth(0, 0, b"", avatar).addErrback(lambda f: f.trap(ConnectError))
+        avatar.left()
+
+    for _ in range(STREAMS_BURST):
+        begin(node)
+    with pytest.raises(ConchError, match="too many streams"):
+        begin(node)
+    begin(other)
+    clock.advance(1)
+    for _ in range(STREAMS_PER_SECOND):
+        begin(node)
+    with pytest.raises(ConchError, match="too many streams"):
+        begin(node)
 
 
 def test_connections_of_a_node_are_counted() -> None:
