@@ -482,6 +482,37 @@ def test_a_removed_proxy_brings_nobody(cluster: SmallCluster) -> None:
     alice.transport.loseConnection()
 
 
+def test_a_removed_proxy_keeps_no_old_tunnel(cluster: SmallCluster) -> None:
+    """A tunnel that stays for its last visitor, since the node has new certificates, ends with its
+    proxy's removal like any other (attack).
+    """
+    first = cluster.proxy("proxy1")
+    node = cluster.tunnel_node(first)
+    wait_known(cluster, first, "nat1")
+    alice = as_alice(cluster, first)
+    stream = cluster.reactor.wait(ask_for(alice, "nat1"))
+    agents: Any = node.serving._agents
+    (old,) = agents._connections()
+    agents.renew()
+    cluster.reactor.until(lambda: not agents._old and agents.proxy_ids != ())
+    assert old not in agents._connections()
+    assert stream.transport.is_open
+    ended: list[bool] = []
+    lose = old.transport.loseConnection
+
+    def losing() -> None:
+        ended.append(True)
+        lose()
+
+    old.transport.loseConnection = losing
+    first.service._end_refused = lambda: None  # type: ignore[method-assign]
+    cluster.reactor.wait(cluster.admin.perform(DELETE_HOST, ById(first.member.host_id)))
+    cluster.reactor.until(lambda: bool(node.host.member.refuses(first.member.identity.host)))
+    assert ended
+    cluster.reactor.until(lambda: old.ended)
+    alice.transport.loseConnection()
+
+
 def test_a_proxy_that_renewed_dials_others_anew(cluster: SmallCluster) -> None:
     """Visitors who pass through stay; later ones come over a connection that is not old."""
     first, second = cluster.proxy("proxy1"), cluster.proxy("proxy2")

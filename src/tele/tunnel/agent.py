@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Final
+from weakref import WeakSet
 
 from attrs import field, frozen
 from twisted.application.internet import ClientService
@@ -81,6 +82,8 @@ class AgentConnection(SSHConnection):
         self._host_id = host_id
         self._serve = serve
         self._ending = False
+        #: Whether it is over.
+        self.ended = False
         self._end: IDelayedCall | None = None
 
     @property
@@ -143,6 +146,7 @@ class AgentConnection(SSHConnection):
             self._end.cancel()
             self._end = None
         super().serviceStopped()
+        self.ended = True
         self.lost()
 
 
@@ -186,7 +190,8 @@ class Means:
     ``host_id()``, ``identity()`` and ``verifier()`` are asked anew for each connection;
     ``endpoint(address)`` dials; ``taken(proxy_id)`` says whether there is a tunnel to that proxy
     already, or will be; ``refuses(proxy)`` says why it is not dealt with, or nothing;
-    ``changed()`` hears of every tunnel that comes or goes, and of every failure.
+    ``changed()`` hears of every tunnel that comes or goes, and of every failure; ``connections``
+    are all that were made, those included that stay for their last visitors only.
     """
 
     reactor: Any
@@ -200,6 +205,7 @@ class Means:
     refuses: Callable[[HostIdentity], str]
     changed: Callable[[], None] = field(repr=False)
     limits: Limits
+    connections: WeakSet[AgentConnection] = field(factory=WeakSet, repr=False)
 
 
 class Agent:
@@ -296,6 +302,7 @@ class Agent:
             raise Unreachable(f"proxy at {address}: {type(error).__name__}") from None
         proxy: HostIdentity = made.transport.host.identity
         made.proxy = proxy
+        means.connections.add(made)
         if means.taken(made.proxy_id):
             made.transport.loseConnection()
             raise Conflict(f"{address} led to proxy {made.proxy_id}, which has a tunnel already")

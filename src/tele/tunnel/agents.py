@@ -160,8 +160,11 @@ class Agents:
 
     def _drop_refused(self) -> None:
         """Leave proxies that are locked or removed at once, with all who came through them."""
-        for connection in self._connections():
-            if connection.proxy is not None and self._means.refuses(connection.proxy):
+        # Also those that stay for their last visitors: the proxy at their end may bring others.
+        for connection in list(self._means.connections):
+            if connection.ended:
+                self._means.connections.discard(connection)
+            elif connection.proxy is not None and self._means.refuses(connection.proxy):
                 connection.transport.loseConnection()
 
     def _name(self) -> None:
