@@ -26,8 +26,9 @@ from attrs import Factory, evolve, frozen
 
 #: Wrong passwords from one source until it has to wait.
 FAILURES: Final = 5
-#: The first wait; each further wrong password doubles it.
-FIRST_WAIT: Final = timedelta(minutes=1)
+#: The first wait; each further wrong password doubles it. It is short for whoever mistypes, and
+#: fifteen guesses an hour at first, then one, help nobody who guesses.
+FIRST_WAIT: Final = timedelta(seconds=5)
 LONGEST_WAIT: Final = timedelta(hours=1)
 #: Failures count until there was none for so long.
 WINDOW: Final = timedelta(hours=12)

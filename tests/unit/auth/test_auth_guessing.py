@@ -131,7 +131,7 @@ def test_each_failure_more_is_a_longer_wait() -> None:
     """The wait doubles up to an hour, and failures are forgotten in half a day."""
     guard, moment = Guard(), NOON
     waits: list[Any] = []
-    for _ in range(FAILURES + 8):
+    for _ in range(FAILURES + 11):
         verdict, guard = guard.attempt("a", False, moment)
         waits.append(guard.sources["a"].wait_until)
         assert verdict is (Verdict.WRONG if waits[-1] is None else Verdict.LAST)
