@@ -32,12 +32,13 @@ from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater, react
 
+from agents import join_in_turn
 from servers import BIN, Fleet, Server, account, auth, run
 from tele.errors import Unreachable
 from tele.https.client import RemoteAuthority
 from tele.https.first_contact import server_name
 from tele.membership.identity import MemberIdentity, tls_authorities
-from tele.membership.joining import Applicant, JoinSettings, Network, join
+from tele.membership.joining import Applicant, JoinSettings
 from tele.model.api.members import WatchState
 from tele.model.api.table import ANNOUNCE, WATCH_STATE
 from tele.model.identity import HostRole
@@ -78,15 +79,14 @@ class Fleets:
         """Wait."""
         await deferLater(self.reactor, seconds, lambda: None)
 
-    async def join(self, _: int) -> None:
+    async def join(self, number: int) -> None:
         """One more host."""
         fleet = self.fleet
         settings = JoinSettings(
             (f"127.0.0.1:{fleet.auth_port}",), (fleet.pin,), fleet.token_file.read_text
         )
-        name = f"crowd{len(self.members)}"
-        applicant = Applicant(name, HostRole.NODE)
-        member = await join(self.reactor, Network(), settings, applicant)
+        applicant = Applicant(f"crowd{number}", HostRole.NODE)
+        member = await join_in_turn(self.reactor, settings, applicant)
         self.members.append(member)
         self.authorities.append(self.connect(member))
 
