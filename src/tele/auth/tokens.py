@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -25,6 +26,7 @@ from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, quoted
 from tele.interfaces import Delete, IBackend, Put
 from tele.model.api.people import NewToken, Token
 from tele.model.identity import HostRole
+from tele.model.resources import NAME_PATTERN
 
 SECRET_BYTES = 20
 LONGEST_TTL = timedelta(days=366)
@@ -125,6 +127,12 @@ class Tokens:
                     f"{quoted(address)} is no address that a host can have: give an IP address, or"
                     " a DNS name with a dot that is not in the cluster's own domain"
                 )
+        for name in request.replaces:
+            # An address that a token gave is a name here, too.
+            if not re.fullmatch(NAME_PATTERN, name, re.ASCII) and not is_host_name(name):
+                raise InvalidInput(f"{quoted(name)} can be the name of no host")
+        if request.labels and HostRole.NODE not in request.roles:
+            raise InvalidInput("only nodes have labels: use the role node")
         if request.addresses and set(request.roles) != {HostRole.NODE}:
             raise InvalidInput("only certificates of nodes are for addresses: use the role node")
         if request.host_id:

@@ -147,6 +147,11 @@ def test_a_token_for_an_id_is_checked(world: World) -> None:
     ):
         with pytest.raises(InvalidInput):
             world.token(**bad)
+    for bad_name in ("a b", "", "-x", "a/b"):
+        with pytest.raises(InvalidInput, match="name of no host"):
+            world.token(replaces=(bad_name,))
+    with pytest.raises(InvalidInput, match="only nodes have labels"):
+        world.token((HostRole.PROXY,), labels={"env": "prod"})
     with pytest.raises(InvalidInput, match="one role"):
         world.token((HostRole.NODE, HostRole.PROXY), host_id=HOST_ID)
     with pytest.raises(InvalidInput, match="role node"):
