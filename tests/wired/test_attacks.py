@@ -493,6 +493,34 @@ def test_too_many_at_the_door(world: World) -> None:
     assert crowded.factory.buildProtocol(Address(host="203.0.113.1")) is not None
 
 
+def test_the_oldest_make_room_at_a_full_door() -> None:
+    """Many sources with one connection each keep nobody out who comes alone: of the source that
+    has most, or of all that have one, the oldest that has not logged in ends (attack).
+    """
+    world = World(limits=Limits(startups=(2, 100, 4)))
+
+    def come(host: str) -> Any:
+        protocol = world.factory.buildProtocol(Address(host=host))
+        if protocol is not None:
+            protocol.makeConnection(StringTransport())
+        return protocol
+
+    held = [come(f"198.51.100.{number}") for number in range(4)]
+    assert all(held)
+    newcomer = come("203.0.113.1")
+    assert newcomer is not None
+    assert [each.transport.disconnecting for each in held] == [True, False, False, False]
+    assert come("203.0.113.1") is None  # who has a place takes nobody else's
+    crowded = World(limits=Limits(startups=(4, 100, 4)))
+    world = crowded
+    first, second, third = come("198.51.100.1"), come("198.51.100.2"), come("198.51.100.2")
+    assert come("198.51.100.3") is not None
+    assert come("203.0.113.1") is not None
+    ended = [each.transport.disconnecting for each in (first, second, third)]
+    assert ended == [False, True, False]
+    assert world.factory.door.startups.held("198.51.100.2") == 1
+
+
 def test_too_many_from_one_source() -> None:
     """One source cannot take all places; a login frees its place."""
     world = World(limits=Limits(startups_per_source=2))

@@ -126,6 +126,8 @@ class Door:
         self.vouched = Startups(limits, lambda: 1.0)
         self.penalties = Penalties(limits.penalties)
         self.homes = Homes()
+        #: Ends a connection that has not logged in, so that a place is free; whether it did.
+        self.make_room: Callable[[], bool] = lambda: False
         self._clock = clock
         self._shared = shared
         self._on_refused = on_refused
@@ -141,6 +143,8 @@ class Door:
             self.refused(host, fault.value)
             return None
         source = self.startups.enter(host, home)
+        if source is None and self.startups.is_full_for(host) and self.make_room():
+            source = self.startups.enter(host, home)
         if source is None:
             self.refused(host, CROWDED)
         return source

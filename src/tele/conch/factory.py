@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 
 from tele.conch.connection import SSHConnection
 from tele.conch.credentials import DeniedAttempt, Trust
-from tele.conch.door import Door, Refused
+from tele.conch.door import CROWDED, Door, Refused
 from tele.conch.exchange import HostKeys
 from tele.conch.limits import Limits
 from tele.conch.server import USERAUTH, SSHServerTransport
@@ -90,6 +90,9 @@ class SSHServerFactory(conch.SSHFactory):
         self.preface: Callable[[SSHServerTransport, bytes], int | None] | None = None
         #: Everybody who is connected, logged in or not.
         self.present: set[SSHServerTransport] = set()
+        #: Those who have a place at the door, the oldest first.
+        self.arriving: dict[SSHServerTransport, str] = {}
+        self.door.make_room = self._make_room
 
     def startFactory(self) -> None:
         """Nothing: keys are asked for when they are needed."""
@@ -104,6 +107,21 @@ class SSHServerFactory(conch.SSHFactory):
         if source is None:
             return None
         return self._build(source)
+
+    def _make_room(self) -> bool:
+        """End the oldest connection that has not logged in, of a source that has most of them.
+
+        So many sources with a connection each, as one network of IPv6 has them, keep nobody out
+        who logs in at once.
+        """
+        startups = self.door.startups
+        most = startups.most
+        for transport, source in self.arriving.items():
+            if startups.held(source) == most:
+                self.door.refused(transport.remote_addr()[0], CROWDED)
+                transport.give_way()
+                return True
+        return False
 
     def build_vouched(self, addr: IAddress) -> Any:
         """Take in a visitor whom a proxy of the cluster knows already.

@@ -124,6 +124,20 @@ class Startups:
         if not self._by_source[source]:
             del self._by_source[source]
 
+    def is_full_for(self, host: str) -> bool:
+        """Whether all places are taken and ``host`` has none of them."""
+        full = self.limits.startups[2]
+        return self._count >= full and not self.held(source_network(host))
+
+    def held(self, source: str) -> int:
+        """Return how many places a source has."""
+        return self._by_source.get(source, 0)
+
+    @property
+    def most(self) -> int:
+        """How many places the source has that has most."""
+        return max(self._by_source.values(), default=0)
+
     def _refuses(self, alone: bool) -> bool:
         begin, percent, full = self.limits.startups
         if self._count >= full:

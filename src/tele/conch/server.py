@@ -92,6 +92,8 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
     def connectionMade(self) -> None:
         """See :class:`Transport`."""
         self.factory.present.add(self)
+        if self._source is not None:
+            self.factory.arriving[self] = self._source
         super().connectionMade()
 
     def dismiss(self, why: str) -> None:
@@ -141,6 +143,13 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
             self.factory.door.blame(self.remote_addr()[0], self.fault)
         self._leave()
         super().connectionLost(reason)
+
+    def give_way(self) -> None:
+        """Somebody else needs the place: end, and hold nothing against the client."""
+        self.fault = None
+        self._leave()
+        stream: Any = self.transport
+        stream.abortConnection()
 
     def grace_over(self) -> None:
         """See :class:`Transport`."""
@@ -205,6 +214,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
     def _leave(self) -> None:
         source, self._source = self._source, None
         if source is not None:
+            self.factory.arriving.pop(self, None)
             self.factory.door.leave(source)
         place, self.vouched_place = self.vouched_place, None
         if place is not None:
