@@ -295,10 +295,11 @@ def test_resizing(screen: Screen) -> None:
     """The size follows the person's window, and programs are told."""
     screen.type(b"stty size\n")
     screen.until(b"24 80")
-    screen.type(b"trap 'echo changed $(stty size)' WINCH; echo se''t\n")
+    # The terminal's foreground group is told: of an interactive shell that is each command alone.
+    told = b"trap 'echo changed $(stty size)' WINCH; echo se''t; while :; do sleep 0.1; done"
+    screen.type(b'sh -c "' + told.replace(b"$", b"\\$") + b'"\n')
     screen.until(b"set")
     screen.resize(50, 132)
-    screen.type(b"while :; do sleep 0.1; done\n")
     screen.until(b"changed 50 132")
     screen.type(b"\x03")
 
