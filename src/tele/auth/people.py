@@ -30,11 +30,19 @@ from tele.model.resources import Lock, Metadata, Role, User
 from tele.model.revocation import UserRevocation
 from tele.rbac.administrators import Directory, administrators, last_lost
 from tele.rbac.presets import PRESETS, check_role
-from tele.rbac.revoking import after_change, after_removal, issued_from, told_for
+from tele.rbac.revoking import (
+    REVOCATION_LIFE,
+    after_change,
+    after_removal,
+    issued_from,
+    told_for,
+)
 
 USERS: Final = "/users/"
 #: Since when a user of a name is the present one.
 SINCE: Final = "/users-since/"
+#: The latest time as of which a certificate of a user was issued.
+ISSUED: Final = "/users-issued/"
 PRESETS_MADE: Final = "/cluster/presets"
 #: Written with each change that takes an administrator away, so that two such changes at the
 #: same time cannot each count on the other's administrator.
@@ -162,7 +170,8 @@ class People:
         if await self._is_administrator(user):
             last = await self._keep_one(lambda d: _with(d, "users", name, None), force)
         kept = await self._revocations.get(name)
-        revocation = after_removal(None if kept is None else kept.value, name, self._now())
+        old = None if kept is None else kept.value
+        revocation = after_removal(old, name, await self._after_issues(name))
         try:
             await self._backend.commit(
                 self._users.delete(name, user.metadata.revision),
@@ -191,11 +200,26 @@ class People:
         kept = await self._revocations.get(name)
         return issued_from(None if kept is None else kept.value, moment)
 
+    async def note_issue(self, name: str, issued: datetime) -> None:
+        """Remember that a certificate of a user is issued as of ``issued``, before it is."""
+        kept = await self._backend.get(ISSUED + name)
+        if kept is None or parse_time(kept.value.decode()) < issued:
+            value = format_time(issued).encode()
+            await self._backend.commit(Put(ISSUED + name, value, ttl=REVOCATION_LIFE))
+
+    async def _after_issues(self, name: str) -> datetime:
+        """Return the present time, or that of the latest certificate: the clock may have been set
+        back since, and what is revoked is revoked all the same.
+        """
+        kept = await self._backend.get(ISSUED + name)
+        moment = self._now()
+        return moment if kept is None else max(moment, parse_time(kept.value.decode()))
+
     async def _revoke_change(self, before: User | None, after: User) -> list[Put | Delete]:
         name = after.metadata.name
         kept = await self._revocations.get(name)
         old = None if kept is None else kept.value
-        revocation = after_change(old, before, after, self._now())
+        revocation = after_change(old, before, after, await self._after_issues(name))
         if revocation == old:
             return []
         if revocation is None:

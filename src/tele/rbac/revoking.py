@@ -58,11 +58,13 @@ def told_for(revocation: UserRevocation, now: datetime) -> timedelta:
 
 
 def issued_from(revocation: UserRevocation | None, now: datetime) -> datetime:
-    """Return when a certificate is issued at the earliest, so that nothing revokes it."""
-    if revocation is None:
+    """Return when a certificate is issued at the earliest, so that no removal revokes it.
+
+    A narrowing takes nothing from it: that leaves what the user holds now.
+    """
+    if revocation is None or revocation.removed is None:
         return now
-    times = (revocation.removed, revocation.narrowed, now)
-    return max(each for each in times if each is not None)
+    return max(revocation.removed, now)
 
 
 def _differ(before: User, after: User) -> bool:

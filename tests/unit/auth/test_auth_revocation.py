@@ -151,6 +151,35 @@ def test_a_login_during_a_removal_gets_nothing_that_counts(world: World) -> None
     assert narrowed.roles == ("access",)
 
 
+def test_a_clock_that_is_set_back_wakes_no_certificate(world: World) -> None:
+    """What was issued while auth's clock was ahead is revoked like everything before it."""
+    world.add_user("alice", "access", "auditor")
+    ahead = evolve(
+        identity(world, "alice", "access", "auditor"), issued=issue_time(certificate(world))
+    )
+    world.clock.rightNow -= 7200
+    change(world, roles=("access",))
+    world.clock.advance(7200)
+    narrowed = world.parts.state.policy.narrowed(ahead, now(world.clock))
+    assert not isinstance(narrowed, Denied)
+    assert narrowed.roles == ("access",)
+    world.clock.rightNow -= 7200
+    world.do(table.DELETE_USER, people.DeleteUser("alice"))
+    world.clock.advance(7200)
+    denied = world.parts.state.policy.refuses_user(ahead, now(world.clock))
+    assert denied is not None
+    assert denied.reason is Reason.REVOKED
+
+
+def test_who_was_narrowed_while_the_clock_was_back_gets_in(world: World) -> None:
+    """A new certificate is of now: a narrowing takes nothing from it."""
+    world.add_user("alice", "access", "auditor")
+    world.login()
+    world.clock.rightNow -= 7200
+    change(world, roles=("access",))
+    assert issue_time(certificate(world)) <= now(world.clock)
+
+
 # -- what is issued --------------------------------------------------------------------
 def test_no_certificate_outlives_its_user_or_a_role(world: World) -> None:
     """By password, signed by an administrator, or on auth's machine: it ends with the user, with

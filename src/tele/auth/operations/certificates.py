@@ -196,6 +196,7 @@ class Signing:
         """Issue certificates as of ``issued``, which was asked for before ``user`` was read."""
         self._check_unlocked(user)
         address = host_of(caller.remote_addr)
+        await self._people.note_issue(user.metadata.name, issued)
         request = self._issuer.user_request(user, self._held(user), ttl, issued, address)
         certificates, serial = self._issuer.user(request, keys, issued)
         await self._journal.emit(
@@ -252,6 +253,7 @@ class Signing:
         issued = await self._people.issue_time(request.user)
         user = await self._people.user(request.user)
         self._check_unlocked(user)
+        await self._people.note_issue(request.user, issued)
         wanted = self._issuer.user_request(
             user, self._held(user), request.ttl, issued, logins=request.logins
         )
