@@ -72,6 +72,21 @@ def test_up_resumes_what_is_there(own: Cluster) -> None:
     assert own.tele.json("status")["proxy"] == own.listen
 
 
+def test_up_after_its_own_node_was_removed(own: Cluster) -> None:
+    """Whoever removes the node of the cluster's own machine gets it back, as another host, by
+    starting the cluster again, and not before.
+    """
+    own.up("--cluster", own.name, "--listen", own.listen)
+    (node,) = own.tele.json("ls")
+    own.tele.run("nodes", "rm", node["name"])
+    assert own.tele.json("ls") == []
+    own.tele.run("down", "--dir", own.folder)
+    own.up()
+    (again,) = own.tele.json("ls")
+    assert (again["name"], again["status"]) == (node["name"], "online")
+    assert again["id"] != node["id"]
+
+
 def test_a_second_up_is_told_about_the_first(own: Cluster) -> None:
     """The folder has one process; which one, and how to end it, is said."""
     own.up("--cluster", own.name, "--listen", own.listen)

@@ -402,6 +402,17 @@ def test_a_locked_proxy_brings_nobody(cluster: SmallCluster) -> None:
     assert cluster.jump("alice", second, "nat1", "echo on").stdout == b"on\n"
 
 
+def test_a_node_that_was_removed_joins_as_another_host(cluster: SmallCluster) -> None:
+    """Started with a good token it is a member again, under an id that nobody had before."""
+    node = cluster.node()
+    before = node.member.host_id
+    cluster.stop_node(node)
+    cluster.reactor.wait(cluster.admin.perform(DELETE_HOST, ById(before)))
+    again = cluster.node()
+    cluster.reactor.until(lambda: again.member.host_id != before and not again.member.expelled)
+    assert cluster.ssh("alice", again, "echo on").stdout == b"on\n"
+
+
 def test_a_removed_nodes_certificate_opens_no_tunnel(cluster: SmallCluster) -> None:
     """Its certificate is good for hours more, and opens nothing at a proxy or at auth (attack)."""
     proxy = cluster.proxy()

@@ -90,6 +90,7 @@ class LocalAuthority:
         self._state = parts.state
         self._streams: set[_Stream] = set()
         parts.state.on_change(self._changed)
+        self._members = parts.members
         self._journal = Journal(parts.audit, parts.cluster, clock)
         self._gate = Gate(parts.cluster, parts.state, parts.members, parts.people, clock)
         self._signing = Signing(
@@ -216,6 +217,14 @@ class LocalAuthority:
     async def ensure_admin(self, user: str, logins: tuple[str, ...]) -> None:
         """Make ``user`` an administrator who may log in as ``logins``, without a password."""
         await self._signing.ensure_admin(user, logins)
+
+    async def is_member(self, host: HostIdentity) -> bool:
+        """Whether a host that has a certificate has not been removed or replaced since."""
+        try:
+            await self._members.require(host)
+        except AccessDenied:
+            return False
+        return True
 
     async def issue_for(
         self, user: str, keys: PublicKeys, ttl: timedelta = timedelta(hours=12)

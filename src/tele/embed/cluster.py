@@ -8,7 +8,6 @@ from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.task import LoopingCall
 
 from tele.auth.local import ADMIN_ROLES, LOCAL_ADMIN
 from tele.auth.service import AuthService
@@ -28,9 +27,6 @@ from tele.model.api.people import AuthorityList, NewToken, TokenAdded
 from tele.model.api.table import ADD_TOKEN, AUTHORITIES
 from tele.model.authority import AuthorityKind, authority_of
 from tele.model.identity import Caller, HostRole, UserIdentity
-
-#: How often hosts in the process of their auth are looked after.
-LOOK_SECONDS = 60.0
 
 
 class ClusterService(MultiService):
@@ -52,7 +48,6 @@ class ClusterService(MultiService):
         self._loaded = loaded
         self._parts = parts or ("auth", "proxy", "node")
         self._starting: Deferred[None] | None = None
-        self._looking: list[LoopingCall] = []
         self._auth_port = 0
 
     @property
@@ -75,9 +70,6 @@ class ClusterService(MultiService):
         self.running = 0
         if self._starting is not None:
             self._starting.cancel()
-        for looking in self._looking:
-            if looking.running:
-                looking.stop()
         return Deferred.fromCoroutine(self._stop())
 
     def hasten(self) -> None:
@@ -123,41 +115,25 @@ class ClusterService(MultiService):
         config = self._loaded.config.auth
         if config is None or self.auth is None:
             raise InvalidInput(f"{role.value}.join: missing: where is auth?")
-        tokens = OwnTokens(self.owner, role, store)
-        pins = await tokens.look(now(self._reactor))
-        looking = LoopingCall(lambda: Deferred.fromCoroutine(tokens.look(now(self._reactor))))
-        looking.clock = self._reactor
-        self._looking.append(looking)
-        looking.start(LOOK_SECONDS, now=False)
+        authority = self.auth.authority
+        identity = store.identity
+        needed = identity is None or not (authority and await authority.is_member(identity.host))
+        pins, token = await own_join(self.owner, role if needed else None)
         host = config.listen.host
         address = Address("127.0.0.1" if is_wildcard(host) else host, self._auth_port)
-        return JoinSettings((str(address),), pins, tokens.take)
+        return JoinSettings((str(address),), pins, lambda: token)
 
 
-class OwnTokens:
-    """Makes a token whenever a host in the process of its auth needs one to join.
+async def own_join(authority: IAuthority, role: HostRole | None) -> tuple[tuple[str, ...], str]:
+    """Return the pins of the cluster's host authority, and a token for ``role`` if there is one.
 
-    That is at its first start, and when its certificates ran out while the machine slept.
+    A host beside its auth needs a token at its first start, and at a start after it was removed:
+    its owner starts it again. A certificate that has expired takes none.
     """
-
-    def __init__(self, authority: IAuthority, role: HostRole, store: MemberStore) -> None:
-        self._authority = authority
-        self._role = role
-        self._store = store
-        self._token: str | None = None
-
-    async def look(self, moment: datetime) -> tuple[str, ...]:
-        """Make a token if one is needed; return the pins of the cluster's host authority."""
-        identity = self._store.identity
-        if identity is None or identity.expires <= moment:
-            made: TokenAdded = await self._authority.perform(
-                ADD_TOKEN, NewToken((self._role,), max_uses=1)
-            )
-            self._token = made.token
-        known: AuthorityList = await self._authority.perform(AUTHORITIES, Nothing())
-        host = authority_of(known.trusted, AuthorityKind.HOST)
-        return () if host is None else host.pins
-
-    def take(self) -> str | None:
-        """Return the token that was made last."""
-        return self._token
+    token = ""
+    if role is not None:
+        made: TokenAdded = await authority.perform(ADD_TOKEN, NewToken((role,), max_uses=1))
+        token = made.token
+    known: AuthorityList = await authority.perform(AUTHORITIES, Nothing())
+    host = authority_of(known.trusted, AuthorityKind.HOST)
+    return () if host is None else host.pins, token

@@ -51,6 +51,8 @@ RENEW_JITTER: Final = 0.05
 RETURN_SECONDS: Final = 15.0
 #: Timers are not trusted over a suspended machine: look at the time at least so often.
 LOOK_AGAIN: Final = 600.0
+#: For these reasons auth does not take a host for a member any more.
+GONE: Final = ("removed", "replaced", "revoked")
 
 _log: Final = make_logger(__name__)
 
@@ -454,13 +456,13 @@ class Member(Service):
         resumed, self._resumed = self._resumed, False
         if not isinstance(error, AccessDenied):
             return False
-        if error.reason in ("removed", "replaced", "revoked") and not self._expelled:
+        if error.reason in GONE and not self._expelled:
             self._expelled = str(error)
             self._changed()
-        if error.reason not in ("removed", "expired"):
+        if error.reason not in (*GONE, "expired"):
             return False
         token = self._token()
-        if self._spent is None and not resumed and error.reason == "removed":
+        if self._spent is None and not resumed and error.reason in GONE:
             self._spent = token
         if not token or token == self._spent or self._joining:
             return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from tele.embed import (
     parse,
 )
 from tele.embed.addresses import public_address
-from tele.embed.cluster import OwnTokens
+from tele.embed.cluster import own_join
 from tele.errors import InvalidInput, Unavailable
 from tele.interfaces import IArchiveFactory, IAuthority, IBackendFactory, Surroundings
 from tele.model.api.people import AuthorityList, NewToken, TokenAdded
@@ -126,33 +126,13 @@ class FakeAuthority:
         raise AssertionError("nothing to follow")
 
 
-@define
-class FakeIdentity:
-    """As much of an identity as is looked at."""
-
-    expires: datetime
-
-
-@define
-class FakeStore:
-    """As much of a store as is looked at."""
-
-    identity: FakeIdentity | None = None
-
-
 def test_own_tokens_are_made_when_they_are_needed() -> None:
-    """A host beside its auth gets a token at first and when it slept too long, not else."""
-    authority, store = FakeAuthority(), FakeStore()
-    tokens = OwnTokens(authority, HostRole.NODE, store)  # type: ignore[arg-type]  # as much as it uses
-    assert tokens.take() is None
-    assert result(tokens.look(NOW)) == (PIN,)
-    assert tokens.take() == "t1"
+    """A host beside its auth gets a token to join with, and none when it is a member."""
+    authority: Any = FakeAuthority()
+    assert result(own_join(authority, HostRole.NODE)) == ((PIN,), "t1")
     assert authority.tokens == [NewToken((HostRole.NODE,), max_uses=1)]
-    store.identity = FakeIdentity(NOW + timedelta(hours=1))
-    result(tokens.look(NOW))
+    assert result(own_join(authority, None)) == ((PIN,), "")
     assert len(authority.tokens) == 1
-    result(tokens.look(NOW + timedelta(hours=2)))
-    assert tokens.take() == "t2"
 
 
 # -- services -------------------------------------------------------------------------
