@@ -141,7 +141,7 @@ class Member(Service):
 
     @property
     def expelled(self) -> str:
-        """Why this host is no member any more, or nothing."""
+        """Why this host is no member any more, or is locked; or nothing."""
         identity = self._store.identity
         said = "" if identity is None else self.refuses(identity.host)
         return said or self._expelled

@@ -159,9 +159,7 @@ class NodeRealm:
                 " until it has a new one"
             )
         if member.expelled:
-            raise Unavailable(
-                "this node was removed from its cluster; it lets nobody in until it joins again"
-            )
+            raise Unavailable(f"this node lets nobody in: {member.expelled}")
         if not member.can_record:
             raise Unavailable("this node has no room left for its audit; it lets nobody in")
         if problem := member.state.recording.problem:

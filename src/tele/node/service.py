@@ -202,12 +202,12 @@ class NodeService(Service):
         return size
 
     def _end_refused(self) -> None:
-        """End what came by proxies that were removed or locked; all, if we were removed."""
+        """End what came by proxies that were removed or locked; all, if we were."""
         expelled = self._member.expelled
         for transport in list(self.factory.present):
             proxy = transport.vouched_by
             if expelled:
-                transport.dismiss("this node was removed from its cluster")
+                transport.dismiss(f"this node takes part no more: {expelled}")
             elif proxy is not None and self._member.refuses(proxy):
                 transport.dismiss("the proxy of this connection was removed or is locked")
 

@@ -353,11 +353,11 @@ class ProxyService(Service):
     def _end_refused(self) -> None:
         """End the connections of and to hosts that were removed or are locked.
 
-        They are all that there are, if this proxy was removed itself.
+        They are all that there are, if this proxy was removed or locked itself.
         """
-        if self._member.expelled:
+        if expelled := self._member.expelled:
             for transport in list(self._present()):
-                transport.dismiss("this proxy was removed from its cluster")
+                transport.dismiss(f"this proxy takes part no more: {expelled}")
             return
         for transport, host in self._members_present():
             problem = self._refuses(host)
