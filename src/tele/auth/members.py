@@ -35,6 +35,8 @@ from tele.model.revocation import HostRevocation, revoked_before
 
 MEMBERS: Final = "/members/"
 NAMES: Final = "/member-names/"
+#: Written when all members of the store have their names.
+ADOPTED: Final = "/cluster/member-names"
 ATTEMPTS: Final = 20
 EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 #: How long after the end of its certificate a member may come back by proof of its key.
@@ -54,7 +56,8 @@ class Member:
     ``labels`` and ``addresses`` are those that its token gave, ``source`` is the address that it
     calls from, if its certificates are for that, too. ``expires`` is the end of its last
     certificate, ``issued`` the latest time at which one was issued; those that were issued before
-    ``since`` are of a host that it replaced.
+    ``since`` are of a host that it replaced. Older versions wrote ``valid_from``, the end of its
+    first certificate, and no ``expires``.
     """
 
     host_id: str
@@ -62,12 +65,18 @@ class Member:
     name: str
     ssh_public_key: str
     joined: datetime
-    expires: datetime
+    expires: datetime = EARLIEST
     since: datetime = EARLIEST
     issued: datetime = EARLIEST
     labels: Mapping[str, str] = Factory(dict)
     addresses: tuple[str, ...] = ()
     source: str = ""
+    valid_from: datetime = EARLIEST
+
+    @property
+    def ends(self) -> datetime:
+        """When its last certificate ends, as far as it is known."""
+        return max(self.expires, self.valid_from)
 
 
 @frozen
@@ -89,6 +98,22 @@ class Members:
         self._revoked = Shelf(backend, REVOKED_HOSTS, HostRevocation)
         #: Ids of hosts that are being removed: they cannot put that off by renewing all the time.
         self._leaving: set[str] = set()
+
+    async def start(self) -> None:
+        """Give members of an older version's store the names that they have.
+
+        There was a namespace for each role. Where two have one name, a node has it: a proxy's is
+        in no certificate.
+        """
+        if await self._backend.get(ADOPTED) is not None:
+            return
+        nodes_first = sorted(await self._members.list(), key=lambda k: k.value.role.value)
+        for kept in nodes_first:
+            for name in _names_of(kept.value):
+                hold, other = await self._hold(name, kept.value)
+                if other is None:
+                    await self._backend.commit(hold)
+        await self._backend.commit(Put(ADOPTED, b"1"))
 
     # -- who is one -------------------------------------------------------------------
     async def find(self, role: HostRole, host_id: str) -> Member | None:
@@ -163,7 +188,7 @@ class Members:
         """Whether a host that has a good certificate is there, or may be on its way back."""
         heard = self._hosts.is_online(member.role, member.host_id)
         new = now - member.joined < OFFLINE_AFTER
-        return now < member.expires and (heard or new or now < self._hosts.settled_at)
+        return now < member.ends and (heard or new or now < self._hosts.settled_at)
 
     async def renew(
         self,

@@ -181,6 +181,7 @@ class AuthService(Service):
         parts = self._parts = await self._compose()
         await parts.people.ensure_presets()
         await parts.hosts.start()
+        await parts.members.start()
         await parts.state.start()
         await parts.passwords.warm_up()
         authority = self.authority = LocalAuthority(parts, self._reactor)

@@ -31,7 +31,7 @@ def _target(target: dict[str, str | None]) -> str:
 @click.group(
     cls=LazyGroup,
     lazy={
-        "add": Lazy("tele.cli.locks:add", "Stop somebody, or something, at once."),
+        "add": Lazy("tele.cli.locks:add", "Lock a user, a role, a login, a node or a session."),
         "ls": Lazy("tele.cli.locks:ls", "List locks in force."),
         "rm": Lazy("tele.cli.locks:rm", "Remove a lock."),
     },

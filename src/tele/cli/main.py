@@ -37,7 +37,7 @@ COMMANDS: Final = {
     "recordings": Lazy("tele.cli.recordings:recordings", "List, show and check recordings."),
     "sessions": Lazy("tele.cli.sessions:sessions", "Show and end sessions that run."),
     "users": Lazy("tele.cli.users:users", "Administer users."),
-    "locks": Lazy("tele.cli.locks:locks", "Stop somebody, or something, at once."),
+    "locks": Lazy("tele.cli.locks:locks", "Lock users, roles, logins, nodes and sessions."),
     "tokens": Lazy("tele.cli.tokens:tokens", "Administer tokens for joining."),
     "nodes": Lazy("tele.cli.nodes:nodes", "Administer nodes."),
     "get": Lazy("tele.cli.resources:get", "Print resources."),

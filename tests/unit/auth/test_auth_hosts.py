@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -18,10 +19,10 @@ from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.rejoin import sign_rejoin
 from tele.certs.x509 import TlsKey
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, Unavailable
-from tele.interfaces import Delete
+from tele.interfaces import Delete, Put
 from tele.loop import now
 from tele.model.api import members, people, records, table
-from tele.model.codec import decode
+from tele.model.codec import decode, format_time
 from tele.model.identity import Caller, HostRole
 from tele.model.presence import OFFLINE_AFTER, Presence, Status
 from tele.model.resources import Lock, LockSpec, LockTarget, Metadata
@@ -548,3 +549,32 @@ def test_tokens_show_what_they_permit(world: World) -> None:
         (("web1",), ("203.0.113.5",), ""),
         ((), (), HOST_ID),
     }
+
+
+# -- an older version's store -----------------------------------------------------------
+def test_members_of_an_older_store_stay(world: World) -> None:
+    """Records and names as older versions wrote them: nobody loses a membership or a name, and a
+    host whose certificate has expired meanwhile comes back.
+    """
+    key = PrivateKey.generate()
+    moment = now(world.clock)
+    for role, host_id in (("proxy", PROXY_ID), ("node", HOST_ID)):
+        record = {
+            "host_id": host_id, "role": role, "name": "Web1", "ssh_public_key": key.public.line,
+            "joined": format_time(moment), "valid_from": format_time(moment + HOST_LIFETIME),
+            "labels": {"env": "prod"},
+        }  # fmt: skip
+        result(
+            world.backend.commit(
+                Put(f"/members/{role}/{host_id}", json.dumps(record).encode()),
+                Put(f"/member-names/{role}/web1", b'{"host_id":"%s"}' % host_id.encode()),
+            )
+        )
+    for _ in range(2):  # the second start finds nothing to do
+        result(world.parts.members.start())
+    with pytest.raises(Conflict, match="node Web1"):
+        world.join(world.token(), OTHER_ID, name="web1")
+    proxy = world.host(PROXY_ID, HostRole.PROXY)
+    world.do(table.RENEW, members.RenewRequest("web1-proxy", keys()), proxy)
+    world.clock.advance(timedelta(days=3).total_seconds())
+    assert "web1.c" in principals(rejoin(world, key))

@@ -175,7 +175,7 @@ class Machines:
                 " is online, or auth has just started and waits for it: it does not come back"
                 " twice; try again when it is offline"
             )
-        before = member.expires
+        before = member.ends
         member, certificates = await self._renew(member, member.name, request.keys, member.source)
         await self._journal.emit(
             "node.rejoin",
@@ -203,7 +203,7 @@ class Machines:
                 " it, or has another key than the registered one; join with a token",
                 "removed",
             ) from None
-        if now(self._clock) > member.expires + REJOIN_LIMIT:
+        if now(self._clock) > member.ends + REJOIN_LIMIT:
             raise AccessDenied(
                 f"the certificate of {member.name} expired more than {REJOIN_LIMIT.days} days ago;"
                 " join with a token",
