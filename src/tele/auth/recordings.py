@@ -38,7 +38,7 @@ from tele.model.identity import HostIdentity
 from tele.model.resources import NAME_PATTERN
 from tele.model.session import Manifest, Recording, RecordingStart, RecordingState, Session
 from tele.recording.proof import check_signer, check_start
-from tele.tape.verify import VERSION
+from tele.tape.verify import VERSIONS
 
 ROWS: Final = "/recordings/rows/"
 INDEX: Final = "/recordings/index/"
@@ -247,7 +247,7 @@ class Recordings:
             self._running[running.value.node_id] -= 1
 
     def _check_manifest(self, host: HostIdentity, row: Recording, manifest: Manifest) -> None:
-        if manifest.version != VERSION:
+        if manifest.version not in VERSIONS:
             raise InvalidInput(f"manifests of version {manifest.version} are not known here")
         if not manifest.start.started <= manifest.ended <= self._now() + AHEAD:
             raise InvalidInput("the recording ends before it starts, or in the future")

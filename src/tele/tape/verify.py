@@ -24,12 +24,15 @@ from tele.model.session import Manifest, RecordingStart
 from tele.tape.layout import NO_CHUNK, Chunk, read_chunk
 
 VERSION: Final = 2
+#: Versions that are understood. What version 1 signed had no context before it.
+VERSIONS: Final = (1, VERSION)
 _CONTEXT: Final = b"tele-manifest@tele\n"
 
 
 def to_sign(manifest: Manifest) -> bytes:
     """Return the bytes that a manifest's signature covers."""
-    return _CONTEXT + encode(evolve(manifest, signature=b""))
+    context = b"" if manifest.version == 1 else _CONTEXT
+    return context + encode(evolve(manifest, signature=b""))
 
 
 @frozen
@@ -121,7 +124,7 @@ def verify(
 ) -> Verdict:
     """Check everything; ``check_signature`` raises :class:`BadRecording` if it is not good."""
     if manifest is not None:
-        if manifest.version != VERSION:
+        if manifest.version not in VERSIONS:
             raise BadRecording(f"recordings of version {manifest.version} are not known here")
         if manifest.id != start.id or manifest.start != start:
             raise BadRecording("its manifest is of another session")

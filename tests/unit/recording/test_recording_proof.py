@@ -229,6 +229,20 @@ def test_another_signature_of_the_nodes_key_is_not_one_of_a_manifest() -> None:
         check(A.row, plain, A.chunks)
 
 
+def test_recordings_of_the_first_version_stay_good() -> None:
+    """What was recorded before an upgrade is verified after it; no version passes for another."""
+    old = A.signed(evolve(A.manifest, version=1))
+    check(A.row, old, A.chunks)
+    for mixed in (
+        evolve(A.manifest, version=1),
+        evolve(old, version=VERSION),
+        A.signed(evolve(A.manifest, version=0)),
+        A.signed(evolve(A.manifest, version=VERSION + 1)),
+    ):
+        with pytest.raises(BadRecording):
+            check(A.row, mixed, A.chunks)
+
+
 def test_another_cluster_is_another_cluster() -> None:
     """A recording of one cluster is none of another, whoever trusts both authorities."""
     with pytest.raises(BadRecording, match="of cluster 'c', not d"):

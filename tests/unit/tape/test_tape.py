@@ -147,7 +147,7 @@ def test_a_recording_has_one_start_and_one_end(frames: list[Frame], said: str) -
     [
         {"id": OTHER.id},
         {"start": OTHER},
-        {"version": 1},
+        {"version": 3},
         {"frames": 5},
         {"chunks": MANIFEST.chunks[::-1]},
         {"chunks": (*MANIFEST.chunks, MANIFEST.chunks[0])},
