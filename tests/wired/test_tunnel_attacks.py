@@ -438,6 +438,7 @@ def test_a_removed_node_that_goes_on_is_cut_off(cluster: SmallCluster) -> None:
 
     target = string(b"web1") + uint32(22) + string(b"127.0.0.1") + uint32(1)
     cluster.reactor.wait(open_stream(alice, b"direct-tcpip", target, Stream()))
+    # A host that was taken over does not end what it should.
     node.service._end_refused = lambda: None  # type: ignore[method-assign]
     cluster.reactor.wait(cluster.admin.perform(DELETE_HOST, ById(node.member.host_id)))
     cluster.reactor.until(lambda: bool(ended))
@@ -473,6 +474,7 @@ def test_a_removed_proxy_brings_nobody(cluster: SmallCluster) -> None:
     cluster.reactor.until(lambda: any(t.vouched_by for t in direct.service.factory.present))
     thief = cluster.member(MemoryStore())
     thief._store.keep_identity(first.member.identity)
+    # A host that was taken over does not end what it should.
     first.service._end_refused = lambda: None  # type: ignore[method-assign]
     look_no_more(second)
     cluster.reactor.wait(cluster.admin.perform(DELETE_HOST, ById(first.member.host_id)))
@@ -516,6 +518,7 @@ def test_a_removed_proxy_keeps_no_old_tunnel(cluster: SmallCluster) -> None:
         lose()
 
     old.transport.loseConnection = losing
+    # A host that was taken over does not end what it should.
     first.service._end_refused = lambda: None  # type: ignore[method-assign]
     cluster.reactor.wait(cluster.admin.perform(DELETE_HOST, ById(first.member.host_id)))
     cluster.reactor.until(lambda: bool(node.host.member.refuses(first.member.identity.host)))

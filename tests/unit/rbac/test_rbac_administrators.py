@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from attrs import evolve
 
@@ -29,8 +30,8 @@ def user(name: str, *roles: str, expires: datetime | None = None) -> User:
     return User(Metadata(name, expires=expires), UserSpec(roles))
 
 
-def directory(*users: User, **more: object) -> Directory:
-    return Directory({each.metadata.name: each for each in users}, ROLES, **more)  # type: ignore[arg-type]
+def directory(*users: User, **more: Any) -> Directory:
+    return Directory({each.metadata.name: each for each in users}, ROLES, **more)
 
 
 def test_an_administrator_may_update_users_and_roles() -> None:

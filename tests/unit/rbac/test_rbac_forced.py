@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -17,9 +18,9 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 ALL = CertificateLimits()
 
 
-def role(name: str, **options: object) -> Role:
+def role(name: str, **options: Any) -> Role:
     allow = Conditions(logins=("root",), node_labels={"*": ("*",)})
-    return Role(Metadata(name), RoleSpec(allow, options=RoleOptions(**options)))  # type: ignore[arg-type]
+    return Role(Metadata(name), RoleSpec(allow, options=RoleOptions(**options)))
 
 
 def ask(*roles: Role, certificate: CertificateLimits = ALL) -> Grant | Denied:

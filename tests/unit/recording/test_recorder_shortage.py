@@ -17,7 +17,6 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 
 from tele.errors import Unavailable
-from tele.interfaces import IRecorder
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import RecordingStart
 from tele.recording.recorder import FLUSH_SECONDS
@@ -169,7 +168,7 @@ def test_a_recording_that_failed_to_open_is_tried_again(place: Place, disk: Disk
             opening.append(Deferred())
             return opening[-1]
 
-    recorder: IRecorder = Later()  # type: ignore[assignment]
+    recorder: Any = Later()
     tape = ConnectionTape(recorder, start(), lambda: 0)
     heard: list[Any] = []
     for _ in range(2):
