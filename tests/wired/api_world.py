@@ -208,6 +208,8 @@ class Wires:
 class RawClient(Protocol):
     """Sends what a test says, and keeps what comes back."""
 
+    transport: Any
+
     def __init__(self) -> None:
         self.received = b""
         self.lost: Failure | None = None
@@ -288,7 +290,7 @@ class World:
         """Send bytes and return status, headers and body of what came back."""
         client.received = b""
         for part in parts:
-            client.transport.write(part)  # type: ignore[union-attr]
+            client.transport.write(part)
             self.wires.flush()
         return parsed(client.received)
 

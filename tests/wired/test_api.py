@@ -299,7 +299,7 @@ def test_a_chunked_body_is_refused(world: World) -> None:
 def dribble(world: World, client: RawClient, data: bytes, seconds: float) -> None:
     for byte in data:
         if client.lost is None:
-            client.transport.write(bytes([byte]))  # type: ignore[union-attr]
+            client.transport.write(bytes([byte]))
             world.wires.flush(seconds)
 
 
@@ -356,7 +356,7 @@ def test_connections_are_bounded() -> None:
     first, second = world.raw(), world.raw()
     assert world.server.factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 1)) is None
     assert world.request(first, "GET", "/v1/health")[0] == 200
-    second.transport.loseConnection()  # type: ignore[union-attr]
+    second.transport.loseConnection()
     world.wires.flush()
     assert world.request(world.raw(), "GET", "/v1/health")[0] == 200
 
@@ -398,7 +398,7 @@ def test_a_caller_that_leaves_does_not_stop_the_handler(world: World) -> None:
     """Work that was begun is finished, and its answer goes nowhere."""
     client = world.raw(world.user_ca.issue(user()))
     world.request(client, "GET", "/v1/tokens")
-    client.transport.abortConnection()  # type: ignore[union-attr]
+    client.transport.abortConnection()
     world.wires.flush()
     world.handler.waiting[0].callback(None)
 

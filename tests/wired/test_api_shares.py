@@ -87,7 +87,7 @@ def test_a_sender_that_leaves_while_permission_is_looked_up(world: World) -> Non
     world.handler.slow_checks = []
     client = node(world)
     world.send(client, CHUNK + b"content-length: 8000000\r\n\r\n")
-    client.transport.abortConnection()  # type: ignore[union-attr]
+    client.transport.abortConnection()
     world.wires.flush()
     world.handler.slow_checks[0].callback(None)
     world.wires.flush()
@@ -169,7 +169,7 @@ def test_one_member_has_so_many_connections() -> None:
     assert (status, headers["connection"]) == (503, "close")
     assert "user alice has 3 connections" in error_of(body)["message"]
     assert world.request(person(world, "bob"), "GET", "/v1/whoami")[0] == 200
-    clients[0].transport.loseConnection()  # type: ignore[union-attr]
+    clients[0].transport.loseConnection()
     world.wires.flush()
     assert world.request(person(world), "GET", "/v1/whoami")[0] == 200
 
@@ -308,7 +308,7 @@ def test_what_one_left_behind_is_forgotten(world: World) -> None:
     for client in clients[:2]:
         world.request(client, "GET", "/v1/health")
     for client in clients:
-        client.transport.abortConnection()  # type: ignore[union-attr]
+        client.transport.abortConnection()
     world.wires.flush()
     api = world.server._api
     assert (len(api._members), api._strangers, api._strangers_count) == (0, {}, 0)

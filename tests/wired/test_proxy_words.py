@@ -153,7 +153,7 @@ def test_tls_follows_the_word(step: int) -> None:
     assert world.request(other, "GET", "/v1/health")[0] == 200
     assert world.handler.calls[-1][2].remote_addr == "192.0.2.1:1234"
     for each in (client, other):
-        each.transport.abortConnection()  # type: ignore[union-attr]
+        each.transport.abortConnection()
     world.wires.flush()
     assert (api._strangers, api._strangers_count) == ({}, 0)
 
@@ -163,7 +163,7 @@ def test_a_word_that_never_ends_has_the_time_of_a_handshake() -> None:
     world = ApiWorld(preface=lambda _: None)
     client = RawClient()
     world.attach(client)
-    client.transport.write(b"TELE")  # type: ignore[union-attr]
+    client.transport.write(b"TELE")
     world.wires.pass_time(16)
     assert client.lost is not None
 
