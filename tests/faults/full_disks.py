@@ -1,0 +1,69 @@
+"""The disk of each part gets full and has space again: what was acknowledged meanwhile is there.
+
+::
+
+    python tests/faults/full_disks.py --rounds 12
+
+While it is full an administrator gets in, at auth and at the node; whatever is refused is refused
+with the reason. Each part has a disk of its own (a loop device: this needs root).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+from commands import main, say
+from disks import disk
+from ledger import Ledger, until
+from three_processes import Cluster, make_cluster
+
+PARTS = ("node", "auth", "proxy")
+
+
+def full_disks(folder: Path, rounds: int, dice: random.Random, sessions: int = 4) -> Counter[str]:
+    """Fill a disk ``rounds`` times; return what was acknowledged and is there."""
+    with ExitStack() as stack:
+        disks = {part: stack.enter_context(disk(folder / part, 96)) for part in PARTS}
+        cluster = make_cluster(folder)
+        stack.callback(cluster.stop)
+        ledger = Ledger(cluster)
+        for number in range(rounds):
+            part = PARTS[number % len(PARTS)]
+            running = ledger.begin_sessions(sessions)
+            time.sleep(dice.uniform(3.0, 6.0))
+            full = time.monotonic()
+            with disks[part].filled():
+                _while_full(cluster, ledger, part)
+            until(ledger.add_user, "users to be added")
+            for each in running:
+                assert not each.has_ended, f"a session ended when the disk of {part} was full"
+                # A recording has a gap for what the node had no space for.
+                ledger.note(each, full if part == "node" else None)
+                each.hang_up()
+            say(f"round {number + 1}: {part} was full; {len(ledger.users)} users")
+        return ledger.check()
+
+
+def _while_full(cluster: Cluster, ledger: Ledger, part: str) -> None:
+    """An administrator gets in everywhere; an error says what it is about."""
+    for _ in range(3):
+        until(lambda: cluster.ssh(cluster.host, "true", check=False).returncode == 0, "a way in")
+        time.sleep(1)
+    assert cluster.tele("recordings", "ls", check=False).returncode == 0
+    login = cluster.person(ledger.next_name("person"), "access") if part != "auth" else cluster
+    assert login.tele("ls", "--format", "names").stdout == b"web1\n"
+    name = ledger.next_name("user")
+    done = cluster.tele("users", "add", name, "--role", "access", "--login", "nobody", check=False)
+    if done.returncode == 0:
+        ledger.users.add(name)
+    else:
+        assert part == "auth", done.stderr
+        assert b"disk" in done.stderr, done.stderr
+
+
+if __name__ == "__main__":
+    main(full_disks, "rounds", 12)
