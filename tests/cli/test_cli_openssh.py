@@ -62,6 +62,11 @@ def test_the_configuration_means_what_it_should(logged_in: Tele) -> None:
     assert "proxycommand" not in proxy
     assert node["proxycommand"][0].endswith(" proxy ssh --cluster example '%r@%h:%p'")
     assert node["port"] == ["3022"]
+    # Names have no regard to case, as those of DNS.
+    upper = understood(path, "WEB1.EXAMPLE")
+    assert upper["certificatefile"] == node["certificatefile"]
+    assert upper["proxycommand"] == node["proxycommand"]
+    assert understood(path, "PROXY.EXAMPLE")["hostname"] == ["proxy.example.com"]
     assert "identityfile" not in understood(path, "elsewhere.com") or understood(
         path, "elsewhere.com"
     )["identityfile"] != [str(folder / "alice")]

@@ -111,12 +111,15 @@ class Cluster:
         """The file that ``tele config`` printed."""
         return self.folder / f"ssh_config.{self.home}"
 
-    def person(self, name: str, *roles: str) -> Cluster:
-        """Make one more user with these roles, and return the cluster as that user has it."""
+    def person(self, name: str, *roles: str, login: str = "") -> Cluster:
+        """Make one more user with these roles, and return the cluster as that user has it.
+
+        The user's OS account is ``login``, or the one that runs the tests.
+        """
         password = self.folder / f"{name}.password"
         password.touch(0o600)
         password.write_text(f"correct horse battery staple of {name}")
-        login = pwd.getpwuid(os.geteuid()).pw_name
+        login = login or pwd.getpwuid(os.geteuid()).pw_name
         local = ("--config", str(self.folder / "auth.yaml"))
         words = ["--role", ",".join(roles), "--login", login, "--password-file", str(password)]
         self.tele("users", "add", name, *words, *local)

@@ -38,10 +38,13 @@ exec "$@"
 
 
 @contextmanager
-def account(shell: str = "/bin/sh") -> Iterator[pwd.struct_passwd]:
-    """Make an account with a home, and remove both."""
-    name = f"tele{uuid.uuid4().hex[:10]}"
-    made = ["useradd", "-m", "-s", shell, name]
+def account(
+    shell: str = "/bin/sh", before: str = "", after: str = ""
+) -> Iterator[pwd.struct_passwd]:
+    """Make an account with a home, and remove both; its name is ``before``, a word, ``after``."""
+    word = f"tele{uuid.uuid4().hex[:10]}"
+    name = f"{before}{word}{after}"
+    made = ["useradd", "--badname", "-m", "-d", f"/home/{word}", "-s", shell, name]
     subprocess.run(made, check=True, stderr=subprocess.DEVNULL)
     try:
         yield pwd.getpwnam(name)

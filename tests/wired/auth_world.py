@@ -179,8 +179,14 @@ class World:
         self.joined[host_id] = joined, self.ssh
         return joined
 
-    def add_user(self, name: str = "alice", *roles: str, password: str = "correct horse") -> None:
-        user = User(Metadata(name), UserSpec(roles, {"logins": ("root",)}))
+    def add_user(
+        self,
+        name: str = "alice",
+        *roles: str,
+        password: str = "correct horse",
+        logins: tuple[str, ...] = ("root",),
+    ) -> None:
+        user = User(Metadata(name), UserSpec(roles, {"logins": logins}))
         self.do(table.ADD_USER, people.NewUser(user, password))
 
     def login(

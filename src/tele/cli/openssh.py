@@ -77,13 +77,16 @@ def ssh_config(home: Home, profile: Profile) -> str:
     if re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", cluster) is None:
         raise InvalidInput(f"OpenSSH cannot match names of a cluster called {quoted(cluster)}")
     host, port = split_address(profile.proxy)
+    # Patterns of ssh_config(5) have regard to case, names of DNS have not.
+    names = " ".join(f"*.{each}" for each in (cluster, cluster.upper()))
+    proxies = " ".join((f"proxy.{cluster}", f"proxy.{cluster}".upper()))
     program = [*this_program(), "--home", str(home.path), "proxy", "ssh", "--cluster", cluster]
     command = shlex.join(program).replace("%", "%%")
     if not command.isprintable():
         raise InvalidInput(f"OpenSSH cannot read the path {quoted(home.path)}; set TELE_HOME")
     return f"""\
 # Cluster {cluster}, for OpenSSH. Written by tele: changes are lost.
-Host *.{cluster}
+Host {names}
     IdentityFile {_quoted(files.key)}
     CertificateFile {_quoted(files.certificate)}
     IdentitiesOnly yes
@@ -96,7 +99,7 @@ Host *.{cluster}
     CanonicalizeHostname no
     HostKeyAlgorithms {HOST_KEY_ALGORITHMS}
 
-Host proxy.{cluster}
+Host {proxies}
     HostName {host}
     Port {port}
     User {profile.user}
@@ -105,7 +108,7 @@ Host proxy.{cluster}
     ControlPath none
     ProxyCommand none
 
-Host *.{cluster} !proxy.{cluster}
+Host {names} !{proxies.replace(" ", " !")}
     Port 3022
     ProxyCommand {command} '%r@%h:%p'
 """

@@ -20,7 +20,7 @@ from tele.conch.penalties import Overflow
 from tele.errors import quoted
 from tele.https.via import Via
 from tele.model.access import GatewayPorts
-from tele.model.resources import NAME_PATTERN, RecordingSettings
+from tele.model.resources import HOST_NAME_PATTERN, RecordingSettings
 from tele.wire.agreement import METHODS, SERVER_METHODS
 from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
 
@@ -110,7 +110,7 @@ def key(
 _CLUSTER = re.compile(
     r"(?=.{1,64}\Z)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
 )
-_NAME = re.compile(NAME_PATTERN, re.ASCII)
+_NAME = re.compile(HOST_NAME_PATTERN, re.ASCII)
 
 
 def cluster_name_problem(name: str) -> str:
@@ -121,7 +121,7 @@ def cluster_name_problem(name: str) -> str:
 
 
 def _node_name_problem(name: str) -> str:
-    return "" if _NAME.fullmatch(name) else "a name is letters, digits and ._@- between them"
+    return "" if _NAME.fullmatch(name) else "a name is letters, digits and ._- between them"
 
 
 def _names_of(known: Collection[bytes], what: str) -> Callable[[tuple[str, ...]], str]:

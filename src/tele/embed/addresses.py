@@ -6,13 +6,13 @@ import re
 import socket
 
 from tele.config.values import Address
-from tele.model.resources import NAME_PATTERN
+from tele.model.resources import HOST_NAME_PATTERN
 
 
 def host_name() -> str:
     """Return what people call this machine, as ``hostname`` prints it."""
     name = socket.gethostname()
-    return name if re.fullmatch(NAME_PATTERN, name, re.ASCII) else "localhost"
+    return name if re.fullmatch(HOST_NAME_PATTERN, name, re.ASCII) else "localhost"
 
 
 def is_wildcard(host: str) -> bool:

@@ -11,6 +11,8 @@ from attrs.validators import in_, matches_re, max_len
 
 #: Names of users, roles and nodes: what is safe in a file name, a URL and a certificate.
 NAME_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,126}[A-Za-z0-9])?"
+#: New names of hosts: for ssh, what is before an ``@`` is a login.
+HOST_NAME_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?"
 
 
 @frozen

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from tele.errors import InvalidInput, quoted
 from tele.model.resources import Role
 
 _TEMPLATE = re.compile(r"\{\{\s*internal\.([A-Za-z0-9_-]{1,64})\s*\}\}")
 
-#: What a portable account name looks like (useradd(8)), with the dots and @ that directories use.
-_LOGIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}\$?")
+#: A portable account name (useradd(8)), and what directories make of names: ``DOM\user``,
+#: ``DOM+user``, ``user@dom``, letters of any alphabet, ``MACHINE$``. The file of accounts
+#: (passwd(5)) has no spaces and colons in them, ssh(1) takes no shell characters.
+_LOGIN = re.compile(r"\w(?:[\w.@+\\-]{0,253}[\w.@+-])?\$?")
+#: The trait that ``users add --login`` fills, and that the role ``access`` reads.
+LOGINS_TRAIT: Final = "logins"
 
 
 def is_login(text: str) -> bool:
-    """Whether ``text`` can be an OS account's name: no path, option or shell word."""
+    """Whether ``text`` can be an OS account's name: no path, option or shell word.
+
+    It may not be the name of one: the account database of each node knows that.
+    """
     return _LOGIN.fullmatch(text) is not None
 
 
@@ -42,6 +50,16 @@ def logins_of(traits: Mapping[str, tuple[str, ...]], roles: Iterable[Role]) -> t
     denied = {login for role in several for login in expand(role.spec.deny.logins, traits)}
     everything = any("*" in role.spec.deny.logins for role in several)
     return () if everything else tuple(login for login in allowed if login not in denied)
+
+
+def check_traits(traits: Mapping[str, tuple[str, ...]]) -> None:
+    """Raise :class:`InvalidInput` for a login of a user that can never be one."""
+    for login in traits.get(LOGINS_TRAIT, ()):
+        if not is_login(login):
+            raise InvalidInput(
+                f"{quoted(login)} is no login: the name of an account has no spaces, slashes,"
+                " colons or shell characters"
+            )
 
 
 def check_logins(logins: Iterable[str], *, deny: bool = False) -> None:

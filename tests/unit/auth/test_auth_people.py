@@ -166,6 +166,18 @@ def test_sign_user_only_what_roles_allow(world: World) -> None:
         world.do(table.SIGN_HOST, people.SignHost(line, ("*",)))
 
 
+def test_logins_that_no_account_can_have_are_refused(world: World) -> None:
+    """They are refused when a user gets them; before, no certificate would ever have had them."""
+    spec = UserSpec(("access",), traits={"logins": ("AB\\jo", "first last")})
+    with pytest.raises(InvalidInput, match="'first last' is no login"):
+        world.do(table.ADD_USER, people.NewUser(User(Metadata("bob"), spec)))
+    with pytest.raises(InvalidInput, match="'first last' is no login"):
+        world.do(table.PUT_USER, people.PutUser("bob", User(Metadata("bob"), spec)))
+    world.add_user("jo", "access", logins=("AB\\jo", "jo@ab.example"))
+    certificate = parse_certificate(parse_line(world.login("jo").ssh))
+    assert certificate.principals == ("AB\\jo", "jo@ab.example")
+
+
 def test_presets_are_made_once(world: World) -> None:
     """A preset that an administrator removed does not come back with the next start."""
     world.do(table.DELETE_ROLE, members.ByName("auditor"))

@@ -239,6 +239,14 @@ def test_bad_cluster_names(name: str) -> None:
     assert cluster_name_problem(name)
 
 
+@pytest.mark.parametrize("name", ["x@y", "a b", "a/b", "-a", "a.", "", "*"])
+def test_bad_node_names(name: str) -> None:
+    """A node's name is one that ssh can be told: what is before an @ is a login."""
+    lines = ["node:", f"  name: '{name}'", "  join: {auth: 'a.example:3025', token: t}"]
+    with pytest.raises(ConfigError, match="a name is letters"):
+        read("\n".join(["version: v1", *lines, ""]))
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     """Missing, a folder, and not text are told as what they are."""
     for path, says in ((tmp_path / "no", "No such file"), (tmp_path, "Is a directory")):

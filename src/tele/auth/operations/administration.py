@@ -35,6 +35,7 @@ from tele.model.authority import AuthorityKind
 from tele.model.codec import format_time
 from tele.model.identity import Caller
 from tele.model.resources import Role, User
+from tele.rbac.logins import check_traits
 
 
 class Administration:
@@ -73,6 +74,7 @@ class Administration:
 
     async def add_user(self, request: api.NewUser, caller: Caller) -> api.UserPassword:
         """Create a user with a password."""
+        check_traits(request.user.spec.traits)
         await self._check_giving(caller, request.user.spec.roles, ())
         if user_caller(caller).user == LOCAL_ADMIN:
             # The owner of auth's machine can make an administrator, whatever became of the roles.
@@ -87,6 +89,7 @@ class Administration:
 
     async def put_user(self, request: api.PutUser, caller: Caller) -> User:
         """Create a user without a password, or replace one."""
+        check_traits(request.user.spec.traits)
         before = await self._people.find_user(request.name)
         had = () if before is None else before.spec.roles
         await self._check_giving(caller, request.user.spec.roles, had)

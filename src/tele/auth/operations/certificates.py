@@ -42,6 +42,7 @@ from tele.model.codec import format_time
 from tele.model.identity import Caller, UserIdentity
 from tele.model.resources import Metadata, Role, User, UserSpec
 from tele.rbac.decision import locked
+from tele.rbac.logins import LOGINS_TRAIT, check_traits
 
 log = make_logger(__name__)
 
@@ -162,14 +163,15 @@ class Signing:
 
         This is the owner of the machine: a lock that stops them is removed.
         """
+        check_traits({LOGINS_TRAIT: logins})
         user = await self._people.find_user(name)
         if user is None:
             user = User(Metadata(name), UserSpec())
         before = user.spec
-        had = before.traits.get("logins", ())
+        had = before.traits.get(LOGINS_TRAIT, ())
         spec = UserSpec(
             roles=tuple(dict.fromkeys((*before.roles, *ADMIN_ROLES))),
-            traits={**before.traits, "logins": tuple(dict.fromkeys((*had, *logins)))},
+            traits={**before.traits, LOGINS_TRAIT: tuple(dict.fromkeys((*had, *logins)))},
         )
         if spec != before:
             _, new = await self._people.put_user(name, User(user.metadata, spec))

@@ -11,7 +11,7 @@ from attrs.validators import matches_re
 from tele.model.authority import TrustedAuthority
 from tele.model.identity import HostRole
 from tele.model.presence import Host, Presence
-from tele.model.resources import NAME_PATTERN, Lock, RecordingSettings, Role
+from tele.model.resources import HOST_NAME_PATTERN, NAME_PATTERN, Lock, RecordingSettings, Role
 from tele.model.revocation import HostRevocation, UserRevocation
 
 
@@ -50,7 +50,7 @@ class JoinRequest:
     """
 
     token: str = field(repr=False)
-    name: str = field(validator=matches_re(NAME_PATTERN))
+    name: str = field(validator=matches_re(HOST_NAME_PATTERN))
     role: HostRole
     keys: PublicKeys
     addresses: tuple[str, ...] = ()
