@@ -202,6 +202,8 @@ class Realm:
 
 def main(folder: Path) -> None:
     """Serve until killed."""
+    # The programs of sessions inherit it; under nohup(1) they would ignore that nobody is there.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     set_up_logging("info", sys.stderr, LogFormat.TEXT)
     users, hosts, host = (PrivateKey.generate() for _ in range(3))
     make_credentials(folder, users)

@@ -333,10 +333,12 @@ def test_too_many_processes(talk: Talk, somebody: pwd.struct_passwd) -> None:
             "id": 2, "op": "start", "kind": "exec", "login": somebody.pw_name, "pty": False,
             "words": 1,
         }  # fmt: skip
-        talk.ask(header, [b"sleep 1000 & exec sleep 1000"], [null.fileno(), writing, null.fileno()])
+        command = b"sleep 1000 & echo both run; exec sleep 1000"
+        talk.ask(header, [command], [null.fileno(), writing, null.fileno()])
     os.close(writing)
     first = talk.report()
     assert first["event"] == "started"
+    assert os.read(output, 100) == b"both run\n"
     subprocess.run(words, check=True)
     text, report = talk.run(somebody.pw_name, b"echo in; true | cat")
     assert "in" not in text
