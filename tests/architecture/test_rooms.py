@@ -17,6 +17,7 @@ RANKS = {
     "_version": 0,
     "model": 1,
     "private_files": 1,
+    "data_dir": 1,
     "interfaces": 2,
     "wire": 2,
     "rbac": 2,

@@ -40,6 +40,7 @@ from tele.auth.tokens import Tokens
 from tele.certs.check import LATEST
 from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.x509 import TlsKey
+from tele.data_dir import DataDirLock
 from tele.errors import Conflict, InvalidInput, TeleError, Unavailable
 from tele.https.identity import TlsIdentity
 from tele.https.serve import ApiServer
@@ -90,9 +91,9 @@ class AuthService(Service):
     """Auth of one cluster, on a backend and an archive that are given to it.
 
     ``listen`` is (host, port), port 0 for any; ``local_socket`` a path where the account
-    that runs auth, and root, may call the API without a certificate. ``ready`` fires with
-    the port when everything serves, or fails with a :class:`TeleError`. Raises
-    :class:`InvalidInput` for a ``recording`` that nothing would honour.
+    that runs auth, and root, may call the API without a certificate. ``lock`` is released when
+    everything is closed. ``ready`` fires with the port when everything serves, or fails with a
+    :class:`TeleError`. Raises :class:`InvalidInput` for a ``recording`` that nothing would honour.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class AuthService(Service):
         recording: RecordingSettings | None = None,
         sinks: Sequence[IAuditSink] = (),
         local_socket: Path | None = None,
+        lock: DataDirLock | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.ready: Deferred[int] = Deferred()
@@ -126,6 +128,7 @@ class AuthService(Service):
             raise InvalidInput(problem)
         self._sinks = sinks
         self._local_socket = local_socket
+        self._lock = lock
         self._entropy = entropy
         self._parts: Collaborators | None = None
         self._server: ApiServer | None = None
@@ -257,6 +260,8 @@ class AuthService(Service):
             parts.state.stop()
             await parts.hosts.stop()
         await self._backend.close()
+        if self._lock is not None:
+            self._lock.release()
 
     def _in_thread(self, function: Callable[..., Any], *words: Any) -> Deferred[Any]:
         pool = self._reactor.getThreadPool()

@@ -119,8 +119,10 @@ def _configure(place: Folder, cluster: str | None, listen: tuple[str, int] | Non
     """Write the configuration at the first start; check that it can be used now."""
     from tele.config.reading import load
     from tele.config.values import Address, cluster_name_problem
+    from tele.data_dir import PARTS, check_unlocked
 
     if not place.config.exists():
+        check_unlocked(place.path, PARTS)
         name = cluster or DEFAULT_CLUSTER
         if wrong := cluster_name_problem(name):
             raise InvalidInput(f"--cluster {name}: {wrong}")
@@ -137,6 +139,7 @@ def _configure(place: Folder, cluster: str | None, listen: tuple[str, int] | Non
     config = load(place.config).config
     if config.auth is None or config.proxy is None:
         raise InvalidInput(f"{place.config}: tele up needs the sections auth and proxy")
+    check_unlocked(config.data_dir, [part for part in PARTS if getattr(config, part) is not None])
     if cluster is not None and cluster != config.auth.cluster_name:
         raise InvalidInput(
             f"{place.path} holds the cluster {config.auth.cluster_name}, not {cluster}; leave"

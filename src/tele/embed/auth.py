@@ -8,6 +8,7 @@ from typing import Any
 
 from tele.auth.service import AuthService
 from tele.config.values import AuthConfig
+from tele.data_dir import DataDirLock
 from tele.embed.addresses import host_name
 from tele.embed.plugins import choose
 from tele.interfaces import IArchiveFactory, IAuditSinkFactory, IBackendFactory, Surroundings
@@ -38,9 +39,19 @@ def _forget_dead_socket(path: Path) -> None:
 def auth_service(reactor: Any, config: AuthConfig, data_dir: Path) -> AuthService:
     """Return auth on the store and archive that ``config`` chooses.
 
-    Opens the store: call it when the process is the one that will serve.
+    Locks the part of ``data_dir`` and opens the store: call it when the process is the one that
+    will serve. Raises :class:`tele.errors.Conflict` when another process has locked it.
     """
     folder = private_folder(data_dir)
+    lock = DataDirLock(folder, "auth")
+    try:
+        return _locked(reactor, config, folder, lock)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _locked(reactor: Any, config: AuthConfig, folder: Path, lock: DataDirLock) -> AuthService:
     surroundings = Surroundings(reactor, folder)
     local = folder / LOCAL_SOCKET
     _forget_dead_socket(local)
@@ -57,4 +68,5 @@ def auth_service(reactor: Any, config: AuthConfig, data_dir: Path) -> AuthServic
         recording=config.session_recording,
         sinks=sinks,
         local_socket=local if len(bytes(local)) <= _SOCKET_PATH_LIMIT else None,
+        lock=lock,
     )

@@ -14,12 +14,14 @@ from tele.auth.service import AuthService
 from tele.certs.check import LATEST
 from tele.config.reading import Loaded
 from tele.config.values import Address, JoinConfig
+from tele.data_dir import DataDirLock
 from tele.embed.addresses import is_wildcard
 from tele.embed.auth import auth_service
 from tele.embed.hosts import HostService, join_settings, node_service, open_store, proxy_service
 from tele.errors import InvalidInput, Unavailable
 from tele.interfaces import IAuthority
 from tele.loop import now
+from tele.membership.files import private_folder
 from tele.membership.joining import JoinSettings
 from tele.membership.store import MemberStore
 from tele.model.api.operation import Nothing
@@ -31,6 +33,8 @@ from tele.model.identity import Caller, HostRole, UserIdentity
 
 class ClusterService(MultiService):
     """The parts of one configuration, each started when those before it serve.
+
+    All of them are locked in data_dir before the first is started, until the last has stopped.
 
     ``ready`` fires with this service when all of them serve, or fails with the error of
     the first that cannot.
@@ -48,6 +52,7 @@ class ClusterService(MultiService):
         self._loaded = loaded
         self._parts = parts or ("auth", "proxy", "node")
         self._starting: Deferred[None] | None = None
+        self._lock: DataDirLock | None = None
         self._auth_port = 0
 
     @property
@@ -81,9 +86,17 @@ class ClusterService(MultiService):
     async def _stop(self) -> None:
         for service in reversed(list(self)):
             await maybeDeferred(service.stopService)
+        if self._lock is not None:
+            self._lock.release()
+
+    @property
+    def configured(self) -> tuple[str, ...]:
+        """The names of the parts that it runs."""
+        return tuple(part for part in self._parts if getattr(self._loaded.config, part) is not None)
 
     async def _start(self) -> None:
         config = self._loaded.config
+        self._lock = DataDirLock(private_folder(config.data_dir), *self.configured)
         if "auth" in self._parts and config.auth is not None:
             self.auth = auth_service(self._reactor, config.auth, config.data_dir)
             self.auth.setServiceParent(self)

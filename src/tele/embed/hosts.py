@@ -27,6 +27,7 @@ from tele.config.values import (
     ProxyConfig,
     ProxyProtocol,
 )
+from tele.data_dir import DataDirLock
 from tele.embed.addresses import host_name, public_address
 from tele.embed.plugins import choose
 from tele.embed.tunnelling import Tunnelling
@@ -103,14 +104,20 @@ class _AsMember:
 
 
 class HostService(MultiService):
-    """A node or a proxy with its membership. ``ready`` fires with the port."""
+    """A node or a proxy with its membership. ``ready`` fires with the port.
 
-    def __init__(self, member: Member, serving: Any, recorder: Any = None) -> None:
+    ``lock`` is released when everything has stopped.
+    """
+
+    def __init__(
+        self, member: Member, serving: Any, recorder: Any = None, lock: DataDirLock | None = None
+    ) -> None:
         super().__init__()
         self.member = member
         self.serving = serving
         self.ready: Deferred[int] = serving.ready
         self._recorder = recorder
+        self._lock = lock
         self._stopped = False
 
     def startService(self) -> None:
@@ -134,6 +141,8 @@ class HostService(MultiService):
         for service in (self.serving, self._recorder, self.member):
             if IService.providedBy(service) and service.running:
                 await maybeDeferred(service.stopService)
+        if self._lock is not None:
+            self._lock.release()
 
     def stopService(self) -> Deferred[None]:
         """Stop what serves, then the recorder, then the membership."""
@@ -204,8 +213,26 @@ def node_service(
     """Return a node, which starts its membership itself.
 
     ``join`` and ``store`` come from ``config`` if they are not given. ``recorder`` takes
-    part in every session in place of the one that ``config`` chooses.
+    part in every session in place of the one that ``config`` chooses. Raises
+    :class:`tele.errors.Conflict` when another process runs the node of ``data_dir``.
     """
+    lock = DataDirLock(private_folder(data_dir), HostRole.NODE.value)
+    try:
+        return _locked_node(reactor, config, data_dir, lock, join, store, recorder)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _locked_node(
+    reactor: Any,
+    config: NodeConfig,
+    data_dir: Path,
+    lock: DataDirLock,
+    join: JoinSettings | None,
+    store: MemberStore | None,
+    recorder: IRecorder | None,
+) -> HostService:
     folder = private_folder(data_dir)
     if join is None:
         if config.join is None:
@@ -265,7 +292,7 @@ def node_service(
             for chosen in config.subsystems
         ],
     )
-    return HostService(member, serving, recorder)
+    return HostService(member, serving, recorder, lock)
 
 
 def _given(reactor: Any, files: HttpsCertConfig) -> GivenCertificate:
@@ -285,8 +312,25 @@ def proxy_service(
 ) -> HostService:
     """Return a proxy, which starts its membership itself.
 
-    ``join`` and ``store`` come from ``config`` if they are not given.
+    ``join`` and ``store`` come from ``config`` if they are not given. Raises
+    :class:`tele.errors.Conflict` when another process runs the proxy of ``data_dir``.
     """
+    lock = DataDirLock(private_folder(data_dir), HostRole.PROXY.value)
+    try:
+        return _locked_proxy(reactor, config, data_dir, lock, join, store)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _locked_proxy(
+    reactor: Any,
+    config: ProxyConfig,
+    data_dir: Path,
+    lock: DataDirLock,
+    join: JoinSettings | None,
+    store: MemberStore | None,
+) -> HostService:
     if join is None:
         if config.join is None:
             raise InvalidInput("proxy.join: missing: where is auth?")
@@ -322,4 +366,4 @@ def proxy_service(
         proxy_protocol=required,
         https=https,
     )
-    return HostService(member, serving)
+    return HostService(member, serving, lock=lock)

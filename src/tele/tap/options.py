@@ -4,6 +4,8 @@ Laws of this file:
 
 * A mistake in the configuration ends twistd with status 2 and all mistakes on standard
   error, before anything is started.
+* A data_dir that another process uses ends it with status 1, before it becomes a daemon. It is
+  locked after that, when twistd has the account that it shall have.
 * What cannot start ends the process with status 1 and one sentence in the log.
 """
 
@@ -25,8 +27,9 @@ from twisted.python.usage import Options as UsageOptions
 from tele.capacity.descriptors import process_budget, raise_limit
 from tele.config.reading import Loaded
 from tele.config.values import LogConfig
+from tele.data_dir import check_unlocked
 from tele.embed import ClusterService, load_config
-from tele.errors import ConfigError, TeleError
+from tele.errors import ConfigError, Conflict, TeleError
 from tele.loop import LineObserver, LogFormat, log_observer, make_logger
 from tele.text import printable_lines
 
@@ -79,6 +82,11 @@ def make(options: Options, parts: Sequence[str]) -> IService:
             print(printable_lines(problem), file=sys.stderr)
             sys.exit(ConfigError.exit_code)
     service = ClusterService(reactor, options.loaded, parts)
+    try:
+        check_unlocked(options.loaded.config.data_dir, service.configured)
+    except Conflict as error:
+        print(printable_lines(error), file=sys.stderr)
+        sys.exit(error.exit_code)
     service.ready.addErrback(_give_up, reactor)
     any_reactor: Any = reactor
     any_reactor.addSystemEventTrigger("before", "shutdown", _hasten_when_told_again, service)
