@@ -180,6 +180,13 @@ class IAuditSink(Interface):
         """Take one event."""
 
 
+class IAuditBatchSink(IAuditSink):
+    """A sink for which many events are no more work than one; optional."""
+
+    def receive_all(events: Sequence[Event]) -> Deferred[None]:
+        """Take all of these events, in order, or none."""
+
+
 @frozen
 class Joined:
     """What a join method found: which labels are bound to the host."""

@@ -18,6 +18,7 @@ RANKS = {
     "model": 1,
     "private_files": 1,
     "data_dir": 1,
+    "durable_files": 1,
     "interfaces": 2,
     "wire": 2,
     "rbac": 2,

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from attrs import define, field
 
+from tele.durable_files import write_file
 from tele.errors import Unavailable
 from tele.membership import files
 from tele.model.resources import Metadata, Role
@@ -38,8 +39,8 @@ class Disk:
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     """A disk that can be filled."""
-    made = Disk(files._write)
-    monkeypatch.setattr(files, "_write", made)
+    made = Disk(write_file)
+    monkeypatch.setattr(files, "write_file", made)
     yield made
     made.problem = 0
 

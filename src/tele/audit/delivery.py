@@ -2,7 +2,8 @@
 
 Laws of this file:
 
-* In order and one at a time: the next event goes out when the sink has taken the one before.
+* In order and one at a time: the next event goes out when the sink has taken the one before. A
+  sink that takes many gets at once what came meanwhile.
 * A sink fails alone. What it failed to take, and what came while it was too far
   behind, is counted and not tried again: the store has it.
 """
@@ -11,11 +12,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
-from tele.interfaces import IAuditSink
+from tele.interfaces import IAuditBatchSink, IAuditSink
 from tele.loop import make_logger
 from tele.model.event import Event
 
@@ -23,6 +24,8 @@ log = make_logger(__name__)
 
 #: How many events a sink may be behind.
 BACKLOG: Final = 10_000
+#: How many it gets at once, if it takes many.
+BATCH: Final = 500
 
 
 class Delivery:
@@ -30,8 +33,10 @@ class Delivery:
 
     def __init__(self, sink: IAuditSink) -> None:
         self._sink = sink
+        self._many: Any = IAuditBatchSink(sink, None)
         self._waiting: deque[Event] = deque()
         self._running = False
+        self._idle: list[Deferred[None]] = []
         self.failed = 0
 
     def send(self, events: Sequence[Event]) -> None:
@@ -44,15 +49,32 @@ class Delivery:
         if not self._running:
             Deferred.fromCoroutine(self._run())
 
+    def when_idle(self) -> Deferred[None]:
+        """Fire when the sink has taken, or failed to take, all that there is."""
+        if not self._running:
+            return succeed(None)
+        self._idle.append(Deferred())
+        return self._idle[-1]
+
     async def _run(self) -> None:
         self._running = True
         try:
             while self._waiting:
-                event = self._waiting.popleft()
+                most = BATCH if self._many is not None else 1
+                events = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
                 try:
-                    await self._sink.receive(event)
+                    await self._hand_over(events)
                 except Exception as error:
-                    self.failed += 1
+                    self.failed += len(events)
                     log.warn("audit sink {sink!r} failed: {why!r}", sink=self._sink, why=error)
         finally:
             self._running = False
+            idle, self._idle = self._idle, []
+            for each in idle:
+                each.callback(None)
+
+    def _hand_over(self, events: Sequence[Event]) -> Deferred[None]:
+        if self._many is not None:
+            answer: Deferred[None] = self._many.receive_all(events)
+            return answer
+        return self._sink.receive(events[0])

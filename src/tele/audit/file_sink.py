@@ -1,50 +1,95 @@
 """A sink that writes each event as a line of JSON to a file, for those who ship files.
 
-Law of this file: a line is ASCII, so that a terminal may show the file.
+Laws of this file:
+
+* A line is ASCII, so that a terminal may show the file.
+* What counts as delivered is on disk. The reactor does not wait for that.
+* A line is whole: what a full disk or a power cut left of one is taken out before the next.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, maybeDeferred
 from zope.interface import implementer
 
 from tele.capacity.descriptors import room_for_one
-from tele.interfaces import IAuditSink
+from tele.durable_files import sync_folder
+from tele.interfaces import IAuditBatchSink
 from tele.model.codec import to_json
 from tele.model.event import Event
 from tele.text import printable_json
 
+#: Bytes that are read at a time to find where a torn line begins.
+_LOOK_BACK: Final = 64 * 1024
 
-@implementer(IAuditSink)
+
+@implementer(IAuditBatchSink)
 class FileSink:
-    """Appends to ``path`` (mode 0600). A file moved away by logrotate is made again."""
+    """Appends to ``path`` (mode 0600). A file moved away by logrotate is made again.
 
-    def __init__(self, path: Path) -> None:
+    ``in_thread`` runs what waits for the disk; one call at a time is made.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        in_thread: Callable[[Callable[[], None]], Deferred[None]] = maybeDeferred,
+    ) -> None:
         self._path = path
+        self._in_thread = in_thread
 
     def receive(self, event: Event) -> Deferred[None]:
-        """See :class:`IAuditSink`."""
-        try:
-            line = printable_json(to_json(event)).encode("ascii")
-            with room_for_one():
-                self._append(line + b"\n")
-        except OSError as error:
-            return fail(error)
-        return succeed(None)
+        """See :class:`tele.interfaces.IAuditSink`."""
+        return self.receive_all([event])
 
-    def _append(self, line: bytes) -> None:
-        """Write all of ``line``, or nothing and raise OSError."""
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    def receive_all(self, events: Sequence[Event]) -> Deferred[None]:
+        """See :class:`tele.interfaces.IAuditBatchSink`."""
+        lines = [printable_json(to_json(event)).encode("ascii") + b"\n" for event in events]
+        return self._in_thread(lambda: self._append(b"".join(lines)))
+
+    def _append(self, lines: bytes) -> None:
+        """Write all of ``lines``, or nothing and raise OSError."""
+        with room_for_one():
+            new = self._write(lines)
+        if new:
+            with room_for_one():
+                sync_folder(self._path.parent)
+
+    def _write(self, lines: bytes) -> bool:
+        """Return whether the file is new."""
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         descriptor = os.open(self._path, flags, 0o600)
         try:
-            before = os.fstat(descriptor).st_size
-            if os.write(descriptor, line) != len(line):
-                # A disk that has filled takes a part: half an event would spoil the next line.
+            before = _cut_torn_line(descriptor)
+            try:
+                written = os.write(descriptor, lines)
+                if written != len(lines):  # a disk that has filled takes a part
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(descriptor)
+            except OSError:
                 os.ftruncate(descriptor, before)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise
         finally:
             os.close(descriptor)
+        return not before
+
+
+def _cut_torn_line(descriptor: int) -> int:
+    """Remove what is left of a line that was never whole; return the size of the rest."""
+    size = end = os.fstat(descriptor).st_size
+    while end:
+        start = max(0, end - _LOOK_BACK)
+        found = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if found >= 0:
+            end = start + found + 1
+            break
+        end = start
+    if end != size:
+        os.ftruncate(descriptor, end)
+    return end

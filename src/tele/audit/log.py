@@ -22,7 +22,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredLock, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
@@ -46,6 +46,8 @@ BATCH: Final = 500
 #: Events that may wait to be stored; whoever reports them keeps what is refused.
 BACKLOG: Final = 50_000
 ATTEMPTS: Final = 20
+#: How long sinks have to take the last events.
+CLOSING_SECONDS: Final = 5.0
 EVENT_LIMIT: Final = 256 * 1024
 
 T = TypeVar("T")
@@ -144,6 +146,14 @@ class AuditLog:
                 continue  # another auth on this store appended meanwhile
             return linked
         raise Unavailable("the audit is too busy to append to; try again")
+
+    async def close(self) -> None:
+        """Wait until the sinks have what was appended, but not for long."""
+        idle = [delivery.when_idle() for delivery in self._deliveries]
+        done: Deferred[Any] = gatherResults(idle, consumeErrors=True)
+        done.addTimeout(CLOSING_SECONDS, self._clock, lambda _, __: None)
+        if await done is None:
+            log.warn("an audit sink did not take its last events in time: they are lost")
 
     async def query(self, request: ListEvents) -> EventList:
         """Return a page of events; see :func:`tele.audit.reading.search`."""

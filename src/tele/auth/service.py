@@ -259,6 +259,7 @@ class AuthService(Service):
         if parts is not None:
             parts.state.stop()
             await parts.hosts.stop()
+            await parts.audit.close()
         await self._backend.close()
         if self._lock is not None:
             self._lock.release()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from tele.cli.home import safe_name
+from tele.cli.home import replace_file, safe_name
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import notice_shorter, split_words, ttl_option
 from tele.cli.output import Column, format_option, plain, print_text, say, show_list, words
@@ -116,7 +116,10 @@ def _write(path: Path, output: Path | None, certificate: str, expires: str) -> N
     if str(target) == "-":
         print_text(certificate)
     else:
-        target.write_text(certificate + "\n", "ascii")
+        if target.exists() and not target.is_file():  # a pipe, or a device
+            target.write_text(certificate + "\n", "ascii")
+        else:
+            replace_file(target.resolve(), certificate + "\n", 0o644)
         say(f"{target}: valid until {expires}")
 
 

@@ -27,6 +27,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tele.durable_files import make_folder, write_file
 from tele.errors import InvalidInput, NotLoggedIn, TeleError, quoted
 
 #: The same as tele.model.resources.NAME_PATTERN, which costs the import of attrs.
@@ -266,7 +267,7 @@ def _damaged(path: Path) -> TeleError:
 def private_folder(path: Path) -> Path:
     """Make the folder, and keep others out of it; raises :class:`TeleError`."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path)
         found = path.stat()
         if found.st_uid != os.geteuid():
             raise TeleError(f"{path} belongs to another user: set TELE_HOME to a folder of yours")
@@ -280,17 +281,9 @@ def private_folder(path: Path) -> Path:
 
 
 def replace_file(path: Path, content: str | bytes, mode: int) -> None:
-    """Replace one file at once; raises :class:`TeleError`."""
+    """Replace one file at once, durably; raises :class:`TeleError`."""
     data = content.encode("utf-8") if isinstance(content, str) else content
-    new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        new.unlink(missing_ok=True)
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
+        write_file(path, data, mode=mode)
     except OSError as error:
-        new.unlink(missing_ok=True)
         raise TeleError(f"cannot write {path}: {error.strerror}") from None

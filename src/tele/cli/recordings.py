@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -174,6 +175,7 @@ def _file_name(recording_id: str) -> str:
 def export(recording: str, file: Path | None, form: str | None, where: Where) -> None:
     """Write a recording to FILE (default: ID.tape); - is standard output."""
     from tele.cli.play import rendered
+    from tele.durable_files import sync_folder
     from tele.tape.file import write_file
 
     to_stdout = str(file) == "-"
@@ -197,6 +199,9 @@ def export(recording: str, file: Path | None, form: str | None, where: Where) ->
             target.chmod(0o600)
             for part in parts:
                 out.write(part)
+            out.flush()
+            os.fsync(out.fileno())  # the recording may be removed from auth next
+        sync_folder(target.absolute().parent)
     say(f"wrote {target}")
     if source.manifest is None:
         say("it is not complete: the recording had no manifest yet, so nobody has signed it")

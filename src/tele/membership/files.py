@@ -3,18 +3,17 @@
 Laws of this file:
 
 * Files are 0600 in folders 0700, made so from the start and never loosened first.
-* A file is replaced whole: written beside, synced, renamed, folder synced.
+* What is written is on disk, whole, when the call returns (:mod:`tele.durable_files`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 import stat
 from pathlib import Path
 
 from tele.capacity.descriptors import room_for_one
+from tele.durable_files import make_folder, write_file
 from tele.errors import TeleError
 
 
@@ -24,8 +23,8 @@ def private_folder(path: Path) -> Path:
     Raises :class:`TeleError` if it cannot be made, or is somebody else's.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=0o700, exist_ok=True)
+        make_folder(path.parent, 0o777)
+        make_folder(path)
         found = path.stat()
         if found.st_uid != os.geteuid():
             raise TeleError(f"{path} belongs to another user; give this node a folder of its own")
@@ -63,36 +62,6 @@ def write_private(path: Path, data: bytes, *, replace: bool = True) -> bool:
     """
     try:
         with room_for_one():
-            return _write(path, data, replace=replace)
+            return write_file(path, data, replace=replace)
     except OSError as error:
         raise TeleError(f"{path} cannot be written: {error.strerror}") from None
-
-
-def _write(path: Path, data: bytes, *, replace: bool) -> bool:
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            beside.replace(path)
-        else:
-            os.link(beside, path)
-    except FileExistsError:
-        return False
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            beside.unlink()
-    sync_folder(path.parent)
-    return True
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in ``path`` durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -23,8 +23,9 @@ from typing import Final, Protocol
 
 from attrs import frozen
 
+from tele.durable_files import sync_folder
 from tele.errors import Conflict, InvalidInput, TeleError
-from tele.membership.files import private_folder, read_private, sync_folder, write_private
+from tele.membership.files import private_folder, read_private, write_private
 from tele.membership.identity import MemberIdentity, from_bytes, to_bytes
 from tele.membership.spool import FileSpool, MemorySpool, Spool
 from tele.model.api.members import ClusterState

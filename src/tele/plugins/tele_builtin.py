@@ -72,11 +72,17 @@ class _File:
     help = "file:PATH - appends each event as a line of JSON"
 
     def make(self, arguments: str, surroundings: Surroundings) -> IAuditSink:
+        from twisted.internet.threads import deferToThreadPool
+
         from tele.audit.file_sink import FileSink
 
         if not arguments:
             raise InvalidInput("file needs a path: file:PATH")
-        return FileSink(_path(arguments, surroundings, ""))
+        reactor = surroundings.reactor
+        return FileSink(
+            _path(arguments, surroundings, ""),
+            lambda write: deferToThreadPool(reactor, reactor.getThreadPool(), write),
+        )
 
 
 @implementer(IPlugin, IRecorderFactory)

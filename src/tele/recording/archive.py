@@ -2,15 +2,15 @@
 
 Laws of this file:
 
-* Written once: under a temporary name, synced, renamed, the folder synced; so a blob is
-  there whole or not at all, whatever happens.
+* Written once, and on disk before it is acknowledged, with all folders that lead to it
+  (:mod:`tele.durable_files`): a blob is there whole or not at all, whatever happens. That holds for
+  whoever is told that it is there already, too.
 * Ids and names are checked: no path leaves the archive.
 * The disk is never waited for in the reactor's thread.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -21,36 +21,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
 
+from tele.durable_files import make_folder, sync_folder, write_file
 from tele.errors import Conflict, InvalidInput, NotFound, Unavailable
 from tele.interfaces import IArchive
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole, or not at all, after any crash. May raise OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(data)
-        os.fsync(descriptor)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    finally:
-        os.close(descriptor)
-    os.rename(temporary, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make what was created and renamed in ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @implementer(IArchive)
@@ -61,7 +36,7 @@ class DirectoryArchive:
         self._root = root
         self._reactor = reactor
         try:
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(root)
         except OSError as error:
             raise Unavailable(f"cannot use {root} for recordings: {error}") from None
 
@@ -94,12 +69,14 @@ class DirectoryArchive:
         path = self._path(recording_id, name)
 
         def write() -> None:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if path.exists():
+            make_folder(path.parent)
+            if path.exists() or not write_file(path, data, replace=False):
                 if path.read_bytes() != data:
                     raise Conflict("this part of the recording is there already, and differs")
-                return
-            write_durably(path, data)
+                sync_folder(path.parent)
+            # Another call may have made these, and not be as far.
+            sync_folder(path.parent.parent)
+            sync_folder(self._root)
 
         return self._run(write)
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tele.durable_files import make_folder, sync_folder
 from tele.errors import Conflict, TeleError, Unavailable
 from tele.interfaces import Change, Delete, Item, Put
 
@@ -61,7 +62,7 @@ def _item(row: _Row) -> Item:
 def open_file(path: Path) -> sqlite3.Connection:
     """Open, or create with mode 0600, the store at ``path``. Raises :class:`Unavailable`."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path.parent)
         _keep_private(path)
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
@@ -69,8 +70,12 @@ def open_file(path: Path) -> sqlite3.Connection:
         raise Unavailable(f"cannot open the store {path}: {why}") from None
     try:
         connection.execute("PRAGMA busy_timeout = 10000")
-        connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise sqlite3.OperationalError(
+                f"its journal is {mode}: the file system has no shared memory, use a local disk"
+            )
         connection.executescript(SCHEMA)
     except sqlite3.Error as error:
         connection.close()
@@ -89,6 +94,7 @@ def _keep_private(path: Path) -> None:
     """
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        sync_folder(path.parent)
     except FileExistsError:
         # One restored from a backup may be readable by all; SQLite gives its log and shared
         # memory the same mode.

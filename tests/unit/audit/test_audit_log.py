@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from zope.interface import implementer
 from tele.audit.chain import Verdict, event, link
 from tele.audit.delivery import BACKLOG
 from tele.audit.file_sink import FileSink
-from tele.audit.log import AuditLog
+from tele.audit.log import CLOSING_SECONDS, AuditLog
 from tele.audit.reading import HEAD, event_key
 from tele.errors import InvalidInput, Unavailable
 from tele.interfaces import Delete, IAuditSink, Item, Put
@@ -360,6 +360,68 @@ def test_a_slow_sink_gets_one_event_at_a_time(backend: MemoryBackend) -> None:
     result(audit.append(make(3)))
     audit._deliveries[0].send([make(n) for n in range(BACKLOG + 5)])
     assert audit.failed_deliveries == 5
+
+
+def test_a_line_that_a_crash_tore_is_taken_out(tmp_path: Path) -> None:
+    """What a power cut left of a line does not spoil the next one, however long it was."""
+    path = tmp_path / "audit.json"
+    sink = FileSink(path)
+    result(sink.receive(make(1)))
+    for torn in (b'{"id": "id-2', b"x" * 200_000):
+        with path.open("ab") as file:
+            file.write(torn)
+        result(sink.receive(make(3)))
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == [
+        "id-1", "id-3", "id-3"
+    ]  # fmt: skip
+    path.write_bytes(b"all of it torn")
+    result(sink.receive(make(4)))
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["id-4"]
+
+
+def test_a_file_sink_takes_many_and_syncs_once(
+    backend: MemoryBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits goes to the disk with one sync, off the reactor; nothing is delivered before."""
+    waiting: list[tuple[Deferred[None], Callable[[], None]]] = []
+
+    def later(write: Callable[[], None]) -> Deferred[None]:
+        waiting.append((Deferred(), write))
+        return waiting[-1][0]
+
+    clock = Clock()
+    audit = AuditLog(backend, clock, [FileSink(tmp_path / "audit.json", later)])
+    for number in range(10):
+        result(audit.append(make(number)))
+    assert not (tmp_path / "audit.json").exists()
+    closing = Deferred.fromCoroutine(audit.close())
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def note(file: int) -> None:
+        synced.append(file)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", note)
+    while waiting:
+        assert not closing.called
+        answer, write = waiting.pop()
+        write()
+        answer.callback(None)
+    result(closing)
+    assert len((tmp_path / "audit.json").read_text().splitlines()) == 10
+    assert len(synced) == 3  # the first line, its folder, and all that came meanwhile
+    assert not clock.getDelayedCalls()
+
+
+def test_closing_does_not_wait_for_a_dead_sink(backend: MemoryBackend) -> None:
+    """A sink that never answers keeps nobody from stopping auth."""
+    clock = Clock()
+    audit = AuditLog(backend, clock, [Patient()])
+    result(audit.append(make(1)))
+    closing = Deferred.fromCoroutine(audit.close())
+    clock.advance(CLOSING_SECONDS)
+    result(closing)
 
 
 def test_unknown_names_are_our_mistake() -> None:

@@ -1,0 +1,75 @@
+"""How is something written so that it is still there, whole, after a crash or a power cut?
+
+Invariants:
+
+* A file is there whole or not at all: written beside under another name, synced, given its name,
+  the folder synced. When a function here returns, all of that is on disk.
+* A new folder is on disk, too: the folder that names it is synced, up to one that was there.
+* Two writers of one file never write to the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+from typing import Final
+
+#: What a file system says that has no hard links.
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+
+
+def make_folder(path: Path, mode: int = 0o700) -> None:
+    """Make ``path``, and what leads to it, if it is not there. May raise OSError."""
+    if path.is_dir():
+        return
+    make_folder(path.parent, mode)
+    path.mkdir(mode=mode, exist_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Have on disk what was created, renamed and removed in ``path``. May raise OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_file(path: Path, data: bytes, *, mode: int = 0o600, replace: bool = True) -> bool:
+    """Write a file into a folder that is there. May raise OSError; then nothing has changed.
+
+    Returns False if it was there already and ``replace`` is false.
+    """
+    beside = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace or not _link(beside, path):
+            beside.replace(path)
+    except FileExistsError:
+        sync_folder(path.parent)  # whoever is told that it is there counts on it
+        return False
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            beside.unlink()
+    sync_folder(path.parent)
+    return True
+
+
+def _link(beside: Path, path: Path) -> bool:
+    """Give the file its name, or raise FileExistsError; False if there are no links here."""
+    try:
+        os.link(beside, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        return False
+    return True
