@@ -100,6 +100,13 @@ class IBackend(Interface):
         """Finish what runs and let go of files and connections."""
 
 
+class IBatchBackend(IBackend):
+    """A store that reads many keys as fast as one; optional."""
+
+    def get_many(keys: Sequence[str]) -> Deferred[Sequence[Item | None]]:
+        """Return for each key the item, or None; all of one moment."""
+
+
 # -- recordings -----------------------------------------------------------------------
 
 

@@ -28,6 +28,7 @@ RANKS = {
     "loop": 4,
     "capacity": 4,
     "workers": 4,
+    "call_queue": 4,
     "store": 5,
     "https": 5,
     "audit": 6,

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from tele.cli.audit import _earlier
-from tele.cli.lists import split_pairs, split_words
-from tele.cli.output import Column, ago, say, show_data, show_list, show_one, span
+from tele.cli.lists import FIRST_PAGE, NEXT_PAGES, pages, split_pairs, split_words
+from tele.cli.output import (
+    BATCH,
+    Column,
+    ago,
+    plain,
+    say,
+    show_data,
+    show_list,
+    show_one,
+    show_pages,
+    span,
+)
 from tele.cli.recordings import begun
 from tele.errors import InvalidInput
 from tele.model.codec import format_time
@@ -51,6 +63,63 @@ def test_tables_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == ""
     show_list("json", [], COLUMNS)
     assert json.loads(capsys.readouterr().out) == []
+
+
+@pytest.mark.parametrize("form", ["text", "json", "yaml", "names"])
+@pytest.mark.parametrize("sizes", [(), (0,), (1,), (0, 3), (2, 3, 1), (BATCH + 1, 0, BATCH)])
+def test_pages_are_one_list(
+    form: str, sizes: tuple[int, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A list that comes in pages is the same text as one that comes at once."""
+    pages = [[session(f"u{page}.{n}") for n in range(size)] for page, size in enumerate(sizes)]
+    show_pages(form, pages, COLUMNS, name=lambda s: s["user"])
+    paged = capsys.readouterr().out
+    everything = [item for page in pages for item in page]
+    show_list(form, everything, COLUMNS, name=lambda s: s["user"])
+    whole = capsys.readouterr().out
+    if form == "text":  # a column is as wide as what has come by then
+        paged, whole = (" ".join(text.split()) for text in (paged, whole))
+    assert paged == whole
+    if form == "json":
+        assert json.loads(paged) == plain(everything)
+        assert paged == json.dumps(plain(everything), indent=2) + "\n"
+
+
+@pytest.mark.parametrize("form", ["text", "json", "names"])
+def test_a_page_is_printed_before_the_next_is_asked_for(
+    form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever looks at the beginning of a long list does not wait for its end."""
+
+    def pages() -> Iterator[list[Session]]:
+        yield [session(f"first{n}") for n in range(BATCH)]
+        assert "first99" in capsys.readouterr().out
+        yield [session("second")]
+
+    show_pages(form, pages(), COLUMNS, name=lambda s: s["user"])
+    assert "second" in capsys.readouterr().out
+
+
+def test_pages_are_asked_for_one_by_one() -> None:
+    """The first page is short, a limit is kept, and nothing is asked for that nobody reads."""
+    asked: list[tuple[str, int]] = []
+
+    class Page:
+        def __init__(self, after: str, size: int) -> None:
+            asked.append((after, size))
+            begin = int(after or 0)
+            self.items = list(range(begin, min(begin + size, 1000)))
+            self.next = str(begin + size) if begin + size < 1000 else ""
+
+    assert [n for page in pages(Page) for n in page] == list(range(1000))
+    assert asked == [("", FIRST_PAGE), (str(FIRST_PAGE), NEXT_PAGES),
+                     (str(FIRST_PAGE + NEXT_PAGES), NEXT_PAGES)]  # fmt: skip
+    asked.clear()
+    assert [n for page in pages(Page, FIRST_PAGE + 7) for n in page] == list(range(FIRST_PAGE + 7))
+    assert asked == [("", FIRST_PAGE), (str(FIRST_PAGE), 7)]
+    asked.clear()
+    next(pages(Page))
+    assert len(asked) == 1
 
 
 def test_one_thing_has_the_keys_of_the_list(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,6 @@ from small_cluster import NAME, SmallCluster, SmallNode, small_cluster
 from tele.audit.chain import event
 from tele.errors import InvalidInput
 from tele.model.api import records, table
-from tele.model.api.people import Paged
 from tele.model.event import Event
 from tele.model.session import Recording, RecordingStart
 
@@ -60,7 +59,8 @@ def test_a_stolen_node_speaks_as_itself_and_today(cluster: SmallCluster) -> None
     )  # fmt: skip
     call(cluster, thief, table.START_RECORDING, records.StartRecording(name, start))
     row: Recording
-    (row,) = cluster.reactor.wait(cluster.admin.perform(table.LIST_RECORDINGS, Paged())).items
+    listed = cluster.admin.perform(table.LIST_RECORDINGS, records.ListRecordings())
+    (row,) = cluster.reactor.wait(listed).items
     assert (row.node, row.node_id) == ("web1", thief.member.host_id)
     assert row.received is not None
     assert row.received > before

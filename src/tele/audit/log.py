@@ -37,6 +37,7 @@ from tele.loop import make_logger
 from tele.model.api.records import EventList, ListEvents
 from tele.model.codec import decode, encode
 from tele.model.event import OWN_KEYS, Event
+from tele.store.batches import get_many
 
 IDS: Final = "/audit/ids/"
 
@@ -125,7 +126,7 @@ class AuditLog:
     async def _write(self, events: Sequence[Event]) -> list[Event]:
         by_id = {_id_key(value): value for value in reversed(events)}
         for _ in range(ATTEMPTS):
-            known = await _all([self._backend.get(key) for key in by_id])
+            known = await get_many(self._backend, list(by_id))
             new = [v for v, item in zip(by_id.values(), known, strict=True) if item is None]
             if not new:
                 return []

@@ -22,17 +22,32 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from attrs import evolve
 
-from tele.auth.shelf import Kept, Shelf
+from tele.auth.recording_search import (
+    INDEX,
+    OF_USER,
+    RunningSessions,
+    heard,
+    mark_of,
+    search,
+    stamp_of,
+)
+from tele.auth.shelf import Shelf
 from tele.errors import AccessDenied, BadRecording, Conflict, InvalidInput, NotFound, quoted
 from tele.interfaces import Delete, IArchive, IBackend, Put
-from tele.model.api.records import RecordingDetails, RecordingProgress, UpdateRecording
+from tele.model.api.records import (
+    ListRecordings,
+    RecordingDetails,
+    RecordingList,
+    RecordingProgress,
+    UpdateRecording,
+)
 from tele.model.codec import decode, encode
 from tele.model.identity import HostIdentity
 from tele.model.resources import NAME_PATTERN
@@ -41,8 +56,6 @@ from tele.recording.proof import check_signer, check_start
 from tele.tape.verify import VERSIONS
 
 ROWS: Final = "/recordings/rows/"
-INDEX: Final = "/recordings/index/"
-OF_USER: Final = "/recordings/of/"
 SESSIONS: Final = "/sessions/"
 SESSIONS_OF: Final = "/sessions-of/"
 MANIFEST: Final = "manifest"
@@ -83,6 +96,7 @@ class Recordings:
         self._host_authorities = host_authorities
         self._rows = Shelf(backend, ROWS, Recording)
         self._sessions = Shelf(backend, SESSIONS, Session)
+        self._list_of_running = RunningSessions(backend, self._sessions)
         self._running: Counter[str] = Counter()
         self._counted = _NEVER
 
@@ -93,9 +107,8 @@ class Recordings:
         if self._running[host_id] >= limit and moment - self._counted >= COUNT_AGAIN:
             # Some may have ended at another auth on this store, or never told that they did.
             self._counted = moment
-            kept = await self._sessions.list()
             since = moment - COUNTS_FOR
-            recent = (k.value for k in kept if _heard(k.value) > since)
+            recent = (s for s in await self._list_of_running.all() if heard(s) > since)
             self._running = Counter(session.node_id for session in recent)
         return self._running[host_id] < limit
 
@@ -302,17 +315,9 @@ class Recordings:
         """Whether nobody has said yet that a session ended."""
         return await self._sessions.get(recording_id) is not None
 
-    async def list(
-        self, limit: int, after: str, user: str | None = None
-    ) -> tuple[tuple[Recording, ...], str]:
-        """Return a page, newest first, and how to go on; of one ``user`` if one is given."""
-        prefix = INDEX if user is None else f"{OF_USER}{user}/"
-        end = prefix + after if after else prefix[:-1] + "0"
-        items = await self._backend.range(prefix, end, limit, reverse=True)
-        names = [item.key.removeprefix(prefix) for item in items]
-        rows = [await self._rows.get(name.partition("-")[2]) for name in names]
-        found = tuple(kept.value for kept in rows if kept is not None)
-        return found, names[-1] if len(items) == limit else ""
+    async def list(self, request: ListRecordings) -> RecordingList:
+        """Return a page; see :func:`tele.auth.recording_search.search`."""
+        return await search(self._backend, self._rows, request)
 
     async def session(self, session_id: str) -> Session:
         """Return a session that runs. Raises :class:`NotFound`."""
@@ -326,13 +331,12 @@ class Recordings:
     async def running(self, user: str | None = None) -> tuple[Session, ...]:
         """Return sessions that have not ended, oldest first; of one ``user`` if given."""
         if user is None:
-            kept: Sequence[Kept[Session] | None] = await self._sessions.list()
-        else:
-            prefix = f"{SESSIONS_OF}{user}/"
-            items = await self._backend.range(prefix, prefix[:-1] + "0")
-            kept = [await self._sessions.get(item.key.removeprefix(prefix)) for item in items]
-        found = [each.value for each in kept if each is not None]
-        return tuple(sorted(found, key=_heard))
+            return tuple(await self._list_of_running.all())
+        prefix = f"{SESSIONS_OF}{user}/"
+        items = await self._backend.range(prefix, prefix[:-1] + "0")
+        names = [item.key.removeprefix(prefix) for item in items]
+        kept = await self._sessions.get_many(names)
+        return tuple(sorted((each.value for each in kept), key=mark_of))
 
     async def details(self, row: Recording, state: RecordingState) -> RecordingDetails:
         """Return all that is known of a recording."""
@@ -360,12 +364,8 @@ class Recordings:
 
 
 def _index_keys(row: Recording) -> tuple[str, str]:
-    stamp = f"{int(_heard(row).timestamp() * 1000):015d}-{row.id}"
+    stamp = f"{stamp_of(heard(row))}-{row.id}"
     return f"{INDEX}{stamp}", f"{OF_USER}{row.user}/{stamp}"
-
-
-def _heard(of: Recording | Session) -> datetime:
-    return of.received or of.started  # those from before auth noted when it heard of them
 
 
 def _running_key(user: str, recording_id: str) -> str:

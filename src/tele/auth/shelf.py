@@ -11,10 +11,13 @@ from attrs import frozen
 from tele.errors import Conflict, InvalidInput, Unavailable
 from tele.interfaces import Delete, IBackend, Item, Put
 from tele.model.codec import decode, encode
+from tele.store.batches import get_many
 
 T = TypeVar("T")
 
 ATTEMPTS = 20
+#: Values that are read in one go, of a page.
+STEP = 200
 
 
 @frozen
@@ -37,9 +40,15 @@ class Shelf(Generic[T]):
     async def get(self, name: str) -> Kept[T] | None:
         """Return one, or None."""
         item = await self._backend.get(self.prefix + name)
-        return None if item is None else self._read(item)
+        return None if item is None else self.read(item)
 
-    def _read(self, item: Item) -> Kept[T]:
+    async def get_many(self, names: Sequence[str]) -> Sequence[Kept[T]]:
+        """Return those of ``names`` that are there, in this order."""
+        items = await get_many(self._backend, [self.prefix + name for name in names])
+        return [self.read(item) for item in items if item is not None]
+
+    def read(self, item: Item) -> Kept[T]:
+        """Return what an item of this prefix holds."""
         try:
             value = decode(self._cls, item.value)
         except InvalidInput as error:
@@ -50,15 +59,25 @@ class Shelf(Generic[T]):
     async def list(
         self, limit: int = 0, after: str = "", reverse: bool = False
     ) -> Sequence[Kept[T]]:
-        """Return those after ``after`` in order of names (before it, when reversed)."""
+        """Return those after ``after`` in order of names (before it, when reversed).
+
+        Many are read in steps, so that others have their turns in between; all of them, with
+        ``limit`` 0, are of one moment.
+        """
         start, end = self.prefix, self.prefix[:-1] + "0"
         if after:
             if reverse:
                 end = self.prefix + after
             else:
                 start = self.prefix + after + "\0"
-        items = await self._backend.range(start, end, limit, reverse)
-        return [self._read(item) for item in items]
+        found: list[Kept[T]] = []
+        while True:
+            step = min(STEP, limit - len(found)) if limit else 0
+            items = await self._backend.range(start, end, step, reverse)
+            found += [self.read(item) for item in items]
+            if len(items) < step or len(found) >= limit:
+                return found
+            start, end = (start, items[-1].key) if reverse else (items[-1].key + "\0", end)
 
     def put(
         self, name: str, value: T, if_revision: int | None = None, ttl: timedelta | None = None

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from tele.cli.lazy import Lazy, LazyGroup
-from tele.cli.lists import all_pages, not_empty, read_moment
-from tele.cli.output import Column, format_option, one_word, plain, print_text, show_list
+from tele.cli.lists import not_empty, pages, read_moment
+from tele.cli.output import Column, format_option, one_word, plain, print_text, show_pages
 from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput
 from tele.text import printable, printable_json
@@ -99,7 +99,7 @@ def ls(
     limit = LISTED if limit is None else limit
     event, of, session = event or "", of or "", session or ""
 
-    def ask(after: str = "", count: int = 200, newest: bool = False) -> Any:
+    def ask(after: str, count: int, newest: bool = False) -> Any:
         return authority.perform(
             LIST_EVENTS, ListEvents(event, of, session, since, until, newest, count, after)
         )
@@ -109,8 +109,8 @@ def ls(
             for each in authority.follow(FOLLOW_EVENTS, FollowEvents(event, of)):
                 print_text(_line(form, plain(each)))
             return
-        found = _newest(ask, limit) if limit else all_pages(ask)
-    show_list(form, found, _COLUMNS, name=lambda e: e["id"])
+        found = [_newest(ask, limit)] if limit else pages(ask)
+        show_pages(form, found, _COLUMNS, name=lambda e: e["id"])
 
 
 def _newest(ask: Callable[..., Any], limit: int) -> list[Any]:

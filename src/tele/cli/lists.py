@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -15,6 +15,10 @@ from tele.errors import InvalidInput, quoted
 from tele.private_files import read_secret
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+#: Items of the first page of a list, and of those that follow.
+FIRST_PAGE: Final = 100
+NEXT_PAGES: Final = 500
 
 
 def split_words(values: Iterable[str]) -> tuple[str, ...]:
@@ -171,13 +175,16 @@ def _caller() -> tuple[int, ...]:
     return (int(uid),) if os.geteuid() == 0 and uid.isascii() and uid.isdigit() else ()
 
 
-def all_pages(page: Callable[[str], Any]) -> list[Any]:
-    """Return the items of all pages; ``page`` asks for the one after a mark."""
-    items: list[Any] = []
-    after = ""
+def pages(page: Callable[[str, int], Any], limit: int = 0) -> Iterator[Sequence[Any]]:
+    """Yield the items of one page after the other, ``limit`` of them at most (0: all).
+
+    ``page`` asks for so many after a mark. The first one is short: somebody waits for it.
+    """
+    after, size, given = "", FIRST_PAGE, 0
     while True:
-        got = page(after)
-        items.extend(got.items)
-        if not got.next:
-            return items
-        after = got.next
+        got = page(after, min(size, limit - given) if limit else size)
+        yield got.items
+        given += len(got.items)
+        if not got.next or (limit and given >= limit):
+            return
+        after, size = got.next, NEXT_PAGES

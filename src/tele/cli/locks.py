@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 import click
 
 from tele.cli.lazy import Lazy, LazyGroup
-from tele.cli.lists import all_pages, end_of, end_option, ttl_option
+from tele.cli.lists import end_of, end_option, pages, ttl_option
 from tele.cli.node_names import complete_node
 from tele.cli.nodes import node_id
-from tele.cli.output import Column, format_option, plain, print_text, say, show_data, show_list
+from tele.cli.output import Column, format_option, plain, print_text, say, show_data, show_pages
 from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput
 
@@ -123,8 +123,8 @@ def ls(form: str, where: Where) -> None:
     from tele.model.api.table import LIST_LOCKS
 
     with open_authority(where) as authority:
-        found = all_pages(lambda after: authority.perform(LIST_LOCKS, Paged(after=after)))
-    show_list(form, found, _COLUMNS, name=lambda k: k["metadata"]["name"])
+        found = pages(lambda after, size: authority.perform(LIST_LOCKS, Paged(size, after)))
+        show_pages(form, found, _COLUMNS, name=lambda k: k["metadata"]["name"])
 
 
 @click.command()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import click
 
 from tele.cli.home import is_name
 from tele.cli.lazy import Lazy, LazyGroup
-from tele.cli.lists import all_pages
+from tele.cli.lists import pages
 from tele.cli.node_names import complete_node, remember
-from tele.cli.output import Column, ago, format_option, plain, show_data, show_list, words
+from tele.cli.output import Column, ago, format_option, plain, show_data, show_pages, words
 from tele.cli.session import Authority, Where, current, open_authority, where_options
 from tele.errors import InvalidInput, NotFound, TeleError, quoted
 
@@ -48,23 +49,32 @@ def _list(labels: tuple[str, ...], form: str, where: Where) -> None:
         raise InvalidInput(
             "an inventory is for who is logged in, whose ssh it names: leave --config out"
         )
-    hosts = all_nodes(where, labels)
-    if not labels and where.config is None:
-        remember([host.name for host in hosts], where)
-    if form == "ansible":
-        from tele.cli.inventory import inventory
+    names: list[str] = []
 
-        home, profile = current(where)
-        configuration = str(home.files(profile).ssh_config)
-        show_data("json", inventory(plain(hosts), profile.cluster, configuration))
-    else:
-        show_list(form, hosts, _COLUMNS)
+    def noted(found: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+        for some in found:
+            names.extend(host.name for host in some)
+            yield some
+
+    with open_authority(where) as authority:
+        found = noted(_pages(authority, labels))
+        if form == "ansible":
+            from tele.cli.inventory import inventory
+
+            home, profile = current(where)
+            configuration = str(home.files(profile).ssh_config)
+            hosts = [host for some in found for host in some]
+            show_data("json", inventory(plain(hosts), profile.cluster, configuration))
+        else:
+            show_pages(form, found, _COLUMNS)
+    if not labels and where.config is None:
+        remember(names, where)
 
 
 def all_nodes(where: Where, labels: tuple[str, ...] = ()) -> list[Any]:
     """Return the nodes that the user may log in to, with all of ``labels``, by name."""
     with open_authority(where) as authority:
-        return _hosts(authority, labels)
+        return [host for some in _pages(authority, labels) for host in some]
 
 
 def labelled_node(selector: str, where: Where) -> str:
@@ -92,13 +102,15 @@ def labelled_node(selector: str, where: Where) -> str:
     return node_id
 
 
-def _hosts(authority: Authority, labels: tuple[str, ...] = ()) -> list[Any]:
+def _pages(authority: Authority, labels: tuple[str, ...] = ()) -> Iterator[Sequence[Any]]:
     from tele.model.api.members import ListHosts
     from tele.model.api.table import LIST_HOSTS
     from tele.model.identity import HostRole
 
-    return all_pages(
-        lambda after: authority.perform(LIST_HOSTS, ListHosts(HostRole.NODE, labels, after=after))
+    return pages(
+        lambda after, size: authority.perform(
+            LIST_HOSTS, ListHosts(HostRole.NODE, labels, size, after)
+        )
     )
 
 
@@ -137,7 +149,8 @@ def remove_node(name: str, where: Where) -> None:
 
 def node_id(authority: Authority, name: str) -> str:
     """Return the id of the one node with this name or id; auth knows what is not listed."""
-    found = [h for h in plain(_hosts(authority)) if name in (h["name"], h["id"])]
+    hosts = (host for some in _pages(authority) for host in plain(list(some)))
+    found = [host for host in hosts if name in (host["name"], host["id"])]
     if len(found) > 1:
         ids = " ".join(h["id"] for h in found)
         raise InvalidInput(f"several nodes are called {quoted(name)}; give one of the ids {ids}")

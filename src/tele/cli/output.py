@@ -11,8 +11,9 @@ Laws of this file:
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import click
@@ -24,6 +25,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: Seconds to add to what is left of a certificate: one of 12 h is told as such at first.
 ROUNDING = 30.0
 FORMATS = ("text", "json", "yaml")
+#: Items that are written at once.
+BATCH = 100
 
 
 def format_option(*more: str) -> Callable[[F], F]:
@@ -75,14 +78,49 @@ def show_list(
     name: Callable[[Mapping[str, Any]], object] = lambda item: item["name"],
 ) -> None:
     """Print a list of our values. ``name`` is what ``--format names`` prints of each."""
-    rows = plain(items)
+    show_pages(form, [items], columns, name)
+
+
+def show_pages(
+    form: str,
+    pages: Iterable[Sequence[Any]],
+    columns: Sequence[Column],
+    name: Callable[[Mapping[str, Any]], object] = lambda item: item["name"],
+) -> None:
+    """Print a list of our values, each page as soon as it is there."""
+    rows = (plain(list(items)) for items in pages)
     if form == "names":
-        for row in rows:
-            print_text(one_word(name(row)))
+        for some in rows:
+            _print_lines(one_word(name(row)) for row in some)
     elif form == "text":
-        show_table([c.title for c in columns], [[c.text(row) for c in columns] for row in rows])
+        table = Table([c.title for c in columns])
+        for some in rows:
+            table.show([[c.text(row) for c in columns] for row in some])
     else:
-        show_data(form, rows)
+        show_items(form, (row for some in rows for row in some))
+
+
+def show_items(form: str, items: Iterable[Any]) -> None:
+    """Print a list of what is in JSON form already, as ``json`` or ``yaml``, as it comes."""
+    some = False
+    for batch in _batches(items):
+        if form == "yaml":
+            show_data(form, batch)
+        else:
+            text = ",\n".join(printable_json(item, indent=2) for item in batch)
+            start = ",\n" if some else "[\n"
+            click.echo(f"{start}  {text.replace(chr(10), chr(10) + '  ')}", nl=False)
+        some = True
+    if form != "yaml" and some:
+        click.echo("\n]")
+    elif not some:
+        show_data(form, [])
+
+
+def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
+    rest = iter(items)
+    while batch := list(islice(rest, BATCH)):
+        yield batch
 
 
 def show_one(form: str, item: Any, columns: Sequence[Column]) -> None:
@@ -111,14 +149,39 @@ def show_data(form: str, value: Any) -> None:
     click.echo(printable_json(value, indent=2))
 
 
+class Table:
+    """Aligned columns under their titles; the titles only if there is a row.
+
+    Rows may come in several goes: columns are as wide as what has come by then.
+    """
+
+    def __init__(self, titles: Sequence[str]) -> None:
+        self._widths = [len(title) for title in titles]
+        self._titles: list[list[str]] = [list(titles)]
+
+    def show(self, rows: Sequence[Sequence[object]]) -> None:
+        """Print some rows."""
+        if not rows:
+            return
+        cells = [*self._titles, *([printable(cell) for cell in row] for row in rows)]
+        self._titles = []
+        for line in cells:
+            self._widths = [max(w, len(c)) for w, c in zip(self._widths, line, strict=True)]
+        _print_lines(
+            "  ".join(f"{c:{w}}" for c, w in zip(line, self._widths, strict=True)).rstrip()
+            for line in cells
+        )
+
+
 def show_table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print aligned columns under their titles; the titles only if there is a row."""
-    if not rows:
-        return
-    cells = [list(titles), *([printable(cell) for cell in row] for row in rows)]
-    widths = [max(len(line[n]) for line in cells) for n in range(len(titles))]
-    for line in cells:
-        click.echo("  ".join(f"{c:{w}}" for c, w in zip(line, widths, strict=True)).rstrip())
+    """Print a table."""
+    Table(titles).show(rows)
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    text = "\n".join(lines)
+    if text:
+        click.echo(text)
 
 
 def words(value: Any) -> str:

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import click
 
 from tele.cli.home import is_name
 from tele.cli.lazy import Lazy, LazyGroup
-from tele.cli.lists import all_pages
+from tele.cli.lists import not_empty, pages, read_moment
 from tele.cli.output import (
     Column,
     ago,
@@ -22,8 +23,8 @@ from tele.cli.output import (
     print_text,
     say,
     show_data,
-    show_list,
     show_one,
+    show_pages,
     span,
 )
 from tele.cli.session import Authority, Where, open_authority, where_options
@@ -36,14 +37,14 @@ if TYPE_CHECKING:
 #: What an id or the beginning of one looks like. It never means a file: others may be able to
 #: put one of that name where somebody types a command.
 _ID = re.compile(r"[0-9a-f-]{1,36}", re.ASCII | re.IGNORECASE)
+#: Ids that are shown when several fit.
+SHOWN = 3
 #: Seconds between what a node says and when auth heard of it, from which on both are shown.
 MUCH_LATER = 300.0
 
 
 def lasted(row: Any) -> str:
     """Return how long a recorded session lasted, if it is known to have ended."""
-    from datetime import datetime
-
     if row["ended"] is None:
         return "open"
     started, ended = (datetime.fromisoformat(row[k]) for k in ("started", "ended"))
@@ -52,8 +53,6 @@ def lasted(row: Any) -> str:
 
 def begun(row: Any) -> str:
     """Return how long ago a session began, and when auth heard of it if that was much later."""
-    from datetime import datetime
-
     began = ago(row["started"])
     if row["received"] is None:
         return began
@@ -90,35 +89,69 @@ def recordings() -> None:
 
 
 @click.command()
+@click.option("--of", callback=not_empty, metavar="USER", help="Only recordings of this user.")
+@click.option("--node", callback=not_empty, help="Only those made on this node, by name or id.")
+@click.option("--since", metavar="TIME", callback=read_moment, help="A time, or how long ago: 1h.")
+@click.option("--until", metavar="TIME", callback=read_moment, help="A time, or how long ago.")
+@click.option("--limit", type=click.IntRange(0), default=0, help="The newest so many; 0: all.")
 @format_option("names")
 @where_options(local=True)
-def ls(form: str, where: Where) -> None:
-    """List recordings, newest first: all of them, or your own, as your roles allow."""
-    with open_authority(where) as authority:
-        found = _all(authority)
-    show_list(form, found, _COLUMNS, name=lambda r: r["id"])
+def ls(
+    of: str | None,
+    node: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+    form: str,
+    where: Where,
+) -> None:
+    """List recordings, newest first: all of them, or your own, as your roles allow.
 
-
-def _all(authority: Authority) -> list[Any]:
-    from tele.model.api.people import Paged
+    Order, --since and --until go by when auth heard of a session.
+    """
+    from tele.model.api.records import ListRecordings
     from tele.model.api.table import LIST_RECORDINGS
 
-    return all_pages(lambda after: authority.perform(LIST_RECORDINGS, Paged(after=after)))
+    with open_authority(where) as authority:
+
+        def ask(after: str, size: int) -> Any:
+            request = ListRecordings(
+                size, after, user=of or "", node=node or "", since=since, until=until
+            )
+            return authority.perform(LIST_RECORDINGS, request)
+
+        show_pages(form, pages(ask, limit), _COLUMNS, name=lambda r: r["id"])
 
 
 def full_id(authority: Authority, wanted: str) -> str:
     """Return the id of the one recording whose id begins with ``wanted``."""
     if len(wanted) == 36:
         return wanted
-    found = [r.id for r in _all(authority) if r.id.startswith(wanted.lower())]
+    found = [] if not _ID.fullmatch(wanted) else _beginning_with(authority, wanted.lower())
     if not found:
         here = f"; for the file here, type ./{wanted}" if Path(wanted).is_file() else ""
         raise NotFound(f"no recording {wanted[:64]!r}; tele recordings ls shows them{here}")
     if len(found) > 1:
         raise InvalidInput(
-            f"{len(found)} recordings begin with {wanted[:64]!r}; give more of the id"
+            f"several recordings begin with {wanted[:64]!r}; give more of the id: "
+            f"{', '.join(found[:SHOWN])}"
         )
-    return str(found[0])
+    return found[0]
+
+
+def _beginning_with(authority: Authority, beginning: str) -> list[str]:
+    from tele.model.api.records import ListRecordings
+    from tele.model.api.table import LIST_RECORDINGS
+
+    found: list[str] = []
+    for some in pages(
+        lambda after, size: authority.perform(
+            LIST_RECORDINGS, ListRecordings(size, after, id=beginning)
+        ),
+        SHOWN,
+    ):
+        found += [str(row.id) for row in some]
+    return found
 
 
 @contextmanager

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
-from tele.cli.lists import all_pages
-from tele.cli.output import format_option, one_word, plain, print_text, say, show_data
+from tele.cli.lists import pages
+from tele.cli.output import format_option, one_word, plain, print_text, say, show_data, show_items
 from tele.cli.session import Authority, Where, open_authority, where_options
-from tele.errors import InvalidInput, quoted
+from tele.errors import InvalidInput, NotFound, quoted
 
 _PLURALS = {
     "users": "user", "roles": "role", "nodes": "node", "tokens": "token", "locks": "lock"
@@ -22,7 +22,7 @@ _PLURALS = {
 class _Kind(NamedTuple):
     """What can be done to one kind of resource; each takes auth and a name or a value."""
 
-    all: Callable[[Authority], list[Any]]
+    all: Callable[[Authority], Iterator[Sequence[Any]]]
     one: Callable[[Authority, str], Any] | None
     put: Callable[[Authority, Any], Any] | None
     remove: Callable[[Authority, str], Any]
@@ -36,7 +36,7 @@ def _kind(text: str, force: bool = False) -> _Kind:
 
     kinds = {
         "user": _Kind(
-            lambda a: all_pages(lambda n: a.perform(table.LIST_USERS, people.Paged(after=n))),
+            lambda a: pages(lambda n, size: a.perform(table.LIST_USERS, people.Paged(size, n))),
             lambda a, name: a.perform(table.GET_USER, members.ByName(name)),
             lambda a, said: a.perform(
                 table.PUT_USER, people.PutUser(_name(said), from_json(User, said), force)
@@ -44,7 +44,7 @@ def _kind(text: str, force: bool = False) -> _Kind:
             lambda a, name: a.perform(table.DELETE_USER, people.DeleteUser(name, force)),
         ),
         "role": _Kind(
-            lambda a: all_pages(lambda n: a.perform(table.LIST_ROLES, people.Paged(after=n))),
+            lambda a: pages(lambda n, size: a.perform(table.LIST_ROLES, people.Paged(size, n))),
             lambda a, name: a.perform(table.GET_ROLE, members.ByName(name)),
             lambda a, said: a.perform(
                 table.PUT_ROLE, people.PutRole(_name(said), from_json(Role, said), force)
@@ -52,7 +52,7 @@ def _kind(text: str, force: bool = False) -> _Kind:
             lambda a, name: a.perform(table.DELETE_ROLE, members.ByName(name)),
         ),
         "lock": _Kind(
-            lambda a: all_pages(lambda n: a.perform(table.LIST_LOCKS, people.Paged(after=n))),
+            lambda a: pages(lambda n, size: a.perform(table.LIST_LOCKS, people.Paged(size, n))),
             lambda a, name: a.perform(table.GET_LOCK, members.ByName(name)),
             lambda a, said: a.perform(
                 table.PUT_LOCK, people.PutLock(_name(said), from_json(Lock, said), force)
@@ -60,15 +60,17 @@ def _kind(text: str, force: bool = False) -> _Kind:
             lambda a, name: a.perform(table.DELETE_LOCK, members.ByName(name)),
         ),
         "node": _Kind(
-            lambda a: all_pages(
-                lambda n: a.perform(table.LIST_HOSTS, members.ListHosts(HostRole.NODE, after=n))
+            lambda a: pages(
+                lambda n, size: a.perform(
+                    table.LIST_HOSTS, members.ListHosts(HostRole.NODE, (), size, n)
+                )
             ),
             None,
             None,
             lambda a, name: a.perform(table.DELETE_HOST, members.ById(name)),
         ),
         "token": _Kind(
-            lambda a: all_pages(lambda n: a.perform(table.LIST_TOKENS, people.Paged(after=n))),
+            lambda a: pages(lambda n, size: a.perform(table.LIST_TOKENS, people.Paged(size, n))),
             None,
             None,
             lambda a, name: a.perform(table.DELETE_TOKEN, members.ById(name)),
@@ -111,16 +113,26 @@ def get(what: str, form: str, where: Where) -> None:
     text, slash, name = what.partition("/")
     kind = _kind(text)
     with open_authority(where) as authority:
+        items: Iterator[Any]
         if not slash:
-            items = plain(kind.all(authority))
+            items = (item for some in kind.all(authority) for item in plain(list(some)))
         elif kind.one is not None:
-            items = [plain(kind.one(authority, name))]
+            items = iter([plain(kind.one(authority, name))])
         else:
-            items = [i for i in plain(kind.all(authority)) if name in (i.get("name"), i["id"])]
-            if not items:
-                from tele.errors import NotFound
+            items = iter([_one_of(kind.all(authority), text, name)])
+        _show(form, items, one=bool(slash))
 
-                raise NotFound(f"no such {_PLURALS.get(text, text)}: {quoted(name)}")
+
+def _one_of(pages: Iterable[Sequence[Any]], kind: str, name: str) -> Any:
+    """Return the one that has this name or id, in JSON form."""
+    for some in pages:
+        for item in plain(list(some)):
+            if name in (item.get("name"), item["id"]):
+                return item
+    raise NotFound(f"no such {_PLURALS.get(kind, kind)}: {quoted(name)}")
+
+
+def _show(form: str, items: Iterator[Any], *, one: bool) -> None:
     if form == "names":
         for item in items:
             print_text(one_word(_own_name(item)))
@@ -129,8 +141,10 @@ def get(what: str, form: str, where: Where) -> None:
             if number:
                 print_text("---")
             show_data("yaml", item)
+    elif one:
+        show_data(form, next(items))
     else:
-        show_data(form, items[0] if slash else items)
+        show_items(form, items)
 
 
 @click.command()

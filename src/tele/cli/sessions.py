@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from tele.cli.lazy import Lazy, LazyGroup
-from tele.cli.lists import all_pages
-from tele.cli.output import Column, format_option, show_list
+from tele.cli.lists import pages
+from tele.cli.output import Column, format_option, show_pages
 from tele.cli.recordings import begun
 from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput
@@ -41,8 +41,8 @@ def ls(form: str, where: Where) -> None:
     from tele.model.api.table import LIST_SESSIONS
 
     with open_authority(where) as authority:
-        found = all_pages(lambda after: authority.perform(LIST_SESSIONS, Paged(after=after)))
-    show_list(form, found, _COLUMNS, name=lambda s: s["id"])
+        found = pages(lambda after, size: authority.perform(LIST_SESSIONS, Paged(size, after)))
+        show_pages(form, found, _COLUMNS, name=lambda s: s["id"])
 
 
 @click.command()

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from tele.cli.lazy import Lazy, LazyGroup
-from tele.cli.lists import all_pages, not_empty, split_pairs, split_words, ttl_option
+from tele.cli.lists import not_empty, pages, split_pairs, split_words, ttl_option
 from tele.cli.output import (
     Column,
     format_option,
@@ -17,7 +17,7 @@ from tele.cli.output import (
     print_text,
     say,
     show_data,
-    show_list,
+    show_pages,
     words,
 )
 from tele.cli.session import Where, open_authority, where_options
@@ -131,8 +131,8 @@ def ls(form: str, where: Where) -> None:
     from tele.model.api.table import LIST_TOKENS
 
     with open_authority(where) as authority:
-        found = all_pages(lambda after: authority.perform(LIST_TOKENS, Paged(after=after)))
-    show_list(form, found, _COLUMNS, name=lambda t: t["id"])
+        found = pages(lambda after, size: authority.perform(LIST_TOKENS, Paged(size, after)))
+        show_pages(form, found, _COLUMNS, name=lambda t: t["id"])
 
 
 @click.command()

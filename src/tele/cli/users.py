@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from tele.cli.lazy import Lazy, LazyGroup
-from tele.cli.lists import all_pages, end_of, end_option, read_password, split_words, ttl_option
+from tele.cli.lists import end_of, end_option, pages, read_password, split_words, ttl_option
 from tele.cli.output import (
     Column,
     format_option,
@@ -16,7 +16,7 @@ from tele.cli.output import (
     print_text,
     say,
     show_data,
-    show_list,
+    show_pages,
     words,
 )
 from tele.cli.session import Where, open_authority, where_options
@@ -110,8 +110,8 @@ def ls(form: str, where: Where) -> None:
     from tele.model.api.table import LIST_USERS
 
     with open_authority(where) as authority:
-        found = all_pages(lambda after: authority.perform(LIST_USERS, Paged(after=after)))
-    show_list(form, found, _COLUMNS, name=lambda u: u["metadata"]["name"])
+        found = pages(lambda after, size: authority.perform(LIST_USERS, Paged(size, after)))
+        show_pages(form, found, _COLUMNS, name=lambda u: u["metadata"]["name"])
 
 
 @click.command()

@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 from zope.interface import Interface
 
 from tele.admission.shares import Rates, Shares
+from tele.call_queue import CallQueue
 from tele.errors import InvalidInput, NotFound, NotLoggedIn, TeleError, Unavailable, quoted
 from tele.https.answers import encode_error, status_of
 from tele.https.callers import admit, counted_as
@@ -49,6 +50,9 @@ _log: Final = make_logger(__name__)
 
 #: A body that is longer is let in only after the handler has checked its sender.
 UNCHECKED_BODY: Final = 16 * 1024
+
+#: A list with more items is written in a turn of the reactor of its own.
+LONG: Final = 50
 
 #: How many seconds a member's request waits for its share of work, before it is refused.
 LONGEST_WAIT: Final = 5.0
@@ -142,6 +146,7 @@ class ApiServer:
         self._handler = handler
         self._authorities = authorities
         self._routes = Routes(table.values())
+        self._long = CallQueue(reactor)
         self._limits = limits
         self._on_refused = on_refused
         self._lines = Lines()
@@ -342,6 +347,8 @@ class ApiServer:
         self, operation: Operation[Any, Any], read: Callable[[], Any], caller: Caller
     ) -> tuple[bytes, str]:
         response = await self._handler.perform(operation, read, caller)
+        if len(getattr(response, "items", ())) > LONG:
+            await self._long.turn()
         return encode_response(operation, response)
 
     def _stream(self, request: ApiRequest, found: _Admitted, value: Any) -> None:

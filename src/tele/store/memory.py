@@ -12,12 +12,12 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
 from tele.errors import Conflict, Unavailable
-from tele.interfaces import Change, Delete, IBackend, Item, IWatch, Put
+from tele.interfaces import Change, Delete, IBatchBackend, Item, IWatch, Put
 from tele.loop import now
 from tele.store.watchers import Watchers
 
 
-@implementer(IBackend)
+@implementer(IBatchBackend)
 class MemoryBackend:
     """Keeps everything in this process. Leases end by ``clock``."""
 
@@ -67,6 +67,11 @@ class MemoryBackend:
         """See :class:`IBackend`."""
         self._expire()
         return succeed(self._items.get(key))
+
+    def get_many(self, keys: Sequence[str]) -> Deferred[Sequence[Item | None]]:
+        """See :class:`IBatchBackend`."""
+        self._expire()
+        return succeed([self._items.get(key) for key in keys])
 
     def range(
         self, start: str, end: str, limit: int = 0, reverse: bool = False

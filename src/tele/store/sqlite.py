@@ -4,7 +4,8 @@ One thread writes, and commits all that waits as one transaction; a few threads 
 
 Laws of this file:
 
-* The reactor never waits for the disk; threads never touch the reactor's objects.
+* The reactor never waits for the disk; threads never touch the reactor's objects. Of answers
+  with many items one is worked on in each of its turns.
 * A commit is acknowledged after it is on disk.
 * A watch hears of every change, whichever process made it, in order of revisions. A key
   changed twice between two looks is told once, with its latest value.
@@ -16,6 +17,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,8 +26,9 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tele.call_queue import CallQueue
 from tele.errors import TeleError, Unavailable
-from tele.interfaces import Change, Delete, IBackend, Item, IWatch, Put
+from tele.interfaces import Change, Delete, IBatchBackend, Item, IWatch, Put
 from tele.loop import make_logger
 from tele.store import sqlite_file
 from tele.store.watchers import Watchers
@@ -38,6 +41,8 @@ READERS = 2
 POLL_SECONDS = 1.0
 SWEEP_SECONDS = 10.0
 BATCH_LIMIT = 256
+#: An answer with more items is worked on in a turn of the reactor of its own.
+LONG = 50
 
 _Job = tuple[Callable[[sqlite3.Connection], Any], "Deferred[Any]"]
 
@@ -111,7 +116,7 @@ class _Writer(_Worker):
             return [Unavailable(f"the store cannot be written: {error}")]
 
 
-@implementer(IBackend)
+@implementer(IBatchBackend)
 class SqliteBackend:
     """Keeps everything in the SQLite file ``path``. ``reactor`` gives time and threads' answers.
 
@@ -122,6 +127,7 @@ class SqliteBackend:
         self._reactor = reactor
         self._watchers = Watchers()
         self._closed: Deferred[None] | None = None
+        self._long = CallQueue(reactor)
         path = Path(path)
         connections = [sqlite_file.open_file(path) for _ in range(READERS + 1)]
         self._seen = sqlite_file.changes_since(connections[0], 1 << 62)[0]
@@ -144,6 +150,11 @@ class SqliteBackend:
         """See :class:`IBackend`."""
         moment = self._reactor.seconds()
         return self._read(lambda connection: sqlite_file.get(connection, key, moment))
+
+    def get_many(self, keys: Sequence[str]) -> Deferred[Sequence[Item | None]]:
+        """See :class:`IBatchBackend`."""
+        moment = self._reactor.seconds()
+        return self._read(lambda connection: sqlite_file.get_many(connection, keys, moment))
 
     def range(
         self, start: str, end: str, limit: int = 0, reverse: bool = False
@@ -200,7 +211,14 @@ class SqliteBackend:
 
     def _deliver(self, answers: Sequence[tuple[Any, Any]]) -> None:
         """Called in threads: give answers to the reactor."""
-        self._reactor.callFromThread(_fire, answers)
+        self._reactor.callFromThread(self._fire, answers)
+
+    def _fire(self, answers: Sequence[tuple[Any, Any]]) -> None:
+        for answer, result in answers:
+            if _is_long(result):
+                self._long.add(partial(answer.callback, result))
+            else:
+                answer.callback(result)
 
     def _read(self, function: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
         if self._closed is not None:
@@ -254,6 +272,6 @@ class SqliteBackend:
         answer.addCallbacks(lambda _: self._poll(), self._failed)
 
 
-def _fire(answers: Sequence[tuple[Any, Any]]) -> None:
-    for answer, result in answers:
-        answer.callback(result)
+def _is_long(result: Any) -> bool:
+    """Whether whoever asked has many items to look at now."""
+    return isinstance(result, list) and len(result) > LONG

@@ -50,6 +50,13 @@ SELECT key, value, revision, expires FROM items WHERE key >= ? AND key < ?
 AND value IS NOT NULL AND (expires IS NULL OR expires > ?) ORDER BY key DESC LIMIT ?
 """
 
+_MANY = """
+SELECT key, value, revision, expires FROM items WHERE key IN (%s)
+AND value IS NOT NULL AND (expires IS NULL OR expires > ?)
+"""
+#: SQLite takes at least 999 values in one statement.
+KEYS_AT_ONCE = 500
+
 _Row = tuple[str, bytes | None, int, float | None]
 
 
@@ -119,6 +126,23 @@ def get(connection: sqlite3.Connection, key: str, moment: float) -> Item | None:
         (key, moment),
     ).fetchone()
     return None if row is None else _item(row)
+
+
+def get_many(
+    connection: sqlite3.Connection, keys: Sequence[str], moment: float
+) -> list[Item | None]:
+    """Return for each key its live item, or None."""
+    found: dict[str, Item] = {}
+    connection.execute("BEGIN")
+    try:
+        for begin in range(0, len(keys), KEYS_AT_ONCE):
+            some = keys[begin : begin + KEYS_AT_ONCE]
+            marks = ",".join("?" * len(some))
+            rows = connection.execute(_MANY % marks, (*some, moment)).fetchall()
+            found |= {row[0]: _item(row) for row in rows}
+    finally:
+        connection.execute("COMMIT")
+    return [found.get(key) for key in keys]
 
 
 def select(

@@ -172,7 +172,7 @@ def test_a_row_has_the_name_and_the_time_that_auth_knows(world: World) -> None:
     day_before = now(world.clock) - timedelta(days=1)
     forged = evolve(tape.start, id=name, node="db-prod", started=day_before)
     world.do(table.START_RECORDING, records.StartRecording(name, forged), tape.host)
-    first, second = world.do(table.LIST_RECORDINGS, people.Paged()).items
+    first, second = world.do(table.LIST_RECORDINGS, records.ListRecordings()).items
     assert (first.id, second.id) == (name, tape.id), "newest first, by when auth heard of it"
     assert (first.node, first.node_id, first.received) == ("web1", HOST_ID, now(world.clock))
     assert first.started == day_before
@@ -201,7 +201,7 @@ def test_a_node_that_was_renamed_closes_what_it_began(world: World) -> None:
     world.do(table.START_RECORDING, records.StartRecording(tape.id, tape.start), tape.host)
     tape.upload(0, 1)
     tape.finish()
-    (row,) = world.do(table.LIST_RECORDINGS, people.Paged()).items
+    (row,) = world.do(table.LIST_RECORDINGS, records.ListRecordings()).items
     assert (row.node, row.complete) == ("web9", True)
 
 

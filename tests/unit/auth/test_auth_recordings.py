@@ -26,7 +26,7 @@ def test_a_recording_is_uploaded_and_read(world: World) -> None:
     tape.finish()
     tape.finish()
     tape.upload(0)
-    (row,) = world.do(table.LIST_RECORDINGS, people.Paged()).items
+    (row,) = world.do(table.LIST_RECORDINGS, records.ListRecordings()).items
     assert (row.complete, row.interactive, row.size, row.chunks) == (True, True, 11, 2)
     details = world.do(table.GET_RECORDING, members.ById(tape.id))
     assert details.manifest == tape.manifest()
@@ -97,7 +97,7 @@ def test_ones_own_recordings_are_visible(world: World) -> None:
     world.add_user("bob", "access")
     mine, other = Tape(world, "alice"), Tape(world, "bob")
     alice = world.user("alice", "access")
-    rows = world.do(table.LIST_RECORDINGS, people.Paged(), alice).items
+    rows = world.do(table.LIST_RECORDINGS, records.ListRecordings(), alice).items
     assert [row.id for row in rows] == [mine.id]
     world.do(table.GET_RECORDING, members.ById(mine.id), alice)
     with pytest.raises(AccessDenied):
@@ -116,7 +116,7 @@ def test_what_somebody_left_is_not_their_namesakes(world: World) -> None:
     world.add_user("alice", "access")
     mine = Tape(world, "alice")
     alice = world.user("alice", "access")
-    rows = world.do(table.LIST_RECORDINGS, people.Paged(), alice).items
+    rows = world.do(table.LIST_RECORDINGS, records.ListRecordings(), alice).items
     assert [row.id for row in rows] == [mine.id]
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), mine.host)
     sessions = world.do(table.LIST_SESSIONS, people.Paged(), alice).items
@@ -136,8 +136,8 @@ def test_recordings_are_listed_newest_first_in_pages(world: World) -> None:
     for _ in range(5):
         world.clock.advance(1)
         tapes.append(Tape(world))
-    first = world.do(table.LIST_RECORDINGS, people.Paged(limit=3))
-    rest = world.do(table.LIST_RECORDINGS, people.Paged(limit=3, after=first.next))
+    first = world.do(table.LIST_RECORDINGS, records.ListRecordings(limit=3))
+    rest = world.do(table.LIST_RECORDINGS, records.ListRecordings(limit=3, after=first.next))
     listed = [row.id for row in (*first.items, *rest.items)]
     assert listed == [tape.id for tape in reversed(tapes)]
     assert rest.next == ""
@@ -197,7 +197,7 @@ def test_a_removed_recording_leaves_nothing_but_its_event(world: World) -> None:
     left = [item.key for item in result(world.backend.range("/", "0"))]
     assert [key for key in left if tape.id in key] == []
     assert world.archive.blobs == {}
-    assert world.do(table.LIST_RECORDINGS, people.Paged()).items == ()
+    assert world.do(table.LIST_RECORDINGS, records.ListRecordings()).items == ()
     assert [e.session_id for e in world.events("recording.delete")] == [tape.id]
 
 
@@ -207,5 +207,5 @@ def test_closing_goes_on_after_a_crash(world: World) -> None:
     tape.upload(0, 1)
     result(world.archive.put(tape.id, "manifest", encode(tape.manifest())))
     tape.finish()
-    (row,) = world.do(table.LIST_RECORDINGS, people.Paged()).items
+    (row,) = world.do(table.LIST_RECORDINGS, records.ListRecordings()).items
     assert row.complete

@@ -19,12 +19,14 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from tele.errors import Conflict, InvalidInput, Unavailable
 from tele.interfaces import Change, Delete, IBackend, Put
+from tele.store.batches import get_many
 from tele.store.memory import MemoryBackend
 from tele.store.opening import open_backend
-from tele.store.sqlite import POLL_SECONDS, SWEEP_SECONDS, SqliteBackend
+from tele.store.sqlite import LONG, POLL_SECONDS, SWEEP_SECONDS, SqliteBackend
 
 T = TypeVar("T")
 
@@ -44,6 +46,8 @@ class Turns(Clock):
         answer.addBoth(found.append)
         while not found:
             self._calls.get(timeout=20)()
+            while not found and any(call.getTime() <= self.seconds() for call in self.calls):
+                self.advance(0)
         if isinstance(found[0], Failure):
             found[0].raiseException()
         result: T = found[0]
@@ -52,6 +56,18 @@ class Turns(Clock):
     def settle(self, condition: Callable[[], bool]) -> None:
         while not condition():
             self._calls.get(timeout=20)()
+
+
+@implementer(IBackend)
+class PlainBackend:
+    """A store that can do what is required and no more."""
+
+    def __init__(self, store: IBackend) -> None:
+        self.get = store.get
+        self.range = store.range
+        self.commit = store.commit
+        self.watch = store.watch
+        self.close = store.close
 
 
 @pytest.fixture
@@ -98,6 +114,47 @@ def test_ranges_are_ordered_and_half_open(store: IBackend, turns: Turns) -> None
     assert keys(turns, store, "/k/2", "/k/5") == ["/k/2", "/k/3", "/k/4"]
     assert keys(turns, store, "/k/", "/k0", limit=2) == ["/k/1", "/k/2"]
     assert keys(turns, store, "/k/", "/k0", limit=2, reverse=True) == ["/k/5", "/k/4"]
+
+
+def test_many_keys_are_read_at_once(store: IBackend, turns: Turns) -> None:
+    """Each key's item comes in the order of the keys, None where there is none, however many."""
+    turns.wait(store.commit(*(Put(f"/k/{n}", b"%d" % n) for n in range(1200))))
+    turns.wait(store.commit(Delete("/k/7")))
+    wanted = [f"/k/{n}" for n in (1199, 7, 3, 3, 5000, *range(600))]
+    items = turns.wait(Deferred.fromCoroutine(get_many(store, wanted)))
+    found = [None if item is None else item.value for item in items]
+    assert found[:5] == [b"1199", None, b"3", b"3", None]
+    assert found[5:] == [None if n == 7 else b"%d" % n for n in range(600)]
+
+
+def test_a_store_that_cannot_is_asked_for_each(store: IBackend, turns: Turns) -> None:
+    """A store of somebody else's, with the required methods only, is read all the same."""
+    plain = PlainBackend(store)
+    turns.wait(store.commit(Put("/a", b"1")))
+    items = turns.wait(Deferred.fromCoroutine(get_many(plain, ["/b", "/a"])))
+    assert [item and item.key for item in items] == [None, "/a"]
+
+
+def test_what_many_asked_for_comes_one_at_a_time(tmp_path: Path, turns: Turns) -> None:
+    """Long answers that are ready together leave the reactor a turn for others in between."""
+    store = SqliteBackend(tmp_path / "s", turns)
+    turns.wait(store.commit(*(Put(f"/k/{n}", b"") for n in range(LONG + 1))))
+    order: list[str] = []
+
+    def came(_: object, name: str) -> None:
+        order.append(name)
+
+    for number in range(3):
+        store.range("/k/", "/k0").addCallback(came, f"{number}")
+    turns.settle(lambda: len(turns.calls) > 2)  # the first is to come; two timers are the store's
+    turns.callLater(0, order.append, "other")
+    turns.settle(lambda: len(store._long._waiting) == 3)
+    assert order == []
+    while len(order) < 4:
+        turns.advance(0)
+    assert order.index("other") <= 1
+    assert sorted(order) == ["0", "1", "2", "other"]
+    turns.wait(store.close())
 
 
 def test_compare_and_put(store: IBackend, turns: Turns) -> None:

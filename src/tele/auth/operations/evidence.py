@@ -11,10 +11,12 @@ Laws of this file:
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
@@ -27,6 +29,7 @@ from tele.auth.operations.paging import page_limit
 from tele.auth.people import LONG_AGO
 from tele.auth.presence import Hosts
 from tele.auth.quotas import Quota, Quotas
+from tele.auth.recording_search import mark_of
 from tele.auth.recordings import Recordings
 from tele.errors import AccessDenied, InvalidInput, Unavailable, quoted
 from tele.loop import now
@@ -175,22 +178,28 @@ class Evidence:
             for session in await self._recordings.running(whose)
             if _is_since(session, since) and self._hosts.is_online(HostRole.NODE, session.node_id)
         ]
-        ids = [session.id for session in running]
-        begin = ids.index(request.after) + 1 if request.after in ids else 0
+        begin = bisect_right(running, request.after, key=mark_of) if request.after else 0
         page = running[begin : begin + limit]
         more = begin + limit < len(running)
-        return api.SessionList(tuple(page), page[-1].id if more else "")
+        return api.SessionList(tuple(page), mark_of(page[-1]) if more else "")
 
-    async def list_recordings(self, request: Paged, caller: Caller) -> api.RecordingList:
+    async def list_recordings(
+        self, request: api.ListRecordings, caller: Caller
+    ) -> api.RecordingList:
         """A page of recordings, newest first."""
+        page_limit(request.limit)
         whose = await self._whose(caller, "recording", "list")
-        rows, following = await self._recordings.list(
-            page_limit(request.limit), request.after, whose
-        )
         if whose is not None:
+            if request.user not in ("", whose):
+                raise AccessDenied(
+                    f"denied: to list the recordings of {quoted(request.user)} takes a rule for"
+                    " recording",
+                    Reason.RULE.value,
+                )
             since = await self._gate.since(caller)
-            rows = tuple(row for row in rows if _is_since(row, since))
-        return api.RecordingList(rows, following)
+            since = since if request.since is None else max(since, request.since)
+            request = evolve(request, user=whose, since=since)
+        return await self._recordings.list(request)
 
     async def _readable(self, recording_id: str, caller: Caller) -> Recording:
         row = await self._recordings.get(recording_id)

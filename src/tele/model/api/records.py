@@ -64,8 +64,25 @@ class RecordingProgress:
 
 
 @frozen
+class ListRecordings:
+    """Recordings, newest first, optionally filtered; those of ``id``, the beginning of one, by id.
+
+    ``node`` is a name or an id. ``since`` and ``until`` count by when auth heard of them. A page
+    may have fewer than ``limit``, or none, and still say how to go on.
+    """
+
+    limit: int = 200
+    after: str = ""
+    id: str = ""
+    user: str = ""
+    node: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@frozen
 class RecordingList:
-    """Recordings, newest first."""
+    """``next`` continues the list."""
 
     items: tuple[Recording, ...]
     next: str = ""

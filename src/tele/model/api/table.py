@@ -418,7 +418,7 @@ LIST_RECORDINGS = Operation(
     "list_recordings",
     "GET",
     "/v1/recordings",
-    people.Paged,
+    records.ListRecordings,
     records.RecordingList,
     (Permitted("recording", "list"), Users()),
     "Recordings, newest first; without a rule, one's own",

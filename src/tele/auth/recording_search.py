@@ -1,0 +1,158 @@
+"""How are recordings found among very many?
+
+By time (``/recordings/index/<milliseconds>-<id>``), of a user by time
+(``/recordings/of/<user>/<milliseconds>-<id>``) or by the beginning of an id
+(``/recordings/rows/<id>``): whichever of these the request allows; what is left of it is compared
+with each row.
+
+Invariants:
+
+* A page costs what its rows cost, however many there are: rows are read from where the page begins,
+  in steps, so that others have their turns in between.
+* A page ends after :data:`LOOKED_AT` keys, whatever was found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from attrs import frozen
+
+from tele.auth.shelf import Shelf
+from tele.errors import InvalidInput, quoted
+from tele.interfaces import IBackend, Item
+from tele.model.api.records import ListRecordings, RecordingList
+from tele.model.resources import NAME_PATTERN
+from tele.model.session import Recording, Session
+
+INDEX: Final = "/recordings/index/"
+OF_USER: Final = "/recordings/of/"
+#: Keys that are read in one go.
+STEP: Final = 200
+#: Keys that are looked at for one page.
+LOOKED_AT: Final = 5000
+
+_NAME = re.compile(NAME_PATTERN, re.ASCII)
+_BEGINNING = re.compile(r"[0-9a-f-]{1,36}", re.ASCII)
+
+
+def heard(of: Recording | Session) -> datetime:
+    """Return when auth heard of it; those from before auth noted that have their own time."""
+    return of.received or of.started
+
+
+def stamp_of(moment: datetime) -> str:
+    """Return a moment as keys have it: they are ordered as moments are."""
+    return f"{max(0, int(moment.timestamp() * 1000)):015d}"
+
+
+@frozen
+class _Place:
+    """Where a page begins: keys of ``prefix`` from ``start`` to ``end``."""
+
+    prefix: str
+    start: str
+    end: str
+    reverse: bool
+
+    def after(self, key: str) -> _Place:
+        """Go on behind ``key``."""
+        if self.reverse:
+            return _Place(self.prefix, self.start, key, True)
+        return _Place(self.prefix, key + "\0", self.end, False)
+
+
+def _place(rows: Shelf[Recording], request: ListRecordings) -> _Place:
+    if request.user and not _NAME.fullmatch(request.user):
+        raise InvalidInput(f"user: {quoted(request.user)} is no name of a user")
+    if request.id and not _BEGINNING.fullmatch(request.id):
+        raise InvalidInput(f"id: {quoted(request.id)} is not the beginning of a recording's id")
+    if request.id and not request.user:
+        prefix = rows.prefix
+        place = _Place(prefix, prefix + request.id, f"{prefix}{request.id}~", False)
+    else:
+        prefix = f"{OF_USER}{request.user}/" if request.user else INDEX
+        start = prefix if request.since is None else prefix + stamp_of(request.since)
+        end = prefix[:-1] + "0" if request.until is None else prefix + stamp_of(request.until)
+        place = _Place(prefix, start, end, True)
+    if request.after:
+        edge = place.after(prefix + request.after)
+        place = _Place(prefix, max(place.start, edge.start), min(place.end, edge.end), edge.reverse)
+    return place
+
+
+async def search(
+    backend: IBackend, rows: Shelf[Recording], request: ListRecordings
+) -> RecordingList:
+    """Return a page. Raises :class:`InvalidInput` for what no recording can have."""
+    place = _place(rows, request)
+    # Where only some keys count, a few are too few to read in one go.
+    sparse = request.node or (request.id and place.reverse)
+    step = STEP if sparse else min(STEP, request.limit)
+    found: list[Recording] = []
+    looked = 0
+    while True:
+        items = await backend.range(place.start, place.end, step, place.reverse)
+        for item, row in zip(items, await _rows(rows, items, place, request), strict=True):
+            looked += 1
+            if row is not None and _matches(row, request):
+                found.append(row)
+            if len(found) == request.limit or looked == LOOKED_AT:
+                more = item is not items[-1] or len(items) == step
+                mark = item.key.removeprefix(place.prefix)
+                return RecordingList(tuple(found), mark if more else "")
+        if len(items) < step:
+            return RecordingList(tuple(found))
+        place = place.after(items[-1].key)
+
+
+async def _rows(
+    rows: Shelf[Recording], items: Sequence[Item], place: _Place, request: ListRecordings
+) -> list[Recording | None]:
+    """Return the row that each item leads to, or None if it cannot be one that is wanted."""
+    if not place.reverse:
+        return [rows.read(item).value for item in items]
+    ids = [item.key.removeprefix(place.prefix).partition("-")[2] for item in items]
+    wanted = [each for each in ids if each.startswith(request.id)]
+    by_id = {kept.name: kept.value for kept in await rows.get_many(wanted)}
+    return [by_id.get(each) for each in ids]
+
+
+def _matches(row: Recording, request: ListRecordings) -> bool:
+    moment = heard(row)
+    return (
+        (not request.user or row.user == request.user)
+        and (not request.node or request.node in (row.node, row.node_id))
+        and (request.since is None or moment >= request.since)
+        and (request.until is None or moment < request.until)
+    )
+
+
+class RunningSessions:
+    """Sessions that run, each read once however often they are listed."""
+
+    def __init__(self, backend: IBackend, sessions: Shelf[Session]) -> None:
+        self._backend = backend
+        self._sessions = sessions
+        self._known: dict[str, tuple[int, Session]] = {}
+
+    async def all(self) -> Sequence[Session]:
+        """Return all of them, oldest first."""
+        prefix = self._sessions.prefix
+        items = await self._backend.range(prefix, prefix[:-1] + "0")
+        known: dict[str, tuple[int, Session]] = {}
+        for item in items:
+            before = self._known.get(item.key)
+            if before is None or before[0] != item.revision:
+                before = item.revision, self._sessions.read(item).value
+            known[item.key] = before
+        self._known = known
+        return sorted((session for _, session in known.values()), key=mark_of)
+
+
+def mark_of(session: Session) -> str:
+    """Return what sessions are listed by, and how a list goes on behind one."""
+    return f"{stamp_of(heard(session))}-{session.id}"
