@@ -18,7 +18,7 @@ from tele.errors import InvalidInput, TeleError
 from tele.interfaces import IBackend, Item
 from tele.loop import make_logger
 from tele.model.api.records import EVENTS_PAGE, EventList, ListEvents
-from tele.model.codec import decode, encode
+from tele.model.codec import decode, encode, format_time
 from tele.model.event import Event
 
 log = make_logger(__name__)
@@ -32,6 +32,8 @@ SCAN: Final = 500
 #: Events that are looked at for one page.
 LOOKED_AT: Final = 20_000
 
+#: A time as canonical JSON has it; a host's own words may hold more of them.
+_TIME = re.compile(rb'"time":"([^"]{24})"')
 _CURSOR = re.compile(r"[0-9]{1,16}", re.ASCII)
 
 
@@ -86,10 +88,23 @@ def _needles(request: ListEvents) -> Iterator[bytes]:
 
 
 def _wanted(item: Item, needles: Sequence[bytes], request: ListEvents) -> Event | None:
-    if not all(needle in item.value for needle in needles):
+    if not all(needle in item.value for needle in needles) or _is_outside(item.value, request):
         return None
     event = _read(item)
     return event if event is not None and _matches(event, request) else None
+
+
+def _is_outside(value: bytes, request: ListEvents) -> bool:
+    """Whether none of the times that stand in an event, its own among them, is a wanted one."""
+    if request.since is None and request.until is None:
+        return False
+    times = _TIME.findall(value)
+    if not times:
+        return False
+    if request.since is not None and max(times) < format_time(request.since).encode("ascii"):
+        return True
+    # Times are written in milliseconds: those of the last one are looked at.
+    return request.until is not None and min(times) > format_time(request.until).encode("ascii")
 
 
 def _read(item: Item) -> Event | None:

@@ -17,6 +17,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tele.audit import reading
 from tele.audit.chain import Verdict, event, link
 from tele.audit.delivery import BACKLOG
 from tele.audit.file_sink import FileSink
@@ -287,6 +288,32 @@ def test_a_search_goes_on_over_many_events(audit: AuditLog) -> None:
     first = result(audit.query(ListEvents(user="a", limit=1)))
     assert [e.id for e in first.items] == ["id-700"]
     assert names(audit, user="a", after=first.next) == ["id-1400"]
+
+
+def test_what_is_outside_of_the_time_is_not_read(
+    audit: AuditLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--since and --until cost a look at the bytes of other events; a time that a host wrote into
+    its own words neither hides an event nor shows one.
+    """
+    early, late = "2000-01-01T00:00:00.000Z", "2100-01-01T00:00:00.000Z"
+    for number in range(40):
+        said = {"details": {"time": early if number % 2 else late}}
+        result(audit.append(make(number, **said)))
+    read: list[str] = []
+    original = reading._read
+
+    def noted(item: Item) -> Event | None:
+        read.append(item.key)
+        return original(item)
+
+    monkeypatch.setattr(reading, "_read", noted)
+    since, until = make(10).time, make(20).time
+    assert names(audit, since=since, until=until) == [f"id-{number}" for number in range(10, 20)]
+    assert len(read) < 40
+    read.clear()
+    assert names(audit, since=make(1000).time) == []
+    assert len(read) == 20  # those with a late time in their own words
 
 
 def test_followers_hear_events_as_they_come(audit: AuditLog) -> None:
