@@ -33,16 +33,22 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from attrs import define, field
+
 from servers import BIN, free_port, run, wait_listening
 from tele.audit.chain import event, link
 from tele.audit.reading import HEAD, event_key
 from tele.auth.recording_search import INDEX, OF_USER
 from tele.auth.recordings import ROWS, SESSIONS, SESSIONS_OF
 from tele.https.blocking import BlockingAuthority
+from tele.https.first_contact import server_name
 from tele.interfaces import Put
-from tele.model.api import people, records, table
+from tele.membership.identity import HostKeyPair, MemberIdentity, assemble, tls_authorities
+from tele.model.api import members, people, records, table
 from tele.model.api.operation import Nothing
 from tele.model.codec import encode
+from tele.model.identity import HostRole
+from tele.model.presence import Presence
 from tele.model.resources import Metadata, User, UserSpec
 from tele.model.session import Recording, Session
 from tele.store import sqlite_file
@@ -72,13 +78,13 @@ def recordings(rows: int) -> Iterator[Put]:
         yield Put(f"{OF_USER}{user}/{stamp}", b"")
 
 
-def sessions(rows: int) -> Iterator[Put]:
-    """Sessions that run."""
+def sessions(rows: int, node: str) -> Iterator[Put]:
+    """Sessions that run on a node."""
     moment = datetime.now(UTC)
     for number in range(rows):
         user, name = f"user{number % 500}", str(uuid.uuid4())
         session = Session(
-            name, user, "root", "web1", NODE, "192.0.2.7:1", moment, "s1", received=moment
+            name, user, "root", "web1", node, "192.0.2.7:1", moment, "s1", received=moment
         )
         yield Put(SESSIONS + name, encode(session))
         yield Put(f"{SESSIONS_OF}{user}/{name}", b"")
@@ -107,11 +113,11 @@ def events(rows: int, connection: Any) -> Iterator[Put]:
     yield Put(HEAD, json.dumps([number, previous]).encode("ascii"))
 
 
-def fill(path: Path, rows: int) -> None:
+def fill(path: Path, rows: int, node: str) -> None:
     """Put rows of each kind into a store that nobody uses."""
     connection = sqlite_file.open_file(path)
     connection.execute("PRAGMA synchronous = OFF")
-    for puts in (recordings(rows), sessions(rows // 25), users(rows // 5),
+    for puts in (recordings(rows), sessions(rows // 25, node), users(rows // 5),
                  events(rows, connection)):  # fmt: skip
         batch: list[Put] = []
         for put in puts:
@@ -123,9 +129,34 @@ def fill(path: Path, rows: int) -> None:
     connection.close()
 
 
+@define
+class Node:
+    """A node that says that it lives."""
+
+    local: BlockingAuthority
+    address: str
+    member: MemberIdentity = field(init=False)
+    trust: tuple[str, ...] = field(init=False)
+
+    def join(self) -> None:
+        """Become a member."""
+        token = self.local.perform(table.ADD_TOKEN, people.NewToken((HostRole.NODE,))).token
+        info = self.local.perform(table.CLUSTER, Nothing())
+        self.trust, keys = tuple(tls_authorities(info.authorities)), HostKeyPair.generate()
+        request = members.JoinRequest(token, "web1", HostRole.NODE, keys.public)
+        with BlockingAuthority(self.address, None, self.trust, server_name(CLUSTER)) as stranger:
+            self.member = assemble(keys, stranger.perform(table.JOIN, request), HostRole.NODE)
+
+    def announce(self) -> None:
+        """Be online for a while."""
+        tls, name = self.member.tls, server_name(CLUSTER)
+        with BlockingAuthority(self.address, tls, self.trust, name) as auth:
+            auth.perform(table.ANNOUNCE, Presence("web1", HostRole.NODE))
+
+
 @contextmanager
-def auth(folder: Path, rows: int) -> Iterator[Path]:
-    """Run auth with a store that is full; give its configuration."""
+def auth(folder: Path, rows: int) -> Iterator[tuple[Path, Node]]:
+    """Run auth with a store that is full; give its configuration, and its node."""
     config, port = folder / "auth.yaml", free_port()
     config.write_text(
         f"version: v1\ndata_dir: {folder}/data\n"
@@ -143,11 +174,18 @@ def auth(folder: Path, rows: int) -> Iterator[Path]:
         process.send_signal(signal.SIGTERM)
         process.wait()
 
-    stop(start())
-    fill(folder / "data" / "auth.sqlite", rows)
+    local = BlockingAuthority.local(str(folder / "data" / "auth.sock"))
+    node = Node(local, f"127.0.0.1:{port}")
     process = start()
     try:
-        yield config
+        node.join()
+    finally:
+        stop(process)
+    local.close()
+    fill(folder / "data" / "auth.sqlite", rows, node.member.host.host_id)
+    process = start()
+    try:
+        yield config, node
     finally:
         stop(process)
 
@@ -224,7 +262,7 @@ def beside(local: BlockingAuthority, config: Path, operation: Any) -> dict[str, 
     return found
 
 
-def measure(config: Path, rows: int, only: Sequence[str]) -> dict[str, Any]:
+def measure(config: Path, node: Node, rows: int, only: Sequence[str]) -> dict[str, Any]:
     """Measure all lists."""
     tele = str(BIN / "tele")
     local = BlockingAuthority.local(str(config.parent / "data" / "auth.sock"))
@@ -239,6 +277,7 @@ def measure(config: Path, rows: int, only: Sequence[str]) -> dict[str, Any]:
     for name, (operation, request) in asked.items():
         if only and name not in only:
             continue
+        node.announce()
         more = ("--limit", "0") if name == "audit" else ()
         words = [tele, name, "ls", *more, "--config", str(config)]
         printed = run(*words, "--format", "json")
@@ -270,9 +309,9 @@ def main() -> None:
     os.environ.pop("TELE_USER", None)
     with tempfile.TemporaryDirectory(prefix="tele-lists-") as name:
         folder = Path(name)
-        with auth(folder, said.rows) as config:
+        with auth(folder, said.rows) as (config, node):
             only = [word for word in said.only.split(",") if word]
-            json.dump(measure(config, said.rows, only), sys.stdout, indent=1)
+            json.dump(measure(config, node, said.rows, only), sys.stdout, indent=1)
     print()
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,6 +167,47 @@ def test_the_backup_of_the_documentation(auth: LoneAuth) -> None:
         assert evolve(ledger, auth=restored).missing() == []
     finally:
         restored.stop()
+
+
+#: ``sitecustomize`` of an auth that notes each file of the store that Python opens for it; what
+#: SQLite opens by itself is not seen here.
+WATCH_OPENING = """
+import os, sys
+def watch(name, details):
+    if name != "open" or "auth.sqlite" not in str(details[0]) or details[2] & os.O_EXCL:
+        return
+    if os.path.exists(details[0]):
+        note = os.open(os.environ["OPENED"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.write(note, f"{details[0]}\\n".encode())
+        os.close(note)
+sys.addaudithook(watch)
+"""
+
+
+def test_only_sqlite_opens_the_store(tmp_path: Path) -> None:
+    """Auth itself opens none of the store's files that are there, whatever it does: closing one
+    would drop the locks that SQLite has on it.
+    """
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(WATCH_OPENING)
+    opened = tmp_path / "opened"
+    environment = {"PYTHONPATH": str(tmp_path / "site"), "OPENED": str(opened)}
+    auth = LoneAuth(tmp_path, environment=environment)
+    ledger = Ledger(auth)
+    for _ in range(2):
+        auth.start()
+        try:
+            ledger.add()
+            verify_offline(auth)
+            assert ledger.missing() == []
+        finally:
+            auth.stop()
+    assert not opened.exists() or opened.read_text() == ""
+    # The watch works: this is what it would have seen.
+    path = auth.data_dir / "auth.sqlite"
+    words = [sys.executable, "-c", "import sys; open(sys.argv[1]).close()", str(path)]
+    subprocess.run(words, env=auth.surroundings, check=True, timeout=60)
+    assert opened.read_text() == f"{path}\n"
 
 
 def test_the_folder_is_refused_whatever_the_port(auth: LoneAuth) -> None:

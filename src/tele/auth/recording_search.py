@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Final
 
 from attrs import frozen
@@ -131,28 +132,38 @@ def _matches(row: Recording, request: ListRecordings) -> bool:
     )
 
 
+def mark_of(session: Session) -> str:
+    """Return what sessions are listed by, and how a list goes on behind one."""
+    return f"{stamp_of(heard(session))}-{session.id}"
+
+
+@frozen
+class Running:
+    """A session that runs; ``mark`` is its :func:`mark_of`."""
+
+    revision: int
+    mark: str
+    session: Session
+
+
 class RunningSessions:
     """Sessions that run, each read once however often they are listed."""
 
     def __init__(self, backend: IBackend, sessions: Shelf[Session]) -> None:
         self._backend = backend
         self._sessions = sessions
-        self._known: dict[str, tuple[int, Session]] = {}
+        self._known: dict[str, Running] = {}
 
-    async def all(self) -> Sequence[Session]:
+    async def all(self) -> list[Running]:
         """Return all of them, oldest first."""
         prefix = self._sessions.prefix
         items = await self._backend.range(prefix, prefix[:-1] + "0")
-        known: dict[str, tuple[int, Session]] = {}
+        known: dict[str, Running] = {}
         for item in items:
             before = self._known.get(item.key)
-            if before is None or before[0] != item.revision:
-                before = item.revision, self._sessions.read(item).value
+            if before is None or before.revision != item.revision:
+                session = self._sessions.read(item).value
+                before = Running(item.revision, mark_of(session), session)
             known[item.key] = before
         self._known = known
-        return sorted((session for _, session in known.values()), key=mark_of)
-
-
-def mark_of(session: Session) -> str:
-    """Return what sessions are listed by, and how a list goes on behind one."""
-    return f"{stamp_of(heard(session))}-{session.id}"
+        return sorted(known.values(), key=attrgetter("mark"))

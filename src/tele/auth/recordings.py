@@ -22,9 +22,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Final
 
 from attrs import evolve
@@ -32,6 +33,7 @@ from attrs import evolve
 from tele.auth.recording_search import (
     INDEX,
     OF_USER,
+    Running,
     RunningSessions,
     heard,
     mark_of,
@@ -108,7 +110,11 @@ class Recordings:
             # Some may have ended at another auth on this store, or never told that they did.
             self._counted = moment
             since = moment - COUNTS_FOR
-            recent = (s for s in await self._list_of_running.all() if heard(s) > since)
+            recent = (
+                each.session
+                for each in await self._list_of_running.all()
+                if heard(each.session) > since
+            )
             self._running = Counter(session.node_id for session in recent)
         return self._running[host_id] < limit
 
@@ -328,15 +334,16 @@ class Recordings:
             )
         return kept.value
 
-    async def running(self, user: str | None = None) -> tuple[Session, ...]:
+    async def running(self, user: str | None = None) -> Sequence[Running]:
         """Return sessions that have not ended, oldest first; of one ``user`` if given."""
         if user is None:
-            return tuple(await self._list_of_running.all())
+            return await self._list_of_running.all()
         prefix = f"{SESSIONS_OF}{user}/"
         items = await self._backend.range(prefix, prefix[:-1] + "0")
         names = [item.key.removeprefix(prefix) for item in items]
         kept = await self._sessions.get_many(names)
-        return tuple(sorted((each.value for each in kept), key=mark_of))
+        found = [Running(each.revision, mark_of(each.value), each.value) for each in kept]
+        return sorted(found, key=attrgetter("mark"))
 
     async def details(self, row: Recording, state: RecordingState) -> RecordingDetails:
         """Return all that is known of a recording."""

@@ -146,7 +146,7 @@ class Administration:
         force = await self._gate.forces(caller, request.force)
         tokens = await self._tokens.made_by(name)
         await self._people.delete_user(name, force, tuple(tokens.values()))
-        sessions = await self._recordings.running(name)
+        sessions = tuple(each.session for each in await self._recordings.running(name))
         await self._journal.emit(
             "user.delete", caller, name=name, tokens=list(tokens),
             sessions=[session.id for session in sessions],

@@ -14,6 +14,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 from datetime import datetime
+from itertools import islice
+from operator import attrgetter
 from typing import Any, Final
 
 from attrs import evolve
@@ -29,7 +31,7 @@ from tele.auth.operations.paging import page_limit
 from tele.auth.people import LONG_AGO
 from tele.auth.presence import Hosts
 from tele.auth.quotas import Quota, Quotas
-from tele.auth.recording_search import mark_of
+from tele.auth.recording_search import Running
 from tele.auth.recordings import Recordings
 from tele.errors import AccessDenied, InvalidInput, Unavailable, quoted
 from tele.loop import now
@@ -173,15 +175,16 @@ class Evidence:
         limit = page_limit(request.limit)
         whose = await self._whose(caller, "session", "list")
         since = LONG_AGO if whose is None else await self._gate.since(caller)
-        running = [
-            session
-            for session in await self._recordings.running(whose)
-            if _is_since(session, since) and self._hosts.is_online(HostRole.NODE, session.node_id)
-        ]
-        begin = bisect_right(running, request.after, key=mark_of) if request.after else 0
-        page = running[begin : begin + limit]
-        more = begin + limit < len(running)
-        return api.SessionList(tuple(page), mark_of(page[-1]) if more else "")
+        running = await self._recordings.running(whose)
+        begin = bisect_right(running, request.after, key=attrgetter("mark"))
+        page: list[Running] = []
+        for each in islice(running, begin, None):
+            session = each.session
+            if _is_since(session, since) and self._hosts.is_online(HostRole.NODE, session.node_id):
+                if len(page) == limit:
+                    return api.SessionList(tuple(r.session for r in page), page[-1].mark)
+                page.append(each)
+        return api.SessionList(tuple(r.session for r in page))
 
     async def list_recordings(
         self, request: api.ListRecordings, caller: Caller
