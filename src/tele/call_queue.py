@@ -21,6 +21,10 @@ class CallQueue:
         self._waiting: deque[Callable[[], object]] = deque()
         self._scheduled = False
 
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
     def add(self, function: Callable[[], object]) -> None:
         """Call ``function``, which raises nothing, after those that wait."""
         self._waiting.append(function)

@@ -253,6 +253,13 @@ class SqliteBackend:
         )
 
     def _looked(self, found: tuple[int, list[Change]]) -> None:
+        if self._long:
+            # What was read before is told before: nobody takes an old value for a newer one.
+            self._long.add(partial(self._tell, found))
+        else:
+            self._tell(found)
+
+    def _tell(self, found: tuple[int, list[Change]]) -> None:
         self._looking = False
         self._seen, changes = found
         self._watchers.tell(changes)

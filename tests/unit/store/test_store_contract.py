@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.errors import Conflict, InvalidInput, Unavailable
-from tele.interfaces import Change, Delete, IBackend, Put
+from tele.interfaces import Change, Delete, IBackend, Item, Put
 from tele.store.batches import get_many
 from tele.store.memory import MemoryBackend
 from tele.store.opening import open_backend
@@ -154,6 +154,31 @@ def test_what_many_asked_for_comes_one_at_a_time(tmp_path: Path, turns: Turns) -
         turns.advance(0)
     assert order.index("other") <= 1
     assert sorted(order) == ["0", "1", "2", "other"]
+    turns.wait(store.close())
+
+
+def test_a_change_is_told_after_what_was_read_before_it(tmp_path: Path, turns: Turns) -> None:
+    """A long answer that waits for its turn is not older than a change that was told already."""
+    store = SqliteBackend(tmp_path / "s", turns)
+    turns.wait(store.commit(*(Put(f"/k/{n}", b"old") for n in range(LONG + 1))))
+    seen: list[bytes] = []
+
+    def told(change: Change) -> None:
+        assert change.item is not None
+        seen.append(change.item.value)
+
+    def read(items: Sequence[Item]) -> None:
+        seen.append(items[0].value)
+
+    turns.wait(store.watch("/k/", told))
+    store.range("/k/", "/k0").addCallback(read)
+    turns.settle(lambda: len(store._long) == 1)
+    committed: list[int] = []
+    store.commit(Put("/k/0", b"new")).addCallback(committed.append)
+    turns.settle(lambda: len(store._long) == 2)
+    while len(seen) < 2:
+        turns.advance(0)
+    assert seen == [b"old", b"new"]
     turns.wait(store.close())
 
 
