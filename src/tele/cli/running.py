@@ -30,7 +30,7 @@ from tele.config.values import Address, FileConfig
 from tele.embed import ClusterService, load_config
 from tele.embed.addresses import public_address
 from tele.errors import AccessDenied, NotFound, TeleError, Unavailable
-from tele.loop import LogFormat, make_logger, set_up_logging
+from tele.loop import LogFormat, make_logger, make_monotonic, set_up_logging
 from tele.model.api.members import ListHosts, PublicKeys
 from tele.model.api.table import LIST_HOSTS
 from tele.model.authority import AuthorityKind, Certificates, authority_of
@@ -56,6 +56,7 @@ def run_cluster(
     """
     from twisted.internet import reactor
 
+    make_monotonic(reactor)
     loaded = load_config(place.config)
     config = _for_now(loaded.config, listen)
     loaded = evolve(loaded, config=config)
