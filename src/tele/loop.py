@@ -39,7 +39,7 @@ from twisted.logger import (
 from txaio import tx
 from zope.interface import implementer
 
-from tele.text import printable, printable_json, printable_lines
+from tele.text import duration, printable, printable_json, printable_lines
 
 #: No line of the log is longer, in characters; tracebacks are not cut.
 LINE_LIMIT: Final = 8192
@@ -249,6 +249,45 @@ def now(clock: IReactorTime) -> datetime:
     return datetime.fromtimestamp(wall_seconds(clock), UTC)
 
 
+def steady_date(clock: IReactorTime) -> datetime:
+    """Return the date as it would be if nobody had set the clock since this process started."""
+    return datetime.fromtimestamp(clock.seconds(), UTC)
+
+
+def validity_date(clock: IReactorTime, begins: float) -> datetime:
+    """Return the date by which to check something that is valid from ``begins`` (Unix time).
+
+    It is now. But a clock that was set back since this process started makes nothing invalid that
+    was issued before: what is valid already by the time that has passed since is so from
+    its first moment on. No end is later by it.
+    """
+    if wall_seconds(clock) < begins <= clock.seconds():
+        return datetime.fromtimestamp(begins, UTC)
+    return now(clock)
+
+
+class Expiry:
+    """The end of something that is good until a date, and for no longer than was left of it."""
+
+    __slots__ = ("_clock", "_deadline", "_when")
+
+    def __init__(self, clock: IReactorTime, when: datetime) -> None:
+        self._clock = clock
+        self._when = when
+        self._deadline = clock.seconds() + (when - now(clock)).total_seconds()
+
+    @property
+    def has_passed(self) -> bool:
+        """Whether the date was reached, or would have been if the clock had not been set back."""
+        return self.left <= 0
+
+    @property
+    def left(self) -> float:
+        """How many seconds are left of it; not more than 0 if it has passed."""
+        by_date = (self._when - now(self._clock)).total_seconds()
+        return min(by_date, self._deadline - self._clock.seconds())
+
+
 class DateTimer:
     """Calls ``callback`` once, as soon as it is ``when``, however the clock is set meanwhile."""
 
@@ -308,9 +347,10 @@ class StepWatch:
         moved = self._offset - before
         if abs(moved) < STEP_SECONDS:
             return
-        way = "forward" if moved > 0 else "back"
         _log.warn(
-            "this machine's clock was set {way} by {seconds} s", way=way, seconds=abs(round(moved))
+            "the clock of this machine was set {way} by {by}",
+            way="forward" if moved > 0 else "back",
+            by=duration(abs(moved)),
         )
         self._stepped(moved)
 

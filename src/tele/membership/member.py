@@ -23,16 +23,18 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from tele.conch.client import ClientIdentity, MemberVerifier
-from tele.errors import AccessDenied, InvalidInput, TeleError, Unavailable
+from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError, Unavailable
 from tele.https.first_contact import server_name
 from tele.interfaces import IAuthority
 from tele.loop import backoff, make_logger, now
-from tele.membership.announcing import Announcer, hosts_of
+from tele.membership.announcing import Announcer, are_outdated, hosts_of
 from tele.membership.bell import Bell
 from tele.membership.calls import Calls, pause_after
+from tele.membership.cluster_clock import ClusterClock
 from tele.membership.events import EventSender
 from tele.membership.identity import MemberIdentity, assemble, ssh_authorities, tls_authorities
 from tele.membership.joining import Applicant, JoinSettings, Network, join, rejoin
+from tele.membership.renewal import RenewalTimer
 from tele.membership.rewriting import Rewriter
 from tele.membership.store import MemberStore
 from tele.model.api.members import Announced, ClusterState, RenewRequest, WatchState
@@ -43,14 +45,9 @@ from tele.model.identity import HostIdentity, HostRole
 from tele.model.presence import Presence
 from tele.rbac.policy import Policy
 
-RENEW_AT: Final = 2 / 3
-#: Hosts that joined together do not renew together; in parts of the certificate's life.
-RENEW_JITTER: Final = 0.05
 #: The longest pause before a host whose certificate has expired tries again, in seconds: the fleet
 #: is back within a minute.
 RETURN_SECONDS: Final = 15.0
-#: Timers are not trusted over a suspended machine: look at the time at least so often.
-LOOK_AGAIN: Final = 600.0
 #: For these reasons auth does not take a host for a member any more.
 GONE: Final = ("removed", "replaced", "revoked")
 
@@ -86,7 +83,8 @@ class Member(Service):
         self._announcer = Announcer(reactor, self._calls, presence, dice, self._announced)
         self._sender = EventSender(reactor, self._calls, store.spool)
         self._rewriter = Rewriter(reactor, store, dice)
-        self._renewal = Bell(reactor)
+        self._renewal = RenewalTimer(reactor, dice, self._outdated)
+        self.clock = ClusterClock(reactor, lambda: store.identity, self.emit, self._clock_was_set)
         self._authority: Any = None
         self._waiting: list[Deferred[None]] = []
         self._fatal: TeleError | None = None
@@ -200,11 +198,17 @@ class Member(Service):
         """Keep an audit event and send it as soon as auth answers. Never raises."""
         self._sender.emit(event)
 
+    def _clock_was_set(self) -> None:
+        self._renewal.look()
+        if self._authority is not None:
+            self._announcer.soon()
+            self._changed()
+
     def announce_soon(self) -> None:
         """Something that :class:`Presence` says has changed."""
         self._announcer.soon()
         if self._authority is not None and self._outdated():
-            self._renewal.ring()
+            self._renewal.look()
 
     def on_change(self, observer: Callable[[], None]) -> None:
         """Call ``observer`` whenever identity or state were replaced."""
@@ -223,6 +227,7 @@ class Member(Service):
     def startService(self) -> None:
         """Resume from what is remembered, or join."""
         super().startService()
+        self.clock.start()
         self._run(self._live())
 
     def stopService(self) -> Deferred[None]:
@@ -232,6 +237,7 @@ class Member(Service):
 
     async def _stop(self) -> None:
         self._announcer.stop()
+        self.clock.stop()
         for loop in list(self._loops):
             loop.cancel()
         await self._sender.last_chance()
@@ -371,17 +377,14 @@ class Member(Service):
         failures = 0
         while True:
             identity = self.identity
-            part = RENEW_AT + RENEW_JITTER * (self._dice() - 0.5)
-            while not self._outdated() and (left := self._seconds_to(identity, part)) > 0:
-                await self._renewal.wait(min(left, LOOK_AGAIN))
-            # However short a life auth gives: no more than one renewal a second.
-            await self._pause(1.0)
+            await self._renewal.wait(identity)
             try:
-                if identity.expires <= now(self._reactor):
+                if self._renewal.unwelcome or identity.expires <= self.clock.date:
                     await self._rejoin(identity)
                 else:
                     await self._renew_once(identity)
                 failures = 0
+                self._renewal.unwelcome = False
             except TeleError as error:
                 self._calls.failed("renew", error)
                 if await self._joined_again(error):
@@ -390,19 +393,8 @@ class Member(Service):
                 await self._pause(pause_after(error, usual))
                 failures += 1
 
-    def _seconds_to(self, identity: MemberIdentity, part: float) -> float:
-        return (identity.renew_at(part) - now(self._reactor)).total_seconds()
-
     def _outdated(self) -> bool:
-        """Whether the certificates are for another name, or miss an address that was not asked for.
-
-        Those that auth has left out are not this host's; a proxy's certificates have none.
-        """
-        said = self._presence()
-        identity = self.identity
-        wanted = frozenset(hosts_of(said)) if said.role is HostRole.NODE else frozenset()
-        missing = wanted - set(identity.ssh_certificate.principals)
-        return said.name != identity.host.name or (bool(missing) and wanted != self._asked)
+        return are_outdated(self.identity, self._presence(), self._asked)
 
     async def _renew_once(self, old: MemberIdentity) -> None:
         said = self._presence()
@@ -418,7 +410,8 @@ class Member(Service):
     async def _pause(self, seconds: float) -> None:
         await Bell(self._reactor).wait(seconds)
 
-    def _announced(self, answer: Announced) -> None:
+    def _announced(self, answer: Announced, asked: float) -> None:
+        self.clock.heard(answer.time, asked)
         self._labelled = True
         if dict(answer.labels) != dict(self._store.bound):
             self._store.keep_bound(answer.labels)
@@ -439,6 +432,8 @@ class Member(Service):
                 await self.authority.follow(WATCH_STATE, WatchState(), received)
             except TeleError as error:
                 self._calls.failed("state", error)
+                if isinstance(error, NotLoggedIn):
+                    self._renewal.refused()
                 if await self._joined_again(error):
                     continue
                 pause = pause_after(error, backoff(failures, dice=self._dice))

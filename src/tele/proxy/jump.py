@@ -35,7 +35,7 @@ from tele.conch.relay import RelayChannel, StreamEnd
 from tele.conch.windows import WindowBudget
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unavailable, Unreachable
 from tele.https.blocking import PORT_DIGITS, split_address
-from tele.loop import make_logger, now
+from tele.loop import Expiry, make_logger, now
 from tele.membership.reviewing import Review
 from tele.model import access
 from tele.model.api.members import ClusterState
@@ -121,7 +121,8 @@ class Jump:
         refused = self._policy().refuses_user(identity, now(self._clock))
         if refused is not None:
             raise AccessDenied(refused.message, refused.reason.value)
-        visitor = Visitor(self, identity, credentials.remote_addr)
+        expiry = Expiry(self._clock, identity.expires)
+        visitor = Visitor(self, identity, expiry, credentials.remote_addr)
         self.people.enter(identity.user, visitor)
         visitor.window_budget = self.people.window_budget(identity.user)
         self.present.add(visitor)
@@ -181,6 +182,8 @@ class Jump:
 
     def _find(self, visitor: Visitor, wanted: str, port: int) -> Host:
         policy, moment = self._policy(), now(self._clock)
+        if visitor.expiry.has_passed:
+            moment = max(moment, visitor.identity.expires)
 
         def denied(host: Host) -> access.Denied | None:
             self.people.decides(visitor.identity.user, self._clock.seconds())
@@ -204,9 +207,13 @@ class Jump:
 class Visitor(ConchUser):
     """One who passes through. ``remote_addr`` is (host, port)."""
 
-    def __init__(self, jump: Jump, identity: UserIdentity, remote_addr: tuple[str, int]) -> None:
+    def __init__(
+        self, jump: Jump, identity: UserIdentity, expiry: Expiry, remote_addr: tuple[str, int]
+    ) -> None:
         super().__init__()
         self.identity = identity
+        #: Of their certificate: after it they go nowhere else.
+        self.expiry = expiry
         self.remote_addr = remote_addr
         self.jump = jump
         #: What the windows of all connections of this person may have together.

@@ -243,7 +243,9 @@ class ProxyService(Service):
         cluster = member.identity.host.cluster
         pages = Pages(lambda: cluster, self._reactor)
         tls = self._https or ServerTls(
-            lambda: member.identity.tls, lambda: tls_authorities(member.authorities)
+            lambda: member.identity.tls,
+            lambda: tls_authorities(member.authorities),
+            self._reactor,
         )
         doors = Doors(
             auth=lambda client, slot: Relay(
@@ -310,7 +312,8 @@ class ProxyService(Service):
 
     def _vouch(self, visitor: Visitor) -> bytes:
         identity = self._member.identity
-        return vouch(visitor, identity.keys.ssh, identity.ssh_certificate, self._reactor.seconds())
+        moment = self._member.clock.seconds
+        return vouch(visitor, identity.keys.ssh, identity.ssh_certificate, moment)
 
     def _refuses(self, host: HostIdentity) -> str:
         return self._member.expelled or self._member.refuses(host)

@@ -153,7 +153,7 @@ class PretendedAuth:
 
     def _announce(self, request: Any) -> Announced:
         self.announced.append(request)
-        return Announced(labels=self.bound)
+        return Announced(labels=self.bound, time=now(self.clock))
 
     def _emit_events(self, request: Any) -> Nothing:
         if any(event.fields.get("bad") for event in request.events):
