@@ -49,7 +49,12 @@ class ProxyWords:
         if not size:
             return 0, None
         try:
-            visitor, _ = self._vouching.take(data[:size], wall_seconds(self._clock))
+            visitor, _ = self._vouching.take(
+                data[:size],
+                wall_seconds(self._clock),
+                self._clock.seconds(),  # the date before our clock was set: hosts do not know yet
+                elapsed=self._clock.seconds(),
+            )
         except ProtocolError as error:
             if self._lines.take("", self._clock.seconds()):
                 log.warn("the address that a proxy says is not taken: {why!s}", why=error)

@@ -7,6 +7,8 @@ Invariants:
 
 * A clock that is wrong, or that is set, is a line in the log and an event, never an error.
 * The same difference is said once: again when it is another one, or there is none any more.
+* While auth's clock is set, members hear of it one after another: for a while each says the date as
+  before, and takes both.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ from tele.membership.identity import MemberIdentity
 from tele.model.event import Event
 from tele.text import difference
 
+#: So long the date is said to other members as it was before auth's clock was set: twice as long
+#: as it takes until all have heard of it.
+SETTLE_SECONDS: Final = 60.0
 #: Clocks that differ by fewer seconds are taken for the same.
 SKEW_SECONDS: Final = 5.0
 
@@ -51,6 +56,9 @@ class ClusterClock:
         self._watch = StepWatch(clock, self._was_set)
         #: Auth's date less ``clock.seconds()``; None before auth said it.
         self._offset: float | None = None
+        #: The same before auth's clock was set, and until when it is what we say.
+        self._former: float | None = None
+        self._former_until = 0.0
         self._said = 0.0
         #: How often the clock was set since we started.
         self.steps = 0
@@ -68,7 +76,13 @@ class ClusterClock:
         if time is None:  # an auth of an older version
             return
         moment = self._clock.seconds()
-        self._offset = time.timestamp() - (asked + moment) / 2
+        offset = time.timestamp() - (asked + moment) / 2
+        if self._offset is not None and abs(offset - self._offset) >= max(
+            SKEW_SECONDS, moment - asked
+        ):
+            self._former = self._offset
+            self._former_until = moment + SETTLE_SECONDS
+        self._offset = offset
         skew = self.skew
         unsure = max(SKEW_SECONDS, moment - asked)
         if abs(skew - self._said) < unsure or (not self._said and abs(skew) < unsure):
@@ -94,6 +108,20 @@ class ClusterClock:
         if self._offset is None:
             return wall_seconds(self._clock)
         return self._clock.seconds() + self._offset
+
+    @property
+    def word(self) -> float:
+        """The date to say to other members, in Unix time."""
+        moment = self._clock.seconds()
+        if self._former is not None and moment < self._former_until:
+            return moment + self._former
+        return self.seconds
+
+    @property
+    def dates(self) -> tuple[float, ...]:
+        """The dates that another member may say now: by auth's clock, the best first, or ours."""
+        former = () if self._former is None else (self._clock.seconds() + self._former,)
+        return (self.seconds, *former, wall_seconds(self._clock))
 
     @property
     def date(self) -> datetime:

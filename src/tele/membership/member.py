@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Coroutine, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -79,7 +79,7 @@ class Member(Service):
         self._presence = presence
         self._network = network or Network()
         self._dice = dice
-        self._calls = Calls()
+        self._calls = Calls(reactor)
         self._announcer = Announcer(reactor, self._calls, presence, dice, self._announced)
         self._sender = EventSender(reactor, self._calls, store.spool)
         self._rewriter = Rewriter(reactor, store, dice)
@@ -188,6 +188,11 @@ class Member(Service):
     def trouble(self) -> str:
         """Why auth cannot be reached now, or nothing."""
         return self._calls.trouble
+
+    @property
+    def auth_away_since(self) -> datetime | None:
+        """Since when auth does not answer at all; None: it did when it was called last."""
+        return self._calls.away_since
 
     @property
     def can_record(self) -> bool:
@@ -323,8 +328,9 @@ class Member(Service):
             except (AccessDenied, InvalidInput):
                 raise
             except TeleError as error:
-                self._calls.failed("join", error)
-                await self._pause(backoff(failures, 1.0, 30.0, self._dice))
+                pause = backoff(failures, 1.0, 30.0, self._dice)
+                self._calls.serves_nobody("join", error, pause)
+                await self._pause(pause)
                 failures += 1
             else:
                 self._calls.succeeded("join")
@@ -350,10 +356,12 @@ class Member(Service):
             except AccessDenied:
                 raise
             except TeleError as error:
-                self._calls.failed("renew", error)
-                await self._pause(backoff(failures, longest=RETURN_SECONDS, dice=self._dice))
+                pause = backoff(failures, longest=RETURN_SECONDS, dice=self._dice)
+                self._calls.serves_nobody("return to", error, pause)
+                await self._pause(pause)
                 failures += 1
             else:
+                self._calls.succeeded("return to")
                 self._calls.succeeded("renew")
                 _log.info(
                     "back in the cluster with new certificates, good until {expires}",

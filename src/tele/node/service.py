@@ -194,7 +194,9 @@ class NodeService(Service):
         size = take_preface(data)
         if size:
             try:
-                visitor, proxy = self._vouching.take(data[:size], self._member.clock.seconds)
+                visitor, proxy = self._vouching.take(
+                    data[:size], *self._member.clock.dates, elapsed=self._reactor.seconds()
+                )
             except Misdirected:
                 # Another node says that it is here. That is no fault of the proxy's, whose
                 # visitors for this node are not to pay for it.

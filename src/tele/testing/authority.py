@@ -169,6 +169,8 @@ class PretendedAuth:
         self.calls.append(operation.name)
         if self.away:
             return fail(Unreachable("auth did not answer"))
+        if self.refusal is not None:
+            return fail(self.refusal)
         if self.removed:
             return fail(AccessDenied("web1 is no member of the cluster", "removed"))
         done: Deferred[None] = Deferred()
