@@ -181,7 +181,7 @@ def test_whoever_is_a_member_says_by_what_it_decides(world: World, said: list[st
     """A member without auth goes on, by the last state; since when is known."""
     member = world.start()
     world.clock.pump([1.0] * 10)
-    assert member.auth_away_since is None
+    assert not member.auth_away_since
     begin = now(world.clock)
     world.auth.leave()
     world.clock.pump([1.0] * 40)
@@ -191,7 +191,7 @@ def test_whoever_is_a_member_says_by_what_it_decides(world: World, said: list[st
     assert since - begin < timedelta(seconds=5)
     world.auth.away = False
     world.clock.pump([1.0] * 60)
-    assert member.auth_away_since is None
+    assert not member.auth_away_since
 
 
 def test_a_wrong_clock_is_no_reason_to_give_up(world: World, said: list[str]) -> None:

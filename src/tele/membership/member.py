@@ -34,6 +34,7 @@ from tele.membership.cluster_clock import ClusterClock
 from tele.membership.events import EventSender
 from tele.membership.identity import MemberIdentity, assemble, ssh_authorities, tls_authorities
 from tele.membership.joining import Applicant, JoinSettings, Network, join, rejoin
+from tele.membership.renewal import RENEW_AT as RENEW_AT
 from tele.membership.renewal import RenewalTimer
 from tele.membership.rewriting import Rewriter
 from tele.membership.store import MemberStore

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from attrs import evolve
 from twisted.internet.defer import Deferred
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import implementer
 
 from tele.certs.check import CheckedUser
 from tele.conch.credentials import CertificateCredentials
@@ -187,6 +188,7 @@ def test_who_comes_and_goes_is_in_the_log(world: World) -> None:
     """One line each, with who, from where, to which nodes, and why it ended."""
     said: list[str] = []
 
+    @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
         said.append(formatEvent(event))
 
