@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ AHEAD = (30, "the clock of this machine is 1 d 6 h ahead of auth's")
 AT_LEAST = re.compile("clock of this machine is at least (3 h|2 h [45][0-9] min) behind auth's")
 
 
-def off(hours: int) -> dict[str, str]:
+def off(hours: int) -> dict[str, Any]:
     """Return the environment of a command whose clock is so many hours off."""
     return {
         "LD_PRELOAD": str(LIBRARIES[0]),

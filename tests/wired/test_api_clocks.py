@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from attrs import evolve
 from service_identity import VerificationError
-from twisted.internet.interfaces import IReactorTime
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from api_world import SERVER_NAME, Ca, RawClient, World, _Single, host, real_now, user
@@ -37,9 +36,8 @@ class SetBack:
         return time.time()
 
 
-def clock(by: timedelta) -> IReactorTime:
-    made: Any = SetBack(by)
-    return made
+def clock(by: timedelta) -> Any:
+    return SetBack(by)
 
 
 class Client(RawClient):
