@@ -91,9 +91,10 @@ def own_folder(path: Path, ours: Collection[str] | None, *, strict: bool = False
         if ours is not None and (strict or not closed):
             held = sorted(set(os.listdir(descriptor)) - _NOTHING)
             if held and not set(held) & set(ours):
+                closing = "" if strict else f"; if all of it may be closed, type: chmod 700 {path}"
                 raise InvalidInput(
                     f"{path} holds what is not tele's, such as {held[0]!r}: tele keeps its secrets"
-                    " in a folder of its own"
+                    f" in a folder of its own{closing}"
                 )
         if not closed:
             os.fchmod(descriptor, 0o700)

@@ -119,9 +119,11 @@ class ClusterClock:
 
     @property
     def dates(self) -> tuple[float, ...]:
-        """The dates that another member may say now: by auth's clock, the best first, or ours."""
-        former = () if self._former is None else (self._clock.seconds() + self._former,)
-        return (self.seconds, *former, wall_seconds(self._clock))
+        """The dates that another member may say now, by auth's clock; the best first."""
+        moment = self._clock.seconds()
+        if self._former is None or moment >= self._former_until + SETTLE_SECONDS:
+            return (self.seconds,)
+        return (self.seconds, moment + self._former)
 
     @property
     def date(self) -> datetime:
