@@ -82,8 +82,9 @@ class Vouching:
     ) -> tuple[Visitor, HostIdentity | None]:
         """Return whom the preface ``line`` is about, and which proxy says so.
 
-        ``dates`` are what it may be now, in Unix time; ``elapsed`` is seconds of a clock that is
-        never set, by which words are remembered. Raises :class:`ProtocolError`.
+        ``dates`` are what it may be now, in Unix time; ``elapsed`` is the date by a clock that is
+        never set, by which words are remembered, and by which a certificate may have begun
+        (:func:`tele.loop.validity_date`). Raises :class:`ProtocolError`.
         """
         try:
             reader = Reader(base64.b64decode(line[len(PREFACE) :].strip(), validate=True))
@@ -99,18 +100,19 @@ class Vouching:
             raise ProtocolError(
                 f"a proxy's word from {abs(seconds - at):.0f} s off: are the clocks right?"
             )
-        proxy = self._check(blob, said, signature, seconds)
+        proxy = self._check(blob, said, signature, seconds, max(seconds, elapsed or seconds))
         self._once(said, seconds if elapsed is None else elapsed)
         if visitor.host_id != self._host_id():
             raise Misdirected("a proxy's word for another node")
         return visitor, proxy
 
     def _check(
-        self, blob: bytes, said: bytes, signature: bytes, seconds: float
+        self, blob: bytes, said: bytes, signature: bytes, seconds: float, latest: float
     ) -> HostIdentity | None:
         try:
             certificate = parse_certificate(blob)
-            proxy = self._verifier().verify(certificate, datetime.fromtimestamp(seconds, UTC))
+            moment = max(seconds, min(latest, certificate.valid_after))
+            proxy = self._verifier().verify(certificate, datetime.fromtimestamp(moment, UTC))
             allowed = (certificate.key.type,)
             certificate.key.verify(signature, _CONTEXT + said, allowed)
         except BadCertificate as error:
