@@ -167,6 +167,22 @@ def test_members_mean_the_same_moment_whoever_was_set(world: World, hours: int) 
     assert len(proxy.dates) == 1
 
 
+def test_members_agree_while_auths_clock_is_set_again_and_again(world: World) -> None:
+    """Some hear of each step and some of the last only: what one says the others take."""
+    another_clock(world)
+    proxy = world.start().clock
+    world.clock.pump([1.0] * 100)
+    for ahead in (-3 * HOUR, 0.0, 3 * HOUR):
+        another_clock(world, ahead)
+        world.clock.pump([1.0] * 31)
+    # At any moment each says one of the dates that a member who heard of all of them takes.
+    assert len(proxy.dates) == 4
+    for _ in range(120):
+        assert min(abs(proxy.word - date) for date in proxy.dates) < 1
+        world.clock.advance(1.0)
+    assert abs(proxy.word - (world.clock.seconds() + 3 * HOUR)) < LASTS
+
+
 def test_whoever_cannot_join_says_that_it_serves_nobody(world: World, said: list[str]) -> None:
     """Why, that it tries again, and when; once."""
     world.auth.away = True

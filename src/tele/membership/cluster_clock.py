@@ -29,6 +29,8 @@ from tele.text import difference
 #: So long the date is said to other members as it was before auth's clock was set: twice as long
 #: as it takes until all have heard of it.
 SETTLE_SECONDS: Final = 60.0
+#: Steps of auth's clock that are remembered so long.
+OFFSETS_LIMIT: Final = 8
 #: Clocks that differ by fewer seconds are taken for the same.
 SKEW_SECONDS: Final = 5.0
 
@@ -54,14 +56,10 @@ class ClusterClock:
         self._emit = emit
         self._stepped = stepped
         self._watch = StepWatch(clock, self._was_set)
-        #: Auth's date less ``clock.seconds()``; None before auth said it.
-        self._offset: float | None = None
-        #: The same before auth's clock was set, and until when it is what we say.
-        self._former: float | None = None
-        self._former_until = 0.0
+        #: Auth's date less ``clock.seconds()``, and when auth said so first: the last one counts,
+        #: and those before it for a while.
+        self._offsets: list[tuple[float, float]] = []
         self._said = 0.0
-        #: How often the clock was set since we started.
-        self.steps = 0
 
     def start(self) -> None:
         """Watch the clock from now on."""
@@ -77,15 +75,14 @@ class ClusterClock:
             return
         moment = self._clock.seconds()
         offset = time.timestamp() - (asked + moment) / 2
-        if self._offset is not None and abs(offset - self._offset) >= max(
-            SKEW_SECONDS, moment - asked
-        ):
-            self._former = self._offset
-            self._former_until = moment + SETTLE_SECONDS
-        self._offset = offset
-        skew = self.skew
         unsure = max(SKEW_SECONDS, moment - asked)
-        if abs(skew - self._said) < unsure or (not self._said and abs(skew) < unsure):
+        if not self._offsets or abs(offset - self._offsets[-1][0]) >= unsure:
+            self._offsets.append((offset, moment))
+            del self._offsets[:-OFFSETS_LIMIT]
+        else:
+            self._offsets[-1] = (offset, self._offsets[-1][1])
+        skew = self.skew
+        if abs(skew - self._said) < unsure:
             return
         self._said = skew if abs(skew) >= unsure else 0.0
         if not self._said:
@@ -105,25 +102,26 @@ class ClusterClock:
     @property
     def seconds(self) -> float:
         """The date by auth's clock, in Unix time; by ours as long as auth has not said it."""
-        if self._offset is None:
+        if not self._offsets:
             return wall_seconds(self._clock)
-        return self._clock.seconds() + self._offset
+        return self._clock.seconds() + self._offsets[-1][0]
 
     @property
     def word(self) -> float:
         """The date to say to other members, in Unix time."""
         moment = self._clock.seconds()
-        if self._former is not None and moment < self._former_until:
-            return moment + self._former
-        return self.seconds
+        for offset, since in reversed(self._offsets):
+            if moment >= since + SETTLE_SECONDS:
+                return moment + offset
+        return moment + self._offsets[0][0] if self._offsets else self.seconds
 
     @property
     def dates(self) -> tuple[float, ...]:
-        """The dates that another member may say now, by auth's clock; the best first."""
+        """The dates that another member may say now, by auth's clock."""
         moment = self._clock.seconds()
-        if self._former is None or moment >= self._former_until + SETTLE_SECONDS:
-            return (self.seconds,)
-        return (self.seconds, moment + self._former)
+        while len(self._offsets) > 1 and moment >= self._offsets[1][1] + 2 * SETTLE_SECONDS:
+            del self._offsets[0]
+        return tuple(moment + offset for offset, _ in self._offsets) or (self.seconds,)
 
     @property
     def date(self) -> datetime:
@@ -131,7 +129,6 @@ class ClusterClock:
         return datetime.fromtimestamp(self.seconds, UTC)
 
     def _was_set(self, seconds: float) -> None:
-        self.steps += 1
         self._tell("clock.step", seconds)
         self._stepped()
 
