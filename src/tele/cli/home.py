@@ -27,7 +27,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tele.durable_files import make_folder, write_file
+from tele.durable_files import write_file
 from tele.errors import InvalidInput, NotLoggedIn, TeleError, quoted
 from tele.private_files import own_folder
 
