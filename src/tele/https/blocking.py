@@ -263,7 +263,7 @@ def _context(identity: TlsFiles | TlsIdentity | None) -> ssl.SSLContext:
 def _trust(context: ssl.SSLContext, trust: Sequence[str]) -> None:
     try:
         context.load_verify_locations(cadata="\n".join(trust))
-    except ssl.SSLError:
+    except (ssl.SSLError, ValueError):
         raise InvalidInput("the cluster's CA certificates cannot be read") from None
 
 
