@@ -16,6 +16,7 @@ RANKS = {
     "text": 0,
     "_version": 0,
     "model": 1,
+    "terminal": 1,
     "private_files": 1,
     "data_dir": 1,
     "durable_files": 1,
@@ -49,7 +50,8 @@ RANKS = {
 }
 
 CORES = {
-    "errors", "text", "_version", "model", "wire", "rbac", "tape", "admission", "certs"
+    "errors", "text", "_version", "model", "terminal", "wire", "rbac", "tape", "admission",
+    "certs",
 }  # fmt: skip
 
 #: What would give a core a reactor, a clock, randomness or a log of its own.

@@ -1,0 +1,96 @@
+"""Which keys were pressed? Bytes of a terminal become names of keys.
+
+A terminal may be in any of its modes, since whoever used it before may have left them on: cursor
+keys as ``CSI`` or ``SS3``, a keypad that sends sequences, the keyboard protocol of kitty, reports
+of the mouse and of the focus, brackets around what is pasted. All of them are read; what is no
+key is left out.
+
+Invariant: any bytes are taken, in pieces of any length.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_FINALS: Final = {"A": "up", "B": "down", "C": "right", "D": "left", "F": "end", "H": "home"}
+_NUMBERED: Final = {"1": "home", "7": "home", "4": "end", "8": "end"}
+#: What a keypad sends in application mode: ``SS3`` and one of these.
+_KEYPAD: Final = {**{chr(0x70 + n): str(n) for n in range(10)}, "k": "+", "m": "-", "n": "."}
+_SEQUENCE: Final = re.compile(r"\x1b\[([<-?]?[0-9:;]*[ -/]*)([@-~])", re.DOTALL)
+_BEGUN: Final = re.compile(r"\x1b(\[[<-?]?[0-9:;]*[ -/]*|O)?")
+#: A sequence that is longer is none.
+_LIMIT: Final = 64
+_PASTE_END: Final = "\x1b[201~"
+
+
+class KeyReader:
+    """Takes what a terminal sends and gives keys: characters, and ``left`` and its like."""
+
+    def __init__(self) -> None:
+        self._rest = ""
+        self._pasting = False
+
+    def feed(self, data: bytes) -> list[str]:
+        """Return the keys that are complete; a lone ``ESC`` waits for what follows it."""
+        self._rest += data.decode("latin-1")
+        keys: list[str] = []
+        while self._rest:
+            before = self._rest
+            key = self._next()
+            if key:
+                keys.append(key)
+            if self._rest == before:
+                break
+        return keys
+
+    def _next(self) -> str:
+        """Take one key, or something that is none, off the front."""
+        text = self._rest
+        if self._pasting:
+            before, end, after = text.partition(_PASTE_END)
+            self._pasting = not end
+            self._rest = after if end else before[-len(_PASTE_END) :]
+            return ""
+        if text[0] != "\x1b":
+            self._rest = text[1:]
+            return text[0]
+        if text.startswith("\x1b[M"):  # the oldest report of the mouse: three bytes follow
+            self._rest = text if len(text) < 6 else text[6:]
+            return ""
+        if found := _SEQUENCE.match(text):
+            self._rest = text[found.end() :]
+            return self._sequence(*found.groups())
+        if text[1:2] == "O" and len(text) > 2:
+            self._rest = text[3:]
+            return _FINALS.get(text[2]) or _KEYPAD.get(text[2], "")
+        if len(text) > _LIMIT or not _BEGUN.fullmatch(text):
+            self._rest = text[1:]  # ESC by itself, or Alt and a key
+        return ""
+
+    def _sequence(self, parameters: str, final: str) -> str:
+        first, *others = parameters.split(";")
+        if final == "~" and first == "200":
+            self._pasting = True
+        elif final == "~":
+            return _NUMBERED.get(first, "")
+        elif final == "u" and parameters[:1].isdigit():
+            return _kitty(first, others)
+        elif parameters[:1] not in {"<", "=", ">", "?"} and not _released(others):
+            return _FINALS.get(final, "")
+        return ""
+
+
+def _released(others: list[str]) -> bool:
+    """Whether kitty's protocol tells that a key was released (event 3)."""
+    return bool(others) and others[0].partition(":")[2] == "3"
+
+
+def _kitty(first: str, others: list[str]) -> str:
+    """Return the key of ``CSI code;modifiers u``; with Ctrl the control character."""
+    code = int(first.partition(":")[0][:7])
+    modifiers = others[0].partition(":")[0] if others else ""
+    control = bool((int(modifiers[:3]) - 1) & 4) if modifiers.isdigit() else False
+    if _released(others) or not 0x20 <= code < 0x7F:
+        return ""
+    return chr(code & 0x1F) if control else chr(code)
