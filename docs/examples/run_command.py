@@ -1,8 +1,9 @@
 """A Twisted program that runs a command on a node, with the files that ``tele login`` wrote.
 
-python run_command.py HOST:PORT NODE LOGIN FOLDER COMMAND
+python run_command.py HOST:PORT NODE LOGIN FOLDER USER COMMAND
 
-FOLDER holds ``id_tele``, ``id_tele-cert.pub`` and ``known_hosts``.
+FOLDER is ``~/.tele/CLUSTER``, with ``USER``, ``USER-cert.pub`` and ``known_hosts``; HOST:PORT is
+the node's own address, as ``tele ls`` shows it.
 """
 
 import sys
@@ -30,7 +31,9 @@ def read_authorities(path: Path) -> set[bytes]:
     return {parse_line(words[2]) for words in lines if words[0] == "@cert-authority"}
 
 
-async def main(reactor, address: str, node: str, login: str, folder: str, command: str) -> None:
+async def main(
+    reactor, address: str, node: str, login: str, folder: str, user: str, command: str
+) -> None:
     """Connect, run the command, print what it says and end as it ended."""
     files = Path(folder)
     where = read_address(address)
@@ -39,8 +42,8 @@ async def main(reactor, address: str, node: str, login: str, folder: str, comman
         HostnameEndpoint(reactor, where.host, where.port),
         verify_host=HostVerifier(read_authorities(files / "known_hosts"), (node,)),
         identity=ClientIdentity(
-            PrivateKey.from_openssh((files / "id_tele").read_bytes()),
-            parse_certificate(parse_line((files / "id_tele-cert.pub").read_text())),
+            PrivateKey.from_openssh((files / user).read_bytes()),
+            parse_certificate(parse_line((files / f"{user}-cert.pub").read_text())),
             login,
         ),
     )

@@ -104,15 +104,14 @@ def test_the_example_of_a_node_works(cluster: Cluster, tmp_path: Path) -> None:
             program.kill()
 
 
-def test_the_example_of_a_client_works(cluster: Cluster, tmp_path: Path) -> None:
-    """The program of the documentation runs a command on the cluster's node, and no other."""
+def test_the_example_of_a_client_works(cluster: Cluster) -> None:
+    """The program of the documentation runs a command on the cluster's node, and on no other, with
+    the very files that a login wrote.
+    """
     home = Home(cluster.tele.home)
     profile = home.profile(cluster.tele.json("status")["cluster"])
     assert profile is not None
     files = home.files(profile)
-    shutil.copy(files.key, tmp_path / "id_tele")
-    shutil.copy(files.certificate, tmp_path / "id_tele-cert.pub")
-    shutil.copy(files.known_hosts, tmp_path / "known_hosts")
     nodes = [each for each in cluster.tele.json("ls") if "embedded" not in each["labels"]]
     node = next(each for each in nodes if each["addresses"])
     login = cluster.tele.json("status")["logins"][0]
@@ -121,7 +120,7 @@ def test_the_example_of_a_client_works(cluster: Cluster, tmp_path: Path) -> None
         return subprocess.run(
             [
                 sys.executable, DOCS / "examples" / "run_command.py",
-                node["addresses"][0], name, login, tmp_path, command,
+                node["addresses"][0], name, login, files.folder, files.user, command,
             ],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip

@@ -200,6 +200,48 @@ def test_another_configuration_is_refused(logged_in: Tele) -> None:
     assert "which node" in logged_in.fails(2, "ssh")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-i", "deploy", "web1"], ["-ideploy", "web1"], ["-ti", "deploy", "web1"],
+        ["web1", "-i", "deploy"], ["-o", "IdentityFile=deploy", "web1"],
+        ["-oidentityfile deploy", "web1"], ["-o", " CertificateFile=x", "web1"], ["-tF/x", "web1"],
+    ],
+)  # fmt: skip
+def test_another_identity_is_refused(logged_in: Tele, words: list[str]) -> None:
+    """A key that is named would come after the person's own certificate, and log in as them."""
+    path = f"{fake_ssh(logged_in)}:{logged_in.environment['PATH']}"
+    assert "tele config" in logged_in.fails(2, "ssh", *words, PATH=path)
+    logged_in.run("ssh", "-p", "-i", "-o", "IdentitiesOnly=yes", "web1", "x", "-i", PATH=path)
+
+
+def test_the_configuration_for_another_key_has_nothing_of_the_person(logged_in: Tele) -> None:
+    """Key, certificate, name at the proxy and authority are those of the key; a key without a
+    certificate is refused with what to type.
+    """
+    key = logged_in.folder / "deploy"
+    assert "no file" in logged_in.fails(2, "config", "--identity", key)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    assert "tele ca sign-user deploy.pub" in logged_in.fails(2, "config", "--identity", key)
+    (logged_in.folder / "deploy-cert.pub").write_text("x\n")
+    assert "is not a certificate" in logged_in.fails(2, "config", "--identity", key)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-s", key, "-I", "robot", "-n", "www", f"{key}.pub"], check=True
+    )
+    assert "--install" in logged_in.fails(2, "config", "--install", "--identity", key)
+    text = logged_in.run("config", "--identity", key).stdout
+    assert "alice" not in text
+    assert str(logged_in.home) not in text
+    path = logged_in.folder / "config"
+    path.write_text(text)
+    node, proxy = understood(path, "web1.example"), understood(path, "proxy.example")
+    assert node["identityfile"] == proxy["identityfile"] == [str(key)]
+    assert node["certificatefile"] == [f"{key}-cert.pub"]
+    assert node["proxyjump"] == ["proxy.example"]
+    assert proxy["user"] == ["robot"]
+    assert (logged_in.folder / "deploy-known_hosts").read_text().startswith("@cert-authority *.ex")
+
+
 def test_missing_openssh_is_said(logged_in: Tele) -> None:
     """A machine without OpenSSH gets a sentence with the package's name."""
     for words in (["ssh", "web1"], ["scp", "a", "web1:"], ["up"], ["config", "--install"]):

@@ -19,10 +19,11 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
-from tele.cli.home import DEFAULT_PORT, Home, Profile, replace_file
+from tele.cli.home import DEFAULT_PORT, Home, Profile, replace_file, safe_name
 from tele.cli.session import Where, current, host_keys, where_options
 from tele.errors import InvalidInput, TeleError, quoted
 
@@ -70,9 +71,31 @@ def _quoted(path: Path) -> str:
     return '"' + text.replace("%", "%%") + '"'
 
 
+class Login(NamedTuple):
+    """What OpenSSH logs in with: three files, and how it gets to a node."""
+
+    user: str
+    key: Path
+    certificate: Path
+    known_hosts: Path
+    route: str
+
+
 def ssh_config(home: Home, profile: Profile) -> str:
-    """Return the configuration for one cluster."""
+    """Return the configuration for one cluster and the person who is logged in."""
     files = home.files(profile)
+    program = [*this_program(), "--home", str(home.path), "proxy", "ssh"]
+    command = shlex.join([*program, "--cluster", profile.cluster]).replace("%", "%%")
+    if not command.isprintable():
+        raise InvalidInput(f"OpenSSH cannot read the path {quoted(home.path)}; set TELE_HOME")
+    route = f"ProxyCommand {command} '%r@%h:%p'"
+    return _ssh_config(
+        profile,
+        Login(profile.user, files.key, files.certificate, files.known_hosts, route),
+    )
+
+
+def _ssh_config(profile: Profile, login: Login) -> str:
     cluster = profile.cluster
     if re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", cluster) is None:
         raise InvalidInput(f"OpenSSH cannot match names of a cluster called {quoted(cluster)}")
@@ -80,18 +103,14 @@ def ssh_config(home: Home, profile: Profile) -> str:
     # Patterns of ssh_config(5) have regard to case, names of DNS have not.
     names = " ".join(f"*.{each}" for each in (cluster, cluster.upper()))
     proxies = " ".join((f"proxy.{cluster}", f"proxy.{cluster}".upper()))
-    program = [*this_program(), "--home", str(home.path), "proxy", "ssh", "--cluster", cluster]
-    command = shlex.join(program).replace("%", "%%")
-    if not command.isprintable():
-        raise InvalidInput(f"OpenSSH cannot read the path {quoted(home.path)}; set TELE_HOME")
     return f"""\
 # Cluster {cluster}, for OpenSSH. Written by tele: changes are lost.
 Host {names}
-    IdentityFile {_quoted(files.key)}
-    CertificateFile {_quoted(files.certificate)}
+    IdentityFile {_quoted(login.key)}
+    CertificateFile {_quoted(login.certificate)}
     IdentitiesOnly yes
     PreferredAuthentications publickey
-    UserKnownHostsFile {_quoted(files.known_hosts)}
+    UserKnownHostsFile {_quoted(login.known_hosts)}
     GlobalKnownHostsFile /dev/null
     StrictHostKeyChecking yes
     UpdateHostKeys no
@@ -102,7 +121,7 @@ Host {names}
 Host {proxies}
     HostName {host}
     Port {port}
-    User {profile.user}
+    User {login.user}
     HostKeyAlias proxy.{cluster}
     ControlMaster no
     ControlPath none
@@ -110,8 +129,36 @@ Host {proxies}
 
 Host {names} !{proxies.replace(" ", " !")}
     Port 3022
-    ProxyCommand {command} '%r@%h:%p'
+    {login.route}
 """
+
+
+def config_for_key(home: Home, profile: Profile, key: Path) -> str:
+    """Return a configuration that logs in with ``key`` and its certificate, and nothing else.
+
+    It needs no ``tele``, and nothing of the person who is logged in: the authority that vouches
+    for hosts is written beside the key. Raises :class:`InvalidInput`.
+    """
+    from tele.certs.certificate import parse_certificate
+    from tele.certs.keys import parse_line
+
+    key = key.absolute()
+    certificate = key.with_name(f"{key.name}-cert.pub")
+    for path in (key, certificate):
+        if not path.is_file():
+            raise InvalidInput(
+                f"--identity: there is no file {path}; give a private key, with its certificate"
+                f" beside it: tele ca sign-user {key.name}.pub --user NAME"
+            )
+    try:
+        user = parse_certificate(parse_line(certificate.read_text("ascii"))).key_id
+    except (ValueError, InvalidInput):
+        raise InvalidInput(f"--identity: {certificate} is not a certificate of SSH") from None
+    found = key.with_name(f"{key.name}-known_hosts")
+    route = f"ProxyJump proxy.{profile.cluster}"
+    text = _ssh_config(profile, Login(safe_name("user", user), key, certificate, found, route))
+    replace_file(found, known_hosts(profile.cluster, host_keys(home.files(profile))), 0o644)
+    return text
 
 
 def known_hosts(cluster: str, keys: tuple[str, ...]) -> str:
@@ -178,12 +225,25 @@ def install(home: Home) -> tuple[Path, bool]:
 
 @click.command()
 @click.option("--install", "do_install", is_flag=True, help="Make plain ssh use it, too.")
+@click.option(
+    "--identity",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Log in with this key and its certificate (`tele ca sign-user`) in place of yours.",
+)
 @where_options()
-def config(do_install: bool, where: Where) -> None:
+def config(do_install: bool, identity: Path | None, where: Where) -> None:
     """Print a configuration for OpenSSH, or install it for ssh, scp, rsync, git and others."""
     from tele.cli.output import print_text, say
 
+    if do_install and identity is not None:
+        raise InvalidInput(
+            "--install is for your own login; with --identity write the output to a file, and use"
+            " it with ssh -F FILE"
+        )
     home, profile = current(where)
+    if identity is not None:
+        print_text(config_for_key(home, profile, identity).rstrip("\n"))
+        return
     written = write_openssh_files(home, profile)
     if not do_install:
         print_text(written.read_text("utf-8").rstrip("\n"))

@@ -12,7 +12,7 @@ import os
 import pwd
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 import click
@@ -30,8 +30,8 @@ _SSH_ARGUMENTS = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
 _SCP_ARGUMENTS = frozenset("cDFiJloPSX")
 #: With one of these, and not in vain, connections leave as :mod:`tele.https.via` says.
 _WAY_OUT = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
-#: ``-F`` is ours: another configuration would not find the node.
-_OURS = "-F"
+#: Settings of ssh_config(5) that name another key.
+_IDENTITY = re.compile("(?:IdentityFile|CertificateFile)(?![A-Za-z])", re.IGNORECASE)
 
 
 class PassThrough(click.Command):
@@ -140,18 +140,40 @@ def split_options(words: Sequence[str], with_argument: frozenset[str]) -> int:
     return min(position, len(words))
 
 
-def _refuse_other_configuration(options: Sequence[str]) -> None:
-    if any(each.startswith(_OURS) for each in options):
-        raise InvalidInput(
-            "tele chooses the configuration file itself; for another one use ssh -F with a file\n"
-            "that has the output of: tele config"
-        )
+def _parsed(options: Sequence[str], with_argument: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """Give the letter of each option and its argument, as getopt(3) sees them."""
+    rest = iter(options)
+    for word in rest:
+        for index, letter in enumerate(word[1:], 2):
+            if letter in with_argument:
+                yield letter, word[index:] or next(rest, "")
+                break
+            yield letter, ""
+
+
+def _refuse_other_identity(options: Sequence[str], with_argument: frozenset[str]) -> None:
+    """Raise :class:`InvalidInput` for options that would not do what they say.
+
+    Another configuration would not find the node. Another key would come after the person's own
+    certificate, so that its owner would be logged in as that person.
+    """
+    for letter, argument in _parsed(options, with_argument):
+        if letter == "F":
+            raise InvalidInput(
+                "tele chooses the configuration file itself (-F); for another one use ssh -F with a"
+                " file\nthat has the output of: tele config"
+            )
+        if letter == "i" or (letter == "o" and _IDENTITY.match(argument.strip())):
+            raise InvalidInput(
+                "tele ssh logs in with your own certificate; for another key use ssh -F with a"
+                " file\nthat has the output of: tele config --identity KEY"
+            )
 
 
 def _notice_login(facts: Facts, options: Sequence[str], target: str) -> None:
     """Say it when the certificate is not for the login: all that ssh will say is no."""
-    if any(each.startswith(("-i", "-l", "-o")) for each in options):
-        return  # perhaps another certificate, or another login
+    if any(each.startswith(("-l", "-o")) for each in options):
+        return  # perhaps another login
     said = target.removeprefix("ssh://").rpartition("@")[0]
     login = said or pwd.getpwuid(os.getuid()).pw_name
     if login not in facts.logins:
@@ -191,12 +213,12 @@ def ssh(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: st
     program, name, configuration, facts = _ready("ssh", cluster, proxy, user)
     count = split_options(words, _SSH_ARGUMENTS)
     options, rest = list(words[:count]), list(words[count:])
-    _refuse_other_configuration(options)
+    _refuse_other_identity(options, _SSH_ARGUMENTS)
     if rest:
         rest[0] = destination(rest[0], name, _labelled((cluster, proxy, user)))
         # Options are allowed after the destination, too, up to the command.
         more = split_options(rest[1:], _SSH_ARGUMENTS)
-        _refuse_other_configuration(rest[1 : 1 + more])
+        _refuse_other_identity(rest[1 : 1 + more], _SSH_ARGUMENTS)
         _notice_login(facts, [*options, *rest[1 : 1 + more]], rest[0])
     elif not any(each.startswith(("-Q", "-V", "-O")) for each in options):
         raise click.UsageError("which node? tele ls lists them")
@@ -214,7 +236,7 @@ def scp(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: st
     program, name, configuration, _ = _ready("scp", cluster, proxy, user)
     count = split_options(words, _SCP_ARGUMENTS)
     options, rest = words[:count], words[count:]
-    _refuse_other_configuration(options)
+    _refuse_other_identity(options, _SCP_ARGUMENTS)
     find = _labelled((cluster, proxy, user))
     _become(program, [*configuration, *options, *(_file(word, name, find) for word in rest)])
 
