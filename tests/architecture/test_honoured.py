@@ -8,13 +8,13 @@ import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from textwrap import dedent
 from typing import Any, get_args, get_type_hints
 
 import attrs
 import click
 import pytest
 
+from document_blocks import all_blocks
 from tele.cli.main import tele
 from tele.config.document import read_documents
 from tele.config.reading import parse as parse_config
@@ -169,16 +169,13 @@ def test_every_documented_command_line_parses(where: str, line: str) -> None:
             pytest.fail(f"{where}: {line}: {error.format_message()}")
 
 
-def blocks() -> Iterator[tuple[str, str]]:
-    """Give the indented blocks of the documents that are YAML of ours, with where they are."""
-    for page in PAGES:
-        for found in re.findall(r"(?:^ {3,}\S.*\n|^\n(?= {3,}\S))+", page.read_text(), re.M):
-            block = dedent(found.strip("\n")) + "\n"
-            if re.search(r"^(version: v1|kind: \w+|auth:|proxy:|node:)", block, re.M):
-                yield str(page.relative_to(ROOT)), block
+def configurations() -> list[tuple[str, str]]:
+    """Return the blocks of the documents that are YAML of ours, with where they are."""
+    found = [block for block in all_blocks() if block.is_configuration]
+    return [(f"{block.page}:{block.line}", block.text + "\n") for block in found]
 
 
-@pytest.mark.parametrize(("where", "block"), list(blocks()))
+@pytest.mark.parametrize(("where", "block"), configurations())
 def test_every_documented_configuration_and_resource_is_accepted(where: str, block: str) -> None:
     """What a page shows to write into a file is what is read; ``...`` stands for something.
 

@@ -1,0 +1,47 @@
+"""What of the documentation's blocks is not run, and why."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_INSTALLS = "it installs software; .ci/run installs the wheel in a clean environment and uses it"
+_SYSTEMD = "systemd does not run here; tests/cli/test_cli_services.py checks the units"
+_TESTS = "it runs the tests, or measures for minutes"
+#: Lines to type, without comments. All but these are run.
+COMMANDS_NOT_RUN: Final = {
+    "sh tests/run": _TESTS,
+    "sh tests/run tests/unit/certs -x": _TESTS,
+    "python tests/fuzz/fuzz_certificates.py --seconds 600": _TESTS,
+    "python bench/all.py --only download,upload,echo": _TESTS,
+    "python bench/all.py --big > figures.json": _TESTS,
+    "python3 -m venv /opt/tele": _INSTALLS,
+    "/opt/tele/bin/pip install .": _INSTALLS,
+    "cp docs/examples/systemd/tele-auth.service /etc/systemd/system/": _SYSTEMD,
+    "systemctl daemon-reload": _SYSTEMD,
+    "systemctl enable --now tele-auth": _SYSTEMD,
+    "journalctl -u tele-node -f": _SYSTEMD,
+    "tele completion fish | source": "fish is not installed; tests/cli checks the script",
+}
+#: Blocks that are neither commands nor a configuration of tele, by page and how they begin.
+OTHER_BLOCKS: Final = {
+    ("docs/embedding.rst", "# myproject/tele/plugins/syslog_sink.py"): (
+        "a module; tests/cli/test_cli_embed.py uses plugins of this shape"
+    ),
+    ("docs/networks.rst", "[Service]"): "a part of a unit of systemd",
+    ("docs/networks.rst", "no tunnel: "): "a line of a log",
+    ("docs/networks.rst", "listen tele"): (
+        "HAProxy's configuration; tests/interop/test_balancers.py runs HAProxy with one"
+    ),
+    ("docs/protocols/api.rst", '{"error": '): "an answer of the API",
+    ("docs/protocols/audit.rst", "import hashlib, json"): (
+        "a function that shows how hashes are made; tests of the audit check the same"
+    ),
+    ("docs/protocols/certificates.rst", "TeleIdentity DEFINITIONS "): "an ASN.1 module",
+    ("docs/protocols/tunnel.rst", "TELE-VISITOR "): "a line of a protocol",
+    ("docs/reference/commands.rst", "$TELE_HOME/current "): "a list of files",
+}
+
+
+def other(page: str, text: str) -> tuple[str, str] | None:
+    """Return under which of :data:`OTHER_BLOCKS` a block is listed, if it is."""
+    return next((k for k in OTHER_BLOCKS if k[0] == page and text.startswith(k[1])), None)
