@@ -186,6 +186,7 @@ def _tell(said: dict[str, Any]) -> None:
         f"Cluster {said['cluster']} serves at {said['proxy']}; "
         f"you are {said['user']}, an administrator.\n"
         f"{_served(said['user'])}\n"
+        f"{_reached(said['proxy'])}"
         f"Everything is in {said['folder']}.\n\n"
         "Type next:\n"
         "  tele ls\n"
@@ -193,6 +194,13 @@ def _tell(said: dict[str, Any]) -> None:
         f"  tele config --install   # then: ssh {said['node']}.{said['cluster']}\n"
         f"  tele down{said['dir_option']}"
     )
+
+
+def _reached(proxy: str) -> str:
+    """Return a line that says who reaches the proxy, if that is this machine alone."""
+    if split_address(proxy)[0] not in ("127.0.0.1", "::1", "localhost"):
+        return ""
+    return "Only this machine reaches it; for others, give --listen 0.0.0.0:3080.\n"
 
 
 def _served(user: str) -> str:

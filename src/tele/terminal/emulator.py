@@ -27,7 +27,7 @@ _NUMBER_LIMIT: Final = 9999
 _SEQUENCE_LIMIT: Final = 256
 _STRING_LIMIT: Final = 1024 * 1024
 _TEXT: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f]+")
-_NOT_TEXT_OR_MARK: Final = frozenset(("Cf", "Zl", "Zp", "Cs"))
+_NOT_SHOWN: Final = frozenset(("Cf", "Zl", "Zp", "Cs"))
 
 
 class Emulator:
@@ -256,6 +256,6 @@ _COUNTED: Final[dict[str, Callable[[Screen, int], None]]] = {
 def _shown(character: str) -> str:
     """Return a character as it may be shown; nothing for one that turns text around or hides."""
     category = unicodedata.category(character)
-    if category in _NOT_TEXT_OR_MARK:
+    if category in _NOT_SHOWN:
         return ""
-    return "\ufffd" if category == "Cn" else character
+    return {"Cn": "\ufffd", "Zs": " "}.get(category, character)

@@ -19,6 +19,8 @@ _NUMBERED: Final = {"1": "home", "7": "home", "4": "end", "8": "end"}
 _KEYPAD: Final = {**{chr(0x70 + n): str(n) for n in range(10)}, "k": "+", "m": "-", "n": "."}
 _SEQUENCE: Final = re.compile(r"\x1b\[([<-?]?[0-9:;]*[ -/]*)([@-~])", re.DOTALL)
 _BEGUN: Final = re.compile(r"\x1b(\[[<-?]?[0-9:;]*[ -/]*|O)?")
+#: Code, modifiers and event (3: released) of the keyboard protocol of kitty.
+_KITTY: Final = re.compile(r"([0-9]{1,7})(?::[0-9:]*)?(?:;([0-9]{0,3})(?::([0-9]))?(?:;[0-9:]*)?)?")
 #: A sequence that is longer is none.
 _LIMIT: Final = 64
 _PASTE_END: Final = "\x1b[201~"
@@ -74,8 +76,8 @@ class KeyReader:
             self._pasting = True
         elif final == "~":
             return _NUMBERED.get(first, "")
-        elif final == "u" and parameters[:1].isdigit():
-            return _kitty(first, others)
+        elif final == "u":
+            return _kitty(parameters)
         elif parameters[:1] not in {"<", "=", ">", "?"} and not _released(others):
             return _FINALS.get(final, "")
         return ""
@@ -86,11 +88,12 @@ def _released(others: list[str]) -> bool:
     return bool(others) and others[0].partition(":")[2] == "3"
 
 
-def _kitty(first: str, others: list[str]) -> str:
+def _kitty(parameters: str) -> str:
     """Return the key of ``CSI code;modifiers u``; with Ctrl the control character."""
-    code = int(first.partition(":")[0][:7])
-    modifiers = others[0].partition(":")[0] if others else ""
-    control = bool((int(modifiers[:3]) - 1) & 4) if modifiers.isdigit() else False
-    if _released(others) or not 0x20 <= code < 0x7F:
+    found = _KITTY.fullmatch(parameters)
+    if found is None:
+        return ""
+    code, control = int(found[1]), bool((int(found[2] or 1) - 1) & 4)
+    if found[3] == "3" or not 0x20 <= code < 0x7F:
         return ""
     return chr(code & 0x1F) if control else chr(code)

@@ -21,6 +21,7 @@ from tele.terminal.keys import KeyReader
         (b"\x1b[1;1:1D\x1b[1;1:3D", ["left"]),
         (b"\x1b[M qqq\x1b[Mqqq", ["q"]),
         (b"\x1b[<35;20;3M\x1b[<0;20;3mq", ["q"]),
+        (b"\x1b[113'u\x1b[;5u\x1b[113;;113u", ["q"]),
         (b"\x1b[I\x1b[Oq", ["q"]),
         (b"\x1b[200~qqq\x1b[D\x1b[201~ ", [" "]),
         (b"\x1b[?62;c\x1b[24;80R\x1b[3~\x1b[15~q", ["q"]),
