@@ -57,7 +57,7 @@ def recording(path: Path, output: list[bytes], seconds: float = 0.001) -> str:
 
 def until(found: Callable[[], bool]) -> None:
     """Wait for a condition."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not found():
         assert time.monotonic() < deadline, "it does not come"
         time.sleep(0.05)

@@ -43,6 +43,7 @@ def test_up_serves_and_down_ends_it(own: Cluster) -> None:
     said = own.up("--cluster", own.name, "--listen", own.listen)
     assert said.stderr == ""
     assert "tele ssh" in said.stdout
+    assert "Only this machine reaches it; for others, give --listen" in said.stdout
     tele = own.tele
     (node,) = tele.json("ls")
     assert (node["status"], node["mode"]) == ("online", "direct")

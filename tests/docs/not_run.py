@@ -12,6 +12,7 @@ COMMANDS_NOT_RUN: Final = {
     "sh tests/run": _TESTS,
     "sh tests/run tests/unit/certs -x": _TESTS,
     "python tests/fuzz/fuzz_certificates.py --seconds 600": _TESTS,
+    "python tests/faults/kill_rounds.py --rounds 34": _TESTS,
     "python bench/all.py --only download,upload,echo": _TESTS,
     "python bench/all.py --big > figures.json": _TESTS,
     "python3 -m venv /opt/tele": _INSTALLS,
