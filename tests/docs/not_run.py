@@ -6,15 +6,15 @@ from typing import Final
 
 _INSTALLS = "it installs software; .ci/run installs the wheel in a clean environment and uses it"
 _SYSTEMD = "systemd does not run here; tests/cli/test_cli_services.py checks the units"
-_TESTS = "it runs the tests, or measures for minutes"
-#: Lines to type, without comments. All but these are run.
+#: How lines begin that run the tests themselves, or programs of theirs that take minutes.
+TESTS_AND_MEASURES: Final = (
+    "sh tests/run",
+    "python tests/fuzz/",
+    "python tests/faults/",
+    "python bench/",
+)
+#: Lines to type, without comments. All but these, and those above, are run.
 COMMANDS_NOT_RUN: Final = {
-    "sh tests/run": _TESTS,
-    "sh tests/run tests/unit/certs -x": _TESTS,
-    "python tests/fuzz/fuzz_certificates.py --seconds 600": _TESTS,
-    "python tests/faults/kill_rounds.py --rounds 34": _TESTS,
-    "python bench/all.py --only download,upload,echo": _TESTS,
-    "python bench/all.py --big > figures.json": _TESTS,
     "python3 -m venv /opt/tele": _INSTALLS,
     "/opt/tele/bin/pip install .": _INSTALLS,
     "cp docs/examples/systemd/tele-auth.service /etc/systemd/system/": _SYSTEMD,
@@ -41,6 +41,11 @@ OTHER_BLOCKS: Final = {
     ("docs/protocols/tunnel.rst", "TELE-VISITOR "): "a line of a protocol",
     ("docs/reference/commands.rst", "$TELE_HOME/current "): "a list of files",
 }
+
+
+def is_run(line: str) -> bool:
+    """Whether a line to type has to be run with its page."""
+    return line not in COMMANDS_NOT_RUN and not line.startswith(TESTS_AND_MEASURES)
 
 
 def other(page: str, text: str) -> tuple[str, str] | None:

@@ -18,7 +18,7 @@ from attrs import define, field
 
 from document_blocks import ROOT, Block, blocks
 from machines import Machine, network, until
-from not_run import COMMANDS_NOT_RUN
+from not_run import is_run
 
 pytestmark = [
     pytest.mark.root,
@@ -79,9 +79,7 @@ def of_page(page: str) -> list[Block]:
 
 def lines_of(page: str, first: str = "", last: str = "") -> list[str]:
     """Return the lines to type of a page that are run, from one to another that begin so."""
-    lines = [
-        line for block in of_page(page) for line in block.commands if line not in COMMANDS_NOT_RUN
-    ]
+    lines = [line for block in of_page(page) for line in block.commands if is_run(line)]
     start = next(n for n, line in enumerate(lines) if line.startswith(first))
     end = max(n for n, line in enumerate(lines) if line.startswith(last))
     return lines[start : end + 1]
