@@ -16,7 +16,7 @@ PAGES = [ROOT / "README.rst", *sorted((ROOT / "docs").rglob("*.rst"))]
 #: What a line that is to be typed begins with.
 _PROGRAMS = re.compile(
     r"(?:[$#] )?(?:tele|ssh|scp|ssh-keygen|twistd|python3?|sh|eval|mkdir|cp|systemctl|journalctl|"
-    r"/opt/tele/bin/\w+) "
+    r"umask|sqlite3|/opt/tele/bin/\w+) "
 )
 _CONFIGURATION = re.compile(r"^(?:version: v1|kind: \w+|auth:|proxy:|node:)", re.MULTILINE)
 _DIRECTIVE = re.compile(r"\s*\.\. code-block:: *(\w+)")

@@ -27,6 +27,7 @@ pytestmark = [
 #: The pages whose commands run here, all of them.
 PAGES_RUN = {
     "README.rst",
+    "docs/backup.rst",
     "docs/forwarding.rst",
     "docs/offboarding.rst",
     "docs/quickstart.rst",
@@ -140,6 +141,7 @@ def test_a_cluster_on_this_machine(tmp_path: Path) -> None:
         assert it.run("tele ssh one 'id -un; hostname'", "other", "alice") == "alice\none\n"
         _reference(it)
         _verifying(it)
+        _backup(it)
 
 
 def _reference(it: World) -> None:
@@ -166,6 +168,20 @@ def _verifying(it: World) -> None:
         if found := re.search(r"^head: (\d+:[0-9a-f]{64})$", said, re.MULTILINE):
             it.words["1204:aa2b4624..."] = found[1]
     assert "ok: " in said
+
+
+def _backup(it: World) -> None:
+    """The page on backups: all is there again after auth's state was lost."""
+    it.words["/backup"] = "/home/backup"
+    it.run("mkdir -m 700 /backup", "one")
+    taken, restored = (block for block in of_page("docs/backup.rst") if block.commands)
+    said = it.run("set -e; " + "; ".join(taken.commands), "one")
+    assert "ok: " in said
+    it.run("tele down; cd /var/lib/tele; rm -r auth.sqlite* host_id recordings", "one")
+    assert "ok: " in it.run("set -e; " + "; ".join(restored.commands), "one")
+    it.run("tele up --detach", "one")
+    assert "alice" in it.run("tele users ls --format names", "one").split()
+    assert lines_of("docs/backup.rst") == [*taken.commands, *restored.commands]
 
 
 def test_several_machines(tmp_path: Path) -> None:
