@@ -25,6 +25,7 @@ COMMANDS_NOT_RUN: Final = {
 }
 #: Blocks that are neither commands nor a configuration of tele, by page and how they begin.
 OTHER_BLOCKS: Final = {
+    ("docs/clocks.rst", "tele: the clock of this machine"): "an error message",
     ("docs/embedding.rst", "# myproject/tele/plugins/syslog_sink.py"): (
         "a module; tests/cli/test_cli_embed.py uses plugins of this shape"
     ),
