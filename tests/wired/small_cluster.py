@@ -109,6 +109,8 @@ class SmallCluster:
     programs: list[subprocess.Popen[bytes]] = field(factory=list)
     #: Where people's connections to proxies come from.
     source: str = "127.0.0.1"
+    #: Where auth, nodes and proxies listen.
+    interface: str = "127.0.0.1"
 
     # -- auth -------------------------------------------------------------------------
     def start_auth(self) -> None:
@@ -120,7 +122,7 @@ class SmallCluster:
             archive=DirectoryArchive(self.folder / "recordings", self.reactor),
             host_id="11111111-1111-4111-8111-111111111111",
             name="auth",
-            listen=("127.0.0.1", self.port),
+            listen=(self.interface, self.port),
         )
         self.auth.startService()
         self.port = self.reactor.wait(self.auth.ready)
@@ -198,7 +200,7 @@ class SmallCluster:
             spawning=spawning,
             labels=own,
             presence=presence,
-            where=("127.0.0.1", port),
+            where=(self.interface, port),
             public=lambda bound: f"127.0.0.1:{bound}",
             recorder=recorder,
             **named,
@@ -244,7 +246,7 @@ class SmallCluster:
         serving = ProxyService(
             self.reactor,
             member=member,
-            listen_at=("127.0.0.1", port),
+            listen_at=(self.interface, port),
             auth=(f"127.0.0.1:{self.port}",),
             **service,
         )

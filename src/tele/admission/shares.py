@@ -9,25 +9,8 @@ Invariants:
 from __future__ import annotations
 
 from collections import Counter
-from ipaddress import ip_address, ip_network
 
 from attrs import define, field
-
-
-def source_network(host: str) -> str:
-    """Return whom ``host`` is counted with: itself, or its /64 if it is IPv6.
-
-    What is no address is counted as it is.
-    """
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if address.version == 4:
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ip_network((address, 64), strict=False))
 
 
 @define

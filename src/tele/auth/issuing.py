@@ -10,7 +10,6 @@ Laws of this file:
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import uuid
 from collections.abc import Callable, Sequence
@@ -31,6 +30,7 @@ from tele.certs.keys import parse_line, parse_public_key
 from tele.certs.x509 import issue_tls, read_tls_public_key
 from tele.errors import AccessDenied, BadCertificate, InvalidInput, quoted
 from tele.model.access import Reason
+from tele.model.addresses import plain_network
 from tele.model.api.members import PublicKeys
 from tele.model.authority import AuthorityKind, Certificates
 from tele.model.identity import HostIdentity, HostRole, UserIdentity
@@ -221,7 +221,7 @@ def _pinned(user: User, roles: Sequence[Role], address: str) -> str | None:
     if not pinning:
         return None
     try:
-        return str(ipaddress.ip_network(address.partition("%")[0]))
+        return str(plain_network(address.partition("%")[0]))
     except ValueError:
         raise AccessDenied(
             f"role {pinning[0]} pins certificates of {user.metadata.name} to an address, and"

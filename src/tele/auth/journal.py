@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
 
-from tele.admission.shares import Rates, source_network
+from tele.admission.shares import Rates
 from tele.audit.chain import event
 from tele.audit.lines import log_event
 from tele.audit.log import AuditLog
@@ -23,6 +23,7 @@ from tele.auth.members import host_of
 from tele.errors import TeleError
 from tele.https.callers import counted_as
 from tele.loop import now
+from tele.model.addresses import source_network
 from tele.model.api.operation import Operation
 from tele.model.event import Event
 from tele.model.identity import Caller, HostIdentity, UserIdentity

@@ -16,7 +16,6 @@ Invariants:
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -29,6 +28,7 @@ from tele.auth.state import REVOKED_HOSTS
 from tele.certs.issue import HOST_LIFETIME
 from tele.errors import AccessDenied, Conflict, NotFound, Unavailable, quoted
 from tele.interfaces import Delete, IBackend, Put
+from tele.model.addresses import plain_address
 from tele.model.identity import HostIdentity, HostRole
 from tele.model.presence import OFFLINE_AFTER
 from tele.model.revocation import HostRevocation, revoked_before
@@ -369,10 +369,8 @@ def host_of(address: str) -> str:
 
 def is_loopback(text: str) -> bool:
     """Whether ``text`` is an address by which every machine means itself."""
-    try:
-        return ipaddress.ip_address(text).is_loopback
-    except ValueError:
-        return False
+    address = plain_address(text)
+    return address is not None and address.is_loopback
 
 
 def _key(role: HostRole, rest: str) -> str:

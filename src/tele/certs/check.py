@@ -11,7 +11,6 @@ Laws of this file:
 
 from __future__ import annotations
 
-import ipaddress
 import json
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
@@ -23,6 +22,7 @@ from tele.certs import algorithms
 from tele.certs.certificate import FOREVER, Certificate, CertKind
 from tele.certs.keys import parse_public_key
 from tele.errors import BadCertificate, ProtocolError, quoted
+from tele.model.addresses import plain_address, plain_network
 from tele.model.identity import HostIdentity, HostRole, UserIdentity
 from tele.model.patterns import matches
 from tele.wire.fields import Reader
@@ -197,16 +197,12 @@ def _check_signature(certificate: Certificate) -> None:
 
 def _address_in(remote_addr: str, listed: bytes) -> bool:
     """Whether an address is in a comma separated list of addresses and networks."""
+    address = plain_address(remote_addr)
     try:
-        address = ipaddress.ip_address(remote_addr.partition("%")[0])
-        networks = [
-            ipaddress.ip_network(each.strip(), strict=False)
-            for each in listed.decode("ascii").split(",")
-        ]
+        networks = [plain_network(each.strip()) for each in listed.decode("ascii").split(",")]
     except ValueError:
         return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return any((mapped or address) in network for network in networks)
+    return address is not None and any(address in network for network in networks)
 
 
 def _matches(principal: str, wanted: Collection[str]) -> bool:

@@ -21,9 +21,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from tele.conch.allowance import Allowance, Allowances, Ration
 from tele.conch.homes import Homes
-from tele.conch.limits import Limits, Startups, source_network
+from tele.conch.limits import Limits, Startups
 from tele.conch.penalties import Fault, Penalties
 from tele.loop import make_logger
+from tele.model.addresses import source_network
 
 log = make_logger(__name__)
 

@@ -17,7 +17,7 @@ from typing import Final
 
 from attrs import define, field
 
-from tele.conch.limits import source_network
+from tele.model.addresses import source_network
 
 HOMES_LIMIT: Final = 65536
 HOME_SECONDS: Final = 86400.0

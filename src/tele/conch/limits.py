@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from ipaddress import ip_address, ip_network
 from typing import Final
 
 from attrs import Factory, define, evolve, field, frozen
 
 from tele.conch.penalties import PenaltyRules
+from tele.model.addresses import source_network
 
 STARTUPS: Final = (100, 30, 400)
 #: Those of a proxy, to which a whole fleet comes back at once after it was restarted. So many
@@ -81,15 +81,6 @@ def fitted(limits: Limits, descriptors: int) -> Limits:
         startups_per_source=min(limits.startups_per_source, max(1, begin * 3 // 5)),
         startups_per_home=min(limits.startups_per_home, max(1, full * 3 // 5)),
     )
-
-
-def source_network(host: str) -> str:
-    """Return whom ``host`` is counted with: itself, or its /64 if it is IPv6."""
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    return host if address.version == 4 else str(ip_network((address, 64), strict=False))
 
 
 @define

@@ -18,15 +18,15 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from enum import Enum
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import ip_network
 from itertools import count
 
 from attrs import define, field, frozen
 
-Network = IPv4Network | IPv6Network
+from tele.model.addresses import IPNetwork, plain_address, source_address
 
 #: Proxies, tunnels and people of the machine itself share these addresses.
-LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+LOOPBACK: tuple[IPNetwork, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 
 class Fault(str, Enum):
@@ -71,7 +71,7 @@ class PenaltyRules:
     overflow: Overflow = Overflow.PERMISSIVE
     ipv4_bits: int = 32
     ipv6_bits: int = 64
-    exempt: tuple[Network, ...] = LOOPBACK
+    exempt: tuple[IPNetwork, ...] = LOOPBACK
 
     def seconds(self, fault: Fault) -> float:
         """Return how much ``fault`` adds."""
@@ -83,15 +83,10 @@ class PenaltyRules:
             Fault.GRACE_EXCEEDED: self.grace_exceeded,
         }[fault]
 
-    def source(self, host: str) -> Network | None:
+    def source(self, host: str) -> IPNetwork | None:
         """Return whom ``host`` is counted with; None if it has no address or is exempt."""
-        try:
-            address = ip_address(host.partition("%")[0])
-        except ValueError:
-            return None
-        if address.version == 6 and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        if any(address in network for network in self.exempt):
+        address, plain = source_address(host), plain_address(host)
+        if address is None or any(plain in network for network in self.exempt):
             return None
         bits = self.ipv4_bits if address.version == 4 else self.ipv6_bits
         return ip_network((address, bits), strict=False)
@@ -111,10 +106,10 @@ class Penalties:
     """The penalties of one listening server."""
 
     rules: PenaltyRules = field(factory=PenaltyRules)
-    _of: dict[Network, _Penalty] = field(factory=dict, init=False)
+    _of: dict[IPNetwork, _Penalty] = field(factory=dict, init=False)
     #: When each may end, soonest first. What was put off has more than one, of which the last
     #: is true; the number between keeps networks from being compared.
-    _ends: list[tuple[float, int, Network]] = field(factory=list, init=False)
+    _ends: list[tuple[float, int, IPNetwork]] = field(factory=list, init=False)
     _serial: Iterator[int] = field(factory=count, init=False)
 
     def __len__(self) -> int:
@@ -160,7 +155,7 @@ class Penalties:
         return counts and not counted
 
     # -- forgetting -------------------------------------------------------------------
-    def _note(self, source: Network, until: float) -> None:
+    def _note(self, source: IPNetwork, until: float) -> None:
         heapq.heappush(self._ends, (until, next(self._serial), source))
         if len(self._ends) > 2 * len(self._of) + 16:
             self._ends = [(p.until, next(self._serial), s) for s, p in self._of.items()]

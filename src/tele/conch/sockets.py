@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.internet import main, tcp
-from twisted.internet.address import UNIXAddress
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import (
     IAddress,
     IConnector,
@@ -34,11 +34,25 @@ from zope.interface import alsoProvides, directlyProvides, providedBy
 
 from tele.capacity.descriptors import Lease
 from tele.conch.scratch import MAX_PACKET, READ_SIZE, RECEIVED
+from tele.model.addresses import plain_host
 from tele.wire.packets import OVERHEAD
 
 BACKLOG = 1024
 #: After a read of less than this a peer may drip: what it sent is not moved for each piece.
 SMALL_READ = 4096
+
+
+def plain_peer(address: Any) -> Any:
+    """Return ``address`` as the IPv4 address that it is, if it is a mapped one."""
+    host = getattr(address, "host", "")
+    plain = plain_host(host)
+    return address if plain == host else peer_address((plain, address.port))
+
+
+def peer_address(of: tuple[str, int]) -> Any:
+    """Return (host, port) as Twisted's address of a TCP peer."""
+    host, port = of
+    return IPv6Address("TCP", host, port) if ":" in host else IPv4Address("TCP", host, port)
 
 
 class DirectSocket(tcp.Connection):
@@ -58,7 +72,7 @@ class DirectSocket(tcp.Connection):
     def getPeer(self) -> Any:
         """See ``ITransport``."""
         below: Any = super()
-        return self._claimed or below.getPeer()
+        return self._claimed or plain_peer(below.getPeer())
 
     def speak_to(self, protocol: IProtocol) -> None:
         """Call ``protocol`` itself: endpoints put a wrapper between, which knows only
@@ -181,6 +195,10 @@ class DirectPort(tcp.Port):
     """A listening port whose connections are direct."""
 
     transport = DirectServer
+
+    def _buildAddr(self, address: Any) -> Any:
+        below: Any = super()
+        return plain_peer(below._buildAddr(address))
 
 
 class DirectConnector(tcp.Connector):

@@ -36,6 +36,7 @@ from tele.conch.scratch import DATA_ROOMS, MAX_PACKET, PADDING, RECEIVED
 from tele.conch.sockets import DirectSocket
 from tele.errors import ProtocolError
 from tele.loop import make_logger
+from tele.model.addresses import plain_host
 from tele.text import printable_lines
 from tele.wire import numbers as n
 from tele.wire.agreement import METHODS
@@ -71,7 +72,7 @@ _HANDLERS: Final[Mapping[int, str]] = {
 
 
 def _address(address: object) -> tuple[str, int]:
-    return getattr(address, "host", ""), getattr(address, "port", 0)
+    return plain_host(getattr(address, "host", "")), getattr(address, "port", 0)
 
 
 @implementer(IDataTransport)

@@ -28,6 +28,7 @@ from tele.config.document import Place, Value, find_documents
 from tele.config.values import Address, Chosen, FileConfig, Network, Pins
 from tele.errors import ConfigError, InvalidInput, quoted
 from tele.https.via import Via, read_via
+from tele.model.addresses import plain_network
 from tele.model.codec import parse_duration
 
 _KIND = re.compile(r"[a-z][a-z0-9+.-]*", re.ASCII)
@@ -236,7 +237,8 @@ def _number(value: Value, _: int) -> int:
 def _network(value: Value, _: int) -> Network:
     text = _text(value, 0)
     try:
-        return Network(ipaddress.ip_network(text))
+        ipaddress.ip_network(text)  # one without bits beside the network
+        return Network(plain_network(text))
     except ValueError:
         raise ValueError(f"{quoted(text)} is not an address or a network") from None
 

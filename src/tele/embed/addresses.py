@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import socket
+from typing import Final
 
 from tele.config.values import Address
 from tele.model.resources import HOST_NAME_PATTERN
+
+_PROBES: Final = ((socket.AF_INET6, "2001:db8::1"), (socket.AF_INET, "192.0.2.1"))
 
 
 def host_name() -> str:
@@ -29,13 +32,17 @@ def public_address(listen: Address, given: Address | None, port: int) -> str:
         return str(given)
     host = listen.host
     if is_wildcard(host):
-        family, other = (
-            (socket.AF_INET6, "2001:db8::1") if host == "::" else (socket.AF_INET, "192.0.2.1")
-        )
-        try:
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect((other, 9))  # sends nothing
-                host = probe.getsockname()[0]
-        except OSError:
-            host = "127.0.0.1"
+        # What listens on ``::`` is reached over IPv4, too.
+        found = (_own_address(*probe) for probe in (_PROBES if host == "::" else _PROBES[1:]))
+        host = next(filter(None, found), "127.0.0.1")
     return str(Address(host, port))
+
+
+def _own_address(family: socket.AddressFamily, other: str) -> str:
+    """Return the address of this machine from which it would reach ``other``, if it can."""
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((other, 9))  # sends nothing
+            return str(probe.getsockname()[0])
+    except OSError:
+        return ""

@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClie
 from zope.interface import implementer
 
 from tele.conch.limits import Limits
+from tele.conch.sockets import peer_address
 from tele.embed.ways_out import network
 from tele.errors import TeleError
 from tele.loop import make_logger, now
@@ -24,7 +25,7 @@ from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
 from tele.model.api.members import Proxy
 from tele.model.identity import HostIdentity, HostRole
-from tele.tunnel.agent import Serve, peer_address
+from tele.tunnel.agent import Serve
 from tele.tunnel.agents import Agents
 from tele.tunnel.ways_out import WayOut
 

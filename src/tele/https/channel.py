@@ -30,10 +30,11 @@ from twisted.web.http import HTTPChannel, Request
 from twisted.web.iweb import INonQueuedRequestFactory
 from zope.interface import provider
 
-from tele.admission.shares import Rates, Shares, source_network
+from tele.admission.shares import Rates, Shares
 from tele.https.callers import Peer
 from tele.https.limits import Limits as Limits
 from tele.loop import make_logger
+from tele.model.addresses import source_network
 from tele.model.identity import Identity
 
 _log: Final = make_logger(__name__)

@@ -40,6 +40,7 @@ from tele.https.stream import Lines, Stream
 from tele.https.tls_server import Preface, PrefacedTlsFactory, no_preface
 from tele.https.trust import ServerTls
 from tele.loop import Ticker, make_logger, now, steady_date
+from tele.model.addresses import plain_host
 from tele.model.api.operation import Anyone, Operation
 from tele.model.api.table import OPERATIONS
 from tele.model.authority import TrustedAuthority
@@ -479,5 +480,5 @@ def _not_found(method: bytes, path: str, route: NoRoute) -> _Refused:
 
 
 def _address(peer: Any) -> str:
-    host = getattr(peer, "host", "")
+    host = plain_host(getattr(peer, "host", ""))
     return f"[{host}]:{peer.port}" if ":" in host else f"{host}:{peer.port}" if host else ""

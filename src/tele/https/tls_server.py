@@ -15,7 +15,6 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import Any, Final
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -25,6 +24,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from tele.errors import PeerError
 from tele.https.channel import ApiChannel, TlsFactory
 from tele.loop import make_logger
+from tele.model.addresses import plain_address, plain_host
 
 _log: Final = make_logger(__name__)
 
@@ -72,12 +72,12 @@ class TlsConnection(TLSMemoryBIOProtocol):
             super().dataReceived(data)
 
     def _come_from(self, host: str, port: int) -> None:
-        try:
-            version = ip_address(host.partition("%")[0]).version
-        except ValueError:
+        address = plain_address(host)
+        if address is None:
             return  # a proxy that listens on something else than TCP
         proxy = self.getPeer()
-        self._claimed = (IPv4Address if version == 4 else IPv6Address)("TCP", host, port)
+        kind = IPv4Address if address.version == 4 else IPv6Address
+        self._claimed = kind("TCP", plain_host(host), port)
         self.wrappedProtocol.moved(proxy)
 
     def getPeer(self) -> Any:

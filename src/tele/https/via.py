@@ -16,13 +16,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from enum import Enum
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import unquote
 
 from attrs import evolve, field, frozen
 
 from tele.errors import InvalidInput, quoted
+from tele.model.addresses import IPNetwork, plain_address, plain_network
 
 _LOGIN_LIMIT: Final = 255
 _URL = re.compile(
@@ -154,10 +155,8 @@ def from_environment(environ: Mapping[str, str]) -> Choose:
 def _is_own(name: str) -> bool:
     if name == "localhost" or name.endswith(".localhost"):
         return True
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return False
+    address = plain_address(name)
+    return address is not None and address.is_loopback
 
 
 @frozen
@@ -165,7 +164,7 @@ class _Near:
     """One entry of ``NO_PROXY``; ``port`` 0 is any."""
 
     name: str
-    network: IPv4Network | IPv6Network | None = None
+    network: IPNetwork | None = None
     port: int = 0
 
     def has(self, host: str, port: int) -> bool:
@@ -173,10 +172,8 @@ class _Near:
         if self.port not in (0, port):
             return False
         if self.network is not None:
-            try:
-                return ip_address(host) in self.network
-            except ValueError:
-                return False
+            address = plain_address(host)
+            return address is not None and address in self.network
         return self.name == "*" or host == self.name or host.endswith(f".{self.name}")
 
 
@@ -188,7 +185,7 @@ def _read_near(text: str) -> tuple[_Near, ...]:
 
 def _read_entry(text: str) -> _Near:
     try:
-        return _Near("", ip_network(text.removeprefix("[").removesuffix("]"), strict=False))
+        return _Near("", plain_network(text.removeprefix("[").removesuffix("]")))
     except ValueError:
         name, _, number = text.rpartition(":")
     if name and number.isascii() and number.isdigit():

@@ -11,13 +11,13 @@ was found last holds until it is found anew.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from ipaddress import ip_address
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from tele.https.blocking import split_address
 from tele.loop import make_logger
+from tele.model.addresses import plain_address, plain_host
 
 log = make_logger(__name__)
 
@@ -33,19 +33,18 @@ class ProxyAddresses:
         self._known: frozenset[str] = frozenset()
 
     def __contains__(self, host: str) -> bool:
-        return host in self._known
+        return plain_host(host) in self._known
 
     def update(self, addresses: Iterable[str]) -> None:
         """These are the proxies now (``host:port``)."""
         hosts = {split_address(address)[0] for address in addresses}
         self._of = {host: self._of.get(host, "") for host in hosts}
         for host in hosts:
-            try:
-                self._of[host] = str(ip_address(host))
-            except ValueError:
-                if host not in self._asked:
-                    self._asked.add(host)
-                    self._resolve(host).addBoth(self._answered, host)
+            if plain_address(host) is not None:
+                self._of[host] = plain_host(host)
+            elif host not in self._asked:
+                self._asked.add(host)
+                self._resolve(host).addBoth(self._answered, host)
         self._known = frozenset(self._of.values()) - {""}
 
     def _answered(self, answer: str | Failure, host: str) -> None:
@@ -53,5 +52,5 @@ class ProxyAddresses:
         if isinstance(answer, Failure):
             log.debug("proxy {host!r} has no address: {why!r}", host=host, why=str(answer.value))
         elif host in self._of:
-            self._of[host] = answer
+            self._of[host] = plain_host(answer)
             self._known = frozenset(self._of.values()) - {""}

@@ -29,7 +29,7 @@ from tele.conch.farewell import Farewell
 from tele.conch.limits import Limits
 from tele.conch.names import Names
 from tele.conch.server import SSHServerTransport
-from tele.conch.sockets import listen
+from tele.conch.sockets import listen, peer_address
 from tele.errors import Conflict, TeleError, Unavailable
 from tele.interfaces import IRecorder, ISubsystem
 from tele.loop import make_logger, now
@@ -51,7 +51,7 @@ from tele.node.trail import Trail, address
 from tele.node.user_sockets import UserSockets
 from tele.node.visitor import Visitor
 from tele.recording.tee import ConnectionTape
-from tele.tunnel.agent import Serve, peer_address
+from tele.tunnel.agent import Serve
 from tele.tunnel.agents import Agents
 from tele.tunnel.vouching import Misdirected, Vouching, take_preface
 from tele.wire.agreement import SERVER_METHODS

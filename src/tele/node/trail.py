@@ -16,9 +16,9 @@ from tele.audit.chain import event
 from tele.audit.lines import log_event
 from tele.conch.credentials import DeniedAttempt
 from tele.conch.door import Refused, denied_ration
-from tele.conch.limits import source_network
 from tele.loop import now
 from tele.membership.member import Member
+from tele.model.addresses import source_network
 from tele.node.programs import Visit
 
 TEXT_LIMIT: Final = 32 * 1024

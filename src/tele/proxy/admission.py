@@ -22,13 +22,9 @@ from attrs import define, field, frozen
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from tele.conch.allowance import Allowance, Allowances
-from tele.conch.limits import (
-    STARTUPS_PER_HOME,
-    STARTUPS_PER_SOURCE,
-    Limits,
-    source_network,
-)
+from tele.conch.limits import STARTUPS_PER_HOME, STARTUPS_PER_SOURCE, Limits
 from tele.conch.places import Places
+from tele.model.addresses import source_network
 
 #: Connections that are undecided, in a TLS handshake, or about our own pages.
 PENDING_LIMIT: Final = 2000

@@ -28,10 +28,10 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, ITran
 from twisted.internet.protocol import Factory, Protocol
 
 from tele.conch.door import StrangerLog
+from tele.conch.sockets import peer_address
 from tele.errors import ProtocolError
 from tele.proxy.admission import Admission, Slot
 from tele.proxy.client_hello import HANDSHAKE, ClientHelloReader
-from tele.tunnel.agent import peer_address
 from tele.wire.proxy_header import looks_like_header, parse_proxy_header
 
 AUTH_PROTOCOL: Final = b"tele-auth"

@@ -22,7 +22,7 @@ from tele.conch.door import Refused, denied_ration
 from tele.conch.exchange import HostKeys
 from tele.conch.factory import SSHServerFactory
 from tele.conch.farewell import Farewell, has_channels
-from tele.conch.limits import Limits, source_network
+from tele.conch.limits import Limits
 from tele.conch.names import Names
 from tele.conch.server import SSHServerTransport
 from tele.conch.sockets import listen
@@ -33,6 +33,7 @@ from tele.loop import backoff, make_logger, now
 from tele.membership.identity import tls_authorities
 from tele.membership.member import Member
 from tele.model.access import Denied
+from tele.model.addresses import source_network
 from tele.model.api import table
 from tele.model.api.members import HostChanges, Proxy, WatchHosts
 from tele.model.authority import AuthorityKind

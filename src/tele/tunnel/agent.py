@@ -20,7 +20,6 @@ from weakref import WeakSet
 from attrs import field, frozen
 from twisted.application.internet import ClientService
 from twisted.conch.error import ConchError
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
@@ -37,6 +36,7 @@ from tele.conch.client import ClientIdentity, MemberVerifier, connect
 from tele.conch.connection import SSHConnection
 from tele.conch.limits import Limits
 from tele.conch.refusals import RESOURCE_SHORTAGE, UNKNOWN_CHANNEL_TYPE
+from tele.conch.sockets import peer_address
 from tele.conch.stream import StreamChannel
 from tele.errors import AccessDenied, Conflict, TeleError, Unreachable
 from tele.loop import backoff, make_logger
@@ -58,12 +58,6 @@ STEADY: Final = 30.0
 
 #: Makes the server's end for a visitor from (host, port); None: no more visitors.
 Serve = Callable[[tuple[str, int]], IProtocol | None]
-
-
-def peer_address(of: tuple[str, int]) -> Any:
-    """Return (host, port) as Twisted's address of a TCP peer."""
-    host, port = of
-    return IPv6Address("TCP", host, port) if ":" in host else IPv4Address("TCP", host, port)
 
 
 class AgentConnection(SSHConnection):

@@ -19,6 +19,7 @@ from typing import Final
 from attrs import frozen
 
 from tele.errors import ProtocolError
+from tele.model.addresses import plain_host
 from tele.wire.fields import Reader, string, uint32
 
 #: Channel, proxy to node and proxy to proxy: a visitor for the SSH server of a node.
@@ -59,7 +60,7 @@ class Visitor:
         reader.end()
         if port > 0xFFFF or not host.isprintable():
             raise ProtocolError("a visitor from an address that none has")
-        return cls(host_id, (host, port))
+        return cls(host_id, (plain_host(host), port))
 
 
 @frozen

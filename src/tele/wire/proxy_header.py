@@ -14,12 +14,13 @@ Laws of this file:
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import Final
 
 from attrs import frozen
 
 from tele.errors import ProtocolError
+from tele.model.addresses import plain_host
 
 #: A header of version 1 has at most so many bytes, with its end of line (section 2.1).
 LINE_LIMIT: Final = 107
@@ -97,12 +98,7 @@ def _address(text: str, version: int) -> str:
         raise ProtocolError("PROXY header: that is no address") from None
     if address.version != version or "%" in text:
         raise ProtocolError("PROXY header: an address of another family")
-    return _plain(address)
-
-
-def _plain(address: IPv4Address | IPv6Address) -> str:
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return str(mapped or address)
+    return plain_host(text)
 
 
 def _port(text: str) -> int:
@@ -129,5 +125,5 @@ def _read_block(data: bytes) -> ProxyHeader | None:
         each = 4 if family == _TCP4 else 16
         address = ip_address(data[_HEAD : _HEAD + each])
         at = _HEAD + 2 * each
-        source = (_plain(address), int.from_bytes(data[at : at + 2], "big"))
+        source = (plain_host(str(address)), int.from_bytes(data[at : at + 2], "big"))
     return ProxyHeader(source, _HEAD + length)

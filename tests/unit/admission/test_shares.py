@@ -2,27 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from counting import calls, is_linear
-from tele.admission.shares import Rates, Shares, source_network
+from tele.admission.shares import Rates, Shares
 from tele.admission.turns import Turns
-
-
-@pytest.mark.parametrize(
-    ("host", "source"),
-    [
-        ("192.0.2.7", "192.0.2.7"),
-        ("2001:db8::1", "2001:db8::/64"),
-        ("2001:db8::2%eth0", "2001:db8::/64"),
-        ("::ffff:192.0.2.7", "192.0.2.7"),
-        ("", ""),
-        ("local", "local"),
-    ],
-)
-def test_a_source_is_what_one_customer_has(host: str, source: str) -> None:
-    """An IPv6 network counts as one source, and one address in two notations, too."""
-    assert source_network(host) == source
 
 
 def test_one_key_does_not_take_what_others_need() -> None:

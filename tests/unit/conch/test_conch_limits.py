@@ -12,23 +12,7 @@ from tele.conch.limits import (
     RekeyAllowance,
     Startups,
     fitted,
-    source_network,
 )
-
-
-@pytest.mark.parametrize(
-    ("host", "source"),
-    [
-        ("192.0.2.7", "192.0.2.7"),
-        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("", ""),
-        ("/run/socket", "/run/socket"),
-    ],
-)
-def test_sources(host: str, source: str) -> None:
-    """An IPv6 subscriber has a network, and is counted as one."""
-    assert source_network(host) == source
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from __future__ import annotations
 from attrs import evolve
 from twisted.internet.interfaces import IReactorTime
 
-from tele.admission.shares import source_network
 from tele.auth.authorities import Authorities
 from tele.auth.gate import LOCAL_ADMIN, Gate, user_caller
 from tele.auth.guessing import Verdict
@@ -28,6 +27,7 @@ from tele.auth.tokens import Tokens
 from tele.errors import AccessDenied
 from tele.loop import now
 from tele.model.access import Reason
+from tele.model.addresses import source_network
 from tele.model.api import people as api
 from tele.model.api.members import ById, ByName
 from tele.model.api.operation import Nothing

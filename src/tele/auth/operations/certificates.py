@@ -16,7 +16,6 @@ from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
-from tele.admission.shares import source_network
 from tele.auth.authorities import Authorities
 from tele.auth.gate import Gate, user_caller
 from tele.auth.guessing import Verdict
@@ -34,6 +33,7 @@ from tele.certs.keys import parse_line
 from tele.errors import AccessDenied, BadCertificate, InvalidInput, TeleError
 from tele.loop import make_logger, now
 from tele.model.access import Denied
+from tele.model.addresses import source_network
 from tele.model.api import people as api
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Nothing

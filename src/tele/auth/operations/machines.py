@@ -11,7 +11,6 @@ Invariants:
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final
@@ -43,6 +42,7 @@ from tele.certs.rejoin import check_rejoin
 from tele.errors import AccessDenied, BadCertificate, InvalidInput, Unavailable, quoted
 from tele.https.blocking import split_address
 from tele.loop import now
+from tele.model.addresses import plain_address, plain_host
 from tele.model.api import members as api
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Nothing
@@ -333,12 +333,10 @@ def _addresses(said: tuple[str, ...], caller: Caller) -> list[str]:
         raise InvalidInput(f"more than {ADDRESSES_LIMIT} addresses")
     hosts: list[str] = []
     for address in said:
-        host = host_of(address)
+        host = plain_host(host_of(address))
         if not is_host_name(host):
             raise InvalidInput(f"{quoted(address)} is no address")
-        try:
-            unspecified = ipaddress.ip_address(host).is_unspecified
-        except ValueError:
-            unspecified = False
+        ip = plain_address(host)
+        unspecified = ip is not None and ip.is_unspecified
         hosts.append(host_of(caller.seen_addr) if unspecified else host)
     return [host for host in dict.fromkeys(hosts) if is_host_name(host)]

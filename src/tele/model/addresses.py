@@ -1,0 +1,89 @@
+"""Which address is it? One notation for each address, and the source that it is counted with.
+
+A listener on ``[::]`` is told of IPv4 clients as ``::ffff:192.0.2.7`` (RFC 4291, section 2.5.5.2).
+Everything that compares, counts, shows or records an address takes it from here.
+
+Invariants:
+
+* An address in two notations is the same address, everywhere.
+* Whom somebody is (:func:`plain_address`) and whom they are counted with (:func:`source_address`)
+  are different questions: an address that a translator made, or that contains another one, is
+  counted with that other one, but never trusted for it.
+* What is no address comes back as it is.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+
+#: How much of an IPv6 address one customer has.
+SOURCE_BITS: Final = 64
+
+#: IPv4 clients of a server that is reached over IPv6 only (RFC 6052, section 2.1; RFC 7755).
+_TRANSLATED: Final = IPv6Network("64:ff9b::/96")
+_MAPPED_BITS: Final = 96
+
+
+def plain_address(host: str) -> IPAddress | None:
+    """Return the address that ``host`` is, None if it is none.
+
+    A mapped IPv4 address is the IPv4 address; the zone of a link-local one (``%eth0``) is left out.
+    """
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def plain_host(host: str) -> str:
+    """Return ``host`` in the one notation that its address has, with its zone if it has one."""
+    if ":" not in host:
+        return host  # a name, or an IPv4 address, which has one notation only
+    address = plain_address(host)
+    if address is None:
+        return host
+    _, percent, zone = host.partition("%")
+    return str(address) if address.version == 4 else f"{address}{percent}{zone}"
+
+
+def plain_network(text: str) -> IPNetwork:
+    """Read a network, one of mapped IPv4 addresses as the IPv4 network. Raises ValueError."""
+    network = ip_network(text, strict=False)
+    if isinstance(network, IPv6Network) and network.prefixlen >= _MAPPED_BITS:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
+    return network
+
+
+def source_address(host: str) -> IPAddress | None:
+    """Return the address that ``host`` is counted with, None if it is no address.
+
+    Behind addresses of NAT64, 6to4 and Teredo are the IPv4 addresses that they contain: all
+    clients of one translator or Teredo server share a /64, and who has 6to4 has 65,536 of them.
+    """
+    address = plain_address(host)
+    if not isinstance(address, IPv6Address):
+        return address
+    inner: IPv4Address | None = address.sixtofour
+    if address in _TRANSLATED:
+        inner = IPv4Address(int(address) & 0xFFFF_FFFF)
+    elif address.teredo is not None:
+        inner = address.teredo[1]
+    # A private one is anybody's to claim: it is counted as the IPv6 address that it is.
+    return address if inner is None or not inner.is_global else inner
+
+
+def source_network(host: str) -> str:
+    """Return whom ``host`` is counted with: an IPv4 address, or the /64 of an IPv6 address."""
+    address = source_address(host)
+    if address is None:
+        return host
+    return str(address) if address.version == 4 else str(ip_network((address, SOURCE_BITS), False))

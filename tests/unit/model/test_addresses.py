@@ -1,0 +1,77 @@
+"""Addresses: one notation for each, and whom each is counted with."""
+
+from __future__ import annotations
+
+import pytest
+
+from tele.model.addresses import plain_address, plain_host, plain_network, source_network
+
+
+@pytest.mark.parametrize(
+    ("host", "plain"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("::FFFF:c000:207", "192.0.2.7"),
+        ("2001:DB8:0:0::1", "2001:db8::1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+        ("64:ff9b::9.9.9.9", "64:ff9b::909:909"),
+        ("web1.example.com", "web1.example.com"),
+        ("/run/socket", "/run/socket"),
+        ("no:address", "no:address"),
+        ("", ""),
+    ],
+)
+def test_an_address_has_one_notation(host: str, plain: str) -> None:
+    """What an address is shown and compared as does not depend on who wrote it."""
+    assert plain_host(host) == plain
+    assert plain_host(plain) == plain
+
+
+@pytest.mark.parametrize(
+    ("host", "source"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8::2%eth0", "2001:db8::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("64:ff9b::9.9.9.9", "9.9.9.9"),
+        ("2002:909:909:1::5", "9.9.9.9"),
+        ("2002:909:909:2::5", "9.9.9.9"),
+        ("2001:0:909:909:8000:63bf:f7f7:f7f6", "8.8.8.9"),
+        # A private address inside is anybody's to claim.
+        ("2002:7f00:1::1", "2002:7f00:1::/64"),
+        ("64:ff9b::127.0.0.1", "64:ff9b::/64"),
+        ("", ""),
+        ("local", "local"),
+    ],
+)
+def test_a_source_is_what_one_customer_has(host: str, source: str) -> None:
+    """An IPv6 network counts as one source; who comes by a translator or a tunnel counts with the
+    IPv4 address behind it, so that one neither shuts out all others nor has 65,536 sources.
+    """
+    assert source_network(host) == source
+
+
+def test_nobody_is_trusted_for_an_address_inside_of_another() -> None:
+    """Who says to be behind 6to4 or NAT64 is never taken for the machine itself."""
+    for host in ("2002:7f00:1::1", "64:ff9b::7f00:1", "2001:0:1::80ff:fffe"):
+        address = plain_address(host)
+        assert address is not None
+        assert address.version == 6
+        assert not address.is_loopback
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7/32"),
+        ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::/0", "::/0"),
+        ("2001:db8::/32", "2001:db8::/32"),
+    ],
+)
+def test_networks_have_one_notation_too(text: str, network: str) -> None:
+    """A network of mapped addresses is the IPv4 network, which is what clients are in."""
+    assert str(plain_network(text)) == network
