@@ -21,7 +21,12 @@ PEER_TEXT_LIMIT = 256
 
 
 def quoted(text: object) -> str:
-    """Return peer text made safe for a log line or an error: ``repr``, cut at 256."""
+    """Return peer text made safe for a log line or an error: ``repr``, cut at 256.
+
+    Bytes are shown as the text that they are; what is not UTF-8 as escapes.
+    """
+    if isinstance(text, bytes | bytearray | memoryview):
+        text = bytes(text[:PEER_TEXT_LIMIT]).decode("utf-8", "backslashreplace")
     shown = repr(text)
     return shown if len(shown) <= PEER_TEXT_LIMIT else shown[: PEER_TEXT_LIMIT - 3] + "..."
 

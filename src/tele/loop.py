@@ -106,6 +106,7 @@ _LEVELS: Final[Mapping[str, LogLevel]] = {
     "error": LogLevel.error,
 }
 _CHATTER: Final = ("twisted.internet.", "twisted.application.", "twisted.conch.", "log_legacy")
+_BYTES: Final = (bytes, bytearray, memoryview)
 _INTERNAL: Final = ("log_", "txaio_")
 
 
@@ -139,9 +140,19 @@ class LineObserver:
 
 def _message(event: LogEvent) -> str:
     # Twisted's legacy events may come without any format.
-    text = formatEvent(event) or "; ".join(map(str, event.get("message", ())))
+    text = formatEvent(_readable(event)) or "; ".join(map(str, event.get("message", ())))
     text = printable(text[:LINE_LIMIT])
     return text if len(text) <= LINE_LIMIT else text[: LINE_LIMIT - 3] + "..."
+
+
+def _readable(event: LogEvent) -> LogEvent:
+    """Return ``event`` with bytes as the text that they are, so that none shows as ``b'...'``."""
+    texts = {key: _as_text(value) for key, value in event.items() if isinstance(value, _BYTES)}
+    return {**event, **texts} if texts else event
+
+
+def _as_text(value: bytes | bytearray | memoryview) -> str:
+    return bytes(value[:LINE_LIMIT]).decode("utf-8", "backslashreplace")
 
 
 def _traceback(event: LogEvent) -> str:
@@ -173,7 +184,7 @@ def _json_line(event: LogEvent) -> str:
         "from": event.get("log_namespace", "-"),
         "message": _message(event),
     }
-    for key, value in event.items():
+    for key, value in _readable(event).items():
         if not key.startswith(_INTERNAL) and key not in line:
             plain = value is None or isinstance(value, str | int | float | bool)
             line[key] = value if plain else repr(value)[:LINE_LIMIT]

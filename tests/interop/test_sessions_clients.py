@@ -334,7 +334,7 @@ def test_openssh_sets_what_it_may(server: Server) -> None:
 def test_openssh_reads_why_there_is_no_subsystem(server: Server) -> None:
     """The reason is on standard error, and the status is no success."""
     done = server.ssh("nosuch", options=("-s",))
-    assert b"there is no subsystem b'nosuch'" in done.stderr
+    assert b"there is no subsystem 'nosuch'" in done.stderr
     assert done.returncode not in (0, 255)
 
 

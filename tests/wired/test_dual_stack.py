@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from attrs import evolve
@@ -38,7 +38,7 @@ def serving(reactor: OwnReactor, world: World) -> Iterator[int]:
     finally:
         reactor.wait(port.stopListening())
         for transport in list(world.factory.present):
-            transport.transport.abortConnection()
+            cast(Any, transport.transport).abortConnection()
         reactor.until(lambda: not world.factory.present)
         world.factory.stopFactory()
 

@@ -354,7 +354,7 @@ class Channel(SSHChannel):
 
     def openFailed(self, reason: Any) -> None:
         """The peer refused the channel that we asked for."""
-        log.debug("a channel was refused: {why!r}", why=reason)
+        log.debug("a channel was refused: {why!r}", why=str(reason))
 
 
 def read_all(data: bytes, read: Callable[[Reader], Any]) -> Any:

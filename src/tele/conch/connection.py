@@ -28,7 +28,12 @@ from tele.conch.channel import Channel
 from tele.conch.datapath import IDataService
 from tele.conch.global_replies import GlobalReplies
 from tele.conch.host_key_proofs import PROVE
-from tele.conch.refusals import RESOURCE_SHORTAGE, UNKNOWN_CHANNEL_TYPE, refusal
+from tele.conch.refusals import (
+    RESOURCE_SHORTAGE,
+    UNKNOWN_CHANNEL_TYPE,
+    ChannelRefused,
+    refusal,
+)
 from tele.conch.turns import Turns
 from tele.conch.windows import Windows
 from tele.errors import ProtocolError
@@ -348,7 +353,7 @@ class SSHConnection(conch.SSHConnection):
         channel = self._awaited(number)
         del self.channels[number]
         self.windows.close(channel)
-        channel.openFailed(ConchError(text[:TEXT_LIMIT], code))
+        channel.openFailed(ChannelRefused(text[:TEXT_LIMIT], code))
 
     def _awaited(self, number: int) -> Any:
         channel = self.channels.get(number)

@@ -23,6 +23,7 @@ from tele.conch.exchange import HostKeys
 from tele.conch.limits import Limits
 from tele.conch.server import USERAUTH, SSHServerTransport
 from tele.conch.userauth import CONNECTION, SSHUserAuthServer
+from tele.errors import quoted
 from tele.wire.agreement import METHODS, SERVER_METHODS
 from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
 
@@ -35,7 +36,7 @@ def _chosen(
     """Return ``names``, or None if they are what the protocol's class says anyway."""
     unknown = [name for name in names if name not in known]
     if unknown or not names:
-        raise ValueError(f"there are no such algorithms: {unknown}")
+        raise ValueError(f"there are no such algorithms: {quoted(b','.join(unknown))}")
     return None if tuple(names) == tuple(usual) else list(names)
 
 

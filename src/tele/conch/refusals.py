@@ -30,6 +30,15 @@ RESOURCE_SHORTAGE: Final = 4
 TERMINAL_LIMIT: Final = 4096
 
 
+class ChannelRefused(ConchError):
+    """The peer refused a channel, for the reason that it gives: (text, code) as Conch has them."""
+
+    def __str__(self) -> str:
+        said = self.value
+        text = said.decode("utf-8", "backslashreplace") if isinstance(said, bytes) else str(said)
+        return printable_lines(text)
+
+
 def refusal(failure: Failure) -> tuple[int, str]:
     """Return the code and the text."""
     code, text = _refusal(failure)

@@ -7,8 +7,8 @@ from twisted.conch.error import ConchError
 from twisted.internet.error import ConnectError
 from twisted.python.failure import Failure
 
-from tele.conch.refusals import CONNECT_FAILED, refusal, terminal_lines
-from tele.errors import AccessDenied, InvalidInput
+from tele.conch.refusals import CONNECT_FAILED, ChannelRefused, refusal, terminal_lines
+from tele.errors import AccessDenied, InvalidInput, quoted
 
 EVIL = "lock \x1b[2J\x07\u202e\u2066\u200b\x9b1m"
 SHOWN = "lock \\x1b[2J\\x07\\u202e\\u2066\\u200b\\x9b1m"
@@ -41,3 +41,12 @@ def test_a_refusal_is_lines_of_a_terminal() -> None:
 def test_our_own_mistakes_tell_nothing() -> None:
     """Neither their text nor their kind."""
     assert refusal(Failure(KeyError(EVIL))) == (CONNECT_FAILED, "internal error")
+
+
+def test_what_a_peer_says_in_bytes_is_read_as_text() -> None:
+    """In errors and in events, which are made of them: never as ``b'...'``, and not endless."""
+    assert str(ChannelRefused(EVIL.encode(), 2)) == SHOWN
+    assert refusal(Failure(ChannelRefused(b"no \xff", 2))) == (2, "no \ufffd")
+    assert quoted(b"ssh-dss") == quoted("ssh-dss") == "'ssh-dss'"
+    assert quoted(b"\xff\n").isprintable()
+    assert len(quoted(b"\x1b" * 1_000_000)) <= 256

@@ -66,6 +66,17 @@ def test_json_lines_carry_the_arguments() -> None:
     assert line["time"].endswith("Z")
 
 
+@pytest.mark.parametrize("form", LogFormat)
+def test_bytes_are_shown_as_text(form: LogFormat) -> None:
+    """What a peer said in bytes is read as what it said, whatever is not UTF-8 as an escape."""
+    logger, stream = written(form)
+    logger.info("{said!r} {view}", said=b"Bye\x1b\xff", view=memoryview("ü".encode()))
+    line = stream.getvalue()
+    assert "b'" not in line
+    assert "Bye" in line
+    assert "\x1b" not in line
+
+
 def test_a_field_cannot_pose_as_the_time_or_level() -> None:
     """The four keys that each line has are ours."""
     logger, stream = written(LogFormat.JSON)
