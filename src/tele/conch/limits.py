@@ -43,12 +43,15 @@ class Limits:
     login_grace: float = 30.0
     #: Signed requests, and requests with methods that we do not have.
     attempts: int = 6
-    #: Requests that cost an attacker nothing: ``none`` and unsigned keys.
+    #: Questions: ``none``, and unsigned certificates, whose own signature is verified.
     queries: int = 20
+    #: Keys without a certificate, and certificates of other clusters, signed or not. To refuse
+    #: one costs no signature, and an agent may hold dozens before the right one.
+    foreign_keys: int = 128
     startups: tuple[int, int, int] = STARTUPS
     startups_per_source: int = STARTUPS_PER_SOURCE
     startups_per_home: int = STARTUPS_PER_HOME
-    packets_before_auth: int = 64
+    packets_before_auth: int = 192
     packet_before_auth: int = 35000
     #: How long a peer may take to read our last words.
     linger: float = 5.0

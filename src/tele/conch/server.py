@@ -3,7 +3,7 @@
 Laws of this file:
 
 * The host key is looked up anew for each exchange; a certificate comes before a plain key.
-* One service request is answered, and it is for authentication.
+* Service requests are for authentication; one service answers them all, and its counts go on.
 """
 
 from __future__ import annotations
@@ -264,6 +264,9 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         reader.end()
         if name != USERAUTH:
             raise ProtocolError(f"no service {quoted(name)} here", n.SERVICE_NOT_AVAILABLE)
+        if self.service is not None:
+            self.sendPacket(n.SERVICE_ACCEPT, string(name))
+            return
         service = self.factory.getService(self, name)
         if service is None:
             raise ProtocolError("no authentication here", n.SERVICE_NOT_AVAILABLE)

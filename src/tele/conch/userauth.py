@@ -7,9 +7,8 @@ Laws of this file:
 
 * One request at a time: while the realm decides, no message is looked at.
 * An unsigned question gets the same checks as a signed request, but the realm's.
-* Every request is counted. What ends in no is told to ``on_denied``, plain keys that
-  clients offer on the way, and the question what is possible, only if nothing better
-  followed.
+* Every request is counted. What ends in no is told to ``on_denied``; keys of other places that
+  clients offer on the way, and the question what is possible, only if nothing better followed.
 * A no looks the same for all causes; its reason goes to the audit, and to the user only
   after they have proved who they are.
 """
@@ -52,6 +51,13 @@ PUBLICKEY = b"publickey"
 HOSTBOUND = b"publickey-hostbound-v00@openssh.com"
 LOGIN_LIMIT = 256
 BANNER_LIMIT = 2048
+#: Keys of other places: an agent offers all that it has, one after the other. Nothing is
+#: verified before it is known that they are.
+_FOREIGN = frozenset({"not_a_certificate", "authority"})
+_HINT = (
+    "without a certificate of this cluster were offered; offer only yours: use tele ssh, or"
+    " IdentitiesOnly=yes with IdentityFile and CertificateFile"
+)
 
 
 @frozen
@@ -120,6 +126,7 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
         self.portal = self.transport.factory.portal
         self._attempts = 0
         self._queries = 0
+        self._foreign_keys = 0
         self._unspoken: DeniedAttempt | None = None
         self._deciding = False
 
@@ -165,7 +172,25 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
     def _count_query(self) -> None:
         self._queries += 1
         if self._queries > self.transport.limits.queries:
-            raise ProtocolError("too many questions", n.NO_MORE_AUTH_METHODS)
+            raise ProtocolError(
+                f"too many questions: {self._queries - 1} were answered without a login",
+                n.NO_MORE_AUTH_METHODS,
+            )
+
+    def _pass_over(self, offered: DeniedAttempt, signed: bool) -> None:
+        """A key that nobody here knows was offered: its owner may have many, and the right one
+        later. Nothing was verified for it, and it is told only if nothing better follows.
+        """
+        self._unspoken = offered
+        self._foreign_keys += 1
+        if signed:
+            self.transport.fault = Fault.AUTHFAIL
+        if self._foreign_keys > self.transport.limits.foreign_keys:
+            raise ProtocolError(
+                f"too many authentication failures: {self._foreign_keys - 1} keys {_HINT}",
+                n.NO_MORE_AUTH_METHODS,
+            )
+        self._send_failure()
 
     def _refuse(self, attempt: DeniedAttempt, proven: bool = False) -> None:
         """An attempt failed, and somebody wants to know. ``proven``: we know who they are."""
@@ -174,7 +199,10 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
         self._unspoken = None
         self.transport.factory.on_denied(attempt)
         if self._attempts >= self.transport.limits.attempts:
-            raise ProtocolError("too many attempts to log in", n.NO_MORE_AUTH_METHODS)
+            said = f"too many authentication failures: {self._attempts} attempts were refused"
+            if self._foreign_keys:
+                said = f"{said}, and {self._foreign_keys} keys {_HINT}"
+            raise ProtocolError(said, n.NO_MORE_AUTH_METHODS)
         self._send_failure()
 
     def _send_failure(self, partial: bool = False) -> None:
@@ -195,8 +223,8 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
             credentials = self._check(request, certificate)
         except BadCertificate as error:
             attempt = self._denied_certificate(request, certificate, error.reason, str(error))
-            if request.signature is None and error.reason == "not_a_certificate":
-                self._ask(attempt)
+            if error.reason in _FOREIGN:
+                self._pass_over(attempt, signed=request.signature is not None)
             else:
                 self._refuse(attempt)
             return

@@ -68,11 +68,12 @@ def _exchange(message: int, *late: int) -> dict[Phase, _Row]:
     }
 
 
-#: What a server admits. A late USERAUTH_REQUEST is admitted to be ignored (RFC 4252, 5.1).
+#: What a server admits. A late USERAUTH_REQUEST is admitted to be ignored (RFC 4252, 5.1);
+#: some clients, such as Paramiko, ask for the service again before each key that they offer.
 FROM_CLIENT: Final[Mapping[Phase, _Row]] = _exchange(n.KEX_INIT, n.USERAUTH_REQUEST) | {
     Phase.SERVICE: _stay(Phase.SERVICE, *_NOISE, n.EXT_INFO, n.PING)
     | {n.SERVICE_REQUEST: Phase.AUTH},
-    Phase.AUTH: _stay(Phase.AUTH, *_NOISE, n.USERAUTH_REQUEST, n.PING),
+    Phase.AUTH: _stay(Phase.AUTH, *_NOISE, n.SERVICE_REQUEST, n.USERAUTH_REQUEST, n.PING),
 }
 
 #: What a client admits.
