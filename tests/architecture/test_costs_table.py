@@ -103,7 +103,7 @@ ROWS: dict[str, list[str]] = {
         f"{seconds(USUAL.login_grace)} from the connection on",
     ],
     "request to log in": [
-        f"{USUAL.attempts} attempts and {USUAL.queries} questions",
+        f"{USUAL.attempts} attempts, {USUAL.queries} questions and {USUAL.foreign_keys} keys",
         f"certificate of {kib(certificate.SIZE_LIMIT)}",
         f"{certificate.PRINCIPALS_LIMIT} principals, {certificate.OPTIONS_LIMIT} options",
         f"login of {LOGIN_LIMIT} characters",
@@ -150,7 +150,7 @@ ROWS: dict[str, list[str]] = {
         f"{GLOBAL_REQUESTS_LIMIT} requests that wait",
         f"{PROOFS_LIMIT} proofs",
         f"{mib(USUAL.unread_octets)} of answers",
-        f"{limits.REKEY_BURST} at once, then one a second",
+        at_once(limits.REKEY_BURST, limits.REKEY_PER_SECOND),
         f"unless {kib(limits.EARNED_OCTETS)}",
         f"{mib(connection.WINDOW_LIMIT)} for a channel",
         f"{mib(connection.WINDOWS_LIMIT)} for a connection",
@@ -224,7 +224,6 @@ def test_what_the_words_say() -> None:
     assert HOME == 4, "four times as many"
     assert USUAL.keepalive_misses == 3, "three questions"
     assert HOME_SECONDS == 86400, "within a day"
-    assert limits.REKEY_PER_SECOND == 1, "one a second"
     share = admission.limits_for(USUAL, 800)
     assert (share.pending, share.relays) == (200, 100), "a quarter, an eighth"
     person = people.person_limits(800)

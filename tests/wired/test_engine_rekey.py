@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ssh_attacker import Attacker, numbers
-from tele.conch.limits import REKEY_BURST, Limits
+from tele.conch.limits import REKEY_BURST, REKEY_PER_SECOND, Limits
 from tele.conch.transport import Transport
 from tele.testing.ssh import Ends, World
 from tele.wire import numbers as n
@@ -216,14 +216,32 @@ def test_a_peer_renews_by_hand(strict: bool) -> None:
     assert attacker.hear()[-1] == bytes((n.PONG,)) + string(b"are you there")
 
 
-def test_endless_exchanges_are_refused() -> None:
-    """A peer that does nothing but exchange keys is cut off."""
-    attacker = Attacker(World())
+def test_endless_exchanges_wait() -> None:
+    """A peer that does nothing but exchange keys is not read from until it may again (attack)."""
+    world = World()
+    attacker = Attacker(world)
     attacker.login()
     for _ in range(REKEY_BURST):
         attacker.exchange()
     attacker.say(attacker.kexinit().payload)
-    assert numbers(attacker.hear()) == [n.DISCONNECT]
+    assert attacker.transport.producerState == "paused"
+    world.clock.advance(1 / REKEY_PER_SECOND)
+    assert attacker.transport.producerState == "producing"
+    assert numbers(attacker.hear()) == [n.KEXINIT]
+    attacker.server.connectionLost()
+    assert not world.clock.getDelayedCalls()
+
+
+def test_who_leaves_while_an_exchange_waits_leaves_nothing() -> None:
+    """No timer is left behind, and nothing is handled any more."""
+    world = World()
+    attacker = Attacker(world)
+    attacker.login()
+    for _ in range(REKEY_BURST):
+        attacker.exchange()
+    attacker.say(attacker.kexinit().payload)
+    attacker.server.connectionLost()
+    assert not world.clock.getDelayedCalls()
 
 
 def test_a_flood_of_questions_during_an_exchange_is_bounded() -> None:

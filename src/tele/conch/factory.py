@@ -20,7 +20,7 @@ from tele.conch.connection import SSHConnection
 from tele.conch.credentials import DeniedAttempt, Trust
 from tele.conch.door import CROWDED, Door, Refused
 from tele.conch.exchange import HostKeys
-from tele.conch.limits import Limits
+from tele.conch.limits import Limits, RekeyPace
 from tele.conch.server import USERAUTH, SSHServerTransport
 from tele.conch.userauth import CONNECTION, SSHUserAuthServer
 from tele.errors import quoted
@@ -87,6 +87,7 @@ class SSHServerFactory(conch.SSHFactory):
         self.host_trust = host_trust
         self.on_denied = on_denied
         self.door = Door(clock, self.limits, draw, shared, on_refused)
+        self.rekey_pace = RekeyPace()
         #: Takes what comes before a version line; returns its length, None if it needs more.
         self.preface: Callable[[SSHServerTransport, bytes], int | None] | None = None
         #: Everybody who is connected, logged in or not.
@@ -140,6 +141,7 @@ class SSHServerFactory(conch.SSHFactory):
     def _build(self, source: str | None) -> Any:
         protocol = self._make(source)
         protocol.factory = self
+        protocol.rekey_pace = self.rekey_pace
         if self._methods is not None:
             protocol.supportedKeyExchanges = self._methods
         if self._ciphers is not None:

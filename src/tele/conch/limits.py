@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from math import inf
 from typing import Final
 
 from attrs import Factory, define, evolve, field, frozen
 
+from tele.admission.shares import Rates
 from tele.conch.penalties import PenaltyRules
 from tele.model.addresses import source_network
 
@@ -142,28 +144,29 @@ class Startups:
         return self.draw() * 100 < chance
 
 
-#: A key exchange after this many bytes is welcome at any rate.
-EARNED_OCTETS = 64 * 1024
-#: Key exchanges that a peer may start without having earned them, and how fast it may again.
-REKEY_BURST = 50
-REKEY_PER_SECOND = 1.0
+#: A key exchange after this many bytes is welcome at any rate; after fewer it costs its part.
+EARNED_OCTETS: Final = 64 * 1024
+#: Key exchanges that one source may start without having earned them, and how fast it may again.
+REKEY_BURST: Final = 50
+REKEY_PER_SECOND: Final = 100
 
 
 @define
-class RekeyAllowance:
-    """Whether a peer that starts key exchanges does so to wear us out."""
+class RekeyPace:
+    """How fast the key exchanges of peers are done that move little between two of them.
 
-    _left: float = field(default=float(REKEY_BURST), init=False)
-    _last: float = field(default=0.0, init=False)
+    An exchange costs signatures, bytes cost next to nothing. OpenSSH with a small ``RekeyLimit``
+    starts one after each packet, which is its right, so nobody is cut off for it: whoever
+    exchanges keys faster than this waits, and all connections of a source wait together.
+    """
 
-    def take(self, octets: int, now: float) -> bool:
-        """The peer starts one, ``octets`` bytes after the one before. False: too many."""
-        if octets >= EARNED_OCTETS:
-            return True
-        passed = max(0.0, now - self._last)
-        self._left = min(float(REKEY_BURST), self._left + passed * REKEY_PER_SECOND)
-        self._last = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
+    _rates: Rates = field(factory=lambda: Rates(REKEY_BURST, REKEY_PER_SECOND), init=False)
+
+    def wait(self, source: str, octets: int, now: float) -> float:
+        """Return for how many seconds an exchange has to wait that a peer starts ``octets`` bytes
+        after the one before.
+        """
+        cost = 1.0 - octets / EARNED_OCTETS
+        if cost <= 0:
+            return 0.0
+        return self._rates.wait(source, now, cost, longest=inf) or 0.0

@@ -29,14 +29,14 @@ from tele.conch.door import Lines
 from tele.conch.exchange import Exchange
 from tele.conch.incoming import Incoming
 from tele.conch.keepalive import Keepalive
-from tele.conch.limits import Limits, RekeyAllowance
+from tele.conch.limits import Limits, RekeyPace
 from tele.conch.links import make_link
 from tele.conch.outgoing import Outgoing
 from tele.conch.scratch import DATA_ROOMS, MAX_PACKET, PADDING, RECEIVED
 from tele.conch.sockets import DirectSocket
 from tele.errors import ProtocolError
 from tele.loop import make_logger
-from tele.model.addresses import plain_host
+from tele.model.addresses import plain_host, source_network
 from tele.text import printable_lines
 from tele.wire import numbers as n
 from tele.wire.agreement import METHODS
@@ -101,7 +101,6 @@ class Transport(SSHTransportBase):
     _lost = False
     _paused = False
     _timer: IDelayedCall | None = None
-    _rekeys: RekeyAllowance | None = None
     _rekey_at = 0.0
     _packets_before_auth = 0
     _keepalive: Keepalive | None = None
@@ -109,6 +108,7 @@ class Transport(SSHTransportBase):
     def __init__(self, clock: IReactorTime, limits: Limits | None = None) -> None:
         self.clock = clock
         self.limits = limits or Limits()
+        self.rekey_pace = RekeyPace()
         self.ready_observers: set[Callable[[], None]] = set()
 
     # -- the connection ---------------------------------------------------------------
@@ -395,7 +395,7 @@ class Transport(SSHTransportBase):
             self._strict = strict in theirs.kex
             self._peerSupportsExtensions = extensions in theirs.kex
         elif self._exchange is None:
-            self._allow_rekey()
+            self._pace_rekey()
         if self._exchange is None:
             self.sendKexInit()
         exchange = self._running()
@@ -408,12 +408,18 @@ class Transport(SSHTransportBase):
     def kex_agreed(self, exchange: Exchange) -> None:
         """Both KEXINITs are there."""
 
-    def _allow_rekey(self) -> None:
-        if self._rekeys is None:
-            self._rekeys = RekeyAllowance()
+    def _pace_rekey(self) -> None:
         octets = self.incoming.opener.octets + self.outgoing.sealer.octets
-        if not self._rekeys.take(octets, self.clock.seconds()):
-            raise ProtocolError("keys are exchanged too often")
+        source = source_network(self.remote_addr()[0])
+        wait = self.rekey_pace.wait(source, octets, self.clock.seconds())
+        if wait:
+            self.hold()
+            self._stop_timer()
+            self._timer = self.clock.callLater(wait, self._rekey_waited)
+
+    def _rekey_waited(self) -> None:
+        self._timer = None
+        self.release()
 
     def _ordered(self, ours: _T, theirs: _T) -> tuple[_T, _T]:
         """Return the client's and the server's of a pair."""

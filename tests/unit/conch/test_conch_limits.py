@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tele.conch.limits import (
+    EARNED_OCTETS,
     PROXY_STARTUPS,
     REKEY_BURST,
+    REKEY_PER_SECOND,
     STARTUPS,
     Limits,
-    RekeyAllowance,
+    RekeyPace,
     Startups,
     fitted,
 )
@@ -93,10 +95,20 @@ def test_leaving_leaves_nothing() -> None:
 
 
 def test_rekeying() -> None:
-    """Exchanges after some data are free; idle ones are rationed and come back with time."""
-    allowance = RekeyAllowance()
-    assert all(allowance.take(1 << 20, 0.0) for _ in range(1000))
-    assert all(allowance.take(0, 0.0) for _ in range(REKEY_BURST))
-    assert not allowance.take(0, 0.0)
-    assert allowance.take(0, 1.0)
-    assert not allowance.take(0, 1.0)
+    """Exchanges after some data are free; idle ones wait, whichever connection of a source starts
+    them, and other sources do not wait for it.
+    """
+    pace = RekeyPace()
+    assert not any(pace.wait("a", EARNED_OCTETS, 0.0) for _ in range(1000))
+    assert not any(pace.wait("a", 0, 0.0) for _ in range(REKEY_BURST))
+    assert pace.wait("a", 0, 0.0) == pytest.approx(1 / REKEY_PER_SECOND)
+    assert pace.wait("a", 0, 0.0) == pytest.approx(2 / REKEY_PER_SECOND)
+    assert not pace.wait("b", 0, 0.0)
+    assert not pace.wait("a", 0, 1.0)
+
+
+def test_an_exchange_costs_what_it_has_not_earned() -> None:
+    """Who moves half of what earns an exchange may start twice as many."""
+    pace = RekeyPace()
+    assert not any(pace.wait("a", EARNED_OCTETS // 2, 0.0) for _ in range(2 * REKEY_BURST))
+    assert pace.wait("a", EARNED_OCTETS // 2, 0.0) == pytest.approx(0.5 / REKEY_PER_SECOND)
