@@ -15,6 +15,7 @@ from tele.conch.homes import HOME_SECONDS
 from tele.conch.host_key_proofs import PROOFS_LIMIT
 from tele.conch.userauth import LOGIN_LIMIT
 from tele.conch.windows import LEAST
+from tele.model.resources import MAX_FORWARDS
 from tele.node import forward_record, forwards, realm, sftp_server
 from tele.proxy import (
     admission,
@@ -124,7 +125,6 @@ ROWS: dict[str, list[str]] = {
     ],
     "connections of people at a proxy": [
         f"person: {people.CONNECTIONS_LIMIT}",
-        f"after {seconds(USUAL.keepalive_interval)}",
         "some 16 KiB",  # DESIGN's law, held by bench/tunnels.py
     ],
     "way through a proxy to a node": [
@@ -168,6 +168,7 @@ ROWS: dict[str, list[str]] = {
         f"{names.THREADS} threads",
         f"{names.ADDRESSES_LIMIT} addresses",
         f"person: {names.THREADS_PER_KEY} threads, {names.WAITING_PER_KEY} that wait",
+        f"{forwards.WAITING_LIMIT} that wait while {MAX_FORWARDS} are forwarded",
         f"name {seconds(names.SECONDS)}, connection {seconds(forwards.CONNECT_TIMEOUT)}",
         at_once(forward_record.ACCEPTED_BURST, forward_record.ACCEPTED_PER_SECOND),
     ],
@@ -222,7 +223,6 @@ def test_a_row_says_what_the_source_says(name: str) -> None:
 def test_what_the_words_say() -> None:
     """Words of the table that stand for numbers."""
     assert HOME == 4, "four times as many"
-    assert USUAL.keepalive_misses == 3, "three questions"
     assert HOME_SECONDS == 86400, "within a day"
     share = admission.limits_for(USUAL, 800)
     assert (share.pending, share.relays) == (200, 100), "a quarter, an eighth"

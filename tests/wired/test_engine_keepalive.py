@@ -96,6 +96,38 @@ def test_idle_peers_live(connection: Any) -> None:
     assert not ends.client.service.deferreds["global"]
 
 
+def test_people_may_be_silent_for_days() -> None:
+    """A client that is stopped, or whose laptop sleeps, is asked nothing, and is there later; a
+    connection of a host at the same server is hung up.
+    """
+    world = world_of()
+    person, host = joined(world), joined(world)
+    person.server.avatar.keepalive_interval = 0.0
+    person.server.watch_peer()
+    pass_time(world, 48 * 3600)
+    assert not person.server.closing
+    assert not person.server.service.deferreds["global"], "nothing was asked"
+    assert host.server.closing
+
+
+def test_what_a_role_says_of_silence_holds_at_once() -> None:
+    """An interval that somebody gets while they are connected is counted from then on."""
+    world = world_of()
+    ends = joined(world)
+    ends.server.avatar.keepalive_interval = 0.0
+    ends.server.watch_peer()
+    pass_time(world, 3600)
+    ends.server.avatar.keepalive_interval = INTERVAL
+    ends.server.watch_peer()
+    pass_time(world, GONE - INTERVAL / LOOKS)
+    assert not ends.server.closing
+    pass_time(world, SLACK + INTERVAL / LOOKS)
+    assert ends.server.closing
+    lose(ends.server)
+    ends.server.watch_peer()
+    assert ends.server._keepalive is None, "who is gone is not watched"
+
+
 @pytest.mark.parametrize("who", ["server", "client"])
 def test_a_peer_that_is_silent_is_gone(who: str) -> None:
     """After three questions in vain an end hangs up, services stop, the avatar logs out; not

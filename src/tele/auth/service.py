@@ -12,7 +12,7 @@ import errno
 import os
 import uuid
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,6 +107,7 @@ class AuthService(Service):
         name: str,
         listen: tuple[str, int],
         recording: RecordingSettings | None = None,
+        client_keepalive: timedelta = timedelta(0),
         sinks: Sequence[IAuditSink] = (),
         local_socket: Path | None = None,
         lock: DataDirLock | None = None,
@@ -124,6 +125,7 @@ class AuthService(Service):
         self._host_name = name
         self._listen = listen
         self._recording = recording or RecordingSettings()
+        self._client_keepalive = client_keepalive
         if problem := self._recording.problem:
             raise InvalidInput(problem)
         self._sinks = sinks
@@ -241,7 +243,15 @@ class AuthService(Service):
             cluster=self._cluster,
             authorities=authorities,
             issuer=Issuer(self._cluster, authorities, self._now, self._entropy),
-            state=State(backend, self._cluster, authorities, self._recording, hosts, self._now),
+            state=State(
+                backend,
+                self._cluster,
+                authorities,
+                self._recording,
+                hosts,
+                self._now,
+                self._client_keepalive,
+            ),
             hosts=hosts,
             members=Members(backend, hosts),
             people=People(backend, passwords, self._now),

@@ -43,11 +43,14 @@ class State:
         recording: RecordingSettings,
         hosts: Hosts,
         now: Callable[[], datetime],
+        client_keepalive: timedelta = timedelta(0),
     ) -> None:
         self._backend = backend
         self._cluster = cluster
         self._authorities = authorities
         self._recording = recording
+        # Nothing said is what hosts of an older version understand.
+        self._client_keepalive = client_keepalive or None
         self._hosts = hosts
         self._proxies: tuple[Proxy, ...] = ()
         self._now = now
@@ -128,6 +131,7 @@ class State:
             proxies=self._proxies,
             revoked_hosts=tuple(v for _, v in sorted(self.revoked_hosts.items())),
             revoked_users=tuple(v for _, v in sorted(self.revoked_users.items())),
+            client_keepalive=self._client_keepalive,
         )
 
     def watch(self, receiver: Callable[[ClusterState], None]) -> Deferred[None]:

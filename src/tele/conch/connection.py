@@ -43,7 +43,7 @@ from tele.wire.fields import Reader, boolean, string, uint32
 
 log = make_logger(__name__)
 
-CHANNELS_LIMIT: Final = 256
+CHANNELS_LIMIT: Final = 4096
 SESSIONS_DEFAULT: Final = 10
 #: Most bytes that the window of one channel grows to, and all of a connection together.
 WINDOW_LIMIT: Final = 16 * 1024 * 1024

@@ -6,6 +6,9 @@ gone, and its connection ends at once: a line that broke without a word costs no
 
 Laws of this file:
 
+* An interval of 0 asks nothing. How long somebody's connection may be silent is known when they
+  have logged in: their avatar may have a ``keepalive_interval``, in seconds; the limits of the
+  server hold for all others.
 * Whatever the peer sends is a sign of life. That its kernel takes our bytes is none: a
   program that was stopped, and reads and answers nothing, counts as gone, as with OpenSSH.
   One whose user reads no output does answer: a full window stops data, and nothing else.
@@ -50,18 +53,29 @@ class Watched(Protocol):
     limits: Limits
     incoming: Incoming
     service: Any
+    closing: bool
 
     def peer_is_gone(self, seconds: float) -> None:
         """The peer was silent for so long, whatever it was asked."""
 
 
+def watch(transport: Watched) -> Keepalive | None:
+    """Watch the peer of ``transport``, which has logged in, for as long as may be."""
+    avatar = getattr(transport, "avatar", None)
+    own: float | None = getattr(avatar, "keepalive_interval", None)
+    interval = transport.limits.keepalive_interval if own is None else own
+    asks = hasattr(transport.service, "sendGlobalRequest") and not transport.closing
+    return Keepalive(transport, interval) if interval and asks else None
+
+
 class Keepalive:
     """Watches the peer of ``transport`` from now on until :meth:`stop`."""
 
-    __slots__ = ("_opener", "_packets", "_silent", "_tick", "_transport")
+    __slots__ = ("_interval", "_opener", "_packets", "_silent", "_tick", "_transport")
 
-    def __init__(self, transport: Watched) -> None:
+    def __init__(self, transport: Watched, interval: float) -> None:
         self._transport = transport
+        self._interval = interval
         self._opener: Any = None
         self._packets = 0
         self._silent = 0
@@ -74,7 +88,7 @@ class Keepalive:
         self._tick: Tick | None = shared.ticker.add(self._look)
 
     def _key(self) -> tuple[IReactorTime, float]:
-        return self._transport.clock, self._transport.limits.keepalive_interval
+        return self._transport.clock, self._interval
 
     def stop(self) -> None:
         """Watch no more. May be called twice."""
@@ -101,7 +115,7 @@ class Keepalive:
             return
         if asked > transport.limits.keepalive_misses:
             self.stop()
-            transport.peer_is_gone(asked * transport.limits.keepalive_interval)
+            transport.peer_is_gone(asked * self._interval)
         elif transport.service is not None:
             asking = transport.service.sendGlobalRequest(QUESTION, b"", wantReply=True)
             asking.addErrback(_no_matter)

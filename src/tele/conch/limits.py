@@ -60,7 +60,8 @@ class Limits:
     rekey_octets: int = 1 << 30
     rekey_packets: int = 1 << 31
     rekey_seconds: float = 3600.0
-    #: After so much silence the peer is asked whether it is there; 0 asks nothing.
+    #: After so much silence the peer is asked whether it is there; 0 asks nothing. For hosts:
+    #: an avatar may have an interval of its own, see :mod:`tele.conch.keepalive`.
     keepalive_interval: float = 15.0
     #: Questions without any answer after which, an interval later, the peer counts as gone.
     keepalive_misses: int = 3

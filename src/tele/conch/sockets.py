@@ -190,6 +190,9 @@ class DirectLocal(DirectSocket):
     def setTcpNoDelay(self, enabled: bool) -> None:
         """Do nothing: there is no TCP that could delay."""
 
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """Do nothing: the kernel knows when the other end is gone."""
+
 
 class DirectPort(tcp.Port):
     """A listening port whose connections are direct."""

@@ -28,7 +28,7 @@ from tele.conch.datapath import IDataTransport
 from tele.conch.door import Lines
 from tele.conch.exchange import Exchange
 from tele.conch.incoming import Incoming
-from tele.conch.keepalive import Keepalive
+from tele.conch.keepalive import Keepalive, watch
 from tele.conch.limits import Limits, RekeyPace
 from tele.conch.links import make_link
 from tele.conch.outgoing import Outgoing
@@ -114,9 +114,10 @@ class Transport(SSHTransportBase):
     # -- the connection ---------------------------------------------------------------
     def connectionMade(self) -> None:
         """Greet, offer keys, and start the clock."""
-        set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
-        if set_no_delay is not None:
-            set_no_delay(True)
+        for name in ("setTcpNoDelay", "setTcpKeepAlive"):
+            turn_on = getattr(self.transport, name, None)
+            if turn_on is not None:
+                turn_on(True)
         below: Any = self.transport
         if isinstance(below, DirectSocket):
             below.speak_to(self)
@@ -518,10 +519,14 @@ class Transport(SSHTransportBase):
         if self.isAuthenticated:
             self.incoming.take_data = getattr(service, "channel_data", None)
             self.incoming.take_extended = getattr(service, "channel_extended_data", None)
-            asks = hasattr(service, "sendGlobalRequest") and not self.closing
-            if asks and self.limits.keepalive_interval and self._keepalive is None:
-                self._keepalive = Keepalive(self)
+            self.watch_peer()
         service.serviceStarted()
+
+    def watch_peer(self) -> None:
+        """Ask the peer whether it is there, as often as is to be done now."""
+        if self._keepalive is not None:
+            self._keepalive.stop()
+        self._keepalive = watch(self)
 
     # -- small messages ---------------------------------------------------------------
     def ssh_DISCONNECT(self, packet: bytes) -> None:

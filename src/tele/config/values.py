@@ -20,7 +20,7 @@ from tele.conch.penalties import Overflow
 from tele.errors import quoted
 from tele.https.via import Via
 from tele.model.access import GatewayPorts
-from tele.model.resources import HOST_NAME_PATTERN, RecordingSettings
+from tele.model.resources import HOST_NAME_PATTERN, RecordingSettings, keepalive_problem
 from tele.wire.agreement import METHODS, SERVER_METHODS
 from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
 
@@ -206,15 +206,12 @@ _SHUTDOWN_GRACE: Any = key(
 )
 
 
-def _keepalive_problem(value: timedelta) -> str:
-    return "" if not value or value >= timedelta(seconds=1) else "at least 1s, or 0s for never"
-
-
 _KEEPALIVE: Any = key(
-    "After so much silence an SSH client is asked whether it is there; one that answers nothing "
-    "four times as long is hung up. ``0s``: never.",
+    "After so much silence the other end of a tunnel is asked whether it is there; one that "
+    "answers nothing four times as long is hung up. ``0s``: never. For people's clients see "
+    "``auth.client_keepalive``.",
     timedelta(seconds=15),
-    check=_keepalive_problem,
+    check=keepalive_problem,
 )
 
 
@@ -265,6 +262,14 @@ class AuthConfig:
     session_recording: RecordingSettings = field(
         default=RecordingSettings(),
         metadata={"meaning": "How sessions are recorded, in the whole cluster."},
+    )
+    client_keepalive: timedelta = key(
+        "After so much silence the SSH client of a person is asked whether it is there; one that "
+        "answers nothing four times as long is hung up, also when it was only stopped. ``0s``, "
+        "never, leaves it to TCP to find out who has vanished, as sshd does. Roles may say "
+        "something else (the option ``client_keepalive``).",
+        timedelta(0),
+        check=keepalive_problem,
     )
     audit: tuple[Chosen, ...] = key(
         "Where else audit events go: ``file:PATH`` writes JSON lines.", ()

@@ -68,6 +68,7 @@ def _locked(reactor: Any, config: AuthConfig, folder: Path, lock: DataDirLock) -
         name=host_name(),
         listen=(config.listen.host, config.listen.port),
         recording=config.session_recording,
+        client_keepalive=config.client_keepalive,
         sinks=sinks,
         local_socket=local if len(bytes(local)) <= _SOCKET_PATH_LIMIT else None,
         lock=lock,

@@ -67,7 +67,13 @@ class Review(Generic[T]):
             state = self._state()
         except Unavailable:
             return  # nobody was let in yet
-        basis = (state.roles, state.locks, state.revoked_users, self._more())
+        basis = (
+            state.roles,
+            state.locks,
+            state.revoked_users,
+            state.client_keepalive,
+            self._more(),
+        )
         offset = wall_seconds(self._clock) - self._clock.seconds()
         if basis != self._basis or abs(offset - self._offset) >= STEP_SECONDS:
             self._basis, self._offset = basis, offset

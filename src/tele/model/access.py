@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final
 
 from attrs import frozen
 
 from tele.model.identity import UserIdentity
+from tele.model.resources import MAX_FORWARDS
 
 
 class Reason(str, Enum):
@@ -62,6 +63,7 @@ class Grant:
     """All that one SSH connection may do; nobody downstream asks again who the user is.
 
     ``roles`` are those that allowed it. ``expires`` is the end of the certificate.
+    ``client_keepalive`` and ``max_forwards``: see :class:`tele.model.resources.RoleOptions`.
     """
 
     identity: UserIdentity
@@ -75,3 +77,5 @@ class Grant:
     max_sessions: int = 10
     record_input: bool = False
     force_command: str | None = None
+    client_keepalive: timedelta | None = None
+    max_forwards: int = MAX_FORWARDS

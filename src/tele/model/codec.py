@@ -24,12 +24,12 @@ from heapq import nsmallest
 from itertools import accumulate, islice
 from typing import Any, Final, TypeVar, get_args, get_origin
 
+import attrs
 from cattrs import Converter
 from cattrs.errors import AttributeValidationNote, ClassValidationError, ForbiddenExtraKeysError
 from cattrs.gen import make_dict_unstructure_fn, override
 
 from tele.errors import InvalidInput, quoted
-from tele.model.resources import RoleOptions
 
 T = TypeVar("T")
 
@@ -147,16 +147,11 @@ def _make_converter() -> Converter:
     converter.register_unstructure_hook(datetime, format_time)
     converter.register_unstructure_hook(timedelta, format_duration)
 
-    # A role that leaves these out means something else than one that says yes or no.
-    converter.register_unstructure_hook(
-        RoleOptions,
-        make_dict_unstructure_fn(
-            RoleOptions,
-            converter,
-            forward_agent=override(omit_if_default=True),
-            port_forwarding=override(omit_if_default=True),
-        ),
-    )
+    def without_omitted(cls: Any) -> Callable[[Any], Any]:
+        omitted: dict[str, Any] = {name: override(omit_if_default=True) for name in _omitted(cls)}
+        return make_dict_unstructure_fn(cls, converter, **omitted)
+
+    converter.register_unstructure_hook_factory(lambda cls: bool(_omitted(cls)), without_omitted)
 
     # cattrs would take the characters of a string for the elements of a list.
     converter.register_structure_hook_func(_is_tuple, lambda v, cls: _tuple_of(converter, v, cls))
@@ -164,6 +159,12 @@ def _make_converter() -> Converter:
         _is_mapping, lambda v, cls: _mapping_of(converter, v, cls)
     )
     return converter
+
+
+def _omitted(cls: Any) -> list[str]:
+    """Return the fields that are left out while they have their default, see ``OMITTED``."""
+    fields = attrs.fields(cls) if isinstance(cls, type) and attrs.has(cls) else ()
+    return [each.name for each in fields if each.metadata.get("omitted")]
 
 
 def _is_tuple(cls: Any) -> bool:

@@ -14,6 +14,13 @@ NAME_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,126}[A-Za-z0-9])?"
 #: New names of hosts: for ssh, what is before an ``@`` is a login.
 HOST_NAME_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?"
 
+#: Of a field that JSON leaves out while it has its default: what leaves it out means something
+#: else than what says yes or no, or hosts of an older version do not know it.
+OMITTED: Mapping[str, bool] = {"omitted": True}
+
+#: Connections of one user that a node forwards at once, where no role says fewer or more.
+MAX_FORWARDS = 1024
+
 
 @frozen
 class Metadata:
@@ -48,6 +55,11 @@ class Conditions:
     rules: tuple[Rule, ...] = ()
 
 
+def keepalive_problem(value: timedelta) -> str:
+    """Say what is wrong with an interval of keepalives, or nothing."""
+    return "" if not value or value >= timedelta(seconds=1) else "at least 1s, or 0s for never"
+
+
 @frozen
 class RoleOptions:
     """How a permitted connection may be used. Where several roles speak, the stricter wins.
@@ -56,17 +68,23 @@ class RoleOptions:
     that shell's start-up files; ``internal-sftp`` leaves files only. ``forward_agent`` and
     ``port_forwarding`` None is what a role means that does not name them: allowed, but not
     beside a forced command, which they could get around.
+
+    ``client_keepalive``: after so much silence an SSH client is asked whether it is there; nought
+    is never, and None what the cluster says. ``max_forwards``: connections that a user may have
+    forwarded at once on a node, over all connections to it; more of them wait.
     """
 
     max_session_ttl: timedelta = timedelta(hours=30)
-    forward_agent: bool | None = None
-    port_forwarding: bool | None = None
+    forward_agent: bool | None = field(default=None, metadata=OMITTED)
+    port_forwarding: bool | None = field(default=None, metadata=OMITTED)
     x11_forwarding: bool = False
     max_sessions: int = 10
     pin_source_ip: bool = False
     record_input: bool = False
     permit_pty: bool = True
     force_command: str = ""
+    client_keepalive: timedelta | None = field(default=None, metadata=OMITTED)
+    max_forwards: int = field(default=MAX_FORWARDS, metadata=OMITTED)
 
 
 @frozen

@@ -10,6 +10,7 @@ Laws of this file:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from tele.conch.allowance import Allowance, Ration
@@ -86,6 +87,8 @@ class ForwardRecord:
         self._accepted = accepted
         self._number = 0
         self._said = False
+        #: Called when there is no connection, or no more.
+        self.over: Callable[[], object] = lambda: None
 
     def opened(self, number: int) -> None:
         """It is made, and is the channel with our ``number``."""
@@ -101,9 +104,11 @@ class ForwardRecord:
         text = cut(str(getattr(reason, "value", reason)))
         self._records.note(0, FrameKind.FORWARD, action="refuse", error=text[:512], **self._fields)
         self._records.connected(self._accepted, error=text, **self._fields)
+        self.over()
 
     def closed(self, sent: int, received: int) -> None:
         """It is over, after so many bytes to the target and from it."""
         self._records.note(self._number, FrameKind.CLOSE, sent=sent, received=received)
         if self._said:
             self._records.happened("forward.end", sent=sent, received=received, **self._fields)
+        self.over()

@@ -5,6 +5,7 @@ Laws of this file:
 * Each kind needs its own word of the grant; without it nothing is made or listened on.
 * Paths are the user's business, in a process that is the user; ports below 1024 are root's.
 * What listens ends with the connection, and nothing is made for one that is gone.
+* So many connections of a user are forwarded at once, over all their connections; more wait.
 * Every socket counts for the user before it is made, and until it is closed.
 """
 
@@ -17,10 +18,11 @@ from typing import Any, Final, TypeVar
 
 from attrs import define, field, frozen
 from twisted.internet.address import UNIXAddress
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IProtocolFactory
 from zope.interface import implementer
 
+from tele.admission.slots import Slots
 from tele.capacity.descriptors import Account, Lease
 from tele.conch.forwarding import ForwardRequest, IForwarder, LocalRequest
 from tele.conch.listening import LISTENING_LIMIT, Kind, Listeners, Peer
@@ -42,10 +44,10 @@ from tele.conch.session_forwarding import (
     ISessionForwards,
 )
 from tele.conch.sockets import adopt
-from tele.errors import AccessDenied, Unavailable
+from tele.errors import AccessDenied, Unavailable, quoted
 from tele.model.access import GatewayPorts
 from tele.node.display_child import find_xauth
-from tele.node.forward_record import ForwardRecords
+from tele.node.forward_record import ForwardRecord, ForwardRecords
 from tele.node.ports import addresses_for, listen_for_display, listen_on
 from tele.node.programs import Visit
 from tele.node.trail import address, cut
@@ -57,6 +59,10 @@ CONNECT_TIMEOUT: Final = 30.0
 #: the child that holds its path.
 ASKING: Final = 3
 LISTENING: Final = 2
+#: How much of the descriptors that a user may hold forwarded connections may.
+FORWARDS_PART: Final = 0.75
+#: Connections of one user that wait to be forwarded.
+WAITING_LIMIT: Final = 4096
 _AGENT: Final = "auth-agent"
 
 Made = TypeVar("Made")
@@ -114,7 +120,8 @@ class Allowed:
 class Forwards:
     """Forwards for one visitor. ``check()`` raises when nothing new may begin.
 
-    ``names`` looks names up, with a share for each user.
+    ``names`` looks names up, with a share for each user; ``slots`` has who may have one more
+    connection forwarded, by the name of the user.
     """
 
     def __init__(
@@ -128,6 +135,7 @@ class Forwards:
         connection: Callable[[], Any],
         names: Names,
         account: Account,
+        slots: Slots,
     ) -> None:
         self._account = account
         self._reactor = reactor
@@ -142,6 +150,9 @@ class Forwards:
         self._agent_path: bytes | None = None
         self._agent_asked = False
         self._closed = False
+        self._slots = slots
+        #: Connections that wait to be forwarded.
+        self._waiting: set[Deferred[None]] = set()
 
     @property
     def agent_path(self) -> bytes | None:
@@ -151,6 +162,8 @@ class Forwards:
     def close(self) -> None:
         """The connection is gone."""
         self._closed = True
+        for waiting in list(self._waiting):
+            waiting.cancel()
         self._listeners.close()
 
     def restrict(self) -> None:
@@ -181,6 +194,8 @@ class Forwards:
             )
         try:
             self._allowed.port()
+            await self._slot(record)
+            self._allowed.port()
             await self._records.ready()
             if isinstance(request, LocalRequest):
                 protocol = await self._connect_local(request, factory)
@@ -191,6 +206,31 @@ class Forwards:
             raise
         protocol.watch = record
         return protocol
+
+    async def _slot(self, record: ForwardRecord) -> None:
+        """Wait until one more connection may be forwarded for the user; it counts until ``record``
+        is over.
+        """
+        ready: Deferred[None] = Deferred()
+        slot = self._slots.enter(self._user, self._most, lambda: ready.callback(None))
+        if slot is None:
+            raise Unavailable(
+                f"{self._slots.waiting} connections of {quoted(self._user)} wait to be forwarded"
+                f" here already, beside {self._most()} that are: close some"
+            )
+        record.over = lambda: self._slots.leave(slot)
+        self._waiting.add(ready)
+        try:
+            await ready
+        except CancelledError:
+            raise Unavailable("the client left while it waited to be forwarded") from None
+        finally:
+            self._waiting.discard(ready)
+
+    def _most(self) -> int:
+        """Connections that are forwarded at once. Some descriptors are left for sessions."""
+        share = self._account.budget.shares.person * FORWARDS_PART
+        return max(1, min(self._allowed.visit.grant.max_forwards, int(share)))
 
     async def _connect_port(self, request: ForwardRequest, factory: IProtocolFactory) -> Any:
         endpoint = self._names.endpoint(

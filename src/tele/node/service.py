@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IProtocol
 
+from tele.admission.slots import Slots
 from tele.capacity.descriptors import DescriptorBudget, process_budget
 from tele.conch.connection import SSHConnection
 from tele.conch.credentials import CertificateCredentials, Trust, make_portal
@@ -40,6 +41,7 @@ from tele.model.identity import HostRole
 from tele.model.resources import RecordingMode
 from tele.model.session import RecordingStart
 from tele.node.accounts import own_login
+from tele.node.forwards import WAITING_LIMIT
 from tele.node.labels import Labels
 from tele.node.presence import NodePresence
 from tele.node.programs import NodePrograms, Visit
@@ -121,6 +123,7 @@ class NodeService(Service):
         self._budget = budget or process_budget()
         self._trail = Trail(reactor, member)
         self._names = Names(reactor)
+        self._slots = Slots(WAITING_LIMIT)
         self._proxies = ProxyAddresses(self._resolve_proxy)
         self._trust: Trust | None = None
         self._port: Any = None
@@ -244,6 +247,7 @@ class NodeService(Service):
             self._gateway,
             self._names,
             account,
+            self._slots,
         )
 
     def _tape(self, visit: Visit) -> ConnectionTape | None:

@@ -18,6 +18,7 @@ from twisted.conch.avatar import ConchUser
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from tele.admission.slots import Slots
 from tele.capacity.descriptors import Account
 from tele.conch.forwarding import (
     LOCAL_CHANNEL,
@@ -58,6 +59,7 @@ class Visitor(ConchUser):
         gateway: GatewayPorts,
         names: Names,
         account: Account,
+        slots: Slots,
     ) -> None:
         """Raise :class:`Unavailable` if the user has too many connections and the like."""
         super().__init__()
@@ -84,6 +86,7 @@ class Visitor(ConchUser):
             lambda: self.conn,
             names,
             account,
+            slots,
         )
         self.channelLookup.update(
             {
@@ -108,13 +111,23 @@ class Visitor(ConchUser):
         """What they may do now."""
         return self.visit.grant
 
+    @property
+    def keepalive_interval(self) -> float:
+        """See :mod:`tele.conch.keepalive`."""
+        said = self.grant.client_keepalive
+        return 0.0 if said is None else said.total_seconds()
+
     def regranted(self, grant: Grant) -> None:
         """They may do something else now: what begins from now on is held by it.
 
         Nobody listens any more for what may not be forwarded; what was let through goes on.
         """
+        asked = grant.client_keepalive != self.grant.client_keepalive
         self.visit.grant = grant
         self._forwards.restrict()
+        connection: Any = self.conn
+        if asked and connection is not None:
+            connection.transport.watch_peer()
 
     def expelled(self, denied: Denied) -> None:
         """They may not be here any more: the connection ends, and they are told why."""

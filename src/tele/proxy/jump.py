@@ -132,6 +132,7 @@ class Jump:
         visitor = Visitor(self, identity, expiry, credentials.remote_addr)
         self.people.enter(identity.user, visitor)
         visitor.window_budget = self.people.window_budget(identity.user)
+        visitor.keepalive_interval = self._keepalive(visitor)
         self.present.add(visitor)
         log_line("connection.start", **visitor.told)
         return visitor
@@ -144,6 +145,9 @@ class Jump:
         # The end of their certificate is not their end.
         identity = evolve(visitor.identity, expires=LATEST)
         refused = policy.refuses_user(identity, moment)
+        interval, visitor.keepalive_interval = visitor.keepalive_interval, self._keepalive(visitor)
+        if interval != visitor.keepalive_interval:
+            visitor.watch()
         # A node that is locked is cut off itself, and tells nobody anything.
         node_tells = True
         for host in visitor.goes_to():
@@ -153,6 +157,10 @@ class Jump:
         if refused is not None and not visitor.is_leaving:
             self._ended(visitor, refused)
             visitor.expel(refused, self._clock, NODES_FIRST if node_tells else 0.0)
+
+    def _keepalive(self, visitor: Visitor) -> float:
+        moment = now(self._clock)
+        return self._policy().client_keepalive(visitor.identity, moment).total_seconds()
 
     def find(self, visitor: Visitor, wanted: str, port: int) -> Host:
         """Return the node that is meant. Raises a :class:`TeleError` with the answer."""
@@ -228,6 +236,8 @@ class Visitor(ConchUser):
         self.jump = jump
         #: What the windows of all connections of this person may have together.
         self.window_budget: WindowBudget | None = None
+        #: See :mod:`tele.conch.keepalive`.
+        self.keepalive_interval = 0.0
         #: Ways that are being opened; nobody needs them when the visitor has left.
         self.opening: dict[Deferred[Any], Host] = {}
         #: Channels and streams to nodes, as long as they are there.
@@ -280,6 +290,12 @@ class Visitor(ConchUser):
             self._leaving = clock.callLater(seconds, self._evict, denied.message)
         else:
             self._evict(denied.message)
+
+    def watch(self) -> None:
+        """How long they may be silent is another time now."""
+        connection: Any = self.conn
+        if connection is not None:
+            connection.transport.watch_peer()
 
     def _evict(self, why: str) -> None:
         connection: Any = self.conn

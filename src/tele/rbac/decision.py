@@ -14,7 +14,7 @@ Laws of this file:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from tele.model.access import CertificateLimits, Denied, Grant, Reason
@@ -51,7 +51,7 @@ def decide(
     )
     if denied is not None:
         return denied
-    for role in _held(present, roles, now):
+    for role in roles_of(present, roles, now):
         listed = role.spec.deny.logins
         if "*" in listed or login in expand(listed, present.traits):
             return Denied(
@@ -83,7 +83,18 @@ def decide(
         record_input=any(o.record_input for o in options),
         permit_pty=certificate.permit_pty and all(o.permit_pty for o in options),
         force_command=command,
+        client_keepalive=keepalive_of(restricting),
+        max_forwards=min(o.max_forwards for o in options),
     )
+
+
+def keepalive_of(roles: Iterable[Role]) -> timedelta | None:
+    """Return after how much silence ``roles`` have a client asked: the shortest time that one
+    says, nought if they say never, None if they say nothing.
+    """
+    said = [role.spec.options.client_keepalive for role in roles]
+    times = [each for each in said if each is not None]
+    return min((each for each in times if each), default=timedelta(0)) if times else None
 
 
 def _allowing(
@@ -95,7 +106,7 @@ def _allowing(
 ) -> list[Role]:
     return [
         role
-        for role in _held(identity, roles, now)
+        for role in roles_of(identity, roles, now)
         if conditions.allows(role.spec.allow.node_labels, node_labels)
         and login in expand(role.spec.allow.logins, identity.traits)
     ]
@@ -144,16 +155,16 @@ def may_reach(
     lock = next((k for k in locks if _hits(k, present, now, host_id, login, session_id)), None)
     if lock is not None:
         return Denied(Reason.LOCKED, explain(lock, identity.user))
-    held = _held(identity, roles, now)
-    if not held:
+    mine = roles_of(identity, roles, now)
+    if not mine:
         named = ", ".join(identity.roles) or "none"
         return Denied(Reason.NO_ROLE, f"{identity.user} has no role that exists (roles: {named})")
-    for role in _held(present, roles, now):
+    for role in roles_of(present, roles, now):
         if conditions.denies(role.spec.deny.node_labels, node_labels):
             return Denied(
                 Reason.DENIED, f"role {role.metadata.name} denies this node to {identity.user}"
             )
-    if not any(conditions.allows(role.spec.allow.node_labels, node_labels) for role in held):
+    if not any(conditions.allows(role.spec.allow.node_labels, node_labels) for role in mine):
         return Denied(
             Reason.NODE,
             f"no role of {identity.user} ({', '.join(identity.roles)}) allows this node",
@@ -239,7 +250,7 @@ def _in_force(role: Role, now: datetime | None) -> bool:
     return expires is None or now is None or now < expires
 
 
-def _held(identity: UserIdentity, roles: Mapping[str, Role], now: datetime) -> list[Role]:
+def roles_of(identity: UserIdentity, roles: Mapping[str, Role], now: datetime) -> list[Role]:
     """The roles of ``identity`` that exist now, each once."""
     names = dict.fromkeys(identity.roles)
     return [roles[name] for name in names if name in roles and _in_force(roles[name], now)]

@@ -12,7 +12,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from attrs import evolve
 
@@ -33,7 +33,9 @@ class Policy:
         locks: Iterable[Lock] = (),
         revoked_users: Iterable[UserRevocation] = (),
         revoked_hosts: Iterable[HostRevocation] = (),
+        client_keepalive: timedelta | None = None,
     ) -> None:
+        self._client_keepalive = client_keepalive or timedelta(0)
         self.roles = dict(roles)
         self._locks: dict[tuple[str, str], list[Lock]] = {}
         for lock in locks:
@@ -45,7 +47,13 @@ class Policy:
     def of(cls, state: ClusterState) -> Policy:
         """Make the policy of a state."""
         roles = {role.metadata.name: role for role in state.roles}
-        return cls(roles, state.locks, state.revoked_users, state.revoked_hosts)
+        return cls(
+            roles,
+            state.locks,
+            state.revoked_users,
+            state.revoked_hosts,
+            state.client_keepalive,
+        )
 
     # -- hosts ------------------------------------------------------------------------
     def refuses_host(self, host: HostIdentity, now: datetime) -> Denied | None:
@@ -135,10 +143,20 @@ class Policy:
             return counted
         present = self._present(identity)
         locks = self._locks_on(present, login=login, host_id=host_id, session=session_id)
-        return decision.decide(
+        decided = decision.decide(
             counted, login, node_labels, self.roles, locks, now, host_id, certificate, session_id,
             present,
         )  # fmt: skip
+        if isinstance(decided, Grant) and decided.client_keepalive is None:
+            return evolve(decided, client_keepalive=self._client_keepalive)
+        return decided
+
+    def client_keepalive(self, identity: UserIdentity, now: datetime) -> timedelta:
+        """Return after how much silence the client of somebody is asked whether it is there, where
+        they log in to no node: nought is never.
+        """
+        said = decision.keepalive_of(decision.roles_of(self._present(identity), self.roles, now))
+        return self._client_keepalive if said is None else said
 
     def may_reach(
         self,

@@ -9,7 +9,14 @@ from typing import Final
 from tele.errors import InvalidInput, quoted
 from tele.model.api.operation import Permitted
 from tele.model.api.table import OPERATIONS
-from tele.model.resources import Conditions, Metadata, Role, RoleSpec, Rule
+from tele.model.resources import (
+    Conditions,
+    Metadata,
+    Role,
+    RoleSpec,
+    Rule,
+    keepalive_problem,
+)
 from tele.rbac.forced import trouble_with
 from tele.rbac.labels import check_condition
 from tele.rbac.logins import check_logins
@@ -82,6 +89,13 @@ def check_role(role: Role) -> None:
         _check_effect(rule)
     if role.spec.options.max_sessions < 0 or role.spec.options.max_session_ttl <= timedelta(0):
         raise InvalidInput("options: max_sessions and max_session_ttl cannot be negative or nought")
+    if role.spec.options.max_forwards < 1:
+        raise InvalidInput(
+            "options: max_forwards is at least 1; port_forwarding: false forwards nothing"
+        )
+    keepalive = role.spec.options.client_keepalive
+    if keepalive is not None and (problem := keepalive_problem(keepalive)):
+        raise InvalidInput(f"options: client_keepalive: {problem}")
     trouble = trouble_with(role.spec.options.force_command)
     if trouble is not None:
         raise InvalidInput(f"options: {trouble}")

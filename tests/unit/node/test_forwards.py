@@ -11,6 +11,7 @@ from attrs import Factory, define, evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from tele.admission.slots import Slots
 from tele.capacity.descriptors import DescriptorBudget, shares_of
 from tele.conch.forwarding import ForwardRequest, LocalRequest, Streams
 from tele.conch.names import Names
@@ -53,7 +54,9 @@ class Slow:
         return self.slow
 
 
-def forwards(heard: Heard, check: Any = lambda: None, **options: Any) -> Forwards:
+def forwards(
+    heard: Heard, check: Any = lambda: None, slots: Any = None, **options: Any
+) -> Forwards:
     """Forwards whose sockets cannot be made: whoever gets there fails the test."""
     identity = UserIdentity("alice", "c", LATER)
     grant = Grant(identity, login="alice", roles=("access",), expires=LATER, **options)
@@ -64,8 +67,9 @@ def forwards(heard: Heard, check: Any = lambda: None, **options: Any) -> Forward
     sockets = UserSockets(nobody, "alice")
     names = Names(Clock())
     return Forwards(
-        Clock(), visit, sockets, records, GatewayPorts.NO, check, lambda: None, names, ACCOUNT
-    )
+        Clock(), visit, sockets, records, GatewayPorts.NO, check, lambda: None, names, ACCOUNT,
+        slots or Slots(waiting=10),
+    )  # fmt: skip
 
 
 def ask(made: Forwards) -> dict[str, Deferred[Any]]:
@@ -194,3 +198,27 @@ def test_strangers_do_not_fill_the_audit() -> None:
     for number in range(1000):
         records.begin("direct-tcpip").opened(number)
     assert [f["kind"] for _, f in heard.events].count("direct-tcpip") == 1000
+
+
+def test_connections_wait_for_those_before_them() -> None:
+    """With as many as the role allows the next one waits, whichever connection it comes by; when
+    the client leaves meanwhile nothing is made for it, and it is in the audit.
+    """
+    slots = Slots(waiting=1)
+    others = slots.enter("alice", lambda: 1, lambda: None)
+    assert others is not None
+    heard = Heard()
+    made = forwards(heard, slots=slots, port_forwarding=True, max_forwards=1)
+    request = ForwardRequest("127.0.0.1", 9, ("127.0.0.1", 1))
+    failed: list[Any] = []
+    made.connect(request, Streams()).addErrback(failed.append)
+    assert not failed
+    made.connect(request, Streams()).addErrback(failed.append)
+    assert "wait to be forwarded here already" in str(failed.pop().value)
+    made.close()
+    assert "the client left" in str(failed.pop().value)
+    assert (slots.held("alice"), slots.waits("alice")) == (1, 0)
+    assert [
+        word for _, fields in heard.events for word in ("wait to be", "client left")
+        if word in fields["error"]
+    ] == ["wait to be", "client left"]  # fmt: skip

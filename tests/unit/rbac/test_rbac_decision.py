@@ -167,6 +167,31 @@ def test_the_stricter_option_holds() -> None:
     assert (answer.max_sessions, answer.record_input) == (10, True)
 
 
+def test_the_shortest_keepalive_holds() -> None:
+    """Of the roles that say how long a client may be silent the shortest time counts; never counts
+    where no role says more, and no role that says nothing changes it.
+    """
+
+    def said(*times: int | None) -> object:
+        roles = [
+            role(f"r{number}", ROOT, options=RoleOptions(
+                client_keepalive=None if seconds is None else timedelta(seconds=seconds)))
+            for number, seconds in enumerate(times)
+        ]  # fmt: skip
+        answer = ask(*roles)
+        assert isinstance(answer, Grant)
+        keepalive = answer.client_keepalive
+        return None if keepalive is None else keepalive.total_seconds()
+
+    assert said(None) is None
+    assert said(None, 0) == 0
+    assert said(0, 30, None, 10) == 10
+    for wrong in (-1, 0.5):
+        options = RoleOptions(client_keepalive=timedelta(seconds=wrong))
+        with pytest.raises(InvalidInput, match="client_keepalive: at least 1s"):
+            check_role(role("r", ROOT, options=options))
+
+
 def test_a_forced_command() -> None:
     """A role may leave one command; two that force different ones leave none."""
     backup = role("backup", ROOT, options=RoleOptions(force_command="backup", permit_pty=False))

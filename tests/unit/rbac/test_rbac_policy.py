@@ -127,6 +127,24 @@ def test_what_was_given_since_denies_and_restricts() -> None:
     assert (forced.force_command, forced.port_forwarding) == ("internal-sftp", False)
 
 
+def test_the_clusters_keepalive_holds_where_no_role_says_another() -> None:
+    """At a node for the roles that allow the login, at a proxy for all that somebody has."""
+    minute = timedelta(minutes=1)
+    often = evolve(
+        DEV, spec=evolve(DEV.spec, options=RoleOptions(client_keepalive=timedelta(seconds=5)))
+    )
+    for roles, cluster, expected in (
+        (ROLES, None, timedelta(0)),
+        (ROLES, minute, minute),
+        ({**ROLES, "dev": often}, minute, timedelta(seconds=5)),
+    ):
+        policy = Policy(roles, client_keepalive=cluster)
+        grant = policy.decide(ALICE, "alice", {"env": "prod"}, LATER)
+        assert isinstance(grant, Grant)
+        assert grant.client_keepalive == expected
+        assert policy.client_keepalive(ALICE, LATER) == expected
+
+
 def test_an_expired_user_is_out_when_the_time_comes() -> None:
     """The end of a user is the end of their certificates, at that time and not before."""
     policy = Policy(ROLES, (), [UserRevocation("alice", expires=LATER)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from attrs import Factory, field, frozen
 from attrs.validators import matches_re
@@ -11,7 +11,14 @@ from attrs.validators import matches_re
 from tele.model.authority import TrustedAuthority
 from tele.model.identity import HostRole
 from tele.model.presence import Host, Presence
-from tele.model.resources import HOST_NAME_PATTERN, NAME_PATTERN, Lock, RecordingSettings, Role
+from tele.model.resources import (
+    HOST_NAME_PATTERN,
+    NAME_PATTERN,
+    OMITTED,
+    Lock,
+    RecordingSettings,
+    Role,
+)
 from tele.model.revocation import HostRevocation, UserRevocation
 
 
@@ -108,7 +115,11 @@ class Proxy:
 
 @frozen
 class ClusterState:
-    """All that nodes and proxies need to decide without asking. ``revision`` grows."""
+    """All that nodes and proxies need to decide without asking. ``revision`` grows.
+
+    ``client_keepalive`` holds where no role says another: see
+    :class:`tele.model.resources.RoleOptions`.
+    """
 
     cluster: str
     revision: int
@@ -120,6 +131,7 @@ class ClusterState:
     proxies: tuple[Proxy, ...] = ()
     revoked_hosts: tuple[HostRevocation, ...] = ()
     revoked_users: tuple[UserRevocation, ...] = ()
+    client_keepalive: timedelta | None = field(default=None, metadata=OMITTED)
 
 
 @frozen
