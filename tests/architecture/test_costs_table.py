@@ -156,8 +156,8 @@ ROWS: dict[str, list[str]] = {
         f"{mib(connection.WINDOWS_LIMIT)} for a connection",
     ],
     "requests of a session": [
-        f"{session.ENVIRONMENT_LIMIT} variables of {session.VALUE_LIMIT} bytes",
-        f"a command of {kib(session.COMMAND_LIMIT)}",
+        f"{session.ENVIRONMENT_LIMIT} variables of {kib(session.STRING_LIMIT)} together",
+        f"a command of {kib(session.STRING_LIMIT)}",
         f"{session.MODES_LIMIT} terminal modes",
         f"{channels.REQUESTS_LIMIT} requests or {kib(channels.REQUEST_OCTETS_LIMIT)}",
     ],

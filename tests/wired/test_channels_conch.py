@@ -251,7 +251,7 @@ def test_a_subsystem_of_conch(ends: ChannelEnds) -> None:
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
-        (ProgramRequest("subsystem", b"{x}"), b"there is no subsystem b'{x}' here"),
+        (ProgramRequest("subsystem", b"{x}"), b"there is no subsystem '{x}' here"),
         (ProgramRequest("shell"), b"this server runs no programs"),
     ],
 )

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import implementer
 
 from channel_ends import ChannelEnds, ChannelWorld, Hoarder, no_descriptor_lost, output
-from tele.conch.channel import WINDOW
+from tele.conch.channel import DECLINED_LIMIT, WINDOW
 from tele.conch.client_session import ProgramChannel, execute
 from tele.conch.programs import Exit, ProgramRequest, PtyRequest
 from tele.errors import AccessDenied, Unavailable
@@ -403,13 +405,11 @@ def test_requests_that_have_no_place_are_refused(
     [
         (b"env", string(b"LANG") + string(bytes(5000))),
         (b"env", string(b"L" * 5000) + string(b"")),
-        (b"env", string(b"LANG") + string(b"\xff")),
+        (b"env", string(b"LANG") + string(b"x" * 131_072)),
         (b"env", string(b"LANG") + string(b"a\0b")),
         (b"env", string(b"\xff") + string(b"")),
         (b"pty-req", string(b"x" * 500) + bytes(16) + string(b"\0")),
         (b"pty-req", string(b"x\ny") + bytes(16) + string(b"\0")),
-        (b"exec", string(b"a\0b")),
-        (b"exec", string(b"x" * 200_000)),
     ],
 )
 def test_fields_that_are_too_much_are_refused(ends: ChannelEnds, name: bytes, data: bytes) -> None:
@@ -421,6 +421,61 @@ def test_fields_that_are_too_much_are_refused(ends: ChannelEnds, name: bytes, da
     ends.settle()
     assert answers == [False]
     assert ends.world.programs.started == []
+
+
+def opened(ends: ChannelEnds, request: ProgramRequest) -> Any:
+    """Open a session with a request that may start nothing."""
+    heard: list[tuple[int | None, bytes]] = []
+    channel: Any = ProgramChannel(request, lambda code, view: heard.append((code, bytes(view))))
+    channel.heard = heard
+    return ends.open(channel)
+
+
+@pytest.mark.parametrize("command", [b"a\0b", b"x" * 131_072])
+def test_a_command_that_cannot_be_run_says_so(ends: ChannelEnds, command: bytes) -> None:
+    """Its person reads why, and what to do; the status is no success."""
+    channel = opened(ends, ProgramRequest("exec", command))
+    assert b"send what is longer on standard input" in output(channel, 1)
+    assert ended(channel) == Exit(254)
+    assert ends.world.programs.started == []
+
+
+def test_variables_as_long_as_a_program_may_have(ends: ChannelEnds) -> None:
+    """Values of any bytes but NUL, together as long as the kernel takes one string; what is more
+    is refused, and a variable that was set before stays.
+    """
+    env = {"LANG": "x" * 131_000, "LANG2": os.fsdecode(b"\xff\xfe"), "LANG3": "x" * 80}
+    opened(ends, ProgramRequest("exec", b"true", env))
+    (started,) = ends.world.programs.started
+    del env["LANG3"]
+    assert started.request.env == env
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """Everything that is logged."""
+    lines: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        lines.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield lines
+    globalLogPublisher.removeObserver(observe)
+
+
+def test_refused_requests_are_logged(ends: ChannelEnds, logged: list[str]) -> None:
+    """What most clients show nothing of has a line in the log with its reason, so many at most."""
+    channel = ends.open(ProgramChannelWithoutProgram())
+    for number in range(40):
+        name = b"V%d" % number
+        ends.client.service.sendRequest(channel, b"env", string(name) + string(b"x"))
+    ends.settle()
+    lines = [line for line in logged if "is refused" in line]
+    assert len(lines) == DECLINED_LIMIT
+    assert "variable 'V0' may not be set by clients" in lines[0]
+    assert "more of this channel are not listed" in lines[-1]
 
 
 @pytest.mark.parametrize(

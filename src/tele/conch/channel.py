@@ -36,7 +36,9 @@ CREDIT = WINDOW // 4
 #: Requests that may wait for the answer of one before them: somebody who drags the edge of
 #: a window sends dozens a second. And how many bytes they may have.
 REQUESTS_LIMIT = 1024
-REQUEST_OCTETS_LIMIT = 64 * 1024
+REQUEST_OCTETS_LIMIT = 512 * 1024
+#: Lines of the log about refused requests of one channel.
+DECLINED_LIMIT = 16
 #: What may be queued by write() before the writer is told to stop.
 QUEUE_LIMIT = 256 * 1024
 
@@ -83,6 +85,8 @@ class Channel(SSHChannel):
         self._waiting_octets = 0
         self._answering = False
         self._catching_up = False
+        self._declined = ""
+        self._declined_count = 0
         #: The peer said that it sends no more data.
         self.remote_eof = False
 
@@ -174,10 +178,10 @@ class Channel(SSHChannel):
         if isinstance(answer, Deferred):
             self._answering = True
             answer.addErrback(self._request_failed, name)
-            answer.addCallback(self._answered, want_reply)
+            answer.addCallback(self._answered, name, want_reply)
             answer.addErrback(self.conn.broken)
         else:
-            self._reply(bool(answer), want_reply)
+            self._reply(bool(answer), name, want_reply)
 
     def requestReceived(self, requestType: bytes, data: bytes) -> Any:
         """Call ``request_<name>``; what has no such method is refused."""
@@ -192,9 +196,32 @@ class Channel(SSHChannel):
         log.failure("channel request {name!r} failed", failure, name=name)
         return False
 
-    def _answered(self, good: bool, want_reply: bool) -> None:
+    def decline(self, why: str) -> bool:
+        """Return the answer no to the request that is handled now, which is logged with ``why``:
+        most clients do not ask for an answer, or show nothing of it.
+        """
+        self._declined = why
+        return False
+
+    def _log_declined(self, name: bytes) -> None:
+        why, self._declined = self._declined, ""
+        self._declined_count += 1
+        if not why:
+            log.debug("request {name!r} of a channel is refused", name=name)
+        elif self._declined_count <= DECLINED_LIMIT:
+            log.info(
+                "request {name!r} of {avatar!s} is refused: {why}{more}",
+                name=name,
+                avatar=self.avatar,
+                why=why,
+                more="; more of this channel are not listed"
+                if self._declined_count == DECLINED_LIMIT
+                else "",
+            )
+
+    def _answered(self, good: bool, name: bytes, want_reply: bool) -> None:
         self._answering = False
-        self._reply(good, want_reply)
+        self._reply(good, name, want_reply)
         if self._catching_up:
             return
         self._catching_up = True
@@ -204,7 +231,9 @@ class Channel(SSHChannel):
             self.request(*waiting)
         self._catching_up = False
 
-    def _reply(self, good: bool, want_reply: bool) -> None:
+    def _reply(self, good: bool, name: bytes, want_reply: bool) -> None:
+        if not good:
+            self._log_declined(name)
         if want_reply and self.is_open:
             self.conn.reply_to_channel(self, good)
         self.request_answered()

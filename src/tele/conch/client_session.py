@@ -9,6 +9,7 @@ Laws of this file:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -57,7 +58,7 @@ class ProgramChannel(Channel):
         """Ask for everything in one breath; the answers come in order."""
         request = self._request
         for name, value in request.env.items():
-            self.conn.sendRequest(self, b"env", string(name.encode()) + string(value.encode()))
+            self.conn.sendRequest(self, b"env", string(name.encode()) + string(os.fsencode(value)))
         pty = request.pty
         if pty is not None:
             sizes = b"".join(map(uint32, (pty.columns, pty.rows, pty.width, pty.height)))

@@ -12,6 +12,7 @@ Laws of this file:
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,7 @@ class ConchRunner:
         if environment is None:
             return False
         try:
-            environment.setEnv(name.encode(), value.encode())
+            environment.setEnv(name.encode(), os.fsencode(value))
         except EnvironmentVariableNotPermitted:
             return False
         return True

@@ -10,12 +10,15 @@ Laws of this file:
 * One program a channel. What came before the program runs is kept, bounded by the window.
 * Output follows the answer to the request that started the program; the exit follows all
   output; CLOSE follows the exit.
+* What is refused is answered with a failure, and logged with the reason; a command, which
+  people wait for, is answered on standard error.
 * A field that is longer than we take is refused; one that is not as the RFC says ends the
   connection.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any, Final, Protocol
 
 from attrs import evolve
@@ -35,18 +38,19 @@ from tele.conch.programs import (
 )
 from tele.conch.refusals import terminal_lines
 from tele.conch.session_forwarding import AGENT_REQUEST, ISessionForwards, read_display
-from tele.errors import TeleError
+from tele.errors import TeleError, quoted
 from tele.loop import make_logger
 from tele.wire.fields import Reader, boolean, string, uint32
 
 log = make_logger(__name__)
 
 STDERR: Final = 1
-#: Variables that a client may set, and bytes of one.
-ENVIRONMENT_LIMIT: Final = 64
+#: Variables that a client may set; bytes of a variable's or a signal's name.
+ENVIRONMENT_LIMIT: Final = 128
 NAME_LIMIT: Final = 256
-VALUE_LIMIT: Final = 4096
-COMMAND_LIMIT: Final = 128 * 1024
+#: Bytes that execve takes as one string, its NUL included (MAX_ARG_STRLEN): of a command, and of
+#: all variables together.
+STRING_LIMIT: Final = 128 * 1024
 TERM_LIMIT: Final = 128
 #: Rows and columns; pixels are what the kernel has room for.
 SIZE_LIMIT: Final = 10_000
@@ -183,26 +187,33 @@ class SessionChannel(Channel):
     def request_env(self, data: bytes) -> Answer:
         """Keep a variable that the client may set."""
         name, value = read_all(data, lambda r: (r.string(), r.string()))
-        if self._asked or len(self._env) >= ENVIRONMENT_LIMIT:
-            return False
-        if len(name) > NAME_LIMIT or len(value) > VALUE_LIMIT or b"\0" in value:
-            return False
-        try:
-            key, text = name.decode("ascii"), value.decode("utf-8")
-        except UnicodeDecodeError:
-            return False
+        shown = quoted(name)
+        if self._asked:
+            return self.decline(f"variable {shown} after the program was started")
+        if len(name) > NAME_LIMIT or not name.isascii() or b"\0" in value:
+            return self.decline(f"{shown} is no variable, or its value holds NUL")
+        size = len(name) + len(value) + 2  # as execve counts it: NAME=value and NUL
+        octets = sum(len(k) + len(os.fsencode(v)) + 2 for k, v in self._env.items())
+        if len(self._env) >= ENVIRONMENT_LIMIT or octets + size > STRING_LIMIT:
+            return self.decline(
+                f"variable {shown} of {size} bytes: there may be {ENVIRONMENT_LIMIT} variables of"
+                f" {STRING_LIMIT} bytes together"
+            )
+        key, text = name.decode("ascii"), os.fsdecode(value)
         if not self._runner.env(key, text):
-            return False
+            return self.decline(f"variable {shown} may not be set by clients")
         self._env[key] = text
         return True
 
     def request_pty_req(self, data: bytes) -> Answer:
         """Remember the terminal that is wanted."""
         wanted = read_all(data, _read_pty)
-        if wanted is None or self._asked or self._pty is not None:
-            return False
+        if wanted is None:
+            return self.decline(f"TERM is not {TERM_LIMIT} printable characters at most")
+        if self._asked or self._pty is not None:
+            return self.decline("there is a terminal, or a program, already")
         if not self._runner.terminal(wanted):
-            return False
+            return self.decline("a terminal is not allowed, or there is none")
         self._pty = wanted
         return True
 
@@ -218,10 +229,10 @@ class SessionChannel(Channel):
         """Forward the client's display."""
         forwards = ISessionForwards(self.avatar, None)
         if forwards is None or self._asked or self._display is not None:
-            return False
+            return self.decline("there is a display, or a program, already, or none can be had")
         wanted = read_all(data, read_display)
         if wanted is None:
-            return False
+            return self.decline("its protocol or cookie is none that xauth could be told of")
         forwarding: Deferred[Any] = forwards.display(wanted)
         return forwarding.addCallbacks(self._has_display, _not_forwarded)
 
@@ -259,9 +270,12 @@ class SessionChannel(Channel):
     def request_signal(self, data: bytes) -> Answer:
         """Signal the program."""
         name = read_all(data, lambda r: r.string())
-        if not self._started or not name.isalnum() or len(name) > NAME_LIMIT:
-            return False
-        return self._runner.signal(name.decode("ascii"))
+        if not self._started:
+            return self.decline("no program runs")
+        known = len(name) <= NAME_LIMIT and name.isalnum()
+        if not known or not self._runner.signal(name.decode("ascii")):
+            return self.decline(f"signal {quoted(name)} is none, or not for this program")
+        return True
 
     def request_break(self, data: bytes) -> Answer:
         """Send a break (RFC 4335), whose length a pseudo-terminal does not know."""
@@ -270,9 +284,20 @@ class SessionChannel(Channel):
 
     # -- starting ---------------------------------------------------------------------
     def _start(self, kind: str, command: bytes) -> Answer:
-        if self._asked or b"\0" in command or len(command) > COMMAND_LIMIT:
-            return False
+        if self._asked:
+            return self.decline("a channel has one program")
         self._asked = True
+        if b"\0" in command or len(command) >= STRING_LIMIT:
+            self._exit = Exit(
+                FAILED_STATUS,
+                message=(
+                    f"a command of {len(command)} bytes cannot be run: at most"
+                    f" {STRING_LIMIT - 1}, and no NUL; send what is longer on standard input, or"
+                    " in a file"
+                ),
+            )
+            log.info("{avatar!s}: {why}", avatar=self.avatar, why=self._exit.message)
+            return True
         request = ProgramRequest(kind, command, dict(self._env), self._pty, self._display)
         starting = maybeDeferred(self._runner.start, request, (self.id or 0) + 1)
         return starting.addCallbacks(self._has_started, self._not_started)

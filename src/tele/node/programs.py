@@ -36,6 +36,7 @@ from tele.conch.programs import (
 )
 from tele.errors import AccessDenied, InvalidInput, Unavailable, quoted
 from tele.interfaces import ISubsystem, SubsystemSession
+from tele.loop import make_logger
 from tele.model.access import INTERNAL_SFTP, Grant
 from tele.model.session import Launched
 from tele.node.spawn_messages import CLIENT_ENVIRONMENT
@@ -43,10 +44,11 @@ from tele.node.spawning import Launch, Running, Spawning
 from tele.node.subsystems import SpokenProgram
 from tele.node.terminal import open_terminal, set_size
 
+log = make_logger(__name__)
+
 #: Bytes that a pipe holds: big enough for few turns of the reactor, small enough that an
 #: ordinary user's share of the kernel (pipe-user-pages-soft) is good for a hundred sessions.
 PIPE_SIZE: Final = 256 * 1024
-VALUE_LIMIT: Final = 4096
 _SFTP: Final = Launched("subsystem", b"sftp", files=True)
 #: Descriptors of a program while it starts, both ends of three pipes; and once it runs: ours,
 #: and one to see its end by, should the spawner die.
@@ -261,7 +263,7 @@ class NodePrograms:
 
     def _environment(self, request: ProgramRequest) -> dict[str, bytes]:
         given = {
-            name: value[:VALUE_LIMIT]
+            name: value
             for name, value in request.env.items()
             if self.env_allowed(name) and "\0" not in value
         }
@@ -269,7 +271,11 @@ class NodePrograms:
         if request.pty is not None:
             # Libraries make a file name of it.
             term = request.pty.term
-            own["TERM"] = term if _TERM.fullmatch(term) else "dumb"
+            known = _TERM.fullmatch(term) is not None
+            own["TERM"] = term if known else "dumb"
+            if not known:
+                user = self._visit.grant.identity.user
+                log.info("TERM {term!r} of {user!r} is none: dumb", term=term, user=user)
         if request.agent is not None:
             own["SSH_AUTH_SOCK"] = os.fsdecode(request.agent)
         if request.display is not None:

@@ -23,8 +23,9 @@ from typing import Any, Final, NamedTuple
 
 from tele.node.accounts import Refused
 
-#: Bytes of one message; the kernel takes a little more in one piece.
-MAX_MESSAGE: Final = 200_000
+#: Bytes of one message: a command and variables as long as execve takes them. The kernel takes it
+#: in one piece where the socket's buffer is as large.
+MAX_MESSAGE: Final = 300_000
 MAX_DESCRIPTORS: Final = 3
 #: Words that follow each kind: ``exec`` has one command line for the account's shell;
 #: ``forced`` too, but that shell reads no start-up file; ``sftp`` is the file server, and
@@ -72,7 +73,11 @@ def pack(header: dict[str, Any], strings: list[bytes] | tuple[bytes, ...] = ()) 
         raise Refused("a command or a variable holds a NUL byte", "invalid")
     data = b"\0".join((json.dumps(header).encode("ascii"), *strings))
     if len(data) > MAX_MESSAGE:
-        raise Refused(f"a command line and its environment of {len(data)} bytes", "invalid")
+        raise Refused(
+            f"a command line and its environment of {len(data)} bytes are more than {MAX_MESSAGE}:"
+            " send what is longer on standard input, or in a file",
+            "invalid",
+        )
     return data
 
 

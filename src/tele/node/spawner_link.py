@@ -53,6 +53,7 @@ class Link:
         self._pause: Any = None
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE)
         with theirs:
             try:
                 self.process = subprocess.Popen(  # noqa: S603 - our own program

@@ -96,6 +96,10 @@ class Visitor(ConchUser):
             }
         )
 
+    def __str__(self) -> str:
+        """Who it is, for the log."""
+        return f"{self.grant.identity.user} as {self.grant.login}, session {self.visit.session_id}"
+
     def __conform__(self, interface: Any) -> Any:
         """Forwards are another object's: see ``zope.interface``."""
         return self._forwards if interface in (IForwarder, IListener, ISessionForwards) else None

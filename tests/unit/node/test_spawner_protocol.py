@@ -71,6 +71,7 @@ def talk() -> Iterator[Talk]:
     """A fresh spawner."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(20)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE)
     with ours, theirs:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(PROGRAM), str(theirs.fileno())],
