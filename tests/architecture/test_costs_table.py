@@ -15,6 +15,7 @@ from tele.conch.homes import HOME_SECONDS
 from tele.conch.host_key_proofs import PROOFS_LIMIT
 from tele.conch.userauth import LOGIN_LIMIT
 from tele.conch.windows import LEAST
+from tele.model import addresses
 from tele.model.resources import MAX_FORWARDS
 from tele.node import forward_record, forwards, realm, sftp_server
 from tele.proxy import (
@@ -140,7 +141,7 @@ ROWS: dict[str, list[str]] = {
     ],
     "name that a node says it is reached at": [
         f"{names.THREADS} threads",
-        f"{names.ADDRESSES_LIMIT} addresses",
+        f"{addresses.ADDRESSES_LIMIT} addresses",
         f"node: {names.THREADS_PER_KEY} threads, {names.WAITING_PER_KEY} that wait",
         f"{seconds(names.SECONDS)} within the {seconds(visits.OPEN_SECONDS)}",
         f"last for {seconds(ways.AVOIDED)}",
@@ -166,7 +167,7 @@ ROWS: dict[str, list[str]] = {
     ],
     "forward to a port": [
         f"{names.THREADS} threads",
-        f"{names.ADDRESSES_LIMIT} addresses",
+        f"{addresses.ADDRESSES_LIMIT} addresses",
         f"person: {names.THREADS_PER_KEY} threads, {names.WAITING_PER_KEY} that wait",
         f"{forwards.WAITING_LIMIT} that wait while {MAX_FORWARDS} are forwarded",
         f"name {seconds(names.SECONDS)}, connection {seconds(forwards.CONNECT_TIMEOUT)}",

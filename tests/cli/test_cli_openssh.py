@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tele.cli.openssh import known_hosts, split_address
-from tele.cli.ssh import destination
+from tele.cli.ssh import _way_out, destination
 from tele.errors import InvalidInput, TeleError
 from tele_command import Tele
 from test_cli_start import fake_ssh, log_in_by_hand
@@ -60,6 +61,8 @@ def test_the_configuration_means_what_it_should(logged_in: Tele) -> None:
     assert proxy["user"] == ["alice"]
     assert proxy["hostkeyalias"] == ["proxy.example"]
     assert "proxycommand" not in proxy
+    assert proxy["connecttimeout"] == ["10"]
+    assert node["connecttimeout"] == ["none"], "a person may have to confirm a key at the proxy"
     assert node["proxycommand"][0].endswith(" proxy ssh --cluster example '%r@%h:%p'")
     assert node["port"] == ["3022"]
     # Names have no regard to case, as those of DNS.
@@ -184,6 +187,25 @@ def test_proxy_ssh_goes_through_the_proxy(logged_in: Tele) -> None:
     path = f"{fake_ssh(logged_in)}:{logged_in.environment['PATH']}"
     got = logged_in.run("proxy", "ssh", "root@web1.example:3022", PATH=path).stdout.splitlines()
     assert got[2:] == ["-W", "web1.example:3022", "proxy.example"]
+
+
+def test_proxy_ssh_tries_both_families(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the proxy has addresses of both, ssh is handed a socket that is connected: by itself
+    it would wait for one that is a black hole. Without a name ssh says what is wrong.
+    """
+    v4 = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 3080))
+    v6 = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 3080, 0, 0))
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for found, handed in (([v4, v4], False), ([v6], False), ([v6, v4], True)):
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, found=found, **__: found)
+        assert ("ProxyUseFdpass=yes" in _way_out("proxy.test", 3080)) == handed
+
+    def fails(*_: object, **__: object) -> list[object]:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fails)
+    assert _way_out("proxy.test", 3080) == []
 
 
 @pytest.mark.parametrize("target", ["-oProxyCommand=x:22", "a@b", "a@$(x):22", "a@b c:22", "a:b:c"])

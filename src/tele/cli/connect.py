@@ -1,4 +1,5 @@
-"""How does OpenSSH's client leave a network that lets nobody out but through its own proxy?
+"""How does OpenSSH's client leave a network that lets nobody out but through its own proxy, and how
+does it reach a proxy of which one address family is a black hole?
 
 ``tele proxy ssh`` names this as the ProxyCommand of its connection to the cluster's proxy. It
 connects, hands the socket to ssh and is gone: nothing is in between (ProxyUseFdpass of
@@ -22,7 +23,7 @@ CONNECT_SECONDS = 10.0
 @click.command()
 @click.argument("target", metavar="HOST:PORT")
 def connect(target: str) -> None:
-    """Connect as HTTPS_PROXY says, and hand the socket to ssh on standard output."""
+    """Connect, as HTTPS_PROXY says, and hand the socket to ssh on standard output."""
     from tele.https import leaving
 
     if not stat.S_ISSOCK(os.fstat(1).st_mode):

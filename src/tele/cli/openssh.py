@@ -39,6 +39,9 @@ HOST_KEY_ALGORITHMS = ",".join(
         "rsa-sha2-256",
     )
 )
+#: Seconds for each address of the proxy. Not for nodes: there ssh would count what a person needs
+#: to confirm a key at the proxy.
+CONNECT_SECONDS = 10
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]+", re.ASCII)
 
 
@@ -122,6 +125,7 @@ Host {proxies}
     HostName {host}
     Port {port}
     User {login.user}
+    ConnectTimeout {CONNECT_SECONDS}
     HostKeyAlias proxy.{cluster}
     ControlMaster no
     ControlPath none

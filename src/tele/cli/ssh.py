@@ -12,16 +12,22 @@ import os
 import pwd
 import re
 import shlex
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 import click
 from click.shell_completion import CompletionItem
 
-from tele.cli.home import Facts, Home
+from tele.cli.home import Facts, Home, Profile
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.node_names import complete_node
-from tele.cli.openssh import openssh_program, this_program, write_openssh_files
+from tele.cli.openssh import (
+    openssh_program,
+    split_address,
+    this_program,
+    write_openssh_files,
+)
 from tele.cli.session import meant, notice_behind, which_cluster
 from tele.errors import InvalidInput, quoted
 
@@ -190,13 +196,13 @@ def _become(program: str, words: Sequence[str]) -> NoReturn:
 
 def _ready(
     name: str, cluster: str | None, proxy: str | None, user: str | None
-) -> tuple[str, str, list[str], Facts]:
+) -> tuple[str, Profile, list[str], Facts]:
     program = openssh_program(name)
     cluster, proxy = which_cluster(cluster, proxy)
     home = Home.find()
     profile, facts = meant(home, cluster, proxy, user)
     notice_behind(facts)
-    return program, profile.cluster, ["-F", str(write_openssh_files(home, profile))], facts
+    return program, profile, ["-F", str(write_openssh_files(home, profile))], facts
 
 
 @click.command(cls=PassThrough, options_metavar="[--cluster C] [SSH OPTIONS]")
@@ -210,7 +216,8 @@ def ssh(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: st
 
     The exit status is the remote one, 255 when there was no connection.
     """
-    program, name, configuration, facts = _ready("ssh", cluster, proxy, user)
+    program, profile, configuration, facts = _ready("ssh", cluster, proxy, user)
+    name = profile.cluster
     count = split_options(words, _SSH_ARGUMENTS)
     options, rest = list(words[:count]), list(words[count:])
     _refuse_other_identity(options, _SSH_ARGUMENTS)
@@ -233,7 +240,8 @@ def scp(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: st
 
     Words are those of scp(1), with all its options; [LOGIN@]NODE:PATH is a file there.
     """
-    program, name, configuration, _ = _ready("scp", cluster, proxy, user)
+    program, profile, configuration, _ = _ready("scp", cluster, proxy, user)
+    name = profile.cluster
     count = split_options(words, _SCP_ARGUMENTS)
     options, rest = words[:count], words[count:]
     _refuse_other_identity(options, _SCP_ARGUMENTS)
@@ -257,19 +265,29 @@ def _file(word: str, cluster: str, find: Callable[[str], str]) -> str:
     return destination(head, cluster, find) + colon + path
 
 
-def _way_out() -> list[str]:
-    """Return options for ssh's own connection to the proxy, where a network asks for it."""
-    if not any(name in os.environ for name in _WAY_OUT):
+def _way_out(host: str, port: int) -> list[str]:
+    """Return options for ssh's own connection to the proxy, where a network asks for it, or where
+    it has addresses of both families: ssh tries one after the other, with a time-out for each.
+    """
+    if not any(name in os.environ for name in _WAY_OUT) and not _has_both_families(host, port):
         return []
     command = shlex.join([*this_program(), "proxy", "connect"]).replace("%", "%%")
     return ["-o", f"ProxyCommand={command} '%h:%p'", "-o", "ProxyUseFdpass=yes"]
+
+
+def _has_both_families(host: str, port: int) -> bool:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return False  # ssh says what is wrong
+    return len({info[0] for info in found}) > 1
 
 
 @click.group(
     cls=LazyGroup,
     lazy={
         "ssh": Lazy("tele.cli.ssh:proxy_ssh", "Be ssh's ProxyCommand."),
-        "connect": Lazy("tele.cli.connect:connect", "Connect ssh as HTTPS_PROXY says."),
+        "connect": Lazy("tele.cli.connect:connect", "Connect ssh to the proxy."),
     },
 )
 def proxy() -> None:
@@ -283,10 +301,11 @@ def proxy() -> None:
 @click.argument("target", metavar="[LOGIN@]NODE:PORT")
 def proxy_ssh(target: str, cluster: str | None, proxy: str | None, user: str | None) -> None:
     """Join standard input and output to a node's SSH port, for ssh's ProxyCommand."""
-    program, name, configuration, _ = _ready("ssh", cluster, proxy, user)
+    program, profile, configuration, _ = _ready("ssh", cluster, proxy, user)
+    name = profile.cluster
     host, _, port = target.rpartition("@")[2].rpartition(":")
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", host) is None or not port.isdigit():
         raise InvalidInput(f"{quoted(target)} is not [LOGIN@]NODE:PORT")
     # At its usual level ssh tells the proxy's reason when there is no such node, or no way.
-    configuration += _way_out()
+    configuration += _way_out(*split_address(profile.proxy))
     _become(program, [*configuration, "-W", f"{full_name(host, name)}:{port}", f"proxy.{name}"])

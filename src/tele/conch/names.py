@@ -20,7 +20,6 @@ from typing import Any, Final
 from attrs import frozen
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import DNSLookupError
 from twisted.internet.interfaces import (
     IHostnameResolver,
@@ -35,6 +34,8 @@ from zope.interface import implementer
 from tele.capacity.descriptors import Lease
 from tele.conch.sockets import DirectReactor
 from tele.errors import quoted
+from tele.https.endpoints import endpoint_of
+from tele.model.addresses import ADDRESSES_LIMIT, alternate
 from tele.workers import Workers
 
 #: Threads for names, and of one key at once.
@@ -44,8 +45,6 @@ THREADS_PER_KEY: Final = 4
 WAITING_PER_KEY: Final = 1024
 #: How long a name may take, its waiting included.
 SECONDS: Final = 15.0
-#: Addresses of one name that are tried.
-ADDRESSES_LIMIT: Final = 16
 
 Address = IPv4Address | IPv6Address
 GetAddrInfo = Callable[..., Sequence[tuple[Any, ...]]]
@@ -100,7 +99,8 @@ class Names:
             )
         except (OSError, UnicodeError):
             found = []
-        addresses = [_address(each[4]) for each in found[:ADDRESSES_LIMIT]]
+        alternating = alternate(found, lambda info: info[0])[:ADDRESSES_LIMIT]
+        addresses = [_address(each[4]) for each in alternating]
         if not addresses:
             raise DNSLookupError(f"{quoted(host)} has no address")
         return addresses
@@ -114,7 +114,7 @@ class Names:
         addresses = await self.look_up(named.key, named.host, named.port)
         reactor = DirectReactor(self._reactor, _Known(addresses), named.take)
         # The name is not asked for again; an address in its place is always a good one.
-        endpoint = HostnameEndpoint(reactor, addresses[0].host, named.port, timeout=named.seconds)
+        endpoint = endpoint_of(reactor, addresses[0].host, named.port, named.seconds)
         made: IProtocol = await endpoint.connect(factory)
         return made
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 
 from tele.errors import InvalidInput, Unreachable
+from tele.https.blocking_dial import dial
 from tele.https.via import Kind, Via, from_environment
 from tele.https.via_words import ANSWER_LIMIT, ask
 
@@ -28,7 +29,7 @@ def connect(
     """
     via = from_environment(environ)(host, port)
     if via is None:
-        return socket.create_connection((host, port), seconds)
+        return dial(host, port, seconds)
     if via.kind is Kind.HTTPS:
         raise InvalidInput(
             f"tele's commands do not leave through {via}; HTTPS_PROXY may be http://... or"
@@ -36,7 +37,7 @@ def connect(
         )
     end = time.monotonic() + seconds
     try:
-        made = socket.create_connection((via.host, via.port), seconds)
+        made = dial(via.host, via.port, seconds)
     except OSError as error:
         why = "no answer in time" if isinstance(error, TimeoutError) else error.strerror
         raise Unreachable(f"{via} is not reached; it is the way out (HTTPS_PROXY): {why}") from None

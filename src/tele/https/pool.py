@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from attrs import frozen
 from twisted.internet.defer import CancelledError
-from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
 from twisted.internet.interfaces import IAddress, IDelayedCall, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
@@ -23,6 +22,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from tele.errors import Unreachable
 from tele.https.blocking import split_address
 from tele.https.connection import ApiConnection, NotSent
+from tele.https.endpoints import endpoint_of
 from tele.https.identity import TlsIdentity
 from tele.https.trust import ClientTls
 
@@ -73,7 +73,7 @@ class Pool:
         self._open: set[ApiConnection] = set()
 
     def _tcp(self, host: str, port: int) -> IStreamClientEndpoint:
-        return HostnameEndpoint(self._reactor, host, port, timeout=CONNECT_TIMEOUT)
+        return endpoint_of(self._reactor, host, port, CONNECT_TIMEOUT)
 
     async def connect(self, address: str) -> ApiConnection:
         """Open a new connection; fails with :class:`NotSent`."""

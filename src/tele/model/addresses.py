@@ -14,12 +14,20 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Final
+from itertools import zip_longest
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
+#: Addresses of one name that are tried, whatever a name server answers.
+ADDRESSES_LIMIT: Final = 16
+#: Seconds after which the next address of a name is tried beside the one before (RFC 8305).
+ATTEMPT_DELAY: Final = 0.25
 #: How much of an IPv6 address one customer has.
 SOURCE_BITS: Final = 64
 
@@ -87,3 +95,13 @@ def source_network(host: str) -> str:
     if address is None:
         return host
     return str(address) if address.version == 4 else str(ip_network((address, SOURCE_BITS), False))
+
+
+def alternate(addresses: Iterable[T], family: Callable[[T], object]) -> list[T]:
+    """Return ``addresses`` so that families take turns, each in its own order, that of the first
+    one first (RFC 8305, section 4).
+    """
+    families: dict[object, list[T]] = {}
+    for each in addresses:
+        families.setdefault(family(each), []).append(each)
+    return [each for turn in zip_longest(*families.values()) for each in turn if each is not None]

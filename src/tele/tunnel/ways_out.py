@@ -20,7 +20,6 @@ from typing import Any
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -32,6 +31,7 @@ from zope.interface import implementer
 from tele.conch.sockets import DirectReactor, DirectSocket
 from tele.errors import TeleError, Unreachable
 from tele.https.blocking import split_address
+from tele.https.endpoints import endpoint_of
 from tele.https.via import Choose, Kind, Login, Via, direct
 from tele.https.via_words import Asking, ask
 
@@ -70,10 +70,7 @@ class WayOut:
 
     def straight(self, host: str, port: int, seconds: float) -> IStreamClientEndpoint:
         """Return an endpoint that uses no proxy."""
-        endpoint: IStreamClientEndpoint = HostnameEndpoint(
-            DirectReactor(self.reactor), host, port, timeout=seconds
-        )
-        return endpoint
+        return endpoint_of(DirectReactor(self.reactor), host, port, seconds)
 
 
 @implementer(IStreamClientEndpoint)

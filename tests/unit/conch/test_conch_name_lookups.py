@@ -14,7 +14,8 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
 from tele.conch import sockets
-from tele.conch.names import ADDRESSES_LIMIT, Names
+from tele.conch.names import Names
+from tele.model.addresses import ADDRESSES_LIMIT
 
 
 class Reactor(MemoryReactorClock):
