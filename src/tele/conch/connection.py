@@ -24,16 +24,11 @@ from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tele.conch import refusals
 from tele.conch.channel import Channel
 from tele.conch.datapath import IDataService
 from tele.conch.global_replies import GlobalReplies
 from tele.conch.host_key_proofs import PROVE
-from tele.conch.refusals import (
-    RESOURCE_SHORTAGE,
-    UNKNOWN_CHANNEL_TYPE,
-    ChannelRefused,
-    refusal,
-)
 from tele.conch.turns import Turns
 from tele.conch.windows import Windows
 from tele.errors import ProtocolError
@@ -195,7 +190,7 @@ class SSHConnection(conch.SSHConnection):
             raise ProtocolError("a channel whose packets may hold nothing")
         problem = self._may_open(kind)
         if problem is not None:
-            self._refuse_open(sender, RESOURCE_SHORTAGE, problem)
+            self._refuse_open(sender, refusals.RESOURCE_SHORTAGE, problem)
             return
         is_session = kind == _SESSION
         self._sessions += is_session
@@ -222,7 +217,7 @@ class SSHConnection(conch.SSHConnection):
             make = self._method("channel", channelType)
             channel = None if make is None else make(windowSize, maxPacket, data)
         if channel is None:
-            raise ConchError("unknown channel", UNKNOWN_CHANNEL_TYPE)
+            raise ConchError("unknown channel", refusals.UNKNOWN_CHANNEL_TYPE)
         return channel
 
     def _method(self, prefix: str, name: bytes) -> Any:
@@ -254,7 +249,7 @@ class SSHConnection(conch.SSHConnection):
             return
         if channel is None:
             self._sessions -= is_session
-            self._refuse_open(sender, UNKNOWN_CHANNEL_TYPE, "unknown channel")
+            self._refuse_open(sender, refusals.UNKNOWN_CHANNEL_TYPE, "unknown channel")
             return
         number = self.localChannelID
         self.localChannelID += 1
@@ -291,7 +286,7 @@ class SSHConnection(conch.SSHConnection):
         self._sessions -= is_session
         if self._stopped:
             return
-        code, text = refusal(failure)
+        code, text = refusals.refusal(failure)
         self._refuse_open(sender, code, text)
 
     def _refuse_open(self, sender: int, code: int, text: str) -> None:
@@ -353,7 +348,7 @@ class SSHConnection(conch.SSHConnection):
         channel = self._awaited(number)
         del self.channels[number]
         self.windows.close(channel)
-        channel.openFailed(ChannelRefused(text[:TEXT_LIMIT], code))
+        channel.openFailed(refusals.ChannelRefused(text[:TEXT_LIMIT], code))
 
     def _awaited(self, number: int) -> Any:
         channel = self.channels.get(number)

@@ -18,7 +18,6 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final, TypeVar
 
-from twisted.conch.ssh.transport import SSHTransportBase
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -33,6 +32,7 @@ from tele.conch.limits import Limits, RekeyPace
 from tele.conch.links import make_link
 from tele.conch.outgoing import Outgoing
 from tele.conch.scratch import DATA_ROOMS, MAX_PACKET, PADDING, RECEIVED
+from tele.conch.small_messages import TEXT_LIMIT, SmallMessages
 from tele.conch.sockets import DirectSocket
 from tele.errors import ProtocolError
 from tele.loop import make_logger
@@ -41,7 +41,7 @@ from tele.text import printable_lines
 from tele.wire import numbers as n
 from tele.wire.agreement import METHODS
 from tele.wire.ciphers import CIPHERS, MACS, Secrets
-from tele.wire.fields import Reader, boolean, string, uint32
+from tele.wire.fields import Reader, string, uint32
 from tele.wire.negotiation import COOKIE_SIZE, make_kexinit, negotiate, parse_kexinit
 from tele.wire.packets import PlainOpener, PlainSealer
 from tele.wire.phases import FROM_CLIENT, FROM_SERVER, Gate
@@ -50,8 +50,6 @@ log = make_logger(__name__)
 
 _T = TypeVar("_T")
 
-#: Longest text that we send or keep of a DISCONNECT or DEBUG.
-TEXT_LIMIT: Final = 256
 EXTENSIONS_LIMIT: Final = 32
 
 _HANDLERS: Final[Mapping[int, str]] = {
@@ -76,7 +74,7 @@ def _address(address: object) -> tuple[str, int]:
 
 
 @implementer(IDataTransport)
-class Transport(SSHTransportBase):
+class Transport(SmallMessages):
     """Either end. Subclasses say which markers they send and how they exchange keys."""
 
     #: OpenSSH's client says some things (that nobody reads a program's output any more, that
@@ -153,7 +151,7 @@ class Transport(SSHTransportBase):
             return
         said = desc.decode("utf-8", "replace") if isinstance(desc, bytes) else desc
         text = printable_lines(said).encode("utf-8")[:TEXT_LIMIT]
-        log.debug("disconnecting {peer!r}: {text!r}", peer=self._peer(), text=text)
+        log.debug("disconnecting {peer!r}: {text!r}", peer=self.peer_name(), text=text)
         self.closing = True
         self.incoming.stop()
         self.outgoing.send(n.DISCONNECT, uint32(reason) + string(text) + string(b""))
@@ -175,14 +173,14 @@ class Transport(SSHTransportBase):
 
     def _grace_is_over(self) -> None:
         self._timer = None
-        self.lines.info("{peer!r} did not log in in time", peer=self._peer())
+        self.lines.info("{peer!r} did not log in in time", peer=self.peer_name())
         self.grace_over()
         self._abort()
 
     def peer_is_gone(self, seconds: float) -> None:
         """The peer was silent for so long, whatever it was asked: hang up."""
         log.info("{peer!r} is gone: silent for {seconds:.0f} seconds, whatever it was asked",
-                 peer=self._peer(), seconds=seconds)  # fmt: skip
+                 peer=self.peer_name(), seconds=seconds)  # fmt: skip
         self._abort()
 
     def _abort(self) -> None:
@@ -214,7 +212,8 @@ class Transport(SSHTransportBase):
         """Return host and port of our end; empty for what has none."""
         return _address(None if self.transport is None else self.transport.getHost())
 
-    def _peer(self) -> str:
+    def peer_name(self) -> str:
+        """See :class:`SmallMessages`."""
         host, port = self.remote_addr()
         return f"{host}:{port}"
 
@@ -246,10 +245,10 @@ class Transport(SSHTransportBase):
         try:
             self.incoming.feed(source, end)
         except ProtocolError as error:
-            self.lines.info("{peer!r}: {error!r}", peer=self._peer(), error=str(error))
+            self.lines.info("{peer!r}: {error!r}", peer=self.peer_name(), error=str(error))
             self.sendDisconnect(error.disconnect_code, str(error))
         except Exception:
-            log.failure("a message of {peer!r} could not be handled", peer=self._peer())
+            log.failure("a message of {peer!r} could not be handled", peer=self.peer_name())
             self.crashed()
             self.sendDisconnect(n.BY_APPLICATION, b"internal error")
         else:
@@ -536,17 +535,6 @@ class Transport(SSHTransportBase):
         self.receiveError(code, text)
         self._close()
 
-    def ssh_UNIMPLEMENTED(self, packet: bytes) -> None:
-        """The peer did not understand one of our messages."""
-        reader = Reader(packet)
-        self.receiveUnimplemented(reader.uint32())
-
-    def ssh_DEBUG(self, packet: bytes) -> None:
-        """The peer says something to a developer."""
-        reader = Reader(packet)
-        display, text = reader.boolean(), reader.string()[:TEXT_LIMIT]
-        self.receiveDebug(display, text, reader.string()[:TEXT_LIMIT])
-
     def ssh_EXT_INFO(self, packet: bytes) -> None:
         """The peer says what it can do (RFC 8308)."""
         reader = Reader(packet)
@@ -559,44 +547,3 @@ class Transport(SSHTransportBase):
 
     def extensions_received(self, extensions: Mapping[bytes, bytes]) -> None:
         """The peer's extensions."""
-
-    def ssh_PING(self, packet: bytes) -> None:
-        """Answer with the same bytes (OpenSSH PROTOCOL, section 1.9)."""
-        reader = Reader(packet)
-        data = reader.string()
-        reader.end()
-        self.sendPacket(n.PONG, string(data))
-
-    def ssh_PONG(self, packet: bytes) -> None:
-        """An answer to no question of ours."""
-
-    def sendUnimplemented(self) -> None:
-        """Tell the peer that its last message was not understood."""
-        self.sendPacket(n.UNIMPLEMENTED, uint32((self.incoming.opener.sequence - 1) & 0xFFFFFFFF))
-
-    def sendDebug(self, message: bytes, alwaysDisplay: bool = False, language: bytes = b"") -> None:
-        """Say something to a developer at the other end."""
-        self.sendPacket(n.DEBUG, boolean(alwaysDisplay) + string(message) + string(language))
-
-    def receiveError(self, reasonCode: int, description: bytes) -> None:
-        """The peer said why it ends the connection."""
-        log.debug("{peer!r} disconnects: {text!r}", peer=self._peer(), text=description)
-
-    def receiveUnimplemented(self, seqnum: int) -> None:
-        """The peer did not understand our packet ``seqnum``."""
-        log.debug("{peer!r} does not implement packet {number}", peer=self._peer(), number=seqnum)
-
-    def receiveDebug(self, alwaysDisplay: bool, message: bytes, lang: bytes) -> None:
-        """The peer said something to a developer."""
-        log.debug("{peer!r} says {text!r}", peer=self._peer(), text=message)
-
-    # -- what Conch's code asks -------------------------------------------------------
-    def isEncrypted(self, direction: str = "out") -> bool:
-        """Whether packets of ``direction`` (``in``, ``out``, ``both``) are encrypted."""
-        sent = not isinstance(self.outgoing.sealer, PlainSealer)
-        received = not isinstance(self.incoming.opener, PlainOpener)
-        return {"out": sent, "in": received, "both": sent and received}[direction]
-
-    def isVerified(self, direction: str = "out") -> bool:
-        """Whether packets of ``direction`` are authenticated: our ciphers do both."""
-        return self.isEncrypted(direction)
