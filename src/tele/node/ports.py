@@ -19,6 +19,7 @@ from typing import Final
 from tele.conch.listening import BACKLOG
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unavailable, quoted
 from tele.model.access import GatewayPorts
+from tele.model.addresses import plain_host
 
 LOOPBACK: Final = ("127.0.0.1", "::1")
 _EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 - only if the configuration says so
@@ -43,7 +44,7 @@ def addresses_for(asked: str, gateway: GatewayPorts) -> tuple[str, ...]:
     if asked in ("", "*"):
         return _EVERYWHERE
     try:
-        return (str(ipaddress.ip_address(asked)),)
+        return (str(ipaddress.ip_address(plain_host(asked))),)
     except ValueError:
         raise InvalidInput(f"{quoted(asked)} is no address of this node") from None
 

@@ -23,11 +23,13 @@ log = make_logger(__name__)
 
 
 class ProxyAddresses:
-    """The set of them. ``resolve(host)`` looks a name up."""
+    """The set of them. ``resolve(host)`` returns all addresses of a name: a proxy may come from
+    any of them, of both families.
+    """
 
-    def __init__(self, resolve: Callable[[str], Deferred[str]]) -> None:
+    def __init__(self, resolve: Callable[[str], Deferred[list[str]]]) -> None:
         self._resolve = resolve
-        self._of: dict[str, str] = {}
+        self._of: dict[str, frozenset[str]] = {}
         #: Names that are being looked up: they are not asked for again meanwhile.
         self._asked: set[str] = set()
         self._known: frozenset[str] = frozenset()
@@ -38,19 +40,19 @@ class ProxyAddresses:
     def update(self, addresses: Iterable[str]) -> None:
         """These are the proxies now (``host:port``)."""
         hosts = {split_address(address)[0] for address in addresses}
-        self._of = {host: self._of.get(host, "") for host in hosts}
+        self._of = {host: self._of.get(host, frozenset()) for host in hosts}
         for host in hosts:
             if plain_address(host) is not None:
-                self._of[host] = plain_host(host)
+                self._of[host] = frozenset({plain_host(host)})
             elif host not in self._asked:
                 self._asked.add(host)
                 self._resolve(host).addBoth(self._answered, host)
-        self._known = frozenset(self._of.values()) - {""}
+        self._known = frozenset().union(*self._of.values())
 
-    def _answered(self, answer: str | Failure, host: str) -> None:
+    def _answered(self, answer: list[str] | Failure, host: str) -> None:
         self._asked.discard(host)
         if isinstance(answer, Failure):
             log.debug("proxy {host!r} has no address: {why!r}", host=host, why=str(answer.value))
         elif host in self._of:
-            self._of[host] = plain_host(answer)
-            self._known = frozenset(self._of.values()) - {""}
+            self._of[host] = frozenset(map(plain_host, answer))
+            self._known = frozenset().union(*self._of.values())

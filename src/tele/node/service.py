@@ -163,10 +163,10 @@ class NodeService(Service):
             self._trust = Trust(cluster, self._member.ssh_trust(AuthorityKind.USER))
         return self._trust
 
-    def _resolve_proxy(self, host: str) -> Deferred[str]:
+    def _resolve_proxy(self, host: str) -> Deferred[list[str]]:
         """Look up where a proxy is, as one of this proxy's look-ups."""
         looking = Deferred.fromCoroutine(self._names.look_up(f"proxy {host}", host, 0))
-        return looking.addCallback(lambda addresses: addresses[0].host)
+        return looking.addCallback(lambda addresses: [each.host for each in addresses])
 
     def _member_changed(self) -> None:
         self._trust = None

@@ -12,9 +12,9 @@ class Names:
     """Answers when it is told to."""
 
     def __init__(self) -> None:
-        self.asked: dict[str, Deferred[str]] = {}
+        self.asked: dict[str, Deferred[list[str]]] = {}
 
-    def resolve(self, name: str) -> Deferred[str]:
+    def resolve(self, name: str) -> Deferred[list[str]]:
         if name == "nowhere.example":
             return fail(DNSLookupError(name))
         assert name not in self.asked or self.asked[name].called, "one question at a time"
@@ -23,7 +23,9 @@ class Names:
 
 
 def test_addresses_are_what_auth_says() -> None:
-    """Addresses count at once, names when they are found; who is gone does not count."""
+    """Addresses count at once, names when they are found, with all of their addresses and in any
+    notation; who is gone does not count.
+    """
     names = Names()
     proxies = ProxyAddresses(names.resolve)
     assert "" not in proxies
@@ -32,8 +34,8 @@ def test_addresses_are_what_auth_says() -> None:
     assert all(host in proxies for host in ("192.0.2.1", "2001:db8::1"))
     assert "192.0.2.2" not in proxies
     assert "" not in proxies
-    names.asked["proxy.example"].callback("192.0.2.2")
-    assert "192.0.2.2" in proxies
+    names.asked["proxy.example"].callback(["::ffff:192.0.2.2", "2001:db8::2"])
+    assert all(host in proxies for host in ("192.0.2.2", "::ffff:192.0.2.2", "2001:DB8::2"))
     proxies.update(said)
     assert "192.0.2.2" in proxies, "until it is found anew"
     names.asked["proxy.example"].errback(DNSLookupError())
@@ -41,7 +43,7 @@ def test_addresses_are_what_auth_says() -> None:
     proxies.update(said)
     proxies.update(said)
     proxies.update(["192.0.2.9:1"])
-    names.asked["proxy.example"].callback("192.0.2.2")
+    names.asked["proxy.example"].callback(["192.0.2.2"])
     assert "192.0.2.2" not in proxies
     assert "192.0.2.1" not in proxies
     assert "192.0.2.9" in proxies
