@@ -68,6 +68,10 @@ class Slots:
             self._queues.get(slot.key, {}).pop(slot, None)
         self._serve(slot.key)
 
+    def look(self, key: str) -> None:
+        """The limit of ``key`` may be another."""
+        self._serve(key)
+
     def _serve(self, key: str) -> None:
         while (queue := self._queues.get(key)) and self._held[key] < next(iter(queue.values()))():
             slot = next(iter(queue))
