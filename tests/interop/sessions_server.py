@@ -40,7 +40,7 @@ from tele.conch.limits import Limits
 from tele.conch.programs import Exit, IProgram, ISessionPrograms, ProgramRequest
 from tele.conch.session import SessionChannel
 from tele.conch.sockets import DirectReactor, listen
-from tele.errors import AccessDenied, NotFound, Unreachable
+from tele.errors import AccessDenied, NotFound, Unreachable, quoted
 from tele.loop import LogFormat, set_up_logging
 from tele.model.identity import HostRole
 from tele.node.terminal import open_terminal, set_size
@@ -137,7 +137,7 @@ class User(ConchUser):
     def start(self, request: ProgramRequest, channel_number: int) -> Deferred[Any]:
         """See :class:`ISessionPrograms`."""
         if request.kind == "subsystem":
-            return fail(NotFound(f"there is no subsystem {request.command!r}"))
+            return fail(NotFound(f"there is no subsystem {quoted(request.command)}"))
         environment = {"PATH": os.environ["PATH"], **request.env}
         if request.pty is not None:
             return succeed(self._on_terminal(request, environment))
