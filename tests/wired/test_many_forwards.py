@@ -138,7 +138,8 @@ def test_the_rest_waits(cluster: SmallCluster, limit: str) -> None:
         clients.connect(port, 3 * most)
         waits = node.service._slots.waits
         cluster.reactor.until(lambda: waits("alice") == 2 * most)
-        assert clients.greeted() == most
+        cluster.reactor.until(lambda: clients.greeted() == most)
+        assert waits("alice") == 2 * most
         for each in list(clients.got):
             each.close()
             clients.made.remove(each)
