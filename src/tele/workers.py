@@ -223,7 +223,9 @@ class SerialWorker:
         return answer
 
     def close(self) -> Deferred[None]:
-        """Take no more calls; fires when all are made."""
+        """Take no more calls; fires when all are made. May be called twice."""
+        if self._closed:
+            return succeed(None)
         done: Deferred[None] = self.call(lambda: None) if self._started else succeed(None)
         self._closed = True
         self._jobs.put(None)
