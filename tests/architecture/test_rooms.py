@@ -19,6 +19,7 @@ RANKS = {
     "private_files": 1,
     "data_dir": 1,
     "durable_files": 1,
+    "tcp": 1,
     "interfaces": 2,
     "wire": 2,
     "rbac": 2,

@@ -22,6 +22,7 @@ from tele.conch.host_key_proofs import PROOFS_LIMIT, announcement, proof
 from tele.conch.limits import Limits
 from tele.conch.penalties import Fault
 from tele.conch.session import SessionChannel
+from tele.conch.sockets import DirectSocket
 from tele.conch.transport import Transport
 from tele.errors import ProtocolError, quoted
 from tele.model.identity import HostIdentity
@@ -174,6 +175,8 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
     def vouched_for(self, remote_addr: tuple[str, int], member: HostIdentity | None) -> None:
         """A member whom we trust says where the visitor really comes from."""
         self.vouched_by = member
+        if isinstance(self.transport, DirectSocket):
+            self.transport.is_machine()
         self._leave()
         self._vouched = remote_addr
         self.vouched_place = self.factory.door.enter_vouched(remote_addr[0])

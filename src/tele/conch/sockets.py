@@ -1,7 +1,8 @@
 """How do bytes get between the kernel and the packet buffers without a copy too many?
 
-Twisted's TCP transports, with three changes: they read into the shared scratch buffer, they
-send at once instead of in the next turn of the reactor, and they say when they are drained.
+Twisted's TCP transports, with four changes: they read into the shared scratch buffer, they
+send at once instead of in the next turn of the reactor, they say when they are drained, and they
+end when their peer is gone (:mod:`tele.tcp`).
 With any other protocol than ours they behave like Twisted's.
 
 Laws of this file:
@@ -34,6 +35,7 @@ from zope.interface import alsoProvides, directlyProvides, providedBy
 
 from tele.capacity.descriptors import Lease
 from tele.conch.scratch import MAX_PACKET, READ_SIZE, RECEIVED
+from tele.tcp import MACHINE_SECONDS, PERSON_SECONDS, notice_dead_peer
 from tele.wire.packets import OVERHEAD
 
 BACKLOG = 1024
@@ -65,6 +67,10 @@ class DirectSocket(tcp.Connection):
         Twisted's methods. For a protocol that is being connected.
         """
         self.protocol = cast(Any, protocol)
+
+    def is_machine(self) -> None:
+        """The peer is a machine of the cluster: if it is gone that is noticed soon."""
+        notice_dead_peer(self.socket)
 
     def pending(self) -> int:
         """Return how many bytes wait for the kernel to take them."""
@@ -149,11 +155,21 @@ class DirectSocket(tcp.Connection):
 
 
 class DirectServer(DirectSocket, tcp.Server):
-    """A connection that was accepted."""
+    """A connection that was accepted: a person's, until somebody says otherwise."""
+
+    def __init__(self, sock: sockets.socket, *words: Any) -> None:
+        notice_dead_peer(sock, PERSON_SECONDS)
+        super().__init__(sock, *words)
 
 
 class DirectClient(DirectSocket, tcp.Client):
-    """A connection that was made."""
+    """A connection that was made, to a machine."""
+
+    def createInternetSocket(self) -> sockets.socket:
+        """See ``tcp.Client``."""
+        made: sockets.socket = super().createInternetSocket()
+        notice_dead_peer(made, MACHINE_SECONDS)
+        return made
 
 
 class DirectLocal(DirectSocket):
