@@ -84,8 +84,9 @@ def late(file: Path, begin: float, end: float) -> dict[str, float]:
         if took and begin <= float(asked) <= end:
             delays.append(1000 * float(took))
     delays.sort()
-    at = lambda part: round(delays[int(part * (len(delays) - 1))], 1)  # noqa: E731
-    return {"p50": at(0.5), "p99": at(0.99), "max": at(1.0)}
+    parts = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+    last = len(delays) - 1
+    return {name: round(delays[int(part * last)], 1) for name, part in parts.items()}
 
 
 def measure(shim: Path, delay: int, logins: int, login: str) -> dict[str, object]:

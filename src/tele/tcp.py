@@ -1,8 +1,8 @@
 """When does a TCP connection end whose peer is gone without a word?
 
-A machine that loses its power, or its network, says nothing: without questions its connections would
-live for ever. The kernel asks, and ends them (tcp(7)); the questions also keep the entries of NAT
-gateways alive, which forget connections that are silent for some minutes.
+A machine that loses its power, or its network, says nothing: without questions its connections
+would live for ever. The kernel asks, and ends them (tcp(7)); the questions also keep the entries of
+NAT gateways alive, which forget connections that are silent for some minutes.
 
 Invariants:
 

@@ -6,6 +6,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from twisted.internet import tcp
@@ -26,6 +27,7 @@ def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
 
 def patience(cluster: SmallCluster) -> dict[tuple[int, int], int]:
     """Return in seconds how long each connection waits for a dead peer, by its two ports."""
+    reactor: Any = cluster.reactor
     return {
         (each.socket.getsockname()[1], each.socket.getpeername()[1]): each.socket.getsockopt(
             socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT
@@ -33,7 +35,7 @@ def patience(cluster: SmallCluster) -> dict[tuple[int, int], int]:
         // 1000
         if each.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         else 0
-        for each in cluster.reactor.getReaders()
+        for each in reactor.getReaders()
         if isinstance(each, tcp.Connection) and each.socket.family == socket.AF_INET
     }
 

@@ -107,8 +107,11 @@ def test_a_disk_that_waits_does_not_keep_rules_from_counting(
     disk.waiting.clear()
     added = PutRole("new", Role(Metadata("new")))
     cluster.reactor.wait(cluster.admin.perform(PUT_ROLE, added))
-    names = lambda: [role.metadata.name for role in node.member.state.roles]  # noqa: E731
-    cluster.reactor.until(lambda: "new" in names())
+
+    def counts() -> bool:
+        return any(role.metadata.name == "new" for role in node.member.state.roles)
+
+    cluster.reactor.until(counts)
     cluster.reactor.until(lambda: "membership files" in disk.waiting)
     assert threading.current_thread().name not in disk.waiting
     disk.goes_on.set()

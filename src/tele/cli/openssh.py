@@ -38,6 +38,10 @@ HOST_KEY_ALGORITHMS = ",".join(
         "rsa-sha2-256",
     )
 )
+#: After so many seconds of silence the server is asked whether it is there, so that NAT gateways do
+#: not forget the connection; so many questions without an answer end it, after three minutes.
+ALIVE_SECONDS = 30
+ALIVE_MISSES = 6
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]+", re.ASCII)
 
 
@@ -97,6 +101,8 @@ Host {names}
     UpdateHostKeys no
     CheckHostIP no
     CanonicalizeHostname no
+    ServerAliveInterval {ALIVE_SECONDS}
+    ServerAliveCountMax {ALIVE_MISSES}
     HostKeyAlgorithms {HOST_KEY_ALGORITHMS}
 
 Host {proxies}

@@ -175,8 +175,9 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
     def vouched_for(self, remote_addr: tuple[str, int], member: HostIdentity | None) -> None:
         """A member whom we trust says where the visitor really comes from."""
         self.vouched_by = member
-        if isinstance(self.transport, DirectSocket):
-            self.transport.is_machine()
+        transport: Any = self.transport
+        if isinstance(transport, DirectSocket):
+            transport.is_machine()
         self._leave()
         self._vouched = remote_addr
         self.vouched_place = self.factory.door.enter_vouched(remote_addr[0])

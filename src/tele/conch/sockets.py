@@ -157,9 +157,17 @@ class DirectSocket(tcp.Connection):
 class DirectServer(DirectSocket, tcp.Server):
     """A connection that was accepted: a person's, until somebody says otherwise."""
 
-    def __init__(self, sock: sockets.socket, *words: Any) -> None:
+    def __init__(
+        self,
+        sock: sockets.socket,
+        protocol: Any,
+        client: Any,
+        server: Any,
+        sessionno: int,
+        reactor: Any,
+    ) -> None:
         notice_dead_peer(sock, PERSON_SECONDS)
-        super().__init__(sock, *words)
+        super().__init__(sock, protocol, client, server, sessionno, reactor)
 
 
 class DirectClient(DirectSocket, tcp.Client):

@@ -221,7 +221,7 @@ class BackgroundSpool:
         self._syncing = True
         self._syncer.call(self._spool.sync).addBoth(self._synced)
 
-    def _synced(self, result: None | Failure) -> None:
+    def _synced(self, result: Failure | None) -> None:
         self._syncing = False
         failed = isinstance(result, Failure)
         if failed and not self._sync_failed:

@@ -40,6 +40,13 @@ class JoinSettings:
     pins: tuple[str, ...] = ()
     token: Callable[[], str | None] = field(default=lambda: None, repr=False)
 
+    def token_or_none(self) -> str:
+        """Return the token that is there now, or nothing."""
+        try:
+            return self.token() or ""
+        except InvalidInput:
+            return ""
+
 
 class Connect(Protocol):
     """Makes a client of auth; :class:`tele.https.client.RemoteAuthority` is one."""
@@ -77,6 +84,16 @@ class Applicant:
     name: str
     role: HostRole
     addresses: tuple[str, ...] = ()
+
+
+def is_outdated(identity: MemberIdentity, said: Applicant, asked: frozenset[str]) -> bool:
+    """Whether certificates are for another name, or miss an address that was not ``asked`` for.
+
+    Those that auth has left out are not this host's; a proxy's certificates have none.
+    """
+    wanted = frozenset(said.addresses) if said.role is HostRole.NODE else frozenset()
+    missing = wanted - set(identity.ssh_certificate.principals)
+    return said.name != identity.host.name or (bool(missing) and wanted != asked)
 
 
 async def join(

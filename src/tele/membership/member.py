@@ -33,7 +33,7 @@ from tele.membership.bell import Bell
 from tele.membership.calls import Calls, pause_after
 from tele.membership.events import EventSender
 from tele.membership.identity import MemberIdentity, assemble, ssh_authorities, tls_authorities
-from tele.membership.joining import Applicant, JoinSettings, Network, join, rejoin
+from tele.membership.joining import Applicant, JoinSettings, Network, is_outdated, join, rejoin
 from tele.membership.loops import Loops
 from tele.membership.rewriting import Rewriter
 from tele.membership.store import MemberStore
@@ -42,7 +42,7 @@ from tele.model.api.table import RENEW, WATCH_STATE
 from tele.model.authority import AuthorityKind, TrustedAuthority
 from tele.model.event import Event
 from tele.model.identity import HostIdentity, HostRole
-from tele.model.presence import Presence
+from tele.model.presence import Host, Presence
 from tele.rbac.policy import Policy
 from tele.workers import SerialWorker
 
@@ -210,6 +210,17 @@ class Member(Service):
         """Fires when all events so far survive ``kill -9``, or were refused by a full disk."""
         return self._spool.written()
 
+    @property
+    def known_nodes(self) -> tuple[Host, ...]:
+        """The cluster's nodes, as a proxy had them kept last."""
+        return self._store.nodes
+
+    def keep_nodes(self, nodes: tuple[Host, ...]) -> None:
+        """Have ``nodes`` be :attr:`known_nodes` from now on, also after a restart."""
+        if nodes != self._store.nodes:
+            self._store.keep_nodes(nodes)
+            self._rewriter.check()
+
     def announce_soon(self) -> None:
         """Something that :class:`Presence` says has changed."""
         self._announcer.soon()
@@ -289,6 +300,8 @@ class Member(Service):
         cluster = identity.host.cluster
         if self._store.state is not None and self._store.state.cluster != cluster:
             self._store.state = None
+        if self._store.state is None:
+            self._store.nodes = ()
         self._authority = self._calls.authority = self._network.connect(
             self._reactor,
             self._settings.addresses,
@@ -376,8 +389,9 @@ class Member(Service):
         while True:
             identity = self.identity
             part = RENEW_AT + RENEW_JITTER * (self._dice() - 0.5)
-            while not self._outdated() and (left := self._seconds_to(identity, part)) > 0:
-                await self._renewal.wait(min(left, LOOK_AGAIN))
+            due = identity.renew_at(part)
+            while not self._outdated() and (left := due - now(self._reactor)) > timedelta():
+                await self._renewal.wait(min(left.total_seconds(), LOOK_AGAIN))
             # However short a life auth gives: no more than one renewal a second.
             await self._pause(1.0)
             try:
@@ -394,19 +408,8 @@ class Member(Service):
                 await self._pause(pause_after(error, usual))
                 failures += 1
 
-    def _seconds_to(self, identity: MemberIdentity, part: float) -> float:
-        return (identity.renew_at(part) - now(self._reactor)).total_seconds()
-
     def _outdated(self) -> bool:
-        """Whether the certificates are for another name, or miss an address that was not asked for.
-
-        Those that auth has left out are not this host's; a proxy's certificates have none.
-        """
-        said = self._presence()
-        identity = self.identity
-        wanted = frozenset(hosts_of(said)) if said.role is HostRole.NODE else frozenset()
-        missing = wanted - set(identity.ssh_certificate.principals)
-        return said.name != identity.host.name or (bool(missing) and wanted != self._asked)
+        return is_outdated(self.identity, self._applicant(), self._asked)
 
     async def _renew_once(self, old: MemberIdentity) -> None:
         said = self._presence()
@@ -465,7 +468,7 @@ class Member(Service):
             self._changed()
         if error.reason not in (*GONE, "expired"):
             return False
-        token = await self._token()
+        token = await self._files.call(self._settings.token_or_none)
         if self._spent is None and not resumed and error.reason in GONE:
             self._spent = token
         if not token or token == self._spent or self._joining:
@@ -479,13 +482,6 @@ class Member(Service):
         finally:
             self._joining = False
         return True
-
-    async def _token(self) -> str:
-        """The token to join with that is there now, or nothing."""
-        try:
-            return await self._files.call(self._settings.token) or ""
-        except InvalidInput:
-            return ""
 
     def _state_received(self, state: ClusterState) -> None:
         self._resumed = False

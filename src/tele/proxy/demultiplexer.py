@@ -124,8 +124,9 @@ class Undecided(Protocol):
                 self._hello = ClientHelloReader()
             hello = self._hello.feed(data)
             if hello is not None and self._owner.admission.begins_tls(self._slot):
-                if isinstance(self.transport, DirectSocket):
-                    self.transport.is_machine()
+                transport: Any = self.transport
+                if isinstance(transport, DirectSocket):
+                    transport.is_machine()
                 doors = self._owner.doors
                 door = doors.auth if AUTH_PROTOCOL in hello.protocols else doors.https
                 self._hand_over(door(self._address, self._slot))

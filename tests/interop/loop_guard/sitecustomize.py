@@ -60,7 +60,7 @@ def _is_reactor() -> bool:
 
 
 def _where() -> list[str]:
-    found = []
+    found: list[str] = []
     frame: FrameType | None = sys._getframe(3)
     while frame is not None and len(found) < 6:
         path = frame.f_code.co_filename
