@@ -33,10 +33,14 @@ from twisted.internet.protocol import ClientFactory, Factory
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, providedBy
 
+from tele.capacity.accepting import PatientPort
 from tele.capacity.descriptors import Lease
 from tele.conch.scratch import MAX_PACKET, READ_SIZE, RECEIVED
+from tele.loop import make_logger
 from tele.tcp import MACHINE_SECONDS, PERSON_SECONDS, notice_dead_peer
 from tele.wire.packets import OVERHEAD
+
+log = make_logger(__name__)
 
 BACKLOG = 1024
 #: After a read of less than this a peer may drip: what it sent is not moved for each piece.
@@ -201,10 +205,19 @@ class DirectLocal(DirectSocket):
         """Do nothing: there is no TCP that could delay."""
 
 
-class DirectPort(tcp.Port):
+class DirectPort(PatientPort):
     """A listening port whose connections are direct."""
 
     transport = DirectServer
+
+    def shortage(self, why: str) -> None:
+        """See :class:`PatientPort`."""
+        log.warn("nobody can be accepted on port {port} until it ends: {why}",
+                 port=self._realPortNumber, why=why)  # fmt: skip
+
+    def not_taken(self) -> None:
+        """See :class:`PatientPort`."""
+        log.failure("a connection could not be taken")
 
 
 class DirectConnector(tcp.Connector):

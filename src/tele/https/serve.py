@@ -14,6 +14,7 @@ Laws of this file:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final, cast
@@ -27,6 +28,7 @@ from zope.interface import Interface
 
 from tele.admission.shares import Rates, Shares
 from tele.call_queue import CallQueue
+from tele.capacity.accepting import PatientPort, PatientUnixPort
 from tele.errors import InvalidInput, NotFound, NotLoggedIn, TeleError, Unavailable, quoted
 from tele.https.answers import encode_error, status_of
 from tele.https.callers import admit, counted_as
@@ -119,6 +121,24 @@ class _Document:
     body: bytes
 
 
+class _Telling:
+    """What ports of auth say."""
+
+    def shortage(self, why: str) -> None:
+        _log.warn("no calls can be accepted until it ends: {why}", why=why)
+
+    def not_taken(self) -> None:
+        _log.failure("a connection could not be taken")
+
+
+class _TcpPort(_Telling, PatientPort):
+    """Where members and people call."""
+
+
+class _LocalPort(_Telling, PatientUnixPort):
+    """Where the administrators of this machine call."""
+
+
 class ApiServer:
     """Auth's HTTPS server.
 
@@ -172,7 +192,8 @@ class ApiServer:
 
     def listen(self, host: str, port: int) -> int:
         """Listen on TCP and return the port (0 lets the kernel choose)."""
-        listening = self._reactor.listenTCP(port, self.factory, interface=host, backlog=512)
+        listening = _TcpPort(port, self.factory, 512, host, self._reactor)
+        listening.startListening()
         self._ports.append(listening)
         bound: int = listening.getHost().port
         return bound
@@ -183,7 +204,9 @@ class ApiServer:
         ``identify(uid)`` says who an account of this machine is to the API; None refuses.
         """
         factory = LocalFactory(self._api, identify)
-        self._ports.append(self._reactor.listenUNIX(path, factory, mode=0o600, wantPID=True))
+        listening = _LocalPort(os.fsencode(path), factory, 50, 0o600, self._reactor, True)
+        listening.startListening()
+        self._ports.append(listening)
 
     async def close(self) -> None:
         """Stop listening, answer what was asked, for a few seconds, and end all connections."""
