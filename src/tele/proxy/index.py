@@ -39,6 +39,8 @@ class NodeIndex:
         self._suffix = f".{cluster.lower()}"
         #: Whether auth has told which nodes there are; until then nobody is unknown.
         self.told = False
+        #: Whether there is a list of before a restart: who is on it is found until then.
+        self._restored = False
         #: Whether nodes are being told anew, and not all of them were told yet.
         self._beginning = False
         #: While they are: those that were known before and not told yet.
@@ -90,7 +92,7 @@ class NodeIndex:
         """Take the nodes that were known before a restart: they are good until auth says more."""
         for host in hosts:
             self.put(host)
-        self.told = True
+        self._restored = True
 
     @property
     def is_complete(self) -> bool:
@@ -116,8 +118,19 @@ class NodeIndex:
         :class:`InvalidInput` when several nodes are meant and not exactly one of them is
         online.
         """
-        if not self.told:
+        if not self.told and not self._restored:
             raise Unreachable("this proxy does not know the nodes yet: auth is away; try again")
+        try:
+            return self._find(wanted, visible)
+        except NotFound:
+            if self.told:
+                raise
+            raise Unreachable(
+                f"{quoted(wanted)} is not among the nodes that this proxy knew before its restart,"
+                " and auth is away; try again"
+            ) from None
+
+    def _find(self, wanted: str, visible: Callable[[Host], bool]) -> Host:
         name = wanted.rstrip(".")
         if name.lower().endswith(self._suffix):
             name = name[: -len(self._suffix)]
