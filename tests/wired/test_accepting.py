@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from own_reactor import OwnReactor, own_reactor
 from tele.conch.sockets import listen
-from tele.https import serve
+from tele.https.ports import LocalPort, TcpPort
 
 
 class Greeting(Protocol):
@@ -81,14 +81,14 @@ def of_node(reactor: OwnReactor, factory: Any, folder: Path) -> Any:
 
 def of_auth(reactor: OwnReactor, factory: Any, folder: Path) -> Any:
     """The port of auth."""
-    port = serve._TcpPort(0, factory, 5, "127.0.0.1", reactor)
+    port = TcpPort(0, factory, 5, "127.0.0.1", reactor)
     port.startListening()
     return port
 
 
 def of_auth_locally(reactor: OwnReactor, factory: Any, folder: Path) -> Any:
     """The socket of auth."""
-    port: Any = serve._LocalPort(os.fsencode(folder / "s"), factory, 5, 0o600, reactor, True)
+    port: Any = LocalPort(os.fsencode(folder / "s"), factory, 5, 0o600, reactor, True)
     port.startListening()
     return port
 

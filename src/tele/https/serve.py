@@ -28,7 +28,6 @@ from zope.interface import Interface
 
 from tele.admission.shares import Rates, Shares
 from tele.call_queue import CallQueue
-from tele.capacity.accepting import PatientPort, PatientUnixPort
 from tele.errors import InvalidInput, NotFound, NotLoggedIn, TeleError, Unavailable, quoted
 from tele.https.answers import encode_error, status_of
 from tele.https.callers import admit, counted_as
@@ -37,6 +36,7 @@ from tele.https.encoding import JSON, decode_request, encode_response, shape_of
 from tele.https.identity import TlsIdentity
 from tele.https.local_server import LocalFactory
 from tele.https.openapi import describe
+from tele.https.ports import LocalPort, TcpPort
 from tele.https.routes import NoRoute, Route, Routes
 from tele.https.stream import Lines, Stream
 from tele.https.tls_server import Preface, PrefacedTlsFactory, no_preface
@@ -121,24 +121,6 @@ class _Document:
     body: bytes
 
 
-class _Telling:
-    """What ports of auth say."""
-
-    def shortage(self, why: str) -> None:
-        _log.warn("no calls can be accepted until it ends: {why}", why=why)
-
-    def not_taken(self) -> None:
-        _log.failure("a connection could not be taken")
-
-
-class _TcpPort(_Telling, PatientPort):
-    """Where members and people call."""
-
-
-class _LocalPort(_Telling, PatientUnixPort):
-    """Where the administrators of this machine call."""
-
-
 class ApiServer:
     """Auth's HTTPS server.
 
@@ -192,7 +174,7 @@ class ApiServer:
 
     def listen(self, host: str, port: int) -> int:
         """Listen on TCP and return the port (0 lets the kernel choose)."""
-        listening = _TcpPort(port, self.factory, 512, host, self._reactor)
+        listening = TcpPort(port, self.factory, 512, host, self._reactor)
         listening.startListening()
         self._ports.append(listening)
         bound: int = listening.getHost().port
@@ -204,7 +186,7 @@ class ApiServer:
         ``identify(uid)`` says who an account of this machine is to the API; None refuses.
         """
         factory = LocalFactory(self._api, identify)
-        listening = _LocalPort(os.fsencode(path), factory, 50, 0o600, self._reactor, True)
+        listening = LocalPort(os.fsencode(path), factory, 50, 0o600, self._reactor, True)
         listening.startListening()
         self._ports.append(listening)
 
