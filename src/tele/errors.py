@@ -82,6 +82,12 @@ class Unreachable(TeleError):
     exit_code = 6
 
 
+class WrongClock(TeleError):
+    """The clocks of two machines differ by so much that certificates do not count: set one."""
+
+    kind = "clock"
+
+
 class Conflict(TeleError):
     """The thing exists already, or has changed since it was read."""
 
@@ -139,6 +145,7 @@ BY_KIND: dict[str, type[TeleError]] = {
         AccessDenied,
         NotFound,
         Unreachable,
+        WrongClock,
         Conflict,
         Unavailable,
         BadRecording,

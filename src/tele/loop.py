@@ -7,7 +7,10 @@ Laws of this file:
   written ``{x!r}``. One event is one line, whatever its arguments hold: it goes through
   :func:`tele.text.printable`, and so does each line of a traceback.
 * Time is an argument: a clock is anything with ``seconds()`` and ``callLater``
-  (:class:`twisted.internet.interfaces.IReactorTime`); its seconds are Unix time.
+  (:class:`twisted.internet.interfaces.IReactorTime`).
+* ``seconds()`` is for intervals only: it never goes back and never jumps
+  (:func:`make_monotonic`). A date comes from :func:`now`, and may jump either way at any
+  moment: whatever waits for a date looks again every few seconds (:class:`DateTimer`).
 
 txaio's own batched timer takes its loop from a setting of the whole process, so
 that it knows no fake clock, fires up to a bucket early and forgets a cancelled
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import random
 import sys
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import Enum
@@ -36,7 +40,7 @@ from txaio import tx
 from zope.interface import implementer
 
 from tele.log_stream import LogStream
-from tele.text import printable, printable_json, printable_lines
+from tele.text import duration, printable, printable_json, printable_lines
 
 #: No line of the log is longer, in characters; tracebacks are not cut.
 LINE_LIMIT: Final = 8192
@@ -212,9 +216,156 @@ def set_up_logging(
 
 
 # -- time -----------------------------------------------------------------------------
+#: Seconds between two looks at the wall clock.
+LOOK_SECONDS: Final = 5.0
+#: The wall clock was set if it moved by so many seconds more or less than time passed between two
+#: looks. A daemon that slews it moves it by far less.
+STEP_SECONDS: Final = 2.0
+
+
+#: Counts while the machine is suspended, where the system has such a clock; sshd uses the same
+#: one: a deadline that passed while the machine was suspended has passed.
+_MONOTONIC: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def make_monotonic(reactor: Any) -> None:
+    """Let all timers of ``reactor`` go by a monotonic clock, and :func:`now` by the wall clock.
+
+    By itself Twisted's reactor goes by the wall clock: when that is set back, each timer waits
+    for so much longer. ``reactor.seconds()`` begins with the present date, so that timers that
+    exist already stay right, and then counts seconds. May be called again, and for any clock:
+    one that does not go by the wall clock, as a fake one, is left as it is.
+    """
+    if reactor.seconds is not time.time:
+        return
+    begin: float = time.time() - time.clock_gettime(_MONOTONIC)
+
+    def seconds() -> float:
+        return begin + time.clock_gettime(_MONOTONIC)
+
+    reactor.seconds = seconds
+    reactor.wall_seconds = time.time
+
+
+def wall_seconds(clock: IReactorTime) -> float:
+    """Return the date by ``clock``, in Unix time.
+
+    A clock may have ``wall_seconds()`` for it; ``seconds()`` of one that has not is the date.
+    """
+    wall: Callable[[], float] | None = getattr(clock, "wall_seconds", None)
+    seconds: float = clock.seconds() if wall is None else wall()
+    return seconds
+
+
 def now(clock: IReactorTime) -> datetime:
-    """Return what ``clock`` says, as a time in UTC."""
+    """Return the date by ``clock``, in UTC."""
+    return datetime.fromtimestamp(wall_seconds(clock), UTC)
+
+
+def steady_date(clock: IReactorTime) -> datetime:
+    """Return the date as it would be if nobody had set the clock since this process started."""
     return datetime.fromtimestamp(clock.seconds(), UTC)
+
+
+def validity_date(clock: IReactorTime, begins: float) -> datetime:
+    """Return the date by which to check something that is valid from ``begins`` (Unix time).
+
+    It is now. But a clock that was set back since this process started makes nothing invalid that
+    was issued before: what is valid already by the time that has passed since is so from
+    its first moment on. No end is later by it.
+    """
+    if wall_seconds(clock) < begins <= clock.seconds():
+        return datetime.fromtimestamp(begins, UTC)
+    return now(clock)
+
+
+class Expiry:
+    """The end of something that is good until a date, and for no longer than was left of it."""
+
+    __slots__ = ("_clock", "_deadline", "_when")
+
+    def __init__(self, clock: IReactorTime, when: datetime) -> None:
+        self._clock = clock
+        self._when = when
+        self._deadline = clock.seconds() + (when - now(clock)).total_seconds()
+
+    @property
+    def has_passed(self) -> bool:
+        """Whether the date was reached, or would have been if the clock had not been set back."""
+        return self.left <= 0
+
+    @property
+    def left(self) -> float:
+        """How many seconds are left of it; not more than 0 if it has passed."""
+        by_date = (self._when - now(self._clock)).total_seconds()
+        return min(by_date, self._deadline - self._clock.seconds())
+
+
+class DateTimer:
+    """Calls ``callback`` once, as soon as it is ``when``, however the clock is set meanwhile."""
+
+    __slots__ = ("_callback", "_clock", "_timer", "_when")
+
+    def __init__(self, clock: IReactorTime, when: datetime, callback: Callable[[], object]) -> None:
+        self._clock = clock
+        self._when = when
+        self._callback = callback
+        self._timer: IDelayedCall | None = None
+        self._wait()
+
+    def _wait(self) -> None:
+        left = (self._when - now(self._clock)).total_seconds()
+        self._timer = self._clock.callLater(min(max(left, 0.0), LOOK_SECONDS), self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if now(self._clock) < self._when:
+            self._wait()
+        else:
+            self._callback()
+
+    def cancel(self) -> None:
+        """Do not call. May be called twice, and after the call."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class StepWatch:
+    """Notices that the wall clock was set: calls ``stepped`` with seconds, less than 0 if back."""
+
+    def __init__(self, clock: IReactorTime, stepped: Callable[[float], object]) -> None:
+        self._clock = clock
+        self._stepped = stepped
+        self._offset = 0.0
+        self._timer: IDelayedCall | None = None
+
+    def start(self) -> None:
+        """Look from now on, until :meth:`stop`."""
+        self._offset = self._difference()
+        self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
+
+    def stop(self) -> None:
+        """Look no more. May be called twice, and before :meth:`start`."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _difference(self) -> float:
+        return wall_seconds(self._clock) - self._clock.seconds()
+
+    def _look(self) -> None:
+        self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
+        before, self._offset = self._offset, self._difference()
+        moved = self._offset - before
+        if abs(moved) < STEP_SECONDS:
+            return
+        _log.warn(
+            "the clock of this machine was set {way} by {by}",
+            way="forward" if moved > 0 else "back",
+            by=duration(abs(moved)),
+        )
+        self._stepped(moved)
 
 
 def backoff(

@@ -1,4 +1,7 @@
-"""How is a secret read that somebody keeps in a file? Only if nobody else can read it, too.
+"""How is a secret read that somebody keeps in a file, and which folder is one's own for secrets?
+
+A file is read only if nobody else can read it, and a folder used only if nobody else can write to
+it.
 
 Laws of this file:
 
@@ -6,12 +9,15 @@ Laws of this file:
 * The owner is who runs this, or root. A file of one's own is closed to all others (``0600``);
   one of root's may be open to the group by which it is read (``0640``), as files of systemd's
   credentials are.
+* A folder that is not ours is refused before anything in it, or of it, is changed: one that others
+  can write to, that belongs to somebody else, or that holds other things than tele's.
 * A service refuses a secret that others can read or change. A person's password is taken, and they
   are told: a command that they typed is not the place where the file became readable.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Collection
@@ -22,6 +28,8 @@ from tele.errors import InvalidInput
 
 #: More bytes than any secret has.
 SIZE_LIMIT: Final = 1 << 20
+#: What is in a folder that is as good as empty: the root of a file system, or what we left behind.
+_NOTHING: Final = frozenset(("lost+found", ".writable"))
 
 
 def read_secret(
@@ -52,6 +60,44 @@ def read_secret(
             warn(text)
         with open(descriptor, "rb", closefd=False) as file:
             return file.read(SIZE_LIMIT)
+    finally:
+        os.close(descriptor)
+
+
+def own_folder(path: Path, ours: Collection[str] | None, *, strict: bool = False) -> None:
+    """Make the folder ``path``, with its parents, or take one that is there; with mode 0700.
+
+    ``ours`` are names of which one is in each folder that tele has used; None for one in a folder
+    of ours. One with something else in it is refused if its mode would have to be changed, and
+    with ``strict`` in any case. Raises OSError, or :class:`InvalidInput` with what to do.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+        return
+    # What is checked is what is changed, whatever the path leads to meanwhile.
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        mode = stat.S_IMODE(found.st_mode)
+        if found.st_uid != os.geteuid():
+            raise InvalidInput(f"{path} belongs to another user (uid {found.st_uid})")
+        if mode & (stat.S_ISVTX | 0o022):
+            raise InvalidInput(
+                f"{path} is shared: others can write to it (mode {mode:04o}); if nobody else needs"
+                f" it, and you know what is in it, type: chmod 700 {path}"
+            )
+        closed = not mode & 0o077
+        if ours is not None and (strict or not closed):
+            held = sorted(set(os.listdir(descriptor)) - _NOTHING)
+            if held and not set(held) & set(ours):
+                closing = "" if strict else f"; if all of it may be closed, type: chmod 700 {path}"
+                raise InvalidInput(
+                    f"{path} holds what is not tele's, such as {held[0]!r}: tele keeps its secrets"
+                    f" in a folder of its own{closing}"
+                )
+        if not closed:
+            os.fchmod(descriptor, 0o700)
     finally:
         os.close(descriptor)
 

@@ -66,6 +66,24 @@ def printable_json(value: object, indent: int | None = None) -> str:
     return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
 
 
+def duration(seconds: float) -> str:
+    """Return a length of time for a person, in its two largest units: ``3 h 2 min``, ``40 s``."""
+    left = round(seconds)
+    step = 1 if left < 3600 else 60 if left < 86400 else 3600
+    left = round(left / step) * step
+    parts = []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2]) or "0 s"
+
+
+def difference(ahead: float) -> str:
+    """Return how a clock stands to another one that it is ``ahead`` of: ``3 h behind``."""
+    return f"{duration(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'}"
+
+
 def _escape(character: str) -> str:
     code = ord(character)
     if code < 0x100:

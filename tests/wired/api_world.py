@@ -20,7 +20,6 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import Clock
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.test import iosim
@@ -41,6 +40,7 @@ from tele.model.api.records import Octets
 from tele.model.authority import AuthorityKind, TrustedAuthority
 from tele.model.identity import Caller, HostIdentity, HostRole, Identity, UserIdentity
 from tele.model.resources import Metadata, RecordingSettings, User
+from tele.testing import SettableClock
 
 CLUSTER = "example"
 SERVER_NAME = f"auth.{CLUSTER}"
@@ -176,7 +176,7 @@ def state(revision: int) -> ClusterState:
 class Wires:
     """Pumps all in-memory connections until nothing moves."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: SettableClock) -> None:
         self.clock = clock
         self.pumps: list[iosim.IOPump] = []
 
@@ -241,7 +241,7 @@ class World:
     """A cluster with its server, on in-memory wires and a clock of its own."""
 
     def __init__(self, limits: Limits | None = None, preface: Preface = no_preface) -> None:
-        self.clock = Clock()
+        self.clock = SettableClock()
         self.clock.advance(time.time())
         self.wires = Wires(self.clock)
         self.user_ca = Ca.make(AuthorityKind.USER)

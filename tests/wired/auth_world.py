@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from argon2 import PasswordHasher
 from attrs import evolve
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
-from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -45,6 +44,7 @@ from tele.model.resources import (
 from tele.model.session import ChunkDigest, Manifest, RecordingStart
 from tele.store.memory import MemoryBackend
 from tele.tape.verify import VERSION, to_sign
+from tele.testing import SettableClock
 
 T = TypeVar("T")
 HOST_ID = "5b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a11"
@@ -93,7 +93,7 @@ class World:
     """A cluster with an administrator at auth's own machine."""
 
     def __init__(self) -> None:
-        self.clock = Clock()
+        self.clock = SettableClock()
         self.clock.advance(1_800_000_000)
         self.backend = MemoryBackend(self.clock)
 

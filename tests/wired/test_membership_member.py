@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
@@ -25,6 +24,7 @@ from tele.model.event import Event
 from tele.model.identity import HostRole
 from tele.model.presence import Presence
 from tele.model.resources import Metadata, Role
+from tele.testing import SettableClock
 from tele.testing.authority import CLUSTER, PretendedAuth
 
 BEGIN = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -35,7 +35,7 @@ class World:
     """A machine that wants to be a member."""
 
     folder: Path
-    clock: Clock = field(factory=Clock)
+    clock: SettableClock = field(factory=SettableClock)
     auth: PretendedAuth = field(init=False)
     presence: Presence = field(factory=lambda: Presence("web1", HostRole.NODE, ("192.0.2.1:3022",)))
     token: str | None = "right"

@@ -254,3 +254,25 @@ def test_a_proxys_word_ties_no_address_to_a_host(world: World) -> None:
     assert "203.0.113.9" not in certificate.principals
     (event,) = world.events("node.join")
     assert event.remote_addr == "203.0.113.9:4321"
+
+
+@pytest.mark.parametrize("hours", [-3, 3], ids=["back", "forward"])
+def test_words_count_while_auths_clock_is_set(proxy: ProxyOfAuth, hours: int) -> None:
+    """Proxies say the date as it was, and then as it is; their certificates are of before. A word
+    counts once, by whatever date.
+    """
+    proxy.world.clock.set_wall(hours * 3600)
+    before, after = proxy.word(), proxy.word(late=-hours * 3600.0)
+    assert proxy.taken(before) == CLIENT
+    assert proxy.taken(after) == CLIENT
+    assert proxy.taken(before) is None
+    assert proxy.taken(after) is None
+    assert proxy.taken(proxy.word(late=LASTS + 1)) is None
+    assert proxy.taken(proxy.word(late=-hours * 1800.0)) is None
+
+
+def test_a_word_of_a_certificate_that_is_over_counts_by_no_date(proxy: ProxyOfAuth) -> None:
+    """The clock that was set back prolongs none (attack)."""
+    proxy.world.clock.advance(25 * 3600)
+    proxy.world.clock.set_wall(0)
+    assert proxy.taken(proxy.word()) is None

@@ -27,12 +27,16 @@ from tele.model.resources import NAME_PATTERN
 NODE_EVENTS: Final = frozenset(
     ("session.start", "session.end", "session.command", "session.disk", "session.network",
      "exec", "subsystem", "sftp", "forward", "forward.end", "agent", "agent.end", "auth.denied",
-     "auth.refused")
+     "auth.refused", "clock.step", "clock.skew")
 )  # fmt: skip
 #: What proxies may report: nobody has a session there, or runs anything.
-PROXY_EVENTS: Final = frozenset(("auth.denied", "auth.refused", "session.end", "node.duplicate"))
+PROXY_EVENTS: Final = frozenset(
+    ("auth.denied", "auth.refused", "session.end", "node.duplicate", "clock.step", "clock.skew")
+)
 #: Those about people whom nobody let in: they may call themselves anything.
 OF_STRANGERS: Final = frozenset(("auth.denied", "auth.refused", "node.duplicate"))
+#: Those about the machine: nobody caused them.
+OF_MACHINES: Final = frozenset(("clock.step", "clock.skew"))
 
 #: Longest user, login and address; longest ``error``. What is longer is cut.
 NAME_LIMIT: Final = 256
@@ -66,7 +70,8 @@ def problem(value: Event, host: HostIdentity, cluster: str) -> str:
         return "auth says which time is claimed, not the host"
     if value.session_id and not (_UUID.fullmatch(value.session_id) and host.role is HostRole.NODE):
         return "session_id is not the id of a session of this host"
-    if value.event not in OF_STRANGERS and not _NAME.fullmatch(value.user):
+    nobody = value.event in OF_STRANGERS or (value.event in OF_MACHINES and not value.user)
+    if not nobody and not _NAME.fullmatch(value.user):
         return f"{quoted(value.user)} is no name of a user"
     if len(value.roles) > ROLES_LIMIT or not all(map(_NAME.fullmatch, value.roles)):
         return "its roles are no names of roles"

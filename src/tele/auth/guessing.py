@@ -11,6 +11,8 @@ Invariants:
 * What unknown sources do changes nothing for the sources that the person logged in from.
 * An attempt that is refused for having come too early changes nothing: trying on neither helps
   nor makes it longer.
+* A clock that was set back makes no wait longer, and gives no more guesses: dates that are still
+  to come are those of now, and a wait is as long as it was.
 * A guard is bounded: :data:`SOURCES` that the person logged in from and as many others, those
   used last; neither takes the places of the other.
 """
@@ -60,6 +62,12 @@ class Source:
     wait_until: datetime | None = None
     known: datetime | None = None
 
+    def moved_to(self, now: datetime) -> Source:
+        """Return the same of a clock that says ``now``, which is before the last attempt."""
+        wait = None if self.wait_until is None else now + (self.wait_until - self.seen)
+        known = None if self.known is None else min(self.known, now)
+        return Source(now, self.failures, wait, known)
+
 
 @frozen
 class Guard:
@@ -71,6 +79,15 @@ class Guard:
     sources: Mapping[str, Source] = Factory(dict)
     guesses: float = 0.0
     counted: datetime | None = None
+
+    def _at(self, now: datetime) -> Guard:
+        """Return what is remembered, with no date of the past after ``now``."""
+        late = {name: s for name, s in self.sources.items() if s.seen > now}
+        if not late and (self.counted is None or self.counted <= now):
+            return self
+        moved = {name: source.moved_to(now) for name, source in late.items()}
+        counted = None if self.counted is None else min(self.counted, now)
+        return evolve(self, sources={**self.sources, **moved}, counted=counted)
 
     def _used(self, now: datetime) -> float:
         if self.counted is None:
@@ -85,6 +102,8 @@ class Guard:
 
         ``device``: the source is a device that proved itself.
         """
+        if (moved := self._at(now)) is not self:
+            return moved.attempt(name, good, now, device=device)
         source = self.sources.get(name) or Source(now)
         if source.wait_until is not None and now < source.wait_until:
             return Verdict.LOCKED_OUT, self

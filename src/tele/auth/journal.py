@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from tele.admission.shares import Rates, source_network
 from tele.audit.chain import event
+from tele.audit.lines import log_event
 from tele.audit.log import AuditLog
 from tele.auth.members import host_of
 from tele.errors import TeleError
@@ -71,6 +72,8 @@ class Journal:
 
     async def append(self, *events: Event) -> None:
         """Append events, durably."""
+        for each in events:
+            log_event(each)
         await self._audit.append(*events)
 
     async def denied(

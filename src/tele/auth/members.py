@@ -187,8 +187,8 @@ class Members:
     def lives(self, member: Member, now: datetime) -> bool:
         """Whether a host that has a good certificate is there, or may be on its way back."""
         heard = self._hosts.is_online(member.role, member.host_id)
-        new = now - member.joined < OFFLINE_AFTER
-        return now < member.ends and (heard or new or now < self._hosts.settled_at)
+        new = abs(now - member.joined) < OFFLINE_AFTER
+        return now < member.ends and (heard or new or self._hosts.settles_in > 0)
 
     async def renew(
         self,
@@ -299,16 +299,16 @@ class Members:
     def _check_not_alive(self, member: Member, what: str, now: datetime) -> None:
         shown = f"{member.role.value} {member.name} ({member.host_id})"
         alive = self._hosts.is_online(member.role, member.host_id)
-        if alive or now - member.joined < OFFLINE_AFTER:
+        # Who joined in the future did so before the clock was set back.
+        if alive or abs(now - member.joined) < OFFLINE_AFTER:
             raise Conflict(
                 f"{what} is that of {shown}, which is online; choose another, or remove that one"
                 f" first: tele nodes rm {member.host_id}"
             )
-        settled = self._hosts.settled_at
-        if now < settled:
+        if (seconds := self._hosts.settles_in) > 0:
             raise Unavailable(
                 f"{what} is that of {shown}, and auth has just started: that host has"
-                f" {(settled - now).total_seconds():.0f} s to come back; try again then, or remove"
+                f" {seconds:.0f} s to come back; try again then, or remove"
                 f" it first: tele nodes rm {member.host_id}"
             )
 

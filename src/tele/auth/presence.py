@@ -4,6 +4,8 @@ Laws of this file:
 
 * What a host says is kept in this process at once; the store gets changes at once and
   mere heartbeats in batches, so that a large fleet costs a few commits a minute.
+* Whether a host lives goes by how long ago this process heard of it, whatever clocks say; by dates
+  only what was stored before it started.
 * Watchers are told what changed and matters to them: not each heartbeat, and many changes of
   one moment together. One message of it serves them all.
 * A heartbeat, or a change, costs the same however many hosts there are (a new name, one
@@ -36,6 +38,7 @@ log = make_logger(__name__)
 HOSTS: Final = "/hosts/"
 #: How long hosts have to come back after auth has started, before they can count as gone.
 RETURN_TIME: Final = timedelta(minutes=5)
+OFFLINE_SECONDS: Final = OFFLINE_AFTER.total_seconds()
 #: How often the silent are noticed.
 LOOK_SECONDS: Final = 5.0
 #: How long heartbeats may wait to be stored, together.
@@ -89,6 +92,8 @@ class Hosts:
         self._forget_after = forget_after
         self._words = Shelf(backend, HOSTS, LastWord)
         self._heard: dict[HostRole, dict[str, LastWord]] = {role: {} for role in HostRole}
+        #: When that was by ``clock.seconds()``.
+        self._moments: dict[HostRole, dict[str, float]] = {role: {} for role in HostRole}
         self._online: dict[HostRole, set[str]] = {role: set() for role in HostRole}
         #: Names and ids in order, for pages.
         self._order: dict[HostRole, list[tuple[str, str]]] = {role: [] for role in HostRole}
@@ -96,16 +101,16 @@ class Hosts:
         self._untold: dict[HostRole, set[str]] = {role: set() for role in HostRole}
         self._watchers: dict[HostRole, dict[_Watcher, None]] = {role: {} for role in HostRole}
         self._stop_watching: Callable[[], None] | None = None
-        #: Until then whoever is silent may be on the way back from the time that auth was away.
-        self.settled_at = now(clock)
+        self._settled_at = clock.seconds()
         self._timers: dict[str, IDelayedCall] = {}
 
     async def start(self) -> None:
         """Read what is stored and follow it from now on."""
-        self.settled_at = now(self._clock) + RETURN_TIME
+        self._settled_at = self._clock.seconds() + RETURN_TIME.total_seconds()
         self._stop_watching = (await self._backend.watch(HOSTS, self._changed)).stop
         for kept in await self._words.list():
-            self._take(kept.value.presence.role, kept.value)
+            age = max(0.0, (now(self._clock) - kept.value.heard).total_seconds())
+            self._take(kept.value.presence.role, kept.value, self._clock.seconds() - age)
         self._later("look", LOOK_SECONDS, self._look)
 
     async def stop(self) -> None:
@@ -130,7 +135,7 @@ class Hosts:
     async def hear(self, role: HostRole, word: LastWord) -> None:
         """Take a host's word that it lives; durable on return if it says anything new."""
         news = not word.same(self._heard[role].get(word.host_id))
-        self._take(role, word)
+        self._take(role, word, self._clock.seconds())
         if news:
             await self._backend.commit(self._put(role, word))
         elif self._stop_watching is not None:
@@ -164,14 +169,19 @@ class Hosts:
                 return
 
     # -- what others see --------------------------------------------------------------
+    @property
+    def settles_in(self) -> float:
+        """For how many seconds whoever is silent may be on the way back from auth's absence."""
+        return max(0.0, self._settled_at - self._clock.seconds())
+
     def known(self, role: HostRole, host_id: str) -> bool:
         """Whether a host said anything lately."""
         return host_id in self._heard[role]
 
     def is_online(self, role: HostRole, host_id: str) -> bool:
         """Whether a host lives."""
-        word = self._heard[role].get(host_id)
-        return word is not None and self._lives(word, now(self._clock))
+        moment = self._moments[role].get(host_id)
+        return moment is not None and self._clock.seconds() - moment < OFFLINE_SECONDS
 
     def has_proxy_at(self, address: str) -> bool:
         """Whether a proxy calls auth from this address."""
@@ -183,10 +193,10 @@ class Hosts:
 
     def after(self, role: HostRole, place: str) -> Iterator[Host]:
         """Yield the hosts of a role that come after ``place``: a name, ``/`` and an id."""
-        moment, order = now(self._clock), self._order[role]
+        order = self._order[role]
         name, _, host_id = place.partition("/")
         for at in range(bisect_right(order, (name, host_id)), len(order)):
-            yield self._show(self._heard[role][order[at][1]], moment)
+            yield self._show(role, self._heard[role][order[at][1]])
 
     def watch(self, role: HostRole, receiver: Receiver) -> Deferred[None]:
         """Tell ``receiver`` the hosts of ``role``, and each change that matters.
@@ -212,14 +222,10 @@ class Hosts:
         watcher.receiver(HostChanges(self._shown(role, page), (), first, not watcher.left))
 
     def _shown(self, role: HostRole, ids: Iterable[str]) -> tuple[Host, ...]:
-        moment = now(self._clock)
         words = (self._heard[role].get(host_id) for host_id in ids)
-        return tuple(self._show(word, moment) for word in words if word is not None)
+        return tuple(self._show(role, word) for word in words if word is not None)
 
-    def _lives(self, word: LastWord, moment: datetime) -> bool:
-        return moment - word.heard < OFFLINE_AFTER
-
-    def _show(self, word: LastWord, moment: datetime) -> Host:
+    def _show(self, role: HostRole, word: LastWord) -> Host:
         said = word.presence
         return Host(
             id=word.host_id,
@@ -228,7 +234,7 @@ class Hosts:
             addresses=said.addresses,
             labels=word.labels,
             mode=said.mode,
-            status=Status.ONLINE if self._lives(word, moment) else Status.OFFLINE,
+            status=Status.ONLINE if self.is_online(role, word.host_id) else Status.OFFLINE,
             last_seen=word.heard,
             version=said.version,
             rotation=said.rotation,
@@ -242,23 +248,30 @@ class Hosts:
         role_name, _, host_id = change.key.removeprefix(HOSTS).partition("/")
         role = HostRole(role_name)
         if change.item is not None:
-            self._take(role, decode(LastWord, change.item.value))
+            self._told_by_store(role, decode(LastWord, change.item.value))
         elif (word := self._heard[role].pop(host_id, None)) is not None:
+            self._moments[role].pop(host_id, None)
             self._unplace(role, word)
             self._online[role].discard(host_id)
             self._unstored.pop((role, host_id), None)
             self._tell_soon(role, host_id)
 
-    def _take(self, role: HostRole, word: LastWord) -> None:
+    def _told_by_store(self, role: HostRole, word: LastWord) -> None:
+        """Take what this auth stored itself, which it knows, or what another one heard just now."""
+        known = self._heard[role].get(word.host_id)
+        # Something a little older was on the way. If it is much older, a clock was set back.
+        if known is None or not timedelta(0) <= known.heard - word.heard < OFFLINE_AFTER:
+            self._take(role, word, self._clock.seconds())
+
+    def _take(self, role: HostRole, word: LastWord, moment: float) -> None:
         before = self._heard[role].get(word.host_id)
-        if before is not None and before.heard > word.heard:
-            return  # the store tells what we know already, or another auth was later
+        self._moments[role][word.host_id] = moment
         self._heard[role][word.host_id] = word
         if before is None or before.presence.name != word.presence.name:
             if before is not None:
                 self._unplace(role, before)
             insort(self._order[role], (word.presence.name, word.host_id))
-        online = self._lives(word, now(self._clock))
+        online = self.is_online(role, word.host_id)
         if not word.same(before) or online != (word.host_id in self._online[role]):
             self._tell_soon(role, word.host_id)
         (self._online[role].add if online else self._online[role].discard)(word.host_id)
@@ -269,9 +282,8 @@ class Hosts:
 
     def _look(self) -> None:
         """Notice those who fell silent."""
-        moment = now(self._clock)
         for role, online in self._online.items():
-            silent = [i for i in online if not self._lives(self._heard[role][i], moment)]
+            silent = [host_id for host_id in online if not self.is_online(role, host_id)]
             online.difference_update(silent)
             if silent:
                 self._tell_soon(role, *silent)

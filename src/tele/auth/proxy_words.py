@@ -18,7 +18,7 @@ from tele.auth.local import Collaborators
 from tele.certs.keys import parse_line
 from tele.conch.client import MemberVerifier
 from tele.errors import ProtocolError
-from tele.loop import make_logger, now
+from tele.loop import make_logger, now, wall_seconds
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostIdentity, HostRole
 from tele.tunnel.vouching import Vouching, take_preface
@@ -49,7 +49,12 @@ class ProxyWords:
         if not size:
             return 0, None
         try:
-            visitor, _ = self._vouching.take(data[:size], self._clock.seconds())
+            visitor, _ = self._vouching.take(
+                data[:size],
+                wall_seconds(self._clock),
+                self._clock.seconds(),  # the date before our clock was set: hosts do not know yet
+                elapsed=self._clock.seconds(),
+            )
         except ProtocolError as error:
             if self._lines.take("", self._clock.seconds()):
                 log.warn("the address that a proxy says is not taken: {why!s}", why=error)

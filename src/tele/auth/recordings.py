@@ -106,7 +106,7 @@ class Recordings:
     async def has_room(self, host_id: str, limit: int) -> bool:
         """Whether fewer than ``limit`` sessions of a node run."""
         moment = self._now()
-        if self._running[host_id] >= limit and moment - self._counted >= COUNT_AGAIN:
+        if self._running[host_id] >= limit and abs(moment - self._counted) >= COUNT_AGAIN:
             # Some may have ended at another auth on this store, or never told that they did.
             self._counted = moment
             since = moment - COUNTS_FOR

@@ -45,7 +45,7 @@ from tele.errors import Conflict, InvalidInput, TeleError, Unavailable
 from tele.https.identity import TlsIdentity
 from tele.https.serve import ApiServer
 from tele.interfaces import IArchive, IAuditSink, IBackend
-from tele.loop import make_logger, now
+from tele.loop import Expiry, StepWatch, make_logger, now
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Operation
 from tele.model.authority import AuthorityKind
@@ -55,7 +55,7 @@ from tele.model.resources import RecordingSettings
 log = make_logger(__name__)
 
 #: How often auth looks whether its own certificate is to be renewed.
-LOOK_AGAIN: Final = 600.0
+LOOK_AGAIN: Final = 60.0
 
 
 @frozen
@@ -135,6 +135,8 @@ class AuthService(Service):
         self._identity: TlsIdentity | None = None
         self._renewal: IDelayedCall | None = None
         self._renew_at: datetime | None = None
+        self._due: Expiry | None = None
+        self._step_watch = StepWatch(reactor, self._clock_was_set)
 
     def startService(self) -> None:
         """Begin to start; ``ready`` tells how it ended."""
@@ -191,6 +193,7 @@ class AuthService(Service):
         if new:
             await authority.emit("cluster.create", LOCAL, name=self._cluster)
         self._renew()
+        self._step_watch.start()
         server = self._server = ApiServer(
             self._reactor,
             authority,
@@ -249,6 +252,7 @@ class AuthService(Service):
         )
 
     async def _close(self) -> None:
+        self._step_watch.stop()
         if self._renewal is not None and self._renewal.active():
             self._renewal.cancel()
         self._renewal = None
@@ -273,12 +277,13 @@ class AuthService(Service):
     def _renew(self) -> None:
         """Issue auth's own certificate, and do so again at two thirds of its life.
 
-        That is looked at every now and then: a timer does not know of a machine that slept.
+        That is looked at every now and then: a timer knows nothing of a clock that is set.
         """
         if self._parts is None:
             return
         self._renewal = self._reactor.callLater(LOOK_AGAIN, self._renew)
-        if self._renew_at is not None and self._now() < self._renew_at:
+        waits = self._due is not None and not self._due.has_passed
+        if waits and self._renew_at is not None and self._now() < self._renew_at:
             return
         key = TlsKey.generate()
         host = self._listen[0]
@@ -291,7 +296,29 @@ class AuthService(Service):
             named,
         )
         self._identity = TlsIdentity(certificates.tls, key.to_pem())
-        self._renew_at = self._now() + (certificates.expires - self._now()) * 2 / 3
+        moment = self._now()
+        self._renew_at = moment + (certificates.expires - moment) * 2 / 3
+        self._due = Expiry(self._reactor, self._renew_at)
+
+    def _clock_was_set(self, seconds: float) -> None:
+        """Say so in the audit, and show a certificate that is good by the new date, too."""
+        if self.authority is None or self._parts is None:
+            return
+        if seconds < 0:
+            # By the clock as it is now, ours is not valid yet; one of a later date is still good.
+            self._renew_at = None
+        if self._renewal is not None and self._renewal.active():
+            self._renewal.cancel()
+        self._renew()
+        told = self.authority.emit(
+            "clock.step",
+            seconds=round(seconds, 3),
+            server_id=self._host_id,
+            server_name=self._host_name,
+        )
+        Deferred.fromCoroutine(told).addErrback(
+            lambda failure: log.failure("a clock that was set is not in the audit", failure)
+        )
 
     def _tls_identity(self) -> TlsIdentity:
         if self._identity is None:

@@ -164,11 +164,24 @@ def _check_common(
         raise BadCertificate(f"it is a {certificate.kind.name.lower()} certificate", "kind")
     seconds = now.timestamp()
     if seconds < certificate.valid_after:
-        raise BadCertificate("it is not valid yet", "validity")
+        raise BadCertificate(
+            f"it is not valid yet: it begins at {_shown(certificate.valid_after)}, and here it is"
+            f" {_shown(seconds)}: which clock is wrong?",
+            "validity",
+        )
     if certificate.valid_before != FOREVER and seconds >= certificate.valid_before:
-        raise BadCertificate("it has expired", "validity")
+        raise BadCertificate(
+            f"it has expired: it ended at {_shown(certificate.valid_before)}, and here it is"
+            f" {_shown(seconds)}",
+            "validity",
+        )
     if not certificate.principals:
         raise BadCertificate("it names nobody", "principal")
+
+
+def _shown(seconds: float) -> str:
+    """Return a date for a person."""
+    return f"{datetime.fromtimestamp(min(seconds, _LAST_SECOND), UTC):%F %T} UTC"
 
 
 def _check_signature(certificate: Certificate) -> None:

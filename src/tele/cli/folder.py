@@ -18,14 +18,16 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import stat
 import time
 from pathlib import Path
 
-from tele.errors import Conflict, NotFound, TeleError
+from tele.errors import Conflict, InvalidInput, NotFound, TeleError
+from tele.private_files import own_folder
 
 #: How long a cluster may take to end by itself.
 PATIENCE = 30.0
+#: Of these one is in each folder that a cluster was started in.
+OURS = ("tele.yaml", "tele.pid", "tele.log")
 #: A log of more bytes is put aside at the next start.
 LOG_LIMIT = 10 * 1024 * 1024
 
@@ -50,19 +52,12 @@ class Folder:
     def prepare(self) -> None:
         """Make it, for its owner only; raises :class:`TeleError`."""
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = self.path.stat()
-            if not stat.S_ISDIR(found.st_mode):
-                raise FileExistsError(20, "it is not a folder")
-            if found.st_uid != os.geteuid():
-                raise TeleError(
-                    f"{self.path} belongs to another user; choose another folder with --dir"
-                )
-            if stat.S_IMODE(found.st_mode) & 0o077:
-                self.path.chmod(0o700)
+            own_folder(self.path, OURS, strict=True)
             probe = self.path / ".writable"
             probe.touch(0o600)
             probe.unlink()
+        except InvalidInput as error:
+            raise InvalidInput(f"{error}\nchoose another folder with --dir") from None
         except OSError as error:
             raise TeleError(
                 f"cannot write to the folder {self.path}: {error.strerror}\n"

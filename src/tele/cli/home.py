@@ -22,13 +22,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tele.durable_files import make_folder, write_file
+from tele.durable_files import write_file
 from tele.errors import InvalidInput, NotLoggedIn, TeleError, quoted
+from tele.private_files import own_folder
 
 #: The same as tele.model.resources.NAME_PATTERN, which costs the import of attrs.
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,126}[A-Za-z0-9])?", re.ASCII)
@@ -52,13 +53,14 @@ class Profile(NamedTuple):
 class Facts(NamedTuple):
     """What the certificate says, for commands that have no time to parse one.
 
-    ``expires`` is in seconds since 1970.
+    ``expires`` is in seconds since 1970, and so is ``issued``, the date by auth's clock.
     """
 
     user: str
     logins: tuple[str, ...]
     roles: tuple[str, ...]
     expires: float
+    issued: float = 0.0
 
 
 class Files(NamedTuple):
@@ -197,7 +199,8 @@ class Home:
             return None
         try:
             logins, roles = tuple(said["logins"]), tuple(said["roles"])
-            return Facts(str(said["user"]), logins, roles, float(said["expires"]))
+            expires, issued = float(said["expires"]), float(said.get("issued", 0.0))
+            return Facts(str(said["user"]), logins, roles, expires, issued)
         except (KeyError, TypeError, ValueError):
             raise _damaged(self.files(profile).facts) from None
 
@@ -213,10 +216,15 @@ class Home:
 
     def write(self, path: Path, content: str | bytes) -> None:
         """Replace a file here by ``content``, mode 0600; raises :class:`TeleError`."""
-        private_folder(self.path)
+        private_folder(self.path, (path.parent.name, *self._ours()))
         if path.parent != self.path:
             private_folder(path.parent)
         replace_file(path, content, 0o600)
+
+    def _ours(self) -> tuple[str, ...]:
+        """Names of what is here if anything is ours: clusters that somebody logged in to."""
+        made = (*self.path.glob("*/profile.json"), *self.path.glob("*/*.pub"))
+        return ("current", *(found.parent.name for found in made))
 
 
 def is_valid(facts: Facts | None) -> bool:
@@ -264,15 +272,15 @@ def _damaged(path: Path) -> TeleError:
     return TeleError(f"{path} is damaged; remove it and log in again")
 
 
-def private_folder(path: Path) -> Path:
-    """Make the folder, and keep others out of it; raises :class:`TeleError`."""
+def private_folder(path: Path, ours: Collection[str] | None = None) -> Path:
+    """Make the folder, and keep others out of it; raises :class:`TeleError`.
+
+    ``ours``: see :func:`tele.private_files.own_folder`.
+    """
     try:
-        make_folder(path)
-        found = path.stat()
-        if found.st_uid != os.geteuid():
-            raise TeleError(f"{path} belongs to another user: set TELE_HOME to a folder of yours")
-        if stat.S_IMODE(found.st_mode) & 0o077:
-            path.chmod(0o700)
+        own_folder(path, ours, strict=True)
+    except InvalidInput as error:
+        raise InvalidInput(f"{error}\nset TELE_HOME to a folder of yours") from None
     except FileExistsError:
         raise TeleError(f"{path} is in the way: it is not a folder") from None
     except OSError as error:

@@ -21,8 +21,15 @@ import click
 from tele.cli.home import Facts, Home, Profile, is_valid, safe_name
 from tele.cli.lists import notice_shorter, read_password, ttl_option
 from tele.cli.openssh import split_address, write_openssh_files
-from tele.cli.session import Where, trusted_hosts, typed_options, where_options
-from tele.errors import InvalidInput, NotLoggedIn, TeleError
+from tele.cli.session import (
+    SKEW_SECONDS,
+    Where,
+    trusted_hosts,
+    typed_options,
+    where_options,
+)
+from tele.errors import InvalidInput, NotLoggedIn, TeleError, WrongClock
+from tele.text import difference
 
 if TYPE_CHECKING:
     from tele.certs.keys import PrivateKey
@@ -205,7 +212,8 @@ def keep(home: Home, profile: Profile, ssh: PrivateKey, tls: TlsKey, got: Certif
     home.write(files.authorities, json.dumps(plain(got.authorities), indent=1))
     home.save_profile(profile)
     write_openssh_files(home, profile)
-    facts = Facts(profile.user, identity.logins, identity.roles, got.expires.timestamp())
+    expires, issued = got.expires.timestamp(), identity.issued.timestamp()
+    facts = Facts(profile.user, identity.logins, identity.roles, expires, issued)
     home.save_facts(profile, facts)
     problem = add_to_agent(files, facts.expires - time.time())
     if problem is not None:
@@ -216,6 +224,15 @@ def keep(home: Home, profile: Profile, ssh: PrivateKey, tls: TlsKey, got: Certif
 def _tell(profile: Profile, facts: Facts) -> None:
     from tele.cli.output import ROUNDING, say, span
 
+    ahead = time.time() - facts.issued
+    if abs(ahead) > SKEW_SECONDS:
+        text = f"the clock of this machine is {difference(ahead)} auth's"
+        if not is_valid(facts):
+            raise WrongClock(
+                f"{text}: by it the certificate is over already\n"
+                "set the clock that is wrong; there is no need to log in again"
+            )
+        say(f"note: {text}: set the clock that is wrong")
     left = span(facts.expires - time.time() + ROUNDING)
     logins = ", ".join(facts.logins) or "none"
     say(f"logged in to {profile.cluster} as {profile.user} for {left}; logins: {logins}")

@@ -54,7 +54,8 @@ def known_names(where: Where) -> list[str]:
             return []
         known = path.read_text("utf-8").split() if path.exists() else []
         kept = [name for name in known if is_name(name)]
-        if kept and time.time() - path.stat().st_mtime < FRESH_SECONDS:
+        # What was written in the future is of before the clock was set back.
+        if kept and 0 <= time.time() - path.stat().st_mtime < FRESH_SECONDS:
             return kept
     except (TeleError, OSError, ValueError):
         return []

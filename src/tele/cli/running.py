@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +29,7 @@ from tele.config.values import Address, FileConfig
 from tele.embed import ClusterService, load_config
 from tele.embed.addresses import public_address
 from tele.errors import AccessDenied, NotFound, TeleError, Unavailable
-from tele.loop import LogFormat, make_logger, set_up_logging
+from tele.loop import Expiry, LogFormat, make_logger, make_monotonic, now, set_up_logging
 from tele.model.api.members import ListHosts, PublicKeys
 from tele.model.api.table import LIST_HOSTS
 from tele.model.authority import AuthorityKind, Certificates, authority_of
@@ -38,7 +37,7 @@ from tele.model.authority import AuthorityKind, Certificates, authority_of
 _log = make_logger(__name__)
 
 #: How often we look whether the owner's certificate has to be renewed.
-_LOOK_SECONDS = 300.0
+_LOOK_SECONDS = 60.0
 #: How long the node may take to be heard of.
 ONLINE_SECONDS = 30.0
 
@@ -56,6 +55,7 @@ def run_cluster(
     """
     from twisted.internet import reactor
 
+    make_monotonic(reactor)
     loaded = load_config(place.config)
     config = _for_now(loaded.config, listen)
     loaded = evolve(loaded, config=config)
@@ -127,7 +127,7 @@ class _Run:
         self._logged_in: Profile | None = None
         self._ours = ""
         self._node_name = ""
-        self._renew_at = 0.0
+        self._half: Expiry | None = None
 
     def until_stopped(self, report: Callable[[dict[str, Any]], None]) -> TeleError | None:
         """Run the reactor; return why it could not start, if it could not."""
@@ -190,7 +190,9 @@ class _Run:
         page = await self._cluster.owner.perform(LIST_HOSTS, ListHosts(limit=1000))
         for host in page.items:
             # What it said before it served is of its last run, or has no address yet.
-            if host.id == node.member.host_id and host.last_seen >= since and host.addresses:
+            # If it served in the future, the clock was set back since.
+            heard = host.last_seen >= since or since > now(self._reactor)
+            if host.id == node.member.host_id and heard and host.addresses:
                 self._node_name = host.name
                 return True
         return False
@@ -225,13 +227,14 @@ class _Run:
         profile = self._profile(got)
         await deferToThread(keep, self._home, profile, ssh, tls, got)
         self._ours = got.ssh
-        self._renew_at = (time.time() + got.expires.timestamp()) / 2
+        moment = now(self._reactor)
+        self._half = Expiry(self._reactor, moment + (got.expires - moment) / 2)
         return profile
 
     async def _look(self) -> None:
         """Renew the owner's certificate at half of its life, unless it is not ours any more."""
         profile = self._logged_in
-        if profile is None or time.time() < self._renew_at:
+        if profile is None or self._half is None or not self._half.has_passed:
             return
         path = self._home.files(profile).certificate
         if path.exists() and path.read_text("ascii").startswith(self._ours):

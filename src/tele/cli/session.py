@@ -8,6 +8,7 @@ on auth's own machine, directly at its socket, as its owner: for the first user 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +16,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import click
 
-from tele.cli.home import Files, Home, Profile, logged_in
-from tele.errors import InvalidInput, TeleError, Unreachable
+from tele.cli.home import Facts, Files, Home, Profile, logged_in
+from tele.errors import InvalidInput, NotLoggedIn, TeleError, Unreachable
 from tele.private_files import check_secret
 
 if TYPE_CHECKING:  # attrs and cattrs, which `tele proxy ssh` has no time for
     from tele.https.blocking import BlockingAuthority
     from tele.model.api.operation import Operation
 
+#: Clocks that differ by less make no certificate invalid: it is issued for a minute ago.
+SKEW_SECONDS = 45.0
 #: In auth's data_dir: where its owner may call it without a certificate.
 LOCAL_SOCKET = "auth.sock"
 
@@ -134,6 +137,51 @@ def which_cluster(cluster: str | None, proxy: str | None) -> tuple[str | None, s
     return cluster, proxy
 
 
+def meant(
+    home: Home, cluster: str | None = None, proxy: str | None = None, user: str | None = None
+) -> tuple[Profile, Facts]:
+    """Return the profile that is meant and the facts of its valid certificate.
+
+    Raises :class:`NotLoggedIn` with what to type; or :class:`WrongClock` if the certificate is
+    over only by the clock of this machine, and auth's is another.
+    """
+    try:
+        return logged_in(home, cluster, proxy, user)
+    except NotLoggedIn:
+        profile = home.chosen(cluster, proxy, user)
+        facts = None if profile is None else home.facts(profile)
+        if profile is None or facts is None:
+            raise
+        problem = _wrong_clock(home, profile)
+        if problem is None:
+            raise
+        raise problem from None
+
+
+def notice_behind(facts: Facts) -> None:
+    """Say it when the certificate is one of the future by the clock of this machine."""
+    behind = facts.issued - time.time()
+    if behind > SKEW_SECONDS:
+        from tele.cli.output import say
+        from tele.text import duration
+
+        say(
+            f"tele: the clock of this machine is at least {duration(behind)} behind auth's: ssh may"
+            " not take the certificates of hosts; set the clock that is wrong"
+        )
+
+
+def _wrong_clock(home: Home, profile: Profile) -> TeleError | None:
+    from tele.https.blocking import BlockingAuthority
+
+    try:
+        trust = trusted_hosts(home.files(profile))
+        with BlockingAuthority(profile.proxy, None, trust, f"auth.{profile.cluster}") as remote:
+            return remote.wrong_clock()
+    except TeleError:
+        return None  # auth cannot be asked: what is known here has to do
+
+
 @contextmanager
 def open_authority(where: Where = Where()) -> Iterator[Authority]:  # noqa: B008  (immutable)
     """Give auth of the cluster that is meant.
@@ -148,7 +196,7 @@ def open_authority(where: Where = Where()) -> Iterator[Authority]:  # noqa: B008
     from tele.https.identity import TlsFiles
 
     home = Home.find()
-    profile, _ = logged_in(home, where.cluster, where.proxy, where.user)
+    profile, _ = meant(home, where.cluster, where.proxy, where.user)
     files = home.files(profile)
     check_secret(files.tls_key, "your key")
     identity = TlsFiles(files.tls_certificate, files.tls_key)
@@ -198,5 +246,5 @@ def _authority(files: Files, kind: str) -> dict[str, Any]:
 def current(where: Where) -> tuple[Home, Profile]:
     """Return the home and the profile that is meant, with a valid certificate."""
     home = Home.find()
-    profile, _ = logged_in(home, where.cluster, where.proxy, where.user)
+    profile, _ = meant(home, where.cluster, where.proxy, where.user)
     return home, profile

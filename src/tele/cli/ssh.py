@@ -18,11 +18,11 @@ from typing import NoReturn
 import click
 from click.shell_completion import CompletionItem
 
-from tele.cli.home import Facts, Home, logged_in
+from tele.cli.home import Facts, Home
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.node_names import complete_node
 from tele.cli.openssh import openssh_program, this_program, write_openssh_files
-from tele.cli.session import which_cluster
+from tele.cli.session import meant, notice_behind, which_cluster
 from tele.errors import InvalidInput, quoted
 
 #: Options of ssh(1) and scp(1) that take an argument.
@@ -172,7 +172,8 @@ def _ready(
     program = openssh_program(name)
     cluster, proxy = which_cluster(cluster, proxy)
     home = Home.find()
-    profile, facts = logged_in(home, cluster, proxy, user)
+    profile, facts = meant(home, cluster, proxy, user)
+    notice_behind(facts)
     return program, profile.cluster, ["-F", str(write_openssh_files(home, profile))], facts
 
 

@@ -6,9 +6,9 @@ import time
 
 import click
 
-from tele.cli.home import Home, logged_in
+from tele.cli.home import Home
 from tele.cli.output import ROUNDING, format_option, print_text, show_data, span
-from tele.cli.session import Where, where_options
+from tele.cli.session import Where, meant, notice_behind, where_options
 from tele.text import printable
 
 #: How long nodes and proxies go on by themselves when auth is away, in seconds: what is left of
@@ -23,7 +23,7 @@ ALONE_AT_MOST = 24 * 3600
 def status(form: str, where: Where) -> None:
     """Show who you are, where, and until when."""
     home = Home.find()
-    profile, facts = logged_in(home, where.cluster, where.proxy, where.user)
+    profile, facts = meant(home, where.cluster, where.proxy, where.user)
     expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(facts.expires))
     said = {
         "cluster": profile.cluster,
@@ -50,3 +50,4 @@ def status(form: str, where: Where) -> None:
         ("Alone:", f"when auth is away, nodes decide by themselves for {alone}"),
     ):
         print_text(f"{title:9}{printable(text)}")
+    notice_behind(facts)

@@ -41,7 +41,7 @@ from tele.errors import (
     Unreachable,
     quoted,
 )
-from tele.loop import make_logger, now
+from tele.loop import make_logger, validity_date
 from tele.model.identity import HostIdentity, HostRole
 from tele.text import printable_lines
 from tele.wire import numbers as n
@@ -183,7 +183,9 @@ class SSHClientTransport(Transport, conch.SSHClientTransport):
         """Fire if the server that has the certificate ``hostKey`` is the right one."""
         if self._verifier is None:
             raise BadCertificate("nobody says which server is the right one", "authority")
-        self.host = self._verifier.verify(parse_certificate(hostKey), now(self.clock))
+        certificate = parse_certificate(hostKey)
+        moment = validity_date(self.clock, certificate.valid_after)
+        self.host = self._verifier.verify(certificate, moment)
         return succeed(True)
 
     def _finish_exchange(

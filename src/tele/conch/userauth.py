@@ -37,7 +37,7 @@ from tele.conch.credentials import (
 from tele.conch.penalties import Fault
 from tele.conch.refusals import terminal_lines
 from tele.errors import AccessDenied, BadCertificate, ProtocolError, TeleError, quoted
-from tele.loop import make_logger, now
+from tele.loop import make_logger, validity_date
 from tele.model.identity import HostRole
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, boolean, name_list, string
@@ -229,7 +229,7 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
             trust.authorities,
             request.login if factory.match_login else None,
             transport.remote_addr()[0],
-            now(transport.clock),
+            validity_date(transport.clock, certificate.valid_after),
             trust.cluster,
         )
         self._check_signature(request, certificate, checked.verify_required)
@@ -251,7 +251,11 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
                 f"{quoted(request.algorithm)} is not allowed for this key", "algorithm"
             )
         checked = check_member(
-            certificate, trust.authorities, trust.cluster, tuple(HostRole), now(transport.clock)
+            certificate,
+            trust.authorities,
+            trust.cluster,
+            tuple(HostRole),
+            validity_date(transport.clock, certificate.valid_after),
         )
         identity = checked.identity
         if identity is None or identity.host_id != request.login:

@@ -8,6 +8,9 @@ Laws of this room:
 
 * It composes and decides nothing: what a part does is in its own room.
 * Nothing is opened before a service is made or started, so that twistd may fork first.
+* A clock that is set back holds up no timer: what makes a service also calls
+  :func:`make_monotonic` with its reactor. A program that uses :mod:`tele.embed.ssh` only, or
+  has timers of its own before that, calls it first.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from tele.embed.auth import auth_service
 from tele.embed.cluster import ClusterService
 from tele.embed.hosts import HostService, join_settings, node_service, proxy_service
 from tele.embed.plugins import choose, load_config
+from tele.loop import make_monotonic
 from tele.membership.joining import JoinSettings
 
 __all__ = [
@@ -48,6 +52,7 @@ __all__ = [
     "choose",
     "join_settings",
     "load_config",
+    "make_monotonic",
     "node_service",
     "parse",
     "proxy_service",

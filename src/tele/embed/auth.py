@@ -12,6 +12,7 @@ from tele.data_dir import DataDirLock
 from tele.embed.addresses import host_name
 from tele.embed.plugins import choose
 from tele.interfaces import IArchiveFactory, IAuditSinkFactory, IBackendFactory, Surroundings
+from tele.loop import make_monotonic
 from tele.membership.files import private_folder
 from tele.membership.store import host_id_in
 
@@ -42,6 +43,7 @@ def auth_service(reactor: Any, config: AuthConfig, data_dir: Path) -> AuthServic
     Locks the part of ``data_dir`` and opens the store: call it when the process is the one that
     will serve. Raises :class:`tele.errors.Conflict` when another process has locked it.
     """
+    make_monotonic(reactor)
     folder = private_folder(data_dir)
     lock = DataDirLock(folder, "auth")
     try:

@@ -20,7 +20,7 @@ from tele.embed.auth import auth_service
 from tele.embed.hosts import HostService, join_settings, node_service, open_store, proxy_service
 from tele.errors import InvalidInput, Unavailable
 from tele.interfaces import IAuthority
-from tele.loop import now
+from tele.loop import make_monotonic, now
 from tele.membership.files import private_folder
 from tele.membership.joining import JoinSettings
 from tele.membership.store import MemberStore
@@ -42,6 +42,7 @@ class ClusterService(MultiService):
 
     def __init__(self, reactor: Any, loaded: Loaded, parts: Sequence[str] = ()) -> None:
         super().__init__()
+        make_monotonic(reactor)
         self.ready: Deferred[ClusterService] = Deferred()
         self.auth: AuthService | None = None
         self.proxy: HostService | None = None

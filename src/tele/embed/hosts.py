@@ -42,7 +42,7 @@ from tele.interfaces import (
     RecorderSurroundings,
     Surroundings,
 )
-from tele.loop import now
+from tele.loop import make_monotonic, now
 from tele.membership.agreement import check_kept_identity
 from tele.membership.files import private_folder
 from tele.membership.joining import JoinSettings
@@ -216,6 +216,7 @@ def node_service(
     part in every session in place of the one that ``config`` chooses. Raises
     :class:`tele.errors.Conflict` when another process runs the node of ``data_dir``.
     """
+    make_monotonic(reactor)
     lock = DataDirLock(private_folder(data_dir), HostRole.NODE.value)
     try:
         return _locked_node(reactor, config, data_dir, lock, join, store, recorder)
@@ -315,6 +316,7 @@ def proxy_service(
     ``join`` and ``store`` come from ``config`` if they are not given. Raises
     :class:`tele.errors.Conflict` when another process runs the proxy of ``data_dir``.
     """
+    make_monotonic(reactor)
     lock = DataDirLock(private_folder(data_dir), HostRole.PROXY.value)
     try:
         return _locked_proxy(reactor, config, data_dir, lock, join, store)

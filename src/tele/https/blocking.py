@@ -122,11 +122,9 @@ class BlockingAuthority:
         server_name: str,
     ) -> None:
         context = _context(identity)
-        try:
-            context.load_verify_locations(cadata="\n".join(trust))
-        except ssl.SSLError:
-            raise InvalidInput("the cluster's CA certificates cannot be read") from None
+        _trust(context, trust)
         self._address = address
+        self._trusted: tuple[tuple[str, ...], str] | None = (tuple(trust), server_name)
         self._make: Callable[[], http.client.HTTPConnection] = lambda: _Connection(
             address, context, server_name
         )
@@ -137,6 +135,7 @@ class BlockingAuthority:
         """Return auth at its socket on this machine, for the account that runs it and root."""
         made = cls.__new__(cls)
         made._address = path
+        made._trusted = None
         made._make = lambda: _LocalConnection(path)
         made._connection = None
         return made
@@ -166,16 +165,28 @@ class BlockingAuthority:
         except (ConnectionError, http.client.BadStatusLine) as error:
             self.close()
             if fresh or operation.method not in _IDEMPOTENT:
-                raise _explained(self._address, error) from None
+                raise self._found_out(error) from None
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise _explained(self._address, error) from None
+            raise self._found_out(error) from None
         # A connection that had been kept open was closed meanwhile.
         try:
             return self._perform(operation, request)
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise _explained(self._address, error) from None
+            raise self._found_out(error) from None
+
+    def _found_out(self, error: Exception) -> TeleError:
+        """Return why there was no answer, also by asking the proxy and auth about it."""
+        if self._trusted is None:
+            return _explained(self._address, error)
+        return found_out(self._address, error, *self._trusted)
+
+    def wrong_clock(self) -> TeleError | None:
+        """Return how this machine's clock differs from auth's, if it does."""
+        if self._trusted is None:
+            return None
+        return _wrong_clock(self._address, *self._trusted)
 
     def _perform(self, operation: Operation[Req, Res], request: Req) -> Res:
         if self._connection is None:
@@ -210,7 +221,7 @@ class BlockingAuthority:
                         raise Unreachable(f"{self._address} stopped in the middle of a line")
                     yield read_line(operation, line)
             except (OSError, http.client.HTTPException) as problem:
-                raise _explained(self._address, problem) from None
+                raise self._found_out(problem) from None
 
 
 def _send(
@@ -249,6 +260,13 @@ def _context(identity: TlsFiles | TlsIdentity | None) -> ssl.SSLContext:
     return context
 
 
+def _trust(context: ssl.SSLContext, trust: Sequence[str]) -> None:
+    try:
+        context.load_verify_locations(cadata="\n".join(trust))
+    except ssl.SSLError:
+        raise InvalidInput("the cluster's CA certificates cannot be read") from None
+
+
 def _no_password() -> str:
     # Otherwise OpenSSL asks for one on the terminal.
     raise ValueError("the key is encrypted")
@@ -265,8 +283,41 @@ def _load(context: ssl.SSLContext, identity: TlsIdentity) -> None:
         os.close(descriptor)
 
 
+def _wrong_clock(address: str, trust: Sequence[str], server_name: str) -> TeleError | None:
+    from tele.https import probing
+
+    context = _context(None)
+    _trust(context, trust)
+    return probing.wrong_clock(
+        lambda context, name: _Connection(address, context, name), context, server_name
+    )
+
+
+def found_out(
+    address: str, error: Exception, trust: Sequence[str] = (), server_name: str = ""
+) -> TeleError:
+    """Return why there was no answer through the proxy at ``address``, in words for a person.
+
+    A certificate that did not count may be one of another date, and a connection that was closed
+    one to auth, which is away: who knows is asked.
+    """
+    problem = _explained(address, error)
+    if isinstance(problem, AccessDenied | NotLoggedIn) and trust:
+        return _wrong_clock(address, trust, server_name) or problem
+    dropped = isinstance(error, ConnectionResetError | BrokenPipeError | TimeoutError)
+    closed = isinstance(error, ssl.SSLError | http.client.BadStatusLine)
+    if isinstance(problem, Unreachable) and (dropped or closed):
+        from tele.https import probing
+
+        said = probing.proxy_says(lambda context, _: _Connection(address, context, None), address)
+        return said or problem
+    return problem
+
+
 def _explained(address: str, error: Exception) -> TeleError:
-    text = f"{address} did not answer: "
+    text = f"the proxy {address} cannot be reached: it did not answer: "
+    if address.startswith("/"):
+        text = f"auth at {address} did not answer: "
     match error:
         case ssl.SSLCertVerificationError():
             return AccessDenied(
@@ -308,7 +359,7 @@ def fetch_cluster_blocking(address: str, pins: Sequence[str]) -> ClusterInfo:
             response = _send(connection, CLUSTER, Nothing())
             body = response.read(CLUSTER.limit + 1)
         except (OSError, http.client.HTTPException) as error:
-            raise _explained(address, error) from None
+            raise found_out(address, error) from None
     if response.status >= 300:
         raise decode_error(response.status, body)
     info = decode_response(CLUSTER, body)

@@ -38,8 +38,13 @@ class Peer:
         self._identity: Identity | None = None
         self._trusted: tuple[str, ...] = ()
 
-    def identify(self, authorities: Sequence[TrustedAuthority], now: datetime) -> Identity:
-        """Return who it is; raises :class:`NotLoggedIn`."""
+    def identify(
+        self,
+        authorities: Sequence[TrustedAuthority],
+        now: datetime,
+        steady: datetime | None = None,
+    ) -> Identity:
+        """Return who it is; raises :class:`NotLoggedIn`. ``steady``: see :func:`steady_date`."""
         identity = self._identity
         if identity is None:
             identity = self._read()
@@ -51,7 +56,12 @@ class Peer:
                     f"the client certificate is not of this cluster's {kind.value} CA"
                 )
             self._trusted = trusted
-        if not self._since <= now < self._until:
+        if self._since > max(now, steady or now):
+            raise NotLoggedIn(
+                f"the client certificate has not expired, it is valid from {self._since:%F %T} UTC"
+                f" on, and by auth's clock it is {now:%F %T}: set the clock that is wrong"
+            )
+        if now >= self._until:
             raise NotLoggedIn(f"the client certificate expired at {self._until:%F %T} UTC")
         return identity
 

@@ -17,7 +17,7 @@ from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface import implementer
 
-from tele.errors import AccessDenied, InvalidInput, TeleError, Unreachable
+from tele.errors import AccessDenied, InvalidInput, TeleError, Unreachable, WrongClock
 from tele.https.answers import decode_error, read_line
 from tele.https.blocking import split_address
 from tele.https.connection import BODY_LIMIT, ApiConnection, NotSent, Taken
@@ -34,7 +34,7 @@ from tele.model.api.table import CLUSTER
 SILENCE: Final = 45.0
 LINE_LIMIT: Final = BODY_LIMIT
 _IDEMPOTENT: Final = frozenset({"GET", "PUT", "DELETE", "PATCH"})
-_PASSING: Final = (Unreachable, AccessDenied, defer.TimeoutError)
+_PASSING: Final = (Unreachable, AccessDenied, WrongClock, defer.TimeoutError)
 
 
 @implementer(IAuthority)
@@ -96,7 +96,7 @@ class RemoteAuthority:
                 taken = await self._exchange(connection, operation, encoded, body)
             except _PASSING as error:
                 problem = _in_words(address, error)
-                sent = not isinstance(error, NotSent | AccessDenied)
+                sent = not isinstance(error, NotSent | AccessDenied | WrongClock)
                 if sent and operation.method not in _IDEMPOTENT:
                     raise problem from None
             else:

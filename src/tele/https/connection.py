@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from attrs import frozen
@@ -27,8 +28,9 @@ from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 
-from tele.errors import AccessDenied, NotLoggedIn, TeleError, Unreachable
+from tele.errors import AccessDenied, NotLoggedIn, TeleError, Unreachable, WrongClock
 from tele.https.encoding import Encoded
+from tele.https.trust import WrongDate
 
 HEAD_LIMIT: Final = 32 * 1024
 BODY_LIMIT: Final = 64 * 1024 * 1024
@@ -231,7 +233,7 @@ class ApiConnection(LineReceiver):
         error = self._failed or explained(self._name, reason.value)
         if exchange is None:
             # Nothing was sent on it yet, whatever ended it.
-            unsent = isinstance(error, NotLoggedIn | AccessDenied | NotSent)
+            unsent = isinstance(error, NotLoggedIn | AccessDenied | WrongClock | NotSent)
             self._failed = error if unsent else NotSent(str(error))
         elif not exchange.done.called:
             exchange.done.errback(error)
@@ -242,6 +244,11 @@ def explained(name: str, error: BaseException | None) -> Exception:
     match error:
         case TeleError():
             return error
+        case WrongDate():
+            return WrongClock(
+                f"{name} does not count: its certificate {error}, and here it is"
+                f" {datetime.now(UTC):%F %T}; set the clock that is wrong, this machine's or auth's"
+            )
         case VerificationError():
             return NotSent(f"{name} is not the auth server of this cluster: it has another name")
         case SSL.Error():

@@ -68,7 +68,7 @@ class Pool:
     ) -> None:
         self._reactor = reactor
         self._identity = identity
-        self._tls = ClientTls(server_name, identity, trust)
+        self._tls = ClientTls(server_name, identity, trust, reactor)
         self._endpoint = endpoint or self._tcp
         self._kept: list[_Kept] = []
         self._open: set[ApiConnection] = set()

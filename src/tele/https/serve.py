@@ -41,7 +41,7 @@ from tele.https.routes import NoRoute, Route, Routes
 from tele.https.stream import Lines, Stream
 from tele.https.tls_server import Preface, PrefacedTlsFactory, no_preface
 from tele.https.trust import ServerTls
-from tele.loop import Ticker, make_logger, now
+from tele.loop import Ticker, make_logger, now, steady_date
 from tele.model.api.operation import Anyone, Operation
 from tele.model.api.table import OPERATIONS
 from tele.model.authority import TrustedAuthority
@@ -160,7 +160,9 @@ class ApiServer:
         self._ticker = Ticker(reactor, limits.keepalive.total_seconds())
         self._api = ApiFactory(reactor, limits, self._on_head, self._on_request, self._on_body)
         self._tls = ServerTls(
-            identity, lambda: [pem for a in authorities() for pem in a.tls_certificates]
+            identity,
+            lambda: [pem for a in authorities() for pem in a.tls_certificates],
+            reactor,
         )
         self._ports: list[IListeningPort] = []
         self._description = encode(describe(table.values()))
@@ -252,7 +254,9 @@ class ApiServer:
             return evolve(stranger, identity=local), None
         try:
             if (peer := channel.peer) is not None:
-                identity = peer.identify(self._authorities(), now(self._reactor))
+                identity = peer.identify(
+                    self._authorities(), now(self._reactor), steady_date(self._reactor)
+                )
                 return evolve(stranger, identity=identity), None
         except NotLoggedIn as error:
             # Whoever needs a new certificate asks with the old one, or none.

@@ -27,7 +27,7 @@ from tele.errors import NotLoggedIn, TeleError
 from tele.https.answers import encode_error
 from tele.https.channel import ApiRequest
 from tele.https.encoding import LINES
-from tele.loop import Ticker, make_logger, now
+from tele.loop import Expiry, Ticker, make_logger
 from tele.model.codec import encode
 
 _log: Final = make_logger(__name__)
@@ -74,7 +74,7 @@ class Stream:
         self._backlogs = backlogs
         self._name = f"{id(self):x}"
         self._lines = lines
-        self._expires = expires
+        self._expiry = None if expires is None else Expiry(clock, expires)
         self._refuse = refuse
         self._ahead = 0
         self._paused = False
@@ -141,7 +141,7 @@ class Stream:
             self._request.write(b"\n")
 
     def _on_tick(self) -> None:
-        if self._expires is not None and now(self._clock) >= self._expires:
+        if self._expiry is not None and self._expiry.has_passed:
             self._end(NotLoggedIn("the certificate expired; log in again"))
         else:
             self._write(b"\n")

@@ -4,6 +4,8 @@ Laws of this file:
 
 * Identity and trust are asked for at each new connection, so that a renewed
   certificate or a rotated CA needs no restart; what did not change is not parsed again.
+* A clock that was set back while this process runs makes no certificate invalid that was valid
+  before; a certificate that is not valid yet, or no longer, is told from one of another CA.
 * TLS 1.3 and nothing below; no resumption, so that every connection shows its
   certificate anew.
 """
@@ -16,9 +18,13 @@ from typing import Any, Final, cast
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL, crypto
+from service_identity import CertificateError, VerificationError
+from service_identity.cryptography import extract_patterns
+from service_identity.hazmat import DNS_ID, verify_service_identity
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IOpenSSLServerConnectionCreator,
+    IReactorTime,
 )
 from twisted.internet.ssl import (
     Certificate,
@@ -28,11 +34,15 @@ from twisted.internet.ssl import (
     trustRootFromCertificates,
 )
 from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.errors import InvalidInput
 from tele.https.identity import ALPN, TlsIdentity
 
+#: X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED of OpenSSL.
+_NOT_YET: Final = 9
+_EXPIRED: Final = 10
 _PROTOCOLS: Final = [name.encode("ascii") for name in ALPN]
 
 
@@ -54,6 +64,59 @@ def _authorities(trust: Sequence[str]) -> list[crypto.X509]:
     ]
 
 
+class WrongDate(Exception):
+    """By the clock of this machine a peer's certificate is not valid yet, or no longer."""
+
+
+class _Checking:
+    """Hears of each certificate of a peer's chain what OpenSSL says of it, and has the last word.
+
+    It takes the place of Twisted's own check of the name, so it checks ``server_name`` itself;
+    None is for clients' certificates. ``failed`` is told why a certificate is not taken, if it is
+    for its name or its dates.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime | None,
+        server_name: str | None = None,
+        failed: Callable[[Failure], None] = lambda _: None,
+    ) -> None:
+        self._clock = clock
+        self._server_name = server_name
+        self._failed = failed
+
+    def __call__(
+        self, connection: SSL.Connection, found: crypto.X509, error: int, depth: int, good: int
+    ) -> bool:
+        certificate = found.to_cryptography()
+        if error in (_NOT_YET, _EXPIRED):
+            if not self._was_valid(certificate, error):
+                self._failed(Failure(_dated(certificate, error)))
+                return False
+        elif not good:
+            return False
+        if depth == 0 and self._server_name is not None:
+            try:
+                patterns = extract_patterns(certificate)
+                verify_service_identity(patterns, [DNS_ID(self._server_name)], [])
+            except (VerificationError, CertificateError, ValueError):
+                self._failed(Failure(VerificationError([])))
+                return False
+        return True
+
+    def _was_valid(self, certificate: x509.Certificate, error: int) -> bool:
+        """Whether it would be valid already if the clock had not been set back meanwhile."""
+        begins = certificate.not_valid_before_utc.timestamp()
+        return error == _NOT_YET and self._clock is not None and self._clock.seconds() >= begins
+
+
+def _dated(certificate: x509.Certificate, error: int) -> WrongDate:
+    if error == _NOT_YET:
+        return WrongDate(f"is valid only from {certificate.not_valid_before_utc:%F %T} UTC on")
+    return WrongDate(f"expired at {certificate.not_valid_after_utc:%F %T} UTC")
+
+
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerTls:
     """Accepts TLS: shows ``identity()``, asks for a client certificate of ``trust()``.
@@ -63,8 +126,12 @@ class ServerTls:
     """
 
     def __init__(
-        self, identity: Callable[[], TlsIdentity], trust: Callable[[], Sequence[str]]
+        self,
+        identity: Callable[[], TlsIdentity],
+        trust: Callable[[], Sequence[str]],
+        clock: IReactorTime | None = None,
     ) -> None:
+        self._clock = clock
         self._identity = identity
         self._trust = trust
         self._made_of: object = None
@@ -83,7 +150,9 @@ class ServerTls:
                 acceptableProtocols=_PROTOCOLS,
             )
             self._made_of = (identity, trust)
-        return self._options.serverConnectionForTLS(protocol)
+        connection = self._options.serverConnectionForTLS(protocol)
+        connection.set_verify(SSL.VERIFY_PEER, _Checking(self._clock))
+        return connection
 
 
 @implementer(IOpenSSLClientConnectionCreator)
@@ -99,7 +168,9 @@ class ClientTls:
         server_name: str,
         identity: Callable[[], TlsIdentity | None],
         trust: Callable[[], Sequence[str]] | None,
+        clock: IReactorTime | None = None,
     ) -> None:
+        self._clock = clock
         self._server_name = server_name
         self._identity = identity
         self._trust = trust
@@ -118,7 +189,11 @@ class ClientTls:
             if self._options is None or self._made_of != made_of:
                 self._options = self._make(*made_of)
                 self._made_of = made_of
-        return cast(SSL.Connection, self._options.clientConnectionForTLS(protocol))
+        connection = cast(SSL.Connection, self._options.clientConnectionForTLS(protocol))
+        if self._trust is not None:
+            checking = _Checking(self._clock, self._server_name, protocol.failVerification)
+            connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, checking)
+        return connection
 
     def _make(self, identity: TlsIdentity | None, trust: tuple[str, ...]) -> Any:
         if not trust:

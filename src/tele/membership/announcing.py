@@ -16,8 +16,10 @@ from tele.https.blocking import split_address
 from tele.loop import backoff
 from tele.membership.bell import Bell
 from tele.membership.calls import Calls, pause_after
+from tele.membership.identity import MemberIdentity
 from tele.model.api.members import Announced
 from tele.model.api.table import ANNOUNCE
+from tele.model.identity import HostRole
 from tele.model.presence import ANNOUNCE_PERIOD, Presence
 
 #: Changes that come together (labels of several commands) are announced together.
@@ -27,7 +29,10 @@ _NOBODYS: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared, not
 
 
 class Announcer:
-    """Announces what ``presence()`` says."""
+    """Announces what ``presence()`` says.
+
+    ``heard(answer, asked)`` gets auth's answers, and when it was asked by ``reactor.seconds()``.
+    """
 
     def __init__(
         self,
@@ -35,7 +40,7 @@ class Announcer:
         calls: Calls,
         presence: Callable[[], Presence],
         dice: Callable[[], float],
-        heard: Callable[[Announced], None],
+        heard: Callable[[Announced, float], None],
     ) -> None:
         self._reactor = reactor
         self._calls = calls
@@ -66,7 +71,9 @@ class Announcer:
         failures = 0
         while True:
             try:
-                self._heard(await self._calls.perform("announce", ANNOUNCE, self._presence()))
+                asked = self._reactor.seconds()
+                answer = await self._calls.perform("announce", ANNOUNCE, self._presence())
+                self._heard(answer, asked)
             except TeleError as error:
                 usual = min(period, backoff(failures, 2.0, period, self._dice))
                 pause = pause_after(error, usual)
@@ -81,3 +88,14 @@ def hosts_of(said: Presence) -> tuple[str, ...]:
     """Return the hosts of the addresses that are announced: for the certificates."""
     hosts = (split_address(address)[0] for address in said.addresses)
     return tuple(dict.fromkeys(host for host in hosts if host not in _NOBODYS))
+
+
+def are_outdated(identity: MemberIdentity, said: Presence, asked: frozenset[str]) -> bool:
+    """Whether certificates are for another name than is ``said``, or miss an address of it.
+
+    Those that were ``asked`` for and that auth has left out are not this host's; a proxy's
+    certificates have none.
+    """
+    wanted = frozenset(hosts_of(said)) if said.role is HostRole.NODE else frozenset()
+    missing = wanted - set(identity.ssh_certificate.principals)
+    return said.name != identity.host.name or (bool(missing) and wanted != asked)

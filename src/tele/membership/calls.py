@@ -8,13 +8,15 @@ Laws of this file:
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IReactorTime
 
-from tele.errors import AccessDenied, TeleError, Unavailable
+from tele.errors import AccessDenied, TeleError, Unavailable, Unreachable
 from tele.interfaces import IAuthority
-from tele.loop import make_logger
+from tele.loop import make_logger, now
 from tele.model.api.operation import Operation
 
 _log: Final = make_logger(__name__)
@@ -32,8 +34,11 @@ def pause_after(error: TeleError, usual: float) -> float:
 class Calls:
     """Calls auth on behalf of several loops, each with a name of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: IReactorTime) -> None:
         self.authority: IAuthority | None = None
+        #: Since when auth does not answer at all; None: it did when it was called last.
+        self.away_since: datetime | None = None
+        self._clock = clock
         self._troubles: dict[str, str] = {}
 
     @property
@@ -61,14 +66,37 @@ class Calls:
         return answer
 
     def failed(self, name: str, error: TeleError) -> None:
-        """The loop ``name`` could not do its work."""
+        """The loop ``name`` of a member could not do its work."""
+        if self._is_news(name, error):
+            _log.warn(
+                "auth: {text!r}; trying again, meanwhile this host decides by the state of the"
+                " cluster that it knows",
+                text=str(error),
+            )
+
+    def serves_nobody(self, name: str, error: TeleError, pause: float) -> None:
+        """The same, of a host that cannot do without: it is tried again after ``pause`` seconds."""
+        if self._is_news(name, error):
+            _log.error(
+                "cannot {what} the cluster: {text!r}; until it can, this host serves nobody; trying"
+                " again in {pause} s, and so on",
+                what=name,
+                text=str(error),
+                pause=round(pause, 1),
+            )
+
+    def _is_news(self, name: str, error: TeleError) -> bool:
+        if not isinstance(error, Unreachable):
+            self.away_since = None
+        elif self.away_since is None:
+            self.away_since = now(self._clock)
         text = str(error)
         known = text in self._troubles.values()
         self._troubles[name] = text
-        if not known:
-            _log.warn("auth: {text!r}; trying again, meanwhile going on alone", text=text)
+        return not known
 
     def succeeded(self, name: str) -> None:
         """The loop ``name`` did its work."""
+        self.away_since = None
         if self._troubles.pop(name, None) is not None and not self._troubles:
             _log.info("auth answers again")

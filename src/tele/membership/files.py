@@ -9,27 +9,35 @@ Laws of this file:
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
+from typing import Final
 
 from tele.capacity.descriptors import room_for_one
-from tele.durable_files import make_folder, write_file
-from tele.errors import TeleError
+from tele.durable_files import make_folder, sync_folder, write_file
+from tele.errors import InvalidInput, TeleError
+from tele.private_files import own_folder
+
+#: Of these one is in each folder that a part has used, and in each folder in it.
+OURS: Final = (
+    *("tele.yaml", ".lock", "host_id", "identity", "node", "proxy", "auth.sqlite", "auth.sock"),
+    *("lock", "identity.json", "state.json", "labels.json", "events", "recordings", "spool"),
+)
 
 
 def private_folder(path: Path) -> Path:
     """Make ``path`` with its parents, readable by us alone; return it.
 
-    Raises :class:`TeleError` if it cannot be made, or is somebody else's.
+    Raises :class:`TeleError` if it cannot be made, or is no folder of tele's own: see
+    :func:`tele.private_files.own_folder`.
     """
     try:
+        is_new = not path.is_dir()
         make_folder(path.parent, 0o777)
-        make_folder(path)
-        found = path.stat()
-        if found.st_uid != os.geteuid():
-            raise TeleError(f"{path} belongs to another user; give this node a folder of its own")
-        if stat.S_IMODE(found.st_mode) & 0o077:
-            path.chmod(0o700)
+        own_folder(path, OURS)
+        if is_new:
+            sync_folder(path.parent)
+    except InvalidInput as error:
+        raise InvalidInput(f"the folder {error}; choose another one as data_dir") from None
     except OSError as error:
         raise TeleError(f"the folder {path} cannot be used: {error.strerror}") from None
     return path

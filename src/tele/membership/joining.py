@@ -86,16 +86,6 @@ class Applicant:
     addresses: tuple[str, ...] = ()
 
 
-def is_outdated(identity: MemberIdentity, said: Applicant, asked: frozenset[str]) -> bool:
-    """Whether certificates are for another name, or miss an address that was not ``asked`` for.
-
-    Those that auth has left out are not this host's; a proxy's certificates have none.
-    """
-    wanted = frozenset(said.addresses) if said.role is HostRole.NODE else frozenset()
-    missing = wanted - set(identity.ssh_certificate.principals)
-    return said.name != identity.host.name or (bool(missing) and wanted != asked)
-
-
 async def join(
     reactor: Any, network: Network, settings: JoinSettings, applicant: Applicant, token: str | None
 ) -> MemberIdentity:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -23,18 +23,21 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from tele.conch.client import ClientIdentity, MemberVerifier
-from tele.errors import AccessDenied, InvalidInput, TeleError, Unavailable
+from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError, Unavailable
 from tele.https.first_contact import server_name
 from tele.interfaces import IAuthority
 from tele.loop import backoff, make_logger, now
-from tele.membership.announcing import Announcer, hosts_of
+from tele.membership.announcing import Announcer, are_outdated, hosts_of
 from tele.membership.background_spool import BackgroundSpool
 from tele.membership.bell import Bell
 from tele.membership.calls import Calls, pause_after
+from tele.membership.cluster_clock import ClusterClock
 from tele.membership.events import EventSender
 from tele.membership.identity import MemberIdentity, assemble, ssh_authorities, tls_authorities
-from tele.membership.joining import Applicant, JoinSettings, Network, is_outdated, join, rejoin
+from tele.membership.joining import Applicant, JoinSettings, Network, join, rejoin
 from tele.membership.loops import Loops
+from tele.membership.renewal import RENEW_AT as RENEW_AT
+from tele.membership.renewal import RenewalTimer
 from tele.membership.rewriting import Rewriter
 from tele.membership.store import MemberStore
 from tele.model.api.members import Announced, ClusterState, RenewRequest, WatchState
@@ -42,18 +45,13 @@ from tele.model.api.table import RENEW, WATCH_STATE
 from tele.model.authority import AuthorityKind, TrustedAuthority
 from tele.model.event import Event
 from tele.model.identity import HostIdentity, HostRole
-from tele.model.presence import Host, Presence
+from tele.model.presence import Presence
 from tele.rbac.policy import Policy
 from tele.workers import SerialWorker
 
-RENEW_AT: Final = 2 / 3
-#: Hosts that joined together do not renew together; in parts of the certificate's life.
-RENEW_JITTER: Final = 0.05
 #: The longest pause before a host whose certificate has expired tries again, in seconds: the fleet
 #: is back within a minute.
 RETURN_SECONDS: Final = 15.0
-#: Timers are not trusted over a suspended machine: look at the time at least so often.
-LOOK_AGAIN: Final = 600.0
 #: For these reasons auth does not take a host for a member any more.
 GONE: Final = ("removed", "replaced", "revoked")
 
@@ -85,14 +83,15 @@ class Member(Service):
         self._presence = presence
         self._network = network or Network()
         self._dice = dice
-        self._calls = Calls()
+        self._calls = Calls(reactor)
         self._announcer = Announcer(reactor, self._calls, presence, dice, self._announced)
         self._spool = BackgroundSpool(reactor, store.spool)
         self._sender = EventSender(reactor, self._calls, self._spool)
         #: Where files are read and written: the reactor waits for no disk.
         self._files = SerialWorker(reactor, "membership files")
-        self._rewriter = Rewriter(reactor, store, self._files, dice)
-        self._renewal = Bell(reactor)
+        self.memory = Rewriter(reactor, store, self._files, dice)
+        self._renewal = RenewalTimer(reactor, dice, self._outdated)
+        self.clock = ClusterClock(reactor, lambda: store.identity, self.emit, self._clock_was_set)
         self._authority: Any = None
         self._waiting: list[Deferred[None]] = []
         self._fatal: TeleError | None = None
@@ -198,6 +197,11 @@ class Member(Service):
         return self._calls.trouble
 
     @property
+    def auth_away_since(self) -> datetime | None:
+        """Since when auth does not answer at all; None: it did when it was called last."""
+        return self._calls.away_since
+
+    @property
     def can_record(self) -> bool:
         """Whether events of one more session can be kept until auth has them."""
         return not self._spool.full
@@ -210,22 +214,17 @@ class Member(Service):
         """Fires when all events so far survive ``kill -9``, or were refused by a full disk."""
         return self._spool.written()
 
-    @property
-    def known_nodes(self) -> tuple[Host, ...]:
-        """The cluster's nodes, as a proxy had them kept last."""
-        return self._store.nodes
-
-    def keep_nodes(self, nodes: tuple[Host, ...]) -> None:
-        """Have ``nodes`` be :attr:`known_nodes` from now on, also after a restart."""
-        if nodes != self._store.nodes:
-            self._store.keep_nodes(nodes)
-            self._rewriter.check()
+    def _clock_was_set(self) -> None:
+        self._renewal.look()
+        if self._authority is not None:
+            self._announcer.soon()
+            self._changed()
 
     def announce_soon(self) -> None:
         """Something that :class:`Presence` says has changed."""
         self._announcer.soon()
         if self._authority is not None and self._outdated():
-            self._renewal.ring()
+            self._renewal.look()
 
     def on_change(self, observer: Callable[[], None]) -> None:
         """Call ``observer`` whenever identity or state were replaced."""
@@ -244,6 +243,7 @@ class Member(Service):
     def startService(self) -> None:
         """Resume from what is remembered, or join."""
         super().startService()
+        self.clock.start()
         self._loops.run(self._live())
 
     def stopService(self) -> Deferred[None]:
@@ -253,13 +253,13 @@ class Member(Service):
 
     async def _stop(self) -> None:
         self._announcer.stop()
+        self.clock.stop()
         self._loops.stop()
         await self._sender.last_chance()
         if self._authority is not None:
             self._authority.close()
-        await self._spool.close()
-        await self._rewriter.close()
-        await self._files.close()
+        for each in (self._spool, self.memory, self._files):
+            await each.close()
         self._store.close()
 
     def _settle(self) -> None:
@@ -275,7 +275,7 @@ class Member(Service):
 
     def _changed(self) -> Deferred[None]:
         """Tell observers; fires when what changed is on disk, or cannot be written now."""
-        written = self._rewriter.check()
+        written = self.memory.check()
         for observer in self._observers:
             try:
                 observer()
@@ -333,8 +333,9 @@ class Member(Service):
             except (AccessDenied, InvalidInput):
                 raise
             except TeleError as error:
-                self._calls.failed("join", error)
-                await self._pause(backoff(failures, 1.0, 30.0, self._dice))
+                pause = backoff(failures, 1.0, 30.0, self._dice)
+                self._calls.serves_nobody("join", error, pause)
+                await self._pause(pause)
                 failures += 1
             else:
                 self._calls.succeeded("join")
@@ -360,10 +361,12 @@ class Member(Service):
             except AccessDenied:
                 raise
             except TeleError as error:
-                self._calls.failed("renew", error)
-                await self._pause(backoff(failures, longest=RETURN_SECONDS, dice=self._dice))
+                pause = backoff(failures, longest=RETURN_SECONDS, dice=self._dice)
+                self._calls.serves_nobody("return to", error, pause)
+                await self._pause(pause)
                 failures += 1
             else:
+                self._calls.succeeded("return to")
                 self._calls.succeeded("renew")
                 _log.info(
                     "back in the cluster with new certificates, good until {expires}",
@@ -388,18 +391,14 @@ class Member(Service):
         failures = 0
         while True:
             identity = self.identity
-            part = RENEW_AT + RENEW_JITTER * (self._dice() - 0.5)
-            due = identity.renew_at(part)
-            while not self._outdated() and (left := due - now(self._reactor)) > timedelta():
-                await self._renewal.wait(min(left.total_seconds(), LOOK_AGAIN))
-            # However short a life auth gives: no more than one renewal a second.
-            await self._pause(1.0)
+            await self._renewal.wait(identity)
             try:
-                if identity.expires <= now(self._reactor):
+                if self._renewal.unwelcome or identity.expires <= self.clock.date:
                     await self._rejoin(identity)
                 else:
                     await self._renew_once(identity)
                 failures = 0
+                self._renewal.unwelcome = False
             except TeleError as error:
                 self._calls.failed("renew", error)
                 if await self._joined_again(error):
@@ -409,7 +408,7 @@ class Member(Service):
                 failures += 1
 
     def _outdated(self) -> bool:
-        return is_outdated(self.identity, self._applicant(), self._asked)
+        return are_outdated(self.identity, self._presence(), self._asked)
 
     async def _renew_once(self, old: MemberIdentity) -> None:
         said = self._presence()
@@ -425,7 +424,8 @@ class Member(Service):
     async def _pause(self, seconds: float) -> None:
         await Bell(self._reactor).wait(seconds)
 
-    def _announced(self, answer: Announced) -> None:
+    def _announced(self, answer: Announced, asked: float) -> None:
+        self.clock.heard(answer.time, asked)
         self._labelled = True
         if dict(answer.labels) != dict(self._store.bound):
             self._store.keep_bound(answer.labels)
@@ -446,6 +446,8 @@ class Member(Service):
                 await self.authority.follow(WATCH_STATE, WatchState(), received)
             except TeleError as error:
                 self._calls.failed("state", error)
+                if isinstance(error, NotLoggedIn):
+                    self._renewal.refused()
                 if await self._joined_again(error):
                     continue
                 pause = pause_after(error, backoff(failures, dice=self._dice))

@@ -5,8 +5,8 @@ come, users are removed, users and roles expire.
 
 Invariants:
 
-* Everybody is asked about again after each change of roles, locks or revocations, and at the moment
-  when one of them expires; never because of anything else.
+* Everybody is asked about again after each change of roles, locks or revocations, at the moment
+  when one of them expires, and when the clock was set; never because of anything else.
 * It costs one decision for each of them and each change, some at a time, so that a thousand of
   them hold up nobody; what changes meanwhile begins it anew.
 """
@@ -20,7 +20,7 @@ from typing import Any, Final, Generic, TypeVar
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from tele.errors import Unavailable
-from tele.loop import make_logger, now
+from tele.loop import STEP_SECONDS, DateTimer, make_logger, now, wall_seconds
 from tele.model.api.members import ClusterState
 from tele.rbac.policy import Policy
 
@@ -30,8 +30,6 @@ log = make_logger(__name__)
 
 #: How many are asked about in one turn of the reactor.
 BATCH: Final = 100
-#: A timer is never set for longer, in seconds: clocks are set, and machines sleep.
-LONGEST: Final = 3600.0
 
 
 class Review(Generic[T]):
@@ -57,9 +55,10 @@ class Review(Generic[T]):
         self._more = more
         self.policy: Final = policy
         self._basis: Any = None
+        self._offset = 0.0
         self._waiting: deque[T] = deque()
         self._step: IDelayedCall | None = None
-        self._alarm: IDelayedCall | None = None
+        self._alarm: DateTimer | None = None
         self._stopped = False
 
     def look(self) -> None:
@@ -69,8 +68,9 @@ class Review(Generic[T]):
         except Unavailable:
             return  # nobody was let in yet
         basis = (state.roles, state.locks, state.revoked_users, self._more())
-        if basis != self._basis:
-            self._basis = basis
+        offset = wall_seconds(self._clock) - self._clock.seconds()
+        if basis != self._basis or abs(offset - self._offset) >= STEP_SECONDS:
+            self._basis, self._offset = basis, offset
             self._begin()
 
     def stop(self) -> None:
@@ -108,8 +108,7 @@ class Review(Generic[T]):
         moment = now(self._clock)
         end = self.policy().next_end(moment)
         if end is not None:
-            left = (end - moment).total_seconds()
-            self._alarm = self._clock.callLater(min(max(left, 0.001), LONGEST), self._ring)
+            self._alarm = DateTimer(self._clock, end, self._ring)
 
     def _ring(self) -> None:
         self._alarm = None

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from tele.loop import backoff, make_logger
 from tele.membership.store import MemberStore
+from tele.model.presence import Host
 from tele.workers import SerialWorker
 
 FIRST_PAUSE: Final = 1.0
@@ -42,6 +43,17 @@ class Rewriter:
         self._failures = 0
         self._timer: Any = None
         self._closed = False
+
+    @property
+    def nodes(self) -> tuple[Host, ...]:
+        """The cluster's nodes, as a proxy had them kept last."""
+        return self._store.nodes
+
+    def keep_nodes(self, nodes: tuple[Host, ...]) -> None:
+        """Have ``nodes`` be :attr:`nodes` from now on, also after a restart."""
+        if nodes != self._store.nodes:
+            self._store.keep_nodes(nodes)
+            self.check()
 
     def check(self) -> Deferred[None]:
         """Write what is not written; fires when that was tried."""

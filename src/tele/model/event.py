@@ -35,6 +35,8 @@ CODES: Final[Mapping[str, str]] = {
     "node.duplicate": "TN003W",
     "node.rejoin": "TN004I",
     "node.quota": "TN010W",
+    "clock.step": "TN011W",
+    "clock.skew": "TN012W",
     "cert.issue": "TK001I",
     "ca.rotate": "TK002I",
     "session.start": "TS001I",

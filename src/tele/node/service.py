@@ -11,10 +11,9 @@ Laws of this file:
 from __future__ import annotations
 
 import os
-import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -59,6 +58,9 @@ from tele.wire.agreement import SERVER_METHODS
 from tele.wire.ciphers import SERVER_CIPHERS
 
 _log = make_logger(__name__)
+
+#: In nanoseconds, as frames of recordings have them.
+SECOND: Final = 1_000_000_000
 
 
 class NodeService(Service):
@@ -192,7 +194,9 @@ class NodeService(Service):
         size = take_preface(data)
         if size:
             try:
-                visitor, proxy = self._vouching.take(data[:size], self._reactor.seconds())
+                visitor, proxy = self._vouching.take(
+                    data[:size], *self._member.clock.dates, elapsed=self._reactor.seconds()
+                )
             except Misdirected:
                 # Another node says that it is here. That is no fault of the proxy's, whose
                 # visitors for this node are not to pay for it.
@@ -260,11 +264,11 @@ class NodeService(Service):
             remote_addr=address(visit.remote_addr),
             started=now(self._reactor),
         )
-        began = time.monotonic_ns()
+        began = self._reactor.seconds()
         return ConnectionTape(
             self._recorder,
             start,
-            lambda: time.monotonic_ns() - began,
+            lambda: int((self._reactor.seconds() - began) * SECOND),
             record_input=grant.record_input,
         )
 

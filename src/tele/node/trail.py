@@ -13,6 +13,7 @@ import uuid
 from typing import Any, Final
 
 from tele.audit.chain import event
+from tele.audit.lines import log_event
 from tele.conch.credentials import DeniedAttempt
 from tele.conch.door import Refused, denied_ration
 from tele.conch.limits import source_network
@@ -45,17 +46,17 @@ class Trail:
 
     def _emit(self, name: str, **fields: Any) -> None:
         host = self._member.identity.host
-        self._member.emit(
-            event(
-                name,
-                str(uuid.uuid4()),
-                now(self._reactor),
-                host.cluster,
-                server_id=host.host_id,
-                server_name=host.name,
-                **fields,
-            )
+        made = event(
+            name,
+            str(uuid.uuid4()),
+            now(self._reactor),
+            host.cluster,
+            server_id=host.host_id,
+            server_name=host.name,
+            **fields,
         )
+        log_event(made)
+        self._member.emit(made)
 
     def happened(self, name: str, visit: Visit, **fields: Any) -> None:
         """Something happened on a connection; ``error`` not empty means that it failed."""

@@ -31,7 +31,7 @@ from tele.conch.remote_forwarding import REQUESTS, IListener, answer_request
 from tele.conch.session import SessionChannel
 from tele.conch.session_forwarding import ISessionForwards
 from tele.errors import AccessDenied, TeleError
-from tele.loop import now
+from tele.loop import Expiry
 from tele.model.access import Denied, GatewayPorts, Grant, Reason
 from tele.model.session import Launched
 from tele.node.control_groups import EXPELLED_GRACE
@@ -72,6 +72,7 @@ class Visitor(ConchUser):
         self._plain = programs
         self._trail = trail
         self._began = reactor.seconds()
+        self._expiry = Expiry(reactor, visit.grant.expires)
         self._interactive = False
         records = ForwardRecords(reactor, visit, trail, tape)
         self._forwards = Forwards(
@@ -158,7 +159,7 @@ class Visitor(ConchUser):
     def _check(self) -> None:
         if self.ended is not None:
             raise AccessDenied(self.ended.message, self.ended.reason.value)
-        if self.grant.expires <= now(self._reactor):
+        if self._expiry.has_passed:
             raise AccessDenied(
                 "the certificate has expired since you logged in: log in again",
                 Reason.EXPIRED.value,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from twisted.internet.interfaces import IAddress, IProtocol, IStreamClientEndpoint
@@ -24,12 +24,9 @@ from twisted.python.failure import Failure
 
 from tele._version import VERSION
 from tele.https.channel import ApiFactory, ApiRequest, Limits, TlsFactory
-from tele.loop import make_logger
 from tele.proxy.admission import Slot
 from tele.proxy.demultiplexer import TlsDoor
 from tele.proxy.tls_records import Handshake
-
-log = make_logger(__name__)
 
 #: From the connection on until auth has answered the end of the client's handshake.
 HANDSHAKE_SECONDS: Final = 20.0
@@ -71,8 +68,15 @@ class Relay(Protocol):
     transport: Any
 
     def __init__(
-        self, endpoint: IStreamClientEndpoint, slot: Slot, clock: Any, preface: bytes = b""
+        self,
+        endpoint: IStreamClientEndpoint,
+        slot: Slot,
+        clock: Any,
+        preface: bytes = b"",
+        reached: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """``reached`` is told of each attempt why auth cannot be reached, or nothing."""
+        self._reached = reached
         self._endpoint = endpoint
         self._slot = slot
         self._clock = clock
@@ -110,6 +114,7 @@ class Relay(Protocol):
             upstream.abortConnection()
             return
         self._upstream = upstream
+        self._reached("")
         upstream.registerProducer(self.transport, True)
         self.transport.registerProducer(upstream, True)
         early, self._early = self._early, []
@@ -138,7 +143,7 @@ class Relay(Protocol):
     def _failed(self, failure: Failure) -> None:
         self._connecting = None
         if not self._lost:
-            log.warn("auth cannot be reached: {why!s}", why=failure.value)
+            self._reached(str(failure.value) or type(failure.value).__name__)
             self._slot.end()
 
     def upstream_lost(self) -> None:
@@ -165,11 +170,17 @@ class Relay(Protocol):
 class Pages:
     """The proxy's own pages: ``/v1/ping`` and ``/healthz``. No banner, no log of requests."""
 
-    def __init__(self, cluster: Callable[[], str], clock: Any) -> None:
+    def __init__(
+        self,
+        cluster: Callable[[], str],
+        clock: Any,
+        auth: Callable[[], datetime | None] = lambda: None,
+    ) -> None:
+        """``auth()`` is the date since which auth cannot be reached; None: it can."""
         self.factory = ApiFactory(clock, PAGES, self._head_received, self._answer)
         self._pages: dict[bytes, Callable[[], dict[str, Any]]] = {
             b"/healthz": lambda: {"status": "ok"},
-            b"/v1/ping": lambda: {"cluster": cluster(), "version": VERSION},
+            b"/v1/ping": lambda: {"cluster": cluster(), "version": VERSION, **_auth(auth())},
         }
 
     def _head_received(
@@ -199,6 +210,12 @@ class Pages:
             request.setHeader(b"allow", b"GET, HEAD")
         request.write(body)
         request.finish()
+
+
+def _auth(since: datetime | None) -> dict[str, str]:
+    if since is None:
+        return {"auth": "ok"}
+    return {"auth": "unreachable", "auth_since": since.isoformat(timespec="seconds")}
 
 
 class _PagesConnection(TLSMemoryBIOProtocol):

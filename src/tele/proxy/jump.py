@@ -25,6 +25,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
+from tele.audit.lines import log_line
 from tele.certs.check import LATEST
 from tele.conch.backlog import Backlog
 from tele.conch.channel import Answer, Channel, read_all
@@ -35,7 +36,7 @@ from tele.conch.relay import RelayChannel, StreamEnd
 from tele.conch.windows import WindowBudget
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unavailable, Unreachable
 from tele.https.blocking import PORT_DIGITS, split_address
-from tele.loop import make_logger, now
+from tele.loop import Expiry, make_logger, now
 from tele.membership.reviewing import Review
 from tele.model import access
 from tele.model.api.members import ClusterState
@@ -62,6 +63,8 @@ NODES_FIRST: Final = 1.5
 #: Denials of one person in the audit in one go, and how many more each second.
 DENIED_BURST: Final = 20.0
 DENIED_PER_SECOND: Final = 1.0
+#: Nodes that the line about the end of a connection names.
+VISITED_LIMIT: Final = 16
 
 Denied = Callable[["Visitor", str, TeleError], None]
 
@@ -98,6 +101,10 @@ class Jump:
         self.present: set[Visitor] = set()
         self._review = Review(clock, state, policy, lambda: self.present, self._again)
 
+    def seconds(self) -> float:
+        """Return the time by a clock that is never set."""
+        return self._clock.seconds()
+
     def look(self) -> None:
         """The cluster's state may have changed: who may stay?"""
         self._review.look()
@@ -121,10 +128,12 @@ class Jump:
         refused = self._policy().refuses_user(identity, now(self._clock))
         if refused is not None:
             raise AccessDenied(refused.message, refused.reason.value)
-        visitor = Visitor(self, identity, credentials.remote_addr)
+        expiry = Expiry(self._clock, identity.expires)
+        visitor = Visitor(self, identity, expiry, credentials.remote_addr)
         self.people.enter(identity.user, visitor)
         visitor.window_budget = self.people.window_budget(identity.user)
         self.present.add(visitor)
+        log_line("connection.start", **visitor.told)
         return visitor
 
     def _again(self, visitor: Visitor) -> None:
@@ -175,12 +184,16 @@ class Jump:
                 raise Unreachable("the visitor left") from None
             if not isinstance(result, Failure):
                 visitor.ways[result] = host
+                if len(visitor.visited) < VISITED_LIMIT:
+                    visitor.visited.add(host.name)
             return result
 
         return opening.addBoth(ended)
 
     def _find(self, visitor: Visitor, wanted: str, port: int) -> Host:
         policy, moment = self._policy(), now(self._clock)
+        if visitor.expiry.has_passed:
+            moment = max(moment, visitor.identity.expires)
 
         def denied(host: Host) -> access.Denied | None:
             self.people.decides(visitor.identity.user, self._clock.seconds())
@@ -204,9 +217,13 @@ class Jump:
 class Visitor(ConchUser):
     """One who passes through. ``remote_addr`` is (host, port)."""
 
-    def __init__(self, jump: Jump, identity: UserIdentity, remote_addr: tuple[str, int]) -> None:
+    def __init__(
+        self, jump: Jump, identity: UserIdentity, expiry: Expiry, remote_addr: tuple[str, int]
+    ) -> None:
         super().__init__()
         self.identity = identity
+        #: Of their certificate: after it they go nowhere else.
+        self.expiry = expiry
         self.remote_addr = remote_addr
         self.jump = jump
         #: What the windows of all connections of this person may have together.
@@ -215,10 +232,25 @@ class Visitor(ConchUser):
         self.opening: dict[Deferred[Any], Host] = {}
         #: Channels and streams to nodes, as long as they are there.
         self.ways: WeakKeyDictionary[Any, Host] = WeakKeyDictionary()
+        #: Names of nodes that they went to.
+        self.visited: set[str] = set()
+        self._since = jump.seconds()
         #: Whether their end is decided.
         self.is_leaving = False
         self._leaving: IDelayedCall | None = None
+        #: Why they may not be here any more, or nothing.
+        self._why = ""
         self.channelLookup = {b"direct-tcpip": _open_jump, b"session": JumpSession}
+
+    @property
+    def told(self) -> dict[str, str]:
+        """Who they are, for the log."""
+        host, port = self.remote_addr
+        return {
+            "user": self.identity.user,
+            "remote_addr": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+            "login_session": self.identity.login_session,
+        }
 
     def gotGlobalRequest(self, requestType: bytes, data: bytes) -> int:
         """There is nothing to ask of a jump host."""
@@ -243,6 +275,7 @@ class Visitor(ConchUser):
         The nodes have some ``seconds`` to do that first: only they can tell it on a terminal.
         """
         self.is_leaving = True
+        self._why = denied.message
         if seconds:
             self._leaving = clock.callLater(seconds, self._evict, denied.message)
         else:
@@ -256,6 +289,9 @@ class Visitor(ConchUser):
     def left(self) -> None:
         """The connection is gone; its channels are closed with it."""
         self.jump.present.discard(self)
+        nodes = ",".join(sorted(self.visited))
+        lasted = round(self.jump.seconds() - self._since, 3)
+        log_line("connection.end", **self.told, nodes=nodes, seconds=lasted, error=self._why)
         if self._leaving is not None and self._leaving.active():
             self._leaving.cancel()
         self.jump.people.leave(self.identity.user, self)

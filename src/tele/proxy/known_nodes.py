@@ -39,7 +39,7 @@ class KnownNodes:
     def restore(self) -> None:
         """Know the nodes that were kept, if there are any."""
         oldest = now(self._reactor) - FORGET_AFTER
-        nodes = [node for node in self._member.known_nodes if node.last_seen > oldest]
+        nodes = [node for node in self._member.memory.nodes if node.last_seen > oldest]
         if nodes:
             self._index.restore(nodes)
             _log.info("{count} nodes are known from before; auth is asked anew", count=len(nodes))
@@ -53,7 +53,7 @@ class KnownNodes:
     def _save(self) -> None:
         self._timer = None
         if self._index.is_complete:
-            self._member.keep_nodes(tuple(self._index))
+            self._member.memory.keep_nodes(tuple(self._index))
         else:
             self.changed()  # they are being told: half of them are not all
 
@@ -63,4 +63,4 @@ class KnownNodes:
             self._timer.cancel()
             self._timer = None
             if self._index.is_complete:
-                self._member.keep_nodes(tuple(self._index))
+                self._member.memory.keep_nodes(tuple(self._index))

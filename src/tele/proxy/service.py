@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IStream
 from twisted.internet.task import LoopingCall
 
 from tele.audit.chain import event
+from tele.audit.lines import log_event
 from tele.conch.allowance import Allowance, Allowances, Ration
 from tele.conch.client import MemberVerifier
 from tele.conch.credentials import DeniedAttempt, Trust, make_portal
@@ -38,6 +39,7 @@ from tele.model.authority import AuthorityKind
 from tele.model.identity import HostIdentity, HostRole
 from tele.model.revocation import HostRevocation
 from tele.proxy.admission import Admission, limits_for
+from tele.proxy.auth_reach import AuthReach
 from tele.proxy.demultiplexer import Demultiplexer, Doors
 from tele.proxy.doors import Pages, Relay, https_door
 from tele.proxy.index import NodeIndex
@@ -247,13 +249,16 @@ class ProxyService(Service):
     def _listen(self, ssh: SSHServerFactory) -> None:
         member = self._member
         cluster = member.identity.host.cluster
-        pages = Pages(lambda: cluster, self._reactor)
+        reach = AuthReach(self._reactor, lambda: member.auth_away_since)
+        pages = Pages(lambda: cluster, self._reactor, reach.unreachable_since)
         tls = self._https or ServerTls(
-            lambda: member.identity.tls, lambda: tls_authorities(member.authorities)
+            lambda: member.identity.tls,
+            lambda: tls_authorities(member.authorities),
+            self._reactor,
         )
         doors = Doors(
             auth=lambda client, slot: Relay(
-                self._auth_endpoint(), slot, self._reactor, self._word_for(client)
+                self._auth_endpoint(), slot, self._reactor, self._word_for(client), reach.reached
             ),
             https=https_door(tls, pages, self._reactor),
             ssh=ssh.buildProtocol,
@@ -317,7 +322,8 @@ class ProxyService(Service):
 
     def _vouch(self, visitor: Visitor) -> bytes:
         identity = self._member.identity
-        return vouch(visitor, identity.keys.ssh, identity.ssh_certificate, self._reactor.seconds())
+        moment = self._member.clock.word
+        return vouch(visitor, identity.keys.ssh, identity.ssh_certificate, moment)
 
     def _refuses(self, host: HostIdentity) -> str:
         return self._member.expelled or self._member.refuses(host)
@@ -380,12 +386,12 @@ class ProxyService(Service):
     # -- audit ------------------------------------------------------------------------
     def _emit(self, name: str = "auth.denied", **fields: Any) -> None:
         host = self._member.identity.host
-        self._member.emit(
-            event(
-                name, str(uuid.uuid4()), now(self._reactor), host.cluster,
-                server_id=host.host_id, server_name=host.name, ok=False, **fields,
-            )
+        made = event(
+            name, str(uuid.uuid4()), now(self._reactor), host.cluster,
+            server_id=host.host_id, server_name=host.name, ok=False, **fields,
         )  # fmt: skip
+        log_event(made)
+        self._member.emit(made)
 
     def _cloned(self, old: Tunnel, new: Tunnel) -> None:
         self._emit(

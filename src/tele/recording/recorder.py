@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from attrs import evolve
@@ -69,6 +69,7 @@ class TapeRecording:
         self._timer: IDelayedCall | None = None
         self._closed = False
         self._last_time = 0
+        self._began = recorder.clock.seconds()
         self._end: Frame | None = None
         self._done: Deferred[None] = Deferred()
         self._writer.add(Frame(0, 0, FrameKind.START, encode(start)))
@@ -194,7 +195,8 @@ class TapeRecording:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        ended = now(self._recorder.clock)
+        lasted = timedelta(seconds=self._recorder.clock.seconds() - self._began)
+        ended = self._start.started + lasted  # whatever the clock was set to meanwhile
         body = json.dumps({"reason": reason}).encode()
         self._end = Frame(self._time(ended), 0, FrameKind.END, body)
         self._finish(ended, retry=False)

@@ -8,12 +8,12 @@ from datetime import datetime
 from heapq import heappop, heappush
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from tele.errors import Conflict, Unavailable
 from tele.interfaces import Change, Delete, IBatchBackend, Item, IWatch, Put
-from tele.loop import now
+from tele.loop import DateTimer, now
 from tele.store.watchers import Watchers
 
 
@@ -26,7 +26,7 @@ class MemoryBackend:
         self._items: dict[str, Item] = {}
         self._keys: list[str] = []
         self._leases: list[tuple[datetime, str]] = []
-        self._alarm: IDelayedCall | None = None
+        self._alarm: DateTimer | None = None
         self._revision = 0
         self._watchers = Watchers()
         self._closed = False
@@ -54,9 +54,7 @@ class MemoryBackend:
             self._alarm.cancel()
             self._alarm = None
         if self._leases and not self._closed:
-            wait = (self._leases[0][0] - now(self._clock)).total_seconds()
-            # Time is in microseconds here: a moment more, and it has run out indeed.
-            self._alarm = self._clock.callLater(max(0.0, wait) + 0.001, self._rang)
+            self._alarm = DateTimer(self._clock, self._leases[0][0], self._rang)
 
     def _rang(self) -> None:
         self._alarm = None

@@ -29,7 +29,7 @@ from zope.interface import implementer
 from tele.call_queue import CallQueue
 from tele.errors import TeleError, Unavailable
 from tele.interfaces import Change, Delete, IBatchBackend, Item, IWatch, Put
-from tele.loop import make_logger
+from tele.loop import make_logger, wall_seconds
 from tele.store import sqlite_file
 from tele.store.watchers import Watchers
 
@@ -133,7 +133,7 @@ class SqliteBackend:
         self._seen = sqlite_file.changes_since(connections[0], 1 << 62)[0]
         self._looking = False
         self._look_again = False
-        self._writer = _Writer(connections[0], self._deliver, reactor.seconds)
+        self._writer = _Writer(connections[0], self._deliver, partial(wall_seconds, reactor))
         self._readers = [
             _Worker(f"tele-store-reader-{number}", connection, self._deliver)
             for number, connection in enumerate(connections[1:])
@@ -148,19 +148,19 @@ class SqliteBackend:
     # -- IBackend ---------------------------------------------------------------------
     def get(self, key: str) -> Deferred[Item | None]:
         """See :class:`IBackend`."""
-        moment = self._reactor.seconds()
+        moment = wall_seconds(self._reactor)
         return self._read(lambda connection: sqlite_file.get(connection, key, moment))
 
     def get_many(self, keys: Sequence[str]) -> Deferred[Sequence[Item | None]]:
         """See :class:`IBatchBackend`."""
-        moment = self._reactor.seconds()
+        moment = wall_seconds(self._reactor)
         return self._read(lambda connection: sqlite_file.get_many(connection, keys, moment))
 
     def range(
         self, start: str, end: str, limit: int = 0, reverse: bool = False
     ) -> Deferred[Sequence[Item]]:
         """See :class:`IBackend`."""
-        moment = self._reactor.seconds()
+        moment = wall_seconds(self._reactor)
         return self._read(
             lambda connection: sqlite_file.select(connection, start, end, limit, reverse, moment)
         )
@@ -274,7 +274,7 @@ class SqliteBackend:
 
     def _sweep(self) -> None:
         answer: Deferred[None] = Deferred()
-        moment = self._reactor.seconds()
+        moment = wall_seconds(self._reactor)
         self._writer.jobs.put((lambda c: sqlite_file.sweep(c, moment), answer))
         answer.addCallbacks(lambda _: self._poll(), self._failed)
 

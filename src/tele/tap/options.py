@@ -30,7 +30,7 @@ from tele.config.values import LogConfig
 from tele.data_dir import check_unlocked
 from tele.embed import ClusterService, load_config
 from tele.errors import ConfigError, Conflict, TeleError
-from tele.loop import LineObserver, LogFormat, log_observer, make_logger
+from tele.loop import LineObserver, LogFormat, log_observer, make_logger, make_monotonic
 from tele.text import printable_lines
 
 _log = make_logger(__name__)
@@ -74,6 +74,7 @@ def make(options: Options, parts: Sequence[str]) -> IService:
     """Return the service that runs ``parts`` (empty: all there are) of the configuration."""
     from twisted.internet import reactor
 
+    make_monotonic(reactor)
     raise_limit()
     process_budget()
     for part in parts:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from tele.store.memory import MemoryBackend
 from tele.testing.authority import PretendedAuth
+from tele.testing.clocks import SettableClock
 from tele.testing.links import HandReactor, LinkEnd
 from tele.testing.recorder import MemoryRecorder, MemoryRecording
 from tele.testing.ssh import Address, Avatar, Ends, Realm, RecordingConnection, World
@@ -26,5 +27,6 @@ __all__ = [
     "PretendedAuth",
     "Realm",
     "RecordingConnection",
+    "SettableClock",
     "World",
 ]

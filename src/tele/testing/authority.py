@@ -153,7 +153,7 @@ class PretendedAuth:
 
     def _announce(self, request: Any) -> Announced:
         self.announced.append(request)
-        return Announced(labels=self.bound)
+        return Announced(labels=self.bound, time=now(self.clock))
 
     def _emit_events(self, request: Any) -> Nothing:
         if any(event.fields.get("bad") for event in request.events):
@@ -169,6 +169,8 @@ class PretendedAuth:
         self.calls.append(operation.name)
         if self.away:
             return fail(Unreachable("auth did not answer"))
+        if self.refusal is not None:
+            return fail(self.refusal)
         if self.removed:
             return fail(AccessDenied("web1 is no member of the cluster", "removed"))
         done: Deferred[None] = Deferred()

@@ -11,17 +11,17 @@ from typing import Any
 from attrs import Factory, define
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import ITransport
-from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tele.testing.clocks import SettableClock
 from tele.testing.ssh import START, Address
 
 #: What one end of the link keeps before it tells its producer to pause.
 LINK_ROOM = 64 * 1024
 
 
-class HandReactor(Clock):
+class HandReactor(SettableClock):
     """A clock that also watches descriptors, when it is told to look."""
 
     def __init__(self) -> None:

@@ -17,7 +17,6 @@ from twisted.conch.ssh.service import SSHService
 from twisted.cred.portal import IRealm
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress
-from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.test import iosim
 from zope.interface import implementer
@@ -36,15 +35,16 @@ from tele.conch.exchange import HostKeys
 from tele.conch.factory import SSHServerFactory
 from tele.conch.limits import Limits
 from tele.model.identity import HostRole
+from tele.testing.clocks import SettableClock
 from tele.wire.agreement import SERVER_METHODS
 
 START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 CLUSTER = "test"
 
 
-def clock_at_start() -> Clock:
+def clock_at_start() -> SettableClock:
     """Return a clock that stands at :data:`START`."""
-    clock = Clock()
+    clock = SettableClock()
     clock.advance(START.timestamp())
     return clock
 
@@ -117,7 +117,7 @@ class Realm:
 class World:
     """Authorities, a host, a user, a server's factory and a clock."""
 
-    clock: Clock = Factory(clock_at_start)
+    clock: SettableClock = Factory(clock_at_start)
     limits: Limits = Factory(Limits)
     key_exchanges: tuple[bytes, ...] = SERVER_METHODS
     user_authority: PrivateKey = Factory(PrivateKey.generate)

@@ -77,10 +77,14 @@ class Vouching:
     _seen: set[bytes] = field(factory=set, init=False)
     _order: deque[tuple[float, bytes]] = field(factory=deque, init=False)
 
-    def take(self, line: bytes, seconds: float) -> tuple[Visitor, HostIdentity | None]:
+    def take(
+        self, line: bytes, *dates: float, elapsed: float | None = None
+    ) -> tuple[Visitor, HostIdentity | None]:
         """Return whom the preface ``line`` is about, and which proxy says so.
 
-        Raises :class:`ProtocolError`.
+        ``dates`` are what it may be now, in Unix time; ``elapsed`` is the date by a clock that is
+        never set, by which words are remembered, and by which a certificate may have begun
+        (:func:`tele.loop.validity_date`). Raises :class:`ProtocolError`.
         """
         try:
             reader = Reader(base64.b64decode(line[len(PREFACE) :].strip(), validate=True))
@@ -91,22 +95,24 @@ class Vouching:
         fields = Reader(said)
         visitor, at = Visitor.decode(fields.string()), int.from_bytes(fields.take(8), "big") / 1000
         fields.end()
+        seconds = min(dates, key=lambda date: abs(date - at))
         if abs(seconds - at) > LASTS:
             raise ProtocolError(
                 f"a proxy's word from {abs(seconds - at):.0f} s off: are the clocks right?"
             )
-        proxy = self._check(blob, said, signature, seconds)
-        self._once(said, seconds)
+        proxy = self._check(blob, said, signature, seconds, max(seconds, elapsed or seconds))
+        self._once(said, seconds if elapsed is None else elapsed)
         if visitor.host_id != self._host_id():
             raise Misdirected("a proxy's word for another node")
         return visitor, proxy
 
     def _check(
-        self, blob: bytes, said: bytes, signature: bytes, seconds: float
+        self, blob: bytes, said: bytes, signature: bytes, seconds: float, latest: float
     ) -> HostIdentity | None:
         try:
             certificate = parse_certificate(blob)
-            proxy = self._verifier().verify(certificate, datetime.fromtimestamp(seconds, UTC))
+            moment = max(seconds, min(latest, certificate.valid_after))
+            proxy = self._verifier().verify(certificate, datetime.fromtimestamp(moment, UTC))
             allowed = (certificate.key.type,)
             certificate.key.verify(signature, _CONTEXT + said, allowed)
         except BadCertificate as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from datetime import UTC, datetime
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +14,18 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.logger import Logger, LogLevel, LogPublisher
 
-from tele.loop import LineObserver, LogFormat, Ticker, backoff, make_logger, now
+from tele.loop import (
+    DateTimer,
+    LineObserver,
+    LogFormat,
+    StepWatch,
+    Ticker,
+    backoff,
+    make_logger,
+    make_monotonic,
+    now,
+)
+from tele.testing import SettableClock
 
 
 def written(form: LogFormat, level: str = "info") -> tuple[Logger, io.StringIO]:
@@ -200,3 +213,114 @@ def test_ticker_survives_a_failing_callback() -> None:
     advance(clock, 2)
     assert calls == ["failed", "fine"] * 2
     ticker.stop()
+
+
+# -- a clock that is set ---------------------------------------------------------------
+REACTORS = (
+    "epollreactor.EPollReactor",
+    "selectreactor.SelectReactor",
+    "pollreactor.PollReactor",
+    "asyncioreactor.AsyncioSelectorReactor",
+)
+
+#: Sets the date three hours back or forward while timers of a real reactor run.
+_STEPPING = """
+import importlib, sys, time
+real, by, fired = time.time, 0.0, []
+time.time = lambda: real() + by  # before Twisted takes it
+
+module, name = sys.argv[1].rsplit(".", 1)
+reactor = getattr(importlib.import_module("twisted.internet." + module), name)()
+from twisted.internet.task import LoopingCall
+import tele.loop
+
+early = reactor.callLater(0.2, fired.append, "made before")
+tele.loop.make_monotonic(reactor)
+tele.loop.make_monotonic(reactor)
+tele.loop.LOOK_SECONDS = 0.05
+tele.loop.StepWatch(reactor, lambda seconds: fired.append(round(seconds / 3600))).start()
+reactor.callLater(0.3, fired.append, "made after")
+moved = reactor.callLater(0.4, fired.append, "moved")
+far = reactor.callLater(3000, fired.append, "far")
+ticks = LoopingCall(lambda: None)
+ticks.clock = reactor
+ticks.start(0.01)
+
+def step():
+    global by
+    by = float(sys.argv[2])
+    moved.reset(0.1)
+    reactor.callLater(0.5, finish)
+
+def finish():
+    ahead = (tele.loop.now(reactor).timestamp() - real()) / 3600
+    print(sorted(map(str, fired)), round(ahead), far.active())
+    reactor.crash()
+
+reactor.callLater(0.1, step)
+reactor.run(installSignalHandlers=False)
+"""
+
+
+@pytest.mark.parametrize("hours", [-3, 3])
+@pytest.mark.parametrize("name", REACTORS)
+def test_timers_of_each_reactor_know_nothing_of_a_clock_that_is_set(name: str, hours: int) -> None:
+    """Neither those that were made before, nor those that are moved; dates are the wall clock's."""
+    done = subprocess.run(
+        [sys.executable, "-c", _STEPPING, name, str(hours * 3600)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    seen = sorted(["made before", "made after", "moved", str(hours)])
+    assert done.stdout.strip() == f"{seen} {hours} True", done.stderr
+
+
+def test_a_fake_clock_is_left_as_it_is_and_is_its_own_date() -> None:
+    """Tests and programs that bring a clock of their own keep it."""
+    clock = Clock()
+    make_monotonic(clock)
+    clock.advance(100)
+    assert (clock.seconds(), now(clock)) == (100.0, datetime.fromtimestamp(100, UTC))
+
+
+def test_a_date_is_waited_for_however_the_clock_is_set() -> None:
+    """A step forward is noticed soon, and one back makes the wait longer: it is a date."""
+    clock, calls = SettableClock(), list[str]()
+    DateTimer(clock, datetime.fromtimestamp(3600, UTC), lambda: calls.append("first"))
+    clock.pump([5.0] * 10)
+    clock.set_wall(-600)
+    clock.pump([5.0] * 720)
+    assert calls == []
+    clock.pump([5.0] * 120)
+    assert calls == ["first"]
+    DateTimer(clock, now(clock) + timedelta(hours=10), lambda: calls.append("second"))
+    clock.set_wall(36_000)
+    clock.advance(5)
+    assert calls == ["first", "second"]
+    gone = DateTimer(clock, now(clock), lambda: calls.append("third"))
+    gone.cancel()
+    gone.cancel()
+    clock.advance(3600)
+    assert calls == ["first", "second"]
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_step_of_the_clock_is_noticed_and_slewing_is_not() -> None:
+    """Each step is told once, with its sign; a clock that is slewed moves a little at a time."""
+    clock, steps = SettableClock(), list[float]()
+    watch = StepWatch(clock, steps.append)
+    watch.stop()
+    watch.start()
+    for _ in range(1000):
+        clock.set_wall(0.5)
+        clock.advance(5)
+    assert steps == []
+    clock.set_wall(-7200)
+    clock.pump([1.0] * 20)
+    clock.set_wall(10_800)
+    clock.pump([1.0] * 20)
+    assert steps == [-7200.0, 10_800.0]
+    watch.stop()
+    assert clock.getDelayedCalls() == []

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from twisted.internet.task import Clock
 
 from tele.errors import Unavailable
 from tele.loop import now
@@ -24,6 +23,7 @@ from tele.model.resources import (
 )
 from tele.model.revocation import UserRevocation
 from tele.rbac.policy import Policy
+from tele.testing import SettableClock
 
 HOUR = timedelta(hours=1)
 
@@ -32,7 +32,7 @@ class World:
     """Some who are present, and what is asked about them."""
 
     def __init__(self) -> None:
-        self.clock = Clock()
+        self.clock = SettableClock()
         self.clock.advance(1_800_000_000)
         moment = now(self.clock)
         self.state: ClusterState | None = ClusterState(
@@ -126,3 +126,22 @@ def test_nothing_is_asked_before_the_state_is_known(world: World) -> None:
     world.state = None
     world.review.look()
     assert world.asked == [1, 2], "only what was asked at first"
+
+
+@pytest.mark.parametrize("hours", [-3, 3], ids=["back", "forward"])
+def test_whoever_is_here_is_asked_about_when_the_clock_was_set(world: World, hours: int) -> None:
+    """What expires by date may have expired, or come back: once for each step."""
+    assert world.change(roles=(Role(Metadata("ops")),)) == [1, 2]
+    world.clock.set_wall(hours * 3600)
+    assert world.change() == [1, 2]
+    assert world.change() == []
+
+
+def test_a_role_ends_soon_after_the_clock_passes_its_end(world: World) -> None:
+    """However far the clock is set forward: within seconds, not when the timer would have come."""
+    end = now(world.clock) + 5 * HOUR
+    assert world.change(roles=(Role(Metadata("ops", expires=end)),)) == [1, 2]
+    world.asked.clear()
+    world.clock.set_wall(6 * 3600)
+    world.clock.advance(5)
+    assert world.asked == [1, 2]

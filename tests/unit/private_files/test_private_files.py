@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tele.errors import InvalidInput
-from tele.private_files import check_secret, exposure, read_secret
+from tele.private_files import check_secret, exposure, own_folder, read_secret
 
 ME = 1000
 OTHER = 2000
@@ -139,3 +140,78 @@ def test_a_command_reads_a_pipe(pipe: Path) -> None:
     with pytest.raises(InvalidInput, match="others can read it"):
         read_secret(pipe, "--password-file", pipes=True)
     os.close(both)
+
+
+# -- folders ---------------------------------------------------------------------------
+def described(path: Path) -> tuple[int, list[str]]:
+    return stat.S_IMODE(path.stat().st_mode), sorted(each.name for each in path.iterdir())
+
+
+@pytest.mark.parametrize("mode", [0o1777, 0o777, 0o770, 0o720, 0o775, 0o1700])
+@pytest.mark.parametrize("inside", [(), ("tele.yaml",), ("other",)])
+def test_a_folder_that_others_can_write_to_is_refused(
+    tmp_path: Path, mode: int, inside: tuple[str, ...]
+) -> None:
+    """As /tmp is: whatever it holds, and nothing of it is changed; the way out is said."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    for name in inside:
+        (shared / name).touch()
+    shared.chmod(mode)
+    for strict in (False, True):
+        with pytest.raises(InvalidInput, match=rf"others can write .*chmod 700 {shared}"):
+            own_folder(shared, ("tele.yaml",), strict=strict)
+        with pytest.raises(InvalidInput):
+            own_folder(shared, None)
+    assert described(shared) == (mode, list(inside))
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o711])
+def test_a_folder_with_other_things_is_not_closed(tmp_path: Path, mode: int) -> None:
+    """Somebody needs it as it is: a home, a project, a folder of another program."""
+    (tmp_path / "notes.txt").touch()
+    tmp_path.chmod(mode)
+    with pytest.raises(InvalidInput, match=r"what is not tele's, such as 'notes.txt'"):
+        own_folder(tmp_path, ("tele.yaml",))
+    assert described(tmp_path) == (mode, ["notes.txt"])
+
+
+def test_a_private_folder_with_other_things_is_taken_only_where_it_was_meant(
+    tmp_path: Path,
+) -> None:
+    """A configuration may name its data_dir; ``tele up --dir /root`` is a mistake."""
+    (tmp_path / "notes.txt").touch()
+    tmp_path.chmod(0o700)
+    own_folder(tmp_path, ("tele.yaml",))
+    with pytest.raises(InvalidInput, match="not tele's"):
+        own_folder(tmp_path, ("tele.yaml",), strict=True)
+
+
+@pytest.mark.parametrize("inside", [(), ("tele.yaml", "notes.txt"), ("lost+found",)])
+def test_our_own_folder_and_an_empty_one_are_closed(
+    tmp_path: Path, inside: tuple[str, ...]
+) -> None:
+    """One that others could only read."""
+    for name in inside:
+        (tmp_path / name).touch()
+    tmp_path.chmod(0o755)
+    own_folder(tmp_path, ("tele.yaml",), strict=True)
+    assert described(tmp_path)[0] == 0o700
+
+
+def test_a_new_folder_is_private_and_a_file_is_none(tmp_path: Path) -> None:
+    """Its parents are made, too, and are everybody's."""
+    own_folder(tmp_path / "a" / "b", ())
+    assert described(tmp_path / "a" / "b") == (0o700, [])
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Not a directory"):
+        own_folder(tmp_path / "file", ())
+
+
+@pytest.mark.root
+def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
+    """Also for root, to whom it would be open."""
+    (tmp_path / "theirs").mkdir(mode=0o700)
+    os.chown(tmp_path / "theirs", 65534, 65534)
+    with pytest.raises(InvalidInput, match="belongs to another user"):
+        own_folder(tmp_path / "theirs", ())

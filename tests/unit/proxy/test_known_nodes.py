@@ -38,8 +38,8 @@ class World:
         self.web = evolve(WEB, last_seen=now(self.clock))
         self.other = evolve(OTHER, name="web2", last_seen=now(self.clock))
         self.kept: list[Any] = []
-        member: Any = SimpleNamespace(known_nodes=(), keep_nodes=self.kept.append)
-        self.member = member
+        self.memory = SimpleNamespace(nodes=(), keep_nodes=self.kept.append)
+        member: Any = SimpleNamespace(memory=self.memory)
         self.index = NodeIndex("Example")
         self.known = KnownNodes(self.clock, member, self.index)
 
@@ -89,6 +89,6 @@ def test_who_was_forgotten_is_not_known() -> None:
     """After a long time away only nodes count that auth would still know."""
     world = World()
     gone = evolve(world.other, last_seen=now(world.clock) - FORGET_AFTER - timedelta(seconds=1))
-    world.member.known_nodes = (world.web, gone)
+    world.memory.nodes = (world.web, gone)
     world.known.restore()
     assert list(world.index) == [world.web]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from attrs import evolve
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import implementer
 
 from tele.certs.check import CheckedUser
 from tele.conch.credentials import CertificateCredentials
@@ -34,6 +35,7 @@ from tele.proxy.index import NodeIndex
 from tele.proxy.jump import NODES_FIRST, Jump, Visitor
 from tele.proxy.people import People, person_limits
 from tele.rbac.policy import Policy
+from tele.testing import SettableClock
 
 HOUR = timedelta(hours=1)
 #: Nobody looks at it: it was checked.
@@ -50,7 +52,7 @@ class World:
     """A proxy with two nodes, web1 (env=test) and db1 (env=prod)."""
 
     def __init__(self) -> None:
-        self.clock = Clock()
+        self.clock = SettableClock()
         self.clock.advance(1_800_000_000)
         moment = now(self.clock)
         everywhere = self.role({"*": ("*",)})
@@ -167,3 +169,41 @@ def test_an_end_comes_by_itself(world: World) -> None:
     assert world.ended == []
     world.clock.advance(1)
     assert world.ended == [("alice", "user alice has expired")]
+
+
+@pytest.mark.parametrize("hours", [-3, 0, 3], ids=["back", "right", "forward"])
+def test_nobody_goes_further_after_the_life_of_their_certificate(world: World, hours: int) -> None:
+    """An hour is an hour, when the clock was set back, too; set forward, its date has passed."""
+    alice = world.visitor()
+    world.clock.set_wall(hours * 3600)
+    world.clock.advance(3599)
+    if hours <= 0:
+        world.go(alice, "web1")
+    world.clock.advance(1)
+    with pytest.raises(AccessDenied, match="has expired"):
+        world.go(alice, "web1")
+
+
+def test_who_comes_and_goes_is_in_the_log(world: World) -> None:
+    """One line each, with who, from where, to which nodes, and why it ended."""
+    said: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        said.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        alice = world.visitor()
+        world.go(alice, "web1")
+        world.openings[-1].callback(FakeWay())
+        world.clock.advance(2)
+        world.change(revoked_users=(UserRevocation("alice", removed=now(world.clock) + HOUR),))
+        alice.left()
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    start, end = (line for line in said if line.startswith("connection."))
+    assert start.startswith("connection.start user='alice' remote_addr='h:1'")
+    assert end.startswith("connection.end user='alice' remote_addr='h:1'")
+    assert "nodes='web1' seconds=2" in end
+    assert "error='user alice was removed from the cluster'" in end

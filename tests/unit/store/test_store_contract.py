@@ -11,13 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -27,11 +27,12 @@ from tele.store.batches import get_many
 from tele.store.memory import MemoryBackend
 from tele.store.opening import open_backend
 from tele.store.sqlite import LONG, POLL_SECONDS, SWEEP_SECONDS, SqliteBackend
+from tele.testing import SettableClock
 
 T = TypeVar("T")
 
 
-class Turns(Clock):
+class Turns(SettableClock):
     """A clock whose threads' answers are delivered when a test waits for them."""
 
     def __init__(self) -> None:
@@ -320,7 +321,7 @@ def test_a_failed_sync_is_not_the_end(tmp_path: Path, turns: Turns) -> None:
 
 def test_a_memory_lease_ends_by_itself() -> None:
     """A watcher learns of it although nobody touches the store."""
-    clock = Clock()
+    clock = SettableClock()
     store = MemoryBackend(clock)
     told: list[Change] = []
     store.watch("/", told.append)
@@ -477,13 +478,17 @@ def test_no_threads_are_left(tmp_path: Path, turns: Turns) -> None:
     store = SqliteBackend(tmp_path / "s", turns)
     turns.wait(store.close())
     deadline = time.monotonic() + 10
-    task = Path(f"/proc/{os.getpid()}/task")
-    while time.monotonic() < deadline:
-        names = {(t / "comm").read_text().strip() for t in task.iterdir()}
-        if not any(name.startswith("tele-store") for name in names):
-            break
+    while any(name.startswith("tele-store") for name in _thread_names()):
+        assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert not any(name.startswith("tele-store") for name in names)
+
+
+def _thread_names() -> list[str]:
+    names = []
+    for task in Path(f"/proc/{os.getpid()}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            names.append((task / "comm").read_text().strip())
+    return names
 
 
 def test_a_page_of_the_memory_store_copies_a_page() -> None:
@@ -497,7 +502,7 @@ def test_a_page_of_the_memory_store_copies_a_page() -> None:
             Keys.copied += len(found) if isinstance(at, slice) else 0
             return found
 
-    clock = Clock()
+    clock = SettableClock()
     store: Any = MemoryBackend(clock)
     result = store.commit(*(Put(f"/k/{n:05d}", b"") for n in range(1000)))
     store._keys = Keys(store._keys)
@@ -515,3 +520,23 @@ def test_a_page_of_the_memory_store_copies_a_page() -> None:
     store.range("/k/", "/k0", 3, reverse=True).addCallback(back.extend)
     assert [item.key for item in back] == ["/k/00999", "/k/00998", "/k/00997"]
     assert result.called
+
+
+@pytest.mark.parametrize("hours", [-3, 3], ids=["back", "forward"])
+def test_a_lease_ends_at_its_date(store: IBackend, turns: Turns, hours: int) -> None:
+    """It is kept over restarts, so it is a date: setting the clock brings it, or moves it."""
+    ttl = timedelta(hours=2)
+    told: list[str] = []
+    turns.wait(store.watch("/a", lambda change: told.append(change.key)))
+    turns.wait(store.commit(Put("/a", b"1", ttl=ttl)))
+    told.clear()
+    turns.set_wall(hours * 3600)
+    turns.advance(SWEEP_SECONDS)
+    if hours > 0:
+        assert turns.wait(store.get("/a")) is None
+    else:
+        assert turns.wait(store.get("/a")) is not None
+        turns.advance(4 * 3600)
+        assert turns.wait(store.get("/a")) is not None
+        turns.advance(3600)
+        assert turns.wait(store.get("/a")) is None

@@ -256,7 +256,7 @@ class Machines:
         source = host_of(caller.seen_addr) if is_proxy else ""
         word = LastWord(host.host_id, said, now(self._clock), labels, source)
         await self._hosts.hear(host.role, word)
-        return api.Announced(labels=member.labels)
+        return api.Announced(labels=member.labels, time=now(self._clock))
 
     def watch_state(
         self, request: api.WatchState, receiver: Callable[[api.ClusterState], None]

@@ -83,11 +83,13 @@ class RenewRequest:
 class Announced:
     """Auth heard it. ``rotation`` is what the host should have reached.
 
-    ``labels`` are those that the cluster bound to the host; they win over its own.
+    ``labels`` are those that the cluster bound to the host; they win over its own. ``time`` is
+    auth's date.
     """
 
     rotation: str = ""
     labels: Mapping[str, str] = Factory(dict)
+    time: datetime | None = None
 
 
 @frozen

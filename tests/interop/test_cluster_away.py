@@ -1,0 +1,97 @@
+"""Who is away, and who came: what commands and logs say of it, with real processes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from three_processes import Cluster, wait_for
+
+COMMANDS = ("ls", "sessions ls", "recordings ls", "audit ls", "users ls", "tokens ls", "get roles")
+
+
+@pytest.fixture
+def without(cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster; what a test kills comes back after it."""
+    yield cluster
+    for part in ("auth", "proxy"):
+        if part not in cluster.processes:
+            cluster.start(part)
+    wait_for(cluster.online, "everything to be back", 90)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_auth_that_is_away_is_not_the_proxy(without: Cluster, command: str) -> None:
+    """The proxy answers: it is up, auth is not, and since when."""
+    if "auth" in without.processes:
+        without.kill("auth")
+    done = without.tele(*command.split(), check=False)
+    said = done.stderr.decode()
+    assert done.returncode == 6, said
+    proxy = f"127.0.0.1:{without.ports['proxy']}"
+    assert re.search(
+        rf"the proxy {proxy} is up, but it cannot reach auth since 20\d\d-\d\d-\d\d [\d:]+ UTC",
+        said,
+    ), said
+    assert "check that auth runs" in said
+
+
+def test_a_login_says_it_too(without: Cluster) -> None:
+    """Also the first one, which knows nobody yet."""
+    without.kill("auth")
+    proxy = f"127.0.0.1:{without.ports['proxy']}"
+    words = ("login", "--proxy", proxy, "--user", "bob", "--password-file", "-")
+    for more in ((), ("--ca-pin", without.pin)):
+        done = without.tele(*words, *more, check=False, stdin=b"x\n")
+        assert done.returncode == 6
+        assert b"is up, but it cannot reach auth since" in done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_proxy_that_is_away_is_said(without: Cluster, command: str) -> None:
+    """Nothing is said of auth, of which nobody knows then."""
+    if "proxy" in without.processes:
+        without.kill("proxy")
+    done = without.tele(*command.split(), check=False)
+    said = done.stderr.decode()
+    assert done.returncode == 6, said
+    assert f"the proxy 127.0.0.1:{without.ports['proxy']} cannot be reached" in said
+    assert "auth" not in said
+
+
+def test_who_came_and_went_is_in_the_logs(cluster: Cluster) -> None:
+    """At the node and at the proxy, one line for the start and one for the end; at auth log-ins."""
+    cluster.ssh(cluster.host, "true")
+    cluster.ssh("-l", "nobody-like-this", cluster.host, "true", check=False)
+    bad = cluster.folder / "bad.password"
+    bad.touch(0o600)
+    bad.write_text("wrong")
+    cluster.tele(
+        "login", "--proxy", f"127.0.0.1:{cluster.ports['proxy']}", "--user", "alice",
+        "--password-file", str(bad), check=False,
+    )  # fmt: skip
+
+    def log(part: str) -> str:
+        return (cluster.folder / f"{part}.log").read_text()
+
+    def all_there() -> bool:
+        return all(re.search(line, log(part)) for part, line in LINES)
+
+    wait_for(all_there, "the lines", 30)
+
+
+#: Which part has a line like this.
+LINES = (
+    (
+        "node",
+        r"session\.start user='alice' login='\w+' node='web1' remote_addr='127\.0\.0\.1:\d+' s",
+    ),
+    ("node", r"session\.end user='alice' .*session_id='[0-9a-f-]{36}'.*seconds="),
+    ("node", r"auth\.denied user='alice' login='nobody-like-this' .*reason='principal'"),
+    ("proxy", r"connection\.start user='alice' remote_addr='127\.0\.0\.1:\d+' login_session="),
+    ("proxy", r"connection\.end user='alice' .*nodes='web1' seconds="),
+    ("auth", r"user\.login user='alice' .*remote_addr='127\.0\.0\.1:\d+'"),
+    ("auth", r"user\.login user='alice' .*ok=no error='wrong password"),
+)

@@ -1,0 +1,176 @@
+"""Auth's clock is set: who lives, who waits and what is heard goes by the time that passes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from auth_world import HOST_ID, OTHER_ID, PROXY_ID, World, result
+from tele.audit.chain import event
+from tele.auth.guessing import FAILURES, FIRST_WAIT, LONGEST_WAIT, Guard, Verdict
+from tele.auth.presence import HOSTS, Hosts, LastWord
+from tele.errors import Conflict, Unavailable
+from tele.interfaces import Put
+from tele.loop import now
+from tele.model.api import members, records, table
+from tele.model.codec import encode
+from tele.model.identity import HostRole
+from tele.model.presence import Presence, Status
+from tele.testing import SettableClock
+
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+STEPS = pytest.mark.parametrize("hours", [-3, 3], ids=["back", "forward"])
+
+
+def announce(world: World, host_id: str = HOST_ID, **words: Any) -> Any:
+    return world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE, **words), world.host(host_id))
+
+
+def status(world: World) -> list[Status]:
+    return [host.status for host in world.do(table.LIST_HOSTS, members.ListHosts()).items]
+
+
+@STEPS
+def test_a_host_lives_however_the_clock_is_set(world: World, hours: int) -> None:
+    """It is online until 90 seconds have passed since its last word, and again after the next."""
+    world.join(world.token())
+    announce(world)
+    world.clock.set_wall(hours * 3600)
+    assert status(world) == [Status.ONLINE]
+    world.clock.pump([5.0] * 17)
+    assert status(world) == [Status.ONLINE]
+    world.clock.pump([5.0] * 2)
+    assert status(world) == [Status.OFFLINE]
+    announce(world, labels={"a": "b"})
+    (host,) = world.do(table.LIST_HOSTS, members.ListHosts()).items
+    assert (host.status, host.last_seen) == (Status.ONLINE, now(world.clock))
+    assert host.labels == {"a": "b"}, "what it says now counts, whatever its date"
+
+
+@STEPS
+def test_what_another_auth_heard_counts_from_then_on(world: World, hours: int) -> None:
+    """Auths on one store whose clocks differ agree about who lives."""
+    world.join(world.token())
+    announce(world)
+    world.clock.advance(80)
+    said = Presence("web1", HostRole.NODE, labels={"heard": "elsewhere"})
+    word = LastWord(HOST_ID, said, now(world.clock) + timedelta(hours=hours), said.labels)
+    result(world.backend.commit(Put(f"{HOSTS}node/{HOST_ID}", encode(word))))
+    world.clock.advance(60)
+    (host,) = world.do(table.LIST_HOSTS, members.ListHosts()).items
+    assert (host.status, host.labels) == (Status.ONLINE, {"heard": "elsewhere"})
+
+
+def test_after_a_restart_dates_say_who_lived(world: World) -> None:
+    """Who was silent for long before auth stopped is not online because it was set back since."""
+    for age, expected in ((30, True), (600, False), (-7200, True)):
+        backend, clock = world.backend, SettableClock()
+        clock.advance(world.clock.seconds())
+        said = Presence("web1", HostRole.NODE)
+        word = LastWord(HOST_ID, said, now(clock) - timedelta(seconds=age))
+        result(backend.commit(Put(f"{HOSTS}node/{HOST_ID}", encode(word))))
+        hosts = Hosts(backend, clock)
+        result(hosts.start())
+        assert hosts.is_online(HostRole.NODE, HOST_ID) is expected
+        clock.advance(90)
+        assert not hosts.is_online(HostRole.NODE, HOST_ID)
+        result(hosts.stop())
+
+
+@STEPS
+def test_a_name_is_free_five_minutes_after_the_start(world: World, hours: int) -> None:
+    """How long silent hosts may come back goes by the time that passes."""
+    world.join(world.token())
+    world.clock.advance(100)
+    world.clock.set_wall(hours * 3600)
+    with pytest.raises(Unavailable, match="200 s to come back"):
+        world.join(world.token(replaces=("web1",)), OTHER_ID, name="web1")
+    world.clock.advance(200)
+    world.join(world.token(replaces=("web1",)), OTHER_ID, name="web1")
+
+
+def test_who_has_just_joined_keeps_the_name_while_the_clock_is_set_a_little(world: World) -> None:
+    """A host that has not announced itself yet is there, and not from the future."""
+    world.clock.advance(400)
+    world.join(world.token())
+    world.clock.set_wall(-30)
+    with pytest.raises(Conflict, match="online"):
+        world.join(world.token(replaces=("web1",)), OTHER_ID, name="web1")
+
+
+# -- wrong passwords -------------------------------------------------------------------
+def guessed(count: int, guard: Guard = Guard(), at: datetime = NOON) -> Guard:  # noqa: B008
+    for _ in range(count):
+        _, guard = guard.attempt("n", False, at)
+    return guard
+
+
+def test_a_wait_is_as_long_as_it_was_when_the_clock_is_set_back() -> None:
+    """Nobody is kept out for hours because of that, and nobody gets in sooner."""
+    guard = guessed(FAILURES)
+    early = NOON - timedelta(hours=3)
+    verdict, guard = guard.attempt("n", True, early)
+    assert verdict is Verdict.LOCKED_OUT
+    verdict, guard = guard.attempt("n", True, early + FIRST_WAIT / 2)
+    assert verdict is Verdict.LOCKED_OUT
+    verdict, _ = guard.attempt("n", True, early + FIRST_WAIT)
+    assert verdict is Verdict.GOOD
+
+
+def test_going_on_guessing_while_the_clock_is_back_gains_nothing() -> None:
+    """Failures are still counted, and the waits still double up to the longest."""
+    guard, at = guessed(FAILURES), NOON - timedelta(days=2)
+    for _ in range(40):
+        _, guard = guard.attempt("n", False, at)
+        source = guard.sources["n"]
+        assert source.wait_until is not None
+        at = max(at, source.wait_until)
+    assert guard.sources["n"].failures > FAILURES + 10
+    assert at - (NOON - timedelta(days=2)) > 10 * LONGEST_WAIT
+
+
+def test_guesses_of_strangers_come_back_by_the_hour_after_a_step() -> None:
+    """What all unknown sources have used up is less after an hour of the new time."""
+    guard = Guard()
+    for number in range(30):
+        _, guard = guard.attempt(f"n{number}", False, NOON)
+    early = NOON - timedelta(hours=3)
+    assert guard.attempt("other", True, early)[0] is Verdict.ALL_LOCKED_OUT
+    _, guard = guard.attempt("other", True, early)
+    assert guard.attempt("other", True, early + timedelta(hours=1))[0] is Verdict.GOOD
+
+
+# -- the audit and the members ---------------------------------------------------------
+def test_the_audit_holds_and_says_the_date_as_it_is(world: World) -> None:
+    """Events of an earlier date come after those of a later one; the chain is by number."""
+    world.add_user("alice")
+    world.clock.set_wall(-7200)
+    world.add_user("bob")
+    listed = world.do(table.LIST_EVENTS, records.ListEvents(event="user.create")).items
+    assert listed[0].time > listed[1].time
+    verdict = result(world.parts.audit.verify())
+    assert not verdict.problem, verdict
+
+
+@STEPS
+def test_auth_says_its_date_to_those_who_announce_themselves(world: World, hours: int) -> None:
+    """So each member knows by how much its own clock differs."""
+    world.join(world.token())
+    world.clock.set_wall(hours * 3600)
+    assert announce(world).time == now(world.clock)
+
+
+@pytest.mark.parametrize("name", ["clock.step", "clock.skew"])
+@pytest.mark.parametrize("role", [HostRole.NODE, HostRole.PROXY])
+def test_hosts_report_their_clocks(world: World, name: str, role: HostRole) -> None:
+    """Such an event is about a machine and nobody else."""
+    caller = world.proxy() if role is HostRole.PROXY else world.host()
+    if role is HostRole.NODE:
+        world.join(world.token())
+    host_id = PROXY_ID if role is HostRole.PROXY else HOST_ID
+    made = event(name, "e-1", now(world.clock), "c", server_id=host_id, seconds=-7200.0)
+    world.do(table.EMIT_EVENTS, records.EmitEvents((made,)), caller)
+    (kept,) = world.events(name)
+    assert (kept.user, kept.fields["seconds"]) == ("", -7200.0)

@@ -1,0 +1,233 @@
+"""A member whose clock, or auth's, is set: nothing is missed, and the difference is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import implementer
+
+from tele.errors import NotLoggedIn, Unreachable, WrongClock
+from tele.loop import now
+from tele.membership.cluster_clock import SETTLE_SECONDS
+from tele.tunnel.vouching import LASTS
+from test_membership_member import World, result
+
+HOUR = 3600.0
+STEPS = pytest.mark.parametrize("hours", [-3, 3], ids=["back", "forward"])
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A machine and an auth, with clocks of their own."""
+    made = World(tmp_path / "data")
+    yield made
+    for member in list(made.members):
+        made.stop(member)
+    assert made.clock.getDelayedCalls() == []
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """What is logged."""
+    heard: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        heard.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield heard
+    globalLogPublisher.removeObserver(observe)
+
+
+def told(world: World, name: str) -> list[Any]:
+    """Return the events of this name that auth has."""
+    return [event for event in world.auth.events if event.event == name]
+
+
+def another_clock(world: World, ahead: float = 0.0) -> None:
+    """Let auth go by a clock of its own, which is that much ahead of the machine's."""
+
+    class Elsewhere:
+        def seconds(self) -> float:
+            return world.clock.seconds()
+
+        def wall_seconds(self) -> float:
+            return world.clock.seconds() + ahead
+
+    elsewhere: Any = Elsewhere()
+    world.auth.clock = elsewhere
+
+
+@STEPS
+def test_a_renewal_comes_in_time(world: World, hours: int) -> None:
+    """Certificates are renewed when two thirds of their life have passed, or their date is here."""
+    another_clock(world)
+    member = world.start()
+    first = member.identity
+    world.clock.set_wall(hours * HOUR)
+    world.clock.pump([60.0] * int(13.1 * 60))
+    early = hours > 0
+    assert (member.identity is not first) is early
+    world.clock.pump([60.0] * int(3.3 * 60))
+    assert member.identity is not first
+    assert world.auth.calls.count("renew") == 1
+
+
+def test_a_clock_that_is_set_far_back_misses_no_renewal(world: World) -> None:
+    """Even when the date of the renewal would come only after the certificate's end at auth."""
+    another_clock(world)
+    member = world.start()
+    world.clock.set_wall(-100 * HOUR)
+    world.clock.pump([60.0] * (17 * 60))
+    assert world.auth.calls.count("renew") == 1
+    assert member.identity.expires > now(world.auth.clock) + timedelta(hours=20)
+
+
+def test_a_clock_that_is_far_ahead_does_not_make_a_member_hurry(world: World) -> None:
+    """Each new certificate is due at once by that clock: renewals become rare, none is missed."""
+    another_clock(world)
+    world.start()
+    world.clock.set_wall(18 * HOUR)
+    world.clock.pump([1.0] * 3600)
+    first = world.auth.calls.count("renew")
+    assert 2 <= first < 20
+    world.clock.pump([10.0] * 360)
+    assert world.auth.calls.count("renew") - first < 12
+
+
+def test_who_is_not_taken_by_auth_returns_by_its_key(world: World) -> None:
+    """A host whose clock is behind does not know that its certificate is over: auth says so."""
+    member = world.start()
+    first = member.identity
+    world.auth.refusal = NotLoggedIn("auth.example:3025 does not accept this certificate")
+    world.auth.leave()
+    world.auth.away = False
+    world.clock.pump([1.0] * 30)
+    world.auth.refusal = None
+    world.clock.pump([1.0] * 60)
+    assert member.identity is not first
+    assert "rejoin" in world.auth.calls
+
+
+@STEPS
+def test_a_step_and_a_difference_are_events(world: World, hours: int) -> None:
+    """Each is said once, and once more when the clocks agree again."""
+    another_clock(world)
+    world.start()
+    world.clock.pump([1.0] * 60)
+    assert told(world, "clock.skew") == []
+    world.clock.set_wall(hours * HOUR)
+    world.clock.pump([1.0] * 120)
+    (step,) = told(world, "clock.step")
+    (skew,) = told(world, "clock.skew")
+    assert step.fields["seconds"] == skew.fields["seconds"] == hours * HOUR
+    assert (skew.ok, step.server_name) == (False, "web1")
+    world.clock.set_wall(-hours * HOUR)
+    world.clock.pump([1.0] * 120)
+    back = told(world, "clock.skew")[-1]
+    assert (back.ok, back.fields["seconds"], len(told(world, "clock.skew"))) == (True, 0.0, 2)
+
+
+def test_a_clock_that_was_wrong_from_the_start_is_said(world: World) -> None:
+    """By auth's word, in the log and in an event."""
+    another_clock(world, ahead=-600.0)
+    world.start()
+    world.clock.pump([1.0] * 60)
+    (skew,) = told(world, "clock.skew")
+    assert skew.fields["seconds"] == 600.0
+    assert told(world, "clock.step") == []
+
+
+@STEPS
+def test_members_mean_the_same_moment_whoever_was_set(world: World, hours: int) -> None:
+    """What a proxy says to a node counts while either clock, or auth's, is set."""
+    another_clock(world)
+    proxy = world.start().clock
+    world.clock.pump([1.0] * 40)
+    world.clock.set_wall(hours * HOUR)
+    world.clock.pump([1.0] * 40)
+    assert abs(proxy.word - world.clock.seconds()) < LASTS
+    another_clock(world, hours * HOUR)
+    for _ in range(int(SETTLE_SECONDS)):
+        world.clock.advance(1.0)
+        # One that has not heard of it yet.
+        assert abs(proxy.word - world.clock.seconds()) < LASTS
+    world.clock.pump([1.0] * 45)
+    # One that says it the new way, and one that still says it the old way.
+    for date in (world.clock.seconds() + hours * HOUR, world.clock.seconds()):
+        assert min(abs(date - known) for known in proxy.dates) < LASTS
+    assert abs(proxy.word - (world.clock.seconds() + hours * HOUR)) < LASTS
+    world.clock.pump([1.0] * 60)
+    assert len(proxy.dates) == 1
+
+
+def test_members_agree_while_auths_clock_is_set_again_and_again(world: World) -> None:
+    """Some hear of each step and some of the last only: what one says the others take."""
+    another_clock(world)
+    proxy = world.start().clock
+    world.clock.pump([1.0] * 100)
+    for ahead in (-3 * HOUR, 0.0, 3 * HOUR):
+        another_clock(world, ahead)
+        world.clock.pump([1.0] * 31)
+    # At any moment each says one of the dates that a member who heard of all of them takes.
+    assert len(proxy.dates) == 4
+    for _ in range(120):
+        assert min(abs(proxy.word - date) for date in proxy.dates) < 1
+        world.clock.advance(1.0)
+    assert abs(proxy.word - (world.clock.seconds() + 3 * HOUR)) < LASTS
+
+
+def test_whoever_cannot_join_says_that_it_serves_nobody(world: World, said: list[str]) -> None:
+    """Why, that it tries again, and when; once."""
+    world.auth.away = True
+    world.start()
+    world.clock.pump([1.0] * 100)
+    (line,) = [text for text in said if "join" in text]
+    assert "serves nobody" in line
+    assert "trying again in" in line
+    assert "alone" not in line
+
+
+def test_whoever_is_a_member_says_by_what_it_decides(world: World, said: list[str]) -> None:
+    """A member without auth goes on, by the last state; since when is known."""
+    member = world.start()
+    world.clock.pump([1.0] * 10)
+    assert not member.auth_away_since
+    begin = now(world.clock)
+    world.auth.leave()
+    world.clock.pump([1.0] * 40)
+    assert any("decides by the state of the cluster that it knows" in text for text in said)
+    since = member.auth_away_since
+    assert since is not None
+    assert since - begin < timedelta(seconds=5)
+    world.auth.away = False
+    world.clock.pump([1.0] * 60)
+    assert not member.auth_away_since
+
+
+def test_a_wrong_clock_is_no_reason_to_give_up(world: World, said: list[str]) -> None:
+    """A host that cannot join because of its clock joins when that is set."""
+    world.auth.refusal = WrongClock("auth.example:3025 does not count: set the clock")
+    member = world.start()
+    world.clock.pump([1.0] * 40)
+    assert any("set the clock" in text for text in said)
+    world.auth.refusal = None
+    world.clock.pump([1.0] * 40)
+    assert result(member.ready()) is None
+
+
+def test_auth_that_answers_with_an_error_is_not_away(world: World) -> None:
+    """Only one that does not answer at all is."""
+    member = world.start()
+    world.auth.refusal = WrongClock("a clock is wrong")
+    world.auth.leave()
+    world.auth.away = False
+    world.clock.pump([1.0] * 30)
+    assert member.auth_away_since is None
+    assert not isinstance(world.auth.refusal, Unreachable)
