@@ -49,7 +49,7 @@ async def join_in_turn(clock: Any, settings: JoinSettings, applicant: Applicant)
     """Join as a member does: auth lets so many of one network join in a second, the rest wait."""
     while True:
         try:
-            return await join(clock, Network(), settings, applicant)
+            return await join(clock, Network(), settings, applicant, settings.token())
         except Unavailable:
             await deferLater(clock, 0.5, lambda: None)
 

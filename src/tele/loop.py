@@ -39,6 +39,7 @@ from twisted.logger import (
 from txaio import tx
 from zope.interface import implementer
 
+from tele.log_stream import LogStream
 from tele.text import duration, printable, printable_json, printable_lines
 
 #: No line of the log is longer, in characters; tracebacks are not cut.
@@ -120,7 +121,7 @@ class LineObserver:
     """
 
     def __init__(self, stream: TextIO, form: LogFormat, level: str) -> None:
-        self._stream = stream
+        self._stream = LogStream(stream)
         self._line = _json_line if form is LogFormat.JSON else _text_line
         self._level = _LEVELS[level]
 
@@ -133,9 +134,21 @@ class LineObserver:
             return
         try:
             self._stream.write(self._line(event) + "\n")
-            self._stream.flush()
+            if lost := self._stream.take_lost():
+                self._stream.write(self._line(_lost_lines(event, lost)) + "\n")
         except (OSError, ValueError):
             return
+
+
+def _lost_lines(event: LogEvent, count: int) -> LogEvent:
+    """Return the event that so many lines were lost, as long ago as ``event``."""
+    return {
+        "log_level": LogLevel.warn,
+        "log_namespace": __name__,
+        "log_time": event.get("log_time", 0.0),
+        "log_format": "{count} lines are missing here: the log was not read",
+        "count": count,
+    }
 
 
 def _message(event: LogEvent) -> str:

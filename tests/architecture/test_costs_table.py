@@ -70,7 +70,7 @@ def slowly(burst: float, rate: float, what: str) -> str:
 ROWS: dict[str, list[str]] = {
     "connection to a proxy, until it is known what it is": [
         f"{admission.PENDING_LIMIT} together",
-        f"source: {limits.STARTUPS_PER_SOURCE}, home: {limits.STARTUPS_PER_HOME}",
+        f"source: {admission.PENDING_PER_SOURCE}, home: {admission.PENDING_PER_SOURCE * HOME}",
         f"{seconds(demultiplexer.UNDECIDED_SECONDS)} from the connection on",
         f"at most {kib(client_hello.LIMIT)}",
     ],
@@ -101,6 +101,8 @@ ROWS: dict[str, list[str]] = {
         f"{USUAL.packets_before_auth} messages of {USUAL.packet_before_auth} bytes",
         f"lists of {fields.NAMES_LIMIT} names",
         f"source: {limits.STARTUPS_PER_SOURCE}, home: {limits.STARTUPS_PER_HOME}",
+        f"{limits.WAITING_PER_SOURCE} more of a source wait for one of these places",
+        f"{limits.WAITING} of all",
         f"up to {seconds(penalties.PenaltyRules().max)}",
         f"{seconds(USUAL.login_grace)} from the connection on",
     ],
@@ -120,7 +122,7 @@ ROWS: dict[str, list[str]] = {
     "visitor whom a proxy brings to a node, before login": [
         f"{limits.STARTUPS[2]} at most",
         f"a word of {vouching.LIMIT} bytes",
-        f"names: {limits.STARTUPS_PER_HOME}",
+        f"names: {limits.STARTUPS_PER_HOME}; {limits.WAITING_PER_SOURCE} more wait",
         f"word: {seconds(vouching.LASTS)}",
         f"login: {seconds(USUAL.login_grace)}",
     ],

@@ -20,6 +20,8 @@ RANKS = {
     "private_files": 1,
     "data_dir": 1,
     "durable_files": 1,
+    "tcp": 1,
+    "log_stream": 1,
     "interfaces": 2,
     "wire": 2,
     "rbac": 2,

@@ -75,6 +75,18 @@ def test_the_configuration_means_what_it_should(logged_in: Tele) -> None:
     )["identityfile"] != [str(folder / "alice")]
 
 
+def test_a_silent_server_is_asked(logged_in: Tele) -> None:
+    """OpenSSH's client asks a silent proxy or node whether it is there, often enough for NAT
+    gateways, and gives up after minutes, not never.
+    """
+    path = logged_in.folder / "config"
+    path.write_text(logged_in.run("config").stdout)
+    for host in ("web1.example", "proxy.example"):
+        seen = understood(path, host)
+        assert seen["serveraliveinterval"] == ["30"]
+        assert seen["serveralivecountmax"] == ["6"]
+
+
 def test_paths_with_percent_signs(tmp_path: Path) -> None:
     """A percent sign in a path is a percent sign, not a token of ssh's."""
     tele = Tele(tmp_path / "100% mine")

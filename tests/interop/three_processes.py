@@ -16,6 +16,8 @@ from pathlib import Path
 from attrs import define, evolve, field
 
 BIN = Path(sys.executable).parent
+#: What notes calls that block; see there.
+GUARD = Path(__file__).parent / "loop_guard"
 
 
 def free_port() -> int:
@@ -48,6 +50,8 @@ class Cluster:
     #: The name of the folder in which ``tele`` keeps who is logged in.
     home: str = "home"
     pin: str = ""
+    #: Whether each part notes what may block its reactor, in ``PART.blocking``.
+    guarded: bool = False
 
     @property
     def environment(self) -> dict[str, str]:
@@ -139,6 +143,7 @@ class Cluster:
     def start(self, part: str) -> None:
         """Start one part again, or for the first time."""
         log = (self.folder / f"{part}.log").open("ab")
+        guard = {"PYTHONPATH": str(GUARD), "LOOP_GUARD": str(self.folder / f"{part}.blocking")}
         self.processes[part] = subprocess.Popen(
             [
                 *self.prefixes.get(part, ()),
@@ -149,7 +154,7 @@ class Cluster:
                 "--config",
                 str(self.folder / f"{part}.yaml"),
             ],
-            env=self.environment,
+            env={**self.environment, **(guard if self.guarded else {})},
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -212,14 +217,18 @@ class Cluster:
 
 
 def make_cluster(
-    folder: Path, *, tunnel: bool = False, prefixes: Mapping[str, Sequence[str]] | None = None
+    folder: Path,
+    *,
+    tunnel: bool = False,
+    prefixes: Mapping[str, Sequence[str]] | None = None,
+    guarded: bool = False,
 ) -> Cluster:
     """Start a whole cluster in ``folder`` and log its administrator in.
 
     With ``tunnel`` the node knows only the proxy, and binds no port. ``prefixes`` are commands
-    that run parts.
+    that run parts. ``guarded``: see :class:`Cluster`.
     """
-    cluster = Cluster(folder, prefixes=prefixes or {})
+    cluster = Cluster(folder, prefixes=prefixes or {}, guarded=guarded)
     cluster.ports = {part: free_port() for part in ("auth", "proxy", "node")}
     auth, proxy, node = (cluster.ports[p] for p in ("auth", "proxy", "node"))
     cluster.write(

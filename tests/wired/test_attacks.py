@@ -20,6 +20,7 @@ from flooder import Flooder, open_of
 from ssh_attacker import Attacker, numbers, request
 from tele.certs.keys import PrivateKey
 from tele.conch.limits import Limits
+from tele.conch.refusal import Refusal
 from tele.conch.userauth import HOSTBOUND
 from tele.errors import AccessDenied
 from tele.testing.ssh import START, Address, World
@@ -521,15 +522,29 @@ def test_version_line_is_bounded(attacker: Attacker) -> None:
 
 
 def test_too_many_at_the_door(world: World) -> None:
-    """At the limit of connections that have not logged in, new ones are closed unseen."""
+    """At the limit of connections that have not logged in, new ones are told so and closed unseen:
+    a message that OpenSSH shows; a flood of them is not answered at all.
+    """
     limits = Limits(startups=(2, 50, 4), startups_per_source=3)
     crowded = World(limits=limits)
     protocols = [crowded.factory.buildProtocol(Address(host=f"198.51.100.{i}")) for i in range(9)]
-    inside = [p for p in protocols if p is not None]
+    inside = [p for p in protocols if not isinstance(p, Refusal)]
     assert len(inside) == 4  # each comes alone: nobody is refused by chance
     inside[0].makeConnection(StringTransport())
     inside[0].connectionLost()
-    assert crowded.factory.buildProtocol(Address(host="203.0.113.1")) is not None
+    assert not isinstance(crowded.factory.buildProtocol(Address(host="203.0.113.1")), Refusal)
+    refusal: Any = next(p for p in protocols if isinstance(p, Refusal))
+    refusal.makeConnection(transport := StringTransport())
+    line, _, packet = transport.value().partition(b"\r\n")
+    assert line.startswith(b"SSH-2.0-")
+    reader = Reader(packet[5 : 4 + int.from_bytes(packet[:4], "big") - packet[4] + 1])
+    assert (reader.byte(), reader.uint32()) == (n.DISCONNECT, n.TOO_MANY_CONNECTIONS)
+    assert b"too many connections" in reader.string()
+    assert len(packet) % 8 == 0
+    assert transport.disconnecting
+    hosts = [f"192.0.2.{number}" for number in range(200)]
+    flood = [crowded.factory.buildProtocol(Address(host=host)) for host in hosts]
+    assert None in flood
 
 
 def test_the_oldest_make_room_at_a_full_door() -> None:
@@ -549,7 +564,7 @@ def test_the_oldest_make_room_at_a_full_door() -> None:
     newcomer = come("203.0.113.1")
     assert newcomer is not None
     assert [each.transport.disconnecting for each in held] == [True, False, False, False]
-    assert come("203.0.113.1") is None  # who has a place takes nobody else's
+    assert come("203.0.113.1").incoming.held  # who has a place takes nobody else's
     crowded = World(limits=Limits(startups=(4, 100, 4)))
     world = crowded
     first, second, third = come("198.51.100.1"), come("198.51.100.2"), come("198.51.100.2")
@@ -561,14 +576,54 @@ def test_the_oldest_make_room_at_a_full_door() -> None:
 
 
 def test_too_many_from_one_source() -> None:
-    """One source cannot take all places; a login frees its place."""
-    world = World(limits=Limits(startups_per_source=2))
-    first, second = Attacker(world), Attacker(world)
-    assert world.factory.buildProtocol(Address()) is None
-    assert world.factory.buildProtocol(Address(host="203.0.113.1")) is not None
+    """One source cannot take all places: who is one too many waits, and nothing is done for them,
+    until a login or an end frees a place; they come in the order in which they came.
+    """
+    world = World(limits=Limits(startups_per_source=2, waiting_per_source=3))
+    first, second, third, fourth, fifth = (Attacker(world) for _ in range(5))
+    assert isinstance(world.factory.buildProtocol(Address()), Refusal)
+    assert not isinstance(world.factory.buildProtocol(Address(host="203.0.113.1")), Refusal)
+    for waiting in (third, fourth, fifth):
+        waiting.greet()
+        waiting.say(waiting.kexinit().payload)
+        assert waiting.server._exchange.theirs is None
+    fourth.server.connectionLost()
     first.login()
-    assert world.factory.buildProtocol(Address()) is not None
-    assert second.transport
+    world.clock.advance(0)
+    assert third.server._exchange.theirs is not None
+    assert fifth.server._exchange.theirs is None
+    second.server.connectionLost()
+    world.clock.advance(0)
+    assert fifth.server._exchange.theirs is not None
+
+
+def test_who_waits_in_vain_is_told(world: World) -> None:
+    """After the grace time a connection that found no place is told why, and is not to blame."""
+    world = World(limits=Limits(startups_per_source=1))
+    Attacker(world)
+    world.clock.advance(1)
+    waiting = Attacker(world)
+    waiting.greet()
+    world.clock.advance(world.limits.login_grace - 1)
+    world.clock.advance(1)
+    assert waiting.disconnected
+    assert waiting.server.fault is None
+
+
+def test_those_whom_a_proxy_brings_wait_too(world: World) -> None:
+    """Many people behind a proxy and one address log in at once: all of them get in, in turn."""
+    world = World(limits=Limits(startups_per_source=1, startups_per_home=2))
+    attackers = []
+    for number in range(6):
+        attacker = Attacker(world)
+        world.clock.advance(0)
+        attacker.server.vouched_for(("192.0.2.7", number), None)
+        attackers.append(attacker)
+    assert [each.server.incoming.held for each in attackers] == [False] * 2 + [True] * 4
+    for attacker in attackers:
+        attacker.login()
+        world.clock.advance(0)
+    assert all(each.server.isAuthenticated for each in attackers)
 
 
 # -- host-bound logins -----------------------------------------------------------------

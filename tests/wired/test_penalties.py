@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import fail
+from twisted.internet.testing import StringTransport
 
 from ssh_attacker import Attacker, request
 from tele.conch.limits import Limits
@@ -84,7 +85,10 @@ def test_faults(world: World, act: Callable[[Attacker], None], fault: Fault) -> 
     stranger = Attacker(world)
     act(stranger)
     assert leave(world, stranger) is fault
-    assert world.factory.buildProtocol(Address()) is None
+    told = world.factory.buildProtocol(Address())
+    told.makeConnection(transport := StringTransport())
+    assert b"failed from your address; try again later" in transport.value()
+    assert transport.disconnecting
     assert world.factory.buildProtocol(Address(host="203.0.113.1")) is not None
     world.clock.advance(world.limits.penalties.seconds(fault))
     assert world.factory.buildProtocol(Address()) is not None

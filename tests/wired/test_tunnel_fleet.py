@@ -49,7 +49,8 @@ class Crowd:
         settings = self.cluster.settings()
         for number in range(count):
             applicant = Applicant(f"crowd{number}", HostRole.NODE)
-            joining = join(self.cluster.reactor, Network(), settings, applicant)
+            token = settings.token()
+            joining = join(self.cluster.reactor, Network(), settings, applicant, token)
             self.agents.append(self._tunnels(self.cluster.reactor.wait(joining)))
         for agents in self.agents:
             agents.start()

@@ -52,7 +52,7 @@ class Shares:
 def shares_of(limit: int) -> Shares:
     """Return how ``limit`` descriptors are divided."""
     own = min(max(64, limit // 8), 1024)
-    unauthenticated = min(max(8, limit // 8), 1024)
+    unauthenticated = min(max(8, limit // 8), 2048)
     users = max(PERSON_PART, limit - own - unauthenticated)
     return Shares(own, unauthenticated, users, users // PERSON_PART)
 

@@ -42,6 +42,10 @@ HOST_KEY_ALGORITHMS = ",".join(
 #: Seconds for each address of the proxy. Not for nodes: there ssh would count what a person needs
 #: to confirm a key at the proxy.
 CONNECT_SECONDS = 10
+#: After so many seconds of silence the server is asked whether it is there, so that NAT gateways do
+#: not forget the connection; so many questions without an answer end it, after three minutes.
+ALIVE_SECONDS = 30
+ALIVE_MISSES = 6
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]+", re.ASCII)
 
 
@@ -119,6 +123,8 @@ Host {names}
     UpdateHostKeys no
     CheckHostIP no
     CanonicalizeHostname no
+    ServerAliveInterval {ALIVE_SECONDS}
+    ServerAliveCountMax {ALIVE_MISSES}
     HostKeyAlgorithms {HOST_KEY_ALGORITHMS}
 
 Host {proxies}

@@ -8,6 +8,7 @@ Laws of this file:
   (``shared``), as behind a proxy of the cluster, is not shut out, and has a larger share: a fleet
   behind one NAT address comes back all at once.
 * No address has all places: who works on a node is behind its address, too.
+* Who finds the places of their address taken waits for one; who is refused is told why, at a rate.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tele.conch.allowance import Allowance, Allowances, Ration
 from tele.conch.homes import Homes
 from tele.conch.limits import Limits, Startups
 from tele.conch.penalties import Fault, Penalties
+from tele.conch.waiting import WaitingList
 from tele.loop import make_logger
 from tele.model.addresses import source_network
 
@@ -44,6 +46,18 @@ REPORT_SECONDS: Final = 60.0
 SOURCES_LIMIT: Final = 16
 
 CROWDED: Final = "too_many"
+
+
+#: Refused connections that are told why in one go, and how many more each second.
+TOLD_BURST: Final = 50.0
+TOLD_PER_SECOND: Final = 20.0
+
+
+class Arrival(Protocol):
+    """A connection that waits for a place."""
+
+    def place_is_free(self, waiting: WaitingList[Arrival], source: str) -> None:
+        """Take a place now, if it waits still in this list and as this source."""
 
 
 class Lines(Protocol):
@@ -129,6 +143,12 @@ class Door:
         self.homes = Homes()
         #: Ends a connection that has not logged in, so that a place is free; whether it did.
         self.make_room: Callable[[], bool] = lambda: False
+        #: Who waits for a place in ``startups``, and in ``vouched``.
+        self.waiting: WaitingList[Arrival] = WaitingList(limits.waiting, limits.waiting_per_source)
+        self.vouched_waiting: WaitingList[Arrival] = WaitingList(
+            limits.waiting, limits.waiting_per_source
+        )
+        self._told = Allowance(TOLD_BURST, TOLD_PER_SECOND)
         self._clock = clock
         self._shared = shared
         self._on_refused = on_refused
@@ -150,6 +170,37 @@ class Door:
             self.refused(host, CROWDED)
         return source
 
+    def must_wait(self, host: str) -> bool:
+        """Whether a connection from ``host`` waits: its source has places, and no more of them now;
+        and nothing is held against it.
+        """
+        home = self.is_home(host)
+        if not home and self.penalties.refuses(host, self._clock.seconds()) is not None:
+            return False
+        return self._is_crowded(self.startups, self.waiting, host, home)
+
+    def must_wait_vouched(self, host: str) -> bool:
+        """The same of somebody whom a proxy brings."""
+        return self._is_crowded(self.vouched, self.vouched_waiting, host, home=True)
+
+    def _is_crowded(
+        self, startups: Startups, waiting: WaitingList[Arrival], host: str, home: bool
+    ) -> bool:
+        source = source_network(host)
+        if not waiting.has_room(source):
+            return False
+        return startups.may_refuse(source, home) or waiting.first(source) is not None
+
+    def why(self, host: str) -> str:
+        """Say in words for a client why it was refused."""
+        if not self.is_home(host) and self.penalties.refuses(host, self._clock.seconds()):
+            return "too many attempts to log in failed from your address; try again later"
+        return "too many connections have not logged in yet; try again"
+
+    def may_tell(self) -> bool:
+        """Whether a connection that is refused may be told why."""
+        return self._told.take(self._clock.seconds())
+
     def enter_vouched(self, host: str) -> str | None:
         """Take in somebody whom a proxy brings from ``host``; None if there are too many.
 
@@ -164,6 +215,19 @@ class Door:
     def leave(self, source: str) -> None:
         """A connection has logged in or is gone. See :class:`Startups`."""
         self.startups.leave(source)
+        self.call_next(self.waiting, source)
+
+    def leave_vouched(self, source: str) -> None:
+        """One whom a proxy brought has logged in or is gone."""
+        self.vouched.leave(source)
+        self.call_next(self.vouched_waiting, source)
+
+    def call_next(self, waiting: WaitingList[Arrival], source: str) -> None:
+        """Let who waits longest know that a place is free, but not now: somebody is at work."""
+        first = waiting.first(source)
+        if first is not None:
+            waiting.remove(source, first)
+            self._clock.callLater(0, first.place_is_free, waiting, source)
 
     def member_entered(self, host: str) -> None:
         """A member of the cluster has logged in from ``host``."""
@@ -184,6 +248,13 @@ class Door:
 
     def refused(self, host: str, why: str) -> None:
         """A connection from ``host`` was closed unseen, for ``why``; it is told once a minute."""
+        if not self._why:
+            self.lines.of(host).info(
+                "connections are refused, the first one from {host!r}: {why}; how many they are"
+                " follows within a minute",
+                host=host,
+                why=why,
+            )
         self._why[why] += 1
         if len(self._sources) < SOURCES_LIMIT:
             self._sources.setdefault(host)

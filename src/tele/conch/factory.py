@@ -21,9 +21,11 @@ from tele.conch.credentials import DeniedAttempt, Trust
 from tele.conch.door import CROWDED, Door, Refused
 from tele.conch.exchange import HostKeys
 from tele.conch.limits import Limits, RekeyPace
+from tele.conch.refusal import Refusal
 from tele.conch.server import USERAUTH, SSHServerTransport
 from tele.conch.userauth import CONNECTION, SSHUserAuthServer
 from tele.errors import quoted
+from tele.model.addresses import source_network
 from tele.wire.agreement import METHODS, SERVER_METHODS
 from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
 
@@ -104,10 +106,15 @@ class SSHServerFactory(conch.SSHFactory):
         self.door.close()
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Take a visitor in, or close at once if the door says so."""
-        source = self.door.enter(getattr(addr, "host", ""))
+        """Take a visitor in, let them wait, or close at once if the door says so."""
+        host = getattr(addr, "host", "")
+        if self.door.must_wait(host):
+            waiting = self._build(None)
+            waiting.wait_for_place(self.door.waiting, source_network(host))
+            return waiting
+        source = self.door.enter(host)
         if source is None:
-            return None
+            return Refusal(self.door.why(host)) if self.door.may_tell() else None
         return self._build(source)
 
     def _make_room(self) -> bool:
@@ -131,7 +138,12 @@ class SSHServerFactory(conch.SSHFactory):
         Those who have not logged in yet are counted apart, and do not keep strangers out who
         come by themselves.
         """
-        source = self.door.enter_vouched(getattr(addr, "host", ""))
+        host = getattr(addr, "host", "")
+        if self.door.must_wait_vouched(host):
+            waiting = self._build(None)
+            waiting.wait_for_place(self.door.vouched_waiting, source_network(host))
+            return waiting
+        source = self.door.enter_vouched(host)
         if source is None:
             return None
         protocol = self._build(None)

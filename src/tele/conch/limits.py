@@ -28,6 +28,10 @@ STARTUPS_PER_SOURCE: Final = 60
 #: The same of an address from which members of the cluster logged in: many nodes may be
 #: behind it. Alone it does not bring a proxy to where others are refused either.
 STARTUPS_PER_HOME: Final = 240
+#: Connections that wait until their source has a place, in all and of one source. They cost some
+#: kilobytes each, and no key exchange.
+WAITING: Final = 1024
+WAITING_PER_SOURCE: Final = 512
 
 
 @frozen
@@ -53,6 +57,9 @@ class Limits:
     startups: tuple[int, int, int] = STARTUPS
     startups_per_source: int = STARTUPS_PER_SOURCE
     startups_per_home: int = STARTUPS_PER_HOME
+    #: Who finds the places of their source taken waits: so many in all, and of one source.
+    waiting: int = WAITING
+    waiting_per_source: int = WAITING_PER_SOURCE
     packets_before_auth: int = 192
     packet_before_auth: int = 35000
     #: How long a peer may take to read our last words.
@@ -84,6 +91,7 @@ def fitted(limits: Limits, descriptors: int) -> Limits:
     return evolve(
         limits,
         startups=(begin, percent, full),
+        waiting=min(limits.waiting, descriptors - full),
         startups_per_source=min(limits.startups_per_source, max(1, begin * 3 // 5)),
         startups_per_home=min(limits.startups_per_home, max(1, full * 3 // 5)),
     )
@@ -105,14 +113,23 @@ class Startups:
         ``home``: members come from there, and its share is larger.
         """
         source = source_network(host)
-        limits = self.limits
-        share = limits.startups_per_home if home else limits.startups_per_source
         held = self._by_source.get(source, 0)
-        if held >= share or self._refuses(alone=not held):
+        if self.uses_all(source, home) or self._refuses(alone=not held):
             return None
         self._by_source[source] = held + 1
         self._count += 1
         return source
+
+    def uses_all(self, source: str, home: bool = False) -> bool:
+        """Whether a source has all its places."""
+        limits = self.limits
+        share = limits.startups_per_home if home else limits.startups_per_source
+        return self._by_source.get(source, 0) >= share
+
+    def may_refuse(self, source: str, home: bool = False) -> bool:
+        """Whether one more of a source that has places already could be refused."""
+        crowded = self._count >= self.limits.startups[0] and self.held(source) > 0
+        return crowded or self.uses_all(source, home)
 
     def leave(self, source: str) -> None:
         """One connection from ``source`` does not count any more."""

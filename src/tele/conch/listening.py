@@ -11,7 +11,6 @@ Laws of this file:
 
 from __future__ import annotations
 
-import errno
 import socket as sockets
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -21,6 +20,7 @@ from twisted.internet.interfaces import IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tele.capacity.accepting import SHORTAGE
 from tele.capacity.descriptors import Lease
 from tele.conch.relay import RelayChannel, RelayWatch, StreamEnd
 from tele.conch.sockets import adopt
@@ -38,8 +38,6 @@ BATCH: Final = 16
 #: Seconds that a client has to answer, and that we wait when there are no descriptors.
 ANSWER_TIMEOUT: Final = 30.0
 SHORTAGE_PAUSE: Final = 1.0
-
-_SHORTAGE: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 #: (host, port) of whoever connected; nothing and 0 on a UNIX socket.
 Peer = tuple[str, int]
@@ -240,7 +238,7 @@ class _Port:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in _SHORTAGE:
+                if error.errno in SHORTAGE:
                     self._wait(error)
                 return  # else whoever it was is gone again
             self._short = False

@@ -16,13 +16,15 @@ from twisted.python.failure import Failure
 
 from tele.certs.algorithms import HOST_ALGORITHMS, SERVER_SIGNATURE_ALGORITHMS, certificate_type
 from tele.conch.connection import SSHConnection
-from tele.conch.door import Lines
+from tele.conch.door import CROWDED, Arrival, Lines
 from tele.conch.exchange import Exchange, HostKeys
 from tele.conch.host_key_proofs import PROOFS_LIMIT, announcement, proof
-from tele.conch.limits import Limits
+from tele.conch.limits import Limits, source_network
 from tele.conch.penalties import Fault
 from tele.conch.session import SessionChannel
+from tele.conch.sockets import DirectSocket
 from tele.conch.transport import Transport
+from tele.conch.waiting import WaitingList
 from tele.errors import ProtocolError, quoted
 from tele.model.identity import HostIdentity
 from tele.text import printable
@@ -79,6 +81,8 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
     #: The place among those whom proxies brought, as ``Door.enter_vouched`` gave it.
     vouched_place: str | None = None
     _evicted = False
+    #: The list in which this connection waits for a place, and as whose.
+    _waits: tuple[WaitingList[Arrival], str] | None = None
 
     def __init__(
         self, clock: IReactorTime, limits: Limits | None = None, source: str | None = None
@@ -95,6 +99,46 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         if self._source is not None:
             self.factory.arriving[self] = self._source
         super().connectionMade()
+        if self._waits is not None:
+            self.hold()
+
+    def wait_for_place(self, waiting: WaitingList[Arrival], source: str) -> bool:
+        """Handle no message before there is a place; False: too many wait."""
+        if not waiting.add(source, self):
+            return False
+        self._waits = (waiting, source)
+        return True
+
+    def place_is_free(self, waiting: WaitingList[Arrival], source: str) -> None:
+        """Somebody of the same source left: take the place, and go on."""
+        door, host = self.factory.door, self.remote_addr()[0]
+        if self._waits != (waiting, source) or self.closing:
+            door.call_next(waiting, source)
+            return
+        self._waits = None
+        if waiting is door.vouched_waiting:
+            self.vouched_place = door.vouched.enter(host, home=True)
+            self._go_on(self.vouched_place, waiting, source)
+        else:
+            self._source = door.startups.enter(host, door.is_home(host))
+            if self._source is not None:
+                self.factory.arriving[self] = self._source
+            self._go_on(self._source, waiting, source)
+
+    def _go_on(self, place: str | None, waiting: WaitingList[Arrival], source: str) -> None:
+        if place is not None:
+            self.release()
+        elif not self.wait_for_place(waiting, source):
+            self._refuse()
+
+    def _refuse(self) -> None:
+        """There is no place, and was none for long: say so, and hold nothing against the client."""
+        host = self.remote_addr()[0]
+        self.factory.door.refused(host, CROWDED)
+        self.fault = None
+        self.sendDisconnect(
+            n.TOO_MANY_CONNECTIONS, "too many are logging in from your address; try again"
+        )
 
     def dismiss(self, why: str) -> None:
         """End this connection, and hold nothing against the visitor."""
@@ -152,8 +196,11 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         stream.abortConnection()
 
     def grace_over(self) -> None:
-        """See :class:`Transport`."""
-        self.fault = Fault.GRACE_EXCEEDED
+        """See :class:`Transport`. Who had to wait all the time is not to blame."""
+        if self._waits is not None:
+            self._refuse()
+        else:
+            self.fault = Fault.GRACE_EXCEEDED
 
     def crashed(self) -> None:
         """See :class:`Transport`."""
@@ -174,11 +221,20 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
     def vouched_for(self, remote_addr: tuple[str, int], member: HostIdentity | None) -> None:
         """A member whom we trust says where the visitor really comes from."""
         self.vouched_by = member
+        transport: Any = self.transport
+        if isinstance(transport, DirectSocket):
+            transport.is_machine()
         self._leave()
         self._vouched = remote_addr
-        self.vouched_place = self.factory.door.enter_vouched(remote_addr[0])
+        door, host = self.factory.door, remote_addr[0]
+        if door.must_wait_vouched(host):
+            self.wait_for_place(door.vouched_waiting, source_network(host))
+            self.hold()
+            return
+        self.vouched_place = door.enter_vouched(host)
         if self.vouched_place is None:
             raise ProtocolError("too many are logging in from there", n.TOO_MANY_CONNECTIONS)
+        self.release()
 
     def remote_addr(self) -> tuple[str, int]:
         """See :class:`Transport`."""
@@ -218,7 +274,10 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
             self.factory.door.leave(source)
         place, self.vouched_place = self.vouched_place, None
         if place is not None:
-            self.factory.door.vouched.leave(place)
+            self.factory.door.leave_vouched(place)
+        waits, self._waits = self._waits, None
+        if waits is not None:
+            waits[0].remove(waits[1], self)
 
     def host_key_algorithms(self) -> tuple[bytes, ...]:
         """See :class:`Transport`."""

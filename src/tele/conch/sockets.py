@@ -1,7 +1,8 @@
 """How do bytes get between the kernel and the packet buffers without a copy too many?
 
-Twisted's TCP transports, with three changes: they read into the shared scratch buffer, they
-send at once instead of in the next turn of the reactor, and they say when they are drained.
+Twisted's TCP transports, with four changes: they read into the shared scratch buffer, they
+send at once instead of in the next turn of the reactor, they say when they are drained, and they
+end when their peer is gone (:mod:`tele.tcp`).
 With any other protocol than ours they behave like Twisted's.
 
 Laws of this file:
@@ -32,10 +33,15 @@ from twisted.internet.protocol import ClientFactory, Factory
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, providedBy
 
+from tele.capacity.accepting import PatientPort
 from tele.capacity.descriptors import Lease
 from tele.conch.scratch import MAX_PACKET, READ_SIZE, RECEIVED
+from tele.loop import make_logger
 from tele.model.addresses import plain_host
+from tele.tcp import MACHINE_SECONDS, PERSON_SECONDS, notice_dead_peer
 from tele.wire.packets import OVERHEAD
+
+log = make_logger(__name__)
 
 BACKLOG = 1024
 #: After a read of less than this a peer may drip: what it sent is not moved for each piece.
@@ -79,6 +85,10 @@ class DirectSocket(tcp.Connection):
         Twisted's methods. For a protocol that is being connected.
         """
         self.protocol = cast(Any, protocol)
+
+    def is_machine(self) -> None:
+        """The peer is a machine of the cluster: if it is gone that is noticed soon."""
+        notice_dead_peer(self.socket)
 
     def pending(self) -> int:
         """Return how many bytes wait for the kernel to take them."""
@@ -163,11 +173,29 @@ class DirectSocket(tcp.Connection):
 
 
 class DirectServer(DirectSocket, tcp.Server):
-    """A connection that was accepted."""
+    """A connection that was accepted: a person's, until somebody says otherwise."""
+
+    def __init__(
+        self,
+        sock: sockets.socket,
+        protocol: Any,
+        client: Any,
+        server: Any,
+        sessionno: int,
+        reactor: Any,
+    ) -> None:
+        notice_dead_peer(sock, PERSON_SECONDS)
+        super().__init__(sock, protocol, client, server, sessionno, reactor)
 
 
 class DirectClient(DirectSocket, tcp.Client):
-    """A connection that was made."""
+    """A connection that was made, to a machine."""
+
+    def createInternetSocket(self) -> sockets.socket:
+        """See ``tcp.Client``."""
+        made: sockets.socket = super().createInternetSocket()
+        notice_dead_peer(made, MACHINE_SECONDS)
+        return made
 
 
 class DirectLocal(DirectSocket):
@@ -194,7 +222,7 @@ class DirectLocal(DirectSocket):
         """Do nothing: the kernel knows when the other end is gone."""
 
 
-class DirectPort(tcp.Port):
+class DirectPort(PatientPort):
     """A listening port whose connections are direct."""
 
     transport = DirectServer
@@ -202,6 +230,15 @@ class DirectPort(tcp.Port):
     def _buildAddr(self, address: Any) -> Any:
         below: Any = super()
         return plain_peer(below._buildAddr(address))
+
+    def shortage(self, why: str) -> None:
+        """See :class:`PatientPort`."""
+        log.warn("nobody can be accepted on port {port} until it ends: {why}",
+                 port=self._realPortNumber, why=why)  # fmt: skip
+
+    def not_taken(self) -> None:
+        """See :class:`PatientPort`."""
+        log.failure("a connection could not be taken")
 
 
 class DirectConnector(tcp.Connector):

@@ -15,7 +15,6 @@ Laws of this file:
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from datetime import timedelta
 from io import BytesIO
@@ -36,6 +35,7 @@ from tele.https.limits import Limits as Limits
 from tele.loop import make_logger
 from tele.model.addresses import source_network
 from tele.model.identity import Identity
+from tele.tcp import notice_dead_peer_below
 
 _log: Final = make_logger(__name__)
 
@@ -106,7 +106,8 @@ class ApiChannel(HTTPChannel):
 
     def connectionMade(self) -> None:
         """Start the clock of the handshake."""
-        _notice_dead_peers(self.transport, self.api.limits.silence)
+        silence = self.api.limits.silence
+        notice_dead_peer_below(self.transport, int(silence.total_seconds()))
         self.source = _network(self.transport)
         self.api.opened(self)
         super().connectionMade()
@@ -294,16 +295,6 @@ class ApiChannel(HTTPChannel):
 
 def _network(transport: Any) -> str:
     return source_network(getattr(transport.getPeer(), "host", "") or "")
-
-
-def _notice_dead_peers(transport: Any, silence: timedelta) -> None:
-    # The TLS protocol's own transport is the TCP one; in memory there is no socket.
-    connected = getattr(getattr(transport, "transport", None), "socket", None)
-    if isinstance(connected, socket.socket):
-        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            milliseconds = int(silence.total_seconds() * 1000)
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
 class TlsFactory(TLSMemoryBIOFactory):

@@ -3,7 +3,8 @@
 Laws of this file:
 
 * The files are looked at when somebody connects, at most once a second; what did not change
-  is not read.
+  is not read. Nobody waits for the disk: a thread looks, and who connects after it has found
+  others is shown those.
 * A pair that cannot be used does not take the place of one that can: it is told once.
 * A key that others can read is not used.
 * TLS 1.3 and nothing below; no certificate is asked of the client.
@@ -24,12 +25,14 @@ from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
 from twisted.internet.ssl import CertificateOptions, TLSVersion
 from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.capacity.descriptors import room_for_one
 from tele.errors import InvalidInput
 from tele.loop import make_logger
 from tele.private_files import read_secret
+from tele.workers import SerialWorker
 
 LOOK_SECONDS: Final = 1.0
 #: No chain and no key is as large.
@@ -41,6 +44,8 @@ T = TypeVar("T")
 
 #: What changes when a file is written or replaced.
 _Marks = tuple[tuple[int, int, int, int] | None, ...]
+#: What serves TLS, and the certificate in it.
+_Loaded = tuple[CertificateOptions, x509.Certificate]
 
 
 class _Unreadable(InvalidInput):
@@ -61,40 +66,57 @@ class GivenCertificate:
         self._cert = cert
         self._key = key
         self._clock = clock
+        self._worker = SerialWorker(clock, "https_cert")
+        self._looking = False
         self._now = now
         self._looked = clock.seconds()
         self._marks = self._mark()
         self._said = ""
-        self._options = self._load()
+        self._options, leaf = self._load()
+        self._check_dates(leaf)
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Start a connection with what is in the files, or was when it was good last."""
         moment = self._clock.seconds()
-        if moment - self._looked >= LOOK_SECONDS:
+        if moment - self._looked >= LOOK_SECONDS and not self._looking:
             self._looked = moment
-            marks = self._mark()
-            if marks != self._marks:
-                self._marks = marks
-                self._renew()
+            self._looking = True
+            self._worker.call(self._look, self._marks).addCallbacks(self._found, self._failed)
         return self._options.serverConnectionForTLS(protocol)
 
-    def _renew(self) -> None:
+    def _look(self, known: _Marks) -> tuple[_Marks, _Loaded | InvalidInput | None]:
+        """In a thread: load the files if they are others than ``known`` ones."""
+        marks = self._mark()
+        if marks == known:
+            return marks, None
         try:
-            self._options = self._load()
+            return marks, self._load()
         except InvalidInput as error:
-            if str(error) != self._said:
-                self._said = str(error)
-                _log.error("the former certificate stays in use: {why!r}", why=str(error))
-            if isinstance(error, _Unreadable):
+            return marks, error
+
+    def _found(self, found: tuple[_Marks, _Loaded | InvalidInput | None]) -> None:
+        self._looking = False
+        self._marks, loaded = found
+        if isinstance(loaded, InvalidInput):
+            if str(loaded) != self._said:
+                self._said = str(loaded)
+                _log.error("the former certificate stays in use: {why!r}", why=str(loaded))
+            if isinstance(loaded, _Unreadable):
                 self._marks = ()  # it may end without a change of the files
-        else:
+        elif loaded is not None:
             self._said = ""
+            self._options, leaf = loaded
+            self._check_dates(leaf)
             _log.info("the certificate in {path!r} is in use", path=str(self._cert))
+
+    def _failed(self, failure: Failure) -> None:
+        self._looking = False
+        _log.failure("the files of the certificate could not be looked at", failure=failure)
 
     def _mark(self) -> _Marks:
         return tuple(_mark(path) for path in (self._cert, self._key))
 
-    def _load(self) -> CertificateOptions:
+    def _load(self) -> _Loaded:
         chain = _read(self._cert, "certificate", _public, x509.load_pem_x509_certificates)
         key = _read(self._key, "key", _secret, lambda data: load_pem_private_key(data, None))
         leaf, *others = chain
@@ -111,11 +133,13 @@ class GivenCertificate:
             options.getContext()
         except (SSL.Error, TypeError, ValueError):
             raise InvalidInput(f"TLS cannot be served with {self._cert} and {self._key}") from None
+        return options, leaf
+
+    def _check_dates(self, leaf: x509.Certificate) -> None:
         if leaf.not_valid_after_utc <= self._now():
             _log.warn("the certificate in {path!r} has expired", path=str(self._cert))
         elif leaf.not_valid_before_utc > self._now():
             _log.warn("the certificate in {path!r} is not valid yet", path=str(self._cert))
-        return options
 
 
 def _mark(path: Path) -> tuple[int, int, int, int] | None:

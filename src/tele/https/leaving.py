@@ -18,6 +18,7 @@ from tele.errors import InvalidInput, Unreachable
 from tele.https.blocking_dial import dial
 from tele.https.via import Kind, Via, from_environment
 from tele.https.via_words import ANSWER_LIMIT, ask
+from tele.tcp import notice_dead_peer
 
 
 def connect(
@@ -27,6 +28,12 @@ def connect(
 
     Raises :class:`Unreachable` for the way out, OSError for a direct connection.
     """
+    made = _connect(host, port, seconds, environ)
+    notice_dead_peer(made)
+    return made
+
+
+def _connect(host: str, port: int, seconds: float, environ: Mapping[str, str]) -> socket.socket:
     via = from_environment(environ)(host, port)
     if via is None:
         return dial(host, port, seconds)

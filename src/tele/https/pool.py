@@ -25,6 +25,7 @@ from tele.https.connection import ApiConnection, NotSent
 from tele.https.endpoints import endpoint_of
 from tele.https.identity import TlsIdentity
 from tele.https.trust import ClientTls
+from tele.tcp import notice_dead_peer_below
 
 CONNECT_TIMEOUT: Final = 10.0
 #: Less than the server's 75 seconds.
@@ -92,6 +93,7 @@ class Pool:
         except (ConnectError, DNSLookupError, OSError, Unreachable) as error:
             raise NotSent(f"{address} did not answer: {error}") from None
         if not connection.lost:
+            notice_dead_peer_below(connection.transport)
             self._open.add(connection)
         return connection
 

@@ -14,6 +14,7 @@ Laws of this file:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final, cast
@@ -35,6 +36,7 @@ from tele.https.encoding import JSON, decode_request, encode_response, shape_of
 from tele.https.identity import TlsIdentity
 from tele.https.local_server import LocalFactory
 from tele.https.openapi import describe
+from tele.https.ports import LocalPort, TcpPort
 from tele.https.routes import NoRoute, Route, Routes
 from tele.https.stream import Lines, Stream
 from tele.https.tls_server import Preface, PrefacedTlsFactory, no_preface
@@ -175,7 +177,8 @@ class ApiServer:
 
     def listen(self, host: str, port: int) -> int:
         """Listen on TCP and return the port (0 lets the kernel choose)."""
-        listening = self._reactor.listenTCP(port, self.factory, interface=host, backlog=512)
+        listening = TcpPort(port, self.factory, 512, host, self._reactor)
+        listening.startListening()
         self._ports.append(listening)
         bound: int = listening.getHost().port
         return bound
@@ -186,7 +189,9 @@ class ApiServer:
         ``identify(uid)`` says who an account of this machine is to the API; None refuses.
         """
         factory = LocalFactory(self._api, identify)
-        self._ports.append(self._reactor.listenUNIX(path, factory, mode=0o600, wantPID=True))
+        listening = LocalPort(os.fsencode(path), factory, 50, 0o600, self._reactor, True)
+        listening.startListening()
+        self._ports.append(listening)
 
     async def close(self) -> None:
         """Stop listening, answer what was asked, for a few seconds, and end all connections."""

@@ -2,7 +2,8 @@
 
 Laws of this file:
 
-* An event is spooled before it is sent, and forgotten after auth has said that it has it.
+* An event is spooled before it is sent (or refused by a full disk, and kept in memory), and
+  forgotten after auth has said that it has it.
 * An event that auth will never take does not hold up those behind it.
 """
 
@@ -14,9 +15,9 @@ from twisted.internet.defer import Deferred
 
 from tele.errors import InvalidInput, TeleError
 from tele.loop import backoff, make_logger
+from tele.membership.background_spool import BackgroundSpool
 from tele.membership.bell import Bell
 from tele.membership.calls import Calls, pause_after
-from tele.membership.spool import Spool
 from tele.model.api.records import EmitEvents
 from tele.model.api.table import EMIT_EVENTS
 from tele.model.codec import decode, encode
@@ -32,7 +33,7 @@ _log: Final = make_logger(__name__)
 class EventSender:
     """Spools events and sends them."""
 
-    def __init__(self, reactor: Any, calls: Calls, spool: Spool) -> None:
+    def __init__(self, reactor: Any, calls: Calls, spool: BackgroundSpool) -> None:
         self._reactor = reactor
         self._calls = calls
         self._spool = spool
@@ -61,7 +62,7 @@ class EventSender:
         failures = 0
         while True:
             try:
-                batch = self._spool.peek()
+                batch = await self._spool.peek()
                 if not batch:
                     await self._bell.wait()
                     await Bell(self._reactor).wait(GATHER)
@@ -74,7 +75,7 @@ class EventSender:
 
     async def last_chance(self) -> None:
         """Send what is left, if auth answers within two seconds."""
-        batch = self._spool.peek()
+        batch = await self._spool.peek()
         if batch and not self._calls.trouble:
             sending = Deferred.fromCoroutine(self._send(batch))
             sending.addTimeout(LAST_CHANCE, self._reactor)
@@ -89,7 +90,7 @@ class EventSender:
             for line in batch:
                 await self._send_alone(line)
         else:
-            self._spool.drop(batch)
+            await self._spool.drop(batch)
 
     async def _send_alone(self, line: bytes) -> None:
         try:
@@ -98,7 +99,7 @@ class EventSender:
             _log.error(
                 "auth does not take the event {line!r}: {error!r}", line=line, error=str(error)
             )
-        self._spool.drop([line])
+        await self._spool.drop([line])
 
     async def _perform(self, lines: list[bytes]) -> None:
         events = tuple(decode(Event, line) for line in lines)

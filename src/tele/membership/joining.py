@@ -32,12 +32,20 @@ from tele.model.identity import HostRole
 class JoinSettings:
     """How to join: ``addresses`` of auth (``host:port``), a one-time ``token``, CA pins.
 
-    ``token`` is asked for only when it is needed; None is "there is none".
+    ``token`` is asked for only when it is needed, in a thread, since it may read a file; None is
+    "there is none".
     """
 
     addresses: tuple[str, ...]
     pins: tuple[str, ...] = ()
     token: Callable[[], str | None] = field(default=lambda: None, repr=False)
+
+    def token_or_none(self) -> str:
+        """Return the token that is there now, or nothing."""
+        try:
+            return self.token() or ""
+        except InvalidInput:
+            return ""
 
 
 class Connect(Protocol):
@@ -79,14 +87,13 @@ class Applicant:
 
 
 async def join(
-    reactor: Any, network: Network, settings: JoinSettings, applicant: Applicant
+    reactor: Any, network: Network, settings: JoinSettings, applicant: Applicant, token: str | None
 ) -> MemberIdentity:
-    """Join and return the new identity.
+    """Join with ``token``, as ``settings`` gave it, and return the new identity.
 
     Raises AccessDenied (token, pin) or InvalidInput (no token, no pin) when there is no
     point in trying again; Unreachable and the like when there is.
     """
-    token = settings.token()
     if not token:
         raise InvalidInput(
             "this machine has no valid certificate, and no token to join with;"

@@ -14,12 +14,12 @@ Laws of this file:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from tele.conch.client import ClientIdentity, MemberVerifier
@@ -28,12 +28,14 @@ from tele.https.first_contact import server_name
 from tele.interfaces import IAuthority
 from tele.loop import backoff, make_logger, now
 from tele.membership.announcing import Announcer, are_outdated, hosts_of
+from tele.membership.background_spool import BackgroundSpool
 from tele.membership.bell import Bell
 from tele.membership.calls import Calls, pause_after
 from tele.membership.cluster_clock import ClusterClock
 from tele.membership.events import EventSender
 from tele.membership.identity import MemberIdentity, assemble, ssh_authorities, tls_authorities
 from tele.membership.joining import Applicant, JoinSettings, Network, join, rejoin
+from tele.membership.loops import Loops
 from tele.membership.renewal import RENEW_AT as RENEW_AT
 from tele.membership.renewal import RenewalTimer
 from tele.membership.rewriting import Rewriter
@@ -45,6 +47,7 @@ from tele.model.event import Event
 from tele.model.identity import HostIdentity, HostRole
 from tele.model.presence import Presence
 from tele.rbac.policy import Policy
+from tele.workers import SerialWorker
 
 #: The longest pause before a host whose certificate has expired tries again, in seconds: the fleet
 #: is back within a minute.
@@ -82,8 +85,11 @@ class Member(Service):
         self._dice = dice
         self._calls = Calls(reactor)
         self._announcer = Announcer(reactor, self._calls, presence, dice, self._announced)
-        self._sender = EventSender(reactor, self._calls, store.spool)
-        self._rewriter = Rewriter(reactor, store, dice)
+        self._spool = BackgroundSpool(reactor, store.spool)
+        self._sender = EventSender(reactor, self._calls, self._spool)
+        #: Where files are read and written: the reactor waits for no disk.
+        self._files = SerialWorker(reactor, "membership files")
+        self.memory = Rewriter(reactor, store, self._files, dice)
         self._renewal = RenewalTimer(reactor, dice, self._outdated)
         self.clock = ClusterClock(reactor, lambda: store.identity, self.emit, self._clock_was_set)
         self._authority: Any = None
@@ -101,7 +107,7 @@ class Member(Service):
         #: The addresses that our certificates were asked for.
         self._asked: frozenset[str] = frozenset()
         self._observers: list[Callable[[], None]] = []
-        self._loops: set[Deferred[None]] = set()
+        self._loops = Loops()
 
     # -- what others ask for ----------------------------------------------------------
     @property
@@ -198,11 +204,15 @@ class Member(Service):
     @property
     def can_record(self) -> bool:
         """Whether events of one more session can be kept until auth has them."""
-        return not self._store.spool.full
+        return not self._spool.full
 
     def emit(self, event: Event) -> None:
         """Keep an audit event and send it as soon as auth answers. Never raises."""
         self._sender.emit(event)
+
+    def recorded(self) -> Deferred[None]:
+        """Fires when all events so far survive ``kill -9``, or were refused by a full disk."""
+        return self._spool.written()
 
     def _clock_was_set(self) -> None:
         self._renewal.look()
@@ -234,7 +244,7 @@ class Member(Service):
         """Resume from what is remembered, or join."""
         super().startService()
         self.clock.start()
-        self._run(self._live())
+        self._loops.run(self._live())
 
     def stopService(self) -> Deferred[None]:
         """Stop all loops; what could not be sent stays in the spool."""
@@ -244,24 +254,13 @@ class Member(Service):
     async def _stop(self) -> None:
         self._announcer.stop()
         self.clock.stop()
-        for loop in list(self._loops):
-            loop.cancel()
+        self._loops.stop()
         await self._sender.last_chance()
-        self._rewriter.stop()
         if self._authority is not None:
             self._authority.close()
+        for each in (self._spool, self.memory, self._files):
+            await each.close()
         self._store.close()
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        loop: Deferred[None] = Deferred.fromCoroutine(work)
-        self._loops.add(loop)
-
-        def ended(result: Any) -> None:
-            self._loops.discard(loop)
-            if isinstance(result, Failure) and not result.check(CancelledError):
-                _log.failure("a loop of the membership ended", failure=result)
-
-        loop.addBoth(ended)
 
     def _settle(self) -> None:
         told = self._store.state is not None and self._labelled
@@ -274,13 +273,15 @@ class Member(Service):
             else:
                 each.errback(Failure(self._fatal))
 
-    def _changed(self) -> None:
-        self._rewriter.check()
+    def _changed(self) -> Deferred[None]:
+        """Tell observers; fires when what changed is on disk, or cannot be written now."""
+        written = self.memory.check()
         for observer in self._observers:
             try:
                 observer()
             except Exception:
                 _log.failure("an observer of the membership failed")
+        return written
 
     async def _live(self) -> None:
         identity = self._store.identity
@@ -299,6 +300,8 @@ class Member(Service):
         cluster = identity.host.cluster
         if self._store.state is not None and self._store.state.cluster != cluster:
             self._store.state = None
+        if self._store.state is None:
+            self._store.nodes = ()
         self._authority = self._calls.authority = self._network.connect(
             self._reactor,
             self._settings.addresses,
@@ -315,7 +318,7 @@ class Member(Service):
         )
         self._settle()
         for loop in (self._renew(), self._follow(), self._announcer.run(), self._sender.run()):
-            self._run(loop)
+            self._loops.run(loop)
 
     # -- joining and renewing ---------------------------------------------------------
     async def _join(self) -> MemberIdentity:
@@ -323,8 +326,9 @@ class Member(Service):
         failures = 0
         while True:
             try:
+                token = await self._files.call(self._settings.token)
                 identity = await join(
-                    self._reactor, self._network, self._settings, self._applicant()
+                    self._reactor, self._network, self._settings, self._applicant(), token
                 )
             except (AccessDenied, InvalidInput):
                 raise
@@ -335,9 +339,9 @@ class Member(Service):
                 failures += 1
             else:
                 self._calls.succeeded("join")
-                self._spent = self._token()
+                self._spent = token
                 self._asked = frozenset(self._applicant().addresses)
-                self._take(identity)
+                await self._take(identity)
                 return identity
 
     async def _return(self, old: MemberIdentity) -> MemberIdentity:
@@ -368,15 +372,16 @@ class Member(Service):
                     "back in the cluster with new certificates, good until {expires}",
                     expires=identity.expires,
                 )
-                self._take(identity)
+                await self._take(identity)
                 return identity
 
-    def _take(self, identity: MemberIdentity) -> None:
+    async def _take(self, identity: MemberIdentity) -> None:
         self._store.keep_identity(identity)
         self._expelled = ""
-        self._changed()
+        written = self._changed()
         if self._authority is not None:
             self._announcer.soon()
+        await written
 
     def _applicant(self) -> Applicant:
         said = self._presence()
@@ -414,7 +419,7 @@ class Member(Service):
         if new.host.cluster != old.host.cluster:
             raise TeleError("auth answered with certificates of another cluster")
         _log.info("certificates renewed, good until {expires}", expires=new.expires)
-        self._take(new)
+        await self._take(new)
 
     async def _pause(self, seconds: float) -> None:
         await Bell(self._reactor).wait(seconds)
@@ -465,7 +470,7 @@ class Member(Service):
             self._changed()
         if error.reason not in (*GONE, "expired"):
             return False
-        token = self._token()
+        token = await self._files.call(self._settings.token_or_none)
         if self._spent is None and not resumed and error.reason in GONE:
             self._spent = token
         if not token or token == self._spent or self._joining:
@@ -479,13 +484,6 @@ class Member(Service):
         finally:
             self._joining = False
         return True
-
-    def _token(self) -> str:
-        """The token to join with that is there now, or nothing."""
-        try:
-            return self._settings.token() or ""
-        except InvalidInput:
-            return ""
 
     def _state_received(self, state: ClusterState) -> None:
         self._resumed = False

@@ -1,8 +1,9 @@
-"""When is what could not be written to disk written again?
+"""When is what a member remembers written to disk, and when again if that fails?
 
 Invariants:
 
-* What auth said counts from when it was said; the disk only has to catch up.
+* What auth said counts from when it was said; the disk only has to catch up. It does so in a
+  thread: the reactor waits for no disk.
 * One line in the log when writing begins to fail, and one when all is written.
 * Retries are spaced out: 1 s at first, a minute at most.
 """
@@ -12,8 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
+
 from tele.loop import backoff, make_logger
 from tele.membership.store import MemberStore
+from tele.model.presence import Host
+from tele.workers import SerialWorker
 
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 60.0
@@ -22,27 +28,56 @@ _log: Final = make_logger(__name__)
 
 
 class Rewriter:
-    """Has ``store`` write again what it could not, until it can. :meth:`check` after each write."""
+    """Has ``store`` write what it keeps, by ``worker``, until it can.
 
-    def __init__(self, reactor: Any, store: MemberStore, dice: Callable[[], float]) -> None:
+    :meth:`check` after something is kept.
+    """
+
+    def __init__(
+        self, reactor: Any, store: MemberStore, worker: SerialWorker, dice: Callable[[], float]
+    ) -> None:
         self._reactor = reactor
         self._store = store
         self._dice = dice
+        self._worker = worker
         self._failures = 0
         self._timer: Any = None
+        self._closed = False
 
-    def check(self) -> None:
-        """Note whether the last write worked; begin to retry if it did not."""
-        why = self._store.unwritten
-        if not why:
+    @property
+    def nodes(self) -> tuple[Host, ...]:
+        """The cluster's nodes, as a proxy had them kept last."""
+        return self._store.nodes
+
+    def keep_nodes(self, nodes: tuple[Host, ...]) -> None:
+        """Have ``nodes`` be :attr:`nodes` from now on, also after a restart."""
+        if nodes != self._store.nodes:
+            self._store.keep_nodes(nodes)
+            self.check()
+
+    def check(self) -> Deferred[None]:
+        """Write what is not written; fires when that was tried."""
+        if self._closed or not self._store.is_pending:
+            return succeed(None)
+        return self._write()
+
+    def _write(self) -> Deferred[None]:
+        return self._worker.call(self._store.write).addBoth(self._written)
+
+    def _written(self, result: str | Failure) -> None:
+        if isinstance(result, Failure):
+            _log.failure("the membership's files could not be written", failure=result)
+            result = result.getErrorMessage()
+        if not result:
             if self._failures:
                 _log.info("the membership's files are written again")
-            self.stop()
-        elif self._timer is None:
+            self._failures = 0
+            self._cancel()
+        elif self._timer is None and not self._closed:
             if not self._failures:
                 _log.error(
                     "{error!r}; this host goes on with what auth told it, and tries again",
-                    error=why,
+                    error=result,
                 )
             pause = backoff(self._failures, FIRST_PAUSE, LONGEST_PAUSE, self._dice)
             self._failures += 1
@@ -50,12 +85,17 @@ class Rewriter:
 
     def _again(self) -> None:
         self._timer = None
-        self._store.write_again()
-        self.check()
+        self._write()
 
-    def stop(self) -> None:
-        """Leave no timer behind."""
-        self._failures = 0
+    def _cancel(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    async def close(self) -> None:
+        """Write for the last time, and leave no timer behind."""
+        self._cancel()
+        if self._store.is_pending:
+            await self._write()
+        self._closed = True
+        self._cancel()

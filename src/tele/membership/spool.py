@@ -1,9 +1,16 @@
 """Where do audit events wait until auth has them?
 
+Everything here may wait for the disk. A reactor uses it through
+:class:`tele.membership.background_spool.BackgroundSpool`.
+
 Laws of this file:
 
-* In order, and each at least once: what was appended is there after ``kill -9``; what was
-  sent but not yet dropped is sent again, and auth knows it by its id.
+* In order, and each at least once: what was appended is there after ``kill -9``, and after a power
+  cut if :meth:`Spool.sync` came after it; what was sent but not yet dropped is sent again, and
+  auth knows it by its id.
+* The mark says which file it is about, by its first line: one that is older than the file, since
+  the disk wrote them in its own order before a power cut, means that all is sent again. So no
+  write of it has to wait for the disk.
 * Bounded. When it is full nothing old is lost: :attr:`full` says so, and the node takes
   nobody in whom it could not put on record.
 * On a disk that others filled the ends of what runs are kept, too: they use space that was
@@ -13,9 +20,11 @@ Laws of this file:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections import deque
+from hashlib import sha256
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -31,8 +40,9 @@ BATCH_LINES: Final = 200
 RESERVE: Final = 4 << 20
 #: So much of the reserve is released at a time: more than a line.
 RESERVE_STEP: Final = 2 * LINE_LIMIT
-#: The mark has always this size, so that writing it takes no space that it does not have.
-_MARK: Final = b"%020d\n"
+#: How much has been sent, and the digest of the first line of the file that this is about. The
+#: mark has always this size, so that writing it takes no space that it does not have.
+_MARK: Final = b"%020d %s\n"
 
 
 class Spool(Protocol):
@@ -50,6 +60,12 @@ class Spool(Protocol):
 
     def drop(self, lines: list[bytes]) -> None:
         """Forget ``lines``, which :meth:`peek` returned, or the first of them."""
+
+    def sync(self) -> None:
+        """Have all that was appended so far survive a power cut. Raises OSError.
+
+        May be called in a thread while another one appends.
+        """
 
     def close(self) -> None:
         """Let go of files."""
@@ -92,6 +108,9 @@ class MemorySpool:
         for _ in lines:
             self._size -= len(self._lines.popleft())
 
+    def sync(self) -> None:
+        """See :class:`Spool`."""
+
     def close(self) -> None:
         """See :class:`Spool`."""
 
@@ -112,10 +131,25 @@ class FileSpool:
             raise TeleError(f"{path} cannot be used: {error.strerror}") from None
         reserve = path.with_name(path.name + ".reserve")
         self._reserve = DiskReserve(reserve, self._spare, RESERVE_STEP)
+        self._closed = False
         self._size = self._cut_torn_line()
-        text = mark.strip()
-        self._sent = min(int(text) if text.isdigit() else 0, self._size)
-        self._forget_if_all_sent()
+        self._first = self._read_first()
+        self._sent = self._marked(mark)
+        if not self._forget_if_all_sent() and self._write_mark(self._sent):
+            # A mark that is beyond the end of the file would be about later lines, too.
+            os.fsync(self._mark)
+
+    def _marked(self, mark: bytes) -> int:
+        """Return how much was sent by what the mark says."""
+        number, _, digest = mark.strip().partition(b" ")
+        if not number.isdigit() or (digest and digest != self._first):
+            return 0
+        return min(int(number), self._size)
+
+    def _read_first(self) -> bytes:
+        """Return the digest of the first line, or of none."""
+        line, _, _ = os.pread(self._file, LINE_LIMIT, 0).partition(b"\n")
+        return _digest(line if self._size else b"")
 
     def _cut_torn_line(self) -> int:
         """A crash may leave half a line, which was never promised to anybody."""
@@ -145,6 +179,8 @@ class FileSpool:
             self._reserve.spend(lambda: self._write(line + b"\n"))
         except OSError:
             return False
+        if not self._size:
+            self._first = _digest(line)
         self._size += len(line) + 1
         return True
 
@@ -172,9 +208,9 @@ class FileSpool:
             self._write_mark(self._sent)
 
     def _write_mark(self, sent: int) -> bool:
+        mark = _MARK % (sent, self._first)
         try:
-            self._reserve.spend(lambda: os.pwrite(self._mark, _MARK % sent, 0))
-            os.fsync(self._mark)
+            self._reserve.spend(lambda: os.pwrite(self._mark, mark, 0))
         except OSError:
             return False
         return True
@@ -185,12 +221,28 @@ class FileSpool:
         # In this order: a crash in between means that events are sent twice, not never.
         if not self._write_mark(0):
             return False
-        os.ftruncate(self._file, 0)
+        try:
+            os.ftruncate(self._file, 0)
+        except OSError:
+            return False
         self._size = self._sent = 0
         return True
 
-    def close(self) -> None:
+    def sync(self) -> None:
         """See :class:`Spool`."""
+        os.fdatasync(self._file)
+
+    def close(self) -> None:
+        """See :class:`Spool`. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
         self._reserve.close()
+        with contextlib.suppress(OSError):  # what cannot be synced now never can
+            os.fdatasync(self._file)
         os.close(self._mark)
         os.close(self._file)
+
+
+def _digest(line: bytes) -> bytes:
+    return sha256(line).hexdigest().encode("ascii")

@@ -4,8 +4,9 @@ Laws of this file:
 
 * Who a host is stands in its identity and nowhere else: auth made its id.
 * One process at a time uses a folder; a second one is told so.
-* What is kept counts from the call on, written or not. A host decides by what it was told,
-  also when its disk is full.
+* What is kept counts from the call on, written or not: keeping waits for no disk. A host decides by
+  what it was told, also when its disk is full. :meth:`MemberStore.write` may wait, and is called
+  in a thread (:mod:`tele.membership.rewriting`).
 * ``state.json`` is there only while it and ``labels.json`` are the newest. When either cannot
   be written the old state is removed, which a full disk allows: after a restart the host lets
   nobody in until auth has told it the state, instead of deciding by an old one.
@@ -16,8 +17,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -31,11 +33,13 @@ from tele.membership.spool import FileSpool, MemorySpool, Spool
 from tele.model.api.members import ClusterState
 from tele.model.codec import decode, encode
 from tele.model.identity import HostRole
+from tele.model.presence import Host
 
 HOST_ID: Final = "host_id"
 IDENTITY: Final = "identity.json"
 LABELS: Final = "labels.json"
 STATE: Final = "state.json"
+NODES: Final = "nodes.json"
 
 
 def host_id_in(folder: Path) -> str:
@@ -61,21 +65,30 @@ class _Bound:
     labels: Mapping[str, str]
 
 
+@frozen
+class _Nodes:
+    nodes: tuple[Host, ...]
+
+
 class MemberStore(Protocol):
     """What a member remembers. ``identity`` and ``state`` are None at first.
 
-    ``bound`` are labels that the cluster gave this host, whatever it says of itself.
-    ``unwritten`` is why something kept is not on disk yet, or empty. Nothing that is kept raises.
+    ``bound`` are labels that the cluster gave this host, whatever it says of itself; ``nodes`` the
+    cluster's nodes, for a proxy. ``is_pending``: something kept is not on disk yet.
     """
 
     identity: MemberIdentity | None
     state: ClusterState | None
     bound: Mapping[str, str]
+    nodes: tuple[Host, ...]
     spool: Spool
-    unwritten: str
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether :meth:`write` has something to do."""
 
     def keep_identity(self, identity: MemberIdentity) -> None:
-        """Remember a new identity: at once, and durably as soon as that can be."""
+        """Remember a new identity: at once, and durably with the next :meth:`write`."""
 
     def keep_state(self, state: ClusterState) -> None:
         """Remember the last state of the cluster, likewise."""
@@ -83,8 +96,14 @@ class MemberStore(Protocol):
     def keep_bound(self, labels: Mapping[str, str]) -> None:
         """Remember the labels that the cluster bound to this host, likewise."""
 
-    def write_again(self) -> None:
-        """Try to write what could not be written."""
+    def keep_nodes(self, nodes: tuple[Host, ...]) -> None:
+        """Remember which nodes there are, likewise."""
+
+    def write(self) -> str:
+        """Write what is not on disk yet; return why something could not be written, or nothing.
+
+        One thread at a time may call it, while another one keeps something.
+        """
 
     def close(self) -> None:
         """Let go of files."""
@@ -97,8 +116,13 @@ class MemoryStore:
         self.identity: MemberIdentity | None = None
         self.state: ClusterState | None = None
         self.bound: Mapping[str, str] = {}
+        self.nodes: tuple[Host, ...] = ()
         self.spool: Spool = MemorySpool()
-        self.unwritten = ""
+
+    @property
+    def is_pending(self) -> bool:
+        """See :class:`MemberStore`."""
+        return False
 
     def keep_identity(self, identity: MemberIdentity) -> None:
         """See :class:`MemberStore`."""
@@ -112,8 +136,13 @@ class MemoryStore:
         """See :class:`MemberStore`."""
         self.bound = labels
 
-    def write_again(self) -> None:
+    def keep_nodes(self, nodes: tuple[Host, ...]) -> None:
         """See :class:`MemberStore`."""
+        self.nodes = nodes
+
+    def write(self) -> str:
+        """See :class:`MemberStore`."""
+        return ""
 
     def close(self) -> None:
         """See :class:`MemberStore`."""
@@ -129,17 +158,19 @@ class DirectoryStore:
     def __init__(self, data_dir: Path, role: HostRole) -> None:
         identities = private_folder(private_folder(data_dir) / "identity")
         self._folder = private_folder(identities / role.value)
-        self._lock = self._take_lock(role)
-        #: What is not on disk yet, by the name of its file.
-        self._pending: dict[str, bytes] = {}
-        self.unwritten = ""
+        self._lock: int | None = self._take_lock(role)
+        #: What is not on disk yet, by the name of its file: returns what is to be in it.
+        self._pending: dict[str, Callable[[], bytes]] = {}
+        self._changing = threading.Lock()
         try:
             self.identity = self._read_identity()
             self.state = self._read_state()
             self.bound = self._read_bound()
+            self.nodes = self._read_nodes()
             self.spool: Spool = FileSpool(self._folder / "events")
         except TeleError:
             os.close(self._lock)
+            self._lock = None
             raise
 
     def _take_lock(self, role: HostRole) -> int:
@@ -173,45 +204,68 @@ class DirectoryStore:
         data = read_private(self._folder / LABELS)
         return {} if data is None else decode(_Bound, data).labels
 
+    def _read_nodes(self) -> tuple[Host, ...]:
+        data = read_private(self._folder / NODES)
+        try:
+            return () if data is None else decode(_Nodes, data).nodes
+        except InvalidInput:
+            return ()  # of another version, or torn: auth tells them again
+
+    @property
+    def is_pending(self) -> bool:
+        """See :class:`MemberStore`."""
+        return bool(self._pending)
+
     def keep_identity(self, identity: MemberIdentity) -> None:
         """See :class:`MemberStore`."""
         self.identity = identity
-        self._keep(IDENTITY, to_bytes(identity))
+        self._keep(IDENTITY, lambda: to_bytes(identity))
 
     def keep_state(self, state: ClusterState) -> None:
         """See :class:`MemberStore`."""
         self.state = state
-        self._keep(STATE, encode(state))
+        self._keep(STATE, lambda: encode(state))
 
     def keep_bound(self, labels: Mapping[str, str]) -> None:
         """See :class:`MemberStore`."""
         self.bound = labels
-        self._keep(LABELS, encode(_Bound(labels)))
+        self._keep(LABELS, lambda: encode(_Bound(labels)))
 
-    def _keep(self, name: str, data: bytes) -> None:
-        self._pending[name] = data
-        self.write_again()
-
-    def write_again(self) -> None:
+    def keep_nodes(self, nodes: tuple[Host, ...]) -> None:
         """See :class:`MemberStore`."""
-        problems: list[str] = []
-        for name in (IDENTITY, LABELS, STATE):
-            if name not in self._pending or (name == STATE and LABELS in self._pending):
+        self.nodes = nodes
+        self._keep(NODES, lambda: encode(_Nodes(nodes)))
+
+    def _keep(self, name: str, data: Callable[[], bytes]) -> None:
+        with self._changing:
+            self._pending[name] = data
+
+    def write(self) -> str:
+        """See :class:`MemberStore`."""
+        problems: dict[str, str] = {}
+        for name in (IDENTITY, LABELS, STATE, NODES):
+            data = self._pending.get(name)
+            if data is None or (name == STATE and LABELS in self._pending):
                 continue
             try:
-                write_private(self._folder / name, self._pending[name])
+                write_private(self._folder / name, data())
             except TeleError as error:
-                problems.append(str(error))
+                problems[name] = str(error)
             else:
-                del self._pending[name]
-        if LABELS in self._pending or STATE in self._pending:
-            problems += self._remove_old_state()
-        self.unwritten = "; ".join(problems)
+                with self._changing:
+                    if self._pending[name] is data:  # else there is a newer one by now
+                        del self._pending[name]
+        said = list(problems.values())
+        if LABELS in problems or STATE in problems:
+            said += self._remove_old_state()
+        return "; ".join(said)
 
     def _remove_old_state(self) -> list[str]:
         """Have nothing left to decide by after a restart; return what is wrong with that."""
-        if self.state is not None:
-            self._pending[STATE] = encode(self.state)
+        with self._changing:
+            state = self.state
+            if state is not None and STATE not in self._pending:
+                self._pending[STATE] = lambda: encode(state)
         path = self._folder / STATE
         try:
             path.unlink(missing_ok=True)
@@ -221,6 +275,8 @@ class DirectoryStore:
         return []
 
     def close(self) -> None:
-        """See :class:`MemberStore`."""
+        """See :class:`MemberStore`. May be called twice."""
         self.spool.close()
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None

@@ -28,6 +28,7 @@ from tele.errors import TeleError
 from tele.loop import make_logger
 from tele.node.accounts import own_login
 from tele.node.spawning import Launch, Spawning
+from tele.workers import SerialWorker
 
 OUTPUT_LIMIT: Final = 1024
 VALUE_LIMIT: Final = 256
@@ -63,6 +64,9 @@ class Labels:
         self._observers: list[Callable[[], None]] = []
         self._values: dict[str, str] = {}
         self._troubles: dict[str, str] = {}
+        #: Who runs the commands, once that was looked up: a name service may be slow.
+        self._account: str | None = None
+        self._worker = SerialWorker(reactor, "account of label commands")
         self._loops: list[LoopingCall] = []
         self._runs: set[Deferred[None]] = set()
 
@@ -94,6 +98,7 @@ class Labels:
         self._loops.clear()
         for run in list(self._runs):
             run.cancel()
+        self._worker.close()
 
     def _run(self, command: LabelCommand) -> Deferred[None]:
         run = Deferred.fromCoroutine(self._ask(command))
@@ -110,7 +115,9 @@ class Labels:
         return run
 
     async def _ask(self, command: LabelCommand) -> None:
-        launch = Launch("program", _nobody(), tuple(map(os.fsencode, command.command)))
+        if self._account is None:
+            self._account = await self._worker.call(_nobody)
+        launch = Launch("program", self._account, tuple(map(os.fsencode, command.command)))
         null = [os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC) for _ in range(2)]
         reading, writing = os.pipe2(os.O_CLOEXEC)
         output = _Output(self._reactor, reading)

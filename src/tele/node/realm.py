@@ -6,6 +6,7 @@ Laws of this file:
   again whenever the cluster's rules change, for as long as the connection lasts.
 * Who would not be let in any more does not stay in.
 * What the certificate withholds, no role gives back.
+* A visitor is in after the event of it is written: it survives the end of this process.
 * Without a valid certificate of our own, without room to put it on record, or with sessions
   to be recorded in a way that we do not know, nobody comes in.
 * Accounts are looked up in threads of their own, of which each person has a share.
@@ -146,6 +147,13 @@ class NodeRealm:
             self._present.pop(visitor, None)
             visitor.left()
 
+        try:
+            await self._member.recorded()  # nothing begins before its start is on record
+            if (ended := visitor.ended) is not None:
+                raise AccessDenied(ended.message, ended.reason.value)
+        except BaseException:
+            left()
+            raise
         return IConchUser, visitor, left
 
     def _all_labels(self) -> dict[str, str]:

@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.node.spawn_messages import MAX_MESSAGE
+from tele.workers import SerialWorker
 
 #: Seconds to wait when the kernel cannot take a message, as when too many descriptors are on
 #: their way in one user's name.
@@ -136,13 +137,16 @@ class Link:
         for _, descriptors in self._queue:
             close_all(descriptors)
         self._queue.clear()
-        # Its end of the socket is closed, so it is ending; this makes the wait short.
+        # Its end of the socket is closed, so it is ending; this makes the wait short, unless it
+        # waits for a disk.
         self.process.kill()
-        self.process.wait()
+        worker = SerialWorker(self._reactor, "end of the spawner")
+        reaped = worker.call(self.process.wait)
+        worker.close()
         if self._closed is None:
             self._on_loss()
         else:
-            self._closed.callback(None)
+            reaped.addCallback(lambda _: None).chainDeferred(self._closed)
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""

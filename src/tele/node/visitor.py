@@ -65,7 +65,8 @@ class Visitor(ConchUser):
         super().__init__()
         self._lease = account.take()
         self.visit = visit
-        self._ended: Denied | None = None
+        #: Why they may not be here any more, if that was decided.
+        self.ended: Denied | None = None
         self._running: set[Program] = set()
         self._reactor = reactor
         self._tape = tape
@@ -135,7 +136,7 @@ class Visitor(ConchUser):
 
     def expelled(self, denied: Denied) -> None:
         """They may not be here any more: the connection ends, and they are told why."""
-        self._ended = denied
+        self.ended = denied
         programs = list(self._running)
         for program in programs:
             program.expel()
@@ -159,7 +160,7 @@ class Visitor(ConchUser):
         self._forwards.close()
         seconds = round(self._reactor.seconds() - self._began, 3)
         recorded = self._tape is not None and self._tape.started
-        ended = self._ended
+        ended = self.ended
         if self._tape is not None:
             self._tape.close("the connection ended" if ended is None else cut(ended.message))
         why = {} if ended is None else {"error": cut(ended.message), "reason": ended.reason.value}
@@ -173,8 +174,8 @@ class Visitor(ConchUser):
         )
 
     def _check(self) -> None:
-        if self._ended is not None:
-            raise AccessDenied(self._ended.message, self._ended.reason.value)
+        if self.ended is not None:
+            raise AccessDenied(self.ended.message, self.ended.reason.value)
         if self._expiry.has_passed:
             raise AccessDenied(
                 "the certificate has expired since you logged in: log in again",
@@ -229,7 +230,7 @@ class Visitor(ConchUser):
             return how
 
         program.exited.addCallback(ended)
-        if self._ended is not None:
+        if self.ended is not None:
             # They were expelled while it was being started.
             program.expel()
 

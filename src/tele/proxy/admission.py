@@ -28,6 +28,9 @@ from tele.model.addresses import source_network
 
 #: Connections that are undecided, in a TLS handshake, or about our own pages.
 PENDING_LIMIT: Final = 2000
+#: The same of one source: a crowd that comes at one moment is accepted before its first bytes are
+#: read, and those tell.
+PENDING_PER_SOURCE: Final = 512
 #: Connections to auth that auth has answered, in all and of one source. A node that is dialled
 #: directly keeps about three: two watches and one for its calls.
 RELAYS_LIMIT: Final = 65536
@@ -55,7 +58,7 @@ class AdmissionLimits:
     """
 
     pending: int = PENDING_LIMIT
-    pending_per_source: int = STARTUPS_PER_SOURCE
+    pending_per_source: int = PENDING_PER_SOURCE
     relays: int = RELAYS_LIMIT
     relays_per_source: int = RELAYS_PER_SOURCE
     tls_burst: int = TLS_BURST
@@ -71,7 +74,7 @@ def limits_for(limits: Limits, descriptors: int) -> AdmissionLimits:
     pending, relays = min(PENDING_LIMIT, descriptors // 4), min(RELAYS_LIMIT, descriptors // 8)
     return AdmissionLimits(
         pending=pending,
-        pending_per_source=min(limits.startups_per_source, pending),
+        pending_per_source=min(PENDING_PER_SOURCE, max(1, pending // 4)),
         relays=relays,
         relays_per_source=min(RELAYS_PER_SOURCE, relays),
         home_weight=max(1, limits.startups_per_home // limits.startups_per_source),

@@ -28,7 +28,7 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, ITran
 from twisted.internet.protocol import Factory, Protocol
 
 from tele.conch.door import StrangerLog
-from tele.conch.sockets import peer_address
+from tele.conch.sockets import DirectSocket, peer_address
 from tele.errors import ProtocolError
 from tele.proxy.admission import Admission, Slot
 from tele.proxy.client_hello import HANDSHAKE, ClientHelloReader
@@ -123,6 +123,9 @@ class Undecided(Protocol):
                 self._hello = ClientHelloReader()
             hello = self._hello.feed(data)
             if hello is not None and self._owner.admission.begins_tls(self._slot):
+                transport: Any = self.transport
+                if isinstance(transport, DirectSocket):
+                    transport.is_machine()
                 doors = self._owner.doors
                 door = doors.auth if AUTH_PROTOCOL in hello.protocols else doors.https
                 self._hand_over(door(self._address, self._slot))

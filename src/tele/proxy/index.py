@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
 
@@ -39,7 +39,11 @@ class NodeIndex:
         self._suffix = f".{cluster.lower()}"
         #: Whether auth has told which nodes there are; until then nobody is unknown.
         self.told = False
-        #: While the nodes are told anew: those that were known before and not told yet.
+        #: Whether there is a list of before a restart: who is on it is found until then.
+        self._restored = False
+        #: Whether nodes are being told anew, and not all of them were told yet.
+        self._beginning = False
+        #: While they are: those that were known before and not told yet.
         self._stale: set[str] = set()
         self._by_id: dict[str, Host] = {}
         self._by_name: dict[str, dict[str, Host]] = defaultdict(dict)
@@ -71,6 +75,7 @@ class NodeIndex:
         While it begins anew, as after a restart of auth, what was known stays good.
         """
         if changes.first:
+            self._beginning = True
             self._stale = set(self._by_id)
         for host in changes.items:
             self.put(host)
@@ -78,9 +83,21 @@ class NodeIndex:
             self.remove(host_id)
         if changes.last:
             self.told = True
+            self._beginning = False
             stale, self._stale = self._stale, set()
             for host_id in stale:
                 self.remove(host_id)
+
+    def restore(self, hosts: Iterable[Host]) -> None:
+        """Take the nodes that were known before a restart: they are good until auth says more."""
+        for host in hosts:
+            self.put(host)
+        self._restored = True
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether these are all nodes, as auth told them last."""
+        return self.told and not self._beginning
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -101,8 +118,19 @@ class NodeIndex:
         :class:`InvalidInput` when several nodes are meant and not exactly one of them is
         online.
         """
-        if not self.told:
+        if not self.told and not self._restored:
             raise Unreachable("this proxy does not know the nodes yet: auth is away; try again")
+        try:
+            return self._find(wanted, visible)
+        except NotFound:
+            if self.told:
+                raise
+            raise Unreachable(
+                f"{quoted(wanted)} is not among the nodes that this proxy knew before its restart,"
+                " and auth is away; try again"
+            ) from None
+
+    def _find(self, wanted: str, visible: Callable[[Host], bool]) -> Host:
         name = wanted.rstrip(".")
         if name.lower().endswith(self._suffix):
             name = name[: -len(self._suffix)]

@@ -46,6 +46,7 @@ from tele.proxy.doors import Pages, Relay, https_door
 from tele.proxy.index import NodeIndex
 from tele.proxy.jump import DENIED_BURST, DENIED_PER_SECOND, Jump
 from tele.proxy.jump import Visitor as JumpVisitor
+from tele.proxy.known_nodes import KnownNodes
 from tele.proxy.people import People, person_limits
 from tele.proxy.realm import ProxyRealm
 from tele.proxy.ways import Ways
@@ -131,6 +132,7 @@ class ProxyService(Service):
         self._following: Deferred[None] | None = None
         self._looking: LoopingCall | None = None
         self._index = NodeIndex("")
+        self._known: KnownNodes | None = None
         self._ways: Any = None
         #: Nodes whose connections were ended because they were removed.
         self._revoked: frozenset[HostRevocation] = frozenset()
@@ -157,6 +159,8 @@ class ProxyService(Service):
         if self._following is not None:
             self._following.cancel()
             self._following = None
+        if self._known is not None:
+            self._known.stop()
         if self._looking is not None and self._looking.running:
             self._looking.stop()
         listening, self._listening = self._listening, None
@@ -181,6 +185,8 @@ class ProxyService(Service):
         await member.ready()
         host = member.identity.host
         index = self._index = NodeIndex(host.cluster)
+        known = self._known = KnownNodes(self._reactor, member, index)
+        known.restore()
         member.on_change(self._member_changed)
         self._identity = member.identity
         self._tunnels = tunnels = Tunnels(self._reactor, lambda: None, self._cloned)
@@ -231,7 +237,7 @@ class ProxyService(Service):
             shared=tunnels.has_nodes_at,
         )
         self._listen(ssh)
-        self._following = Deferred.fromCoroutine(self._follow(index))
+        self._following = Deferred.fromCoroutine(self._follow(index, known))
         self._following.addErrback(lambda _: None)
         self._looking = LoopingCall(self._look)
         self._looking.clock = self._reactor
@@ -270,7 +276,7 @@ class ProxyService(Service):
             ) from None
         self.port = int(self._listening.getHost().port)
 
-    async def _follow(self, index: NodeIndex) -> None:
+    async def _follow(self, index: NodeIndex, known: KnownNodes) -> None:
         """Keep the index of nodes as auth tells it, for ever; it stays as it was meanwhile."""
         failures = 0
 
@@ -278,6 +284,7 @@ class ProxyService(Service):
             nonlocal failures
             failures = 0
             index.change(changes)
+            known.changed()
 
         while True:
             try:

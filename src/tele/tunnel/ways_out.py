@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectionDone
@@ -34,6 +34,7 @@ from tele.https.blocking import split_address
 from tele.https.endpoints import endpoint_of
 from tele.https.via import Choose, Kind, Login, Via, direct
 from tele.https.via_words import Asking, ask
+from tele.workers import SerialWorker
 
 
 def dial(
@@ -54,6 +55,12 @@ class WayOut:
     reactor: Any
     choose: Choose = direct
     login: Callable[[], Login | None] | None = None
+    #: Where files are read: the one with the login, and the authorities that this machine trusts.
+    files: SerialWorker = field(init=False)
+
+    @files.default
+    def _make_worker(self) -> SerialWorker:
+        return SerialWorker(self.reactor, "way out")
 
     def dial(self, address: str, seconds: float, default_port: int = 3080) -> IStreamClientEndpoint:
         """Return an endpoint to ``host:port``; it waits for ``seconds``."""
@@ -90,12 +97,12 @@ class _Through:
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
         via, reactor = self.via, self.way.reactor
-        login = via.login if self.way.login is None else self.way.login()
+        login, tls = await self.way.files.call(self._read_files)
         waiting = _Waiting(via, ask(via, self.host, self.port, login), factory)
         made: Any = Factory.forProtocol(lambda: waiting)
         made.noisy = False
-        if via.kind is Kind.HTTPS:
-            made = TLSMemoryBIOFactory(optionsForClientTLS(via.host), True, made, clock=reactor)
+        if tls is not None:
+            made = TLSMemoryBIOFactory(tls, True, made, clock=reactor)
             made.noisy = False
         connected = Deferred.fromCoroutine(self._ask(made, waiting))
         connected.addTimeout(self.seconds, reactor)
@@ -103,6 +110,12 @@ class _Through:
             return await connected
         except DeferredTimeout:
             raise Unreachable(f"{via} does not answer; it is the way out") from None
+
+    def _read_files(self) -> tuple[Login | None, Any]:
+        """In a thread: return the login, and for TLS what trusts the machine's authorities."""
+        login = self.via.login if self.way.login is None else self.way.login()
+        secure = self.via.kind is Kind.HTTPS
+        return login, optionsForClientTLS(self.via.host) if secure else None
 
     async def _ask(self, factory: Any, waiting: _Waiting) -> IProtocol:
         try:

@@ -74,7 +74,8 @@ def test_connections_before_login_fit(descriptors: int) -> None:
     assert full <= descriptors
     assert 0 < limits.startups_per_source < begin <= full
     assert limits.startups_per_home < full
-    assert fitted(Limits(), 1000) == Limits()
+    assert full + limits.waiting <= descriptors
+    assert fitted(Limits(), 1424) == Limits()
 
 
 USED_UP = """

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 from twisted.conch.interfaces import IConchUser
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
 from tele.certs.check import CheckedUser
@@ -62,6 +62,7 @@ class FakeVisitor:
         self.grant = grant
         self.visit = SimpleNamespace(session_id=f"session-{number}")
         self.expelled_for: list[Denied] = []
+        self.ended: Denied | None = None
         self.gone = False
 
     def arrived(self) -> None:
@@ -74,6 +75,7 @@ class FakeVisitor:
         self.grant = grant
 
     def expelled(self, denied: Denied) -> None:
+        self.ended = denied
         self.expelled_for.append(denied)
 
 
@@ -96,7 +98,9 @@ class World:
             can_record=True,
             bound_labels={},
             host_id="host-1",
+            recorded=lambda: self.recorded,
         )
+        self.recorded: Deferred[None] = succeed(None)
         self.member.policy = Policy.of(self.member.state)
         self.member.expelled = False
         self.labels = {"env": "test"}
@@ -150,6 +154,28 @@ def test_what_changes_during_a_login_counts(world: World) -> None:
     with pytest.raises(AccessDenied, match="was removed"):
         answer[0].raiseException()
     assert world.came == []
+
+
+def test_nobody_is_in_before_that_is_on_record(world: World) -> None:
+    """However long the disk takes, a session begins after its start was written."""
+    world.recorded = Deferred()
+    answer = world.begin()
+    world.accounts.answer()
+    assert answer == []
+    world.recorded.callback(None)
+    assert answer[0][1] is world.came[0]
+
+
+def test_who_is_locked_while_the_start_is_written_is_not_in(world: World) -> None:
+    """A lock that comes between the event and the session holds, and the event gets its end."""
+    world.recorded = Deferred()
+    answer = world.begin()
+    world.accounts.answer()
+    world.change(locks=(Lock(Metadata("l"), LockSpec(LockTarget(user="alice"))),))
+    world.recorded.callback(None)
+    with pytest.raises(AccessDenied, match="locked"):
+        answer[0].raiseException()
+    assert world.came[0].gone
 
 
 @pytest.mark.parametrize(

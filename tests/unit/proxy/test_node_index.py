@@ -196,3 +196,22 @@ def test_labels_show_nothing_that_one_may_not_see() -> None:
     assert made.find("env=prod", lambda host: host.id == OTHER.id).id == OTHER.id
     with pytest.raises(NotFound):
         made.find("env=prod", lambda _: False)
+
+
+def test_nodes_of_before_a_restart() -> None:
+    """They are found until auth tells which there are; who is not among them is not held to be gone
+    before that. What auth tells then takes their place, all of it together.
+    """
+    later = evolve(OTHER, name="web2")
+    made = NodeIndex("Example")
+    made.restore([WEB, later])
+    assert made.find("web1") is WEB
+    with pytest.raises(Unreachable, match="auth is away"):
+        made.find("web3")
+    assert (made.told, made.is_complete) == (False, False)
+    made.change(HostChanges((WEB,), first=True))
+    assert made.find("web2") is later
+    made.change(HostChanges((), last=True))
+    assert (made.told, made.is_complete) == (True, True)
+    with pytest.raises(NotFound):
+        made.find("web2")

@@ -1,0 +1,103 @@
+"""What does a listening port do when the process, or the machine, has no descriptors left?
+
+Twisted's ports close who came, or, when it is the machine that has none, ask again at once and for
+ever. These leave whoever comes in the kernel's queue for a moment and ask again then.
+
+Invariants:
+
+* Nobody is dropped for want of a descriptor: they wait in the queue, whose length is bounded.
+* A shortage costs a call a second, and is told once until it has ended.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Any, Final
+
+from twisted.internet import fdesc, tcp, unix
+
+#: Seconds until a port asks again.
+PAUSE_SECONDS: Final = 1.0
+#: Connections that are accepted in one turn of the reactor.
+BATCH: Final = 64
+SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class _Patient:
+    """For a ``tcp.Port``, whose ``doRead`` this is."""
+
+    socket: Any
+    factory: Any
+    reactor: Any
+    transport: Any
+    sessionno: int
+    _short = False
+    _pause: Any = None
+
+    def shortage(self, why: str) -> None:
+        """Log that nobody can be accepted now."""
+
+    def not_taken(self) -> None:
+        """Log the exception that is being handled: a connection could not be taken."""
+
+    def doRead(self) -> None:
+        """Accept who is there."""
+        for _ in range(BATCH):
+            try:
+                accepted, address = self.socket.accept()
+            except OSError as error:
+                if error.errno in SHORTAGE:
+                    self._wait(error.errno)
+                return  # nobody is there any more, or whoever it was is gone again
+            self._short = False
+            try:
+                self._take(accepted, address)
+            except Exception:
+                self.not_taken()
+
+    def _take(self, accepted: Any, address: Any) -> None:
+        port: Any = self
+        fdesc._setCloseOnExec(accepted.fileno())
+        if isinstance(address, tuple) and len(address) == 4:  # IPv6: with its scope
+            host, _ = socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+            address = (host, *address[1:])
+        protocol = self.factory.buildProtocol(port._buildAddr(address))
+        if protocol is None:
+            accepted.close()
+            return
+        number = self.sessionno
+        self.sessionno = number + 1
+        transport = self.transport(accepted, protocol, address, self, number, self.reactor)
+        protocol.makeConnection(transport)
+
+    def _wait(self, code: int | None) -> None:
+        if not self._short:
+            self._short = True
+            self.shortage(os.strerror(code or 0))
+        port: Any = self
+        port.stopReading()
+        if self._pause is None:
+            self._pause = self.reactor.callLater(PAUSE_SECONDS, self._go_on)
+
+    def _go_on(self) -> None:
+        self._pause = None
+        port: Any = self
+        port.startReading()
+
+    def connectionLost(self, reason: Any) -> None:
+        """The port is closed."""
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        below: Any = super()
+        below.connectionLost(reason)
+
+
+class PatientPort(_Patient, tcp.Port):
+    """A TCP port."""
+
+
+class PatientUnixPort(_Patient, unix.Port):
+    """A port of UNIX sockets."""

@@ -1,0 +1,229 @@
+"""How does a reactor use the spool of audit events without waiting for the disk?
+
+Invariants:
+
+* Events are written in the order in which they came, by one thread, as soon as it can; after that
+  they survive ``kill -9``. :meth:`BackgroundSpool.written` says when.
+* Another thread syncs what was written, together for all of :data:`SYNC_SECONDS`: a power cut
+  loses no more than that, and what the disk takes to sync. Writing waits for no sync.
+* An event goes to auth after it was written. What a full disk does not take stays in memory, up to
+  :data:`HELD_LIMIT`, goes to auth from there, and is written when there is space.
+* What has not been written counts as full: the node begins nothing that it could not put on record.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
+
+from tele.loop import make_logger
+from tele.membership.spool import BATCH_BYTES, BATCH_LINES, LINE_LIMIT, Spool
+from tele.workers import SerialWorker
+
+#: Seconds in which written events gather to be synced together.
+SYNC_SECONDS: Final = 0.25
+#: Bytes of events that the disk has not taken.
+HELD_LIMIT: Final = 16 << 20
+
+T = TypeVar("T")
+
+_log: Final = make_logger(__name__)
+
+
+class BackgroundSpool:
+    """Uses ``spool``, which is closed with it, in threads."""
+
+    def __init__(self, reactor: Any, spool: Spool) -> None:
+        self._reactor = reactor
+        self._spool = spool
+        self._writer = SerialWorker(reactor, "audit spool")
+        self._syncer = SerialWorker(reactor, "audit spool sync")
+        self._full = spool.full
+        self._asking = False
+        #: What was appended and not written, and its size; and how many lines there ever were.
+        self._lines: deque[bytes] = deque()
+        self._held = 0
+        self._appended = 0
+        self._writing = False
+        #: Whether the disk did not take the first of ``_lines``.
+        self._refused = False
+        self._waiting: deque[tuple[int, Deferred[None]]] = deque()
+        self._idle: list[Deferred[None]] = []
+        #: Of the lines that were peeked at and are not dropped yet: those that are in the spool,
+        #: and after them those that are in ``_lines``.
+        self._peeked_spool = 0
+        self._peeked_lines = 0
+        self._sync_timer: Any = None
+        self._syncing = False
+        self._sync_failed = False
+        self._closed = False
+
+    @property
+    def full(self) -> bool:
+        """No room for new sessions; what runs may still append."""
+        if self._full and not self._asking and not self._closed:
+            self._asking = True
+            self._call(lambda: None).addBoth(self._asked)
+        return self._full or self._refused or self._held > HELD_LIMIT // 2
+
+    def _asked(self, result: Any) -> None:
+        self._asking = False
+        if isinstance(result, Failure):
+            _log.failure("the audit spool could not be looked at", failure=result)
+
+    def append(self, line: bytes) -> bool:
+        """Take one line; False if it is too long or there is no room at all."""
+        if self._closed or len(line) >= LINE_LIMIT or self._held + len(line) > HELD_LIMIT:
+            return False
+        self._lines.append(line)
+        self._held += len(line)
+        self._appended += 1
+        self._write()
+        return True
+
+    def written(self) -> Deferred[None]:
+        """Fires when all that was appended so far is in the file, or the disk has refused it."""
+        if not self._writing:
+            return succeed(None)
+        waiting: Deferred[None] = Deferred()
+        self._waiting.append((self._appended, waiting))
+        return waiting
+
+    async def peek(self) -> list[bytes]:
+        """Return the oldest lines, as many as fit into one request.
+
+        Raises :class:`tele.errors.TeleError` if the disk cannot be read.
+        """
+        self._write()
+        await self.written()
+        batch = await self._call(self._spool.peek)
+        self._peeked_spool, self._peeked_lines = len(batch), 0
+        if not batch and self._refused and not self._writing:
+            batch = self._oldest()
+            self._peeked_lines = len(batch)
+        return batch
+
+    def _oldest(self) -> list[bytes]:
+        batch: list[bytes] = []
+        size = 0
+        for line in islice(self._lines, BATCH_LINES):
+            size += len(line)
+            if batch and size > BATCH_BYTES:
+                break
+            batch.append(line)
+        return batch
+
+    async def drop(self, lines: list[bytes]) -> None:
+        """Forget ``lines``, which :meth:`peek` returned, or the first of them."""
+        while self._writing:
+            idle: Deferred[None] = Deferred()
+            self._idle.append(idle)
+            await idle
+        kept = min(len(lines), self._peeked_spool)
+        self._peeked_spool -= kept
+        held = min(len(lines) - kept, self._peeked_lines)
+        self._peeked_lines -= held
+        self._forget(held)
+        if kept:
+            await self._call(self._spool.drop, lines[:kept])
+        if held:
+            self._refused = bool(self._lines)
+            self._write()
+
+    async def close(self) -> None:
+        """Write and sync what there is, and let go of files."""
+        self._write()
+        await self.written()
+        self._closed = True
+        if self._lines:
+            _log.error(
+                "{count} audit events could not be written to the disk and are lost",
+                count=len(self._lines),
+            )
+        if self._sync_timer is not None:
+            self._sync_timer.cancel()
+            self._sync_timer = None
+        await self._syncer.close()
+        closing = self._writer.call(self._spool.close)
+        await self._writer.close()
+        await closing
+
+    # -- writing ----------------------------------------------------------------------
+    def _call(self, function: Callable[..., T], *words: Any) -> Deferred[T]:
+        """Call ``function`` where the spool is used, and learn whether it is full then."""
+
+        def work() -> tuple[T, bool]:
+            return function(*words), self._spool.full
+
+        def done(result: tuple[T, bool]) -> T:
+            answer, self._full = result
+            return answer
+
+        return self._writer.call(work).addCallback(done)
+
+    def _write(self) -> None:
+        if self._writing or not self._lines:
+            return
+        self._writing = True
+        self._call(self._append_all, list(self._lines)).addBoth(self._ended, self._appended)
+
+    def _append_all(self, lines: list[bytes]) -> int:
+        """In the thread: append as many of ``lines`` as there is room for."""
+        for number, line in enumerate(lines):
+            if not self._spool.append(line):
+                return number
+        return len(lines)
+
+    def _ended(self, result: int | Failure, tried: int) -> None:
+        self._writing = False
+        if isinstance(result, Failure):
+            _log.failure("the audit spool could not be written", failure=result)
+            result = 0
+        moved = min(result, self._peeked_lines)
+        self._peeked_lines -= moved
+        self._peeked_spool += moved
+        self._forget(result)
+        # Those that came meanwhile were not tried yet.
+        self._refused = len(self._lines) > self._appended - tried
+        if result:
+            self._sync_soon()
+        while self._waiting and self._waiting[0][0] <= tried:
+            self._waiting.popleft()[1].callback(None)
+        idle, self._idle = self._idle, []
+        for waiting in idle:
+            waiting.callback(None)
+        if not self._refused:
+            self._write()
+        elif self._waiting:  # behind what is refused they are refused, too
+            waiters, self._waiting = self._waiting, deque()
+            for _, waiting in waiters:
+                waiting.callback(None)
+
+    def _forget(self, count: int) -> None:
+        for _ in range(count):
+            self._held -= len(self._lines.popleft())
+
+    # -- syncing ----------------------------------------------------------------------
+    def _sync_soon(self) -> None:
+        if self._sync_timer is None:
+            self._sync_timer = self._reactor.callLater(SYNC_SECONDS, self._sync)
+
+    def _sync(self) -> None:
+        self._sync_timer = None
+        if self._syncing:  # the disk is slow: once more when it is done
+            self._sync_soon()
+            return
+        self._syncing = True
+        self._syncer.call(self._spool.sync).addBoth(self._synced)
+
+    def _synced(self, result: Failure | None) -> None:
+        self._syncing = False
+        failed = isinstance(result, Failure)
+        if failed and not self._sync_failed:
+            _log.failure("the audit spool may not survive a power cut", failure=result)
+        self._sync_failed = failed
