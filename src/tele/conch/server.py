@@ -19,13 +19,14 @@ from tele.conch.connection import SSHConnection
 from tele.conch.door import CROWDED, Arrival, Lines
 from tele.conch.exchange import Exchange, HostKeys
 from tele.conch.host_key_proofs import PROOFS_LIMIT, announcement, proof
-from tele.conch.limits import Limits, source_network
+from tele.conch.limits import Limits
 from tele.conch.penalties import Fault
 from tele.conch.session import SessionChannel
 from tele.conch.sockets import DirectSocket
 from tele.conch.transport import Transport
 from tele.conch.waiting import WaitingList
 from tele.errors import ProtocolError, quoted
+from tele.model.addresses import source_network
 from tele.model.identity import HostIdentity
 from tele.text import printable
 from tele.wire import numbers as n
