@@ -212,12 +212,16 @@ class Cluster:
 
 
 def make_cluster(
-    folder: Path, *, tunnel: bool = False, prefixes: Mapping[str, Sequence[str]] | None = None
+    folder: Path,
+    *,
+    tunnel: bool = False,
+    prefixes: Mapping[str, Sequence[str]] | None = None,
+    suite: str = "ed25519",
 ) -> Cluster:
     """Start a whole cluster in ``folder`` and log its administrator in.
 
     With ``tunnel`` the node knows only the proxy, and binds no port. ``prefixes`` are commands
-    that run parts.
+    that run parts. ``suite`` is the algorithm of the cluster's SSH keys.
     """
     cluster = Cluster(folder, prefixes=prefixes or {})
     cluster.ports = {part: free_port() for part in ("auth", "proxy", "node")}
@@ -227,7 +231,8 @@ def make_cluster(
         [
             "version: v1",
             f"data_dir: {folder}/auth",
-            f"auth: {{cluster_name: {cluster.name}, listen: '127.0.0.1:{auth}'}}",
+            f"auth: {{cluster_name: {cluster.name}, listen: '127.0.0.1:{auth}',",
+            f"  signature_algorithm_suite: {suite}}}",
         ],
     )
     cluster.start("auth")

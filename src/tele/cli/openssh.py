@@ -18,6 +18,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -27,17 +28,14 @@ from tele.cli.session import Where, current, host_keys, where_options
 from tele.errors import InvalidInput, TeleError, quoted
 
 #: What a host may prove itself with: a certificate. See tele.certs.algorithms.
-HOST_KEY_ALGORITHMS = ",".join(
-    f"{kind}-cert-v01@openssh.com"
-    for kind in (
-        "ssh-ed25519",
-        "ecdsa-sha2-nistp256",
-        "ecdsa-sha2-nistp384",
-        "ecdsa-sha2-nistp521",
-        "rsa-sha2-512",
-        "rsa-sha2-256",
-    )
+_FIPS_HOST_KEYS = (
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
 )
+_HOST_KEYS = ("ssh-ed25519", *_FIPS_HOST_KEYS)
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]+", re.ASCII)
 
 
@@ -70,6 +68,17 @@ def _quoted(path: Path) -> str:
     return '"' + text.replace("%", "%%") + '"'
 
 
+def host_key_algorithms(authority_keys: Sequence[str]) -> str:
+    """Return what hosts of the CA with these keys (lines) may prove themselves with.
+
+    An OpenSSH in FIPS mode refuses a whole configuration that names Ed25519, so a cluster whose
+    keys are for such clients does without it.
+    """
+    fips = all(key.startswith("ecdsa-") for key in authority_keys)
+    kinds = _FIPS_HOST_KEYS if fips else _HOST_KEYS
+    return ",".join(f"{kind}-cert-v01@openssh.com" for kind in kinds)
+
+
 def ssh_config(home: Home, profile: Profile) -> str:
     """Return the configuration for one cluster."""
     files = home.files(profile)
@@ -97,7 +106,7 @@ Host {names}
     UpdateHostKeys no
     CheckHostIP no
     CanonicalizeHostname no
-    HostKeyAlgorithms {HOST_KEY_ALGORITHMS}
+    HostKeyAlgorithms {host_key_algorithms(host_keys(files))}
 
 Host {proxies}
     HostName {host}

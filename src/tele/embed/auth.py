@@ -69,6 +69,7 @@ def _locked(reactor: Any, config: AuthConfig, folder: Path, lock: DataDirLock) -
         listen=(config.listen.host, config.listen.port),
         recording=config.session_recording,
         sinks=sinks,
+        suite=config.signature_algorithm_suite,
         local_socket=local if len(bytes(local)) <= _SOCKET_PATH_LIMIT else None,
         lock=lock,
     )
