@@ -80,8 +80,8 @@ def check_role(role: Role) -> None:
         _check_words(rule.resources, RESOURCES, "resource")
         _check_words(rule.verbs, VERBS, "verb")
         _check_effect(rule)
-    if role.spec.options.max_sessions < 0 or role.spec.options.max_session_ttl <= timedelta(0):
-        raise InvalidInput("options: max_sessions and max_session_ttl cannot be negative or nought")
+    if role.spec.options.max_session_ttl <= timedelta(0):
+        raise InvalidInput("options: max_session_ttl cannot be nought")
     trouble = trouble_with(role.spec.options.force_command)
     if trouble is not None:
         raise InvalidInput(f"options: {trouble}")
