@@ -24,6 +24,7 @@ LIMITED = {
     "CASignatureAlgorithms": "ecdsa-sha2-nistp256",
     "Ciphers": "aes256-gcm@openssh.com",
 }
+ONLY = ("key_exchanges: [ecdh-sha2-nistp256]", "ciphers: [aes256-gcm@openssh.com]")
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
 
 for _each in (
@@ -51,9 +52,13 @@ def limit(cluster: Cluster) -> None:
 def cluster(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Cluster]:
-    """A cluster of the suite ``ecdsa``, and one who is limited to NIST's curves."""
+    """A cluster of the suite ``ecdsa``, and one who is limited to NIST's curves.
+
+    Where the node has a tunnel, the hosts offer nothing else either: they reach each other, too.
+    """
     folder = tmp_path_factory.mktemp("ecdsa")
-    running = make_cluster(folder, tunnel=request.param == "tunnel", suite="ecdsa")
+    tunnel = request.param == "tunnel"
+    running = make_cluster(folder, tunnel=tunnel, suite="ecdsa", settings=ONLY if tunnel else ())
     limit(running)
     try:
         yield running
@@ -71,6 +76,22 @@ def test_nothing_but_the_curves_of_nist_is_used(cluster: Cluster) -> None:
     config = cluster.tele("config").stdout.decode()
     assert "ed25519" not in config
     assert "ecdsa-sha2-nistp256-cert-v01@openssh.com" in config
+
+
+def test_what_hosts_are_told_to_offer_is_what_they_offer(cluster: Cluster) -> None:
+    """The settings of proxy and node alike; without any, other clients come in as well."""
+    config = cluster.folder / "others"
+    text = cluster.ssh_config.read_text()
+    config.write_text(text.replace(LIMITED["KexAlgorithms"], "curve25519-sha256", 1))
+    for host in (cluster.host, f"proxy.{cluster.name}"):
+        said = subprocess.run(
+            ["ssh", "-v", "-F", str(config), host, "true"],
+            env=cluster.environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=60,
+            check=False,
+        ).stderr.decode()  # fmt: skip
+        limited = cluster.ports["node"] == 0
+        assert ("no matching key exchange method found" in said) == limited, said
+        assert ("kex: algorithm: curve25519-sha256" in said) != limited
 
 
 def test_a_jump_with_openssh_alone(cluster: Cluster) -> None:

@@ -217,11 +217,13 @@ def make_cluster(
     tunnel: bool = False,
     prefixes: Mapping[str, Sequence[str]] | None = None,
     suite: str = "ed25519",
+    settings: Sequence[str] = (),
 ) -> Cluster:
     """Start a whole cluster in ``folder`` and log its administrator in.
 
     With ``tunnel`` the node knows only the proxy, and binds no port. ``prefixes`` are commands
-    that run parts. ``suite`` is the algorithm of the cluster's SSH keys.
+    that run parts. ``suite`` is the algorithm of the cluster's SSH keys; ``settings``
+    are lines for both the proxy and the node.
     """
     cluster = Cluster(folder, prefixes=prefixes or {})
     cluster.ports = {part: free_port() for part in ("auth", "proxy", "node")}
@@ -253,6 +255,7 @@ def make_cluster(
             f"  listen: 127.0.0.1:{proxy}",
             f"  public_addr: 127.0.0.1:{proxy}",
             f"  join: {{auth: '127.0.0.1:{auth}', {join}}}",
+            *(f"  {line}" for line in settings),
         ],
     )
     if tunnel:
@@ -269,6 +272,7 @@ def make_cluster(
             "  name: web1",
             "  labels: {env: test}",
             *way,
+            *(f"  {line}" for line in settings),
         ],
     )
     cluster.start("proxy")
