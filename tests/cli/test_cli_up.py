@@ -208,6 +208,19 @@ def test_another_name_for_the_same_folder_is_refused(own: Cluster) -> None:
     assert f"holds the cluster {own.name}, not another" in said
 
 
+def test_the_suite_is_chosen_at_the_first_start(own: Cluster) -> None:
+    """``--signature-algorithm-suite ecdsa`` makes keys on NIST's curve, and stays."""
+    own.up("--cluster", own.name, "--listen", own.listen, "--signature-algorithm-suite", "ecdsa")
+    exported = own.tele.run("ca", "export", "--type", "user").stdout
+    assert exported.startswith("ecdsa-sha2-nistp256 ")
+    assert own.tele.run("ssh", own.tele.json("ls")[0]["name"], "echo hi").stdout == "hi\n"
+    own.tele.run("down", "--dir", own.folder)
+    words = ("up", "--dir", own.folder, "--signature-algorithm-suite")
+    assert "says the suite ecdsa, not ed25519" in own.tele.fails(2, *words, "ed25519")
+    own.up()
+    assert own.tele.run("ca", "export", "--type", "user").stdout == exported
+
+
 @pytest.mark.parametrize("name", ["Upper", "a b", "../x", "*", "-x"])
 def test_a_bad_name_is_refused(tele: Tele, name: str) -> None:
     """Nothing is written for a name that cannot be one."""

@@ -34,13 +34,13 @@ from tele.certs.issue import (
 from tele.certs.keys import PrivateKey
 from tele.conch.credentials import DeniedAttempt, Trust, make_portal
 from tele.conch.exchange import HostKeys
-from tele.conch.factory import SSHServerFactory
+from tele.conch.factory import ServerAlgorithms, SSHServerFactory
 from tele.conch.limits import Limits
 from tele.conch.penalties import PenaltyRules
 from tele.conch.sockets import listen
 from tele.loop import LogFormat, set_up_logging
 from tele.model.identity import HostRole
-from tele.wire.agreement import METHODS, SERVER_METHODS
+from tele.wire.agreement import METHODS
 
 CLUSTER = "engine"
 WINDOW = 2 << 20
@@ -209,7 +209,7 @@ def main(folder: Path) -> None:
             rekey_octets=int(os.environ.get("REKEY_OCTETS", 1 << 30)),
             penalties=STRICT if "STRICT" in os.environ else PenaltyRules(),
         ),
-        key_exchanges=tuple(METHODS) if "EVERYTHING" in os.environ else SERVER_METHODS,
+        algorithms=ServerAlgorithms(tuple(METHODS) if "EVERYTHING" in os.environ else None),
         on_denied=report,
     )
     port: Any = listen(CLOCK, 0, factory, "127.0.0.1").getHost()

@@ -34,7 +34,7 @@ from tele.certs.issue import HostCertificateRequest, issue_host
 from tele.certs.keys import PrivateKey
 from tele.conch.credentials import Trust, make_portal
 from tele.conch.exchange import HostKeys
-from tele.conch.factory import SSHServerFactory
+from tele.conch.factory import ServerAlgorithms, SSHServerFactory
 from tele.conch.forwarding import ForwardRequest, IForwarder, open_direct_tcpip
 from tele.conch.limits import Limits
 from tele.conch.programs import Exit, IProgram, ISessionPrograms, ProgramRequest
@@ -44,7 +44,6 @@ from tele.errors import AccessDenied, NotFound, Unreachable, quoted
 from tele.loop import LogFormat, set_up_logging
 from tele.model.identity import HostRole
 from tele.node.terminal import open_terminal, set_size
-from tele.wire.ciphers import SERVER_CIPHERS
 
 LOOP: Any = reactor
 
@@ -229,7 +228,9 @@ def main(folder: Path) -> None:
             rekey_octets=int(os.environ.get("REKEY_OCTETS", 1 << 30)),
             keepalive_interval=float(os.environ.get("KEEPALIVE", "15")),
         ),
-        ciphers=os.environb[b"CIPHERS"].split(b",") if "CIPHERS" in os.environ else SERVER_CIPHERS,
+        algorithms=ServerAlgorithms(
+            ciphers=os.environb[b"CIPHERS"].split(b",") if "CIPHERS" in os.environ else None
+        ),
     )
     port: Any = listen(LOOP, 0, factory, "127.0.0.1").getHost()
     say(port=port.port)

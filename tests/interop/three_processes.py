@@ -222,11 +222,14 @@ def make_cluster(
     tunnel: bool = False,
     prefixes: Mapping[str, Sequence[str]] | None = None,
     guarded: bool = False,
+    suite: str = "ed25519",
+    settings: Sequence[str] = (),
 ) -> Cluster:
     """Start a whole cluster in ``folder`` and log its administrator in.
 
     With ``tunnel`` the node knows only the proxy, and binds no port. ``prefixes`` are commands
-    that run parts. ``guarded``: see :class:`Cluster`.
+    that run parts. ``guarded``: see :class:`Cluster`. ``suite`` is the algorithm of the cluster's
+    SSH keys; ``settings`` are lines for both the proxy and the node.
     """
     cluster = Cluster(folder, prefixes=prefixes or {}, guarded=guarded)
     cluster.ports = {part: free_port() for part in ("auth", "proxy", "node")}
@@ -236,7 +239,8 @@ def make_cluster(
         [
             "version: v1",
             f"data_dir: {folder}/auth",
-            f"auth: {{cluster_name: {cluster.name}, listen: '127.0.0.1:{auth}'}}",
+            f"auth: {{cluster_name: {cluster.name}, listen: '127.0.0.1:{auth}',",
+            f"  signature_algorithm_suite: {suite}}}",
         ],
     )
     cluster.start("auth")
@@ -257,6 +261,7 @@ def make_cluster(
             f"  listen: 127.0.0.1:{proxy}",
             f"  public_addr: 127.0.0.1:{proxy}",
             f"  join: {{auth: '127.0.0.1:{auth}', {join}}}",
+            *(f"  {line}" for line in settings),
         ],
     )
     if tunnel:
@@ -273,6 +278,7 @@ def make_cluster(
             "  name: web1",
             "  labels: {env: test}",
             *way,
+            *(f"  {line}" for line in settings),
         ],
     )
     cluster.start("proxy")

@@ -65,11 +65,11 @@ def test_files_of_the_person_change_nothing(root: Path, somebody: pwd.struct_pas
 
 
 # -- greeting -------------------------------------------------------------------------
-def shell(it: Machine, login: str) -> str:
+def shell(it: Machine, login: str, *commands: str) -> str:
     """What an interactive shell shows until it was told to exit."""
     terminal, report = it.start(login, b"TERM=dumb", pty=True, kind="shell")
     assert report["event"] == "started", report
-    os.write(terminal, b"exit\n")
+    os.write(terminal, "".join(f"{each}\n" for each in (*commands, "exit")).encode())
     text = read_all(terminal)
     assert it.report()["event"] == "exited"
     return text
@@ -153,6 +153,41 @@ def test_pam_environment_and_limits(root: Path, somebody: pwd.struct_passwd) -> 
         assert variables(text)["FROM_PAM"] == "yes"
         assert "4321" in text.splitlines()
         assert str(somebody.pw_uid) in text.splitlines()
+
+
+@pytest.mark.parametrize("kind", ["exec", "shell"])
+def test_pam_s_umask_is_the_session_s(root: Path, somebody: pwd.struct_passwd, kind: str) -> None:
+    """pam_umask's word counts, from its own line or from login.defs; without it, it is 022."""
+    for rule, said in (
+        ("session optional pam_umask.so umask=0027\n", "0027"),
+        ("session optional pam_umask.so\n", "0077"),
+        ("", "0022"),
+    ):
+        service(root, PERMIT + rule)
+        defs = root / "etc/login.defs"
+        defs.write_text("UMASK 077\nUSERGROUPS_ENAB no\n")
+        with machine(root, pam="tele-test") as it:
+            if kind == "exec":
+                assert it.run(somebody.pw_name, b"umask")[0].strip() == said
+            else:
+                assert said in shell(it, somebody.pw_name, "umask")
+
+
+def test_open_files_of_a_session(root: Path, somebody: pwd.struct_passwd) -> None:
+    """A session begins with the limit that the node was given; limits.conf has the last word."""
+    limits = root / "etc/security/limits.conf"
+    limits.write_text("")
+    (root / "etc/security/limits.d").mkdir(exist_ok=True)
+    service(root, PERMIT + "session required pam_limits.so\n")
+    for pam in ("", "tele-test"):
+        with machine(root, pam=pam, open_files=777) as it:
+            assert it.run(somebody.pw_name, b"ulimit -Sn")[0] == "777\n"
+    limits.write_text(f"{somebody.pw_name} soft nofile 555\n{somebody.pw_name} hard nofile 5555\n")
+    with machine(root, pam="tele-test", open_files=777) as it:
+        assert it.run(somebody.pw_name, b"ulimit -Sn; ulimit -Hn")[0] == "555\n5555\n"
+    with machine(root, open_files=1 << 40) as it:
+        text = it.run(somebody.pw_name, b"ulimit -Sn; ulimit -Hn")[0]
+        assert len(set(text.split())) == 1, "never more than the hard limit"
 
 
 def test_pam_denies_with_its_text(root: Path, somebody: pwd.struct_passwd) -> None:

@@ -181,7 +181,7 @@ def test_the_environment_is_sshds(node: Server, sshd: Server, options: tuple[str
 @pytest.mark.parametrize(
     "command",
     [
-        "pwd; umask; id; ulimit -c; echo $0 $-",
+        "pwd; umask; id; ulimit -c; ulimit -Sn; ulimit -Hn; echo $0 $-",
         "exit 300",
         "kill -SEGV $$",
         "kill -BUS $$",

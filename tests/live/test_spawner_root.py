@@ -268,8 +268,9 @@ def test_own_sftp_runs_as_the_account(tmp_path: Path, somebody: pwd.struct_passw
 def test_own_sftp_does_not_write_its_own_memory(somebody: pwd.struct_passwd) -> None:
     """Who could write /proc/self/mem as a file could run anything: it cannot be opened (attack)."""
     program = Path(somebody.pw_dir) / "sftp_server.py"
-    shutil.copy(PROGRAM.with_name("sftp_server.py"), program)
-    os.chown(program, somebody.pw_uid, somebody.pw_gid)
+    for name in ("sftp_server.py", "sftp_fields.py"):
+        shutil.copy(PROGRAM.with_name(name), program.with_name(name))
+        os.chown(program.with_name(name), somebody.pw_uid, somebody.pw_gid)
     request = b"\0\0\0\5\1\0\0\0\3"
     for number, path in enumerate((b"/proc/self/mem", b"sftp_server.py")):
         body = struct.pack(">BII", 3, number, len(path)) + path + struct.pack(">II", 3, 0)

@@ -306,6 +306,8 @@ class World:
         head = f"{method} {target} HTTP/1.1\r\nhost: auth\r\n{headers}"
         if body or method in ("POST", "PUT", "PATCH"):
             head += f"content-length: {len(body)}\r\n"
+            if "content-type" not in headers and "/chunks/" not in target:
+                head += "content-type: application/json\r\n"
         return self.send(client, head.encode() + b"\r\n" + body)
 
 

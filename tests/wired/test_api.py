@@ -12,7 +12,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 
 from api_world import Ca, RawClient, World, error_of, host, parsed, user
-from tele.errors import NotLoggedIn
+from tele.errors import AccessDenied, NotLoggedIn
 from tele.https.channel import Limits
 from tele.model.api.people import TokenList
 from tele.model.authority import AuthorityKind
@@ -128,9 +128,91 @@ def test_unknown_paths_and_methods(world: World) -> None:
         "not_found",
     )
     status, headers, _ = world.request(world.raw(), "DELETE", "/v1/users")
-    assert (status, headers["allow"]) == (405, "GET, POST")
-    for method in ("HEAD", "OPTIONS", "TRACE", "CONNECT"):
-        assert world.request(world.raw(), method, "/v1/health")[0] == 405
+    assert (status, headers["allow"]) == (405, "GET, HEAD, OPTIONS, POST")
+    for method in ("TRACE", "CONNECT", "POST", "BREW"):
+        for path in ("/v1/health", "/v1/openapi.json"):
+            status, headers, _ = world.request(world.raw(), method, path)
+            assert (status, headers["allow"]) == (405, "GET, HEAD, OPTIONS"), path
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/v1/health", "/v1/openapi.json", "/v1/whoami", "/v1/users", "/v1/nothing", "/v1/hosts",
+     "/v1/recordings/abc/chunks/3", "/v1/users/alice", "/v1/hosts?limit=0"],
+)  # fmt: skip
+def test_head_is_get_without_the_body(world: World, target: str) -> None:
+    """Status and headers, length included, are those of GET (RFC 9110, section 9.3.2)."""
+    client = world.raw(world.user_ca.issue(user("alice")))
+    status, headers, body = world.request(client, "GET", target)
+    world.request(client, "HEAD", target)
+    head, _, rest = client.received.partition(b"\r\n\r\n")
+    assert rest == b""
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert f"content-length: {len(body)}".encode() in head.lower()
+    assert f"content-type: {headers['content-type']}".encode() in head.lower()
+    assert world.request(client, "GET", "/v1/health")[0] == 200, "the connection goes on"
+
+
+def test_the_head_of_a_stream_follows_nothing(world: World) -> None:
+    """Whether a stream may be followed is answered, at once, and nobody is told anything."""
+    client = world.raw(world.host_ca.issue(host(HostRole.PROXY)))
+    for path in ("/v1/state", "/v1/hosts/watch"):
+        world.request(client, "HEAD", path)
+        assert client.received.startswith(b"HTTP/1.1 200 ")
+        assert b"application/x-ndjson" in client.received
+        assert client.received.endswith(b"\r\n\r\n")
+    assert world.handler.receivers == []
+    assert world.handler.checked == ["watch_state", "watch_hosts"]
+    world.handler.denies = AccessDenied("no rule lets you", reason="rule")
+    world.request(client, "HEAD", "/v1/state")
+    assert client.received.startswith(b"HTTP/1.1 403 ")
+    world.request(world.raw(), "HEAD", "/v1/state")
+    assert len(world.refused) == 1
+
+
+def test_options_say_what_there_is(world: World) -> None:
+    """Anybody may ask which methods a path has; the answer has no body, and lets no page in."""
+    client = world.raw()
+    for path, allowed in (
+        ("/v1/users", "GET, HEAD, OPTIONS, POST"),
+        ("/v1/openapi.json", "GET, HEAD, OPTIONS"),
+        ("/v1/login", "OPTIONS, POST"),
+    ):
+        status, headers, body = world.request(client, "OPTIONS", path)
+        assert (status, headers["allow"], body) == (204, allowed, b"")
+        assert not [name for name in headers if name.startswith("access-control")]
+    assert world.request(client, "OPTIONS", "/v1/nothing")[0] == 404
+    assert world.handler.calls == []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=a",
+     "application/octet-stream", "application/json-seq", "", "text/plain; application/json"],
+)  # fmt: skip
+def test_a_body_of_another_type_is_refused(world: World, kind: str) -> None:
+    """What a page in a browser may send without being asked is not JSON (attack)."""
+    client = world.raw()
+    header = f"content-type: {kind}\r\n"
+    status, _, body = world.request(client, "POST", "/v1/join", b"{}", header)
+    assert status == 415
+    assert "application/json" in error_of(body)["message"]
+    assert world.handler.calls == []
+
+
+def test_a_body_that_says_what_it_is(world: World) -> None:
+    """JSON with a parameter or in capitals is JSON; a compressed body is refused by name."""
+    for header in ("content-type: application/json; charset=utf-8\r\n",
+                   "content-type: Application/JSON\r\n"):  # fmt: skip
+        status, _, body = world.request(world.raw(), "POST", "/v1/join", b"{}", header)
+        assert status == 400
+        assert "token: missing" in error_of(body)["message"]
+    header = "content-type: application/json\r\ncontent-encoding: gzip\r\n"
+    status, _, body = world.request(world.raw(), "POST", "/v1/join", b"{}", header)
+    assert (status, "content-encoding" in error_of(body)["message"]) == (415, True)
+    node = world.raw(world.host_ca.issue(host(HostRole.NODE)))
+    header = "content-type: application/json\r\n"
+    assert world.request(node, "PUT", "/v1/recordings/abc/chunks/0", b"{}", header)[0] == 415
 
 
 @pytest.mark.parametrize(
@@ -261,27 +343,29 @@ def test_octets_come_back_as_they_are(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("data", "status"),
     [
-        b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n",
-        b"GET / HTTP/1.1\r\na: " + b"x" * 60_000 + b"\r\n\r\n",
-        b"GET /" + b"x" * 60_000 + b" HTTP/1.1\r\n\r\n",
-        b"\x16\x03\x01garbage\r\n\r\n",
-        b"GET / HTTP/1.1\r\nno colon\r\nhost: a\r\n\r\n",
-        b"GET /v1/health HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
-        b"GET /v1/health HTTP/1.1\r\ncontent-length: -1\r\n\r\n",
-        b"GET /v1/health HTTP/1.1\r\nbad header: x\r\ncontent-length: 0\r\n\r\n",
+        (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n", b"431"),
+        (b"GET / HTTP/1.1\r\na: " + b"x" * 60_000 + b"\r\n\r\n", b"431"),
+        (b"GET / HTTP/1.1\r\n" + (b"a: " + b"x" * 900 + b"\r\n") * 20 + b"\r\n", b"431"),
+        (b"GET /" + b"x" * 60_000 + b" HTTP/1.1\r\n\r\n", b"414"),
+        (b"GET /" + b"x" * 16_380 + b" HTTP/1.1\r\n\r\n", b"414"),
+        (b"\x16\x03\x01garbage\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nno colon\r\nhost: a\r\n\r\n", b"400"),
+        (b"GET /v1/health HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab", b"400"),
+        (b"GET /v1/health HTTP/1.1\r\ncontent-length: -1\r\n\r\n", b"400"),
+        (b"GET /v1/health HTTP/1.1\r\nbad header: x\r\ncontent-length: 0\r\n\r\n", b"400"),
     ],
-    ids=["many headers", "long header", "long target", "noise", "no colon", "two lengths",
-         "negative length", "space in name"],
+    ids=["many headers", "long header", "long head", "long target", "target to the end", "noise",
+         "no colon", "two lengths", "negative length", "space in name"],
 )  # fmt: skip
-def test_malformed_heads_end_the_connection(world: World, data: bytes) -> None:
-    """A flood of headers, smuggled lengths and noise get 400 at most, and no handler."""
+def test_malformed_heads_end_the_connection(world: World, data: bytes, status: bytes) -> None:
+    """Floods of headers, smuggled lengths and noise get the status for that, and no handler."""
     client = world.raw()
     follow_up = b"GET /v1/cluster HTTP/1.1\r\nhost: a\r\n\r\n"
     world.send(client, data + follow_up)
     assert client.received.count(b"HTTP/1.1 ") <= 1
-    assert client.received[:13] in (b"", b"HTTP/1.1 400 ")
+    assert client.received.startswith(b"HTTP/1.1 " + status + b" ")
     assert client.lost is not None
     assert world.handler.calls == []
 
@@ -314,7 +398,8 @@ def test_a_dribbled_head_is_cut_off(world: World) -> None:
 def test_a_dribbled_body_is_cut_off(world: World) -> None:
     """A body has the time of its operation, as a whole."""
     client = world.raw()
-    world.send(client, b"POST /v1/login HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n")
+    head = b"POST /v1/login HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+    world.send(client, head + b"content-length: 1000\r\n\r\n")
     dribble(world, client, b"z" * 100, 2)
     assert client.lost is not None
     assert world.handler.calls == []

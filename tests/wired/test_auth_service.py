@@ -18,6 +18,7 @@ from own_reactor import OwnReactor, own_reactor
 from tele.auth.service import AuthService
 from tele.certs.certificate import parse_certificate
 from tele.certs.keys import PrivateKey, parse_line
+from tele.certs.suites import SignatureSuite
 from tele.certs.x509 import TlsKey
 from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError, Unavailable
 from tele.https.client import RemoteAuthority
@@ -171,6 +172,22 @@ def test_another_name_is_another_cluster(reactor: OwnReactor, tmp_path: Path) ->
     with pytest.raises(InvalidInput, match="holds the cluster example, not other"):
         reactor.wait(auth.ready)
     reactor.wait(auth.stopService())
+
+
+def test_a_suite_is_for_good(reactor: OwnReactor, tmp_path: Path) -> None:
+    """A cluster's suite is chosen once; another is refused, none and the same are not."""
+    with running(reactor, tmp_path, suite=SignatureSuite.ECDSA) as (auth, _):
+        assert auth.authority is not None
+        assert auth.authority.suite is SignatureSuite.ECDSA
+    refused = service(reactor, tmp_path, suite=SignatureSuite.ED25519)
+    refused.startService()
+    with pytest.raises(InvalidInput, match="is of the suite ecdsa, not ed25519"):
+        reactor.wait(refused.ready)
+    reactor.wait(refused.stopService())
+    for suite in (None, SignatureSuite.ECDSA):
+        with running(reactor, tmp_path, suite=suite) as (auth, _):
+            assert auth.authority is not None
+            assert auth.authority.suite is SignatureSuite.ECDSA
 
 
 def test_a_port_in_use(reactor: OwnReactor, tmp_path: Path) -> None:

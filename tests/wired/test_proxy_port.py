@@ -123,7 +123,7 @@ def test_half_a_handshake_ends_and_keeps_nobody_out(
         (b"GET /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 9999999999\r\n\r\n", b"413"),
         (b"GET /v1/ping HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n", b"413"),
         (b"GET /x HTTP/1.1\r\nhost: x\r\ncontent-length: 9999999999\r\n\r\n", b"404"),
-        (b"GET /healthz HTTP/1.1\r\n" + b"x: y\r\n" * 2000 + b"\r\n", b"400"),
+        (b"GET /healthz HTTP/1.1\r\n" + b"x: y\r\n" * 2000 + b"\r\n", b"431"),
     ],
     ids=["post", "body", "chunks", "no page", "long head"],
 )

@@ -17,7 +17,7 @@ from tele.audit.chain import Chain, Mark, Verdict
 from tele.errors import InvalidInput, TeleError
 from tele.interfaces import IBackend, Item
 from tele.loop import make_logger
-from tele.model.api.records import EVENTS_PAGE, EventList, ListEvents
+from tele.model.api.records import EventList, ListEvents
 from tele.model.codec import decode, encode, format_time
 from tele.model.event import Event
 
@@ -47,10 +47,8 @@ async def search(backend: IBackend, request: ListEvents) -> EventList:
 
     It may have fewer than ``limit``, or none, and still say how to go on.
 
-    Raises :class:`InvalidInput` for a limit or cursor that makes no sense.
+    Raises :class:`InvalidInput` for a cursor that makes no sense.
     """
-    if not 0 < request.limit <= EVENTS_PAGE:
-        raise InvalidInput(f"limit has to be from 1 to {EVENTS_PAGE}")
     start, end = EVENTS, EVENTS_END
     if request.after:
         if _CURSOR.fullmatch(request.after) is None:

@@ -4,7 +4,8 @@ Laws of this file:
 
 * A CA's private key is in auth's store and in this process, nowhere else; nothing here
   shows one.
-* Each kind has an SSH key (Ed25519) and a TLS key (ECDSA P-256) of its own.
+* Each kind has an SSH key (of the cluster's suite) and a TLS key (ECDSA P-256) of its own.
+* The suite of a cluster is chosen when its CAs are made; another one is refused afterwards.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from cryptography import x509
 from tele.auth.shelf import Shelf
 from tele.certs.keys import PrivateKey, fingerprint, parse_line
 from tele.certs.pins import pin
+from tele.certs.suites import SignatureSuite, suite_of
 from tele.certs.x509 import TlsKey, make_authority
 from tele.errors import Conflict, InvalidInput, Unavailable
 from tele.interfaces import IBackend
@@ -88,41 +90,70 @@ class Authorities:
         return tuple(self._by_kind[kind].trusted for kind in _KINDS)
 
     @property
+    def suite(self) -> SignatureSuite:
+        """The suite of the cluster's SSH keys."""
+        return suite_of(self._by_kind[AuthorityKind.HOST].trusted.ssh_public_keys)
+
+    @property
     def statuses(self) -> tuple[AuthorityStatus, ...]:
         """All of them as ``tele ca status`` shows them."""
         return tuple(self._by_kind[kind].status for kind in _KINDS)
 
     @classmethod
     async def load(
-        cls, backend: IBackend, cluster: str, now: datetime, entropy: Callable[[int], bytes]
+        cls,
+        backend: IBackend,
+        cluster: str,
+        now: datetime,
+        entropy: Callable[[int], bytes],
+        suite: SignatureSuite | None = None,
     ) -> Authorities:
-        """Read the authorities, or make and store those that do not exist yet."""
+        """Read the authorities, or make and store those that do not exist yet.
+
+        ``suite`` is what they have to be of; None is Ed25519 for new ones, and takes the others
+        as they are. Raises :class:`InvalidInput` when they are of another.
+        """
         shelf = Shelf(backend, PREFIX, StoredAuthority)
         loaded = {}
         for kind in _KINDS:
             kept = await shelf.get(kind.value)
             if kept is None:
-                made = _make(cluster, kind, now, entropy)
+                made = _make(cluster, kind, suite or SignatureSuite.ED25519, now, entropy)
                 try:
                     await backend.commit(shelf.put(kind.value, made, if_revision=0))
                 except Conflict:  # another auth of this store was first: its key counts
                     kept = await shelf.get(kind.value)
             stored = made if kept is None else kept.value
-            loaded[kind] = _ready(stored)
+            loaded[kind] = ready = _ready(stored)
+            _check_suite(ready, suite)
         return cls(loaded)
 
 
 _KINDS = (AuthorityKind.HOST, AuthorityKind.USER)
 
 
+def _check_suite(authority: Authority, wanted: SignatureSuite | None) -> None:
+    present = suite_of((authority.ssh.public.line,))
+    if wanted not in (None, present):
+        raise InvalidInput(
+            f"the {authority.kind.value} CA of this cluster is of the suite {present.value}, not"
+            f" {wanted.value}: a suite is chosen when the cluster is made; set"
+            f" signature_algorithm_suite to {present.value}, or leave it out"
+        )
+
+
 def _make(
-    cluster: str, kind: AuthorityKind, now: datetime, entropy: Callable[[int], bytes]
+    cluster: str,
+    kind: AuthorityKind,
+    suite: SignatureSuite,
+    now: datetime,
+    entropy: Callable[[int], bytes],
 ) -> StoredAuthority:
     tls = TlsKey.generate()
     return StoredAuthority(
         kind=kind,
         created=now,
-        ssh_key=PrivateKey.generate().to_openssh(),
+        ssh_key=suite.generate().to_openssh(),
         tls_key=tls.to_pem(),
         tls_certificate=make_authority(cluster, kind, tls, now, entropy),
     )

@@ -91,6 +91,7 @@ class LocalAuthority:
         self._streams: set[_Stream] = set()
         parts.state.on_change(self._changed)
         self._members = parts.members
+        self.suite = parts.authorities.suite
         self._journal = Journal(parts.audit, parts.cluster, clock)
         self._gate = Gate(parts.cluster, parts.state, parts.members, parts.people, clock)
         self._signing = Signing(

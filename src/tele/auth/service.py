@@ -38,7 +38,8 @@ from tele.auth.shelf import Shelf
 from tele.auth.state import State
 from tele.auth.tokens import Tokens
 from tele.certs.check import LATEST
-from tele.certs.keys import PrivateKey, parse_line
+from tele.certs.keys import parse_line
+from tele.certs.suites import SignatureSuite
 from tele.certs.x509 import TlsKey
 from tele.data_dir import DataDirLock
 from tele.errors import Conflict, InvalidInput, TeleError, Unavailable
@@ -93,7 +94,8 @@ class AuthService(Service):
     ``listen`` is (host, port), port 0 for any; ``local_socket`` a path where the account
     that runs auth, and root, may call the API without a certificate. ``lock`` is released when
     everything is closed. ``ready`` fires with the port when everything serves, or fails with a
-    :class:`TeleError`. Raises :class:`InvalidInput` for a ``recording`` that nothing would honour.
+    :class:`TeleError`. ``suite`` is the one that a new cluster's CAs get, and that those of an old
+    one must have. Raises :class:`InvalidInput` for a ``recording`` that nothing would honour.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class AuthService(Service):
         sinks: Sequence[IAuditSink] = (),
         local_socket: Path | None = None,
         lock: DataDirLock | None = None,
+        suite: SignatureSuite | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.ready: Deferred[int] = Deferred()
@@ -131,6 +134,7 @@ class AuthService(Service):
         self._sinks = sinks
         self._local_socket = local_socket
         self._lock = lock
+        self._suite = suite
         self._entropy = entropy
         self._parts: Collaborators | None = None
         self._server: ApiServer | None = None
@@ -233,7 +237,9 @@ class AuthService(Service):
 
     async def _compose(self) -> Collaborators:
         backend, clock = self._backend, self._reactor
-        authorities = await Authorities.load(backend, self._cluster, self._now(), self._entropy)
+        authorities = await Authorities.load(
+            backend, self._cluster, self._now(), self._entropy, self._suite
+        )
         passwords = Passwords(backend, self._now, self._entropy, self._in_thread)
         hosts = Hosts(backend, clock)
         host_keys = frozenset(
@@ -296,13 +302,14 @@ class AuthService(Service):
         if waits and self._renew_at is not None and self._now() < self._renew_at:
             return
         key = TlsKey.generate()
+        ssh = self._parts.authorities.suite.generate()
         host = self._listen[0]
         named = [host] if host not in ("", "0.0.0.0", "::") else []  # noqa: S104 (compared)
         certificates = self._parts.issuer.host(
             self._host_id,
             self._host_name,
             HostRole.AUTH,
-            PublicKeys(PrivateKey.generate().public.line, key.public_pem),
+            PublicKeys(ssh.public.line, key.public_pem),
             named,
         )
         self._identity = TlsIdentity(certificates.tls, key.to_pem())

@@ -31,8 +31,6 @@ from tele.model.resources import NAME_PATTERN
 SECRET_BYTES = 20
 LONGEST_TTL = timedelta(days=366)
 SHORTEST_SECRET = 16
-ADDRESSES_LIMIT = 32
-REPLACES_LIMIT = 32
 
 
 @frozen
@@ -93,8 +91,6 @@ class Tokens:
             raise InvalidInput("a token is for the roles node and proxy")
         if not timedelta(0) < request.ttl <= LONGEST_TTL:
             raise InvalidInput("a token's lifetime has to be between 0 and 366 days")
-        if request.max_uses < 0:
-            raise InvalidInput("max_uses has to be 0 (no limit) or more")
         self._check_permissions(request)
         secret = request.token or base64.b32encode(self._entropy(SECRET_BYTES)).decode().lower()
         if len(secret) < SHORTEST_SECRET:
@@ -116,11 +112,6 @@ class Tokens:
         return secret, _public(name, stored)
 
     def _check_permissions(self, request: NewToken) -> None:
-        if len(request.addresses) > ADDRESSES_LIMIT or len(request.replaces) > REPLACES_LIMIT:
-            raise InvalidInput(
-                f"a token gives at most {ADDRESSES_LIMIT} addresses and replaces at most"
-                f" {REPLACES_LIMIT} names"
-            )
         for address in request.addresses:
             if not is_host_name(address) or not own_addresses((address,), self._cluster):
                 raise InvalidInput(

@@ -141,12 +141,19 @@ def raise_limit() -> None:
     """Raise the soft limit of this process to its hard limit, as servers do.
 
     Not for a program that uses ``select``: its sets end at 1024. What is started for users gets
-    a soft limit of its own (:mod:`tele.node.session_child`).
+    the :func:`given_limit`.
     """
+    given_limit()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = HIGHEST_LIMIT if hard == resource.RLIM_INFINITY else min(hard, HIGHEST_LIMIT)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+@functools.cache
+def given_limit() -> int:
+    """Return the soft limit that this process was given by whoever started it."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 @functools.cache

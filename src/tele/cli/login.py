@@ -2,7 +2,7 @@
 
 Laws of this file:
 
-* Private keys are made here and stay here.
+* Private keys are made here and stay here; the SSH key is of the suite that the cluster's CA has.
 * A password goes to a server only after that server was verified: by what is known from
   an earlier login, by a pin, or by the person's own eyes.
 """
@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -24,6 +24,7 @@ from tele.cli.openssh import split_address, write_openssh_files
 from tele.cli.session import (
     SKEW_SECONDS,
     Where,
+    host_keys,
     trusted_hosts,
     typed_options,
     where_options,
@@ -75,19 +76,19 @@ def login(
     profile = profile or home.by_proxy(address)
     name = safe_name("user", user or (profile.user if profile else _own_name()))
 
-    known, pins, trust = _first_contact(home, profile, address, ca_pin)
+    known, pins, trust, authority_keys = _first_contact(home, profile, address, ca_pin)
     if cluster is not None and cluster != known:
         raise InvalidInput(f"the cluster behind {address} is {known}, not {cluster}")
     password = _read_password(password_file, name, known)
 
-    from tele.certs.keys import PrivateKey
+    from tele.certs.suites import suite_of
     from tele.certs.x509 import TlsKey
     from tele.https.blocking import BlockingAuthority
     from tele.model.api.members import PublicKeys
     from tele.model.api.people import LoginRequest
     from tele.model.api.table import LOGIN
 
-    ssh, tls = PrivateKey.generate(), TlsKey.generate()
+    ssh, tls = suite_of(authority_keys).generate(), TlsKey.generate()
     keys = PublicKeys(ssh.public.line, tls.public_pem)
     with BlockingAuthority(address, None, trust, f"auth.{known}") as authority:
         device = _device(home, Profile(known, address, name, pins), keys)
@@ -123,13 +124,23 @@ def _own_name() -> str:
     return getpass.getuser()
 
 
+class _Known(NamedTuple):
+    """What is known of a cluster before the login. ``authority_keys`` are SSH's (lines)."""
+
+    cluster: str
+    pins: tuple[str, ...]
+    certificates: tuple[str, ...]
+    authority_keys: tuple[str, ...]
+
+
 def _first_contact(
     home: Home, profile: Profile | None, address: str, given: Sequence[str]
-) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """Return the cluster's name, its pins and the CA certificates to verify auth with."""
+) -> _Known:
+    """Return the cluster's name, its pins, and the certificates and SSH keys of its host CA."""
     if profile is not None and not given:
         try:
-            return profile.cluster, profile.ca_pins, trusted_hosts(home.files(profile))
+            files = home.files(profile)
+            return _Known(profile.cluster, profile.ca_pins, trusted_hosts(files), host_keys(files))
         except TeleError:
             given = profile.ca_pins  # the rest of the folder is damaged: ask again
     from tele.certs.pins import read_pin
@@ -142,11 +153,12 @@ def _first_contact(
     host = authority_of(info.authorities, AuthorityKind.HOST)
     if host is None:
         raise TeleError(f"{address} names no CA for its hosts; is it a proxy of tele?")
+    certificates = host.tls_certificates
     if pins:
-        return info.cluster, pins, _pinned(host.tls_certificates, pins)
-    return info.cluster, _confirmed(address, info.cluster, host.tls_certificates), (
-        host.tls_certificates
-    )  # fmt: skip
+        certificates = _pinned(certificates, pins)
+    else:
+        pins = _confirmed(address, info.cluster, certificates)
+    return _Known(info.cluster, pins, certificates, host.ssh_public_keys)
 
 
 def _pinned(certificates: Sequence[str], pins: Sequence[str]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,16 +29,12 @@ from tele.cli.session import Where, current, host_keys, where_options
 from tele.errors import InvalidInput, TeleError, quoted
 
 #: What a host may prove itself with: a certificate. See tele.certs.algorithms.
-HOST_KEY_ALGORITHMS = ",".join(
-    f"{kind}-cert-v01@openssh.com"
-    for kind in (
-        "ssh-ed25519",
-        "ecdsa-sha2-nistp256",
-        "ecdsa-sha2-nistp384",
-        "ecdsa-sha2-nistp521",
-        "rsa-sha2-512",
-        "rsa-sha2-256",
-    )
+_FIPS_HOST_KEYS = (
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
 )
 #: Seconds for each address of the proxy. Not for nodes: there ssh would count what a person needs
 #: to confirm a key at the proxy.
@@ -46,6 +43,7 @@ CONNECT_SECONDS = 10
 #: not forget the connection; so many questions without an answer end it, after three minutes.
 ALIVE_SECONDS = 30
 ALIVE_MISSES = 6
+_HOST_KEYS = ("ssh-ed25519", *_FIPS_HOST_KEYS)
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]+", re.ASCII)
 
 
@@ -79,13 +77,25 @@ def _quoted(path: Path) -> str:
 
 
 class Login(NamedTuple):
-    """What OpenSSH logs in with: three files, and how it gets to a node."""
+    """What OpenSSH logs in with: three files, how it gets to a node, and who vouches for hosts."""
 
     user: str
     key: Path
     certificate: Path
     known_hosts: Path
     route: str
+    authority_keys: Sequence[str]
+
+
+def host_key_algorithms(authority_keys: Sequence[str]) -> str:
+    """Return what hosts of the CA with these keys (lines) may prove themselves with.
+
+    An OpenSSH in FIPS mode refuses a whole configuration that names Ed25519, so a cluster whose
+    keys are for such clients does without it.
+    """
+    fips = all(key.startswith("ecdsa-") for key in authority_keys)
+    kinds = _FIPS_HOST_KEYS if fips else _HOST_KEYS
+    return ",".join(f"{kind}-cert-v01@openssh.com" for kind in kinds)
 
 
 def ssh_config(home: Home, profile: Profile) -> str:
@@ -96,10 +106,8 @@ def ssh_config(home: Home, profile: Profile) -> str:
     if not command.isprintable():
         raise InvalidInput(f"OpenSSH cannot read the path {quoted(home.path)}; set TELE_HOME")
     route = f"ProxyCommand {command} '%r@%h:%p'"
-    return _ssh_config(
-        profile,
-        Login(profile.user, files.key, files.certificate, files.known_hosts, route),
-    )
+    paths = (files.key, files.certificate, files.known_hosts)
+    return _ssh_config(profile, Login(profile.user, *paths, route, host_keys(files)))
 
 
 def _ssh_config(profile: Profile, login: Login) -> str:
@@ -125,7 +133,7 @@ Host {names}
     CanonicalizeHostname no
     ServerAliveInterval {ALIVE_SECONDS}
     ServerAliveCountMax {ALIVE_MISSES}
-    HostKeyAlgorithms {HOST_KEY_ALGORITHMS}
+    HostKeyAlgorithms {host_key_algorithms(login.authority_keys)}
 
 Host {proxies}
     HostName {host}
@@ -166,8 +174,10 @@ def config_for_key(home: Home, profile: Profile, key: Path) -> str:
         raise InvalidInput(f"--identity: {certificate} is not a certificate of SSH") from None
     found = key.with_name(f"{key.name}-known_hosts")
     route = f"ProxyJump proxy.{profile.cluster}"
-    text = _ssh_config(profile, Login(safe_name("user", user), key, certificate, found, route))
-    replace_file(found, known_hosts(profile.cluster, host_keys(home.files(profile))), 0o644)
+    authority_keys = host_keys(home.files(profile))
+    login = Login(safe_name("user", user), key, certificate, found, route, authority_keys)
+    text = _ssh_config(profile, login)
+    replace_file(found, known_hosts(profile.cluster, authority_keys), 0o644)
     return text
 
 

@@ -20,7 +20,6 @@ from twisted.python.failure import Failure
 
 from tele.auth.local import LocalAuthority
 from tele.capacity.descriptors import process_budget, raise_limit
-from tele.certs.keys import PrivateKey
 from tele.certs.x509 import TlsKey
 from tele.cli.folder import Folder, default_folder
 from tele.cli.home import Home, Profile
@@ -221,7 +220,7 @@ class _Run:
     async def _renew(self) -> Profile:
         """Get certificates for the owner, who has to be there still."""
         authority = self._authority()
-        ssh, tls = PrivateKey.generate(), TlsKey.generate()
+        ssh, tls = authority.suite.generate(), TlsKey.generate()
         keys = PublicKeys(ssh.public.line, tls.public_pem)
         got = await authority.issue_for(self._user, keys)
         profile = self._profile(got)

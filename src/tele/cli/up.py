@@ -38,7 +38,7 @@ version: v1
 data_dir: .
 auth:
   cluster_name: {cluster}
-  listen: 127.0.0.1:{auth}
+  listen: 127.0.0.1:{auth}{suite}
 proxy:
   listen: "{proxy}"
 node:
@@ -59,12 +59,20 @@ _dir = click.option(
 @click.option("--cluster", help=f"Its name, at the first start.  [default: {DEFAULT_CLUSTER}]")
 @click.option("--listen", metavar="HOST:PORT", help=f"The proxy's.  [default: {DEFAULT_LISTEN}]")
 @click.option("--login", "logins", multiple=True, help="As root: accounts that you may log in to.")
+@click.option(
+    "--signature-algorithm-suite",
+    "suite",
+    type=click.Choice(("ed25519", "ecdsa")),
+    help="Of the cluster's SSH keys, at the first start: ecdsa for clients in FIPS mode."
+    "  [default: ed25519]",
+)
 @click.option("--detach", is_flag=True, help="Return when all of it serves, and leave it running.")
 def up(
     folder: Path | None,
     cluster: str | None,
     listen: str | None,
     logins: tuple[str, ...],
+    suite: str | None,
     detach: bool,
 ) -> int:
     """Start a whole cluster on this machine, or resume it, and log in as its administrator."""
@@ -76,7 +84,7 @@ def up(
     place.prepare()
     lock = place.lock()
     try:
-        _configure(place, cluster, address)
+        _configure(place, cluster, address, suite)
         place.rotate_log()
     except BaseException:
         place.unlock(lock)
@@ -115,8 +123,11 @@ def _accounts(own: str, logins: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((own, *logins)))
 
 
-def _configure(place: Folder, cluster: str | None, listen: tuple[str, int] | None) -> None:
+def _configure(
+    place: Folder, cluster: str | None, listen: tuple[str, int] | None, suite: str | None
+) -> None:
     """Write the configuration at the first start; check that it can be used now."""
+    from tele.certs.suites import SignatureSuite
     from tele.config.reading import load
     from tele.config.values import Address, cluster_name_problem
     from tele.data_dir import PARTS, check_unlocked
@@ -132,7 +143,12 @@ def _configure(place: Folder, cluster: str | None, listen: tuple[str, int] | Non
         from tele.cli.home import replace_file
 
         text = _TEMPLATE.format(
-            cluster=name, auth=auth, proxy=proxy, port=port, node=json.dumps(socket.gethostname())
+            cluster=name,
+            auth=auth,
+            suite="" if suite is None else f"\n  signature_algorithm_suite: {suite}",
+            proxy=proxy,
+            port=port,
+            node=json.dumps(socket.gethostname()),
         )
         replace_file(place.config, text, 0o600)
         return
@@ -144,6 +160,12 @@ def _configure(place: Folder, cluster: str | None, listen: tuple[str, int] | Non
         raise InvalidInput(
             f"{place.path} holds the cluster {config.auth.cluster_name}, not {cluster}; leave"
             " --cluster out, or choose another folder with --dir"
+        )
+    written = config.auth.signature_algorithm_suite or SignatureSuite.ED25519
+    if suite not in (None, written.value):
+        raise InvalidInput(
+            f"{place.path} holds a cluster whose configuration says the suite {written.value}, not"
+            f" {suite}; leave --signature-algorithm-suite out, or choose another folder with --dir"
         )
     chosen = listen or (config.proxy.listen.host, config.proxy.listen.port)
     _check_free(*chosen)

@@ -135,6 +135,10 @@ class SSHFactory(SSHServerFactory):
     def __init__(self) -> None:
         """Nothing: a Conch program may not call it."""
 
+    def usual_key_exchanges(self) -> None:
+        """What the program's protocol says."""
+        return
+
     def best_host_key(self) -> HostKeys:
         """Return the best host key."""
         return self.all_host_keys[0]

@@ -9,9 +9,10 @@ Laws of this file:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from attrs import frozen
 from twisted.conch.ssh import factory as conch
 from twisted.cred.portal import Portal
 from twisted.internet.interfaces import IAddress, IReactorTime
@@ -24,22 +25,31 @@ from tele.conch.limits import Limits, RekeyPace
 from tele.conch.refusal import Refusal
 from tele.conch.server import USERAUTH, SSHServerTransport
 from tele.conch.userauth import CONNECTION, SSHUserAuthServer
-from tele.errors import quoted
+from tele.errors import InvalidInput, quoted
 from tele.model.addresses import source_network
-from tele.wire.agreement import METHODS, SERVER_METHODS
-from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
+from tele.wire.agreement import METHODS
+from tele.wire.ciphers import CIPHERS
 
 _DICE = random.SystemRandom()
 
 
-def _chosen(
-    names: Sequence[bytes], known: Collection[bytes], usual: Sequence[bytes]
-) -> list[bytes] | None:
-    """Return ``names``, or None if they are what the protocol's class says anyway."""
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        raise ValueError(f"there are no such algorithms: {quoted(b','.join(unknown))}")
-    return None if tuple(names) == tuple(usual) else list(names)
+@frozen
+class ServerAlgorithms:
+    """What a server offers, of what there is in ``tele.wire``; the client chooses.
+
+    None is what is usual. Raises :class:`InvalidInput`.
+    """
+
+    key_exchanges: Sequence[bytes] | None = None
+    ciphers: Sequence[bytes] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        for names, known in ((self.key_exchanges, METHODS), (self.ciphers, CIPHERS)):
+            if names is None:
+                continue
+            unknown = [name for name in names if name not in known]
+            if unknown or not names:
+                raise InvalidInput(f"there are no such algorithms: {quoted(b','.join(unknown))}")
 
 
 class SSHServerFactory(conch.SSHFactory):
@@ -47,8 +57,7 @@ class SSHServerFactory(conch.SSHFactory):
 
     ``host_keys`` and ``user_trust`` are asked anew whenever they are needed. ``connection``
     makes the connection service; ``on_denied`` hears of everybody who was not let in, and
-    ``on_refused`` once a minute of those who did not get as far. ``key_exchanges`` and
-    ``ciphers`` are what is offered (``tele.wire`` has all that there are; the client chooses).
+    ``on_refused`` once a minute of those who did not get as far.
     Without ``match_login`` a certificate is good for any login name, and the realm has to look
     at it. ``shared`` says of which addresses many people come, such as a proxy's: nobody is
     shut out there for another. With ``host_trust`` members of the cluster may log in with
@@ -68,8 +77,7 @@ class SSHServerFactory(conch.SSHFactory):
         clock: IReactorTime,
         connection: Callable[[], Any] = SSHConnection,
         limits: Limits | None = None,
-        key_exchanges: Sequence[bytes] = SERVER_METHODS,
-        ciphers: Sequence[bytes] = SERVER_CIPHERS,
+        algorithms: ServerAlgorithms | None = None,
         match_login: bool = True,
         host_trust: Callable[[], Trust] | None = None,
         on_denied: Callable[[DeniedAttempt], None] = lambda _: None,
@@ -83,8 +91,7 @@ class SSHServerFactory(conch.SSHFactory):
         self.clock = clock
         self.connection = connection
         self.limits = limits or Limits()
-        self._methods = _chosen(key_exchanges, METHODS, SERVER_METHODS)
-        self._ciphers = _chosen(ciphers, CIPHERS, SERVER_CIPHERS)
+        self.algorithms = algorithms or ServerAlgorithms()
         self.match_login = match_login
         self.host_trust = host_trust
         self.on_denied = on_denied
@@ -154,11 +161,21 @@ class SSHServerFactory(conch.SSHFactory):
         protocol = self._make(source)
         protocol.factory = self
         protocol.rekey_pace = self.rekey_pace
-        if self._methods is not None:
-            protocol.supportedKeyExchanges = self._methods
-        if self._ciphers is not None:
-            protocol.supportedCiphers = self._ciphers
+        methods = self.algorithms.key_exchanges or self.usual_key_exchanges()
+        if methods is not None:
+            protocol.supportedKeyExchanges = list(methods)
+        if self.algorithms.ciphers is not None:
+            protocol.supportedCiphers = list(self.algorithms.ciphers)
         return protocol
+
+    def usual_key_exchanges(self) -> Sequence[bytes] | None:
+        """Return what is offered unless the algorithms say it; None: what the protocol has.
+
+        A server that has a key on a curve of NIST serves clients that may use no other curves,
+        and they need one to exchange keys with, too.
+        """
+        host_key = self.host_keys().private.public.type
+        return tuple(METHODS) if host_key.startswith(b"ecdsa-") else None
 
     def _make(self, source: str | None) -> Any:
         return self.protocol(self.clock, self.limits, source)

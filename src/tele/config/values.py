@@ -16,12 +16,13 @@ from typing import Any
 
 from attrs import Factory, field, frozen
 
+from tele.certs.suites import SignatureSuite
 from tele.conch.penalties import Overflow
 from tele.errors import quoted
 from tele.https.via import Via
 from tele.model.access import GatewayPorts
 from tele.model.resources import HOST_NAME_PATTERN, RecordingSettings, keepalive_problem
-from tele.wire.agreement import METHODS, SERVER_METHODS
+from tele.wire.agreement import METHODS
 from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
 
 
@@ -215,6 +216,24 @@ _KEEPALIVE: Any = key(
 )
 
 
+_KEY_EXCHANGES: Any = key(
+    "The SSH key exchange methods that are offered. Default: all but ``ecdh-sha2-nistp256``, which "
+    "is for clients in FIPS mode; all in a cluster of the suite ``ecdsa``.",
+    None,
+    check=_names_of(METHODS, "key exchange method"),
+)
+
+
+_CIPHERS: Any = key(
+    "The SSH ciphers that are offered. The client chooses among them by its own order, and "
+    "many OpenSSH clients would choose ``chacha20-poly1305@openssh.com``, the only one that "
+    "is not offered by default: it takes twice the processor's time where there is AES in "
+    "hardware.",
+    tuple(name.decode("ascii") for name in SERVER_CIPHERS),
+    check=_names_of(CIPHERS, "cipher"),
+)
+
+
 @frozen
 class JoinConfig:
     """How a host becomes a member. Give ``auth`` or ``proxy``."""
@@ -259,6 +278,12 @@ class AuthConfig:
     listen: Address = key("Where the API is served.", Address("0.0.0.0", 3025), port=3025)  # noqa: S104
     store: Chosen = key("Where the state is: ``sqlite[:PATH]`` or ``memory``.", Chosen("sqlite"))
     recordings: Chosen = key("Where recordings are kept: ``dir[:PATH]``.", Chosen("dir"))
+    signature_algorithm_suite: SignatureSuite | None = key(
+        "The algorithm of the SSH keys of the CAs, hosts and users. ``ecdsa`` (NIST P-256) is for "
+        "clients in FIPS mode. Chosen when the cluster is made. Default: ``ed25519`` for a new "
+        "cluster, otherwise what it has.",
+        None,
+    )
     session_recording: RecordingSettings = field(
         default=RecordingSettings(),
         metadata={"meaning": "How sessions are recorded, in the whole cluster."},
@@ -314,6 +339,8 @@ class ProxyConfig:
         "Default: the host name with ``-proxy``.", None, check=_node_name_problem
     )
     join: JoinConfig | None = key("How it joins; needed without ``auth`` in the same file.", None)
+    key_exchanges: tuple[str, ...] | None = _KEY_EXCHANGES
+    ciphers: tuple[str, ...] = _CIPHERS
     penalties: PenaltiesConfig = _PENALTIES
     keepalive: timedelta = _KEEPALIVE
     shutdown_grace: timedelta = _SHUTDOWN_GRACE
@@ -362,20 +389,8 @@ class NodeConfig:
     commands: Mapping[str, CommandConfig] = key(
         "Labels that are the output of commands.", Factory(dict)
     )
-    key_exchanges: tuple[str, ...] = key(
-        "The SSH key exchange methods that are offered. ``ecdh-sha2-nistp256``, the only one that "
-        "is not offered by default, is for clients in FIPS mode.",
-        tuple(name.decode("ascii") for name in SERVER_METHODS),
-        check=_names_of(METHODS, "key exchange method"),
-    )
-    ciphers: tuple[str, ...] = key(
-        "The SSH ciphers that are offered. The client chooses among them by its own order, and "
-        "many OpenSSH clients would choose ``chacha20-poly1305@openssh.com``, the only one that "
-        "is not offered by default: it takes twice the processor's time where there is AES in "
-        "hardware.",
-        tuple(name.decode("ascii") for name in SERVER_CIPHERS),
-        check=_names_of(CIPHERS, "cipher"),
-    )
+    key_exchanges: tuple[str, ...] | None = _KEY_EXCHANGES
+    ciphers: tuple[str, ...] = _CIPHERS
     keepalive: timedelta = _KEEPALIVE
     shutdown_grace: timedelta = _SHUTDOWN_GRACE
     recorder: Chosen = key("Which recorder takes part in sessions.", Chosen("tape"))

@@ -70,6 +70,7 @@ def _locked(reactor: Any, config: AuthConfig, folder: Path, lock: DataDirLock) -
         recording=config.session_recording,
         client_keepalive=config.client_keepalive,
         sinks=sinks,
+        suite=config.signature_algorithm_suite,
         local_socket=local if len(bytes(local)) <= _SOCKET_PATH_LIMIT else None,
         lock=lock,
     )

@@ -5,7 +5,7 @@ Law of this file: what serves is stopped before what it needs, the membership la
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from tele._version import VERSION
 from tele.capacity.descriptors import process_budget
+from tele.conch.factory import ServerAlgorithms
 from tele.conch.limits import PROXY_STARTUPS, STARTUPS, Limits, fitted
 from tele.conch.penalties import LOOPBACK, PenaltyRules
 from tele.config.values import (
@@ -162,6 +163,15 @@ def limits_of(config: NodeConfig | ProxyConfig) -> Limits:
     return fitted(limits, process_budget().shares.unauthenticated)
 
 
+def ssh_algorithms(config: NodeConfig | ProxyConfig) -> ServerAlgorithms:
+    """Return what is offered to SSH clients."""
+    return ServerAlgorithms(_encoded(config.key_exchanges), _encoded(config.ciphers))
+
+
+def _encoded(names: Sequence[str] | None) -> tuple[bytes, ...] | None:
+    return None if names is None else tuple(name.encode("ascii") for name in names)
+
+
 def penalty_rules(config: PenaltiesConfig) -> PenaltyRules:
     """Return what strangers are held responsible for."""
     return PenaltyRules(
@@ -282,8 +292,7 @@ def _locked_node(
         where=None if listen is None else (listen.host, listen.port),
         public=lambda port: public_address(listen or Address("", port), config.public_addr, port),
         recorder=recorder,
-        key_exchanges=tuple(name.encode("ascii") for name in config.key_exchanges),
-        ciphers=tuple(name.encode("ascii") for name in config.ciphers),
+        algorithms=ssh_algorithms(config),
         limits=limits_of(config),
         shutdown_grace=config.shutdown_grace.total_seconds(),
         agents=None if tunnels is None else tunnels.agents,
@@ -363,6 +372,7 @@ def _locked_proxy(
         listen_at=(listen.host, listen.port),
         auth=join.addresses,
         limits=limits_of(config),
+        algorithms=ssh_algorithms(config),
         out=out,
         shutdown_grace=config.shutdown_grace.total_seconds(),
         proxy_protocol=required,

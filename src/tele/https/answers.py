@@ -32,6 +32,17 @@ _NEAREST: Final = [
     *((kind, cls) for kind, cls in BY_KIND.items() if cls is not TeleError),
     (TeleError.kind, TeleError),
 ]
+#: Which kinds of errors come with a status, beside those that HTTP itself has.
+KINDS_OF: Final[Mapping[int, tuple[str, ...]]] = {
+    status: tuple(cls.kind for cls, its in _STATUS.items() if its == status)
+    for status in sorted(set(_STATUS.values()))
+} | {
+    405: (errors.InvalidInput.kind,),
+    411: (errors.InvalidInput.kind,),
+    413: (errors.InvalidInput.kind,),
+    415: (errors.InvalidInput.kind,),
+    500: (TeleError.kind,),
+}
 #: An error that a client reads is at most this long, in characters.
 _MESSAGE_LIMIT: Final = 4096
 

@@ -84,6 +84,8 @@ class ApiChannel(HTTPChannel):
         self.timeOut = int(api.limits.handshake.total_seconds())
         self._deadline: IDelayedCall | None = None
         self._refused = False
+        #: Whether the line that is looked at is not the first one of a head.
+        self._head_began = False
         #: Who is at the other end of a local socket, as the kernel says.
         self.local_identity: Identity | None = None
         self._peer: Peer | None = None
@@ -194,7 +196,14 @@ class ApiChannel(HTTPChannel):
             if line[:1] in (b" ", b"\t"):
                 self._respondToBadRequestAndDisconnect()
             else:
+                self._head_began = self._receivedHeaderSize > 0
                 super().lineReceived(line)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """Refuse a line of the head that is longer than all of it may be."""
+        self._head_began = self._receivedHeaderSize > 0
+        self._receivedHeaderSize += len(line)
+        self._respondToBadRequestAndDisconnect()
 
     def allHeadersReceived(self) -> None:
         """Refuse now what would be refused later, before its body comes."""
@@ -279,10 +288,21 @@ class ApiChannel(HTTPChannel):
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         # Called for every malformed head. Twisted would go on to read lines that
-        # came together with the bad one.
+        # came together with the bad one, and say 400 whatever is wrong.
         if not self._refused:
             self._refused = True
-            super()._respondToBadRequestAndDisconnect()
+            said = b"400 Bad Request"
+            if self._receivedHeaderSize > self.totalHeadersSize and not self._head_began:
+                said = b"414 URI Too Long"
+            elif (
+                self._receivedHeaderSize > self.totalHeadersSize
+                or self._receivedHeaderCount > self.maxHeaders
+            ):
+                said = b"431 Request Header Fields Too Large"
+            self.transport.write(
+                b"HTTP/1.1 %b\r\nconnection: close\r\ncontent-length: 0\r\n\r\n" % said
+            )
+            self.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget it."""

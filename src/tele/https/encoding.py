@@ -12,7 +12,7 @@ Laws of this file:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
@@ -25,8 +25,9 @@ from attrs import frozen
 from tele.errors import InvalidInput, quoted
 from tele.https.answers import unreadable
 from tele.model.api.operation import Operation
-from tele.model.codec import decode, encode, from_json, to_json
+from tele.model.codec import decode, encode, from_json, read_json, to_json
 from tele.model.resources import NAME_PATTERN
+from tele.model.scalars import SCALAR_LIMIT
 
 JSON: Final = "application/json"
 OCTETS: Final = "application/octet-stream"
@@ -36,7 +37,7 @@ LINES: Final = "application/x-ndjson"
 QUERY_LIMIT: Final = 200
 
 _NAME = re.compile(NAME_PATTERN, re.ASCII)
-_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}", re.ASCII)
+_NUMBER = re.compile(r"0|-?[1-9][0-9]*", re.ASCII)
 
 
 class Kind(Enum):
@@ -157,13 +158,32 @@ def decode_request(
     if shape.octets:
         plain["data"] = body
     elif shape.body:
-        sent: Any = decode(dict[str, Any], body) if body else {}
+        sent = read_json(body) if body else {}
+        if not isinstance(sent, dict):
+            raise InvalidInput(f"top level: expected a mapping, got {type(sent).__name__}")
         if clash := sorted(set(sent) & set(plain)):
             raise InvalidInput(f"{clash[0]}: is part of the path, not of the body")
         plain.update(sent)
     elif body:
         raise InvalidInput("this operation takes no body")
     return from_json(operation.request, plain)
+
+
+def unreadable_body(
+    operation: Operation[Any, Any], headers: Callable[[str], Sequence[str] | None]
+) -> str:
+    """Return what is wrong with how a body is announced, or nothing.
+
+    ``headers(name)`` are the values of a header. JSON has to be called so: a page in a browser
+    could send other types without being asked.
+    """
+    wanted = OCTETS if shape_of(operation).octets else JSON
+    said = (headers("content-type") or [""])[-1].partition(";")[0].strip().lower()
+    if said != wanted and (said or wanted == JSON):
+        return f"the body has to be {wanted}, and its content-type to say so"
+    if headers("content-encoding"):
+        return "the body has to come as it is, without a content-encoding"
+    return ""
 
 
 def _checked_segment(name: str, kind: Kind, text: str) -> str | int:
@@ -179,7 +199,9 @@ def _checked_segment(name: str, kind: Kind, text: str) -> str | int:
 
 def _number(name: str, text: str) -> int:
     if _NUMBER.fullmatch(text) is None:
-        raise InvalidInput(f"{name}: {quoted(text)} is not a number")
+        raise InvalidInput(f"{name}: {quoted(text)} is not a whole number such as 12")
+    if len(text) > SCALAR_LIMIT:
+        raise InvalidInput(f"{name}: {quoted(text)} is out of range")
     return int(text)
 
 

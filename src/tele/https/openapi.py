@@ -1,7 +1,9 @@
 """How is the API described to those who are not tele? As an OpenAPI 3.1 document.
 
-Made from the table of operations and the attrs types, so that it cannot be wrong
-about a name, a type or who may call.
+Made from the table of operations, the attrs types with their validators
+(:mod:`tele.model.bounds`) and the rules by which values are read
+(:mod:`tele.model.scalars`), so that it cannot be wrong about a name, a type, a bound or who
+may call. What takes more than one value to see is not in it: an answer of status 400 says it.
 """
 
 from __future__ import annotations
@@ -10,27 +12,33 @@ import inspect
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
 from enum import Enum
+from types import MethodType
 from typing import Any, Final
 
 import attrs
 
 from tele._version import VERSION
+from tele.https.answers import KINDS_OF
 from tele.https.encoding import JSON, LINES, OCTETS, Kind, gives_octets, shape_of
 from tele.model.api.operation import Anyone, Hosts, Operation, Permitted, Users, Who
+from tele.model.bounds import bounds_of
 from tele.model.event import Event
+from tele.model.resources import NAME_PATTERN
+from tele.model.scalars import SCHEMAS, whole
 
-_PLAIN: Final[Mapping[Any, dict[str, Any]]] = {
-    str: {"type": "string"},
-    int: {"type": "integer", "format": "int64"},
-    float: {"type": "number"},
-    bool: {"type": "boolean"},
-    bytes: {"type": "string", "contentEncoding": "base64"},
-    datetime: {"type": "string", "format": "date-time"},
-    timedelta: {"type": "string", "description": "a length of time such as 12h or 1h30m"},
-    Any: {},
+_NULL: Final[Mapping[str, Any]] = {"type": "null"}
+#: Which bounds count for values of which type.
+_BOUNDS: Final[Mapping[str, frozenset[str]]] = {
+    "string": frozenset({"maxLength", "pattern", "enum"}),
+    "array": frozenset({"maxItems"}),
+    "object": frozenset({"maxProperties"}),
+    "integer": frozenset({"minimum", "maximum"}),
 }
+#: Statuses that only a request with a body has.
+_OF_BODIES: Final = frozenset({411, 413, 415})
+#: One that no operation has: it says that there is none for this method.
+_OF_PATHS: Final = frozenset({405})
 
 
 def who_may(who: Who) -> str:
@@ -60,6 +68,7 @@ def describe(table: Iterable[Operation[Any, Any]]) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": schemas,
+            "responses": _failures(schemas),
             "securitySchemes": {"certificate": {"type": "mutualTLS"}},
         },
     }
@@ -73,19 +82,38 @@ def _operation(operation: Operation[Any, Any], schemas: dict[str, Any]) -> dict[
         "summary": operation.summary,
         "description": f"For {may}.",
         "security": [] if open_to_all else [{"certificate": []}],
-        "responses": {
-            "200": {"description": "Done", "content": _answer(operation, schemas)},
-            "default": {
-                "description": "It failed",
-                "content": {JSON: {"schema": _error(schemas)}},
-            },
-        },
     }
     if parameters := list(_parameters(operation, schemas)):
         described["parameters"] = parameters
     if body := _body(operation, schemas):
-        described["requestBody"] = {"required": True, "content": body}
+        named = shape_of(operation).body
+        required = any(_is_required(operation.request, name) for name in named)
+        described["requestBody"] = {"required": required, "content": body}
+    statuses = [
+        status
+        for status in KINDS_OF
+        if status not in _OF_PATHS and (body or status not in _OF_BODIES)
+    ]
+    described["responses"] = {
+        "200": {"description": "Done", "content": _answer(operation, schemas)},
+        **{str(each): {"$ref": f"#/components/responses/{_failure(each)}"} for each in statuses},
+    }
     return described
+
+
+def _failure(status: int) -> str:
+    return f"Error{status}"
+
+
+def _failures(schemas: dict[str, Any]) -> dict[str, Any]:
+    """Describe what is answered to a request that failed, by name."""
+    return {
+        _failure(status): {
+            "description": f"It failed; the kind is {' or '.join(kinds)}",
+            "content": {JSON: {"schema": _error(schemas)}},
+        }
+        for status, kinds in KINDS_OF.items()
+    }
 
 
 def _answer(operation: Operation[Any, Any], schemas: dict[str, Any]) -> dict[str, Any]:
@@ -99,14 +127,20 @@ def _parameters(
 ) -> Iterable[dict[str, Any]]:
     shape = shape_of(operation)
     hints = typing.get_type_hints(operation.request)
-    for name, _ in shape.path:
-        yield {"name": name, "in": "path", "required": True, "schema": _of(hints[name], schemas)}
+    for name, kind in shape.path:
+        described = _attribute(operation.request, name, hints[name], schemas)
+        if kind is not Kind.NUMBER:
+            described |= {"pattern": whole(NAME_PATTERN)}
+        yield {"name": name, "in": "path", "required": True, "schema": described}
     for name, kind in shape.query.items():
+        described = _attribute(operation.request, name, hints[name], schemas)
+        if "anyOf" in described:  # what is not there is None
+            described = next(each for each in described["anyOf"] if each != _NULL)
         parameter = {
             "name": name,
             "in": "query",
             "required": _is_required(operation.request, name),
-            "schema": _of(hints[name], schemas),
+            "schema": described,
         }
         if kind is Kind.TEXTS:
             parameter["style"], parameter["explode"] = "form", True
@@ -128,9 +162,19 @@ def _is_required(cls: type, name: str) -> bool:
     return attrs.fields_dict(cls)[name].default is attrs.NOTHING
 
 
+def _attribute(cls: type, name: str, hint: Any, schemas: dict[str, Any]) -> dict[str, Any]:
+    """Describe an attribute: its type, and what its validator demands of such a type."""
+    described = _of(hint, schemas)
+    bounds = bounds_of(attrs.fields_dict(cls)[name])
+    own = _BOUNDS.get(described.get("type", ""), frozenset())
+    return described | {key: value for key, value in bounds.items() if key in own}
+
+
 def _of(hint: Any, schemas: dict[str, Any]) -> dict[str, Any]:
-    if hint in _PLAIN:
-        return dict(_PLAIN[hint])
+    if hint is Any:
+        return {}
+    if hint in SCHEMAS:
+        return dict(SCHEMAS[hint])
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
         return {"type": "array", "items": _of(arguments[0], schemas)}
@@ -138,12 +182,14 @@ def _of(hint: Any, schemas: dict[str, Any]) -> dict[str, Any]:
         return {"type": "object", "additionalProperties": _of(arguments[1], schemas)}
     if origin in (types.UnionType, typing.Union):
         choices = [_of(a, schemas) for a in arguments if a is not types.NoneType]
-        return {"anyOf": [*choices, {"type": "null"}]}
+        return {"anyOf": [*choices, dict(_NULL)]}
     name = hint.__name__
     if name not in schemas:
         schemas[name] = {}  # stands in while the type itself is being described
         if issubclass(hint, Enum):
-            schemas[name] = {"type": "string", "enum": [member.value for member in hint]}
+            schemas[name] = {"type": "string"}
+            if "UNKNOWN" not in hint.__members__:  # what a newer peer says has room there
+                schemas[name]["enum"] = [member.value for member in hint]
         else:
             fields = tuple(a.name for a in attrs.fields(hint))
             schemas[name] = {
@@ -157,9 +203,11 @@ def _object(cls: type, names: Iterable[str], schemas: dict[str, Any]) -> dict[st
     hints = typing.get_type_hints(cls)
     described: dict[str, Any] = {
         "type": "object",
-        "properties": {name: _of(hints[name], schemas) for name in names},
+        "properties": {name: _attribute(cls, name, hints[name], schemas) for name in names},
         "additionalProperties": False,
     }
+    if isinstance(whole_value := getattr(cls, "schema", None), MethodType):
+        described |= whole_value()
     if cls is Event:  # what belongs to one kind of event stands beside the rest
         del described["properties"]["fields"]
         described["additionalProperties"] = True

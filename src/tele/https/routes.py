@@ -21,7 +21,10 @@ class Route:
 
 @frozen
 class NoRoute:
-    """``allowed`` are the methods that the path has; empty if there is no such path."""
+    """``allowed`` are the methods that the path has; empty if there is no such path.
+
+    Whoever may GET may ask for the HEAD of it, and everybody for the OPTIONS (RFC 9110).
+    """
 
     allowed: tuple[str, ...] = ()
 
@@ -36,7 +39,11 @@ class Routes:
         )
 
     def find(self, method: str, path: str) -> Route | NoRoute:
-        """Look ``path`` (still quoted) up; raises :class:`tele.errors.InvalidInput`."""
+        """Look ``path`` (still quoted) up; raises :class:`tele.errors.InvalidInput`.
+
+        HEAD is the operation of GET, whose answer is sent without its body.
+        """
+        method = "GET" if method == "HEAD" else method
         sent = path.split("/")
         best: tuple[str, ...] | None = None
         allowed = []
@@ -54,7 +61,17 @@ class Routes:
                     },
                 )
             allowed.append(operation.method)
-        return NoRoute(tuple(sorted(allowed)))
+        return no_route(allowed)
+
+
+def no_route(methods: Iterable[str]) -> NoRoute:
+    """Return what a path with operations of these methods allows."""
+    found = set(methods)
+    if found:
+        found.add("OPTIONS")
+    if "GET" in found:
+        found.add("HEAD")
+    return NoRoute(tuple(sorted(found)))
 
 
 def _fits(parts: tuple[str, ...], sent: list[str]) -> bool:

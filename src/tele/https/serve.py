@@ -20,7 +20,7 @@ from datetime import timedelta
 from typing import Any, Final, cast
 from uuid import uuid4
 
-from attrs import evolve, frozen
+from attrs import evolve
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorTime
 from twisted.python.failure import Failure
@@ -28,16 +28,24 @@ from zope.interface import Interface
 
 from tele.admission.shares import Rates, Shares
 from tele.call_queue import CallQueue
-from tele.errors import InvalidInput, NotFound, NotLoggedIn, TeleError, Unavailable, quoted
+from tele.errors import InvalidInput, NotLoggedIn, TeleError, Unavailable
 from tele.https.answers import encode_error, status_of
 from tele.https.callers import admit, counted_as
 from tele.https.channel import ApiFactory, ApiRequest, Limits
-from tele.https.encoding import JSON, decode_request, encode_response, shape_of
+from tele.https.encoding import (
+    JSON,
+    LINES,
+    decode_request,
+    encode_response,
+    shape_of,
+    unreadable_body,
+)
+from tele.https.found import Admitted, Document, Methods, Refused, busy, not_found
 from tele.https.identity import TlsIdentity
 from tele.https.local_server import LocalFactory
 from tele.https.openapi import describe
 from tele.https.ports import LocalPort, TcpPort
-from tele.https.routes import NoRoute, Route, Routes
+from tele.https.routes import NoRoute, Route, Routes, no_route
 from tele.https.stream import Lines, Stream
 from tele.https.tls_server import Preface, PrefacedTlsFactory, no_preface
 from tele.https.trust import ServerTls
@@ -93,33 +101,6 @@ class IHandler(Interface):
         receiver: Callable[[Any], None],
     ) -> Deferred[None]:
         """Tell ``receiver`` each value; the Deferred fires at the end and can be cancelled."""
-
-
-@frozen
-class _Refused:
-    """Answer with this."""
-
-    error: TeleError
-    status: int
-    allowed: tuple[str, ...] = ()
-    close: bool = False
-
-
-@frozen
-class _Admitted:
-    """Perform this, after ``wait`` seconds."""
-
-    route: Route
-    caller: Caller
-    query: bytes
-    wait: float
-
-
-@frozen
-class _Document:
-    """Send this."""
-
-    body: bytes
 
 
 class ApiServer:
@@ -206,36 +187,43 @@ class ApiServer:
         self, request: ApiRequest, method: bytes, target: bytes, length: int | None
     ) -> timedelta | None:
         request.found = found = self._find(request, method, target, length)
-        return found.route.operation.timeout if isinstance(found, _Admitted) else None
+        return found.route.operation.timeout if isinstance(found, Admitted) else None
 
     def _find(
         self, request: ApiRequest, method: bytes, target: bytes, length: int | None
-    ) -> _Refused | _Admitted | _Document:
+    ) -> Refused | Admitted | Document | Methods:
         path, _, query = target.partition(b"?")
         caller, problem = self._caller(request)
         try:
             text = path.decode("ascii")
-            described = text == DESCRIPTION_PATH and method == b"GET"
-            route = NoRoute() if described else self._routes.find(method.decode("ascii"), text)
+            described = text == DESCRIPTION_PATH
+            route = (
+                no_route(("GET",)) if described else self._routes.find(method.decode("ascii"), text)
+            )
         except (UnicodeDecodeError, InvalidInput):
             route = None
         cost = _cost(route.operation, length or 0) if isinstance(route, Route) else _PAGE_COST
         wait = self._over_share(request, caller, cost)
-        if isinstance(wait, _Refused):
+        if isinstance(wait, Refused):
             return wait
         if route is None:
-            return _Refused(InvalidInput("the path cannot be read"), 400)
-        if described:
-            return _Document(self._description)
+            return Refused(InvalidInput("the path cannot be read"), 400)
+        if described and method in (b"GET", b"HEAD"):
+            return Document(self._description)
         if isinstance(route, NoRoute):
-            return _not_found(method, text, route)
+            if method == b"OPTIONS" and route.allowed:
+                return Methods(route.allowed)
+            return not_found(method, text, route)
         operation = route.operation
         if length is None:
-            return _Refused(InvalidInput("say the length of the body (content-length)"), 411)
+            return Refused(InvalidInput("say the length of the body (content-length)"), 411)
         if length > operation.limit:
-            return _Refused(
+            return Refused(
                 InvalidInput(f"{operation.name}: a body may have {operation.limit} bytes"), 413
             )
+        headers = request.requestHeaders.getRawHeaders
+        if length and (wrong := unreadable_body(operation, headers)):
+            return Refused(InvalidInput(f"{operation.name}: {wrong}"), 415)
         if problem is not None and not any(isinstance(who, Anyone) for who in operation.who):
             return self._refused(route, caller, problem)
         try:
@@ -243,8 +231,8 @@ class ApiServer:
         except TeleError as error:
             return self._refused(route, caller, error)
         if not self._hold_body(request, caller, length):
-            return _busy("more is being sent to auth than it can hold")
-        return _Admitted(route, caller, query, wait)
+            return busy("more is being sent to auth than it can hold")
+        return Admitted(route, caller, query, wait)
 
     def _caller(self, request: ApiRequest) -> tuple[Caller, NotLoggedIn | None]:
         """Who calls; with a certificate that is worth nothing, a stranger, and why."""
@@ -264,7 +252,7 @@ class ApiServer:
             return stranger, error
         return stranger, None
 
-    def _over_share(self, request: ApiRequest, caller: Caller, cost: int) -> _Refused | float:
+    def _over_share(self, request: ApiRequest, caller: Caller, cost: int) -> Refused | float:
         """Count the request; returns how long it has to wait, or the refusal."""
         channel, moment = request.channel, self._reactor.seconds()
         if channel.local_identity is not None:
@@ -272,15 +260,15 @@ class ApiServer:
         if caller.identity is None:
             if self._stranger_units.take(channel.source, moment, cost):
                 return 0.0
-            return _busy("too many requests come from your network")
+            return busy("too many requests come from your network")
         key = counted_as(caller.identity)
         if not self._api.belongs(channel, key):
             most = self._limits.connections_per_caller
-            return _busy(f"{key} has {most} connections to auth already", close=True)
+            return busy(f"{key} has {most} connections to auth already", close=True)
         if self._api.unread.of(key) > self._limits.answers_per_caller:
-            return _busy(f"{key} does not read the answers that it asked for")
+            return busy(f"{key} does not read the answers that it asked for")
         wait = self._units.wait(key, moment, cost, LONGEST_WAIT)
-        return _busy(f"{key} sends too many requests") if wait is None else wait
+        return busy(f"{key} sends too many requests") if wait is None else wait
 
     def _hold_body(self, request: ApiRequest, caller: Caller, length: int) -> bool:
         if length:
@@ -291,15 +279,15 @@ class ApiServer:
             request.notifyFinish().addBoth(lambda _: self._bodies.give_back(key, length))
         return True
 
-    def _refused(self, route: Route, caller: Caller, error: TeleError) -> _Refused:
+    def _refused(self, route: Route, caller: Caller, error: TeleError) -> Refused:
         if self._on_refused is not None:
             self._on_refused(route.operation, caller, error)
-        return _Refused(error, status_of(error))
+        return Refused(error, status_of(error))
 
     def _on_body(self, request: ApiRequest) -> Deferred[bool]:
         return Deferred.fromCoroutine(self._may_send(request, request.found))
 
-    async def _may_send(self, request: ApiRequest, found: _Admitted) -> bool:
+    async def _may_send(self, request: ApiRequest, found: Admitted) -> bool:
         operation = found.route.operation
         if (request.channel.length or 0) <= UNCHECKED_BODY:
             return True  # the handler checks before it decodes
@@ -307,7 +295,7 @@ class ApiServer:
             await self._handler.check(operation, found.caller)
         except Exception as error:
             told = error if isinstance(error, TeleError) else _incident(operation, Failure())
-            request.found = _Refused(told, status_of(told))
+            request.found = Refused(told, status_of(told))
             return False
         return True
 
@@ -316,14 +304,18 @@ class ApiServer:
         request.setHeader(b"cache-control", b"no-store")
         request.setHeader(b"x-content-type-options", b"nosniff")
         found = request.found
-        if isinstance(found, _Document):
+        if isinstance(found, Document):
             _respond(request, 200, found.body, JSON)
-        elif isinstance(found, _Refused):
+        elif isinstance(found, Methods):
+            request.setHeader(b"allow", _listed(found.allowed))
+            request.setResponseCode(204)
+            request.finish()
+        elif isinstance(found, Refused):
             if found.close:
                 request.setHeader(b"connection", b"close")
                 request.channel.persistent = False
             if found.allowed:
-                request.setHeader(b"allow", ", ".join(found.allowed).encode("ascii"))
+                request.setHeader(b"allow", _listed(found.allowed))
             _respond(request, found.status, encode_error(found.error), JSON)
         elif found.wait:
             timer = self._reactor.callLater(found.wait, self._perform, request, found)
@@ -331,7 +323,7 @@ class ApiServer:
         else:
             self._perform(request, found)
 
-    def _perform(self, request: ApiRequest, found: _Admitted) -> None:
+    def _perform(self, request: ApiRequest, found: Admitted) -> None:
         operation, path, query = found.route.operation, found.route.path, found.query
         body = request.content.read()
         if operation.streams:
@@ -340,8 +332,9 @@ class ApiServer:
             except InvalidInput as error:
                 _respond(request, 400, encode_error(error), JSON)
                 return
-            self._stream(request, found, value)
-            return
+            if request.method != b"HEAD":
+                self._stream(request, found, value)
+                return
         answer = _Answer(request, operation, self._reactor)
         caller = evolve(found.caller, present=answer.awaited)
 
@@ -350,7 +343,8 @@ class ApiServer:
 
         # Not cancelled when the time is over or the peer is gone: a handler that is
         # stopped between two steps would leave half of its work.
-        done = Deferred.fromCoroutine(self._performed(operation, read, caller))
+        performed = self._headed if operation.streams else self._performed
+        done = Deferred.fromCoroutine(performed(operation, read, caller))
         done.addCallbacks(answer.succeeded, answer.failed)
 
     async def _performed(
@@ -361,7 +355,14 @@ class ApiServer:
             await self._long.turn()
         return encode_response(operation, response)
 
-    def _stream(self, request: ApiRequest, found: _Admitted, value: Any) -> None:
+    async def _headed(
+        self, operation: Operation[Any, Any], _: Callable[[], Any], caller: Caller
+    ) -> tuple[bytes, str]:
+        """The HEAD of a stream, which nobody follows: whether it may be followed."""
+        await self._handler.check(operation, caller)
+        return b"", LINES
+
+    def _stream(self, request: ApiRequest, found: Admitted, value: Any) -> None:
         identity = found.caller.identity
         stream = Stream(
             request,
@@ -464,24 +465,18 @@ def _cost(operation: Operation[Any, Any], length: int) -> int:
     return operation.cost + read // _BYTES_OF_UNIT
 
 
-def _busy(why: str, *, close: bool = False) -> _Refused:
-    return _Refused(Unavailable(f"{why}; try again in a moment"), 503, close=close)
-
-
 def _respond(request: ApiRequest, status: int, body: bytes, content_type: str) -> None:
     request.setResponseCode(status)
     request.setHeader(b"content-type", content_type.encode("ascii"))
-    request.setHeader(b"content-length", b"%d" % len(body))
-    request.write(body)
-    request.channel.answered(len(body))
+    if content_type != LINES:
+        request.setHeader(b"content-length", b"%d" % len(body))
+    request.write(body)  # to HEAD, Twisted sends what is before the body
+    request.channel.answered(0 if request.method == b"HEAD" else len(body))
     request.finish()
 
 
-def _not_found(method: bytes, path: str, route: NoRoute) -> _Refused:
-    if route.allowed:
-        text = f"{path[:256]!r} has {', '.join(route.allowed)}, not {quoted(method)}"
-        return _Refused(InvalidInput(text), 405, route.allowed)
-    return _Refused(NotFound(f"the API has no {path[:256]!r}"), 404)
+def _listed(methods: tuple[str, ...]) -> bytes:
+    return ", ".join(methods).encode("ascii")
 
 
 def _address(peer: Any) -> str:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tele.certs.certificate import Certificate, parse_certificate
 from tele.certs.issue import BACKDATE
 from tele.certs.keys import PrivateKey, parse_line
+from tele.certs.suites import SignatureSuite, suite_of
 from tele.certs.x509 import TlsKey, read_identity
 from tele.errors import BadCertificate, TeleError
 from tele.https.identity import TlsIdentity
@@ -36,9 +37,9 @@ class HostKeyPair:
     tls: TlsKey
 
     @classmethod
-    def generate(cls) -> HostKeyPair:
+    def generate(cls, suite: SignatureSuite = SignatureSuite.ED25519) -> HostKeyPair:
         """Make both."""
-        return cls(PrivateKey.generate(), TlsKey.generate())
+        return cls(suite.generate(), TlsKey.generate())
 
     @property
     def public(self) -> PublicKeys:
@@ -114,6 +115,15 @@ def ssh_authorities(
     """Return the key blobs of the SSH authorities of ``kind``."""
     found = authority_of(tuple(authorities), kind)
     return frozenset() if found is None else frozenset(map(parse_line, found.ssh_public_keys))
+
+
+def host_suite(authorities: Iterable[TrustedAuthority]) -> SignatureSuite:
+    """Return the suite of the keys that hosts of these authorities have.
+
+    Raises InvalidInput when it is none of ours.
+    """
+    found = authority_of(tuple(authorities), AuthorityKind.HOST)
+    return suite_of(() if found is None else found.ssh_public_keys)
 
 
 def tls_authorities(authorities: Iterable[TrustedAuthority]) -> tuple[str, ...]:

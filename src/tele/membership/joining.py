@@ -3,7 +3,8 @@
 Laws of this file:
 
 * Nothing is sent before the other side has shown the certificate that the pin means.
-* Private keys are made here; auth sees public halves and the token.
+* Private keys are made here, of the suite that the cluster's CA has; auth sees public halves
+  and the token.
 * A refusal is final and says what to do; that nobody answers is not a refusal.
 """
 
@@ -21,7 +22,13 @@ from tele.https.client import RemoteAuthority, fetch_cluster
 from tele.https.first_contact import server_name
 from tele.https.identity import TlsIdentity
 from tele.interfaces import IAuthority
-from tele.membership.identity import HostKeyPair, MemberIdentity, assemble, tls_authorities
+from tele.membership.identity import (
+    HostKeyPair,
+    MemberIdentity,
+    assemble,
+    host_suite,
+    tls_authorities,
+)
 from tele.model.api.members import ClusterInfo, JoinRequest, RejoinRequest
 from tele.model.api.table import JOIN, REJOIN
 from tele.model.authority import Certificates
@@ -109,7 +116,7 @@ async def join(
     authority = network.connect(
         reactor, settings.addresses, lambda: None, lambda: trusted, server_name(info.cluster)
     )
-    keys = HostKeyPair.generate()
+    keys = HostKeyPair.generate(host_suite(info.authorities))
     request = JoinRequest(token, applicant.name, applicant.role, keys.public, applicant.addresses)
     try:
         certificates: Certificates = await IAuthority(authority).perform(JOIN, request)

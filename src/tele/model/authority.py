@@ -19,7 +19,7 @@ class AuthorityKind(str, Enum):
 class TrustedAuthority:
     """What to trust for one kind. More than one key only while a rotation runs.
 
-    ``ssh_public_keys`` are lines ``type base64`` without comment,
+    ``ssh_public_keys`` are lines ``type base64`` without comment, first the one that signs,
     ``tls_certificates`` PEM texts, ``pins`` ``sha256:<hex>`` of each
     SubjectPublicKeyInfo, in the same order as the certificates.
     """

@@ -7,18 +7,16 @@ Laws of this file:
 * No coercion: ``"1"`` is not ``1`` and ``1`` is not ``true``.
 * Reading costs the same for each byte, whatever the bytes are: no step looks twice at what it
   has seen, nesting and numbers are bounded, and a report of mistakes ends after a few.
-* Times are RFC 3339 in UTC, lengths of time read ``1h30m``, bytes are base64.
+* How numbers, times, lengths of time and bytes are written is in :mod:`tele.model.scalars`.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import Enum, EnumType
 from heapq import nsmallest
 from itertools import accumulate, islice
@@ -30,13 +28,22 @@ from cattrs.errors import AttributeValidationNote, ClassValidationError, Forbidd
 from cattrs.gen import make_dict_unstructure_fn, override
 
 from tele.errors import InvalidInput, quoted
+from tele.model.bounds import Unacceptable
+from tele.model.scalars import (
+    SCALAR_LIMIT,
+    check_integer,
+    format_base64,
+    parse_base64,
+)
+from tele.model.scalars import format_duration as format_duration
+from tele.model.scalars import format_time as format_time
+from tele.model.scalars import parse_duration as parse_duration
+from tele.model.scalars import parse_time as parse_time
 
 T = TypeVar("T")
 
 #: How deep lists and objects may lie in each other.
 DEPTH_LIMIT: Final = 64
-#: Characters of a number, a time or a length of time: all that mean something are shorter.
-SCALAR_LIMIT: Final = 64
 #: Mistakes that are reported together, and characters of each.
 PROBLEMS_LIMIT: Final = 20
 PROBLEM_LENGTH: Final = 512
@@ -45,52 +52,6 @@ PROBLEM_LENGTH: Final = 512
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _BRACKET = re.compile(r"[\[{\]}]")
 _STEP = {"[": 1, "{": 1, "]": -1, "}": -1}
-
-_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
-
-
-def format_duration(value: timedelta) -> str:
-    """Return ``1d2h3m4s`` without the parts that are nought; nothing at all is ``0s``."""
-    rest = value.total_seconds()
-    parts = []
-    for unit in "dhm":
-        count, rest = divmod(rest, _SECONDS[unit])
-        if count:
-            parts.append(f"{int(count)}{unit}")
-    if rest or not parts:
-        parts.append(f"{rest:g}s")
-    return "".join(parts)
-
-
-def parse_duration(text: str) -> timedelta:
-    """Read ``12h``, ``1d12h`` or ``90s``.
-
-    Raises ValueError with a sentence on anything else, negative lengths included.
-    """
-    match = _DURATION.fullmatch(text) if len(text) <= SCALAR_LIMIT else None
-    if not text or match is None:
-        raise ValueError(f"{text[:64]!r} is not a length of time such as 12h, 90s or 1h30m")
-    total = sum(float(n) * _SECONDS[u] for n, u in zip(match.groups(), "dhms", strict=True) if n)
-    try:
-        return timedelta(seconds=total)
-    except OverflowError:
-        raise ValueError(f"{text[:64]!r} is too long a time") from None
-
-
-def format_time(value: datetime) -> str:
-    """Return RFC 3339 in UTC with milliseconds, as ``2026-11-24T12:00:00.000Z``."""
-    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def parse_time(text: str) -> datetime:
-    """Read RFC 3339; a time without an offset is refused. Raises ValueError."""
-    if len(text) > SCALAR_LIMIT:
-        raise ValueError(f"{text[:64]!r} is not a time such as 2026-11-24T12:00:00Z")
-    value = datetime.fromisoformat(text)
-    if value.tzinfo is None:
-        raise ValueError(f"{text[:64]!r} has no offset from UTC")
-    return value.astimezone(UTC)
 
 
 def _strictly(*types: type) -> Callable[[Any, Any], Any]:
@@ -105,7 +66,12 @@ def _strictly(*types: type) -> Callable[[Any, Any], Any]:
             known = ", ".join(map(str, values))
             raise ValueError(f"{quoted(value)} is none of {known}")
         if type(value) not in types:
-            raise ValueError(f"expected {types[0].__name__}, got {type(value).__name__}")
+            wrong = f"expected {types[0].__name__}, got {type(value).__name__}"
+            if types[0] is int and type(value) is float:
+                wrong += f" {value!r}: write it without a point and an exponent"
+            raise ValueError(wrong)
+        if type(value) is int:
+            check_integer(value)
         return value
 
     return structure
@@ -122,13 +88,6 @@ def _from_text(read: Callable[[str], Any]) -> Callable[[Any, Any], Any]:
     return structure
 
 
-def _read_base64(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"not base64: {error}") from None
-
-
 def _plain_text(value: str) -> Any:
     return value.value if isinstance(value, Enum) else value
 
@@ -138,12 +97,12 @@ def _make_converter() -> Converter:
     for plain in (str, int, bool):
         converter.register_structure_hook(plain, _strictly(plain))
     converter.register_structure_hook(float, _strictly(float, int))
-    converter.register_structure_hook(bytes, _from_text(_read_base64))
+    converter.register_structure_hook(bytes, _from_text(parse_base64))
     converter.register_structure_hook(datetime, _from_text(parse_time))
     converter.register_structure_hook(timedelta, _from_text(parse_duration))
     # cattrs would leave enumerations that are strings as they are; YAML cannot write them.
     converter.register_unstructure_hook(str, _plain_text)
-    converter.register_unstructure_hook(bytes, lambda v: base64.b64encode(v).decode("ascii"))
+    converter.register_unstructure_hook(bytes, format_base64)
     converter.register_unstructure_hook(datetime, format_time)
     converter.register_unstructure_hook(timedelta, format_duration)
 
@@ -154,6 +113,7 @@ def _make_converter() -> Converter:
     converter.register_unstructure_hook_factory(lambda cls: bool(_omitted(cls)), without_omitted)
 
     # cattrs would take the characters of a string for the elements of a list.
+    converter.register_structure_hook_func(_is_any, lambda v, _: _checked(v))
     converter.register_structure_hook_func(_is_tuple, lambda v, cls: _tuple_of(converter, v, cls))
     converter.register_structure_hook_func(
         _is_mapping, lambda v, cls: _mapping_of(converter, v, cls)
@@ -165,6 +125,23 @@ def _omitted(cls: Any) -> list[str]:
     """Return the fields that are left out while they have their default, see ``OMITTED``."""
     fields = attrs.fields(cls) if isinstance(cls, type) and attrs.has(cls) else ()
     return [each.name for each in fields if each.metadata.get("omitted")]
+
+
+def _is_any(cls: Any) -> bool:
+    return cls is Any
+
+
+def _checked(value: Any) -> Any:
+    """Return what may be anything, if its numbers are of 64 bits, too."""
+    if type(value) is int:
+        check_integer(value)
+    elif isinstance(value, Mapping):
+        for element in value.values():
+            _checked(element)
+    elif isinstance(value, list | tuple):
+        for element in value:
+            _checked(element)
+    return value
 
 
 def _is_tuple(cls: Any) -> bool:
@@ -237,10 +214,10 @@ def _problems(error: BaseException, place: str) -> Iterator[str]:
                 yield from _problems(each, place)
         case AttributeError():
             yield f"{place or 'top level'}: expected a mapping"
+        case Unacceptable():
+            yield f"{place}.{error}" if place else str(error)
         case _:
-            # A validator of attrs has the attribute and the value after its sentence.
-            said = error.args[0] if len(error.args) > 1 else error
-            yield f"{place or 'value'}: {said}"
+            yield f"{place or 'value'}: {error}"
 
 
 def _report(error: Exception) -> str:
@@ -297,15 +274,16 @@ def _check_depth(text: str) -> None:
 
 
 def _integer(text: str) -> int:
-    # Python would take thousands of digits; stores and other readers take 64 bits.
-    if len(text) > 20 or not -(2**63) <= (value := int(text)) < 2**63:
-        raise ValueError(f"number {quoted(text)} is too large")
-    return value
+    # Python would take thousands of digits. What has fewer and more than 64 bits is refused
+    # where it is known of which attribute it is.
+    if len(text) > SCALAR_LIMIT:
+        raise ValueError(f"number {quoted(text)} is out of range")
+    return int(text)
 
 
 def _float(text: str) -> float:
     if len(text) > SCALAR_LIMIT or not math.isfinite(value := float(text)):
-        raise ValueError(f"number {quoted(text)} is too large")
+        raise ValueError(f"number {quoted(text)} is out of range")
     return value
 
 
@@ -316,7 +294,7 @@ def _refuse_constant(text: str) -> Any:
 def read_json(data: bytes) -> Any:
     """Read JSON as RFC 8259 has it, and more strictly where readers differ.
 
-    UTF-8 only, no key twice, no NaN, integers of 64 bits, at most :data:`DEPTH_LIMIT` levels,
+    UTF-8 only, no key twice, no NaN, numbers of few digits, at most :data:`DEPTH_LIMIT` levels,
     no half of a surrogate pair (such a text could not be written again). Raises
     :class:`InvalidInput`.
     """

@@ -6,15 +6,20 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import Enum
 
-from attrs import Factory, field, frozen
-from attrs.validators import matches_re
+from attrs import field, frozen
 
+from tele.model.bounds import AtMost
 from tele.model.identity import HostRole
-from tele.model.resources import NAME_PATTERN
+from tele.model.resources import NAME
 
 ANNOUNCE_PERIOD = timedelta(seconds=30)
 OFFLINE_AFTER = timedelta(seconds=90)
 FORGET_AFTER = timedelta(days=7)
+
+#: How many of each a host may have.
+ADDRESSES_LIMIT = 32
+TUNNELS_LIMIT = 64
+LABELS_LIMIT = 128
 
 
 class Mode(str, Enum):
@@ -41,14 +46,14 @@ class Presence:
     with a header of the PROXY protocol.
     """
 
-    name: str = field(validator=matches_re(NAME_PATTERN))
+    name: str = field(validator=NAME)
     role: HostRole
-    addresses: tuple[str, ...] = ()
-    labels: Mapping[str, str] = Factory(dict)
+    addresses: tuple[str, ...] = field(default=(), validator=AtMost(ADDRESSES_LIMIT))
+    labels: Mapping[str, str] = field(factory=dict, validator=AtMost(LABELS_LIMIT))
     mode: Mode = Mode.DIRECT
     version: str = ""
     rotation: str = ""
-    tunnels: tuple[str, ...] = ()
+    tunnels: tuple[str, ...] = field(default=(), validator=AtMost(TUNNELS_LIMIT))
     peer: str = ""
     peer_header: bool = False
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import Enum
+from typing import Any
 
 from attrs import Factory, field, fields, frozen
-from attrs.validators import in_, matches_re, max_len
+
+from tele.model.bounds import AtMost, Between, OneOf, Pattern
 
 #: Names of users, roles and nodes: what is safe in a file name, a URL and a certificate.
 NAME_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,126}[A-Za-z0-9])?"
+NAME = Pattern(NAME_PATTERN)
 #: New names of hosts: for ssh, what is before an ``@`` is a login.
 HOST_NAME_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?"
+HOST_NAME = Pattern(HOST_NAME_PATTERN)
 
 #: Of a field that JSON leaves out while it has its default: what leaves it out means something
 #: else than what says yes or no, or hosts of an older version do not know it.
@@ -26,11 +30,11 @@ MAX_FORWARDS = 1024
 class Metadata:
     """``revision`` is the store's, 0 for what is not stored yet; sent back, it guards a change."""
 
-    name: str = field(validator=matches_re(NAME_PATTERN))
+    name: str = field(validator=NAME)
     description: str = ""
     labels: Mapping[str, str] = Factory(dict)
     expires: datetime | None = None
-    revision: int = 0
+    revision: int = field(default=0, validator=Between(0))
 
 
 @frozen
@@ -78,7 +82,7 @@ class RoleOptions:
     forward_agent: bool | None = field(default=None, metadata=OMITTED)
     port_forwarding: bool | None = field(default=None, metadata=OMITTED)
     x11_forwarding: bool = False
-    max_sessions: int = 10
+    max_sessions: int = field(default=10, validator=Between(0))
     pin_source_ip: bool = False
     record_input: bool = False
     permit_pty: bool = True
@@ -102,8 +106,8 @@ class Role:
 
     metadata: Metadata
     spec: RoleSpec = RoleSpec()
-    kind: str = field(default="role", validator=in_(("role",)))
-    version: str = field(default="v1", validator=in_(("v1",)))
+    kind: str = field(default="role", validator=OneOf(("role",)))
+    version: str = field(default="v1", validator=OneOf(("v1",)))
 
 
 @frozen
@@ -120,8 +124,8 @@ class User:
 
     metadata: Metadata
     spec: UserSpec = UserSpec()
-    kind: str = field(default="user", validator=in_(("user",)))
-    version: str = field(default="v1", validator=in_(("v1",)))
+    kind: str = field(default="user", validator=OneOf(("user",)))
+    version: str = field(default="v1", validator=OneOf(("v1",)))
 
 
 class RecordingMode(str, Enum):
@@ -205,6 +209,16 @@ class LockTarget:
         if not value:
             raise ValueError(f"the target {name} is empty")
 
+    @classmethod
+    def schema(cls) -> Mapping[str, Any]:
+        """The same in JSON Schema."""
+        text = {"type": "string", "minLength": 1}
+        return {
+            "oneOf": [
+                {"required": [each.name], "properties": {each.name: text}} for each in fields(cls)
+            ]
+        }
+
     def _given(self) -> list[tuple[str, str]]:
         said = [(each.name, getattr(self, each.name)) for each in fields(LockTarget)]
         return [(name, value) for name, value in said if value is not None]
@@ -220,7 +234,7 @@ class LockSpec:
     """``message`` is shown to the one who is locked out. Auth fills in ``created_by``."""
 
     target: LockTarget
-    message: str = field(default="", validator=max_len(MESSAGE_LIMIT))
+    message: str = field(default="", validator=AtMost(MESSAGE_LIMIT))
     created_by: str = ""
 
 
@@ -230,5 +244,5 @@ class Lock:
 
     metadata: Metadata
     spec: LockSpec
-    kind: str = field(default="lock", validator=in_(("lock",)))
-    version: str = field(default="v1", validator=in_(("v1",)))
+    kind: str = field(default="lock", validator=OneOf(("lock",)))
+    version: str = field(default="v1", validator=OneOf(("v1",)))

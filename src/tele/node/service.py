@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -25,7 +25,7 @@ from tele.capacity.descriptors import DescriptorBudget, process_budget
 from tele.conch.connection import SSHConnection
 from tele.conch.credentials import CertificateCredentials, Trust, make_portal
 from tele.conch.exchange import HostKeys
-from tele.conch.factory import SSHServerFactory
+from tele.conch.factory import ServerAlgorithms, SSHServerFactory
 from tele.conch.farewell import Farewell
 from tele.conch.limits import Limits
 from tele.conch.names import Names
@@ -56,8 +56,6 @@ from tele.recording.tee import ConnectionTape
 from tele.tunnel.agent import Serve
 from tele.tunnel.agents import Agents
 from tele.tunnel.vouching import Misdirected, Vouching, take_preface
-from tele.wire.agreement import SERVER_METHODS
-from tele.wire.ciphers import SERVER_CIPHERS
 
 _log = make_logger(__name__)
 
@@ -77,7 +75,7 @@ class NodeService(Service):
     :param agents: given what serves visitors and whom to tell of changes, makes the tunnels
         to proxies; None has none.
     :param public: given the port, where others reach it (``host:port``).
-    :param ciphers: what is offered, of :data:`tele.wire.ciphers.CIPHERS`.
+    :param algorithms: what SSH clients are offered; None is what is usual.
     :param shutdown_grace: seconds that sessions have to end by themselves when we stop.
     :param recorder: takes part in every session; None records nothing.
     :param gateway: whether ports that listen for clients are open to other machines.
@@ -98,8 +96,7 @@ class NodeService(Service):
         recorder: IRecorder | None,
         agents: Callable[[Serve, Callable[[], None]], Agents] | None = None,
         limits: Limits | None = None,
-        key_exchanges: Sequence[bytes] = SERVER_METHODS,
-        ciphers: Sequence[bytes] = SERVER_CIPHERS,
+        algorithms: ServerAlgorithms | None = None,
         shutdown_grace: float = 0.0,
         gateway: GatewayPorts = GatewayPorts.NO,
         subsystems: Iterable[ISubsystem] = (),
@@ -139,8 +136,7 @@ class NodeService(Service):
             clock=reactor,
             connection=SSHConnection,
             limits=limits,
-            key_exchanges=key_exchanges,
-            ciphers=ciphers,
+            algorithms=algorithms,
             on_denied=self._trail.denied,
             on_refused=self._trail.refused,
             shared=self._proxies.__contains__,

@@ -43,7 +43,6 @@ SFTP_SERVERS: Final = (
     "/usr/lib/ssh/sftp-server",
     "/usr/libexec/sftp-server",
 )
-OPEN_FILES: Final = 1024
 
 
 def changed_signals() -> tuple[int, ...]:
@@ -93,10 +92,13 @@ def place_descriptors(descriptors: list[int], kept: list[int]) -> list[int]:
     return kept
 
 
-def _limit_files() -> None:
-    """Have the usual soft limit: programs that use ``select`` cannot count any further."""
+def _limit_files(wanted: int | None) -> None:
+    """Have the soft limit that the node was given, as under sshd: it may have raised its own."""
+    if wanted is None:
+        return
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    soft = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    beyond = wanted == resource.RLIM_INFINITY or wanted > hard
+    soft = hard if hard != resource.RLIM_INFINITY and beyond else wanted
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
@@ -175,11 +177,15 @@ class Surroundings(NamedTuple):
     #: What the kernel's score for ending processes is without our own protection.
     oom_score: bytes = b"0"
     records: Records = Records()
+    #: The soft limit of open files that it begins with.
+    open_files: int | None = None
 
 
 def enter(start: Start, report: int, outcome: int | None, around: Surroundings) -> None:
     """Be the session: everything between fork and exec."""
-    _limit_files()  # the node's own may be high; PAM may set another
+    # PAM may set others: pam_limits, pam_umask.
+    _limit_files(around.open_files)
+    os.umask(0o022)
     account = find_account(start.login)
     if start.kind in SOCKET_KINDS:
         check_open(account)
@@ -212,7 +218,6 @@ def enter(start: Start, report: int, outcome: int | None, around: Surroundings) 
         said = pam.variables()
         extra = extra | harmless(said) if start.kind in RESTRICTED_KINDS else said
     last = around.records.last_login(account.pw_uid) if terminal is not None else None
-    os.umask(0o022)
     if os.geteuid() == 0:
         _leave_root_things(account.pw_uid, around.oom_score)
         if terminal is not None:

@@ -9,27 +9,48 @@ Laws of this file:
 * Standard library only; no privileges; it never decides what is allowed.
 * A packet is answered exactly once, or it ends us: too long, torn or before INIT.
 * The memory of this process is no file: /proc/self/mem would be a way to run anything.
-* Packets, reads, listings and open handles are bounded.
+* Packets, reads, listings and open handles are bounded; a copy ends with its client.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
-import grp
 import os
-import pwd
+import resource
+import select
 import stat
 import struct
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from types import ModuleType
 from typing import Final
+
+if __name__ == "__main__":
+    # Without site there is no tele; its name stands for this folder and nothing else.
+    for _name, _folders in (("tele", []), ("tele.node", [os.path.dirname(__file__)])):
+        _package = ModuleType(_name)
+        _package.__path__ = _folders
+        sys.modules[_name] = _package
+
+from tele.node.sftp_fields import (
+    BadPacket,
+    Fields,
+    Listing,
+    Names,
+    encode,
+    home_of,
+    real_path,
+    string,
+)
 
 PACKET_LIMIT: Final = 256 * 1024
 READ_LIMIT: Final = PACKET_LIMIT - 1024
 HANDLES_LIMIT: Final = 1024
+#: Descriptors that are not for handles.
+OTHER_FILES: Final = 16
+#: Bytes that are copied from file to file at once.
+COPIED_AT_ONCE: Final = 256 * 1024
 LISTED_AT_ONCE: Final = 100
 
 INIT, VERSION, STATUS, HANDLE, DATA, NAME, ATTRS, EXTENDED, EXTENDED_REPLY = (
@@ -45,13 +66,11 @@ _TEXTS: Final = {
 }  # fmt: skip
 _CODES: Final = {
     errno.ENOENT: NO_SUCH_FILE, errno.ENOTDIR: NO_SUCH_FILE, errno.ELOOP: NO_SUCH_FILE,
-    errno.EPERM: PERMISSION_DENIED, errno.EACCES: PERMISSION_DENIED, errno.EINVAL: BAD_MESSAGE,
-    errno.ENAMETOOLONG: BAD_MESSAGE, errno.ENOSYS: UNSUPPORTED,
+    errno.EBADF: NO_SUCH_FILE, errno.EPERM: PERMISSION_DENIED, errno.EACCES: PERMISSION_DENIED,
+    errno.EINVAL: BAD_MESSAGE, errno.ENAMETOOLONG: BAD_MESSAGE, errno.ENOSYS: UNSUPPORTED,
 }  # fmt: skip
 #: Section 6.3: SSH_FXF_*; reading is 1, writing 2.
 _OPEN_FLAGS: Final = {4: os.O_APPEND, 8: os.O_CREAT, 16: os.O_TRUNC, 32: os.O_EXCL}
-#: Section 5: which parts of attributes are there.
-_SIZE, _OWNER, _MODE, _TIMES = 1, 2, 4, 8
 #: <linux/prctl.h>
 _PR_SET_DUMPABLE: Final = 4
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
@@ -59,135 +78,27 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 EXTENSIONS: Final = (
     b"posix-rename@openssh.com", b"1", b"statvfs@openssh.com", b"2", b"fstatvfs@openssh.com", b"2",
     b"hardlink@openssh.com", b"1", b"fsync@openssh.com", b"1", b"lsetstat@openssh.com", b"1",
-    b"limits@openssh.com", b"1", b"expand-path@openssh.com", b"1",
+    b"limits@openssh.com", b"1", b"expand-path@openssh.com", b"1", b"copy-data", b"1",
+    b"home-directory", b"1", b"users-groups-by-id@openssh.com", b"1",
 )  # fmt: skip
 
 
-class BadPacket(Exception):
-    """The client broke the protocol; there is no sense in going on."""
-
-
-def _string(data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + data
-
-
-class Fields:
-    """Reads one packet's fields, strictly."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def _take(self, size: int) -> bytes:
-        end = self._at + size
-        if end > len(self._data):
-            raise BadPacket("a field is longer than its packet")
-        piece = self._data[self._at : end]
-        self._at = end
-        return piece
-
-    def u32(self) -> int:
-        """Read four bytes."""
-        return int.from_bytes(self._take(4), "big")
-
-    def u64(self) -> int:
-        """Read eight bytes."""
-        return int.from_bytes(self._take(8), "big")
-
-    def string(self) -> bytes:
-        """Read a length and so many bytes."""
-        return self._take(self.u32())
-
-    def path(self) -> bytes:
-        """Read a path; an empty one is where we are."""
-        path = self.string()
-        if b"\0" in path:
-            raise OSError(errno.EINVAL, "NUL in a path")
-        return path or b"."
-
-    def attributes(self) -> Attributes:
-        """Read attributes (section 5)."""
-        return Attributes(self)
-
-
-class Attributes:
-    """What a client wants to change; None is "leave it"."""
-
-    def __init__(self, fields: Fields) -> None:
-        flags = fields.u32()
-        self.size = fields.u64() if flags & _SIZE else None
-        self.owner = (fields.u32(), fields.u32()) if flags & _OWNER else None
-        self.mode = fields.u32() & 0o7777 if flags & _MODE else None
-        self.times = (fields.u32(), fields.u32()) if flags & _TIMES else None
-        if flags & 1 << 31:
-            for _ in range(fields.u32()):
-                fields.string()
-                fields.string()
-
-    def apply(self, target: int | bytes, *, follow: bool = True) -> None:
-        """Change an open file (number), or what a path names."""
-        if self.size is not None:
-            os.truncate(target, self.size)
-        follow = follow or isinstance(target, int)
-        if self.times is not None:
-            os.utime(target, self.times, follow_symlinks=follow)
-        if self.mode is not None:
-            if follow:
-                os.chmod(target, self.mode)
-            else:
-                raise OSError(errno.ENOSYS, "a link has no mode")
-        if self.owner is not None:
-            os.chown(target, *self.owner, follow_symlinks=follow)
-
-
-def _encode(found: os.stat_result) -> bytes:
-    return struct.pack(
-        ">IQIIIII",
-        _SIZE | _OWNER | _MODE | _TIMES,
-        found.st_size & (1 << 64) - 1,
-        found.st_uid & 0xFFFFFFFF,
-        found.st_gid & 0xFFFFFFFF,
-        found.st_mode,
-        int(found.st_atime) & 0xFFFFFFFF,
-        int(found.st_mtime) & 0xFFFFFFFF,
-    )
-
-
-class Names:
-    """Names of users and groups for listings, each looked up once."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, int], str] = {}
-
-    def _name(self, kind: str, number: int, look: Callable[[int], str]) -> str:
-        if (kind, number) not in self._known:
-            try:
-                self._known[kind, number] = look(number)
-            except KeyError:
-                self._known[kind, number] = str(number)
-        return self._known[kind, number]
-
-    def line(self, name: bytes, found: os.stat_result) -> bytes:
-        """Return what ``ls -l`` would print."""
-        user = self._name("u", found.st_uid, lambda n: pwd.getpwuid(n).pw_name)
-        group = self._name("g", found.st_gid, lambda n: grp.getgrgid(n).gr_name)
-        when = time.localtime(found.st_mtime)
-        recent = 0 <= time.time() - found.st_mtime < 182 * 86400
-        shown = time.strftime("%b %e %H:%M" if recent else "%b %e  %Y", when)
-        start = (
-            f"{stat.filemode(found.st_mode)} {found.st_nlink:4} {user:8} {group:8}"
-            f" {found.st_size:8} {shown} "
-        )
-        return os.fsencode(start) + name
-
-
 class Server:
-    """Answers the packets of one client. ``write`` takes whole packets."""
+    """Answers the packets of one client. ``write`` takes whole packets.
 
-    def __init__(self, write: Callable[[bytes], None]) -> None:
+    ``gone()`` says whether nobody would read the answer any more.
+    """
+
+    def __init__(
+        self, write: Callable[[bytes], None], gone: Callable[[], bool] = lambda: False
+    ) -> None:
         self._write = write
+        self._gone = gone
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        allowed = HANDLES_LIMIT if soft == resource.RLIM_INFINITY else soft - OTHER_FILES
+        self._handles_limit = max(1, min(HANDLES_LIMIT, allowed))
         self._names = Names()
-        self._handles: dict[bytes, int | Iterator[os.DirEntry[bytes]]] = {}
+        self._handles: dict[bytes, int | Listing] = {}
         self._next = 0
         self._begun = False
 
@@ -202,7 +113,7 @@ class Server:
                 raise BadPacket("not begun")
             fields.u32()
             self._begun = True
-            self._send(VERSION, struct.pack(">I", 3) + b"".join(map(_string, EXTENSIONS)))
+            self._send(VERSION, struct.pack(">I", 3) + b"".join(map(string, EXTENSIONS)))
             return
         number = fields.u32()
         perform = self._KINDS.get(kind)
@@ -214,7 +125,7 @@ class Server:
             answer, rest = STATUS, BAD_MESSAGE
         if isinstance(rest, int):
             text = _TEXTS[rest].encode()
-            rest = struct.pack(">I", rest) + _string(text) + _string(b"")
+            rest = struct.pack(">I", rest) + string(text) + string(b"")
         self._send(answer, struct.pack(">I", number) + rest)
 
     def _send(self, kind: int, rest: bytes) -> None:
@@ -226,32 +137,30 @@ class Server:
             self._forget(handle)
 
     # -- handles ----------------------------------------------------------------------
-    def _keep(self, what: int | Iterator[os.DirEntry[bytes]]) -> tuple[int, bytes]:
+    def _keep(self, what: int | Listing) -> tuple[int, bytes]:
         self._next += 1
         handle = struct.pack(">I", self._next & 0xFFFFFFFF)
         self._handles[handle] = what
-        return HANDLE, _string(handle)
+        return HANDLE, string(handle)
 
     def _room(self) -> None:
-        if len(self._handles) >= HANDLES_LIMIT:
+        if len(self._handles) >= self._handles_limit:
             raise OSError(errno.EMFILE, "too many open files")
 
     def _file(self, fields: Fields) -> int:
         found = self._handles.get(fields.string())
         if not isinstance(found, int):
-            raise OSError(errno.EINVAL, "no such handle")
+            raise OSError(errno.ESTALE, "no such handle")
         return found
 
     def _forget(self, handle: bytes) -> None:
         found = self._handles.pop(handle, None)
+        if found is None:
+            raise OSError(errno.EBADF, "no such handle")
         if isinstance(found, int):
             os.close(found)
-        elif found is None:
-            raise OSError(errno.EINVAL, "no such handle")
         else:
-            close = getattr(found, "close", None)
-            if close is not None:
-                close()
+            found.close()
 
     # -- operations -------------------------------------------------------------------
     def _open(self, fields: Fields) -> tuple[int, bytes]:
@@ -271,24 +180,21 @@ class Server:
     def _read(self, fields: Fields) -> tuple[int, bytes | int]:
         file, offset, length = self._file(fields), fields.u64(), fields.u32()
         data = os.pread(file, min(length, READ_LIMIT), offset)
-        return (DATA, _string(data)) if data else (STATUS, EOF)
+        return (DATA, string(data)) if data or not length else (STATUS, EOF)
 
     def _write_file(self, fields: Fields) -> tuple[int, int]:
-        file, offset, data = self._file(fields), fields.u64(), memoryview(fields.string())
-        while data:
-            written = os.pwrite(file, data, offset)
-            offset += written
-            data = data[written:]
+        file, offset, data = self._file(fields), fields.u64(), fields.string()
+        _write_all(file, data, offset)
         return STATUS, OK
 
     def _stat(self, fields: Fields) -> tuple[int, bytes]:
-        return ATTRS, _encode(os.stat(fields.path()))
+        return ATTRS, encode(os.stat(fields.path()))
 
     def _lstat(self, fields: Fields) -> tuple[int, bytes]:
-        return ATTRS, _encode(os.lstat(fields.path()))
+        return ATTRS, encode(os.lstat(fields.path()))
 
     def _fstat(self, fields: Fields) -> tuple[int, bytes]:
-        return ATTRS, _encode(os.fstat(self._file(fields)))
+        return ATTRS, encode(os.fstat(self._file(fields)))
 
     def _setstat(self, fields: Fields) -> tuple[int, int]:
         path = fields.path()
@@ -307,20 +213,16 @@ class Server:
 
     def _opendir(self, fields: Fields) -> tuple[int, bytes]:
         self._room()
-        return self._keep(os.scandir(fields.path()))
+        return self._keep(Listing(fields.path()))
 
     def _readdir(self, fields: Fields) -> tuple[int, bytes | int]:
         listing = self._handles.get(fields.string())
-        if listing is None or isinstance(listing, int):
-            raise OSError(errno.EINVAL, "no such handle")
-        names = []
-        for entry in listing:
-            with contextlib.suppress(OSError):  # it is gone since
-                found = entry.stat(follow_symlinks=False)
-                line = self._names.line(entry.name, found)
-                names.append(_string(entry.name) + _string(line) + _encode(found))
-            if len(names) == LISTED_AT_ONCE:
-                break
+        if not isinstance(listing, Listing):
+            raise OSError(errno.ESTALE, "no such handle")
+        names = [
+            string(name) + string(self._names.line(name, found)) + encode(found)
+            for name, found in listing.page(LISTED_AT_ONCE)
+        ]
         if not names:
             return STATUS, EOF
         return NAME, struct.pack(">I", len(names)) + b"".join(names)
@@ -339,13 +241,24 @@ class Server:
         return STATUS, OK
 
     def _realpath(self, fields: Fields) -> tuple[int, bytes]:
-        return self._one_name(os.path.realpath(fields.path()))
+        return self._one_name(real_path(fields.path()))
 
-    def _expand_path(self, fields: Fields) -> tuple[int, bytes]:
-        return self._one_name(os.path.realpath(os.path.expanduser(fields.path())))
+    def _expand_path(self, fields: Fields) -> tuple[int, bytes | int]:
+        path = fields.path()
+        if path.startswith(b"~"):
+            user, _, rest = path[1:].partition(b"/")
+            home = home_of(user)
+            if home is None:
+                return STATUS, NO_SUCH_FILE
+            path = os.path.join(home, rest.lstrip(b"/"))
+        return self._one_name(real_path(path))
+
+    def _home_directory(self, fields: Fields) -> tuple[int, bytes | int]:
+        home = home_of(fields.text())
+        return (STATUS, FAILURE) if home is None else self._one_name(home)
 
     def _one_name(self, path: bytes) -> tuple[int, bytes]:
-        return NAME, struct.pack(">I", 1) + _string(path) * 2 + struct.pack(">I", 0)
+        return NAME, struct.pack(">I", 1) + string(path) * 2 + struct.pack(">I", 0)
 
     def _rename(self, fields: Fields) -> tuple[int, int]:
         """Section 6.5: an existing target is an error."""
@@ -375,7 +288,7 @@ class Server:
 
     def _symlink(self, fields: Fields) -> tuple[int, int]:
         # Everybody sends the target first, unlike the draft (OpenSSH PROTOCOL, 4.1).
-        os.symlink(fields.path(), fields.path())
+        os.symlink(fields.text(), fields.path())
         return STATUS, OK
 
     def _hardlink(self, fields: Fields) -> tuple[int, int]:
@@ -403,8 +316,35 @@ class Server:
         )  # fmt: skip
         return EXTENDED_REPLY, struct.pack(">11Q", *(value & (1 << 64) - 1 for value in values))
 
+    def _copy_data(self, fields: Fields) -> tuple[int, int]:
+        """PROTOCOL, section 4.10 (draft-ietf-secsh-filexfer-extensions-00, section 7)."""
+        source, at, length = self._file(fields), fields.u64(), fields.u64()
+        target, to = self._file(fields), fields.u64()
+        if os.path.sameopenfile(source, target):
+            raise OSError(errno.ETXTBSY, "a file is not copied into itself")
+        left = length
+        while left or not length:
+            if self._gone():
+                raise BrokenPipeError(errno.EPIPE, "nobody waits for the copy")
+            wanted = COPIED_AT_ONCE if not length else min(left, COPIED_AT_ONCE)
+            data = os.pread(source, wanted, at)
+            if not data:
+                return STATUS, EOF if length else OK
+            _write_all(target, data, to)
+            at, to, left = at + len(data), to + len(data), left - len(data)
+        return STATUS, OK
+
+    def _users_groups_by_id(self, fields: Fields) -> tuple[int, bytes]:
+        users, groups = (
+            b"".join(string(os.fsencode(look(number) or "")) for number in fields.numbers())
+            for look in (self._names.user, self._names.group)
+        )
+        if len(users) + len(groups) > READ_LIMIT:
+            raise OSError(errno.E2BIG, "the names do not fit into a packet")
+        return EXTENDED_REPLY, string(users) + string(groups)
+
     def _limits(self, fields: Fields) -> tuple[int, bytes]:
-        limits = (PACKET_LIMIT, READ_LIMIT, READ_LIMIT, HANDLES_LIMIT)
+        limits = (PACKET_LIMIT, READ_LIMIT, READ_LIMIT, self._handles_limit)
         return EXTENDED_REPLY, struct.pack(">4Q", *limits)
 
     def _extended(self, fields: Fields) -> tuple[int, bytes | int]:
@@ -422,7 +362,17 @@ class Server:
         b"fstatvfs@openssh.com": _fstatvfs, b"hardlink@openssh.com": _hardlink,
         b"fsync@openssh.com": _fsync, b"lsetstat@openssh.com": _lsetstat,
         b"limits@openssh.com": _limits, b"expand-path@openssh.com": _expand_path,
+        b"copy-data": _copy_data, b"home-directory": _home_directory,
+        b"users-groups-by-id@openssh.com": _users_groups_by_id,
     }  # fmt: skip
+
+
+def _write_all(file: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file, view, offset)
+        offset += written
+        view = view[written:]
 
 
 def protect_memory() -> None:
@@ -440,7 +390,9 @@ def serve(source: int, target: int) -> int:
         while view:
             view = view[os.write(target, view) :]
 
-    server = Server(write)
+    hung_up = select.poll()
+    hung_up.register(target, 0)  # that nobody reads there any more is told unasked
+    server = Server(write, lambda: bool(hung_up.poll(0)))
     waiting = bytearray()
     try:
         while data := os.read(source, PACKET_LIMIT):

@@ -102,6 +102,8 @@ class Options(NamedTuple):
     pam: str = ""
     #: Whether what a session leaves running ends with it.
     kill_leftovers: bool = False
+    #: The soft limit of open files that a session begins with; None is the spawner's own.
+    open_files: int | None = None
 
 
 NO_OPTIONS: Final = Options()

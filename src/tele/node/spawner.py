@@ -104,6 +104,7 @@ class Spawner:
     def __init__(self, control: socket.socket, options: Options = NO_OPTIONS) -> None:
         self._control = control
         self._pam = options.pam
+        self._open_files = options.open_files
         self._groups = Groups(own_group(), kill_leftovers=options.kill_leftovers)
         self._records = Records()
         self._oom_score = read_own("oom_score_adj").strip() or b"0"
@@ -236,7 +237,12 @@ class Spawner:
         theirs = [writing for _, writing in pipes]
         if pid == 0:
             around = Surroundings(
-                self._groups, self._groups.name(number), self._pam, self._oom_score, self._records
+                self._groups,
+                self._groups.name(number),
+                self._pam,
+                self._oom_score,
+                self._records,
+                self._open_files,
             )
             _be_child(start, descriptors, theirs, self._changed, around)
         _close(*theirs)

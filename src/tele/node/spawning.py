@@ -27,6 +27,7 @@ from twisted.internet.interfaces import IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tele.capacity.descriptors import given_limit
 from tele.conch.programs import Exit
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unavailable
 from tele.loop import backoff, make_logger
@@ -55,12 +56,12 @@ def session_options(pam: str, kill_leftovers: bool) -> Options:
     if kill_leftovers and own_group() is None:
         raise InvalidInput("node.kill_leftovers: this machine has no cgroup v2 to kill by")
     if pam == "off":
-        return Options("", kill_leftovers)
+        return Options("", kill_leftovers, given_limit())
     if os.geteuid() != 0:
         raise InvalidInput("node.pam: needs a node that runs as root")
     if not any(os.path.exists(os.path.join(folder, pam)) for folder in PAM_FOLDERS):
         raise InvalidInput(f"node.pam: there is no service {pam!r} in {PAM_FOLDERS[0]}")
-    return Options(pam, kill_leftovers)
+    return Options(pam, kill_leftovers, given_limit())
 
 
 @frozen

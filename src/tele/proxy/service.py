@@ -20,7 +20,7 @@ from tele.conch.client import MemberVerifier
 from tele.conch.credentials import DeniedAttempt, Trust, make_portal
 from tele.conch.door import Refused, denied_ration
 from tele.conch.exchange import HostKeys
-from tele.conch.factory import SSHServerFactory
+from tele.conch.factory import ServerAlgorithms, SSHServerFactory
 from tele.conch.farewell import Farewell, has_channels
 from tele.conch.limits import Limits
 from tele.conch.names import Names
@@ -88,11 +88,11 @@ class ProxyService(Service):
     """A proxy of the cluster that ``member`` belongs to.
 
     ``listen_at`` is (host, port), port 0 for any; ``auth`` are auth's addresses, and ``out``
-    is how they are reached. ``shutdown_grace`` is how many seconds visitors have to end by
-    themselves when we stop. With ``proxy_protocol`` connections come from a load balancer that
-    says where from. ``https`` shows a certificate to those who come for pages, the cluster's
-    without. ``ready`` fires with the port when it serves, or fails with a
-    :class:`TeleError`.
+    is how they are reached. ``algorithms`` are what SSH clients are offered.
+    ``shutdown_grace`` is how many seconds visitors have to end by themselves when we stop. With
+    ``proxy_protocol`` connections come from a load balancer that says where from. ``https``
+    shows a certificate to those who come for pages, the cluster's without. ``ready`` fires with
+    the port when it serves, or fails with a :class:`TeleError`.
     """
 
     def __init__(
@@ -103,6 +103,7 @@ class ProxyService(Service):
         listen_at: tuple[str, int],
         auth: tuple[str, ...],
         limits: Limits | None = None,
+        algorithms: ServerAlgorithms | None = None,
         out: WayOut | None = None,
         shutdown_grace: float = 0.0,
         proxy_protocol: bool = False,
@@ -118,6 +119,7 @@ class ProxyService(Service):
         self._listen_at = listen_at
         self._auth = auth
         self._limits = limits
+        self._algorithms = algorithms
         self._shutdown_grace = shutdown_grace
         self._farewell = Farewell(reactor, self._present, _is_visitor)
         self._ration = denied_ration()
@@ -234,6 +236,7 @@ class ProxyService(Service):
             on_denied=self._attempt_denied,
             on_refused=self._strangers_refused,
             limits=self._limits,
+            algorithms=self._algorithms,
             shared=tunnels.has_nodes_at,
         )
         self._listen(ssh)

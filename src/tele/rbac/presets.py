@@ -87,8 +87,8 @@ def check_role(role: Role) -> None:
         _check_words(rule.resources, RESOURCES, "resource")
         _check_words(rule.verbs, VERBS, "verb")
         _check_effect(rule)
-    if role.spec.options.max_sessions < 0 or role.spec.options.max_session_ttl <= timedelta(0):
-        raise InvalidInput("options: max_sessions and max_session_ttl cannot be negative or nought")
+    if role.spec.options.max_session_ttl <= timedelta(0):
+        raise InvalidInput("options: max_session_ttl cannot be nought")
     if role.spec.options.max_forwards < 1:
         raise InvalidInput(
             "options: max_forwards is at least 1; port_forwarding: false forwards nothing"

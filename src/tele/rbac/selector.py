@@ -16,9 +16,9 @@ from typing import Final
 from attrs import frozen
 
 from tele.errors import InvalidInput, quoted
+from tele.model.api.members import SELECTORS_LIMIT as SELECTORS_LIMIT
 from tele.model.patterns import matches
 
-SELECTORS_LIMIT: Final = 32
 LENGTH_LIMIT: Final = 512
 
 

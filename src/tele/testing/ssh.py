@@ -32,11 +32,10 @@ from tele.certs.keys import PrivateKey
 from tele.conch.client import ClientIdentity, HostVerifier, LoginTransport
 from tele.conch.credentials import CertificateCredentials, DeniedAttempt, Trust, make_portal
 from tele.conch.exchange import HostKeys
-from tele.conch.factory import SSHServerFactory
+from tele.conch.factory import ServerAlgorithms, SSHServerFactory
 from tele.conch.limits import Limits
 from tele.model.identity import HostRole
 from tele.testing.clocks import SettableClock
-from tele.wire.agreement import SERVER_METHODS
 
 START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 CLUSTER = "test"
@@ -119,7 +118,7 @@ class World:
 
     clock: SettableClock = Factory(clock_at_start)
     limits: Limits = Factory(Limits)
-    key_exchanges: tuple[bytes, ...] = SERVER_METHODS
+    key_exchanges: tuple[bytes, ...] | None = None
     user_authority: PrivateKey = Factory(PrivateKey.generate)
     host_authority: PrivateKey = Factory(PrivateKey.generate)
     host_key: PrivateKey = Factory(PrivateKey.generate)
@@ -139,7 +138,7 @@ class World:
             clock=self.clock,
             connection=self._connection,
             limits=self.limits,
-            key_exchanges=self.key_exchanges,
+            algorithms=ServerAlgorithms(self.key_exchanges),
             on_denied=self.denied.append,
             draw=lambda: 0.5,
         )

@@ -266,7 +266,7 @@ def test_filters_and_pages(audit: AuditLog) -> None:
     last = result(audit.query(ListEvents(limit=100)))
     assert last.next == ""
     cursors = [ListEvents(after=text) for text in ("x", "\u00b2", "9" * 17, "-1")]
-    for bad in (ListEvents(limit=0), ListEvents(limit=10**9), *cursors):
+    for bad in cursors:
         with pytest.raises(InvalidInput):
             result(audit.query(bad))
 

@@ -81,10 +81,12 @@ def test_connections_before_login_fit(descriptors: int) -> None:
 USED_UP = """
 import os, sys
 from pathlib import Path
-from tele.capacity.descriptors import process_budget, raise_limit, room_for_one
+from tele.capacity.descriptors import given_limit, process_budget, raise_limit, room_for_one
 from tele.membership.files import write_private
 raise_limit()
 assert os.sysconf("SC_OPEN_MAX") == 128, "the soft limit is the hard one"
+raise_limit()
+assert given_limit() == 64, "what is started for users has the one before"
 process_budget()
 used = []
 while True:

@@ -11,6 +11,8 @@ from typing import Any
 import attrs
 import pytest
 
+from tele.certs.suites import SignatureSuite
+from tele.conch.factory import ServerAlgorithms
 from tele.conch.penalties import Overflow, PenaltyRules
 from tele.config.reading import Loaded, load, parse, read_address
 from tele.config.values import (
@@ -22,7 +24,7 @@ from tele.config.values import (
     PenaltiesConfig,
     cluster_name_problem,
 )
-from tele.embed.hosts import limits_of, penalty_rules
+from tele.embed.hosts import limits_of, penalty_rules, ssh_algorithms
 from tele.errors import ConfigError
 from tele.model.resources import RecordingMode
 
@@ -314,12 +316,12 @@ def test_each_key_says_what_it_means(cls: type[Any]) -> None:
     assert not fields_of(cls)
 
 
-def test_ciphers_of_a_node() -> None:
+@pytest.mark.parametrize("section", ["node", "proxy"])
+def test_ciphers(section: str) -> None:
     """Any of those that there are, each once and in any order; all but ChaCha20 by default."""
-    start = "version: v1\nauth: {cluster_name: c}\nnode: {ciphers: "
-    node = read(start + "[aes256-ctr, chacha20-poly1305@openssh.com]}\n").config.node
-    assert node is not None
-    assert node.ciphers == ("aes256-ctr", "chacha20-poly1305@openssh.com")
+    start = f"version: v1\nauth: {{cluster_name: c}}\n{section}: {{ciphers: "
+    config = read(start + "[aes256-ctr, chacha20-poly1305@openssh.com]}\n").config
+    assert getattr(config, section).ciphers == ("aes256-ctr", "chacha20-poly1305@openssh.com")
     for wrong, why in (
         ("[aes128-cbc]", "there is no cipher 'aes128-cbc'; there are aes128-gcm@openssh.com, "),
         ("[aes128-ctr, aes128-ctr]", "each cipher once"),
@@ -328,9 +330,33 @@ def test_ciphers_of_a_node() -> None:
     ):
         (problem,) = problems(f"{start}{wrong}}}\n")
         assert why in problem
-    default = read("version: v1\nauth: {cluster_name: c}\nnode: {}\n").config.node
-    assert default is not None
-    assert not any("chacha" in name for name in default.ciphers)
+    default = read(f"version: v1\nauth: {{cluster_name: c}}\n{section}: {{}}\n").config
+    assert not any("chacha" in name for name in getattr(default, section).ciphers)
+
+
+@pytest.mark.parametrize("section", ["node", "proxy"])
+def test_key_exchanges(section: str) -> None:
+    """What is written is what is offered, at nodes and at proxies; nothing: by the host key."""
+    start = f"version: v1\nauth: {{cluster_name: c}}\n{section}: "
+    written = read(start + "{key_exchanges: [ecdh-sha2-nistp256], ciphers: [aes256-ctr]}\n").config
+    assert ssh_algorithms(getattr(written, section)) == ServerAlgorithms(
+        (b"ecdh-sha2-nistp256",), (b"aes256-ctr",)
+    )
+    default = ssh_algorithms(getattr(read(start + "{}\n").config, section))
+    assert default.key_exchanges is None
+    (problem,) = problems(start + "{key_exchanges: [diffie-hellman-group1-sha1]}\n")
+    assert "there is no key exchange method 'diffie-hellman-group1-sha1'" in problem
+
+
+def test_the_suite_of_a_cluster() -> None:
+    """There are two, and another is refused by name; nothing means what the cluster has."""
+    start = "version: v1\nauth: {cluster_name: c"
+    for text, suite in (("", None), (", signature_algorithm_suite: ecdsa", SignatureSuite.ECDSA)):
+        auth = read(f"{start}{text}}}\n").config.auth
+        assert auth is not None
+        assert auth.signature_algorithm_suite is suite
+    (problem,) = problems(f"{start}, signature_algorithm_suite: rsa}}\n")
+    assert "expected one of ed25519, ecdsa, got" in problem
 
 
 @pytest.mark.parametrize("section", ["node", "proxy"])

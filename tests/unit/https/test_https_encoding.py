@@ -48,17 +48,19 @@ def carried(operation: Operation[Any, Any], request: Any) -> Any:
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-numbers = st.integers(min_value=-(10**17), max_value=10**17)
 
 
-@given(st.sampled_from(list(HostRole)), st.lists(texts, max_size=5), numbers, texts)
+@given(st.sampled_from(list(HostRole)), st.lists(texts, max_size=5), st.integers(1, 1000), texts)
 def test_any_query_comes_back(role: HostRole, labels: list[str], limit: int, after: str) -> None:
     """Whatever texts hold, what the server reads is what the client meant."""
     request = ListHosts(role, tuple(labels), limit, after)
     assert carried(table.LIST_HOSTS, request) == request
 
 
-@given(st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._@-]{0,126}[A-Za-z0-9])?", fullmatch=True), numbers)
+@given(
+    st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._@-]{0,126}[A-Za-z0-9])?", fullmatch=True),
+    st.integers(0, 9_999_999),
+)
 def test_any_path_comes_back(name: str, number: int) -> None:
     """Names and numbers of a path too, with octets as the body."""
     request = PutChunk(name, number, b"\x00\xff")
@@ -119,8 +121,8 @@ def test_fixed_paths_win_over_names() -> None:
     found = ROUTES.find("GET", "/v1/hosts/watch")
     assert isinstance(found, Route)
     assert found.operation is table.WATCH_HOSTS
-    assert ROUTES.find("DELETE", "/v1/hosts/watch") == NoRoute(("GET",))
-    assert ROUTES.find("GET", "/v1/hosts/x") == NoRoute(("DELETE",))
+    assert ROUTES.find("DELETE", "/v1/hosts/watch") == NoRoute(("GET", "HEAD", "OPTIONS"))
+    assert ROUTES.find("GET", "/v1/hosts/x") == NoRoute(("DELETE", "OPTIONS"))
     assert ROUTES.find("GET", "/v1/hosts/") == NoRoute()
 
 

@@ -154,7 +154,6 @@ def test_event_codes_are_unique() -> None:
         b"[NaN]",
         b"[-Infinity]",
         b"[1e999]",
-        b"[9223372036854775808]",
         b"[" + b"9" * 4000 + b"]",
         b'["\\ud800"]',
         b'["\\uDC00x"]',

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tele.node import sftp_server
-from tele.node.sftp_server import BadPacket, Server
+from tele.node.sftp_fields import BadPacket
+from tele.node.sftp_server import Server
 
 PROGRAM = Path(sftp_server.__file__)
 
@@ -107,9 +108,9 @@ class Client:
     [
         (99, (), 8),
         (200, (b"no-such@extension",), 8),
-        (5, (b"\0\0\0\1", 0, 0, 100), 5),
-        (4, (b"nothing",), 5),
-        (12, (b"nothing",), 5),
+        (5, (b"\0\0\0\1", 0, 0, 100), 4),
+        (4, (b"nothing",), 2),
+        (12, (b"nothing",), 4),
         (3, (b"/etc/passwd\0x", 1, 0), 5),
         (17, (b"/no/such/file",), 2),
         (17, (b"x" * 5000,), 5),

@@ -361,9 +361,9 @@ def test_start_is_independent_of_the_nodes_descriptors(talk: Talk) -> None:
 
 
 STAND_ALONE = (
-    "spawner", "session_child", "spawn_messages", "accounts", "sftp_server", "shells",
-    "control_groups", "greeting", "keeper", "login_environment", "login_records", "pam",
-    "socket_child", "display_child",
+    "spawner", "session_child", "spawn_messages", "accounts", "sftp_server", "sftp_fields",
+    "shells", "control_groups", "greeting", "keeper", "login_environment", "login_records",
+    "pam", "socket_child", "display_child",
 )  # fmt: skip
 
 

@@ -19,7 +19,6 @@ from tele.auth.gate import LOCAL_ADMIN, Gate, user_caller
 from tele.auth.guessing import Verdict
 from tele.auth.journal import Journal
 from tele.auth.members import host_of
-from tele.auth.operations.paging import page_limit
 from tele.auth.passwords import Attempt, Passwords
 from tele.auth.people import People
 from tele.auth.recordings import Recordings
@@ -64,7 +63,7 @@ class Administration:
     # -- users ------------------------------------------------------------------------
     async def list_users(self, request: api.Paged, caller: Caller) -> api.UserList:
         """A page of users, by name."""
-        limit = page_limit(request.limit)
+        limit = request.limit
         found = tuple(await self._people.users(limit, request.after))
         return api.UserList(found, found[-1].metadata.name if len(found) == limit else "")
 
@@ -156,7 +155,7 @@ class Administration:
     # -- roles ------------------------------------------------------------------------
     async def list_roles(self, request: api.Paged, caller: Caller) -> api.RoleList:
         """A page of roles, by name."""
-        limit = page_limit(request.limit)
+        limit = request.limit
         found = tuple(await self._people.roles(limit, request.after))
         return api.RoleList(found, found[-1].metadata.name if len(found) == limit else "")
 
@@ -205,7 +204,7 @@ class Administration:
 
     async def list_tokens(self, request: api.Paged, caller: Caller) -> api.TokenList:
         """A page of tokens, without their secrets."""
-        found, following = await self._tokens.list(page_limit(request.limit), request.after)
+        found, following = await self._tokens.list(request.limit, request.after)
         return api.TokenList(tuple(found), following)
 
     async def delete_token(self, request: ById, caller: Caller) -> Nothing:

@@ -19,7 +19,6 @@ from twisted.internet.interfaces import IReactorTime
 
 from tele.auth.gate import Gate, user_caller
 from tele.auth.journal import Journal
-from tele.auth.operations.paging import page_limit
 from tele.auth.people import People
 from tele.auth.presence import Hosts
 from tele.auth.recordings import Recordings
@@ -61,7 +60,7 @@ class Locking:
 
     async def list_locks(self, request: api.Paged, caller: Caller) -> api.LockList:
         """A page of locks in force, by name."""
-        limit = page_limit(request.limit)
+        limit = request.limit
         found = tuple(await self._people.locks(limit, request.after))
         return api.LockList(found, found[-1].metadata.name if len(found) == limit else "")
 

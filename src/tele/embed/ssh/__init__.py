@@ -27,7 +27,7 @@ from tele.conch.credentials import (
     make_portal,
 )
 from tele.conch.exchange import HostKeys
-from tele.conch.factory import SSHServerFactory
+from tele.conch.factory import ServerAlgorithms, SSHServerFactory
 from tele.conch.limits import Limits
 from tele.conch.programs import Exit, ProgramRequest, PtyRequest
 
@@ -52,6 +52,7 @@ __all__ = [
     "Result",
     "SSHConnection",
     "SSHServerFactory",
+    "ServerAlgorithms",
     "Trust",
     "connect",
     "execute",

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Final
 
 from attrs import Factory, field, frozen
-from attrs.validators import matches_re
 
 from tele.model.authority import TrustedAuthority
+from tele.model.bounds import AtMost, Between
 from tele.model.identity import HostRole
-from tele.model.presence import Host, Presence
-from tele.model.resources import (
-    HOST_NAME_PATTERN,
-    NAME_PATTERN,
-    OMITTED,
-    Lock,
-    RecordingSettings,
-    Role,
-)
+from tele.model.presence import ADDRESSES_LIMIT, Host, Presence
+from tele.model.resources import HOST_NAME, NAME, OMITTED, Lock, RecordingSettings, Role
 from tele.model.revocation import HostRevocation, UserRevocation
+
+#: How long a page of a list may be.
+PAGE: Final = Between(1, 1000)
+#: Labels to select hosts by.
+SELECTORS_LIMIT: Final = 32
 
 
 @frozen
@@ -57,10 +56,10 @@ class JoinRequest:
     """
 
     token: str = field(repr=False)
-    name: str = field(validator=matches_re(HOST_NAME_PATTERN))
+    name: str = field(validator=HOST_NAME)
     role: HostRole
     keys: PublicKeys
-    addresses: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = field(default=(), validator=AtMost(ADDRESSES_LIMIT))
 
 
 @frozen
@@ -81,9 +80,9 @@ class RejoinRequest:
 class RenewRequest:
     """New certificates for the caller's own identity; the name may change, the id not."""
 
-    name: str = field(validator=matches_re(NAME_PATTERN))
+    name: str = field(validator=NAME)
     keys: PublicKeys
-    addresses: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = field(default=(), validator=AtMost(ADDRESSES_LIMIT))
 
 
 @frozen
@@ -178,8 +177,8 @@ class ListHosts:
     """
 
     role: HostRole = HostRole.NODE
-    labels: tuple[str, ...] = ()
-    limit: int = 200
+    labels: tuple[str, ...] = field(default=(), validator=AtMost(SELECTORS_LIMIT))
+    limit: int = field(default=200, validator=PAGE)
     after: str = ""
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Final
 
 from attrs import Factory, field, frozen
-from attrs.validators import max_len
 
-from tele.model.api.members import PublicKeys
+from tele.model.api.members import PAGE, PublicKeys
 from tele.model.authority import TrustedAuthority
+from tele.model.bounds import AtMost, Between
 from tele.model.identity import HostRole
+from tele.model.presence import ADDRESSES_LIMIT
 from tele.model.resources import MESSAGE_LIMIT, Lock, Role, User
 from tele.model.session import Session
+
+#: Names that a token may take from hosts that are offline.
+REPLACES_LIMIT: Final = 32
 
 
 @frozen
@@ -108,11 +113,11 @@ class NewToken:
 
     roles: tuple[HostRole, ...]
     ttl: timedelta = timedelta(minutes=30)
-    max_uses: int = 0
+    max_uses: int = field(default=0, validator=Between(0))
     labels: Mapping[str, str] = Factory(dict)
     token: str = field(default="", repr=False)
-    addresses: tuple[str, ...] = ()
-    replaces: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = field(default=(), validator=AtMost(ADDRESSES_LIMIT))
+    replaces: tuple[str, ...] = field(default=(), validator=AtMost(REPLACES_LIMIT))
     host_id: str = ""
 
 
@@ -155,7 +160,7 @@ class TokenList:
 class Paged:
     """A page of a list."""
 
-    limit: int = 200
+    limit: int = field(default=200, validator=PAGE)
     after: str = ""
 
 
@@ -207,7 +212,7 @@ class KillSession:
     """End a session that runs; ``message`` is for the person."""
 
     id: str
-    message: str = field(default="", validator=max_len(MESSAGE_LIMIT))
+    message: str = field(default="", validator=AtMost(MESSAGE_LIMIT))
 
 
 @frozen

@@ -5,10 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from attrs import frozen
+from attrs import field, frozen
 
+from tele.model.api.members import PAGE
+from tele.model.bounds import AtMost, Between
 from tele.model.event import Event
 from tele.model.session import Manifest, Recording, RecordingStart, RecordingState, Session
+
+#: Numbers of chunks.
+CHUNK: Final = Between(0, 9_999_999)
+#: Events that a host may tell at once.
+EVENTS_LIMIT: Final = 1000
 
 
 @frozen
@@ -43,7 +50,7 @@ class PutChunk:
     """
 
     id: str
-    number: int
+    number: int = field(validator=CHUNK)
     data: bytes
 
 
@@ -71,7 +78,7 @@ class ListRecordings:
     may have fewer than ``limit``, or none, and still say how to go on.
     """
 
-    limit: int = 200
+    limit: int = field(default=200, validator=PAGE)
     after: str = ""
     id: str = ""
     user: str = ""
@@ -93,7 +100,7 @@ class GetChunk:
     """One chunk, by number from 0."""
 
     id: str
-    number: int
+    number: int = field(validator=CHUNK)
 
 
 @frozen
@@ -121,7 +128,7 @@ class EmitEvents:
     the time of arrival; what the host said of the time becomes ``claimed``.
     """
 
-    events: tuple[Event, ...]
+    events: tuple[Event, ...] = field(validator=AtMost(EVENTS_LIMIT))
 
 
 #: The largest ``limit`` of events.
@@ -142,7 +149,7 @@ class ListEvents:
     since: datetime | None = None
     until: datetime | None = None
     newest: bool = False
-    limit: int = 200
+    limit: int = field(default=200, validator=Between(1, EVENTS_PAGE))
     after: str = ""
 
 

@@ -1,0 +1,56 @@
+"""Which algorithm do a cluster's SSH keys have: those of its CAs, its hosts and its users?
+
+Invariants of this file:
+
+* All keys that tele makes for one cluster are of one suite, that of its CAs. Whoever knows the
+  CAs knows the suite, so no message has to say it.
+* A suite says what is made. What is accepted is wider: :mod:`tele.certs.algorithms`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+from tele.certs.keys import PrivateKey, parse_line
+from tele.errors import InvalidInput, quoted
+from tele.wire.fields import Reader
+
+
+class SignatureSuite(str, Enum):
+    """``ed25519``, or ``ecdsa`` (NIST P-256) for clients in FIPS mode."""
+
+    ED25519 = "ed25519"
+    ECDSA = "ecdsa"
+
+    @property
+    def key_type(self) -> str:
+        """The type of its SSH keys."""
+        return _KEY_TYPES[self]
+
+    def generate(self) -> PrivateKey:
+        """Make an SSH key."""
+        return PrivateKey.generate(self.key_type)
+
+
+_KEY_TYPES = {
+    SignatureSuite.ED25519: "ssh-ed25519",
+    SignatureSuite.ECDSA: "ecdsa-sha2-nistp256",
+}
+
+
+def suite_of(authority_keys: Sequence[str]) -> SignatureSuite:
+    """Return the suite of the CA with these SSH keys (lines); the first is the one that signs.
+
+    Raises :class:`InvalidInput` when keys of that type are not made here.
+    """
+    if not authority_keys:
+        raise InvalidInput("the cluster named no SSH key of its CA")
+    kind = Reader(parse_line(authority_keys[0])).string(64).decode("ascii", "replace")
+    for suite, key_type in _KEY_TYPES.items():
+        if kind == key_type:
+            return suite
+    raise InvalidInput(
+        f"the cluster's CA has a key of type {quoted(kind)}, and this version of tele makes only"
+        f" {' and '.join(_KEY_TYPES.values())}; use the version that the cluster runs"
+    )
