@@ -11,6 +11,9 @@ Invariants:
 * What waits is bounded, of one key and in all, and so is for how long: a call that is not done
   in time fails, though its thread may be busy for longer, and is counted until it is not.
 * A thread that is stuck keeps no process from ending.
+
+What has to happen in order, such as writes to one file, has a :class:`SerialWorker`: one thread,
+and no time-out, since a disk that is slow is not an error.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
 from attrs import define
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
 from tele.errors import Unavailable
@@ -191,6 +195,57 @@ class Workers:
         if not queue:
             del self._queues[made.key]
             self._turns.pop(made.key, None)
+
+
+class SerialWorker:
+    """One thread, named ``name``, that makes calls one after the other, as they came.
+
+    With a clock that takes no calls from threads, as a test's, they are made at once.
+    """
+
+    def __init__(self, reactor: Any, name: str) -> None:
+        self._reactor = reactor
+        self._name = name
+        self._inline = not IReactorFromThreads.providedBy(reactor)
+        self._jobs: SimpleQueue[_Call | None] = SimpleQueue()
+        self._started = False
+        self._closed = False
+
+    def call(self, function: Callable[..., T], *words: Any) -> Deferred[T]:
+        """Call ``function(*words)`` after all that was asked for before; fails as it does."""
+        if self._closed:
+            raise RuntimeError(f"{self._name}: it is closed")
+        if self._inline:
+            return maybeDeferred(function, *words)
+        answer: Deferred[T] = Deferred()
+        self._start()
+        self._jobs.put(_Call("", lambda: function(*words), answer))
+        return answer
+
+    def close(self) -> Deferred[None]:
+        """Take no more calls; fires when all are made. May be called twice."""
+        if self._closed:
+            return succeed(None)
+        done: Deferred[None] = self.call(lambda: None) if self._started else succeed(None)
+        self._closed = True
+        self._jobs.put(None)
+        return done
+
+    def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            threading.Thread(
+                target=_work, args=(self._jobs, self._report), name=self._name, daemon=True
+            ).start()
+
+    def _report(self, made: _Call, result: Any) -> None:
+        """In the thread: tell the reactor."""
+        self._reactor.callFromThread(_answer, made.answer, result)
+
+
+def _answer(answer: Deferred[Any], result: Any) -> None:
+    if not answer.called:  # cancelled
+        answer.callback(result)
 
 
 def _work(jobs: SimpleQueue[_Call | None], report: Callable[[_Call, Any], None]) -> None:
