@@ -61,7 +61,9 @@ class Denied:
 class Grant:
     """All that one SSH connection may do; nobody downstream asks again who the user is.
 
-    ``roles`` are those that allowed it. ``expires`` is the end of the certificate.
+    ``roles`` are those that allowed it. ``expires`` is the end of the certificate. With
+    ``record_strictly`` nothing runs that cannot be recorded. With ``break_glass`` it does all the
+    same, also where there is no room for the audit.
     """
 
     identity: UserIdentity
@@ -75,3 +77,5 @@ class Grant:
     max_sessions: int = 10
     record_input: bool = False
     force_command: str | None = None
+    record_strictly: bool = False
+    break_glass: bool = False

@@ -155,6 +155,8 @@ def _make_converter() -> Converter:
             converter,
             forward_agent=override(omit_if_default=True),
             port_forwarding=override(omit_if_default=True),
+            record=override(omit_if_default=True),
+            break_glass=override(omit_if_default=True),
         ),
     )
 

@@ -48,6 +48,17 @@ class Conditions:
     rules: tuple[Rule, ...] = ()
 
 
+class SessionRecording(str, Enum):
+    """What becomes of a session that cannot be recorded, as on a full disk.
+
+    ``best_effort``: it goes on, the audit says so, and it is recorded from when there is room.
+    ``strict``: it is refused.
+    """
+
+    BEST_EFFORT = "best_effort"
+    STRICT = "strict"
+
+
 @frozen
 class RoleOptions:
     """How a permitted connection may be used. Where several roles speak, the stricter wins.
@@ -56,6 +67,10 @@ class RoleOptions:
     that shell's start-up files; ``internal-sftp`` leaves files only. ``forward_agent`` and
     ``port_forwarding`` None is what a role means that does not name them: allowed, but not
     beside a forced command, which they could get around.
+
+    ``record`` says whether a session that cannot be recorded is refused. ``break_glass`` lets in
+    whom this role lets in also then, whatever other roles say, and when a node has no room for its
+    audit: for those who have to make room.
     """
 
     max_session_ttl: timedelta = timedelta(hours=30)
@@ -67,6 +82,8 @@ class RoleOptions:
     record_input: bool = False
     permit_pty: bool = True
     force_command: str = ""
+    record: SessionRecording = SessionRecording.BEST_EFFORT
+    break_glass: bool = False
 
 
 @frozen

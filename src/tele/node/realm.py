@@ -7,7 +7,8 @@ Laws of this file:
 * Who would not be let in any more does not stay in.
 * What the certificate withholds, no role gives back.
 * Without a valid certificate of our own, without room to put it on record, or with sessions
-  to be recorded in a way that we do not know, nobody comes in.
+  to be recorded in a way that we do not know, nobody comes in; without room, those do whom a
+  role lets in all the same (``break_glass``), to make some.
 * Accounts are looked up in threads of their own, of which each person has a share.
 """
 
@@ -160,8 +161,6 @@ class NodeRealm:
             )
         if member.expelled:
             raise Unavailable(f"this node lets nobody in: {member.expelled}")
-        if not member.can_record:
-            raise Unavailable("this node has no room left for its audit; it lets nobody in")
         if problem := member.state.recording.problem:
             raise Unavailable(
                 "this node cannot record sessions as the cluster says, and lets nobody in:"
@@ -170,6 +169,8 @@ class NodeRealm:
         decision = self._decide(credentials, credentials.checked.identity)
         if isinstance(decision, Denied):
             raise AccessDenied(decision.message, decision.reason.value)
+        if not (member.can_record or decision.break_glass):
+            raise Unavailable("this node has no room left for its audit; it lets nobody in")
         return decision
 
     def _again(self, visitor: Visitor) -> None:

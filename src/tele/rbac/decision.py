@@ -19,7 +19,7 @@ from typing import Final
 
 from tele.model.access import CertificateLimits, Denied, Grant, Reason
 from tele.model.identity import UserIdentity
-from tele.model.resources import Lock, LockTarget, Role, Rule
+from tele.model.resources import Lock, LockTarget, Role, Rule, SessionRecording
 from tele.rbac import labels as conditions
 from tele.rbac.forced import may_forward, trouble_with
 from tele.rbac.logins import expand
@@ -83,6 +83,9 @@ def decide(
         record_input=any(o.record_input for o in options),
         permit_pty=certificate.permit_pty and all(o.permit_pty for o in options),
         force_command=command,
+        record_strictly=any(o.record is SessionRecording.STRICT for o in options),
+        break_glass=any(o.break_glass for o in options)
+        and any(role.spec.options.break_glass for role in allowing),
     )
 
 
