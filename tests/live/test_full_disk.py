@@ -22,6 +22,14 @@ pytestmark = [
     ),
 ]
 
+OPTIONS = """
+kind: role
+version: v1
+metadata: {{name: {name}}}
+spec:
+  allow: {{logins: ["{{{{internal.logins}}}}"], node_labels: {{env: [test]}}}}
+  options: {{{options}}}
+"""
 ROLE = """
 kind: role
 version: v1
@@ -115,7 +123,7 @@ def test_a_node_whose_disk_is_full(alice: Cluster, what: str) -> None:
         assert running.stdin is not None
         assert running.stdout is not None
         assert running.stdout.readline() == b"begun\r\n"
-        wait_for(lambda: spooled(node, 2), "the beginning to be on disk")
+        wait_for(lambda: idle(node, 2), "the beginning to be on disk and at auth")
         node.fill()
         assert node.state()
         apply_role(alice, "test")
@@ -145,21 +153,61 @@ def test_a_node_whose_disk_is_full(alice: Cluster, what: str) -> None:
     assert gap["reason"] == "the disk was full"
     assert frames[-1]["frame"] == "end"
     node.fill()  # also what that recording took until auth had it
-    newcomer = alice.ssh(alice.host, "true", check=False)
-    assert newcomer.returncode != 0
-    assert b"cannot be recorded" in newcomer.stderr or b"no room left" in newcomer.stderr
-
     node.clear()
     apply_role(alice, "nothing")
     wait_for(node.state, "the state to be written", 90)
     assert bob.ssh(bob.host, "echo again").stdout == b"again\n"
 
 
-def spooled(node: Node, chunks: int) -> bool:
-    """Whether a recording of the spool has so many chunks."""
-    return any(
-        len(list(each.glob("*.chunk"))) >= chunks for each in (node.folder / "spool").iterdir()
-    )
+@pytest.mark.parametrize("what", ["blocks", "inodes"])
+def test_who_gets_in_on_a_full_disk(alice: Cluster, what: str) -> None:
+    """By default a session goes on without a recording, and the audit says so; a role that asks
+    for recordings refuses it; and whoever has to make room gets in whatever other roles say.
+    """
+    for name, options in (
+        ("strict", "record: strict"),
+        ("rescue", "break_glass: true"),
+    ):
+        (alice.folder / "role.yaml").write_text(OPTIONS.format(name=name, options=options))
+        alice.tele("apply", "-f", str(alice.folder / "role.yaml"))
+    bob = alice.person("bob", "access")
+    carol = alice.person("carol", "strict")
+    dave = alice.person("dave", "strict", "rescue")
+    node = Node(alice, what)
+    for person in (bob, carol, dave):
+        wait_for(
+            lambda p=person: p.ssh(p.host, "true", check=False).returncode == 0, "all to get in"
+        )
+    wait_for(lambda: idle(node), "all recordings to be at auth")
+    node.fill()
+    assert bob.ssh(bob.host, "echo in").stdout == b"in\n"
+    node.fill()
+    refused = carol.ssh(carol.host, "echo in", check=False)
+    assert refused.returncode != 0
+    assert b"cannot be recorded" in refused.stderr or b"no room left" in refused.stderr
+    assert dave.ssh(dave.host, "echo in").stdout == b"in\n"
+
+    def said(user: str) -> list[object]:
+        return [e.get("unrecorded") for e in events(alice, "session.end", user)]
+
+    wait_for(lambda: any(said("bob")) and any(said("dave")), "the audit to say it")
+    node.fill()
+    assert dave.ssh(dave.host, "echo again").stdout == b"again\n"
+    node.clear()
+    wait_for(lambda: carol.ssh(carol.host, "true", check=False).returncode == 0, "all to be well")
+
+
+def idle(node: Node, sent: int = 0) -> bool:
+    """Whether all that was recorded is at auth, so many chunks of one recording among it: nothing
+    is removed any more, which would give space back.
+    """
+    folders = [each for each in (node.folder / "spool").iterdir() if each.is_dir()]
+    if any(list(each.glob("*.chunk")) for each in folders):
+        return False
+    if not sent:
+        return not folders
+    known = [each / "acknowledged" for each in folders]
+    return any(len(k.read_text().splitlines()) >= sent for k in known if k.exists())
 
 
 def log(alice: Cluster) -> str:
