@@ -180,7 +180,7 @@ def test_a_power_cut_loses_at_most_the_last_second(
         wait_for(lambda: len(listed(alice)) == SESSIONS, "auth to know of all sessions")
         if not auth_is_there:
             alice.kill("auth")
-        moment = time.time() + 2 + os.urandom(1)[0] / 128
+        moment = time.time() + 4 + os.urandom(1)[0] / 128
         for session in sessions:
             session.read(moment)
         machine.lose_power(tmp_path / "copy.img")
