@@ -123,7 +123,8 @@ def test_a_node_whose_disk_is_full(alice: Cluster, what: str) -> None:
         assert running.stdin is not None
         assert running.stdout is not None
         assert running.stdout.readline() == b"begun\r\n"
-        wait_for(lambda: idle(node, 2), "the beginning to be on disk and at auth")
+        wait_for(lambda: "begun" in shown(alice, "carol"), "auth to have what was shown")
+        wait_for(lambda: idle(node), "the spool to be empty but for the session that runs")
         node.fill()
         assert node.state()
         apply_role(alice, "test")
@@ -201,17 +202,22 @@ def test_who_gets_in_on_a_full_disk(alice: Cluster, what: str) -> None:
     wait_for(lambda: carol.ssh(carol.host, "true", check=False).returncode == 0, "all to be well")
 
 
-def idle(node: Node, sent: int = 0) -> bool:
-    """Whether all that was recorded is at auth, so many chunks of one recording among it: nothing
-    is removed any more, which would give space back.
+def idle(node: Node) -> bool:
+    """Whether all that was recorded is at auth: nothing is removed any more, which would give
+    space back.
     """
     folders = [each for each in (node.folder / "spool").iterdir() if each.is_dir()]
-    if any(list(each.glob("*.chunk")) for each in folders):
-        return False
-    if not sent:
-        return not folders
-    known = [each / "acknowledged" for each in folders]
-    return any(len(k.read_text().splitlines()) >= sent for k in known if k.exists())
+    closed = [each for each in folders if (each / "manifest.json").exists()]
+    return not closed and not any(list(each.glob("*.chunk")) for each in folders)
+
+
+def shown(auditor: Cluster, user: str) -> str:
+    """Return what the user's last session on a terminal showed, as far as auth has it."""
+    found = json.loads(auditor.tele("recordings", "ls", "--format", "json").stdout)
+    ids = [each["id"] for each in found if each["user"] == user and each["interactive"]]
+    if not ids:
+        return ""
+    return auditor.tele("play", ids[0], "--format", "text", check=False).stdout.decode()
 
 
 def log(alice: Cluster) -> str:

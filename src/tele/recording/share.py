@@ -4,7 +4,8 @@ Invariants:
 
 * One user's recordings hold no more than a quarter of what the disk has for recordings: what is
   free and what the spool holds. With more, the user's sessions wait; they are not left
-  unrecorded, and nobody else's are disturbed.
+  unrecorded, and nobody else's are disturbed. Whoever holds little does not wait: a disk that
+  something else has filled makes gaps, and holds up nobody.
 * The operator is told before the disk is full: once when little is left, and when there is
   enough again.
 """
@@ -20,6 +21,8 @@ from tele.loop import make_logger
 
 #: A user's part of the disk.
 PERSON_PART: Final = 4
+#: Bytes that each user may hold, however little the disk has.
+PERSON_LEAST: Final = 4 << 20
 #: Little is left: less than this part of what the disk has for recordings, or than so many bytes.
 LITTLE_PART: Final = 10
 LITTLE: Final = 64 << 20
@@ -62,7 +65,8 @@ class DiskShares:
         """Whether the recordings of ``user`` hold more than their share now."""
         if self.free is None:
             return False  # a disk that cannot be asked cannot be written to, which says more
-        return self._by_user[user] > (self.free + self.total) // PERSON_PART
+        share = max(PERSON_LEAST, (self.free + self.total) // PERSON_PART)
+        return self._by_user[user] > share
 
     def measured(self, free: int | None) -> None:
         """The disk has ``free`` bytes; None if it cannot be asked."""

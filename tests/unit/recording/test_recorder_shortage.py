@@ -21,6 +21,7 @@ from tele.errors import Unavailable
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import RecordingStart
 from tele.recording.commit import FLUSH_SECONDS
+from tele.recording.share import PERSON_LEAST
 from tele.recording.spool import RESERVE, RESERVE_STEP, SpoolFolder
 from tele.recording.tee import ConnectionTape
 
@@ -188,12 +189,12 @@ def test_a_user_has_a_share_of_the_disk(
     """A user whose recordings hold a quarter of the disk waits; nothing is lost, others go on, and
     it goes on when auth has taken what was there.
     """
-    free = SimpleNamespace(f_bavail=1 << 12, f_frsize=1)
+    free = SimpleNamespace(f_bavail=4, f_frsize=PERSON_LEAST)
     monkeypatch.setattr(os, "statvfs", lambda _: free)
     mine = place.open()
     shares = place.recorder.shares
     for number in range(20):
-        mine.write(output(number, os.urandom(512)))
+        mine.write(output(number, os.urandom(PERSON_LEAST // 8)))
         place.clock.advance(FLUSH_SECONDS)
     assert mine.paused
     resumed: list[str] = []
@@ -204,7 +205,7 @@ def test_a_user_has_a_share_of_the_disk(
     place.clock.advance(FLUSH_SECONDS)
     assert not theirs.paused
     assert resumed == []
-    free.f_bavail = 1 << 20
+    free.f_bavail = 1 << 10
     place.clock.advance(FLUSH_SECONDS)
     assert resumed == ["mine"]
     assert not mine.paused
@@ -216,6 +217,19 @@ def test_a_user_has_a_share_of_the_disk(
     assert not shares._by_user
     place.clock.advance(FLUSH_SECONDS)
     assert place.clock.getDelayedCalls() == []
+
+
+def test_a_disk_that_others_filled_holds_up_nobody(
+    place: Place, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever holds little goes on, also if that is all that recordings have: there is a gap."""
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=0, f_frsize=1))
+    recording = place.open()
+    for number in range(20):
+        recording.write(output(number, os.urandom(512)))
+        place.clock.advance(FLUSH_SECONDS)
+    assert not recording.paused
+    recording.close("done")
 
 
 def test_a_disk_that_cannot_be_asked(
@@ -250,6 +264,7 @@ from tele.model.codec import decode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import RecordingStart
 from tele.recording.recorder import TapeRecorder
+from tele.recording.share import PERSON_LEAST
 from tele.recording.spool import Spool
 process_budget()
 clock, key = Clock(), PrivateKey.generate()

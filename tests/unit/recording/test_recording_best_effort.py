@@ -109,7 +109,9 @@ def test_what_is_kept_has_a_bound(place: Place) -> None:
     world.ready()
     for _ in range(1000):
         world.tape.note(1, FrameKind.RESIZE, columns=80, rows=24, padding="x" * 1000)
-    assert sum(len(f.data) for f in world.tape._backlog.frames) <= KEPT_LIMIT  # type: ignore[union-attr]
+    backlog = world.tape._backlog
+    assert backlog is not None
+    assert sum(len(frame.data) for frame in backlog.frames) <= KEPT_LIMIT
     world.recorder.full = False
     world.tape.close("done")
     assert world.gaps()[0]["lost"]["resize"] > 900_000
