@@ -180,15 +180,13 @@ class SpoolFolder:
         shutil.rmtree(self.path)
 
     # -- what auth has ----------------------------------------------------------------
-    def release(self, number: int, reserve: DiskReserve) -> int:
-        """Auth has this chunk: keep what a manifest says of it; returns how many bytes went.
+    def release(self, number: int, data: bytes, reserve: DiskReserve) -> None:
+        """Auth has this chunk, which is ``data``: keep what a manifest says of it.
 
         May raise OSError; then it is still here.
         """
-        data = self.chunk(number)
         self.acknowledge(stored(read_chunk(data, number), len(data)), reserve)
         self.discard_chunk(number)
-        return len(data)
 
     def acknowledge(self, known: Stored, reserve: DiskReserve) -> None:
         """Remember a chunk that auth has. May raise OSError."""

@@ -79,23 +79,28 @@ class _Progress:
 
     def has(self, number: int) -> bool:
         """Whether auth has this chunk."""
-        return number in self.there
+        return number < self.next or number in self.there
 
 
 @frozen
 class _Here:
-    """What the spool has of one recording."""
+    """What the spool has of one recording. ``first`` is the first chunk that auth does not have."""
 
-    start: RecordingStart
+    start: RecordingStart | None
     manifest: Manifest | None
     interactive: bool
     numbers: tuple[int, ...]
+    first: tuple[int, bytes] | None
 
 
-def _look(folder: SpoolFolder) -> _Here:
+def _look(folder: SpoolFolder, progress: _Progress) -> _Here:
     """In a thread. The manifest is read before the chunks: it is written after them."""
+    start = None if progress.started else folder.start
     manifest = folder.manifest
-    return _Here(folder.start, manifest, folder.interactive, tuple(folder.numbers()))
+    numbers = tuple(folder.numbers())
+    new = next((number for number in numbers if not progress.has(number)), None)
+    first = None if new is None else (new, folder.chunk(new))
+    return _Here(start, manifest, folder.interactive, numbers, first)
 
 
 class Uploader:
@@ -276,21 +281,21 @@ class Uploader:
             if not await self._recovery.close(folder):
                 return True
             self._left.discard(folder.id)
-        here: _Here = await self._call(_look, folder)
-        if not progress.started:
+        here: _Here = await self._call(_look, folder, progress)
+        if here.start is not None:
             await perform(table.START_RECORDING, StartRecording(folder.id, here.start))
             if await self._ask(folder.id, progress):
                 return True
         if here.interactive and not progress.interactive:
             await perform(table.UPDATE_RECORDING, UpdateRecording(folder.id, interactive=True))
             progress.interactive = True
-        new = [n for n in here.numbers if n >= progress.next and not progress.has(n)]
+        new = [n for n in here.numbers if not progress.has(n)]
         if here.manifest is not None and not progress.ended and len(new) > 1:
             # It takes a while: until then nobody shall think that the session runs.
             ended = here.manifest.ended
             await perform(table.UPDATE_RECORDING, UpdateRecording(folder.id, ended=ended))
             progress.ended = True
-        await self._send(folder, progress, here.numbers)
+        await self._send(folder, progress, here.numbers, here.first)
         if here.manifest is None:
             return False
         await self._finish(folder, progress, here)
@@ -306,16 +311,23 @@ class Uploader:
         return known.complete or known.closed
 
     async def _send(
-        self, folder: SpoolFolder, progress: _Progress, numbers: tuple[int, ...]
+        self,
+        folder: SpoolFolder,
+        progress: _Progress,
+        numbers: tuple[int, ...],
+        read: tuple[int, bytes] | None = None,
     ) -> None:
-        """Send what auth does not have, and let go of what it has."""
+        """Send what auth does not have, and let go of what it has. ``read`` is one of them."""
         for number in numbers:
-            if number >= progress.next and not progress.has(number):
+            if read is not None and read[0] == number:
+                data = read[1]
+            else:
                 data = await self._call(folder.chunk, number)
+            if not progress.has(number):
                 await self._authority.perform(table.PUT_CHUNK, PutChunk(folder.id, number, data))
-            progress.next = max(progress.next, number + 1)
-            released = await self._call(folder.release, number, self._spool.reserve)
-            self._recorder.released(folder.id, released)
+                progress.next = number + 1
+            await self._call(folder.release, number, data, self._spool.reserve)
+            self._recorder.released(folder.id, len(data))
 
     async def _finish(self, folder: SpoolFolder, progress: _Progress, here: _Here) -> None:
         """Close it with its manifest; a chunk that auth lacks is sent, or said to be lost."""

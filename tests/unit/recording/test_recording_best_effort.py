@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, fail
+from zope.interface import implementer
 
 from spool_world import Place, place, start
 from tele.errors import Unavailable
+from tele.interfaces import IRecorder
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import RecordingStart
 from tele.recording.tee import AGAIN, KEPT_LIMIT, ConnectionTape
@@ -19,6 +21,7 @@ __all__ = ["place"]
 FULL = Unavailable("the session cannot be recorded: the disk was full")
 
 
+@implementer(IRecorder)
 class Recorder:
     """A recorder whose disk is full until it is not."""
 
@@ -32,13 +35,24 @@ class Recorder:
         return fail(FULL) if self.full else self.inner.open(begin)
 
 
+@implementer(IRecorder)
+class Opening:
+    """A recorder that has not opened a recording yet."""
+
+    def __init__(self, opening: Deferred[Any]) -> None:
+        self.opening = opening
+
+    def open(self, begin: RecordingStart) -> Deferred[Any]:
+        return self.opening
+
+
 class World:
     """A connection on a node, and its time."""
 
     def __init__(self, place: Place, *, strict: bool) -> None:
         self.place = place
         self.begin = start()
-        self.recorder: Any = Recorder(place.recorder)
+        self.recorder = Recorder(place.recorder)
         self.time = 1
         self.tape = ConnectionTape(
             self.recorder, self.begin, lambda: self.time, strict=strict, record_input=True
@@ -48,6 +62,9 @@ class World:
         heard: list[Any] = []
         Deferred.fromCoroutine(self.tape.ready()).addBoth(heard.append)
         return getattr(heard[0], "value", heard[0])
+
+    def started(self) -> bool:
+        return self.tape.started
 
     def frames(self) -> list[Frame]:
         return self.place.frames(self.begin.id)
@@ -72,7 +89,7 @@ def test_it_goes_on_and_is_recorded_when_there_is_room(place: Place) -> None:
     """
     world = World(place, strict=False)
     assert world.ready() is None
-    assert not world.tape.started
+    assert world.started() is False
     assert world.tape.problem == str(FULL)
     world.tape.note(1, FrameKind.OPEN, kind="exec", command="id", pty=None)
     world.tape.write(1, FrameKind.OUTPUT, b"not kept")
@@ -83,7 +100,7 @@ def test_it_goes_on_and_is_recorded_when_there_is_room(place: Place) -> None:
     world.recorder.full = False
     world.time += AGAIN
     world.tape.write(1, FrameKind.OUTPUT, b"!")
-    assert world.tape.started
+    assert world.started() is True
     world.tape.write(1, FrameKind.OUTPUT, b"kept")
     world.tape.close("done")
     assert [f.kind for f in world.frames()] == [
@@ -145,7 +162,7 @@ def test_a_connection_that_ends_while_its_recording_is_opened(
     """The recording is closed, and does not run for ever without anybody who writes to it."""
     world = World(place, strict=strict)
     opening: Deferred[Any] = Deferred()
-    world.recorder.open = lambda _: opening
+    world.tape._recorder = Opening(opening)
     heard: list[Any] = []
     Deferred.fromCoroutine(world.tape.ready()).addErrback(heard.append)
     world.tape.close("gone")
@@ -160,7 +177,7 @@ def test_all_who_wait_go_on(place: Place) -> None:
     """Several channels that begin at once wait for one recording, also if there is none."""
     world = World(place, strict=False)
     opening: Deferred[Any] = Deferred()
-    world.recorder.open = lambda _: opening
+    world.tape._recorder = Opening(opening)
     heard: list[Any] = []
     for _ in range(3):
         Deferred.fromCoroutine(world.tape.ready()).addBoth(heard.append)
