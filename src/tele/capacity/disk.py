@@ -7,7 +7,8 @@ empty ones are removed, and the write is tried again.
 Invariants:
 
 * What users send never uses the reserve: only what says how something ended, and the audit.
-* While the reserve is not whole nothing new begins, so that it lasts for what runs.
+* While the reserve is not whole, or of the audit's not even half is there, nothing new begins, so
+  that it lasts for what runs.
 * It may wait for the disk, and may be used by several threads.
 """
 
@@ -81,6 +82,12 @@ class DiskReserve:
         """
         with self._lock:
             return self._fill_files() and self._fill_space()
+
+    def is_half(self) -> bool:
+        """Whether at least half of it is there; what is missing is taken back first."""
+        with self._lock:
+            files = self._fill_files() or 2 * self._empty_left >= len(self._empty)
+            return (self._fill_space() or 2 * self._left >= self._size) and files
 
     def _fill_files(self) -> bool:
         try:
