@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -37,7 +38,7 @@ from tele.model.frame import Frame, FrameKind
 from tele.model.session import ChunkDigest, Manifest, RecordingStart
 from tele.recording.commit import FLUSH_SECONDS, GroupCommit
 from tele.recording.share import DiskShares
-from tele.recording.spool import Spool, SpoolFolder
+from tele.recording.spool import Spool, SpoolFolder, Stored
 from tele.tape.layout import RAW_LIMIT
 from tele.tape.verify import VERSION, to_sign
 from tele.tape.writer import BYTES, Packed, TapeWriter
@@ -48,6 +49,8 @@ log = make_logger(__name__)
 SECOND: Final = 1_000_000_000
 #: How long recordings that end may take when the node stops.
 CLOSE_SECONDS: Final = 5.0
+#: Chunks of all recordings that were packed lately, of which is remembered what is in them.
+KNOWN_LIMIT: Final = 256
 TOO_SLOW: Final = "the disk was too slow"
 
 
@@ -161,8 +164,10 @@ class TapeRecording:
 
     def _hold(self, pack: Callable[[], Packed] | None) -> None:
         if pack is not None:
-            self._held = pack()
+            named, _ = self._held = pack()
             self._writer.packed(self._held)
+            known = Stored(named, *self._writer.taken, self._writer.finished)
+            self._recorder.remember(self._folder.id, known)
 
     def _write_held(self) -> None:
         if self._held is not None:
@@ -341,6 +346,8 @@ class TapeRecorder:
         self._host_certificate = host_certificate
         self._open: dict[str, TapeRecording] = {}
         self._ended: Deferred[None] | None = None
+        self._known: dict[tuple[str, int], Stored] = {}
+        self._lock = threading.Lock()
 
     def open(self, start: RecordingStart) -> Deferred[Any]:
         """See :class:`IRecorder`."""
@@ -382,6 +389,18 @@ class TapeRecorder:
         if self._ended is not None and not any(r.closing for r in self._open.values()):
             ended, self._ended = self._ended, None
             ended.callback(None)
+
+    def remember(self, recording_id: str, known: Stored) -> None:
+        """In a thread: a chunk is packed. What is known of it spares unpacking it soon after."""
+        with self._lock:
+            self._known[recording_id, known.digest.number] = known
+            if len(self._known) > KNOWN_LIMIT:
+                del self._known[next(iter(self._known))]
+
+    def recall(self, recording_id: str, number: int) -> Stored | None:
+        """Return what is known of a chunk, once, if that is not too long ago."""
+        with self._lock:
+            return self._known.pop((recording_id, number), None)
 
     def released(self, recording_id: str, size: int) -> None:
         """Auth has so many bytes more of one, and the spool has them not any more."""

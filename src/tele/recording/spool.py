@@ -180,12 +180,16 @@ class SpoolFolder:
         shutil.rmtree(self.path)
 
     # -- what auth has ----------------------------------------------------------------
-    def release(self, number: int, data: bytes, reserve: DiskReserve) -> None:
+    def release(
+        self, number: int, data: bytes, reserve: DiskReserve, known: Stored | None = None
+    ) -> None:
         """Auth has this chunk, which is ``data``: keep what a manifest says of it.
 
-        May raise OSError; then it is still here.
+        It is unpacked if that is not ``known``. May raise OSError; then it is still here.
         """
-        self.acknowledge(stored(read_chunk(data, number), len(data)), reserve)
+        if known is None:
+            known = stored(read_chunk(data, number), len(data))
+        self.acknowledge(known, reserve)
         self.discard_chunk(number)
 
     def acknowledge(self, known: Stored, reserve: DiskReserve) -> None:

@@ -326,7 +326,8 @@ class Uploader:
             if not progress.has(number):
                 await self._authority.perform(table.PUT_CHUNK, PutChunk(folder.id, number, data))
                 progress.next = number + 1
-            await self._call(folder.release, number, data, self._spool.reserve)
+            known = self._recorder.recall(folder.id, number)
+            await self._call(folder.release, number, data, self._spool.reserve, known)
             self._recorder.released(folder.id, len(data))
 
     async def _finish(self, folder: SpoolFolder, progress: _Progress, here: _Here) -> None:

@@ -37,8 +37,12 @@ class TapeWriter:
         self._raw = bytearray()
         self._number = number
         self._previous = previous
+        self._frames_before = 0
+        self._time = 0
         self.frames = 0
         self.finished = False
+        #: Of what was taken last: the number of its frames, and the time of the last one.
+        self.taken = (0, 0)
 
     @property
     def waiting(self) -> int:
@@ -57,6 +61,7 @@ class TapeWriter:
             self._raw += FRAME_HEAD.pack(frame.time, frame.channel, frame.kind, len(data))
             self._raw += data
             self.frames += 1
+            self._time = frame.time
             return
         for at in range(0, len(data), DATA_LIMIT):
             self.add(Frame(frame.time, frame.channel, frame.kind, data[at : at + DATA_LIMIT]))
@@ -70,6 +75,8 @@ class TapeWriter:
         if not self._raw and not last:
             return None
         raw, self._raw = self._raw, bytearray()
+        self.taken = (self.frames - self._frames_before, self._time)
+        self._frames_before = self.frames
         self.finished = last
         return partial(_pack, raw, self._number, self._previous, last)
 

@@ -14,6 +14,7 @@ from tele.capacity import durable
 from tele.model.frame import Frame, FrameKind
 from tele.recording.archive import DirectoryArchive
 from tele.recording.commit import FLUSH_SECONDS
+from tele.recording.recorder import KNOWN_LIMIT
 from tele.recording.share import LITTLE, DiskShares
 from tele.recording.spool import Spool
 
@@ -27,8 +28,11 @@ def test_a_file_system_is_synced(tmp_path: Path) -> None:
     try:
         durable.sync_file_system(folder)
         with pytest.MonkeyPatch.context() as patch:
+            synced: list[str] = []
             patch.setattr(durable, "_SYNCFS", None)
+            patch.setattr(os, "sync", lambda: synced.append("all"))
             durable.sync_file_system(folder)
+            assert synced == ["all"]
     finally:
         os.close(folder)
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -125,3 +129,26 @@ def test_new_folders_of_the_archive_are_kept(
     archive.put("abcdef", "00000000.chunk", b"x")
     root = tmp_path / "data" / "recordings"
     assert set(synced) == {tmp_path, tmp_path / "data", root, root / "ab", root / "ab" / "abcdef"}
+
+
+def test_what_is_remembered_of_a_chunk_is_what_is_in_it(place: Place) -> None:
+    """Frames, time and end as whoever unpacks it would find; the oldest are forgotten."""
+    begin = start()
+    recording = place.open(begin)
+    for number in range(3):
+        for each in range(number + 1):
+            recording.write(output(number * 10 + each, b"x"))
+        place.clock.advance(FLUSH_SECONDS)
+    recording.close("done")
+    folder = place.folder(begin.id)
+    for number in folder.numbers():
+        found = folder.read(number)
+        assert found is not None
+        assert place.recorder.recall(begin.id, number) == found[1]
+        assert place.recorder.recall(begin.id, number) is None
+    recording = place.open()
+    for number in range(2 * KNOWN_LIMIT):
+        recording.write(output(number, b"x"))
+        place.clock.advance(FLUSH_SECONDS)
+    assert len(place.recorder._known) == KNOWN_LIMIT
+    recording.close("done")
