@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from auth_world import HOST_ID, OTHER_ID, Tape, World, result
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound
 from tele.loop import now
-from tele.model.api import members, people, records, table
+from tele.model.api import members, records, table
 from tele.model.api.operation import Nothing
 from tele.model.session import ChunkDigest, Manifest, RecordingState
 from tele.tape.verify import to_sign
@@ -86,7 +86,7 @@ def test_a_node_closes_what_it_cannot_complete(world: World) -> None:
         False,
         "lost",
     )
-    (row,) = world.do(table.LIST_RECORDINGS, people.Paged()).items
+    (row,) = world.do(table.LIST_RECORDINGS, records.ListRecordings()).items
     assert row.incomplete == "lost"
 
 

@@ -12,7 +12,6 @@ import pytest
 from spool_world import Auth, Place, output, place, start, uploading
 from tele.capacity import durable
 from tele.model.frame import Frame, FrameKind
-from tele.recording.archive import DirectoryArchive
 from tele.recording.commit import FLUSH_SECONDS
 from tele.recording.recorder import KNOWN_LIMIT
 from tele.recording.share import LITTLE, DiskShares
@@ -114,21 +113,6 @@ def test_facts_outlast_a_full_disk(place: Place, monkeypatch: pytest.MonkeyPatch
         FrameKind.START, FrameKind.OUTPUT, FrameKind.OPEN, FrameKind.GAP, FrameKind.END,
     ]  # fmt: skip
     assert json.loads(frames[3].data)["lost"] == {"output": 4}
-
-
-def test_new_folders_of_the_archive_are_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What auth acknowledges survives a power cut: each folder that is new is synced in the one
-    above it, not only the file in its own.
-    """
-    synced: list[Path] = []
-    monkeypatch.setattr("tele.recording.archive.sync_folder", synced.append)
-    archive = DirectoryArchive(tmp_path / "data" / "recordings", None)
-    monkeypatch.setattr(archive, "_run", lambda function: function())
-    archive.put("abcdef", "00000000.chunk", b"x")
-    root = tmp_path / "data" / "recordings"
-    assert set(synced) == {tmp_path, tmp_path / "data", root, root / "ab", root / "ab" / "abcdef"}
 
 
 def test_what_is_remembered_of_a_chunk_is_what_is_in_it(place: Place) -> None:

@@ -188,7 +188,7 @@ class Evidence:
     async def open_recordings(self, request: Nothing, caller: Caller) -> api.OpenRecordings:
         """Which sessions of the calling node run."""
         host = host_caller(caller)
-        running = await self._recordings.running()
+        running = [each.session for each in await self._recordings.running()]
         return api.OpenRecordings(tuple(s.id for s in running if s.node_id == host.host_id))
 
     # -- people -----------------------------------------------------------------------
