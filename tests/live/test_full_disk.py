@@ -22,6 +22,14 @@ pytestmark = [
     ),
 ]
 
+OPTIONS = """
+kind: role
+version: v1
+metadata: {{name: {name}}}
+spec:
+  allow: {{logins: ["{{{{internal.logins}}}}"], node_labels: {{env: [test]}}}}
+  options: {{{options}}}
+"""
 ROLE = """
 kind: role
 version: v1
@@ -115,7 +123,8 @@ def test_a_node_whose_disk_is_full(alice: Cluster, what: str) -> None:
         assert running.stdin is not None
         assert running.stdout is not None
         assert running.stdout.readline() == b"begun\r\n"
-        wait_for(lambda: spooled(node, 2), "the beginning to be on disk")
+        wait_for(lambda: "begun" in shown(alice, "carol"), "auth to have what was shown")
+        wait_for(lambda: idle(node), "the spool to be empty but for the session that runs")
         node.fill()
         assert node.state()
         apply_role(alice, "test")
@@ -145,21 +154,68 @@ def test_a_node_whose_disk_is_full(alice: Cluster, what: str) -> None:
     assert gap["reason"] == "the disk was full"
     assert frames[-1]["frame"] == "end"
     node.fill()  # also what that recording took until auth had it
-    newcomer = alice.ssh(alice.host, "true", check=False)
-    assert newcomer.returncode != 0
-    assert b"cannot be recorded" in newcomer.stderr or b"no room left" in newcomer.stderr
-
     node.clear()
     apply_role(alice, "nothing")
     wait_for(node.state, "the state to be written", 90)
     assert bob.ssh(bob.host, "echo again").stdout == b"again\n"
 
 
-def spooled(node: Node, chunks: int) -> bool:
-    """Whether a recording of the spool has so many chunks."""
-    return any(
-        len(list(each.glob("*.chunk"))) >= chunks for each in (node.folder / "spool").iterdir()
-    )
+@pytest.mark.parametrize("what", ["blocks", "inodes"])
+def test_who_gets_in_on_a_full_disk(alice: Cluster, what: str) -> None:
+    """A role that asks for recordings refuses a session that has none; whoever has to make room
+    gets in whatever other roles say, and the audit says that it was not recorded.
+    """
+    for name, options in (
+        ("strict", "record: strict"),
+        ("rescue", "break_glass: true"),
+    ):
+        (alice.folder / "role.yaml").write_text(OPTIONS.format(name=name, options=options))
+        alice.tele("apply", "-f", str(alice.folder / "role.yaml"))
+    carol = alice.person("carol", "strict")
+    dave = alice.person("dave", "strict", "rescue")
+    node = Node(alice, what)
+    for person in (carol, dave):
+        wait_for(
+            lambda p=person: p.ssh(p.host, "true", check=False).returncode == 0, "all to get in"
+        )
+    wait_for(lambda: idle(node), "all recordings to be at auth")
+
+    def goes_on(person: Cluster, user: str) -> bool:
+        """Whether a session goes on and is not recorded, with all space that was given back
+        meanwhile taken again.
+        """
+        node.fill()
+        assert person.ssh(person.host, "echo in").stdout == b"in\n"
+        return any(e.get("unrecorded") for e in events(alice, "session.end", user))
+
+    def refused() -> bool:
+        """Whether one that has to be recorded is refused."""
+        node.fill()
+        done = carol.ssh(carol.host, "echo in", check=False)
+        return b"cannot be recorded" in done.stderr or b"no room left" in done.stderr
+
+    wait_for(refused, "a session that has to be recorded to be refused")
+    wait_for(lambda: goes_on(dave, "dave"), "whoever makes room to get in")
+    node.clear()
+    wait_for(lambda: carol.ssh(carol.host, "true", check=False).returncode == 0, "all to be well")
+
+
+def idle(node: Node) -> bool:
+    """Whether all that was recorded is at auth: nothing is removed any more, which would give
+    space back.
+    """
+    folders = [each for each in (node.folder / "spool").iterdir() if each.is_dir()]
+    closed = [each for each in folders if (each / "manifest.json").exists()]
+    return not closed and not any(list(each.glob("*.chunk")) for each in folders)
+
+
+def shown(auditor: Cluster, user: str) -> str:
+    """Return what the user's last session on a terminal showed, as far as auth has it."""
+    found = json.loads(auditor.tele("recordings", "ls", "--format", "json").stdout)
+    ids = [each["id"] for each in found if each["user"] == user and each["interactive"]]
+    if not ids:
+        return ""
+    return auditor.tele("play", ids[0], "--format", "text", check=False).stdout.decode()
 
 
 def log(alice: Cluster) -> str:

@@ -15,6 +15,9 @@ Laws of this file:
   acknowledged never changes.
 * A recording is complete when a manifest is there that its host signed, that is of the session
   that started, and that names exactly the chunks that are there.
+* A recording that cannot be completed is closed as incomplete (``close_incomplete``), and does
+  not run any more. Its node may still complete it, unless it has said in a manifest which
+  chunks are lost; then nothing more is taken.
 """
 
 from __future__ import annotations
@@ -63,6 +66,8 @@ SESSIONS_OF: Final = "/sessions-of/"
 MANIFEST: Final = "manifest"
 CHUNK_SUFFIX: Final = ".chunk"
 TEXT_LIMIT: Final = 256
+#: Lost chunks that a recording can be closed with: more are no recording.
+MISSING_LIMIT: Final = 100_000
 _NEVER: Final = datetime(2000, 1, 1, tzinfo=UTC)
 #: How far a node's clock may be ahead of auth's, and how long ago a session may have started
 #: when auth hears of it: it waited on the node while auth, or the node, was away.
@@ -147,13 +152,30 @@ class Recordings:
                 *(Put(key, b"") for key in _index_keys(row)),
             )
         except Conflict:
+            known = await self._own(host, recording_id)
             try:
-                check_start(await self._own(host, recording_id), start, start.node)
+                check_start(known, start, start.node)
             except BadRecording as error:
                 raise Conflict(f"the recording was started before: {error}") from None
+            if known.incomplete and not await self._has_manifest(recording_id):
+                await self._reopen(recording_id, session)
             return False
         self._running[host.host_id] += 1
         return True
+
+    async def _reopen(self, recording_id: str, session: Session) -> None:
+        """Its node goes on with what was closed in its absence."""
+        kept = await self._rows.get(recording_id)
+        if kept is None or not kept.value.incomplete:
+            return
+        row = evolve(kept.value, incomplete="", ended=None)
+        with suppress(Conflict):  # another call did, or it was closed for good
+            await self._backend.commit(
+                self._rows.put(recording_id, row, if_revision=kept.revision),
+                self._sessions.put(recording_id, evolve(session, interactive=row.interactive)),
+                Put(_running_key(row.user, row.id), b""),
+            )
+            self._running[row.node_id] += 1
 
     def _check_start(self, host: HostIdentity, recording_id: str, start: RecordingStart) -> None:
         if not _ID.fullmatch(recording_id) or start.id != recording_id:
@@ -211,10 +233,13 @@ class Recordings:
     ) -> None:
         """Store one chunk, durably, before it is acknowledged."""
         row = await self._own(host, recording_id)
-        if row.complete:
-            present = await self._archive.get(recording_id, chunk_name(number))
+        if await self._is_closed(row):
+            try:
+                present = await self._archive.get(recording_id, chunk_name(number))
+            except NotFound:
+                present = None
             if present != data:
-                raise Conflict("the recording is complete")
+                raise Conflict("the recording is closed")
             return
         await self._archive.put(recording_id, chunk_name(number), data)
 
@@ -227,31 +252,71 @@ class Recordings:
         if number == row.chunks:  # they come in order; the manifest corrects what does not
             await self._rows.change(recording_id, counted)
 
-    async def finish(self, host: HostIdentity, manifest: Manifest) -> bool:
-        """Close a recording; returns whether this is news."""
+    async def finish(
+        self, host: HostIdentity, manifest: Manifest, missing: tuple[int, ...] = ()
+    ) -> bool:
+        """Close a recording; returns whether this is news.
+
+        Chunks that are ``missing`` for good make it incomplete.
+        """
         row = await self._own(host, manifest.id)
         data = encode(manifest)
-        if row.complete:
+        if await self._is_closed(row):
             if await self._archive.get(manifest.id, MANIFEST) != data:
-                raise Conflict("the recording is complete")
-            return False
+                raise Conflict("the recording is closed")
+            if row.complete or row.incomplete:
+                return False
         self._check_manifest(host, row, manifest)
-        await self._check_chunks(manifest)
+        stored = await self._check_chunks(manifest, missing)
         await self._archive.put(manifest.id, MANIFEST, data)
+        incomplete = _lost(missing) if missing else ""
 
-        def completed(present: Recording | None) -> Recording:
+        def closed(present: Recording | None) -> Recording:
             return evolve(
                 _there(present),
-                complete=True,
+                complete=not incomplete,
+                incomplete=incomplete,
                 ended=manifest.ended,
                 interactive=manifest.interactive,
                 chunks=len(manifest.chunks),
-                size=sum(chunk.size for chunk in manifest.chunks),
+                size=sum(stored),
             )
 
-        await self._rows.change(manifest.id, completed)
+        await self._rows.change(manifest.id, closed)
         await self._ended(manifest.id)
         return True
+
+    async def close_incomplete(
+        self, recording_id: str, reason: str, ended: datetime | None = None
+    ) -> bool:
+        """Close a recording that nobody will complete, and say why; returns whether this is news.
+
+        ``ended`` is when the session ended, if that is known; else it is now, unless its node
+        said it. The session does not run any more. Its node may still come back and complete
+        it. Raises :class:`NotFound`.
+        """
+        moment = self._now()
+        news = False
+
+        def closed(present: Recording | None) -> Recording:
+            nonlocal news
+            row = _there(present)
+            news = not row.complete and not row.incomplete
+            if not news:
+                return row
+            end = row.ended or max(row.started, min(ended or moment, moment))
+            return evolve(row, incomplete=reason[:TEXT_LIMIT], ended=end)
+
+        await self._rows.change(recording_id, closed)
+        await self._ended(recording_id)
+        return news
+
+    async def _has_manifest(self, recording_id: str) -> bool:
+        return any(name == MANIFEST for name, _ in await self._archive.names(recording_id))
+
+    async def _is_closed(self, row: Recording) -> bool:
+        """Whether there is a manifest: nothing more is taken."""
+        return row.complete or bool(row.incomplete and await self._has_manifest(row.id))
 
     async def _ended(self, recording_id: str) -> None:
         running = await self._sessions.get(recording_id)
@@ -277,29 +342,50 @@ class Recordings:
         except BadRecording as error:
             raise InvalidInput(str(error)) from None
 
-    async def _check_chunks(self, manifest: Manifest) -> None:
+    async def _check_chunks(self, manifest: Manifest, missing: tuple[int, ...]) -> list[int]:
+        """Check all chunks that are here against the manifest; returns their sizes."""
+        if len(missing) > MISSING_LIMIT:
+            raise InvalidInput(f"more than {MISSING_LIMIT} chunks are missing")
         stored = {
             name: size
             for name, size in await self._archive.names(manifest.id)
             if name.endswith(CHUNK_SUFFIX)
         }
         named = {chunk_name(chunk.number): chunk for chunk in manifest.chunks}
-        if missing := sorted(set(named) - set(stored)):
-            raise NotFound(f"{missing[0]}, which the manifest names, is not here")
+        lost = {chunk_name(number) for number in missing}
+        if len(lost) != len(missing) or lost - set(named):
+            raise InvalidInput("a chunk is said to be missing twice, or is not in the manifest")
+        if here := sorted(lost & set(stored)):
+            # What was acknowledged cannot be given up later by whoever got hold of the host.
+            raise InvalidInput(f"{here[0]} is said to be missing, and is here")
+        if gone := sorted(set(named) - set(stored) - lost):
+            raise NotFound(f"{gone[0]}, which the manifest names, is not here")
         if extra := sorted(set(stored) - set(named)):
-            # What was acknowledged cannot be left out later by whoever got hold of the host.
             raise InvalidInput(f"the manifest leaves out {extra[0]}, which is here")
         for name, chunk in named.items():
+            if name in lost:
+                continue
             data = await self._archive.get(manifest.id, name)
             if len(data) != chunk.size or hashlib.sha256(data).hexdigest() != chunk.sha256:
                 raise InvalidInput(f"chunk {chunk.number} is not the one that the manifest names")
+        return [chunk.size for name, chunk in named.items() if name not in lost]
 
     async def progress(self, host: HostIdentity, recording_id: str) -> RecordingProgress:
         """Which chunks are stored already."""
         row = await self._own(host, recording_id)
         names = [name for name, _ in await self._archive.names(recording_id)]
-        numbers = tuple(int(n.partition(".")[0]) for n in names if n.endswith(CHUNK_SUFFIX))
-        return RecordingProgress(numbers, row.complete)
+        closed = bool(row.incomplete) and MANIFEST in names
+        return RecordingProgress(tuple(_numbers(names)), row.complete, closed)
+
+    async def own_chunk(self, host: HostIdentity, recording_id: str, number: int) -> bytes:
+        """Return a chunk to the node that sent it, which goes on after it while it is open.
+
+        What is closed is no business of the node's any more, and of whoever gets hold of it.
+        """
+        row = await self._own(host, recording_id)
+        if await self._is_closed(row):
+            raise AccessDenied("the recording is closed", "host")
+        return await self.chunk(row, number)
 
     # -- people -----------------------------------------------------------------------
     async def find(self, recording_id: str) -> Recording | None:
@@ -348,8 +434,12 @@ class Recordings:
         manifest = None
         if MANIFEST in names:
             manifest = decode(Manifest, await self._archive.get(row.id, MANIFEST))
-        count = sum(name.endswith(CHUNK_SUFFIX) for name in names)
-        return RecordingDetails(row, count, manifest, state)
+        numbers = _numbers(names)
+        ought = range(numbers[-1] + 1) if numbers else range(0)
+        if manifest is not None:
+            ought = range(len(manifest.chunks))
+        missing = tuple(sorted(set(ought) - set(numbers)))
+        return RecordingDetails(row, len(numbers), manifest, state, missing)
 
     async def chunk(self, row: Recording, number: int) -> bytes:
         """Return one chunk's bytes."""
@@ -363,6 +453,18 @@ class Recordings:
             self._rows.delete(row.id),
             *(Delete(key) for key in _index_keys(row)),
         )
+
+
+def _numbers(names: Sequence[str]) -> list[int]:
+    """Return the numbers of the chunks among the names of an archive, in order."""
+    return sorted(int(n.partition(".")[0]) for n in names if n.endswith(CHUNK_SUFFIX))
+
+
+def _lost(missing: tuple[int, ...]) -> str:
+    """Return in words that chunks are lost."""
+    shown = ", ".join(str(number) for number in missing[:8])
+    more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+    return f"chunks are lost: {shown}{more}"
 
 
 def _index_keys(row: Recording) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import os
 import resource
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -175,9 +176,14 @@ class _Spares:
     count: int
     _open: list[int] = field(factory=list, init=False)
     _wanted: bool = field(default=False, init=False)
+    _lock: threading.Lock = field(factory=threading.Lock, init=False)
 
     def fill(self) -> None:
         """Hold as many as there should be, or as there can be now."""
+        with self._lock:
+            self._fill()
+
+    def _fill(self) -> None:
         self._wanted = True
         while len(self._open) < self.count:
             try:
@@ -188,8 +194,9 @@ class _Spares:
     @contextmanager
     def lent(self) -> Iterator[None]:
         """Hold one less for a while."""
-        if self._open:
-            os.close(self._open.pop())
+        with self._lock:
+            if self._open:
+                os.close(self._open.pop())
         try:
             yield
         finally:

@@ -7,13 +7,16 @@ empty ones are removed, and the write is tried again.
 Invariants:
 
 * What users send never uses the reserve: only what says how something ended, and the audit.
-* While the reserve is not whole nothing new begins, so that it lasts for what runs.
+* While the reserve is not whole, or of the audit's not even half is there, nothing new begins, so
+  that it lasts for what runs.
+* It may wait for the disk, and may be used by several threads.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
@@ -69,6 +72,7 @@ class DiskReserve:
         self._file: int | None = None
         self._left = 0
         self._unsupported = False
+        self._lock = threading.Lock()
         self.is_whole()
 
     def is_whole(self) -> bool:
@@ -76,7 +80,14 @@ class DiskReserve:
 
         On a file system that cannot reserve there is nothing that could be missing.
         """
-        return self._fill_files() and self._fill_space()
+        with self._lock:
+            return self._fill_files() and self._fill_space()
+
+    def is_half(self) -> bool:
+        """Whether at least half of it is there; what is missing is taken back first."""
+        with self._lock:
+            files = self._fill_files() or 2 * self._empty_left >= len(self._empty)
+            return (self._fill_space() or 2 * self._left >= self._size) and files
 
     def _fill_files(self) -> bool:
         try:
@@ -118,6 +129,10 @@ class DiskReserve:
                     raise
 
     def _release(self) -> bool:
+        with self._lock:
+            return self._release_step()
+
+    def _release_step(self) -> bool:
         released = False
         if self._file is not None and self._left > 0:
             self._left = max(0, self._left - self._step)

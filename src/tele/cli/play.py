@@ -17,6 +17,7 @@ from tele.cli.output import say
 from tele.cli.recordings import open_source
 from tele.cli.session import Where, where_options
 from tele.errors import InvalidInput
+from tele.text import printable
 
 if TYPE_CHECKING:
     from tele.recording.playback import Source
@@ -64,7 +65,9 @@ def play(
             f" this is {form}"
         )
     with open_source(recording, where) as (source, _):
-        if source.manifest is None:
+        if source.lost:
+            say(f"this recording is incomplete: {printable(source.lost)}")
+        elif source.manifest is None:
             say("this recording is not complete yet: it is shown as far as it goes")
         if form == "pty":
             _play(source, channel, speed or 1.0, idle_limit)

@@ -48,7 +48,8 @@ def lasted(row: Any) -> str:
     if row["ended"] is None:
         return "open"
     started, ended = (datetime.fromisoformat(row[k]) for k in ("started", "ended"))
-    return span((ended - started).total_seconds())
+    length = span((ended - started).total_seconds())
+    return f"{length} (incomplete)" if row["incomplete"] else length
 
 
 def begun(row: Any) -> str:
@@ -238,6 +239,8 @@ def export(recording: str, file: Path | None, form: str | None, where: Where) ->
     say(f"wrote {target}")
     if source.manifest is None:
         say("it is not complete: the recording had no manifest yet, so nobody has signed it")
+    elif source.missing:
+        say(f"it is not complete: {printable(source.lost)}")
 
 
 #: What is said, and the status to end with, of a recording that is good as far as it is there.
@@ -245,6 +248,7 @@ _INCOMPLETE = {
     "running": (7, "the session runs: its node is online and has not said that it ended"),
     "ended": (8, "the session has ended, but its node has not uploaded all of it yet"),
     "unfinished": (9, "it was never finished: its node is gone, or does not know of it any more"),
+    "incomplete": (9, "it is incomplete, and closed"),
 }
 _FILE_IS_INCOMPLETE = "the file has no manifest: it was exported before the recording was complete"
 
@@ -266,7 +270,7 @@ def verify(recording: str, ca: str | None, form: str, where: Where) -> None:
     agree; the signer has to be the node, by a certificate of the cluster's host authority. With
     a .tape file and --ca nothing else is needed. Status 0: all of it is good; 1: something is
     wrong; 7: good so far, the session runs; 8: good so far, it ended but is not uploaded; 9: good
-    so far, but nobody will finish it.
+    so far, but nobody will finish it, or a part of it is lost.
     """
     try:
         with open_source(recording, where) as (source, authority):
@@ -275,12 +279,15 @@ def verify(recording: str, ca: str | None, form: str, where: Where) -> None:
     except BadRecording as error:
         raise BadRecording(f"{recording}: not to be trusted: {error}") from None
     status, said = _INCOMPLETE.get(source.state.value, (1, "auth has no manifest of it"))
-    if source.details is None:
+    if source.details is None and source.manifest is None:
         said = _FILE_IS_INCOMPLETE
+    if source.lost:
+        said = f"{said}: {printable(source.lost)}"
     if form != "text":
         show_data(form, {"id": source.id, "ok": verdict.complete, "state": source.state.value,
                          "chunks": verdict.chunks, "frames": verdict.frames,
                          "complete": verdict.complete, "recovered": verdict.recovered,
+                         "missing": list(source.missing), "incomplete": source.lost,
                          "user": source.start.user, "login": source.start.login,
                          "node": source.start.node, "node_id": source.start.node_id,
                          "cluster": cluster})  # fmt: skip

@@ -14,7 +14,7 @@ Laws of this file:
 * Bounded. When it is full nothing old is lost: :attr:`full` says so, and the node takes
   nobody in whom it could not put on record.
 * On a disk that others filled the ends of what runs are kept, too: they use space that was
-  reserved (:mod:`tele.capacity.disk`), and while some of that is missing it counts as full.
+  reserved (:mod:`tele.capacity.disk`), and while half of that is missing it counts as full.
 * What is sent is forgotten also on a full disk: the mark is written in place.
 """
 
@@ -169,7 +169,7 @@ class FileSpool:
     @property
     def full(self) -> bool:
         """See :class:`Spool`."""
-        return self._size > self._limit - self._spare or not self._reserve.is_whole()
+        return self._size > self._limit - self._spare or not self._reserve.is_half()
 
     def append(self, line: bytes) -> bool:
         """See :class:`Spool`. The line is in the kernel when this returns."""

@@ -63,7 +63,9 @@ class Grant:
     """All that one SSH connection may do; nobody downstream asks again who the user is.
 
     ``roles`` are those that allowed it. ``expires`` is the end of the certificate.
-    ``client_keepalive`` and ``max_forwards``: see :class:`tele.model.resources.RoleOptions`.
+    ``client_keepalive`` and ``max_forwards``: see :class:`tele.model.resources.RoleOptions`. With
+    ``record_strictly`` nothing runs that cannot be recorded. With ``break_glass`` it does all the
+    same, also where there is no room for the audit.
     """
 
     identity: UserIdentity
@@ -79,3 +81,5 @@ class Grant:
     force_command: str | None = None
     client_keepalive: timedelta | None = None
     max_forwards: int = MAX_FORWARDS
+    record_strictly: bool = False
+    break_glass: bool = False

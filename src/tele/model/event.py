@@ -57,6 +57,7 @@ CODES: Final[Mapping[str, str]] = {
     "recording.upload": "TP001I",
     "recording.access": "TP002I",
     "recording.delete": "TP003I",
+    "recording.incomplete": "TP004W",
 }
 
 

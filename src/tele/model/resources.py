@@ -64,6 +64,17 @@ def keepalive_problem(value: timedelta) -> str:
     return "" if not value or value >= timedelta(seconds=1) else "at least 1s, or 0s for never"
 
 
+class SessionRecording(str, Enum):
+    """What becomes of a session that cannot be recorded, as on a full disk.
+
+    ``best_effort``: it goes on, the audit says so, and it is recorded from when there is room.
+    ``strict``: it is refused.
+    """
+
+    BEST_EFFORT = "best_effort"
+    STRICT = "strict"
+
+
 @frozen
 class RoleOptions:
     """How a permitted connection may be used. Where several roles speak, the stricter wins.
@@ -76,6 +87,10 @@ class RoleOptions:
     ``client_keepalive``: after so much silence an SSH client is asked whether it is there; nought
     is never, and None what the cluster says. ``max_forwards``: connections that a user may have
     forwarded at once on a node, over all connections to it; more of them wait.
+
+    ``record`` says whether a session that cannot be recorded is refused. ``break_glass`` lets in
+    whom this role lets in also then, whatever other roles say, and when a node has no room for its
+    audit: for those who have to make room.
     """
 
     max_session_ttl: timedelta = timedelta(hours=30)
@@ -89,6 +104,8 @@ class RoleOptions:
     force_command: str = ""
     client_keepalive: timedelta | None = field(default=None, metadata=OMITTED)
     max_forwards: int = field(default=MAX_FORWARDS, metadata=OMITTED)
+    record: SessionRecording = field(default=SessionRecording.BEST_EFFORT, metadata=OMITTED)
+    break_glass: bool = field(default=False, metadata=OMITTED)
 
 
 @frozen

@@ -67,6 +67,7 @@ class Recording:
     """A row of ``tele recordings ls``. ``size`` is in stored (compressed) bytes.
 
     ``complete`` is false until the signed manifest is there, whatever ``ended`` says.
+    ``incomplete`` says why it was closed without being whole; nothing while it is open or complete.
     ``node`` and ``node_id`` are what auth knows of the host that sends it. ``started`` and
     ``ended`` are what that host says; ``received`` is when auth first heard of the session.
     """
@@ -84,6 +85,7 @@ class Recording:
     chunks: int = 0
     complete: bool = False
     received: datetime | None = None
+    incomplete: str = ""
 
 
 class RecordingState(str, Enum):
@@ -91,18 +93,24 @@ class RecordingState(str, Enum):
 
     ``running``: its node is online and has not said that the session ended. ``ended``: the
     session ended, but its node has not sent all of it. ``unfinished``: nobody said that it
-    ended, and its node is gone or does not know of it any more.
+    ended, and its node is gone or does not know of it any more. ``incomplete``: it is closed, by
+    its node or by auth, though a part of it is lost or never came; :attr:`Recording.incomplete`
+    says why.
     """
 
     RUNNING = "running"
     ENDED = "ended"
     UNFINISHED = "unfinished"
     COMPLETE = "complete"
+    INCOMPLETE = "incomplete"
 
 
 @frozen
 class ChunkDigest:
-    """One chunk as the manifest names it; ``sha256`` is hex, of the stored bytes."""
+    """One chunk as the manifest names it; ``sha256`` is hex, of the stored bytes.
+
+    Of a chunk that is lost ``size`` is 0 and ``sha256`` empty, if its node does not know them.
+    """
 
     number: int
     size: int

@@ -8,7 +8,8 @@ Laws of this file:
 * What the certificate withholds, no role gives back.
 * A visitor is in after the event of it is written: it survives the end of this process.
 * Without a valid certificate of our own, without room to put it on record, or with sessions
-  to be recorded in a way that we do not know, nobody comes in.
+  to be recorded in a way that we do not know, nobody comes in; without room, those do whom a
+  role lets in all the same (``break_glass``), to make some.
 * Accounts are looked up in threads of their own, of which each person has a share.
 """
 
@@ -168,8 +169,6 @@ class NodeRealm:
             )
         if member.expelled:
             raise Unavailable(f"this node lets nobody in: {member.expelled}")
-        if not member.can_record:
-            raise Unavailable("this node has no room left for its audit; it lets nobody in")
         if problem := member.state.recording.problem:
             raise Unavailable(
                 "this node cannot record sessions as the cluster says, and lets nobody in:"
@@ -178,6 +177,8 @@ class NodeRealm:
         decision = self._decide(credentials, credentials.checked.identity)
         if isinstance(decision, Denied):
             raise AccessDenied(decision.message, decision.reason.value)
+        if not (member.can_record or decision.break_glass):
+            raise Unavailable("this node has no room left for its audit; it lets nobody in")
         return decision
 
     def _again(self, visitor: Visitor) -> None:

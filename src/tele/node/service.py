@@ -270,6 +270,7 @@ class NodeService(Service):
             start,
             lambda: int((self._reactor.seconds() - began) * SECOND),
             record_input=grant.record_input,
+            strict=grant.record_strictly and not grant.break_glass,
         )
 
     # -- life -------------------------------------------------------------------------

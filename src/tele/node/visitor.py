@@ -170,8 +170,14 @@ class Visitor(ConchUser):
             seconds=seconds,
             interactive=self._interactive,
             recorded=recorded,
+            **self._unrecorded(),
             **why,
         )
+
+    def _unrecorded(self) -> dict[str, str]:
+        """Return what an event says of a session that could not be recorded from its start."""
+        problem = "" if self._tape is None else self._tape.problem
+        return {"unrecorded": cut(problem)} if problem else {}
 
     def _check(self) -> None:
         if self.ended is not None:
@@ -214,6 +220,7 @@ class Visitor(ConchUser):
             self._trail.happened(name, self.visit, error=cut(str(error)), **fields)
             raise
         self._interactive = self._interactive or request.pty is not None
+        fields |= self._unrecorded()
         if getattr(program, "cgroup", 0):
             fields["cgroup"] = program.cgroup
         self._trail.happened(name, self.visit, **fields)

@@ -19,7 +19,7 @@ from typing import Final
 
 from tele.model.access import CertificateLimits, Denied, Grant, Reason
 from tele.model.identity import UserIdentity
-from tele.model.resources import Lock, LockTarget, Role, Rule
+from tele.model.resources import Lock, LockTarget, Role, Rule, SessionRecording
 from tele.rbac import labels as conditions
 from tele.rbac.forced import may_forward, trouble_with
 from tele.rbac.logins import expand
@@ -85,6 +85,9 @@ def decide(
         force_command=command,
         client_keepalive=keepalive_of(restricting),
         max_forwards=min(o.max_forwards for o in options),
+        record_strictly=any(o.record is SessionRecording.STRICT for o in options),
+        break_glass=any(o.break_glass for o in options)
+        and any(role.spec.options.break_glass for role in allowing),
     )
 
 

@@ -10,7 +10,9 @@ Laws of this file:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,8 @@ Perform = Callable[[Any, Any], Any]
 class Source:
     """A recording to be read. ``chunks()`` may be called again and again.
 
-    ``details`` are what auth says about it; a file has none.
+    ``details`` are what auth says about it; a file has none. ``missing`` are the numbers of chunks
+    that it is said not to have any more: no others may be.
     """
 
     id: str
@@ -44,17 +47,31 @@ class Source:
     manifest: Manifest | None
     chunks: Callable[[], Iterator[bytes]]
     details: RecordingDetails | None = None
+    missing: tuple[int, ...] = ()
 
     @property
     def state(self) -> RecordingState:
         """How far it is. A file without a manifest is unfinished, whatever became of it since."""
         if self.details is not None:
             return self.details.state
-        return RecordingState.UNFINISHED if self.manifest is None else RecordingState.COMPLETE
+        if self.manifest is None:
+            return RecordingState.UNFINISHED
+        return RecordingState.INCOMPLETE if self.missing else RecordingState.COMPLETE
+
+    @property
+    def lost(self) -> str:
+        """What is not there any more, in words; nothing if nothing is."""
+        why = "" if self.details is None else self.details.recording.incomplete
+        if not self.missing:
+            return why
+        shown = ", ".join(str(number) for number in self.missing[:8])
+        more = f" and {len(self.missing) - 8} more" if len(self.missing) > 8 else ""
+        named = f"chunks are lost: {shown}{more}"
+        return named if why in ("", named) else f"{why}; {named}"
 
     def frames(self) -> Iterator[Frame]:
         """Give its frames, checked. Raises :class:`BadRecording` where it is not what it was."""
-        return read_frames(self.chunks(), self.manifest, self.start)
+        return read_frames(self.chunks(), self.manifest, self.start, self.missing)
 
     def verify(self, host_authorities: Collection[bytes], cluster: str) -> Verdict:
         """Check all of it, for ``cluster`` with these host authorities (SSH key blobs).
@@ -67,8 +84,8 @@ class Source:
             if self.details is None:
                 return
             check_start(self.details.recording, manifest.start, signer.name)
-            check_end(self.details.recording, manifest)
-            if self.details.available != len(manifest.chunks):
+            check_end(self.details.recording, manifest, self.missing)
+            if self.details.available != len(manifest.chunks) - len(self.missing):
                 raise BadRecording(
                     f"{self.details.available} chunks are in the archive, its manifest names"
                     f" {len(manifest.chunks)}"
@@ -76,15 +93,22 @@ class Source:
 
         if self.start.cluster != cluster:
             raise BadRecording(f"it is of cluster {quoted(self.start.cluster)}, not {cluster}")
-        return verify(self.chunks(), self.manifest, self.start, check_manifest)
+        return verify(self.chunks(), self.manifest, self.start, check_manifest, self.missing)
 
     def blobs(self) -> Iterator[tuple[str, bytes]]:
         """Give what a ``.tape`` file holds."""
         yield "start", encode(self.start)
         if self.manifest is not None:
             yield "manifest", encode(self.manifest)
-        for number, data in enumerate(self.chunks()):
+        if self.missing:
+            yield "missing", json.dumps(self.missing).encode("ascii")
+        for number, data in zip(_numbers(self.missing), self.chunks(), strict=False):
             yield _chunk_name(number), data
+
+
+def _numbers(missing: Collection[int]) -> Iterator[int]:
+    """Give the numbers of the chunks that are there, without end."""
+    return (number for number in count() if number not in missing)
 
 
 def _chunk_name(number: int) -> str:
@@ -102,18 +126,25 @@ def from_authority(perform: Perform, recording_id: str) -> Source:
         raise BadRecording(f"auth has recording {quoted(row.id)} under the id {recording_id}")
     if row.complete and details.manifest is None:
         raise BadRecording("it is complete, but its manifest is missing from the archive")
-    count = details.available if details.manifest is None else len(details.manifest.chunks)
+    missing = () if row.complete else details.missing
+    total = details.available + len(missing)
+    if details.manifest is not None:
+        total = len(details.manifest.chunks)
 
     def chunks() -> Iterator[bytes]:
-        for number in range(count):
+        for number in range(total):
+            if number in missing:
+                continue
             try:
                 yield perform(table.GET_CHUNK, GetChunk(recording_id, number)).data
             except NotFound:
                 raise BadRecording(f"chunk {number} is missing from the archive") from None
 
+    if details.manifest is None and 0 in missing:
+        raise NotFound("its first chunk is lost, which says whose it is; the others cannot be read")
     start = details.manifest.start if details.manifest is not None else _start(chunks())
     check_start(row, start, claimed_name(details.manifest))
-    return Source(recording_id, start, details.manifest, chunks, details)
+    return Source(recording_id, start, details.manifest, chunks, details, missing)
 
 
 def _start(chunks: Iterable[bytes]) -> RecordingStart:
@@ -127,29 +158,28 @@ def _start(chunks: Iterable[bytes]) -> RecordingStart:
 def from_file(path: Path) -> Source:
     """Read a ``.tape`` file. Raises :class:`InvalidInput` or :class:`BadRecording`."""
     try:
-        start, manifest = _beginning(path)
+        start, manifest, missing = _beginning(path)
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
 
     def chunks() -> Iterator[bytes]:
         with path.open("rb") as file:
-            parts = read_file(file)
-            number = 0
-            for at, (name, data) in enumerate(parts):
-                if at == 0 or (at == 1 and name == "manifest"):
+            numbers = _numbers(missing)
+            before = ["start", *["manifest"] * (manifest is not None), *["missing"] * bool(missing)]
+            for at, (name, data) in enumerate(read_file(file)):
+                if before[at : at + 1] == [name]:
                     continue
-                if name != _chunk_name(number):
-                    raise BadRecording(
-                        f"{quoted(name)} stands where {_chunk_name(number)} has to be"
-                    )
-                number += 1
+                expected = _chunk_name(next(numbers))
+                if name != expected:
+                    raise BadRecording(f"{quoted(name)} stands where {expected} has to be")
                 yield data
 
-    return Source(start.id, start, manifest, chunks)
+    return Source(start.id, start, manifest, chunks, missing=missing)
 
 
-def _beginning(path: Path) -> tuple[RecordingStart, Manifest | None]:
+def _beginning(path: Path) -> tuple[RecordingStart, Manifest | None, tuple[int, ...]]:
     manifest: Manifest | None = None
+    missing: tuple[int, ...] = ()
     with path.open("rb") as file:
         parts = read_file(file)
         name, data = next(parts, ("", b""))
@@ -159,9 +189,25 @@ def _beginning(path: Path) -> tuple[RecordingStart, Manifest | None]:
         name, data = next(parts, ("", b""))
         if name == "manifest":
             manifest = decode(Manifest, data)
+            name, data = next(parts, ("", b""))
+        if name == "missing":
+            missing = _missing(data)
     if manifest is not None and (manifest.start != start or manifest.id != start.id):
         raise BadRecording("the file's beginning and its manifest are of different sessions")
-    return start, manifest
+    return start, manifest, missing
+
+
+def _missing(data: bytes) -> tuple[int, ...]:
+    """Return the numbers of the chunks that a file is said not to have."""
+    try:
+        said = json.loads(data)
+    except (ValueError, RecursionError):
+        said = None
+    if not isinstance(said, list) or not said or any(type(number) is not int for number in said):
+        raise BadRecording("the file does not say in numbers which chunks are missing")
+    if said != sorted(set(said)) or said[0] < 0:
+        raise BadRecording("the chunks that are missing are not named in order, each once")
+    return tuple(said)
 
 
 @frozen

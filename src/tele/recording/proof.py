@@ -89,12 +89,12 @@ def check_start(row: Recording, start: RecordingStart, *more_names: str) -> None
             )
 
 
-def check_end(row: Recording, manifest: Manifest) -> None:
+def check_end(row: Recording, manifest: Manifest, missing: Collection[int] = ()) -> None:
     """Raise :class:`BadRecording` unless ``manifest`` is what the row of auth is about."""
-    if not row.complete:
+    if not (row.complete or row.incomplete):
         raise BadRecording("it has a manifest, but auth has not accepted one")
     noted = (row.ended and format_time(row.ended), row.chunks, row.size, row.interactive)
-    size = sum(chunk.size for chunk in manifest.chunks)
+    size = sum(chunk.size for chunk in manifest.chunks if chunk.number not in missing)
     said = (format_time(manifest.ended), len(manifest.chunks), size, manifest.interactive)
     if noted != said:
         raise BadRecording(

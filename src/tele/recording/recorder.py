@@ -2,44 +2,56 @@
 
 Laws of this file:
 
-* Frames are on disk within a second. A process that is killed loses no more than that.
-* Memory is bounded: one chunk that fills and one that is packed. When the spool is slower
-  than the session, the session waits.
-* No session begins whose recording cannot be written, or not be ended on a full disk.
+* Frames are on disk within a second, and there to stay (:mod:`tele.recording.commit`). A process
+  that is killed, or a machine that loses its power, loses no more than that.
+* The reactor waits for no disk. Memory is bounded: one chunk that fills and one that is packed
+  and written. When the spool is slower than the session, the session waits.
 * A full disk does not end a session: what is dropped is counted, and written down as a gap with
-  the true reason as soon as there is room. The end of a session, with its gap, uses space that
-  is reserved for it; output never does.
+  the true reason as soon as there is room. What was launched and the like is kept until then. The
+  end of a session, with its gap, uses space that is reserved for it; output never does.
+* A recording ends as long after its start as the session lasted, however the clock was set.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 from attrs import evolve
-from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.capacity.disk import why
 from tele.errors import TeleError, Unavailable
 from tele.interfaces import IRecorder, IRecording
-from tele.loop import make_logger, now
+from tele.loop import make_logger
 from tele.model.codec import encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import ChunkDigest, Manifest, RecordingStart
+from tele.recording.commit import FLUSH_SECONDS, GroupCommit
 from tele.recording.share import DiskShares
-from tele.recording.spool import Spool, SpoolFolder
+from tele.recording.spool import Spool, SpoolFolder, Stored
+from tele.tape.layout import RAW_LIMIT
 from tele.tape.verify import VERSION, to_sign
-from tele.tape.writer import Packed, TapeWriter, Worker, at_once
+from tele.tape.writer import BYTES, Packed, TapeWriter
+from tele.workers import SerialWorker
 
 log = make_logger(__name__)
 
-FLUSH_SECONDS: Final = 1.0
 SECOND: Final = 1_000_000_000
+#: How long recordings that end may take when the node stops.
+CLOSE_SECONDS: Final = 5.0
+#: Chunks of all recordings that were packed lately, of which is remembered what is in them.
+KNOWN_LIMIT: Final = 256
+TOO_SLOW: Final = "the disk was too slow"
 
 
 def sign_manifest(
@@ -52,75 +64,147 @@ def sign_manifest(
 
 @implementer(IRecording)
 class TapeRecording:
-    """One session on its way to the spool. Making it may raise OSError; then there is none."""
+    """One session on its way to the spool, a source of :class:`GroupCommit`."""
 
     def __init__(self, recorder: TapeRecorder, folder: SpoolFolder, start: RecordingStart) -> None:
-        self.paused = False
         self._recorder = recorder
         self._folder = folder
         self._start = start
-        self._writer = TapeWriter(worker=recorder.worker)
-        self._digests: list[ChunkDigest] = []
-        self._pending: list[tuple[ChunkDigest, bytes]] = []
+        self._writer = TapeWriter()
+        self._held: Packed | None = None
+        self._busy = False
+        self._idle: list[Deferred[None]] = []
+        self._behind = False
+        self._over = False
         self._lost: Counter[str] = Counter()
         self._reasons: dict[str, None] = {}
         self._resumed: list[Callable[[], None]] = []
         self._interactive = False
-        self._timer: IDelayedCall | None = None
+        self._marked = False
         self._closed = False
         self._last_time = 0
-        self._began = recorder.clock.seconds()
+        self._last_heard = recorder.clock.seconds()
         self._end: Frame | None = None
-        self._done: Deferred[None] = Deferred()
+        self._written = 0
         self._writer.add(Frame(0, 0, FrameKind.START, encode(start)))
-        self._cut()
-        recorder.changed(folder.id)
+
+    def create(self) -> None:
+        """In a thread: make the folder and its first chunk. If it raises OSError there is none."""
+        self._folder.create(self._start)
+        try:
+            self._hold(self._writer.take())
+            self._write_held()
+        except OSError:
+            self._folder.discard()
+            raise
+
+    @property
+    def closing(self) -> bool:
+        """Whether the session ended, and its end is being written."""
+        return self._closed
+
+    @property
+    def paused(self) -> bool:
+        """See :class:`IRecording`."""
+        return self._behind or self._over
 
     def write(self, frame: Frame) -> None:
         """See :class:`IRecording`."""
         if self._closed:
             return
         self._last_time = max(self._last_time, frame.time)
-        if self._pending:
-            self._lost[frame.kind.name.lower()] += len(frame.data)
+        self._last_heard = self._recorder.clock.seconds()
+        writer = self._writer
+        if self._held is not None and (frame.kind in BYTES or writer.is_full):
+            self._lose(frame)
+            return
+        if writer.waiting + len(frame.data) > RAW_LIMIT:
+            self._reasons[TOO_SLOW] = None  # somebody goes on though the session waits
+            self._lose(frame)
             return
         if frame.kind is FrameKind.OPEN and not self._interactive:
-            self._look_for_terminal(frame)
-        self._writer.add(frame)
-        if self._writer.is_full and self._put_on_disk(self._begin):
-            self._recorder.changed(self._folder.id)
-        if self._timer is None:
-            self._timer = self._recorder.clock.callLater(FLUSH_SECONDS, self._on_time)
+            self._interactive = bool(json.loads(frame.data).get("pty"))
+        writer.add(frame)
+        if not writer.is_full:
+            self._recorder.commit.soon(self)
+        elif self._busy:
+            self._behind = True
+        elif self._held is None:
+            self._recorder.commit.now(self)
 
-    def _look_for_terminal(self, frame: Frame) -> None:
-        if json.loads(frame.data).get("pty"):
-            self._interactive = True
-            try:
+    def _lose(self, frame: Frame) -> None:
+        self._lost[frame.kind.name.lower()] += len(frame.data)
+
+    # -- writing ----------------------------------------------------------------------
+    def begin(self) -> Callable[[], OSError | None] | None:
+        """See :class:`tele.recording.commit.Source`."""
+        if self._busy or self._closed:
+            return None
+        mark = self._interactive and not self._marked
+        if self._held is None:
+            pack = self._writer.take()
+            if pack is None and not mark:
+                return None
+        else:
+            pack = None
+        self._busy = True
+        return partial(self._put, pack, mark)
+
+    def _put(self, pack: Callable[[], Packed] | None, mark: bool) -> OSError | None:
+        """In a thread: write one chunk; one that cannot be written is held."""
+        try:
+            self._hold(pack)
+            self._write_held()
+            if mark:
                 self._folder.mark_interactive()
-            except OSError as error:
-                log.warn("recording {name} is not marked: {why!s}", name=self._folder.id, why=error)
-            self._recorder.changed(self._folder.id)
+                self._marked = True
+        except OSError as error:
+            return error
+        return None
 
-    def _on_time(self) -> None:
-        self._timer = None
-        if self.paused:
-            self._look_at_share()
-        self._flush()
+    def _hold(self, pack: Callable[[], Packed] | None) -> None:
+        if pack is not None:
+            named, _ = self._held = pack()
+            self._writer.packed(self._held)
+            known = Stored(named, *self._writer.taken, self._writer.finished)
+            self._recorder.remember(self._folder.id, known)
 
-    def _flush(self) -> None:
-        if self._put_on_disk(self._cut):
+    def _write_held(self) -> None:
+        if self._held is not None:
+            named, data = self._held
+            self._folder.write_chunk(named.number, data)
+            self._written += len(data)
+            self._held = None
+
+    def done(self, result: OSError | Failure | None) -> None:
+        """See :class:`tele.recording.commit.Source`."""
+        self._busy = False
+        self.count()
+        if isinstance(result, Failure):
+            log.failure("recording {name} lost a chunk", failure=result, name=self._folder.id)
+        elif result is not None:
+            self._note(result)
+            self._recorder.commit.soon(self)
+        else:
             self._write_gap()
             self._recorder.changed(self._folder.id)
+        idle, self._idle = self._idle, []
+        for waiting in idle:
+            waiting.callback(None)
+        if self._closed:
+            return
+        if result is None and self._writer.is_full:
+            self._recorder.commit.now(self)
+        elif self._writer.waiting:
+            self._recorder.commit.soon(self)
+        self._behind = self._busy and self._writer.is_full
+        self.look_at_share()
 
-    def _put_on_disk(self, put: Callable[[], None]) -> bool:
-        try:
-            put()
-        except OSError as error:
-            self._note(error)
-            self._look_again()
-            return False
-        self._look_at_share()
-        return True
+    def count(self) -> None:
+        """Count what was written for its user."""
+        written, self._written = self._written, 0
+        if written:
+            self._recorder.shares.add(self._folder.id, self._start.user, written)
 
     def _note(self, error: OSError) -> None:
         """Remember why there is a gap; the log hears of each reason once, until there is none."""
@@ -131,46 +215,6 @@ class TapeRecording:
                 "recording {name} cannot be written: {why!s}", name=self._folder.id, why=error
             )
 
-    def _look_again(self) -> None:
-        if self._timer is None:
-            self._timer = self._recorder.clock.callLater(FLUSH_SECONDS, self._on_time)
-
-    def _look_at_share(self) -> None:
-        """Have the session wait while its user's recordings take too much of the disk."""
-        over = self._recorder.shares.is_over(self._start.user)
-        if over and not self.paused:
-            log.warn(
-                "sessions of {user!r} wait: their recordings hold a quarter of the disk",
-                user=self._start.user,
-            )
-        self.paused = over
-        if over:
-            self._look_again()
-            return
-        resumed, self._resumed = self._resumed, []
-        for callback in resumed:
-            callback()
-
-    def _begin(self) -> None:
-        """Have a full chunk packed, and put the one before it on disk."""
-        self._write_chunks(self._writer.collect())
-        self._writer.begin()
-
-    def _cut(self, *, last: bool = False) -> None:
-        """Put what is written so far on disk. May raise OSError: then it is still there."""
-        self._write_chunks(self._writer.collect())
-        self._write_chunks(self._writer.cut(last=last))
-
-    def _write_chunks(self, cut: Packed | None) -> None:
-        if cut is not None:
-            self._pending.append(cut)
-        while self._pending:
-            named, data = self._pending[0]
-            self._folder.write_chunk(named.number, data)
-            self._recorder.shares.add(self._folder.id, self._start.user, len(data))
-            self._digests.append(named)
-            self._pending.pop(0)
-
     def _write_gap(self) -> None:
         reasons, self._reasons = self._reasons, {}
         if not self._lost:
@@ -179,123 +223,160 @@ class TapeRecording:
         body = json.dumps({"lost": dict(lost), "reason": "; ".join(reasons)}).encode()
         self._writer.add(Frame(self._last_time, 0, FrameKind.GAP, body))
 
+    # -- waiting ----------------------------------------------------------------------
+    def look_at_share(self) -> None:
+        """Have the session wait while its user's recordings take too much of the disk."""
+        if self._closed:
+            return
+        over = self._recorder.shares.is_over(self._start.user)
+        if over and not self._over:
+            log.warn(
+                "sessions of {user!r} wait: their recordings hold a quarter of the disk",
+                user=self._start.user,
+            )
+        self._over = over
+        if over:
+            self._recorder.commit.soon(self)  # to be measured again
+        if self.paused:
+            return
+        resumed, self._resumed = self._resumed, []
+        for callback in resumed:
+            callback()
+
     def when_resumed(self, callback: Callable[[], None]) -> None:
-        """See :class:`IRecording`. Writing is synchronous: only a share that is used up waits."""
+        """See :class:`IRecording`."""
         if self.paused:
             self._resumed.append(callback)
         else:
             callback()
 
+    # -- the end ----------------------------------------------------------------------
     def close(self, reason: str) -> Deferred[None]:
         """See :class:`IRecording`."""
         if self._closed:
             return succeed(None)
         self._closed = True
         self._resumed.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        lasted = timedelta(seconds=self._recorder.clock.seconds() - self._began)
-        ended = self._start.started + lasted  # whatever the clock was set to meanwhile
+        self._recorder.commit.forget(self)
+        passed = int((self._recorder.clock.seconds() - self._last_heard) * SECOND)
+        elapsed = self._last_time = self._last_time + max(0, passed)
         body = json.dumps({"reason": reason}).encode()
-        self._end = Frame(self._time(ended), 0, FrameKind.END, body)
-        self._finish(ended, retry=False)
-        return self._done
+        self._end = Frame(elapsed, 0, FrameKind.END, body)
+        ended = self._start.started + timedelta(microseconds=elapsed // 1000)
+        return Deferred.fromCoroutine(self._finish(ended))
 
-    def _finish(self, ended: datetime, *, retry: bool) -> None:
+    async def _finish(self, ended: datetime) -> None:
         """Write the end, and sign, on a full disk with the space that is reserved for it.
 
         Where not even that is enough, try again; memory is one chunk.
         """
-        try:
-            self._recorder.spool.reserve.spend(lambda: self._put_end(ended))
-        except OSError as error:
-            self._note(error)
-            if not retry:
-                name = self._folder.id
-                log.error("recording {name} is not closed yet: {why!s}", name=name, why=error)
-            self._recorder.clock.callLater(FLUSH_SECONDS, self._finish, ended, retry=True)
-        except TeleError as error:
-            self._done.errback(Unavailable(f"the recording could not be closed: {error}"))
-        else:
-            self._recorder.closed(self._folder.id)
-            self._done.callback(None)
+        if self._busy:
+            idle: Deferred[None] = Deferred()
+            self._idle.append(idle)
+            await idle
+        failed = False
+        while True:
+            try:
+                await self._recorder.writer.call(self._put_end, ended)
+            except OSError as error:
+                self._note(error)
+                if not failed:
+                    name = self._folder.id
+                    log.error("recording {name} is not closed yet: {why!s}", name=name, why=error)
+                failed = True
+            except TeleError as error:
+                # Whoever closes what is left over tries it again.
+                self._recorder.closed(self._folder.id)
+                raise Unavailable(f"the recording could not be closed: {error}") from None
+            else:
+                break
+            finally:
+                self.count()
+            clock: Any = self._recorder.clock
+            await deferLater(clock, FLUSH_SECONDS)
+        self._recorder.closed(self._folder.id)
+        await self._recorder.commit.synced()
 
     def _put_end(self, ended: datetime) -> None:
-        """May raise OSError, and goes on where it was when it is called again."""
+        """In a thread. May raise OSError, and goes on where it was when it is called again."""
+        spend = self._recorder.spool.reserve.spend
+        spend(self._write_held)
         if self._end is not None:
-            if self._pending:
-                self._cut()
             self._write_gap()
             self._writer.add(self._end)
             self._end = None
-        self._cut(last=not self._writer.finished)
-        self._folder.write_manifest(self._recorder.signed(self._manifest(ended)))
+            self._hold(self._writer.take(last=True))
+            spend(self._write_held)
+        manifest = self._recorder.signed(self._manifest(ended, self._folder.digests()))
+        spend(lambda: self._folder.write_manifest(manifest))
 
-    def _manifest(self, ended: datetime) -> Manifest:
+    def _manifest(self, ended: datetime, digests: list[ChunkDigest]) -> Manifest:
         return Manifest(
             id=self._start.id,
             version=VERSION,
             start=self._start,
             ended=ended,
-            chunks=tuple(self._digests),
+            chunks=tuple(digests),
             frames=self._writer.frames,
             interactive=self._interactive,
             recovered=False,
             host_certificate="",
         )
 
-    def _time(self, moment: datetime) -> int:
-        elapsed = int((moment - self._start.started).total_seconds() * SECOND)
-        return max(elapsed, self._last_time)
-
 
 @implementer(IRecorder)
 class TapeRecorder:
-    """Records sessions into ``spool``; ``changed(id)`` is told when there is more to upload.
-
-    ``worker`` packs full chunks.
-    """
+    """Records sessions into ``spool``; ``changed(id)`` is told when there is more to upload."""
 
     def __init__(
         self,
         spool: Spool,
-        clock: IReactorTime,
+        clock: Any,
         sign: Callable[[bytes], bytes],
         host_certificate: Callable[[], str],
         changed: Callable[[str], None] = lambda _: None,
-        worker: Worker = at_once,
     ) -> None:
         self.clock = clock
         self.changed = changed
-        self.worker = worker
         self.spool = spool
-        self.shares = DiskShares(spool.root)
+        self.shares = DiskShares()
+        self.writer = SerialWorker(clock, "recording writer")
+        self.commit = GroupCommit(clock, self.writer, spool.sync, self._measure)
         self._sign = sign
         self._host_certificate = host_certificate
-        self._open: set[str] = set()
+        self._open: dict[str, TapeRecording] = {}
+        self._ended: Deferred[None] | None = None
+        self._known: dict[tuple[str, int], Stored] = {}
+        self._lock = threading.Lock()
 
     def open(self, start: RecordingStart) -> Deferred[Any]:
         """See :class:`IRecorder`."""
-        if not self.spool.reserve.is_whole():
-            return fail(
-                Unavailable("the session cannot be recorded: there is no space for its end")
-            )
-        folder = self.spool.folder(start.id)
-        try:
-            folder.create(start)
-            recording = self._begin(folder, start)
-        except OSError as error:
-            return fail(Unavailable(f"the session cannot be recorded: {error.strerror}"))
-        self._open.add(start.id)
-        return succeed(recording)
+        return Deferred.fromCoroutine(self._begin(start))
 
-    def _begin(self, folder: SpoolFolder, start: RecordingStart) -> TapeRecording:
+    async def _begin(self, start: RecordingStart) -> TapeRecording:
+        recording = TapeRecording(self, self.spool.folder(start.id), start)
+        self._open[start.id] = recording
         try:
-            return TapeRecording(self, folder, start)
-        except OSError:
-            folder.discard()
+            await self.writer.call(self._create, recording)
+        except OSError as error:
+            del self._open[start.id]
+            raise Unavailable(f"the session cannot be recorded: {why(error)}") from None
+        except BaseException:
+            del self._open[start.id]
             raise
+        recording.count()
+        self.commit.soon()
+        self.changed(start.id)
+        return recording
+
+    def _create(self, recording: TapeRecording) -> None:
+        if not self.spool.reserve.is_whole():
+            raise Unavailable("the session cannot be recorded: there is no space for its end")
+        recording.create()
+
+    def is_open(self, recording_id: str) -> bool:
+        """Whether a session of this process is recorded under this id."""
+        return recording_id in self._open
 
     def signed(self, manifest: Manifest) -> Manifest:
         """Sign with the host's key."""
@@ -303,60 +384,51 @@ class TapeRecorder:
 
     def closed(self, recording_id: str) -> None:
         """One is complete."""
-        self._open.discard(recording_id)
+        self._open.pop(recording_id, None)
         self.changed(recording_id)
+        if self._ended is not None and not any(r.closing for r in self._open.values()):
+            ended, self._ended = self._ended, None
+            ended.callback(None)
 
-    def recover(self) -> list[str]:
-        """Close what a process before this one left open; returns the ids.
+    def remember(self, recording_id: str, known: Stored) -> None:
+        """In a thread: a chunk is packed. What is known of it spares unpacking it soon after."""
+        with self._lock:
+            self._known[recording_id, known.digest.number] = known
+            if len(self._known) > KNOWN_LIMIT:
+                del self._known[next(iter(self._known))]
 
-        Call it once, before the first session.
-        """
-        recovered = []
-        self.spool.clean()
-        for folder in self.spool.folders():
-            self._count(folder)
-            if folder.id in self._open or folder.is_closed:
-                continue
-            try:
-                self._close_orphan(folder)
-            except (OSError, TeleError) as error:
-                log.error(
-                    "recording {name} cannot be recovered: {why!s}", name=folder.id, why=error
-                )
-                continue
-            recovered.append(folder.id)
-        return recovered
+    def recall(self, recording_id: str, number: int) -> Stored | None:
+        """Return what is known of a chunk, once, if that is not too long ago."""
+        with self._lock:
+            return self._known.pop((recording_id, number), None)
 
-    def _count(self, folder: SpoolFolder) -> None:
+    def released(self, recording_id: str, size: int) -> None:
+        """Auth has so many bytes more of one, and the spool has them not any more."""
+        self.shares.remove(recording_id, size)
+
+    def _measure(self) -> Callable[[], object]:
+        """In a thread: ask the disk what is free."""
         try:
-            self.shares.add(folder.id, folder.start.user, folder.size)
-        except (OSError, TeleError) as error:
-            log.error("recording {name} cannot be counted: {why!s}", name=folder.id, why=error)
+            found = os.statvfs(self.spool.root)
+        except OSError:
+            return lambda: self._measured(None)
+        free = found.f_bavail * found.f_frsize
+        return lambda: self._measured(free)
 
-    def _close_orphan(self, folder: SpoolFolder) -> None:
-        start = folder.start
-        digests, previous, time, frames = folder.recover()
-        writer = TapeWriter(len(digests), previous)
-        if not digests:  # not even its first frame was on disk
-            writer.add(Frame(0, 0, FrameKind.START, encode(start)))
-        body = json.dumps({"reason": "the recorder ended before the session"}).encode()
-        writer.add(Frame(time, 0, FrameKind.END, body))
-        cut = writer.cut(last=True)
-        spend = self.spool.reserve.spend
-        if cut is not None:
-            named, data = cut
-            spend(lambda: folder.write_chunk(named.number, data))
-            digests.append(named)
-        manifest = Manifest(
-            id=start.id,
-            version=VERSION,
-            start=start,
-            ended=now(self.clock),
-            chunks=tuple(digests),
-            frames=frames + writer.frames,
-            interactive=folder.interactive,
-            recovered=True,
-            host_certificate="",
-        )
-        signed = self.signed(manifest)
-        spend(lambda: folder.write_manifest(signed))
+    def _measured(self, free: int | None) -> None:
+        self.shares.measured(free)
+        for recording in list(self._open.values()):
+            recording.look_at_share()
+
+    def close(self) -> Deferred[None]:
+        """Write and sync what there is, and stop; fires when that is done."""
+        return Deferred.fromCoroutine(self._close())
+
+    async def _close(self) -> None:
+        if any(recording.closing for recording in self._open.values()):
+            ended = self._ended = Deferred()
+            ended.addTimeout(CLOSE_SECONDS, self.clock).addErrback(lambda _: None)
+            await ended  # what does not end, on a full disk, is closed after the next start
+        await self.commit.close()
+        await self.writer.close()
+        self.spool.close()

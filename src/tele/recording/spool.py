@@ -1,31 +1,42 @@
 """Where is a recording until auth has it? In a folder of the node's data directory.
 
-``<spool>/<id>/``: ``start.json``, ``<number>.chunk`` for each chunk, ``manifest.json`` when
-it is closed, ``interactive`` when it had a terminal. ``<spool>/.reserve`` is space for ends.
+``<spool>/<id>/``: ``start.json``, ``<number>.chunk`` for each chunk that auth does not have,
+``acknowledged`` with a line for each that it has, ``manifest.json`` when it is closed,
+``interactive`` when it had a terminal. ``<spool>/.reserve`` is space for ends.
+
+Everything here may wait for the disk: a reactor calls it in a thread.
 
 Laws of this file:
 
 * A chunk has its name only when it is whole: what a killed process leaves can be read up
   to the last chunk.
-* Nothing is removed before auth acknowledged all of it. A folder without ``start.json`` is
-  of a session that never began: its maker was killed between two calls.
-* For each file that is written there is a descriptor (:func:`room_for_one`).
+* A chunk is removed when auth has it, and no sooner. How a manifest has to name it stays, in
+  ``acknowledged``.
+* What was written survives a power cut after :meth:`Spool.sync`. Before that any part of it may be
+  empty, torn or not there: whatever is read here may be, and that is told from what is whole.
+* For each file that is written or read there is a descriptor (:func:`room_for_one`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from attrs import frozen
+
 from tele.capacity.descriptors import room_for_one
 from tele.capacity.disk import DiskReserve
+from tele.capacity.durable import sync_file_system
 from tele.errors import BadRecording, InvalidInput
 from tele.model.codec import decode, encode
+from tele.model.frame import Frame
 from tele.model.session import ChunkDigest, Manifest, RecordingStart
-from tele.tape.layout import NO_CHUNK, digest, read_chunk
+from tele.tape.layout import Chunk, digest, read_chunk
 
 #: Space for the ends of the sessions that run when the disk gets full, and released at a time.
 RESERVE: Final = 8 << 20
@@ -35,6 +46,31 @@ RESERVE_FILES: Final = 64
 
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CHUNK = re.compile(r"(\d{8})\.chunk")
+_LINE = re.compile(rb"(\d+) (\d+) ([0-9a-f]{64}) (\d+) (\d+) ([01])\n")
+_ACKNOWLEDGED: Final = "acknowledged"
+
+
+@frozen
+class Stored:
+    """What is known of a chunk without having it.
+
+    ``frames`` is their number, ``time`` that of the last one; ``last`` that it ends the recording.
+    """
+
+    digest: ChunkDigest
+    frames: int
+    time: int
+    last: bool
+
+
+def stored(chunk: Chunk, size: int) -> Stored:
+    """Return what has to be known of a chunk. Raises :class:`BadRecording`."""
+    frames, time = 0, 0
+    for frame in chunk.frames():
+        frames += 1
+        time = max(time, frame.time)
+    named = ChunkDigest(chunk.number, size, chunk.digest.hex())
+    return Stored(named, frames, time, chunk.last)
 
 
 class SpoolFolder:
@@ -71,12 +107,21 @@ class SpoolFolder:
             file.write(data)
         os.rename(temporary, self.path / name)
 
+    def _read(self, name: str) -> bytes:
+        with room_for_one():
+            return (self.path / name).read_bytes()
+
+    def write_start(self, start: RecordingStart) -> None:
+        """Say again of which session it is. May raise OSError."""
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        self._write("start.json", encode(start))
+
     def write_chunk(self, number: int, data: bytes) -> None:
         """Keep a chunk. May raise OSError; then it is as if it had not been tried."""
         try:
-            self._write(f"{number:08d}.chunk", data)
+            self._write(_name(number), data)
         except OSError:
-            (self.path / f".{number:08d}.chunk").unlink(missing_ok=True)
+            (self.path / f".{_name(number)}").unlink(missing_ok=True)
             raise
 
     def write_manifest(self, manifest: Manifest) -> None:
@@ -96,22 +141,25 @@ class SpoolFolder:
     @property
     def start(self) -> RecordingStart:
         """What was known at the start. Raises :class:`InvalidInput` or OSError."""
-        return decode(RecordingStart, (self.path / "start.json").read_bytes())
+        return decode(RecordingStart, self._read("start.json"))
 
     @property
     def is_closed(self) -> bool:
         """Whether nobody writes to it any more."""
-        return (self.path / "manifest.json").exists()
+        return self.manifest is not None
 
     @property
     def manifest(self) -> Manifest | None:
-        """The manifest, or None while it is open."""
-        path = self.path / "manifest.json"
-        return decode(Manifest, path.read_bytes()) if path.exists() else None
+        """The manifest; None while it is open, and if a power cut left none that can be read."""
+        try:
+            return decode(Manifest, self._read("manifest.json"))
+        except (FileNotFoundError, InvalidInput):
+            return None
 
     def numbers(self) -> list[int]:
         """Return the numbers of the chunks that are here, in order."""
-        found = [_CHUNK.fullmatch(name) for name in os.listdir(self.path)]
+        with room_for_one():
+            found = [_CHUNK.fullmatch(name) for name in os.listdir(self.path)]
         return sorted(int(match[1]) for match in found if match)
 
     @property
@@ -121,47 +169,136 @@ class SpoolFolder:
 
     def chunk(self, number: int) -> bytes:
         """Return one chunk. May raise OSError."""
-        return (self.path / f"{number:08d}.chunk").read_bytes()
+        return self._read(_name(number))
+
+    def discard_chunk(self, number: int) -> None:
+        """Remove a chunk that is of no use. May raise OSError."""
+        (self.path / _name(number)).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Auth has all of it."""
         shutil.rmtree(self.path)
 
-    def recover(self) -> tuple[list[ChunkDigest], bytes, int, int]:
-        """Read what a killed process left: (digests, last digest, last time, frames).
+    # -- what auth has ----------------------------------------------------------------
+    def release(
+        self, number: int, data: bytes, reserve: DiskReserve, known: Stored | None = None
+    ) -> None:
+        """Auth has this chunk, which is ``data``: keep what a manifest says of it.
 
-        Chunks from the first one on that cannot be read are put aside.
+        It is unpacked if that is not ``known``. May raise OSError; then it is still here.
         """
-        digests: list[ChunkDigest] = []
-        previous, time, frames = NO_CHUNK, 0, 0
-        for number in self.numbers():
-            data = self.chunk(number)
+        if known is None:
+            known = stored(read_chunk(data, number), len(data))
+        self.acknowledge(known, reserve)
+        self.discard_chunk(number)
+
+    def acknowledge(self, known: Stored, reserve: DiskReserve) -> None:
+        """Remember a chunk that auth has. May raise OSError."""
+        named = known.digest
+        words = (named.number, named.size, named.sha256, known.frames, known.time)
+        line = " ".join(str(word) for word in (*words, int(known.last))) + "\n"
+        reserve.spend(lambda: self._append(line.encode("ascii")))
+
+    def _append(self, line: bytes) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        with room_for_one():
+            file = os.open(self.path / _ACKNOWLEDGED, flags, 0o600)
             try:
-                chunk = read_chunk(data, len(digests), previous)
-                for frame in chunk.frames():
-                    time = max(time, frame.time)
-                    frames += 1
-            except BadRecording:
-                os.rename(self.path / f"{number:08d}.chunk", self.path / f"{number:08d}.bad")
-                continue
-            previous = digest(data)
-            digests.append(ChunkDigest(number, len(data), previous.hex()))
-        return digests, previous, time, frames
+                size = os.fstat(file).st_size
+                if os.write(file, line) != len(line):  # the disk has filled meanwhile
+                    os.ftruncate(file, size)
+                    os.write(file, line)  # it says why
+            finally:
+                os.close(file)
+
+    def acknowledged(self) -> dict[int, Stored]:
+        """Return what is known of the chunks that auth has acknowledged.
+
+        Lines after one that a power cut tore are of no use.
+        """
+        try:
+            data = self._read(_ACKNOWLEDGED)
+        except FileNotFoundError:
+            return {}
+        known: dict[int, Stored] = {}
+        for line in data.splitlines(keepends=True):
+            match = _LINE.fullmatch(line)
+            if match is None:
+                break
+            number, size, frames, time = (int(match[group]) for group in (1, 2, 4, 5))
+            named = ChunkDigest(number, size, match[3].decode("ascii"))
+            known[number] = Stored(named, frames, time, match[6] == b"1")
+        return known
+
+    def repair(self) -> None:
+        """After a power cut: nothing may be appended to a line that was torn."""
+        path = self.path / _ACKNOWLEDGED
+        with contextlib.suppress(FileNotFoundError):
+            data = path.read_bytes()
+            size = 0
+            for line in data.splitlines(keepends=True):
+                if _LINE.fullmatch(line) is None:
+                    break
+                size += len(line)
+            if size != len(data):
+                os.truncate(path, size)
+
+    # -- closing ----------------------------------------------------------------------
+    def digests(self) -> list[ChunkDigest]:
+        """Return how a manifest names all chunks, those that auth has among them.
+
+        May raise OSError.
+        """
+        found: dict[int, ChunkDigest] = {}
+        for number in self.numbers():
+            with contextlib.suppress(FileNotFoundError):  # auth has it since: read below
+                data = self.chunk(number)
+                found[number] = ChunkDigest(number, len(data), digest(data).hex())
+        found.update((number, known.digest) for number, known in self.acknowledged().items())
+        return [found[number] for number in sorted(found)]
+
+    def read(self, number: int) -> tuple[Chunk, Stored] | None:
+        """Return a chunk that is here, or None if it is not, or cannot be read."""
+        try:
+            data = self.chunk(number)
+            chunk = read_chunk(data, number)
+            return chunk, stored(chunk, len(data))
+        except (FileNotFoundError, BadRecording):
+            return None
+
+    def first_frame(self) -> Frame | None:
+        """Return the first frame, or None if it is not here."""
+        found = self.read(0)
+        return None if found is None else next(found[0].frames(), None)
 
 
 class Spool:
-    """All recordings of this machine that auth does not have yet."""
+    """All recordings of this machine that auth does not have yet.
 
-    def __init__(self, root: Path) -> None:
+    ``sync`` is what makes durable what was written to the file system of an open folder.
+    """
+
+    def __init__(self, root: Path, sync: Callable[[int], None] = sync_file_system) -> None:
         self.root = root
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.reserve = DiskReserve(root / ".reserve", RESERVE, RESERVE_STEP, RESERVE_FILES)
+        self._sync = sync
+        self._folder: int | None = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def clean(self) -> None:
-        """Remove the folders of sessions that never began. Call it before the first session."""
-        for folder in self.folders():
-            if not (folder.path / "start.json").exists() and not folder.numbers():
-                folder.remove()
+    def sync(self) -> None:
+        """Have all that was written so far survive a power cut. May raise OSError.
+
+        May be called in a thread while another one writes.
+        """
+        if self._folder is not None:
+            self._sync(self._folder)
+
+    def close(self) -> None:
+        """Let go of what is open, after everything is done. May be called twice."""
+        self.reserve.close()
+        if self._folder is not None:
+            os.close(self._folder)
+            self._folder = None
 
     def folder(self, recording_id: str) -> SpoolFolder:
         """Return the folder of a recording."""
@@ -179,3 +316,7 @@ class Spool:
         target = self.root / f"refused-{folder.id}"
         os.rename(folder.path, target)
         return target
+
+
+def _name(number: int) -> str:
+    return f"{number:08d}.chunk"

@@ -10,20 +10,27 @@ Laws of this file:
   it is counted in a gap: a copy of every file that is copied is no record, it is a leak.
 * Input is recorded only if asked for.
 * Whether content is recorded follows from what was launched, never from what was asked for.
+* A session that cannot be recorded is refused if a role says so. If none does it goes on, with one
+  line in the log and a word in the audit; what is launched and the like is kept, the rest is
+  counted, and both are on the recording, with a gap, as soon as it can be opened. The person is
+  not told: whoever filled the disk would learn that it worked.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
-from tele.interfaces import IRecorder, IRecording
+from tele.errors import TeleError, Unavailable
+from tele.interfaces import IRecorder
 from tele.loop import make_logger
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import Launched, RecordingStart
+from tele.tape.writer import BYTES
 
 log = make_logger(__name__)
 
@@ -31,8 +38,44 @@ log = make_logger(__name__)
 CAPTURE_LIMIT: Final = 8 * 1024 * 1024
 
 
+#: Bytes of facts that are kept of a session that is not recorded yet.
+KEPT_LIMIT: Final = 64 * 1024
+#: Nanoseconds between two attempts to record a session that goes on without.
+AGAIN: Final = 1_000_000_000
+
+
+class _Backlog:
+    """What passes while there is no recording: facts are kept, up to a limit, and bytes counted."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+        self._size = 0
+        self._lost: Counter[str] = Counter()
+        self._reasons: dict[str, None] = {}
+
+    def keep(self, frame: Frame) -> None:
+        """Keep or count one frame."""
+        if frame.kind in BYTES or self._size + len(frame.data) > KEPT_LIMIT:
+            self._lost[frame.kind.name.lower()] += len(frame.data)
+            return
+        self._size += len(frame.data)
+        self.frames.append(frame)
+
+    def because(self, reason: str) -> None:
+        """It cannot be recorded for this reason, too."""
+        self._reasons[reason] = None
+
+    def gap(self, time: int) -> Frame:
+        """Return the frame that says what is not there."""
+        said = {"lost": dict(self._lost), "reason": "; ".join(self._reasons)}
+        return Frame(time, 0, FrameKind.GAP, json.dumps(said).encode())
+
+
 class ConnectionTape:
-    """The recording of one connection. ``elapsed()`` is nanoseconds since its start."""
+    """The recording of one connection. ``elapsed()`` is nanoseconds since its start.
+
+    With ``strict`` nothing runs that cannot be recorded.
+    """
 
     def __init__(
         self,
@@ -41,35 +84,91 @@ class ConnectionTape:
         elapsed: Callable[[], int],
         *,
         record_input: bool = False,
+        strict: bool = True,
     ) -> None:
         self.record_input = record_input
+        #: Why it could not be recorded from its start, if so.
+        self.problem = ""
         self._recorder = recorder
         self._start = start
         self._elapsed = elapsed
-        self._opening: Deferred[IRecording] | None = None
+        self._strict = strict
+        self._opening = False
         self._recording: Any = None
         self._waiting: list[Deferred[None]] = []
+        self._backlog: _Backlog | None = None
+        self._tried = 0
+        self._ended: str | None = None
 
     async def ready(self) -> None:
-        """Return when the recording is open; raises a TeleError if it cannot be."""
-        if self._recording is not None:
+        """Return when the recording is open; raises a TeleError if it cannot be.
+
+        If it need not be it returns also when it cannot be opened for now.
+        """
+        if self._recording is not None or self._backlog is not None:
             return
-        if self._opening is None:
-            self._opening = self._recorder.open(self._start)
-            try:
-                self._recording = await self._opening
-            except Exception as error:
-                # Whoever asks later makes it be tried again.
-                self._opening = None
-                for waiter in self._take_waiting():
-                    waiter.errback(error)
-                raise
+        if self._opening:
+            answer: Deferred[None] = Deferred()
+            self._waiting.append(answer)
+            await answer
+            return
+        try:
+            await self._open()
+        except Exception as error:
+            # Whoever asks later makes it be tried again.
             for waiter in self._take_waiting():
-                waiter.callback(None)
+                waiter.errback(error)
+            raise
+        for waiter in self._take_waiting():
+            waiter.callback(None)
+
+    async def _open(self) -> None:
+        self._opening = True
+        self._tried = self._elapsed()
+        try:
+            recording = await self._recorder.open(self._start)
+        except TeleError as error:
+            if self._strict:
+                raise
+            self._not_recorded(str(error))
             return
-        answer: Deferred[None] = Deferred()
-        self._waiting.append(answer)
-        await answer
+        finally:
+            self._opening = False
+        self._recording = recording
+        self._write_backlog()
+        if self._ended is not None:
+            self._close(self._ended)
+            raise Unavailable("the connection ended while its recording was opened")
+
+    def _not_recorded(self, reason: str) -> None:
+        if self._backlog is None:
+            self._backlog = _Backlog()
+            self.problem = reason
+            log.warn(
+                "session {id} of {user!r} goes on and is not recorded: {why}",
+                id=self._start.id, user=self._start.user, why=reason,
+            )  # fmt: skip
+        self._backlog.because(reason)
+
+    def _write_backlog(self) -> None:
+        backlog, self._backlog = self._backlog, None
+        if backlog is None:
+            return
+        for frame in (*backlog.frames, backlog.gap(self._elapsed())):
+            self._recording.write(frame)
+        log.info("session {id} is recorded from now on", id=self._start.id)
+
+    def _try_again(self) -> None:
+        """Something passes that is not recorded: perhaps it can be now."""
+        if self._opening or (self._ended is None and self._elapsed() - self._tried < AGAIN):
+            return
+        Deferred.fromCoroutine(self._open()).addErrback(
+            lambda failure: (
+                None
+                if failure.check(TeleError)
+                else log.failure("a recording could not be opened", failure=failure)
+            )
+        )
 
     def _take_waiting(self) -> list[Deferred[None]]:
         waiting, self._waiting = self._waiting, []
@@ -87,12 +186,18 @@ class ConnectionTape:
 
     def when_resumed(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` once, when it is not behind any more."""
-        self._recording.when_resumed(callback)
+        if self._recording is None:
+            callback()
+        else:
+            self._recording.when_resumed(callback)
 
     def write(self, channel: int, kind: FrameKind, data: bytes) -> None:
         """Record bytes."""
         if self._recording is not None:
             self._recording.write(Frame(self._elapsed(), channel, kind, data))
+        elif self._backlog is not None:
+            self._backlog.keep(Frame(self._elapsed(), channel, kind, data))
+            self._try_again()
 
     def note(self, channel: int, kind: FrameKind, /, **fields: Any) -> None:
         """Record a fact."""
@@ -100,11 +205,17 @@ class ConnectionTape:
 
     def close(self, reason: str) -> None:
         """The connection ended."""
+        self._ended = reason
         if self._recording is not None:
-            recording, self._recording = self._recording, None
-            recording.close(reason).addErrback(
-                lambda failure: log.error("a recording is not closed: {why!s}", why=failure.value)
-            )
+            self._close(reason)
+        elif self._backlog is not None:
+            self._try_again()  # the last chance
+
+    def _close(self, reason: str) -> None:
+        recording, self._recording = self._recording, None
+        recording.close(reason).addErrback(
+            lambda failure: log.error("a recording is not closed: {why!s}", why=failure.value)
+        )
 
 
 class ProgramTap:

@@ -1,11 +1,15 @@
 """How does a recording get from the spool to auth?
 
-While the session runs, chunk by chunk; after any outage from where auth says it is.
+While the session runs, chunk by chunk; after any outage from where auth says it is. What nobody
+writes any more is closed first (:mod:`tele.recording.recovery`).
 
 Laws of this file:
 
-* Every step may be repeated. Nothing leaves the spool before auth has the manifest.
-* One broken recording stops no other; what auth refuses for good is put aside and said.
+* Every step may be repeated. A chunk leaves the spool when auth has acknowledged it, the rest
+  when auth has the manifest.
+* A chunk that neither auth nor the spool has is said to be missing; it is not tried for ever.
+* One broken recording stops no other; what auth refuses for good is put aside and said, to auth
+  as well, so that it does not run for ever there.
 """
 
 from __future__ import annotations
@@ -13,8 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from attrs import frozen
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 
 from tele.errors import (
     AccessDenied,
@@ -25,17 +30,23 @@ from tele.errors import (
     TeleError,
 )
 from tele.interfaces import IAuthority
-from tele.loop import backoff, make_logger
+from tele.loop import backoff, make_logger, now
 from tele.model.api import table
 from tele.model.api.members import ById
+from tele.model.api.operation import Nothing
 from tele.model.api.records import (
     FinishRecording,
+    OpenRecordings,
     PutChunk,
     RecordingProgress,
     StartRecording,
     UpdateRecording,
 )
-from tele.recording.spool import Spool, SpoolFolder
+from tele.model.session import Manifest, RecordingStart
+from tele.recording.recorder import TapeRecorder
+from tele.recording.recovery import Recovery
+from tele.recording.spool import SpoolFolder
+from tele.workers import SerialWorker
 
 log = make_logger(__name__)
 
@@ -53,10 +64,11 @@ def _is_final(error: TeleError) -> bool:
 
 
 class _Progress:
-    """What auth has of one recording."""
+    """What auth has of one recording. ``next`` is after all that it is known to have."""
 
     def __init__(self) -> None:
         self.started = False
+        self.there: frozenset[int] = frozenset()
         self.next = 0
         self.interactive = False
         self.ended = False
@@ -65,33 +77,96 @@ class _Progress:
         self.again = False
         self.timer: IDelayedCall | None = None
 
+    def has(self, number: int) -> bool:
+        """Whether auth has this chunk."""
+        return number < self.next or number in self.there
+
+
+@frozen
+class _Here:
+    """What the spool has of one recording. ``first`` is the first chunk that auth does not have."""
+
+    start: RecordingStart | None
+    manifest: Manifest | None
+    interactive: bool
+    numbers: tuple[int, ...]
+    first: tuple[int, bytes] | None
+
+
+def _look(folder: SpoolFolder, progress: _Progress) -> _Here:
+    """In a thread. The manifest is read before the chunks: it is written after them."""
+    start = None if progress.started else folder.start
+    manifest = folder.manifest
+    numbers = tuple(folder.numbers())
+    new = next((number for number in numbers if not progress.has(number)), None)
+    first = None if new is None else (new, folder.chunk(new))
+    return _Here(start, manifest, folder.interactive, numbers, first)
+
 
 class Uploader:
-    """Uploads what is in ``spool`` through ``authority``. :meth:`changed` when there is more.
-
-    ``removed(id)`` is told what has left the spool.
+    """Uploads what ``recorder`` has written, through ``authority``. :meth:`changed` when there is
+    more.
     """
 
-    def __init__(
-        self,
-        spool: Spool,
-        authority: IAuthority,
-        clock: IReactorTime,
-        removed: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        self._removed = removed
-        self._spool = spool
+    def __init__(self, recorder: TapeRecorder, authority: IAuthority) -> None:
+        self._recorder = recorder
+        self._spool = recorder.spool
+        self._worker = SerialWorker(recorder.clock, "recording upload")
+        self._call: Callable[..., Deferred[Any]] = self._worker.call
         self._authority: Any = authority
-        self._clock = clock
+        self._recovery = Recovery(recorder, authority, self._worker)
+        #: Recordings of an earlier process: whether they are whole has to be looked at.
+        self._left: set[str] = set()
+        self._clock = recorder.clock
+        recorder.changed = self.changed
         self._known: dict[str, _Progress] = {}
         self._running = 0
         self._waiting: dict[str, None] = {}
         self._stopped = False
+        self._asking: IDelayedCall | None = None
 
     def start(self) -> None:
-        """Begin with everything that is in the spool."""
-        for folder in self._spool.folders():
+        """Begin with everything that is in the spool, or runs here as far as auth knows."""
+        Deferred.fromCoroutine(self._start()).addErrback(
+            lambda failure: log.failure("the spool cannot be read", failure=failure)
+        )
+
+    async def _start(self) -> None:
+        shares = self._recorder.shares
+        for folder in await self._call(self._spool.folders):
+            if self._recorder.is_open(folder.id):
+                continue
+            user, size = await self._call(_weigh, folder)
+            shares.add(folder.id, user, size)
+            self._left.add(folder.id)
             self.changed(folder.id)
+        await self._ask_auth(0)
+
+    async def _ask_auth(self, failures: int) -> None:
+        """Close also what the disk of this node has forgotten, and auth has not."""
+        self._asking = None
+        if self._stopped:
+            return
+        try:
+            there: OpenRecordings = await self._authority.perform(table.OPEN_RECORDINGS, Nothing())
+        except TeleError as error:
+            wait = backoff(failures) + DENIED_PAUSE * isinstance(error, AccessDenied)
+
+            def again() -> None:
+                Deferred.fromCoroutine(self._ask_auth(failures + 1))
+
+            if not self._stopped:
+                self._asking = self._clock.callLater(wait, again)
+            return
+        for name in there.ids:
+            if not self._recorder.is_open(name) and name not in self._known:
+                self._left.add(name)
+                self.changed(name)
+
+    def close(self) -> Deferred[None]:
+        """Stop, and end the thread; fires when it is idle."""
+        self.stop()
+        return self._worker.close()
 
     def stop(self) -> None:
         """Begin nothing more."""
@@ -101,6 +176,9 @@ class Uploader:
             if progress.timer is not None:
                 progress.timer.cancel()
                 progress.timer = None
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
 
     def changed(self, recording_id: str) -> None:
         """There is more of this recording."""
@@ -123,24 +201,24 @@ class Uploader:
             Deferred.fromCoroutine(self._run(recording_id, progress))
 
     async def _run(self, recording_id: str, progress: _Progress) -> None:
-        folder = self._spool.folder(recording_id)
         progress.again = False
         try:
+            folder = self._spool.folder(recording_id)
             if await self._upload(folder, progress):
-                folder.remove()
-                del self._known[recording_id]
-                self._removed(recording_id)
+                await self._call(_remove, folder)
+                self._forget(recording_id)
             progress.failures = 0
         except TeleError as error:
             # One that is being written cannot be moved away yet.
-            if _is_final(error) and folder.is_closed:
-                self._refused(folder, error)
+            if _is_final(error) and not self._recorder.is_open(recording_id):
+                await self._refused(recording_id, progress, error)
             else:
                 self._try_later(recording_id, progress, error)
         except OSError as error:
             self._try_later(recording_id, progress, error)
         except Exception:
-            log.failure("uploading {name} failed", name=recording_id)
+            if not self._stopped:
+                log.failure("uploading {name} failed", name=recording_id)
             self._try_later(recording_id, progress, None)
         finally:
             progress.running = False
@@ -148,6 +226,11 @@ class Uploader:
         if progress.again and recording_id in self._known:
             self.changed(recording_id)
         self._next()
+
+    def _forget(self, recording_id: str) -> None:
+        self._known.pop(recording_id, None)
+        self._left.discard(recording_id)
+        self._recorder.shares.forget(recording_id)
 
     def _try_later(self, recording_id: str, progress: _Progress, error: Exception | None) -> None:
         if progress.failures == 0:
@@ -167,44 +250,124 @@ class Uploader:
 
         progress.timer = self._clock.callLater(wait, again)
 
-    def _refused(self, folder: SpoolFolder, error: Exception) -> None:
-        self._known.pop(folder.id, None)
-        if not folder.path.exists():
+    async def _refused(self, recording_id: str, progress: _Progress, error: TeleError) -> None:
+        """Put aside what auth will never take, when auth knows that it will not be completed."""
+        given_up = UpdateRecording(
+            recording_id, ended=now(self._clock), incomplete=f"auth refuses it: {error}"
+        )
+        try:
+            await self._authority.perform(table.UPDATE_RECORDING, given_up)
+        except TeleError as problem:
+            if not (_is_final(problem) or isinstance(problem, NotFound)):
+                self._try_later(recording_id, progress, problem)
+                return
+        try:
+            kept = await self._call(_put_aside, self._spool.folder(recording_id))
+        except OSError as problem:
+            self._try_later(recording_id, progress, problem)
             return
-        kept = self._spool.put_aside(folder)
+        self._forget(recording_id)
         log.error(
             "auth refuses recording {name}: {why!s}; it is kept in {path}",
-            name=folder.id, why=error, path=kept,
+            name=recording_id, why=error, path=kept,
         )  # fmt: skip
 
     async def _upload(self, folder: SpoolFolder, progress: _Progress) -> bool:
         """Send what is new; returns whether auth has all of it and it may be removed."""
         perform = self._authority.perform
-        if not progress.started:
-            await perform(table.START_RECORDING, StartRecording(folder.id, folder.start))
-            known: RecordingProgress = await perform(table.RECORDING_PROGRESS, ById(folder.id))
-            if known.complete:
+        live = self._recorder.is_open(folder.id)
+        if folder.id in self._left or not (live or await self._call(_is_closed, folder)):
+            progress.started = False
+            if not await self._recovery.close(folder):
                 return True
-            there = set(known.chunks)
-            progress.next = next(n for n in range(len(there) + 1) if n not in there)
-            progress.started = True
-        if folder.interactive and not progress.interactive:
+            self._left.discard(folder.id)
+        here: _Here = await self._call(_look, folder, progress)
+        if here.start is not None:
+            await perform(table.START_RECORDING, StartRecording(folder.id, here.start))
+            if await self._ask(folder.id, progress):
+                return True
+        if here.interactive and not progress.interactive:
             await perform(table.UPDATE_RECORDING, UpdateRecording(folder.id, interactive=True))
             progress.interactive = True
-        manifest = folder.manifest  # read before the chunks: it is written after them
-        numbers = [number for number in folder.numbers() if number >= progress.next]
-        if manifest is not None and not progress.ended and len(numbers) > 1:
+        new = [n for n in here.numbers if not progress.has(n)]
+        if here.manifest is not None and not progress.ended and len(new) > 1:
             # It takes a while: until then nobody shall think that the session runs.
-            await perform(table.UPDATE_RECORDING, UpdateRecording(folder.id, ended=manifest.ended))
+            ended = here.manifest.ended
+            await perform(table.UPDATE_RECORDING, UpdateRecording(folder.id, ended=ended))
             progress.ended = True
-        for number in numbers:
-            await perform(table.PUT_CHUNK, PutChunk(folder.id, number, folder.chunk(number)))
-            progress.next = number + 1
-        if manifest is None:
+        await self._send(folder, progress, here.numbers, here.first)
+        if here.manifest is None:
             return False
+        await self._finish(folder, progress, here)
+        return True
+
+    async def _ask(self, recording_id: str, progress: _Progress) -> bool:
+        """Learn what auth has; returns whether it has all."""
+        perform = self._authority.perform
+        known: RecordingProgress = await perform(table.RECORDING_PROGRESS, ById(recording_id))
+        progress.there = frozenset(known.chunks)
+        progress.next = 0
+        progress.started = True
+        return known.complete or known.closed
+
+    async def _send(
+        self,
+        folder: SpoolFolder,
+        progress: _Progress,
+        numbers: tuple[int, ...],
+        read: tuple[int, bytes] | None = None,
+    ) -> None:
+        """Send what auth does not have, and let go of what it has. ``read`` is one of them."""
+        for number in numbers:
+            if read is not None and read[0] == number:
+                data = read[1]
+            else:
+                data = await self._call(folder.chunk, number)
+            if not progress.has(number):
+                await self._authority.perform(table.PUT_CHUNK, PutChunk(folder.id, number, data))
+                progress.next = number + 1
+            known = self._recorder.recall(folder.id, number)
+            await self._call(folder.release, number, data, self._spool.reserve, known)
+            self._recorder.released(folder.id, len(data))
+
+    async def _finish(self, folder: SpoolFolder, progress: _Progress, here: _Here) -> None:
+        """Close it with its manifest; a chunk that auth lacks is sent, or said to be lost."""
+        perform = self._authority.perform
+        manifest = here.manifest
+        if manifest is None:
+            return
         try:
             await perform(table.FINISH_RECORDING, FinishRecording(folder.id, manifest))
         except NotFound:
-            progress.next = 0  # auth lost a chunk that it had acknowledged: send all again
-            raise
-        return True
+            if await self._ask(folder.id, progress):
+                return
+            numbers = tuple(await self._call(folder.numbers))
+            await self._send(folder, progress, numbers)
+            there = {*progress.there, *numbers}
+            missing = tuple(c.number for c in manifest.chunks if c.number not in there)
+            await perform(table.FINISH_RECORDING, FinishRecording(folder.id, manifest, missing))
+
+
+def _weigh(folder: SpoolFolder) -> tuple[str, int]:
+    """In a thread: whose is it, and how large? Nobody's, if that cannot be read any more."""
+    try:
+        return folder.start.user, folder.size
+    except (FileNotFoundError, InvalidInput):
+        return "", folder.size
+
+
+def _is_closed(folder: SpoolFolder) -> bool:
+    return folder.path.exists() and folder.is_closed
+
+
+def _remove(folder: SpoolFolder) -> None:
+    if folder.path.exists():
+        folder.remove()
+
+
+def _put_aside(folder: SpoolFolder) -> str:
+    if not folder.path.exists():
+        return "nothing"
+    kept = folder.path.with_name(f"refused-{folder.id}")
+    folder.path.rename(kept)
+    return str(kept)

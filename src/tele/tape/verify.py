@@ -6,13 +6,16 @@ Invariants:
   chunks, each chained to the one before, are of one session and of no other.
 * With a manifest it has exactly the chunks that the manifest names, the last one is marked, and
   its last frame is END.
+* Chunks that are ``missing`` are named by whoever reads, never assumed: then it is not complete.
+  What is there is checked all the same, and a gap stands where something is not.
 * What is signed begins with a text of its own: no other signature of a host's key can be taken
   for that of a manifest, nor the other way round.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 from attrs import evolve, frozen
@@ -37,7 +40,9 @@ def to_sign(manifest: Manifest) -> bytes:
 
 @frozen
 class Verdict:
-    """What was found out. ``complete`` false: it has no manifest yet, all before is unchanged."""
+    """What was found out. ``complete`` false: it has no manifest yet, or chunks of it are missing;
+    all that is there is unchanged. ``chunks`` are those that are there.
+    """
 
     complete: bool
     chunks: int
@@ -45,16 +50,21 @@ class Verdict:
     recovered: bool
 
 
-def read_chunks(chunks: Iterable[bytes], manifest: Manifest | None) -> Iterator[Chunk]:
+def read_chunks(
+    chunks: Iterable[bytes], manifest: Manifest | None, missing: Collection[int] = ()
+) -> Iterator[Chunk]:
     """Read chunks in order, checking the chain and, with a manifest, each chunk against it.
 
-    Raises :class:`BadRecording` at the first one that is wrong, or at the end if some are
-    missing.
+    Those with the numbers in ``missing`` are not among ``chunks``. Raises :class:`BadRecording` at
+    the first one that is wrong, or at the end if others are missing.
     """
-    previous = NO_CHUNK
+    previous: bytes | None = NO_CHUNK
     count = 0
     chunk: Chunk | None = None
     for data in chunks:
+        while count in missing:
+            previous = _named_digest(manifest, count)
+            count += 1
         if chunk is not None and chunk.last:
             raise BadRecording(f"chunk {count} follows the last chunk")
         chunk = read_chunk(data, count, previous)
@@ -67,30 +77,64 @@ def read_chunks(chunks: Iterable[bytes], manifest: Manifest | None) -> Iterator[
         previous = chunk.digest
         count += 1
         yield chunk
-    if manifest is not None:
-        if count < len(manifest.chunks):
-            raise BadRecording(
-                f"{len(manifest.chunks) - count} chunks are missing after chunk {count - 1}"
-            )
-        if chunk is None or not chunk.last:
-            raise BadRecording("the last chunk is missing")
+    if manifest is None:
+        return
+    while count in missing:
+        chunk = None
+        count += 1
+    if count < len(manifest.chunks):
+        raise BadRecording(
+            f"{len(manifest.chunks) - count} chunks are missing after chunk {count - 1}"
+        )
+    if count - 1 not in missing and (chunk is None or not chunk.last):
+        raise BadRecording("the last chunk is missing")
+
+
+def _named_digest(manifest: Manifest | None, number: int) -> bytes | None:
+    """Return the digest of a chunk that is not there, if the manifest knows it."""
+    if manifest is None or number >= len(manifest.chunks):
+        return None
+    named = manifest.chunks[number].sha256
+    try:
+        return bytes.fromhex(named) if named else None
+    except ValueError:
+        raise BadRecording(f"the manifest has no digest of chunk {number}") from None
 
 
 def read_frames(
-    chunks: Iterable[bytes], manifest: Manifest | None, start: RecordingStart
+    chunks: Iterable[bytes],
+    manifest: Manifest | None,
+    start: RecordingStart,
+    missing: Collection[int] = (),
 ) -> Iterator[Frame]:
-    """Read the frames of the session ``start`` in order.
+    """Read the frames of the session ``start`` in order, with a gap where chunks are ``missing``.
 
     Raises :class:`BadRecording` where it is not what it was, or of another session.
     """
     last: Frame | None = None
-    for chunk in read_chunks(chunks, manifest):
+    expected = 0
+    for chunk in read_chunks(chunks, manifest, missing):
+        if chunk.number != expected:
+            yield _hole(last, expected, chunk.number)
+        expected = chunk.number + 1
         for frame in chunk.frames():
-            _check_order(frame, last, chunk.number, start)
+            if last is not None or 0 not in missing:
+                _check_order(frame, last, chunk.number, start)
             last = frame
             yield frame
-    if manifest is not None and (last is None or last.kind is not FrameKind.END):
+    if manifest is None:
+        return
+    if expected != len(manifest.chunks):
+        yield _hole(last, expected, len(manifest.chunks))
+    elif last is None or last.kind is not FrameKind.END:
         raise BadRecording("its last frame is not the end of the session")
+
+
+def _hole(last: Frame | None, first: int, end: int) -> Frame:
+    """Return what stands for chunks that are not there."""
+    lost = f"chunk {first} is lost" if end - first == 1 else f"chunks {first} to {end - 1} are lost"
+    body = json.dumps({"lost": {}, "reason": lost}).encode()
+    return Frame(0 if last is None else last.time, 0, FrameKind.GAP, body)
 
 
 def _check_order(frame: Frame, last: Frame | None, number: int, start: RecordingStart) -> None:
@@ -121,8 +165,12 @@ def verify(
     manifest: Manifest | None,
     start: RecordingStart,
     check_signature: Callable[[Manifest], object],
+    missing: Collection[int] = (),
 ) -> Verdict:
-    """Check everything; ``check_signature`` raises :class:`BadRecording` if it is not good."""
+    """Check everything; ``check_signature`` raises :class:`BadRecording` if it is not good.
+
+    Chunks that are ``missing`` make it incomplete.
+    """
     if manifest is not None:
         if manifest.version not in VERSIONS:
             raise BadRecording(f"recordings of version {manifest.version} are not known here")
@@ -139,9 +187,12 @@ def verify(
             count += 1
             yield data
 
-    frames = sum(1 for _ in read_frames(counted(), manifest, start))
-    if manifest is not None and frames != manifest.frames:
+    frames = sum(1 for _ in read_frames(counted(), manifest, start, missing))
+    if manifest is not None and frames != manifest.frames and not missing:
         raise BadRecording(f"{frames} frames, but the manifest says {manifest.frames}")
     return Verdict(
-        manifest is not None, count, frames, manifest.recovered if manifest is not None else False
+        manifest is not None and not missing,
+        count,
+        frames,
+        manifest.recovered if manifest is not None else False,
     )

@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 
 from tele.certs.check import CheckedUser
 from tele.conch.credentials import CertificateCredentials
-from tele.errors import AccessDenied
+from tele.errors import AccessDenied, Unavailable
 from tele.loop import now
 from tele.model.access import Denied, Grant, Reason
 from tele.model.api.members import ClusterState
@@ -258,3 +258,15 @@ def test_who_left_is_not_asked_about(world: World) -> None:
     world.change(roles=())
     assert world.came[0].gone
     assert world.came[0].expelled_for == []
+
+
+def test_who_makes_room_gets_in_without_any(world: World) -> None:
+    """A node that has no room for its audit lets in those whom a role lets in all the same, and
+    nobody else.
+    """
+    world.member.can_record = False
+    with pytest.raises(Unavailable, match="no room left for its audit"):
+        world.begin()[0].raiseException()
+    world.change(roles=(role("ops"), role("rescue", break_glass=True)))
+    world.log_in("alice", "ops", "rescue")
+    assert [visitor.grant.break_glass for visitor in world.came] == [True]

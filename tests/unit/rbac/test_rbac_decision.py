@@ -24,6 +24,7 @@ from tele.model.resources import (
     RoleOptions,
     RoleSpec,
     Rule,
+    SessionRecording,
 )
 from tele.rbac.decision import decide, may_reach, permits, refusal
 from tele.rbac.logins import expand, logins_of
@@ -355,3 +356,27 @@ def test_more_roles_never_overrule_a_deny(roles: list[Role]) -> None:
     """Whatever else somebody holds, a deny of the node stays."""
     no = role("no", deny=Conditions(node_labels={"env": ("prod",)}))
     assert reason(ask(*roles, no)) is Reason.DENIED
+
+
+def test_the_strictest_role_says_whether_recording_is_needed() -> None:
+    """Best effort is the default; one role that asks for recordings is enough."""
+    allow = Conditions(logins=("root",), node_labels={"env": ("prod",)})
+    plain = role("plain", allow)
+    strict = role("strict", allow, options=RoleOptions(record=SessionRecording.STRICT))
+    for roles, strictly in (((plain,), False), ((strict,), True), ((plain, strict), True)):
+        grant = ask(*roles, labels=PROD)
+        assert isinstance(grant, Grant)
+        assert (grant.record_strictly, grant.break_glass) == (strictly, False)
+
+
+def test_whom_a_role_lets_in_all_the_same() -> None:
+    """``break_glass`` counts from a role that allows this login on this node, and from no other."""
+    allow = Conditions(logins=("root",), node_labels={"env": ("prod",)})
+    elsewhere = Conditions(logins=("root",), node_labels={"env": ("test",)})
+    options = RoleOptions(break_glass=True)
+    strict = role("strict", allow, options=RoleOptions(record=SessionRecording.STRICT))
+    for other, expected in ((role("rescue", allow, options=options), True),
+                            (role("rescue", elsewhere, options=options), False)):  # fmt: skip
+        grant = ask(strict, other, labels=PROD)
+        assert isinstance(grant, Grant)
+        assert (grant.record_strictly, grant.break_glass) == (True, expected)

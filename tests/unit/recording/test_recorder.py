@@ -6,91 +6,27 @@ import json
 import shutil
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable
-from concurrent.futures import Future
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from attrs import evolve
-from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.task import Clock
-from twisted.python.failure import Failure
-from zope.interface import implementer
+from twisted.internet.defer import Deferred
 
-from tele.certs.issue import HostCertificateRequest, issue_host
-from tele.certs.keys import PrivateKey
-from tele.errors import AccessDenied, BadRecording, Conflict, TeleError, Unavailable, Unreachable
-from tele.interfaces import IAuthority
-from tele.loop import now
-from tele.model.api.records import RecordingProgress
+from spool_world import CA, KEY, Auth, Place, output, place, start, uploading
+from tele.errors import AccessDenied, BadRecording, Conflict, Unavailable
 from tele.model.frame import Frame, FrameKind
-from tele.model.identity import HostRole
-from tele.model.session import Manifest, RecordingStart
+from tele.recording.commit import FLUSH_SECONDS
 from tele.recording.playback import Source, from_file, schedule
 from tele.recording.proof import check_signer
-from tele.recording.recorder import FLUSH_SECONDS, TapeRecorder
-from tele.recording.spool import Spool
 from tele.recording.tee import CAPTURE_LIMIT, ConnectionTape, ProgramTap
-from tele.recording.upload import Uploader
 from tele.tape.file import write_file
 from tele.tape.verify import read_frames
 from tele.tape.writer import CUT_AT
 
-HOST_ID = "5b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a22"
-CA, KEY = PrivateKey.generate(), PrivateKey.generate()
-BEGIN = datetime(2027, 1, 15, 8, tzinfo=UTC)
-CERTIFICATE = issue_host(
-    CA, KEY.public.blob, HostCertificateRequest(HOST_ID, "web1", "c", HostRole.NODE), BEGIN,
-    lambda n: bytes(n),
-)  # fmt: skip
-
-
-def start(recording_id: str | None = None) -> RecordingStart:
-    return RecordingStart(
-        recording_id or str(uuid.uuid4()), "ssh", "c", "alice", "root", ("access",), "s", "web1",
-        HOST_ID, "192.0.2.1:1", BEGIN,
-    )  # fmt: skip
-
-
-class Place:
-    """A node's spool and recorder with a fake clock."""
-
-    def __init__(self, folder: Path) -> None:
-        self.clock = Clock()
-        self.clock.advance(BEGIN.timestamp())
-        self.spool = Spool(folder)
-        self.changes: list[str] = []
-        self.recorder = self.restarted()
-
-    def restarted(self) -> TapeRecorder:
-        return TapeRecorder(
-            self.spool, self.clock, KEY.sign, lambda: CERTIFICATE.line, self.changes.append
-        )
-
-    def open(self, begin: RecordingStart | None = None) -> Any:
-        opened: list[Any] = []
-        self.recorder.open(begin or start()).addBoth(opened.append)
-        if isinstance(opened[0], Failure):
-            opened[0].raiseException()
-        return opened[0]
-
-    def frames(self, recording_id: str) -> list[Frame]:
-        folder = self.spool.folder(recording_id)
-        chunks = [folder.chunk(n) for n in folder.numbers()]
-        return list(read_frames(chunks, folder.manifest, folder.start))
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    """A fresh node."""
-    return Place(tmp_path / "spool")
-
-
-def output(time: int, data: bytes) -> Frame:
-    return Frame(time, 1, FrameKind.OUTPUT, data)
+__all__ = ["place"]
 
 
 def test_frames_are_on_disk_within_a_second(place: Place) -> None:
@@ -119,67 +55,8 @@ def test_a_closed_recording_is_signed_and_whole(place: Place) -> None:
         check_signer(manifest, {KEY.public.blob}, "c")
     with pytest.raises(BadRecording):
         check_signer(evolve(manifest, frames=6), {CA.public.blob}, "c")
-    assert not place.clock.getDelayedCalls()
-
-
-def test_a_recorder_that_died_is_followed_by_one_that_closes(place: Place) -> None:
-    """What is left of a killed process is closed as recovered, and nothing of it is lost."""
-    begin = start()
-    recording = place.open(begin)
-    recording.write(output(1, b"before"))
     place.clock.advance(FLUSH_SECONDS)
-    recording.write(output(2, b"in the last second"))
-    # The process is gone: its timers with it.
-    for call in place.clock.getDelayedCalls():
-        call.cancel()
-    assert place.restarted().recover() == [begin.id]
-    manifest = place.spool.folder(begin.id).manifest
-    assert manifest is not None
-    assert manifest.recovered
-    check_signer(manifest, {CA.public.blob}, "c")
-    frames = place.frames(begin.id)
-    assert [f.data for f in frames if f.kind is FrameKind.OUTPUT] == [b"before"]
-    assert frames[-1].kind is FrameKind.END
-    assert place.restarted().recover() == []
-
-
-def test_what_left_nothing_behind_is_closed_as_its_session(place: Place) -> None:
-    """A process that died before its first chunk was on disk, or whose first chunk was damaged,
-    leaves a recording that still says of which session it is.
-    """
-    begin = start()
-    place.open(begin)
-    for call in place.clock.getDelayedCalls():
-        call.cancel()
-    folder = place.spool.folder(begin.id)
-    (folder.path / "00000000.chunk").write_bytes(b"damaged")
-    assert place.restarted().recover() == [begin.id]
-    assert [f.kind for f in place.frames(begin.id)] == [FrameKind.START, FrameKind.END]
-    source = Source(
-        begin.id, begin, folder.manifest, lambda: (folder.chunk(n) for n in folder.numbers())
-    )
-    assert source.verify({CA.public.blob}, "c").recovered
-
-
-@pytest.mark.parametrize("damage", ["cut", "garbage", "temporary"])
-def test_a_damaged_last_chunk_does_not_take_the_rest_along(place: Place, damage: str) -> None:
-    """A chunk that a crash of the machine damaged is put aside."""
-    begin = start()
-    recording = place.open(begin)
-    for number in range(3):
-        recording.write(output(number, b"%d" % number))
-        place.clock.advance(FLUSH_SECONDS)
-    folder = place.spool.folder(begin.id)
-    last = folder.path / f"{folder.numbers()[-1]:08d}.chunk"
-    if damage == "cut":
-        last.write_bytes(last.read_bytes()[:20])
-    elif damage == "garbage":
-        last.write_bytes(b"\0" * 100)
-    else:
-        last.rename(folder.path / f".{last.name}")
-    place.restarted().recover()
-    texts = [f.data for f in place.frames(begin.id) if f.kind is FrameKind.OUTPUT]
-    assert texts == [b"0", b"1"]
+    assert not place.clock.getDelayedCalls()
 
 
 KILLED = """
@@ -205,78 +82,149 @@ reactor.run()
 
 
 class Slow:
-    """Packs when it is told to."""
+    """A disk that does what it is told when it is told; stands for a thread that waits for it."""
 
-    def __init__(self) -> None:
-        self.begun: list[tuple[Any, Future[Any]]] = []
+    def __init__(self, place: Place) -> None:
+        self.waiting: list[tuple[Callable[[], Any], Deferred[Any]]] = []
+        recorder: Any = place.recorder
+        recorder.writer = recorder.commit._writer = self
 
-    def __call__(self, work: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self.begun.append((work, future))
-        return future
+    def call(self, function: Callable[..., Any], *words: Any) -> Deferred[Any]:
+        answer: Deferred[Any] = Deferred()
+        self.waiting.append((lambda: function(*words), answer))
+        return answer
 
-    def finish(self) -> None:
-        for work, future in self.begun:
-            future.set_result(work())
-        self.begun = []
+    def go_on(self) -> None:
+        while self.waiting:
+            job, answer = self.waiting.pop(0)
+            try:
+                answer.callback(job())
+            except Exception as error:
+                answer.errback(error)
 
 
-def test_a_full_chunk_is_packed_beside_the_session(place: Place) -> None:
-    """The session goes on while a chunk is packed; it is on disk a second later, in order."""
-    slow = Slow()
-    place.recorder.worker = slow
+def test_a_slow_disk_makes_a_session_wait(place: Place) -> None:
+    """While a chunk waits for the disk the next one fills; a session that is faster than that
+    waits, nothing of it is lost, and it goes on when the disk has taken the chunk.
+    """
     begin = start()
     recording = place.open(begin)
+    slow = Slow(place)
     data = [bytes((number,)) * 65536 for number in range(2 * CUT_AT // 65536)]
-    for number, each in enumerate(data[: len(data) // 2 + 4]):
+    for number, each in enumerate(data[: len(data) // 2]):
         recording.write(output(number, each))
-    assert len(slow.begun) == 1
-    assert place.spool.folder(begin.id).numbers() == [0]  # what the start was written with
-    slow.finish()
-    for number, each in enumerate(data[len(data) // 2 + 4 :]):
-        recording.write(output(100 + number, each))
-    slow.finish()
-    place.clock.advance(FLUSH_SECONDS)
-    written = [f.data for f in place.frames(begin.id) if f.kind is FrameKind.OUTPUT]
-    assert written == data
-    recording.write(output(200, b"x" * CUT_AT))
-    slow.finish()
+    assert len(slow.waiting) == 1
+    assert not recording.paused
+    for number, each in enumerate(data[len(data) // 2 :], 100):
+        recording.write(output(number, each))
+    assert recording.paused
+    resumed: list[str] = []
+    recording.when_resumed(lambda: resumed.append("resumed"))
+    assert resumed == []
+    slow.go_on()
+    assert resumed == ["resumed"]
+    recording.write(output(200, b"after"))
     closed: list[Any] = []
     recording.close("done").addCallback(closed.append)
-    assert closed
-    folder = place.spool.folder(begin.id)
-    assert folder.manifest is not None
-    assert len(folder.manifest.chunks) == len(folder.numbers())
-    assert place.frames(begin.id)[-1].kind is FrameKind.END
+    slow.go_on()
+    place.clock.advance(FLUSH_SECONDS)
+    slow.go_on()
+    assert closed == [None]
+    shown = [f.data for f in place.frames(begin.id) if f.kind is FrameKind.OUTPUT]
+    assert shown == [*data, b"after"]
 
 
-def test_a_disk_that_is_full_as_a_chunk_is_packed(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The chunk that was packed meanwhile is kept until there is room; what came after it is
-    counted.
-    """
-    slow = Slow()
-    place.recorder.worker = slow
+def test_what_goes_on_though_it_has_to_wait_is_counted(place: Place) -> None:
+    """Memory stays bounded where something cannot be made to wait; the gap says why."""
     begin = start()
     recording = place.open(begin)
-    recording.write(output(1, b"a" * CUT_AT))
-    slow.finish()
-
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("tele.recording.spool.SpoolFolder.write_chunk", full)
-        recording.write(output(2, b"b" * CUT_AT))
-        recording.write(output(3, b"lost"))
-        place.clock.advance(FLUSH_SECONDS)
+    slow = Slow(place)
+    for number in range(8 * CUT_AT // 65536):
+        recording.write(output(number, bytes(65536)))
+    assert recording._writer.waiting <= 3 * CUT_AT
+    slow.go_on()
     place.clock.advance(FLUSH_SECONDS)
+    slow.go_on()
     recording.close("done")
-    frames = place.frames(begin.id)
-    assert b"".join(f.data[:1] for f in frames if f.kind is FrameKind.OUTPUT) == b"aabb"
-    gaps = [json.loads(f.data) for f in frames if f.kind is FrameKind.GAP]
-    assert [gap["lost"] for gap in gaps] == [{"output": 4}]
+    slow.go_on()
+    gaps = [json.loads(f.data) for f in place.frames(begin.id) if f.kind is FrameKind.GAP]
+    assert [gap["reason"] for gap in gaps] == ["the disk was too slow"]
+
+
+def test_all_recordings_are_written_and_synced_together(place: Place) -> None:
+    """A hundred sessions cost one pass and one sync a period, and none when nothing happens."""
+    recordings = [place.open() for _ in range(100)]
+    place.clock.advance(FLUSH_SECONDS)
+    place.syncs = 0
+    for recording in recordings:
+        recording.write(output(1, b"x"))
+    assert len(place.clock.getDelayedCalls()) == 1
+    place.clock.advance(FLUSH_SECONDS)
+    assert place.syncs == 1
+    place.clock.advance(60)
+    assert place.syncs == 1
+    for recording in recordings:
+        recording.close("done")
+    place.clock.advance(FLUSH_SECONDS)
+    assert place.syncs == 2
+
+
+def test_a_recording_is_safe_after_it_was_synced(place: Place) -> None:
+    """Whoever closes it is told when it would survive a power cut, not before; a sync that fails
+    is tried again.
+    """
+    recording = place.open()
+    safe: list[Any] = []
+    problem = OSError(5, "Input/output error")
+
+    def fails(_: int) -> None:
+        raise problem
+
+    sound, place.spool._sync = place.spool._sync, fails
+    recording.close("done").addCallback(safe.append)
+    place.clock.pump([FLUSH_SECONDS] * 3)
+    assert safe == []
+    place.spool._sync = sound
+    place.clock.advance(FLUSH_SECONDS)
+    assert safe == [None]
+
+
+def test_a_recorder_that_stops_syncs_first(place: Place) -> None:
+    """What was written last is written and synced when the node stops, without waiting."""
+    begin = start()
+    recording = place.open(begin)
+    recording.write(output(1, b"last words"))
+    place.syncs = 0
+    safe: list[Any] = []
+    recording.close("done").addCallback(safe.append)
+    stopped: list[Any] = []
+    place.recorder.close().addCallback(stopped.append)
+    assert (safe, stopped, place.syncs) == ([None], [None], 1)
+    assert not place.clock.getDelayedCalls()
+
+
+def test_it_ends_after_its_start_however_the_clock_is_set(place: Place) -> None:
+    """The end is the start and what the session lasted; a clock that was set back by a day makes
+    no recording that ends before it starts.
+    """
+    begin = start()
+    recording = place.open(begin)
+    recording.write(output(2_000_000_000, b"two seconds after the start"))
+    place.clock.advance(3)
+    begun = datetime.fromtimestamp
+
+    class SetBack(datetime):
+        @classmethod
+        def fromtimestamp(cls, seconds: float, tz: Any = None) -> Any:
+            return begun(seconds - 86400, tz)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tele.loop.datetime", SetBack)
+        recording.close("done")
+    manifest = place.folder(begin.id).manifest
+    assert manifest is not None
+    assert (manifest.ended - begin.started).total_seconds() == 5
+    assert place.frames(begin.id)[-1].time == 5_000_000_000
 
 
 def test_kill_loses_at_most_the_last_second(place: Place) -> None:
@@ -286,8 +234,10 @@ def test_kill_loses_at_most_the_last_second(place: Place) -> None:
     begin = start()
     child = [sys.executable, "-c", KILLED, str(place.spool.root), encode(begin).decode()]
     assert subprocess.run(child, check=False, timeout=60).returncode == -9
-    assert place.recorder.recover() == [begin.id]
-    assert b"kept" in [f.data for f in place.frames(begin.id)]
+    auth = Auth()
+    place.recover(auth)
+    assert auth.verify().recovered
+    assert auth.shown()[0] == b"kept"
 
 
 def test_a_full_disk_is_counted_and_survived(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,6 +292,8 @@ def test_a_session_that_ends_on_a_full_disk_is_closed_when_there_is_room(
     assert safe == []
     full = False
     place.clock.advance(FLUSH_SECONDS)
+    assert safe == [], "it is not synced yet"
+    place.clock.advance(FLUSH_SECONDS)
     assert safe == [None]
     assert place.clock.getDelayedCalls() == []
     manifest = folder.manifest
@@ -361,12 +313,12 @@ def test_what_never_began_leaves_nothing(place: Place, monkeypatch: pytest.Monke
     def write(self: Any, name: str, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patched, pytest.raises(Unavailable, match="No space left"):
+    with monkeypatch.context() as patched, pytest.raises(Unavailable, match="the disk was full"):
         patched.setattr(type(folder), "_write", write)
         place.open(begin)
     assert place.spool.folders() == []
     folder.path.mkdir()
-    assert place.restarted().recover() == []
+    place.recover(Auth())
     assert place.spool.folders() == []
 
 
@@ -434,50 +386,6 @@ def test_input_only_if_asked_for(place: Place) -> None:
 
 
 # -- uploading ------------------------------------------------------------------------
-@implementer(IAuthority)
-class Auth:
-    """Auth in memory; ``fail_next`` operations fail as if it were away."""
-
-    def __init__(self) -> None:
-        self.chunks: dict[int, bytes] = {}
-        self.manifest: Manifest | None = None
-        self.interactive = False
-        self.ended: datetime | None = None
-        self.calls: list[str] = []
-        self.away = False
-        self.refuse: TeleError | None = None
-
-    def perform(self, operation: Any, request: Any) -> Deferred[Any]:
-        self.calls.append(operation.name)
-        if self.away:
-            return fail(Unreachable("auth is away"))
-        if self.refuse is not None:
-            return fail(self.refuse)
-        match operation.name:
-            case "recording_progress":
-                done = self.manifest is not None
-                return succeed(RecordingProgress(tuple(sorted(self.chunks)), done))
-            case "put_chunk":
-                self.chunks[request.number] = request.data
-            case "update_recording":
-                self.interactive = request.interactive
-                self.ended = request.ended
-            case "finish_recording":
-                self.manifest = request.manifest
-        return succeed(None)
-
-    def follow(
-        self, operation: Any, request: Any, receiver: Callable[[Any], None]
-    ) -> Deferred[None]:
-        return Deferred()
-
-
-def uploading(place: Place, auth: Auth) -> Uploader:
-    uploader = Uploader(place.spool, auth, place.clock)
-    place.recorder.changed = uploader.changed
-    return uploader
-
-
 def test_chunks_are_uploaded_while_the_session_runs(place: Place) -> None:
     """Auth has what is older than a second; the spool is empty when all is there."""
     auth = Auth()
@@ -497,6 +405,40 @@ def test_chunks_are_uploaded_while_the_session_runs(place: Place) -> None:
     assert place.spool.folders() == []
 
 
+def test_chunks_leave_the_spool_when_auth_has_them(place: Place) -> None:
+    """A session that shows much for long takes no more of the disk than auth does not have yet;
+    its manifest names every chunk all the same.
+    """
+    auth = Auth()
+    uploading(place, auth)
+    begin = start()
+    recording = place.open(begin)
+    folder = place.folder(begin.id)
+    for number in range(50):
+        recording.write(output(number, b"x" * 1000))
+        place.clock.advance(FLUSH_SECONDS)
+        assert folder.numbers() == []
+    assert place.recorder.shares.total == 0
+    assert folder.size < 8192
+    recording.close("done")
+    assert auth.verify().chunks == 52
+    assert place.spool.folders() == []
+
+
+def test_memory_of_a_recording_does_not_grow(place: Place) -> None:
+    """A session that lasts for days holds no list of its chunks, neither itself nor what makes
+    them.
+    """
+    recording = place.open()
+    for number in range(300):
+        recording.write(output(number, b"x"))
+        place.clock.advance(FLUSH_SECONDS)
+    for holder in (recording, recording._writer):
+        for name, value in vars(holder).items():
+            assert not hasattr(value, "__len__") or len(value) < 64, name
+    recording.close("done")
+
+
 def test_auth_is_told_that_a_session_ended_before_all_of_it_is_there(place: Place) -> None:
     """What takes a while to upload does not pass for a session that runs; a short one costs
     no call more.
@@ -514,7 +456,7 @@ def test_auth_is_told_that_a_session_ended_before_all_of_it_is_there(place: Plac
         uploader.stop()
         auth.away = False
         auth.calls.clear()
-        Uploader(place.spool, auth, place.clock).start()
+        place.recover(auth)
         assert auth.manifest is not None
         ends = [at for at, name in enumerate(auth.calls) if name == "update_recording"]
         assert bool(ends) is (told or auth.calls.count("put_chunk") > 1)
@@ -540,11 +482,11 @@ def test_an_outage_loses_nothing(place: Place) -> None:
     auth.away = True
     recording.close("done")
     uploader.stop()
+    place.clock.advance(FLUSH_SECONDS)
     assert not place.clock.getDelayedCalls()
     auth.away = False
     auth.calls.clear()
-    again = Uploader(place.spool, auth, place.clock)
-    again.start()
+    place.recover(auth)
     assert auth.manifest is not None
     chunks = [auth.chunks[n] for n in sorted(auth.chunks)]
     frames = read_frames(chunks, auth.manifest, begin)
@@ -578,6 +520,7 @@ def test_what_is_refused_for_good_is_put_aside(place: Place) -> None:
     place.clock.advance(60)
     assert place.spool.folders() == []
     assert (place.spool.root / f"refused-{begin.id}" / "manifest.json").exists()
+    assert "update_recording" in auth.calls, "auth is told that nobody will complete it"
     auth.refuse = None
     place.open().close("done")
     assert auth.manifest is not None
@@ -623,4 +566,3 @@ def test_a_file_gives_the_same_recording(place: Place, tmp_path: Path) -> None:
     path.write_bytes(bytes(data))
     with pytest.raises(BadRecording):
         from_file(path).verify({CA.public.blob}, "c")
-    assert now(place.clock) >= BEGIN

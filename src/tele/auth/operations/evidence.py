@@ -47,6 +47,8 @@ from tele.model.session import Recording, RecordingState, Session
 
 #: Reading the same recording within so many seconds is one access.
 ONE_GO: Final = 600.0
+#: Numbers of lost chunks that an event names.
+MISSING_SHOWN: Final = 100
 
 
 class Evidence:
@@ -131,9 +133,24 @@ class Evidence:
         return Nothing()
 
     async def update_recording(self, request: api.UpdateRecording, caller: Caller) -> Nothing:
-        """A session got a terminal, or ended."""
-        await self._recordings.update(host_caller(caller), request)
+        """A session got a terminal, or ended, or its node cannot complete its recording."""
+        host = host_caller(caller)
+        await self._recordings.update(host, request)
+        if request.incomplete and await self._recordings.close_incomplete(
+            request.id, request.incomplete, request.ended
+        ):
+            await self._incomplete(request.id, caller)
         return Nothing()
+
+    async def _incomplete(self, recording_id: str, caller: Caller) -> None:
+        """Put on record that a recording was closed without being whole."""
+        row = await self._recordings.get(recording_id)
+        details = await self._recordings.details(row, RecordingState.INCOMPLETE)
+        await self._journal.emit(
+            "recording.incomplete", caller, ok=False, error=row.incomplete, session_id=row.id,
+            user=row.user, login=row.login, chunks=details.available,
+            missing=details.missing[:MISSING_SHOWN],
+        )  # fmt: skip
 
     async def put_chunk(self, request: api.PutChunk, caller: Caller) -> Nothing:
         """Store one chunk."""
@@ -147,7 +164,11 @@ class Evidence:
         """Close a recording with its manifest."""
         if request.manifest.id != request.id:
             raise InvalidInput("the manifest is of another recording")
-        if await self._recordings.finish(host_caller(caller), request.manifest):
+        host = host_caller(caller)
+        if await self._recordings.finish(host, request.manifest, request.missing):
+            if request.missing:
+                await self._incomplete(request.id, caller)
+                return Nothing()
             start = request.manifest.start
             await self._journal.emit(
                 "recording.upload", caller, session_id=request.id, user=start.user,
@@ -159,6 +180,12 @@ class Evidence:
     async def recording_progress(self, request: ById, caller: Caller) -> api.RecordingProgress:
         """Which chunks are stored."""
         return await self._recordings.progress(host_caller(caller), request.id)
+
+    async def open_recordings(self, request: Nothing, caller: Caller) -> api.OpenRecordings:
+        """Which sessions of the calling node run."""
+        host = host_caller(caller)
+        running = [each.session for each in await self._recordings.running()]
+        return api.OpenRecordings(tuple(s.id for s in running if s.node_id == host.host_id))
 
     # -- people -----------------------------------------------------------------------
     async def _whose(self, caller: Caller, resource: str, verb: str) -> str | None:
@@ -237,6 +264,8 @@ class Evidence:
     async def _state(self, row: Recording) -> RecordingState:
         if row.complete:
             return RecordingState.COMPLETE
+        if row.incomplete:
+            return RecordingState.INCOMPLETE
         if row.ended is not None:
             return RecordingState.ENDED
         lives = self._hosts.is_online(HostRole.NODE, row.node_id)
@@ -245,6 +274,9 @@ class Evidence:
 
     async def get_chunk(self, request: api.GetChunk, caller: Caller) -> api.Octets:
         """One chunk."""
+        if isinstance(caller.identity, HostIdentity):
+            host = host_caller(caller)
+            return api.Octets(await self._recordings.own_chunk(host, request.id, request.number))
         row = await self._readable(request.id, caller)
         await self._note_access(row, caller)  # nobody needs to have asked for the whole before
         return api.Octets(await self._recordings.chunk(row, request.number))

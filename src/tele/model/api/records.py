@@ -36,11 +36,14 @@ class StartRecording:
 
 @frozen
 class UpdateRecording:
-    """What changed since: ``interactive`` when a terminal was given; ``ended`` at the end."""
+    """What changed since: ``interactive`` when a terminal was given; ``ended`` at the end;
+    ``incomplete`` when its node cannot complete it, and why.
+    """
 
     id: str
     interactive: bool = False
     ended: datetime | None = None
+    incomplete: str = ""
 
 
 @frozen
@@ -56,18 +59,34 @@ class PutChunk:
 
 @frozen
 class FinishRecording:
-    """All chunks are there; the manifest names them."""
+    """All chunks are there; the manifest names them.
+
+    ``missing`` are numbers of chunks that the manifest names and that are nowhere any more, in
+    order; with any the recording is closed as incomplete.
+    """
 
     id: str
     manifest: Manifest
+    missing: tuple[int, ...] = ()
 
 
 @frozen
 class RecordingProgress:
-    """Which chunk numbers auth has, for resuming; ``complete`` with the manifest."""
+    """Which chunk numbers auth has, for resuming; ``complete`` with the manifest.
+
+    ``closed`` as incomplete with a manifest: nothing more is taken.
+    """
 
     chunks: tuple[int, ...]
     complete: bool
+    closed: bool = False
+
+
+@frozen
+class OpenRecordings:
+    """Ids of a node's sessions that nobody said the end of."""
+
+    ids: tuple[str, ...]
 
 
 @frozen
@@ -112,12 +131,17 @@ class Octets:
 
 @frozen
 class RecordingDetails:
-    """``manifest`` is None until the recording is complete; ``available`` counts chunks."""
+    """``manifest`` is None until its node has closed the recording; ``available`` counts chunks.
+
+    ``missing`` are numbers of chunks that ought to be there and are not, in order: those that the
+    manifest names; without one, those before the last that is there.
+    """
 
     recording: Recording
     available: int
     manifest: Manifest | None = None
     state: RecordingState = RecordingState.UNFINISHED
+    missing: tuple[int, ...] = ()
 
 
 @frozen

@@ -172,6 +172,16 @@ RECORDING_PROGRESS = Operation(
     "Which chunks are stored already",
     cost=4,
 )
+OPEN_RECORDINGS = Operation(
+    "open_recordings",
+    "GET",
+    "/v1/open-recordings",
+    Nothing,
+    records.OpenRecordings,
+    _RECORDERS,
+    "Which sessions of the calling node run, as far as auth knows",
+    cost=10,
+)
 
 # -- people ---------------------------------------------------------------------------
 WHOAMI = Operation("whoami", "GET", "/v1/whoami", Nothing, people.WhoAmI, (Users(),), "The caller")
@@ -440,8 +450,8 @@ GET_CHUNK = Operation(
     "/v1/recordings/{id}/chunks/{number}",
     records.GetChunk,
     records.Octets,
-    (Permitted("recording", "read"), Users()),
-    "One chunk; without a rule, of one's own",
+    (Permitted("recording", "read"), Users(), *_RECORDERS),
+    "One chunk; without a rule, of one's own; a node, of its own that is still open",
     cost=2,
 )
 DELETE_RECORDING = Operation(
