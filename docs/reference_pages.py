@@ -30,7 +30,7 @@ from tele.cli.lazy import LazyGroup
 from tele.cli.main import tele
 from tele.conch.client import HOST_CERTIFICATES
 from tele.config import values
-from tele.config.values import Address, Chosen, FileConfig, Network, Pins
+from tele.config.values import Address, Chosen, FileConfig, Network, Pins, Size
 from tele.https.via import Via
 from tele.wire.agreement import METHODS, SERVER_METHODS
 from tele.wire.ciphers import CIPHERS, MACS, SERVER_CIPHERS
@@ -93,6 +93,7 @@ _TYPES: Mapping[Any, str] = {
     Network: "network",
     int: "number",
     Chosen: "``kind`` or ``kind:arguments``",
+    Size: "size (``512MiB``, ``1GiB``)",
     Pins: "``sha256:...``, or a list of them",
     Via: "``kind://host:port``",
 }

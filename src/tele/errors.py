@@ -105,6 +105,12 @@ class Unavailable(TeleError):
     kind = "unavailable"
 
 
+class StorageFull(Unavailable):
+    """There is no disk space for it; try again when somebody has made room."""
+
+    kind = "storage_full"
+
+
 class PeerError(TeleError):
     """The other side broke the protocol. Only the connection that it came on ends."""
 
@@ -152,6 +158,7 @@ BY_KIND: dict[str, type[TeleError]] = {
         Unreachable,
         WrongClock,
         Conflict,
+        StorageFull,
         Unavailable,
         BadRecording,
     )

@@ -18,6 +18,7 @@ from attrs import frozen
 from zope.interface import Attribute, Interface
 
 from tele.model.api.operation import Operation
+from tele.model.disk import DiskSpace
 from tele.model.event import Event
 from tele.model.frame import Frame
 from tele.model.session import RecordingStart
@@ -105,6 +106,13 @@ class IBatchBackend(IBackend):
 
     def get_many(keys: Sequence[str]) -> Deferred[Sequence[Item | None]]:
         """Return for each key the item, or None; all of one moment."""
+
+
+class IOnDisk(Interface):
+    """A backend or an archive that is on a disk of this machine."""
+
+    def space() -> DiskSpace:
+        """Return how much that disk has, and what is left of a reserve. Never waits."""
 
 
 # -- recordings -----------------------------------------------------------------------

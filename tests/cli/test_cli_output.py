@@ -23,6 +23,7 @@ from tele.cli.output import (
     span,
 )
 from tele.cli.recordings import begun
+from tele.cli.sessions import _known
 from tele.errors import InvalidInput
 from tele.model.codec import format_time
 from tele.model.session import Session
@@ -177,3 +178,12 @@ def test_a_hosts_word_for_the_time_is_shown_beside_auths() -> None:
         assert bool(_earlier(event)) is (told or minutes > 1)
     assert begun({"started": format_time(now), "received": None}).endswith(" ago")
     assert _earlier({"time": format_time(now)}) == ""
+
+
+def test_a_session_of_an_offline_node_is_not_shown_as_running() -> None:
+    """The status of a session says what is known: that it runs, or since when nobody knows."""
+    assert _known({"status": "running", "node_seen": None}) == "running"
+    assert _known({"status": "unknown", "node_seen": None}) == "node offline"
+    seen = "2020-01-01T00:00:00.000Z"
+    shown = _known({"status": "unknown", "node_seen": seen})
+    assert shown.startswith("node offline, last seen ")

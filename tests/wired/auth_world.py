@@ -17,13 +17,16 @@ from zope.interface import implementer
 
 from tele.audit.log import AuditLog
 from tele.auth.authorities import Authorities
+from tele.auth.disk import DiskWatch
 from tele.auth.issuing import Issuer
 from tele.auth.local import ADMIN_ROLES, LOCAL_ADMIN, Collaborators, LocalAuthority
 from tele.auth.members import Members
+from tele.auth.open_recordings import OpenRecordings
 from tele.auth.passwords import Passwords
 from tele.auth.people import People
 from tele.auth.presence import Hosts
 from tele.auth.recordings import Recordings
+from tele.auth.session_ends import SessionEnds
 from tele.auth.state import State
 from tele.auth.tokens import Tokens
 from tele.certs.device import prove_device
@@ -108,22 +111,29 @@ class World:
         self.host_keys = {parse_line(key) for key in trusted.ssh_public_keys}
         self.archive = Shelves()
         hosts = Hosts(self.backend, self.clock)
+        members = Members(self.backend, hosts)
+        recordings = Recordings(self.backend, self.archive, moment, lambda: self.host_keys)
+        audit = AuditLog(self.backend, self.clock)
+        owed = OpenRecordings(self.backend, self.clock, "c", audit, recordings)
         self.parts = Collaborators(
             cluster="c",
             authorities=self.authorities,
             issuer=Issuer("c", self.authorities, moment, os.urandom),
             state=State(self.backend, "c", self.authorities, RecordingSettings(), hosts, moment),
             hosts=hosts,
-            members=Members(self.backend, hosts),
+            members=members,
             people=People(self.backend, passwords, moment),
             passwords=passwords,
             tokens=Tokens(self.backend, "c", moment, os.urandom),
-            recordings=Recordings(self.backend, self.archive, moment, lambda: self.host_keys),
-            audit=AuditLog(self.backend, self.clock),
+            recordings=recordings,
+            audit=audit,
+            disk=DiskWatch(self.backend, self.archive, self.clock),
+            ends=SessionEnds(self.backend, self.clock, "c", audit, owed, hosts, members),
         )
         result(self.parts.people.ensure_presets())
         result(self.parts.hosts.start())
         result(self.parts.state.start())
+        result(self.parts.ends.start())
         #: Certificates and SSH keys of hosts that have joined.
         self.joined: dict[str, tuple[Any, PrivateKey]] = {}
         #: The id that the next host gets.
@@ -137,6 +147,7 @@ class World:
         return result(self.auth.handle(operation, request, caller or self.admin))
 
     def stop(self) -> None:
+        result(self.parts.ends.stop())
         self.parts.state.stop()
         result(self.parts.hosts.stop())
         result(self.backend.close())

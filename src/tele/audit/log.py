@@ -11,6 +11,8 @@ Laws of this file:
   for its sender only: no host can keep another one's event out by using its id first.
 * What could not be read back is not written; it fails alone.
 * A sink that fails is counted and logged; it stops neither appending nor other sinks.
+* What depends on an event (``changes``) is done in the commit that appends it, or not at all: not
+  either when the event was there already.
 * An event is read once for all that follow; appending costs the same for each event, however
   many wait, and only so many do.
 """
@@ -20,7 +22,7 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
@@ -32,7 +34,7 @@ from tele.audit.chain import Mark, Verdict, link
 from tele.audit.delivery import Delivery
 from tele.audit.reading import EVENTS, HEAD, event_key, head, search, verify
 from tele.errors import Conflict, InvalidInput, Unavailable, quoted
-from tele.interfaces import Change, IAuditSink, IBackend, IWatch, Put
+from tele.interfaces import Change, Delete, IAuditSink, IBackend, IWatch, Put
 from tele.loop import make_logger
 from tele.model.api.records import EventList, ListEvents
 from tele.model.codec import decode, encode
@@ -53,6 +55,8 @@ EVENT_LIMIT: Final = 256 * 1024
 
 T = TypeVar("T")
 
+Changes = Sequence[Put | Delete]
+
 log = make_logger(__name__)
 
 _ID = re.compile(r"[!-~]{1,128}", re.ASCII)
@@ -70,7 +74,7 @@ class AuditLog:
         self._backend = backend
         self._clock = clock
         self._deliveries = [Delivery(sink) for sink in sinks]
-        self._waiting: deque[tuple[Event, Deferred[None]]] = deque()
+        self._waiting: deque[tuple[Event, Changes, Deferred[None]]] = deque()
         self._appending = False
         self._followers: dict[object, Callable[[Event], None]] = {}
         self._beginning = DeferredLock()
@@ -81,16 +85,20 @@ class AuditLog:
         """How many events sinks did not get, all sinks together."""
         return sum(delivery.failed for delivery in self._deliveries)
 
-    def append(self, *events: Event) -> Deferred[None]:
+    def append(
+        self, *events: Event, changes: Mapping[str, Changes] | None = None
+    ) -> Deferred[None]:
         """Append events, in order; fires when they are durable.
+
+        ``changes`` are, by the id of an event, what else is done in the commit that appends it.
 
         Appends that arrive while one is being written go together with the next.
         Fails with :class:`InvalidInput`, and appends none of ``events``, when one of
         them cannot be kept; with :class:`Unavailable` when :data:`BACKLOG` wait already.
         """
-        return Deferred.fromCoroutine(self._append(events))
+        return Deferred.fromCoroutine(self._append(events, changes or {}))
 
-    async def _append(self, events: Sequence[Event]) -> None:
+    async def _append(self, events: Sequence[Event], changes: Mapping[str, Changes]) -> None:
         for value in events:
             _check(value)
         if len(self._waiting) >= BACKLOG:
@@ -98,7 +106,7 @@ class AuditLog:
         answers = []
         for value in events:
             answer: Deferred[None] = Deferred()
-            self._waiting.append((value, answer))
+            self._waiting.append((value, changes.get(value.id, ()), answer))
             answers.append(answer)
         if not self._appending:
             self._appending = True
@@ -111,34 +119,35 @@ class AuditLog:
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
                 try:
-                    appended = await self._write([value for value, _ in batch])
+                    appended = await self._write([(value, changes) for value, changes, _ in batch])
                 except Exception as error:
-                    for _, answer in batch:
+                    for *_, answer in batch:
                         answer.errback(error)
                     continue
                 for delivery in self._deliveries:
                     delivery.send(appended)
-                for _, answer in batch:
+                for *_, answer in batch:
                     answer.callback(None)
         finally:
             self._appending = False
 
-    async def _write(self, events: Sequence[Event]) -> list[Event]:
-        by_id = {_id_key(value): value for value in reversed(events)}
+    async def _write(self, events: Sequence[tuple[Event, Changes]]) -> list[Event]:
+        by_id = {_id_key(value): (value, changes) for value, changes in reversed(events)}
         for _ in range(ATTEMPTS):
             known = await get_many(self._backend, list(by_id))
-            new = [v for v, item in zip(by_id.values(), known, strict=True) if item is None]
+            new = [e for e, item in zip(by_id.values(), known, strict=True) if item is None]
             if not new:
                 return []
             last = await self._backend.get(HEAD)
             number, previous = (0, "") if last is None else json.loads(last.value)
             linked: list[Event] = []
-            changes: list[Put] = []
-            for value in reversed(new):
+            changes: list[Put | Delete] = []
+            for value, more in reversed(new):
                 linked.append(link(value, previous))
                 number, previous = number + 1, linked[-1].hash
                 changes.append(Put(event_key(number), encode(linked[-1]), if_revision=0))
                 changes.append(Put(_id_key(value), b"", if_revision=0, ttl=REMEMBER_IDS))
+                changes.extend(more)
             text = json.dumps([number, previous]).encode("ascii")
             changes.append(Put(HEAD, text, if_revision=0 if last is None else last.revision))
             try:

@@ -4,13 +4,14 @@ Laws of this file:
 
 * Who caused an event is filled in here, the same way for every event.
 * A denial is always an event; but nobody can fill the store with them: beyond a rate for each
-  person, host and network of strangers, and for all strangers together, they are counted, and
-  the next one of the same says how many there were.
+  person, host and network of strangers, and for all strangers together, and on a full disk, they
+  are counted, and the next one of the same says how many there were.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
@@ -45,7 +46,14 @@ LOCAL: Final = Caller(None, "local")
 class Journal:
     """Writes the audit of what auth does itself."""
 
-    def __init__(self, audit: AuditLog, cluster: str, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        audit: AuditLog,
+        cluster: str,
+        clock: IReactorTime,
+        disk_full: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._disk_full = disk_full
         self._audit = audit
         self._cluster = cluster
         self._clock = clock
@@ -110,6 +118,8 @@ class Journal:
         return {"others_not_listed": unsaid} if unsaid else {}
 
     def _may_say(self, who: str, *, stranger: bool) -> bool:
+        if self._disk_full():
+            return False
         moment = self._clock.seconds()
         return self._ones.take(who, moment) and (not stranger or self._strangers.take("", moment))
 

@@ -6,6 +6,7 @@ Laws of this file:
   is not relied upon.
 * A request is decoded after its sender has passed the gate.
 * Every denial is an audit event, once.
+* What changes something begins only while its event can be kept (:mod:`tele.auth.disk`).
 * A stream ends when its reader may not read it any more: at the change that says so, or, where
   only time does, a few seconds later.
 """
@@ -17,18 +18,20 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import uuid4
 
-from attrs import frozen
+from attrs import Factory, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
 from tele.audit.log import AuditLog
 from tele.auth.authorities import Authorities
+from tele.auth.disk import DiskWatch
 from tele.auth.gate import LOCAL_ADMIN as LOCAL_ADMIN
 from tele.auth.gate import Gate
 from tele.auth.issuing import Issuer
 from tele.auth.journal import LOCAL as LOCAL
 from tele.auth.journal import Journal
+from tele.auth.limits import RecordingLimits
 from tele.auth.members import Members
 from tele.auth.operations.administration import Administration
 from tele.auth.operations.certificates import ADMIN_ROLES as ADMIN_ROLES
@@ -40,6 +43,7 @@ from tele.auth.passwords import Passwords
 from tele.auth.people import People
 from tele.auth.presence import Hosts
 from tele.auth.recordings import Recordings
+from tele.auth.session_ends import SessionEnds
 from tele.auth.state import LOCKS, REVOKED_HOSTS, State
 from tele.auth.tokens import Tokens
 from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError
@@ -74,6 +78,9 @@ class Collaborators:
     tokens: Tokens
     recordings: Recordings
     audit: AuditLog
+    ends: SessionEnds
+    disk: DiskWatch
+    limits: RecordingLimits = Factory(RecordingLimits)
 
 
 @implementer(IHandler)
@@ -92,7 +99,8 @@ class LocalAuthority:
         parts.state.on_change(self._changed)
         self._members = parts.members
         self.suite = parts.authorities.suite
-        self._journal = Journal(parts.audit, parts.cluster, clock)
+        self._disk = parts.disk
+        self._journal = Journal(parts.audit, parts.cluster, clock, lambda: parts.disk.is_full)
         self._gate = Gate(parts.cluster, parts.state, parts.members, parts.people, clock)
         self._signing = Signing(
             parts.cluster, clock, parts.authorities, parts.issuer, parts.passwords, parts.people,
@@ -102,7 +110,7 @@ class LocalAuthority:
             self._signing,
             Machines(
                 parts.cluster, clock, parts.authorities, parts.issuer, parts.tokens, parts.members,
-                parts.hosts, parts.state, self._gate, self._journal, new_id,
+                parts.hosts, parts.state, parts.ends, parts.disk, self._gate, self._journal, new_id,
             ),
             Administration(
                 parts.people, parts.tokens, parts.authorities, parts.passwords, parts.recordings,
@@ -113,7 +121,7 @@ class LocalAuthority:
             ),
             Evidence(
                 parts.cluster, clock, parts.recordings, parts.hosts, parts.members, parts.audit,
-                self._gate, self._journal,
+                parts.ends, parts.limits, self._gate, self._journal,
             ),
         )  # fmt: skip
         self._methods = {name: _method(desks, name) for name in OPERATIONS}
@@ -123,6 +131,7 @@ class LocalAuthority:
         """Pass the gate alone, before a large request is let in; raises a :class:`TeleError`."""
         try:
             await self._gate.check(operation, caller)
+            self._disk.admit(operation)
         except (AccessDenied, NotLoggedIn) as error:
             await self.denied(operation, caller, error)
             raise
@@ -139,6 +148,7 @@ class LocalAuthority:
             raise InvalidInput(f"{operation.name} is a stream: follow it")
         try:
             await self._gate.check(operation, caller)
+            self._disk.admit(operation)
             performed: Awaitable[Any] = self._methods[operation.name](read(), caller)
             return await performed
         except (AccessDenied, NotLoggedIn) as error:

@@ -3,7 +3,8 @@
 Laws of this file:
 
 * What a host says is kept in this process at once; the store gets changes at once and
-  mere heartbeats in batches, so that a large fleet costs a few commits a minute.
+  mere heartbeats in batches, so that a large fleet costs a few commits a minute. They do not use
+  up what is reserved for a full disk.
 * Whether a host lives goes by how long ago this process heard of it, whatever clocks say; by dates
   only what was stored before it started.
 * Watchers are told what changed and matters to them: not each heartbeat, and many changes of
@@ -85,8 +86,13 @@ class Hosts:
     """The machines that said something within ``forget_after``. :meth:`start` first."""
 
     def __init__(
-        self, backend: IBackend, clock: IReactorTime, forget_after: timedelta = FORGET_AFTER
+        self,
+        backend: IBackend,
+        clock: IReactorTime,
+        forget_after: timedelta = FORGET_AFTER,
+        disk_full: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._disk_full = disk_full
         self._backend = backend
         self._clock = clock
         self._forget_after = forget_after
@@ -156,7 +162,7 @@ class Hosts:
         )
 
     async def _flush(self) -> None:
-        while self._unstored:
+        while self._unstored and not self._disk_full():
             batch = list(islice(self._unstored, BATCH))
             words = [(role, self._heard[role].get(host_id)) for role, host_id in batch]
             for key in batch:
@@ -182,6 +188,11 @@ class Hosts:
         """Whether a host lives."""
         moment = self._moments[role].get(host_id)
         return moment is not None and self._clock.seconds() - moment < OFFLINE_SECONDS
+
+    def last_seen(self, role: HostRole, host_id: str) -> datetime | None:
+        """Return the time of a host's last word, if that is remembered."""
+        word = self._heard[role].get(host_id)
+        return None if word is None else word.heard
 
     def has_proxy_at(self, address: str) -> bool:
         """Whether a proxy calls auth from this address."""

@@ -36,8 +36,11 @@ EVENTS: Final = Quota("events", 200_000, 200, "events")
 EVENT_BYTES: Final = Quota("event_bytes", 512 << 20, 256 << 10, "bytes of events")
 RECORDINGS: Final = Quota("recordings", 20_000, 10, "recordings")
 CHUNKS: Final = Quota("chunks", 200_000, 250, "chunks")
-CHUNK_BYTES: Final = Quota("chunk_bytes", 64 << 30, 1 << 20, "bytes of recordings")
-QUOTAS: Final = (EVENTS, EVENT_BYTES, RECORDINGS, CHUNKS, CHUNK_BYTES)
+#: The default of ``auth.recording_limits.node``: so much in a day.
+CHUNK_BYTES: Final = Quota("chunk_bytes", 64 << 30, (64 << 30) / 86400, "bytes of recordings")
+#: A node reports its sessions when it starts, after each trouble, and every few minutes.
+REPORTS: Final = Quota("reports", 100, 1, "reports of sessions")
+QUOTAS: Final = (EVENTS, EVENT_BYTES, RECORDINGS, CHUNKS, CHUNK_BYTES, REPORTS)
 #: Sessions of one node that may run at the same time.
 RUNNING_LIMIT: Final = 5_000
 #: How often it is said that a host is over a quota.

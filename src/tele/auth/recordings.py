@@ -3,7 +3,8 @@
 Rows are in the store, written when a session starts; chunks and the manifest are in the
 archive. A row is found by id (``/recordings/rows/<id>``), by the time when auth heard of it
 (``/recordings/index/<milliseconds>-<id>``) and by its user, in that order
-(``/recordings/of/<user>/<milliseconds>-<id>``). ``/sessions/<id>`` and
+(``/recordings/of/<user>/<milliseconds>-<id>``), and as long as its node owes some of it, by that
+node (``/recordings/open/<host id>/<id>``). ``/sessions/<id>`` and
 ``/sessions-of/<user>/<id>`` are there while it runs: what a person has costs a look at that.
 
 Laws of this file:
@@ -61,6 +62,7 @@ from tele.recording.proof import check_signer, check_start
 from tele.tape.verify import VERSIONS
 
 ROWS: Final = "/recordings/rows/"
+OPEN: Final = "/recordings/open/"
 SESSIONS: Final = "/sessions/"
 SESSIONS_OF: Final = "/sessions-of/"
 MANIFEST: Final = "manifest"
@@ -149,6 +151,7 @@ class Recordings:
                 self._rows.put(recording_id, row, if_revision=0),
                 self._sessions.put(recording_id, session),
                 Put(_running_key(row.user, row.id), b""),
+                Put(open_key(row), b""),
                 *(Put(key, b"") for key in _index_keys(row)),
             )
         except Conflict:
@@ -157,16 +160,17 @@ class Recordings:
                 check_start(known, start, start.node)
             except BadRecording as error:
                 raise Conflict(f"the recording was started before: {error}") from None
-            if known.incomplete and not await self._has_manifest(recording_id):
-                await self._reopen(recording_id, session)
+            if known.incomplete:
+                await self.reopen(session)
             return False
         self._running[host.host_id] += 1
         return True
 
-    async def _reopen(self, recording_id: str, session: Session) -> None:
-        """Its node goes on with what was closed in its absence."""
+    async def reopen(self, session: Session) -> None:
+        """Its node goes on with what was closed in its absence, if it was not closed for good."""
+        recording_id = session.id
         kept = await self._rows.get(recording_id)
-        if kept is None or not kept.value.incomplete:
+        if kept is None or not kept.value.incomplete or await self._has_manifest(recording_id):
             return
         row = evolve(kept.value, incomplete="", ended=None)
         with suppress(Conflict):  # another call did, or it was closed for good
@@ -174,6 +178,7 @@ class Recordings:
                 self._rows.put(recording_id, row, if_revision=kept.revision),
                 self._sessions.put(recording_id, evolve(session, interactive=row.interactive)),
                 Put(_running_key(row.user, row.id), b""),
+                Put(open_key(row), b""),
             )
             self._running[row.node_id] += 1
 
@@ -230,8 +235,8 @@ class Recordings:
 
     async def put_chunk(
         self, host: HostIdentity, recording_id: str, number: int, data: bytes
-    ) -> None:
-        """Store one chunk, durably, before it is acknowledged."""
+    ) -> Recording:
+        """Store one chunk, durably, before it is acknowledged; returns its recording."""
         row = await self._own(host, recording_id)
         if await self._is_closed(row):
             try:
@@ -240,7 +245,7 @@ class Recordings:
                 present = None
             if present != data:
                 raise Conflict("the recording is closed")
-            return
+            return row
         await self._archive.put(recording_id, chunk_name(number), data)
 
         def counted(present: Recording | None) -> Recording:
@@ -250,7 +255,8 @@ class Recordings:
             return evolve(row, chunks=number + 1, size=row.size + len(data))
 
         if number == row.chunks:  # they come in order; the manifest corrects what does not
-            await self._rows.change(recording_id, counted)
+            return await self._rows.change(recording_id, counted)
+        return row
 
     async def finish(
         self, host: HostIdentity, manifest: Manifest, missing: tuple[int, ...] = ()
@@ -284,6 +290,7 @@ class Recordings:
 
         await self._rows.change(manifest.id, closed)
         await self._ended(manifest.id)
+        await self._backend.commit(Delete(open_key(row)))
         return True
 
     async def close_incomplete(
@@ -307,8 +314,9 @@ class Recordings:
             end = row.ended or max(row.started, min(ended or moment, moment))
             return evolve(row, incomplete=reason[:TEXT_LIMIT], ended=end)
 
-        await self._rows.change(recording_id, closed)
+        row = await self._rows.change(recording_id, closed)
         await self._ended(recording_id)
+        await self._backend.commit(Delete(open_key(row)))
         return news
 
     async def _has_manifest(self, recording_id: str) -> bool:
@@ -451,7 +459,7 @@ class Recordings:
         await self._ended(row.id)
         await self._backend.commit(
             self._rows.delete(row.id),
-            *(Delete(key) for key in _index_keys(row)),
+            *(Delete(key) for key in (open_key(row), *_index_keys(row))),
         )
 
 
@@ -465,6 +473,11 @@ def _lost(missing: tuple[int, ...]) -> str:
     shown = ", ".join(str(number) for number in missing[:8])
     more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
     return f"chunks are lost: {shown}{more}"
+
+
+def open_key(row: Recording) -> str:
+    """Return the key that is there while a node owes this recording."""
+    return f"{OPEN}{row.node_id}/{row.id}"
 
 
 def _index_keys(row: Recording) -> tuple[str, str]:

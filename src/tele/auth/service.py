@@ -26,14 +26,18 @@ from twisted.python.failure import Failure
 
 from tele.audit.log import AuditLog
 from tele.auth.authorities import Authorities
+from tele.auth.disk import DiskWatch
 from tele.auth.issuing import Issuer
+from tele.auth.limits import RecordingLimits
 from tele.auth.local import ADMIN_ROLES, LOCAL, LOCAL_ADMIN, Collaborators, LocalAuthority
 from tele.auth.members import Members
+from tele.auth.open_recordings import OpenRecordings
 from tele.auth.passwords import Passwords
 from tele.auth.people import People
 from tele.auth.presence import Hosts
 from tele.auth.proxy_words import ProxyWords
 from tele.auth.recordings import Recordings
+from tele.auth.session_ends import END_AFTER, SessionEnds
 from tele.auth.shelf import Shelf
 from tele.auth.state import State
 from tele.auth.tokens import Tokens
@@ -93,9 +97,11 @@ class AuthService(Service):
 
     ``listen`` is (host, port), port 0 for any; ``local_socket`` a path where the account
     that runs auth, and root, may call the API without a certificate. ``lock`` is released when
-    everything is closed. ``ready`` fires with the port when everything serves, or fails with a
-    :class:`TeleError`. ``suite`` is the one that a new cluster's CAs get, and that those of an old
-    one must have. Raises :class:`InvalidInput` for a ``recording`` that nothing would honour.
+    everything is closed. ``session_end_after`` is how long a node may be silent before its sessions
+    count as ended, ``recording_limits`` how much of the archive recordings may take. ``ready``
+    fires with the port when everything serves, or fails with a :class:`TeleError`. ``suite`` is
+    the one that a new cluster's CAs get, and that those of an old one must have. Raises
+    :class:`InvalidInput` for a ``recording`` that nothing would honour.
     """
 
     def __init__(
@@ -114,6 +120,8 @@ class AuthService(Service):
         local_socket: Path | None = None,
         lock: DataDirLock | None = None,
         suite: SignatureSuite | None = None,
+        session_end_after: timedelta = END_AFTER,
+        recording_limits: RecordingLimits | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.ready: Deferred[int] = Deferred()
@@ -135,6 +143,8 @@ class AuthService(Service):
         self._local_socket = local_socket
         self._lock = lock
         self._suite = suite
+        self._session_end_after = session_end_after
+        self._recording_limits = recording_limits or RecordingLimits()
         self._entropy = entropy
         self._parts: Collaborators | None = None
         self._server: ApiServer | None = None
@@ -195,9 +205,11 @@ class AuthService(Service):
         await parts.members.start()
         await parts.state.start()
         await parts.passwords.warm_up()
+        await parts.ends.start()
         authority = self.authority = LocalAuthority(parts, self._reactor)
         if new:
             await authority.emit("cluster.create", LOCAL, name=self._cluster)
+        parts.disk.start(authority.emit)
         self._renew()
         self._step_watch.start()
         server = self._server = ApiServer(
@@ -241,7 +253,11 @@ class AuthService(Service):
             backend, self._cluster, self._now(), self._entropy, self._suite
         )
         passwords = Passwords(backend, self._now, self._entropy, self._in_thread)
-        hosts = Hosts(backend, clock)
+        disk = DiskWatch(backend, self._archive, clock)
+        hosts = Hosts(backend, clock, disk_full=lambda: disk.is_full)
+        members = Members(backend, hosts)
+        recordings = Recordings(backend, self._archive, self._now, lambda: host_keys)
+        audit = AuditLog(backend, clock, self._sinks)
         host_keys = frozenset(
             parse_line(k) for k in authorities[AuthorityKind.HOST].trusted.ssh_public_keys
         )
@@ -259,12 +275,24 @@ class AuthService(Service):
                 self._client_keepalive,
             ),
             hosts=hosts,
-            members=Members(backend, hosts),
+            members=members,
             people=People(backend, passwords, self._now),
             passwords=passwords,
             tokens=Tokens(backend, self._cluster, self._now, self._entropy),
-            recordings=Recordings(backend, self._archive, self._now, lambda: host_keys),
-            audit=AuditLog(backend, clock, self._sinks),
+            recordings=recordings,
+            audit=audit,
+            disk=disk,
+            limits=self._recording_limits,
+            ends=SessionEnds(
+                backend,
+                clock,
+                self._cluster,
+                audit,
+                OpenRecordings(backend, clock, self._cluster, audit, recordings),
+                hosts,
+                members,
+                self._session_end_after,
+            ),
         )
 
     async def _close(self) -> None:
@@ -277,6 +305,8 @@ class AuthService(Service):
             await server.close()
         parts, self._parts = self._parts, None
         if parts is not None:
+            parts.disk.stop()
+            await parts.ends.stop()
             parts.state.stop()
             await parts.hosts.stop()
             await parts.audit.close()

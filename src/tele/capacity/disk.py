@@ -89,6 +89,11 @@ class DiskReserve:
             files = self._fill_files() or 2 * self._empty_left >= len(self._empty)
             return (self._fill_space() or 2 * self._left >= self._size) and files
 
+    @property
+    def left(self) -> int:
+        """How many bytes of it there are; all, where the file system cannot reserve."""
+        return self._size if self._unsupported else self._left
+
     def _fill_files(self) -> bool:
         try:
             for path in self._empty[self._empty_left :]:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import pages
-from tele.cli.output import Column, format_option, show_pages
+from tele.cli.output import Column, ago, format_option, show_pages
 from tele.cli.recordings import begun
 from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput
+
+
+def _known(session: Any) -> str:
+    """Return whether a session runs, as far as auth knows."""
+    if session["status"] == "running":
+        return "running"
+    seen = session["node_seen"]
+    return f"node offline, last seen {ago(seen)}" if seen else "node offline"
+
 
 _COLUMNS = (
     Column("ID", lambda s: s["id"]),
@@ -18,13 +29,14 @@ _COLUMNS = (
     Column("NODE", lambda s: s["node"]),
     Column("FROM", lambda s: s["remote_addr"]),
     Column("STARTED", begun),
+    Column("STATUS", _known),
 )
 
 
 @click.group(
     cls=LazyGroup,
     lazy={
-        "ls": Lazy("tele.cli.sessions:ls", "List sessions that run."),
+        "ls": Lazy("tele.cli.sessions:ls", "List sessions that have not ended."),
         "kill": Lazy("tele.cli.sessions:kill", "End a session that runs."),
     },
 )
@@ -36,7 +48,10 @@ def sessions() -> None:
 @format_option("names")
 @where_options(local=True)
 def ls(form: str, where: Where) -> None:
-    """List sessions that run: all of them, or your own, as your roles allow."""
+    """List sessions that have not ended: all of them, or your own, as your roles allow.
+
+    While a node is offline nobody knows whether its sessions still run: STATUS says so.
+    """
     from tele.model.api.people import Paged
     from tele.model.api.table import LIST_SESSIONS
 

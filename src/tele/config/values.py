@@ -12,7 +12,7 @@ from datetime import timedelta
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from attrs import Factory, field, frozen
 
@@ -63,6 +63,22 @@ class Network:
 
     def __str__(self) -> str:
         return str(self.value)
+
+
+@frozen
+class Size:
+    """Bytes, as ``512MiB``, ``1GiB`` or ``2TiB``; ``0`` where that means none."""
+
+    bytes: int
+
+    def __str__(self) -> str:
+        for unit, factor in reversed(SIZE_UNITS.items()):
+            if self.bytes and self.bytes % factor == 0:
+                return f"{self.bytes // factor}{unit}"
+        return str(self.bytes)
+
+
+SIZE_UNITS: Final = {"MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
 class Keep(str, Enum):
@@ -268,6 +284,23 @@ class CommandConfig:
 
 
 @frozen
+class RecordingLimitsConfig:
+    """How much recordings may take of auth's archive, in stored bytes; ``0`` is no limit.
+
+    Over the limit of a session or a user the node records no more output of the session, and says
+    so in a gap. Over that of a node its recordings wait there. Nobody's session ends by it.
+    """
+
+    session: Size = key("One session.", Size(1 << 30))
+    user: Size = key("One user, in a day.", Size(8 << 30))
+    node: Size = key("One node, in a day.", Size(64 << 30))
+
+
+def _end_after_problem(value: timedelta) -> str:
+    return "" if value >= timedelta(minutes=5) else "at least 5m"
+
+
+@frozen
 class AuthConfig:
     """Auth: the authorities, users, roles, the audit and the recordings of a cluster."""
 
@@ -295,6 +328,16 @@ class AuthConfig:
         "something else (the option ``client_keepalive``).",
         timedelta(0),
         check=keepalive_problem,
+    )
+    session_end_after: timedelta = key(
+        "How long a node may be silent before auth says that its sessions have ended, and closes "
+        "its recordings as incomplete. Those of a node that comes back later are taken up again.",
+        timedelta(days=1),
+        check=_end_after_problem,
+    )
+    recording_limits: RecordingLimitsConfig = field(
+        default=RecordingLimitsConfig(),
+        metadata={"meaning": "How much of the archive recordings may take."},
     )
     audit: tuple[Chosen, ...] = key(
         "Where else audit events go: ``file:PATH`` writes JSON lines.", ()

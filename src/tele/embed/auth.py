@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from tele.auth.limits import RecordingLimits
 from tele.auth.service import AuthService
 from tele.config.values import AuthConfig
 from tele.data_dir import DataDirLock
@@ -69,6 +70,12 @@ def _locked(reactor: Any, config: AuthConfig, folder: Path, lock: DataDirLock) -
         listen=(config.listen.host, config.listen.port),
         recording=config.session_recording,
         client_keepalive=config.client_keepalive,
+        session_end_after=config.session_end_after,
+        recording_limits=RecordingLimits(
+            config.recording_limits.session.bytes,
+            config.recording_limits.user.bytes,
+            config.recording_limits.node.bytes,
+        ),
         sinks=sinks,
         suite=config.signature_algorithm_suite,
         local_socket=local if len(bytes(local)) <= _SOCKET_PATH_LIMIT else None,

@@ -25,6 +25,7 @@ _STATUS: Final[Mapping[type[TeleError], int]] = {
     errors.BadRecording: 422,
     errors.Unreachable: 502,
     errors.Unavailable: 503,
+    errors.StorageFull: 507,
 }
 #: What a client can raise, narrow ones first; a mistake of the peer is invalid input.
 _NEAREST: Final = [

@@ -5,6 +5,7 @@ Laws of this file:
 * An event is spooled before it is sent (or refused by a full disk, and kept in memory), and
   forgotten after auth has said that it has it.
 * An event that auth will never take does not hold up those behind it.
+* When auth has all of them it is told which sessions run (:mod:`tele.membership.session_report`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tele.loop import backoff, make_logger
 from tele.membership.background_spool import BackgroundSpool
 from tele.membership.bell import Bell
 from tele.membership.calls import Calls, pause_after
+from tele.membership.session_report import SessionReport
 from tele.model.api.records import EmitEvents
 from tele.model.api.table import EMIT_EVENTS
 from tele.model.codec import decode, encode
@@ -38,6 +40,7 @@ class EventSender:
         self._calls = calls
         self._spool = spool
         self._bell = Bell(reactor)
+        self.report = SessionReport(reactor, calls)
         self.lost = 0
 
     def emit(self, event: Event) -> None:
@@ -48,6 +51,7 @@ class EventSender:
             kept = False
         if not kept:
             self.lost += 1
+            self.report.soon()
             _log.error(
                 "the audit spool has no room for {event} {id}: it is lost ({lost} so far)",
                 event=event.event,
@@ -62,14 +66,19 @@ class EventSender:
         failures = 0
         while True:
             try:
+                report = self.report.make()  # first: what ends from now on is in the batch
                 batch = await self._spool.peek()
+                if not batch and report is not None:
+                    await self.report.send(report)
+                    continue
                 if not batch:
-                    await self._bell.wait()
+                    await self._bell.wait(self.report.wait)
                     await Bell(self._reactor).wait(GATHER)
                     continue
                 await self._send(batch)
                 failures = 0
             except TeleError as error:
+                self.report.soon()
                 await Bell(self._reactor).wait(pause_after(error, backoff(failures)))
                 failures += 1
 

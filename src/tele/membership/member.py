@@ -14,7 +14,7 @@ Laws of this file:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -219,6 +219,10 @@ class Member(Service):
         if self._authority is not None:
             self._announcer.soon()
             self._changed()
+
+    def report_sessions(self, running: Callable[[], Iterable[str]]) -> None:
+        """Have auth told from now on which sessions run here: the ids that ``running()`` says."""
+        self._sender.report.running = running
 
     def announce_soon(self) -> None:
         """Something that :class:`Presence` says has changed."""

@@ -52,12 +52,15 @@ CODES: Final[Mapping[str, str]] = {
     "forward.end": "TS011I",
     "agent.end": "TS012I",
     "session.kill": "TS013I",
+    "session.resume": "TS014W",
+    "disk.low": "TD001W",
     "auth.denied": "TA001W",
     "auth.refused": "TA002W",
     "recording.upload": "TP001I",
     "recording.access": "TP002I",
     "recording.delete": "TP003I",
     "recording.incomplete": "TP004W",
+    "recording.limit": "TP005W",
 }
 
 

@@ -46,9 +46,21 @@ class Launched:
     files: bool = False
 
 
+class SessionStatus(str, Enum):
+    """Whether a session that has not ended runs: not known while its node is offline."""
+
+    RUNNING = "running"
+    UNKNOWN = "unknown"
+
+
 @frozen
 class Session:
-    """A session that runs. ``started`` is its node's word, ``received`` when auth heard of it."""
+    """A session that has not ended. ``started`` is its node's word, ``received`` when auth heard of
+    it.
+
+    ``status`` and ``node_seen``, the node's last word if it is offline, are as of the moment of
+    asking.
+    """
 
     id: str
     user: str
@@ -60,6 +72,8 @@ class Session:
     login_session: str = ""
     interactive: bool = False
     received: datetime | None = None
+    status: SessionStatus = SessionStatus.RUNNING
+    node_seen: datetime | None = None
 
 
 @frozen

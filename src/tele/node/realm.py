@@ -121,6 +121,11 @@ class NodeRealm:
             self._all_labels,
         )
 
+    @property
+    def sessions(self) -> tuple[str, ...]:
+        """The ids of the sessions of those who are in."""
+        return tuple(visitor.visit.session_id for visitor in self._present)
+
     def look(self) -> None:
         """The cluster's state, or labels of this node, may have changed: who may stay?"""
         self._review.look()

@@ -146,6 +146,7 @@ class NodeService(Service):
         self._vouching = Vouching(lambda: member.host_id, lambda: member.verifier(HostRole.PROXY))
         self.factory.preface = self._take_preface
         member.on_change(self._member_changed)
+        member.report_sessions(lambda: realm.sessions)
         labels.on_change(self._labels_changed)
 
     # -- what the factory asks for ----------------------------------------------------

@@ -7,10 +7,12 @@ Laws of this file:
   whoever is told that it is there already, too.
 * Ids and names are checked: no path leaves the archive.
 * The disk is never waited for in the reactor's thread.
+* Recordings leave free what the store on the same disk may need.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -21,14 +23,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
 
+from tele.capacity.disk import is_full
 from tele.durable_files import make_folder, sync_folder, write_file
-from tele.errors import Conflict, InvalidInput, NotFound, Unavailable
-from tele.interfaces import IArchive
+from tele.errors import Conflict, InvalidInput, NotFound, StorageFull, Unavailable
+from tele.interfaces import IArchive, IOnDisk
+from tele.model.disk import DiskSpace, kept_for_store
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
-@implementer(IArchive)
+@implementer(IArchive, IOnDisk)
 class DirectoryArchive:
     """Keeps recordings under ``root`` (0700), files 0600. ``reactor`` lends its threads."""
 
@@ -37,6 +41,7 @@ class DirectoryArchive:
         self._reactor = reactor
         try:
             make_folder(root)
+            self._measure()
         except OSError as error:
             raise Unavailable(f"cannot use {root} for recordings: {error}") from None
 
@@ -47,6 +52,8 @@ class DirectoryArchive:
             except FileNotFoundError:
                 raise NotFound("the archive has no such recording or part of it") from None
             except OSError as error:
+                if is_full(error):
+                    raise StorageFull("the disk of auth's recordings is full") from None
                 raise Unavailable(f"the archive failed: {error.strerror}") from None
 
         pool = self._reactor.getThreadPool()
@@ -70,7 +77,10 @@ class DirectoryArchive:
 
         def write() -> None:
             make_folder(path.parent)
-            if path.exists() or not write_file(path, data, replace=False):
+            known = path.exists()
+            if not known:
+                self._check_space(len(data))
+            if known or not write_file(path, data, replace=False):
                 if path.read_bytes() != data:
                     raise Conflict("this part of the recording is there already, and differs")
                 sync_folder(path.parent)
@@ -79,6 +89,25 @@ class DirectoryArchive:
             sync_folder(self._root)
 
         return self._run(write)
+
+    def _check_space(self, size: int) -> None:
+        """Raise :class:`StorageFull` where a chunk would take what is kept for the store."""
+        self._measure()
+        if self._space.free - size < kept_for_store(self._space.total):
+            raise StorageFull(
+                "the disk of auth's recordings is full; nodes keep what they have until there is"
+                " space: tele recordings rm"
+            )
+
+    def _measure(self) -> None:
+        """Ask the disk. May raise OSError."""
+        found = os.statvfs(self._root)
+        total, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+        self._space = DiskSpace(total, free, 0, 0)
+
+    def space(self) -> DiskSpace:
+        """See :class:`IOnDisk`: as of the last recording that came or went."""
+        return self._space
 
     def get(self, recording_id: str, name: str) -> Deferred[bytes]:
         """See :class:`IArchive`."""
@@ -104,5 +133,6 @@ class DirectoryArchive:
             if folder.is_dir():
                 shutil.rmtree(folder)
                 sync_folder(folder.parent)
+            self._measure()
 
         return self._run(remove)

@@ -37,6 +37,7 @@ from tele.model.codec import encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import ChunkDigest, Manifest, RecordingStart
 from tele.recording.commit import FLUSH_SECONDS, GroupCommit
+from tele.recording.limit import Limit
 from tele.recording.share import DiskShares
 from tele.recording.spool import Spool, SpoolFolder, Stored
 from tele.tape.layout import RAW_LIMIT
@@ -73,9 +74,12 @@ class TapeRecording:
         self._writer = TapeWriter()
         self._held: Packed | None = None
         self._busy = False
+        #: Whether the chunk that is held could not be written the last time.
+        self._fails = False
         self._idle: list[Deferred[None]] = []
         self._behind = False
         self._over = False
+        self._limit = Limit()
         self._lost: Counter[str] = Counter()
         self._reasons: dict[str, None] = {}
         self._resumed: list[Callable[[], None]] = []
@@ -115,7 +119,14 @@ class TapeRecording:
         self._last_time = max(self._last_time, frame.time)
         self._last_heard = self._recorder.clock.seconds()
         writer = self._writer
-        if self._held is not None and (frame.kind in BYTES or writer.is_full):
+        if frame.kind in BYTES and self._limit.holds(self._last_heard):
+            self._limit.lose(frame)
+            if self._limit.is_news:
+                self._write_limit()
+            return
+        if self._limit.lost and not self._limit.holds(self._last_heard):
+            self._write_limit()
+        if self._fails and (frame.kind in BYTES or writer.is_full):
             self._lose(frame)
             return
         if writer.waiting + len(frame.data) > RAW_LIMIT:
@@ -129,11 +140,23 @@ class TapeRecording:
             self._recorder.commit.soon(self)
         elif self._busy:
             self._behind = True
-        elif self._held is None:
+        elif not self._fails:
             self._recorder.commit.now(self)
 
     def _lose(self, frame: Frame) -> None:
         self._lost[frame.kind.name.lower()] += len(frame.data)
+
+    def limit(self, why: str) -> None:
+        """Auth says which limit this recording is over, or that it is over none."""
+        if self._limit.set(why, self._recorder.clock.seconds()):
+            log.warn("recording {name} is {why}", name=self._folder.id, why=why)
+
+    def _write_limit(self) -> None:
+        """Say what was not recorded over a limit."""
+        body = self._limit.take()
+        if body is not None:
+            self._writer.add(Frame(self._last_time, 0, FrameKind.GAP, body))
+            self._recorder.commit.soon(self)
 
     # -- writing ----------------------------------------------------------------------
     def begin(self) -> Callable[[], OSError | None] | None:
@@ -179,6 +202,7 @@ class TapeRecording:
     def done(self, result: OSError | Failure | None) -> None:
         """See :class:`tele.recording.commit.Source`."""
         self._busy = False
+        self._fails = isinstance(result, OSError)
         self.count()
         if isinstance(result, Failure):
             log.failure("recording {name} lost a chunk", failure=result, name=self._folder.id)
@@ -303,6 +327,8 @@ class TapeRecording:
         spend(self._write_held)
         if self._end is not None:
             self._write_gap()
+            if (body := self._limit.take()) is not None:
+                self._writer.add(Frame(self._end.time, 0, FrameKind.GAP, body))
             self._writer.add(self._end)
             self._end = None
             self._hold(self._writer.take(last=True))
@@ -401,6 +427,12 @@ class TapeRecorder:
         """Return what is known of a chunk, once, if that is not too long ago."""
         with self._lock:
             return self._known.pop((recording_id, number), None)
+
+    def limit(self, recording_id: str, why: str) -> None:
+        """Auth says that a recording is over a limit, and which one, or (nothing) over none."""
+        recording = self._open.get(recording_id)
+        if recording is not None:
+            recording.limit(why)
 
     def released(self, recording_id: str, size: int) -> None:
         """Auth has so many bytes more of one, and the spool has them not any more."""

@@ -35,6 +35,7 @@ from tele.model.api import table
 from tele.model.api.members import ById
 from tele.model.api.operation import Nothing
 from tele.model.api.records import (
+    ChunkStored,
     FinishRecording,
     OpenRecordings,
     PutChunk,
@@ -324,7 +325,9 @@ class Uploader:
             else:
                 data = await self._call(folder.chunk, number)
             if not progress.has(number):
-                await self._authority.perform(table.PUT_CHUNK, PutChunk(folder.id, number, data))
+                put = PutChunk(folder.id, number, data)
+                stored: ChunkStored = await self._authority.perform(table.PUT_CHUNK, put)
+                self._recorder.limit(folder.id, stored.over)
                 progress.next = number + 1
             known = self._recorder.recall(folder.id, number)
             await self._call(folder.release, number, data, self._spool.reserve, known)

@@ -7,6 +7,7 @@ Laws of this file:
 * The reactor never waits for the disk; threads never touch the reactor's objects. Of answers
   with many items one is worked on in each of its turns.
 * A commit is acknowledged after it is on disk.
+* On a full disk commits use space that was reserved for them (:mod:`tele.store.reserve`).
 * A watch hears of every change, whichever process made it, in order of revisions. A key
   changed twice between two looks is told once, with its latest value.
 """
@@ -27,10 +28,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.call_queue import CallQueue
-from tele.errors import TeleError, Unavailable
-from tele.interfaces import Change, Delete, IBatchBackend, Item, IWatch, Put
+from tele.errors import StorageFull, TeleError, Unavailable
+from tele.interfaces import Change, Delete, IBatchBackend, IOnDisk, Item, IWatch, Put
 from tele.loop import make_logger, wall_seconds
+from tele.model.disk import DiskSpace
 from tele.store import sqlite_file
+from tele.store.reserve import StoreReserve
 from tele.store.watchers import Watchers
 
 log = make_logger(__name__)
@@ -75,9 +78,16 @@ class _Worker(threading.Thread):
 class _Writer(_Worker):
     """Commits everything that waits as one transaction: one sync for many commits."""
 
-    def __init__(self, connection: sqlite3.Connection, deliver: Any, moment: Any) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, deliver: Any, moment: Any, reserve: StoreReserve
+    ) -> None:
         super().__init__("tele-store-writer", connection, deliver)
         self._moment = moment
+        self._reserve = reserve
+
+    def run(self) -> None:
+        super().run()
+        self._reserve.close()
 
     def work(self, job: Any) -> None:
         if callable(job[0]):
@@ -108,7 +118,11 @@ class _Writer(_Worker):
 
     def _commit(self, batch: sqlite_file.Batch) -> list[int | TeleError]:
         try:
-            return sqlite_file.commit(self._connection, batch, self._moment())
+            return self._reserve.spend(
+                lambda: sqlite_file.commit(self._connection, batch, self._moment())
+            )
+        except StorageFull as error:
+            return [error for _ in batch]
         except Exception as error:
             if len(batch) > 1:
                 # One of them may be what SQLite cannot store: the others did no wrong.
@@ -116,7 +130,7 @@ class _Writer(_Worker):
             return [Unavailable(f"the store cannot be written: {error}")]
 
 
-@implementer(IBatchBackend)
+@implementer(IBatchBackend, IOnDisk)
 class SqliteBackend:
     """Keeps everything in the SQLite file ``path``. ``reactor`` gives time and threads' answers.
 
@@ -129,11 +143,17 @@ class SqliteBackend:
         self._closed: Deferred[None] | None = None
         self._long = CallQueue(reactor)
         path = Path(path)
-        connections = [sqlite_file.open_file(path) for _ in range(READERS + 1)]
+        self._reserve = StoreReserve(path)
+        connections = [
+            self._reserve.spend(lambda: sqlite_file.open_file(path)) for _ in range(READERS + 1)
+        ]
         self._seen = sqlite_file.changes_since(connections[0], 1 << 62)[0]
         self._looking = False
         self._look_again = False
-        self._writer = _Writer(connections[0], self._deliver, partial(wall_seconds, reactor))
+        self._reserve.look()  # the folder may be new
+        self._writer = _Writer(
+            connections[0], self._deliver, partial(wall_seconds, reactor), self._reserve
+        )
         self._readers = [
             _Worker(f"tele-store-reader-{number}", connection, self._deliver)
             for number, connection in enumerate(connections[1:])
@@ -202,6 +222,10 @@ class SqliteBackend:
         waiting: Deferred[None] = Deferred()
         self._closed.addCallback(lambda _: waiting.callback(None))
         return waiting
+
+    def space(self) -> DiskSpace:
+        """See :class:`IOnDisk`."""
+        return self._reserve.space()
 
     # -- inside -----------------------------------------------------------------------
     def _join(self) -> None:
@@ -275,7 +299,12 @@ class SqliteBackend:
     def _sweep(self) -> None:
         answer: Deferred[None] = Deferred()
         moment = wall_seconds(self._reactor)
-        self._writer.jobs.put((lambda c: sqlite_file.sweep(c, moment), answer))
+
+        def sweep(connection: sqlite3.Connection) -> None:
+            self._reserve.look()
+            sqlite_file.sweep(connection, moment)
+
+        self._writer.jobs.put((sweep, answer))
         answer.addCallbacks(lambda _: self._poll(), self._failed)
 
 

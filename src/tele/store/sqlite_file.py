@@ -21,6 +21,7 @@ from pathlib import Path
 from tele.durable_files import make_folder, sync_folder
 from tele.errors import Conflict, TeleError, Unavailable
 from tele.interfaces import Change, Delete, Item, Put
+from tele.store.reserve import is_full
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS items (
@@ -67,7 +68,10 @@ def _item(row: _Row) -> Item:
 
 
 def open_file(path: Path) -> sqlite3.Connection:
-    """Open, or create with mode 0600, the store at ``path``. Raises :class:`Unavailable`."""
+    """Open, or create with mode 0600, the store at ``path``. Raises :class:`Unavailable`.
+
+    On a full disk it raises SQLite's own error (:func:`tele.store.reserve.is_full`).
+    """
     try:
         make_folder(path.parent)
         _keep_private(path)
@@ -86,6 +90,8 @@ def open_file(path: Path) -> sqlite3.Connection:
         connection.executescript(SCHEMA)
     except sqlite3.Error as error:
         connection.close()
+        if is_full(error):
+            raise
         raise Unavailable(f"{path} is not a usable store: {error}") from None
     return connection
 

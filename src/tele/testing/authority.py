@@ -50,6 +50,7 @@ class PretendedAuth:
     calls: list[str] = field(factory=list)
     announced: list[Any] = field(factory=list)
     events: list[Any] = field(factory=list)
+    reports: list[Any] = field(factory=list)
     bound: dict[str, str] = field(factory=dict)
     closed: int = 0
     state: ClusterState = field(init=False)
@@ -159,6 +160,10 @@ class PretendedAuth:
         if any(event.fields.get("bad") for event in request.events):
             raise InvalidInput("one of them is bad")
         self.events.extend(request.events)
+        return Nothing()
+
+    def _report_sessions(self, request: Any) -> Nothing:
+        self.reports.append(request)
         return Nothing()
 
     # -- the state --------------------------------------------------------------------

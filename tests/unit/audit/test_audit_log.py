@@ -477,3 +477,22 @@ def test_what_is_appended_can_be_listed(audit: AuditLog) -> None:
     result(audit.append(make(2, said=nested(DEPTH_LIMIT - 3))))
     listed = result(audit.query(ListEvents()))
     assert decode(EventList, encode(listed)) == listed
+
+
+def test_what_depends_on_an_event_is_done_with_it() -> None:
+    """Changes are made in the commit that appends their event, and not when it is there already."""
+    clock = Clock()
+    clock.advance(START.timestamp())
+    backend = MemoryBackend(clock)
+    audit = AuditLog(backend, clock)
+    result(audit.append(make(1), make(2), changes={"id-2": [Put("/x", b"1")]}))
+    item = result(backend.get("/x"))
+    head = result(backend.get(HEAD))
+    assert item is not None
+    assert head is not None
+    assert item.revision == head.revision
+    result(audit.append(make(3), make(2), changes={"id-2": [Delete("/x")]}))
+    assert result(backend.get("/x")) == item
+    with pytest.raises(InvalidInput):
+        result(audit.append(make(4), make(5, hash="x"), changes={"id-4": [Delete("/x")]}))
+    assert result(backend.get("/x")) == item

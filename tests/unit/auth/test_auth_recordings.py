@@ -15,6 +15,7 @@ from tele.model.api import members, people, records, table
 from tele.model.codec import encode
 from tele.model.identity import HostRole
 from tele.model.presence import OFFLINE_AFTER, Presence
+from tele.model.session import SessionStatus
 
 
 def test_a_recording_is_uploaded_and_read(world: World) -> None:
@@ -177,8 +178,10 @@ def test_sessions_are_there_while_they_run(world: World) -> None:
     assert (session.user, session.remote_addr, session.interactive) == (
         "alice", "192.0.2.7:1", True,
     )  # fmt: skip
+    seen = now(world.clock)
     world.clock.advance(OFFLINE_AFTER.total_seconds())
-    assert listed("otto", "auditor") == [], "of a host that fell silent nothing is known"
+    (unknown,) = listed("otto", "auditor")
+    assert (unknown.status, unknown.node_seen) == (SessionStatus.UNKNOWN, seen)
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)
     ended = records.UpdateRecording(tape.id, ended=now(world.clock))
     world.do(table.UPDATE_RECORDING, ended, tape.host)

@@ -419,3 +419,27 @@ def test_keys_that_go_together_are_taken() -> None:
     )  # fmt: skip
     assert load_ok.config.node is not None
     assert load_ok.config.node.tunnels == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("512MiB", 512 << 20), ("1GiB", 1 << 30), ("2TiB", 2 << 40), ("0", 0)]
+)
+def test_sizes(text: str, size: int) -> None:
+    """A size has a unit, 0 is none, and it is shown as it is written."""
+    config = read(auth(f"  recording_limits: {{user: {text}}}")).config
+    assert config.auth is not None
+    assert config.auth.recording_limits.user.bytes == size
+    assert str(config.auth.recording_limits.user) == text
+
+
+@pytest.mark.parametrize("text", ["1", "1GB", "1.5GiB", "-1GiB", "true", "9999999TiB"])
+def test_what_is_no_size(text: str) -> None:
+    """What is not a size is told with its place and with what one looks like."""
+    (problem,) = problems(auth(f"  recording_limits: {{user: {text}}}"))
+    assert problem.startswith("f.yaml:4: auth.recording_limits.user: ")
+
+
+def test_silent_nodes_get_time_to_come_back() -> None:
+    """A limit that any restart of a machine would exceed is refused."""
+    (problem,) = problems(auth("  session_end_after: 1m"))
+    assert "at least 5m" in problem

@@ -20,7 +20,7 @@ from tele.certs.issue import HostCertificateRequest, issue_host
 from tele.certs.keys import PrivateKey
 from tele.errors import InvalidInput, NotFound, TeleError, Unreachable
 from tele.interfaces import IAuthority
-from tele.model.api.records import Octets, OpenRecordings, RecordingProgress
+from tele.model.api.records import ChunkStored, Octets, OpenRecordings, RecordingProgress
 from tele.model.frame import Frame, FrameKind
 from tele.model.identity import HostRole
 from tele.model.session import Manifest, RecordingStart
@@ -110,6 +110,7 @@ class Auth:
         self.interactive = False
         self.ended: datetime | None = None
         self.incomplete = ""
+        self.over = ""
         self.calls: list[str] = []
         self.away = False
         self.refuse: TeleError | None = None
@@ -141,6 +142,7 @@ class Auth:
             case "put_chunk":
                 if self.chunks.setdefault(request.number, request.data) != request.data:
                     raise InvalidInput("another chunk under this number")
+                return ChunkStored(self.over)
             case "get_chunk":
                 return Octets(self.chunks[request.number])
             case "update_recording":

@@ -21,6 +21,7 @@ from tele.model.frame import Frame, FrameKind
 from tele.recording.commit import FLUSH_SECONDS
 from tele.recording.playback import Source, from_file, schedule
 from tele.recording.proof import check_signer
+from tele.recording.spool import SpoolFolder
 from tele.recording.tee import CAPTURE_LIMIT, ConnectionTape, ProgramTap
 from tele.tape.file import write_file
 from tele.tape.verify import read_frames
@@ -566,3 +567,27 @@ def test_a_file_gives_the_same_recording(place: Place, tmp_path: Path) -> None:
     path.write_bytes(bytes(data))
     with pytest.raises(BadRecording):
         from_file(path).verify({CA.public.blob}, "c")
+
+
+def test_output_that_comes_while_a_chunk_is_written(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk on its way to the disk is no reason to drop what the session shows meanwhile."""
+    begin = start()
+    recording = place.open(begin)
+    write_chunk = SpoolFolder.write_chunk
+    late = [b"two", b"three"]
+
+    def slowly(folder: SpoolFolder, number: int, data: bytes) -> None:
+        if late:
+            recording.write(output(2, late.pop(0)))
+        write_chunk(folder, number, data)
+
+    monkeypatch.setattr(SpoolFolder, "write_chunk", slowly)
+    recording.write(output(1, b"one"))
+    for _ in range(4):
+        place.clock.advance(FLUSH_SECONDS)
+    recording.close("done")
+    frames = place.frames(begin.id)
+    assert [f.data for f in frames if f.kind is FrameKind.OUTPUT] == [b"one", b"two", b"three"]
+    assert FrameKind.GAP not in [f.kind for f in frames]

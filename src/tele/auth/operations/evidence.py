@@ -26,12 +26,14 @@ from tele.audit.log import AuditLog
 from tele.auth import claims, quotas
 from tele.auth.gate import Gate, host_caller, user_caller
 from tele.auth.journal import Journal
+from tele.auth.limits import RecordingLimits, RecordingUse
 from tele.auth.members import Members
 from tele.auth.people import LONG_AGO
 from tele.auth.presence import Hosts
 from tele.auth.quotas import Quota, Quotas
 from tele.auth.recording_search import Running
 from tele.auth.recordings import Recordings
+from tele.auth.session_ends import SessionEnds
 from tele.errors import AccessDenied, InvalidInput, Unavailable, quoted
 from tele.loop import now
 from tele.model.access import Reason
@@ -43,7 +45,7 @@ from tele.model.api.table import EMIT_EVENTS
 from tele.model.codec import encode
 from tele.model.event import Event
 from tele.model.identity import Caller, HostIdentity, HostRole
-from tele.model.session import Recording, RecordingState, Session
+from tele.model.session import Recording, RecordingState, Session, SessionStatus
 
 #: Reading the same recording within so many seconds is one access.
 ONE_GO: Final = 600.0
@@ -62,9 +64,13 @@ class Evidence:
         hosts: Hosts,
         members: Members,
         audit: AuditLog,
+        ends: SessionEnds,
+        limits: RecordingLimits,
         gate: Gate,
         journal: Journal,
     ) -> None:
+        self._ends = ends
+        self._use = RecordingUse(limits)
         self._cluster = cluster
         self._clock = clock
         self._accessed: dict[tuple[str, str, str], float] = {}
@@ -94,7 +100,17 @@ class Evidence:
                 raise error
         moment = now(self._clock)
         events = [claims.taken(value, member.name, moment) for value in request.events]
-        await self._audit.append(*events)
+        await self._ends.append(host, events)
+        return Nothing()
+
+    async def report_sessions(self, request: api.ReportSessions, caller: Caller) -> Nothing:
+        """Which sessions run on the calling node."""
+        host = host_caller(caller)
+        await self._take(caller, quotas.REPORTS, 1)
+        if len(request.sessions) > api.REPORT_LIMIT:
+            raise InvalidInput(f"more than {api.REPORT_LIMIT:,} sessions at once")
+        await self._members.require(host)
+        await self._ends.report(host, request)
         return Nothing()
 
     async def _problem_with_session(self, host: HostIdentity, value: Event) -> str:
@@ -152,13 +168,21 @@ class Evidence:
             missing=details.missing[:MISSING_SHOWN],
         )  # fmt: skip
 
-    async def put_chunk(self, request: api.PutChunk, caller: Caller) -> Nothing:
-        """Store one chunk."""
+    async def put_chunk(self, request: api.PutChunk, caller: Caller) -> api.ChunkStored:
+        """Store one chunk, and say so if its recording is over a limit."""
         host = host_caller(caller)
         await self._take(caller, quotas.CHUNKS, 1)
-        await self._take(caller, quotas.CHUNK_BYTES, len(request.data))
-        await self._recordings.put_chunk(host, request.id, request.number, request.data)
-        return Nothing()
+        if (of_node := self._use.limits.of_node) is not None:
+            await self._take(caller, of_node, len(request.data))
+        row = await self._recordings.put_chunk(host, request.id, request.number, request.data)
+        moment = self._clock.seconds()
+        over = self._use.add(row, len(request.data), moment)
+        if over and self._quotas.is_news(host.role, host.host_id, f"limit {row.id}", moment):
+            await self._journal.emit(
+                "recording.limit", caller, ok=False, error=f"the recording is {over}",
+                session_id=row.id, user=row.user, login=row.login, size=row.size,
+            )  # fmt: skip
+        return api.ChunkStored(over)
 
     async def finish_recording(self, request: api.FinishRecording, caller: Caller) -> Nothing:
         """Close a recording with its manifest."""
@@ -194,7 +218,7 @@ class Evidence:
         return None if everything else user_caller(caller).user
 
     async def list_sessions(self, request: Paged, caller: Caller) -> api.SessionList:
-        """Sessions that run on hosts that live, oldest first."""
+        """Sessions that have not ended, oldest first."""
         limit = request.limit
         whose = await self._whose(caller, "session", "list")
         since = LONG_AGO if whose is None else await self._gate.since(caller)
@@ -202,12 +226,21 @@ class Evidence:
         begin = bisect_right(running, request.after, key=attrgetter("mark"))
         page: list[Running] = []
         for each in islice(running, begin, None):
-            session = each.session
-            if _is_since(session, since) and self._hosts.is_online(HostRole.NODE, session.node_id):
+            if _is_since(each.session, since):
                 if len(page) == limit:
-                    return api.SessionList(tuple(r.session for r in page), page[-1].mark)
+                    return api.SessionList(self._as_known(page), page[-1].mark)
                 page.append(each)
-        return api.SessionList(tuple(r.session for r in page))
+        return api.SessionList(self._as_known(page))
+
+    def _as_known(self, page: list[Running]) -> tuple[Session, ...]:
+        """Return sessions with what is known of them now: of an offline node, little."""
+        return tuple(self._known(each.session) for each in page)
+
+    def _known(self, session: Session) -> Session:
+        if self._hosts.is_online(HostRole.NODE, session.node_id):
+            return session
+        seen = self._hosts.last_seen(HostRole.NODE, session.node_id)
+        return evolve(session, status=SessionStatus.UNKNOWN, node_seen=seen)
 
     async def list_recordings(
         self, request: api.ListRecordings, caller: Caller

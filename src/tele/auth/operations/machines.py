@@ -21,6 +21,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from tele._version import VERSION
 from tele.auth.authorities import Authorities
+from tele.auth.disk import DiskWatch
 from tele.auth.gate import Gate, host_caller
 from tele.auth.issuing import Issuer, check_keys, is_host_name
 from tele.auth.journal import Journal
@@ -33,6 +34,7 @@ from tele.auth.members import (
     host_of,
 )
 from tele.auth.presence import Hosts, LastWord
+from tele.auth.session_ends import SessionEnds
 from tele.auth.state import State
 from tele.auth.tokens import Tokens, check_host_id
 from tele.certs.issue import HOST_LIFETIME
@@ -70,10 +72,14 @@ class Machines:
         members: Members,
         hosts: Hosts,
         state: State,
+        ends: SessionEnds,
+        disk: DiskWatch,
         gate: Gate,
         journal: Journal,
         new_id: Callable[[], str],
     ) -> None:
+        self._ends = ends
+        self._disk = disk
         self._new_id = new_id
         self._cluster_name = cluster
         self._clock = clock
@@ -92,7 +98,7 @@ class Machines:
     # -- anyone -----------------------------------------------------------------------
     async def health(self, request: Nothing, caller: Caller) -> api.Health:
         """Auth is there."""
-        return api.Health("ok", VERSION)
+        return api.Health("ok", VERSION, self._disk.level)
 
     async def cluster(self, request: Nothing, caller: Caller) -> api.ClusterInfo:
         """What anybody may know."""
@@ -125,6 +131,8 @@ class Machines:
             replaced=[old.host_id for old in replaced],
             replaced_names=[old.name for old in replaced],
         )
+        if replaced:
+            self._ends.soon()
         return certificates
 
     def _admit(
@@ -301,6 +309,7 @@ class Machines:
                 "node.delete", caller, server_id=member.host_id, server_name=member.name,
                 role=member.role.value,
             )  # fmt: skip
+        self._ends.soon()
         return Nothing()
 
 

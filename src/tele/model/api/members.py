@@ -10,6 +10,7 @@ from attrs import Factory, field, frozen
 
 from tele.model.authority import TrustedAuthority
 from tele.model.bounds import AtMost, Between
+from tele.model.disk import DiskLevel
 from tele.model.identity import HostRole
 from tele.model.presence import ADDRESSES_LIMIT, Host, Presence
 from tele.model.resources import HOST_NAME, NAME, OMITTED, Lock, RecordingSettings, Role
@@ -23,10 +24,11 @@ SELECTORS_LIMIT: Final = 32
 
 @frozen
 class Health:
-    """``status`` is ``ok`` or ``starting``."""
+    """``status`` is ``ok`` or ``starting``; ``disk`` is how full auth's disk is."""
 
     status: str
     version: str
+    disk: DiskLevel = DiskLevel.OK
 
 
 @frozen

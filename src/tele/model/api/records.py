@@ -26,6 +26,22 @@ class SessionList:
     next: str = ""
 
 
+#: Sessions in one report of a node.
+REPORT_LIMIT: Final = 20_000
+
+
+@frozen
+class ReportSessions:
+    """All sessions that run on the calling node, by id. Its process runs since ``since``.
+
+    A node sends it when all events before are with auth: a session that auth knows and the node
+    does not has ended.
+    """
+
+    since: datetime
+    sessions: tuple[str, ...] = ()
+
+
 @frozen
 class StartRecording:
     """Said when the first channel opens; idempotent."""
@@ -55,6 +71,15 @@ class PutChunk:
     id: str
     number: int = field(validator=CHUNK)
     data: bytes
+
+
+@frozen
+class ChunkStored:
+    """The chunk is stored. ``over`` says which limit the recording is over, or nothing: its node is
+    to record less of it.
+    """
+
+    over: str = ""
 
 
 @frozen

@@ -21,14 +21,9 @@ _RECORDERS = (Hosts((HostRole.NODE,)),)
 # -- anyone ---------------------------------------------------------------------------
 HEALTH = Operation("health", "GET", "/v1/health", Nothing, members.Health, _ANY, "Is auth there?")
 CLUSTER = Operation(
-    "cluster",
-    "GET",
-    "/v1/cluster",
-    Nothing,
-    members.ClusterInfo,
-    _ANY,
+    "cluster", "GET", "/v1/cluster", Nothing, members.ClusterInfo, _ANY,
     "Name, time and authorities, to be checked against a pin",
-)
+)  # fmt: skip
 JOIN = Operation(
     "join",
     "POST",
@@ -119,6 +114,11 @@ EMIT_EVENTS = Operation(
     limit=1024 * 1024,
     cost=20,
 )
+REPORT_SESSIONS = Operation(
+    "report_sessions", "PUT", "/v1/sessions/running", records.ReportSessions, Nothing, _RECORDERS,
+    "Say which sessions run on the calling node: others of it have ended",
+    limit=1024 * 1024, cost=20,
+)  # fmt: skip
 START_RECORDING = Operation(
     "start_recording",
     "PUT",
@@ -144,7 +144,7 @@ PUT_CHUNK = Operation(
     "PUT",
     "/v1/recordings/{id}/chunks/{number}",
     records.PutChunk,
-    Nothing,
+    records.ChunkStored,
     _RECORDERS,
     "Store one chunk of a recording",
     limit=8 * 1024 * 1024,

@@ -1,0 +1,354 @@
+"""Which sessions have started and not ended, and who ends those whose node does not?
+
+A node says when a session starts and when it ends, in events. Auth registers each start until its
+end is there. It ends a session itself, with the reason, when its node cannot or does not say so:
+
+* the node reports which sessions run on it, and this one does not: it was killed and started again,
+  or its report of the end is lost;
+* the node was removed, or replaced by another host;
+* nobody has heard from the node for longer than a limit (``auth.session_end_after``).
+
+In the last two cases the recordings that the node owes are closed as incomplete, too. In the first
+the node closes them itself.
+
+Keys: ``/session-starts/<host id>/<session id>`` until the end, ``/session-ends/<host id>/<session
+id>`` for :data:`REMEMBER` after an end that auth said.
+
+Invariants:
+
+* A start is registered in the commit that appends its event, and leaves the register in the commit
+  that appends the event of its end. So each start in the audit gets an end, whoever dies meanwhile.
+* What auth said is corrected, never contradicted: a session that auth has ended and that runs after
+  all is listed again (``session.resume``), and an end that its node reports later names the event
+  that it ``corrects``.
+* A host says nothing about another one's sessions.
+* Nobody is silent only because auth was away, or because its clock was set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from attrs import evolve, frozen
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from tele.audit.chain import event
+from tele.audit.log import AuditLog, Changes
+from tele.auth.members import Members
+from tele.auth.open_recordings import OpenRecordings, hosts_below
+from tele.auth.presence import Hosts
+from tele.auth.shelf import Kept, Shelf
+from tele.interfaces import IBackend
+from tele.loop import make_logger, now
+from tele.model.api.records import ReportSessions
+from tele.model.codec import format_duration, format_time
+from tele.model.event import Event
+from tele.model.identity import HostIdentity, HostRole
+from tele.model.session import Session
+
+log = make_logger(__name__)
+
+T = TypeVar("T")
+
+SESSION_STARTS: Final = "/session-starts/"
+SESSION_ENDS: Final = "/session-ends/"
+#: How long a node may be silent before its sessions are ended, unless it is configured.
+END_AFTER: Final = timedelta(days=1)
+#: It has to be offline for so long as this process sees it, too: seconds of a clock that nobody
+#: sets.
+OFFLINE_SECONDS: Final = 300.0
+#: How often auth looks for sessions to end.
+LOOK_SECONDS: Final = 60.0
+#: How long an end is remembered, to be corrected.
+REMEMBER: Final = timedelta(days=30)
+#: Sessions that are read, and ended, in one go.
+BATCH: Final = 200
+
+#: What auth alone says in the event of an end.
+OWN_FIELDS: Final = frozenset(("by", "corrects"))
+
+START: Final = "session.start"
+END: Final = "session.end"
+
+
+@frozen
+class StartedSession:
+    """A session with an event of its start and none of its end.
+
+    ``resumed`` is how often it was found to run after auth had ended it.
+    """
+
+    session: Session
+    roles: tuple[str, ...] = ()
+    resumed: int = 0
+
+
+@frozen
+class EndedSession:
+    """A session that auth has ended, and the id of the event that says so."""
+
+    started: StartedSession
+    event_id: str
+
+
+@frozen
+class Reason:
+    """Why auth ends sessions of a node: a word for programs, a sentence, and since when."""
+
+    name: str
+    text: str
+    ended: datetime
+
+
+class SessionEnds:
+    """The sessions that have started and not ended. :meth:`start` first."""
+
+    def __init__(
+        self,
+        backend: IBackend,
+        clock: IReactorTime,
+        cluster: str,
+        audit: AuditLog,
+        recordings: OpenRecordings,
+        hosts: Hosts,
+        members: Members,
+        end_after: timedelta = END_AFTER,
+    ) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._cluster = cluster
+        self._audit = audit
+        self._recordings = recordings
+        self._hosts = hosts
+        self._members = members
+        self._end_after = end_after
+        self._locks: dict[str, DeferredLock] = {}
+        #: Nodes with sessions that are offline, and since when by the monotonic clock.
+        self._offline: dict[str, float] = {}
+        self._timer: IDelayedCall | None = None
+        self._looking: Deferred[None] | None = None
+
+    async def start(self) -> None:
+        """Look from now on for sessions that nobody ends."""
+        await self._recordings.start()
+        self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
+
+    async def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._looking is not None:
+            await self._looking
+
+    # -- what nodes say ---------------------------------------------------------------
+    async def append(self, host: HostIdentity, events: Sequence[Event]) -> None:
+        """Append events of ``host``, with what they mean for the register."""
+        if not any(value.event in (START, END) for value in events):
+            await self._audit.append(*events)
+            return
+        await self._locked(host.host_id, lambda: self._append(host.host_id, events))
+
+    async def _append(self, host_id: str, events: Sequence[Event]) -> None:
+        taken: list[Event] = []
+        changes: dict[str, Changes] = {}
+        for value in events:
+            said = value
+            if value.event == START and value.session_id:
+                started = self._starts(host_id).put(value.session_id, _started(value))
+                changes[value.id] = [started]
+            elif value.event == END and value.session_id:
+                said, changes[value.id] = await self._end_said(host_id, value)
+            taken.append(said)
+        await self._audit.append(*taken, changes=changes)
+
+    async def _end_said(self, host_id: str, value: Event) -> tuple[Event, Changes]:
+        """Return the event of an end as it is kept, and what changes with it."""
+        starts, ends = self._starts(host_id), self._ends(host_id)
+        fields = {key: each for key, each in value.fields.items() if key not in OWN_FIELDS}
+        before = await ends.get(value.session_id)
+        if before is not None:
+            fields["corrects"] = before.value.event_id
+        return evolve(value, fields=fields), [
+            starts.delete(value.session_id),
+            ends.delete(value.session_id),
+        ]
+
+    async def report(self, host: HostIdentity, said: ReportSessions) -> None:
+        """Take a node's word for which of its sessions run."""
+        await self._locked(host.host_id, lambda: self._report(host.host_id, said))
+
+    async def _report(self, host_id: str, said: ReportSessions) -> None:
+        running = set(said.sessions)
+        restarted = Reason(
+            "node_restarted",
+            "the node's process ended while the session ran, and was started again",
+            min(said.since, now(self._clock)),
+        )
+        unreported = Reason(
+            "unreported",
+            "the session does not run on its node any more; how it ended was not reported",
+            now(self._clock),
+        )
+        async for page in _pages(self._starts(host_id)):
+            gone = [kept for kept in page if kept.name not in running]
+            killed = [kept for kept in gone if kept.value.session.started < said.since]
+            lost = [kept for kept in gone if kept.value.session.started >= said.since]
+            await self._end(host_id, killed, restarted)
+            await self._end(host_id, lost, unreported)
+        async for ended in _pages(self._ends(host_id)):
+            for kept in ended:
+                if kept.name in running:
+                    await self._resume(host_id, kept.name, kept.value)
+
+    async def _resume(self, host_id: str, session_id: str, ended: EndedSession) -> None:
+        """List a session again that auth has ended, and that runs."""
+        started = evolve(ended.started, resumed=ended.started.resumed + 1)
+        said = self._event(
+            "session.resume", f"{session_id}-resume-{started.resumed}", started,
+            "auth had ended this session; its node is back, and it runs",
+            corrects=ended.event_id,
+        )  # fmt: skip
+        changes: Changes = [
+            self._starts(host_id).put(session_id, started),
+            self._ends(host_id).delete(session_id),
+        ]
+        await self._audit.append(said, changes={said.id: changes})
+        await self._recordings.resumed(started.session)
+
+    # -- what auth says ---------------------------------------------------------------
+    def _gone(self, host_id: str, name: str, text: str) -> Reason:
+        """The sessions of a node ended when it was heard last, for all that is known."""
+        moment = now(self._clock)
+        seen = self._hosts.last_seen(HostRole.NODE, host_id)
+        return Reason(name, text, moment if seen is None else min(seen, moment))
+
+    async def _end_all(self, host_id: str, reason: Reason) -> None:
+        async for page in _pages(self._starts(host_id)):
+            await self._end(host_id, page, reason)
+        await self._recordings.close(host_id, reason.text, reason.ended)
+
+    async def _end(
+        self, host_id: str, gone: Sequence[Kept[StartedSession]], reason: Reason
+    ) -> None:
+        """Append the end of sessions, and take them off the register."""
+        if not gone:
+            return
+        starts, ends = self._starts(host_id), self._ends(host_id)
+        events: list[Event] = []
+        changes: dict[str, Changes] = {}
+        for kept in gone:
+            # The same id from each auth on this store: it is appended once.
+            said = self._event(
+                END, f"{kept.name}-end-{kept.value.resumed}", kept.value, reason.text,
+                reason=reason.name, by="auth", ended=format_time(reason.ended),
+            )  # fmt: skip
+            events.append(said)
+            changes[said.id] = [
+                starts.delete(kept.name),
+                ends.put(kept.name, EndedSession(kept.value, said.id), ttl=REMEMBER),
+            ]
+        await self._audit.append(*events, changes=changes)
+        log.warn(
+            "ended {count} sessions of node {host_id}: {why}",
+            count=len(gone), host_id=host_id, why=reason.text,
+        )  # fmt: skip
+
+    def _event(
+        self, name: str, event_id: str, started: StartedSession, why: str, **fields: str
+    ) -> Event:
+        session = started.session
+        return event(
+            name, event_id, now(self._clock), self._cluster,
+            user=session.user, login=session.login, roles=started.roles, session_id=session.id,
+            login_session=session.login_session, server_id=session.node_id,
+            server_name=session.node, remote_addr=session.remote_addr, ok=False, error=why,
+            **fields,
+        )  # fmt: skip
+
+    # -- looking ----------------------------------------------------------------------
+    def soon(self) -> None:
+        """A node was removed, or replaced: look at once."""
+        if self._timer is not None:
+            self._timer.reset(0)
+
+    def _look(self) -> None:
+        self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
+        if self._looking is not None:
+            return  # it takes long
+        looking = self._looking = Deferred.fromCoroutine(self.look())
+        looking.addErrback(
+            lambda failure: log.warn("sessions are not ended: {why!s}", why=failure.value)
+        )
+        looking.addCallback(self._looked)
+
+    def _looked(self, _: object) -> None:
+        self._looking = None
+
+    async def look(self) -> None:
+        """End the sessions of nodes that are gone, or silent for too long."""
+        waiting = await hosts_below(self._backend, SESSION_STARTS) | await self._recordings.hosts()
+        self._offline = {h: since for h, since in self._offline.items() if h in waiting}
+        for host_id in sorted(waiting):
+            reason = await self._reason(host_id)
+            if reason is not None:
+                await self._locked(host_id, partial(self._end_all, host_id, reason))
+
+    async def _reason(self, host_id: str) -> Reason | None:
+        """Return why the sessions of a node have ended, or None."""
+        if await self._members.find(HostRole.NODE, host_id) is None:
+            return self._gone(
+                host_id,
+                "node_removed",
+                "the node was removed from the cluster, or replaced by another host",
+            )
+        if self._hosts.is_online(HostRole.NODE, host_id):
+            self._offline.pop(host_id, None)
+            return None
+        moment = self._clock.seconds()
+        since = self._offline.setdefault(host_id, moment)
+        seen = self._hosts.last_seen(HostRole.NODE, host_id)
+        silent = seen is None or now(self._clock) - seen >= self._end_after
+        if not silent or moment - since < OFFLINE_SECONDS:
+            return None
+        limit = format_duration(self._end_after)
+        return self._gone(
+            host_id, "node_silent", f"nobody has heard from the node for {limit} or longer"
+        )
+
+    # -- inside -----------------------------------------------------------------------
+    def _starts(self, host_id: str) -> Shelf[StartedSession]:
+        return Shelf(self._backend, f"{SESSION_STARTS}{host_id}/", StartedSession)
+
+    def _ends(self, host_id: str) -> Shelf[EndedSession]:
+        return Shelf(self._backend, f"{SESSION_ENDS}{host_id}/", EndedSession)
+
+    async def _locked(self, host_id: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do ``work`` when nothing else is done about the sessions of a host."""
+        lock = self._locks.setdefault(host_id, DeferredLock())
+        try:
+            await lock.run(lambda: Deferred.fromCoroutine(work()))
+        finally:
+            if not lock.locked and not lock.waiting:
+                self._locks.pop(host_id, None)
+
+
+async def _pages(shelf: Shelf[T]) -> AsyncIterator[Sequence[Kept[T]]]:
+    """Yield what is on a shelf, some at a time: however many there are, nobody waits for long."""
+    last = ""
+    while page := await shelf.list(BATCH, last):
+        last = page[-1].name
+        yield page
+
+
+def _started(value: Event) -> StartedSession:
+    """Return the session that an event is about, as a node reported it."""
+    session = Session(
+        value.session_id, value.user, value.login, value.server_name, value.server_id,
+        value.remote_addr, value.claimed or value.time, value.login_session, received=value.time,
+    )  # fmt: skip
+    return StartedSession(session, value.roles)

@@ -1,0 +1,84 @@
+"""What the recordings of one session, user and node may take of the archive."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from auth_world import Tape, World
+from tele.auth.limits import DAY, RecordingLimits, RecordingUse
+from tele.auth.local import LocalAuthority
+from tele.errors import Unavailable
+from tele.model.api import records, table
+
+
+def limited(world: World, **limits: int) -> None:
+    """Have auth serve with these limits."""
+    world.parts = evolve(world.parts, limits=RecordingLimits(**limits))
+    world.auth = LocalAuthority(world.parts, world.clock, lambda: world.next_id)
+
+
+def put(world: World, tape: Tape, number: int, size: int) -> str:
+    """Send a chunk; return which limit the recording is over."""
+    data = hashlib.sha256(b"%d" % number).digest() * (size // 32)
+    answer: Any = world.do(table.PUT_CHUNK, records.PutChunk(tape.id, number, data), tape.host)
+    return str(answer.over)
+
+
+def test_a_session_over_its_limit(world: World) -> None:
+    """The chunk is stored all the same, the node is told, and the audit says so once."""
+    limited(world, session=1 << 20, user=0)
+    tape, other = Tape(world), Tape(world)
+    assert put(world, tape, 0, 1 << 20) == ""
+    for number in (1, 2):
+        assert put(world, tape, number, 1 << 20) == "over the limit of 1 MiB for one session"
+    assert put(world, other, 0, 1 << 20) == ""
+    (said,) = world.events("recording.limit")
+    assert (said.session_id, said.user, said.ok) == (tape.id, "alice", False)
+
+
+def test_a_user_over_the_limit_of_a_day(world: World) -> None:
+    """All sessions of a user count together, nobody else's; what is used is forgotten in a day."""
+    limited(world, session=0, user=2 << 20)
+    one, two, bobs = Tape(world), Tape(world), Tape(world, "bob")
+    assert put(world, one, 0, 1 << 20) == ""
+    assert put(world, two, 0, 1 << 20) == ""
+    assert put(world, two, 1, 1 << 20) == "over the limit of 2 MiB a day for one user"
+    assert put(world, bobs, 0, 1 << 20) == ""
+    world.clock.advance(DAY)
+    one.host = world.host()
+    assert put(world, one, 1, 1 << 20) == ""
+
+
+def test_a_node_over_its_limit_has_to_wait(world: World) -> None:
+    """One that sends more than a node may is told to try again, and has the rest later."""
+    limited(world, session=0, user=0, node=2 << 20)
+    tape = Tape(world)
+    for number in (0, 1):
+        put(world, tape, number, 1 << 20)
+    with pytest.raises(Unavailable, match="quota"):
+        put(world, tape, 2, 1 << 20)
+    (said,) = world.events("node.quota")
+    assert said.fields["quota"] == "chunk_bytes"
+    world.clock.advance(DAY / 2)
+    assert put(world, tape, 2, 1 << 20) == ""
+
+
+def test_no_limits(world: World) -> None:
+    """0 is none."""
+    limited(world, session=0, user=0, node=0)
+    tape = Tape(world)
+    for number in range(8):
+        assert put(world, tape, number, 4 << 20) == ""
+
+
+def test_the_clock_counts_only_forward() -> None:
+    """What was used is never less than nothing, however long nothing was sent."""
+    use = RecordingUse(RecordingLimits(session=0, user=1 << 20))
+    row: Any = type("Row", (), {"user": "alice", "size": 0})()
+    assert use.add(row, 1 << 20, 0.0) == ""
+    assert use.add(row, 1 << 20, 10 * DAY) == ""
+    assert use.add(row, 1, 10 * DAY) != ""
