@@ -153,7 +153,11 @@ class IRecorder(Interface):
     """Takes part in every session; the built-in one writes and uploads the tape."""
 
     def open(start: RecordingStart) -> Deferred[IRecording]:
-        """A session starts. A failure refuses the session."""
+        """A session starts. A failure refuses the session.
+
+        :class:`tele.errors.Unavailable`, it cannot be recorded for now, does so only where a role
+        says ``record: strict``; otherwise the session goes on, and this is asked again.
+        """
 
 
 # -- subsystems -----------------------------------------------------------------------

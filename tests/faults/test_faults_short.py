@@ -8,9 +8,29 @@ from pathlib import Path
 
 import pytest
 
+from full_disks import full_disks
+from kill_rounds import kill_rounds
+from power_cuts import power_cuts
 from soak import soak
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs OpenSSH")
+
+
+def test_kills(tmp_path: Path) -> None:
+    """Each part is killed once while sessions run: nothing that was acknowledged is lost."""
+    assert kill_rounds(tmp_path, 3, random.Random(1), sessions=3)["sessions"] >= 6
+
+
+@pytest.mark.root
+def test_power_cuts(tmp_path: Path) -> None:
+    """The power of each part is cut once: what was acknowledged is on its disk."""
+    assert power_cuts(tmp_path, 3, random.Random(1), sessions=2)["sessions"] >= 2
+
+
+@pytest.mark.root
+def test_full_disks(tmp_path: Path) -> None:
+    """The disk of each part is full for a while: people get in, and nothing is lost."""
+    assert full_disks(tmp_path, 3, random.Random(1), sessions=2)["sessions"] >= 4
 
 
 def test_soak(tmp_path: Path) -> None:

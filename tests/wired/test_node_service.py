@@ -13,16 +13,23 @@ import pytest
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
-from small_cluster import ME, SmallCluster, small_cluster
+from small_cluster import ME, SmallCluster, set_options, small_cluster
 from tele.certs.keys import PrivateKey
-from tele.errors import Unavailable
+from tele.errors import AccessDenied, Unavailable
 from tele.membership.store import DirectoryStore
 from tele.model.api.people import PutRole
 from tele.model.api.table import PUT_ROLE
 from tele.model.frame import FrameKind
 from tele.model.identity import HostRole
 from tele.model.presence import Presence
-from tele.model.resources import Conditions, Metadata, Role, RoleOptions, RoleSpec
+from tele.model.resources import (
+    Conditions,
+    Metadata,
+    Role,
+    RoleOptions,
+    RoleSpec,
+    SessionRecording,
+)
 from tele.node.labels import LabelCommand
 from tele.testing import MemoryRecorder
 
@@ -279,14 +286,25 @@ def test_recorder_takes_part(cluster: SmallCluster) -> None:
     assert recorder.recordings[0].closed is not None
 
 
-def test_no_session_without_its_recording(cluster: SmallCluster) -> None:
-    """A recorder that refuses refuses the session, and the person is told why."""
-    node = cluster.node(recorder=MemoryRecorder(Unavailable("the recorder is full")))
+def test_a_recorder_that_refuses(cluster: SmallCluster) -> None:
+    """What a recorder denies does not run, and the person is told why."""
+    node = cluster.node(recorder=MemoryRecorder(AccessDenied("not without a ticket", "ticket")))
     done = cluster.ssh("alice", node, "echo in")
     assert done.stdout == b""
-    assert b"the recorder is full" in done.stderr
+    assert b"not without a ticket" in done.stderr
     assert done.returncode != 0
     assert not cluster.wait_event("exec")[0].ok
+
+
+def test_a_recorder_that_cannot_record_for_now(cluster: SmallCluster) -> None:
+    """The session goes on and the audit says so; where a role is strict it is refused."""
+    node = cluster.node(recorder=MemoryRecorder(Unavailable("the recorder is full")))
+    assert cluster.ssh("alice", node, "echo in").stdout == b"in\n"
+    assert cluster.wait_event("session.end")[0].fields["unrecorded"] == "the recorder is full"
+    set_options(cluster, node, record=SessionRecording.STRICT)
+    done = cluster.ssh("alice", node, "echo in")
+    assert (done.stdout, b"the recorder is full" in done.stderr) == (b"", True)
+    assert done.returncode != 0
 
 
 def test_sessions_end_with_the_node(cluster: SmallCluster) -> None:

@@ -127,7 +127,7 @@ class ConnectionTape:
         self._tried = self._elapsed()
         try:
             recording = await self._recorder.open(self._start)
-        except TeleError as error:
+        except Unavailable as error:  # for now; whatever else it says is a refusal
             if self._strict:
                 raise
             self._not_recorded(str(error))
