@@ -174,7 +174,8 @@ def test_the_backup_of_the_documentation(auth: LoneAuth) -> None:
 WATCH_OPENING = """
 import os, sys
 def watch(name, details):
-    if name != "open" or "auth.sqlite" not in str(details[0]) or details[2] & os.O_EXCL:
+    store = str(name == "open" and details[0]).endswith(("auth.sqlite", "-wal", "-shm"))
+    if not store or details[2] & os.O_EXCL:
         return
     if os.path.exists(details[0]):
         note = os.open(os.environ["OPENED"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)

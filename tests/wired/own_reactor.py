@@ -17,12 +17,19 @@ T = TypeVar("T")
 class OwnReactor(EPollReactor):
     """Turned by hand; never the one that ``twisted.internet`` has installed."""
 
+    _ended = False
+
     def turn(self, seconds: float = 0.05) -> None:
         """Do what is to be done, waiting at most ``seconds`` for it."""
         base: Any = self  # Twisted's own methods are annotated in part
         base.runUntilCurrent()
         due = base.timeout()
         base.doIteration(seconds if due is None else min(seconds, due))
+
+    def callFromThread(self, f: Any, *args: Any, **kwargs: Any) -> None:
+        """See ``IReactorFromThreads``; a thread may be done when nobody turns any more."""
+        if not self._ended:
+            super().callFromThread(f, *args, **kwargs)
 
     def wait(self, work: Deferred[T] | Coroutine[Any, Any, T], seconds: float = 30.0) -> T:
         """Turn until ``work`` is done and return its result, or raise its error."""
@@ -63,6 +70,7 @@ def own_reactor() -> Iterator[OwnReactor]:
         reactor.fireSystemEvent("shutdown")
         for _ in range(3):
             reactor.turn(0)
+        reactor._ended = True
         reactor.disconnectAll()
         waker = reactor.waker
         if waker is not None:

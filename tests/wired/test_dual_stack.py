@@ -61,20 +61,21 @@ class Client:
         self._socket.close()
 
     def is_served(self) -> bool:
-        """Wait for the server's line; False if the connection is closed instead of it."""
-        said: list[bytes] = []
+        """Wait for the server's algorithms; False if the connection is closed instead of it."""
+        said = bytearray()
 
         def answered() -> bool:
             try:
-                said.append(self._socket.recv(4096))
+                more = self._socket.recv(4096)
             except BlockingIOError:
                 return False
             except ConnectionResetError:
-                said.append(b"")
-            return True
+                return True
+            said.extend(more)
+            return not more or b"curve25519" in said
 
         self._reactor.until(answered)
-        return said[0].startswith(b"SSH-2.0-")
+        return b"curve25519" in said
 
 
 def connect(stack: ExitStack, reactor: OwnReactor, port: int, *sources: str) -> list[bool]:
@@ -84,7 +85,7 @@ def connect(stack: ExitStack, reactor: OwnReactor, port: int, *sources: str) -> 
 
 def test_each_ipv4_client_has_places_of_its_own() -> None:
     """Whoever takes all places of one IPv4 address shuts out nobody else (attack)."""
-    world = World(limits=Limits(startups_per_source=2))
+    world = World(limits=Limits(startups_per_source=2, waiting=0))
     with own_reactor() as reactor, serving(reactor, world) as port, ExitStack() as stack:
         assert connect(stack, reactor, port, ONE, ONE, ONE) == [True, True, False]
         assert connect(stack, reactor, port, OTHER, "::1", OTHER) == [True, True, True]
