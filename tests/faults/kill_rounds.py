@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from commands import main, say
-from ledger import Ledger, until
+from ledger import Ledger
 from three_processes import make_cluster
 
 PARTS = ("node", "auth", "proxy")
@@ -28,19 +28,14 @@ def kill_rounds(folder: Path, rounds: int, dice: random.Random, sessions: int = 
     try:
         for number in range(rounds):
             part = PARTS[number % len(PARTS)]
-            running = ledger.begin_sessions(sessions)
-            with ledger.adding_users():
-                time.sleep(dice.uniform(1.0, 6.0))
-                fault = time.monotonic()
+
+            def fault(part: str = part) -> None:
                 cluster.kill(part)
                 time.sleep(dice.uniform(0.0, 2.0))
                 cluster.start(part)
-            until(ledger.add_user, "users to be added")
-            until(cluster.online, "the node to be online")
-            for each in running:
-                # Sessions go on without auth; what they show then is recorded, too.
-                ledger.note(each, None if part == "auth" else fault)
-                each.hang_up()
+
+            # Sessions go on without auth; what they show then is recorded, too.
+            ledger.go_through(fault, sessions, dice.uniform(1.0, 6.0), recorded=part == "auth")
             say(f"round {number + 1}: {part} was killed; {len(ledger.users)} users")
         return ledger.check()
     finally:

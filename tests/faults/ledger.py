@@ -141,6 +141,24 @@ class Ledger:
         if number:
             self.sessions[session.mark] = number
 
+    def go_through(
+        self, fault: Callable[[], None], count: int, seconds: float, *, recorded: bool
+    ) -> None:
+        """Have ``count`` sessions run for a while, and users added, when ``fault()`` comes.
+
+        ``recorded``: what the sessions show goes on being recorded all the time.
+        """
+        running = self.begin_sessions(count)
+        with self.adding_users():
+            time.sleep(seconds)
+            moment = time.monotonic()
+            fault()
+        until(self.add_user, "users to be added")
+        until(self.cluster.online, "the node to be online")
+        for each in running:
+            self.note(each, None if recorded else moment)
+            each.hang_up()
+
     # -- checks -----------------------------------------------------------------------
     def check(self) -> Counter[str]:
         """Wait until nothing runs any more, then compare; return how many of what there are.

@@ -11,14 +11,13 @@ the part is killed, and started again on the copy.
 from __future__ import annotations
 
 import random
-import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
 from commands import main, say
 from disks import disk
-from ledger import Ledger, until
+from ledger import Ledger
 from three_processes import make_cluster
 
 PARTS = ("node", "auth", "proxy")
@@ -33,19 +32,14 @@ def power_cuts(folder: Path, cuts: int, dice: random.Random, sessions: int = 4) 
         ledger = Ledger(cluster)
         for number in range(cuts):
             part = PARTS[number % len(PARTS)]
-            running = ledger.begin_sessions(sessions)
-            with ledger.adding_users():
-                time.sleep(dice.uniform(1.0, 6.0))
+
+            def fault(part: str = part) -> None:
                 process = cluster.processes.pop(part)
-                fault = time.monotonic()
                 disks[part].cut_power(process.pid)
                 process.wait()
                 cluster.start(part)
-            until(ledger.add_user, "users to be added")
-            until(cluster.online, "the node to be online")
-            for each in running:
-                ledger.note(each, None if part == "auth" else fault)
-                each.hang_up()
+
+            ledger.go_through(fault, sessions, dice.uniform(1.0, 6.0), recorded=part == "auth")
             say(f"cut {number + 1}: {part}; {len(ledger.users)} users")
         return ledger.check()
 
