@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import define, field
+from twisted.internet.testing import StringTransport
 
 from tele.conch.client import ClientIdentity
-from tele.testing.ssh import World
+from tele.testing.ssh import Address, World
 from tele.wire import numbers as n
 from tele.wire.agreement import METHODS, exchange_hash
 from tele.wire.ciphers import CIPHERS, Secrets
@@ -28,7 +29,7 @@ PADDING = bytes(64)
 
 @define
 class Attacker:
-    """The client's end, against a server whose transport is in memory.
+    """The client's end at ``host``, against a server whose transport is in memory.
 
     ``heard`` are the server's messages so far, with their numbers.
     """
@@ -36,6 +37,7 @@ class Attacker:
     world: World
     strict: bool = True
     method: bytes = b"curve25519-sha256"
+    host: str = "192.0.2.1"
     server: Any = field(init=False)
     transport: Any = field(init=False)
     sealer: Sealer = field(factory=PlainSealer, init=False)
@@ -52,7 +54,11 @@ class Attacker:
 
     def connect(self) -> tuple[Any, Any]:
         """Return a server's end and its transport."""
-        return self.world.alone()
+        address = Address(host=self.host)
+        server: Any = self.world.factory.buildProtocol(address)
+        transport = StringTransport(peerAddress=address)
+        server.makeConnection(transport)
+        return server, transport
 
     # -- bytes ------------------------------------------------------------------------
     def raw(self, data: bytes) -> None:

@@ -610,6 +610,71 @@ def test_who_waits_in_vain_is_told(world: World) -> None:
     assert waiting.server.fault is None
 
 
+def test_who_waits_comes_in_beside_strangers_with_all_places() -> None:
+    """Strangers from many addresses that hold all places stop no crowd: when none of those that
+    wait has a place any more, the oldest stranger makes room for the next one (attack).
+    """
+    limits = Limits(startups=(2, 100, 4), startups_per_source=3, startups_per_home=3)
+    world = World(limits=limits)
+    strangers = [Attacker(world, host=f"198.51.100.{number}") for number in range(3)]
+    first, second, third = (Attacker(world) for _ in range(3))
+    assert [each.server.incoming.held for each in (first, second, third)] == [False, True, True]
+    first.login()
+    strangers.append(Attacker(world, host="198.51.100.9"))
+    for attacker in (second, third):
+        world.clock.advance(0)
+        attacker.login()
+        assert attacker.server.isAuthenticated
+        strangers.append(Attacker(world, host=f"198.51.100.{10 + len(strangers)}"))
+
+
+def test_who_waits_comes_in_at_once_when_strangers_are_gone() -> None:
+    """After a flood all that wait get a place that there is, and not one after the other."""
+    world = World(limits=Limits(startups=(2, 100, 8), startups_per_source=6, startups_per_home=6))
+    strangers = [Attacker(world, host="198.51.100.1") for _ in range(2)]
+    crowd = [Attacker(world) for _ in range(6)]
+    world.clock.advance(0)
+    assert [each.server.incoming.held for each in crowd] == [False, *[True] * 5]
+    for stranger in strangers:
+        stranger.server.connectionLost()
+    crowd[0].login()
+    for _ in crowd:
+        world.clock.advance(0)
+    assert sum(not each.server.incoming.held for each in crowd[1:]) >= 2
+
+
+def test_whom_nobody_would_call_is_told() -> None:
+    """Of those that a proxy brings, none waits for a place when none of its address has one that
+    it could leave: they are told to try again (attack).
+    """
+    world = World(limits=Limits(startups=(2, 100, 4), startups_per_home=3))
+    attackers = [Attacker(world, host=f"203.0.113.{number}") for number in range(7)]
+    hosts = [*(f"198.51.100.{number}" for number in range(3)), *["192.0.2.7"] * 3, "198.51.100.9"]
+    for attacker, host in zip(attackers[:-1], hosts, strict=False):
+        attacker.server.vouched_for((host, 1), None)
+    first, second, third = attackers[3:6]
+    assert second.server.incoming.held
+    first.login()
+    attackers[-1].server.vouched_for((hosts[-1], 1), None)
+    world.clock.advance(0)
+    world.clock.advance(0)
+    assert second.disconnected
+    assert third.disconnected
+    assert len(world.factory.door.vouched_waiting) == 0
+
+
+def test_who_waits_may_send_little() -> None:
+    """A client that waits for a place has a few packets kept, not what one read takes (attack)."""
+    world = World(limits=Limits(startups_per_source=1))
+    Attacker(world)
+    waiting = Attacker(world)
+    waiting.greet()
+    waiting.raw(bytes(2 * world.limits.packet_before_auth))
+    assert not waiting.disconnected
+    waiting.raw(bytes(1000))
+    assert waiting.disconnected
+
+
 def test_those_whom_a_proxy_brings_wait_too(world: World) -> None:
     """Many people behind a proxy and one address log in at once: all of them get in, in turn."""
     world = World(limits=Limits(startups_per_source=1, startups_per_home=2))

@@ -163,12 +163,38 @@ class Door:
         if fault is not None:
             self.refused(host, fault.value)
             return None
-        source = self.startups.enter(host, home)
-        if source is None and self.startups.is_full_for(host) and self.make_room():
-            source = self.startups.enter(host, home)
+        source = self._take_place(host, home)
         if source is None:
             self.refused(host, CROWDED)
         return source
+
+    def _take_place(self, host: str, home: bool) -> str | None:
+        source = self.startups.enter(host, home)
+        if source is None and self.startups.is_full_for(host) and self.make_room():
+            source = self.startups.enter(host, home)
+        return source
+
+    def enter_called(self, waiting: WaitingList[Arrival], host: str) -> str | None:
+        """Take in who waited in ``waiting`` and was called; None: there is no place after all.
+
+        The next one of the same source is called, too, if there is a place for it, or if none
+        of its source has a place, whose end would call it.
+        """
+        vouched = waiting is self.vouched_waiting
+        startups, home = self._startups_of(waiting), vouched or self.is_home(host)
+        place = startups.enter(host, home) if vouched else self._take_place(host, home)
+        source = source_network(host)
+        refuses_next = startups.may_refuse(source, home)
+        if not (startups.held(source) if place is None else refuses_next):
+            self.call_next(waiting, source)
+        return place
+
+    def will_call(self, waiting: WaitingList[Arrival], source: str) -> bool:
+        """Whether who waits is called some time: one of its source has a place, and leaves it."""
+        return self._startups_of(waiting).held(source) > 0
+
+    def _startups_of(self, waiting: WaitingList[Arrival]) -> Startups:
+        return self.vouched if waiting is self.vouched_waiting else self.startups
 
     def must_wait(self, host: str) -> bool:
         """Whether a connection from ``host`` waits: its source has places, and no more of them now;

@@ -6,7 +6,7 @@ Laws of this file:
 * After the end nothing is handled any more, whatever else was received with it.
 * Of what was received only the unfinished packet is kept, and its beginning is not moved for
   each piece that drips in; the limit of the opener bounds it (and, while somebody holds, what was
-  read before reading stopped).
+  read before reading stopped, of which a client that has not logged in may have sent little).
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from tele.wire.version import take_version
 
 #: A transport that goes on delivering although it was told to pause gets no further.
 _HELD_LIMIT = 4 * (READ_SIZE + MAX_PACKET)
+#: Packets as long as may be before the login, of one that waits: a client sends two or three small
+#: ones before it needs an answer.
+_HELD_PACKETS = 2
 
 TakeData = Callable[[int, memoryview], None]
 TakeExtended = Callable[[int, int, memoryview], None]
@@ -105,8 +108,13 @@ class Incoming:
             if self.stopped:
                 self.missing = 0
             DESK.deliver()
-        if len(self.kept) > _HELD_LIMIT:
+        if len(self.kept) > self._held_limit():
             raise ProtocolError("too much was sent while we were busy")
+
+    def _held_limit(self) -> int:
+        """How much may be kept: of a client that has not logged in little, for many may wait."""
+        limit = self.opener.limit
+        return _HELD_LIMIT if limit >= MAX_PACKET else _HELD_PACKETS * limit
 
     def keep(self, data: bytes) -> bool:
         """Keep more of an unfinished packet, without moving the rest. False: it has to be fed."""

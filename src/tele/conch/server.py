@@ -117,20 +117,17 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
             door.call_next(waiting, source)
             return
         self._waits = None
+        place = door.enter_called(waiting, host)
+        if place is None:
+            if not door.will_call(waiting, source) or not self.wait_for_place(waiting, source):
+                self._refuse()
+            return
         if waiting is door.vouched_waiting:
-            self.vouched_place = door.vouched.enter(host, home=True)
-            self._go_on(self.vouched_place, waiting, source)
+            self.vouched_place = place
         else:
-            self._source = door.startups.enter(host, door.is_home(host))
-            if self._source is not None:
-                self.factory.arriving[self] = self._source
-            self._go_on(self._source, waiting, source)
-
-    def _go_on(self, place: str | None, waiting: WaitingList[Arrival], source: str) -> None:
-        if place is not None:
-            self.release()
-        elif not self.wait_for_place(waiting, source):
-            self._refuse()
+            self._source = place
+            self.factory.arriving[self] = place
+        self.release()
 
     def _refuse(self) -> None:
         """There is no place, and was none for long: say so, and hold nothing against the client."""
