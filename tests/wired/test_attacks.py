@@ -663,6 +663,24 @@ def test_whom_nobody_would_call_is_told() -> None:
     assert len(world.factory.door.vouched_waiting) == 0
 
 
+def test_strangers_that_wait_keep_no_others_from_waiting() -> None:
+    """When as many wait as may, the last one of the source that has most makes room for one of a
+    source that has fewer, and is told to try again; nobody else is (attack).
+    """
+    world = World(limits=Limits(startups_per_source=1, waiting=4, waiting_per_source=3))
+    hosts = [*["198.51.100.1"] * 4, *["198.51.100.2"] * 2]
+    strangers = [Attacker(world, host=host) for host in hosts]
+    first, second = Attacker(world), Attacker(world)
+    assert [each.disconnected for each in strangers] == [False] * 3 + [True] + [False] * 2
+    assert strangers[3].server.fault is None
+    assert second.server.incoming.held
+    assert isinstance(world.factory.buildProtocol(Address()), Refusal)
+    first.login()
+    world.clock.advance(0)
+    second.login()
+    assert second.server.isAuthenticated
+
+
 def test_who_waits_may_send_little() -> None:
     """A client that waits for a place has a few packets kept, not what one read takes (attack)."""
     world = World(limits=Limits(startups_per_source=1))

@@ -59,6 +59,9 @@ class Arrival(Protocol):
     def place_is_free(self, waiting: WaitingList[Arrival], source: str) -> None:
         """Take a place now, if it waits still in this list and as this source."""
 
+    def make_room(self) -> None:
+        """Wait no more: of another source nobody waits, or fewer."""
+
 
 class Lines(Protocol):
     """Takes lines for the log."""

@@ -105,10 +105,21 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
 
     def wait_for_place(self, waiting: WaitingList[Arrival], source: str) -> bool:
         """Handle no message before there is a place; False: too many wait."""
-        if not waiting.add(source, self):
+        displaced = waiting.add(source, self)
+        if displaced is None:
             return False
         self._waits = (waiting, source)
+        for other in displaced:
+            other.make_room()
         return True
+
+    def make_room(self) -> None:
+        """Wait no more: of another source nobody waits, or fewer."""
+        if self.factory.door.may_tell():
+            self._refuse()
+        else:
+            self.factory.door.refused(self.remote_addr()[0], CROWDED)
+            self.give_way()
 
     def place_is_free(self, waiting: WaitingList[Arrival], source: str) -> None:
         """Somebody of the same source left: take the place, and go on."""

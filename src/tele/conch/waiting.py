@@ -5,7 +5,8 @@ has so many places and no more. Who finds none waits, in the order of coming.
 
 Invariants:
 
-* How many wait is bounded, of one source and in all.
+* How many wait is bounded, of one source and in all. When all may not be more, the last one of the
+  source that has most makes room for one that has fewer: a crowd keeps no other crowd out.
 * Bookkeeping only: what waits is not looked at here.
 """
 
@@ -32,15 +33,28 @@ class WaitingList(Generic[T]):
 
     def has_room(self, source: str) -> bool:
         """Whether one more of ``source`` may wait."""
-        return self._count < self.total and len(self._of.get(source, ())) < self.share
+        mine = len(self._of.get(source, ()))
+        return mine < self.share and (self._count < self.total or mine + 1 < self._most())
 
-    def add(self, source: str, item: T) -> bool:
-        """Have ``item`` wait; False: too many do."""
+    def _most(self) -> int:
+        """How many wait of the source that has most."""
+        return max(map(len, self._of.values()), default=0)
+
+    def add(self, source: str, item: T) -> list[T] | None:
+        """Have ``item`` wait; return those that had to go for it, which is at most one.
+
+        None: too many wait already.
+        """
         if not self.has_room(source):
-            return False
+            return None
+        displaced = []
+        if self._count >= self.total:
+            fullest = max(self._of, key=lambda each: len(self._of[each]))
+            displaced = [next(reversed(self._of[fullest]))]
+            self.remove(fullest, displaced[0])
         self._of.setdefault(source, {})[item] = None
         self._count += 1
-        return True
+        return displaced
 
     def remove(self, source: str, item: T) -> None:
         """``item`` does not wait any more. It may have left before."""
