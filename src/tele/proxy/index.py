@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from itertools import chain, islice
 from typing import Any
 
@@ -68,6 +69,12 @@ class NodeIndex:
         _drop(self._by_name, host.name.lower(), key)
         for label in host.labels.items():
             _drop(self._by_label, label, key)
+
+    def revoke(self, host_id: str, before: datetime) -> None:
+        """Forget a node that was removed, unless it has come back: it was heard of since then."""
+        host = self.get(host_id)
+        if host is not None and host.last_seen < before:
+            self.remove(host_id)
 
     def change(self, changes: HostChanges) -> None:
         """Take what auth says of the cluster's nodes.

@@ -5,7 +5,8 @@ goes on with what it was told, as if it had not been restarted, until auth tells
 
 Invariants:
 
-* Nodes that nobody has heard of for so long that auth has forgotten them are not known.
+* Nodes that nobody has heard of for so long that auth has forgotten them are not known, nor are
+  those that were removed, of which the cluster's state tells also when the list was kept before.
 * What is kept says where nodes are and what labels they have. Who may go there, the cluster's
   state and each node itself decide.
 * A fleet that changes all the time is written now and then: the larger it is, the less often.
@@ -13,10 +14,13 @@ Invariants:
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Final
 
+from tele.errors import Unavailable
 from tele.loop import make_logger, now
 from tele.membership.member import Member
+from tele.model.identity import HostRole
 from tele.model.presence import FORGET_AFTER
 from tele.proxy.index import NodeIndex
 
@@ -42,7 +46,11 @@ class KnownNodes:
         nodes = [node for node in self._member.memory.nodes if node.last_seen > oldest]
         if nodes:
             self._index.restore(nodes)
-            _log.info("{count} nodes are known from before; auth is asked anew", count=len(nodes))
+            with suppress(Unavailable):  # nobody gets in without a state; then they are looked at
+                for gone in self._member.policy.revoked_hosts(HostRole.NODE):
+                    self._index.revoke(gone.host_id, gone.before)
+            count = len(self._index)
+            _log.info("{count} nodes are known from before; auth is asked anew", count=count)
 
     def changed(self) -> None:
         """Auth has told something: keep it soon."""

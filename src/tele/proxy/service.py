@@ -384,6 +384,7 @@ class ProxyService(Service):
             self._peers.end_refused(self._member.refuses)
         revoked = self._member.policy.revoked_hosts(HostRole.NODE)
         for gone in revoked - self._revoked:
+            self._index.revoke(gone.host_id, gone.before)
             self._ways.end_host(gone.host_id)
         self._revoked = revoked
 

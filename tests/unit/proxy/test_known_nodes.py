@@ -13,6 +13,7 @@ from tele.loop import now
 from tele.model.api.members import HostChanges
 from tele.model.identity import HostRole
 from tele.model.presence import FORGET_AFTER, Host, Mode, Status
+from tele.model.revocation import HostRevocation
 from tele.proxy.index import NodeIndex
 from tele.proxy.known_nodes import NODES_PER_SECOND, SAVE_SECONDS, KnownNodes
 
@@ -39,7 +40,9 @@ class World:
         self.other = evolve(OTHER, name="web2", last_seen=now(self.clock))
         self.kept: list[Any] = []
         self.memory = SimpleNamespace(nodes=(), keep_nodes=self.kept.append)
-        member: Any = SimpleNamespace(memory=self.memory)
+        self.revoked: set[HostRevocation] = set()
+        policy = SimpleNamespace(revoked_hosts=lambda _: frozenset(self.revoked))
+        member: Any = SimpleNamespace(memory=self.memory, policy=policy)
         self.index = NodeIndex("Example")
         self.known = KnownNodes(self.clock, member, self.index)
 
@@ -83,6 +86,23 @@ def test_a_large_fleet_is_written_less_often() -> None:
         world.clock.advance(1)
         world.tell(world.web, first=False)
     assert len(world.kept) <= 60 / 5
+
+
+def test_who_was_removed_is_not_known() -> None:
+    """A node that was removed after the list was kept is not known, nor is it while only the state
+    of the cluster tells; one that was heard of since then has come back (attack).
+    """
+    world = World()
+    world.memory.nodes = (world.web, world.other)
+    removed = now(world.clock) + timedelta(seconds=5)
+    world.revoked.add(HostRevocation(world.web.id, HostRole.NODE, "web1", removed))
+    world.known.restore()
+    assert list(world.index) == [world.other]
+    world.index.revoke(world.other.id, removed)
+    assert list(world.index) == []
+    world.tell(evolve(world.web, last_seen=removed))
+    world.index.revoke(world.web.id, removed)
+    assert [each.name for each in world.index] == ["web1"]
 
 
 def test_who_was_forgotten_is_not_known() -> None:
