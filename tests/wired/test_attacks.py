@@ -643,24 +643,30 @@ def test_who_waits_comes_in_at_once_when_strangers_are_gone() -> None:
     assert sum(not each.server.incoming.held for each in crowd[1:]) >= 2
 
 
-def test_whom_nobody_would_call_is_told() -> None:
-    """Of those that a proxy brings, none waits for a place when none of its address has one that
-    it could leave: they are told to try again (attack).
+def test_one_person_with_many_addresses_keeps_nobody_from_a_node() -> None:
+    """When those that proxies bring hold all places, the oldest of a source that has most makes
+    room for one that comes alone, and for one that was called and finds none (attack).
     """
     world = World(limits=Limits(startups=(2, 100, 4), startups_per_home=3))
-    attackers = [Attacker(world, host=f"203.0.113.{number}") for number in range(7)]
-    hosts = [*(f"198.51.100.{number}" for number in range(3)), *["192.0.2.7"] * 3, "198.51.100.9"]
-    for attacker, host in zip(attackers[:-1], hosts, strict=False):
+
+    def bring(host: str) -> Attacker:
+        attacker = Attacker(world)
         attacker.server.vouched_for((host, 1), None)
-    first, second, third = attackers[3:6]
+        return attacker
+
+    strangers = [bring(f"198.51.100.{number}") for number in range(3)]
+    first, second = bring("192.0.2.7"), bring("192.0.2.7")
     assert second.server.incoming.held
     first.login()
-    attackers[-1].server.vouched_for((hosts[-1], 1), None)
+    newcomer = bring("198.51.100.9")
     world.clock.advance(0)
-    world.clock.advance(0)
-    assert second.disconnected
-    assert third.disconnected
-    assert len(world.factory.door.vouched_waiting) == 0
+    assert not second.server.incoming.held
+    last = bring("198.51.100.10")
+    assert [stranger.disconnected for stranger in strangers] == [True, True, False]
+    for attacker in (second, newcomer, last):
+        attacker.login()
+        assert attacker.server.isAuthenticated
+    assert len(world.factory.brought) == 1
 
 
 def test_strangers_that_wait_keep_no_others_from_waiting() -> None:

@@ -140,12 +140,13 @@ class Door:
         self.lines = StrangerLog(clock)
         self.startups = Startups(limits, draw)
         #: Those whom a proxy of the cluster brought: they keep no strangers out, nor strangers
-        #: them; only when their places are all taken is one refused.
+        #: them; only when their places are all taken has one to go.
         self.vouched = Startups(limits, lambda: 1.0)
         self.penalties = Penalties(limits.penalties)
         self.homes = Homes()
-        #: Ends a connection that has not logged in, so that a place is free; whether it did.
-        self.make_room: Callable[[], bool] = lambda: False
+        #: Ends a connection that has not logged in, so that one of these places is free; whether it
+        #: did.
+        self.make_room: Callable[[Startups], bool] = lambda _: False
         #: Who waits for a place in ``startups``, and in ``vouched``.
         self.waiting: WaitingList[Arrival] = WaitingList(limits.waiting, limits.waiting_per_source)
         self.vouched_waiting: WaitingList[Arrival] = WaitingList(
@@ -166,15 +167,15 @@ class Door:
         if fault is not None:
             self.refused(host, fault.value)
             return None
-        source = self._take_place(host, home)
+        source = self._take_place(self.startups, host, home)
         if source is None:
             self.refused(host, CROWDED)
         return source
 
-    def _take_place(self, host: str, home: bool) -> str | None:
-        source = self.startups.enter(host, home)
-        if source is None and self.startups.is_full_for(host) and self.make_room():
-            source = self.startups.enter(host, home)
+    def _take_place(self, startups: Startups, host: str, home: bool) -> str | None:
+        source = startups.enter(host, home)
+        if source is None and startups.is_full_for(host) and self.make_room(startups):
+            source = startups.enter(host, home)
         return source
 
     def enter_called(self, waiting: WaitingList[Arrival], host: str) -> str | None:
@@ -185,7 +186,7 @@ class Door:
         """
         vouched = waiting is self.vouched_waiting
         startups, home = self._startups_of(waiting), vouched or self.is_home(host)
-        place = startups.enter(host, home) if vouched else self._take_place(host, home)
+        place = self._take_place(startups, host, home)
         source = source_network(host)
         refuses_next = startups.may_refuse(source, home)
         if not (startups.held(source) if place is None else refuses_next):
@@ -236,7 +237,7 @@ class Door:
         Many people are behind a proxy's word, who proved who they are to it: the share of an
         address is that of a home.
         """
-        source = self.vouched.enter(host, home=True)
+        source = self._take_place(self.vouched, host, home=True)
         if source is None:
             self.refused(host, CROWDED)
         return source

@@ -21,7 +21,7 @@ from tele.conch.connection import SSHConnection
 from tele.conch.credentials import DeniedAttempt, Trust
 from tele.conch.door import CROWDED, Door, Refused
 from tele.conch.exchange import HostKeys
-from tele.conch.limits import Limits, RekeyPace
+from tele.conch.limits import Limits, RekeyPace, Startups
 from tele.conch.refusal import Refusal
 from tele.conch.server import USERAUTH, SSHServerTransport
 from tele.conch.userauth import CONNECTION, SSHUserAuthServer
@@ -103,6 +103,8 @@ class SSHServerFactory(conch.SSHFactory):
         self.present: set[SSHServerTransport] = set()
         #: Those who have a place at the door, the oldest first.
         self.arriving: dict[SSHServerTransport, str] = {}
+        #: The same of those whom a proxy brought.
+        self.brought: dict[SSHServerTransport, str] = {}
         self.door.make_room = self._make_room
 
     def startFactory(self) -> None:
@@ -124,15 +126,15 @@ class SSHServerFactory(conch.SSHFactory):
             return Refusal(self.door.why(host)) if self.door.may_tell() else None
         return self._build(source)
 
-    def _make_room(self) -> bool:
+    def _make_room(self, startups: Startups) -> bool:
         """End the oldest connection that has not logged in, of a source that has most of them.
 
         So many sources with a connection each, as one network of IPv6 has them, keep nobody out
         who logs in at once.
         """
-        startups = self.door.startups
         most = startups.most
-        for transport, source in self.arriving.items():
+        holders = self.brought if startups is self.door.vouched else self.arriving
+        for transport, source in holders.items():
             if startups.held(source) == most:
                 self.door.refused(transport.remote_addr()[0], CROWDED)
                 transport.give_way()

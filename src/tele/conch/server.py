@@ -99,6 +99,8 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         self.factory.present.add(self)
         if self._source is not None:
             self.factory.arriving[self] = self._source
+        if self.vouched_place is not None:
+            self.factory.brought[self] = self.vouched_place
         super().connectionMade()
         if self._waits is not None:
             self.hold()
@@ -134,7 +136,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
                 self._refuse()
             return
         if waiting is door.vouched_waiting:
-            self.vouched_place = place
+            self.vouched_place = self.factory.brought[self] = place
         else:
             self._source = place
             self.factory.arriving[self] = place
@@ -201,8 +203,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         """Somebody else needs the place: end, and hold nothing against the client."""
         self.fault = None
         self._leave()
-        stream: Any = self.transport
-        stream.abortConnection()
+        self._abort()
 
     def grace_over(self) -> None:
         """See :class:`Transport`. Who had to wait all the time is not to blame."""
@@ -240,9 +241,10 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
             self.wait_for_place(door.vouched_waiting, source_network(host))
             self.hold()
             return
-        self.vouched_place = door.enter_vouched(host)
-        if self.vouched_place is None:
+        place = door.enter_vouched(host)
+        if place is None:
             raise ProtocolError("too many are logging in from there", n.TOO_MANY_CONNECTIONS)
+        self.vouched_place = self.factory.brought[self] = place
         self.release()
 
     def remote_addr(self) -> tuple[str, int]:
@@ -283,6 +285,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
             self.factory.door.leave(source)
         place, self.vouched_place = self.vouched_place, None
         if place is not None:
+            self.factory.brought.pop(self, None)
             self.factory.door.leave_vouched(place)
         waits, self._waits = self._waits, None
         if waits is not None:
