@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import stat
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -83,15 +84,19 @@ def own_folder(path: Path, ours: Collection[str] | None, *, strict: bool = False
         if found.st_uid != os.geteuid():
             raise InvalidInput(f"{path} belongs to another user (uid {found.st_uid})")
         if mode & (stat.S_ISVTX | 0o022):
+            shared = f"{path} is shared: others can write to it (mode {mode:04o})"
+            if mode & stat.S_ISVTX and mode & 0o022:
+                raise InvalidInput(shared)  # closing /tmp would stop everybody else's programs
             raise InvalidInput(
-                f"{path} is shared: others can write to it (mode {mode:04o}); if nobody else needs"
-                f" it, and you know what is in it, type: chmod 700 {path}"
+                f"{shared}; if nobody else needs it, and you know what is in it, type: chmod 700"
+                f" {shlex.quote(str(path))}"
             )
         closed = not mode & 0o077
         if ours is not None and (strict or not closed):
             held = sorted(set(os.listdir(descriptor)) - _NOTHING)
             if held and not set(held) & set(ours):
-                closing = "" if strict else f"; if all of it may be closed, type: chmod 700 {path}"
+                typed = f"chmod 700 {shlex.quote(str(path))}"
+                closing = "" if strict else f"; if all of it may be closed, type: {typed}"
                 raise InvalidInput(
                     f"{path} holds what is not tele's, such as {held[0]!r}: tele keeps its secrets"
                     f" in a folder of its own{closing}"
@@ -130,6 +135,7 @@ def exposure(found: os.stat_result, owners: Collection[int] = ()) -> str:
 
 
 def _remedy(path: Path, problem: str) -> str:
+    typed = f"chmod 600 {shlex.quote(str(path))}"
     if problem.startswith("it belongs"):
-        return f"make it yours, then type: chmod 600 {path}"
-    return f"replace it unless you know that nobody did, then type: chmod 600 {path}"
+        return f"make it yours, then type: {typed}"
+    return f"replace it unless you know that nobody did, then type: {typed}"

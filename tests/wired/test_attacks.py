@@ -228,7 +228,8 @@ def test_s8_questions_get_real_checks(world: World, attacker: Attacker) -> None:
         attacker.query(b"ssh-ed25519", world.user_key.public.blob),
         attacker.query(ED25519_CERT, good, b"nobody"),
     )
-    assert numbers(attacker.hear()) == [n.USERAUTH_PK_OK] + [n.USERAUTH_FAILURE] * 4
+    expected = [n.USERAUTH_PK_OK, n.USERAUTH_BANNER] + [n.USERAUTH_FAILURE] * 4
+    assert numbers(attacker.hear()) == expected  # the banner has the dates of the expired one
     assert [denied.reason for denied in world.denied] == ["validity", "principal"]
     assert not world.realm.calls
 
@@ -426,18 +427,28 @@ def test_s11_data_that_nobody_wants_are_not_logged(logged: list[str]) -> None:
 
 # -- S14, S15, S16: what we tell strangers ---------------------------------------------
 def test_s14_all_refusals_look_the_same(world: World, attacker: Attacker) -> None:
-    """A refused certificate gets the same answer, whatever is wrong with it."""
+    """A refused certificate gets the same answer, whatever is wrong with it; only of one that the
+    authority signed, whose holder is no stranger, the dates are told if they are what is wrong.
+    """
     attacker.ready_to_login()
+    expired = world.identity(now=START - timedelta(days=1))
+    body, changed = expired.certificate.blob, bytearray(expired.certificate.blob)
+    changed[body.index(b"alice")] ^= 1
     for identity in (
         world.identity("nobody"),
         world.identity(authority=PrivateKey.generate()),
-        world.identity(now=START - timedelta(days=1)),
         world.identity(cluster="other"),
     ):
         attacker.say(attacker.login_request(identity))
+    attacker.say(attacker.query(ED25519_CERT, bytes(changed)))  # names the authority, unsigned
     answers = attacker.hear()
     assert len(answers) == 4
     assert len(set(answers)) == 1
+    attacker.say(attacker.query(ED25519_CERT, body))
+    banner, answer = attacker.hear()
+    assert banner[0] == n.USERAUTH_BANNER
+    assert b"it has expired" in banner
+    assert answer == answers[0]
 
 
 def test_s15_the_realms_reason_is_told_to_who_proved_themselves(

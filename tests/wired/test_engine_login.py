@@ -164,6 +164,20 @@ def test_an_expired_user_certificate() -> None:
     assert attempt.serial
 
 
+@pytest.mark.parametrize(
+    ("hours", "why"), [(-3, "it has expired: it ended at"), (3, "which clock is wrong?")]
+)
+def test_a_date_that_does_not_fit_is_told(hours: int, why: str) -> None:
+    """Who is refused because of a date reads both dates, so that they blame a clock and no key."""
+    world = World()
+    ends = world.connect(world.client(world.identity(now=START + timedelta(hours=hours))))
+    error = result_of(ends.ready)
+    assert isinstance(error, AccessDenied)
+    assert "this server does not take the certificate" in str(error)
+    assert why in str(error)
+    assert f"here it is {START:%F %T} UTC" in str(error)
+
+
 def test_any_login_where_the_realm_looks() -> None:
     """A jump host takes the certificate for any name, and the realm gets the name."""
     world = World()

@@ -184,6 +184,17 @@ def _shown(seconds: float) -> str:
     return f"{datetime.fromtimestamp(min(seconds, _LAST_SECOND), UTC):%F %T} UTC"
 
 
+def is_genuine(certificate: Certificate, trusted: Collection[bytes]) -> bool:
+    """Whether one of ``trusted`` signed it, whatever else may be wrong with it."""
+    if certificate.authority_key not in trusted:
+        return False
+    try:
+        _check_signature(certificate)
+    except BadCertificate:
+        return False
+    return True
+
+
 def _check_signature(certificate: Certificate) -> None:
     try:
         kind = Reader(certificate.signature).string(64)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -82,7 +83,7 @@ class Folder:
             os.close(descriptor)
             raise Conflict(
                 f"a cluster is running in {self.path} already (process {number or 'starting'})\n"
-                f"to end it, type: tele down --dir {self.path}"
+                f"to end it, type: tele down --dir {shlex.quote(str(self.path))}"
             ) from None
         os.ftruncate(descriptor, 0)
         return descriptor

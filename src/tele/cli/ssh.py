@@ -181,6 +181,10 @@ def _notice_login(facts: Facts, options: Sequence[str], target: str) -> None:
     if any(each.startswith(("-l", "-o")) for each in options):
         return  # perhaps another login
     said = target.removeprefix("ssh://").rpartition("@")[0]
+    if target.startswith("ssh://"):
+        from urllib.parse import unquote
+
+        said = unquote(said)  # as ssh does
     login = said or pwd.getpwuid(os.getuid()).pw_name
     if login not in facts.logins:
         from tele.cli.output import say

@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 
 from tele.certs.algorithms import USER_ALGORITHMS
 from tele.certs.certificate import Certificate, CertKind, parse_certificate
-from tele.certs.check import check_member, check_user
+from tele.certs.check import check_member, check_user, is_genuine
 from tele.conch.credentials import (
     CertificateCredentials,
     DeniedAttempt,
@@ -225,8 +225,10 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
             attempt = self._denied_certificate(request, certificate, error.reason, str(error))
             if error.reason in _FOREIGN:
                 self._pass_over(attempt, signed=request.signature is not None)
-            else:
-                self._refuse(attempt)
+                return
+            if error.reason == "validity" and certificate is not None:
+                self._tell_dates(certificate, error)
+            self._refuse(attempt)
             return
         if request.signature is None:
             self._unspoken = None
@@ -358,9 +360,7 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
         if transport.closing:
             transport.factory.on_denied(attempt)
             return
-        transport.sendPacket(
-            n.USERAUTH_BANNER, string(terminal_lines(message, BANNER_LIMIT)) + string(b"")
-        )
+        self._tell(message)
         self._refuse(attempt, proven=True)
         transport.release()
 
@@ -374,6 +374,20 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
         self.transport.sendDisconnect(n.BY_APPLICATION, b"internal error")
 
     # -- telling ----------------------------------------------------------------------
+    def _tell_dates(self, certificate: Certificate, error: BadCertificate) -> None:
+        """Say what is wrong with the dates of a certificate of ours, or a key would be blamed.
+
+        A stranger, who has none, learns nothing.
+        """
+        if is_genuine(certificate, self.transport.factory.user_trust().authorities):
+            self._tell(f"this server does not take the certificate: {error}")
+
+    def _tell(self, message: str) -> None:
+        """Have the client show why nobody is let in."""
+        self.transport.sendPacket(
+            n.USERAUTH_BANNER, string(terminal_lines(message, BANNER_LIMIT)) + string(b"")
+        )
+
     def _denied(self, login: str, method: bytes, reason: str, message: str) -> DeniedAttempt:
         shown = method.decode("ascii", "backslashreplace")[:LOGIN_LIMIT]
         return DeniedAttempt(login, self.transport.remote_addr(), shown, reason, message)

@@ -29,6 +29,7 @@ from tele.certs.keys import PrivateKey
 from tele.conch.client import MemberVerifier
 from tele.errors import BadCertificate, ProtocolError
 from tele.model.identity import HostIdentity
+from tele.text import difference
 from tele.tunnel.words import Visitor
 from tele.wire.fields import Reader, string
 
@@ -97,8 +98,9 @@ class Vouching:
         fields.end()
         seconds = min(dates, key=lambda date: abs(date - at))
         if abs(seconds - at) > LASTS:
+            off = difference(seconds - at)
             raise ProtocolError(
-                f"a proxy's word from {abs(seconds - at):.0f} s off: are the clocks right?"
+                f"this machine's clock is {off} the proxy's: set the one that is wrong"
             )
         proxy = self._check(blob, said, signature, seconds, max(seconds, elapsed or seconds))
         self._once(said, seconds if elapsed is None else elapsed)
