@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import select
 import shutil
 import socket
@@ -208,6 +210,14 @@ def test_a_login_that_the_certificate_is_not_for(cluster: Cluster) -> None:
     assert "denied: the certificate of" in done.stderr
     assert "is not for login 'daemon', only for" in done.stderr
     assert [e for e in cluster.tele.json("audit", "ls") if e["login"] == "daemon" and not e["ok"]]
+
+
+def test_a_login_in_a_url_is_read_as_ssh_does(cluster: Cluster) -> None:
+    """One with escapes, which names of directories need, is not called denied when it is not."""
+    own = pwd.getpwuid(os.getuid()).pw_name
+    escaped = f"%{ord(own[0]):02X}{own[1:]}"
+    done = cluster.tele.run("ssh", f"ssh://{escaped}@{socket.gethostname()}", "true")
+    assert "denied" not in done.stderr
 
 
 def test_audit(cluster: Cluster) -> None:
