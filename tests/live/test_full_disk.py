@@ -200,6 +200,42 @@ def test_who_gets_in_on_a_full_disk(alice: Cluster, what: str) -> None:
     wait_for(lambda: carol.ssh(carol.host, "true", check=False).returncode == 0, "all to be well")
 
 
+@pytest.mark.parametrize("what", ["blocks", "inodes"])
+def test_who_gets_in_where_all_that_is_given_back_is_taken(alice: Cluster, what: str) -> None:
+    """When something takes even the reserves people get in as long as auth takes their events;
+    with auth away only those do who are to make room, and all is on record when it is back.
+    """
+    (alice.folder / "role.yaml").write_text(
+        OPTIONS.format(name="rescue", options="break_glass: true")
+    )
+    alice.tele("apply", "-f", str(alice.folder / "role.yaml"))
+    bob, dave = alice.person("bob", "access"), alice.person("dave", "access", "rescue")
+    node = Node(alice, what)
+    for person in (bob, dave):
+        wait_for(
+            lambda p=person: p.ssh(p.host, "true", check=False).returncode == 0, "all to get in"
+        )
+    wait_for(lambda: idle(node), "all recordings to be at auth")
+    for _ in range(12):
+        node.fill()
+        assert bob.ssh(bob.host, "echo in").stdout == b"in\n"
+    alice.kill("auth")
+    node.fill()
+
+    def refused() -> bool:
+        """Whether one more is refused, after some that the rest of the reserve is enough for."""
+        node.fill()
+        return b"its disk is full" in bob.ssh(bob.host, "true", check=False).stderr
+
+    if what == "blocks":  # events take no inodes
+        wait_for(refused, "others to be refused", 90)
+    assert dave.ssh(dave.host, "echo in").stdout == b"in\n"
+    alice.start("auth")
+    wait_for(lambda: bob.ssh(bob.host, "true", check=False).returncode == 0, "auth to be back", 90)
+    wait_for(lambda: bool(events(alice, "session.end", "dave")), "all to be on record")
+    node.clear()
+
+
 def idle(node: Node) -> bool:
     """Whether all that was recorded is at auth: nothing is removed any more, which would give
     space back.

@@ -8,7 +8,7 @@ Invariants:
   loses no more than that, and what the disk takes to sync. Writing waits for no sync.
 * An event goes to auth after it was written. What a full disk does not take stays in memory, up to
   :data:`HELD_LIMIT`, goes to auth from there, and is written when there is space.
-* What has not been written counts as full: the node begins nothing that it could not put on record.
+* What has not been written counts as full: the node begins only what auth puts on record at once.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class BackgroundSpool:
         #: Whether the disk did not take the first of ``_lines``.
         self._refused = False
         self._waiting: deque[tuple[int, Deferred[None]]] = deque()
+        self._unkept: deque[tuple[int, Deferred[None]]] = deque()
         self._idle: list[Deferred[None]] = []
         #: Of the lines that were peeked at and are not dropped yet: those that are in the spool,
         #: and after them those that are in ``_lines``.
@@ -69,7 +70,12 @@ class BackgroundSpool:
         if self._full and not self._asking and not self._closed:
             self._asking = True
             self._call(lambda: None).addBoth(self._asked)
-        return self._full or self._refused or self._held > HELD_LIMIT // 2
+        return self._full or self._refused or self.crowded
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there is no room in memory either for what one more session needs."""
+        return self._held > HELD_LIMIT // 2
 
     def _asked(self, result: Any) -> None:
         self._asking = False
@@ -93,6 +99,20 @@ class BackgroundSpool:
         waiting: Deferred[None] = Deferred()
         self._waiting.append((self._appended, waiting))
         return waiting
+
+    def kept(self) -> Deferred[None]:
+        """Fires when all that was appended so far is in the file, or at auth."""
+        waiting: Deferred[None] = Deferred()
+        self._unkept.append((self._appended, waiting))
+        self._tell_kept()
+        return waiting
+
+    def _tell_kept(self) -> None:
+        kept = self._appended - len(self._lines)
+        while self._unkept and self._unkept[0][0] <= kept:
+            _, waiting = self._unkept.popleft()
+            if not waiting.called:  # else whoever waited has given up
+                waiting.callback(None)
 
     async def peek(self) -> list[bytes]:
         """Return the oldest lines, as many as fit into one request.
@@ -207,6 +227,7 @@ class BackgroundSpool:
     def _forget(self, count: int) -> None:
         for _ in range(count):
             self._held -= len(self._lines.popleft())
+        self._tell_kept()
 
     # -- syncing ----------------------------------------------------------------------
     def _sync_soon(self) -> None:

@@ -42,6 +42,15 @@ class EventSender:
         self._bell = Bell(reactor)
         self.report = SessionReport(reactor, calls)
         self.lost = 0
+        self._delivers = False
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the events of one more session find room.
+
+        Where the disk has none, memory has, as long as auth takes them from there.
+        """
+        return not self._spool.full or (self._delivers and not self._spool.crowded)
 
     def emit(self, event: Event) -> None:
         """Take one event. Never raises; what there is no room for is counted and logged."""
@@ -70,14 +79,17 @@ class EventSender:
                 batch = await self._spool.peek()
                 if not batch and report is not None:
                     await self.report.send(report)
+                    self._delivers = True
                     continue
                 if not batch:
                     await self._bell.wait(self.report.wait)
                     await Bell(self._reactor).wait(GATHER)
                     continue
                 await self._send(batch)
+                self._delivers = True
                 failures = 0
             except TeleError as error:
+                self._delivers = False
                 self.report.soon()
                 await Bell(self._reactor).wait(pause_after(error, backoff(failures)))
                 failures += 1

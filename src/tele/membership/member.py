@@ -204,15 +204,18 @@ class Member(Service):
     @property
     def can_record(self) -> bool:
         """Whether events of one more session can be kept until auth has them."""
-        return not self._spool.full
+        return self._sender.has_room
 
     def emit(self, event: Event) -> None:
         """Keep an audit event and send it as soon as auth answers. Never raises."""
         self._sender.emit(event)
 
-    def recorded(self) -> Deferred[None]:
-        """Fires when all events so far survive ``kill -9``, or were refused by a full disk."""
-        return self._spool.written()
+    def recorded(self, *, or_refused: bool = False) -> Deferred[None]:
+        """Fires when all events so far survive ``kill -9``, here or at auth.
+
+        With ``or_refused`` also when a full disk has refused them.
+        """
+        return self._spool.written() if or_refused else self._spool.kept()
 
     def _clock_was_set(self) -> None:
         self._renewal.look()

@@ -7,9 +7,9 @@ Laws of this file:
 * Who would not be let in any more does not stay in.
 * What the certificate withholds, no role gives back.
 * A visitor is in after the event of it is written: it survives the end of this process.
-* Without a valid certificate of our own, without room to put it on record, or with sessions
-  to be recorded in a way that we do not know, nobody comes in; without room, those do whom a
-  role lets in all the same (``break_glass``), to make some.
+* Without a valid certificate of our own, without a place to put it on record, or with sessions
+  to be recorded in a way that we do not know, nobody comes in. Where the disk is full that place
+  is auth; without either, those come in whom a role lets in all the same (``break_glass``).
 * Accounts are looked up in threads of their own, of which each person has a share.
 """
 
@@ -22,6 +22,7 @@ from attrs import evolve
 from twisted.conch.interfaces import IConchUser
 from twisted.cred.portal import IRealm
 from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from zope.interface import implementer
 
 from tele.certs.check import LATEST
@@ -49,6 +50,12 @@ ACCOUNT_THREADS_PER_USER: Final = 4
 ACCOUNTS_WAITING_PER_USER: Final = 1024
 #: How long a look-up may take, its waiting included: less than the time to log in.
 ACCOUNT_SECONDS: Final = 20.0
+#: How long a log-in waits until it is on record: on a slow disk, or at auth if the disk is full.
+RECORD_SECONDS: Final = 20.0
+NO_ROOM: Final = (
+    "this node lets nobody in: its disk is full, or too slow for its audit, and auth does not take"
+    " events now"
+)
 
 Answer = tuple[Any, Any, Callable[[], None]]
 
@@ -154,13 +161,23 @@ class NodeRealm:
             visitor.left()
 
         try:
-            await self._member.recorded()  # nothing begins before its start is on record
+            await self._on_record(visitor.grant)
             if (ended := visitor.ended) is not None:
                 raise AccessDenied(ended.message, ended.reason.value)
         except BaseException:
             left()
             raise
         return IConchUser, visitor, left
+
+    async def _on_record(self, grant: Grant) -> None:
+        """Return when the start of a session is: nothing begins before that."""
+        recorded = self._member.recorded(or_refused=grant.break_glass)
+        if not grant.break_glass:
+            recorded.addTimeout(RECORD_SECONDS, self._reactor)
+        try:
+            await recorded
+        except DeferredTimeout:
+            raise Unavailable(NO_ROOM) from None
 
     def _all_labels(self) -> dict[str, str]:
         return {**self._labels(), **self._member.bound_labels}
@@ -183,7 +200,7 @@ class NodeRealm:
         if isinstance(decision, Denied):
             raise AccessDenied(decision.message, decision.reason.value)
         if not (member.can_record or decision.break_glass):
-            raise Unavailable("this node has no room left for its audit; it lets nobody in")
+            raise Unavailable(NO_ROOM)
         return decision
 
     def _again(self, visitor: Visitor) -> None:

@@ -171,6 +171,30 @@ def test_a_full_disk_loses_nothing(reactor: Reactor, disk: Disk, spool: Backgrou
     assert reactor.wait(spool.peek()) == numbers(3, 4)
 
 
+def test_what_is_kept_is_in_the_file_or_at_auth(
+    reactor: Reactor, disk: Disk, spool: BackgroundSpool
+) -> None:
+    """What a full disk refuses counts as kept when auth has it, or it is written after all."""
+    spool.append(b"0")
+    reactor.wait(spool.kept())
+    disk.has_room = False
+    kept: list[str] = []
+    spool.append(b"sent")
+    spool.kept().addCallback(lambda _: kept.append("sent"))
+    spool.append(b"written")
+    spool.kept().addCallback(lambda _: kept.append("written"))
+    reactor.wait(spool.written())
+    reactor.wait(spool.drop(reactor.wait(spool.peek())))
+    assert kept == []
+    assert reactor.wait(spool.peek()) == [b"sent", b"written"]
+    reactor.wait(spool.drop([b"sent"]))
+    assert kept == ["sent"]
+    disk.has_room = True
+    spool.append(b"1")
+    reactor.wait(spool.kept())
+    assert kept == ["sent", "written"]
+
+
 def test_what_is_written_while_it_is_sent_is_dropped_once(
     reactor: Reactor, disk: Disk, spool: BackgroundSpool
 ) -> None:

@@ -31,7 +31,7 @@ from tele.model.resources import (
     RoleSpec,
 )
 from tele.model.revocation import UserRevocation, revoked_before
-from tele.node.realm import AGENT_FORWARDING, PORT_FORWARDING, PTY, NodeRealm
+from tele.node.realm import AGENT_FORWARDING, PORT_FORWARDING, PTY, RECORD_SECONDS, NodeRealm
 from tele.rbac.policy import Policy
 
 HOUR = timedelta(hours=1)
@@ -98,9 +98,10 @@ class World:
             can_record=True,
             bound_labels={},
             host_id="host-1",
-            recorded=lambda: self.recorded,
+            recorded=lambda *, or_refused=False: self.refused if or_refused else self.recorded,
         )
         self.recorded: Deferred[None] = succeed(None)
+        self.refused: Deferred[None] = succeed(None)
         self.member.policy = Policy.of(self.member.state)
         self.member.expelled = False
         self.labels = {"env": "test"}
@@ -265,8 +266,27 @@ def test_who_makes_room_gets_in_without_any(world: World) -> None:
     nobody else.
     """
     world.member.can_record = False
-    with pytest.raises(Unavailable, match="no room left for its audit"):
+    with pytest.raises(Unavailable, match="its disk is full"):
         world.begin()[0].raiseException()
     world.change(roles=(role("ops"), role("rescue", break_glass=True)))
     world.log_in("alice", "ops", "rescue")
     assert [visitor.grant.break_glass for visitor in world.came] == [True]
+
+
+def test_nobody_waits_for_ever_to_be_on_record(world: World) -> None:
+    """A log-in that neither the disk nor auth puts on record fails, and leaves nobody behind; who
+    makes room does not wait for it.
+    """
+    world.recorded = Deferred()
+    waiting = world.begin()
+    world.accounts.answer()
+    world.reactor.advance(RECORD_SECONDS - 1)
+    assert waiting == []
+    world.reactor.advance(1)
+    with pytest.raises(Unavailable, match="its disk is full"):
+        waiting[0].raiseException()
+    assert (world.came[0].gone, world.realm.sessions) == (True, ())
+    world.change(roles=(role("ops"), role("rescue", break_glass=True)))
+    world.recorded = Deferred()
+    world.log_in("alice", "ops", "rescue")
+    assert len(world.realm.sessions) == 1
