@@ -206,7 +206,8 @@ class Recovery:
             await call(_remove, folder)
             log.error("recording {name} is given up: {why}", name=folder.id, why=GIVEN_UP)
             return False
-        await call(folder.write_start, start)
+        # It may be gone; on a full disk that, too, is what space is reserved for.
+        await call(self.recorder.spool.reserve.spend, partial(folder.write_start, start))
         left = await call(survey, folder)
         there = frozenset(known.chunks)
         if left.manifest is not None and _is_whole(left.manifest, left, there):

@@ -308,8 +308,9 @@ class Spool:
 
     def folders(self) -> list[SpoolFolder]:
         """Return all that are here, oldest first."""
-        found = [entry for entry in self.root.iterdir() if _ID.fullmatch(entry.name)]
-        return [SpoolFolder(path) for path in sorted(found, key=lambda p: p.stat().st_mtime)]
+        named = (entry for entry in os.scandir(self.root) if _ID.fullmatch(entry.name))
+        found = [entry for entry in named if entry.is_dir(follow_symlinks=False)]
+        return [SpoolFolder(Path(e.path)) for e in sorted(found, key=lambda e: e.stat().st_mtime)]
 
     def put_aside(self, folder: SpoolFolder) -> Path:
         """Keep what auth will never take out of the way, for a person to look at."""

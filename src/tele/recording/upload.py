@@ -8,12 +8,14 @@ Laws of this file:
 * Every step may be repeated. A chunk leaves the spool when auth has acknowledged it, the rest
   when auth has the manifest.
 * A chunk that neither auth nor the spool has is said to be missing; it is not tried for ever.
-* One broken recording stops no other; what auth refuses for good is put aside and said, to auth
-  as well, so that it does not run for ever there.
+* One broken recording stops no other; what auth refuses for good, or the disk does not give, is
+  put aside and said, to auth as well, so that it does not run for ever there.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -55,6 +57,11 @@ AT_ONCE: Final = 4
 #: How long to wait after a no: asking again changes nothing soon, and each is in the audit.
 DENIED_PAUSE: Final = 120.0
 _FOR_GOOD: Final = (InvalidInput, Conflict, BadRecording)
+#: What a disk says of something that will not be read by waiting, and how often it is asked.
+_UNREADABLE: Final = frozenset(
+    {errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.EACCES, errno.EPERM, errno.EISDIR}
+)
+UNREADABLE_TRIES: Final = 6
 
 
 def _is_final(error: TeleError) -> bool:
@@ -212,11 +219,16 @@ class Uploader:
         except TeleError as error:
             # One that is being written cannot be moved away yet.
             if _is_final(error) and not self._recorder.is_open(recording_id):
-                await self._refused(recording_id, progress, error)
+                await self._give_up(recording_id, progress, f"auth refuses it: {error}")
             else:
                 self._try_later(recording_id, progress, error)
         except OSError as error:
-            self._try_later(recording_id, progress, error)
+            lost = error.errno in _UNREADABLE and progress.failures >= UNREADABLE_TRIES
+            if lost and not self._recorder.is_open(recording_id):
+                why = f"its node cannot read it: {error.strerror}"
+                await self._give_up(recording_id, progress, why)
+            else:
+                self._try_later(recording_id, progress, error)
         except Exception:
             if not self._stopped:
                 log.failure("uploading {name} failed", name=recording_id)
@@ -251,11 +263,9 @@ class Uploader:
 
         progress.timer = self._clock.callLater(wait, again)
 
-    async def _refused(self, recording_id: str, progress: _Progress, error: TeleError) -> None:
-        """Put aside what auth will never take, when auth knows that it will not be completed."""
-        given_up = UpdateRecording(
-            recording_id, ended=now(self._clock), incomplete=f"auth refuses it: {error}"
-        )
+    async def _give_up(self, recording_id: str, progress: _Progress, why: str) -> None:
+        """Put aside what auth will never have, when auth knows that it will not be completed."""
+        given_up = UpdateRecording(recording_id, ended=now(self._clock), incomplete=why)
         try:
             await self._authority.perform(table.UPDATE_RECORDING, given_up)
         except TeleError as problem:
@@ -269,8 +279,8 @@ class Uploader:
             return
         self._forget(recording_id)
         log.error(
-            "auth refuses recording {name}: {why!s}; it is kept in {path}",
-            name=recording_id, why=error, path=kept,
+            "recording {name} is given up: {why}; it is kept in {path}",
+            name=recording_id, why=why, path=kept,
         )  # fmt: skip
 
     async def _upload(self, folder: SpoolFolder, progress: _Progress) -> bool:
@@ -352,11 +362,12 @@ class Uploader:
 
 
 def _weigh(folder: SpoolFolder) -> tuple[str, int]:
-    """In a thread: whose is it, and how large? Nobody's, if that cannot be read any more."""
-    try:
-        return folder.start.user, folder.size
-    except (FileNotFoundError, InvalidInput):
-        return "", folder.size
+    """In a thread: whose is it, and how large? Nobody's, and of no size, if that cannot be read."""
+    user, size = "", 0
+    with contextlib.suppress(OSError, InvalidInput):  # closing it says what is wrong with it
+        size = folder.size
+        user = folder.start.user
+    return user, size
 
 
 def _is_closed(folder: SpoolFolder) -> bool:

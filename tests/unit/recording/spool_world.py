@@ -137,8 +137,9 @@ class Auth:
             case "recording_progress":
                 if request.id not in self.started:
                     raise NotFound("no such recording")
-                done = self.manifest is not None
-                return RecordingProgress(tuple(sorted(self.chunks)), done)
+                if self.manifest is not None and self.manifest.id != request.id:
+                    return RecordingProgress((), False)  # what is here is another one's
+                return RecordingProgress(tuple(sorted(self.chunks)), self.manifest is not None)
             case "put_chunk":
                 if self.chunks.setdefault(request.number, request.data) != request.data:
                     raise InvalidInput("another chunk under this number")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import uuid
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from tele.model.frame import Frame, FrameKind
 from tele.model.session import RecordingStart
 from tele.recording.commit import FLUSH_SECONDS
 from tele.recording.recovery import GIVEN_UP, NOT_WRITTEN
+from tele.recording.spool import RESERVE, RESERVE_STEP, SpoolFolder
 
 __all__ = ["place"]
 
@@ -343,3 +347,50 @@ def test_a_host_that_cannot_sign_for_now(place: Place) -> None:
     place.recorder._host_certificate = certificate
     place.clock.advance(60)
     assert auth.verify().complete
+
+
+@pytest.mark.parametrize("name", ["start.json", "00000001.chunk", "acknowledged"])
+def test_what_the_disk_does_not_give_stops_no_other(place: Place, name: str) -> None:
+    """A recording with a file that cannot be read is tried again, then ended at auth and put aside
+    with all that it has; others, and whatever else lies there, are not concerned.
+    """
+    bad, good = start(), start()
+    run(place, bad, 2)
+    run(place, good, 2)
+    broken = place.folder(bad.id).path
+    (broken / name).unlink(missing_ok=True)
+    (broken / name).mkdir()
+    left = sorted(path.name for path in broken.iterdir())
+    (place.spool.root / str(uuid.uuid4())).write_bytes(b"no folder")
+    auth = Auth()
+    place.recover(auth)
+    assert auth.manifest is not None
+    assert auth.manifest.id == good.id
+    assert auth.incomplete == ""
+    for _ in range(300):
+        place.clock.advance(1)
+    assert auth.incomplete == "its node cannot read it: Is a directory"
+    assert auth.ended is not None
+    assert place.spool.folders() == []
+    kept = broken.with_name(f"refused-{bad.id}")
+    assert sorted(path.name for path in kept.iterdir()) == left
+
+
+def test_a_full_disk_keeps_no_recording_from_being_closed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose session it was is said again with reserved space, as all that ends a recording is."""
+    run(place, start(), 2)
+    write, tried = SpoolFolder.write_start, list[int]()
+
+    def full(self: SpoolFolder, begin: RecordingStart) -> None:
+        tried.append(place.spool.reserve.left)
+        if len(tried) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, begin)
+
+    monkeypatch.setattr(SpoolFolder, "write_start", full)
+    auth = Auth()
+    place.recover(auth)
+    assert auth.verify().recovered
+    assert tried == [RESERVE, RESERVE - RESERVE_STEP]
