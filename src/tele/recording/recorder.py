@@ -8,7 +8,8 @@ Laws of this file:
   and written. When the spool is slower than the session, the session waits.
 * A full disk does not end a session: what is dropped is counted, and written down as a gap with
   the true reason as soon as there is room. What was launched and the like is kept until then. The
-  end of a session, with its gap, uses space that is reserved for it; output never does.
+  end of a session, with its gap, uses space that is reserved for it; output never does. Where
+  not even that is enough, auth is told that it ended.
 * A recording ends as long after its start as the session lasted, however the clock was set.
 """
 
@@ -89,6 +90,8 @@ class TapeRecording:
         self._last_time = 0
         self._last_heard = recorder.clock.seconds()
         self._end: Frame | None = None
+        #: When the session ended, if the disk does not take its end for now.
+        self.ended_unwritten: datetime | None = None
         self._written = 0
         self._writer.add(Frame(0, 0, FrameKind.START, encode(start)))
 
@@ -307,6 +310,8 @@ class TapeRecording:
                 if not failed:
                     name = self._folder.id
                     log.error("recording {name} is not closed yet: {why!s}", name=name, why=error)
+                    self.ended_unwritten = ended
+                    self._recorder.changed(name)
                 failed = True
             except TeleError as error:
                 # Whoever closes what is left over tries it again.
@@ -403,6 +408,11 @@ class TapeRecorder:
     def is_open(self, recording_id: str) -> bool:
         """Whether a session of this process is recorded under this id."""
         return recording_id in self._open
+
+    def ended_unwritten(self, recording_id: str) -> datetime | None:
+        """When a session ended whose end the disk does not take for now."""
+        recording = self._open.get(recording_id)
+        return None if recording is None else recording.ended_unwritten
 
     def signed(self, manifest: Manifest) -> Manifest:
         """Sign with the host's key."""

@@ -300,10 +300,11 @@ class Uploader:
         if here.interactive and not progress.interactive:
             await perform(table.UPDATE_RECORDING, UpdateRecording(folder.id, interactive=True))
             progress.interactive = True
-        new = [n for n in here.numbers if not progress.has(n)]
-        if here.manifest is not None and not progress.ended and len(new) > 1:
-            # It takes a while: until then nobody shall think that the session runs.
+        ended = self._recorder.ended_unwritten(folder.id)
+        if here.manifest is not None and sum(not progress.has(n) for n in here.numbers) > 1:
             ended = here.manifest.ended
+        if ended is not None and not progress.ended:
+            # The rest takes a while: until then nobody shall think that the session runs.
             await perform(table.UPDATE_RECORDING, UpdateRecording(folder.id, ended=ended))
             progress.ended = True
         await self._send(folder, progress, here.numbers, here.first)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
-from spool_world import Place, output, place, start
+from spool_world import Auth, Place, output, place, start, uploading
 from tele.errors import Unavailable
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import RecordingStart
@@ -124,6 +125,27 @@ def test_the_end_is_written_on_a_full_disk(place: Place, disk: Disk) -> None:
     assert kinds == [FrameKind.START, FrameKind.OUTPUT, FrameKind.GAP, FrameKind.END]
     assert disk.reserve.stat().st_size == RESERVE - RESERVE_STEP
     assert place.clock.getDelayedCalls() == []
+
+
+def test_auth_knows_of_an_end_that_cannot_be_written(place: Place, disk: Disk) -> None:
+    """A session that ended does not run for auth until its disk takes the end of the recording:
+    auth is told at once, and has the rest when the disk takes it.
+    """
+    begin, auth = start(), Auth()
+    uploading(place, auth)
+    recording = place.open(begin)
+    disk.problem = errno.EROFS
+    place.clock.advance(5)
+    assert auth.ended is None
+    recording.close("done")
+    assert auth.ended == begin.started + timedelta(seconds=5)
+    assert auth.manifest is None
+    disk.problem = 0
+    place.clock.advance(FLUSH_SECONDS)
+    assert auth.verify().complete
+    closed = auth.source().manifest
+    assert closed is not None
+    assert closed.ended == auth.ended
 
 
 def test_nobody_new_while_the_reserve_is_used(
