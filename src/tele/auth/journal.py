@@ -11,7 +11,7 @@ Laws of this file:
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from tele.admission.shares import Rates
 from tele.audit.chain import event
 from tele.audit.lines import log_event
-from tele.audit.log import AuditLog
+from tele.audit.log import AuditLog, Changes
 from tele.auth.members import host_of
 from tele.errors import TeleError
 from tele.https.callers import counted_as
@@ -79,11 +79,11 @@ class Journal:
         """Append an event that ``caller`` caused."""
         await self.append(self.event(name, caller, **fields))
 
-    async def append(self, *events: Event) -> None:
-        """Append events, durably."""
+    async def append(self, *events: Event, changes: Mapping[str, Changes] | None = None) -> None:
+        """Append events, durably; see :meth:`tele.audit.log.AuditLog.append` for ``changes``."""
         for each in events:
             log_event(each)
-        await self._audit.append(*events)
+        await self._audit.append(*events, changes=changes)
 
     async def denied(
         self, operation: Operation[Any, Any], caller: Caller, error: TeleError, **fields: Any

@@ -16,6 +16,8 @@ Laws of this file:
   acknowledged never changes.
 * A recording is complete when a manifest is there that its host signed, that is of the session
   that started, and that names exactly the chunks that are there.
+* What was removed before it was complete does not come back: its node is told that it is closed,
+  and lets go of the rest (``/recordings/removed/<id>``, for as long as a start is taken).
 * A recording that cannot be completed is closed as incomplete (``close_incomplete``), and does
   not run any more. Its node may still complete it, unless it has said in a manifest which
   chunks are lost; then nothing more is taken.
@@ -24,9 +26,8 @@ Laws of this file:
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -34,6 +35,14 @@ from typing import Final
 
 from attrs import evolve
 
+from tele.auth.recording_claims import (
+    BEHIND,
+    TEXT_LIMIT,
+    check_claims,
+    check_end_date,
+    check_start_date,
+    is_id,
+)
 from tele.auth.recording_search import (
     INDEX,
     OF_USER,
@@ -45,7 +54,14 @@ from tele.auth.recording_search import (
     stamp_of,
 )
 from tele.auth.shelf import Shelf
-from tele.errors import AccessDenied, BadRecording, Conflict, InvalidInput, NotFound, quoted
+from tele.errors import (
+    AccessDenied,
+    BadRecording,
+    Conflict,
+    InvalidInput,
+    NotFound,
+    quoted,
+)
 from tele.interfaces import Delete, IArchive, IBackend, Put
 from tele.model.api.records import (
     ListRecordings,
@@ -56,31 +72,24 @@ from tele.model.api.records import (
 )
 from tele.model.codec import decode, encode
 from tele.model.identity import HostIdentity
-from tele.model.resources import NAME_PATTERN
 from tele.model.session import Manifest, Recording, RecordingStart, RecordingState, Session
 from tele.recording.proof import check_signer, check_start
 from tele.tape.verify import VERSIONS
 
 ROWS: Final = "/recordings/rows/"
 OPEN: Final = "/recordings/open/"
+REMOVED: Final = "/recordings/removed/"
 SESSIONS: Final = "/sessions/"
 SESSIONS_OF: Final = "/sessions-of/"
 MANIFEST: Final = "manifest"
 CHUNK_SUFFIX: Final = ".chunk"
-TEXT_LIMIT: Final = 256
 #: Lost chunks that a recording can be closed with: more are no recording.
 MISSING_LIMIT: Final = 100_000
 _NEVER: Final = datetime(2000, 1, 1, tzinfo=UTC)
-#: How far a node's clock may be ahead of auth's, and how long ago a session may have started
-#: when auth hears of it: it waited on the node while auth, or the node, was away.
-AHEAD: Final = timedelta(days=1)
-BEHIND: Final = timedelta(days=366)
 #: How often the sessions that run are counted anew when a node seems to have too many, and for
 #: how long one whose end nobody ever told counts as running there.
 COUNT_AGAIN: Final = timedelta(seconds=30)
 COUNTS_FOR: Final = timedelta(days=7)
-_NAME = re.compile(NAME_PATTERN, re.ASCII)
-_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 def chunk_name(number: int) -> str:
@@ -128,7 +137,11 @@ class Recordings:
         self, host: HostIdentity, recording_id: str, start: RecordingStart, name: str
     ) -> bool:
         """A session starts on ``host``, called ``name``; returns whether this is news."""
-        self._check_start(host, recording_id, start)
+        check_claims(host, recording_id, start)
+        if await self.find(recording_id) is None:
+            if await self._was_removed(host, recording_id):
+                return False
+            check_start_date(start.started, self._now())
         row = Recording(
             id=recording_id,
             kind=start.kind,
@@ -181,22 +194,6 @@ class Recordings:
                 Put(open_key(row), b""),
             )
             self._running[row.node_id] += 1
-
-    def _check_start(self, host: HostIdentity, recording_id: str, start: RecordingStart) -> None:
-        if not _ID.fullmatch(recording_id) or start.id != recording_id:
-            raise InvalidInput("a recording's id has to be a UUID, the same in both places")
-        if start.cluster != host.cluster:
-            raise InvalidInput("the recording is of another cluster")
-        if start.node_id != host.host_id:
-            raise AccessDenied("a node records its own sessions only", "host")
-        if not _NAME.fullmatch(start.user):
-            raise InvalidInput("the recording's user is no name of a user")
-        texts = (start.kind, start.login, start.node, start.node_id, start.remote_addr,
-                 start.login_session)  # fmt: skip
-        if any(len(text) > TEXT_LIMIT for text in texts):
-            raise InvalidInput(f"a text of the start has more than {TEXT_LIMIT} characters")
-        if not -BEHIND <= start.started - self._now() <= AHEAD:
-            raise InvalidInput("the recording's start is not a possible time")
 
     async def _own(self, host: HostIdentity, recording_id: str) -> Recording:
         row = await self.find(recording_id)
@@ -338,8 +335,9 @@ class Recordings:
     def _check_manifest(self, host: HostIdentity, row: Recording, manifest: Manifest) -> None:
         if manifest.version not in VERSIONS:
             raise InvalidInput(f"manifests of version {manifest.version} are not known here")
-        if not manifest.start.started <= manifest.ended <= self._now() + AHEAD:
-            raise InvalidInput("the recording ends before it starts, or in the future")
+        if manifest.ended < manifest.start.started:
+            raise InvalidInput("the recording ends before it starts")
+        check_end_date(manifest.ended, row.received or row.started, self._now())
         if [c.number for c in manifest.chunks] != list(range(len(manifest.chunks))):
             raise InvalidInput("the manifest does not number its chunks from 0 without gaps")
         try:
@@ -380,6 +378,8 @@ class Recordings:
 
     async def progress(self, host: HostIdentity, recording_id: str) -> RecordingProgress:
         """Which chunks are stored already."""
+        if await self._was_removed(host, recording_id):
+            return RecordingProgress((), complete=False, closed=True)
         row = await self._own(host, recording_id)
         names = [name for name, _ in await self._archive.names(recording_id)]
         closed = bool(row.incomplete) and MANIFEST in names
@@ -398,7 +398,7 @@ class Recordings:
     # -- people -----------------------------------------------------------------------
     async def find(self, recording_id: str) -> Recording | None:
         """Return a row, if it is there."""
-        kept = await self._rows.get(recording_id) if _ID.fullmatch(recording_id) else None
+        kept = await self._rows.get(recording_id) if is_id(recording_id) else None
         return None if kept is None else kept.value
 
     async def get(self, recording_id: str) -> Recording:
@@ -418,7 +418,7 @@ class Recordings:
 
     async def session(self, session_id: str) -> Session:
         """Return a session that runs. Raises :class:`NotFound`."""
-        kept = await self._sessions.get(session_id) if _ID.fullmatch(session_id) else None
+        kept = await self._sessions.get(session_id) if is_id(session_id) else None
         if kept is None:
             raise NotFound(
                 f"no such session runs: {quoted(session_id)}; tele sessions ls shows those that do"
@@ -453,14 +453,26 @@ class Recordings:
         """Return one chunk's bytes."""
         return await self._archive.get(row.id, chunk_name(number))
 
-    async def delete(self, row: Recording) -> None:
-        """Remove a recording that is complete, or that nobody will complete."""
+    async def delete(
+        self, row: Recording, on_record: Callable[[Sequence[Put | Delete]], Awaitable[None]]
+    ) -> None:
+        """Remove a recording. ``on_record`` commits the last changes with the event about it."""
         await self._archive.remove(row.id)
         await self._ended(row.id)
-        await self._backend.commit(
+        changes: list[Put | Delete] = [
             self._rows.delete(row.id),
             *(Delete(key) for key in (open_key(row), *_index_keys(row))),
-        )
+        ]
+        if not row.complete:
+            changes.append(Put(REMOVED + row.id, row.node_id.encode(), ttl=BEHIND))
+        await on_record(changes)
+        if not row.complete:
+            await self._archive.remove(row.id)  # its node may have sent a chunk meanwhile
+
+    async def _was_removed(self, host: HostIdentity, recording_id: str) -> bool:
+        """Whether a recording of ``host`` was removed before it was complete."""
+        item = await self._backend.get(REMOVED + recording_id)
+        return item is not None and item.value == host.host_id.encode()
 
 
 def _numbers(names: Sequence[str]) -> list[int]:

@@ -296,7 +296,8 @@ class Uploader:
         if here.start is not None:
             await perform(table.START_RECORDING, StartRecording(folder.id, here.start))
             if await self._ask(folder.id, progress):
-                return True
+                progress.started = False
+                return not live  # one that was removed while it is written goes when it ends
         if here.interactive and not progress.interactive:
             await perform(table.UPDATE_RECORDING, UpdateRecording(folder.id, interactive=True))
             progress.interactive = True

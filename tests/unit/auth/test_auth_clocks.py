@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from attrs import evolve
 
-from auth_world import HOST_ID, OTHER_ID, PROXY_ID, World, result
+from auth_world import HOST_ID, OTHER_ID, PROXY_ID, Tape, World, result
 from tele.audit.chain import event
 from tele.auth.guessing import FAILURES, FIRST_WAIT, LONGEST_WAIT, Guard, Verdict
 from tele.auth.presence import HOSTS, Hosts, LastWord
@@ -18,6 +20,7 @@ from tele.model.api import members, records, table
 from tele.model.codec import encode
 from tele.model.identity import HostRole
 from tele.model.presence import Presence, Status
+from tele.tape.verify import to_sign
 from tele.testing import SettableClock
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -174,3 +177,38 @@ def test_hosts_report_their_clocks(world: World, name: str, role: HostRole) -> N
     world.do(table.EMIT_EVENTS, records.EmitEvents((made,)), caller)
     (kept,) = world.events(name)
     assert (kept.user, kept.fields["seconds"]) == ("", -7200.0)
+
+
+def test_a_recording_outlives_a_clock_set_back_by_days(world: World) -> None:
+    """One that began before auth's clock was set back by more than a day is completed."""
+    tape = Tape(world)
+    tape.upload(0)
+    manifest = tape.manifest()
+    world.clock.set_wall(-48 * 3600)
+    world.do(table.START_RECORDING, records.StartRecording(tape.id, tape.start), tape.host)
+    tape.upload(1)
+    tape.finish(manifest)
+    (row,) = world.do(table.LIST_RECORDINGS, records.ListRecordings()).items
+    assert row.complete
+    assert row.started <= row.ended
+
+
+def test_a_date_that_cannot_be_refuses_nothing_for_good(world: World) -> None:
+    """A session whose dates are days ahead of auth's clock, or a year behind, is taken when the
+    clocks are set; until then its node is told which date is wrong, and to try again.
+    """
+    tape = Tape(world)
+    start = evolve(tape.start, id=str(uuid.uuid4()))
+    again = records.StartRecording(start.id, start)
+    world.clock.set_wall(-2 * 86400)
+    with pytest.raises(Unavailable, match="set the clock that is wrong"):
+        world.do(table.START_RECORDING, again, tape.host)
+    world.clock.set_wall(2 * 86400)
+    world.do(table.START_RECORDING, again, tape.host)
+    old = evolve(start, id=str(uuid.uuid4()), started=start.started - timedelta(days=400))
+    with pytest.raises(Unavailable, match="set the clock that is wrong"):
+        world.do(table.START_RECORDING, records.StartRecording(old.id, old), tape.host)
+    tape.upload(0, 1)
+    late = evolve(tape.manifest(), ended=now(world.clock) + timedelta(days=2), signature=b"")
+    with pytest.raises(Unavailable, match="set the clock that is wrong"):
+        tape.finish(evolve(late, signature=tape.key.sign(to_sign(late))))

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from twisted.internet.defer import Deferred, fail
 
 from auth_world import HOST_ID, OTHER_ID, Tape, World, result
 from tele.audit.chain import event
-from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, TeleError
+from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, StorageFull, TeleError
+from tele.interfaces import Delete, Put
 from tele.loop import now
 from tele.model.api import members, people, records, table
 from tele.model.codec import encode
@@ -212,3 +214,51 @@ def test_closing_goes_on_after_a_crash(world: World) -> None:
     tape.finish()
     (row,) = world.do(table.LIST_RECORDINGS, records.ListRecordings()).items
     assert row.complete
+
+
+def test_what_is_removed_does_not_come_back(world: World) -> None:
+    """The node of a recording that was removed before it was complete is told that it is closed,
+    and nothing of it is stored or listed again; another host learns nothing of it.
+    """
+    tape = Tape(world)
+    tape.upload(0)
+    world.do(table.DELETE_RECORDING, members.ById(tape.id))
+    again = records.StartRecording(tape.id, tape.start)
+    world.do(table.START_RECORDING, again, tape.host)
+    progress = world.do(table.RECORDING_PROGRESS, members.ById(tape.id), tape.host)
+    assert (progress.chunks, progress.closed) == ((), True)
+    with pytest.raises(NotFound):
+        tape.upload(0, 1)
+    with pytest.raises(NotFound):
+        tape.finish()
+    assert world.archive.blobs == {}
+    assert world.do(table.LIST_RECORDINGS, records.ListRecordings()).items == ()
+    assert world.do(table.LIST_SESSIONS, people.Paged()).items == ()
+    world.join(world.token(), OTHER_ID)
+    with pytest.raises(NotFound):
+        world.do(table.RECORDING_PROGRESS, members.ById(tape.id), world.host(OTHER_ID))
+
+
+def test_a_removal_and_its_event_are_one(world: World) -> None:
+    """A recording is still listed if the event of its removal cannot be kept; it is removed by the
+    next try.
+    """
+    tape = Tape(world)
+    tape.upload(0, 1)
+    tape.finish()
+    commit = world.backend.commit
+
+    def fails(*changes: Put | Delete) -> Deferred[int]:
+        if any(change.key.startswith("/audit/") for change in changes):
+            return fail(StorageFull("auth's disk is full"))
+        return commit(*changes)
+
+    world.backend.commit = fails  # type: ignore[method-assign]
+    with pytest.raises(StorageFull):
+        world.do(table.DELETE_RECORDING, members.ById(tape.id))
+    world.backend.commit = commit  # type: ignore[method-assign]
+    (row,) = world.do(table.LIST_RECORDINGS, records.ListRecordings()).items
+    assert row.id == tape.id
+    world.do(table.DELETE_RECORDING, members.ById(tape.id))
+    assert world.do(table.LIST_RECORDINGS, records.ListRecordings()).items == ()
+    assert [e.session_id for e in world.events("recording.delete")] == [tape.id]

@@ -101,7 +101,10 @@ class Place:
 
 @implementer(IAuthority)
 class Auth:
-    """Auth in memory, for one recording. ``away`` or ``refuse`` make calls fail."""
+    """Auth in memory, for one recording. ``away`` or ``refuse`` make calls fail.
+
+    ``removed``: somebody removed what was here of it.
+    """
 
     def __init__(self) -> None:
         self.chunks: dict[int, bytes] = {}
@@ -113,6 +116,7 @@ class Auth:
         self.over = ""
         self.calls: list[str] = []
         self.away = False
+        self.removed = False
         self.refuse: TeleError | None = None
         self.started: dict[str, RecordingStart | None] = {}
         self.running: tuple[str, ...] = ()
@@ -137,10 +141,14 @@ class Auth:
             case "recording_progress":
                 if request.id not in self.started:
                     raise NotFound("no such recording")
+                if self.removed:
+                    return RecordingProgress((), complete=False, closed=True)
                 if self.manifest is not None and self.manifest.id != request.id:
                     return RecordingProgress((), False)  # what is here is another one's
                 return RecordingProgress(tuple(sorted(self.chunks)), self.manifest is not None)
             case "put_chunk":
+                if self.removed:
+                    raise NotFound("no such recording")
                 if self.chunks.setdefault(request.number, request.data) != request.data:
                     raise InvalidInput("another chunk under this number")
                 return ChunkStored(self.over)

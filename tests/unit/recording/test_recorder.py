@@ -528,6 +528,25 @@ def test_what_is_refused_for_good_is_put_aside(place: Place) -> None:
     shutil.rmtree(place.spool.root)
 
 
+def test_what_was_removed_at_auth_goes_when_the_session_ends(place: Place) -> None:
+    """A recording that was removed while it was written disturbs nobody, and is not sent again."""
+    auth = Auth()
+    uploading(place, auth)
+    begin = start()
+    recording = place.open(begin)
+    place.clock.advance(FLUSH_SECONDS)
+    auth.removed, auth.chunks = True, {}
+    for number in range(20):
+        recording.write(output(number, b"goes on"))
+        place.clock.advance(FLUSH_SECONDS)
+    assert place.folder(begin.id).numbers()
+    recording.close("done")
+    place.clock.pump([1.0] * 60)
+    assert place.spool.folders() == []
+    assert list(place.spool.root.glob("refused-*")) == []
+    assert auth.chunks == {}
+
+
 def test_a_host_that_is_no_member_for_now_keeps_its_recordings(place: Place) -> None:
     """Removed or locked: it asks seldom, and sends all when it is a member again."""
     auth = Auth()

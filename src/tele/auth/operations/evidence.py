@@ -12,7 +12,7 @@ Laws of this file:
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import islice
 from operator import attrgetter
@@ -35,6 +35,7 @@ from tele.auth.recording_search import Running
 from tele.auth.recordings import Recordings
 from tele.auth.session_ends import SessionEnds
 from tele.errors import AccessDenied, InvalidInput, Unavailable, quoted
+from tele.interfaces import Delete, Put
 from tele.loop import now
 from tele.model.access import Reason
 from tele.model.api import records as api
@@ -317,8 +318,12 @@ class Evidence:
     async def delete_recording(self, request: ById, caller: Caller) -> Nothing:
         """Remove a recording; the audit keeps that it was there."""
         row = await self._recordings.get(request.id)
-        await self._recordings.delete(row)
-        await self._journal.emit("recording.delete", caller, session_id=row.id, of_user=row.user)
+        said = self._journal.event("recording.delete", caller, session_id=row.id, of_user=row.user)
+
+        async def on_record(changes: Sequence[Put | Delete]) -> None:
+            await self._journal.append(said, changes={said.id: changes})
+
+        await self._recordings.delete(row, on_record)
         return Nothing()
 
     async def audit_head(self, request: Nothing, caller: Caller) -> api.AuditHead:

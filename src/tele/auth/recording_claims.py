@@ -1,0 +1,69 @@
+"""Can this be so, that a node says of a recording?
+
+Invariants:
+
+* A node speaks of its own sessions only.
+* A date that cannot be, by auth's clock, says nothing against a recording: clocks get set. It waits
+  until they are, and nothing of it is lost.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from typing import Final
+
+from tele.errors import AccessDenied, InvalidInput, Unavailable
+from tele.model.identity import HostIdentity
+from tele.model.resources import NAME_PATTERN
+from tele.model.session import RecordingStart
+
+TEXT_LIMIT: Final = 256
+#: How far a node's clock may be ahead of auth's, and how long ago a session may have started
+#: when auth hears of it: it waited on the node while auth, or the node, was away.
+AHEAD: Final = timedelta(days=1)
+BEHIND: Final = timedelta(days=366)
+_NAME = re.compile(NAME_PATTERN, re.ASCII)
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+def is_id(text: str) -> bool:
+    """Whether this has the form of a recording's id."""
+    return _ID.fullmatch(text) is not None
+
+
+def check_claims(host: HostIdentity, recording_id: str, start: RecordingStart) -> None:
+    """Raise :class:`InvalidInput`, or :class:`AccessDenied` if the session is another host's."""
+    if not is_id(recording_id) or start.id != recording_id:
+        raise InvalidInput("a recording's id has to be a UUID, the same in both places")
+    if start.cluster != host.cluster:
+        raise InvalidInput("the recording is of another cluster")
+    if start.node_id != host.host_id:
+        raise AccessDenied("a node records its own sessions only", "host")
+    if not _NAME.fullmatch(start.user):
+        raise InvalidInput("the recording's user is no name of a user")
+    texts = (start.kind, start.login, start.node, start.node_id, start.remote_addr,
+             start.login_session)  # fmt: skip
+    if any(len(text) > TEXT_LIMIT for text in texts):
+        raise InvalidInput(f"a text of the start has more than {TEXT_LIMIT} characters")
+
+
+def check_start_date(started: datetime, now: datetime) -> None:
+    """Raise :class:`Unavailable` while a session that is news cannot have started then."""
+    if not -BEHIND <= started - now <= AHEAD:
+        raise _impossible("started", started, now)
+
+
+def check_end_date(ended: datetime, received: datetime, now: datetime) -> None:
+    """Raise :class:`Unavailable` while a session of which auth heard at ``received`` cannot have
+    ended then. Auth's clock may have been set back since.
+    """
+    if ended - max(now, received) > AHEAD:
+        raise _impossible("ended", ended, now)
+
+
+def _impossible(what: str, when: datetime, now: datetime) -> Unavailable:
+    return Unavailable(
+        f"the recording is said to have {what} at {when:%F %T} UTC, and by auth's clock it is"
+        f" {now:%F %T} UTC; set the clock that is wrong, the node's or auth's"
+    )
