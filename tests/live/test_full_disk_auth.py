@@ -6,6 +6,7 @@ The disk is a small tmpfs.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -26,12 +27,13 @@ SIZE = "size=48m"
 
 
 @pytest.fixture
-def alice(tmp_path: Path) -> Iterator[Cluster]:
+def alice(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A cluster whose auth has a small disk, as its administrator has it."""
+    size = getattr(request, "param", SIZE)
     folder = tmp_path / "auth"
     folder.mkdir(mode=0o700)
     subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"{SIZE},mode=700", "tmpfs", str(folder)], check=True
+        ["mount", "-t", "tmpfs", "-o", f"{size},mode=700", "tmpfs", str(folder)], check=True
     )
     try:
         running = make_cluster(tmp_path)
@@ -119,4 +121,29 @@ def test_a_disk_that_recordings_filled(alice: Cluster) -> None:
     wait_for(lambda: all(r["complete"] for r in recordings(alice)), "all of them", 120)
     for row in recordings(alice):
         alice.tele("recordings", "verify", str(row["id"]))
+    assert b"are whole" in verified(alice)
+
+
+@pytest.mark.parametrize("alice", [f"{SIZE},nr_inodes=400"], indirect=True)
+def test_inodes_that_are_used_up(alice: Cluster) -> None:
+    """Recordings, which have a file for each chunk, are refused first and the operator is told;
+    what is left is enough for auth to start again, and they come when there are inodes again.
+    """
+    fill = alice.folder / "auth" / "fill"
+    fill.mkdir()
+    number = 0
+    while os.statvfs(fill).f_favail > 20:
+        (fill / str(number)).touch()
+        number += 1
+    assert alice.ssh(alice.host, "echo served").stdout == b"served\n"
+    wait_for(lambda: len(events(alice, "session.end")) == 1, "the events of the session", 60)
+    assert not any(r["complete"] for r in recordings(alice))
+    alice.kill("auth")
+    alice.start("auth")
+    login(alice)
+    wait_for(lambda: health(alice) == "tight", "auth to say so")
+    wait_for(lambda: "tight" in {e["level"] for e in events(alice, "disk.low")}, "the event")
+    assert os.statvfs(fill).f_favail >= 10, "recordings that are refused take none"
+    shutil.rmtree(fill)
+    wait_for(lambda: all(r["complete"] for r in recordings(alice)), "its recording", 60)
     assert b"are whole" in verified(alice)

@@ -110,8 +110,10 @@ class DiskWatch:
         worse = _ORDER.index(level) > _ORDER.index(self._said[disk])
         self._said[disk] = level
         (log.warn if worse else log.info)(
-            "the disk of auth's {disk} is {now}, {free} of {total} bytes are free: {what}",
-            disk=disk, now=level.value, free=space.free, total=space.total, what=_SAID[level],
+            "the disk of auth's {disk} is {now}, {free} of {total} bytes and {files_free} of"
+            " {files} inodes are free: {what}",
+            disk=disk, now=level.value, free=space.free, total=space.total,
+            files_free=space.files_free, files=space.files, what=_SAID[level],
         )  # fmt: skip
         Deferred.fromCoroutine(_emit(emit, disk, level, space)).addErrback(
             lambda failure: log.failure("the level of the disk is not in the audit", failure)
@@ -122,5 +124,5 @@ async def _emit(emit: Emit, disk: str, level: DiskLevel, space: DiskSpace) -> No
     good = level is DiskLevel.OK
     await emit(
         "disk.low", ok=good, error="" if good else _SAID[level], disk=disk, level=level.value,
-        free=space.free, total=space.total,
+        free=space.free, total=space.total, files_free=space.files_free, files=space.files,
     )  # fmt: skip

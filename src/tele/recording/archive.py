@@ -76,10 +76,10 @@ class DirectoryArchive:
         path = self._path(recording_id, name)
 
         def write() -> None:
-            make_folder(path.parent)
             known = path.exists()
             if not known:
                 self._check_space(len(data))
+            make_folder(path.parent)
             if known or not write_file(path, data, replace=False):
                 if path.read_bytes() != data:
                     raise Conflict("this part of the recording is there already, and differs")
@@ -93,7 +93,8 @@ class DirectoryArchive:
     def _check_space(self, size: int) -> None:
         """Raise :class:`StorageFull` where a chunk would take what is kept for the store."""
         self._measure()
-        if self._space.free - size < kept_for_store(self._space.total):
+        space = self._space
+        if space.free - size < kept_for_store(space.total) or space.lacks_files:
             raise StorageFull(
                 "the disk of auth's recordings is full; nodes keep what they have until there is"
                 " space: tele recordings rm"
@@ -103,7 +104,7 @@ class DirectoryArchive:
         """Ask the disk. May raise OSError."""
         found = os.statvfs(self._root)
         total, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
-        self._space = DiskSpace(total, free, 0, 0)
+        self._space = DiskSpace(total, free, 0, 0, found.f_files, found.f_favail)
 
     def space(self) -> DiskSpace:
         """See :class:`IOnDisk`: as of the last recording that came or went."""

@@ -47,12 +47,14 @@ class StoreReserve:
         self._space = DiskSpace(0, 0, 0, 0)
         self.look()
 
-    def _measure(self) -> tuple[int, int]:
+    def _measure(self) -> tuple[int, int, int, int]:
+        """Return bytes, free ones, inodes, free ones."""
         try:
             found = os.statvfs(self._folder)
         except OSError:
-            return 0, 0  # what cannot be asked cannot be written to either, which says more
-        return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+            return 0, 0, 0, 0  # what cannot be asked cannot be written to either, which says more
+        size = found.f_frsize
+        return found.f_blocks * size, found.f_bavail * size, found.f_files, found.f_favail
 
     def space(self) -> DiskSpace:
         """Return what there was when somebody looked last. Never waits."""
@@ -64,7 +66,8 @@ class StoreReserve:
         self._note()
 
     def _note(self) -> None:
-        self._space = DiskSpace(*self._measure(), self._size, self._reserve.left)
+        total, free, files, files_free = self._measure()
+        self._space = DiskSpace(total, free, self._size, self._reserve.left, files, files_free)
 
     def spend(self, write: Callable[[], T]) -> T:
         """Return what ``write`` does, with the reserve if need be. Raises :class:`StorageFull`."""

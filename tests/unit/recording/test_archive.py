@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ from twisted.python.failure import Failure
 
 from tele import durable_files
 from tele.durable_files import make_folder, write_file
-from tele.errors import Conflict
+from tele.errors import Conflict, StorageFull
+from tele.model.disk import DiskLevel
 from tele.recording import archive as module
 from tele.recording.archive import DirectoryArchive
 
 ID = "5b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a11"
+OTHER = "6b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a22"
 
 
 @pytest.fixture
@@ -142,3 +145,24 @@ def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert write_file(tmp_path / "file", b"1", replace=False)
     assert not write_file(tmp_path / "file", b"2", replace=False)
     assert (tmp_path / "file").read_bytes() == b"1"
+
+
+def test_inodes_are_left_for_the_store(
+    archive: DirectoryArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where hardly any are left a new chunk is refused, and takes none itself; what is there
+    already is acknowledged again.
+    """
+    value(archive.put(ID, "0.chunk", b"first"))
+    few = SimpleNamespace(
+        f_blocks=1 << 20, f_bavail=1 << 20, f_frsize=4096, f_files=1000, f_favail=50
+    )
+    monkeypatch.setattr(os, "statvfs", lambda _: few)
+    with pytest.raises(StorageFull, match="tele recordings rm"):
+        value(archive.put(OTHER, "0.chunk", b"refused"))
+    value(archive.put(ID, "0.chunk", b"first"))
+    assert archive.space().level is DiskLevel.TIGHT
+    assert value(archive.names(OTHER)) == []
+    assert [path.name for path in archive._root.rglob(f"*{OTHER}*")] == []
+    few.f_files = few.f_favail = 0  # a file system that makes them as they are needed
+    value(archive.put(OTHER, "0.chunk", b"taken"))

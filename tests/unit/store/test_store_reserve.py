@@ -76,7 +76,7 @@ def test_other_errors_of_sqlite_release_nothing(tmp_path: Path, code: int) -> No
 def test_the_reserve_is_a_part_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small disk is not used up by it, on a large one it is some megabytes."""
     for total, size in ((16 << 20, 1 << 20), (512 << 20, 8 << 20), (1 << 40, 16 << 20)):
-        monkeypatch.setattr(StoreReserve, "_measure", lambda _, t=total: (t, t))
+        monkeypatch.setattr(StoreReserve, "_measure", lambda _, t=total: (t, t, 0, 0))
         reserve = StoreReserve(tmp_path / f"{total}.sqlite")
         assert reserve.space().reserve == size
         reserve.close()
@@ -91,9 +91,15 @@ def test_the_reserve_is_a_part_of_the_disk(tmp_path: Path, monkeypatch: pytest.M
         (DiskSpace(100 * GIB, GIB - 1, 1, 1), DiskLevel.TIGHT),
         (DiskSpace(GIB, GIB // 20 - 1, 1, 1), DiskLevel.TIGHT),
         (DiskSpace(100 * GIB, 0, 2, 1), DiskLevel.FULL),
+        (DiskSpace(100 * GIB, 50 * GIB, 1, 1, 1000, 100), DiskLevel.OK),
+        (DiskSpace(100 * GIB, 50 * GIB, 1, 1, 1000, 99), DiskLevel.LOW),
+        (DiskSpace(100 * GIB, 50 * GIB, 1, 1, 1000, 50), DiskLevel.TIGHT),
+        (DiskSpace(100 * GIB, 50 * GIB, 1, 1, 10**7, 10_000), DiskLevel.TIGHT),
     ],
 )
 def test_levels(space: DiskSpace, level: DiskLevel) -> None:
-    """How full a disk is goes by what is free, and by whether the reserve is whole."""
+    """How full a disk is goes by the bytes and inodes that are free, and by whether the reserve is
+    whole.
+    """
     assert space.level is level
     assert kept_for_store(100 * GIB) == GIB
