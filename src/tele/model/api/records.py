@@ -10,6 +10,7 @@ from attrs import field, frozen
 from tele.model.api.members import PAGE
 from tele.model.bounds import AtMost, Between
 from tele.model.event import Event
+from tele.model.resources import OMITTED
 from tele.model.session import Manifest, Recording, RecordingStart, RecordingState, Session
 
 #: Numbers of chunks.
@@ -79,7 +80,7 @@ class ChunkStored:
     to record less of it.
     """
 
-    over: str = ""
+    over: str = field(default="", metadata=OMITTED)
 
 
 @frozen
@@ -104,7 +105,7 @@ class RecordingProgress:
 
     chunks: tuple[int, ...]
     complete: bool
-    closed: bool = False
+    closed: bool = field(default=False, metadata=OMITTED)
 
 
 @frozen
