@@ -12,6 +12,7 @@ from tele.auth.disk import LOOK_SECONDS, ON_FULL_DISK, DiskWatch
 from tele.errors import AccessDenied, StorageFull
 from tele.https.answers import decode_error, encode_error, status_of
 from tele.interfaces import IOnDisk
+from tele.loop import now as moment
 from tele.model.api import members, people, records, table
 from tele.model.api.operation import Nothing
 from tele.model.disk import DiskLevel, DiskSpace
@@ -88,6 +89,8 @@ def test_room_is_made_on_a_full_disk(world: World, disk: Disk) -> None:
     """Recordings are removed, people and machines stopped, and that is on record."""
     world.add_user("alice", "access")
     tape = Tape(world)
+    ended = records.UpdateRecording(tape.id, ended=moment(world.clock))
+    world.do(table.UPDATE_RECORDING, ended, tape.host)
     disk.now = FULL
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)
     world.do(table.DELETE_RECORDING, members.ById(tape.id))

@@ -239,6 +239,21 @@ def test_what_is_removed_does_not_come_back(world: World) -> None:
         world.do(table.RECORDING_PROGRESS, members.ById(tape.id), world.host(OTHER_ID))
 
 
+def test_what_runs_is_not_removed(world: World) -> None:
+    """The recording of a session that runs on a node that is online stays until it has ended, so
+    that nobody's session goes on without being listed (attack).
+    """
+    tape = Tape(world)
+    world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)
+    with pytest.raises(Conflict, match="tele sessions kill"):
+        world.do(table.DELETE_RECORDING, members.ById(tape.id))
+    assert [each.id for each in world.do(table.LIST_SESSIONS, people.Paged()).items] == [tape.id]
+    ended = records.UpdateRecording(tape.id, ended=now(world.clock))
+    world.do(table.UPDATE_RECORDING, ended, tape.host)
+    world.do(table.DELETE_RECORDING, members.ById(tape.id))
+    assert world.do(table.LIST_RECORDINGS, records.ListRecordings()).items == ()
+
+
 def test_a_removal_and_its_event_are_one(world: World) -> None:
     """A recording is still listed if the event of its removal cannot be kept; it is removed by the
     next try.

@@ -34,7 +34,7 @@ from tele.auth.quotas import Quota, Quotas
 from tele.auth.recording_search import Running
 from tele.auth.recordings import Recordings
 from tele.auth.session_ends import SessionEnds
-from tele.errors import AccessDenied, InvalidInput, Unavailable, quoted
+from tele.errors import AccessDenied, Conflict, InvalidInput, Unavailable, quoted
 from tele.interfaces import Delete, Put
 from tele.loop import now
 from tele.model.access import Reason
@@ -318,6 +318,11 @@ class Evidence:
     async def delete_recording(self, request: ById, caller: Caller) -> Nothing:
         """Remove a recording; the audit keeps that it was there."""
         row = await self._recordings.get(request.id)
+        if await self._state(row) is RecordingState.RUNNING:
+            # Else it would run on without being listed, and nobody could end it.
+            raise Conflict(
+                f"session {row.id} runs; end it first: tele sessions kill {row.id}, or wait"
+            )
         said = self._journal.event("recording.delete", caller, session_id=row.id, of_user=row.user)
 
         async def on_record(changes: Sequence[Put | Delete]) -> None:
