@@ -646,6 +646,8 @@ def test_a_word_for_another_node_is_not_held_against_the_proxy(
             cluster.reactor.until(closed)
             cluster.reactor.until(lambda: not node.service.factory.present)
         assert blamed == expected
+    said = [event.error for event in cluster.wait_event("auth.denied", 2)]
+    assert said == ["a proxy's word for another node", "a proxy's word that was said before"]
 
 
 def test_visitors_of_one_address_at_a_node(cluster: SmallCluster) -> None:

@@ -23,7 +23,7 @@ from twisted.internet.interfaces import IProtocol
 from tele.admission.slots import Slots
 from tele.capacity.descriptors import DescriptorBudget, process_budget
 from tele.conch.connection import SSHConnection
-from tele.conch.credentials import CertificateCredentials, Trust, make_portal
+from tele.conch.credentials import CertificateCredentials, DeniedAttempt, Trust, make_portal
 from tele.conch.exchange import HostKeys
 from tele.conch.factory import ServerAlgorithms, SSHServerFactory
 from tele.conch.farewell import Farewell
@@ -31,7 +31,7 @@ from tele.conch.limits import Limits
 from tele.conch.names import Names
 from tele.conch.server import SSHServerTransport
 from tele.conch.sockets import listen, peer_address
-from tele.errors import Conflict, TeleError, Unavailable
+from tele.errors import Conflict, ProtocolError, TeleError, Unavailable
 from tele.interfaces import IRecorder, ISubsystem
 from tele.loop import make_logger, now
 from tele.membership.member import Member
@@ -197,10 +197,14 @@ class NodeService(Service):
                 visitor, proxy = self._vouching.take(
                     data[:size], *self._member.clock.dates, elapsed=self._reactor.seconds()
                 )
-            except Misdirected:
-                # Another node says that it is here. That is no fault of the proxy's, whose
-                # visitors for this node are not to pay for it.
-                transport.fault = None
+            except ProtocolError as error:
+                self._trail.denied(
+                    DeniedAttempt("", transport.remote_addr(), "proxy", "proxy", str(error))
+                )
+                if isinstance(error, Misdirected):
+                    # Another node says that it is here. That is no fault of the proxy's, whose
+                    # visitors for this node are not to pay for it.
+                    transport.fault = None
                 raise
             transport.vouched_for(visitor.remote_addr, proxy)
         return size
