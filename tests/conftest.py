@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -66,7 +67,11 @@ def _no_processes_left(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     before = _children(os.getpid())
     yield
-    left = {pid for pid in _children(os.getpid()) - before if _is_running(pid)}
+    deadline = time.monotonic() + 10  # what was told to end may still be ending
+    while left := {pid for pid in _children(os.getpid()) - before if _is_running(pid)}:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
     assert not left, f"{request.node.nodeid} left processes: {sorted(map(_command, left))}"
 
 

@@ -62,7 +62,10 @@ class Rewriter:
         return self._write()
 
     def _write(self) -> Deferred[None]:
-        return self._worker.call(self._store.write).addBoth(self._written)
+        # Whoever waits may give up, as at a stop; the files are written all the same.
+        done: Deferred[None] = Deferred()
+        self._worker.call(self._store.write).addBoth(self._written).addBoth(done.callback)
+        return done
 
     def _written(self, result: str | Failure) -> None:
         if isinstance(result, Failure):
