@@ -75,10 +75,27 @@ def test_no_limits(world: World) -> None:
         assert put(world, tape, number, 4 << 20) == ""
 
 
+def row_of(node_id: str, user: str = "alice") -> Any:
+    """What counts of a recording's row."""
+    return type("Row", (), {"user": user, "size": 0, "node_id": node_id})()
+
+
+def test_one_node_uses_up_no_users_limit_elsewhere() -> None:
+    """A node that was taken over cannot have a user's sessions on other nodes go unrecorded."""
+    use = RecordingUse(RecordingLimits(session=0, user=1 << 20))
+    assert use.add(row_of("bad"), 100 << 20, 0.0) != ""
+    assert use.add(row_of("web1"), 768 << 10, 0.0) == ""
+    # Honest nodes count together.
+    assert use.add(row_of("web1"), 1, 0.0) != ""
+    assert use.add(row_of("web2"), 512 << 10, 0.0) == ""
+    assert use.add(row_of("web2"), 1, 0.0) != ""
+    assert use.add(row_of("bad", "bob"), 1, 0.0) == ""
+
+
 def test_the_clock_counts_only_forward() -> None:
     """What was used is never less than nothing, however long nothing was sent."""
     use = RecordingUse(RecordingLimits(session=0, user=1 << 20))
-    row: Any = type("Row", (), {"user": "alice", "size": 0})()
+    row = row_of("web1")
     assert use.add(row, 1 << 20, 0.0) == ""
     assert use.add(row, 1 << 20, 10 * DAY) == ""
     assert use.add(row, 1, 10 * DAY) != ""
