@@ -459,18 +459,19 @@ class Recordings:
         """Remove a recording. ``on_record`` commits the last changes with the event about it."""
         await self._archive.remove(row.id)
         await self._ended(row.id)
-        changes: list[Put | Delete] = [
-            self._rows.delete(row.id),
-            *(Delete(key) for key in (open_key(row), *_index_keys(row))),
-        ]
-        if not row.complete:
-            changes.append(Put(REMOVED + row.id, row.node_id.encode(), ttl=BEHIND))
-        await on_record(changes)
+        await on_record(
+            [
+                self._rows.delete(row.id),
+                *(Delete(key) for key in (open_key(row), *_index_keys(row))),
+                # Its node may not know yet that auth had all of it, and send it again.
+                Put(REMOVED + row.id, row.node_id.encode(), ttl=BEHIND),
+            ]
+        )
         if not row.complete:
             await self._archive.remove(row.id)  # its node may have sent a chunk meanwhile
 
     async def _was_removed(self, host: HostIdentity, recording_id: str) -> bool:
-        """Whether a recording of ``host`` was removed before it was complete."""
+        """Whether a recording of ``host`` was removed."""
         item = await self._backend.get(REMOVED + recording_id)
         return item is not None and item.value == host.host_id.encode()
 
