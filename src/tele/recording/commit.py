@@ -105,7 +105,10 @@ class GroupCommit:
 
         def done(results: list[Any]) -> None:
             for (source, _), result in zip(begun, results, strict=True):
-                source.done(result)
+                try:
+                    source.done(result)
+                except Exception:  # what goes wrong in one session stops no other
+                    log.failure("a recording did not go on")
 
         self._writer.call(_all, [job for _, job in begun]).addCallback(done).addErrback(
             lambda failure: log.failure("recordings could not be written", failure=failure)
