@@ -21,13 +21,13 @@ Invariants:
 * What auth said is corrected, never contradicted: a session that auth has ended and that runs after
   all is listed again (``session.resume``), and an end that its node reports later names the event
   that it ``corrects``.
-* A host says nothing about another one's sessions.
+* A host says nothing about another one's sessions, and pays for each event that its reports cause.
 * Nobody is silent only because auth was away, or because its clock was set.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -70,6 +70,9 @@ BATCH: Final = 200
 
 #: What auth alone says in the event of an end.
 OWN_FIELDS: Final = frozenset(("by", "corrects"))
+
+#: Counts so many events of a host, or raises :class:`tele.errors.Unavailable`.
+Charge = Callable[[int], Awaitable[None]]
 
 START: Final = "session.start"
 END: Final = "session.end"
@@ -178,11 +181,14 @@ class SessionEnds:
             ends.delete(value.session_id),
         ]
 
-    async def report(self, host: HostIdentity, said: ReportSessions) -> None:
-        """Take a node's word for which of its sessions run."""
-        await self._locked(host.host_id, lambda: self._report(host.host_id, said))
+    async def report(self, host: HostIdentity, said: ReportSessions, charge: Charge) -> None:
+        """Take a node's word for which of its sessions run.
 
-    async def _report(self, host_id: str, said: ReportSessions) -> None:
+        ``charge`` is called before events are appended, and raises when they are too many.
+        """
+        await self._locked(host.host_id, lambda: self._report(host.host_id, said, charge))
+
+    async def _report(self, host_id: str, said: ReportSessions, charge: Charge) -> None:
         running = set(said.sessions)
         restarted = Reason(
             "node_restarted",
@@ -198,12 +204,14 @@ class SessionEnds:
             gone = [kept for kept in page if kept.name not in running]
             killed = [kept for kept in gone if kept.value.session.started < said.since]
             lost = [kept for kept in gone if kept.value.session.started >= said.since]
+            await charge(len(gone))
             await self._end(host_id, killed, restarted)
             await self._end(host_id, lost, unreported)
-        async for ended in _pages(self._ends(host_id)):
-            for kept in ended:
-                if kept.name in running:
-                    await self._resume(host_id, kept.name, kept.value)
+        for begin in range(0, len(said.sessions), BATCH):
+            names = said.sessions[begin : begin + BATCH]
+            for ended in await self._ends(host_id).get_many(names):
+                await charge(1)
+                await self._resume(host_id, ended.name, ended.value)
 
     async def _resume(self, host_id: str, session_id: str, ended: EndedSession) -> None:
         """List a session again that auth has ended, and that runs."""

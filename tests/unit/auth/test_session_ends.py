@@ -11,8 +11,10 @@ from attrs import evolve
 
 from auth_world import HOST_ID, OTHER_ID, Tape, World, result
 from tele.audit.chain import event
+from tele.auth import quotas
+from tele.auth.quotas import Quota
 from tele.auth.session_ends import BATCH, END_AFTER, LOOK_SECONDS, OFFLINE_SECONDS
-from tele.errors import AccessDenied, InvalidInput
+from tele.errors import AccessDenied, InvalidInput, Unavailable
 from tele.interfaces import Delete
 from tele.loop import now
 from tele.model.api import members, people, records, table
@@ -270,6 +272,19 @@ def test_a_report_has_a_limit(world: World, node: Sessions) -> None:
     with pytest.raises(InvalidInput):
         node.report(*["x"] * (records.REPORT_LIMIT + 1))
     assert node.ends() == []
+
+
+def test_a_report_costs_the_events_that_it_causes(
+    world: World, node: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that has its sessions end and go on in turns fills the audit no faster (attack)."""
+    monkeypatch.setattr(quotas, "EVENTS", Quota("events", 6, 0, "events"))
+    one, two = node.start(), node.start()
+    node.report()
+    node.report(one, two)
+    with pytest.raises(Unavailable, match="quota of 6 events"):
+        node.report()
+    assert len(world.events("session.end")) == len(world.events("session.resume")) == 2
 
 
 def test_auth_that_was_away_takes_nobody_for_silent(world: World, node: Sessions) -> None:

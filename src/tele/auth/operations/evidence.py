@@ -111,7 +111,11 @@ class Evidence:
         if len(request.sessions) > api.REPORT_LIMIT:
             raise InvalidInput(f"more than {api.REPORT_LIMIT:,} sessions at once")
         await self._members.require(host)
-        await self._ends.report(host, request)
+        # What it causes counts as if the node had reported it: it cannot have its sessions end
+        # and go on in turns to fill the audit.
+        await self._ends.report(
+            host, request, lambda count: self._take(caller, quotas.EVENTS, count)
+        )
         return Nothing()
 
     async def _problem_with_session(self, host: HostIdentity, value: Event) -> str:
