@@ -262,9 +262,26 @@ def beside(local: BlockingAuthority, config: Path, operation: Any) -> dict[str, 
     return found
 
 
+def one_list(
+    config: Path, local: BlockingAuthority, name: str, operation: Any, request: Any
+) -> dict[str, Any]:
+    """Measure one of the lists, ``tele NAME ls``."""
+    more = ("--limit", "0") if name == "audit" else ()
+    words = [str(BIN / "tele"), name, "ls", *more, "--config", str(config)]
+    printed = run(*words, "--format", "json")
+    return {
+        "page_ms": best(lambda: local.perform(operation, request)),
+        "first_ms": round(min(first_line(words) for _ in range(3)) * 1000, 1),
+        "head_ms": best(lambda: run("sh", "-c", '"$@" | head -1', "sh", *words)),
+        "whole_s": round(timed(lambda: run(*words)), 2),
+        "json_s": round(timed(lambda: run(*words, "--format", "json")), 2),
+        "rows": len(json.loads(printed)),
+        "beside_ms": beside(local, config, operation),
+    }
+
+
 def measure(config: Path, node: Node, rows: int, only: Sequence[str]) -> dict[str, Any]:
     """Measure all lists."""
-    tele = str(BIN / "tele")
     local = BlockingAuthority.local(str(config.parent / "data" / "auth.sock"))
     asked: dict[str, Any] = {
         "recordings": (table.LIST_RECORDINGS, records.ListRecordings()),
@@ -278,22 +295,11 @@ def measure(config: Path, node: Node, rows: int, only: Sequence[str]) -> dict[st
         if only and name not in only:
             continue
         node.announce()
-        more = ("--limit", "0") if name == "audit" else ()
-        words = [tele, name, "ls", *more, "--config", str(config)]
-        printed = run(*words, "--format", "json")
-        found[name] = {
-            "page_ms": best(lambda: local.perform(operation, request)),  # noqa: B023
-            "first_ms": round(min(first_line(words) for _ in range(3)) * 1000, 1),
-            "head_ms": best(lambda: run("sh", "-c", '"$@" | head -1', "sh", *words)),  # noqa: B023
-            "whole_s": round(timed(lambda: run(*words)), 2),  # noqa: B023
-            "json_s": round(timed(lambda: run(*words, "--format", "json")), 2),  # noqa: B023
-            "rows": len(json.loads(printed)),
-            "beside_ms": beside(local, config, operation),
-        }
+        found[name] = one_list(config, local, name, operation, request)
     if not only or "show" in only:
         page = local.perform(table.LIST_RECORDINGS, records.ListRecordings())
         prefix = page.items[-1].id[:13]
-        words = [tele, "recordings", "show", prefix, "--config", str(config)]
+        words = [str(BIN / "tele"), "recordings", "show", prefix, "--config", str(config)]
         found["show"] = {"prefix_ms": best(lambda: run(*words))}
     return found
 

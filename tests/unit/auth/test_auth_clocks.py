@@ -104,7 +104,13 @@ def test_who_has_just_joined_keeps_the_name_while_the_clock_is_set_a_little(worl
 
 
 # -- wrong passwords -------------------------------------------------------------------
-def guessed(count: int, guard: Guard = Guard(), at: datetime = NOON) -> Guard:  # noqa: B008
+
+
+#: What a user has of whom no password was guessed.
+UNHARMED = Guard()
+
+
+def guessed(count: int, guard: Guard = UNHARMED, at: datetime = NOON) -> Guard:
     for _ in range(count):
         _, guard = guard.attempt("n", False, at)
     return guard
