@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, Final, TextIO
+from typing import Any, Final, Protocol, TextIO
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import (
@@ -86,6 +86,13 @@ class Log:
         ``failure`` is a Twisted Failure; None is the exception being handled.
         """
         self._logger.failure(text, failure=failure, **fields)
+
+
+class Lines(Protocol):
+    """Takes lines for the log."""
+
+    def info(self, text: str, /, **fields: object) -> None:
+        """Say what an operator may want to read later."""
 
 
 def make_logger(name: str) -> Log:

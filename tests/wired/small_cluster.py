@@ -42,7 +42,7 @@ from tele.node.spawning import Spawning
 from tele.proxy.service import ProxyService
 from tele.recording.archive import DirectoryArchive
 from tele.store.sqlite import SqliteBackend
-from tele.tunnel.plan import preferred
+from tele.tunnel.proxy_choice import preferred
 
 
 def free_port() -> int:

@@ -18,9 +18,10 @@ import api_world
 from api_world import SERVER_NAME
 from tele.certs.pins import pin
 from tele.errors import AccessDenied, InvalidInput, NotFound, NotLoggedIn, TeleError, Unreachable
-from tele.https.blocking import BlockingAuthority, fetch_cluster_blocking, split_address
+from tele.https.blocking import BlockingAuthority, fetch_cluster_blocking
 from tele.https.first_contact import UnverifiedCluster
 from tele.https.identity import TlsFiles, TlsIdentity
+from tele.model.addresses import split_address
 from tele.model.api import table
 from tele.model.api.members import ByName
 from tele.model.api.operation import Nothing

@@ -25,7 +25,7 @@ from tele.conch.homes import Homes
 from tele.conch.limits import Limits, Startups
 from tele.conch.penalties import Fault, Penalties
 from tele.conch.waiting import WaitingList
-from tele.loop import make_logger
+from tele.loop import Lines, make_logger
 from tele.model.addresses import source_network
 
 log = make_logger(__name__)
@@ -61,13 +61,6 @@ class Arrival(Protocol):
 
     def make_room(self) -> None:
         """Wait no more: of another source nobody waits, or fewer."""
-
-
-class Lines(Protocol):
-    """Takes lines for the log."""
-
-    def info(self, text: str, /, **fields: object) -> None:
-        """Say what an operator may want to read later."""
 
 
 @frozen

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from tele.certs.algorithms import HOST_ALGORITHMS, SERVER_SIGNATURE_ALGORITHMS, certificate_type
 from tele.conch.connection import SSHConnection
-from tele.conch.door import CROWDED, Arrival, Lines
+from tele.conch.door import CROWDED, Arrival
 from tele.conch.exchange import Exchange, HostKeys
 from tele.conch.host_key_proofs import PROOFS_LIMIT, announcement, proof
 from tele.conch.limits import Limits
@@ -26,6 +26,7 @@ from tele.conch.sockets import DirectSocket
 from tele.conch.transport import Transport
 from tele.conch.waiting import WaitingList
 from tele.errors import ProtocolError, quoted
+from tele.loop import Lines
 from tele.model.addresses import source_network
 from tele.model.identity import HostIdentity
 from tele.text import printable

@@ -24,7 +24,6 @@ from zope.interface import implementer
 
 from tele._version import VERSION
 from tele.conch.datapath import IDataTransport
-from tele.conch.door import Lines
 from tele.conch.exchange import Exchange
 from tele.conch.incoming import Incoming
 from tele.conch.keepalive import Keepalive, watch
@@ -35,7 +34,7 @@ from tele.conch.scratch import DATA_ROOMS, MAX_PACKET, PADDING, RECEIVED
 from tele.conch.small_messages import TEXT_LIMIT, SmallMessages
 from tele.conch.sockets import DirectSocket
 from tele.errors import ProtocolError
-from tele.loop import make_logger
+from tele.loop import Lines, make_logger
 from tele.model.addresses import plain_host, source_network
 from tele.text import printable_lines
 from tele.wire import numbers as n

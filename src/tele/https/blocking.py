@@ -24,6 +24,7 @@ from tele.https import leaving
 from tele.https.answers import decode_error, read_line
 from tele.https.encoding import decode_response, encode_request
 from tele.https.identity import ALPN, TlsFiles, TlsIdentity
+from tele.model.addresses import split_address
 from tele.model.api.operation import Nothing, Operation
 
 if TYPE_CHECKING:  # the whole table takes longer to import than all the rest
@@ -47,24 +48,6 @@ _OUR_CERTIFICATE: Final = (
     "CERTIFICATE_REVOKED",
     "CERTIFICATE_REQUIRED",
 )
-
-
-#: Digits that the number of a port may have.
-PORT_DIGITS: Final = 5
-
-
-def split_address(address: str, default_port: int = 3025) -> tuple[str, int]:
-    """Read ``host``, ``host:port``, ``[v6]:port``; raises :class:`InvalidInput`."""
-    host, colon, port = address.rpartition(":")
-    if not colon or (host.count(":") and not host.startswith("[")) or address.endswith("]"):
-        host, port = address, str(default_port)
-    host = host.removeprefix("[").removesuffix("]")
-    # Python refuses to read thousands of digits, in an error of its own.
-    is_number = port.isascii() and port.isdigit() and len(port) <= PORT_DIGITS
-    if not host or not is_number or not 0 < int(port) < 65536:
-        raise InvalidInput(f"{address[:256]!r} is not an address such as example.com:3080")
-    return host, int(port)
-
 
 _CHECK: Final = "\ncheck the address, and that it runs there"
 

@@ -19,13 +19,13 @@ from zope.interface import implementer
 
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unreachable, WrongClock
 from tele.https.answers import decode_error, read_line
-from tele.https.blocking import split_address
 from tele.https.connection import BODY_LIMIT, ApiConnection, NotSent, Taken
 from tele.https.encoding import Encoded, decode_response, encode_request
 from tele.https.first_contact import pinned, server_name, unverified
 from tele.https.identity import TlsIdentity
 from tele.https.pool import Endpoint, Pool
 from tele.interfaces import IAuthority
+from tele.model.addresses import split_address
 from tele.model.api.members import ClusterInfo
 from tele.model.api.operation import Nothing, Operation
 from tele.model.api.table import CLUSTER

@@ -20,11 +20,11 @@ from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from tele.errors import Unreachable
-from tele.https.blocking import split_address
 from tele.https.connection import ApiConnection, NotSent
 from tele.https.endpoints import endpoint_of
 from tele.https.identity import TlsIdentity
 from tele.https.trust import ClientTls
+from tele.model.addresses import split_address
 from tele.tcp import notice_dead_peer_below
 
 CONNECT_TIMEOUT: Final = 10.0

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from tele.errors import TeleError
-from tele.https.blocking import split_address
 from tele.loop import backoff
 from tele.membership.bell import Bell
 from tele.membership.calls import Calls, pause_after
 from tele.membership.identity import MemberIdentity
+from tele.model.addresses import split_address
 from tele.model.api.members import Announced
 from tele.model.api.table import ANNOUNCE
 from tele.model.identity import HostRole

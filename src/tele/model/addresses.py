@@ -19,6 +19,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from itertools import zip_longest
 from typing import Final, TypeVar
 
+from tele.errors import InvalidInput
+
 T = TypeVar("T")
 
 IPAddress = IPv4Address | IPv6Address
@@ -28,6 +30,8 @@ IPNetwork = IPv4Network | IPv6Network
 ADDRESSES_LIMIT: Final = 16
 #: Seconds after which the next address of a name is tried beside the one before (RFC 8305).
 ATTEMPT_DELAY: Final = 0.25
+#: Digits that the number of a port may have.
+PORT_DIGITS: Final = 5
 #: How much of an IPv6 address one customer has.
 SOURCE_BITS: Final = 64
 
@@ -105,3 +109,16 @@ def alternate(addresses: Iterable[T], family: Callable[[T], object]) -> list[T]:
     for each in addresses:
         families.setdefault(family(each), []).append(each)
     return [each for turn in zip_longest(*families.values()) for each in turn if each is not None]
+
+
+def split_address(address: str, default_port: int = 3025) -> tuple[str, int]:
+    """Read ``host``, ``host:port``, ``[v6]:port``; raises :class:`InvalidInput`."""
+    host, colon, port = address.rpartition(":")
+    if not colon or (host.count(":") and not host.startswith("[")) or address.endswith("]"):
+        host, port = address, str(default_port)
+    host = host.removeprefix("[").removesuffix("]")
+    # Python refuses to read thousands of digits, in an error of its own.
+    is_number = port.isascii() and port.isdigit() and len(port) <= PORT_DIGITS
+    if not host or not is_number or not 0 < int(port) < 65536:
+        raise InvalidInput(f"{address[:256]!r} is not an address such as example.com:3080")
+    return host, int(port)

@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterable
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from tele.https.blocking import split_address
 from tele.loop import make_logger
-from tele.model.addresses import plain_address, plain_host
+from tele.model.addresses import plain_address, plain_host, split_address
 
 log = make_logger(__name__)
 

@@ -35,10 +35,10 @@ from tele.conch.refusals import refusal, terminal_lines
 from tele.conch.relay import RelayChannel, StreamEnd
 from tele.conch.windows import WindowBudget
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unavailable, Unreachable
-from tele.https.blocking import PORT_DIGITS, split_address
 from tele.loop import Expiry, make_logger, now
 from tele.membership.reviewing import Review
 from tele.model import access
+from tele.model.addresses import PORT_DIGITS, split_address
 from tele.model.api.members import ClusterState
 from tele.model.identity import UserIdentity
 from tele.model.presence import Host

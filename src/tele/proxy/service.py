@@ -27,13 +27,12 @@ from tele.conch.names import Names
 from tele.conch.server import SSHServerTransport
 from tele.conch.sockets import listen
 from tele.errors import TeleError, Unavailable
-from tele.https.blocking import split_address
 from tele.https.trust import ServerTls
 from tele.loop import backoff, make_logger, now
 from tele.membership.identity import tls_authorities
 from tele.membership.member import Member
 from tele.model.access import Denied
-from tele.model.addresses import source_network
+from tele.model.addresses import source_network, split_address
 from tele.model.api import table
 from tele.model.api.members import HostChanges, Proxy, WatchHosts
 from tele.model.authority import AuthorityKind

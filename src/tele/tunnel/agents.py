@@ -25,7 +25,7 @@ from tele.errors import Unreachable
 from tele.model.api.members import Proxy
 from tele.model.identity import HostIdentity
 from tele.tunnel.agent import Agent, AgentConnection, Means, Serve
-from tele.tunnel.plan import preferred, wanted
+from tele.tunnel.proxy_choice import preferred, wanted
 from tele.tunnel.visits import OPEN_SECONDS
 from tele.tunnel.words import AUTH, INSTANCE_SIZE
 

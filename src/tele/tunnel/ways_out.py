@@ -30,10 +30,10 @@ from zope.interface import implementer
 
 from tele.conch.sockets import DirectReactor, DirectSocket
 from tele.errors import TeleError, Unreachable
-from tele.https.blocking import split_address
 from tele.https.endpoints import endpoint_of
 from tele.https.via import Choose, Kind, Login, Via, direct
 from tele.https.via_words import Asking, ask
+from tele.model.addresses import split_address
 from tele.workers import SerialWorker
 
 

@@ -10,7 +10,8 @@ from attrs import evolve
 from tele.model.api.members import Proxy
 from tele.model.identity import HostRole
 from tele.model.presence import Host, Mode, Status
-from tele.tunnel.plan import Direct, Through, Tunnelled, preferred, routes, wanted
+from tele.tunnel.plan import Direct, Through, Tunnelled, routes
+from tele.tunnel.proxy_choice import preferred, wanted
 
 PROXIES = [Proxy(f"id-{n}", f"proxy{n}", (f"p{n}:3080",), f"p{n}:3080") for n in range(5)]
 NODE = Host(

@@ -41,9 +41,8 @@ from tele.certs.issue import HOST_LIFETIME
 from tele.certs.names import check_name
 from tele.certs.rejoin import check_rejoin
 from tele.errors import AccessDenied, BadCertificate, InvalidInput, Unavailable, quoted
-from tele.https.blocking import split_address
 from tele.loop import now
-from tele.model.addresses import plain_address, plain_host
+from tele.model.addresses import plain_address, plain_host, split_address
 from tele.model.api import members as api
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Nothing
