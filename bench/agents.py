@@ -22,18 +22,18 @@ from twisted.internet.stdio import StandardIO
 from twisted.internet.task import deferLater
 from twisted.protocols.basic import LineOnlyReceiver
 
-from tele.conch.client import ClientIdentity, MemberVerifier
+from tele.conch.client.transport import ClientIdentity, MemberVerifier
 from tele.errors import Unavailable
 from tele.https.client import RemoteAuthority
-from tele.https.first_contact import server_name
+from tele.https.pinning import server_name
 from tele.membership.identity import MemberIdentity, ssh_authorities, tls_authorities
 from tele.membership.joining import Applicant, JoinSettings, Network, join
 from tele.model.api.table import ANNOUNCE
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostRole
 from tele.model.presence import Mode, Presence
+from tele.outbound.dialer import dial
 from tele.tunnel.agents import Agents
-from tele.tunnel.ways_out import dial
 
 PARALLEL = 8
 LOOK_SECONDS = 0.05

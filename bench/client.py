@@ -26,9 +26,9 @@ from twisted.protocols.basic import LineOnlyReceiver
 
 from tele.certs.certificate import parse_certificate
 from tele.certs.keys import PrivateKey
-from tele.conch.client import ClientIdentity, connect
-from tele.conch.client_session import execute
-from tele.conch.sockets import DirectReactor
+from tele.conch.client.session import execute
+from tele.conch.client.transport import ClientIdentity, connect
+from tele.sockets.direct import DirectReactor
 
 #: Logins under way at once: servers refuse strangers beyond some number.
 PARALLEL = 8

@@ -36,7 +36,7 @@ from agents import join_in_turn
 from servers import BIN, Fleet, Server, account, auth, run
 from tele.errors import Unreachable
 from tele.https.client import RemoteAuthority
-from tele.https.first_contact import server_name
+from tele.https.pinning import server_name
 from tele.membership.identity import MemberIdentity, tls_authorities
 from tele.membership.joining import Applicant, JoinSettings
 from tele.model.api.members import WatchState

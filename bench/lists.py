@@ -41,10 +41,10 @@ from tele.audit.reading import HEAD, event_key
 from tele.auth.recording_search import INDEX, OF_USER
 from tele.auth.recordings import ROWS, SESSIONS, SESSIONS_OF
 from tele.https.blocking import BlockingAuthority
-from tele.https.first_contact import server_name
+from tele.https.pinning import server_name
 from tele.interfaces import Put
 from tele.membership.identity import HostKeyPair, MemberIdentity, assemble, tls_authorities
-from tele.model.api import members, people, records, table
+from tele.model.api import members, recordings, table, users
 from tele.model.api.operation import Nothing
 from tele.model.codec import encode
 from tele.model.identity import HostRole
@@ -62,7 +62,7 @@ PROBES: Final = 40
 PAGE: Final = 500
 
 
-def recordings(rows: int) -> Iterator[Put]:
+def rows_of_recordings(rows: int) -> Iterator[Put]:
     """Rows of recordings, a minute apart, of 500 users."""
     begin = datetime.now(UTC) - timedelta(minutes=rows)
     for number in range(rows):
@@ -90,7 +90,7 @@ def sessions(rows: int, node: str) -> Iterator[Put]:
         yield Put(f"{SESSIONS_OF}{user}/{name}", b"")
 
 
-def users(rows: int) -> Iterator[Put]:
+def rows_of_users(rows: int) -> Iterator[Put]:
     """Users without a password."""
     for number in range(rows):
         name = f"user{number}"
@@ -117,7 +117,7 @@ def fill(path: Path, rows: int, node: str) -> None:
     """Put rows of each kind into a store that nobody uses."""
     connection = sqlite_file.open_file(path)
     connection.execute("PRAGMA synchronous = OFF")
-    for puts in (recordings(rows), sessions(rows // 25, node), users(rows // 5),
+    for puts in (rows_of_recordings(rows), sessions(rows // 25, node), rows_of_users(rows // 5),
                  events(rows, connection)):  # fmt: skip
         batch: list[Put] = []
         for put in puts:
@@ -140,7 +140,7 @@ class Node:
 
     def join(self) -> None:
         """Become a member."""
-        token = self.local.perform(table.ADD_TOKEN, people.NewToken((HostRole.NODE,))).token
+        token = self.local.perform(table.ADD_TOKEN, users.NewToken((HostRole.NODE,))).token
         info = self.local.perform(table.CLUSTER, Nothing())
         self.trust, keys = tuple(tls_authorities(info.authorities)), HostKeyPair.generate()
         request = members.JoinRequest(token, "web1", HostRole.NODE, keys.public)
@@ -284,10 +284,10 @@ def measure(config: Path, node: Node, rows: int, only: Sequence[str]) -> dict[st
     """Measure all lists."""
     local = BlockingAuthority.local(str(config.parent / "data" / "auth.sock"))
     asked: dict[str, Any] = {
-        "recordings": (table.LIST_RECORDINGS, records.ListRecordings()),
-        "sessions": (table.LIST_SESSIONS, people.Paged()),
-        "users": (table.LIST_USERS, people.Paged()),
-        "audit": (table.LIST_EVENTS, records.ListEvents(newest=True)),
+        "recordings": (table.LIST_RECORDINGS, recordings.ListRecordings()),
+        "sessions": (table.LIST_SESSIONS, users.Paged()),
+        "users": (table.LIST_USERS, users.Paged()),
+        "audit": (table.LIST_EVENTS, recordings.ListEvents(newest=True)),
     }
     found: dict[str, Any] = {"rows": rows, "cores": os.cpu_count()}
     found["quiet_ms"] = delays(local, lambda: False)
@@ -297,7 +297,7 @@ def measure(config: Path, node: Node, rows: int, only: Sequence[str]) -> dict[st
         node.announce()
         found[name] = one_list(config, local, name, operation, request)
     if not only or "show" in only:
-        page = local.perform(table.LIST_RECORDINGS, records.ListRecordings())
+        page = local.perform(table.LIST_RECORDINGS, recordings.ListRecordings())
         prefix = page.items[-1].id[:13]
         words = [str(BIN / "tele"), "recordings", "show", prefix, "--config", str(config)]
         found["show"] = {"prefix_ms": best(lambda: run(*words))}

@@ -28,10 +28,10 @@ from tele import interfaces
 from tele.certs.algorithms import HOST_ALGORITHMS, USER_ALGORITHMS
 from tele.cli.lazy import LazyGroup
 from tele.cli.main import tele
-from tele.conch.client import HOST_CERTIFICATES
+from tele.conch.client.transport import HOST_CERTIFICATES
 from tele.config import values
 from tele.config.values import Address, Chosen, FileConfig, Network, Pins, Size
-from tele.https.via import Via
+from tele.outbound.egress import Via
 from tele.wire.agreement import METHODS, SERVER_METHODS
 from tele.wire.ciphers import CIPHERS, MACS, SERVER_CIPHERS
 from tele.wire.negotiation import COMPRESSIONS

@@ -7,29 +7,29 @@ from pathlib import Path
 
 import pytest
 
+from tele.admission import limits, penalties
+from tele.admission.member_sources import HOME_SECONDS
 from tele.certs import certificate
-from tele.conch import channel as channels
-from tele.conch import connection, door, limits, listening, names, penalties, session
-from tele.conch.global_replies import GLOBAL_REQUESTS_LIMIT
-from tele.conch.homes import HOME_SECONDS
-from tele.conch.host_key_proofs import PROOFS_LIMIT
-from tele.conch.userauth import LOGIN_LIMIT
-from tele.conch.windows import LEAST
+from tele.conch.connection import channel as channels
+from tele.conch.connection import connection
+from tele.conch.connection.global_replies import GLOBAL_REQUESTS_LIMIT
+from tele.conch.connection.host_key_proofs import PROOFS_LIMIT
+from tele.conch.connection.windows import LEAST
+from tele.conch.forwarding import listening
+from tele.conch.server import connection_admission as door
+from tele.conch.server.userauth import LOGIN_LIMIT
+from tele.conch.session import channel as session
 from tele.model import addresses
 from tele.model.resources import MAX_FORWARDS
-from tele.node import forward_record, forwards, realm, sftp_server
-from tele.proxy import (
-    admission,
-    client_hello,
-    demultiplexer,
-    doors,
-    index,
-    jump,
-    people,
-    service,
-    ways,
-)
-from tele.tunnel import acceptor, visits, vouching
+from tele.node import forward_record, forwards, realm
+from tele.outbound import name_lookup as names
+from tele.proxy import admission, client_hello, demultiplexer, jump, service
+from tele.proxy import tls_routes as doors
+from tele.proxy import user_limits as people
+from tele.routing import dialer as ways
+from tele.routing import index
+from tele.spawner import sftp_server
+from tele.tunnel import acceptor, relayed_channels, vouching
 from tele.wire import fields, proxy_header, version
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "attacks.rst"
@@ -131,10 +131,12 @@ ROWS: dict[str, list[str]] = {
         "some 16 KiB",  # DESIGN's law, held by bench/tunnels.py
     ],
     "way through a proxy to a node": [
-        f"{visits.CHANNELS_LIMIT} on one node's tunnel, {visits.PEER_CHANNELS_LIMIT} to another",
+        f"{relayed_channels.CHANNELS_LIMIT} on one node's tunnel",
+        f"{relayed_channels.PEER_CHANNELS_LIMIT} to another",
         f"person: {people.CHANNELS_LIMIT}",
         f"together {mib(people.WINDOWS_LIMIT)}, then {kib(LEAST)} for each",
-        f"{seconds(visits.OPEN_SECONDS)} to open, {seconds(ways.IMPATIENT)} for an address",
+        f"{seconds(relayed_channels.OPEN_SECONDS)} to open",
+        f"{seconds(ways.IMPATIENT)} for an address",
     ],
     "look-up of a node at a proxy": [
         f"a name of {jump.TARGET_LIMIT} characters, {index.SELECTOR_LIMIT} labels",
@@ -145,7 +147,7 @@ ROWS: dict[str, list[str]] = {
         f"{names.THREADS} threads",
         f"{addresses.ADDRESSES_LIMIT} addresses",
         f"node: {names.THREADS_PER_KEY} threads, {names.WAITING_PER_KEY} that wait",
-        f"{seconds(names.SECONDS)} within the {seconds(visits.OPEN_SECONDS)}",
+        f"{seconds(names.SECONDS)} within the {seconds(relayed_channels.OPEN_SECONDS)}",
         f"last for {seconds(ways.AVOIDED)}",
     ],
     "logged in: messages of a connection": [
@@ -184,7 +186,7 @@ ROWS: dict[str, list[str]] = {
         f"{acceptor.STREAMS_LIMIT} streams to auth on one of them",
         f"{acceptor.STREAMS_PER_NODE} on all",
         at_once(acceptor.STREAMS_BURST, acceptor.STREAMS_PER_SECOND),
-        f"{seconds(visits.OPEN_SECONDS)} to open",
+        f"{seconds(relayed_channels.OPEN_SECONDS)} to open",
     ],
     "what refusals cause to be written": [
         at_once(door.LINES_BURST, door.LINES_PER_SECOND, "lines "),

@@ -55,7 +55,7 @@ def test_the_page_on_ssh_has_every_extension() -> None:
     and the page has none that the engine does not know.
     """
     tables = {*CIPHERS, *MACS, *METHODS, *HOST_ALGORITHMS, *USER_ALGORITHMS}
-    sources = [f for room in ("wire", "conch") for f in (ROOT / "src/tele" / room).glob("*.py")]
+    sources = [f for room in ("wire", "conch") for f in (ROOT / "src/tele" / room).rglob("*.py")]
     pattern = r"[a-z0-9-]+@openssh\.com"
     known = {
         name

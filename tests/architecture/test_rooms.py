@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,12 +17,12 @@ RANKS = {
     "errors": 0,
     "text": 0,
     "_version": 0,
+    "spawner": 0,
     "model": 1,
     "terminal": 1,
     "private_files": 1,
     "data_dir": 1,
     "durable_files": 1,
-    "tcp": 1,
     "log_stream": 1,
     "interfaces": 2,
     "wire": 2,
@@ -29,26 +31,29 @@ RANKS = {
     "admission": 2,
     "certs": 3,
     "loop": 4,
-    "capacity": 4,
-    "workers": 4,
-    "call_queue": 4,
-    "store": 5,
-    "https": 5,
-    "audit": 6,
-    "conch": 6,
-    "recording": 6,
-    "membership": 7,
-    "tunnel": 7,
-    "auth": 8,
-    "node": 8,
-    "proxy": 8,
-    "web": 8,
-    "config": 9,
-    "plugins": 9,
-    "testing": 9,
-    "embed": 10,
-    "tap": 11,
-    "cli": 11,
+    "capacity": 5,
+    "workers": 5,
+    "call_queue": 5,
+    "sockets": 6,
+    "store": 6,
+    "outbound": 7,
+    "https": 8,
+    "audit": 9,
+    "conch": 9,
+    "recording": 9,
+    "membership": 10,
+    "tunnel": 10,
+    "routing": 11,
+    "auth": 12,
+    "node": 12,
+    "proxy": 12,
+    "web": 12,
+    "config": 13,
+    "plugins": 13,
+    "testing": 13,
+    "embed": 14,
+    "tap": 15,
+    "cli": 15,
 }
 
 CORES = {
@@ -135,9 +140,28 @@ def test_cores_are_pure(path: Path) -> None:
             )
 
 
+def test_the_spawner_is_stand_alone() -> None:
+    """The program that runs as root imports the standard library and its own folder, nothing else:
+    an interpreter that has no other package imports all of it.
+    """
+    names = [name_of(path) for path in modules() if room_of(name_of(path)) == "spawner"]
+    assert "tele.spawner.program" in names
+    code = (
+        f"import sys; sys.path.append({str(SOURCE)!r}); import {', '.join(names)};"
+        "others = {name.split('.')[0] for name in sys.modules} - sys.stdlib_module_names;"
+        "ours = {name for name in sys.modules if name.startswith('tele.')};"
+        "print(sorted(others), sorted(name for name in ours if 'spawner' not in name))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "['__main__', 'tele'] []\n"
+
+
 def test_only_embedders_let_in_without_a_certificate() -> None:
     """No part of tele knows the classes that ask a Conch program's own checkers."""
-    others = {"tele.conch.conch_server", "tele.conch.conch_userauth", "tele.conch.conch_client"}
+    others = {"tele.conch.compat.server", "tele.conch.compat.userauth", "tele.conch.compat.client"}
     for path in modules():
         name = name_of(path)
         if name not in others and not name.startswith("tele.embed.ssh."):

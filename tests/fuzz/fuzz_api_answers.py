@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from attempts import Dice, main
 from tele.errors import TeleError
-from tele.https.answers import decode_error
+from tele.https.api_errors import decode_error
 from tele.https.connection import ApiConnection
 from tele.https.encoding import Encoded, decode_response
 from tele.model.api.table import CLUSTER

@@ -18,9 +18,9 @@ from twisted.python.failure import Failure
 from attempts import Dice, main
 from channel_ends import ChannelWorld, HeldProgram, HeldPrograms
 from flooder import ROOM, Flooder, Unread, global_request, to_session
-from tele.conch.limits import Limits
-from tele.conch.penalties import PenaltyRules
-from tele.conch.programs import Exit
+from tele.admission.limits import Limits
+from tele.admission.penalties import PenaltyRules
+from tele.conch.session.programs import Exit
 from tele.errors import AccessDenied, Unreachable
 from tele.wire import numbers as n
 from tele.wire.fields import string, uint32

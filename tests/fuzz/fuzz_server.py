@@ -8,8 +8,8 @@ from ipaddress import ip_network
 
 from attempts import Dice, main
 from ssh_attacker import Attacker
-from tele.conch.limits import Limits
-from tele.conch.penalties import PenaltyRules
+from tele.admission.limits import Limits
+from tele.admission.penalties import PenaltyRules
 from tele.testing.ssh import World
 from tele.wire import numbers as n
 from tele.wire.fields import string, uint32

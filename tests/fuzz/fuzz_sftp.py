@@ -6,8 +6,8 @@ Only requests that change nothing are tried, as whoever runs this.
 from __future__ import annotations
 
 from attempts import Dice, main
-from tele.node.sftp_fields import BadPacket
-from tele.node.sftp_server import Server
+from tele.spawner.sftp_fields import BadPacket
+from tele.spawner.sftp_server import Server
 
 #: Close, read, lstat, fstat, opendir, readdir, realpath, stat, readlink, and no such thing.
 HARMLESS = (4, 5, 7, 8, 11, 12, 16, 17, 19, 0, 1, 2, 21, 99, 255)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attempts import Dice, main
-from tele.node.spawn_messages import CLIENT_ENVIRONMENT, KINDS, NODE_ENVIRONMENT, Start, unpack
+from tele.spawner.spawn_messages import CLIENT_ENVIRONMENT, KINDS, NODE_ENVIRONMENT, Start, unpack
 
 
 def check(data: bytes) -> None:

@@ -9,10 +9,10 @@ from ipaddress import ip_network
 
 from attempts import Dice, main
 from ssh_attacker import Attacker, numbers, request
+from tele.admission.limits import Limits
+from tele.admission.penalties import PenaltyRules
 from tele.certs.keys import PrivateKey
-from tele.conch.limits import Limits
-from tele.conch.penalties import PenaltyRules
-from tele.conch.userauth import HOSTBOUND
+from tele.conch.server.userauth import HOSTBOUND
 from tele.testing.ssh import START, World
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, boolean, string, uint32

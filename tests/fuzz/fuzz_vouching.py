@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from attempts import Dice, main
 from tele.certs.issue import HostCertificateRequest, issue_host
 from tele.certs.keys import PrivateKey
-from tele.conch.client import MemberVerifier
+from tele.conch.client.transport import MemberVerifier
 from tele.errors import ProtocolError
 from tele.model.identity import HostRole
+from tele.tunnel.messages import Visitor
 from tele.tunnel.vouching import LIMIT, PREFACE, Vouching, take_preface, vouch
-from tele.tunnel.words import Visitor
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECONDS = NOW.timestamp()

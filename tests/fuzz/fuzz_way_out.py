@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from attempts import Dice, main
 from tele.errors import Unreachable
-from tele.https.via import Login, read_via
-from tele.https.via_words import ANSWER_LIMIT, ask
+from tele.outbound.egress import Login, read_via
+from tele.outbound.proxy_handshakes import ANSWER_LIMIT, ask
 
 VIAS = (read_via("http://gate:1"), read_via("socks5://gate:1"))
 SEEDS = (b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nrest", b"\5\2\1\0\5\0\0\1\0\0\0\0\0\0rest")

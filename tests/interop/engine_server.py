@@ -25,6 +25,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
+from tele.admission.limits import Limits
+from tele.admission.penalties import PenaltyRules
 from tele.certs.issue import (
     HostCertificateRequest,
     UserCertificateRequest,
@@ -32,14 +34,12 @@ from tele.certs.issue import (
     issue_user,
 )
 from tele.certs.keys import PrivateKey
-from tele.conch.credentials import DeniedAttempt, Trust, make_portal
-from tele.conch.exchange import HostKeys
-from tele.conch.factory import ServerAlgorithms, SSHServerFactory
-from tele.conch.limits import Limits
-from tele.conch.penalties import PenaltyRules
-from tele.conch.sockets import listen
+from tele.conch.server.credentials import DeniedAttempt, Trust, make_portal
+from tele.conch.server.factory import ServerAlgorithms, SSHServerFactory
+from tele.conch.transport.exchange import HostKeys
 from tele.loop import LogFormat, set_up_logging
 from tele.model.identity import HostRole
+from tele.sockets.direct import listen
 from tele.wire.agreement import METHODS
 
 CLUSTER = "engine"

@@ -20,10 +20,10 @@ from attrs import Factory, define, evolve, field
 from tele.audit.chain import event
 from tele.certs.keys import PrivateKey
 from tele.https.blocking import BlockingAuthority
-from tele.https.first_contact import server_name
 from tele.https.identity import TlsIdentity
+from tele.https.pinning import server_name
 from tele.membership.identity import HostKeyPair, MemberIdentity, assemble, tls_authorities
-from tele.model.api import members, people, records, table
+from tele.model.api import members, recordings, table, users
 from tele.model.api.operation import Nothing
 from tele.model.event import Event
 from tele.model.identity import HostRole
@@ -124,7 +124,7 @@ class LoneAuth:
     def member(self, name: str = "web1") -> tuple[BlockingAuthority, MemberIdentity]:
         """Auth, called by a node, which joins at the first call."""
         with self.owner() as owner:
-            token = owner.perform(table.ADD_TOKEN, people.NewToken((HostRole.NODE,))).token
+            token = owner.perform(table.ADD_TOKEN, users.NewToken((HostRole.NODE,))).token
             info = owner.perform(table.CLUSTER, Nothing())
         trust = tls_authorities(info.authorities)
         address = f"127.0.0.1:{self.port}"
@@ -161,9 +161,9 @@ class Ledger:
         self, node: BlockingAuthority, identity: MemberIdentity, owner: BlockingAuthority
     ) -> None:
         name = f"u{len(self.users)}-{secrets.token_hex(4)}"
-        owner.perform(table.ADD_USER, people.NewUser(User(Metadata(name), UserSpec(("access",)))))
+        owner.perform(table.ADD_USER, users.NewUser(User(Metadata(name), UserSpec(("access",)))))
         self.users.append(name)
-        owner.perform(table.PUT_ROLE, people.PutRole(name, Role(Metadata(name))))
+        owner.perform(table.PUT_ROLE, users.PutRole(name, Role(Metadata(name))))
         self.roles.append(name)
         moment = datetime.now(UTC)
         recording_id = str(uuid.uuid4())
@@ -174,21 +174,21 @@ class Ledger:
             )
             for _ in range(3)
         ]  # fmt: skip
-        node.perform(table.EMIT_EVENTS, records.EmitEvents(tuple(said)))
+        node.perform(table.EMIT_EVENTS, recordings.EmitEvents(tuple(said)))
         self.events += [each.id for each in said]
         start = RecordingStart(
             recording_id, "ssh", CLUSTER, name, "root", ("access",), "s1", "web1",
             identity.host.host_id, "192.0.2.7:1", moment,
         )  # fmt: skip
-        node.perform(table.START_RECORDING, records.StartRecording(recording_id, start))
+        node.perform(table.START_RECORDING, recordings.StartRecording(recording_id, start))
         chunks = self.chunks[recording_id] = []
         for number in range(3):
             data = secrets.token_bytes(3000)
-            node.perform(table.PUT_CHUNK, records.PutChunk(recording_id, number, data))
+            node.perform(table.PUT_CHUNK, recordings.PutChunk(recording_id, number, data))
             chunks.append(data)
         node.perform(
             table.FINISH_RECORDING,
-            records.FinishRecording(recording_id, _manifest(identity, start, chunks)),
+            recordings.FinishRecording(recording_id, _manifest(identity, start, chunks)),
         )
         self.finished.append(recording_id)
 
@@ -222,7 +222,7 @@ def _all(owner: BlockingAuthority, operation: Any) -> list[Any]:
     found: list[Any] = []
     after = ""
     while True:
-        page = owner.perform(operation, people.Paged(1000, after))
+        page = owner.perform(operation, users.Paged(1000, after))
         found += page.items
         after = page.next
         if not after:
@@ -233,7 +233,7 @@ def _events(owner: BlockingAuthority) -> set[str]:
     found: set[str] = set()
     after = ""
     while True:
-        page = owner.perform(table.LIST_EVENTS, records.ListEvents(limit=1000, after=after))
+        page = owner.perform(table.LIST_EVENTS, recordings.ListEvents(limit=1000, after=after))
         found |= {each.id for each in page.items}
         after = page.next
         if not after:
@@ -246,7 +246,7 @@ def _missing_of(
     try:
         details = owner.perform(table.GET_RECORDING, members.ById(recording_id))
         stored = [
-            owner.perform(table.GET_CHUNK, records.GetChunk(recording_id, number)).data
+            owner.perform(table.GET_CHUNK, recordings.GetChunk(recording_id, number)).data
             for number in range(len(chunks))
         ]
     except Exception as error:

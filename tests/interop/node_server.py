@@ -31,19 +31,19 @@ from tele.certs.issue import (
     issue_user,
 )
 from tele.certs.keys import PrivateKey
-from tele.conch.credentials import Trust, make_portal
-from tele.conch.exchange import HostKeys
-from tele.conch.factory import SSHServerFactory
-from tele.conch.programs import ISessionPrograms, ProgramRequest
-from tele.conch.session import SessionChannel
-from tele.conch.sockets import listen
+from tele.conch.server.credentials import Trust, make_portal
+from tele.conch.server.factory import SSHServerFactory
+from tele.conch.session.channel import SessionChannel
+from tele.conch.session.programs import ISessionPrograms, ProgramRequest
+from tele.conch.transport.exchange import HostKeys
 from tele.loop import LogFormat, set_up_logging
 from tele.model.access import Grant
 from tele.model.identity import HostRole
 from tele.node.programs import NodePrograms
 from tele.node.realm import visit_of
-from tele.node.spawn_messages import Options
 from tele.node.spawning import Spawning
+from tele.sockets.direct import listen
+from tele.spawner.spawn_messages import Options
 
 LOOP: Any = reactor
 NO_PTY = "no-pty"

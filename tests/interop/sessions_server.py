@@ -30,20 +30,20 @@ from twisted.internet.endpoints import HostnameEndpoint
 from zope.interface import implementer
 
 from engine_server import CLUSTER, make_credentials
+from tele.admission.limits import Limits
 from tele.certs.issue import HostCertificateRequest, issue_host
 from tele.certs.keys import PrivateKey
-from tele.conch.credentials import Trust, make_portal
-from tele.conch.exchange import HostKeys
-from tele.conch.factory import ServerAlgorithms, SSHServerFactory
-from tele.conch.forwarding import ForwardRequest, IForwarder, open_direct_tcpip
-from tele.conch.limits import Limits
-from tele.conch.programs import Exit, IProgram, ISessionPrograms, ProgramRequest
-from tele.conch.session import SessionChannel
-from tele.conch.sockets import DirectReactor, listen
+from tele.conch.forwarding.local import ForwardRequest, IForwarder, open_direct_tcpip
+from tele.conch.server.credentials import Trust, make_portal
+from tele.conch.server.factory import ServerAlgorithms, SSHServerFactory
+from tele.conch.session.channel import SessionChannel
+from tele.conch.session.programs import Exit, IProgram, ISessionPrograms, ProgramRequest
+from tele.conch.transport.exchange import HostKeys
 from tele.errors import AccessDenied, NotFound, Unreachable, quoted
 from tele.loop import LogFormat, set_up_logging
 from tele.model.identity import HostRole
 from tele.node.terminal import open_terminal, set_size
+from tele.sockets.direct import DirectReactor, listen
 
 LOOP: Any = reactor
 

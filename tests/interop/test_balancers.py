@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from small_cluster import ME, SmallCluster, free_port, small_cluster
-from tele.https.given_certificate import GivenCertificate
+from tele.https.file_certificate import GivenCertificate
 from tele.loop import now
 
 HAPROXY = shutil.which("haproxy") or "/usr/sbin/haproxy"

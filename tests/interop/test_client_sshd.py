@@ -19,6 +19,7 @@ from attrs import define, evolve
 from twisted.internet.endpoints import HostnameEndpoint
 
 from own_reactor import OwnReactor, own_reactor
+from tele.admission.limits import Limits
 from tele.certs.issue import (
     HostCertificateRequest,
     UserCertificateRequest,
@@ -26,13 +27,12 @@ from tele.certs.issue import (
     issue_user,
 )
 from tele.certs.keys import PrivateKey
-from tele.conch.client import ClientIdentity, HostVerifier, connect
-from tele.conch.client_session import ProgramChannel, execute
-from tele.conch.limits import Limits
-from tele.conch.programs import ProgramRequest
-from tele.conch.sockets import DirectReactor
+from tele.conch.client.session import ProgramChannel, execute
+from tele.conch.client.transport import ClientIdentity, HostVerifier, connect
+from tele.conch.session.programs import ProgramRequest
 from tele.errors import AccessDenied, BadCertificate
 from tele.model.identity import HostRole
+from tele.sockets.direct import DirectReactor
 from tele.wire.agreement import METHODS
 from tele.wire.ciphers import CIPHERS, MACS, needs_mac
 from three_processes import free_port, wait_for
@@ -196,8 +196,8 @@ def test_new_keys_in_the_middle_of_bulk(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Under each cipher bytes come back whole while we renew keys all the time."""
-    monkeypatch.setattr("tele.conch.client.SSHClientTransport.supportedCiphers", [cipher])
-    monkeypatch.setattr("tele.conch.client.SSHClientTransport.supportedMACs", [mac])
+    monkeypatch.setattr("tele.conch.client.transport.SSHClientTransport.supportedCiphers", [cipher])
+    monkeypatch.setattr("tele.conch.client.transport.SSHClientTransport.supportedMACs", [mac])
     connection = log_in(reactor, door, Limits(rekey_octets=MEGABYTE // 2))
     data = os.urandom(8 * MEGABYTE)
     done = reactor.wait(execute(connection, b"cat", data), 60)
@@ -212,7 +212,9 @@ def test_key_exchanges(
     reactor: OwnReactor, door: Door, method: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each method that this sshd has, first and again."""
-    monkeypatch.setattr("tele.conch.client.SSHClientTransport.supportedKeyExchanges", [method])
+    monkeypatch.setattr(
+        "tele.conch.client.transport.SSHClientTransport.supportedKeyExchanges", [method]
+    )
     connection = log_in(reactor, door)
     connection.transport.sendKexInit()
     assert reactor.wait(execute(connection, b"echo yes")).stdout == b"yes\n"

@@ -20,7 +20,7 @@ import paramiko
 import pytest
 from attrs import define, field
 
-from tele.node import session_child, sftp_server
+from tele.spawner import session_child, sftp_server
 from test_client_sshd import LOGIN, SSHD, Door, sshd
 
 PROGRAM = Path(sftp_server.__file__)

@@ -16,10 +16,10 @@ import pytest
 from gateways import Gateway, HttpGateway, SocksGateway
 from small_cluster import ME, SmallCluster, SmallProxy, small_cluster
 from tele.errors import InvalidInput, Unreachable
-from tele.https.leaving import connect
-from tele.model.api.people import NewUser
 from tele.model.api.table import ADD_USER
+from tele.model.api.users import NewUser
 from tele.model.resources import Metadata, User, UserSpec
+from tele.outbound.blocking_dial import connect
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
 BIN = Path(sys.executable).parent

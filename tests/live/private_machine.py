@@ -22,8 +22,8 @@ from typing import Any
 
 import pytest
 
-from tele.node import spawner
-from tele.node.spawn_messages import MAX_MESSAGE, pack, unpack
+from tele.spawner import program as spawner
+from tele.spawner.spawn_messages import MAX_MESSAGE, pack, unpack
 
 PROGRAM = Path(spawner.__file__)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from private_machine import Machine, account, machine, make_machine, wait_until
-from tele.node.control_groups import FOLDER, own_group
+from tele.spawner.control_groups import FOLDER, own_group
 
 pytestmark = [
     pytest.mark.root,

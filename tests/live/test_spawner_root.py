@@ -20,9 +20,10 @@ from typing import Any
 import pytest
 
 from private_machine import remove_account
-from tele.node import session_child, sftp_server, spawner
-from tele.node.accounts import Refused, check_open, check_sessions
-from tele.node.spawn_messages import MAX_MESSAGE, pack, unpack
+from tele.spawner import program as spawner
+from tele.spawner import session_child, sftp_server
+from tele.spawner.accounts import Refused, check_open, check_sessions
+from tele.spawner.spawn_messages import MAX_MESSAGE, pack, unpack
 
 pytestmark = pytest.mark.root
 
@@ -252,7 +253,7 @@ def test_own_sftp_runs_as_the_account(tmp_path: Path, somebody: pwd.struct_passw
         for server in session_child.SFTP_SERVERS:
             text = text.replace(server, "/no/such/server")
         (hidden / file.name).write_text(text)
-    talk = Talk(hidden / "spawner.py")
+    talk = Talk(hidden / "program.py")
     path = f"{somebody.pw_dir}/made".encode()
     init = b"\0\0\0\5\1\0\0\0\3"
     body = b"\x0e\0\0\0\1" + len(path).to_bytes(4, "big") + path + b"\0\0\0\0"
@@ -308,7 +309,7 @@ def test_as_an_ordinary_user(somebody: pwd.struct_passwd) -> None:
     talk.socket = ours
     with theirs:
         talk.process = subprocess.Popen(
-            [PYTHON, "-I", "-S", str(program / "spawner.py"), str(theirs.fileno())],
+            [PYTHON, "-I", "-S", str(program / "program.py"), str(theirs.fileno())],
             pass_fds=(theirs.fileno(),),
             env={},
             cwd="/",

@@ -35,8 +35,8 @@ from tele.https.tls_server import Preface, no_preface
 from tele.https.trust import ClientTls
 from tele.model.api.members import Announced, ClusterInfo, ClusterState, Health, HostList
 from tele.model.api.operation import Nothing, Operation
-from tele.model.api.people import UserPassword, WhoAmI
-from tele.model.api.records import Octets
+from tele.model.api.recordings import Octets
+from tele.model.api.users import UserPassword, WhoAmI
 from tele.model.authority import AuthorityKind, TrustedAuthority
 from tele.model.identity import Caller, HostIdentity, HostRole, Identity, UserIdentity
 from tele.model.resources import Metadata, RecordingSettings, User

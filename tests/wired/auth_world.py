@@ -23,27 +23,22 @@ from tele.auth.local import ADMIN_ROLES, LOCAL_ADMIN, Collaborators, LocalAuthor
 from tele.auth.members import Members
 from tele.auth.open_recordings import OpenRecordings
 from tele.auth.passwords import Passwords
-from tele.auth.people import People
 from tele.auth.presence import Hosts
 from tele.auth.recordings import Recordings
 from tele.auth.session_ends import SessionEnds
 from tele.auth.state import State
 from tele.auth.tokens import Tokens
+from tele.auth.users import People
 from tele.certs.device import prove_device
 from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.x509 import TlsKey
 from tele.errors import Conflict, NotFound
 from tele.interfaces import IArchive
 from tele.loop import now
-from tele.model.api import members, people, records, table
+from tele.model.api import members, recordings, table, users
 from tele.model.authority import AuthorityKind
 from tele.model.identity import Caller, HostIdentity, HostRole, UserIdentity
-from tele.model.resources import (
-    Metadata,
-    RecordingSettings,
-    User,
-    UserSpec,
-)
+from tele.model.resources import Metadata, RecordingSettings, User, UserSpec
 from tele.model.session import ChunkDigest, Manifest, RecordingStart
 from tele.store.memory import MemoryBackend
 from tele.tape.verify import VERSION, to_sign
@@ -176,7 +171,7 @@ class World:
 
     # -- what they do often
     def token(self, roles: tuple[HostRole, ...] = (HostRole.NODE,), **words: Any) -> str:
-        secret: str = self.do(table.ADD_TOKEN, people.NewToken(roles, **words)).token
+        secret: str = self.do(table.ADD_TOKEN, users.NewToken(roles, **words)).token
         return secret
 
     def join(self, token: str, host_id: str = HOST_ID, **words: Any) -> Any:
@@ -198,7 +193,7 @@ class World:
         logins: tuple[str, ...] = ("root",),
     ) -> None:
         user = User(Metadata(name), UserSpec(roles, {"logins": logins}))
-        self.do(table.ADD_USER, people.NewUser(user, password))
+        self.do(table.ADD_USER, users.NewUser(user, password))
 
     def login(
         self,
@@ -213,15 +208,15 @@ class World:
         """
         self.ssh = PrivateKey.generate()
         keys = members.PublicKeys(self.ssh.public.line, TlsKey.generate().public_pem)
-        request = people.LoginRequest(name, password, keys)
+        request = users.LoginRequest(name, password, keys)
         if device is not None:
             key, line = device
-            known = people.KnownDevice(line, prove_device(key, name, keys))
+            known = users.KnownDevice(line, prove_device(key, name, keys))
             request = evolve(request, device=known)
         return self.do(table.LOGIN, request, Caller(None, f"{address}:9"))
 
     def events(self, name: str) -> list[Any]:
-        listed = self.do(table.LIST_EVENTS, records.ListEvents(event=name))
+        listed = self.do(table.LIST_EVENTS, recordings.ListEvents(event=name))
         return list(listed.items)
 
 
@@ -257,11 +252,11 @@ class Tape:
             now(world.clock),
         )  # fmt: skip
         self.host = world.host(host_id)
-        world.do(table.START_RECORDING, records.StartRecording(self.id, self.start), self.host)
+        world.do(table.START_RECORDING, recordings.StartRecording(self.id, self.start), self.host)
 
     def upload(self, *numbers: int) -> None:
         for number in numbers:
-            put = records.PutChunk(self.id, number, self.chunks[number])
+            put = recordings.PutChunk(self.id, number, self.chunks[number])
             self.world.do(table.PUT_CHUNK, put, self.host)
 
     def manifest(self) -> Manifest:
@@ -275,5 +270,5 @@ class Tape:
         return evolve(manifest, signature=self.key.sign(to_sign(manifest)))
 
     def finish(self, manifest: Manifest | None = None) -> None:
-        request = records.FinishRecording(self.id, manifest or self.manifest())
+        request = recordings.FinishRecording(self.id, manifest or self.manifest())
         self.world.do(table.FINISH_RECORDING, request, self.host)

@@ -14,14 +14,14 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
-from tele.conch.channel import Channel
-from tele.conch.client import LoginTransport
-from tele.conch.client_session import ProgramChannel
-from tele.conch.connection import SSHConnection
-from tele.conch.credentials import CertificateCredentials
-from tele.conch.forwarding import IForwarder, open_direct_tcpip
-from tele.conch.programs import Exit, IProgram, ISessionPrograms, ProgramRequest
-from tele.conch.session import SessionChannel
+from tele.conch.client.session import ProgramChannel
+from tele.conch.client.transport import LoginTransport
+from tele.conch.connection.channel import Channel
+from tele.conch.connection.connection import SSHConnection
+from tele.conch.forwarding.local import IForwarder, open_direct_tcpip
+from tele.conch.server.credentials import CertificateCredentials
+from tele.conch.session.channel import SessionChannel
+from tele.conch.session.programs import Exit, IProgram, ISessionPrograms, ProgramRequest
 from tele.errors import AccessDenied
 from tele.testing.links import HandReactor, LinkEnd
 from tele.testing.ssh import Realm, World

@@ -24,9 +24,9 @@ from twisted.conch.ssh.keys import Key
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from tele.admission.limits import Limits
 from tele.certs.keys import PrivateKey
-from tele.conch.limits import Limits
-from tele.conch.transport import Transport
+from tele.conch.transport.transport import Transport
 from tele.embed.ssh.factory import SSHFactory
 from tele.embed.ssh.transport import SSHServerTransport
 from tele.wire.fields import string, uint32

@@ -7,7 +7,7 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.testing import StringTransport
 
-from tele.conch.client import ClientIdentity
+from tele.conch.client.transport import ClientIdentity
 from tele.testing.ssh import Address, World
 from tele.wire import numbers as n
 from tele.wire.agreement import METHODS, exchange_hash

@@ -16,8 +16,8 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from zope.interface import implementer
 
 from own_reactor import OwnReactor, own_reactor
-from tele.conch.sockets import listen
 from tele.https.ports import LocalPort, TcpPort
+from tele.sockets.direct import listen
 
 
 class Greeting(Protocol):

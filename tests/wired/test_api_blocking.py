@@ -19,14 +19,14 @@ from api_world import SERVER_NAME
 from tele.certs.pins import pin
 from tele.errors import AccessDenied, InvalidInput, NotFound, NotLoggedIn, TeleError, Unreachable
 from tele.https.blocking import BlockingAuthority, fetch_cluster_blocking
-from tele.https.first_contact import UnverifiedCluster
 from tele.https.identity import TlsFiles, TlsIdentity
+from tele.https.pinning import UnverifiedCluster
 from tele.model.addresses import split_address
 from tele.model.api import table
 from tele.model.api.members import ByName
 from tele.model.api.operation import Nothing
-from tele.model.api.people import Paged
-from tele.model.api.records import FollowEvents, GetChunk, PutChunk
+from tele.model.api.recordings import FollowEvents, GetChunk, PutChunk
+from tele.model.api.users import Paged
 from tele.model.identity import HostRole
 from tele.model.presence import Presence
 

@@ -15,13 +15,13 @@ from api_world import SERVER_NAME, Ca, MemoryEndpoint, RawClient, World, host, s
 from tele.errors import AccessDenied, InvalidInput, NotFound, NotLoggedIn, TeleError, Unreachable
 from tele.https.channel import Limits
 from tele.https.client import RemoteAuthority, fetch_cluster
-from tele.https.first_contact import UnverifiedCluster
 from tele.https.identity import TlsIdentity
+from tele.https.pinning import UnverifiedCluster
 from tele.model.api import table
 from tele.model.api.members import ByName, ListHosts, WatchHosts, WatchState
 from tele.model.api.operation import Nothing
-from tele.model.api.people import NewUser, Paged
-from tele.model.api.records import FollowEvents, GetChunk, PutChunk
+from tele.model.api.recordings import FollowEvents, GetChunk, PutChunk
+from tele.model.api.users import NewUser, Paged
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostRole
 from tele.model.presence import Presence

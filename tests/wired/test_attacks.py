@@ -18,10 +18,10 @@ from channel_ends import ChannelWorld
 from conch_world import ConchWorld
 from flooder import Flooder, open_of
 from ssh_attacker import Attacker, numbers, request
+from tele.admission.limits import Limits
 from tele.certs.keys import PrivateKey
-from tele.conch.limits import Limits
-from tele.conch.refusal import Refusal
-from tele.conch.userauth import HOSTBOUND
+from tele.conch.server.userauth import HOSTBOUND
+from tele.conch.transport.refusal import Refusal
 from tele.errors import AccessDenied
 from tele.testing.ssh import START, Address, World
 from tele.wire import numbers as n

@@ -22,9 +22,9 @@ from tele.certs.suites import SignatureSuite
 from tele.certs.x509 import TlsKey
 from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError, Unavailable
 from tele.https.client import RemoteAuthority
-from tele.https.first_contact import server_name
 from tele.https.identity import TlsIdentity
-from tele.model.api import members, people, table
+from tele.https.pinning import server_name
+from tele.model.api import members, table, users
 from tele.model.api.operation import Nothing
 from tele.model.authority import AuthorityKind, Certificates, authority_of
 from tele.model.identity import Caller, HostRole
@@ -115,10 +115,10 @@ def test_a_cluster_begins(reactor: OwnReactor, tmp_path: Path) -> None:
     with running(reactor, tmp_path) as (auth, port):
         with remote(reactor, auth, port, admin(reactor, auth)) as client:
             added = reactor.wait(
-                client.perform(table.ADD_TOKEN, people.NewToken((HostRole.NODE,), max_uses=1))
+                client.perform(table.ADD_TOKEN, users.NewToken((HostRole.NODE,), max_uses=1))
             )
             alice = User(Metadata("alice"), UserSpec(("access",), {"logins": ("alice",)}))
-            made = reactor.wait(client.perform(table.ADD_USER, people.NewUser(alice)))
+            made = reactor.wait(client.perform(table.ADD_USER, users.NewUser(alice)))
         node, person = Keys(), Keys()
         with remote(reactor, auth, port) as client:
             request = members.JoinRequest(
@@ -127,7 +127,7 @@ def test_a_cluster_begins(reactor: OwnReactor, tmp_path: Path) -> None:
             joined = reactor.wait(client.perform(table.JOIN, request))
             with pytest.raises(AccessDenied, match="unknown, expired or used up"):
                 reactor.wait(client.perform(table.JOIN, request))
-            login = people.LoginRequest("alice", made.password, person.public)
+            login = users.LoginRequest("alice", made.password, person.public)
             logged_in = reactor.wait(client.perform(table.LOGIN, login))
             with pytest.raises(NotLoggedIn):
                 reactor.wait(client.perform(table.WHOAMI, Nothing()))
@@ -135,7 +135,7 @@ def test_a_cluster_begins(reactor: OwnReactor, tmp_path: Path) -> None:
             said = Presence("web1", HostRole.NODE, ("127.0.0.1:3022",), {"env": "prod"})
             reactor.wait(client.perform(table.ANNOUNCE, said))
             with pytest.raises(AccessDenied):
-                reactor.wait(client.perform(table.LIST_USERS, people.Paged()))
+                reactor.wait(client.perform(table.LIST_USERS, users.Paged()))
         with remote(reactor, auth, port, person.with_(logged_in)) as client:
             me = reactor.wait(client.perform(table.WHOAMI, Nothing()))
             assert (me.user, me.roles, me.logins) == ("alice", ("access",), ("alice",))
@@ -146,7 +146,7 @@ def test_a_cluster_begins(reactor: OwnReactor, tmp_path: Path) -> None:
             with pytest.raises(AccessDenied):
                 reactor.wait(client.perform(table.ANNOUNCE, said))
             with pytest.raises(AccessDenied, match="rule"):
-                reactor.wait(client.perform(table.ADD_TOKEN, people.NewToken((HostRole.NODE,))))
+                reactor.wait(client.perform(table.ADD_TOKEN, users.NewToken((HostRole.NODE,))))
 
 
 def test_a_cluster_is_resumed(reactor: OwnReactor, tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_two_auths_share_a_store(reactor: OwnReactor, tmp_path: Path) -> None:
     with running(reactor, tmp_path) as (one, _), running(reactor, tmp_path) as (two, port):
         identity = admin(reactor, one)
         with remote(reactor, two, port, identity) as client:
-            request = people.NewToken((HostRole.NODE,), max_uses=1)
+            request = users.NewToken((HostRole.NODE,), max_uses=1)
             added = reactor.wait(client.perform(table.ADD_TOKEN, request))
         assert one.authority is not None
         node = Keys()

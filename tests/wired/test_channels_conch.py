@@ -16,11 +16,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from channel_ends import ChannelEnds, ChannelWorld, output
-from tele.conch.channel import WINDOW, Channel
-from tele.conch.client_session import ProgramChannel
-from tele.conch.connection import SSHConnection
-from tele.conch.programs import Exit, ProgramRequest, PtyRequest
-from tele.conch.session import SessionChannel
+from tele.conch.client.session import ProgramChannel
+from tele.conch.connection.channel import WINDOW, Channel
+from tele.conch.connection.connection import SSHConnection
+from tele.conch.session.channel import SessionChannel
+from tele.conch.session.programs import Exit, ProgramRequest, PtyRequest
 
 MIB = 1 << 20
 

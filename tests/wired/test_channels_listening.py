@@ -15,11 +15,17 @@ from zope.interface import alsoProvides
 
 from channel_ends import ChannelEnds, ChannelUser, ChannelWorld, no_descriptor_lost
 from own_reactor import OwnReactor, own_reactor
-from tele.conch.channel import Channel
-from tele.conch.forwarding import PATH_LIMIT, open_direct_streamlocal
-from tele.conch.listening import ACCEPTED_LIMIT, ANSWER_TIMEOUT, LISTENING_LIMIT, Kind, Listeners
-from tele.conch.remote_forwarding import REQUESTS, IListener, answer_request, port_channel
-from tele.conch.session_forwarding import DisplayRequest, ISessionForwards
+from tele.conch.connection.channel import Channel
+from tele.conch.forwarding.listening import (
+    ACCEPTED_LIMIT,
+    ANSWER_TIMEOUT,
+    LISTENING_LIMIT,
+    Kind,
+    Listeners,
+)
+from tele.conch.forwarding.local import PATH_LIMIT, open_direct_streamlocal
+from tele.conch.forwarding.remote import REQUESTS, IListener, answer_request, port_channel
+from tele.conch.session.session_forwarding import DisplayRequest, ISessionForwards
 from tele.errors import AccessDenied
 from tele.wire.fields import boolean, string, uint32
 

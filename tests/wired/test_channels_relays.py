@@ -17,16 +17,16 @@ from twisted.internet.testing import StringTransport
 
 from channel_ends import ChannelEnds, ChannelUser, ChannelWorld, no_descriptor_lost
 from own_reactor import OwnReactor, own_reactor
-from tele.conch.channel import WINDOW, Channel
-from tele.conch.client import LoginTransport
-from tele.conch.client_session import ProgramChannel
-from tele.conch.connection import SSHConnection
-from tele.conch.programs import ProgramRequest
-from tele.conch.relay import LINGER
-from tele.conch.sockets import DirectReactor
-from tele.conch.splice import open_splice
-from tele.conch.stream import open_stream
+from tele.conch.client.session import ProgramChannel
+from tele.conch.client.transport import LoginTransport
+from tele.conch.connection.channel import WINDOW, Channel
+from tele.conch.connection.connection import SSHConnection
+from tele.conch.connection.relay import LINGER
+from tele.conch.connection.splice import open_splice
+from tele.conch.connection.stream import open_stream
+from tele.conch.session.programs import ProgramRequest
 from tele.errors import AccessDenied, Unreachable
+from tele.sockets.direct import DirectReactor
 from tele.testing import Address, LinkEnd
 from tele.wire.fields import string, uint32
 

@@ -14,9 +14,9 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from zope.interface import implementer
 
 from channel_ends import ChannelEnds, ChannelWorld, Hoarder, no_descriptor_lost, output
-from tele.conch.channel import DECLINED_LIMIT, WINDOW
-from tele.conch.client_session import ProgramChannel, execute
-from tele.conch.programs import Exit, ProgramRequest, PtyRequest
+from tele.conch.client.session import ProgramChannel, execute
+from tele.conch.connection.channel import DECLINED_LIMIT, WINDOW
+from tele.conch.session.programs import Exit, ProgramRequest, PtyRequest
 from tele.errors import AccessDenied, Unavailable
 from tele.wire.fields import string, uint32
 

@@ -9,10 +9,10 @@ from attrs import Factory, define
 from twisted.internet.defer import Deferred
 
 from channel_ends import ChannelEnds, ChannelUser, ChannelWorld
-from tele.conch.channel import WINDOW, Channel
-from tele.conch.connection import WINDOW_LIMIT, WINDOWS_LIMIT, SSHConnection
-from tele.conch.splice import open_splice
-from tele.conch.windows import LEAST
+from tele.conch.connection.channel import WINDOW, Channel
+from tele.conch.connection.connection import WINDOW_LIMIT, WINDOWS_LIMIT, SSHConnection
+from tele.conch.connection.splice import open_splice
+from tele.conch.connection.windows import LEAST
 from tele.testing import LinkEnd
 
 MIB = 1 << 20

@@ -12,7 +12,7 @@ import pytest
 from twisted.internet import tcp
 
 from small_cluster import ME, SmallCluster, small_cluster
-from tele.tcp import MACHINE_SECONDS, PERSON_SECONDS
+from tele.sockets.tcp import MACHINE_SECONDS, PERSON_SECONDS
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from small_cluster import SmallCluster, small_cluster
-from tele.conch.incoming import Incoming
+from tele.conch.transport.incoming import Incoming
 
 #: A packet that strangers may send, of the greatest length, and how it is cut.
 LENGTH = 32 * 1024 - 4

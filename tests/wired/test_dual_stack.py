@@ -14,12 +14,12 @@ from attrs import evolve
 
 from own_reactor import OwnReactor, own_reactor
 from small_cluster import ME, SmallCluster, set_options, small_cluster
+from tele.admission.limits import Limits
+from tele.admission.penalties import Fault, PenaltyRules
 from tele.certs.certificate import parse_certificate
-from tele.conch.limits import Limits
-from tele.conch.penalties import Fault, PenaltyRules
-from tele.conch.sockets import listen
-from tele.model.api import people, table
+from tele.model.api import table, users
 from tele.model.resources import Metadata, User, UserSpec
+from tele.sockets.direct import listen
 from tele.testing.ssh import World
 from test_proxy_words import begin_login
 
@@ -148,7 +148,7 @@ def test_auth_pins_certificates_to_the_address_that_people_have(cluster: SmallCl
     node, proxy = cluster.node(), cluster.proxy()
     set_options(cluster, node, pin_source_ip=True)
     alice = User(Metadata("alice"), UserSpec(("access",), {"logins": (ME,)}))
-    new = people.NewUser(alice, "correct horse")
+    new = users.NewUser(alice, "correct horse")
     cluster.reactor.wait(cluster.admin.perform(table.ADD_USER, new))
     for at in (proxy, evolve(proxy, port=cluster.port)):
         made = cluster.reactor.wait(begin_login(cluster, at, ONE, "alice", "correct horse"))

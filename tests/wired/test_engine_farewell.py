@@ -8,7 +8,7 @@ import pytest
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
-from tele.conch.farewell import LOOK, Farewell
+from tele.conch.server.drain import LOOK, Farewell
 from tele.testing.ssh import Address, Ends, World
 from tele.wire import numbers as n
 

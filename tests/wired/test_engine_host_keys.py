@@ -8,9 +8,9 @@ import pytest
 
 from ssh_attacker import Attacker
 from tele.certs.keys import PrivateKey
-from tele.conch.connection import SSHConnection
-from tele.conch.exchange import HostKeys
-from tele.conch.host_key_proofs import ANNOUNCE, PROOFS_LIMIT, PROVE
+from tele.conch.connection.connection import SSHConnection
+from tele.conch.connection.host_key_proofs import ANNOUNCE, PROOFS_LIMIT, PROVE
+from tele.conch.transport.exchange import HostKeys
 from tele.testing.ssh import World
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, boolean, string

@@ -11,11 +11,11 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from zope.interface import implementer
 
 from ssh_attacker import Attacker
-from tele.conch import keepalive
-from tele.conch.client import LoginTransport
-from tele.conch.connection import SSHConnection
-from tele.conch.keepalive import LOOKS, QUESTION
-from tele.conch.limits import Limits
+from tele.admission.limits import Limits
+from tele.conch.client.transport import LoginTransport
+from tele.conch.connection.connection import SSHConnection
+from tele.conch.transport import keepalive
+from tele.conch.transport.keepalive import LOOKS, QUESTION
 from tele.testing.ssh import Ends, World
 from tele.wire import numbers as n
 from tele.wire.fields import boolean, string

@@ -14,10 +14,10 @@ from twisted.internet.testing import StringTransport
 from zope.interface.verify import verifyObject
 
 from ssh_attacker import Attacker
+from tele.admission.limits import Limits
 from tele.certs.keys import PrivateKey
-from tele.conch.client import ClientIdentity, SSHClientTransport, connect
-from tele.conch.datapath import IDataTransport
-from tele.conch.limits import Limits
+from tele.conch.client.transport import ClientIdentity, SSHClientTransport, connect
+from tele.conch.transport.datapath import IDataTransport
 from tele.errors import AccessDenied, BadCertificate, PeerError, Unreachable
 from tele.testing.ssh import START, RecordingConnection, World
 from tele.wire import numbers as n

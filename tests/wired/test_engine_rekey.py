@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ssh_attacker import Attacker, numbers
-from tele.conch.limits import REKEY_BURST, REKEY_PER_SECOND, Limits
-from tele.conch.transport import Transport
+from tele.admission.limits import REKEY_BURST, REKEY_PER_SECOND, Limits
+from tele.conch.transport.transport import Transport
 from tele.testing.ssh import Ends, World
 from tele.wire import numbers as n
 from tele.wire.agreement import METHODS

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from channel_ends import ChannelWorld
 from flooder import ROOM, SEGMENT, Flooder, global_request, open_of, to_session
 from ssh_attacker import request
-from tele.conch.limits import REKEY_BURST, Limits
+from tele.admission.limits import REKEY_BURST, Limits
 from tele.testing.ssh import World
 from tele.wire import numbers as n
 from tele.wire.fields import string, uint32

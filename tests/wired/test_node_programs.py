@@ -16,7 +16,7 @@ from attrs import define, field
 
 from own_reactor import OwnReactor, own_reactor
 from tele.capacity.descriptors import DescriptorBudget, shares_of
-from tele.conch.programs import Exit, ProgramRequest, PtyRequest
+from tele.conch.session.programs import Exit, ProgramRequest, PtyRequest
 from tele.errors import AccessDenied, InvalidInput, Unavailable
 from tele.model.access import Grant
 from tele.model.identity import UserIdentity

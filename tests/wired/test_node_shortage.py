@@ -26,9 +26,9 @@ from zope.interface import directlyProvides
 
 from small_cluster import ME, SmallCluster, SmallNode, small_cluster
 from tele.capacity.descriptors import DescriptorBudget, shares_of
-from tele.conch.programs import ProgramRequest, PtyRequest
-from tele.conch.sockets import DirectConnector, DirectReactor
+from tele.conch.session.programs import ProgramRequest, PtyRequest
 from tele.errors import TeleError, Unavailable
+from tele.sockets.direct import DirectConnector, DirectReactor
 from test_node_forwards import VISIT, free_port, greeter
 from test_node_programs import Node, node
 

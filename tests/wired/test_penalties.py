@@ -11,8 +11,8 @@ from twisted.internet.defer import fail
 from twisted.internet.testing import StringTransport
 
 from ssh_attacker import Attacker, request
-from tele.conch.limits import Limits
-from tele.conch.penalties import Fault, PenaltyRules
+from tele.admission.limits import Limits
+from tele.admission.penalties import Fault, PenaltyRules
 from tele.errors import AccessDenied
 from tele.testing.ssh import START, Address, World
 from tele.wire.fields import boolean, string

@@ -12,7 +12,7 @@ from typing import TypeVar
 import pytest
 
 from small_cluster import SmallCluster, SmallProxy, small_cluster
-from tele.proxy import demultiplexer, doors
+from tele.proxy import demultiplexer, tls_routes
 
 T = TypeVar("T")
 STRANGER = "127.0.0.9"
@@ -105,7 +105,7 @@ def test_half_a_handshake_ends_and_keeps_nobody_out(
 ) -> None:
     """Many who begin TLS and do not go on end in time; meanwhile auth and pages answer (attack)."""
     proxy = cluster.proxy()
-    monkeypatch.setattr(doors, "HANDSHAKE_SECONDS", 3.0)
+    monkeypatch.setattr(tls_routes, "HANDSHAKE_SECONDS", 3.0)
     monkeypatch.setattr(demultiplexer, "UNDECIDED_SECONDS", 3.0)
     with strangers(proxy, 90) as begun:
         page = in_thread(cluster, lambda: ask(proxy.port, b"GET /healthz HTTP/1.0\r\n\r\n"))

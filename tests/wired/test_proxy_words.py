@@ -16,7 +16,7 @@ from api_world import RawClient
 from api_world import World as ApiWorld
 from auth_world import OTHER_ID, PROXY_ID, World
 from small_cluster import SmallCluster, SmallProxy, small_cluster
-from tele.auth.proxy_words import LINES_BURST, ProxyWords
+from tele.auth.proxy_messages import LINES_BURST, ProxyWords
 from tele.certs.certificate import parse_certificate
 from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.x509 import TlsKey
@@ -24,13 +24,13 @@ from tele.errors import AccessDenied, ProtocolError
 from tele.https.client import RemoteAuthority
 from tele.interfaces import Delete, Put
 from tele.membership.identity import tls_authorities
-from tele.model.api import members, people, table
+from tele.model.api import members, table, users
 from tele.model.codec import encode
 from tele.model.identity import Caller, HostRole
 from tele.model.presence import Presence
 from tele.model.resources import Lock, LockSpec, LockTarget, Metadata, User
+from tele.tunnel.messages import Visitor, auth_as_destination
 from tele.tunnel.vouching import LASTS, LIMIT, PREFACE, vouch
-from tele.tunnel.words import Visitor, auth_as_destination
 
 CLIENT = ("203.0.113.9", 4321)
 
@@ -125,7 +125,7 @@ def test_words_that_are_not_taken_do_not_fill_the_log(
         def warn(self, text: str, /, **fields: object) -> None:
             lines.append(text)
 
-    monkeypatch.setattr("tele.auth.proxy_words.log", Log())
+    monkeypatch.setattr("tele.auth.proxy_messages.log", Log())
     for _ in range(100):
         proxy.taken(PREFACE + b"AAAA\r\n")
     assert len(lines) == LINES_BURST
@@ -181,7 +181,7 @@ def begin_login(
         lambda: tls_authorities(proxy.member.authorities), "auth.small", endpoint=endpoint,
     )  # fmt: skip
     keys = members.PublicKeys(PrivateKey.generate().public.line, TlsKey.generate().public_pem)
-    done = authority.perform(table.LOGIN, people.LoginRequest(name, password, keys))
+    done = authority.perform(table.LOGIN, users.LoginRequest(name, password, keys))
 
     def close(result: Any) -> Any:
         authority.close()
@@ -200,7 +200,7 @@ def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
 def test_auth_sees_clients_and_not_their_proxy(cluster: SmallCluster) -> None:
     """Somebody who guesses through the proxy waits alone: another client of it logs in."""
     proxy = cluster.proxy()
-    user = people.NewUser(User(Metadata("alice")), "correct horse")
+    user = users.NewUser(User(Metadata("alice")), "correct horse")
     cluster.reactor.wait(cluster.admin.perform(table.ADD_USER, user))
 
     def login(source: str, password: str) -> Any:
@@ -224,7 +224,7 @@ def test_a_flood_of_logins_through_the_proxy_does_not_make_others_wait(
 ) -> None:
     """Thirty log-ins from one address wait: somebody from another address is served next."""
     proxy = cluster.proxy()
-    user = people.NewUser(User(Metadata("alice")), "correct horse")
+    user = users.NewUser(User(Metadata("alice")), "correct horse")
     cluster.reactor.wait(cluster.admin.perform(table.ADD_USER, user))
     answered: list[object] = []
     flood = [

@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 
 from small_cluster import ME, SmallCluster, SmallNode, SmallProxy, set_options, small_cluster
-from tele.conch.limits import Limits
+from tele.admission.limits import Limits
 from tele.proxy.jump import Visitor
 
 #: Hosts are asked each second, and are gone after four.

@@ -16,11 +16,11 @@ from twisted.internet.protocol import Protocol
 from small_cluster import ME, SmallCluster, SmallNode, small_cluster
 from tele.certs.certificate import parse_certificate
 from tele.certs.keys import parse_line
-from tele.conch.client import ClientIdentity, HostVerifier, connect
-from tele.conch.stream import open_stream
+from tele.conch.client.transport import ClientIdentity, HostVerifier, connect
+from tele.conch.connection.stream import open_stream
 from tele.model.authority import AuthorityKind
-from tele.node.accounts import Refused
-from tele.tunnel.ways_out import dial
+from tele.outbound.dialer import dial
+from tele.spawner.accounts import Refused
 from tele.wire.fields import string, uint32
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")

@@ -14,7 +14,7 @@ from attrs import evolve
 from small_cluster import NAME, SmallCluster, SmallNode, small_cluster
 from tele.audit.chain import event
 from tele.errors import InvalidInput
-from tele.model.api import records, table
+from tele.model.api import recordings, table
 from tele.model.event import Event
 from tele.model.session import Recording, RecordingStart
 
@@ -43,13 +43,13 @@ def test_a_stolen_node_speaks_as_itself_and_today(cluster: SmallCluster) -> None
     """Events and recordings with another node's name and yesterday's date come out as its own."""
     before = datetime.now(UTC) - timedelta(seconds=1)
     thief, other = cluster.node(), cluster.node(name="db-prod")
-    call(cluster, thief, table.EMIT_EVENTS, records.EmitEvents((forged(thief),)))
+    call(cluster, thief, table.EMIT_EVENTS, recordings.EmitEvents((forged(thief),)))
     (kept,) = cluster.events("exec")
     assert (kept.server_id, kept.server_name) == (thief.member.host_id, "web1")
     assert kept.time > before > (kept.claimed or before)
     with pytest.raises(InvalidInput):
         as_other = forged(thief, server_id=other.member.host_id)
-        call(cluster, thief, table.EMIT_EVENTS, records.EmitEvents((as_other,)))
+        call(cluster, thief, table.EMIT_EVENTS, recordings.EmitEvents((as_other,)))
 
     name = str(uuid.uuid4())
     yesterday = datetime.now(UTC) - timedelta(days=1)
@@ -57,9 +57,9 @@ def test_a_stolen_node_speaks_as_itself_and_today(cluster: SmallCluster) -> None
         name, "ssh", NAME, "alice", "root", (), "", "db-prod", thief.member.host_id,
         "192.0.2.7:1", yesterday,
     )  # fmt: skip
-    call(cluster, thief, table.START_RECORDING, records.StartRecording(name, start))
+    call(cluster, thief, table.START_RECORDING, recordings.StartRecording(name, start))
     row: Recording
-    listed = cluster.admin.perform(table.LIST_RECORDINGS, records.ListRecordings())
+    listed = cluster.admin.perform(table.LIST_RECORDINGS, recordings.ListRecordings())
     (row,) = cluster.reactor.wait(listed).items
     assert (row.node, row.node_id) == ("web1", thief.member.host_id)
     assert row.received is not None
@@ -67,7 +67,7 @@ def test_a_stolen_node_speaks_as_itself_and_today(cluster: SmallCluster) -> None
     # The other node adds nothing to it.
     with pytest.raises(InvalidInput):
         about = forged(other, server_id=other.member.host_id, session_id=name)
-        call(cluster, other, table.EMIT_EVENTS, records.EmitEvents((about,)))
+        call(cluster, other, table.EMIT_EVENTS, recordings.EmitEvents((about,)))
 
 
 def test_what_waited_while_auth_was_away_has_both_times(cluster: SmallCluster) -> None:

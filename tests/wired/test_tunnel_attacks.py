@@ -19,18 +19,18 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from small_cluster import ME, SmallCluster, SmallNode, SmallProxy, TunnelNode, small_cluster
+from tele.admission.limits import Limits
+from tele.admission.penalties import Fault
 from tele.certs.certificate import parse_certificate
 from tele.certs.keys import parse_line
-from tele.conch.client import ClientIdentity, HostVerifier, connect
-from tele.conch.limits import Limits
-from tele.conch.penalties import Fault
-from tele.conch.stream import open_stream
+from tele.conch.client.transport import ClientIdentity, HostVerifier, connect
+from tele.conch.connection.stream import open_stream
 from tele.errors import AccessDenied, ProtocolError
 from tele.interfaces import Put
 from tele.membership.store import MemoryStore
 from tele.model.api.members import ById
-from tele.model.api.people import PutRole
 from tele.model.api.table import DELETE_HOST, PUT_ROLE
+from tele.model.api.users import PutRole
 from tele.model.authority import AuthorityKind
 from tele.model.codec import encode
 from tele.model.identity import HostRole
@@ -44,14 +44,14 @@ from tele.model.resources import (
     Role,
     RoleSpec,
 )
+from tele.outbound.dialer import dial
 from tele.proxy import jump as jump_module
-from tele.proxy import people
+from tele.proxy import user_limits
 from tele.proxy.jump import DENIED_BURST
 from tele.tunnel import acceptor
 from tele.tunnel.acceptor import Tunnel
+from tele.tunnel.messages import AUTH, TUNNEL, VISITOR, Visitor
 from tele.tunnel.vouching import vouch
-from tele.tunnel.ways_out import dial
-from tele.tunnel.words import AUTH, TUNNEL, VISITOR, Visitor
 from tele.wire.fields import string, uint32
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
@@ -226,7 +226,7 @@ def test_a_visitor_opens_only_so_many_ways_at_once(
     """Whoever opens more than others could ever need is refused, and leaves nothing behind when
     they go (attack).
     """
-    monkeypatch.setattr(people, "CHANNELS_LIMIT", 2)
+    monkeypatch.setattr(user_limits, "CHANNELS_LIMIT", 2)
     proxy = cluster.proxy()
     node = cluster.node()
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -572,7 +572,7 @@ def test_a_person_has_so_many_connections(
     cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who uses up theirs is told so, keeps nobody else out, and may come back (attack)."""
-    monkeypatch.setattr(people, "CONNECTIONS_LIMIT", 2)
+    monkeypatch.setattr(user_limits, "CONNECTIONS_LIMIT", 2)
     cluster.person("bob", ME)
     proxy = cluster.proxy()
     node = cluster.tunnel_node(proxy)
@@ -599,8 +599,8 @@ def test_a_person_asks_for_so_many_nodes(
     cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who asks in a loop is told to wait, over all connections; others are answered (attack)."""
-    monkeypatch.setattr(people, "DECISIONS_BURST", 20)
-    monkeypatch.setattr(people, "DECISIONS_PER_SECOND", 0)
+    monkeypatch.setattr(user_limits, "DECISIONS_BURST", 20)
+    monkeypatch.setattr(user_limits, "DECISIONS_PER_SECOND", 0)
     cluster.person("bob", ME)
     proxy = cluster.proxy()
     cluster.tunnel_node(proxy)

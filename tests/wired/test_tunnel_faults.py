@@ -21,17 +21,17 @@ from zope.interface import implementer
 
 from bad_network import BadNetwork, nobody_listens
 from small_cluster import ME, SmallCluster, SmallProxy, TunnelNode, free_port, small_cluster
+from tele.admission.limits import Limits
 from tele.certs.certificate import parse_certificate
 from tele.certs.keys import parse_line
-from tele.conch.client import ClientIdentity, HostVerifier, connect
-from tele.conch.client_session import execute
-from tele.conch.limits import Limits
-from tele.conch.stream import open_stream
+from tele.conch.client.session import execute
+from tele.conch.client.transport import ClientIdentity, HostVerifier, connect
+from tele.conch.connection.stream import open_stream
 from tele.model.authority import AuthorityKind
 from tele.model.presence import Status
-from tele.proxy import ways
-from tele.tunnel import visits
-from tele.tunnel.ways_out import dial
+from tele.outbound.dialer import dial
+from tele.routing import dialer as ways
+from tele.tunnel import relayed_channels
 from tele.wire.fields import string, uint32
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
@@ -142,7 +142,7 @@ def test_a_visitor_of_a_dead_tunnel_is_told(
     cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While nobody has noticed yet, a visitor waits for a limited time and reads why."""
-    monkeypatch.setattr(visits, "OPEN_SECONDS", 0.5)
+    monkeypatch.setattr(relayed_channels, "OPEN_SECONDS", 0.5)
     monkeypatch.setattr(ways, "OPEN_SECONDS", 0.5)
     with behind(cluster) as world:
         world.network.cut = True

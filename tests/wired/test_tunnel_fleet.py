@@ -11,16 +11,16 @@ from attrs import define, field
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from small_cluster import SmallCluster, SmallProxy, free_port, small_cluster
-from tele.conch import keepalive
-from tele.conch.client import ClientIdentity, MemberVerifier
+from tele.conch.client.transport import ClientIdentity, MemberVerifier
+from tele.conch.transport import keepalive
 from tele.membership.identity import MemberIdentity, ssh_authorities
 from tele.membership.joining import Applicant, JoinSettings, Network, join
 from tele.model.api.members import Proxy
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostRole
+from tele.outbound.dialer import dial
 from tele.tunnel.agent import IN_VAIN_SECONDS
 from tele.tunnel.agents import Agents
-from tele.tunnel.ways_out import dial
 from tele.wire.phases import FROM_CLIENT
 from weighing import weigh
 

@@ -14,20 +14,20 @@ from twisted.conch.error import ConchError
 from twisted.internet.protocol import Protocol
 
 from small_cluster import ME, SmallCluster, SmallProxy, TunnelNode, small_cluster
-from tele.conch.client import connect
-from tele.conch.stream import open_stream
+from tele.conch.client.transport import connect
+from tele.conch.connection.stream import open_stream
 from tele.errors import AccessDenied
 from tele.membership.identity import tls_authorities
 from tele.model.api.members import ById
 from tele.model.api.operation import Nothing
-from tele.model.api.people import PutRole
 from tele.model.api.table import DELETE_HOST, HEALTH, PUT_ROLE
+from tele.model.api.users import PutRole
 from tele.model.identity import HostRole
 from tele.model.presence import Mode, Status
 from tele.model.resources import Conditions, Metadata, Role, RoleSpec
+from tele.outbound.dialer import dial
 from tele.tunnel.acceptor import STREAMS_LIMIT, AuthChannel, Tunnel
-from tele.tunnel.ways_out import dial
-from tele.tunnel.words import AUTH, VISITOR, Visitor
+from tele.tunnel.messages import AUTH, VISITOR, Visitor
 from tele.wire.fields import string, uint32
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")

@@ -24,13 +24,13 @@ from twisted.python.failure import Failure
 from gateways import Gateway, HttpGateway, SocksGateway
 from own_reactor import OwnReactor, own_reactor
 from small_cluster import ME, SmallCluster, small_cluster
-from tele.conch.sockets import DirectSocket
 from tele.config.values import Address, JoinConfig
-from tele.embed.ways_out import way_out
+from tele.embed.egress import way_out
 from tele.errors import InvalidInput, Unreachable
-from tele.https.given_certificate import GivenCertificate
-from tele.https.via import always, read_via
-from tele.tunnel.ways_out import WayOut
+from tele.https.file_certificate import GivenCertificate
+from tele.outbound.dialer import WayOut
+from tele.outbound.egress import always, read_via
+from tele.sockets.direct import DirectSocket
 
 KINDS = pytest.mark.parametrize(
     ("make", "scheme"), [(HttpGateway, "http"), (SocksGateway, "socks5")], ids=["http", "socks5"]

@@ -7,7 +7,7 @@ import sys
 from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from tele.conch.scratch import RECEIVED, SEALED
+from tele.sockets.buffers import RECEIVED, SEALED
 
 _SHARED = (type, ModuleType, FunctionType, BuiltinFunctionType, CodeType, FrameType)
 

@@ -16,14 +16,14 @@ from datetime import datetime
 from attrs import field, frozen
 from cryptography import x509
 
-from tele.auth.shelf import Shelf
+from tele.auth.repository import Shelf
 from tele.certs.keys import PrivateKey, fingerprint, parse_line
 from tele.certs.pins import pin
 from tele.certs.suites import SignatureSuite, suite_of
 from tele.certs.x509 import TlsKey, make_authority
 from tele.errors import Conflict, InvalidInput, Unavailable
 from tele.interfaces import IBackend
-from tele.model.api.people import AuthorityStatus
+from tele.model.api.users import AuthorityStatus
 from tele.model.authority import AuthorityKind, TrustedAuthority
 
 PREFIX = "/authorities/"

@@ -25,9 +25,9 @@ from zope.interface import implementer
 
 from tele.audit.log import AuditLog
 from tele.auth.authorities import Authorities
+from tele.auth.authorizer import LOCAL_ADMIN as LOCAL_ADMIN
+from tele.auth.authorizer import Gate
 from tele.auth.disk import DiskWatch
-from tele.auth.gate import LOCAL_ADMIN as LOCAL_ADMIN
-from tele.auth.gate import Gate
 from tele.auth.issuing import Issuer
 from tele.auth.journal import LOCAL as LOCAL
 from tele.auth.journal import Journal
@@ -36,16 +36,16 @@ from tele.auth.members import Members
 from tele.auth.operations.administration import Administration
 from tele.auth.operations.certificates import ADMIN_ROLES as ADMIN_ROLES
 from tele.auth.operations.certificates import Signing
-from tele.auth.operations.evidence import Evidence
 from tele.auth.operations.locking import Locking
 from tele.auth.operations.machines import Machines
+from tele.auth.operations.recordings import Evidence
 from tele.auth.passwords import Passwords
-from tele.auth.people import People
 from tele.auth.presence import Hosts
 from tele.auth.recordings import Recordings
 from tele.auth.session_ends import SessionEnds
 from tele.auth.state import LOCKS, REVOKED_HOSTS, State
 from tele.auth.tokens import Tokens
+from tele.auth.users import People
 from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError
 from tele.https.serve import IHandler
 from tele.interfaces import IAuthority

@@ -23,7 +23,7 @@ from typing import Final
 from attrs import Factory, evolve, frozen
 
 from tele.auth.presence import Hosts
-from tele.auth.shelf import Kept, Shelf
+from tele.auth.repository import Kept, Shelf
 from tele.auth.state import REVOKED_HOSTS
 from tele.certs.issue import HOST_LIFETIME
 from tele.errors import AccessDenied, Conflict, NotFound, Unavailable, quoted

@@ -22,7 +22,7 @@ from twisted.internet.interfaces import IReactorTime
 from tele.audit.chain import event
 from tele.audit.log import AuditLog
 from tele.auth.recordings import OPEN, ROWS, Recordings, open_key
-from tele.auth.shelf import Shelf
+from tele.auth.repository import Shelf
 from tele.interfaces import Delete, IBackend, Put
 from tele.loop import now
 from tele.model.session import Recording, RecordingState, Session

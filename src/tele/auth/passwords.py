@@ -28,7 +28,7 @@ from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
 
 from tele.admission.turns import Turns
 from tele.auth.guessing import Guard, Verdict
-from tele.auth.shelf import Shelf
+from tele.auth.repository import Shelf
 from tele.errors import Conflict, InvalidInput, NotFound, Unavailable
 from tele.interfaces import Delete, IBackend, Put
 from tele.model.resources import NAME_PATTERN

@@ -25,7 +25,7 @@ from attrs import Factory, define, evolve, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from tele.auth.shelf import Shelf
+from tele.auth.repository import Shelf
 from tele.errors import TeleError
 from tele.interfaces import Change, Delete, IBackend, Put
 from tele.loop import make_logger, now

@@ -22,10 +22,10 @@ from typing import Final
 
 from attrs import frozen
 
-from tele.auth.shelf import Shelf
+from tele.auth.repository import Shelf
 from tele.errors import InvalidInput, quoted
 from tele.interfaces import IBackend, Item
-from tele.model.api.records import ListRecordings, RecordingList
+from tele.model.api.recordings import ListRecordings, RecordingList
 from tele.model.resources import NAME_PATTERN
 from tele.model.session import Recording, Session
 

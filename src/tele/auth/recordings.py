@@ -53,7 +53,7 @@ from tele.auth.recording_search import (
     search,
     stamp_of,
 )
-from tele.auth.shelf import Shelf
+from tele.auth.repository import Shelf
 from tele.errors import (
     AccessDenied,
     BadRecording,
@@ -63,7 +63,7 @@ from tele.errors import (
     quoted,
 )
 from tele.interfaces import Delete, IArchive, IBackend, Put
-from tele.model.api.records import (
+from tele.model.api.recordings import (
     ListRecordings,
     RecordingDetails,
     RecordingList,

@@ -33,14 +33,14 @@ from tele.auth.local import ADMIN_ROLES, LOCAL, LOCAL_ADMIN, Collaborators, Loca
 from tele.auth.members import Members
 from tele.auth.open_recordings import OpenRecordings
 from tele.auth.passwords import Passwords
-from tele.auth.people import People
 from tele.auth.presence import Hosts
-from tele.auth.proxy_words import ProxyWords
+from tele.auth.proxy_messages import ProxyWords
 from tele.auth.recordings import Recordings
+from tele.auth.repository import Shelf
 from tele.auth.session_ends import END_AFTER, SessionEnds
-from tele.auth.shelf import Shelf
 from tele.auth.state import State
 from tele.auth.tokens import Tokens
+from tele.auth.users import People
 from tele.certs.check import LATEST
 from tele.certs.keys import parse_line
 from tele.certs.suites import SignatureSuite

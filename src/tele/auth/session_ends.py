@@ -41,10 +41,10 @@ from tele.audit.log import AuditLog, Changes
 from tele.auth.members import Members
 from tele.auth.open_recordings import OpenRecordings, hosts_below
 from tele.auth.presence import Hosts
-from tele.auth.shelf import Kept, Shelf
+from tele.auth.repository import Kept, Shelf
 from tele.interfaces import IBackend
 from tele.loop import make_logger, now
-from tele.model.api.records import ReportSessions
+from tele.model.api.recordings import ReportSessions
 from tele.model.codec import format_duration, format_time
 from tele.model.event import Event
 from tele.model.identity import HostIdentity, HostRole

@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from tele.auth.authorities import Authorities
 from tele.auth.presence import Hosts
-from tele.auth.shelf import Shelf
+from tele.auth.repository import Shelf
 from tele.interfaces import Change, IBackend
 from tele.model.api.members import ClusterState, HostChanges, Proxy
 from tele.model.codec import decode

@@ -20,11 +20,11 @@ from datetime import datetime, timedelta
 from attrs import Factory, evolve, frozen
 
 from tele.auth.issuing import is_host_name
-from tele.auth.shelf import Shelf
+from tele.auth.repository import Shelf
 from tele.certs.names import own_addresses
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, quoted
 from tele.interfaces import Delete, IBackend, Put
-from tele.model.api.people import NewToken, Token
+from tele.model.api.users import NewToken, Token
 from tele.model.identity import HostRole
 from tele.model.resources import NAME_PATTERN
 

@@ -80,7 +80,7 @@ def check(perform: Callable[[Any, Any], Any], after: Mark | None, marks: Sequenc
     """Walk the audit by the API, from the beginning or the event ``after``, and check it."""
     from tele.audit.chain import Chain, Mark
     from tele.model.api.operation import Nothing
-    from tele.model.api.records import ListEvents
+    from tele.model.api.recordings import ListEvents
     from tele.model.api.table import AUDIT_HEAD, LIST_EVENTS
 
     head = perform(AUDIT_HEAD, Nothing())

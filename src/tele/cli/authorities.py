@@ -150,8 +150,8 @@ def sign_user(
     where: Where,
 ) -> None:
     """Sign the public key in the file KEY for a user, for automation."""
-    from tele.model.api.people import SignUser
     from tele.model.api.table import SIGN_USER
+    from tele.model.api.users import SignUser
 
     lifetime = _DAY_OF_WORK if ttl is None else ttl
     request = SignUser(name, _read_key(key), split_words(logins), lifetime)
@@ -177,8 +177,8 @@ def sign_host(
     where: Where,
 ) -> None:
     """Sign the public host key in the file KEY, for an sshd."""
-    from tele.model.api.people import SignHost
     from tele.model.api.table import SIGN_HOST
+    from tele.model.api.users import SignHost
 
     lifetime = _DAY_OF_WORK if ttl is None else ttl
     request = SignHost(_read_key(key), split_words(principals), name, lifetime)

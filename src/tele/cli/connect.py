@@ -16,7 +16,7 @@ import click
 
 from tele.cli.openssh import split_address
 from tele.errors import InvalidInput, Unreachable, quoted
-from tele.tcp import PERSON_SECONDS, notice_dead_peer
+from tele.sockets.tcp import PERSON_SECONDS, notice_dead_peer
 
 CONNECT_SECONDS = 10.0
 
@@ -25,7 +25,7 @@ CONNECT_SECONDS = 10.0
 @click.argument("target", metavar="HOST:PORT")
 def connect(target: str) -> None:
     """Connect, as HTTPS_PROXY says, and hand the socket to ssh on standard output."""
-    from tele.https import leaving
+    from tele.outbound import blocking_dial as leaving
 
     if not stat.S_ISSOCK(os.fstat(1).st_mode):
         raise InvalidInput("this is for ssh, with the option ProxyUseFdpass")

@@ -78,8 +78,8 @@ def add(
     Nobody whom it stops can log in, use the API or go through a proxy, and what they have
     running ends within seconds. Prints the lock's name.
     """
-    from tele.model.api.people import PutLock
     from tele.model.api.table import PUT_LOCK
+    from tele.model.api.users import PutLock
     from tele.model.resources import Lock, LockSpec, LockTarget, Metadata
 
     said = {
@@ -119,8 +119,8 @@ def add(
 @where_options(local=True)
 def ls(form: str, where: Where) -> None:
     """List locks in force."""
-    from tele.model.api.people import Paged
     from tele.model.api.table import LIST_LOCKS
+    from tele.model.api.users import Paged
 
     with open_authority(where) as authority:
         found = pages(lambda after, size: authority.perform(LIST_LOCKS, Paged(size, after)))

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tele.certs.keys import PrivateKey
     from tele.certs.x509 import TlsKey
     from tele.model.api.members import PublicKeys
-    from tele.model.api.people import KnownDevice
+    from tele.model.api.users import KnownDevice
     from tele.model.authority import Certificates
 
 
@@ -85,8 +85,8 @@ def login(
     from tele.certs.x509 import TlsKey
     from tele.https.blocking import BlockingAuthority
     from tele.model.api.members import PublicKeys
-    from tele.model.api.people import LoginRequest
     from tele.model.api.table import LOGIN
+    from tele.model.api.users import LoginRequest
 
     ssh, tls = suite_of(authority_keys).generate(), TlsKey.generate()
     keys = PublicKeys(ssh.public.line, tls.public_pem)
@@ -104,7 +104,7 @@ def _device(home: Home, profile: Profile, keys: PublicKeys) -> KnownDevice | Non
     """Show that this user logged in from here before, if there is a certificate from then."""
     from tele.certs.device import LINE_LIMIT, prove_device
     from tele.certs.keys import PrivateKey
-    from tele.model.api.people import KnownDevice
+    from tele.model.api.users import KnownDevice
 
     files = home.files(profile)
     try:

@@ -110,7 +110,7 @@ def ls(
 
     Order, --since and --until go by when auth heard of a session.
     """
-    from tele.model.api.records import ListRecordings
+    from tele.model.api.recordings import ListRecordings
     from tele.model.api.table import LIST_RECORDINGS
 
     with open_authority(where) as authority:
@@ -141,7 +141,7 @@ def full_id(authority: Authority, wanted: str) -> str:
 
 
 def _beginning_with(authority: Authority, beginning: str) -> list[str]:
-    from tele.model.api.records import ListRecordings
+    from tele.model.api.recordings import ListRecordings
     from tele.model.api.table import LIST_RECORDINGS
 
     found: list[str] = []

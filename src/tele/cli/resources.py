@@ -29,33 +29,33 @@ class _Kind(NamedTuple):
 
 
 def _kind(text: str, force: bool = False) -> _Kind:
-    from tele.model.api import members, people, table
+    from tele.model.api import members, table, users
     from tele.model.codec import from_json
     from tele.model.identity import HostRole
     from tele.model.resources import Lock, Role, User
 
     kinds = {
         "user": _Kind(
-            lambda a: pages(lambda n, size: a.perform(table.LIST_USERS, people.Paged(size, n))),
+            lambda a: pages(lambda n, size: a.perform(table.LIST_USERS, users.Paged(size, n))),
             lambda a, name: a.perform(table.GET_USER, members.ByName(name)),
             lambda a, said: a.perform(
-                table.PUT_USER, people.PutUser(_name(said), from_json(User, said), force)
+                table.PUT_USER, users.PutUser(_name(said), from_json(User, said), force)
             ),
-            lambda a, name: a.perform(table.DELETE_USER, people.DeleteUser(name, force)),
+            lambda a, name: a.perform(table.DELETE_USER, users.DeleteUser(name, force)),
         ),
         "role": _Kind(
-            lambda a: pages(lambda n, size: a.perform(table.LIST_ROLES, people.Paged(size, n))),
+            lambda a: pages(lambda n, size: a.perform(table.LIST_ROLES, users.Paged(size, n))),
             lambda a, name: a.perform(table.GET_ROLE, members.ByName(name)),
             lambda a, said: a.perform(
-                table.PUT_ROLE, people.PutRole(_name(said), from_json(Role, said), force)
+                table.PUT_ROLE, users.PutRole(_name(said), from_json(Role, said), force)
             ),
             lambda a, name: a.perform(table.DELETE_ROLE, members.ByName(name)),
         ),
         "lock": _Kind(
-            lambda a: pages(lambda n, size: a.perform(table.LIST_LOCKS, people.Paged(size, n))),
+            lambda a: pages(lambda n, size: a.perform(table.LIST_LOCKS, users.Paged(size, n))),
             lambda a, name: a.perform(table.GET_LOCK, members.ByName(name)),
             lambda a, said: a.perform(
-                table.PUT_LOCK, people.PutLock(_name(said), from_json(Lock, said), force)
+                table.PUT_LOCK, users.PutLock(_name(said), from_json(Lock, said), force)
             ),
             lambda a, name: a.perform(table.DELETE_LOCK, members.ByName(name)),
         ),
@@ -70,7 +70,7 @@ def _kind(text: str, force: bool = False) -> _Kind:
             lambda a, name: a.perform(table.DELETE_HOST, members.ById(name)),
         ),
         "token": _Kind(
-            lambda a: pages(lambda n, size: a.perform(table.LIST_TOKENS, people.Paged(size, n))),
+            lambda a: pages(lambda n, size: a.perform(table.LIST_TOKENS, users.Paged(size, n))),
             None,
             None,
             lambda a, name: a.perform(table.DELETE_TOKEN, members.ById(name)),

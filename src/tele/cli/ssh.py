@@ -34,7 +34,7 @@ from tele.errors import InvalidInput, quoted
 #: Options of ssh(1) and scp(1) that take an argument.
 _SSH_ARGUMENTS = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
 _SCP_ARGUMENTS = frozenset("cDFiJloPSX")
-#: With one of these, and not in vain, connections leave as :mod:`tele.https.via` says.
+#: With one of these, and not in vain, connections leave as :mod:`tele.outbound.egress` says.
 _WAY_OUT = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 #: Settings of ssh_config(5) that name another key.
 _IDENTITY = re.compile("(?:IdentityFile|CertificateFile)(?![A-Za-z])", re.IGNORECASE)

@@ -91,8 +91,8 @@ def add(
     where: Where,
 ) -> None:
     """Create a token with which machines may join."""
-    from tele.model.api.people import NewToken
     from tele.model.api.table import ADD_TOKEN
+    from tele.model.api.users import NewToken
     from tele.model.identity import HostRole
 
     known = {role.value: role for role in HostRole}
@@ -127,8 +127,8 @@ def add(
 @where_options(local=True)
 def ls(form: str, where: Where) -> None:
     """List tokens, without their secrets."""
-    from tele.model.api.people import Paged
     from tele.model.api.table import LIST_TOKENS
+    from tele.model.api.users import Paged
 
     with open_authority(where) as authority:
         found = pages(lambda after, size: authority.perform(LIST_TOKENS, Paged(size, after)))

@@ -27,9 +27,9 @@ from tele.certs.pins import read_pin
 from tele.config.document import Place, Value, find_documents
 from tele.config.values import SIZE_UNITS, Address, Chosen, FileConfig, Network, Pins, Size
 from tele.errors import ConfigError, InvalidInput, quoted
-from tele.https.via import Via, read_via
 from tele.model.addresses import plain_network
 from tele.model.codec import parse_duration
+from tele.outbound.egress import Via, read_via
 
 _KIND = re.compile(r"[a-z][a-z0-9+.-]*", re.ASCII)
 _SIZE: Final = re.compile(r"([0-9]{1,6})(MiB|GiB|TiB)", re.ASCII)

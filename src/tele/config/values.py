@@ -16,12 +16,12 @@ from typing import Any, Final
 
 from attrs import Factory, field, frozen
 
+from tele.admission.penalties import Overflow
 from tele.certs.suites import SignatureSuite
-from tele.conch.penalties import Overflow
 from tele.errors import quoted
-from tele.https.via import Via
 from tele.model.access import GatewayPorts
 from tele.model.resources import HOST_NAME_PATTERN, RecordingSettings, keepalive_problem
+from tele.outbound.egress import Via
 from tele.wire.agreement import METHODS
 from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
 

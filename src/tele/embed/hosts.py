@@ -14,10 +14,10 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from zope.interface import implementer
 
 from tele._version import VERSION
+from tele.admission.limits import PROXY_STARTUPS, STARTUPS, Limits, fitted
+from tele.admission.penalties import LOOPBACK, PenaltyRules
 from tele.capacity.descriptors import process_budget
-from tele.conch.factory import ServerAlgorithms
-from tele.conch.limits import PROXY_STARTUPS, STARTUPS, Limits, fitted
-from tele.conch.penalties import LOOPBACK, PenaltyRules
+from tele.conch.server.factory import ServerAlgorithms
 from tele.config.values import (
     Address,
     HttpsCertConfig,
@@ -30,11 +30,11 @@ from tele.config.values import (
 )
 from tele.data_dir import DataDirLock
 from tele.embed.addresses import host_name, public_address
+from tele.embed.egress import network, way_out
 from tele.embed.plugins import choose
 from tele.embed.tunnelling import Tunnelling
-from tele.embed.ways_out import network, way_out
 from tele.errors import InvalidInput
-from tele.https.given_certificate import GivenCertificate
+from tele.https.file_certificate import GivenCertificate
 from tele.interfaces import (
     IAuthority,
     IRecorder,

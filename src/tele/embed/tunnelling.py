@@ -16,18 +16,18 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from zope.interface import implementer
 
-from tele.conch.limits import Limits
-from tele.conch.sockets import peer_address
-from tele.embed.ways_out import network
+from tele.admission.limits import Limits
+from tele.embed.egress import network
 from tele.errors import TeleError
 from tele.loop import make_logger, now
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
 from tele.model.api.members import Proxy
 from tele.model.identity import HostIdentity, HostRole
+from tele.outbound.dialer import WayOut
+from tele.sockets.direct import peer_address
 from tele.tunnel.agent import Serve
 from tele.tunnel.agents import Agents
-from tele.tunnel.ways_out import WayOut
 
 _log = make_logger(__name__)
 

@@ -3,8 +3,8 @@
 Laws of this file:
 
 * Standard library only, besides our values: a command starts fast.
-* Through a proxy of the network where ``HTTPS_PROXY`` says so (:mod:`tele.https.leaving`): TLS
-  is end to end. Never a redirect, never TLS below 1.3.
+* Through a proxy of the network where ``HTTPS_PROXY`` says so
+  (:mod:`tele.outbound.blocking_dial`): TLS is end to end. Never a redirect, never TLS below 1.3.
 * Whatever fails is one :class:`tele.errors.TeleError` with a sentence for a person.
 """
 
@@ -20,12 +20,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError, Unreachable
-from tele.https import leaving
-from tele.https.answers import decode_error, read_line
+from tele.https.api_errors import decode_error, read_line
 from tele.https.encoding import decode_response, encode_request
 from tele.https.identity import ALPN, TlsFiles, TlsIdentity
 from tele.model.addresses import split_address
 from tele.model.api.operation import Nothing, Operation
+from tele.outbound import blocking_dial as leaving
 
 if TYPE_CHECKING:  # the whole table takes longer to import than all the rest
     from tele.model.api.members import ClusterInfo
@@ -327,11 +327,11 @@ def _explained(address: str, error: Exception) -> TeleError:
 def fetch_cluster_blocking(address: str, pins: Sequence[str]) -> ClusterInfo:
     """Ask a server that nobody vouches for who it is, and check it against ``pins``.
 
-    With pins, all of the answer is verified: see :mod:`tele.https.first_contact`.
-    Without, it is an :class:`~tele.https.first_contact.UnverifiedCluster`.
+    With pins, all of the answer is verified: see :mod:`tele.https.pinning`.
+    Without, it is an :class:`~tele.https.pinning.UnverifiedCluster`.
     """
     # cryptography is slow to import, and only the first contact needs it here.
-    from tele.https.first_contact import pinned, server_name, unverified
+    from tele.https.pinning import pinned, server_name, unverified
     from tele.model.api.table import CLUSTER
 
     context = _context(None)

@@ -35,7 +35,7 @@ from tele.https.limits import Limits as Limits
 from tele.loop import make_logger
 from tele.model.addresses import source_network
 from tele.model.identity import Identity
-from tele.tcp import notice_dead_peer_below
+from tele.sockets.tcp import notice_dead_peer_below
 
 _log: Final = make_logger(__name__)
 

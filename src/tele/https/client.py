@@ -18,11 +18,11 @@ from twisted.internet.defer import CancelledError, Deferred
 from zope.interface import implementer
 
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unreachable, WrongClock
-from tele.https.answers import decode_error, read_line
+from tele.https.api_errors import decode_error, read_line
 from tele.https.connection import BODY_LIMIT, ApiConnection, NotSent, Taken
 from tele.https.encoding import Encoded, decode_response, encode_request
-from tele.https.first_contact import pinned, server_name, unverified
 from tele.https.identity import TlsIdentity
+from tele.https.pinning import pinned, server_name, unverified
 from tele.https.pool import Endpoint, Pool
 from tele.interfaces import IAuthority
 from tele.model.addresses import split_address
@@ -283,8 +283,8 @@ def fetch_cluster(
 ) -> Deferred[ClusterInfo]:
     """Ask a server that nobody vouches for who it is, and check it against ``pins``.
 
-    With pins, all of the answer is verified: see :mod:`tele.https.first_contact`.
-    Without, it is an :class:`~tele.https.first_contact.UnverifiedCluster`. ``endpoint(host,
+    With pins, all of the answer is verified: see :mod:`tele.https.pinning`.
+    Without, it is an :class:`~tele.https.pinning.UnverifiedCluster`. ``endpoint(host,
     port)`` makes what it is asked over, if not plain TCP.
     """
     return Deferred.fromCoroutine(_fetch(reactor, address, pins, endpoint))

@@ -23,7 +23,7 @@ import attrs
 from attrs import frozen
 
 from tele.errors import InvalidInput, quoted
-from tele.https.answers import unreadable
+from tele.https.api_errors import unreadable
 from tele.model.api.operation import Operation
 from tele.model.codec import decode, encode, from_json, read_json, to_json
 from tele.model.resources import NAME_PATTERN

@@ -19,7 +19,7 @@ from typing import Any, Final
 import attrs
 
 from tele._version import VERSION
-from tele.https.answers import KINDS_OF
+from tele.https.api_errors import KINDS_OF
 from tele.https.encoding import JSON, LINES, OCTETS, Kind, gives_octets, shape_of
 from tele.model.api.operation import Anyone, Hosts, Operation, Permitted, Users, Who
 from tele.model.bounds import bounds_of

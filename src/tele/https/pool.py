@@ -21,11 +21,11 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from tele.errors import Unreachable
 from tele.https.connection import ApiConnection, NotSent
-from tele.https.endpoints import endpoint_of
 from tele.https.identity import TlsIdentity
 from tele.https.trust import ClientTls
 from tele.model.addresses import split_address
-from tele.tcp import notice_dead_peer_below
+from tele.outbound.endpoints import endpoint_of
+from tele.sockets.tcp import notice_dead_peer_below
 
 CONNECT_TIMEOUT: Final = 10.0
 #: Less than the server's 75 seconds.

@@ -29,7 +29,7 @@ from zope.interface import Interface
 from tele.admission.shares import Rates, Shares
 from tele.call_queue import CallQueue
 from tele.errors import InvalidInput, NotLoggedIn, TeleError, Unavailable
-from tele.https.answers import encode_error, status_of
+from tele.https.api_errors import encode_error, status_of
 from tele.https.callers import admit, counted_as
 from tele.https.channel import ApiFactory, ApiRequest, Limits
 from tele.https.encoding import (

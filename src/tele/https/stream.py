@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from tele.admission.shares import Shares
 from tele.errors import NotLoggedIn, TeleError
-from tele.https.answers import encode_error
+from tele.https.api_errors import encode_error
 from tele.https.channel import ApiRequest
 from tele.https.encoding import LINES
 from tele.loop import Expiry, Ticker, make_logger

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from tele.errors import TeleError
 from tele.loop import backoff
-from tele.membership.bell import Bell
 from tele.membership.calls import Calls, pause_after
 from tele.membership.identity import MemberIdentity
+from tele.membership.wakeup import Bell
 from tele.model.addresses import split_address
 from tele.model.api.members import Announced
 from tele.model.api.table import ANNOUNCE

@@ -17,10 +17,10 @@ from twisted.internet.defer import Deferred
 from tele.errors import InvalidInput, TeleError
 from tele.loop import backoff, make_logger
 from tele.membership.background_spool import BackgroundSpool
-from tele.membership.bell import Bell
 from tele.membership.calls import Calls, pause_after
 from tele.membership.session_report import SessionReport
-from tele.model.api.records import EmitEvents
+from tele.membership.wakeup import Bell
+from tele.model.api.recordings import EmitEvents
 from tele.model.api.table import EMIT_EVENTS
 from tele.model.codec import decode, encode
 from tele.model.event import Event

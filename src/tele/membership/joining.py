@@ -19,8 +19,8 @@ from twisted.internet.defer import Deferred
 from tele.certs.rejoin import sign_rejoin
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unreachable
 from tele.https.client import RemoteAuthority, fetch_cluster
-from tele.https.first_contact import server_name
 from tele.https.identity import TlsIdentity
+from tele.https.pinning import server_name
 from tele.interfaces import IAuthority
 from tele.membership.identity import (
     HostKeyPair,

@@ -22,14 +22,13 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from tele.conch.client import ClientIdentity, MemberVerifier
+from tele.conch.client.transport import ClientIdentity, MemberVerifier
 from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError, Unavailable
-from tele.https.first_contact import server_name
+from tele.https.pinning import server_name
 from tele.interfaces import IAuthority
 from tele.loop import backoff, make_logger, now
 from tele.membership.announcing import Announcer, are_outdated, hosts_of
 from tele.membership.background_spool import BackgroundSpool
-from tele.membership.bell import Bell
 from tele.membership.calls import Calls, pause_after
 from tele.membership.cluster_clock import ClusterClock
 from tele.membership.events import EventSender
@@ -40,6 +39,7 @@ from tele.membership.renewal import RENEW_AT as RENEW_AT
 from tele.membership.renewal import RenewalTimer
 from tele.membership.rewriting import Rewriter
 from tele.membership.store import MemberStore
+from tele.membership.wakeup import Bell
 from tele.model.api.members import Announced, ClusterState, RenewRequest, WatchState
 from tele.model.api.table import RENEW, WATCH_STATE
 from tele.model.authority import AuthorityKind, TrustedAuthority

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from tele.loop import Expiry, backoff
-from tele.membership.bell import Bell
 from tele.membership.identity import MemberIdentity
+from tele.membership.wakeup import Bell
 
 RENEW_AT: Final = 2 / 3
 #: Hosts that joined together do not renew together; in parts of the certificate's life.

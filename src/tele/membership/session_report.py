@@ -16,7 +16,7 @@ from typing import Any, Final
 from tele.errors import InvalidInput, NotFound
 from tele.loop import make_logger, now
 from tele.membership.calls import Calls
-from tele.model.api.records import REPORT_LIMIT, ReportSessions
+from tele.model.api.recordings import REPORT_LIMIT, ReportSessions
 from tele.model.api.table import REPORT_SESSIONS
 
 REPORT_SECONDS: Final = 600.0

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from tele.conch.allowance import Allowance, Ration
+from tele.admission.reports import Allowance, Ration
 from tele.model.frame import FrameKind
+from tele.node.audit_reporter import Trail, cut
 from tele.node.programs import Visit
-from tele.node.trail import Trail, cut
 from tele.recording.tee import ConnectionTape
 
 #: Events of connections that others made, or that were refused, in one go, and how many more each
@@ -77,7 +77,7 @@ class ForwardRecords:
 
 
 class ForwardRecord:
-    """What becomes of one connection (:class:`tele.conch.relay.RelayWatch`)."""
+    """What becomes of one connection (:class:`tele.conch.connection.relay.RelayWatch`)."""
 
     def __init__(
         self, records: ForwardRecords, kind: str, fields: dict[str, str], accepted: bool

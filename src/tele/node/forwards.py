@@ -24,10 +24,9 @@ from zope.interface import implementer
 
 from tele.admission.slots import Slots
 from tele.capacity.descriptors import Account, Lease
-from tele.conch.forwarding import ForwardRequest, IForwarder, LocalRequest
-from tele.conch.listening import LISTENING_LIMIT, Kind, Listeners, Peer
-from tele.conch.names import Names
-from tele.conch.remote_forwarding import (
+from tele.conch.forwarding.listening import LISTENING_LIMIT, Kind, Listeners, Peer
+from tele.conch.forwarding.local import ForwardRequest, IForwarder, LocalRequest
+from tele.conch.forwarding.remote import (
     PATH_CHANNEL,
     PORT_CHANNEL,
     IListener,
@@ -36,22 +35,23 @@ from tele.conch.remote_forwarding import (
     path_channel,
     port_channel,
 )
-from tele.conch.session_forwarding import (
+from tele.conch.session.session_forwarding import (
     AGENT_CHANNEL,
     DISPLAY_CHANNEL,
     DisplayRequest,
     IDisplay,
     ISessionForwards,
 )
-from tele.conch.sockets import adopt
 from tele.errors import AccessDenied, Unavailable, quoted
 from tele.model.access import GatewayPorts
-from tele.node.display_child import find_xauth
+from tele.node.audit_reporter import address, cut
 from tele.node.forward_record import ForwardRecord, ForwardRecords
 from tele.node.ports import addresses_for, listen_for_display, listen_on
 from tele.node.programs import Visit
-from tele.node.trail import address, cut
 from tele.node.user_sockets import UserListener, UserSockets
+from tele.outbound.name_lookup import Names
+from tele.sockets.direct import adopt
+from tele.spawner.display_child import find_xauth
 from tele.wire.fields import string, uint32
 
 CONNECT_TIMEOUT: Final = 30.0
@@ -78,7 +78,7 @@ class Display:
     _close: Callable[[], object] = field(repr=False)
 
     def close(self) -> None:
-        """See :class:`tele.conch.session_forwarding.IDisplay`."""
+        """See :class:`tele.conch.session.session_forwarding.IDisplay`."""
         self._close()
 
 
@@ -181,7 +181,7 @@ class Forwards:
     def connect(
         self, request: ForwardRequest | LocalRequest, factory: IProtocolFactory
     ) -> Deferred[Any]:
-        """See :class:`tele.conch.forwarding.IForwarder`."""
+        """See :class:`tele.conch.forwarding.local.IForwarder`."""
         return Deferred.fromCoroutine(self._connect(request, factory))
 
     async def _connect(
@@ -255,13 +255,13 @@ class Forwards:
 
     # -- from others ------------------------------------------------------------------
     def listen(self, request: PortRequest | PathRequest) -> Deferred[int]:
-        """See :class:`tele.conch.remote_forwarding.IListener`."""
+        """See :class:`tele.conch.forwarding.remote.IListener`."""
         if isinstance(request, PathRequest):
             return Deferred.fromCoroutine(self._listen_local(request))
         return Deferred.fromCoroutine(self._listen_port(request))
 
     def cancel(self, request: PortRequest | PathRequest) -> bool:
-        """See :class:`tele.conch.remote_forwarding.IListener`."""
+        """See :class:`tele.conch.forwarding.remote.IListener`."""
         return self._listeners.remove(request)
 
     async def _listen_port(self, request: PortRequest) -> int:
@@ -305,7 +305,7 @@ class Forwards:
 
     # -- for sessions -----------------------------------------------------------------
     def agent(self) -> Deferred[None]:
-        """See :class:`tele.conch.session_forwarding.ISessionForwards`."""
+        """See :class:`tele.conch.session.session_forwarding.ISessionForwards`."""
         return Deferred.fromCoroutine(self._forward_agent())
 
     async def _forward_agent(self) -> None:
@@ -332,7 +332,7 @@ class Forwards:
         self._agent_path = made.path
 
     def display(self, request: DisplayRequest) -> Deferred[IDisplay]:
-        """See :class:`tele.conch.session_forwarding.ISessionForwards`."""
+        """See :class:`tele.conch.session.session_forwarding.ISessionForwards`."""
         return Deferred.fromCoroutine(self._forward_display(request))
 
     async def _forward_display(self, request: DisplayRequest) -> Display:

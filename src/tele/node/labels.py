@@ -23,11 +23,11 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tele.conch.programs import Exit
+from tele.conch.session.programs import Exit
 from tele.errors import TeleError
 from tele.loop import make_logger
-from tele.node.accounts import own_login
 from tele.node.spawning import Launch, Spawning
+from tele.spawner.accounts import own_login
 from tele.workers import SerialWorker
 
 OUTPUT_LIMIT: Final = 1024

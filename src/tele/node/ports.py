@@ -16,7 +16,7 @@ import socket as sockets
 from collections.abc import Sequence
 from typing import Final
 
-from tele.conch.listening import BACKLOG
+from tele.conch.forwarding.listening import BACKLOG
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unavailable, quoted
 from tele.model.access import GatewayPorts
 from tele.model.addresses import plain_host

@@ -26,7 +26,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from tele.capacity.descriptors import Account, Lease
-from tele.conch.programs import (
+from tele.conch.session.programs import (
     Exit,
     IHoldsDescriptors,
     IProgram,
@@ -39,10 +39,10 @@ from tele.interfaces import ISubsystem, SubsystemSession
 from tele.loop import make_logger
 from tele.model.access import INTERNAL_SFTP, Grant
 from tele.model.session import Launched
-from tele.node.spawn_messages import CLIENT_ENVIRONMENT
 from tele.node.spawning import Launch, Running, Spawning
 from tele.node.subsystems import SpokenProgram
 from tele.node.terminal import open_terminal, set_size
+from tele.spawner.spawn_messages import CLIENT_ENVIRONMENT
 
 log = make_logger(__name__)
 
@@ -73,7 +73,7 @@ class Visit:
 @implementer(IProgram, IHoldsDescriptors)
 @define(eq=False)
 class Program:
-    """One running program; see :class:`tele.conch.programs.IProgram`."""
+    """One running program; see :class:`tele.conch.session.programs.IProgram`."""
 
     stdin: int | None
     stdout: int | None
@@ -104,7 +104,7 @@ class Program:
             os.close(terminal)
 
     def descriptors_closed(self) -> None:
-        """See :class:`tele.conch.programs.IHoldsDescriptors`."""
+        """See :class:`tele.conch.session.programs.IHoldsDescriptors`."""
         self._lease.release()
 
     def signal(self, name: str) -> bool:
@@ -155,7 +155,7 @@ class NodePrograms:
         channel_number: int,
         launching: Callable[[Launched], None] = lambda _: None,
     ) -> Deferred[Any]:
-        """See :class:`tele.conch.programs.ISessionPrograms`.
+        """See :class:`tele.conch.session.programs.ISessionPrograms`.
 
         ``launching`` is called with what is launched, right before it is.
         """

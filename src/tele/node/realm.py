@@ -26,16 +26,16 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from zope.interface import implementer
 
 from tele.certs.check import LATEST
-from tele.conch.credentials import CertificateCredentials
+from tele.conch.server.credentials import CertificateCredentials
 from tele.errors import AccessDenied, Unavailable
 from tele.loop import now
 from tele.membership.member import Member
 from tele.membership.reviewing import Review
 from tele.model.access import CertificateLimits, Denied, Grant
 from tele.model.identity import UserIdentity
-from tele.node.accounts import Refused, check_open, check_sessions, find_account
+from tele.node.avatar import Visitor
 from tele.node.programs import Visit
-from tele.node.visitor import Visitor
+from tele.spawner.accounts import Refused, check_open, check_sessions, find_account
 from tele.workers import Workers
 
 PTY: Final = "permit-pty"

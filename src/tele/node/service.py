@@ -20,17 +20,15 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IProtocol
 
+from tele.admission.limits import Limits
 from tele.admission.slots import Slots
 from tele.capacity.descriptors import DescriptorBudget, process_budget
-from tele.conch.connection import SSHConnection
-from tele.conch.credentials import CertificateCredentials, DeniedAttempt, Trust, make_portal
-from tele.conch.exchange import HostKeys
-from tele.conch.factory import ServerAlgorithms, SSHServerFactory
-from tele.conch.farewell import Farewell
-from tele.conch.limits import Limits
-from tele.conch.names import Names
-from tele.conch.server import SSHServerTransport
-from tele.conch.sockets import listen, peer_address
+from tele.conch.connection.connection import SSHConnection
+from tele.conch.server.credentials import CertificateCredentials, DeniedAttempt, Trust, make_portal
+from tele.conch.server.drain import Farewell
+from tele.conch.server.factory import ServerAlgorithms, SSHServerFactory
+from tele.conch.server.transport import SSHServerTransport
+from tele.conch.transport.exchange import HostKeys
 from tele.errors import Conflict, ProtocolError, TeleError, Unavailable
 from tele.interfaces import IRecorder, ISubsystem
 from tele.loop import make_logger, now
@@ -40,7 +38,8 @@ from tele.model.authority import AuthorityKind
 from tele.model.identity import HostRole
 from tele.model.resources import RecordingMode
 from tele.model.session import RecordingStart
-from tele.node.accounts import own_login
+from tele.node.audit_reporter import Trail, address
+from tele.node.avatar import Visitor
 from tele.node.forwards import WAITING_LIMIT
 from tele.node.labels import Labels
 from tele.node.presence import NodePresence
@@ -49,10 +48,11 @@ from tele.node.proxies import ProxyAddresses
 from tele.node.realm import Accounts, NodeRealm, look_up
 from tele.node.spawning import Spawning
 from tele.node.subsystems import by_name
-from tele.node.trail import Trail, address
 from tele.node.user_sockets import UserSockets
-from tele.node.visitor import Visitor
+from tele.outbound.name_lookup import Names
 from tele.recording.tee import ConnectionTape
+from tele.sockets.direct import listen, peer_address
+from tele.spawner.accounts import own_login
 from tele.tunnel.agent import Serve
 from tele.tunnel.agents import Agents
 from tele.tunnel.vouching import Misdirected, Vouching, take_preface

@@ -23,7 +23,7 @@ from twisted.internet.interfaces import IReadDescriptor, IWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tele.node.spawn_messages import MAX_MESSAGE
+from tele.spawner.spawn_messages import MAX_MESSAGE
 from tele.workers import SerialWorker
 
 #: Seconds to wait when the kernel cannot take a message, as when too many descriptors are on

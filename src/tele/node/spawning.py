@@ -28,15 +28,15 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.capacity.descriptors import given_limit
-from tele.conch.programs import Exit
+from tele.conch.session.programs import Exit
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unavailable
 from tele.loop import backoff, make_logger
-from tele.node.accounts import Refused
-from tele.node.control_groups import own_group
-from tele.node.spawn_messages import NO_OPTIONS, SIGNALS, Options, pack
 from tele.node.spawner_link import Link, close_all, duplicates
+from tele.spawner.accounts import Refused
+from tele.spawner.control_groups import own_group
+from tele.spawner.spawn_messages import NO_OPTIONS, SIGNALS, Options, pack
 
-PROGRAM: Final = Path(__file__).with_name("spawner.py")
+PROGRAM: Final = Path(__file__).parent.with_name("spawner") / "program.py"
 #: Where the services of PAM are described; a name that is in neither is "other", which denies.
 PAM_FOLDERS: Final = ("/etc/pam.d", "/usr/lib/pam.d")
 START_TIMEOUT: Final = 30.0

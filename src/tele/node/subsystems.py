@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.capacity.descriptors import Account
-from tele.conch.programs import Exit, IHoldsDescriptors, IProgram
+from tele.conch.session.programs import Exit, IHoldsDescriptors, IProgram
 from tele.errors import InvalidInput, Unavailable, quoted
 from tele.interfaces import ISubsystem
 
@@ -76,7 +76,7 @@ class _Pipes(StandardIO):
 
 @implementer(IProgram, IHoldsDescriptors)
 class SpokenProgram:
-    """A protocol in place of a process; see :class:`tele.conch.programs.IProgram`."""
+    """A protocol in place of a process; see :class:`tele.conch.session.programs.IProgram`."""
 
     stderr: int | None = None
     tap: Any = None
@@ -112,7 +112,7 @@ class SpokenProgram:
             self.exited.callback(Exit(0))
 
     def descriptors_closed(self) -> None:
-        """See :class:`tele.conch.programs.IHoldsDescriptors`."""
+        """See :class:`tele.conch.session.programs.IHoldsDescriptors`."""
         self._channels.release()
 
     def signal(self, name: str) -> bool:

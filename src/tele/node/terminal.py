@@ -16,7 +16,7 @@ import termios
 from collections.abc import Iterable
 from typing import Any, Final
 
-from tele.conch.programs import PtyRequest
+from tele.conch.session.programs import PtyRequest
 
 _CHARACTERS: Final = {
     1: "VINTR", 2: "VQUIT", 3: "VERASE", 4: "VKILL", 5: "VEOF", 6: "VEOL", 7: "VEOL2",

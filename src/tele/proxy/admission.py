@@ -1,7 +1,8 @@
 """How many connections that are not SSH may there be, of one source and in all?
 
-SSH connections are counted by :class:`tele.conch.door.Door` until they have logged in. What is
-not decided yet, TLS for the proxy's own pages and what is passed on to auth is counted here.
+SSH connections are counted by :mod:`tele.conch.server.connection_admission` until they have
+logged in. What is not decided yet, TLS for the proxy's own pages and what is passed on to auth is
+counted here.
 
 Invariants of this file:
 
@@ -21,9 +22,9 @@ from typing import Final, Protocol
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from tele.conch.allowance import Allowance, Allowances
-from tele.conch.limits import STARTUPS_PER_HOME, STARTUPS_PER_SOURCE, Limits
-from tele.conch.places import Places
+from tele.admission.limits import STARTUPS_PER_HOME, STARTUPS_PER_SOURCE, Limits
+from tele.admission.places import Places
+from tele.admission.reports import Allowance, Allowances
 from tele.model.addresses import source_network
 
 #: Connections that are undecided, in a TLS handshake, or about our own pages.

@@ -27,11 +27,11 @@ from attrs import frozen
 from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, ITransport
 from twisted.internet.protocol import Factory, Protocol
 
-from tele.conch.door import StrangerLog
-from tele.conch.sockets import DirectSocket, peer_address
+from tele.conch.server.connection_admission import StrangerLog
 from tele.errors import ProtocolError
 from tele.proxy.admission import Admission, Slot
 from tele.proxy.client_hello import HANDSHAKE, ClientHelloReader
+from tele.sockets.direct import DirectSocket, peer_address
 from tele.wire.proxy_header import looks_like_header, parse_proxy_header
 
 AUTH_PROTOCOL: Final = b"tele-auth"

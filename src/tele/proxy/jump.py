@@ -8,7 +8,7 @@ Laws of this file:
 * Nobody logs in here: the only thing that a visitor gets is a way to a node's SSH.
 * Who may not log in to a node at all cannot even dial it; unknown, ambiguous, offline and
   denied are four different answers.
-* What one person uses over all connections is bounded (:mod:`tele.proxy.people`).
+* What one person uses over all connections is bounded (:mod:`tele.proxy.user_limits`).
 * Who may not go there any more does not stay: if one of the nodes that a connection leads to is
   denied to its visitor, the whole connection ends, with the reason.
 """
@@ -27,13 +27,13 @@ from twisted.python.failure import Failure
 
 from tele.audit.lines import log_line
 from tele.certs.check import LATEST
-from tele.conch.backlog import Backlog
-from tele.conch.channel import Answer, Channel, read_all
-from tele.conch.credentials import CertificateCredentials
-from tele.conch.forwarding import read_request
-from tele.conch.refusals import refusal, terminal_lines
-from tele.conch.relay import RelayChannel, StreamEnd
-from tele.conch.windows import WindowBudget
+from tele.conch.connection.backlog import Backlog
+from tele.conch.connection.channel import Answer, Channel, read_all
+from tele.conch.connection.refusals import refusal, terminal_lines
+from tele.conch.connection.relay import RelayChannel, StreamEnd
+from tele.conch.connection.windows import WindowBudget
+from tele.conch.forwarding.local import read_request
+from tele.conch.server.credentials import CertificateCredentials
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unavailable, Unreachable
 from tele.loop import Expiry, make_logger, now
 from tele.membership.reviewing import Review
@@ -42,10 +42,10 @@ from tele.model.addresses import PORT_DIGITS, split_address
 from tele.model.api.members import ClusterState
 from tele.model.identity import UserIdentity
 from tele.model.presence import Host
-from tele.proxy.index import NodeIndex, check_online
-from tele.proxy.people import People
-from tele.proxy.ways import Ways
+from tele.proxy.user_limits import People
 from tele.rbac.policy import Policy
+from tele.routing.dialer import Ways
+from tele.routing.index import NodeIndex, check_online
 from tele.tunnel.acceptor import Tunnels
 
 log = make_logger(__name__)
@@ -236,7 +236,7 @@ class Visitor(ConchUser):
         self.jump = jump
         #: What the windows of all connections of this person may have together.
         self.window_budget: WindowBudget | None = None
-        #: See :mod:`tele.conch.keepalive`.
+        #: See :mod:`tele.conch.transport.keepalive`.
         self.keepalive_interval = 0.0
         #: Ways that are being opened; nobody needs them when the visitor has left.
         self.opening: dict[Deferred[Any], Host] = {}

@@ -16,12 +16,12 @@ from twisted.cred.portal import IRealm
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import Interface, implementer
 
-from tele.conch.credentials import CertificateCredentials, MemberCredentials
+from tele.conch.server.credentials import CertificateCredentials, MemberCredentials
 from tele.errors import AccessDenied, TeleError
 from tele.model.identity import HostIdentity, HostRole
 from tele.proxy.jump import Jump
+from tele.routing.peers import PeerAvatar
 from tele.tunnel.acceptor import AgentAvatar
-from tele.tunnel.peers import PeerAvatar
 
 
 @implementer(IRealm)

@@ -13,19 +13,17 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IStreamClientEndpoint
 from twisted.internet.task import LoopingCall
 
+from tele.admission.limits import Limits
+from tele.admission.reports import Allowance, Allowances, Ration
 from tele.audit.chain import event
 from tele.audit.lines import log_event
-from tele.conch.allowance import Allowance, Allowances, Ration
-from tele.conch.client import MemberVerifier
-from tele.conch.credentials import DeniedAttempt, Trust, make_portal
-from tele.conch.door import Refused, denied_ration
-from tele.conch.exchange import HostKeys
-from tele.conch.factory import ServerAlgorithms, SSHServerFactory
-from tele.conch.farewell import Farewell, has_channels
-from tele.conch.limits import Limits
-from tele.conch.names import Names
-from tele.conch.server import SSHServerTransport
-from tele.conch.sockets import listen
+from tele.conch.client.transport import MemberVerifier
+from tele.conch.server.connection_admission import Refused, denied_ration
+from tele.conch.server.credentials import DeniedAttempt, Trust, make_portal
+from tele.conch.server.drain import Farewell, has_channels
+from tele.conch.server.factory import ServerAlgorithms, SSHServerFactory
+from tele.conch.server.transport import SSHServerTransport
+from tele.conch.transport.exchange import HostKeys
 from tele.errors import TeleError, Unavailable
 from tele.https.trust import ServerTls
 from tele.loop import backoff, make_logger, now
@@ -38,23 +36,25 @@ from tele.model.api.members import HostChanges, Proxy, WatchHosts
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostIdentity, HostRole
 from tele.model.revocation import HostRevocation
+from tele.outbound.dialer import WayOut
+from tele.outbound.name_lookup import Names
 from tele.proxy.admission import Admission, limits_for
 from tele.proxy.auth_reach import AuthReach
 from tele.proxy.demultiplexer import Demultiplexer, Doors
-from tele.proxy.doors import Pages, Relay, https_door
-from tele.proxy.index import NodeIndex
 from tele.proxy.jump import DENIED_BURST, DENIED_PER_SECOND, Jump
 from tele.proxy.jump import Visitor as JumpVisitor
-from tele.proxy.known_nodes import KnownNodes
-from tele.proxy.people import People, person_limits
 from tele.proxy.realm import ProxyRealm
-from tele.proxy.ways import Ways
+from tele.proxy.tls_routes import Pages, Relay, https_door
+from tele.proxy.user_limits import People, person_limits
+from tele.routing.dialer import Ways
+from tele.routing.index import NodeIndex
+from tele.routing.known_nodes import KnownNodes
+from tele.routing.peers import CONNECT_SECONDS, PeerAvatar, Peers
+from tele.sockets.direct import listen
 from tele.tunnel.acceptor import AgentAvatar, Tunnel, Tunnels
-from tele.tunnel.peers import CONNECT_SECONDS, PeerAvatar, Peers
-from tele.tunnel.visits import OPEN_SECONDS, MemberConnection
+from tele.tunnel.messages import Visitor, auth_as_destination
+from tele.tunnel.relayed_channels import OPEN_SECONDS, MemberConnection
 from tele.tunnel.vouching import vouch
-from tele.tunnel.ways_out import WayOut
-from tele.tunnel.words import Visitor, auth_as_destination
 
 log = make_logger(__name__)
 

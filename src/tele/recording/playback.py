@@ -21,7 +21,7 @@ from attrs import frozen
 from tele.errors import BadRecording, InvalidInput, NotFound, quoted
 from tele.model.api import table
 from tele.model.api.members import ById
-from tele.model.api.records import GetChunk, RecordingDetails
+from tele.model.api.recordings import GetChunk, RecordingDetails
 from tele.model.codec import decode, encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import Manifest, RecordingStart, RecordingState

@@ -35,7 +35,7 @@ from tele.interfaces import IAuthority
 from tele.loop import make_logger, now
 from tele.model.api import table
 from tele.model.api.members import ById
-from tele.model.api.records import (
+from tele.model.api.recordings import (
     GetChunk,
     Octets,
     RecordingProgress,

@@ -36,7 +36,7 @@ from tele.loop import backoff, make_logger, now
 from tele.model.api import table
 from tele.model.api.members import ById
 from tele.model.api.operation import Nothing
-from tele.model.api.records import (
+from tele.model.api.recordings import (
     ChunkStored,
     FinishRecording,
     OpenRecordings,

@@ -21,6 +21,7 @@ from twisted.internet.testing import StringTransport
 from twisted.test import iosim
 from zope.interface import implementer
 
+from tele.admission.limits import Limits
 from tele.certs.certificate import Certificate
 from tele.certs.issue import (
     HostCertificateRequest,
@@ -29,11 +30,10 @@ from tele.certs.issue import (
     issue_user,
 )
 from tele.certs.keys import PrivateKey
-from tele.conch.client import ClientIdentity, HostVerifier, LoginTransport
-from tele.conch.credentials import CertificateCredentials, DeniedAttempt, Trust, make_portal
-from tele.conch.exchange import HostKeys
-from tele.conch.factory import ServerAlgorithms, SSHServerFactory
-from tele.conch.limits import Limits
+from tele.conch.client.transport import ClientIdentity, HostVerifier, LoginTransport
+from tele.conch.server.credentials import CertificateCredentials, DeniedAttempt, Trust, make_portal
+from tele.conch.server.factory import ServerAlgorithms, SSHServerFactory
+from tele.conch.transport.exchange import HostKeys
 from tele.model.identity import HostRole
 from tele.testing.clocks import SettableClock
 

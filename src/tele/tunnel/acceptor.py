@@ -24,15 +24,15 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 
-from tele.conch.allowance import Allowance, Allowances
-from tele.conch.channel import Channel
-from tele.conch.refusals import RESOURCE_SHORTAGE
-from tele.conch.relay import RelayChannel, StreamEnd
+from tele.admission.reports import Allowance, Allowances
+from tele.conch.connection.channel import Channel
+from tele.conch.connection.refusals import RESOURCE_SHORTAGE
+from tele.conch.connection.relay import RelayChannel, StreamEnd
 from tele.errors import AccessDenied
 from tele.loop import make_logger
 from tele.model.identity import HostIdentity
-from tele.tunnel.visits import CHANNELS_LIMIT, OPEN_SECONDS, MemberConnection, pass_on
-from tele.tunnel.words import AUTH, LEAVING, TUNNEL, Hello, Visitor
+from tele.tunnel.messages import AUTH, LEAVING, TUNNEL, Hello, Visitor
+from tele.tunnel.relayed_channels import CHANNELS_LIMIT, OPEN_SECONDS, MemberConnection, pass_on
 from tele.wire import numbers as n
 
 log = make_logger(__name__)

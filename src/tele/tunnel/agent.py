@@ -32,17 +32,17 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tele.conch.client import ClientIdentity, MemberVerifier, connect
-from tele.conch.connection import SSHConnection
-from tele.conch.limits import Limits
-from tele.conch.refusals import RESOURCE_SHORTAGE, UNKNOWN_CHANNEL_TYPE
-from tele.conch.sockets import peer_address
-from tele.conch.stream import StreamChannel
+from tele.admission.limits import Limits
+from tele.conch.client.transport import ClientIdentity, MemberVerifier, connect
+from tele.conch.connection.connection import SSHConnection
+from tele.conch.connection.refusals import RESOURCE_SHORTAGE, UNKNOWN_CHANNEL_TYPE
+from tele.conch.connection.stream import StreamChannel
 from tele.errors import AccessDenied, Conflict, TeleError, Unreachable
 from tele.loop import backoff, make_logger
 from tele.model.identity import HostIdentity
-from tele.tunnel.visits import CHANNELS_LIMIT
-from tele.tunnel.words import LEAVING, TUNNEL, VISITOR, Hello, Visitor
+from tele.sockets.direct import peer_address
+from tele.tunnel.messages import LEAVING, TUNNEL, VISITOR, Hello, Visitor
+from tele.tunnel.relayed_channels import CHANNELS_LIMIT
 
 log = make_logger(__name__)
 

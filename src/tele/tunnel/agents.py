@@ -18,16 +18,16 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IStreamClientEndpoint
 
-from tele.conch.client import ClientIdentity, MemberVerifier
-from tele.conch.limits import Limits
-from tele.conch.stream import open_stream
+from tele.admission.limits import Limits
+from tele.conch.client.transport import ClientIdentity, MemberVerifier
+from tele.conch.connection.stream import open_stream
 from tele.errors import Unreachable
 from tele.model.api.members import Proxy
 from tele.model.identity import HostIdentity
 from tele.tunnel.agent import Agent, AgentConnection, Means, Serve
+from tele.tunnel.messages import AUTH, INSTANCE_SIZE
 from tele.tunnel.proxy_choice import preferred, wanted
-from tele.tunnel.visits import OPEN_SECONDS
-from tele.tunnel.words import AUTH, INSTANCE_SIZE
+from tele.tunnel.relayed_channels import OPEN_SECONDS
 
 #: Stands for whichever proxy answers where we joined.
 _ANY = ""

@@ -26,11 +26,11 @@ from attrs import define, field
 
 from tele.certs.certificate import Certificate, parse_certificate
 from tele.certs.keys import PrivateKey
-from tele.conch.client import MemberVerifier
+from tele.conch.client.transport import MemberVerifier
 from tele.errors import BadCertificate, ProtocolError
 from tele.model.identity import HostIdentity
 from tele.text import difference
-from tele.tunnel.words import Visitor
+from tele.tunnel.messages import Visitor
 from tele.wire.fields import Reader, string
 
 PREFACE: Final = b"TELE-VISITOR "

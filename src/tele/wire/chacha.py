@@ -7,7 +7,7 @@ key of the Poly1305 tag over all of it. The nonce of everything is the sequence 
 Laws of this file:
 
 * The length is all that is decrypted before the tag was checked.
-* A key is renewed long before a sequence number comes again (:class:`tele.conch.limits.Limits`).
+* A key is renewed long before a sequence number comes again (:mod:`tele.admission.limits`).
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from tele.errors import (
 )
 from tele.interfaces import Put
 from tele.loop import now
-from tele.model.api import members, people, records, table
+from tele.model.api import members, recordings, table, users
 from tele.model.api.operation import Anyone, Hosts, Operation, Permitted, Users
 from tele.model.codec import encode
 from tele.model.identity import Caller, HostIdentity, HostRole, UserIdentity
@@ -90,9 +90,9 @@ def test_the_gate_is_auths_own(world: World, operation: Operation[Any, Any]) -> 
 def test_a_stream_is_no_call_and_a_call_no_stream(world: World) -> None:
     """The two ways to call cannot be mixed to slip past what one of them checks."""
     with pytest.raises(InvalidInput):
-        world.do(table.FOLLOW_EVENTS, records.FollowEvents())
+        world.do(table.FOLLOW_EVENTS, recordings.FollowEvents())
     with pytest.raises(InvalidInput):
-        result(world.auth.follow(table.LIST_USERS, people.Paged(), world.admin, [].append))
+        result(world.auth.follow(table.LIST_USERS, users.Paged(), world.admin, [].append))
 
 
 def test_certificates_that_are_over_or_of_others_are_worth_nothing(world: World) -> None:
@@ -110,33 +110,33 @@ def test_nobody_is_called_as_the_local_administrator(world: World) -> None:
     """No user can get the name that means everything is allowed."""
     for name in ("@local", "@LOCAL", "a/b", "a\nb", "-x", ""):
         with pytest.raises((InvalidInput, ValueError)):
-            world.do(table.ADD_USER, people.NewUser(User(Metadata(name))))
+            world.do(table.ADD_USER, users.NewUser(User(Metadata(name))))
 
 
 def test_the_local_administrator_cannot_be_locked_out(world: World) -> None:
     """Whoever spoils the preset roles does not take auth's own machine away from its owner."""
     ruined = Role(Metadata("editor"), RoleSpec(deny=Conditions(rules=(Rule(("*",), ("*",)),))))
-    world.do(table.PUT_ROLE, people.PutRole("editor", ruined))
+    world.do(table.PUT_ROLE, users.PutRole("editor", ruined))
     lock(world, user="@local")
-    assert world.do(table.LIST_USERS, people.Paged()).items == ()
+    assert world.do(table.LIST_USERS, users.Paged()).items == ()
 
 
 def test_giving_roles_is_administering(world: World) -> None:
     """Who may only create users can create none with a role: it could be any role."""
     clerk = Conditions(rules=(Rule(("user",), ("create", "read", "list")),))
-    world.do(table.PUT_ROLE, people.PutRole("clerk", Role(Metadata("clerk"), RoleSpec(clerk))))
+    world.do(table.PUT_ROLE, users.PutRole("clerk", Role(Metadata("clerk"), RoleSpec(clerk))))
     world.add_user("carl", "clerk")
     carl = world.user("carl", "clerk")
     with pytest.raises(AccessDenied):
-        request = people.NewUser(User(Metadata("evil"), UserSpec(("editor",))))
+        request = users.NewUser(User(Metadata("evil"), UserSpec(("editor",))))
         world.do(table.ADD_USER, request, carl)
     with pytest.raises(AccessDenied):
         mine = User(Metadata("carl"), UserSpec(("clerk", "editor")))
-        world.do(table.PUT_USER, people.PutUser("carl", mine), carl)
+        world.do(table.PUT_USER, users.PutUser("carl", mine), carl)
     with pytest.raises(AccessDenied):
         power = Role(Metadata("clerk"), RoleSpec(Conditions(rules=(Rule(("*",), ("*",)),))))
-        world.do(table.PUT_ROLE, people.PutRole("clerk", power), carl)
-    world.do(table.ADD_USER, people.NewUser(User(Metadata("plain"))), carl)
+        world.do(table.PUT_ROLE, users.PutRole("clerk", power), carl)
+    world.do(table.ADD_USER, users.NewUser(User(Metadata("plain"))), carl)
 
 
 # -- guessing ---------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def test_guessing_tokens_is_bounded_noise(world: World) -> None:
     with pytest.raises(AccessDenied):
         world.join("one more")
     last = result(
-        world.parts.audit.query(records.ListEvents(event="auth.denied", newest=True, limit=1))
+        world.parts.audit.query(recordings.ListEvents(event="auth.denied", newest=True, limit=1))
     ).items[0]
     assert last.fields["others_not_listed"] == 50
 
@@ -251,10 +251,10 @@ def test_a_wrong_key_does_not_tell_whether_the_password_is_right(world: World) -
     for bad in (evolve(good, tls="x"), evolve(good, ssh="x")):
         for password in ("correct horse", "wrong password"):
             with pytest.raises(InvalidInput):
-                request = people.LoginRequest("alice", password, bad)
+                request = users.LoginRequest("alice", password, bad)
                 world.do(table.LOGIN, request, Caller(None, "192.0.2.7:9"))
     with pytest.raises(InvalidInput):
-        request = people.LoginRequest("alice", "correct horse", good, timedelta(0))
+        request = users.LoginRequest("alice", "correct horse", good, timedelta(0))
         world.do(table.LOGIN, request, Caller(None, ""))
     world.login()
 
@@ -277,8 +277,8 @@ def test_the_lock_out_ends_by_time_and_not_by_trying(world: World) -> None:
 def test_a_name_used_again_does_not_bring_the_old_password(world: World) -> None:
     """Who is created under the name of a removed user starts without a password."""
     world.add_user("alice", "access")
-    world.do(table.DELETE_USER, people.DeleteUser("alice"))
-    world.do(table.PUT_USER, people.PutUser("alice", User(Metadata("alice"))))
+    world.do(table.DELETE_USER, users.DeleteUser("alice"))
+    world.do(table.PUT_USER, users.PutUser("alice", User(Metadata("alice"))))
     with pytest.raises(AccessDenied):
         world.login()
 
@@ -299,7 +299,7 @@ def test_a_locked_user_gets_no_certificate_by_any_way(world: World) -> None:
     with pytest.raises(AccessDenied, match="wrong, or you have to wait"):
         world.login()
     with pytest.raises(AccessDenied, match="come and see us"):
-        world.do(table.SIGN_USER, people.SignUser("alice", keys().ssh, ("root",)))
+        world.do(table.SIGN_USER, users.SignUser("alice", keys().ssh, ("root",)))
     with pytest.raises(AccessDenied, match="come and see us"):
         world.do(table.WHOAMI, None, world.user("alice", "access"))
 
@@ -324,7 +324,7 @@ def test_a_user_with_an_end_ends(world: World) -> None:
     """After ``metadata.expires`` there is no such user, and the password is of no use."""
     ends = now(world.clock) + timedelta(hours=1)
     user = User(Metadata("temp", expires=ends), UserSpec(("access",), {"logins": ("root",)}))
-    world.do(table.ADD_USER, people.NewUser(user, "correct horse"))
+    world.do(table.ADD_USER, users.NewUser(user, "correct horse"))
     world.login("temp")
     world.clock.advance(3600)
     with pytest.raises(AccessDenied):
@@ -332,8 +332,8 @@ def test_a_user_with_an_end_ends(world: World) -> None:
     with pytest.raises(AccessDenied):
         world.do(table.WHOAMI, None, world.user("temp", "access"))
     with pytest.raises(InvalidInput, match="over"):
-        world.do(table.PUT_USER, people.PutUser("temp", user))
-    world.do(table.PUT_USER, people.PutUser("temp", User(Metadata("temp"))))
+        world.do(table.PUT_USER, users.PutUser("temp", user))
+    world.do(table.PUT_USER, users.PutUser("temp", User(Metadata("temp"))))
     with pytest.raises(AccessDenied):  # the next one of this name has no password yet
         world.login("temp")
 
@@ -343,19 +343,19 @@ def test_a_pinned_certificate_is_for_one_address(world: World) -> None:
     options = RoleOptions(pin_source_ip=True)
     allow = Conditions(("root",), {"*": ("*",)})
     pinned = Role(Metadata("pinned"), RoleSpec(allow, options=options))
-    world.do(table.PUT_ROLE, people.PutRole("pinned", pinned))
+    world.do(table.PUT_ROLE, users.PutRole("pinned", pinned))
     world.add_user("alice", "pinned")
     certificate = parse_certificate(parse_line(world.login().ssh))
     assert certificate.critical["source-address"].endswith(b"192.0.2.7/32")
     with pytest.raises(AccessDenied, match="pins"):
-        world.do(table.SIGN_USER, people.SignUser("alice", keys().ssh, ("root",)))
+        world.do(table.SIGN_USER, users.SignUser("alice", keys().ssh, ("root",)))
 
 
 def test_a_certificate_gives_only_what_roles_with_its_logins_give(world: World) -> None:
     """A role without logins adds no forwarding to what the others refuse."""
     options = RoleOptions(port_forwarding=False, forward_agent=False)
     strict = Role(Metadata("strict"), RoleSpec(Conditions(("root",)), options=options))
-    world.do(table.PUT_ROLE, people.PutRole("strict", strict))
+    world.do(table.PUT_ROLE, users.PutRole("strict", strict))
     world.add_user("alice", "strict", "editor")
     certificate = parse_certificate(parse_line(world.login().ssh))
     assert "permit-port-forwarding" not in certificate.extensions
@@ -372,10 +372,10 @@ def test_a_removed_machine_may_do_nothing(world: World) -> None:
     failed: list[Any] = []
     listening.addErrback(failed.append)
     world.do(table.DELETE_HOST, members.ById(HOST_ID))
-    put = records.PutChunk(tape.id, 0, b"x")
+    put = recordings.PutChunk(tape.id, 0, b"x")
     for operation, request in (
         (table.PUT_CHUNK, put),
-        (table.EMIT_EVENTS, records.EmitEvents(())),
+        (table.EMIT_EVENTS, recordings.EmitEvents(())),
         (table.RECORDING_PROGRESS, members.ById(tape.id)),
     ):
         with pytest.raises(AccessDenied, match="removed"):
@@ -391,13 +391,13 @@ def test_a_right_that_is_taken_away_ends_the_stream(world: World) -> None:
     world.add_user("otto", "auditor")
     told: list[Any] = []
     watching = world.auth.follow(
-        table.FOLLOW_EVENTS, records.FollowEvents(), world.user("otto", "auditor"), told.append
+        table.FOLLOW_EVENTS, recordings.FollowEvents(), world.user("otto", "auditor"), told.append
     )
     failed: list[Any] = []
     watching.addErrback(failed.append)
     world.clock.advance(LOOK_AGAIN)
     assert not failed
-    world.do(table.PUT_USER, people.PutUser("otto", User(Metadata("otto"))))
+    world.do(table.PUT_USER, users.PutUser("otto", User(Metadata("otto"))))
     world.clock.advance(LOOK_AGAIN)
     assert failed[0].check(AccessDenied)
     seen = len(told)
@@ -443,10 +443,10 @@ def test_a_host_cannot_report_what_only_auth_does(world: World, name: str) -> No
     world.join(world.token())
     forged = event(name, "e1", now(world.clock), "c", server_id=HOST_ID, user="alice")
     with pytest.raises(InvalidInput):
-        world.do(table.EMIT_EVENTS, records.EmitEvents((forged,)), world.host())
+        world.do(table.EMIT_EVENTS, recordings.EmitEvents((forged,)), world.host())
     mislabelled = evolve(forged, event="exec")
     with pytest.raises(InvalidInput):
-        world.do(table.EMIT_EVENTS, records.EmitEvents((mislabelled,)), world.host())
+        world.do(table.EMIT_EVENTS, recordings.EmitEvents((mislabelled,)), world.host())
     assert [e for e in world.events(name) if e.user == "alice"] == []
     assert len(world.events("auth.denied")) == 2
 
@@ -513,7 +513,7 @@ def test_what_a_start_may_not_say(world: World, words: dict[str, Any]) -> None:
     name = "0" * 8 + tape.id[8:]
     start = evolve(tape.start, id=name, started=started, **words)
     with pytest.raises(TeleError):
-        world.do(table.START_RECORDING, records.StartRecording(name, start), tape.host)
+        world.do(table.START_RECORDING, recordings.StartRecording(name, start), tape.host)
 
 
 def test_looking_at_chunks_alone_is_on_record(world: World) -> None:
@@ -523,7 +523,7 @@ def test_looking_at_chunks_alone_is_on_record(world: World) -> None:
     world.add_user("otto", "auditor")
     otto = world.user("otto", "auditor")
     for number in (1, 0):
-        world.do(table.GET_CHUNK, records.GetChunk(tape.id, number), otto)
+        world.do(table.GET_CHUNK, recordings.GetChunk(tape.id, number), otto)
     (access,) = world.events("recording.access")
     assert (access.user, access.session_id) == ("otto", tape.id)
 
@@ -532,7 +532,7 @@ def test_a_page_is_not_a_way_to_read_everything(world: World) -> None:
     """Lists have a limit, whatever the caller asks for."""
     for limit in (0, -1, 1001, 10**12):
         with pytest.raises(InvalidInput):
-            world.do(table.LIST_USERS, people.Paged(limit))
+            world.do(table.LIST_USERS, users.Paged(limit))
         with pytest.raises(InvalidInput):
             world.do(table.LIST_HOSTS, members.ListHosts(limit=limit))
 
@@ -544,7 +544,7 @@ def test_a_hosts_certificate_is_not_a_persons(world: World) -> None:
     assert isinstance(identity, HostIdentity)
     local = evolve(identity, name="@local")
     with pytest.raises(AccessDenied):
-        world.do(table.LIST_USERS, people.Paged(), Caller(local))
+        world.do(table.LIST_USERS, users.Paged(), Caller(local))
 
 
 @pytest.mark.parametrize("command", ["internal-sftp", "backup"])
@@ -555,7 +555,7 @@ def test_a_forced_command_gets_no_forwarding_into_its_certificate(
     """A role that forces a command has to name what its certificates forward (attack)."""
     options = RoleOptions(force_command=command, port_forwarding=said)
     files = Role(Metadata("files"), RoleSpec(Conditions(("root",)), options=options))
-    world.do(table.PUT_ROLE, people.PutRole("files", files))
+    world.do(table.PUT_ROLE, users.PutRole("files", files))
     world.add_user("alice", "files")
     certificate = parse_certificate(parse_line(world.login().ssh))
     found = {name for name in certificate.extensions if "forwarding" in name}

@@ -11,7 +11,8 @@ from attrs import evolve
 
 from auth_world import HOST_ID, OTHER_ID, PROXY_ID, Tape, World, result
 from tele.audit.chain import event
-from tele.auth import quotas, recordings
+from tele.auth import quotas
+from tele.auth import recordings as stored
 from tele.auth.claims import NODE_EVENTS, PROXY_EVENTS
 from tele.auth.journal import ONES_BURST
 from tele.auth.quotas import Quota
@@ -20,7 +21,7 @@ from tele.certs.issue import HostCertificateRequest, issue_host
 from tele.certs.keys import PrivateKey
 from tele.errors import AccessDenied, Conflict, InvalidInput, TeleError, Unavailable
 from tele.loop import now
-from tele.model.api import members, people, records, table
+from tele.model.api import members, recordings, table, users
 from tele.model.authority import AuthorityKind
 from tele.model.event import Event
 from tele.model.identity import HostRole
@@ -35,7 +36,7 @@ def made(world: World, name: str = "exec", event_id: str = "", **words: Any) -> 
 
 
 def emit(world: World, *events: Event, host_id: str = HOST_ID) -> None:
-    world.do(table.EMIT_EVENTS, records.EmitEvents(events), world.host(host_id))
+    world.do(table.EMIT_EVENTS, recordings.EmitEvents(events), world.host(host_id))
 
 
 # -- events ---------------------------------------------------------------------------
@@ -47,9 +48,9 @@ def test_who_and_when_is_auths_own_knowledge(world: World) -> None:
     (kept,) = world.events("exec")
     assert (kept.server_id, kept.server_name) == (HOST_ID, "web1")
     assert (kept.time, kept.claimed) == (now(world.clock), yesterday)
-    since = records.ListEvents(event="exec", since=now(world.clock))
+    since = recordings.ListEvents(event="exec", since=now(world.clock))
     assert len(world.do(table.LIST_EVENTS, since).items) == 1
-    until = records.ListEvents(event="exec", until=now(world.clock))
+    until = recordings.ListEvents(event="exec", until=now(world.clock))
     assert world.do(table.LIST_EVENTS, until).items == ()
 
 
@@ -57,11 +58,11 @@ def test_a_proxy_reports_no_sessions(world: World) -> None:
     """A proxy that was taken over makes up no sessions, commands or forwards of people (attack)."""
     proxy = world.proxy()
     for name in sorted(NODE_EVENTS - PROXY_EVENTS):
-        told = records.EmitEvents((made(world, name, server_id=PROXY_ID),))
+        told = recordings.EmitEvents((made(world, name, server_id=PROXY_ID),))
         with pytest.raises(InvalidInput, match="nothing that a proxy reports"):
             world.do(table.EMIT_EVENTS, told, proxy)
     for name in sorted(PROXY_EVENTS):
-        told = records.EmitEvents((made(world, name, server_id=PROXY_ID),))
+        told = recordings.EmitEvents((made(world, name, server_id=PROXY_ID),))
         world.do(table.EMIT_EVENTS, told, proxy)
         assert "gate" in [kept.server_name for kept in world.events(name)]
 
@@ -107,7 +108,7 @@ def test_a_proxy_has_no_sessions(world: World) -> None:
     proxy = world.proxy()
     bad = made(world, session_id=tape.id, server_id=PROXY_ID)
     with pytest.raises(InvalidInput):
-        world.do(table.EMIT_EVENTS, records.EmitEvents((bad,)), proxy)
+        world.do(table.EMIT_EVENTS, recordings.EmitEvents((bad,)), proxy)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def start(world: World, tape: Tape, **words: Any) -> str:
     """Start another recording of the tape's host."""
     name = str(uuid.uuid4())
     begin = evolve(tape.start, id=name, started=now(world.clock), **words)
-    world.do(table.START_RECORDING, records.StartRecording(name, begin), tape.host)
+    world.do(table.START_RECORDING, recordings.StartRecording(name, begin), tape.host)
     return name
 
 
@@ -171,13 +172,13 @@ def test_a_row_has_the_name_and_the_time_that_auth_knows(world: World) -> None:
     name = str(uuid.uuid4())
     day_before = now(world.clock) - timedelta(days=1)
     forged = evolve(tape.start, id=name, node="db-prod", started=day_before)
-    world.do(table.START_RECORDING, records.StartRecording(name, forged), tape.host)
-    first, second = world.do(table.LIST_RECORDINGS, records.ListRecordings()).items
+    world.do(table.START_RECORDING, recordings.StartRecording(name, forged), tape.host)
+    first, second = world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items
     assert (first.id, second.id) == (name, tape.id), "newest first, by when auth heard of it"
     assert (first.node, first.node_id, first.received) == ("web1", HOST_ID, now(world.clock))
     assert first.started == day_before
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)
-    sessions = world.do(table.LIST_SESSIONS, people.Paged()).items
+    sessions = world.do(table.LIST_SESSIONS, users.Paged()).items
     assert {session.node for session in sessions} == {"web1"}
 
 
@@ -187,7 +188,7 @@ def test_a_manifest_does_not_bring_another_nodes_name(world: World) -> None:
     tape.chunks = []
     tape.start = evolve(tape.start, id=str(uuid.uuid4()), node="db-prod")
     tape.id = tape.start.id
-    world.do(table.START_RECORDING, records.StartRecording(tape.id, tape.start), tape.host)
+    world.do(table.START_RECORDING, recordings.StartRecording(tape.id, tape.start), tape.host)
     with pytest.raises(InvalidInput, match="db-prod"):
         tape.finish()
 
@@ -199,10 +200,10 @@ def test_a_node_that_was_renamed_closes_what_it_began(world: World) -> None:
     tape.start = evolve(tape.start, id=tape.id)
     keys = members.PublicKeys(world.ssh.public.line, _tls())
     world.do(table.RENEW, members.RenewRequest("web9", keys), tape.host)
-    world.do(table.START_RECORDING, records.StartRecording(tape.id, tape.start), tape.host)
+    world.do(table.START_RECORDING, recordings.StartRecording(tape.id, tape.start), tape.host)
     tape.upload(0, 1)
     tape.finish()
-    rows = world.do(table.LIST_RECORDINGS, records.ListRecordings()).items
+    rows = world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items
     assert [(row.node, row.complete) for row in rows if row.id == tape.id] == [("web9", True)]
 
 
@@ -215,11 +216,11 @@ def _tls() -> str:
 def test_a_start_said_again_is_the_same_start(world: World) -> None:
     """A host cannot change later whose session it was."""
     tape = Tape(world)
-    request = records.StartRecording(tape.id, tape.start)
+    request = recordings.StartRecording(tape.id, tape.start)
     world.do(table.START_RECORDING, request, tape.host)
     later = now(world.clock) + timedelta(seconds=1)
     for words in ({"user": "bob"}, {"login": "games"}, {"started": later}):
-        other = records.StartRecording(tape.id, evolve(tape.start, **words))
+        other = recordings.StartRecording(tape.id, evolve(tape.start, **words))
         with pytest.raises(Conflict):
             world.do(table.START_RECORDING, other, tape.host)
 
@@ -230,7 +231,9 @@ def test_an_end_is_neither_in_the_future_nor_before_the_start(world: World) -> N
         tape = Tape(world)
         world.clock.advance(60)
         ended = now(world.clock) + timedelta(days=days)
-        world.do(table.UPDATE_RECORDING, records.UpdateRecording(tape.id, ended=ended), tape.host)
+        world.do(
+            table.UPDATE_RECORDING, recordings.UpdateRecording(tape.id, ended=ended), tape.host
+        )
         row = world.do(table.GET_RECORDING, members.ById(tape.id)).recording
         assert row.ended == tape.start.started + timedelta(seconds=expected)
         with pytest.raises(InvalidInput if days < 0 else Unavailable):
@@ -266,7 +269,7 @@ def test_a_proxy_records_nothing(world: World) -> None:
     proxy = world.proxy()
     name = str(uuid.uuid4())
     with pytest.raises(AccessDenied):
-        request = records.StartRecording(name, evolve(tape.start, id=name))
+        request = recordings.StartRecording(name, evolve(tape.start, id=name))
         world.do(table.START_RECORDING, request, proxy)
 
 
@@ -284,7 +287,7 @@ def test_auth_says_how_far_a_recording_is(world: World) -> None:
     world.clock.advance(OFFLINE_AFTER.total_seconds())
     assert state() is RecordingState.UNFINISHED
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)
-    ended = records.UpdateRecording(tape.id, ended=now(world.clock))
+    ended = recordings.UpdateRecording(tape.id, ended=now(world.clock))
     world.do(table.UPDATE_RECORDING, ended, tape.host)
     assert state() is RecordingState.ENDED
     tape.upload(0, 1)
@@ -341,12 +344,12 @@ def test_sessions_that_run_are_counted(world: World, monkeypatch: pytest.MonkeyP
     world.clock.advance(COUNT_AGAIN.total_seconds())
     with pytest.raises(Unavailable, match="sessions that run"):
         start(world, tape)
-    ended = records.UpdateRecording(others[0], ended=now(world.clock))
+    ended = recordings.UpdateRecording(others[0], ended=now(world.clock))
     world.do(table.UPDATE_RECORDING, ended, tape.host)
     start(world, tape)
     with pytest.raises(Unavailable):
         start(world, tape, user="bob")
-    monkeypatch.setattr(recordings, "COUNTS_FOR", timedelta(minutes=10))
+    monkeypatch.setattr(stored, "COUNTS_FOR", timedelta(minutes=10))
     world.clock.advance(600)
     start(world, tape)  # whoever lost its spool is not out for good
 
@@ -369,11 +372,11 @@ def test_a_member_cannot_fill_the_audit_with_denials(world: World) -> None:
     thief = world.host(OTHER_ID)
     for _ in range(int(ONES_BURST) * 2):
         with pytest.raises(TeleError):
-            world.do(table.PUT_CHUNK, records.PutChunk(tape.id, 0, b"x"), thief)
-    listed = records.ListEvents(event="auth.denied", limit=1000)
+            world.do(table.PUT_CHUNK, recordings.PutChunk(tape.id, 0, b"x"), thief)
+    listed = recordings.ListEvents(event="auth.denied", limit=1000)
     assert len(world.do(table.LIST_EVENTS, listed).items) == int(ONES_BURST)
     world.clock.advance(60)
     with pytest.raises(TeleError):
-        world.do(table.PUT_CHUNK, records.PutChunk(tape.id, 0, b"x"), thief)
+        world.do(table.PUT_CHUNK, recordings.PutChunk(tape.id, 0, b"x"), thief)
     last = world.do(table.LIST_EVENTS, listed).items[-1]
     assert last.fields["others_not_listed"] == int(ONES_BURST)

@@ -16,7 +16,7 @@ from tele.auth.presence import HOSTS, Hosts, LastWord
 from tele.errors import Conflict, Unavailable
 from tele.interfaces import Put
 from tele.loop import now
-from tele.model.api import members, records, table
+from tele.model.api import members, recordings, table
 from tele.model.codec import encode
 from tele.model.identity import HostRole
 from tele.model.presence import Presence, Status
@@ -157,7 +157,7 @@ def test_the_audit_holds_and_says_the_date_as_it_is(world: World) -> None:
     world.add_user("alice")
     world.clock.set_wall(-7200)
     world.add_user("bob")
-    listed = world.do(table.LIST_EVENTS, records.ListEvents(event="user.create")).items
+    listed = world.do(table.LIST_EVENTS, recordings.ListEvents(event="user.create")).items
     assert listed[0].time > listed[1].time
     verdict = result(world.parts.audit.verify())
     assert not verdict.problem, verdict
@@ -180,7 +180,7 @@ def test_hosts_report_their_clocks(world: World, name: str, role: HostRole) -> N
         world.join(world.token())
     host_id = PROXY_ID if role is HostRole.PROXY else HOST_ID
     made = event(name, "e-1", now(world.clock), "c", server_id=host_id, seconds=-7200.0)
-    world.do(table.EMIT_EVENTS, records.EmitEvents((made,)), caller)
+    world.do(table.EMIT_EVENTS, recordings.EmitEvents((made,)), caller)
     (kept,) = world.events(name)
     assert (kept.user, kept.fields["seconds"]) == ("", -7200.0)
 
@@ -191,10 +191,10 @@ def test_a_recording_outlives_a_clock_set_back_by_days(world: World) -> None:
     tape.upload(0)
     manifest = tape.manifest()
     world.clock.set_wall(-48 * 3600)
-    world.do(table.START_RECORDING, records.StartRecording(tape.id, tape.start), tape.host)
+    world.do(table.START_RECORDING, recordings.StartRecording(tape.id, tape.start), tape.host)
     tape.upload(1)
     tape.finish(manifest)
-    (row,) = world.do(table.LIST_RECORDINGS, records.ListRecordings()).items
+    (row,) = world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items
     assert row.complete
     assert row.started <= row.ended
 
@@ -205,7 +205,7 @@ def test_a_date_that_cannot_be_refuses_nothing_for_good(world: World) -> None:
     """
     tape = Tape(world)
     start = evolve(tape.start, id=str(uuid.uuid4()))
-    again = records.StartRecording(start.id, start)
+    again = recordings.StartRecording(start.id, start)
     world.clock.set_wall(-2 * 86400)
     with pytest.raises(Unavailable, match="set the clock that is wrong"):
         world.do(table.START_RECORDING, again, tape.host)
@@ -213,7 +213,7 @@ def test_a_date_that_cannot_be_refuses_nothing_for_good(world: World) -> None:
     world.do(table.START_RECORDING, again, tape.host)
     old = evolve(start, id=str(uuid.uuid4()), started=start.started - timedelta(days=400))
     with pytest.raises(Unavailable, match="set the clock that is wrong"):
-        world.do(table.START_RECORDING, records.StartRecording(old.id, old), tape.host)
+        world.do(table.START_RECORDING, recordings.StartRecording(old.id, old), tape.host)
     tape.upload(0, 1)
     late = evolve(tape.manifest(), ended=now(world.clock) + timedelta(days=2), signature=b"")
     with pytest.raises(Unavailable, match="set the clock that is wrong"):

@@ -14,12 +14,12 @@ from tele.audit import reading
 from tele.audit.reading import PAGE_BYTES, SCAN
 from tele.auth.guessing import FAILURES
 from tele.auth.journal import ONES_BURST, ONES_PER_SECOND, STRANGERS_BURST, UNSAID_LIMIT
-from tele.auth.operations.evidence import ONE_GO
 from tele.auth.operations.machines import LOOKED_AT
+from tele.auth.operations.recordings import ONE_GO
 from tele.auth.presence import LastWord
 from tele.errors import AccessDenied, NotFound
 from tele.loop import now
-from tele.model.api import members, people, records, table
+from tele.model.api import members, recordings, table, users
 from tele.model.identity import Caller, HostRole
 from tele.model.presence import Presence
 
@@ -35,16 +35,16 @@ def test_nobody_fills_the_audit_with_their_refusals(world: World) -> None:
     for caller in (world.user("alice", "access"), world.host()):
         for _ in range(int(ONES_BURST) + 30):
             with pytest.raises(AccessDenied):
-                world.do(table.LIST_USERS, people.Paged(), caller)
+                world.do(table.LIST_USERS, users.Paged(), caller)
     with pytest.raises(AccessDenied):
-        world.do(table.LIST_USERS, people.Paged(), world.user("bob", "access"))
+        world.do(table.LIST_USERS, users.Paged(), world.user("bob", "access"))
     denied = world.events("auth.denied")
     assert len(denied) == 2 * ONES_BURST + 1
     assert denied[-1].user == "bob"
     assert "others_not_listed" not in denied[-1].fields
     world.clock.advance(2 / ONES_PER_SECOND)
     with pytest.raises(AccessDenied):
-        world.do(table.LIST_USERS, people.Paged(), world.user("alice", "access"))
+        world.do(table.LIST_USERS, users.Paged(), world.user("alice", "access"))
     assert world.events("auth.denied")[-1].fields["others_not_listed"] == 30
 
 
@@ -98,7 +98,7 @@ def test_a_search_of_the_audit_looks_at_so_many(
         return plain(*words)
 
     backend.range = counted
-    request = records.ListEvents(user="eve", newest=True, limit=10)
+    request = recordings.ListEvents(user="eve", newest=True, limit=10)
     page = world.do(table.LIST_EVENTS, request)
     assert (page.items, ranges) == ((), most // SCAN)
     pages = 1
@@ -113,7 +113,7 @@ def test_a_page_of_events_has_so_many_bytes(world: World) -> None:
     _append(world, 30, command="x" * 200_000)
     after, counts = "", []
     while True:
-        page = world.do(table.LIST_EVENTS, records.ListEvents(event="exec", after=after))
+        page = world.do(table.LIST_EVENTS, recordings.ListEvents(event="exec", after=after))
         counts.append(len(page.items))
         after = page.next
         if not after:
@@ -126,7 +126,7 @@ def test_an_event_is_read_once_for_all_who_follow(world: World) -> None:
     """A hundred people that follow the audit cost one decoding of each event."""
     told: list[Any] = []
     streams = [
-        world.auth.follow(table.FOLLOW_EVENTS, records.FollowEvents(), world.admin, told.append)
+        world.auth.follow(table.FOLLOW_EVENTS, recordings.FollowEvents(), world.admin, told.append)
         for _ in range(100)
     ]
     _append(world, 1)
@@ -241,28 +241,28 @@ def test_ones_own_sessions_cost_what_one_has(world: World) -> None:
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), Tape(world, "alice").host)
 
     def mine() -> int:
-        (session,) = world.do(table.LIST_SESSIONS, people.Paged(), alice).items
+        (session,) = world.do(table.LIST_SESSIONS, users.Paged(), alice).items
         assert session.user == "alice"
-        return calls(lambda: world.do(table.LIST_SESSIONS, people.Paged(), alice))
+        return calls(lambda: world.do(table.LIST_SESSIONS, users.Paged(), alice))
 
     mine()
     few = mine()
     for _ in range(20):
         Tape(world, "bob")
     assert mine() <= few + 10
-    assert len(world.do(table.LIST_SESSIONS, people.Paged()).items) == 21
+    assert len(world.do(table.LIST_SESSIONS, users.Paged()).items) == 21
 
 
 def test_a_session_that_ended_is_in_no_list(world: World) -> None:
     """However a session ends, its place among its person's sessions is empty again."""
     ended, finished, removed = (Tape(world, "alice") for _ in range(3))
     moment = now(world.clock)
-    world.do(table.UPDATE_RECORDING, records.UpdateRecording(ended.id, ended=moment), ended.host)
+    world.do(table.UPDATE_RECORDING, recordings.UpdateRecording(ended.id, ended=moment), ended.host)
     removed.upload(0)
     world.do(table.DELETE_RECORDING, members.ById(removed.id))
     assert len(result(world.backend.range("/sessions-of/", "/sessions-of0"))) == 1
     world.do(
-        table.UPDATE_RECORDING, records.UpdateRecording(finished.id, ended=moment), finished.host
+        table.UPDATE_RECORDING, recordings.UpdateRecording(finished.id, ended=moment), finished.host
     )
     assert result(world.backend.range("/sessions", "/sessiont")) == []
 
@@ -272,9 +272,9 @@ def test_a_token_is_found_by_its_id_at_once(world: World) -> None:
 
     def removed() -> int:
         world.token()
-        token_id = world.do(table.LIST_TOKENS, people.Paged()).items[-1].id
+        token_id = world.do(table.LIST_TOKENS, users.Paged()).items[-1].id
         cost = calls(lambda: world.do(table.DELETE_TOKEN, members.ById(token_id)))
-        assert token_id not in [t.id for t in world.do(table.LIST_TOKENS, people.Paged()).items]
+        assert token_id not in [t.id for t in world.do(table.LIST_TOKENS, users.Paged()).items]
         with pytest.raises(NotFound):
             world.do(table.DELETE_TOKEN, members.ById(token_id))
         return cost

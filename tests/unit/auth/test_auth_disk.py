@@ -10,10 +10,10 @@ from zope.interface import implementer
 from auth_world import HOST_ID, Tape, World
 from tele.auth.disk import LOOK_SECONDS, ON_FULL_DISK, DiskWatch
 from tele.errors import AccessDenied, StorageFull
-from tele.https.answers import decode_error, encode_error, status_of
+from tele.https.api_errors import decode_error, encode_error, status_of
 from tele.interfaces import IOnDisk
 from tele.loop import now as moment
-from tele.model.api import members, people, records, table
+from tele.model.api import members, recordings, table, users
 from tele.model.api.operation import Nothing
 from tele.model.disk import DiskLevel, DiskSpace
 from tele.model.identity import HostRole
@@ -64,7 +64,7 @@ def test_people_log_in_on_a_full_disk(world: World, disk: Disk) -> None:
     disk.now = FULL
     world.login("alice")
     assert [e.ok for e in world.events("user.login")] == [True]
-    world.do(table.LIST_RECORDINGS, records.ListRecordings())
+    world.do(table.LIST_RECORDINGS, recordings.ListRecordings())
 
 
 def test_nothing_new_begins_on_a_full_disk(world: World, disk: Disk) -> None:
@@ -78,8 +78,8 @@ def test_nothing_new_begins_on_a_full_disk(world: World, disk: Disk) -> None:
     with pytest.raises(StorageFull):
         tape.upload(0)
     with pytest.raises(StorageFull):
-        world.do(table.EMIT_EVENTS, records.EmitEvents(()), tape.host)
-    assert world.do(table.LIST_USERS, people.Paged()).items == ()
+        world.do(table.EMIT_EVENTS, recordings.EmitEvents(()), tape.host)
+    assert world.do(table.LIST_USERS, users.Paged()).items == ()
     disk.now = OK
     tape.upload(0, 1)
     tape.finish()
@@ -89,14 +89,14 @@ def test_room_is_made_on_a_full_disk(world: World, disk: Disk) -> None:
     """Recordings are removed, people and machines stopped, and that is on record."""
     world.add_user("alice", "access")
     tape = Tape(world)
-    ended = records.UpdateRecording(tape.id, ended=moment(world.clock))
+    ended = recordings.UpdateRecording(tape.id, ended=moment(world.clock))
     world.do(table.UPDATE_RECORDING, ended, tape.host)
     disk.now = FULL
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)
     world.do(table.DELETE_RECORDING, members.ById(tape.id))
     lock = Lock(Metadata("stop"), LockSpec(LockTarget(user="alice")))
-    world.do(table.PUT_LOCK, people.PutLock("stop", lock))
-    world.do(table.DELETE_USER, people.DeleteUser("alice"))
+    world.do(table.PUT_LOCK, users.PutLock("stop", lock))
+    world.do(table.DELETE_USER, users.DeleteUser("alice"))
     world.do(table.DELETE_HOST, members.ById(HOST_ID))
     for name in ("recording.delete", "lock.create", "user.delete", "node.delete"):
         assert len(world.events(name)) == 1, name

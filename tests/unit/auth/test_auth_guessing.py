@@ -32,7 +32,7 @@ from tele.certs.keys import PrivateKey
 from tele.errors import AccessDenied, Unavailable
 from tele.interfaces import Put
 from tele.loop import now
-from tele.model.api import people, table
+from tele.model.api import table, users
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -51,7 +51,7 @@ def test_guessing_locks_out_the_guesser_and_not_the_person(world: World) -> None
     with pytest.raises(AccessDenied):
         world.login(address="198.51.100.66")
     world.login()
-    world.do(table.RESET_USER, people.ResetUser("alice", "another horse"))
+    world.do(table.RESET_USER, users.ResetUser("alice", "another horse"))
     world.login(password="another horse", address="198.51.100.66")
 
 

@@ -12,7 +12,7 @@ import pytest
 from auth_world import HOST_ID, OTHER_ID, PROXY_ID, World, result
 from tele.auth.members import NAMES, REJOIN_LIMIT
 from tele.auth.presence import RETURN_TIME, Hosts
-from tele.auth.shelf import Shelf
+from tele.auth.repository import Shelf
 from tele.certs.certificate import parse_certificate
 from tele.certs.issue import HOST_LIFETIME
 from tele.certs.keys import PrivateKey, parse_line
@@ -21,7 +21,7 @@ from tele.certs.x509 import TlsKey
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, Unavailable
 from tele.interfaces import Delete, Put
 from tele.loop import now
-from tele.model.api import members, people, records, table
+from tele.model.api import members, recordings, table, users
 from tele.model.codec import decode, format_time
 from tele.model.identity import Caller, HostRole
 from tele.model.presence import OFFLINE_AFTER, Presence, Status
@@ -117,7 +117,7 @@ def test_a_token_for_an_id_replaces_that_host_when_it_is_gone(world: World) -> N
     for operation, request in (
         (table.ANNOUNCE, Presence("web1", HostRole.NODE)),
         (table.RENEW, members.RenewRequest("web1", keys())),
-        (table.EMIT_EVENTS, records.EmitEvents(())),
+        (table.EMIT_EVENTS, recordings.EmitEvents(())),
     ):
         with pytest.raises(AccessDenied, match="replaced"):
             world.do(operation, request, before)
@@ -544,7 +544,7 @@ def test_tokens_show_what_they_permit(world: World) -> None:
     """Who looks at the tokens sees what a machine may take over with them."""
     world.token(replaces=("web1",), addresses=("203.0.113.5",))
     world.token(host_id=HOST_ID)
-    listed = world.do(table.LIST_TOKENS, people.Paged()).items
+    listed = world.do(table.LIST_TOKENS, users.Paged()).items
     assert {(t.replaces, t.addresses, t.host_id) for t in listed} == {
         (("web1",), ("203.0.113.5",), ""),
         ((), (), HOST_ID),

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from auth_world import HOST_ID, OTHER_ID, Tape, World, result
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound
 from tele.loop import now
-from tele.model.api import members, records, table
+from tele.model.api import members, recordings, table
 from tele.model.api.operation import Nothing
 from tele.model.session import ChunkDigest, Manifest, RecordingState
 from tele.tape.verify import to_sign
@@ -25,8 +25,8 @@ def close(world: World, tape: Tape, reason: str = "its node is gone", **words: A
     return bool(result(Deferred.fromCoroutine(closing)))
 
 
-def details(world: World, tape: Tape) -> records.RecordingDetails:
-    found: records.RecordingDetails = world.do(table.GET_RECORDING, members.ById(tape.id))
+def details(world: World, tape: Tape) -> recordings.RecordingDetails:
+    found: recordings.RecordingDetails = world.do(table.GET_RECORDING, members.ById(tape.id))
     return found
 
 
@@ -60,7 +60,7 @@ def test_a_node_that_comes_back_goes_on(world: World) -> None:
     tape = Tape(world)
     tape.upload(0)
     close(world, tape)
-    world.do(table.START_RECORDING, records.StartRecording(tape.id, tape.start), tape.host)
+    world.do(table.START_RECORDING, recordings.StartRecording(tape.id, tape.start), tape.host)
     assert running(world, tape)
     assert details(world, tape).recording.ended is None
     close(world, tape)
@@ -76,7 +76,7 @@ def test_a_node_closes_what_it_cannot_complete(world: World) -> None:
     tape = Tape(world)
     tape.upload(0)
     for _ in range(2):
-        request = records.UpdateRecording(tape.id, ended=now(world.clock), incomplete="lost")
+        request = recordings.UpdateRecording(tape.id, ended=now(world.clock), incomplete="lost")
         world.do(table.UPDATE_RECORDING, request, tape.host)
     assert details(world, tape).state is RecordingState.INCOMPLETE
     (event,) = world.events("recording.incomplete")
@@ -86,7 +86,7 @@ def test_a_node_closes_what_it_cannot_complete(world: World) -> None:
         False,
         "lost",
     )
-    (row,) = world.do(table.LIST_RECORDINGS, records.ListRecordings()).items
+    (row,) = world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items
     assert row.incomplete == "lost"
 
 
@@ -101,7 +101,7 @@ def test_a_hole_is_named_and_closed(world: World) -> None:
     manifest = tape.manifest()
     with pytest.raises(NotFound):
         tape.finish()
-    finish = records.FinishRecording(tape.id, manifest, missing=(1,))
+    finish = recordings.FinishRecording(tape.id, manifest, missing=(1,))
     for _ in range(2):
         world.do(table.FINISH_RECORDING, finish, tape.host)
     found = details(world, tape)
@@ -130,13 +130,13 @@ def test_what_auth_has_cannot_be_given_up(world: World) -> None:
     blank = (manifest.chunks[0], ChunkDigest(1, 0, ""))
     for missing in ((0,), (0, 1), (1, 1), (2,), (-1,), (1, 10**8)):
         with pytest.raises(InvalidInput):
-            finish = records.FinishRecording(tape.id, manifest, missing=missing)
+            finish = recordings.FinishRecording(tape.id, manifest, missing=missing)
             world.do(table.FINISH_RECORDING, finish, tape.host)
     with pytest.raises(InvalidInput, match="not the one"):
         bad = signed(tape, evolve(manifest, chunks=(ChunkDigest(0, 0, ""), manifest.chunks[1])))
-        world.do(table.FINISH_RECORDING, records.FinishRecording(tape.id, bad, (1,)), tape.host)
+        world.do(table.FINISH_RECORDING, recordings.FinishRecording(tape.id, bad, (1,)), tape.host)
     unknown = signed(tape, evolve(manifest, chunks=blank))
-    world.do(table.FINISH_RECORDING, records.FinishRecording(tape.id, unknown, (1,)), tape.host)
+    world.do(table.FINISH_RECORDING, recordings.FinishRecording(tape.id, unknown, (1,)), tape.host)
     assert details(world, tape).missing == (1,)
 
 
@@ -146,7 +146,7 @@ def test_a_node_reads_what_it_has_to_go_on_after(world: World) -> None:
     """
     tape = Tape(world)
     tape.upload(0, 1)
-    get = records.GetChunk(tape.id, 1)
+    get = recordings.GetChunk(tape.id, 1)
     assert world.do(table.GET_CHUNK, get, tape.host).data == b"second"
     world.join(world.token(), OTHER_ID)
     other = world.host(OTHER_ID)

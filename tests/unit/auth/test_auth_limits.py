@@ -12,7 +12,7 @@ from auth_world import Tape, World
 from tele.auth.limits import DAY, RecordingLimits, RecordingUse
 from tele.auth.local import LocalAuthority
 from tele.errors import Unavailable
-from tele.model.api import records, table
+from tele.model.api import recordings, table
 
 
 def limited(world: World, **limits: int) -> None:
@@ -24,7 +24,7 @@ def limited(world: World, **limits: int) -> None:
 def put(world: World, tape: Tape, number: int, size: int) -> str:
     """Send a chunk; return which limit the recording is over."""
     data = hashlib.sha256(b"%d" % number).digest() * (size // 32)
-    answer: Any = world.do(table.PUT_CHUNK, records.PutChunk(tape.id, number, data), tape.host)
+    answer: Any = world.do(table.PUT_CHUNK, recordings.PutChunk(tape.id, number, data), tape.host)
     return str(answer.over)
 
 

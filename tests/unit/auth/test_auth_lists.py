@@ -14,11 +14,11 @@ from twisted.internet.defer import Deferred
 from auth_world import HOST_ID, Tape, World, result
 from tele.auth.recording_search import INDEX, LOOKED_AT, OF_USER, heard, stamp_of
 from tele.auth.recordings import ROWS, SESSIONS, SESSIONS_OF
-from tele.auth.shelf import STEP, Shelf
+from tele.auth.repository import STEP, Shelf
 from tele.errors import AccessDenied, InvalidInput
 from tele.interfaces import Item, Put
 from tele.loop import now
-from tele.model.api import people, records, table
+from tele.model.api import recordings, table, users
 from tele.model.codec import encode
 from tele.model.identity import HostRole
 from tele.model.presence import Presence
@@ -55,7 +55,7 @@ def fill(world: World, count: int, **words: Any) -> list[Recording]:
 
 
 def ask(world: World, caller: Any = None, **words: Any) -> Any:
-    return world.do(table.LIST_RECORDINGS, records.ListRecordings(**words), caller)
+    return world.do(table.LIST_RECORDINGS, recordings.ListRecordings(**words), caller)
 
 
 def every(world: World, caller: Any = None, **words: Any) -> list[Recording]:
@@ -209,15 +209,15 @@ def test_running_sessions_are_read_once(
         return original(item)
 
     monkeypatch.setattr(shelf, "read", noted)
-    first = world.do(table.LIST_SESSIONS, people.Paged(2))
+    first = world.do(table.LIST_SESSIONS, users.Paged(2))
     assert [session.id for session in first.items] == [tape.id for tape in tapes[:2]]
     assert len(read) == 6
-    ended = records.UpdateRecording(tapes[1].id, ended=now(world.clock))
+    ended = recordings.UpdateRecording(tapes[1].id, ended=now(world.clock))
     world.do(table.UPDATE_RECORDING, ended, tapes[1].host)
     read.clear()
     rest, after = [], first.next
     while after:
-        page = world.do(table.LIST_SESSIONS, people.Paged(2, after))
+        page = world.do(table.LIST_SESSIONS, users.Paged(2, after))
         rest += page.items
         after = page.next
     assert [session.id for session in rest] == [tape.id for tape in tapes[2:]]
@@ -240,7 +240,7 @@ def test_sessions_of_one_millisecond_keep_their_order(world: World) -> None:
     seen: list[str] = []
     after = ""
     while True:
-        page = world.do(table.LIST_SESSIONS, people.Paged(7, after))
+        page = world.do(table.LIST_SESSIONS, users.Paged(7, after))
         seen += [session.id for session in page.items]
         after = page.next
         if not after:
@@ -252,9 +252,9 @@ def test_a_long_page_is_read_in_steps(world: World, counted: Counting) -> None:
     """A page of a thousand is several reads, so that others have their turns in between; all of
     a kind, for a decision about them, are one.
     """
-    shelf = Shelf(counted, "/things/", people.Paged)
+    shelf = Shelf(counted, "/things/", users.Paged)
     for number in range(2 * STEP + 50):
-        result(counted.commit(shelf.put(f"{number:04d}", people.Paged(number + 1))))
+        result(counted.commit(shelf.put(f"{number:04d}", users.Paged(number + 1))))
     counted.calls = 0
     names = [kept.name for kept in result(shelf.list(2 * STEP + 10))]
     assert names == [f"{number:04d}" for number in range(2 * STEP + 10)]

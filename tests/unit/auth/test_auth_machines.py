@@ -26,14 +26,11 @@ from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.x509 import TlsKey
 from tele.errors import AccessDenied, InvalidInput
 from tele.loop import now
-from tele.model.api import members, people, table
+from tele.model.api import members, table, users
 from tele.model.codec import encode
 from tele.model.identity import HostRole
 from tele.model.presence import OFFLINE_AFTER, Presence, Status
-from tele.model.resources import (
-    Metadata,
-    Role,
-)
+from tele.model.resources import Metadata, Role
 
 
 def test_a_store_belongs_to_one_cluster(world: World) -> None:
@@ -67,7 +64,7 @@ def test_a_node_joins(world: World) -> None:
 def test_one_answer_for_every_bad_token(world: World) -> None:
     """Unknown, expired, used up and for another role cannot be told apart."""
     used, short = world.token(max_uses=1), world.token(ttl=timedelta(seconds=5))
-    proxy = world.do(table.ADD_TOKEN, people.NewToken((HostRole.PROXY,))).token
+    proxy = world.do(table.ADD_TOKEN, users.NewToken((HostRole.PROXY,))).token
     world.join(used)
     world.clock.advance(6)
     answers = set()
@@ -83,7 +80,7 @@ def test_one_answer_for_every_bad_token(world: World) -> None:
 def test_tokens_are_not_shown_again(world: World) -> None:
     """A list shows no secret, and neither does the store."""
     secret = world.token()
-    listed = world.do(table.LIST_TOKENS, people.Paged())
+    listed = world.do(table.LIST_TOKENS, users.Paged())
     assert secret not in repr(listed)
     items = result(world.backend.range("/", "0"))
     assert not any(secret.encode() in item.value or secret in item.key for item in items)
@@ -164,7 +161,7 @@ def test_state_is_told_at_each_change(world: World) -> None:
     told: list[Any] = []
     world.join(world.token())
     watching = world.auth.follow(table.WATCH_STATE, members.WatchState(), world.host(), told.append)
-    world.do(table.PUT_ROLE, people.PutRole("ops", Role(Metadata("ops"))))
+    world.do(table.PUT_ROLE, users.PutRole("ops", Role(Metadata("ops"))))
     assert [r.metadata.name for r in told[0].roles] == ["access", "auditor", "editor"]
     assert "ops" in [r.metadata.name for r in told[-1].roles]
     assert told[-1].revision > told[0].revision
@@ -189,7 +186,7 @@ def test_a_fleet_that_comes_back_is_told_one_value(world: World) -> None:
 
     watching = [follow(), follow()]
     assert told[0] is told[1]
-    world.do(table.PUT_ROLE, people.PutRole("ops", Role(Metadata("ops"))))
+    world.do(table.PUT_ROLE, users.PutRole("ops", Role(Metadata("ops"))))
     assert told[-1] is told[-2]
     watching.append(follow())
     assert "ops" in [r.metadata.name for r in told[-1].roles]

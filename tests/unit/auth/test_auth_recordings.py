@@ -13,7 +13,7 @@ from tele.audit.chain import event
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, StorageFull, TeleError
 from tele.interfaces import Delete, Put
 from tele.loop import now
-from tele.model.api import members, people, records, table
+from tele.model.api import members, recordings, table, users
 from tele.model.codec import encode
 from tele.model.identity import HostRole
 from tele.model.presence import OFFLINE_AFTER, Presence
@@ -29,11 +29,11 @@ def test_a_recording_is_uploaded_and_read(world: World) -> None:
     tape.finish()
     tape.finish()
     tape.upload(0)
-    (row,) = world.do(table.LIST_RECORDINGS, records.ListRecordings()).items
+    (row,) = world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items
     assert (row.complete, row.interactive, row.size, row.chunks) == (True, True, 11, 2)
     details = world.do(table.GET_RECORDING, members.ById(tape.id))
     assert details.manifest == tape.manifest()
-    assert world.do(table.GET_CHUNK, records.GetChunk(tape.id, 1)).data == b"second"
+    assert world.do(table.GET_CHUNK, recordings.GetChunk(tape.id, 1)).data == b"second"
     assert len(world.events("recording.upload")) == 1
     assert len(world.events("recording.access")) == 1
 
@@ -43,7 +43,7 @@ def test_a_recording_cannot_be_changed(world: World) -> None:
     tape = Tape(world)
     tape.upload(0, 1)
     with pytest.raises(Conflict):
-        put = records.PutChunk(tape.id, 0, b"other")
+        put = recordings.PutChunk(tape.id, 0, b"other")
         world.do(table.PUT_CHUNK, put, tape.host)
     good = tape.manifest()
     for bad in (
@@ -55,7 +55,7 @@ def test_a_recording_cannot_be_changed(world: World) -> None:
             tape.finish(bad)
     tape.finish(good)
     with pytest.raises(Conflict):
-        put = records.PutChunk(tape.id, 1, b"other!")
+        put = recordings.PutChunk(tape.id, 1, b"other!")
         world.do(table.PUT_CHUNK, put, tape.host)
 
 
@@ -73,10 +73,10 @@ def test_hosts_write_their_own_recordings_only(world: World) -> None:
     world.join(world.token(), OTHER_ID)
     thief = world.host(OTHER_ID)
     for operation, request in (
-        (table.START_RECORDING, records.StartRecording(tape.id, tape.start)),
-        (table.PUT_CHUNK, records.PutChunk(tape.id, 0, b"x")),
-        (table.UPDATE_RECORDING, records.UpdateRecording(tape.id, True)),
-        (table.FINISH_RECORDING, records.FinishRecording(tape.id, tape.manifest())),
+        (table.START_RECORDING, recordings.StartRecording(tape.id, tape.start)),
+        (table.PUT_CHUNK, recordings.PutChunk(tape.id, 0, b"x")),
+        (table.UPDATE_RECORDING, recordings.UpdateRecording(tape.id, True)),
+        (table.FINISH_RECORDING, recordings.FinishRecording(tape.id, tape.manifest())),
         (table.RECORDING_PROGRESS, members.ById(tape.id)),
     ):
         with pytest.raises(AccessDenied):
@@ -88,7 +88,7 @@ def test_recording_ids_are_uuids(world: World, bad: str) -> None:
     """An id is never a path."""
     tape = Tape(world)
     with pytest.raises(TeleError):
-        request = records.StartRecording(bad, evolve(tape.start, id=bad))
+        request = recordings.StartRecording(bad, evolve(tape.start, id=bad))
         world.do(table.START_RECORDING, request, tape.host)
     with pytest.raises(NotFound):
         world.do(table.GET_RECORDING, members.ById(bad))
@@ -100,13 +100,13 @@ def test_ones_own_recordings_are_visible(world: World) -> None:
     world.add_user("bob", "access")
     mine, other = Tape(world, "alice"), Tape(world, "bob")
     alice = world.user("alice", "access")
-    rows = world.do(table.LIST_RECORDINGS, records.ListRecordings(), alice).items
+    rows = world.do(table.LIST_RECORDINGS, recordings.ListRecordings(), alice).items
     assert [row.id for row in rows] == [mine.id]
     world.do(table.GET_RECORDING, members.ById(mine.id), alice)
     with pytest.raises(AccessDenied):
         world.do(table.GET_RECORDING, members.ById(other.id), alice)
     with pytest.raises(AccessDenied):
-        world.do(table.GET_CHUNK, records.GetChunk(other.id, 0), alice)
+        world.do(table.GET_CHUNK, recordings.GetChunk(other.id, 0), alice)
 
 
 def test_what_somebody_left_is_not_their_namesakes(world: World) -> None:
@@ -114,19 +114,19 @@ def test_what_somebody_left_is_not_their_namesakes(world: World) -> None:
     world.add_user("alice", "access")
     theirs = Tape(world, "alice")
     theirs.upload(0)
-    world.do(table.DELETE_USER, people.DeleteUser("alice"))
+    world.do(table.DELETE_USER, users.DeleteUser("alice"))
     world.clock.advance(60)
     world.add_user("alice", "access")
     mine = Tape(world, "alice")
     alice = world.user("alice", "access")
-    rows = world.do(table.LIST_RECORDINGS, records.ListRecordings(), alice).items
+    rows = world.do(table.LIST_RECORDINGS, recordings.ListRecordings(), alice).items
     assert [row.id for row in rows] == [mine.id]
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), mine.host)
-    sessions = world.do(table.LIST_SESSIONS, people.Paged(), alice).items
+    sessions = world.do(table.LIST_SESSIONS, users.Paged(), alice).items
     assert [session.id for session in sessions] == [mine.id]
     for operation, request in (
         (table.GET_RECORDING, members.ById(theirs.id)),
-        (table.GET_CHUNK, records.GetChunk(theirs.id, 0)),
+        (table.GET_CHUNK, recordings.GetChunk(theirs.id, 0)),
     ):
         with pytest.raises(AccessDenied, match="who was here before"):
             world.do(operation, request, alice)
@@ -139,8 +139,8 @@ def test_recordings_are_listed_newest_first_in_pages(world: World) -> None:
     for _ in range(5):
         world.clock.advance(1)
         tapes.append(Tape(world))
-    first = world.do(table.LIST_RECORDINGS, records.ListRecordings(limit=3))
-    rest = world.do(table.LIST_RECORDINGS, records.ListRecordings(limit=3, after=first.next))
+    first = world.do(table.LIST_RECORDINGS, recordings.ListRecordings(limit=3))
+    rest = world.do(table.LIST_RECORDINGS, recordings.ListRecordings(limit=3, after=first.next))
     listed = [row.id for row in (*first.items, *rest.items)]
     assert listed == [tape.id for tape in reversed(tapes)]
     assert rest.next == ""
@@ -150,15 +150,15 @@ def test_hosts_report_their_own_events_only(world: World) -> None:
     """A host cannot speak for another one, nor chain events itself."""
     world.join(world.token())
     good = event("exec", "e1", now(world.clock), "c", server_id=HOST_ID, user="alice", command="ls")
-    world.do(table.EMIT_EVENTS, records.EmitEvents((good, good)), world.host())
+    world.do(table.EMIT_EVENTS, recordings.EmitEvents((good, good)), world.host())
     assert len(world.events("exec")) == 1
     for bad in (evolve(good, server_id=OTHER_ID), evolve(good, cluster="d")):
         with pytest.raises(InvalidInput):
-            world.do(table.EMIT_EVENTS, records.EmitEvents((bad,)), world.host())
+            world.do(table.EMIT_EVENTS, recordings.EmitEvents((bad,)), world.host())
     assert len(world.events("auth.denied")) == 2
     with pytest.raises(InvalidInput):
         chained = evolve(good, id="e2", hash="00")
-        world.do(table.EMIT_EVENTS, records.EmitEvents((chained,)), world.host())
+        world.do(table.EMIT_EVENTS, recordings.EmitEvents((chained,)), world.host())
 
 
 def test_sessions_are_there_while_they_run(world: World) -> None:
@@ -168,11 +168,11 @@ def test_sessions_are_there_while_they_run(world: World) -> None:
     world.add_user("otto", "auditor")
     tape = Tape(world, "alice")
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)
-    update = records.UpdateRecording(tape.id, interactive=True)
+    update = recordings.UpdateRecording(tape.id, interactive=True)
     world.do(table.UPDATE_RECORDING, update, tape.host)
 
     def listed(name: str, role: str) -> list[Any]:
-        return list(world.do(table.LIST_SESSIONS, people.Paged(), world.user(name, role)).items)
+        return list(world.do(table.LIST_SESSIONS, users.Paged(), world.user(name, role)).items)
 
     (session,) = listed("otto", "auditor")
     assert listed("alice", "access") == [session]
@@ -185,10 +185,10 @@ def test_sessions_are_there_while_they_run(world: World) -> None:
     (unknown,) = listed("otto", "auditor")
     assert (unknown.status, unknown.node_seen) == (SessionStatus.UNKNOWN, seen)
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)
-    ended = records.UpdateRecording(tape.id, ended=now(world.clock))
+    ended = recordings.UpdateRecording(tape.id, ended=now(world.clock))
     world.do(table.UPDATE_RECORDING, ended, tape.host)
     assert listed("otto", "auditor") == []
-    late = records.UpdateRecording(tape.id, interactive=True)
+    late = recordings.UpdateRecording(tape.id, interactive=True)
     world.do(table.UPDATE_RECORDING, late, tape.host)
     assert listed("otto", "auditor") == []
 
@@ -202,7 +202,7 @@ def test_a_removed_recording_leaves_nothing_but_its_event(world: World) -> None:
     left = [item.key for item in result(world.backend.range("/", "0"))]
     assert [key for key in left if tape.id in key] == [f"/recordings/removed/{tape.id}"]
     assert world.archive.blobs == {}
-    assert world.do(table.LIST_RECORDINGS, records.ListRecordings()).items == ()
+    assert world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items == ()
     assert [e.session_id for e in world.events("recording.delete")] == [tape.id]
 
 
@@ -212,7 +212,7 @@ def test_closing_goes_on_after_a_crash(world: World) -> None:
     tape.upload(0, 1)
     result(world.archive.put(tape.id, "manifest", encode(tape.manifest())))
     tape.finish()
-    (row,) = world.do(table.LIST_RECORDINGS, records.ListRecordings()).items
+    (row,) = world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items
     assert row.complete
 
 
@@ -228,7 +228,7 @@ def test_what_is_removed_does_not_come_back(world: World, complete: bool) -> Non
         tape.upload(1)
         tape.finish()
     world.do(table.DELETE_RECORDING, members.ById(tape.id))
-    again = records.StartRecording(tape.id, tape.start)
+    again = recordings.StartRecording(tape.id, tape.start)
     world.do(table.START_RECORDING, again, tape.host)
     progress = world.do(table.RECORDING_PROGRESS, members.ById(tape.id), tape.host)
     assert (progress.chunks, progress.closed) == ((), True)
@@ -237,8 +237,8 @@ def test_what_is_removed_does_not_come_back(world: World, complete: bool) -> Non
     with pytest.raises(NotFound):
         tape.finish()
     assert world.archive.blobs == {}
-    assert world.do(table.LIST_RECORDINGS, records.ListRecordings()).items == ()
-    assert world.do(table.LIST_SESSIONS, people.Paged()).items == ()
+    assert world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items == ()
+    assert world.do(table.LIST_SESSIONS, users.Paged()).items == ()
     world.join(world.token(), OTHER_ID)
     with pytest.raises(NotFound):
         world.do(table.RECORDING_PROGRESS, members.ById(tape.id), world.host(OTHER_ID))
@@ -252,11 +252,11 @@ def test_what_runs_is_not_removed(world: World) -> None:
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)
     with pytest.raises(Conflict, match="tele sessions kill"):
         world.do(table.DELETE_RECORDING, members.ById(tape.id))
-    assert [each.id for each in world.do(table.LIST_SESSIONS, people.Paged()).items] == [tape.id]
-    ended = records.UpdateRecording(tape.id, ended=now(world.clock))
+    assert [each.id for each in world.do(table.LIST_SESSIONS, users.Paged()).items] == [tape.id]
+    ended = recordings.UpdateRecording(tape.id, ended=now(world.clock))
     world.do(table.UPDATE_RECORDING, ended, tape.host)
     world.do(table.DELETE_RECORDING, members.ById(tape.id))
-    assert world.do(table.LIST_RECORDINGS, records.ListRecordings()).items == ()
+    assert world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items == ()
 
 
 def test_a_removal_and_its_event_are_one(world: World) -> None:
@@ -277,8 +277,8 @@ def test_a_removal_and_its_event_are_one(world: World) -> None:
     with pytest.raises(StorageFull):
         world.do(table.DELETE_RECORDING, members.ById(tape.id))
     world.backend.commit = commit  # type: ignore[method-assign]
-    (row,) = world.do(table.LIST_RECORDINGS, records.ListRecordings()).items
+    (row,) = world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items
     assert row.id == tape.id
     world.do(table.DELETE_RECORDING, members.ById(tape.id))
-    assert world.do(table.LIST_RECORDINGS, records.ListRecordings()).items == ()
+    assert world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items == ()
     assert [e.session_id for e in world.events("recording.delete")] == [tape.id]

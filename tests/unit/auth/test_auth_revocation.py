@@ -18,7 +18,7 @@ from tele.certs.x509 import TlsKey, read_identity
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound
 from tele.loop import now
 from tele.model.access import Denied, Reason
-from tele.model.api import members, people, records, table
+from tele.model.api import members, recordings, table, users
 from tele.model.api.operation import Nothing
 from tele.model.identity import Caller, HostRole, UserIdentity
 from tele.model.resources import (
@@ -59,13 +59,13 @@ def change(world: World, name: str = "alice", **spec: Any) -> User:
     user = world.do(table.GET_USER, members.ByName(name))
     metadata = evolve(user.metadata, expires=spec.pop("expires", user.metadata.expires))
     changed = evolve(user, metadata=metadata, spec=evolve(user.spec, **spec))
-    made: User = world.do(table.PUT_USER, people.PutUser(name, changed, True))
+    made: User = world.do(table.PUT_USER, users.PutUser(name, changed, True))
     return made
 
 
 def add_lock(world: World, name: str = "l", force: bool = False, **target: str) -> Lock:
     value = Lock(Metadata(name), LockSpec(LockTarget(**target), "call security"))
-    made: Lock = world.do(table.PUT_LOCK, people.PutLock(name, value, force))
+    made: Lock = world.do(table.PUT_LOCK, users.PutLock(name, value, force))
     return made
 
 
@@ -74,7 +74,7 @@ def test_a_removed_users_certificate_is_void(world: World) -> None:
     """Nodes are told, also after the name is somebody else's; whoever has it now is let in."""
     world.add_user("alice", "access")
     old = identity(world, "alice", "access")
-    world.do(table.DELETE_USER, people.DeleteUser("alice"))
+    world.do(table.DELETE_USER, users.DeleteUser("alice"))
     world.add_user("alice", "access")
     policy, moment = world.parts.state.policy, now(world.clock)
     denied = policy.refuses_user(old, moment)
@@ -89,12 +89,12 @@ def test_a_removed_users_certificate_opens_no_api(world: World) -> None:
     world.add_user("alice", "editor")
     world.add_user("dana", "editor")
     old = world.user("alice", "editor")
-    world.do(table.DELETE_USER, people.DeleteUser("alice"))
+    world.do(table.DELETE_USER, users.DeleteUser("alice"))
     with pytest.raises(AccessDenied, match="does not exist"):
-        world.do(table.LIST_USERS, people.Paged(), old)
+        world.do(table.LIST_USERS, users.Paged(), old)
     world.add_user("alice", "editor")
     with pytest.raises(AccessDenied, match="was removed"):
-        world.do(table.LIST_USERS, people.Paged(), old)
+        world.do(table.LIST_USERS, users.Paged(), old)
     assert [e.fields["reason"] for e in world.events("auth.denied")] == ["no_role", "revoked"]
 
 
@@ -131,7 +131,7 @@ def test_a_user_who_expires_is_out_at_that_moment(world: World) -> None:
 def test_revocations_are_forgotten_when_nothing_is_left_to_revoke(world: World) -> None:
     """The state that everybody is told does not grow for ever."""
     world.add_user("alice", "access")
-    world.do(table.DELETE_USER, people.DeleteUser("alice"))
+    world.do(table.DELETE_USER, users.DeleteUser("alice"))
     world.clock.advance(timedelta(hours=30).total_seconds())
     assert revocation(world) is not None
     world.clock.advance(timedelta(days=8).total_seconds())
@@ -164,7 +164,7 @@ def test_a_clock_that_is_set_back_wakes_no_certificate(world: World) -> None:
     assert not isinstance(narrowed, Denied)
     assert narrowed.roles == ("access",)
     world.clock.rightNow -= 7200
-    world.do(table.DELETE_USER, people.DeleteUser("alice"))
+    world.do(table.DELETE_USER, users.DeleteUser("alice"))
     world.clock.advance(7200)
     denied = world.parts.state.policy.refuses_user(ahead, now(world.clock))
     assert denied is not None
@@ -194,12 +194,12 @@ def test_no_certificate_outlives_its_user_or_a_role(world: World) -> None:
         ("brief", Role(Metadata("brief", expires=end), RoleSpec())),
         ("short", Role(Metadata("short"), short)),
     ):
-        world.do(table.PUT_ROLE, people.PutRole(name, role))
+        world.do(table.PUT_ROLE, users.PutRole(name, role))
         world.add_user(f"{name}-user", "access", name)
     key = PrivateKey.generate().public.line
     tls = TlsKey.generate().public_pem
     for name in ("alice", "brief-user", "short-user"):
-        signed = world.do(table.SIGN_USER, people.SignUser(name, key, ("root",), HOUR * 24))
+        signed = world.do(table.SIGN_USER, users.SignUser(name, key, ("root",), HOUR * 24))
         by_owner = result(world.auth.issue_for(name, members.PublicKeys(key, tls), HOUR * 24))
         assert certificate(world, name).valid_before <= end.timestamp()
         assert parse_certificate(parse_line(signed.certificate)).valid_before <= end.timestamp()
@@ -232,9 +232,9 @@ def test_both_certificates_of_a_login_have_one_serial(world: World) -> None:
 # -- streams ---------------------------------------------------------------------------
 def follow(world: World, caller: Caller) -> list[Any]:
     ended: list[Any] = []
-    world.auth.follow(table.FOLLOW_EVENTS, records.FollowEvents(), caller, lambda _: None).addBoth(
-        ended.append
-    )
+    world.auth.follow(
+        table.FOLLOW_EVENTS, recordings.FollowEvents(), caller, lambda _: None
+    ).addBoth(ended.append)
     return ended
 
 
@@ -242,19 +242,19 @@ def test_a_stream_ends_at_the_change_that_forbids_it(world: World) -> None:
     """A removed, narrowed or locked user, and one whose role changed, hears nothing more."""
     world.add_user("root", "editor")
     watch = Role(Metadata("watch"), RoleSpec(Conditions(rules=(Rule(("event",), ("list",)),))))
-    world.do(table.PUT_ROLE, people.PutRole("watch", watch))
+    world.do(table.PUT_ROLE, users.PutRole("watch", watch))
     streams = {}
     for name, role in (("alice", "auditor"), ("bob", "auditor"), ("carol", "auditor"),
                        ("dana", "watch"), ("erin", "auditor")):  # fmt: skip
         world.add_user(name, role)
         streams[name] = follow(world, world.user(name, role))
-    world.do(table.DELETE_USER, people.DeleteUser("alice"))
+    world.do(table.DELETE_USER, users.DeleteUser("alice"))
     assert streams["alice"]
     change(world, "bob", roles=())
     assert streams["bob"]
     add_lock(world, user="carol")
     assert streams["carol"]
-    world.do(table.PUT_ROLE, people.PutRole("watch", evolve(watch, spec=RoleSpec())))
+    world.do(table.PUT_ROLE, users.PutRole("watch", evolve(watch, spec=RoleSpec())))
     assert streams["dana"]
     assert not streams["erin"], "who may listen goes on"
     change(world, "erin", expires=now(world.clock) + HOUR)
@@ -271,15 +271,15 @@ def test_locks_are_administered(world: World) -> None:
     world.add_user("eve", "access")
     made = add_lock(world, user="alice")
     assert (made.spec.created_by, made.metadata.revision > 0) == ("@local", True)
-    assert world.do(table.LIST_LOCKS, people.Paged()).items == (made,)
+    assert world.do(table.LIST_LOCKS, users.Paged()).items == (made,)
     assert world.do(table.GET_LOCK, members.ByName("l")) == made
     with pytest.raises(AccessDenied, match="alice is locked by l: call security"):
         world.do(table.WHOAMI, Nothing(), world.user("alice", "access"))
     eve = world.user("eve", "access")
     for operation, request in (
-        (table.LIST_LOCKS, people.Paged()),
+        (table.LIST_LOCKS, users.Paged()),
         (table.DELETE_LOCK, members.ByName("l")),
-        (table.PUT_LOCK, people.PutLock("l", made)),
+        (table.PUT_LOCK, users.PutLock("l", made)),
     ):
         with pytest.raises(AccessDenied, match="no role"):
             world.do(operation, request, eve)
@@ -294,17 +294,17 @@ def test_locks_are_administered(world: World) -> None:
 def test_a_lock_is_not_undone_by_who_may_only_create(world: World) -> None:
     """Replacing a lock by a harmless one is removing it."""
     create = Role(Metadata("guard"), RoleSpec(Conditions(rules=(Rule(("lock",), ("create",)),))))
-    world.do(table.PUT_ROLE, people.PutRole("guard", create))
+    world.do(table.PUT_ROLE, users.PutRole("guard", create))
     for name, role in (("eve", "guard"), ("bob", "access")):
         world.add_user(name, role)
     add_lock(world, user="eve")
     world.do(table.DELETE_LOCK, members.ByName("l"))
     eve = world.user("eve", "guard")
     stop = Lock(Metadata("l"), LockSpec(LockTarget(user="bob")))
-    world.do(table.PUT_LOCK, people.PutLock("l", stop), eve)
+    world.do(table.PUT_LOCK, users.PutLock("l", stop), eve)
     harmless = evolve(stop, spec=LockSpec(LockTarget(login="nobody")))
     with pytest.raises(AccessDenied, match="takes the verb delete"):
-        world.do(table.PUT_LOCK, people.PutLock("l", harmless), eve)
+        world.do(table.PUT_LOCK, users.PutLock("l", harmless), eve)
 
 
 @pytest.mark.parametrize(
@@ -325,8 +325,8 @@ def test_a_mistyped_lock_is_refused(
     """A lock that would stop nobody is not taken for one that does."""
     lock = Lock(Metadata("l"), LockSpec(LockTarget(**target)))
     with pytest.raises(error):
-        world.do(table.PUT_LOCK, people.PutLock("l", lock))
-    assert world.do(table.LIST_LOCKS, people.Paged()).items == ()
+        world.do(table.PUT_LOCK, users.PutLock("l", lock))
+    assert world.do(table.LIST_LOCKS, users.Paged()).items == ()
 
 
 @pytest.mark.parametrize("target", [{}, {"user": "a", "role": "b"}, {"user": ""}])
@@ -342,7 +342,7 @@ def test_what_a_locked_person_reads_is_one_printable_line(world: World) -> None:
     for message in ("\x1b[2Jgone", "one\ntwo", "\u202etxt"):
         spec = LockSpec(LockTarget(user="alice"), message)
         with pytest.raises(InvalidInput):
-            world.do(table.PUT_LOCK, people.PutLock("l", Lock(Metadata("l"), spec)))
+            world.do(table.PUT_LOCK, users.PutLock("l", Lock(Metadata("l"), spec)))
     with pytest.raises(ValueError, match="message"):
         LockSpec(LockTarget(user="alice"), "x" * 1000)
 
@@ -352,15 +352,15 @@ def test_a_lock_ends(world: World) -> None:
     world.add_user("alice", "access")
     spec = LockSpec(LockTarget(user="alice"))
     until = Metadata("l", expires=now(world.clock) + HOUR)
-    world.do(table.PUT_LOCK, people.PutLock("l", Lock(until, spec)))
+    world.do(table.PUT_LOCK, users.PutLock("l", Lock(until, spec)))
     with pytest.raises(InvalidInput, match="over"):
         over = Metadata("m", expires=now(world.clock))
-        world.do(table.PUT_LOCK, people.PutLock("m", Lock(over, spec)))
+        world.do(table.PUT_LOCK, users.PutLock("m", Lock(over, spec)))
     with pytest.raises(AccessDenied):
         world.login()
     world.clock.advance(HOUR.total_seconds())
     world.login()
-    assert world.do(table.LIST_LOCKS, people.Paged()).items == ()
+    assert world.do(table.LIST_LOCKS, users.Paged()).items == ()
 
 
 # -- sessions --------------------------------------------------------------------------
@@ -370,7 +370,7 @@ def test_a_session_is_ended_by_a_lock_on_it(world: World) -> None:
     world.add_user("sam", "editor")
     world.add_user("eve", "access")
     world.add_user("alice", "access")
-    kill = people.KillSession(tape.id, "maintenance")
+    kill = users.KillSession(tape.id, "maintenance")
     with pytest.raises(AccessDenied):
         world.do(table.KILL_SESSION, kill, world.user("eve", "access"))
     world.do(table.KILL_SESSION, kill, world.user("sam", "editor"))
@@ -382,11 +382,11 @@ def test_a_session_is_ended_by_a_lock_on_it(world: World) -> None:
     assert not isinstance(policy.decide(alice, "root", {}, moment), Denied), "only that session"
     (event,) = world.events("session.kill")
     assert (event.session_id, event.user) == (tape.id, "sam")
-    ended = records.UpdateRecording(tape.id, ended=moment)
+    ended = recordings.UpdateRecording(tape.id, ended=moment)
     world.do(table.UPDATE_RECORDING, ended, tape.host)
     for session in (tape.id, "x", "../x"):
         with pytest.raises(NotFound, match="no such session runs"):
-            world.do(table.KILL_SESSION, people.KillSession(session))
+            world.do(table.KILL_SESSION, users.KillSession(session))
 
 
 def test_a_removal_says_what_it_ended(world: World) -> None:
@@ -395,9 +395,9 @@ def test_a_removal_says_what_it_ended(world: World) -> None:
     world.add_user("alice", "editor")
     world.add_user("dana", "editor")
     alice = world.user("alice", "editor")
-    made = world.do(table.ADD_TOKEN, people.NewToken((HostRole.NODE,)), alice)
+    made = world.do(table.ADD_TOKEN, users.NewToken((HostRole.NODE,)), alice)
     others = world.token()
-    gone = world.do(table.DELETE_USER, people.DeleteUser("alice"))
+    gone = world.do(table.DELETE_USER, users.DeleteUser("alice"))
     assert [session.id for session in gone.sessions] == [tape.id]
     assert len(gone.tokens) == 1
     with pytest.raises(AccessDenied):
@@ -413,7 +413,7 @@ def test_a_token_does_not_outlive_who_made_it(world: World) -> None:
     change(world, expires=end)
     made = world.do(
         table.ADD_TOKEN,
-        people.NewToken((HostRole.NODE,), timedelta(days=300)),
+        users.NewToken((HostRole.NODE,), timedelta(days=300)),
         world.user("alice", "editor"),
     )
     assert made.expires == end
@@ -428,11 +428,11 @@ def test_the_last_administrator_stays(world: World) -> None:
     lock = Lock(Metadata("l"), LockSpec(LockTarget(role="editor")))
     expires = evolve(alice.metadata, expires=now(world.clock) + HOUR)
     attempts: list[tuple[Any, Any]] = [
-        (table.DELETE_USER, people.DeleteUser("alice")),
-        (table.PUT_USER, people.PutUser("alice", evolve(alice, spec=UserSpec(("access",))))),
-        (table.PUT_USER, people.PutUser("alice", evolve(alice, metadata=expires))),
-        (table.PUT_ROLE, people.PutRole("editor", harmless)),
-        (table.PUT_LOCK, people.PutLock("l", lock)),
+        (table.DELETE_USER, users.DeleteUser("alice")),
+        (table.PUT_USER, users.PutUser("alice", evolve(alice, spec=UserSpec(("access",))))),
+        (table.PUT_USER, users.PutUser("alice", evolve(alice, metadata=expires))),
+        (table.PUT_ROLE, users.PutRole("editor", harmless)),
+        (table.PUT_LOCK, users.PutLock("l", lock)),
     ]
     for operation, request in attempts:
         with pytest.raises(Conflict, match="--force"):
@@ -440,8 +440,8 @@ def test_the_last_administrator_stays(world: World) -> None:
     with pytest.raises(Conflict, match="--force"):
         add_lock(world, user="alice")
     world.add_user("dana", "editor")
-    world.do(table.DELETE_USER, people.DeleteUser("alice"))
-    world.do(table.DELETE_USER, people.DeleteUser("dana", True))
+    world.do(table.DELETE_USER, users.DeleteUser("alice"))
+    world.do(table.DELETE_USER, users.DeleteUser("dana", True))
 
 
 def test_force_is_for_administrators(world: World) -> None:
@@ -453,18 +453,18 @@ def test_force_is_for_administrators(world: World) -> None:
         Rule(("role",), ("update",)),
     )
     allowed = RoleSpec(Conditions(rules=rules))
-    world.do(table.PUT_ROLE, people.PutRole("desk", Role(Metadata("desk"), allowed)))
+    world.do(table.PUT_ROLE, users.PutRole("desk", Role(Metadata("desk"), allowed)))
     world.add_user("bob", "desk")
     bob = world.user("bob", "desk")
     lock = Lock(Metadata("l"), LockSpec(LockTarget(user="alice")))
     harmless = evolve(EDITOR, spec=RoleSpec())
     attempts: list[tuple[Any, Any, Any]] = [
-        (table.PUT_LOCK, people.PutLock("l", lock), people.PutLock("l", lock, True)),
-        (table.DELETE_USER, people.DeleteUser("alice"), people.DeleteUser("alice", True)),
+        (table.PUT_LOCK, users.PutLock("l", lock), users.PutLock("l", lock, True)),
+        (table.DELETE_USER, users.DeleteUser("alice"), users.DeleteUser("alice", True)),
         (
             table.PUT_ROLE,
-            people.PutRole("editor", harmless),
-            people.PutRole("editor", harmless, True),
+            users.PutRole("editor", harmless),
+            users.PutRole("editor", harmless, True),
         ),
     ]
     for operation, mildly, by_force in attempts:
@@ -489,12 +489,12 @@ def test_the_owner_of_auths_machine_can_always_make_an_administrator(world: Worl
     """With everybody locked, nobody left and the presets removed, one command makes one."""
     world.add_user("alice", "editor")
     add_lock(world, user="alice", force=True)
-    world.do(table.DELETE_USER, people.DeleteUser("alice", True))
+    world.do(table.DELETE_USER, users.DeleteUser("alice", True))
     for name in ("editor", "access", "auditor"):
         world.do(table.DELETE_ROLE, members.ByName(name))
     world.add_user("rescue", "editor")
     world.login("rescue")
-    world.do(table.LIST_USERS, people.Paged(), world.user("rescue", "editor"))
+    world.do(table.LIST_USERS, users.Paged(), world.user("rescue", "editor"))
     assert world.events("role.update")[-1].fields["name"] == "editor"
     with pytest.raises(InvalidInput):
         world.add_user("dana", "ops")
@@ -517,15 +517,15 @@ def test_ones_own_password_is_changed_by_who_knows_it(world: World) -> None:
     """The present one is checked like a log-in, with its lock-out; both are in the audit."""
     world.add_user("alice", "access")
     alice = world.user("alice", "access")
-    world.do(table.CHANGE_PASSWORD, people.ChangePassword("correct horse", "battery staple"), alice)
+    world.do(table.CHANGE_PASSWORD, users.ChangePassword("correct horse", "battery staple"), alice)
     world.login(password="battery staple")
     with pytest.raises(AccessDenied):
         world.login()
-    wrong = people.ChangePassword("correct horse", "battery staple 2")
+    wrong = users.ChangePassword("correct horse", "battery staple 2")
     for _ in range(FAILURES):
         with pytest.raises(AccessDenied, match="wrong, or you have to wait"):
             world.do(table.CHANGE_PASSWORD, wrong, alice)
-    right = people.ChangePassword("battery staple", "battery staple 2")
+    right = users.ChangePassword("battery staple", "battery staple 2")
     with pytest.raises(AccessDenied, match="you have to wait"):
         world.do(table.CHANGE_PASSWORD, right, alice)
     world.login(password="battery staple")
@@ -538,7 +538,7 @@ def test_a_change_under_way_does_not_reach_a_namesake(world: World) -> None:
     world.add_user("alice", "access")
     passwords = world.parts.passwords
     mark = result(passwords.mark("alice"))
-    world.do(table.DELETE_USER, people.DeleteUser("alice"))
+    world.do(table.DELETE_USER, users.DeleteUser("alice"))
     with pytest.raises(Conflict):
         result(passwords.change("alice", mark, "battery staple"))
     world.add_user("alice", "access", password="another one's")

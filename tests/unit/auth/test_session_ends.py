@@ -17,7 +17,7 @@ from tele.auth.session_ends import BATCH, END_AFTER, LOOK_SECONDS, OFFLINE_SECON
 from tele.errors import AccessDenied, InvalidInput, Unavailable
 from tele.interfaces import Delete
 from tele.loop import now
-from tele.model.api import members, people, records, table
+from tele.model.api import members, recordings, table, users
 from tele.model.event import Event
 from tele.model.identity import HostIdentity, HostRole
 from tele.model.presence import ANNOUNCE_PERIOD, OFFLINE_AFTER, Presence
@@ -53,7 +53,7 @@ class Sessions:
         )  # fmt: skip
 
     def emit(self, *events: Event) -> None:
-        self.world.do(table.EMIT_EVENTS, records.EmitEvents(events), self.host)
+        self.world.do(table.EMIT_EVENTS, recordings.EmitEvents(events), self.host)
 
     def start(self, session_id: str = "") -> str:
         session_id = session_id or str(uuid.uuid4())
@@ -61,7 +61,7 @@ class Sessions:
         return session_id
 
     def report(self, *sessions: str, since: datetime | None = None) -> None:
-        request = records.ReportSessions(since or self.began, sessions)
+        request = recordings.ReportSessions(since or self.began, sessions)
         self.world.do(table.REPORT_SESSIONS, request, self.host)
 
     def ends(self) -> list[tuple[str, Any, Any]]:
@@ -163,7 +163,7 @@ def test_sessions_of_a_removed_node_end_at_once(world: World, node: Sessions) ->
     assert details.state is RecordingState.INCOMPLETE
     (said,) = world.events("recording.incomplete")
     assert (said.session_id, said.user, said.fields["by"]) == (tape.id, "alice", "auth")
-    assert world.do(table.LIST_SESSIONS, people.Paged()).items == ()
+    assert world.do(table.LIST_SESSIONS, users.Paged()).items == ()
 
 
 def test_sessions_of_a_replaced_node_end(world: World, node: Sessions) -> None:
@@ -184,12 +184,12 @@ def test_a_node_that_never_comes_back(world: World, node: Sessions) -> None:
     tape.upload(0)
     unseen = Tape(world)  # one that began and of which not even the event came
     ended = Tape(world)  # one that ended, and whose rest never came
-    update = records.UpdateRecording(ended.id, ended=now(world.clock))
+    update = recordings.UpdateRecording(ended.id, ended=now(world.clock))
     world.do(table.UPDATE_RECORDING, update, ended.host)
     seen = now(world.clock)
     pass_time(world, A_DAY - LOOK_SECONDS)
     assert node.ends() == []
-    listed = world.do(table.LIST_SESSIONS, people.Paged()).items
+    listed = world.do(table.LIST_SESSIONS, users.Paged()).items
     assert {s.id for s in listed} == {tape.id, unseen.id}
     assert {(s.status, s.node_seen) for s in listed} == {(SessionStatus.UNKNOWN, seen)}
     pass_time(world, 2 * LOOK_SECONDS)
@@ -200,7 +200,7 @@ def test_a_node_that_never_comes_back(world: World, node: Sessions) -> None:
         assert details.state is RecordingState.INCOMPLETE
         assert details.recording.ended == seen
     assert len(world.events("recording.incomplete")) == 3
-    assert world.do(table.LIST_SESSIONS, people.Paged()).items == ()
+    assert world.do(table.LIST_SESSIONS, users.Paged()).items == ()
 
 
 def test_a_session_that_auth_ended_and_that_runs(world: World, node: Sessions) -> None:
@@ -214,7 +214,7 @@ def test_a_session_that_auth_ended_and_that_runs(world: World, node: Sessions) -
     node.report(tape.id)
     (resumed,) = world.events("session.resume")
     assert resumed.fields["corrects"] == first.id
-    (listed,) = world.do(table.LIST_SESSIONS, people.Paged()).items
+    (listed,) = world.do(table.LIST_SESSIONS, users.Paged()).items
     assert (listed.id, listed.status) == (tape.id, SessionStatus.RUNNING)
     node.report(tape.id)
     assert len(world.events("session.resume")) == 1
@@ -224,7 +224,7 @@ def test_a_session_that_auth_ended_and_that_runs(world: World, node: Sessions) -
     finish(tape)
     assert left(world) == []
     assert node.ends() == [(tape.id, "node_silent", "auth"), (tape.id, None, None)]
-    (row,) = world.do(table.LIST_RECORDINGS, records.ListRecordings()).items
+    (row,) = world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items
     assert (row.complete, row.incomplete, row.chunks) == (True, "", 2)
 
 
@@ -263,14 +263,14 @@ def test_a_host_ends_no_sessions_of_others(world: World, node: Sessions) -> None
     thief.emit(thief.said("session.end", one))
     assert [k for k in left(world) if one in k] == [f"/session-starts/{HOST_ID}/{one}"]
     with pytest.raises(AccessDenied):
-        world.do(table.REPORT_SESSIONS, records.ReportSessions(now(world.clock)), world.proxy())
+        world.do(table.REPORT_SESSIONS, recordings.ReportSessions(now(world.clock)), world.proxy())
 
 
 def test_a_report_has_a_limit(world: World, node: Sessions) -> None:
     """More sessions than any node has are refused, and nothing ends by it."""
     node.start()
     with pytest.raises(InvalidInput):
-        node.report(*["x"] * (records.REPORT_LIMIT + 1))
+        node.report(*["x"] * (recordings.REPORT_LIMIT + 1))
     assert node.ends() == []
 
 
@@ -337,6 +337,6 @@ def test_more_sessions_than_are_read_at_once(
         patched.setattr(world.backend, "range", counted)
         node.report()
     assert largest <= BATCH
-    listed = world.do(table.LIST_EVENTS, records.ListEvents(event="session.end", limit=1000))
+    listed = world.do(table.LIST_EVENTS, recordings.ListEvents(event="session.end", limit=1000))
     assert len(listed.items) == count
     assert left(world) == []

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tele.admission.limits import Limits, fitted
 from tele.capacity.descriptors import DescriptorBudget, shares_of
-from tele.conch.limits import Limits, fitted
 from tele.errors import Unavailable
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tele.conch.backlog import PIECE, Backlog
+from tele.conch.connection.backlog import PIECE, Backlog
 
 
 def taken(backlog: Backlog, size: int) -> bytes:

@@ -15,10 +15,10 @@ from twisted.conch.ssh.channel import SSHChannel
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from tele.conch.channel import QUEUE_LIMIT, REQUESTS_LIMIT, WINDOW, Channel
-from tele.conch.connection import CHANNELS_LIMIT, SESSIONS_DEFAULT, SSHConnection
-from tele.conch.scratch import MAX_DATA
+from tele.conch.connection.channel import QUEUE_LIMIT, REQUESTS_LIMIT, WINDOW, Channel
+from tele.conch.connection.connection import CHANNELS_LIMIT, SESSIONS_DEFAULT, SSHConnection
 from tele.errors import ProtocolError, Unreachable
+from tele.sockets.buffers import MAX_DATA
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, boolean, string, uint32
 

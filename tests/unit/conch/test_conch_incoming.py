@@ -9,9 +9,9 @@ from attrs import Factory, define
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tele.conch.incoming import Incoming
-from tele.conch.scratch import MAX_PACKET, PADDING
+from tele.conch.transport.incoming import Incoming
 from tele.errors import ProtocolError
+from tele.sockets.buffers import MAX_PACKET, PADDING
 from tele.wire import numbers as n
 from tele.wire.ciphers import Secrets
 from tele.wire.fields import string

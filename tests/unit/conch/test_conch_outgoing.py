@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from attrs import Factory, define
 
-from tele.conch.outgoing import DESK, Outgoing
-from tele.conch.scratch import BATCH, DATA_ROOMS, MAX_DATA, MAX_PACKET, PADDING
+from tele.conch.transport.outgoing import DESK, Outgoing
+from tele.sockets.buffers import BATCH, DATA_ROOMS, MAX_DATA, MAX_PACKET, PADDING
 from tele.wire import numbers as n
 from tele.wire.ciphers import Secrets
 from tele.wire.packets import Opener, PlainSealer, Sealer

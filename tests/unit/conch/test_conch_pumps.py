@@ -10,8 +10,8 @@ import pytest
 from twisted.internet.interfaces import IReadDescriptor
 from zope.interface.verify import verifyObject
 
-from tele.conch.pumps import Pump, move
-from tele.conch.scratch import BATCH, DATA_ROOMS, MAX_DATA
+from tele.conch.connection.pumps import Pump, move
+from tele.sockets.buffers import BATCH, DATA_ROOMS, MAX_DATA
 
 
 class Wire:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tele.conch.refusals import terminal_lines
-from tele.conch.userauth import BANNER_LIMIT, HOSTBOUND, PUBLICKEY, read_key_request
+from tele.conch.connection.refusals import terminal_lines
+from tele.conch.server.userauth import BANNER_LIMIT, HOSTBOUND, PUBLICKEY, read_key_request
 from tele.errors import ProtocolError
 from tele.wire.fields import boolean, string
 

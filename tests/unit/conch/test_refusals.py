@@ -7,7 +7,7 @@ from twisted.conch.error import ConchError
 from twisted.internet.error import ConnectError
 from twisted.python.failure import Failure
 
-from tele.conch.refusals import CONNECT_FAILED, ChannelRefused, refusal, terminal_lines
+from tele.conch.connection.refusals import CONNECT_FAILED, ChannelRefused, refusal, terminal_lines
 from tele.errors import AccessDenied, InvalidInput, quoted
 
 EVIL = "lock \x1b[2J\x07\u202e\u2066\u200b\x9b1m"

@@ -12,8 +12,8 @@ from tele.config.reading import parse
 from tele.config.values import HttpsCertConfig, ProxyConfig, ProxyProtocol
 from tele.embed import proxy_service
 from tele.errors import ConfigError, InvalidInput
-from tele.https.via import read_via
 from tele.membership.joining import JoinSettings
+from tele.outbound.egress import read_via
 
 
 def read(text: str) -> Any:

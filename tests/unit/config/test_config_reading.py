@@ -11,9 +11,9 @@ from typing import Any
 import attrs
 import pytest
 
+from tele.admission.penalties import Overflow, PenaltyRules
 from tele.certs.suites import SignatureSuite
-from tele.conch.factory import ServerAlgorithms
-from tele.conch.penalties import Overflow, PenaltyRules
+from tele.conch.server.factory import ServerAlgorithms
 from tele.config.reading import Loaded, load, parse, read_address
 from tele.config.values import (
     Address,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tele import errors
 from tele.errors import BY_KIND, AccessDenied, BadCertificate, InvalidInput, TeleError
-from tele.https.answers import decode_error, encode_error, read_line, status_of
+from tele.https.api_errors import decode_error, encode_error, read_line, status_of
 from tele.https.encoding import (
     decode_request,
     decode_response,
@@ -28,7 +28,7 @@ from tele.model.access import Reason
 from tele.model.api import table
 from tele.model.api.members import ById, ListHosts
 from tele.model.api.operation import Operation
-from tele.model.api.records import GetChunk, ListEvents, Octets, PutChunk
+from tele.model.api.recordings import GetChunk, ListEvents, Octets, PutChunk
 from tele.model.api.table import OPERATIONS
 from tele.model.codec import encode
 from tele.model.identity import HostRole
@@ -189,7 +189,7 @@ def test_the_description_names_everything() -> None:
 
 def test_durations_in_bodies() -> None:
     """A length of time travels as text."""
-    from tele.model.api.people import NewToken
+    from tele.model.api.users import NewToken
 
     request = NewToken((HostRole.NODE,), timedelta(minutes=90))
     encoded = encode_request(table.ADD_TOKEN, request)

@@ -13,7 +13,7 @@ from attrs import field, fields, frozen
 from attrs.validators import max_len
 
 from tele.errors import InvalidInput
-from tele.https.answers import KINDS_OF, status_of
+from tele.https.api_errors import KINDS_OF, status_of
 from tele.https.encoding import decode_request, shape_of
 from tele.https.openapi import describe
 from tele.model.api import table

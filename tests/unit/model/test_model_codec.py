@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from counting import Text, calls, is_linear, looks
 from tele.errors import InvalidInput
-from tele.model.api import records
+from tele.model.api import recordings
 from tele.model.api.members import ListHosts
 from tele.model.codec import (
     DEPTH_LIMIT,
@@ -269,9 +269,12 @@ def test_older_hosts_read_the_answers_that_their_recordings_need() -> None:
     """What an answer says beyond what they know is left out while it says nothing special: a node
     of an older version goes on sending its recordings to a newer auth.
     """
-    assert encode(records.ChunkStored()) == b"{}"
-    assert encode(records.RecordingProgress((1,), complete=False)) == (
+    assert encode(recordings.ChunkStored()) == b"{}"
+    assert encode(recordings.RecordingProgress((1,), complete=False)) == (
         b'{"chunks":[1],"complete":false}'
     )
-    for value in (records.ChunkStored("over"), records.RecordingProgress((), False, closed=True)):
+    for value in (
+        recordings.ChunkStored("over"),
+        recordings.RecordingProgress((), False, closed=True),
+    ):
         assert decode(type(value), encode(value)) == value

@@ -13,10 +13,9 @@ from twisted.internet.task import Clock
 
 from tele.admission.slots import Slots
 from tele.capacity.descriptors import DescriptorBudget, shares_of
-from tele.conch.forwarding import ForwardRequest, LocalRequest, Streams
-from tele.conch.names import Names
-from tele.conch.remote_forwarding import PathRequest, PortRequest
-from tele.conch.session_forwarding import DisplayRequest
+from tele.conch.forwarding.local import ForwardRequest, LocalRequest, Streams
+from tele.conch.forwarding.remote import PathRequest, PortRequest
+from tele.conch.session.session_forwarding import DisplayRequest
 from tele.errors import AccessDenied, InvalidInput, TeleError
 from tele.model.access import GatewayPorts, Grant
 from tele.model.identity import UserIdentity
@@ -25,6 +24,7 @@ from tele.node.forwards import Forwards
 from tele.node.ports import LOOPBACK, addresses_for
 from tele.node.programs import Visit
 from tele.node.user_sockets import UserListener, UserSockets
+from tele.outbound.name_lookup import Names
 
 LATER = datetime(2099, 1, 1, tzinfo=UTC)
 ACCOUNT = DescriptorBudget(shares_of(1024)).account("alice")

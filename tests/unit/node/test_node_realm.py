@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
 from tele.certs.check import CheckedUser
-from tele.conch.credentials import CertificateCredentials
+from tele.conch.server.credentials import CertificateCredentials
 from tele.errors import AccessDenied, Unavailable
 from tele.loop import now
 from tele.model.access import Denied, Grant, Reason

@@ -13,7 +13,7 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from zope.interface import implementer
 
 from tele.certs.check import CheckedUser
-from tele.conch.credentials import CertificateCredentials
+from tele.conch.server.credentials import CertificateCredentials
 from tele.errors import AccessDenied
 from tele.loop import now
 from tele.model.access import Denied
@@ -31,10 +31,10 @@ from tele.model.resources import (
     RoleSpec,
 )
 from tele.model.revocation import UserRevocation
-from tele.proxy.index import NodeIndex
 from tele.proxy.jump import NODES_FIRST, Jump, Visitor
-from tele.proxy.people import People, person_limits
+from tele.proxy.user_limits import People, person_limits
 from tele.rbac.policy import Policy
+from tele.routing.index import NodeIndex
 from tele.testing import SettableClock
 
 HOUR = timedelta(hours=1)

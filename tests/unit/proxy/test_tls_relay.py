@@ -21,7 +21,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from tele.conch.limits import Limits
+from tele.admission.limits import Limits
 from tele.https.channel import Limits as ApiLimits
 from tele.model.api.table import OPERATIONS
 from tele.proxy.admission import (
@@ -32,8 +32,8 @@ from tele.proxy.admission import (
     AdmissionLimits,
     limits_for,
 )
-from tele.proxy.doors import HANDSHAKE_SECONDS, RELAY_IDLE_SECONDS, Relay
 from tele.proxy.tls_records import Handshake, RecordTypes
+from tele.proxy.tls_routes import HANDSHAKE_SECONDS, RELAY_IDLE_SECONDS, Relay
 
 
 class Transport(StringTransport):

@@ -20,7 +20,7 @@ from tele.certs.issue import HostCertificateRequest, issue_host
 from tele.certs.keys import PrivateKey
 from tele.errors import InvalidInput, NotFound, TeleError, Unreachable
 from tele.interfaces import IAuthority
-from tele.model.api.records import ChunkStored, Octets, OpenRecordings, RecordingProgress
+from tele.model.api.recordings import ChunkStored, Octets, OpenRecordings, RecordingProgress
 from tele.model.frame import Frame, FrameKind
 from tele.model.identity import HostRole
 from tele.model.session import Manifest, RecordingStart

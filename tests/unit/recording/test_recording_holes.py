@@ -13,7 +13,7 @@ from attrs import evolve
 
 from spool_world import BEGIN, CA, CERTIFICATE, HOST_ID, KEY, start
 from tele.errors import BadRecording, NotFound
-from tele.model.api.records import Octets, RecordingDetails
+from tele.model.api.recordings import Octets, RecordingDetails
 from tele.model.codec import encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import ChunkDigest, Manifest, Recording, RecordingState

@@ -20,7 +20,7 @@ from tele.certs.issue import (
 )
 from tele.certs.keys import PrivateKey
 from tele.errors import BadRecording, InvalidInput, NotFound, TeleError
-from tele.model.api.records import Octets, RecordingDetails
+from tele.model.api.recordings import Octets, RecordingDetails
 from tele.model.codec import encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.identity import HostRole

@@ -2,7 +2,7 @@
 
 Laws of this file:
 
-* Whether the caller may was settled before (:mod:`tele.auth.gate`); every change is an event.
+* Whether the caller may was settled before (:mod:`tele.auth.authorizer`); every change is an event.
 * A user is removed with the tokens that they made: who knows one of them could join a machine.
 * Giving somebody roles is administering (the verb ``update`` on users), also where creating
   them needs less.
@@ -15,19 +15,19 @@ from attrs import evolve
 from twisted.internet.interfaces import IReactorTime
 
 from tele.auth.authorities import Authorities
-from tele.auth.gate import LOCAL_ADMIN, Gate, user_caller
+from tele.auth.authorizer import LOCAL_ADMIN, Gate, user_caller
 from tele.auth.guessing import Verdict
 from tele.auth.journal import Journal
 from tele.auth.members import host_of
 from tele.auth.passwords import Attempt, Passwords
-from tele.auth.people import People
 from tele.auth.recordings import Recordings
 from tele.auth.tokens import Tokens
+from tele.auth.users import People
 from tele.errors import AccessDenied
 from tele.loop import now
 from tele.model.access import Reason
 from tele.model.addresses import source_network
-from tele.model.api import people as api
+from tele.model.api import users as api
 from tele.model.api.members import ById, ByName
 from tele.model.api.operation import Nothing
 from tele.model.authority import AuthorityKind

@@ -17,16 +17,16 @@ from typing import Final
 from twisted.internet.interfaces import IReactorTime
 
 from tele.auth.authorities import Authorities
-from tele.auth.gate import Gate, user_caller
+from tele.auth.authorizer import Gate, user_caller
 from tele.auth.guessing import Verdict
 from tele.auth.issuing import Issuer, check_keys
 from tele.auth.journal import LOCAL, Journal
 from tele.auth.members import Members, host_of
 from tele.auth.passwords import Attempt, Passwords
-from tele.auth.people import People
 from tele.auth.presence import Hosts
 from tele.auth.sshd_names import check_free, check_key_id, check_name
 from tele.auth.state import State
+from tele.auth.users import People
 from tele.certs.check import LATEST
 from tele.certs.device import check_device
 from tele.certs.keys import parse_line
@@ -34,7 +34,7 @@ from tele.errors import AccessDenied, BadCertificate, InvalidInput, TeleError
 from tele.loop import make_logger, now
 from tele.model.access import Denied
 from tele.model.addresses import source_network
-from tele.model.api import people as api
+from tele.model.api import users as api
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Nothing
 from tele.model.authority import AuthorityKind, Certificates

@@ -17,15 +17,15 @@ from typing import Final
 from attrs import evolve
 from twisted.internet.interfaces import IReactorTime
 
-from tele.auth.gate import Gate, user_caller
+from tele.auth.authorizer import Gate, user_caller
 from tele.auth.journal import Journal
-from tele.auth.people import People
 from tele.auth.presence import Hosts
 from tele.auth.recordings import Recordings
+from tele.auth.users import People
 from tele.errors import AccessDenied, InvalidInput, NotFound, quoted
 from tele.loop import now
 from tele.model.access import Reason
-from tele.model.api import people as api
+from tele.model.api import users as api
 from tele.model.api.members import ByName
 from tele.model.api.operation import Nothing
 from tele.model.codec import format_time

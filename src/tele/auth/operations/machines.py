@@ -21,8 +21,8 @@ from twisted.internet.interfaces import IReactorTime
 
 from tele._version import VERSION
 from tele.auth.authorities import Authorities
+from tele.auth.authorizer import Gate, host_caller
 from tele.auth.disk import DiskWatch
-from tele.auth.gate import Gate, host_caller
 from tele.auth.issuing import Issuer, check_keys, is_host_name
 from tele.auth.journal import Journal
 from tele.auth.members import (

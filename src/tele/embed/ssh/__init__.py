@@ -12,13 +12,14 @@ Law of this room: names only.
 
 from __future__ import annotations
 
+from tele.admission.limits import Limits
 from tele.certs.certificate import Certificate, parse_certificate
 from tele.certs.check import CheckedHost, CheckedUser
 from tele.certs.keys import PrivateKey, PublicKey, parse_line, parse_public_key
-from tele.conch.client import ClientIdentity, HostVerifier, connect
-from tele.conch.client_session import ProgramChannel, Result, execute
-from tele.conch.connection import SSHConnection
-from tele.conch.credentials import (
+from tele.conch.client.session import ProgramChannel, Result, execute
+from tele.conch.client.transport import ClientIdentity, HostVerifier, connect
+from tele.conch.connection.connection import SSHConnection
+from tele.conch.server.credentials import (
     CertificateChecker,
     CertificateCredentials,
     DeniedAttempt,
@@ -26,10 +27,9 @@ from tele.conch.credentials import (
     Trust,
     make_portal,
 )
-from tele.conch.exchange import HostKeys
-from tele.conch.factory import ServerAlgorithms, SSHServerFactory
-from tele.conch.limits import Limits
-from tele.conch.programs import Exit, ProgramRequest, PtyRequest
+from tele.conch.server.factory import ServerAlgorithms, SSHServerFactory
+from tele.conch.session.programs import Exit, ProgramRequest, PtyRequest
+from tele.conch.transport.exchange import HostKeys
 
 __all__ = [
     "Certificate",

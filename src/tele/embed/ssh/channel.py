@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tele.conch.channel import Channel as SSHChannel
+from tele.conch.connection.channel import Channel as SSHChannel
 
 __all__ = [
     "SSHChannel",

@@ -24,7 +24,7 @@ from twisted.conch.ssh.connection import (
     OPEN_UNKNOWN_CHANNEL_TYPE,
 )
 
-from tele.conch.connection import SSHConnection
+from tele.conch.connection.connection import SSHConnection
 
 __all__ = [
     "EXTENDED_DATA_STDERR",

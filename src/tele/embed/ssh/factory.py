@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tele.conch.conch_server import SSHFactory
+from tele.conch.compat.server import SSHFactory
 
 __all__ = [
     "SSHFactory",

@@ -29,9 +29,9 @@ from twisted.conch.ssh.transport import (
     MSG_UNIMPLEMENTED,
 )
 
-from tele.conch.conch_client import ConchClientTransport as SSHClientTransport
-from tele.conch.conch_server import ConchServerTransport as SSHServerTransport
-from tele.conch.transport import Transport as SSHTransportBase
+from tele.conch.compat.client import ConchClientTransport as SSHClientTransport
+from tele.conch.compat.server import ConchServerTransport as SSHServerTransport
+from tele.conch.transport.transport import Transport as SSHTransportBase
 
 __all__ = [
     "DISCONNECT_AUTH_CANCELLED_BY_USER",

@@ -13,8 +13,8 @@ from twisted.conch.ssh.userauth import (
     MSG_USERAUTH_SUCCESS,
 )
 
-from tele.conch.conch_client import ConchUserAuthClient as SSHUserAuthClient
-from tele.conch.conch_userauth import PortalUserAuthServer as SSHUserAuthServer
+from tele.conch.compat.client import ConchUserAuthClient as SSHUserAuthClient
+from tele.conch.compat.userauth import PortalUserAuthServer as SSHUserAuthServer
 
 __all__ = [
     "MSG_USERAUTH_BANNER",

@@ -1,0 +1,74 @@
+"""Whose word does auth take for where a connection comes from? That of the cluster's proxies.
+
+Invariants:
+
+* The word of a proxy that is locked, was removed or is not known to be there counts for nothing,
+  as does one that was said before, or to somebody else: the connection is then the proxy's.
+* What is said in vain is logged at a rate.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from twisted.internet.interfaces import IReactorTime
+
+from tele.admission.shares import Rates
+from tele.auth.local import Collaborators
+from tele.certs.keys import parse_line
+from tele.conch.client.transport import MemberVerifier
+from tele.errors import ProtocolError
+from tele.loop import make_logger, now, wall_seconds
+from tele.model.authority import AuthorityKind
+from tele.model.identity import HostIdentity, HostRole
+from tele.tunnel.messages import auth_as_destination
+from tele.tunnel.vouching import Vouching, take_preface
+
+log = make_logger(__name__)
+
+#: Lines of the log about words that are not taken: in one go, and more each second.
+LINES_BURST: Final = 20.0
+LINES_PER_SECOND: Final = 0.2
+
+
+class ProxyWords:
+    """Reads what proxies say before the connections that they pass on."""
+
+    def __init__(self, parts: Collaborators, cluster: str, clock: IReactorTime) -> None:
+        self._parts = parts
+        self._cluster = cluster
+        self._clock = clock
+        self._lines = Rates(LINES_BURST, LINES_PER_SECOND, most=1)
+        self._vouching = Vouching(lambda: auth_as_destination(cluster), self._verifier)
+
+    def read(self, data: bytes) -> tuple[int, tuple[str, int] | None] | None:
+        """See :data:`tele.https.tls_server.Preface`."""
+        size = take_preface(data)
+        if size is None:
+            return None
+        if not size:
+            return 0, None
+        try:
+            visitor, _ = self._vouching.take(
+                data[:size],
+                wall_seconds(self._clock),
+                self._clock.seconds(),  # the date before our clock was set: hosts do not know yet
+                elapsed=self._clock.seconds(),
+            )
+        except ProtocolError as error:
+            if self._lines.take("", self._clock.seconds()):
+                log.warn("the address that a proxy says is not taken: {why!s}", why=error)
+            return size, None
+        return size, visitor.remote_addr
+
+    def _verifier(self) -> MemberVerifier:
+        trusted = self._parts.authorities[AuthorityKind.HOST].trusted
+        keys = {parse_line(key) for key in trusted.ssh_public_keys}
+        return MemberVerifier(keys, self._cluster, (HostRole.PROXY,), self._refuses)
+
+    def _refuses(self, proxy: HostIdentity) -> str:
+        denied = self._parts.state.policy.refuses_host(proxy, now(self._clock))
+        if denied is not None:
+            return denied.message
+        known = self._parts.hosts.known(HostRole.PROXY, proxy.host_id)
+        return "" if known else f"proxy {proxy.host_id} is not known, or was removed"

@@ -1,0 +1,397 @@
+"""How does one of us log in to an SSH server, knowing whom it talks to?
+
+The server has to prove itself with a host certificate of a trusted authority; we log in with
+a user certificate, in one round trip: no ``none``, no question whether the key would do.
+
+Laws of this file:
+
+* Nothing of ours is sent to a server that has not proved itself.
+* :func:`connect` ends in exactly one of a connection service and an error of ours; when it
+  is cancelled, the connection ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from attrs import frozen
+from twisted.conch.ssh import transport as conch
+from twisted.conch.ssh import userauth as conch_userauth
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from tele.admission.limits import Limits
+from tele.certs.algorithms import CERTIFICATE_SUFFIX, HOST_ALGORITHMS, USER_ALGORITHMS
+from tele.certs.certificate import Certificate, parse_certificate
+from tele.certs.check import CheckedHost, check_host, check_member
+from tele.certs.keys import PrivateKey
+from tele.conch.connection.connection import SSHConnection
+from tele.conch.transport.exchange import Exchange
+from tele.conch.transport.transport import Transport
+from tele.errors import (
+    AccessDenied,
+    BadCertificate,
+    PeerError,
+    ProtocolError,
+    TeleError,
+    Unreachable,
+    quoted,
+)
+from tele.loop import make_logger, validity_date
+from tele.model.identity import HostIdentity, HostRole
+from tele.text import printable_lines
+from tele.wire import numbers as n
+from tele.wire.agreement import METHODS, exchange_hash
+from tele.wire.fields import Reader, boolean, string
+from tele.wire.negotiation import EXT_INFO_CLIENT, EXT_INFO_SERVER, STRICT_CLIENT, STRICT_SERVER
+
+log = make_logger(__name__)
+
+PUBLICKEY = b"publickey"
+#: Host certificates only: a plain key proves nothing to us.
+HOST_CERTIFICATES = tuple(name for name in HOST_ALGORITHMS if name.endswith(CERTIFICATE_SUFFIX))
+#: Texts of a server that we keep for the error when it does not let us in.
+BANNER_LIMIT = 4096
+
+
+@frozen
+class HostVerifier:
+    """Whom we want to talk to: any of ``names``, vouched for by any of ``trusted`` (blobs)."""
+
+    trusted: Collection[bytes]
+    names: Sequence[str]
+
+    def verify(self, certificate: Certificate, at: datetime) -> CheckedHost:
+        """Return who it is. Raises :class:`BadCertificate`."""
+        return check_host(certificate, self.trusted, self.names, at)
+
+
+@frozen
+class MemberVerifier:
+    """We want to talk to a host of ``cluster`` in one of ``roles``, whichever it is.
+
+    ``refuses(host)`` says why one is not dealt with although its certificate is good: it was
+    removed, or is locked.
+    """
+
+    trusted: Collection[bytes]
+    cluster: str
+    roles: Collection[HostRole]
+    refuses: Callable[[HostIdentity], str] = lambda _: ""
+
+    def verify(self, certificate: Certificate, at: datetime) -> CheckedHost:
+        """Return who it is. Raises :class:`BadCertificate`."""
+        checked = check_member(certificate, self.trusted, self.cluster, self.roles, at)
+        problem = "" if checked.identity is None else self.refuses(checked.identity)
+        if problem:
+            raise BadCertificate(problem, "revoked")
+        return checked
+
+
+class Verifier(Protocol):
+    """Knows which server is the right one."""
+
+    def verify(self, certificate: Certificate, at: datetime) -> CheckedHost:
+        """Return who it is. Raises :class:`BadCertificate` for a wrong one."""
+
+
+@frozen
+class ClientIdentity:
+    """Who we are there: a user with a login, or a host under its id with its own certificate."""
+
+    private: PrivateKey
+    certificate: Certificate
+    login: str
+
+    def algorithm(self) -> bytes:
+        """Return the best algorithm for our certificate."""
+        for name, algorithm in USER_ALGORITHMS.items():
+            if algorithm.blob_type == self.certificate.type:
+                return name
+        raise BadCertificate("our certificate is of a type that we do not know", "algorithm")
+
+    def sign_request(self, session_id: bytes, service: bytes) -> bytes:
+        """Return the payload of a signed USERAUTH_REQUEST."""
+        algorithm = self.algorithm()
+        request = (
+            string(self.login.encode("utf-8"))
+            + string(service)
+            + string(PUBLICKEY)
+            + boolean(True)
+            + string(algorithm)
+            + string(self.certificate.blob)
+        )
+        signed = string(session_id) + bytes((n.USERAUTH_REQUEST,)) + request
+        return request + string(self.private.sign(signed, USER_ALGORITHMS[algorithm].signature))
+
+
+class SSHClientTransport(Transport, conch.SSHClientTransport):
+    """The client's end of one connection.
+
+    ``verify_host`` raises :class:`BadCertificate` unless the server is the right one. A Conch
+    program may override ``verifyHostKey`` instead, and ``connectionSecure``.
+    """
+
+    our_markers = (EXT_INFO_CLIENT, STRICT_CLIENT)
+    peer_markers = (EXT_INFO_SERVER, STRICT_SERVER)
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        verify_host: Verifier | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        super().__init__(clock, limits)
+        self._verifier = verify_host
+        #: Who the server proved to be.
+        self.host: CheckedHost | None = None
+        self.peerExtensions = {}
+
+    def host_key_algorithms(self) -> tuple[bytes, ...]:
+        """See :class:`Transport`."""
+        return HOST_CERTIFICATES
+
+    def kex_agreed(self, exchange: Exchange) -> None:
+        """Send our share."""
+        agreement = exchange.agreement
+        if agreement is None:
+            raise ProtocolError("a key exchange without an agreement")
+        exchange.initiation = METHODS[agreement.kex].initiate()
+        self.outgoing.send(n.KEX_INIT, string(exchange.initiation.share))
+
+    def ssh_KEX_REPLY(self, packet: bytes) -> None:
+        """The server's share and its proof; checked before anything is done with them."""
+        exchange = self._running()
+        reader = Reader(packet)
+        host_key, share, signature = reader.string(), reader.string(), reader.string()
+        reader.end()
+        self.hold()
+        verified = maybeDeferred(self._verified_certificate, host_key)
+        verified.addCallback(self._finish_exchange, exchange, share, signature)
+        verified.addErrback(self._not_verified)
+
+    def _verified_certificate(self, host_key: bytes) -> Deferred[Certificate]:
+        certificate = parse_certificate(host_key)
+        verified = self.verifyHostKey(host_key, certificate.key.fingerprint.encode("ascii"))
+        return verified.addCallback(lambda _: certificate)
+
+    def verifyHostKey(self, hostKey: bytes, fingerprint: bytes) -> Deferred[Any]:
+        """Fire if the server that has the certificate ``hostKey`` is the right one."""
+        if self._verifier is None:
+            raise BadCertificate("nobody says which server is the right one", "authority")
+        certificate = parse_certificate(hostKey)
+        moment = validity_date(self.clock, certificate.valid_after)
+        self.host = self._verifier.verify(certificate, moment)
+        return succeed(True)
+
+    def _finish_exchange(
+        self, certificate: Certificate, exchange: Exchange, share: bytes, signature: bytes
+    ) -> None:
+        if self.closing:
+            return
+        initiation, agreement = exchange.initiation, exchange.agreement
+        if initiation is None or agreement is None:
+            raise ProtocolError("a key exchange message before KEXINIT")
+        algorithm = HOST_ALGORITHMS[agreement.host_key]
+        if certificate.type != algorithm.blob_type:
+            raise ProtocolError("the host key is not of the kind agreed on", n.KEY_EXCHANGE_FAILED)
+        shared = initiation.finish(share)
+        digest = exchange_hash(
+            **self.hash_inputs(),
+            host_key=certificate.blob,
+            client_share=initiation.share,
+            server_share=share,
+            secret=shared,
+        )
+        certificate.key.verify(signature, digest, (algorithm.signature,))
+        self.keys_agreed(shared, digest, None)
+        self.release()
+
+    def _not_verified(self, failure: Failure) -> None:
+        error = failure.value
+        if not isinstance(error, TeleError):
+            log.failure("a host key could not be checked", failure)
+        code = getattr(error, "disconnect_code", n.HOST_KEY_NOT_VERIFIABLE)
+        self.failed(error if isinstance(error, TeleError) else PeerError("internal error"))
+        self.sendDisconnect(code, b"the host key is not acceptable")
+
+    def keys_changed(self) -> None:
+        """The first keys make the connection secure."""
+        if not self.isAuthenticated and self.service is None:
+            self.connectionSecure()
+
+    def extensions_received(self, extensions: Any) -> None:
+        """See :class:`Transport`."""
+        self.peerExtensions = extensions
+
+    def requestService(self, instance: Any) -> None:
+        """Ask for a service; it starts when the server accepts."""
+        self.instance = instance
+        self.sendPacket(n.SERVICE_REQUEST, string(instance.name))
+
+    def ssh_SERVICE_ACCEPT(self, packet: bytes) -> None:
+        """The service that we asked for may start."""
+        if packet and Reader(packet).string() != self.instance.name:
+            raise ProtocolError("another service was accepted than we asked for")
+        self.setService(self.instance)
+
+    def failed(self, error: TeleError) -> None:
+        """Something ends the connection before it is of use. For who waits for it."""
+
+
+class SSHUserAuthClient(conch_userauth.SSHUserAuthClient):
+    """Logs in with a certificate: one signed request."""
+
+    transport: SSHClientTransport
+
+    def __init__(self, identity: ClientIdentity, instance: Any) -> None:
+        super().__init__(identity.login.encode("utf-8"), instance)
+        self._identity = identity
+        self._banner = b""
+
+    def serviceStarted(self) -> None:
+        """The request is under way already, see :meth:`send_request`."""
+
+    def send_request(self) -> None:
+        """Send the request, right after that for this service."""
+        transport = self.transport
+        session_id = transport.sessionID
+        if session_id is None:
+            raise ProtocolError("authentication before keys")
+        payload = self._identity.sign_request(session_id, self.instance.name)
+        transport.sendPacket(n.USERAUTH_REQUEST, payload)
+
+    def packetReceived(self, messageNum: int, packet: bytes) -> None:
+        """One answer of the server."""
+        match messageNum:
+            case n.USERAUTH_SUCCESS:
+                self.transport.authenticated()
+                self.transport.setService(self.instance)
+            case n.USERAUTH_FAILURE:
+                self._refused()
+            case n.USERAUTH_BANNER:
+                text = Reader(packet).string()
+                self._banner = (self._banner + text)[:BANNER_LIMIT]
+            case _:
+                raise ProtocolError(f"message {messageNum} during authentication")
+
+    def _refused(self) -> None:
+        said = printable_lines(self._banner.decode("utf-8", "replace")).strip()
+        login = quoted(self._identity.login)
+        self.transport.failed(AccessDenied(said or f"the server does not let {login} in"))
+        self.transport.sendDisconnect(n.NO_MORE_AUTH_METHODS, b"no other way to log in")
+
+
+class LoginTransport(SSHClientTransport):
+    """A transport that logs in and tells one Deferred how that went."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        verify_host: Verifier,
+        identity: ClientIdentity,
+        connection: Callable[[], Any],
+        limits: Limits | None,
+    ) -> None:
+        super().__init__(clock, verify_host, limits)
+        self._identity = identity
+        self._connection = connection
+        self._waiting: Deferred[Any] | None = Deferred(self._cancelled)
+
+    def ready(self) -> Deferred[Any]:
+        """Return what fires with the connection service once it runs."""
+        if self._waiting is None:
+            raise RuntimeError("asked twice")
+        return self._waiting
+
+    def connectionSecure(self) -> None:
+        """Ask for authentication and log in, in one breath."""
+        authentication = SSHUserAuthClient(self._identity, self._connection())
+        authentication.transport = self
+        self.requestService(authentication)
+        authentication.send_request()
+
+    def setService(self, service: Any) -> None:
+        """See :class:`Transport`; the second service is what everybody waits for."""
+        super().setService(service)
+        if self.isAuthenticated:
+            waiting, self._waiting = self._waiting, None
+            if waiting is not None:
+                waiting.callback(service)
+
+    def failed(self, error: TeleError) -> None:
+        """See :class:`SSHClientTransport`."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.errback(error)
+
+    def sendDisconnect(self, reason: int, desc: bytes | str) -> None:
+        """See :class:`Transport`."""
+        text = desc.decode("utf-8", "replace") if isinstance(desc, bytes) else desc
+        super().sendDisconnect(reason, desc)
+        self.failed(PeerError(f"the connection ended: {text}"))
+
+    def receiveError(self, reasonCode: int, description: bytes) -> None:
+        """See :class:`Transport`."""
+        self.failed(PeerError(f"the server ended the connection: {quoted(description)}"))
+
+    def grace_over(self) -> None:
+        """See :class:`Transport`."""
+        self.failed(Unreachable("the server took too long to let us in"))
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        """See :class:`Transport`."""
+        super().connectionLost(reason)
+        self.failed(Unreachable("the connection was lost while we logged in"))
+
+    def _cancelled(self, _: Deferred[Any]) -> None:
+        self._waiting = None
+        self.outgoing.link.abort()
+
+
+class _One(Factory):
+    """Makes the one protocol that it was given; without a line in the log for it."""
+
+    noisy = False
+
+    def __init__(self, protocol: Any) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """Return it."""
+        return self._protocol
+
+
+def connect(
+    reactor: Any,
+    endpoint: IStreamClientEndpoint,
+    *,
+    verify_host: Verifier,
+    identity: ClientIdentity,
+    connection: Callable[[], Any] = SSHConnection,
+    limits: Limits | None = None,
+) -> Deferred[Any]:
+    """Connect, check the host's certificate, log in with ours.
+
+    Fires with the connection service that ``connection`` made (its ``transport`` is the
+    :class:`SSHClientTransport`). Fails with :class:`Unreachable`, :class:`BadCertificate`
+    (the host is not the right one), :class:`AccessDenied` or :class:`PeerError`. An endpoint
+    over :class:`tele.sockets.direct.DirectReactor` makes the connection a fast one.
+    """
+
+    async def log_in() -> Any:
+        transport = LoginTransport(reactor, verify_host, identity, connection, limits)
+        ready = transport.ready()
+        try:
+            await endpoint.connect(_One(transport))
+        except TeleError:
+            raise
+        except Exception as error:
+            raise Unreachable(f"cannot connect: {error}") from error
+        return await ready
+
+    return Deferred.fromCoroutine(log_in())

@@ -1,0 +1,1 @@
+"""Conch's own avatars, checkers and clients on this engine."""

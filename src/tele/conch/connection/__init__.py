@@ -1,0 +1,1 @@
+"""Channels on a connection (RFC 4254)."""

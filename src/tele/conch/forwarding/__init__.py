@@ -1,0 +1,1 @@
+"""Forwarded ports and sockets (RFC 4254, section 7)."""

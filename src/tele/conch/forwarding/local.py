@@ -1,0 +1,122 @@
+"""How does a client reach a port or a socket through us?
+
+RFC 4254, section 7.2, and section 2.4 of OpenSSH's PROTOCOL.
+
+Laws of this file:
+
+* The channel is confirmed when the connection is made, and refused with what went wrong.
+* Whether and where to is the forwarder's decision; without one nothing is forwarded.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from attrs import frozen
+from twisted.conch.error import ConchError
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.protocol import Factory
+from zope.interface import Interface
+
+from tele.conch.connection.refusals import ADMINISTRATIVELY_PROHIBITED
+from tele.conch.connection.relay import RelayChannel, StreamEnd
+from tele.wire.fields import Reader
+
+#: The type of channel that reaches a UNIX socket.
+LOCAL_CHANNEL: Final = b"direct-streamlocal@openssh.com"
+#: Bytes of a path that the kernel has room for (unix(7)).
+PATH_LIMIT: Final = 107
+
+
+class Streams(Factory):
+    """Makes stream ends, without a line in the log for each."""
+
+    protocol = StreamEnd
+    noisy = False
+
+
+@frozen
+class ForwardRequest:
+    """``direct-tcpip``: where to, and who asked for it at the client's end."""
+
+    host: str
+    port: int
+    originator: tuple[str, int]
+
+
+@frozen
+class LocalRequest:
+    """``direct-streamlocal@openssh.com``: the path of a socket."""
+
+    path: bytes
+
+
+class IForwarder(Interface):
+    """Makes the connections that a user asks for. Avatars provide it or adapt to it."""
+
+    def connect(request: Any, factory: IProtocolFactory) -> Deferred[Any]:
+        """Connect a protocol of ``factory``; fires with it.
+
+        ``request`` is a :class:`ForwardRequest`, or a :class:`LocalRequest` if the avatar has
+        :func:`open_direct_streamlocal`. Fails with a :class:`tele.errors.TeleError` whose text
+        the user reads.
+        """
+
+
+def is_usable_path(path: bytes) -> bool:
+    """Whether ``path`` can be a socket's: absolute, and not too long for the kernel."""
+    return path.startswith(b"/") and len(path) <= PATH_LIMIT and b"\0" not in path
+
+
+def read_request(data: bytes) -> ForwardRequest:
+    """Read what is specific to ``direct-tcpip``. Raises :class:`tele.errors.ProtocolError`."""
+    reader = Reader(data)
+    host, port = reader.text(255), reader.uint32()
+    origin, origin_port = reader.text(255), reader.uint32()
+    reader.end()
+    return ForwardRequest(host, port, (origin, origin_port))
+
+
+def open_direct_tcpip(
+    remoteWindow: int, remoteMaxPacket: int, data: bytes, avatar: Any
+) -> Deferred[RelayChannel]:
+    """Open a channel of type ``direct-tcpip``: for an avatar's ``channelLookup``."""
+    request = read_request(data)
+    if not 0 < request.port < 65536 or not request.host.isprintable():
+        return _prohibited("there is no such port")
+    return _open(request, remoteWindow, remoteMaxPacket, avatar)
+
+
+def open_direct_streamlocal(
+    remoteWindow: int, remoteMaxPacket: int, data: bytes, avatar: Any
+) -> Deferred[RelayChannel]:
+    """Open a channel of type ``direct-streamlocal@openssh.com``, likewise."""
+    reader = Reader(data)
+    path = reader.string()
+    reader.string()
+    reader.uint32()
+    reader.end()
+    if not is_usable_path(path):
+        return _prohibited(f"a socket has an absolute path of at most {PATH_LIMIT} bytes")
+    return _open(LocalRequest(path), remoteWindow, remoteMaxPacket, avatar)
+
+
+def _open(
+    request: ForwardRequest | LocalRequest, remoteWindow: int, remoteMaxPacket: int, avatar: Any
+) -> Deferred[RelayChannel]:
+    forwarder: Any = IForwarder(avatar, None)
+    if forwarder is None:
+        return _prohibited("port forwarding is not allowed")
+    connecting: Deferred[Any] = forwarder.connect(request, Streams())
+
+    def connected(stream: StreamEnd) -> RelayChannel:
+        return RelayChannel(
+            stream, remoteWindow=remoteWindow, remoteMaxPacket=remoteMaxPacket, avatar=avatar
+        )
+
+    return connecting.addCallback(connected)
+
+
+def _prohibited(text: str) -> Deferred[Any]:
+    return fail(ConchError(ADMINISTRATIVELY_PROHIBITED, text))

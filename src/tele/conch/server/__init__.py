@@ -1,0 +1,1 @@
+"""The server: login, admission, and the end of a connection."""

@@ -1,0 +1,361 @@
+"""How does a server hold up its end of the transport?
+
+Laws of this file:
+
+* The host key is looked up anew for each exchange; a certificate comes before a plain key.
+* Service requests are for authentication; one service answers them all, and its counts go on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.conch.ssh import transport as conch
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from tele.admission.limits import Limits
+from tele.admission.penalties import Fault
+from tele.admission.waiting_list import WaitingList
+from tele.certs.algorithms import HOST_ALGORITHMS, SERVER_SIGNATURE_ALGORITHMS, certificate_type
+from tele.conch.connection.connection import SSHConnection
+from tele.conch.connection.host_key_proofs import PROOFS_LIMIT, announcement, proof
+from tele.conch.server.connection_admission import CROWDED, Arrival
+from tele.conch.session.channel import SessionChannel
+from tele.conch.transport.exchange import Exchange, HostKeys
+from tele.conch.transport.transport import Transport
+from tele.errors import ProtocolError, quoted
+from tele.loop import Lines
+from tele.model.addresses import source_network
+from tele.model.identity import HostIdentity
+from tele.sockets.direct import DirectSocket
+from tele.text import printable
+from tele.wire import numbers as n
+from tele.wire.agreement import METHODS, SERVER_METHODS, exchange_hash
+from tele.wire.ciphers import SERVER_CIPHERS
+from tele.wire.fields import Reader, string, uint32
+from tele.wire.negotiation import EXT_INFO_CLIENT, EXT_INFO_SERVER, STRICT_CLIENT, STRICT_SERVER
+
+if TYPE_CHECKING:
+    from tele.conch.server.factory import SSHServerFactory
+
+USERAUTH = b"ssh-userauth"
+#: Seconds that a client has to show what its sessions are told, before the connection ends.
+LAST_WORDS: Final = 0.5
+
+#: What we tell a client that we can do (RFC 8308; OpenSSH PROTOCOL, section 1.9).
+_EXTENSIONS = (
+    (b"server-sig-algs", b",".join(SERVER_SIGNATURE_ALGORITHMS)),
+    (b"publickey-hostbound@openssh.com", b"0"),
+    (b"ping@openssh.com", b"0"),
+)
+_EXT_INFO = uint32(len(_EXTENSIONS)) + b"".join(string(k) + string(v) for k, v in _EXTENSIONS)
+
+
+def host_key_algorithms(keys: HostKeys) -> tuple[bytes, ...]:
+    """Return what ``keys`` can prove, the certificate first."""
+    plain = keys.private.public.type
+    kinds = [plain] if keys.certificate is None else [certificate_type(plain), plain]
+    return tuple(
+        name
+        for kind in kinds
+        for name, algorithm in HOST_ALGORITHMS.items()
+        if algorithm.blob_type == kind
+    )
+
+
+class SSHServerTransport(Transport, conch.SSHServerTransport):
+    """The server's end of one connection."""
+
+    factory: SSHServerFactory
+    our_markers = (EXT_INFO_SERVER, STRICT_SERVER)
+    peer_markers = (EXT_INFO_CLIENT, STRICT_CLIENT)
+    supportedKeyExchanges = list(SERVER_METHODS)
+    supportedCiphers = list(SERVER_CIPHERS)
+
+    #: Host key (or certificate) of the first exchange, to which a login is bound.
+    first_host_key = b""
+    #: What is held against the source if nobody logs in; nothing, if they proved who they are.
+    fault: Fault | None = Fault.NOAUTH
+    #: What the host key signed the last exchange with.
+    _host_signature = b""
+    _proofs = 0
+    #: The place among those whom proxies brought, as ``Door.enter_vouched`` gave it.
+    vouched_place: str | None = None
+    _evicted = False
+    #: The list in which this connection waits for a place, and as whose.
+    _waits: tuple[WaitingList[Arrival], str] | None = None
+
+    def __init__(
+        self, clock: IReactorTime, limits: Limits | None = None, source: str | None = None
+    ) -> None:
+        super().__init__(clock, limits)
+        self._source = source
+        self._vouched: tuple[str, int] | None = None
+        #: The member that says where the client comes from.
+        self.vouched_by: HostIdentity | None = None
+
+    def connectionMade(self) -> None:
+        """See :class:`Transport`."""
+        self.factory.present.add(self)
+        if self._source is not None:
+            self.factory.arriving[self] = self._source
+        if self.vouched_place is not None:
+            self.factory.brought[self] = self.vouched_place
+        super().connectionMade()
+        if self._waits is not None:
+            self.hold()
+
+    def wait_for_place(self, waiting: WaitingList[Arrival], source: str) -> bool:
+        """Handle no message before there is a place; False: too many wait."""
+        displaced = waiting.add(source, self)
+        if displaced is None:
+            return False
+        self._waits = (waiting, source)
+        for other in displaced:
+            other.make_room()
+        return True
+
+    def make_room(self) -> None:
+        """Wait no more: of another source nobody waits, or fewer."""
+        if self.factory.door.may_tell():
+            self._refuse()
+        else:
+            self.factory.door.refused(self.remote_addr()[0], CROWDED)
+            self.give_way()
+
+    def place_is_free(self, waiting: WaitingList[Arrival], source: str) -> None:
+        """Somebody of the same source left: take the place, and go on."""
+        door, host = self.factory.door, self.remote_addr()[0]
+        if self._waits != (waiting, source) or self.closing:
+            door.call_next(waiting, source)
+            return
+        self._waits = None
+        place = door.enter_called(waiting, host)
+        if place is None:
+            if not door.will_call(waiting, source) or not self.wait_for_place(waiting, source):
+                self._refuse()
+            return
+        if waiting is door.vouched_waiting:
+            self.vouched_place = self.factory.brought[self] = place
+        else:
+            self._source = place
+            self.factory.arriving[self] = place
+        self.release()
+
+    def _refuse(self) -> None:
+        """There is no place, and was none for long: say so, and hold nothing against the client."""
+        host = self.remote_addr()[0]
+        self.factory.door.refused(host, CROWDED)
+        self.fault = None
+        self.sendDisconnect(
+            n.TOO_MANY_CONNECTIONS, "too many are logging in from your address; try again"
+        )
+
+    def dismiss(self, why: str) -> None:
+        """End this connection, and hold nothing against the visitor."""
+        self.fault = None
+        self.sendDisconnect(n.BY_APPLICATION, why)
+
+    def evict(self, why: str) -> None:
+        """End this connection: its visitor may not be here any more.
+
+        What they run and forward ends now, whether they read or not. They see ``why`` on the
+        terminal of each session, for which there is a moment, and in the message that ends the
+        connection: OpenSSH's client shows nothing that comes together with that.
+        """
+        if self.closing or self._evicted:
+            return
+        self._evicted = True
+        text = printable(why)
+        told = [
+            channel.notice(text)
+            for channel in list(getattr(self.service, "channels", {}).values())
+            if isinstance(channel, SessionChannel)
+        ]
+        service, self.service = self.service, None
+        if service is not None:
+            service.serviceStopped()
+        if hasattr(self, "avatar"):
+            logout, self.logoutFunction = self.logoutFunction, _done
+            logout()
+        if not any(told):
+            self.dismiss(text)
+            return
+        self.incoming.stop()
+        self.outgoing.link.pause()
+        self.outgoing.push()
+        self._stop_timer()
+        self._timer = self.clock.callLater(LAST_WORDS, self._was_shown, text)
+
+    def _was_shown(self, text: str) -> None:
+        self._timer = None
+        self.dismiss(text)
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        """See :class:`Transport`."""
+        self.factory.present.discard(self)
+        if self._source is not None and self.fault is not None:
+            self.factory.door.blame(self.remote_addr()[0], self.fault)
+        self._leave()
+        super().connectionLost(reason)
+
+    def give_way(self) -> None:
+        """Somebody else needs the place: end, and hold nothing against the client."""
+        self.fault = None
+        self._leave()
+        self._abort()
+
+    def grace_over(self) -> None:
+        """See :class:`Transport`. Who had to wait all the time is not to blame."""
+        if self._waits is not None:
+            self._refuse()
+        else:
+            self.fault = Fault.GRACE_EXCEEDED
+
+    def crashed(self) -> None:
+        """See :class:`Transport`."""
+        self.fault = Fault.CRASH
+
+    @property
+    def lines(self) -> Lines:
+        """See :class:`Transport`. Lines about strangers are rationed."""
+        if self.isAuthenticated:
+            return super().lines
+        return self.factory.door.lines.of(self.remote_addr()[0])
+
+    def take_preface(self, data: bytes) -> int | None:
+        """See :class:`Transport`. The factory may know those who vouch for visitors."""
+        take = self.factory.preface
+        return 0 if take is None else take(self, data)
+
+    def vouched_for(self, remote_addr: tuple[str, int], member: HostIdentity | None) -> None:
+        """A member whom we trust says where the visitor really comes from."""
+        self.vouched_by = member
+        transport: Any = self.transport
+        if isinstance(transport, DirectSocket):
+            transport.is_machine()
+        self._leave()
+        self._vouched = remote_addr
+        door, host = self.factory.door, remote_addr[0]
+        if door.must_wait_vouched(host):
+            self.wait_for_place(door.vouched_waiting, source_network(host))
+            self.hold()
+            return
+        place = door.enter_vouched(host)
+        if place is None:
+            raise ProtocolError("too many are logging in from there", n.TOO_MANY_CONNECTIONS)
+        self.vouched_place = self.factory.brought[self] = place
+        self.release()
+
+    def remote_addr(self) -> tuple[str, int]:
+        """See :class:`Transport`."""
+        return self._vouched or super().remote_addr()
+
+    def authenticated(self) -> None:
+        """See :class:`Transport`."""
+        self._leave()
+        self.gate.authenticated()
+        self.first_host_key = b""
+        super().authenticated()
+
+    def setService(self, service: Any) -> None:
+        """See :class:`Transport`. A client that is in learns the host's plain key."""
+        super().setService(service)
+        if self.isAuthenticated and isinstance(service, SSHConnection):
+            self.sendPacket(n.GLOBAL_REQUEST, announcement(self.factory.host_keys().private))
+
+    def prove_host_keys(self, request: bytes) -> tuple[bool, bytes] | bool:
+        """Answer ``hostkeys-prove-00@openssh.com`` as a global request is answered."""
+        self._proofs += 1
+        if self._proofs > PROOFS_LIMIT or self.sessionID is None:
+            return False
+        key = self.factory.host_keys().private
+        signatures = proof(key, self.sessionID, request, self._host_signature)
+        return False if signatures is None else (True, signatures)
+
+    def dispatchMessage(self, messageNum: int, payload: bytes) -> None:
+        """See :class:`Transport`. A late request to log in is ignored (RFC 4252, 5.1)."""
+        if messageNum != n.USERAUTH_REQUEST or not self.isAuthenticated:
+            super().dispatchMessage(messageNum, payload)
+
+    def _leave(self) -> None:
+        source, self._source = self._source, None
+        if source is not None:
+            self.factory.arriving.pop(self, None)
+            self.factory.door.leave(source)
+        place, self.vouched_place = self.vouched_place, None
+        if place is not None:
+            self.factory.brought.pop(self, None)
+            self.factory.door.leave_vouched(place)
+        waits, self._waits = self._waits, None
+        if waits is not None:
+            waits[0].remove(waits[1], self)
+
+    def host_key_algorithms(self) -> tuple[bytes, ...]:
+        """See :class:`Transport`."""
+        return host_key_algorithms(self.factory.host_keys())
+
+    def kex_agreed(self, exchange: Exchange) -> None:
+        """Remember the keys of this exchange: they may be renewed before the next message."""
+        exchange.host_keys = self.factory.host_keys()
+
+    def ssh_KEX_INIT(self, packet: bytes) -> None:
+        """The client's share: answer with ours, and sign."""
+        exchange = self._running()
+        agreement, keys = exchange.agreement, exchange.host_keys
+        if agreement is None or keys is None:
+            raise ProtocolError("a key exchange message before KEXINIT")
+        reader = Reader(packet)
+        client_share = reader.string()
+        reader.end()
+        share, shared = METHODS[agreement.kex].respond(client_share)
+        algorithm = HOST_ALGORITHMS[agreement.host_key]
+        host_key = _blob(keys, algorithm.blob_type)
+        digest = exchange_hash(
+            **self.hash_inputs(),
+            host_key=host_key,
+            client_share=client_share,
+            server_share=share,
+            secret=shared,
+        )
+        signature = keys.private.sign(digest, algorithm.signature)
+        self._host_signature = algorithm.signature
+        self.outgoing.send(n.KEX_REPLY, string(host_key) + string(share) + string(signature))
+        first = None
+        if self.sessionID is None:
+            self.first_host_key = host_key
+            if self._peerSupportsExtensions:
+                first = (n.EXT_INFO, _EXT_INFO)
+        self.keys_agreed(shared, digest, first)
+
+    def ssh_SERVICE_REQUEST(self, packet: bytes) -> None:
+        """The client wants to log in."""
+        reader = Reader(packet)
+        name = reader.string()
+        reader.end()
+        if name != USERAUTH:
+            raise ProtocolError(f"no service {quoted(name)} here", n.SERVICE_NOT_AVAILABLE)
+        if self.service is not None:
+            self.sendPacket(n.SERVICE_ACCEPT, string(name))
+            return
+        service = self.factory.getService(self, name)
+        if service is None:
+            raise ProtocolError("no authentication here", n.SERVICE_NOT_AVAILABLE)
+        self.sendPacket(n.SERVICE_ACCEPT, string(name))
+        self.setService(service())
+
+
+def _done() -> None:
+    """The avatar is logged out already."""
+
+
+def _blob(keys: HostKeys, kind: bytes) -> bytes:
+    """Return the key or certificate of ``kind``."""
+    certificate = keys.certificate
+    if certificate is not None and certificate.type == kind:
+        return certificate.blob
+    if keys.private.public.type != kind:
+        # The keys were exchanged for others between two messages.
+        raise ProtocolError("the host key has just changed", n.KEY_EXCHANGE_FAILED)
+    return keys.private.public.blob

@@ -1,0 +1,1 @@
+"""One end of an SSH transport (RFC 4253)."""

@@ -1,0 +1,83 @@
+"""How do the connections of a host leave, as its configuration and the environment say?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from tele.config.values import JoinConfig
+from tele.errors import InvalidInput, Unreachable
+from tele.https.client import RemoteAuthority, fetch_cluster
+from tele.https.identity import TlsIdentity
+from tele.https.pool import Endpoint
+from tele.membership.joining import Network
+from tele.model.api.members import ClusterInfo
+from tele.outbound.dialer import WayOut
+from tele.outbound.egress import Login, always, from_environment, read_login
+from tele.private_files import check_secret, read_secret
+
+
+def way_out(
+    reactor: Any, join: JoinConfig | None, environ: Mapping[str, str] = os.environ
+) -> WayOut:
+    """Return the way out of a host that joins as ``join`` says.
+
+    Without it the host is in the process of its auth, and needs none. Raises
+    :class:`InvalidInput` when the environment says what cannot be, or others can read the
+    file with the password.
+    """
+    if join is None:
+        return WayOut(reactor)
+    if join.via_login_file is not None:
+        check_secret(join.via_login_file, "via_login_file")
+    if join.via is None:
+        return WayOut(reactor, from_environment(environ))
+    return WayOut(reactor, always(join.via), _login_reader(join.via_login_file))
+
+
+def _login_reader(path: Path | None) -> Callable[[], Login | None]:
+    def read() -> Login | None:
+        if path is None:
+            return None
+        # A file that is not there yet is tried again, like a proxy that does not answer yet.
+        try:
+            return read_login(_read(path))
+        except OSError as error:
+            raise Unreachable(f"via_login_file {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise Unreachable(f"via_login_file {path}: not UTF-8") from None
+        except InvalidInput as error:
+            raise Unreachable(f"via_login_file {path}: {error}") from None
+
+    return read
+
+
+def _read(path: Path) -> str:
+    try:
+        return read_secret(path, "via_login_file").decode("utf-8")
+    except InvalidInput as error:
+        raise Unreachable(str(error)) from None
+
+
+def network(out: WayOut, auth: Endpoint | None = None) -> Network:
+    """Return how auth is reached: over ``auth`` if it is given, and first over ``out``."""
+
+    def connect(
+        reactor: Any,
+        addresses: Sequence[str],
+        identity: Callable[[], TlsIdentity | None],
+        trust: Callable[[], Sequence[str]] | None,
+        server_name: str,
+    ) -> RemoteAuthority:
+        return RemoteAuthority(
+            reactor, addresses, identity, trust, server_name, endpoint=auth or out.endpoint
+        )
+
+    def fetch(reactor: Any, address: str, pins: Sequence[str]) -> Deferred[ClusterInfo]:
+        return fetch_cluster(reactor, address, pins, out.endpoint)
+
+    return Network(connect, fetch)

@@ -1,0 +1,245 @@
+"""What may somebody do on this node, once they are in? The avatar.
+
+Laws of this file:
+
+* The grant is decided at login, and again when the cluster's rules change; here it is only read,
+  and what it does not give is refused.
+* Everything that is started or reached is an event first, and a recording if there is one.
+* Nothing new begins after the certificate has expired.
+* Each connection counts for its user, like everything that is opened on it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import evolve
+from twisted.conch.avatar import ConchUser
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from tele.admission.slots import Slots
+from tele.capacity.descriptors import Account
+from tele.conch.forwarding.local import (
+    LOCAL_CHANNEL,
+    IForwarder,
+    open_direct_streamlocal,
+    open_direct_tcpip,
+)
+from tele.conch.forwarding.remote import REQUESTS, IListener, answer_request
+from tele.conch.session.channel import SessionChannel
+from tele.conch.session.programs import Exit, ISessionPrograms, ProgramRequest
+from tele.conch.session.session_forwarding import ISessionForwards
+from tele.errors import AccessDenied, TeleError
+from tele.loop import Expiry
+from tele.model.access import Denied, GatewayPorts, Grant, Reason
+from tele.model.session import Launched
+from tele.node.audit_reporter import Trail, cut
+from tele.node.forward_record import ForwardRecords
+from tele.node.forwards import Forwards
+from tele.node.programs import NodePrograms, Program, Visit
+from tele.node.user_sockets import UserSockets
+from tele.outbound.name_lookup import Names
+from tele.recording.tee import ConnectionTape, RecordedPrograms
+from tele.spawner.control_groups import EXPELLED_GRACE
+
+
+@implementer(ISessionPrograms)
+class Visitor(ConchUser):
+    """One person on one connection. ``grant`` is what they may do."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        visit: Visit,
+        programs: NodePrograms,
+        tape: ConnectionTape | None,
+        trail: Trail,
+        sockets: UserSockets,
+        gateway: GatewayPorts,
+        names: Names,
+        account: Account,
+        slots: Slots,
+    ) -> None:
+        """Raise :class:`Unavailable` if the user has too many connections and the like."""
+        super().__init__()
+        self._lease = account.take()
+        self.visit = visit
+        #: Why they may not be here any more, if that was decided.
+        self.ended: Denied | None = None
+        self._running: set[Program] = set()
+        self._reactor = reactor
+        self._tape = tape
+        self._programs: Any = programs if tape is None else RecordedPrograms(programs, tape)
+        self._plain = programs
+        self._trail = trail
+        self._began = reactor.seconds()
+        self._expiry = Expiry(reactor, visit.grant.expires)
+        self._interactive = False
+        records = ForwardRecords(reactor, visit, trail, tape)
+        self._forwards = Forwards(
+            reactor,
+            visit,
+            sockets,
+            records,
+            gateway,
+            self._check,
+            lambda: self.conn,
+            names,
+            account,
+            slots,
+        )
+        self.channelLookup.update(
+            {
+                b"session": SessionChannel,
+                b"direct-tcpip": open_direct_tcpip,
+                LOCAL_CHANNEL: open_direct_streamlocal,
+            }
+        )
+
+    def __str__(self) -> str:
+        """Who it is, for the log."""
+        return f"{self.grant.identity.user} as {self.grant.login}, session {self.visit.session_id}"
+
+    def __conform__(self, interface: Any) -> Any:
+        """Forwards are another object's: see ``zope.interface``."""
+        return self._forwards if interface in (IForwarder, IListener, ISessionForwards) else None
+
+    def gotGlobalRequest(self, requestType: bytes, data: bytes) -> Any:
+        """Listen for the client, or do not any more."""
+        if requestType in REQUESTS:
+            return answer_request(requestType, data, self)
+        return super().gotGlobalRequest(requestType, data)
+
+    @property
+    def grant(self) -> Grant:
+        """What they may do now."""
+        return self.visit.grant
+
+    @property
+    def keepalive_interval(self) -> float:
+        """See :mod:`tele.conch.transport.keepalive`."""
+        said = self.grant.client_keepalive
+        return 0.0 if said is None else said.total_seconds()
+
+    def regranted(self, grant: Grant) -> None:
+        """They may do something else now: what begins from now on is held by it.
+
+        Nobody listens any more for what may not be forwarded; what was let through goes on.
+        """
+        asked = grant.client_keepalive != self.grant.client_keepalive
+        self.visit.grant = grant
+        self._forwards.restrict()
+        connection: Any = self.conn
+        if asked and connection is not None:
+            connection.transport.watch_peer()
+
+    def expelled(self, denied: Denied) -> None:
+        """They may not be here any more: the connection ends, and they are told why."""
+        self.ended = denied
+        programs = list(self._running)
+        for program in programs:
+            program.expel()
+        connection: Any = self.conn
+        if connection is not None:
+            connection.transport.evict(denied.message)
+        if programs:
+            self._reactor.callLater(EXPELLED_GRACE, self._kill)
+
+    def _kill(self) -> None:
+        for program in list(self._running):
+            program.kill()
+
+    def arrived(self) -> None:
+        """They are in."""
+        self._trail.happened("session.start", self.visit)
+
+    def left(self) -> None:
+        """The connection is gone."""
+        self._lease.release()
+        self._forwards.close()
+        seconds = round(self._reactor.seconds() - self._began, 3)
+        recorded = self._tape is not None and self._tape.started
+        ended = self.ended
+        if self._tape is not None:
+            self._tape.close("the connection ended" if ended is None else cut(ended.message))
+        why = {} if ended is None else {"error": cut(ended.message), "reason": ended.reason.value}
+        self._trail.happened(
+            "session.end",
+            self.visit,
+            seconds=seconds,
+            interactive=self._interactive,
+            recorded=recorded,
+            **self._unrecorded(),
+            **why,
+        )
+
+    def _unrecorded(self) -> dict[str, str]:
+        """Return what an event says of a session that could not be recorded from its start."""
+        problem = "" if self._tape is None else self._tape.problem
+        return {"unrecorded": cut(problem)} if problem else {}
+
+    def _check(self) -> None:
+        if self.ended is not None:
+            raise AccessDenied(self.ended.message, self.ended.reason.value)
+        if self._expiry.has_passed:
+            raise AccessDenied(
+                "the certificate has expired since you logged in: log in again",
+                Reason.EXPIRED.value,
+            )
+
+    # -- programs ---------------------------------------------------------------------
+    def env_allowed(self, name: str) -> bool:
+        """See :class:`tele.conch.session.programs.ISessionPrograms`."""
+        return self._plain.env_allowed(name)
+
+    def start(self, request: ProgramRequest, channel_number: int) -> Deferred[Any]:
+        """See :class:`tele.conch.session.programs.ISessionPrograms`."""
+        return Deferred.fromCoroutine(self._start(request, channel_number))
+
+    async def _start(self, request: ProgramRequest, channel_number: int) -> Any:
+        name = "subsystem" if request.kind == "subsystem" else "exec"
+        fields = {
+            "kind": request.kind,
+            "command": cut(request.command.decode("utf-8", "backslashreplace")),
+            "pty": request.pty is not None,
+        }
+        if self.grant.force_command is not None:
+            fields["forced"] = cut(self.grant.force_command)
+
+        def launching(launched: Launched) -> None:
+            if "forced" not in fields and launched.command != request.command:
+                fields["runs"] = cut(launched.command.decode("utf-8", "backslashreplace"))
+
+        try:
+            self._check()
+            program = await self._programs.start(
+                self._with_agent(request), channel_number, launching
+            )
+        except TeleError as error:
+            self._trail.happened(name, self.visit, error=cut(str(error)), **fields)
+            raise
+        self._interactive = self._interactive or request.pty is not None
+        fields |= self._unrecorded()
+        if getattr(program, "cgroup", 0):
+            fields["cgroup"] = program.cgroup
+        self._trail.happened(name, self.visit, **fields)
+        if isinstance(program, Program):
+            self._follow(program)
+        return program
+
+    def _follow(self, program: Program) -> None:
+        """Know what runs, to end it with its person."""
+        self._running.add(program)
+
+        def ended(how: Exit) -> Exit:
+            self._running.discard(program)
+            return how
+
+        program.exited.addCallback(ended)
+        if self.ended is not None:
+            # They were expelled while it was being started.
+            program.expel()
+
+    def _with_agent(self, request: ProgramRequest) -> ProgramRequest:
+        return evolve(request, agent=self._forwards.agent_path)

@@ -1,0 +1,1 @@
+"""Sockets of our own below Twisted's protocols, and the buffers that they read into."""

@@ -1,0 +1,105 @@
+"""Which accounts of this machine may be served, and by whom?
+
+Laws of this file:
+
+* Standard library only: the spawner loads it, beside the node.
+* An account is served under its exact name; as an ordinary user, only one's own.
+* Asking may wait for name services of the machine: never on the reactor's thread.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from tele.spawner.shells import SHELLS, is_unrestricted
+
+NO_LOGIN_SHELLS: Final = frozenset({"nologin", "false"})
+#: nologin(5): the administrator's, and the one that systemd makes while it starts or stops.
+NOLOGIN_FILES: Final = ("/etc/nologin", "/run/nologin")
+
+
+class Refused(Exception):
+    """A session that does not start. ``reason`` is a stable code, the text for the person."""
+
+    def __init__(self, message: str, reason: str = "account") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def find_account(login: str) -> pwd.struct_passwd:
+    """Return the account that is named exactly ``login``.
+
+    Raises Refused if there is none, or if this process cannot become it. May ask name
+    services of the machine, so it may wait.
+    """
+    if not 0 < len(login) <= 256 or not login.isprintable() or set(login) & set("/:\0"):
+        raise Refused("that is no name of an account")
+    try:
+        account = pwd.getpwnam(login)
+    except (KeyError, ValueError):
+        raise Refused(f"there is no account {login!r} on this machine") from None
+    if account.pw_name != login:
+        # A name service that folds names would let "Root" pass where "root" is denied.
+        raise Refused(f"the account {login!r} is called {account.pw_name!r}; log in as that")
+    if os.geteuid() != 0 and account.pw_uid != os.getuid():
+        raise Refused(
+            f"this node runs as {own_login()!r} and serves only that account, not {login!r}"
+        )
+    return account
+
+
+def own_login() -> str:
+    """Return the name of the account that this process runs as, or its number."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def check_open(account: pwd.struct_passwd, shadow: str = "/etc/shadow") -> None:
+    """Raise Refused if ``account`` has expired (shadow(5); days since 1970)."""
+    try:
+        with open(shadow, encoding="utf-8", errors="surrogateescape") as lines:
+            entries = [line.rstrip("\n").split(":") for line in lines]
+    except OSError:
+        return  # an ordinary user cannot read it, and serves only themself
+    for entry in entries:
+        if entry[0] == account.pw_name and len(entry) > 7 and entry[7]:
+            if entry[7].isdigit() and int(entry[7]) < time.time() // 86400:
+                raise Refused(f"the account {account.pw_name!r} has expired", "expired")
+            return
+
+
+def check_sessions(account: pwd.struct_passwd, nologin: Sequence[str] = NOLOGIN_FILES) -> None:
+    """Raise Refused if ``account`` may run nothing now: nologin(5), or no login shell."""
+    if account.pw_uid != 0:
+        for path in nologin:
+            try:
+                with open(path, "rb") as file:
+                    text = file.read(1024).decode("utf-8", "replace")
+            except OSError:
+                continue
+            raise Refused(text.strip() or "this machine accepts no logins now (nologin)", "nologin")
+    if os.path.basename(account.pw_shell) in NO_LOGIN_SHELLS:
+        raise Refused(
+            f"the account {account.pw_name!r} is not for logging in: its shell is "
+            f"{account.pw_shell}"
+        )
+
+
+def check_files(account: pwd.struct_passwd, shells: str = SHELLS) -> None:
+    """Raise Refused if the shell of ``account`` restricts it.
+
+    The file server is started without that shell, so the shell could not say no; and whoever
+    writes files can write those that such a shell begins with.
+    """
+    shell = account.pw_shell or "/bin/sh"
+    if not is_unrestricted(shell, shells):
+        raise Refused(
+            f"the shell of {account.pw_name!r}, {shell}, restricts it or is not in {shells}:"
+            " there is no sftp for it"
+        )

@@ -1,0 +1,64 @@
+"""Who closes a PAM session when its program has ended? A parent that stays.
+
+Between the spawner and the session stands one more process, which opened the PAM session
+and waits; it tells the spawner how the program ended and then closes the session, however
+long that takes. It goes on when the spawner dies.
+
+Laws of this file:
+
+* Standard library only: the spawner loads it, but for PAM, which is loaded in the child.
+* It stays root and touches nothing of the session: no terminal, no pipe, no file of theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import signal
+import struct
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from tele.spawner.pam import PamSession
+
+#: How the program ended, as waitpid tells it.
+STATUS: Final = struct.Struct("=i")
+
+
+def open_pam(service: str, account: pwd.struct_passwd, host: str, terminal: str) -> PamSession:
+    """Open a PAM session for ``account`` in this process, which has its groups from now on."""
+    from tele.spawner.pam import PamSession
+
+    os.setgroups(os.getgrouplist(account.pw_name, account.pw_gid))  # modules may add some
+    session = PamSession(service, account.pw_name, host, terminal)
+    session.open()
+    return session
+
+
+def stay_behind(session: PamSession, report: int, outcome: int) -> None:
+    """Return in a child, which is to become the program; this process becomes its keeper."""
+    pid = os.fork()
+    if pid == 0:
+        os.close(outcome)
+        return
+    try:
+        _keep(session, pid, report, outcome)
+    finally:
+        os._exit(0)
+
+
+def _keep(session: PamSession, pid: int, report: int, outcome: int) -> None:
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    os.close(report)
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    os.close(null)
+    os.chdir("/")
+    _, status = os.waitpid(pid, 0)
+    with contextlib.suppress(BrokenPipeError):  # the spawner has died
+        os.write(outcome, STATUS.pack(status))
+    os.close(outcome)
+    session.close()

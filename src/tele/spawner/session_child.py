@@ -1,0 +1,262 @@
+"""How does a fresh child of the spawner become somebody's session?
+
+Laws of this file:
+
+* Standard library only, and only what the spawner loaded before: nothing is imported, no
+  file of ours is read, after the privileges are gone.
+* The identity changes once, for good, with proof, before anything is executed.
+* What comes from the person is one command line for their own shell, and the values of
+  allow-listed variables. Nothing else of theirs is a path or a word.
+* Where a person is restricted to one command or to files, nothing of theirs runs before: no
+  shell's start-up file is read, and no variable that they could have set changes what runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import grp
+import importlib.util
+import os
+import pwd
+import resource
+import signal
+import sys
+import termios
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, NoReturn
+
+from tele.spawner.accounts import Refused, check_files, check_open, check_sessions, find_account
+from tele.spawner.control_groups import Groups
+from tele.spawner.display_child import add_cookie
+from tele.spawner.greeting import MOTD_FILES, greeting
+from tele.spawner.login_environment import environment_of, harmless, system_variables
+from tele.spawner.login_records import Records
+from tele.spawner.pam_monitor import open_pam, stay_behind
+from tele.spawner.shells import execution
+from tele.spawner.socket_child import pass_socket
+from tele.spawner.spawn_messages import RESTRICTED_KINDS, SOCKET_KINDS, Start
+
+SFTP_SERVERS: Final = (
+    "/usr/lib/openssh/sftp-server",
+    "/usr/libexec/openssh/sftp-server",
+    "/usr/lib/ssh/sftp-server",
+    "/usr/libexec/sftp-server",
+)
+
+
+def changed_signals() -> tuple[int, ...]:
+    """Return the signals that do not have their default action: asked once, before any child.
+
+    Python ignores SIGPIPE and SIGXFSZ, and what is ignored stays so over exec.
+    """
+    default = (signal.SIG_DFL, None)
+    return tuple(n for n in range(1, signal.NSIG) if signal.getsignal(n) not in default)
+
+
+def reset_signals(changed: tuple[int, ...]) -> None:
+    """Give every signal its default action and block none."""
+    for number in changed:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _take_terminal(slave: int, account: pwd.struct_passwd) -> str:
+    name = os.ttyname(slave)
+    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+    if os.geteuid() == 0:
+        try:
+            group = grp.getgrnam("tty").gr_gid
+            mode = 0o620
+        except KeyError:
+            group, mode = account.pw_gid, 0o600
+        os.fchown(slave, account.pw_uid, group)
+        os.fchmod(slave, mode)
+    return name
+
+
+def place_descriptors(descriptors: list[int], kept: list[int]) -> list[int]:
+    """Make descriptors 0 to 2 of ``descriptors``, close the rest, return where ``kept`` are."""
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in (*descriptors, *kept)]
+    standard, kept = high[: len(descriptors)], high[len(descriptors) :]
+    for target in range(3):
+        os.dup2(standard[min(target, len(standard) - 1)], target)
+    try:
+        left = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        left = list(range(os.sysconf("SC_OPEN_MAX")))
+    for fd in left:
+        if fd > 2 and fd not in kept:
+            with contextlib.suppress(OSError):  # the one of the listing itself is closed
+                os.close(fd)
+    return kept
+
+
+def _limit_files(wanted: int | None) -> None:
+    """Have the soft limit that the node was given, as under sshd: it may have raised its own."""
+    if wanted is None:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    beyond = wanted == resource.RLIM_INFINITY or wanted > hard
+    soft = hard if hard != resource.RLIM_INFINITY and beyond else wanted
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def _leave_root_things(uid: int, oom_score: bytes) -> None:
+    """As root: the session is not spared by the kernel when memory ends, and is its user's
+    in the kernel's audit. Both may be forbidden in a container, and are no protection.
+    """
+    write_own("oom_score_adj", oom_score)
+    if read_own("loginuid").startswith(b"4294967295"):  # nobody's yet: PAM has not set it
+        write_own("loginuid", b"%d" % uid)
+
+
+def read_own(name: str) -> bytes:
+    """Return what ``/proc/self/name`` says; nothing where there is none."""
+    with contextlib.suppress(OSError), open(f"/proc/self/{name}", "rb", buffering=0) as file:
+        return file.read(64)
+    return b""
+
+
+def write_own(name: str, value: bytes) -> None:
+    """Write ``/proc/self/name``, if that is allowed."""
+    with contextlib.suppress(OSError), open(f"/proc/self/{name}", "r+b", buffering=0) as file:
+        file.write(value)
+
+
+def drop_privileges(uid: int, gid: int, groups: Sequence[int]) -> None:
+    """Become ``uid`` and ``gid`` for good, in ``groups``. Raises Refused unless there is no
+    way back.
+    """
+    if os.geteuid() == 0:
+        os.setgroups(groups)
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+        if os.getresgid() != (gid, gid, gid):
+            raise Refused("the process could not become the account", "spawner")
+    if os.getresuid() != (uid, uid, uid):
+        raise Refused("the process could not become the account", "spawner")
+    if uid == 0:
+        return
+    regains = (
+        [os.setuid, os.seteuid] if gid == 0 else [os.setuid, os.seteuid, os.setgid, os.setegid]
+    )
+    for regain in regains:
+        try:
+            regain(0)
+        except PermissionError:
+            continue
+        raise Refused("the process could take root's privileges back", "spawner")
+
+
+def _sftp_server() -> str | None:
+    return next((path for path in SFTP_SERVERS if os.access(path, os.X_OK)), None)
+
+
+def _load_sftp() -> Any:
+    # Read while it can be: the account may not be able to read where we are installed.
+
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sftp_server.py")
+    spec = importlib.util.spec_from_file_location("sftp_server", path)
+    if spec is None or spec.loader is None:
+        raise Refused("sftp is not installed on this node", "spawner")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["sftp_server"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class Surroundings(NamedTuple):
+    """What the spawner gives every session beside the request for it."""
+
+    groups: Groups
+    #: The name of its control group.
+    group: str
+    #: The PAM service that has its say, or empty.
+    pam: str = ""
+    #: What the kernel's score for ending processes is without our own protection.
+    oom_score: bytes = b"0"
+    records: Records = Records()
+    #: The soft limit of open files that it begins with.
+    open_files: int | None = None
+
+
+def enter(start: Start, report: int, outcome: int | None, around: Surroundings) -> None:
+    """Be the session: everything between fork and exec."""
+    # PAM may set others: pam_limits, pam_umask.
+    _limit_files(around.open_files)
+    os.umask(0o022)
+    account = find_account(start.login)
+    if start.kind in SOCKET_KINDS:
+        check_open(account)
+        os.setsid()
+        os.write(report, f"{account.pw_uid} {account.pw_gid} {os.getpid()} 0 \n".encode())
+        groups = os.getgrouplist(account.pw_name, account.pw_gid)
+        drop_privileges(account.pw_uid, account.pw_gid, groups)
+        pass_socket(start.kind, start.words, report)
+    shell = account.pw_shell or "/bin/sh"
+    if start.kind != "program":
+        check_open(account)
+        check_sessions(account)
+    server = own_sftp = None
+    if start.kind == "sftp":
+        check_files(account)
+        server = _sftp_server()
+        if server is None:
+            own_sftp = _load_sftp()
+    pam = None
+    host = start.environment.get("SSH_CLIENT", b"").decode("ascii", "replace").partition(" ")[0]
+    if outcome is not None:
+        pam = open_pam(around.pam, account, host, os.ttyname(0) if start.pty else "")
+        stay_behind(pam, report, outcome)
+    os.setsid()
+    terminal = _take_terminal(0, account) if start.pty else None
+    group = around.groups.enter(around.group) if start.kind != "program" else 0
+    groups = os.getgrouplist(account.pw_name, account.pw_gid) if pam is None else os.getgroups()
+    extra = {} if start.kind == "program" else system_variables()
+    if pam is not None:
+        said = pam.variables()
+        extra = extra | harmless(said) if start.kind in RESTRICTED_KINDS else said
+    last = around.records.last_login(account.pw_uid) if terminal is not None else None
+    if os.geteuid() == 0:
+        _leave_root_things(account.pw_uid, around.oom_score)
+        if terminal is not None:
+            line = terminal.removeprefix("/dev/")
+            around.records.log_in(line, os.getpid(), account.pw_name, host)
+            around.records.remember(account.pw_uid, line, host)
+    whose = (account.pw_uid, account.pw_gid, os.getpid(), group)
+    os.write(report, f"{' '.join(map(str, whose))} {terminal or ''}\n".encode())
+    drop_privileges(account.pw_uid, account.pw_gid, groups)
+    environment = environment_of(account, start.environment, terminal, extra)
+    if start.kind == "program":
+        os.chdir("/")
+        _execute(os.fsdecode(start.words[0]), start.words, environment)
+    _go_home(account.pw_dir)
+    if start.cookie:
+        add_cookie(start.cookie, environment)
+    if own_sftp is not None:
+        os.close(report)
+        os._exit(own_sftp.serve(0, 1))
+    if server is not None:
+        _execute(server, [os.path.basename(server).encode()], environment)
+    if start.kind == "shell" and terminal is not None:
+        news = b"" if pam is None else pam.said
+        os.write(1, news + greeting(account.pw_dir, last, MOTD_FILES if pam is None else ()))
+    _execute(*execution(shell, start.kind, start.words), environment)
+
+
+def _go_home(home: str) -> None:
+    try:
+        os.chdir(home)
+    except OSError as error:
+        os.chdir("/")
+        os.write(2, os.fsencode(f"Could not go to home directory {home}: {error.strerror}\n"))
+
+
+def _execute(path: str, words: list[bytes], environment: dict[bytes, bytes]) -> NoReturn:
+    try:
+        if "/" in path:
+            os.execve(path, words, environment)  # noqa: S606 - a shell is what it is
+        os.execvpe(path, words, environment)  # noqa: S606 - words of the configuration
+    except OSError as error:
+        raise Refused(f"{path}: {error.strerror}", "exec") from None

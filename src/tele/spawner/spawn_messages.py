@@ -1,0 +1,141 @@
+"""What do the node and its spawner say to each other?
+
+Laws of this file:
+
+* Standard library only: both ends load it.
+* A message is ``JSON header NUL string NUL string ...``: strings are words and
+  ``NAME=value``, which cannot hold NUL.
+* What comes in is checked to the last key that is used; anything else is ValueError.
+
+Requests: ``{"op": "start", "id", "kind", "login", "pty", "words", "cookie"}`` with descriptors
+0, 1 and 2 (or a terminal's slave, or what a socket is passed through) beside it; ``{"op":
+"signal", "id", "signal"}``; ``hangup`` (with ``"expelled": true`` all of its control group ends)
+and ``kill`` with an ``id``. Reports: ``{"event":
+"started", "id", "pid", "cgroup"}`` (the id of its control group, or 0), ``failed`` (reason,
+message), ``exited`` (status or signal, core), ``refused`` (message).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final, NamedTuple
+
+from tele.spawner.accounts import Refused
+
+#: Bytes of one message: a command and variables as long as execve takes them. The kernel takes it
+#: in one piece where the socket's buffer is as large.
+MAX_MESSAGE: Final = 300_000
+MAX_DESCRIPTORS: Final = 3
+#: Words that follow each kind: ``exec`` has one command line for the account's shell;
+#: ``forced`` too, but that shell reads no start-up file; ``sftp`` is the file server, and
+#: ``program`` is executed as it is, both without a shell. The others execute nothing: they
+#: connect to a path, listen at one, or at one of their own, and pass the socket through
+#: descriptor 0.
+KINDS: Final = {
+    "shell": range(1),
+    "exec": range(1, 2),
+    "forced": range(1, 2),
+    "sftp": range(1),
+    "program": range(1, 256),
+    "connect": range(1, 2),
+    "listen": range(1, 2),
+    "agent": range(1),
+}
+SESSION_KINDS: Final = frozenset({"shell", "exec", "forced", "sftp"})
+#: Those that are all that their person may do: nothing of theirs runs or counts before.
+RESTRICTED_KINDS: Final = frozenset({"forced", "sftp"})
+SOCKET_KINDS: Final = frozenset({"connect", "listen", "agent"})
+
+#: What a request may set; everything else the spawner makes. Nothing that a dynamic linker,
+#: an interpreter or a shell would take for an order (LD_*, PYTHON*, BASH_ENV, IFS ...).
+CLIENT_ENVIRONMENT: Final = re.compile(
+    r"LANG|LC_[A-Z]{1,32}|COLORTERM|NO_COLOR|GIT_PROTOCOL", re.ASCII
+)
+NODE_ENVIRONMENT: Final = re.compile(
+    r"TERM|DISPLAY|SSH_(?:CONNECTION|CLIENT|ORIGINAL_COMMAND|AUTH_SOCK)|TELE_[A-Z_]{1,32}",
+    re.ASCII,
+)
+#: What xauth is told, word for word: the display's name, the protocol's, and the cookie.
+_COOKIE: Final = re.compile(
+    r"unix:\d{1,5}\.\d{1,3} [A-Za-z0-9-]{1,64} [0-9a-fA-F]{2,512}", re.ASCII
+)
+#: Those of RFC 4254, section 6.9, without SIG.
+SIGNALS: Final = frozenset(
+    {"ABRT", "ALRM", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "TERM"}
+    | {"USR1", "USR2"}
+)
+
+
+def pack(header: dict[str, Any], strings: list[bytes] | tuple[bytes, ...] = ()) -> bytes:
+    """Return one message. Raises Refused if a string holds NUL or all is too much."""
+    if any(b"\0" in string for string in strings):
+        raise Refused("a command or a variable holds a NUL byte", "invalid")
+    data = b"\0".join((json.dumps(header).encode("ascii"), *strings))
+    if len(data) > MAX_MESSAGE:
+        raise Refused(
+            f"a command line and its environment of {len(data)} bytes are more than {MAX_MESSAGE}:"
+            " send what is longer on standard input, or in a file",
+            "invalid",
+        )
+    return data
+
+
+def unpack(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
+    """Return header and strings. Raises ValueError on anything malformed."""
+    head, *strings = data.split(b"\0")
+    if head[:1] != b"{":
+        raise ValueError("no header")
+    try:
+        header = json.loads(head)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(header, dict):
+        raise ValueError("the header is not an object")
+    return header, strings
+
+
+class Options(NamedTuple):
+    """How a spawner serves: told once, as it is started."""
+
+    #: The PAM service that has its say in every session; empty for none.
+    pam: str = ""
+    #: Whether what a session leaves running ends with it.
+    kill_leftovers: bool = False
+    #: The soft limit of open files that a session begins with; None is the spawner's own.
+    open_files: int | None = None
+
+
+NO_OPTIONS: Final = Options()
+
+
+class Start:
+    """A checked request for a session."""
+
+    __slots__ = ("cookie", "environment", "kind", "login", "pty", "words")
+
+    def __init__(self, header: dict[str, Any], strings: list[bytes]) -> None:
+        kind, login, pty, words = (header.get(k) for k in ("kind", "login", "pty", "words"))
+        if type(kind) is not str or type(login) is not str or type(pty) is not bool:
+            raise ValueError("kind, login or pty is not what it should be")
+        if type(words) is not int or not 0 <= words <= len(strings):
+            raise ValueError("words is not a number of words")
+        if words not in KINDS.get(kind, ()):
+            raise ValueError("no such kind, or not the words that it needs")
+        cookie = header.get("cookie", "")
+        if type(cookie) is not str or (cookie and not _COOKIE.fullmatch(cookie)):
+            raise ValueError("that is no cookie of a display")
+        self.cookie: str = cookie
+        self.kind = kind
+        self.login: str = login
+        self.pty = pty
+        self.words = strings[:words]
+        self.environment: dict[str, bytes] = {}
+        for string in strings[words:]:
+            name, separator, value = string.partition(b"=")
+            text = name.decode("ascii", "replace")
+            if not separator or not (
+                CLIENT_ENVIRONMENT.fullmatch(text) or NODE_ENVIRONMENT.fullmatch(text)
+            ):
+                raise ValueError("a variable that sessions are not given")
+            self.environment[text] = value

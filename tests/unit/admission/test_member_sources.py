@@ -1,0 +1,91 @@
+"""Addresses of members: what makes one known, and for how long."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+
+from tele.admission.limits import Limits
+from tele.admission.member_sources import HOME_SECONDS, Homes
+from tele.admission.penalties import Fault
+from tele.conch.server.connection_admission import Door, Refused
+
+NAT = "192.0.2.1"
+
+
+def test_a_home_is_forgotten_after_a_day() -> None:
+    """A day after the last login of a member an address is a stranger's again."""
+    homes = Homes()
+    assert not homes.has(NAT, 0)
+    homes.note(NAT, 0)
+    homes.note(NAT, 100)
+    assert homes.has(NAT, HOME_SECONDS)
+    assert not homes.has("192.0.2.2", 0)
+    assert not homes.has(NAT, HOME_SECONDS + 100)
+    assert len(homes) == 0
+
+
+def test_memory_is_bounded() -> None:
+    """Of too many homes the one that was used longest ago goes."""
+    homes = Homes(most=2)
+    for at, host in enumerate(("192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.3")):
+        homes.note(host, at)
+    assert len(homes) == 2
+    assert homes.has("192.0.2.1", 4)
+    assert homes.has("192.0.2.3", 4)
+    assert not homes.has("192.0.2.2", 4)
+
+
+def test_homes_of_ipv6_are_networks() -> None:
+    """Members of one /64 are at one home, as strangers of it share a place."""
+    homes = Homes()
+    homes.note("2001:db8::1", 0)
+    assert homes.has("2001:db8::2", 0)
+    assert not homes.has("2001:db8:0:1::1", 0)
+
+
+def make_door(per_source: int = 20, per_home: int = 50) -> tuple[Clock, Door]:
+    """A door that refuses nobody by chance."""
+    heard: list[Refused] = []
+    clock = Clock()
+    door = Door(
+        clock,
+        Limits(startups=(100, 0, 100), startups_per_source=per_source, startups_per_home=per_home),
+        lambda: 0.99,
+        lambda _: False,
+        heard.append,
+    )
+    return clock, door
+
+
+def test_a_fleet_behind_one_address_comes_back_together() -> None:
+    """From where one member logged in, many may log in at once; not all that there is room for."""
+    _, door = make_door(per_source=2, per_home=50)
+    first = door.enter(NAT)
+    assert first is not None
+    assert door.enter(NAT) is not None
+    assert door.enter(NAT) is None
+    door.member_entered(NAT)
+    door.leave(first)
+    assert sum(door.enter(NAT) is not None for _ in range(100)) == 49
+    assert door.enter("192.0.2.2") is not None
+    door.close()
+
+
+def test_a_bad_node_does_not_shut_out_its_neighbours() -> None:
+    """Faults from a member's address shut nobody out; an address that is shut out is let in
+    again once a member showed that it lives there.
+    """
+    clock, door = make_door()
+    door.blame(NAT, Fault.CRASH)
+    assert door.enter(NAT) is None
+    door.member_entered(NAT)
+    assert door.enter(NAT) is not None
+    for _ in range(100):
+        door.blame(NAT, Fault.GRACE_EXCEEDED)
+    assert door.enter(NAT) is not None
+    door.blame("192.0.2.2", Fault.CRASH)
+    assert door.enter("192.0.2.2") is None
+    clock.advance(HOME_SECONDS)
+    door.blame(NAT, Fault.CRASH)
+    assert door.enter(NAT) is None
+    door.close()

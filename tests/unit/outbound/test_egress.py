@@ -1,0 +1,109 @@
+"""Ways out of a network: what the configuration and the environment say of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tele.errors import InvalidInput
+from tele.outbound.egress import Kind, Login, Via, from_environment, read_login, read_via
+
+
+@pytest.mark.parametrize(
+    ("text", "via"),
+    [
+        ("http://proxy:3128", Via(Kind.HTTP, "proxy", 3128)),
+        ("proxy.example.com:8080", Via(Kind.HTTP, "proxy.example.com", 8080)),
+        ("HTTP://proxy/", Via(Kind.HTTP, "proxy", 80)),
+        ("https://proxy", Via(Kind.HTTPS, "proxy", 443)),
+        ("socks5://10.0.0.1", Via(Kind.SOCKS5, "10.0.0.1", 1080)),
+        ("socks5h://[fd00::1]:99", Via(Kind.SOCKS5, "fd00::1", 99)),
+        ("http://a:b%40%3A@p:1", Via(Kind.HTTP, "p", 1, Login("a", "b@:"))),
+        ("http://a:b@c@p:1", Via(Kind.HTTP, "p", 1, Login("a", "b@c"))),
+    ],
+)
+def test_an_address_is_read(text: str, via: Via) -> None:
+    """Scheme, port and login may be left out; what is in the login is decoded."""
+    assert read_via(text) == via
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "http://", "socks4://p:1", "http://p:0", "http://p:70000", "http://[::g]:1",
+        "http://p:1/path", "http://a b:1", "http://u:a%0d%0ab@p:1", f"http://u:{'x' * 256}@p:1",
+        "http://:secret@p:1", "http://p:1\r\nX: y",
+    ],
+)  # fmt: skip
+def test_other_text_is_refused_without_being_told(text: str) -> None:
+    """What cannot be an address is refused, and the error does not have a password in it."""
+    with pytest.raises(InvalidInput) as caught:
+        read_via(text)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_password_shows_nowhere() -> None:
+    """Neither the text nor the repr of a way out has its password."""
+    via = read_via("http://user:secret@proxy:3128")
+    assert str(via) == "http://proxy:3128"
+    assert "secret" not in repr(via) + repr(via.login)
+    with pytest.raises(InvalidInput) as caught:
+        from_environment({"HTTPS_PROXY": "gopher://user:secret@proxy"})
+    assert "secret" not in str(caught.value)
+    assert "HTTPS_PROXY" in str(caught.value)
+
+
+def test_a_login_is_read_from_the_content_of_a_file() -> None:
+    """The first colon ends the user; the end of the line is no part of the password."""
+    assert read_login("user:a:b c\n") == Login("user", "a:b c")
+    for bad in ("", "user", ":x", "a:b\nc:d", "a:\0"):
+        with pytest.raises(InvalidInput):
+            read_login(bad)
+
+
+@pytest.mark.parametrize(
+    ("environ", "host"),
+    [
+        ({}, None),
+        ({"http_proxy": "http://no"}, None),
+        ({"HTTPS_PROXY": "http://a"}, "a"),
+        ({"https_proxy": "http://b", "HTTPS_PROXY": "http://a"}, "b"),
+        ({"ALL_PROXY": "socks5://c"}, "c"),
+        ({"all_proxy": "socks5://c", "HTTPS_PROXY": "http://a"}, "a"),
+        ({"https_proxy": "", "HTTPS_PROXY": "http://a"}, "a"),
+    ],
+)
+def test_which_variable_counts(environ: dict[str, str], host: str | None) -> None:
+    """The one for HTTPS before the one for all, small letters before capitals."""
+    via = from_environment(environ)("example.com", 443)
+    assert (via and via.host) == host
+
+
+@pytest.mark.parametrize(
+    ("near", "host", "port", "out"),
+    [
+        ("*", "example.com", 443, False),
+        ("example.com", "example.com", 443, False),
+        ("example.com", "EXAMPLE.com.", 443, False),
+        ("example.com", "a.example.com", 443, False),
+        ("example.com", "notexample.com", 443, True),
+        (".example.com", "a.example.com", 443, False),
+        ("*.example.com", "a.example.com", 443, False),
+        ("example.com:443", "example.com", 443, False),
+        ("example.com:443", "example.com", 444, True),
+        ("10.0.0.0/8, fd00::/8", "10.200.0.1", 1, False),
+        ("10.0.0.0/8, fd00::/8", "fd12::1", 1, False),
+        ("10.0.0.0/8", "11.0.0.1", 1, True),
+        ("10.0.0.0/8", "ten.example.com", 1, True),
+        ("10.0.0.1", "10.0.0.1", 1, False),
+        ("[fd00::1]:80", "fd00::1", 80, False),
+        ("[fd00::1]:80", "fd00::1", 81, True),
+        (" , ,.", "example.com", 1, True),
+        ("", "localhost", 1, False),
+        ("", "127.9.9.9", 1, False),
+        ("", "::1", 1, False),
+    ],
+)
+def test_what_is_near(near: str, host: str, port: int, out: bool) -> None:
+    """Names with all under them, addresses, networks, ports; this machine always."""
+    choose = from_environment({"https_proxy": "http://p", "no_proxy": near})
+    assert (choose(host, port) is not None) == out

@@ -1,0 +1,302 @@
+"""Ways to a node: one after the other, all within their time, and none after the visitor left."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from attrs import define, evolve, field
+from twisted.conch.error import ConchError
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.error import ConnectError
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+
+from tele.conch.connection.relay import StreamEnd
+from tele.errors import AccessDenied, InvalidInput, Unreachable
+from tele.model.identity import HostIdentity, HostRole
+from tele.model.presence import Host, Mode, Status
+from tele.proxy.jump import read_target
+from tele.routing import dialer as ways_module
+from tele.routing.dialer import IMPATIENT, Ways
+from tele.tunnel.acceptor import (
+    CONNECTIONS_LIMIT,
+    STREAMS_BURST,
+    STREAMS_PER_SECOND,
+    AgentAvatar,
+    Tunnels,
+)
+from tele.tunnel.messages import Visitor
+from tele.tunnel.relayed_channels import OPEN_SECONDS, pass_on
+
+HOST = Host(
+    id="0d9d28a3-4ff5-4b3b-8e5c-6ad0e0f1a111",
+    name="web1",
+    role=HostRole.NODE,
+    addresses=tuple(f"192.0.2.{number}:3022" for number in range(1, 33)),
+    labels={},
+    mode=Mode.DIRECT,
+    status=Status.ONLINE,
+    last_seen=datetime(2026, 11, 24, 12, tzinfo=UTC),
+)
+VOUCHED = b"TELE-VISITOR x\r\n"
+
+
+class Transport(StringTransport):
+    """Knows whether it was aborted."""
+
+    aborted = False
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        pass
+
+
+@define
+class Dialled:
+    """An endpoint; ``answers`` says what becomes of an attempt."""
+
+    address: str
+    answers: str
+    cancelled: bool = False
+    transport: Transport = field(factory=Transport)
+    protocol: Any = None
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        if self.answers == "refused":
+            return fail(ConnectError())
+        if self.answers == "nothing":
+            return Deferred(self._cancel)
+        self.protocol = factory.buildProtocol(None)
+        self.protocol.makeConnection(self.transport)
+        return succeed(self.protocol)
+
+    def _cancel(self, _: object) -> None:
+        self.cancelled = True
+
+
+class World:
+    """Ways of a proxy without tunnels, whose dialling is watched."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.answers = "nothing"
+        self.dialled: list[Dialled] = []
+
+        def dial(host_id: str, address: str) -> Any:
+            self.dialled.append(Dialled(address, self.answers))
+            return self.dialled[-1]
+
+        tunnels = Tunnels(self.clock, lambda: None, lambda old, new: None)
+        peers: Any = None
+        self.ways = Ways(self.clock, tunnels, peers, lambda: (), lambda _: VOUCHED, dial)
+
+    def visit(self, host: Host = HOST) -> tuple[Deferred[StreamEnd], list[Any]]:
+        ended: list[Any] = []
+        visiting = self.ways.connect(host, ("192.0.2.99", 40000))
+        visiting.addBoth(ended.append)
+        return visiting, ended
+
+
+def test_all_ways_have_their_time_together() -> None:
+    """A node with many dead addresses does not hold a visitor, or us, for longer (attack)."""
+    world = World()
+    _, ended = world.visit()
+    for _ in range(int(OPEN_SECONDS)):
+        world.clock.advance(1)
+    assert ended[0].check(Unreachable)
+    assert "did not answer within 10 s" in str(ended[0].value)
+    assert len(world.dialled) == OPEN_SECONDS // IMPATIENT + 1
+    world.clock.advance(120)
+    assert len(world.dialled) == OPEN_SECONDS // IMPATIENT + 1
+    assert all(dialled.cancelled for dialled in world.dialled)
+    assert not world.clock.getDelayedCalls()
+
+
+def test_nobody_dials_for_a_visitor_who_left() -> None:
+    """The attempt ends, no other one follows it, and no address is blamed for it (attack)."""
+    world = World()
+    visiting, ended = world.visit()
+    visiting.cancel()
+    assert ended[0].check(CancelledError)
+    assert [dialled.cancelled for dialled in world.dialled] == [True]
+    assert not world.clock.getDelayedCalls()
+    assert not world.ways._avoided
+
+
+def test_a_dead_address_is_tried_last() -> None:
+    """One that did not answer lately does not cost the next visitor the time again."""
+    world = World()
+    host = evolve(HOST, addresses=HOST.addresses[:2])
+    world.visit(host)
+    world.clock.advance(IMPATIENT)
+    world.visit(host)
+    assert [dialled.address[:9] for dialled in world.dialled] == [
+        "192.0.2.1", "192.0.2.2", "192.0.2.2",
+    ]  # fmt: skip
+
+
+def test_an_address_is_avoided_for_its_announcer_only() -> None:
+    """A node that announces another's address, and fails there, does not hide it (attack)."""
+    world = World()
+    victim = evolve(HOST, id="victim", addresses=HOST.addresses[:2])
+    liar = evolve(HOST, id="liar", addresses=HOST.addresses[:2])
+    for answers in ("refused", "connected", "nothing"):
+        world.answers = answers
+        world.visit(liar)
+        if answers == "connected":
+            world.dialled[-1].protocol.connectionLost()
+        world.clock.advance(IMPATIENT)
+    world.answers = "connected"
+    world.visit(victim)
+    assert world.dialled[-1].address == victim.addresses[0]
+
+
+def test_what_is_remembered_of_a_node_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever addresses a node announces one after the other, its own are remembered (attack)."""
+    monkeypatch.setattr(ways_module, "AVOIDED_LIMIT", 3)
+    world = World()
+    world.answers = "refused"
+    for number in range(20):
+        world.visit(evolve(HOST, id="liar", addresses=(f"192.0.2.{number}:1",)))
+    assert [len(each) for each in world.ways._avoided.values()] == [1]
+    for number in range(5):
+        world.visit(evolve(HOST, id=f"n{number}", addresses=HOST.addresses[:1]))
+    assert list(world.ways._avoided) == ["n2", "n3", "n4"]
+
+
+def test_only_an_ssh_server_gets_visitors() -> None:
+    """A node that says that it is at another service's address opens no way to it (attack)."""
+    world = World()
+    world.answers = "connected"
+    host = evolve(HOST, addresses=HOST.addresses[:1])
+    for said in (b"HTTP/1.1 400 Bad Request\r\n", b"+OK\r\n", b"S", b""):
+        _, ended = world.visit(host)
+        dialled = world.dialled[-1]
+        dialled.protocol.dataReceived(said)
+        if said in (b"S", b""):
+            world.clock.advance(OPEN_SECONDS)
+        assert ended[0].check(Unreachable)
+        assert dialled.transport.value() == VOUCHED
+        assert dialled.transport.aborted
+
+
+def test_what_an_ssh_server_says_first_reaches_the_visitor() -> None:
+    """However its first bytes are cut into pieces, none of them is lost."""
+    world = World()
+    world.answers = "connected"
+    _, ended = world.visit()
+    made = world.dialled[0]
+    made.transport.protocol = made.protocol  # type: ignore[attr-defined]
+    for piece in (b"SS", b"H-2.0-x\r\n"):
+        assert not ended
+        made.protocol.dataReceived(piece)
+    assert ended[0]._early == [b"SSH-2.0-x\r\n"]
+
+
+def test_who_is_removed_while_it_is_dialled_gets_no_visitor() -> None:
+    """A node that answers late enough to be removed meanwhile is not reached any more (attack)."""
+    world = World()
+    world.answers = "connected"
+    host = evolve(HOST, addresses=HOST.addresses[:1])
+    _, ended = world.visit(host)
+    world.ways.end_host(host.id)
+    world.dialled[0].protocol.dataReceived(b"SSH-2.0-x\r\n")
+    assert ended[0].check(Unreachable)
+    assert "was removed" in str(ended[0].value)
+    assert world.dialled[0].transport.aborted
+    assert not world.clock.getDelayedCalls()
+    _, ended = world.visit(host)  # another one joined with its id
+    world.dialled[1].protocol.dataReceived(b"SSH-2.0-x\r\n")
+    assert isinstance(ended[0], StreamEnd)
+
+
+def test_a_server_that_closes_is_no_way() -> None:
+    """The next address is tried at once."""
+    world = World()
+    world.answers = "connected"
+    world.visit()
+    world.dialled[0].protocol.connectionLost()
+    assert len(world.dialled) == 2
+
+
+def test_a_node_that_answers_nothing_has_a_limit() -> None:
+    """Channels that a hostile node never answers do not pile up at the proxy (attack)."""
+
+    class Full:
+        channels = dict.fromkeys(range(8))
+        channels_limit = 8
+
+    ended: list[Any] = []
+    pass_on(Full(), Visitor(HOST.id, ("h", 1)), "web1").addErrback(ended.append)
+    assert "too many visitors" in str(ended[0].value)
+
+
+@pytest.mark.parametrize("port", ["9" * 5000, "123456", "²", "-1", ""])
+def test_a_port_that_python_would_stumble_over(port: str) -> None:
+    """It is refused as any other mistake, without a line in our log (attack)."""
+    with pytest.raises(InvalidInput):
+        read_target(f"proxy:web1:{port}".encode())
+
+
+def test_streams_of_a_node_are_counted_over_its_connections() -> None:
+    """A node has so many streams to auth, however many connections it makes (attack)."""
+    tunnels = Tunnels(Clock(), lambda: None, lambda old, new: None)
+    node = HostIdentity("n-1", "web1", "example", HostRole.NODE, HOST.last_seen)
+    other = HostIdentity("n-2", "web2", "example", HostRole.NODE, HOST.last_seen)
+    endpoint: Any = Dialled("auth", "nothing")
+    avatars = [AgentAvatar(node, ("192.0.2.1", n), tunnels, lambda: endpoint) for n in range(4)]
+    opened = [avatar._open_auth(0, 0, b"", avatar) for avatar in avatars[:2] for _ in range(32)]
+    for avatar in avatars:
+        with pytest.raises(ConchError, match="too many streams"):
+            avatar._open_auth(0, 0, b"", avatar)
+    theirs = AgentAvatar(other, ("192.0.2.2", 1), tunnels, lambda: endpoint)
+    theirs._open_auth(0, 0, b"", theirs).addErrback(lambda _: None)
+    opened[0].addErrback(lambda _: None)
+    opened[0].cancel()
+    avatars[0]._open_auth(0, 0, b"", avatars[0]).addErrback(lambda _: None)
+    with pytest.raises(ConchError):
+        avatars[3]._open_auth(0, 0, b"", avatars[3])
+
+
+def test_streams_of_a_node_have_a_rate() -> None:
+    """A node that begins streams to auth all the time uses up no other node's share (attack)."""
+    clock = Clock()
+    tunnels = Tunnels(clock, lambda: None, lambda old, new: None)
+    node = HostIdentity("n-1", "web1", "example", HostRole.NODE, HOST.last_seen)
+    other = HostIdentity("n-2", "web2", "example", HostRole.NODE, HOST.last_seen)
+    endpoint: Any = Dialled("auth", "refused")
+
+    def begin(host: HostIdentity) -> None:
+        avatar = AgentAvatar(host, ("192.0.2.1", 1), tunnels, lambda: endpoint)
+        avatar._open_auth(0, 0, b"", avatar).addErrback(lambda f: f.trap(ConnectError))
+        avatar.left()
+
+    for _ in range(STREAMS_BURST):
+        begin(node)
+    with pytest.raises(ConchError, match="too many streams"):
+        begin(node)
+    begin(other)
+    clock.advance(1)
+    for _ in range(STREAMS_PER_SECOND):
+        begin(node)
+    with pytest.raises(ConchError, match="too many streams"):
+        begin(node)
+
+
+def test_connections_of_a_node_are_counted() -> None:
+    """So many and no more; those that are gone do not count, nor does their address."""
+    tunnels = Tunnels(Clock(), lambda: None, lambda old, new: None)
+    node = HostIdentity("n-1", "web1", "example", HostRole.NODE, HOST.last_seen)
+    for _ in range(CONNECTIONS_LIMIT):
+        tunnels.enter(node, "192.0.2.1")
+    with pytest.raises(AccessDenied, match="already"):
+        tunnels.enter(node, "192.0.2.1")
+    assert tunnels.has_nodes_at("192.0.2.1")
+    for _ in range(CONNECTIONS_LIMIT):
+        tunnels.leave_from(node, "192.0.2.1")
+    assert not tunnels.has_nodes_at("192.0.2.1")
+    tunnels.enter(node, "192.0.2.1")

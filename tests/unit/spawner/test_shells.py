@@ -1,0 +1,104 @@
+"""Which shell runs what, and what it is kept from reading before."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+from tele.spawner.accounts import Refused, check_files
+from tele.spawner.login_environment import harmless
+from tele.spawner.shells import execution
+
+
+@pytest.mark.parametrize(
+    ("shell", "option"),
+    [
+        ("/bin/bash", b"--norc"),
+        ("/usr/local/bin/bash-static", b"--norc"),
+        ("/opt/bash5.3", b"--norc"),
+        ("/bin/rbash", b"--norc"),
+        ("/bin/zsh", b"-f"),
+        ("/bin/zsh5", b"-f"),
+        ("/bin/rzsh", b"-f"),
+        ("/bin/csh", b"-f"),
+        ("/bin/bsd-csh", b"-f"),
+        ("/bin/tcsh", b"-f"),
+        ("/usr/bin/fish", b"--no-config"),
+        ("/bin/dash", None),
+        ("/bin/ksh93", None),
+    ],
+)
+def test_a_forced_command_skips_start_up_files(shell: str, option: bytes | None) -> None:
+    """Each shell that reads a file of the person with ``-c`` is told not to (attack)."""
+    name = os.path.basename(shell).encode()
+    options = [] if option is None else [option]
+    forced = execution(shell, "forced", [b"backup x"])
+    assert forced == (shell, [name, *options, b"-c", b"backup x"])
+    assert execution(shell, "exec", [b"backup x"]) == (shell, [name, b"-c", b"backup x"])
+    assert execution(shell, "shell", []) == (shell, [b"-" + name])
+
+
+def test_a_link_to_a_shell(tmp_path: Path) -> None:
+    """A shell of another name is known by what it leads to (attack); one called sh is sh."""
+    (tmp_path / "zsh").touch()
+    for name in ("login-shell", "sh"):
+        (tmp_path / name).symlink_to(tmp_path / "zsh")
+    words = execution(str(tmp_path / "login-shell"), "forced", [b"x"])[1]
+    assert words == [b"login-shell", b"-f", b"-c", b"x"]
+    assert execution(str(tmp_path / "sh"), "forced", [b"x"])[1] == [b"sh", b"-c", b"x"]
+
+
+def test_a_shell_that_nobody_knows(tmp_path: Path) -> None:
+    """Where it restricts nothing, sh runs a forced command instead; a menu is asked (attack)."""
+    shells = tmp_path / "shells"
+    shells.write_text("/usr/bin/tmux\n/usr/bin/xonsh\n/usr/bin/git-shell\n")
+    for shell in ("/usr/bin/tmux", "/usr/bin/xonsh"):
+        forced = execution(shell, "forced", [b"x"], str(shells))
+        assert forced == ("/bin/sh", [b"sh", b"-c", b"x"])
+        assert execution(shell, "exec", [b"x"], str(shells))[0] == shell
+    for shell in ("/opt/menu", "/usr/bin/git-shell"):
+        name = os.path.basename(shell).encode()
+        assert execution(shell, "forced", [b"x"], str(shells)) == (shell, [name, b"-c", b"x"])
+
+
+def with_shell(shell: str) -> pwd.struct_passwd:
+    return pwd.struct_passwd(("somebody", "x", 1000, 1000, "", "/home/somebody", shell))
+
+
+def test_a_shell_that_restricts_gets_no_sftp(tmp_path: Path) -> None:
+    """The file server asks no shell, so accounts that theirs restricts have none (attack)."""
+    shells = tmp_path / "shells"
+    shells.write_text("# comment\n/bin/sh\n /bin/bash \n/bin/rbash\n/usr/bin/git-shell\n")
+    for shell in ("/bin/sh", "/bin/bash", ""):
+        check_files(with_shell(shell), str(shells))
+    for shell in ("/bin/rbash", "/usr/bin/git-shell", "/opt/menu", "/opt/bash", "bash"):
+        with pytest.raises(Refused, match="no sftp"):
+            check_files(with_shell(shell), str(shells))
+
+
+def test_a_machine_that_lists_no_shells(tmp_path: Path) -> None:
+    """Without shells(5) those count that everybody knows; no others."""
+    missing = str(tmp_path / "missing")
+    check_files(with_shell("/bin/bash"), missing)
+    for shell in ("/bin/rbash", "/opt/menu", "/usr/bin/git-shell"):
+        with pytest.raises(Refused):
+            check_files(with_shell(shell), missing)
+
+
+def test_what_pam_may_say_to_somebody_who_is_restricted() -> None:
+    """Names that are known to change nothing that is run; every other one is left out (attack)."""
+    said = {
+        name.encode(): b"x"
+        for name in (
+            *("LANG", "LC_TIME", "KRB5CCNAME", "XDG_RUNTIME_DIR", "XDG_SESSION_ID"),
+            *("LD_PRELOAD", "LD_AUDIT", "BASH_ENV", "ENV", "PATH", "HOME", "IFS", "SHELLOPTS"),
+            *("PYTHONPATH", "PERL5OPT", "GIT_SSH_COMMAND", "BASH_FUNC_ls%%", "ZDOTDIR", "LC_"),
+            *("XDG_CONFIG_HOME", "XAUTHORITY", "LANG\n", "LANGUAGE", "NLSPATH", "TZ", "TERMINFO"),
+        )
+    }
+    assert set(harmless(said)) == {
+        *(b"LANG", b"LC_TIME", b"KRB5CCNAME", b"XDG_RUNTIME_DIR", b"XDG_SESSION_ID")
+    }
