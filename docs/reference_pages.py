@@ -31,7 +31,7 @@ from tele.cli.main import tele
 from tele.conch.client.transport import HOST_CERTIFICATES
 from tele.config import values
 from tele.config.values import Address, Chosen, FileConfig, Network, Pins, Size
-from tele.outbound.egress import Via
+from tele.outbound.egress import EgressProxy
 from tele.wire.agreement import METHODS, SERVER_METHODS
 from tele.wire.ciphers import CIPHERS, MACS, SERVER_CIPHERS
 from tele.wire.negotiation import COMPRESSIONS
@@ -95,7 +95,7 @@ _TYPES: Mapping[Any, str] = {
     Chosen: "``kind`` or ``kind:arguments``",
     Size: "size (``512MiB``, ``1GiB``)",
     Pins: "``sha256:...``, or a list of them",
-    Via: "``kind://host:port``",
+    EgressProxy: "``kind://host:port``",
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tele.admission import limits, penalties
-from tele.admission.member_sources import HOME_SECONDS
+from tele.admission.member_sources import MEMBER_SOURCE_SECONDS
 from tele.certs import certificate
 from tele.conch.connection import channel as channels
 from tele.conch.connection import connection
@@ -228,7 +228,7 @@ def test_a_row_says_what_the_source_says(name: str) -> None:
 def test_what_the_words_say() -> None:
     """Words of the table that stand for numbers."""
     assert HOME == 4, "four times as many"
-    assert HOME_SECONDS == 86400, "within a day"
+    assert MEMBER_SOURCE_SECONDS == 86400, "within a day"
     share = admission.limits_for(USUAL, 800)
     assert (share.pending, share.relays) == (200, 100), "a quarter, an eighth"
     person = people.person_limits(800)

@@ -95,7 +95,7 @@ class Session(SSHChannel):
                 size = min(self._left, self.remoteWindowLeft, self.remoteMaxPacket, 32768)
                 if not size:
                     break
-                transport.data_room[:size] = bytes(size)
+                transport.data_buffer[:size] = bytes(size)
                 transport.seal_data(remote, size)
                 self._left -= size
                 self.remoteWindowLeft -= size

@@ -40,7 +40,7 @@ from tele.loop import LogFormat, set_up_logging
 from tele.model.access import Grant
 from tele.model.identity import HostRole
 from tele.node.programs import NodePrograms
-from tele.node.realm import visit_of
+from tele.node.realm import context_of
 from tele.node.spawning import Spawning
 from tele.sockets.direct import listen
 from tele.spawner.spawn_messages import Options
@@ -88,7 +88,7 @@ class Realm:
             force_command=checked.force_command,
         )
         programs = NodePrograms(
-            self._spawning, visit_of(grant, avatarId, "s-1"), process_budget().account("u")
+            self._spawning, context_of(grant, avatarId, "s-1"), process_budget().account("u")
         )
         return succeed((IConchUser, User(grant, programs), lambda: None))
 

@@ -48,7 +48,7 @@ pytestmark = pytest.mark.skipif(SSHD is None, reason="sshd is not installed")
 
 
 @define
-class Door:
+class ConnectionAdmission:
     """A running sshd, and what our client needs to get in."""
 
     folder: Path
@@ -74,7 +74,7 @@ class Door:
 
 
 @contextmanager
-def sshd(folder: Path, *lines: str, host_kind: str = "ssh-ed25519") -> Iterator[Door]:
+def sshd(folder: Path, *lines: str, host_kind: str = "ssh-ed25519") -> Iterator[ConnectionAdmission]:
     """An sshd of our own on a free port."""
     users, hosts, host = (
         PrivateKey.generate(),
@@ -115,7 +115,7 @@ def sshd(folder: Path, *lines: str, host_kind: str = "ssh-ed25519") -> Iterator[
     assert SSHD is not None
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(folder / "config")], stderr=log)
-    door = Door(folder, port, users, hosts)
+    door = ConnectionAdmission(folder, port, users, hosts)
     try:
         wait_for(lambda: "Server listening" in door.log(), f"sshd\n{door.log()}")
         yield door
@@ -125,7 +125,7 @@ def sshd(folder: Path, *lines: str, host_kind: str = "ssh-ed25519") -> Iterator[
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConnectionAdmission]:
     """An sshd for this file."""
     with sshd(tmp_path_factory.mktemp("sshd")) as found:
         yield found
@@ -140,7 +140,7 @@ def reactor() -> Iterator[OwnReactor]:
 
 def log_in(
     reactor: OwnReactor,
-    door: Door,
+    door: ConnectionAdmission,
     limits: Limits | None = None,
     identity: ClientIdentity | None = None,
     verifier: HostVerifier | None = None,
@@ -166,7 +166,7 @@ def leave(reactor: OwnReactor, connection: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa"])
-def test_each_kind_of_key(reactor: OwnReactor, door: Door, kind: str) -> None:
+def test_each_kind_of_key(reactor: OwnReactor, door: ConnectionAdmission, kind: str) -> None:
     """A user with a key of each kind logs in and runs a command."""
     connection = log_in(reactor, door, identity=door.identity(kind))
     done = reactor.wait(execute(connection, b"cat; echo err >&2; exit 3", b"in"))
@@ -190,7 +190,7 @@ def test_each_kind_of_host(reactor: OwnReactor, tmp_path: Path, kind: str) -> No
 )
 def test_new_keys_in_the_middle_of_bulk(
     reactor: OwnReactor,
-    door: Door,
+    door: ConnectionAdmission,
     cipher: bytes,
     mac: bytes,
     monkeypatch: pytest.MonkeyPatch,
@@ -209,7 +209,7 @@ def test_new_keys_in_the_middle_of_bulk(
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m in KNOWN])
 def test_key_exchanges(
-    reactor: OwnReactor, door: Door, method: bytes, monkeypatch: pytest.MonkeyPatch
+    reactor: OwnReactor, door: ConnectionAdmission, method: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each method that this sshd has, first and again."""
     monkeypatch.setattr(
@@ -241,7 +241,7 @@ def test_keepalive_both_ways(reactor: OwnReactor, tmp_path: Path) -> None:
         leave(reactor, connection)
 
 
-def test_an_sshd_that_is_stopped_is_gone(reactor: OwnReactor, door: Door) -> None:
+def test_an_sshd_that_is_stopped_is_gone(reactor: OwnReactor, door: ConnectionAdmission) -> None:
     """When the process of our connection hangs, what runs over it ends without it."""
     connection = log_in(reactor, door, Limits(keepalive_interval=0.5))
     theirs = int(reactor.wait(execute(connection, b"echo $PPID")).stdout)
@@ -258,7 +258,7 @@ def test_an_sshd_that_is_stopped_is_gone(reactor: OwnReactor, door: Door) -> Non
     reactor.until(lambda: not Path(f"/proc/{theirs}").exists())
 
 
-def test_a_wrong_host_is_refused(reactor: OwnReactor, door: Door) -> None:
+def test_a_wrong_host_is_refused(reactor: OwnReactor, door: ConnectionAdmission) -> None:
     """Another name, and another authority, end it before anything of ours is sent."""
     before = door.log().count("userauth-request")
     for verifier in (
@@ -270,7 +270,7 @@ def test_a_wrong_host_is_refused(reactor: OwnReactor, door: Door) -> None:
     assert door.log().count("userauth-request") == before
 
 
-def test_a_wrong_user_is_refused(reactor: OwnReactor, door: Door) -> None:
+def test_a_wrong_user_is_refused(reactor: OwnReactor, door: ConnectionAdmission) -> None:
     """Sshd does not let in who is not for this login, or of another authority."""
     stranger = evolve(door, users=PrivateKey.generate())
     with pytest.raises(AccessDenied):
@@ -279,7 +279,7 @@ def test_a_wrong_user_is_refused(reactor: OwnReactor, door: Door) -> None:
         log_in(reactor, door, identity=door.identity(login="daemon"))
 
 
-def test_it_ends_in_time(reactor: OwnReactor, door: Door) -> None:
+def test_it_ends_in_time(reactor: OwnReactor, door: ConnectionAdmission) -> None:
     """A client that is cancelled while it logs in leaves nothing behind."""
     fast: Any = DirectReactor(reactor)
     endpoint = HostnameEndpoint(fast, b"127.0.0.1", door.port)

@@ -21,7 +21,7 @@ import pytest
 from attrs import define, field
 
 from tele.spawner import session_child, sftp_server
-from test_client_sshd import LOGIN, SSHD, Door, sshd
+from test_client_sshd import LOGIN, SSHD, ConnectionAdmission, sshd
 
 PROGRAM = Path(sftp_server.__file__)
 OURS = (sys.executable, "-I", "-S", str(PROGRAM))
@@ -447,7 +447,7 @@ def test_openssh_s_client_uses_them(tmp_path: Path) -> None:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[tuple[Door, Path]]:
+def served(folder: Path) -> Iterator[tuple[ConnectionAdmission, Path]]:
     """An sshd whose file server is ours, and the file of a key that it lets in."""
     with sshd(folder, f"Subsystem sftp {' '.join(OURS)}") as door:
         identity = door.identity()
@@ -463,7 +463,7 @@ def test_asyncssh_s_client(tmp_path: Path) -> None:
     """Asyncssh copies on the server, lists with the dots, and changes owners, modes and links."""
     (tmp_path / "a").write_bytes(os.urandom(300_001))
 
-    async def session(door: Door, key: Path) -> None:
+    async def session(door: ConnectionAdmission, key: Path) -> None:
         made = asyncssh.connect(
             "127.0.0.1", door.port, username=LOGIN, known_hosts=None,
             client_keys=[(str(key), f"{key}-cert.pub")], config=None,

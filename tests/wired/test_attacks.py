@@ -583,7 +583,7 @@ def test_the_oldest_make_room_at_a_full_door() -> None:
     assert come("203.0.113.1") is not None
     ended = [each.transport.disconnecting for each in (first, second, third)]
     assert ended == [False, True, False]
-    assert world.factory.door.startups.held("198.51.100.2") == 1
+    assert world.factory.admission.startups.held("198.51.100.2") == 1
 
 
 def test_too_many_from_one_source() -> None:

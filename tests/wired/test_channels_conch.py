@@ -310,7 +310,7 @@ def test_the_channels_of_a_client(ends: ChannelEnds, kind: bytes, code: int) -> 
     answers: list[Any] = []
     for data in (b"yes", b"no"):
         ends.server.service.sendGlobalRequest(b"mine", data, wantReply=1).addBoth(answers.append)
-    asked = Asking()
+    asked = ProxyHandshake()
     asked.name = kind
     ends.server.service.openChannel(asked)
     ends.settle()
@@ -318,7 +318,7 @@ def test_the_channels_of_a_client(ends: ChannelEnds, kind: bytes, code: int) -> 
     assert (answers[0], type(answers[1])) == (b"", Failure)
 
 
-class Asking(Channel):
+class ProxyHandshake(Channel):
     """A channel that writes down why it was refused; 0 if it was not."""
 
     name = b"nonsense"

@@ -270,11 +270,11 @@ class Both:
     def until(self, event: str) -> None:
         """Until the client's end has heard of ``event``."""
 
-        def happened() -> bool:
+        def emit() -> bool:
             self.ends.settle()
             return event in self.visitor.events
 
-        self.reactor.until(happened)
+        self.reactor.until(emit)
 
     def receive(self) -> bytes | None:
         try:

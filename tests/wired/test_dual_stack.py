@@ -98,7 +98,7 @@ def test_the_login_of_a_member_makes_its_own_address_known_and_no_other() -> Non
     """Penalties go on for strangers when a member has logged in from another IPv4 address."""
     rules = PenaltyRules(exempt=())
     world = World(limits=Limits(penalties=rules))
-    door = world.factory.door
+    door = world.factory.admission
     with own_reactor() as reactor, serving(reactor, world) as port, ExitStack() as stack:
         assert connect(stack, reactor, port, ONE, OTHER) == [True, True]
         for transport in world.factory.present:
@@ -106,8 +106,8 @@ def test_the_login_of_a_member_makes_its_own_address_known_and_no_other() -> Non
             if host == ONE:
                 door.member_entered(host)
             door.blame(host, Fault.CRASH)
-        assert door.is_home(ONE)
-        assert not door.is_home(OTHER)
+        assert door.is_member_source(ONE)
+        assert not door.is_member_source(OTHER)
         assert connect(stack, reactor, port, ONE, OTHER, "::1") == [True, False, True]
 
 
@@ -138,9 +138,9 @@ def test_audit_and_sessions_show_the_address_that_people_have(cluster: SmallClus
     assert jumped.stdout.split()[:1] == [OTHER.encode()], jumped.stderr
     started = cluster.wait_event("session.start", 2)
     assert {event.remote_addr.rpartition(":")[0] for event in started} == {ONE, OTHER}
-    door = node.service.factory.door
-    assert door.is_home("127.0.0.1"), "the address of the proxy"
-    assert not door.is_home(ONE)
+    door = node.service.factory.admission
+    assert door.is_member_source("127.0.0.1"), "the address of the proxy"
+    assert not door.is_member_source(ONE)
 
 
 def test_auth_pins_certificates_to_the_address_that_people_have(cluster: SmallCluster) -> None:

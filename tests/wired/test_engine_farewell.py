@@ -8,7 +8,7 @@ import pytest
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
-from tele.conch.server.drain import LOOK, Farewell
+from tele.conch.server.drain import POLL_SECONDS, Drain
 from tele.testing.ssh import Address, Ends, World
 from tele.wire import numbers as n
 
@@ -21,7 +21,7 @@ class Stopping:
 
     world: World = field(factory=World)
     busy: set[Any] = field(factory=set)
-    farewell: Farewell = field(init=False)
+    drain: Drain = field(init=False)
     ends: list[Ends] = field(init=False)
     stranger: Any = field(init=False)
     said: list[tuple[Any, bytes]] = field(factory=list)
@@ -32,7 +32,7 @@ class Stopping:
         self.ends = [self.world.connect() for _ in range(3)]
         self.busy = {id(ends.server) for ends in self.ends[:2]}
         self.stranger, _ = self.world.alone()
-        self.farewell = Farewell(
+        self.drain = Drain(
             self.world.clock, lambda: factory.present, lambda t: id(t) in self.busy
         )
         for ends in self.ends:
@@ -40,7 +40,7 @@ class Stopping:
         assert len(factory.present) == 4
 
     def say(self, grace: float) -> None:
-        saying = Deferred.fromCoroutine(self.farewell.say(grace, WHY))
+        saying = Deferred.fromCoroutine(self.drain.say(grace, WHY))
         saying.addCallback(lambda _: self.done.append(self.world.clock.seconds()))
         self.look()
 
@@ -78,7 +78,7 @@ def test_those_who_are_busy_may_go_on(stopping: Stopping) -> None:
     stopping.look(5)
     assert stopping.closing == [False] * 3
     stopping.busy.pop()
-    stopping.look(2 * LOOK)
+    stopping.look(2 * POLL_SECONDS)
     assert [text for _, text in stopping.said] == [WHY.encode()] * 3
     assert stopping.done
     assert not stopping.world.factory.present
@@ -107,11 +107,11 @@ def test_the_deadline(stopping: Stopping) -> None:
 def test_a_hurry(stopping: Stopping, when: str) -> None:
     """Told to hurry, it waits for nobody."""
     if when == "before":
-        stopping.farewell.hasten()
+        stopping.drain.force()
     stopping.say(1000)
     assert all(stopping.closing) is (when == "before")
-    stopping.farewell.hasten()
-    stopping.look(2 * LOOK)
+    stopping.drain.force()
+    stopping.look(2 * POLL_SECONDS)
     assert all(stopping.closing)
     assert stopping.done
 
@@ -140,7 +140,7 @@ def test_a_server_without_visitors(stopping: Stopping) -> None:
     world = World()
     done: list[None] = []
     saying = Deferred.fromCoroutine(
-        Farewell(world.clock, lambda: world.factory.present).say(1000, WHY)
+        Drain(world.clock, lambda: world.factory.present).say(1000, WHY)
     )
     saying.addCallback(done.append)
     assert done == [None]

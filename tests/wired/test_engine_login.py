@@ -118,7 +118,7 @@ def test_a_host_that_is_not_the_right_one(change: str, error: type[Exception]) -
     assert ends.client.closing
     assert not world.realm.calls
     assert not world.services
-    assert world.factory.door.startups._count == 0
+    assert world.factory.admission.startups._count == 0
 
 
 def test_a_host_of_another_authority() -> None:

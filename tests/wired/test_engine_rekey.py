@@ -36,7 +36,7 @@ def send(end: Transport, total: bytes) -> None:
         nonlocal rest
         while len(rest) and end.can_send():
             size = min(CHUNK, len(rest))
-            end.data_room[:size] = rest[:size]
+            end.data_buffer[:size] = rest[:size]
             end.seal_data(3, size)
             end.flush()
             rest = rest[size:]
@@ -138,7 +138,7 @@ def test_messages_wait_for_new_keys_in_order() -> None:
     assert not client.can_send()
     client.sendPacket(n.GLOBAL_REQUEST, b"first")
     client.send_data(1, b"second")
-    client.data_room[:5] = b"third"
+    client.data_buffer[:5] = b"third"
     client.seal_data(1, 5, 1)
     client.sendPacket(n.GLOBAL_REQUEST, b"fourth")
     told: list[bool] = []

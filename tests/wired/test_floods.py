@@ -254,4 +254,4 @@ def test_many_strangers() -> None:
     for _ in range(200):
         come_and_go()
     assert weigh(world.factory) - before < SLACK
-    assert len(world.factory.door.penalties) <= 1
+    assert len(world.factory.admission.penalties) <= 1

@@ -126,7 +126,7 @@ def test_a_proxy_is_known_by_its_address(cluster: SmallCluster) -> None:
         node = cluster.node()
         cluster.reactor.until(lambda: "192.0.2.7" in node.service._proxies)
         assert "192.0.2.8" not in node.service._proxies
-        door = node.service.factory.door
+        door = node.service.factory.admission
         assert all(door.enter("192.0.2.7") for _ in range(9))
         assert not failures
     finally:

@@ -28,7 +28,7 @@ def world() -> World:
 def leave(world: World, stranger: Attacker) -> Fault | None:
     """The connection ends; for what may its address not come again?"""
     stranger.server.connectionLost()
-    return world.factory.door.penalties.refuses(HOST, world.clock.seconds())
+    return world.factory.admission.penalties.refuses(HOST, world.clock.seconds())
 
 
 def nothing(stranger: Attacker) -> None:

@@ -74,12 +74,12 @@ def test_what_waited_while_auth_was_away_has_both_times(cluster: SmallCluster) -
     """An honest event that arrives late keeps when it happened; its place is when it arrived."""
     node = cluster.node()
     cluster.stop_auth()
-    happened = datetime.now(UTC)
-    late = evolve(forged(node, server_name="web1"), time=happened)
+    emit = datetime.now(UTC)
+    late = evolve(forged(node, server_name="web1"), time=emit)
     node.member.emit(late)
     back = datetime.now(UTC)
     cluster.start_auth()
     (kept,) = cluster.wait_event("exec")
     assert kept.claimed is not None
-    assert abs(kept.claimed - happened) < timedelta(milliseconds=1)
+    assert abs(kept.claimed - emit) < timedelta(milliseconds=1)
     assert kept.time >= back - timedelta(milliseconds=1)  # stored in whole milliseconds

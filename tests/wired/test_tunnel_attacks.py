@@ -626,7 +626,7 @@ def test_a_word_for_another_node_is_not_held_against_the_proxy(
     """A node that announces another's address does not get proxies shut out there (attack)."""
     proxy = cluster.proxy()
     node = cluster.node()
-    door = node.service.factory.door
+    door = node.service.factory.admission
     blamed: list[Fault] = []
     monkeypatch.setattr(door, "blame", lambda host, fault: blamed.append(fault))
     word = proxy.service._vouch(Visitor("another", ("192.0.2.1", 1)))
@@ -675,7 +675,7 @@ def test_visitors_of_one_address_at_a_node(cluster: SmallCluster) -> None:
                 pass
             return True
 
-        door = node.service.factory.door
+        door = node.service.factory.admission
         waiting = [come("192.0.2.1") for _ in range(2)]
         cluster.reactor.until(lambda: door.vouched._count == 2)
         third = come("192.0.2.1")

@@ -90,7 +90,7 @@ def ends(proxy: SmallProxy) -> tuple[int, int, int, int]:
     tunnels: Any = proxy.service._tunnels
     factory: Any = proxy.service._ssh
     channels = sum(len(t.connection.channels) for t in tunnels._by_host.values())
-    return len(tunnels), len(factory.present), channels, factory.door.startups._count
+    return len(tunnels), len(factory.present), channels, factory.admission.startups._count
 
 
 def test_all_come_back_each_time(cluster: SmallCluster) -> None:

@@ -28,7 +28,7 @@ from tele.config.values import Address, JoinConfig
 from tele.embed.egress import way_out
 from tele.errors import InvalidInput, Unreachable
 from tele.https.file_certificate import GivenCertificate
-from tele.outbound.dialer import WayOut
+from tele.outbound.dialer import Dialer
 from tele.outbound.egress import always, read_via
 from tele.sockets.direct import DirectSocket
 
@@ -97,7 +97,7 @@ def test_a_connection_through(
 ) -> None:
     """The gateway resolves the name; ours is a socket of ours, and nothing is lost or between."""
     gateway = Gateway(reactor, make, {"node.test": "127.0.0.1"}, together=together).start()
-    out = WayOut(reactor, always(read_via(f"{scheme}://127.0.0.1:{gateway.port}")))
+    out = Dialer(reactor, always(read_via(f"{scheme}://127.0.0.1:{gateway.port}")))
     here = reactor.wait(dialled(out.dial(f"node.test:{beyond}", 10)))
     socket = here.transport
     assert (isinstance(socket, DirectSocket), socket.protocol is here) == (True, True)
@@ -153,7 +153,7 @@ def test_refusals_and_silence(reactor: OwnReactor, make: Make, scheme: str) -> N
     """A refusal has the gateway's words; what is closed or silent ends in time."""
     gateway = Gateway(reactor, make).start()
     via = f"{scheme}://127.0.0.1:{gateway.port}"
-    out = WayOut(reactor, always(read_via(via)))
+    out = Dialer(reactor, always(read_via(via)))
     words = "refused nobody.test:22: ('403 Not on my watch'|connection not allowed by ruleset)"
     with pytest.raises(Unreachable, match=words) as caught:
         reactor.wait(dialled(out.endpoint("nobody.test", 22)))
@@ -193,11 +193,11 @@ def test_a_gateway_over_tls(
     tls = GivenCertificate(cert, file, any_of(reactor), lambda: moment)
     gateway = Gateway(reactor, HttpGateway, {"n": "127.0.0.1"}, tls=tls, together=together).start()
 
-    out = WayOut(reactor, always(read_via(f"https://localhost:{gateway.port}")))
+    out = Dialer(reactor, always(read_via(f"https://localhost:{gateway.port}")))
     with pytest.raises(Unreachable, match="certificate verify failed"):
         reactor.wait(dialled(out.endpoint("n", beyond)))
     monkeypatch.setenv("SSL_CERT_FILE", str(cert))
-    other = WayOut(reactor, always(read_via(f"https://127.0.0.1:{gateway.port}")))
+    other = Dialer(reactor, always(read_via(f"https://127.0.0.1:{gateway.port}")))
     with pytest.raises(Unreachable, match=f"https://127.0.0.1:{gateway.port} closed the"):
         reactor.wait(dialled(other.endpoint("n", beyond)))
     assert gateway.asked == []
@@ -221,7 +221,7 @@ def test_a_gateway_that_says_nothing(reactor: OwnReactor) -> None:
     factory = Factory.forProtocol(build)
     factory.noisy = False
     port = any_of(reactor).listenTCP(0, factory, interface="127.0.0.1")
-    out = WayOut(reactor, always(read_via(f"http://127.0.0.1:{port.getHost().port}")))
+    out = Dialer(reactor, always(read_via(f"http://127.0.0.1:{port.getHost().port}")))
     with pytest.raises(Unreachable, match="does not answer; it is the way out"):
         reactor.wait(dialled(out.endpoint("n", 1, 0.3)))
     reactor.until(lambda: bool(made) and made[0].lost)

@@ -19,15 +19,15 @@ from attrs import define, field
 
 from tele.model.addresses import source_network
 
-HOMES_LIMIT: Final = 65536
-HOME_SECONDS: Final = 86400.0
+MEMBER_SOURCES_LIMIT: Final = 65536
+MEMBER_SOURCE_SECONDS: Final = 86400.0
 
 
 @define
-class Homes:
+class MemberSources:
     """The addresses of members, those that were used last at the end."""
 
-    most: int = HOMES_LIMIT
+    most: int = MEMBER_SOURCES_LIMIT
     _used: dict[str, float] = field(factory=dict, init=False)
 
     def __len__(self) -> int:
@@ -47,7 +47,7 @@ class Homes:
         used = self._used.get(source)
         if used is None:
             return False
-        if now - used < HOME_SECONDS:
+        if now - used < MEMBER_SOURCE_SECONDS:
             return True
         del self._used[source]
         return False

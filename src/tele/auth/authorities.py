@@ -16,7 +16,7 @@ from datetime import datetime
 from attrs import field, frozen
 from cryptography import x509
 
-from tele.auth.repository import Shelf
+from tele.auth.repository import Repository
 from tele.certs.keys import PrivateKey, fingerprint, parse_line
 from tele.certs.pins import pin
 from tele.certs.suites import SignatureSuite, suite_of
@@ -113,16 +113,16 @@ class Authorities:
         ``suite`` is what they have to be of; None is Ed25519 for new ones, and takes the others
         as they are. Raises :class:`InvalidInput` when they are of another.
         """
-        shelf = Shelf(backend, PREFIX, StoredAuthority)
+        repository = Repository(backend, PREFIX, StoredAuthority)
         loaded = {}
         for kind in _KINDS:
-            kept = await shelf.get(kind.value)
+            kept = await repository.get(kind.value)
             if kept is None:
                 made = _make(cluster, kind, suite or SignatureSuite.ED25519, now, entropy)
                 try:
-                    await backend.commit(shelf.put(kind.value, made, if_revision=0))
+                    await backend.commit(repository.put(kind.value, made, if_revision=0))
                 except Conflict:  # another auth of this store was first: its key counts
-                    kept = await shelf.get(kind.value)
+                    kept = await repository.get(kind.value)
             stored = made if kept is None else kept.value
             loaded[kind] = ready = _ready(stored)
             _check_suite(ready, suite)

@@ -38,7 +38,7 @@ from tele.auth.operations.certificates import ADMIN_ROLES as ADMIN_ROLES
 from tele.auth.operations.certificates import Signing
 from tele.auth.operations.locking import Locking
 from tele.auth.operations.machines import Machines
-from tele.auth.operations.recordings import Evidence
+from tele.auth.operations.recordings import RecordingOperations
 from tele.auth.passwords import Passwords
 from tele.auth.presence import Hosts
 from tele.auth.recordings import Recordings
@@ -119,7 +119,7 @@ class LocalAuthority:
             Locking(
                 clock, parts.people, parts.hosts, parts.recordings, self._gate, self._journal
             ),
-            Evidence(
+            RecordingOperations(
                 parts.cluster, clock, parts.recordings, parts.hosts, parts.members, parts.audit,
                 parts.ends, parts.limits, self._gate, self._journal,
             ),

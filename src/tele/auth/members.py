@@ -23,7 +23,7 @@ from typing import Final
 from attrs import Factory, evolve, frozen
 
 from tele.auth.presence import Hosts
-from tele.auth.repository import Kept, Shelf
+from tele.auth.repository import Kept, Repository
 from tele.auth.state import REVOKED_HOSTS
 from tele.certs.issue import HOST_LIFETIME
 from tele.errors import AccessDenied, Conflict, NotFound, Unavailable, quoted
@@ -93,9 +93,9 @@ class Members:
     def __init__(self, backend: IBackend, hosts: Hosts) -> None:
         self._backend = backend
         self._hosts = hosts
-        self._members = Shelf(backend, MEMBERS, Member)
-        self._names = Shelf(backend, NAMES, NameHolder)
-        self._revoked = Shelf(backend, REVOKED_HOSTS, HostRevocation)
+        self._members = Repository(backend, MEMBERS, Member)
+        self._names = Repository(backend, NAMES, NameHolder)
+        self._revoked = Repository(backend, REVOKED_HOSTS, HostRevocation)
         #: Ids of hosts that are being removed: they cannot put that off by renewing all the time.
         self._leaving: set[str] = set()
 

@@ -22,7 +22,7 @@ from twisted.internet.interfaces import IReactorTime
 from tele.audit.chain import event
 from tele.audit.log import AuditLog
 from tele.auth.recordings import OPEN, ROWS, Recordings, open_key
-from tele.auth.repository import Shelf
+from tele.auth.repository import Repository
 from tele.interfaces import Delete, IBackend, Put
 from tele.loop import now
 from tele.model.session import Recording, RecordingState, Session
@@ -66,7 +66,7 @@ class OpenRecordings:
         """List the open recordings of a store from before there was a list of them."""
         if await self._backend.get(ADOPTED) is not None:
             return
-        rows, last = Shelf(self._backend, ROWS, Recording), ""
+        rows, last = Repository(self._backend, ROWS, Recording), ""
         while page := await rows.list(PAGE, last):
             last = page[-1].name
             changes = [

@@ -28,7 +28,7 @@ from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
 
 from tele.admission.turns import Turns
 from tele.auth.guessing import Guard, Verdict
-from tele.auth.repository import Shelf
+from tele.auth.repository import Repository
 from tele.errors import Conflict, InvalidInput, NotFound, Unavailable
 from tele.interfaces import Delete, IBackend, Put
 from tele.model.resources import NAME_PATTERN
@@ -99,7 +99,7 @@ class Passwords:
         self._entropy = entropy
         self._in_thread = in_thread
         self._hasher = hasher or PasswordHasher()
-        self._shelf = Shelf(backend, "/passwords/", StoredPassword)
+        self._repository = Repository(backend, "/passwords/", StoredPassword)
         self._turns: Turns[_Job] = Turns(WAITING, WAITING_PER_SOURCE, WAITING_PER_NAME)
         self._running = 0
         # Attempts at one name would otherwise make each other's commits fail.
@@ -144,11 +144,11 @@ class Passwords:
 
     async def replacement(self, user: str, password: str) -> Put:
         """Return the change that gives ``user`` a password; failures before are forgotten."""
-        return self._shelf.put(user, await self._made(user, password))
+        return self._repository.put(user, await self._made(user, password))
 
     async def mark(self, user: str) -> str:
         """Return what tells the password that ``user`` has now from any other one."""
-        kept = await self._shelf.get(user)
+        kept = await self._repository.get(user)
         return "" if kept is None else kept.value.hash
 
     async def change(self, user: str, mark: str, password: str) -> None:
@@ -163,7 +163,7 @@ class Passwords:
                 raise Conflict("the password was changed by somebody else meanwhile")
             return made
 
-        await self._shelf.change(user, changed)
+        await self._repository.change(user, changed)
 
     async def _made(self, user: str, password: str) -> StoredPassword:
         if not SHORTEST <= len(password) <= LONGEST:
@@ -173,7 +173,7 @@ class Passwords:
 
     def removal(self, user: str) -> Delete:
         """Return the change that takes the password of ``user`` away."""
-        return self._shelf.delete(user)
+        return self._repository.delete(user)
 
     # -- checking ---------------------------------------------------------------------
     async def check(self, user: str, password: str, attempt: Attempt | None = None) -> Verdict:
@@ -181,7 +181,7 @@ class Passwords:
         attempt = attempt or Attempt()
         # What is no possible name is as unknown as any other.
         name = user if _NAME.fullmatch(user) else _NOBODY
-        kept = await self._shelf.get(name)
+        kept = await self._repository.get(name)
         hashed = await self._decoy_hash() if kept is None else kept.value.hash
         good = await self._work(
             attempt.source, name, attempt.present, self._verify, hashed, password[: LONGEST + 1]
@@ -203,7 +203,7 @@ class Passwords:
             return after
 
         try:
-            await self._shelf.change(user, settled)
+            await self._repository.change(user, settled)
         except NotFound:
             return Verdict.UNKNOWN
         return verdict
@@ -215,7 +215,7 @@ class Passwords:
         # Names that begin with - are no user's; a few of them, so that they are not many.
         decoy = f"-{zlib.crc32(user.encode('utf-8', 'replace')) % DECOYS}"
         stored = StoredPassword(hashed)
-        await self._shelf.change(
+        await self._repository.change(
             decoy, lambda present: self._tried(present or stored, False, attempt)[1]
         )
         return Verdict.UNKNOWN

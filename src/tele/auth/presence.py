@@ -25,7 +25,7 @@ from attrs import Factory, define, evolve, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from tele.auth.repository import Shelf
+from tele.auth.repository import Repository
 from tele.errors import TeleError
 from tele.interfaces import Change, Delete, IBackend, Put
 from tele.loop import make_logger, now
@@ -96,7 +96,7 @@ class Hosts:
         self._backend = backend
         self._clock = clock
         self._forget_after = forget_after
-        self._words = Shelf(backend, HOSTS, LastWord)
+        self._words = Repository(backend, HOSTS, LastWord)
         self._heard: dict[HostRole, dict[str, LastWord]] = {role: {} for role in HostRole}
         #: When that was by ``clock.seconds()``.
         self._moments: dict[HostRole, dict[str, float]] = {role: {} for role in HostRole}

@@ -22,7 +22,7 @@ from typing import Final
 
 from attrs import frozen
 
-from tele.auth.repository import Shelf
+from tele.auth.repository import Repository
 from tele.errors import InvalidInput, quoted
 from tele.interfaces import IBackend, Item
 from tele.model.api.recordings import ListRecordings, RecordingList
@@ -66,7 +66,7 @@ class _Place:
         return _Place(self.prefix, key + "\0", self.end, False)
 
 
-def _place(rows: Shelf[Recording], request: ListRecordings) -> _Place:
+def _place(rows: Repository[Recording], request: ListRecordings) -> _Place:
     if request.user and not _NAME.fullmatch(request.user):
         raise InvalidInput(f"user: {quoted(request.user)} is no name of a user")
     if request.id and not _BEGINNING.fullmatch(request.id):
@@ -86,7 +86,7 @@ def _place(rows: Shelf[Recording], request: ListRecordings) -> _Place:
 
 
 async def search(
-    backend: IBackend, rows: Shelf[Recording], request: ListRecordings
+    backend: IBackend, rows: Repository[Recording], request: ListRecordings
 ) -> RecordingList:
     """Return a page. Raises :class:`InvalidInput` for what no recording can have."""
     place = _place(rows, request)
@@ -111,7 +111,7 @@ async def search(
 
 
 async def _rows(
-    rows: Shelf[Recording], items: Sequence[Item], place: _Place, request: ListRecordings
+    rows: Repository[Recording], items: Sequence[Item], place: _Place, request: ListRecordings
 ) -> list[Recording | None]:
     """Return the row that each item leads to, or None if it cannot be one that is wanted."""
     if not place.reverse:
@@ -149,7 +149,7 @@ class Running:
 class RunningSessions:
     """Sessions that run, each read once however often they are listed."""
 
-    def __init__(self, backend: IBackend, sessions: Shelf[Session]) -> None:
+    def __init__(self, backend: IBackend, sessions: Repository[Session]) -> None:
         self._backend = backend
         self._sessions = sessions
         self._known: dict[str, Running] = {}

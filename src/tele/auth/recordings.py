@@ -53,7 +53,7 @@ from tele.auth.recording_search import (
     search,
     stamp_of,
 )
-from tele.auth.repository import Shelf
+from tele.auth.repository import Repository
 from tele.errors import (
     AccessDenied,
     BadRecording,
@@ -111,8 +111,8 @@ class Recordings:
         self._archive = archive
         self._now = now
         self._host_authorities = host_authorities
-        self._rows = Shelf(backend, ROWS, Recording)
-        self._sessions = Shelf(backend, SESSIONS, Session)
+        self._rows = Repository(backend, ROWS, Recording)
+        self._sessions = Repository(backend, SESSIONS, Session)
         self._list_of_running = RunningSessions(backend, self._sessions)
         self._running: Counter[str] = Counter()
         self._counted = _NEVER

@@ -29,7 +29,7 @@ class Kept(Generic[T]):
     revision: int
 
 
-class Shelf(Generic[T]):
+class Repository(Generic[T]):
     """Values of ``cls`` under ``prefix`` (``/users/``), by name."""
 
     def __init__(self, backend: IBackend, prefix: str, cls: type[T]) -> None:

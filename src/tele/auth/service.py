@@ -36,7 +36,7 @@ from tele.auth.passwords import Passwords
 from tele.auth.presence import Hosts
 from tele.auth.proxy_messages import ProxyWords
 from tele.auth.recordings import Recordings
-from tele.auth.repository import Shelf
+from tele.auth.repository import Repository
 from tele.auth.session_ends import END_AFTER, SessionEnds
 from tele.auth.state import State
 from tele.auth.tokens import Tokens
@@ -77,12 +77,12 @@ async def claim(backend: IBackend, name: str, moment: datetime) -> bool:
 
     Raises :class:`InvalidInput` when it is another cluster's.
     """
-    shelf = Shelf(backend, "/cluster/", StoredCluster)
+    repository = Repository(backend, "/cluster/", StoredCluster)
     made = StoredCluster(name, str(uuid.uuid4()), moment)
     try:
-        await backend.commit(shelf.put("self", made, if_revision=0))
+        await backend.commit(repository.put("self", made, if_revision=0))
     except Conflict:
-        kept = await shelf.get("self")
+        kept = await repository.get("self")
         if kept is not None and kept.value.name != name:
             raise InvalidInput(
                 f"this store holds the cluster {kept.value.name}, not {name}: set cluster_name"

@@ -41,7 +41,7 @@ from tele.audit.log import AuditLog, Changes
 from tele.auth.members import Members
 from tele.auth.open_recordings import OpenRecordings, hosts_below
 from tele.auth.presence import Hosts
-from tele.auth.repository import Kept, Shelf
+from tele.auth.repository import Kept, Repository
 from tele.interfaces import IBackend
 from tele.loop import make_logger, now
 from tele.model.api.recordings import ReportSessions
@@ -329,11 +329,11 @@ class SessionEnds:
         )
 
     # -- inside -----------------------------------------------------------------------
-    def _starts(self, host_id: str) -> Shelf[StartedSession]:
-        return Shelf(self._backend, f"{SESSION_STARTS}{host_id}/", StartedSession)
+    def _starts(self, host_id: str) -> Repository[StartedSession]:
+        return Repository(self._backend, f"{SESSION_STARTS}{host_id}/", StartedSession)
 
-    def _ends(self, host_id: str) -> Shelf[EndedSession]:
-        return Shelf(self._backend, f"{SESSION_ENDS}{host_id}/", EndedSession)
+    def _ends(self, host_id: str) -> Repository[EndedSession]:
+        return Repository(self._backend, f"{SESSION_ENDS}{host_id}/", EndedSession)
 
     async def _locked(self, host_id: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Do ``work`` when nothing else is done about the sessions of a host."""
@@ -345,10 +345,10 @@ class SessionEnds:
                 self._locks.pop(host_id, None)
 
 
-async def _pages(shelf: Shelf[T]) -> AsyncIterator[Sequence[Kept[T]]]:
+async def _pages(repository: Repository[T]) -> AsyncIterator[Sequence[Kept[T]]]:
     """Yield what is on a shelf, some at a time: however many there are, nobody waits for long."""
     last = ""
-    while page := await shelf.list(BATCH, last):
+    while page := await repository.list(BATCH, last):
         last = page[-1].name
         yield page
 

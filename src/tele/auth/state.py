@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from tele.auth.authorities import Authorities
 from tele.auth.presence import Hosts
-from tele.auth.repository import Shelf
+from tele.auth.repository import Repository
 from tele.interfaces import Change, IBackend
 from tele.model.api.members import ClusterState, HostChanges, Proxy
 from tele.model.codec import decode
@@ -91,7 +91,7 @@ class State:
                 observer(prefix)
 
         self._stops.append((await self._backend.watch(prefix, changed)).stop)
-        for each in await Shelf(self._backend, prefix, cls).list():
+        for each in await Repository(self._backend, prefix, cls).list():
             kept[each.name] = each.value
             self._revision = max(self._revision, each.revision)
 

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from attrs import Factory, evolve, frozen
 
 from tele.auth.issuing import is_host_name
-from tele.auth.repository import Shelf
+from tele.auth.repository import Repository
 from tele.certs.names import own_addresses
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, quoted
 from tele.interfaces import Delete, IBackend, Put
@@ -83,7 +83,7 @@ class Tokens:
         self._cluster = cluster
         self._now = now
         self._entropy = entropy
-        self._shelf = Shelf(backend, "/tokens/", StoredToken)
+        self._repository = Repository(backend, "/tokens/", StoredToken)
 
     async def add(self, request: NewToken, created_by: str) -> tuple[str, Token]:
         """Make a token; returns its secret, for the only time, and what is known of it."""
@@ -106,7 +106,7 @@ class Tokens:
         )  # fmt: skip
         name = _digest(secret)
         try:
-            await self._backend.commit(self._shelf.put(name, stored, 0, request.ttl))
+            await self._backend.commit(self._repository.put(name, stored, 0, request.ttl))
         except Conflict:
             raise Conflict("this token exists already") from None
         return secret, _public(name, stored)
@@ -139,7 +139,7 @@ class Tokens:
         one single text.
         """
         name = _digest(secret)
-        kept = await self._shelf.get(name)
+        kept = await self._repository.get(name)
         now = self._now()
         if kept is None or kept.value.expires <= now or role not in kept.value.roles:
             raise _refused()
@@ -147,35 +147,35 @@ class Tokens:
         if token.max_uses and token.uses >= token.max_uses:
             raise _refused()
         used = evolve(token, uses=token.uses + 1)
-        return self._shelf.put(name, used, kept.revision, token.expires - now), token
+        return self._repository.put(name, used, kept.revision, token.expires - now), token
 
     async def list(self, limit: int, after: str) -> tuple[Sequence[Token], str]:
         """Return tokens without their secrets, in order of ids, and how to go on."""
         # An id is the beginning of a name: what comes after it comes after all such names.
-        found = await self._shelf.list(limit, after and after + "~")
+        found = await self._repository.list(limit, after and after + "~")
         tokens = [_public(kept.name, kept.value) for kept in found]
         return tokens, tokens[-1].id if len(tokens) == limit else ""
 
     async def made_by(self, user: str) -> dict[str, Delete]:
         """Return the changes that remove the tokens that ``user`` made, by the tokens' ids."""
         return {
-            _id(kept.name): self._shelf.delete(kept.name)
-            for kept in await self._shelf.list()
+            _id(kept.name): self._repository.delete(kept.name)
+            for kept in await self._repository.list()
             if kept.value.created_by == user
         }
 
     async def delete(self, wanted: str) -> str:
         """Remove the token with this id, or with this secret; returns its id."""
-        by_secret = await self._shelf.get(_digest(wanted))
+        by_secret = await self._repository.get(_digest(wanted))
         if by_secret is not None:
             name = by_secret.name
         else:
             # An id is the beginning of a name, and there is no name that is as short.
-            following = await self._shelf.list(1, wanted)
+            following = await self._repository.list(1, wanted)
             if not following or _id(following[0].name) != wanted:
                 raise NotFound("no such token; tele tokens ls shows the tokens")
             name = following[0].name
-        await self._backend.commit(self._shelf.delete(name))
+        await self._backend.commit(self._repository.delete(name))
         return _id(name)
 
 

@@ -21,7 +21,7 @@ from typing import Final
 from attrs import evolve
 
 from tele.auth.passwords import Passwords
-from tele.auth.repository import Kept, Shelf
+from tele.auth.repository import Kept, Repository
 from tele.auth.state import LOCKS, REVOKED_USERS, ROLES
 from tele.errors import Conflict, InvalidInput, NotFound
 from tele.interfaces import Delete, IBackend, Put
@@ -61,10 +61,10 @@ class People:
         self._backend = backend
         self._passwords = passwords
         self._now = now
-        self._users = Shelf(backend, USERS, User)
-        self._roles = Shelf(backend, ROLES, Role)
-        self._locks = Shelf(backend, LOCKS, Lock)
-        self._revocations = Shelf(backend, REVOKED_USERS, UserRevocation)
+        self._users = Repository(backend, USERS, User)
+        self._roles = Repository(backend, ROLES, Role)
+        self._locks = Repository(backend, LOCKS, Lock)
+        self._revocations = Repository(backend, REVOKED_USERS, UserRevocation)
 
     async def ensure_presets(self) -> None:
         """Make the roles that a cluster begins with, once: one that is removed stays away."""

@@ -138,7 +138,7 @@ class _Run:
 
     def _stop(self) -> Deferred[Any]:
         """End it, sessions too: `tele down` is waited for by a person."""
-        self._cluster.hasten()
+        self._cluster.force()
         return self._cluster.stopService()
 
     def _begin(self, report: Callable[[dict[str, Any]], None]) -> None:

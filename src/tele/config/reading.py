@@ -29,7 +29,7 @@ from tele.config.values import SIZE_UNITS, Address, Chosen, FileConfig, Network,
 from tele.errors import ConfigError, InvalidInput, quoted
 from tele.model.addresses import plain_network
 from tele.model.codec import parse_duration
-from tele.outbound.egress import Via, read_via
+from tele.outbound.egress import EgressProxy, read_via
 
 _KIND = re.compile(r"[a-z][a-z0-9+.-]*", re.ASCII)
 _SIZE: Final = re.compile(r"([0-9]{1,6})(MiB|GiB|TiB)", re.ASCII)
@@ -301,7 +301,7 @@ def _pins(value: Value, _: int) -> Pins:
     return Pins(tuple(read_pin(_text(each, 0)) for each in given))
 
 
-def _via(value: Value, _: int) -> Via:
+def _via(value: Value, _: int) -> EgressProxy:
     via = read_via(_text(value, 0))
     if via.login is not None:
         raise ValueError("no user and password here: put them into a file, via_login_file")
@@ -318,7 +318,7 @@ _SCALARS: Final[Mapping[Any, Callable[[Value, int], Any]]] = {
     Network: _network,
     Chosen: _chosen,
     Pins: _pins,
-    Via: _via,
+    EgressProxy: _via,
 }
 
 

@@ -21,7 +21,7 @@ from tele.certs.suites import SignatureSuite
 from tele.errors import quoted
 from tele.model.access import GatewayPorts
 from tele.model.resources import HOST_NAME_PATTERN, RecordingSettings, keepalive_problem
-from tele.outbound.egress import Via
+from tele.outbound.egress import EgressProxy
 from tele.wire.agreement import METHODS
 from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
 
@@ -264,7 +264,7 @@ class JoinConfig:
     ca_pin: Pins | None = key(
         "The pin that ``tele tokens add`` and ``tele ca status`` print; one or a list.", None
     )
-    via: Via | None = key(
+    via: EgressProxy | None = key(
         "The way out of a network that lets out nobody else: ``http://host:port`` (CONNECT),"
         " ``https://host:port`` or ``socks5://host:port``. Default: what the environment says in"
         " ``HTTPS_PROXY`` or ``ALL_PROXY``, and ``NO_PROXY``.",

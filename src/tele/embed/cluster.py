@@ -78,11 +78,11 @@ class ClusterService(MultiService):
             self._starting.cancel()
         return Deferred.fromCoroutine(self._stop())
 
-    def hasten(self) -> None:
+    def force(self) -> None:
         """When it stops, or while it does: wait for no session."""
         for host in (self.node, self.proxy):
             if host is not None:
-                host.hasten()
+                host.force()
 
     async def _stop(self) -> None:
         for service in reversed(list(self)):

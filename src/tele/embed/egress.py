@@ -16,14 +16,14 @@ from tele.https.identity import TlsIdentity
 from tele.https.pool import Endpoint
 from tele.membership.joining import Network
 from tele.model.api.members import ClusterInfo
-from tele.outbound.dialer import WayOut
+from tele.outbound.dialer import Dialer
 from tele.outbound.egress import Login, always, from_environment, read_login
 from tele.private_files import check_secret, read_secret
 
 
 def way_out(
     reactor: Any, join: JoinConfig | None, environ: Mapping[str, str] = os.environ
-) -> WayOut:
+) -> Dialer:
     """Return the way out of a host that joins as ``join`` says.
 
     Without it the host is in the process of its auth, and needs none. Raises
@@ -31,12 +31,12 @@ def way_out(
     file with the password.
     """
     if join is None:
-        return WayOut(reactor)
+        return Dialer(reactor)
     if join.via_login_file is not None:
         check_secret(join.via_login_file, "via_login_file")
     if join.via is None:
-        return WayOut(reactor, from_environment(environ))
-    return WayOut(reactor, always(join.via), _login_reader(join.via_login_file))
+        return Dialer(reactor, from_environment(environ))
+    return Dialer(reactor, always(join.via), _login_reader(join.via_login_file))
 
 
 def _login_reader(path: Path | None) -> Callable[[], Login | None]:
@@ -63,7 +63,7 @@ def _read(path: Path) -> str:
         raise Unreachable(str(error)) from None
 
 
-def network(out: WayOut, auth: Endpoint | None = None) -> Network:
+def network(out: Dialer, auth: Endpoint | None = None) -> Network:
     """Return how auth is reached: over ``auth`` if it is given, and first over ``out``."""
 
     def connect(

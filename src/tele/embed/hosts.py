@@ -133,9 +133,9 @@ class HostService(MultiService):
         if IService.providedBy(self._recorder) and not self._stopped:
             self._recorder.setServiceParent(self)
 
-    def hasten(self) -> None:
+    def force(self) -> None:
         """When it stops, or while it does: wait for nobody."""
-        self.serving.hasten()
+        self.serving.force()
 
     async def _stop(self) -> None:
         # What serves first: its last events and recordings still need the membership.

@@ -24,7 +24,7 @@ from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
 from tele.model.api.members import Proxy
 from tele.model.identity import HostIdentity, HostRole
-from tele.outbound.dialer import WayOut
+from tele.outbound.dialer import Dialer
 from tele.sockets.direct import peer_address
 from tele.tunnel.agent import Serve
 from tele.tunnel.agents import Agents
@@ -40,7 +40,7 @@ class Tunnelling:
     member: Member
 
     def __init__(
-        self, reactor: Any, count: int, join: JoinSettings, out: WayOut, limits: Limits
+        self, reactor: Any, count: int, join: JoinSettings, out: Dialer, limits: Limits
     ) -> None:
         self._reactor = reactor
         self._limits = limits

@@ -43,7 +43,7 @@ _log: Final = make_logger(__name__)
 IN_FLIGHT: Final = 256 * 1024
 UNBOUNDED: Final = 1 << 62
 #: Networks of members that are remembered.
-HOMES_LIMIT: Final = 65536
+MEMBER_SOURCES_LIMIT: Final = 65536
 
 
 @provider(INonQueuedRequestFactory)
@@ -419,7 +419,7 @@ class ApiFactory(ServerFactory):
         rates = self._home_handshakes if source in self._homes else self._handshakes
         rates.give_back(source)
         self._homes.pop(source, None)
-        while len(self._homes) >= HOMES_LIMIT:
+        while len(self._homes) >= MEMBER_SOURCES_LIMIT:
             del self._homes[next(iter(self._homes))]
         self._homes[source] = None
 

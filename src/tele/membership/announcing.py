@@ -15,7 +15,7 @@ from tele.errors import TeleError
 from tele.loop import backoff
 from tele.membership.calls import Calls, pause_after
 from tele.membership.identity import MemberIdentity
-from tele.membership.wakeup import Bell
+from tele.membership.wakeup import Wakeup
 from tele.model.addresses import split_address
 from tele.model.api.members import Announced
 from tele.model.api.table import ANNOUNCE
@@ -47,7 +47,7 @@ class Announcer:
         self._presence = presence
         self._dice = dice
         self._heard = heard
-        self._bell = Bell(reactor)
+        self._bell = Wakeup(reactor)
         self._timer: Any = None
 
     def soon(self) -> None:

@@ -19,7 +19,7 @@ from tele.loop import backoff, make_logger
 from tele.membership.background_spool import BackgroundSpool
 from tele.membership.calls import Calls, pause_after
 from tele.membership.session_report import SessionReport
-from tele.membership.wakeup import Bell
+from tele.membership.wakeup import Wakeup
 from tele.model.api.recordings import EmitEvents
 from tele.model.api.table import EMIT_EVENTS
 from tele.model.codec import decode, encode
@@ -39,7 +39,7 @@ class EventSender:
         self._reactor = reactor
         self._calls = calls
         self._spool = spool
-        self._bell = Bell(reactor)
+        self._bell = Wakeup(reactor)
         self.report = SessionReport(reactor, calls)
         self.lost = 0
         self._delivers = False
@@ -83,7 +83,7 @@ class EventSender:
                     continue
                 if not batch:
                     await self._bell.wait(self.report.wait)
-                    await Bell(self._reactor).wait(GATHER)
+                    await Wakeup(self._reactor).wait(GATHER)
                     continue
                 await self._send(batch)
                 self._delivers = True
@@ -91,7 +91,7 @@ class EventSender:
             except TeleError as error:
                 self._delivers = False
                 self.report.soon()
-                await Bell(self._reactor).wait(pause_after(error, backoff(failures)))
+                await Wakeup(self._reactor).wait(pause_after(error, backoff(failures)))
                 failures += 1
 
     async def last_chance(self) -> None:

@@ -39,7 +39,7 @@ from tele.membership.renewal import RENEW_AT as RENEW_AT
 from tele.membership.renewal import RenewalTimer
 from tele.membership.rewriting import Rewriter
 from tele.membership.store import MemberStore
-from tele.membership.wakeup import Bell
+from tele.membership.wakeup import Wakeup
 from tele.model.api.members import Announced, ClusterState, RenewRequest, WatchState
 from tele.model.api.table import RENEW, WATCH_STATE
 from tele.model.authority import AuthorityKind, TrustedAuthority
@@ -429,7 +429,7 @@ class Member(Service):
         await self._take(new)
 
     async def _pause(self, seconds: float) -> None:
-        await Bell(self._reactor).wait(seconds)
+        await Wakeup(self._reactor).wait(seconds)
 
     def _announced(self, answer: Announced, asked: float) -> None:
         self.clock.heard(answer.time, asked)

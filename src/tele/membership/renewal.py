@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from tele.loop import Expiry, backoff
 from tele.membership.identity import MemberIdentity
-from tele.membership.wakeup import Bell
+from tele.membership.wakeup import Wakeup
 
 RENEW_AT: Final = 2 / 3
 #: Hosts that joined together do not renew together; in parts of the certificate's life.
@@ -35,7 +35,7 @@ class RenewalTimer:
         self._reactor = reactor
         self._dice = dice
         self._outdated = outdated
-        self._bell = Bell(reactor)
+        self._bell = Wakeup(reactor)
         self._last: MemberIdentity | None = None
         self._hasty = 0
         #: Whether auth does not take our certificate although it is good by our clock.
@@ -60,4 +60,4 @@ class RenewalTimer:
         while not (self.unwelcome or self._outdated()) and due.left > 0:
             await self._bell.wait(min(due.left, LOOK_AGAIN))
         doubled = backoff(max(self._hasty - 2, 0), 1.0, HASTY_SECONDS, lambda: 1.0)
-        await Bell(self._reactor).wait(doubled if self._hasty > 1 else 1.0)
+        await Wakeup(self._reactor).wait(doubled if self._hasty > 1 else 1.0)

@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 
-class Bell:
+class Wakeup:
     """Something to wait for, with a clock beside it."""
 
     def __init__(self, reactor: Any) -> None:

@@ -19,7 +19,7 @@ from tele.conch.server.credentials import DeniedAttempt
 from tele.loop import now
 from tele.membership.member import Member
 from tele.model.addresses import source_network
-from tele.node.programs import Visit
+from tele.node.programs import ConnectionContext
 
 TEXT_LIMIT: Final = 32 * 1024
 
@@ -36,7 +36,7 @@ def cut(text: str) -> str:
     return text if len(text) <= TEXT_LIMIT else f"{text[:TEXT_LIMIT]}... ({len(text)} characters)"
 
 
-class Trail:
+class AuditReporter:
     """Makes events and hands them to the member, which sees that they arrive."""
 
     def __init__(self, reactor: Any, member: Member) -> None:
@@ -58,7 +58,7 @@ class Trail:
         log_event(made)
         self._member.emit(made)
 
-    def happened(self, name: str, visit: Visit, **fields: Any) -> None:
+    def emit(self, name: str, visit: ConnectionContext, **fields: Any) -> None:
         """Something happened on a connection; ``error`` not empty means that it failed."""
         grant = visit.grant
         self._emit(

@@ -34,10 +34,10 @@ from tele.errors import AccessDenied, TeleError
 from tele.loop import Expiry
 from tele.model.access import Denied, GatewayPorts, Grant, Reason
 from tele.model.session import Launched
-from tele.node.audit_reporter import Trail, cut
+from tele.node.audit_reporter import AuditReporter, cut
 from tele.node.forward_record import ForwardRecords
 from tele.node.forwards import Forwards
-from tele.node.programs import NodePrograms, Program, Visit
+from tele.node.programs import NodePrograms, Program, ConnectionContext
 from tele.node.user_sockets import UserSockets
 from tele.outbound.name_lookup import Names
 from tele.recording.tee import ConnectionTape, RecordedPrograms
@@ -51,10 +51,10 @@ class Visitor(ConchUser):
     def __init__(
         self,
         reactor: Any,
-        visit: Visit,
+        visit: ConnectionContext,
         programs: NodePrograms,
         tape: ConnectionTape | None,
-        trail: Trail,
+        audit: AuditReporter,
         sockets: UserSockets,
         gateway: GatewayPorts,
         names: Names,
@@ -72,11 +72,11 @@ class Visitor(ConchUser):
         self._tape = tape
         self._programs: Any = programs if tape is None else RecordedPrograms(programs, tape)
         self._plain = programs
-        self._trail = trail
+        self._audit = audit
         self._began = reactor.seconds()
         self._expiry = Expiry(reactor, visit.grant.expires)
         self._interactive = False
-        records = ForwardRecords(reactor, visit, trail, tape)
+        records = ForwardRecords(reactor, visit, audit, tape)
         self._forwards = Forwards(
             reactor,
             visit,
@@ -152,7 +152,7 @@ class Visitor(ConchUser):
 
     def arrived(self) -> None:
         """They are in."""
-        self._trail.happened("session.start", self.visit)
+        self._audit.emit("session.start", self.visit)
 
     def left(self) -> None:
         """The connection is gone."""
@@ -164,7 +164,7 @@ class Visitor(ConchUser):
         if self._tape is not None:
             self._tape.close("the connection ended" if ended is None else cut(ended.message))
         why = {} if ended is None else {"error": cut(ended.message), "reason": ended.reason.value}
-        self._trail.happened(
+        self._audit.emit(
             "session.end",
             self.visit,
             seconds=seconds,
@@ -217,13 +217,13 @@ class Visitor(ConchUser):
                 self._with_agent(request), channel_number, launching
             )
         except TeleError as error:
-            self._trail.happened(name, self.visit, error=cut(str(error)), **fields)
+            self._audit.emit(name, self.visit, error=cut(str(error)), **fields)
             raise
         self._interactive = self._interactive or request.pty is not None
         fields |= self._unrecorded()
         if getattr(program, "cgroup", 0):
             fields["cgroup"] = program.cgroup
-        self._trail.happened(name, self.visit, **fields)
+        self._audit.emit(name, self.visit, **fields)
         if isinstance(program, Program):
             self._follow(program)
         return program

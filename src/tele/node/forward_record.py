@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from tele.admission.reports import Allowance, Ration
 from tele.model.frame import FrameKind
-from tele.node.audit_reporter import Trail, cut
-from tele.node.programs import Visit
+from tele.node.audit_reporter import AuditReporter, cut
+from tele.node.programs import ConnectionContext
 from tele.recording.tee import ConnectionTape
 
 #: Events of connections that others made, or that were refused, in one go, and how many more each
@@ -29,10 +29,10 @@ class ForwardRecords:
     """Says what is forwarded on one connection."""
 
     def __init__(
-        self, reactor: Any, visit: Visit, trail: Trail, tape: ConnectionTape | None
+        self, reactor: Any, visit: ConnectionContext, audit: AuditReporter, tape: ConnectionTape | None
     ) -> None:
         self._visit = visit
-        self._trail = trail
+        self._audit = audit
         self._tape = tape
         self._clock = reactor
         self._ration = Ration(Allowance(ACCEPTED_BURST, ACCEPTED_PER_SECOND))
@@ -47,19 +47,19 @@ class ForwardRecords:
         if self._tape is not None:
             self._tape.note(channel, kind, **fields)
 
-    def happened(self, event: str, **fields: Any) -> None:
+    def emit(self, event: str, **fields: Any) -> None:
         """Make an event."""
-        self._trail.happened(event, self._visit, **fields)
+        self._audit.emit(event, self._visit, **fields)
 
     def listens(self, event: str, **fields: Any) -> None:
         """Something listens for the client from now on, or would not: ``error``."""
         self.note(0, FrameKind.FORWARD, action="listen", **fields)
-        self.happened(event, **fields)
+        self.emit(event, **fields)
 
     def listens_no_more(self, event: str, **fields: Any) -> None:
         """It does not any more."""
         self.note(0, FrameKind.FORWARD, action="close", **fields)
-        self.happened(f"{event}.end", **fields)
+        self.emit(f"{event}.end", **fields)
 
     def begin(self, kind: str, *, accepted: bool = False, **fields: str) -> ForwardRecord:
         """Return the record of one connection; ``accepted`` if others than the client made it."""
@@ -72,7 +72,7 @@ class ForwardRecords:
         if unsaid:
             fields["others_not_listed"] = unsaid
         if unsaid is not None:
-            self.happened("forward", **fields)
+            self.emit("forward", **fields)
         return unsaid is not None
 
 
@@ -110,5 +110,5 @@ class ForwardRecord:
         """It is over, after so many bytes to the target and from it."""
         self._records.note(self._number, FrameKind.CLOSE, sent=sent, received=received)
         if self._said:
-            self._records.happened("forward.end", sent=sent, received=received, **self._fields)
+            self._records.emit("forward.end", sent=sent, received=received, **self._fields)
         self.over()

@@ -47,7 +47,7 @@ from tele.model.access import GatewayPorts
 from tele.node.audit_reporter import address, cut
 from tele.node.forward_record import ForwardRecord, ForwardRecords
 from tele.node.ports import addresses_for, listen_for_display, listen_on
-from tele.node.programs import Visit
+from tele.node.programs import ConnectionContext
 from tele.node.user_sockets import UserListener, UserSockets
 from tele.outbound.name_lookup import Names
 from tele.sockets.direct import adopt
@@ -86,7 +86,7 @@ class Display:
 class Allowed:
     """What is asked before anything is made."""
 
-    visit: Visit
+    visit: ConnectionContext
     check: Callable[[], None]
 
     def port(self) -> None:
@@ -127,7 +127,7 @@ class Forwards:
     def __init__(
         self,
         reactor: Any,
-        visit: Visit,
+        visit: ConnectionContext,
         made_by: UserSockets,
         records: ForwardRecords,
         gateway: GatewayPorts,

@@ -58,7 +58,7 @@ _TERM: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", re.ASCII)
 
 
 @define
-class Visit:
+class ConnectionContext:
     """Between whom a connection is; addresses are (host, port).
 
     ``grant`` is what may be done now: it is decided again when the cluster's rules change.
@@ -140,7 +140,7 @@ class NodePrograms:
     """
 
     _spawning: Spawning
-    _visit: Visit
+    _visit: ConnectionContext
     _account: Account
     _reactor: Any = None
     _subsystems: Mapping[str, ISubsystem] = Factory(dict)

@@ -34,7 +34,7 @@ from tele.membership.reviewing import Review
 from tele.model.access import CertificateLimits, Denied, Grant
 from tele.model.identity import UserIdentity
 from tele.node.avatar import Visitor
-from tele.node.programs import Visit
+from tele.node.programs import ConnectionContext
 from tele.spawner.accounts import Refused, check_open, check_sessions, find_account
 from tele.workers import Workers
 
@@ -236,6 +236,6 @@ class NodeRealm:
         )
 
 
-def visit_of(grant: Grant, credentials: CertificateCredentials, session_id: str) -> Visit:
+def context_of(grant: Grant, credentials: CertificateCredentials, session_id: str) -> ConnectionContext:
     """Return between whom this connection is."""
-    return Visit(grant, session_id, credentials.remote_addr, credentials.local_addr)
+    return ConnectionContext(grant, session_id, credentials.remote_addr, credentials.local_addr)

@@ -25,7 +25,7 @@ from tele.admission.slots import Slots
 from tele.capacity.descriptors import DescriptorBudget, process_budget
 from tele.conch.connection.connection import SSHConnection
 from tele.conch.server.credentials import CertificateCredentials, DeniedAttempt, Trust, make_portal
-from tele.conch.server.drain import Farewell
+from tele.conch.server.drain import Drain
 from tele.conch.server.factory import ServerAlgorithms, SSHServerFactory
 from tele.conch.server.transport import SSHServerTransport
 from tele.conch.transport.exchange import HostKeys
@@ -38,12 +38,12 @@ from tele.model.authority import AuthorityKind
 from tele.model.identity import HostRole
 from tele.model.resources import RecordingMode
 from tele.model.session import RecordingStart
-from tele.node.audit_reporter import Trail, address
+from tele.node.audit_reporter import AuditReporter, address
 from tele.node.avatar import Visitor
 from tele.node.forwards import WAITING_LIMIT
 from tele.node.labels import Labels
 from tele.node.presence import NodePresence
-from tele.node.programs import NodePrograms, Visit
+from tele.node.programs import NodePrograms, ConnectionContext
 from tele.node.proxies import ProxyAddresses
 from tele.node.realm import Accounts, NodeRealm, look_up
 from tele.node.spawning import Spawning
@@ -118,7 +118,7 @@ class NodeService(Service):
         self._gateway = gateway
         self._subsystems = by_name(subsystems)
         self._budget = budget or process_budget()
-        self._trail = Trail(reactor, member)
+        self._audit = AuditReporter(reactor, member)
         self._names = Names(reactor)
         self._slots = Slots(WAITING_LIMIT)
         self._proxies = ProxyAddresses(self._resolve_proxy)
@@ -137,12 +137,12 @@ class NodeService(Service):
             connection=SSHConnection,
             limits=limits,
             algorithms=algorithms,
-            on_denied=self._trail.denied,
-            on_refused=self._trail.refused,
+            on_denied=self._audit.denied,
+            on_refused=self._audit.refused,
             shared=self._proxies.__contains__,
         )
         self._shutdown_grace = shutdown_grace
-        self._farewell = Farewell(reactor, lambda: self.factory.present)
+        self._farewell = Drain(reactor, lambda: self.factory.present)
         self._vouching = Vouching(lambda: member.host_id, lambda: member.verifier(HostRole.PROXY))
         self.factory.preface = self._take_preface
         member.on_change(self._member_changed)
@@ -198,7 +198,7 @@ class NodeService(Service):
                     data[:size], *self._member.clock.dates, elapsed=self._reactor.seconds()
                 )
             except ProtocolError as error:
-                self._trail.denied(
+                self._audit.denied(
                     DeniedAttempt("", transport.remote_addr(), "proxy", "proxy", str(error))
                 )
                 if isinstance(error, Misdirected):
@@ -235,7 +235,7 @@ class NodeService(Service):
             self._tunnelled.callback(None)
 
     def _receive(self, grant: Grant, credentials: CertificateCredentials) -> Visitor:
-        visit = Visit(grant, str(uuid.uuid4()), credentials.remote_addr, credentials.local_addr)
+        visit = ConnectionContext(grant, str(uuid.uuid4()), credentials.remote_addr, credentials.local_addr)
         account = self._budget.account(grant.identity.user)
         programs = NodePrograms(self._spawning, visit, account, self._reactor, self._subsystems)
         return Visitor(
@@ -243,7 +243,7 @@ class NodeService(Service):
             visit,
             programs,
             self._tape(visit),
-            self._trail,
+            self._audit,
             UserSockets(self._spawning, grant.login),
             self._gateway,
             self._names,
@@ -251,7 +251,7 @@ class NodeService(Service):
             self._slots,
         )
 
-    def _tape(self, visit: Visit) -> ConnectionTape | None:
+    def _tape(self, visit: ConnectionContext) -> ConnectionTape | None:
         if self._recorder is None or self._member.state.recording.mode is RecordingMode.OFF:
             return None
         host = self._member.identity.host
@@ -325,9 +325,9 @@ class NodeService(Service):
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
-    def hasten(self) -> None:
+    def force(self) -> None:
         """When it stops, or while it does: wait for no session."""
-        self._farewell.hasten()
+        self._farewell.force()
 
     async def _stop(self) -> None:
         if self._starting is not None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 
 from tele.errors import InvalidInput, Unreachable
-from tele.outbound.egress import Kind, Via, from_environment
+from tele.outbound.egress import Kind, EgressProxy, from_environment
 from tele.outbound.happy_eyeballs import dial
 from tele.outbound.proxy_handshakes import ANSWER_LIMIT, ask
 from tele.sockets.tcp import notice_dead_peer
@@ -57,7 +57,7 @@ def _connect(host: str, port: int, seconds: float, environ: Mapping[str, str]) -
     return made
 
 
-def _ask(made: socket.socket, via: Via, host: str, port: int, end: float) -> None:
+def _ask(made: socket.socket, via: EgressProxy, host: str, port: int, end: float) -> None:
     asking = ask(via, host, port, via.login)
     answer = asking.begin()
     try:

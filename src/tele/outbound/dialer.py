@@ -30,9 +30,9 @@ from zope.interface import implementer
 
 from tele.errors import TeleError, Unreachable
 from tele.model.addresses import split_address
-from tele.outbound.egress import Choose, Kind, Login, Via, direct
+from tele.outbound.egress import Choose, Kind, Login, EgressProxy, direct
 from tele.outbound.endpoints import endpoint_of
-from tele.outbound.proxy_handshakes import Asking, ask
+from tele.outbound.proxy_handshakes import ProxyHandshake, ask
 from tele.sockets.direct import DirectReactor, DirectSocket
 from tele.workers import SerialWorker
 
@@ -41,11 +41,11 @@ def dial(
     reactor: Any, address: str, seconds: float, default_port: int = 3080
 ) -> IStreamClientEndpoint:
     """Return an endpoint to ``host:port``, with sockets of ours; it waits for ``seconds``."""
-    return WayOut(reactor).dial(address, seconds, default_port)
+    return Dialer(reactor).dial(address, seconds, default_port)
 
 
 @frozen(eq=False)
-class WayOut:
+class Dialer:
     """How the connections of a host leave: ``choose`` says through what.
 
     ``login`` says who we are to it, and is asked anew for each connection; without it, the
@@ -85,8 +85,8 @@ class WayOut:
 class _Through:
     """Connects to (``host``, ``port``) through ``via``, all within ``seconds``."""
 
-    way: WayOut
-    via: Via
+    way: Dialer
+    via: EgressProxy
     host: str
     port: int
     seconds: float
@@ -169,7 +169,7 @@ class _Waiting(Protocol):
 
     transport: Any
 
-    def __init__(self, via: Via, asking: Asking, factory: IProtocolFactory) -> None:
+    def __init__(self, via: EgressProxy, asking: ProxyHandshake, factory: IProtocolFactory) -> None:
         self.answered: Deferred[IProtocol] = Deferred(lambda _: self._give_up())
         self._via = via
         self._asking = asking

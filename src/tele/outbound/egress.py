@@ -56,7 +56,7 @@ class Login:
 
 
 @frozen
-class Via:
+class EgressProxy:
     """A way out. ``login`` is what its address said, if anything."""
 
     kind: Kind
@@ -70,19 +70,19 @@ class Via:
 
 
 #: Tells the way out of a connection to (host, port); None: there is no need of one.
-Choose = Callable[[str, int], Via | None]
+Choose = Callable[[str, int], EgressProxy | None]
 
 
 def direct(host: str, port: int) -> None:
     """Choose no way out (a :data:`Choose`)."""
 
 
-def always(via: Via) -> Choose:
+def always(via: EgressProxy) -> Choose:
     """Choose ``via`` for every connection."""
     return lambda host, port: via  # noqa: ARG005  (the signature of Choose)
 
 
-def read_via(text: str) -> Via:
+def read_via(text: str) -> EgressProxy:
     """Read ``[kind://][user:password@]host[:port]``. Raises :class:`InvalidInput`."""
     match = _URL.fullmatch(text)
     if match is None:
@@ -106,7 +106,7 @@ def read_via(text: str) -> Via:
             host = str(ip_address(host))
         except ValueError:
             raise InvalidInput(f"{quoted(host)} is no address") from None
-    return Via(kind, host, port, login)
+    return EgressProxy(kind, host, port, login)
 
 
 def make_login(user: str, password: str) -> Login:
@@ -143,7 +143,7 @@ def from_environment(environ: Mapping[str, str]) -> Choose:
     found = via
     near = _read_near(environ.get("no_proxy") or environ.get("NO_PROXY") or "")
 
-    def choose(host: str, port: int) -> Via | None:
+    def choose(host: str, port: int) -> EgressProxy | None:
         name = host.lower().rstrip(".").partition("%")[0]
         if _is_own(name) or any(each.has(name, port) for each in near):
             return None

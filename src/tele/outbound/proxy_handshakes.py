@@ -18,7 +18,7 @@ from ipaddress import ip_address
 from typing import Final, Protocol
 
 from tele.errors import InvalidInput, Unreachable, quoted
-from tele.outbound.egress import Kind, Login, Via
+from tele.outbound.egress import Kind, Login, EgressProxy
 
 ANSWER_LIMIT: Final = 16 * 1024
 
@@ -45,7 +45,7 @@ _REPLIES: Final = {
 }
 
 
-class Asking(Protocol):
+class ProxyHandshake(Protocol):
     """One conversation. ``rest`` is what came after its end."""
 
     done: bool
@@ -58,7 +58,7 @@ class Asking(Protocol):
         """Take what came, return what to send; raises :class:`Unreachable`."""
 
 
-def ask(via: Via, host: str, port: int, login: Login | None) -> Asking:
+def ask(via: EgressProxy, host: str, port: int, login: Login | None) -> ProxyHandshake:
     """Return the conversation that asks ``via`` for a connection to ``host``.
 
     Raises :class:`InvalidInput` for a destination that cannot be named.
@@ -76,7 +76,7 @@ def ask(via: Via, host: str, port: int, login: Login | None) -> Asking:
 class _Connect:
     """HTTP's CONNECT. Whatever an answer says of its length does not matter after a 2xx."""
 
-    def __init__(self, via: Via, host: str, port: int, login: Login | None) -> None:
+    def __init__(self, via: EgressProxy, host: str, port: int, login: Login | None) -> None:
         self.done = False
         self.rest = b""
         self._via = via
@@ -126,7 +126,7 @@ class _Connect:
 class _Socks:
     """SOCKS 5: a greeting, a login if it is asked for, one request."""
 
-    def __init__(self, via: Via, host: str, port: int, login: Login | None) -> None:
+    def __init__(self, via: EgressProxy, host: str, port: int, login: Login | None) -> None:
         self.done = False
         self.rest = b""
         self._via = via

@@ -10,7 +10,7 @@ Invariants of this file:
   bytes do not move the deadline.
 * ``pending`` and ``relays`` are counted apart: strangers cannot end what auth has answered.
 * How often one source begins TLS is bounded, too: a handshake costs more than its bytes.
-* An address is known to be shared by members in the same way as for SSH (``Door.is_home``),
+* An address is known to be shared by members in the same way as for SSH (``ConnectionAdmission.is_home``),
   and has the same larger share.
 """
 
@@ -43,9 +43,9 @@ TLS_PER_SECOND: Final = 50
 
 
 class Gate(Protocol):
-    """What knows members' addresses, and counts who is refused: see :class:`Door`."""
+    """What knows members' addresses, and counts who is refused: see :class:`ConnectionAdmission`."""
 
-    def is_home(self, host: str) -> bool:
+    def is_member_source(self, host: str) -> bool:
         """Whether members of the cluster come from this address."""
 
     def refused(self, host: str, why: str) -> None:
@@ -109,7 +109,7 @@ class Admission:
     def begins_tls(self, slot: Slot) -> bool:
         """Whether a connection may begin TLS now; if not, it is refused and has ended."""
         host = slot.host or ""
-        amount = 1 if self._gate.is_home(host) else self.limits.home_weight
+        amount = 1 if self._gate.is_member_source(host) else self.limits.home_weight
         if self._tls.take(source_network(host), self.clock.seconds(), amount):
             return True
         self._gate.refused(host, "too_many")
@@ -122,7 +122,7 @@ class Admission:
         if host is None:  # whoever may connect to us then is no stranger: it is the balancer
             leaves = places.enter(slot, "", places.total)
         else:
-            weight = self.limits.home_weight if self._gate.is_home(host) else 1
+            weight = self.limits.home_weight if self._gate.is_member_source(host) else 1
             leaves = places.enter(slot, source_network(host), weight)
         if leaves is not None:
             self._gate.refused(leaves.host or "", "too_many")

@@ -27,7 +27,7 @@ from attrs import frozen
 from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, ITransport
 from twisted.internet.protocol import Factory, Protocol
 
-from tele.conch.server.connection_admission import StrangerLog
+from tele.conch.server.connection_admission import RateLimitedLog
 from tele.errors import ProtocolError
 from tele.proxy.admission import Admission, Slot
 from tele.proxy.client_hello import HANDSHAKE, ClientHelloReader
@@ -41,7 +41,7 @@ UNDECIDED_SECONDS: Final = 10.0
 _SSH: Final = b"SSH-"
 
 #: Makes the protocol that takes a TLS connection over, from its address and its place.
-TlsDoor = Callable[[IAddress, Slot], IProtocol | None]
+TlsRoute = Callable[[IAddress, Slot], IProtocol | None]
 
 
 @frozen
@@ -52,8 +52,8 @@ class Doors:
     receive its place, too, and leave it when the connection ends; SSH has its own.
     """
 
-    auth: TlsDoor
-    https: TlsDoor
+    auth: TlsRoute
+    https: TlsRoute
     ssh: Callable[[IAddress], IProtocol | None]
 
 
@@ -192,7 +192,7 @@ class Demultiplexer(Factory):
         self.doors = doors
         self.admission = admission
         self.proxy_protocol = proxy_protocol
-        self.lines = StrangerLog(admission.clock)
+        self.lines = RateLimitedLog(admission.clock)
 
     def buildProtocol(self, addr: IAddress | None) -> Undecided | None:
         """Take a connection; if there are too many, one that is undecided for longer ends.

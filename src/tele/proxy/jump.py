@@ -44,7 +44,7 @@ from tele.model.identity import UserIdentity
 from tele.model.presence import Host
 from tele.proxy.user_limits import People
 from tele.rbac.policy import Policy
-from tele.routing.dialer import Ways
+from tele.routing.dialer import NodeDialer
 from tele.routing.index import NodeIndex, check_online
 from tele.tunnel.acceptor import Tunnels
 
@@ -83,7 +83,7 @@ class Jump:
         policy: Callable[[], Policy],
         index: NodeIndex,
         tunnels: Tunnels,
-        ways: Ways,
+        ways: NodeDialer,
         denied: Denied,
         ended: Callable[[Visitor, access.Denied], None],
         people: People,
@@ -171,13 +171,13 @@ class Jump:
             raise
 
     def open(self, visitor: Visitor, host: Host, **near: Any) -> Deferred[Channel]:
-        """Open a way for a channel of the visitor's; see :meth:`Ways.open`."""
+        """Open a way for a channel of the visitor's; see :meth:`NodeDialer.open`."""
         return self._begin(
             visitor, host, lambda: self._ways.open(host, visitor.remote_addr, **near)
         )
 
     def connect(self, visitor: Visitor, host: Host) -> Deferred[StreamEnd]:
-        """Open a way to ``host``; see :meth:`Ways.connect`."""
+        """Open a way to ``host``; see :meth:`NodeDialer.connect`."""
         return self._begin(visitor, host, lambda: self._ways.connect(host, visitor.remote_addr))
 
     def _begin(

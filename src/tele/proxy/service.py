@@ -20,7 +20,7 @@ from tele.audit.lines import log_event
 from tele.conch.client.transport import MemberVerifier
 from tele.conch.server.connection_admission import Refused, denied_ration
 from tele.conch.server.credentials import DeniedAttempt, Trust, make_portal
-from tele.conch.server.drain import Farewell, has_channels
+from tele.conch.server.drain import Drain, has_channels
 from tele.conch.server.factory import ServerAlgorithms, SSHServerFactory
 from tele.conch.server.transport import SSHServerTransport
 from tele.conch.transport.exchange import HostKeys
@@ -36,7 +36,7 @@ from tele.model.api.members import HostChanges, Proxy, WatchHosts
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostIdentity, HostRole
 from tele.model.revocation import HostRevocation
-from tele.outbound.dialer import WayOut
+from tele.outbound.dialer import Dialer
 from tele.outbound.name_lookup import Names
 from tele.proxy.admission import Admission, limits_for
 from tele.proxy.auth_reach import AuthReach
@@ -44,9 +44,9 @@ from tele.proxy.demultiplexer import Demultiplexer, Doors
 from tele.proxy.jump import DENIED_BURST, DENIED_PER_SECOND, Jump
 from tele.proxy.jump import Visitor as JumpVisitor
 from tele.proxy.realm import ProxyRealm
-from tele.proxy.tls_routes import Pages, Relay, https_door
+from tele.proxy.tls_routes import Pages, Relay, https_route
 from tele.proxy.user_limits import People, person_limits
-from tele.routing.dialer import Ways
+from tele.routing.dialer import NodeDialer
 from tele.routing.index import NodeIndex
 from tele.routing.known_nodes import KnownNodes
 from tele.routing.peers import CONNECT_SECONDS, PeerAvatar, Peers
@@ -103,7 +103,7 @@ class ProxyService(Service):
         auth: tuple[str, ...],
         limits: Limits | None = None,
         algorithms: ServerAlgorithms | None = None,
-        out: WayOut | None = None,
+        out: Dialer | None = None,
         shutdown_grace: float = 0.0,
         proxy_protocol: bool = False,
         https: IOpenSSLServerConnectionCreator | None = None,
@@ -111,7 +111,7 @@ class ProxyService(Service):
         self.ready: Deferred[int] = Deferred()
         self.port: int | None = None
         self._reactor = reactor
-        self._out = out or WayOut(reactor)
+        self._out = out or Dialer(reactor)
         self._proxy_protocol = proxy_protocol
         self._https = https
         self._member = member
@@ -120,7 +120,7 @@ class ProxyService(Service):
         self._limits = limits
         self._algorithms = algorithms
         self._shutdown_grace = shutdown_grace
-        self._farewell = Farewell(reactor, self._present, _is_visitor)
+        self._farewell = Drain(reactor, self._present, _is_visitor)
         self._ration = denied_ration()
         self._visitors_ration = Ration(
             Allowance(VISITORS_DENIED_BURST, VISITORS_DENIED_PER_SECOND),
@@ -147,9 +147,9 @@ class ProxyService(Service):
         super().startService()
         Deferred.fromCoroutine(self._start()).addCallbacks(self.ready.callback, self.ready.errback)
 
-    def hasten(self) -> None:
+    def force(self) -> None:
         """When it stops, or while it does: wait for no visitor."""
-        self._farewell.hasten()
+        self._farewell.force()
 
     def _present(self) -> Collection[SSHServerTransport]:
         return () if self._ssh is None else self._ssh.present
@@ -203,7 +203,7 @@ class ProxyService(Service):
         self._peers = Peers(
             self._reactor, member.client_identity, self._proxies_verifier, dial_proxy
         )
-        ways = self._ways = Ways(
+        ways = self._ways = NodeDialer(
             self._reactor, tunnels, self._peers, self._other_proxies, self._vouch, dial_node
         )
         jump = self._jump = Jump(
@@ -263,11 +263,11 @@ class ProxyService(Service):
             auth=lambda client, slot: Relay(
                 self._auth_endpoint(), slot, self._reactor, self._word_for(client), reach.reached
             ),
-            https=https_door(tls, pages, self._reactor),
+            https=https_route(tls, pages, self._reactor),
             ssh=ssh.buildProtocol,
         )
         host, port = self._listen_at
-        admission = Admission(self._reactor, ssh.door, limits_for(ssh.limits, descriptors()))
+        admission = Admission(self._reactor, ssh.admission, limits_for(ssh.limits, descriptors()))
         door = Demultiplexer(doors, admission, proxy_protocol=self._proxy_protocol)
         try:
             self._listening = listen(self._reactor, port, door, host)

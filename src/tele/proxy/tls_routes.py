@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from tele._version import VERSION
 from tele.https.channel import ApiFactory, ApiRequest, Limits, TlsFactory
 from tele.proxy.admission import Slot
-from tele.proxy.demultiplexer import TlsDoor
+from tele.proxy.demultiplexer import TlsRoute
 from tele.proxy.tls_records import Handshake
 
 #: From the connection on until auth has answered the end of the client's handshake.
@@ -229,7 +229,7 @@ class _PagesConnection(TLSMemoryBIOProtocol):
         super().connectionLost(reason)
 
 
-def https_door(tls: Any, pages: Pages, clock: Any) -> TlsDoor:
+def https_route(tls: Any, pages: Pages, clock: Any) -> TlsRoute:
     """Return the door to ``pages`` behind TLS that ends here."""
     factory: Any = TlsFactory(tls, False, pages.factory, clock=clock)
     factory.protocol = _PagesConnection

@@ -49,7 +49,7 @@ Open = Callable[[Any, Visitor, str], Deferred[Any]]
 Dial = Callable[[str, str], IStreamClientEndpoint]
 
 
-class Ways:
+class NodeDialer:
     """Opens ways to nodes.
 
     :param proxies: the other proxies that live, as they are known now.

@@ -38,7 +38,7 @@ _ROOM_SIZE: Final = DATA_HEADER_SIZE + MAX_DATA + PADDING_SIZE
 PLAIN: Final = tuple(memoryview(bytearray(_ROOM_SIZE)) for _ in range(BATCH))
 
 #: Where a pump reads plaintext into: one read fills many packets.
-DATA_ROOMS: Final = tuple(room[DATA_HEADER_SIZE : DATA_HEADER_SIZE + MAX_DATA] for room in PLAIN)
+DATA_BUFFERS: Final = tuple(room[DATA_HEADER_SIZE : DATA_HEADER_SIZE + MAX_DATA] for room in PLAIN)
 
 #: The same, for data that are copied instead of read: a pump may be using PLAIN.
 COPIED: Final = memoryview(bytearray(_ROOM_SIZE))

@@ -90,17 +90,17 @@ def make(options: Options, parts: Sequence[str]) -> IService:
         sys.exit(error.exit_code)
     service.ready.addErrback(_give_up, reactor)
     any_reactor: Any = reactor
-    any_reactor.addSystemEventTrigger("before", "shutdown", _hasten_when_told_again, service)
+    any_reactor.addSystemEventTrigger("before", "shutdown", _force_when_told_again, service)
     return service
 
 
-def _hasten_when_told_again(service: ClusterService) -> None:
+def _force_when_told_again(service: ClusterService) -> None:
     """While sessions have time to end, a second signal ends them."""
     from twisted.internet import reactor
 
     any_reactor: Any = reactor
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: any_reactor.callFromThread(service.hasten))
+        signal.signal(number, lambda *_: any_reactor.callFromThread(service.force))
 
 
 def _give_up(failure: Failure, reactor: Any) -> None:

@@ -5,49 +5,49 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 
 from tele.admission.limits import Limits
-from tele.admission.member_sources import HOME_SECONDS, Homes
+from tele.admission.member_sources import MEMBER_SOURCE_SECONDS, MemberSources
 from tele.admission.penalties import Fault
-from tele.conch.server.connection_admission import Door, Refused
+from tele.conch.server.connection_admission import ConnectionAdmission, Refused
 
 NAT = "192.0.2.1"
 
 
 def test_a_home_is_forgotten_after_a_day() -> None:
     """A day after the last login of a member an address is a stranger's again."""
-    homes = Homes()
-    assert not homes.has(NAT, 0)
-    homes.note(NAT, 0)
-    homes.note(NAT, 100)
-    assert homes.has(NAT, HOME_SECONDS)
-    assert not homes.has("192.0.2.2", 0)
-    assert not homes.has(NAT, HOME_SECONDS + 100)
-    assert len(homes) == 0
+    member_sources = MemberSources()
+    assert not member_sources.has(NAT, 0)
+    member_sources.note(NAT, 0)
+    member_sources.note(NAT, 100)
+    assert member_sources.has(NAT, MEMBER_SOURCE_SECONDS)
+    assert not member_sources.has("192.0.2.2", 0)
+    assert not member_sources.has(NAT, MEMBER_SOURCE_SECONDS + 100)
+    assert len(member_sources) == 0
 
 
 def test_memory_is_bounded() -> None:
     """Of too many homes the one that was used longest ago goes."""
-    homes = Homes(most=2)
+    member_sources = MemberSources(most=2)
     for at, host in enumerate(("192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.3")):
-        homes.note(host, at)
-    assert len(homes) == 2
-    assert homes.has("192.0.2.1", 4)
-    assert homes.has("192.0.2.3", 4)
-    assert not homes.has("192.0.2.2", 4)
+        member_sources.note(host, at)
+    assert len(member_sources) == 2
+    assert member_sources.has("192.0.2.1", 4)
+    assert member_sources.has("192.0.2.3", 4)
+    assert not member_sources.has("192.0.2.2", 4)
 
 
 def test_homes_of_ipv6_are_networks() -> None:
     """Members of one /64 are at one home, as strangers of it share a place."""
-    homes = Homes()
-    homes.note("2001:db8::1", 0)
-    assert homes.has("2001:db8::2", 0)
-    assert not homes.has("2001:db8:0:1::1", 0)
+    member_sources = MemberSources()
+    member_sources.note("2001:db8::1", 0)
+    assert member_sources.has("2001:db8::2", 0)
+    assert not member_sources.has("2001:db8:0:1::1", 0)
 
 
-def make_door(per_source: int = 20, per_home: int = 50) -> tuple[Clock, Door]:
+def make_door(per_source: int = 20, per_home: int = 50) -> tuple[Clock, ConnectionAdmission]:
     """A door that refuses nobody by chance."""
     heard: list[Refused] = []
     clock = Clock()
-    door = Door(
+    door = ConnectionAdmission(
         clock,
         Limits(startups=(100, 0, 100), startups_per_source=per_source, startups_per_home=per_home),
         lambda: 0.99,
@@ -85,7 +85,7 @@ def test_a_bad_node_does_not_shut_out_its_neighbours() -> None:
     assert door.enter(NAT) is not None
     door.blame("192.0.2.2", Fault.CRASH)
     assert door.enter("192.0.2.2") is None
-    clock.advance(HOME_SECONDS)
+    clock.advance(MEMBER_SOURCE_SECONDS)
     door.blame(NAT, Fault.CRASH)
     assert door.enter(NAT) is None
     door.close()

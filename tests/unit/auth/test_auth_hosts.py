@@ -12,7 +12,7 @@ import pytest
 from auth_world import HOST_ID, OTHER_ID, PROXY_ID, World, result
 from tele.auth.members import NAMES, REJOIN_LIMIT
 from tele.auth.presence import RETURN_TIME, Hosts
-from tele.auth.repository import Shelf
+from tele.auth.repository import Repository
 from tele.certs.certificate import parse_certificate
 from tele.certs.issue import HOST_LIFETIME
 from tele.certs.keys import PrivateKey, parse_line
@@ -209,11 +209,11 @@ def test_a_removed_or_locked_host_does_not_come_back_by_its_key(world: World) ->
     key = world.joined[HOST_ID][1]
     lock = Lock(Metadata("stolen"), LockSpec(LockTarget(host_id=HOST_ID)))
     put = world.backend.commit
-    shelf = Shelf(world.backend, "/locks/", Lock)
-    result(put(shelf.put("stolen", lock)))
+    repository = Repository(world.backend, "/locks/", Lock)
+    result(put(repository.put("stolen", lock)))
     with pytest.raises(AccessDenied, match="locked by stolen"):
         rejoin(world, key)
-    result(put(shelf.delete("stolen")))
+    result(put(repository.delete("stolen")))
     rejoin(world, key, keys=members.PublicKeys(key.public.line, TlsKey.generate().public_pem))
     world.do(table.DELETE_HOST, members.ById(HOST_ID))
     with pytest.raises(AccessDenied, match="no member"):

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from auth_world import HOST_ID, Tape, World, result
 from tele.auth.recording_search import INDEX, LOOKED_AT, OF_USER, heard, stamp_of
 from tele.auth.recordings import ROWS, SESSIONS, SESSIONS_OF
-from tele.auth.repository import STEP, Shelf
+from tele.auth.repository import STEP, Repository
 from tele.errors import AccessDenied, InvalidInput
 from tele.interfaces import Item, Put
 from tele.loop import now
@@ -201,14 +201,14 @@ def test_running_sessions_are_read_once(
         tapes.append(Tape(world))
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tapes[0].host)
     read: list[str] = []
-    shelf: Any = world.parts.recordings._sessions
-    original = shelf.read
+    repository: Any = world.parts.recordings._sessions
+    original = repository.read
 
     def noted(item: Item) -> Any:
         read.append(item.key)
         return original(item)
 
-    monkeypatch.setattr(shelf, "read", noted)
+    monkeypatch.setattr(repository, "read", noted)
     first = world.do(table.LIST_SESSIONS, users.Paged(2))
     assert [session.id for session in first.items] == [tape.id for tape in tapes[:2]]
     assert len(read) == 6
@@ -252,16 +252,16 @@ def test_a_long_page_is_read_in_steps(world: World, counted: Counting) -> None:
     """A page of a thousand is several reads, so that others have their turns in between; all of
     a kind, for a decision about them, are one.
     """
-    shelf = Shelf(counted, "/things/", users.Paged)
+    repository = Repository(counted, "/things/", users.Paged)
     for number in range(2 * STEP + 50):
-        result(counted.commit(shelf.put(f"{number:04d}", users.Paged(number + 1))))
+        result(counted.commit(repository.put(f"{number:04d}", users.Paged(number + 1))))
     counted.calls = 0
-    names = [kept.name for kept in result(shelf.list(2 * STEP + 10))]
+    names = [kept.name for kept in result(repository.list(2 * STEP + 10))]
     assert names == [f"{number:04d}" for number in range(2 * STEP + 10)]
     assert counted.calls == 3
-    assert [kept.name for kept in result(shelf.list(STEP + 5, "0300", True))] == [
+    assert [kept.name for kept in result(repository.list(STEP + 5, "0300", True))] == [
         f"{number:04d}" for number in range(299, 299 - STEP - 5, -1)
     ]
     counted.calls = 0
-    assert len(result(shelf.list())) == 2 * STEP + 50
+    assert len(result(repository.list())) == 2 * STEP + 50
     assert counted.calls == 1

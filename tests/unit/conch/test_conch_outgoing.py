@@ -8,7 +8,7 @@ import pytest
 from attrs import Factory, define
 
 from tele.conch.transport.outgoing import DESK, Outgoing
-from tele.sockets.buffers import BATCH, DATA_ROOMS, MAX_DATA, MAX_PACKET, PADDING
+from tele.sockets.buffers import BATCH, DATA_BUFFERS, MAX_DATA, MAX_PACKET, PADDING
 from tele.wire import numbers as n
 from tele.wire.ciphers import Secrets
 from tele.wire.packets import Opener, PlainSealer, Sealer
@@ -105,7 +105,7 @@ def test_sealed_data_leave_with_flush() -> None:
     """A pump's packets leave in one send, in order with other messages."""
     out, link = outgoing()
     for word in (b"first", b"second"):
-        DATA_ROOMS[0][: len(word)] = word
+        DATA_BUFFERS[0][: len(word)] = word
         out.seal_data(1, len(word), None)
     assert not link.sent
     out.send(80, b"after")
@@ -149,7 +149,7 @@ def test_a_connection_inside_another() -> None:
     inner_link.then = lambda data: outer.send_data(9, data, None)
     DESK.gather()
     inner.send(80, b"inside")
-    DATA_ROOMS[0][:4] = b"pump"
+    DATA_BUFFERS[0][:4] = b"pump"
     third.seal_data(1, 4, None)
     inner.send(81, b"again")
     DESK.deliver()

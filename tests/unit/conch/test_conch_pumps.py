@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IReadDescriptor
 from zope.interface.verify import verifyObject
 
 from tele.conch.connection.pumps import Pump, move
-from tele.sockets.buffers import BATCH, DATA_ROOMS, MAX_DATA
+from tele.sockets.buffers import BATCH, DATA_BUFFERS, MAX_DATA
 
 
 class Wire:
@@ -25,7 +25,7 @@ class Wire:
         return True
 
     def seal_data(self, channel: int, length: int, code: int | None, room: int) -> None:
-        self.sealed.append(bytes(DATA_ROOMS[room][:length]))
+        self.sealed.append(bytes(DATA_BUFFERS[room][:length]))
 
     def flush(self) -> None:
         self.flushed += 1

@@ -16,9 +16,9 @@ from tele.admission.reports import Allowance, Allowances, Ration
 from tele.conch.server.connection_admission import (
     REPORT_SECONDS,
     SOURCES_LIMIT,
-    Door,
+    ConnectionAdmission,
     Refused,
-    StrangerLog,
+    RateLimitedLog,
 )
 
 
@@ -36,8 +36,8 @@ def lines() -> Iterator[list[str]]:
     globalLogPublisher.removeObserver(observe)
 
 
-def make_door(clock: Clock, heard: list[Refused], shared: str = "", **limits: Any) -> Door:
-    return Door(clock, Limits(**limits), lambda: 0.5, lambda host: host == shared, heard.append)
+def make_door(clock: Clock, heard: list[Refused], shared: str = "", **limits: Any) -> ConnectionAdmission:
+    return ConnectionAdmission(clock, Limits(**limits), lambda: 0.5, lambda host: host == shared, heard.append)
 
 
 def test_allowance() -> None:
@@ -90,7 +90,7 @@ def test_allowances_are_bounded() -> None:
 def test_lines_about_strangers_are_rationed(lines: list[str]) -> None:
     """Ten thousand lines in a second are fifty, ten of a source, and one that counts the others."""
     clock = Clock()
-    log = StrangerLog(clock)
+    log = RateLimitedLog(clock)
     for number in range(100):
         log.of("192.0.2.200").info("a stranger {number}", number=number)
     assert len(lines) == 10

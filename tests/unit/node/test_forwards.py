@@ -22,7 +22,7 @@ from tele.model.identity import UserIdentity
 from tele.node.forward_record import ACCEPTED_BURST, ForwardRecords
 from tele.node.forwards import Forwards
 from tele.node.ports import LOOPBACK, addresses_for
-from tele.node.programs import Visit
+from tele.node.programs import ConnectionContext
 from tele.node.user_sockets import UserListener, UserSockets
 from tele.outbound.name_lookup import Names
 
@@ -37,7 +37,7 @@ class Heard:
 
     events: list[tuple[str, dict[str, Any]]] = Factory(list)
 
-    def happened(self, name: str, visit: Visit, **fields: Any) -> None:
+    def emit(self, name: str, visit: ConnectionContext, **fields: Any) -> None:
         self.events.append((name, fields))
 
 
@@ -60,9 +60,9 @@ def forwards(
     """Forwards whose sockets cannot be made: whoever gets there fails the test."""
     identity = UserIdentity("alice", "c", LATER)
     grant = Grant(identity, login="alice", roles=("access",), expires=LATER, **options)
-    visit = Visit(grant, "session-1", ("192.0.2.7", 50000), ("192.0.2.1", 3022))
-    trail: Any = heard
-    records = ForwardRecords(Clock(), visit, trail, None)
+    visit = ConnectionContext(grant, "session-1", ("192.0.2.7", 50000), ("192.0.2.1", 3022))
+    audit: Any = heard
+    records = ForwardRecords(Clock(), visit, audit, None)
     nobody: Any = None
     sockets = UserSockets(nobody, "alice")
     names = Names(Clock())
@@ -183,8 +183,8 @@ def test_strangers_do_not_fill_the_audit() -> None:
     heard = Heard()
     clock = Clock()
     grant = Grant(UserIdentity("alice", "c", LATER), login="a", roles=(), expires=LATER)
-    trail: Any = heard
-    records = ForwardRecords(clock, Visit(grant, "s", ("h", 1), ("h", 2)), trail, None)
+    audit: Any = heard
+    records = ForwardRecords(clock, ConnectionContext(grant, "s", ("h", 1), ("h", 2)), audit, None)
     for number in range(10_000):
         record = records.begin("forwarded-tcpip", accepted=True, bound="127.0.0.1:1")
         record.opened(number)

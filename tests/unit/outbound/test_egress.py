@@ -5,23 +5,23 @@ from __future__ import annotations
 import pytest
 
 from tele.errors import InvalidInput
-from tele.outbound.egress import Kind, Login, Via, from_environment, read_login, read_via
+from tele.outbound.egress import Kind, Login, EgressProxy, from_environment, read_login, read_via
 
 
 @pytest.mark.parametrize(
     ("text", "via"),
     [
-        ("http://proxy:3128", Via(Kind.HTTP, "proxy", 3128)),
-        ("proxy.example.com:8080", Via(Kind.HTTP, "proxy.example.com", 8080)),
-        ("HTTP://proxy/", Via(Kind.HTTP, "proxy", 80)),
-        ("https://proxy", Via(Kind.HTTPS, "proxy", 443)),
-        ("socks5://10.0.0.1", Via(Kind.SOCKS5, "10.0.0.1", 1080)),
-        ("socks5h://[fd00::1]:99", Via(Kind.SOCKS5, "fd00::1", 99)),
-        ("http://a:b%40%3A@p:1", Via(Kind.HTTP, "p", 1, Login("a", "b@:"))),
-        ("http://a:b@c@p:1", Via(Kind.HTTP, "p", 1, Login("a", "b@c"))),
+        ("http://proxy:3128", EgressProxy(Kind.HTTP, "proxy", 3128)),
+        ("proxy.example.com:8080", EgressProxy(Kind.HTTP, "proxy.example.com", 8080)),
+        ("HTTP://proxy/", EgressProxy(Kind.HTTP, "proxy", 80)),
+        ("https://proxy", EgressProxy(Kind.HTTPS, "proxy", 443)),
+        ("socks5://10.0.0.1", EgressProxy(Kind.SOCKS5, "10.0.0.1", 1080)),
+        ("socks5h://[fd00::1]:99", EgressProxy(Kind.SOCKS5, "fd00::1", 99)),
+        ("http://a:b%40%3A@p:1", EgressProxy(Kind.HTTP, "p", 1, Login("a", "b@:"))),
+        ("http://a:b@c@p:1", EgressProxy(Kind.HTTP, "p", 1, Login("a", "b@c"))),
     ],
 )
-def test_an_address_is_read(text: str, via: Via) -> None:
+def test_an_address_is_read(text: str, via: EgressProxy) -> None:
     """Scheme, port and login may be left out; what is in the login is decoded."""
     assert read_via(text) == via
 

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from tele.errors import InvalidInput, Unreachable
 from tele.outbound.egress import Login, read_via
-from tele.outbound.proxy_handshakes import ANSWER_LIMIT, Asking, ask
+from tele.outbound.proxy_handshakes import ANSWER_LIMIT, ProxyHandshake, ask
 
 HTTP = read_via("http://gate:3128")
 SOCKS = read_via("socks5://gate:1080")
 LOGIN = Login("user", "sécret")
 
 
-def hear(asking: Asking, said: bytes, step: int = 1000) -> bytes:
+def hear(asking: ProxyHandshake, said: bytes, step: int = 1000) -> bytes:
     """Give ``said`` in pieces; return what was answered."""
     return b"".join(asking.receive(said[i : i + step]) for i in range(0, len(said), step))
 

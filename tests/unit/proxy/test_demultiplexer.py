@@ -39,7 +39,7 @@ class Taken(Protocol):
     """Takes a connection over and remembers what it was given."""
 
     def __init__(self, door: str) -> None:
-        self.door = door
+        self.admission = door
         self.received = b""
 
     def dataReceived(self, data: bytes) -> None:
@@ -78,7 +78,7 @@ class Scene:
         self.visitors: list[IAddress] = []
         self.slots: list[Slot] = []
         self.turned_away: list[str] = []
-        self.homes: set[str] = set()
+        self.member_sources: set[str] = set()
 
         def door(name: str) -> Callable[..., Protocol | None]:
             def made(address: IAddress, slot: Slot | None = None) -> Protocol | None:
@@ -98,8 +98,8 @@ class Scene:
             proxy_protocol=proxy_protocol,
         )
 
-    def is_home(self, host: str) -> bool:
-        return host in self.homes
+    def is_member_source(self, host: str) -> bool:
+        return host in self.member_sources
 
     def refused(self, host: str, why: str) -> None:
         self.turned_away.append(host)
@@ -149,7 +149,7 @@ def test_first_bytes_choose_the_door(data: bytes, door: str, step: int) -> None:
         transport.feed(data[at : at + step])
     taken = transport.protocol
     assert isinstance(taken, Taken)
-    assert (taken.door, taken.received) == (door, data)
+    assert (taken.admission, taken.received) == (door, data)
     assert scene.undecided == 0
     assert not scene.clock.getDelayedCalls()
 
@@ -160,7 +160,7 @@ def test_silence_is_ssh() -> None:
     transport = scene.connect()
     scene.clock.advance(SILENCE_SECONDS)
     assert isinstance(transport.protocol, Taken)
-    assert transport.protocol.door == "ssh"
+    assert transport.protocol.admission == "ssh"
     assert not scene.clock.getDelayedCalls()
 
 
@@ -241,7 +241,7 @@ def test_a_source_begins_tls_so_often() -> None:
     assert scene.turned_away == ["192.0.2.7"] * 5
     scene.clock.advance(1)
     assert [begins("192.0.2.7") for _ in range(TLS_PER_SECOND + 1)].count(True) == TLS_PER_SECOND
-    scene.homes.add("192.0.2.9")
+    scene.member_sources.add("192.0.2.9")
     assert all(begins("192.0.2.9") for _ in range(4 * TLS_BURST))
     assert not begins("192.0.2.9")
 
@@ -300,7 +300,7 @@ def test_a_header_says_who_visits(data: bytes, door: str, step: int) -> None:
         transport.feed((HEADER + data)[at : at + step])
     taken = transport.protocol
     assert isinstance(taken, Taken)
-    assert (taken.door, taken.received) == (door, data)
+    assert (taken.admission, taken.received) == (door, data)
     assert (scene.visitors, transport.peer) == ([CLIENT], CLIENT)
     assert not scene.clock.getDelayedCalls()
 
@@ -322,7 +322,7 @@ def test_silence_after_a_header_is_ssh() -> None:
     assert isinstance(transport.protocol, Undecided)
     scene.clock.advance(SILENCE_SECONDS)
     assert isinstance(transport.protocol, Taken)
-    assert (transport.protocol.door, scene.visitors) == ("ssh", [CLIENT])
+    assert (transport.protocol.admission, scene.visitors) == ("ssh", [CLIENT])
     assert not scene.clock.getDelayedCalls()
 
 

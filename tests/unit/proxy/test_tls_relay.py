@@ -69,7 +69,7 @@ class Port:
     """The admission of a proxy's port, with a fake clock."""
 
     limits: AdmissionLimits = field(factory=AdmissionLimits)
-    homes: set[str] = field(factory=set)
+    member_sources: set[str] = field(factory=set)
     turned_away: list[str] = field(factory=list)
     clock: Clock = field(factory=Clock)
     admission: Admission = field(init=False)
@@ -77,8 +77,8 @@ class Port:
     def __attrs_post_init__(self) -> None:
         self.admission = Admission(self.clock, self, self.limits)
 
-    def is_home(self, host: str) -> bool:
-        return host in self.homes
+    def is_member_source(self, host: str) -> bool:
+        return host in self.member_sources
 
     def refused(self, host: str, why: str) -> None:
         self.turned_away.append(host)
@@ -217,7 +217,7 @@ def test_a_full_proxy_takes_from_the_fullest_source() -> None:
 
 def test_a_fleet_behind_one_address_has_a_larger_share() -> None:
     """Where members come from, four times as many connect at once; a neighbour has one share."""
-    port = Port(AdmissionLimits(pending=100, pending_per_source=5), homes={"192.0.2.7"})
+    port = Port(AdmissionLimits(pending=100, pending_per_source=5), member_sources={"192.0.2.7"})
     fleet = [port.relay("192.0.2.7")[0] for _ in range(20)]
     assert not any(each.aborted for each in fleet)
     strangers = [port.relay("192.0.2.8")[0] for _ in range(6)]

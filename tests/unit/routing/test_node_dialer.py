@@ -19,7 +19,7 @@ from tele.model.identity import HostIdentity, HostRole
 from tele.model.presence import Host, Mode, Status
 from tele.proxy.jump import read_target
 from tele.routing import dialer as ways_module
-from tele.routing.dialer import IMPATIENT, Ways
+from tele.routing.dialer import IMPATIENT, NodeDialer
 from tele.tunnel.acceptor import (
     CONNECTIONS_LIMIT,
     STREAMS_BURST,
@@ -92,7 +92,7 @@ class World:
 
         tunnels = Tunnels(self.clock, lambda: None, lambda old, new: None)
         peers: Any = None
-        self.ways = Ways(self.clock, tunnels, peers, lambda: (), lambda _: VOUCHED, dial)
+        self.ways = NodeDialer(self.clock, tunnels, peers, lambda: (), lambda _: VOUCHED, dial)
 
     def visit(self, host: Host = HOST) -> tuple[Deferred[StreamEnd], list[Any]]:
         ended: list[Any] = []

@@ -54,7 +54,7 @@ ONE_GO: Final = 600.0
 MISSING_SHOWN: Final = 100
 
 
-class Evidence:
+class RecordingOperations:
     """Operations about sessions, recordings and events."""
 
     def __init__(

@@ -22,7 +22,7 @@ from zope.interface import implementer
 
 from tele.conch.connection.backlog import Backlog
 from tele.loop import make_logger
-from tele.sockets.buffers import BATCH, DATA_ROOMS, MAX_DATA
+from tele.sockets.buffers import BATCH, DATA_BUFFERS, MAX_DATA
 
 if TYPE_CHECKING:
     from tele.conch.connection.channel import Channel
@@ -59,7 +59,7 @@ def move(channel: Channel, read: Read, code: int | None = None, hear: Hear | Non
     while left > 0:
         size = min(left, most)
         if hear is not None:
-            hear(DATA_ROOMS[room][:size])
+            hear(DATA_BUFFERS[room][:size])
         transport.seal_data(number, size, code, room)
         left -= size
         room += 1
@@ -70,9 +70,9 @@ def move(channel: Channel, read: Read, code: int | None = None, hear: Hear | Non
 def _rooms(most: int, window: int) -> Rooms:
     """Return room for a batch of packets of ``most`` bytes, as far as ``window`` allows."""
     if most == MAX_DATA and window >= BATCH * MAX_DATA:
-        return DATA_ROOMS
+        return DATA_BUFFERS
     rooms = []
-    for room in DATA_ROOMS:
+    for room in DATA_BUFFERS:
         if window <= 0:
             break
         rooms.append(room[: min(most, window)])

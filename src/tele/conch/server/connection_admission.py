@@ -21,7 +21,7 @@ from attrs import frozen
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from tele.admission.limits import Limits, Startups
-from tele.admission.member_sources import Homes
+from tele.admission.member_sources import MemberSources
 from tele.admission.penalties import Fault, Penalties
 from tele.admission.reports import Allowance, Allowances, Ration
 from tele.admission.waiting_list import WaitingList
@@ -82,7 +82,7 @@ def denied_ration() -> Ration:
     return Ration(Allowance(DENIED_BURST, DENIED_PER_SECOND), each)
 
 
-class StrangerLog:
+class RateLimitedLog:
     """The log, as far as strangers can write to it. Formats are constants of the source.
 
     Each source has a share of it: one that makes itself heard all the time hides no other.
@@ -111,7 +111,7 @@ class StrangerLog:
 class _LinesOf:
     """Lines about strangers from ``_host``."""
 
-    _log: StrangerLog
+    _log: RateLimitedLog
     _host: str
 
     def info(self, text: str, /, **fields: object) -> None:
@@ -119,7 +119,7 @@ class _LinesOf:
         self._log.write(self._host, text, **fields)
 
 
-class Door:
+class ConnectionAdmission:
     """The door of one listening server. ``draw`` returns a random number in [0, 1)."""
 
     def __init__(
@@ -130,13 +130,13 @@ class Door:
         shared: Callable[[str], bool],
         on_refused: Callable[[Refused], None],
     ) -> None:
-        self.lines = StrangerLog(clock)
+        self.lines = RateLimitedLog(clock)
         self.startups = Startups(limits, draw)
         #: Those whom a proxy of the cluster brought: they keep no strangers out, nor strangers
         #: them; only when their places are all taken has one to go.
         self.vouched = Startups(limits, lambda: 1.0)
         self.penalties = Penalties(limits.penalties)
-        self.homes = Homes()
+        self.member_sources = MemberSources()
         #: Ends a connection that has not logged in, so that one of these places is free; whether it
         #: did.
         self.make_room: Callable[[Startups], bool] = lambda _: False
@@ -155,7 +155,7 @@ class Door:
 
     def enter(self, host: str) -> str | None:
         """Take in a connection from ``host``; None if it is refused. See :class:`Startups`."""
-        home = self.is_home(host)
+        home = self.is_member_source(host)
         fault = None if home else self.penalties.refuses(host, self._clock.seconds())
         if fault is not None:
             self.refused(host, fault.value)
@@ -178,7 +178,7 @@ class Door:
         of its source has a place, whose end would call it.
         """
         vouched = waiting is self.vouched_waiting
-        startups, home = self._startups_of(waiting), vouched or self.is_home(host)
+        startups, home = self._startups_of(waiting), vouched or self.is_member_source(host)
         place = self._take_place(startups, host, home)
         source = source_network(host)
         refuses_next = startups.may_refuse(source, home)
@@ -197,7 +197,7 @@ class Door:
         """Whether a connection from ``host`` waits: its source has places, and no more of them now;
         and nothing is held against it.
         """
-        home = self.is_home(host)
+        home = self.is_member_source(host)
         if not home and self.penalties.refuses(host, self._clock.seconds()) is not None:
             return False
         return self._is_crowded(self.startups, self.waiting, host, home)
@@ -216,7 +216,7 @@ class Door:
 
     def why(self, host: str) -> str:
         """Say in words for a client why it was refused."""
-        if not self.is_home(host) and self.penalties.refuses(host, self._clock.seconds()):
+        if not self.is_member_source(host) and self.penalties.refuses(host, self._clock.seconds()):
             return "too many attempts to log in failed from your address; try again later"
         return "too many connections have not logged in yet; try again"
 
@@ -254,20 +254,20 @@ class Door:
 
     def member_entered(self, host: str) -> None:
         """A member of the cluster has logged in from ``host``."""
-        self.homes.note(host, self._clock.seconds())
+        self.member_sources.note(host, self._clock.seconds())
 
     def blame(self, host: str, fault: Fault) -> None:
         """Hold a connection that did not log in against where it came from."""
-        if self.is_home(host):
+        if self.is_member_source(host):
             return
         if self.penalties.blame(host, fault, self._clock.seconds()):
             self.lines.of(host).info(
                 "{host!r} is shut out for a while: {fault}", host=host, fault=fault.value
             )
 
-    def is_home(self, host: str) -> bool:
+    def is_member_source(self, host: str) -> bool:
         """Whether members of the cluster come from ``host``: many may be behind it."""
-        return self._shared(host) or self.homes.has(host, self._clock.seconds())
+        return self._shared(host) or self.member_sources.has(host, self._clock.seconds())
 
     def refused(self, host: str, why: str) -> None:
         """A connection from ``host`` was closed unseen, for ``why``; it is told once a minute."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = make_logger(__name__)
 
 #: How often it is looked whether all have ended, in seconds.
-LOOK: Final = 0.2
+POLL_SECONDS: Final = 0.2
 
 
 def has_channels(transport: SSHServerTransport) -> bool:
@@ -34,7 +34,7 @@ def has_channels(transport: SSHServerTransport) -> bool:
     return bool(getattr(transport.service, "channels", None))
 
 
-class Farewell:
+class Drain:
     """Ends the connections of one server. ``present()`` are those that it has."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Farewell:
         self._waking: Deferred[None] | None = None
         self._timer: IDelayedCall | None = None
 
-    def hasten(self) -> None:
+    def force(self) -> None:
         """Wait for nobody, now and later."""
         self._hurried = True
         self._wake()
@@ -72,7 +72,7 @@ class Farewell:
                 told = True
                 log.info("waiting up to {seconds:.0f} s for {count} connections to end: {why}",
                          seconds=grace, count=len(busy), why=why)  # fmt: skip
-            await self._pause(min(LOOK, left))
+            await self._pause(min(POLL_SECONDS, left))
         await self._end_all(why)
 
     async def _end_all(self, why: str) -> None:
@@ -80,9 +80,9 @@ class Farewell:
         for transport in list(self._present()):
             linger = max(linger, transport.limits.linger)
             transport.dismiss(why)
-        deadline = self._clock.seconds() + linger + LOOK
+        deadline = self._clock.seconds() + linger + POLL_SECONDS
         while any(self._present()) and (left := deadline - self._clock.seconds()) > 0:
-            await self._pause(min(LOOK / 4, left))
+            await self._pause(min(POLL_SECONDS / 4, left))
 
     def _pause(self, seconds: float) -> Deferred[None]:
         self._timer = self._clock.callLater(seconds, self._wake)

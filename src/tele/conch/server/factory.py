@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 
 from tele.admission.limits import Limits, RekeyPace, Startups
 from tele.conch.connection.connection import SSHConnection
-from tele.conch.server.connection_admission import CROWDED, Door, Refused
+from tele.conch.server.connection_admission import CROWDED, ConnectionAdmission, Refused
 from tele.conch.server.credentials import DeniedAttempt, Trust
 from tele.conch.server.transport import USERAUTH, SSHServerTransport
 from tele.conch.server.userauth import CONNECTION, SSHUserAuthServer
@@ -95,7 +95,7 @@ class SSHServerFactory(conch.SSHFactory):
         self.match_login = match_login
         self.host_trust = host_trust
         self.on_denied = on_denied
-        self.door = Door(clock, self.limits, draw, shared, on_refused)
+        self.admission = ConnectionAdmission(clock, self.limits, draw, shared, on_refused)
         self.rekey_pace = RekeyPace()
         #: Takes what comes before a version line; returns its length, None if it needs more.
         self.preface: Callable[[SSHServerTransport, bytes], int | None] | None = None
@@ -105,25 +105,25 @@ class SSHServerFactory(conch.SSHFactory):
         self.arriving: dict[SSHServerTransport, str] = {}
         #: The same of those whom a proxy brought.
         self.brought: dict[SSHServerTransport, str] = {}
-        self.door.make_room = self._make_room
+        self.admission.make_room = self._make_room
 
     def startFactory(self) -> None:
         """Nothing: keys are asked for when they are needed."""
 
     def stopFactory(self) -> None:
         """Report whom the door refused."""
-        self.door.close()
+        self.admission.close()
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Take a visitor in, let them wait, or close at once if the door says so."""
         host = getattr(addr, "host", "")
-        if self.door.must_wait(host):
+        if self.admission.must_wait(host):
             waiting = self._build(None)
-            waiting.wait_for_place(self.door.waiting, source_network(host))
+            waiting.wait_for_place(self.admission.waiting, source_network(host))
             return waiting
-        source = self.door.enter(host)
+        source = self.admission.enter(host)
         if source is None:
-            return Refusal(self.door.why(host)) if self.door.may_tell() else None
+            return Refusal(self.admission.why(host)) if self.admission.may_tell() else None
         return self._build(source)
 
     def _make_room(self, startups: Startups) -> bool:
@@ -133,10 +133,10 @@ class SSHServerFactory(conch.SSHFactory):
         who logs in at once.
         """
         most = startups.most
-        holders = self.brought if startups is self.door.vouched else self.arriving
+        holders = self.brought if startups is self.admission.vouched else self.arriving
         for transport, source in holders.items():
             if startups.held(source) == most:
-                self.door.refused(transport.remote_addr()[0], CROWDED)
+                self.admission.refused(transport.remote_addr()[0], CROWDED)
                 transport.give_way()
                 return True
         return False
@@ -148,11 +148,11 @@ class SSHServerFactory(conch.SSHFactory):
         come by themselves.
         """
         host = getattr(addr, "host", "")
-        if self.door.must_wait_vouched(host):
+        if self.admission.must_wait_vouched(host):
             waiting = self._build(None)
-            waiting.wait_for_place(self.door.vouched_waiting, source_network(host))
+            waiting.wait_for_place(self.admission.vouched_waiting, source_network(host))
             return waiting
-        source = self.door.enter_vouched(host)
+        source = self.admission.enter_vouched(host)
         if source is None:
             return None
         protocol = self._build(None)

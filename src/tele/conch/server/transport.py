@@ -80,7 +80,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
     #: What the host key signed the last exchange with.
     _host_signature = b""
     _proofs = 0
-    #: The place among those whom proxies brought, as ``Door.enter_vouched`` gave it.
+    #: The place among those whom proxies brought, as ``ConnectionAdmission.enter_vouched`` gave it.
     vouched_place: str | None = None
     _evicted = False
     #: The list in which this connection waits for a place, and as whose.
@@ -118,25 +118,25 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
 
     def make_room(self) -> None:
         """Wait no more: of another source nobody waits, or fewer."""
-        if self.factory.door.may_tell():
+        if self.factory.admission.may_tell():
             self._refuse()
         else:
-            self.factory.door.refused(self.remote_addr()[0], CROWDED)
+            self.factory.admission.refused(self.remote_addr()[0], CROWDED)
             self.give_way()
 
     def place_is_free(self, waiting: WaitingList[Arrival], source: str) -> None:
         """Somebody of the same source left: take the place, and go on."""
-        door, host = self.factory.door, self.remote_addr()[0]
+        admission, host = self.factory.admission, self.remote_addr()[0]
         if self._waits != (waiting, source) or self.closing:
-            door.call_next(waiting, source)
+            admission.call_next(waiting, source)
             return
         self._waits = None
-        place = door.enter_called(waiting, host)
+        place = admission.enter_called(waiting, host)
         if place is None:
-            if not door.will_call(waiting, source) or not self.wait_for_place(waiting, source):
+            if not admission.will_call(waiting, source) or not self.wait_for_place(waiting, source):
                 self._refuse()
             return
-        if waiting is door.vouched_waiting:
+        if waiting is admission.vouched_waiting:
             self.vouched_place = self.factory.brought[self] = place
         else:
             self._source = place
@@ -146,7 +146,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
     def _refuse(self) -> None:
         """There is no place, and was none for long: say so, and hold nothing against the client."""
         host = self.remote_addr()[0]
-        self.factory.door.refused(host, CROWDED)
+        self.factory.admission.refused(host, CROWDED)
         self.fault = None
         self.sendDisconnect(
             n.TOO_MANY_CONNECTIONS, "too many are logging in from your address; try again"
@@ -196,7 +196,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         """See :class:`Transport`."""
         self.factory.present.discard(self)
         if self._source is not None and self.fault is not None:
-            self.factory.door.blame(self.remote_addr()[0], self.fault)
+            self.factory.admission.blame(self.remote_addr()[0], self.fault)
         self._leave()
         super().connectionLost(reason)
 
@@ -222,7 +222,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         """See :class:`Transport`. Lines about strangers are rationed."""
         if self.isAuthenticated:
             return super().lines
-        return self.factory.door.lines.of(self.remote_addr()[0])
+        return self.factory.admission.lines.of(self.remote_addr()[0])
 
     def take_preface(self, data: bytes) -> int | None:
         """See :class:`Transport`. The factory may know those who vouch for visitors."""
@@ -237,12 +237,12 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
             transport.is_machine()
         self._leave()
         self._vouched = remote_addr
-        door, host = self.factory.door, remote_addr[0]
-        if door.must_wait_vouched(host):
-            self.wait_for_place(door.vouched_waiting, source_network(host))
+        admission, host = self.factory.admission, remote_addr[0]
+        if admission.must_wait_vouched(host):
+            self.wait_for_place(admission.vouched_waiting, source_network(host))
             self.hold()
             return
-        place = door.enter_vouched(host)
+        place = admission.enter_vouched(host)
         if place is None:
             raise ProtocolError("too many are logging in from there", n.TOO_MANY_CONNECTIONS)
         self.vouched_place = self.factory.brought[self] = place
@@ -283,11 +283,11 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         source, self._source = self._source, None
         if source is not None:
             self.factory.arriving.pop(self, None)
-            self.factory.door.leave(source)
+            self.factory.admission.leave(source)
         place, self.vouched_place = self.vouched_place, None
         if place is not None:
             self.factory.brought.pop(self, None)
-            self.factory.door.leave_vouched(place)
+            self.factory.admission.leave_vouched(place)
         waits, self._waits = self._waits, None
         if waits is not None:
             waits[0].remove(waits[1], self)

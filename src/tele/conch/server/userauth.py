@@ -331,7 +331,7 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
         _, avatar, logout = result
         transport = self.transport
         if member:
-            transport.factory.door.member_entered(transport.remote_addr()[0])
+            transport.factory.admission.member_entered(transport.remote_addr()[0])
         if transport.closing:
             logout()
             return

@@ -19,10 +19,10 @@ from zope.interface import Attribute, Interface
 class IDataTransport(Interface):
     """The sending side of bulk data: an SSH transport of ours, server or client."""
 
-    data_rooms: Sequence[memoryview] = Attribute(
+    data_buffers: Sequence[memoryview] = Attribute(
         "rooms of 32768 bytes that plaintext to be sent is read into, one for each packet"
     )
-    data_room: memoryview = Attribute("the first of them")
+    data_buffer: memoryview = Attribute("the first of them")
     ready_observers: set[Callable[[], None]] = Attribute(
         "called without arguments whenever can_send() may have become true again; "
         "an observer may add or remove observers while it is called"

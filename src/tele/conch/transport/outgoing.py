@@ -17,7 +17,7 @@ from attrs import define
 
 from tele.sockets.buffers import (
     COPIED,
-    DATA_ROOMS,
+    DATA_BUFFERS,
     MAX_DATA,
     MAX_PACKET,
     PLAIN,
@@ -34,7 +34,7 @@ _EXCHANGE = frozenset({n.DISCONNECT, n.IGNORE, n.UNIMPLEMENTED, n.DEBUG, n.NEWKE
 
 
 @define
-class Desk:
+class SendBatch:
     """The shared buffer's one owner, and whether sends are being gathered.
 
     ``gathering`` counts the receivers that are at work, one inside the other where a
@@ -56,7 +56,7 @@ class Desk:
                 self.owner.push()
 
 
-DESK = Desk()
+DESK = SendBatch()
 
 
 class Outgoing:
@@ -97,10 +97,10 @@ class Outgoing:
         """Seal ``DATA_ROOMS[room][:length]``. Keys have to be there."""
         if self.blocked:
             # Somebody did not ask can_send(): in order, and bounded by the caller.
-            self._wait_for_data(channel, DATA_ROOMS[room][:length], extended)
+            self._wait_for_data(channel, DATA_BUFFERS[room][:length], extended)
             return
         self._claim(MAX_DATA + OVERHEAD)
-        self._seal_room(PLAIN[room], channel, length, extended)
+        self._seal_buffer(PLAIN[room], channel, length, extended)
 
     def send_data(self, channel: int, view: memoryview | bytes, extended: int | None) -> None:
         """Copy ``view`` and seal it. The rooms are left alone: somebody may be filling them."""
@@ -110,10 +110,10 @@ class Outgoing:
         self._claim(MAX_DATA + OVERHEAD)
         length = len(view)
         COPIED[DATA_HEADER_SIZE : DATA_HEADER_SIZE + length] = view
-        self._seal_room(COPIED, channel, length, extended)
+        self._seal_buffer(COPIED, channel, length, extended)
         self.flush()
 
-    def _seal_room(self, room: memoryview, channel: int, length: int, code: int | None) -> None:
+    def _seal_buffer(self, room: memoryview, channel: int, length: int, code: int | None) -> None:
         if length > MAX_DATA:
             raise ValueError("more channel data than fit a packet")
         self._at = self.sealer.seal_data(room, channel, length, code, SEALED, self._at)

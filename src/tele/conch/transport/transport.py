@@ -34,7 +34,7 @@ from tele.conch.transport.small_messages import TEXT_LIMIT, SmallMessages
 from tele.errors import ProtocolError
 from tele.loop import Lines, make_logger
 from tele.model.addresses import plain_host, source_network
-from tele.sockets.buffers import DATA_ROOMS, MAX_PACKET, PADDING, RECEIVED
+from tele.sockets.buffers import DATA_BUFFERS, MAX_PACKET, PADDING, RECEIVED
 from tele.sockets.direct import DirectSocket
 from tele.sockets.links import make_link
 from tele.text import printable_lines
@@ -89,8 +89,8 @@ class Transport(SmallMessages):
     our_markers: ClassVar[tuple[bytes, bytes]]
     peer_markers: ClassVar[tuple[bytes, bytes]]
 
-    data_rooms = DATA_ROOMS
-    data_room = DATA_ROOMS[0]
+    data_buffers = DATA_BUFFERS
+    data_buffer = DATA_BUFFERS[0]
     isAuthenticated = False
     _exchange: Exchange | None = None
     _strict = False
@@ -228,7 +228,7 @@ class Transport(SmallMessages):
         """How many bytes what is kept lacks to be a packet, if that is known (for the same)."""
         return self.incoming.missing
 
-    def scratch_received(self, end: int) -> None:
+    def buffer_received(self, end: int) -> None:
         """``RECEIVED[:end]`` was received, beginning with what was kept."""
         self._feed(RECEIVED, end)
 
