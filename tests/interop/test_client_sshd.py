@@ -1,4 +1,4 @@
-"""Our client at the door of OpenSSH's sshd, which has a host certificate and trusts our users."""
+"""Our client at the server of OpenSSH's sshd, which has a host certificate and trusts our users."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.skipif(SSHD is None, reason="sshd is not installed")
 
 
 @define
-class ConnectionAdmission:
+class Sshd:
     """A running sshd, and what our client needs to get in."""
 
     folder: Path
@@ -74,7 +74,7 @@ class ConnectionAdmission:
 
 
 @contextmanager
-def sshd(folder: Path, *lines: str, host_kind: str = "ssh-ed25519") -> Iterator[ConnectionAdmission]:
+def sshd(folder: Path, *lines: str, host_kind: str = "ssh-ed25519") -> Iterator[Sshd]:
     """An sshd of our own on a free port."""
     users, hosts, host = (
         PrivateKey.generate(),
@@ -115,17 +115,17 @@ def sshd(folder: Path, *lines: str, host_kind: str = "ssh-ed25519") -> Iterator[
     assert SSHD is not None
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(folder / "config")], stderr=log)
-    door = ConnectionAdmission(folder, port, users, hosts)
+    server = Sshd(folder, port, users, hosts)
     try:
-        wait_for(lambda: "Server listening" in door.log(), f"sshd\n{door.log()}")
-        yield door
+        wait_for(lambda: "Server listening" in server.log(), f"sshd\n{server.log()}")
+        yield server
     finally:
         process.terminate()
         process.wait()
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConnectionAdmission]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     """An sshd for this file."""
     with sshd(tmp_path_factory.mktemp("sshd")) as found:
         yield found
@@ -140,7 +140,7 @@ def reactor() -> Iterator[OwnReactor]:
 
 def log_in(
     reactor: OwnReactor,
-    door: ConnectionAdmission,
+    server: Sshd,
     limits: Limits | None = None,
     identity: ClientIdentity | None = None,
     verifier: HostVerifier | None = None,
@@ -150,9 +150,9 @@ def log_in(
     return reactor.wait(
         connect(
             reactor,
-            HostnameEndpoint(fast, b"127.0.0.1", door.port),
-            verify_host=verifier or door.verifier(),
-            identity=identity or door.identity(),
+            HostnameEndpoint(fast, b"127.0.0.1", server.port),
+            verify_host=verifier or server.verifier(),
+            identity=identity or server.identity(),
             limits=limits,
         )
     )
@@ -166,9 +166,9 @@ def leave(reactor: OwnReactor, connection: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa"])
-def test_each_kind_of_key(reactor: OwnReactor, door: ConnectionAdmission, kind: str) -> None:
+def test_each_kind_of_key(reactor: OwnReactor, server: Sshd, kind: str) -> None:
     """A user with a key of each kind logs in and runs a command."""
-    connection = log_in(reactor, door, identity=door.identity(kind))
+    connection = log_in(reactor, server, identity=server.identity(kind))
     done = reactor.wait(execute(connection, b"cat; echo err >&2; exit 3", b"in"))
     assert (done.stdout, done.exit.status) == (b"in", 3)
     assert done.stderr.endswith(b"err\n")  # sshd talks of itself there, too, at this log level
@@ -179,8 +179,8 @@ def test_each_kind_of_key(reactor: OwnReactor, door: ConnectionAdmission, kind: 
 @pytest.mark.parametrize("kind", ["ecdsa-sha2-nistp256", "ssh-rsa"])
 def test_each_kind_of_host(reactor: OwnReactor, tmp_path: Path, kind: str) -> None:
     """A host proves itself with a certificate of each kind, RSA with SHA-2."""
-    with sshd(tmp_path, host_kind=kind) as door:
-        connection = log_in(reactor, door)
+    with sshd(tmp_path, host_kind=kind) as server:
+        connection = log_in(reactor, server)
         assert connection.transport.host is not None
         leave(reactor, connection)
 
@@ -190,7 +190,7 @@ def test_each_kind_of_host(reactor: OwnReactor, tmp_path: Path, kind: str) -> No
 )
 def test_new_keys_in_the_middle_of_bulk(
     reactor: OwnReactor,
-    door: ConnectionAdmission,
+    server: Sshd,
     cipher: bytes,
     mac: bytes,
     monkeypatch: pytest.MonkeyPatch,
@@ -198,24 +198,24 @@ def test_new_keys_in_the_middle_of_bulk(
     """Under each cipher bytes come back whole while we renew keys all the time."""
     monkeypatch.setattr("tele.conch.client.transport.SSHClientTransport.supportedCiphers", [cipher])
     monkeypatch.setattr("tele.conch.client.transport.SSHClientTransport.supportedMACs", [mac])
-    connection = log_in(reactor, door, Limits(rekey_octets=MEGABYTE // 2))
+    connection = log_in(reactor, server, Limits(rekey_octets=MEGABYTE // 2))
     data = os.urandom(8 * MEGABYTE)
     done = reactor.wait(execute(connection, b"cat", data), 60)
     assert done.stdout == data
     used = f"cipher: {cipher.decode()} MAC: "
-    assert used + (mac.decode() if needs_mac(cipher) else "<implicit>") in door.log()
+    assert used + (mac.decode() if needs_mac(cipher) else "<implicit>") in server.log()
     leave(reactor, connection)
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m in KNOWN])
 def test_key_exchanges(
-    reactor: OwnReactor, door: ConnectionAdmission, method: bytes, monkeypatch: pytest.MonkeyPatch
+    reactor: OwnReactor, server: Sshd, method: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each method that this sshd has, first and again."""
     monkeypatch.setattr(
         "tele.conch.client.transport.SSHClientTransport.supportedKeyExchanges", [method]
     )
-    connection = log_in(reactor, door)
+    connection = log_in(reactor, server)
     connection.transport.sendKexInit()
     assert reactor.wait(execute(connection, b"echo yes")).stdout == b"yes\n"
     leave(reactor, connection)
@@ -223,27 +223,27 @@ def test_key_exchanges(
 
 def test_sshd_renews_keys(reactor: OwnReactor, tmp_path: Path) -> None:
     """Exchanges that sshd begins, by volume, lose nothing either."""
-    with sshd(tmp_path, "RekeyLimit 1M") as door:
-        connection = log_in(reactor, door)
+    with sshd(tmp_path, "RekeyLimit 1M") as server:
+        connection = log_in(reactor, server)
         data = os.urandom(12 * MEGABYTE)
         assert reactor.wait(execute(connection, b"cat", data), 60).stdout == data
         leave(reactor, connection)
-        assert door.log().count("SSH2_MSG_NEWKEYS sent") > 10
+        assert server.log().count("SSH2_MSG_NEWKEYS sent") > 10
 
 
 def test_keepalive_both_ways(reactor: OwnReactor, tmp_path: Path) -> None:
     """Sshd asks us and we ask it; both are content in silence."""
-    with sshd(tmp_path, "ClientAliveInterval 1", "ClientAliveCountMax 1") as door:
-        connection = log_in(reactor, door, Limits(keepalive_interval=0.5, keepalive_misses=1))
+    with sshd(tmp_path, "ClientAliveInterval 1", "ClientAliveCountMax 1") as server:
+        connection = log_in(reactor, server, Limits(keepalive_interval=0.5, keepalive_misses=1))
         reactor.sleep(4)
         assert not connection.transport.closing
         assert reactor.wait(execute(connection, b"echo here")).stdout == b"here\n"
         leave(reactor, connection)
 
 
-def test_an_sshd_that_is_stopped_is_gone(reactor: OwnReactor, door: ConnectionAdmission) -> None:
+def test_an_sshd_that_is_stopped_is_gone(reactor: OwnReactor, server: Sshd) -> None:
     """When the process of our connection hangs, what runs over it ends without it."""
-    connection = log_in(reactor, door, Limits(keepalive_interval=0.5))
+    connection = log_in(reactor, server, Limits(keepalive_interval=0.5))
     theirs = int(reactor.wait(execute(connection, b"echo $PPID")).stdout)
     waits = ProgramChannel(ProgramRequest("exec", b"cat"), lambda code, view: None)
     connection.openChannel(waits)
@@ -258,32 +258,32 @@ def test_an_sshd_that_is_stopped_is_gone(reactor: OwnReactor, door: ConnectionAd
     reactor.until(lambda: not Path(f"/proc/{theirs}").exists())
 
 
-def test_a_wrong_host_is_refused(reactor: OwnReactor, door: ConnectionAdmission) -> None:
+def test_a_wrong_host_is_refused(reactor: OwnReactor, server: Sshd) -> None:
     """Another name, and another authority, end it before anything of ours is sent."""
-    before = door.log().count("userauth-request")
+    before = server.log().count("userauth-request")
     for verifier in (
-        evolve(door.verifier(), names=("web2",)),
-        evolve(door.verifier(), trusted={PrivateKey.generate().public.blob}),
+        evolve(server.verifier(), names=("web2",)),
+        evolve(server.verifier(), trusted={PrivateKey.generate().public.blob}),
     ):
         with pytest.raises(BadCertificate):
-            log_in(reactor, door, verifier=verifier)
-    assert door.log().count("userauth-request") == before
+            log_in(reactor, server, verifier=verifier)
+    assert server.log().count("userauth-request") == before
 
 
-def test_a_wrong_user_is_refused(reactor: OwnReactor, door: ConnectionAdmission) -> None:
+def test_a_wrong_user_is_refused(reactor: OwnReactor, server: Sshd) -> None:
     """Sshd does not let in who is not for this login, or of another authority."""
-    stranger = evolve(door, users=PrivateKey.generate())
+    stranger = evolve(server, users=PrivateKey.generate())
     with pytest.raises(AccessDenied):
-        log_in(reactor, door, identity=stranger.identity())
+        log_in(reactor, server, identity=stranger.identity())
     with pytest.raises(AccessDenied):
-        log_in(reactor, door, identity=door.identity(login="daemon"))
+        log_in(reactor, server, identity=server.identity(login="daemon"))
 
 
-def test_it_ends_in_time(reactor: OwnReactor, door: ConnectionAdmission) -> None:
+def test_it_ends_in_time(reactor: OwnReactor, server: Sshd) -> None:
     """A client that is cancelled while it logs in leaves nothing behind."""
     fast: Any = DirectReactor(reactor)
-    endpoint = HostnameEndpoint(fast, b"127.0.0.1", door.port)
-    coming = connect(reactor, endpoint, verify_host=door.verifier(), identity=door.identity())
+    endpoint = HostnameEndpoint(fast, b"127.0.0.1", server.port)
+    coming = connect(reactor, endpoint, verify_host=server.verifier(), identity=server.identity())
     failures: list[Any] = []
     coming.addErrback(failures.append)
     reactor.turn()

@@ -21,7 +21,7 @@ import pytest
 from attrs import define, field
 
 from tele.spawner import session_child, sftp_server
-from test_client_sshd import LOGIN, SSHD, ConnectionAdmission, sshd
+from test_client_sshd import LOGIN, SSHD, Sshd, sshd
 
 PROGRAM = Path(sftp_server.__file__)
 OURS = (sys.executable, "-I", "-S", str(PROGRAM))
@@ -447,15 +447,15 @@ def test_openssh_s_client_uses_them(tmp_path: Path) -> None:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[tuple[ConnectionAdmission, Path]]:
+def served(folder: Path) -> Iterator[tuple[Sshd, Path]]:
     """An sshd whose file server is ours, and the file of a key that it lets in."""
-    with sshd(folder, f"Subsystem sftp {' '.join(OURS)}") as door:
-        identity = door.identity()
+    with sshd(folder, f"Subsystem sftp {' '.join(OURS)}") as server:
+        identity = server.identity()
         key = folder / "key"
         key.touch(0o600)
         key.write_bytes(identity.private.to_openssh())
         (folder / "key-cert.pub").write_text(identity.certificate.line + "\n")
-        yield door, key
+        yield server, key
 
 
 @needs_sshd
@@ -463,9 +463,9 @@ def test_asyncssh_s_client(tmp_path: Path) -> None:
     """Asyncssh copies on the server, lists with the dots, and changes owners, modes and links."""
     (tmp_path / "a").write_bytes(os.urandom(300_001))
 
-    async def session(door: ConnectionAdmission, key: Path) -> None:
+    async def session(server: Sshd, key: Path) -> None:
         made = asyncssh.connect(
-            "127.0.0.1", door.port, username=LOGIN, known_hosts=None,
+            "127.0.0.1", server.port, username=LOGIN, known_hosts=None,
             client_keys=[(str(key), f"{key}-cert.pub")], config=None,
         )  # fmt: skip
         async with made as connection, connection.start_sftp_client() as client:
@@ -487,8 +487,8 @@ def test_asyncssh_s_client(tmp_path: Path) -> None:
                 await file.write(b"end")
                 await file.fsync()
 
-    with served(tmp_path) as (door, key):
-        asyncio.run(session(door, key))
+    with served(tmp_path) as (server, key):
+        asyncio.run(session(server, key))
     data = (tmp_path / "a").read_bytes()
     assert (tmp_path / "b").read_bytes() == data + b"end"
     assert (tmp_path / "b").stat().st_mode & 0o777 == 0o640
@@ -498,10 +498,10 @@ def test_asyncssh_s_client(tmp_path: Path) -> None:
 def test_paramiko_s_client(tmp_path: Path) -> None:
     """Paramiko reads, writes, appends, lists without dots, renames and truncates."""
     transport_key = paramiko.Ed25519Key.from_private_key_file
-    with served(tmp_path) as (door, key):
+    with served(tmp_path) as (server, key):
         pkey = transport_key(str(key))
         pkey.load_certificate(f"{key}-cert.pub")
-        transport = paramiko.Transport(("127.0.0.1", door.port))
+        transport = paramiko.Transport(("127.0.0.1", server.port))
         try:
             transport.connect(username=LOGIN, pkey=pkey)
             client = paramiko.SFTPClient.from_transport(transport)
@@ -526,7 +526,7 @@ def test_paramiko_s_client(tmp_path: Path) -> None:
             assert not {".", ".."} & set(names)
             assert client.normalize("moved/../over") == f"{tmp_path}/made"
         except OSError as error:
-            pytest.fail(f"{error}\n{door.log()}")
+            pytest.fail(f"{error}\n{server.log()}")
         finally:
             transport.close()
     found = (tmp_path / "moved").stat()

@@ -65,7 +65,9 @@ class Flooder(Attacker):
         shared = (world, world.factory, world.clock, world.realm, world.limits, self)
         programs = getattr(world, "programs", None)
         started = [] if programs is None else programs.started
-        return weigh(self.server, *shared, self.transport, world.factory.admission, programs, *started)
+        return weigh(
+            self.server, *shared, self.transport, world.factory.admission, programs, *started
+        )
 
 
 def to_session(name: bytes, rest: bytes = b"", want: bool = True) -> bytes:

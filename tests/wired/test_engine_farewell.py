@@ -32,9 +32,7 @@ class Stopping:
         self.ends = [self.world.connect() for _ in range(3)]
         self.busy = {id(ends.server) for ends in self.ends[:2]}
         self.stranger, _ = self.world.alone()
-        self.drain = Drain(
-            self.world.clock, lambda: factory.present, lambda t: id(t) in self.busy
-        )
+        self.drain = Drain(self.world.clock, lambda: factory.present, lambda t: id(t) in self.busy)
         for ends in self.ends:
             ends.client.receiveError = lambda code, text, c=ends.client: self.said.append((c, text))
         assert len(factory.present) == 4

@@ -21,7 +21,7 @@ from tele.errors import AccessDenied, InvalidInput, Unavailable
 from tele.model.access import Grant
 from tele.model.identity import UserIdentity
 from tele.node.labels import LabelCommand, Labels
-from tele.node.programs import NodePrograms, Program, ConnectionContext
+from tele.node.programs import ConnectionContext, NodePrograms, Program
 from tele.node.spawning import Launch, Spawning
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
@@ -43,7 +43,9 @@ class Node:
 
     def start(self, request: ProgramRequest, **options: Any) -> Program:
         """Start a program for a visit with these options of a grant."""
-        visit = ConnectionContext(grant(**options), "session-1", ("192.0.2.7", 50000), ("192.0.2.1", 3022))
+        visit = ConnectionContext(
+            grant(**options), "session-1", ("192.0.2.7", 50000), ("192.0.2.1", 3022)
+        )
         started = NodePrograms(self.spawning, visit, self.budget.account("u")).start(request, 0)
         program = self.reactor.wait(started)
         assert isinstance(program, Program)

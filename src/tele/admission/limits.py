@@ -16,7 +16,7 @@ from typing import Final
 from attrs import Factory, define, evolve, field, frozen
 
 from tele.admission.penalties import PenaltyRules
-from tele.admission.shares import Rates
+from tele.admission.rate_limiter import RateLimiter
 from tele.model.addresses import source_network
 
 STARTUPS: Final = (100, 30, 400)
@@ -178,7 +178,9 @@ class RekeyPace:
     exchanges keys faster than this waits, and all connections of a source wait together.
     """
 
-    _rates: Rates = field(factory=lambda: Rates(REKEY_BURST, REKEY_PER_SECOND), init=False)
+    _rates: RateLimiter = field(
+        factory=lambda: RateLimiter(REKEY_BURST, REKEY_PER_SECOND), init=False
+    )
 
     def wait(self, source: str, octets: int, now: float) -> float:
         """Return for how many seconds an exchange has to wait that a peer starts ``octets`` bytes

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
 
-from tele.admission.shares import Rates
+from tele.admission.rate_limiter import RateLimiter
 from tele.audit.chain import event
 from tele.audit.lines import log_event
 from tele.audit.log import AuditLog, Changes
@@ -57,8 +57,8 @@ class Journal:
         self._audit = audit
         self._cluster = cluster
         self._clock = clock
-        self._strangers = Rates(STRANGERS_BURST, STRANGERS_PER_SECOND, most=1)
-        self._ones = Rates(ONES_BURST, ONES_PER_SECOND)
+        self._strangers = RateLimiter(STRANGERS_BURST, STRANGERS_PER_SECOND, most=1)
+        self._ones = RateLimiter(ONES_BURST, ONES_PER_SECOND)
         self._unsaid: dict[str, int] = {}
 
     def event(self, name: str, caller: Caller | None = None, /, **fields: Any) -> Event:

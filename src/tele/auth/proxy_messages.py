@@ -13,7 +13,7 @@ from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
-from tele.admission.shares import Rates
+from tele.admission.rate_limiter import RateLimiter
 from tele.auth.local import Collaborators
 from tele.certs.keys import parse_line
 from tele.conch.client.transport import MemberVerifier
@@ -38,7 +38,7 @@ class ProxyWords:
         self._parts = parts
         self._cluster = cluster
         self._clock = clock
-        self._lines = Rates(LINES_BURST, LINES_PER_SECOND, most=1)
+        self._lines = RateLimiter(LINES_BURST, LINES_PER_SECOND, most=1)
         self._vouching = Vouching(lambda: auth_as_destination(cluster), self._verifier)
 
     def read(self, data: bytes) -> tuple[int, tuple[str, int] | None] | None:

@@ -29,7 +29,8 @@ from twisted.web.http import HTTPChannel, Request
 from twisted.web.iweb import INonQueuedRequestFactory
 from zope.interface import provider
 
-from tele.admission.shares import Rates, Shares
+from tele.admission.rate_limiter import RateLimiter
+from tele.admission.shares import Shares
 from tele.https.callers import Peer
 from tele.https.limits import Limits as Limits
 from tele.loop import make_logger
@@ -368,7 +369,7 @@ class ApiFactory(ServerFactory):
         self._strangers_count = 0
         self._members = Shares(limits.connections_per_caller, limits.connections)
         self._handshakes, self._home_handshakes = (
-            Rates(factor * limits.handshakes_burst, factor * limits.handshakes_per_second)
+            RateLimiter(factor * limits.handshakes_burst, factor * limits.handshakes_per_second)
             for factor in (1, limits.home_factor)
         )
         #: Networks from which members came, the last ones at the end.

@@ -26,7 +26,8 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReact
 from twisted.python.failure import Failure
 from zope.interface import Interface
 
-from tele.admission.shares import Rates, Shares
+from tele.admission.rate_limiter import RateLimiter
+from tele.admission.shares import Shares
 from tele.call_queue import CallQueue
 from tele.errors import InvalidInput, NotLoggedIn, TeleError, Unavailable
 from tele.https.api_errors import encode_error, status_of
@@ -137,8 +138,10 @@ class ApiServer:
         self._backlogs = Shares(limits.backlog, limits.backlogs)
         self._bodies = Shares(limits.bodies_per_caller, limits.bodies)
         self._streams: dict[str, dict[Stream, None]] = {}
-        self._units = Rates(limits.units_burst, limits.units_per_second)
-        self._stranger_units = Rates(limits.stranger_units_burst, limits.stranger_units_per_second)
+        self._units = RateLimiter(limits.units_burst, limits.units_per_second)
+        self._stranger_units = RateLimiter(
+            limits.stranger_units_burst, limits.stranger_units_per_second
+        )
         self._ticker = Ticker(reactor, limits.keepalive.total_seconds())
         self._api = ApiFactory(reactor, limits, self._on_head, self._on_request, self._on_body)
         self._tls = ServerTls(

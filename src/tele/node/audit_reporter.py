@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from tele.audit.chain import event
 from tele.audit.lines import log_event
-from tele.conch.server.connection_admission import Refused, denied_ration
+from tele.conch.server.connection_admission import Refused, denied_limiter
 from tele.conch.server.credentials import DeniedAttempt
 from tele.loop import now
 from tele.membership.member import Member
@@ -42,7 +42,7 @@ class AuditReporter:
     def __init__(self, reactor: Any, member: Member) -> None:
         self._reactor = reactor
         self._member = member
-        self._ration = denied_ration()
+        self._limiter = denied_limiter()
 
     def _emit(self, name: str, **fields: Any) -> None:
         host = self._member.identity.host
@@ -76,7 +76,7 @@ class AuditReporter:
     def denied(self, attempt: DeniedAttempt) -> None:
         """Somebody was not let in."""
         source = source_network(attempt.remote_addr[0])
-        unsaid = self._ration.admit(self._reactor.seconds(), source)
+        unsaid = self._limiter.admit(self._reactor.seconds(), source)
         if unsaid is None:
             return
         more = {"others_not_listed": unsaid} if unsaid else {}

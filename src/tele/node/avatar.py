@@ -37,7 +37,7 @@ from tele.model.session import Launched
 from tele.node.audit_reporter import AuditReporter, cut
 from tele.node.forward_record import ForwardRecords
 from tele.node.forwards import Forwards
-from tele.node.programs import NodePrograms, Program, ConnectionContext
+from tele.node.programs import ConnectionContext, NodePrograms, Program
 from tele.node.user_sockets import UserSockets
 from tele.outbound.name_lookup import Names
 from tele.recording.tee import ConnectionTape, RecordedPrograms

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from tele.admission.reports import Allowance, Ration
+from tele.admission.rate_limiter import RateLimiter, ReportLimiter
 from tele.model.frame import FrameKind
 from tele.node.audit_reporter import AuditReporter, cut
 from tele.node.programs import ConnectionContext
@@ -29,13 +29,17 @@ class ForwardRecords:
     """Says what is forwarded on one connection."""
 
     def __init__(
-        self, reactor: Any, visit: ConnectionContext, audit: AuditReporter, tape: ConnectionTape | None
+        self,
+        reactor: Any,
+        visit: ConnectionContext,
+        audit: AuditReporter,
+        tape: ConnectionTape | None,
     ) -> None:
         self._visit = visit
         self._audit = audit
         self._tape = tape
         self._clock = reactor
-        self._ration = Ration(Allowance(ACCEPTED_BURST, ACCEPTED_PER_SECOND))
+        self._limiter = ReportLimiter(RateLimiter(ACCEPTED_BURST, ACCEPTED_PER_SECOND))
 
     async def ready(self) -> None:
         """Return when there is something to record on; raises a TeleError if there cannot be."""
@@ -68,7 +72,7 @@ class ForwardRecords:
     def connected(self, accepted: bool, **fields: Any) -> bool:
         """A connection was made, or refused; return whether it is an event."""
         rationed = accepted or "error" in fields
-        unsaid = self._ration.admit(self._clock.seconds()) if rationed else 0
+        unsaid = self._limiter.admit(self._clock.seconds()) if rationed else 0
         if unsaid:
             fields["others_not_listed"] = unsaid
         if unsaid is not None:

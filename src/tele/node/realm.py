@@ -236,6 +236,8 @@ class NodeRealm:
         )
 
 
-def context_of(grant: Grant, credentials: CertificateCredentials, session_id: str) -> ConnectionContext:
+def context_of(
+    grant: Grant, credentials: CertificateCredentials, session_id: str
+) -> ConnectionContext:
     """Return between whom this connection is."""
     return ConnectionContext(grant, session_id, credentials.remote_addr, credentials.local_addr)

@@ -43,7 +43,7 @@ from tele.node.avatar import Visitor
 from tele.node.forwards import WAITING_LIMIT
 from tele.node.labels import Labels
 from tele.node.presence import NodePresence
-from tele.node.programs import NodePrograms, ConnectionContext
+from tele.node.programs import ConnectionContext, NodePrograms
 from tele.node.proxies import ProxyAddresses
 from tele.node.realm import Accounts, NodeRealm, look_up
 from tele.node.spawning import Spawning
@@ -235,7 +235,9 @@ class NodeService(Service):
             self._tunnelled.callback(None)
 
     def _receive(self, grant: Grant, credentials: CertificateCredentials) -> Visitor:
-        visit = ConnectionContext(grant, str(uuid.uuid4()), credentials.remote_addr, credentials.local_addr)
+        visit = ConnectionContext(
+            grant, str(uuid.uuid4()), credentials.remote_addr, credentials.local_addr
+        )
         account = self._budget.account(grant.identity.user)
         programs = NodePrograms(self._spawning, visit, account, self._reactor, self._subsystems)
         return Visitor(

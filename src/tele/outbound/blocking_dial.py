@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 
 from tele.errors import InvalidInput, Unreachable
-from tele.outbound.egress import Kind, EgressProxy, from_environment
+from tele.outbound.egress import EgressProxy, Kind, from_environment
 from tele.outbound.happy_eyeballs import dial
 from tele.outbound.proxy_handshakes import ANSWER_LIMIT, ask
 from tele.sockets.tcp import notice_dead_peer

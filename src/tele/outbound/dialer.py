@@ -30,7 +30,7 @@ from zope.interface import implementer
 
 from tele.errors import TeleError, Unreachable
 from tele.model.addresses import split_address
-from tele.outbound.egress import Choose, Kind, Login, EgressProxy, direct
+from tele.outbound.egress import Choose, EgressProxy, Kind, Login, direct
 from tele.outbound.endpoints import endpoint_of
 from tele.outbound.proxy_handshakes import ProxyHandshake, ask
 from tele.sockets.direct import DirectReactor, DirectSocket

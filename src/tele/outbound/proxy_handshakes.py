@@ -18,7 +18,7 @@ from ipaddress import ip_address
 from typing import Final, Protocol
 
 from tele.errors import InvalidInput, Unreachable, quoted
-from tele.outbound.egress import Kind, Login, EgressProxy
+from tele.outbound.egress import EgressProxy, Kind, Login
 
 ANSWER_LIMIT: Final = 16 * 1024
 

@@ -10,7 +10,7 @@ Invariants of this file:
   bytes do not move the deadline.
 * ``pending`` and ``relays`` are counted apart: strangers cannot end what auth has answered.
 * How often one source begins TLS is bounded, too: a handshake costs more than its bytes.
-* An address is known to be shared by members in the same way as for SSH (``ConnectionAdmission.is_home``),
+* An address is known to be shared by members in the same way as for SSH (``is_member_source``),
   and has the same larger share.
 """
 
@@ -24,7 +24,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from tele.admission.limits import STARTUPS_PER_HOME, STARTUPS_PER_SOURCE, Limits
 from tele.admission.places import Places
-from tele.admission.reports import Allowance, Allowances
+from tele.admission.rate_limiter import RateLimiter
 from tele.model.addresses import source_network
 
 #: Connections that are undecided, in a TLS handshake, or about our own pages.
@@ -43,7 +43,7 @@ TLS_PER_SECOND: Final = 50
 
 
 class Gate(Protocol):
-    """What knows members' addresses, and counts who is refused: see :class:`ConnectionAdmission`."""
+    """Knows the addresses of members, and counts who is refused."""
 
     def is_member_source(self, host: str) -> bool:
         """Whether members of the cluster come from this address."""
@@ -93,9 +93,7 @@ class Admission:
         self._gate = gate
         # A connection of a home takes one of what is counted, a stranger's so many of them.
         weight = limits.home_weight
-        self._tls = Allowances(
-            lambda: Allowance(limits.tls_burst * weight, limits.tls_per_second * weight)
-        )
+        self._tls = RateLimiter(limits.tls_burst * weight, limits.tls_per_second * weight)
 
     def enter(self, host: str | None, abort: Callable[[], None]) -> Slot:
         """Count a new connection from ``host``; None: a balancer has yet to say from where.

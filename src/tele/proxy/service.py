@@ -14,11 +14,11 @@ from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IStream
 from twisted.internet.task import LoopingCall
 
 from tele.admission.limits import Limits
-from tele.admission.reports import Allowance, Allowances, Ration
+from tele.admission.rate_limiter import RateLimiter, ReportLimiter
 from tele.audit.chain import event
 from tele.audit.lines import log_event
 from tele.conch.client.transport import MemberVerifier
-from tele.conch.server.connection_admission import Refused, denied_ration
+from tele.conch.server.connection_admission import Refused, denied_limiter
 from tele.conch.server.credentials import DeniedAttempt, Trust, make_portal
 from tele.conch.server.drain import Drain, has_channels
 from tele.conch.server.factory import ServerAlgorithms, SSHServerFactory
@@ -121,10 +121,10 @@ class ProxyService(Service):
         self._algorithms = algorithms
         self._shutdown_grace = shutdown_grace
         self._farewell = Drain(reactor, self._present, _is_visitor)
-        self._ration = denied_ration()
-        self._visitors_ration = Ration(
-            Allowance(VISITORS_DENIED_BURST, VISITORS_DENIED_PER_SECOND),
-            Allowances(lambda: Allowance(DENIED_BURST, DENIED_PER_SECOND)),
+        self._limiter = denied_limiter()
+        self._visitors_denied = ReportLimiter(
+            RateLimiter(VISITORS_DENIED_BURST, VISITORS_DENIED_PER_SECOND),
+            RateLimiter(DENIED_BURST, DENIED_PER_SECOND),
         )
         self._ssh: SSHServerFactory | None = None
         self._turn = 0
@@ -409,7 +409,7 @@ class ProxyService(Service):
 
     def _attempt_denied(self, attempt: DeniedAttempt) -> None:
         source = source_network(attempt.remote_addr[0])
-        unsaid = self._ration.admit(self._reactor.seconds(), source)
+        unsaid = self._limiter.admit(self._reactor.seconds(), source)
         if unsaid is None:
             return
         more: dict[str, Any] = {"others_not_listed": unsaid} if unsaid else {}
@@ -434,7 +434,7 @@ class ProxyService(Service):
         )
 
     def _visitor_denied(self, visitor: JumpVisitor, target: str, error: TeleError) -> None:
-        unsaid = self._visitors_ration.admit(self._reactor.seconds(), visitor.identity.user)
+        unsaid = self._visitors_denied.admit(self._reactor.seconds(), visitor.identity.user)
         if unsaid is None:
             return
         more: dict[str, Any] = {"others_not_listed": unsaid} if unsaid else {}

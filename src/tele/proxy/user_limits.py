@@ -14,7 +14,7 @@ from typing import Final
 
 from attrs import define, field, frozen
 
-from tele.admission.reports import Allowance, Allowances
+from tele.admission.rate_limiter import RateLimiter
 from tele.conch.connection.windows import WindowBudget
 from tele.errors import AccessDenied, Unavailable, quoted
 
@@ -63,8 +63,8 @@ class People:
 
     limits: PersonLimits = field(factory=PersonLimits)
     _of: dict[str, _Person] = field(factory=dict, init=False)
-    _decisions: Allowances = field(
-        factory=lambda: Allowances(lambda: Allowance(DECISIONS_BURST, DECISIONS_PER_SECOND)),
+    _decisions: RateLimiter = field(
+        factory=lambda: RateLimiter(DECISIONS_BURST, DECISIONS_PER_SECOND),
         init=False,
     )
 

@@ -24,7 +24,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 
-from tele.admission.reports import Allowance, Allowances
+from tele.admission.rate_limiter import RateLimiter
 from tele.conch.connection.channel import Channel
 from tele.conch.connection.refusals import RESOURCE_SHORTAGE
 from tele.conch.connection.relay import RelayChannel, StreamEnd
@@ -91,10 +91,10 @@ class Tunnels:
     _connections: Counter[str] = field(factory=Counter, init=False)
     _sources: Counter[str] = field(factory=Counter, init=False)
     _streams: Counter[str] = field(factory=Counter, init=False)
-    _begun: Allowances = field(init=False)
+    _begun: RateLimiter = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._begun = Allowances(lambda: Allowance(STREAMS_BURST, STREAMS_PER_SECOND))
+        self._begun = RateLimiter(STREAMS_BURST, STREAMS_PER_SECOND)
 
     def enter(self, host: HostIdentity, source: str) -> None:
         """A node logs in from ``source``. Raises :class:`AccessDenied` if it does so too often."""

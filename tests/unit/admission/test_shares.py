@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from counting import calls, is_linear
-from tele.admission.shares import Rates, Shares
+from tele.admission.shares import Shares
 from tele.admission.turns import Turns
 
 
@@ -18,38 +18,6 @@ def test_one_key_does_not_take_what_others_need() -> None:
     shares.give_back("b", 2)
     shares.give_back("c")
     assert (shares.held, len(shares)) == (0, 0)
-
-
-def test_a_rate_is_a_burst_and_then_so_many_a_second() -> None:
-    """What is used comes back with time, up to the burst; a refusal costs nothing."""
-    rates = Rates(burst=10, per_second=2)
-    assert rates.take("a", 0, 10)
-    assert not rates.take("a", 0)
-    assert rates.take("b", 0)
-    assert rates.take("a", 1, 2)
-    assert not rates.take("a", 1)
-    assert rates.take("a", 1000, 10)
-    assert not rates.take("a", 1000)
-
-
-def test_whoever_asks_too_fast_waits_and_then_is_refused() -> None:
-    """Debts are paid with time, one after the other, and there is an end to them."""
-    rates = Rates(burst=4, per_second=2)
-    assert rates.wait("a", 0, 4, 5) == 0
-    assert [rates.wait("a", 0, 4, 5) for _ in range(3)] == [2, 4, None]
-    assert rates.wait("b", 0, 4, 5) == 0
-    assert rates.wait("a", 4, 2, 5) == 1
-
-
-def test_rates_of_strangers_do_not_fill_the_memory() -> None:
-    """However many keys there are, so many are remembered, and each costs the same."""
-    rates = Rates(burst=1, per_second=1, most=10)
-
-    def work(size: int) -> int:
-        return calls(lambda: [rates.take(str(n), 0) for n in range(size)])
-
-    assert is_linear(work)
-    assert len(rates) == 10
 
 
 def test_sources_and_their_people_take_turns() -> None:

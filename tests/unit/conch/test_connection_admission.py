@@ -12,13 +12,12 @@ from zope.interface import implementer
 
 from tele.admission.limits import Limits
 from tele.admission.penalties import Fault
-from tele.admission.reports import Allowance, Allowances, Ration
 from tele.conch.server.connection_admission import (
     REPORT_SECONDS,
     SOURCES_LIMIT,
     ConnectionAdmission,
-    Refused,
     RateLimitedLog,
+    Refused,
 )
 
 
@@ -36,55 +35,12 @@ def lines() -> Iterator[list[str]]:
     globalLogPublisher.removeObserver(observe)
 
 
-def make_door(clock: Clock, heard: list[Refused], shared: str = "", **limits: Any) -> ConnectionAdmission:
-    return ConnectionAdmission(clock, Limits(**limits), lambda: 0.5, lambda host: host == shared, heard.append)
-
-
-def test_allowance() -> None:
-    """So many at once, then so many a second; a clock that goes back takes nothing away."""
-    allowance = Allowance(2, 0.5)
-    assert [allowance.take(100.0) for _ in range(3)] == [True, True, False]
-    assert not allowance.take(101.0)
-    assert allowance.take(103.0)
-    assert not allowance.take(50.0)
-    assert allowance.take(52.0)
-
-
-def test_ration_counts_what_it_leaves_out() -> None:
-    """The next that is said says how many were not."""
-    ration = Ration(Allowance(1, 1))
-    assert [ration.admit(9.0) for _ in range(4)] == [0, None, None, None]
-    assert ration.admit(10.0) == 3
-    assert ration.admit(11.0) == 0
-
-
-def test_an_amount_is_taken_or_nothing() -> None:
-    """What costs more than is left takes nothing away."""
-    allowance = Allowance(10, 1)
-    assert not allowance.take(0.0, 11)
-    assert allowance.take(0.0, 10)
-    assert not allowance.take(1.0, 2)
-    assert allowance.take(2.0, 2)
-
-
-def test_a_source_leaves_room_for_others() -> None:
-    """One that makes reports all the time does not hide what another one does (attack)."""
-    ration = Ration(Allowance(10, 1), Allowances(lambda: Allowance(2, 0.1)))
-    assert [ration.admit(0.0, "a") for _ in range(100)] == [0, 0, *[None] * 98]
-    assert ration.admit(0.0, "b") == 98
-    for number in range(7):
-        assert ration.admit(0.0, f"c{number}") == 0
-    assert ration.admit(0.0, "late") is None, "all together have a limit, too"
-
-
-def test_allowances_are_bounded() -> None:
-    """Whoever was not heard of for longest is forgotten first."""
-    allowances = Allowances(lambda: Allowance(1, 0), most=3)
-    for key in ("a", "b", "c", "a", "d"):
-        allowances.take(key, 0.0)
-    assert len(allowances) == 3
-    assert not allowances.take("a", 0.0)
-    assert allowances.take("b", 0.0)
+def make_door(
+    clock: Clock, heard: list[Refused], shared: str = "", **limits: Any
+) -> ConnectionAdmission:
+    return ConnectionAdmission(
+        clock, Limits(**limits), lambda: 0.5, lambda host: host == shared, heard.append
+    )
 
 
 def test_lines_about_strangers_are_rationed(lines: list[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tele.errors import InvalidInput
-from tele.outbound.egress import Kind, Login, EgressProxy, from_environment, read_login, read_via
+from tele.outbound.egress import EgressProxy, Kind, Login, from_environment, read_login, read_via
 
 
 @pytest.mark.parametrize(

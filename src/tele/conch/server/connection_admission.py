@@ -23,7 +23,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from tele.admission.limits import Limits, Startups
 from tele.admission.member_sources import MemberSources
 from tele.admission.penalties import Fault, Penalties
-from tele.admission.reports import Allowance, Allowances, Ration
+from tele.admission.rate_limiter import RateLimiter, ReportLimiter
 from tele.admission.waiting_list import WaitingList
 from tele.loop import Lines, make_logger
 from tele.model.addresses import source_network
@@ -76,10 +76,10 @@ class Refused:
     sources: tuple[str, ...]
 
 
-def denied_ration() -> Ration:
+def denied_limiter() -> ReportLimiter:
     """Return which denied attempts are told to the audit; sources are :func:`source_network`."""
-    each = Allowances(lambda: Allowance(SOURCE_DENIED_BURST, SOURCE_DENIED_PER_SECOND))
-    return Ration(Allowance(DENIED_BURST, DENIED_PER_SECOND), each)
+    each = RateLimiter(SOURCE_DENIED_BURST, SOURCE_DENIED_PER_SECOND)
+    return ReportLimiter(RateLimiter(DENIED_BURST, DENIED_PER_SECOND), each)
 
 
 class RateLimitedLog:
@@ -90,8 +90,8 @@ class RateLimitedLog:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        each = Allowances(lambda: Allowance(SOURCE_LINES_BURST, SOURCE_LINES_PER_SECOND))
-        self._ration = Ration(Allowance(LINES_BURST, LINES_PER_SECOND), each)
+        each = RateLimiter(SOURCE_LINES_BURST, SOURCE_LINES_PER_SECOND)
+        self._limiter = ReportLimiter(RateLimiter(LINES_BURST, LINES_PER_SECOND), each)
 
     def of(self, host: str) -> Lines:
         """Return the part of it for strangers from ``host``."""
@@ -99,7 +99,7 @@ class RateLimitedLog:
 
     def write(self, host: str, text: str, /, **fields: object) -> None:
         """Log a line about a stranger from ``host``, if there may be one more."""
-        unsaid = self._ration.admit(self._clock.seconds(), source_network(host))
+        unsaid = self._limiter.admit(self._clock.seconds(), source_network(host))
         if unsaid is None:
             return
         if unsaid:
@@ -145,7 +145,7 @@ class ConnectionAdmission:
         self.vouched_waiting: WaitingList[Arrival] = WaitingList(
             limits.waiting, limits.waiting_per_source
         )
-        self._told = Allowance(TOLD_BURST, TOLD_PER_SECOND)
+        self._told = RateLimiter(TOLD_BURST, TOLD_PER_SECOND)
         self._clock = clock
         self._shared = shared
         self._on_refused = on_refused
@@ -222,7 +222,7 @@ class ConnectionAdmission:
 
     def may_tell(self) -> bool:
         """Whether a connection that is refused may be told why."""
-        return self._told.take(self._clock.seconds())
+        return self._told.take("", self._clock.seconds())
 
     def enter_vouched(self, host: str) -> str | None:
         """Take in somebody whom a proxy brings from ``host``; None if there are too many.
