@@ -37,7 +37,7 @@ from tele.certs.keys import PrivateKey
 from tele.conch.server.credentials import DeniedAttempt, Trust, make_portal
 from tele.conch.server.factory import ServerAlgorithms, SSHServerFactory
 from tele.conch.transport.exchange import HostKeys
-from tele.loop import LogFormat, set_up_logging
+from tele.log import LogFormat, set_up_logging
 from tele.model.identity import HostRole
 from tele.sockets.direct import listen
 from tele.wire.agreement import METHODS

@@ -36,7 +36,7 @@ from tele.conch.server.factory import SSHServerFactory
 from tele.conch.session.channel import SessionChannel
 from tele.conch.session.programs import ISessionPrograms, ProgramRequest
 from tele.conch.transport.exchange import HostKeys
-from tele.loop import LogFormat, set_up_logging
+from tele.log import LogFormat, set_up_logging
 from tele.model.access import Grant
 from tele.model.identity import HostRole
 from tele.node.programs import NodePrograms

@@ -40,7 +40,7 @@ from tele.conch.session.channel import SessionChannel
 from tele.conch.session.programs import Exit, IProgram, ISessionPrograms, ProgramRequest
 from tele.conch.transport.exchange import HostKeys
 from tele.errors import AccessDenied, NotFound, Unreachable, quoted
-from tele.loop import LogFormat, set_up_logging
+from tele.log import LogFormat, set_up_logging
 from tele.model.identity import HostRole
 from tele.node.terminal import open_terminal, set_size
 from tele.sockets.direct import DirectReactor, listen

@@ -17,7 +17,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred, succeed
 
 from tele.interfaces import IAuditBatchSink, IAuditSink
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.model.event import Event
 
 log = make_logger(__name__)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.model.event import Event
 
 #: What is logged.

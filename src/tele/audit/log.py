@@ -35,7 +35,7 @@ from tele.audit.delivery import Delivery
 from tele.audit.reading import EVENTS, HEAD, event_key, head, search, verify
 from tele.errors import Conflict, InvalidInput, Unavailable, quoted
 from tele.interfaces import Change, Delete, IAuditSink, IBackend, IWatch, Put
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.model.api.recordings import EventList, ListEvents
 from tele.model.codec import decode, encode
 from tele.model.event import OWN_KEYS, Event

@@ -23,7 +23,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from tele.errors import StorageFull
 from tele.interfaces import IArchive, IBackend, IOnDisk
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.model.api import table
 from tele.model.api.operation import Operation
 from tele.model.disk import DiskLevel, DiskSpace

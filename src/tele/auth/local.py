@@ -49,7 +49,8 @@ from tele.auth.users import People
 from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError
 from tele.https.serve import IHandler
 from tele.interfaces import IAuthority
-from tele.loop import make_logger, now
+from tele.log import make_logger
+from tele.loop import now
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Operation
 from tele.model.api.table import LOGIN, OPERATIONS

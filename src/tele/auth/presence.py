@@ -28,7 +28,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from tele.auth.repository import Repository
 from tele.errors import TeleError
 from tele.interfaces import Change, Delete, IBackend, Put
-from tele.loop import make_logger, now
+from tele.log import make_logger
+from tele.loop import now
 from tele.model.api.members import HostChanges
 from tele.model.codec import decode
 from tele.model.identity import HostRole

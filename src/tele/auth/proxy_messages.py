@@ -18,7 +18,8 @@ from tele.auth.local import Collaborators
 from tele.certs.keys import parse_line
 from tele.conch.client.transport import MemberVerifier
 from tele.errors import ProtocolError
-from tele.loop import make_logger, now, wall_seconds
+from tele.log import make_logger
+from tele.loop import now, wall_seconds
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostIdentity, HostRole
 from tele.tunnel.messages import auth_as_destination

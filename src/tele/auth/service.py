@@ -50,7 +50,8 @@ from tele.errors import Conflict, InvalidInput, TeleError, Unavailable
 from tele.https.identity import TlsIdentity
 from tele.https.serve import ApiServer
 from tele.interfaces import IArchive, IAuditSink, IBackend
-from tele.loop import Expiry, StepWatch, make_logger, now
+from tele.log import make_logger
+from tele.loop import Expiry, StepWatch, now
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Operation
 from tele.model.authority import AuthorityKind

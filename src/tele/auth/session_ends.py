@@ -43,7 +43,8 @@ from tele.auth.open_recordings import OpenRecordings, hosts_below
 from tele.auth.presence import Hosts
 from tele.auth.repository import Kept, Repository
 from tele.interfaces import IBackend
-from tele.loop import make_logger, now
+from tele.log import make_logger
+from tele.loop import now
 from tele.model.api.recordings import ReportSessions
 from tele.model.codec import format_duration, format_time
 from tele.model.event import Event

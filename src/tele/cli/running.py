@@ -28,7 +28,8 @@ from tele.config.values import Address, FileConfig
 from tele.embed import ClusterService, load_config
 from tele.embed.addresses import public_address
 from tele.errors import AccessDenied, NotFound, TeleError, Unavailable
-from tele.loop import Expiry, LogFormat, make_logger, make_monotonic, now, set_up_logging
+from tele.log import LogFormat, make_logger, set_up_logging
+from tele.loop import Expiry, make_monotonic, now
 from tele.model.api.members import ListHosts, PublicKeys
 from tele.model.api.table import LIST_HOSTS
 from tele.model.authority import AuthorityKind, Certificates, authority_of

@@ -19,7 +19,8 @@ from zope.interface import implementer
 from tele.admission.limits import Limits
 from tele.embed.egress import network
 from tele.errors import TeleError
-from tele.loop import make_logger, now
+from tele.log import make_logger
+from tele.loop import now
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
 from tele.model.api.members import Proxy

@@ -33,7 +33,7 @@ from tele.admission.rate_limiter import RateLimiter
 from tele.admission.shares import Shares
 from tele.https.callers import Peer
 from tele.https.limits import Limits as Limits
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.model.addresses import source_network
 from tele.model.identity import Identity
 from tele.sockets.tcp import notice_dead_peer_below

@@ -30,7 +30,7 @@ from zope.interface import implementer
 
 from tele.capacity.descriptors import room_for_one
 from tele.errors import InvalidInput
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.private_files import read_secret
 from tele.workers import SerialWorker
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from tele.capacity.accepting import PatientPort, PatientUnixPort
-from tele.loop import make_logger
+from tele.log import make_logger
 
 _log: Final = make_logger(__name__)
 

@@ -50,7 +50,8 @@ from tele.https.routes import NoRoute, Route, Routes, no_route
 from tele.https.stream import Lines, Stream
 from tele.https.tls_server import Preface, PrefacedTlsFactory, no_preface
 from tele.https.trust import ServerTls
-from tele.loop import Ticker, make_logger, now, steady_date
+from tele.log import make_logger
+from tele.loop import Ticker, now, steady_date
 from tele.model.addresses import plain_host
 from tele.model.api.operation import Anyone, Operation
 from tele.model.api.table import OPERATIONS

@@ -27,7 +27,8 @@ from tele.errors import NotLoggedIn, TeleError
 from tele.https.api_errors import encode_error
 from tele.https.channel import ApiRequest
 from tele.https.encoding import LINES
-from tele.loop import Expiry, Ticker, make_logger
+from tele.log import make_logger
+from tele.loop import Expiry, Ticker
 from tele.model.codec import encode
 
 _log: Final = make_logger(__name__)

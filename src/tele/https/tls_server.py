@@ -23,7 +23,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 
 from tele.errors import PeerError
 from tele.https.channel import ApiChannel, TlsFactory
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.model.addresses import plain_address, plain_host
 
 _log: Final = make_logger(__name__)

@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.membership.spool import BATCH_BYTES, BATCH_LINES, LINE_LIMIT, Spool
 from tele.workers import SerialWorker
 

@@ -16,7 +16,8 @@ from twisted.internet.interfaces import IReactorTime
 
 from tele.errors import AccessDenied, TeleError, Unavailable, Unreachable
 from tele.interfaces import IAuthority
-from tele.loop import make_logger, now
+from tele.log import make_logger
+from tele.loop import now
 from tele.model.api.operation import Operation
 
 _log: Final = make_logger(__name__)

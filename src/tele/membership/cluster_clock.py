@@ -21,7 +21,8 @@ from uuid import uuid4
 from twisted.internet.interfaces import IReactorTime
 
 from tele.audit.chain import event
-from tele.loop import StepWatch, make_logger, now, wall_seconds
+from tele.log import make_logger
+from tele.loop import StepWatch, now, wall_seconds
 from tele.membership.identity import MemberIdentity
 from tele.model.event import Event
 from tele.text import difference

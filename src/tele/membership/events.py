@@ -15,7 +15,8 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 
 from tele.errors import InvalidInput, TeleError
-from tele.loop import backoff, make_logger
+from tele.log import make_logger
+from tele.loop import backoff
 from tele.membership.background_spool import BackgroundSpool
 from tele.membership.calls import Calls, pause_after
 from tele.membership.session_report import SessionReport

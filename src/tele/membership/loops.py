@@ -11,7 +11,7 @@ from typing import Any, Final
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from tele.loop import make_logger
+from tele.log import make_logger
 
 _log: Final = make_logger(__name__)
 

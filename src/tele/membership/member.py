@@ -26,7 +26,8 @@ from tele.conch.client.transport import ClientIdentity, MemberVerifier
 from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError, Unavailable
 from tele.https.pinning import server_name
 from tele.interfaces import IAuthority
-from tele.loop import backoff, make_logger, now
+from tele.log import make_logger
+from tele.loop import backoff, now
 from tele.membership.announcing import Announcer, are_outdated, hosts_of
 from tele.membership.background_spool import BackgroundSpool
 from tele.membership.calls import Calls, pause_after

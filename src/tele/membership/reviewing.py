@@ -20,7 +20,8 @@ from typing import Any, Final, Generic, TypeVar
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from tele.errors import Unavailable
-from tele.loop import STEP_SECONDS, DateTimer, make_logger, now, wall_seconds
+from tele.log import make_logger
+from tele.loop import STEP_SECONDS, DateTimer, now, wall_seconds
 from tele.model.api.members import ClusterState
 from tele.rbac.policy import Policy
 

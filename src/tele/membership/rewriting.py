@@ -16,7 +16,8 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
-from tele.loop import backoff, make_logger
+from tele.log import make_logger
+from tele.loop import backoff
 from tele.membership.store import MemberStore
 from tele.model.presence import Host
 from tele.workers import SerialWorker

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from tele.errors import InvalidInput, NotFound
-from tele.loop import make_logger, now
+from tele.log import make_logger
+from tele.loop import now
 from tele.membership.calls import Calls
 from tele.model.api.recordings import REPORT_LIMIT, ReportSessions
 from tele.model.api.table import REPORT_SESSIONS

@@ -25,7 +25,7 @@ from zope.interface import implementer
 
 from tele.conch.session.programs import Exit
 from tele.errors import TeleError
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.node.spawning import Launch, Spawning
 from tele.spawner.accounts import own_login
 from tele.workers import SerialWorker

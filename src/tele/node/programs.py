@@ -36,7 +36,7 @@ from tele.conch.session.programs import (
 )
 from tele.errors import AccessDenied, InvalidInput, Unavailable, quoted
 from tele.interfaces import ISubsystem, SubsystemSession
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.model.access import INTERNAL_SFTP, Grant
 from tele.model.session import Launched
 from tele.node.spawning import Launch, Running, Spawning

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.model.addresses import plain_address, plain_host, split_address
 
 log = make_logger(__name__)

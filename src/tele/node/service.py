@@ -31,7 +31,8 @@ from tele.conch.server.transport import SSHServerTransport
 from tele.conch.transport.exchange import HostKeys
 from tele.errors import Conflict, ProtocolError, TeleError, Unavailable
 from tele.interfaces import IRecorder, ISubsystem
-from tele.loop import make_logger, now
+from tele.log import make_logger
+from tele.loop import now
 from tele.membership.member import Member
 from tele.model.access import GatewayPorts, Grant
 from tele.model.authority import AuthorityKind

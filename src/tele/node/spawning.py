@@ -30,7 +30,8 @@ from zope.interface import implementer
 from tele.capacity.descriptors import given_limit
 from tele.conch.session.programs import Exit
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unavailable
-from tele.loop import backoff, make_logger
+from tele.log import make_logger
+from tele.loop import backoff
 from tele.node.spawner_link import Link, close_all, duplicates
 from tele.spawner.accounts import Refused
 from tele.spawner.control_groups import own_group

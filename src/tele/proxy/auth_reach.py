@@ -11,7 +11,8 @@ from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
-from tele.loop import make_logger, now
+from tele.log import make_logger
+from tele.loop import now
 
 #: A connection that failed so long ago says nothing any more if the proxy itself reaches auth.
 COUNTS_SECONDS: Final = 15.0

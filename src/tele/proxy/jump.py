@@ -35,7 +35,8 @@ from tele.conch.connection.windows import WindowBudget
 from tele.conch.forwarding.local import read_request
 from tele.conch.server.credentials import CertificateCredentials
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unavailable, Unreachable
-from tele.loop import Expiry, make_logger, now
+from tele.log import make_logger
+from tele.loop import Expiry, now
 from tele.membership.reviewing import Review
 from tele.model import access
 from tele.model.addresses import PORT_DIGITS, split_address

@@ -26,7 +26,8 @@ from tele.conch.server.transport import SSHServerTransport
 from tele.conch.transport.exchange import HostKeys
 from tele.errors import TeleError, Unavailable
 from tele.https.trust import ServerTls
-from tele.loop import backoff, make_logger, now
+from tele.log import make_logger
+from tele.loop import backoff, now
 from tele.membership.identity import tls_authorities
 from tele.membership.member import Member
 from tele.model.access import Denied

@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.workers import SerialWorker
 
 #: Less than the second within which what a session shows is safe: writing and syncing take time.

@@ -33,7 +33,7 @@ from zope.interface import implementer
 from tele.capacity.disk import why
 from tele.errors import TeleError, Unavailable
 from tele.interfaces import IRecorder, IRecording
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.model.codec import encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import ChunkDigest, Manifest, RecordingStart

@@ -32,7 +32,8 @@ from attrs import define, field, frozen
 
 from tele.errors import BadRecording, InvalidInput, NotFound
 from tele.interfaces import IAuthority
-from tele.loop import make_logger, now
+from tele.log import make_logger
+from tele.loop import now
 from tele.model.api import table
 from tele.model.api.members import ById
 from tele.model.api.recordings import (

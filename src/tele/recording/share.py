@@ -17,7 +17,7 @@ from typing import Final
 
 from attrs import define, field
 
-from tele.loop import make_logger
+from tele.log import make_logger
 
 #: A user's part of the disk.
 PERSON_PART: Final = 4

@@ -27,7 +27,7 @@ from twisted.internet.defer import Deferred
 
 from tele.errors import TeleError, Unavailable
 from tele.interfaces import IRecorder
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import Launched, RecordingStart
 from tele.tape.writer import BYTES

@@ -32,7 +32,8 @@ from tele.errors import (
     TeleError,
 )
 from tele.interfaces import IAuthority
-from tele.loop import backoff, make_logger, now
+from tele.log import make_logger
+from tele.loop import backoff, now
 from tele.model.api import table
 from tele.model.api.members import ById
 from tele.model.api.operation import Nothing

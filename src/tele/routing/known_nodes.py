@@ -18,7 +18,8 @@ from contextlib import suppress
 from typing import Any, Final
 
 from tele.errors import Unavailable
-from tele.loop import make_logger, now
+from tele.log import make_logger
+from tele.loop import now
 from tele.membership.member import Member
 from tele.model.identity import HostRole
 from tele.model.presence import FORGET_AFTER

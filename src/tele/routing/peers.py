@@ -26,7 +26,7 @@ from tele.conch.connection.channel import Channel
 from tele.conch.connection.connection import SSHConnection
 from tele.conch.connection.refusals import ADMINISTRATIVELY_PROHIBITED, CONNECT_FAILED
 from tele.errors import Unreachable
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.model.api.members import Proxy
 from tele.model.identity import HostIdentity
 from tele.outbound.dialer import Announced

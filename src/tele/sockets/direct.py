@@ -35,7 +35,7 @@ from zope.interface import alsoProvides, directlyProvides, providedBy
 
 from tele.capacity.accepting import PatientPort
 from tele.capacity.descriptors import Lease
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.model.addresses import plain_host
 from tele.sockets.buffers import MAX_PACKET, READ_SIZE, RECEIVED
 from tele.sockets.tcp import MACHINE_SECONDS, PERSON_SECONDS, notice_dead_peer

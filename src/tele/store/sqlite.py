@@ -30,7 +30,8 @@ from zope.interface import implementer
 from tele.call_queue import CallQueue
 from tele.errors import StorageFull, TeleError, Unavailable
 from tele.interfaces import Change, Delete, IBatchBackend, IOnDisk, Item, IWatch, Put
-from tele.loop import make_logger, wall_seconds
+from tele.log import make_logger
+from tele.loop import wall_seconds
 from tele.model.disk import DiskSpace
 from tele.store import sqlite_file
 from tele.store.reserve import StoreReserve

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from zope.interface import implementer
 
 from tele.interfaces import Change, IWatch
-from tele.loop import make_logger
+from tele.log import make_logger
 
 log = make_logger(__name__)
 

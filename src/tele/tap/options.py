@@ -30,7 +30,8 @@ from tele.config.values import LogConfig
 from tele.data_dir import check_unlocked
 from tele.embed import ClusterService, load_config
 from tele.errors import ConfigError, Conflict, TeleError
-from tele.loop import LineObserver, LogFormat, log_observer, make_logger, make_monotonic
+from tele.log import LineObserver, LogFormat, log_observer, make_logger
+from tele.loop import make_monotonic
 from tele.text import printable_lines
 
 _log = make_logger(__name__)

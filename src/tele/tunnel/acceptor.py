@@ -29,7 +29,7 @@ from tele.conch.connection.channel import Channel
 from tele.conch.connection.refusals import RESOURCE_SHORTAGE
 from tele.conch.connection.relay import RelayChannel, StreamEnd
 from tele.errors import AccessDenied
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.model.identity import HostIdentity
 from tele.tunnel.messages import AUTH, LEAVING, TUNNEL, Hello, Visitor
 from tele.tunnel.relayed_channels import CHANNELS_LIMIT, OPEN_SECONDS, MemberConnection, pass_on

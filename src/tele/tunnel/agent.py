@@ -38,7 +38,8 @@ from tele.conch.connection.connection import SSHConnection
 from tele.conch.connection.refusals import RESOURCE_SHORTAGE, UNKNOWN_CHANNEL_TYPE
 from tele.conch.connection.stream import StreamChannel
 from tele.errors import AccessDenied, Conflict, TeleError, Unreachable
-from tele.loop import backoff, make_logger
+from tele.log import make_logger
+from tele.loop import backoff
 from tele.model.identity import HostIdentity
 from tele.sockets.direct import peer_address
 from tele.tunnel.messages import LEAVING, TUNNEL, VISITOR, Hello, Visitor

@@ -11,7 +11,7 @@ from twisted.logger import globalLogPublisher
 
 from tele.audit.chain import event
 from tele.audit.lines import log_event
-from tele.loop import LineObserver, LogFormat
+from tele.log import LineObserver, LogFormat
 
 MOMENT = datetime(2026, 11, 24, 12, tzinfo=UTC)
 

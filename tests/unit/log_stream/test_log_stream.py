@@ -11,8 +11,8 @@ import pytest
 from attrs import define, field
 from twisted.logger import LogLevel
 
+from tele.log import LineObserver, LogFormat
 from tele.log_stream import BACKLOG_LIMIT, LogStream
-from tele.loop import LineObserver, LogFormat
 
 
 @define

@@ -14,17 +14,8 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.logger import Logger, LogLevel, LogPublisher
 
-from tele.loop import (
-    DateTimer,
-    LineObserver,
-    LogFormat,
-    StepWatch,
-    Ticker,
-    backoff,
-    make_logger,
-    make_monotonic,
-    now,
-)
+from tele.log import LineObserver, LogFormat, make_logger
+from tele.loop import DateTimer, StepWatch, Ticker, backoff, make_monotonic, now
 from tele.testing import SettableClock
 
 
@@ -75,6 +66,27 @@ def test_bytes_are_shown_as_text(form: LogFormat) -> None:
     assert "b'" not in line
     assert "Bye" in line
     assert "\x1b" not in line
+
+
+def test_fields_follow_the_message() -> None:
+    """An event is its message and ``key=value``; what is more than one word is a JSON string."""
+    logger, stream = written(LogFormat.TEXT)
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    logger.info(
+        "login accepted", user="alice", port=22, at=at, why="no such role", none="", b=b"x y"
+    )
+    line = stream.getvalue().rstrip("\n").partition(": ")[2]
+    assert line == (
+        'login accepted user=alice port=22 at=2026-01-02T03:04:05Z why="no such role" b="x y"'
+    )
+
+
+def test_a_field_cannot_pose_as_another_field() -> None:
+    """A user called ``x ok=true`` is one value, quoted (attack)."""
+    logger, stream = written(LogFormat.TEXT)
+    logger.info("login refused", user='x" ok=true', other="a=b", more="c\nd")
+    line = stream.getvalue().rstrip("\n").partition(": ")[2]
+    assert line == 'login refused user="x\\" ok=true" other="a=b" more="c\\nd"'
 
 
 def test_a_field_cannot_pose_as_the_time_or_level() -> None:

@@ -31,7 +31,8 @@ from tele.certs.check import LATEST
 from tele.certs.device import check_device
 from tele.certs.keys import parse_line
 from tele.errors import AccessDenied, BadCertificate, InvalidInput, TeleError
-from tele.loop import make_logger, now
+from tele.log import make_logger
+from tele.loop import now
 from tele.model.access import Denied
 from tele.model.addresses import source_network
 from tele.model.api import users as api

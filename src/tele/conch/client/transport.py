@@ -41,7 +41,8 @@ from tele.errors import (
     Unreachable,
     quoted,
 )
-from tele.loop import make_logger, validity_date
+from tele.log import make_logger
+from tele.loop import validity_date
 from tele.model.identity import HostIdentity, HostRole
 from tele.text import printable_lines
 from tele.wire import numbers as n

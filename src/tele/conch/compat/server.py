@@ -30,7 +30,7 @@ from tele.conch.server.factory import SSHServerFactory
 from tele.conch.server.transport import USERAUTH, SSHServerTransport, host_key_algorithms
 from tele.conch.transport.exchange import Exchange, HostKeys
 from tele.errors import InvalidInput, ProtocolError
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.wire import numbers as n
 
 log = make_logger(__name__)

@@ -46,7 +46,7 @@ from tele.conch.server.userauth import (
     read_login,
 )
 from tele.errors import AccessDenied, BadCertificate, ProtocolError, TeleError
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, string
 

@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 
 from tele.conch.connection.backlog import Backlog
 from tele.errors import ProtocolError
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.sockets.buffers import MAX_DATA
 from tele.wire.fields import Reader
 

@@ -32,7 +32,7 @@ from tele.conch.connection.windows import Windows
 from tele.conch.connection.write_scheduler import Turns
 from tele.conch.transport.datapath import IDataService
 from tele.errors import ProtocolError
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, boolean, string, uint32
 

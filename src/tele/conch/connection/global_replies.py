@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from tele.errors import ProtocolError, TeleError
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.wire import numbers as n
 
 log = make_logger(__name__)

@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IReadDescriptor, IWriteDescriptor
 from zope.interface import implementer
 
 from tele.conch.connection.backlog import Backlog
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.sockets.buffers import BATCH, DATA_BUFFERS, MAX_DATA
 
 if TYPE_CHECKING:

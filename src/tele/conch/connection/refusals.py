@@ -17,7 +17,7 @@ from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.python.failure import Failure
 
 from tele.errors import AccessDenied, TeleError
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.text import printable_lines
 
 log = make_logger(__name__)

@@ -24,7 +24,7 @@ from tele.capacity.accepting import SHORTAGE
 from tele.capacity.descriptors import Lease
 from tele.conch.connection.relay import RelayChannel, RelayWatch, StreamEnd
 from tele.errors import TeleError
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.sockets.direct import adopt
 
 log = make_logger(__name__)

@@ -20,7 +20,7 @@ from zope.interface import Interface
 
 from tele.conch.forwarding.local import is_usable_path
 from tele.errors import TeleError
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.wire.fields import Reader, string, uint32
 
 log = make_logger(__name__)

@@ -25,7 +25,7 @@ from tele.admission.member_sources import MemberSources
 from tele.admission.penalties import Fault, Penalties
 from tele.admission.rate_limiter import RateLimiter, ReportLimiter
 from tele.admission.waiting_list import WaitingList
-from tele.loop import Lines, make_logger
+from tele.log import Lines, make_logger
 from tele.model.addresses import source_network
 
 log = make_logger(__name__)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from tele.loop import make_logger
+from tele.log import make_logger
 
 if TYPE_CHECKING:
     from tele.conch.server.transport import SSHServerTransport

@@ -25,7 +25,7 @@ from tele.conch.session.channel import SessionChannel
 from tele.conch.transport.exchange import Exchange, HostKeys
 from tele.conch.transport.transport import Transport
 from tele.errors import ProtocolError, quoted
-from tele.loop import Lines
+from tele.log import Lines
 from tele.model.addresses import source_network
 from tele.model.identity import HostIdentity
 from tele.sockets.direct import DirectSocket

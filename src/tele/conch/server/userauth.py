@@ -36,7 +36,8 @@ from tele.conch.server.credentials import (
     Trust,
 )
 from tele.errors import AccessDenied, BadCertificate, ProtocolError, TeleError, quoted
-from tele.loop import make_logger, validity_date
+from tele.log import make_logger
+from tele.loop import validity_date
 from tele.model.identity import HostRole
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, boolean, name_list, string

@@ -39,7 +39,7 @@ from tele.conch.session.programs import (
 )
 from tele.conch.session.session_forwarding import AGENT_REQUEST, ISessionForwards, read_display
 from tele.errors import TeleError, quoted
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.wire.fields import Reader, boolean, string, uint32
 
 log = make_logger(__name__)

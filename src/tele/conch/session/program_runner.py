@@ -25,7 +25,7 @@ from tele.conch.session.programs import (
     ProgramRequest,
     PtyRequest,
 )
-from tele.loop import make_logger
+from tele.log import make_logger
 
 if TYPE_CHECKING:
     from tele.conch.session.channel import SessionChannel

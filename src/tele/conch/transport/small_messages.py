@@ -13,7 +13,7 @@ from twisted.conch.ssh.transport import SSHTransportBase
 
 from tele.conch.transport.incoming import Incoming
 from tele.conch.transport.outgoing import Outgoing
-from tele.loop import make_logger
+from tele.log import make_logger
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, boolean, string, uint32
 from tele.wire.packets import PlainOpener, PlainSealer

@@ -32,7 +32,7 @@ from tele.conch.transport.keepalive import Keepalive, watch
 from tele.conch.transport.outgoing import Outgoing
 from tele.conch.transport.small_messages import TEXT_LIMIT, SmallMessages
 from tele.errors import ProtocolError
-from tele.loop import Lines, make_logger
+from tele.log import Lines, make_logger
 from tele.model.addresses import plain_host, source_network
 from tele.sockets.buffers import DATA_BUFFERS, MAX_PACKET, PADDING, RECEIVED
 from tele.sockets.direct import DirectSocket
