@@ -171,8 +171,15 @@ def _fields(event: LogEvent) -> str:
 def _value(value: object) -> str:
     if isinstance(value, datetime):
         value = value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     text = str(value)[:LINE_LIMIT]
     return text if _WORD.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
+def event_text(event: LogEvent) -> str:
+    """Return the message of ``event`` and its fields, as in a line of text."""
+    return _message(event, _fields(event))
 
 
 def _message(event: LogEvent, fields: str = "") -> str:
@@ -211,7 +218,7 @@ def _text_line(event: LogEvent) -> str:
     head = f"{_stamp(event)} {_level_name(event):5} {event.get('log_namespace', '-')}: "
     # The lines of a traceback are indented, so that none of them looks like an event.
     tail = "".join(f"\n    {line}" for line in _traceback(event).split("\n") if line)
-    return head + _message(event, _fields(event)) + tail
+    return head + event_text(event) + tail
 
 
 def _json_line(event: LogEvent) -> str:

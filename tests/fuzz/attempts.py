@@ -21,8 +21,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
+
+from tele.log import event_text
 
 # The ends that some targets are about; with pytest they are there already.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "wired"))
@@ -89,7 +91,7 @@ def _nothing_fails() -> Iterator[list[str]]:
     def observe(event: LogEvent) -> None:
         if "log_failure" in event or event["log_level"].name in ("error", "critical"):
             failure = event.get("log_failure")
-            failed.append(formatEvent(event) + (failure.getTraceback() if failure else ""))
+            failed.append(event_text(event) + (failure.getTraceback() if failure else ""))
 
     globalLogPublisher.addObserver(observe)
     try:

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from attrs import define, field
 from twisted.internet.protocol import Factory, Protocol
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from own_reactor import OwnReactor, own_reactor
 from tele.https.ports import LocalPort, TcpPort
+from tele.log import event_text
 from tele.sockets.direct import listen
 
 
@@ -64,7 +65,7 @@ def lines() -> Iterator[list[str]]:
     @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
         if event["log_level"].name in ("warn", "error", "critical"):
-            heard.append(str(formatEvent(event)))
+            heard.append(str(event_text(event)))
 
     globalLogPublisher.addObserver(observe)
     yield heard

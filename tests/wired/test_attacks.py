@@ -11,7 +11,7 @@ import pytest
 from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import StringTransport
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from channel_ends import ChannelWorld
@@ -23,6 +23,7 @@ from tele.certs.keys import PrivateKey
 from tele.conch.server.userauth import HOSTBOUND
 from tele.conch.transport.refusal import Refusal
 from tele.errors import AccessDenied
+from tele.log import event_text
 from tele.testing.ssh import START, Address, World
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, boolean, string, uint32
@@ -49,7 +50,7 @@ def logged() -> Iterator[list[str]]:
 
     @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
-        lines.append(formatEvent(event))
+        lines.append(event_text(event))
         json.dumps(lines[-1])
 
     globalLogPublisher.addObserver(observe)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from channel_ends import ChannelEnds, ChannelWorld, Hoarder, no_descriptor_lost, output
@@ -18,6 +18,7 @@ from tele.conch.client.session import ProgramChannel, execute
 from tele.conch.connection.channel import DECLINED_LIMIT, WINDOW
 from tele.conch.session.programs import Exit, ProgramRequest, PtyRequest
 from tele.errors import AccessDenied, Unavailable
+from tele.log import event_text
 from tele.wire.fields import string, uint32
 
 MIB = 1 << 20
@@ -458,7 +459,7 @@ def logged() -> Iterator[list[str]]:
 
     @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
-        lines.append(formatEvent(event))
+        lines.append(event_text(event))
 
     globalLogPublisher.addObserver(observe)
     yield lines

@@ -16,13 +16,14 @@ from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.credentials import ISSHPrivateKey, IUsernamePassword
 from twisted.cred.portal import Portal
 from twisted.internet.defer import succeed
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from conch_world import PASSWORD, AtOnce, ConchWorld, conch_key, key_request, password_request
 from ssh_attacker import Attacker, numbers, request
 from tele.certs.keys import PrivateKey
 from tele.embed.ssh import factory, userauth
+from tele.log import event_text
 from tele.testing.ssh import RecordingConnection, World
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, boolean, name_list, string
@@ -49,7 +50,7 @@ def logged() -> Iterator[list[str]]:
 
     @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
-        lines.append(formatEvent(event) + repr(event))
+        lines.append(event_text(event) + repr(event))
 
     globalLogPublisher.addObserver(observe)
     yield lines

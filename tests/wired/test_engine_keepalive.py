@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from twisted.conch.ssh.connection import SSHConnection as ConchConnection
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from ssh_attacker import Attacker
@@ -16,6 +16,7 @@ from tele.conch.client.transport import LoginTransport
 from tele.conch.connection.connection import SSHConnection
 from tele.conch.transport import keepalive
 from tele.conch.transport.keepalive import LOOKS, QUESTION
+from tele.log import event_text
 from tele.testing.ssh import Ends, World
 from tele.wire import numbers as n
 from tele.wire.fields import boolean, string
@@ -46,7 +47,7 @@ def logged() -> Iterator[list[str]]:
 
     @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
-        lines.append(formatEvent(event))
+        lines.append(event_text(event))
 
     globalLogPublisher.addObserver(observe)
     yield lines

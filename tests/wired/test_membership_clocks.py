@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from tele.errors import NotLoggedIn, Unreachable, WrongClock
+from tele.log import event_text
 from tele.loop import now
 from tele.membership.cluster_clock import SETTLE_SECONDS
 from tele.tunnel.vouching import LASTS
@@ -38,7 +39,7 @@ def said() -> Iterator[list[str]]:
 
     @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
-        heard.append(formatEvent(event))
+        heard.append(event_text(event))
 
     globalLogPublisher.addObserver(observe)
     yield heard

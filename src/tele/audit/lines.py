@@ -41,7 +41,7 @@ def log_event(event: Event) -> None:
 #: Fields of the line that are no field of an event's own.
 _OWN: Final = frozenset(
     ("user", "login", "node", "remote_addr", "session_id", "login_session", "ok", "error", "name",
-     "event", "details")
+     "event")
 )  # fmt: skip
 
 
@@ -52,11 +52,4 @@ def log_line(name: str, /, **fields: Any) -> None:
         for key, value in fields.items()
         if value is not None and value != ""
     }
-    details = " ".join(f"{key}={_shown(value)}" for key, value in said.items())
-    _log.info("{event} {details}", event=name, details=details, **said)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return repr(value) if isinstance(value, str) else str(value)
+    _log.info("{event}", event=name, **said)

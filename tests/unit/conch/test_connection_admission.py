@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from tele.admission.limits import Limits
@@ -19,6 +19,7 @@ from tele.conch.server.connection_admission import (
     RateLimitedLog,
     Refused,
 )
+from tele.log import event_text
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def lines() -> Iterator[list[str]]:
 
     @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
-        written.append(formatEvent(event))
+        written.append(event_text(event))
 
     globalLogPublisher.addObserver(observe)
     yield written

@@ -18,12 +18,13 @@ from cryptography.x509.oid import NameOID
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
 from tele.errors import InvalidInput
 from tele.https.file_certificate import LOOK_SECONDS, GivenCertificate
+from tele.log import event_text
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
@@ -70,7 +71,7 @@ class Scene:
         self.said: list[str] = []
 
     def __call__(self, event: LogEvent) -> None:
-        self.said.append(formatEvent(event))
+        self.said.append(event_text(event))
 
     def write(self, name: str, key: Key | None = None, **named: Any) -> None:
         key = key or make_key()

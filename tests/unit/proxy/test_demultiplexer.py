@@ -11,10 +11,11 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tele.log import event_text
 from tele.proxy.admission import (
     TLS_BURST,
     TLS_PER_SECOND,
@@ -358,7 +359,7 @@ def test_a_header_that_nobody_asked_for(header: bytes) -> None:
 
     @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
-        seen.append(formatEvent(event))
+        seen.append(event_text(event))
 
     scene = Scene()
     globalLogPublisher.addObserver(observe)

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from attrs import evolve
 from twisted.internet.defer import Deferred
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from tele.certs.check import CheckedUser
 from tele.conch.server.credentials import CertificateCredentials
 from tele.errors import AccessDenied
+from tele.log import event_text
 from tele.loop import now
 from tele.model.access import Denied
 from tele.model.api.members import ClusterState, HostChanges
@@ -190,7 +191,7 @@ def test_who_comes_and_goes_is_in_the_log(world: World) -> None:
 
     @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
-        said.append(formatEvent(event))
+        said.append(event_text(event))
 
     globalLogPublisher.addObserver(observe)
     try:
@@ -203,7 +204,7 @@ def test_who_comes_and_goes_is_in_the_log(world: World) -> None:
     finally:
         globalLogPublisher.removeObserver(observe)
     start, end = (line for line in said if line.startswith("connection."))
-    assert start.startswith("connection.start user='alice' remote_addr='h:1'")
-    assert end.startswith("connection.end user='alice' remote_addr='h:1'")
-    assert "nodes='web1' seconds=2" in end
+    assert start.startswith("connection.start user=alice remote_addr=h:1")
+    assert end.startswith("connection.end user=alice remote_addr=h:1")
+    assert "nodes=web1 seconds=2" in end
     assert "error='user alice was removed from the cluster'" in end
