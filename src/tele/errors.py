@@ -1,6 +1,6 @@
 """What can go wrong, and whose fault it is?
 
-Laws of this file:
+Invariants:
 
 * One tree. A caller catches :class:`TeleError` and misses nothing of ours.
 * A class answers "whose fault": :class:`PeerError` is what the other side of a

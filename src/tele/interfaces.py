@@ -1,6 +1,6 @@
 """Which parts of tele can be replaced? Every plugin point, documented.
 
-Laws of this file:
+Invariants:
 
 * A required interface has at most five methods; more power is a second, optional one.
 * Whatever may wait returns a Deferred (typed as such, never "maybe").

@@ -3,7 +3,7 @@
 A file is read only if nobody else can read it, and a folder used only if nobody else can write to
 it.
 
-Laws of this file:
+Invariants:
 
 * What is checked is the file that is read, not the path that leads to it.
 * The owner is who runs this, or root. A file of one's own is closed to all others (``0600``);

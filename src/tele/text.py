@@ -3,7 +3,7 @@
 Nodes, users, clients, files and answers of the API choose names, labels, messages and commands.
 A terminal would obey what stands in them, and a person would read them in another order.
 
-Laws of this file:
+Invariants:
 
 * What comes out moves no cursor, ends no line and turns no text around.
 * Nothing is lost unseen: what is not shown as it is, is shown as an escape.

@@ -1,6 +1,6 @@
 """What a cluster acknowledged, kept by somebody who can count, and whether it still has it.
 
-Laws of this file:
+Invariants:
 
 * Something is noted only after the cluster said that it is done; what was under way when a fault
   came may be there or not.

@@ -1,6 +1,6 @@
 """How much may a peer cost us before, and after, we know who it is?
 
-Laws of this file:
+Invariants:
 
 * Every bound that a stranger can run into is a field of :class:`Limits`.
 * Counting is bookkeeping: nothing here closes a connection, it says that one should be.

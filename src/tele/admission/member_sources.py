@@ -4,7 +4,7 @@ A hundred nodes behind one NAT address are one address to a server. Whoever logs
 with a host certificate shows that it is no stranger's, so that after a restart all of them may
 come at once, and one node whose certificate has expired does not shut out the others.
 
-Laws of this file:
+Invariants:
 
 * Only a proof makes an address known: a login with a host certificate that was good.
 * Memory is bounded, and an address that no member has used for a day is forgotten.

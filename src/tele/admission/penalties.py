@@ -4,7 +4,7 @@ Like OpenSSH's ``PerSourcePenalties`` (sshd_config(5) of 9.8), with meanings for
 that knows certificates only: whoever has proved to hold a good one gets no penalty for what
 their roles do not allow, since colleagues behind the same address would pay for it.
 
-Laws of this file:
+Invariants:
 
 * Bookkeeping only: times are arguments, in seconds of any one clock; nothing is closed here.
 * Penalties of one source add up, to :attr:`PenaltyRules.max`; they count from

@@ -4,7 +4,7 @@ Connections are counted by source. A source has a share, and a larger one (``wei
 many are known to be behind one address. When all are taken, the source that uses most
 of its share gives one back: a crowd from one address keeps nobody out who comes alone.
 
-Invariants of this file:
+Invariants:
 
 * Bookkeeping only: nothing is closed here, the answer is who should be.
 * A step costs the same however many connections and sources there are: the fullest source is

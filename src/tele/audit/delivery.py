@@ -1,6 +1,6 @@
 """How does one sink get its events?
 
-Laws of this file:
+Invariants:
 
 * In order and one at a time: the next event goes out when the sink has taken the one before. A
   sink that takes many gets at once what came meanwhile.

@@ -1,6 +1,6 @@
 """A sink that writes each event as a line of JSON to a file, for those who ship files.
 
-Laws of this file:
+Invariants:
 
 * A line is ASCII, so that a terminal may show the file.
 * What counts as delivered is on disk. The reactor does not wait for that.

@@ -4,7 +4,7 @@ Stored under ``/audit/events/<number>``, with ``/audit/head`` (number and hash o
 one) and ``/audit/ids/<id>`` (so that an event sent twice is appended once; what a host
 reported has ``/audit/ids/<host id>/<id>``).
 
-Laws of this file:
+Invariants:
 
 * Appending is atomic with the head: two auths on one store cannot fork the chain.
 * An event whose id is there already is not appended again, and that is success. An id counts

@@ -1,6 +1,6 @@
 """Where are the cluster's CA keys, and whom do they vouch for?
 
-Laws of this file:
+Invariants:
 
 * A CA's private key is in auth's store and in this process, nowhere else; nothing here
   shows one.

@@ -1,6 +1,6 @@
 """May this caller do that through the API, now?
 
-Laws of this file:
+Invariants:
 
 * Everything is settled here for every call, wherever it comes from: kind of caller, end and
   cluster of the certificate, locks, membership, and the rules of a user's roles.

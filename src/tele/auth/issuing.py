@@ -1,6 +1,6 @@
 """Which certificates does auth give to whom? The rules of the cluster, over ``certs``.
 
-Laws of this file:
+Invariants:
 
 * SSH and X.509 certificates of one identity are issued together and say the same.
 * A user's certificate names the logins that the user's roles allow now, no others.

@@ -1,6 +1,6 @@
 """How does what auth does, and refuses to do, get into the audit?
 
-Laws of this file:
+Invariants:
 
 * Who caused an event is filled in here, the same way for every event.
 * A denial is always an event; but nobody can fill the store with them: beyond a rate for each

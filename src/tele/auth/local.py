@@ -1,6 +1,6 @@
 """Auth itself, in this process: every operation of the table, for any caller.
 
-Laws of this file:
+Invariants:
 
 * Every call passes the gate first, wherever it comes from; the API's server in front of it
   is not relied upon.

@@ -1,6 +1,6 @@
 """Which machines are alive, and who is told when that changes?
 
-Laws of this file:
+Invariants:
 
 * What a host says is kept in this process at once; the store gets changes at once and
   mere heartbeats in batches, so that a large fleet costs a few commits a minute. They do not use

@@ -7,7 +7,7 @@ archive. A row is found by id (``/recordings/rows/<id>``), by the time when auth
 node (``/recordings/open/<host id>/<id>``). ``/sessions/<id>`` and
 ``/sessions-of/<user>/<id>`` are there while it runs: what a person has costs a look at that.
 
-Laws of this file:
+Invariants:
 
 * Only the host that started a recording writes to it.
 * Which node it is, and what that is called, is auth's own knowledge; so is the time at which

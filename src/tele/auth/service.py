@@ -1,6 +1,6 @@
 """How does auth start, serve and stop?
 
-Laws of this file:
+Invariants:
 
 * Nothing listens before everything that it needs is there.
 * A start that fails says why in one sentence and leaves nothing running.

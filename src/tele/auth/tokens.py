@@ -1,6 +1,6 @@
 """Who may join? Whoever knows a token: short-lived, counted, stored as a hash.
 
-Laws of this file:
+Invariants:
 
 * The secret is shown once and never stored; a look-up is by its hash.
 * Unknown, expired and used up give one and the same answer.

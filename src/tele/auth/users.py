@@ -1,6 +1,6 @@
 """Who are the cluster's users and what are its roles? Reading and changing them.
 
-Laws of this file:
+Invariants:
 
 * A change that was made on an old reading (``metadata.revision``) is refused.
 * A role that a user holds cannot be removed.

@@ -5,7 +5,7 @@ signature are three different things: ``rsa-sha2-256-cert-v01@openssh.com`` carr
 blob of type ``ssh-rsa-cert-v01@openssh.com`` and a signature of type ``rsa-sha2-256``
 (RFC 8332; OpenSSH PROTOCOL.certkeys).
 
-Laws of this file:
+Invariants:
 
 * SHA-1 (``ssh-rsa`` as a signature) and DSA are not here, so nothing can choose them.
 """

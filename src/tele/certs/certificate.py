@@ -1,6 +1,6 @@
 """What does an OpenSSH certificate say (PROTOCOL.certkeys)?
 
-Laws of this file:
+Invariants:
 
 * Any bytes are either a :class:`Certificate` or :class:`BadCertificate`; nothing else.
 * Reading trusts nothing: no signature is checked here (see ``check``), and none of the

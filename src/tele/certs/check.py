@@ -1,6 +1,6 @@
 """Is this certificate good here and now?
 
-Laws of this file:
+Invariants:
 
 * The order of checks is OpenSSH's (auth2-pubkey.c): everything cheap before any
   public-key maths of the CA, so that a forged certificate costs its parse only.

@@ -1,6 +1,6 @@
 """What does a certificate of ours say? The issuing rules, for users and for hosts.
 
-Laws of this file:
+Invariants:
 
 * A certificate is valid from one minute ago, so that a clock a little behind does not
   refuse it, and always has an end.

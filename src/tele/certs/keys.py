@@ -1,6 +1,6 @@
 """What is a key, and did it sign this?
 
-Laws of this file:
+Invariants:
 
 * Parsing is strict: a blob is read to its end, numbers are canonical, curves match.
 * A signature is checked against the signature types that the caller allows, by name.

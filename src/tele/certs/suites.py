@@ -1,6 +1,6 @@
 """Which algorithm do a cluster's SSH keys have: those of its CAs, its hosts and its users?
 
-Invariants of this file:
+Invariants:
 
 * All keys that tele makes for one cluster are of one suite, that of its CAs. Whoever knows the
   CAs knows the suite, so no message has to say it.

@@ -4,7 +4,7 @@ One extension carries what the SSH certificate's extensions carry; the ASN.1 mod
 in ``docs/protocols/certificates``. It is not critical, so that ordinary TLS libraries
 take the certificate; our own checks demand it.
 
-Laws of this file:
+Invariants:
 
 * A user certificate can only be a TLS client; a host certificate both ends.
 * The key of a certificate is made elsewhere: only public keys come in here.

@@ -7,7 +7,7 @@
     tele.log    its log
     ...         the state of auth, proxy and node
 
-Laws of this file:
+Invariants:
 
 * The lock says whether a cluster runs; the number in the file only says which process
   holds it. So nothing has to be cleaned up after a crash.

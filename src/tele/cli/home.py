@@ -10,7 +10,7 @@
     <home>/<cluster>/<user>.json   what the certificate says, written last
     <home>/<cluster>/known_hosts, ssh_config
 
-Laws of this file:
+Invariants:
 
 * Light: the standard library only, and little of it. ``tele proxy ssh`` reads this.
 * Folders are 0700 and files 0600; a file is replaced whole or not at all.

@@ -1,6 +1,6 @@
 """What does Ansible get to know of the nodes? An inventory, as its inventory scripts print it.
 
-Laws of this file:
+Invariants:
 
 * Nodes choose their labels. Ansible would run what stands in ``{{ }}``, so every text is marked
   ``__ansible_unsafe``, and what cannot be marked (names of hosts and groups, keys) has no

@@ -1,6 +1,6 @@
 """How does a command with many parts start fast? Each part is imported when it is called.
 
-Laws of this file:
+Invariants:
 
 * The help of a group and the completion of its names import no command.
 """

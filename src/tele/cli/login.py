@@ -1,6 +1,6 @@
 """How does a person get certificates, and lose them again?
 
-Laws of this file:
+Invariants:
 
 * Private keys are made here and stay here; the SSH key is of the suite that the cluster's CA has.
 * A password goes to a server only after that server was verified: by what is known from

@@ -1,6 +1,6 @@
 """What does ``tele`` do, and with which status does it end?
 
-Laws of this file:
+Invariants:
 
 * Nothing is imported here that a command may not need.
 * Every error ends as one or two lines on standard error and a status of

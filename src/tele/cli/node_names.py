@@ -1,6 +1,6 @@
 """Which names does the shell complete where a node is meant?
 
-Laws of this file:
+Invariants:
 
 * Names that were seen within a minute cost no question; older ones are asked for, for two
   seconds at most, and stand in when nobody answers.

@@ -4,7 +4,7 @@ A configuration with which ``ssh node.cluster`` just works: the user's key and c
 the cluster's authority as the only one that vouches for hosts (so that no host key is ever
 asked about), and the way through the proxy.
 
-Laws of this file:
+Invariants:
 
 * Only names and addresses that cannot be anything else get into the file.
 * ``~/.ssh/config`` gets one line, once, at its top; the rest of it stays as it is.

@@ -1,6 +1,6 @@
 r"""How does a result reach the person or the program that asked?
 
-Laws of this file:
+Invariants:
 
 * Data on standard output and nothing else; all other words on standard error.
 * The only file of the command line that writes to its standard streams, but for replaying and

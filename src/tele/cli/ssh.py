@@ -1,6 +1,6 @@
 """How does a person get to a node? With the system's OpenSSH on our configuration.
 
-Laws of this file:
+Invariants:
 
 * Light: ``tele proxy ssh`` runs once for each connection. No Twisted, no attrs.
 * The process becomes ssh, so its exit status, its signals and its terminal are ssh's.

@@ -1,6 +1,6 @@
 """How is a whole cluster on one machine started and stopped?
 
-Laws of this file:
+Invariants:
 
 * All that can be found out before starting is, so that mistakes get their own sentences.
 * ``--detach`` ends with 0 only when all parts serve; until then the new process reports

@@ -1,6 +1,6 @@
 """What does a YAML text say, and on which line?
 
-Laws of this file:
+Invariants:
 
 * YAML 1.2, core schema only: strings, integers, floats, booleans, null, lists, mappings.
   ``no`` is a string, a date is a string, and there are no tags.

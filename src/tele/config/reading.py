@@ -1,6 +1,6 @@
 """How does a configuration file become values, with all its mistakes told at once?
 
-Laws of this file:
+Invariants:
 
 * The types of :mod:`tele.config.values` decide; nothing is coerced but what a type says
   (an address, a length of time, a path).

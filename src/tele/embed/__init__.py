@@ -4,7 +4,7 @@ Everything here takes values of :mod:`tele.config.values`, which a program may b
 itself as well as read from a file, and gives Twisted services. Their ``ready`` fires when
 they serve.
 
-Laws of this room:
+Invariants:
 
 * It composes and decides nothing: what a part does is in its own room.
 * Nothing is opened before a service is made or started, so that twistd may fork first.

@@ -1,6 +1,6 @@
 """How does the command line call auth, without a reactor?
 
-Laws of this file:
+Invariants:
 
 * Standard library only, besides our values: a command starts fast.
 * Through a proxy of the network where ``HTTPS_PROXY`` says so

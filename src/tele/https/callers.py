@@ -1,6 +1,6 @@
 """Who makes this call, and may somebody like that make it at all?
 
-Laws of this file:
+Invariants:
 
 * Asked anew for each request: a certificate that expired, or whose authority was
   removed, on a connection that is still open is worth nothing from then on. What it says, and

@@ -2,7 +2,7 @@
 
 Twisted's HTTP channel, with bounds on everything that a peer can make long.
 
-Laws of this file:
+Invariants:
 
 * A request is refused as soon as its head is known, and so is its caller: no body is read
   that would not be used, and none is longer than its operation allows.

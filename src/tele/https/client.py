@@ -1,6 +1,6 @@
 """How does a part of tele that runs on the reactor call auth?
 
-Laws of this file:
+Invariants:
 
 * Whether an address answers is found out by calling it; the one that answered last
   is called first.

@@ -4,7 +4,7 @@ A small client protocol of our own: Twisted's cannot abort a connection whose bo
 being read, which is what a stream from a dead peer needs, and does not tell whether a
 request that failed can have been acted upon.
 
-Laws of this file:
+Invariants:
 
 * One request at a time; what comes without being asked for ends the connection.
 * Every line and every body has a limit.

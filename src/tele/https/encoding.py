@@ -1,6 +1,6 @@
 """How do the request and the response of an operation become HTTP, and back?
 
-Laws of this file:
+Invariants:
 
 * One description of a request type (:class:`Shape`) drives client and server, so
   that they cannot disagree. See :mod:`tele.model.api.operation` for the rules.

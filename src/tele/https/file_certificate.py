@@ -1,6 +1,6 @@
 """Which certificate does a server show that was given one in files, and when is it another?
 
-Laws of this file:
+Invariants:
 
 * The files are looked at when somebody connects, at most once a second; what did not change
   is not read. Nobody waits for the disk: a thread looks, and who connects after it has found

@@ -1,6 +1,6 @@
 """Which connection to auth does a call use?
 
-Laws of this file:
+Invariants:
 
 * A kept connection is used only under the identity that it was made with.
 * It is us who close an idle connection, before the server does, so that a request is

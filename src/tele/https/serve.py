@@ -1,6 +1,6 @@
 """How does auth answer its API over HTTPS?
 
-Laws of this file:
+Invariants:
 
 * The table decides: what is not a row of it does not exist.
 * Who calls is settled before the body is read, and all that the handler checks of them

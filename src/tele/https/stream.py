@@ -1,6 +1,6 @@
 """How does one streaming answer reach its reader, and when does it end?
 
-Laws of this file:
+Invariants:
 
 * A line is one JSON value; an empty line says "I live" every 15 seconds.
 * A reader that falls behind by more than the bound is cut off, never waited for; so is one

@@ -1,6 +1,6 @@
 """With which certificates, and trusting whom, does the next TLS connection start?
 
-Laws of this file:
+Invariants:
 
 * Identity and trust are asked for at each new connection, so that a renewed
   certificate or a rotated CA needs no restart; what did not change is not parsed again.

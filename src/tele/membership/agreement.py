@@ -3,7 +3,7 @@
 A folder that was copied, or was another cluster's before, holds an identity that works, and with
 it the host would stay with whom its operator has left.
 
-Laws of this file:
+Invariants:
 
 * Configuration wins over what was kept, and what does not agree with it is an error, never a
   silent choice.

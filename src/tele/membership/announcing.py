@@ -1,6 +1,6 @@
 """How does a host say that it is alive?
 
-Laws of this file:
+Invariants:
 
 * Every 30 seconds, a little less at random; soon after a change; at once when auth is back.
 * An announcement that fails is made again sooner than the next one would be.

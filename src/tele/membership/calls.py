@@ -1,6 +1,6 @@
 """Is auth there? Calls to it, and one line in the log whenever the answer changes.
 
-Laws of this file:
+Invariants:
 
 * The same trouble is logged once, however many calls run into it and however long.
 * What auth said is data: it is logged with ``!r``.

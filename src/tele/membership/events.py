@@ -1,6 +1,6 @@
 """How do audit events get from this machine to auth, all of them, in order?
 
-Laws of this file:
+Invariants:
 
 * An event is spooled before it is sent (or refused by a full disk, and kept in memory), and
   forgotten after auth has said that it has it.

@@ -1,6 +1,6 @@
 """How is something kept on disk so that only we read it and a crash never halves it?
 
-Laws of this file:
+Invariants:
 
 * Files are 0600 in folders 0700, made so from the start and never loosened first.
 * What is written is on disk, whole, when the call returns (:mod:`tele.durable_files`).

@@ -1,6 +1,6 @@
 """With what does a machine prove itself, in one of its roles?
 
-Laws of this file:
+Invariants:
 
 * Keys are made here, live here and are written to one private file; only public halves leave.
 * No secret shows in a repr.

@@ -1,6 +1,6 @@
 """How does a machine become a member of a cluster that it knows only by a pin?
 
-Laws of this file:
+Invariants:
 
 * Nothing is sent before the other side has shown the certificate that the pin means.
 * Private keys are made here, of the suite that the cluster's CA has; auth sees public halves

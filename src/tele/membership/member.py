@@ -3,7 +3,7 @@
 Four loops, each on its own: renew the certificates, announce, follow the cluster's state,
 send audit events. Auth being away stops none of them, and nothing of what the host does.
 
-Laws of this file:
+Invariants:
 
 * ``identity`` and ``state`` are replaced whole; who needs them asks for them each time.
 * What cannot be mended by trying again fails :meth:`Member.ready`; everything else is tried

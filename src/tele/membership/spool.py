@@ -3,7 +3,7 @@
 Everything here may wait for the disk. A reactor uses it through
 :class:`tele.membership.background_spool.BackgroundSpool`.
 
-Laws of this file:
+Invariants:
 
 * In order, and each at least once: what was appended is there after ``kill -9``, and after a power
   cut if :meth:`Spool.sync` came after it; what was sent but not yet dropped is sent again, and

@@ -1,6 +1,6 @@
 """What does a member remember over a restart, and where?
 
-Laws of this file:
+Invariants:
 
 * Who a host is stands in its identity and nowhere else: auth made its id.
 * One process at a time uses a folder; a second one is told so.

@@ -1,6 +1,6 @@
 """How does a loop sleep so that it can be woken early?
 
-Laws of this file:
+Invariants:
 
 * A ring that comes while nobody waits is not lost: the next wait returns at once.
 * A wait that is cancelled leaves no timer behind.

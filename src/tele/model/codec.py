@@ -1,6 +1,6 @@
 """How does a value become JSON, and how does JSON become a value again?
 
-Laws of this file:
+Invariants:
 
 * Strict both ways: an unknown key, a missing key or a wrong type is
   :class:`tele.errors.InvalidInput` whose text names the place (``spec.logins[0]``).

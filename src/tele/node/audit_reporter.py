@@ -1,6 +1,6 @@
 """Which events does a node leave in the audit?
 
-Laws of this file:
+Invariants:
 
 * Who and where is filled in here, the same way for every event.
 * A stranger cannot fill the audit: refusals of those who are nobody here are let through

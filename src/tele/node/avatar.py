@@ -1,6 +1,6 @@
 """What may somebody do on this node, once they are in? The avatar.
 
-Laws of this file:
+Invariants:
 
 * The grant is decided at login, and again when the cluster's rules change; here it is only read,
   and what it does not give is refused.

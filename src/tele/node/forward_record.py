@@ -1,6 +1,6 @@
 """What is said of a forward, in the audit and on the recording?
 
-Laws of this file:
+Invariants:
 
 * Each forward and each connection of it is an event at its beginning and at its end, and
   frames on the recording: what and where to, and how much it carried; never what it carried.

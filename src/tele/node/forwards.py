@@ -1,6 +1,6 @@
 """What is forwarded for one connection: ports, sockets, an agent, displays?
 
-Laws of this file:
+Invariants:
 
 * Each kind needs its own word of the grant; without it nothing is made or listened on.
 * Paths are the user's business, in a process that is the user; ports below 1024 are root's.

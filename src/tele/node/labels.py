@@ -1,6 +1,6 @@
 """By which labels is this node known? Given ones, and answers of commands.
 
-Laws of this file:
+Invariants:
 
 * A command runs without privileges (as ``nobody`` where we are root), without a shell, for a
   bounded time, and only the first kilobyte of what it says counts.

@@ -1,6 +1,6 @@
 """Where does the node listen when a client asks for a port, and may it?
 
-Laws of this file:
+Invariants:
 
 * What is asked for is read as sshd reads it (channels.c, GatewayPorts): without leave of
   the configuration everything is loopback.

@@ -1,6 +1,6 @@
 """What runs on this node for one connection: shells, commands and sftp?
 
-Laws of this file:
+Invariants:
 
 * Everything runs through the spawner; here are only descriptors, environment and words.
 * A forced command replaces whatever was asked for, and what was asked for becomes a

@@ -1,6 +1,6 @@
 """May they come in here, as that account? The portal's realm.
 
-Laws of this file:
+Invariants:
 
 * The certificate was checked before; here the roles decide and give a Grant: at the login, and
   again whenever the cluster's rules change, for as long as the connection lasts.

@@ -1,6 +1,6 @@
 """How does a node start, serve and stop?
 
-Laws of this file:
+Invariants:
 
 * The spawner is started before anything listens; labels are known before anybody is judged
   by them; nobody is let in before we are a member.

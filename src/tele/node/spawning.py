@@ -1,6 +1,6 @@
 """How does the node talk to its spawner, and what if that dies?
 
-Laws of this file:
+Invariants:
 
 * Nothing here waits: requests are queued and sent, reports come through the reactor.
 * A spawner that dies is replaced at once, later ones with growing pauses. What it had

@@ -1,6 +1,6 @@
 """Which subsystems does a node have, and how is one of them served?
 
-Laws of this file:
+Invariants:
 
 * ``sftp`` is the node's own: no configuration replaces what is recorded as file transfer.
 * A protocol has pipes like any program, so that windows, limits and recording are the same.

@@ -1,6 +1,6 @@
 """What is a terminal as SSH asks for it, in terms of this machine (RFC 4254, 6.2 and 8)?
 
-Laws of this file:
+Invariants:
 
 * Whatever a client asks for, the worst is a terminal with default modes and a size that
   fits into 16 bits.

@@ -1,6 +1,6 @@
 """How does the command line connect, where connections leave through a proxy of the network?
 
-Laws of this file:
+Invariants:
 
 * Standard library only, besides our values: a command starts fast.
 * Not a byte more is read than the answer of the proxy of the network, so that whoever gets the

@@ -3,7 +3,7 @@
 Directly, or through a proxy of the network (:mod:`tele.outbound.egress`): an HTTP proxy that is
 asked to CONNECT, or SOCKS 5.
 
-Laws of this file:
+Invariants:
 
 * A name is resolved anew for each connection: whoever moved is found. Behind a proxy of the
   network it is the proxy that resolves it.

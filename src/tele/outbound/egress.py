@@ -4,7 +4,7 @@ A company's way out, which has nothing to do with the proxies of a cluster. It i
 configuration, or by the variables that programs of such networks know: ``HTTPS_PROXY``,
 ``ALL_PROXY`` and ``NO_PROXY``, in capitals or not; small ones count first, as with curl.
 
-Laws of this file:
+Invariants:
 
 * Neither a text nor an error about a way out has its password.
 * Names of destinations are for the proxy to resolve: they are compared, never looked up.

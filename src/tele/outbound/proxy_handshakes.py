@@ -3,7 +3,7 @@
 HTTP's CONNECT (RFC 9110, section 9.3.6) and SOCKS 5 (RFC 1928, login by RFC 1929). The
 destination's name goes to the proxy, which resolves it.
 
-Laws of this file:
+Invariants:
 
 * No input or output: bytes in, bytes out, so that it serves with a reactor and without.
 * An answer has a limit; what follows it belongs to the destination and is kept to the byte.

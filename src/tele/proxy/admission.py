@@ -4,7 +4,7 @@ SSH connections are counted by :mod:`tele.conch.server.connection_admission` unt
 logged in. What is not decided yet, TLS for the proxy's own pages and what is passed on to auth is
 counted here.
 
-Invariants of this file:
+Invariants:
 
 * Every connection is counted until it ends, and has a deadline until it has proved something;
   bytes do not move the deadline.

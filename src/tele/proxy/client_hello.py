@@ -4,7 +4,7 @@ Reads just enough of a ClientHello (RFC 8446, section 4.1.2) to route the stream
 without touching it: the server name (RFC 6066) and the protocols offered by ALPN
 (RFC 7301).
 
-Laws of this file:
+Invariants:
 
 * No bytes are changed or kept; the answer is a value, "not yet", or a ProtocolError.
 * Every length is checked against what holds it; nothing is read twice or skipped blindly.

@@ -8,7 +8,7 @@ SSH, and so is silence, since an SSH client may wait for the server's version
 Behind a load balancer that speaks the PROXY protocol there is its header before all that, and
 the address that it names is the peer's from then on.
 
-Invariants of this file:
+Invariants:
 
 * Whether there is a header is configured, never guessed: without it anybody could claim to be
   somebody else.

@@ -3,7 +3,7 @@
 A visitor says where by opening ``direct-tcpip`` (``ssh -J``), or by asking a session for the
 subsystem ``proxy:HOST:PORT`` (``ssh -s``).
 
-Laws of this file:
+Invariants:
 
 * Nobody logs in here: the only thing that a visitor gets is a way to a node's SSH.
 * Who may not log in to a node at all cannot even dial it; unknown, ambiguous, offline and

@@ -1,6 +1,6 @@
 """Who may log in to a proxy's SSH: users who pass through, nodes, and other proxies.
 
-Laws of this file:
+Invariants:
 
 * The certificate says what somebody is; what they may do here follows from that alone.
 * A host that is locked gets no tunnel.

@@ -5,7 +5,7 @@ secret (RFC 8446, section 5.2): both the end of a handshake and data look like a
 So a connection counts as answered when the server has spoken encrypted, then the client, and
 then the server again: by then the client has sent its Finished, or the server closes.
 
-Invariants of this file:
+Invariants:
 
 * Nothing is kept but five bytes of a head, and each record is looked at once.
 * What is no TLS is never answered; it is the server's to refuse.

@@ -1,6 +1,6 @@
 """What is behind the proxy's port, other than SSH?
 
-Invariants of this file:
+Invariants:
 
 * What is meant for auth passes through as it is: the proxy neither reads nor changes it, and
   only says before it where it comes from.

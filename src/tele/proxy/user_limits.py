@@ -1,6 +1,6 @@
 """How much of a proxy may one person use, over all their connections?
 
-Invariants of this file:
+Invariants:
 
 * Bookkeeping only: times are arguments, and nothing is closed here.
 * A person's limits are below the machine's: whoever uses up theirs leaves the rest to others.

@@ -1,6 +1,6 @@
 """May this person log in there, as that account? And may they do that through the API?
 
-Laws of this file:
+Invariants:
 
 * Nothing is allowed by default; deny wins over allow; a role that does not exist any
   more, or has expired, gives nothing and denies nothing.

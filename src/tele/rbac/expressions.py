@@ -4,7 +4,7 @@ Python's :mod:`re` goes back and tries again, so that a few characters of a role
 (``^(a+)+$``) could stop a node. Here all possibilities are followed at once (Thompson's
 construction): a match takes at most ``len(text)`` times the size of the expression.
 
-Laws of this file:
+Invariants:
 
 * Literals, ``.`` (any character at all), ``[...]``, backslash with ``d w s`` or ``D W S``,
   groups, ``|``, ``* + ?`` and ``{m,n}``; nothing that would need to remember (no back

@@ -1,6 +1,6 @@
 """What may a forced command be, and what is forwarded beside one?
 
-Invariants of this file:
+Invariants:
 
 * A forced command is all that a connection may do: ports, sockets, an agent or a display
   beside it are ways around it, so a role has to name them.

@@ -1,6 +1,6 @@
 """Do these labels fit that condition?
 
-Laws of this file:
+Invariants:
 
 * An allow condition asks for every key that it names, and for any one of its values.
 * A deny condition is met by any single key.

@@ -1,6 +1,6 @@
 """Where do finished bytes rest? In a directory: one folder for each recording.
 
-Laws of this file:
+Invariants:
 
 * Written once, and on disk before it is acknowledged, with all folders that lead to it
   (:mod:`tele.durable_files`): a blob is there whole or not at all, whatever happens. That holds for

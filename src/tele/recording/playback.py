@@ -1,6 +1,6 @@
 """How is a recording read back: from auth, from a file, from a folder?
 
-Laws of this file:
+Invariants:
 
 * Whatever is shown was checked: the chain, the manifest, and that all of it is of the session
   that was asked for. The signature is checked by :meth:`Source.verify`.

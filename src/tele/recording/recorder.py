@@ -1,6 +1,6 @@
 """How is a session written down while it runs?
 
-Laws of this file:
+Invariants:
 
 * Frames are on disk within a second, and there to stay (:mod:`tele.recording.commit`). A process
   that is killed, or a machine that loses its power, loses no more than that.

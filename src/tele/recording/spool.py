@@ -6,7 +6,7 @@
 
 Everything here may wait for the disk: a reactor calls it in a thread.
 
-Laws of this file:
+Invariants:
 
 * A chunk has its name only when it is whole: what a killed process leaves can be read up
   to the last chunk.

@@ -4,7 +4,7 @@
 :class:`RecordedPrograms` stands between a session and whoever starts its programs, so that
 neither knows of the other.
 
-Laws of this file:
+Invariants:
 
 * A terminal is recorded whole. Other output is recorded up to a limit, and what is beyond
   it is counted in a gap: a copy of every file that is copied is no record, it is a leak.

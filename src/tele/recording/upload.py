@@ -3,7 +3,7 @@
 While the session runs, chunk by chunk; after any outage from where auth says it is. What nobody
 writes any more is closed first (:mod:`tele.recording.recovery`).
 
-Laws of this file:
+Invariants:
 
 * Every step may be repeated. A chunk leaves the spool when auth has acknowledged it, the rest
   when auth has the manifest.

@@ -3,7 +3,7 @@
 Directly, through the tunnel that ends here, or through one that ends at another proxy: in
 the order of the plan (:mod:`tele.routing.plan`), until one works.
 
-Laws of this file:
+Invariants:
 
 * All ways together have their time; the last of them may use what is left of it.
 * An address at which no SSH server answered is tried last for a minute, for the node that said

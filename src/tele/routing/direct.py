@@ -1,6 +1,6 @@
 """Is it a node's SSH server that answers at an address which a node says is its own?
 
-Laws of this file:
+Invariants:
 
 * Until an SSH server has spoken, nothing of the visitor is sent there and nothing from there
   reaches them: a node that lies about its addresses opens no way to other services near the

@@ -1,6 +1,6 @@
 """Which node does a visitor mean?
 
-Laws of this file:
+Invariants:
 
 * A look-up by name costs the same whether the cluster has ten nodes or a hundred thousand;
   one by labels costs what the rarest of them has nodes, up to a limit, and no more than is

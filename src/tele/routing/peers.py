@@ -4,7 +4,7 @@ Proxies dial each other as nodes dial them: SSH, proved with host certificates. 
 to another proxy is made when it is first needed, serves all visitors that go there, and
 ends when it was of no use for a while.
 
-Laws of this file:
+Invariants:
 
 * A proxy passes visitors of others on to its own tunnels only, never further: no circles.
 * One connection to each proxy; whoever needs it while it is made waits for the same one.

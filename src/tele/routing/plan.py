@@ -1,6 +1,6 @@
 """Which way is a node reached?
 
-Laws of this file:
+Invariants:
 
 * Decisions only: values in, values out; no connection is known here.
 * The same for everybody who knows the same, so that nobody has to agree with anybody.

@@ -3,7 +3,7 @@
 A packet lives in these buffers only while it is handled; a connection owns none of them,
 so that an idle one costs no buffer at all.
 
-Laws of this file:
+Invariants:
 
 * Dispatch is synchronous: nobody keeps a memoryview of these across a reactor turn, nor
   across a call that may receive or send data of another connection.

@@ -5,7 +5,7 @@ send at once instead of in the next turn of the reactor, they say when they are 
 end when their peer is gone (:mod:`tele.sockets.tcp`).
 With any other protocol than ours they behave like Twisted's.
 
-Laws of this file:
+Invariants:
 
 * Everything that Twisted promises of a TCP transport stays true.
 * A connection that counts for somebody (a :class:`~tele.capacity.descriptors.Lease`) counts

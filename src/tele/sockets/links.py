@@ -1,6 +1,6 @@
 """What is below an SSH transport, and can it take more?
 
-Laws of this file:
+Invariants:
 
 * A link is busy from the moment it could not take everything until it has taken it all.
 * Bytes that are given to a link are copied before the call returns, or are on the wire.

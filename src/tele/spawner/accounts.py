@@ -1,6 +1,6 @@
 """Which accounts of this machine may be served, and by whom?
 
-Laws of this file:
+Invariants:
 
 * Standard library only: the spawner loads it, beside the node.
 * An account is served under its exact name; as an ordinary user, only one's own.

@@ -5,7 +5,7 @@ has left its process group and its terminal, and the group's id is how the kerne
 of them at once. Where there is no such file system, or it is not ours to divide (an ordinary
 user without a delegated group), sessions go without.
 
-Laws of this file:
+Invariants:
 
 * Standard library only: the spawner loads it.
 * Nothing of it keeps a session from starting, or from ending.

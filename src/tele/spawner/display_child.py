@@ -1,6 +1,6 @@
 """How does a session learn the cookie of a forwarded display? From ``xauth``, as under sshd.
 
-Laws of this file:
+Invariants:
 
 * Standard library only; it runs after the privileges are gone for good.
 * The cookie goes through standard input, never in arguments or the environment.

@@ -3,7 +3,7 @@
 As sshd does: when and from where they came last, and the message of the day; nothing with
 ``~/.hushlogin``, and nothing to what is no interactive shell.
 
-Laws of this file:
+Invariants:
 
 * Standard library only: the spawner loads it.
 * Called as the person: nothing is read that they could not read themselves.

@@ -4,7 +4,7 @@ As under Debian's sshd: the client's allow-listed ones, then the account's, then
 administrator wrote for every login (pam_env's files), then the connection's own. Nothing
 comes from a file of the person's: ``~/.ssh/environment`` is never read.
 
-Laws of this file:
+Invariants:
 
 * Standard library only: the spawner loads it.
 * What describes the connection comes last: neither a client nor a file can forge it.

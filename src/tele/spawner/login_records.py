@@ -3,7 +3,7 @@
 The records are glibc's, written here as they are: no library is loaded for it, and a wait
 for a file that somebody has locked is short (any user may lock what they may read).
 
-Laws of this file:
+Invariants:
 
 * Standard library only: the spawner loads it.
 * Only what is there is written: a system without these files wants none. Nothing of it

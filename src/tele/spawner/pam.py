@@ -1,6 +1,6 @@
 """What do the machine's PAM modules say to a session (pam(3))?
 
-Laws of this file:
+Invariants:
 
 * Loaded in a session's own process only, as root, before privileges are dropped: modules
   wait, fork and crash as they like. The spawner never loads it.

@@ -4,7 +4,7 @@ Between the spawner and the session stands one more process, which opened the PA
 and waits; it tells the spawner how the program ended and then closes the session, however
 long that takes. It goes on when the spawner dies.
 
-Laws of this file:
+Invariants:
 
 * Standard library only: the spawner loads it, but for PAM, which is loaded in the child.
 * It stays root and touches nothing of the session: no terminal, no pipe, no file of theirs.

@@ -4,7 +4,7 @@ Run as ``python -I -S program.py FD [OPTIONS]`` before the node accepts anybody;
 end of a SOCK_SEQPACKET pair, the node holds the other (:mod:`tele.node.spawning`). For each
 session it forks one child, which becomes the account for good and executes its shell.
 
-Laws of this file:
+Invariants:
 
 * Standard library only: it runs without ``site`` and loads nothing of tele but the files
   beside it that obey the same law.

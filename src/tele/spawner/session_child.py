@@ -1,6 +1,6 @@
 """How does a fresh child of the spawner become somebody's session?
 
-Laws of this file:
+Invariants:
 
 * Standard library only, and only what the spawner loaded before: nothing is imported, no
   file of ours is read, after the privileges are gone.

@@ -2,7 +2,7 @@
 
 SFTP version 3, draft-ietf-secsh-filexfer-02, sections 5 and 7.
 
-Laws of this file:
+Invariants:
 
 * Standard library only: it is loaded by a child of the spawner (:mod:`tele.spawner.sftp_server`).
 * A field that is longer than its packet is :class:`BadPacket`; nothing else is read.

@@ -4,7 +4,7 @@ SFTP version 3 (draft-ietf-secsh-filexfer-02) with OpenSSH's extensions (PROTOCO
 over two descriptors. It runs in a child of the spawner that has become the account already,
 so that the kernel decides what may be done, as it does for OpenSSH's.
 
-Laws of this file:
+Invariants:
 
 * Standard library only; no privileges; it never decides what is allowed.
 * A packet is answered exactly once, or it ends us: too long, torn or before INIT.

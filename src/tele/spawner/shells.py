@@ -1,6 +1,6 @@
 """Which shell runs what a session is for, and with which words?
 
-Invariants of this file:
+Invariants:
 
 * Standard library only: the spawner loads it.
 * A forced command is run by a shell that reads no file of the person before it, and a shell

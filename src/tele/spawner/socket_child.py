@@ -1,6 +1,6 @@
 """How does a child of the spawner make a socket as its account, and give it away?
 
-Laws of this file:
+Invariants:
 
 * Standard library only. It runs after the privileges are gone for good: what the account
   may not connect to or create, it does not.

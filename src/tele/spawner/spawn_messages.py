@@ -1,6 +1,6 @@
 """What do the node and its spawner say to each other?
 
-Laws of this file:
+Invariants:
 
 * Standard library only: both ends load it.
 * A message is ``JSON header NUL string NUL string ...``: strings are words and

@@ -2,7 +2,7 @@
 
 One thread writes, and commits all that waits as one transaction; a few threads read.
 
-Laws of this file:
+Invariants:
 
 * The reactor never waits for the disk; threads never touch the reactor's objects. Of answers
   with many items one is worked on in each of its turns.

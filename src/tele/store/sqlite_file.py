@@ -1,6 +1,6 @@
 """How is the store laid out in one SQLite file? Synchronous, for threads.
 
-Laws of this file:
+Invariants:
 
 * One table of items, one counter; every commit is one transaction, on disk before it
   is acknowledged (``synchronous=FULL``, write-ahead log).

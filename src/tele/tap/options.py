@@ -1,6 +1,6 @@
 """How do the services of twistd read their options, and how do they fail?
 
-Laws of this file:
+Invariants:
 
 * A mistake in the configuration ends twistd with status 2 and all mistakes on standard
   error, before anything is started.

@@ -1,6 +1,6 @@
 """How is a recording given to people and to other programs? As text, JSON lines, asciicast.
 
-Laws of this file:
+Invariants:
 
 * ``text`` never lets a control sequence through: it can be read in any terminal. What was
   forwarded has lines of its own, in brackets.

@@ -4,7 +4,7 @@ A frame is a fixed head (time u64 in nanoseconds, channel u32, kind u8, length u
 big-endian) and ``length`` bytes of data. A chunk is a fixed head (magic ``TLT1``, flags u8,
 number u32, SHA-256 of the chunk before, raw length u32) and the frames, compressed with zstd.
 
-Laws of this file:
+Invariants:
 
 * Every length of a peer is checked before anything of that length is made.
 * A reader that knows fewer kinds skips the others; it never guesses.

@@ -1,6 +1,6 @@
 """How do frames become chunks? Gathered, then cut: when large, when asked, and at the end.
 
-Laws of this file:
+Invariants:
 
 * Cutting is cheap; packing costs CPU and may be done in a thread. Chunk by chunk: the next one
   names the one before, so it is taken after that was packed.

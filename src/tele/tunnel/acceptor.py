@@ -1,6 +1,6 @@
 """Which nodes have a tunnel to this proxy, and how do they come by it?
 
-Laws of this file:
+Invariants:
 
 * A tunnel is bound to the host id of the certificate that its node logged in with.
 * One tunnel a node: the newest gets the visitors. An older one of the same run of the node

@@ -4,7 +4,7 @@ Twisted's ``ClientService`` dials, waits and dials again; what it sees as one co
 a whole tunnel: an SSH connection with the proxy's certificate checked, ours accepted, and
 the proxy told that visitors are welcome.
 
-Laws of this file:
+Invariants:
 
 * A visitor's channel gets the node's SSH server and nothing else; other channels are refused.
 * Whoever is let go of takes no new visitors and lasts as long as those that it has.

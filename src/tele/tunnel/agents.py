@@ -1,6 +1,6 @@
 """To which proxies does a node keep tunnels?
 
-Laws of this file:
+Invariants:
 
 * As many as asked for, to the proxies that this node prefers among those that the cluster
   has; one that cannot be reached, or is going away, is replaced at once and dialled on.

@@ -5,7 +5,7 @@ A node that dials a proxy says :data:`TUNNEL` once; from then on the proxy opens
 of the API. A proxy that dials another one opens :data:`VISITOR` channels, too: for a node
 whose tunnel ends there.
 
-Laws of this file:
+Invariants:
 
 * Names are of our own domain (RFC 4250, section 4.6.1): who is no member of ours does not
   know them and refuses.

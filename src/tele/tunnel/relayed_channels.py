@@ -1,6 +1,6 @@
 """How does a visitor's channel get to a node, over an SSH connection between members?
 
-Laws of this file:
+Invariants:
 
 * An opening has its time, and ends in a channel or in a sentence that names the node.
 * What a node refuses a visitor with, the visitor reads.

@@ -6,7 +6,7 @@ Before the visitor's own SSH begins, the proxy sends one line: ``TELE-VISITOR`` 
 base64, its host certificate, who comes from where to which node and when, and a signature
 over that with its host key.
 
-Laws of this file:
+Invariants:
 
 * A word is for one node, lasts :data:`LASTS` seconds either way, and counts once: what
   somebody overheard is of no use to them.

@@ -4,7 +4,7 @@
 ``mlkem768x25519-sha256`` (draft-ietf-sshm-mlkem-hybrid-kex): the client sends a share, the
 server answers with one, both know a secret.
 
-Laws of this file:
+Invariants:
 
 * A share is checked for its exact size before anything is computed with it; one that leads
   to no secret (a point of small order, an invalid KEM key) is the peer's fault.

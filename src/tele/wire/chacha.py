@@ -4,7 +4,7 @@ Not the construction of RFC 8439: of 64 bytes of key the second half encrypts th
 the length alone, the first half the rest from its second block on; its first block is the
 key of the Poly1305 tag over all of it. The nonce of everything is the sequence number.
 
-Laws of this file:
+Invariants:
 
 * The length is all that is decrypted before the tag was checked.
 * A key is renewed long before a sequence number comes again (:mod:`tele.admission.limits`).

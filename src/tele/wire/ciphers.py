@@ -1,6 +1,6 @@
 """Which ciphers are there, and which keys do they get (RFC 4253, section 7.2)?
 
-Laws of this file:
+Invariants:
 
 * A packet is authenticated as it was sent, encrypted: by the cipher itself, or by a MAC of
   the ``etm`` kind. Of a cipher that authenticates, no MAC is negotiated.

@@ -4,7 +4,7 @@ The length is sent in the clear. The rest is encrypted, one stream over all pack
 4344, section 4), and then authenticated: the MAC is of the sequence number, the length and
 the encrypted bytes.
 
-Laws of this file:
+Invariants:
 
 * Nothing is decrypted before its MAC was checked, so that nothing can be learned from how
   we refuse it.

@@ -1,6 +1,6 @@
 """How are SSH values laid out in bytes (RFC 4251, section 5)?
 
-Laws of this file:
+Invariants:
 
 * A reader never returns less than was announced, and never reads past its end: it raises
   :class:`tele.errors.ProtocolError`.

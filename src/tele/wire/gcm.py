@@ -3,7 +3,7 @@
 The length is sent in the clear and authenticated; the nonce is the IV with its last 8 bytes
 counted up.
 
-Laws of this file:
+Invariants:
 
 * No nonce is used twice: the count goes on whatever happens to a packet.
 """

@@ -1,6 +1,6 @@
 """Which algorithms do two ends agree on (RFC 4253, section 7.1)?
 
-Laws of this file:
+Invariants:
 
 * The client's order decides; a marker is never taken for a method (RFC 8308, section 2.2).
 * A MAC is agreed on for a cipher that needs one; for others the lists are not looked at.

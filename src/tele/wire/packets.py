@@ -4,7 +4,7 @@ One object per direction: it owns the cipher, the sequence number and the counts
 when new keys are due. Before the first keys a packet is plain; after them it is as one of
 the families of ciphers makes it: ``gcm``, ``etm`` and ``chacha``, each in a module of its own.
 
-Laws of this file:
+Invariants:
 
 * Nothing of a packet is looked at before it is authenticated, but its length.
 * A packet has at least one byte of payload and 4 to 255 bytes of padding.

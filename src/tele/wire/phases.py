@@ -4,7 +4,7 @@ The peer's side of an SSH connection as a table: phase, message number, next pha
 not in the table ends the connection, with one exception: after authentication a number that
 SSH does not know is answered with UNIMPLEMENTED (RFC 4253, section 11.4).
 
-Laws of this file:
+Invariants:
 
 * All transitions live here.
 * During the first key exchange nothing is admitted but the exchange itself and DISCONNECT,

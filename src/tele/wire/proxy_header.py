@@ -3,7 +3,7 @@
 The PROXY protocol, versions 1 and 2 (haproxy.org, proxy-protocol.txt): the balancer says so
 before the first byte of its client.
 
-Laws of this file:
+Invariants:
 
 * No input or output: the answer is a value, "not yet", or a ProtocolError, at the first byte
   that cannot be right.

@@ -1,6 +1,6 @@
 """What does a version line say (RFC 4253, section 4.2)?
 
-Laws of this file:
+Invariants:
 
 * A server's visitor sends its version line first and at once; a client may have to skip
   lines before the server's, up to a bound.

@@ -207,4 +207,4 @@ def test_who_comes_and_goes_is_in_the_log(world: World) -> None:
     assert start.startswith("connection.start user=alice remote_addr=h:1")
     assert end.startswith("connection.end user=alice remote_addr=h:1")
     assert "nodes=web1 seconds=2" in end
-    assert "error='user alice was removed from the cluster'" in end
+    assert 'error="user alice was removed from the cluster"' in end

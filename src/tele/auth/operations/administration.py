@@ -1,6 +1,6 @@
 """How are users, roles and tokens administered?
 
-Laws of this file:
+Invariants:
 
 * Whether the caller may was settled before (:mod:`tele.auth.authorizer`); every change is an event.
 * A user is removed with the tokens that they made: who knows one of them could join a machine.

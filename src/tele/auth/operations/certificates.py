@@ -1,6 +1,6 @@
 """Who gets a user certificate, and what is signed for keys made elsewhere?
 
-Laws of this file:
+Invariants:
 
 * A refused login takes the same work and gives the same answer whatever was wrong; the
   audit alone knows the reason.

@@ -1,6 +1,6 @@
 """What happened: how do sessions, recordings and events get in, and who may look?
 
-Laws of this file:
+Invariants:
 
 * A host speaks for itself only: its own sessions, its own events, and of those only kinds
   that a host can know of (:mod:`tele.auth.claims`). Its id, its name and the time are auth's.

@@ -1,6 +1,6 @@
 """How does one of us run a program on the other side of a connection?
 
-Laws of this file:
+Invariants:
 
 * One Deferred tells how it ended; it fires when the channel is closed, whatever was said.
 * What a server sends is handed over as it comes, and credited when it is used up; whoever

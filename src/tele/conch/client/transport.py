@@ -3,7 +3,7 @@
 The server has to prove itself with a host certificate of a trusted authority; we log in with
 a user certificate, in one round trip: no ``none``, no question whether the key would do.
 
-Laws of this file:
+Invariants:
 
 * Nothing of ours is sent to a server that has not proved itself.
 * :func:`connect` ends in exactly one of a connection service and an error of ours; when it

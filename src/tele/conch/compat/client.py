@@ -4,7 +4,7 @@
 ``getPrivateKey``, ``getPassword`` and ``getGenericAnswers`` of its authentication work as in
 Conch. A program that has certificates uses :func:`tele.conch.client.transport.connect` instead.
 
-Laws of this file:
+Invariants:
 
 * Whether a plain host key is the right one, only ``verifyHostKey`` of the program knows; one
   that does not say is refused.

@@ -3,7 +3,7 @@
 ``SSHFactory`` as in Conch: ``publicKeys`` and ``privateKeys`` (or the methods that get
 them), ``services``, ``protocol`` and a ``portal`` with checkers of the program's choice.
 
-Laws of this file:
+Invariants:
 
 * Conch's own services never run here, whatever the program names: what meets the network is
   ours.

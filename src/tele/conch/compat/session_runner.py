@@ -4,7 +4,7 @@ Such programs talk to Conch's ``SSHSessionProcessProtocol``, which is kept, with
 mistakes mended: the end is told after the output, and a slow side slows the other one down
 wherever the program's transport can be paused.
 
-Laws of this file:
+Invariants:
 
 * What a program says before the client knows that it runs, waits.
 * Input is credited when the program's transport has room for more.

@@ -5,7 +5,7 @@ for a node or proxy of tele, which know certificates only. Conch's points of ext
 kept: ``interfaceToMethod``, ``supportedAuthentications``, ``tryAuth`` and methods
 ``auth_<name>(data)`` that return a Deferred of what ``Portal.login`` returns.
 
-Laws of this file:
+Invariants:
 
 * A method is offered only if the program's portal has a checker for it, or the program
   says so itself.

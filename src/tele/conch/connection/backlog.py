@@ -1,6 +1,6 @@
 """What waits to be sent or written, and what does its waiting cost?
 
-Laws of this file:
+Invariants:
 
 * Bytes leave in the order in which they came, standard error among standard output.
 * A million pieces of one byte cost about what one piece of a million bytes does: who

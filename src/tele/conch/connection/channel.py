@@ -1,6 +1,6 @@
 """What is one channel, and how much may be under way on it (RFC 4254, section 5)?
 
-Laws of this file:
+Invariants:
 
 * Window credit is given for bytes that were consumed, never before: what a peer can make
   us hold is the window and nothing more.

@@ -3,7 +3,7 @@
 Conch's ``SSHConnection`` with every message read strictly: a program that works on Conch's
 works on this one, and a peer that breaks the protocol ends its own connection only.
 
-Laws of this file:
+Invariants:
 
 * A number that was never given out is a protocol error; one that was closed meanwhile is
   legal, and its message is dropped.

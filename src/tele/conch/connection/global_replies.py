@@ -1,6 +1,6 @@
 """In which order are global requests answered (RFC 4254, section 4)?
 
-Laws of this file:
+Invariants:
 
 * An answer says nothing of its request: answers leave in the order of the requests.
 * A peer can have only so many waiting.

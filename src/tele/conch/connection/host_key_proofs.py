@@ -4,7 +4,7 @@
 certificates there. The client asks, with ``hostkeys-prove-00@openssh.com``, for a signature by
 each key that is new to it, and writes it into ``known_hosts`` (``UpdateHostKeys``).
 
-Laws of this file:
+Invariants:
 
 * Nothing is signed but for a key of ours, over a text that begins with the request's name and
   holds the session's identity: a signature is of use to nobody else and nowhere else.

@@ -1,6 +1,6 @@
 """How do bytes get from a descriptor into packets, and from packets into a descriptor?
 
-Laws of this file:
+Invariants:
 
 * A descriptor is read only while its data can leave: there is window, the socket has taken
   what was sent before, keys are settled, and nobody who listens is behind.

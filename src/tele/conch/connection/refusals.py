@@ -1,6 +1,6 @@
 """With which code and which words is a peer refused (RFC 4254, section 5.1)?
 
-Laws of this file:
+Invariants:
 
 * The peer reads the true reason of whatever was raised on purpose; of our own mistakes it
   learns that there was one, and the log learns which.

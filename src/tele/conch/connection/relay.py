@@ -1,6 +1,6 @@
 """How do a channel and a stream become one?
 
-Laws of this file:
+Invariants:
 
 * Neither side is read while the other cannot take more: what waits is bounded both ways,
   and so is how long, once one of them is gone.

@@ -2,7 +2,7 @@
 
 What arrives on one is sealed for the other while it is still where it was decrypted.
 
-Laws of this file:
+Invariants:
 
 * A peer gets credit when what it sent has left on the other side: what waits between the
   two is the window, in each direction.

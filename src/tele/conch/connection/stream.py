@@ -1,6 +1,6 @@
 """How does a protocol of ours speak over a channel, as if it were a socket?
 
-Laws of this file:
+Invariants:
 
 * The channel is a Twisted transport, with producers, half-close and abort; so an SSH
   connection runs inside a channel of another one as it does over TCP.

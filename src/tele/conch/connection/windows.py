@@ -5,7 +5,7 @@ A window is how much may be under way in one round trip: 2 MiB fill a link of 1 
 takes and how much came meanwhile, and let the window grow if it was the window that was
 waited for.
 
-Laws of this file:
+Invariants:
 
 * A window grows only while what comes is used up at once and the last growth made it come
   faster: never for a consumer that is behind, nor for a queue on the way.

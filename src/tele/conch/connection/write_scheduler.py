@@ -1,6 +1,6 @@
 """Who of many senders on one connection sends next?
 
-Laws of this file:
+Invariants:
 
 * Whoever could not send waits once, and has its turn when all who waited before have had
   theirs: on a slow link no channel keeps another from sending.

@@ -1,6 +1,6 @@
 """How do connections that others make here reach the client?
 
-Laws of this file:
+Invariants:
 
 * What listens is one connection's, and ends with it.
 * While the client has as many of these channels as it may, nobody is accepted: who

@@ -2,7 +2,7 @@
 
 RFC 4254, section 7.2, and section 2.4 of OpenSSH's PROTOCOL.
 
-Laws of this file:
+Invariants:
 
 * The channel is confirmed when the connection is made, and refused with what went wrong.
 * Whether and where to is the forwarder's decision; without one nothing is forwarded.

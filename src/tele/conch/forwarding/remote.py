@@ -2,7 +2,7 @@
 
 RFC 4254, section 7.1, and section 2.4 of OpenSSH's PROTOCOL.
 
-Laws of this file:
+Invariants:
 
 * Whether and where to is the avatar's decision; without :class:`IListener` it is no.
 * Whoever asks for port 0 is told the real one. What was not asked for cannot be cancelled.

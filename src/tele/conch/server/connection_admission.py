@@ -1,6 +1,6 @@
 """Who may come in while nobody knows who it is, and who hears of those that may not?
 
-Laws of this file:
+Invariants:
 
 * All that a stranger can cause to be written is rationed here, and what was left out is
   counted: lines of the log one by one, refused connections once a minute.

@@ -4,7 +4,7 @@ The certificate is checked before the portal is asked, so the portal's checker h
 to check: what the realm gets as "avatar id" is the whole :class:`CertificateCredentials`, or
 :class:`MemberCredentials` where hosts log in, too.
 
-Laws of this file:
+Invariants:
 
 * Everything here is a frozen value, but the two adapters to ``twisted.cred``.
 """

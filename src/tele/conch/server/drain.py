@@ -3,7 +3,7 @@
 Nobody new is taken in by then. Whoever has a channel open may go on until there is none, or
 until a deadline; they are told nothing. Then all connections end with a word why.
 
-Laws of this file:
+Invariants:
 
 * Strangers are sent away at once: who has not logged in yet begins nothing here.
 * It ends: at the deadline, or at once when somebody is in a hurry, and a peer that does not

@@ -1,6 +1,6 @@
 """How is a server of ours put together?
 
-Laws of this file:
+Invariants:
 
 * Whether a stranger gets in at all is decided before anything is made for them.
 * No service is given out twice, and none before its time.

@@ -1,6 +1,6 @@
 """How does a server hold up its end of the transport?
 
-Laws of this file:
+Invariants:
 
 * The host key is looked up anew for each exchange; a certificate comes before a plain key.
 * Service requests are for authentication; one service answers them all, and its counts go on.

@@ -3,7 +3,7 @@
 Certificates only: methods ``publickey`` and ``publickey-hostbound-v00@openssh.com``
 (OpenSSH PROTOCOL, section 3.1) with a certificate of a trusted authority.
 
-Laws of this file:
+Invariants:
 
 * One request at a time: while the realm decides, no message is looked at.
 * An unsigned question gets the same checks as a signed request, but the realm's.

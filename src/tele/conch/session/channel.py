@@ -5,7 +5,7 @@ Reads the requests and tells how it ended; a *runner* runs what was asked for: a
 :class:`~tele.conch.session.programs.ISessionPrograms`, else a
 :class:`~tele.conch.compat.session_runner.ConchRunner` for Conch's own ``ISession``.
 
-Laws of this file:
+Invariants:
 
 * One program a channel. What came before the program runs is kept, bounded by the window.
 * Output follows the answer to the request that started the program; the exit follows all

@@ -1,6 +1,6 @@
 """How does a session run a program that has descriptors?
 
-Laws of this file:
+Invariants:
 
 * The descriptors of a program are closed here, once, whatever happens first: its end, the
   client's, or a client that left before it was started.

@@ -1,6 +1,6 @@
 """Where do a session channel and the program that it runs meet?
 
-Laws of this file:
+Invariants:
 
 * Values and interfaces only. Who starts programs, and what reads their descriptors, is
   elsewhere; neither knows the other.

@@ -2,7 +2,7 @@
 
 Everything else goes the way of Conch (``sendPacket``, ``sendDisconnect``, ``packetReceived``).
 
-Laws of this file:
+Invariants:
 
 * Views are valid during the call that passes them, and no longer (see ``scratch``).
 * Whoever sends data asks :meth:`IDataTransport.can_send` first; whoever is told False waits

@@ -1,6 +1,6 @@
 """What has to be remembered while keys are exchanged, and only then?
 
-Laws of this file:
+Invariants:
 
 * One object per exchange; nothing of it outlives it but what the transport takes.
 """

@@ -1,6 +1,6 @@
 """How do messages arrive?
 
-Laws of this file:
+Invariants:
 
 * A message is handled before the next one is looked at; while somebody holds, none is.
 * After the end nothing is handled any more, whatever else was received with it.

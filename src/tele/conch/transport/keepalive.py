@@ -4,7 +4,7 @@ After some seconds of silence the peer is asked something that it has to answer,
 does (``ClientAliveInterval``, ``ServerAliveInterval``). After a few questions in vain it counts as
 gone, and its connection ends at once: a line that broke without a word costs nothing for long.
 
-Laws of this file:
+Invariants:
 
 * An interval of 0 asks nothing. How long somebody's connection may be silent is known when they
   have logged in: their avatar may have a ``keepalive_interval``, in seconds; the limits of the

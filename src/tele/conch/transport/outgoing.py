@@ -3,7 +3,7 @@
 Sealed packets gather in the one shared buffer and leave in one send: at the end of a pump's
 turn, or, while received packets are handled, at the end of them all.
 
-Laws of this file:
+Invariants:
 
 * Packets leave in the order in which they were sent, whatever kind they are.
 * The shared buffer holds packets of one connection at a time: whoever claims it first

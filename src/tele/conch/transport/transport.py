@@ -5,7 +5,7 @@ exchange, the order of messages, and bulk data
 (:class:`tele.conch.transport.datapath.IDataTransport`). Services, avatars and
 ``sendPacket`` work as in Conch.
 
-Laws of this file:
+Invariants:
 
 * What a peer sends is dispatched only after the gate admitted it, and never after the end.
 * Whatever handling a message raises ends this connection, here, and nothing else.
