@@ -1,6 +1,6 @@
 """How does a certificate get into a running ssh-agent, and out again? With ssh-add.
 
-Law of this file: an agent is a convenience. Whatever it does, logging in goes on; a
+Invariant: an agent is a convenience. Whatever it does, logging in goes on; a
 sentence says what did not work.
 """
 

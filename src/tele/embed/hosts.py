@@ -1,6 +1,6 @@
 """How are nodes and proxies made from their configuration, with their membership?
 
-Law of this file: what serves is stopped before what it needs, the membership last.
+Invariant: what serves is stopped before what it needs, the membership last.
 """
 
 from __future__ import annotations

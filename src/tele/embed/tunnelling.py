@@ -1,6 +1,6 @@
 """How does a node that knows only a proxy get to auth, and its visitors to it?
 
-Law of this file: before there is a tunnel, auth is reached over the proxy's port, which
+Invariant: before there is a tunnel, auth is reached over the proxy's port, which
 passes TLS on; then through the tunnel, end to end to auth in both cases.
 """
 

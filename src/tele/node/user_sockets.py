@@ -1,6 +1,6 @@
 """How does the node get sockets that were made as the user?
 
-Law of this file: nothing here touches a path. A child of the spawner, which became the
+Invariant: nothing here touches a path. A child of the spawner, which became the
 account for good, connects or listens, and passes the socket back.
 """
 

@@ -3,7 +3,7 @@
 A clock of :class:`World` moves when a test says so, and bytes when a test carries them.
 Certificates, keys, packets and protocols are the real ones.
 
-Law of this room: names only; nothing here is imported by what runs.
+Invariant: names only; nothing here is imported by what runs.
 """
 
 from __future__ import annotations

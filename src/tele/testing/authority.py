@@ -1,6 +1,6 @@
 """How do members behave whose auth issues real certificates, and goes away when told to?
 
-Law of this file: it answers at once and keeps what it was told.
+Invariant: it answers at once and keeps what it was told.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How do two ends meet in memory, over a link that is as slow as a test wants?
 
-Law of this file: nothing moves unless a test says so.
+Invariant: nothing moves unless a test says so.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What did a recorder hear? One that keeps it in memory.
 
-Law of this file: it answers at once, and what it refuses it refuses before the session.
+Invariant: it answers at once, and what it refuses it refuses before the session.
 """
 
 from __future__ import annotations

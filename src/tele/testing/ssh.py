@@ -1,6 +1,6 @@
 """How do a real client and a real server of SSH meet, in memory and with a fake clock?
 
-Law of this file: keys, certificates and packets are real; only link and clock are not.
+Invariant: keys, certificates and packets are real; only link and clock are not.
 """
 
 from __future__ import annotations

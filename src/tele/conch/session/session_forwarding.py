@@ -1,6 +1,6 @@
 """What does a session ask to be forwarded to it: an agent, a display (RFC 4254, 6.3)?
 
-Law of this file: values and an interface only; who listens, and whether, is the avatar's.
+Invariant: values and an interface only; who listens, and whether, is the avatar's.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Two ways in:
 * as a program written for Conch: the modules of this package are called as those of
   ``twisted.conch.ssh`` and have the same names inside, so that only imports change.
 
-Law of this room: names only.
+Invariant: names only.
 """
 
 from __future__ import annotations
