@@ -31,7 +31,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import ClientFactory, Factory
 from twisted.python.failure import Failure
-from zope.interface import alsoProvides, directlyProvides, providedBy
+from zope.interface import Attribute, Interface, alsoProvides, directlyProvides, providedBy
 
 from tele.capacity.accepting import PatientPort
 from tele.capacity.descriptors import Lease
@@ -59,6 +59,19 @@ def peer_address(of: tuple[str, int]) -> Any:
     """Return (host, port) as Twisted's address of a TCP peer."""
     host, port = of
     return IPv6Address("TCP", host, port) if ":" in host else IPv4Address("TCP", host, port)
+
+
+class IBufferReceiver(Interface):
+    """A protocol that takes what was received from the shared buffer."""
+
+    kept = Attribute("bytes | bytearray: the beginning of what is received next")
+    missing = Attribute("int: bytes that ``kept`` lacks to be a packet; 0: not known")
+
+    def buffer_received(end: int) -> None:
+        """``RECEIVED[:end]`` was received, beginning with what was kept."""
+
+    def drained() -> None:
+        """The socket has taken all that was sent."""
 
 
 class DirectSocket(tcp.Connection):
@@ -117,8 +130,7 @@ class DirectSocket(tcp.Connection):
         returns what Twisted's ``doRead`` does.
         """
         protocol: Any = self.protocol
-        take = getattr(protocol, "scratch_received", None)
-        if take is None:
+        if not IBufferReceiver.providedBy(protocol):
             read = getattr(protocol, "socket_readable", None)
             return super().doRead() if read is None else read(self.socket)
         kept = protocol.kept
@@ -138,7 +150,7 @@ class DirectSocket(tcp.Connection):
         if not size:
             return main.CONNECTION_DONE
         self._last_read = size
-        take(start + size)
+        protocol.buffer_received(start + size)
         return None
 
     def _read_missing(self, protocol: Any) -> Any:

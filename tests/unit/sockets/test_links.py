@@ -9,7 +9,9 @@ from attrs import Factory, define
 from twisted.internet import abstract, tcp
 from twisted.internet.testing import StringTransport
 
-from tele.sockets.direct import DirectServer
+from tele.conch.client.transport import SSHClientTransport
+from tele.conch.server.transport import SSHServerTransport
+from tele.sockets.direct import DirectServer, IBufferReceiver
 from tele.sockets.links import TransportLink, make_link
 
 
@@ -74,6 +76,12 @@ def test_private_names_of_twisted() -> None:
     assert tcp.Port.transport is tcp.Server
     assert DirectServer.__mro__.index(tcp.Server) > 0
     assert hasattr(tcp.Connector, "_makeTransport")
+
+
+def test_ssh_is_read_from_the_shared_buffer() -> None:
+    """Both ends of SSH are what direct sockets hand the buffer to: no copy on the way."""
+    for end in (SSHServerTransport, SSHClientTransport):
+        assert IBufferReceiver.implementedBy(end)
 
 
 @pytest.mark.parametrize("length", [0, 1, 100_000])
