@@ -1,4 +1,4 @@
-"""Proxies of a network, as small as their RFCs allow: HTTP CONNECT (RFC 9110) and SOCKS 5."""
+"""Egress proxies, as small as their RFCs allow: HTTP CONNECT (RFC 9110) and SOCKS 5."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ CONNECTED = b"HTTP/1.1 200 Connection established\r\nVia: 1.1 gateway\r\n\r\n"
 
 @define
 class Gateway:
-    """Listens on loopback. ``names`` is what it resolves, and all that it lets out to.
+    """Listens on loopback, and connects to the hosts of ``names`` only.
 
-    ``asked`` is where it was asked to go to, as it was asked. ``login`` is what it wants.
-    ``answer`` replaces the bytes of a good answer of CONNECT.
+    ``requests`` are the destinations, as requested. ``login`` is required if it is given.
+    ``answer`` is the reply to a CONNECT that succeeded.
     """
 
     reactor: Any
@@ -29,11 +29,11 @@ class Gateway:
     names: Mapping[str, str] = field(factory=dict)
     login: tuple[str, str] | None = None
     answer: bytes = CONNECTED
-    asked: list[tuple[str, int]] = field(factory=list)
+    requests: list[tuple[str, int]] = field(factory=list)
     open: set[Any] = field(factory=set)
-    #: Makes TLS of what comes, for a gateway of the kind https.
+    #: TLS options of an https proxy.
     tls: Any = None
-    #: Wait for the destination's first bytes, so that they come with the answer.
+    #: Wait for the destination's first bytes, and send them with the reply.
     together: bool = False
     port: int = 0
     _listening: Any = None
@@ -50,7 +50,7 @@ class Gateway:
         return self
 
     def stop(self) -> None:
-        """Let nobody out any more."""
+        """Stop listening and cut all connections."""
         self.reactor.wait(self._listening.stopListening())
         self.cut()
 
@@ -64,81 +64,81 @@ class Gateway:
         return self.names.get(host)
 
 
-class _Beyond(Protocol):
+class _DestinationSide(Protocol):
     """The destination's side."""
 
-    def __init__(self, near: _Near) -> None:
-        self.near = near
+    def __init__(self, client: _ClientSide) -> None:
+        self.client = client
         self.early = b""
 
     def connectionMade(self) -> None:
-        self.near.gateway.open.add(self)
-        self.near.beyond = self
-        if not self.near.gateway.together:
-            self.near.arrived(b"")
+        self.client.gateway.open.add(self)
+        self.client.destination = self
+        if not self.client.gateway.together:
+            self.client.destination_connected(b"")
 
     def dataReceived(self, data: bytes) -> None:
-        if self.near.answered:
-            self.near.transport.write(data)
+        if self.client.is_connected:
+            self.client.transport.write(data)
         else:
-            self.near.arrived(data)
+            self.client.destination_connected(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.near.gateway.open.discard(self)
-        self.near.transport.loseConnection()
+        self.client.gateway.open.discard(self)
+        self.client.transport.loseConnection()
 
 
-class _Near(Protocol):
-    """Our side: a subclass reads the request."""
+class _ClientSide(Protocol):
+    """The client's side. A subclass reads the request."""
 
     transport: Any
-    answered = False
+    is_connected = False
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
         self.seen = b""
-        self.beyond: _Beyond | None = None
+        self.destination: _DestinationSide | None = None
 
     def connectionMade(self) -> None:
         self.gateway.open.add(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.gateway.open.discard(self)
-        if self.beyond is not None:
-            self.beyond.transport.loseConnection()  # type: ignore[union-attr]
+        if self.destination is not None:
+            self.destination.transport.loseConnection()  # type: ignore[union-attr]
 
     def dataReceived(self, data: bytes) -> None:
-        if self.beyond is not None and self.answered:
-            self.beyond.transport.write(data)  # type: ignore[union-attr]
+        if self.destination is not None and self.is_connected:
+            self.destination.transport.write(data)  # type: ignore[union-attr]
             return
         self.seen += data
-        self.look()
+        self.read_request()
 
-    def look(self) -> None:
+    def read_request(self) -> None:
         raise NotImplementedError
 
-    def go(self, host: str, port: int) -> None:
-        self.gateway.asked.append((host, port))
+    def connect_to(self, host: str, port: int) -> None:
+        self.gateway.requests.append((host, port))
         address = self.gateway.resolve(host)
         if address is None:
             self.refuse()
             return
-        factory = Factory.forProtocol(lambda: _Beyond(self))
+        factory = Factory.forProtocol(lambda: _DestinationSide(self))
         factory.noisy = False
-        going: Any = HostnameEndpoint(self.gateway.reactor, address, port).connect(factory)
-        going.addErrback(lambda _: self.refuse())
+        connecting: Any = HostnameEndpoint(self.gateway.reactor, address, port).connect(factory)
+        connecting.addErrback(lambda _: self.refuse())
 
     def refuse(self) -> None:
         raise NotImplementedError
 
-    def arrived(self, early: bytes) -> None:
+    def destination_connected(self, early: bytes) -> None:
         raise NotImplementedError
 
 
-class HttpGateway(_Near):
+class HttpGateway(_ClientSide):
     """CONNECT."""
 
-    def look(self) -> None:
+    def read_request(self) -> None:
         head, end, _ = self.seen.partition(b"\r\n\r\n")
         if not end:
             return
@@ -155,23 +155,23 @@ class HttpGateway(_Near):
                 self.transport.loseConnection()
                 return
         host, _, port = target.rpartition(":")
-        self.go(host.strip("[]"), int(port))
+        self.connect_to(host.strip("[]"), int(port))
 
     def refuse(self) -> None:
         self.transport.write(b"HTTP/1.1 403 Not on my watch\r\nContent-Length: 0\r\n\r\n")
         self.transport.loseConnection()
 
-    def arrived(self, early: bytes) -> None:
-        self.answered = True
+    def destination_connected(self, early: bytes) -> None:
+        self.is_connected = True
         self.transport.write(self.gateway.answer + early)
 
 
-class SocksGateway(_Near):
+class SocksGateway(_ClientSide):
     """SOCKS 5."""
 
     state = "greeting"
 
-    def look(self) -> None:
+    def read_request(self) -> None:
         seen = self.seen
         if self.state == "greeting" and len(seen) >= 2 and len(seen) >= 2 + seen[1]:
             methods, self.seen = seen[2 : 2 + seen[1]], seen[2 + seen[1] :]
@@ -182,7 +182,7 @@ class SocksGateway(_Near):
                 return
             self.transport.write(bytes((5, wanted)))
             self.state = "request" if wanted == 0 else "login"
-            self.look()
+            self.read_request()
         elif self.state == "login" and len(seen) >= 2 and len(seen) >= 3 + seen[1]:
             size = seen[1]
             if len(seen) < 3 + size + seen[2 + size]:
@@ -195,7 +195,7 @@ class SocksGateway(_Near):
                 self.transport.loseConnection()
                 return
             self.state = "request"
-            self.look()
+            self.read_request()
         elif self.state == "request" and len(seen) >= 5:
             assert seen[:3] == b"\5\1\0"
             assert seen[3] in (1, 3)
@@ -203,12 +203,12 @@ class SocksGateway(_Near):
             if len(seen) >= end + 2:
                 self.state = "wait"
                 host = inet_ntoa(seen[4:8]) if seen[3] == 1 else seen[5:end].decode()
-                self.go(host, int.from_bytes(seen[end : end + 2], "big"))
+                self.connect_to(host, int.from_bytes(seen[end : end + 2], "big"))
 
     def refuse(self) -> None:
         self.transport.write(b"\5\2\0\1" + bytes(6))
         self.transport.loseConnection()
 
-    def arrived(self, early: bytes) -> None:
-        self.answered = True
+    def destination_connected(self, early: bytes) -> None:
+        self.is_connected = True
         self.transport.write(b"\5\0\0\3\3abc\0\1" + early)

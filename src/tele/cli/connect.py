@@ -25,13 +25,13 @@ CONNECT_SECONDS = 10.0
 @click.argument("target", metavar="HOST:PORT")
 def connect(target: str) -> None:
     """Connect, as HTTPS_PROXY says, and hand the socket to ssh on standard output."""
-    from tele.outbound import blocking_dial as leaving
+    from tele.outbound import blocking_dial
 
     if not stat.S_ISSOCK(os.fstat(1).st_mode):
         raise InvalidInput("this is for ssh, with the option ProxyUseFdpass")
     host, port = split_address(target)
     try:
-        made = leaving.connect(host, port, CONNECT_SECONDS)
+        made = blocking_dial.connect(host, port, CONNECT_SECONDS)
     except OSError as error:
         raise Unreachable(f"{quoted(target)} did not answer: {error.strerror}") from None
     made.setblocking(True)

@@ -29,7 +29,7 @@ from tele.config.values import SIZE_UNITS, Address, Chosen, FileConfig, Network,
 from tele.errors import ConfigError, InvalidInput, quoted
 from tele.model.addresses import plain_network
 from tele.model.codec import parse_duration
-from tele.outbound.egress import EgressProxy, read_via
+from tele.outbound.egress import EgressProxy, parse_proxy
 
 _KIND = re.compile(r"[a-z][a-z0-9+.-]*", re.ASCII)
 _SIZE: Final = re.compile(r"([0-9]{1,6})(MiB|GiB|TiB)", re.ASCII)
@@ -302,7 +302,7 @@ def _pins(value: Value, _: int) -> Pins:
 
 
 def _via(value: Value, _: int) -> EgressProxy:
-    via = read_via(_text(value, 0))
+    via = parse_proxy(_text(value, 0))
     if via.login is not None:
         raise ValueError("no user and password here: put them into a file, via_login_file")
     return via

@@ -265,9 +265,9 @@ class JoinConfig:
         "The pin that ``tele tokens add`` and ``tele ca status`` print; one or a list.", None
     )
     via: EgressProxy | None = key(
-        "The way out of a network that lets out nobody else: ``http://host:port`` (CONNECT),"
-        " ``https://host:port`` or ``socks5://host:port``. Default: what the environment says in"
-        " ``HTTPS_PROXY`` or ``ALL_PROXY``, and ``NO_PROXY``.",
+        "The egress proxy of this network: ``http://host:port`` (CONNECT), ``https://host:port`` or"
+        " ``socks5://host:port``. Default: ``HTTPS_PROXY`` or ``ALL_PROXY``, and ``NO_PROXY``, of"
+        " the environment.",
         None,
     )
     via_login_file: Path | None = key(

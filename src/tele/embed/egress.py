@@ -1,4 +1,4 @@
-"""How do the connections of a host leave, as its configuration and the environment say?"""
+"""Which egress proxy and which login do the configuration and the environment give a host?"""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tele.https.pool import Endpoint
 from tele.membership.joining import Network
 from tele.model.api.members import ClusterInfo
 from tele.outbound.dialer import Dialer
-from tele.outbound.egress import Login, always, from_environment, read_login
+from tele.outbound.egress import ProxyLogin, always, from_environment, parse_login
 from tele.private_files import check_secret, read_secret
 
 
-def way_out(
+def host_dialer(
     reactor: Any, join: JoinConfig | None, environ: Mapping[str, str] = os.environ
 ) -> Dialer:
-    """Return the way out of a host that joins as ``join`` says.
+    """Return the dialer of a host that joins as ``join`` says.
 
-    Without it the host is in the process of its auth, and needs none. Raises
-    :class:`InvalidInput` when the environment says what cannot be, or others can read the
-    file with the password.
+    None: the host runs in the process of its auth, and uses no egress proxy. Raises
+    :class:`InvalidInput` for an invalid environment variable, and when others can read the login
+    file.
     """
     if join is None:
         return Dialer(reactor)
@@ -39,13 +39,13 @@ def way_out(
     return Dialer(reactor, always(join.via), _login_reader(join.via_login_file))
 
 
-def _login_reader(path: Path | None) -> Callable[[], Login | None]:
-    def read() -> Login | None:
+def _login_reader(path: Path | None) -> Callable[[], ProxyLogin | None]:
+    def read() -> ProxyLogin | None:
         if path is None:
             return None
-        # A file that is not there yet is tried again, like a proxy that does not answer yet.
+        # A missing file is tried again, like a proxy that does not answer yet.
         try:
-            return read_login(_read(path))
+            return parse_login(_read(path))
         except OSError as error:
             raise Unreachable(f"via_login_file {path}: {error.strerror}") from None
         except UnicodeDecodeError:
@@ -63,8 +63,8 @@ def _read(path: Path) -> str:
         raise Unreachable(str(error)) from None
 
 
-def network(out: Dialer, auth: Endpoint | None = None) -> Network:
-    """Return how auth is reached: over ``auth`` if it is given, and first over ``out``."""
+def network(dialer: Dialer, auth: Endpoint | None = None) -> Network:
+    """Return how auth is reached: through ``auth`` if it is given; to join, through ``dialer``."""
 
     def connect(
         reactor: Any,
@@ -74,10 +74,10 @@ def network(out: Dialer, auth: Endpoint | None = None) -> Network:
         server_name: str,
     ) -> RemoteAuthority:
         return RemoteAuthority(
-            reactor, addresses, identity, trust, server_name, endpoint=auth or out.endpoint
+            reactor, addresses, identity, trust, server_name, endpoint=auth or dialer.endpoint
         )
 
     def fetch(reactor: Any, address: str, pins: Sequence[str]) -> Deferred[ClusterInfo]:
-        return fetch_cluster(reactor, address, pins, out.endpoint)
+        return fetch_cluster(reactor, address, pins, dialer.endpoint)
 
     return Network(connect, fetch)

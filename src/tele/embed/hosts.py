@@ -30,7 +30,7 @@ from tele.config.values import (
 )
 from tele.data_dir import DataDirLock
 from tele.embed.addresses import host_name, public_address
-from tele.embed.egress import network, way_out
+from tele.embed.egress import host_dialer, network
 from tele.embed.plugins import choose
 from tele.embed.tunnelling import Tunnelling
 from tele.errors import InvalidInput
@@ -256,16 +256,16 @@ def _locked_node(
     labels = Labels(reactor, spawning, config.labels, commands)
     presence = NodePresence(config.name or host_name(), labels)
     store = _agreeing(store or open_store(config, data_dir), join, HostRole.NODE, data_dir)
-    out = way_out(reactor, config.join)
+    dialer = host_dialer(reactor, config.join)
     tunnels = None
     if config.join is not None and config.join.proxy is not None:
-        tunnels = Tunnelling(reactor, config.tunnels, join, out, limits_of(config))
+        tunnels = Tunnelling(reactor, config.tunnels, join, dialer, limits_of(config))
     member = Member(
         reactor,
         store=store,
         settings=join,
         presence=presence,
-        network=network(out) if tunnels is None else tunnels.network,
+        network=network(dialer) if tunnels is None else tunnels.network,
     )
     if tunnels is not None:
         tunnels.member = member
@@ -358,13 +358,13 @@ def _locked_proxy(
         peer=public_address(listen, config.peer_addr, listen.port),
         peer_header=required,
     )
-    out = way_out(reactor, config.join)
+    dialer = host_dialer(reactor, config.join)
     member = Member(
         reactor,
         store=_agreeing(store or open_store(config, data_dir), join, HostRole.PROXY, data_dir),
         settings=join,
         presence=lambda: said,
-        network=network(out),
+        network=network(dialer),
     )
     serving = ProxyService(
         reactor,
@@ -373,7 +373,7 @@ def _locked_proxy(
         auth=join.addresses,
         limits=limits_of(config),
         algorithms=ssh_algorithms(config),
-        out=out,
+        dialer=dialer,
         shutdown_grace=config.shutdown_grace.total_seconds(),
         proxy_protocol=required,
         https=https,

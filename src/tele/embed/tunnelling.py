@@ -41,15 +41,15 @@ class Tunnelling:
     member: Member
 
     def __init__(
-        self, reactor: Any, count: int, join: JoinSettings, out: Dialer, limits: Limits
+        self, reactor: Any, count: int, join: JoinSettings, dialer: Dialer, limits: Limits
     ) -> None:
         self._reactor = reactor
         self._limits = limits
         self._count = count
         self._join = join
-        self._out = out
+        self._dialer = dialer
         self._agents: Agents | None = None
-        self.network = network(out, self._auth_endpoint)
+        self.network = network(dialer, self._auth_endpoint)
 
     def agents(self, serve: Serve, changed: Callable[[], None]) -> Agents:
         """Make the tunnels; see :class:`tele.node.service.NodeService`."""
@@ -79,10 +79,10 @@ class Tunnelling:
         return self.member.refuses(proxy)
 
     def _dial(self, address: str) -> IStreamClientEndpoint:
-        return self._out.dial(address, DIAL_SECONDS)
+        return self._dialer.dial(address, DIAL_SECONDS)
 
     def _auth_endpoint(self, host: str, port: int) -> IStreamClientEndpoint:
-        return _AuthEndpoint(lambda: self._agents, self._out.endpoint(host, port, DIAL_SECONDS))
+        return _AuthEndpoint(lambda: self._agents, self._dialer.endpoint(host, port, DIAL_SECONDS))
 
 
 @implementer(IStreamClientEndpoint)

@@ -25,7 +25,7 @@ from tele.https.encoding import decode_response, encode_request
 from tele.https.identity import ALPN, TlsFiles, TlsIdentity
 from tele.model.addresses import split_address
 from tele.model.api.operation import Nothing, Operation
-from tele.outbound import blocking_dial as leaving
+from tele.outbound import blocking_dial
 
 if TYPE_CHECKING:  # the whole table takes longer to import than all the rest
     from tele.model.api.members import ClusterInfo
@@ -62,7 +62,7 @@ class _Connection(http.client.HTTPConnection):
         self._server_name = server_name
 
     def connect(self) -> None:
-        raw = leaving.connect(self.host, self.port, CONNECT_TIMEOUT)
+        raw = blocking_dial.connect(self.host, self.port, CONNECT_TIMEOUT)
         try:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.sock = self._context.wrap_socket(raw, server_hostname=self._server_name)

@@ -24,7 +24,7 @@ from tele.https.connection import ApiConnection, NotSent
 from tele.https.identity import TlsIdentity
 from tele.https.trust import ClientTls
 from tele.model.addresses import split_address
-from tele.outbound.endpoints import endpoint_of
+from tele.outbound.hostname_endpoint import hostname_endpoint
 from tele.sockets.tcp import notice_dead_peer_below
 
 CONNECT_TIMEOUT: Final = 10.0
@@ -74,7 +74,7 @@ class Pool:
         self._open: set[ApiConnection] = set()
 
     def _tcp(self, host: str, port: int) -> IStreamClientEndpoint:
-        return endpoint_of(self._reactor, host, port, CONNECT_TIMEOUT)
+        return hostname_endpoint(self._reactor, host, port, CONNECT_TIMEOUT)
 
     async def connect(self, address: str) -> ApiConnection:
         """Open a new connection; fails with :class:`NotSent`."""

@@ -122,3 +122,8 @@ def split_address(address: str, default_port: int = 3025) -> tuple[str, int]:
     if not host or not is_number or not 0 < int(port) < 65536:
         raise InvalidInput(f"{address[:256]!r} is not an address such as example.com:3080")
     return host, int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """Return ``host:port``, or ``[v6]:port``: what :func:`split_address` reads."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -39,7 +39,7 @@ from tele.node.forward_record import ForwardRecords
 from tele.node.forwards import Forwards
 from tele.node.programs import ConnectionContext, NodePrograms, Program
 from tele.node.user_sockets import UserSockets
-from tele.outbound.name_lookup import Names
+from tele.outbound.name_lookup import NameResolver
 from tele.recording.tee import ConnectionTape, RecordedPrograms
 from tele.spawner.control_groups import EXPELLED_GRACE
 
@@ -57,7 +57,7 @@ class Visitor(ConchUser):
         audit: AuditReporter,
         sockets: UserSockets,
         gateway: GatewayPorts,
-        names: Names,
+        names: NameResolver,
         account: Account,
         slots: Slots,
     ) -> None:

@@ -49,7 +49,7 @@ from tele.node.forward_record import ForwardRecord, ForwardRecords
 from tele.node.ports import addresses_for, listen_for_display, listen_on
 from tele.node.programs import ConnectionContext
 from tele.node.user_sockets import UserListener, UserSockets
-from tele.outbound.name_lookup import Names
+from tele.outbound.name_lookup import NameResolver
 from tele.sockets.direct import adopt
 from tele.spawner.display_child import find_xauth
 from tele.wire.fields import string, uint32
@@ -133,7 +133,7 @@ class Forwards:
         gateway: GatewayPorts,
         check: Callable[[], None],
         connection: Callable[[], Any],
-        names: Names,
+        names: NameResolver,
         account: Account,
         slots: Slots,
     ) -> None:

@@ -50,7 +50,7 @@ from tele.node.realm import Accounts, NodeRealm, look_up
 from tele.node.spawning import Spawning
 from tele.node.subsystems import by_name
 from tele.node.user_sockets import UserSockets
-from tele.outbound.name_lookup import Names
+from tele.outbound.name_lookup import NameResolver
 from tele.recording.tee import ConnectionTape
 from tele.sockets.direct import listen, peer_address
 from tele.spawner.accounts import own_login
@@ -120,7 +120,7 @@ class NodeService(Service):
         self._subsystems = by_name(subsystems)
         self._budget = budget or process_budget()
         self._audit = AuditReporter(reactor, member)
-        self._names = Names(reactor)
+        self._names = NameResolver(reactor)
         self._slots = Slots(WAITING_LIMIT)
         self._proxies = ProxyAddresses(self._resolve_proxy)
         self._trust: Trust | None = None
@@ -163,7 +163,7 @@ class NodeService(Service):
 
     def _resolve_proxy(self, host: str) -> Deferred[list[str]]:
         """Look up where a proxy is, as one of this proxy's look-ups."""
-        looking = Deferred.fromCoroutine(self._names.look_up(f"proxy {host}", host, 0))
+        looking = Deferred.fromCoroutine(self._names.resolve(f"proxy {host}", host, 0))
         return looking.addCallback(lambda addresses: [each.host for each in addresses])
 
     def _member_changed(self) -> None:

@@ -1,10 +1,9 @@
-"""How does the command line connect, where connections leave through a proxy of the network?
+"""How do commands connect without a reactor, directly or through an egress proxy?
 
 Invariants:
 
-* Standard library only, besides our values: a command starts fast.
-* Not a byte more is read than the answer of the proxy of the network, so that whoever gets the
-  socket has all that comes from the other side.
+* Only the standard library and our values are imported: a command starts fast.
+* Only the reply of the egress proxy is read: the caller gets every byte of the destination.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ import time
 from collections.abc import Mapping
 
 from tele.errors import InvalidInput, Unreachable
-from tele.outbound.egress import EgressProxy, Kind, from_environment
+from tele.outbound.egress import EgressProxy, ProxyKind, from_environment
 from tele.outbound.happy_eyeballs import dial
-from tele.outbound.proxy_handshakes import ANSWER_LIMIT, ask
+from tele.outbound.proxy_handshakes import REPLY_LIMIT, handshake_with
 from tele.sockets.tcp import notice_dead_peer
 
 
 def connect(
     host: str, port: int, seconds: float, environ: Mapping[str, str] = os.environ
 ) -> socket.socket:
-    """Return a connected socket, directly or as ``environ`` says; all within ``seconds``.
+    """Return a connected socket within ``seconds``; ``environ`` may name an egress proxy.
 
-    Raises :class:`Unreachable` for the way out, OSError for a direct connection.
+    Raises :class:`Unreachable` for the egress proxy, OSError for a direct connection.
     """
     made = _connect(host, port, seconds, environ)
     notice_dead_peer(made)
@@ -37,17 +36,17 @@ def _connect(host: str, port: int, seconds: float, environ: Mapping[str, str]) -
     via = from_environment(environ)(host, port)
     if via is None:
         return dial(host, port, seconds)
-    if via.kind is Kind.HTTPS:
+    if via.kind is ProxyKind.HTTPS:
         raise InvalidInput(
-            f"tele's commands do not leave through {via}; HTTPS_PROXY may be http://... or"
-            " socks5://..., and NO_PROXY says what needs no proxy"
+            f"tele's commands cannot use {via} as egress proxy; HTTPS_PROXY may be http://... or"
+            " socks5://..., and NO_PROXY lists the exceptions"
         )
     end = time.monotonic() + seconds
     try:
         made = dial(via.host, via.port, seconds)
     except OSError as error:
-        why = "no answer in time" if isinstance(error, TimeoutError) else error.strerror
-        raise Unreachable(f"{via} is not reached; it is the way out (HTTPS_PROXY): {why}") from None
+        cause = "no answer in time" if isinstance(error, TimeoutError) else error.strerror
+        raise Unreachable(f"cannot connect to egress proxy {via} (HTTPS_PROXY): {cause}") from None
     try:
         _ask(made, via, host, port, end)
         made.settimeout(seconds)
@@ -58,21 +57,21 @@ def _connect(host: str, port: int, seconds: float, environ: Mapping[str, str]) -
 
 
 def _ask(made: socket.socket, via: EgressProxy, host: str, port: int, end: float) -> None:
-    asking = ask(via, host, port, via.login)
-    answer = asking.begin()
+    handshake = handshake_with(via, host, port, via.login)
+    request = handshake.begin()
     try:
         while True:
             made.settimeout(max(end - time.monotonic(), 0.001))
-            if answer:
-                made.sendall(answer)
-            if asking.done:
+            if request:
+                made.sendall(request)
+            if handshake.done:
                 return
-            said = made.recv(ANSWER_LIMIT, socket.MSG_PEEK)
-            if not said:
-                raise Unreachable(f"{via} closed the connection instead of an answer")
-            answer = asking.receive(said)
-            made.recv(len(said) - len(asking.rest))
+            reply = made.recv(REPLY_LIMIT, socket.MSG_PEEK)
+            if not reply:
+                raise Unreachable(f"{via} closed the connection without a reply")
+            request = handshake.receive(reply)
+            made.recv(len(reply) - len(handshake.rest))
     except TimeoutError:
-        raise Unreachable(f"{via} does not answer; it is the way out (HTTPS_PROXY)") from None
+        raise Unreachable(f"egress proxy {via} (HTTPS_PROXY) does not answer") from None
     except OSError as error:
-        raise Unreachable(f"{via} broke the connection: {error.strerror}") from None
+        raise Unreachable(f"connection to egress proxy {via} failed: {error.strerror}") from None

@@ -1,15 +1,12 @@
-"""How does a connection leave a network that does not let everybody out?
+"""How do outgoing connections leave this network: directly, or through an egress proxy?
 
-Directly, or through a proxy of the network (:mod:`tele.outbound.egress`): an HTTP proxy that is
-asked to CONNECT, or SOCKS 5.
+An egress proxy (:mod:`tele.outbound.egress`) speaks HTTP CONNECT or SOCKS 5.
 
 Invariants:
 
-* A name is resolved anew for each connection: whoever moved is found. Behind a proxy of the
-  network it is the proxy that resolves it.
-* What a proxy of the network answers is bounded, in bytes and in time, and a refusal of its is
-  told in its words.
-* Once it is connected nothing of this file is in between, and no byte is lost.
+* A name is resolved for each connection. With an egress proxy, the proxy resolves it.
+* A reply of an egress proxy is bounded, in bytes and in time. An error quotes its refusal.
+* After the handshake nothing of this file is between the peers, and no byte is lost.
 """
 
 from __future__ import annotations
@@ -30,9 +27,9 @@ from zope.interface import implementer
 
 from tele.errors import TeleError, Unreachable
 from tele.model.addresses import split_address
-from tele.outbound.egress import Choose, EgressProxy, Kind, Login, direct
-from tele.outbound.endpoints import endpoint_of
-from tele.outbound.proxy_handshakes import ProxyHandshake, ask
+from tele.outbound.egress import EgressProxy, ProxyChoice, ProxyKind, ProxyLogin, no_proxy
+from tele.outbound.hostname_endpoint import hostname_endpoint
+from tele.outbound.proxy_handshakes import ProxyHandshake, handshake_with
 from tele.sockets.direct import DirectReactor, DirectSocket
 from tele.workers import SerialWorker
 
@@ -40,52 +37,52 @@ from tele.workers import SerialWorker
 def dial(
     reactor: Any, address: str, seconds: float, default_port: int = 3080
 ) -> IStreamClientEndpoint:
-    """Return an endpoint to ``host:port``, with sockets of ours; it waits for ``seconds``."""
+    """Return an endpoint for ``host:port`` that uses no egress proxy."""
     return Dialer(reactor).dial(address, seconds, default_port)
 
 
 @frozen(eq=False)
 class Dialer:
-    """How the connections of a host leave: ``choose`` says through what.
+    """Makes the outgoing connections of a host.
 
-    ``login`` says who we are to it, and is asked anew for each connection; without it, the
-    way out itself may say so.
+    ``proxy_for(host, port)`` is the egress proxy of a connection, or None. ``login()`` is the login
+    at it, read for each connection; without it the address of the proxy may contain one.
     """
 
     reactor: Any
-    choose: Choose = direct
-    login: Callable[[], Login | None] | None = None
-    #: Where files are read: the one with the login, and the authorities that this machine trusts.
+    proxy_for: ProxyChoice = no_proxy
+    login: Callable[[], ProxyLogin | None] | None = None
+    #: Reads files: the login, and the TLS authorities that this machine trusts.
     files: SerialWorker = field(init=False)
 
     @files.default
     def _make_worker(self) -> SerialWorker:
-        return SerialWorker(self.reactor, "way out")
+        return SerialWorker(self.reactor, "egress proxy")
 
     def dial(self, address: str, seconds: float, default_port: int = 3080) -> IStreamClientEndpoint:
-        """Return an endpoint to ``host:port``; it waits for ``seconds``."""
+        """Return an endpoint for ``host:port``; it times out after ``seconds``."""
         return self.endpoint(*split_address(address, default_port), seconds)
 
     def endpoint(self, host: str, port: int, seconds: float = 10.0) -> IStreamClientEndpoint:
-        """Return an endpoint, with sockets of ours. It fails with a :class:`TeleError` of the
-        way out, or as Twisted's endpoints do.
+        """Return an endpoint. It fails with a :class:`TeleError` about the egress proxy, or as
+        Twisted's endpoints do.
         """
-        via = self.choose(host, port)
+        via = self.proxy_for(host, port)
         if via is not None:
-            return _Through(self, via, host, port, seconds)
-        return self.straight(host, port, seconds)
+            return _ProxyEndpoint(self, via, host, port, seconds)
+        return self.direct_endpoint(host, port, seconds)
 
-    def straight(self, host: str, port: int, seconds: float) -> IStreamClientEndpoint:
-        """Return an endpoint that uses no proxy."""
-        return endpoint_of(DirectReactor(self.reactor), host, port, seconds)
+    def direct_endpoint(self, host: str, port: int, seconds: float) -> IStreamClientEndpoint:
+        """Return an endpoint that uses no egress proxy."""
+        return hostname_endpoint(DirectReactor(self.reactor), host, port, seconds)
 
 
 @implementer(IStreamClientEndpoint)
 @frozen(eq=False)
-class _Through:
+class _ProxyEndpoint:
     """Connects to (``host``, ``port``) through ``via``, all within ``seconds``."""
 
-    way: Dialer
+    dialer: Dialer
     via: EgressProxy
     host: str
     port: int
@@ -96,41 +93,44 @@ class _Through:
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
-        via, reactor = self.via, self.way.reactor
-        login, tls = await self.way.files.call(self._read_files)
-        waiting = _Waiting(via, ask(via, self.host, self.port, login), factory)
-        made: Any = Factory.forProtocol(lambda: waiting)
+        via, reactor = self.via, self.dialer.reactor
+        login, tls = await self.dialer.files.call(self._read_files)
+        proxy_handshake = handshake_with(via, self.host, self.port, login)
+        handshake = _HandshakeProtocol(via, proxy_handshake, factory)
+        made: Any = Factory.forProtocol(lambda: handshake)
         made.noisy = False
         if tls is not None:
             made = TLSMemoryBIOFactory(tls, True, made, clock=reactor)
             made.noisy = False
-        connected = Deferred.fromCoroutine(self._ask(made, waiting))
+        connected = Deferred.fromCoroutine(self._ask(made, handshake))
         connected.addTimeout(self.seconds, reactor)
         try:
             return await connected
         except DeferredTimeout:
-            raise Unreachable(f"{via} does not answer; it is the way out") from None
+            raise Unreachable(f"egress proxy {via} does not answer") from None
 
-    def _read_files(self) -> tuple[Login | None, Any]:
-        """In a thread: return the login, and for TLS what trusts the machine's authorities."""
-        login = self.via.login if self.way.login is None else self.way.login()
-        secure = self.via.kind is Kind.HTTPS
+    def _read_files(self) -> tuple[ProxyLogin | None, Any]:
+        """In a thread: return the login, and TLS options that trust the machine's CAs."""
+        login = self.via.login if self.dialer.login is None else self.dialer.login()
+        secure = self.via.kind is ProxyKind.HTTPS
         return login, optionsForClientTLS(self.via.host) if secure else None
 
-    async def _ask(self, factory: Any, waiting: _Waiting) -> IProtocol:
+    async def _ask(self, factory: IProtocolFactory, handshake: _HandshakeProtocol) -> IProtocol:
+        via = self.via
+        endpoint = self.dialer.direct_endpoint(via.host, via.port, self.seconds)
         try:
-            await self.way.straight(self.via.host, self.via.port, self.seconds).connect(factory)
+            await endpoint.connect(factory)
         except (TeleError, CancelledError):
             raise
         except Exception as error:
-            raise Unreachable(f"{self.via} is not reached; it is the way out: {error}") from None
-        return await waiting.answered
+            raise Unreachable(f"cannot connect to egress proxy {via}: {error}") from None
+        return await handshake.established
 
 
 @implementer(IStreamClientEndpoint)
 @frozen(eq=False)
-class Announced:
-    """What ``endpoint`` connects to, with ``preface`` sent before anything else."""
+class PrefacedEndpoint:
+    """Connects to ``endpoint`` and sends ``preface`` before anything else."""
 
     endpoint: IStreamClientEndpoint
     preface: bytes
@@ -147,73 +147,77 @@ class Announced:
         protocol = factory.buildProtocol(transport.getPeer())
         if protocol is None:
             transport.abortConnection()
-            raise Unreachable("the connection is not wanted any more")
+            raise Unreachable("the connection is no longer needed")
         transport.write(self.preface)
         hand_over(transport, protocol)
         return protocol
 
 
 def hand_over(transport: Any, protocol: IProtocol, rest: bytes = b"") -> None:
-    """Give a connection to ``protocol``, with the bytes that were read already."""
+    """Give a connection to ``protocol``, with the bytes that were already read."""
     if isinstance(transport, DirectSocket):
         transport.speak_to(protocol)
     else:
-        transport.wrappedProtocol = protocol  # TLS, to a proxy of the kind https
+        transport.wrappedProtocol = protocol  # TLS to an https egress proxy
     protocol.makeConnection(transport)
     if rest:
         protocol.dataReceived(rest)
 
 
-class _Waiting(Protocol):
-    """Speaks to a proxy of the network until it has connected us, and leaves then."""
+class _HandshakeProtocol(Protocol):
+    """Runs the handshake with an egress proxy, then hands the connection over."""
 
     transport: Any
 
-    def __init__(self, via: EgressProxy, asking: ProxyHandshake, factory: IProtocolFactory) -> None:
-        self.answered: Deferred[IProtocol] = Deferred(lambda _: self._give_up())
+    def __init__(
+        self, via: EgressProxy, handshake: ProxyHandshake, factory: IProtocolFactory
+    ) -> None:
+        self.established: Deferred[IProtocol] = Deferred(lambda _: self._give_up())
         self._via = via
-        self._asking = asking
+        self._handshake = handshake
         self._factory = factory
 
     def connectionMade(self) -> None:
-        """Ask."""
+        """Send the request."""
         if isinstance(self.transport, DirectSocket):
             self.transport.speak_to(self)
-        self.transport.write(self._asking.begin())
+        self.transport.write(self._handshake.begin())
 
     def dataReceived(self, data: bytes) -> None:
-        """Read the answer."""
-        if self.answered.called:
+        """Read the reply."""
+        if self.established.called:
             return
         try:
-            answer = self._asking.receive(data)
+            answer = self._handshake.receive(data)
         except TeleError as error:
-            self.answered.errback(error)
+            self.established.errback(error)
             self._give_up()
             return
         if answer:
             self.transport.write(answer)
-        if self._asking.done:
-            self._hand_over(self._asking.rest)
+        if self._handshake.done:
+            self._hand_over(self._handshake.rest)
 
     def _hand_over(self, rest: bytes) -> None:
         transport = self.transport
         protocol = self._factory.buildProtocol(transport.getPeer())
         if protocol is None:
-            self.answered.errback(Unreachable("the connection is not wanted any more"))
+            self.established.errback(Unreachable("the connection is no longer needed"))
             self._give_up()
             return
         hand_over(transport, protocol, rest)
-        self.answered.callback(protocol)
+        self.established.callback(protocol)
 
     def _give_up(self) -> None:
         if self.transport is not None:
             self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The proxy of the network left."""
-        if not self.answered.called:
-            words = "" if reason.check(ConnectionDone) else f": {reason.value}"
-            self.answered.errback(
-                Unreachable(f"{self._via} closed the connection instead of an answer{words}")
+        """The egress proxy closed the connection."""
+        if not self.established.called:
+            cause = "" if reason.check(ConnectionDone) else f": {reason.value}"
+            self.established.errback(
+                Unreachable(
+                    f"egress proxy {self._via} closed the connection without a reply{cause}"
+                )
             )

@@ -1,14 +1,14 @@
-"""Through which proxy of the network does a connection leave?
+"""Which egress proxy does a connection use?
 
-A company's way out, which has nothing to do with the proxies of a cluster. It is given in a
-configuration, or by the variables that programs of such networks know: ``HTTPS_PROXY``,
-``ALL_PROXY`` and ``NO_PROXY``, in capitals or not; small ones count first, as with curl.
+An egress proxy is a network's HTTP or SOCKS proxy, not a proxy of the cluster. The configuration
+names it, or the environment: ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY``, upper or lower case;
+lower case has precedence, as in curl.
 
 Invariants:
 
-* Neither a text nor an error about a way out has its password.
-* Names of destinations are for the proxy to resolve: they are compared, never looked up.
-* What this machine says to itself does not leave it, whatever the variables say.
+* No text and no error about an egress proxy contains its password.
+* Destination names are compared, never resolved: the proxy resolves them.
+* Connections to this machine never use an egress proxy.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ _URL = re.compile(
 )
 
 
-class Kind(str, Enum):
-    """What a proxy of the network speaks."""
+class ProxyKind(str, Enum):
+    """The protocol of an egress proxy."""
 
     HTTP = "http"
     HTTPS = "https"
     SOCKS5 = "socks5"
 
 
-#: ``socks5h`` is curl's word for what we always do: the proxy resolves names.
-_KINDS: Final = {**{kind.value: kind for kind in Kind}, "socks5h": Kind.SOCKS5}
-_PORTS: Final = {Kind.HTTP: 80, Kind.HTTPS: 443, Kind.SOCKS5: 1080}
+#: ``socks5h`` is curl's name for SOCKS 5 with names resolved by the proxy, as here always.
+_KINDS: Final = {**{kind.value: kind for kind in ProxyKind}, "socks5h": ProxyKind.SOCKS5}
+_PORTS: Final = {ProxyKind.HTTP: 80, ProxyKind.HTTPS: 443, ProxyKind.SOCKS5: 1080}
 
 
 @frozen
-class Login:
-    """Who we are to a proxy of the network."""
+class ProxyLogin:
+    """User and password at an egress proxy."""
 
     user: str
     password: str = field(repr=False)
@@ -57,45 +57,45 @@ class Login:
 
 @frozen
 class EgressProxy:
-    """A way out. ``login`` is what its address said, if anything."""
+    """An egress proxy. ``login`` is the one that its address contains, if any."""
 
-    kind: Kind
+    kind: ProxyKind
     host: str
     port: int
-    login: Login | None = field(default=None, repr=False)
+    login: ProxyLogin | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.kind.value}://{host}:{self.port}"
 
 
-#: Tells the way out of a connection to (host, port); None: there is no need of one.
-Choose = Callable[[str, int], EgressProxy | None]
+#: Returns the egress proxy for a connection to (host, port), or None for a direct connection.
+ProxyChoice = Callable[[str, int], EgressProxy | None]
 
 
-def direct(host: str, port: int) -> None:
-    """Choose no way out (a :data:`Choose`)."""
+def no_proxy(host: str, port: int) -> None:
+    """Connect directly (a :data:`ProxyChoice`)."""
 
 
-def always(via: EgressProxy) -> Choose:
-    """Choose ``via`` for every connection."""
+def always(via: EgressProxy) -> ProxyChoice:
+    """Return the choice of ``via`` for every connection."""
     return lambda host, port: via  # noqa: ARG005  (the signature of Choose)
 
 
-def read_via(text: str) -> EgressProxy:
+def parse_proxy(text: str) -> EgressProxy:
     """Read ``[kind://][user:password@]host[:port]``. Raises :class:`InvalidInput`."""
     match = _URL.fullmatch(text)
     if match is None:
-        # What was given may have a password in it.
+        # The text may contain a password: it is not quoted.
         raise InvalidInput("this is not an address such as http://proxy.example.com:3128")
     kind = _KINDS.get((match["kind"] or "http").lower())
     if kind is None:
         raise InvalidInput(
-            f"{quoted(match['kind'])} is no way out; there are http, https and socks5"
+            f"unknown kind of proxy: {quoted(match['kind'])}; use http, https or socks5"
         )
     port = int(match["port"]) if match["port"] else _PORTS[kind]
     if not 0 < port < 65536:
-        raise InvalidInput(f"{port} is no port")
+        raise InvalidInput(f"{port} is not a port")
     login = None
     if match["login"] is not None:
         user, _, password = match["login"].partition(":")
@@ -105,21 +105,21 @@ def read_via(text: str) -> EgressProxy:
         try:
             host = str(ip_address(host))
         except ValueError:
-            raise InvalidInput(f"{quoted(host)} is no address") from None
+            raise InvalidInput(f"{quoted(host)} is not an address") from None
     return EgressProxy(kind, host, port, login)
 
 
-def make_login(user: str, password: str) -> Login:
-    """Check what goes into a header and into SOCKS. Raises :class:`InvalidInput`."""
+def make_login(user: str, password: str) -> ProxyLogin:
+    """Return a login that fits a header and SOCKS. Raises :class:`InvalidInput`."""
     for text in (user, password):
         if len(text.encode("utf-8", "surrogateescape")) > _LOGIN_LIMIT or not text.isprintable():
             raise InvalidInput("user and password: at most 255 bytes of printable text each")
     if not user or ":" in user:
-        raise InvalidInput("the user is missing, or has a colon")
-    return Login(user, password)
+        raise InvalidInput("the user is missing, or contains a colon")
+    return ProxyLogin(user, password)
 
 
-def read_login(text: str) -> Login:
+def parse_login(text: str) -> ProxyLogin:
     """Read ``user:password``, the content of a file. Raises :class:`InvalidInput`."""
     user, colon, password = text.strip("\r\n").partition(":")
     if not colon:
@@ -127,32 +127,32 @@ def read_login(text: str) -> Login:
     return make_login(user, password)
 
 
-def from_environment(environ: Mapping[str, str]) -> Choose:
-    """Return what the variables say. Raises :class:`InvalidInput` for what cannot be read."""
+def from_environment(environ: Mapping[str, str]) -> ProxyChoice:
+    """Return the choice that the variables of ``environ`` make. Raises :class:`InvalidInput`."""
     via = None
     for name in ("https_proxy", "all_proxy"):
         given = environ.get(name) or environ.get(name.upper())
         if given:
             try:
-                via = read_via(given)
+                via = parse_proxy(given)
             except InvalidInput as error:
                 raise InvalidInput(f"{name.upper()}: {error}") from None
             break
     if via is None:
-        return direct
+        return no_proxy
     found = via
-    near = _read_near(environ.get("no_proxy") or environ.get("NO_PROXY") or "")
+    exceptions = _parse_no_proxy(environ.get("no_proxy") or environ.get("NO_PROXY") or "")
 
-    def choose(host: str, port: int) -> EgressProxy | None:
+    def proxy_for(host: str, port: int) -> EgressProxy | None:
         name = host.lower().rstrip(".").partition("%")[0]
-        if _is_own(name) or any(each.has(name, port) for each in near):
+        if _is_local(name) or any(each.matches(name, port) for each in exceptions):
             return None
         return found
 
-    return choose
+    return proxy_for
 
 
-def _is_own(name: str) -> bool:
+def _is_local(name: str) -> bool:
     if name == "localhost" or name.endswith(".localhost"):
         return True
     address = plain_address(name)
@@ -160,15 +160,15 @@ def _is_own(name: str) -> bool:
 
 
 @frozen
-class _Near:
-    """One entry of ``NO_PROXY``; ``port`` 0 is any."""
+class _NoProxyEntry:
+    """One entry of ``NO_PROXY``; ``port`` 0 is any port."""
 
     name: str
     network: IPNetwork | None = None
     port: int = 0
 
-    def has(self, host: str, port: int) -> bool:
-        """Whether it means this destination."""
+    def matches(self, host: str, port: int) -> bool:
+        """Whether the entry covers this destination."""
         if self.port not in (0, port):
             return False
         if self.network is not None:
@@ -177,19 +177,19 @@ class _Near:
         return self.name == "*" or host == self.name or host.endswith(f".{self.name}")
 
 
-def _read_near(text: str) -> tuple[_Near, ...]:
-    """Read ``NO_PROXY``: names, of domains with all in them, addresses, networks, ``*``."""
-    words = (each.strip().lower() for each in text.split(","))
-    return tuple(_read_entry(word) for word in words if word.strip(".*") or word == "*")
+def _parse_no_proxy(text: str) -> tuple[_NoProxyEntry, ...]:
+    """Parse ``NO_PROXY``: host names, domains (all names in them), addresses, networks, ``*``."""
+    entries = (each.strip().lower() for each in text.split(","))
+    return tuple(_parse_entry(entry) for entry in entries if entry.strip(".*") or entry == "*")
 
 
-def _read_entry(text: str) -> _Near:
+def _parse_entry(text: str) -> _NoProxyEntry:
     try:
-        return _Near("", plain_network(text.removeprefix("[").removesuffix("]")))
+        return _NoProxyEntry("", plain_network(text.removeprefix("[").removesuffix("]")))
     except ValueError:
         name, _, number = text.rpartition(":")
     if name and number.isascii() and number.isdigit():
-        return evolve(_read_entry(name), port=int(number))
+        return evolve(_parse_entry(name), port=int(number))
     if text == "*":
-        return _Near("*")
-    return _Near(text.removeprefix("*").removeprefix(".").rstrip("."))
+        return _NoProxyEntry("*")
+    return _NoProxyEntry(text.removeprefix("*").removeprefix(".").rstrip("."))

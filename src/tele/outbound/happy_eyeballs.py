@@ -1,14 +1,14 @@
-"""How does the command line connect to a name that has several addresses?
+"""How does a command connect to a name that has several addresses?
 
-"Happy Eyeballs" (RFC 8305): the addresses are tried in turn, the two families alternately, each a
-moment after the one before; whichever answers first is taken. A family, or an address, that is a
-black hole costs that moment, and not a time-out.
+"Happy Eyeballs" (RFC 8305): addresses alternate between IPv6 and IPv4, each attempt starts
+:data:`ATTEMPT_DELAY` after the one before, and the first that succeeds is used. An unreachable
+family or address costs that delay, not a time-out.
 
 Invariants:
 
-* Standard library only: a command starts fast.
-* All is over within the time that was given, however many addresses there are; of these so many
-  are tried and no more, whatever a name server answers.
+* Only the standard library is imported: a command starts fast.
+* The total time is bounded, whatever the number of addresses; at most :data:`ADDRESSES_LIMIT` are
+  tried, whatever a name server answers.
 * Every socket but the one that is returned is closed.
 """
 
@@ -24,7 +24,7 @@ from typing import Any
 
 from tele.model.addresses import ADDRESSES_LIMIT, ATTEMPT_DELAY, alternate
 
-#: What ``getaddrinfo`` returns of one address: family, kind, protocol, a name, and the address.
+#: An entry of ``getaddrinfo``: family, type, protocol, canonical name, address.
 Info = tuple[Any, Any, int, str, Any]
 GetAddrInfo = Callable[..., Sequence[Info]]
 
@@ -38,9 +38,9 @@ def find(host: str, port: int, get: GetAddrInfo = socket.getaddrinfo) -> list[In
 def dial(
     host: str, port: int, seconds: float, get: GetAddrInfo = socket.getaddrinfo
 ) -> socket.socket:
-    """Return a socket that is connected to ``host``, with a time-out of ``seconds``.
+    """Return a socket connected to ``host``, with a time-out of ``seconds``.
 
-    Raises OSError: what the first address said that said anything, or TimeoutError.
+    Raises OSError: the first error of an address, or TimeoutError.
     """
     addresses = find(host, port, get)
     with selectors.DefaultSelector() as pending:
@@ -57,20 +57,20 @@ def dial(
 def _first(addresses: Sequence[Info], pending: selectors.BaseSelector, end: float) -> socket.socket:
     """Return the first connected socket; those that are still connecting stay ``pending``."""
     problem: OSError | None = None
-    coming = list(addresses)
+    untried = list(addresses)
     next_at = 0.0
-    while coming or pending.get_map():
+    while untried or pending.get_map():
         now = time.monotonic()
         if now >= end:
             break
-        if coming and (now >= next_at or not pending.get_map()):
+        if untried and (now >= next_at or not pending.get_map()):
             try:
-                _begin(coming.pop(0), pending)
-            except OSError as error:  # such as: there is no route of this family
+                _begin(untried.pop(0), pending)
+            except OSError as error:  # e.g. no route for this family
                 problem = problem or error
                 continue
             next_at = now + ATTEMPT_DELAY
-        until = min(end, next_at) if coming else end
+        until = min(end, next_at) if untried else end
         for key, _ in pending.select(max(0.0, until - time.monotonic())):
             made: socket.socket = key.data
             pending.unregister(made)

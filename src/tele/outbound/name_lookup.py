@@ -1,13 +1,13 @@
-"""How is a name looked up that somebody else may choose, so that nobody else waits for it?
+"""How are names resolved that users or nodes choose, so that a slow one delays no other user?
 
-A name server can be slow on purpose. Names that users, or nodes, choose are looked up in threads
-of their own (:mod:`tele.workers`), with a share for each of them; Twisted's thread pool, which is
-ten threads for everything, is never used for them.
+A name server can be slow on purpose. Such names are resolved in threads of their own
+(:mod:`tele.workers`), of which each user and each node has a share. Twisted's thread pool, ten
+threads for everything, is never used for them.
 
 Invariants:
 
-* An address is not looked up at all.
-* So many addresses of a name are tried, and no more, whatever its server answers.
+* A literal address is not looked up.
+* At most :data:`ADDRESSES_LIMIT` addresses of a name are tried, whatever its server answers.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from zope.interface import implementer
 from tele.capacity.descriptors import Lease
 from tele.errors import quoted
 from tele.model.addresses import ADDRESSES_LIMIT, alternate
-from tele.outbound.endpoints import endpoint_of
+from tele.outbound.hostname_endpoint import hostname_endpoint
 from tele.sockets.direct import DirectReactor
 from tele.workers import Workers
 
-#: Threads for names, and of one key at once.
+#: Threads for lookups, in all and for one key.
 THREADS: Final = 64
 THREADS_PER_KEY: Final = 4
-#: Names of one key that wait for a thread.
+#: Lookups of one key that wait for a thread.
 WAITING_PER_KEY: Final = 1024
-#: How long a name may take, its waiting included.
+#: Time limit of a lookup, waiting included.
 SECONDS: Final = 15.0
 
 Address = IPv4Address | IPv6Address
@@ -51,7 +51,7 @@ GetAddrInfo = Callable[..., Sequence[tuple[Any, ...]]]
 
 
 def _literal(host: str, port: int) -> Address | None:
-    """Return the address that ``host`` is, or None: it is a name."""
+    """Return ``host`` as an address, or None if it is a name."""
     try:
         version = ip_address(host).version
     except ValueError:
@@ -59,8 +59,8 @@ def _literal(host: str, port: int) -> Address | None:
     return IPv4Address("TCP", host, port) if version == 4 else IPv6Address("TCP", host, port)
 
 
-class Names:
-    """Looks names up in ``Workers`` of its own. Close it when its owner stops."""
+class NameResolver:
+    """Resolves names in ``Workers`` of its own. Close it when its owner stops."""
 
     def __init__(self, reactor: Any, get: GetAddrInfo | None = None) -> None:
         self._reactor = reactor
@@ -82,13 +82,13 @@ class Names:
         seconds: float,
         take: Callable[[], Lease] | None = None,
     ) -> IStreamClientEndpoint:
-        """Return an endpoint for ``key``, with sockets of ours; it connects for ``seconds``.
+        """Return an endpoint on the account of ``key``; it times out after ``seconds``.
 
         ``take`` counts each address that is tried, see :class:`DirectReactor`.
         """
         return _Named(self, key, host, port, seconds, take)
 
-    async def look_up(self, key: str, host: str, port: int) -> list[Address]:
+    async def resolve(self, key: str, host: str, port: int) -> list[Address]:
         """Return addresses of ``host``. Raises ``DNSLookupError``, or ``Unavailable``."""
         literal = _literal(host, port)
         if literal is not None:
@@ -106,15 +106,15 @@ class Names:
         return addresses
 
     def close(self) -> None:
-        """Look nothing up any more."""
+        """Cancel lookups and start no more."""
         self.workers.close()
 
     async def connect(self, named: _Named, factory: IProtocolFactory) -> IProtocol:
-        """Do what ``named`` is for."""
-        addresses = await self.look_up(named.key, named.host, named.port)
+        """Connect ``named``."""
+        addresses = await self.resolve(named.key, named.host, named.port)
         reactor = DirectReactor(self._reactor, _Known(addresses), named.take)
-        # The name is not asked for again; an address in its place is always a good one.
-        endpoint = endpoint_of(reactor, addresses[0].host, named.port, named.seconds)
+        # The first address replaces the name, so that it is not resolved again.
+        endpoint = hostname_endpoint(reactor, addresses[0].host, named.port, named.seconds)
         made: IProtocol = await endpoint.connect(factory)
         return made
 
@@ -122,7 +122,7 @@ class Names:
 @implementer(IStreamClientEndpoint)
 @frozen(eq=False)
 class _Named:
-    names: Names
+    names: NameResolver
     key: str
     host: str
     port: int
@@ -137,7 +137,7 @@ class _Named:
 @implementer(IHostnameResolver, IHostResolution)
 @frozen
 class _Known:
-    """Knows the addresses already."""
+    """A resolver of addresses that are already known."""
 
     addresses: Sequence[Address]
     name: str = ""
@@ -158,7 +158,7 @@ class _Known:
         return self
 
     def cancel(self) -> None:
-        """See ``IHostResolution``: it is over at once."""
+        """See ``IHostResolution``: it has already completed."""
 
 
 def _address(found: tuple[Any, ...]) -> Address:

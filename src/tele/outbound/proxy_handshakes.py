@@ -1,13 +1,13 @@
-"""What is said to a proxy of the network, so that it connects us, and what does it answer?
+"""What are the handshakes with egress proxies?
 
-HTTP's CONNECT (RFC 9110, section 9.3.6) and SOCKS 5 (RFC 1928, login by RFC 1929). The
-destination's name goes to the proxy, which resolves it.
+HTTP CONNECT (RFC 9110, section 9.3.6) and SOCKS 5 (RFC 1928, login by RFC 1929). The proxy
+resolves the destination's name.
 
 Invariants:
 
-* No input or output: bytes in, bytes out, so that it serves with a reactor and without.
-* An answer has a limit; what follows it belongs to the destination and is kept to the byte.
-* A refusal is told in the proxy's words, quoted and cut.
+* Bytes in, bytes out, no I/O: the same code serves with and without a reactor.
+* A reply is at most :data:`REPLY_LIMIT` bytes. The bytes after it belong to the destination.
+* An error quotes the proxy's refusal, cut to 256 bytes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from ipaddress import ip_address
 from typing import Final, Protocol
 
 from tele.errors import InvalidInput, Unreachable, quoted
-from tele.outbound.egress import EgressProxy, Kind, Login
+from tele.model.addresses import join_address
+from tele.outbound.egress import EgressProxy, ProxyKind, ProxyLogin
 
-ANSWER_LIMIT: Final = 16 * 1024
+REPLY_LIMIT: Final = 16 * 1024
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9_.])?", re.ASCII)
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [^\r\n]*)?")
@@ -46,19 +47,21 @@ _REPLIES: Final = {
 
 
 class ProxyHandshake(Protocol):
-    """One conversation. ``rest`` is what came after its end."""
+    """One handshake. ``rest`` are the bytes after its end."""
 
     done: bool
     rest: bytes
 
     def begin(self) -> bytes:
-        """Return what to send first."""
+        """Return the first bytes to send."""
 
     def receive(self, data: bytes) -> bytes:
-        """Take what came, return what to send; raises :class:`Unreachable`."""
+        """Process received bytes and return bytes to send. Raises :class:`Unreachable`."""
 
 
-def ask(via: EgressProxy, host: str, port: int, login: Login | None) -> ProxyHandshake:
+def handshake_with(
+    via: EgressProxy, host: str, port: int, login: ProxyLogin | None
+) -> ProxyHandshake:
     """Return the conversation that asks ``via`` for a connection to ``host``.
 
     Raises :class:`InvalidInput` for a destination that cannot be named.
@@ -67,26 +70,26 @@ def ask(via: EgressProxy, host: str, port: int, login: Login | None) -> ProxyHan
         ip_address(host)
     except ValueError:
         if _HOST.fullmatch(host) is None:
-            raise InvalidInput(f"{quoted(host)} is no name of a host") from None
-    if via.kind is Kind.SOCKS5:
+            raise InvalidInput(f"{quoted(host)} is not a host name") from None
+    if via.kind is ProxyKind.SOCKS5:
         return _Socks(via, host, port, login)
     return _Connect(via, host, port, login)
 
 
 class _Connect:
-    """HTTP's CONNECT. Whatever an answer says of its length does not matter after a 2xx."""
+    """HTTP CONNECT. A 2xx reply has no body, whatever its headers say."""
 
-    def __init__(self, via: EgressProxy, host: str, port: int, login: Login | None) -> None:
+    def __init__(self, via: EgressProxy, host: str, port: int, login: ProxyLogin | None) -> None:
         self.done = False
         self.rest = b""
         self._via = via
-        self._target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._target = join_address(host, port)
         self._login = login
         self._seen = b""
         self._skipped = 0
 
     def begin(self) -> bytes:
-        """See :class:`Asking`."""
+        """See :class:`ProxyHandshake`."""
         lines = [f"CONNECT {self._target} HTTP/1.1", f"Host: {self._target}"]
         if self._login is not None:
             pair = f"{self._login.user}:{self._login.password}"
@@ -95,14 +98,14 @@ class _Connect:
         return "\r\n".join([*lines, "", ""]).encode("ascii")
 
     def receive(self, data: bytes) -> bytes:
-        """See :class:`Asking`."""
+        """See :class:`ProxyHandshake`."""
         self._seen += data
         while not self.done:
             if self._seen[: len(_HTTP)] != _HTTP[: len(self._seen)]:
-                raise Unreachable(f"{self._via} is no HTTP proxy: it says {_cut(self._seen)}")
+                raise Unreachable(f"{self._via} is not an HTTP proxy: it sent {_cut(self._seen)}")
             head, end, rest = self._seen.partition(b"\r\n\r\n")
-            if len(head) + self._skipped > ANSWER_LIMIT:
-                raise Unreachable(f"{self._via} answers without an end")
+            if len(head) + self._skipped > REPLY_LIMIT:
+                raise Unreachable(f"{self._via} sent a reply of more than {REPLY_LIMIT} bytes")
             if not end:
                 break
             self._take(head, rest)
@@ -112,21 +115,21 @@ class _Connect:
         line = head.partition(b"\r\n")[0]
         status = _STATUS.fullmatch(line)
         if status is None:
-            raise Unreachable(f"{self._via} is no HTTP proxy: it says {_cut(line)}")
-        if status[1].startswith(b"1"):  # RFC 9110, section 15.2: the answer is yet to come
+            raise Unreachable(f"{self._via} is not an HTTP proxy: it sent {_cut(line)}")
+        if status[1].startswith(b"1"):  # RFC 9110, section 15.2: an interim response
             self._skipped += len(head)
             self._seen = rest
             return
         if not status[1].startswith(b"2"):
-            said = line.partition(b" ")[2]
-            raise Unreachable(f"{self._via} refused {self._target}: {_cut(said)}")
+            refusal = line.partition(b" ")[2]
+            raise Unreachable(f"{self._via} refused {self._target}: {_cut(refusal)}")
         self.done, self.rest, self._seen = True, rest, b""
 
 
 class _Socks:
-    """SOCKS 5: a greeting, a login if it is asked for, one request."""
+    """SOCKS 5: method selection, a login if the proxy wants one, one request."""
 
-    def __init__(self, via: EgressProxy, host: str, port: int, login: Login | None) -> None:
+    def __init__(self, via: EgressProxy, host: str, port: int, login: ProxyLogin | None) -> None:
         self.done = False
         self.rest = b""
         self._via = via
@@ -137,21 +140,21 @@ class _Socks:
         self._next = self._method
 
     def begin(self) -> bytes:
-        """See :class:`Asking`."""
+        """See :class:`ProxyHandshake`."""
         methods = (_NO_LOGIN,) if self._login is None else (_NO_LOGIN, _PASSWORD)
         return bytes((5, len(methods), *methods))
 
     def receive(self, data: bytes) -> bytes:
-        """See :class:`Asking`. Every answer is of a few bytes, so that nothing grows."""
+        """See :class:`ProxyHandshake`. Every reply is a few bytes long."""
         self._seen += data
-        answer = b""
+        output = b""
         while not self.done:
-            said = self._next()
-            if said is None:
-                return answer
-            answer += said
+            request = self._next()
+            if request is None:
+                return output
+            output += request
         self.rest, self._seen = self._seen, b""
-        return answer
+        return output
 
     def _take(self, count: int) -> bytes | None:
         if len(self._seen) < count:
@@ -161,28 +164,28 @@ class _Socks:
 
     def _method(self) -> bytes | None:
         if self._seen and self._seen[0] != 5:
-            raise Unreachable(f"{self._via} is no SOCKS 5 proxy: it says {_cut(self._seen)}")
-        said = self._take(2)
-        if said is None:
+            raise Unreachable(f"{self._via} is not a SOCKS 5 proxy: it sent {_cut(self._seen)}")
+        reply = self._take(2)
+        if reply is None:
             return None
-        if said[1] == _NO_LOGIN:
+        if reply[1] == _NO_LOGIN:
             return self._request()
-        if said[1] == _PASSWORD and self._login is not None:
+        if reply[1] == _PASSWORD and self._login is not None:
             user = self._login.user.encode("utf-8", "surrogateescape")
             password = self._login.password.encode("utf-8", "surrogateescape")
             self._next = self._logged_in
             return bytes((1, len(user))) + user + bytes((len(password),)) + password
-        if said[1] == _NONE_OF_THESE:
+        if reply[1] == _NONE_OF_THESE:
             wants = "another user or password" if self._login else "a user and a password"
-            raise Unreachable(f"{self._via} does not let us in: it wants {wants}")
-        raise Unreachable(f"{self._via} wants a way to log in that we did not offer: {said[1]}")
+            raise Unreachable(f"{self._via} refused the login: it wants {wants}")
+        raise Unreachable(f"{self._via} chose a login method that was not offered: {reply[1]}")
 
     def _logged_in(self) -> bytes | None:
-        said = self._take(2)
-        if said is None:
+        reply = self._take(2)
+        if reply is None:
             return None
-        if said[1] != 0:
-            raise Unreachable(f"{self._via} does not take our user and password")
+        if reply[1] != 0:
+            raise Unreachable(f"{self._via} refused the user and password")
         return self._request()
 
     def _request(self) -> bytes:
@@ -191,31 +194,30 @@ class _Socks:
             address = ip_address(self._host)
         except ValueError:
             name = self._host.encode("ascii")
-            where = bytes((_NAME, len(name))) + name
+            destination = bytes((_NAME, len(name))) + name
         else:
-            where = bytes((_IPV4 if address.version == 4 else _IPV6,)) + address.packed
-        return bytes((5, 1, 0)) + where + self._port.to_bytes(2, "big")
+            destination = bytes((_IPV4 if address.version == 4 else _IPV6,)) + address.packed
+        return bytes((5, 1, 0)) + destination + self._port.to_bytes(2, "big")
 
     def _reply(self) -> bytes | None:
         seen = self._seen
         if len(seen) >= 2 and (seen[0] != 5 or seen[1] != 0):
             if seen[0] != 5:
-                raise Unreachable(f"{self._via} is no SOCKS 5 proxy: it says {_cut(seen)}")
-            target = f"[{self._host}]:{self._port}" if ":" in self._host else (
-                f"{self._host}:{self._port}"
-            )  # fmt: skip
-            words = _REPLIES.get(seen[1], f"reply {seen[1]}")
-            raise Unreachable(f"{self._via} refused {target}: {words}")
+                raise Unreachable(f"{self._via} is not a SOCKS 5 proxy: it sent {_cut(seen)}")
+            refusal = _REPLIES.get(seen[1], f"reply {seen[1]}")
+            raise Unreachable(
+                f"{self._via} refused {join_address(self._host, self._port)}: {refusal}"
+            )
         if len(seen) < 5:
             return None
         sizes = {_IPV4: 4, _NAME: 1 + seen[4], _IPV6: 16}
         if seen[3] not in sizes:
-            raise Unreachable(f"{self._via} is no SOCKS 5 proxy: it says {_cut(seen)}")
+            raise Unreachable(f"{self._via} is not a SOCKS 5 proxy: it sent {_cut(seen)}")
         if self._take(4 + sizes[seen[3]] + 2) is None:
             return None
         self.done = True
         return b""
 
 
-def _cut(said: bytes) -> str:
-    return quoted(said[:256].decode("utf-8", "replace"))
+def _cut(text: bytes) -> str:
+    return quoted(text[:256].decode("utf-8", "replace"))

@@ -38,7 +38,7 @@ from tele.model.authority import AuthorityKind
 from tele.model.identity import HostIdentity, HostRole
 from tele.model.revocation import HostRevocation
 from tele.outbound.dialer import Dialer
-from tele.outbound.name_lookup import Names
+from tele.outbound.name_lookup import NameResolver
 from tele.proxy.admission import Admission, limits_for
 from tele.proxy.auth_reach import AuthReach
 from tele.proxy.demultiplexer import Demultiplexer, Doors
@@ -87,7 +87,7 @@ def descriptors() -> int:
 class ProxyService(Service):
     """A proxy of the cluster that ``member`` belongs to.
 
-    ``listen_at`` is (host, port), port 0 for any; ``auth`` are auth's addresses, and ``out``
+    ``listen_at`` is (host, port), port 0 for any; ``auth`` are auth's addresses, and ``dialer``
     is how they are reached. ``algorithms`` are what SSH clients are offered.
     ``shutdown_grace`` is how many seconds visitors have to end by themselves when we stop. With
     ``proxy_protocol`` connections come from a load balancer that says where from. ``https``
@@ -104,7 +104,7 @@ class ProxyService(Service):
         auth: tuple[str, ...],
         limits: Limits | None = None,
         algorithms: ServerAlgorithms | None = None,
-        out: Dialer | None = None,
+        dialer: Dialer | None = None,
         shutdown_grace: float = 0.0,
         proxy_protocol: bool = False,
         https: IOpenSSLServerConnectionCreator | None = None,
@@ -112,7 +112,7 @@ class ProxyService(Service):
         self.ready: Deferred[int] = Deferred()
         self.port: int | None = None
         self._reactor = reactor
-        self._out = out or Dialer(reactor)
+        self._dialer = dialer or Dialer(reactor)
         self._proxy_protocol = proxy_protocol
         self._https = https
         self._member = member
@@ -141,7 +141,7 @@ class ProxyService(Service):
         self._jump: Jump | None = None
         self._tunnels: Tunnels | None = None
         self._peers: Peers | None = None
-        self._names: Names | None = None
+        self._names: NameResolver | None = None
 
     def startService(self) -> None:
         """Begin to start; ``ready`` tells how it ended."""
@@ -192,7 +192,7 @@ class ProxyService(Service):
         member.on_change(self._member_changed)
         self._identity = member.identity
         self._tunnels = tunnels = Tunnels(self._reactor, lambda: None, self._cloned)
-        self._names = names = Names(self._reactor)
+        self._names = names = NameResolver(self._reactor)
 
         def dial_proxy(proxy: Proxy) -> IStreamClientEndpoint:
             where = split_address(proxy.peer, PROXY_PORT)
@@ -309,7 +309,7 @@ class ProxyService(Service):
     def _auth_endpoint(self) -> IStreamClientEndpoint:
         self._turn += 1
         host, port = split_address(self._auth[self._turn % len(self._auth)])
-        return self._out.endpoint(host, port, DIAL_SECONDS)
+        return self._dialer.endpoint(host, port, DIAL_SECONDS)
 
     # -- other members ----------------------------------------------------------------
     def _proxies_verifier(self) -> MemberVerifier:

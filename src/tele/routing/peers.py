@@ -29,7 +29,7 @@ from tele.errors import Unreachable
 from tele.log import make_logger
 from tele.model.api.members import Proxy
 from tele.model.identity import HostIdentity
-from tele.outbound.dialer import Announced
+from tele.outbound.dialer import PrefacedEndpoint
 from tele.tunnel.acceptor import Tunnels
 from tele.tunnel.messages import VISITOR, Visitor
 from tele.tunnel.relayed_channels import PEER_CHANNELS_LIMIT
@@ -161,7 +161,7 @@ class Peers:
             raise Unreachable("it does not say where other proxies reach it")
         endpoint = self._endpoint(proxy)
         if proxy.peer_header:
-            endpoint = Announced(endpoint, LOCAL)
+            endpoint = PrefacedEndpoint(endpoint, LOCAL)
         connecting = connect(
             self._reactor,
             endpoint,

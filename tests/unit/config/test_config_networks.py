@@ -13,17 +13,17 @@ from tele.config.values import HttpsCertConfig, ProxyConfig, ProxyProtocol
 from tele.embed import proxy_service
 from tele.errors import ConfigError, InvalidInput
 from tele.membership.joining import JoinSettings
-from tele.outbound.egress import read_via
+from tele.outbound.egress import parse_proxy
 
 
 def read(text: str) -> Any:
     return parse(f"version: v1\n{text}", "f.yaml", Path("/etc/tele")).config
 
 
-def test_a_way_out() -> None:
+def test_an_egress_proxy() -> None:
     """An address, and a file with the login, whose path counts from the configuration."""
     node = read("node:\n  join: {auth: 'a:1', via: 'socks5://gate', via_login_file: gate}\n").node
-    assert node.join.via == read_via("socks5://gate:1080")
+    assert node.join.via == parse_proxy("socks5://gate:1080")
     assert node.join.via_login_file == Path("/etc/tele/gate")
 
 
@@ -31,14 +31,14 @@ def test_a_way_out() -> None:
     ("join", "says"),
     [
         ("via: 'http://u:secret@gate:1'", "put them into a file, via_login_file"),
-        ("via: 'ftp://gate'", "'ftp' is no way out; there are http, https and socks5"),
+        ("via: 'ftp://gate'", "unknown kind of proxy: 'ftp'; use http, https or socks5"),
         ("via: 'http://gate:secret'", "this is not an address such as http://proxy.example.com"),
         ("via: 12", "node.join.via: expected a string, got the number 12"),
         ("via_login_file: x", "via_login_file is for via, which is missing"),
     ],
 )
-def test_bad_ways_out(join: str, says: str) -> None:
-    """Mistakes are told with their line, and without what may be a password."""
+def test_bad_egress_proxies(join: str, says: str) -> None:
+    """An error names the line, and does not contain what may be a password."""
     with pytest.raises(ConfigError) as caught:
         read(f"node:\n  join: {{auth: 'a:1', {join}}}\n")
     (problem,) = caught.value.problems

@@ -24,7 +24,7 @@ from tele.node.forwards import Forwards
 from tele.node.ports import LOOPBACK, addresses_for
 from tele.node.programs import ConnectionContext
 from tele.node.user_sockets import UserListener, UserSockets
-from tele.outbound.name_lookup import Names
+from tele.outbound.name_lookup import NameResolver
 
 LATER = datetime(2099, 1, 1, tzinfo=UTC)
 ACCOUNT = DescriptorBudget(shares_of(1024)).account("alice")
@@ -65,7 +65,7 @@ def forwards(
     records = ForwardRecords(Clock(), visit, audit, None)
     nobody: Any = None
     sockets = UserSockets(nobody, "alice")
-    names = Names(Clock())
+    names = NameResolver(Clock())
     return Forwards(
         Clock(), visit, sockets, records, GatewayPorts.NO, check, lambda: None, names, ACCOUNT,
         slots or Slots(waiting=10),

@@ -16,8 +16,8 @@ from zope.interface import alsoProvides, implementer
 
 from own_reactor import own_reactor
 from tele.model.addresses import ADDRESSES_LIMIT, alternate
-from tele.outbound.endpoints import endpoint_of
 from tele.outbound.happy_eyeballs import dial
+from tele.outbound.hostname_endpoint import hostname_endpoint
 from tele.sockets.direct import DirectReactor
 
 #: So long nobody waits for a black hole.
@@ -104,8 +104,8 @@ def test_all_is_over_in_time() -> None:
 
 
 @pytest.mark.usefixtures("no_descriptor_lost")
-def test_what_the_first_address_said_is_told() -> None:
-    """Where all refuse, the person reads so; a name without an address is no address."""
+def test_the_error_of_the_first_address_is_raised() -> None:
+    """If all refuse, the error says so; a name without an address is an error."""
     with listener() as port:
         pass
     with pytest.raises(ConnectionRefusedError):
@@ -134,14 +134,14 @@ class Resolver:
 
 @pytest.mark.parametrize("direct", [True, False])
 def test_a_service_does_not_wait_for_black_holes(direct: bool) -> None:
-    """Hosts dial each other, and auth, in the same way, by sockets of ours and of Twisted's."""
+    """Hosts dial each other, and auth, in the same manner, with our sockets and with Twisted's."""
     with own_reactor() as reactor, black_hole("127.0.0.3") as dead, listener() as port:
         holes = [IPv4Address("TCP", "127.0.0.3", dead)] * 3
         found = Resolver(*holes, IPv4Address("TCP", "127.0.0.1", port))
         using: Any = DirectReactor(reactor, found)
         if not direct:
             using = _Resolving(reactor, found)
-        endpoint = endpoint_of(using, "name.test", port, FOR_EVER)
+        endpoint = hostname_endpoint(using, "name.test", port, FOR_EVER)
         factory: Any = Factory.forProtocol(Protocol)
         factory.noisy = False
         made: Any = reactor.wait(endpoint.connect(factory))
@@ -176,7 +176,7 @@ def test_a_service_tries_so_many_addresses() -> None:
     with own_reactor() as reactor:
         many = [IPv6Address("TCP", "::1", port)] * 10_000
         found = Resolver(*many, IPv4Address("TCP", "127.0.0.1", port))
-        endpoint = endpoint_of(Reactor(reactor, found), "name.test", port, 5.0)
+        endpoint = hostname_endpoint(Reactor(reactor, found), "name.test", port, 5.0)
         failed: list[Any] = []
         endpoint.connect(Factory.forProtocol(Protocol)).addErrback(failed.append)
         reactor.until(lambda: bool(failed))

@@ -1,29 +1,36 @@
-"""Ways out of a network: what the configuration and the environment say of them."""
+"""Egress proxies in the configuration and in the environment."""
 
 from __future__ import annotations
 
 import pytest
 
 from tele.errors import InvalidInput
-from tele.outbound.egress import EgressProxy, Kind, Login, from_environment, read_login, read_via
+from tele.outbound.egress import (
+    EgressProxy,
+    ProxyKind,
+    ProxyLogin,
+    from_environment,
+    parse_login,
+    parse_proxy,
+)
 
 
 @pytest.mark.parametrize(
     ("text", "via"),
     [
-        ("http://proxy:3128", EgressProxy(Kind.HTTP, "proxy", 3128)),
-        ("proxy.example.com:8080", EgressProxy(Kind.HTTP, "proxy.example.com", 8080)),
-        ("HTTP://proxy/", EgressProxy(Kind.HTTP, "proxy", 80)),
-        ("https://proxy", EgressProxy(Kind.HTTPS, "proxy", 443)),
-        ("socks5://10.0.0.1", EgressProxy(Kind.SOCKS5, "10.0.0.1", 1080)),
-        ("socks5h://[fd00::1]:99", EgressProxy(Kind.SOCKS5, "fd00::1", 99)),
-        ("http://a:b%40%3A@p:1", EgressProxy(Kind.HTTP, "p", 1, Login("a", "b@:"))),
-        ("http://a:b@c@p:1", EgressProxy(Kind.HTTP, "p", 1, Login("a", "b@c"))),
+        ("http://proxy:3128", EgressProxy(ProxyKind.HTTP, "proxy", 3128)),
+        ("proxy.example.com:8080", EgressProxy(ProxyKind.HTTP, "proxy.example.com", 8080)),
+        ("HTTP://proxy/", EgressProxy(ProxyKind.HTTP, "proxy", 80)),
+        ("https://proxy", EgressProxy(ProxyKind.HTTPS, "proxy", 443)),
+        ("socks5://10.0.0.1", EgressProxy(ProxyKind.SOCKS5, "10.0.0.1", 1080)),
+        ("socks5h://[fd00::1]:99", EgressProxy(ProxyKind.SOCKS5, "fd00::1", 99)),
+        ("http://a:b%40%3A@p:1", EgressProxy(ProxyKind.HTTP, "p", 1, ProxyLogin("a", "b@:"))),
+        ("http://a:b@c@p:1", EgressProxy(ProxyKind.HTTP, "p", 1, ProxyLogin("a", "b@c"))),
     ],
 )
 def test_an_address_is_read(text: str, via: EgressProxy) -> None:
-    """Scheme, port and login may be left out; what is in the login is decoded."""
-    assert read_via(text) == via
+    """Scheme, port and login may be left out; the login is percent-decoded."""
+    assert parse_proxy(text) == via
 
 
 @pytest.mark.parametrize(
@@ -34,16 +41,16 @@ def test_an_address_is_read(text: str, via: EgressProxy) -> None:
         "http://:secret@p:1", "http://p:1\r\nX: y",
     ],
 )  # fmt: skip
-def test_other_text_is_refused_without_being_told(text: str) -> None:
-    """What cannot be an address is refused, and the error does not have a password in it."""
+def test_other_text_is_refused_and_not_quoted(text: str) -> None:
+    """The error does not contain the password."""
     with pytest.raises(InvalidInput) as caught:
-        read_via(text)
+        parse_proxy(text)
     assert "secret" not in str(caught.value)
 
 
 def test_a_password_shows_nowhere() -> None:
-    """Neither the text nor the repr of a way out has its password."""
-    via = read_via("http://user:secret@proxy:3128")
+    """Neither the text nor the repr of an egress proxy has its password."""
+    via = parse_proxy("http://user:secret@proxy:3128")
     assert str(via) == "http://proxy:3128"
     assert "secret" not in repr(via) + repr(via.login)
     with pytest.raises(InvalidInput) as caught:
@@ -54,10 +61,10 @@ def test_a_password_shows_nowhere() -> None:
 
 def test_a_login_is_read_from_the_content_of_a_file() -> None:
     """The first colon ends the user; the end of the line is no part of the password."""
-    assert read_login("user:a:b c\n") == Login("user", "a:b c")
+    assert parse_login("user:a:b c\n") == ProxyLogin("user", "a:b c")
     for bad in ("", "user", ":x", "a:b\nc:d", "a:\0"):
         with pytest.raises(InvalidInput):
-            read_login(bad)
+            parse_login(bad)
 
 
 @pytest.mark.parametrize(
@@ -73,13 +80,13 @@ def test_a_login_is_read_from_the_content_of_a_file() -> None:
     ],
 )
 def test_which_variable_counts(environ: dict[str, str], host: str | None) -> None:
-    """The one for HTTPS before the one for all, small letters before capitals."""
+    """The one for HTTPS before the one for all, lower case before upper case."""
     via = from_environment(environ)("example.com", 443)
     assert (via and via.host) == host
 
 
 @pytest.mark.parametrize(
-    ("near", "host", "port", "out"),
+    ("no_proxy", "host", "port", "out"),
     [
         ("*", "example.com", 443, False),
         ("example.com", "example.com", 443, False),
@@ -103,7 +110,7 @@ def test_which_variable_counts(environ: dict[str, str], host: str | None) -> Non
         ("", "::1", 1, False),
     ],
 )
-def test_what_is_near(near: str, host: str, port: int, out: bool) -> None:
-    """Names with all under them, addresses, networks, ports; this machine always."""
-    choose = from_environment({"https_proxy": "http://p", "no_proxy": near})
-    assert (choose(host, port) is not None) == out
+def test_no_proxy(no_proxy: str, host: str, port: int, out: bool) -> None:
+    """Names with all names in them, addresses, networks, ports; this machine always."""
+    proxy_for = from_environment({"https_proxy": "http://p", "no_proxy": no_proxy})
+    assert (proxy_for(host, port) is not None) == out

@@ -1,4 +1,4 @@
-"""Names that somebody else chose: looked up apart, in bounded number, and addresses not at all."""
+"""Names that users choose: resolved in threads of their own, bounded; addresses not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
 from tele.model.addresses import ADDRESSES_LIMIT
-from tele.outbound.name_lookup import Names
+from tele.outbound.name_lookup import NameResolver
 from tele.sockets import direct as sockets
 
 
@@ -49,9 +49,9 @@ def found(*hosts: str) -> list[tuple[Any, ...]]:
     ]
 
 
-def look(names: Names, host: str) -> list[Any]:
+def look(names: NameResolver, host: str) -> list[Any]:
     results: list[Any] = []
-    Deferred.fromCoroutine(names.look_up("alice", host, 22)).addBoth(results.append)
+    Deferred.fromCoroutine(names.resolve("alice", host, 22)).addBoth(results.append)
     return results
 
 
@@ -62,14 +62,14 @@ def test_an_address_is_not_looked_up(host: str) -> None:
     def get(*_: Any) -> Any:
         raise AssertionError("it was looked up")
 
-    ((address,),) = look(Names(Reactor(), get), host)
+    ((address,),) = look(NameResolver(Reactor(), get), host)
     assert (address.host, address.port) == (host, 22)
 
 
 def test_a_name_has_so_many_addresses() -> None:
     """However many its server answers, so many connections are tried and no more (attack)."""
     reactor = Reactor()
-    names = Names(reactor, lambda *_: found(*(f"192.0.2.{n}" for n in range(200))))
+    names = NameResolver(reactor, lambda *_: found(*(f"192.0.2.{n}" for n in range(200))))
     results = look(names, "many.example")
     reactor.turn()
     assert len(results[0]) == ADDRESSES_LIMIT
@@ -86,7 +86,7 @@ def test_a_name_without_address(error: Exception | None) -> None:
             raise error
         return []
 
-    names = Names(reactor, get)
+    names = NameResolver(reactor, get)
     results = look(names, "nowhere.example")
     reactor.turn()
     assert isinstance(results[0], Failure)
@@ -111,7 +111,7 @@ def test_an_endpoint_dials_what_was_found(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(sockets, "DirectConnector", Connector)
     reactor = Reactor()
-    names = Names(reactor, lambda *_: found("192.0.2.1", "2001:db8::1"))
+    names = NameResolver(reactor, lambda *_: found("192.0.2.1", "2001:db8::1"))
     names.endpoint("alice", "two.example", 22, 10).connect(
         Factory.forProtocol(Protocol)
     ).addErrback(lambda _: None)

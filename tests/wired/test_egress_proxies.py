@@ -1,4 +1,4 @@
-"""Nodes in a network that lets nobody out but through a proxy of its own."""
+"""Nodes in a network that can be left through an egress proxy only."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from gateways import Gateway, HttpGateway, SocksGateway
 from own_reactor import OwnReactor, own_reactor
 from small_cluster import ME, SmallCluster, small_cluster
 from tele.config.values import Address, JoinConfig
-from tele.embed.egress import way_out
+from tele.embed.egress import host_dialer
 from tele.errors import InvalidInput, Unreachable
 from tele.https.file_certificate import GivenCertificate
 from tele.outbound.dialer import Dialer
-from tele.outbound.egress import always, read_via
+from tele.outbound.egress import always, parse_proxy
 from tele.sockets.direct import DirectSocket
 
 KINDS = pytest.mark.parametrize(
@@ -50,8 +50,8 @@ def any_of(value: Any) -> Any:
     return value
 
 
-class Beyond(Protocol):
-    """A destination that speaks first and then repeats what it hears."""
+class Echo(Protocol):
+    """A destination that sends first and then echoes."""
 
     def connectionMade(self) -> None:
         self.transport.write(b"hello")  # type: ignore[union-attr]
@@ -60,7 +60,7 @@ class Beyond(Protocol):
         self.transport.write(data)  # type: ignore[union-attr]
 
 
-class Here(Protocol):
+class Client(Protocol):
     """Our end."""
 
     def __init__(self) -> None:
@@ -75,9 +75,9 @@ class Here(Protocol):
 
 
 @pytest.fixture
-def beyond(reactor: OwnReactor) -> Iterator[int]:
+def destination(reactor: OwnReactor) -> Iterator[int]:
     """The port of a destination."""
-    factory = Factory.forProtocol(Beyond)
+    factory = Factory.forProtocol(Echo)
     factory.noisy = False
     port = any_of(reactor).listenTCP(0, factory, interface="127.0.0.1")
     yield port.getHost().port
@@ -85,7 +85,7 @@ def beyond(reactor: OwnReactor) -> Iterator[int]:
 
 
 def dialled(endpoint: IStreamClientEndpoint) -> Any:
-    factory = Factory.forProtocol(Here)
+    factory = Factory.forProtocol(Client)
     factory.noisy = False
     return endpoint.connect(factory)
 
@@ -93,43 +93,43 @@ def dialled(endpoint: IStreamClientEndpoint) -> Any:
 @KINDS
 @pytest.mark.parametrize("together", [False, True])
 def test_a_connection_through(
-    reactor: OwnReactor, beyond: int, make: Make, scheme: str, together: bool
+    reactor: OwnReactor, destination: int, make: Make, scheme: str, together: bool
 ) -> None:
-    """The gateway resolves the name; ours is a socket of ours, and nothing is lost or between."""
+    """The proxy resolves the name; the client has the socket itself, and no byte is lost."""
     gateway = Gateway(reactor, make, {"node.test": "127.0.0.1"}, together=together).start()
-    out = Dialer(reactor, always(read_via(f"{scheme}://127.0.0.1:{gateway.port}")))
-    here = reactor.wait(dialled(out.dial(f"node.test:{beyond}", 10)))
-    socket = here.transport
-    assert (isinstance(socket, DirectSocket), socket.protocol is here) == (True, True)
-    reactor.until(lambda: here.received == b"hello")
+    dialer = Dialer(reactor, always(parse_proxy(f"{scheme}://127.0.0.1:{gateway.port}")))
+    client = reactor.wait(dialled(dialer.dial(f"node.test:{destination}", 10)))
+    socket = client.transport
+    assert (isinstance(socket, DirectSocket), socket.protocol is client) == (True, True)
+    reactor.until(lambda: client.received == b"hello")
     data = os.urandom(300_000)
-    here.transport.write(data)
-    reactor.until(lambda: here.received == b"hello" + data)
-    assert gateway.asked == [("node.test", beyond)]
+    client.transport.write(data)
+    reactor.until(lambda: client.received == b"hello" + data)
+    assert gateway.requests == [("node.test", destination)]
     gateway.stop()
-    reactor.until(lambda: here.lost)
+    reactor.until(lambda: client.lost)
 
 
 @KINDS
 def test_a_gateway_that_wants_a_login(
-    reactor: OwnReactor, beyond: int, make: Make, scheme: str, tmp_path: Path
+    reactor: OwnReactor, destination: int, make: Make, scheme: str, tmp_path: Path
 ) -> None:
-    """The login is read from its file for each connection, and its password is told to nobody."""
+    """The login is read from its file for each connection, and no error contains its password."""
     gateway = Gateway(reactor, make, {"n": "127.0.0.1"}, login=("me", "rïght")).start()
     file = tmp_path / "login"
     join = JoinConfig(
-        proxy=Address("n", beyond),
-        via=read_via(f"{scheme}://127.0.0.1:{gateway.port}"),
+        proxy=Address("n", destination),
+        via=parse_proxy(f"{scheme}://127.0.0.1:{gateway.port}"),
         via_login_file=file,
     )
-    out = way_out(reactor, join, {})
+    dialer = host_dialer(reactor, join, {})
     problems = []
     for content in (None, "me", "me:wrong\n"):
         if content is not None:
             file.touch(0o600)
             file.write_text(content)
         with pytest.raises(Unreachable) as caught:
-            reactor.wait(dialled(out.endpoint("n", beyond)))
+            reactor.wait(dialled(dialer.endpoint("n", destination)))
         problems.append(str(caught.value))
     assert "No such file" in problems[0]
     assert "expected user:password" in problems[1]
@@ -138,40 +138,40 @@ def test_a_gateway_that_wants_a_login(
     file.write_text("me:rïght\n")
     file.chmod(0o644)
     with pytest.raises(Unreachable, match=f"others can read it .*chmod 600 {file}"):
-        reactor.wait(dialled(out.endpoint("n", beyond)))
+        reactor.wait(dialled(dialer.endpoint("n", destination)))
     with pytest.raises(InvalidInput, match=r"via_login_file .*others can read it"):
-        way_out(reactor, join, {})
+        host_dialer(reactor, join, {})
     file.chmod(0o600)
-    here = reactor.wait(dialled(out.endpoint("n", beyond)))
-    reactor.until(lambda: here.received == b"hello")
+    client = reactor.wait(dialled(dialer.endpoint("n", destination)))
+    reactor.until(lambda: client.received == b"hello")
     gateway.stop()
-    reactor.until(lambda: here.lost)
+    reactor.until(lambda: client.lost)
 
 
 @KINDS
 def test_refusals_and_silence(reactor: OwnReactor, make: Make, scheme: str) -> None:
-    """A refusal has the gateway's words; what is closed or silent ends in time."""
+    """An error quotes the proxy's refusal; a proxy that is gone is an error."""
     gateway = Gateway(reactor, make).start()
     via = f"{scheme}://127.0.0.1:{gateway.port}"
-    out = Dialer(reactor, always(read_via(via)))
-    words = "refused nobody.test:22: ('403 Not on my watch'|connection not allowed by ruleset)"
-    with pytest.raises(Unreachable, match=words) as caught:
-        reactor.wait(dialled(out.endpoint("nobody.test", 22)))
+    dialer = Dialer(reactor, always(parse_proxy(via)))
+    message = "refused nobody.test:22: ('403 Not on my watch'|connection not allowed by ruleset)"
+    with pytest.raises(Unreachable, match=message) as caught:
+        reactor.wait(dialled(dialer.endpoint("nobody.test", 22)))
     assert via in str(caught.value)
     gateway.stop()
-    with pytest.raises(Unreachable, match="is not reached; it is the way out"):
-        reactor.wait(dialled(out.endpoint("nobody.test", 22)))
+    with pytest.raises(Unreachable, match="cannot connect to egress proxy"):
+        reactor.wait(dialled(dialer.endpoint("nobody.test", 22)))
 
 
 @pytest.mark.parametrize("together", [False, True])
 def test_a_gateway_over_tls(
     reactor: OwnReactor,
-    beyond: int,
+    destination: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     together: bool,
 ) -> None:
-    """The gateway's certificate is checked by the machine's authorities, and by its name."""
+    """The proxy's certificate is checked against the machine's authorities, and its name."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gate")])
     moment = datetime.now(UTC)
@@ -193,61 +193,61 @@ def test_a_gateway_over_tls(
     tls = GivenCertificate(cert, file, any_of(reactor), lambda: moment)
     gateway = Gateway(reactor, HttpGateway, {"n": "127.0.0.1"}, tls=tls, together=together).start()
 
-    out = Dialer(reactor, always(read_via(f"https://localhost:{gateway.port}")))
+    dialer = Dialer(reactor, always(parse_proxy(f"https://localhost:{gateway.port}")))
     with pytest.raises(Unreachable, match="certificate verify failed"):
-        reactor.wait(dialled(out.endpoint("n", beyond)))
+        reactor.wait(dialled(dialer.endpoint("n", destination)))
     monkeypatch.setenv("SSL_CERT_FILE", str(cert))
-    other = Dialer(reactor, always(read_via(f"https://127.0.0.1:{gateway.port}")))
+    other = Dialer(reactor, always(parse_proxy(f"https://127.0.0.1:{gateway.port}")))
     with pytest.raises(Unreachable, match=f"https://127.0.0.1:{gateway.port} closed the"):
-        reactor.wait(dialled(other.endpoint("n", beyond)))
-    assert gateway.asked == []
-    here = reactor.wait(dialled(out.endpoint("n", beyond)))
-    reactor.until(lambda: here.received == b"hello")
+        reactor.wait(dialled(other.endpoint("n", destination)))
+    assert gateway.requests == []
+    client = reactor.wait(dialled(dialer.endpoint("n", destination)))
+    reactor.until(lambda: client.received == b"hello")
     data = os.urandom(300_000)
-    here.transport.write(data)
-    reactor.until(lambda: here.received == b"hello" + data)
+    client.transport.write(data)
+    reactor.until(lambda: client.received == b"hello" + data)
     gateway.stop()
-    reactor.until(lambda: here.lost)
+    reactor.until(lambda: client.lost)
 
 
-def test_a_gateway_that_says_nothing(reactor: OwnReactor) -> None:
-    """Whoever accepts and does not answer is given up, and the socket is closed."""
-    made: list[Here] = []
+def test_a_gateway_that_does_not_answer(reactor: OwnReactor) -> None:
+    """A proxy that accepts and does not answer times out, and the socket is closed."""
+    made: list[Client] = []
 
-    def build() -> Here:
-        made.append(Here())
+    def build() -> Client:
+        made.append(Client())
         return made[-1]
 
     factory = Factory.forProtocol(build)
     factory.noisy = False
     port = any_of(reactor).listenTCP(0, factory, interface="127.0.0.1")
-    out = Dialer(reactor, always(read_via(f"http://127.0.0.1:{port.getHost().port}")))
-    with pytest.raises(Unreachable, match="does not answer; it is the way out"):
-        reactor.wait(dialled(out.endpoint("n", 1, 0.3)))
+    dialer = Dialer(reactor, always(parse_proxy(f"http://127.0.0.1:{port.getHost().port}")))
+    with pytest.raises(Unreachable, match=r"egress proxy .* does not answer"):
+        reactor.wait(dialled(dialer.endpoint("n", 1, 0.3)))
     reactor.until(lambda: bool(made) and made[0].lost)
-    going = dialled(out.endpoint("n", 1))
+    connecting = dialled(dialer.endpoint("n", 1))
     reactor.until(lambda: len(made) == 2 and made[1].received != b"")
     ended: list[Failure] = []
-    going.addErrback(ended.append)
-    going.cancel()
+    connecting.addErrback(ended.append)
+    connecting.cancel()
     assert ended[0].check(CancelledError)
     reactor.until(lambda: made[1].lost)
     reactor.wait(port.stopListening())
 
 
-def test_the_environment_is_heard_by_those_who_join(reactor: OwnReactor) -> None:
-    """Without ``via`` the variables count; the process of auth itself needs no way out."""
+def test_hosts_that_join_use_the_environment(reactor: OwnReactor) -> None:
+    """Without ``via`` the variables count; in the process of auth there is no egress proxy."""
     environ = {"HTTPS_PROXY": "http://10.9.9.9:1"}
     join = JoinConfig(proxy=Address("p", 1))
-    assert way_out(Clock(), join, environ).choose("p", 1) == read_via("http://10.9.9.9:1")
-    assert way_out(Clock(), None, environ).choose("p", 1) is None
-    assert way_out(Clock(), join, {}).choose("p", 1) is None
+    assert host_dialer(Clock(), join, environ).proxy_for("p", 1) == parse_proxy("http://10.9.9.9:1")
+    assert host_dialer(Clock(), None, environ).proxy_for("p", 1) is None
+    assert host_dialer(Clock(), join, {}).proxy_for("p", 1) is None
 
 
 # -- a whole node ---------------------------------------------------------------------
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
-    """A cluster with one person."""
+    """A cluster with one user."""
     with small_cluster(tmp_path) as made:
         made.person("alice", ME)
         yield made
@@ -258,7 +258,7 @@ def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
 def test_a_node_that_joins_and_serves_through_a_gateway(
     cluster: SmallCluster, make: Make, scheme: str
 ) -> None:
-    """All that a node does goes through: joining, its tunnel, its calls; and comes back."""
+    """Joining, the tunnel and all calls of a node use the proxy; the node reconnects."""
     names = {"proxy.test": "127.0.0.1", "127.0.0.1": "127.0.0.1"}
     gateway = Gateway(cluster.reactor, make, names, login=("me", "secret")).start()
     file = cluster.folder / "login"
@@ -269,13 +269,13 @@ def test_a_node_that_joins_and_serves_through_a_gateway(
         proxy,
         join={
             "proxy": Address("proxy.test", proxy.port),
-            "via": read_via(f"{scheme}://127.0.0.1:{gateway.port}"),
+            "via": parse_proxy(f"{scheme}://127.0.0.1:{gateway.port}"),
             "via_login_file": file,
         },
     )
     cluster.reactor.until(lambda: node.proxies == (proxy.member.host_id,))
-    assert ("proxy.test", proxy.port) in gateway.asked
-    assert len(gateway.asked) >= 3  # the first contact, joining, the tunnel
+    assert ("proxy.test", proxy.port) in gateway.requests
+    assert len(gateway.requests) >= 3  # the first contact, joining, the tunnel
     data = os.urandom(1_000_000)
     done = cluster.jump("alice", proxy, "nat1", "cat; exit 7", stdin=data)
     assert (done.stdout == data, done.stderr, done.returncode) == (True, b"", 7)

@@ -1,8 +1,10 @@
 """How does a service connect to a name that has several addresses?
 
-Twisted's :class:`HostnameEndpoint` tries them one after the other without waiting for the one
-before. Here they alternate between the families (RFC 8305, section 4), so that one family that is
-a black hole costs a quarter of a second, and no more are tried than there is any use in.
+With Twisted's :class:`HostnameEndpoint`, which starts an attempt for each address without waiting
+for the one before to fail. Here addresses alternate between IPv6 and IPv4 (RFC 8305, section 4):
+an unreachable family delays the connection by a quarter of a second.
+
+Invariant: at most :data:`ADDRESSES_LIMIT` addresses are tried.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from zope.interface import alsoProvides, directlyProvides, implementer, provided
 from tele.model.addresses import ADDRESSES_LIMIT, ATTEMPT_DELAY, alternate
 
 
-def endpoint_of(reactor: Any, host: str, port: int, seconds: float) -> IStreamClientEndpoint:
+def hostname_endpoint(reactor: Any, host: str, port: int, seconds: float) -> IStreamClientEndpoint:
     """Return an endpoint; each address has ``seconds``."""
     if IReactorPluggableNameResolver.providedBy(reactor):
         reactor = _Alternating(reactor)
@@ -35,7 +37,7 @@ def endpoint_of(reactor: Any, host: str, port: int, seconds: float) -> IStreamCl
 
 
 class _Alternating:
-    """A reactor whose resolver alternates between the families; all else is as it was."""
+    """A reactor whose resolver alternates between address families; all else is the reactor's."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
@@ -53,16 +55,16 @@ class _Resolver:
     _below: IHostnameResolver
 
     def resolveHostName(
-        self, resolutionReceiver: IResolutionReceiver, *words: Any, **named: Any
+        self, resolutionReceiver: IResolutionReceiver, *args: Any, **named: Any
     ) -> IHostResolution:
         """See ``IHostnameResolver``."""
-        return self._below.resolveHostName(_Receiver(resolutionReceiver), *words, **named)
+        return self._below.resolveHostName(_Receiver(resolutionReceiver), *args, **named)
 
 
 @implementer(IResolutionReceiver)
 @define(eq=False)
 class _Receiver:
-    """Passes the addresses on when all are known."""
+    """Reorders the addresses when all are known, and passes them on."""
 
     _receiver: IResolutionReceiver
     _found: list[IAddress] = field(factory=list, init=False)
