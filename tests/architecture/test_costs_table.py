@@ -23,7 +23,7 @@ from tele.model import addresses
 from tele.model.resources import MAX_FORWARDS
 from tele.node import forward_record, forwards, realm
 from tele.outbound import name_lookup as names
-from tele.proxy import admission, client_hello, demultiplexer, jump, service
+from tele.proxy import admission, audit, client_hello, demultiplexer, jump
 from tele.proxy import tls_routes as doors
 from tele.proxy import user_limits as people
 from tele.routing import dialer as ways
@@ -191,10 +191,10 @@ ROWS: dict[str, list[str]] = {
     "what refusals cause to be written": [
         at_once(door.LINES_BURST, door.LINES_PER_SECOND, "lines "),
         at_once(door.DENIED_BURST, door.DENIED_PER_SECOND, "events "),
-        at_once(service.VISITORS_DENIED_BURST, service.VISITORS_DENIED_PER_SECOND),
+        at_once(audit.DENIED_BURST, audit.DENIED_PER_SECOND),
         "source: " + slowly(door.SOURCE_LINES_BURST, door.SOURCE_LINES_PER_SECOND, "lines"),
         slowly(door.SOURCE_DENIED_BURST, door.SOURCE_DENIED_PER_SECOND, "events"),
-        "person: " + slowly(jump.DENIED_BURST, jump.DENIED_PER_SECOND, "events"),
+        "person: " + slowly(audit.USER_DENIED_BURST, audit.USER_DENIED_PER_SECOND, "events"),
         f"in {seconds(door.REPORT_SECONDS)}",
     ],
 }

@@ -47,7 +47,7 @@ from tele.model.resources import (
 from tele.outbound.dialer import dial
 from tele.proxy import jump as jump_module
 from tele.proxy import user_limits
-from tele.proxy.jump import DENIED_BURST
+from tele.proxy.audit import USER_DENIED_BURST
 from tele.tunnel import acceptor
 from tele.tunnel.acceptor import Tunnel
 from tele.tunnel.messages import AUTH, TUNNEL, VISITOR, Visitor
@@ -212,11 +212,11 @@ def test_denials_do_not_fill_the_audit(cluster: SmallCluster) -> None:
     wait_known(cluster, proxy, "nat1")
     deny_all(cluster, proxy)
     connection = as_alice(cluster, proxy)
-    for _ in range(2 * int(DENIED_BURST)):
+    for _ in range(2 * int(USER_DENIED_BURST)):
         with pytest.raises(ConchError, match="denied"):
             cluster.reactor.wait(ask_for(connection, "nat1"))
-    denied = cluster.wait_event("auth.denied", int(DENIED_BURST))
-    assert len(denied) < 1.5 * DENIED_BURST
+    denied = cluster.wait_event("auth.denied", int(USER_DENIED_BURST))
+    assert len(denied) < 1.5 * USER_DENIED_BURST
     connection.transport.loseConnection()
 
 

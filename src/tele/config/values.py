@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from attrs import Factory, field, frozen
 
-from tele.admission.penalties import Overflow
+from tele.admission.penalties import Overflow, PenaltyRules
 from tele.certs.suites import SignatureSuite
 from tele.errors import quoted
 from tele.model.access import GatewayPorts
@@ -176,32 +176,44 @@ def _within(least: int, most: int) -> Callable[[int], str]:
     return lambda value: "" if least <= value <= most else f"from {least} to {most}"
 
 
+_RULES: Final = PenaltyRules()
+
+
+def _seconds(count: float) -> timedelta:
+    return timedelta(seconds=count)
+
+
 @frozen
 class PenaltiesConfig:
-    """How long an address is shut out whose connections do not log in.
+    """How long an address is refused whose connections do not log in.
 
-    As ``PerSourcePenalties`` of sshd_config(5). Times add up; one of ``0s`` is no penalty.
+    As ``PerSourcePenalties`` of sshd_config(5). Penalties add up; ``0s`` is no penalty. The
+    defaults are those of :class:`tele.admission.penalties.PenaltyRules`.
     """
 
-    crash: timedelta = key("For a message that could not be handled.", timedelta(seconds=90))
-    authfail: timedelta = key("For an attempt to log in that was refused.", timedelta(seconds=5))
+    crash: timedelta = key("For a message that could not be handled.", _seconds(_RULES.crash))
+    authfail: timedelta = key("For a login attempt that was denied.", _seconds(_RULES.authfail))
     noauth: timedelta = key(
-        "For leaving without an attempt, or breaking the protocol.", timedelta(seconds=1)
+        "For closing without a login attempt, or for a protocol error.", _seconds(_RULES.noauth)
     )
-    refuseconnection: timedelta = key("For coming while shut out.", timedelta())
-    grace_exceeded: timedelta = key("For not logging in in time.", timedelta(seconds=10))
-    max: timedelta = key("The longest that an address is shut out.", timedelta(minutes=10))
-    min: timedelta = key("Less than this shuts nobody out yet.", timedelta(seconds=15))
+    refuseconnection: timedelta = key(
+        "For a connection while refused.", _seconds(_RULES.refuseconnection)
+    )
+    grace_exceeded: timedelta = key("For not logging in in time.", _seconds(_RULES.grace_exceeded))
+    max: timedelta = key("The maximum of an address's penalties.", _seconds(_RULES.max))
+    min: timedelta = key("Penalties below this do not refuse yet.", _seconds(_RULES.min))
     max_sources: int = key(
-        "How many addresses are remembered.", 65536, check=_within(1, 10_000_000)
+        "How many addresses are tracked.", _RULES.max_sources, check=_within(1, 10_000_000)
     )
     overflow: Overflow = key(
-        "With more than that: ``permissive`` forgets those that are let in again soonest,"
-        " ``deny-all`` lets in nobody new.",
-        Overflow.PERMISSIVE,
+        "With more than that: ``permissive`` forgets the penalties that expire first, ``deny-all``"
+        " refuses all new addresses.",
+        _RULES.overflow,
     )
-    ipv4_bits: int = key("How much of an address counts as one.", 32, check=_within(8, 32))
-    ipv6_bits: int = key("The same for IPv6.", 64, check=_within(16, 128))
+    ipv4_bits: int = key(
+        "The prefix length that counts as one address.", _RULES.ipv4_bits, check=_within(8, 32)
+    )
+    ipv6_bits: int = key("The same for IPv6.", _RULES.ipv6_bits, check=_within(16, 128))
     exempt: tuple[Network, ...] = key(
         "Addresses and networks (``10.0.0.0/8``) that are never shut out, such as proxies and"
         " NATs that many people share. This machine itself and the addresses that the cluster's"

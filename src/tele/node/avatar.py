@@ -32,9 +32,9 @@ from tele.conch.session.programs import Exit, ISessionPrograms, ProgramRequest
 from tele.conch.session.session_forwarding import ISessionForwards
 from tele.errors import AccessDenied, TeleError
 from tele.loop import Expiry
+from tele.membership.audit_reporter import AuditReporter, cut
 from tele.model.access import Denied, GatewayPorts, Grant, Reason
 from tele.model.session import Launched
-from tele.node.audit_reporter import AuditReporter, cut
 from tele.node.forward_record import ForwardRecords
 from tele.node.forwards import Forwards
 from tele.node.programs import ConnectionContext, NodePrograms, Program

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from tele.admission.rate_limiter import RateLimiter, ReportLimiter
+from tele.membership.audit_reporter import AuditReporter, cut
 from tele.model.frame import FrameKind
-from tele.node.audit_reporter import AuditReporter, cut
 from tele.node.programs import ConnectionContext
 from tele.recording.tee import ConnectionTape
 

@@ -43,8 +43,9 @@ from tele.conch.session.session_forwarding import (
     ISessionForwards,
 )
 from tele.errors import AccessDenied, Unavailable, quoted
+from tele.membership.audit_reporter import cut
 from tele.model.access import GatewayPorts
-from tele.node.audit_reporter import address, cut
+from tele.model.addresses import join_address
 from tele.node.forward_record import ForwardRecord, ForwardRecords
 from tele.node.ports import addresses_for, listen_for_display, listen_on
 from tele.node.programs import ConnectionContext
@@ -192,8 +193,8 @@ class Forwards:
         else:
             record = self._records.begin(
                 "direct-tcpip",
-                target=address((request.host, request.port)),
-                originator=address(request.originator),
+                target=join_address(request.host, request.port),
+                originator=join_address(*request.originator),
             )
         try:
             self._allowed.port()
@@ -265,13 +266,13 @@ class Forwards:
         return self._listeners.remove(request)
 
     async def _listen_port(self, request: PortRequest) -> int:
-        said = {"kind": "tcpip-forward", "asked": address((request.host, request.port))}
+        said = {"kind": "tcpip-forward", "asked": join_address(request.host, request.port)}
 
         async def make() -> tuple[str, int, list[sockets.socket]]:
             addresses = addresses_for(request.host, self._gateway)
             made = listen_on(addresses, request.port, self._login)
             bound = [each.getsockname() for each in made]
-            return ", ".join(address(each[:2]) for each in bound), bound[0][1], made
+            return ", ".join(join_address(*each[:2]) for each in bound), bound[0][1], made
 
         port: int
         (bound, port, made), lease = await self._begin("forward", self._allowed.port, said, make)
@@ -280,7 +281,7 @@ class Forwards:
 
         def watch(peer: Peer) -> Any:
             return self._records.begin(
-                "forwarded-tcpip", accepted=True, bound=bound, originator=address(peer)
+                "forwarded-tcpip", accepted=True, bound=bound, originator=join_address(*peer)
             )
 
         kind = Kind(PORT_CHANNEL, lambda peer: port_channel(real, peer), watch)
@@ -347,7 +348,9 @@ class Forwards:
         bound = said["bound"] = f"localhost:{number}"
 
         def watch(peer: Peer) -> Any:
-            return self._records.begin("x11", accepted=True, bound=bound, originator=address(peer))
+            return self._records.begin(
+                "x11", accepted=True, bound=bound, originator=join_address(*peer)
+            )
 
         def describe(peer: Peer) -> bytes:
             return string(peer[0].encode()) + uint32(peer[1])

@@ -38,6 +38,7 @@ from tele.errors import AccessDenied, InvalidInput, Unavailable, quoted
 from tele.interfaces import ISubsystem, SubsystemSession
 from tele.log import make_logger
 from tele.model.access import INTERNAL_SFTP, Grant
+from tele.model.addresses import join_address
 from tele.model.session import Launched
 from tele.node.spawning import Launch, Running, Spawning
 from tele.node.subsystems import SpokenProgram
@@ -68,6 +69,19 @@ class ConnectionContext:
     session_id: str
     remote_addr: tuple[str, int]
     local_addr: tuple[str, int]
+
+    @property
+    def event_fields(self) -> Mapping[str, Any]:
+        """See :class:`tele.membership.audit_reporter.EventSubject`."""
+        identity = self.grant.identity
+        return {
+            "user": identity.user,
+            "login": self.grant.login,
+            "roles": self.grant.roles,
+            "session_id": self.session_id,
+            "login_session": identity.login_session,
+            "remote_addr": join_address(*self.remote_addr),
+        }
 
 
 @implementer(IProgram, IHoldsDescriptors)

@@ -33,13 +33,14 @@ from tele.errors import Conflict, ProtocolError, TeleError, Unavailable
 from tele.interfaces import IRecorder, ISubsystem
 from tele.log import make_logger
 from tele.loop import now
+from tele.membership.audit_reporter import AuditReporter
 from tele.membership.member import Member
 from tele.model.access import GatewayPorts, Grant
+from tele.model.addresses import join_address
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostRole
 from tele.model.resources import RecordingMode
 from tele.model.session import RecordingStart
-from tele.node.audit_reporter import AuditReporter, address
 from tele.node.avatar import Visitor
 from tele.node.forwards import WAITING_LIMIT
 from tele.node.labels import Labels
@@ -269,7 +270,7 @@ class NodeService(Service):
             login_session=grant.identity.login_session,
             node=host.name,
             node_id=host.host_id,
-            remote_addr=address(visit.remote_addr),
+            remote_addr=join_address(*visit.remote_addr),
             started=now(self._reactor),
         )
         began = self._reactor.seconds()
@@ -311,7 +312,7 @@ class NodeService(Service):
         except CannotListenError as error:
             reason = getattr(error.socketError, "strerror", None) or error.socketError
             raise Conflict(
-                f"the node cannot listen on {address((interface, port))}: {reason}"
+                f"the node cannot listen on {join_address(interface, port)}: {reason}"
             ) from None
         bound: int = self._port.getHost().port
         self._presence.addresses = (self._public(bound),)
@@ -319,7 +320,7 @@ class NodeService(Service):
         _log.info(
             "node serves {whom} on {where}",
             whom=_whom(),
-            where=address((interface or "*", bound)),
+            where=join_address(interface or "*", bound),
         )
         return bound
 

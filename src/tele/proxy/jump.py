@@ -39,7 +39,7 @@ from tele.log import make_logger
 from tele.loop import Expiry, now
 from tele.membership.reviewing import Review
 from tele.model import access
-from tele.model.addresses import PORT_DIGITS, split_address
+from tele.model.addresses import PORT_DIGITS, join_address, split_address
 from tele.model.api.members import ClusterState
 from tele.model.identity import UserIdentity
 from tele.model.presence import Host
@@ -61,9 +61,6 @@ FAILED_STATUS: Final = 255
 TARGET_LIMIT: Final = 255
 #: Seconds that nodes have to end what somebody runs there, before their way there ends.
 NODES_FIRST: Final = 1.5
-#: Denials of one person in the audit in one go, and how many more each second.
-DENIED_BURST: Final = 20.0
-DENIED_PER_SECOND: Final = 1.0
 #: Nodes that the line about the end of a connection names.
 VISITED_LIMIT: Final = 16
 
@@ -254,12 +251,21 @@ class Visitor(ConchUser):
         self.channelLookup = {b"direct-tcpip": _open_jump, b"session": JumpSession}
 
     @property
-    def told(self) -> dict[str, str]:
-        """Who they are, for the log."""
-        host, port = self.remote_addr
+    def event_fields(self) -> dict[str, Any]:
+        """See :class:`tele.membership.audit_reporter.EventSubject`."""
         return {
             "user": self.identity.user,
-            "remote_addr": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+            "roles": self.identity.roles,
+            "login_session": self.identity.login_session,
+            "remote_addr": join_address(*self.remote_addr),
+        }
+
+    @property
+    def told(self) -> dict[str, str]:
+        """Who they are, for the log."""
+        return {
+            "user": self.identity.user,
+            "remote_addr": join_address(*self.remote_addr),
             "login_session": self.identity.login_session,
         }
 

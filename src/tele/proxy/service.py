@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import uuid
 from collections.abc import Collection
 from typing import Any, Final
 
@@ -14,12 +13,8 @@ from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IStream
 from twisted.internet.task import LoopingCall
 
 from tele.admission.limits import Limits
-from tele.admission.rate_limiter import RateLimiter, ReportLimiter
-from tele.audit.chain import event
-from tele.audit.lines import log_event
 from tele.conch.client.transport import MemberVerifier
-from tele.conch.server.connection_admission import Refused, denied_limiter
-from tele.conch.server.credentials import DeniedAttempt, Trust, make_portal
+from tele.conch.server.credentials import Trust, make_portal
 from tele.conch.server.drain import Drain, has_channels
 from tele.conch.server.factory import ServerAlgorithms, SSHServerFactory
 from tele.conch.server.transport import SSHServerTransport
@@ -28,10 +23,10 @@ from tele.errors import TeleError, Unavailable
 from tele.https.trust import ServerTls
 from tele.log import make_logger
 from tele.loop import backoff, now
+from tele.membership.audit_reporter import AuditReporter
 from tele.membership.identity import tls_authorities
 from tele.membership.member import Member
-from tele.model.access import Denied
-from tele.model.addresses import source_network, split_address
+from tele.model.addresses import split_address
 from tele.model.api import table
 from tele.model.api.members import HostChanges, Proxy, WatchHosts
 from tele.model.authority import AuthorityKind
@@ -40,10 +35,10 @@ from tele.model.revocation import HostRevocation
 from tele.outbound.dialer import Dialer
 from tele.outbound.name_lookup import NameResolver
 from tele.proxy.admission import Admission, limits_for
+from tele.proxy.audit import JumpAudit
 from tele.proxy.auth_reach import AuthReach
 from tele.proxy.demultiplexer import Demultiplexer, Doors
-from tele.proxy.jump import DENIED_BURST, DENIED_PER_SECOND, Jump
-from tele.proxy.jump import Visitor as JumpVisitor
+from tele.proxy.jump import Jump
 from tele.proxy.realm import ProxyRealm
 from tele.proxy.tls_routes import Pages, Relay, https_route
 from tele.proxy.user_limits import People, person_limits
@@ -52,7 +47,7 @@ from tele.routing.index import NodeIndex
 from tele.routing.known_nodes import KnownNodes
 from tele.routing.peers import CONNECT_SECONDS, PeerAvatar, Peers
 from tele.sockets.direct import listen
-from tele.tunnel.acceptor import AgentAvatar, Tunnel, Tunnels
+from tele.tunnel.acceptor import AgentAvatar, Tunnels
 from tele.tunnel.messages import Visitor, auth_as_destination
 from tele.tunnel.relayed_channels import OPEN_SECONDS, MemberConnection
 from tele.tunnel.vouching import vouch
@@ -64,9 +59,6 @@ DIAL_SECONDS: Final = 10.0
 NODE_PORT: Final = 3022
 #: Where a proxy serves that does not say at which port.
 PROXY_PORT: Final = 3080
-#: Denials of people who passed the log-in, in the audit in one go, and how many more each second.
-VISITORS_DENIED_BURST: Final = 500.0
-VISITORS_DENIED_PER_SECOND: Final = 20.0
 #: How often it is looked whether those with a tunnel are still members.
 LOOK_SECONDS: Final = 30.0
 #: What counts as the number of descriptors where the system sets no limit.
@@ -122,11 +114,8 @@ class ProxyService(Service):
         self._algorithms = algorithms
         self._shutdown_grace = shutdown_grace
         self._farewell = Drain(reactor, self._present, _is_visitor)
-        self._limiter = denied_limiter()
-        self._visitors_denied = ReportLimiter(
-            RateLimiter(VISITORS_DENIED_BURST, VISITORS_DENIED_PER_SECOND),
-            RateLimiter(DENIED_BURST, DENIED_PER_SECOND),
-        )
+        self._reporter = AuditReporter(reactor, member)
+        self._audit = JumpAudit(reactor, self._reporter)
         self._ssh: SSHServerFactory | None = None
         self._turn = 0
         self._identity: Any = None
@@ -191,7 +180,7 @@ class ProxyService(Service):
         known.restore()
         member.on_change(self._member_changed)
         self._identity = member.identity
-        self._tunnels = tunnels = Tunnels(self._reactor, lambda: None, self._cloned)
+        self._tunnels = tunnels = Tunnels(self._reactor, lambda: None, self._audit.duplicate)
         self._names = names = NameResolver(self._reactor)
 
         def dial_proxy(proxy: Proxy) -> IStreamClientEndpoint:
@@ -214,8 +203,8 @@ class ProxyService(Service):
             index,
             tunnels,
             ways,
-            self._visitor_denied,
-            self._visitor_ended,
+            self._audit.denied,
+            self._audit.ended,
             People(person_limits(descriptors())),
         )
         jump.look()
@@ -233,8 +222,8 @@ class ProxyService(Service):
             clock=self._reactor,
             connection=MemberConnection,
             match_login=False,
-            on_denied=self._attempt_denied,
-            on_refused=self._strangers_refused,
+            on_denied=self._reporter.denied,
+            on_refused=self._reporter.refused,
             limits=self._limits,
             algorithms=self._algorithms,
             shared=tunnels.has_nodes_at,
@@ -387,81 +376,3 @@ class ProxyService(Service):
             self._index.revoke(gone.host_id, gone.before)
             self._ways.end_host(gone.host_id)
         self._revoked = revoked
-
-    # -- audit ------------------------------------------------------------------------
-    def _emit(self, name: str = "auth.denied", **fields: Any) -> None:
-        host = self._member.identity.host
-        made = event(
-            name, str(uuid.uuid4()), now(self._reactor), host.cluster,
-            server_id=host.host_id, server_name=host.name, ok=False, **fields,
-        )  # fmt: skip
-        log_event(made)
-        self._member.emit(made)
-
-    def _cloned(self, old: Tunnel, new: Tunnel) -> None:
-        self._emit(
-            "node.duplicate",
-            remote_addr=_joined(new.remote_addr),
-            error=f"two machines have the keys of node {new.host.name}: replace them",
-            node_id=new.host.host_id,
-            node=new.host.name,
-            other_addr=_joined(old.remote_addr),
-        )
-
-    def _attempt_denied(self, attempt: DeniedAttempt) -> None:
-        source = source_network(attempt.remote_addr[0])
-        unsaid = self._limiter.admit(self._reactor.seconds(), source)
-        if unsaid is None:
-            return
-        more: dict[str, Any] = {"others_not_listed": unsaid} if unsaid else {}
-        self._emit(
-            user=attempt.key_id[:128],
-            login=attempt.login,
-            remote_addr=_joined(attempt.remote_addr),
-            error=attempt.message,
-            reason=attempt.reason,
-            method=attempt.method,
-            key=attempt.fingerprint,
-            **more,
-        )
-
-    def _strangers_refused(self, refused: Refused) -> None:
-        self._emit(
-            "auth.refused",
-            error=f"{refused.count} connections were refused",
-            count=refused.count,
-            why=dict(refused.why),
-            sources=list(refused.sources),
-        )
-
-    def _visitor_denied(self, visitor: JumpVisitor, target: str, error: TeleError) -> None:
-        unsaid = self._visitors_denied.admit(self._reactor.seconds(), visitor.identity.user)
-        if unsaid is None:
-            return
-        more: dict[str, Any] = {"others_not_listed": unsaid} if unsaid else {}
-        reason = str(getattr(error, "reason", error.kind))
-        self._emit(**_who(visitor), error=str(error), reason=reason, target=target[:256], **more)
-
-    def _visitor_ended(self, visitor: JumpVisitor, denied: Denied) -> None:
-        self._emit(
-            "session.end",
-            **_who(visitor),
-            error=denied.message,
-            reason=denied.reason.value,
-            nodes=sorted({host.name for host in visitor.goes_to()}),
-        )
-
-
-def _who(visitor: JumpVisitor) -> dict[str, Any]:
-    identity = visitor.identity
-    return {
-        "user": identity.user,
-        "roles": identity.roles,
-        "login_session": identity.login_session,
-        "remote_addr": _joined(visitor.remote_addr),
-    }
-
-
-def _joined(address: tuple[str, int]) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

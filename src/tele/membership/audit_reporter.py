@@ -1,0 +1,97 @@
+"""Which events does a member of the cluster report to the audit, and with which fields?
+
+Invariants:
+
+* The member, the time and the fields of the subject are set here, the same for every event.
+* Unauthenticated clients cannot fill the audit: denied attempts are rate limited, in all and for
+  each source network. The next event that is reported counts those that were left out.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+
+from twisted.internet.interfaces import IReactorTime
+
+from tele.audit.chain import event
+from tele.audit.lines import log_event
+from tele.conch.server.connection_admission import Refused, denied_limiter
+from tele.conch.server.credentials import DeniedAttempt
+from tele.loop import now
+from tele.membership.member import Member
+from tele.model.addresses import join_address, source_network
+
+#: Characters of one text in an event.
+TEXT_LIMIT: Final = 32 * 1024
+
+
+class EventSubject(Protocol):
+    """A connection that events are about."""
+
+    @property
+    def event_fields(self) -> Mapping[str, Any]:
+        """The fields of its events: who, as whom, from where."""
+
+
+def cut(text: str) -> str:
+    """Return ``text`` as JSON can hold it; a text that is too long ends with its length."""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if len(text) <= TEXT_LIMIT else f"{text[:TEXT_LIMIT]}... ({len(text)} characters)"
+
+
+class AuditReporter:
+    """Makes events and hands them to ``member``, which delivers them to auth."""
+
+    def __init__(self, clock: IReactorTime, member: Member) -> None:
+        self._clock = clock
+        self._member = member
+        self._limiter = denied_limiter()
+
+    def emit(self, name: str, subject: EventSubject | None = None, /, **fields: Any) -> None:
+        """Report an event; a non-empty ``error`` means that it failed."""
+        host = self._member.identity.host
+        made = event(
+            name,
+            str(uuid.uuid4()),
+            now(self._clock),
+            host.cluster,
+            server_id=host.host_id,
+            server_name=host.name,
+            ok=not fields.get("error"),
+            **({} if subject is None else subject.event_fields),
+            **fields,
+        )
+        log_event(made)
+        self._member.emit(made)
+
+    def denied(self, attempt: DeniedAttempt) -> None:
+        """Report a login that was denied, within the rate limit."""
+        source = source_network(attempt.remote_addr[0])
+        left_out = self._limiter.admit(self._clock.seconds(), source)
+        if left_out is None:
+            return
+        more: dict[str, Any] = {"others_not_listed": left_out} if left_out else {}
+        self.emit(
+            "auth.denied",
+            user=cut(attempt.key_id),
+            login=cut(attempt.login),
+            remote_addr=join_address(*attempt.remote_addr),
+            error=cut(attempt.message),
+            reason=attempt.reason,
+            method=cut(attempt.method),
+            serial=str(attempt.serial),
+            fingerprint=attempt.fingerprint,
+            **more,
+        )
+
+    def refused(self, refused: Refused) -> None:
+        """Report connections that were closed before authentication."""
+        self.emit(
+            "auth.refused",
+            error=f"{refused.count} connections were refused",
+            count=refused.count,
+            why=dict(refused.why),
+            sources=list(refused.sources),
+        )
