@@ -29,7 +29,7 @@ from tele.proxy import user_limits as people
 from tele.routing import dialer as ways
 from tele.routing import index
 from tele.spawner import sftp_server
-from tele.tunnel import acceptor, relayed_channels, vouching
+from tele.tunnel import acceptor, client_address, relayed_channels
 from tele.wire import fields, proxy_header, version
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "attacks.rst"
@@ -121,9 +121,9 @@ ROWS: dict[str, list[str]] = {
     ],
     "visitor whom a proxy brings to a node, before login": [
         f"{limits.STARTUPS[2]} at most",
-        f"a word of {vouching.LIMIT} bytes",
+        f"a word of {client_address.LIMIT} bytes",
         f"names: {limits.STARTUPS_PER_HOME}; {limits.WAITING_PER_SOURCE} more wait",
-        f"word: {seconds(vouching.LASTS)}",
+        f"word: {seconds(client_address.VALID_SECONDS)}",
         f"login: {seconds(USUAL.login_grace)}",
     ],
     "connections of people at a proxy": [

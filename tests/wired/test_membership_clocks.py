@@ -15,7 +15,7 @@ from tele.errors import NotLoggedIn, Unreachable, WrongClock
 from tele.log import event_text
 from tele.loop import now
 from tele.membership.cluster_clock import SETTLE_SECONDS
-from tele.tunnel.vouching import LASTS
+from tele.tunnel.client_address import VALID_SECONDS
 from test_membership_member import World, result
 
 HOUR = 3600.0
@@ -153,17 +153,17 @@ def test_members_mean_the_same_moment_whoever_was_set(world: World, hours: int) 
     world.clock.pump([1.0] * 40)
     world.clock.set_wall(hours * HOUR)
     world.clock.pump([1.0] * 40)
-    assert abs(proxy.word - world.clock.seconds()) < LASTS
+    assert abs(proxy.word - world.clock.seconds()) < VALID_SECONDS
     another_clock(world, hours * HOUR)
     for _ in range(int(SETTLE_SECONDS)):
         world.clock.advance(1.0)
         # One that has not heard of it yet.
-        assert abs(proxy.word - world.clock.seconds()) < LASTS
+        assert abs(proxy.word - world.clock.seconds()) < VALID_SECONDS
     world.clock.pump([1.0] * 45)
     # One that says it the new way, and one that still says it the old way.
     for date in (world.clock.seconds() + hours * HOUR, world.clock.seconds()):
-        assert min(abs(date - known) for known in proxy.dates) < LASTS
-    assert abs(proxy.word - (world.clock.seconds() + hours * HOUR)) < LASTS
+        assert min(abs(date - known) for known in proxy.dates) < VALID_SECONDS
+    assert abs(proxy.word - (world.clock.seconds() + hours * HOUR)) < VALID_SECONDS
     world.clock.pump([1.0] * 60)
     assert len(proxy.dates) == 1
 
@@ -181,7 +181,7 @@ def test_members_agree_while_auths_clock_is_set_again_and_again(world: World) ->
     for _ in range(120):
         assert min(abs(proxy.word - date) for date in proxy.dates) < 1
         world.clock.advance(1.0)
-    assert abs(proxy.word - (world.clock.seconds() + 3 * HOUR)) < LASTS
+    assert abs(proxy.word - (world.clock.seconds() + 3 * HOUR)) < VALID_SECONDS
 
 
 def test_whoever_cannot_join_says_that_it_serves_nobody(world: World, said: list[str]) -> None:

@@ -29,8 +29,8 @@ from tele.model.codec import encode
 from tele.model.identity import Caller, HostRole
 from tele.model.presence import Presence
 from tele.model.resources import Lock, LockSpec, LockTarget, Metadata, User
-from tele.tunnel.messages import Visitor, auth_as_destination
-from tele.tunnel.vouching import LASTS, LIMIT, PREFACE, vouch
+from tele.tunnel.client_address import LIMIT, PREFACE, VALID_SECONDS, sign_client_address
+from tele.tunnel.messages import ClientAddress, auth_as_destination
 
 CLIENT = ("203.0.113.9", 4321)
 
@@ -55,7 +55,7 @@ class ProxyOfAuth:
 
     def word(self, to: str = auth_as_destination("c"), late: float = 0.0) -> bytes:
         seconds = self.world.clock.seconds() - late
-        return vouch(Visitor(to, CLIENT), self.key, self.certificate, seconds)
+        return sign_client_address(ClientAddress(to, CLIENT), self.key, self.certificate, seconds)
 
     def taken(self, line: bytes) -> tuple[str, int] | None:
         found = self.words.read(line)
@@ -82,7 +82,7 @@ def test_words_that_count_for_nothing(world: World, proxy: ProxyOfAuth) -> None:
     """For another cluster or a node, too old, changed, or of a key that is not the proxy's."""
     assert proxy.taken(proxy.word("auth.d")) is None
     assert proxy.taken(proxy.word(OTHER_ID)) is None
-    assert proxy.taken(proxy.word(late=LASTS + 1)) is None
+    assert proxy.taken(proxy.word(late=VALID_SECONDS + 1)) is None
     assert proxy.taken(PREFACE + b"!!!\r\n") is None
     assert proxy.taken(PREFACE + b"AAAA\r\n") is None
     proxy.key = PrivateKey.generate()
@@ -267,7 +267,7 @@ def test_words_count_while_auths_clock_is_set(proxy: ProxyOfAuth, hours: int) ->
     assert proxy.taken(after) == CLIENT
     assert proxy.taken(before) is None
     assert proxy.taken(after) is None
-    assert proxy.taken(proxy.word(late=LASTS + 1)) is None
+    assert proxy.taken(proxy.word(late=VALID_SECONDS + 1)) is None
     assert proxy.taken(proxy.word(late=-hours * 1800.0)) is None
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from small_cluster import ME, SmallCluster, SmallNode, SmallProxy, set_options, small_cluster
 from tele.admission.limits import Limits
-from tele.proxy.jump import Visitor
+from tele.proxy.jump import JumpAvatar
 
 #: Hosts are asked each second, and are gone after four.
 OFTEN = Limits(keepalive_interval=1.0)
@@ -109,7 +109,7 @@ def test_a_client_that_was_stopped_goes_on(cluster: SmallCluster) -> None:
         keep_alive(node, proxy)
 
 
-def people_at(proxy: SmallProxy) -> set[Visitor]:
+def people_at(proxy: SmallProxy) -> set[JumpAvatar]:
     """Those who pass through now."""
     jump = proxy.service._jump
     return set() if jump is None else jump.present

@@ -50,8 +50,8 @@ from tele.proxy import user_limits
 from tele.proxy.audit import USER_DENIED_BURST
 from tele.tunnel import acceptor
 from tele.tunnel.acceptor import Tunnel
-from tele.tunnel.messages import AUTH, TUNNEL, VISITOR, Visitor
-from tele.tunnel.vouching import vouch
+from tele.tunnel.client_address import sign_client_address
+from tele.tunnel.messages import AUTH, CLIENT, TUNNEL, ClientAddress
 from tele.wire.fields import string, uint32
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
@@ -253,7 +253,7 @@ def test_a_visitor_opens_only_so_many_ways_at_once(
         ssh = proxy.service._ssh
         assert ssh is not None
         cluster.reactor.until(
-            lambda: not any(isinstance(t.avatar, jump_module.Visitor) for t in ssh.present)
+            lambda: not any(isinstance(t.avatar, jump_module.JumpAvatar) for t in ssh.present)
         )
         # All that was dialled for them is closed, although nobody answered there.
         for accepted in dialled:
@@ -272,7 +272,7 @@ def test_a_visitor_opens_only_so_many_ways_at_once(
 
             cluster.reactor.until(closed)
             accepted.close()
-            assert received.startswith(b"TELE-VISITOR ") or not received
+            assert received.startswith(b"TELE-CLIENT ") or not received
             assert received.count(b"\n") <= 1
 
 
@@ -330,7 +330,7 @@ def test_a_node_that_speaks_nonsense(cluster: SmallCluster) -> None:
         with pytest.raises(ConchError):
             cluster.reactor.wait(connection.sendGlobalRequest(TUNNEL, bad, wantReply=1))
     with pytest.raises(ConchError):
-        cluster.reactor.wait(open_stream(connection, VISITOR, b"\xff", Protocol()))
+        cluster.reactor.wait(open_stream(connection, CLIENT, b"\xff", Protocol()))
     connection.transport.loseConnection()
     assert cluster.jump("alice", proxy, "nat1", "echo on").stdout == b"on\n"
 
@@ -484,14 +484,14 @@ def test_a_removed_proxy_brings_nobody(cluster: SmallCluster) -> None:
     with pytest.raises(AccessDenied, match="removed from the cluster"):
         as_member(cluster, thief, second)
     identity = thief.identity
-    line = vouch(
-        Visitor(direct.member.host_id, ("192.0.2.1", 1)),
+    line = sign_client_address(
+        ClientAddress(direct.member.host_id, ("192.0.2.1", 1)),
         identity.keys.ssh,
         identity.ssh_certificate,
         cluster.reactor.seconds(),
     )
     with pytest.raises(ProtocolError, match="removed from the cluster"):
-        direct.service._vouching.take(line, cluster.reactor.seconds())
+        direct.service._client_addresses.verify(line, cluster.reactor.seconds())
     alice.transport.loseConnection()
 
 
@@ -588,7 +588,7 @@ def test_a_person_has_so_many_connections(
     ssh = proxy.service._ssh
     assert ssh is not None
     cluster.reactor.until(
-        lambda: sum(isinstance(t.avatar, jump_module.Visitor) for t in ssh.present) == 1
+        lambda: sum(isinstance(t.avatar, jump_module.JumpAvatar) for t in ssh.present) == 1
     )
     assert cluster.jump("alice", proxy, "nat1", "echo in").stdout == b"in\n"
     mine[1].transport.loseConnection()
@@ -629,7 +629,7 @@ def test_a_word_for_another_node_is_not_held_against_the_proxy(
     door = node.service.factory.admission
     blamed: list[Fault] = []
     monkeypatch.setattr(door, "blame", lambda host, fault: blamed.append(fault))
-    word = proxy.service._vouch(Visitor("another", ("192.0.2.1", 1)))
+    word = proxy.service._sign_client_address(ClientAddress("another", ("192.0.2.1", 1)))
     for expected in ([], [Fault.NOAUTH]):  # the second time it is somebody who overheard it
         with socket.create_connection(("127.0.0.1", node.port), 20) as there:
             there.sendall(word)
@@ -647,7 +647,10 @@ def test_a_word_for_another_node_is_not_held_against_the_proxy(
             cluster.reactor.until(lambda: not node.service.factory.present)
         assert blamed == expected
     said = [event.error for event in cluster.wait_event("auth.denied", 2)]
-    assert said == ["a proxy's word for another node", "a proxy's word that was said before"]
+    assert said == [
+        "signed client address is for another node",
+        "signed client address was used before",
+    ]
 
 
 def test_visitors_of_one_address_at_a_node(cluster: SmallCluster) -> None:
@@ -658,10 +661,10 @@ def test_visitors_of_one_address_at_a_node(cluster: SmallCluster) -> None:
         ports = itertools.count(1)
 
         def come(address: str) -> socket.socket:
-            visitor = Visitor(node.member.host_id, (address, next(ports)))
+            visitor = ClientAddress(node.member.host_id, (address, next(ports)))
             made = socket.create_connection(("127.0.0.1", node.port), 20)
             stack.enter_context(made)
-            made.sendall(proxy.service._vouch(visitor))
+            made.sendall(proxy.service._sign_client_address(visitor))
             made.setblocking(False)
             return made
 

@@ -322,7 +322,7 @@ def test_a_crowd_at_one_node(cluster: SmallCluster) -> None:
             door.transport.loseConnection()
         cluster.reactor.until(lambda: not world.node.serving.factory.present)
         cluster.reactor.until(
-            lambda: not [c for c in tunnel.channels.values() if c.name == b"visitor@tele"]
+            lambda: not [c for c in tunnel.channels.values() if c.name == b"client@tele"]
         )
         still_works(cluster, world)
 
@@ -371,9 +371,11 @@ def test_a_clock_that_is_wrong(cluster: SmallCluster, monkeypatch: pytest.Monkey
         return any(host.addresses for host in proxy.service._index)
 
     cluster.reactor.until(known)
-    take = node.service._vouching.take
+    take = node.service._client_addresses.verify
     monkeypatch.setattr(
-        type(node.service._vouching), "take", lambda _, line, seconds: take(line, seconds + 600)
+        type(node.service._client_addresses),
+        "verify",
+        lambda _, line, seconds: take(line, seconds + 600),
     )
     done = cluster.jump("alice", proxy, "web1", "true")
     assert done.returncode == 255

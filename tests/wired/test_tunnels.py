@@ -27,7 +27,7 @@ from tele.model.presence import Mode, Status
 from tele.model.resources import Conditions, Metadata, Role, RoleSpec
 from tele.outbound.dialer import dial
 from tele.tunnel.acceptor import STREAMS_LIMIT, AuthChannel, Tunnel
-from tele.tunnel.messages import AUTH, VISITOR, Visitor
+from tele.tunnel.messages import AUTH, CLIENT, ClientAddress
 from tele.wire.fields import string, uint32
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
@@ -359,7 +359,7 @@ def test_a_node_opens_nothing_but_auth(cluster: SmallCluster) -> None:
     connection = node.serving._agents._connections()[0]  # type: ignore[union-attr]
     for name, extra in (
         (b"session", b""),
-        (VISITOR, Visitor(node.host.member.host_id, ("x", 1)).encode()),
+        (CLIENT, ClientAddress(node.host.member.host_id, ("x", 1)).encode()),
         (b"direct-tcpip", string(b"nat1") + uint32(22) + string(b"x") + uint32(1)),
     ):
         with pytest.raises(ConchError):
@@ -394,7 +394,7 @@ def test_a_proxy_serves_its_own_tunnels_only_to_others(cluster: SmallCluster) ->
     )
     with pytest.raises(ConchError, match="does not end here"):
         cluster.reactor.wait(
-            open_stream(connection, VISITOR, Visitor("nobody", ("x", 1)).encode(), Protocol())
+            open_stream(connection, CLIENT, ClientAddress("nobody", ("x", 1)).encode(), Protocol())
         )
     connection.transport.loseConnection()
     cluster.reactor.until(lambda: connection._stopped)

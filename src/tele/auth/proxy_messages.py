@@ -22,8 +22,8 @@ from tele.log import make_logger
 from tele.loop import now, wall_seconds
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostIdentity, HostRole
+from tele.tunnel.client_address import ClientAddressVerifier, preface_size
 from tele.tunnel.messages import auth_as_destination
-from tele.tunnel.vouching import Vouching, take_preface
 
 log = make_logger(__name__)
 
@@ -40,17 +40,19 @@ class ProxyWords:
         self._cluster = cluster
         self._clock = clock
         self._lines = RateLimiter(LINES_BURST, LINES_PER_SECOND, most=1)
-        self._vouching = Vouching(lambda: auth_as_destination(cluster), self._verifier)
+        self._verifier = ClientAddressVerifier(
+            lambda: auth_as_destination(cluster), self._proxy_verifier
+        )
 
     def read(self, data: bytes) -> tuple[int, tuple[str, int] | None] | None:
         """See :data:`tele.https.tls_server.Preface`."""
-        size = take_preface(data)
+        size = preface_size(data)
         if size is None:
             return None
         if not size:
             return 0, None
         try:
-            visitor, _ = self._vouching.take(
+            visitor, _ = self._verifier.verify(
                 data[:size],
                 wall_seconds(self._clock),
                 self._clock.seconds(),  # the date before our clock was set: hosts do not know yet
@@ -62,7 +64,7 @@ class ProxyWords:
             return size, None
         return size, visitor.remote_addr
 
-    def _verifier(self) -> MemberVerifier:
+    def _proxy_verifier(self) -> MemberVerifier:
         trusted = self._parts.authorities[AuthorityKind.HOST].trusted
         keys = {parse_line(key) for key in trusted.ssh_public_keys}
         return MemberVerifier(keys, self._cluster, (HostRole.PROXY,), self._refuses)

@@ -57,7 +57,7 @@ from tele.sockets.direct import listen, peer_address
 from tele.spawner.accounts import own_login
 from tele.tunnel.agent import Serve
 from tele.tunnel.agents import Agents
-from tele.tunnel.vouching import Misdirected, Vouching, take_preface
+from tele.tunnel.client_address import ClientAddressVerifier, WrongDestination, preface_size
 
 _log = make_logger(__name__)
 
@@ -145,7 +145,9 @@ class NodeService(Service):
         )
         self._shutdown_grace = shutdown_grace
         self._farewell = Drain(reactor, lambda: self.factory.present)
-        self._vouching = Vouching(lambda: member.host_id, lambda: member.verifier(HostRole.PROXY))
+        self._client_addresses = ClientAddressVerifier(
+            lambda: member.host_id, lambda: member.verifier(HostRole.PROXY)
+        )
         self.factory.preface = self._take_preface
         member.on_change(self._member_changed)
         member.report_sessions(lambda: realm.sessions)
@@ -193,17 +195,17 @@ class NodeService(Service):
 
     # -- visitors whom a proxy brings -------------------------------------------------
     def _take_preface(self, transport: SSHServerTransport, data: bytes) -> int | None:
-        size = take_preface(data)
+        size = preface_size(data)
         if size:
             try:
-                visitor, proxy = self._vouching.take(
+                visitor, proxy = self._client_addresses.verify(
                     data[:size], *self._member.clock.dates, elapsed=self._reactor.seconds()
                 )
             except ProtocolError as error:
                 self._audit.denied(
                     DeniedAttempt("", transport.remote_addr(), "proxy", "proxy", str(error))
                 )
-                if isinstance(error, Misdirected):
+                if isinstance(error, WrongDestination):
                     # Another node says that it is here. That is no fault of the proxy's, whose
                     # visitors for this node are not to pay for it.
                     transport.fault = None

@@ -15,7 +15,7 @@ from tele.errors import TeleError
 from tele.membership.audit_reporter import AuditReporter
 from tele.model.access import Denied
 from tele.model.addresses import join_address
-from tele.proxy.jump import Visitor
+from tele.proxy.jump import JumpAvatar
 from tele.tunnel.acceptor import Tunnel
 
 #: Denials of one user in one go, and how many more each second.
@@ -39,7 +39,7 @@ class JumpAudit:
             RateLimiter(USER_DENIED_BURST, USER_DENIED_PER_SECOND),
         )
 
-    def denied(self, avatar: Visitor, target: str, error: TeleError) -> None:
+    def denied(self, avatar: JumpAvatar, target: str, error: TeleError) -> None:
         """Report that a user was denied access to a node, within the rate limit."""
         left_out = self._limiter.admit(self._clock.seconds(), avatar.identity.user)
         if left_out is None:
@@ -54,7 +54,7 @@ class JumpAudit:
             **more,
         )
 
-    def ended(self, avatar: Visitor, denied: Denied) -> None:
+    def ended(self, avatar: JumpAvatar, denied: Denied) -> None:
         """Report that a connection ends because its user may no longer have it."""
         self._reporter.emit(
             "session.end",

@@ -64,10 +64,10 @@ NODES_FIRST: Final = 1.5
 #: Nodes that the line about the end of a connection names.
 VISITED_LIMIT: Final = 16
 
-Denied = Callable[["Visitor", str, TeleError], None]
+Denied = Callable[["JumpAvatar", str, TeleError], None]
 
 
-class Jump:
+class JumpHost:
     """Finds nodes for users of the cluster.
 
     ``denied(visitor, target, error)`` hears of everybody who may not go where they want, and
@@ -83,7 +83,7 @@ class Jump:
         tunnels: Tunnels,
         ways: NodeDialer,
         denied: Denied,
-        ended: Callable[[Visitor, access.Denied], None],
+        ended: Callable[[JumpAvatar, access.Denied], None],
         people: People,
     ) -> None:
         self._ways = ways
@@ -96,7 +96,7 @@ class Jump:
         self._index = index
         self._tunnels = tunnels
         #: Who passes through now.
-        self.present: set[Visitor] = set()
+        self.present: set[JumpAvatar] = set()
         self._review = Review(clock, state, policy, lambda: self.present, self._again)
 
     def seconds(self) -> float:
@@ -111,7 +111,7 @@ class Jump:
         """Ask about nobody any more."""
         self._review.stop()
 
-    def admit(self, credentials: CertificateCredentials) -> Visitor:
+    def admit(self, credentials: CertificateCredentials) -> JumpAvatar:
         """Admit whoever the cluster knows and nobody locks; where they may go is asked when they
         go, and both again when the rules change.
 
@@ -127,7 +127,7 @@ class Jump:
         if refused is not None:
             raise AccessDenied(refused.message, refused.reason.value)
         expiry = Expiry(self._clock, identity.expires)
-        visitor = Visitor(self, identity, expiry, credentials.remote_addr)
+        visitor = JumpAvatar(self, identity, expiry, credentials.remote_addr)
         self.people.enter(identity.user, visitor)
         visitor.window_budget = self.people.window_budget(identity.user)
         visitor.keepalive_interval = self._keepalive(visitor)
@@ -135,7 +135,7 @@ class Jump:
         log_line("connection.start", **visitor.told)
         return visitor
 
-    def _again(self, visitor: Visitor) -> None:
+    def _again(self, visitor: JumpAvatar) -> None:
         """Decide about a visitor who is here, and about each node that they go to."""
         if visitor not in self.present:
             return  # they left meanwhile
@@ -156,11 +156,11 @@ class Jump:
             self._ended(visitor, refused)
             visitor.expel(refused, self._clock, NODES_FIRST if node_tells else 0.0)
 
-    def _keepalive(self, visitor: Visitor) -> float:
+    def _keepalive(self, visitor: JumpAvatar) -> float:
         moment = now(self._clock)
         return self._policy().client_keepalive(visitor.identity, moment).total_seconds()
 
-    def find(self, visitor: Visitor, wanted: str, port: int) -> Host:
+    def find(self, visitor: JumpAvatar, wanted: str, port: int) -> Host:
         """Return the node that is meant. Raises a :class:`TeleError` with the answer."""
         try:
             return self._find(visitor, wanted, port)
@@ -168,18 +168,18 @@ class Jump:
             self._denied(visitor, wanted, error)
             raise
 
-    def open(self, visitor: Visitor, host: Host, **near: Any) -> Deferred[Channel]:
+    def open(self, visitor: JumpAvatar, host: Host, **near: Any) -> Deferred[Channel]:
         """Open a way for a channel of the visitor's; see :meth:`NodeDialer.open`."""
         return self._begin(
             visitor, host, lambda: self._ways.open(host, visitor.remote_addr, **near)
         )
 
-    def connect(self, visitor: Visitor, host: Host) -> Deferred[StreamEnd]:
+    def connect(self, visitor: JumpAvatar, host: Host) -> Deferred[StreamEnd]:
         """Open a way to ``host``; see :meth:`NodeDialer.connect`."""
         return self._begin(visitor, host, lambda: self._ways.connect(host, visitor.remote_addr))
 
     def _begin(
-        self, visitor: Visitor, host: Host, start: Callable[[], Deferred[Any]]
+        self, visitor: JumpAvatar, host: Host, start: Callable[[], Deferred[Any]]
     ) -> Deferred[Any]:
         opening = start()
         visitor.opening[opening] = host
@@ -196,7 +196,7 @@ class Jump:
 
         return opening.addBoth(ended)
 
-    def _find(self, visitor: Visitor, wanted: str, port: int) -> Host:
+    def _find(self, visitor: JumpAvatar, wanted: str, port: int) -> Host:
         policy, moment = self._policy(), now(self._clock)
         if visitor.expiry.has_passed:
             moment = max(moment, visitor.identity.expires)
@@ -220,11 +220,11 @@ class Jump:
         return host if self._tunnels.get(host.id) is not None else check_online(host)
 
 
-class Visitor(ConchUser):
+class JumpAvatar(ConchUser):
     """One who passes through. ``remote_addr`` is (host, port)."""
 
     def __init__(
-        self, jump: Jump, identity: UserIdentity, expiry: Expiry, remote_addr: tuple[str, int]
+        self, jump: JumpHost, identity: UserIdentity, expiry: Expiry, remote_addr: tuple[str, int]
     ) -> None:
         super().__init__()
         self.identity = identity
@@ -328,7 +328,7 @@ def _is_there(way: Any) -> bool:
 
 
 def _open_jump(
-    remoteWindow: int, remoteMaxPacket: int, data: bytes, avatar: Visitor
+    remoteWindow: int, remoteMaxPacket: int, data: bytes, avatar: JumpAvatar
 ) -> Deferred[Channel]:
     request = read_request(data)
     try:

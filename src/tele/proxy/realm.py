@@ -19,7 +19,7 @@ from zope.interface import Interface, implementer
 from tele.conch.server.credentials import CertificateCredentials, MemberCredentials
 from tele.errors import AccessDenied, TeleError
 from tele.model.identity import HostIdentity, HostRole
-from tele.proxy.jump import Jump
+from tele.proxy.jump import JumpHost
 from tele.routing.peers import PeerAvatar
 from tele.tunnel.acceptor import AgentAvatar
 
@@ -34,7 +34,7 @@ class ProxyRealm:
 
     def __init__(
         self,
-        jump: Jump,
+        jump: JumpHost,
         agent: Callable[[MemberCredentials], AgentAvatar],
         peer: Callable[[MemberCredentials], PeerAvatar],
         refuses: Callable[[HostIdentity], str],

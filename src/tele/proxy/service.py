@@ -38,7 +38,7 @@ from tele.proxy.admission import Admission, limits_for
 from tele.proxy.audit import JumpAudit
 from tele.proxy.auth_reach import AuthReach
 from tele.proxy.demultiplexer import Demultiplexer, Doors
-from tele.proxy.jump import Jump
+from tele.proxy.jump import JumpHost
 from tele.proxy.realm import ProxyRealm
 from tele.proxy.tls_routes import Pages, Relay, https_route
 from tele.proxy.user_limits import People, person_limits
@@ -48,9 +48,9 @@ from tele.routing.known_nodes import KnownNodes
 from tele.routing.peers import CONNECT_SECONDS, PeerAvatar, Peers
 from tele.sockets.direct import listen
 from tele.tunnel.acceptor import AgentAvatar, Tunnels
-from tele.tunnel.messages import Visitor, auth_as_destination
+from tele.tunnel.client_address import sign_client_address
+from tele.tunnel.messages import ClientAddress, auth_as_destination
 from tele.tunnel.relayed_channels import OPEN_SECONDS, MemberConnection
-from tele.tunnel.vouching import vouch
 
 log = make_logger(__name__)
 
@@ -127,7 +127,7 @@ class ProxyService(Service):
         self._ways: Any = None
         #: Nodes whose connections were ended because they were removed.
         self._revoked: frozenset[HostRevocation] = frozenset()
-        self._jump: Jump | None = None
+        self._jump: JumpHost | None = None
         self._tunnels: Tunnels | None = None
         self._peers: Peers | None = None
         self._names: NameResolver | None = None
@@ -194,9 +194,14 @@ class ProxyService(Service):
             self._reactor, member.client_identity, self._proxies_verifier, dial_proxy
         )
         ways = self._ways = NodeDialer(
-            self._reactor, tunnels, self._peers, self._other_proxies, self._vouch, dial_node
+            self._reactor,
+            tunnels,
+            self._peers,
+            self._other_proxies,
+            self._sign_client_address,
+            dial_node,
         )
-        jump = self._jump = Jump(
+        jump = self._jump = JumpHost(
             self._reactor,
             lambda: member.state,
             lambda: member.policy,
@@ -311,12 +316,12 @@ class ProxyService(Service):
     def _word_for(self, client: Any) -> bytes:
         """What auth is told before a client: where it comes from."""
         destination = auth_as_destination(self._member.identity.host.cluster)
-        return self._vouch(Visitor(destination, (client.host, client.port)))
+        return self._sign_client_address(ClientAddress(destination, (client.host, client.port)))
 
-    def _vouch(self, visitor: Visitor) -> bytes:
+    def _sign_client_address(self, visitor: ClientAddress) -> bytes:
         identity = self._member.identity
         moment = self._member.clock.word
-        return vouch(visitor, identity.keys.ssh, identity.ssh_certificate, moment)
+        return sign_client_address(visitor, identity.keys.ssh, identity.ssh_certificate, moment)
 
     def _refuses(self, host: HostIdentity) -> str:
         return self._member.expelled or self._member.refuses(host)

@@ -34,8 +34,8 @@ from tele.routing.direct import dial_server
 from tele.routing.peers import Peers
 from tele.routing.plan import Direct, Route, Through, Tunnelled, routes
 from tele.tunnel.acceptor import Tunnels
-from tele.tunnel.messages import Visitor
-from tele.tunnel.relayed_channels import OPEN_SECONDS, pass_on, speak_to
+from tele.tunnel.messages import ClientAddress
+from tele.tunnel.relayed_channels import OPEN_SECONDS, open_client_splice, open_client_stream
 
 #: How long an attempt may take when there is another way, in seconds.
 IMPATIENT: Final = 3.0
@@ -44,7 +44,7 @@ AVOIDED: Final = 60.0
 #: Nodes of which addresses are remembered as not answering.
 AVOIDED_LIMIT: Final = 10_000
 
-Open = Callable[[Any, Visitor, str], Deferred[Any]]
+Open = Callable[[Any, ClientAddress, str], Deferred[Any]]
 #: Given the id of a node and an address of its, returns an endpoint.
 Dial = Callable[[str, str], IStreamClientEndpoint]
 
@@ -53,7 +53,7 @@ class NodeDialer:
     """Opens ways to nodes.
 
     :param proxies: the other proxies that live, as they are known now.
-    :param vouch: given a visitor, what is sent before them on a direct connection.
+    :param sign_client_address: given a visitor, what is sent before them on a direct connection.
     :param dial: dials a node directly.
     """
 
@@ -63,14 +63,14 @@ class NodeDialer:
         tunnels: Tunnels,
         peers: Peers,
         proxies: Callable[[], tuple[Proxy, ...]],
-        vouch: Callable[[Visitor], bytes],
+        sign_client_address: Callable[[ClientAddress], bytes],
         dial: Dial,
     ) -> None:
         self._reactor = reactor
         self._tunnels = tunnels
         self._peers = peers
         self._proxies = proxies
-        self._vouch = vouch
+        self._sign_client_address = sign_client_address
         self._dial_node = dial
         #: By node: its addresses that did not answer, and until when they are tried last.
         self._avoided: dict[str, dict[str, float]] = {}
@@ -94,8 +94,8 @@ class NodeDialer:
         Fails with :class:`Unreachable`, or with the node's own ``ConchError``; can be cancelled.
         """
 
-        def through(connection: Any, visitor: Visitor, name: str) -> Deferred[Channel]:
-            return pass_on(connection, visitor, name, **near)
+        def through(connection: Any, visitor: ClientAddress, name: str) -> Deferred[Channel]:
+            return open_client_splice(connection, visitor, name, **near)
 
         def direct(stream: StreamEnd) -> Channel:
             return RelayChannel(stream, **near)
@@ -105,8 +105,8 @@ class NodeDialer:
     def connect(self, host: Host, remote_addr: tuple[str, int]) -> Deferred[StreamEnd]:
         """Return a stream to ``host``. Fails as :meth:`open` does."""
 
-        def through(connection: Any, visitor: Visitor, name: str) -> Deferred[Any]:
-            return speak_to(connection, visitor, name, StreamEnd())
+        def through(connection: Any, visitor: ClientAddress, name: str) -> Deferred[Any]:
+            return open_client_stream(connection, visitor, name, StreamEnd())
 
         return self._within(host, remote_addr, through, lambda stream: stream)
 
@@ -117,7 +117,7 @@ class NodeDialer:
         through: Open,
         direct: Callable[[StreamEnd], Any],
     ) -> Deferred[Any]:
-        visitor = Visitor(host.id, remote_addr)
+        visitor = ClientAddress(host.id, remote_addr)
         opening = Deferred.fromCoroutine(self._open(host, visitor, through, direct))
         opening.addTimeout(OPEN_SECONDS, self._reactor)
 
@@ -132,7 +132,7 @@ class NodeDialer:
         return opening.addErrback(late)
 
     async def _open(
-        self, host: Host, visitor: Visitor, through: Open, direct: Callable[[StreamEnd], Any]
+        self, host: Host, visitor: ClientAddress, through: Open, direct: Callable[[StreamEnd], Any]
     ) -> Any:
         tunnelled = self._tunnels.get(host.id) is not None
         ways = routes(host, tunnelled, self._proxies(), self._unreachable(host))
@@ -154,7 +154,7 @@ class NodeDialer:
     async def _go(
         self,
         route: Route,
-        visitor: Visitor,
+        visitor: ClientAddress,
         host: Host,
         through: Open,
         direct: Callable[[StreamEnd], Any],
@@ -170,11 +170,11 @@ class NodeDialer:
             case Through(proxy):
                 return await through(await self._peers.connection(proxy), visitor, host.name)
 
-    async def _dial(self, address: str, visitor: Visitor, host: Host) -> StreamEnd:
+    async def _dial(self, address: str, visitor: ClientAddress, host: Host) -> StreamEnd:
         endpoint = self._dial_node(host.id, address)
         removals = self._removals[host.id]
         try:
-            stream = await dial_server(endpoint, self._vouch(visitor))
+            stream = await dial_server(endpoint, self._sign_client_address(visitor))
         except CancelledError:
             raise  # it took too long, or the visitor left: that is no fault of the address
         except Exception:

@@ -31,7 +31,7 @@ from tele.model.api.members import Proxy
 from tele.model.identity import HostIdentity
 from tele.outbound.dialer import PrefacedEndpoint
 from tele.tunnel.acceptor import Tunnels
-from tele.tunnel.messages import VISITOR, Visitor
+from tele.tunnel.messages import CLIENT, ClientAddress
 from tele.tunnel.relayed_channels import PEER_CHANNELS_LIMIT
 from tele.wire.proxy_header import LOCAL
 
@@ -57,7 +57,7 @@ class PeerAvatar(ConchUser):
         self.host = host
         self._tunnels = tunnels
         self._refuses = refuses
-        self.channelLookup = {VISITOR: self._open}
+        self.channelLookup = {CLIENT: self._open}
 
     def gotGlobalRequest(self, requestType: bytes, data: bytes) -> int:
         """There is nothing to ask."""
@@ -66,7 +66,7 @@ class PeerAvatar(ConchUser):
     def _open(
         self, remoteWindow: int, remoteMaxPacket: int, data: bytes, avatar: Any
     ) -> Deferred[Channel]:
-        visitor = Visitor.decode(data)
+        visitor = ClientAddress.decode(data)
         tunnel = self._tunnels.get(visitor.host_id)
         if tunnel is None:
             raise ConchError("the tunnel of that node does not end here any more", CONNECT_FAILED)

@@ -31,8 +31,13 @@ from tele.conch.connection.relay import RelayChannel, StreamEnd
 from tele.errors import AccessDenied
 from tele.log import make_logger
 from tele.model.identity import HostIdentity
-from tele.tunnel.messages import AUTH, LEAVING, TUNNEL, Hello, Visitor
-from tele.tunnel.relayed_channels import CHANNELS_LIMIT, OPEN_SECONDS, MemberConnection, pass_on
+from tele.tunnel.messages import AUTH, LEAVING, TUNNEL, ClientAddress, Hello
+from tele.tunnel.relayed_channels import (
+    CHANNELS_LIMIT,
+    OPEN_SECONDS,
+    MemberConnection,
+    open_client_splice,
+)
 from tele.wire import numbers as n
 
 log = make_logger(__name__)
@@ -61,9 +66,9 @@ class Tunnel:
     instance: bytes
     connection: MemberConnection
 
-    def open(self, visitor: Visitor, **near: Any) -> Deferred[Channel]:
-        """See :func:`pass_on`."""
-        return pass_on(self.connection, visitor, self.host.name, **near)
+    def open(self, visitor: ClientAddress, **near: Any) -> Deferred[Channel]:
+        """See :func:`open_client_splice`."""
+        return open_client_splice(self.connection, visitor, self.host.name, **near)
 
     def end(self, why: str) -> None:
         """End the connection, and all visitors' channels with it."""

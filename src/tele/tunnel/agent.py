@@ -42,7 +42,7 @@ from tele.log import make_logger
 from tele.loop import backoff
 from tele.model.identity import HostIdentity
 from tele.sockets.direct import peer_address
-from tele.tunnel.messages import LEAVING, TUNNEL, VISITOR, Hello, Visitor
+from tele.tunnel.messages import CLIENT, LEAVING, TUNNEL, ClientAddress, Hello
 from tele.tunnel.relayed_channels import CHANNELS_LIMIT
 
 log = make_logger(__name__)
@@ -88,15 +88,15 @@ class AgentConnection(SSHConnection):
 
     def getChannel(self, channelType: bytes, windowSize: int, maxPacket: int, data: bytes) -> Any:
         """Let a visitor in."""
-        if channelType != VISITOR:
+        if channelType != CLIENT:
             raise ConchError("a tunnel has visitors only", UNKNOWN_CHANNEL_TYPE)
-        visitor = Visitor.decode(data)
+        visitor = ClientAddress.decode(data)
         if visitor.host_id != self._host_id:
             raise Unreachable("that is another node")
         protocol = self._serve(visitor.remote_addr)
         if protocol is None:
             raise ConchError("the node takes no more visitors now", RESOURCE_SHORTAGE)
-        return _VisitorChannel(
+        return _ClientChannel(
             protocol,
             peer_address(visitor.remote_addr),
             peer_address(self.transport.local_addr()),
@@ -127,7 +127,7 @@ class AgentConnection(SSHConnection):
             return
         if not self.channels:
             self.transport.loseConnection()
-        elif self._end is None and not any(c.name == VISITOR for c in self.channels.values()):
+        elif self._end is None and not any(c.name == CLIENT for c in self.channels.values()):
             # What is left are calls of our own: those that run get their answers.
             self._end = self.transport.clock.callLater(CALLS_SECONDS, self._end_now)
 
@@ -145,10 +145,10 @@ class AgentConnection(SSHConnection):
         self.lost()
 
 
-class _VisitorChannel(StreamChannel):
+class _ClientChannel(StreamChannel):
     """What a visitor's SSH connection to this node runs over."""
 
-    name = VISITOR
+    name = CLIENT
 
 
 class _Hold(Protocol):

@@ -1,15 +1,13 @@
-"""What do members of a cluster say to each other over SSH (docs/protocols/tunnel)?
+"""Which SSH channels and global requests do members of a cluster use (docs/protocols/tunnel)?
 
-A node that dials a proxy says :data:`TUNNEL` once; from then on the proxy opens a
-:data:`VISITOR` channel for each visitor, and the node :data:`AUTH` channels for its own calls
-of the API. A proxy that dials another one opens :data:`VISITOR` channels, too: for a node
-whose tunnel ends there.
+A node that dials a proxy sends :data:`TUNNEL` once. Then the proxy opens a :data:`CLIENT` channel
+for each client, and the node :data:`AUTH` channels for its own calls of the API. A proxy that dials
+another proxy opens :data:`CLIENT` channels for nodes whose tunnels end there.
 
 Invariants:
 
-* Names are of our own domain (RFC 4250, section 4.6.1): who is no member of ours does not
-  know them and refuses.
-* What is read is read to its last byte.
+* Names are private (RFC 4250, section 4.6.1): an implementation of others refuses them.
+* Every message is parsed to its last byte.
 """
 
 from __future__ import annotations
@@ -22,13 +20,13 @@ from tele.errors import ProtocolError
 from tele.model.addresses import plain_host
 from tele.wire.fields import Reader, string, uint32
 
-#: Channel, proxy to node and proxy to proxy: a visitor for the SSH server of a node.
-VISITOR: Final = b"visitor@tele"
-#: Channel, node to proxy: a stream to auth, which the proxy passes on as it is.
+#: Channel, proxy to node and proxy to proxy: a client's connection to the SSH server of a node.
+CLIENT: Final = b"client@tele"
+#: Channel, node to proxy: a stream to auth, which the proxy relays unchanged.
 AUTH: Final = b"auth@tele"
-#: Global request, node to proxy: visitors are welcome on this connection.
+#: Global request, node to proxy: this connection is a tunnel; open :data:`CLIENT` channels on it.
 TUNNEL: Final = b"tunnel@tele"
-#: Global request, proxy to node: no new visitors will come, dial somebody else.
+#: Global request, proxy to node: no new clients will come, dial another proxy.
 LEAVING: Final = b"leaving@tele"
 
 INSTANCE_SIZE: Final = 16
@@ -36,13 +34,13 @@ _TEXT_LIMIT: Final = 255
 
 
 def auth_as_destination(cluster: str) -> str:
-    """Return what auth is called where others have a host id: clients come to it, too."""
+    """Return the destination of a signed client address that is for auth."""
     return f"auth.{cluster}"
 
 
 @frozen
-class Visitor:
-    """Who is coming, and to which node. ``remote_addr`` is where they dialled from."""
+class ClientAddress:
+    """What a proxy states about a client: the node it is for, and its (host, port)."""
 
     host_id: str
     remote_addr: tuple[str, int]
@@ -53,19 +51,19 @@ class Visitor:
         return string(self.host_id.encode()) + string(host.encode()) + uint32(port)
 
     @classmethod
-    def decode(cls, data: bytes) -> Visitor:
+    def decode(cls, data: bytes) -> ClientAddress:
         """Read what :meth:`encode` wrote. Raises :class:`ProtocolError`."""
         reader = Reader(data)
         host_id, host, port = reader.text(_TEXT_LIMIT), reader.text(_TEXT_LIMIT), reader.uint32()
         reader.end()
         if port > 0xFFFF or not host.isprintable():
-            raise ProtocolError("a visitor from an address that none has")
+            raise ProtocolError("invalid client address")
         return cls(host_id, (plain_host(host), port))
 
 
 @frozen
 class Hello:
-    """Which run of a node this is: ``instance`` is 16 random bytes, new at each start."""
+    """The data of :data:`TUNNEL`: ``instance`` is 16 random bytes, new at each start of a node."""
 
     instance: bytes
 
@@ -80,5 +78,5 @@ class Hello:
         instance = reader.string()
         reader.end()
         if len(instance) != INSTANCE_SIZE:
-            raise ProtocolError("an instance of another size")
+            raise ProtocolError(f"an instance has {INSTANCE_SIZE} bytes")
         return cls(instance)

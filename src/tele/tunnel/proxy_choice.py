@@ -2,8 +2,8 @@
 
 Invariants:
 
-* Decisions only: values in, values out; no connection is known here.
-* The same for everybody who knows the same, so that nobody has to agree with anybody.
+* Pure functions: values in, values out.
+* The result depends on the arguments only: all parts compute the same choice without coordination.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from tele.model.api.members import Proxy
 
 
 def preferred(host_id: str, proxies: Iterable[Proxy]) -> list[Proxy]:
-    """Return ``proxies`` in the order in which the node ``host_id`` likes them.
+    """Return ``proxies`` in the order of preference of the node ``host_id``.
 
-    By rendezvous hashing: nodes spread evenly, and when a proxy comes or goes, only those
-    nodes dial anew that it concerns.
+    By rendezvous hashing: nodes spread evenly, and a proxy that is added or removed moves only its
+    own nodes.
     """
     return sorted(proxies, key=lambda proxy: _weight(host_id, proxy.id))
 
@@ -28,9 +28,9 @@ def _weight(host_id: str, proxy_id: str) -> bytes:
 
 
 def wanted(order: Sequence[Proxy], failing: Collection[str], count: int) -> list[Proxy]:
-    """Return whom to dial: the first of ``order`` up to ``count`` that are not ``failing``.
+    """Return the proxies to dial: the first of ``order``, up to ``count`` that are not ``failing``.
 
-    Those that fail and come before are dialled on: they may be back.
+    Failing proxies before these are included: they are dialled until they answer.
     """
     chosen: list[Proxy] = []
     good = 0

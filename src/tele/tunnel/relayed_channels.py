@@ -1,9 +1,9 @@
-"""How does a visitor's channel get to a node, over an SSH connection between members?
+"""How is a client's channel opened on an SSH connection between members?
 
 Invariants:
 
-* An opening has its time, and ends in a channel or in a sentence that names the node.
-* What a node refuses a visitor with, the visitor reads.
+* Opening has a time limit, and ends in a channel or in an error that names the node.
+* The client gets the refusal of the node.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from tele.conch.connection.connection import SSHConnection
 from tele.conch.connection.splice import open_splice
 from tele.conch.connection.stream import open_stream
 from tele.errors import Unreachable
-from tele.tunnel.messages import LEAVING, TUNNEL, VISITOR, Visitor
+from tele.tunnel.messages import CLIENT, LEAVING, TUNNEL, ClientAddress
 
-#: How long a node has to take a visitor in, in seconds.
+#: How long a node has to confirm a client's channel, in seconds.
 OPEN_SECONDS: Final = 10.0
-#: Visitors of one node through one tunnel, and everything else on it.
+#: Channels of one tunnel: those of clients and all others.
 CHANNELS_LIMIT: Final = 4096
-#: Visitors of all nodes between two proxies.
+#: Channels between two proxies, for the clients of all nodes.
 PEER_CHANNELS_LIMIT: Final = 16 * CHANNELS_LIMIT
 
 
 class MemberConnection(SSHConnection):
-    """The connection service between members: global requests of ours reach the avatar, which
+    """The connection service between members: our global requests are passed to the avatar, which
     may have ``channels_limit``.
 
-    An avatar may also say why it may not have another channel (``may_open()``, or nothing), and
-    is told then how many there are (``has_channels(count)``), those that are opened included.
+    An avatar may also refuse another channel, with a reason (``may_open()``); it is then notified
+    of the number of channels (``has_channels(count)``), those being opened included.
     """
 
     channels_limit = CHANNELS_LIMIT
@@ -65,9 +65,9 @@ class MemberConnection(SSHConnection):
         self._count_channels()
 
     def _count_channels(self, more: int = 0) -> None:
-        tell = getattr(self.transport.avatar, "has_channels", None)
-        if tell is not None:
-            tell(len(self.channels) + self._opening + more)
+        notify = getattr(self.transport.avatar, "has_channels", None)
+        if notify is not None:
+            notify(len(self.channels) + self._opening + more)
 
     def gotGlobalRequest(self, requestType: bytes, data: bytes) -> Any:
         """See :class:`SSHConnection`."""
@@ -76,38 +76,40 @@ class MemberConnection(SSHConnection):
         return super().gotGlobalRequest(requestType, data)
 
 
-def pass_on(connection: Any, visitor: Visitor, name: str, **near: Any) -> Deferred[Channel]:
-    """Open a channel for ``visitor`` of the node ``name``, spliced to one that a peer asks for.
+def open_client_splice(
+    connection: Any, client: ClientAddress, name: str, **peer: Any
+) -> Deferred[Channel]:
+    """Open a channel for ``client`` to the node ``name``, spliced to one that a peer requests.
 
-    ``near`` is what :func:`open_splice` needs to know of that one. Fails with
+    ``peer`` are the arguments of :func:`open_splice` about the latter. Fails with
     :class:`Unreachable`, or with the node's own ``ConchError``; can be cancelled.
     """
     if _is_full(connection):
-        return _too_many(name)
-    opening: Deferred[Any] = open_splice(connection, VISITOR, visitor.encode(), **near)
-    return _in_time(opening, connection, name)
+        return _channels_exhausted(name)
+    opening: Deferred[Any] = open_splice(connection, CLIENT, client.encode(), **peer)
+    return _with_timeout(opening, connection, name)
 
 
-def speak_to(
-    connection: Any, visitor: Visitor, name: str, protocol: IProtocol
+def open_client_stream(
+    connection: Any, client: ClientAddress, name: str, protocol: IProtocol
 ) -> Deferred[IProtocol]:
-    """Open a channel for ``visitor`` of the node ``name`` and connect ``protocol`` to it."""
+    """Open a channel for ``client`` to the node ``name``, and connect ``protocol`` to it."""
     if _is_full(connection):
-        return _too_many(name)
-    opening: Deferred[Any] = open_stream(connection, VISITOR, visitor.encode(), protocol)
-    return _in_time(opening, connection, name)
+        return _channels_exhausted(name)
+    opening: Deferred[Any] = open_stream(connection, CLIENT, client.encode(), protocol)
+    return _with_timeout(opening, connection, name)
 
 
 def _is_full(connection: Any) -> bool:
-    # A peer that never answers has all channels that it was asked for.
+    # Channels that the peer has not confirmed count, too.
     return bool(len(connection.channels) >= connection.channels_limit)
 
 
-def _too_many(name: str) -> Deferred[Any]:
-    return fail(Unreachable(f"node {name} has too many visitors on this way; try again later"))
+def _channels_exhausted(name: str) -> Deferred[Any]:
+    return fail(Unreachable(f"node {name} has too many channels on this tunnel; try again later"))
 
 
-def _in_time(opening: Deferred[Any], connection: Any, name: str) -> Deferred[Any]:
+def _with_timeout(opening: Deferred[Any], connection: Any, name: str) -> Deferred[Any]:
     opening.addTimeout(OPEN_SECONDS, connection.transport.clock)
     return opening.addErrback(_explained, name)
 

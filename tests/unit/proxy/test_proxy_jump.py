@@ -32,7 +32,7 @@ from tele.model.resources import (
     RoleSpec,
 )
 from tele.model.revocation import UserRevocation
-from tele.proxy.jump import NODES_FIRST, Jump, Visitor
+from tele.proxy.jump import NODES_FIRST, JumpAvatar, JumpHost
 from tele.proxy.user_limits import People, person_limits
 from tele.rbac.policy import Policy
 from tele.routing.index import NodeIndex
@@ -70,7 +70,7 @@ class World:
         tunnels: Any = SimpleNamespace(get=lambda _: None)
         self.ended: list[tuple[str, str]] = []
         self.evicted: list[str] = []
-        self.jump = Jump(
+        self.jump = JumpHost(
             self.clock, lambda: self.state, lambda: Policy.of(self.state), index, tunnels, ways,
             lambda *_: None, self._ended, People(person_limits(1024)),
         )  # fmt: skip
@@ -83,10 +83,10 @@ class World:
         self.openings.append(Deferred(lambda _: None))
         return self.openings[-1]
 
-    def _ended(self, visitor: Visitor, denied: Denied) -> None:
+    def _ended(self, visitor: JumpAvatar, denied: Denied) -> None:
         self.ended.append((visitor.identity.user, denied.message))
 
-    def visitor(self, user: str = "alice") -> Visitor:
+    def visitor(self, user: str = "alice") -> JumpAvatar:
         moment = now(self.clock)
         identity = UserIdentity(user, "c", moment + HOUR, ("ops",), ("root",), issued=moment)
         credentials: Any = CertificateCredentials(
@@ -96,7 +96,7 @@ class World:
         visitor.conn = SimpleNamespace(transport=SimpleNamespace(evict=self.evicted.append))
         return visitor
 
-    def go(self, visitor: Visitor, name: str) -> Deferred[Any]:
+    def go(self, visitor: JumpAvatar, name: str) -> Deferred[Any]:
         return self.jump.open(visitor, self.jump.find(visitor, name, 22))
 
     def change(self, **fields: Any) -> None:

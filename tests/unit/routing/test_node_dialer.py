@@ -27,8 +27,8 @@ from tele.tunnel.acceptor import (
     AgentAvatar,
     Tunnels,
 )
-from tele.tunnel.messages import Visitor
-from tele.tunnel.relayed_channels import OPEN_SECONDS, pass_on
+from tele.tunnel.messages import ClientAddress
+from tele.tunnel.relayed_channels import OPEN_SECONDS, open_client_splice
 
 HOST = Host(
     id="0d9d28a3-4ff5-4b3b-8e5c-6ad0e0f1a111",
@@ -40,7 +40,7 @@ HOST = Host(
     status=Status.ONLINE,
     last_seen=datetime(2026, 11, 24, 12, tzinfo=UTC),
 )
-VOUCHED = b"TELE-VISITOR x\r\n"
+VOUCHED = b"TELE-CLIENT x\r\n"
 
 
 class Transport(StringTransport):
@@ -231,8 +231,8 @@ def test_a_node_that_answers_nothing_has_a_limit() -> None:
         channels_limit = 8
 
     ended: list[Any] = []
-    pass_on(Full(), Visitor(HOST.id, ("h", 1)), "web1").addErrback(ended.append)
-    assert "too many visitors" in str(ended[0].value)
+    open_client_splice(Full(), ClientAddress(HOST.id, ("h", 1)), "web1").addErrback(ended.append)
+    assert "too many channels" in str(ended[0].value)
 
 
 @pytest.mark.parametrize("port", ["9" * 5000, "123456", "²", "-1", ""])

@@ -1,4 +1,4 @@
-"""What members say to each other: read strictly, vouched for once."""
+"""Messages between members: parsed strictly; signed client addresses are accepted once."""
 
 from __future__ import annotations
 
@@ -17,46 +17,53 @@ from tele.certs.keys import PrivateKey
 from tele.conch.client.transport import MemberVerifier
 from tele.errors import ProtocolError
 from tele.model.identity import HostRole
-from tele.tunnel.messages import INSTANCE_SIZE, Hello, Visitor
-from tele.tunnel.vouching import LASTS, LIMIT, PREFACE, Vouching, take_preface, vouch
+from tele.tunnel.client_address import (
+    LIMIT,
+    PREFACE,
+    VALID_SECONDS,
+    ClientAddressVerifier,
+    preface_size,
+    sign_client_address,
+)
+from tele.tunnel.messages import INSTANCE_SIZE, ClientAddress, Hello
 from tele.wire.fields import string, uint32
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SECONDS = NOW.timestamp()
-VISITOR = Visitor("node-1", ("192.0.2.7", 40000))
+CLIENT = ClientAddress("node-1", ("192.0.2.7", 40000))
 
 
 @given(st.text(max_size=60), st.integers(0, 65535))
-def test_a_visitor_survives_the_wire(host: str, port: int) -> None:
+def test_a_client_address_round_trip(host: str, port: int) -> None:
     """What is printable is read as it was written; what is not is refused."""
-    visitor = Visitor("id", (host, port))
+    client = ClientAddress("id", (host, port))
     try:
-        data = visitor.encode()
+        data = client.encode()
     except UnicodeEncodeError:
         return
     if host.isprintable() and len(host.encode()) <= 255:
-        assert Visitor.decode(data) == visitor
+        assert ClientAddress.decode(data) == client
     else:
         with pytest.raises(ProtocolError):
-            Visitor.decode(data)
+            ClientAddress.decode(data)
 
 
 @pytest.mark.parametrize(
     "data",
     [
         b"",
-        VISITOR.encode()[:-1],
-        VISITOR.encode() + b"x",
+        CLIENT.encode()[:-1],
+        CLIENT.encode() + b"x",
         string(b"id") + string(b"host") + uint32(65536),
         string(b"id") + string(b"a\nb") + uint32(1),
         string(b"\xff") + string(b"host") + uint32(1),
         string(b"i" * 256) + string(b"host") + uint32(1),
     ],
 )
-def test_a_malformed_visitor_is_refused(data: bytes) -> None:
+def test_a_malformed_client_address_is_refused(data: bytes) -> None:
     """Nothing is guessed (attack)."""
     with pytest.raises(ProtocolError):
-        Visitor.decode(data)
+        ClientAddress.decode(data)
 
 
 def test_an_instance_has_one_size() -> None:
@@ -79,98 +86,101 @@ def _proxy_certificate(**changes: Any) -> Callable[[PrivateKey, PrivateKey], Any
 
 @define
 class World:
-    """A cluster's host authority, a proxy, and a node that takes its word."""
+    """A cluster's host authority, a proxy, and a node that verifies its signatures."""
 
     authority: PrivateKey = field(factory=PrivateKey.generate)
     key: PrivateKey = field(factory=PrivateKey.generate)
-    vouching: Vouching = field(init=False)
+    verifier: ClientAddressVerifier = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         trusted = {self.authority.public.blob}
-        self.vouching = Vouching(
+        self.verifier = ClientAddressVerifier(
             lambda: "node-1", lambda: MemberVerifier(trusted, "test", (HostRole.PROXY,))
         )
 
-    def word(self, visitor: Visitor = VISITOR, at: float = SECONDS, **changes: Any) -> bytes:
+    def signed(self, client: ClientAddress = CLIENT, at: float = SECONDS, **changes: Any) -> bytes:
         certificate = _proxy_certificate(**changes)(self.authority, self.key)
-        return vouch(visitor, self.key, certificate, at)
+        return sign_client_address(client, self.key, certificate, at)
 
 
-def test_the_word_of_a_proxy() -> None:
-    """The node learns where its visitor comes from."""
+def test_a_signed_client_address() -> None:
+    """The node learns the address of its client."""
     world = World()
-    line = world.word()
-    assert take_preface(line + b"SSH-2.0-x\r\n") == len(line)
-    assert world.vouching.take(line, SECONDS + 1)[0] == VISITOR
+    line = world.signed()
+    assert preface_size(line + b"SSH-2.0-x\r\n") == len(line)
+    assert world.verifier.verify(line, SECONDS + 1)[0] == CLIENT
 
 
-def test_a_word_counts_once() -> None:
-    """Whoever overheard it cannot come in its name (attack)."""
+def test_a_signed_client_address_is_accepted_once() -> None:
+    """A copy is refused (attack)."""
     world = World()
-    line = world.word()
-    world.vouching.take(line, SECONDS)
+    line = world.signed()
+    world.verifier.verify(line, SECONDS)
     with pytest.raises(ProtocolError, match="before"):
-        world.vouching.take(line, SECONDS + 1)
+        world.verifier.verify(line, SECONDS + 1)
 
 
-def test_a_locked_proxy_has_no_word() -> None:
-    """Its certificate is good for hours more; what it says is not (attack)."""
+def test_a_locked_proxy_signs_nothing() -> None:
+    """Its certificate is valid for hours more; its signatures are not (attack)."""
     world = World()
-    verifier = world.vouching._verifier()
-    refusing = evolve(verifier, refuses=lambda host: f"locked: {host.host_id}")
-    vouching = Vouching(lambda: "node-1", lambda: refusing)
+    proxies = world.verifier._verifier()
+    refusing = evolve(proxies, refuses=lambda host: f"locked: {host.host_id}")
+    verifier = ClientAddressVerifier(lambda: "node-1", lambda: refusing)
     with pytest.raises(ProtocolError, match="locked: p-1"):
-        vouching.take(world.word(), SECONDS)
+        verifier.verify(world.signed(), SECONDS)
 
 
 @pytest.mark.parametrize(
     ("off", "how"),
-    [(-LASTS - 1, "5 min 1 s behind"), (3 * 3600, "3 h ahead of")],
+    [(-VALID_SECONDS - 1, "5 min 1 s behind"), (3 * 3600, "3 h ahead of")],
 )
-def test_an_old_word_is_none(off: float, how: str) -> None:
+def test_an_old_signature_is_refused(off: float, how: str) -> None:
     """It lasts minutes; the text says how the two clocks stand to each other."""
     world = World()
     with pytest.raises(ProtocolError, match=f"this machine's clock is {how} the proxy's"):
-        world.vouching.take(world.word(), SECONDS + off)
+        world.verifier.verify(world.signed(), SECONDS + off)
 
 
 def test_what_is_remembered_is_bounded_by_time() -> None:
-    """Words are forgotten once they are too old to be said again."""
+    """Lines are forgotten when they are too old to be used again."""
     world = World()
     for number in range(20):
-        at = SECONDS + number * LASTS
-        world.vouching.take(world.word(Visitor("node-1", ("h", number)), at), at)
-    assert len(world.vouching._seen) <= 4
+        at = SECONDS + number * VALID_SECONDS
+        world.verifier.verify(world.signed(ClientAddress("node-1", ("h", number)), at), at)
+    assert len(world.verifier._seen) <= 4
 
 
 @pytest.mark.parametrize(
     "changes", [{"role": HostRole.NODE}, {"cluster": "other"}], ids=["node", "cluster"]
 )
-def test_others_have_no_word(changes: dict[str, Any]) -> None:
+def test_only_proxies_sign_client_addresses(changes: dict[str, Any]) -> None:
     """A node, or a proxy of another cluster, cannot say who comes (attack)."""
     world = World()
-    with pytest.raises(ProtocolError, match="not the word of a proxy"):
-        world.vouching.take(world.word(**changes), SECONDS)
+    with pytest.raises(ProtocolError, match="not signed by a proxy"):
+        world.verifier.verify(world.signed(**changes), SECONDS)
 
 
-def test_a_word_for_another_node_is_none() -> None:
-    """A node that is lied to by its proxy's word cannot use it at another (attack)."""
+def test_a_client_address_for_another_node_is_refused() -> None:
+    """A signed client address cannot be used at another node (attack)."""
     world = World()
     with pytest.raises(ProtocolError, match="another node"):
-        world.vouching.take(world.word(Visitor("node-2", ("h", 1))), SECONDS)
+        world.verifier.verify(world.signed(ClientAddress("node-2", ("h", 1))), SECONDS)
 
 
-def test_a_forged_word_is_none() -> None:
+def test_a_forged_client_address_is_refused() -> None:
     """Another authority, another key, any changed byte: refused (attack)."""
     world, rogue = World(), World()
-    for line in (rogue.word(), vouch(VISITOR, rogue.key, rogue_certificate(world), SECONDS)):
+    for line in (
+        rogue.signed(),
+        sign_client_address(CLIENT, rogue.key, rogue_certificate(world), SECONDS),
+    ):
         with pytest.raises(ProtocolError):
-            world.vouching.take(line, SECONDS)
-    line = world.word()
+            world.verifier.verify(line, SECONDS)
+    line = world.signed()
     for place in range(len(PREFACE), len(line) - 2, 7):
         changed = bytes((line[place] ^ 1,))
         with pytest.raises(ProtocolError):
-            world.vouching.take(line[:place] + changed + line[place + 1 :], SECONDS)
+            world.verifier.verify(line[:place] + changed + line[place + 1 :], SECONDS)
 
 
 def rogue_certificate(world: World) -> Any:
@@ -179,10 +189,10 @@ def rogue_certificate(world: World) -> Any:
 
 
 def test_where_a_preface_ends() -> None:
-    """Other beginnings have none; one that never ends is refused."""
-    assert take_preface(b"SSH-2.0-x\r\n") == 0
-    assert take_preface(b"") is None
-    assert take_preface(PREFACE[:5]) is None
-    assert take_preface(PREFACE + b"abc") is None
-    with pytest.raises(ProtocolError, match="does not end"):
-        take_preface(PREFACE + b"x" * LIMIT)
+    """Other data has none; one without an end is refused."""
+    assert preface_size(b"SSH-2.0-x\r\n") == 0
+    assert preface_size(b"") is None
+    assert preface_size(PREFACE[:5]) is None
+    assert preface_size(PREFACE + b"abc") is None
+    with pytest.raises(ProtocolError, match="longer than 4096 bytes"):
+        preface_size(PREFACE + b"x" * LIMIT)
