@@ -23,11 +23,11 @@ from tele.model import addresses
 from tele.model.resources import MAX_FORWARDS
 from tele.node import forward_record, forwards, realm
 from tele.outbound import name_lookup as names
-from tele.proxy import admission, audit, client_hello, demultiplexer, jump
+from tele.proxy import admission, audit, client_hello, demultiplexer
 from tele.proxy import tls_routes as doors
 from tele.proxy import user_limits as people
 from tele.routing import dialer as ways
-from tele.routing import index
+from tele.routing import finder, index
 from tele.spawner import sftp_server
 from tele.tunnel import acceptor, client_address, relayed_channels
 from tele.wire import fields, proxy_header, version
@@ -136,11 +136,11 @@ ROWS: dict[str, list[str]] = {
         f"person: {people.CHANNELS_LIMIT}",
         f"together {mib(people.WINDOWS_LIMIT)}, then {kib(LEAST)} for each",
         f"{seconds(relayed_channels.OPEN_SECONDS)} to open",
-        f"{seconds(ways.IMPATIENT)} for an address",
+        f"{seconds(ways.ATTEMPT_SECONDS)} for an address",
     ],
     "look-up of a node at a proxy": [
-        f"a name of {jump.TARGET_LIMIT} characters, {index.SELECTOR_LIMIT} labels",
-        f"{index.LOOKED_AT_LIMIT} nodes",
+        f"a name of {finder.TARGET_LIMIT} characters, {index.SELECTOR_LIMIT} labels",
+        f"{index.CANDIDATES_LIMIT} nodes",
         at_once(people.DECISIONS_BURST, people.DECISIONS_PER_SECOND, "decisions "),
     ],
     "name that a node says it is reached at": [
@@ -148,7 +148,7 @@ ROWS: dict[str, list[str]] = {
         f"{addresses.ADDRESSES_LIMIT} addresses",
         f"node: {names.THREADS_PER_KEY} threads, {names.WAITING_PER_KEY} that wait",
         f"{seconds(names.SECONDS)} within the {seconds(relayed_channels.OPEN_SECONDS)}",
-        f"last for {seconds(ways.AVOIDED)}",
+        f"last for {seconds(ways.AVOID_SECONDS)}",
     ],
     "logged in: messages of a connection": [
         f"{connection.CHANNELS_LIMIT} channels at a node",
@@ -231,5 +231,5 @@ def test_what_the_words_say() -> None:
     assert MEMBER_SOURCE_SECONDS == 86400, "within a day"
     share = admission.limits_for(USUAL, 800)
     assert (share.pending, share.relays) == (200, 100), "a quarter, an eighth"
-    person = people.person_limits(800)
+    person = people.user_limits(800)
     assert (person.connections, person.channels) == (100, 100), "an eighth"

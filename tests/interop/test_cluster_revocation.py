@@ -202,7 +202,7 @@ def test_a_session_is_killed(cluster: Cluster, bob: Person) -> None:
     assert events(cluster, "session.kill")[-1]["session_id"] == session
 
 
-def test_an_end_comes_by_itself(cluster: Cluster, bob: Person) -> None:
+def test_an_expiry_ends_connections(cluster: Cluster, bob: Person) -> None:
     """A user who expires is out at that moment, though nobody does anything then."""
     with running(bob, "-tt", cluster.host, STAY) as client:
         client.wait_for(b"ready")

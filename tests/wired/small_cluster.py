@@ -305,7 +305,7 @@ class SmallCluster:
         best = preferred(host_id, known)[0].id
 
         def told(proxy: SmallProxy) -> bool:
-            host = proxy.service._index.get(host_id)
+            host = proxy.service.router.index.get(host_id)
             return host is not None and host.tunnels == (best,)
 
         self.reactor.until(lambda: node.proxies == (best,) and all(map(told, proxies)))

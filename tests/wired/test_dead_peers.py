@@ -46,7 +46,7 @@ def test_every_connection_is_watched(cluster: SmallCluster) -> None:
     """
     proxy = cluster.proxy()
     node = cluster.node()
-    index = proxy.service._index
+    index = proxy.service.router.index
     cluster.reactor.until(lambda: any(each.addresses for each in index))
     words = cluster.jump_words("alice", proxy, "web1", "sleep 60")
     running = cluster.start("ssh", *words)

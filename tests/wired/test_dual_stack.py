@@ -133,7 +133,7 @@ def test_audit_and_sessions_show_the_address_that_people_have(cluster: SmallClus
     assert direct.stdout.split()[:1] == [ONE.encode()], direct.stderr
     assert direct.stdout.split()[2] == b"127.0.0.1"
     cluster.source = OTHER
-    cluster.reactor.until(lambda: any(host.addresses for host in proxy.service._index))
+    cluster.reactor.until(lambda: any(host.addresses for host in proxy.service.router.index))
     jumped = cluster.jump("alice", proxy, "web1", "echo $SSH_CLIENT")
     assert jumped.stdout.split()[:1] == [OTHER.encode()], jumped.stderr
     started = cluster.wait_event("session.start", 2)

@@ -57,7 +57,7 @@ def test_who_is_told_a_mode_that_they_cannot_do_lets_nobody_in(
     recorder = MemoryRecorder()
     node = cluster.node(recorder=recorder)
     proxy = cluster.proxy()
-    cluster.reactor.until(lambda: any(host.addresses for host in proxy.service._index))
+    cluster.reactor.until(lambda: any(host.addresses for host in proxy.service.router.index))
     told = RecordingMode(mode) if mode in list(RecordingMode) else RecordingMode.UNKNOWN
     tell(cluster, mode)
     for member in (node.member, proxy.member):

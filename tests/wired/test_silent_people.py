@@ -16,7 +16,7 @@ import pytest
 
 from small_cluster import ME, SmallCluster, SmallNode, SmallProxy, set_options, small_cluster
 from tele.admission.limits import Limits
-from tele.proxy.jump import JumpAvatar
+from tele.proxy.jump_avatar import JumpAvatar
 
 #: Hosts are asked each second, and are gone after four.
 OFTEN = Limits(keepalive_interval=1.0)
@@ -34,7 +34,7 @@ def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
 def serving(cluster: SmallCluster) -> tuple[SmallNode, SmallProxy]:
     """A node and a proxy that knows it."""
     node, proxy = cluster.node(limits=OFTEN), cluster.proxy(limits=OFTEN)
-    cluster.reactor.until(lambda: any(host.addresses for host in proxy.service._index))
+    cluster.reactor.until(lambda: any(host.addresses for host in proxy.service.router.index))
     return node, proxy
 
 

@@ -45,7 +45,7 @@ from tele.model.resources import (
     RoleSpec,
 )
 from tele.outbound.dialer import dial
-from tele.proxy import jump as jump_module
+from tele.proxy import jump_avatar as jump_module
 from tele.proxy import user_limits
 from tele.proxy.audit import USER_DENIED_BURST
 from tele.tunnel import acceptor
@@ -87,7 +87,7 @@ def wait_known(cluster: SmallCluster, proxy: SmallProxy, *names: str) -> None:
     """Wait until ``proxy`` knows the nodes, and a way to each."""
 
     def known() -> bool:
-        hosts = [host for host in proxy.service._index if host.addresses or host.tunnels]
+        hosts = [host for host in proxy.service.router.index if host.addresses or host.tunnels]
         return {host.name for host in hosts} >= set(names)
 
     cluster.reactor.until(known)
@@ -99,7 +99,7 @@ def claims(cluster: SmallCluster, proxy: SmallProxy, node: SmallNode, there: soc
     node.member.announce_soon()
 
     def believed() -> bool:
-        host = proxy.service._index.get(node.member.host_id)
+        host = proxy.service.router.index.get(node.member.host_id)
         return host is not None and host.addresses == node.service._presence.addresses
 
     cluster.reactor.until(believed)
@@ -107,7 +107,7 @@ def claims(cluster: SmallCluster, proxy: SmallProxy, node: SmallNode, there: soc
 
 def tunnel_of(proxy: SmallProxy, node: TunnelNode) -> Tunnel:
     """The tunnel of ``node`` at ``proxy``."""
-    tunnels = proxy.service._tunnels
+    tunnels = proxy.service.router.tunnels
     assert tunnels is not None
     tunnel = tunnels.get(node.host.member.host_id)
     assert tunnel is not None
@@ -123,7 +123,7 @@ def lock(cluster: SmallCluster, host_id: str) -> None:
 
 def look_no_more(proxy: SmallProxy) -> None:
     """Whatever ends from now on ends at once, and not as ``proxy`` looks twice a minute."""
-    looking = proxy.service._looking
+    looking = proxy.service._checks
     assert looking is not None
     looking.stop()
 
@@ -180,7 +180,7 @@ def test_four_answers(cluster: SmallCluster, form: str) -> None:
         cluster.tunnel_node(proxy, name, labels=labels)
     node = cluster.node(labels={"env": "dev"})
     wait_known(cluster, proxy, "nat1", "nat2", "web1")
-    index = proxy.service._index
+    index = proxy.service.router.index
     away = index.get(node.member.host_id)
     assert away is not None
     cluster.stop_node(node)
@@ -197,7 +197,7 @@ def test_four_answers(cluster: SmallCluster, form: str) -> None:
 
     assert "no such node: 'nowhere'" in said("nowhere")
     ambiguous = said("env=prod")
-    assert "2 nodes fit 'env=prod'" in ambiguous
+    assert "2 nodes match 'env=prod'" in ambiguous
     assert "nat1 (" in ambiguous
     assert "node web1 is offline since" in said("web1")
     deny_all(cluster, proxy)
@@ -309,7 +309,7 @@ def test_a_direct_address_that_is_dead_does_not_hide_the_tunnel(cluster: SmallCl
         presence.addresses = (f"127.0.0.1:{silent.getsockname()[1]}",)
         presence.mode = Mode.BOTH
         node.host.member.announce_soon()
-        index = proxy.service._index
+        index = proxy.service.router.index
 
         def moved() -> bool:
             host = index.get(node.host.member.host_id)
@@ -347,7 +347,7 @@ def test_a_node_has_so_many_connections(
         as_member(cluster, node.host.member, proxy)
     for connection in more:
         connection.transport.loseConnection()
-    tunnels = proxy.service._tunnels
+    tunnels = proxy.service.router.tunnels
     assert tunnels is not None
     cluster.reactor.until(lambda: sum(tunnels._connections.values()) == 1)
     as_member(cluster, node.host.member, proxy).transport.loseConnection()
@@ -533,15 +533,15 @@ def test_a_proxy_that_renewed_dials_others_anew(cluster: SmallCluster) -> None:
     node = cluster.tunnel_node(first, tunnels=1)
     there = cluster.settled(node, first, second)
     here = first if second.member.host_id == there else second
-    cluster.reactor.until(lambda: bool(here.service._other_proxies()))
+    cluster.reactor.until(lambda: bool(here.service.router.other_proxies()))
     wait_known(cluster, here, "nat1")
-    assert here.service._peers is not None
+    assert here.service.router.peers is not None
     alice = as_alice(cluster, here)
     stream = cluster.reactor.wait(ask_for(alice, "nat1"))
-    (old,) = here.service._peers._peers.values()
-    here.service._peers.renew()
+    (old,) = here.service.router.peers._peers.values()
+    here.service.router.peers.renew()
     assert cluster.jump("alice", here, "nat1", "echo on").stdout == b"on\n"
-    (new,) = here.service._peers._peers.values()
+    (new,) = here.service.router.peers._peers.values()
     assert new is not old
     assert not old.connection._stopped
     assert stream.transport.is_open
@@ -629,7 +629,7 @@ def test_a_word_for_another_node_is_not_held_against_the_proxy(
     door = node.service.factory.admission
     blamed: list[Fault] = []
     monkeypatch.setattr(door, "blame", lambda host, fault: blamed.append(fault))
-    word = proxy.service._sign_client_address(ClientAddress("another", ("192.0.2.1", 1)))
+    word = proxy.service.router.sign(ClientAddress("another", ("192.0.2.1", 1)))
     for expected in ([], [Fault.NOAUTH]):  # the second time it is somebody who overheard it
         with socket.create_connection(("127.0.0.1", node.port), 20) as there:
             there.sendall(word)
@@ -664,7 +664,7 @@ def test_visitors_of_one_address_at_a_node(cluster: SmallCluster) -> None:
             visitor = ClientAddress(node.member.host_id, (address, next(ports)))
             made = socket.create_connection(("127.0.0.1", node.port), 20)
             stack.enter_context(made)
-            made.sendall(proxy.service._sign_client_address(visitor))
+            made.sendall(proxy.service.router.sign(visitor))
             made.setblocking(False)
             return made
 

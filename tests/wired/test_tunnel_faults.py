@@ -93,8 +93,8 @@ def wait_known(cluster: SmallCluster, world: Behind) -> None:
     host_id = world.node.host.member.host_id
 
     def known() -> bool:
-        host = world.proxy.service._index.get(host_id)
-        tunnels = world.proxy.service._tunnels
+        host = world.proxy.service.router.index.get(host_id)
+        tunnels = world.proxy.service.router.tunnels
         assert tunnels is not None
         return host is not None and tunnels.get(host_id) is not None
 
@@ -103,8 +103,8 @@ def wait_known(cluster: SmallCluster, world: Behind) -> None:
 
 def tunnels(world: Behind) -> int:
     """How many tunnels the proxy has."""
-    assert world.proxy.service._tunnels is not None
-    return len(world.proxy.service._tunnels)
+    assert world.proxy.service.router.tunnels is not None
+    return len(world.proxy.service.router.tunnels)
 
 
 def connections(world: Behind) -> list[Any]:
@@ -200,7 +200,7 @@ def test_a_node_that_was_killed(cluster: SmallCluster) -> None:
             SmallProxy(world.proxy.service, world.proxy.member, world.network.port)
         )
         host_id = again.host.member.host_id
-        service, agents = world.proxy.service._tunnels, again.serving._agents
+        service, agents = world.proxy.service.router.tunnels, again.serving._agents
         assert service is not None
         assert agents is not None
 
@@ -368,7 +368,7 @@ def test_a_clock_that_is_wrong(cluster: SmallCluster, monkeypatch: pytest.Monkey
     node = cluster.node()
 
     def known() -> bool:
-        return any(host.addresses for host in proxy.service._index)
+        return any(host.addresses for host in proxy.service.router.index)
 
     cluster.reactor.until(known)
     take = node.service._client_addresses.verify

@@ -87,7 +87,7 @@ class Crowd:
 
 def ends(proxy: SmallProxy) -> tuple[int, int, int, int]:
     """How many tunnels, connections, channels and places of strangers there are at a proxy."""
-    tunnels: Any = proxy.service._tunnels
+    tunnels: Any = proxy.service.router.tunnels
     factory: Any = proxy.service._ssh
     channels = sum(len(t.connection.channels) for t in tunnels._by_host.values())
     return len(tunnels), len(factory.present), channels, factory.admission.startups._count
@@ -167,11 +167,11 @@ def test_a_tunnel_is_light(cluster: SmallCluster) -> None:
         crowd.wait(1)
         cluster.reactor.until(lambda: ends(proxy) == (1, 1, 0, 0))
         service: Any = proxy.service
-        tunnel = service._tunnels.get(crowd.agents[0]._host_id())
+        tunnel = service.router.tunnels.get(crowd.agents[0]._host_id())
         transport = tunnel.connection.transport
         timers = [s.ticker for s in keepalive._shared.values()]
         shared = (service, service._ssh, service._ssh.portal, service._listening,
-                  service._tunnels, cluster.reactor, transport.limits, FROM_CLIENT,
+                  service.router.tunnels, cluster.reactor, transport.limits, FROM_CLIENT,
                   *timers, *(slot for timer in timers for slot in timer._slots))  # fmt: skip
         assert weigh(tunnel, *shared) < 12 * 1024
     finally:
@@ -195,13 +195,13 @@ def test_a_proxy_that_starts_without_auth_keeps_its_tunnels(cluster: SmallCluste
         crowd.wait(1)
         service = proxy.service
         for _ in range(3):
-            service._look()
+            service._check()
         assert ends(proxy)[0] == 1
         cluster.start_auth()
-        cluster.reactor.until(lambda: service._index.told)
-        service._look()
+        cluster.reactor.until(lambda: service.router.index.is_loaded)
+        service._check()
         assert ends(proxy)[0] == 1
-        service._look()
+        service._check()
         cluster.reactor.until(lambda: ends(proxy)[0] == 0)
     finally:
         crowd.stop()

@@ -63,7 +63,8 @@ def wait_known(cluster: SmallCluster, proxy: SmallProxy, name: str) -> None:
 
     def known() -> bool:
         return any(
-            host.name == name and (host.addresses or host.tunnels) for host in proxy.service._index
+            host.name == name and (host.addresses or host.tunnels)
+            for host in proxy.service.router.index
         )
 
     cluster.reactor.until(known)
@@ -71,7 +72,7 @@ def wait_known(cluster: SmallCluster, proxy: SmallProxy, name: str) -> None:
 
 def tunnel_of(proxy: SmallProxy, node: TunnelNode) -> Tunnel:
     """The tunnel of ``node`` at ``proxy``."""
-    tunnels = proxy.service._tunnels
+    tunnels = proxy.service.router.tunnels
     assert tunnels is not None
     tunnel = tunnels.get(node.host.member.host_id)
     assert tunnel is not None
@@ -205,12 +206,12 @@ def test_a_visitor_at_another_proxy(cluster: SmallCluster) -> None:
     there = cluster.settled(node, first, second)
     here = first if second.member.host_id == there else second
     wait_known(cluster, here, "nat1")
-    cluster.reactor.until(lambda: bool(here.service._other_proxies()))
+    cluster.reactor.until(lambda: bool(here.service.router.other_proxies()))
     data = os.urandom(500_000)
     done = cluster.jump("alice", here, "nat1", "cat", stdin=data)
     assert (done.returncode, done.stdout == data) == (0, True), done.stderr
-    assert here.service._tunnels is not None
-    assert len(here.service._tunnels) == 0
+    assert here.service.router.tunnels is not None
+    assert len(here.service.router.tunnels) == 0
 
 
 def test_a_node_learns_of_all_proxies(cluster: SmallCluster) -> None:
@@ -296,7 +297,7 @@ def test_a_removed_node_loses_its_tunnel(cluster: SmallCluster) -> None:
     wait_known(cluster, proxy, "nat1")
     host_id = node.host.member.host_id
     cluster.reactor.wait(cluster.admin.perform(DELETE_HOST, ById(host_id)))
-    index, tunnels = proxy.service._index, proxy.service._tunnels
+    index, tunnels = proxy.service.router.index, proxy.service.router.tunnels
     assert tunnels is not None
     cluster.reactor.until(lambda: index.get(host_id) is None and tunnels.get(host_id) is None)
 

@@ -15,7 +15,7 @@ from tele.errors import TeleError
 from tele.membership.audit_reporter import AuditReporter
 from tele.model.access import Denied
 from tele.model.addresses import join_address
-from tele.proxy.jump import JumpAvatar
+from tele.proxy.jump_avatar import JumpAvatar
 from tele.tunnel.acceptor import Tunnel
 
 #: Denials of one user in one go, and how many more each second.
@@ -61,7 +61,7 @@ class JumpAudit:
             avatar,
             error=denied.message,
             reason=denied.reason.value,
-            nodes=sorted({host.name for host in avatar.goes_to()}),
+            nodes=sorted({host.name for host in avatar.nodes}),
         )
 
     def duplicate(self, old: Tunnel, new: Tunnel) -> None:

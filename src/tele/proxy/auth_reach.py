@@ -1,27 +1,46 @@
-"""Since when can a proxy not reach auth? What clients are told whose calls it cannot pass on.
+"""How does a proxy connect clients and nodes to auth, and since when can it not?
 
-Invariant: each change is a line in the log, and nothing else is, however often somebody tries.
+Invariant: each change between reachable and unreachable is one line in the log, however many
+connections fail.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
 from tele.log import make_logger
 from tele.loop import now
+from tele.model.addresses import split_address
+from tele.outbound.dialer import Dialer
 
-#: A connection that failed so long ago says nothing any more if the proxy itself reaches auth.
-COUNTS_SECONDS: Final = 15.0
+DIAL_SECONDS: Final = 10.0
+#: A failure older than this is ignored if the proxy itself reaches auth.
+FAILURE_SECONDS: Final = 15.0
 
 log = make_logger(__name__)
 
 
+class AuthEndpoints:
+    """The addresses of auth, in turns."""
+
+    def __init__(self, dialer: Dialer, addresses: Sequence[str]) -> None:
+        self._dialer = dialer
+        self._addresses = addresses
+        self._turn = 0
+
+    def next(self) -> IStreamClientEndpoint:
+        """Return the endpoint of the next address."""
+        self._turn += 1
+        host, port = split_address(self._addresses[self._turn % len(self._addresses)])
+        return self._dialer.endpoint(host, port, DIAL_SECONDS)
+
+
 class AuthReach:
-    """``away_since()`` is what the proxy itself knows, from its own connections to auth."""
+    """Whether auth can be reached. ``away_since()`` is what the proxy's own connections show."""
 
     def __init__(self, clock: IReactorTime, away_since: Callable[[], datetime | None]) -> None:
         self._clock = clock
@@ -29,22 +48,22 @@ class AuthReach:
         self._failed: datetime | None = None
         self._last = 0.0
 
-    def reached(self, problem: str) -> None:
-        """A client's connection was passed on to auth, or could not be because of ``problem``."""
-        if not problem:
+    def attempted(self, error: str) -> None:
+        """A client's connection to auth succeeded, or failed with ``error``."""
+        if not error:
             if self._failed is not None:
-                log.info("auth can be reached again")
+                log.info("auth is reachable again")
             self._failed = None
             return
         self._last = self._clock.seconds()
         if self._failed is None:
             self._failed = now(self._clock)
-            log.warn("auth cannot be reached: {why!s}; clients are told so", why=problem)
+            log.warn("auth is unreachable", error=error)
 
     def unreachable_since(self) -> datetime | None:
-        """Return the date since which auth cannot be reached, or None."""
+        """Return since when auth is unreachable, or None."""
         known = self._away_since()
         if known is not None:
             return known if self._failed is None else min(known, self._failed)
-        fresh = self._clock.seconds() - self._last < COUNTS_SECONDS
-        return self._failed if fresh else None
+        is_recent = self._clock.seconds() - self._last < FAILURE_SECONDS
+        return self._failed if is_recent else None

@@ -58,7 +58,7 @@ class ProxyRealm:
                 avatar = self._admit_member(avatarId)
         except TeleError as error:
             return fail(error)
-        return succeed((IConchUser, avatar, avatar.left))
+        return succeed((IConchUser, avatar, avatar.logout))
 
     def _admit_member(self, credentials: MemberCredentials) -> AgentAvatar | PeerAvatar:
         host = credentials.identity

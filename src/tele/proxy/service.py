@@ -1,90 +1,59 @@
-"""How does a proxy start, serve and stop? It has no state but what auth tells it."""
+"""How does a proxy start, serve and stop? It has no state but what auth sends it."""
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Collection
 from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IStreamClientEndpoint
+from twisted.internet.interfaces import IListeningPort, IOpenSSLServerConnectionCreator
 from twisted.internet.task import LoopingCall
 
 from tele.admission.limits import Limits
-from tele.conch.client.transport import MemberVerifier
 from tele.conch.server.credentials import Trust, make_portal
 from tele.conch.server.drain import Drain, has_channels
 from tele.conch.server.factory import ServerAlgorithms, SSHServerFactory
 from tele.conch.server.transport import SSHServerTransport
 from tele.conch.transport.exchange import HostKeys
-from tele.errors import TeleError, Unavailable
-from tele.https.trust import ServerTls
+from tele.errors import Unavailable
 from tele.log import make_logger
-from tele.loop import backoff, now
+from tele.loop import now
 from tele.membership.audit_reporter import AuditReporter
-from tele.membership.identity import tls_authorities
 from tele.membership.member import Member
-from tele.model.addresses import split_address
-from tele.model.api import table
-from tele.model.api.members import HostChanges, Proxy, WatchHosts
 from tele.model.authority import AuthorityKind
-from tele.model.identity import HostIdentity, HostRole
-from tele.model.revocation import HostRevocation
+from tele.model.identity import HostIdentity
 from tele.outbound.dialer import Dialer
-from tele.outbound.name_lookup import NameResolver
-from tele.proxy.admission import Admission, limits_for
 from tele.proxy.audit import JumpAudit
-from tele.proxy.auth_reach import AuthReach
-from tele.proxy.demultiplexer import Demultiplexer, Doors
+from tele.proxy.auth_reach import AuthEndpoints
 from tele.proxy.jump import JumpHost
+from tele.proxy.port import PortSettings, descriptors, listen_for_clients
 from tele.proxy.realm import ProxyRealm
-from tele.proxy.tls_routes import Pages, Relay, https_route
-from tele.proxy.user_limits import People, person_limits
-from tele.routing.dialer import NodeDialer
-from tele.routing.index import NodeIndex
-from tele.routing.known_nodes import KnownNodes
-from tele.routing.peers import CONNECT_SECONDS, PeerAvatar, Peers
-from tele.sockets.direct import listen
-from tele.tunnel.acceptor import AgentAvatar, Tunnels
-from tele.tunnel.client_address import sign_client_address
-from tele.tunnel.messages import ClientAddress, auth_as_destination
-from tele.tunnel.relayed_channels import OPEN_SECONDS, MemberConnection
+from tele.proxy.user_limits import UserUsage, user_limits
+from tele.routing.peers import PeerAvatar
+from tele.routing.router import Router
+from tele.tunnel.acceptor import AgentAvatar
+from tele.tunnel.relayed_channels import MemberConnection
 
 log = make_logger(__name__)
 
-DIAL_SECONDS: Final = 10.0
-#: Where a node serves that does not say at which port.
-NODE_PORT: Final = 3022
-#: Where a proxy serves that does not say at which port.
-PROXY_PORT: Final = 3080
-#: How often it is looked whether those with a tunnel are still members.
-LOOK_SECONDS: Final = 30.0
-#: What counts as the number of descriptors where the system sets no limit.
-UNLIMITED: Final = 1 << 20
+#: How often tunnels are checked for hosts that are locked, or members no more.
+CHECK_SECONDS: Final = 30.0
 
 
-def _is_visitor(transport: SSHServerTransport) -> bool:
-    """Whether somebody passes through. What a node does on its tunnel is no reason to stay."""
+def _has_user_channels(transport: SSHServerTransport) -> bool:
+    """Whether a user is connected to a node. Channels of a tunnel do not delay the stop."""
     return has_channels(transport) and not isinstance(transport.avatar, AgentAvatar)
-
-
-def descriptors() -> int:
-    """Return how many descriptors this process may have open."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return UNLIMITED if soft == resource.RLIM_INFINITY else soft
 
 
 class ProxyService(Service):
     """A proxy of the cluster that ``member`` belongs to.
 
     ``listen_at`` is (host, port), port 0 for any; ``auth`` are auth's addresses, and ``dialer``
-    is how they are reached. ``algorithms`` are what SSH clients are offered.
-    ``shutdown_grace`` is how many seconds visitors have to end by themselves when we stop. With
-    ``proxy_protocol`` connections come from a load balancer that says where from. ``https``
-    shows a certificate to those who come for pages, the cluster's without. ``ready`` fires with
-    the port when it serves, or fails with a :class:`TeleError`.
+    connects to them. ``algorithms`` are offered to SSH clients. ``shutdown_grace`` is how many
+    seconds users have to end their sessions when it stops. ``proxy_protocol`` and ``https`` are
+    explained at :class:`PortSettings`. ``ready`` fires with the port when it serves, or fails with
+    a :class:`tele.errors.TeleError`.
     """
 
     def __init__(
@@ -104,33 +73,28 @@ class ProxyService(Service):
         self.ready: Deferred[int] = Deferred()
         self.port: int | None = None
         self._reactor = reactor
-        self._dialer = dialer or Dialer(reactor)
-        self._proxy_protocol = proxy_protocol
-        self._https = https
         self._member = member
-        self._listen_at = listen_at
-        self._auth = auth
+        self._settings = PortSettings(*listen_at, proxy_protocol, https)
+        self._auth = AuthEndpoints(dialer or Dialer(reactor), auth)
         self._limits = limits
         self._algorithms = algorithms
         self._shutdown_grace = shutdown_grace
-        self._farewell = Drain(reactor, self._present, _is_visitor)
+        self._drain = Drain(reactor, self._present, _has_user_channels)
         self._reporter = AuditReporter(reactor, member)
         self._audit = JumpAudit(reactor, self._reporter)
+        self._router: Router | None = None
         self._ssh: SSHServerFactory | None = None
-        self._turn = 0
-        self._identity: Any = None
-        self._listening: Any = None
-        self._following: Deferred[None] | None = None
-        self._looking: LoopingCall | None = None
-        self._index = NodeIndex("")
-        self._known: KnownNodes | None = None
-        self._ways: Any = None
-        #: Nodes whose connections were ended because they were removed.
-        self._revoked: frozenset[HostRevocation] = frozenset()
         self._jump: JumpHost | None = None
-        self._tunnels: Tunnels | None = None
-        self._peers: Peers | None = None
-        self._names: NameResolver | None = None
+        self._listening: IListeningPort | None = None
+        self._checks = LoopingCall(self._check)
+        self._checks.clock = reactor
+
+    @property
+    def router(self) -> Router:
+        """The nodes, and the connections to them. Raises :class:`Unavailable` before it serves."""
+        if self._router is None:
+            raise Unavailable("the proxy does not serve yet")
+        return self._router
 
     def startService(self) -> None:
         """Begin to start; ``ready`` tells how it ended."""
@@ -138,92 +102,76 @@ class ProxyService(Service):
         Deferred.fromCoroutine(self._start()).addCallbacks(self.ready.callback, self.ready.errback)
 
     def force(self) -> None:
-        """When it stops, or while it does: wait for no visitor."""
-        self._farewell.force()
+        """When it stops, or while it does: do not wait for sessions."""
+        self._drain.force()
 
     def _present(self) -> Collection[SSHServerTransport]:
         return () if self._ssh is None else self._ssh.present
 
     async def stopService(self) -> None:
-        """Take nobody in any more, and let visitors end until a deadline."""
+        """Accept no more connections, and let sessions end until a deadline."""
         super().stopService()
-        if self._following is not None:
-            self._following.cancel()
-            self._following = None
-        if self._known is not None:
-            self._known.stop()
-        if self._looking is not None and self._looking.running:
-            self._looking.stop()
+        if self._checks.running:
+            self._checks.stop()
         listening, self._listening = self._listening, None
         if listening is not None:
             await maybeDeferred(listening.stopListening)
         if self._ssh is not None:
             self._ssh.stopFactory()
-        if self._tunnels is not None:
-            self._tunnels.leave()
-        await self._farewell.say(self._shutdown_grace, "the proxy is shutting down")
+        if self._router is not None:
+            self._router.drain()
+        await self._drain.say(self._shutdown_grace, "the proxy is shutting down")
         if self._jump is not None:
             self._jump.stop()
-        if self._tunnels is not None:
-            self._tunnels.close()
-        if self._peers is not None:
-            self._peers.close()
-        if self._names is not None:
-            self._names.close()
+        if self._router is not None:
+            self._router.close()
 
     async def _start(self) -> int:
         member = self._member
         await member.ready()
-        host = member.identity.host
-        index = self._index = NodeIndex(host.cluster)
-        known = self._known = KnownNodes(self._reactor, member, index)
-        known.restore()
+        router = self._router = Router(self._reactor, member, self._audit.duplicate)
+        jump = self._jump = self._make_jump_host(router)
+        ssh = self._ssh = self._make_ssh(router, jump)
         member.on_change(self._member_changed)
-        self._identity = member.identity
-        self._tunnels = tunnels = Tunnels(self._reactor, lambda: None, self._audit.duplicate)
-        self._names = names = NameResolver(self._reactor)
-
-        def dial_proxy(proxy: Proxy) -> IStreamClientEndpoint:
-            where = split_address(proxy.peer, PROXY_PORT)
-            return names.endpoint(f"proxy {proxy.id}", *where, CONNECT_SECONDS)
-
-        def dial_node(host_id: str, address: str) -> IStreamClientEndpoint:
-            return names.endpoint(host_id, *split_address(address, NODE_PORT), OPEN_SECONDS)
-
-        self._peers = Peers(
-            self._reactor, member.client_identity, self._proxies_verifier, dial_proxy
+        jump.check()
+        listening = self._listening = listen_for_clients(
+            self._reactor, self._settings, member, ssh, self._auth, router
         )
-        ways = self._ways = NodeDialer(
-            self._reactor,
-            tunnels,
-            self._peers,
-            self._other_proxies,
-            self._sign_client_address,
-            dial_node,
-        )
-        jump = self._jump = JumpHost(
+        address: Any = listening.getHost()
+        port = self.port = int(address.port)
+        router.start()
+        self._checks.start(CHECK_SECONDS, now=False)
+        log.info("proxy is serving", cluster=member.identity.host.cluster,
+                 address=f"{self._settings.host}:{port}")  # fmt: skip
+        return port
+
+    def _make_jump_host(self, router: Router) -> JumpHost:
+        member = self._member
+        return JumpHost(
             self._reactor,
             lambda: member.state,
             lambda: member.policy,
-            index,
-            tunnels,
-            ways,
-            self._audit.denied,
-            self._audit.ended,
-            People(person_limits(descriptors())),
+            router.index,
+            lambda host_id: router.tunnels.get(host_id) is not None,
+            router.dialer,
+            self._audit,
+            UserUsage(user_limits(descriptors())),
         )
-        jump.look()
+
+    def _make_ssh(self, router: Router, jump: JumpHost) -> SSHServerFactory:
+        member, tunnels, auth = self._member, router.tunnels, self._auth
+        cluster = member.identity.host.cluster
         realm = ProxyRealm(
             jump,
-            lambda who: AgentAvatar(who.identity, who.remote_addr, tunnels, self._auth_endpoint),
-            lambda who: PeerAvatar(who.identity, tunnels, self._refuses_peer),
+            lambda node: AgentAvatar(node.identity, node.remote_addr, tunnels, auth.next),
+            lambda proxy: PeerAvatar(proxy.identity, tunnels, self._refuses_peer),
             self._refuses,
         )
-        self._ssh = ssh = SSHServerFactory(
+        return SSHServerFactory(
             portal=make_portal(realm),
             host_keys=lambda: HostKeys(member.identity.keys.ssh, member.identity.ssh_certificate),
-            user_trust=lambda: Trust(host.cluster, member.ssh_trust(AuthorityKind.USER)),
-            host_trust=lambda: Trust(host.cluster, member.ssh_trust(AuthorityKind.HOST)),
+            user_trust=lambda: Trust(cluster, member.ssh_trust(AuthorityKind.USER)),
+            host_trust=lambda: Trust(cluster, member.ssh_trust(AuthorityKind.HOST)),
             clock=self._reactor,
             connection=MemberConnection,
             match_login=False,
@@ -233,151 +181,47 @@ class ProxyService(Service):
             algorithms=self._algorithms,
             shared=tunnels.has_nodes_at,
         )
-        self._listen(ssh)
-        self._following = Deferred.fromCoroutine(self._follow(index, known))
-        self._following.addErrback(lambda _: None)
-        self._looking = LoopingCall(self._look)
-        self._looking.clock = self._reactor
-        self._looking.start(LOOK_SECONDS, now=False)
-        bound = self.port or 0
-        log.info("proxy of cluster {name} serves on {host}:{port}",
-                 name=host.cluster, host=self._listen_at[0], port=bound)  # fmt: skip
-        return bound
 
-    def _listen(self, ssh: SSHServerFactory) -> None:
-        member = self._member
-        cluster = member.identity.host.cluster
-        reach = AuthReach(self._reactor, lambda: member.auth_away_since)
-        pages = Pages(lambda: cluster, self._reactor, reach.unreachable_since)
-        tls = self._https or ServerTls(
-            lambda: member.identity.tls,
-            lambda: tls_authorities(member.authorities),
-            self._reactor,
-        )
-        doors = Doors(
-            auth=lambda client, slot: Relay(
-                self._auth_endpoint(), slot, self._reactor, self._word_for(client), reach.reached
-            ),
-            https=https_route(tls, pages, self._reactor),
-            ssh=ssh.buildProtocol,
-        )
-        host, port = self._listen_at
-        admission = Admission(self._reactor, ssh.admission, limits_for(ssh.limits, descriptors()))
-        door = Demultiplexer(doors, admission, proxy_protocol=self._proxy_protocol)
-        try:
-            self._listening = listen(self._reactor, port, door, host)
-        except CannotListenError as error:
-            raise Unavailable(
-                f"the proxy cannot listen on {host}:{port}: {error.socketError}; is something"
-                " else running there?"
-            ) from None
-        self.port = int(self._listening.getHost().port)
-
-    async def _follow(self, index: NodeIndex, known: KnownNodes) -> None:
-        """Keep the index of nodes as auth tells it, for ever; it stays as it was meanwhile."""
-        failures = 0
-
-        def told(changes: HostChanges) -> None:
-            nonlocal failures
-            failures = 0
-            index.change(changes)
-            known.changed()
-
-        while True:
-            try:
-                await self._member.authority.follow(
-                    table.WATCH_HOSTS, WatchHosts(HostRole.NODE), told
-                )
-            except TeleError as error:
-                if failures == 0:
-                    log.warn("the list of nodes is not followed: {why!s}", why=error)
-            pause: Deferred[None] = Deferred()
-            timer = self._reactor.callLater(backoff(failures), pause.callback, None)
-            failures += 1
-            try:
-                await pause
-            finally:
-                if timer.active():
-                    timer.cancel()
-
-    def _auth_endpoint(self) -> IStreamClientEndpoint:
-        self._turn += 1
-        host, port = split_address(self._auth[self._turn % len(self._auth)])
-        return self._dialer.endpoint(host, port, DIAL_SECONDS)
-
-    # -- other members ----------------------------------------------------------------
-    def _proxies_verifier(self) -> MemberVerifier:
-        return self._member.verifier(HostRole.PROXY)
-
-    def _other_proxies(self) -> tuple[Proxy, ...]:
-        own = self._member.host_id
-        return tuple(proxy for proxy in self._member.state.proxies if proxy.id != own)
-
-    def _word_for(self, client: Any) -> bytes:
-        """What auth is told before a client: where it comes from."""
-        destination = auth_as_destination(self._member.identity.host.cluster)
-        return self._sign_client_address(ClientAddress(destination, (client.host, client.port)))
-
-    def _sign_client_address(self, visitor: ClientAddress) -> bytes:
-        identity = self._member.identity
-        moment = self._member.clock.word
-        return sign_client_address(visitor, identity.keys.ssh, identity.ssh_certificate, moment)
-
+    # -- hosts that are refused -------------------------------------------------------
     def _refuses(self, host: HostIdentity) -> str:
         return self._member.expelled or self._member.refuses(host)
 
     def _refuses_peer(self, host: HostIdentity) -> str:
         if host.expires <= now(self._reactor):
-            return "the certificate that this connection was made with has expired"
+            return "the certificate of this connection has expired"
         if all(host.host_id != proxy.id for proxy in self._member.state.proxies):
             return "this proxy is not known to be one of the cluster"
         return self._refuses(host)
 
     def _member_changed(self) -> None:
-        """The cluster's state or our identity is another: who is refused now goes."""
-        if not self.running or self._tunnels is None:
+        """The cluster's state or our identity has changed: end what is refused now."""
+        if not self.running or self._router is None:
             return
         if self._jump is not None:
-            self._jump.look()
+            self._jump.check()
         self._end_refused()
-        if self._identity is not self._member.identity:
-            self._identity = self._member.identity
-            if self._peers is not None:
-                self._peers.renew()
+        self._router.renew()
 
-    def _look(self) -> None:
-        """End the tunnels of hosts that are no members any more, or are locked."""
-        index = self._index
-        find = index.get if index.told else (lambda _: index)
-        if self._tunnels is not None:
+    def _check(self) -> None:
+        """End the tunnels of hosts that are locked, or members no more."""
+        if self._router is not None:
             self._end_refused()
-            self._tunnels.review(now(self._reactor), find)
-
-    def _members_present(self) -> list[tuple[SSHServerTransport, HostIdentity]]:
-        found = []
-        for transport in self._present():
-            avatar = getattr(transport, "avatar", None)
-            if isinstance(avatar, AgentAvatar | PeerAvatar):
-                found.append((transport, avatar.host))
-        return found
+            self._router.check()
 
     def _end_refused(self) -> None:
         """End the connections of and to hosts that were removed or are locked.
 
-        They are all that there are, if this proxy was removed or locked itself.
+        They are all connections, if this proxy was removed or locked itself.
         """
         if expelled := self._member.expelled:
             for transport in list(self._present()):
-                transport.dismiss(f"this proxy takes part no more: {expelled}")
+                transport.dismiss(f"this proxy is no longer part of the cluster: {expelled}")
             return
-        for transport, host in self._members_present():
-            problem = self._refuses(host)
-            if problem:
-                transport.dismiss(problem)
-        if self._peers is not None:
-            self._peers.end_refused(self._member.refuses)
-        revoked = self._member.policy.revoked_hosts(HostRole.NODE)
-        for gone in revoked - self._revoked:
-            self._index.revoke(gone.host_id, gone.before)
-            self._ways.end_host(gone.host_id)
-        self._revoked = revoked
+        for transport in list(self._present()):
+            avatar = getattr(transport, "avatar", None)
+            if isinstance(avatar, AgentAvatar | PeerAvatar):
+                problem = self._refuses(avatar.host)
+                if problem:
+                    transport.dismiss(problem)
+        if self._router is not None:
+            self._router.end_refused()

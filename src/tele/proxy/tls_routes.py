@@ -1,13 +1,12 @@
-"""What is behind the proxy's port, other than SSH?
+"""What serves TLS connections at the proxy's port: a relay to auth, and the proxy's own pages?
 
 Invariants:
 
-* What is meant for auth passes through as it is: the proxy neither reads nor changes it, and
-  only says before it where it comes from.
-* A connection to auth has a deadline until auth has answered it, which bytes do not move; after
-  that it ends when nothing was sent for longer than the API lets it be quiet.
-* The proxy's own HTTPS tells strangers that it is there, and nothing of the cluster's inside. It
-  takes no body, and its handshake, each head and the pause between requests have deadlines.
+* TLS for auth is relayed unchanged; the proxy only sends the signed client address before it.
+* A relay has a deadline until auth has answered, which received bytes do not move. After that it
+  ends when it is idle for longer than a connection of the API may be.
+* The pages show unauthenticated clients that the proxy is there, and nothing of the cluster. They
+  take no body; the handshake, each request head and the pause between requests have deadlines.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from twisted.internet.interfaces import IAddress, IProtocol, IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
@@ -28,13 +27,12 @@ from tele.proxy.admission import Slot
 from tele.proxy.demultiplexer import TlsRoute
 from tele.proxy.tls_records import Handshake
 
-#: From the connection on until auth has answered the end of the client's handshake.
+#: From the connection until auth has answered the end of the client's handshake.
 HANDSHAKE_SECONDS: Final = 20.0
-#: Silence both ways on a connection to auth. Longer than any call of the API takes, than auth
-#: waits for the next one, and than a stream is without a sign of life.
+#: How long a relay may be idle. Longer than any call of the API takes, than auth waits for the next
+#: one, and than the pause between two keepalives of a stream.
 RELAY_IDLE_SECONDS: Final = 180.0
-#: Our own pages: what a connection may take for its TLS handshake, for the head of a request, and
-#: between requests.
+#: The pages: how long the TLS handshake, the head of a request and a pause may take.
 PAGES: Final = Limits(
     handshake=timedelta(seconds=10),
     head=timedelta(seconds=10),
@@ -46,23 +44,23 @@ PAGES: Final = Limits(
 class _Upstream(Protocol):
     """Auth's side of a relay."""
 
-    def __init__(self, visitor: Relay) -> None:
-        self._visitor = visitor
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
 
     def connectionMade(self) -> None:
-        self._visitor.upstream_connected(self.transport)
+        self._relay.upstream_connected(self.transport)
 
     def dataReceived(self, data: bytes) -> None:
-        self._visitor.upstream_sent(data)
+        self._relay.upstream_sent(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._visitor.upstream_lost()
+        self._relay.upstream_lost()
 
 
 class Relay(Protocol):
-    """The visitor's side: everything goes to what ``endpoint`` connects to, after ``preface``.
+    """The client's side: all data go to ``endpoint``, after ``preface``.
 
-    Each side is the other's producer: neither is read while the other takes nothing.
+    Each side is the other's producer: neither is read while the other does not read.
     """
 
     transport: Any
@@ -71,12 +69,12 @@ class Relay(Protocol):
         self,
         endpoint: IStreamClientEndpoint,
         slot: Slot,
-        clock: Any,
+        clock: IReactorTime,
         preface: bytes = b"",
-        reached: Callable[[str], None] = lambda _: None,
+        attempted: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """``reached`` is told of each attempt why auth cannot be reached, or nothing."""
-        self._reached = reached
+        """``attempted(error)`` is called after each attempt to connect to auth."""
+        self._attempted = attempted
         self._endpoint = endpoint
         self._slot = slot
         self._clock = clock
@@ -85,20 +83,20 @@ class Relay(Protocol):
         self._connecting: Any = None
         self._lost = False
         self._handshake = Handshake()
-        self._heard = 0.0
+        self._active_at = 0.0
 
     def connectionMade(self) -> None:
-        """Connect, and read nothing more until that is done."""
-        self._slot.within(HANDSHAKE_SECONDS)
+        """Connect to auth; the client is not read until that is done."""
+        self._slot.set_deadline(HANDSHAKE_SECONDS)
         factory = Factory.forProtocol(lambda: _Upstream(self))
         factory.noisy = False
         self._connecting = self._endpoint.connect(factory)
         self._connecting.addErrback(self._failed)
 
     def dataReceived(self, data: bytes) -> None:
-        """Pass it on."""
+        """Relay data to auth."""
         if self._handshake.answered:
-            self._heard = self._clock.seconds()
+            self._active_at = self._clock.seconds()
         else:
             self._handshake.client_sent(data)
         if self._upstream is None:
@@ -108,13 +106,13 @@ class Relay(Protocol):
             self._upstream.write(data)
 
     def upstream_connected(self, upstream: Any) -> None:
-        """Auth took the connection."""
+        """Auth accepted the connection."""
         self._connecting = None
         if self._lost:
             upstream.abortConnection()
             return
         self._upstream = upstream
-        self._reached("")
+        self._attempted("")
         upstream.registerProducer(self.transport, True)
         self.transport.registerProducer(upstream, True)
         early, self._early = self._early, []
@@ -123,41 +121,41 @@ class Relay(Protocol):
         self.transport.resumeProducing()
 
     def upstream_sent(self, data: bytes) -> None:
-        """Auth sent something."""
+        """Relay data to the client."""
         if self._handshake.answered:
-            self._heard = self._clock.seconds()
+            self._active_at = self._clock.seconds()
         elif self._handshake.server_sent(data):
-            self._slot.prove()
-            self._heard = self._clock.seconds()
-            self._slot.within(RELAY_IDLE_SECONDS, self._look)
+            self._slot.answered()
+            self._active_at = self._clock.seconds()
+            self._slot.set_deadline(RELAY_IDLE_SECONDS, self._check_idle)
         self.transport.write(data)
 
-    def _look(self) -> None:
-        """End the connection if it was silent; look again when it would have been."""
-        left = self._heard + RELAY_IDLE_SECONDS - self._clock.seconds()
+    def _check_idle(self) -> None:
+        """Close the connection if it is idle; check again when it would be."""
+        left = self._active_at + RELAY_IDLE_SECONDS - self._clock.seconds()
         if left > 0:
-            self._slot.within(left, self._look)
+            self._slot.set_deadline(left, self._check_idle)
         else:
             self._slot.end()
 
     def _failed(self, failure: Failure) -> None:
         self._connecting = None
         if not self._lost:
-            self._reached(str(failure.value) or type(failure.value).__name__)
+            self._attempted(str(failure.value) or type(failure.value).__name__)
             self._slot.end()
 
     def upstream_lost(self) -> None:
-        """Auth closed the connection. Who does not read its last words loses them in time."""
+        """Auth closed the connection: the client has a deadline to read what is left."""
         self._upstream = None
         if not self._lost:
-            self._slot.within(HANDSHAKE_SECONDS)
+            self._slot.set_deadline(HANDSHAKE_SECONDS)
             self.transport.unregisterProducer()
             self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The visitor left."""
+        """The client disconnected."""
         self._lost = True
-        self._slot.leave()
+        self._slot.release()
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
             connecting.cancel()
@@ -173,10 +171,10 @@ class Pages:
     def __init__(
         self,
         cluster: Callable[[], str],
-        clock: Any,
+        clock: IReactorTime,
         auth: Callable[[], datetime | None] = lambda: None,
     ) -> None:
-        """``auth()`` is the date since which auth cannot be reached; None: it can."""
+        """``auth()`` is the date since which auth is unreachable, or None."""
         self.factory = ApiFactory(clock, PAGES, self._head_received, self._answer)
         self._pages: dict[bytes, Callable[[], dict[str, Any]]] = {
             b"/healthz": lambda: {"status": "ok"},
@@ -186,7 +184,7 @@ class Pages:
     def _head_received(
         self, request: ApiRequest, method: bytes, target: bytes, length: int | None
     ) -> timedelta | None:
-        """Find out what is asked for; None refuses the body, of which no page has one."""
+        """Choose the response; None refuses a body, which no page takes."""
         page = self._pages.get(target.partition(b"?")[0])
         if page is None:
             request.found = (404, {"error": "this proxy has no such page"})
@@ -219,25 +217,25 @@ def _auth(since: datetime | None) -> dict[str, str]:
 
 
 class _PagesConnection(TLSMemoryBIOProtocol):
-    """TLS for our pages, counted until it ends."""
+    """TLS for the pages, counted until it ends."""
 
     slot: Slot
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See Twisted."""
-        self.slot.leave()
+        self.slot.release()
         super().connectionLost(reason)
 
 
-def https_route(tls: Any, pages: Pages, clock: Any) -> TlsRoute:
-    """Return the door to ``pages`` behind TLS that ends here."""
+def https_route(tls: Any, pages: Pages, clock: IReactorTime) -> TlsRoute:
+    """Return the route to ``pages`` over TLS that ends here."""
     factory: Any = TlsFactory(tls, False, pages.factory, clock=clock)
     factory.protocol = _PagesConnection
 
     def build(address: IAddress, slot: Slot) -> IProtocol | None:
         protocol: Any = factory.buildProtocol(address)
         if protocol is not None:
-            slot.timed_elsewhere()
+            slot.clear_deadline()
             protocol.slot = slot
         made: IProtocol | None = protocol
         return made

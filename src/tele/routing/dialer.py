@@ -1,15 +1,15 @@
-"""How does a visitor get to a node's SSH server?
+"""How is a client connected to a node's SSH server?
 
-Directly, through the tunnel that ends here, or through one that ends at another proxy: in
-the order of the plan (:mod:`tele.routing.plan`), until one works.
+Directly, through a tunnel of this proxy, or through a tunnel of another proxy: in the order of the
+plan (:mod:`tele.routing.plan`), until an attempt succeeds.
 
 Invariants:
 
-* All ways together have their time; the last of them may use what is left of it.
-* An address at which no SSH server answered is tried last for a minute, for the node that said
-  that it is there and for no other: whoever announces another's address hurts itself only.
-* Names are looked up in threads of which each node has a share.
-* The node learns where the visitor comes from, whichever way they take.
+* All attempts together have one time limit; the last may use the rest of it.
+* An address at which no SSH server answered is tried last for a minute, for the node that announced
+  it and for no other: a node that announces another's address harms itself only.
+* Names are resolved in threads of which each node has a share.
+* The node learns the client's address on every route.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from weakref import WeakSet
 from twisted.conch.error import ConchError
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from tele.conch.connection.channel import Channel
@@ -32,94 +32,93 @@ from tele.model.api.members import Proxy
 from tele.model.presence import Host
 from tele.routing.direct import dial_server
 from tele.routing.peers import Peers
-from tele.routing.plan import Direct, Route, Through, Tunnelled, routes
+from tele.routing.plan import Direct, PeerProxy, Route, ThisTunnel, routes
 from tele.tunnel.acceptor import Tunnels
 from tele.tunnel.messages import ClientAddress
 from tele.tunnel.relayed_channels import OPEN_SECONDS, open_client_splice, open_client_stream
 
-#: How long an attempt may take when there is another way, in seconds.
-IMPATIENT: Final = 3.0
-#: How long an address that did not answer is avoided, in seconds.
-AVOIDED: Final = 60.0
-#: Nodes of which addresses are remembered as not answering.
-AVOIDED_LIMIT: Final = 10_000
+#: How long an attempt may take when another one can follow, in seconds.
+ATTEMPT_SECONDS: Final = 3.0
+#: How long an address that did not answer is tried last, in seconds.
+AVOID_SECONDS: Final = 60.0
+#: Nodes of which such addresses are remembered.
+AVOID_LIMIT: Final = 10_000
 
 Open = Callable[[Any, ClientAddress, str], Deferred[Any]]
-#: Given the id of a node and an address of its, returns an endpoint.
+#: Returns the endpoint of an address of a node, whose id comes first.
 Dial = Callable[[str, str], IStreamClientEndpoint]
 
 
 class NodeDialer:
-    """Opens ways to nodes.
+    """Connects clients to nodes.
 
-    :param proxies: the other proxies that live, as they are known now.
-    :param sign_client_address: given a visitor, what is sent before them on a direct connection.
-    :param dial: dials a node directly.
+    :param proxies: returns the other proxies that are online.
+    :param sign: returns the signed client address that a direct connection begins with.
+    :param dial: returns the endpoint of a node's own address.
     """
 
     def __init__(
         self,
-        reactor: Any,
+        clock: IReactorTime,
         tunnels: Tunnels,
         peers: Peers,
         proxies: Callable[[], tuple[Proxy, ...]],
-        sign_client_address: Callable[[ClientAddress], bytes],
+        sign: Callable[[ClientAddress], bytes],
         dial: Dial,
     ) -> None:
-        self._reactor = reactor
+        self._clock = clock
         self._tunnels = tunnels
         self._peers = peers
         self._proxies = proxies
-        self._sign_client_address = sign_client_address
+        self._sign = sign
         self._dial_node = dial
-        #: By node: its addresses that did not answer, and until when they are tried last.
+        #: By node: addresses that did not answer, and until when they are tried last.
         self._avoided: dict[str, dict[str, float]] = {}
-        #: Connections to nodes' own addresses, by host id; looked through now and then for those
-        #: that have none any more.
+        #: Connections to nodes' own addresses, by host id; nodes without any are removed at times.
         self._direct: dict[str, WeakSet[StreamEnd]] = {}
-        self._direct_after_look = 0
-        #: How often nodes were removed: who is dialled meanwhile is not reached.
+        self._direct_after_check = 0
+        #: How often a node was removed: connections that were begun before are not used.
         self._removals: Counter[str] = Counter()
 
     def end_host(self, host_id: str) -> None:
-        """End all connections to a node's own addresses, those that begin too: it was removed."""
+        """A node was removed: end all connections to its own addresses, pending ones included."""
         self._removals[host_id] += 1
         for stream in self._direct.pop(host_id, ()):
             if not stream.lost:
                 stream.transport.abortConnection()
 
-    def open(self, host: Host, remote_addr: tuple[str, int], **near: Any) -> Deferred[Channel]:
-        """Return a channel to ``host`` for a visitor's end of it, which ``near`` describes.
+    def open(self, host: Host, remote_addr: tuple[str, int], **channel: Any) -> Deferred[Channel]:
+        """Return a channel to ``host``, for the client's end of it, which ``channel`` describes.
 
         Fails with :class:`Unreachable`, or with the node's own ``ConchError``; can be cancelled.
         """
 
-        def through(connection: Any, visitor: ClientAddress, name: str) -> Deferred[Channel]:
-            return open_client_splice(connection, visitor, name, **near)
+        def through(connection: Any, client: ClientAddress, name: str) -> Deferred[Channel]:
+            return open_client_splice(connection, client, name, **channel)
 
         def direct(stream: StreamEnd) -> Channel:
-            return RelayChannel(stream, **near)
+            return RelayChannel(stream, **channel)
 
-        return self._within(host, remote_addr, through, direct)
+        return self._with_timeout(host, remote_addr, through, direct)
 
     def connect(self, host: Host, remote_addr: tuple[str, int]) -> Deferred[StreamEnd]:
         """Return a stream to ``host``. Fails as :meth:`open` does."""
 
-        def through(connection: Any, visitor: ClientAddress, name: str) -> Deferred[Any]:
-            return open_client_stream(connection, visitor, name, StreamEnd())
+        def through(connection: Any, client: ClientAddress, name: str) -> Deferred[Any]:
+            return open_client_stream(connection, client, name, StreamEnd())
 
-        return self._within(host, remote_addr, through, lambda stream: stream)
+        return self._with_timeout(host, remote_addr, through, lambda stream: stream)
 
-    def _within(
+    def _with_timeout(
         self,
         host: Host,
         remote_addr: tuple[str, int],
         through: Open,
         direct: Callable[[StreamEnd], Any],
     ) -> Deferred[Any]:
-        visitor = ClientAddress(host.id, remote_addr)
-        opening = Deferred.fromCoroutine(self._open(host, visitor, through, direct))
-        opening.addTimeout(OPEN_SECONDS, self._reactor)
+        client = ClientAddress(host.id, remote_addr)
+        opening = Deferred.fromCoroutine(self._open(host, client, through, direct))
+        opening.addTimeout(OPEN_SECONDS, self._clock)
 
         def late(failure: Failure) -> Failure:
             if failure.check(DeferredTimeout):
@@ -132,17 +131,17 @@ class NodeDialer:
         return opening.addErrback(late)
 
     async def _open(
-        self, host: Host, visitor: ClientAddress, through: Open, direct: Callable[[StreamEnd], Any]
+        self, host: Host, client: ClientAddress, through: Open, direct: Callable[[StreamEnd], Any]
     ) -> Any:
         tunnelled = self._tunnels.get(host.id) is not None
-        ways = routes(host, tunnelled, self._proxies(), self._unreachable(host))
+        planned = routes(host, tunnelled, self._proxies(), self._unreachable(host))
         problem: Exception = Unreachable(f"node {host.name} has no address and no tunnel now")
-        for number, route in enumerate(ways):
-            going = Deferred.fromCoroutine(self._go(route, visitor, host, through, direct))
-            if number + 1 < len(ways):
-                going.addTimeout(IMPATIENT, self._reactor)
+        for number, route in enumerate(planned):
+            attempt = Deferred.fromCoroutine(self._attempt(route, client, host, through, direct))
+            if number + 1 < len(planned):
+                attempt.addTimeout(ATTEMPT_SECONDS, self._clock)
             try:
-                return await going
+                return await attempt
             except DeferredTimeout:
                 if isinstance(route, Direct):
                     self._avoid(host, route.address)
@@ -151,32 +150,32 @@ class NodeDialer:
                 problem = error
         raise problem
 
-    async def _go(
+    async def _attempt(
         self,
         route: Route,
-        visitor: ClientAddress,
+        client: ClientAddress,
         host: Host,
         through: Open,
         direct: Callable[[StreamEnd], Any],
     ) -> Any:
         match route:
             case Direct(address):
-                return direct(await self._dial(address, visitor, host))
-            case Tunnelled():
+                return direct(await self._dial(address, client, host))
+            case ThisTunnel():
                 tunnel = self._tunnels.get(host.id)
                 if tunnel is None:
                     raise Unreachable(f"the tunnel of node {host.name} has just ended; try again")
-                return await through(tunnel.connection, visitor, host.name)
-            case Through(proxy):
-                return await through(await self._peers.connection(proxy), visitor, host.name)
+                return await through(tunnel.connection, client, host.name)
+            case PeerProxy(proxy):
+                return await through(await self._peers.connection(proxy), client, host.name)
 
-    async def _dial(self, address: str, visitor: ClientAddress, host: Host) -> StreamEnd:
+    async def _dial(self, address: str, client: ClientAddress, host: Host) -> StreamEnd:
         endpoint = self._dial_node(host.id, address)
         removals = self._removals[host.id]
         try:
-            stream = await dial_server(endpoint, self._sign_client_address(visitor))
+            stream = await dial_server(endpoint, self._sign(client))
         except CancelledError:
-            raise  # it took too long, or the visitor left: that is no fault of the address
+            raise  # a time-out, or the client disconnected: not the fault of the address
         except Exception:
             self._avoid(host, address)
             raise Unreachable(f"node {host.name} does not answer at {address}") from None
@@ -184,21 +183,21 @@ class NodeDialer:
             stream.transport.abortConnection()
             raise Unreachable(f"node {host.name} was removed from the cluster")
         self._avoided.get(host.id, {}).pop(address, None)
-        if len(self._direct) > 2 * self._direct_after_look + 16:
+        if len(self._direct) > 2 * self._direct_after_check + 16:
             self._direct = {i: streams for i, streams in self._direct.items() if streams}
-            self._direct_after_look = len(self._direct)
+            self._direct_after_check = len(self._direct)
         self._direct.setdefault(host.id, WeakSet()).add(stream)
         return stream
 
     def _avoid(self, host: Host, address: str) -> None:
         avoided = {a: self._avoided[host.id][a] for a in self._unreachable(host)}
-        avoided[address] = self._reactor.seconds() + AVOIDED
+        avoided[address] = self._clock.seconds() + AVOID_SECONDS
         self._avoided.pop(host.id, None)
-        if len(self._avoided) >= AVOIDED_LIMIT:
+        if len(self._avoided) >= AVOID_LIMIT:
             del self._avoided[next(iter(self._avoided))]
         self._avoided[host.id] = avoided
 
     def _unreachable(self, host: Host) -> set[str]:
-        moment = self._reactor.seconds()
+        moment = self._clock.seconds()
         avoided = self._avoided.get(host.id, {})
         return {a for a in host.addresses if avoided.get(a, 0.0) > moment}

@@ -1,11 +1,11 @@
-"""Is it a node's SSH server that answers at an address which a node says is its own?
+"""Does an SSH server answer at an address that a node announces?
 
 Invariants:
 
-* Until an SSH server has spoken, nothing of the visitor is sent there and nothing from there
-  reaches them: a node that lies about its addresses opens no way to other services near the
-  proxy, and a dead one behind a forwarded port is found out in time.
-* It ends in exactly one of a stream that is connected and an error; cancelled, it is closed.
+* Until an SSH server has sent its version, nothing of the client is sent there and nothing from
+  there reaches the client: a node that announces a false address gives no access to other services
+  near the proxy, and a dead server behind a forwarded port is detected in time.
+* The result is a connected stream or an error. Cancelling closes the connection.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ SSH: Final = b"SSH-"
 
 
 async def dial_server(endpoint: IStreamClientEndpoint, preface: bytes) -> StreamEnd:
-    """Connect, send ``preface``, and return the stream once an SSH server answers.
+    """Connect, send ``preface``, and return the stream when an SSH server answers.
 
     Raises :class:`Unreachable`, or what the endpoint fails with.
     """
-    waiting = _Waiting(preface)
-    factory = Factory.forProtocol(lambda: waiting)
+    probe = _VersionProbe(preface)
+    factory = Factory.forProtocol(lambda: probe)
     factory.noisy = False
     connecting: Any = endpoint.connect(factory)
     await connecting
-    return await waiting.answered
+    return await probe.answered
 
 
-class _Waiting(Protocol):
-    """Waits for the first bytes of the server, and leaves then."""
+class _VersionProbe(Protocol):
+    """Waits for the first bytes of the server, then hands the connection over."""
 
     transport: Any
 
@@ -51,13 +51,13 @@ class _Waiting(Protocol):
         self._over = False
 
     def connectionMade(self) -> None:
-        """Say for whom we come."""
+        """Send the preface."""
         if isinstance(self.transport, DirectSocket):
             self.transport.speak_to(self)
         self.transport.write(self._preface)
 
     def dataReceived(self, data: bytes) -> None:
-        """Look at what is said there."""
+        """Check the first bytes."""
         if self._over:
             return
         self._seen += data
@@ -68,10 +68,10 @@ class _Waiting(Protocol):
             self.answered.callback(stream)
         elif not SSH.startswith(self._seen):
             self._abort()
-            self.answered.errback(Unreachable("what answers is no SSH server"))
+            self.answered.errback(Unreachable("the server there does not speak SSH"))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """It was closed instead of an answer."""
+        """The server closed the connection before it answered."""
         if not self._over:
             self._over = True
             self.answered.errback(Unreachable("the connection was closed"))

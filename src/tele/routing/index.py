@@ -1,12 +1,12 @@
-"""Which node does a visitor mean?
+"""Which node does a client name?
 
 Invariants:
 
-* A look-up by name costs the same whether the cluster has ten nodes or a hundred thousand;
-  one by labels costs what the rarest of them has nodes, up to a limit, and no more than is
-  needed to know that several are meant.
-* Four answers are four different sentences: unknown, ambiguous, offline, found.
-* Names compare without regard to case, as DNS names do; labels as they are.
+* A lookup by name costs the same in a cluster of ten nodes and of a hundred thousand. A lookup by
+  labels costs as many steps as the rarest label has nodes, up to a limit, and ends when it is known
+  to be ambiguous.
+* Unknown, ambiguous and offline are different errors.
+* Names are compared without regard to case, as in DNS; labels exactly.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tele.model.presence import Host, Status
 
 #: Labels that a selector may have.
 SELECTOR_LIMIT = 16
-#: What is between two labels of a selector; a value may have the character, too.
+#: The separator of two labels; a value may contain the character, too.
 _NEXT_LABEL = re.compile(r"[,+](?=[^,+=]*=|$)")
-#: How many are listed when several nodes are meant.
+#: How many nodes an error about an ambiguous name lists.
 SHOWN = 5
-#: Nodes that are looked at for one selector: each of them is a decision.
-LOOKED_AT_LIMIT = 5000
+#: Nodes that are checked for one selector: each of them is a decision.
+CANDIDATES_LIMIT = 5000
 
 
 class NodeIndex:
@@ -38,20 +38,20 @@ class NodeIndex:
 
     def __init__(self, cluster: str) -> None:
         self._suffix = f".{cluster.lower()}"
-        #: Whether auth has told which nodes there are; until then nobody is unknown.
-        self.told = False
-        #: Whether there is a list of before a restart: who is on it is found until then.
+        #: Whether auth has sent the complete list; before that, no name is unknown.
+        self.is_loaded = False
+        #: Whether there is a list from before a restart, which is used until then.
         self._restored = False
-        #: Whether nodes are being told anew, and not all of them were told yet.
+        #: Whether auth is sending a new complete list.
         self._beginning = False
-        #: While they are: those that were known before and not told yet.
+        #: While it does: nodes that were known before and not sent yet.
         self._stale: set[str] = set()
         self._by_id: dict[str, Host] = {}
         self._by_name: dict[str, dict[str, Host]] = defaultdict(dict)
         self._by_label: dict[tuple[str, str], dict[str, Host]] = defaultdict(dict)
 
     def put(self, host: Host) -> None:
-        """Take a node as it is now."""
+        """Add or replace a node."""
         self.remove(host.id)
         key = host.id.lower()
         self._stale.discard(key)
@@ -61,7 +61,7 @@ class NodeIndex:
             self._by_label[label][key] = host
 
     def remove(self, host_id: str) -> None:
-        """Forget a node; one that is not known is fine."""
+        """Remove a node; an unknown one is ignored."""
         key = host_id.lower()
         host = self._by_id.pop(key, None)
         if host is None:
@@ -71,15 +71,15 @@ class NodeIndex:
             _drop(self._by_label, label, key)
 
     def revoke(self, host_id: str, before: datetime) -> None:
-        """Forget a node that was removed, unless it has come back: it was heard of since then."""
+        """A node was removed from the cluster: remove it, unless it was seen after ``before``."""
         host = self.get(host_id)
         if host is not None and host.last_seen < before:
             self.remove(host_id)
 
     def change(self, changes: HostChanges) -> None:
-        """Take what auth says of the cluster's nodes.
+        """Apply changes that auth sends.
 
-        While it begins anew, as after a restart of auth, what was known stays good.
+        During a new complete list, as after a restart of auth, the nodes known before stay.
         """
         if changes.first:
             self._beginning = True
@@ -89,22 +89,22 @@ class NodeIndex:
         for host_id in changes.gone:
             self.remove(host_id)
         if changes.last:
-            self.told = True
+            self.is_loaded = True
             self._beginning = False
             stale, self._stale = self._stale, set()
             for host_id in stale:
                 self.remove(host_id)
 
     def restore(self, hosts: Iterable[Host]) -> None:
-        """Take the nodes that were known before a restart: they are good until auth says more."""
+        """Add the nodes known before a restart; they are used until auth sends the list."""
         for host in hosts:
             self.put(host)
         self._restored = True
 
     @property
     def is_complete(self) -> bool:
-        """Whether these are all nodes, as auth told them last."""
-        return self.told and not self._beginning
+        """Whether these are all nodes that auth sent last."""
+        return self.is_loaded and not self._beginning
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -117,24 +117,26 @@ class NodeIndex:
         return self._by_id.get(host_id.lower())
 
     def find(self, wanted: str, visible: Callable[[Host], bool] = lambda _: True) -> Host:
-        """Return the one node that ``wanted`` means: name, ``name.cluster``, host id, or labels
-        (``env=prod,role=db``; OpenSSH takes no commas in names, so ``+`` does as well; of a key
-        that is given twice any of its values), of which only ``visible`` nodes count.
+        """Return the node that ``wanted`` names: by name, ``name.cluster``, host id, or labels.
 
-        A node that is offline is returned too. Raises :class:`NotFound`, or
-        :class:`InvalidInput` when several nodes are meant and not exactly one of them is
-        online.
+        Labels are ``env=prod,role=db``, or with ``+``, since OpenSSH accepts no commas in names; of
+        a key that is given twice either value matches. Labels find ``visible`` nodes only.
+
+        An offline node is returned too. Raises :class:`NotFound`, or :class:`InvalidInput` when
+        several nodes match and not exactly one of them is online.
         """
-        if not self.told and not self._restored:
-            raise Unreachable("this proxy does not know the nodes yet: auth is away; try again")
+        if not self.is_loaded and not self._restored:
+            raise Unreachable(
+                "this proxy does not know the nodes yet: auth is unreachable; try again"
+            )
         try:
             return self._find(wanted, visible)
         except NotFound:
-            if self.told:
+            if self.is_loaded:
                 raise
             raise Unreachable(
                 f"{quoted(wanted)} is not among the nodes that this proxy knew before its restart,"
-                " and auth is away; try again"
+                " and auth is unreachable; try again"
             ) from None
 
     def _find(self, wanted: str, visible: Callable[[Host], bool]) -> Host:
@@ -142,39 +144,41 @@ class NodeIndex:
         if name.lower().endswith(self._suffix):
             name = name[: -len(self._suffix)]
         if "=" in name:
-            return _one(wanted, *self._labelled(wanted, name, visible), "fit")
+            return _one(wanted, *self._labelled(wanted, name, visible), "match")
         host = self._by_id.get(name.lower())
         if host is not None:
             return host
         called = self._by_name.get(name.lower(), {}).values()
-        return _one(wanted, list(islice(called, LOOKED_AT_LIMIT)), False, "are called")
+        return _one(wanted, list(islice(called, CANDIDATES_LIMIT)), False, "are called")
 
     def _labelled(
         self, wanted: str, name: str, visible: Callable[[Host], bool]
     ) -> tuple[list[Host], bool]:
-        """Return the nodes that fit; True: there may be more, but it is no single one anyway."""
-        # For each key the nodes with each of its values: no node is in two of them.
+        """Return the nodes that match; True: there may be more, but more than one is online."""
+        # For each key the nodes with each of its values: no node is in two of these.
         sets: dict[str, dict[str, dict[str, Host]]] = defaultdict(dict)
         for number, part in enumerate(_NEXT_LABEL.split(name)):
             key, equals, value = part.partition("=")
             if not equals or not key or number >= SELECTOR_LIMIT:
-                raise InvalidInput(f"{quoted(wanted)} is no selector: expected key=value,key=value")
+                raise InvalidInput(
+                    f"{quoted(wanted)} is not a selector: expected key=value,key=value"
+                )
             sets[key][value] = self._by_label.get((key, value), {})
         rarest, *others = sorted(
             (list(each.values()) for each in sets.values()),
             key=lambda any_of: sum(map(len, any_of)),
         )
-        fitting: list[Host] = []
+        matching: list[Host] = []
         online = 0
         for number, (node, host) in enumerate(chain.from_iterable(each.items() for each in rarest)):
-            if number >= LOOKED_AT_LIMIT:
-                raise InvalidInput(f"{quoted(wanted)} fits too many nodes; say more labels")
+            if number >= CANDIDATES_LIMIT:
+                raise InvalidInput(f"{quoted(wanted)} matches too many nodes; add labels")
             if all(any(node in each for each in any_of) for any_of in others) and visible(host):
-                fitting.append(host)
+                matching.append(host)
                 online += host.status is Status.ONLINE
                 if online > SHOWN:
-                    return fitting, True
-        return fitting, False
+                    return matching, True
+        return matching, False
 
 
 def _drop(index: dict[Any, dict[str, Host]], key: Any, host_id: str) -> None:
@@ -196,7 +200,7 @@ def _one(wanted: str, hosts: list[Host], more: bool, verb: str) -> Host:
             others = " and more" if more else f" and {left} more" if left else ""
             number = f"more than {SHOWN}" if more else len(hosts)
             raise InvalidInput(
-                f"{number} nodes {verb} {quoted(wanted)}; say which by its id:"
+                f"{number} nodes {verb} {quoted(wanted)}; name one by its id:"
                 f" {', '.join(some)}{others}"
             )
         hosts = online

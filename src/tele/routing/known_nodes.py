@@ -1,21 +1,22 @@
-"""Which nodes does a proxy know that was started while auth is away?
+"""Which nodes does a proxy know when it is started while auth is unreachable?
 
-Those that it knew last. They are kept beside the state of the cluster, and count like that: a proxy
-goes on with what it was told, as if it had not been restarted, until auth tells it anew.
+Those that it knew last, from a cached list beside the cached state of the cluster. It uses them
+until auth sends the list.
 
 Invariants:
 
-* Nodes that nobody has heard of for so long that auth has forgotten them are not known, nor are
-  those that were removed, of which the cluster's state tells also when the list was kept before.
-* What is kept says where nodes are and what labels they have. Who may go there, the cluster's
-  state and each node itself decide.
-* A fleet that changes all the time is written now and then: the larger it is, the less often.
+* Nodes that auth would have forgotten by now are not restored, nor are removed nodes, which the
+  cluster's state names.
+* The list has addresses and labels of nodes. The cluster's state and each node decide on access.
+* Writes are limited in rate: the larger the fleet, the fewer.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from tele.errors import Unavailable
 from tele.log import make_logger
@@ -33,41 +34,40 @@ _log: Final = make_logger(__name__)
 
 
 class KnownNodes:
-    """Keeps the nodes of ``index`` with what ``member`` remembers."""
+    """Saves the nodes of ``index`` with the state of ``member``."""
 
-    def __init__(self, reactor: Any, member: Member, index: NodeIndex) -> None:
-        self._reactor = reactor
+    def __init__(self, clock: IReactorTime, member: Member, index: NodeIndex) -> None:
+        self._clock = clock
         self._member = member
         self._index = index
-        self._timer: Any = None
+        self._timer: IDelayedCall | None = None
 
     def restore(self) -> None:
-        """Know the nodes that were kept, if there are any."""
-        oldest = now(self._reactor) - FORGET_AFTER
+        """Load the saved nodes into the index."""
+        oldest = now(self._clock) - FORGET_AFTER
         nodes = [node for node in self._member.memory.nodes if node.last_seen > oldest]
         if nodes:
             self._index.restore(nodes)
-            with suppress(Unavailable):  # nobody gets in without a state; then they are looked at
+            with suppress(Unavailable):  # without a state no user is admitted
                 for gone in self._member.policy.revoked_hosts(HostRole.NODE):
                     self._index.revoke(gone.host_id, gone.before)
-            count = len(self._index)
-            _log.info("{count} nodes are known from before; auth is asked anew", count=count)
+            _log.info("nodes restored from the cached list", count=len(self._index))
 
     def changed(self) -> None:
-        """Auth has told something: keep it soon."""
+        """The index has changed: save it soon."""
         if self._timer is None:
             pause = SAVE_SECONDS + len(self._index) / NODES_PER_SECOND
-            self._timer = self._reactor.callLater(pause, self._save)
+            self._timer = self._clock.callLater(pause, self._save)
 
     def _save(self) -> None:
         self._timer = None
         if self._index.is_complete:
             self._member.memory.keep_nodes(tuple(self._index))
         else:
-            self.changed()  # they are being told: half of them are not all
+            self.changed()  # auth is still sending the list
 
     def stop(self) -> None:
-        """Keep what is not kept yet."""
+        """Save changes that are not saved yet."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,13 +1,12 @@
-"""How does a visitor at one proxy reach a node whose tunnel ends at another?
+"""How does a client at one proxy reach a node whose tunnel ends at another?
 
-Proxies dial each other as nodes dial them: SSH, proved with host certificates. A connection
-to another proxy is made when it is first needed, serves all visitors that go there, and
-ends when it was of no use for a while.
+Proxies dial each other as nodes dial them: SSH with host certificates on both sides. A connection
+to another proxy is made on demand, is shared by all clients, and is closed when it is idle.
 
 Invariants:
 
-* A proxy passes visitors of others on to its own tunnels only, never further: no circles.
-* One connection to each proxy; whoever needs it while it is made waits for the same one.
+* A proxy relays the clients of other proxies to its own tunnels only: there are no loops.
+* There is one connection to each proxy; all callers that need it wait for the same one.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from attrs import define, field
 from twisted.conch.avatar import ConchUser
 from twisted.conch.error import ConchError
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
 
 from tele.conch.client.transport import ClientIdentity, MemberVerifier, connect
 from tele.conch.connection.channel import Channel
@@ -37,15 +36,15 @@ from tele.wire.proxy_header import LOCAL
 
 log = make_logger(__name__)
 
-#: A connection to another proxy that had no visitor for so long is closed, in seconds.
-IDLE: Final = 300.0
+#: A connection to another proxy is closed when it had no client for so long, in seconds.
+IDLE_SECONDS: Final = 300.0
 CONNECT_SECONDS: Final = 10.0
 
 
 class PeerAvatar(ConchUser):
-    """Another proxy that dialled this one, with visitors for nodes whose tunnels end here.
+    """Another proxy that dialled this one, with clients for nodes whose tunnels end here.
 
-    ``refuses(host)`` says why no more visitors are taken from it, or nothing.
+    ``refuses(host)`` returns why the proxy is refused, or nothing.
     """
 
     channels_limit = PEER_CHANNELS_LIMIT
@@ -60,40 +59,40 @@ class PeerAvatar(ConchUser):
         self.channelLookup = {CLIENT: self._open}
 
     def gotGlobalRequest(self, requestType: bytes, data: bytes) -> int:
-        """There is nothing to ask."""
+        """Refuse all global requests."""
         return 0
 
     def _open(
         self, remoteWindow: int, remoteMaxPacket: int, data: bytes, avatar: Any
     ) -> Deferred[Channel]:
-        visitor = ClientAddress.decode(data)
-        tunnel = self._tunnels.get(visitor.host_id)
+        client = ClientAddress.decode(data)
+        tunnel = self._tunnels.get(client.host_id)
         if tunnel is None:
             raise ConchError("the tunnel of that node does not end here any more", CONNECT_FAILED)
         problem = self._refuses(self.host)
         if problem:
             raise ConchError(problem, ADMINISTRATIVELY_PROHIBITED)
         return tunnel.open(
-            visitor, remoteWindow=remoteWindow, remoteMaxPacket=remoteMaxPacket, avatar=avatar
+            client, remoteWindow=remoteWindow, remoteMaxPacket=remoteMaxPacket, avatar=avatar
         )
 
-    def left(self) -> None:
+    def logout(self) -> None:
         """The connection is gone; its channels are closed with it."""
 
 
 class _PeerConnection(SSHConnection):
-    """Our end of a connection to another proxy; ``lost()`` is called at its end."""
+    """Our end of a connection to another proxy; ``on_lost()`` is called at its end."""
 
     channels_limit = PEER_CHANNELS_LIMIT
 
     def __init__(self) -> None:
         super().__init__()
-        self.lost: Callable[[], None] = lambda: None
+        self.on_lost: Callable[[], None] = lambda: None
 
     def serviceStopped(self) -> None:
         """See :class:`SSHConnection`."""
         super().serviceStopped()
-        self.lost()
+        self.on_lost()
 
 
 @define(eq=False)
@@ -107,27 +106,27 @@ class _Peer:
 class Peers:
     """Connections to other proxies.
 
-    ``identity()`` and ``verifier()`` are asked anew for each connection; ``dial(proxy)`` returns
-    an endpoint to where others reach it.
+    ``identity()`` and ``verifier()`` are called for each connection; ``dial(proxy)`` returns the
+    endpoint of its ``peer`` address.
     """
 
     def __init__(
         self,
-        reactor: Any,
+        clock: IReactorTime,
         identity: Callable[[], ClientIdentity],
         verifier: Callable[[], MemberVerifier],
         dial: Callable[[Proxy], IStreamClientEndpoint],
     ) -> None:
-        self._reactor = reactor
+        self._clock = clock
         self._endpoint = dial
         self._identity = identity
         self._verifier = verifier
         self._peers: dict[str, _Peer] = {}
-        #: Those that were made with an older certificate of ours.
+        #: Connections that were made with an older certificate of ours.
         self._old: list[tuple[str, _Peer]] = []
 
     def connection(self, proxy: Proxy) -> Deferred[Any]:
-        """Fire with the connection to ``proxy``; fails with :class:`Unreachable`."""
+        """Return the connection to ``proxy``; fails with :class:`Unreachable`."""
         peer = self._peers.get(proxy.id)
         if peer is None:
             peer = self._peers[proxy.id] = _Peer()
@@ -144,12 +143,14 @@ class Peers:
         try:
             connection = await self._dial(proxy)
         except Exception as error:
-            log.warn("proxy {name!r} cannot be reached: {why!r}", name=proxy.name, why=str(error))
+            log.warn("connection to proxy failed", proxy=proxy.name, error=str(error))
             self._peers.pop(proxy.id, None)
             for waiter in peer.waiting:
-                waiter.errback(Unreachable(f"proxy {proxy.name}, which has its tunnel, is away"))
+                waiter.errback(
+                    Unreachable(f"proxy {proxy.name}, which has its tunnel, is unreachable")
+                )
             return
-        connection.lost = lambda: self._lost(proxy.id, peer)
+        connection.on_lost = lambda: self._lost(proxy.id, peer)
         peer.connection = connection
         self._used(proxy.id, peer)
         waiting, peer.waiting = peer.waiting, []
@@ -158,29 +159,29 @@ class Peers:
 
     async def _dial(self, proxy: Proxy) -> Any:
         if not proxy.peer:
-            raise Unreachable("it does not say where other proxies reach it")
+            raise Unreachable("it announces no peer address")
         endpoint = self._endpoint(proxy)
         if proxy.peer_header:
             endpoint = PrefacedEndpoint(endpoint, LOCAL)
         connecting = connect(
-            self._reactor,
+            self._clock,
             endpoint,
             verify_host=self._verifier(),
             identity=self._identity(),
             connection=_PeerConnection,
         )
-        connection = await connecting.addTimeout(2 * CONNECT_SECONDS, self._reactor)
+        connection = await connecting.addTimeout(2 * CONNECT_SECONDS, self._clock)
         found = connection.transport.host.identity.host_id
         if found != proxy.id:
             connection.transport.loseConnection()
-            raise Unreachable(f"at {proxy.peer} there is another proxy: {found}")
+            raise Unreachable(f"{proxy.peer} is the address of another proxy: {found}")
         return connection
 
     def _used(self, proxy_id: str, peer: _Peer) -> None:
         if peer.idle is not None:
-            peer.idle.reset(IDLE)
+            peer.idle.reset(IDLE_SECONDS)
         else:
-            peer.idle = self._reactor.callLater(IDLE, self._idle, proxy_id, peer)
+            peer.idle = self._clock.callLater(IDLE_SECONDS, self._idle, proxy_id, peer)
 
     def _idle(self, proxy_id: str, peer: _Peer) -> None:
         peer.idle = None
@@ -205,7 +206,7 @@ class Peers:
                 peer.connection.transport.loseConnection()
 
     def renew(self) -> None:
-        """Our certificate is new: dial anew with it. Who passes through stays until they leave."""
+        """Our certificate was renewed: use it for new connections; old ones keep their clients."""
         for proxy_id, peer in list(self._peers.items()):
             if peer.connection is not None:
                 del self._peers[proxy_id]

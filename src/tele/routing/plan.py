@@ -1,9 +1,9 @@
-"""Which way is a node reached?
+"""Which routes lead to a node, and in which order are they tried?
 
 Invariants:
 
-* Decisions only: values in, values out; no connection is known here.
-* The same for everybody who knows the same, so that nobody has to agree with anybody.
+* Pure functions: values in, values out.
+* The result depends on the arguments only: all proxies plan alike without coordination.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from tele.model.presence import Host
 
 @frozen
 class Direct:
-    """Dial the node."""
+    """Dial an address of the node."""
 
     address: str
 
 
 @frozen
-class Tunnelled:
-    """Through the tunnel that ends here."""
+class ThisTunnel:
+    """Use the node's tunnel to this proxy."""
 
 
 @frozen
-class Through:
-    """Through the tunnel that ends at another proxy."""
+class PeerProxy:
+    """Use the node's tunnel to another proxy."""
 
     proxy: Proxy
 
 
-Route = Direct | Tunnelled | Through
+Route = Direct | ThisTunnel | PeerProxy
 
 
 def routes(
     host: Host, here: bool, others: Iterable[Proxy], unreachable: Collection[str]
 ) -> tuple[Route, ...]:
-    """Return the ways to ``host``, the best first; none if there is none.
+    """Return the routes to ``host``, the best first.
 
-    ``here`` says that its tunnel ends at this proxy; ``others`` are the other proxies that
-    live, ``unreachable`` the addresses that did not answer lately: they come last.
+    ``here``: it has a tunnel to this proxy. ``others`` are the other proxies that are online,
+    ``unreachable`` the addresses that did not answer lately: they come last.
     """
-    through: list[Route] = [Tunnelled()] if here else []
-    through += [Through(proxy) for proxy in others if proxy.id in host.tunnels]
+    through: list[Route] = [ThisTunnel()] if here else []
+    through += [PeerProxy(proxy) for proxy in others if proxy.id in host.tunnels]
     good = [Direct(address) for address in host.addresses if address not in unreachable]
     bad = [Direct(address) for address in host.addresses if address in unreachable]
     return (*good, *through, *bad)

@@ -1,13 +1,13 @@
-"""Which nodes have a tunnel to this proxy, and how do they come by it?
+"""Which nodes have a tunnel to this proxy, and what may a node do on its connection?
 
 Invariants:
 
-* A tunnel is bound to the host id of the certificate that its node logged in with.
-* One tunnel a node: the newest gets the visitors. An older one of the same run of the node
-  is the node's to close, when its visitors have left; one of another run, while it is still
-  alive, belongs to somebody with a copy of the node's keys: that is told, and it ends.
-* A node gets to auth, as it would over the proxy's port, and to nothing else; and it has only
-  so many connections at once, with a tunnel or without, and begins only so many each second.
+* A tunnel belongs to the host id of the certificate that its node logged in with.
+* A node has one tunnel: the newest gets new clients. The node closes an older one of the same run
+  when its clients have disconnected. An older one of another run that is still alive belongs to a
+  machine with a copy of the node's keys: that is reported, and it is closed.
+* A node can reach auth, as it can over the proxy's port, and nothing else. Its connections and its
+  streams to auth are limited, in number and in rate.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from tele.conch.connection.refusals import RESOURCE_SHORTAGE
 from tele.conch.connection.relay import RelayChannel, StreamEnd
 from tele.errors import AccessDenied
 from tele.log import make_logger
+from tele.model.addresses import join_address
 from tele.model.identity import HostIdentity
 from tele.tunnel.messages import AUTH, LEAVING, TUNNEL, ClientAddress, Hello
 from tele.tunnel.relayed_channels import (
@@ -42,57 +43,55 @@ from tele.wire import numbers as n
 
 log = make_logger(__name__)
 
-#: Streams to auth on one tunnel: watches, uploads and calls of one node.
+#: Streams to auth on one tunnel: watches, uploads and calls of a node.
 STREAMS_LIMIT: Final = 32
-#: The same over all connections of one node: an old tunnel and a new one.
+#: The same on all connections of one node: an old tunnel and a new one.
 STREAMS_PER_NODE: Final = 64
-#: Streams to auth that one node may begin in one go, and how many more each second: each may cost
-#: auth a handshake, out of the share that all nodes behind this proxy have together.
+#: Streams to auth of one node: burst, and rate per second. Each may cost auth a handshake, out of
+#: the share of all nodes behind this proxy.
 STREAMS_BURST: Final = 500
 STREAMS_PER_SECOND: Final = 10
-#: Connections of one node. An old one of a network that was cut lasts for a minute.
+#: Connections of one node. An old one lasts for a minute after its network was cut.
 CONNECTIONS_LIMIT: Final = 32
-#: A pair of machines with the same keys is told of once in so many seconds.
-TOLD_AGAIN: Final = 600.0
+#: Two machines with the same keys are reported once in so many seconds.
+REPORT_AGAIN_SECONDS: Final = 600.0
 _KEEPALIVE: Final = b"keepalive@openssh.com"
 
 
 @define(eq=False)
 class Tunnel:
-    """One node's connection. ``remote_addr`` is (host, port)."""
+    """The connection of one node. ``remote_addr`` is (host, port)."""
 
     host: HostIdentity
     remote_addr: tuple[str, int]
     instance: bytes
     connection: MemberConnection
 
-    def open(self, visitor: ClientAddress, **near: Any) -> Deferred[Channel]:
+    def open(self, client: ClientAddress, **channel: Any) -> Deferred[Channel]:
         """See :func:`open_client_splice`."""
-        return open_client_splice(self.connection, visitor, self.host.name, **near)
+        return open_client_splice(self.connection, client, self.host.name, **channel)
 
-    def end(self, why: str) -> None:
-        """End the connection, and all visitors' channels with it."""
-        self.connection.transport.sendDisconnect(n.BY_APPLICATION, why)
+    def end(self, reason: str) -> None:
+        """Close the connection, and all channels on it."""
+        self.connection.transport.sendDisconnect(n.BY_APPLICATION, reason)
 
 
-Cloned = Callable[[Tunnel, Tunnel], None]
+Duplicate = Callable[[Tunnel, Tunnel], None]
 
 
 @define(eq=False)
 class Tunnels:
-    """The tunnels that end here.
+    """The tunnels of this proxy.
 
-    ``changed()`` is called when a node's first tunnel came or its last one went;
-    ``cloned(old, new)`` when two machines have the keys of one.
+    ``duplicate(old, new)`` is called when two machines have the keys of one node.
     """
 
     _clock: IReactorTime
-    _changed: Callable[[], None]
-    _cloned: Cloned
+    _duplicate: Duplicate
     _by_host: dict[str, Tunnel] = field(factory=dict, init=False)
-    _leaving: bool = field(default=False, init=False)
+    _draining: bool = field(default=False, init=False)
     _unknown: set[str] = field(factory=set, init=False)
-    _told: dict[str, float] = field(factory=dict, init=False)
+    _reported: dict[str, float] = field(factory=dict, init=False)
     _connections: Counter[str] = field(factory=Counter, init=False)
     _sources: Counter[str] = field(factory=Counter, init=False)
     _streams: Counter[str] = field(factory=Counter, init=False)
@@ -101,8 +100,8 @@ class Tunnels:
     def __attrs_post_init__(self) -> None:
         self._begun = RateLimiter(STREAMS_BURST, STREAMS_PER_SECOND)
 
-    def enter(self, host: HostIdentity, source: str) -> None:
-        """A node logs in from ``source``. Raises :class:`AccessDenied` if it does so too often."""
+    def add_connection(self, host: HostIdentity, source: str) -> None:
+        """Count a connection from ``source``. Raises :class:`AccessDenied` if it is too many."""
         if self._connections[host.host_id] >= CONNECTIONS_LIMIT:
             raise AccessDenied(
                 f"node {host.name} has {CONNECTIONS_LIMIT} connections already", "too_many"
@@ -110,17 +109,15 @@ class Tunnels:
         self._connections[host.host_id] += 1
         self._sources[source] += 1
 
-    def leave_from(self, host: HostIdentity, source: str) -> None:
-        """A connection of a node, which had entered, is gone."""
+    def remove_connection(self, host: HostIdentity, source: str) -> None:
+        """A connection that was counted is gone."""
         for counter, key in ((self._connections, host.host_id), (self._sources, source)):
             counter[key] -= 1
             if not counter[key]:
                 del counter[key]
 
-    def stream_began(self, host: HostIdentity) -> bool:
-        """Count a stream of a node to auth; False: it has too many, on all its connections, or
-        begins them too often.
-        """
+    def add_stream(self, host: HostIdentity) -> bool:
+        """Count a stream of a node to auth; False: too many on all connections, or too fast."""
         if self._streams[host.host_id] >= STREAMS_PER_NODE:
             return False
         if not self._begun.take(host.host_id, self._clock.seconds()):
@@ -128,14 +125,14 @@ class Tunnels:
         self._streams[host.host_id] += 1
         return True
 
-    def stream_ended(self, host: HostIdentity) -> None:
-        """A stream that was counted is over."""
+    def remove_stream(self, host: HostIdentity) -> None:
+        """A stream that was counted has ended."""
         self._streams[host.host_id] -= 1
         if not self._streams[host.host_id]:
             del self._streams[host.host_id]
 
     def has_nodes_at(self, source: str) -> bool:
-        """Whether nodes are connected from this address: others may be behind it, too."""
+        """Whether nodes are connected from this address, which others may share."""
         return source in self._sources
 
     def __len__(self) -> int:
@@ -146,77 +143,74 @@ class Tunnels:
         return self._by_host.get(host_id)
 
     def attach(self, tunnel: Tunnel) -> None:
-        """A node says that visitors are welcome on its connection."""
+        """Use a node's connection as its tunnel."""
         old = self._by_host.get(tunnel.host.host_id)
         self._by_host[tunnel.host.host_id] = tunnel
         if old is None:
-            log.info("tunnel of node {name!r} from {peer!r}",
-                     name=tunnel.host.name, peer=tunnel.remote_addr)  # fmt: skip
-            self._changed()
+            log.info("tunnel opened", node=tunnel.host.name, peer=join_address(*tunnel.remote_addr))
         elif old.connection is not tunnel.connection:
             self._replace(old, tunnel)
-        if self._leaving:
+        if self._draining:
             tunnel.connection.sendGlobalRequest(LEAVING, b"")
 
     def _replace(self, old: Tunnel, new: Tunnel) -> None:
         if old.instance == new.instance:
             return
-        # Restarted, its network cut, or a copy: whoever still answers is alive.
+        # Restarted, its network cut, or a copy of its keys: a connection that answers is alive.
         alive: Deferred[Any] = old.connection.sendGlobalRequest(_KEEPALIVE, b"", wantReply=1)
         alive.addTimeout(OPEN_SECONDS, self._clock)
 
         def answered(_: object) -> None:
             host_id, moment = new.host.host_id, self._clock.seconds()
-            self._told = {i: at for i, at in self._told.items() if moment - at < TOLD_AGAIN}
-            if host_id not in self._told:
-                self._told[host_id] = moment
-                log.warn("two machines have the keys of node {name!r}: {old!r} and {new!r}",
-                         name=old.host.name, old=old.remote_addr,
-                         new=new.remote_addr)  # fmt: skip
-                self._cloned(old, new)
+            self._reported = {
+                i: at for i, at in self._reported.items() if moment - at < REPORT_AGAIN_SECONDS
+            }
+            if host_id not in self._reported:
+                self._reported[host_id] = moment
+                log.warn("two machines have the keys of one node", node=old.host.name,
+                         peer=join_address(*old.remote_addr),
+                         other_peer=join_address(*new.remote_addr))  # fmt: skip
+                self._duplicate(old, new)
 
-        # A refusal of the question is an answer as good as any.
+        # A refusal of the request is a reply, too.
         alive.addCallbacks(answered, lambda f: answered(f) if f.check(ConchError) else None)
-        alive.addErrback(lambda failure: log.failure("a clone is not told of", failure))
+        alive.addErrback(lambda failure: log.failure("duplicate node not reported", failure))
         alive.addBoth(lambda _: old.end("another connection of this host took its place"))
 
     def detach(self, host_id: str, connection: Any) -> None:
-        """A connection is gone; so is its tunnel, if it had one that was not replaced."""
+        """A connection is gone: remove its tunnel, unless another replaced it."""
         tunnel = self._by_host.get(host_id)
         if tunnel is not None and tunnel.connection is connection:
             del self._by_host[host_id]
-            log.info("the tunnel of node {name!r} ended", name=tunnel.host.name)
-            self._changed()
+            log.info("tunnel closed", node=tunnel.host.name)
 
-    def review(
+    def check(
         self,
         moment: datetime,
-        find: Callable[[str], object | None],
+        is_member: Callable[[str], bool],
     ) -> None:
-        """End the tunnels of those who may not have one any more.
-
-        Whose certificate has expired did not renew it; whom ``find(host_id)`` did not know
-        twice is no member.
+        """Close the tunnels of nodes whose certificate has expired without another connection, and
+        of those that ``is_member(host_id)`` denied in two checks.
         """
-        unknown = {host_id for host_id in self._by_host if find(host_id) is None}
+        unknown = {host_id for host_id in self._by_host if not is_member(host_id)}
         for host_id, tunnel in list(self._by_host.items()):
             problem = ""
             if tunnel.host.expires <= moment:
-                problem = "the certificate that this tunnel was made with has expired"
+                problem = "the certificate of this tunnel has expired"
             elif host_id in unknown and host_id in self._unknown:
-                problem = "this host is no member of the cluster any more"
+                problem = "this host is not a member of the cluster any more"
             if problem:
                 tunnel.end(problem)
         self._unknown = unknown
 
     def close(self) -> None:
-        """End all tunnels, and all visitors' channels with them."""
+        """Close all tunnels, and all channels on them."""
         for tunnel in list(self._by_host.values()):
             tunnel.end("the proxy stops")
 
-    def leave(self) -> None:
-        """Tell all nodes that this proxy goes: they dial others, visitors stay until we end."""
-        self._leaving = True
+    def drain(self) -> None:
+        """Notify all nodes that this proxy stops: they dial others; clients stay connected."""
+        self._draining = True
         for tunnel in self._by_host.values():
             tunnel.connection.sendGlobalRequest(LEAVING, b"")
 
@@ -224,8 +218,8 @@ class Tunnels:
 class AgentAvatar(ConchUser):
     """A node that dialled this proxy.
 
-    ``auth()`` returns the endpoint of auth. Log it out with :meth:`left`. Raises
-    :class:`AccessDenied` for one that has too many connections.
+    ``auth()`` returns the endpoint of auth. Raises :class:`AccessDenied` if the node has too many
+    connections. :meth:`logout` ends its use.
     """
 
     conn: Any = None
@@ -243,12 +237,12 @@ class AgentAvatar(ConchUser):
         self._remote_addr = remote_addr
         self._tunnels = tunnels
         self._auth = auth
-        tunnels.enter(host, remote_addr[0])
+        tunnels.add_connection(host, remote_addr[0])
         self._streams = 0
         self.channelLookup = {AUTH: self._open_auth}
 
     def gotGlobalRequest(self, requestType: bytes, data: bytes) -> Any:
-        """Take the node's word that this is a tunnel; there is nothing else to ask."""
+        """Accept ``TUNNEL``; refuse all other requests."""
         if requestType != TUNNEL:
             return 0
         instance = Hello.decode(data).instance
@@ -258,7 +252,7 @@ class AgentAvatar(ConchUser):
     def _open_auth(
         self, remoteWindow: int, remoteMaxPacket: int, data: bytes, avatar: Any
     ) -> Deferred[RelayChannel]:
-        if self._streams >= STREAMS_LIMIT or not self._tunnels.stream_began(self.host):
+        if self._streams >= STREAMS_LIMIT or not self._tunnels.add_stream(self.host):
             raise ConchError("too many streams to auth; try again later", RESOURCE_SHORTAGE)
         self._streams += 1
         factory = Factory.forProtocol(StreamEnd)
@@ -282,27 +276,27 @@ class AgentAvatar(ConchUser):
 
     def _closed(self) -> None:
         self._streams -= 1
-        self._tunnels.stream_ended(self.host)
+        self._tunnels.remove_stream(self.host)
 
-    def left(self) -> None:
+    def logout(self) -> None:
         """The connection is gone."""
-        self._tunnels.leave_from(self.host, self._remote_addr[0])
+        self._tunnels.remove_connection(self.host, self._remote_addr[0])
         self._tunnels.detach(self.host.host_id, self.conn)
 
 
 class AuthChannel(RelayChannel):
-    """A stream to auth that is counted."""
+    """A stream to auth; ``on_closed()`` is called at its end."""
 
-    def __init__(self, closed: Callable[[], None], stream: StreamEnd, **named: Any) -> None:
+    def __init__(self, on_closed: Callable[[], None], stream: StreamEnd, **named: Any) -> None:
         super().__init__(stream, **named)
-        self._tell_closed = closed
+        self._on_closed = on_closed
 
     def openFailed(self, reason: Any) -> None:
         """See :class:`RelayChannel`."""
         super().openFailed(reason)
-        self._tell_closed()
+        self._on_closed()
 
     def closed(self) -> None:
         """See :class:`RelayChannel`."""
         super().closed()
-        self._tell_closed()
+        self._on_closed()

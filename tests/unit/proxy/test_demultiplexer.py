@@ -19,8 +19,8 @@ from tele.log import event_text
 from tele.proxy.admission import (
     TLS_BURST,
     TLS_PER_SECOND,
-    Admission,
     AdmissionLimits,
+    PortAdmission,
     Slot,
 )
 from tele.proxy.client_hello import ClientHelloReader
@@ -28,7 +28,7 @@ from tele.proxy.demultiplexer import (
     SILENCE_SECONDS,
     UNDECIDED_SECONDS,
     Demultiplexer,
-    Doors,
+    ProtocolRoutes,
     Undecided,
 )
 from tele.wire.proxy_header import LOCAL
@@ -39,8 +39,8 @@ PEER = IPv4Address("TCP", "127.0.0.1", 40000)
 class Taken(Protocol):
     """Takes a connection over and remembers what it was given."""
 
-    def __init__(self, door: str) -> None:
-        self.admission = door
+    def __init__(self, route: str) -> None:
+        self.admission = route
         self.received = b""
 
     def dataReceived(self, data: bytes) -> None:
@@ -69,7 +69,7 @@ class Transport(StringTransport):
 
 
 class Scene:
-    """A demultiplexer with a fake clock and doors that remember."""
+    """A demultiplexer with a fake clock and routes that remember."""
 
     limit = 3
 
@@ -81,20 +81,20 @@ class Scene:
         self.turned_away: list[str] = []
         self.member_sources: set[str] = set()
 
-        def door(name: str) -> Callable[..., Protocol | None]:
+        def route(name: str) -> Callable[..., Protocol | None]:
             def made(address: IAddress, slot: Slot | None = None) -> Protocol | None:
                 self.visitors.append(address)
                 if slot is not None:
-                    slot.timed_elsewhere()
+                    slot.clear_deadline()
                     self.slots.append(slot)
                 return None if self.closed else Taken(name)
 
             return made
 
         limits = AdmissionLimits(pending=self.limit)
-        self.admission = Admission(self.clock, self, limits)
+        self.admission = PortAdmission(self.clock, self, limits)
         self.factory = Demultiplexer(
-            Doors(door("auth"), door("https"), door("ssh")),
+            ProtocolRoutes(route("auth"), route("https"), route("ssh")),
             self.admission,
             proxy_protocol=proxy_protocol,
         )
@@ -107,7 +107,7 @@ class Scene:
 
     @property
     def undecided(self) -> int:
-        """Connections that count, without those that a door has taken."""
+        """Connections that count, without those that a route has taken."""
         return len(self.admission.pending) - len(self.slots)
 
     def connect(self) -> Transport:
@@ -132,7 +132,7 @@ def hello(*protocols: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("data", "door"),
+    ("data", "route"),
     [
         (b"SSH-2.0-OpenSSH_9.2\r\n", "ssh"),
         (hello("tele-auth", "http/1.1"), "auth"),
@@ -142,7 +142,7 @@ def hello(*protocols: str) -> bytes:
     ids=["ssh", "auth", "https", "plain-tls"],
 )
 @pytest.mark.parametrize("step", [1, 7, 10_000])
-def test_first_bytes_choose_the_door(data: bytes, door: str, step: int) -> None:
+def test_first_bytes_choose_the_route(data: bytes, route: str, step: int) -> None:
     """However the bytes are cut, the right protocol gets all of them."""
     scene = Scene()
     transport = scene.connect()
@@ -150,7 +150,7 @@ def test_first_bytes_choose_the_door(data: bytes, door: str, step: int) -> None:
         transport.feed(data[at : at + step])
     taken = transport.protocol
     assert isinstance(taken, Taken)
-    assert (taken.admission, taken.received) == (door, data)
+    assert (taken.admission, taken.received) == (route, data)
     assert scene.undecided == 0
     assert not scene.clock.getDelayedCalls()
 
@@ -234,7 +234,7 @@ def test_a_source_begins_tls_so_often() -> None:
         transport.feed(tls)
         if transport.aborted:
             return False
-        scene.slots.pop().leave()
+        scene.slots.pop().release()
         return True
 
     assert [begins("192.0.2.7") for _ in range(TLS_BURST + 5)] == [True] * TLS_BURST + [False] * 5
@@ -273,8 +273,8 @@ def test_a_peer_that_leaves_is_forgotten() -> None:
     assert not scene.clock.getDelayedCalls()
 
 
-def test_a_closed_door_ends_the_connection() -> None:
-    """When the service behind a door takes nobody, the connection ends."""
+def test_a_closed_route_ends_the_connection() -> None:
+    """When the service behind a route takes nobody, the connection ends."""
     scene = Scene()
     transport = scene.connect()
     scene.closed = True
@@ -288,20 +288,20 @@ CLIENT = IPv4Address("TCP", "192.0.2.7", 5555)
 
 
 @pytest.mark.parametrize(
-    ("data", "door"),
+    ("data", "route"),
     [(b"SSH-2.0-x\r\n", "ssh"), (hello("tele-auth"), "auth"), (hello(), "https")],
     ids=["ssh", "auth", "https"],
 )
 @pytest.mark.parametrize("step", [1, 50, 10_000])
-def test_a_header_says_who_visits(data: bytes, door: str, step: int) -> None:
-    """The named address is the peer's, for the door and for whoever asks; the rest is whole."""
+def test_a_header_says_who_visits(data: bytes, route: str, step: int) -> None:
+    """The named address is the peer's, for the route and for whoever asks; the rest is whole."""
     scene = Scene(proxy_protocol=True)
     transport = scene.connect()
     for at in range(0, len(HEADER + data), step):
         transport.feed((HEADER + data)[at : at + step])
     taken = transport.protocol
     assert isinstance(taken, Taken)
-    assert (taken.admission, taken.received) == (door, data)
+    assert (taken.admission, taken.received) == (route, data)
     assert (scene.visitors, transport.peer) == ([CLIENT], CLIENT)
     assert not scene.clock.getDelayedCalls()
 

@@ -1,4 +1,4 @@
-"""Who may stay at the jump host? Its decisions, with a fake clock."""
+"""Decisions of the jump host about users who are connected, with a fake clock."""
 
 from __future__ import annotations
 
@@ -32,18 +32,19 @@ from tele.model.resources import (
     RoleSpec,
 )
 from tele.model.revocation import UserRevocation
-from tele.proxy.jump import NODES_FIRST, JumpAvatar, JumpHost
-from tele.proxy.user_limits import People, person_limits
+from tele.proxy.jump import NODES_FIRST, JumpHost
+from tele.proxy.jump_avatar import JumpAvatar
+from tele.proxy.user_limits import UserUsage, user_limits
 from tele.rbac.policy import Policy
 from tele.routing.index import NodeIndex
 from tele.testing import SettableClock
 
 HOUR = timedelta(hours=1)
-#: Nobody looks at it: it was checked.
+#: Not used: it was checked.
 NO_CERTIFICATE: Any = None
 
 
-class FakeWay:
+class FakeChannel:
     """A channel to a node."""
 
     is_open = True
@@ -66,42 +67,42 @@ class World:
         index = NodeIndex("c")
         index.change(HostChanges(tuple(self.hosts), first=True, last=True))
         self.openings: list[Deferred[Any]] = []
-        ways: Any = SimpleNamespace(open=self._open)
-        tunnels: Any = SimpleNamespace(get=lambda _: None)
+        dialer: Any = SimpleNamespace(open=self._open)
+        audit: Any = SimpleNamespace(denied=lambda *_: None, ended=self._ended)
         self.ended: list[tuple[str, str]] = []
         self.evicted: list[str] = []
         self.jump = JumpHost(
-            self.clock, lambda: self.state, lambda: Policy.of(self.state), index, tunnels, ways,
-            lambda *_: None, self._ended, People(person_limits(1024)),
+            self.clock, lambda: self.state, lambda: Policy.of(self.state), index, lambda _: False,
+            dialer, audit, UserUsage(user_limits(1024)),
         )  # fmt: skip
-        self.jump.look()
+        self.jump.check()
 
     def role(self, labels: dict[str, tuple[str, ...]]) -> Role:
         return Role(Metadata("ops"), RoleSpec(Conditions(("root",), labels)))
 
-    def _open(self, host: Host, remote_addr: object, **near: object) -> Deferred[Any]:
+    def _open(self, host: Host, remote_addr: object, **channel: object) -> Deferred[Any]:
         self.openings.append(Deferred(lambda _: None))
         return self.openings[-1]
 
-    def _ended(self, visitor: JumpAvatar, denied: Denied) -> None:
-        self.ended.append((visitor.identity.user, denied.message))
+    def _ended(self, avatar: JumpAvatar, denied: Denied) -> None:
+        self.ended.append((avatar.identity.user, denied.message))
 
-    def visitor(self, user: str = "alice") -> JumpAvatar:
+    def log_in(self, user: str = "alice") -> JumpAvatar:
         moment = now(self.clock)
         identity = UserIdentity(user, "c", moment + HOUR, ("ops",), ("root",), issued=moment)
         credentials: Any = CertificateCredentials(
             CheckedUser(identity), "root", NO_CERTIFICATE, ("h", 1), ("h", 2)
         )
-        visitor = self.jump.admit(credentials)
-        visitor.conn = SimpleNamespace(transport=SimpleNamespace(evict=self.evicted.append))
-        return visitor
+        avatar = self.jump.admit(credentials)
+        avatar.conn = SimpleNamespace(transport=SimpleNamespace(evict=self.evicted.append))
+        return avatar
 
-    def go(self, visitor: JumpAvatar, name: str) -> Deferred[Any]:
-        return self.jump.open(visitor, self.jump.find(visitor, name, 22))
+    def connect(self, avatar: JumpAvatar, name: str) -> Deferred[Any]:
+        return avatar.open(avatar.find(name, 22))
 
     def change(self, **fields: Any) -> None:
         self.state = evolve(self.state, **fields)
-        self.jump.look()
+        self.jump.check()
 
 
 @pytest.fixture
@@ -109,9 +110,9 @@ def world() -> World:
     return World()
 
 
-def test_a_removed_user_passes_no_more(world: World) -> None:
-    """The connection ends a moment after the nodes ended theirs, once, and the audit hears it."""
-    alice, bob = world.visitor("alice"), world.visitor("bob")
+def test_a_removed_user_is_disconnected(world: World) -> None:
+    """The connection ends a moment after the nodes ended theirs, once, and is reported."""
+    alice, bob = world.log_in("alice"), world.log_in("bob")
     later = now(world.clock) + HOUR
     world.change(revoked_users=(UserRevocation("alice", removed=later),))
     world.change(revoked_users=(UserRevocation("alice", removed=later, roles=("x",)),))
@@ -120,51 +121,51 @@ def test_a_removed_user_passes_no_more(world: World) -> None:
     world.clock.advance(NODES_FIRST)
     assert world.evicted == ["user alice was removed from the cluster"]
     with pytest.raises(AccessDenied, match="was removed"):
-        world.visitor("alice")
-    alice.left()
-    bob.left()
+        world.log_in("alice")
+    alice.logout()
+    bob.logout()
     world.jump.stop()
     assert not world.clock.getDelayedCalls()
 
 
-def test_a_way_that_is_denied_ends_its_connection(world: World) -> None:
-    """Also one that is just being opened; who goes elsewhere stays."""
-    opening, there, elsewhere = (world.visitor(name) for name in ("alice", "bob", "carol"))
-    world.go(opening, "db1")
-    way = FakeWay()
-    world.go(there, "db1")
-    world.openings[-1].callback(way)
-    world.go(elsewhere, "web1")
+def test_a_denied_node_ends_the_connection(world: World) -> None:
+    """Also while it is being opened; users of other nodes stay."""
+    opening, connected, elsewhere = (world.log_in(name) for name in ("alice", "bob", "carol"))
+    world.connect(opening, "db1")
+    channel = FakeChannel()
+    world.connect(connected, "db1")
+    world.openings[-1].callback(channel)
+    world.connect(elsewhere, "web1")
     world.change(roles=(world.role({"env": ("test",)}),))
     assert sorted(user for user, _ in world.ended) == ["alice", "bob"]
     with pytest.raises(AccessDenied):
-        world.go(elsewhere, "db1")
+        world.connect(elsewhere, "db1")
 
 
-def test_a_way_that_has_ended_ends_nothing(world: World) -> None:
-    """Where somebody was once is no reason."""
-    alice = world.visitor()
-    way = FakeWay()
-    world.go(alice, "db1")
-    world.openings[-1].callback(way)
-    way.is_open = False
+def test_a_channel_that_has_ended_ends_nothing(world: World) -> None:
+    """A node that the user was connected to before is no reason."""
+    alice = world.log_in()
+    channel = FakeChannel()
+    world.connect(alice, "db1")
+    world.openings[-1].callback(channel)
+    channel.is_open = False
     world.change(roles=(world.role({"env": ("test",)}),))
     assert world.ended == []
 
 
-def test_a_lock_on_a_node_ends_the_ways_to_it(world: World) -> None:
-    """Whoever goes there, at once and not after the node, and nobody else."""
-    alice, bob = world.visitor("alice"), world.visitor("bob")
-    world.go(alice, "db1")
-    world.go(bob, "web1")
+def test_a_lock_on_a_node_ends_connections_to_it(world: World) -> None:
+    """At once and not after the node; other connections stay."""
+    alice, bob = world.log_in("alice"), world.log_in("bob")
+    world.connect(alice, "db1")
+    world.connect(bob, "web1")
     world.change(locks=(Lock(Metadata("l"), LockSpec(LockTarget(host_id="id-db1"))),))
     assert world.ended == [("alice", "this node is locked by l")]
     assert world.evicted == ["this node is locked by l"]
 
 
-def test_an_end_comes_by_itself(world: World) -> None:
-    """A user expires; a certificate that does is no reason for those who are here."""
-    world.visitor()
+def test_an_expiry_ends_connections(world: World) -> None:
+    """The end of a user counts; that of a certificate does not end a connection."""
+    world.log_in()
     world.change(revoked_users=(UserRevocation("alice", expires=now(world.clock) + 2 * HOUR),))
     world.clock.advance(7199)
     assert world.ended == []
@@ -173,37 +174,37 @@ def test_an_end_comes_by_itself(world: World) -> None:
 
 
 @pytest.mark.parametrize("hours", [-3, 0, 3], ids=["back", "right", "forward"])
-def test_nobody_goes_further_after_the_life_of_their_certificate(world: World, hours: int) -> None:
+def test_nothing_is_opened_after_the_certificate_expired(world: World, hours: int) -> None:
     """An hour is an hour, when the clock was set back, too; set forward, its date has passed."""
-    alice = world.visitor()
+    alice = world.log_in()
     world.clock.set_wall(hours * 3600)
     world.clock.advance(3599)
     if hours <= 0:
-        world.go(alice, "web1")
+        world.connect(alice, "web1")
     world.clock.advance(1)
     with pytest.raises(AccessDenied, match="has expired"):
-        world.go(alice, "web1")
+        world.connect(alice, "web1")
 
 
-def test_who_comes_and_goes_is_in_the_log(world: World) -> None:
-    """One line each, with who, from where, to which nodes, and why it ended."""
-    said: list[str] = []
+def test_connections_are_logged(world: World) -> None:
+    """One line each, with user, address, nodes, and why it ended."""
+    lines: list[str] = []
 
     @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
-        said.append(event_text(event))
+        lines.append(event_text(event))
 
     globalLogPublisher.addObserver(observe)
     try:
-        alice = world.visitor()
-        world.go(alice, "web1")
-        world.openings[-1].callback(FakeWay())
+        alice = world.log_in()
+        world.connect(alice, "web1")
+        world.openings[-1].callback(FakeChannel())
         world.clock.advance(2)
         world.change(revoked_users=(UserRevocation("alice", removed=now(world.clock) + HOUR),))
-        alice.left()
+        alice.logout()
     finally:
         globalLogPublisher.removeObserver(observe)
-    start, end = (line for line in said if line.startswith("connection."))
+    start, end = (line for line in lines if line.startswith("connection."))
     assert start.startswith("connection.start user=alice remote_addr=h:1")
     assert end.startswith("connection.end user=alice remote_addr=h:1")
     assert "nodes=web1 seconds=2" in end

@@ -28,8 +28,8 @@ from tele.proxy.admission import (
     PENDING_LIMIT,
     RELAYS_LIMIT,
     RELAYS_PER_SOURCE,
-    Admission,
     AdmissionLimits,
+    PortAdmission,
     limits_for,
 )
 from tele.proxy.tls_records import Handshake, RecordTypes
@@ -52,12 +52,12 @@ class Transport(StringTransport):
 class Auth:
     """Auth as an endpoint: remembers what it was sent, and says what it is told to."""
 
-    reached: bool = True
+    attempted: bool = True
     protocol: Any = None
     transport: Transport = field(factory=Transport)
 
     def connect(self, factory: Any) -> Deferred[Any]:
-        if not self.reached:
+        if not self.attempted:
             return Deferred(lambda _: None)
         self.protocol = self.transport.protocol = factory.buildProtocol(None)
         self.protocol.makeConnection(self.transport)
@@ -72,10 +72,10 @@ class Port:
     member_sources: set[str] = field(factory=set)
     turned_away: list[str] = field(factory=list)
     clock: Clock = field(factory=Clock)
-    admission: Admission = field(init=False)
+    admission: PortAdmission = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.admission = Admission(self.clock, self, self.limits)
+        self.admission = PortAdmission(self.clock, self, self.limits)
 
     def is_member_source(self, host: str) -> bool:
         return host in self.member_sources
@@ -83,10 +83,10 @@ class Port:
     def refused(self, host: str, why: str) -> None:
         self.turned_away.append(host)
 
-    def relay(self, host: str = "192.0.2.7", reached: bool = True) -> tuple[Transport, Auth]:
+    def relay(self, host: str = "192.0.2.7", attempted: bool = True) -> tuple[Transport, Auth]:
         """Return the client's end of a relay, and auth's."""
-        transport, auth = Transport(), Auth(reached)
-        slot = self.admission.enter(host, transport.abortConnection)
+        transport, auth = Transport(), Auth(attempted)
+        slot = self.admission.add(host, transport.abortConnection)
         endpoint: Any = auth
         relay = Relay(endpoint, slot, self.clock)
         transport.protocol = relay
@@ -139,7 +139,7 @@ def test_a_handshake_has_a_deadline(sent: bytes) -> None:
 def test_an_auth_that_does_not_answer_has_the_same_deadline() -> None:
     """While auth is dialled the client waits, and not for ever."""
     port = Port()
-    transport, _ = port.relay(reached=False)
+    transport, _ = port.relay(attempted=False)
     transport.protocol.dataReceived(HELLO)
     assert transport.producerState == "paused"
     port.clock.advance(HANDSHAKE_SECONDS)
@@ -234,8 +234,8 @@ def test_addresses_of_one_network_are_one_source() -> None:
 def test_a_client_that_left_is_forgotten() -> None:
     """Nothing of a connection is left behind, whatever state it was in."""
     port = Port()
-    for reached in (True, False):
-        transport, _ = port.relay(reached=reached)
+    for attempted in (True, False):
+        transport, _ = port.relay(attempted=attempted)
         transport.protocol.connectionLost(Failure(connectionDone.value))
     transport, auth = port.answered()
     transport.protocol.connectionLost(Failure(connectionDone.value))
@@ -252,7 +252,7 @@ def test_strangers_never_have_all_descriptors(descriptors: int) -> None:
     assert limits.pending <= PENDING_LIMIT
     assert limits.relays <= RELAYS_LIMIT
     assert limits.relays_per_source <= RELAYS_PER_SOURCE
-    assert limits.home_weight == 4
+    assert limits.member_weight == 4
 
 
 # -- types of records -----------------------------------------------------------------

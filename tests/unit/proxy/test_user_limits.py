@@ -1,4 +1,4 @@
-"""What one person may use of a proxy, over all their connections."""
+"""What one user may use of a proxy, over all connections."""
 
 from __future__ import annotations
 
@@ -10,56 +10,56 @@ from tele.proxy.user_limits import (
     DECISIONS_BURST,
     DECISIONS_PER_SECOND,
     WINDOWS_LIMIT,
-    People,
-    PersonLimits,
-    person_limits,
+    UserLimits,
+    UserUsage,
+    user_limits,
 )
 
 
-def test_connections_are_counted_by_person() -> None:
-    """So many and no more, whatever others have; one that is gone leaves room, once."""
-    people = People(PersonLimits(connections=2))
+def test_connections_are_counted_by_user() -> None:
+    """The limit does not depend on other users; one that is gone frees one place, once."""
+    usage = UserUsage(UserLimits(connections=2))
     mine = [object(), object()]
     for each in mine:
-        people.enter("alice", each)
+        usage.add_connection("alice", each)
     with pytest.raises(AccessDenied, match="2 connections"):
-        people.enter("alice", object())
-    people.enter("bob", object())
+        usage.add_connection("alice", object())
+    usage.add_connection("bob", object())
     for _ in range(2):
-        people.leave("alice", mine[0])
-    people.enter("alice", mine[0])
+        usage.remove_connection("alice", mine[0])
+    usage.add_connection("alice", mine[0])
     with pytest.raises(AccessDenied):
-        people.enter("alice", object())
+        usage.add_connection("alice", object())
     for each in mine:
-        people.leave("alice", each)
-    assert len(people) == 1
+        usage.remove_connection("alice", each)
+    assert len(usage) == 1
 
 
 def test_channels_are_counted_over_all_connections() -> None:
     """It makes no difference on which connection they are; with a connection its own go."""
-    people = People(PersonLimits(channels=10))
+    usage = UserUsage(UserLimits(channels=10))
     first, second = object(), object()
     for each in (first, second):
-        people.enter("alice", each)
-    people.has_channels("alice", first, 6)
-    assert people.may_open("alice") == ""
-    people.has_channels("alice", second, 4)
-    assert "10 ways" in people.may_open("alice")
-    assert people.may_open("bob") == ""
-    people.has_channels("alice", first, 5)
-    assert people.may_open("alice") == ""
-    people.leave("alice", first)
-    people.has_channels("alice", first, 9)
-    people.has_channels("alice", second, 9)
-    assert people.may_open("alice") == ""
-    people.has_channels("alice", second, 10)
-    assert people.may_open("alice")
+        usage.add_connection("alice", each)
+    usage.set_channels("alice", first, 6)
+    assert usage.may_open("alice") == ""
+    usage.set_channels("alice", second, 4)
+    assert "10 channels" in usage.may_open("alice")
+    assert usage.may_open("bob") == ""
+    usage.set_channels("alice", first, 5)
+    assert usage.may_open("alice") == ""
+    usage.remove_connection("alice", first)
+    usage.set_channels("alice", first, 9)
+    usage.set_channels("alice", second, 9)
+    assert usage.may_open("alice") == ""
+    usage.set_channels("alice", second, 10)
+    assert usage.may_open("alice")
 
 
-def test_windows_are_a_persons_over_all_connections() -> None:
-    """What may wait for who does not read is bounded over all their connections (attack)."""
-    people = People()
-    connections = [Windows(None, 1 << 24, 1 << 26, budget(people, "alice")) for _ in range(50)]
+def test_windows_are_counted_over_all_connections() -> None:
+    """What may wait for a user who does not read is bounded over all connections (attack)."""
+    usage = UserUsage()
+    connections = [Windows(None, 1 << 24, 1 << 26, budget(usage, "alice")) for _ in range(50)]
     channels = [(windows, Sized()) for windows in connections for _ in range(32)]
     for windows, channel in channels:
         windows.open(channel)
@@ -67,11 +67,11 @@ def test_windows_are_a_persons_over_all_connections() -> None:
     assert sum(sizes) <= WINDOWS_LIMIT + len(channels) * LEAST
     assert min(sizes) == LEAST
     other = Sized()
-    Windows(None, 1 << 24, 1 << 26, budget(people, "bob")).open(other)
+    Windows(None, 1 << 24, 1 << 26, budget(usage, "bob")).open(other)
     assert other.localWindowSize == 1 << 21
     for windows, channel in channels:
         windows.close(channel)
-    assert people.window_budget("alice").taken == 0
+    assert budget(usage, "alice").taken == 0
 
 
 class Sized:
@@ -80,30 +80,29 @@ class Sized:
     localWindowSize = localWindowLeft = 1 << 21
 
 
-def budget(people: People, user: str) -> WindowBudget:
+def budget(usage: UserUsage, user: str) -> WindowBudget:
     """What ``user`` has, who is connected."""
-    people.enter(user, object())
-    return people.window_budget(user)
+    return usage.add_connection(user, object())
 
 
-def test_decisions_come_back_with_time() -> None:
-    """Somebody who asks all the time has so many a second, and takes none of another's."""
-    people = People()
+def test_decisions_have_a_rate() -> None:
+    """A user who asks all the time has so many a second, and takes none of another's."""
+    usage = UserUsage()
     for _ in range(DECISIONS_BURST):
-        people.decides("alice", 0.0)
+        usage.count_decision("alice", 0.0)
     with pytest.raises(Unavailable, match="wait"):
-        people.decides("alice", 0.0)
-    people.decides("bob", 0.0)
+        usage.count_decision("alice", 0.0)
+    usage.count_decision("bob", 0.0)
     for _ in range(DECISIONS_PER_SECOND):
-        people.decides("alice", 1.0)
+        usage.count_decision("alice", 1.0)
     with pytest.raises(Unavailable):
-        people.decides("alice", 1.0)
+        usage.count_decision("alice", 1.0)
 
 
 @pytest.mark.parametrize("descriptors", [4, 256, 1024, 20_000, 1 << 20])
-def test_a_person_never_has_all_descriptors(descriptors: int) -> None:
-    """What one person may have is a quarter of what the process may, however little that is."""
-    limits = person_limits(descriptors)
+def test_a_user_never_has_all_descriptors(descriptors: int) -> None:
+    """What one user may have is a quarter of what the process may, however little that is."""
+    limits = user_limits(descriptors)
     assert limits.connections > 0
     assert limits.channels > 0
     assert limits.connections + limits.channels <= max(2, descriptors // 4)

@@ -17,9 +17,9 @@ from tele.conch.connection.relay import StreamEnd
 from tele.errors import AccessDenied, InvalidInput, Unreachable
 from tele.model.identity import HostIdentity, HostRole
 from tele.model.presence import Host, Mode, Status
-from tele.proxy.jump import read_target
+from tele.proxy.jump_session import read_target
 from tele.routing import dialer as ways_module
-from tele.routing.dialer import IMPATIENT, NodeDialer
+from tele.routing.dialer import ATTEMPT_SECONDS, NodeDialer
 from tele.tunnel.acceptor import (
     CONNECTIONS_LIMIT,
     STREAMS_BURST,
@@ -90,7 +90,7 @@ class World:
             self.dialled.append(Dialled(address, self.answers))
             return self.dialled[-1]
 
-        tunnels = Tunnels(self.clock, lambda: None, lambda old, new: None)
+        tunnels = Tunnels(self.clock, lambda old, new: None)
         peers: Any = None
         self.ways = NodeDialer(self.clock, tunnels, peers, lambda: (), lambda _: VOUCHED, dial)
 
@@ -109,9 +109,9 @@ def test_all_ways_have_their_time_together() -> None:
         world.clock.advance(1)
     assert ended[0].check(Unreachable)
     assert "did not answer within 10 s" in str(ended[0].value)
-    assert len(world.dialled) == OPEN_SECONDS // IMPATIENT + 1
+    assert len(world.dialled) == OPEN_SECONDS // ATTEMPT_SECONDS + 1
     world.clock.advance(120)
-    assert len(world.dialled) == OPEN_SECONDS // IMPATIENT + 1
+    assert len(world.dialled) == OPEN_SECONDS // ATTEMPT_SECONDS + 1
     assert all(dialled.cancelled for dialled in world.dialled)
     assert not world.clock.getDelayedCalls()
 
@@ -132,7 +132,7 @@ def test_a_dead_address_is_tried_last() -> None:
     world = World()
     host = evolve(HOST, addresses=HOST.addresses[:2])
     world.visit(host)
-    world.clock.advance(IMPATIENT)
+    world.clock.advance(ATTEMPT_SECONDS)
     world.visit(host)
     assert [dialled.address[:9] for dialled in world.dialled] == [
         "192.0.2.1", "192.0.2.2", "192.0.2.2",
@@ -149,7 +149,7 @@ def test_an_address_is_avoided_for_its_announcer_only() -> None:
         world.visit(liar)
         if answers == "connected":
             world.dialled[-1].protocol.connectionLost()
-        world.clock.advance(IMPATIENT)
+        world.clock.advance(ATTEMPT_SECONDS)
     world.answers = "connected"
     world.visit(victim)
     assert world.dialled[-1].address == victim.addresses[0]
@@ -157,7 +157,7 @@ def test_an_address_is_avoided_for_its_announcer_only() -> None:
 
 def test_what_is_remembered_of_a_node_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever addresses a node announces one after the other, its own are remembered (attack)."""
-    monkeypatch.setattr(ways_module, "AVOIDED_LIMIT", 3)
+    monkeypatch.setattr(ways_module, "AVOID_LIMIT", 3)
     world = World()
     world.answers = "refused"
     for number in range(20):
@@ -244,7 +244,7 @@ def test_a_port_that_python_would_stumble_over(port: str) -> None:
 
 def test_streams_of_a_node_are_counted_over_its_connections() -> None:
     """A node has so many streams to auth, however many connections it makes (attack)."""
-    tunnels = Tunnels(Clock(), lambda: None, lambda old, new: None)
+    tunnels = Tunnels(Clock(), lambda old, new: None)
     node = HostIdentity("n-1", "web1", "example", HostRole.NODE, HOST.last_seen)
     other = HostIdentity("n-2", "web2", "example", HostRole.NODE, HOST.last_seen)
     endpoint: Any = Dialled("auth", "nothing")
@@ -265,7 +265,7 @@ def test_streams_of_a_node_are_counted_over_its_connections() -> None:
 def test_streams_of_a_node_have_a_rate() -> None:
     """A node that begins streams to auth all the time uses up no other node's share (attack)."""
     clock = Clock()
-    tunnels = Tunnels(clock, lambda: None, lambda old, new: None)
+    tunnels = Tunnels(clock, lambda old, new: None)
     node = HostIdentity("n-1", "web1", "example", HostRole.NODE, HOST.last_seen)
     other = HostIdentity("n-2", "web2", "example", HostRole.NODE, HOST.last_seen)
     endpoint: Any = Dialled("auth", "refused")
@@ -273,7 +273,7 @@ def test_streams_of_a_node_have_a_rate() -> None:
     def begin(host: HostIdentity) -> None:
         avatar = AgentAvatar(host, ("192.0.2.1", 1), tunnels, lambda: endpoint)
         avatar._open_auth(0, 0, b"", avatar).addErrback(lambda f: f.trap(ConnectError))
-        avatar.left()
+        avatar.logout()
 
     for _ in range(STREAMS_BURST):
         begin(node)
@@ -289,14 +289,14 @@ def test_streams_of_a_node_have_a_rate() -> None:
 
 def test_connections_of_a_node_are_counted() -> None:
     """So many and no more; those that are gone do not count, nor does their address."""
-    tunnels = Tunnels(Clock(), lambda: None, lambda old, new: None)
+    tunnels = Tunnels(Clock(), lambda old, new: None)
     node = HostIdentity("n-1", "web1", "example", HostRole.NODE, HOST.last_seen)
     for _ in range(CONNECTIONS_LIMIT):
-        tunnels.enter(node, "192.0.2.1")
+        tunnels.add_connection(node, "192.0.2.1")
     with pytest.raises(AccessDenied, match="already"):
-        tunnels.enter(node, "192.0.2.1")
+        tunnels.add_connection(node, "192.0.2.1")
     assert tunnels.has_nodes_at("192.0.2.1")
     for _ in range(CONNECTIONS_LIMIT):
-        tunnels.leave_from(node, "192.0.2.1")
+        tunnels.remove_connection(node, "192.0.2.1")
     assert not tunnels.has_nodes_at("192.0.2.1")
-    tunnels.enter(node, "192.0.2.1")
+    tunnels.add_connection(node, "192.0.2.1")

@@ -11,7 +11,7 @@ from tele.errors import InvalidInput, NotFound, Unreachable
 from tele.model.api.members import HostChanges
 from tele.model.identity import HostRole
 from tele.model.presence import Host, Mode, Status
-from tele.routing.index import LOOKED_AT_LIMIT, SHOWN, NodeIndex, check_online
+from tele.routing.index import CANDIDATES_LIMIT, SHOWN, NodeIndex, check_online
 
 WEB = Host(
     id="0d9d28a3-4ff5-4b3b-8e5c-6ad0e0f1a111",
@@ -109,7 +109,7 @@ def test_a_node_is_found_by_labels() -> None:
     for none in ("env=Prod,role=db", "role=cache", "env=prod,role=db,zone=a"):
         with pytest.raises(NotFound):
             made.find(none)
-    with pytest.raises(InvalidInput, match=rf"2 nodes fit 'env=prod'.*{WEB.id}"):
+    with pytest.raises(InvalidInput, match=rf"2 nodes match 'env=prod'.*{WEB.id}"):
         made.find("env=prod")
 
 
@@ -119,7 +119,7 @@ def test_a_key_that_is_given_twice_means_any_of_its_values() -> None:
     made = index(PROD, web)
     for either in ("env=prod,env=lab", "env=lab+env=prod", "env=prod,env=test,role=db"):
         assert made.find(either) is PROD
-    with pytest.raises(InvalidInput, match="2 nodes fit"):
+    with pytest.raises(InvalidInput, match="2 nodes match"):
         made.find("env=prod,env=test")
     for none in ("env=lab,env=dev", "env=prod,env=lab,role=web"):
         with pytest.raises(NotFound):
@@ -135,7 +135,7 @@ def test_a_selector_that_cannot_be_read(text: str) -> None:
 
 def test_a_selector_that_fits_too_many() -> None:
     """Each node that fits costs a decision: a loop of such questions stops no proxy (attack)."""
-    crowd = [evolve(PROD, id=f"n-{number}") for number in range(LOOKED_AT_LIMIT + 1)]
+    crowd = [evolve(PROD, id=f"n-{number}") for number in range(CANDIDATES_LIMIT + 1)]
     made = index(*crowd, evolve(OTHER, labels={"env": "prod", "zone": "a"}))
     asked: list[str] = []
 
@@ -145,7 +145,7 @@ def test_a_selector_that_fits_too_many() -> None:
 
     with pytest.raises(InvalidInput, match="too many"):
         made.find("env=prod", visible)
-    assert len(asked) <= LOOKED_AT_LIMIT
+    assert len(asked) <= CANDIDATES_LIMIT
     assert made.find("env=prod+zone=a").id == OTHER.id
 
 
@@ -158,10 +158,10 @@ def test_no_more_is_looked_at_than_is_needed() -> None:
         asked.append(host.id)
         return True
 
-    with pytest.raises(InvalidInput, match=r"more than 5 nodes fit 'env=prod'.* and more$"):
+    with pytest.raises(InvalidInput, match=r"more than 5 nodes match 'env=prod'.* and more$"):
         index(*crowd).find("env=prod", visible)
     assert len(asked) == SHOWN + 1
-    with pytest.raises(InvalidInput, match=r"^5 nodes fit.*n4 \(n-00004\)$"):
+    with pytest.raises(InvalidInput, match=r"^5 nodes match.*n4 \(n-00004\)$"):
         index(*crowd[:5]).find("env=prod", visible)
 
 
@@ -185,8 +185,8 @@ def test_what_a_selector_costs_is_what_its_rarest_label_has() -> None:
 
 
 def test_a_proxy_that_knows_nobody_yet_says_so() -> None:
-    """Started while auth is away, it does not say that there is no such node."""
-    with pytest.raises(Unreachable, match="auth is away"):
+    """Started while auth is unreachable, it does not say that there is no such node."""
+    with pytest.raises(Unreachable, match="auth is unreachable"):
         NodeIndex("example").find("web1")
 
 
@@ -206,12 +206,12 @@ def test_nodes_of_before_a_restart() -> None:
     made = NodeIndex("Example")
     made.restore([WEB, later])
     assert made.find("web1") is WEB
-    with pytest.raises(Unreachable, match="auth is away"):
+    with pytest.raises(Unreachable, match="auth is unreachable"):
         made.find("web3")
-    assert (made.told, made.is_complete) == (False, False)
+    assert (made.is_loaded, made.is_complete) == (False, False)
     made.change(HostChanges((WEB,), first=True))
     assert made.find("web2") is later
     made.change(HostChanges((), last=True))
-    assert (made.told, made.is_complete) == (True, True)
+    assert (made.is_loaded, made.is_complete) == (True, True)
     with pytest.raises(NotFound):
         made.find("web2")

@@ -10,7 +10,7 @@ from attrs import evolve
 from tele.model.api.members import Proxy
 from tele.model.identity import HostRole
 from tele.model.presence import Host, Mode, Status
-from tele.routing.plan import Direct, Through, Tunnelled, routes
+from tele.routing.plan import Direct, PeerProxy, ThisTunnel, routes
 from tele.tunnel.proxy_choice import preferred, wanted
 
 PROXIES = [Proxy(f"id-{n}", f"proxy{n}", (f"p{n}:3080",), f"p{n}:3080") for n in range(5)]
@@ -35,17 +35,17 @@ def test_the_tunnel_here_comes_before_those_elsewhere() -> None:
     """A proxy goes over another one only if it has to."""
     node = evolve(NODE, tunnels=("id-3", "id-1"))
     assert routes(node, True, PROXIES, ()) == (
-        Tunnelled(),
-        Through(PROXIES[1]),
-        Through(PROXIES[3]),
+        ThisTunnel(),
+        PeerProxy(PROXIES[1]),
+        PeerProxy(PROXIES[3]),
     )
 
 
 def test_the_direct_way_comes_first_while_it_works() -> None:
     """A node with both is dialled, unless its address did not answer lately."""
     node = evolve(NODE, addresses=("a:22", "b:22"), tunnels=("id-1",))
-    assert routes(node, True, [], ()) == (Direct("a:22"), Direct("b:22"), Tunnelled())
-    assert routes(node, True, [], {"a:22"}) == (Direct("b:22"), Tunnelled(), Direct("a:22"))
+    assert routes(node, True, [], ()) == (Direct("a:22"), Direct("b:22"), ThisTunnel())
+    assert routes(node, True, [], {"a:22"}) == (Direct("b:22"), ThisTunnel(), Direct("a:22"))
 
 
 def test_proxies_that_are_gone_are_no_way() -> None:

@@ -1,0 +1,81 @@
+"""What serves on the one port of a proxy? SSH, TLS relayed to auth, and the proxy's own pages."""
+
+from __future__ import annotations
+
+import resource
+from typing import Any, Final
+
+from attrs import frozen
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IAddress, IListeningPort, IOpenSSLServerConnectionCreator
+
+from tele.conch.server.factory import SSHServerFactory
+from tele.errors import Unavailable
+from tele.https.trust import ServerTls
+from tele.membership.identity import tls_authorities
+from tele.membership.member import Member
+from tele.proxy.admission import PortAdmission, Slot, limits_for
+from tele.proxy.auth_reach import AuthEndpoints, AuthReach
+from tele.proxy.demultiplexer import Demultiplexer, ProtocolRoutes
+from tele.proxy.tls_routes import Pages, Relay, https_route
+from tele.routing.router import Router
+from tele.sockets.direct import listen
+from tele.tunnel.messages import ClientAddress, auth_as_destination
+
+#: What counts as the number of descriptors where the system sets no limit.
+UNLIMITED: Final = 1 << 20
+
+
+def descriptors() -> int:
+    """Return how many descriptors this process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return UNLIMITED if soft == resource.RLIM_INFINITY else soft
+
+
+@frozen
+class PortSettings:
+    """Where and how a proxy listens; port 0 is any.
+
+    With ``proxy_protocol`` each connection begins with a header of that protocol, from a load
+    balancer. ``https`` is the certificate of the pages, the cluster's without.
+    """
+
+    host: str
+    port: int
+    proxy_protocol: bool = False
+    https: IOpenSSLServerConnectionCreator | None = None
+
+
+def listen_for_clients(
+    reactor: Any,
+    settings: PortSettings,
+    member: Member,
+    ssh: SSHServerFactory,
+    auth: AuthEndpoints,
+    router: Router,
+) -> IListeningPort:
+    """Listen. Raises :class:`Unavailable` if the port is taken."""
+    cluster = member.identity.host.cluster
+    reach = AuthReach(reactor, lambda: member.auth_away_since)
+    pages = Pages(lambda: cluster, reactor, reach.unreachable_since)
+    tls = settings.https or ServerTls(
+        lambda: member.identity.tls, lambda: tls_authorities(member.authorities), reactor
+    )
+
+    def relay(address: IAddress, slot: Slot) -> Relay:
+        peer: Any = address
+        client = ClientAddress(auth_as_destination(cluster), (peer.host, peer.port))
+        return Relay(auth.next(), slot, reactor, router.sign(client), reach.attempted)
+
+    routes = ProtocolRoutes(
+        auth=relay, https=https_route(tls, pages, reactor), ssh=ssh.buildProtocol
+    )
+    admission = PortAdmission(reactor, ssh.admission, limits_for(ssh.limits, descriptors()))
+    factory = Demultiplexer(routes, admission, proxy_protocol=settings.proxy_protocol)
+    try:
+        return listen(reactor, settings.port, factory, settings.host)
+    except CannotListenError as error:
+        raise Unavailable(
+            f"the proxy cannot listen on {settings.host}:{settings.port}: {error.socketError}; is"
+            " something else running there?"
+        ) from None
