@@ -240,5 +240,5 @@ def test_what_cannot_start_ends_twistd_with_a_status(tele: Tele) -> None:
     )
     done = twistd(tele, "tele-proxy", "--config", config)
     assert done.returncode == 1
-    assert "cannot start: token_file" in done.stderr
+    assert 'cannot start error="token_file' in done.stderr
     assert "Traceback" not in done.stderr

@@ -282,5 +282,5 @@ def test_twistd_refuses_a_token_that_others_can_read(
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert f"cannot start: token_file {token}: others can read it (mode 0644)" in done.stderr
+    assert f'cannot start error="token_file {token}: others can read it (mode 0644)' in done.stderr
     assert made["token"] not in done.stderr

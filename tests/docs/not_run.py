@@ -30,7 +30,7 @@ OTHER_BLOCKS: Final = {
         "a module; tests/cli/test_cli_embed.py uses plugins of this shape"
     ),
     ("docs/networks.rst", "[Service]"): "a part of a unit of systemd",
-    ("docs/networks.rst", "no tunnel: "): "a line of a log",
+    ("docs/networks.rst", "tunnel failed "): "a line of a log",
     ("docs/networks.rst", "listen tele"): (
         "HAProxy's configuration; tests/interop/test_balancers.py runs HAProxy with one"
     ),

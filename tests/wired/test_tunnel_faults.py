@@ -206,7 +206,7 @@ def test_a_node_that_was_killed(cluster: SmallCluster) -> None:
 
         def taken_over() -> bool:
             tunnel = service.get(host_id)
-            return tunnel is not None and tunnel.instance == agents._means.instance
+            return tunnel is not None and tunnel.instance == agents._context.instance
 
         cluster.reactor.until(taken_over)
         done = cluster.jump("alice", world.proxy, "nat1", "echo through")

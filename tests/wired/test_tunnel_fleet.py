@@ -19,7 +19,7 @@ from tele.model.api.members import Proxy
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostRole
 from tele.outbound.dialer import dial
-from tele.tunnel.agent import IN_VAIN_SECONDS
+from tele.tunnel.agent import DUPLICATE_SECONDS
 from tele.tunnel.agents import Agents
 from tele.wire.phases import FROM_CLIENT
 from weighing import weigh
@@ -130,7 +130,7 @@ def test_one_tunnel_is_enough_while_no_proxy_is_known(cluster: SmallCluster) -> 
         crowd.wait(1)
         (agents,) = crowd.agents
         for _ in range(3):
-            agents.look()
+            agents.check()
         assert crowd.dialled == 1
         assert len(agents._agents) == 1
     finally:
@@ -149,11 +149,11 @@ def test_a_balancer_that_leads_to_the_same_proxy_is_asked_rarely(cluster: SmallC
         crowd.join(1)
         (agents,) = crowd.agents
         cluster.reactor.until(lambda: crowd.dialled >= 3)
-        cluster.reactor.until(lambda: any(a._in_vain >= 2 for a in agents._agents.values()))
+        cluster.reactor.until(lambda: any(a._duplicates >= 2 for a in agents._agents.values()))
         crowd.wait(1)
-        in_vain = next(a for a in agents._agents.values() if a._in_vain)
-        in_vain._in_vain = 30
-        assert IN_VAIN_SECONDS / 2 <= in_vain._pause(1) <= IN_VAIN_SECONDS
+        in_vain = next(a for a in agents._agents.values() if a._duplicates)
+        in_vain._duplicates = 30
+        assert DUPLICATE_SECONDS / 2 <= in_vain._pause(1) <= DUPLICATE_SECONDS
     finally:
         crowd.stop()
 

@@ -1,10 +1,12 @@
-"""Whose word does auth take for where a connection comes from? That of the cluster's proxies.
+"""How does auth learn the address of a client whose connection a proxy relays?
+
+From the signed client address that a proxy of the cluster sends before TLS.
 
 Invariants:
 
-* The word of a proxy that is locked, was removed or is not known to be there counts for nothing,
-  as does one that was said before, or to somebody else: the connection is then the proxy's.
-* What is said in vain is logged at a rate.
+* One of a proxy that is locked, removed or unknown is ignored, as is one that was used before or is
+  for another destination: the connection then counts as the proxy's.
+* Lines of the log about ignored ones are rate limited.
 """
 
 from __future__ import annotations
@@ -27,13 +29,13 @@ from tele.tunnel.messages import auth_as_destination
 
 log = make_logger(__name__)
 
-#: Lines of the log about words that are not taken: in one go, and more each second.
+#: Lines of the log about ignored addresses: burst, and rate per second.
 LINES_BURST: Final = 20.0
 LINES_PER_SECOND: Final = 0.2
 
 
-class ProxyWords:
-    """Reads what proxies say before the connections that they pass on."""
+class ClientAddressReader:
+    """Reads the signed client address at the start of a connection."""
 
     def __init__(self, parts: Collaborators, cluster: str, clock: IReactorTime) -> None:
         self._parts = parts
@@ -52,17 +54,17 @@ class ProxyWords:
         if not size:
             return 0, None
         try:
-            visitor, _ = self._verifier.verify(
+            client, _ = self._verifier.verify(
                 data[:size],
                 wall_seconds(self._clock),
-                self._clock.seconds(),  # the date before our clock was set: hosts do not know yet
+                self._clock.seconds(),  # the date before our clock was set, which hosts still use
                 elapsed=self._clock.seconds(),
             )
         except ProtocolError as error:
             if self._lines.take("", self._clock.seconds()):
-                log.warn("the address that a proxy says is not taken: {why!s}", why=error)
+                log.warn("signed client address ignored", error=str(error))
             return size, None
-        return size, visitor.remote_addr
+        return size, client.remote_addr
 
     def _proxy_verifier(self) -> MemberVerifier:
         trusted = self._parts.authorities[AuthorityKind.HOST].trusted

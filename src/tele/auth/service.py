@@ -34,7 +34,7 @@ from tele.auth.members import Members
 from tele.auth.open_recordings import OpenRecordings
 from tele.auth.passwords import Passwords
 from tele.auth.presence import Hosts
-from tele.auth.proxy_messages import ProxyWords
+from tele.auth.proxy_messages import ClientAddressReader
 from tele.auth.recordings import Recordings
 from tele.auth.repository import Repository
 from tele.auth.session_ends import END_AFTER, SessionEnds
@@ -219,7 +219,7 @@ class AuthService(Service):
             identity=self._tls_identity,
             authorities=lambda: parts.authorities.trusted,
             on_refused=self._refused,
-            preface=ProxyWords(parts, self._cluster, self._reactor).read,
+            preface=ClientAddressReader(parts, self._cluster, self._reactor).read,
         )
         if not self.running:
             raise Unavailable("auth was stopped while it started")

@@ -1,16 +1,14 @@
 """How does a program run parts of tele? The names for embedders.
 
-Everything here takes values of :mod:`tele.config.values`, which a program may build by
-itself as well as read from a file, and gives Twisted services. Their ``ready`` fires when
-they serve.
+Functions take values of :mod:`tele.config.values`, which a program builds or reads from a file, and
+return Twisted services. Their ``ready`` fires when they serve.
 
 Invariants:
 
-* It composes and decides nothing: what a part does is in its own room.
+* It only composes: what a part does is in its own package.
 * Nothing is opened before a service is made or started, so that twistd may fork first.
-* A clock that is set back holds up no timer: what makes a service also calls
-  :func:`make_monotonic` with its reactor. A program that uses :mod:`tele.embed.ssh` only, or
-  has timers of its own before that, calls it first.
+* A clock that is set back delays no timer: making a service calls :func:`make_monotonic` with its
+  reactor. A program that uses :mod:`tele.embed.ssh` only, or has earlier timers, calls it first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is this machine called, and where do others reach it?"""
+"""What are the name and the address of this machine?"""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ _PROBES: Final = ((socket.AF_INET6, "2001:db8::1"), (socket.AF_INET, "192.0.2.1"
 
 
 def host_name() -> str:
-    """Return what people call this machine, as ``hostname`` prints it."""
+    """Return the name of this machine, as ``hostname`` prints it."""
     name = socket.gethostname()
     return name if re.fullmatch(HOST_NAME_PATTERN, name, re.ASCII) else "localhost"
 
 
 def is_wildcard(host: str) -> bool:
-    """Whether listening at ``host`` is listening on all interfaces."""
+    """Whether ``host`` means all interfaces."""
     return host in ("", "0.0.0.0", "::")  # noqa: S104  (compared, not bound)
 
 
 def public_address(listen: Address, given: Address | None, port: int) -> str:
-    """Return where others reach what listens at ``listen``, with the ``port`` it got.
+    """Return the public address of a service that listens at ``listen``, on ``port``.
 
-    An address of all interfaces becomes the one that this machine uses to reach others.
+    All interfaces become the address that this machine uses to reach others.
     """
     if given is not None:
         return str(given)
     host = listen.host
     if is_wildcard(host):
-        # What listens on ``::`` is reached over IPv4, too.
+        # A service on ``::`` is reached over IPv4, too.
         found = (_own_address(*probe) for probe in (_PROBES if host == "::" else _PROBES[1:]))
         host = next(filter(None, found), "127.0.0.1")
     return str(Address(host, port))

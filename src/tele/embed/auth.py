@@ -22,11 +22,11 @@ _SOCKET_PATH_LIMIT = 107
 LOCAL_SOCKET = "auth.sock"
 
 
-def _forget_dead_socket(path: Path) -> None:
+def _remove_dead_socket(path: Path) -> None:
     """Remove the socket of an auth that was killed, and Twisted's lock beside it.
 
-    That lock names a process. After a crash its number may be somebody else's, and auth
-    would not start until they end; so the socket itself says whether anybody listens.
+    That lock names a process id, which another process may have after a crash: auth would not start
+    until that ends. Whether the socket accepts a connection decides instead.
     """
     with socket.socket(socket.AF_UNIX) as probe:
         try:
@@ -35,14 +35,14 @@ def _forget_dead_socket(path: Path) -> None:
             path.unlink(missing_ok=True)
             path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
         except OSError:
-            return  # longer than an address may be: there is none
+            return  # the path is too long for a socket: there is none
 
 
 def auth_service(reactor: Any, config: AuthConfig, data_dir: Path) -> AuthService:
     """Return auth on the store and archive that ``config`` chooses.
 
-    Locks the part of ``data_dir`` and opens the store: call it when the process is the one that
-    will serve. Raises :class:`tele.errors.Conflict` when another process has locked it.
+    Locks auth's part of ``data_dir`` and opens the store: call it in the process that serves.
+    Raises :class:`tele.errors.Conflict` when another process has locked it.
     """
     make_monotonic(reactor)
     folder = private_folder(data_dir)
@@ -57,7 +57,7 @@ def auth_service(reactor: Any, config: AuthConfig, data_dir: Path) -> AuthServic
 def _locked(reactor: Any, config: AuthConfig, folder: Path, lock: DataDirLock) -> AuthService:
     surroundings = Surroundings(reactor, folder)
     local = folder / LOCAL_SOCKET
-    _forget_dead_socket(local)
+    _remove_dead_socket(local)
     archive = choose(IArchiveFactory, config.recordings, surroundings)
     sinks = [choose(IAuditSinkFactory, each, surroundings) for each in config.audit]
     return AuthService(

@@ -34,10 +34,8 @@ from tele.model.identity import Caller, HostRole, UserIdentity
 class ClusterService(MultiService):
     """The parts of one configuration, each started when those before it serve.
 
-    All of them are locked in data_dir before the first is started, until the last has stopped.
-
-    ``ready`` fires with this service when all of them serve, or fails with the error of
-    the first that cannot.
+    All are locked in data_dir before the first is started, until the last has stopped. ``ready``
+    fires with this service when all serve, or fails with the error of the first that cannot.
     """
 
     def __init__(self, reactor: Any, loaded: Loaded, parts: Sequence[str] = ()) -> None:
@@ -79,7 +77,7 @@ class ClusterService(MultiService):
         return Deferred.fromCoroutine(self._stop())
 
     def force(self) -> None:
-        """When it stops, or while it does: wait for no session."""
+        """When it stops, or while it does: do not wait for sessions."""
         for host in (self.node, self.proxy):
             if host is not None:
                 host.force()
@@ -92,7 +90,7 @@ class ClusterService(MultiService):
 
     @property
     def configured(self) -> tuple[str, ...]:
-        """The names of the parts that it runs."""
+        """The names of the parts that are run."""
         return tuple(part for part in self._parts if getattr(self._loaded.config, part) is not None)
 
     async def _start(self) -> None:
@@ -123,7 +121,7 @@ class ClusterService(MultiService):
     async def _join(
         self, join: JoinConfig | None, store: MemberStore, role: HostRole
     ) -> JoinSettings:
-        """Return how a host joins: as configured, or auth of this process by a token from it."""
+        """Return how a host joins: as configured, or the auth of this process, with a token."""
         if join is not None:
             return join_settings(join)
         config = self._loaded.config.auth
@@ -141,8 +139,8 @@ class ClusterService(MultiService):
 async def own_join(authority: IAuthority, role: HostRole | None) -> tuple[tuple[str, ...], str]:
     """Return the pins of the cluster's host authority, and a token for ``role`` if there is one.
 
-    A host beside its auth needs a token at its first start, and at a start after it was removed:
-    its owner starts it again. A certificate that has expired takes none.
+    A host in the process of its auth needs a token at its first start, and after it was removed. An
+    expired certificate needs none.
     """
     token = ""
     if role is not None:

@@ -1,6 +1,6 @@
 """How are nodes and proxies made from their configuration, with their membership?
 
-Invariant: what serves is stopped before what it needs, the membership last.
+Invariant: a service is stopped before those that it needs, the membership last.
 """
 
 from __future__ import annotations
@@ -81,14 +81,14 @@ def _token_reader(path: Path | None) -> Callable[[], str | None]:
         except OSError as error:
             raise InvalidInput(f"token_file {path}: {error.strerror}") from None
         except UnicodeDecodeError:
-            raise InvalidInput(f"token_file {path}: this is no token") from None
+            raise InvalidInput(f"token_file {path}: not a token") from None
 
     return read
 
 
 @implementer(IAuthority)
 class _AsMember:
-    """Auth, called as a member; for parts that are made before there is an identity."""
+    """Auth, called as ``member``, for parts that are made before there is an identity."""
 
     def __init__(self, member: Member) -> None:
         self._member = member
@@ -127,7 +127,7 @@ class HostService(MultiService):
         self.member.setServiceParent(self)
         self.serving.setServiceParent(self)
         super().startService()
-        member_ready.addCallbacks(self._joined, lambda _: None)  # what serves fails by it, too
+        member_ready.addCallbacks(self._joined, lambda _: None)  # serving fails with it, too
 
     def _joined(self, _: object) -> None:
         if IService.providedBy(self._recorder) and not self._stopped:
@@ -138,7 +138,7 @@ class HostService(MultiService):
         self.serving.force()
 
     async def _stop(self) -> None:
-        # What serves first: its last events and recordings still need the membership.
+        # Serving first: its last events and recordings still need the membership.
         for service in (self.serving, self._recorder, self.member):
             if IService.providedBy(service) and service.running:
                 await maybeDeferred(service.stopService)
@@ -153,7 +153,7 @@ class HostService(MultiService):
 
 
 def limits_of(config: NodeConfig | ProxyConfig) -> Limits:
-    """Return the bounds for whoever comes: also those that the process's descriptors set."""
+    """Return the limits of connections, as the configuration and the descriptors set them."""
     startups = PROXY_STARTUPS if isinstance(config, ProxyConfig) else STARTUPS
     limits = Limits(
         startups=startups,
@@ -173,7 +173,7 @@ def _encoded(names: Sequence[str] | None) -> tuple[bytes, ...] | None:
 
 
 def penalty_rules(config: PenaltiesConfig) -> PenaltyRules:
-    """Return what strangers are held responsible for."""
+    """Return the penalties of the configuration."""
     return PenaltyRules(
         crash=config.crash.total_seconds(),
         authfail=config.authfail.total_seconds(),
@@ -191,7 +191,7 @@ def penalty_rules(config: PenaltiesConfig) -> PenaltyRules:
 
 
 def open_store(config: NodeConfig | ProxyConfig, data_dir: Path) -> MemberStore:
-    """Open what a host remembers of its membership, in ``data_dir`` or in memory."""
+    """Open the store of a host's membership, in ``data_dir`` or in memory."""
     if isinstance(config, NodeConfig):
         if config.state is Keep.MEMORY:
             return MemoryStore()
@@ -202,7 +202,7 @@ def open_store(config: NodeConfig | ProxyConfig, data_dir: Path) -> MemberStore:
 def _agreeing(
     store: MemberStore, join: JoinSettings, role: HostRole, data_dir: Path
 ) -> MemberStore:
-    """Return ``store`` if what it keeps is of the cluster that ``join`` means; else close it."""
+    """Return ``store`` if its identity is of the cluster that ``join`` names; else close it."""
     try:
         check_kept_identity(store, join.pins, role, data_dir)
     except InvalidInput as error:
@@ -222,9 +222,9 @@ def node_service(
 ) -> HostService:
     """Return a node, which starts its membership itself.
 
-    ``join`` and ``store`` come from ``config`` if they are not given. ``recorder`` takes
-    part in every session in place of the one that ``config`` chooses. Raises
-    :class:`tele.errors.Conflict` when another process runs the node of ``data_dir``.
+    ``join`` and ``store`` come from ``config`` by default. ``recorder`` replaces the one that
+    ``config`` chooses. Raises :class:`tele.errors.Conflict` when another process runs the node of
+    ``data_dir``.
     """
     make_monotonic(reactor)
     lock = DataDirLock(private_folder(data_dir), HostRole.NODE.value)
@@ -322,8 +322,8 @@ def proxy_service(
 ) -> HostService:
     """Return a proxy, which starts its membership itself.
 
-    ``join`` and ``store`` come from ``config`` if they are not given. Raises
-    :class:`tele.errors.Conflict` when another process runs the proxy of ``data_dir``.
+    ``join`` and ``store`` come from ``config`` by default. Raises :class:`tele.errors.Conflict`
+    when another process runs the proxy of ``data_dir``.
     """
     make_monotonic(reactor)
     lock = DataDirLock(private_folder(data_dir), HostRole.PROXY.value)
@@ -349,8 +349,8 @@ def _locked_proxy(
     listen = config.listen
     https = None if config.https_cert is None else _given(reactor, config.https_cert)
     required = config.proxy_protocol is ProxyProtocol.REQUIRED
-    said = Presence(
-        # Not the machine's: the node on it has that one.
+    presence = Presence(
+        # Not the machine's name: its node has that one.
         name=config.name or f"{host_name()}-proxy",
         role=HostRole.PROXY,
         addresses=(public_address(listen, config.public_addr, listen.port),),
@@ -363,7 +363,7 @@ def _locked_proxy(
         reactor,
         store=_agreeing(store or open_store(config, data_dir), join, HostRole.PROXY, data_dir),
         settings=join,
-        presence=lambda: said,
+        presence=lambda: presence,
         network=network(dialer),
     )
     serving = ProxyService(

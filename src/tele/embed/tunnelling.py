@@ -1,7 +1,6 @@
-"""How does a node that knows only a proxy get to auth, and its visitors to it?
+"""How does a node that knows only a proxy reach auth, and how do clients reach the node?
 
-Invariant: before there is a tunnel, auth is reached over the proxy's port, which
-passes TLS on; then through the tunnel, end to end to auth in both cases.
+Invariant: TLS ends at auth: before there is a tunnel the proxy's port relays it, then the tunnel.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ DIAL_SECONDS = 10.0
 
 
 class Tunnelling:
-    """Tunnels of one node. ``member`` is set once it is made, before it is started."""
+    """The tunnels of a node. ``member`` is set before anything is started."""
 
     member: Member
 
@@ -52,7 +51,7 @@ class Tunnelling:
         self.network = network(dialer, self._auth_endpoint)
 
     def agents(self, serve: Serve, changed: Callable[[], None]) -> Agents:
-        """Make the tunnels; see :class:`tele.node.service.NodeService`."""
+        """Return the tunnels; see :class:`tele.node.service.NodeService`."""
         member = self.member
         self._agents = Agents(
             self._reactor,
@@ -87,7 +86,7 @@ class Tunnelling:
 
 @implementer(IStreamClientEndpoint)
 class _AuthEndpoint:
-    """Auth through a tunnel, or else where the proxy's port passes TLS on to it."""
+    """Auth, through a tunnel if there is one, or else through the proxy's port."""
 
     def __init__(
         self, agents: Callable[[], Agents | None], otherwise: IStreamClientEndpoint
@@ -107,5 +106,5 @@ class _AuthEndpoint:
                 try:
                     return await agents.open_auth(protocol)
                 except (TeleError, ConchError, DeferredTimeout, ConnectionLost) as error:
-                    _log.debug("auth is not reached through a tunnel: {why!r}", why=str(error))
+                    _log.debug("connection to auth through a tunnel failed", error=str(error))
         return await self._otherwise.connect(factory)

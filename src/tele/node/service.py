@@ -180,7 +180,7 @@ class NodeService(Service):
         if self._identity not in (None, identity):
             self._agents.renew()
         self._identity = identity
-        self._agents.look()
+        self._agents.check()
 
     def _labels_changed(self) -> None:
         self._realm.look()

@@ -1,1 +1,1 @@
-"""Connections that leave this machine: directly, or through a proxy of its network."""
+"""How do connections leave this machine: directly, or through an egress proxy of its network?"""

@@ -1,9 +1,8 @@
 """Where are the plugins that ``kind:arguments`` in a configuration chooses?
 
-In modules of this package, and of every folder ``tele/plugins`` on Python's path that has
-no ``__init__.py`` (see :func:`twisted.plugin.pluginPackagePaths`). Each module has
-factories as attributes: objects that provide :class:`twisted.plugin.IPlugin` and one of
-the factory interfaces of :mod:`tele.interfaces`.
+In modules of this package, and of every directory ``tele/plugins`` on Python's path without an
+``__init__.py`` (see :func:`twisted.plugin.pluginPackagePaths`). Module attributes that provide
+:class:`twisted.plugin.IPlugin` and a factory interface of :mod:`tele.interfaces` are factories.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is a subsystem that is a command? What sshd's ``Subsystem NAME COMMAND`` is."""
+"""How does a command serve a subsystem? As with sshd's ``Subsystem NAME COMMAND``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tele.interfaces import ISubsystem, SubsystemSession
 @implementer(ISubsystem)
 @frozen
 class CommandSubsystem:
-    """Runs ``line`` for whoever asks for ``name``."""
+    """Runs the command ``line`` for the subsystem ``name``."""
 
     name: str
     line: str

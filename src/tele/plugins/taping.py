@@ -1,7 +1,7 @@
-"""What does the recorder ``tape`` consist of? A recorder, its spool, and what uploads it.
+"""What does the recorder ``tape`` consist of? A recorder, its spool, and an uploader.
 
-It is a service, too: whoever runs the host starts it when the host is a member, because
-what an earlier process left open is closed and signed then.
+It is a service, too, which is started when the host is a member: recordings that an earlier process
+left open are closed and signed then.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tele.recording.upload import Uploader
 
 @implementer(IRecorder)
 class Taping(Service):
-    """Records into the folder ``spool`` of data_dir, and uploads to auth."""
+    """Records into the directory ``spool`` of data_dir, and uploads to auth."""
 
     def __init__(self, surroundings: RecorderSurroundings) -> None:
         self._recorder = TapeRecorder(
@@ -37,12 +37,12 @@ class Taping(Service):
         return self._recorder.open(start)
 
     def startService(self) -> None:
-        """Upload all that is there, and close what an earlier process left open."""
+        """Upload what is in the spool, and close what an earlier process left open."""
         super().startService()
         self._uploader.start()
 
     def stopService(self) -> Deferred[None]:
-        """Write and sync what there is; the rest is uploaded after the next start."""
+        """Write and sync open recordings; they are uploaded after the next start."""
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 

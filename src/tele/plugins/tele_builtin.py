@@ -1,4 +1,4 @@
-"""Which plugins ship with tele? Their kinds; the things themselves are imported when made."""
+"""Which plugins ship with tele? Their factories, which import an implementation on use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tele.interfaces import (
 
 
 def _path(arguments: str, surroundings: Surroundings, default: str) -> Path:
-    """Return the path that ``arguments`` name; a relative one counts from ``data_dir``."""
+    """Return the path in ``arguments``, relative to ``data_dir``."""
     return surroundings.data_dir / (arguments or default)
 
 
@@ -43,7 +43,7 @@ class _Sqlite:
 @implementer(IPlugin, IBackendFactory)
 class _Memory:
     kind = "memory"
-    help = "memory - nothing is kept; for tests"
+    help = "memory - nothing is stored; for tests"
 
     def make(self, arguments: str, surroundings: Surroundings) -> IBackend:
         from tele.store.memory import MemoryBackend
@@ -56,7 +56,7 @@ class _Memory:
 @implementer(IPlugin, IArchiveFactory)
 class _Directory:
     kind = "dir"
-    help = "dir[:PATH] - a folder, recordings in data_dir by default"
+    help = "dir[:PATH] - a directory, recordings in data_dir by default"
 
     def make(self, arguments: str, surroundings: Surroundings) -> IArchive:
         from tele.recording.archive import DirectoryArchive

@@ -1,1 +1,1 @@
-"""The cluster's one door: told apart by first bytes, then TLS for auth, HTTPS, or SSH."""
+"""The proxy: one port for SSH, HTTPS and TLS to auth, which the first bytes tell apart."""

@@ -1,14 +1,13 @@
 """Which server and which protocol does a TLS client ask for?
 
-Reads just enough of a ClientHello (RFC 8446, section 4.1.2) to route the stream
-without touching it: the server name (RFC 6066) and the protocols offered by ALPN
-(RFC 7301).
+Parses as much of a ClientHello (RFC 8446, section 4.1.2) as routing needs: the server name
+(RFC 6066) and the protocols offered by ALPN (RFC 7301).
 
 Invariants:
 
-* No bytes are changed or kept; the answer is a value, "not yet", or a ProtocolError.
-* Every length is checked against what holds it; nothing is read twice or skipped blindly.
-* A ClientHello is at most :data:`LIMIT` bytes here. Real ones are below 2 KiB.
+* The stream is not changed; the result is a value, "not yet", or a ProtocolError.
+* Every length is checked against the bytes that contain it; no byte is parsed twice.
+* A ClientHello has at most :data:`LIMIT` bytes here. Real ones are below 2 KiB.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class ClientHello:
 
 
 class _Reader:
-    """A cursor over bytes whose every step is checked."""
+    """A cursor over bytes that checks every length."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -56,12 +55,12 @@ class _Reader:
         return int.from_bytes(self.take(size), "big")
 
     def vector(self, size: int) -> bytes:
-        """A length of ``size`` bytes and what it counts."""
+        """A length of ``size`` bytes, and as many bytes."""
         return self.take(self.number(size))
 
 
 class ClientHelloReader:
-    """Reads the start of a TLS stream as it comes, looking at each byte once."""
+    """Parses the start of a TLS stream as it arrives."""
 
     def __init__(self) -> None:
         self._read = 0
@@ -70,7 +69,7 @@ class ClientHelloReader:
         self._message = bytearray()
 
     def feed(self, data: bytes) -> ClientHello | None:
-        """Take what came next; None means that more is needed.
+        """Parse the next bytes; None: more are needed.
 
         Raises :class:`ProtocolError` when this cannot become a ClientHello.
         """
@@ -98,13 +97,13 @@ class ClientHelloReader:
             return
         head, self._head = self._head, b""
         length = int.from_bytes(head[3:5], "big")
-        # A record holds at most 2**14 bytes, and an empty one only stalls (RFC 8446, 5.1).
+        # A record has at most 2**14 bytes, and an empty one only delays (RFC 8446, 5.1).
         if head[0] != HANDSHAKE or head[1] != 3 or not 0 < length <= 1 << 14:
             raise ProtocolError("not a TLS handshake record")
         self._left = length
 
     def _size(self) -> int | None:
-        """Return how long the message says that it is, or None."""
+        """Return the length of the message, or None while it is not known."""
         if self._message and self._message[0] != _CLIENT_HELLO:
             raise ProtocolError("the TLS stream does not begin with a ClientHello")
         if len(self._message) < 4:
@@ -116,7 +115,7 @@ class ClientHelloReader:
 
 
 def parse_client_hello(data: bytes) -> ClientHello | None:
-    """Read the start of a TLS stream; None means that more bytes are needed.
+    """Parse the start of a TLS stream; None: more bytes are needed.
 
     Raises :class:`ProtocolError` when this cannot become a ClientHello.
     """

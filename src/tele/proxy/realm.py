@@ -1,9 +1,9 @@
-"""Who may log in to a proxy's SSH: users who pass through, nodes, and other proxies.
+"""Who may log in to a proxy's SSH server? Users, nodes and other proxies, each with their avatar.
 
 Invariants:
 
-* The certificate says what somebody is; what they may do here follows from that alone.
-* A host that is locked gets no tunnel.
+* The certificate alone decides which avatar it is.
+* A locked host gets none.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from tele.tunnel.acceptor import AgentAvatar
 
 @implementer(IRealm)
 class ProxyRealm:
-    """Makes the avatar for whoever logs in.
+    """Makes the avatar of a login.
 
-    ``agent`` and ``peer`` make those of nodes and of other proxies; ``refuses(host)`` says
-    why a host may not be served, or nothing.
+    ``agent`` and ``peer`` make those of nodes and of other proxies; ``refuses(host)`` returns why a
+    host is refused, or nothing.
     """
 
     def __init__(
@@ -69,4 +69,4 @@ class ProxyRealm:
             return self._agent(credentials)
         if host.role is HostRole.PROXY:
             return self._peer(credentials)
-        raise AccessDenied(f"a proxy has nothing for a host that is {host.role.value}", "role")
+        raise AccessDenied(f"a proxy does not admit a host of the role {host.role.value}", "role")

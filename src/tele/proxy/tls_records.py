@@ -1,14 +1,14 @@
-"""How far has a TLS connection come that passes through here, as far as one can see from outside?
+"""Has the server answered the end of a TLS handshake that the proxy relays?
 
-From the server's first encrypted records on, everything but the types and lengths of records is
-secret (RFC 8446, section 5.2): both the end of a handshake and data look like application data.
-So a connection counts as answered when the server has spoken encrypted, then the client, and
-then the server again: by then the client has sent its Finished, or the server closes.
+From the server's first encrypted records on, only the types and lengths of records are visible
+(RFC 8446, section 5.2): the end of a handshake and data both look like application data. A
+connection counts as answered when the server has sent encrypted records, then the client, then the
+server again: by then the client has sent its Finished, or the server closes.
 
 Invariants:
 
-* Nothing is kept but five bytes of a head, and each record is looked at once.
-* What is no TLS is never answered; it is the server's to refuse.
+* Only the five bytes of a record header are kept, and each record is parsed once.
+* A stream that is not TLS is never answered; the server refuses it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class RecordTypes:
     _left: int = 0
 
     def feed(self, data: bytes) -> None:
-        """Go on to the end of ``data``, or to the first record of application data."""
+        """Parse ``data`` up to its end, or to the first record of application data."""
         at = 0
         while at < len(data) and not self.encrypted:
             if self._left:
@@ -49,14 +49,14 @@ class RecordTypes:
 
 @define
 class Handshake:
-    """Both directions. ``answered``: the client's part of the handshake was answered."""
+    """Both directions. ``answered``: the server has answered the client's part of the handshake."""
 
     answered: bool = False
     _client: RecordTypes = field(factory=RecordTypes)
     _server: RecordTypes = field(factory=RecordTypes)
 
     def client_sent(self, data: bytes) -> None:
-        """The client sent ``data``. What it sends before the server does is no Finished."""
+        """The client sent ``data``. Before the server's encrypted records there is no Finished."""
         if self._server.encrypted:
             self._client.feed(data)
 

@@ -1,1 +1,1 @@
-"""How a client gets to a node: which nodes there are, the best route, and how it is dialled."""
+"""How does a client get to a node? The index of nodes, the plan of routes, and the dialer."""

@@ -1,1 +1,1 @@
-"""A page for each service of twistd."""
+"""One module for each service of twistd."""

@@ -2,11 +2,11 @@
 
 Invariants:
 
-* A mistake in the configuration ends twistd with status 2 and all mistakes on standard
-  error, before anything is started.
+* An invalid configuration ends twistd with status 2 and all errors on standard error, before
+  anything is started.
 * A data_dir that another process uses ends it with status 1, before it becomes a daemon. It is
-  locked after that, when twistd has the account that it shall have.
-* What cannot start ends the process with status 1 and one sentence in the log.
+  locked after that, when twistd has switched to its account.
+* A service that cannot start ends the process with status 1 and one line in the log.
 """
 
 from __future__ import annotations
@@ -37,42 +37,42 @@ from tele.text import printable_lines
 _log = make_logger(__name__)
 
 
-#: What the file says on the log. twistd finds an observer by its name only.
-_said: list[LogConfig] = []
+#: The log settings of the file. twistd finds an observer by its name only.
+_log_configs: list[LogConfig] = []
 
 
 def observer() -> LineObserver:
-    """Return what writes the log, for ``twistd --logger``."""
-    said = _said[-1] if _said else LogConfig()
-    return log_observer(sys.stderr, LogFormat(said.format.value), said.level.value)
+    """Return the log observer, for ``twistd --logger``."""
+    config = _log_configs[-1] if _log_configs else LogConfig()
+    return log_observer(sys.stderr, LogFormat(config.format.value), config.level.value)
 
 
 class Options(UsageOptions):
-    """Only the name of the file: everything else is in it."""
+    """The name of the configuration file."""
 
     optParameters = [["config", "c", "/etc/tele/tele.yaml", "The configuration file."]]
     loaded: Loaded
 
     def postOptions(self) -> None:
-        """Read the file, and let it decide how this process logs."""
+        """Read the file, and log as it says."""
         try:
             self.loaded = load_config(Path(self["config"]))
         except ConfigError as error:
             print(printable_lines(error), file=sys.stderr)
             sys.exit(error.exit_code)
         twistd: Any = self.parent
-        said = self.loaded.config.log
+        log_config = self.loaded.config.log
         if (
             twistd is not None
             and twistd.get("nodaemon")
             and not (twistd.get("logger") or twistd.get("logfile") or twistd.get("syslog"))
         ):
-            _said.append(said)
+            _log_configs.append(log_config)
             twistd["logger"] = f"{__name__}.observer"
 
 
 def make(options: Options, parts: Sequence[str]) -> IService:
-    """Return the service that runs ``parts`` (empty: all there are) of the configuration."""
+    """Return the service that runs ``parts`` (empty: all) of the configuration."""
     from twisted.internet import reactor
 
     make_monotonic(reactor)
@@ -89,14 +89,14 @@ def make(options: Options, parts: Sequence[str]) -> IService:
     except Conflict as error:
         print(printable_lines(error), file=sys.stderr)
         sys.exit(error.exit_code)
-    service.ready.addErrback(_give_up, reactor)
+    service.ready.addErrback(_exit_with_error, reactor)
     any_reactor: Any = reactor
-    any_reactor.addSystemEventTrigger("before", "shutdown", _force_when_told_again, service)
+    any_reactor.addSystemEventTrigger("before", "shutdown", _force_on_second_signal, service)
     return service
 
 
-def _force_when_told_again(service: ClusterService) -> None:
-    """While sessions have time to end, a second signal ends them."""
+def _force_on_second_signal(service: ClusterService) -> None:
+    """During the grace period of sessions a second signal ends it."""
     from twisted.internet import reactor
 
     any_reactor: Any = reactor
@@ -104,14 +104,14 @@ def _force_when_told_again(service: ClusterService) -> None:
         signal.signal(number, lambda *_: any_reactor.callFromThread(service.force))
 
 
-def _give_up(failure: Failure, reactor: Any) -> None:
+def _exit_with_error(failure: Failure, reactor: Any) -> None:
     if failure.check(CancelledError):
-        return  # it was told to stop while it started
+        return  # it was stopped while it started
     if failure.check(TeleError):
-        _log.error("cannot start: {error}", error=str(failure.value))
+        _log.error("cannot start", error=str(failure.value))
     else:
         _log.failure("cannot start", failure)
-    # twistd has no way to end with a status; the last handler to be added runs first.
+    # twistd cannot exit with a status; the handler that was added last runs first.
     atexit.register(os._exit, 1)
     if reactor.running:
         reactor.stop()

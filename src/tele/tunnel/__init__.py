@@ -1,1 +1,1 @@
-"""How are machines reached that nobody can dial? Over connections that they made themselves."""
+"""How are nodes reached that cannot be dialled? Through tunnels, SSH connections that they open."""

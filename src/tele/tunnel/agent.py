@@ -1,14 +1,13 @@
 """How does a node keep one tunnel to a proxy?
 
-Twisted's ``ClientService`` dials, waits and dials again; what it sees as one connection is
-a whole tunnel: an SSH connection with the proxy's certificate checked, ours accepted, and
-the proxy told that visitors are welcome.
+Twisted's ``ClientService`` dials and reconnects. Its connection is a whole tunnel: an SSH
+connection with both host certificates verified, on which the proxy has accepted :data:`TUNNEL`.
 
 Invariants:
 
-* A visitor's channel gets the node's SSH server and nothing else; other channels are refused.
-* Whoever is let go of takes no new visitors and lasts as long as those that it has.
-* The same trouble is logged once, however often it is run into.
+* A client's channel reaches the node's SSH server and nothing else; other channels are refused.
+* A tunnel that is released gets no new clients, and lasts as long as those that it has.
+* The same error is logged once, however often it occurs.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from twisted.internet.interfaces import (
     IDelayedCall,
     IProtocol,
     IProtocolFactory,
+    IReactorTime,
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Factory, Protocol
@@ -47,17 +47,17 @@ from tele.tunnel.relayed_channels import CHANNELS_LIMIT
 
 log = make_logger(__name__)
 
-#: How long a proxy has to take us in, from dialling on, in seconds.
+#: Time limit to connect and log in to a proxy, in seconds.
 LOGIN_SECONDS: Final = 20.0
-#: How long calls of our own may go on, on a tunnel that has no visitors any more, in seconds.
+#: How long calls of our own may go on, on a released tunnel without clients, in seconds.
 CALLS_SECONDS: Final = 5.0
-#: The longest pause before we dial again what led to a proxy that we have already, in seconds: a
-#: balancer may lead us there each time, and each time costs the proxy a login.
-IN_VAIN_SECONDS: Final = 300.0
+#: The longest pause after an address led to a proxy that has a tunnel already, in seconds: a load
+#: balancer may lead there each time, and each time costs the proxy a login.
+DUPLICATE_SECONDS: Final = 300.0
 #: A tunnel that lasted for less counts as an attempt that failed, in seconds.
-STEADY: Final = 30.0
+STEADY_SECONDS: Final = 30.0
 
-#: Makes the server's end for a visitor from (host, port); None: no more visitors.
+#: Returns the server's protocol for a client at (host, port); None: no new clients.
 Serve = Callable[[tuple[str, int]], IProtocol | None]
 
 
@@ -70,15 +70,15 @@ class AgentConnection(SSHConnection):
         super().__init__()
         #: The proxy at the other end, once that is known.
         self.proxy: HostIdentity | None = None
-        #: Takes no new visitors: we, or the proxy, are done with it.
-        self.leaving = False
-        self.left: Callable[[], None] = lambda: None
-        self.lost: Callable[[], None] = lambda: None
+        #: Whether it gets no new clients: it was released, or the proxy is stopping.
+        self.is_draining = False
+        self.on_draining: Callable[[], None] = lambda: None
+        self.on_lost: Callable[[], None] = lambda: None
         self._host_id = host_id
         self._serve = serve
         self._ending = False
         #: Whether it is over.
-        self.ended = False
+        self.has_ended = False
         self._end: IDelayedCall | None = None
 
     @property
@@ -87,29 +87,29 @@ class AgentConnection(SSHConnection):
         return "" if self.proxy is None else self.proxy.host_id
 
     def getChannel(self, channelType: bytes, windowSize: int, maxPacket: int, data: bytes) -> Any:
-        """Let a visitor in."""
+        """Return the channel of a client."""
         if channelType != CLIENT:
-            raise ConchError("a tunnel has visitors only", UNKNOWN_CHANNEL_TYPE)
-        visitor = ClientAddress.decode(data)
-        if visitor.host_id != self._host_id:
-            raise Unreachable("that is another node")
-        protocol = self._serve(visitor.remote_addr)
+            raise ConchError("a tunnel has client channels only", UNKNOWN_CHANNEL_TYPE)
+        client = ClientAddress.decode(data)
+        if client.host_id != self._host_id:
+            raise Unreachable("the client is for another node")
+        protocol = self._serve(client.remote_addr)
         if protocol is None:
-            raise ConchError("the node takes no more visitors now", RESOURCE_SHORTAGE)
+            raise ConchError("the node accepts no more clients now", RESOURCE_SHORTAGE)
         return _ClientChannel(
             protocol,
-            peer_address(visitor.remote_addr),
+            peer_address(client.remote_addr),
             peer_address(self.transport.local_addr()),
             remoteWindow=windowSize,
             remoteMaxPacket=maxPacket,
         )
 
     def gotGlobalRequest(self, requestType: bytes, data: bytes) -> Any:
-        """The proxy says that it goes, or asks whether we are alive."""
+        """Handle :data:`LEAVING` and keepalives."""
         if requestType == LEAVING:
-            if not self.leaving:
-                self.leaving = True
-                self.left()
+            if not self.is_draining:
+                self.is_draining = True
+                self.on_draining()
             return True
         return super().gotGlobalRequest(requestType, data)
 
@@ -117,9 +117,9 @@ class AgentConnection(SSHConnection):
         super()._close_channel(channel)
         self._end_if_empty()
 
-    def let_go(self) -> None:
-        """End when the last visitor has left."""
-        self.leaving = self._ending = True
+    def release(self) -> None:
+        """Close the connection when the last client has disconnected."""
+        self.is_draining = self._ending = True
         self._end_if_empty()
 
     def _end_if_empty(self) -> None:
@@ -128,7 +128,7 @@ class AgentConnection(SSHConnection):
         if not self.channels:
             self.transport.loseConnection()
         elif self._end is None and not any(c.name == CLIENT for c in self.channels.values()):
-            # What is left are calls of our own: those that run get their answers.
+            # Only calls of our own are left: those that run get their responses.
             self._end = self.transport.clock.callLater(CALLS_SECONDS, self._end_now)
 
     def _end_now(self) -> None:
@@ -141,35 +141,35 @@ class AgentConnection(SSHConnection):
             self._end.cancel()
             self._end = None
         super().serviceStopped()
-        self.ended = True
-        self.lost()
+        self.has_ended = True
+        self.on_lost()
 
 
 class _ClientChannel(StreamChannel):
-    """What a visitor's SSH connection to this node runs over."""
+    """The transport of a client's SSH connection to this node."""
 
     name = CLIENT
 
 
-class _Hold(Protocol):
-    """What ``ClientService`` holds of a tunnel."""
+class _TunnelHandle(Protocol):
+    """The protocol that ``ClientService`` sees of a tunnel."""
 
 
 @frozen
-class _HoldTransport:
-    """The little of a transport that ``ClientService`` uses: when it lets go, visitors stay."""
+class _TunnelHandleTransport:
+    """The transport that ``ClientService`` sees: when it disconnects, clients stay."""
 
     _agent: Agent
 
     def loseConnection(self) -> None:
-        """Let go of the tunnel."""
-        self._agent.let_go()
+        """Release the tunnel."""
+        self._agent.release()
 
 
 @implementer(IStreamClientEndpoint)
 @frozen
 class _TunnelEndpoint:
-    """Dials the proxy that ``agent`` is for, up to a tunnel."""
+    """Connects up to a tunnel."""
 
     _agent: Agent
 
@@ -179,24 +179,24 @@ class _TunnelEndpoint:
 
 
 @frozen(eq=False)
-class Means:
-    """What all agents of a node have in common.
+class AgentContext:
+    """What all agents of a node share.
 
-    ``host_id()``, ``identity()`` and ``verifier()`` are asked anew for each connection;
-    ``endpoint(address)`` dials; ``taken(proxy_id)`` says whether there is a tunnel to that proxy
-    already, or will be; ``refuses(proxy)`` says why it is not dealt with, or nothing;
-    ``changed()`` hears of every tunnel that comes or goes, and of every failure; ``connections``
-    are all that were made, those included that stay for their last visitors only.
+    ``host_id()``, ``identity()`` and ``verifier()`` are called for each connection.
+    ``endpoint(address)`` returns an endpoint. ``has_tunnel(proxy_id)``: there is a tunnel to that
+    proxy, or one is being requested. ``refuses(proxy)`` returns why a proxy is refused, or nothing.
+    ``changed()`` is called when a tunnel opens, closes or fails. ``connections`` are all, released
+    ones included.
     """
 
-    reactor: Any
+    reactor: IReactorTime
     host_id: Callable[[], str]
     instance: bytes
     identity: Callable[[], ClientIdentity]
     verifier: Callable[[], MemberVerifier]
     serve: Serve
     endpoint: Callable[[str], IStreamClientEndpoint]
-    taken: Callable[[str], bool]
+    has_tunnel: Callable[[str], bool]
     refuses: Callable[[HostIdentity], str]
     changed: Callable[[], None] = field(repr=False)
     limits: Limits
@@ -206,45 +206,45 @@ class Means:
 class Agent:
     """Keeps a tunnel to the proxy that is reached at ``addresses()``."""
 
-    def __init__(self, means: Means, addresses: Callable[[], tuple[str, ...]]) -> None:
+    def __init__(self, context: AgentContext, addresses: Callable[[], tuple[str, ...]]) -> None:
         self.connection: AgentConnection | None = None
-        #: The proxy that is being asked for a tunnel.
-        self.asking = ""
-        #: Whether the last attempt failed, or the proxy is going away.
+        #: The id of the proxy to which :data:`TUNNEL` was sent.
+        self.requesting = ""
+        #: Whether the last attempt failed, or the proxy is stopping.
         self.failing = False
-        self._means = means
+        self._context = context
         self.addresses = addresses
         self._turn = 0
-        self._trouble = ""
-        self._hold: Any = None
+        self._error = ""
+        self._handle: Any = None
         self._since = 0.0
-        self._short = 0
-        self._in_vain = 0
-        factory = Factory.forProtocol(_Hold)
+        self._short_lived = 0
+        self._duplicates = 0
+        factory = Factory.forProtocol(_TunnelHandle)
         factory.noisy = False
         self._service = ClientService(
-            _TunnelEndpoint(self), factory, retryPolicy=self._pause, clock=means.reactor
+            _TunnelEndpoint(self), factory, retryPolicy=self._pause, clock=context.reactor
         )
 
     @property
     def works(self) -> bool:
-        """Whether visitors may come through it."""
+        """Whether it has a tunnel that gets clients."""
         return self.connection is not None and not self.failing
 
     def start(self) -> None:
-        """Begin to dial."""
+        """Connect, and reconnect from now on."""
         self._service.startService()
 
     def stop(self) -> None:
-        """Dial no more; a tunnel that is there ends when its last visitor has left."""
+        """Reconnect no more, and release the tunnel."""
         stopping: Any = self._service.stopService()
-        stopping.addErrback(lambda failure: log.failure("an agent does not stop", failure))
+        stopping.addErrback(lambda failure: log.failure("agent did not stop", failure))
 
     def _pause(self, failed_attempts: int) -> float:
-        """Return how long to wait; longer, too, for a proxy that takes us in and drops us."""
-        if self._in_vain:
-            return backoff(self._in_vain, longest=IN_VAIN_SECONDS)
-        return backoff(failed_attempts + self._short)
+        """Return how long to wait; short tunnels count as failed attempts."""
+        if self._duplicates:
+            return backoff(self._duplicates, longest=DUPLICATE_SECONDS)
+        return backoff(failed_attempts + self._short_lived)
 
     async def dial(self, factory: IProtocolFactory) -> IProtocol:
         """Make one attempt; raises a :class:`TeleError`."""
@@ -253,98 +253,99 @@ class Agent:
         except CancelledError:
             raise
         except Exception as error:
-            self._in_vain = self._in_vain + 1 if isinstance(error, Conflict) else 0
+            self._duplicates = self._duplicates + 1 if isinstance(error, Conflict) else 0
             self._failed(str(error))
             raise
         self.connection = connection
-        self._in_vain = 0
+        self._duplicates = 0
         self.failing = False
-        self._trouble = ""
-        self._since = self._means.reactor.seconds()
-        log.info("tunnel to proxy {proxy!r} is up", proxy=connection.proxy_id)
-        connection.left = self._proxy_leaves
-        connection.lost = self._lost
-        if connection.leaving:
+        self._error = ""
+        self._since = self._context.reactor.seconds()
+        log.info("tunnel opened", proxy=connection.proxy_id)
+        connection.on_draining = self._proxy_drains
+        connection.on_lost = self._on_lost
+        if connection.is_draining:
             self.failing = True
-        hold: Any = factory.buildProtocol(peer_address(("", 0)))
-        self._hold = hold
-        hold.makeConnection(_HoldTransport(self))
-        self._means.changed()
-        made: IProtocol = hold
+        handle: Any = factory.buildProtocol(peer_address(("", 0)))
+        self._handle = handle
+        handle.makeConnection(_TunnelHandleTransport(self))
+        self._context.changed()
+        made: IProtocol = handle
         return made
 
     async def _connect(self) -> AgentConnection:
-        means = self._means
+        context = self._context
         addresses = self.addresses()
         if not addresses:
-            raise Unreachable("the proxy has no address any more")
+            raise Unreachable("the proxy has no address now")
         self._turn += 1
         address = addresses[self._turn % len(addresses)]
-        made = AgentConnection(means.host_id(), means.serve)
+        made = AgentConnection(context.host_id(), context.serve)
         logging_in = connect(
-            means.reactor,
-            means.endpoint(address),
-            verify_host=means.verifier(),
-            identity=means.identity(),
+            context.reactor,
+            context.endpoint(address),
+            verify_host=context.verifier(),
+            identity=context.identity(),
             connection=lambda: made,
-            limits=means.limits,
+            limits=context.limits,
         )
         try:
-            await logging_in.addTimeout(LOGIN_SECONDS, means.reactor)
+            await logging_in.addTimeout(LOGIN_SECONDS, context.reactor)
         except TeleError as error:
             raise Unreachable(f"proxy at {address}: {error}") from None
         except Exception as error:
             raise Unreachable(f"proxy at {address}: {type(error).__name__}") from None
         proxy: HostIdentity = made.transport.host.identity
         made.proxy = proxy
-        means.connections.add(made)
-        if means.taken(made.proxy_id):
+        context.connections.add(made)
+        if context.has_tunnel(made.proxy_id):
             made.transport.loseConnection()
             raise Conflict(f"{address} led to proxy {made.proxy_id}, which has a tunnel already")
-        problem = means.refuses(proxy)
+        problem = context.refuses(proxy)
         if problem:
             made.transport.loseConnection()
             raise AccessDenied(f"proxy at {address}: {problem}", "refused")
-        # Behind a balancer another agent may be led to the same proxy meanwhile.
-        self.asking = made.proxy_id
+        # Behind a load balancer another agent may be led to the same proxy meanwhile.
+        self.requesting = made.proxy_id
         try:
             welcome: Deferred[Any] = made.sendGlobalRequest(
-                TUNNEL, Hello(means.instance).encode(), wantReply=1
+                TUNNEL, Hello(context.instance).encode(), wantReply=1
             )
-            await welcome.addTimeout(LOGIN_SECONDS, means.reactor)
+            await welcome.addTimeout(LOGIN_SECONDS, context.reactor)
         except Exception:
             made.transport.loseConnection()
-            raise Unreachable(f"proxy at {address} takes no tunnels") from None
+            raise Unreachable(f"proxy at {address} accepts no tunnels") from None
         finally:
-            self.asking = ""
+            self.requesting = ""
         return made
 
-    def _failed(self, trouble: str) -> None:
+    def _failed(self, error: str) -> None:
         self.failing = True
-        if trouble != self._trouble:
-            self._trouble = trouble
-            log.warn("no tunnel: {trouble!r}; dialling on", trouble=trouble)
-        self._means.changed()
+        if error != self._error:
+            self._error = error
+            log.warn("tunnel failed", error=error)
+        self._context.changed()
 
-    def _proxy_leaves(self) -> None:
-        log.info("a proxy is going away; its visitors stay until it is gone")
+    def _proxy_drains(self) -> None:
+        if self.connection is not None:
+            log.info("proxy is stopping", proxy=self.connection.proxy_id)
         self.failing = True
-        self._means.changed()
+        self._context.changed()
 
-    def let_go(self) -> None:
-        """Do without the tunnel that is there: it ends when its last visitor has left."""
+    def release(self) -> None:
+        """Release the tunnel: it is closed when its last client has disconnected."""
         connection = self.connection
         if connection is not None:
-            connection.lost = connection.left = lambda: None
-            self._lost()
-            connection.let_go()
+            connection.on_lost = connection.on_draining = lambda: None
+            self._on_lost()
+            connection.release()
 
-    def _lost(self) -> None:
+    def _on_lost(self) -> None:
         self.connection = None
-        lasted = self._means.reactor.seconds() - self._since
-        self._short = 0 if lasted >= STEADY else self._short + 1
-        hold, self._hold = self._hold, None
-        self._means.changed()
-        if hold is not None:
-            # Not from within what ClientService is doing now.
-            self._means.reactor.callLater(0, hold.connectionLost, Failure(ConnectionDone()))
+        lasted = self._context.reactor.seconds() - self._since
+        self._short_lived = 0 if lasted >= STEADY_SECONDS else self._short_lived + 1
+        handle, self._handle = self._handle, None
+        self._context.changed()
+        if handle is not None:
+            # ClientService may be calling us now.
+            self._context.reactor.callLater(0, handle.connectionLost, Failure(ConnectionDone()))

@@ -2,10 +2,10 @@
 
 Invariants:
 
-* As many as asked for, to the proxies that this node prefers among those that the cluster
-  has; one that cannot be reached, or is going away, is replaced at once and dialled on.
-* With none known, whoever answers at the address that we joined at.
-* Nobody who visits is cut off because another proxy is liked better.
+* As many as configured, to the proxies that the node prefers. One that is unreachable or stopping
+  is replaced at once, and is dialled until it answers.
+* While no proxy is known, to the proxy that answers at the address that the node joined at.
+* No client is disconnected because another proxy is preferred.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocol, IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocol, IReactorTime, IStreamClientEndpoint
 
 from tele.admission.limits import Limits
 from tele.conch.client.transport import ClientIdentity, MemberVerifier
@@ -24,30 +23,30 @@ from tele.conch.connection.stream import open_stream
 from tele.errors import Unreachable
 from tele.model.api.members import Proxy
 from tele.model.identity import HostIdentity
-from tele.tunnel.agent import Agent, AgentConnection, Means, Serve
+from tele.tunnel.agent import Agent, AgentConnection, AgentContext, Serve
 from tele.tunnel.messages import AUTH, INSTANCE_SIZE
 from tele.tunnel.proxy_choice import preferred, wanted
 from tele.tunnel.relayed_channels import OPEN_SECONDS
 
-#: Stands for whichever proxy answers where we joined.
+#: The key of the proxy that answers at the address that the node joined at.
 _ANY = ""
 
 
 class Agents:
     """A node's tunnels.
 
-    :param host_id: the node's id, which is another one when it joins anew.
-    :param count: to how many proxies to keep one.
-    :param proxies: the cluster's proxies that may be dialled, as they are known now.
-    :param bootstrap: addresses for when none is known.
-    :param changed: hears that :attr:`proxy_ids` changed.
-    :param limits: bounds of the connections, how long a silent proxy lives among them.
-    :param refuses: says of a proxy why it is not dealt with, such as a lock, or nothing.
+    :param host_id: returns the node's id, which changes when it joins again.
+    :param count: the number of tunnels, each to another proxy.
+    :param proxies: returns the cluster's proxies that may be dialled.
+    :param bootstrap: addresses that are used while no proxy is known.
+    :param changed: called when :attr:`proxy_ids` has changed.
+    :param limits: limits of the connections, keepalives among them.
+    :param refuses: returns why a proxy is refused, such as a lock, or nothing.
     """
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorTime,
         host_id: Callable[[], str],
         *,
         count: int,
@@ -66,14 +65,14 @@ class Agents:
         self._count = count
         self._proxies = proxies
         self._bootstrap = bootstrap
-        self._tell = changed
+        self._notify = changed
         self._agents: dict[str, Agent] = {}
         self._old: list[Agent] = []
-        self._told: tuple[str, ...] = ()
+        self._reported: tuple[str, ...] = ()
         self._running = False
-        self._looking = False
+        self._checking = False
         self._turn = 0
-        self._means = Means(
+        self._context = AgentContext(
             reactor,
             host_id,
             entropy(INSTANCE_SIZE),
@@ -81,19 +80,19 @@ class Agents:
             verifier,
             serve,
             endpoint,
-            self._taken,
+            self._has_or_requests,
             refuses,
             self._changed,
             limits or Limits(),
         )
 
     def start(self) -> None:
-        """Begin to dial."""
+        """Connect, and reconnect from now on."""
         self._running = True
-        self.look()
+        self.check()
 
     def stop(self) -> None:
-        """Dial no more; tunnels end when their visitors have left."""
+        """Reconnect no more, and release all tunnels."""
         self._running = False
         agents = [*self._agents.values(), *self._old]
         self._agents, self._old = {}, []
@@ -102,44 +101,44 @@ class Agents:
 
     @property
     def proxy_ids(self) -> tuple[str, ...]:
-        """The proxies through which visitors may come now, sorted."""
-        return tuple(sorted({c.proxy_id for c in self._connections() if not c.leaving}))
+        """The proxies to which there is a tunnel that gets clients, sorted."""
+        return tuple(sorted({c.proxy_id for c in self._connections() if not c.is_draining}))
 
     def _connections(self) -> list[AgentConnection]:
         agents = (*self._agents.values(), *self._old)
         return [agent.connection for agent in agents if agent.connection is not None]
 
-    def _taken(self, proxy_id: str) -> bool:
-        asking = any(agent.asking == proxy_id for agent in self._agents.values())
-        return asking or self._has_tunnel(proxy_id)
+    def _has_or_requests(self, proxy_id: str) -> bool:
+        requesting = any(agent.requesting == proxy_id for agent in self._agents.values())
+        return requesting or self._has_tunnel(proxy_id)
 
     def _has_tunnel(self, proxy_id: str) -> bool:
         current = (agent.connection for agent in self._agents.values())
         return any(c is not None and c.proxy_id == proxy_id for c in current)
 
     def _changed(self) -> None:
-        self.look()
+        self.check()
         ids = self.proxy_ids
-        if ids != self._told:
-            self._told = ids
-            self._tell()
+        if ids != self._reported:
+            self._reported = ids
+            self._notify()
 
-    def look(self) -> None:
-        """Compare what there is with what should be: proxies came or went, or an agent failed."""
-        if not self._running or self._looking:
+    def check(self) -> None:
+        """Start and stop agents: the cluster's proxies have changed, or an agent failed."""
+        if not self._running or self._checking:
             return
-        self._looking = True  # stopping and starting agents comes back here
+        self._checking = True  # stopping and starting agents calls this again
         try:
-            self._look()
+            self._check()
         finally:
-            self._looking = False
+            self._checking = False
 
-    def _look(self) -> None:
-        self._name()
+    def _check(self) -> None:
+        self._rename()
         self._drop_refused()
         known = {p.id: p for p in self._proxies() if p.addresses}
         failing = {i for i, agent in self._agents.items() if agent.failing}
-        # While no proxy is known one tunnel will do: it tells of the others.
+        # While no proxy is known one tunnel is enough: auth sends the others through it.
         want = [i for i, agent in self._agents.items() if agent.works][:1] or [_ANY]
         if known:
             order = preferred(self._host_id(), known.values())
@@ -150,7 +149,7 @@ class Agents:
         good = sum(agent.works for i, agent in self._agents.items() if i in want)
         enough = good >= max(1, min(self._count, len(set(want) - failing)))
         for proxy_id, agent in list(self._agents.items()):
-            # A tunnel that works is given up only when there are others that do.
+            # A working tunnel is released only when enough others work.
             if proxy_id not in want and (enough or agent.connection is None):
                 del self._agents[proxy_id]
                 agent.stop()
@@ -159,16 +158,16 @@ class Agents:
             old.stop()
 
     def _drop_refused(self) -> None:
-        """Leave proxies that are locked or removed at once, with all who came through them."""
-        # Also those that stay for their last visitors: the proxy at their end may bring others.
-        for connection in list(self._means.connections):
-            if connection.ended:
-                self._means.connections.discard(connection)
-            elif connection.proxy is not None and self._means.refuses(connection.proxy):
+        """Close connections to proxies that are locked or removed, and all clients' channels."""
+        # Released ones, too: the proxy could still open channels on them.
+        for connection in list(self._context.connections):
+            if connection.has_ended:
+                self._context.connections.discard(connection)
+            elif connection.proxy is not None and self._context.refuses(connection.proxy):
                 connection.transport.loseConnection()
 
-    def _name(self) -> None:
-        """File each agent under the proxy that it found: a balancer may lead to any."""
+    def _rename(self) -> None:
+        """Key each agent by the proxy that it found: a load balancer may lead to any."""
         for proxy_id, agent in list(self._agents.items()):
             found = proxy_id if agent.connection is None else agent.connection.proxy_id
             if found != proxy_id and found not in self._agents:
@@ -177,7 +176,7 @@ class Agents:
                 agent.addresses = partial(self._addresses, found)
 
     def _start(self, proxy_id: str) -> None:
-        agent = Agent(self._means, partial(self._addresses, proxy_id))
+        agent = Agent(self._context, partial(self._addresses, proxy_id))
         self._agents[proxy_id] = agent
         agent.start()
 
@@ -195,11 +194,11 @@ class Agents:
         return self._bootstrap if proxy_id == _ANY else ()
 
     def renew(self) -> None:
-        """Our certificates are new: dial anew with them, and let go of the old tunnels then."""
+        """Our certificates were renewed: open tunnels with them, then release the old ones."""
         if self._running:
             agents, self._agents = self._agents, {}
             self._old.extend(agents.values())
-            self.look()
+            self.check()
 
     # -- calls of our own -------------------------------------------------------------
     def open_auth(self, protocol: IProtocol) -> Deferred[IProtocol]:
@@ -207,8 +206,8 @@ class Agents:
         connections = self._connections()
         if not connections:
             raise Unreachable("there is no tunnel now")
-        # Another one each time: a proxy may have lost its way to auth.
+        # Another tunnel each time: its proxy may not reach auth.
         self._turn += 1
         connection = connections[self._turn % len(connections)]
         opening = open_stream(connection, AUTH, b"", protocol)
-        return opening.addTimeout(OPEN_SECONDS, self._means.reactor)
+        return opening.addTimeout(OPEN_SECONDS, self._context.reactor)
