@@ -1,4 +1,4 @@
-"""Many nodes in one process, each with a tunnel to a proxy, told what to do line by line.
+"""Many nodes in one process, each with a tunnel to a proxy, with commands line by line.
 
     python bench/agents.py --auth PORT --proxy PORT --token FILE --pin PIN
 
@@ -55,7 +55,7 @@ async def join_in_turn(clock: Any, settings: JoinSettings, applicant: Applicant)
 
 
 class Crowd(LineOnlyReceiver):
-    """Does what it is told."""
+    """Runs commands."""
 
     delimiter = b"\n"
 
@@ -77,7 +77,7 @@ class Crowd(LineOnlyReceiver):
         self.sendLine(json.dumps(result).encode())  # type: ignore[no-untyped-call]
 
     def connectionLost(self, reason: Any = None) -> None:
-        """Nobody wants anything any more."""
+        """End of the commands."""
         cast(Any, reactor).stop()
 
     @property
@@ -110,7 +110,7 @@ class Crowd(LineOnlyReceiver):
         }
 
     async def _announce(self, member: MemberIdentity) -> None:
-        """Be known: a proxy ends tunnels of hosts that auth never heard of."""
+        """Announce the node: a proxy closes tunnels of unknown hosts."""
         host = member.host
         authority = RemoteAuthority(
             reactor,
@@ -120,8 +120,8 @@ class Crowd(LineOnlyReceiver):
             server_name(host.cluster),
         )
         try:
-            said = Presence(host.name, HostRole.NODE, mode=Mode.TUNNEL)
-            await authority.perform(ANNOUNCE, said)
+            presence = Presence(host.name, HostRole.NODE, mode=Mode.TUNNEL)
+            await authority.perform(ANNOUNCE, presence)
         finally:
             authority.close()
 

@@ -1,6 +1,6 @@
 """The other end of many connections: a process of its own, on tele's SSH client.
 
-Told what to do by lines of JSON on its standard input, it answers with one each:
+It reads commands as lines of JSON on its standard input, and answers with one each:
 
 ``{"open": 1000}`` logs in so often and keeps the connections; how long it took, and how much
 memory of this process each costs. ``{"start": 100}`` runs ``true`` so often, one after the
@@ -30,7 +30,7 @@ from tele.conch.client.session import execute
 from tele.conch.client.transport import ClientIdentity, connect
 from tele.sockets.direct import DirectReactor
 
-#: Logins under way at once: servers refuse strangers beyond some number.
+#: Logins under way at once: servers refuse unauthenticated clients beyond some number.
 PARALLEL = 8
 
 
@@ -38,7 +38,7 @@ class AnyHost:
     """Takes any host for the right one."""
 
     def verify(self, certificate: Any, at: datetime) -> None:
-        """Say that it is."""
+        """Report it."""
 
 
 def resident() -> int:
@@ -48,7 +48,7 @@ def resident() -> int:
 
 
 class Client(LineOnlyReceiver):
-    """Does what it is told."""
+    """Runs commands."""
 
     delimiter = b"\n"
 
@@ -69,7 +69,7 @@ class Client(LineOnlyReceiver):
         self.sendLine(json.dumps(result).encode())  # type: ignore[no-untyped-call]
 
     def connectionLost(self, reason: Any = None) -> None:
-        """Nobody wants anything any more."""
+        """End of the commands."""
         cast(Any, reactor).stop()
 
     async def _log_in(self) -> None:

@@ -39,7 +39,7 @@ class Measured:
     tunnel_KiB: float = 11.3
     #: At a proxy: a node's connection to auth, weighed without the kernel's part.
     stream_KiB: float = 4.4
-    #: At a proxy and at auth: what a node said last, weighed.
+    #: At a proxy and at auth: the last presence of a node, measured.
     host_KiB: float = 1.4
     #: At auth: a node that follows the state, and its connection for calls.
     follow_KiB: float = 50.1
@@ -62,7 +62,7 @@ class Measured:
     follow_rest_ms: float = 1.0
     #: As joining, which makes the same certificates.
     renew_ms: float = 10.0
-    #: To tell one node a new role or lock.
+    #: To send one node a new role or lock.
     change_ms: float = 0.063
 
 
@@ -119,7 +119,7 @@ class Fleet:
         return auths
 
     def auth_MiB(self) -> float:
-        """Memory of one of them: every node's stream, and what each host said last."""
+        """Memory of one of them: every node's stream, and the last presence of each host."""
         m = self.measured
         connections = self.nodes / self.auths() * (m.follow_KiB + m.calls_KiB)
         return m.base_MiB + (connections + self.nodes * m.host_KiB) / 1024
@@ -129,7 +129,7 @@ class Fleet:
         return math.ceil(2 * self.nodes / self.auths()) + 1000
 
     def auth_storm_seconds(self) -> float:
-        """CPU of one auth after a proxy went: its nodes follow, and say their news, anew."""
+        """CPU of one auth after a proxy went: its nodes reconnect and announce themselves."""
         m = self.measured
         each = m.follow_ms + m.connect_ms + m.news_ms
         return self.nodes / self.proxies * each / 1000 / self.auths()
@@ -139,7 +139,7 @@ class Fleet:
         return self.nodes * self.measured.host_bytes / 1e6
 
     def change_seconds(self) -> float:
-        """CPU of one auth to tell a new role or lock to everybody."""
+        """CPU of one auth to send a new role or lock to all."""
         return self.nodes * self.measured.change_ms / 1000 / self.auths()
 
     def rows(self) -> list[tuple[str, str]]:
@@ -161,7 +161,7 @@ class Fleet:
             ("memory of an auth", f"{self.auth_MiB():,.0f} MiB"),
             ("descriptors of an auth", f"{self.auth_files():,}"),
             ("CPU of an auth after the end of one proxy", f"{self.auth_storm_seconds():,.0f} s"),
-            ("CPU of an auth to tell a new lock", f"{self.change_seconds():,.1f} s"),
+            ("CPU of an auth to send a new lock", f"{self.change_seconds():,.1f} s"),
         ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ heartbeat   "I live", on a connection that is open already, as every 30 seconds
 news        the same, when something changed: its tunnels, say. It is stored at once
 connect     the same as a heartbeat, on a new connection: what TLS costs besides
 follow      a host begins to follow the cluster's state, on a new connection
-change      a role is made: the state is told to all that follow it
+change      a role is made: the state is sent to all watchers
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Fleets:
     server: Server
     members: list[MemberIdentity] = field(factory=list)
     authorities: list[RemoteAuthority] = field(factory=list)
-    heard: int = 0
+    notified_count: int = 0
 
     async def cost(self, count: int, one: Callable[[int], Awaitable[object]]) -> float:
         """Do ``one`` so often, a few at a time; CPU seconds of auth for each."""
@@ -101,19 +101,19 @@ class Fleets:
         )
 
     async def announce(self, number: int, tunnels: tuple[str, ...] = ()) -> None:
-        """A host says that it lives."""
+        """A host announces itself."""
         number %= len(self.members)
-        said = Presence(self.members[number].host.name, HostRole.NODE, mode=Mode.TUNNEL,
+        presence = Presence(self.members[number].host.name, HostRole.NODE, mode=Mode.TUNNEL,
                         tunnels=tunnels)  # fmt: skip
-        await self.authorities[number].perform(ANNOUNCE, said)
+        await self.authorities[number].perform(ANNOUNCE, presence)
 
     async def announce_anew(self, number: int) -> None:
         """The same on a new connection."""
         member = self.members[number % len(self.members)]
         authority = self.connect(member)
         try:
-            said = Presence(member.host.name, HostRole.NODE, mode=Mode.TUNNEL)
-            await authority.perform(ANNOUNCE, said)
+            presence = Presence(member.host.name, HostRole.NODE, mode=Mode.TUNNEL)
+            await authority.perform(ANNOUNCE, presence)
         finally:
             authority.close()
 
@@ -121,28 +121,28 @@ class Fleets:
         """A host begins to follow."""
         first: Deferred[None] = Deferred()
 
-        def told(_: object) -> None:
-            self.heard += 1
+        def notified(_: object) -> None:
+            self.notified_count += 1
             if not first.called:
                 first.callback(None)
 
-        following = self.authorities[number].follow(WATCH_STATE, WatchState(), told)
+        following = self.authorities[number].follow(WATCH_STATE, WatchState(), notified)
         following.addErrback(lambda failure: failure.trap(CancelledError, Unreachable))
         await first
 
     async def change(self, changes: int) -> float:
         """Make roles; CPU seconds of auth for each, and each that follows."""
-        before, heard = sum(self.server.cpu().values()), self.heard
+        before, notified_count = sum(self.server.cpu().values()), self.notified_count
         for number in range(changes):
             folder, name = self.fleet.folder, f"bench{number}"
             role = folder / f"{name}.yaml"
             role.write_text(f"kind: role\nversion: v1\nmetadata: {{name: {name}}}\nspec: {{}}\n")
-            words = ("apply", "-f", str(role), "--config", f"{folder}/auth.yaml")
-            run(str(BIN / "tele"), *words)
+            args = ("apply", "-f", str(role), "--config", f"{folder}/auth.yaml")
+            run(str(BIN / "tele"), *args)
         deadline = time.monotonic() + 60
-        while self.heard < heard + changes * len(self.members):
+        while self.notified_count < notified_count + changes * len(self.members):
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{self.heard - heard} were told")
+                raise RuntimeError(f"{self.notified_count - notified_count} were notified")
             await self.pause(0.05)
         return (sum(self.server.cpu().values()) - before) / changes / len(self.members)
 

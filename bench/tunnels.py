@@ -61,8 +61,8 @@ def twistd(fleet: Fleet, part: str, name: str, text: str) -> subprocess.Popen[by
 
 def token_of(fleet: Fleet) -> Path:
     """Make a token that is good for proxies, and for many nodes."""
-    words = ("tokens", "add", "--role", "proxy,node", "--ttl", "2h", "--format", "json")
-    made = json.loads(run(str(BIN / "tele"), *words, "--config", f"{fleet.folder}/auth.yaml"))
+    args = ("tokens", "add", "--role", "proxy,node", "--ttl", "2h", "--format", "json")
+    made = json.loads(run(str(BIN / "tele"), *args, "--config", f"{fleet.folder}/auth.yaml"))
     path = fleet.folder / "token2"
     path.touch(0o600)
     path.write_text(made["token"])
@@ -120,23 +120,23 @@ def reverse(server: Server, target: int) -> Iterator[int]:
 
 
 def through(name: str, middle: Server, target: str, pid: int) -> Server:
-    """Whoever is reached through ``middle`` at ``target`` (``host:port``)."""
-    words = shlex.join(middle.command(options=("-W", target)))
-    return Server(name, 22, pid, (*middle.options, "-o", f"ProxyCommand={words}"))
+    """Return the server at ``target`` (``host:port``), reached through ``middle``."""
+    args = shlex.join(middle.command(options=("-W", target)))
+    return Server(name, 22, pid, (*middle.options, "-o", f"ProxyCommand={args}"))
 
 
 def reachable(server: Server, seconds: float = 30) -> Server:
-    """Wait until somebody can log in."""
+    """Wait until a client can log in."""
     deadline = time.monotonic() + seconds
     while subprocess.run(server.command("true"), check=False, capture_output=True).returncode:
         if time.monotonic() > deadline:
-            raise RuntimeError(f"nobody gets through to {server}")
+            raise RuntimeError(f"no login at {server}")
         time.sleep(0.3)
     return server
 
 
 def both(options: argparse.Namespace, ours: Server, theirs: Server) -> dict[str, Figures]:
-    """Bulk both ways and logins, for two ways to a node."""
+    """Bulk in both directions and logins, for two routes to a node."""
     size = options.megabytes
 
     def one(server: Server) -> Figures:
@@ -154,11 +154,11 @@ def both(options: argparse.Namespace, ours: Server, theirs: Server) -> dict[str,
 
 def agents(options: argparse.Namespace, fleet: Fleet, token: Path, running: Proxy) -> Figures:
     """Many nodes at one proxy."""
-    words = ["--auth", str(fleet.auth_port), "--proxy", str(running.port)]
-    words += ["--token", str(token), "--pin", fleet.pin]
+    args = ["--auth", str(fleet.auth_port), "--proxy", str(running.port)]
+    args += ["--token", str(token), "--pin", fleet.pin]
     server = Server("tele", running.port, running.process.pid, ())
     with subprocess.Popen(
-        [sys.executable, str(AGENTS), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, str(AGENTS), *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         crowd = sessions.Other(process)
         before = server.memory()

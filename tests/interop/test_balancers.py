@@ -1,4 +1,4 @@
-"""Proxies behind HAProxy, which tells by the PROXY protocol where each connection comes from."""
+"""Proxies behind HAProxy, which names the source of each connection by the PROXY protocol."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ pytestmark = [
     pytest.mark.skipif(not Path(HAPROXY).exists(), reason="HAProxy is not installed"),
     pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed"),
 ]
-#: HAProxy connects from here, people from there: neither is where the other comes from.
-BALANCER, PERSON = "127.0.0.2", "127.0.0.3"
+#: The source addresses of HAProxy and of clients.
+BALANCER, CLIENT = "127.0.0.2", "127.0.0.3"
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
-    """A cluster with one person."""
+    """A cluster with one user."""
     with small_cluster(tmp_path) as made:
-        made.source = PERSON
+        made.source = CLIENT
         made.person("alice", ME)
         yield made
 
 
 @contextmanager
-def haproxy(cluster: SmallCluster, ways: Mapping[int, int], word: str) -> Iterator[None]:
-    """HAProxy, passing ``ways`` (from port: to port) on with ``word``."""
+def haproxy(cluster: SmallCluster, ports: Mapping[int, int], option: str) -> Iterator[None]:
+    """HAProxy, passing ``ports`` (from port: to port) on with ``option``."""
     lines = ["defaults", " mode tcp", " timeout connect 10s", " timeout client 1h",
              " timeout server 1h"]  # fmt: skip
-    for here, there in ways.items():
+    for here, there in ports.items():
         lines += [
             f"listen way{here}",
             f" bind 127.0.0.1:{here}",
             f" source {BALANCER}",
-            f" server proxy 127.0.0.1:{there} {word}",
+            f" server proxy 127.0.0.1:{there} {option}",
         ]
     file = cluster.folder / "haproxy.cfg"
     file.write_text("\n".join(lines) + "\n")
     process = subprocess.Popen([HAPROXY, "-q", "-db", "-f", str(file)])
     try:
-        cluster.reactor.until(lambda: all(_answers(port) for port in ways))
+        cluster.reactor.until(lambda: all(_answers(port) for port in ports))
         yield
     finally:
         process.send_signal(signal.SIGTERM)
@@ -78,19 +78,19 @@ def get(port: int, path: str, first: bytes = b"") -> bytes:
             return answer
 
 
-@pytest.mark.parametrize("word", ["send-proxy", "send-proxy-v2"])
-def test_everything_works_behind_a_balancer(cluster: SmallCluster, word: str) -> None:
-    """A node joins and is reached, pages are served, and all is told of the real visitor."""
+@pytest.mark.parametrize("option", ["send-proxy", "send-proxy-v2"])
+def test_everything_works_behind_a_balancer(cluster: SmallCluster, option: str) -> None:
+    """A node joins and is reached, pages are served, and the audit has the real client address."""
     public, port = free_port(), free_port()
-    with haproxy(cluster, {public: port}, word):
+    with haproxy(cluster, {public: port}, option):
         proxy = cluster.proxy(port=port, public=public, proxy_protocol=True)
         node = cluster.tunnel_node(proxy)
         cluster.reactor.until(lambda: node.proxies == (proxy.member.host_id,))
         done = cluster.jump("alice", proxy, "nat1", "echo $SSH_CLIENT")
         assert (done.returncode, done.stderr) == (0, b"")
-        assert done.stdout.startswith(PERSON.encode())
+        assert done.stdout.startswith(CLIENT.encode())
         (started,) = cluster.wait_event("session.start")
-        assert started.remote_addr.startswith(f"{PERSON}:")
+        assert started.remote_addr.startswith(f"{CLIENT}:")
 
         pages: list[bytes] = []
         cluster.reactor.getThreadPool().callInThread(lambda: pages.append(get(public, "/healthz")))
@@ -98,17 +98,17 @@ def test_everything_works_behind_a_balancer(cluster: SmallCluster, word: str) ->
         assert b'"ok"' in pages[0]
 
         refused = cluster.run(
-            "ssh", "-F", "none", "-b", PERSON, "-p", str(public), "-o", "BatchMode=yes",
+            "ssh", "-F", "none", "-b", CLIENT, "-p", str(public), "-o", "BatchMode=yes",
             "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
             "-o", "IdentitiesOnly=yes", "-i", str(cluster.folder / "people" / "alice"),
             "-o", "CertificateFile=none", "alice@127.0.0.1",
         )  # fmt: skip
         assert refused.returncode == 255
         (denied, *_) = cluster.wait_event("auth.denied")
-        assert denied.remote_addr.startswith(f"{PERSON}:")
+        assert denied.remote_addr.startswith(f"{CLIENT}:")
 
 
-def test_who_goes_around_the_balancer_is_not_served(cluster: SmallCluster) -> None:
+def test_connections_around_the_balancer_are_refused(cluster: SmallCluster) -> None:
     """At the proxy's own port nothing is served without a header; behind HAProxy no second one."""
     public, port = free_port(), free_port()
     with haproxy(cluster, {public: port}, "send-proxy-v2"):
@@ -130,7 +130,7 @@ def test_who_goes_around_the_balancer_is_not_served(cluster: SmallCluster) -> No
 
 
 def test_proxies_reach_each_other_around_their_balancers(cluster: SmallCluster) -> None:
-    """A visitor of one proxy gets to a node whose tunnel ends at another, and is named rightly."""
+    """A client of one proxy reaches a node with a tunnel to another, with its real address."""
     ports = {free_port(): free_port() for _ in range(2)}
     with haproxy(cluster, ports, "send-proxy-v2"):
         proxies = [
@@ -145,14 +145,14 @@ def test_proxies_reach_each_other_around_their_balancers(cluster: SmallCluster) 
         there = cluster.settled(node, *proxies)
         other = next(each for each in proxies if each.member.host_id != there)
 
-        def told() -> bool:
+        def is_known() -> bool:
             done.append(cluster.jump("alice", other, "nat1", "echo $SSH_CLIENT"))
             return b"no tunnel now" not in done[-1].stderr
 
         done: list[subprocess.CompletedProcess[bytes]] = []
-        cluster.reactor.until(told, 60)
+        cluster.reactor.until(is_known, 60)
         assert done[-1].returncode == 0, done[-1].stderr.decode()
-        assert done[-1].stdout.startswith(PERSON.encode())
+        assert done[-1].stdout.startswith(CLIENT.encode())
 
 
 def test_a_given_certificate_is_for_pages_only(cluster: SmallCluster) -> None:
@@ -171,8 +171,8 @@ def test_a_given_certificate_is_for_pages_only(cluster: SmallCluster) -> None:
             (folder / f"{name}{file.suffix}").replace(file)
 
     def shown(port: int) -> bytes:
-        words = ("s_client", "-connect", f"127.0.0.1:{port}", "-servername", "x", "-showcerts")
-        return cluster.run("openssl", *words, stdin=b"").stdout
+        args = ("s_client", "-connect", f"127.0.0.1:{port}", "-servername", "x", "-showcerts")
+        return cluster.run("openssl", *args, stdin=b"").stdout
 
     use("one")
     given = GivenCertificate(*files, cluster.reactor, lambda: now(cluster.reactor))
@@ -182,7 +182,7 @@ def test_a_given_certificate_is_for_pages_only(cluster: SmallCluster) -> None:
     assert b"subject=CN = one.example" in shown(proxy.port)
     use("two")
     cluster.reactor.until(lambda: b"subject=CN = two.example" in shown(proxy.port))
-    words = ("s_client", "-connect", f"127.0.0.1:{proxy.port}", "-alpn", "tele-auth")
-    auth = cluster.run("openssl", *words, stdin=b"").stdout
+    args = ("s_client", "-connect", f"127.0.0.1:{proxy.port}", "-alpn", "tele-auth")
+    auth = cluster.run("openssl", *args, stdin=b"").stdout
     assert b"ALPN protocol: tele-auth" in auth
     assert b"two.example" not in auth

@@ -1,6 +1,6 @@
 """Clocks that are set while everything runs: real processes, each with a date of its own.
 
-libfaketime gives a process a date that a file says; what counts seconds it leaves alone.
+libfaketime gives a process the date of a file; monotonic clocks stay as they are.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The memory of a real node stays flat while clients and strangers do their worst."""
+"""The memory of a real node stays flat under hostile clients, authenticated or not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is 
 LOGIN = pwd.getpwuid(os.geteuid()).pw_name
 MEGABYTE = 1 << 20
 #: Far less than any of these attacks sends, far more than a window and its buffers.
-ROOM = 48 * MEGABYTE
+MARGIN = 48 * MEGABYTE
 PING = 192
 
 
@@ -74,9 +74,9 @@ def run(cluster: Cluster) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Start an ssh that is ended with the test."""
     with ExitStack() as stack:
 
-        def start(*words: str, **streams: Any) -> subprocess.Popen[bytes]:
+        def start(*args: str, **streams: Any) -> subprocess.Popen[bytes]:
             process = subprocess.Popen(
-                ["ssh", "-F", str(cluster.ssh_config), *words], env=cluster.environment, **streams
+                ["ssh", "-F", str(cluster.ssh_config), *args], env=cluster.environment, **streams
             )
             stack.callback(process.wait)
             stack.callback(process.kill)
@@ -92,7 +92,7 @@ def test_a_client_that_does_not_read(cluster: Cluster, node: Node, run: Any) -> 
         cluster.host, "head -c 3G /dev/zero", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
     )
     wait_stalled(node.pid, MEGABYTE // 4)
-    assert node.resident - before < ROOM
+    assert node.resident - before < MARGIN
     assert cluster.ssh(cluster.host, "echo others go on").stdout == b"others go on\n"
     client.kill()
     client.stdout.close()
@@ -104,7 +104,7 @@ def test_a_program_that_does_not_read(cluster: Cluster, node: Node, run: Any) ->
     with open("/dev/zero", "rb") as zeros:
         client = run(cluster.host, "sleep 600", stdin=zeros, stdout=subprocess.DEVNULL)
     wait_stalled(client.pid, MEGABYTE // 4)
-    assert node.resident - before < ROOM
+    assert node.resident - before < MARGIN
     assert cluster.ssh(cluster.host, "echo others go on").stdout == b"others go on\n"
 
 
@@ -147,23 +147,23 @@ def test_pings_whose_answers_are_not_read(
             assert left > 50 * MEGABYTE
             return resident
 
-    assert asyncio.run(flood()) - before < ROOM
+    assert asyncio.run(flood()) - before < MARGIN
     assert cluster.ssh(cluster.host, "echo others go on").stdout == b"others go on\n"
 
 
-def test_strangers_with_half_a_packet(cluster: Cluster, node: Node) -> None:
+def test_unauthenticated_clients_with_half_a_packet(cluster: Cluster, node: Node) -> None:
     """Hundreds of connections, each with as much of a packet as is taken, cost their places."""
     before = node.resident
     packet = (34996).to_bytes(4, "big") + b"\4\x14" + bytes(34000)
     with ExitStack() as stack:
         for _ in range(400):
-            stranger = stack.enter_context(socket.socket())
-            stranger.settimeout(60)
-            stranger.connect(("127.0.0.1", cluster.ports["node"]))
+            client = stack.enter_context(socket.socket())
+            client.settimeout(60)
+            client.connect(("127.0.0.1", cluster.ports["node"]))
             try:
-                stranger.sendall(b"SSH-2.0-stranger\r\n" + packet)
+                client.sendall(b"SSH-2.0-stranger\r\n" + packet)
             except OSError:
-                continue  # the door refused it
-        assert node.resident - before < ROOM
+                continue  # admission refused it
+        assert node.resident - before < MARGIN
     assert cluster.ssh(cluster.host, "echo others go on").stdout == b"others go on\n"
     assert b"Traceback" not in (cluster.folder / "node.log").read_bytes()

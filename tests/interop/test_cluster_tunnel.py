@@ -1,4 +1,4 @@
-"""What a person does with stock OpenSSH works on a node that binds no port, too: the same tests."""
+"""What works with stock OpenSSH also works on a node that binds no port: the same tests."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_the_node_has_no_port(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("part", ["proxy", "node", "auth"])
-def test_a_killed_part_comes_back(cluster: Cluster, part: str) -> None:
-    """Whichever is killed and started again, people get through again by themselves."""
+def test_a_killed_part_restarts(cluster: Cluster, part: str) -> None:
+    """Whichever is killed and restarted, clients get through again without help."""
     cluster.kill(part)
     cluster.start(part)
 
@@ -56,17 +56,17 @@ def test_a_killed_part_comes_back(cluster: Cluster, part: str) -> None:
         done = cluster.ssh(cluster.host, "echo through", check=False)
         return done.stdout == b"through\n"
 
-    wait_for(through, f"a way to the node\n{cluster.logs()}", 90)
+    wait_for(through, f"a route to the node\n{cluster.logs()}", 90)
 
 
 def test_sessions_go_on_without_auth(cluster: Cluster) -> None:
-    """A tunnel needs no auth: sessions begin, too, and what happened is told later."""
+    """A tunnel needs no auth: sessions begin, too, and events are delivered later."""
     cluster.kill("auth")
     assert cluster.ssh(cluster.host, "echo alone").stdout == b"alone\n"
     cluster.start("auth")
 
-    def told() -> bool:
+    def is_reported() -> bool:
         done = cluster.tele("audit", "ls", "--format", "json", check=False)
         return b"echo alone" in done.stdout
 
-    wait_for(told, "the event of what happened meanwhile", 60)
+    wait_for(is_reported, "the event of the session", 60)

@@ -1,4 +1,4 @@
-"""Three hundred people log in at the same instant, from one address, with default settings."""
+"""Three hundred users log in at the same instant, from one address, with default settings."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def problems(results: list[Any]) -> list[str]:
 
 
 def test_at_a_node(cluster: Cluster, keys: list[tuple[str, str]]) -> None:
-    """All of them are in: who finds no place waits for one, and nobody is dropped."""
+    """All log in: a client without a place waits for one, and none is dropped."""
 
     async def come() -> None:
         port = cluster.ports["node"]

@@ -84,7 +84,7 @@ class TunnelNode:
 
     @property
     def serving(self) -> NodeService:
-        """What serves visitors."""
+        """What serves clients."""
         serving: NodeService = self.host.serving
         return serving
 
@@ -107,7 +107,7 @@ class SmallCluster:
     tunnel_nodes: list[TunnelNode] = field(factory=list)
     ssh_keys: dict[str, PrivateKey] = field(factory=dict)
     programs: list[subprocess.Popen[bytes]] = field(factory=list)
-    #: Where people's connections to proxies come from.
+    #: The source address of clients of proxies.
     source: str = "127.0.0.1"
     #: Where auth, nodes and proxies listen.
     interface: str = "127.0.0.1"
@@ -174,8 +174,8 @@ class SmallCluster:
     def member(self, store: MemberStore, presence: Any = None, **named: Any) -> Member:
         """Return a membership that is not started."""
         named.setdefault("settings", self.settings() if self.auth else JoinSettings(()))
-        said = Presence("web1", HostRole.NODE, ("127.0.0.1:1",))
-        return Member(self.reactor, store=store, presence=presence or (lambda: said), **named)
+        announced = Presence("web1", HostRole.NODE, ("127.0.0.1:1",))
+        return Member(self.reactor, store=store, presence=presence or (lambda: announced), **named)
 
     def node(
         self,
@@ -229,20 +229,20 @@ class SmallCluster:
         """Start a proxy and wait until it serves; ``port`` 0 asks the kernel for one.
 
         ``public`` is the port where a load balancer stands before it, if there is one;
-        ``settings`` say how it joins; without them auth is asked for a token.
+        ``settings`` are how it joins; by default with a new token of auth.
         ``service`` has more of how it serves.
         """
         port = port or free_port()
         store = DirectoryStore(self.folder / name, HostRole.PROXY)
         at = f"127.0.0.1:{port}"
-        said = Presence(
+        announced = Presence(
             name,
             HostRole.PROXY,
             (f"127.0.0.1:{public or port}",),
             peer=at,
             peer_header=service.get("proxy_protocol", False),
         )
-        member = self.member(store, lambda: said, settings=settings or self.settings())
+        member = self.member(store, lambda: announced, settings=settings or self.settings())
         serving = ProxyService(
             self.reactor,
             member=member,
@@ -304,11 +304,11 @@ class SmallCluster:
         host_id = node.host.member.host_id
         best = preferred(host_id, known)[0].id
 
-        def told(proxy: SmallProxy) -> bool:
+        def is_known(proxy: SmallProxy) -> bool:
             host = proxy.service.router.index.get(host_id)
             return host is not None and host.tunnels == (best,)
 
-        self.reactor.until(lambda: node.proxies == (best,) and all(map(told, proxies)))
+        self.reactor.until(lambda: node.proxies == (best,) and all(map(is_known, proxies)))
         return best
 
     def stop_tunnel_node(self, node: TunnelNode) -> None:
@@ -316,38 +316,38 @@ class SmallCluster:
         self.tunnel_nodes.remove(node)
         self.reactor.wait(node.host.stopService())
 
-    # -- people -----------------------------------------------------------------------
+    # -- users ------------------------------------------------------------------------
     def person(self, name: str, *logins: str, ttl: timedelta = timedelta(hours=1)) -> None:
         """Make an administrator with a certificate for ``logins``."""
         self.reactor.wait(self.local.ensure_admin(name, logins))
         key = self.ssh_keys.setdefault(name, PrivateKey.generate())
         public = PublicKeys(key.public.line, TlsKey.generate().public_pem)
         certificates = self.reactor.wait(self.local.issue_for(name, public, ttl))
-        home = self.folder / "people"
-        home.mkdir(exist_ok=True)
-        (home / name).write_bytes(key.to_openssh())
-        (home / name).chmod(0o600)
-        (home / f"{name}-cert.pub").write_text(certificates.ssh + "\n")
+        folder = self.folder / "people"
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(key.to_openssh())
+        (folder / name).chmod(0o600)
+        (folder / f"{name}-cert.pub").write_text(certificates.ssh + "\n")
         host = next(a for a in certificates.authorities if a.kind.value == "host")
-        (home / "known_hosts").write_text(
+        (folder / "known_hosts").write_text(
             "".join(f"@cert-authority * {line}\n" for line in host.ssh_public_keys)
         )
 
-    def ssh_words(self, person: str, node: SmallNode, *words: str, login: str = ME) -> list[str]:
-        """Return the words of OpenSSH's client."""
-        home = self.folder / "people"
+    def ssh_words(self, person: str, node: SmallNode, *args: str, login: str = ME) -> list[str]:
+        """Return the arguments of OpenSSH's client."""
+        folder = self.folder / "people"
         options = (
-            f"Port={node.port}", "BatchMode=yes", f"IdentityFile={home}/{person}",
-            f"CertificateFile={home}/{person}-cert.pub", "IdentitiesOnly=yes",
-            f"UserKnownHostsFile={home}/known_hosts", "GlobalKnownHostsFile=/dev/null",
+            f"Port={node.port}", "BatchMode=yes", f"IdentityFile={folder}/{person}",
+            f"CertificateFile={folder}/{person}-cert.pub", "IdentitiesOnly=yes",
+            f"UserKnownHostsFile={folder}/known_hosts", "GlobalKnownHostsFile=/dev/null",
             "StrictHostKeyChecking=yes", "HostKeyAlias=web1.small", f"User={login}",
         )  # fmt: skip
-        return ["-F", "none", *(w for o in options for w in ("-o", o)), *words]
+        return ["-F", "none", *(w for o in options for w in ("-o", o)), *args]
 
-    def start(self, program: str, *words: str) -> subprocess.Popen[bytes]:
+    def start(self, program: str, *args: str) -> subprocess.Popen[bytes]:
         """Start a program that ends with the cluster at the latest."""
         process = subprocess.Popen(
-            [program, *words],
+            [program, *args],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -357,11 +357,11 @@ class SmallCluster:
         return process
 
     def run(
-        self, program: str, *words: str, stdin: bytes | None = None, seconds: float = 60
+        self, program: str, *args: str, stdin: bytes | None = None, seconds: float = 60
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a program while the reactor turns."""
         process = subprocess.Popen(
-            [program, *words],
+            [program, *args],
             stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -382,22 +382,22 @@ class SmallCluster:
         self,
         person: str,
         node: SmallNode,
-        *words: str,
+        *args: str,
         login: str = ME,
         stdin: bytes | None = None,
         options: tuple[str, ...] = (),
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run OpenSSH's client as a person."""
-        first = self.ssh_words(person, node, *options, "127.0.0.1", *words, login=login)
+        """Run OpenSSH's client as a user."""
+        first = self.ssh_words(person, node, *options, "127.0.0.1", *args, login=login)
         return self.run("ssh", *first, stdin=stdin)
 
-    def jump_words(self, person: str, proxy: SmallProxy, host: str, *words: str) -> list[str]:
-        """Return the words of OpenSSH's client through ``proxy`` to the node ``host``."""
-        home = self.folder / "people"
+    def jump_words(self, person: str, proxy: SmallProxy, host: str, *args: str) -> list[str]:
+        """Return the arguments of OpenSSH's client through ``proxy`` to the node ``host``."""
+        folder = self.folder / "people"
         common = (
-            "BatchMode yes", f"IdentityFile {home}/{person}",
-            f"CertificateFile {home}/{person}-cert.pub", "IdentitiesOnly yes",
-            f"UserKnownHostsFile {home}/known_hosts", "GlobalKnownHostsFile /dev/null",
+            "BatchMode yes", f"IdentityFile {folder}/{person}",
+            f"CertificateFile {folder}/{person}-cert.pub", "IdentitiesOnly yes",
+            f"UserKnownHostsFile {folder}/known_hosts", "GlobalKnownHostsFile /dev/null",
             "StrictHostKeyChecking yes", f"User {ME}",
         )  # fmt: skip
         lines = ["Host jump", "HostName 127.0.0.1", f"Port {proxy.port}",
@@ -405,13 +405,13 @@ class SmallCluster:
                  "Host *", *common]  # fmt: skip
         file = self.folder / f"ssh_config_{person}_{proxy.port}"
         file.write_text("\n".join(lines) + "\n")
-        return ["-F", str(file), "-J", "jump", host, *words]
+        return ["-F", str(file), "-J", "jump", host, *args]
 
     def jump(
-        self, person: str, proxy: SmallProxy, host: str, *words: str, stdin: bytes | None = None
+        self, person: str, proxy: SmallProxy, host: str, *args: str, stdin: bytes | None = None
     ) -> subprocess.CompletedProcess[bytes]:
         """Run OpenSSH's client through ``proxy`` to the node ``host``."""
-        return self.run("ssh", *self.jump_words(person, proxy, host, *words), stdin=stdin)
+        return self.run("ssh", *self.jump_words(person, proxy, host, *args), stdin=stdin)
 
     def stop(self) -> None:
         """Stop all."""

@@ -1,4 +1,4 @@
-"""Real TLS clients at a proxy's port: slow ones end, and keep nobody else out."""
+"""Real TLS clients at a proxy's port: slow ones are closed, and exclude no others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from small_cluster import SmallCluster, SmallProxy, small_cluster
 from tele.proxy import demultiplexer, tls_routes
 
 T = TypeVar("T")
-STRANGER = "127.0.0.9"
+ATTACKER = "127.0.0.9"
 #: What a client sends that does not go on: nothing, half a record, a ClientHello for auth.
 BEGUN = (b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"")
 
@@ -75,23 +75,23 @@ def hello_for_auth() -> bytes:
 
 
 @contextmanager
-def strangers(proxy: SmallProxy, count: int) -> Iterator[list[socket.socket]]:
+def unauthenticated(proxy: SmallProxy, count: int) -> Iterator[list[socket.socket]]:
     """Connections that began with TLS, from one address, and do not go on."""
     with ExitStack() as stack:
         made = []
         for number in range(count):
             where = ("127.0.0.1", proxy.port)
-            stranger = stack.enter_context(socket.create_connection(where, 20, (STRANGER, 0)))
-            stranger.sendall(BEGUN[number % len(BEGUN)] or hello_for_auth())
-            made.append(stranger)
+            client = stack.enter_context(socket.create_connection(where, 20, (ATTACKER, 0)))
+            client.sendall(BEGUN[number % len(BEGUN)] or hello_for_auth())
+            made.append(client)
         yield made
 
 
-def ended(stranger: socket.socket) -> bool:
+def ended(client: socket.socket) -> bool:
     """Whether the proxy closed the connection, after whatever it sent."""
-    stranger.setblocking(False)
+    client.setblocking(False)
     try:
-        while stranger.recv(65536):
+        while client.recv(65536):
             pass
     except BlockingIOError:
         return False
@@ -100,14 +100,14 @@ def ended(stranger: socket.socket) -> bool:
     return True
 
 
-def test_half_a_handshake_ends_and_keeps_nobody_out(
+def test_half_a_handshake_ends_and_excludes_no_client(
     cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Many who begin TLS and do not go on end in time; meanwhile auth and pages answer (attack)."""
     proxy = cluster.proxy()
     monkeypatch.setattr(tls_routes, "HANDSHAKE_SECONDS", 3.0)
     monkeypatch.setattr(demultiplexer, "UNDECIDED_SECONDS", 3.0)
-    with strangers(proxy, 90) as begun:
+    with unauthenticated(proxy, 90) as begun:
         page = in_thread(cluster, lambda: ask(proxy.port, b"GET /healthz HTTP/1.0\r\n\r\n"))
         assert page.startswith(b"HTTP/1.0 200 ")
         description = b"GET /v1/openapi.json HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
@@ -128,7 +128,7 @@ def test_half_a_handshake_ends_and_keeps_nobody_out(
     ids=["post", "body", "chunks", "no page", "long head"],
 )
 def test_pages_take_no_body(cluster: SmallCluster, request_head: bytes, status: bytes) -> None:
-    """A body, however long it says that it is, is not read, kept or waited for (attack)."""
+    """A body, however long it is announced to be, is not read, stored or waited for (attack)."""
     proxy = cluster.proxy()
     answer = in_thread(cluster, lambda: ask(proxy.port, request_head))
     assert answer.split(b" ")[1] == status

@@ -117,14 +117,14 @@ def test_a_persons_slow_account_delays_nobody_else(
     asked: list[str] = []
     slow = True
 
-    def resolve(login: str) -> None:
+    def look_up(login: str) -> None:
         # All are the same account here: the first are Mallory's.
         asked.append(login)
         if slow:
             stuck.wait(60)
             raise Refused("there is no such account")
 
-    node = cluster.node(resolve=resolve)
+    node = cluster.node(look_up=look_up)
     waiting: list[Any] = []
     for _ in range(30):
         as_mallory(cluster, node).addBoth(waiting.append)

@@ -1,4 +1,4 @@
-"""A node that was taken over, over real TLS with its own certificate: what it can make auth say."""
+"""A stolen node, over real TLS with its own certificate: what it can make auth record."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def call(cluster: SmallCluster, node: SmallNode, operation: Any, request: Any) -
     return cluster.reactor.wait(authority.perform(operation, request))
 
 
-def forged(node: SmallNode, **words: Any) -> Event:
+def forged(node: SmallNode, **fields: Any) -> Event:
     """Return an event of another node's name, from yesterday."""
     yesterday = datetime.now(UTC) - timedelta(days=1)
-    words = {"server_id": node.member.host_id, "server_name": "db-prod", "user": "alice", **words}
-    return event("exec", str(uuid.uuid4()), yesterday, NAME, command="rm -rf /", **words)
+    fields = {"server_id": node.member.host_id, "server_name": "db-prod", "user": "alice", **fields}
+    return event("exec", str(uuid.uuid4()), yesterday, NAME, command="rm -rf /", **fields)
 
 
 def test_a_stolen_node_speaks_as_itself_and_today(cluster: SmallCluster) -> None:
@@ -44,9 +44,9 @@ def test_a_stolen_node_speaks_as_itself_and_today(cluster: SmallCluster) -> None
     before = datetime.now(UTC) - timedelta(seconds=1)
     thief, other = cluster.node(), cluster.node(name="db-prod")
     call(cluster, thief, table.EMIT_EVENTS, recordings.EmitEvents((forged(thief),)))
-    (kept,) = cluster.events("exec")
-    assert (kept.server_id, kept.server_name) == (thief.member.host_id, "web1")
-    assert kept.time > before > (kept.claimed or before)
+    (stored,) = cluster.events("exec")
+    assert (stored.server_id, stored.server_name) == (thief.member.host_id, "web1")
+    assert stored.time > before > (stored.claimed or before)
     with pytest.raises(InvalidInput):
         as_other = forged(thief, server_id=other.member.host_id)
         call(cluster, thief, table.EMIT_EVENTS, recordings.EmitEvents((as_other,)))
@@ -79,7 +79,7 @@ def test_what_waited_while_auth_was_away_has_both_times(cluster: SmallCluster) -
     node.member.emit(late)
     back = datetime.now(UTC)
     cluster.start_auth()
-    (kept,) = cluster.wait_event("exec")
-    assert kept.claimed is not None
-    assert abs(kept.claimed - emit) < timedelta(milliseconds=1)
-    assert kept.time >= back - timedelta(milliseconds=1)  # stored in whole milliseconds
+    (stored,) = cluster.wait_event("exec")
+    assert stored.claimed is not None
+    assert abs(stored.claimed - emit) < timedelta(milliseconds=1)
+    assert stored.time >= back - timedelta(milliseconds=1)  # stored in whole milliseconds

@@ -1,4 +1,4 @@
-"""Attacks on tunnels and on the proxy: what somebody would try, and what comes of it."""
+"""Attacks on tunnels and on the proxy, and their effects."""
 
 from __future__ import annotations
 
@@ -63,28 +63,28 @@ def no_traceback() -> Iterator[None]:
     found: list[Any] = []
 
     @implementer(ILogObserver)
-    def look(event: LogEvent) -> None:
+    def observe(event: LogEvent) -> None:
         if event.get("log_failure") is not None:
             found.append(event["log_failure"].getTraceback())
 
-    globalLogPublisher.addObserver(look)
+    globalLogPublisher.addObserver(observe)
     try:
         yield
     finally:
-        globalLogPublisher.removeObserver(look)
+        globalLogPublisher.removeObserver(observe)
     assert found == []
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
-    """A cluster with one person."""
+    """A cluster with one user."""
     with small_cluster(tmp_path) as made:
         made.person("alice", ME)
         yield made
 
 
 def wait_known(cluster: SmallCluster, proxy: SmallProxy, *names: str) -> None:
-    """Wait until ``proxy`` knows the nodes, and a way to each."""
+    """Wait until ``proxy`` knows the nodes, and a route to each."""
 
     def known() -> bool:
         hosts = [host for host in proxy.service.router.index if host.addresses or host.tunnels]
@@ -94,7 +94,7 @@ def wait_known(cluster: SmallCluster, proxy: SmallProxy, *names: str) -> None:
 
 
 def claims(cluster: SmallCluster, proxy: SmallProxy, node: SmallNode, there: socket.socket) -> None:
-    """Let ``node`` say that it listens at ``there``, and wait until ``proxy`` believes it."""
+    """Have ``node`` announce the address ``there``, and wait until ``proxy`` knows it."""
     node.service._presence.addresses = (f"127.0.0.1:{there.getsockname()[1]}",)
     node.member.announce_soon()
 
@@ -121,8 +121,8 @@ def lock(cluster: SmallCluster, host_id: str) -> None:
     cluster.reactor.wait(cluster.auth._backend.commit(Put("/locks/stop", encode(value))))
 
 
-def look_no_more(proxy: SmallProxy) -> None:
-    """Whatever ends from now on ends at once, and not as ``proxy`` looks twice a minute."""
+def stop_checks(proxy: SmallProxy) -> None:
+    """Stop the checks of ``proxy``, so that what ends does not end by them."""
     looking = proxy.service._checks
     assert looking is not None
     looking.stop()
@@ -157,23 +157,23 @@ def as_alice(cluster: SmallCluster, proxy: SmallProxy) -> Any:
 
 
 def ask_for(connection: Any, name: str) -> Deferred[Any]:
-    """Open a way to a node, as ``ssh -J`` does."""
+    """Open a channel to a node, as ``ssh -J`` does."""
     target = string(name.encode()) + uint32(22) + string(b"127.0.0.1") + uint32(1)
     return open_stream(connection, b"direct-tcpip", target, Protocol())
 
 
 def deny_all(cluster: SmallCluster, proxy: SmallProxy) -> None:
-    """Nobody may log in anywhere."""
+    """Allow no login on any node."""
     deny = RoleSpec(deny=Conditions(node_labels={"*": ("*",)}))
     role = Role(Metadata("access"), deny)
     cluster.reactor.wait(cluster.admin.perform(PUT_ROLE, PutRole("access", role)))
     cluster.reactor.until(lambda: any(r.spec == deny for r in proxy.member.state.roles))
 
 
-# -- what visitors are told --------------------------------------------------------------
+# -- errors that clients get -------------------------------------------------------------
 @pytest.mark.parametrize("form", ["jump", "subsystem"])
 def test_four_answers(cluster: SmallCluster, form: str) -> None:
-    """Unknown, ambiguous, offline and denied are four sentences, whichever way one asks."""
+    """Unknown, ambiguous, offline and denied are four errors, with ``-J`` and with ``-s``."""
     proxy = cluster.proxy()
     labels = {"env": "prod"}
     for name in ("nat1", "nat2"):
@@ -186,27 +186,27 @@ def test_four_answers(cluster: SmallCluster, form: str) -> None:
     cluster.stop_node(node)
     index.put(evolve(away, status=type(away.status).OFFLINE))
 
-    def said(name: str) -> str:
-        words = cluster.jump_words("alice", proxy, name)
+    def error_of(name: str) -> str:
+        args = cluster.jump_words("alice", proxy, name)
         if form == "jump":
-            done = cluster.run("ssh", *words[:2], "-W", f"{name}:22", "jump")
+            done = cluster.run("ssh", *args[:2], "-W", f"{name}:22", "jump")
         else:
-            done = cluster.run("ssh", *words[:2], "-s", "jump", f"proxy:{name}:22")
+            done = cluster.run("ssh", *args[:2], "-s", "jump", f"proxy:{name}:22")
         assert done.returncode == 255
         return done.stderr.decode()
 
-    assert "no such node: 'nowhere'" in said("nowhere")
-    ambiguous = said("env=prod")
+    assert "no such node: 'nowhere'" in error_of("nowhere")
+    ambiguous = error_of("env=prod")
     assert "2 nodes match 'env=prod'" in ambiguous
     assert "nat1 (" in ambiguous
-    assert "node web1 is offline since" in said("web1")
+    assert "node web1 is offline since" in error_of("web1")
     deny_all(cluster, proxy)
-    assert "denied: role access denies this node to alice" in said("nat1")
-    assert "no such node" in said("env=prod")
+    assert "denied: role access denies this node to alice" in error_of("nat1")
+    assert "no such node" in error_of("env=prod")
 
 
 def test_denials_do_not_fill_the_audit(cluster: SmallCluster) -> None:
-    """Somebody who asks in a loop is told of in part, and counted (attack)."""
+    """Denials of a user who asks in a loop are reported in part, and counted (attack)."""
     proxy = cluster.proxy()
     cluster.tunnel_node(proxy)
     wait_known(cluster, proxy, "nat1")
@@ -220,10 +220,10 @@ def test_denials_do_not_fill_the_audit(cluster: SmallCluster) -> None:
     connection.transport.loseConnection()
 
 
-def test_a_visitor_opens_only_so_many_ways_at_once(
+def test_a_user_has_so_many_channels(
     cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever opens more than others could ever need is refused, and leaves nothing behind when
+    """A user who opens more channels than allowed is refused, and leaves nothing behind when
     they go (attack).
     """
     monkeypatch.setattr(user_limits, "CHANNELS_LIMIT", 2)
@@ -237,7 +237,7 @@ def test_a_visitor_opens_only_so_many_ways_at_once(
             each.addErrback(lambda _: None)
         another = as_alice(cluster, proxy)
         for each in (connection, another):
-            with pytest.raises(ConchError, match="has 2 ways through this proxy"):
+            with pytest.raises(ConchError, match="has 2 channels through this proxy"):
                 cluster.reactor.wait(ask_for(each, "web1"))
         another.transport.loseConnection()
         dialled: list[socket.socket] = []
@@ -255,7 +255,7 @@ def test_a_visitor_opens_only_so_many_ways_at_once(
         cluster.reactor.until(
             lambda: not any(isinstance(t.avatar, jump_module.JumpAvatar) for t in ssh.present)
         )
-        # All that was dialled for them is closed, although nobody answered there.
+        # All that was dialled for them is closed, although nothing answered there.
         for accepted in dialled:
             accepted.setblocking(False)
             received = bytearray()
@@ -277,31 +277,31 @@ def test_a_visitor_opens_only_so_many_ways_at_once(
 
 
 # -- nodes that lie ----------------------------------------------------------------------
-def test_a_node_that_says_it_is_another_service(cluster: SmallCluster) -> None:
-    """Its visitors do not reach what listens there, and it does not hear them (attack)."""
+def test_a_node_that_announces_another_service(cluster: SmallCluster) -> None:
+    """Its clients do not reach that service, and it gets nothing of them (attack)."""
     proxy = cluster.proxy()
     node = cluster.node()
     with socket.create_server(("127.0.0.1", 0)) as secret:
         claims(cluster, proxy, node, secret)
-        heard: list[bytes] = []
+        received: list[bytes] = []
 
         def serve() -> None:
             accepted, _ = secret.accept()
             with accepted:
                 accepted.sendall(b"220 secret.internal ESMTP\r\n")
                 while data := accepted.recv(4096):
-                    heard.append(data)
+                    received.append(data)
 
         cluster.reactor.getThreadPool().callInThread(serve)
         connection = as_alice(cluster, proxy)
         with pytest.raises(ConchError, match="does not answer at"):
             cluster.reactor.wait(ask_for(connection, "web1"))
         connection.transport.loseConnection()
-        assert b"SSH-" not in b"".join(heard)
+        assert b"SSH-" not in b"".join(received)
 
 
 def test_a_direct_address_that_is_dead_does_not_hide_the_tunnel(cluster: SmallCluster) -> None:
-    """Where something answers that is no SSH server, the other way is taken."""
+    """If what answers is not an SSH server, the other route is used."""
     proxy = cluster.proxy()
     node = cluster.tunnel_node(proxy)
     presence = node.serving._presence
@@ -321,7 +321,7 @@ def test_a_direct_address_that_is_dead_does_not_hide_the_tunnel(cluster: SmallCl
 
 
 def test_a_node_that_speaks_nonsense(cluster: SmallCluster) -> None:
-    """A malformed word is refused, and nothing else of the tunnel changes (attack)."""
+    """A malformed message is refused, and nothing else of the tunnel changes (attack)."""
     proxy = cluster.proxy()
     node = cluster.tunnel_node(proxy)
     wait_known(cluster, proxy, "nat1")
@@ -355,14 +355,14 @@ def test_a_node_has_so_many_connections(
 
 # -- those who are not wanted any more ---------------------------------------------------
 def test_a_locked_node_is_cut_off_at_once(cluster: SmallCluster) -> None:
-    """Its tunnel, connections without one, and visitors on them end when the lock is set."""
+    """Its tunnel, connections without one, and clients on them end when the lock is set."""
     proxy = cluster.proxy()
     node = cluster.tunnel_node(proxy)
     wait_known(cluster, proxy, "nat1")
     tunnel = tunnel_of(proxy, node)
     silent = as_member(cluster, node.host.member, proxy)
     cluster.reactor.wait(open_stream(silent, AUTH, b"", Protocol()))
-    look_no_more(proxy)
+    stop_checks(proxy)
     lock(cluster, node.host.member.host_id)
     cluster.reactor.until(lambda: tunnel.connection._stopped and silent._stopped)
     with pytest.raises(AccessDenied, match="locked"):
@@ -374,26 +374,26 @@ def test_a_locked_node_is_cut_off_at_once(cluster: SmallCluster) -> None:
 
 
 def test_a_removed_node_is_cut_off_at_once(cluster: SmallCluster) -> None:
-    """``tele nodes rm`` ends all its connections; nobody finds it any more."""
+    """``tele nodes rm`` ends all its connections, and it is not found any more."""
     proxy = cluster.proxy()
     node = cluster.tunnel_node(proxy)
     wait_known(cluster, proxy, "nat1")
     tunnel = tunnel_of(proxy, node)
     silent = as_member(cluster, node.host.member, proxy)
-    look_no_more(proxy)
+    stop_checks(proxy)
     cluster.reactor.wait(cluster.admin.perform(DELETE_HOST, ById(node.host.member.host_id)))
     cluster.reactor.until(lambda: tunnel.connection._stopped and silent._stopped)
     assert b"no such node" in cluster.jump("alice", proxy, "nat1", "true").stderr
 
 
-def test_a_locked_proxy_brings_nobody(cluster: SmallCluster) -> None:
-    """Its connection to others ends at once, nodes leave it, and its word counts nowhere."""
+def test_a_locked_proxy_brings_no_client(cluster: SmallCluster) -> None:
+    """Its connection to others ends at once, nodes leave it, and its signatures are refused."""
     first, second = cluster.proxy("proxy1"), cluster.proxy("proxy2")
     node = cluster.tunnel_node(first)
     cluster.reactor.until(lambda: len(node.proxies) == 2)
     peer = as_member(cluster, first.member, second)
     tunnel = tunnel_of(first, node)
-    look_no_more(second)
+    stop_checks(second)
     lock(cluster, first.member.host_id)
     cluster.reactor.until(lambda: peer._stopped and tunnel.connection._stopped)
     cluster.reactor.until(lambda: node.proxies == (second.member.host_id,))
@@ -403,7 +403,7 @@ def test_a_locked_proxy_brings_nobody(cluster: SmallCluster) -> None:
 
 
 def test_a_node_that_was_removed_joins_as_another_host(cluster: SmallCluster) -> None:
-    """Started with a good token it is a member again, under an id that nobody had before."""
+    """Started with a valid token it is a member again, under a new id."""
     node = cluster.node()
     before = node.member.host_id
     cluster.stop_node(node)
@@ -426,7 +426,7 @@ def test_a_removed_nodes_certificate_opens_no_tunnel(cluster: SmallCluster) -> N
 
 
 def test_a_removed_node_that_goes_on_is_cut_off(cluster: SmallCluster) -> None:
-    """Visitors at its own address lose their connection at the proxy, whatever it does (attack)."""
+    """Clients at its own address lose their connection at the proxy, whatever it does (attack)."""
     proxy, node = cluster.proxy(), cluster.node()
     wait_known(cluster, proxy, "web1")
     alice = as_alice(cluster, proxy)
@@ -445,8 +445,8 @@ def test_a_removed_node_that_goes_on_is_cut_off(cluster: SmallCluster) -> None:
     alice.transport.loseConnection()
 
 
-def test_a_node_that_was_removed_lets_nobody_in(cluster: SmallCluster) -> None:
-    """A node that hears of its removal ends what runs on it, and refuses who comes directly."""
+def test_a_node_that_was_removed_admits_no_client(cluster: SmallCluster) -> None:
+    """A node that learns of its removal ends its sessions, and refuses direct connections."""
     node = cluster.node()
     script = f"touch {cluster.folder}/in; exec sleep 600"
     running = cluster.start("ssh", *cluster.ssh_words("alice", node, "127.0.0.1", script))
@@ -459,9 +459,9 @@ def test_a_node_that_was_removed_lets_nobody_in(cluster: SmallCluster) -> None:
     assert cluster.ssh("alice", node, "true").returncode == 255
 
 
-def test_a_removed_proxy_brings_nobody(cluster: SmallCluster) -> None:
+def test_a_removed_proxy_brings_no_client(cluster: SmallCluster) -> None:
     """Its certificate is good for hours more: other proxies and nodes deal with it no more, what
-    it brought ends, and its word for visitors counts nowhere (attack).
+    it brought ends, and its signed client addresses are refused (attack).
     """
     first, second = cluster.proxy("proxy1"), cluster.proxy("proxy2")
     node, direct = cluster.tunnel_node(first), cluster.node()
@@ -476,7 +476,7 @@ def test_a_removed_proxy_brings_nobody(cluster: SmallCluster) -> None:
     thief._store.keep_identity(first.member.identity)
     # A host that was taken over does not end what it should.
     first.service._end_refused = lambda: None  # type: ignore[method-assign]
-    look_no_more(second)
+    stop_checks(second)
     cluster.reactor.wait(cluster.admin.perform(DELETE_HOST, ById(first.member.host_id)))
     cluster.reactor.until(lambda: peer._stopped and tunnel.connection._stopped)
     cluster.reactor.until(lambda: not direct.service.factory.present)
@@ -496,7 +496,7 @@ def test_a_removed_proxy_brings_nobody(cluster: SmallCluster) -> None:
 
 
 def test_a_removed_proxy_keeps_no_old_tunnel(cluster: SmallCluster) -> None:
-    """A tunnel that stays for its last visitor, since the node has new certificates, ends with its
+    """A tunnel that stays for its last client, since the node has new certificates, ends with its
     proxy's removal like any other (attack).
     """
     first = cluster.proxy("proxy1")
@@ -528,7 +528,7 @@ def test_a_removed_proxy_keeps_no_old_tunnel(cluster: SmallCluster) -> None:
 
 
 def test_a_proxy_that_renewed_dials_others_anew(cluster: SmallCluster) -> None:
-    """Visitors who pass through stay; later ones come over a connection that is not old."""
+    """Clients that are connected stay; later ones use a new connection."""
     first, second = cluster.proxy("proxy1"), cluster.proxy("proxy2")
     node = cluster.tunnel_node(first, tunnels=1)
     there = cluster.settled(node, first, second)
@@ -568,10 +568,10 @@ def test_a_balancer_that_leads_to_one_proxy(cluster: SmallCluster) -> None:
         assert cluster.jump("alice", first, "nat1", "echo on").stdout == b"on\n"
 
 
-def test_a_person_has_so_many_connections(
+def test_a_user_has_so_many_connections(
     cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who uses up theirs is told so, keeps nobody else out, and may come back (attack)."""
+    """A user at the limit is refused, others are not, and one freed place can be used (attack)."""
     monkeypatch.setattr(user_limits, "CONNECTIONS_LIMIT", 2)
     cluster.person("bob", ME)
     proxy = cluster.proxy()
@@ -595,44 +595,44 @@ def test_a_person_has_so_many_connections(
     assert node.proxies
 
 
-def test_a_person_asks_for_so_many_nodes(
+def test_a_user_asks_for_so_many_nodes(
     cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who asks in a loop is told to wait, over all connections; others are answered (attack)."""
+    """A user who asks in a loop has to wait, on all connections; others do not (attack)."""
     monkeypatch.setattr(user_limits, "DECISIONS_BURST", 20)
     monkeypatch.setattr(user_limits, "DECISIONS_PER_SECOND", 0)
     cluster.person("bob", ME)
     proxy = cluster.proxy()
     cluster.tunnel_node(proxy)
     wait_known(cluster, proxy, "nat1")
-    said = []
+    errors = []
     for _ in range(3):
         connection = as_alice(cluster, proxy)
         for _ in range(10):
             try:
                 cluster.reactor.wait(ask_for(connection, "nat1"))
-                said.append("")
+                errors.append("")
             except ConchError as error:
-                said.append(str(error))
+                errors.append(str(error))
         connection.transport.loseConnection()
-    assert [bool(text) for text in said] == [False] * 20 + [True] * 10
-    assert "asked this proxy for too many nodes" in said[-1]
+    assert [bool(text) for text in errors] == [False] * 20 + [True] * 10
+    assert "too many nodes requested from this proxy" in errors[-1]
     assert cluster.jump("bob", proxy, "nat1", "echo in").stdout == b"in\n"
 
 
-def test_a_word_for_another_node_is_not_held_against_the_proxy(
+def test_an_address_for_another_node_is_no_fault_of_the_proxy(
     cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node that announces another's address does not get proxies shut out there (attack)."""
     proxy = cluster.proxy()
     node = cluster.node()
-    door = node.service.factory.admission
+    admission = node.service.factory.admission
     blamed: list[Fault] = []
-    monkeypatch.setattr(door, "blame", lambda host, fault: blamed.append(fault))
-    word = proxy.service.router.sign(ClientAddress("another", ("192.0.2.1", 1)))
-    for expected in ([], [Fault.NOAUTH]):  # the second time it is somebody who overheard it
+    monkeypatch.setattr(admission, "blame", lambda host, fault: blamed.append(fault))
+    line = proxy.service.router.sign(ClientAddress("another", ("192.0.2.1", 1)))
+    for expected in ([], [Fault.NOAUTH]):  # the second one is a copy
         with socket.create_connection(("127.0.0.1", node.port), 20) as there:
-            there.sendall(word)
+            there.sendall(line)
             there.setblocking(False)
 
             def closed(there: socket.socket = there) -> bool:
@@ -646,25 +646,25 @@ def test_a_word_for_another_node_is_not_held_against_the_proxy(
             cluster.reactor.until(closed)
             cluster.reactor.until(lambda: not node.service.factory.present)
         assert blamed == expected
-    said = [event.error for event in cluster.wait_event("auth.denied", 2)]
-    assert said == [
+    errors = [event.error for event in cluster.wait_event("auth.denied", 2)]
+    assert errors == [
         "signed client address is for another node",
         "signed client address was used before",
     ]
 
 
-def test_visitors_of_one_address_at_a_node(cluster: SmallCluster) -> None:
-    """Who comes through a proxy and does not log in has a share, and keeps nobody out (attack)."""
+def test_clients_of_one_address_at_a_node(cluster: SmallCluster) -> None:
+    """Clients of a proxy that do not log in have a share, and exclude no others (attack)."""
     proxy = cluster.proxy()
     node = cluster.node(limits=Limits(startups_per_home=2))
     with contextlib.ExitStack() as stack:
         ports = itertools.count(1)
 
         def come(address: str) -> socket.socket:
-            visitor = ClientAddress(node.member.host_id, (address, next(ports)))
+            client = ClientAddress(node.member.host_id, (address, next(ports)))
             made = socket.create_connection(("127.0.0.1", node.port), 20)
             stack.enter_context(made)
-            made.sendall(proxy.service.router.sign(visitor))
+            made.sendall(proxy.service.router.sign(client))
             made.setblocking(False)
             return made
 
@@ -678,13 +678,13 @@ def test_visitors_of_one_address_at_a_node(cluster: SmallCluster) -> None:
                 pass
             return True
 
-        door = node.service.factory.admission
+        admission = node.service.factory.admission
         waiting = [come("192.0.2.1") for _ in range(2)]
-        cluster.reactor.until(lambda: door.vouched._count == 2)
+        cluster.reactor.until(lambda: admission.vouched._count == 2)
         third = come("192.0.2.1")
-        cluster.reactor.until(lambda: len(door.vouched_waiting) == 1)
+        cluster.reactor.until(lambda: len(admission.vouched_waiting) == 1)
         other = come("192.0.2.2")
-        cluster.reactor.until(lambda: door.vouched._count == 3)
+        cluster.reactor.until(lambda: admission.vouched._count == 3)
         assert not any(map(closed, (*waiting, third, other)))
         assert cluster.ssh("alice", node, "echo in").stdout == b"in\n"
-    cluster.reactor.until(lambda: door.vouched._count == 0)
+    cluster.reactor.until(lambda: admission.vouched._count == 0)

@@ -1,4 +1,4 @@
-"""Everything that goes wrong between a visitor, a proxy, a node and auth, and what is left."""
+"""Faults between a client, a proxy, a node and auth, and what remains after them."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from tele.conch.connection.stream import open_stream
 from tele.model.authority import AuthorityKind
 from tele.model.presence import Status
 from tele.outbound.dialer import dial
-from tele.routing import dialer as ways
+from tele.routing import dialer as dialer
 from tele.tunnel import relayed_channels
 from tele.wire.fields import string, uint32
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
 
-#: Bytes in a second that are questions whether somebody is there, and nothing else.
+#: Bytes in a second that are keepalives and nothing else.
 STILL = 100_000
 #: Silence is noticed soon here.
 QUICK = Limits(keepalive_interval=0.3)
@@ -44,7 +44,7 @@ QUICK = Limits(keepalive_interval=0.3)
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
-    """A cluster with one person."""
+    """A cluster with one user."""
     with small_cluster(tmp_path) as made:
         made.person("alice", ME)
         yield made
@@ -61,10 +61,10 @@ class Behind:
 
 @contextmanager
 def ssh_in_between(
-    words: list[str], stdout: int = subprocess.PIPE
+    args: list[str], stdout: int = subprocess.PIPE
 ) -> Iterator[subprocess.Popen[bytes]]:
     """OpenSSH's client, which does not outlive what is tested."""
-    with subprocess.Popen(["ssh", *words], stdin=subprocess.DEVNULL, stdout=stdout) as process:
+    with subprocess.Popen(["ssh", *args], stdin=subprocess.DEVNULL, stdout=stdout) as process:
         try:
             yield process
         finally:
@@ -78,7 +78,7 @@ def behind(cluster: SmallCluster, **config: Any) -> Iterator[Behind]:
     network = BadNetwork(cluster.reactor, port).start()
     entrance = cluster.proxy(port=port, limits=QUICK, public=network.port)
     node = cluster.tunnel_node(entrance, keepalive=timedelta(seconds=0.3), **config)
-    # People come by a better network.
+    # Clients have a better network.
     made = Behind(network, SmallProxy(entrance.service, entrance.member, port), node)
     wait_known(cluster, made)
     try:
@@ -114,18 +114,18 @@ def connections(world: Behind) -> list[Any]:
 
 
 def still_works(cluster: SmallCluster, world: Behind) -> None:
-    """Somebody gets through."""
+    """A client gets through."""
     done = cluster.jump("alice", world.proxy, "nat1", "echo through")
     assert done.stdout == b"through\n", done.stderr
 
 
-def test_a_network_that_is_cut_without_a_word(cluster: SmallCluster) -> None:
+def test_a_network_that_is_cut(cluster: SmallCluster) -> None:
     """Both ends notice by their own questions, end the tunnel, and have a new one when it is
     mended; sessions that went through are hung up.
     """
     with behind(cluster) as world:
-        words = cluster.jump_words("alice", world.proxy, "nat1", "echo in; exec sleep 600")
-        with ssh_in_between(words) as ssh:
+        args = cluster.jump_words("alice", world.proxy, "nat1", "echo in; exec sleep 600")
+        with ssh_in_between(args) as ssh:
             cluster.reactor.until(lambda: bool(world.node.serving.factory.present))
             world.network.cut = True
             cluster.reactor.until(lambda: tunnels(world) == 0 and not connections(world))
@@ -138,12 +138,12 @@ def test_a_network_that_is_cut_without_a_word(cluster: SmallCluster) -> None:
         still_works(cluster, world)
 
 
-def test_a_visitor_of_a_dead_tunnel_is_told(
+def test_a_client_of_a_dead_tunnel_gets_an_error(
     cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While nobody has noticed yet, a visitor waits for a limited time and reads why."""
+    """Before the cut is detected, a client waits for a limited time and gets an error."""
     monkeypatch.setattr(relayed_channels, "OPEN_SECONDS", 0.5)
-    monkeypatch.setattr(ways, "OPEN_SECONDS", 0.5)
+    monkeypatch.setattr(dialer, "OPEN_SECONDS", 0.5)
     with behind(cluster) as world:
         world.network.cut = True
         done = cluster.jump("alice", world.proxy, "nat1", "true")
@@ -173,7 +173,7 @@ def test_a_slow_network(cluster: SmallCluster) -> None:
 
 
 def test_auth_is_away(cluster: SmallCluster) -> None:
-    """Tunnels stay, people get through, a node that starts anew has its tunnel; what happened
+    """Tunnels stay, clients get through, a node that restarts has its tunnel; what happened
     meanwhile is in the audit when auth is back, and so is the node's presence.
     """
     with behind(cluster) as world:
@@ -215,7 +215,7 @@ def test_a_node_that_was_killed(cluster: SmallCluster) -> None:
 
 
 def test_a_proxy_that_is_not_there_is_dialled_on(cluster: SmallCluster) -> None:
-    """While nobody is where the proxy was, the node dials on."""
+    """While nothing listens where the proxy was, the node keeps dialling."""
     with behind(cluster) as world:
         target, world.network.target = world.network.target, nobody_listens()
         world.network.drop()
@@ -235,7 +235,7 @@ def test_a_proxy_that_moves(cluster: SmallCluster) -> None:
         def resolveHostName(self, receiver: Any, name: str, portNumber: int = 0, *_: Any) -> Any:
             asked.append(name)
             receiver.resolutionBegan(None)
-            address = "127.0.0.2" if len(asked) < 3 else "127.0.0.1"  # nobody is at the first
+            address = "127.0.0.2" if len(asked) < 3 else "127.0.0.1"  # nothing listens at the first
             receiver.addressResolved(IPv4Address("TCP", address, portNumber))
             receiver.resolutionComplete()
             return receiver
@@ -262,7 +262,7 @@ def _connected(endpoint: IStreamClientEndpoint) -> Deferred[Any]:
     return connecting
 
 
-# -- visitors ---------------------------------------------------------------------------
+# -- clients ----------------------------------------------------------------------------
 def identity_of(cluster: SmallCluster) -> ClientIdentity:
     """Alice's certificate."""
     line = (cluster.folder / "people" / "alice-cert.pub").read_text()
@@ -270,7 +270,7 @@ def identity_of(cluster: SmallCluster) -> ClientIdentity:
     return ClientIdentity(cluster.ssh_keys["alice"], certificate, ME)
 
 
-def visitor_at(cluster: SmallCluster, proxy: SmallProxy) -> Deferred[Any]:
+def client_at(cluster: SmallCluster, proxy: SmallProxy) -> Deferred[Any]:
     """A connection of Alice's to the proxy."""
     trusted = proxy.member.ssh_trust(AuthorityKind.HOST)
     return connect(
@@ -307,19 +307,19 @@ def at_the_node(cluster: SmallCluster, world: Behind, connection: Any) -> Deferr
 
 
 def test_a_crowd_at_one_node(cluster: SmallCluster) -> None:
-    """Two hundred visitors at once get in through one tunnel; when they left, nothing is left."""
+    """Two hundred clients connect through one tunnel at once, and leave nothing behind."""
     with behind(cluster) as world:
         (tunnel,) = connections(world)
-        doors = cluster.reactor.wait(
-            gatherResults([visitor_at(cluster, world.proxy) for _ in range(4)])
+        jumps = cluster.reactor.wait(
+            gatherResults([client_at(cluster, world.proxy) for _ in range(4)])
         )
-        crowd = [at_the_node(cluster, world, door) for door in doors for _ in range(50)]
+        crowd = [at_the_node(cluster, world, jump) for jump in jumps for _ in range(50)]
         inside = cluster.reactor.wait(gatherResults(crowd), 120)
         assert len(world.node.serving.factory.present) == 200
         done = cluster.reactor.wait(gatherResults([execute(c, b"echo hi") for c in inside[::20]]))
         assert {result.stdout for result in done} == {b"hi\n"}
-        for door in doors:
-            door.transport.loseConnection()
+        for jump in jumps:
+            jump.transport.loseConnection()
         cluster.reactor.until(lambda: not world.node.serving.factory.present)
         cluster.reactor.until(
             lambda: not [c for c in tunnel.channels.values() if c.name == b"client@tele"]
@@ -327,11 +327,11 @@ def test_a_crowd_at_one_node(cluster: SmallCluster) -> None:
         still_works(cluster, world)
 
 
-def test_a_visitor_who_does_not_read(cluster: SmallCluster) -> None:
+def test_a_client_that_does_not_read(cluster: SmallCluster) -> None:
     """One who takes no output costs a window; another one of the same node is not held up."""
     with behind(cluster) as world:
-        words = cluster.jump_words("alice", world.proxy, "nat1", "cat /dev/zero")
-        with ssh_in_between(words) as slow:
+        args = cluster.jump_words("alice", world.proxy, "nat1", "cat /dev/zero")
+        with ssh_in_between(args) as slow:
             deadline = time.monotonic() + 30
             carried, before = 0, -STILL
             while carried - before >= STILL:
@@ -346,11 +346,11 @@ def test_a_visitor_who_does_not_read(cluster: SmallCluster) -> None:
         cluster.reactor.until(lambda: not world.node.serving.factory.present)
 
 
-def test_visitors_share_a_tunnel(cluster: SmallCluster) -> None:
+def test_clients_share_a_tunnel(cluster: SmallCluster) -> None:
     """Beside a bulk transfer of one, the small command of another comes through."""
     with behind(cluster) as world:
-        words = cluster.jump_words("alice", world.proxy, "nat1", "cat /dev/zero")
-        with ssh_in_between(words, subprocess.DEVNULL) as bulk:
+        args = cluster.jump_words("alice", world.proxy, "nat1", "cat /dev/zero")
+        with ssh_in_between(args, subprocess.DEVNULL) as bulk:
             before = world.network.carried
             cluster.reactor.until(lambda: world.network.carried > before + 8_000_000)
             for _ in range(3):
@@ -361,7 +361,7 @@ def test_visitors_share_a_tunnel(cluster: SmallCluster) -> None:
 
 
 def test_a_clock_that_is_wrong(cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A listening node whose clock is off by ten minutes takes no visitor for the proxy: it
+    """A listening node whose clock is off by ten minutes refuses signed client addresses: it
     refuses, and nothing hangs.
     """
     proxy = cluster.proxy()

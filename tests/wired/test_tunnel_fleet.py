@@ -1,4 +1,4 @@
-"""Many nodes at one proxy that comes and goes: all come back, and nothing is left behind."""
+"""Many nodes at one proxy that comes and goes: all reconnect, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NODES = 24
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
-    """A cluster of nobody yet."""
+    """A cluster without users."""
     with small_cluster(tmp_path) as made:
         yield made
 
@@ -86,15 +86,15 @@ class Crowd:
 
 
 def ends(proxy: SmallProxy) -> tuple[int, int, int, int]:
-    """How many tunnels, connections, channels and places of strangers there are at a proxy."""
+    """How many tunnels, connections, channels and unauthenticated clients a proxy has."""
     tunnels: Any = proxy.service.router.tunnels
     factory: Any = proxy.service._ssh
     channels = sum(len(t.connection.channels) for t in tunnels._by_host.values())
     return len(tunnels), len(factory.present), channels, factory.admission.startups._count
 
 
-def test_all_come_back_each_time(cluster: SmallCluster) -> None:
-    """A proxy restarts again and again: each time all nodes come back over one address, each with
+def test_all_reconnect_each_time(cluster: SmallCluster) -> None:
+    """A proxy restarts again and again: each time all nodes reconnect over one address, each with
     one connection and one login, and the proxy that stopped keeps nothing of them.
     """
 
@@ -120,7 +120,7 @@ def test_all_come_back_each_time(cluster: SmallCluster) -> None:
 
 
 def test_one_tunnel_is_enough_while_no_proxy_is_known(cluster: SmallCluster) -> None:
-    """A node that has a tunnel, and was told of no other proxy, does not dial on: that would
+    """A node that has a tunnel, and knows no other proxy, does not dial again: that would
     lead to the same proxy, and cost it a login each time.
     """
     proxy = cluster.proxy()
@@ -138,7 +138,7 @@ def test_one_tunnel_is_enough_while_no_proxy_is_known(cluster: SmallCluster) -> 
 
 
 def test_a_balancer_that_leads_to_the_same_proxy_is_asked_rarely(cluster: SmallCluster) -> None:
-    """A second proxy behind one address, to which nobody is ever led: the node has its one tunnel,
+    """No connection is led to a second proxy behind one address: the node has its one tunnel,
     and pauses longer and longer before it costs that proxy another login.
     """
     real = cluster.proxy()
@@ -179,8 +179,8 @@ def test_a_tunnel_is_light(cluster: SmallCluster) -> None:
 
 
 def test_a_proxy_that_starts_without_auth_keeps_its_tunnels(cluster: SmallCluster) -> None:
-    """While auth has not told which nodes there are, none of them is unknown; afterwards one that
-    auth never heard of loses its tunnel at the second look.
+    """Before auth has sent the list of nodes, none is unknown; afterwards a node that is not on it
+    loses its tunnel at the second check.
     """
     port = free_port()
     proxy = cluster.proxy(port=port)

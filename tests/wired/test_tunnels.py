@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
-    """A cluster with one person."""
+    """A cluster with one user."""
     with small_cluster(tmp_path) as made:
         made.person("alice", ME)
         yield made
@@ -59,7 +59,7 @@ def listening() -> set[str]:
 
 
 def wait_known(cluster: SmallCluster, proxy: SmallProxy, name: str) -> None:
-    """Wait until ``proxy`` knows the node ``name`` and a way to it."""
+    """Wait until ``proxy`` knows the node ``name`` and a route to it."""
 
     def known() -> bool:
         return any(
@@ -87,9 +87,9 @@ def test_a_command_through_a_tunnel(cluster: SmallCluster) -> None:
     cluster.reactor.until(lambda: node.proxies == (proxy.member.host_id,))
     done = cluster.jump("alice", proxy, "nat1", "cat; echo bad >&2; exit 7", stdin=data)
     assert (done.stdout == data, done.stderr, done.returncode) == (True, b"bad\n", 7)
-    said = cluster.jump("alice", proxy, "nat1", "echo $SSH_CONNECTION").stdout.split()
-    assert (said[0], said[2]) == (b"127.0.0.1", b"127.0.0.1")
-    assert len(said) == 4
+    output = cluster.jump("alice", proxy, "nat1", "echo $SSH_CONNECTION").stdout.split()
+    assert (output[0], output[2]) == (b"127.0.0.1", b"127.0.0.1")
+    assert len(output) == 4
     started, _ = cluster.wait_event("session.start", 2)
     assert started.server_name == "nat1"
     assert started.remote_addr.startswith("127.0.0.1:")
@@ -107,7 +107,7 @@ def test_no_port_is_bound(cluster: SmallCluster) -> None:
 
 
 def test_calls_of_the_api_go_through_the_tunnel(cluster: SmallCluster) -> None:
-    """What the node says to auth comes over its tunnel once it has one, end to end."""
+    """A node with a tunnel calls auth through it, end to end."""
     proxy = cluster.proxy()
     node = cluster.tunnel_node(proxy)
     streams = tunnel_of(proxy, node).connection.channels
@@ -123,9 +123,9 @@ def test_calls_of_the_api_go_through_the_tunnel(cluster: SmallCluster) -> None:
     authority.close()
 
 
-def test_a_direct_node_learns_who_comes(cluster: SmallCluster) -> None:
-    """Through a proxy, the audit of a node that listens has the visitor's address, not the
-    proxy's; and a visitor who comes by themselves is one.
+def test_a_direct_node_learns_the_client_address(cluster: SmallCluster) -> None:
+    """Through a proxy, the audit of a node that listens has the client's address, not the proxy's;
+    for a direct connection it is the peer's.
     """
     proxy = cluster.proxy()
     node = cluster.node()
@@ -147,24 +147,24 @@ def test_the_subsystem_form(cluster: SmallCluster) -> None:
     wait_known(cluster, proxy, "nat1")
     data = os.urandom(300_000)
     for name in ("nat1", "web1"):
-        words = cluster.jump_words("alice", proxy, name)
-        config = words[words.index("-F") + 1]
+        args = cluster.jump_words("alice", proxy, name)
+        config = args[args.index("-F") + 1]
         through = f"ProxyCommand=ssh -F {config} -s jump proxy:%h:22"
         done = cluster.run("ssh", "-F", config, "-o", through, name, "cat", stdin=data)
         assert (done.returncode, done.stdout == data) == (0, True), done.stderr
 
 
 @pytest.mark.parametrize(
-    ("target", "said"),
+    ("target", "output"),
     [
         ("proxy:nobody:22", b"no such node"),
-        ("proxy:nat1:5432", b"and no other port"),
+        ("proxy:nat1:5432", b"is not its SSH port"),
         ("shell", b"proxy:HOST:PORT"),
         ("proxy:nat1", b"proxy:HOST:PORT"),
     ],
 )
-def test_the_subsystem_form_says_what_is_wrong(
-    cluster: SmallCluster, target: str, said: bytes
+def test_the_subsystem_form_reports_errors(
+    cluster: SmallCluster, target: str, output: bytes
 ) -> None:
     """The text is on standard error, and the status is that of a transport that failed."""
     proxy = cluster.proxy()
@@ -172,16 +172,16 @@ def test_the_subsystem_form_says_what_is_wrong(
     wait_known(cluster, proxy, "nat1")
     config = cluster.jump_words("alice", proxy, "x")[1]
     done = cluster.run("ssh", "-F", config, "-s", "jump", target)
-    assert said in done.stderr
+    assert output in done.stderr
     assert done.returncode == 255
 
 
-def test_nobody_logs_in_to_a_proxy(cluster: SmallCluster) -> None:
+def test_a_proxy_has_no_sessions(cluster: SmallCluster) -> None:
     """A shell or a command at the proxy gets a sentence, and nothing else."""
     proxy = cluster.proxy()
     config = cluster.jump_words("alice", proxy, "x")[1]
-    for words in (("id",), ("-T",)):
-        done = cluster.run("ssh", "-F", config, "jump", *words)
+    for args in (("id",), ("-T",)):
+        done = cluster.run("ssh", "-F", config, "jump", *args)
         assert (done.stdout, done.returncode) == (b"", 255)
         assert b"ssh -J" in done.stderr
 
@@ -191,16 +191,16 @@ def test_a_node_by_its_labels(cluster: SmallCluster) -> None:
     proxy = cluster.proxy()
     cluster.tunnel_node(proxy, labels={"env": "prod", "role": "db"})
     wait_known(cluster, proxy, "nat1")
-    words = cluster.jump_words("alice", proxy, "env=prod+role=db")
-    config = words[words.index("-F") + 1]
+    args = cluster.jump_words("alice", proxy, "env=prod+role=db")
+    config = args[args.index("-F") + 1]
     through = f"ProxyCommand=ssh -F {config} -W %h:22 jump"
     options = ("-o", through, "-o", "HostKeyAlias=nat1")
     done = cluster.run("ssh", "-F", config, *options, "env=prod+role=db", "echo there")
     assert done.stdout == b"there\n", done.stderr
 
 
-def test_a_visitor_at_another_proxy(cluster: SmallCluster) -> None:
-    """Whoever comes to proxy A reaches a node whose only tunnel ends at proxy B."""
+def test_a_client_at_another_proxy(cluster: SmallCluster) -> None:
+    """A client of proxy A reaches a node whose only tunnel ends at proxy B."""
     first, second = cluster.proxy("proxy1"), cluster.proxy("proxy2")
     node = cluster.tunnel_node(first, tunnels=1)
     there = cluster.settled(node, first, second)
@@ -237,7 +237,7 @@ def test_a_proxy_that_goes_is_replaced(cluster: SmallCluster) -> None:
     assert done.stdout == b"still there\n", done.stderr
 
 
-def test_a_proxy_that_comes_back(cluster: SmallCluster) -> None:
+def test_a_proxy_that_restarts(cluster: SmallCluster) -> None:
     """A node whose only proxy was gone for a while has its tunnel again."""
     proxy = cluster.proxy()
     node = cluster.tunnel_node(proxy)
@@ -257,21 +257,21 @@ def test_a_session_outlives_renewed_certificates(cluster: SmallCluster) -> None:
     wait_known(cluster, proxy, "nat1")
     old = tunnel_of(proxy, node)
     marker = cluster.folder / "go on"
-    words = cluster.jump_words(
+    args = cluster.jump_words(
         "alice", proxy, "nat1", f"echo in; while [ ! -e '{marker}' ]; do sleep 0.05; done; echo out"
     )
-    with subprocess.Popen(["ssh", *words], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as ssh:
+    with subprocess.Popen(["ssh", *args], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as ssh:
         assert ssh.stdout is not None
-        said = cluster.reactor.getThreadPool()
+        pool = cluster.reactor.getThreadPool()
         lines: list[bytes] = []
-        said.callInThread(lambda: lines.append(ssh.stdout.readline()))  # type: ignore[union-attr]
+        pool.callInThread(lambda: lines.append(ssh.stdout.readline()))  # type: ignore[union-attr]
         cluster.reactor.until(lambda: lines == [b"in\n"])
         node.serving._agents.renew()  # type: ignore[union-attr]
         cluster.reactor.until(lambda: tunnel_of(proxy, node) is not old)
         cluster.reactor.until(lambda: bool(node.proxies))
         assert not old.connection.transport.closing
         marker.touch()
-        said.callInThread(lambda: lines.append(ssh.stdout.read()))  # type: ignore[union-attr]
+        pool.callInThread(lambda: lines.append(ssh.stdout.read()))  # type: ignore[union-attr]
         cluster.reactor.until(lambda: len(lines) == 2)
         assert lines[1] == b"out\n"
         cluster.reactor.until(lambda: ssh.poll() is not None)
@@ -280,7 +280,7 @@ def test_a_session_outlives_renewed_certificates(cluster: SmallCluster) -> None:
 
 
 def test_a_copied_identity_shows(cluster: SmallCluster) -> None:
-    """Two machines with one node's keys are an event; the newer one has the visitors (attack)."""
+    """Two machines with one node's keys are an event; the newer one gets the clients (attack)."""
     proxy = cluster.proxy()
     node = cluster.tunnel_node(proxy)
     shutil.copytree(cluster.folder / "nat1", cluster.folder / "copy")
@@ -302,7 +302,7 @@ def test_a_removed_node_loses_its_tunnel(cluster: SmallCluster) -> None:
     cluster.reactor.until(lambda: index.get(host_id) is None and tunnels.get(host_id) is None)
 
 
-def test_who_may_not_log_in_does_not_reach_the_node(cluster: SmallCluster) -> None:
+def test_a_denied_user_does_not_reach_the_node(cluster: SmallCluster) -> None:
     """A user whose roles allow no such node is refused at the proxy, and it is in the audit."""
     proxy = cluster.proxy()
     cluster.tunnel_node(proxy)
@@ -337,7 +337,7 @@ def test_a_host_certificate_is_no_user(cluster: SmallCluster) -> None:
 
 
 def test_a_node_cannot_be_another(cluster: SmallCluster) -> None:
-    """A tunnel is bound to the id in the certificate, whatever the login says (attack)."""
+    """A tunnel belongs to the id in the certificate, whatever the user name is (attack)."""
     proxy = cluster.proxy()
     node = cluster.tunnel_node(proxy)
     member = node.host.member
@@ -354,7 +354,7 @@ def test_a_node_cannot_be_another(cluster: SmallCluster) -> None:
 
 
 def test_a_node_opens_nothing_but_auth(cluster: SmallCluster) -> None:
-    """A hostile node gets no way to other nodes through its tunnel (attack)."""
+    """A hostile node cannot reach other nodes through its tunnel (attack)."""
     proxy = cluster.proxy()
     node = cluster.tunnel_node(proxy)
     connection = node.serving._agents._connections()[0]  # type: ignore[union-attr]
@@ -383,7 +383,7 @@ def test_a_node_cannot_flood_auth(cluster: SmallCluster) -> None:
 
 
 def test_a_proxy_serves_its_own_tunnels_only_to_others(cluster: SmallCluster) -> None:
-    """A proxy that asks another one for a node with no tunnel there is told so: no circles."""
+    """A request for a node without a tunnel at the other proxy is refused: there are no loops."""
     first, second = cluster.proxy("proxy1"), cluster.proxy("proxy2")
     connection = cluster.reactor.wait(
         connect(

@@ -134,7 +134,7 @@ class HostService(MultiService):
             self._recorder.setServiceParent(self)
 
     def force(self) -> None:
-        """When it stops, or while it does: wait for nobody."""
+        """When it stops, or while it does: do not wait for sessions."""
         self.serving.force()
 
     async def _stop(self) -> None:

@@ -32,7 +32,7 @@ class EventSubject(Protocol):
 
     @property
     def event_fields(self) -> Mapping[str, Any]:
-        """The fields of its events: who, as whom, from where."""
+        """The fields of its events: user, login, address."""
 
 
 def cut(text: str) -> str:

@@ -2,7 +2,7 @@
 
 Invariants:
 
-* It belongs to the membership of one proxy; it knows nothing of who uses it.
+* It belongs to the membership of one proxy; it does not know its users.
 * A node or proxy that was removed or locked loses its connections.
 """
 

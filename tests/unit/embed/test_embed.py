@@ -46,7 +46,7 @@ def result(answer: Any) -> Any:
 
 # -- plugins --------------------------------------------------------------------------
 def test_kinds_choose_plugins(tmp_path: Path) -> None:
-    """The word before the colon chooses, what follows goes to the plugin."""
+    """The part before the colon chooses the plugin, which gets the rest."""
     surroundings = Surroundings(Clock(), tmp_path)
     backend = choose(IBackendFactory, Chosen("memory"), surroundings)
     assert isinstance(backend, MemoryBackend)
@@ -78,7 +78,7 @@ def test_public_addresses() -> None:
 
 # -- joining --------------------------------------------------------------------------
 def test_the_token_file_is_read_when_it_is_needed(tmp_path: Path) -> None:
-    """A host that has joined needs no token file any more; one that has not is told."""
+    """A host that has joined needs no token file any more; for another one it is an error."""
     path = tmp_path / "token"
     settings = join_settings(JoinConfig(auth=Address("a", 1), token_file=path, ca_pin=Pins((PIN,))))
     assert (settings.addresses, settings.pins) == (("a:1",), (PIN,))
@@ -88,7 +88,7 @@ def test_the_token_file_is_read_when_it_is_needed(tmp_path: Path) -> None:
     path.write_text("  secret\n")
     assert settings.token() == "secret"
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(InvalidInput, match="this is no token"):
+    with pytest.raises(InvalidInput, match="not a token"):
         settings.token()
     assert "secret" not in repr(settings)
     path.write_text("secret")
@@ -98,7 +98,7 @@ def test_the_token_file_is_read_when_it_is_needed(tmp_path: Path) -> None:
 
 
 def test_a_host_without_join_is_refused(tmp_path: Path) -> None:
-    """An embedder is told what is missing."""
+    """The error names what is missing."""
     with pytest.raises(InvalidInput, match="where is auth"):
         node_service(Clock(), NodeConfig(), tmp_path)
     with pytest.raises(InvalidInput, match="give one of"):
@@ -155,7 +155,7 @@ class Part(Service):
 
 
 def test_a_host_is_stopped_from_the_outside_in() -> None:
-    """Recorder and membership outlive what serves: its last words still have somewhere to go."""
+    """Recorder and membership stop after what serves: its last events are delivered."""
     calls: list[str] = []
     member, serving, recorder = (Part(n, calls) for n in ("member", "serving", "recorder"))
     member.ready = lambda: member.joined  # type: ignore[assignment]
@@ -169,7 +169,7 @@ def test_a_host_is_stopped_from_the_outside_in() -> None:
 
 
 def test_auth_without_its_plugins_leaves_nothing(tmp_path: Path) -> None:
-    """A store that cannot be chosen is told before anything is opened."""
+    """An unknown store is an error before anything is opened."""
     with pytest.raises(InvalidInput):
         auth_service(Clock(), AuthConfig("c", store=Chosen("none")), tmp_path / "d")
     assert not list((tmp_path / "d").glob("*.sqlite*"))

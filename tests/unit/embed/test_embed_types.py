@@ -55,7 +55,7 @@ def test_the_package_says_that_it_is_typed() -> None:
 
 
 def test_all_names_are_there() -> None:
-    """What is promised exists and says what it is, where it is a class or a function of ours."""
+    """Every public name exists; our classes and functions have docstrings."""
     for module in (embed, ssh):
         for name in module.__all__:
             assert getattr(module, name).__doc__, name

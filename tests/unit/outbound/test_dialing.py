@@ -20,7 +20,7 @@ from tele.outbound.happy_eyeballs import dial
 from tele.outbound.hostname_endpoint import hostname_endpoint
 from tele.sockets.direct import DirectReactor
 
-#: So long nobody waits for a black hole.
+#: No caller waits so long for a black hole.
 FOR_EVER = 3600.0
 
 
@@ -49,7 +49,7 @@ def listener(host: str = "127.0.0.1") -> Iterator[int]:
 
 
 def info(host: str, port: int) -> tuple[Any, ...]:
-    """What a resolver says of one address."""
+    """What a resolver returns of one address."""
     if ":" in host:
         return (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (host, port, 0, 0))
     return (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port))
@@ -98,7 +98,7 @@ def test_a_command_does_not_wait_for_a_family() -> None:
 
 @pytest.mark.usefixtures("no_descriptor_lost")
 def test_all_is_over_in_time() -> None:
-    """Black holes alone end together, not one after the other."""
+    """Several black holes end together, not one after the other."""
     with black_hole("127.0.0.3") as dead, pytest.raises(TimeoutError):
         dial("name.test", dead, 1.0, resolver(*[("127.0.0.3", dead)] * 10_000))
 
@@ -121,7 +121,7 @@ class Resolver:
     def __init__(self, *addresses: IPv4Address | IPv6Address) -> None:
         self._addresses = addresses
 
-    def resolveHostName(self, resolutionReceiver: Any, *words: Any, **named: Any) -> Any:
+    def resolveHostName(self, resolutionReceiver: Any, *args: Any, **named: Any) -> Any:
         resolutionReceiver.resolutionBegan(self)
         for address in self._addresses:
             resolutionReceiver.addressResolved(address)
@@ -167,9 +167,9 @@ def test_a_service_tries_so_many_addresses() -> None:
     asked: list[str] = []
 
     class Reactor(_Resolving):
-        def connectTCP(self, host: str, *words: Any, **named: Any) -> Any:
+        def connectTCP(self, host: str, *args: Any, **named: Any) -> Any:
             asked.append(host)
-            return self._reactor.connectTCP(host, *words, **named)
+            return self._reactor.connectTCP(host, *args, **named)
 
     with own_reactor() as reactor, listener() as port:
         pass

@@ -1,4 +1,4 @@
-"""What a server says of its keys."""
+"""What a server announces of its keys."""
 
 from __future__ import annotations
 

@@ -19,18 +19,18 @@ from tele.sockets import direct as sockets
 
 
 class Reactor(MemoryReactorClock):
-    """Has no thread pool, and waits for calls of other threads when it is told to."""
+    """Has no thread pool, and waits for calls of other threads on request."""
 
     def __init__(self) -> None:
         super().__init__()
         self._calls: SimpleQueue[Any] = SimpleQueue()
 
-    def callFromThread(self, function: Any, *words: Any) -> None:
-        self._calls.put((function, words))
+    def callFromThread(self, function: Any, *args: Any) -> None:
+        self._calls.put((function, args))
 
     def turn(self) -> None:
-        function, words = self._calls.get(timeout=30)
-        function(*words)
+        function, args = self._calls.get(timeout=30)
+        function(*args)
 
     def getThreadPool(self) -> Any:
         raise AssertionError("the pool of everybody is used")
@@ -78,7 +78,7 @@ def test_a_name_has_so_many_addresses() -> None:
 
 @pytest.mark.parametrize("error", [socket.gaierror(-2, "unknown"), UnicodeError("label"), None])
 def test_a_name_without_address(error: Exception | None) -> None:
-    """The answer says which name it is, whatever the system stumbles over."""
+    """The error names the name, whatever the system fails at."""
     reactor = Reactor()
 
     def get(*_: Any) -> Any:
@@ -104,7 +104,7 @@ def test_an_endpoint_dials_what_was_found(monkeypatch: pytest.MonkeyPatch) -> No
             dialled.append((host, port))
 
         def connect(self) -> None:
-            """Nobody answers."""
+            """No address answers."""
 
         def stopConnecting(self) -> None:
             """It is given up."""

@@ -13,7 +13,7 @@ from tele.proxy.client_hello import LIMIT, ClientHello, parse_client_hello
 
 
 def real(server_name: str | None = "auth.example", protocols: tuple[str, ...] = ()) -> bytes:
-    """What OpenSSL says first."""
+    """The first bytes of OpenSSL's client."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -70,7 +70,7 @@ def test_records_may_be_small(size: int) -> None:
     ],
 )
 def test_what_cannot_become_one_is_refused(data: bytes) -> None:
-    """Nobody waits for the rest of something that is no ClientHello."""
+    """Bytes that cannot become a ClientHello are refused at once."""
     with pytest.raises(ProtocolError):
         parse_client_hello(data)
 

@@ -1,4 +1,4 @@
-"""One port, three protocols, told apart by first bytes, by silence, and never by guessing."""
+"""One port, three protocols, which the first bytes or silence decide."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ class Scene:
     def __init__(self, *, proxy_protocol: bool = False) -> None:
         self.clock = Clock()
         self.closed = False
-        self.visitors: list[IAddress] = []
+        self.ssh_clients: list[IAddress] = []
         self.slots: list[Slot] = []
         self.turned_away: list[str] = []
         self.member_sources: set[str] = set()
 
         def route(name: str) -> Callable[..., Protocol | None]:
             def made(address: IAddress, slot: Slot | None = None) -> Protocol | None:
-                self.visitors.append(address)
+                self.ssh_clients.append(address)
                 if slot is not None:
                     slot.clear_deadline()
                     self.slots.append(slot)
@@ -248,8 +248,8 @@ def test_a_source_begins_tls_so_often() -> None:
 
 
 def test_only_so_many_may_be_undecided() -> None:
-    """A flood of silent connections costs a bounded number of them, and keeps nobody out who
-    says at once what they want (attack).
+    """A flood of silent connections costs a bounded number of them, and excludes no client that
+    sends its first bytes at once (attack).
     """
     scene = Scene()
     transports = [scene.connect() for _ in range(scene.limit)]
@@ -274,7 +274,7 @@ def test_a_peer_that_leaves_is_forgotten() -> None:
 
 
 def test_a_closed_route_ends_the_connection() -> None:
-    """When the service behind a route takes nobody, the connection ends."""
+    """When a route returns no protocol, the connection is closed."""
     scene = Scene()
     transport = scene.connect()
     scene.closed = True
@@ -293,8 +293,8 @@ CLIENT = IPv4Address("TCP", "192.0.2.7", 5555)
     ids=["ssh", "auth", "https"],
 )
 @pytest.mark.parametrize("step", [1, 50, 10_000])
-def test_a_header_says_who_visits(data: bytes, route: str, step: int) -> None:
-    """The named address is the peer's, for the route and for whoever asks; the rest is whole."""
+def test_a_header_names_the_peer(data: bytes, route: str, step: int) -> None:
+    """The named address is the peer's, for the route and the transport; the rest is complete."""
     scene = Scene(proxy_protocol=True)
     transport = scene.connect()
     for at in range(0, len(HEADER + data), step):
@@ -302,20 +302,20 @@ def test_a_header_says_who_visits(data: bytes, route: str, step: int) -> None:
     taken = transport.protocol
     assert isinstance(taken, Taken)
     assert (taken.admission, taken.received) == (route, data)
-    assert (scene.visitors, transport.peer) == ([CLIENT], CLIENT)
+    assert (scene.ssh_clients, transport.peer) == ([CLIENT], CLIENT)
     assert not scene.clock.getDelayedCalls()
 
 
-def test_a_header_that_names_nobody_keeps_the_address() -> None:
+def test_a_header_without_an_address_keeps_the_peer() -> None:
     """The balancer looks for itself whether we live: it comes from where it comes from."""
     scene = Scene(proxy_protocol=True)
     transport = scene.connect()
     transport.feed(LOCAL + b"SSH-2.0-x\r\n")
-    assert (scene.visitors, transport.peer) == ([PEER], None)
+    assert (scene.ssh_clients, transport.peer) == ([PEER], None)
 
 
 def test_silence_after_a_header_is_ssh() -> None:
-    """The header is not the client's word: a client may still wait for ours."""
+    """The header is not the client's first line: the client may still wait for ours."""
     scene = Scene(proxy_protocol=True)
     transport = scene.connect()
     scene.clock.advance(SILENCE_SECONDS * 2)
@@ -323,20 +323,20 @@ def test_silence_after_a_header_is_ssh() -> None:
     assert isinstance(transport.protocol, Undecided)
     scene.clock.advance(SILENCE_SECONDS)
     assert isinstance(transport.protocol, Taken)
-    assert (transport.protocol.admission, scene.visitors) == ("ssh", [CLIENT])
+    assert (transport.protocol.admission, scene.ssh_clients) == ("ssh", [CLIENT])
     assert not scene.clock.getDelayedCalls()
 
 
 @pytest.mark.parametrize(
     "data", [b"SSH-2.0-x\r\n", hello("tele-auth"), HEADER + HEADER, HEADER[:-2] + b" 1\r\n"]
 )
-def test_without_one_header_nobody_is_served(data: bytes) -> None:
+def test_a_connection_without_a_header_is_refused(data: bytes) -> None:
     """Where a header is required there is one, once; a client cannot add its own."""
     scene = Scene(proxy_protocol=True)
     transport = scene.connect()
     transport.feed(data)
     assert transport.aborted
-    assert (scene.visitors, scene.undecided) == ([], 0)
+    assert (scene.ssh_clients, scene.undecided) == ([], 0)
     assert not scene.clock.getDelayedCalls()
 
 
@@ -348,13 +348,13 @@ def test_a_header_does_not_take_for_ever(data: bytes) -> None:
     if data:
         transport.feed(data)
     scene.clock.advance(UNDECIDED_SECONDS)
-    assert (transport.aborted, scene.visitors, scene.undecided) == (True, [], 0)
+    assert (transport.aborted, scene.ssh_clients, scene.undecided) == (True, [], 0)
     assert not scene.clock.getDelayedCalls()
 
 
 @pytest.mark.parametrize("header", [HEADER, LOCAL])
-def test_a_header_that_nobody_asked_for(header: bytes) -> None:
-    """Nobody claims to be somebody else, and the log says what to configure, not for ever."""
+def test_an_unexpected_header(header: bytes) -> None:
+    """No client can claim an address, and the log names the setting, at a limited rate."""
     seen: list[str] = []
 
     @implementer(ILogObserver)
@@ -370,6 +370,6 @@ def test_a_header_that_nobody_asked_for(header: bytes) -> None:
             assert transport.aborted
     finally:
         globalLogPublisher.removeObserver(observe)
-    said = [line for line in seen if "proxy.proxy_protocol: required" in line]
-    assert 0 < len(said) < 100
-    assert scene.visitors == []
+    lines = [line for line in seen if "proxy.proxy_protocol: required" in line]
+    assert 0 < len(lines) < 100
+    assert scene.ssh_clients == []

@@ -37,7 +37,7 @@ from tele.proxy.tls_routes import HANDSHAKE_SECONDS, RELAY_IDLE_SECONDS, Relay
 
 
 class Transport(StringTransport):
-    """Tells its protocol that it ended, as a TCP connection does."""
+    """Notifies its protocol of the end, as a TCP connection does."""
 
     aborted = False
     protocol: Any = None
@@ -50,7 +50,7 @@ class Transport(StringTransport):
 
 @define
 class Auth:
-    """Auth as an endpoint: remembers what it was sent, and says what it is told to."""
+    """Auth as an endpoint: records what it receives, and sends what it is given."""
 
     attempted: bool = True
     protocol: Any = None
@@ -148,7 +148,7 @@ def test_an_auth_that_does_not_answer_has_the_same_deadline() -> None:
 
 
 def test_what_auth_answered_goes_on() -> None:
-    """A connection that says something now and then lives; one that is silent ends."""
+    """A connection with traffic now and then stays; one that is idle is closed."""
     port = Port()
     transport, auth = port.answered()
     for _ in range(10):
@@ -166,14 +166,14 @@ def test_what_auth_answered_goes_on() -> None:
 
 
 def test_silence_is_longer_than_any_that_the_api_allows() -> None:
-    """No call, stream or kept connection of the API is cut off for being quiet."""
+    """No call, stream or idle connection of the API is closed for being idle."""
     api = ApiLimits()
     slowest = max(operation.timeout for operation in OPERATIONS.values())
     for allowed in (slowest, api.idle, api.keepalive):
         assert allowed.total_seconds() < RELAY_IDLE_SECONDS
 
 
-def test_who_does_not_read_the_end_is_cut_off() -> None:
+def test_a_client_that_does_not_read_the_end_is_closed() -> None:
     """Auth closed; a client that leaves the rest unread does not keep its place (attack)."""
     port = Port()
     transport, auth = port.answered()
@@ -187,7 +187,7 @@ def test_who_does_not_read_the_end_is_cut_off() -> None:
 
 
 def test_one_source_has_a_share_of_handshakes() -> None:
-    """Sitting in half a handshake from one address ends one's own, and nobody else's (attack)."""
+    """Half handshakes from one address end each other, and no other client's (attack)."""
     port = Port(AdmissionLimits(pending=100, pending_per_source=5))
     other, _ = port.relay("192.0.2.9")
     mine = [port.relay("192.0.2.7")[0] for _ in range(8)]
@@ -207,7 +207,7 @@ def test_one_source_has_a_share_of_relays() -> None:
 
 
 def test_a_full_proxy_takes_from_the_fullest_source() -> None:
-    """Strangers who hold all relays from one address do not keep others out (attack)."""
+    """Unauthenticated clients that hold all relays of one address exclude no others (attack)."""
     port = Port(AdmissionLimits(relays=6, relays_per_source=6))
     crowd = [port.answered("192.0.2.7")[0] for _ in range(6)]
     other, _ = port.answered("192.0.2.9")
@@ -220,8 +220,8 @@ def test_a_fleet_behind_one_address_has_a_larger_share() -> None:
     port = Port(AdmissionLimits(pending=100, pending_per_source=5), member_sources={"192.0.2.7"})
     fleet = [port.relay("192.0.2.7")[0] for _ in range(20)]
     assert not any(each.aborted for each in fleet)
-    strangers = [port.relay("192.0.2.8")[0] for _ in range(6)]
-    assert [each.aborted for each in strangers] == [True] + [False] * 5
+    attackers = [port.relay("192.0.2.8")[0] for _ in range(6)]
+    assert [each.aborted for each in attackers] == [True] + [False] * 5
 
 
 def test_addresses_of_one_network_are_one_source() -> None:
@@ -245,7 +245,7 @@ def test_a_client_that_left_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize("descriptors", [256, 1024, 20_000, 1 << 20])
-def test_strangers_never_have_all_descriptors(descriptors: int) -> None:
+def test_unauthenticated_clients_never_have_all_descriptors(descriptors: int) -> None:
     """Half of the process' descriptors stay for SSH, members and files, however few it has."""
     limits = limits_for(Limits(), descriptors)
     assert limits.pending + 2 * limits.relays <= descriptors // 2
@@ -262,10 +262,10 @@ def test_a_real_handshake_is_answered_at_its_end(step: int, tmp_path: Path) -> N
     watched = Handshake()
     server, client = tls_ends(tmp_path)
 
-    def pass_on(sender: End, receiver: End, heard: Any) -> None:
+    def pass_on(sender: End, receiver: End, receive: Any) -> None:
         data = sender.outgoing.read()
         for at in range(0, len(data), step):
-            heard(data[at : at + step])
+            receive(data[at : at + step])
         receiver.incoming.write(data)
 
     client.shake()

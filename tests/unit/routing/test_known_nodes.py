@@ -38,42 +38,42 @@ class World:
         self.clock.advance(1_800_000_000)
         self.web = evolve(WEB, last_seen=now(self.clock))
         self.other = evolve(OTHER, name="web2", last_seen=now(self.clock))
-        self.kept: list[Any] = []
-        self.memory = SimpleNamespace(nodes=(), keep_nodes=self.kept.append)
+        self.saved: list[Any] = []
+        self.memory = SimpleNamespace(nodes=(), keep_nodes=self.saved.append)
         self.revoked: set[HostRevocation] = set()
         policy = SimpleNamespace(revoked_hosts=lambda _: frozenset(self.revoked))
         member: Any = SimpleNamespace(memory=self.memory, policy=policy)
         self.index = NodeIndex("Example")
         self.known = KnownNodes(self.clock, member, self.index)
 
-    def tell(self, *hosts: Any, first: bool = True, last: bool = True) -> None:
-        """Auth tells nodes."""
+    def send(self, *hosts: Any, first: bool = True, last: bool = True) -> None:
+        """Auth sends nodes."""
         self.index.change(HostChanges(hosts, first=first, last=last))
         self.known.changed()
 
 
-def test_they_are_kept_soon_and_together() -> None:
+def test_they_are_saved_soon_and_together() -> None:
     """Many changes are one write; half of a list is none."""
     world = World()
-    world.tell(world.web, last=False)
+    world.send(world.web, last=False)
     world.clock.advance(SAVE_SECONDS + 1)
-    assert world.kept == []
-    world.tell(world.other, first=False)
-    world.tell(evolve(world.web, labels={"env": "prod"}), first=False)
+    assert world.saved == []
+    world.send(world.other, first=False)
+    world.send(evolve(world.web, labels={"env": "prod"}), first=False)
     world.clock.advance(SAVE_SECONDS + 1)
-    (kept,) = world.kept
-    assert {each.name: dict(each.labels) for each in kept} == {"web1": {"env": "prod"}, "web2": {}}
+    (saved,) = world.saved
+    assert {each.name: dict(each.labels) for each in saved} == {"web1": {"env": "prod"}, "web2": {}}
     world.clock.advance(3600)
-    assert len(world.kept) == 1
+    assert len(world.saved) == 1
     assert world.clock.getDelayedCalls() == []
 
 
 def test_stopping_keeps_the_rest() -> None:
-    """What was told last is kept when the proxy stops, and no timer is left."""
+    """What was sent last is saved when the proxy stops, and no timer is left."""
     world = World()
-    world.tell(world.web)
+    world.send(world.web)
     world.known.stop()
-    assert world.kept == [(world.web,)]
+    assert world.saved == [(world.web,)]
     assert world.clock.getDelayedCalls() == []
 
 
@@ -81,16 +81,16 @@ def test_a_large_fleet_is_written_less_often() -> None:
     """A list of thousands that changes all the time is not written each second."""
     world = World()
     ids = (f"0d9d28a3-4ff5-4b3b-8e5c-{number:012d}" for number in range(5 * NODES_PER_SECOND))
-    world.tell(*(evolve(world.web, id=each) for each in ids))
+    world.send(*(evolve(world.web, id=each) for each in ids))
     for _ in range(60):
         world.clock.advance(1)
-        world.tell(world.web, first=False)
-    assert len(world.kept) <= 60 / 5
+        world.send(world.web, first=False)
+    assert len(world.saved) <= 60 / 5
 
 
-def test_who_was_removed_is_not_known() -> None:
-    """A node that was removed after the list was kept is not known, nor is it while only the state
-    of the cluster tells; one that was heard of since then has come back (attack).
+def test_removed_nodes_are_not_restored() -> None:
+    """A node that was removed after the list was saved is not known, also by cached state alone;
+    one that was seen since then is (attack).
     """
     world = World()
     world.memory.nodes = (world.web, world.other)
@@ -100,12 +100,12 @@ def test_who_was_removed_is_not_known() -> None:
     assert list(world.index) == [world.other]
     world.index.revoke(world.other.id, removed)
     assert list(world.index) == []
-    world.tell(evolve(world.web, last_seen=removed))
+    world.send(evolve(world.web, last_seen=removed))
     world.index.revoke(world.web.id, removed)
     assert [each.name for each in world.index] == ["web1"]
 
 
-def test_who_was_forgotten_is_not_known() -> None:
+def test_forgotten_nodes_are_not_restored() -> None:
     """After a long time away only nodes count that auth would still know."""
     world = World()
     gone = evolve(world.other, last_seen=now(world.clock) - FORGET_AFTER - timedelta(seconds=1))

@@ -1,4 +1,4 @@
-"""Ways to a node: one after the other, all within their time, and none after the visitor left."""
+"""Attempts to reach a node: one after another, within a time limit, none for a client that left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tele.errors import AccessDenied, InvalidInput, Unreachable
 from tele.model.identity import HostIdentity, HostRole
 from tele.model.presence import Host, Mode, Status
 from tele.proxy.jump_session import read_target
-from tele.routing import dialer as ways_module
+from tele.routing import dialer as dialer_module
 from tele.routing.dialer import ATTEMPT_SECONDS, NodeDialer
 from tele.tunnel.acceptor import (
     CONNECTIONS_LIMIT,
@@ -40,7 +40,7 @@ HOST = Host(
     status=Status.ONLINE,
     last_seen=datetime(2026, 11, 24, 12, tzinfo=UTC),
 )
-VOUCHED = b"TELE-CLIENT x\r\n"
+SIGNED = b"TELE-CLIENT x\r\n"
 
 
 class Transport(StringTransport):
@@ -57,7 +57,7 @@ class Transport(StringTransport):
 
 @define
 class Dialled:
-    """An endpoint; ``answers`` says what becomes of an attempt."""
+    """An endpoint; ``answers`` is the result of an attempt."""
 
     address: str
     answers: str
@@ -79,7 +79,7 @@ class Dialled:
 
 
 class World:
-    """Ways of a proxy without tunnels, whose dialling is watched."""
+    """The dialer of a proxy without tunnels, and what it dials."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -92,19 +92,19 @@ class World:
 
         tunnels = Tunnels(self.clock, lambda old, new: None)
         peers: Any = None
-        self.ways = NodeDialer(self.clock, tunnels, peers, lambda: (), lambda _: VOUCHED, dial)
+        self.dialer = NodeDialer(self.clock, tunnels, peers, lambda: (), lambda _: SIGNED, dial)
 
-    def visit(self, host: Host = HOST) -> tuple[Deferred[StreamEnd], list[Any]]:
+    def connect(self, host: Host = HOST) -> tuple[Deferred[StreamEnd], list[Any]]:
         ended: list[Any] = []
-        visiting = self.ways.connect(host, ("192.0.2.99", 40000))
-        visiting.addBoth(ended.append)
-        return visiting, ended
+        connecting = self.dialer.connect(host, ("192.0.2.99", 40000))
+        connecting.addBoth(ended.append)
+        return connecting, ended
 
 
-def test_all_ways_have_their_time_together() -> None:
-    """A node with many dead addresses does not hold a visitor, or us, for longer (attack)."""
+def test_all_attempts_have_one_time_limit() -> None:
+    """A node with many dead addresses does not delay a client, or us, for longer (attack)."""
     world = World()
-    _, ended = world.visit()
+    _, ended = world.connect()
     for _ in range(int(OPEN_SECONDS)):
         world.clock.advance(1)
     assert ended[0].check(Unreachable)
@@ -116,24 +116,24 @@ def test_all_ways_have_their_time_together() -> None:
     assert not world.clock.getDelayedCalls()
 
 
-def test_nobody_dials_for_a_visitor_who_left() -> None:
+def test_a_client_that_disconnects_ends_the_attempts() -> None:
     """The attempt ends, no other one follows it, and no address is blamed for it (attack)."""
     world = World()
-    visiting, ended = world.visit()
-    visiting.cancel()
+    connecting, ended = world.connect()
+    connecting.cancel()
     assert ended[0].check(CancelledError)
     assert [dialled.cancelled for dialled in world.dialled] == [True]
     assert not world.clock.getDelayedCalls()
-    assert not world.ways._avoided
+    assert not world.dialer._avoided
 
 
 def test_a_dead_address_is_tried_last() -> None:
-    """One that did not answer lately does not cost the next visitor the time again."""
+    """One that did not answer lately does not delay the next client again."""
     world = World()
     host = evolve(HOST, addresses=HOST.addresses[:2])
-    world.visit(host)
+    world.connect(host)
     world.clock.advance(ATTEMPT_SECONDS)
-    world.visit(host)
+    world.connect(host)
     assert [dialled.address[:9] for dialled in world.dialled] == [
         "192.0.2.1", "192.0.2.2", "192.0.2.2",
     ]  # fmt: skip
@@ -146,49 +146,49 @@ def test_an_address_is_avoided_for_its_announcer_only() -> None:
     liar = evolve(HOST, id="liar", addresses=HOST.addresses[:2])
     for answers in ("refused", "connected", "nothing"):
         world.answers = answers
-        world.visit(liar)
+        world.connect(liar)
         if answers == "connected":
             world.dialled[-1].protocol.connectionLost()
         world.clock.advance(ATTEMPT_SECONDS)
     world.answers = "connected"
-    world.visit(victim)
+    world.connect(victim)
     assert world.dialled[-1].address == victim.addresses[0]
 
 
 def test_what_is_remembered_of_a_node_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever addresses a node announces one after the other, its own are remembered (attack)."""
-    monkeypatch.setattr(ways_module, "AVOID_LIMIT", 3)
+    monkeypatch.setattr(dialer_module, "AVOID_LIMIT", 3)
     world = World()
     world.answers = "refused"
     for number in range(20):
-        world.visit(evolve(HOST, id="liar", addresses=(f"192.0.2.{number}:1",)))
-    assert [len(each) for each in world.ways._avoided.values()] == [1]
+        world.connect(evolve(HOST, id="liar", addresses=(f"192.0.2.{number}:1",)))
+    assert [len(each) for each in world.dialer._avoided.values()] == [1]
     for number in range(5):
-        world.visit(evolve(HOST, id=f"n{number}", addresses=HOST.addresses[:1]))
-    assert list(world.ways._avoided) == ["n2", "n3", "n4"]
+        world.connect(evolve(HOST, id=f"n{number}", addresses=HOST.addresses[:1]))
+    assert list(world.dialer._avoided) == ["n2", "n3", "n4"]
 
 
-def test_only_an_ssh_server_gets_visitors() -> None:
-    """A node that says that it is at another service's address opens no way to it (attack)."""
+def test_only_an_ssh_server_gets_clients() -> None:
+    """A node that announces another service's address gives no access to it (attack)."""
     world = World()
     world.answers = "connected"
     host = evolve(HOST, addresses=HOST.addresses[:1])
-    for said in (b"HTTP/1.1 400 Bad Request\r\n", b"+OK\r\n", b"S", b""):
-        _, ended = world.visit(host)
+    for data in (b"HTTP/1.1 400 Bad Request\r\n", b"+OK\r\n", b"S", b""):
+        _, ended = world.connect(host)
         dialled = world.dialled[-1]
-        dialled.protocol.dataReceived(said)
-        if said in (b"S", b""):
+        dialled.protocol.dataReceived(data)
+        if data in (b"S", b""):
             world.clock.advance(OPEN_SECONDS)
         assert ended[0].check(Unreachable)
-        assert dialled.transport.value() == VOUCHED
+        assert dialled.transport.value() == SIGNED
         assert dialled.transport.aborted
 
 
-def test_what_an_ssh_server_says_first_reaches_the_visitor() -> None:
+def test_the_version_of_an_ssh_server_reaches_the_client() -> None:
     """However its first bytes are cut into pieces, none of them is lost."""
     world = World()
     world.answers = "connected"
-    _, ended = world.visit()
+    _, ended = world.connect()
     made = world.dialled[0]
     made.transport.protocol = made.protocol  # type: ignore[attr-defined]
     for piece in (b"SS", b"H-2.0-x\r\n"):
@@ -197,28 +197,28 @@ def test_what_an_ssh_server_says_first_reaches_the_visitor() -> None:
     assert ended[0]._early == [b"SSH-2.0-x\r\n"]
 
 
-def test_who_is_removed_while_it_is_dialled_gets_no_visitor() -> None:
+def test_a_node_that_is_removed_while_it_is_dialled_gets_no_client() -> None:
     """A node that answers late enough to be removed meanwhile is not reached any more (attack)."""
     world = World()
     world.answers = "connected"
     host = evolve(HOST, addresses=HOST.addresses[:1])
-    _, ended = world.visit(host)
-    world.ways.end_host(host.id)
+    _, ended = world.connect(host)
+    world.dialer.end_host(host.id)
     world.dialled[0].protocol.dataReceived(b"SSH-2.0-x\r\n")
     assert ended[0].check(Unreachable)
     assert "was removed" in str(ended[0].value)
     assert world.dialled[0].transport.aborted
     assert not world.clock.getDelayedCalls()
-    _, ended = world.visit(host)  # another one joined with its id
+    _, ended = world.connect(host)  # another one joined with its id
     world.dialled[1].protocol.dataReceived(b"SSH-2.0-x\r\n")
     assert isinstance(ended[0], StreamEnd)
 
 
-def test_a_server_that_closes_is_no_way() -> None:
+def test_a_server_that_closes_is_no_route() -> None:
     """The next address is tried at once."""
     world = World()
     world.answers = "connected"
-    world.visit()
+    world.connect()
     world.dialled[0].protocol.connectionLost()
     assert len(world.dialled) == 2
 

@@ -40,26 +40,26 @@ def test_a_node_is_found_by_each_of_its_names(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "web", "web1.other", ".example", "example"])
-def test_an_unknown_name_says_so(name: str) -> None:
+def test_an_unknown_name(name: str) -> None:
     """A typing mistake is not taken for an offline node."""
     with pytest.raises(NotFound, match="no such node"):
         index(WEB).find(name)
 
 
 def test_two_nodes_of_one_name_are_ambiguous() -> None:
-    """The visitor is told to say which."""
+    """The error asks for an id."""
     with pytest.raises(InvalidInput, match=WEB.id):
         index(WEB, OTHER).find("web1")
 
 
-def test_a_replaced_machine_does_not_stand_in_the_way() -> None:
+def test_a_replaced_machine_is_not_found() -> None:
     """Of two nodes with one name, the only one online is meant."""
     gone = evolve(OTHER, status=Status.OFFLINE)
     assert index(gone, WEB).find("web1") is WEB
     assert index(gone, WEB).find(OTHER.id) is gone
 
 
-def test_offline_says_since_when() -> None:
+def test_offline_names_the_last_time() -> None:
     """Offline is its own answer."""
     with pytest.raises(Unreachable, match=r"offline since 2026-11-24T12:00:00\.000Z"):
         check_online(evolve(WEB, status=Status.OFFLINE))
@@ -77,7 +77,7 @@ def test_a_forgotten_node_is_gone() -> None:
             made.find(name)
 
 
-def test_what_is_known_stays_while_all_is_told_anew() -> None:
+def test_known_nodes_stay_during_a_new_list() -> None:
     """After auth was away, no node is unknown for as long as a long list takes."""
     made = index(WEB, OTHER)
     made.change(HostChanges((evolve(OTHER, name="web2"),), first=True))
@@ -128,7 +128,7 @@ def test_a_key_that_is_given_twice_means_any_of_its_values() -> None:
 
 @pytest.mark.parametrize("text", ["env=prod,", "=prod", ",".join(["a=1"] * 17)])
 def test_a_selector_that_cannot_be_read(text: str) -> None:
-    """It says what one looks like."""
+    """The error shows the form."""
     with pytest.raises(InvalidInput, match="key=value"):
         index(PROD).find(text)
 
@@ -149,7 +149,7 @@ def test_a_selector_that_fits_too_many() -> None:
     assert made.find("env=prod+zone=a").id == OTHER.id
 
 
-def test_no_more_is_looked_at_than_is_needed() -> None:
+def test_no_more_nodes_are_checked_than_needed() -> None:
     """A selector that fits thousands is answered as soon as it is known to fit several (attack)."""
     crowd = [evolve(PROD, id=f"n-{number:05}", name=f"n{number}") for number in range(4000)]
     asked: list[str] = []
@@ -184,14 +184,14 @@ def test_what_a_selector_costs_is_what_its_rarest_label_has() -> None:
     assert (cost(100, 100), cost(200, 100), cost(100, 1000)) == (100, 200, 100)
 
 
-def test_a_proxy_that_knows_nobody_yet_says_so() -> None:
-    """Started while auth is unreachable, it does not say that there is no such node."""
+def test_a_proxy_without_a_list_of_nodes() -> None:
+    """Started while auth is unreachable, no name is unknown."""
     with pytest.raises(Unreachable, match="auth is unreachable"):
         NodeIndex("example").find("web1")
 
 
 def test_labels_show_nothing_that_one_may_not_see() -> None:
-    """Of the nodes that fit, only those count that the visitor may reach (attack)."""
+    """Only matching nodes that the user may reach count (attack)."""
     made = index(PROD, evolve(OTHER, labels={"env": "prod"}))
     assert made.find("env=prod", lambda host: host.id == OTHER.id).id == OTHER.id
     with pytest.raises(NotFound):
@@ -199,8 +199,8 @@ def test_labels_show_nothing_that_one_may_not_see() -> None:
 
 
 def test_nodes_of_before_a_restart() -> None:
-    """They are found until auth tells which there are; who is not among them is not held to be gone
-    before that. What auth tells then takes their place, all of it together.
+    """They are found until auth sends the list; before that, no other name is unknown. The list
+    replaces them as a whole.
     """
     later = evolve(OTHER, name="web2")
     made = NodeIndex("Example")

@@ -1,4 +1,4 @@
-"""Which way is taken, and which proxies are dialled: decisions only."""
+"""The order of routes, and which proxies are dialled: pure functions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NODE = Host(
 
 
 def test_a_node_with_nothing_is_not_reached() -> None:
-    """No address and no tunnel are no way."""
+    """Without an address or a tunnel there is no route."""
     assert routes(NODE, False, PROXIES, ()) == ()
 
 
@@ -41,15 +41,15 @@ def test_the_tunnel_here_comes_before_those_elsewhere() -> None:
     )
 
 
-def test_the_direct_way_comes_first_while_it_works() -> None:
+def test_the_direct_route_is_first_while_it_works() -> None:
     """A node with both is dialled, unless its address did not answer lately."""
     node = evolve(NODE, addresses=("a:22", "b:22"), tunnels=("id-1",))
     assert routes(node, True, [], ()) == (Direct("a:22"), Direct("b:22"), ThisTunnel())
     assert routes(node, True, [], {"a:22"}) == (Direct("b:22"), ThisTunnel(), Direct("a:22"))
 
 
-def test_proxies_that_are_gone_are_no_way() -> None:
-    """What a node said of its tunnels may be old."""
+def test_proxies_that_are_gone_are_no_route() -> None:
+    """What a node announced of its tunnels may be old."""
     assert routes(evolve(NODE, tunnels=("gone",)), False, PROXIES, ()) == ()
 
 

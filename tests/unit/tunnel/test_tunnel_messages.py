@@ -135,7 +135,7 @@ def test_a_locked_proxy_signs_nothing() -> None:
     [(-VALID_SECONDS - 1, "5 min 1 s behind"), (3 * 3600, "3 h ahead of")],
 )
 def test_an_old_signature_is_refused(off: float, how: str) -> None:
-    """It lasts minutes; the text says how the two clocks stand to each other."""
+    """It is valid for minutes; the error names the difference of the two clocks."""
     world = World()
     with pytest.raises(ProtocolError, match=f"this machine's clock is {how} the proxy's"):
         world.verifier.verify(world.signed(), SECONDS + off)
@@ -154,7 +154,7 @@ def test_what_is_remembered_is_bounded_by_time() -> None:
     "changes", [{"role": HostRole.NODE}, {"cluster": "other"}], ids=["node", "cluster"]
 )
 def test_only_proxies_sign_client_addresses(changes: dict[str, Any]) -> None:
-    """A node, or a proxy of another cluster, cannot say who comes (attack)."""
+    """Not a node, nor a proxy of another cluster (attack)."""
     world = World()
     with pytest.raises(ProtocolError, match="not signed by a proxy"):
         world.verifier.verify(world.signed(**changes), SECONDS)
