@@ -11,7 +11,7 @@ from typing import Any, Final
 from twisted.internet.interfaces import IReactorTime
 
 from tele.admission.rate_limiter import RateLimiter, ReportLimiter
-from tele.errors import TeleError
+from tele.errors import AccessDenied
 from tele.membership.audit_reporter import AuditReporter
 from tele.model.access import Denied
 from tele.model.addresses import join_address
@@ -39,7 +39,7 @@ class JumpAudit:
             RateLimiter(USER_DENIED_BURST, USER_DENIED_PER_SECOND),
         )
 
-    def denied(self, avatar: JumpAvatar, target: str, error: TeleError) -> None:
+    def denied(self, avatar: JumpAvatar, target: str, error: AccessDenied) -> None:
         """Report that a user was denied access to a node, within the rate limit."""
         left_out = self._limiter.admit(self._clock.seconds(), avatar.identity.user)
         if left_out is None:
@@ -49,7 +49,7 @@ class JumpAudit:
             "auth.denied",
             avatar,
             error=str(error),
-            reason=str(getattr(error, "reason", error.kind)),
+            reason=error.reason,
             target=target[:TARGET_LIMIT],
             **more,
         )

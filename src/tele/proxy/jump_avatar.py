@@ -17,7 +17,6 @@ from typing import Any, Final, Protocol
 from weakref import WeakKeyDictionary
 
 from attrs import frozen
-from twisted.conch.avatar import ConchUser
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
@@ -36,6 +35,7 @@ from tele.proxy.jump_session import JumpSession
 from tele.proxy.user_limits import UserUsage
 from tele.routing.dialer import NodeDialer
 from tele.routing.finder import NodeFinder
+from tele.tunnel.relayed_channels import MemberAvatar
 
 #: Nodes that the log line about the end of a connection names.
 LOGGED_NODES_LIMIT: Final = 16
@@ -59,14 +59,14 @@ class JumpContext:
     finder: NodeFinder
     dialer: NodeDialer
     usage: UserUsage
-    denied: Callable[[JumpAvatar, str, TeleError], None]
+    denied: Callable[[JumpAvatar, str, AccessDenied], None]
     logged_out: Callable[[JumpAvatar], None]
 
 
-class JumpAvatar(ConchUser):
+class JumpAvatar(MemberAvatar):
     """A user on one connection. ``remote_addr`` is (host, port)."""
 
-    conn: JumpConnection | None
+    conn: JumpConnection | None = None
 
     def __init__(
         self,
@@ -110,16 +110,12 @@ class JumpAvatar(ConchUser):
             "login_session": self.identity.login_session,
         }
 
-    def gotGlobalRequest(self, requestType: bytes, data: bytes) -> int:
-        """Refuse all global requests."""
-        return 0
-
     def may_open(self) -> str:
-        """See :class:`tele.tunnel.relayed_channels.MemberConnection`."""
+        """See :class:`MemberAvatar`."""
         return self._context.usage.may_open(self.identity.user)
 
-    def has_channels(self, count: int) -> None:
-        """See :class:`tele.tunnel.relayed_channels.MemberConnection`."""
+    def set_channels(self, count: int) -> None:
+        """See :class:`MemberAvatar`."""
         self._context.usage.set_channels(self.identity.user, self, count)
 
     # -- nodes ------------------------------------------------------------------------

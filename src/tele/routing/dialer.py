@@ -15,10 +15,11 @@ Invariants:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakSet
 
+from attrs import frozen
 from twisted.conch.error import ConchError
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
@@ -26,6 +27,7 @@ from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from tele.conch.connection.channel import Channel
+from tele.conch.connection.connection import SSHConnection
 from tele.conch.connection.relay import RelayChannel, StreamEnd
 from tele.errors import TeleError, Unreachable
 from tele.model.api.members import Proxy
@@ -44,9 +46,46 @@ AVOID_SECONDS: Final = 60.0
 #: Nodes of which such addresses are remembered.
 AVOID_LIMIT: Final = 10_000
 
-Open = Callable[[Any, ClientAddress, str], Deferred[Any]]
+T = TypeVar("T")
 #: Returns the endpoint of an address of a node, whose id comes first.
 Dial = Callable[[str, str], IStreamClientEndpoint]
+
+
+class Opener(Protocol[T]):
+    """Makes what a caller wants of a connection to a node."""
+
+    def over_stream(self, stream: StreamEnd) -> T:
+        """Return it over a connection to the node's own address."""
+
+    def over_ssh(self, connection: SSHConnection, client: ClientAddress, name: str) -> Deferred[T]:
+        """Return it over the connection of a tunnel."""
+
+
+@frozen
+class _ChannelOpener:
+    """Makes channels; ``channel`` describes the client's end."""
+
+    channel: Mapping[str, Any]
+
+    def over_stream(self, stream: StreamEnd) -> Channel:
+        return RelayChannel(stream, **self.channel)
+
+    def over_ssh(
+        self, connection: SSHConnection, client: ClientAddress, name: str
+    ) -> Deferred[Channel]:
+        return open_client_splice(connection, client, name, **self.channel)
+
+
+class _StreamOpener:
+    """Makes streams."""
+
+    def over_stream(self, stream: StreamEnd) -> StreamEnd:
+        return stream
+
+    def over_ssh(
+        self, connection: SSHConnection, client: ClientAddress, name: str
+    ) -> Deferred[StreamEnd]:
+        return open_client_stream(connection, client, name, StreamEnd())
 
 
 class NodeDialer:
@@ -92,32 +131,17 @@ class NodeDialer:
 
         Fails with :class:`Unreachable`, or with the node's own ``ConchError``; can be cancelled.
         """
-
-        def through(connection: Any, client: ClientAddress, name: str) -> Deferred[Channel]:
-            return open_client_splice(connection, client, name, **channel)
-
-        def direct(stream: StreamEnd) -> Channel:
-            return RelayChannel(stream, **channel)
-
-        return self._with_timeout(host, remote_addr, through, direct)
+        return self._with_timeout(host, remote_addr, _ChannelOpener(channel))
 
     def connect(self, host: Host, remote_addr: tuple[str, int]) -> Deferred[StreamEnd]:
         """Return a stream to ``host``. Fails as :meth:`open` does."""
-
-        def through(connection: Any, client: ClientAddress, name: str) -> Deferred[Any]:
-            return open_client_stream(connection, client, name, StreamEnd())
-
-        return self._with_timeout(host, remote_addr, through, lambda stream: stream)
+        return self._with_timeout(host, remote_addr, _StreamOpener())
 
     def _with_timeout(
-        self,
-        host: Host,
-        remote_addr: tuple[str, int],
-        through: Open,
-        direct: Callable[[StreamEnd], Any],
-    ) -> Deferred[Any]:
+        self, host: Host, remote_addr: tuple[str, int], opener: Opener[T]
+    ) -> Deferred[T]:
         client = ClientAddress(host.id, remote_addr)
-        opening = Deferred.fromCoroutine(self._open(host, client, through, direct))
+        opening = Deferred.fromCoroutine(self._open(host, client, opener))
         opening.addTimeout(OPEN_SECONDS, self._clock)
 
         def late(failure: Failure) -> Failure:
@@ -130,14 +154,12 @@ class NodeDialer:
 
         return opening.addErrback(late)
 
-    async def _open(
-        self, host: Host, client: ClientAddress, through: Open, direct: Callable[[StreamEnd], Any]
-    ) -> Any:
+    async def _open(self, host: Host, client: ClientAddress, opener: Opener[T]) -> T:
         tunnelled = self._tunnels.get(host.id) is not None
         planned = routes(host, tunnelled, self._proxies(), self._unreachable(host))
         problem: Exception = Unreachable(f"node {host.name} has no address and no tunnel now")
         for number, route in enumerate(planned):
-            attempt = Deferred.fromCoroutine(self._attempt(route, client, host, through, direct))
+            attempt = Deferred.fromCoroutine(self._attempt(route, client, host, opener))
             if number + 1 < len(planned):
                 attempt.addTimeout(ATTEMPT_SECONDS, self._clock)
             try:
@@ -151,23 +173,19 @@ class NodeDialer:
         raise problem
 
     async def _attempt(
-        self,
-        route: Route,
-        client: ClientAddress,
-        host: Host,
-        through: Open,
-        direct: Callable[[StreamEnd], Any],
-    ) -> Any:
+        self, route: Route, client: ClientAddress, host: Host, opener: Opener[T]
+    ) -> T:
         match route:
             case Direct(address):
-                return direct(await self._dial(address, client, host))
+                return opener.over_stream(await self._dial(address, client, host))
             case ThisTunnel():
                 tunnel = self._tunnels.get(host.id)
                 if tunnel is None:
                     raise Unreachable(f"the tunnel of node {host.name} has just ended; try again")
-                return await through(tunnel.connection, client, host.name)
+                return await opener.over_ssh(tunnel.connection, client, host.name)
             case PeerProxy(proxy):
-                return await through(await self._peers.connection(proxy), client, host.name)
+                peer = await self._peers.connection(proxy)
+                return await opener.over_ssh(peer, client, host.name)
 
     async def _dial(self, address: str, client: ClientAddress, host: Host) -> StreamEnd:
         endpoint = self._dial_node(host.id, address)

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from attrs import define, field
-from twisted.conch.avatar import ConchUser
 from twisted.conch.error import ConchError
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
@@ -31,7 +30,7 @@ from tele.model.identity import HostIdentity
 from tele.outbound.dialer import PrefacedEndpoint
 from tele.tunnel.acceptor import Tunnels
 from tele.tunnel.messages import CLIENT, ClientAddress
-from tele.tunnel.relayed_channels import PEER_CHANNELS_LIMIT
+from tele.tunnel.relayed_channels import PEER_CHANNELS_LIMIT, MemberAvatar
 from tele.wire.proxy_header import LOCAL
 
 log = make_logger(__name__)
@@ -41,7 +40,7 @@ IDLE_SECONDS: Final = 300.0
 CONNECT_SECONDS: Final = 10.0
 
 
-class PeerAvatar(ConchUser):
+class PeerAvatar(MemberAvatar):
     """Another proxy that dialled this one, with clients for nodes whose tunnels end here.
 
     ``refuses(host)`` returns why the proxy is refused, or nothing.
@@ -58,10 +57,6 @@ class PeerAvatar(ConchUser):
         self._refuses = refuses
         self.channelLookup = {CLIENT: self._open}
 
-    def gotGlobalRequest(self, requestType: bytes, data: bytes) -> int:
-        """Refuse all global requests."""
-        return 0
-
     def _open(
         self, remoteWindow: int, remoteMaxPacket: int, data: bytes, avatar: Any
     ) -> Deferred[Channel]:
@@ -75,9 +70,6 @@ class PeerAvatar(ConchUser):
         return tunnel.open(
             client, remoteWindow=remoteWindow, remoteMaxPacket=remoteMaxPacket, avatar=avatar
         )
-
-    def logout(self) -> None:
-        """The connection is gone; its channels are closed with it."""
 
 
 class _PeerConnection(SSHConnection):

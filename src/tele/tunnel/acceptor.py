@@ -18,14 +18,15 @@ from datetime import datetime
 from typing import Any, Final
 
 from attrs import define, field
-from twisted.conch.avatar import ConchUser
 from twisted.conch.error import ConchError
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
 
 from tele.admission.rate_limiter import RateLimiter
 from tele.conch.connection.channel import Channel
+from tele.conch.connection.connection import SSHConnection
 from tele.conch.connection.refusals import RESOURCE_SHORTAGE
 from tele.conch.connection.relay import RelayChannel, StreamEnd
 from tele.errors import AccessDenied
@@ -34,8 +35,8 @@ from tele.model.addresses import join_address
 from tele.model.identity import HostIdentity
 from tele.tunnel.messages import AUTH, LEAVING, TUNNEL, ClientAddress, Hello
 from tele.tunnel.relayed_channels import (
-    CHANNELS_LIMIT,
     OPEN_SECONDS,
+    MemberAvatar,
     MemberConnection,
     open_client_splice,
 )
@@ -177,7 +178,7 @@ class Tunnels:
         alive.addErrback(lambda failure: log.failure("duplicate node not reported", failure))
         alive.addBoth(lambda _: old.end("another connection of this host took its place"))
 
-    def detach(self, host_id: str, connection: Any) -> None:
+    def detach(self, host_id: str, connection: SSHConnection | None) -> None:
         """A connection is gone: remove its tunnel, unless another replaced it."""
         tunnel = self._by_host.get(host_id)
         if tunnel is not None and tunnel.connection is connection:
@@ -215,15 +216,14 @@ class Tunnels:
             tunnel.connection.sendGlobalRequest(LEAVING, b"")
 
 
-class AgentAvatar(ConchUser):
+class AgentAvatar(MemberAvatar):
     """A node that dialled this proxy.
 
     ``auth()`` returns the endpoint of auth. Raises :class:`AccessDenied` if the node has too many
     connections. :meth:`logout` ends its use.
     """
 
-    conn: Any = None
-    channels_limit = CHANNELS_LIMIT
+    conn: MemberConnection | None = None
 
     def __init__(
         self,
@@ -241,9 +241,9 @@ class AgentAvatar(ConchUser):
         self._streams = 0
         self.channelLookup = {AUTH: self._open_auth}
 
-    def gotGlobalRequest(self, requestType: bytes, data: bytes) -> Any:
+    def gotGlobalRequest(self, requestType: bytes, data: bytes) -> int:
         """Accept ``TUNNEL``; refuse all other requests."""
-        if requestType != TUNNEL:
+        if requestType != TUNNEL or self.conn is None:
             return 0
         instance = Hello.decode(data).instance
         self._tunnels.attach(Tunnel(self.host, self._remote_addr, instance, self.conn))
@@ -268,7 +268,7 @@ class AgentAvatar(ConchUser):
                 avatar=avatar,
             )
 
-        def failed(failure: Any) -> Any:
+        def failed(failure: Failure) -> Failure:
             self._closed()
             return failure
 

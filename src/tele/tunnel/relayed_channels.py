@@ -8,8 +8,9 @@ Invariants:
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from twisted.conch.avatar import ConchUser
 from twisted.conch.error import ConchError
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.defer import TimeoutError as DeferredTimeout
@@ -31,29 +32,48 @@ CHANNELS_LIMIT: Final = 4096
 #: Channels between two proxies, for the clients of all nodes.
 PEER_CHANNELS_LIMIT: Final = 16 * CHANNELS_LIMIT
 
+P = TypeVar("P", bound=IProtocol)
 
-class MemberConnection(SSHConnection):
-    """The connection service between members: our global requests are passed to the avatar, which
-    may have ``channels_limit``.
 
-    An avatar may also refuse another channel, with a reason (``may_open()``); it is then notified
-    of the number of channels (``has_channels(count)``), those being opened included.
-    """
+class MemberAvatar(ConchUser):
+    """What logs in to a proxy: a user, a node or another proxy."""
 
     channels_limit = CHANNELS_LIMIT
+
+    def gotGlobalRequest(self, requestType: bytes, data: bytes) -> int:
+        """Refuse all global requests."""
+        return 0
+
+    def may_open(self) -> str:
+        """Return why another channel is refused, or nothing."""
+        return ""
+
+    def set_channels(self, count: int) -> None:
+        """There are so many channels now, those being opened included."""
+
+    def logout(self) -> None:
+        """The connection is gone; its channels are closed with it."""
+
+
+class MemberConnection(SSHConnection):
+    """The connection service of a proxy, for a :class:`MemberAvatar`."""
+
+    channels_limit = CHANNELS_LIMIT
+
+    @property
+    def _avatar(self) -> MemberAvatar:
+        avatar: MemberAvatar = self.transport.avatar
+        return avatar
 
     def serviceStarted(self) -> None:
         """See :class:`SSHConnection`."""
         super().serviceStarted()
-        self.channels_limit = getattr(self.transport.avatar, "channels_limit", CHANNELS_LIMIT)
+        self.channels_limit = self._avatar.channels_limit
 
     def _may_open(self, kind: bytes) -> str | None:
-        problem = super()._may_open(kind)
-        may_open = getattr(self.transport.avatar, "may_open", None)
-        if problem is None and may_open is not None:
-            problem = may_open() or None
-            if problem is None:
-                self._count_channels(1)
+        problem = super()._may_open(kind) or self._avatar.may_open() or None
+        if problem is None:
+            self._count_channels(1)
         return problem
 
     def _not_opened(self, failure: Failure, sender: int, is_session: bool) -> None:
@@ -65,19 +85,17 @@ class MemberConnection(SSHConnection):
         self._count_channels()
 
     def _count_channels(self, more: int = 0) -> None:
-        notify = getattr(self.transport.avatar, "has_channels", None)
-        if notify is not None:
-            notify(len(self.channels) + self._opening + more)
+        self._avatar.set_channels(len(self.channels) + self._opening + more)
 
     def gotGlobalRequest(self, requestType: bytes, data: bytes) -> Any:
         """See :class:`SSHConnection`."""
         if requestType in (TUNNEL, LEAVING):
-            return self.transport.avatar.gotGlobalRequest(requestType, data)
+            return self._avatar.gotGlobalRequest(requestType, data)
         return super().gotGlobalRequest(requestType, data)
 
 
 def open_client_splice(
-    connection: Any, client: ClientAddress, name: str, **peer: Any
+    connection: SSHConnection, client: ClientAddress, name: str, **peer: Any
 ) -> Deferred[Channel]:
     """Open a channel for ``client`` to the node ``name``, spliced to one that a peer requests.
 
@@ -91,8 +109,8 @@ def open_client_splice(
 
 
 def open_client_stream(
-    connection: Any, client: ClientAddress, name: str, protocol: IProtocol
-) -> Deferred[IProtocol]:
+    connection: SSHConnection, client: ClientAddress, name: str, protocol: P
+) -> Deferred[P]:
     """Open a channel for ``client`` to the node ``name``, and connect ``protocol`` to it."""
     if _is_full(connection):
         return _channels_exhausted(name)
@@ -100,16 +118,16 @@ def open_client_stream(
     return _with_timeout(opening, connection, name)
 
 
-def _is_full(connection: Any) -> bool:
+def _is_full(connection: SSHConnection) -> bool:
     # Channels that the peer has not confirmed count, too.
-    return bool(len(connection.channels) >= connection.channels_limit)
+    return len(connection.channels) >= connection.channels_limit
 
 
 def _channels_exhausted(name: str) -> Deferred[Any]:
     return fail(Unreachable(f"node {name} has too many channels on this tunnel; try again later"))
 
 
-def _with_timeout(opening: Deferred[Any], connection: Any, name: str) -> Deferred[Any]:
+def _with_timeout(opening: Deferred[Any], connection: SSHConnection, name: str) -> Deferred[Any]:
     opening.addTimeout(OPEN_SECONDS, connection.transport.clock)
     return opening.addErrback(_explained, name)
 

@@ -230,8 +230,9 @@ def test_a_node_that_answers_nothing_has_a_limit() -> None:
         channels = dict.fromkeys(range(8))
         channels_limit = 8
 
+    full: Any = Full()
     ended: list[Any] = []
-    open_client_splice(Full(), ClientAddress(HOST.id, ("h", 1)), "web1").addErrback(ended.append)
+    open_client_splice(full, ClientAddress(HOST.id, ("h", 1)), "web1").addErrback(ended.append)
     assert "too many channels" in str(ended[0].value)
 
 
