@@ -523,7 +523,7 @@ def test_a_removed_proxy_keeps_no_old_tunnel(cluster: SmallCluster) -> None:
     cluster.reactor.wait(cluster.admin.perform(DELETE_HOST, ById(first.member.host_id)))
     cluster.reactor.until(lambda: bool(node.host.member.refuses(first.member.identity.host)))
     assert ended
-    cluster.reactor.until(lambda: old.ended)
+    cluster.reactor.until(lambda: old.has_ended)
     alice.transport.loseConnection()
 
 
