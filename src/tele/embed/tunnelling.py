@@ -6,13 +6,17 @@ Invariant: TLS ends at auth: before there is a tunnel the proxy's port relays it
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from twisted.conch.error import ConchError
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
 from zope.interface import implementer
 
 from tele.admission.limits import Limits
@@ -40,9 +44,9 @@ class Tunnelling:
     member: Member
 
     def __init__(
-        self, reactor: Any, count: int, join: JoinSettings, dialer: Dialer, limits: Limits
+        self, clock: IReactorTime, count: int, join: JoinSettings, dialer: Dialer, limits: Limits
     ) -> None:
-        self._reactor = reactor
+        self._clock = clock
         self._limits = limits
         self._count = count
         self._join = join
@@ -54,7 +58,7 @@ class Tunnelling:
         """Return the tunnels; see :class:`tele.node.service.NodeService`."""
         member = self.member
         self._agents = Agents(
-            self._reactor,
+            self._clock,
             lambda: member.host_id,
             count=self._count,
             proxies=self._proxies,
@@ -70,7 +74,7 @@ class Tunnelling:
         return self._agents
 
     def _proxies(self) -> tuple[Proxy, ...]:
-        policy, moment = self.member.policy, now(self._reactor)
+        policy, moment = self.member.policy, now(self._clock)
         proxies = self.member.state.proxies
         return tuple(p for p in proxies if policy.locks_host(p.id, moment) is None)
 

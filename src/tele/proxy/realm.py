@@ -22,6 +22,7 @@ from tele.model.identity import HostIdentity, HostRole
 from tele.proxy.jump import JumpHost
 from tele.routing.peers import PeerAvatar
 from tele.tunnel.acceptor import AgentAvatar
+from tele.tunnel.relayed_channels import MemberAvatar
 
 
 @implementer(IRealm)
@@ -50,7 +51,7 @@ class ProxyRealm:
         """Return the avatar, or fail with :class:`AccessDenied`."""
         if IConchUser not in interfaces:
             raise NotImplementedError("a proxy has SSH users only")
-        avatar: Any
+        avatar: MemberAvatar
         try:
             if isinstance(avatarId, CertificateCredentials):
                 avatar = self._jump.admit(avatarId)

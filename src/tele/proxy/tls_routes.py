@@ -16,6 +16,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.protocols.tls import TLSMemoryBIOProtocol
@@ -80,7 +81,7 @@ class Relay(Protocol):
         self._clock = clock
         self._early: list[bytes] = [preface] if preface else []
         self._upstream: Any = None
-        self._connecting: Any = None
+        self._connecting: Deferred[IProtocol] | None = None
         self._lost = False
         self._handshake = Handshake()
         self._active_at = 0.0
