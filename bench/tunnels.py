@@ -5,11 +5,11 @@
 Prints JSON: for each measure the medians of both over interleaved rounds, and tele's over
 OpenSSH's. CPU is that of the one in the middle: the proxy, or the sshd that is jumped through.
 
-jump     through a proxy, and through an sshd (ssh -J), to the same node; law: at least as fast
+jump     through a proxy, and through an sshd (ssh -J), to the same node; target: at least as fast
 tunnel   through a proxy to a node that dialled it, and through an sshd to an sshd that is behind
-         ``ssh -R``; law: at least as fast
-agents   so many nodes with a tunnel to one proxy: its memory and its CPU at rest, and how long it
-         takes until all are back after it was killed and started again
+         ``ssh -R``; target: at least as fast
+agents   so many nodes with a tunnel to one proxy: its memory and its CPU when idle, and how long it
+         takes until all reconnect after it was killed and started again
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def haproxy(cluster: SmallCluster, ports: Mapping[int, int], option: str) -> Ite
              " timeout server 1h"]  # fmt: skip
     for here, there in ports.items():
         lines += [
-            f"listen way{here}",
+            f"listen port{here}",
             f" bind 127.0.0.1:{here}",
             f" source {BALANCER}",
             f" server proxy 127.0.0.1:{there} {option}",

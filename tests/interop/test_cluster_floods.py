@@ -122,7 +122,7 @@ def key(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[str
 def test_pings_whose_answers_are_not_read(
     cluster: Cluster, node: Node, key: tuple[str, str]
 ) -> None:
-    """Who asks and does not read the answers is not read from (CVE-2025-26466's kind)."""
+    """A client that does not read replies is not read from until it does (as CVE-2025-26466)."""
     before = node.resident
 
     async def flood() -> int:
@@ -161,7 +161,7 @@ def test_unauthenticated_clients_with_half_a_packet(cluster: Cluster, node: Node
             client.settimeout(60)
             client.connect(("127.0.0.1", cluster.ports["node"]))
             try:
-                client.sendall(b"SSH-2.0-stranger\r\n" + packet)
+                client.sendall(b"SSH-2.0-x\r\n" + packet)
             except OSError:
                 continue  # admission refused it
         assert node.resident - before < MARGIN

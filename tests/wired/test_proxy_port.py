@@ -103,7 +103,7 @@ def ended(client: socket.socket) -> bool:
 def test_half_a_handshake_ends_and_excludes_no_client(
     cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Many who begin TLS and do not go on end in time; meanwhile auth and pages answer (attack)."""
+    """Many half TLS handshakes end in time; meanwhile auth and pages answer (attack)."""
     proxy = cluster.proxy()
     monkeypatch.setattr(tls_routes, "HANDSHAKE_SECONDS", 3.0)
     monkeypatch.setattr(demultiplexer, "UNDECIDED_SECONDS", 3.0)

@@ -353,7 +353,7 @@ def test_a_node_has_so_many_connections(
     as_member(cluster, node.host.member, proxy).transport.loseConnection()
 
 
-# -- those who are not wanted any more ---------------------------------------------------
+# -- hosts that are locked or removed ----------------------------------------------------
 def test_a_locked_node_is_cut_off_at_once(cluster: SmallCluster) -> None:
     """Its tunnel, connections without one, and clients on them end when the lock is set."""
     proxy = cluster.proxy()

@@ -328,7 +328,7 @@ def test_a_crowd_at_one_node(cluster: SmallCluster) -> None:
 
 
 def test_a_client_that_does_not_read(cluster: SmallCluster) -> None:
-    """One who takes no output costs a window; another one of the same node is not held up."""
+    """A client that reads nothing costs a window, and does not delay another one of its node."""
     with behind(cluster) as world:
         args = cluster.jump_words("alice", world.proxy, "nat1", "cat /dev/zero")
         with ssh_in_between(args) as slow:

@@ -251,7 +251,7 @@ def test_a_proxy_that_restarts(cluster: SmallCluster) -> None:
 
 
 def test_a_session_outlives_renewed_certificates(cluster: SmallCluster) -> None:
-    """A node dials anew with its new certificates; who is in stays in."""
+    """A node dials again with its new certificates; connected clients stay."""
     proxy = cluster.proxy()
     node = cluster.tunnel_node(proxy)
     wait_known(cluster, proxy, "nat1")

@@ -176,7 +176,7 @@ def test_auth_without_its_plugins_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_cluster_has_no_owner_before_auth_serves(tmp_path: Path) -> None:
-    """Who asks too early gets an error and not a half of something."""
+    """A call that is too early is an error."""
     loaded = parse("version: v1\nauth: {cluster_name: c}\n", "f.yaml", tmp_path)
     with pytest.raises(Unavailable):
         _ = ClusterService(Clock(), loaded).owner

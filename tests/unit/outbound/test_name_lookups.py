@@ -57,7 +57,7 @@ def look(names: NameResolver, host: str) -> list[Any]:
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "::1"])
 def test_an_address_is_not_looked_up(host: str) -> None:
-    """Who gives an address needs no thread, and no name server."""
+    """A literal address needs no thread and no name server."""
 
     def get(*_: Any) -> Any:
         raise AssertionError("it was looked up")

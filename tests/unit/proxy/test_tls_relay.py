@@ -119,7 +119,7 @@ DATA = record(23, 200)
     ids=["silence", "half a hello", "hello", "no finished", "data too early"],
 )
 def test_a_handshake_has_a_deadline(sent: bytes) -> None:
-    """Who does not end its handshake is cut off in time, however it drips (attack)."""
+    """A client that does not end its handshake is closed in time, however slow it is (attack)."""
     port = Port()
     transport, auth = port.relay()
     step = HANDSHAKE_SECONDS / 20

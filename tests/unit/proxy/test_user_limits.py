@@ -81,7 +81,7 @@ class Sized:
 
 
 def budget(usage: UserUsage, user: str) -> WindowBudget:
-    """What ``user`` has, who is connected."""
+    """The window budget of ``user``, with one more connection."""
     return usage.add_connection(user, object())
 
 
