@@ -11,14 +11,16 @@ from tele.admission import limits, penalties
 from tele.admission.member_sources import MEMBER_SOURCE_SECONDS
 from tele.certs import certificate
 from tele.conch.connection import channel as channels
-from tele.conch.connection import connection
+from tele.conch.connection import channel_opening as opening
+from tele.conch.connection import channel_table
 from tele.conch.connection.global_replies import GLOBAL_REQUESTS_LIMIT
 from tele.conch.connection.host_key_proofs import PROOFS_LIMIT
-from tele.conch.connection.windows import LEAST
+from tele.conch.connection.windows import MIN_WINDOW
 from tele.conch.forwarding import listening
 from tele.conch.server import connection_admission as door
 from tele.conch.server.userauth import LOGIN_LIMIT
 from tele.conch.session import channel as session
+from tele.conch.session import session_requests
 from tele.model import addresses
 from tele.model.resources import MAX_FORWARDS
 from tele.node import forward_record, forwards, realm
@@ -134,7 +136,7 @@ ROWS: dict[str, list[str]] = {
         f"{relayed_channels.CHANNELS_LIMIT} on one node's tunnel",
         f"{relayed_channels.PEER_CHANNELS_LIMIT} to another",
         f"person: {people.CHANNELS_LIMIT}",
-        f"together {mib(people.WINDOWS_LIMIT)}, then {kib(LEAST)} for each",
+        f"together {mib(people.WINDOWS_LIMIT)}, then {kib(MIN_WINDOW)} for each",
         f"{seconds(relayed_channels.OPEN_SECONDS)} to open",
         f"{seconds(ways.IMPATIENT)} for an address",
     ],
@@ -151,19 +153,19 @@ ROWS: dict[str, list[str]] = {
         f"last for {seconds(ways.AVOIDED)}",
     ],
     "logged in: messages of a connection": [
-        f"{connection.CHANNELS_LIMIT} channels at a node",
+        f"{opening.CHANNELS_LIMIT} channels at a node",
         f"{GLOBAL_REQUESTS_LIMIT} requests that wait",
         f"{PROOFS_LIMIT} proofs",
         f"{mib(USUAL.unread_octets)} of answers",
         at_once(limits.REKEY_BURST, limits.REKEY_PER_SECOND),
         f"unless {kib(limits.EARNED_OCTETS)}",
-        f"{mib(connection.WINDOW_LIMIT)} for a channel",
-        f"{mib(connection.WINDOWS_LIMIT)} for a connection",
+        f"{mib(channel_table.WINDOW_LIMIT)} for a channel",
+        f"{mib(channel_table.WINDOWS_LIMIT)} for a connection",
     ],
     "requests of a session": [
         f"{session.ENVIRONMENT_LIMIT} variables of {kib(session.STRING_LIMIT)} together",
         f"a command of {kib(session.STRING_LIMIT)}",
-        f"{session.MODES_LIMIT} terminal modes",
+        f"{session_requests.MODES_LIMIT} terminal modes",
         f"{channels.REQUESTS_LIMIT} requests or {kib(channels.REQUEST_OCTETS_LIMIT)}",
     ],
     "file server": [

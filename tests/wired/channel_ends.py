@@ -141,8 +141,6 @@ class HeldPrograms:
 class ChannelUser(ConchUser):
     """A user with sessions and forwarding."""
 
-    grant: Any = None
-
     def __init__(self, world: ChannelWorld) -> None:
         self._world = world
         self.conn = None

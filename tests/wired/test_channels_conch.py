@@ -17,9 +17,9 @@ from zope.interface import implementer
 
 from channel_ends import ChannelEnds, ChannelWorld, output
 from tele.conch.client.session import ProgramChannel
+from tele.conch.compat.session_runner import ConchSession
 from tele.conch.connection.channel import WINDOW, Channel
 from tele.conch.connection.connection import SSHConnection
-from tele.conch.session.channel import SessionChannel
 from tele.conch.session.programs import Exit, ProgramRequest, PtyRequest
 
 MIB = 1 << 20
@@ -122,7 +122,7 @@ class Echo(Protocol):
 class User(ConchUser):
     """An avatar of a Conch program."""
 
-    def __init__(self, session: Session | None, kind: Any = SessionChannel) -> None:
+    def __init__(self, session: Session | None, kind: Any = ConchSession) -> None:
         self.conn = None
         self._session = session
         self.channelLookup = {b"session": kind}

@@ -20,7 +20,7 @@ from tele.conch.forwarding.listening import (
     ACCEPTED_LIMIT,
     ANSWER_TIMEOUT,
     LISTENING_LIMIT,
-    Kind,
+    ChannelType,
     Listeners,
 )
 from tele.conch.forwarding.local import PATH_LIMIT, open_direct_streamlocal
@@ -68,13 +68,15 @@ class Listening(ChannelUser):
 
     def listen(self, request: Any) -> Deferred[int]:
         """See :class:`IListener`."""
-        if not self.listeners.has_room:
+        if not self.listeners.can_add:
             return fail(AccessDenied("too many"))
         made = socket.create_server(("127.0.0.1", request.port))
         port: int = made.getsockname()[1]
         self.watches.append(Watch())
         watch = self.watches[-1]
-        kind = Kind(b"forwarded-tcpip", lambda peer: port_channel(request, peer), lambda _: watch)
+        kind = ChannelType(
+            b"forwarded-tcpip", lambda peer: port_channel(request, peer), lambda _: watch
+        )
         key = type(request)(request.host, port)
         self.listeners.add(key, [made], kind, lambda: self.closed.append(port))
         return succeed(port)
@@ -309,7 +311,7 @@ def test_the_end_of_the_connection(both: Both) -> None:
         assert _is_over(visitor)
     with pytest.raises(ConnectionRefusedError):
         visit(port)
-    assert not both.user.listeners.has_room
+    assert not both.user.listeners.can_add
 
 
 @pytest.mark.parametrize(

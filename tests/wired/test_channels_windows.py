@@ -10,9 +10,10 @@ from twisted.internet.defer import Deferred
 
 from channel_ends import ChannelEnds, ChannelUser, ChannelWorld
 from tele.conch.connection.channel import WINDOW, Channel
-from tele.conch.connection.connection import WINDOW_LIMIT, WINDOWS_LIMIT, SSHConnection
+from tele.conch.connection.channel_table import WINDOW_LIMIT, WINDOWS_LIMIT
+from tele.conch.connection.connection import SSHConnection
 from tele.conch.connection.splice import open_splice
-from tele.conch.connection.windows import LEAST
+from tele.conch.connection.windows import MIN_WINDOW
 from tele.testing import LinkEnd
 
 MIB = 1 << 20
@@ -173,7 +174,7 @@ def test_a_consumer_that_stalls_costs_its_window() -> None:
     pass_time(ends, 2)
     assert drain.got == got
     assert drain.localWindowSize == size
-    assert drain.unused <= size
+    assert drain.unconsumed <= size
 
 
 def test_all_windows_together_have_a_limit() -> None:
@@ -185,13 +186,15 @@ def test_all_windows_together_have_a_limit() -> None:
     ends.settle()
     drains = ends.server.avatar.drains
     sizes = [drain.localWindowSize for drain in drains]
-    assert sizes == [WINDOW] * (WINDOWS_LIMIT // WINDOW) + [LEAST] * (40 - WINDOWS_LIMIT // WINDOW)
-    # The first that was opened is what makes room again.
+    assert sizes == [WINDOW] * (WINDOWS_LIMIT // WINDOW) + [MIN_WINDOW] * (
+        40 - WINDOWS_LIMIT // WINDOW
+    )
+    # One of the first returns enough to the limit.
     drains[0].loseConnection()
     ends.settle()
     ends.client.service.openChannel(Quiet())
     ends.settle()
-    assert drains[-1].localWindowSize == LEAST  # the small ones have used up its room
+    assert drains[-1].localWindowSize == MIN_WINDOW  # the small ones have used up the limit
     for drain in drains[1:32]:
         drain.loseConnection()
     ends.settle()

@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from tele.admission.slots import Slots
 from tele.capacity.descriptors import Account
+from tele.conch.connection.permissions import IPermissions
 from tele.conch.forwarding.local import (
     LOCAL_CHANNEL,
     IForwarder,
@@ -102,7 +103,9 @@ class Visitor(ConchUser):
         return f"{self.grant.identity.user} as {self.grant.login}, session {self.visit.session_id}"
 
     def __conform__(self, interface: Any) -> Any:
-        """Forwards are another object's: see ``zope.interface``."""
+        """Forwards and permissions are other objects': see ``zope.interface``."""
+        if interface is IPermissions:
+            return self.grant
         return self._forwards if interface in (IForwarder, IListener, ISessionForwards) else None
 
     def gotGlobalRequest(self, requestType: bytes, data: bytes) -> Any:

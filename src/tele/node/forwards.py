@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from tele.admission.slots import Slots
 from tele.capacity.descriptors import Account, Lease
-from tele.conch.forwarding.listening import LISTENING_LIMIT, Kind, Listeners, Peer
+from tele.conch.forwarding.listening import LISTENING_LIMIT, ChannelType, Listeners, Peer
 from tele.conch.forwarding.local import ForwardRequest, IForwarder, LocalRequest
 from tele.conch.forwarding.remote import (
     PATH_CHANNEL,
@@ -207,7 +207,7 @@ class Forwards:
         except Exception as error:
             record.refused(error)
             raise
-        protocol.watch = record
+        protocol.observer = record
         return protocol
 
     async def _slot(self, record: ForwardRecord) -> None:
@@ -283,7 +283,7 @@ class Forwards:
                 "forwarded-tcpip", accepted=True, bound=bound, originator=address(peer)
             )
 
-        kind = Kind(PORT_CHANNEL, lambda peer: port_channel(real, peer), watch)
+        kind = ChannelType(PORT_CHANNEL, lambda peer: port_channel(real, peer), watch)
         self._add(real, made, kind, "forward", said, lease)
         return port
 
@@ -299,7 +299,7 @@ class Forwards:
         def watch(_: Peer) -> Any:
             return self._records.begin("forwarded-streamlocal", accepted=True, bound=path)
 
-        kind = Kind(PATH_CHANNEL, lambda _: path_channel(request), watch)
+        kind = ChannelType(PATH_CHANNEL, lambda _: path_channel(request), watch)
         self._add(request, [made.socket], kind, "forward", said, lease, made.close)
         return 0
 
@@ -327,7 +327,7 @@ class Forwards:
         def watch(_: Peer) -> Any:
             return self._records.begin(_AGENT, accepted=True, bound=said["bound"])
 
-        kind = Kind(AGENT_CHANNEL, lambda _: b"", watch)
+        kind = ChannelType(AGENT_CHANNEL, lambda _: b"", watch)
         self._add(_AGENT, [made.socket], kind, "agent", said, lease, made.close)
         self._agent_path = made.path
 
@@ -352,7 +352,7 @@ class Forwards:
         def describe(peer: Peer) -> bytes:
             return string(peer[0].encode()) + uint32(peer[1])
 
-        kind = Kind(DISPLAY_CHANNEL, describe, watch, once=request.single)
+        kind = ChannelType(DISPLAY_CHANNEL, describe, watch, once=request.single)
         self._add(bound, made, kind, "forward", said, lease)
         return Display(number, request, lambda: self._listeners.remove(bound))
 
@@ -368,7 +368,7 @@ class Forwards:
         lease: Lease | None = None
         try:
             allowed()
-            if not self._listeners.has_room:
+            if not self._listeners.can_add:
                 raise AccessDenied(f"no more than {LISTENING_LIMIT} forwards listen at once")
             await self._records.ready()
             lease = self._account.take(ASKING)
@@ -385,7 +385,7 @@ class Forwards:
         self,
         key: object,
         made: list[sockets.socket],
-        kind: Kind,
+        kind: ChannelType,
         event: str,
         said: dict[str, Any],
         lease: Lease,
@@ -400,7 +400,7 @@ class Forwards:
 
         # Making it took a while, and the client may have made it long: what counts is now.
         allowed = not self._closed and self._allowed.listens(key)
-        if not allowed or key in self._listeners or not self._listeners.has_room:
+        if not allowed or key in self._listeners or not self._listeners.can_add:
             for each in made:
                 each.close()
             closed()

@@ -24,6 +24,7 @@ from twisted.conch.avatar import ConchUser
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from tele.audit.lines import log_line
 from tele.certs.check import LATEST
@@ -31,7 +32,7 @@ from tele.conch.connection.backlog import Backlog
 from tele.conch.connection.channel import Answer, Channel, read_all
 from tele.conch.connection.refusals import refusal, terminal_lines
 from tele.conch.connection.relay import RelayChannel, StreamEnd
-from tele.conch.connection.windows import WindowBudget
+from tele.conch.connection.windows import ISharedWindows, WindowBudget
 from tele.conch.forwarding.local import read_request
 from tele.conch.server.credentials import CertificateCredentials
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unavailable, Unreachable
@@ -223,6 +224,7 @@ class Jump:
         return host if self._tunnels.get(host.id) is not None else check_online(host)
 
 
+@implementer(ISharedWindows)
 class Visitor(ConchUser):
     """One who passes through. ``remote_addr`` is (host, port)."""
 

@@ -16,7 +16,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tele.conch.connection.channel import QUEUE_LIMIT, REQUESTS_LIMIT, WINDOW, Channel
-from tele.conch.connection.connection import CHANNELS_LIMIT, SESSIONS_DEFAULT, SSHConnection
+from tele.conch.connection.channel_opening import CHANNELS_LIMIT
+from tele.conch.connection.connection import SSHConnection
+from tele.conch.connection.permissions import SESSIONS_DEFAULT
 from tele.errors import ProtocolError, Unreachable
 from tele.sockets.buffers import MAX_DATA
 from tele.wire import numbers as n
@@ -363,6 +365,22 @@ def test_an_open_that_ends_after_the_connection(connection: SSHConnection, wire:
     wire.avatar.later.callback(channel)
     assert channel.log == ["failed"]
     assert wire.sent == before
+
+
+def test_a_subclass_overrides_the_handler_of_a_message(wire: Wire) -> None:
+    """As in Conch, a method ``ssh_<message>`` of a program's class is called."""
+
+    class Mine(SSHConnection):
+        def ssh_CHANNEL_EOF(self, packet: bytes) -> None:
+            seen.append(packet)
+            super().ssh_CHANNEL_EOF(packet)
+
+    seen: list[bytes] = []
+    connection = Mine()
+    connection.transport = wire
+    channel = opened(connection)
+    connection.packetReceived(n.CHANNEL_EOF, uint32(0))
+    assert (seen, channel.log) == ([uint32(0)], ["eof"])
 
 
 # -- requests -------------------------------------------------------------------------
