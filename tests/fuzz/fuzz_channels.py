@@ -230,7 +230,7 @@ def _meanwhile(
     if later and dice.random() < 0.2:
         later.pop(dice.randrange(len(later)))()
     if dice.random() < 0.5:
-        WORLD.clock.look()
+        WORLD.clock.poll()
     if dice.random() < 0.5:
         who.transport.read_all()
 
@@ -259,7 +259,7 @@ def _nothing_is_left(who: Flooder, connection: Any, programs: Programs) -> None:
     for program in programs.started:
         assert program.hung_up or program.exited.called
         program.finish()
-    while WORLD.clock.look():
+    while WORLD.clock.poll():
         pass
     assert not WORLD.clock.readers
     assert not WORLD.clock.writers

@@ -23,7 +23,7 @@ from tele.conch.server.credentials import CertificateCredentials
 from tele.conch.session.channel import SessionChannel
 from tele.conch.session.programs import Exit, IProgram, ISessionPrograms, ProgramRequest
 from tele.errors import AccessDenied
-from tele.testing.links import HandReactor, LinkEnd
+from tele.testing.links import LinkEnd, ManualReactor
 from tele.testing.ssh import Realm, World
 
 
@@ -163,7 +163,7 @@ class ChannelUser(ConchUser):
 class ChannelWorld(World):
     """A world whose connections have channels."""
 
-    clock: Any = Factory(HandReactor)
+    clock: Any = Factory(ManualReactor)
     programs: Any = Factory(HeldPrograms)
     forward: Any = None
     make_user: Callable[[ChannelWorld], Any] = ChannelUser
@@ -207,7 +207,7 @@ class ChannelEnds:
 
     def turn(self, down: int = 1 << 20, up: int = 1 << 20) -> bool:
         """Carry some bytes each way and let every descriptor work once."""
-        moved = self.world.clock.look()
+        moved = self.world.clock.poll()
         moved = self.server_link.carry(down) or moved
         return self.client_link.carry(up) or moved
 

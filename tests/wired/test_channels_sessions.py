@@ -146,7 +146,7 @@ def test_a_stalled_client_costs_nothing(ends: ChannelEnds) -> None:
     (session,) = ends.server.service.channels.values()
     assert not session.has_queue
     assert not ends.server_link.waiting
-    assert not ends.world.clock.look(), "a program that cannot be sent is not looked at"
+    assert not ends.world.clock.poll(), "a program that cannot be sent is not looked at"
 
 
 def test_a_stalled_link_costs_a_batch(ends: ChannelEnds) -> None:

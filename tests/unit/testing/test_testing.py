@@ -15,7 +15,7 @@ from tele import testing
 from tele.errors import Unavailable
 from tele.interfaces import IAuthority, IBackend, IRecorder, IRecording
 from tele.model.session import RecordingStart
-from tele.testing import MemoryBackend, MemoryRecorder, MemoryRecording, PretendedAuth, World
+from tele.testing import FakeAuthority, MemoryBackend, MemoryRecorder, MemoryRecording, World
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "docs" / "examples" / "test_realm.py"
 START = RecordingStart(
@@ -40,7 +40,7 @@ def test_fakes_are_what_they_stand_for() -> None:
     clock = World().clock
     for interface, fake in (
         (IBackend, MemoryBackend(clock)),
-        (IAuthority, PretendedAuth(clock)),
+        (IAuthority, FakeAuthority(clock)),
         (IRecorder, MemoryRecorder()),
         (IRecording, MemoryRecording(START)),
     ):

@@ -2,7 +2,7 @@
 
 For programs with a portal of their own (:class:`tele.conch.compat.server.SSHFactory`), never for a
 node or proxy of tele, which accept certificates only. Conch's points of extension are
-kept: ``interfaceToMethod``, ``supportedAuthentications``, ``tryAuth`` and methods
+the same: ``interfaceToMethod``, ``supportedAuthentications``, ``tryAuth`` and methods
 ``auth_<name>(data)`` that return a Deferred of what ``Portal.login`` returns.
 
 Invariants:

@@ -379,7 +379,7 @@ class Channel(SSHChannel):
         self.conn.sendClose(self)
 
     def closed(self) -> None:
-        """Both sides closed, or the connection is gone."""
+        """Both sides closed, or the connection was lost."""
         self._forget_queue()
 
     def openFailed(self, reason: Any) -> None:

@@ -124,7 +124,7 @@ class ChannelTable(conch.SSHConnection):
 
     # -- the end ----------------------------------------------------------------------
     def sendClose(self, channel: Any) -> None:
-        """Send CLOSE; the channel is gone when both sides did."""
+        """Send CLOSE; the channel is closed when both sides did."""
         if channel.localClosed or channel not in self.channelsToRemoteChannel:
             return
         remote = self.channelsToRemoteChannel[channel]
@@ -134,7 +134,7 @@ class ChannelTable(conch.SSHConnection):
             self._close_channel(channel)
 
     def channelClosed(self, channel: Any) -> None:
-        """Forget a channel and tell it."""
+        """Remove a channel and call its ``closed``."""
         self._close_channel(channel)
 
     def _close_channel(self, channel: Any) -> None:
@@ -154,7 +154,7 @@ class ChannelTable(conch.SSHConnection):
         self._call_safely(channel.closed)
 
     def _close_all(self) -> None:
-        """The connection is gone."""
+        """The connection was lost."""
         for channel in list(self.channelsToRemoteChannel):
             self._close_channel(channel)
         while self.channels:
@@ -163,7 +163,7 @@ class ChannelTable(conch.SSHConnection):
             self._call_safely(channel.openFailed, ConnectionLost())
 
     def _call_safely(self, function: Callable[..., object], *args: object) -> None:
-        """Call what tells one channel of its end; log what it raises."""
+        """Call a method of a channel that ends; log what it raises."""
         try:
             function(*args)
         except Exception:

@@ -1,7 +1,6 @@
 """How does a channel class of Conch's own receive what a peer sends?
 
-Invariant: data count as consumed when the channel's ``dataReceived`` returns: such a class cannot
-say when it has used them up.
+Invariant: data count as consumed when the channel's ``dataReceived`` returns, as in Conch.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class SSHConnection(ChannelOpening, ChannelTransfer, Requests):
         handler(self, packet)
 
     def serviceStopped(self) -> None:
-        """The connection is gone: close what is open, fail what waits."""
+        """The connection was lost: close what is open, fail what waits."""
         self._stopped = True
         self._drop_replies()
         self._close_all()

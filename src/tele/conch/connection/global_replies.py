@@ -79,5 +79,5 @@ class GlobalReplies:
                 self._transport.sendPacket(n.REQUEST_FAILURE, b"")
 
     def clear(self) -> None:
-        """The connection is gone: send no reply."""
+        """The connection was lost: send no reply."""
         self._waiting.clear()

@@ -1,7 +1,7 @@
 """What may the user of a connection do on it?
 
-Invariant: one value answers, and it is the avatar's: nothing else asks who the user is. An avatar
-of a Conch program, which has none, gets the defaults of OpenSSH's sshd.
+Invariant: it is one value of the avatar; connection and sessions read only that. The avatar of a
+Conch program has none, and gets the defaults of OpenSSH's sshd.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class IPermissions(Interface):
 @implementer(IPermissions)
 @frozen
 class Permissions:
-    """What users may do whose avatar does not say."""
+    """The permissions of an avatar that has none of its own."""
 
     permit_pty: bool = True
     max_sessions: int = SESSIONS_DEFAULT

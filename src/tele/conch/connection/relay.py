@@ -3,7 +3,7 @@
 Invariants:
 
 * Neither side is read while the other cannot take more: queues are bounded both ways. After one
-  side is gone the other has a limited time.
+  side is closed the other has a limited time.
 * EOF of one direction is passed on; after both, both sides close.
 * Data of a :class:`~tele.sockets.direct.DirectSocket` go from the socket into a packet, and from
   a packet into the socket, without a copy.
@@ -31,7 +31,7 @@ from tele.conch.connection.pumps import Buffers, move
 from tele.conch.connection.write_scheduler import Sender
 from tele.sockets.direct import DirectSocket
 
-#: Seconds that a stream has to take what was written to it, when its channel is gone.
+#: Seconds that a stream has to take what was written to it, after its channel was closed.
 LINGER: Final = 30.0
 
 
@@ -42,7 +42,7 @@ class RelayObserver(typing.Protocol):
         """The channel is open; ``number`` is ours."""
 
     def refused(self, reason: Any) -> None:
-        """The peer refused the channel, or the connection is gone."""
+        """The peer refused the channel, or the connection was lost."""
 
     def closed(self, sent: int, received: int) -> None:
         """The channel is closed, after so many bytes to the stream and from it."""
@@ -215,7 +215,7 @@ class StreamEnd(Protocol):
         """See ``IHalfCloseableProtocol``."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The stream is gone: close the channel after the data that it sent."""
+        """The stream was closed: close the channel after the data that it sent."""
         self.lost = True
         if self._linger is not None and self._linger.active():
             self._linger.cancel()
@@ -231,7 +231,7 @@ class RelayChannel(Channel):
     def __init__(self, stream: StreamEnd, **named: Any) -> None:
         super().__init__(**named)
         self._stream = stream
-        self._owed = 0
+        self._uncredited = 0
 
     def channelOpen(self, specificData: bytes) -> None:
         """The channel is open: start relaying."""
@@ -240,7 +240,7 @@ class RelayChannel(Channel):
         self._stream.attach(self)
 
     def openFailed(self, reason: Any) -> None:
-        """The peer refused the channel, or the connection is gone."""
+        """The peer refused the channel, or the connection was lost."""
         self._stream.transport.loseConnection()
         if self._stream.observer is not None:
             self._stream.observer.refused(reason)
@@ -252,16 +252,16 @@ class RelayChannel(Channel):
         if stream.lost:
             self.consumed(len(view))
             return
-        self._owed += len(view)
+        self._uncredited += len(view)
         stream.send(view)
         if not stream.busy:
             self.stream_drained()
 
     def stream_drained(self) -> None:
         """The stream has taken what was written to it: give credit."""
-        owed, self._owed = self._owed, 0
-        if owed:
-            self.consumed(owed)
+        count, self._uncredited = self._uncredited, 0
+        if count:
+            self.consumed(count)
 
     def eofReceived(self) -> None:
         """The peer sent EOF: pass it on."""

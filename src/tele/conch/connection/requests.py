@@ -107,12 +107,12 @@ class Requests(ChannelTable):
         return answer
 
     def _drop_replies(self) -> None:
-        """The connection is gone: send no replies."""
+        """The connection was lost: send no replies."""
         if self._replies is not None:
             self._replies.clear()
 
     def _fail_requests(self) -> None:
-        """The connection is gone: no request of ours will be answered."""
+        """The connection was lost: no request of ours will be answered."""
         self._cleanupGlobalDeferreds()
         for waiting in list(self.deferreds.values()):
             for answer in waiting:

@@ -108,7 +108,7 @@ class _Far(SplicedChannel):
             self.opened.callback(self.other)
 
     def openFailed(self, reason: Any) -> None:
-        """The other peer refused, or is gone."""
+        """The other peer refused, or its connection was lost."""
         if not self._cancelled:
             self.opened.errback(reason)
 

@@ -170,7 +170,7 @@ class _RequestedStream(StreamChannel):
             super().closed()
 
     def openFailed(self, reason: Any) -> None:
-        """The peer refused, or is gone."""
+        """The peer refused, or the connection was lost."""
         if not self._cancelled:
             self.opened.errback(reason)
 

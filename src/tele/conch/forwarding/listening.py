@@ -149,7 +149,7 @@ class Listeners:
         return True
 
     def close(self) -> None:
-        """The SSH connection is gone."""
+        """The SSH connection was lost."""
         self._closed = True
         for key in list(self._entries):
             self.remove(key)

@@ -224,7 +224,7 @@ class ProgramRunner:
             log.failure("program lost", result)
             self._exit = Exit(None, message="the program was lost")
         if self._phase is _Phase.CLOSED:
-            self._tell_tap()
+            self._notify_tap()
         elif self._phase is _Phase.RUNNING:
             self._finish_output()
 
@@ -245,10 +245,10 @@ class ProgramRunner:
         ):
             return
         self._advance(_Event.ENDED)
-        self._tell_tap()
+        self._notify_tap()
         self._channel.program_ended(self._exit)
 
-    def _tell_tap(self) -> None:
+    def _notify_tap(self) -> None:
         if self._program.tap is not None:
             self._program.tap.exited(self._exit)
 
@@ -260,7 +260,7 @@ class ProgramRunner:
             return
         self._release()
         if unreported:
-            self._tell_tap()
+            self._notify_tap()
 
     def _release(self) -> None:
         """Close the descriptors, and hang up a program that still runs."""
