@@ -238,11 +238,11 @@ def _meanwhile(
 def _let_run(dice: Dice, program: HeldProgram) -> None:
     what, still = dice.randint(0, 12), program.open_ends
     if what == 0 and program.its_output in still:
-        program.say(dice.bytes_up_to(70000))
+        program.write_output(dice.bytes_up_to(70000))
     elif what == 1 and program.its_errors in still:
-        program.complain(dice.bytes_up_to(1000))
+        program.write_error(dice.bytes_up_to(1000))
     elif what == 2 and program.its_input in still:
-        program.hear(dice.randint(1, 100000))
+        program.read_input(dice.randint(1, 100000))
     elif what == 3:
         program.finish(dice.choice((Exit(0), Exit(3), Exit(None, "KILL"))))
     elif what == 4 and still:

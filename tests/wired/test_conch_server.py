@@ -36,7 +36,7 @@ def world() -> ConchWorld:
 
 @pytest.fixture
 def attacker(world: ConchWorld) -> Attacker:
-    """Somebody who may log in now."""
+    """A client that may log in now."""
     attacker = Attacker(world)
     attacker.ready_to_login()
     attacker.hear()
@@ -58,7 +58,7 @@ def logged() -> Iterator[list[str]]:
 
 
 class Checker:
-    """A checker that answers what a test wants, and counts."""
+    """A checker that answers as the test sets, and counts calls."""
 
     def __init__(self, interface: Any, answer: Any) -> None:
         self.credentialInterfaces = (interface,)
@@ -102,7 +102,7 @@ def test_a_password(world: ConchWorld, attacker: Attacker) -> None:
     ],
 )
 def test_wrong_passwords(world: ConchWorld, attacker: Attacker, message: bytes) -> None:
-    """All refusals look alike, and are told."""
+    """All refusals are alike, and are reported."""
     attacker.say(message)
     methods = name_list((b"publickey", b"password"))
     assert attacker.hear()[-1] == bytes((n.USERAUTH_FAILURE,)) + methods + boolean(False)
@@ -110,10 +110,10 @@ def test_wrong_passwords(world: ConchWorld, attacker: Attacker, message: bytes) 
 
 
 def test_passwords_are_nowhere(world: ConchWorld, attacker: Attacker, logged: list[str]) -> None:
-    """Neither a right nor a wrong one is in what is logged or told."""
+    """Neither a right nor a wrong one is logged or reported."""
 
     def explode(credentials: Any) -> Any:
-        raise RuntimeError("the data base is gone")
+        raise RuntimeError("the database failed")
 
     check_with(world, Checker(IUsernamePassword, explode))
     other = Attacker(world)
@@ -146,7 +146,7 @@ def test_whoever_guesses_waits(world: ConchWorld) -> None:
 
 
 def test_guesses_are_counted(world: ConchWorld, attacker: Attacker) -> None:
-    """As many as the limits say, in one breath or not; the right one comes too late."""
+    """As many as the limits allow, in one packet or not; the right one comes too late."""
     guesses = [password_request(b"wrong")] * world.limits.attempts
     attacker.say(*guesses, password_request(PASSWORD))
     heard = numbers(attacker.hear())
@@ -167,7 +167,7 @@ def test_a_plain_key(world: ConchWorld, attacker: Attacker) -> None:
 
 @pytest.mark.parametrize("kind", ["other key", "other session", "other login", "garbage", "none"])
 def test_signatures_that_prove_nothing(world: ConchWorld, kind: str) -> None:
-    """A signature that is wrong reaches no checker; whose key it is, the checker says."""
+    """A wrong signature reaches no checker; whose key it is, the checker decides."""
     checker = Checker(ISSHPrivateKey, lambda credentials: succeed(credentials.username))
     check_with(world, checker)
     attacker = Attacker(world)
@@ -189,13 +189,13 @@ def test_signatures_that_prove_nothing(world: ConchWorld, kind: str) -> None:
 
 
 def test_keys_that_the_checker_does_not_know(world: ConchWorld, attacker: Attacker) -> None:
-    """A good signature by somebody's key is not enough."""
+    """A valid signature by an unknown key is not enough."""
     attacker.say(key_request(PrivateKey.generate(), attacker.session_id))
     assert numbers(attacker.hear())[-1] == n.USERAUTH_FAILURE
 
 
 def test_sha1_is_not_accepted(world: ConchWorld, attacker: Attacker) -> None:
-    """``ssh-rsa`` as an algorithm is refused, whatever a checker would say."""
+    """The algorithm ``ssh-rsa`` is refused, whatever a checker would answer."""
     check_with(world, Checker(ISSHPrivateKey, lambda credentials: succeed(credentials.username)))
     other = Attacker(world)
     other.ready_to_login()
@@ -207,7 +207,7 @@ def test_sha1_is_not_accepted(world: ConchWorld, attacker: Attacker) -> None:
 
 
 def test_a_checker_that_forgets_the_signature(world: ConchWorld, logged: list[str]) -> None:
-    """One that says yes to a key without a signature lets nobody in by it."""
+    """A checker that accepts a key without a signature authenticates no client."""
     check_with(world, Checker(ISSHPrivateKey, lambda credentials: succeed(credentials.username)))
     attacker = Attacker(world)
     attacker.ready_to_login()
@@ -219,7 +219,7 @@ def test_a_checker_that_forgets_the_signature(world: ConchWorld, logged: list[st
 
 
 def test_questions_are_counted(world: ConchWorld, attacker: Attacker) -> None:
-    """Conch's checker says yes to every key's question, but not for ever."""
+    """Conch's checker answers queries about keys, up to a limit."""
     question = attacker.query(world.plain_key.public.type, world.plain_key.public.blob)
     attacker.say(*[question] * (world.limits.queries + 1))
     heard = numbers(attacker.hear())
@@ -251,7 +251,7 @@ def test_two_checkers_both_needed(world: ConchWorld) -> None:
 
 
 def test_a_method_of_the_programs_own(world: ConchWorld) -> None:
-    """``auth_<name>`` and ``supportedAuthentications`` are Conch's way to add one."""
+    """A program adds one as in Conch: ``auth_<name>`` and ``supportedAuthentications``."""
 
     class Knock(AtOnce):
         def serviceStarted(self) -> None:
@@ -289,7 +289,7 @@ def test_a_service_that_fails_as_it_starts(world: ConchWorld, logged: list[str])
 
     class Broken(RecordingConnection):
         def serviceStarted(self) -> None:
-            raise RuntimeError("a mistake of the program")
+            raise RuntimeError("a bug of the program")
 
     services: Any = world.factory
     services.services = services.services | {b"ssh-connection": Broken}
@@ -330,7 +330,7 @@ def test_conchs_getservice(world: ConchWorld) -> None:
     ],
 )
 def test_conchs_own_classes_do_not_serve(name: str, made: Any) -> None:
-    """An import that was not changed is told when the factory starts."""
+    """An import of Conch's own class is reported when the factory starts."""
     program: Any = factory.SSHFactory()
     key = conch_key(PrivateKey.generate())
     program.publicKeys = program.privateKeys = {b"ssh-ed25519": key}

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Greeter(Protocol):
-    """Says hello, and sends all back."""
+    """Greets, and sends back what it receives."""
 
     def connectionMade(self) -> None:
         self.transport.write(b"hello\n")  # type: ignore[union-attr]
@@ -35,7 +35,7 @@ class Greeter(Protocol):
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
-    """With a limit of descriptors that is enough for both ends of everything."""
+    """A cluster with enough descriptors for both ends of every connection."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
@@ -66,7 +66,7 @@ def forwarded(cluster: SmallCluster, node: SmallNode) -> Iterator[int]:
 
 
 class Clients:
-    """Connections to the forwarded port, and what they got."""
+    """Connections to the forwarded port, and what they received."""
 
     def __init__(self, cluster: SmallCluster, stack: ExitStack) -> None:
         self._cluster = cluster
@@ -75,7 +75,7 @@ class Clients:
         self.got: dict[socket.socket, bytes] = {}
 
     def connect(self, port: int, count: int) -> None:
-        """Connect so many more, in small groups: ssh's own queue is short."""
+        """Open ``count`` more connections, in small groups: ssh's own queue is short."""
 
         def one() -> bool:
             try:
@@ -92,7 +92,7 @@ class Clients:
                 self._cluster.reactor.turn(0.01)
 
     def greeted(self) -> int:
-        """Return how many were greeted by now, or sent something back."""
+        """Return how many were greeted, or sent data back, by now."""
         for each in self.made:
             try:
                 self.got[each] = self.got.get(each, b"") + each.recv(4096)
