@@ -18,6 +18,7 @@ from tele.conch.client.session import ProgramChannel
 from tele.conch.client.transport import LoginTransport
 from tele.conch.connection.channel import Channel
 from tele.conch.connection.connection import SSHConnection
+from tele.conch.connection.permissions import IPermissions, Permissions
 from tele.conch.forwarding.local import IForwarder, open_direct_tcpip
 from tele.conch.server.credentials import CertificateCredentials
 from tele.conch.session.channel import SessionChannel
@@ -149,6 +150,8 @@ class ChannelUser(ConchUser):
         alsoProvides(self, IForwarder)
 
     def __conform__(self, interface: Any) -> Any:
+        if interface is IPermissions:
+            return self._world.permissions
         return self._world.programs if interface is ISessionPrograms else None
 
     def connect(self, request: Any, factory: Any) -> Deferred[Any]:
@@ -166,6 +169,7 @@ class ChannelWorld(World):
     clock: Any = Factory(ManualReactor)
     programs: Any = Factory(HeldPrograms)
     forward: Any = None
+    permissions: Permissions | None = None
     make_user: Callable[[ChannelWorld], Any] = ChannelUser
 
     def __attrs_post_init__(self) -> None:

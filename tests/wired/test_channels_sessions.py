@@ -16,6 +16,7 @@ from zope.interface import implementer
 from channel_ends import ChannelEnds, ChannelWorld, Hoarder, no_descriptor_lost, output
 from tele.conch.client.session import ProgramChannel, execute
 from tele.conch.connection.channel import DECLINED_LIMIT, WINDOW
+from tele.conch.connection.permissions import Permissions
 from tele.conch.session.programs import Exit, ProgramRequest, PtyRequest
 from tele.errors import AccessDenied, Unavailable
 from tele.log import event_text
@@ -301,6 +302,37 @@ def test_an_eleventh_session_is_refused(ends: ChannelEnds) -> None:
     channel.started.addErrback(lambda failure: failures.append(failure.value))
     assert isinstance(failures[0], AccessDenied)
     assert "no more than 10 sessions" in str(failures[0])
+
+
+def test_the_sessions_that_are_permitted(world: ChannelWorld) -> None:
+    """The limit of the user's permissions holds, as it is when a session is opened."""
+    world.permissions = Permissions(max_sessions=1)
+    ends = world.link()
+    ends.run()
+    refused = ends.open(ProgramChannelWithoutProgram())
+    assert refused.id not in ends.client.service.channels
+    world.permissions = Permissions(max_sessions=2)
+    accepted = ends.open(ProgramChannelWithoutProgram())
+    assert accepted.id in ends.client.service.channels
+    ends.client_link.close()
+
+
+def test_a_terminal_that_is_not_permitted(world: ChannelWorld) -> None:
+    """A user without permit-pty gets no terminal; what they run has none either."""
+    world.permissions = Permissions(permit_pty=False)
+    ends = world.link()
+    channel = ends.open(ProgramChannelWithoutProgram())
+    replies: list[bool] = []
+    for name, data in (
+        (b"pty-req", string(b"xterm") + bytes(16) + string(b"\0")),
+        (b"shell", b""),
+    ):
+        asked = ends.client.service.sendRequest(channel, name, data, wantReply=True)
+        asked.addCallbacks(lambda _: replies.append(True), lambda _: replies.append(False))
+    ends.settle()
+    assert replies == [False, True]
+    assert world.programs.started[-1].request.pty is None
+    ends.client_link.close()
 
 
 # -- ends -----------------------------------------------------------------------------
