@@ -55,8 +55,10 @@ def forwarded(cluster: SmallCluster, node: SmallNode) -> Iterator[int]:
     beyond = reactor.listenTCP(0, factory, interface="127.0.0.1", backlog=1024)
     port = free_port()
     target = f"127.0.0.1:{beyond.getHost().port}"
-    words = cluster.ssh_words("alice", node, "-N", "-L", f"127.0.0.1:{port}:{target}", "127.0.0.1")
-    process = cluster.start("ssh", *words)
+    arguments = cluster.ssh_words(
+        "alice", node, "-N", "-L", f"127.0.0.1:{port}:{target}", "127.0.0.1"
+    )
+    process = cluster.start("ssh", *arguments)
     try:
         yield port
     finally:
@@ -98,7 +100,7 @@ class Clients:
                 self.got[each] = self.got.get(each, b"") + each.recv(4096)
             except BlockingIOError:
                 continue
-        return sum(bool(said) for said in self.got.values())
+        return sum(bool(data) for data in self.got.values())
 
 
 def test_hundreds_of_connections_are_forwarded(cluster: SmallCluster) -> None:

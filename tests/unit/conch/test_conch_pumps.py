@@ -15,7 +15,7 @@ from tele.sockets.buffers import BATCH, DATA_BUFFERS, MAX_DATA
 
 
 class Wire:
-    """Stands for a transport: keeps what is sealed."""
+    """A fake transport: keeps what is sealed."""
 
     def __init__(self) -> None:
         self.sealed: list[bytes] = []
@@ -24,8 +24,8 @@ class Wire:
     def can_send(self) -> bool:
         return True
 
-    def seal_data(self, channel: int, length: int, code: int | None, room: int) -> None:
-        self.sealed.append(bytes(DATA_BUFFERS[room][:length]))
+    def seal_data(self, channel: int, length: int, code: int | None, index: int) -> None:
+        self.sealed.append(bytes(DATA_BUFFERS[index][:length]))
 
     def flush(self) -> None:
         self.flushed += 1
@@ -47,7 +47,7 @@ class Connection:
 
 
 class Sending:
-    """Stands for a channel."""
+    """A fake channel."""
 
     remote_number = 7
 

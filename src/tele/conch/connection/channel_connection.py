@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from twisted.conch.ssh.channel import SSHChannel
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -30,7 +31,7 @@ class ChannelConnection(Protocol):
     def windows(self) -> Windows:
         """How much the peer may send."""
 
-    def adjustWindow(self, channel: Any, bytesToAdd: int) -> None:
+    def adjustWindow(self, channel: SSHChannel, bytesToAdd: int) -> None:
         """Give the peer credit."""
 
     def sendRequest(
@@ -38,16 +39,16 @@ class ChannelConnection(Protocol):
     ) -> Deferred[Any] | None:
         """Make a request on the peer's channel."""
 
-    def reply_to_channel(self, channel: Any, success: bool) -> None:
+    def reply_to_channel(self, channel: SSHChannel, success: bool) -> None:
         """Reply to a channel request."""
 
-    def sendEOF(self, channel: Any) -> None:
+    def sendEOF(self, channel: SSHChannel) -> None:
         """Send EOF."""
 
-    def sendClose(self, channel: Any) -> None:
+    def sendClose(self, channel: SSHChannel) -> None:
         """Send CLOSE."""
 
-    def openChannel(self, channel: Any, extra: bytes = b"") -> None:
+    def openChannel(self, channel: SSHChannel, extra: bytes = b"") -> None:
         """Ask the peer for a channel."""
 
     def broken(self, failure: Failure) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from twisted.conch.ssh.channel import SSHChannel
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
@@ -102,7 +103,7 @@ class ChannelOpening(ChannelTable):
         )
         self._start(channel, data)
 
-    def _start(self, channel: Any, data: bytes) -> None:
+    def _start(self, channel: SSHChannel, data: bytes) -> None:
         """Tell ``channel`` that it is open. An exception closes it, and no other."""
         try:
             channel.channelOpen(data)
@@ -127,7 +128,7 @@ class ChannelOpening(ChannelTable):
         )
 
     # -- from the peer ----------------------------------------------------------------
-    def openChannel(self, channel: Any, extra: bytes = b"") -> None:
+    def openChannel(self, channel: SSHChannel, extra: bytes = b"") -> None:
         """Ask the peer for ``channel``: its ``channelOpen`` or ``openFailed`` is called."""
         if self._stopped:
             self._call_safely(channel.openFailed, ConnectionLost())

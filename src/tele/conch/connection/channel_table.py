@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from twisted.conch.error import ConchError
 from twisted.conch.ssh import connection as conch
+from twisted.conch.ssh.channel import SSHChannel
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
@@ -107,7 +108,7 @@ class ChannelTable(conch.SSHConnection):
         return channel
 
     # -- what receivers send ----------------------------------------------------------
-    def adjustWindow(self, channel: Any, bytesToAdd: int) -> None:
+    def adjustWindow(self, channel: SSHChannel, bytesToAdd: int) -> None:
         """Give the peer credit."""
         if channel.localClosed or channel not in self.channelsToRemoteChannel:
             return
@@ -115,7 +116,7 @@ class ChannelTable(conch.SSHConnection):
         channel.localWindowLeft += bytesToAdd
         self.transport.sendPacket(n.CHANNEL_WINDOW_ADJUST, uint32(remote) + uint32(bytesToAdd))
 
-    def reply_to_channel(self, channel: Any, success: bool) -> None:
+    def reply_to_channel(self, channel: SSHChannel, success: bool) -> None:
         """Reply to a channel request."""
         remote = self.channelsToRemoteChannel.get(channel)
         if remote is not None and not channel.localClosed:
@@ -123,7 +124,7 @@ class ChannelTable(conch.SSHConnection):
             self.transport.sendPacket(number, uint32(remote))
 
     # -- the end ----------------------------------------------------------------------
-    def sendClose(self, channel: Any) -> None:
+    def sendClose(self, channel: SSHChannel) -> None:
         """Send CLOSE; the channel is closed when both sides did."""
         if channel.localClosed or channel not in self.channelsToRemoteChannel:
             return
@@ -133,7 +134,7 @@ class ChannelTable(conch.SSHConnection):
         if channel.remoteClosed:
             self._close_channel(channel)
 
-    def channelClosed(self, channel: Any) -> None:
+    def channelClosed(self, channel: SSHChannel) -> None:
         """Remove a channel and call its ``closed``."""
         self._close_channel(channel)
 

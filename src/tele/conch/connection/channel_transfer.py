@@ -9,8 +9,9 @@ Invariants:
 from __future__ import annotations
 
 import struct
-from typing import Any, Final
+from typing import Final
 
+from twisted.conch.ssh.channel import SSHChannel
 from zope.interface import implementer
 
 from tele.conch.connection.channel_table import ChannelTable
@@ -89,20 +90,20 @@ class ChannelTransfer(ChannelTable):
             self.sendClose(channel)
 
     # -- sending ----------------------------------------------------------------------
-    def sendData(self, channel: Any, data: bytes) -> None:
+    def sendData(self, channel: SSHChannel, data: bytes) -> None:
         """Send data that fit the window. For channel classes of Conch's own."""
         remote = self.channelsToRemoteChannel.get(channel)
         if remote is not None and not channel.localClosed:
             self.transport.sendPacket(n.CHANNEL_DATA, uint32(remote) + string(data))
 
-    def sendExtendedData(self, channel: Any, dataType: int, data: bytes) -> None:
+    def sendExtendedData(self, channel: SSHChannel, dataType: int, data: bytes) -> None:
         """Send extended data that fit the window, as :meth:`sendData`."""
         remote = self.channelsToRemoteChannel.get(channel)
         if remote is not None and not channel.localClosed:
             body = uint32(remote) + uint32(dataType) + string(data)
             self.transport.sendPacket(n.CHANNEL_EXTENDED_DATA, body)
 
-    def sendEOF(self, channel: Any) -> None:
+    def sendEOF(self, channel: SSHChannel) -> None:
         """Send EOF; not after CLOSE."""
         if channel.localClosed or channel not in self.channelsToRemoteChannel:
             return

@@ -5,7 +5,7 @@ Invariant: data count as consumed when the channel's ``dataReceived`` returns, a
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.conch.ssh.channel import SSHChannel
 from twisted.internet.defer import maybeDeferred
@@ -16,10 +16,10 @@ from tele.errors import ProtocolError
 class _Connection(Protocol):
     """What of a connection is needed here."""
 
-    def adjustWindow(self, channel: Any, bytesToAdd: int) -> None:
+    def adjustWindow(self, channel: SSHChannel, bytesToAdd: int) -> None:
         """Give the peer credit."""
 
-    def reply_to_channel(self, channel: Any, success: bool) -> None:
+    def reply_to_channel(self, channel: SSHChannel, success: bool) -> None:
         """Reply to a channel request."""
 
 
