@@ -64,7 +64,7 @@ def read_host_keys(found: Iterable[Any]) -> list[PrivateKey]:
 class ConchServerTransport(SSHServerTransport):
     """The server's end of one connection of a Conch program.
 
-    Made without arguments, as Conch's; the factory calls :meth:`take_place`.
+    Made without arguments, as Conch's; the factory calls :meth:`configure`.
     """
 
     factory: SSHFactory
@@ -72,7 +72,7 @@ class ConchServerTransport(SSHServerTransport):
     def __init__(self) -> None:
         super().__init__(_REACTOR)
 
-    def take_place(self, clock: IReactorTime, limits: Limits, source: str | None) -> None:
+    def configure(self, clock: IReactorTime, limits: Limits, source: str | None) -> None:
         """Take the factory's clock and limits, and the client's address."""
         self.clock, self.limits, self._source = clock, limits, source
 
@@ -161,7 +161,7 @@ class SSHFactory(SSHServerFactory):
 
     def _make(self, source: str | None) -> Any:
         protocol = self.protocol()
-        protocol.take_place(self.clock, self.limits, source)
+        protocol.configure(self.clock, self.limits, source)
         return protocol
 
     def getService(

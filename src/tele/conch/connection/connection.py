@@ -19,7 +19,7 @@ from twisted.conch.error import ConchError
 from tele.conch.connection import refusals
 from tele.conch.connection.channel_opening import ChannelOpening
 from tele.conch.connection.channel_transfer import ChannelTransfer
-from tele.conch.connection.host_key_proofs import PROVE
+from tele.conch.connection.host_key_proofs import PROVE, HostKeyProver
 from tele.conch.connection.requests import Requests
 from tele.errors import ProtocolError
 from tele.wire import numbers as n
@@ -104,9 +104,8 @@ class SSHConnection(ChannelOpening, ChannelTransfer, Requests):
         if requestType == NO_MORE_SESSIONS:
             self._no_more_sessions = True
             return True
-        prove = getattr(self.transport, "prove_host_keys", None)
-        if requestType == PROVE and prove is not None:
-            return prove(data)
+        if requestType == PROVE and isinstance(self.transport, HostKeyProver):
+            return self.transport.prove_host_keys(data)
         avatar = self._avatar
         if avatar is None:
             method = self._method("global", requestType)

@@ -13,7 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 from tele.certs.algorithms import RSA, RSA_SHA256, RSA_SHA512
 from tele.certs.keys import PrivateKey
@@ -24,6 +24,14 @@ ANNOUNCE: Final = b"hostkeys-00@openssh.com"
 PROVE: Final = b"hostkeys-prove-00@openssh.com"
 #: Requests for proofs that one connection may make; a client needs one.
 PROOFS_LIMIT: Final = 8
+
+
+@runtime_checkable
+class HostKeyProver(Protocol):
+    """A transport that answers PROVE: a server's."""
+
+    def prove_host_keys(self, request: bytes) -> tuple[bool, bytes] | bool:
+        """Return the signatures that ``request`` asks for, or False."""
 
 
 def announcement(key: PrivateKey) -> bytes:

@@ -54,6 +54,7 @@ STRING_LIMIT: Final = 128 * 1024
 #: The exit status when no program could be started.
 FAILED_STATUS: Final = 254
 
+_RUNNING: Final = Phase.RUNNING  # looked up for each packet of input
 _HAS_PROGRAM: Final = (Phase.STARTED, Phase.RUNNING)
 _HAS_OUTPUT: Final = (Phase.RUNNING, Phase.EXITED)
 _TAKES_INPUT: Final = (Phase.IDLE, Phase.STARTING, Phase.STARTED)
@@ -263,12 +264,13 @@ class SessionChannel(RunnerChannel):
             self._early.drop(size)
         if self.remote_eof:
             runner.input_ended()
-        runner.start_output()
+        if self.is_open:
+            runner.start_output()
 
     # -- data -------------------------------------------------------------------------
     def data_view(self, view: memoryview) -> None:
         """Input for the program; queued until it runs, dropped after its exit."""
-        if self._phase is Phase.RUNNING:
+        if self._phase is _RUNNING:
             self._runner.input(view)
         elif self._phase in _TAKES_INPUT:
             self._early.append(view)

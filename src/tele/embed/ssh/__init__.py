@@ -19,6 +19,7 @@ from tele.certs.keys import PrivateKey, PublicKey, parse_line, parse_public_key
 from tele.conch.client.session import ProgramChannel, Result, execute
 from tele.conch.client.transport import ClientIdentity, HostVerifier, connect
 from tele.conch.connection.connection import SSHConnection
+from tele.conch.connection.permissions import IPermissions, Permissions
 from tele.conch.server.credentials import (
     CertificateChecker,
     CertificateCredentials,
@@ -43,7 +44,9 @@ __all__ = [
     "HostKeys",
     "HostVerifier",
     "ICertificateCredentials",
+    "IPermissions",
     "Limits",
+    "Permissions",
     "PrivateKey",
     "ProgramChannel",
     "ProgramRequest",
