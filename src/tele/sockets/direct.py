@@ -31,13 +31,14 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import ClientFactory, Factory
 from twisted.python.failure import Failure
-from zope.interface import Attribute, Interface, alsoProvides, directlyProvides, providedBy
+from zope.interface import alsoProvides, directlyProvides, providedBy
 
 from tele.capacity.accepting import PatientPort
 from tele.capacity.descriptors import Lease
 from tele.log import make_logger
 from tele.model.addresses import plain_host
 from tele.sockets.buffers import MAX_PACKET, READ_SIZE, RECEIVED
+from tele.sockets.protocols import BufferReceiver, DirectProtocol, SocketReader
 from tele.sockets.tcp import MACHINE_SECONDS, PERSON_SECONDS, notice_dead_peer
 from tele.wire.packets import OVERHEAD
 
@@ -59,19 +60,6 @@ def peer_address(of: tuple[str, int]) -> Any:
     """Return (host, port) as Twisted's address of a TCP peer."""
     host, port = of
     return IPv6Address("TCP", host, port) if ":" in host else IPv4Address("TCP", host, port)
-
-
-class IBufferReceiver(Interface):
-    """A protocol that takes what was received from the shared buffer."""
-
-    kept = Attribute("bytes | bytearray: the beginning of what is received next")
-    missing = Attribute("int: bytes that ``kept`` lacks to be a packet; 0: not known")
-
-    def buffer_received(end: int) -> None:
-        """``RECEIVED[:end]`` was received, beginning with what was kept."""
-
-    def drained() -> None:
-        """The socket has taken all that was sent."""
 
 
 class DirectSocket(tcp.Connection):
@@ -124,19 +112,16 @@ class DirectSocket(tcp.Connection):
             self.write(bytes(view[sent:]))
 
     def doRead(self) -> Any:
-        """Read into the scratch buffer, if the protocol takes it from there.
-
-        Or let the protocol read where it wants to, with ``socket_readable(socket)``, which
-        returns what Twisted's ``doRead`` does.
-        """
+        """Read into the shared buffer, or let the protocol read the socket itself."""
         protocol: Any = self.protocol
-        if not IBufferReceiver.providedBy(protocol):
-            read = getattr(protocol, "socket_readable", None)
-            return super().doRead() if read is None else read(self.socket)
+        if isinstance(protocol, SocketReader):
+            return protocol.socket_readable(self.socket)
+        if not isinstance(protocol, BufferReceiver):
+            return super().doRead()
         kept = protocol.kept
         start = len(kept)
         if start > MAX_PACKET + OVERHEAD:
-            return super().doRead()  # it holds, and should not be read from at all
+            return super().doRead()  # reading is paused
         if start and self._last_read < SMALL_READ and protocol.missing:
             return self._read_missing(protocol)
         if start:
@@ -178,9 +163,9 @@ class DirectSocket(tcp.Connection):
         """Send what waits, and tell the protocol when nothing does any more."""
         result = super().doWrite()
         if result is None and not self.pending():
-            drained = getattr(self.protocol, "drained", None)
-            if drained is not None:
-                drained()
+            protocol: Any = self.protocol
+            if isinstance(protocol, DirectProtocol):
+                protocol.drained()
         return result
 
 

@@ -30,6 +30,7 @@ from tele.conch.connection.channel import Channel
 from tele.conch.connection.pumps import Buffers, move
 from tele.conch.connection.write_scheduler import Sender
 from tele.sockets.direct import DirectSocket
+from tele.sockets.protocols import SocketReader
 
 #: Seconds that a stream has to take what was written to it, after its channel was closed.
 LINGER: Final = 30.0
@@ -49,7 +50,7 @@ class RelayObserver(typing.Protocol):
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
-class StreamEnd(Protocol):
+class StreamEnd(SocketReader, Protocol):
     """The stream's side: what it receives is sent on ``channel``, once that is attached.
 
     ``sent`` and ``received`` count the bytes to the stream and from it.

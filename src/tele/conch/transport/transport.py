@@ -35,8 +35,9 @@ from tele.errors import ProtocolError
 from tele.log import Lines, make_logger
 from tele.model.addresses import plain_host, source_network
 from tele.sockets.buffers import DATA_BUFFERS, MAX_PACKET, PADDING, RECEIVED
-from tele.sockets.direct import DirectSocket, IBufferReceiver
+from tele.sockets.direct import DirectSocket
 from tele.sockets.links import make_link
+from tele.sockets.protocols import BufferReceiver
 from tele.text import printable_lines
 from tele.wire import numbers as n
 from tele.wire.agreement import METHODS
@@ -73,8 +74,8 @@ def _address(address: object) -> tuple[str, int]:
     return plain_host(getattr(address, "host", "")), getattr(address, "port", 0)
 
 
-@implementer(IDataTransport, IBufferReceiver)
-class Transport(SmallMessages):
+@implementer(IDataTransport)
+class Transport(BufferReceiver, SmallMessages):
     """Either end. Subclasses say which markers they send and how they exchange keys."""
 
     #: OpenSSH's client says some things (that nobody reads a program's output any more, that
