@@ -598,15 +598,15 @@ def test_too_many_from_one_source() -> None:
     for waiting in (third, fourth, fifth):
         waiting.greet()
         waiting.say(waiting.kexinit().payload)
-        assert waiting.server._exchange.theirs is None
+        assert waiting.server.key_exchange.current.theirs is None
     fourth.server.connectionLost()
     first.login()
     world.clock.advance(0)
-    assert third.server._exchange.theirs is not None
-    assert fifth.server._exchange.theirs is None
+    assert third.server.key_exchange.current.theirs is not None
+    assert fifth.server.key_exchange.current.theirs is None
     second.server.connectionLost()
     world.clock.advance(0)
-    assert fifth.server._exchange.theirs is not None
+    assert fifth.server.key_exchange.current.theirs is not None
 
 
 def test_who_waits_in_vain_is_told(world: World) -> None:

@@ -244,4 +244,5 @@ def test_the_log_says_why(logged: list[str]) -> None:
     world = world_of()
     joined(world)
     pass_time(world, GONE + SLACK)
-    assert "'192.0.2.1:1' is gone: silent for 60 seconds, whatever it was asked" in logged
+    line = "connection closed: keepalive requests not answered peer=192.0.2.1:1 seconds=60"
+    assert line in logged

@@ -28,6 +28,9 @@ _MARKERS: Final = frozenset({EXT_INFO_CLIENT, EXT_INFO_SERVER, STRICT_CLIENT, ST
 
 COMPRESSIONS: Final = (b"none",)
 
+#: Most extensions in one EXT_INFO.
+EXTENSIONS_LIMIT: Final = 32
+
 
 @frozen
 class KexInit:
@@ -132,3 +135,14 @@ def _first_shared(kind: str, client: tuple[bytes, ...], server: tuple[bytes, ...
         if name in server and name not in _MARKERS:
             return name
     raise ProtocolError(f"we share no {kind}", KEY_EXCHANGE_FAILED)
+
+
+def parse_extensions(body: bytes) -> dict[bytes, bytes]:
+    """Read EXT_INFO (RFC 8308, section 2.3); ``body`` is without the message number."""
+    reader = Reader(body)
+    count = reader.uint32()
+    if count > EXTENSIONS_LIMIT:
+        raise ProtocolError("too many extensions")
+    pairs = [(reader.string(), reader.string()) for _ in range(count)]
+    reader.end()
+    return dict(pairs)

@@ -97,7 +97,7 @@ _KNOWN: Final = frozenset(
 )
 
 
-class Gate:
+class MessageFilter:
     """Admits the peer's messages. ``phase`` is what we wait for."""
 
     __slots__ = ("_table", "phase")

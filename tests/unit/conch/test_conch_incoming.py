@@ -15,7 +15,7 @@ from tele.sockets.buffers import MAX_PACKET, PADDING
 from tele.wire import numbers as n
 from tele.wire.ciphers import Secrets
 from tele.wire.fields import string
-from tele.wire.phases import FROM_CLIENT, Gate, Phase
+from tele.wire.phases import FROM_CLIENT, MessageFilter, Phase
 
 SECRETS = Secrets(b"k", b"h", b"s")
 CIPHER = b"aes128-gcm@openssh.com"
@@ -51,10 +51,10 @@ class Recorder:
 
 
 def arriving() -> tuple[Recorder, Incoming]:
-    recorder, gate = Recorder(), Gate(FROM_CLIENT)
-    gate.phase = Phase.OPEN
+    recorder, messages = Recorder(), MessageFilter(FROM_CLIENT)
+    messages.phase = Phase.OPEN
     opener = SECRETS.opener(CIPHER, True, MAX_PACKET, 0)
-    incoming = Incoming(recorder, gate, opener, from_server=False)
+    incoming = Incoming(recorder, messages, opener, from_server=False)
     recorder.incoming = incoming
     incoming.take_data, incoming.take_extended = recorder.data, recorder.extended
     return recorder, incoming

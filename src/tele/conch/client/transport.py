@@ -166,7 +166,7 @@ class SSHClientTransport(Transport, conch.SSHClientTransport):
 
     def ssh_KEX_REPLY(self, packet: bytes) -> None:
         """The server's share and its proof; checked before anything is done with them."""
-        exchange = self._running()
+        exchange = self.key_exchange.running()
         reader = Reader(packet)
         host_key, share, signature = reader.string(), reader.string(), reader.string()
         reader.end()
@@ -202,14 +202,14 @@ class SSHClientTransport(Transport, conch.SSHClientTransport):
             raise ProtocolError("the host key is not of the kind agreed on", n.KEY_EXCHANGE_FAILED)
         shared = initiation.finish(share)
         digest = exchange_hash(
-            **self.hash_inputs(),
+            **self.key_exchange.hash_inputs(),
             host_key=certificate.blob,
             client_share=initiation.share,
             server_share=share,
             secret=shared,
         )
         certificate.key.verify(signature, digest, (algorithm.signature,))
-        self.keys_agreed(shared, digest, None)
+        self.key_exchange.keys_agreed(shared, digest, None)
         self.release()
 
     def _not_verified(self, failure: Failure) -> None:

@@ -255,7 +255,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
     def authenticated(self) -> None:
         """See :class:`Transport`."""
         self._leave()
-        self.gate.authenticated()
+        self.message_filter.authenticated()
         self.first_host_key = b""
         super().authenticated()
 
@@ -302,7 +302,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
 
     def ssh_KEX_INIT(self, packet: bytes) -> None:
         """The client's share: answer with ours, and sign."""
-        exchange = self._running()
+        exchange = self.key_exchange.running()
         agreement, keys = exchange.agreement, exchange.host_keys
         if agreement is None or keys is None:
             raise ProtocolError("a key exchange message before KEXINIT")
@@ -313,7 +313,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         algorithm = HOST_ALGORITHMS[agreement.host_key]
         host_key = _blob(keys, algorithm.blob_type)
         digest = exchange_hash(
-            **self.hash_inputs(),
+            **self.key_exchange.hash_inputs(),
             host_key=host_key,
             client_share=client_share,
             server_share=share,
@@ -327,7 +327,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
             self.first_host_key = host_key
             if self._peerSupportsExtensions:
                 first = (n.EXT_INFO, _EXT_INFO)
-        self.keys_agreed(shared, digest, first)
+        self.key_exchange.keys_agreed(shared, digest, first)
 
     def ssh_SERVICE_REQUEST(self, packet: bytes) -> None:
         """The client wants to log in."""

@@ -19,7 +19,7 @@ from tele.errors import ProtocolError
 from tele.sockets.buffers import MAX_PACKET, READ_SIZE, borrow_opened, return_opened
 from tele.wire.numbers import CHANNEL_DATA, CHANNEL_EXTENDED_DATA
 from tele.wire.packets import Opener
-from tele.wire.phases import Gate, Phase
+from tele.wire.phases import MessageFilter, Phase
 from tele.wire.version import take_version
 
 #: A transport that goes on delivering although it was told to pause gets no further.
@@ -53,7 +53,7 @@ class Incoming:
 
     __slots__ = (
         "_feeding",
-        "_gate",
+        "_filter",
         "_prefaced",
         "_receiver",
         "_versioned",
@@ -67,9 +67,11 @@ class Incoming:
         "take_extended",
     )
 
-    def __init__(self, receiver: Receiver, gate: Gate, opener: Opener, from_server: bool) -> None:
+    def __init__(
+        self, receiver: Receiver, message_filter: MessageFilter, opener: Opener, from_server: bool
+    ) -> None:
         self._receiver = receiver
-        self._gate = gate
+        self._filter = message_filter
         self.opener = opener
         self.from_server = from_server
         self.kept: bytes | bytearray = b""
@@ -170,12 +172,12 @@ class Incoming:
             at += taken
             number = room[1]
             stop = opener.payload_end
-            if number == CHANNEL_DATA and self.take_data and self._gate.phase is Phase.OPEN:
+            if number == CHANNEL_DATA and self.take_data and self._filter.phase is Phase.OPEN:
                 self.take_data(_channel(room), _data(room, 6, stop))
             elif (
                 number == CHANNEL_EXTENDED_DATA
                 and self.take_extended
-                and self._gate.phase is Phase.OPEN
+                and self._filter.phase is Phase.OPEN
             ):
                 code = int.from_bytes(room[6:10], "big")
                 self.take_extended(_channel(room), code, _data(room, 10, stop))
