@@ -678,7 +678,7 @@ def test_one_person_with_many_addresses_keeps_nobody_from_a_node() -> None:
     for attacker in (second, newcomer, last):
         attacker.login()
         assert attacker.server.isAuthenticated
-    assert len(world.factory.brought) == 1
+    assert len(world.factory.relayed) == 1
 
 
 def test_strangers_that_wait_keep_no_others_from_waiting() -> None:

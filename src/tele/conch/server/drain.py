@@ -13,15 +13,13 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from tele.conch.server.transport import SSHServerTransport
 from tele.log import make_logger
-
-if TYPE_CHECKING:
-    from tele.conch.server.transport import SSHServerTransport
 
 log = make_logger(__name__)
 

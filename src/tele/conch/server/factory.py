@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import frozen
-from twisted.conch.ssh import factory as conch
 from twisted.cred.portal import Portal
 from twisted.internet.interfaces import IAddress, IReactorTime
 
@@ -21,7 +20,7 @@ from tele.admission.limits import Limits, RekeyPace, Startups
 from tele.conch.connection.connection import SSHConnection
 from tele.conch.server.connection_admission import CROWDED, ConnectionAdmission, Refused
 from tele.conch.server.credentials import DeniedAttempt, Trust
-from tele.conch.server.transport import USERAUTH, SSHServerTransport
+from tele.conch.server.transport import USERAUTH, Server, SSHServerTransport
 from tele.conch.server.userauth import CONNECTION, SSHUserAuthServer
 from tele.conch.transport.exchange import HostKeys
 from tele.conch.transport.refusal import Refusal
@@ -52,7 +51,7 @@ class ServerAlgorithms:
                 raise InvalidInput(f"there are no such algorithms: {quoted(b','.join(unknown))}")
 
 
-class SSHServerFactory(conch.SSHFactory):
+class SSHServerFactory(Server):
     """Makes the server's end for each visitor.
 
     ``host_keys`` and ``user_trust`` are asked anew whenever they are needed. ``connection``
@@ -104,7 +103,7 @@ class SSHServerFactory(conch.SSHFactory):
         #: Those who have a place at the door, the oldest first.
         self.arriving: dict[SSHServerTransport, str] = {}
         #: The same of those whom a proxy brought.
-        self.brought: dict[SSHServerTransport, str] = {}
+        self.relayed: dict[SSHServerTransport, str] = {}
         self.admission.make_room = self._make_room
 
     def startFactory(self) -> None:
@@ -133,7 +132,7 @@ class SSHServerFactory(conch.SSHFactory):
         who logs in at once.
         """
         most = startups.most
-        holders = self.brought if startups is self.admission.vouched else self.arriving
+        holders = self.relayed if startups is self.admission.vouched else self.arriving
         for transport, source in holders.items():
             if startups.held(source) == most:
                 self.admission.refused(transport.remote_addr()[0], CROWDED)

@@ -8,9 +8,12 @@ Invariants:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from twisted.conch.ssh import transport as conch
+from twisted.conch.ssh.factory import SSHFactory
+from twisted.cred.portal import Portal
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
@@ -20,7 +23,8 @@ from tele.admission.waiting_list import WaitingList
 from tele.certs.algorithms import HOST_ALGORITHMS, SERVER_SIGNATURE_ALGORITHMS, certificate_type
 from tele.conch.connection.connection import SSHConnection
 from tele.conch.connection.host_key_proofs import PROOFS_LIMIT, announcement, proof
-from tele.conch.server.connection_admission import CROWDED, Arrival
+from tele.conch.server.connection_admission import CROWDED, Arrival, ConnectionAdmission
+from tele.conch.server.credentials import DeniedAttempt, Trust
 from tele.conch.session.channel import SessionChannel
 from tele.conch.transport.exchange import Exchange, HostKeys
 from tele.conch.transport.transport import Transport
@@ -35,9 +39,6 @@ from tele.wire.agreement import METHODS, SERVER_METHODS, exchange_hash
 from tele.wire.ciphers import SERVER_CIPHERS
 from tele.wire.fields import Reader, string, uint32
 from tele.wire.negotiation import EXT_INFO_CLIENT, EXT_INFO_SERVER, STRICT_CLIENT, STRICT_SERVER
-
-if TYPE_CHECKING:
-    from tele.conch.server.factory import SSHServerFactory
 
 USERAUTH = b"ssh-userauth"
 #: Seconds that a client has to show what its sessions are told, before the connection ends.
@@ -64,10 +65,36 @@ def host_key_algorithms(keys: HostKeys) -> tuple[bytes, ...]:
     )
 
 
+class Server(SSHFactory):
+    """What a transport and its services need of the factory that made them."""
+
+    portal: Portal
+    admission: ConnectionAdmission
+    host_keys: Callable[[], HostKeys]
+    user_trust: Callable[[], Trust]
+    host_trust: Callable[[], Trust] | None
+    match_login: bool
+    on_denied: Callable[[DeniedAttempt], None]
+    #: Reads what precedes a version line; returns its length, None if it needs more.
+    preface: Callable[[SSHServerTransport, bytes], int | None] | None
+    #: All connections, authenticated or not.
+    present: set[SSHServerTransport]
+    #: Those that hold a place among connections that have not authenticated, the oldest first.
+    arriving: dict[SSHServerTransport, str]
+    #: The same of those that a proxy relays.
+    relayed: dict[SSHServerTransport, str]
+
+    def getService(
+        self, transport: SSHServerTransport, service: bytes, admitted: bool = False
+    ) -> Any:
+        """Return what makes ``service`` for ``transport`` now, or None."""
+        raise NotImplementedError
+
+
 class SSHServerTransport(Transport, conch.SSHServerTransport):
     """The server's end of one connection."""
 
-    factory: SSHServerFactory
+    factory: Server
     our_markers = (EXT_INFO_SERVER, STRICT_SERVER)
     peer_markers = (EXT_INFO_CLIENT, STRICT_CLIENT)
     supportedKeyExchanges = list(SERVER_METHODS)
@@ -101,7 +128,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         if self._source is not None:
             self.factory.arriving[self] = self._source
         if self.vouched_place is not None:
-            self.factory.brought[self] = self.vouched_place
+            self.factory.relayed[self] = self.vouched_place
         super().connectionMade()
         if self._waits is not None:
             self.hold()
@@ -137,7 +164,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
                 self._refuse()
             return
         if waiting is admission.vouched_waiting:
-            self.vouched_place = self.factory.brought[self] = place
+            self.vouched_place = self.factory.relayed[self] = place
         else:
             self._source = place
             self.factory.arriving[self] = place
@@ -245,7 +272,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         place = admission.enter_vouched(host)
         if place is None:
             raise ProtocolError("too many are logging in from there", n.TOO_MANY_CONNECTIONS)
-        self.vouched_place = self.factory.brought[self] = place
+        self.vouched_place = self.factory.relayed[self] = place
         self.release()
 
     def remote_addr(self) -> tuple[str, int]:
@@ -286,7 +313,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
             self.factory.admission.leave(source)
         place, self.vouched_place = self.vouched_place, None
         if place is not None:
-            self.factory.brought.pop(self, None)
+            self.factory.relayed.pop(self, None)
             self.factory.admission.leave_vouched(place)
         waits, self._waits = self._waits, None
         if waits is not None:

@@ -15,7 +15,7 @@ Invariants:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import evolve, frozen
 from twisted.conch.interfaces import IConchUser
@@ -35,15 +35,13 @@ from tele.conch.server.credentials import (
     MemberCredentials,
     Trust,
 )
+from tele.conch.server.transport import SSHServerTransport
 from tele.errors import AccessDenied, BadCertificate, ProtocolError, TeleError, quoted
 from tele.log import make_logger
 from tele.loop import validity_date
 from tele.model.identity import HostRole
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, boolean, name_list, string
-
-if TYPE_CHECKING:
-    from tele.conch.server.transport import SSHServerTransport
 
 log = make_logger(__name__)
 
