@@ -16,7 +16,7 @@ from tele.errors import ProtocolError
 from tele.wire.chacha import ChachaOpener
 from tele.wire.ciphers import CIPHERS, MACS, Secrets, needs_mac
 from tele.wire.etm import EtmSealer
-from tele.wire.gcm import GcmOpener, GcmSealer
+from tele.wire.gcm import CONTEXTS_KEPT, GcmOpener, GcmSealer
 from tele.wire.numbers import MAC_ERROR
 from tele.wire.packets import (
     DATA_HEADER_SIZE,
@@ -194,6 +194,21 @@ def test_bad_padding_is_refused(padding: int) -> None:
     packet = (12).to_bytes(4, "big") + bytes((padding,)) + bytes(11)
     with pytest.raises(ProtocolError):
         opened(PlainOpener(LIMIT), packet)
+
+
+def test_idle_directions_keep_no_context() -> None:
+    """Of many connections the busy one keeps its contexts; idle ones make new ones when needed."""
+    suite = (b"aes128-gcm@openssh.com", b"")
+    busy, idle = pair(suite), [pair(suite) for _ in range(3 * CONTEXTS_KEPT)]
+    for each in idle:
+        for sealer, opener in (each, busy):
+            assert opened(opener, sealed(sealer, b"first")) == b"first"
+    directions = [direction for both in idle for direction in both]
+    with_context = [each for each in directions if each.has_context]  # type: ignore[union-attr]
+    assert len(with_context) <= CONTEXTS_KEPT + 2
+    assert all(each.has_context for each in busy)  # type: ignore[union-attr]
+    for sealer, opener in idle:
+        assert opened(opener, sealed(sealer, b"second")) == b"second"
 
 
 def test_the_nonce_counter_wraps() -> None:
