@@ -100,18 +100,18 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
     supportedKeyExchanges = list(SERVER_METHODS)
     supportedCiphers = list(SERVER_CIPHERS)
 
-    #: Host key (or certificate) of the first exchange, to which a login is bound.
-    first_host_key = b""
-    #: What is held against the source if nobody logs in; nothing, if they proved who they are.
-    fault: Fault | None = Fault.NOAUTH
-    #: What the host key signed the last exchange with.
-    _host_signature = b""
-    _proofs = 0
-    #: The place among those whom proxies brought, as ``ConnectionAdmission.enter_vouched`` gave it.
-    vouched_place: str | None = None
-    _evicted = False
-    #: The list in which this connection waits for a place, and as whose.
-    _waits: tuple[WaitingList[Arrival], str] | None = None
+    __slots__ = (
+        "_evicted",
+        "_host_signature",
+        "_proofs",
+        "_source",
+        "_vouched",
+        "_waits",
+        "fault",
+        "first_host_key",
+        "vouched_by",
+        "vouched_place",
+    )
 
     def __init__(
         self, clock: IReactorTime, limits: Limits | None = None, source: str | None = None
@@ -121,6 +121,18 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         self._vouched: tuple[str, int] | None = None
         #: The member that says where the client comes from.
         self.vouched_by: HostIdentity | None = None
+        #: The place of a relayed connection, as ``ConnectionAdmission.enter_vouched`` returned it.
+        self.vouched_place: str | None = None
+        #: The list in which this connection waits for a place, and its source.
+        self._waits: tuple[WaitingList[Arrival], str] | None = None
+        #: What is held against the source unless the client proves who it is.
+        self.fault: Fault | None = Fault.NOAUTH
+        #: Host key (or certificate) of the first exchange, to which a login is bound.
+        self.first_host_key = b""
+        #: The signature algorithm of the last exchange.
+        self._host_signature = b""
+        self._proofs = 0
+        self._evicted = False
 
     def connectionMade(self) -> None:
         """See :class:`Transport`."""

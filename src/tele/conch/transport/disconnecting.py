@@ -33,9 +33,9 @@ class Disconnecting(SmallMessages):
     clock: IReactorTime
     limits: Limits
     #: Nothing is sent or handled any more; the connection is gone or about to go.
-    closing = False
-    _lost = False
-    _timer: IDelayedCall | None = None
+    closing: bool
+    _lost: bool
+    _timer: IDelayedCall | None
 
     # -- by us ------------------------------------------------------------------------
     def sendDisconnect(self, reason: int, desc: bytes | str) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -64,6 +64,9 @@ _HANDLERS: Final[Mapping[int, str]] = {
 }
 
 
+_LIMITS: Final = Limits()
+
+
 @implementer(IDataTransport)
 class Transport(BufferReceiver, Disconnecting):
     """Either end. Subclasses say which markers they send and how they exchange keys."""
@@ -83,15 +86,42 @@ class Transport(BufferReceiver, Disconnecting):
     data_buffers = DATA_BUFFERS
     data_buffer = DATA_BUFFERS[0]
     isAuthenticated = False
-    _paused = False
-    _packets_before_auth = 0
-    _keepalive: Keepalive | None = None
+
+    #: Smaller than a dictionary that has these, too: there are many idle connections.
+    __slots__ = (
+        "_keepalive",
+        "_lost",
+        "_observers",
+        "_packets_before_auth",
+        "_paused",
+        "_timer",
+        "clock",
+        "closing",
+        "incoming",
+        "key_exchange",
+        "limits",
+        "message_filter",
+        "outgoing",
+        "rekey_pace",
+    )
 
     def __init__(self, clock: IReactorTime, limits: Limits | None = None) -> None:
         self.clock = clock
-        self.limits = limits or Limits()
-        self.rekey_pace = RekeyPace()
-        self.ready_observers: set[Callable[[], None]] = set()
+        self.limits = limits or _LIMITS
+        #: Shared by all connections of a server.
+        self.rekey_pace: RekeyPace | None = None
+        self.closing = self._lost = self._paused = False
+        self._timer: IDelayedCall | None = None
+        self._packets_before_auth = 0
+        self._keepalive: Keepalive | None = None
+        self._observers: set[Callable[[], None]] | None = None
+
+    @property
+    def ready_observers(self) -> set[Callable[[], None]]:
+        """See :class:`IDataTransport`."""
+        if self._observers is None:
+            self._observers = set()
+        return self._observers
 
     # -- the connection ---------------------------------------------------------------
     def connectionMade(self) -> None:
@@ -126,7 +156,7 @@ class Transport(BufferReceiver, Disconnecting):
         service, self.service = self.service, None
         if service is not None:
             service.serviceStopped()
-        self.ready_observers.clear()
+        self._observers = None
         if hasattr(self, "avatar"):
             self.logoutFunction()
 
@@ -274,8 +304,8 @@ class Transport(BufferReceiver, Disconnecting):
             self.outgoing.link.resume()
 
     def _notify_observers(self) -> None:
-        if self.ready_observers and self.can_send():
-            for observer in tuple(self.ready_observers):
+        if self._observers and self.can_send():
+            for observer in tuple(self._observers):
                 observer()
 
     # -- key exchange -----------------------------------------------------------------
@@ -298,6 +328,8 @@ class Transport(BufferReceiver, Disconnecting):
 
     def _pace_rekey(self) -> None:
         source = source_network(self.remote_addr()[0])
+        if self.rekey_pace is None:
+            self.rekey_pace = RekeyPace()
         wait = self.rekey_pace.wait(source, self.key_exchange.octets, self.clock.seconds())
         if wait:
             self.hold()
