@@ -39,7 +39,7 @@ TITLE = "What each entry point of proxies and nodes may cost"
 
 KIB, MIB = 1024, 1024 * 1024
 USUAL = limits.Limits()
-HOME = USUAL.startups_per_home // USUAL.startups_per_source
+HOME = USUAL.startups_per_member // USUAL.startups_per_source
 
 
 def number(value: float) -> str:
@@ -102,7 +102,7 @@ ROWS: dict[str, list[str]] = {
         f"version line {version.LINE_LIMIT} bytes",
         f"{USUAL.packets_before_auth} messages of {USUAL.packet_before_auth} bytes",
         f"lists of {fields.NAMES_LIMIT} names",
-        f"source: {limits.STARTUPS_PER_SOURCE}, home: {limits.STARTUPS_PER_HOME}",
+        f"source: {limits.STARTUPS_PER_SOURCE}, home: {limits.STARTUPS_PER_MEMBER}",
         f"{limits.WAITING_PER_SOURCE} more of a source wait for one of these places",
         f"{limits.WAITING} of all",
         f"up to {seconds(penalties.PenaltyRules().max)}",
@@ -124,7 +124,7 @@ ROWS: dict[str, list[str]] = {
     "visitor whom a proxy brings to a node, before login": [
         f"{limits.STARTUPS[2]} at most",
         f"a word of {vouching.LIMIT} bytes",
-        f"names: {limits.STARTUPS_PER_HOME}; {limits.WAITING_PER_SOURCE} more wait",
+        f"names: {limits.STARTUPS_PER_MEMBER}; {limits.WAITING_PER_SOURCE} more wait",
         f"word: {seconds(vouching.LASTS)}",
         f"login: {seconds(USUAL.login_grace)}",
     ],

@@ -203,7 +203,7 @@ def attempt(dice: Dice) -> None:
         said = (make if talk.channels else _open)(talk)
         if talk.evil():
             said = talk.damaged(said, 2) or b"\0"
-        who.say(*[said] * dice.choice((1, 1, 1, 3)))
+        who.send(*[said] * dice.choice((1, 1, 1, 3)))
         _meanwhile(dice, who, programs, later)
     assert len(who.transport.value()) < ROOM + UNREAD + 8 * 40000
     assert who.weight() < MOST

@@ -31,7 +31,7 @@ def check(plain: bytes, sealed: list[bytes]) -> None:
     stranger = Attacker(WORLD)
     stranger.ready_to_login()
     for message in sealed:
-        stranger.say(message)
+        stranger.send(message)
     _leave(stranger)
     assert not WORLD.realm.calls
 

@@ -40,11 +40,11 @@ def check(stranger: Attacker, messages: list[bytes], good: set[bytes]) -> None:
     WORLD.denied.clear()
     WORLD.services.clear()
     for message in messages:
-        stranger.say(message)
+        stranger.send(message)
         if stranger.server.isAuthenticated:
             assert message in good
             break
-    said = stranger.hear()
+    said = stranger.receive()
     assert set(numbers(said)) <= ANSWERS
     assert all(m == FAILURE for m in said if m[0] == n.USERAUTH_FAILURE)
     assert len(said) <= 64

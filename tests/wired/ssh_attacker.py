@@ -31,7 +31,7 @@ PADDING = bytes(64)
 class Attacker:
     """The client's end at ``host``, against a server whose transport is in memory.
 
-    ``heard`` are the server's messages so far, with their numbers.
+    ``received`` are the server's messages so far, with their numbers.
     """
 
     world: World
@@ -42,7 +42,7 @@ class Attacker:
     transport: Any = field(init=False)
     sealer: Sealer = field(factory=PlainSealer, init=False)
     opener: Opener = field(init=False)
-    heard: list[bytes] = field(factory=list, init=False)
+    received: list[bytes] = field(factory=list, init=False)
     session_id: bytes = field(default=b"", init=False)
     host_key: bytes = field(default=b"", init=False)
     _pending: bytes = field(default=b"", init=False)
@@ -73,11 +73,11 @@ class Attacker:
             out += room[: self.sealer.seal(message, room, 0)]
         return bytes(out)
 
-    def say(self, *messages: bytes) -> None:
+    def send(self, *messages: bytes) -> None:
         """Send messages in one segment."""
         self.raw(self.seal(*messages))
 
-    def hear(self) -> list[bytes]:
+    def receive(self) -> list[bytes]:
         """Return the messages that came since the last call."""
         data = self._pending + self.transport.value()
         self.transport.clear()
@@ -92,7 +92,7 @@ class Attacker:
             if fresh[-1][0] == n.NEWKEYS and self._renewed is not None:
                 self.opener, self._renewed = self._renewed, None
         self._pending = data
-        self.heard += fresh
+        self.received += fresh
         return fresh
 
     _renewed: Opener | None = field(default=None, init=False)
@@ -122,11 +122,11 @@ class Attacker:
         if not self.session_id:
             self.greet()
         ours = self.kexinit()
-        self.say(ours.payload)
-        theirs = parse_kexinit(next(m for m in self.hear() if m[0] == n.KEXINIT)[1:])
+        self.send(ours.payload)
+        theirs = parse_kexinit(next(m for m in self.receive() if m[0] == n.KEXINIT)[1:])
         agreement = negotiate(ours, theirs)
         initiation = METHODS[agreement.kex].initiate()
-        self.say(bytes((n.KEX_INIT,)) + string(initiation.share))
+        self.send(bytes((n.KEX_INIT,)) + string(initiation.share))
         # Everything after the server's NEWKEYS is under keys that the reply leads to.
         data = self._pending + self.transport.value()
         self.transport.clear()
@@ -148,7 +148,7 @@ class Attacker:
         self.host_key = self.host_key or host_key
         self.session_id = self.session_id or digest
         secrets = Secrets(shared, digest, self.session_id)
-        self.say(bytes((n.NEWKEYS,)))
+        self.send(bytes((n.NEWKEYS,)))
         sequence = 0 if self.strict else self.sealer.sequence
         self.sealer = secrets.sealer(
             agreement.cipher_to_server, True, PADDING, sequence, agreement.mac_to_server
@@ -158,13 +158,13 @@ class Attacker:
             agreement.cipher_to_client, False, 1 << 20, sequence, agreement.mac_to_client
         )
         self._pending = data[taken:]
-        self.hear()
+        self.receive()
 
     # -- authentication ---------------------------------------------------------------
     def ask_service(self) -> None:
         """Ask for authentication."""
-        self.say(bytes((n.SERVICE_REQUEST,)) + string(b"ssh-userauth"))
-        self.hear()
+        self.send(bytes((n.SERVICE_REQUEST,)) + string(b"ssh-userauth"))
+        self.receive()
 
     def login_request(self, identity: ClientIdentity | None = None) -> bytes:
         """A signed request that is good, or as good as ``identity`` is."""
@@ -184,8 +184,8 @@ class Attacker:
     def login(self) -> None:
         """Be where the connection is open."""
         self.ready_to_login()
-        self.say(self.login_request())
-        self.hear()
+        self.send(self.login_request())
+        self.receive()
 
 
 def request(login: bytes, method: bytes, rest: bytes = b"") -> bytes:

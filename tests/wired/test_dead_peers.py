@@ -12,7 +12,7 @@ import pytest
 from twisted.internet import tcp
 
 from small_cluster import ME, SmallCluster, small_cluster
-from tele.sockets.tcp import MACHINE_SECONDS, PERSON_SECONDS
+from tele.sockets.tcp import MACHINE_SECONDS, USER_SECONDS
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
 
@@ -58,7 +58,7 @@ def test_every_connection_is_watched(cluster: SmallCluster) -> None:
     people = {ports: seconds for ports, seconds in found.items() if ports[0] == proxy.port}
     dialled = {ports: seconds for ports, seconds in found.items() if ports[1] == node.port}
     accepted = {ports: seconds for ports, seconds in found.items() if ports[0] == node.port}
-    assert set(people.values()) == {PERSON_SECONDS}
+    assert set(people.values()) == {USER_SECONDS}
     assert list(dialled.values()) == list(accepted.values()) == [MACHINE_SECONDS]
     others = {p: s for p, s in found.items() if p not in people}
     assert all(0 < seconds <= MACHINE_SECONDS for seconds in others.values()), others

@@ -105,7 +105,7 @@ def test_the_login_of_a_member_makes_its_own_address_known_and_no_other() -> Non
             host = transport.remote_addr()[0]
             if host == ONE:
                 door.member_entered(host)
-            door.blame(host, Fault.CRASH)
+            door.penalize(host, Fault.CRASH)
         assert door.is_member_source(ONE)
         assert not door.is_member_source(OTHER)
         assert connect(stack, reactor, port, ONE, OTHER, "::1") == [True, False, True]

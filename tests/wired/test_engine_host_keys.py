@@ -30,20 +30,20 @@ def attacker() -> Attacker:
 def announced(attacker: Attacker) -> list[bytes]:
     """The host keys that the server named."""
     start = bytes((n.GLOBAL_REQUEST,)) + string(ANNOUNCE) + boolean(False)
-    return [m.removeprefix(start) for m in attacker.heard if m.startswith(start)]
+    return [m.removeprefix(start) for m in attacker.received if m.startswith(start)]
 
 
 def asked(attacker: Attacker, request: bytes) -> bytes:
     """The one answer to a request for proofs."""
-    attacker.hear()
-    attacker.say(bytes((n.GLOBAL_REQUEST,)) + string(PROVE) + boolean(True) + request)
-    (answer,) = attacker.hear()
+    attacker.receive()
+    attacker.send(bytes((n.GLOBAL_REQUEST,)) + string(PROVE) + boolean(True) + request)
+    (answer,) = attacker.receive()
     return answer
 
 
 def test_the_plain_key_is_named_once_and_proved(attacker: Attacker) -> None:
     """The server names its plain key, and signs what only this session can ask for."""
-    attacker.hear()
+    attacker.receive()
     key = attacker.world.host_key.public
     assert announced(attacker) == [string(key.blob)]
     answer = asked(attacker, string(key.blob))
@@ -54,7 +54,7 @@ def test_the_plain_key_is_named_once_and_proved(attacker: Attacker) -> None:
     text = string(PROVE) + string(attacker.session_id) + string(key.blob)
     key.verify(signature, text, (b"ssh-ed25519",))
     attacker.exchange()
-    attacker.hear()
+    attacker.receive()
     assert len(announced(attacker)) == 1
 
 
@@ -126,7 +126,7 @@ def test_strangers_learn_and_get_nothing() -> None:
     world.factory.connection = SSHConnection
     attacker = Attacker(world)
     attacker.ready_to_login()
-    attacker.say(bytes((n.GLOBAL_REQUEST,)) + string(PROVE) + boolean(True) + b"")
-    attacker.hear()
+    attacker.send(bytes((n.GLOBAL_REQUEST,)) + string(PROVE) + boolean(True) + b"")
+    attacker.receive()
     assert attacker.disconnected
     assert not announced(attacker)

@@ -185,12 +185,12 @@ def test_anything_is_a_sign_of_life(sign: bytes) -> None:
     """A peer that answers nothing but says anything now and then lives, and is not asked."""
     attacker = Attacker(world_of())
     attacker.login()
-    attacker.hear()
+    attacker.receive()
     for _ in range(40):
         pass_time(attacker.world, INTERVAL - 1)
-        attacker.say(sign)
+        attacker.send(sign)
     assert not attacker.disconnected
-    assert ASKED not in attacker.hear()
+    assert ASKED not in attacker.receive()
 
 
 @pytest.mark.parametrize("answer", [n.REQUEST_SUCCESS, n.REQUEST_FAILURE])
@@ -201,10 +201,10 @@ def test_any_answer_will_do(answer: int) -> None:
     answered = 0
     for _ in range(int(10 * GONE)):
         pass_time(attacker.world, 1)
-        for message in attacker.hear():
+        for message in attacker.receive():
             if message == ASKED:
                 answered += 1
-                attacker.say(bytes((answer,)))
+                attacker.send(bytes((answer,)))
     assert not attacker.disconnected
     assert answered >= 10
 
@@ -213,7 +213,7 @@ def test_answers_that_nobody_asked_for() -> None:
     """An answer ahead of a question is a protocol error, not a store of lives."""
     attacker = Attacker(world_of())
     attacker.login()
-    attacker.say(bytes((n.REQUEST_FAILURE,)))
+    attacker.send(bytes((n.REQUEST_FAILURE,)))
     assert attacker.disconnected
 
 

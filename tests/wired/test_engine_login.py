@@ -168,7 +168,7 @@ def test_an_expired_user_certificate() -> None:
     ("hours", "why"), [(-3, "it has expired: it ended at"), (3, "which clock is wrong?")]
 )
 def test_a_date_that_does_not_fit_is_told(hours: int, why: str) -> None:
-    """Who is refused because of a date reads both dates, so that they blame a clock and no key."""
+    """Who is refused because of a date reads both dates, so that they suspect a clock and no key."""
     world = World()
     ends = world.connect(world.client(world.identity(now=START + timedelta(hours=hours))))
     error = result_of(ends.ready)

@@ -187,8 +187,8 @@ def test_no_data_from_a_peer_that_renews() -> None:
     attacker = Attacker(World())
     attacker.login()
     data = bytes((n.CHANNEL_DATA,)) + bytes(4) + string(b"x")
-    attacker.say(attacker.kexinit().payload, data)
-    assert numbers(attacker.hear())[-1] == n.DISCONNECT
+    attacker.send(attacker.kexinit().payload, data)
+    assert numbers(attacker.receive())[-1] == n.DISCONNECT
     assert not attacker.world.services[0].data
 
 
@@ -197,7 +197,7 @@ def test_data_may_come_until_the_peer_answers() -> None:
     attacker = Attacker(World())
     attacker.login()
     attacker.server.sendKexInit()
-    attacker.say(bytes((n.CHANNEL_DATA,)) + bytes(4) + string(b"late"))
+    attacker.send(bytes((n.CHANNEL_DATA,)) + bytes(4) + string(b"late"))
     assert bytes(attacker.world.services[0].data) == b"late"
     assert not attacker.disconnected
 
@@ -209,11 +209,11 @@ def test_a_peer_renews_by_hand(strict: bool) -> None:
     attacker.login()
     session_id = attacker.session_id
     attacker.exchange()
-    attacker.say(bytes((n.CHANNEL_DATA,)) + bytes(4) + string(b"x"))
+    attacker.send(bytes((n.CHANNEL_DATA,)) + bytes(4) + string(b"x"))
     assert attacker.server.sessionID == session_id
     assert bytes(attacker.world.services[0].data) == b"x"
-    attacker.say(bytes((n.PING,)) + string(b"are you there"))
-    assert attacker.hear()[-1] == bytes((n.PONG,)) + string(b"are you there")
+    attacker.send(bytes((n.PING,)) + string(b"are you there"))
+    assert attacker.receive()[-1] == bytes((n.PONG,)) + string(b"are you there")
 
 
 def test_endless_exchanges_wait() -> None:
@@ -223,11 +223,11 @@ def test_endless_exchanges_wait() -> None:
     attacker.login()
     for _ in range(REKEY_BURST):
         attacker.exchange()
-    attacker.say(attacker.kexinit().payload)
+    attacker.send(attacker.kexinit().payload)
     assert attacker.transport.producerState == "paused"
     world.clock.advance(1 / REKEY_PER_SECOND)
     assert attacker.transport.producerState == "producing"
-    assert numbers(attacker.hear()) == [n.KEXINIT]
+    assert numbers(attacker.receive()) == [n.KEXINIT]
     attacker.server.connectionLost()
     assert not world.clock.getDelayedCalls()
 
@@ -239,7 +239,7 @@ def test_who_leaves_while_an_exchange_waits_leaves_nothing() -> None:
     attacker.login()
     for _ in range(REKEY_BURST):
         attacker.exchange()
-    attacker.say(attacker.kexinit().payload)
+    attacker.send(attacker.kexinit().payload)
     attacker.server.connectionLost()
     assert not world.clock.getDelayedCalls()
 
@@ -250,7 +250,7 @@ def test_a_flood_of_questions_during_an_exchange_is_bounded() -> None:
     attacker = Attacker(world)
     attacker.login()
     attacker.server.sendKexInit()
-    attacker.say(*[bytes((n.PING,)) + string(b"p" * 100)] * 200)
+    attacker.send(*[bytes((n.PING,)) + string(b"p" * 100)] * 200)
     assert attacker.disconnected
 
 
@@ -273,9 +273,9 @@ def test_a_wrong_guess_is_skipped() -> None:
     attacker.greet()
     payload = bytearray(attacker.kexinit().payload)
     payload[-5] = 1
-    attacker.say(bytes(payload), bytes((n.KEX_INIT,)) + string(b"guess"))
-    attacker.hear()
+    attacker.send(bytes(payload), bytes((n.KEX_INIT,)) + string(b"guess"))
+    attacker.receive()
     assert not attacker.disconnected
-    attacker.say(bytes((n.KEX_INIT,)) + string(METHODS[attacker.method].initiate().share))
+    attacker.send(bytes((n.KEX_INIT,)) + string(METHODS[attacker.method].initiate().share))
     assert not attacker.disconnected
     assert attacker.server.sessionID

@@ -29,11 +29,11 @@ def flooder() -> Flooder:
     """One who is logged in, and has a session with a program in channel 0."""
     flooder = Flooder(ChannelWorld(limits=Limits(unread_octets=256 * 1024)))
     flooder.login()
-    flooder.say(
+    flooder.send(
         bytes((n.CHANNEL_OPEN,)) + string(b"session") + uint32(0) + uint32(1 << 20) + uint32(32768)
     )
-    flooder.say(to_session(b"exec", string(b"sleep")))
-    flooder.hear()
+    flooder.send(to_session(b"exec", string(b"sleep")))
+    flooder.receive()
     flooder.transport.read_all()
     return flooder
 
@@ -68,11 +68,11 @@ def test_answers_that_are_not_read(flooder: Flooder, kind: str) -> None:
     assert len(flooder.transport.value()) < ROOM + unread + 4 * SEGMENT
     # What may be there at once (sessions, variables) may be there now.
     assert flooder.weight() - before < 1 << 20
-    flooder.hear()
+    flooder.receive()
     flooder.transport.read_all()
     assert flooder.transport.is_read_from
-    flooder.say(bytes((n.PING,)) + string(b"still there?"))
-    assert bytes((n.PONG,)) + string(b"still there?") in flooder.hear()
+    flooder.send(bytes((n.PING,)) + string(b"still there?"))
+    assert bytes((n.PONG,)) + string(b"still there?") in flooder.receive()
 
 
 UNANSWERED: dict[str, Callable[[int], bytes]] = {
@@ -111,7 +111,7 @@ def test_opened_and_closed(flooder: Flooder) -> None:
     """Channels that were closed leave nothing, however many there were."""
 
     def open_and_close(number: int) -> None:
-        flooder.say(open_of(b"session", 7), bytes((n.CHANNEL_CLOSE,)) + uint32(number))
+        flooder.send(open_of(b"session", 7), bytes((n.CHANNEL_CLOSE,)) + uint32(number))
         flooder.transport.read_all()
 
     for number in range(1, 100):
@@ -128,7 +128,7 @@ def test_a_channel_each_for_ever(flooder: Flooder) -> None:
     world: Any = flooder.world
     world.forward = lambda asked, factory: Deferred()
     for number in range(6000):
-        flooder.say(
+        flooder.send(
             open_of(b"direct-tcpip", number)
             + string(b"x") + uint32(1) + string(b"y") + uint32(2)
         )  # fmt: skip
@@ -144,7 +144,7 @@ def test_requests_behind_one_that_is_not_answered() -> None:
     world.programs.answer = lambda asked: Deferred()
     flooder = Flooder(world)
     flooder.login()
-    flooder.say(open_of(b"session", 0), to_session(b"exec", string(b"true")))
+    flooder.send(open_of(b"session", 0), to_session(b"exec", string(b"true")))
     before = flooder.weight()
     flooder.flood(ANSWERED["environment"], 64 << 20)
     assert flooder.transport.disconnecting
@@ -169,7 +169,7 @@ def test_exchanges_for_ever(flooder: Flooder) -> None:
     for _ in range(REKEY_BURST):
         flooder.exchange()
     for _ in range(200):
-        flooder.say(flooder.kexinit().payload)
+        flooder.send(flooder.kexinit().payload)
     assert flooder.server._paused
     flooder.flood(lambda i: bytes((n.PING,)) + string(bytes(32000)), 64 << 20)
     assert flooder.weight() - before < 4 << 20
@@ -220,11 +220,11 @@ def test_a_huge_kexinit() -> None:
     lists = string(names) * 2 + string(b"aes128-gcm@openssh.com") * 2 + string(b"none") * 4
     filler = b"x" * 14000
     kexinit = bytes((n.KEXINIT,)) + bytes(16) + lists + string(filler) * 2 + bytes(5)
-    stranger.say(kexinit)
+    stranger.send(kexinit)
     assert stranger.weight() < 200 * 1024
     many = Flooder(World())
     many.greet()
-    many.say(bytes((n.KEXINIT,)) + bytes(16) + string(b"," * 15000) * 2 + bytes(40))
+    many.send(bytes((n.KEXINIT,)) + bytes(16) + string(b"," * 15000) * 2 + bytes(40))
     assert many.transport.disconnecting
 
 
@@ -244,7 +244,7 @@ def test_many_strangers() -> None:
     def come_and_go() -> None:
         stranger = Flooder(world)
         stranger.ready_to_login()
-        stranger.say(request(b"root", b"none"))
+        stranger.send(request(b"root", b"none"))
         stranger.server.connectionLost()
         world.clock.advance(1000)
 

@@ -42,25 +42,25 @@ def garbage(stranger: Attacker) -> None:
 def a_plain_key(stranger: Attacker) -> None:
     stranger.ready_to_login()
     blob = stranger.world.user_key.public.blob
-    stranger.say(stranger.query(b"ssh-ed25519", blob))
+    stranger.send(stranger.query(b"ssh-ed25519", blob))
 
 
 def a_password(stranger: Attacker) -> None:
     stranger.ready_to_login()
-    stranger.say(request(b"root", b"password", boolean(False) + string(b"guess")))
+    stranger.send(request(b"root", b"password", boolean(False) + string(b"guess")))
 
 
 def an_expired_certificate(stranger: Attacker) -> None:
     stranger.ready_to_login()
     identity = stranger.world.identity(now=START - timedelta(days=1))
-    stranger.say(stranger.login_request(identity))
+    stranger.send(stranger.login_request(identity))
 
 
 def a_stolen_certificate(stranger: Attacker) -> None:
     stranger.ready_to_login()
     bad = bytearray(stranger.login_request())
     bad[-1] ^= 1
-    stranger.say(bytes(bad))
+    stranger.send(bytes(bad))
 
 
 def patience(stranger: Attacker) -> None:
@@ -103,7 +103,7 @@ def test_a_message_that_we_fail_at(world: World, monkeypatch: pytest.MonkeyPatch
     stranger = Attacker(world)
     monkeypatch.setattr(stranger.server, "ssh_KEXINIT", broken)
     stranger.greet()
-    stranger.say(stranger.kexinit().payload)
+    stranger.send(stranger.kexinit().payload)
     assert stranger.disconnected
     assert leave(world, stranger) is Fault.CRASH
 
@@ -112,7 +112,7 @@ def test_who_logged_in_did_nothing_wrong(world: World) -> None:
     """Failures before a login are forgiven, and so is whatever follows it."""
     visitor = Attacker(world)
     a_stolen_certificate(visitor)
-    visitor.say(visitor.login_request())
+    visitor.send(visitor.login_request())
     visitor.raw(bytes(64))
     assert visitor.disconnected
     assert leave(world, visitor) is None
@@ -127,7 +127,7 @@ def test_who_is_known_but_not_allowed_is_not_shut_out(world: World) -> None:
     world.realm.answer = deny
     visitor = Attacker(world)
     visitor.ready_to_login()
-    visitor.say(visitor.login_request())
+    visitor.send(visitor.login_request())
     assert leave(world, visitor) is None
 
 

@@ -653,7 +653,7 @@ def test_a_word_for_another_node_is_not_held_against_the_proxy(
 def test_visitors_of_one_address_at_a_node(cluster: SmallCluster) -> None:
     """Who comes through a proxy and does not log in has a share, and keeps nobody out (attack)."""
     proxy = cluster.proxy()
-    node = cluster.node(limits=Limits(startups_per_home=2))
+    node = cluster.node(limits=Limits(startups_per_member=2))
     with contextlib.ExitStack() as stack:
         ports = itertools.count(1)
 

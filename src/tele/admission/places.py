@@ -1,12 +1,12 @@
-"""Who has to go when there is no room for another connection?
+"""Which connection is closed when a new one exceeds the limit?
 
 Connections are counted by source. A source has a share, and a larger one (``weight``) where
-many are known to be behind one address. When all are taken, the source that uses most
-of its share gives one back: a crowd from one address keeps nobody out who comes alone.
+many clients are known to be behind one address. When all places are taken, the source that uses
+most of its share gives one up: many connections from one address shut out no other address.
 
 Invariants:
 
-* Bookkeeping only: nothing is closed here, the answer is who should be.
+* Bookkeeping only: nothing is closed here.
 * A step costs the same however many connections and sources there are: the fullest source is
   found among at most ``share`` levels.
 """

@@ -170,7 +170,7 @@ class Forwards:
         """The grant is another: listen for nothing any more that it does not give, and forward as
         many connections as it says.
         """
-        self._slots.look(self._user)
+        self._slots.check(self._user)
         for key in self._listeners.all:
             if not self._allowed.listens(key):
                 self._listeners.remove(key)

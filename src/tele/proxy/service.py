@@ -172,7 +172,7 @@ class ProxyService(Service):
             self._ssh.stopFactory()
         if self._tunnels is not None:
             self._tunnels.leave()
-        await self._farewell.say(self._shutdown_grace, "the proxy is shutting down")
+        await self._farewell.start(self._shutdown_grace, "the proxy is shutting down")
         if self._jump is not None:
             self._jump.stop()
         if self._tunnels is not None:

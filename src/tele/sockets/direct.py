@@ -39,7 +39,7 @@ from tele.log import make_logger
 from tele.model.addresses import plain_host
 from tele.sockets.buffers import MAX_PACKET, READ_SIZE, RECEIVED
 from tele.sockets.protocols import BufferReceiver, DirectProtocol, SocketReader
-from tele.sockets.tcp import MACHINE_SECONDS, PERSON_SECONDS, notice_dead_peer
+from tele.sockets.tcp import MACHINE_SECONDS, USER_SECONDS, notice_dead_peer
 from tele.wire.packets import OVERHEAD
 
 log = make_logger(__name__)
@@ -181,7 +181,7 @@ class DirectServer(DirectSocket, tcp.Server):
         sessionno: int,
         reactor: Any,
     ) -> None:
-        notice_dead_peer(sock, PERSON_SECONDS)
+        notice_dead_peer(sock, USER_SECONDS)
         super().__init__(sock, protocol, client, server, sessionno, reactor)
 
 

@@ -8,7 +8,7 @@ Invariants:
 
 * Between machines of the cluster, and to targets of forwards, a dead peer is found within
   :data:`MACHINE_SECONDS`, whether bytes wait for it or not.
-* A person's connection bears a laptop that sleeps: it ends after :data:`PERSON_SECONDS`. What asks
+* A person's connection bears a laptop that sleeps: it ends after :data:`USER_SECONDS`. What asks
   on the level of SSH may end it earlier, as the cluster's rules say.
 """
 
@@ -21,12 +21,12 @@ from typing import Any, Final
 #: How long a machine may be silent that is asked, in seconds.
 MACHINE_SECONDS: Final = 120
 #: The same of a person's machine: as with OpenSSH's sshd on Linux.
-PERSON_SECONDS: Final = 7200
+USER_SECONDS: Final = 7200
 #: A silence of so many seconds is followed by a question; and so many are between two of these.
 IDLE_SECONDS: Final = 60
 BETWEEN_SECONDS: Final = 15
 #: More questions than this the kernel does not take.
-QUESTIONS_LIMIT: Final = 127
+PROBES_LIMIT: Final = 127
 
 
 def notice_dead_peer(connected: socket.socket, seconds: int = MACHINE_SECONDS) -> None:
@@ -37,7 +37,7 @@ def notice_dead_peer(connected: socket.socket, seconds: int = MACHINE_SECONDS) -
     if connected.family not in (socket.AF_INET, socket.AF_INET6):
         return
     idle = min(IDLE_SECONDS, seconds // 3)
-    between = max(min(BETWEEN_SECONDS, idle), -(-(seconds - idle) // QUESTIONS_LIMIT))
+    between = max(min(BETWEEN_SECONDS, idle), -(-(seconds - idle) // PROBES_LIMIT))
     wanted = {
         "TCP_KEEPIDLE": idle,
         "TCP_KEEPINTVL": between,

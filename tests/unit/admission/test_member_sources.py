@@ -49,7 +49,11 @@ def make_door(per_source: int = 20, per_home: int = 50) -> tuple[Clock, Connecti
     clock = Clock()
     door = ConnectionAdmission(
         clock,
-        Limits(startups=(100, 0, 100), startups_per_source=per_source, startups_per_home=per_home),
+        Limits(
+            startups=(100, 0, 100),
+            startups_per_source=per_source,
+            startups_per_member=per_home,
+        ),
         lambda: 0.99,
         lambda _: False,
         heard.append,
@@ -76,16 +80,16 @@ def test_a_bad_node_does_not_shut_out_its_neighbours() -> None:
     again once a member showed that it lives there.
     """
     clock, door = make_door()
-    door.blame(NAT, Fault.CRASH)
+    door.penalize(NAT, Fault.CRASH)
     assert door.enter(NAT) is None
     door.member_entered(NAT)
     assert door.enter(NAT) is not None
     for _ in range(100):
-        door.blame(NAT, Fault.GRACE_EXCEEDED)
+        door.penalize(NAT, Fault.GRACE_EXCEEDED)
     assert door.enter(NAT) is not None
-    door.blame("192.0.2.2", Fault.CRASH)
+    door.penalize("192.0.2.2", Fault.CRASH)
     assert door.enter("192.0.2.2") is None
     clock.advance(MEMBER_SOURCE_SECONDS)
-    door.blame(NAT, Fault.CRASH)
+    door.penalize(NAT, Fault.CRASH)
     assert door.enter(NAT) is None
     door.close()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from counting import calls, is_linear
+from tele.admission.fair_queue import FairQueue
 from tele.admission.shares import Shares
-from tele.admission.turns import Turns
 
 
 def test_one_key_does_not_take_what_others_need() -> None:
@@ -22,7 +22,7 @@ def test_one_key_does_not_take_what_others_need() -> None:
 
 def test_sources_and_their_people_take_turns() -> None:
     """Whoever comes after a hundred of another source waits for one of them, not for all."""
-    turns: Turns[str] = Turns(total=500, per_source=200, each=100)
+    turns: FairQueue[str] = FairQueue(total=500, per_source=200, each=100)
     for number in range(100):
         turns.add("flood", "mallory", f"m{number}")
     turns.add("flood", "alice", "alice")
@@ -34,7 +34,7 @@ def test_sources_and_their_people_take_turns() -> None:
 
 def test_a_full_queue_makes_room_for_those_who_have_less() -> None:
     """A source that fills the queue loses its last ones to others, down to an equal share."""
-    turns: Turns[str] = Turns(total=4, per_source=4, each=4)
+    turns: FairQueue[str] = FairQueue(total=4, per_source=4, each=4)
     for number in range(4):
         assert turns.add("flood", "mallory", f"m{number}") == []
     assert turns.add("flood", "mallory", "m4") is None
@@ -46,7 +46,7 @@ def test_a_full_queue_makes_room_for_those_who_have_less() -> None:
 
 def test_what_nobody_waits_for_is_taken_out() -> None:
     """Those who left give their places back."""
-    turns: Turns[int] = Turns(total=9, per_source=9, each=9)
+    turns: FairQueue[int] = FairQueue(total=9, per_source=9, each=9)
     for number in range(9):
         turns.add(f"s{number % 2}", f"p{number % 3}", number)
     assert sorted(turns.drop(lambda n: n % 3 != 1)) == [0, 2, 3, 5, 6, 8]
@@ -59,7 +59,7 @@ def test_turns_cost_the_same_for_each() -> None:
     """Twice as many that wait are twice the work."""
 
     def work(size: int) -> int:
-        turns: Turns[int] = Turns(total=10_000, per_source=100, each=1)
+        turns: FairQueue[int] = FairQueue(total=10_000, per_source=100, each=1)
 
         def run() -> None:
             for number in range(size):

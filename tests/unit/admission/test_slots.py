@@ -48,7 +48,7 @@ def test_a_limit_counts_as_it_is_when_it_counts() -> None:
         for name in "abcd"
     ]
     most[0] = 3
-    slots.look("alice")
+    slots.check("alice")
     assert called == ["a", "b", "c"]
     assert made[0] is not None
     slots.leave(made[0])

@@ -63,7 +63,9 @@ def test_lines_about_strangers_are_rationed(lines: list[str]) -> None:
 def test_those_whom_a_proxy_brings_are_counted_apart() -> None:
     """An address that comes through proxies has a share, and takes no place of strangers."""
     clock, heard = Clock(), list[Refused]()
-    door = make_door(clock, heard, startups=(2, 100, 5), startups_per_source=1, startups_per_home=3)
+    door = make_door(
+        clock, heard, startups=(2, 100, 5), startups_per_source=1, startups_per_member=3
+    )
     sources = [door.enter_vouched("192.0.2.1") for _ in range(4)]
     assert [source is not None for source in sources] == [True, True, True, False]
     assert [door.enter_vouched(f"192.0.2.{n}") is not None for n in (2, 3, 4)] == [
@@ -87,7 +89,7 @@ def test_refusals_are_one_report_a_minute(lines: list[str]) -> None:
     for number in range(100):
         assert door.enter(f"192.0.2.{number}") is not None
         assert door.enter(f"192.0.2.{number}") is None
-    door.blame("198.51.100.1", Fault.CRASH)
+    door.penalize("198.51.100.1", Fault.CRASH)
     for _ in range(1000):
         assert door.enter("198.51.100.1") is None
     assert heard == []
@@ -118,9 +120,9 @@ def test_a_shared_address_is_not_shut_out() -> None:
     not all the places: who works on a node is behind its address, too (attack).
     """
     clock, heard = Clock(), list[Refused]()
-    door = make_door(clock, heard, shared="192.0.2.1", startups_per_source=2, startups_per_home=5)
+    door = make_door(clock, heard, shared="192.0.2.1", startups_per_source=2, startups_per_member=5)
     for _ in range(50):
-        door.blame("192.0.2.1", Fault.CRASH)
+        door.penalize("192.0.2.1", Fault.CRASH)
     assert all(door.enter("192.0.2.1") for _ in range(5))
     assert door.enter("192.0.2.1") is None
     assert len(door.penalties) == 0

@@ -45,18 +45,18 @@ REPORT_SECONDS: Final = 60.0
 #: Sources that a report names.
 SOURCES_LIMIT: Final = 16
 
-CROWDED: Final = "too_many"
+TOO_MANY: Final = "too_many"
 
 
 #: Refused connections that are told why in one go, and how many more each second.
-TOLD_BURST: Final = 50.0
-TOLD_PER_SECOND: Final = 20.0
+NOTICES_BURST: Final = 50.0
+NOTICES_PER_SECOND: Final = 20.0
 
 
-class Arrival(Protocol):
+class WaitingConnection(Protocol):
     """A connection that waits for a place."""
 
-    def place_is_free(self, waiting: WaitingList[Arrival], source: str) -> None:
+    def place_freed(self, waiting: WaitingList[WaitingConnection], source: str) -> None:
         """Take a place now, if it waits still in this list and as this source."""
 
     def make_room(self) -> None:
@@ -141,11 +141,13 @@ class ConnectionAdmission:
         #: did.
         self.make_room: Callable[[Startups], bool] = lambda _: False
         #: Who waits for a place in ``startups``, and in ``vouched``.
-        self.waiting: WaitingList[Arrival] = WaitingList(limits.waiting, limits.waiting_per_source)
-        self.vouched_waiting: WaitingList[Arrival] = WaitingList(
+        self.waiting: WaitingList[WaitingConnection] = WaitingList(
             limits.waiting, limits.waiting_per_source
         )
-        self._told = RateLimiter(TOLD_BURST, TOLD_PER_SECOND)
+        self.vouched_waiting: WaitingList[WaitingConnection] = WaitingList(
+            limits.waiting, limits.waiting_per_source
+        )
+        self._notices = RateLimiter(NOTICES_BURST, NOTICES_PER_SECOND)
         self._clock = clock
         self._shared = shared
         self._on_refused = on_refused
@@ -162,7 +164,7 @@ class ConnectionAdmission:
             return None
         source = self._take_place(self.startups, host, home)
         if source is None:
-            self.refused(host, CROWDED)
+            self.refused(host, TOO_MANY)
         return source
 
     def _take_place(self, startups: Startups, host: str, home: bool) -> str | None:
@@ -171,7 +173,7 @@ class ConnectionAdmission:
             source = startups.enter(host, home)
         return source
 
-    def enter_called(self, waiting: WaitingList[Arrival], host: str) -> str | None:
+    def enter_waiting(self, waiting: WaitingList[WaitingConnection], host: str) -> str | None:
         """Take in who waited in ``waiting`` and was called; None: there is no place after all.
 
         The next one of the same source is called, too, if there is a place for it, or if none
@@ -186,11 +188,11 @@ class ConnectionAdmission:
             self.call_next(waiting, source)
         return place
 
-    def will_call(self, waiting: WaitingList[Arrival], source: str) -> bool:
+    def will_call(self, waiting: WaitingList[WaitingConnection], source: str) -> bool:
         """Whether who waits is called some time: one of its source has a place, and leaves it."""
         return self._startups_of(waiting).held(source) > 0
 
-    def _startups_of(self, waiting: WaitingList[Arrival]) -> Startups:
+    def _startups_of(self, waiting: WaitingList[WaitingConnection]) -> Startups:
         return self.vouched if waiting is self.vouched_waiting else self.startups
 
     def must_wait(self, host: str) -> bool:
@@ -202,12 +204,12 @@ class ConnectionAdmission:
             return False
         return self._is_crowded(self.startups, self.waiting, host, home)
 
-    def must_wait_vouched(self, host: str) -> bool:
+    def vouched_must_wait(self, host: str) -> bool:
         """The same of somebody whom a proxy brings."""
         return self._is_crowded(self.vouched, self.vouched_waiting, host, home=True)
 
     def _is_crowded(
-        self, startups: Startups, waiting: WaitingList[Arrival], host: str, home: bool
+        self, startups: Startups, waiting: WaitingList[WaitingConnection], host: str, home: bool
     ) -> bool:
         source = source_network(host)
         if not waiting.has_room(source):
@@ -220,9 +222,9 @@ class ConnectionAdmission:
             return "too many attempts to log in failed from your address; try again later"
         return "too many connections have not logged in yet; try again"
 
-    def may_tell(self) -> bool:
+    def may_notify(self) -> bool:
         """Whether a connection that is refused may be told why."""
-        return self._told.take("", self._clock.seconds())
+        return self._notices.take("", self._clock.seconds())
 
     def enter_vouched(self, host: str) -> str | None:
         """Take in somebody whom a proxy brings from ``host``; None if there are too many.
@@ -232,7 +234,7 @@ class ConnectionAdmission:
         """
         source = self._take_place(self.vouched, host, home=True)
         if source is None:
-            self.refused(host, CROWDED)
+            self.refused(host, TOO_MANY)
         return source
 
     def leave(self, source: str) -> None:
@@ -245,22 +247,22 @@ class ConnectionAdmission:
         self.vouched.leave(source)
         self.call_next(self.vouched_waiting, source)
 
-    def call_next(self, waiting: WaitingList[Arrival], source: str) -> None:
+    def call_next(self, waiting: WaitingList[WaitingConnection], source: str) -> None:
         """Let who waits longest know that a place is free, but not now: somebody is at work."""
         first = waiting.first(source)
         if first is not None:
             waiting.remove(source, first)
-            self._clock.callLater(0, first.place_is_free, waiting, source)
+            self._clock.callLater(0, first.place_freed, waiting, source)
 
     def member_entered(self, host: str) -> None:
         """A member of the cluster has logged in from ``host``."""
         self.member_sources.note(host, self._clock.seconds())
 
-    def blame(self, host: str, fault: Fault) -> None:
+    def penalize(self, host: str, fault: Fault) -> None:
         """Hold a connection that did not log in against where it came from."""
         if self.is_member_source(host):
             return
-        if self.penalties.blame(host, fault, self._clock.seconds()):
+        if self.penalties.penalize(host, fault, self._clock.seconds()):
             self.lines.of(host).info(
                 "{host!r} is shut out for a while: {fault}", host=host, fault=fault.value
             )

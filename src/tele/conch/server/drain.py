@@ -53,7 +53,7 @@ class Drain:
         self._hurried = True
         self._wake()
 
-    async def say(self, grace: float, why: str) -> None:
+    async def start(self, grace: float, why: str) -> None:
         """Wait up to ``grace`` seconds for those who are busy, then end all with ``why``."""
         for transport in list(self._present()):
             if not transport.isAuthenticated:

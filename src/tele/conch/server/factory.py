@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 
 from tele.admission.limits import Limits, RekeyPace, Startups
 from tele.conch.connection.connection import SSHConnection
-from tele.conch.server.connection_admission import CROWDED, ConnectionAdmission, Refused
+from tele.conch.server.connection_admission import TOO_MANY, ConnectionAdmission, Refused
 from tele.conch.server.credentials import DeniedAttempt, Trust
 from tele.conch.server.transport import USERAUTH, Server, SSHServerTransport
 from tele.conch.server.userauth import CONNECTION, SSHUserAuthServer
@@ -101,7 +101,7 @@ class SSHServerFactory(Server):
         #: Everybody who is connected, logged in or not.
         self.present: set[SSHServerTransport] = set()
         #: Those who have a place at the door, the oldest first.
-        self.arriving: dict[SSHServerTransport, str] = {}
+        self.unauthenticated: dict[SSHServerTransport, str] = {}
         #: The same of those whom a proxy brought.
         self.relayed: dict[SSHServerTransport, str] = {}
         self.admission.make_room = self._make_room
@@ -122,7 +122,7 @@ class SSHServerFactory(Server):
             return waiting
         source = self.admission.enter(host)
         if source is None:
-            return Refusal(self.admission.why(host)) if self.admission.may_tell() else None
+            return Refusal(self.admission.why(host)) if self.admission.may_notify() else None
         return self._build(source)
 
     def _make_room(self, startups: Startups) -> bool:
@@ -132,11 +132,11 @@ class SSHServerFactory(Server):
         who logs in at once.
         """
         most = startups.most
-        holders = self.relayed if startups is self.admission.vouched else self.arriving
+        holders = self.relayed if startups is self.admission.vouched else self.unauthenticated
         for transport, source in holders.items():
             if startups.held(source) == most:
-                self.admission.refused(transport.remote_addr()[0], CROWDED)
-                transport.give_way()
+                self.admission.refused(transport.remote_addr()[0], TOO_MANY)
+                transport.yield_place()
                 return True
         return False
 
@@ -147,7 +147,7 @@ class SSHServerFactory(Server):
         come by themselves.
         """
         host = getattr(addr, "host", "")
-        if self.admission.must_wait_vouched(host):
+        if self.admission.vouched_must_wait(host):
             waiting = self._build(None)
             waiting.wait_for_place(self.admission.vouched_waiting, source_network(host))
             return waiting

@@ -23,7 +23,7 @@ from tele.admission.waiting_list import WaitingList
 from tele.certs.algorithms import HOST_ALGORITHMS, SERVER_SIGNATURE_ALGORITHMS, certificate_type
 from tele.conch.connection.connection import SSHConnection
 from tele.conch.connection.host_key_proofs import PROOFS_LIMIT, announcement, proof
-from tele.conch.server.connection_admission import CROWDED, Arrival, ConnectionAdmission
+from tele.conch.server.connection_admission import TOO_MANY, ConnectionAdmission, WaitingConnection
 from tele.conch.server.credentials import DeniedAttempt, Trust
 from tele.conch.session.channel import SessionChannel
 from tele.conch.transport.exchange import Exchange, HostKeys
@@ -42,7 +42,7 @@ from tele.wire.negotiation import EXT_INFO_CLIENT, EXT_INFO_SERVER, STRICT_CLIEN
 
 USERAUTH = b"ssh-userauth"
 #: Seconds that a client has to show what its sessions are told, before the connection ends.
-LAST_WORDS: Final = 0.5
+NOTICE_SECONDS: Final = 0.5
 
 #: What we tell a client that we can do (RFC 8308; OpenSSH PROTOCOL, section 1.9).
 _EXTENSIONS = (
@@ -80,7 +80,7 @@ class Server(SSHFactory):
     #: All connections, authenticated or not.
     present: set[SSHServerTransport]
     #: Those that hold a place among connections that have not authenticated, the oldest first.
-    arriving: dict[SSHServerTransport, str]
+    unauthenticated: dict[SSHServerTransport, str]
     #: The same of those that a proxy relays.
     relayed: dict[SSHServerTransport, str]
 
@@ -124,7 +124,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         #: The place of a relayed connection, as ``ConnectionAdmission.enter_vouched`` returned it.
         self.vouched_place: str | None = None
         #: The list in which this connection waits for a place, and its source.
-        self._waits: tuple[WaitingList[Arrival], str] | None = None
+        self._waits: tuple[WaitingList[WaitingConnection], str] | None = None
         #: What is held against the source unless the client proves who it is.
         self.fault: Fault | None = Fault.NOAUTH
         #: Host key (or certificate) of the first exchange, to which a login is bound.
@@ -138,14 +138,14 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         """See :class:`Transport`."""
         self.factory.present.add(self)
         if self._source is not None:
-            self.factory.arriving[self] = self._source
+            self.factory.unauthenticated[self] = self._source
         if self.vouched_place is not None:
             self.factory.relayed[self] = self.vouched_place
         super().connectionMade()
         if self._waits is not None:
             self.hold()
 
-    def wait_for_place(self, waiting: WaitingList[Arrival], source: str) -> bool:
+    def wait_for_place(self, waiting: WaitingList[WaitingConnection], source: str) -> bool:
         """Handle no message before there is a place; False: too many wait."""
         displaced = waiting.add(source, self)
         if displaced is None:
@@ -157,20 +157,20 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
 
     def make_room(self) -> None:
         """Wait no more: of another source nobody waits, or fewer."""
-        if self.factory.admission.may_tell():
+        if self.factory.admission.may_notify():
             self._refuse()
         else:
-            self.factory.admission.refused(self.remote_addr()[0], CROWDED)
-            self.give_way()
+            self.factory.admission.refused(self.remote_addr()[0], TOO_MANY)
+            self.yield_place()
 
-    def place_is_free(self, waiting: WaitingList[Arrival], source: str) -> None:
+    def place_freed(self, waiting: WaitingList[WaitingConnection], source: str) -> None:
         """Somebody of the same source left: take the place, and go on."""
         admission, host = self.factory.admission, self.remote_addr()[0]
         if self._waits != (waiting, source) or self.closing:
             admission.call_next(waiting, source)
             return
         self._waits = None
-        place = admission.enter_called(waiting, host)
+        place = admission.enter_waiting(waiting, host)
         if place is None:
             if not admission.will_call(waiting, source) or not self.wait_for_place(waiting, source):
                 self._refuse()
@@ -179,13 +179,13 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
             self.vouched_place = self.factory.relayed[self] = place
         else:
             self._source = place
-            self.factory.arriving[self] = place
+            self.factory.unauthenticated[self] = place
         self.release()
 
     def _refuse(self) -> None:
         """There is no place, and was none for long: say so, and hold nothing against the client."""
         host = self.remote_addr()[0]
-        self.factory.admission.refused(host, CROWDED)
+        self.factory.admission.refused(host, TOO_MANY)
         self.fault = None
         self.sendDisconnect(
             n.TOO_MANY_CONNECTIONS, "too many are logging in from your address; try again"
@@ -225,9 +225,9 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         self.outgoing.link.pause()
         self.outgoing.push()
         self._stop_timer()
-        self._timer = self.clock.callLater(LAST_WORDS, self._was_shown, text)
+        self._timer = self.clock.callLater(NOTICE_SECONDS, self._notice_shown, text)
 
-    def _was_shown(self, text: str) -> None:
+    def _notice_shown(self, text: str) -> None:
         self._timer = None
         self.dismiss(text)
 
@@ -235,18 +235,18 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         """See :class:`Transport`."""
         self.factory.present.discard(self)
         if self._source is not None and self.fault is not None:
-            self.factory.admission.blame(self.remote_addr()[0], self.fault)
+            self.factory.admission.penalize(self.remote_addr()[0], self.fault)
         self._leave()
         super().connectionLost(reason)
 
-    def give_way(self) -> None:
+    def yield_place(self) -> None:
         """Somebody else needs the place: end, and hold nothing against the client."""
         self.fault = None
         self._leave()
         self._abort()
 
     def grace_over(self) -> None:
-        """See :class:`Transport`. Who had to wait all the time is not to blame."""
+        """See :class:`Transport`. Who had to wait all the time is not to penalize."""
         if self._waits is not None:
             self._refuse()
         else:
@@ -277,7 +277,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         self._leave()
         self._vouched = remote_addr
         admission, host = self.factory.admission, remote_addr[0]
-        if admission.must_wait_vouched(host):
+        if admission.vouched_must_wait(host):
             self.wait_for_place(admission.vouched_waiting, source_network(host))
             self.hold()
             return
@@ -321,7 +321,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
     def _leave(self) -> None:
         source, self._source = self._source, None
         if source is not None:
-            self.factory.arriving.pop(self, None)
+            self.factory.unauthenticated.pop(self, None)
             self.factory.admission.leave(source)
         place, self.vouched_place = self.vouched_place, None
         if place is not None:

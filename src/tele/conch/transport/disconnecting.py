@@ -90,7 +90,7 @@ class Disconnecting(SmallMessages):
     def grace_over(self) -> None:
         """The time to authenticate is over; the connection is about to be aborted."""
 
-    def peer_is_gone(self, seconds: float) -> None:
+    def peer_timed_out(self, seconds: float) -> None:
         """The peer has answered nothing for ``seconds``: end the connection."""
         log.info("connection closed: keepalive requests not answered",
                  peer=self.peer_name(), seconds=round(seconds))  # fmt: skip

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from tele.conch.transport.outgoing import DESK
+from tele.conch.transport.outgoing import SEND_BATCH
 from tele.errors import ProtocolError
 from tele.sockets.buffers import MAX_PACKET, READ_SIZE, borrow_opened, return_opened
 from tele.wire.numbers import CHANNEL_DATA, CHANNEL_EXTENDED_DATA
@@ -94,7 +94,7 @@ class Incoming:
         self.missing = 0
         room = borrow_opened()
         self._feeding = True
-        DESK.gather()
+        SEND_BATCH.gather()
         try:
             if not self._versioned:
                 at = self._take_version(source, end)
@@ -109,7 +109,7 @@ class Incoming:
             self.kept = b"" if self.stopped else bytes(source[at:end])
             if self.stopped:
                 self.missing = 0
-            DESK.deliver()
+            SEND_BATCH.deliver()
         if len(self.kept) > self._held_limit():
             raise ProtocolError("too much was sent while we were busy")
 

@@ -55,7 +55,7 @@ class Watched(Protocol):
     service: Any
     closing: bool
 
-    def peer_is_gone(self, seconds: float) -> None:
+    def peer_timed_out(self, seconds: float) -> None:
         """The peer was silent for so long, whatever it was asked."""
 
 
@@ -115,7 +115,7 @@ class Keepalive:
             return
         if asked > transport.limits.keepalive_misses:
             self.stop()
-            transport.peer_is_gone(asked * self._interval)
+            transport.peer_timed_out(asked * self._interval)
         elif transport.service is not None:
             asking = transport.service.sendGlobalRequest(QUESTION, b"", wantReply=True)
             asking.addErrback(_no_matter)

@@ -56,7 +56,7 @@ class SendBatch:
                 self.owner.push()
 
 
-DESK = SendBatch()
+SEND_BATCH = SendBatch()
 
 
 class Outgoing:
@@ -122,7 +122,7 @@ class Outgoing:
 
     def flush(self) -> None:
         """Send what is sealed, unless it gathers."""
-        if not DESK.gathering:
+        if not SEND_BATCH.gathering:
             self.push()
 
     def push(self) -> None:
@@ -130,7 +130,7 @@ class Outgoing:
         size = self._at
         if size:
             self._at = 0
-            DESK.owner = None
+            SEND_BATCH.owner = None
             self.link.send(SEALED[:size])
 
     def renew(self, sealer: Sealer, first: tuple[int, bytes] | None) -> None:
@@ -147,8 +147,8 @@ class Outgoing:
         """The connection is gone: so is what was not sent."""
         self._at = 0
         self._waiting = None
-        if DESK.owner is self:
-            DESK.owner = None
+        if SEND_BATCH.owner is self:
+            SEND_BATCH.owner = None
 
     def _wait(self, number: int, payload: bytes) -> None:
         if self._waiting is not None:
@@ -174,11 +174,11 @@ class Outgoing:
         A connection in a channel of another pushes into that one's packets: look again.
         """
         while True:
-            owner = DESK.owner
+            owner = SEND_BATCH.owner
             if owner is not None and owner is not self:
                 owner.push()
             elif self._at + size > len(SEALED):
                 self.push()
             else:
-                DESK.owner = self
+                SEND_BATCH.owner = self
                 return

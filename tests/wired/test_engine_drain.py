@@ -37,8 +37,8 @@ class Stopping:
             ends.client.receiveError = lambda code, text, c=ends.client: self.said.append((c, text))
         assert len(factory.present) == 4
 
-    def say(self, grace: float) -> None:
-        saying = Deferred.fromCoroutine(self.drain.say(grace, WHY))
+    def start(self, grace: float) -> None:
+        saying = Deferred.fromCoroutine(self.drain.start(grace, WHY))
         saying.addCallback(lambda _: self.done.append(self.world.clock.seconds()))
         self.look()
 
@@ -68,7 +68,7 @@ def test_those_who_are_busy_may_go_on(stopping: Stopping) -> None:
     """Nobody is told anything while somebody is busy; when the last one is done, all end with
     a word why.
     """
-    stopping.say(60)
+    stopping.start(60)
     stopping.look(20)
     assert stopping.closing == [False] * 3
     assert not stopping.said
@@ -84,7 +84,7 @@ def test_those_who_are_busy_may_go_on(stopping: Stopping) -> None:
 
 def test_a_stranger_has_to_leave_at_once(stopping: Stopping) -> None:
     """Who has not logged in is sent away whoever is busy, and it is not held against them."""
-    stopping.say(60)
+    stopping.start(60)
     assert stopping.stranger.closing
     assert stopping.stranger.fault is None
     assert not stopping.done
@@ -93,7 +93,7 @@ def test_a_stranger_has_to_leave_at_once(stopping: Stopping) -> None:
 
 def test_the_deadline(stopping: Stopping) -> None:
     """Who is busy still at the deadline is hung up on."""
-    stopping.say(10)
+    stopping.start(10)
     stopping.look(9)
     assert not any(stopping.closing)
     stopping.look(2)
@@ -106,7 +106,7 @@ def test_a_hurry(stopping: Stopping, when: str) -> None:
     """Told to hurry, it waits for nobody."""
     if when == "before":
         stopping.drain.force()
-    stopping.say(1000)
+    stopping.start(1000)
     assert all(stopping.closing) is (when == "before")
     stopping.drain.force()
     stopping.look(2 * POLL_SECONDS)
@@ -116,7 +116,7 @@ def test_a_hurry(stopping: Stopping, when: str) -> None:
 
 def test_no_grace_is_the_end_at_once(stopping: Stopping) -> None:
     """With a grace of 0 nobody is waited for."""
-    stopping.say(0)
+    stopping.start(0)
     assert all(stopping.closing)
 
 
@@ -125,7 +125,7 @@ def test_who_does_not_read_our_last_words(stopping: Stopping) -> None:
     for ends in stopping.ends:
         ends.server.transport.loseConnection = lambda: None
         ends.server.connectionLost = lambda _=None: None
-    stopping.say(0)
+    stopping.start(0)
     stopping.look(stopping.world.limits.linger)
     assert not stopping.done
     stopping.look(1)
@@ -138,7 +138,7 @@ def test_a_server_without_visitors(stopping: Stopping) -> None:
     world = World()
     done: list[None] = []
     saying = Deferred.fromCoroutine(
-        Drain(world.clock, lambda: world.factory.present).say(1000, WHY)
+        Drain(world.clock, lambda: world.factory.present).start(1000, WHY)
     )
     saying.addCallback(done.append)
     assert done == [None]
