@@ -1,4 +1,4 @@
-"""Invariant: a line before a visitor's own is the word of a proxy, said for this node just now
+"""Invariant: a line before a client's own is signed by a proxy, for this node just now
 and not before, or a ProtocolError; what is no such line is left alone.
 """
 

@@ -1,4 +1,4 @@
-"""A peer that says whatever a test wants, in SSH packets made by hand."""
+"""A peer that sends whatever a test wants, in SSH packets made by hand."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class Attacker:
         """Return the packets of messages."""
         out = bytearray()
         for message in messages:
-            room = memoryview(bytearray(len(message) + OVERHEAD))
-            out += room[: self.sealer.seal(message, room, 0)]
+            buffer = memoryview(bytearray(len(message) + OVERHEAD))
+            out += buffer[: self.sealer.seal(message, buffer, 0)]
         return bytes(out)
 
     def send(self, *messages: bytes) -> None:
@@ -85,10 +85,10 @@ class Attacker:
             line, _, data = data.partition(b"\r\n")
             self._line = line
         fresh = []
-        room = memoryview(bytearray(1 << 20))
-        while taken := self.opener.open(memoryview(data), 0, len(data), room):
+        buffer = memoryview(bytearray(1 << 20))
+        while taken := self.opener.open(memoryview(data), 0, len(data), buffer):
             data = data[taken:]
-            fresh.append(bytes(room[1 : self.opener.payload_end]))
+            fresh.append(bytes(buffer[1 : self.opener.payload_end]))
             if fresh[-1][0] == n.NEWKEYS and self._renewed is not None:
                 self.opener, self._renewed = self._renewed, None
         self._pending = data
@@ -130,9 +130,9 @@ class Attacker:
         # Everything after the server's NEWKEYS is under keys that the reply leads to.
         data = self._pending + self.transport.value()
         self.transport.clear()
-        room = memoryview(bytearray(1 << 20))
-        taken = self.opener.open(memoryview(data), 0, len(data), room)
-        reply = Reader(bytes(room[2 : self.opener.payload_end]))
+        buffer = memoryview(bytearray(1 << 20))
+        taken = self.opener.open(memoryview(data), 0, len(data), buffer)
+        reply = Reader(bytes(buffer[2 : self.opener.payload_end]))
         host_key, share, _ = reader_strings(reply, 3)
         shared = initiation.finish(share)
         digest = exchange_hash(

@@ -142,7 +142,7 @@ def test_s3_sequence_numbers_start_again(world: World) -> None:
 
 
 def test_s3_no_rekey_before_login(attacker: Attacker) -> None:
-    """A stranger gets one key exchange."""
+    """An unauthenticated client gets one key exchange."""
     attacker.exchange()
     attacker.send(attacker.kexinit().payload)
     assert attacker.disconnected
@@ -185,7 +185,7 @@ def test_s7_no_second_authentication(world: World, attacker: Attacker) -> None:
 
 
 def test_s7_late_requests_are_ignored(world: World, attacker: Attacker) -> None:
-    """A request after success is ignored, as RFC 4252 says; nobody is asked again."""
+    """A request after success is ignored, as RFC 4252 says; the realm is not called again."""
     attacker.ready_to_login()
     attacker.send(attacker.login_request(), attacker.login_request())
     assert numbers(attacker.receive()) == [n.USERAUTH_SUCCESS]
@@ -215,17 +215,17 @@ def test_s7_the_service_is_asked_for_again(world: World, attacker: Attacker) -> 
 
 
 # -- S8: questions are checked and counted ---------------------------------------------
-@pytest.mark.parametrize("world", [World], indirect=True)  # Conch's checker says yes to all
+@pytest.mark.parametrize("world", [World], indirect=True)  # Conch's checker accepts all
 def test_s8_questions_get_real_checks(world: World, attacker: Attacker) -> None:
-    """PK_OK is said of a certificate that would do, and of nothing else."""
+    """PK_OK is sent for an acceptable certificate, and for nothing else."""
     attacker.ready_to_login()
     good = world.certify().blob
     expired = world.certify(now=START - timedelta(hours=2)).blob
-    stranger = world.certify(authority=PrivateKey.generate()).blob
+    client = world.certify(authority=PrivateKey.generate()).blob
     attacker.send(
         attacker.query(ED25519_CERT, good),
         attacker.query(ED25519_CERT, expired),
-        attacker.query(ED25519_CERT, stranger),
+        attacker.query(ED25519_CERT, client),
         attacker.query(b"ssh-ed25519", world.user_key.public.blob),
         attacker.query(ED25519_CERT, good, b"nobody"),
     )
@@ -235,7 +235,7 @@ def test_s8_questions_get_real_checks(world: World, attacker: Attacker) -> None:
     assert not world.realm.calls
 
 
-@pytest.mark.parametrize("world", [World], indirect=True)  # Conch's checker says yes to all
+@pytest.mark.parametrize("world", [World], indirect=True)  # Conch's checker accepts all
 @pytest.mark.parametrize(
     ("kind", "most"),
     [("none", 20), ("good", 20), ("plain", 128), ("foreign", 128), ("signed", 128)],
@@ -261,11 +261,11 @@ def test_s8_questions_are_counted(world: World, kind: str, most: int) -> None:
     assert answers[-1][0] == n.DISCONNECT
     assert (b"IdentitiesOnly=yes" in answers[-1]) == (most == 128)
     attacker.server.connectionLost()
-    told = {
+    reasons = {
         "none": ["no_certificate"], "plain": ["not_a_certificate"], "good": [],
         "foreign": ["authority"], "signed": ["authority"],
     }[kind]  # fmt: skip
-    assert [d.reason for d in world.denied] == told
+    assert [d.reason for d in world.denied] == reasons
 
 
 @pytest.mark.parametrize("world", [World], indirect=True)
@@ -275,10 +275,10 @@ def test_s8_who_offers_all_their_keys_is_told_what_to_do(world: World, attacker:
     plain = attacker.query(b"ssh-ed25519", world.user_key.public.blob)
     expired = attacker.query(ED25519_CERT, world.certify(now=START - timedelta(hours=2)).blob)
     attacker.send(*[plain] * 30, *[expired] * 6)
-    said = attacker.receive()[-1]
-    assert said[0] == n.DISCONNECT
+    reply = attacker.receive()[-1]
+    assert reply[0] == n.DISCONNECT
     for words in (b"6 attempts were refused", b"30 keys", b"IdentitiesOnly=yes"):
-        assert words in said
+        assert words in reply
 
 
 # -- S9: one request at a time ---------------------------------------------------------
@@ -329,7 +329,7 @@ def test_s9_decision_after_the_end(world: World, attacker: Attacker) -> None:
 
 
 def test_s9_a_flood_while_deciding_is_bounded(world: World, attacker: Attacker) -> None:
-    """A transport that goes on delivering while we decide is cut off."""
+    """A transport that continues to deliver while messages are held is disconnected."""
     world.realm.answer = lambda credentials: Deferred()
     attacker.ready_to_login()
     attacker.send(attacker.login_request())
@@ -413,7 +413,7 @@ def test_s11_one_line_per_connection(attacker: Attacker, logged: list[str]) -> N
     assert "Traceback" not in mine[0]
 
 
-def test_s11_data_that_nobody_wants_are_not_logged(logged: list[str]) -> None:
+def test_s11_unexpected_data_are_not_logged(logged: list[str]) -> None:
     """Data for a channel that has no use for them leave no trace in the log, at any level."""
     flooder = Flooder(ChannelWorld())
     flooder.login()
@@ -426,10 +426,10 @@ def test_s11_data_that_nobody_wants_are_not_logged(logged: list[str]) -> None:
     assert logged[before:] == []
 
 
-# -- S14, S15, S16: what we tell strangers ---------------------------------------------
+# -- S14, S15, S16: what is disclosed --------------------------------------------------
 def test_s14_all_refusals_look_the_same(world: World, attacker: Attacker) -> None:
     """A refused certificate gets the same answer, whatever is wrong with it; only of one that the
-    authority signed, whose holder is no stranger, the dates are told if they are what is wrong.
+    authority signed, the dates are sent if they are wrong.
     """
     attacker.ready_to_login()
     expired = world.identity(now=START - timedelta(days=1))
@@ -472,13 +472,13 @@ def test_s15_the_realms_reason_is_told_to_who_proved_themselves(
 
 
 def test_s15_version_line_names_no_library(attacker: Attacker) -> None:
-    """The version line says nothing of Twisted."""
+    """The version line does not name Twisted."""
     assert attacker.transport.value().startswith(b"SSH-2.0-OpenSSH_tele_")
     assert b"Twisted" not in attacker.transport.value()
 
 
 def test_s16_disconnect_does_not_echo(attacker: Attacker) -> None:
-    """The text of a DISCONNECT is short, printable, and quotes what the peer said."""
+    """The text of a DISCONNECT is short, printable, and quotes the peer's text."""
     attacker.exchange()
     attacker.send(bytes((n.SERVICE_REQUEST,)) + string(b"\x1b[2J" * 5000))
     reader = Reader(attacker.receive()[-1][1:])
@@ -488,7 +488,7 @@ def test_s16_disconnect_does_not_echo(attacker: Attacker) -> None:
     assert text.isprintable()
 
 
-# -- time, and numbers of visitors -----------------------------------------------------
+# -- time, and numbers of clients ------------------------------------------------------
 @pytest.mark.parametrize("progress", ["nothing", "version", "keys", "service"])
 def test_grace_time(world: World, attacker: Attacker, progress: str) -> None:
     """Who has not logged in after the grace time is cut off, wherever they got to."""
@@ -533,15 +533,15 @@ def test_version_line_is_bounded(attacker: Attacker) -> None:
     assert attacker.disconnected
 
 
-def test_too_many_at_the_door(world: World) -> None:
-    """At the limit of connections that have not logged in, new ones are told so and closed unseen:
+def test_too_many_unauthenticated_connections(world: World) -> None:
+    """At the limit of unauthenticated connections new ones get the reason and are closed:
     a message that OpenSSH shows; a flood of them is not answered at all.
     """
     limits = Limits(startups=(2, 50, 4), startups_per_source=3)
     crowded = World(limits=limits)
     protocols = [crowded.factory.buildProtocol(Address(host=f"198.51.100.{i}")) for i in range(9)]
     inside = [p for p in protocols if not isinstance(p, Refusal)]
-    assert len(inside) == 4  # each comes alone: nobody is refused by chance
+    assert len(inside) == 4  # each is alone: none is refused by chance
     inside[0].makeConnection(StringTransport())
     inside[0].connectionLost()
     assert not isinstance(crowded.factory.buildProtocol(Address(host="203.0.113.1")), Refusal)
@@ -551,7 +551,7 @@ def test_too_many_at_the_door(world: World) -> None:
     assert line.startswith(b"SSH-2.0-")
     reader = Reader(packet[5 : 4 + int.from_bytes(packet[:4], "big") - packet[4] + 1])
     assert (reader.byte(), reader.uint32()) == (n.DISCONNECT, n.TOO_MANY_CONNECTIONS)
-    assert b"too many connections" in reader.string()
+    assert b"too many unauthenticated connections" in reader.string()
     assert len(packet) % 8 == 0
     assert transport.disconnecting
     hosts = [f"192.0.2.{number}" for number in range(200)]
@@ -559,8 +559,8 @@ def test_too_many_at_the_door(world: World) -> None:
     assert None in flood
 
 
-def test_the_oldest_make_room_at_a_full_door() -> None:
-    """Many sources with one connection each keep nobody out who comes alone: of the source that
+def test_the_oldest_are_closed_when_all_places_are_taken() -> None:
+    """Many sources with one connection each shut out no other source: of the source that
     has most, or of all that have one, the oldest that has not logged in ends (attack).
     """
     world = World(limits=Limits(startups=(2, 100, 4)))
@@ -576,7 +576,7 @@ def test_the_oldest_make_room_at_a_full_door() -> None:
     newcomer = come("203.0.113.1")
     assert newcomer is not None
     assert [each.transport.disconnecting for each in held] == [True, False, False, False]
-    assert come("203.0.113.1").incoming.held  # who has a place takes nobody else's
+    assert come("203.0.113.1").incoming.held  # a source with a place gets no other's
     crowded = World(limits=Limits(startups=(4, 100, 4)))
     world = crowded
     first, second, third = come("198.51.100.1"), come("198.51.100.2"), come("198.51.100.2")
@@ -610,7 +610,7 @@ def test_too_many_from_one_source() -> None:
 
 
 def test_who_waits_in_vain_is_told(world: World) -> None:
-    """After the grace time a connection that found no place is told why, and is not to penalize."""
+    """After the grace time a connection without a place gets the reason and no penalty."""
     world = World(limits=Limits(startups_per_source=1))
     Attacker(world)
     world.clock.advance(1)
@@ -622,42 +622,42 @@ def test_who_waits_in_vain_is_told(world: World) -> None:
     assert waiting.server.fault is None
 
 
-def test_who_waits_comes_in_beside_strangers_with_all_places() -> None:
-    """Strangers from many addresses that hold all places stop no crowd: when none of those that
-    wait has a place any more, the oldest stranger makes room for the next one (attack).
+def test_a_waiting_connection_displaces_the_oldest_client() -> None:
+    """Clients from many addresses that hold all places do not stop waiting connections: when their
+    source holds no place any more, the oldest client is closed for the next one (attack).
     """
     limits = Limits(startups=(2, 100, 4), startups_per_source=3, startups_per_member=3)
     world = World(limits=limits)
-    strangers = [Attacker(world, host=f"198.51.100.{number}") for number in range(3)]
+    clients = [Attacker(world, host=f"198.51.100.{number}") for number in range(3)]
     first, second, third = (Attacker(world) for _ in range(3))
     assert [each.server.incoming.held for each in (first, second, third)] == [False, True, True]
     first.login()
-    strangers.append(Attacker(world, host="198.51.100.9"))
+    clients.append(Attacker(world, host="198.51.100.9"))
     for attacker in (second, third):
         world.clock.advance(0)
         attacker.login()
         assert attacker.server.isAuthenticated
-        strangers.append(Attacker(world, host=f"198.51.100.{10 + len(strangers)}"))
+        clients.append(Attacker(world, host=f"198.51.100.{10 + len(clients)}"))
 
 
-def test_who_waits_comes_in_at_once_when_strangers_are_gone() -> None:
+def test_waiting_connections_get_places_at_once() -> None:
     """After a flood all that wait get a place that there is, and not one after the other."""
     world = World(limits=Limits(startups=(2, 100, 8), startups_per_source=6, startups_per_member=6))
-    strangers = [Attacker(world, host="198.51.100.1") for _ in range(2)]
+    clients = [Attacker(world, host="198.51.100.1") for _ in range(2)]
     crowd = [Attacker(world) for _ in range(6)]
     world.clock.advance(0)
     assert [each.server.incoming.held for each in crowd] == [False, *[True] * 5]
-    for stranger in strangers:
-        stranger.server.connectionLost()
+    for client in clients:
+        client.server.connectionLost()
     crowd[0].login()
     for _ in crowd:
         world.clock.advance(0)
     assert sum(not each.server.incoming.held for each in crowd[1:]) >= 2
 
 
-def test_one_person_with_many_addresses_keeps_nobody_from_a_node() -> None:
+def test_one_user_with_many_addresses_does_not_fill_a_node() -> None:
     """When those that proxies bring hold all places, the oldest of a source that has most makes
-    room for one that comes alone, and for one that was called and finds none (attack).
+    a place for one that is alone, and for one that was called and finds none (attack).
     """
     world = World(limits=Limits(startups=(2, 100, 4), startups_per_member=3))
 
@@ -666,7 +666,7 @@ def test_one_person_with_many_addresses_keeps_nobody_from_a_node() -> None:
         attacker.server.vouched_for((host, 1), None)
         return attacker
 
-    strangers = [bring(f"198.51.100.{number}") for number in range(3)]
+    clients = [bring(f"198.51.100.{number}") for number in range(3)]
     first, second = bring("192.0.2.7"), bring("192.0.2.7")
     assert second.server.incoming.held
     first.login()
@@ -674,23 +674,23 @@ def test_one_person_with_many_addresses_keeps_nobody_from_a_node() -> None:
     world.clock.advance(0)
     assert not second.server.incoming.held
     last = bring("198.51.100.10")
-    assert [stranger.disconnected for stranger in strangers] == [True, True, False]
+    assert [client.disconnected for client in clients] == [True, True, False]
     for attacker in (second, newcomer, last):
         attacker.login()
         assert attacker.server.isAuthenticated
     assert len(world.factory.relayed) == 1
 
 
-def test_strangers_that_wait_keep_no_others_from_waiting() -> None:
-    """When as many wait as may, the last one of the source that has most makes room for one of a
-    source that has fewer, and is told to try again; nobody else is (attack).
+def test_waiting_connections_of_one_source_displace_no_others() -> None:
+    """When as many wait as may, the last one of the source that has most is displaced by one of a
+    source that has fewer, and gets a reason; no other is (attack).
     """
     world = World(limits=Limits(startups_per_source=1, waiting=4, waiting_per_source=3))
     hosts = [*["198.51.100.1"] * 4, *["198.51.100.2"] * 2]
-    strangers = [Attacker(world, host=host) for host in hosts]
+    clients = [Attacker(world, host=host) for host in hosts]
     first, second = Attacker(world), Attacker(world)
-    assert [each.disconnected for each in strangers] == [False] * 3 + [True] + [False] * 2
-    assert strangers[3].server.fault is None
+    assert [each.disconnected for each in clients] == [False] * 3 + [True] + [False] * 2
+    assert clients[3].server.fault is None
     assert second.server.incoming.held
     assert isinstance(world.factory.buildProtocol(Address()), Refusal)
     first.login()
@@ -712,7 +712,7 @@ def test_who_waits_may_send_little() -> None:
 
 
 def test_those_whom_a_proxy_brings_wait_too(world: World) -> None:
-    """Many people behind a proxy and one address log in at once: all of them get in, in turn."""
+    """Many users behind a proxy and one address log in at once: all succeed, in turn."""
     world = World(limits=Limits(startups_per_source=1, startups_per_member=2))
     attackers = []
     for number in range(6):
@@ -770,7 +770,7 @@ def test_a_signature_is_good_for_one_session(world: World) -> None:
 
 
 def test_certificate_of_another_key(world: World, attacker: Attacker) -> None:
-    """Somebody else's certificate is of no use without the key."""
+    """A certificate is of no use without its key."""
     attacker.ready_to_login()
     stolen = evolve(world.identity(), private=PrivateKey.generate())
     attacker.send(attacker.login_request(stolen))

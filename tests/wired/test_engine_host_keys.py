@@ -19,7 +19,7 @@ from tele.wire.negotiation import KexInit
 
 @pytest.fixture
 def attacker() -> Attacker:
-    """Somebody who is in and may ask anything."""
+    """An authenticated client."""
     world = World()
     world.factory.connection = SSHConnection
     found = Attacker(world)
@@ -91,7 +91,7 @@ def test_an_rsa_key_signs_as_in_the_exchange(kind: bytes) -> None:
     ids=["none", "foreign", "twice", "one too many", "cut", "huge", "longer", "many"],
 )
 def test_nothing_else_is_signed(attacker: Attacker, request_of: object) -> None:
-    """A request that is not exactly for our key is refused, and the connection goes on."""
+    """A request that is not exactly for our key is refused, and the connection stays."""
     assert callable(request_of)
     own = attacker.world.host_key.public.blob
     assert asked(attacker, request_of(own)) == bytes((n.REQUEST_FAILURE,))
@@ -105,7 +105,7 @@ def test_the_certificate_is_no_plain_key(attacker: Attacker) -> None:
 
 
 def test_proofs_are_few(attacker: Attacker) -> None:
-    """Nobody uses us as a source of signatures."""
+    """A server is no source of signatures for others."""
     own = string(attacker.world.host_key.public.blob)
     answers = [asked(attacker, own)[0] for _ in range(PROOFS_LIMIT + 2)]
     assert answers == [n.REQUEST_SUCCESS] * PROOFS_LIMIT + [n.REQUEST_FAILURE] * 2
@@ -120,7 +120,7 @@ def test_a_key_that_changed_is_proved_no_more(attacker: Attacker) -> None:
     assert asked(attacker, string(new.public.blob))[0] == n.REQUEST_SUCCESS
 
 
-def test_strangers_learn_and_get_nothing() -> None:
+def test_unauthenticated_clients_get_nothing() -> None:
     """Before authentication there is no announcement, and a request ends the connection."""
     world = World()
     world.factory.connection = SSHConnection

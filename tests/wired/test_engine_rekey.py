@@ -29,7 +29,7 @@ def opened(world: World, **client_attributes: Any) -> Ends:
 
 
 def send(end: Transport, total: bytes) -> None:
-    """Send as a pump does: seal while one may, flush, wait to be told."""
+    """Send as a pump does: seal while it may, flush, wait to be called."""
     rest = memoryview(total)
 
     def go_on() -> None:
@@ -80,7 +80,7 @@ def offering(cipher: bytes, mac: bytes, limits: Limits | None = None) -> Ends:
 
 @suites
 def test_every_cipher(cipher: bytes, mac: bytes) -> None:
-    """Data arrive whole and in order both ways, over many exchanges, under each cipher."""
+    """Data arrive whole and in order in both directions, over many exchanges, under each cipher."""
     ends = offering(cipher, mac, Limits(rekey_octets=3 * CHUNK))
     first, second = os.urandom(20 * CHUNK + 7), os.urandom(20 * CHUNK + 9)
     send(ends.client, first)
@@ -141,8 +141,8 @@ def test_messages_wait_for_new_keys_in_order() -> None:
     client.data_buffer[:5] = b"third"
     client.seal_data(1, 5, 1)
     client.sendPacket(n.GLOBAL_REQUEST, b"fourth")
-    told: list[bool] = []
-    client.ready_observers.add(lambda: told.append(client.can_send()))
+    notified: list[bool] = []
+    client.ready_observers.add(lambda: notified.append(client.can_send()))
     ends.settle()
     service = world.services[0]
     assert service.calls == [
@@ -152,8 +152,8 @@ def test_messages_wait_for_new_keys_in_order() -> None:
         ("packet", n.GLOBAL_REQUEST, b"fourth"),
     ]
     assert bytes(service.data) == b"second"
-    assert told
-    assert all(told)
+    assert notified
+    assert all(notified)
 
 
 def test_both_begin_at_once() -> None:
@@ -193,7 +193,7 @@ def test_no_data_from_a_peer_that_renews() -> None:
 
 
 def test_data_may_come_until_the_peer_answers() -> None:
-    """Data that were under way when we began an exchange are taken."""
+    """Data that were sent before the peer saw our KEXINIT are accepted."""
     attacker = Attacker(World())
     attacker.login()
     attacker.server.sendKexInit()

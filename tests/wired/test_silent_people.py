@@ -1,4 +1,4 @@
-"""People whose client is stopped for a while: real OpenSSH, stopped by a signal."""
+"""Users whose client is stopped for a while: real OpenSSH, stopped by a signal."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_client_that_was_stopped_goes_on(cluster: SmallCluster) -> None:
         keep_alive(node, proxy)
 
 
-def people_at(proxy: SmallProxy) -> set[Visitor]:
+def users_at(proxy: SmallProxy) -> set[Visitor]:
     """Those who pass through now."""
     jump = proxy.service._jump
     return set() if jump is None else jump.present
@@ -124,12 +124,12 @@ def keep_alive(node: SmallNode, proxy: SmallProxy) -> None:
 
 
 def test_a_role_has_stopped_clients_hung_up(cluster: SmallCluster) -> None:
-    """Where a role says so, a client that answers nothing is gone; also one that is connected
-    already, and at the node as well as at the proxy.
+    """With the option of a role a client that answers nothing is disconnected, also one that is
+    connected already, and at the node as well as at the proxy.
     """
     node, proxy = serving(cluster)
     with Client(cluster, proxy) as client:
         set_options(cluster, node, client_keepalive=timedelta(seconds=1))
         send(client, signal.SIGSTOP)
         cluster.wait_event("session.end")
-        cluster.reactor.until(lambda: not people_at(proxy))
+        cluster.reactor.until(lambda: not users_at(proxy))

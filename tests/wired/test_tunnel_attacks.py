@@ -628,7 +628,7 @@ def test_a_word_for_another_node_is_not_held_against_the_proxy(
     node = cluster.node()
     door = node.service.factory.admission
     blamed: list[Fault] = []
-    monkeypatch.setattr(door, "blame", lambda host, fault: blamed.append(fault))
+    monkeypatch.setattr(door, "penalize", lambda host, fault: blamed.append(fault))
     word = proxy.service._vouch(Visitor("another", ("192.0.2.1", 1)))
     for expected in ([], [Fault.NOAUTH]):  # the second time it is somebody who overheard it
         with socket.create_connection(("127.0.0.1", node.port), 20) as there:

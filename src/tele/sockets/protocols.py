@@ -32,6 +32,10 @@ class BufferReceiver(DirectProtocol):
         """How many bytes ``kept`` lacks to be a packet; 0 if that is not known."""
         raise NotImplementedError
 
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes follow ``kept``; see ``IProtocol``."""
+        raise NotImplementedError
+
     def buffer_received(self, end: int) -> None:
         """``RECEIVED[:end]`` holds ``kept`` and what was received after it."""
         raise NotImplementedError

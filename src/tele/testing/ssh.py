@@ -33,6 +33,7 @@ from tele.certs.keys import PrivateKey
 from tele.conch.client.transport import ClientIdentity, HostVerifier, LoginTransport
 from tele.conch.server.credentials import CertificateCredentials, DeniedAttempt, Trust, make_portal
 from tele.conch.server.factory import ServerAlgorithms, SSHServerFactory
+from tele.conch.transport.datapath import IDataService
 from tele.conch.transport.exchange import HostKeys
 from tele.model.identity import HostRole
 from tele.testing.clocks import SettableClock
@@ -48,6 +49,7 @@ def clock_at_start() -> SettableClock:
     return clock
 
 
+@implementer(IDataService)
 class RecordingConnection(SSHService):
     """A connection service that keeps every call in ``calls`` and all data in ``data``."""
 

@@ -5,7 +5,7 @@ counted up.
 
 Invariants:
 
-* No nonce is used twice: the count goes on whatever happens to a packet.
+* No nonce is used twice: the counter is increased whatever happens to a packet.
 * A direction that is idle keeps its key and no OpenSSL context, which takes 2.6 kB and less than a
   microsecond to make.
 """
@@ -126,7 +126,7 @@ class GcmOpener(CipherOpener):
         """Make a new context for the next packet."""
         self._decrypt_into = None
 
-    def open(self, source: memoryview, start: int, end: int, room: memoryview) -> int:
+    def open(self, source: memoryview, start: int, end: int, buffer: memoryview) -> int:
         """See :class:`Opener`. A wrong tag is a :class:`ProtocolError` of MAC_ERROR."""
         self.needed = 0
         body = start + LENGTH_SIZE
@@ -148,10 +148,10 @@ class GcmOpener(CipherOpener):
             decrypt_into = self._decrypt_into = AESGCM(self._key).decrypt_into
             _context_made(self)
         try:
-            decrypt_into(nonce, source[body:stop], header, room[:length])
+            decrypt_into(nonce, source[body:stop], header, buffer[:length])
         except InvalidTag:
             raise not_authentic() from None
-        self.payload_end = payload_end(room[0], length)
+        self.payload_end = payload_end(buffer[0], length)
         self.sequence = (self.sequence + 1) & WRAP
         self.packets += 1
         self.octets += stop - start

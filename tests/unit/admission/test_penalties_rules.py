@@ -13,7 +13,7 @@ HOST = "192.0.2.7"
 
 
 def test_faults_add_up_and_pass() -> None:
-    """Two refused logins shut nobody out, the third does, until the sum of them is over."""
+    """Two refused logins are tolerated, the third is not, until the sum of them is over."""
     penalties = Penalties()
     assert not penalties.penalize(HOST, Fault.AUTHFAIL, 0.0)
     assert not penalties.penalize(HOST, Fault.AUTHFAIL, 0.0)
@@ -26,7 +26,7 @@ def test_faults_add_up_and_pass() -> None:
 
 
 def test_slow_faults_do_not_add_up() -> None:
-    """One in ten seconds is what a forgetful person does."""
+    """One in ten seconds is what a forgetful user does."""
     penalties = Penalties()
     assert not any(penalties.penalize(HOST, Fault.AUTHFAIL, 10.0 * turn) for turn in range(100))
 
@@ -53,7 +53,7 @@ def test_no_seconds_is_no_penalty() -> None:
 
 
 def test_never_longer_than_the_most() -> None:
-    """However many faults: after ``max`` seconds without one, whoever it was may come again."""
+    """However many faults: after ``max`` seconds without one, the source is admitted again."""
     penalties = Penalties()
     for _ in range(1000):
         penalties.penalize(HOST, Fault.CRASH, 50.0)
@@ -90,7 +90,7 @@ def test_exempt_networks() -> None:
 
 
 def test_networks_are_one_source() -> None:
-    """An IPv6 /64 is one visitor; mapped IPv4 addresses are the IPv4 addresses that they are."""
+    """An IPv6 /64 is one source; mapped IPv4 addresses are the IPv4 addresses that they are."""
     penalties = Penalties()
     penalties.penalize("2001:db8:1:2::1%eth0", Fault.CRASH, 0.0)
     assert penalties.refuses("2001:db8:1:2:ffff::9", 0.0)
@@ -126,7 +126,7 @@ def test_memory_is_bounded(overflow: Overflow) -> None:
 
 
 def test_overflow() -> None:
-    """When full, ``permissive`` forgets the mildest and ``deny-all`` lets nobody new in."""
+    """When full, ``permissive`` forgets the mildest and ``deny-all`` admits no new source."""
     rules = PenaltyRules(max_sources=3, overflow=Overflow.PERMISSIVE)
     for overflow in Overflow:
         penalties = Penalties(evolve(rules, overflow=overflow))

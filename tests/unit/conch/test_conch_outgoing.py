@@ -58,18 +58,18 @@ def messages(sent: list[bytes], opener: Opener | None = None) -> list[bytes]:
     """The messages in what was sent, in order."""
     opener = opener or SECRETS.opener(CIPHER, True, MAX_PACKET, 0)
     data = memoryview(b"".join(sent))
-    room = memoryview(bytearray(MAX_PACKET + 64))
+    buffer = memoryview(bytearray(MAX_PACKET + 64))
     found, at = [], 0
-    while taken := opener.open(data, at, len(data), room):
+    while taken := opener.open(data, at, len(data), buffer):
         at += taken
-        found.append(bytes(room[1 : opener.payload_end]))
+        found.append(bytes(buffer[1 : opener.payload_end]))
     assert at == len(data)
     return found
 
 
 @pytest.fixture(autouse=True)
 def _desk_is_free() -> Iterator[None]:
-    """Each test begins and ends with an empty desk."""
+    """Each test begins and ends with an empty batch."""
     assert (SEND_BATCH.owner, SEND_BATCH.gathering) == (None, 0)
     yield
     assert (SEND_BATCH.owner, SEND_BATCH.gathering) == (None, 0)

@@ -19,19 +19,19 @@ from tele.sockets.protocols import BufferReceiver
 
 
 def test_a_transport_that_tells_producers_to_pause() -> None:
-    """A link is busy while its transport has enough, and says when it has not any more."""
-    told: list[str] = []
+    """A link is busy while the buffer of its transport is full, and notifies when it is empty."""
+    notified: list[str] = []
     transport: Any = StringTransport()
-    link: Any = make_link(transport, lambda: told.append("drained"))
+    link: Any = make_link(transport, lambda: notified.append("drained"))
     link.send(memoryview(b"x"))
     assert transport.value() == b"x"
     assert not link.busy
     transport.producer.pauseProducing()
     assert link.busy
-    assert not told
+    assert not notified
     transport.producer.resumeProducing()
     assert not link.busy
-    assert told == ["drained"]
+    assert notified == ["drained"]
     link.pause()
     assert transport.producerState == "paused"
     link.resume()

@@ -1,4 +1,4 @@
-"""A TCP connection whose peer is gone ends by itself, a machine's soon, a person's late."""
+"""A TCP connection whose peer does not respond is closed, a machine's soon, a user's late."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from attrs import define
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
-from tele.conch.transport.keepalive import QUESTION
+from tele.conch.transport.keepalive import REQUEST
 
 #: The window of a channel whose connection has reached its limit: two packets.
 MIN_WINDOW: Final = 64 * 1024
@@ -143,7 +143,7 @@ class Windows:
             now = self._connection.transport.clock.seconds()
             if now >= self._pause_until:
                 self._measure = _Measure(channel, now)
-                answer = self._connection.sendGlobalRequest(QUESTION, b"", wantReply=True)
+                answer = self._connection.sendGlobalRequest(REQUEST, b"", wantReply=True)
                 answer.addBoth(self._answered)
 
     def _answered(self, _: object) -> None:

@@ -1,9 +1,9 @@
-"""How does a server hold up its end of the transport?
+"""What does a server add to the transport?
 
 Invariants:
 
-* The host key is looked up anew for each exchange; a certificate comes before a plain key.
-* Service requests are for authentication; one service answers them all, and its counts go on.
+* The host key is looked up for each key exchange; a certificate comes before a plain key.
+* Only authentication can be requested. One service answers all requests, and keeps its counts.
 """
 
 from __future__ import annotations
@@ -41,10 +41,12 @@ from tele.wire.fields import Reader, string, uint32
 from tele.wire.negotiation import EXT_INFO_CLIENT, EXT_INFO_SERVER, STRICT_CLIENT, STRICT_SERVER
 
 USERAUTH = b"ssh-userauth"
-#: Seconds that a client has to show what its sessions are told, before the connection ends.
+#: Seconds that a client has to show the notice in its sessions, before the connection is closed.
 NOTICE_SECONDS: Final = 0.5
 
-#: What we tell a client that we can do (RFC 8308; OpenSSH PROTOCOL, section 1.9).
+_TOO_MANY_WAIT: Final = "too many unauthenticated connections from your address"
+
+#: Our extensions (RFC 8308; OpenSSH PROTOCOL, section 1.9).
 _EXTENSIONS = (
     (b"server-sig-algs", b",".join(SERVER_SIGNATURE_ALGORITHMS)),
     (b"publickey-hostbound@openssh.com", b"0"),
@@ -54,7 +56,7 @@ _EXT_INFO = uint32(len(_EXTENSIONS)) + b"".join(string(k) + string(v) for k, v i
 
 
 def host_key_algorithms(keys: HostKeys) -> tuple[bytes, ...]:
-    """Return what ``keys`` can prove, the certificate first."""
+    """Return the algorithms of ``keys``, the certificate's first."""
     plain = keys.private.public.type
     kinds = [plain] if keys.certificate is None else [certificate_type(plain), plain]
     return tuple(
@@ -119,7 +121,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         super().__init__(clock, limits)
         self._source = source
         self._vouched: tuple[str, int] | None = None
-        #: The member that says where the client comes from.
+        #: The member that relays this connection.
         self.vouched_by: HostIdentity | None = None
         #: The place of a relayed connection, as ``ConnectionAdmission.enter_vouched`` returned it.
         self.vouched_place: str | None = None
@@ -146,17 +148,17 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
             self.hold()
 
     def wait_for_place(self, waiting: WaitingList[WaitingConnection], source: str) -> bool:
-        """Handle no message before there is a place; False: too many wait."""
+        """Handle no message before a place is free; False: too many wait."""
         displaced = waiting.add(source, self)
         if displaced is None:
             return False
         self._waits = (waiting, source)
         for other in displaced:
-            other.make_room()
+            other.displaced()
         return True
 
-    def make_room(self) -> None:
-        """Wait no more: of another source nobody waits, or fewer."""
+    def displaced(self) -> None:
+        """See :class:`WaitingConnection`."""
         if self.factory.admission.may_notify():
             self._refuse()
         else:
@@ -164,7 +166,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
             self.yield_place()
 
     def place_freed(self, waiting: WaitingList[WaitingConnection], source: str) -> None:
-        """Somebody of the same source left: take the place, and go on."""
+        """See :class:`WaitingConnection`."""
         admission, host = self.factory.admission, self.remote_addr()[0]
         if self._waits != (waiting, source) or self.closing:
             admission.call_next(waiting, source)
@@ -183,33 +185,31 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         self.release()
 
     def _refuse(self) -> None:
-        """There is no place, and was none for long: say so, and hold nothing against the client."""
+        """Close the connection because no place became free; the client gets no penalty."""
         host = self.remote_addr()[0]
         self.factory.admission.refused(host, TOO_MANY)
         self.fault = None
-        self.sendDisconnect(
-            n.TOO_MANY_CONNECTIONS, "too many are logging in from your address; try again"
-        )
+        self.sendDisconnect(n.TOO_MANY_CONNECTIONS, f"{_TOO_MANY_WAIT}; try again")
 
     def dismiss(self, why: str) -> None:
-        """End this connection, and hold nothing against the visitor."""
+        """Close this connection, without a penalty for the client."""
         self.fault = None
         self.sendDisconnect(n.BY_APPLICATION, why)
 
     def evict(self, why: str) -> None:
-        """End this connection: its visitor may not be here any more.
+        """Close this connection: its user is not permitted here any more.
 
-        What they run and forward ends now, whether they read or not. They see ``why`` on the
-        terminal of each session, for which there is a moment, and in the message that ends the
-        connection: OpenSSH's client shows nothing that comes together with that.
+        Programs and forwards end now, whether the client reads or not. ``why`` is shown on the
+        terminal of each session, for :data:`NOTICE_SECONDS`, and sent as the reason of the
+        disconnect: OpenSSH's client shows nothing that arrives together with that.
         """
         if self.closing or self._evicted:
             return
         self._evicted = True
         text = printable(why)
-        told = [
+        notices = [
             channel.notice(text)
-            for channel in list(getattr(self.service, "channels", {}).values())
+            for channel in _channels(self.service)
             if isinstance(channel, SessionChannel)
         ]
         service, self.service = self.service, None
@@ -218,7 +218,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         if hasattr(self, "avatar"):
             logout, self.logoutFunction = self.logoutFunction, _done
             logout()
-        if not any(told):
+        if not any(notices):
             self.dismiss(text)
             return
         self.incoming.stop()
@@ -240,13 +240,13 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         super().connectionLost(reason)
 
     def yield_place(self) -> None:
-        """Somebody else needs the place: end, and hold nothing against the client."""
+        """Close this connection, whose place another one needs, without a penalty."""
         self.fault = None
         self._leave()
         self._abort()
 
     def grace_over(self) -> None:
-        """See :class:`Transport`. Who had to wait all the time is not to penalize."""
+        """See :class:`Transport`. A connection that waited for a place gets no penalty."""
         if self._waits is not None:
             self._refuse()
         else:
@@ -258,18 +258,18 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
 
     @property
     def lines(self) -> Lines:
-        """See :class:`Transport`. Lines about strangers are rationed."""
+        """See :class:`Transport`. Lines of unauthenticated clients are rate-limited."""
         if self.isAuthenticated:
             return super().lines
         return self.factory.admission.lines.of(self.remote_addr()[0])
 
     def take_preface(self, data: bytes) -> int | None:
-        """See :class:`Transport`. The factory may know those who vouch for visitors."""
+        """See :class:`Transport`. A proxy sends its client's address before the version line."""
         take = self.factory.preface
         return 0 if take is None else take(self, data)
 
     def vouched_for(self, remote_addr: tuple[str, int], member: HostIdentity | None) -> None:
-        """A member whom we trust says where the visitor really comes from."""
+        """A trusted member relays this connection from ``remote_addr``."""
         self.vouched_by = member
         transport: Any = self.transport
         if isinstance(transport, DirectSocket):
@@ -283,7 +283,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
             return
         place = admission.enter_vouched(host)
         if place is None:
-            raise ProtocolError("too many are logging in from there", n.TOO_MANY_CONNECTIONS)
+            raise ProtocolError(_TOO_MANY_WAIT, n.TOO_MANY_CONNECTIONS)
         self.vouched_place = self.factory.relayed[self] = place
         self.release()
 
@@ -299,7 +299,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         super().authenticated()
 
     def setService(self, service: Any) -> None:
-        """See :class:`Transport`. A client that is in learns the host's plain key."""
+        """See :class:`Transport`. An authenticated client gets the host's plain key."""
         super().setService(service)
         if self.isAuthenticated and isinstance(service, SSHConnection):
             self.sendPacket(n.GLOBAL_REQUEST, announcement(self.factory.host_keys().private))
@@ -314,7 +314,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         return False if signatures is None else (True, signatures)
 
     def dispatchMessage(self, messageNum: int, payload: bytes) -> None:
-        """See :class:`Transport`. A late request to log in is ignored (RFC 4252, 5.1)."""
+        """See :class:`Transport`. A late USERAUTH_REQUEST is ignored (RFC 4252, 5.1)."""
         if messageNum != n.USERAUTH_REQUEST or not self.isAuthenticated:
             super().dispatchMessage(messageNum, payload)
 
@@ -336,11 +336,11 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         return host_key_algorithms(self.factory.host_keys())
 
     def kex_agreed(self, exchange: Exchange) -> None:
-        """Remember the keys of this exchange: they may be renewed before the next message."""
+        """Keep the host keys of this exchange: they may be renewed before the next message."""
         exchange.host_keys = self.factory.host_keys()
 
     def ssh_KEX_INIT(self, packet: bytes) -> None:
-        """The client's share: answer with ours, and sign."""
+        """The client's share: reply with ours, and sign."""
         exchange = self.key_exchange.running()
         agreement, keys = exchange.agreement, exchange.host_keys
         if agreement is None or keys is None:
@@ -369,24 +369,28 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         self.key_exchange.keys_agreed(shared, digest, first)
 
     def ssh_SERVICE_REQUEST(self, packet: bytes) -> None:
-        """The client wants to log in."""
+        """The client requests authentication."""
         reader = Reader(packet)
         name = reader.string()
         reader.end()
         if name != USERAUTH:
-            raise ProtocolError(f"no service {quoted(name)} here", n.SERVICE_NOT_AVAILABLE)
+            raise ProtocolError(f"service {quoted(name)} is not available", n.SERVICE_NOT_AVAILABLE)
         if self.service is not None:
             self.sendPacket(n.SERVICE_ACCEPT, string(name))
             return
         service = self.factory.getService(self, name)
         if service is None:
-            raise ProtocolError("no authentication here", n.SERVICE_NOT_AVAILABLE)
+            raise ProtocolError("authentication is not available", n.SERVICE_NOT_AVAILABLE)
         self.sendPacket(n.SERVICE_ACCEPT, string(name))
         self.setService(service())
 
 
+def _channels(service: object) -> list[object]:
+    return list(service.channels.values()) if isinstance(service, SSHConnection) else []
+
+
 def _done() -> None:
-    """The avatar is logged out already."""
+    """Do nothing: the avatar is logged out already."""
 
 
 def _blob(keys: HostKeys, kind: bytes) -> bytes:
@@ -395,6 +399,5 @@ def _blob(keys: HostKeys, kind: bytes) -> bytes:
     if certificate is not None and certificate.type == kind:
         return certificate.blob
     if keys.private.public.type != kind:
-        # The keys were exchanged for others between two messages.
-        raise ProtocolError("the host key has just changed", n.KEY_EXCHANGE_FAILED)
+        raise ProtocolError("the host key has just been renewed", n.KEY_EXCHANGE_FAILED)
     return keys.private.public.blob

@@ -1,16 +1,15 @@
 """What do both ends of an SSH connection have in common (RFC 4253)?
 
-The part of Conch's ``SSHTransportBase`` that meets the network, anew: packets, key
-exchange, the order of messages, and bulk data
-(:class:`tele.conch.transport.datapath.IDataTransport`). Services, avatars and
-``sendPacket`` work as in Conch.
+Replaces the part of Conch's ``SSHTransportBase`` that handles packets, key exchange, the order of
+messages, and bulk data (:class:`tele.conch.transport.datapath.IDataTransport`). Services, avatars
+and ``sendPacket`` work as in Conch.
 
 Invariants:
 
-* What a peer sends is dispatched only after the gate admitted it, and never after the end.
-* Whatever handling a message raises ends this connection, here, and nothing else.
-* No text of the peer is ever a format; it is logged by ``repr`` and cut.
-* Who does not read our answers is not read from.
+* A message is dispatched only after the message filter admitted it, and never after the end.
+* What handling a message raises closes this connection, and affects no other.
+* No text of the peer is ever a format; it is logged as a field and cut.
+* A peer that does not read replies is not read from until it does.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from zope.interface import implementer
 
 from tele._version import VERSION
 from tele.admission.limits import Limits, RekeyPace
-from tele.conch.transport.datapath import IDataTransport
+from tele.conch.transport.datapath import IDataService, IDataTransport
 from tele.conch.transport.disconnecting import Disconnecting
 from tele.conch.transport.exchange import Exchange
 from tele.conch.transport.incoming import Incoming
@@ -69,11 +68,10 @@ _LIMITS: Final = Limits()
 
 @implementer(IDataTransport)
 class Transport(BufferReceiver, Disconnecting):
-    """Either end. Subclasses say which markers they send and how they exchange keys."""
+    """Either end. Subclasses set their markers and exchange keys."""
 
-    #: OpenSSH's client says some things (that nobody reads a program's output any more, that
-    #: no more sessions follow) only to those whose software begins with this word, and lets
-    #: ``ssh host yes | head`` hang at all others. It means "speaks what PROTOCOL says".
+    #: OpenSSH's client sends some messages (eow@openssh.com, no-more-sessions@openssh.com) only to
+    #: servers whose version begins with "OpenSSH"; with others ``ssh host yes | head`` hangs.
     ourVersionString = f"SSH-2.0-OpenSSH_tele_{VERSION.partition('+')[0]}".encode("ascii")
     supportedKeyExchanges = list(METHODS)
     supportedCiphers = list(CIPHERS)
@@ -87,7 +85,7 @@ class Transport(BufferReceiver, Disconnecting):
     data_buffer = DATA_BUFFERS[0]
     isAuthenticated = False
 
-    #: Smaller than a dictionary that has these, too: there are many idle connections.
+    #: An idle connection takes less memory with slots than with a larger dictionary.
     __slots__ = (
         "_keepalive",
         "_lost",
@@ -125,7 +123,7 @@ class Transport(BufferReceiver, Disconnecting):
 
     # -- the connection ---------------------------------------------------------------
     def connectionMade(self) -> None:
-        """Greet, offer keys, and start the clock."""
+        """Send the version and KEXINIT, and start the login grace time."""
         for name in ("setTcpNoDelay", "setTcpKeepAlive"):
             turn_on = getattr(self.transport, name, None)
             if turn_on is not None:
@@ -143,7 +141,7 @@ class Transport(BufferReceiver, Disconnecting):
         self.sendKexInit()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        """Stop the service and log the avatar out, once."""
+        """Stop the service and log out the avatar, once."""
         if self._lost:
             return
         self._lost = self.closing = True
@@ -163,20 +161,20 @@ class Transport(BufferReceiver, Disconnecting):
     # -- receiving --------------------------------------------------------------------
     @property
     def kept(self) -> bytes | bytearray:
-        """The beginning of what is received next (for :class:`DirectSocket`)."""
+        """See :class:`BufferReceiver`."""
         return self.incoming.kept
 
     @property
     def missing(self) -> int:
-        """How many bytes what is kept lacks to be a packet, if that is known (for the same)."""
+        """See :class:`BufferReceiver`."""
         return self.incoming.missing
 
     def buffer_received(self, end: int) -> None:
-        """``RECEIVED[:end]`` was received, beginning with what was kept."""
+        """See :class:`BufferReceiver`."""
         self._feed(RECEIVED, end)
 
     def dataReceived(self, data: bytes) -> None:
-        """Bytes came over any other transport."""
+        """Bytes were received by another transport than a direct socket."""
         if self.incoming.keep(data):
             return
         whole = b"".join((self.incoming.kept, data))
@@ -188,10 +186,10 @@ class Transport(BufferReceiver, Disconnecting):
         try:
             self.incoming.feed(source, end)
         except ProtocolError as error:
-            self.lines.info("{peer!r}: {error!r}", peer=self.peer_name(), error=str(error))
+            self.lines.info("connection closed", peer=self.peer_name(), error=str(error))
             self.sendDisconnect(error.disconnect_code, str(error))
         except Exception:
-            log.failure("a message of {peer!r} could not be handled", peer=self.peer_name())
+            log.failure("message handling failed", peer=self.peer_name())
             self.crashed()
             self.sendDisconnect(n.BY_APPLICATION, b"internal error")
         else:
@@ -201,17 +199,17 @@ class Transport(BufferReceiver, Disconnecting):
             self._rekey_if_due()
 
     def _is_unread(self) -> bool:
-        """Whether the peer lets our answers pile up: then it gets no more of them."""
+        """Whether too many bytes wait for the peer to read them."""
         limits = self.limits
         most = limits.unread_octets if self.isAuthenticated else limits.packet_before_auth
         return self.outgoing.link.waiting > most
 
     def hold(self) -> None:
-        """Handle no message until :meth:`release`; a decision is awaited."""
+        """Handle no message until :meth:`release`."""
         self.incoming.hold()
 
     def release(self) -> None:
-        """The decision was made."""
+        """Handle messages again."""
         if self.closing:
             return
         more = self.incoming.release()
@@ -221,11 +219,11 @@ class Transport(BufferReceiver, Disconnecting):
             self._feed(memoryview(kept), len(kept))
 
     def take_preface(self, data: bytes) -> int | None:
-        """Nothing comes before a peer's version line."""
+        """Return 0: nothing precedes the version line."""
         return 0
 
     def version_received(self, line: bytes) -> None:
-        """The peer's version line."""
+        """Keep the peer's version line."""
         self.gotVersion = True
         self.otherVersionString = line
 
@@ -243,7 +241,7 @@ class Transport(BufferReceiver, Disconnecting):
             self.sendUnimplemented()
 
     def dispatchMessage(self, messageNum: int, payload: bytes) -> None:
-        """Hand an admitted message to whom it is for."""
+        """Pass an admitted message to its handler or to the service."""
         name = _HANDLERS.get(messageNum)
         if name is not None:
             getattr(self, name)(payload)
@@ -254,7 +252,7 @@ class Transport(BufferReceiver, Disconnecting):
 
     # -- sending ----------------------------------------------------------------------
     def sendPacket(self, messageType: int, payload: bytes) -> None:
-        """Send a message; during a key exchange it waits, if it has to."""
+        """Send a message; one that is not of a running key exchange waits for its end."""
         if self.closing:
             return
         outgoing = self.outgoing
@@ -274,11 +272,11 @@ class Transport(BufferReceiver, Disconnecting):
         )
 
     def seal_data(
-        self, channel: int, length: int, extended: int | None = None, room: int = 0
+        self, channel: int, length: int, extended: int | None = None, index: int = 0
     ) -> None:
         """See :class:`IDataTransport`."""
         if not self.closing:
-            self.outgoing.seal_data(channel, length, extended, room)
+            self.outgoing.seal_data(channel, length, extended, index)
 
     def send_data(
         self, channel: int, view: memoryview | bytes, extended: int | None = None
@@ -293,12 +291,12 @@ class Transport(BufferReceiver, Disconnecting):
         self._rekey_if_due()
 
     def drained(self) -> None:
-        """The link below has taken everything."""
+        """See :class:`BufferReceiver`."""
         self._resume()
         self._notify_observers()
 
     def _resume(self) -> None:
-        """Read again, unless there is still a reason not to."""
+        """Read again, unless messages are held or replies unread."""
         if self._paused and not self.incoming.held and not self._is_unread() and not self.closing:
             self._paused = False
             self.outgoing.link.resume()
@@ -362,25 +360,26 @@ class Transport(BufferReceiver, Disconnecting):
 
     # -- authentication ---------------------------------------------------------------
     def authenticated(self) -> None:
-        """Who is there is known: bounds for strangers end, data may flow."""
+        """Authentication succeeded: its limits end, and data may be sent."""
         self.isAuthenticated = True
         self._stop_timer()
         self.incoming.opener.limit = MAX_PACKET
 
     def setService(self, service: Any) -> None:
-        """Start ``service`` in the place of the one before, which is stopped."""
+        """Stop the present service, and start ``service``."""
         if self.service is not None:
             self.service.serviceStopped()
         self.service = service
         service.transport = self
         if self.isAuthenticated:
-            self.incoming.take_data = getattr(service, "channel_data", None)
-            self.incoming.take_extended = getattr(service, "channel_extended_data", None)
+            if IDataService.providedBy(service):
+                self.incoming.take_data = service.channel_data
+                self.incoming.take_extended = service.channel_extended_data
             self.watch_peer()
         service.serviceStarted()
 
     def watch_peer(self) -> None:
-        """Ask the peer whether it is there, as often as is to be done now."""
+        """Send keepalive requests at the interval that holds now."""
         if self._keepalive is not None:
             self._keepalive.stop()
         self._keepalive = watch(self)

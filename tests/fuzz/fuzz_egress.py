@@ -1,4 +1,4 @@
-"""Invariant: any answer of a way out is a connection, "not yet", or a refusal; never more kept."""
+"""Invariant: any reply of an egress proxy gives a connection, None, or an error, and is bounded."""
 
 from __future__ import annotations
 
