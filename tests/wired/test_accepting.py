@@ -99,8 +99,8 @@ def of_auth_locally(reactor: OwnReactor, factory: Any, folder: Path) -> Any:
 def test_a_shortage_is_waited_for(
     reactor: OwnReactor, lines: list[str], tmp_path: Path, make: Listen, code: int
 ) -> None:
-    """Who comes meanwhile is let in when it has ended, without having come again; the port asks
-    once in a while, and the log has one line.
+    """A client that connects meanwhile is accepted afterwards, without a new attempt; the port
+    tries once in a while, and the log has one line.
     """
     factory: Any = Factory.forProtocol(Greeting)
     port = make(reactor, factory, tmp_path)

@@ -173,7 +173,7 @@ def test_s4_signed_attempts_are_counted(world: World, attacker: Attacker) -> Non
 
 # -- S7: authenticated once ------------------------------------------------------------
 def test_s7_no_second_authentication(world: World, attacker: Attacker) -> None:
-    """A service request after login ends the connection; who was in is logged out, once."""
+    """A service request after login ends the connection; the user is logged out, once."""
     attacker.login()
     assert world.realm.calls == [("login", "root")]
     attacker.send(bytes((n.SERVICE_REQUEST,)) + string(b"ssh-userauth"))
@@ -269,7 +269,7 @@ def test_s8_questions_are_counted(world: World, kind: str, most: int) -> None:
 
 
 @pytest.mark.parametrize("world", [World], indirect=True)
-def test_s8_who_offers_all_their_keys_is_told_what_to_do(world: World, attacker: Attacker) -> None:
+def test_s8_a_client_that_offers_all_its_keys_gets_advice(world: World, attacker: Attacker) -> None:
     """Refused attempts after keys of other places end with a message that names both."""
     attacker.ready_to_login()
     plain = attacker.query(b"ssh-ed25519", world.user_key.public.blob)
@@ -311,7 +311,7 @@ def test_s9_pipelined_requests_wait_for_the_decision(world: World, attacker: Att
 
 
 def test_s9_decision_after_the_end(world: World, attacker: Attacker) -> None:
-    """Who is let in after they left is logged out at once."""
+    """A login that succeeds after the disconnect is logged out at once."""
     decision: Deferred[Any] = Deferred()
     held: list[Any] = []
 
@@ -427,7 +427,7 @@ def test_s11_unexpected_data_are_not_logged(logged: list[str]) -> None:
 
 
 # -- S14, S15, S16: what is disclosed --------------------------------------------------
-def test_s14_all_refusals_look_the_same(world: World, attacker: Attacker) -> None:
+def test_s14_all_refusals_are_alike(world: World, attacker: Attacker) -> None:
     """A refused certificate gets the same answer, whatever is wrong with it; only of one that the
     authority signed, the dates are sent if they are wrong.
     """
@@ -452,9 +452,7 @@ def test_s14_all_refusals_look_the_same(world: World, attacker: Attacker) -> Non
     assert answer == answers[0]
 
 
-def test_s15_the_realms_reason_is_told_to_who_proved_themselves(
-    world: World, attacker: Attacker
-) -> None:
+def test_s15_the_realms_reason_is_sent_after_a_proof(world: World, attacker: Attacker) -> None:
     """After the signature, and only then, the user reads why; control characters show."""
 
     def deny(credentials: Any) -> Any:
@@ -491,7 +489,7 @@ def test_s16_disconnect_does_not_echo(attacker: Attacker) -> None:
 # -- time, and numbers of clients ------------------------------------------------------
 @pytest.mark.parametrize("progress", ["nothing", "version", "keys", "service"])
 def test_grace_time(world: World, attacker: Attacker, progress: str) -> None:
-    """Who has not logged in after the grace time is cut off, wherever they got to."""
+    """A client that has not authenticated after the grace time is disconnected."""
     {
         "nothing": lambda: None,
         "version": attacker.greet,
@@ -588,7 +586,7 @@ def test_the_oldest_are_closed_when_all_places_are_taken() -> None:
 
 
 def test_too_many_from_one_source() -> None:
-    """One source cannot take all places: who is one too many waits, and nothing is done for them,
+    """One source cannot take all places: one too many waits, and nothing is done for it,
     until a login or an end frees a place; they come in the order in which they came.
     """
     world = World(limits=Limits(startups_per_source=2, waiting_per_source=3))
@@ -609,7 +607,7 @@ def test_too_many_from_one_source() -> None:
     assert fifth.server.key_exchange.current.theirs is not None
 
 
-def test_who_waits_in_vain_is_told(world: World) -> None:
+def test_a_connection_that_waits_in_vain_gets_a_reason(world: World) -> None:
     """After the grace time a connection without a place gets the reason and no penalty."""
     world = World(limits=Limits(startups_per_source=1))
     Attacker(world)

@@ -121,7 +121,7 @@ def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
         yield made
 
 
-def test_audit_and_sessions_show_the_address_that_people_have(cluster: SmallCluster) -> None:
+def test_audit_and_sessions_show_the_address_of_the_user(cluster: SmallCluster) -> None:
     """An IPv4 client is shown as one: in the audit and in the session's environment, directly and
     through a proxy; and a proxy is known by its address.
     """
@@ -143,7 +143,7 @@ def test_audit_and_sessions_show_the_address_that_people_have(cluster: SmallClus
     assert not admission.is_member_source(ONE)
 
 
-def test_auth_pins_certificates_to_the_address_that_people_have(cluster: SmallCluster) -> None:
+def test_auth_pins_certificates_to_the_address_of_the_user(cluster: SmallCluster) -> None:
     """A log-in over IPv4 is pinned to the IPv4 address, directly and through a proxy."""
     node, proxy = cluster.node(), cluster.proxy()
     set_options(cluster, node, pin_source_ip=True)

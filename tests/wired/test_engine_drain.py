@@ -94,7 +94,7 @@ def test_an_unauthenticated_client_is_disconnected_at_once(stopping: Stopping) -
 
 
 def test_the_deadline(stopping: Stopping) -> None:
-    """Who is busy still at the deadline is hung up on."""
+    """A connection in use at the deadline is closed."""
     stopping.start(10)
     stopping.advance(9)
     assert not any(stopping.closing)
@@ -147,7 +147,7 @@ def test_a_server_without_connections(stopping: Stopping) -> None:
 
 
 def test_everybody_is_known_until_they_are_gone() -> None:
-    """Who is connected is in the factory's list exactly as long, whichever end it was."""
+    """A connection is in the factory's list until it is closed, by either end."""
     world = World()
     ends = world.connect()
     server, _ = world.alone()

@@ -97,7 +97,7 @@ def test_idle_peers_live(connection: Any) -> None:
     assert not ends.client.service.deferreds["global"]
 
 
-def test_people_may_be_silent_for_days() -> None:
+def test_users_may_be_silent_for_days() -> None:
     """A client that is stopped, or whose laptop sleeps, is asked nothing, and is there later; a
     connection of a host at the same server is hung up.
     """
@@ -111,7 +111,7 @@ def test_people_may_be_silent_for_days() -> None:
     assert host.server.closing
 
 
-def test_what_a_role_says_of_silence_holds_at_once() -> None:
+def test_the_keepalive_option_of_a_role_holds_at_once() -> None:
     """An interval set during a connection is counted from then on."""
     world = world_of()
     ends = joined(world)
@@ -126,7 +126,7 @@ def test_what_a_role_says_of_silence_holds_at_once() -> None:
     assert ends.server.closing
     lose(ends.server)
     ends.server.watch_peer()
-    assert ends.server._keepalive is None, "who is gone is not watched"
+    assert ends.server._keepalive is None, "a closed connection is not watched"
 
 
 @pytest.mark.parametrize("who", ["server", "client"])
@@ -195,7 +195,7 @@ def test_anything_is_a_sign_of_life(sign: bytes) -> None:
 
 @pytest.mark.parametrize("answer", [n.REQUEST_SUCCESS, n.REQUEST_FAILURE])
 def test_any_answer_will_do(answer: int) -> None:
-    """Who does what we ask, whatever that is, lives as well as who refuses."""
+    """A success is a reply as well as a failure."""
     attacker = Attacker(world_of())
     attacker.login()
     answered = 0
@@ -239,7 +239,7 @@ def test_none_where_none_is_wanted() -> None:
     assert not world.clock.getDelayedCalls()
 
 
-def test_the_log_says_why(logged: list[str]) -> None:
+def test_the_reason_is_logged(logged: list[str]) -> None:
     """An operator can read which peer is gone, and after how long."""
     world = world_of()
     joined(world)

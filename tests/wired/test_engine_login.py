@@ -167,7 +167,7 @@ def test_an_expired_user_certificate() -> None:
 @pytest.mark.parametrize(
     ("hours", "why"), [(-3, "it has expired: it ended at"), (3, "which clock is wrong?")]
 )
-def test_a_date_that_does_not_fit_is_told(hours: int, why: str) -> None:
+def test_a_wrong_date_is_sent(hours: int, why: str) -> None:
     """A user refused because of a date reads both dates, and suspects a clock and no key."""
     world = World()
     ends = world.connect(world.client(world.identity(now=START + timedelta(hours=hours))))
@@ -178,7 +178,7 @@ def test_a_date_that_does_not_fit_is_told(hours: int, why: str) -> None:
     assert f"here it is {START:%F %T} UTC" in str(error)
 
 
-def test_any_login_where_the_realm_looks() -> None:
+def test_any_login_where_the_realm_checks() -> None:
     """A jump host takes the certificate for any name, and the realm gets the name."""
     world = World()
     world.factory.match_login = False
@@ -198,7 +198,7 @@ def test_a_server_that_is_silent() -> None:
     assert isinstance(result_of(ready), Unreachable)
 
 
-def test_a_connection_that_is_lost_on_the_way() -> None:
+def test_a_connection_that_is_lost_during_the_login() -> None:
     """A connection that ends early is an error, once."""
     world = World()
     client = world.client()
@@ -210,7 +210,7 @@ def test_a_connection_that_is_lost_on_the_way() -> None:
     assert not world.clock.getDelayedCalls()
 
 
-def test_a_server_that_says_goodbye() -> None:
+def test_a_server_that_disconnects() -> None:
     """The server's reason is in the error, quoted."""
     world = World()
     client = world.client()
@@ -226,7 +226,7 @@ def test_a_server_that_says_goodbye() -> None:
 
 
 def test_cancelling() -> None:
-    """Who does not want the connection any more ends it."""
+    """Cancelling closes the connection."""
     world = World()
     client = world.client()
     ready = client.ready()

@@ -100,7 +100,7 @@ def test_the_agreed_cipher_is_the_one_in_use(cipher: bytes, mac: bytes) -> None:
         assert type(end.incoming.opener).__name__ == f"{family}Opener"
 
 
-def test_a_server_offers_no_chacha_unless_told() -> None:
+def test_a_server_offers_no_chacha_by_default() -> None:
     """A client that has nothing else is turned away by default, and let in if configured."""
     world = World()
     client = world.client()

@@ -26,7 +26,7 @@ SLACK = 64 * 1024
 
 @pytest.fixture
 def flooder() -> Flooder:
-    """One who is logged in, and has a session with a program in channel 0."""
+    """An authenticated client that has a session with a program in channel 0."""
     flooder = Flooder(ChannelWorld(limits=Limits(unread_octets=256 * 1024)))
     flooder.login()
     flooder.send(

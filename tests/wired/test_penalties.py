@@ -132,7 +132,7 @@ def test_who_is_known_but_not_allowed_is_not_shut_out(world: World) -> None:
 
 
 def test_an_established_connection_is_left_alone(world: World) -> None:
-    """Who is in stays in, whatever others at their address do."""
+    """Authenticated connections stay, whatever others at their address do."""
     inside, client = Attacker(world), Attacker(world)
     inside.login()
     a_password(client)

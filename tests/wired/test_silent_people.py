@@ -96,7 +96,7 @@ def send(client: Client, number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def test_a_client_that_was_stopped_goes_on(cluster: SmallCluster) -> None:
+def test_a_client_that_was_stopped_continues(cluster: SmallCluster) -> None:
     """``~^Z``, or a suspended laptop, for longer than a tunnel may be silent: the session is there
     afterwards, at the node and at the proxy, and vanished clients are left to the kernel to find.
     """
@@ -116,7 +116,7 @@ def users_at(proxy: SmallProxy) -> set[Visitor]:
 
 
 def keep_alive(node: SmallNode, proxy: SmallProxy) -> None:
-    """The kernel finds out who has vanished."""
+    """The kernel detects a client that has vanished."""
     for factory in filter(None, (node.service.factory, proxy.service._ssh)):
         for transport in factory.present:
             plain: socket.socket = cast(Any, transport.transport).socket

@@ -12,7 +12,7 @@ from tele.conch.server.connection_admission import ConnectionAdmission, Refused
 NAT = "192.0.2.1"
 
 
-def test_a_home_is_forgotten_after_a_day() -> None:
+def test_a_source_is_forgotten_after_a_day() -> None:
     """A day after the last login of a member an address is forgotten."""
     member_sources = MemberSources()
     assert not member_sources.has(NAT, 0)
@@ -35,7 +35,7 @@ def test_memory_is_bounded() -> None:
     assert not member_sources.has("192.0.2.2", 4)
 
 
-def test_homes_of_ipv6_are_networks() -> None:
+def test_ipv6_sources_are_networks() -> None:
     """Members of one /64 are one source, as for unauthenticated clients."""
     member_sources = MemberSources()
     member_sources.note("2001:db8::1", 0)
@@ -61,7 +61,7 @@ def make_admission(per_source: int = 20, per_member: int = 50) -> tuple[Clock, C
     return clock, admission
 
 
-def test_a_fleet_behind_one_address_comes_back_together() -> None:
+def test_a_fleet_behind_one_address_reconnects_at_once() -> None:
     """From an address of a member many may log in at once, but not take all places."""
     _, admission = make_admission(per_source=2, per_member=50)
     first = admission.enter(NAT)

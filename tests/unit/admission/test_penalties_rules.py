@@ -1,4 +1,4 @@
-"""Who has to wait, for how long, and what remembering them costs."""
+"""Which sources are refused, for how long, and what remembering them costs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_never_longer_than_the_most() -> None:
 
 
 def test_coming_while_shut_out_may_cost() -> None:
-    """With ``refuseconnection`` who does not wait waits longer."""
+    """With ``refuseconnection`` an early connection extends the penalty."""
     penalties = Penalties(PenaltyRules(refuseconnection=10.0))
     penalties.penalize(HOST, Fault.CRASH, 0.0)
     assert penalties.refuses(HOST, 1.0)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tele.admission.places import Places
 
 
-def test_the_oldest_of_ones_own_makes_room() -> None:
+def test_the_oldest_of_the_same_source_is_displaced() -> None:
     """A source that uses up its share closes its own oldest connection, and no other's."""
     places: Places[int] = Places(100, 2, newest_wins=True)
     assert [places.enter(n, "a") for n in (1, 2)] == [None, None]
@@ -53,7 +53,7 @@ def test_many_sources_that_use_the_same_do_not_keep_anybody_out() -> None:
     assert steady.enter(10, "another") == 10
 
 
-def test_a_home_has_more_and_gives_way_later() -> None:
+def test_a_larger_weight_gives_more_places() -> None:
     """A fleet behind one address has a larger share, and is not the fullest by its number."""
     places: Places[str] = Places(12, 3, newest_wins=True)
     for n in range(9):

@@ -33,7 +33,7 @@ def test_an_amount_is_taken_or_nothing() -> None:
     assert limiter.take("", 2.0, 2)
 
 
-def test_a_source_leaves_room_for_others() -> None:
+def test_a_source_does_not_silence_others() -> None:
     """One that makes reports all the time does not hide what another one does (attack)."""
     limiter = ReportLimiter(RateLimiter(10, 1), RateLimiter(2, 0.1))
     assert [limiter.admit(0.0, "a") for _ in range(100)] == [0, 0, *[None] * 98]

@@ -32,7 +32,7 @@ def test_sources_and_their_users_take_turns() -> None:
     assert len(queue) == 97
 
 
-def test_a_full_queue_makes_room_for_those_who_have_less() -> None:
+def test_a_full_queue_displaces_for_those_who_have_less() -> None:
     """A source that fills the queue loses its last ones to others, down to an equal share."""
     queue: FairQueue[str] = FairQueue(total=4, per_source=4, each=4)
     for number in range(4):

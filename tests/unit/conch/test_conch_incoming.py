@@ -84,7 +84,7 @@ RECEIVED_ALL = [b"SSH-2.0-x", (80, b"one"), (7, b"data"), (7, 1, b"error"), (80,
 
 
 @given(st.lists(st.integers(1, 60), min_size=1))
-def test_any_cut_tells_the_same(sizes: list[int]) -> None:
+def test_any_fragments_give_the_same_messages(sizes: list[int]) -> None:
     """However the network cuts the bytes, the same messages are passed on in the same order."""
     recorder, incoming = make_incoming()
     rest = STREAM
@@ -97,7 +97,7 @@ def test_any_cut_tells_the_same(sizes: list[int]) -> None:
 
 
 @given(st.lists(st.integers(1, 60), min_size=1))
-def test_any_cut_that_is_kept_tells_the_same(sizes: list[int]) -> None:
+def test_any_kept_fragments_give_the_same_messages(sizes: list[int]) -> None:
     """The same where pieces of an unfinished packet are added to what is kept."""
     recorder, incoming = make_incoming()
     rest = STREAM
@@ -173,7 +173,7 @@ def test_an_error_stops_it() -> None:
         b"\x5f" + bytes(8) + b"\0\0\0\5data",
     ],
 )
-def test_data_that_are_not_as_long_as_they_say(message: bytes) -> None:
+def test_data_of_a_wrong_length(message: bytes) -> None:
     """The length inside a data message is exactly what is there."""
     recorder, incoming = make_incoming()
     with pytest.raises(ProtocolError):

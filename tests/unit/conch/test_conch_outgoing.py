@@ -68,7 +68,7 @@ def messages(sent: list[bytes], opener: Opener | None = None) -> list[bytes]:
 
 
 @pytest.fixture(autouse=True)
-def _desk_is_free() -> Iterator[None]:
+def _batch_is_empty() -> Iterator[None]:
     """Each test begins and ends with an empty batch."""
     assert (SEND_BATCH.owner, SEND_BATCH.gathering) == (None, 0)
     yield

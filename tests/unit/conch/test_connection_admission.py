@@ -98,7 +98,7 @@ def test_refusals_are_one_report_a_minute(lines: list[str]) -> None:
     assert refused.count == 1100
     assert refused.why == {"too_many": 100, "crash": 1000}
     assert len(refused.sources) == SOURCES_LIMIT
-    assert len(lines) == 3  # the first one at once, who is shut out, and the sum
+    assert len(lines) == 3  # the first one, the refused address, and the count
     clock.advance(REPORT_SECONDS)
     assert len(reports) == 1
     assert not clock.getDelayedCalls()

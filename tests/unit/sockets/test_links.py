@@ -18,7 +18,7 @@ from tele.sockets.links import TransportLink, make_link
 from tele.sockets.protocols import BufferReceiver
 
 
-def test_a_transport_that_tells_producers_to_pause() -> None:
+def test_a_transport_that_pauses_producers() -> None:
     """A link is busy while the buffer of its transport is full, and notifies when it is empty."""
     notified: list[str] = []
     transport: Any = StringTransport()

@@ -102,7 +102,7 @@ def test_what_cannot_become_a_header_is_refused_at_once() -> None:
     st.binary(max_size=40),
     st.binary(max_size=40),
 )
-def test_both_versions_say_the_same(
+def test_both_versions_give_the_same_address(
     address: IPv4Address | IPv6Address, port: int, tail: bytes, rest: bytes
 ) -> None:
     """Any address and port come out of both versions as they went in, and nothing of the rest."""

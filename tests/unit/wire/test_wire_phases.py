@@ -8,19 +8,19 @@ from tele.errors import ProtocolError
 from tele.wire import numbers as n
 from tele.wire.phases import FROM_CLIENT, FROM_SERVER, MessageFilter, Phase
 
-SERVER_WAY = [n.KEXINIT, n.KEX_INIT, n.NEWKEYS, n.EXT_INFO, n.SERVICE_REQUEST]
-CLIENT_WAY = [n.KEXINIT, n.KEX_REPLY, n.NEWKEYS, n.EXT_INFO, n.SERVICE_ACCEPT]
+TO_SERVER = [n.KEXINIT, n.KEX_INIT, n.NEWKEYS, n.EXT_INFO, n.SERVICE_REQUEST]
+TO_CLIENT = [n.KEXINIT, n.KEX_REPLY, n.NEWKEYS, n.EXT_INFO, n.SERVICE_ACCEPT]
 
 
 def server_at(count: int) -> MessageFilter:
     messages = MessageFilter(FROM_CLIENT)
-    for number in SERVER_WAY[:count]:
+    for number in TO_SERVER[:count]:
         assert messages.admit(number)
     return messages
 
 
 def server_open() -> MessageFilter:
-    messages = server_at(len(SERVER_WAY))
+    messages = server_at(len(TO_SERVER))
     assert messages.admit(n.USERAUTH_REQUEST)
     messages.authenticated()
     return messages
@@ -46,7 +46,7 @@ def test_the_way_of_a_server() -> None:
 def test_the_way_of_a_client() -> None:
     """A client opens by the server's USERAUTH_SUCCESS."""
     messages = MessageFilter(FROM_SERVER)
-    for number in (*CLIENT_WAY, n.USERAUTH_BANNER, n.USERAUTH_SUCCESS, n.CHANNEL_DATA):
+    for number in (*TO_CLIENT, n.USERAUTH_BANNER, n.USERAUTH_SUCCESS, n.CHANNEL_DATA):
         assert messages.admit(number)
     assert messages.phase is Phase.OPEN
 
@@ -55,7 +55,7 @@ def test_the_way_of_a_client() -> None:
 def test_first_exchange_admits_nothing_else(count: int) -> None:
     """Strict: until the first NEWKEYS only the next message of the exchange, or the end (S3)."""
     for number in range(256):
-        if number in (SERVER_WAY[count], n.DISCONNECT):
+        if number in (TO_SERVER[count], n.DISCONNECT):
             continue
         with pytest.raises(ProtocolError):
             server_at(count).admit(number)
