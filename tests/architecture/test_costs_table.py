@@ -11,14 +11,16 @@ from tele.admission import limits, penalties
 from tele.admission.member_sources import MEMBER_SOURCE_SECONDS
 from tele.certs import certificate
 from tele.conch.connection import channel as channels
-from tele.conch.connection import connection
+from tele.conch.connection import channel_opening as opening
+from tele.conch.connection import channel_table
 from tele.conch.connection.global_replies import GLOBAL_REQUESTS_LIMIT
 from tele.conch.connection.host_key_proofs import PROOFS_LIMIT
-from tele.conch.connection.windows import LEAST
+from tele.conch.connection.windows import MIN_WINDOW
 from tele.conch.forwarding import listening
 from tele.conch.server import connection_admission as door
 from tele.conch.server.userauth import LOGIN_LIMIT
 from tele.conch.session import channel as session
+from tele.conch.session import session_requests
 from tele.model import addresses
 from tele.model.resources import MAX_FORWARDS
 from tele.node import forward_record, forwards, realm
@@ -37,7 +39,7 @@ TITLE = "What each entry point of proxies and nodes may cost"
 
 KIB, MIB = 1024, 1024 * 1024
 USUAL = limits.Limits()
-HOME = USUAL.startups_per_home // USUAL.startups_per_source
+HOME = USUAL.startups_per_member // USUAL.startups_per_source
 
 
 def number(value: float) -> str:
@@ -100,7 +102,7 @@ ROWS: dict[str, list[str]] = {
         f"version line {version.LINE_LIMIT} bytes",
         f"{USUAL.packets_before_auth} messages of {USUAL.packet_before_auth} bytes",
         f"lists of {fields.NAMES_LIMIT} names",
-        f"source: {limits.STARTUPS_PER_SOURCE}, home: {limits.STARTUPS_PER_HOME}",
+        f"source: {limits.STARTUPS_PER_SOURCE}, home: {limits.STARTUPS_PER_MEMBER}",
         f"{limits.WAITING_PER_SOURCE} more of a source wait for one of these places",
         f"{limits.WAITING} of all",
         f"up to {seconds(penalties.PenaltyRules().max)}",
@@ -122,7 +124,7 @@ ROWS: dict[str, list[str]] = {
     "visitor whom a proxy brings to a node, before login": [
         f"{limits.STARTUPS[2]} at most",
         f"a word of {client_address.LIMIT} bytes",
-        f"names: {limits.STARTUPS_PER_HOME}; {limits.WAITING_PER_SOURCE} more wait",
+        f"names: {limits.STARTUPS_PER_MEMBER}; {limits.WAITING_PER_SOURCE} more wait",
         f"word: {seconds(client_address.VALID_SECONDS)}",
         f"login: {seconds(USUAL.login_grace)}",
     ],
@@ -134,7 +136,7 @@ ROWS: dict[str, list[str]] = {
         f"{relayed_channels.CHANNELS_LIMIT} on one node's tunnel",
         f"{relayed_channels.PEER_CHANNELS_LIMIT} to another",
         f"person: {people.CHANNELS_LIMIT}",
-        f"together {mib(people.WINDOWS_LIMIT)}, then {kib(LEAST)} for each",
+        f"together {mib(people.WINDOWS_LIMIT)}, then {kib(MIN_WINDOW)} for each",
         f"{seconds(relayed_channels.OPEN_SECONDS)} to open",
         f"{seconds(ways.ATTEMPT_SECONDS)} for an address",
     ],
@@ -151,19 +153,19 @@ ROWS: dict[str, list[str]] = {
         f"last for {seconds(ways.AVOID_SECONDS)}",
     ],
     "logged in: messages of a connection": [
-        f"{connection.CHANNELS_LIMIT} channels at a node",
+        f"{opening.CHANNELS_LIMIT} channels at a node",
         f"{GLOBAL_REQUESTS_LIMIT} requests that wait",
         f"{PROOFS_LIMIT} proofs",
         f"{mib(USUAL.unread_octets)} of answers",
         at_once(limits.REKEY_BURST, limits.REKEY_PER_SECOND),
         f"unless {kib(limits.EARNED_OCTETS)}",
-        f"{mib(connection.WINDOW_LIMIT)} for a channel",
-        f"{mib(connection.WINDOWS_LIMIT)} for a connection",
+        f"{mib(channel_table.WINDOW_LIMIT)} for a channel",
+        f"{mib(channel_table.WINDOWS_LIMIT)} for a connection",
     ],
     "requests of a session": [
         f"{session.ENVIRONMENT_LIMIT} variables of {kib(session.STRING_LIMIT)} together",
         f"a command of {kib(session.STRING_LIMIT)}",
-        f"{session.MODES_LIMIT} terminal modes",
+        f"{session_requests.MODES_LIMIT} terminal modes",
         f"{channels.REQUESTS_LIMIT} requests or {kib(channels.REQUEST_OCTETS_LIMIT)}",
     ],
     "file server": [

@@ -27,7 +27,7 @@ class Wire(StringTransport):
 
 
 def check(pieces: list[bytes]) -> None:
-    """Hold the invariant for a peer that says ``pieces`` and goes."""
+    """Hold the invariant for a peer that sends ``pieces`` and disconnects."""
     clock = Clock()
     seen: list[ApiRequest] = []
 

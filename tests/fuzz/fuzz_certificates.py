@@ -1,4 +1,4 @@
-"""Invariant: any bytes are a certificate that says just what they say, or BadCertificate; and
+"""Invariant: any bytes are a certificate that encodes to the same bytes, or BadCertificate; and
 none passes a check but what an authority signed.
 """
 
@@ -55,10 +55,10 @@ def check(blob: bytes) -> None:
     assert blob.startswith(certificate.signed)
     for options in (certificate.critical, certificate.extensions):
         assert read_options(write_options(options)) == options
-    _check_nobody_gets_in(certificate)
+    _check_no_login(certificate)
 
 
-def _check_nobody_gets_in(certificate: Certificate) -> None:
+def _check_no_login(certificate: Certificate) -> None:
     for name, algorithm in USER_ALGORITHMS.items():
         if algorithm.blob_type == certificate.type:
             try:

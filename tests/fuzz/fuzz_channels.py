@@ -1,6 +1,6 @@
-"""Invariant: whatever somebody who is logged in says, the server answers, or ends their
+"""Invariant: whatever an authenticated client sends, the server answers, or closes its
 connection and no other; nothing fails, what is kept is bounded, and when the connection is gone
-every channel is closed, every program is told, and no descriptor is left.
+every channel is closed, every program is ended, and no descriptor is left.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from attempts import Dice, main
 from channel_ends import ChannelWorld, HeldProgram, HeldPrograms
-from flooder import ROOM, Flooder, Unread, global_request, to_session
+from flooder import PRODUCER_LIMIT, Flooder, Unread, global_request, to_session
 from tele.admission.limits import Limits
 from tele.admission.penalties import PenaltyRules
 from tele.conch.session.programs import Exit
@@ -135,7 +135,7 @@ def _evil(talk: Talk) -> bytes:
     return bytes((number,)) + talk.channel() + talk.bytes_up_to(40)
 
 
-SAY: tuple[Callable[[Talk], bytes], ...] = (
+MESSAGES: tuple[Callable[[Talk], bytes], ...] = (
     _open, _open, _request, _request, _request, _request, _data, _data, _data, _extended, _adjust,
     _adjust, _eof, _close, _global, _small, _unknown,
 )  # fmt: skip
@@ -161,7 +161,7 @@ def outcome(dice: Dice, later: list[Callable[[], None]], good: Callable[[], Any]
     if kind == 2:
         return fail(AccessDenied("no", "login"))
     if kind == 3:
-        return fail(Unreachable("nobody is there"))
+        return fail(Unreachable("connection refused"))
     waiting: Deferred[Any] = Deferred()
 
     def settle() -> None:
@@ -199,13 +199,13 @@ def attempt(dice: Dice) -> None:
         if not who.transport.is_read_from:
             break
         talk.channels = who.server.service.localChannelID
-        make = _evil if talk.evil() else talk.choice(SAY)
-        said = (make if talk.channels else _open)(talk)
+        make = _evil if talk.evil() else talk.choice(MESSAGES)
+        message = (make if talk.channels else _open)(talk)
         if talk.evil():
-            said = talk.damaged(said, 2) or b"\0"
-        who.say(*[said] * dice.choice((1, 1, 1, 3)))
+            message = talk.damaged(message, 2) or b"\0"
+        who.send(*[message] * dice.choice((1, 1, 1, 3)))
         _meanwhile(dice, who, programs, later)
-    assert len(who.transport.value()) < ROOM + UNREAD + 8 * 40000
+    assert len(who.transport.value()) < PRODUCER_LIMIT + UNREAD + 8 * 40000
     assert who.weight() < MOST
     connection = who.server.service
     who.server.connectionLost()
@@ -224,13 +224,13 @@ def _meanwhile(
 ) -> None:
     for program in programs.started:
         if not program.exited.called:
-            # Whoever reads may have closed their end.
+            # The reader may have closed its end.
             with suppress(BrokenPipeError):
                 _let_run(dice, program)
     if later and dice.random() < 0.2:
         later.pop(dice.randrange(len(later)))()
     if dice.random() < 0.5:
-        WORLD.clock.look()
+        WORLD.clock.poll()
     if dice.random() < 0.5:
         who.transport.read_all()
 
@@ -238,11 +238,11 @@ def _meanwhile(
 def _let_run(dice: Dice, program: HeldProgram) -> None:
     what, still = dice.randint(0, 12), program.open_ends
     if what == 0 and program.its_output in still:
-        program.say(dice.bytes_up_to(70000))
+        program.write_output(dice.bytes_up_to(70000))
     elif what == 1 and program.its_errors in still:
-        program.complain(dice.bytes_up_to(1000))
+        program.write_error(dice.bytes_up_to(1000))
     elif what == 2 and program.its_input in still:
-        program.hear(dice.randint(1, 100000))
+        program.read_input(dice.randint(1, 100000))
     elif what == 3:
         program.finish(dice.choice((Exit(0), Exit(3), Exit(None, "KILL"))))
     elif what == 4 and still:
@@ -259,7 +259,7 @@ def _nothing_is_left(who: Flooder, connection: Any, programs: Programs) -> None:
     for program in programs.started:
         assert program.hung_up or program.exited.called
         program.finish()
-    while WORLD.clock.look():
+    while WORLD.clock.poll():
         pass
     assert not WORLD.clock.readers
     assert not WORLD.clock.writers

@@ -23,11 +23,11 @@ def openers() -> list[Opener]:
 
 def check(data: bytes) -> None:
     """Hold the invariant for ``data``."""
-    room = memoryview(bytearray(LIMIT + 64))
+    buffer = memoryview(bytearray(LIMIT + 64))
     for opener in openers():
         at = 0
         try:
-            while taken := opener.open(memoryview(data), at, len(data), room):
+            while taken := opener.open(memoryview(data), at, len(data), buffer):
                 assert 16 <= taken <= len(data) - at
                 assert 2 <= opener.payload_end <= taken
                 at += taken

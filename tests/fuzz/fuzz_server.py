@@ -1,5 +1,5 @@
-"""Invariant: whatever a stranger sends, the server answers, ends or waits, and never raises,
-never lets them in, and keeps no more of it than one packet.
+"""Invariant: whatever an unauthenticated client sends, the server answers, disconnects or waits,
+never raises, never authenticates it, and keeps no more than one packet.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from tele.wire.packets import PlainSealer
 SERVICE_REQUEST = bytes((n.SERVICE_REQUEST,)) + string(b"ssh-userauth")
 OURS = make_kexinit((b"curve25519-sha256",), (b"ssh-ed25519",), bytes(16)).payload[1:]
 
-#: Shared by all runs: making keys is the slow part. Nobody is shut out for what they do.
+#: Shared by all runs: making keys is the slow part. No source gets penalties.
 WORLD = World(limits=Limits(penalties=PenaltyRules(exempt=(ip_network("0.0.0.0/0"),))))
 
 
 def check(plain: bytes, sealed: list[bytes]) -> None:
     """Hold the invariant for bytes before keys, and for messages under keys."""
-    stranger = Attacker(WORLD)
-    stranger.raw(plain)
-    _leave(stranger)
-    stranger = Attacker(WORLD)
-    stranger.ready_to_login()
+    client = Attacker(WORLD)
+    client.raw(plain)
+    _close(client)
+    client = Attacker(WORLD)
+    client.ready_to_login()
     for message in sealed:
-        stranger.say(message)
-    _leave(stranger)
+        client.send(message)
+    _close(client)
     assert not WORLD.realm.calls
 
 
-def _leave(stranger: Attacker) -> None:
-    server = stranger.server
+def _close(client: Attacker) -> None:
+    server = client.server
     assert not server.isAuthenticated
     assert len(server.incoming.kept) <= server.incoming.opener.limit + 64
     server.connectionLost()
 
 
 def message(dice: Dice) -> bytes:
-    """A message that a stranger may say, or may not."""
+    """A message that a client may send before authentication, or may not."""
     good = (
         SERVICE_REQUEST,
         bytes((n.KEXINIT,)) + OURS,
@@ -64,8 +64,8 @@ def attempt(dice: Dice) -> None:
     if dice.random() < 0.8:
         plain = b"SSH-2.0-x\r\n"
         for _ in range(dice.randint(0, 4)):
-            room = memoryview(bytearray(1 << 16))
-            plain += room[: PlainSealer().seal(message(dice), room, 0)]
+            buffer = memoryview(bytearray(1 << 16))
+            plain += buffer[: PlainSealer().seal(message(dice), buffer, 0)]
         plain = dice.damaged(plain, 2)
     check(plain, [message(dice) for _ in range(dice.randint(0, 8))])
 

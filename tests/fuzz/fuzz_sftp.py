@@ -1,6 +1,6 @@
 """Invariant: each packet has exactly one answer, or it ends the session with BadPacket.
 
-Only requests that change nothing are tried, as whoever runs this.
+Only requests that change nothing are tried, as the user who runs this.
 """
 
 from __future__ import annotations

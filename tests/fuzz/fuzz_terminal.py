@@ -1,4 +1,4 @@
-"""Invariant: of any output a terminal gets characters and looks; any input gives keys."""
+"""Invariant: of any output a terminal gets characters and styles; any input gives keys."""
 
 from __future__ import annotations
 

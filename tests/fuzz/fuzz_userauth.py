@@ -1,5 +1,5 @@
-"""Invariant: whatever is said to the authentication service, nobody gets in but by a request
-that is signed for this very session; each other one is answered by the same failure, or ends it.
+"""Invariant: whatever the authentication service receives, only a request signed for this
+session succeeds; each other one gets the same failure, or closes the connection.
 """
 
 from __future__ import annotations
@@ -34,54 +34,54 @@ ANSWERS = {
 FAILURE = bytes((n.USERAUTH_FAILURE,)) + string(b"publickey") + boolean(False)
 
 
-def check(stranger: Attacker, messages: list[bytes], good: set[bytes]) -> None:
-    """Hold the invariant; ``good`` are the messages that would let somebody in."""
+def check(client: Attacker, messages: list[bytes], good: set[bytes]) -> None:
+    """Hold the invariant; ``good`` are the messages that succeed."""
     WORLD.realm.calls.clear()
     WORLD.denied.clear()
     WORLD.services.clear()
     for message in messages:
-        stranger.say(message)
-        if stranger.server.isAuthenticated:
+        client.send(message)
+        if client.server.isAuthenticated:
             assert message in good
             break
-    said = stranger.hear()
-    assert set(numbers(said)) <= ANSWERS
-    assert all(m == FAILURE for m in said if m[0] == n.USERAUTH_FAILURE)
-    assert len(said) <= 64
+    sent = client.receive()
+    assert set(numbers(sent)) <= ANSWERS
+    assert all(m == FAILURE for m in sent if m[0] == n.USERAUTH_FAILURE)
+    assert len(sent) <= 64
     for denied in WORLD.denied:
         assert denied.message.isprintable()
         assert denied.login.isprintable()
         assert len(denied.message) < 1000
     logins = [name for what, name in WORLD.realm.calls if what == "login"]
-    assert bool(logins) == stranger.server.isAuthenticated
-    stranger.server.connectionLost()
-    assert not stranger.server.incoming.kept
+    assert bool(logins) == client.server.isAuthenticated
+    client.server.connectionLost()
+    assert not client.server.incoming.kept
 
 
-def hostbound(stranger: Attacker, dice: Dice) -> bytes:
+def hostbound(client: Attacker, dice: Dice) -> bytes:
     """A good request that is bound to a host, perhaps to another one."""
     identity = WORLD.identity()
-    host_key = stranger.host_key if dice.random() < 0.7 else dice.damaged(stranger.host_key)
+    host_key = client.host_key if dice.random() < 0.7 else dice.damaged(client.host_key)
     body = (
         string(b"root") + string(b"ssh-connection") + string(HOSTBOUND) + boolean(True)
         + string(identity.certificate.type) + string(identity.certificate.blob)
         + string(host_key)
     )  # fmt: skip
     message = bytes((n.USERAUTH_REQUEST,)) + body
-    return message + string(identity.private.sign(string(stranger.session_id) + message))
+    return message + string(identity.private.sign(string(client.session_id) + message))
 
 
-def message(stranger: Attacker, dice: Dice) -> bytes:
+def message(client: Attacker, dice: Dice) -> bytes:
     """One message, good or nearly so."""
     kind = dice.randint(0, 8)
     identity = dice.choice(IDENTITIES)
     if kind <= 2:
-        return stranger.login_request(identity)
+        return client.login_request(identity)
     if kind == 3:
-        return hostbound(stranger, dice)
+        return hostbound(client, dice)
     if kind == 4:
         blob = dice.damaged(identity.certificate.blob)
-        return stranger.query(identity.certificate.type, blob, b"root")
+        return client.query(identity.certificate.type, blob, b"root")
     if kind == 5:
         name = dice.choice((b"none", b"password", b"keyboard-interactive", b"hostbased", b"\xff"))
         return request(dice.choice((b"root", b"", b"\xff")), name, dice.bytes_up_to(40))
@@ -101,25 +101,25 @@ def normal(message: bytes) -> bytes:
 
 def attempt(dice: Dice) -> None:
     """A few requests, some of them damaged."""
-    stranger = Attacker(WORLD)
-    stranger.ready_to_login()
+    client = Attacker(WORLD)
+    client.ready_to_login()
     messages, good = [], set()
     for _ in range(dice.randint(1, 10)):
-        whole = message(stranger, dice)
-        said = whole
+        whole = message(client, dice)
+        sent = whole
         if dice.random() < 0.6:
-            said = dice.damaged(whole, 3) or b"\0"
+            sent = dice.damaged(whole, 3) or b"\0"
         # Good are those that are signed for this session by who may come in.
-        same = said == whole or (len(said) == len(whole) and said[1:] and _same(said, whole))
+        same = sent == whole or (len(sent) == len(whole) and sent[1:] and _same(sent, whole))
         if same:
-            good.add(said)
-        messages.append(said)
-    check(stranger, messages, good)
+            good.add(sent)
+        messages.append(sent)
+    check(client, messages, good)
 
 
-def _same(said: bytes, whole: bytes) -> bool:
+def _same(sent: bytes, whole: bytes) -> bool:
     try:
-        return said[0] == whole[0] == n.USERAUTH_REQUEST and normal(said) == whole
+        return sent[0] == whole[0] == n.USERAUTH_REQUEST and normal(sent) == whole
     except Exception:
         return False
 

@@ -28,12 +28,12 @@ def damaged(draw: st.DrawFn, seeds: Sequence[bytes]) -> list[bytes]:
 @RUNS
 @given(damaged(fuzz_api_answers.SEEDS) | st.lists(st.binary(max_size=60), max_size=4))
 def test_answers(pieces: list[bytes]) -> None:
-    """A server that says anything."""
+    """A server that sends anything."""
     fuzz_api_answers.check(pieces)
 
 
 @RUNS
 @given(damaged(fuzz_api_requests.SEEDS) | st.lists(st.binary(max_size=60), max_size=4))
 def test_requests(pieces: list[bytes]) -> None:
-    """A peer that says anything."""
+    """A peer that sends anything."""
     fuzz_api_requests.check(pieces)

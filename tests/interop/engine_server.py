@@ -45,12 +45,12 @@ from tele.wire.agreement import METHODS
 CLUSTER = "engine"
 WINDOW = 2 << 20
 CLOCK: Any = reactor
-#: Loopback is as any address; ten visits without a login shut it out for longer than a test.
+#: Loopback is as any address; ten connections without a login block it for longer than a test.
 STRICT = PenaltyRules(noauth=60.0, min=600.0, exempt=())
 
 
 class Session(SSHChannel):
-    """A session whose programs are built in."""
+    """A session with built-in programs."""
 
     name = b"session"
     conn: Any
@@ -62,11 +62,11 @@ class Session(SSHChannel):
         self._counting = False
 
     def request_env(self, data: bytes) -> bool:
-        """Any environment is fine."""
+        """Accept any variable."""
         return True
 
     def request_exec(self, data: bytes) -> bool:
-        """One of the built-in programs."""
+        """Run a built-in program."""
         command, _, argument = data[4:].partition(b" ")
         if command == b"true":
             self._call_later(self._end)
@@ -80,7 +80,7 @@ class Session(SSHChannel):
         return True
 
     def _call_later(self, what: Any) -> None:
-        # After the answer to the request.
+        # After the reply to the request.
         CLOCK.callLater(0, what)
 
     def _start(self) -> None:
@@ -105,17 +105,17 @@ class Session(SSHChannel):
             self._end()
 
     def addWindowBytes(self, data: int) -> None:
-        """The client can take more."""
+        """The client gave credit."""
         self.remoteWindowLeft += data
         if self._left:
             self._go_on()
 
     def dataReceived(self, data: bytes) -> None:
-        """Count it."""
+        """Count the bytes."""
         self._count += len(data)
 
     def eofReceived(self) -> None:
-        """Answer how much it was."""
+        """Send the number of bytes."""
         if self._counting:
             self.conn.sendData(self, b"%d\n" % self._count)
             self._end()
@@ -126,12 +126,12 @@ class Session(SSHChannel):
         self.conn.sendClose(self)
 
     def closed(self) -> None:
-        """Forget the transport."""
+        """Stop observing the transport."""
         self.conn.transport.ready_observers.discard(self._go_on)
 
 
 class User(ConchUser):
-    """Anybody with a good certificate."""
+    """A user with a valid certificate."""
 
     def __init__(self) -> None:
         self.channelLookup = {b"session": Session}
@@ -140,22 +140,22 @@ class User(ConchUser):
 
 @implementer(IRealm)
 class Realm:
-    """Lets everybody in."""
+    """Accepts every login."""
 
     def requestAvatar(self, avatarId: Any, mind: object, *interfaces: object) -> Deferred[Any]:
-        """A user without anything of their own."""
+        """Return the avatar of a user."""
         print(json.dumps({"login": avatarId.login}), flush=True)
         return succeed((IConchUser, User(), lambda: None))
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file as ssh wants it."""
+    """Write a key file with the mode that ssh requires."""
     path.write_bytes(data)
     path.chmod(0o600)
 
 
 def make_credentials(folder: Path, authority: PrivateKey) -> None:
-    """Keys of each kind with a good certificate, and one with each kind of bad certificate."""
+    """Keys of each type with a valid certificate, and keys with each kind of invalid one."""
     now = datetime.now(UTC)
     good = UserCertificateRequest(
         "alice", CLUSTER, ("alice", "root"), ("dev",), "s-1", timedelta(hours=1)
@@ -165,7 +165,7 @@ def make_credentials(folder: Path, authority: PrivateKey) -> None:
         "ecdsa": (PrivateKey.generate("ecdsa-sha2-nistp256"), good, now, authority),
         "rsa": (PrivateKey.generate("ssh-rsa"), good, now, authority),
         "expired": (PrivateKey.generate(), good, now - timedelta(hours=3), authority),
-        "stranger": (PrivateKey.generate(), good, now, PrivateKey.generate()),
+        "foreign": (PrivateKey.generate(), good, now, PrivateKey.generate()),
         "other": (PrivateKey.generate(), evolve(good, logins=("bob",)), now, authority),
         "pinned": (
             PrivateKey.generate(),
@@ -185,7 +185,7 @@ def make_credentials(folder: Path, authority: PrivateKey) -> None:
 
 
 def report(attempt: DeniedAttempt) -> None:
-    """Tell the test."""
+    """Report to the test."""
     print(json.dumps({"denied": attempt.reason, "method": attempt.method}), flush=True)
 
 

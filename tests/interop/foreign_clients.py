@@ -1,4 +1,4 @@
-"""Other people's SSH clients do their work with a node: a command, and a file there and back.
+"""Foreign SSH clients work with a node: a command, and a file there and back.
 
 ::
 
@@ -6,7 +6,7 @@
     python tests/interop/foreign_clients.py plink      # one of them
 
 prints a table for ``docs/interop.rst``. Each client is given a certificate and the host
-authority in the way that its own manual tells. Debian has them as packages; paramiko, asyncssh,
+authority as its own manual describes. Debian has them as packages; paramiko, asyncssh,
 ssh-python, ssh2-python and parallel-ssh are on PyPI.
 """
 
@@ -46,12 +46,12 @@ class World:
         return str(self.folder / name)
 
     def run(
-        self, *words: str, data: bytes = b"", environment: Mapping[str, str] | None = None
+        self, *arguments: str, data: bytes = b"", environment: Mapping[str, str] | None = None
     ) -> bytes:
-        """Run a client; returns what it printed, raises with what it complained about."""
+        """Run a client; return its output, or raise with its errors."""
         own = {**self.cluster.environment, "HOME": str(self.folder), "LC_ALL": "C.UTF-8"}
         done = subprocess.run(
-            words, input=data, env={**own, **(environment or {})}, cwd=self.folder,
+            arguments, input=data, env={**own, **(environment or {})}, cwd=self.folder,
             capture_output=True, timeout=SECONDS, check=False,
         )  # fmt: skip
         if done.returncode:
@@ -59,7 +59,7 @@ class World:
         return done.stdout
 
     def target(self) -> str:
-        """A path on the node that is not there yet."""
+        """Return a path on the node that does not exist yet."""
         self.count += 1
         return self.path(f"target{self.count}")
 
@@ -71,7 +71,7 @@ class World:
 
 @frozen
 class Client:
-    """``program`` has to be there; ``version`` prints which it is."""
+    """A client: its ``program``, and the command that prints its ``version``."""
 
     name: str
     version: Sequence[str]
@@ -80,7 +80,7 @@ class Client:
     speaks: str = "ssh(1)"
 
     def installed(self) -> str:
-        """Return the version, or nothing if it is not here."""
+        """Return the version, or nothing if it is not installed."""
         if shutil.which(self.version[0]) is None:
             return ""
         done = subprocess.run(self.version, capture_output=True, timeout=SECONDS, check=False)
@@ -105,9 +105,9 @@ def _scp(world: World) -> None:
 
 def _sftp(world: World) -> None:
     target = world.target()
-    words = f"put blob {target}\nget {target} back\nls -l {target}\n"
+    arguments = f"put blob {target}\nget {target} back\nls -l {target}\n"
     config = str(world.cluster.ssh_config)
-    world.run("sftp", "-b", "-", "-F", config, world.cluster.host, data=words.encode())
+    world.run("sftp", "-b", "-", "-F", config, world.cluster.host, data=arguments.encode())
     world.check_file(world.path("back"))
 
 
@@ -153,9 +153,9 @@ def _borg(world: World) -> None:
 def _restic(world: World) -> None:
     repository = f"sftp:{world.cluster.host}:{world.target()}"
     command = f"sftp.command={_shell(world)} {world.cluster.host} -s sftp"
-    words = ("restic", "-o", command, "-r", repository)
-    world.run(*words, "init", environment={"RESTIC_PASSWORD": "word"})
-    world.run(*words, "backup", "blob", environment={"RESTIC_PASSWORD": "word"})
+    arguments = ("restic", "-o", command, "-r", repository)
+    world.run(*arguments, "init", environment={"RESTIC_PASSWORD": "secret"})
+    world.run(*arguments, "backup", "blob", environment={"RESTIC_PASSWORD": "secret"})
 
 
 def _unison(world: World) -> None:
@@ -164,8 +164,8 @@ def _unison(world: World) -> None:
     source.mkdir()
     shutil.copy(world.path("blob"), source)
     remote = f"ssh://{LOGIN}@{world.cluster.host}/{target}"
-    words = ("-batch", "-auto", "-sshargs", f"-F {world.cluster.ssh_config}")
-    world.run("unison", str(source), remote, *words)
+    arguments = ("-batch", "-auto", "-sshargs", f"-F {world.cluster.ssh_config}")
+    world.run("unison", str(source), remote, *arguments)
     world.check_file(f"{target}/blob")
 
 
@@ -187,36 +187,43 @@ def _sshfs(world: World) -> None:
 
 def _lftp(world: World) -> None:
     target = world.target()
-    words = (
+    arguments = (
         f"set sftp:connect-program 'ssh -a -x -F {world.cluster.ssh_config}';"
         f" open sftp://{LOGIN}:@{world.cluster.host}; put blob -o {target}; bye"
     )
-    world.run("lftp", "-c", words)
+    world.run("lftp", "-c", arguments)
     world.check_file(target)
 
 
 def _ansible(world: World) -> None:
     python = "ansible_python_interpreter=" + sys.executable
     (world.folder / "inventory").write_text(f"{world.cluster.host} {python}\n")
-    words = ("ansible", "all", "-i", "inventory", "--ssh-common-args")
+    arguments = ("ansible", "all", "-i", "inventory", "--ssh-common-args")
     config = f"-F {world.cluster.ssh_config}"
-    assert b"pong" in world.run(*words, config, "-m", "ping")
+    assert b"pong" in world.run(*arguments, config, "-m", "ping")
     target = world.target()
-    world.run(*words, config, "-m", "copy", "-a", f"src={world.path('blob')} dest={target}")
+    world.run(*arguments, config, "-m", "copy", "-a", f"src={world.path('blob')} dest={target}")
     world.check_file(target)
 
 
 def _parallel_ssh(world: World) -> None:
-    words = ("-H", world.cluster.host, "-x", f"-F {world.cluster.ssh_config}", "-i", "echo hello")
-    assert b"hello" in world.run("parallel-ssh", *words)
+    arguments = (
+        "-H",
+        world.cluster.host,
+        "-x",
+        f"-F {world.cluster.ssh_config}",
+        "-i",
+        "echo hello",
+    )
+    assert b"hello" in world.run("parallel-ssh", *arguments)
 
 
 def _autossh(world: World) -> None:
     target = world.target()
-    words = ("-M", "0", "-F", str(world.cluster.ssh_config), world.cluster.host)
+    arguments = ("-M", "0", "-F", str(world.cluster.ssh_config), world.cluster.host)
     world.run(
         "autossh",
-        *words,
+        *arguments,
         f"cp {world.path('blob')} {target}",
         environment={"AUTOSSH_GATETIME": "0"},
     )
@@ -241,13 +248,13 @@ def _tramp(world: World) -> None:
 # -- with an SSH of their own -----------------------------------------------------------
 def _rclone(world: World) -> None:
     target = world.target()
-    words = (
+    arguments = (
         "--sftp-host", "127.0.0.1", "--sftp-port", str(world.port), "--sftp-user", LOGIN,
         "--sftp-key-file", world.path("k_ed25519"),
         "--sftp-pubkey-file", world.path("k_ed25519-cert.pub"),
         "--sftp-known-hosts-file", world.path("known_hosts.port"),
     )  # fmt: skip
-    world.run("rclone", "copyto", "blob", f":sftp:{target}", *words)
+    world.run("rclone", "copyto", "blob", f":sftp:{target}", *arguments)
     world.check_file(target)
 
 
@@ -263,23 +270,23 @@ def _putty_words(world: World, kind: str) -> list[str]:
 
 def _plink(world: World) -> None:
     for kind in ("ed25519", "ecdsa", "rsa"):
-        words = [*_putty_words(world, kind), "-ssh", f"{LOGIN}@127.0.0.1", "cat"]
-        assert world.run("plink", *words, data=BLOB) == BLOB
+        arguments = [*_putty_words(world, kind), "-ssh", f"{LOGIN}@127.0.0.1", "cat"]
+        assert world.run("plink", *arguments, data=BLOB) == BLOB
 
 
 def _pscp(world: World) -> None:
-    words = _putty_words(world, "ed25519")
+    arguments = _putty_words(world, "ed25519")
     for protocol in ("-sftp", "-scp"):
         target = world.target()
-        world.run("pscp", protocol, *words, "blob", f"{LOGIN}@127.0.0.1:{target}")
+        world.run("pscp", protocol, *arguments, "blob", f"{LOGIN}@127.0.0.1:{target}")
         world.check_file(target)
 
 
 def _psftp(world: World) -> None:
     target = world.target()
     batch = f"put blob {target}\nget {target} psftp.back\nquit\n"
-    words = _putty_words(world, "ed25519")
-    world.run("psftp", *words, f"{LOGIN}@127.0.0.1", data=batch.encode())
+    arguments = _putty_words(world, "ed25519")
+    world.run("psftp", *arguments, f"{LOGIN}@127.0.0.1", data=batch.encode())
     world.check_file(world.path("psftp.back"))
 
 
@@ -355,9 +362,15 @@ with files.open("{target}", LIBSSH2_FXF_CREAT | LIBSSH2_FXF_WRITE, 0o600) as fil
 
 def _curl(world: World) -> None:
     target = world.target()
-    words = ("--insecure", "--key", world.path("k_rsa"), "--pubkey", world.path("k_rsa-cert.pub"))
+    arguments = (
+        "--insecure",
+        "--key",
+        world.path("k_rsa"),
+        "--pubkey",
+        world.path("k_rsa-cert.pub"),
+    )
     url = f"sftp://{LOGIN}@127.0.0.1:{world.port}{target}"
-    world.run("curl", "-sS", *words, "-T", "blob", url)
+    world.run("curl", "-sS", *arguments, "-T", "blob", url)
     world.check_file(target)
 
 
@@ -376,8 +389,16 @@ def _ruby(world: World) -> None:
 
 
 def _dropbear(world: World) -> None:
-    words = ("-y", "-y", "-i", world.path("k_ed25519"), "-p", str(world.port), f"{LOGIN}@127.0.0.1")
-    assert world.run("dbclient", *words, "echo hello") == b"hello\n"
+    arguments = (
+        "-y",
+        "-y",
+        "-i",
+        world.path("k_ed25519"),
+        "-p",
+        str(world.port),
+        f"{LOGIN}@127.0.0.1",
+    )
+    assert world.run("dbclient", *arguments, "echo hello") == b"hello\n"
 
 
 def _version(module: str) -> list[str]:
@@ -434,9 +455,9 @@ def make_world(folder: Path) -> World:
 
 
 def results(world: World, wanted: Sequence[str]) -> Iterator[tuple[Client, str, str]]:
-    """Use each client that is here; yields it, its version, and why it failed or nothing."""
+    """Use each installed client; yield it, its version, and its error or nothing."""
     for client in CLIENTS:
-        if wanted and not any(word.lower() in client.name.lower() for word in wanted):
+        if wanted and not any(name.lower() in client.name.lower() for name in wanted):
             continue
         version = client.installed()
         if not version:

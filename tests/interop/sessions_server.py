@@ -1,7 +1,7 @@
 """A server with sessions and forwarding in a process of its own: ``sessions_server.py FOLDER``.
 
 Programs are children of ``sh`` as ourselves: no roles, no spawner, no recording; what is tried
-is the way of the bytes. Writes credentials as ``engine_server.py`` does, and prints one JSON
+is the path of the data. Writes credentials as ``engine_server.py`` does, and prints one JSON
 object with its port, then one for each program that was hung up.
 """
 
@@ -48,8 +48,8 @@ from tele.sockets.direct import DirectReactor, listen
 LOOP: Any = reactor
 
 
-def say(**fields: Any) -> None:
-    """Tell the test."""
+def report(**fields: Any) -> None:
+    """Report to the test."""
     print(json.dumps(fields), flush=True)
 
 
@@ -72,15 +72,15 @@ class Child:
         LOOP.addReader(self)
 
     def fileno(self) -> int:
-        """What the reactor watches."""
+        """See ``IReadDescriptor``."""
         return self._watch
 
     def logPrefix(self) -> str:
-        """What Twisted logs."""
+        """See ``IReadDescriptor``."""
         return "child"
 
     def doRead(self) -> None:
-        """It ended."""
+        """The process exited."""
         LOOP.removeReader(self)
         os.close(self._watch)
         status = self.process.wait()
@@ -93,10 +93,10 @@ class Child:
             self.exited.callback(Exit(status))
 
     def connectionLost(self, reason: Any) -> None:
-        """The reactor ends."""
+        """The reactor stops."""
 
     def signal(self, name: str) -> bool:
-        """Signal its group."""
+        """Signal its process group."""
         number = getattr(signal, f"SIG{name}", None)
         if number is None:
             return False
@@ -105,24 +105,24 @@ class Child:
         return True
 
     def resize(self, columns: int, rows: int, width: int, height: int) -> None:
-        """Tell its terminal."""
+        """Set the size of its terminal."""
         if self.terminal is not None:
             set_size(self.terminal, columns, rows, width, height)
 
     def hang_up(self) -> None:
-        """The client is gone."""
-        say(hung_up=self.process.pid)
+        """The client disconnected."""
+        report(hung_up=self.process.pid)
         self.signal("HUP")
 
 
 def shell_words(request: ProgramRequest) -> list[str | bytes]:
-    """What to execute."""
+    """Return what to execute."""
     return ["/bin/sh"] if request.kind == "shell" else ["/bin/sh", "-c", request.command]
 
 
 @implementer(ISessionPrograms, IForwarder)
 class User(ConchUser):
-    """Anybody with a good certificate."""
+    """A user with a valid certificate."""
 
     def __init__(self) -> None:
         self.conn = None
@@ -189,7 +189,7 @@ class User(ConchUser):
 @implementer(IRealm)
 @define
 class Realm:
-    """Lets everybody in, and tells ``entered``."""
+    """Accepts every login, and calls ``entered``."""
 
     entered: Callable[[], None]
 
@@ -201,7 +201,7 @@ class Realm:
 
 def main(folder: Path) -> None:
     """Serve until killed."""
-    # The programs of sessions inherit it; under nohup(1) they would ignore that nobody is there.
+    # The programs of sessions inherit it; under nohup(1) they would ignore SIGHUP.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     set_up_logging("info", sys.stderr, LogFormat.TEXT)
     users, hosts, host = (PrivateKey.generate() for _ in range(3))
@@ -214,7 +214,7 @@ def main(folder: Path) -> None:
     keys = [HostKeys(host, certificate)]
 
     def change_key() -> None:
-        """With CHANGE_KEY the host has another key as soon as the first client is in."""
+        """With CHANGE_KEY the host has another key after the first login."""
         if "CHANGE_KEY" in os.environ and len(keys) == 1:
             keys.append(HostKeys(PrivateKey.generate(), None))
             (folder / "changed_key").write_text(keys[-1].private.public.line)
@@ -233,7 +233,7 @@ def main(folder: Path) -> None:
         ),
     )
     port: Any = listen(LOOP, 0, factory, "127.0.0.1").getHost()
-    say(port=port.port)
+    report(port=port.port)
     LOOP.run()
 
 

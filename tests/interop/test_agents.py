@@ -86,7 +86,7 @@ def test_the_right_key_may_be_the_last_of_an_agent(
     with agent(tmp_path, *keys) as environment:
         done = ssh(server, environment)
     assert done.returncode == 0, done.stderr
-    assert server.said("login") == "root"
+    assert server.reported("login") == "root"
 
 
 def test_too_many_keys_are_refused_with_the_next_step(server: Server, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ pytestmark = pytest.mark.skipif(SSHD is None, reason="sshd is not installed")
 
 @define
 class Sshd:
-    """A running sshd, and what our client needs to get in."""
+    """A running sshd, and what our client needs to log in."""
 
     folder: Path
     port: int
@@ -145,7 +145,7 @@ def log_in(
     identity: ClientIdentity | None = None,
     verifier: HostVerifier | None = None,
 ) -> Any:
-    """Return the connection service of a client that is in."""
+    """Return the connection service of a client that has logged in."""
     fast: Any = DirectReactor(reactor)
     return reactor.wait(
         connect(
@@ -159,7 +159,7 @@ def log_in(
 
 
 def leave(reactor: OwnReactor, connection: Any) -> None:
-    """Say goodbye, and see the connection gone."""
+    """Disconnect, and wait for the end of the connection."""
     transport = connection.transport
     transport.loseConnection()
     reactor.until(lambda: transport._lost)
@@ -232,7 +232,7 @@ def test_sshd_renews_keys(reactor: OwnReactor, tmp_path: Path) -> None:
 
 
 def test_keepalive_both_ways(reactor: OwnReactor, tmp_path: Path) -> None:
-    """Sshd asks us and we ask it; both are content in silence."""
+    """Keepalives of both sides are answered while nothing else is sent."""
     with sshd(tmp_path, "ClientAliveInterval 1", "ClientAliveCountMax 1") as server:
         connection = log_in(reactor, server, Limits(keepalive_interval=0.5, keepalive_misses=1))
         reactor.sleep(4)
@@ -241,8 +241,8 @@ def test_keepalive_both_ways(reactor: OwnReactor, tmp_path: Path) -> None:
         leave(reactor, connection)
 
 
-def test_an_sshd_that_is_stopped_is_gone(reactor: OwnReactor, server: Sshd) -> None:
-    """When the process of our connection hangs, what runs over it ends without it."""
+def test_an_sshd_that_hangs(reactor: OwnReactor, server: Sshd) -> None:
+    """When the server's process hangs, the connection and its sessions end."""
     connection = log_in(reactor, server, Limits(keepalive_interval=0.5))
     theirs = int(reactor.wait(execute(connection, b"echo $PPID")).stdout)
     waits = ProgramChannel(ProgramRequest("exec", b"cat"), lambda code, view: None)
@@ -259,7 +259,7 @@ def test_an_sshd_that_is_stopped_is_gone(reactor: OwnReactor, server: Sshd) -> N
 
 
 def test_a_wrong_host_is_refused(reactor: OwnReactor, server: Sshd) -> None:
-    """Another name, and another authority, end it before anything of ours is sent."""
+    """Another name, or another authority, ends it before the client sends anything."""
     before = server.log().count("userauth-request")
     for verifier in (
         evolve(server.verifier(), names=("web2",)),
@@ -271,10 +271,10 @@ def test_a_wrong_host_is_refused(reactor: OwnReactor, server: Sshd) -> None:
 
 
 def test_a_wrong_user_is_refused(reactor: OwnReactor, server: Sshd) -> None:
-    """Sshd does not let in who is not for this login, or of another authority."""
-    stranger = evolve(server, users=PrivateKey.generate())
+    """Sshd refuses a certificate for another login, or of another authority."""
+    foreign = evolve(server, users=PrivateKey.generate())
     with pytest.raises(AccessDenied):
-        log_in(reactor, server, identity=stranger.identity())
+        log_in(reactor, server, identity=foreign.identity())
     with pytest.raises(AccessDenied):
         log_in(reactor, server, identity=server.identity(login="daemon"))
 

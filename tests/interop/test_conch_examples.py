@@ -40,23 +40,23 @@ class Server:
         return self.folder / "ssh-keys"
 
     def ssh(self, *options: str, key: str = "client_rsa") -> list[str]:
-        """Return the words of OpenSSH's client."""
-        words = (
+        """Return the command line of OpenSSH's client."""
+        arguments = (
             f"Port={self.port}", "BatchMode=yes", f"IdentityFile={self.keys}/{key}",
             "IdentitiesOnly=yes", f"UserKnownHostsFile={self.folder}/known_hosts",
             "GlobalKnownHostsFile=/dev/null", "StrictHostKeyChecking=yes", "User=user",
             "HostKeyAlias=example",
         )  # fmt: skip
-        given = [word for each in words for word in ("-o", each)]
+        given = [option for each in arguments for option in ("-o", each)]
         return ["ssh", "-F", "none", *given, *options, "127.0.0.1"]
 
 
 def make_key(folder: Path, name: str) -> None:
-    """Make an RSA key as the example wants it."""
+    """Make an RSA key as the example needs it."""
     key = PrivateKey.generate("ssh-rsa")
     (folder / name).touch(0o600)
     (folder / name).write_bytes(key.to_openssh())
-    (folder / f"{name}.pub").write_text(f"{key.public.line} somebody\n")
+    (folder / f"{name}.pub").write_text(f"{key.public.line} example\n")
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def test_somebody_elses_key_is_refused(server: Server) -> None:
 
 
 def test_a_wrong_password_is_refused(server: Server) -> None:
-    """Passwords are offered, as the example has a checker for them; it says no to this one."""
+    """Passwords are offered, as the example has a checker for them, which refuses this one."""
     transport = paramiko.Transport(("127.0.0.1", server.port))
     transport.start_client(timeout=30)
     try:
@@ -150,7 +150,7 @@ def test_a_wrong_password_is_refused(server: Server) -> None:
 
 
 def test_a_command_is_refused(server: Server) -> None:
-    """The example raises; the person reads so, and the exit status says so."""
+    """The example raises; standard error and the exit status report it."""
     done = subprocess.run(
         [*server.ssh("-T"), "true"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60,
         check=False,
@@ -175,7 +175,7 @@ def test_the_example_of_a_client(server: Server) -> None:
 
 
 def test_the_client_knows_a_wrong_server(server: Server) -> None:
-    """``verifyHostKey`` of the example fails: nothing of its was sent."""
+    """``verifyHostKey`` of the example fails: the client has sent nothing."""
     example = twisted_examples.__file__
     process = subprocess.Popen(
         ["timeout", "60", sys.executable, "-u", example, "client", str(server.port), "00:11"],

@@ -1,4 +1,4 @@
-"""Real clients at our door: OpenSSH, asyncssh and paramiko log in with a certificate."""
+"""Real clients log in with a certificate: OpenSSH, asyncssh and paramiko."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ SECONDS = 60
 
 @define
 class Server:
-    """A running server, and how clients are told to reach it."""
+    """A running server, and the configuration of its clients."""
 
     process: subprocess.Popen[str]
     folder: Path
     port: int
 
-    def ssh(self, key: str, *words: str, options: tuple[str, ...] = (), data: bytes = b"") -> Any:
+    def ssh(
+        self, key: str, *arguments: str, options: tuple[str, ...] = (), data: bytes = b""
+    ) -> Any:
         """Run OpenSSH's client with ``key`` and nothing else."""
         settings = [
             *options,
@@ -45,15 +47,15 @@ class Server:
         command = ["ssh", "-F", "none", "-p", str(self.port), "-i", str(self.folder / key)]
         command += [part for setting in settings for part in ("-o", setting)]
         return subprocess.run(
-            [*command, "127.0.0.1", *words],
+            [*command, "127.0.0.1", *arguments],
             input=data,
             capture_output=True,
             timeout=SECONDS,
             check=False,
         )
 
-    def said(self, key: str) -> Any:
-        """The next thing that the server reports under ``key``."""
+    def reported(self, key: str) -> Any:
+        """Return the next value that the server reports for ``key``."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             report = json.loads(line)
@@ -70,7 +72,7 @@ def start(folder: Path, **environment: str) -> Server:
         env=os.environ | environment,
     )
     server = Server(process, folder, 0)
-    server.port = server.said("port")
+    server.port = server.reported("port")
     return server
 
 
@@ -91,7 +93,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that renews keys every 4 MiB, and offers all methods that there are."""
+    """A server that rekeys every 4 MiB, and offers all methods."""
     running = start(
         tmp_path_factory.mktemp("engine"), REKEY_OCTETS=str(4 * MEGABYTE), EVERYTHING="yes"
     )
@@ -101,10 +103,10 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.mark.parametrize("key", ["ed25519", "ecdsa", "rsa"])
 def test_openssh_logs_in(server: Server, key: str) -> None:
-    """OpenSSH logs in with a certificate of each kind, knowing the host by its certificate."""
+    """OpenSSH logs in with a certificate of each type, and checks the host's certificate."""
     done = server.ssh(key, "true")
     assert done.returncode == 0, done.stderr
-    assert server.said("login") == "root"
+    assert server.reported("login") == "root"
 
 
 def _supported(kind: str) -> list[str]:
@@ -157,7 +159,7 @@ def test_openssh_renews_keys(server: Server, limit: str) -> None:
 
 
 def test_we_renew_keys_with_openssh(impatient: Server) -> None:
-    """Our own exchanges lose nothing either."""
+    """Key exchanges that the server starts lose nothing either."""
     down = impatient.ssh("ed25519", f"give {50 * MEGABYTE}")
     assert len(down.stdout) == 50 * MEGABYTE, down.stderr
     up = impatient.ssh("ed25519", "count", data=bytes(50 * MEGABYTE))
@@ -172,7 +174,7 @@ def test_openssh_binds_the_login_to_the_host(server: Server) -> None:
 
 
 def test_openssh_knows_the_plain_host_key(server: Server) -> None:
-    """Who knows the host by its key, and no authority, is served as well."""
+    """A client that knows the host's plain key, and no authority, is served, too."""
     options = (
         f"UserKnownHostsFile={server.folder}/known_keys",
         "HostKeyAlgorithms=ssh-ed25519",
@@ -184,18 +186,18 @@ def test_openssh_knows_the_plain_host_key(server: Server) -> None:
     ("key", "reason"),
     [
         ("expired", "validity"),
-        ("stranger", "authority"),
+        ("foreign", "authority"),
         ("other", "principal"),
         ("pinned", "address"),
         ("plain", "not_a_certificate"),
     ],
 )
 def test_openssh_is_refused(server: Server, key: str, reason: str) -> None:
-    """A certificate that is not good, or a plain key, is refused, and the audit knows why."""
+    """An invalid certificate or a plain key is refused, and the reason is reported."""
     done = server.ssh(key, "true")
     assert done.returncode == 255
     assert b"Permission denied (publickey)" in done.stderr
-    assert server.said("denied") == reason
+    assert server.reported("denied") == reason
 
 
 @pytest.mark.parametrize(
@@ -209,7 +211,7 @@ def test_openssh_is_refused(server: Server, key: str, reason: str) -> None:
     ],
 )
 def test_openssh_finds_no_other_algorithms(server: Server, option: str) -> None:
-    """What we do not have, or do not offer by default, is not agreed on."""
+    """Algorithms that we do not have, or do not offer by default, are not negotiated."""
     done = server.ssh("ed25519", "true", options=(option,))
     assert done.returncode == 255
     assert b"no matching" in done.stderr or b"we share no" in done.stderr
@@ -235,7 +237,7 @@ def test_paramiko_logs_in(server: Server) -> None:
 
 @pytest.mark.parametrize("secret", ["password", "plain"])
 def test_paramiko_is_refused(server: Server, secret: str) -> None:
-    """No password and no plain key opens."""
+    """Passwords and plain keys are refused."""
     transport = paramiko.Transport(("127.0.0.1", server.port))
     try:
         if secret == "password":
@@ -248,11 +250,11 @@ def test_paramiko_is_refused(server: Server, secret: str) -> None:
     finally:
         transport.close()
     expected = "method" if secret == "password" else "not_a_certificate"
-    assert server.said("denied") in (expected, "signature")
+    assert server.reported("denied") in (expected, "signature")
 
 
 def test_asyncssh_logs_in(server: Server) -> None:
-    """Asyncssh logs in, checking the host's certificate, and moves data both ways."""
+    """Asyncssh logs in, checks the host's certificate, and sends data both ways."""
 
     async def session() -> tuple[int, str]:
         authority = (server.folder / "hosts_authority.pub").read_text()

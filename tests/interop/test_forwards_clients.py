@@ -48,7 +48,7 @@ def signed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Signed
 
 @pytest.fixture
 def short() -> Iterator[Path]:
-    """A folder whose name leaves room for sockets in it."""
+    """A folder whose path is short enough for sockets in it."""
     with tempfile.TemporaryDirectory(prefix="tele-test-", dir="/tmp") as made:
         yield Path(made)
 
@@ -57,18 +57,18 @@ def short() -> Iterator[Path]:
 def echo() -> Iterator[int]:
     """A server that sends back what it gets, on loopback."""
 
-    def serve_one(visitor: socket.socket) -> None:
-        with visitor:
-            while data := visitor.recv(65536):
-                visitor.sendall(data)
+    def serve_one(connection: socket.socket) -> None:
+        with connection:
+            while data := connection.recv(65536):
+                connection.sendall(data)
 
     def serve() -> None:
         while True:
             try:
-                visitor, _ = server.accept()
+                connection, _ = server.accept()
             except OSError:
                 return
-            threading.Thread(target=serve_one, args=(visitor,), daemon=True).start()
+            threading.Thread(target=serve_one, args=(connection,), daemon=True).start()
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=serve)
@@ -81,20 +81,20 @@ def echo() -> Iterator[int]:
 
 
 def through(where: tuple[str, int] | str, data: bytes) -> bytes:
-    """Send ``data`` and the end of it, and return what comes back."""
+    """Send ``data`` and EOF, and return what is received."""
     family = socket.AF_UNIX if isinstance(where, str) else socket.AF_INET
-    with socket.socket(family) as visitor:
-        visitor.settimeout(60)
-        visitor.connect(where)
+    with socket.socket(family) as connection:
+        connection.settimeout(60)
+        connection.connect(where)
 
         def send() -> None:
-            visitor.sendall(data)
-            visitor.shutdown(socket.SHUT_WR)
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
 
         sender = threading.Thread(target=send)
         sender.start()
         back = bytearray()
-        while piece := visitor.recv(1 << 20):
+        while piece := connection.recv(1 << 20):
             back += piece
         sender.join()
         return bytes(back)
@@ -106,12 +106,12 @@ def test_openssh_both_ways_at_once(cluster: Cluster, short: Path) -> None:
     ports = free_port(), free_port()
     paths = f"{short}/l", f"{short}/r"
     with echo() as target:
-        words = [
+        arguments = [
             "ssh", "-F", str(cluster.ssh_config), "-N", "-o", "ExitOnForwardFailure=yes",
             "-L", f"{ports[0]}:127.0.0.1:{target}", "-R", f"{ports[1]}:127.0.0.1:{target}",
             "-R", f"{paths[1]}:127.0.0.1:{target}", "-L", f"{paths[0]}:{paths[1]}", cluster.host,
         ]  # fmt: skip
-        client = subprocess.Popen(words, env=cluster.environment, stdin=subprocess.DEVNULL)
+        client = subprocess.Popen(arguments, env=cluster.environment, stdin=subprocess.DEVNULL)
         try:
             wait_for(lambda: all(os.path.exists(p) for p in paths), "the sockets")
             for port, path in zip(ports, paths, strict=True):
@@ -168,14 +168,14 @@ def test_paramiko(cluster: Cluster, signed: Signed) -> None:
         transport = client.get_transport()
         assert transport is not None
         port = transport.request_port_forward("127.0.0.1", 0)
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as visitor:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
             channel = transport.accept(30)
             assert channel is not None
-            visitor.sendall(b"question")
+            connection.sendall(b"question")
             assert channel.recv(100) == b"question"
             channel.sendall(b"answer")
             channel.close()
-            assert visitor.makefile("rb").read() == b"answer"
+            assert connection.makefile("rb").read() == b"answer"
         transport.cancel_port_forward("127.0.0.1", port)
         wait_for(lambda: not _answers(port), "the port to be closed")
 
@@ -186,7 +186,7 @@ def _answers(port: int) -> bool:
 
 
 def test_play_shows_forwards(cluster: Cluster) -> None:
-    """A recording of a connection that only forwards says what it carried, and where to."""
+    """The recording of a connection that only forwards has its targets and its bytes."""
     with echo() as target:
         done = cluster.ssh(
             "-o", "ControlPath=none", "-W", f"127.0.0.1:{target}", cluster.host, stdin=b"12345"

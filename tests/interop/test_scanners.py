@@ -18,7 +18,7 @@ from test_engine_clients import Server, start, stop
 
 SECONDS = 120
 
-#: What ssh-audit holds against us, and why it stays.
+#: Findings of ssh-audit that stay, and why.
 KNOWN = {
     # Clients older than OpenSSH 9.9 have no hybrid method; those that have prefer it, as we do.
     "does not provide protection against post-quantum attacks": {
@@ -44,10 +44,10 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     stop(running)
 
 
-def audit(server: Server, *words: str) -> subprocess.CompletedProcess[str]:
+def audit(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
     program = Path(sys.executable).with_name("ssh-audit")
     return subprocess.run(
-        [str(program), *words, "-p", str(server.port), "127.0.0.1"],
+        [str(program), *arguments, "-p", str(server.port), "127.0.0.1"],
         capture_output=True,
         text=True,
         timeout=SECONDS,
@@ -56,7 +56,7 @@ def audit(server: Server, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_ssh_audit_finds_no_weak_algorithm(server: Server) -> None:
-    """Nothing fails or warns but what is known; there is no compression and no known hole."""
+    """Only known findings fail or warn; no compression and no known vulnerability."""
     done = audit(server, "--json", "--skip-rate-test")
     found: dict[str, Any] = json.loads(done.stdout)
     offered = {kind: found[kind] for kind in ("kex", "key", "enc", "mac")}
@@ -74,21 +74,21 @@ def test_ssh_audit_finds_no_weak_algorithm(server: Server) -> None:
     assert "kex-strict-s-v00@openssh.com" in {entry["algorithm"] for entry in offered["kex"]}
 
 
-def visit(server: Server) -> bytes:
-    """Come, read what is said first, and leave; empty if nobody is at home."""
-    with socket.create_connection(("127.0.0.1", server.port), SECONDS) as visitor:
+def read_greeting(server: Server) -> bytes:
+    """Connect, read the version line, and disconnect; empty if the server refuses."""
+    with socket.create_connection(("127.0.0.1", server.port), SECONDS) as connection:
         try:
-            return visitor.recv(255)
+            return connection.recv(255)
         except ConnectionResetError:
             return b""
 
 
 def test_a_scanner_is_shut_out(strict: Server) -> None:
-    """One address cannot come as often as it likes (DHEat); then a scan sees no algorithms."""
-    assert all(visit(strict).startswith(b"SSH-2.0-OpenSSH_tele") for _ in range(10))
-    in_a_row = 0  # one alone may have been dropped for the crowd at the door
+    """Connections of one address are limited (DHEat); then a scan sees no algorithms."""
+    assert all(read_greeting(strict).startswith(b"SSH-2.0-OpenSSH_tele") for _ in range(10))
+    in_a_row = 0  # a single one may have been dropped because of other connections
     for _ in range(2000):
-        in_a_row = 0 if visit(strict) else in_a_row + 1
+        in_a_row = 0 if read_greeting(strict) else in_a_row + 1
         if in_a_row == 20:
             break
     assert in_a_row == 20
@@ -102,13 +102,13 @@ def test_ssh_keyscan(server: Server) -> None:
     """It gets the host's key, and with ``-c`` its certificate, and nothing but our version."""
     plain, certificate = (
         subprocess.run(
-            ["ssh-keyscan", "-T", "60", *words, "-p", str(server.port), "127.0.0.1"],
+            ["ssh-keyscan", "-T", "60", *arguments, "-p", str(server.port), "127.0.0.1"],
             capture_output=True,
             text=True,
             timeout=SECONDS,
             check=False,
         )
-        for words in ((), ("-c",))
+        for arguments in ((), ("-c",))
     )
     known = (server.folder / "known_keys").read_text().split()
     assert plain.stdout.split()[1:3] == known[1:3]

@@ -31,13 +31,13 @@ SECONDS = 60
 
 @define
 class Server:
-    """A running server, and how clients are told to reach it."""
+    """A running server, and the configuration of its clients."""
 
     process: subprocess.Popen[str]
     folder: Path
     port: int = 0
 
-    def command(self, *words: str, options: tuple[str, ...] = ()) -> list[str]:
+    def command(self, *arguments: str, options: tuple[str, ...] = ()) -> list[str]:
         """OpenSSH's client with our credentials and nothing else."""
         settings = [
             *(option for option in options if not option.startswith("-")),
@@ -53,22 +53,22 @@ class Server:
         command = ["ssh", "-F", "none", "-p", str(self.port), "-i", str(self.folder / "ed25519")]
         command += [option for option in options if option.startswith("-")]
         command += [part for setting in settings for part in ("-o", setting)]
-        return [*command, "127.0.0.1", *words]
+        return [*command, "127.0.0.1", *arguments]
 
     def ssh(
-        self, *words: str, options: tuple[str, ...] = (), data: bytes = b""
+        self, *arguments: str, options: tuple[str, ...] = (), data: bytes = b""
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run it to its end."""
+        """Run it until it exits."""
         return subprocess.run(
-            self.command(*words, options=options),
+            self.command(*arguments, options=options),
             input=data,
             capture_output=True,
             timeout=SECONDS,
             check=False,
         )
 
-    def said(self, key: str) -> Any:
-        """The next thing that the server reports under ``key``."""
+    def reported(self, key: str) -> Any:
+        """Return the next value that the server reports for ``key``."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             report = json.loads(line)
@@ -77,17 +77,17 @@ class Server:
         raise AssertionError(f"the server ended without saying {key}")
 
     def resident(self) -> int:
-        """Bytes of memory that the server has."""
+        """Return the server's resident memory in bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         (line,) = (line for line in status.splitlines() if line.startswith("VmRSS"))
         return int(line.split()[1]) * 1024
 
     def descriptors(self) -> int:
-        """How many files the server has open."""
+        """Return the number of the server's open files."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def asyncssh(self) -> Any:
-        """A connection of asyncssh's, not made yet."""
+        """Return a connection of asyncssh's to be awaited."""
         authority = (self.folder / "hosts_authority.pub").read_text()
         return asyncssh.connect(
             "127.0.0.1",
@@ -110,7 +110,7 @@ class Server:
 
 @contextmanager
 def running(folder: Path, **environment: str) -> Iterator[Server]:
-    """A server until the end of the block."""
+    """Run a server until the end of the block."""
     process = subprocess.Popen(
         [sys.executable, str(HERE / "sessions_server.py"), str(folder)],
         stdout=subprocess.PIPE,
@@ -119,7 +119,7 @@ def running(folder: Path, **environment: str) -> Iterator[Server]:
     )
     server = Server(process, folder)
     try:
-        server.port = server.said("port")
+        server.port = server.reported("port")
         yield server
     finally:
         process.kill()
@@ -144,7 +144,7 @@ def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
 
 
 def noise(size: int) -> bytes:
-    """Bytes that show what is missing, doubled or moved."""
+    """Return bytes in which a missing, doubled or moved piece shows."""
     return hashlib.shake_128(b"noise").digest(min(size, MEGABYTE)) * max(1, size // MEGABYTE)
 
 
@@ -156,8 +156,8 @@ def test_openssh_gets_the_exit_status(server: Server, status: int) -> None:
     assert (done.stdout, done.stderr, done.returncode) == (b"out\n", b"err\n", status)
 
 
-def test_openssh_hears_of_a_signal(server: Server) -> None:
-    """A command that was killed ends the client as under sshd."""
+def test_openssh_reports_a_signal(server: Server) -> None:
+    """A killed command ends the client as under sshd."""
     assert server.ssh("echo before; kill -TERM $$").returncode == 255
 
 
@@ -183,7 +183,7 @@ def test_openssh_gets_both_outputs_whole(server: Server) -> None:
 
 @pytest.mark.parametrize("size", [8_000_000, 5_000_000])
 def test_openssh_reading_slowly_loses_nothing(server: Server, size: int) -> None:
-    """The whole output arrives though the program ended long before: Conch's cut it off."""
+    """The whole output arrives though the program exited long before: Conch's server cut it off."""
     command = server.command(f"head -c {size} /dev/zero")
     done = subprocess.run(
         ["sh", "-c", '"$@" | (sleep 1.5; wc -c)', "sh", *command],
@@ -208,11 +208,11 @@ def test_openssh_that_does_not_read_costs_little(server: Server) -> None:
         client.kill()
         assert client.stdout is not None
         client.stdout.close()
-    server.said("hung_up")
+    server.reported("hung_up")
 
 
 def test_a_program_that_does_not_read_costs_little(server: Server) -> None:
-    """Four hundred megabytes for a program that sleeps: the window is all that is kept."""
+    """Four hundred megabytes for a program that sleeps: one window is queued."""
     before = server.resident()
     feed = "head -c 400000000 /dev/zero"
     command = server.command("sleep 1")
@@ -227,7 +227,7 @@ def test_a_program_that_does_not_read_costs_little(server: Server) -> None:
 
 
 def test_openssh_is_told_that_nobody_reads(server: Server) -> None:
-    """A program that closes its input goes on; the client stops sending, and hears the end."""
+    """A program that closes its input continues; the client stops sending, and exits with it."""
     done = server.ssh("exec <&-; sleep 0.3; echo done; exit 3", data=bytes(20 * MEGABYTE))
     assert (done.stdout, done.returncode) == (b"done\n", 3)
 
@@ -260,8 +260,8 @@ def test_openssh_with_a_terminal(server: Server) -> None:
     assert lines[3] == b"err"
 
 
-def test_openssh_tells_of_a_new_size(server: Server) -> None:
-    """Who changes the size of the window is seen by the program."""
+def test_openssh_sends_a_new_size(server: Server) -> None:
+    """A new size of the client's terminal reaches the program."""
     primary, secondary = pty.openpty()
     with closing(os.fdopen(primary, "rb", 0)) as screen:
         set_size(secondary, 20, 60)
@@ -294,7 +294,7 @@ def set_size(terminal: int, rows: int, columns: int) -> None:
 
 
 def read_all(terminal: int) -> bytes:
-    """What a terminal shows until nobody holds it any more."""
+    """Return what a terminal shows until it is closed."""
     shown = b""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
@@ -311,7 +311,7 @@ def read_all(terminal: int) -> bytes:
 
 
 def test_openssh_with_a_terminal_moves_every_byte(server: Server) -> None:
-    """Ten megabytes of output through a terminal in raw mode, and the shell's last word."""
+    """Ten megabytes of output through a terminal in raw mode, and the shell's last output."""
     done = server.ssh("stty raw; head -c 10000000 /dev/zero; echo end", options=("-tt",))
     assert len(done.stdout) == 10_000_004
     assert done.stdout.endswith(b"end\n")
@@ -331,15 +331,15 @@ def test_openssh_sets_what_it_may(server: Server) -> None:
     assert done.stdout == b"yes-\n"
 
 
-def test_openssh_reads_why_there_is_no_subsystem(server: Server) -> None:
-    """The reason is on standard error, and the status is no success."""
+def test_openssh_shows_that_there_is_no_subsystem(server: Server) -> None:
+    """The reason is on standard error, and the status is a failure."""
     done = server.ssh("nosuch", options=("-s",))
     assert b"there is no subsystem 'nosuch'" in done.stderr
     assert done.returncode not in (0, 255)
 
 
 def test_openssh_that_is_killed_hangs_up(server: Server) -> None:
-    """Its program gets SIGHUP, and nothing of it stays open."""
+    """Its program gets SIGHUP, and all its descriptors are closed."""
     assert server.ssh("true").returncode == 0
     before = server.descriptors()
     client = subprocess.Popen(server.command("echo $$; sleep 300"), stdout=subprocess.PIPE)
@@ -348,7 +348,7 @@ def test_openssh_that_is_killed_hangs_up(server: Server) -> None:
     client.kill()
     client.wait()
     client.stdout.close()
-    assert server.said("hung_up") == pid
+    assert server.reported("hung_up") == pid
     until(lambda: not Path(f"/proc/{pid}").exists())
     until(lambda: server.descriptors() <= before)
 
@@ -369,8 +369,8 @@ def test_openssh_shares_a_connection(server: Server, tmp_path: Path) -> None:
             for command in commands
         ]
         for number, client in enumerate(clients, 1):
-            said, _ = client.communicate(timeout=SECONDS)
-            assert (len(said), client.returncode) == (number * 1_000_000, number)
+            output, _ = client.communicate(timeout=SECONDS)
+            assert (len(output), client.returncode) == (number * 1_000_000, number)
     finally:
         server.ssh(options=(*options, "-Oexit"))
 
@@ -413,7 +413,7 @@ def echo_server() -> Iterator[int]:
 
 @pytest.mark.parametrize("size", [0, 1, 20 * MEGABYTE])
 def test_openssh_jumps(server: Server, size: int) -> None:
-    """``-W`` carries both ways to the byte, and ends when both sides do."""
+    """``-W`` carries every byte both ways, and ends when both sides have."""
     data = noise(size)[:size]
     with echo_server() as port:
         done = server.ssh(options=(f"-W127.0.0.1:{port}",), data=data)
@@ -422,17 +422,17 @@ def test_openssh_jumps(server: Server, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "said"),
+    ("target", "reason"),
     [
         ("127.0.0.1:1", b"refused"),
         ("forbidden.example:22", b"administratively prohibited: you may not go there"),
         ("offline.example:22", b"node offline.example is offline since yesterday"),
     ],
 )
-def test_openssh_reads_why_it_cannot_jump(server: Server, target: str, said: bytes) -> None:
-    """The true reason reaches the person."""
+def test_openssh_shows_why_it_cannot_jump(server: Server, target: str, reason: bytes) -> None:
+    """The true reason reaches the user."""
     done = server.ssh(options=(f"-W{target}", "LogLevel=INFO"))
-    assert said in done.stderr
+    assert reason in done.stderr
     assert done.returncode == 255
 
 
@@ -502,7 +502,7 @@ def test_asyncssh_in_sessions(server: Server) -> None:
 
 
 def test_asyncssh_may_not_open_more(server: Server) -> None:
-    """The eleventh session is refused with the reason; the ten go on."""
+    """The eleventh session is refused with the reason; the ten continue."""
 
     async def work() -> None:
         async with server.asyncssh() as connection:

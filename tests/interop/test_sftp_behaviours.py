@@ -1,4 +1,4 @@
-"""Our own SFTP server does what OpenSSH's does, request by request, and what clients want of it."""
+"""Our SFTP server does what OpenSSH's does, request by request, and what clients need."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def u64(*values: int) -> bytes:
 
 @define
 class Conversation:
-    """A server that runs in a folder; what it answers, in words that two servers share."""
+    """A server that runs in a folder; its answers in a form that two servers share."""
 
     process: subprocess.Popen[bytes]
     handles: dict[str, bytes] = field(factory=dict)
@@ -69,8 +69,8 @@ class Conversation:
         """Greet; return the extensions that are announced."""
         answer = self.send(1, u32(3))
         assert answer[:5] == b"\x02" + u32(3)
-        words = strings(answer[5:])
-        return dict(zip(words[::2], words[1::2], strict=True))
+        names = strings(answer[5:])
+        return dict(zip(names[::2], names[1::2], strict=True))
 
     def ask(self, kind: int, rest: bytes) -> tuple[int, bytes]:
         """Send a request; return the type of the answer and what is in it."""
@@ -86,7 +86,7 @@ class Conversation:
         """Ask for a handle, and keep it under ``name``."""
         found, answer = self.ask(kind, rest)
         if found != HANDLE:
-            return said(found, answer)
+            return readable(found, answer)
         (self.handles[name],) = strings(answer)
         return "handle"
 
@@ -94,7 +94,7 @@ class Conversation:
         return text(self.handles.get(name, b"no such handle"))
 
     def asked(self, kind: int, rest: bytes) -> str:
-        return said(*self.ask(kind, rest))
+        return readable(*self.ask(kind, rest))
 
     def extended(self, name: str, rest: bytes) -> str:
         return self.asked(200, text(name) + rest)
@@ -109,8 +109,8 @@ def strings(data: bytes) -> list[bytes]:
     return found
 
 
-def said(kind: int, answer: bytes) -> str:
-    """An answer in words; what is different by nature (times, text of errors) is left out."""
+def readable(kind: int, answer: bytes) -> str:
+    """Return an answer in readable form, without what differs (times, text of errors)."""
     if kind == STATUS:
         return f"status {int.from_bytes(answer[:4], 'big')}"
     if kind == NAME:
@@ -355,13 +355,13 @@ def test_answers_are_openssh_s(
     story: Callable[[Conversation], Iterator[str]], tmp_path: Path
 ) -> None:
     """The same requests have the same answers, and leave the same files."""
-    told, left = [], []
+    results, left = [], []
     for name, command in (("ours", OURS), ("theirs", (THEIRS,))):
         folder = tmp_path / name / "home"
         prepare(folder)
         with talking(command, folder) as talk:
             talk.begin()
-            told.append([shared(answer, folder) for answer in story(talk)])
+            results.append([shared(answer, folder) for answer in story(talk)])
         left.append(
             sorted(
                 (str(path.relative_to(folder)), oct(path.lstat().st_mode),
@@ -369,11 +369,11 @@ def test_answers_are_openssh_s(
                 for path in folder.rglob("*")
             )
         )  # fmt: skip
-    assert told[0] == told[1]
+    assert results[0] == results[1]
     assert left[0] == left[1]
 
 
-def test_a_copy_says_when_it_fell_short(tmp_path: Path) -> None:
+def test_a_short_copy_is_reported(tmp_path: Path) -> None:
     """A file that ends early is the status for that, and a target that is not open is an error."""
     prepare(tmp_path / "home")
     with talking(OURS, tmp_path / "home") as talk:
@@ -385,7 +385,7 @@ def test_a_copy_says_when_it_fell_short(tmp_path: Path) -> None:
         assert (tmp_path / "home" / "copy").read_bytes() == b"89"
         back = talk.on("w") + u64(0, 1) + talk.on("r") + u64(0)
         assert talk.extended("copy-data", back) == "status 2"
-        assert talk.extended("home-directory", text("")) == said(
+        assert talk.extended("home-directory", text("")) == readable(
             NAME, u32(1) + text(pwd.getpwuid(os.getuid()).pw_dir) * 2 + u32(0)
         )
 
@@ -408,7 +408,7 @@ def test_every_extension_of_openssh_is_there(tmp_path: Path) -> None:
 
 
 def test_a_copy_ends_with_its_client(tmp_path: Path) -> None:
-    """A copy without end, whose client went, does not fill the disk behind it (attack)."""
+    """A copy without end does not fill the disk after its client disconnected (attack)."""
     with talking(OURS, tmp_path) as talk:
         talk.begin()
         talk.open("zero", "/dev/zero", 1)
@@ -448,7 +448,7 @@ def test_openssh_s_client_uses_them(tmp_path: Path) -> None:
 
 @contextmanager
 def served(folder: Path) -> Iterator[tuple[Sshd, Path]]:
-    """An sshd whose file server is ours, and the file of a key that it lets in."""
+    """An sshd with our file server, and the file of a key that it accepts."""
     with sshd(folder, f"Subsystem sftp {' '.join(OURS)}") as server:
         identity = server.identity()
         key = folder / "key"

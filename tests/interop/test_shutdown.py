@@ -85,7 +85,7 @@ def test_without_sessions_it_ends_at_once(cluster: Cluster) -> None:
     """Nobody is waited for where there is nobody."""
     with stopped(cluster, "node") as process:
         assert process.wait(SECONDS) == -signal.SIGTERM
-        assert "waiting up to" not in (cluster.folder / "node.log").read_text().split("serves")[-1]
+        assert "draining" not in (cluster.folder / "node.log").read_text().split("serves")[-1]
 
 
 def test_the_recording_of_who_was_hung_up_on_is_whole(cluster: Cluster) -> None:

@@ -1,4 +1,4 @@
-"""Real clients and our transport: ciphers, new keys in the middle of bulk data both ways."""
+"""Real clients and our transport: ciphers, and rekeying during bulk data both ways."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tele.wire.ciphers import CIPHERS, MACS, needs_mac
 from test_sessions_clients import SECONDS, Server, running
 
 MEGABYTE = 1 << 20
-#: Bytes each way; by ``TRANSPORT_MEGABYTES`` as many as one likes.
+#: Bytes each way, set by ``TRANSPORT_MEGABYTES``.
 SIZE = int(os.environ.get("TRANSPORT_MEGABYTES", "64")) * MEGABYTE
 
 SUITES = [(c, m) for c in CIPHERS for m in (MACS if needs_mac(c) else MACS[:1])]
@@ -32,7 +32,7 @@ suites = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that offers all ciphers that there are."""
+    """A server that offers all ciphers."""
     every = b",".join(CIPHERS).decode()
     with running(tmp_path_factory.mktemp("transport"), CIPHERS=every) as found:
         yield found
@@ -40,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The same, and it renews keys after every megabyte."""
+    """The same, and it rekeys after every megabyte."""
     every = b",".join(CIPHERS).decode()
     folder = tmp_path_factory.mktemp("transport")
     with running(folder, CIPHERS=every, REKEY_OCTETS=str(MEGABYTE)) as found:
@@ -60,16 +60,16 @@ def same_bytes(server: Server, size: int, *options: str) -> None:
 def test_openssh_speaks_each_cipher(server: Server, cipher: str, mac: str) -> None:
     """OpenSSH agrees on each cipher and MAC, and bytes come back whole."""
     same_bytes(server, 4 * MEGABYTE, f"Ciphers={cipher}", f"MACs={mac}")
-    said = server.ssh("true", options=(f"Ciphers={cipher}", f"MACs={mac}", "-vv")).stderr
+    output = server.ssh("true", options=(f"Ciphers={cipher}", f"MACs={mac}", "-vv")).stderr
     used = f"cipher: {cipher} MAC: {mac if needs_mac(cipher.encode()) else '<implicit>'}"
-    assert said.count(used.encode()) == 2, said
+    assert output.count(used.encode()) == 2, output
 
 
 @pytest.mark.parametrize(
     "cipher", ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes256-ctr"]
 )
 def test_new_keys_in_the_middle_of_bulk_both_ways(impatient: Server, cipher: str) -> None:
-    """Both sides begin exchanges all the time, and nothing is lost, either way."""
+    """Both sides start key exchanges all the time, and nothing is lost either way."""
     same_bytes(impatient, SIZE, f"Ciphers={cipher}", f"MACs={MACS[1].decode()}", "RekeyLimit=1M")
 
 
@@ -95,7 +95,7 @@ def test_no_other_mac(server: Server, option: str) -> None:
     """A cipher that needs a MAC gets one of ours or none; with AES-GCM the list is void."""
     done = server.ssh("true", options=("Ciphers=aes128-ctr", option, "-v"))
     assert done.returncode == 255
-    assert b"no matching MAC" in done.stderr or b"we share no MAC" in done.stderr
+    assert b"no matching MAC" in done.stderr or b"no common MAC" in done.stderr
     assert server.ssh("true", options=("Ciphers=aes128-gcm@openssh.com", option)).returncode == 0
 
 
@@ -169,7 +169,7 @@ def test_openssh_learns_a_key_that_is_proved(tmp_path: Path) -> None:
 
 
 def test_openssh_keeps_no_certificate_as_a_key(server: Server, tmp_path: Path) -> None:
-    """A client that trusts the authority hears of the key and goes on trusting the authority."""
+    """A client that trusts the authority is told the key and still trusts the authority."""
     file = tmp_path / "known"
     file.write_text((server.folder / "known_hosts").read_text())
     options = (f"UserKnownHostsFile={file}", "UpdateHostKeys=yes", "-vvv")
@@ -180,13 +180,13 @@ def test_openssh_keeps_no_certificate_as_a_key(server: Server, tmp_path: Path) -
 
 
 def test_openssh_lives_by_our_answers(server: Server) -> None:
-    """A client that asks every second, and gives up after one miss, is content."""
+    """A client that sends a keepalive each second, and allows one miss, stays connected."""
     done = server.ssh("sleep 4", options=("ServerAliveInterval=1", "ServerAliveCountMax=1"))
     assert done.returncode == 0, done.stderr
 
 
 def test_openssh_answers_us(tmp_path: Path) -> None:
-    """OpenSSH that is silent, its user too, stays connected for many questions of ours."""
+    """An idle OpenSSH client answers many keepalives and stays connected."""
     with running(tmp_path, KEEPALIVE="0.3") as server:
         done = server.ssh("sleep 4", options=("-vvv", "RekeyLimit=1M"))
         assert done.returncode == 0, done.stderr
@@ -205,7 +205,7 @@ def test_a_client_that_is_stopped_is_gone(tmp_path: Path) -> None:
             assert client.stdout is not None
             assert client.stdout.readline() == b"ready\n"
             client.send_signal(signal.SIGSTOP)
-            assert server.said("hung_up")
+            assert server.reported("hung_up")
             client.send_signal(signal.SIGCONT)
             assert client.wait(SECONDS) == 255
         finally:

@@ -15,7 +15,7 @@ from typing import Any
 from twisted._version import __version__ as version
 
 DISTRIBUTION = Path(sys.prefix) / "share" / "twisted" / f"twisted-{version.short()}.tar.gz"
-#: What we have in the place of Conch's.
+#: Our modules in the place of Conch's.
 OURS = ("transport", "userauth", "connection", "channel", "session", "factory")
 
 
@@ -29,14 +29,14 @@ def read_example(name: str) -> str:
 
 
 def change_imports(source: str) -> str:
-    """Return ``source`` with what we have imported from us, and nothing else changed."""
+    """Return ``source`` with our modules imported, and nothing else changed."""
 
     def change(line: re.Match[str]) -> str:
         names = [name.strip() for name in line[1].split(",")]
         ours = ", ".join(name for name in names if name in OURS)
         theirs = ", ".join(name for name in names if name not in OURS)
-        kept = f"from twisted.conch.ssh import {theirs}\n" if theirs else ""
-        return f"{kept}from tele.embed.ssh import {ours}"
+        remaining = f"from twisted.conch.ssh import {theirs}\n" if theirs else ""
+        return f"{remaining}from tele.embed.ssh import {ours}"
 
     source = re.sub(r"^from twisted\.conch\.ssh import (.+)$", change, source, flags=re.M)
     modules = "|".join(OURS)
@@ -45,7 +45,7 @@ def change_imports(source: str) -> str:
 
 
 def serve() -> None:
-    """Run the server on a port of the kernel's, and print it."""
+    """Run the server on a free port, and print it."""
     from twisted.internet import reactor
 
     running: Any = reactor
@@ -57,7 +57,7 @@ def serve() -> None:
     running.run()
 
 
-def visit(port: str, fingerprint: str) -> None:
+def connect(port: str, fingerprint: str) -> None:
     """Run the client, which has its settings as constants."""
     source = change_imports(read_example("sshsimpleclient.py"))
     for name, value in (("HOST", "127.0.0.1"), ("PORT", int(port)),
@@ -68,4 +68,4 @@ def visit(port: str, fingerprint: str) -> None:
 
 
 if __name__ == "__main__":
-    serve() if sys.argv[1] == "server" else visit(*sys.argv[2:])
+    serve() if sys.argv[1] == "server" else connect(*sys.argv[2:])

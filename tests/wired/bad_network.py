@@ -26,7 +26,7 @@ class _Side(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         if self.frozen or self._network.cut:
-            return  # nobody hears, and nobody is told
+            return  # dropped, without notice
         if self._network.delay:
             self._network.reactor.callLater(self._network.delay, self._pass_on, data)
         else:
@@ -43,7 +43,7 @@ class _Side(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._network.sides.discard(self)
-        # What is cut tells nobody that somebody has hung up.
+        # A cut network does not pass on the end of a connection.
         if self.other is not None and not self.frozen and not self._network.cut:
             self.other.transport.loseConnection()
 
@@ -54,7 +54,7 @@ class BadNetwork:
 
     reactor: OwnReactor
     target: int
-    #: Bytes vanish and ends are not told, until it is mended.
+    #: Bytes and ends of connections are dropped, until it is mended.
     cut: bool = False
     delay: float = 0.0
     carried: int = 0
@@ -106,7 +106,7 @@ class BadNetwork:
         self.drop()
 
 
-def nobody_listens() -> int:
+def unused_port() -> int:
     """A port of 127.0.0.1 where a connection is refused."""
     with socket.socket() as asked:
         asked.bind(("127.0.0.1", 0))

@@ -18,26 +18,27 @@ from tele.conch.client.session import ProgramChannel
 from tele.conch.client.transport import LoginTransport
 from tele.conch.connection.channel import Channel
 from tele.conch.connection.connection import SSHConnection
+from tele.conch.connection.permissions import IPermissions, Permissions
 from tele.conch.forwarding.local import IForwarder, open_direct_tcpip
 from tele.conch.server.credentials import CertificateCredentials
 from tele.conch.session.channel import SessionChannel
 from tele.conch.session.programs import Exit, IProgram, ISessionPrograms, ProgramRequest
 from tele.errors import AccessDenied
-from tele.testing.links import HandReactor, LinkEnd
+from tele.testing.links import LinkEnd, ManualReactor
 from tele.testing.ssh import Realm, World
 
 
 @implementer(IProgram)
 @define(eq=False)
 class HeldProgram:
-    """A program whose other side is the test."""
+    """A program that the test plays."""
 
     request: ProgramRequest
     stdin: int | None
     stdout: int | None
     stderr: int | None
     tap: Any
-    #: The test's ends: what the program reads, writes and complains to.
+    #: The test's ends: the program's standard input, output and error.
     its_input: int
     its_output: int
     its_errors: int
@@ -61,12 +62,12 @@ class HeldProgram:
     def hang_up(self) -> None:
         self.hung_up += 1
 
-    # -- what the test has the program do
-    def say(self, data: bytes | memoryview) -> int:
-        """Write to standard output; returns how much went."""
+    # -- what the program does
+    def write_output(self, data: bytes | memoryview) -> int:
+        """Write to standard output; return how many bytes were taken."""
         return self._write(self.its_output, data)
 
-    def complain(self, data: bytes) -> int:
+    def write_error(self, data: bytes) -> int:
         return self._write(self.its_errors, data)
 
     def _write(self, descriptor: int, data: bytes | memoryview) -> int:
@@ -75,8 +76,8 @@ class HeldProgram:
         except BlockingIOError:
             return 0
 
-    def hear(self, limit: int = 1 << 20) -> bytes | None:
-        """Read standard input: what is there, b"" at its end, None if nothing is there now."""
+    def read_input(self, limit: int = 1 << 20) -> bytes | None:
+        """Read standard input: b"" at its end, None if there are no data now."""
         try:
             return os.read(self.its_input, limit)
         except BlockingIOError:
@@ -99,7 +100,7 @@ class HeldProgram:
 @implementer(ISessionPrograms)
 @define(eq=False)
 class HeldPrograms:
-    """Starts programs that are held by the test."""
+    """Starts programs that the test plays."""
 
     started: list[HeldProgram] = Factory(list)
     numbers: list[int] = Factory(list)
@@ -117,7 +118,7 @@ class HeldPrograms:
         return succeed(self.make(request))
 
     def make(self, request: ProgramRequest) -> HeldProgram:
-        """Make a program, without telling anybody."""
+        """Make a program without starting it for a session."""
         input_read, input_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         output_read, output_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         errors_read, errors_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -141,8 +142,6 @@ class HeldPrograms:
 class ChannelUser(ConchUser):
     """A user with sessions and forwarding."""
 
-    grant: Any = None
-
     def __init__(self, world: ChannelWorld) -> None:
         self._world = world
         self.conn = None
@@ -151,6 +150,8 @@ class ChannelUser(ConchUser):
         alsoProvides(self, IForwarder)
 
     def __conform__(self, interface: Any) -> Any:
+        if interface is IPermissions:
+            return self._world.permissions
         return self._world.programs if interface is ISessionPrograms else None
 
     def connect(self, request: Any, factory: Any) -> Deferred[Any]:
@@ -165,9 +166,10 @@ class ChannelUser(ConchUser):
 class ChannelWorld(World):
     """A world whose connections have channels."""
 
-    clock: Any = Factory(HandReactor)
+    clock: Any = Factory(ManualReactor)
     programs: Any = Factory(HeldPrograms)
     forward: Any = None
+    permissions: Permissions | None = None
     make_user: Callable[[ChannelWorld], Any] = ChannelUser
 
     def __attrs_post_init__(self) -> None:
@@ -208,13 +210,13 @@ class ChannelEnds:
     server_link: LinkEnd
 
     def turn(self, down: int = 1 << 20, up: int = 1 << 20) -> bool:
-        """Carry some bytes each way and let every descriptor work once."""
-        moved = self.world.clock.look()
+        """Carry some bytes each way and poll the descriptors once."""
+        moved = self.world.clock.poll()
         moved = self.server_link.carry(down) or moved
         return self.client_link.carry(up) or moved
 
     def settle(self) -> None:
-        """Until there is nothing to do."""
+        """Take turns until there is nothing to do."""
         for _ in range(100_000):
             if not self.turn():
                 return
@@ -230,18 +232,18 @@ class ChannelEnds:
         self, request: ProgramRequest | None = None, kind: type[ProgramChannel] | None = None
     ) -> tuple[Any, HeldProgram]:
         """Open a session that runs a program; return the client's end and the program."""
-        heard: list[tuple[int | None, bytes]] = []
+        received: list[tuple[int | None, bytes]] = []
         channel = (kind or ProgramChannel)(
             request or ProgramRequest("exec", b"something"),
-            lambda code, view: heard.append((code, bytes(view))),
+            lambda code, view: received.append((code, bytes(view))),
         )
-        channel.heard = heard  # type: ignore[attr-defined]
+        channel.received = received  # type: ignore[attr-defined]
         self.open(channel)
         return channel, self.world.programs.started[-1]
 
 
 class Hoarder(ProgramChannel):
-    """A client that takes what fits its window, and uses nothing of it up."""
+    """A client that receives a window of data and consumes none of it."""
 
     hoard = 0
 
@@ -249,19 +251,19 @@ class Hoarder(ProgramChannel):
         self.hoard += len(view)
 
     def use_up(self) -> None:
-        """Use up all of it."""
+        """Consume all of it."""
         hoard, self.hoard = self.hoard, 0
         self.consumed(hoard)
 
 
 def output(channel: Any, code: int | None = None) -> bytes:
-    """What the client has heard so far."""
-    return b"".join(data for kind, data in channel.heard if kind == code)
+    """Return what the client has received so far."""
+    return b"".join(data for kind, data in channel.received if kind == code)
 
 
 @contextmanager
 def no_descriptor_lost() -> Iterator[None]:
-    """What is opened inside is closed inside."""
+    """Check that every descriptor that is opened inside is closed inside."""
     before = set(os.listdir("/proc/self/fd"))
     yield
     left = {number: _target(number) for number in set(os.listdir("/proc/self/fd")) - before}

@@ -49,14 +49,14 @@ DIFFERENCES = Path(__file__).resolve().parents[2] / "docs" / "conch_differences.
 
 @frozen
 class Difference:
-    """Tests that fail on purpose, and why."""
+    """Tests that are expected to fail, and the reason."""
 
     reason: str
     tests: tuple[str, ...]
 
 
 def read_differences(path: Path = DIFFERENCES) -> tuple[Difference, ...]:
-    """Return the differences on purpose."""
+    """Return the intended differences."""
     with path.open("rb") as file:
         return tuple(
             Difference(each["reason"], tuple(each["tests"]))
@@ -66,7 +66,7 @@ def read_differences(path: Path = DIFFERENCES) -> tuple[Difference, ...]:
 
 @cache
 def _with_ours(name: str) -> ModuleType:
-    """Return the module ``name`` of Conch's with what we have in its place."""
+    """Return Conch's module ``name`` with our classes in the place of Conch's."""
     theirs = importlib.import_module(f"{_CONCH}.{name}")
     ours = importlib.import_module(f"tele.embed.ssh.{name}")
     made = ModuleType(theirs.__name__)
@@ -106,12 +106,12 @@ def load(name: str) -> ModuleType:
     """Return a module of Twisted's tests, its imports changed."""
     substitutes = SUBSTITUTES[name]
 
-    def take(wanted: str, *words: Any, **named: Any) -> Any:
+    def take(wanted: str, *args: Any, **named: Any) -> Any:
         package, _, last = wanted.rpartition(".")
         if package == _CONCH and last in substitutes:
             return _with_ours(last)
-        found = builtins.__import__(wanted, *words, **named)
-        names = words[2] if len(words) > 2 else ()
+        found = builtins.__import__(wanted, *args, **named)
+        names = args[2] if len(args) > 2 else ()
         if wanted not in (_CONCH, _TESTS) or not names:
             return found
         changed = ModuleType(wanted)
@@ -136,9 +136,9 @@ def load(name: str) -> ModuleType:
 
 
 def _complete(fake: Any) -> None:
-    """Give a fake of Conch's transport what our services ask of one."""
+    """Add to a fake of Conch's transport what our services need of one."""
 
-    def nothing(*words: Any) -> None:
+    def nothing(*args: Any) -> None:
         """Nothing."""
 
     for name in ("hold", "release", "authenticated"):
@@ -175,7 +175,7 @@ def cases() -> Iterator[tuple[str, unittest.TestCase]]:
 
 
 def run(case: unittest.TestCase) -> str:
-    """Run one test; return what went wrong, or nothing."""
+    """Run one test; return what failed, or nothing."""
     result = unittest.TestResult()
     with warnings.catch_warnings():
         warnings.simplefilter("default")

@@ -30,7 +30,7 @@ def calls(function: Callable[[], object]) -> int:
 
 
 def is_linear(work: Callable[[int], int], size: int = 200) -> bool:
-    """Whether twice the size is at most twice the work, with a little room.
+    """Whether twice the size is at most twice the work, with a margin.
 
     ``work(n)`` does it for size n and returns what it counted.
     """
@@ -40,22 +40,22 @@ def is_linear(work: Callable[[int], int], size: int = 200) -> bool:
 
 
 class Text(str):
-    """A text that counts how often it is compared, and hashed, in ``Text.looks``."""
+    """A text that counts how often it is compared, and hashed, in ``Text.comparisons``."""
 
-    looks = 0
+    comparisons = 0
 
     def __eq__(self, other: object) -> bool:
-        Text.looks += 1
+        Text.comparisons += 1
         return str.__eq__(self, other)
 
     def __hash__(self) -> int:
-        Text.looks += 1
+        Text.comparisons += 1
         return str.__hash__(self)
 
 
-def looks(function: Callable[[], Any]) -> int:
+def comparisons(function: Callable[[], Any]) -> int:
     """Return how often texts of :class:`Text` were looked at in ``function()``."""
-    before = Text.looks
+    before = Text.comparisons
     with suppress(Exception):
         function()
-    return Text.looks - before
+    return Text.comparisons - before

@@ -14,18 +14,18 @@ from tele.wire import numbers as n
 from tele.wire.fields import boolean, string, uint32
 from weighing import weigh
 
-#: What a transport keeps before it tells its producer to pause.
-ROOM = 64 * 1024
+#: Bytes that a transport buffers before it pauses its producer.
+PRODUCER_LIMIT = 64 * 1024
 #: One read of a socket brings that much.
 SEGMENT = 64 * 1024
 
 
 class Unread(StringTransport):
-    """A transport whose peer reads when the test says so."""
+    """A transport whose peer reads when a test calls ``read_all``."""
 
     def write(self, data: bytes) -> None:
         self.io.write(data)
-        if self.io.tell() > ROOM and self.producer is not None:
+        if self.io.tell() > PRODUCER_LIMIT and self.producer is not None:
             self.producer.pauseProducing()
 
     @property

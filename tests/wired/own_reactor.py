@@ -1,4 +1,4 @@
-"""A reactor of one's own, for tests that need real descriptors: nothing global is touched."""
+"""A reactor for tests that need real descriptors, apart from the global one."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ T = TypeVar("T")
 
 
 class OwnReactor(EPollReactor):
-    """Turned by hand; never the one that ``twisted.internet`` has installed."""
+    """A reactor that the test runs, never the one that ``twisted.internet`` has installed."""
 
     _ended = False
 
     def turn(self, seconds: float = 0.05) -> None:
-        """Do what is to be done, waiting at most ``seconds`` for it."""
+        """Run one iteration, which waits at most ``seconds``."""
         base: Any = self  # Twisted's own methods are annotated in part
         base.runUntilCurrent()
         due = base.timeout()
         base.doIteration(seconds if due is None else min(seconds, due))
 
     def callFromThread(self, f: Any, *args: Any, **kwargs: Any) -> None:
-        """See ``IReactorFromThreads``; a thread may be done when nobody turns any more."""
+        """See ``IReactorFromThreads``; a thread may end after the last iteration."""
         if not self._ended:
             super().callFromThread(f, *args, **kwargs)
 
     def wait(self, work: Deferred[T] | Coroutine[Any, Any, T], seconds: float = 30.0) -> T:
-        """Turn until ``work`` is done and return its result, or raise its error."""
+        """Run until ``work`` fires and return its result, or raise its error."""
         deferred = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
         results: list[Any] = []
         deferred.addBoth(results.append)
@@ -44,14 +44,14 @@ class OwnReactor(EPollReactor):
         return value
 
     def until(self, condition: Any, seconds: float = 30.0) -> None:
-        """Turn until ``condition()`` is true."""
+        """Run until ``condition()`` is true."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"waited {seconds:g} s"
             self.turn()
 
     def sleep(self, seconds: float) -> None:
-        """Turn for a while."""
+        """Run for some time."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self.turn(0.01)
@@ -59,7 +59,7 @@ class OwnReactor(EPollReactor):
 
 @contextmanager
 def own_reactor() -> Iterator[OwnReactor]:
-    """Make a reactor, and close what it holds at the end."""
+    """Make a reactor, and close it at the end."""
     make: Any = OwnReactor
     reactor: OwnReactor = make()
     # Without this nothing is resolved or started; no signal handler is touched.

@@ -1,4 +1,4 @@
-"""A peer that says whatever a test wants, in SSH packets made by hand."""
+"""A peer that sends whatever a test wants, in SSH packets made by hand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PADDING = bytes(64)
 class Attacker:
     """The client's end at ``host``, against a server whose transport is in memory.
 
-    ``heard`` are the server's messages so far, with their numbers.
+    ``received`` are the server's messages so far, with their numbers.
     """
 
     world: World
@@ -42,7 +42,7 @@ class Attacker:
     transport: Any = field(init=False)
     sealer: Sealer = field(factory=PlainSealer, init=False)
     opener: Opener = field(init=False)
-    heard: list[bytes] = field(factory=list, init=False)
+    received: list[bytes] = field(factory=list, init=False)
     session_id: bytes = field(default=b"", init=False)
     host_key: bytes = field(default=b"", init=False)
     _pending: bytes = field(default=b"", init=False)
@@ -69,15 +69,15 @@ class Attacker:
         """Return the packets of messages."""
         out = bytearray()
         for message in messages:
-            room = memoryview(bytearray(len(message) + OVERHEAD))
-            out += room[: self.sealer.seal(message, room, 0)]
+            buffer = memoryview(bytearray(len(message) + OVERHEAD))
+            out += buffer[: self.sealer.seal(message, buffer, 0)]
         return bytes(out)
 
-    def say(self, *messages: bytes) -> None:
+    def send(self, *messages: bytes) -> None:
         """Send messages in one segment."""
         self.raw(self.seal(*messages))
 
-    def hear(self) -> list[bytes]:
+    def receive(self) -> list[bytes]:
         """Return the messages that came since the last call."""
         data = self._pending + self.transport.value()
         self.transport.clear()
@@ -85,14 +85,14 @@ class Attacker:
             line, _, data = data.partition(b"\r\n")
             self._line = line
         fresh = []
-        room = memoryview(bytearray(1 << 20))
-        while taken := self.opener.open(memoryview(data), 0, len(data), room):
+        buffer = memoryview(bytearray(1 << 20))
+        while taken := self.opener.open(memoryview(data), 0, len(data), buffer):
             data = data[taken:]
-            fresh.append(bytes(room[1 : self.opener.payload_end]))
+            fresh.append(bytes(buffer[1 : self.opener.payload_end]))
             if fresh[-1][0] == n.NEWKEYS and self._renewed is not None:
                 self.opener, self._renewed = self._renewed, None
         self._pending = data
-        self.heard += fresh
+        self.received += fresh
         return fresh
 
     _renewed: Opener | None = field(default=None, init=False)
@@ -122,17 +122,17 @@ class Attacker:
         if not self.session_id:
             self.greet()
         ours = self.kexinit()
-        self.say(ours.payload)
-        theirs = parse_kexinit(next(m for m in self.hear() if m[0] == n.KEXINIT)[1:])
+        self.send(ours.payload)
+        theirs = parse_kexinit(next(m for m in self.receive() if m[0] == n.KEXINIT)[1:])
         agreement = negotiate(ours, theirs)
         initiation = METHODS[agreement.kex].initiate()
-        self.say(bytes((n.KEX_INIT,)) + string(initiation.share))
+        self.send(bytes((n.KEX_INIT,)) + string(initiation.share))
         # Everything after the server's NEWKEYS is under keys that the reply leads to.
         data = self._pending + self.transport.value()
         self.transport.clear()
-        room = memoryview(bytearray(1 << 20))
-        taken = self.opener.open(memoryview(data), 0, len(data), room)
-        reply = Reader(bytes(room[2 : self.opener.payload_end]))
+        buffer = memoryview(bytearray(1 << 20))
+        taken = self.opener.open(memoryview(data), 0, len(data), buffer)
+        reply = Reader(bytes(buffer[2 : self.opener.payload_end]))
         host_key, share, _ = reader_strings(reply, 3)
         shared = initiation.finish(share)
         digest = exchange_hash(
@@ -148,7 +148,7 @@ class Attacker:
         self.host_key = self.host_key or host_key
         self.session_id = self.session_id or digest
         secrets = Secrets(shared, digest, self.session_id)
-        self.say(bytes((n.NEWKEYS,)))
+        self.send(bytes((n.NEWKEYS,)))
         sequence = 0 if self.strict else self.sealer.sequence
         self.sealer = secrets.sealer(
             agreement.cipher_to_server, True, PADDING, sequence, agreement.mac_to_server
@@ -158,13 +158,13 @@ class Attacker:
             agreement.cipher_to_client, False, 1 << 20, sequence, agreement.mac_to_client
         )
         self._pending = data[taken:]
-        self.hear()
+        self.receive()
 
     # -- authentication ---------------------------------------------------------------
     def ask_service(self) -> None:
         """Ask for authentication."""
-        self.say(bytes((n.SERVICE_REQUEST,)) + string(b"ssh-userauth"))
-        self.hear()
+        self.send(bytes((n.SERVICE_REQUEST,)) + string(b"ssh-userauth"))
+        self.receive()
 
     def login_request(self, identity: ClientIdentity | None = None) -> bytes:
         """A signed request that is good, or as good as ``identity`` is."""
@@ -184,8 +184,8 @@ class Attacker:
     def login(self) -> None:
         """Be where the connection is open."""
         self.ready_to_login()
-        self.say(self.login_request())
-        self.hear()
+        self.send(self.login_request())
+        self.receive()
 
 
 def request(login: bytes, method: bytes, rest: bytes = b"") -> bytes:

@@ -1,4 +1,4 @@
-"""Ports of every part while there are no descriptors: they wait, say so once, and go on."""
+"""Ports of every part while there are no descriptors: they wait, log it once, and continue."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tele.sockets.direct import listen
 
 
 class Greeting(Protocol):
-    """Says a word to whoever is taken."""
+    """Sends two bytes to an accepted client."""
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
@@ -60,15 +60,15 @@ def reactor() -> Iterator[OwnReactor]:
 @pytest.fixture
 def lines() -> Iterator[list[str]]:
     """What is logged at warning or above."""
-    heard: list[str] = []
+    received: list[str] = []
 
     @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
         if event["log_level"].name in ("warn", "error", "critical"):
-            heard.append(str(event_text(event)))
+            received.append(str(event_text(event)))
 
     globalLogPublisher.addObserver(observe)
-    yield heard
+    yield received
     globalLogPublisher.removeObserver(observe)
 
 
@@ -99,8 +99,8 @@ def of_auth_locally(reactor: OwnReactor, factory: Any, folder: Path) -> Any:
 def test_a_shortage_is_waited_for(
     reactor: OwnReactor, lines: list[str], tmp_path: Path, make: Listen, code: int
 ) -> None:
-    """Who comes meanwhile is let in when it has ended, without having come again; the port asks
-    once in a while, and the log has one line.
+    """A client that connects meanwhile is accepted afterwards, without a new attempt; the port
+    tries once in a while, and the log has one line.
     """
     factory: Any = Factory.forProtocol(Greeting)
     port = make(reactor, factory, tmp_path)
@@ -109,17 +109,17 @@ def test_a_shortage_is_waited_for(
     with socket.socket(socket.AF_UNIX if isinstance(where, str) else socket.AF_INET) as client:
         client.connect(where)
         client.setblocking(False)
-        heard: list[bytes] = []
+        received: list[bytes] = []
 
         def answered() -> bool:
             try:
-                heard.append(client.recv(2))
+                received.append(client.recv(2))
             except BlockingIOError:
                 return False
             return True
 
         reactor.until(answered)
-    assert heard == [b"in"]
+    assert received == [b"in"]
     assert len(short.asked) <= 5, "it does not ask all the time"
     (line,) = lines
     assert "can be accepted" in line

@@ -66,8 +66,8 @@ def test_s1_hostile_algorithm_name(attacker: Attacker, logged: list[str]) -> Non
     """An algorithm name with a format string in it is refused as any other, and runs nothing."""
     attacker.ready_to_login()
     for name in (HOSTILE.encode(), b"\xff\xfe", b"{" * 200):
-        attacker.say(attacker.query(name, b"blob"))
-    assert numbers(attacker.hear()) == [n.USERAUTH_FAILURE] * 3
+        attacker.send(attacker.query(name, b"blob"))
+    assert numbers(attacker.receive()) == [n.USERAUTH_FAILURE] * 3
     assert not attacker.disconnected
     assert not any("\x1b" in line or "\n" in line for line in logged)
 
@@ -91,7 +91,7 @@ def test_s1_hostile_texts_anywhere(
             "method": request(b"root", text),
             "disconnect": bytes((n.DISCONNECT, 0, 0, 0, 11)) + string(text) + string(b""),
         }[where]
-        attacker.say(message)
+        attacker.send(message)
     assert not any("\x1b" in line or "\n" in line for line in logged)
     assert all(denied.message.isprintable() for denied in world.denied)
 
@@ -100,7 +100,7 @@ def test_s1_hostile_texts_anywhere(
 def test_s2_no_compression(attacker: Attacker) -> None:
     """Nothing but ``none`` is offered, so no packet is ever inflated."""
     attacker.greet()
-    kexinit = next(m for m in attacker.hear() if m[0] == n.KEXINIT)
+    kexinit = next(m for m in attacker.receive() if m[0] == n.KEXINIT)
     assert b"zlib" not in kexinit
 
 
@@ -111,22 +111,22 @@ def test_s2_no_compression(attacker: Attacker) -> None:
 def test_s3_plaintext_messages_before_keys(attacker: Attacker, number: int) -> None:
     """A message before the first KEXINIT, or in the first exchange, ends the connection."""
     attacker.greet()
-    attacker.say(bytes((number,)) + string(b"ssh-userauth"), attacker.kexinit().payload)
-    assert numbers(attacker.hear()) == [n.KEXINIT, n.DISCONNECT]
+    attacker.send(bytes((number,)) + string(b"ssh-userauth"), attacker.kexinit().payload)
+    assert numbers(attacker.receive()) == [n.KEXINIT, n.DISCONNECT]
     late = Attacker(attacker.world)
     late.greet()
-    late.say(late.kexinit().payload, bytes((number,)) + string(b"ssh-userauth"))
-    assert numbers(late.hear()) == [n.KEXINIT, n.DISCONNECT]
+    late.send(late.kexinit().payload, bytes((number,)) + string(b"ssh-userauth"))
+    assert numbers(late.receive()) == [n.KEXINIT, n.DISCONNECT]
 
 
 def test_s3_no_channels_before_login(attacker: Attacker, world: World) -> None:
     """A channel cannot be opened before, or instead of, authentication."""
     attacker.exchange()
-    attacker.say(bytes((n.CHANNEL_OPEN,)) + string(b"session") + bytes(12))
+    attacker.send(bytes((n.CHANNEL_OPEN,)) + string(b"session") + bytes(12))
     assert attacker.disconnected
     other = Attacker(world)
     other.ready_to_login()
-    other.say(bytes((n.CHANNEL_DATA,)) + bytes(4) + string(b"x"))
+    other.send(bytes((n.CHANNEL_DATA,)) + bytes(4) + string(b"x"))
     assert other.disconnected
     assert not world.services
 
@@ -142,9 +142,9 @@ def test_s3_sequence_numbers_start_again(world: World) -> None:
 
 
 def test_s3_no_rekey_before_login(attacker: Attacker) -> None:
-    """A stranger gets one key exchange."""
+    """An unauthenticated client gets one key exchange."""
     attacker.exchange()
-    attacker.say(attacker.kexinit().payload)
+    attacker.send(attacker.kexinit().payload)
     assert attacker.disconnected
 
 
@@ -153,12 +153,12 @@ def test_s4_nothing_is_dispatched_after_the_end(world: World, attacker: Attacker
     """Sixty attempts in one segment: six are looked at, and a good one after them is not."""
     attacker.ready_to_login()
     wrong = request(b"root", b"password", boolean(False) + string(b"guess"))
-    attacker.say(*[wrong] * 59, attacker.login_request())
-    assert numbers(attacker.hear()) == [n.USERAUTH_FAILURE] * 5 + [n.DISCONNECT]
+    attacker.send(*[wrong] * 59, attacker.login_request())
+    assert numbers(attacker.receive()) == [n.USERAUTH_FAILURE] * 5 + [n.DISCONNECT]
     assert len(world.denied) == 6
     assert not world.realm.calls
-    attacker.say(attacker.login_request())
-    assert not attacker.hear()
+    attacker.send(attacker.login_request())
+    assert not attacker.receive()
 
 
 def test_s4_signed_attempts_are_counted(world: World, attacker: Attacker) -> None:
@@ -166,17 +166,17 @@ def test_s4_signed_attempts_are_counted(world: World, attacker: Attacker) -> Non
     attacker.ready_to_login()
     bad = bytearray(attacker.login_request())
     bad[-1] ^= 1
-    attacker.say(*[bytes(bad)] * 10)
-    assert numbers(attacker.hear()) == [n.USERAUTH_FAILURE] * 5 + [n.DISCONNECT]
+    attacker.send(*[bytes(bad)] * 10)
+    assert numbers(attacker.receive()) == [n.USERAUTH_FAILURE] * 5 + [n.DISCONNECT]
     assert {denied.reason for denied in world.denied} == {"signature"}
 
 
 # -- S7: authenticated once ------------------------------------------------------------
 def test_s7_no_second_authentication(world: World, attacker: Attacker) -> None:
-    """A service request after login ends the connection; who was in is logged out, once."""
+    """A service request after login ends the connection; the user is logged out, once."""
     attacker.login()
     assert world.realm.calls == [("login", "root")]
-    attacker.say(bytes((n.SERVICE_REQUEST,)) + string(b"ssh-userauth"))
+    attacker.send(bytes((n.SERVICE_REQUEST,)) + string(b"ssh-userauth"))
     assert attacker.disconnected
     attacker.server.connectionLost()
     attacker.server.connectionLost()
@@ -185,10 +185,10 @@ def test_s7_no_second_authentication(world: World, attacker: Attacker) -> None:
 
 
 def test_s7_late_requests_are_ignored(world: World, attacker: Attacker) -> None:
-    """A request after success is ignored, as RFC 4252 says; nobody is asked again."""
+    """A request after success is ignored, as RFC 4252 says; the realm is not called again."""
     attacker.ready_to_login()
-    attacker.say(attacker.login_request(), attacker.login_request())
-    assert numbers(attacker.hear()) == [n.USERAUTH_SUCCESS]
+    attacker.send(attacker.login_request(), attacker.login_request())
+    assert numbers(attacker.receive()) == [n.USERAUTH_SUCCESS]
     assert world.realm.calls == [("login", "root")]
     assert [call[0] for call in world.services[0].calls] == ["started"]
 
@@ -197,7 +197,7 @@ def test_s7_late_requests_are_ignored(world: World, attacker: Attacker) -> None:
 def test_s7_only_one_service(attacker: Attacker, name: bytes) -> None:
     """No service but authentication can be asked for."""
     attacker.exchange()
-    attacker.say(bytes((n.SERVICE_REQUEST,)) + string(name))
+    attacker.send(bytes((n.SERVICE_REQUEST,)) + string(name))
     assert attacker.disconnected
 
 
@@ -206,36 +206,36 @@ def test_s7_the_service_is_asked_for_again(world: World, attacker: Attacker) -> 
     """Some clients ask for it before each key: it is the same one, whose counts go on."""
     attacker.ready_to_login()
     again = bytes((n.SERVICE_REQUEST,)) + string(b"ssh-userauth")
-    attacker.say(again, *[request(b"root", b"none")] * 15, again)
-    assert numbers(attacker.hear()) == [
+    attacker.send(again, *[request(b"root", b"none")] * 15, again)
+    assert numbers(attacker.receive()) == [
         n.SERVICE_ACCEPT, *[n.USERAUTH_FAILURE] * 15, n.SERVICE_ACCEPT,
     ]  # fmt: skip
-    attacker.say(*[request(b"root", b"none")] * 6)
-    assert numbers(attacker.hear()) == [*[n.USERAUTH_FAILURE] * 5, n.DISCONNECT]
+    attacker.send(*[request(b"root", b"none")] * 6)
+    assert numbers(attacker.receive()) == [*[n.USERAUTH_FAILURE] * 5, n.DISCONNECT]
 
 
 # -- S8: questions are checked and counted ---------------------------------------------
-@pytest.mark.parametrize("world", [World], indirect=True)  # Conch's checker says yes to all
+@pytest.mark.parametrize("world", [World], indirect=True)  # Conch's checker accepts all
 def test_s8_questions_get_real_checks(world: World, attacker: Attacker) -> None:
-    """PK_OK is said of a certificate that would do, and of nothing else."""
+    """PK_OK is sent for an acceptable certificate, and for nothing else."""
     attacker.ready_to_login()
     good = world.certify().blob
     expired = world.certify(now=START - timedelta(hours=2)).blob
-    stranger = world.certify(authority=PrivateKey.generate()).blob
-    attacker.say(
+    client = world.certify(authority=PrivateKey.generate()).blob
+    attacker.send(
         attacker.query(ED25519_CERT, good),
         attacker.query(ED25519_CERT, expired),
-        attacker.query(ED25519_CERT, stranger),
+        attacker.query(ED25519_CERT, client),
         attacker.query(b"ssh-ed25519", world.user_key.public.blob),
         attacker.query(ED25519_CERT, good, b"nobody"),
     )
     expected = [n.USERAUTH_PK_OK, n.USERAUTH_BANNER] + [n.USERAUTH_FAILURE] * 4
-    assert numbers(attacker.hear()) == expected  # the banner has the dates of the expired one
+    assert numbers(attacker.receive()) == expected  # the banner has the dates of the expired one
     assert [denied.reason for denied in world.denied] == ["validity", "principal"]
     assert not world.realm.calls
 
 
-@pytest.mark.parametrize("world", [World], indirect=True)  # Conch's checker says yes to all
+@pytest.mark.parametrize("world", [World], indirect=True)  # Conch's checker accepts all
 @pytest.mark.parametrize(
     ("kind", "most"),
     [("none", 20), ("good", 20), ("plain", 128), ("foreign", 128), ("signed", 128)],
@@ -255,30 +255,30 @@ def test_s8_questions_are_counted(world: World, kind: str, most: int) -> None:
             evolve(world.identity(), certificate=world.certify(authority=PrivateKey.generate()))
         ),
     }[kind]
-    attacker.say(*[question] * 150)
-    answers = attacker.hear()
+    attacker.send(*[question] * 150)
+    answers = attacker.receive()
     assert len(answers) == most + 1
     assert answers[-1][0] == n.DISCONNECT
     assert (b"IdentitiesOnly=yes" in answers[-1]) == (most == 128)
     attacker.server.connectionLost()
-    told = {
+    reasons = {
         "none": ["no_certificate"], "plain": ["not_a_certificate"], "good": [],
         "foreign": ["authority"], "signed": ["authority"],
     }[kind]  # fmt: skip
-    assert [d.reason for d in world.denied] == told
+    assert [d.reason for d in world.denied] == reasons
 
 
 @pytest.mark.parametrize("world", [World], indirect=True)
-def test_s8_who_offers_all_their_keys_is_told_what_to_do(world: World, attacker: Attacker) -> None:
+def test_s8_a_client_that_offers_all_its_keys_gets_advice(world: World, attacker: Attacker) -> None:
     """Refused attempts after keys of other places end with a message that names both."""
     attacker.ready_to_login()
     plain = attacker.query(b"ssh-ed25519", world.user_key.public.blob)
     expired = attacker.query(ED25519_CERT, world.certify(now=START - timedelta(hours=2)).blob)
-    attacker.say(*[plain] * 30, *[expired] * 6)
-    said = attacker.hear()[-1]
-    assert said[0] == n.DISCONNECT
+    attacker.send(*[plain] * 30, *[expired] * 6)
+    reply = attacker.receive()[-1]
+    assert reply[0] == n.DISCONNECT
     for words in (b"6 attempts were refused", b"30 keys", b"IdentitiesOnly=yes"):
-        assert words in said
+        assert words in reply
 
 
 # -- S9: one request at a time ---------------------------------------------------------
@@ -293,17 +293,17 @@ def test_s9_pipelined_requests_wait_for_the_decision(world: World, attacker: Att
 
     world.realm.answer = decide
     attacker.ready_to_login()
-    attacker.say(
+    attacker.send(
         attacker.login_request(world.identity("alice")),
         attacker.login_request(world.identity("root")),
         bytes((n.CHANNEL_OPEN,)) + string(b"session") + bytes(12),
     )
-    attacker.say(request(b"root", b"none"))
-    assert attacker.hear() == []
+    attacker.send(request(b"root", b"none"))
+    assert attacker.receive() == []
     assert [credentials.login for credentials in held] == ["alice"]
     assert attacker.transport.producerState == "paused"
     decision.callback(world.realm.admit(held[0]))
-    assert numbers(attacker.hear()) == [n.USERAUTH_SUCCESS]
+    assert numbers(attacker.receive()) == [n.USERAUTH_SUCCESS]
     assert attacker.server.avatar.credentials.login == "alice"
     assert [call[0] for call in world.services[0].calls] == ["started", "packet"]
     assert world.realm.calls == [("login", "alice")]
@@ -311,7 +311,7 @@ def test_s9_pipelined_requests_wait_for_the_decision(world: World, attacker: Att
 
 
 def test_s9_decision_after_the_end(world: World, attacker: Attacker) -> None:
-    """Who is let in after they left is logged out at once."""
+    """A login that succeeds after the disconnect is logged out at once."""
     decision: Deferred[Any] = Deferred()
     held: list[Any] = []
 
@@ -321,7 +321,7 @@ def test_s9_decision_after_the_end(world: World, attacker: Attacker) -> None:
 
     world.realm.answer = decide
     attacker.ready_to_login()
-    attacker.say(attacker.login_request())
+    attacker.send(attacker.login_request())
     attacker.server.connectionLost()
     decision.callback(world.realm.admit(held[0]))
     assert world.realm.calls == [("login", "root"), ("logout", "root")]
@@ -329,10 +329,10 @@ def test_s9_decision_after_the_end(world: World, attacker: Attacker) -> None:
 
 
 def test_s9_a_flood_while_deciding_is_bounded(world: World, attacker: Attacker) -> None:
-    """A transport that goes on delivering while we decide is cut off."""
+    """A transport that continues to deliver while messages are held is disconnected."""
     world.realm.answer = lambda credentials: Deferred()
     attacker.ready_to_login()
-    attacker.say(attacker.login_request())
+    attacker.send(attacker.login_request())
     for _ in range(64):
         attacker.raw(bytes(1 << 16))
     assert attacker.disconnected
@@ -362,7 +362,7 @@ def test_s10_padding(attacker: Attacker, padding: int) -> None:
 def test_s10_no_weak_algorithm_is_offered(attacker: Attacker) -> None:
     """No CBC, no MAC-then-anything, no SHA-1, no finite field groups, no DSA, no NIST curves."""
     attacker.greet()
-    kexinit = next(m for m in attacker.hear() if m[0] == n.KEXINIT)
+    kexinit = next(m for m in attacker.receive() if m[0] == n.KEXINIT)
     for weak in (
         b"cbc",
         b"md5",
@@ -386,8 +386,8 @@ def test_s10_no_weak_algorithm_is_offered(attacker: Attacker) -> None:
 def test_s10_short_strings_are_not_read_past_their_end(attacker: Attacker) -> None:
     """A field that announces more than there is ends the connection."""
     attacker.ready_to_login()
-    attacker.say(bytes((n.USERAUTH_REQUEST,)) + b"\0\0\xff\xffroot")
-    assert numbers(attacker.hear()) == [n.DISCONNECT]
+    attacker.send(bytes((n.USERAUTH_REQUEST,)) + b"\0\0\xff\xffroot")
+    assert numbers(attacker.receive()) == [n.DISCONNECT]
 
 
 def test_s10_hostile_shares(world: World) -> None:
@@ -395,10 +395,10 @@ def test_s10_hostile_shares(world: World) -> None:
     for share in (bytes(32), b"", b"x" * 31, b"x" * 3000):
         attacker = Attacker(world)
         attacker.greet()
-        attacker.say(attacker.kexinit().payload)
-        attacker.hear()
-        attacker.say(bytes((n.KEX_INIT,)) + string(share))
-        assert numbers(attacker.hear()) == [n.DISCONNECT]
+        attacker.send(attacker.kexinit().payload)
+        attacker.receive()
+        attacker.send(bytes((n.KEX_INIT,)) + string(share))
+        assert numbers(attacker.receive()) == [n.DISCONNECT]
 
 
 # -- S11: hostile packets do not flood the log -----------------------------------------
@@ -406,30 +406,30 @@ def test_s11_one_line_per_connection(attacker: Attacker, logged: list[str]) -> N
     """Garbage ends the connection with one short line and no traceback."""
     attacker.ready_to_login()
     before = len(logged)
-    attacker.say(*[bytes((n.USERAUTH_REQUEST,)) + b"\xff" * 30000] * 20)
+    attacker.send(*[bytes((n.USERAUTH_REQUEST,)) + b"\xff" * 30000] * 20)
     mine = [line for line in logged[before:] if "disconnecting" not in line]
     assert len(mine) == 1
     assert len(mine[0]) < 400
     assert "Traceback" not in mine[0]
 
 
-def test_s11_data_that_nobody_wants_are_not_logged(logged: list[str]) -> None:
+def test_s11_unexpected_data_are_not_logged(logged: list[str]) -> None:
     """Data for a channel that has no use for them leave no trace in the log, at any level."""
     flooder = Flooder(ChannelWorld())
     flooder.login()
-    flooder.say(open_of(b"session", 0))
+    flooder.send(open_of(b"session", 0))
     before = len(logged)
-    flooder.say(
+    flooder.send(
         bytes((n.CHANNEL_EXTENDED_DATA,)) + uint32(0) + uint32(7) + string(b"secret"),
         bytes((n.CHANNEL_DATA,)) + uint32(0) + string(b"secret"),
     )
     assert logged[before:] == []
 
 
-# -- S14, S15, S16: what we tell strangers ---------------------------------------------
-def test_s14_all_refusals_look_the_same(world: World, attacker: Attacker) -> None:
+# -- S14, S15, S16: what is disclosed --------------------------------------------------
+def test_s14_all_refusals_are_alike(world: World, attacker: Attacker) -> None:
     """A refused certificate gets the same answer, whatever is wrong with it; only of one that the
-    authority signed, whose holder is no stranger, the dates are told if they are what is wrong.
+    authority signed, the dates are sent if they are wrong.
     """
     attacker.ready_to_login()
     expired = world.identity(now=START - timedelta(days=1))
@@ -440,21 +440,19 @@ def test_s14_all_refusals_look_the_same(world: World, attacker: Attacker) -> Non
         world.identity(authority=PrivateKey.generate()),
         world.identity(cluster="other"),
     ):
-        attacker.say(attacker.login_request(identity))
-    attacker.say(attacker.query(ED25519_CERT, bytes(changed)))  # names the authority, unsigned
-    answers = attacker.hear()
+        attacker.send(attacker.login_request(identity))
+    attacker.send(attacker.query(ED25519_CERT, bytes(changed)))  # names the authority, unsigned
+    answers = attacker.receive()
     assert len(answers) == 4
     assert len(set(answers)) == 1
-    attacker.say(attacker.query(ED25519_CERT, body))
-    banner, answer = attacker.hear()
+    attacker.send(attacker.query(ED25519_CERT, body))
+    banner, answer = attacker.receive()
     assert banner[0] == n.USERAUTH_BANNER
     assert b"it has expired" in banner
     assert answer == answers[0]
 
 
-def test_s15_the_realms_reason_is_told_to_who_proved_themselves(
-    world: World, attacker: Attacker
-) -> None:
+def test_s15_the_realms_reason_is_sent_after_a_proof(world: World, attacker: Attacker) -> None:
     """After the signature, and only then, the user reads why; control characters show."""
 
     def deny(credentials: Any) -> Any:
@@ -462,36 +460,36 @@ def test_s15_the_realms_reason_is_told_to_who_proved_themselves(
 
     world.realm.answer = deny
     attacker.ready_to_login()
-    attacker.say(attacker.query(ED25519_CERT, world.certify().blob))
-    assert numbers(attacker.hear()) == [n.USERAUTH_PK_OK]
-    attacker.say(attacker.login_request())
-    banner, failure = attacker.hear()
+    attacker.send(attacker.query(ED25519_CERT, world.certify().blob))
+    assert numbers(attacker.receive()) == [n.USERAUTH_PK_OK]
+    attacker.send(attacker.login_request())
+    banner, failure = attacker.receive()
     assert Reader(banner[1:]).text() == "role \\x1b[31mdev\\x07 lacks root\r\n"
     assert failure[0] == n.USERAUTH_FAILURE
     assert [(d.reason, d.key_id) for d in world.denied] == [("login", "alice")]
 
 
 def test_s15_version_line_names_no_library(attacker: Attacker) -> None:
-    """The version line says nothing of Twisted."""
+    """The version line does not name Twisted."""
     assert attacker.transport.value().startswith(b"SSH-2.0-OpenSSH_tele_")
     assert b"Twisted" not in attacker.transport.value()
 
 
 def test_s16_disconnect_does_not_echo(attacker: Attacker) -> None:
-    """The text of a DISCONNECT is short, printable, and quotes what the peer said."""
+    """The text of a DISCONNECT is short, printable, and quotes the peer's text."""
     attacker.exchange()
-    attacker.say(bytes((n.SERVICE_REQUEST,)) + string(b"\x1b[2J" * 5000))
-    reader = Reader(attacker.hear()[-1][1:])
+    attacker.send(bytes((n.SERVICE_REQUEST,)) + string(b"\x1b[2J" * 5000))
+    reader = Reader(attacker.receive()[-1][1:])
     assert reader.uint32() == n.SERVICE_NOT_AVAILABLE
     text = reader.text()
     assert len(text) <= 256
     assert text.isprintable()
 
 
-# -- time, and numbers of visitors -----------------------------------------------------
+# -- time, and numbers of clients ------------------------------------------------------
 @pytest.mark.parametrize("progress", ["nothing", "version", "keys", "service"])
 def test_grace_time(world: World, attacker: Attacker, progress: str) -> None:
-    """Who has not logged in after the grace time is cut off, wherever they got to."""
+    """A client that has not authenticated after the grace time is disconnected."""
     {
         "nothing": lambda: None,
         "version": attacker.greet,
@@ -523,8 +521,8 @@ def test_who_does_not_read_our_last_words_is_cut_off(world: World, attacker: Att
 def test_messages_before_login_are_counted(attacker: Attacker) -> None:
     """Even harmless messages come to an end before login."""
     attacker.exchange()
-    attacker.say(*[bytes((n.IGNORE,)) + string(b"")] * 200)
-    assert numbers(attacker.hear()) == [n.DISCONNECT]
+    attacker.send(*[bytes((n.IGNORE,)) + string(b"")] * 200)
+    assert numbers(attacker.receive()) == [n.DISCONNECT]
 
 
 def test_version_line_is_bounded(attacker: Attacker) -> None:
@@ -533,15 +531,15 @@ def test_version_line_is_bounded(attacker: Attacker) -> None:
     assert attacker.disconnected
 
 
-def test_too_many_at_the_door(world: World) -> None:
-    """At the limit of connections that have not logged in, new ones are told so and closed unseen:
+def test_too_many_unauthenticated_connections(world: World) -> None:
+    """At the limit of unauthenticated connections new ones get the reason and are closed:
     a message that OpenSSH shows; a flood of them is not answered at all.
     """
     limits = Limits(startups=(2, 50, 4), startups_per_source=3)
     crowded = World(limits=limits)
     protocols = [crowded.factory.buildProtocol(Address(host=f"198.51.100.{i}")) for i in range(9)]
     inside = [p for p in protocols if not isinstance(p, Refusal)]
-    assert len(inside) == 4  # each comes alone: nobody is refused by chance
+    assert len(inside) == 4  # each is alone: none is refused by chance
     inside[0].makeConnection(StringTransport())
     inside[0].connectionLost()
     assert not isinstance(crowded.factory.buildProtocol(Address(host="203.0.113.1")), Refusal)
@@ -551,7 +549,7 @@ def test_too_many_at_the_door(world: World) -> None:
     assert line.startswith(b"SSH-2.0-")
     reader = Reader(packet[5 : 4 + int.from_bytes(packet[:4], "big") - packet[4] + 1])
     assert (reader.byte(), reader.uint32()) == (n.DISCONNECT, n.TOO_MANY_CONNECTIONS)
-    assert b"too many connections" in reader.string()
+    assert b"too many unauthenticated connections" in reader.string()
     assert len(packet) % 8 == 0
     assert transport.disconnecting
     hosts = [f"192.0.2.{number}" for number in range(200)]
@@ -559,8 +557,8 @@ def test_too_many_at_the_door(world: World) -> None:
     assert None in flood
 
 
-def test_the_oldest_make_room_at_a_full_door() -> None:
-    """Many sources with one connection each keep nobody out who comes alone: of the source that
+def test_the_oldest_are_closed_when_all_places_are_taken() -> None:
+    """Many sources with one connection each shut out no other source: of the source that
     has most, or of all that have one, the oldest that has not logged in ends (attack).
     """
     world = World(limits=Limits(startups=(2, 100, 4)))
@@ -576,7 +574,7 @@ def test_the_oldest_make_room_at_a_full_door() -> None:
     newcomer = come("203.0.113.1")
     assert newcomer is not None
     assert [each.transport.disconnecting for each in held] == [True, False, False, False]
-    assert come("203.0.113.1").incoming.held  # who has a place takes nobody else's
+    assert come("203.0.113.1").incoming.held  # a source with a place gets no other's
     crowded = World(limits=Limits(startups=(4, 100, 4)))
     world = crowded
     first, second, third = come("198.51.100.1"), come("198.51.100.2"), come("198.51.100.2")
@@ -588,7 +586,7 @@ def test_the_oldest_make_room_at_a_full_door() -> None:
 
 
 def test_too_many_from_one_source() -> None:
-    """One source cannot take all places: who is one too many waits, and nothing is done for them,
+    """One source cannot take all places: one too many waits, and nothing is done for it,
     until a login or an end frees a place; they come in the order in which they came.
     """
     world = World(limits=Limits(startups_per_source=2, waiting_per_source=3))
@@ -597,20 +595,20 @@ def test_too_many_from_one_source() -> None:
     assert not isinstance(world.factory.buildProtocol(Address(host="203.0.113.1")), Refusal)
     for waiting in (third, fourth, fifth):
         waiting.greet()
-        waiting.say(waiting.kexinit().payload)
-        assert waiting.server._exchange.theirs is None
+        waiting.send(waiting.kexinit().payload)
+        assert waiting.server.key_exchange.current.theirs is None
     fourth.server.connectionLost()
     first.login()
     world.clock.advance(0)
-    assert third.server._exchange.theirs is not None
-    assert fifth.server._exchange.theirs is None
+    assert third.server.key_exchange.current.theirs is not None
+    assert fifth.server.key_exchange.current.theirs is None
     second.server.connectionLost()
     world.clock.advance(0)
-    assert fifth.server._exchange.theirs is not None
+    assert fifth.server.key_exchange.current.theirs is not None
 
 
-def test_who_waits_in_vain_is_told(world: World) -> None:
-    """After the grace time a connection that found no place is told why, and is not to blame."""
+def test_a_connection_that_waits_in_vain_gets_a_reason(world: World) -> None:
+    """After the grace time a connection without a place gets the reason and no penalty."""
     world = World(limits=Limits(startups_per_source=1))
     Attacker(world)
     world.clock.advance(1)
@@ -622,51 +620,51 @@ def test_who_waits_in_vain_is_told(world: World) -> None:
     assert waiting.server.fault is None
 
 
-def test_who_waits_comes_in_beside_strangers_with_all_places() -> None:
-    """Strangers from many addresses that hold all places stop no crowd: when none of those that
-    wait has a place any more, the oldest stranger makes room for the next one (attack).
+def test_a_waiting_connection_displaces_the_oldest_client() -> None:
+    """Clients from many addresses that hold all places do not stop waiting connections: when their
+    source holds no place any more, the oldest client is closed for the next one (attack).
     """
-    limits = Limits(startups=(2, 100, 4), startups_per_source=3, startups_per_home=3)
+    limits = Limits(startups=(2, 100, 4), startups_per_source=3, startups_per_member=3)
     world = World(limits=limits)
-    strangers = [Attacker(world, host=f"198.51.100.{number}") for number in range(3)]
+    clients = [Attacker(world, host=f"198.51.100.{number}") for number in range(3)]
     first, second, third = (Attacker(world) for _ in range(3))
     assert [each.server.incoming.held for each in (first, second, third)] == [False, True, True]
     first.login()
-    strangers.append(Attacker(world, host="198.51.100.9"))
+    clients.append(Attacker(world, host="198.51.100.9"))
     for attacker in (second, third):
         world.clock.advance(0)
         attacker.login()
         assert attacker.server.isAuthenticated
-        strangers.append(Attacker(world, host=f"198.51.100.{10 + len(strangers)}"))
+        clients.append(Attacker(world, host=f"198.51.100.{10 + len(clients)}"))
 
 
-def test_who_waits_comes_in_at_once_when_strangers_are_gone() -> None:
+def test_waiting_connections_get_places_at_once() -> None:
     """After a flood all that wait get a place that there is, and not one after the other."""
-    world = World(limits=Limits(startups=(2, 100, 8), startups_per_source=6, startups_per_home=6))
-    strangers = [Attacker(world, host="198.51.100.1") for _ in range(2)]
+    world = World(limits=Limits(startups=(2, 100, 8), startups_per_source=6, startups_per_member=6))
+    clients = [Attacker(world, host="198.51.100.1") for _ in range(2)]
     crowd = [Attacker(world) for _ in range(6)]
     world.clock.advance(0)
     assert [each.server.incoming.held for each in crowd] == [False, *[True] * 5]
-    for stranger in strangers:
-        stranger.server.connectionLost()
+    for client in clients:
+        client.server.connectionLost()
     crowd[0].login()
     for _ in crowd:
         world.clock.advance(0)
     assert sum(not each.server.incoming.held for each in crowd[1:]) >= 2
 
 
-def test_one_person_with_many_addresses_keeps_nobody_from_a_node() -> None:
+def test_one_user_with_many_addresses_does_not_fill_a_node() -> None:
     """When those that proxies bring hold all places, the oldest of a source that has most makes
-    room for one that comes alone, and for one that was called and finds none (attack).
+    a place for one that is alone, and for one that was called and finds none (attack).
     """
-    world = World(limits=Limits(startups=(2, 100, 4), startups_per_home=3))
+    world = World(limits=Limits(startups=(2, 100, 4), startups_per_member=3))
 
     def bring(host: str) -> Attacker:
         attacker = Attacker(world)
         attacker.server.vouched_for((host, 1), None)
         return attacker
 
-    strangers = [bring(f"198.51.100.{number}") for number in range(3)]
+    clients = [bring(f"198.51.100.{number}") for number in range(3)]
     first, second = bring("192.0.2.7"), bring("192.0.2.7")
     assert second.server.incoming.held
     first.login()
@@ -674,23 +672,23 @@ def test_one_person_with_many_addresses_keeps_nobody_from_a_node() -> None:
     world.clock.advance(0)
     assert not second.server.incoming.held
     last = bring("198.51.100.10")
-    assert [stranger.disconnected for stranger in strangers] == [True, True, False]
+    assert [client.disconnected for client in clients] == [True, True, False]
     for attacker in (second, newcomer, last):
         attacker.login()
         assert attacker.server.isAuthenticated
-    assert len(world.factory.brought) == 1
+    assert len(world.factory.relayed) == 1
 
 
-def test_strangers_that_wait_keep_no_others_from_waiting() -> None:
-    """When as many wait as may, the last one of the source that has most makes room for one of a
-    source that has fewer, and is told to try again; nobody else is (attack).
+def test_waiting_connections_of_one_source_displace_no_others() -> None:
+    """When as many wait as may, the last one of the source that has most is displaced by one of a
+    source that has fewer, and gets a reason; no other is (attack).
     """
     world = World(limits=Limits(startups_per_source=1, waiting=4, waiting_per_source=3))
     hosts = [*["198.51.100.1"] * 4, *["198.51.100.2"] * 2]
-    strangers = [Attacker(world, host=host) for host in hosts]
+    clients = [Attacker(world, host=host) for host in hosts]
     first, second = Attacker(world), Attacker(world)
-    assert [each.disconnected for each in strangers] == [False] * 3 + [True] + [False] * 2
-    assert strangers[3].server.fault is None
+    assert [each.disconnected for each in clients] == [False] * 3 + [True] + [False] * 2
+    assert clients[3].server.fault is None
     assert second.server.incoming.held
     assert isinstance(world.factory.buildProtocol(Address()), Refusal)
     first.login()
@@ -712,8 +710,8 @@ def test_who_waits_may_send_little() -> None:
 
 
 def test_those_whom_a_proxy_brings_wait_too(world: World) -> None:
-    """Many people behind a proxy and one address log in at once: all of them get in, in turn."""
-    world = World(limits=Limits(startups_per_source=1, startups_per_home=2))
+    """Many users behind a proxy and one address log in at once: all succeed, in turn."""
+    world = World(limits=Limits(startups_per_source=1, startups_per_member=2))
     attackers = []
     for number in range(6):
         attacker = Attacker(world)
@@ -747,15 +745,15 @@ def hostbound(attacker: Attacker, host_key: bytes) -> bytes:
 def test_hostbound_login(world: World, attacker: Attacker) -> None:
     """A login that names the host key of the first exchange is good."""
     attacker.ready_to_login()
-    attacker.say(hostbound(attacker, attacker.host_key))
-    assert numbers(attacker.hear()) == [n.USERAUTH_SUCCESS]
+    attacker.send(hostbound(attacker, attacker.host_key))
+    assert numbers(attacker.receive()) == [n.USERAUTH_SUCCESS]
 
 
 def test_login_that_is_bound_to_another_host(world: World, attacker: Attacker) -> None:
     """A login that was made for another host is not good here."""
     attacker.ready_to_login()
-    attacker.say(hostbound(attacker, PrivateKey.generate().public.blob))
-    assert numbers(attacker.hear()) == [n.USERAUTH_FAILURE]
+    attacker.send(hostbound(attacker, PrivateKey.generate().public.blob))
+    assert numbers(attacker.receive()) == [n.USERAUTH_FAILURE]
     assert world.denied[0].reason == "host_bound"
 
 
@@ -764,14 +762,14 @@ def test_a_signature_is_good_for_one_session(world: World) -> None:
     first, second = Attacker(world), Attacker(world)
     first.ready_to_login()
     second.ready_to_login()
-    second.say(first.login_request())
-    assert numbers(second.hear()) == [n.USERAUTH_FAILURE]
+    second.send(first.login_request())
+    assert numbers(second.receive()) == [n.USERAUTH_FAILURE]
     assert world.denied[0].reason == "signature"
 
 
 def test_certificate_of_another_key(world: World, attacker: Attacker) -> None:
-    """Somebody else's certificate is of no use without the key."""
+    """A certificate is of no use without its key."""
     attacker.ready_to_login()
     stolen = evolve(world.identity(), private=PrivateKey.generate())
-    attacker.say(attacker.login_request(stolen))
-    assert numbers(attacker.hear()) == [n.USERAUTH_FAILURE]
+    attacker.send(attacker.login_request(stolen))
+    assert numbers(attacker.receive()) == [n.USERAUTH_FAILURE]

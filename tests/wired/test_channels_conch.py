@@ -17,9 +17,9 @@ from zope.interface import implementer
 
 from channel_ends import ChannelEnds, ChannelWorld, output
 from tele.conch.client.session import ProgramChannel
+from tele.conch.compat.session_runner import ConchSession
 from tele.conch.connection.channel import WINDOW, Channel
 from tele.conch.connection.connection import SSHConnection
-from tele.conch.session.channel import SessionChannel
 from tele.conch.session.programs import Exit, ProgramRequest, PtyRequest
 
 MIB = 1 << 20
@@ -66,7 +66,7 @@ class Session:
 
     events: list[Any] = field(factory=list)
     process: Any = None
-    says: bytes = b""
+    first_output: bytes = b""
     ends_at_once: bool = False
 
     def setEnv(self, name: bytes, value: bytes) -> None:
@@ -89,8 +89,8 @@ class Session:
         self.events.append(what)
         self.process = Process(proto)
         proto.makeConnection(self.process)
-        if self.says:
-            proto.outReceived(self.says)
+        if self.first_output:
+            proto.outReceived(self.first_output)
         if self.ends_at_once:
             self.end()
 
@@ -122,7 +122,7 @@ class Echo(Protocol):
 class User(ConchUser):
     """An avatar of a Conch program."""
 
-    def __init__(self, session: Session | None, kind: Any = SessionChannel) -> None:
+    def __init__(self, session: Session | None, kind: Any = ConchSession) -> None:
         self.conn = None
         self._session = session
         self.channelLookup = {b"session": kind}
@@ -147,13 +147,13 @@ def ends(session: Session) -> Iterator[ChannelEnds]:
 
 
 def start(ends: ChannelEnds, request: ProgramRequest | None = None) -> Any:
-    """Run a program; ``heard`` is what the client hears."""
-    heard: list[tuple[int | None, bytes]] = []
+    """Run a program; ``received`` is what the client receives."""
+    received: list[tuple[int | None, bytes]] = []
     channel: Any = ProgramChannel(
         request or ProgramRequest("exec", b"something"),
-        lambda code, view: heard.append((code, bytes(view))),
+        lambda code, view: received.append((code, bytes(view))),
     )
-    channel.heard = heard
+    channel.received = received
     channel.results = []
     channel.started.addErrback(lambda failure: channel.results.append(failure.value))
     channel.ended.addBoth(channel.results.append)
@@ -191,7 +191,7 @@ def test_a_program_of_conch_runs(ends: ChannelEnds, session: Session) -> None:
 def test_a_program_that_is_killed(
     ends: ChannelEnds, session: Session, signal: int, name: str
 ) -> None:
-    """The client hears by what; a signal without a name of its own too."""
+    """The client is told the signal, one without a standard name, too."""
     channel = start(ends)
     session.end(signal=signal)
     ends.settle()
@@ -199,15 +199,15 @@ def test_a_program_that_is_killed(
 
 
 def test_a_program_that_ends_at_once(ends: ChannelEnds, session: Session) -> None:
-    """Twisted may tell of the end before starting has returned: nothing is lost."""
-    session.says, session.ends_at_once = b"hello", True
+    """Twisted may report the exit before the start has returned: nothing is lost."""
+    session.first_output, session.ends_at_once = b"hello", True
     channel = start(ends, ProgramRequest("shell"))
     assert output(channel) == b"hello"
     assert channel.results == [Exit(0)]
 
 
 def test_its_output_waits_for_the_client(ends: ChannelEnds, session: Session) -> None:
-    """Its transport is paused while the client does not read; the end follows the output."""
+    """Its transport is paused while the client does not read; the exit follows the output."""
     channel = start(ends)
     process = session.process
     ends.client_link.paused = True
@@ -227,7 +227,7 @@ def test_its_output_waits_for_the_client(ends: ChannelEnds, session: Session) ->
 
 
 def test_its_input_waits_for_the_program(ends: ChannelEnds, session: Session) -> None:
-    """While its transport has enough there is no credit."""
+    """While its transport is paused the client gets no credit."""
     channel = start(ends)
     session.process.producer.pauseProducing()
     channel.write(bytes(8 * MIB))
@@ -249,35 +249,35 @@ def test_a_subsystem_of_conch(ends: ChannelEnds) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "said"),
+    ("request_", "text"),
     [
         (ProgramRequest("subsystem", b"{x}"), b"there is no subsystem '{x}' here"),
         (ProgramRequest("shell"), b"this server runs no programs"),
     ],
 )
-def test_what_there_is_not(request_: ProgramRequest, said: bytes) -> None:
-    """An avatar without sessions, or without the subsystem: the client reads so."""
+def test_missing_programs_and_subsystems(request_: ProgramRequest, text: bytes) -> None:
+    """An avatar without sessions, or without the subsystem: the client shows the reason."""
     ends = ChannelWorld(make_user=lambda _: User(None)).link()
     channel = start(ends, request_)
-    assert said in output(channel, 1)
+    assert text in output(channel, 1)
     ends.client_link.close()
 
 
 def test_a_terminal_that_is_refused(ends: ChannelEnds) -> None:
-    """An error of the avatar's is a refusal of this request."""
+    """An exception of the avatar refuses this request."""
     channel = start(ends, ProgramRequest("shell", b"", {}, PtyRequest("none", 80, 24)))
     assert "refuses a terminal" in str(channel.results[0])
 
 
-def test_a_program_that_is_gone_cannot_be_signalled(ends: ChannelEnds, session: Session) -> None:
-    """Which is no error."""
+def test_a_program_that_has_exited_cannot_be_signalled(ends: ChannelEnds, session: Session) -> None:
+    """The request is refused, without an error."""
     channel = start(ends)
     session.process.gone = True
-    answers: list[bool] = []
+    replies: list[bool] = []
     asked = ends.client.service.sendRequest(channel, b"signal", b"\0\0\0\4TERM", wantReply=True)
-    asked.addCallbacks(lambda _: answers.append(True), lambda _: answers.append(False))
+    asked.addCallbacks(lambda _: replies.append(True), lambda _: replies.append(False))
     ends.settle()
-    assert answers == [False]
+    assert replies == [False]
 
 
 def test_conchs_own_session_class(session: Session) -> None:
@@ -307,19 +307,19 @@ def test_the_channels_of_a_client(ends: ChannelEnds, kind: bytes, code: int) -> 
             return data == b"yes"
 
     ends.client.service.__class__ = Mine
-    answers: list[Any] = []
+    replies: list[Any] = []
     for data in (b"yes", b"no"):
-        ends.server.service.sendGlobalRequest(b"mine", data, wantReply=1).addBoth(answers.append)
+        ends.server.service.sendGlobalRequest(b"mine", data, wantReply=1).addBoth(replies.append)
     asked = ProxyHandshake()
     asked.name = kind
     ends.server.service.openChannel(asked)
     ends.settle()
     assert asked.code == code
-    assert (answers[0], type(answers[1])) == (b"", Failure)
+    assert (replies[0], type(replies[1])) == (b"", Failure)
 
 
 class ProxyHandshake(Channel):
-    """A channel that writes down why it was refused; 0 if it was not."""
+    """A channel that keeps the code of its refusal; 0 if it was not refused."""
 
     name = b"nonsense"
     code = 0

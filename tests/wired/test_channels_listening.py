@@ -1,4 +1,4 @@
-"""A hostile client, and hostile strangers, at what listens for a client."""
+"""A hostile client, and hostile peers, at sockets that listen for a client."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tele.conch.forwarding.listening import (
     ACCEPTED_LIMIT,
     ANSWER_TIMEOUT,
     LISTENING_LIMIT,
-    Kind,
+    ChannelType,
     Listeners,
 )
 from tele.conch.forwarding.local import PATH_LIMIT, open_direct_streamlocal
@@ -33,8 +33,8 @@ ANY_PORT = string(b"localhost") + uint32(0)
 
 
 @define
-class Watch:
-    """What a relay tells."""
+class Observer:
+    """Keeps what a relay reports."""
 
     events: list[Any] = Factory(list)
 
@@ -49,7 +49,7 @@ class Watch:
 
 
 class Listening(ChannelUser):
-    """A user for whom ports of loopback listen, and who has displays."""
+    """A user with ports on loopback, and with displays."""
 
     last: Listening
 
@@ -57,7 +57,7 @@ class Listening(ChannelUser):
         super().__init__(world)
         self.channelLookup[b"direct-streamlocal@openssh.com"] = open_direct_streamlocal
         self.listeners = Listeners(world.sockets, lambda: self.conn)
-        self.watches: list[Watch] = []
+        self.observers: list[Observer] = []
         self.closed: list[Any] = []
         self.displays: list[DisplayRequest] = []
         Listening.last = self
@@ -68,13 +68,15 @@ class Listening(ChannelUser):
 
     def listen(self, request: Any) -> Deferred[int]:
         """See :class:`IListener`."""
-        if not self.listeners.has_room:
+        if not self.listeners.can_add:
             return fail(AccessDenied("too many"))
         made = socket.create_server(("127.0.0.1", request.port))
         port: int = made.getsockname()[1]
-        self.watches.append(Watch())
-        watch = self.watches[-1]
-        kind = Kind(b"forwarded-tcpip", lambda peer: port_channel(request, peer), lambda _: watch)
+        self.observers.append(Observer())
+        observer = self.observers[-1]
+        kind = ChannelType(
+            b"forwarded-tcpip", lambda peer: port_channel(request, peer), lambda _: observer
+        )
         key = type(request)(request.host, port)
         self.listeners.add(key, [made], kind, lambda: self.closed.append(port))
         return succeed(port)
@@ -94,7 +96,7 @@ class Listening(ChannelUser):
 
 
 class Taken(Channel):
-    """The client's end of an accepted connection, which uses nothing up."""
+    """The client's end of an accepted connection, which consumes nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,7 +120,7 @@ class ListeningWorld(ChannelWorld):
 
 @define
 class Both:
-    """A client, a server, and strangers."""
+    """A client, a server, and peers that connect to its ports."""
 
     reactor: OwnReactor
     ends: ChannelEnds
@@ -126,12 +128,12 @@ class Both:
     answering: bool = True
 
     def turn(self) -> None:
-        """Let everybody work."""
+        """Run both reactors once."""
         self.reactor.turn(0.01)
         self.ends.settle()
 
     def until(self, condition: Any) -> None:
-        """Turn until it is so."""
+        """Take turns until ``condition()`` is true."""
         for _ in range(2000):
             if condition():
                 return
@@ -139,7 +141,7 @@ class Both:
         raise AssertionError("it never came to be so")
 
     def ask(self, name: bytes, data: bytes) -> Any:
-        """Make a global request; return the answer, or None if it is no."""
+        """Make a global request; return the reply, or None if it is refused."""
         results: list[Any] = []
         asked = self.ends.client.service.sendGlobalRequest(name, data, 1)
         asked.addCallbacks(results.append, lambda _: results.append(None))
@@ -147,7 +149,7 @@ class Both:
         return results[0]
 
     def listen(self) -> int:
-        """Have a port."""
+        """Request a port."""
         return int.from_bytes(self.ask(b"tcpip-forward", ANY_PORT), "big")
 
     @property
@@ -158,7 +160,7 @@ class Both:
 
 @pytest.fixture
 def both() -> Iterator[Both]:
-    """Everything, and nothing of it left at the end."""
+    """Both sides; no descriptor may be left open at the end."""
     with no_descriptor_lost(), own_reactor() as reactor:
         world = ListeningWorld(make_user=Listening, sockets=reactor)
         made = Both(reactor, world.link(), [])
@@ -178,78 +180,78 @@ def both() -> Iterator[Both]:
             reactor.turn(0)
 
 
-def visit(port: int) -> socket.socket:
-    """Connect as a stranger."""
-    visitor = socket.create_connection(("127.0.0.1", port), timeout=20)
-    visitor.setblocking(False)
-    return visitor
+def connect_to(port: int) -> socket.socket:
+    """Connect to the port."""
+    peer = socket.create_connection(("127.0.0.1", port), timeout=20)
+    peer.setblocking(False)
+    return peer
 
 
-def begin_visit(port: int) -> socket.socket:
-    """Connect without waiting until the kernel has room."""
-    visitor = socket.socket()
-    visitor.setblocking(False)
+def begin_connecting(port: int) -> socket.socket:
+    """Connect without waiting for the kernel's queue."""
+    peer = socket.socket()
+    peer.setblocking(False)
     with suppress(BlockingIOError):
-        visitor.connect(("127.0.0.1", port))
-    return visitor
+        peer.connect(("127.0.0.1", port))
+    return peer
 
 
 def test_a_connection_becomes_a_channel(both: Both) -> None:
-    """Bytes go both ways, each end is told, and what passed is counted."""
-    with visit(both.listen()) as visitor:
-        visitor.send(b"question")
+    """Bytes pass both ways, each EOF is passed on, and the bytes are counted."""
+    with connect_to(both.listen()) as peer:
+        peer.send(b"question")
         both.until(lambda: both.taken and both.taken[0].got == b"question")
         both.taken[0].write(b"answer")
         both.taken[0].send_eof()
         both.turn()
-        assert visitor.recv(100) == b"answer"
-        both.until(lambda: _is_over(visitor))
-    both.until(lambda: both.taken[0].ended and len(both.user.watches[0].events) == 2)
-    assert both.user.watches[0].events == ["opened", (6, 8)]
+        assert peer.recv(100) == b"answer"
+        both.until(lambda: _is_over(peer))
+    both.until(lambda: both.taken[0].ended and len(both.user.observers[0].events) == 2)
+    assert both.user.observers[0].events == ["opened", (6, 8)]
 
 
-def test_strangers_are_bounded(both: Both) -> None:
+def test_accepted_connections_are_bounded(both: Both) -> None:
     """Ten thousand connections of a local process cost a limited number of channels (attack)."""
     port = both.listen()
-    visitors: list[socket.socket] = []
+    peers: list[socket.socket] = []
     for number in range(10_000):
-        visitors.append(begin_visit(port))
+        peers.append(begin_connecting(port))
         if number % 100 == 0:
             both.turn()
-        if len(visitors) > 1000:  # the descriptors of this process have a limit, too
-            visitors.pop(0).close()
+        if len(peers) > 1000:  # the descriptors of this process have a limit, too
+            peers.pop(0).close()
         assert len(both.ends.server.service.channels) <= ACCEPTED_LIMIT
-    for visitor in visitors:
-        visitor.close()
-    # And who has a right to it is served again.
+    for peer in peers:
+        peer.close()
+    # And the port serves again.
     both.until(lambda: not both.ends.server.service.channels)
-    with visit(port) as last:
+    with connect_to(port) as last:
         before = len(both.taken)
         last.send(b"still there?")
         both.until(lambda: any(t.got == b"still there?" for t in both.taken[before:]))
 
 
 def test_a_client_that_never_answers(both: Both) -> None:
-    """Who connected is let go after a time, and the client can still not have more (attack)."""
+    """An accepted connection is closed after the time-out, and the limit still holds (attack)."""
     port = both.listen()
     both.answering = False
-    visitors = [begin_visit(port) for _ in range(ACCEPTED_LIMIT + 5)]
+    peers = [begin_connecting(port) for _ in range(ACCEPTED_LIMIT + 5)]
     both.until(lambda: len(both.ends.server.service.channels) == ACCEPTED_LIMIT)
     timers = [c for c in both.reactor.getDelayedCalls() if c.getTime() > both.reactor.seconds()]
     assert len(timers) == ACCEPTED_LIMIT
     for timer in timers:
         assert timer.getTime() <= both.reactor.seconds() + ANSWER_TIMEOUT
         timer.reset(0)
-    for visitor in visitors[:ACCEPTED_LIMIT]:
-        both.until(lambda visitor=visitor: _is_over(visitor))
+    for peer in peers[:ACCEPTED_LIMIT]:
+        both.until(lambda peer=peer: _is_over(peer))
     assert len(both.ends.server.service.channels) == ACCEPTED_LIMIT
-    for visitor in visitors:
-        visitor.close()
+    for peer in peers:
+        peer.close()
 
 
-def _is_over(visitor: socket.socket) -> bool:
+def _is_over(peer: socket.socket) -> bool:
     try:
-        return visitor.recv(1) == b""
+        return peer.recv(1) == b""
     except BlockingIOError:
         return False
     except ConnectionError:
@@ -257,59 +259,59 @@ def _is_over(visitor: socket.socket) -> bool:
 
 
 def test_a_client_that_never_reads(both: Both) -> None:
-    """A stranger who sends without end is not read beyond the window (attack)."""
-    with visit(both.listen()) as visitor:
+    """A peer that sends without end is not read beyond the window (attack)."""
+    with connect_to(both.listen()) as peer:
         both.until(lambda: bool(both.taken))
         sent = 0
         for _ in range(300):
             with suppress(BlockingIOError):
-                sent += visitor.send(bytes(1 << 20))
+                sent += peer.send(bytes(1 << 20))
             both.turn()
-        kept = len(both.taken[0].got)
-        assert kept <= both.taken[0].localWindowSize
-        assert sent < kept + (32 << 20)  # what kernels buffer on loopback
+        queued = len(both.taken[0].got)
+        assert queued <= both.taken[0].localWindowSize
+        assert sent < queued + (32 << 20)  # what kernels buffer on loopback
 
 
 def test_listeners_are_bounded(both: Both) -> None:
-    """A client cannot have ports without end (attack)."""
+    """The ports of a client have a limit (attack)."""
     for _ in range(LISTENING_LIMIT):
         assert both.listen()
     assert both.ask(b"tcpip-forward", ANY_PORT) is None
 
 
 def test_cancel(both: Both) -> None:
-    """What is cancelled listens no more; what was not asked for cannot be cancelled (attack)."""
+    """A cancelled port is closed; a client cancels only its own ports (attack)."""
     port, other = both.listen(), both.listen()
     asked = string(b"localhost") + uint32(port)
     for wrong in (string(b"127.0.0.1") + uint32(port), string(b"localhost") + uint32(22), ANY_PORT):
         assert both.ask(b"cancel-tcpip-forward", wrong) is None
-    with visit(port) as visitor:
-        visitor.send(b"goes on")
+    with connect_to(port) as peer:
+        peer.send(b"remains")
         both.until(lambda: bool(both.taken))
         assert both.ask(b"cancel-tcpip-forward", asked) is not None
-        both.until(lambda: both.taken[0].got == b"goes on")
+        both.until(lambda: both.taken[0].got == b"remains")
     assert both.ask(b"cancel-tcpip-forward", asked) is None
     assert both.user.closed == [port]
     with pytest.raises(ConnectionRefusedError):
-        visit(port)
-    visit(other).close()
+        connect_to(port)
+    connect_to(other).close()
 
 
 def test_the_end_of_the_connection(both: Both) -> None:
-    """Nothing listens for a client that is gone, and those who are connected hear the end."""
+    """When the client's connection ends its ports are closed, and so are accepted connections."""
     port = both.listen()
-    with visit(port) as visitor:
+    with connect_to(port) as peer:
         both.until(lambda: bool(both.taken))
         both.user.listeners.close()
         both.ends.client_link.close()
         for _ in range(200):
             both.reactor.turn(0.01)
-            if _is_over(visitor):
+            if _is_over(peer):
                 break
-        assert _is_over(visitor)
+        assert _is_over(peer)
     with pytest.raises(ConnectionRefusedError):
-        visit(port)
-    assert not both.user.listeners.has_room
+        connect_to(port)
+    assert not both.user.listeners.can_add
 
 
 @pytest.mark.parametrize(
@@ -317,8 +319,8 @@ def test_the_end_of_the_connection(both: Both) -> None:
     [b"", b"relative", b"/a\0b", b"\0abstract", b"/" + b"x" * PATH_LIMIT, b"/" + b"x" * 30_000],
     ids=["empty", "relative", "nul", "abstract", "long", "very long"],
 )
-def test_paths_that_are_none(both: Both, path: bytes) -> None:
-    """A path that the kernel would read otherwise, or not at all, is refused (attack)."""
+def test_invalid_paths(both: Both, path: bytes) -> None:
+    """A path that the kernel would cut or cannot take is refused (attack)."""
     assert both.ask(b"streamlocal-forward@openssh.com", string(path)) is None
     assert both.ask(b"cancel-streamlocal-forward@openssh.com", string(path)) is None
     refused: list[Any] = []
@@ -333,16 +335,16 @@ def test_paths_that_are_none(both: Both, path: bytes) -> None:
 @pytest.mark.parametrize("data", [b"", string(b"x"), string(b"x") + uint32(1) + b"more"])
 @pytest.mark.parametrize("name", sorted(REQUESTS))
 def test_malformed_requests(both: Both, name: bytes, data: bytes) -> None:
-    """A request that is not as it should be is the end, or a no, and never a listener (attack)."""
+    """A malformed request ends the connection or is refused, and never listens (attack)."""
     both.ends.client.service.sendGlobalRequest(name, data, 0)
     for _ in range(5):
         both.turn()
-    assert not both.user.watches
+    assert not both.user.observers
 
 
 @pytest.mark.parametrize("host", [b"x" * 256, b"\xff", "lö".encode()])
-def test_hosts_that_are_none(both: Both, host: bytes) -> None:
-    """A host that is no name is refused (attack)."""
+def test_invalid_hosts(both: Both, host: bytes) -> None:
+    """A host that is not a name is refused (attack)."""
     assert both.ask(b"tcpip-forward", string(host) + uint32(0)) is None
     assert both.ask(b"tcpip-forward", string(b"localhost") + uint32(70_000)) is None
 
@@ -364,34 +366,34 @@ def x11(protocol: bytes, cookie: bytes, screen: int = 0) -> bytes:
         x11(b"MIT-MAGIC-COOKIE-1", b"00", 1 << 31),
     ],
 )
-def test_displays_that_are_none(both: Both, data: bytes) -> None:
-    """What xauth could take for an order of its own never gets there (attack)."""
+def test_invalid_displays(both: Both, data: bytes) -> None:
+    """A value that xauth could take for a command is refused (attack)."""
     channel = Channel()
     channel.name = b"session"
     both.ends.open(channel)
-    answers: list[str] = []
+    replies: list[str] = []
     asked = both.ends.client.service.sendRequest(channel, b"x11-req", data, True)
-    asked.addCallbacks(lambda _: answers.append("yes"), lambda _: answers.append("no"))
+    asked.addCallbacks(lambda _: replies.append("yes"), lambda _: replies.append("no"))
     both.ends.settle()
-    assert (answers, both.user.displays) == (["no"], [])
+    assert (replies, both.user.displays) == (["no"], [])
 
 
 def test_a_refusal_of_agents_and_displays(both: Both) -> None:
-    """Where the user may not, the client is told no, and the session goes on."""
+    """Forwarding that is not permitted is refused, and the session continues."""
     channel = Channel()
     channel.name = b"session"
     both.ends.open(channel)
-    answers: list[str] = []
+    replies: list[str] = []
     good = x11(b"MIT-MAGIC-COOKIE-1", os.urandom(16).hex().encode())
     for name, data in ((b"auth-agent-req@openssh.com", b""), (b"x11-req", good)):
         asked = both.ends.client.service.sendRequest(channel, name, data, True)
-        asked.addCallbacks(lambda _: answers.append("yes"), lambda _: answers.append("no"))
+        asked.addCallbacks(lambda _: replies.append("yes"), lambda _: replies.append("no"))
         both.ends.settle()
-    assert answers == ["no", "no"]
+    assert replies == ["no", "no"]
     assert len(both.user.displays) == 1
     started = both.ends.client.service.sendRequest(channel, b"exec", string(b"x"), True)
-    started.addCallback(lambda _: answers.append("started"))
+    started.addCallback(lambda _: replies.append("started"))
     both.ends.settle()
-    assert answers[-1] == "started"
+    assert replies[-1] == "started"
     both.ends.world.programs.started[-1].finish()
     both.ends.settle()

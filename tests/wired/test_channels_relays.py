@@ -1,4 +1,4 @@
-"""Channels that lead elsewhere: forwarded ports, spliced connections, SSH within SSH."""
+"""Channels that are relayed: forwarded ports, spliced connections, SSH within SSH."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MIB = 1 << 20
 TARGET = string(b"db.example") + uint32(5432) + string(b"127.0.0.1") + uint32(40000)
 
 
-class Visitor(Channel):
+class ClientEnd(Channel):
     """The client's end of a forwarded port."""
 
     name = b"direct-tcpip"
@@ -69,7 +69,7 @@ class Visitor(Channel):
 
 
 class Target(StringTransport):
-    """What the server is connected to; the test plays it."""
+    """The target of the server's connection, which the test plays."""
 
     aborted = False
 
@@ -99,7 +99,7 @@ def ends(world: ChannelWorld) -> Iterator[ChannelEnds]:
     ends.client_link.close()
 
 
-def forwarded(ends: ChannelEnds, channel: Visitor | None = None) -> tuple[Visitor, Any, Any]:
+def forwarded(ends: ChannelEnds, channel: ClientEnd | None = None) -> tuple[ClientEnd, Any, Any]:
     """An open forward: the client's channel, the server's protocol and the target."""
     target = Target()
     protocols: list[Any] = []
@@ -112,14 +112,14 @@ def forwarded(ends: ChannelEnds, channel: Visitor | None = None) -> tuple[Visito
         return done
 
     ends.world.forward = connect
-    visitor = ends.open(channel or Visitor(), TARGET)
-    assert visitor.events == ["open"]
-    return visitor, protocols[0], target
+    client_end = ends.open(channel or ClientEnd(), TARGET)
+    assert client_end.events == ["open"]
+    return client_end, protocols[0], target
 
 
 # -- forwarded ports ------------------------------------------------------------------
 def test_a_forward_is_confirmed_when_it_is_connected(ends: ChannelEnds) -> None:
-    """Not before; and what the target says first arrives."""
+    """Not before; and the data that the target sends first arrive."""
     waiting: Deferred[Any] = Deferred()
     asked: list[Any] = []
 
@@ -128,19 +128,19 @@ def test_a_forward_is_confirmed_when_it_is_connected(ends: ChannelEnds) -> None:
         return waiting
 
     ends.world.forward = connect
-    visitor = ends.open(Visitor(), TARGET)
+    client_end = ends.open(ClientEnd(), TARGET)
     request, factory = asked[0]
     assert (request.host, request.port) == ("db.example", 5432)
     assert request.originator == ("127.0.0.1", 40000)
-    assert visitor.events == []
+    assert client_end.events == []
     protocol, target = factory.buildProtocol(None), Target()
     protocol.makeConnection(target)
     protocol.dataReceived(b"220 hello")
     assert target.producerState == "paused", "nothing more is read before the channel is open"
     waiting.callback(protocol)
     ends.settle()
-    assert visitor.events == ["open"]
-    assert visitor.got == b"220 hello"
+    assert client_end.events == ["open"]
+    assert client_end.got == b"220 hello"
     assert target.producerState == "producing"
 
 
@@ -149,7 +149,7 @@ def test_a_forward_is_confirmed_when_it_is_connected(ends: ChannelEnds) -> None:
     [
         (AccessDenied("denied: role dev lacks forwarding"), 1, "denied: role dev lacks forwarding"),
         (Unreachable("node web1 is offline"), 2, "node web1 is offline"),
-        (ConnectError(string="nobody listens there"), 2, "nobody listens there"),
+        (ConnectError(string="connection refused"), 2, "connection refused"),
         (DNSLookupError("no such name"), 2, "no such name"),
         (RuntimeError("secret detail"), 2, "internal error"),
     ],
@@ -157,10 +157,10 @@ def test_a_forward_is_confirmed_when_it_is_connected(ends: ChannelEnds) -> None:
 def test_a_forward_is_refused_with_the_reason(
     ends: ChannelEnds, error: Exception, code: int, text: str
 ) -> None:
-    """What the client reads is why; of a mistake of ours it learns nothing."""
+    """The client receives the reason; an internal error is not described."""
     ends.world.forward = lambda *_: fail(error)
-    visitor = ends.open(Visitor(), TARGET)
-    (reason,) = visitor.events
+    client_end = ends.open(ClientEnd(), TARGET)
+    (reason,) = client_end.events
     assert isinstance(reason, ConchError)
     assert reason.data == code
     assert text in str(reason.value)
@@ -169,39 +169,39 @@ def test_a_forward_is_refused_with_the_reason(
 
 @pytest.mark.parametrize("port", [0, 65536, 0xFFFFFFFF])
 def test_impossible_ports_are_refused(ends: ChannelEnds, port: int) -> None:
-    """They do not reach the forwarder."""
+    """The forwarder is not asked."""
     ends.world.forward = lambda *_: pytest.fail("asked to connect")
     extra = string(b"db") + uint32(port) + string(b"") + uint32(1)
-    (reason,) = ends.open(Visitor(), extra).events
+    (reason,) = ends.open(ClientEnd(), extra).events
     assert reason.data == 1
 
 
 def test_a_forward_carries_and_ends(ends: ChannelEnds) -> None:
-    """Bytes both ways; the end of each direction is told; when both ended, both are closed."""
-    visitor, protocol, target = forwarded(ends)
-    visitor.write(b"query")
+    """Bytes both ways; EOF of each direction is passed on; after both, both sides close."""
+    client_end, protocol, target = forwarded(ends)
+    client_end.write(b"query")
     ends.settle()
     assert target.value() == b"query"
     protocol.dataReceived(b"answer")
-    visitor.send_eof()
+    client_end.send_eof()
     ends.settle()
     assert target.half_closed
     assert not target.disconnecting
     protocol.readConnectionLost()
     ends.settle()
-    assert visitor.got == b"answer"
-    assert visitor.events == ["open", "eof"]
+    assert client_end.got == b"answer"
+    assert client_end.events == ["open", "eof"]
     assert target.disconnecting
     protocol.connectionLost()
     ends.settle()
-    assert visitor.events == ["open", "eof", "closed"]
+    assert client_end.events == ["open", "eof", "closed"]
 
 
 def test_a_target_that_does_not_read_costs_a_window(ends: ChannelEnds) -> None:
-    """Without room at the target there is no credit, and the client stops."""
-    visitor, protocol, target = forwarded(ends)
+    """A target that takes no data stops credit, and the client."""
+    client_end, protocol, target = forwarded(ends)
     protocol.pauseProducing()
-    visitor.write(bytes(8 * MIB))
+    client_end.write(bytes(8 * MIB))
     ends.settle()
     assert len(target.value()) == WINDOW
     protocol.resumeProducing()
@@ -210,25 +210,25 @@ def test_a_target_that_does_not_read_costs_a_window(ends: ChannelEnds) -> None:
 
 
 def test_a_client_that_does_not_read_stops_the_target(ends: ChannelEnds) -> None:
-    """Without credit the target is not read, and what waits is bounded."""
-    visitor, protocol, target = forwarded(ends, Visitor(hoards=True))
+    """Without credit the target is not read, and the queue is bounded."""
+    client_end, protocol, target = forwarded(ends, ClientEnd(hoards=True))
     sent = 0
     while target.producerState == "producing":
         protocol.dataReceived(bytes(65536))
         sent += 65536
         ends.settle()
     assert WINDOW < sent < WINDOW + MIB
-    visitor.use_up()
+    client_end.use_up()
     ends.settle()
     assert target.producerState == "producing"
-    assert len(visitor.got) == sent
+    assert len(client_end.got) == sent
 
 
 def test_a_target_that_never_takes_the_rest(ends: ChannelEnds) -> None:
-    """A channel that is gone leaves its stream time to take the rest, but not for ever."""
-    visitor, _, target = forwarded(ends)
-    visitor.write(b"rest")
-    visitor.loseConnection()
+    """After a channel was closed its stream has a limited time to take the rest."""
+    client_end, _, target = forwarded(ends)
+    client_end.write(b"rest")
+    client_end.loseConnection()
     ends.settle()
     assert target.disconnecting
     assert not target.aborted
@@ -237,13 +237,13 @@ def test_a_target_that_never_takes_the_rest(ends: ChannelEnds) -> None:
 
 
 def test_a_target_that_is_lost_closes_the_channel(ends: ChannelEnds) -> None:
-    """What it said before arrives first."""
-    visitor, protocol, _ = forwarded(ends)
+    """The data that it sent before arrive first."""
+    client_end, protocol, _ = forwarded(ends)
     protocol.dataReceived(b"goodbye")
     protocol.connectionLost()
     ends.settle()
-    assert visitor.got == b"goodbye"
-    assert visitor.events == ["open", "eof", "closed"]
+    assert client_end.got == b"goodbye"
+    assert client_end.events == ["open", "eof", "closed"]
     assert not ends.server.service.channels
 
 
@@ -258,7 +258,7 @@ class Both:
             port = listening.getsockname()[1]
             endpoint = TCP4ClientEndpoint(direct, "127.0.0.1", port)
             world.forward = lambda _, factory: endpoint.connect(factory)
-            self.visitor: Visitor = ends.open(Visitor(), TARGET)
+            self.client_end: ClientEnd = ends.open(ClientEnd(), TARGET)
             self.until("open")
             self.far, _ = listening.accept()
         self.far.setblocking(False)
@@ -268,11 +268,11 @@ class Both:
         self.ends.settle()
 
     def until(self, event: str) -> None:
-        """Until the client's end has heard of ``event``."""
+        """Take turns until the client's end has got ``event``."""
 
         def emit() -> bool:
             self.ends.settle()
-            return event in self.visitor.events
+            return event in self.client_end.events
 
         self.reactor.until(emit)
 
@@ -305,34 +305,34 @@ def test_a_socket_is_read_into_packets(both: Both) -> None:
         both.turn()
     both.far.shutdown(socket.SHUT_WR)
     both.until("eof")
-    assert both.visitor.got == data
+    assert both.client_end.got == data
 
 
 def test_packets_are_written_to_a_socket(both: Both) -> None:
     """Twenty megabytes reach the socket to the byte, then the end; memory is the window."""
     data = bytes(range(256)) * (20 * MIB // 256)
-    both.visitor.write(data)
-    both.visitor.send_eof()
+    both.client_end.write(data)
+    both.client_end.send_eof()
     for _ in range(50):
         both.turn()
     (relay,) = both.ends.server.service.channels.values()
     assert relay._stream.transport.pending() <= WINDOW
     got = bytearray()
-    while (heard := both.receive()) != b"":
-        got += heard or b""
+    while (received := both.receive()) != b"":
+        got += received or b""
         both.turn()
     assert got == data
 
 
 def test_a_socket_is_not_read_for_a_client_that_does_not_read(both: Both) -> None:
-    """The kernel keeps it, not we."""
-    both.visitor.hoards = True
+    """The data stay in the kernel."""
+    both.client_end.hoards = True
     for _ in range(300):
         with suppress(BlockingIOError):
             both.far.send(bytes(MIB))
         both.turn()
     (relay,) = both.ends.server.service.channels.values()
-    assert len(both.visitor.got) == WINDOW
+    assert len(both.client_end.got) == WINDOW
     assert not relay.has_queue
 
 
@@ -346,8 +346,8 @@ def test_a_socket_that_is_reset_closes_the_channel(both: Both) -> None:
 
 
 # -- channels of two connections ------------------------------------------------------
-class Gate(ChannelUser):
-    """A user whose channels lead through another connection."""
+class JumpUser(ChannelUser):
+    """A user whose channels are spliced to another connection."""
 
     beyond: Any = None
 
@@ -367,12 +367,12 @@ class Gate(ChannelUser):
 
 
 class Spliced:
-    """A client, a middle that splices, and a server with a target."""
+    """A client, a jump host that splices, and a server with a target."""
 
     def __init__(self, world: ChannelWorld) -> None:
         self.far = world.link()
 
-        class Here(Gate):
+        class Here(JumpUser):
             beyond = self.far.client.service
 
         world.make_user = Here
@@ -385,7 +385,7 @@ class Spliced:
                 return
         raise AssertionError("there is no end to it")
 
-    def forward(self, visitor: Visitor) -> tuple[Any, Any]:
+    def forward(self, client_end: ClientEnd) -> tuple[Any, Any]:
         target = Target()
         protocols: list[Any] = []
 
@@ -397,7 +397,7 @@ class Spliced:
             return done
 
         self.near.world.forward = connect
-        self.near.client.service.openChannel(visitor, TARGET)
+        self.near.client.service.openChannel(client_end, TARGET)
         self.settle()
         return protocols[0], target
 
@@ -413,29 +413,29 @@ def spliced(world: ChannelWorld) -> Iterator[Spliced]:
 
 def test_spliced_channels_carry_and_end(spliced: Spliced) -> None:
     """Bytes, EOF and CLOSE pass through both ways, in order."""
-    visitor = Visitor()
-    protocol, target = spliced.forward(visitor)
+    client_end = ClientEnd()
+    protocol, target = spliced.forward(client_end)
     data = bytes(range(256)) * (10 * MIB // 256)
-    visitor.write(data)
-    visitor.send_eof()
+    client_end.write(data)
+    client_end.send_eof()
     spliced.settle()
     assert target.value() == data
     assert target.half_closed
     protocol.dataReceived(b"answer")
     protocol.connectionLost()
     spliced.settle()
-    assert visitor.got == b"answer"
-    assert visitor.events == ["open", "eof", "closed"]
+    assert client_end.got == b"answer"
+    assert client_end.events == ["open", "eof", "closed"]
     assert not spliced.far.client.service.channels
     assert not spliced.near.server.service.channels
 
 
 def test_spliced_channels_keep_a_window_each(spliced: Spliced) -> None:
-    """A far side that does not read stops the near one; between them waits a window."""
-    visitor = Visitor()
-    protocol, target = spliced.forward(visitor)
+    """A far side that does not read stops the near one; between them one window is queued."""
+    client_end = ClientEnd()
+    protocol, target = spliced.forward(client_end)
     protocol.pauseProducing()
-    visitor.write(bytes(16 * MIB))
+    client_end.write(bytes(16 * MIB))
     spliced.settle()
     assert len(target.value()) == WINDOW
     (middle,) = spliced.far.client.service.channels.values()
@@ -446,28 +446,28 @@ def test_spliced_channels_keep_a_window_each(spliced: Spliced) -> None:
 
 
 def test_a_splice_is_refused_with_the_far_reason(spliced: Spliced) -> None:
-    """The client reads what the far side said."""
+    """The client receives the refusal of the far side."""
     spliced.near.world.forward = lambda *_: fail(Unreachable("db is down"))
-    visitor = Visitor()
-    spliced.near.client.service.openChannel(visitor, TARGET)
+    client_end = ClientEnd()
+    spliced.near.client.service.openChannel(client_end, TARGET)
     spliced.settle()
-    (reason,) = visitor.events
+    (reason,) = client_end.events
     assert reason.data == 2
     assert "db is down" in str(reason.value)
 
 
 def test_a_splice_whose_far_side_is_lost(spliced: Spliced) -> None:
     """The connection beyond ends: the channels through it are closed, others stay."""
-    visitor = Visitor()
-    spliced.forward(visitor)
+    client_end = ClientEnd()
+    spliced.forward(client_end)
     spliced.far.client_link.close()
     spliced.settle()
-    assert visitor.events[-1] == "closed"
+    assert client_end.events[-1] == "closed"
     assert not spliced.near.server_link.closed
 
 
-def test_what_the_far_side_says_early_is_kept(world: ChannelWorld) -> None:
-    """Data and the end that come before the near half is open follow when it is."""
+def test_early_data_of_the_far_side_are_queued(world: ChannelWorld) -> None:
+    """Data and EOF that come before the near half is open follow when it is."""
     far, near = world.link(), world.link()
     opened = open_splice(
         far.client.service, b"direct-tcpip", TARGET, remoteWindow=1 << 20, remoteMaxPacket=32768
@@ -486,20 +486,20 @@ def test_what_the_far_side_says_early_is_kept(world: ChannelWorld) -> None:
     world.forward = connect
     later: Deferred[Any] = Deferred()
     near.server.avatar.channelLookup[b"direct-tcpip"] = lambda **_: later
-    visitor = near.open(Visitor(), TARGET)
+    client_end = near.open(ClientEnd(), TARGET)
     far.settle()
     opened.addCallback(later.callback)
     near.settle()
     far.settle()
-    assert visitor.got == b"early"
-    assert visitor.events == ["open", "eof", "closed"]
+    assert client_end.got == b"early"
+    assert client_end.events == ["open", "eof", "closed"]
     for ends in (near, far):
         ends.client_link.close()
 
 
 # -- protocols over channels ----------------------------------------------------------
 class Talker(Protocol):
-    """Writes down what happens."""
+    """Keeps what happens."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -538,7 +538,7 @@ def talk(ends: ChannelEnds) -> tuple[Talker, Any, Any, Any]:
 
 
 def test_a_protocol_over_a_channel(ends: ChannelEnds) -> None:
-    """It is connected, speaks, hears, knows its peer, and is told of the end."""
+    """It is connected, sends, receives, knows its peer, and its connectionLost is called."""
     talker, channel, protocol, target = talk(ends)
     assert channel.getPeer() == Address(7)
     channel.writeSequence([b"to ", b"it"])
@@ -568,7 +568,7 @@ def test_a_protocol_is_told_to_pause(ends: ChannelEnds) -> None:
 
 
 def test_a_stream_is_refused_with_the_reason(ends: ChannelEnds) -> None:
-    """Whoever asked for the stream hears why there is none."""
+    """The caller gets the reason of the refusal."""
     reasons: list[Any] = []
     ready = open_stream(ends.client.service, b"direct-tcpip", TARGET, Talker())
     ready.addErrback(lambda failure: reasons.append(failure.value))
@@ -577,7 +577,7 @@ def test_a_stream_is_refused_with_the_reason(ends: ChannelEnds) -> None:
 
 
 def test_an_aborted_stream_is_closed_at_once(ends: ChannelEnds) -> None:
-    """What waits is dropped."""
+    """What is queued is dropped."""
     talker, channel, protocol, _ = talk(ends)
     protocol.pauseProducing()
     channel.write(bytes(8 * MIB))
@@ -590,7 +590,7 @@ def test_an_aborted_stream_is_closed_at_once(ends: ChannelEnds) -> None:
 
 
 def test_a_paused_protocol_costs_a_window(ends: ChannelEnds) -> None:
-    """What it does not want waits, and the other side stops."""
+    """Data for a paused protocol are queued, and the other side stops."""
     talker, channel, protocol, target = talk(ends)
     protocol.dataReceived(b"one")
     ends.settle()
@@ -645,17 +645,17 @@ def test_ssh_within_ssh(world: ChannelWorld) -> None:
     settle()
     assert opened.called
     assert ready.called
-    heard = bytearray()
-    channel = ProgramChannel(ProgramRequest("exec", b"x"), lambda _, view: heard.extend(view))
+    received = bytearray()
+    channel = ProgramChannel(ProgramRequest("exec", b"x"), lambda _, view: received.extend(view))
     inner_client.service.openChannel(channel)
     settle()
     (program,) = world.programs.started
     data, at = bytes(range(256)) * (5 * MIB // 256), 0
     while at < len(data):
-        at += program.say(data[at : at + MIB])
+        at += program.write_output(data[at : at + MIB])
         settle()
     program.finish()
     settle()
-    assert heard == data
+    assert received == data
     assert channel.ended.called
     outer.client_link.close()

@@ -1,4 +1,4 @@
-"""Sessions from end to end: every byte, in order, then how it ended."""
+"""Sessions from end to end: every byte, in order, then the exit status."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from zope.interface import implementer
 from channel_ends import ChannelEnds, ChannelWorld, Hoarder, no_descriptor_lost, output
 from tele.conch.client.session import ProgramChannel, execute
 from tele.conch.connection.channel import DECLINED_LIMIT, WINDOW
+from tele.conch.connection.permissions import Permissions
 from tele.conch.session.programs import Exit, ProgramRequest, PtyRequest
 from tele.errors import AccessDenied, Unavailable
 from tele.log import event_text
@@ -26,7 +27,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def world() -> ChannelWorld:
-    """A server whose programs are the test's."""
+    """A server whose programs the test plays."""
     return ChannelWorld()
 
 
@@ -42,7 +43,7 @@ def ends(world: ChannelWorld) -> Iterator[ChannelEnds]:
 
 
 def ended(channel: ProgramChannel) -> Exit:
-    """How it ended; it has to have."""
+    """Return the exit of a session that has ended."""
     results: list[Any] = []
     channel.ended.addBoth(results.append)
     assert len(results) == 1
@@ -51,7 +52,7 @@ def ended(channel: ProgramChannel) -> Exit:
 
 
 def pattern(size: int) -> bytes:
-    """Bytes that show it when a piece is missing, doubled or moved."""
+    """Return bytes in which a missing, doubled or moved piece shows."""
     return b"".join(number.to_bytes(8, "big") for number in range(size // 8)) + b"x" * (size % 8)
 
 
@@ -64,11 +65,11 @@ def test_output_arrives_whole(ends: ChannelEnds, size: int) -> None:
     digest = hashlib.sha256()
     at = 0
     while at < size:
-        at += program.say(data[at : at + MIB])
+        at += program.write_output(data[at : at + MIB])
         ends.turn()
-        for _, piece in channel.heard:
+        for _, piece in channel.received:
             digest.update(piece)
-        channel.heard.clear()
+        channel.received.clear()
     program.finish(Exit(3))
     ends.settle()
     digest.update(output(channel))
@@ -87,10 +88,10 @@ def test_input_arrives_whole(ends: ChannelEnds, size: int) -> None:
             channel.write(bytes(data[at : at + MIB]))
             at += MIB
         ends.turn()
-        digest.update(program.hear() or b"")
+        digest.update(program.read_input() or b"")
     channel.send_eof()
-    while (heard := program.hear()) != b"":
-        digest.update(heard or b"")
+    while (received := program.read_input()) != b"":
+        digest.update(received or b"")
         ends.turn()
     assert digest.digest() == hashlib.sha256(data).digest()
     program.finish()
@@ -98,18 +99,18 @@ def test_input_arrives_whole(ends: ChannelEnds, size: int) -> None:
     assert ended(channel) == Exit(0)
 
 
-def test_both_outputs_are_told_apart(ends: ChannelEnds) -> None:
-    """What was complained about arrives as standard error; each stream keeps its order."""
+def test_both_outputs_are_separate(ends: ChannelEnds) -> None:
+    """Standard error arrives as extended data; each stream keeps its order."""
     channel, program = ends.run()
     for number in range(20):
-        program.say(b"out %d\n" % number)
+        program.write_output(b"out %d\n" % number)
         ends.settle()
-        program.complain(b"err %d\n" % number)
+        program.write_error(b"err %d\n" % number)
         ends.settle()
-    assert [data for _, data in channel.heard] == [
+    assert [data for _, data in channel.received] == [
         b"%s %d\n" % (kind, number) for number in range(20) for kind in (b"out", b"err")
     ]
-    assert {code for code, data in channel.heard if data.startswith(b"err")} == {1}
+    assert {code for code, data in channel.received if data.startswith(b"err")} == {1}
 
 
 def test_a_slow_reader_loses_nothing(ends: ChannelEnds) -> None:
@@ -117,12 +118,12 @@ def test_a_slow_reader_loses_nothing(ends: ChannelEnds) -> None:
     channel, program = ends.run(kind=Hoarder)
     data, at, total = pattern(8 * MIB), 0, 0
     for _ in range(200):
-        at += program.say(data[at : at + MIB])
+        at += program.write_output(data[at : at + MIB])
         ends.turn()
     assert channel.hoard == WINDOW
     assert not channel.remote_eof
     while at < len(data):
-        at += program.say(data[at : at + MIB])
+        at += program.write_output(data[at : at + MIB])
         total += channel.hoard
         channel.use_up()
         ends.turn()
@@ -135,25 +136,25 @@ def test_a_slow_reader_loses_nothing(ends: ChannelEnds) -> None:
 
 
 def test_a_stalled_client_costs_nothing(ends: ChannelEnds) -> None:
-    """A client that gives no credit: the program is not read any more, and nothing is kept."""
+    """A client that gives no credit: the program is not read any more, and nothing is queued."""
     channel, program = ends.run(kind=Hoarder)
     written = 0
     for _ in range(500):
-        written += program.say(bytes(MIB))
+        written += program.write_output(bytes(MIB))
         ends.turn()
     assert channel.hoard == WINDOW
     assert written <= WINDOW + 512 * 1024  # the window and the pipe
     (session,) = ends.server.service.channels.values()
     assert not session.has_queue
     assert not ends.server_link.waiting
-    assert not ends.world.clock.look(), "a program that cannot be sent is not looked at"
+    assert not ends.world.clock.poll(), "a program whose output cannot be sent is not polled"
 
 
 def test_a_stalled_link_costs_a_batch(ends: ChannelEnds) -> None:
-    """A client that does not read its socket: what was sealed stays, and no more is."""
+    """A client that does not read its socket: one batch is encrypted, and no more."""
     _, program = ends.run()
     ends.client_link.paused = True
-    written = sum(program.say(bytes(MIB)) * ends.turn() for _ in range(200))
+    written = sum(program.write_output(bytes(MIB)) * ends.turn() for _ in range(200))
     assert len(ends.server_link.waiting) < 1 * MIB
     assert written < 2 * MIB
     ends.client_link.paused = False
@@ -161,7 +162,7 @@ def test_a_stalled_link_costs_a_batch(ends: ChannelEnds) -> None:
 
 
 def test_a_program_that_does_not_read_costs_a_window(ends: ChannelEnds) -> None:
-    """A client sends what the window lets it, and no credit comes before it is used up."""
+    """A client may send one window, and gets no credit before it is consumed."""
     channel, program = ends.run()
     for _ in range(8):
         channel.write(bytes(MIB))
@@ -172,20 +173,20 @@ def test_a_program_that_does_not_read_costs_a_window(ends: ChannelEnds) -> None:
     assert channel.has_queue
     got = 0
     channel.send_eof()
-    while (heard := program.hear()) != b"":
-        got += len(heard or b"")
+    while (received := program.read_input()) != b"":
+        got += len(received or b"")
         ends.turn()
     assert got == 8 * MIB
 
 
 def test_small_pieces_cost_what_they_hold(ends: ChannelEnds) -> None:
-    """Input of single bytes that waits is kept in few pieces: no multiple of the window."""
+    """Queued input of single bytes is joined to few pieces: memory is no multiple of the window."""
     channel, program = ends.run()
     (session,) = ends.server.service.channels.values()
     channel.write(bytes(256 * 1024))
     ends.settle()
     for _ in range(5000):
-        session.take(memoryview(b"x"))
+        session.receive(memoryview(b"x"))
     backlog = session._runner._sink._backlog
     assert len(backlog) == 5000
     assert len(backlog._pieces) == 1
@@ -194,7 +195,7 @@ def test_small_pieces_cost_what_they_hold(ends: ChannelEnds) -> None:
 
 
 def test_early_input_waits_for_the_program(ends: ChannelEnds) -> None:
-    """What comes before the program runs, and its end, reach it when it does."""
+    """Input and EOF before the program runs reach it when it does."""
     programs, waiting = ends.world.programs, Deferred[Any]()
     programs.answer = lambda _: waiting
     channel = ProgramChannel(ProgramRequest("exec", b"x"), lambda *_: None)
@@ -205,14 +206,14 @@ def test_early_input_waits_for_the_program(ends: ChannelEnds) -> None:
     program = programs.make(ProgramRequest("exec", b"x"))
     waiting.callback(program)
     ends.settle()
-    assert (program.hear(), program.hear()) == (b"early", b"")
+    assert (program.read_input(), program.read_input()) == (b"early", b"")
     program.finish(Exit(None, "TERM", core=True, message="killed"))
     ends.settle()
     assert ended(channel) == Exit(None, "TERM", core=True, message="killed")
 
 
 def test_a_program_that_closes_its_input(ends: ChannelEnds) -> None:
-    """Input that nobody reads is dropped and credited: the session goes on."""
+    """Input that is not read is dropped and credited: the session continues."""
     channel, program = ends.run()
     channel.write(bytes(MIB))
     ends.settle()
@@ -221,7 +222,7 @@ def test_a_program_that_closes_its_input(ends: ChannelEnds) -> None:
         channel.write(bytes(MIB))
         ends.settle()
     assert not channel.has_queue
-    program.say(b"still here")
+    program.write_output(b"still here")
     program.finish(Exit(1))
     ends.settle()
     assert output(channel) == b"still here"
@@ -229,13 +230,13 @@ def test_a_program_that_closes_its_input(ends: ChannelEnds) -> None:
 
 
 def test_the_exit_waits_for_the_output(ends: ChannelEnds) -> None:
-    """A program that ended while others hold its output: the session ends when they do."""
+    """A program exited while others hold its output open: the session ends when they close it."""
     channel, program = ends.run()
-    program.say(b"first ")
+    program.write_output(b"first ")
     program.exited.callback(Exit(7))
     ends.settle()
     assert not channel.ended.called
-    program.say(b"second")
+    program.write_output(b"second")
     program.shut()
     ends.settle()
     assert output(channel) == b"first second"
@@ -243,12 +244,12 @@ def test_the_exit_waits_for_the_output(ends: ChannelEnds) -> None:
 
 
 def test_a_program_that_ended_before_it_was_connected(ends: ChannelEnds) -> None:
-    """A program so short that its end was there first loses no output."""
+    """A program that exits before its output is read loses none of it."""
     programs = ends.world.programs
 
     def start(request: ProgramRequest) -> Deferred[Any]:
         program = programs.make(request)
-        program.say(b"done before you look")
+        program.write_output(b"written before the exit")
         program.finish(Exit(5))
         done: Deferred[Any] = Deferred()
         done.callback(program)
@@ -256,17 +257,17 @@ def test_a_program_that_ended_before_it_was_connected(ends: ChannelEnds) -> None
 
     programs.answer = start
     channel, _ = ends.run()
-    assert output(channel) == b"done before you look"
+    assert output(channel) == b"written before the exit"
     assert ended(channel) == Exit(5)
 
 
 # -- many at once ---------------------------------------------------------------------
 def test_sessions_share_a_slow_link(ends: ChannelEnds) -> None:
-    """Of many bulk downloads on a link that is always full none waits for another."""
+    """Of many bulk downloads on a full link none waits for another."""
     sessions = [ends.run() for _ in range(6)]
     for _ in range(600):
         for _, program in sessions:
-            program.say(bytes(256 * 1024))
+            program.write_output(bytes(256 * 1024))
         ends.turn(down=48 * 1024)
     shares = [len(output(channel)) for channel, _ in sessions]
     assert min(shares) > max(shares) // 3, shares
@@ -279,7 +280,7 @@ def test_sessions_do_not_mix(ends: ChannelEnds) -> None:
     at = [0] * 10
     while any(at[i] < len(data[i]) for i in range(10)):
         for i, (_, program) in enumerate(sessions):
-            at[i] += program.say(data[i][at[i] :]) if at[i] < len(data[i]) else 0
+            at[i] += program.write_output(data[i][at[i] :]) if at[i] < len(data[i]) else 0
         ends.turn()
     for i, (_, program) in enumerate(sessions):
         program.finish(Exit(i))
@@ -292,7 +293,7 @@ def test_sessions_do_not_mix(ends: ChannelEnds) -> None:
 
 
 def test_an_eleventh_session_is_refused(ends: ChannelEnds) -> None:
-    """Ten is what a user without a grant has; the refusal says so."""
+    """A user without permissions of their own has ten; the refusal has the number."""
     for _ in range(10):
         ends.run()
     channel = ProgramChannel(ProgramRequest("exec", b"x"), lambda *_: None)
@@ -303,12 +304,43 @@ def test_an_eleventh_session_is_refused(ends: ChannelEnds) -> None:
     assert "no more than 10 sessions" in str(failures[0])
 
 
+def test_the_sessions_that_are_permitted(world: ChannelWorld) -> None:
+    """The limit of the user's permissions holds, as it is when a session is opened."""
+    world.permissions = Permissions(max_sessions=1)
+    ends = world.link()
+    ends.run()
+    refused = ends.open(ProgramChannelWithoutProgram())
+    assert refused.id not in ends.client.service.channels
+    world.permissions = Permissions(max_sessions=2)
+    accepted = ends.open(ProgramChannelWithoutProgram())
+    assert accepted.id in ends.client.service.channels
+    ends.client_link.close()
+
+
+def test_a_terminal_that_is_not_permitted(world: ChannelWorld) -> None:
+    """A user without permit-pty gets no terminal; what they run has none either."""
+    world.permissions = Permissions(permit_pty=False)
+    ends = world.link()
+    channel = ends.open(ProgramChannelWithoutProgram())
+    replies: list[bool] = []
+    for name, data in (
+        (b"pty-req", string(b"xterm") + bytes(16) + string(b"\0")),
+        (b"shell", b""),
+    ):
+        asked = ends.client.service.sendRequest(channel, name, data, wantReply=True)
+        asked.addCallbacks(lambda _: replies.append(True), lambda _: replies.append(False))
+    ends.settle()
+    assert replies == [False, True]
+    assert world.programs.started[-1].request.pty is None
+    ends.client_link.close()
+
+
 # -- ends -----------------------------------------------------------------------------
 @pytest.mark.parametrize("how", ["close", "disconnect"])
 def test_a_client_that_leaves_hangs_up(ends: ChannelEnds, how: str) -> None:
-    """A program whose client closes the channel, or is gone, is hung up, once."""
+    """A program whose client closes the channel or disconnects is hung up, once."""
     channel, program = ends.run()
-    program.say(bytes(100_000))
+    program.write_output(bytes(100_000))
     if how == "close":
         channel.loseConnection()
         ends.settle()
@@ -316,12 +348,12 @@ def test_a_client_that_leaves_hangs_up(ends: ChannelEnds, how: str) -> None:
         ends.client_link.close()
     assert program.hung_up == 1
     with pytest.raises(BrokenPipeError):
-        program.say(b"x")
-    assert program.hear() == b""
+        program.write_output(b"x")
+    assert program.read_input() == b""
 
 
 def test_a_client_that_leaves_while_its_program_starts(ends: ChannelEnds) -> None:
-    """What was started for nobody is hung up, and its descriptors are closed."""
+    """A program that starts after its client left is hung up, and its descriptors are closed."""
     programs, waiting = ends.world.programs, Deferred[Any]()
     programs.answer = lambda _: waiting
     channel = ProgramChannel(ProgramRequest("exec", b"x"), lambda *_: None)
@@ -331,13 +363,13 @@ def test_a_client_that_leaves_while_its_program_starts(ends: ChannelEnds) -> Non
     program = programs.make(ProgramRequest("exec", b"x"))
     waiting.callback(program)
     assert program.hung_up == 1
-    assert program.hear() == b""
+    assert program.read_input() == b""
 
 
-def test_what_cannot_be_started_is_told(ends: ChannelEnds) -> None:
-    """The reason is on the client's standard error; a mistake of ours is not described."""
+def test_a_failed_start_is_explained(ends: ChannelEnds) -> None:
+    """The reason is on standard error; an internal error is not described."""
     programs = ends.world.programs
-    for error, said in (
+    for error, text in (
         (Unavailable("the disk is full"), b"the disk is full"),
         (AccessDenied("no terminals here"), b"no terminals here"),
         (RuntimeError("secret detail"), b"the session could not be started"),
@@ -346,13 +378,13 @@ def test_what_cannot_be_started_is_told(ends: ChannelEnds) -> None:
         results: list[Any] = []
         execute(ends.client.service, b"x").addBoth(results.append)
         ends.settle()
-        assert results[0].stderr.strip() == said
+        assert results[0].stderr.strip() == text
         assert results[0].exit.status == 254
 
 
 # -- requests -------------------------------------------------------------------------
 def test_a_request_reaches_the_program(ends: ChannelEnds) -> None:
-    """Environment, as far as it is allowed, terminal with modes, and the command."""
+    """Allowed variables, the terminal with modes, and the command."""
     pty = PtyRequest("xterm", 80, 24, 640, 480, ((1, 3), (53, 1), (128, 38400)))
     asked = ProgramRequest(
         "exec", b"echo \xff", {"LANG": "C.UTF-8", "LD_PRELOAD": "/tmp/x", "LANGUAGE": "a\nb"}, pty
@@ -386,16 +418,14 @@ def test_a_request_reaches_the_program(ends: ChannelEnds) -> None:
         (b"auth-agent-req@openssh.com", b""),
     ],
 )
-def test_requests_that_have_no_place_are_refused(
-    ends: ChannelEnds, name: bytes, data: bytes
-) -> None:
-    """A second program, a terminal afterwards, and what there is not: refused, no harm done."""
+def test_requests_out_of_order_are_refused(ends: ChannelEnds, name: bytes, data: bytes) -> None:
+    """A second program, a late terminal, unknown requests: refused, and the session continues."""
     channel, program = ends.run()
-    answers: list[Any] = []
+    replies: list[Any] = []
     asked = ends.client.service.sendRequest(channel, name, data, wantReply=True)
-    asked.addCallbacks(lambda _: answers.append(True), lambda _: answers.append(False))
+    asked.addCallbacks(lambda _: replies.append(True), lambda _: replies.append(False))
     ends.settle()
-    assert answers == [False]
+    assert replies == [False]
     program.finish(Exit(4))
     ends.settle()
     assert ended(channel) == Exit(4)
@@ -413,28 +443,28 @@ def test_requests_that_have_no_place_are_refused(
         (b"pty-req", string(b"x\ny") + bytes(16) + string(b"\0")),
     ],
 )
-def test_fields_that_are_too_much_are_refused(ends: ChannelEnds, name: bytes, data: bytes) -> None:
-    """Too long or not text is a refusal, and the session can go on."""
+def test_fields_beyond_limits_are_refused(ends: ChannelEnds, name: bytes, data: bytes) -> None:
+    """A field that is too long or not text is refused, and the session continues."""
     channel = ends.open(ProgramChannelWithoutProgram())
-    answers: list[Any] = []
+    replies: list[Any] = []
     asked = ends.client.service.sendRequest(channel, name, data, wantReply=True)
-    asked.addCallbacks(lambda _: answers.append(True), lambda _: answers.append(False))
+    asked.addCallbacks(lambda _: replies.append(True), lambda _: replies.append(False))
     ends.settle()
-    assert answers == [False]
+    assert replies == [False]
     assert ends.world.programs.started == []
 
 
 def opened(ends: ChannelEnds, request: ProgramRequest) -> Any:
-    """Open a session with a request that may start nothing."""
-    heard: list[tuple[int | None, bytes]] = []
-    channel: Any = ProgramChannel(request, lambda code, view: heard.append((code, bytes(view))))
-    channel.heard = heard
+    """Open a session with a request that may be refused."""
+    received: list[tuple[int | None, bytes]] = []
+    channel: Any = ProgramChannel(request, lambda code, view: received.append((code, bytes(view))))
+    channel.received = received
     return ends.open(channel)
 
 
 @pytest.mark.parametrize("command", [b"a\0b", b"x" * 131_072])
-def test_a_command_that_cannot_be_run_says_so(ends: ChannelEnds, command: bytes) -> None:
-    """Its person reads why, and what to do; the status is no success."""
+def test_a_command_that_cannot_be_run_is_explained(ends: ChannelEnds, command: bytes) -> None:
+    """Standard error has the reason and what to do; the exit status is a failure."""
     channel = opened(ends, ProgramRequest("exec", command))
     assert b"send what is longer on standard input" in output(channel, 1)
     assert ended(channel) == Exit(254)
@@ -454,7 +484,7 @@ def test_variables_as_long_as_a_program_may_have(ends: ChannelEnds) -> None:
 
 @pytest.fixture
 def logged() -> Iterator[list[str]]:
-    """Everything that is logged."""
+    """The text of every logged event."""
     lines: list[str] = []
 
     @implementer(ILogObserver)
@@ -467,16 +497,16 @@ def logged() -> Iterator[list[str]]:
 
 
 def test_refused_requests_are_logged(ends: ChannelEnds, logged: list[str]) -> None:
-    """What most clients show nothing of has a line in the log with its reason, so many at most."""
+    """A refused request, which most clients do not show, is logged with its reason."""
     channel = ends.open(ProgramChannelWithoutProgram())
     for number in range(40):
         name = b"V%d" % number
         ends.client.service.sendRequest(channel, b"env", string(name) + string(b"x"))
     ends.settle()
-    lines = [line for line in logged if "is refused" in line]
+    lines = [line for line in logged if line.startswith("channel request refused")]
     assert len(lines) == DECLINED_LIMIT
     assert "variable 'V0' may not be set by clients" in lines[0]
-    assert "more of this channel are not listed" in lines[-1]
+    assert "not logged" in lines[-1]
 
 
 @pytest.mark.parametrize(
@@ -487,14 +517,14 @@ def test_refused_requests_are_logged(ends: ChannelEnds, logged: list[str]) -> No
         (b"pty-req", string(b"xterm") + bytes(15)),
         (b"pty-req", string(b"xterm") + bytes(16) + string(b"\1\0\0")),
         (b"exec", uint32(100) + b"short"),
-        (b"shell", b"words"),
+        (b"shell", b"extra"),
         (b"window-change", bytes(17)),
         (b"signal", b""),
         (b"break", b""),
     ],
 )
 def test_broken_requests_end_the_connection(ends: ChannelEnds, name: bytes, data: bytes) -> None:
-    """What is not as the RFC says ends the connection of who sent it."""
+    """A malformed request ends the client's connection."""
     channel = ends.open(ProgramChannelWithoutProgram())
     ends.client.service.sendRequest(channel, name, data)
     ends.settle()
@@ -502,18 +532,18 @@ def test_broken_requests_end_the_connection(ends: ChannelEnds, name: bytes, data
 
 
 class ProgramChannelWithoutProgram(ProgramChannel):
-    """A session that asks for nothing."""
+    """A session that requests nothing."""
 
     def __init__(self) -> None:
         super().__init__(ProgramRequest("shell"), lambda *_: None)
         self.started.addErrback(lambda _: None)
 
     def channelOpen(self, specificData: bytes) -> None:
-        """The server agrees."""
+        """The server opened it."""
 
 
 def test_a_dragged_window_is_no_attack(ends: ChannelEnds) -> None:
-    """Hundreds of new sizes while the program starts are kept, in order."""
+    """Hundreds of new sizes while the program starts are queued, in order."""
     programs, waiting = ends.world.programs, Deferred[Any]()
     programs.answer = lambda _: waiting
     request = ProgramRequest("shell", b"", {}, PtyRequest("xterm", 80, 24))
@@ -530,7 +560,7 @@ def test_a_dragged_window_is_no_attack(ends: ChannelEnds) -> None:
 # -- terminals ------------------------------------------------------------------------
 @define(eq=False)
 class Terminal:
-    """A program on a pseudo-terminal, as the node makes them."""
+    """A program on a pseudo-terminal, as on a node."""
 
     ends: ChannelEnds
     channel: Any = field(init=False)
@@ -559,16 +589,16 @@ class Terminal:
 
 
 def test_a_terminal_carries_both_ways(ends: ChannelEnds) -> None:
-    """Input is echoed by the terminal, output arrives; a break is taken; EOF ends nothing."""
+    """The terminal echoes input, output arrives; a break is accepted; EOF does not end it."""
     terminal = Terminal(ends)
     terminal.channel.write(b"hello\n")
-    answers: list[Any] = []
+    replies: list[Any] = []
     asked = ends.client.service.sendRequest(terminal.channel, b"break", uint32(0), wantReply=True)
-    asked.addCallbacks(lambda _: answers.append(True), lambda _: answers.append(False))
+    asked.addCallbacks(lambda _: replies.append(True), lambda _: replies.append(False))
     terminal.channel.send_eof()
     ends.settle()
     assert os.read(terminal.slave, 100) == b"hello\n"
-    assert answers == [True]
+    assert replies == [True]
     os.write(terminal.slave, b"bye\n")
     ends.settle()
     assert output(terminal.channel) == b"hello\r\nbye\r\n"
@@ -579,28 +609,28 @@ def test_a_terminal_carries_both_ways(ends: ChannelEnds) -> None:
 
 
 def test_a_session_ends_with_its_shell(ends: ChannelEnds) -> None:
-    """Though somebody in the background holds the terminal, the session ends; all is read."""
+    """The session ends though a process holds the terminal open; all output is read."""
     terminal = Terminal(ends)
-    os.write(terminal.slave, b"last words\n")
+    os.write(terminal.slave, b"last output\n")
     terminal.program.exited.callback(Exit(2))
     ends.settle()
-    assert output(terminal.channel) == b"last words\r\n"
+    assert output(terminal.channel) == b"last output\r\n"
     assert ended(terminal.channel) == Exit(2)
     os.close(terminal.slave)
 
 
-def test_last_words_wait_for_the_window(ends: ChannelEnds) -> None:
-    """A shell that ended while the client's window was closed: its last words are not lost."""
+def test_last_output_waits_for_the_window(ends: ChannelEnds) -> None:
+    """A shell exits while the client's window is closed: its last output is not lost."""
     terminal = Terminal(ends)
     (session,) = ends.server.service.channels.values()
     left, session.remoteWindowLeft = session.remoteWindowLeft, 0
-    os.write(terminal.slave, b"last words\n")
+    os.write(terminal.slave, b"last output\n")
     terminal.program.exited.callback(Exit(0))
     ends.settle()
     assert not terminal.channel.ended.called
     session.addWindowBytes(left)
     ends.settle()
-    assert output(terminal.channel) == b"last words\r\n"
+    assert output(terminal.channel) == b"last output\r\n"
     assert ended(terminal.channel) == Exit(0)
     os.close(terminal.slave)
 
@@ -608,7 +638,7 @@ def test_last_words_wait_for_the_window(ends: ChannelEnds) -> None:
 # -- taps -----------------------------------------------------------------------------
 @define
 class Tap:
-    """Writes down what it hears."""
+    """Keeps its calls."""
 
     calls: list[Any] = field(factory=list)
     paused: bool = False
@@ -639,15 +669,15 @@ class Tap:
         self.callbacks.clear()
 
 
-def test_a_tap_hears_everything(world: ChannelWorld) -> None:
+def test_a_tap_observes_everything(world: ChannelWorld) -> None:
     """Output, errors, input, sizes and the exit, in the order in which they happened."""
     tap = world.programs.tap = Tap()
     ends = world.link()
     request = ProgramRequest("exec", b"x", {}, PtyRequest("xterm", 80, 24))
     channel, program = ends.run(request)
-    program.say(b"one")
+    program.write_output(b"one")
     ends.settle()
-    program.complain(b"two")
+    program.write_error(b"two")
     ends.settle()
     channel.write(b"three")
     channel.resize(90, 30)
@@ -661,19 +691,19 @@ def test_a_tap_hears_everything(world: ChannelWorld) -> None:
 
 
 def test_a_tap_that_is_behind_stops_the_program(world: ChannelWorld) -> None:
-    """While whoever records is behind, nothing is read; one callback waits, not many."""
+    """While the recorder is behind, nothing is read; one callback waits, not many."""
     tap = world.programs.tap = Tap()
     ends = world.link()
     channel, program = ends.run()
     tap.paused = True
-    program.say(b"x" * 100)
+    program.write_output(b"x" * 100)
     for _ in range(50):
         (session,) = ends.server.service.channels.values()
-        session._runner.kick()
+        session._runner.resume_output()
         ends.turn()
     first = output(channel)
     assert len(tap.callbacks) == 1
-    program.say(b"y" * 100)
+    program.write_output(b"y" * 100)
     ends.settle()
     assert output(channel) == first
     tap.resume()
@@ -685,8 +715,22 @@ def test_a_tap_that_is_behind_stops_the_program(world: ChannelWorld) -> None:
     ends.client_link.close()
 
 
-def test_a_tap_hears_the_exit_of_a_client_that_left(world: ChannelWorld) -> None:
-    """The record of a session that its client left says how the program ended."""
+def test_a_tap_sees_an_exit_before_the_client_left(world: ChannelWorld) -> None:
+    """The program exited while its output waited for the client, which then left."""
+    tap = world.programs.tap = Tap()
+    ends = world.link()
+    _, program = ends.run()
+    ends.client_link.paused = True
+    while program.write_output(bytes(MIB)):
+        ends.turn()
+    program.finish(Exit(0))
+    assert ("exit", Exit(0)) not in tap.calls
+    ends.client_link.close()
+    assert tap.calls.count(("exit", Exit(0))) == 1
+
+
+def test_a_tap_sees_the_exit_after_the_client_left(world: ChannelWorld) -> None:
+    """The recording of a session that its client left has the exit of the program."""
     tap = world.programs.tap = Tap()
     ends = world.link()
     _, program = ends.run()

@@ -1,4 +1,4 @@
-"""Long links: windows grow until they are filled, and for nobody else."""
+"""Windows grow until they fill a long link, and only then."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from twisted.internet.defer import Deferred
 
 from channel_ends import ChannelEnds, ChannelUser, ChannelWorld
 from tele.conch.connection.channel import WINDOW, Channel
-from tele.conch.connection.connection import WINDOW_LIMIT, WINDOWS_LIMIT, SSHConnection
+from tele.conch.connection.channel_table import WINDOW_LIMIT, WINDOWS_LIMIT
+from tele.conch.connection.connection import SSHConnection
 from tele.conch.connection.splice import open_splice
-from tele.conch.connection.windows import LEAST
+from tele.conch.connection.windows import MIN_WINDOW
 from tele.testing import LinkEnd
 
 MIB = 1 << 20
@@ -56,7 +57,7 @@ class Source(Channel):
 
 
 class Drain(Channel):
-    """The server's end: uses everything up at once, or a window behind, or nothing."""
+    """The server's end: consumes everything at once, or late, or nothing."""
 
     name = b"bulk"
     got = 0
@@ -72,7 +73,7 @@ class Drain(Channel):
 
 
 class BulkUser(ChannelUser):
-    """A user whose bulk channels are kept."""
+    """A user; ``drains`` are the server's ends of bulk channels."""
 
     def __init__(self, world: Any) -> None:
         super().__init__(world)
@@ -98,7 +99,7 @@ def long_ends(delay: float, rate: float = 1e9, world: ChannelWorld | None = None
 
 
 def pass_time(ends: ChannelEnds, seconds: float) -> None:
-    """Let so much time pass, in steps."""
+    """Advance the clock, in steps."""
     for _ in range(round(seconds / STEP)):
         ends.settle()
         ends.world.clock.advance(STEP)
@@ -106,7 +107,7 @@ def pass_time(ends: ChannelEnds, seconds: float) -> None:
 
 
 def upload(ends: ChannelEnds) -> Drain:
-    """Begin an endless upload; return the server's end."""
+    """Start an endless upload; return the server's end."""
     ends.client.service.openChannel(Source())
     pass_time(ends, 0.2)
     drain: Drain = ends.server.avatar.drains[-1]
@@ -145,7 +146,7 @@ def test_a_short_link_needs_no_more() -> None:
 
 
 def test_a_slow_link_with_a_long_queue_gets_one_doubling() -> None:
-    """Where a larger window only waits longer on the way, it does not go on growing."""
+    """A window that only makes a queue longer stops growing."""
     ends = long_ends(0.0, 8e6)
     drain = upload(ends)
     pass_time(ends, 6)
@@ -153,7 +154,7 @@ def test_a_slow_link_with_a_long_queue_gets_one_doubling() -> None:
 
 
 def test_a_consumer_that_is_behind_gets_no_more() -> None:
-    """Who uses half of a window up late is slow by that, not by the link."""
+    """A consumer that is half a window behind is slow itself; the link is not."""
     ends = long_ends(0.05)
     drain = upload(ends)
     drain.behind = WINDOW // 2
@@ -173,11 +174,11 @@ def test_a_consumer_that_stalls_costs_its_window() -> None:
     pass_time(ends, 2)
     assert drain.got == got
     assert drain.localWindowSize == size
-    assert drain.unused <= size
+    assert drain.unconsumed <= size
 
 
 def test_all_windows_together_have_a_limit() -> None:
-    """Channels that are opened beyond it get little, what is closed is there for others."""
+    """Channels opened beyond it get the smallest window; a closed channel returns its own."""
     ends = long_ends(0.0)
     ends.client.service.channels_limit = ends.server.service.channels_limit = 64
     for _ in range(40):
@@ -185,13 +186,15 @@ def test_all_windows_together_have_a_limit() -> None:
     ends.settle()
     drains = ends.server.avatar.drains
     sizes = [drain.localWindowSize for drain in drains]
-    assert sizes == [WINDOW] * (WINDOWS_LIMIT // WINDOW) + [LEAST] * (40 - WINDOWS_LIMIT // WINDOW)
-    # The first that was opened is what makes room again.
+    assert sizes == [WINDOW] * (WINDOWS_LIMIT // WINDOW) + [MIN_WINDOW] * (
+        40 - WINDOWS_LIMIT // WINDOW
+    )
+    # One of the first returns enough to the limit.
     drains[0].loseConnection()
     ends.settle()
     ends.client.service.openChannel(Quiet())
     ends.settle()
-    assert drains[-1].localWindowSize == LEAST  # the small ones have used up its room
+    assert drains[-1].localWindowSize == MIN_WINDOW  # the small ones have used up the limit
     for drain in drains[1:32]:
         drain.loseConnection()
     ends.settle()
@@ -207,7 +210,7 @@ class Quiet(Channel):
 
 
 def test_an_idle_channel_is_not_measured() -> None:
-    """A channel with little to carry asks nothing of the peer."""
+    """A channel with little data sends no request to the peer."""
     ends = long_ends(0.05)
     drain = upload_little(ends)
     assert drain.got == 100_000
@@ -226,8 +229,8 @@ def upload_little(ends: ChannelEnds) -> Drain:
     return drain
 
 
-def test_a_peer_that_never_answers_is_no_matter() -> None:
-    """A channel that is closed while its measure is taken is forgotten by it."""
+def test_a_peer_that_never_answers() -> None:
+    """A channel that is closed while it is measured is not kept."""
     ends = long_ends(0.05)
     ends.client.service.gotGlobalRequest = lambda name, data: Deferred()
     drain = upload(ends)

@@ -36,10 +36,10 @@ def world() -> ConchWorld:
 
 @pytest.fixture
 def attacker(world: ConchWorld) -> Attacker:
-    """Somebody who may log in now."""
+    """A client that may log in now."""
     attacker = Attacker(world)
     attacker.ready_to_login()
-    attacker.hear()
+    attacker.receive()
     return attacker
 
 
@@ -58,7 +58,7 @@ def logged() -> Iterator[list[str]]:
 
 
 class Checker:
-    """A checker that answers what a test wants, and counts."""
+    """A checker that answers as the test sets, and counts calls."""
 
     def __init__(self, interface: Any, answer: Any) -> None:
         self.credentialInterfaces = (interface,)
@@ -78,16 +78,16 @@ def check_with(world: ConchWorld, *checkers: Any) -> None:
 
 def offered(attacker: Attacker) -> tuple[bytes, ...]:
     """Ask which methods there are."""
-    attacker.say(request(b"root", b"none"))
-    return Reader(attacker.hear()[-1][1:]).name_list()
+    attacker.send(request(b"root", b"none"))
+    return Reader(attacker.receive()[-1][1:]).name_list()
 
 
 # -- passwords ------------------------------------------------------------------------
 def test_a_password(world: ConchWorld, attacker: Attacker) -> None:
     """The program has a checker for passwords: they are offered, and one lets in."""
     assert offered(attacker) == (b"publickey", b"password")
-    attacker.say(password_request(PASSWORD))
-    assert numbers(attacker.hear())[-1] == n.USERAUTH_SUCCESS
+    attacker.send(password_request(PASSWORD))
+    assert numbers(attacker.receive())[-1] == n.USERAUTH_SUCCESS
     assert world.services[-1].calls == [("started",)]
     assert world.realm.calls == [("login", "root")]
 
@@ -102,24 +102,24 @@ def test_a_password(world: ConchWorld, attacker: Attacker) -> None:
     ],
 )
 def test_wrong_passwords(world: ConchWorld, attacker: Attacker, message: bytes) -> None:
-    """All refusals look alike, and are told."""
-    attacker.say(message)
+    """All refusals are alike, and are reported."""
+    attacker.send(message)
     methods = name_list((b"publickey", b"password"))
-    assert attacker.hear()[-1] == bytes((n.USERAUTH_FAILURE,)) + methods + boolean(False)
+    assert attacker.receive()[-1] == bytes((n.USERAUTH_FAILURE,)) + methods + boolean(False)
     assert [denied.method for denied in world.denied] == ["password"]
 
 
 def test_passwords_are_nowhere(world: ConchWorld, attacker: Attacker, logged: list[str]) -> None:
-    """Neither a right nor a wrong one is in what is logged or told."""
+    """Neither a right nor a wrong one is logged or reported."""
 
     def explode(credentials: Any) -> Any:
-        raise RuntimeError("the data base is gone")
+        raise RuntimeError("the database failed")
 
     check_with(world, Checker(IUsernamePassword, explode))
     other = Attacker(world)
     other.ready_to_login()
-    other.say(password_request(b"hunter22"))
-    attacker.say(password_request(PASSWORD), password_request(b"sesame77"))
+    other.send(password_request(b"hunter22"))
+    attacker.send(password_request(PASSWORD), password_request(b"sesame77"))
     said = json.dumps(logged) + repr(world.denied)
     assert "hunter22" not in said
     assert "sesame77" not in said
@@ -132,13 +132,13 @@ def test_whoever_guesses_waits(world: ConchWorld) -> None:
     services.services = services.services | {b"ssh-userauth": userauth.SSHUserAuthServer}
     attacker = Attacker(world)
     attacker.ready_to_login()
-    attacker.say(password_request(b"wrong"), password_request(PASSWORD))
-    assert n.USERAUTH_FAILURE not in numbers(attacker.hear())
+    attacker.send(password_request(b"wrong"), password_request(PASSWORD))
+    assert n.USERAUTH_FAILURE not in numbers(attacker.receive())
     world.clock.advance(1)
-    assert numbers(attacker.hear())[-2:] == [n.USERAUTH_FAILURE, n.USERAUTH_SUCCESS]
+    assert numbers(attacker.receive())[-2:] == [n.USERAUTH_FAILURE, n.USERAUTH_SUCCESS]
     leaving = Attacker(world)
     leaving.ready_to_login()
-    leaving.say(password_request(b"wrong"))
+    leaving.send(password_request(b"wrong"))
     leaving.server.connectionLost(None)
     assert len(world.denied) == 2
     attacker.server.connectionLost(None)
@@ -146,10 +146,10 @@ def test_whoever_guesses_waits(world: ConchWorld) -> None:
 
 
 def test_guesses_are_counted(world: ConchWorld, attacker: Attacker) -> None:
-    """As many as the limits say, in one breath or not; the right one comes too late."""
+    """As many as the limits allow, in one packet or not; the right one comes too late."""
     guesses = [password_request(b"wrong")] * world.limits.attempts
-    attacker.say(*guesses, password_request(PASSWORD))
-    heard = numbers(attacker.hear())
+    attacker.send(*guesses, password_request(PASSWORD))
+    heard = numbers(attacker.receive())
     assert heard.count(n.USERAUTH_FAILURE) == world.limits.attempts - 1
     assert heard[-1] == n.DISCONNECT
     assert world.realm.calls == []
@@ -159,22 +159,22 @@ def test_guesses_are_counted(world: ConchWorld, attacker: Attacker) -> None:
 def test_a_plain_key(world: ConchWorld, attacker: Attacker) -> None:
     """The question is answered, the signature lets in."""
     key = world.plain_key
-    attacker.say(attacker.query(key.public.type, key.public.blob))
-    assert numbers(attacker.hear())[-1] == n.USERAUTH_PK_OK
-    attacker.say(key_request(key, attacker.session_id))
-    assert numbers(attacker.hear())[-1] == n.USERAUTH_SUCCESS
+    attacker.send(attacker.query(key.public.type, key.public.blob))
+    assert numbers(attacker.receive())[-1] == n.USERAUTH_PK_OK
+    attacker.send(key_request(key, attacker.session_id))
+    assert numbers(attacker.receive())[-1] == n.USERAUTH_SUCCESS
 
 
 @pytest.mark.parametrize("kind", ["other key", "other session", "other login", "garbage", "none"])
 def test_signatures_that_prove_nothing(world: ConchWorld, kind: str) -> None:
-    """A signature that is wrong reaches no checker; whose key it is, the checker says."""
+    """A wrong signature reaches no checker; whose key it is, the checker decides."""
     checker = Checker(ISSHPrivateKey, lambda credentials: succeed(credentials.username))
     check_with(world, checker)
     attacker = Attacker(world)
     attacker.ready_to_login()
     key, session = world.plain_key, attacker.session_id
     good = key_request(key, session)
-    attacker.say(
+    attacker.send(
         {
             "other key": key_request(key, session, signature=world.user_key.sign(b"x")),
             "other session": key_request(key, b"\0" * 32),
@@ -183,46 +183,46 @@ def test_signatures_that_prove_nothing(world: ConchWorld, kind: str) -> None:
             "none": key_request(key, session, signature=b""),
         }[kind]
     )
-    assert numbers(attacker.hear())[-1] == n.USERAUTH_FAILURE
+    assert numbers(attacker.receive())[-1] == n.USERAUTH_FAILURE
     assert checker.asked == 0
     assert len(world.denied) == 1
 
 
 def test_keys_that_the_checker_does_not_know(world: ConchWorld, attacker: Attacker) -> None:
-    """A good signature by somebody's key is not enough."""
-    attacker.say(key_request(PrivateKey.generate(), attacker.session_id))
-    assert numbers(attacker.hear())[-1] == n.USERAUTH_FAILURE
+    """A valid signature by an unknown key is not enough."""
+    attacker.send(key_request(PrivateKey.generate(), attacker.session_id))
+    assert numbers(attacker.receive())[-1] == n.USERAUTH_FAILURE
 
 
 def test_sha1_is_not_accepted(world: ConchWorld, attacker: Attacker) -> None:
-    """``ssh-rsa`` as an algorithm is refused, whatever a checker would say."""
+    """The algorithm ``ssh-rsa`` is refused, whatever a checker would answer."""
     check_with(world, Checker(ISSHPrivateKey, lambda credentials: succeed(credentials.username)))
     other = Attacker(world)
     other.ready_to_login()
     key = PrivateKey.generate("ssh-rsa")
     body = attacker.query(b"ssh-rsa", key.public.blob).replace(b"publickey\0", b"publickey\1")
     signed = string(other.session_id) + body
-    other.say(body + string(key.sign(signed)))
-    assert numbers(other.hear())[-1] == n.USERAUTH_FAILURE
+    other.send(body + string(key.sign(signed)))
+    assert numbers(other.receive())[-1] == n.USERAUTH_FAILURE
 
 
 def test_a_checker_that_forgets_the_signature(world: ConchWorld, logged: list[str]) -> None:
-    """One that says yes to a key without a signature lets nobody in by it."""
+    """A checker that accepts a key without a signature authenticates no client."""
     check_with(world, Checker(ISSHPrivateKey, lambda credentials: succeed(credentials.username)))
     attacker = Attacker(world)
     attacker.ready_to_login()
     key = world.user_key.public
-    attacker.say(attacker.query(key.type, key.blob))
-    assert numbers(attacker.hear())[-1] == n.USERAUTH_FAILURE
+    attacker.send(attacker.query(key.type, key.blob))
+    assert numbers(attacker.receive())[-1] == n.USERAUTH_FAILURE
     assert world.realm.calls == [("login", "root"), ("logout", "")]
     assert any("without a signature" in line for line in logged)
 
 
 def test_questions_are_counted(world: ConchWorld, attacker: Attacker) -> None:
-    """Conch's checker says yes to every key's question, but not for ever."""
+    """Conch's checker answers queries about keys, up to a limit."""
     question = attacker.query(world.plain_key.public.type, world.plain_key.public.blob)
-    attacker.say(*[question] * (world.limits.queries + 1))
-    heard = numbers(attacker.hear())
+    attacker.send(*[question] * (world.limits.queries + 1))
+    heard = numbers(attacker.receive())
     assert heard.count(n.USERAUTH_PK_OK) == world.limits.queries
     assert heard[-1] == n.DISCONNECT
 
@@ -244,14 +244,14 @@ def test_two_checkers_both_needed(world: ConchWorld) -> None:
     check_with(world, both)
     attacker = Attacker(world)
     attacker.ready_to_login()
-    attacker.say(password_request(PASSWORD))
-    assert attacker.hear()[-1][-1:] == boolean(True)
-    attacker.say(key_request(world.plain_key, attacker.session_id))
-    assert numbers(attacker.hear())[-1] == n.USERAUTH_SUCCESS
+    attacker.send(password_request(PASSWORD))
+    assert attacker.receive()[-1][-1:] == boolean(True)
+    attacker.send(key_request(world.plain_key, attacker.session_id))
+    assert numbers(attacker.receive())[-1] == n.USERAUTH_SUCCESS
 
 
 def test_a_method_of_the_programs_own(world: ConchWorld) -> None:
-    """``auth_<name>`` and ``supportedAuthentications`` are Conch's way to add one."""
+    """A program adds one as in Conch: ``auth_<name>`` and ``supportedAuthentications``."""
 
     class Knock(AtOnce):
         def serviceStarted(self) -> None:
@@ -269,19 +269,19 @@ def test_a_method_of_the_programs_own(world: ConchWorld) -> None:
     attacker = Attacker(world)
     attacker.ready_to_login()
     assert offered(attacker)[-1] == b"knock-knock"
-    attacker.say(request(b"x", b"knock-knock", b"nobody"))
-    assert numbers(attacker.hear())[-1] == n.USERAUTH_FAILURE
-    attacker.say(request(b"x", b"knock-knock", b"who is there"))
-    assert numbers(attacker.hear())[-1] == n.USERAUTH_SUCCESS
+    attacker.send(request(b"x", b"knock-knock", b"nobody"))
+    assert numbers(attacker.receive())[-1] == n.USERAUTH_FAILURE
+    attacker.send(request(b"x", b"knock-knock", b"who is there"))
+    assert numbers(attacker.receive())[-1] == n.USERAUTH_SUCCESS
 
 
 def test_an_unknown_service_is_a_refusal(world: ConchWorld, attacker: Attacker) -> None:
     """Who asks for a service that is not there is logged out again, and may go on."""
-    attacker.say(password_request(PASSWORD).replace(b"ssh-connection", b"ssh-nonsense!!"))
-    assert numbers(attacker.hear())[-1] == n.USERAUTH_FAILURE
+    attacker.send(password_request(PASSWORD).replace(b"ssh-connection", b"ssh-nonsense!!"))
+    assert numbers(attacker.receive())[-1] == n.USERAUTH_FAILURE
     assert world.realm.calls == [("login", "root"), ("logout", "")]
-    attacker.say(password_request(PASSWORD))
-    assert numbers(attacker.hear())[-1] == n.USERAUTH_SUCCESS
+    attacker.send(password_request(PASSWORD))
+    assert numbers(attacker.receive())[-1] == n.USERAUTH_SUCCESS
 
 
 def test_a_service_that_fails_as_it_starts(world: ConchWorld, logged: list[str]) -> None:
@@ -289,14 +289,14 @@ def test_a_service_that_fails_as_it_starts(world: ConchWorld, logged: list[str])
 
     class Broken(RecordingConnection):
         def serviceStarted(self) -> None:
-            raise RuntimeError("a mistake of the program")
+            raise RuntimeError("a bug of the program")
 
     services: Any = world.factory
     services.services = services.services | {b"ssh-connection": Broken}
     attacker = Attacker(world)
     attacker.ready_to_login()
-    attacker.say(password_request(PASSWORD))
-    assert numbers(attacker.hear())[-2:] == [n.USERAUTH_SUCCESS, n.DISCONNECT]
+    attacker.send(password_request(PASSWORD))
+    assert numbers(attacker.receive())[-2:] == [n.USERAUTH_SUCCESS, n.DISCONNECT]
     attacker.server.connectionLost(None)
     assert world.realm.calls == [("login", "root"), ("logout", "")]
     assert world.denied == []
@@ -314,9 +314,9 @@ def test_conchs_getservice(world: ConchWorld) -> None:
     made.getService = get_service
     attacker = Attacker(world)
     attacker.ready_to_login()
-    attacker.say(password_request(PASSWORD))
-    assert numbers(attacker.hear())[-1] == n.USERAUTH_SUCCESS
-    attacker.say(bytes((n.SERVICE_REQUEST,)) + string(b"ssh-userauth"))
+    attacker.send(password_request(PASSWORD))
+    assert numbers(attacker.receive())[-1] == n.USERAUTH_SUCCESS
+    attacker.send(bytes((n.SERVICE_REQUEST,)) + string(b"ssh-userauth"))
     assert attacker.disconnected
 
 
@@ -330,7 +330,7 @@ def test_conchs_getservice(world: ConchWorld) -> None:
     ],
 )
 def test_conchs_own_classes_do_not_serve(name: str, made: Any) -> None:
-    """An import that was not changed is told when the factory starts."""
+    """An import of Conch's own class is reported when the factory starts."""
     program: Any = factory.SSHFactory()
     key = conch_key(PrivateKey.generate())
     program.publicKeys = program.privateKeys = {b"ssh-ed25519": key}
@@ -377,9 +377,9 @@ def test_a_server_of_tele_takes_certificates_only() -> None:
     attacker = Attacker(world)
     attacker.ready_to_login()
     assert offered(attacker) == (b"publickey",)
-    attacker.say(
+    attacker.send(
         password_request(PASSWORD),
         key_request(world.user_key, attacker.session_id),
     )
-    assert numbers(attacker.hear())[-2:] == [n.USERAUTH_FAILURE] * 2
+    assert numbers(attacker.receive())[-2:] == [n.USERAUTH_FAILURE] * 2
     assert world.realm.calls == []

@@ -1,4 +1,4 @@
-"""Twisted's own test cases for Conch on our classes, but for the differences on purpose."""
+"""Twisted's own test cases for Conch pass on our classes, except for the intended differences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CASES = dict(cases())
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_conch_is_tested_for(name: str) -> None:
-    """It holds for ours, or is on the list; what is on the list and holds is stale."""
+    """A test passes on our classes or is on the list, never both."""
     case: unittest.TestCase = CASES[name]
     failed = run(case)
     if name in REASONS:
@@ -25,7 +25,7 @@ def test_what_conch_is_tested_for(name: str) -> None:
 
 
 def test_the_list_of_differences() -> None:
-    """Each test on it is there, once, and each reason is one."""
+    """Each test on the list exists, once, and each entry has a reason."""
     listed = Counter(test for each in read_differences() for test in each.tests)
     assert [test for test, count in listed.items() if count > 1 or test not in CASES] == []
     assert all(each.reason.strip() and each.tests for each in read_differences())

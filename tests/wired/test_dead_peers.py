@@ -12,14 +12,14 @@ import pytest
 from twisted.internet import tcp
 
 from small_cluster import ME, SmallCluster, small_cluster
-from tele.sockets.tcp import MACHINE_SECONDS, PERSON_SECONDS
+from tele.sockets.tcp import MACHINE_SECONDS, USER_SECONDS
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
-    """A cluster with a person."""
+    """A cluster with a user."""
     with small_cluster(tmp_path) as made:
         made.person("alice", ME)
         yield made
@@ -42,7 +42,7 @@ def patience(cluster: SmallCluster) -> dict[tuple[int, int], int]:
 
 def test_every_connection_is_watched(cluster: SmallCluster) -> None:
     """Through a proxy to a node's own address: what is between machines ends soon without its peer,
-    at both ends; only the person's own connection bears a long silence.
+    at both ends; only the user's own connection survives a long silence.
     """
     proxy = cluster.proxy()
     node = cluster.node()
@@ -55,12 +55,12 @@ def test_every_connection_is_watched(cluster: SmallCluster) -> None:
     assert running.poll() is None
     running.terminate()  # now, while the reactor turns: its jump holds a pipe of ours
     cluster.wait_event("session.end")
-    people = {ports: seconds for ports, seconds in found.items() if ports[0] == proxy.port}
+    users = {ports: seconds for ports, seconds in found.items() if ports[0] == proxy.port}
     dialled = {ports: seconds for ports, seconds in found.items() if ports[1] == node.port}
     accepted = {ports: seconds for ports, seconds in found.items() if ports[0] == node.port}
-    assert set(people.values()) == {PERSON_SECONDS}
+    assert set(users.values()) == {USER_SECONDS}
     assert list(dialled.values()) == list(accepted.values()) == [MACHINE_SECONDS]
-    others = {p: s for p, s in found.items() if p not in people}
+    others = {p: s for p, s in found.items() if p not in users}
     assert all(0 < seconds <= MACHINE_SECONDS for seconds in others.values()), others
     assert any(ports[0] == cluster.port for ports in others), "calls to auth"
     assert any(ports[1] == cluster.port for ports in others), "calls to auth"

@@ -12,7 +12,7 @@ import pytest
 from small_cluster import SmallCluster, small_cluster
 from tele.conch.transport.incoming import Incoming
 
-#: A packet that strangers may send, of the greatest length, and how it is cut.
+#: The longest packet allowed before authentication, and the size of its pieces.
 LENGTH = 32 * 1024 - 4
 PIECE = 64
 

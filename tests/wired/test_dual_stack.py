@@ -1,4 +1,4 @@
-"""Listeners on ``[::]``, which the kernel tells of IPv4 clients as ``::ffff:192.0.2.7``."""
+"""Listeners on ``[::]``, where the kernel reports IPv4 clients as ``::ffff:192.0.2.7``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def serving(reactor: OwnReactor, world: World) -> Iterator[int]:
 
 
 class Client:
-    """A client that says nothing, from one address."""
+    """A client that sends nothing, from one address."""
 
     def __init__(self, reactor: OwnReactor, port: int, source: str) -> None:
         self._reactor = reactor
@@ -62,7 +62,7 @@ class Client:
 
     def is_served(self) -> bool:
         """Wait for the server's algorithms; False if the connection is closed instead of it."""
-        said = bytearray()
+        received = bytearray()
 
         def answered() -> bool:
             try:
@@ -71,11 +71,11 @@ class Client:
                 return False
             except ConnectionResetError:
                 return True
-            said.extend(more)
-            return not more or b"curve25519" in said
+            received.extend(more)
+            return not more or b"curve25519" in received
 
         self._reactor.until(answered)
-        return b"curve25519" in said
+        return b"curve25519" in received
 
 
 def connect(stack: ExitStack, reactor: OwnReactor, port: int, *sources: str) -> list[bool]:
@@ -84,7 +84,7 @@ def connect(stack: ExitStack, reactor: OwnReactor, port: int, *sources: str) -> 
 
 
 def test_each_ipv4_client_has_places_of_its_own() -> None:
-    """Whoever takes all places of one IPv4 address shuts out nobody else (attack)."""
+    """A client that takes all places of one IPv4 address shuts out no other (attack)."""
     world = World(limits=Limits(startups_per_source=2, waiting=0))
     with own_reactor() as reactor, serving(reactor, world) as port, ExitStack() as stack:
         assert connect(stack, reactor, port, ONE, ONE, ONE) == [True, True, False]
@@ -95,19 +95,19 @@ def test_each_ipv4_client_has_places_of_its_own() -> None:
 
 
 def test_the_login_of_a_member_makes_its_own_address_known_and_no_other() -> None:
-    """Penalties go on for strangers when a member has logged in from another IPv4 address."""
+    """Penalties hold when a member has logged in from another IPv4 address."""
     rules = PenaltyRules(exempt=())
     world = World(limits=Limits(penalties=rules))
-    door = world.factory.admission
+    admission = world.factory.admission
     with own_reactor() as reactor, serving(reactor, world) as port, ExitStack() as stack:
         assert connect(stack, reactor, port, ONE, OTHER) == [True, True]
         for transport in world.factory.present:
             host = transport.remote_addr()[0]
             if host == ONE:
-                door.member_entered(host)
-            door.blame(host, Fault.CRASH)
-        assert door.is_member_source(ONE)
-        assert not door.is_member_source(OTHER)
+                admission.member_entered(host)
+            admission.penalize(host, Fault.CRASH)
+        assert admission.is_member_source(ONE)
+        assert not admission.is_member_source(OTHER)
         assert connect(stack, reactor, port, ONE, OTHER, "::1") == [True, False, True]
 
 
@@ -121,7 +121,7 @@ def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
         yield made
 
 
-def test_audit_and_sessions_show_the_address_that_people_have(cluster: SmallCluster) -> None:
+def test_audit_and_sessions_show_the_address_of_the_user(cluster: SmallCluster) -> None:
     """An IPv4 client is shown as one: in the audit and in the session's environment, directly and
     through a proxy; and a proxy is known by its address.
     """
@@ -138,12 +138,12 @@ def test_audit_and_sessions_show_the_address_that_people_have(cluster: SmallClus
     assert jumped.stdout.split()[:1] == [OTHER.encode()], jumped.stderr
     started = cluster.wait_event("session.start", 2)
     assert {event.remote_addr.rpartition(":")[0] for event in started} == {ONE, OTHER}
-    door = node.service.factory.admission
-    assert door.is_member_source("127.0.0.1"), "the address of the proxy"
-    assert not door.is_member_source(ONE)
+    admission = node.service.factory.admission
+    assert admission.is_member_source("127.0.0.1"), "the address of the proxy"
+    assert not admission.is_member_source(ONE)
 
 
-def test_auth_pins_certificates_to_the_address_that_people_have(cluster: SmallCluster) -> None:
+def test_auth_pins_certificates_to_the_address_of_the_user(cluster: SmallCluster) -> None:
     """A log-in over IPv4 is pinned to the IPv4 address, directly and through a proxy."""
     node, proxy = cluster.node(), cluster.proxy()
     set_options(cluster, node, pin_source_ip=True)

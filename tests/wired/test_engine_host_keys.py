@@ -19,7 +19,7 @@ from tele.wire.negotiation import KexInit
 
 @pytest.fixture
 def attacker() -> Attacker:
-    """Somebody who is in and may ask anything."""
+    """An authenticated client."""
     world = World()
     world.factory.connection = SSHConnection
     found = Attacker(world)
@@ -30,20 +30,20 @@ def attacker() -> Attacker:
 def announced(attacker: Attacker) -> list[bytes]:
     """The host keys that the server named."""
     start = bytes((n.GLOBAL_REQUEST,)) + string(ANNOUNCE) + boolean(False)
-    return [m.removeprefix(start) for m in attacker.heard if m.startswith(start)]
+    return [m.removeprefix(start) for m in attacker.received if m.startswith(start)]
 
 
 def asked(attacker: Attacker, request: bytes) -> bytes:
     """The one answer to a request for proofs."""
-    attacker.hear()
-    attacker.say(bytes((n.GLOBAL_REQUEST,)) + string(PROVE) + boolean(True) + request)
-    (answer,) = attacker.hear()
+    attacker.receive()
+    attacker.send(bytes((n.GLOBAL_REQUEST,)) + string(PROVE) + boolean(True) + request)
+    (answer,) = attacker.receive()
     return answer
 
 
 def test_the_plain_key_is_named_once_and_proved(attacker: Attacker) -> None:
     """The server names its plain key, and signs what only this session can ask for."""
-    attacker.hear()
+    attacker.receive()
     key = attacker.world.host_key.public
     assert announced(attacker) == [string(key.blob)]
     answer = asked(attacker, string(key.blob))
@@ -54,7 +54,7 @@ def test_the_plain_key_is_named_once_and_proved(attacker: Attacker) -> None:
     text = string(PROVE) + string(attacker.session_id) + string(key.blob)
     key.verify(signature, text, (b"ssh-ed25519",))
     attacker.exchange()
-    attacker.hear()
+    attacker.receive()
     assert len(announced(attacker)) == 1
 
 
@@ -91,7 +91,7 @@ def test_an_rsa_key_signs_as_in_the_exchange(kind: bytes) -> None:
     ids=["none", "foreign", "twice", "one too many", "cut", "huge", "longer", "many"],
 )
 def test_nothing_else_is_signed(attacker: Attacker, request_of: object) -> None:
-    """A request that is not exactly for our key is refused, and the connection goes on."""
+    """A request that is not exactly for our key is refused, and the connection stays."""
     assert callable(request_of)
     own = attacker.world.host_key.public.blob
     assert asked(attacker, request_of(own)) == bytes((n.REQUEST_FAILURE,))
@@ -105,7 +105,7 @@ def test_the_certificate_is_no_plain_key(attacker: Attacker) -> None:
 
 
 def test_proofs_are_few(attacker: Attacker) -> None:
-    """Nobody uses us as a source of signatures."""
+    """A server is no source of signatures for others."""
     own = string(attacker.world.host_key.public.blob)
     answers = [asked(attacker, own)[0] for _ in range(PROOFS_LIMIT + 2)]
     assert answers == [n.REQUEST_SUCCESS] * PROOFS_LIMIT + [n.REQUEST_FAILURE] * 2
@@ -120,13 +120,13 @@ def test_a_key_that_changed_is_proved_no_more(attacker: Attacker) -> None:
     assert asked(attacker, string(new.public.blob))[0] == n.REQUEST_SUCCESS
 
 
-def test_strangers_learn_and_get_nothing() -> None:
+def test_unauthenticated_clients_get_nothing() -> None:
     """Before authentication there is no announcement, and a request ends the connection."""
     world = World()
     world.factory.connection = SSHConnection
     attacker = Attacker(world)
     attacker.ready_to_login()
-    attacker.say(bytes((n.GLOBAL_REQUEST,)) + string(PROVE) + boolean(True) + b"")
-    attacker.hear()
+    attacker.send(bytes((n.GLOBAL_REQUEST,)) + string(PROVE) + boolean(True) + b"")
+    attacker.receive()
     assert attacker.disconnected
     assert not announced(attacker)

@@ -15,17 +15,17 @@ from tele.admission.limits import Limits
 from tele.conch.client.transport import LoginTransport
 from tele.conch.connection.connection import SSHConnection
 from tele.conch.transport import keepalive
-from tele.conch.transport.keepalive import LOOKS, QUESTION
+from tele.conch.transport.keepalive import CHECKS, REQUEST
 from tele.log import event_text
 from tele.testing.ssh import Ends, World
 from tele.wire import numbers as n
 from tele.wire.fields import boolean, string
 
 INTERVAL, MISSES = Limits().keepalive_interval, Limits().keepalive_misses
-#: A peer is gone after this much silence, and a look or two more.
+#: A peer is disconnected after this much silence, and a check or two more.
 GONE = INTERVAL * (MISSES + 1)
-SLACK = 2 * INTERVAL / LOOKS + 2
-ASKED = bytes((n.GLOBAL_REQUEST,)) + string(QUESTION) + b"\xff"  # as Conch writes true
+SLACK = 2 * INTERVAL / CHECKS + 2
+ASKED = bytes((n.GLOBAL_REQUEST,)) + string(REQUEST) + b"\xff"  # as Conch writes true
 
 
 class Counted(SSHConnection):
@@ -36,7 +36,7 @@ class Counted(SSHConnection):
         self.asked = 0
 
     def gotGlobalRequest(self, requestType: bytes, data: bytes) -> Any:
-        self.asked += requestType == QUESTION
+        self.asked += requestType == REQUEST
         return super().gotGlobalRequest(requestType, data)
 
 
@@ -76,7 +76,7 @@ def pass_time(world: World, seconds: float, ends: Ends | None = None) -> None:
 
 
 def lose(end: Any) -> None:
-    """What its transport tells an end of ours whose connection was aborted."""
+    """What the transport of an aborted connection calls."""
     end.connectionLost(None)
 
 
@@ -97,22 +97,22 @@ def test_idle_peers_live(connection: Any) -> None:
     assert not ends.client.service.deferreds["global"]
 
 
-def test_people_may_be_silent_for_days() -> None:
+def test_users_may_be_silent_for_days() -> None:
     """A client that is stopped, or whose laptop sleeps, is asked nothing, and is there later; a
     connection of a host at the same server is hung up.
     """
     world = world_of()
-    person, host = joined(world), joined(world)
-    person.server.avatar.keepalive_interval = 0.0
-    person.server.watch_peer()
+    user, host = joined(world), joined(world)
+    user.server.avatar.keepalive_interval = 0.0
+    user.server.watch_peer()
     pass_time(world, 48 * 3600)
-    assert not person.server.closing
-    assert not person.server.service.deferreds["global"], "nothing was asked"
+    assert not user.server.closing
+    assert not user.server.service.deferreds["global"], "nothing was asked"
     assert host.server.closing
 
 
-def test_what_a_role_says_of_silence_holds_at_once() -> None:
-    """An interval that somebody gets while they are connected is counted from then on."""
+def test_the_keepalive_option_of_a_role_holds_at_once() -> None:
+    """An interval set during a connection is counted from then on."""
     world = world_of()
     ends = joined(world)
     ends.server.avatar.keepalive_interval = 0.0
@@ -120,13 +120,13 @@ def test_what_a_role_says_of_silence_holds_at_once() -> None:
     pass_time(world, 3600)
     ends.server.avatar.keepalive_interval = INTERVAL
     ends.server.watch_peer()
-    pass_time(world, GONE - INTERVAL / LOOKS)
+    pass_time(world, GONE - INTERVAL / CHECKS)
     assert not ends.server.closing
-    pass_time(world, SLACK + INTERVAL / LOOKS)
+    pass_time(world, SLACK + INTERVAL / CHECKS)
     assert ends.server.closing
     lose(ends.server)
     ends.server.watch_peer()
-    assert ends.server._keepalive is None, "who is gone is not watched"
+    assert ends.server._keepalive is None, "a closed connection is not watched"
 
 
 @pytest.mark.parametrize("who", ["server", "client"])
@@ -140,9 +140,9 @@ def test_a_peer_that_is_silent_is_gone(who: str) -> None:
     channels_ended: list[str] = []
     service = end.service
     service.serviceStopped = lambda: channels_ended.append(who)
-    pass_time(world, GONE - INTERVAL / LOOKS)
+    pass_time(world, GONE - INTERVAL / CHECKS)
     assert not end.closing
-    pass_time(world, SLACK + INTERVAL / LOOKS)
+    pass_time(world, SLACK + INTERVAL / CHECKS)
     assert end.closing
     assert end.transport.disconnecting or end.transport.disconnected
     lose(end)
@@ -182,38 +182,38 @@ def test_who_stalls_a_key_exchange_is_gone() -> None:
     ],
 )
 def test_anything_is_a_sign_of_life(sign: bytes) -> None:
-    """A peer that answers nothing but says anything now and then lives, and is not asked."""
+    """A peer that answers nothing but sends other messages stays, and gets no requests."""
     attacker = Attacker(world_of())
     attacker.login()
-    attacker.hear()
+    attacker.receive()
     for _ in range(40):
         pass_time(attacker.world, INTERVAL - 1)
-        attacker.say(sign)
+        attacker.send(sign)
     assert not attacker.disconnected
-    assert ASKED not in attacker.hear()
+    assert ASKED not in attacker.receive()
 
 
 @pytest.mark.parametrize("answer", [n.REQUEST_SUCCESS, n.REQUEST_FAILURE])
 def test_any_answer_will_do(answer: int) -> None:
-    """Who does what we ask, whatever that is, lives as well as who refuses."""
+    """A success is a reply as well as a failure."""
     attacker = Attacker(world_of())
     attacker.login()
     answered = 0
     for _ in range(int(10 * GONE)):
         pass_time(attacker.world, 1)
-        for message in attacker.hear():
+        for message in attacker.receive():
             if message == ASKED:
                 answered += 1
-                attacker.say(bytes((answer,)))
+                attacker.send(bytes((answer,)))
     assert not attacker.disconnected
     assert answered >= 10
 
 
-def test_answers_that_nobody_asked_for() -> None:
+def test_replies_without_a_request() -> None:
     """An answer ahead of a question is a protocol error, not a store of lives."""
     attacker = Attacker(world_of())
     attacker.login()
-    attacker.say(bytes((n.REQUEST_FAILURE,)))
+    attacker.send(bytes((n.REQUEST_FAILURE,)))
     assert attacker.disconnected
 
 
@@ -239,9 +239,10 @@ def test_none_where_none_is_wanted() -> None:
     assert not world.clock.getDelayedCalls()
 
 
-def test_the_log_says_why(logged: list[str]) -> None:
+def test_the_reason_is_logged(logged: list[str]) -> None:
     """An operator can read which peer is gone, and after how long."""
     world = world_of()
     joined(world)
     pass_time(world, GONE + SLACK)
-    assert "'192.0.2.1:1' is gone: silent for 60 seconds, whatever it was asked" in logged
+    line = "connection closed: keepalive requests not answered peer=192.0.2.1:1 seconds=60"
+    assert line in logged

@@ -28,7 +28,7 @@ def result_of(waiting: Deferred[Any]) -> Any:
     """The result, or the error, that is there already."""
     results: list[Any] = []
     waiting.addBoth(results.append)
-    assert results, "nothing happened yet"
+    assert results, "no result yet"
     return getattr(results[0], "value", results[0])
 
 
@@ -143,7 +143,7 @@ def test_denied_by_the_realm() -> None:
 
 
 def test_a_realm_that_breaks() -> None:
-    """An error in the realm refuses, tells the user nothing of it, and is audited."""
+    """An error in the realm refuses, is not disclosed to the user, and is audited."""
     world = World()
     world.realm.answer = lambda _: fail(ZeroDivisionError("secret"))
     ends = world.connect()
@@ -167,18 +167,18 @@ def test_an_expired_user_certificate() -> None:
 @pytest.mark.parametrize(
     ("hours", "why"), [(-3, "it has expired: it ended at"), (3, "which clock is wrong?")]
 )
-def test_a_date_that_does_not_fit_is_told(hours: int, why: str) -> None:
-    """Who is refused because of a date reads both dates, so that they blame a clock and no key."""
+def test_a_wrong_date_is_sent(hours: int, why: str) -> None:
+    """A user refused because of a date reads both dates, and suspects a clock and no key."""
     world = World()
     ends = world.connect(world.client(world.identity(now=START + timedelta(hours=hours))))
     error = result_of(ends.ready)
     assert isinstance(error, AccessDenied)
-    assert "this server does not take the certificate" in str(error)
+    assert "this server does not accept the certificate" in str(error)
     assert why in str(error)
     assert f"here it is {START:%F %T} UTC" in str(error)
 
 
-def test_any_login_where_the_realm_looks() -> None:
+def test_any_login_where_the_realm_checks() -> None:
     """A jump host takes the certificate for any name, and the realm gets the name."""
     world = World()
     world.factory.match_login = False
@@ -198,7 +198,7 @@ def test_a_server_that_is_silent() -> None:
     assert isinstance(result_of(ready), Unreachable)
 
 
-def test_a_connection_that_is_lost_on_the_way() -> None:
+def test_a_connection_that_is_lost_during_the_login() -> None:
     """A connection that ends early is an error, once."""
     world = World()
     client = world.client()
@@ -210,7 +210,7 @@ def test_a_connection_that_is_lost_on_the_way() -> None:
     assert not world.clock.getDelayedCalls()
 
 
-def test_a_server_that_says_goodbye() -> None:
+def test_a_server_that_disconnects() -> None:
     """The server's reason is in the error, quoted."""
     world = World()
     client = world.client()
@@ -226,7 +226,7 @@ def test_a_server_that_says_goodbye() -> None:
 
 
 def test_cancelling() -> None:
-    """Who does not want the connection any more ends it."""
+    """Cancelling closes the connection."""
     world = World()
     client = world.client()
     ready = client.ready()
@@ -258,7 +258,7 @@ def test_an_endpoint_that_fails() -> None:
     assert "refused" in str(error)
 
 
-def test_a_host_check_of_somebody_elses() -> None:
+def test_a_host_check_of_another_program() -> None:
     """A Conch program overrides verifyHostKey, and its answer may take time."""
     world = World()
     answer: Deferred[Any] = Deferred()
@@ -284,8 +284,8 @@ def test_a_host_check_of_somebody_elses() -> None:
     assert ends.server.sessionID == ends.client.sessionID
 
 
-def test_nobody_says_who_the_host_is() -> None:
-    """A client without a verifier believes nobody."""
+def test_a_client_without_a_host_verifier() -> None:
+    """A client without a verifier accepts no host."""
     world = World()
 
     class Client(SSHClientTransport):

@@ -29,7 +29,7 @@ def opened(world: World, **client_attributes: Any) -> Ends:
 
 
 def send(end: Transport, total: bytes) -> None:
-    """Send as a pump does: seal while one may, flush, wait to be told."""
+    """Send as a pump does: seal while it may, flush, wait to be called."""
     rest = memoryview(total)
 
     def go_on() -> None:
@@ -80,7 +80,7 @@ def offering(cipher: bytes, mac: bytes, limits: Limits | None = None) -> Ends:
 
 @suites
 def test_every_cipher(cipher: bytes, mac: bytes) -> None:
-    """Data arrive whole and in order both ways, over many exchanges, under each cipher."""
+    """Data arrive whole and in order in both directions, over many exchanges, under each cipher."""
     ends = offering(cipher, mac, Limits(rekey_octets=3 * CHUNK))
     first, second = os.urandom(20 * CHUNK + 7), os.urandom(20 * CHUNK + 9)
     send(ends.client, first)
@@ -100,7 +100,7 @@ def test_the_agreed_cipher_is_the_one_in_use(cipher: bytes, mac: bytes) -> None:
         assert type(end.incoming.opener).__name__ == f"{family}Opener"
 
 
-def test_a_server_offers_no_chacha_unless_told() -> None:
+def test_a_server_offers_no_chacha_by_default() -> None:
     """A client that has nothing else is turned away by default, and let in if configured."""
     world = World()
     client = world.client()
@@ -141,8 +141,8 @@ def test_messages_wait_for_new_keys_in_order() -> None:
     client.data_buffer[:5] = b"third"
     client.seal_data(1, 5, 1)
     client.sendPacket(n.GLOBAL_REQUEST, b"fourth")
-    told: list[bool] = []
-    client.ready_observers.add(lambda: told.append(client.can_send()))
+    notified: list[bool] = []
+    client.ready_observers.add(lambda: notified.append(client.can_send()))
     ends.settle()
     service = world.services[0]
     assert service.calls == [
@@ -152,8 +152,8 @@ def test_messages_wait_for_new_keys_in_order() -> None:
         ("packet", n.GLOBAL_REQUEST, b"fourth"),
     ]
     assert bytes(service.data) == b"second"
-    assert told
-    assert all(told)
+    assert notified
+    assert all(notified)
 
 
 def test_both_begin_at_once() -> None:
@@ -187,17 +187,17 @@ def test_no_data_from_a_peer_that_renews() -> None:
     attacker = Attacker(World())
     attacker.login()
     data = bytes((n.CHANNEL_DATA,)) + bytes(4) + string(b"x")
-    attacker.say(attacker.kexinit().payload, data)
-    assert numbers(attacker.hear())[-1] == n.DISCONNECT
+    attacker.send(attacker.kexinit().payload, data)
+    assert numbers(attacker.receive())[-1] == n.DISCONNECT
     assert not attacker.world.services[0].data
 
 
 def test_data_may_come_until_the_peer_answers() -> None:
-    """Data that were under way when we began an exchange are taken."""
+    """Data that were sent before the peer saw our KEXINIT are accepted."""
     attacker = Attacker(World())
     attacker.login()
     attacker.server.sendKexInit()
-    attacker.say(bytes((n.CHANNEL_DATA,)) + bytes(4) + string(b"late"))
+    attacker.send(bytes((n.CHANNEL_DATA,)) + bytes(4) + string(b"late"))
     assert bytes(attacker.world.services[0].data) == b"late"
     assert not attacker.disconnected
 
@@ -209,11 +209,11 @@ def test_a_peer_renews_by_hand(strict: bool) -> None:
     attacker.login()
     session_id = attacker.session_id
     attacker.exchange()
-    attacker.say(bytes((n.CHANNEL_DATA,)) + bytes(4) + string(b"x"))
+    attacker.send(bytes((n.CHANNEL_DATA,)) + bytes(4) + string(b"x"))
     assert attacker.server.sessionID == session_id
     assert bytes(attacker.world.services[0].data) == b"x"
-    attacker.say(bytes((n.PING,)) + string(b"are you there"))
-    assert attacker.hear()[-1] == bytes((n.PONG,)) + string(b"are you there")
+    attacker.send(bytes((n.PING,)) + string(b"are you there"))
+    assert attacker.receive()[-1] == bytes((n.PONG,)) + string(b"are you there")
 
 
 def test_endless_exchanges_wait() -> None:
@@ -223,11 +223,11 @@ def test_endless_exchanges_wait() -> None:
     attacker.login()
     for _ in range(REKEY_BURST):
         attacker.exchange()
-    attacker.say(attacker.kexinit().payload)
+    attacker.send(attacker.kexinit().payload)
     assert attacker.transport.producerState == "paused"
     world.clock.advance(1 / REKEY_PER_SECOND)
     assert attacker.transport.producerState == "producing"
-    assert numbers(attacker.hear()) == [n.KEXINIT]
+    assert numbers(attacker.receive()) == [n.KEXINIT]
     attacker.server.connectionLost()
     assert not world.clock.getDelayedCalls()
 
@@ -239,7 +239,7 @@ def test_who_leaves_while_an_exchange_waits_leaves_nothing() -> None:
     attacker.login()
     for _ in range(REKEY_BURST):
         attacker.exchange()
-    attacker.say(attacker.kexinit().payload)
+    attacker.send(attacker.kexinit().payload)
     attacker.server.connectionLost()
     assert not world.clock.getDelayedCalls()
 
@@ -250,7 +250,7 @@ def test_a_flood_of_questions_during_an_exchange_is_bounded() -> None:
     attacker = Attacker(world)
     attacker.login()
     attacker.server.sendKexInit()
-    attacker.say(*[bytes((n.PING,)) + string(b"p" * 100)] * 200)
+    attacker.send(*[bytes((n.PING,)) + string(b"p" * 100)] * 200)
     assert attacker.disconnected
 
 
@@ -273,9 +273,9 @@ def test_a_wrong_guess_is_skipped() -> None:
     attacker.greet()
     payload = bytearray(attacker.kexinit().payload)
     payload[-5] = 1
-    attacker.say(bytes(payload), bytes((n.KEX_INIT,)) + string(b"guess"))
-    attacker.hear()
+    attacker.send(bytes(payload), bytes((n.KEX_INIT,)) + string(b"guess"))
+    attacker.receive()
     assert not attacker.disconnected
-    attacker.say(bytes((n.KEX_INIT,)) + string(METHODS[attacker.method].initiate().share))
+    attacker.send(bytes((n.KEX_INIT,)) + string(METHODS[attacker.method].initiate().share))
     assert not attacker.disconnected
     assert attacker.server.sessionID

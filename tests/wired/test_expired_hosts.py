@@ -1,4 +1,4 @@
-"""Hosts whose certificates expire while auth is away: nodes, tunnels and proxies come back."""
+"""Hosts whose certificates expire while auth is away: nodes, tunnels and proxies recover."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is 
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallCluster]:
-    """A cluster with one person, whose hosts have certificates for some seconds."""
+    """A cluster with one user, whose hosts have certificates for some seconds."""
     monkeypatch.setattr(machines, "HOST_LIFETIME", timedelta(seconds=6))
     with small_cluster(tmp_path) as made:
         made.person("alice", ME)

@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from channel_ends import ChannelWorld
-from flooder import ROOM, SEGMENT, Flooder, global_request, open_of, to_session
+from flooder import PRODUCER_LIMIT, SEGMENT, Flooder, global_request, open_of, to_session
 from ssh_attacker import request
 from tele.admission.limits import REKEY_BURST, Limits
 from tele.testing.ssh import World
@@ -26,14 +26,14 @@ SLACK = 64 * 1024
 
 @pytest.fixture
 def flooder() -> Flooder:
-    """One who is logged in, and has a session with a program in channel 0."""
+    """An authenticated client that has a session with a program in channel 0."""
     flooder = Flooder(ChannelWorld(limits=Limits(unread_octets=256 * 1024)))
     flooder.login()
-    flooder.say(
+    flooder.send(
         bytes((n.CHANNEL_OPEN,)) + string(b"session") + uint32(0) + uint32(1 << 20) + uint32(32768)
     )
-    flooder.say(to_session(b"exec", string(b"sleep")))
-    flooder.hear()
+    flooder.send(to_session(b"exec", string(b"sleep")))
+    flooder.receive()
     flooder.transport.read_all()
     return flooder
 
@@ -65,14 +65,14 @@ def test_answers_that_are_not_read(flooder: Flooder, kind: str) -> None:
     assert not flooder.transport.disconnecting
     assert flooder.transport.producerState == "paused"
     # What one segment more leads to comes on top of the bound.
-    assert len(flooder.transport.value()) < ROOM + unread + 4 * SEGMENT
+    assert len(flooder.transport.value()) < PRODUCER_LIMIT + unread + 4 * SEGMENT
     # What may be there at once (sessions, variables) may be there now.
     assert flooder.weight() - before < 1 << 20
-    flooder.hear()
+    flooder.receive()
     flooder.transport.read_all()
     assert flooder.transport.is_read_from
-    flooder.say(bytes((n.PING,)) + string(b"still there?"))
-    assert bytes((n.PONG,)) + string(b"still there?") in flooder.hear()
+    flooder.send(bytes((n.PING,)) + string(b"still there?"))
+    assert bytes((n.PONG,)) + string(b"still there?") in flooder.receive()
 
 
 UNANSWERED: dict[str, Callable[[int], bytes]] = {
@@ -104,14 +104,14 @@ def test_floods_without_answers(flooder: Flooder, kind: str) -> None:
     assert sent >= 1 << 20
     assert not flooder.transport.disconnecting
     assert flooder.weight() - before < SLACK
-    assert len(flooder.transport.value()) < ROOM
+    assert len(flooder.transport.value()) < PRODUCER_LIMIT
 
 
 def test_opened_and_closed(flooder: Flooder) -> None:
     """Channels that were closed leave nothing, however many there were."""
 
     def open_and_close(number: int) -> None:
-        flooder.say(open_of(b"session", 7), bytes((n.CHANNEL_CLOSE,)) + uint32(number))
+        flooder.send(open_of(b"session", 7), bytes((n.CHANNEL_CLOSE,)) + uint32(number))
         flooder.transport.read_all()
 
     for number in range(1, 100):
@@ -124,11 +124,11 @@ def test_opened_and_closed(flooder: Flooder) -> None:
 
 
 def test_a_channel_each_for_ever(flooder: Flooder) -> None:
-    """Channels that stay open end at their limit; the connection goes on."""
+    """Channels that stay open end at their limit; the connection stays."""
     world: Any = flooder.world
     world.forward = lambda asked, factory: Deferred()
     for number in range(6000):
-        flooder.say(
+        flooder.send(
             open_of(b"direct-tcpip", number)
             + string(b"x") + uint32(1) + string(b"y") + uint32(2)
         )  # fmt: skip
@@ -144,7 +144,7 @@ def test_requests_behind_one_that_is_not_answered() -> None:
     world.programs.answer = lambda asked: Deferred()
     flooder = Flooder(world)
     flooder.login()
-    flooder.say(open_of(b"session", 0), to_session(b"exec", string(b"true")))
+    flooder.send(open_of(b"session", 0), to_session(b"exec", string(b"true")))
     before = flooder.weight()
     flooder.flood(ANSWERED["environment"], 64 << 20)
     assert flooder.transport.disconnecting
@@ -152,7 +152,7 @@ def test_requests_behind_one_that_is_not_answered() -> None:
 
 
 def test_data_for_a_program_that_does_not_read(flooder: Flooder) -> None:
-    """A writer stops at the window; what goes on regardless ends the connection."""
+    """A writer stops at the window; more data close the connection."""
     before = flooder.weight()
     data = bytes((n.CHANNEL_DATA,)) + uint32(0) + string(bytes(32000))
     sent = flooder.flood(lambda i: data, 64 << 20)
@@ -163,13 +163,13 @@ def test_data_for_a_program_that_does_not_read(flooder: Flooder) -> None:
 
 def test_exchanges_for_ever(flooder: Flooder) -> None:
     """Key exchanges without data between them are done as fast as they may be, and leave nothing:
-    meanwhile whoever starts them is not read from.
+    meanwhile the peer is not read from.
     """
     before = flooder.weight()
     for _ in range(REKEY_BURST):
         flooder.exchange()
     for _ in range(200):
-        flooder.say(flooder.kexinit().payload)
+        flooder.send(flooder.kexinit().payload)
     assert flooder.server._paused
     flooder.flood(lambda i: bytes((n.PING,)) + string(bytes(32000)), 64 << 20)
     assert flooder.weight() - before < 4 << 20
@@ -187,65 +187,65 @@ def test_messages_while_keys_are_awaited() -> None:
     assert flooder.weight() - before < 8 << 20
 
 
-# -- strangers -------------------------------------------------------------------------
+# -- unauthenticated clients --------------------------------------------------------------------
 def test_slow_version_lines() -> None:
-    """A connection that says a byte at a time, or nothing, costs a few kilobytes."""
+    """A connection that sends a byte at a time, or nothing, costs a few kilobytes."""
     world = World(limits=Limits(startups=(100, 30, 200), startups_per_source=100))
-    for stranger in [Flooder(world) for _ in range(100)]:
+    for client in [Flooder(world) for _ in range(100)]:
         for byte in b"SSH-2.0-slow":
-            stranger.raw(bytes((byte,)))
-        assert stranger.weight() < 32 * 1024
-        assert len(stranger.server.incoming.kept) == 12
+            client.raw(bytes((byte,)))
+        assert client.weight() < 32 * 1024
+        assert len(client.server.incoming.kept) == 12
 
 
 @pytest.mark.parametrize("size", [35000 - 4, 1000])
 def test_half_packets(size: int) -> None:
-    """Half a packet is kept, and no more of it than the limit for strangers."""
-    stranger = Flooder(World())
-    stranger.greet()
+    """Half a packet is kept, and no more of it than the limit before authentication."""
+    client = Flooder(World())
+    client.greet()
     size -= (size + 4) % 8
     packet = size.to_bytes(4, "big") + b"\4\x14" + bytes(size)
     for at in range(0, size, 100):
-        stranger.raw(packet[at : min(at + 100, size)])
-    assert not stranger.transport.disconnecting
-    assert len(stranger.server.incoming.kept) <= size
-    assert stranger.weight() < 32 * 1024 + size
+        client.raw(packet[at : min(at + 100, size)])
+    assert not client.transport.disconnecting
+    assert len(client.server.incoming.kept) <= size
+    assert client.weight() < 32 * 1024 + size
 
 
 def test_a_huge_kexinit() -> None:
     """A KEXINIT as large as can be is read and thrown away, or kept once for the hash."""
-    stranger = Flooder(World())
-    stranger.greet()
+    client = Flooder(World())
+    client.greet()
     names = b",".join(b"curve25519-sha256@x%d" % i for i in range(200))
     lists = string(names) * 2 + string(b"aes128-gcm@openssh.com") * 2 + string(b"none") * 4
     filler = b"x" * 14000
     kexinit = bytes((n.KEXINIT,)) + bytes(16) + lists + string(filler) * 2 + bytes(5)
-    stranger.say(kexinit)
-    assert stranger.weight() < 200 * 1024
+    client.send(kexinit)
+    assert client.weight() < 200 * 1024
     many = Flooder(World())
     many.greet()
-    many.say(bytes((n.KEXINIT,)) + bytes(16) + string(b"," * 15000) * 2 + bytes(40))
+    many.send(bytes((n.KEXINIT,)) + bytes(16) + string(b"," * 15000) * 2 + bytes(40))
     assert many.transport.disconnecting
 
 
 @pytest.mark.parametrize("kind", ["large pings", "pings"])
-def test_strangers_that_do_not_read(kind: str) -> None:
+def test_unauthenticated_clients_that_do_not_read(kind: str) -> None:
     """Before login, too, answers that are not read are bounded, and so is their number."""
-    stranger = Flooder(World())
-    stranger.ready_to_login()
-    stranger.flood(ANSWERED[kind], 64 << 20)
-    assert len(stranger.transport.value()) < ROOM + 3 * 35000 + SEGMENT
+    client = Flooder(World())
+    client.ready_to_login()
+    client.flood(ANSWERED[kind], 64 << 20)
+    assert len(client.transport.value()) < PRODUCER_LIMIT + 3 * 35000 + SEGMENT
 
 
-def test_many_strangers() -> None:
-    """Whoever is gone has left nothing, of a thousand that came one after the other."""
+def test_many_unauthenticated_clients() -> None:
+    """Nothing is left of a thousand connections that were closed."""
     world = World()
 
     def come_and_go() -> None:
-        stranger = Flooder(world)
-        stranger.ready_to_login()
-        stranger.say(request(b"root", b"none"))
-        stranger.server.connectionLost()
+        client = Flooder(world)
+        client.ready_to_login()
+        client.send(request(b"root", b"none"))
+        client.server.connectionLost()
         world.clock.advance(1000)
 
     for _ in range(10):

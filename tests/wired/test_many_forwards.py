@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Greeter(Protocol):
-    """Says hello, and sends all back."""
+    """Greets, and sends back what it receives."""
 
     def connectionMade(self) -> None:
         self.transport.write(b"hello\n")  # type: ignore[union-attr]
@@ -35,7 +35,7 @@ class Greeter(Protocol):
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
-    """With a limit of descriptors that is enough for both ends of everything."""
+    """A cluster with enough descriptors for both ends of every connection."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
@@ -55,8 +55,10 @@ def forwarded(cluster: SmallCluster, node: SmallNode) -> Iterator[int]:
     beyond = reactor.listenTCP(0, factory, interface="127.0.0.1", backlog=1024)
     port = free_port()
     target = f"127.0.0.1:{beyond.getHost().port}"
-    words = cluster.ssh_words("alice", node, "-N", "-L", f"127.0.0.1:{port}:{target}", "127.0.0.1")
-    process = cluster.start("ssh", *words)
+    arguments = cluster.ssh_words(
+        "alice", node, "-N", "-L", f"127.0.0.1:{port}:{target}", "127.0.0.1"
+    )
+    process = cluster.start("ssh", *arguments)
     try:
         yield port
     finally:
@@ -66,7 +68,7 @@ def forwarded(cluster: SmallCluster, node: SmallNode) -> Iterator[int]:
 
 
 class Clients:
-    """Connections to the forwarded port, and what they got."""
+    """Connections to the forwarded port, and what they received."""
 
     def __init__(self, cluster: SmallCluster, stack: ExitStack) -> None:
         self._cluster = cluster
@@ -75,7 +77,7 @@ class Clients:
         self.got: dict[socket.socket, bytes] = {}
 
     def connect(self, port: int, count: int) -> None:
-        """Connect so many more, in small groups: ssh's own queue is short."""
+        """Open ``count`` more connections, in small groups: ssh's own queue is short."""
 
         def one() -> bool:
             try:
@@ -92,13 +94,13 @@ class Clients:
                 self._cluster.reactor.turn(0.01)
 
     def greeted(self) -> int:
-        """Return how many were greeted by now, or sent something back."""
+        """Return how many were greeted, or sent data back, by now."""
         for each in self.made:
             try:
                 self.got[each] = self.got.get(each, b"") + each.recv(4096)
             except BlockingIOError:
                 continue
-        return sum(bool(said) for said in self.got.values())
+        return sum(bool(data) for data in self.got.values())
 
 
 def test_hundreds_of_connections_are_forwarded(cluster: SmallCluster) -> None:

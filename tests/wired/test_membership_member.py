@@ -25,7 +25,7 @@ from tele.model.identity import HostRole
 from tele.model.presence import Presence
 from tele.model.resources import Metadata, Role
 from tele.testing import SettableClock
-from tele.testing.authority import CLUSTER, PretendedAuth
+from tele.testing.authority import CLUSTER, FakeAuthority
 
 BEGIN = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -36,14 +36,14 @@ class World:
 
     folder: Path
     clock: SettableClock = field(factory=SettableClock)
-    auth: PretendedAuth = field(init=False)
+    auth: FakeAuthority = field(init=False)
     presence: Presence = field(factory=lambda: Presence("web1", HostRole.NODE, ("192.0.2.1:3022",)))
     token: str | None = "right"
     members: list[Member] = field(factory=list)
 
     def __attrs_post_init__(self) -> None:
         self.clock.advance(BEGIN.timestamp())
-        self.auth = PretendedAuth(self.clock)
+        self.auth = FakeAuthority(self.clock)
 
     def store(self) -> DirectoryStore:
         """Open what the machine remembers."""
@@ -271,14 +271,14 @@ def test_auth_comes_later(world: World, lines: list[str]) -> None:
 
 def test_certificates_of_another_host(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A renewal with certificates for another host is not taken (attack)."""
-    issue = PretendedAuth._issue
+    issue = FakeAuthority._issue
     member = world.start()
     before = member.identity
 
-    def wrong(self: PretendedAuth, keys: Any, host_id: str, *words: Any) -> Any:
+    def wrong(self: FakeAuthority, keys: Any, host_id: str, *words: Any) -> Any:
         return issue(self, keys, "22222222-2222-4222-8222-222222222222", *words)
 
-    monkeypatch.setattr(PretendedAuth, "_issue", wrong)
+    monkeypatch.setattr(FakeAuthority, "_issue", wrong)
     world.clock.advance(17 * 3600)
     world.clock.advance(2)
     assert world.auth.calls.count("renew") == 1
@@ -287,12 +287,12 @@ def test_certificates_of_another_host(world: World, monkeypatch: pytest.MonkeyPa
 
 def test_certificates_of_other_keys(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer with certificates for keys that are not ours is not taken (attack)."""
-    issue = PretendedAuth._issue
+    issue = FakeAuthority._issue
 
-    def wrong(self: PretendedAuth, keys: Any, *words: Any) -> Any:
+    def wrong(self: FakeAuthority, keys: Any, *words: Any) -> Any:
         return issue(self, HostKeyPair.generate().public, *words)
 
-    monkeypatch.setattr(PretendedAuth, "_issue", wrong)
+    monkeypatch.setattr(FakeAuthority, "_issue", wrong)
     member = world.start()
     assert "join" in world.auth.calls
     with pytest.raises(Unavailable):
@@ -431,15 +431,15 @@ def test_who_has_just_joined_waits_for_its_labels(
     while auth cannot take its first announcement.
     """
     world.auth.bound = {"env": "prod"}
-    perform = PretendedAuth.perform
+    perform = FakeAuthority.perform
 
-    def full(self: PretendedAuth, operation: Any, request: Any) -> Any:
+    def full(self: FakeAuthority, operation: Any, request: Any) -> Any:
         if operation is ANNOUNCE:
             return fail(Unavailable("the disk is full"))
         return perform(self, operation, request)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PretendedAuth, "perform", full)
+        patch.setattr(FakeAuthority, "perform", full)
         member = world.start()
         assert member.state == world.auth.state
         assert result(member.ready()) == "nothing yet"

@@ -193,12 +193,6 @@ def read_until(node: Node, descriptor: int, wanted: bytes) -> bytes:
     return bytes(heard)
 
 
-def test_no_terminal_if_not_permitted(node: Node) -> None:
-    """A certificate without permit-pty gets no terminal."""
-    with pytest.raises(AccessDenied):
-        node.start(ProgramRequest("shell", pty=PtyRequest("xterm", 80, 24)), permit_pty=False)
-
-
 def test_signals_reach_the_group(node: Node) -> None:
     """A signal reaches the whole process group, by its name; an unknown one nobody."""
     program = node.start(ProgramRequest("exec", b"sleep 60 | sleep 60"))

@@ -1,4 +1,4 @@
-"""What a stranger does on a connection is held against the address it came from."""
+"""Faults of an unauthenticated client give penalties to its address."""
 
 from __future__ import annotations
 
@@ -25,47 +25,47 @@ def world() -> World:
     return World(limits=Limits(penalties=PenaltyRules(min=0.0)))
 
 
-def leave(world: World, stranger: Attacker) -> Fault | None:
+def leave(world: World, client: Attacker) -> Fault | None:
     """The connection ends; for what may its address not come again?"""
-    stranger.server.connectionLost()
+    client.server.connectionLost()
     return world.factory.admission.penalties.refuses(HOST, world.clock.seconds())
 
 
-def nothing(stranger: Attacker) -> None:
+def nothing(client: Attacker) -> None:
     pass
 
 
-def garbage(stranger: Attacker) -> None:
-    stranger.raw(b"GET / HTTP/1.0\r\n\r\n")
+def garbage(client: Attacker) -> None:
+    client.raw(b"GET / HTTP/1.0\r\n\r\n")
 
 
-def a_plain_key(stranger: Attacker) -> None:
-    stranger.ready_to_login()
-    blob = stranger.world.user_key.public.blob
-    stranger.say(stranger.query(b"ssh-ed25519", blob))
+def a_plain_key(client: Attacker) -> None:
+    client.ready_to_login()
+    blob = client.world.user_key.public.blob
+    client.send(client.query(b"ssh-ed25519", blob))
 
 
-def a_password(stranger: Attacker) -> None:
-    stranger.ready_to_login()
-    stranger.say(request(b"root", b"password", boolean(False) + string(b"guess")))
+def a_password(client: Attacker) -> None:
+    client.ready_to_login()
+    client.send(request(b"root", b"password", boolean(False) + string(b"guess")))
 
 
-def an_expired_certificate(stranger: Attacker) -> None:
-    stranger.ready_to_login()
-    identity = stranger.world.identity(now=START - timedelta(days=1))
-    stranger.say(stranger.login_request(identity))
+def an_expired_certificate(client: Attacker) -> None:
+    client.ready_to_login()
+    identity = client.world.identity(now=START - timedelta(days=1))
+    client.send(client.login_request(identity))
 
 
-def a_stolen_certificate(stranger: Attacker) -> None:
-    stranger.ready_to_login()
-    bad = bytearray(stranger.login_request())
+def a_stolen_certificate(client: Attacker) -> None:
+    client.ready_to_login()
+    bad = bytearray(client.login_request())
     bad[-1] ^= 1
-    stranger.say(bytes(bad))
+    client.send(bytes(bad))
 
 
-def patience(stranger: Attacker) -> None:
-    stranger.ready_to_login()
-    stranger.world.clock.advance(stranger.world.limits.login_grace)
+def patience(client: Attacker) -> None:
+    client.ready_to_login()
+    client.world.clock.advance(client.world.limits.login_grace)
 
 
 @pytest.mark.parametrize(
@@ -82,12 +82,12 @@ def patience(stranger: Attacker) -> None:
 )
 def test_faults(world: World, act: Callable[[Attacker], None], fault: Fault) -> None:
     """What was done decides for what, and so for how long, the address is shut out."""
-    stranger = Attacker(world)
-    act(stranger)
-    assert leave(world, stranger) is fault
-    told = world.factory.buildProtocol(Address())
-    told.makeConnection(transport := StringTransport())
-    assert b"failed from your address; try again later" in transport.value()
+    client = Attacker(world)
+    act(client)
+    assert leave(world, client) is fault
+    refused = world.factory.buildProtocol(Address())
+    refused.makeConnection(transport := StringTransport())
+    assert b"failed logins from your address; try again later" in transport.value()
     assert transport.disconnecting
     assert world.factory.buildProtocol(Address(host="203.0.113.1")) is not None
     world.clock.advance(world.limits.penalties.seconds(fault))
@@ -95,27 +95,27 @@ def test_faults(world: World, act: Callable[[Attacker], None], fault: Fault) -> 
 
 
 def test_a_message_that_we_fail_at(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever found a mistake of ours gets little time to use it."""
+    """A client that found an error of the server gets little time to use it."""
 
     def broken(packet: bytes) -> None:
         raise RuntimeError("a mistake")
 
-    stranger = Attacker(world)
-    monkeypatch.setattr(stranger.server, "ssh_KEXINIT", broken)
-    stranger.greet()
-    stranger.say(stranger.kexinit().payload)
-    assert stranger.disconnected
-    assert leave(world, stranger) is Fault.CRASH
+    client = Attacker(world)
+    monkeypatch.setattr(client.server, "ssh_KEXINIT", broken)
+    client.greet()
+    client.send(client.kexinit().payload)
+    assert client.disconnected
+    assert leave(world, client) is Fault.CRASH
 
 
 def test_who_logged_in_did_nothing_wrong(world: World) -> None:
     """Failures before a login are forgiven, and so is whatever follows it."""
-    visitor = Attacker(world)
-    a_stolen_certificate(visitor)
-    visitor.say(visitor.login_request())
-    visitor.raw(bytes(64))
-    assert visitor.disconnected
-    assert leave(world, visitor) is None
+    client = Attacker(world)
+    a_stolen_certificate(client)
+    client.send(client.login_request())
+    client.raw(bytes(64))
+    assert client.disconnected
+    assert leave(world, client) is None
 
 
 def test_who_is_known_but_not_allowed_is_not_shut_out(world: World) -> None:
@@ -125,16 +125,16 @@ def test_who_is_known_but_not_allowed_is_not_shut_out(world: World) -> None:
         return fail(AccessDenied("no role of alice allows root", "login"))
 
     world.realm.answer = deny
-    visitor = Attacker(world)
-    visitor.ready_to_login()
-    visitor.say(visitor.login_request())
-    assert leave(world, visitor) is None
+    client = Attacker(world)
+    client.ready_to_login()
+    client.send(client.login_request())
+    assert leave(world, client) is None
 
 
 def test_an_established_connection_is_left_alone(world: World) -> None:
-    """Who is in stays in, whatever others at their address do."""
-    inside, stranger = Attacker(world), Attacker(world)
+    """Authenticated connections stay, whatever others at their address do."""
+    inside, client = Attacker(world), Attacker(world)
     inside.login()
-    a_password(stranger)
-    assert leave(world, stranger) is Fault.AUTHFAIL
+    a_password(client)
+    assert leave(world, client) is Fault.AUTHFAIL
     assert not inside.disconnected

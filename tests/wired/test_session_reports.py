@@ -17,7 +17,7 @@ from tele.membership.store import DirectoryStore
 from tele.model.event import Event
 from tele.model.identity import HostRole
 from tele.model.presence import Presence
-from tele.testing.authority import CLUSTER, PretendedAuth
+from tele.testing.authority import CLUSTER, FakeAuthority
 
 BEGIN = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -28,7 +28,7 @@ class Node:
     def __init__(self, folder: Path) -> None:
         self.clock = Clock()
         self.clock.advance(BEGIN.timestamp())
-        self.auth = PretendedAuth(self.clock)
+        self.auth = FakeAuthority(self.clock)
         self.folder = folder
         self.sessions = ["one"]
         self.member = self.start()

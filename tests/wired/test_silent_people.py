@@ -1,4 +1,4 @@
-"""People whose client is stopped for a while: real OpenSSH, stopped by a signal."""
+"""Users whose client is stopped for a while: real OpenSSH, stopped by a signal."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def send(client: Client, number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def test_a_client_that_was_stopped_goes_on(cluster: SmallCluster) -> None:
+def test_a_client_that_was_stopped_continues(cluster: SmallCluster) -> None:
     """``~^Z``, or a suspended laptop, for longer than a tunnel may be silent: the session is there
     afterwards, at the node and at the proxy, and vanished clients are left to the kernel to find.
     """
@@ -109,14 +109,14 @@ def test_a_client_that_was_stopped_goes_on(cluster: SmallCluster) -> None:
         keep_alive(node, proxy)
 
 
-def people_at(proxy: SmallProxy) -> set[JumpAvatar]:
+def users_at(proxy: SmallProxy) -> set[JumpAvatar]:
     """Those who pass through now."""
     jump = proxy.service._jump
     return set() if jump is None else jump.present
 
 
 def keep_alive(node: SmallNode, proxy: SmallProxy) -> None:
-    """The kernel finds out who has vanished."""
+    """The kernel detects a client that has vanished."""
     for factory in filter(None, (node.service.factory, proxy.service._ssh)):
         for transport in factory.present:
             plain: socket.socket = cast(Any, transport.transport).socket
@@ -124,12 +124,12 @@ def keep_alive(node: SmallNode, proxy: SmallProxy) -> None:
 
 
 def test_a_role_has_stopped_clients_hung_up(cluster: SmallCluster) -> None:
-    """Where a role says so, a client that answers nothing is gone; also one that is connected
-    already, and at the node as well as at the proxy.
+    """With the option of a role a client that answers nothing is disconnected, also one that is
+    connected already, and at the node as well as at the proxy.
     """
     node, proxy = serving(cluster)
     with Client(cluster, proxy) as client:
         set_options(cluster, node, client_keepalive=timedelta(seconds=1))
         send(client, signal.SIGSTOP)
         cluster.wait_event("session.end")
-        cluster.reactor.until(lambda: not people_at(proxy))
+        cluster.reactor.until(lambda: not users_at(proxy))

@@ -628,7 +628,7 @@ def test_an_address_for_another_node_is_no_fault_of_the_proxy(
     node = cluster.node()
     admission = node.service.factory.admission
     blamed: list[Fault] = []
-    monkeypatch.setattr(admission, "blame", lambda host, fault: blamed.append(fault))
+    monkeypatch.setattr(admission, "penalize", lambda host, fault: blamed.append(fault))
     line = proxy.service.router.sign(ClientAddress("another", ("192.0.2.1", 1)))
     for expected in ([], [Fault.NOAUTH]):  # the second one is a copy
         with socket.create_connection(("127.0.0.1", node.port), 20) as there:
@@ -656,7 +656,7 @@ def test_an_address_for_another_node_is_no_fault_of_the_proxy(
 def test_clients_of_one_address_at_a_node(cluster: SmallCluster) -> None:
     """Clients of a proxy that do not log in have a share, and exclude no others (attack)."""
     proxy = cluster.proxy()
-    node = cluster.node(limits=Limits(startups_per_home=2))
+    node = cluster.node(limits=Limits(startups_per_member=2))
     with contextlib.ExitStack() as stack:
         ports = itertools.count(1)
 

@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IHostnameResolver, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
-from bad_network import BadNetwork, nobody_listens
+from bad_network import BadNetwork, unused_port
 from small_cluster import ME, SmallCluster, SmallProxy, TunnelNode, free_port, small_cluster
 from tele.admission.limits import Limits
 from tele.certs.certificate import parse_certificate
@@ -217,7 +217,7 @@ def test_a_node_that_was_killed(cluster: SmallCluster) -> None:
 def test_a_proxy_that_is_not_there_is_dialled_on(cluster: SmallCluster) -> None:
     """While nothing listens where the proxy was, the node keeps dialling."""
     with behind(cluster) as world:
-        target, world.network.target = world.network.target, nobody_listens()
+        target, world.network.target = world.network.target, unused_port()
         world.network.drop()
         cluster.reactor.until(lambda: not world.node.proxies)
         cluster.reactor.sleep(1.0)

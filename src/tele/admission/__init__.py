@@ -1,1 +1,1 @@
-"""Who may use how much: shares, rates and turns of sources, people and machines."""
+"""Limits of sources, users and machines: shares, rates and queues."""

@@ -1,12 +1,12 @@
-"""From which addresses do members of the cluster come?
+"""From which addresses do members of the cluster connect?
 
-A hundred nodes behind one NAT address are one address to a server. Whoever logs in from there
-with a host certificate shows that it is no stranger's, so that after a restart all of them may
-come at once, and one node whose certificate has expired does not shut out the others.
+A hundred nodes behind one NAT address are one address to a server. A login with a host
+certificate proves that members use the address: after a restart all of them may connect at once,
+and one node whose certificate has expired does not shut out the others.
 
 Invariants:
 
-* Only a proof makes an address known: a login with a host certificate that was good.
+* Only a login with a valid host certificate adds an address.
 * Memory is bounded, and an address that no member has used for a day is forgotten.
 * Bookkeeping only: times are arguments, in seconds of any one clock.
 """
@@ -25,7 +25,7 @@ MEMBER_SOURCE_SECONDS: Final = 86400.0
 
 @define
 class MemberSources:
-    """The addresses of members, those that were used last at the end."""
+    """The addresses of members, the one used last at the end."""
 
     most: int = MEMBER_SOURCES_LIMIT
     _used: dict[str, float] = field(factory=dict, init=False)

@@ -1,16 +1,16 @@
-"""Who was such a bad visitor that they have to wait before they may come again?
+"""Which sources are refused for a while because of what they did?
 
-Like OpenSSH's ``PerSourcePenalties`` (sshd_config(5) of 9.8), with meanings for a server
-that knows certificates only: whoever has proved to hold a good one gets no penalty for what
-their roles do not allow, since colleagues behind the same address would pay for it.
+OpenSSH's ``PerSourcePenalties`` (sshd_config(5) of 9.8), for a server that accepts certificates
+only: a client that proved to hold a valid one gets no penalty for what its roles do not allow,
+because other users behind the same address would be refused for it.
 
 Invariants:
 
 * Bookkeeping only: times are arguments, in seconds of any one clock; nothing is closed here.
 * Penalties of one source add up, to :attr:`PenaltyRules.max`; they count from
-  :attr:`PenaltyRules.min` on, so that one mistyped login shuts nobody out.
-* Memory is bounded by :attr:`PenaltyRules.max_sources`, whatever strangers do.
-* What has no address, or an exempt one, is never refused and never remembered.
+  :attr:`PenaltyRules.min` on, so that one mistyped login refuses no client.
+* Memory is bounded by :attr:`PenaltyRules.max_sources`.
+* A client without an address, or with an exempt one, is never refused or remembered.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ from attrs import define, field, frozen
 
 from tele.model.addresses import IPNetwork, plain_address, source_address
 
-#: Proxies, tunnels and people of the machine itself share these addresses.
+#: Proxies, tunnels and users of the machine itself share these addresses.
 LOOPBACK: tuple[IPNetwork, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 
 class Fault(str, Enum):
-    """Why a connection that never logged in is held against its source."""
+    """Why a connection that did not authenticate is held against its source."""
 
-    #: A message of it could not be handled: a mistake of ours that it found.
+    #: A message of it could not be handled: it found an error of this program.
     CRASH = "crash"
-    #: It tried to log in, and was refused.
+    #: An authentication request was refused.
     AUTHFAIL = "authfail"
-    #: It left without trying, or broke the protocol.
+    #: It ended without an authentication request, or broke the protocol.
     NOAUTH = "noauth"
-    #: It came while it was shut out.
+    #: It connected while its source was refused.
     REFUSECONNECTION = "refuseconnection"
-    #: It had not logged in when its time was over.
+    #: It had not authenticated when the login grace time was over.
     GRACE_EXCEEDED = "grace-exceeded"
 
 
 class Overflow(str, Enum):
-    """What to do when there are more bad visitors than we remember."""
+    """What to do when more sources have penalties than are remembered."""
 
-    #: Forget whoever would be let in again soonest.
+    #: Forget the source whose penalty ends first.
     PERMISSIVE = "permissive"
-    #: Let nobody in that is not exempt.
+    #: Refuse every source that is not exempt.
     DENY_ALL = "deny-all"
 
 
 @frozen
 class PenaltyRules:
-    """Seconds for each fault, and bounds. All as OpenSSH's but the networks' sizes.
+    """Seconds for each fault, and bounds. Defaults are OpenSSH's, except for the sizes of networks.
 
-    ``ipv4_bits`` and ``ipv6_bits`` say how much of an address is one source.
+    ``ipv4_bits`` and ``ipv6_bits`` are the length of the prefix that is one source.
     """
 
     crash: float = 90.0
@@ -84,7 +84,7 @@ class PenaltyRules:
         }[fault]
 
     def source(self, host: str) -> IPNetwork | None:
-        """Return whom ``host`` is counted with; None if it has no address or is exempt."""
+        """Return the source of ``host``; None if it has no address or is exempt."""
         address, plain = source_address(host), plain_address(host)
         if address is None or any(plain in network for network in self.exempt):
             return None
@@ -107,8 +107,8 @@ class Penalties:
 
     rules: PenaltyRules = field(factory=PenaltyRules)
     _of: dict[IPNetwork, _Penalty] = field(factory=dict, init=False)
-    #: When each may end, soonest first. What was put off has more than one, of which the last
-    #: is true; the number between keeps networks from being compared.
+    #: When each may end, soonest first. A penalty that was extended has several entries, of which
+    #: the last one counts. The number in the middle keeps networks from being compared.
     _ends: list[tuple[float, int, IPNetwork]] = field(factory=list, init=False)
     _serial: Iterator[int] = field(factory=count, init=False)
 
@@ -116,7 +116,7 @@ class Penalties:
         return len(self._of)
 
     def refuses(self, host: str, now: float) -> Fault | None:
-        """Return for what ``host`` is shut out at ``now``; None if it may come in."""
+        """Return the fault for which ``host`` is refused at ``now``; None if it is not."""
         source = self.rules.source(host)
         if source is None:
             return None
@@ -126,7 +126,7 @@ class Penalties:
         if not penalty.counts:
             return None
         if self.rules.refuseconnection:
-            self.blame(host, Fault.REFUSECONNECTION, now)
+            self.penalize(host, Fault.REFUSECONNECTION, now)
         return penalty.why
 
     def _refuses_all(self, now: float) -> Fault | None:
@@ -135,8 +135,8 @@ class Penalties:
         self._expire(now)
         return Fault.REFUSECONNECTION if len(self._of) >= self.rules.max_sources else None
 
-    def blame(self, host: str, fault: Fault, now: float) -> bool:
-        """Hold ``fault`` against ``host``. True: from now on, and not before, it is shut out."""
+    def penalize(self, host: str, fault: Fault, now: float) -> bool:
+        """Add the penalty of ``fault`` to ``host``. True: it is refused from now on."""
         rules = self.rules
         source, seconds = rules.source(host), rules.seconds(fault)
         if source is None or seconds <= 0:
@@ -166,12 +166,12 @@ class Penalties:
             self._pop()
 
     def _forget_next(self) -> None:
-        """Forget the source that would be let in again soonest."""
+        """Forget the source whose penalty ends first."""
         while not self._pop():
             pass
 
     def _pop(self) -> bool:
-        """Take the next end; False if it was put off since."""
+        """Take the next entry; False if that penalty was extended since."""
         until, _, source = heapq.heappop(self._ends)
         penalty = self._of.get(source)
         if penalty is None or penalty.until != until:

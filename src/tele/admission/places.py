@@ -1,12 +1,12 @@
-"""Who has to go when there is no room for another connection?
+"""Which connection is closed when a new one exceeds the limit?
 
 Connections are counted by source. A source has a share, and a larger one (``weight``) where
-many are known to be behind one address. When all are taken, the source that uses most
-of its share gives one back: a crowd from one address keeps nobody out who comes alone.
+many clients are known to be behind one address. When all places are taken, the source that uses
+most of its share gives one up: many connections from one address shut out no other address.
 
 Invariants:
 
-* Bookkeeping only: nothing is closed here, the answer is who should be.
+* Bookkeeping only: nothing is closed here.
 * A step costs the same however many connections and sources there are: the fullest source is
   found among at most ``share`` levels.
 """
@@ -40,8 +40,8 @@ class _Source(Generic[T]):
 class Places(Generic[T]):
     """At most ``total`` connections, and ``share`` times its weight of one source.
 
-    With ``newest_wins`` the oldest makes room, which suits those who say at once what they
-    want. Without it whoever comes is refused, unless another source uses more of its share.
+    With ``newest_wins`` the oldest one is displaced, which suits clients that send a request at
+    once. Without it a new one is refused, unless another source uses more of its share.
     """
 
     total: int
@@ -63,8 +63,9 @@ class Places(Generic[T]):
         return 0 if found is None else len(found.items)
 
     def enter(self, item: T, source: str, weight: int = 1) -> T | None:
-        """Count ``item``. Return who has to go for it: ``item`` itself when it is refused, and
-        not counted; None: nobody.
+        """Count ``item``; return the connection to close for it, or None.
+
+        ``item`` itself is returned if it is refused; it is not counted then.
         """
         found = self._sources.get(source) or _Source(weight)
         found.weight = weight
@@ -85,7 +86,7 @@ class Places(Generic[T]):
         return leaves
 
     def leave(self, item: T) -> None:
-        """``item`` does not count any more. It may have left before."""
+        """Count ``item`` no longer, if it is counted."""
         source = self._of.pop(item, None)
         if source is None:
             return

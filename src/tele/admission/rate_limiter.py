@@ -1,11 +1,11 @@
-"""How often may something happen that a peer can cause?
+"""How often may a peer cause an action?
 
 Invariants:
 
 * Bookkeeping only: times are arguments, in seconds of any one clock.
 * Each call costs the same, however many keys there are, and memory is bounded: the key that was
-  not heard of for longest is forgotten, and begins with a full bucket again.
-* A report that is left out is counted, and the count is told with the next one that is made.
+  used least recently is forgotten, and begins with a full bucket again.
+* A report that is left out is counted, and the count goes with the next one that is made.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class RateLimiter:
     burst: float
     per_second: float
     most: int = KEYS_LIMIT
-    #: Units left and when they were counted, the key that came last at the end.
+    #: Units left and when they were counted, the key used last at the end.
     _left: dict[str, tuple[float, float]] = field(factory=dict, init=False)
 
     def __len__(self) -> int:
@@ -37,11 +37,11 @@ class RateLimiter:
         return len(self._left)
 
     def take(self, key: str, now: float, units: float = 1.0) -> bool:
-        """Use ``units`` of what ``key`` has. False: it has less, and keeps what it has."""
+        """Use ``units`` of ``key``. False: it has fewer, and none are used."""
         return self.wait(key, now, units, longest=0.0) is not None
 
     def give_back(self, key: str, units: float = 1.0) -> None:
-        """What ``key`` used is not held against it after all."""
+        """Return units that ``key`` has taken."""
         if key in self._left:
             left, last = self._left[key]
             self._left[key] = (min(self.burst, left + units), last)
@@ -65,7 +65,7 @@ class RateLimiter:
 class ReportLimiter:
     """Which of many reports are made, so that a peer fills neither log nor audit.
 
-    With ``each`` every source has a bucket, too: what one repeats leaves room for what others say.
+    With ``each`` every source has a bucket, too: one that reports often does not silence others.
     """
 
     total: RateLimiter

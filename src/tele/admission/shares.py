@@ -1,4 +1,4 @@
-"""How much of something may one source, person or machine hold, or use, at a time?
+"""How much of a resource may one source, user or machine hold at a time?
 
 Invariants:
 
@@ -15,7 +15,7 @@ from attrs import define, field
 
 @define
 class Shares:
-    """What is held now: ``each`` at most by one key, ``total`` by all together."""
+    """Counts what is held: at most ``each`` by one key and ``total`` by all."""
 
     each: int
     total: int
@@ -31,7 +31,7 @@ class Shares:
         return self._of.get(key, 0)
 
     def take(self, key: str, amount: int = 1) -> bool:
-        """Let ``key`` hold ``amount`` more. False: it would be too much, and nothing changed."""
+        """Let ``key`` hold ``amount`` more. False: it exceeds a limit, and nothing changed."""
         if self.of(key) + amount > self.each or self.held + amount > self.total:
             return False
         self._of[key] += amount

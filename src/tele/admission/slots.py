@@ -1,11 +1,11 @@
-"""Who may have one more of something now, and who waits for it?
+"""Which callers hold a limited resource, and which wait for it?
 
 Invariants:
 
-* Of one key no more are held than its limit, which is asked for whenever it counts; the rest waits
-  in order of coming, so many of them at most.
-* Whoever waits is called once, from :meth:`Slots.enter` or when another one leaves, unless they
-  have left themselves; leaving twice is leaving once.
+* One key holds no more than its limit, which is asked for each time; a bounded number of others
+  waits, in order of arrival.
+* A waiting caller is called once, from :meth:`Slots.enter` or when another one leaves, unless it
+  has left; leaving twice is leaving once.
 * Each call costs the same, however many hold and wait. A key that does neither is forgotten.
 """
 
@@ -32,7 +32,7 @@ class Slots:
 
     waiting: int
     _held: Counter[str] = field(factory=Counter, init=False)
-    #: Those that wait, the first one first.
+    #: Waiting slots by key, the first one first.
     _queues: dict[str, dict[Slot, Callable[[], int]]] = field(factory=dict, init=False)
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class Slots:
         return slot
 
     def leave(self, slot: Slot) -> None:
-        """``slot`` is free, or not wanted any more. May be called twice."""
+        """Free ``slot``, or wait for it no longer. May be called twice."""
         if slot.held:
             slot.held = False
             self._held[slot.key] -= 1
@@ -68,8 +68,8 @@ class Slots:
             self._queues.get(slot.key, {}).pop(slot, None)
         self._serve(slot.key)
 
-    def look(self, key: str) -> None:
-        """The limit of ``key`` may be another."""
+    def check(self, key: str) -> None:
+        """The limit of ``key`` may have changed: serve those that wait."""
         self._serve(key)
 
     def _serve(self, key: str) -> None:

@@ -1,13 +1,13 @@
-"""Who is next, of those that wait for a place of their source?
+"""Which connection is next, of those that wait for a place of their source?
 
-A crowd from one address, such as an office that comes to work or a tool with three hundred log-ins,
-has so many places and no more. Who finds none waits, in the order of coming.
+Many connections from one address, such as an office in the morning or a tool with three hundred
+logins, share its places. A connection that finds none free waits, in order of arrival.
 
 Invariants:
 
-* How many wait is bounded, of one source and in all. When all may not be more, the last one of the
-  source that has most makes room for one that has fewer: a crowd keeps no other crowd out.
-* Bookkeeping only: what waits is not looked at here.
+* How many wait is bounded, of one source and in total. At the total, the last one of the source
+  that has most is displaced by one of a source that has fewer.
+* Bookkeeping only: items are opaque.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @define(eq=False)
 class WaitingList(Generic[T]):
-    """At most ``total`` wait, and ``share`` of one source."""
+    """At most ``total`` items wait, and ``share`` of one source."""
 
     total: int
     share: int
@@ -31,21 +31,21 @@ class WaitingList(Generic[T]):
     def __len__(self) -> int:
         return self._count
 
-    def has_room(self, source: str) -> bool:
+    def accepts(self, source: str) -> bool:
         """Whether one more of ``source`` may wait."""
         mine = len(self._of.get(source, ()))
         return mine < self.share and (self._count < self.total or mine + 1 < self._most())
 
     def _most(self) -> int:
-        """How many wait of the source that has most."""
+        """The largest number of items that one source has."""
         return max(map(len, self._of.values()), default=0)
 
     def add(self, source: str, item: T) -> list[T] | None:
-        """Have ``item`` wait; return those that had to go for it, which is at most one.
+        """Add ``item``; return the items that were displaced for it, at most one.
 
         None: too many wait already.
         """
-        if not self.has_room(source):
+        if not self.accepts(source):
             return None
         displaced = []
         if self._count >= self.total:
@@ -57,7 +57,7 @@ class WaitingList(Generic[T]):
         return displaced
 
     def remove(self, source: str, item: T) -> None:
-        """``item`` does not wait any more. It may have left before."""
+        """Remove ``item``, if it waits."""
         waiting = self._of.get(source)
         if waiting is not None and item in waiting:
             del waiting[item]
@@ -66,5 +66,5 @@ class WaitingList(Generic[T]):
                 del self._of[source]
 
     def first(self, source: str) -> T | None:
-        """Return who of ``source`` waits longest."""
+        """Return the item of ``source`` that waits longest."""
         return next(iter(self._of.get(source, ())), None)

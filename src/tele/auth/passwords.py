@@ -26,7 +26,7 @@ from argon2.exceptions import Argon2Error, InvalidHashError
 from attrs import Factory, evolve, field, frozen
 from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
 
-from tele.admission.turns import Turns
+from tele.admission.fair_queue import FairQueue
 from tele.auth.guessing import Guard, Verdict
 from tele.auth.repository import Repository
 from tele.errors import Conflict, InvalidInput, NotFound, Unavailable
@@ -100,7 +100,7 @@ class Passwords:
         self._in_thread = in_thread
         self._hasher = hasher or PasswordHasher()
         self._repository = Repository(backend, "/passwords/", StoredPassword)
-        self._turns: Turns[_Job] = Turns(WAITING, WAITING_PER_SOURCE, WAITING_PER_NAME)
+        self._turns: FairQueue[_Job] = FairQueue(WAITING, WAITING_PER_SOURCE, WAITING_PER_NAME)
         self._running = 0
         # Attempts at one name would otherwise make each other's commits fail.
         self._settling = DeferredLock()

@@ -16,7 +16,7 @@ import click
 
 from tele.cli.openssh import split_address
 from tele.errors import InvalidInput, Unreachable, quoted
-from tele.sockets.tcp import PERSON_SECONDS, notice_dead_peer
+from tele.sockets.tcp import USER_SECONDS, notice_dead_peer
 
 CONNECT_SECONDS = 10.0
 
@@ -35,6 +35,6 @@ def connect(target: str) -> None:
     except OSError as error:
         raise Unreachable(f"{quoted(target)} did not answer: {error.strerror}") from None
     made.setblocking(True)
-    notice_dead_peer(made, PERSON_SECONDS)
+    notice_dead_peer(made, USER_SECONDS)
     with made, socket.socket(fileno=os.dup(1)) as ssh:
         socket.send_fds(ssh, [b"\0"], [made.fileno()])

@@ -11,7 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from attrs import evolve
 from twisted.conch.avatar import ConchUser
@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from tele.admission.slots import Slots
 from tele.capacity.descriptors import Account
+from tele.conch.connection.permissions import IPermissions
 from tele.conch.forwarding.local import (
     LOCAL_CHANNEL,
     IForwarder,
@@ -42,6 +43,13 @@ from tele.node.user_sockets import UserSockets
 from tele.outbound.name_lookup import NameResolver
 from tele.recording.tee import ConnectionTape, RecordedPrograms
 from tele.spawner.control_groups import EXPELLED_GRACE
+
+#: Shared by all connections, and never changed.
+_CHANNELS: Final[dict[bytes, Any]] = {
+    b"session": SessionChannel,
+    b"direct-tcpip": open_direct_tcpip,
+    LOCAL_CHANNEL: open_direct_streamlocal,
+}
 
 
 @implementer(ISessionPrograms)
@@ -67,7 +75,7 @@ class Visitor(ConchUser):
         self.visit = visit
         #: Why they may not be here any more, if that was decided.
         self.ended: Denied | None = None
-        self._running: set[Program] = set()
+        self._running: dict[Program, None] = {}
         self._reactor = reactor
         self._tape = tape
         self._programs: Any = programs if tape is None else RecordedPrograms(programs, tape)
@@ -76,33 +84,22 @@ class Visitor(ConchUser):
         self._began = reactor.seconds()
         self._expiry = Expiry(reactor, visit.grant.expires)
         self._interactive = False
-        records = ForwardRecords(reactor, visit, audit, tape)
-        self._forwards = Forwards(
-            reactor,
-            visit,
-            sockets,
-            records,
-            gateway,
-            self._check,
-            lambda: self.conn,
-            names,
-            account,
-            slots,
-        )
-        self.channelLookup.update(
-            {
-                b"session": SessionChannel,
-                b"direct-tcpip": open_direct_tcpip,
-                LOCAL_CHANNEL: open_direct_streamlocal,
-            }
-        )
+        self._sockets = sockets
+        self._gateway = gateway
+        self._names = names
+        self._account = account
+        self._slots = slots
+        self._forwards_made: Forwards | None = None
+        self.channelLookup = _CHANNELS
 
     def __str__(self) -> str:
         """Who it is, for the log."""
         return f"{self.grant.identity.user} as {self.grant.login}, session {self.visit.session_id}"
 
     def __conform__(self, interface: Any) -> Any:
-        """Forwards are another object's: see ``zope.interface``."""
+        """Forwards and permissions are other objects': see ``zope.interface``."""
+        if interface is IPermissions:
+            return self.grant
         return self._forwards if interface in (IForwarder, IListener, ISessionForwards) else None
 
     def gotGlobalRequest(self, requestType: bytes, data: bytes) -> Any:
@@ -110,6 +107,24 @@ class Visitor(ConchUser):
         if requestType in REQUESTS:
             return answer_request(requestType, data, self)
         return super().gotGlobalRequest(requestType, data)
+
+    @property
+    def _forwards(self) -> Forwards:
+        """What is forwarded, made when it is first needed: most connections forward nothing."""
+        if self._forwards_made is None:
+            self._forwards_made = Forwards(
+                self._reactor,
+                self.visit,
+                self._sockets,
+                ForwardRecords(self._reactor, self.visit, self._audit, self._tape),
+                self._gateway,
+                self._check,
+                lambda: self.conn,
+                self._names,
+                self._account,
+                self._slots,
+            )
+        return self._forwards_made
 
     @property
     def grant(self) -> Grant:
@@ -129,7 +144,8 @@ class Visitor(ConchUser):
         """
         asked = grant.client_keepalive != self.grant.client_keepalive
         self.visit.grant = grant
-        self._forwards.restrict()
+        if self._forwards_made is not None:
+            self._forwards_made.restrict()
         connection: Any = self.conn
         if asked and connection is not None:
             connection.transport.watch_peer()
@@ -230,10 +246,10 @@ class Visitor(ConchUser):
 
     def _follow(self, program: Program) -> None:
         """Know what runs, to end it with its person."""
-        self._running.add(program)
+        self._running[program] = None
 
         def ended(how: Exit) -> Exit:
-            self._running.discard(program)
+            self._running.pop(program, None)
             return how
 
         program.exited.addCallback(ended)
@@ -242,4 +258,5 @@ class Visitor(ConchUser):
             program.expel()
 
     def _with_agent(self, request: ProgramRequest) -> ProgramRequest:
-        return evolve(request, agent=self._forwards.agent_path)
+        made = self._forwards_made
+        return request if made is None else evolve(request, agent=made.agent_path)

@@ -81,7 +81,7 @@ class ForwardRecords:
 
 
 class ForwardRecord:
-    """What becomes of one connection (:class:`tele.conch.connection.relay.RelayWatch`)."""
+    """What becomes of one connection (:class:`tele.conch.connection.relay.RelayObserver`)."""
 
     def __init__(
         self, records: ForwardRecords, kind: str, fields: dict[str, str], accepted: bool

@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from tele.admission.slots import Slots
 from tele.capacity.descriptors import Account, Lease
-from tele.conch.forwarding.listening import LISTENING_LIMIT, Kind, Listeners, Peer
+from tele.conch.forwarding.listening import LISTENING_LIMIT, ChannelType, Listeners, Peer
 from tele.conch.forwarding.local import ForwardRequest, IForwarder, LocalRequest
 from tele.conch.forwarding.remote import (
     PATH_CHANNEL,
@@ -171,7 +171,7 @@ class Forwards:
         """The grant is another: listen for nothing any more that it does not give, and forward as
         many connections as it says.
         """
-        self._slots.look(self._user)
+        self._slots.check(self._user)
         for key in self._listeners.all:
             if not self._allowed.listens(key):
                 self._listeners.remove(key)
@@ -208,7 +208,7 @@ class Forwards:
         except Exception as error:
             record.refused(error)
             raise
-        protocol.watch = record
+        protocol.observer = record
         return protocol
 
     async def _slot(self, record: ForwardRecord) -> None:
@@ -284,7 +284,7 @@ class Forwards:
                 "forwarded-tcpip", accepted=True, bound=bound, originator=join_address(*peer)
             )
 
-        kind = Kind(PORT_CHANNEL, lambda peer: port_channel(real, peer), watch)
+        kind = ChannelType(PORT_CHANNEL, lambda peer: port_channel(real, peer), watch)
         self._add(real, made, kind, "forward", said, lease)
         return port
 
@@ -300,7 +300,7 @@ class Forwards:
         def watch(_: Peer) -> Any:
             return self._records.begin("forwarded-streamlocal", accepted=True, bound=path)
 
-        kind = Kind(PATH_CHANNEL, lambda _: path_channel(request), watch)
+        kind = ChannelType(PATH_CHANNEL, lambda _: path_channel(request), watch)
         self._add(request, [made.socket], kind, "forward", said, lease, made.close)
         return 0
 
@@ -328,7 +328,7 @@ class Forwards:
         def watch(_: Peer) -> Any:
             return self._records.begin(_AGENT, accepted=True, bound=said["bound"])
 
-        kind = Kind(AGENT_CHANNEL, lambda _: b"", watch)
+        kind = ChannelType(AGENT_CHANNEL, lambda _: b"", watch)
         self._add(_AGENT, [made.socket], kind, "agent", said, lease, made.close)
         self._agent_path = made.path
 
@@ -355,7 +355,7 @@ class Forwards:
         def describe(peer: Peer) -> bytes:
             return string(peer[0].encode()) + uint32(peer[1])
 
-        kind = Kind(DISPLAY_CHANNEL, describe, watch, once=request.single)
+        kind = ChannelType(DISPLAY_CHANNEL, describe, watch, once=request.single)
         self._add(bound, made, kind, "forward", said, lease)
         return Display(number, request, lambda: self._listeners.remove(bound))
 
@@ -371,7 +371,7 @@ class Forwards:
         lease: Lease | None = None
         try:
             allowed()
-            if not self._listeners.has_room:
+            if not self._listeners.can_add:
                 raise AccessDenied(f"no more than {LISTENING_LIMIT} forwards listen at once")
             await self._records.ready()
             lease = self._account.take(ASKING)
@@ -388,7 +388,7 @@ class Forwards:
         self,
         key: object,
         made: list[sockets.socket],
-        kind: Kind,
+        kind: ChannelType,
         event: str,
         said: dict[str, Any],
         lease: Lease,
@@ -403,7 +403,7 @@ class Forwards:
 
         # Making it took a while, and the client may have made it long: what counts is now.
         allowed = not self._closed and self._allowed.listens(key)
-        if not allowed or key in self._listeners or not self._listeners.has_room:
+        if not allowed or key in self._listeners or not self._listeners.can_add:
             for each in made:
                 each.close()
             closed()

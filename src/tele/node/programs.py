@@ -34,7 +34,7 @@ from tele.conch.session.programs import (
     ProgramRequest,
     PtyRequest,
 )
-from tele.errors import AccessDenied, InvalidInput, Unavailable, quoted
+from tele.errors import InvalidInput, Unavailable, quoted
 from tele.interfaces import ISubsystem, SubsystemSession
 from tele.log import make_logger
 from tele.model.access import INTERNAL_SFTP, Grant
@@ -178,8 +178,6 @@ class NodePrograms:
     async def _start(
         self, request: ProgramRequest, launching: Callable[[Launched], None]
     ) -> Program | SpokenProgram:
-        if request.pty is not None and not self._visit.grant.permit_pty:
-            raise AccessDenied("a terminal is not permitted here", "pty")
         launched = self._what(request)
         if launched.kind == "subsystem" and not launched.files:
             subsystem = self._subsystem(request.command)

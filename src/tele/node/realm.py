@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from attrs import evolve
+from attrs import evolve, frozen
 from twisted.conch.interfaces import IConchUser
 from twisted.cred.portal import IRealm
 from twisted.internet.defer import Deferred
@@ -96,6 +96,28 @@ class Accounts:
         self.workers.close()
 
 
+@frozen
+class Login:
+    """What a decision about a connection depends on. The certificate itself is not kept."""
+
+    identity: UserIdentity
+    login: str
+    limits: CertificateLimits
+
+    @classmethod
+    def of(cls, credentials: CertificateCredentials) -> Login:
+        """Return what ``credentials`` say."""
+        checked = credentials.checked
+        limits = CertificateLimits(
+            permit_pty=PTY in checked.extensions,
+            port_forwarding=PORT_FORWARDING in checked.extensions,
+            agent_forwarding=AGENT_FORWARDING in checked.extensions,
+            x11_forwarding=X11_FORWARDING in checked.extensions,
+            force_command=checked.force_command,
+        )
+        return cls(checked.identity, credentials.login, limits)
+
+
 @implementer(IRealm)
 class NodeRealm:
     """Decides who may be what on this node.
@@ -118,7 +140,7 @@ class NodeRealm:
         self._labels = labels
         self._receive = receive
         self._accounts = accounts
-        self._present: dict[Visitor, CertificateCredentials] = {}
+        self._present: dict[Visitor, Login] = {}
         self._review = Review(
             reactor,
             lambda: member.state,
@@ -148,12 +170,13 @@ class NodeRealm:
     async def _request(self, credentials: CertificateCredentials, interfaces: Any) -> Answer:
         if IConchUser not in interfaces:
             raise Unavailable("this server has SSH users only")
-        grant = self._admit(credentials)
+        login = Login.of(credentials)
+        grant = self._admit(login)
         # Name services may wait for a network; the reactor must not.
         await self._accounts.check(grant.login, grant.identity.user)
         # That took a while: what counts is what is decided now.
-        visitor = self._receive(self._admit(credentials), credentials)
-        self._present[visitor] = credentials
+        visitor = self._receive(self._admit(login), credentials)
+        self._present[visitor] = login
         visitor.arrived()
 
         def left() -> None:
@@ -182,7 +205,7 @@ class NodeRealm:
     def _all_labels(self) -> dict[str, str]:
         return {**self._labels(), **self._member.bound_labels}
 
-    def _admit(self, credentials: CertificateCredentials) -> Grant:
+    def _admit(self, login: Login) -> Grant:
         member = self._member
         if member.identity.expires <= now(self._reactor):
             raise Unavailable(
@@ -196,7 +219,7 @@ class NodeRealm:
                 "this node cannot record sessions as the cluster says, and lets nobody in:"
                 f" {problem}"
             )
-        decision = self._decide(credentials, credentials.checked.identity)
+        decision = self._decide(login, login.identity)
         if isinstance(decision, Denied):
             raise AccessDenied(decision.message, decision.reason.value)
         if not (member.can_record or decision.break_glass):
@@ -205,33 +228,24 @@ class NodeRealm:
 
     def _again(self, visitor: Visitor) -> None:
         """Decide about somebody who is in; the end of their certificate is not their end."""
-        credentials = self._present.get(visitor)
-        if credentials is None:
+        login = self._present.get(visitor)
+        if login is None:
             return  # they left meanwhile
-        identity = evolve(credentials.checked.identity, expires=LATEST)
-        decision = self._decide(credentials, identity, visitor.visit.session_id)
+        identity = evolve(login.identity, expires=LATEST)
+        decision = self._decide(login, identity, visitor.visit.session_id)
         if isinstance(decision, Denied):
             visitor.expelled(decision)
         else:
             visitor.regranted(evolve(decision, expires=visitor.grant.expires))
 
-    def _decide(
-        self, credentials: CertificateCredentials, identity: UserIdentity, session_id: str = ""
-    ) -> Grant | Denied:
-        checked = credentials.checked
+    def _decide(self, login: Login, identity: UserIdentity, session_id: str = "") -> Grant | Denied:
         return self._member.policy.decide(
             identity,
-            credentials.login,
+            login.login,
             self._all_labels(),
             now(self._reactor),
             self._member.host_id,
-            CertificateLimits(
-                permit_pty=PTY in checked.extensions,
-                port_forwarding=PORT_FORWARDING in checked.extensions,
-                agent_forwarding=AGENT_FORWARDING in checked.extensions,
-                x11_forwarding=X11_FORWARDING in checked.extensions,
-                force_command=checked.force_command,
-            ),
+            login.limits,
             session_id,
         )
 

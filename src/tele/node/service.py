@@ -344,7 +344,7 @@ class NodeService(Service):
         if self._port is not None:
             port, self._port = self._port, None
             await maybeDeferred(port.stopListening)
-        await self._farewell.say(self._shutdown_grace, "the node is shutting down")
+        await self._farewell.start(self._shutdown_grace, "the node is shutting down")
         self._realm.stop()
         self._names.close()
         self._accounts.close()

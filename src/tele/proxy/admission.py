@@ -20,7 +20,7 @@ from typing import Final, Protocol
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from tele.admission.limits import STARTUPS_PER_HOME, STARTUPS_PER_SOURCE, Limits
+from tele.admission.limits import STARTUPS_PER_MEMBER, STARTUPS_PER_SOURCE, Limits
 from tele.admission.places import Places
 from tele.admission.rate_limiter import RateLimiter
 from tele.model.addresses import source_network
@@ -59,7 +59,7 @@ class AdmissionLimits:
     relays_per_source: int = RELAYS_PER_SOURCE
     tls_burst: int = TLS_BURST
     tls_per_second: int = TLS_PER_SECOND
-    member_weight: int = STARTUPS_PER_HOME // STARTUPS_PER_SOURCE
+    member_weight: int = STARTUPS_PER_MEMBER // STARTUPS_PER_SOURCE
 
 
 def limits_for(limits: Limits, descriptors: int) -> AdmissionLimits:
@@ -73,7 +73,7 @@ def limits_for(limits: Limits, descriptors: int) -> AdmissionLimits:
         pending_per_source=min(PENDING_PER_SOURCE, max(1, pending // 4)),
         relays=relays,
         relays_per_source=min(RELAYS_PER_SOURCE, relays),
-        member_weight=max(1, limits.startups_per_home // limits.startups_per_source),
+        member_weight=max(1, limits.startups_per_member // limits.startups_per_source),
     )
 
 

@@ -20,10 +20,12 @@ from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from tele.audit.lines import log_line
 from tele.conch.connection.channel import Channel
 from tele.conch.connection.relay import StreamEnd
+from tele.conch.connection.windows import ISharedWindows, WindowBudget
 from tele.conch.forwarding.local import read_request
 from tele.errors import AccessDenied, TeleError, Unreachable
 from tele.loop import Expiry
@@ -63,6 +65,7 @@ class JumpContext:
     logged_out: Callable[[JumpAvatar], None]
 
 
+@implementer(ISharedWindows)
 class JumpAvatar(MemberAvatar):
     """A user on one connection. ``remote_addr`` is (host, port)."""
 
@@ -81,7 +84,7 @@ class JumpAvatar(MemberAvatar):
         self.expiry = expiry
         self.remote_addr = remote_addr
         #: What the windows of all connections of the user may have together.
-        self.window_budget = context.usage.add_connection(identity.user, self)
+        self.window_budget: WindowBudget | None = context.usage.add_connection(identity.user, self)
         #: See :mod:`tele.conch.transport.keepalive`.
         self.keepalive_interval = 0.0
         #: Whether it is decided that the connection ends.

@@ -121,7 +121,7 @@ class ProxyService(Service):
             self._ssh.stopFactory()
         if self._router is not None:
             self._router.drain()
-        await self._drain.say(self._shutdown_grace, "the proxy is shutting down")
+        await self._drain.start(self._shutdown_grace, "the proxy is shutting down")
         if self._jump is not None:
             self._jump.stop()
         if self._router is not None:

@@ -1,17 +1,16 @@
-"""How do bytes get between the kernel and the packet buffers without a copy too many?
+"""How are bytes moved between the kernel and the packet buffers without a copy?
 
-Twisted's TCP transports, with four changes: they read into the shared scratch buffer, they
-send at once instead of in the next turn of the reactor, they say when they are drained, and they
-end when their peer is gone (:mod:`tele.sockets.tcp`).
-With any other protocol than ours they behave like Twisted's.
+Twisted's TCP transports with four changes: they read into the shared buffer, send at once instead
+of in the next turn of the reactor, notify the protocol when all is sent, and are closed when their
+peer does not respond (:mod:`tele.sockets.tcp`). With a protocol that is not one of
+:mod:`tele.sockets.protocols` they behave like Twisted's.
 
 Invariants:
 
 * Everything that Twisted promises of a TCP transport stays true.
-* A connection that counts for somebody (a :class:`~tele.capacity.descriptors.Lease`) counts
-  until its socket is closed, and is not made when it would be one too many.
-* What touches private names of Twisted (``_tempDataLen``) is here and nowhere else, and a
-  test says so when they change.
+* A descriptor that is counted (:class:`~tele.capacity.descriptors.Lease`) is counted until the
+  socket is closed, and no connection is made beyond the limit.
+* Only this module uses private names of Twisted (``_tempDataLen``); a test fails when they change.
 """
 
 from __future__ import annotations
@@ -25,92 +24,83 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import (
     IAddress,
     IConnector,
+    IHostnameResolver,
     IListeningPort,
     IProtocol,
+    IReactorFDSet,
     IReactorPluggableNameResolver,
+    IReactorTime,
 )
 from twisted.internet.protocol import ClientFactory, Factory
 from twisted.python.failure import Failure
-from zope.interface import Attribute, Interface, alsoProvides, directlyProvides, providedBy
+from zope.interface import alsoProvides, directlyProvides, providedBy
 
 from tele.capacity.accepting import PatientPort
 from tele.capacity.descriptors import Lease
 from tele.log import make_logger
 from tele.model.addresses import plain_host
 from tele.sockets.buffers import MAX_PACKET, READ_SIZE, RECEIVED
-from tele.sockets.tcp import MACHINE_SECONDS, PERSON_SECONDS, notice_dead_peer
+from tele.sockets.protocols import BufferReceiver, DirectProtocol, SocketReader
+from tele.sockets.tcp import MACHINE_SECONDS, USER_SECONDS, notice_dead_peer
 from tele.wire.packets import OVERHEAD
 
 log = make_logger(__name__)
 
 BACKLOG = 1024
-#: After a read of less than this a peer may drip: what it sent is not moved for each piece.
+#: After a read of less than this only the missing bytes are read: a peer may send a packet in many
+#: small pieces, and what is kept is not moved for each of them.
 SMALL_READ = 4096
 
 
-def plain_peer(address: Any) -> Any:
-    """Return ``address`` as the IPv4 address that it is, if it is a mapped one."""
-    host = getattr(address, "host", "")
-    plain = plain_host(host)
-    return address if plain == host else peer_address((plain, address.port))
+def plain_peer(address: IAddress) -> IAddress:
+    """Return ``address``, an IPv4-mapped one as IPv4 address."""
+    if not isinstance(address, IPv4Address | IPv6Address):
+        return address
+    plain = plain_host(address.host)
+    return address if plain == address.host else peer_address((plain, address.port))
 
 
-def peer_address(of: tuple[str, int]) -> Any:
-    """Return (host, port) as Twisted's address of a TCP peer."""
+def peer_address(of: tuple[str, int]) -> IPv4Address | IPv6Address:
+    """Return (host, port) as Twisted's address."""
     host, port = of
     return IPv6Address("TCP", host, port) if ":" in host else IPv4Address("TCP", host, port)
 
 
-class IBufferReceiver(Interface):
-    """A protocol that takes what was received from the shared buffer."""
-
-    kept = Attribute("bytes | bytearray: the beginning of what is received next")
-    missing = Attribute("int: bytes that ``kept`` lacks to be a packet; 0: not known")
-
-    def buffer_received(end: int) -> None:
-        """``RECEIVED[:end]`` was received, beginning with what was kept."""
-
-    def drained() -> None:
-        """The socket has taken all that was sent."""
-
-
 class DirectSocket(tcp.Connection):
-    """What is common to both ends."""
+    """The common part of all direct transports."""
 
     _claimed: IAddress | None = None
     _last_read = READ_SIZE
-    #: What an accepted connection counts for; given back when the socket is closed.
+    #: The descriptors that this connection counts as; released when the socket is closed.
     lease: Lease | None = None
 
     def claim_peer(self, address: IAddress) -> None:
-        """Answer ``address`` when asked for the peer: whoever passes the connection on, and is
-        trusted, says that it comes from there.
-        """
+        """Return ``address`` as the peer from now on: a trusted proxy relays it from there."""
         self._claimed = address
 
-    def getPeer(self) -> Any:
+    def getPeer(self) -> IAddress:
         """See ``ITransport``."""
         below: Any = super()
         return self._claimed or plain_peer(below.getPeer())
 
     def speak_to(self, protocol: IProtocol) -> None:
-        """Call ``protocol`` itself: endpoints put a wrapper between, which knows only
+        """Call ``protocol`` itself, without the wrapper that endpoints make, which has only
         Twisted's methods. For a protocol that is being connected.
         """
         self.protocol = cast(Any, protocol)
 
     def is_machine(self) -> None:
-        """The peer is a machine of the cluster: if it is gone that is noticed soon."""
+        """Close soon when the peer, a machine of the cluster, does not respond any more."""
         notice_dead_peer(self.socket)
 
     def pending(self) -> int:
-        """Return how many bytes wait for the kernel to take them."""
+        """Return how many bytes wait to be sent."""
         return len(self.dataBuffer) - self.offset + self._tempDataLen
 
     def send_now(self, view: memoryview) -> None:
-        """Send without waiting for the reactor; only what the kernel does not take waits.
+        """Send at once; only what the kernel does not take waits.
 
-        An error of the socket shows in the next turn, as Twisted's ``write`` does it.
+        An error of the socket is handled in the next turn, as by Twisted's ``write``.
         """
         if not self.connected or self.disconnecting:
             return
@@ -124,19 +114,16 @@ class DirectSocket(tcp.Connection):
             self.write(bytes(view[sent:]))
 
     def doRead(self) -> Any:
-        """Read into the scratch buffer, if the protocol takes it from there.
-
-        Or let the protocol read where it wants to, with ``socket_readable(socket)``, which
-        returns what Twisted's ``doRead`` does.
-        """
+        """Read into the shared buffer, or let the protocol read the socket itself."""
         protocol: Any = self.protocol
-        if not IBufferReceiver.providedBy(protocol):
-            read = getattr(protocol, "socket_readable", None)
-            return super().doRead() if read is None else read(self.socket)
+        if isinstance(protocol, SocketReader):
+            return protocol.socket_readable(self.socket)
+        if not isinstance(protocol, BufferReceiver):
+            return super().doRead()
         kept = protocol.kept
         start = len(kept)
         if start > MAX_PACKET + OVERHEAD:
-            return super().doRead()  # it holds, and should not be read from at all
+            return super().doRead()  # reading is paused
         if start and self._last_read < SMALL_READ and protocol.missing:
             return self._read_missing(protocol)
         if start:
@@ -153,8 +140,8 @@ class DirectSocket(tcp.Connection):
         protocol.buffer_received(start + size)
         return None
 
-    def _read_missing(self, protocol: Any) -> Any:
-        """Read what the unfinished packet lacks, or a part of it, which is added to it."""
+    def _read_missing(self, protocol: BufferReceiver) -> Any:
+        """Read at most what the unfinished packet lacks."""
         try:
             data = self.socket.recv(protocol.missing)
         except BlockingIOError:
@@ -168,24 +155,24 @@ class DirectSocket(tcp.Connection):
         return None
 
     def connectionLost(self, reason: Failure) -> None:
-        """The socket is closed."""
+        """Release the descriptor."""
         lease, self.lease = self.lease, None
         super().connectionLost(reason)
         if lease is not None:
             lease.release()
 
     def doWrite(self) -> Any:
-        """Send what waits, and tell the protocol when nothing does any more."""
+        """Send what waits, and notify the protocol when all is sent."""
         result = super().doWrite()
         if result is None and not self.pending():
-            drained = getattr(self.protocol, "drained", None)
-            if drained is not None:
-                drained()
+            protocol: Any = self.protocol
+            if isinstance(protocol, DirectProtocol):
+                protocol.drained()
         return result
 
 
 class DirectServer(DirectSocket, tcp.Server):
-    """A connection that was accepted: a person's, until somebody says otherwise."""
+    """An accepted connection, by default a user's."""
 
     def __init__(
         self,
@@ -194,14 +181,14 @@ class DirectServer(DirectSocket, tcp.Server):
         client: Any,
         server: Any,
         sessionno: int,
-        reactor: Any,
+        reactor: IReactorFDSet,
     ) -> None:
-        notice_dead_peer(sock, PERSON_SECONDS)
+        notice_dead_peer(sock, USER_SECONDS)
         super().__init__(sock, protocol, client, server, sessionno, reactor)
 
 
 class DirectClient(DirectSocket, tcp.Client):
-    """A connection that was made, to a machine."""
+    """A connection to a machine."""
 
     def createInternetSocket(self) -> sockets.socket:
         """See ``tcp.Client``."""
@@ -211,16 +198,18 @@ class DirectClient(DirectSocket, tcp.Client):
 
 
 class DirectLocal(DirectSocket):
-    """A connected UNIX socket, which somebody else has made."""
+    """A connected UNIX socket."""
 
-    def __init__(self, connected: sockets.socket, protocol: IProtocol, reactor: Any) -> None:
+    def __init__(
+        self, connected: sockets.socket, protocol: IProtocol, reactor: IReactorFDSet
+    ) -> None:
         super().__init__(connected, protocol, reactor)
         self.logstr = "local"
         self.connected = 1
         self.startReading()
 
     def getPeer(self) -> UNIXAddress:
-        """See ``ITransport``; who connects to a UNIX socket has no address."""
+        """See ``ITransport``; the peer of a UNIX socket has no address."""
         return UNIXAddress(None)
 
     def getHost(self) -> UNIXAddress:
@@ -228,10 +217,10 @@ class DirectLocal(DirectSocket):
         return UNIXAddress(None)
 
     def setTcpNoDelay(self, enabled: bool) -> None:
-        """Do nothing: there is no TCP that could delay."""
+        """Do nothing: this is not TCP."""
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
-        """Do nothing: the kernel knows when the other end is gone."""
+        """Do nothing: the kernel knows when the peer closes."""
 
 
 class DirectPort(PatientPort):
@@ -245,26 +234,25 @@ class DirectPort(PatientPort):
 
     def shortage(self, why: str) -> None:
         """See :class:`PatientPort`."""
-        log.warn("nobody can be accepted on port {port} until it ends: {why}",
-                 port=self._realPortNumber, why=why)  # fmt: skip
+        log.warn("no connection can be accepted", port=self._realPortNumber, error=why)
 
     def not_taken(self) -> None:
         """See :class:`PatientPort`."""
-        log.failure("a connection could not be taken")
+        log.failure("connection not accepted")
 
 
 class DirectConnector(tcp.Connector):
-    """A connector whose connection is direct, and counts as ``lease``."""
+    """A connector of direct connections, counted as ``lease``."""
 
     lease: Lease | None = None
 
     def connectionFailed(self, reason: Failure) -> None:
-        """It was not made."""
+        """Release the descriptor."""
         self._release()
         super().connectionFailed(reason)
 
     def connectionLost(self, reason: Failure) -> None:
-        """It is closed."""
+        """Release the descriptor."""
         self._release()
         super().connectionLost(reason)
 
@@ -278,7 +266,11 @@ class DirectConnector(tcp.Connector):
 
 
 def listen(
-    reactor: Any, port: int, factory: Factory[Any], interface: str = "", backlog: int = BACKLOG
+    reactor: IReactorFDSet,
+    port: int,
+    factory: Factory[Any],
+    interface: str = "",
+    backlog: int = BACKLOG,
 ) -> IListeningPort:
     """Listen like ``reactor.listenTCP``, with direct connections."""
     listening = DirectPort(port, factory, backlog, interface, reactor)
@@ -287,15 +279,16 @@ def listen(
 
 
 def adopt(
-    reactor: Any,
+    reactor: IReactorFDSet,
     accepted: sockets.socket | int,
     protocol: IProtocol,
     seen: bytes = b"",
     lease: Lease | None = None,
 ) -> None:
-    """Give a connected socket (or the descriptor of one, which is ours from now on) to
-    ``protocol``, with the bytes that were read already. Raises OSError if it is not connected.
-    ``lease`` is what it counts for, which is released when it is closed.
+    """Connect ``protocol`` to a connected socket, or its descriptor, which is owned from now on.
+
+    ``seen`` are bytes that were read already. ``lease`` is released when the socket is closed.
+    Raises OSError if it is not connected.
     """
     if isinstance(accepted, int):
         accepted = sockets.socket(fileno=accepted)
@@ -313,22 +306,25 @@ def adopt(
 
 
 class _Adopted:
-    """Stands for the port that an adopted connection never had; only its repr asks."""
+    """In the place of a port, for the repr of an adopted connection."""
 
     def __init__(self, number: int) -> None:
         self._realPortNumber = number
 
 
 class DirectReactor:
-    """A reactor for client endpoints: its TCP connections are direct, all else is as it was.
+    """A reactor for client endpoints that makes direct TCP connections.
 
-    ``HostnameEndpoint(DirectReactor(reactor), ...)`` connects directly to each address.
-    With ``resolver`` (an ``IHostnameResolver``) that one looks names up for it. With ``take`` each
-    attempt is counted: what it raises is why there is none.
+    ``HostnameEndpoint(DirectReactor(reactor), ...)`` makes one to each address it tries.
+    ``resolver`` (an ``IHostnameResolver``) resolves names for it. ``take`` counts a descriptor for
+    each attempt, or raises.
     """
 
     def __init__(
-        self, reactor: Any, resolver: Any = None, take: Callable[[], Lease] | None = None
+        self,
+        reactor: IReactorTime,
+        resolver: IHostnameResolver | None = None,
+        take: Callable[[], Lease] | None = None,
     ) -> None:
         self._reactor = reactor
         self._take = take

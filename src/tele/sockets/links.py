@@ -1,9 +1,9 @@
-"""What is below an SSH transport, and can it take more?
+"""How does an SSH transport use the transport below it?
 
 Invariants:
 
-* A link is busy from the moment it could not take everything until it has taken it all.
-* Bytes that are given to a link are copied before the call returns, or are on the wire.
+* A link is busy from the moment it could not send everything until it has sent it all.
+* Bytes given to a link are copied or sent before the call returns.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from tele.sockets.direct import DirectSocket
 
 
 class Link(Protocol):
-    """The way to the peer."""
+    """The connection to the peer."""
 
     @property
     def busy(self) -> bool:
-        """Whether it has not yet taken all that was sent."""
+        """Whether bytes wait to be sent."""
 
     @property
     def waiting(self) -> int:
-        """How many bytes it has not taken yet, about."""
+        """About how many bytes wait to be sent."""
 
     def send(self, view: memoryview) -> None:
-        """Send bytes of a scratch buffer."""
+        """Send bytes of a shared buffer."""
 
     def close(self) -> None:
         """Close once everything is sent."""
@@ -45,7 +45,7 @@ class Link(Protocol):
 
 
 class SocketLink:
-    """A socket of ours: sends at once, keeps only what the kernel does not take."""
+    """A direct socket: sends at once, keeps only what the kernel does not take."""
 
     __slots__ = ("_socket",)
 
@@ -85,7 +85,7 @@ class SocketLink:
 
 @implementer(IPushProducer)
 class TransportLink:
-    """Any other Twisted transport. Those that tell producers to pause tell us."""
+    """Any other Twisted transport, as one of its push producers if it has them."""
 
     __slots__ = ("_drained", "_registered", "_transport", "busy", "waiting")
 
@@ -124,17 +124,17 @@ class TransportLink:
         self._call("resumeProducing")
 
     def pauseProducing(self) -> None:
-        """The transport has enough."""
+        """The buffer of the transport is full."""
         self.busy = True
 
     def resumeProducing(self) -> None:
-        """The transport has sent what it had."""
+        """The buffer of the transport is empty."""
         self.busy = False
         self.waiting = 0
         self._drained()
 
     def stopProducing(self) -> None:
-        """The connection is gone."""
+        """The connection is closed."""
         self.busy = True
         self._registered = False
 

@@ -1,15 +1,15 @@
-"""When does a TCP connection end whose peer is gone without a word?
+"""When is a TCP connection closed whose peer does not respond any more?
 
-A machine that loses its power, or its network, says nothing: without questions its connections
-would live for ever. The kernel asks, and ends them (tcp(7)); the questions also keep the entries of
-NAT gateways alive, which forget connections that are silent for some minutes.
+A machine that loses power or network sends nothing: without keepalive probes its connections would
+stay open forever. The kernel sends probes and closes them (tcp(7)). Probes also keep the entries of
+NAT gateways, which forget connections that are silent for some minutes.
 
 Invariants:
 
-* Between machines of the cluster, and to targets of forwards, a dead peer is found within
-  :data:`MACHINE_SECONDS`, whether bytes wait for it or not.
-* A person's connection bears a laptop that sleeps: it ends after :data:`PERSON_SECONDS`. What asks
-  on the level of SSH may end it earlier, as the cluster's rules say.
+* Connections between machines of the cluster, and to targets of forwards, are closed after
+  :data:`MACHINE_SECONDS`, whether bytes wait to be sent or not.
+* A user's connection survives a laptop that sleeps: it is closed after :data:`USER_SECONDS`. SSH
+  keepalive may close it earlier, by the cluster's rules.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ import contextlib
 import socket
 from typing import Any, Final
 
-#: How long a machine may be silent that is asked, in seconds.
+#: Seconds after which the connection of a machine that does not respond is closed.
 MACHINE_SECONDS: Final = 120
-#: The same of a person's machine: as with OpenSSH's sshd on Linux.
-PERSON_SECONDS: Final = 7200
-#: A silence of so many seconds is followed by a question; and so many are between two of these.
+#: The same of a user's machine: as with OpenSSH's sshd on Linux.
+USER_SECONDS: Final = 7200
+#: Seconds of silence before the first probe, and between two probes.
 IDLE_SECONDS: Final = 60
 BETWEEN_SECONDS: Final = 15
-#: More questions than this the kernel does not take.
-QUESTIONS_LIMIT: Final = 127
+#: The kernel accepts no more probes than this.
+PROBES_LIMIT: Final = 127
 
 
 def notice_dead_peer(connected: socket.socket, seconds: int = MACHINE_SECONDS) -> None:
-    """Have the kernel end ``connected`` when its peer is gone for ``seconds``.
+    """Have the kernel close ``connected`` when its peer does not respond for ``seconds``.
 
-    Nothing happens to a socket that is not TCP, or that is closed already.
+    A socket that is not TCP, or is closed, is left alone.
     """
     if connected.family not in (socket.AF_INET, socket.AF_INET6):
         return
     idle = min(IDLE_SECONDS, seconds // 3)
-    between = max(min(BETWEEN_SECONDS, idle), -(-(seconds - idle) // QUESTIONS_LIMIT))
+    between = max(min(BETWEEN_SECONDS, idle), -(-(seconds - idle) // PROBES_LIMIT))
     wanted = {
         "TCP_KEEPIDLE": idle,
         "TCP_KEEPINTVL": between,
         "TCP_KEEPCNT": (seconds - idle) // between,
-        "TCP_USER_TIMEOUT": seconds * 1000,  # what was sent and is not acknowledged
+        "TCP_USER_TIMEOUT": seconds * 1000,  # unacknowledged data
     }
     with contextlib.suppress(OSError):
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in wanted.items():
-            option = getattr(socket, name, None)  # other systems have fewer of them
+            option = getattr(socket, name, None)  # not on every system
             if option is not None:
                 connected.setsockopt(socket.IPPROTO_TCP, option, value)
 

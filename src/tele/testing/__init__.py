@@ -1,17 +1,17 @@
-"""What does a program use to test what it builds on tele? Fakes, none of which needs a network.
+"""Which fakes does a program use to test what it builds on tele? None needs a network.
 
-A clock of :class:`World` moves when a test says so, and bytes when a test carries them.
-Certificates, keys, packets and protocols are the real ones.
+The clock of :class:`World` is advanced by the test, which also carries bytes between the ends.
+Certificates, keys, packets and protocols are real.
 
-Invariant: names only; nothing here is imported by what runs.
+Invariant: names only; no service of tele imports this package.
 """
 
 from __future__ import annotations
 
 from tele.store.memory import MemoryBackend
-from tele.testing.authority import PretendedAuth
+from tele.testing.authority import FakeAuthority
 from tele.testing.clocks import SettableClock
-from tele.testing.links import HandReactor, LinkEnd
+from tele.testing.links import LinkEnd, ManualReactor
 from tele.testing.recorder import MemoryRecorder, MemoryRecording
 from tele.testing.ssh import Address, Avatar, Ends, Realm, RecordingConnection, World
 
@@ -19,12 +19,12 @@ __all__ = [
     "Address",
     "Avatar",
     "Ends",
-    "HandReactor",
+    "FakeAuthority",
     "LinkEnd",
+    "ManualReactor",
     "MemoryBackend",
     "MemoryRecorder",
     "MemoryRecording",
-    "PretendedAuth",
     "Realm",
     "RecordingConnection",
     "SettableClock",

@@ -1,6 +1,6 @@
-"""How do members behave whose auth issues real certificates, and goes away when told to?
+"""How does a member behave when auth is unreachable, refuses, or has removed it? A fake auth.
 
-Invariant: it answers at once and keeps what it was told.
+Invariant: it issues real certificates, answers at once, and keeps every call and its request.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ CLUSTER = "small"
 
 @implementer(IAuthority)
 @define
-class PretendedAuth:
-    """Answers what a member asks; keeps what it was told."""
+class FakeAuthority:
+    """Answers the calls of a member, and keeps their requests. Unreachable while ``away``."""
 
     clock: Clock
     life: timedelta = timedelta(hours=24)
@@ -74,12 +74,12 @@ class PretendedAuth:
 
     @property
     def network(self) -> Network:
-        """The network that leads here and nowhere else."""
+        """A network in which every address is this auth."""
         return Network(self._connect, self._fetch)
 
     def _connect(
         self, reactor: Any, addresses: Sequence[str], identity: Any, trust: Any, server_name: str
-    ) -> PretendedAuth:
+    ) -> FakeAuthority:
         assert server_name == f"auth.{CLUSTER}"
         return self
 
@@ -94,7 +94,7 @@ class PretendedAuth:
         return succeed(ClusterInfo(CLUSTER, "1", now(self.clock), self.state.authorities))
 
     def close(self) -> None:
-        """The connection is not needed any more."""
+        """Count a closed connection."""
         self.closed += 1
 
     # -- operations -------------------------------------------------------------------
@@ -184,13 +184,13 @@ class PretendedAuth:
         return done
 
     def change(self, **changes: Any) -> None:
-        """The state changes, and the followers hear it."""
+        """Change the state and send it to all followers."""
         self.state = evolve(self.state, revision=self.state.revision + 1, **changes)
         for receiver, _ in self._followers:
             receiver(self.state)
 
     def leave(self) -> None:
-        """Go away: streams break, calls fail."""
+        """Become unreachable: streams break, calls fail."""
         self.away = True
         followers, self._followers = self._followers, []
         for _, done in followers:

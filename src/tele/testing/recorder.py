@@ -1,6 +1,6 @@
-"""What did a recorder hear? One that keeps it in memory.
+"""What did a session record? A recorder in memory.
 
-Invariant: it answers at once, and what it refuses it refuses before the session.
+Invariant: it answers at once; a refusal comes before the session starts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from tele.model.session import RecordingStart
 @implementer(IRecording)
 @define
 class MemoryRecording:
-    """One session. ``closed`` is why it ended; set ``paused`` and call :meth:`resume`."""
+    """The recording of one session. ``closed`` is the reason of its end. Set ``paused`` to stop the
+    session, and call :meth:`resume`.
+    """
 
     start: RecordingStart
     frames: list[Frame] = field(factory=list)
@@ -40,7 +42,7 @@ class MemoryRecording:
             callback()
 
     def resume(self) -> None:
-        """The recorder has caught up."""
+        """Let the session continue."""
         self.paused = False
         waiting, self._waiting = self._waiting, []
         for callback in waiting:
@@ -55,7 +57,7 @@ class MemoryRecording:
 @implementer(IRecorder)
 @define
 class MemoryRecorder:
-    """Keeps what it hears of each session, or refuses with ``refusal``."""
+    """Keeps the frames of each session, or refuses with ``refusal``."""
 
     refusal: TeleError | None = None
     recordings: list[MemoryRecording] = field(factory=list)

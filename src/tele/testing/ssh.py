@@ -1,6 +1,6 @@
-"""How do a real client and a real server of SSH meet, in memory and with a fake clock?
+"""How are a real SSH client and a real SSH server connected in memory, with a fake clock?
 
-Invariant: keys, certificates and packets are real; only link and clock are not.
+Invariant: keys, certificates and packets are real; link and clock are fakes.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from tele.certs.keys import PrivateKey
 from tele.conch.client.transport import ClientIdentity, HostVerifier, LoginTransport
 from tele.conch.server.credentials import CertificateCredentials, DeniedAttempt, Trust, make_portal
 from tele.conch.server.factory import ServerAlgorithms, SSHServerFactory
+from tele.conch.transport.datapath import IDataService
 from tele.conch.transport.exchange import HostKeys
 from tele.model.identity import HostRole
 from tele.testing.clocks import SettableClock
@@ -42,14 +43,15 @@ CLUSTER = "test"
 
 
 def clock_at_start() -> SettableClock:
-    """Return a clock that stands at :data:`START`."""
+    """Return a clock that shows :data:`START`."""
     clock = SettableClock()
     clock.advance(START.timestamp())
     return clock
 
 
+@implementer(IDataService)
 class RecordingConnection(SSHService):
-    """A connection service that writes down what it gets."""
+    """A connection service that keeps every call in ``calls`` and all data in ``data``."""
 
     name = b"ssh-connection"
 
@@ -58,15 +60,15 @@ class RecordingConnection(SSHService):
         self.data = bytearray()
 
     def serviceStarted(self) -> None:
-        """Write it down."""
+        """Keep the call."""
         self.calls.append(("started",))
 
     def serviceStopped(self) -> None:
-        """Write it down."""
+        """Keep the call."""
         self.calls.append(("stopped",))
 
     def packetReceived(self, messageNum: int, packet: bytes) -> None:
-        """Write it down."""
+        """Keep the call."""
         self.calls.append(("packet", messageNum, packet))
 
     def channel_data(self, number: int, view: memoryview) -> None:
@@ -74,7 +76,7 @@ class RecordingConnection(SSHService):
         self.data += view
 
     def channel_extended_data(self, number: int, code: int, view: memoryview) -> None:
-        """Write it down."""
+        """Keep the call."""
         self.calls.append(("extended", number, code, bytes(view)))
 
 
@@ -91,7 +93,7 @@ class Avatar(ConchUser):
 @implementer(IRealm)
 @define
 class Realm:
-    """Lets everybody in, unless a test sets ``answer``; writes down who came and went."""
+    """Accepts every login, unless a test sets ``answer``; keeps logins and logouts in ``calls``."""
 
     calls: list[tuple[str, str]] = Factory(list)
     answer: Callable[[CertificateCredentials], Deferred[Any]] | None = None
@@ -104,7 +106,7 @@ class Realm:
         return succeed(self.admit(avatarId))
 
     def admit(self, credentials: CertificateCredentials) -> tuple[Any, Avatar, Any]:
-        """Return what lets these credentials in."""
+        """Return what ``requestAvatar`` returns for accepted credentials."""
 
         def log_out() -> None:
             self.calls.append(("logout", credentials.login))
@@ -153,7 +155,7 @@ class World:
         return issue_host(self.host_authority, key.public.blob, request, START, os.urandom)
 
     def certify(self, key: PrivateKey | None = None, **changes: Any) -> Certificate:
-        """A user certificate for alice, logins alice and root, unless changed."""
+        """Return a user certificate for alice, logins alice and root, unless changed."""
         authority = changes.pop("authority", self.user_authority)
         now = changes.pop("now", START)
         usual = UserCertificateRequest(
@@ -168,7 +170,7 @@ class World:
         return ClientIdentity(self.user_key, self.certify(**changes), login)
 
     def verifier(self, name: str = "web1") -> HostVerifier:
-        """Return what knows the host by ``name``."""
+        """Return what accepts the host's certificate for ``name``."""
         return HostVerifier({self.host_authority.public.blob}, (name,))
 
     def client(
@@ -177,7 +179,7 @@ class World:
         verifier: HostVerifier | None = None,
         limits: Limits | None = None,
     ) -> Any:
-        """Return a client's end that has no transport yet."""
+        """Return a client's end without a transport."""
         return LoginTransport(
             self.clock,
             verifier or self.verifier(),
@@ -187,19 +189,19 @@ class World:
         )
 
     def server(self) -> Any:
-        """A server's end that has no transport yet."""
+        """Return a server's end without a transport."""
         protocol = self.factory.buildProtocol(Address())
         assert protocol is not None
         return protocol
 
     def alone(self) -> tuple[Any, StringTransport]:
-        """A server's end whose peer is the test itself."""
+        """Return a server's end whose peer is the test itself."""
         server, transport = self.server(), StringTransport(peerAddress=Address())
         server.makeConnection(transport)
         return server, transport
 
     def connect(self, client: Any | None = None, server: Any | None = None) -> Ends:
-        """Join both ends; nothing is carried yet."""
+        """Connect both ends, without carrying bytes."""
         client = client or self.client()
         server = server or self.server()
         server_link = iosim.FakeTransport(server, True, Address(2), Address())
@@ -212,7 +214,7 @@ class World:
 @implementer(IAddress)
 @define
 class Address:
-    """Where the ends of the link are; documentation addresses."""
+    """The address of an end of the link: one for documentation (RFC 5737)."""
 
     port: int = 1
     host: str = "192.0.2.1"
@@ -220,7 +222,7 @@ class Address:
 
 @define
 class Ends:
-    """A client and a server that are connected."""
+    """A connected client and server."""
 
     client: Any
     server: Any

@@ -1,14 +1,14 @@
-"""How do two ends come to a shared secret?
+"""How do two ends agree on a shared secret?
 
 ``curve25519-sha256`` (RFC 8731), ``ecdh-sha2-nistp256`` (RFC 5656) and the hybrid
 ``mlkem768x25519-sha256`` (draft-ietf-sshm-mlkem-hybrid-kex): the client sends a share, the
-server answers with one, both know a secret.
+server replies with one, and both derive the secret.
 
 Invariants:
 
-* A share is checked for its exact size before anything is computed with it; one that leads
-  to no secret (a point of small order, an invalid KEM key) is the peer's fault.
-* A secret is returned as encoded in the exchange hash, and kept by nobody here.
+* A share is checked for its exact size before anything is computed with it. One that yields no
+  secret (a point of small order, an invalid KEM key) is a protocol error.
+* A secret is returned as encoded in the exchange hash, and is not kept.
 * Randomness is that of ``cryptography`` when it makes keys.
 """
 
@@ -146,8 +146,7 @@ METHODS: Final[Mapping[bytes, Method]] = {
     b"curve25519-sha256@libssh.org": _CURVE25519,
     b"ecdh-sha2-nistp256": Method(_P256, _respond_p256),
 }
-#: What a server offers unless it is told otherwise: the curve of NIST is for clients that may
-#: use no other.
+#: Offered by a server by default. The NIST curve is for clients that may use no other.
 SERVER_METHODS: Final = tuple(name for name in METHODS if b"nistp" not in name)
 
 

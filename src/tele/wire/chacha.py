@@ -91,7 +91,7 @@ class ChachaOpener(CipherOpener):
         super().__init__(limit, sequence)
         self._body, self._length = _contexts(key)
 
-    def open(self, source: memoryview, start: int, end: int, room: memoryview) -> int:
+    def open(self, source: memoryview, start: int, end: int, buffer: memoryview) -> int:
         """See :class:`Opener`. A wrong tag is a :class:`ProtocolError` of MAC_ERROR."""
         self.needed = 0
         body = start + LENGTH_SIZE
@@ -113,8 +113,8 @@ class ChachaOpener(CipherOpener):
             Poly1305.verify_tag(tag_key, source[start:stop], bytes(source[stop:tag_end]))
         except InvalidSignature:
             raise not_authentic() from None
-        self._body.update_into(source[body:stop], room[:length])
-        self.payload_end = payload_end(room[0], length)
+        self._body.update_into(source[body:stop], buffer[:length])
+        self.payload_end = payload_end(buffer[0], length)
         self.sequence = (self.sequence + 1) & WRAP
         self.packets += 1
         self.octets += tag_end - start

@@ -2,10 +2,10 @@
 
 Invariants:
 
-* A packet is authenticated as it was sent, encrypted: by the cipher itself, or by a MAC of
-  the ``etm`` kind. Of a cipher that authenticates, no MAC is negotiated.
-* The client's order decides in SSH. OpenSSH up to 9 prefers ChaCha20, which costs twice the
-  time of AES where the processor has it: who wants it offered has to say so.
+* The encrypted packet is authenticated: by the cipher itself, or by an ``-etm`` MAC. For a cipher
+  that authenticates no MAC is negotiated.
+* The client's order decides. OpenSSH up to 9 prefers ChaCha20, which takes twice the time of AES
+  with hardware support: a server offers it only by configuration.
 * Keys are derived once per exchange and direction and are kept by the cipher alone.
 """
 
@@ -34,9 +34,9 @@ KEY_SIZES: Final[Mapping[bytes, int]] = {
     b"aes256-ctr": 32,
     _CHACHA: 64,
 }
-#: All that there are: what a client of ours offers, who chooses.
+#: All ciphers; offered by our client.
 CIPHERS: Final = tuple(KEY_SIZES)
-#: What a server offers unless it is told otherwise.
+#: Offered by a server by default.
 SERVER_CIPHERS: Final = tuple(name for name in CIPHERS if name != _CHACHA)
 MACS: Final = tuple(HASHES)
 

@@ -102,7 +102,7 @@ class EtmOpener(CipherOpener):
         self._mac = HMAC(mac_key, HASHES[mac])
         self._tag_size = HASHES[mac].digest_size
 
-    def open(self, source: memoryview, start: int, end: int, room: memoryview) -> int:
+    def open(self, source: memoryview, start: int, end: int, buffer: memoryview) -> int:
         """See :class:`Opener`. A wrong MAC is a :class:`ProtocolError` of MAC_ERROR."""
         self.needed = 0
         body = start + LENGTH_SIZE
@@ -123,8 +123,8 @@ class EtmOpener(CipherOpener):
             mac.verify(bytes(source[stop:tag_end]))
         except InvalidSignature:
             raise not_authentic() from None
-        self._stream.update_into(source[body:stop], room[:length])
-        self.payload_end = payload_end(room[0], length)
+        self._stream.update_into(source[body:stop], buffer[:length])
+        self.payload_end = payload_end(buffer[0], length)
         self.sequence = (self.sequence + 1) & WRAP
         self.packets += 1
         self.octets += tag_end - start

@@ -80,9 +80,9 @@ class Reader:
         return self._at == len(self._data)
 
     def end(self) -> None:
-        """Refuse anything that is left."""
+        """Raise :class:`ProtocolError` if anything is left."""
         if not self.at_end():
-            raise ProtocolError("a message goes on after its last field")
+            raise ProtocolError("a message with bytes after its last field")
 
 
 def uint32(value: int) -> bytes:

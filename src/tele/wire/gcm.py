@@ -5,12 +5,17 @@ counted up.
 
 Invariants:
 
-* No nonce is used twice: the count goes on whatever happens to a packet.
+* No nonce is used twice: the counter is increased whatever happens to a packet.
+* A direction that is idle keeps its key and no OpenSSL context, which takes 2.6 kB and less than a
+  microsecond to make.
 """
 
 from __future__ import annotations
 
-from typing import Final
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -31,17 +36,49 @@ IV_SIZE: Final = 12
 
 _NONCE_WRAP: Final = 0xFFFFFFFFFFFFFFFF
 
+#: Contexts that are kept whether they are used or not.
+CONTEXTS_KEPT: Final = 64
+#: Contexts that are checked for use when one more is made.
+_CHECKED: Final = 4
+
+#: The directions that have a context, and how many packets they had when they were last checked.
+_with_context: Final[deque[tuple[weakref.ref[GcmSealer | GcmOpener], int]]] = deque()
+
+
+def _context_made(direction: GcmSealer | GcmOpener) -> None:
+    """Note that ``direction`` has a context; idle directions lose theirs for it."""
+    _with_context.append((weakref.ref(direction), direction.packets))
+    for _ in range(min(_CHECKED, len(_with_context) - CONTEXTS_KEPT)):
+        reference, packets = _with_context.popleft()
+        checked = reference()
+        if checked is None:
+            continue
+        if checked.packets == packets:
+            checked.drop_context()
+        else:
+            _with_context.append((reference, checked.packets))
+
 
 class GcmSealer(CipherSealer):
     """AES-GCM, sending."""
 
-    __slots__ = ("_counter", "_encrypt_into", "_fixed")
+    __slots__ = ("__weakref__", "_counter", "_encrypt_into", "_fixed", "_key")
 
     def __init__(self, key: bytes, iv: bytes, padding: bytes, sequence: int = 0) -> None:
         super().__init__(padding, sequence)
-        self._encrypt_into = AESGCM(key).encrypt_into
+        self._key = key
+        self._encrypt_into: Callable[..., Any] | None = None
         self._fixed = iv[:4]
         self._counter = int.from_bytes(iv[4:12], "big")
+
+    @property
+    def has_context(self) -> bool:
+        """Whether it holds an OpenSSL context."""
+        return self._encrypt_into is not None
+
+    def drop_context(self) -> None:
+        """Make a new context for the next packet."""
+        self._encrypt_into = None
 
     def _encrypt(
         self,
@@ -57,7 +94,11 @@ class GcmSealer(CipherSealer):
         self._counter = (counter + 1) & _NONCE_WRAP
         out[at:body] = header
         nonce = self._fixed + counter.to_bytes(8, "big")
-        self._encrypt_into(nonce, plain, header, out[body:end])
+        encrypt_into = self._encrypt_into
+        if encrypt_into is None:
+            encrypt_into = self._encrypt_into = AESGCM(self._key).encrypt_into
+            _context_made(self)
+        encrypt_into(nonce, plain, header, out[body:end])
         self.sequence = (self.sequence + 1) & WRAP
         self.packets += 1
         self.octets += end - at
@@ -67,15 +108,25 @@ class GcmSealer(CipherSealer):
 class GcmOpener(CipherOpener):
     """AES-GCM, receiving."""
 
-    __slots__ = ("_counter", "_decrypt_into", "_fixed")
+    __slots__ = ("__weakref__", "_counter", "_decrypt_into", "_fixed", "_key")
 
     def __init__(self, key: bytes, iv: bytes, limit: int, sequence: int = 0) -> None:
         super().__init__(limit, sequence)
-        self._decrypt_into = AESGCM(key).decrypt_into
+        self._key = key
+        self._decrypt_into: Callable[..., Any] | None = None
         self._fixed = iv[:4]
         self._counter = int.from_bytes(iv[4:12], "big")
 
-    def open(self, source: memoryview, start: int, end: int, room: memoryview) -> int:
+    @property
+    def has_context(self) -> bool:
+        """Whether it holds an OpenSSL context."""
+        return self._decrypt_into is not None
+
+    def drop_context(self) -> None:
+        """Make a new context for the next packet."""
+        self._decrypt_into = None
+
+    def open(self, source: memoryview, start: int, end: int, buffer: memoryview) -> int:
         """See :class:`Opener`. A wrong tag is a :class:`ProtocolError` of MAC_ERROR."""
         self.needed = 0
         body = start + LENGTH_SIZE
@@ -92,11 +143,15 @@ class GcmOpener(CipherOpener):
         counter = self._counter
         self._counter = (counter + 1) & _NONCE_WRAP
         nonce = self._fixed + counter.to_bytes(8, "big")
+        decrypt_into = self._decrypt_into
+        if decrypt_into is None:
+            decrypt_into = self._decrypt_into = AESGCM(self._key).decrypt_into
+            _context_made(self)
         try:
-            self._decrypt_into(nonce, source[body:stop], header, room[:length])
+            decrypt_into(nonce, source[body:stop], header, buffer[:length])
         except InvalidTag:
             raise not_authentic() from None
-        self.payload_end = payload_end(room[0], length)
+        self.payload_end = payload_end(buffer[0], length)
         self.sequence = (self.sequence + 1) & WRAP
         self.packets += 1
         self.octets += stop - start

@@ -2,8 +2,8 @@
 
 Invariants:
 
-* The client's order decides; a marker is never taken for a method (RFC 8308, section 2.2).
-* A MAC is agreed on for a cipher that needs one; for others the lists are not looked at.
+* The client's order decides; a marker is never chosen as a method (RFC 8308, section 2.2).
+* A MAC is negotiated only for a cipher that needs one.
 * Compression is ``none``.
 """
 
@@ -27,6 +27,9 @@ STRICT_SERVER: Final = b"kex-strict-s-v00@openssh.com"
 _MARKERS: Final = frozenset({EXT_INFO_CLIENT, EXT_INFO_SERVER, STRICT_CLIENT, STRICT_SERVER})
 
 COMPRESSIONS: Final = (b"none",)
+
+#: Most extensions in one EXT_INFO.
+EXTENSIONS_LIMIT: Final = 32
 
 
 @frozen
@@ -84,7 +87,7 @@ def parse_kexinit(body: bytes) -> KexInit:
 
 @frozen
 class Agreement:
-    """What two KEXINITs amount to. ``wrong_guess``: the client's next KEX message is void.
+    """The algorithms negotiated. ``wrong_guess``: the client's next KEX message is ignored.
 
     A MAC is empty if its cipher needs none.
     """
@@ -99,9 +102,9 @@ class Agreement:
 
 
 def negotiate(client: KexInit, server: KexInit) -> Agreement:
-    """Return what ``client`` and ``server`` agree on.
+    """Return the algorithms of ``client`` and ``server``.
 
-    Raises :class:`ProtocolError` naming the kind of algorithm that they share none of.
+    Raises :class:`ProtocolError` with the kind of algorithm that has none in common.
     """
     cipher_to_server = _first_shared("cipher", client.ciphers_to_server, server.ciphers_to_server)
     cipher_to_client = _first_shared("cipher", client.ciphers_to_client, server.ciphers_to_client)
@@ -131,4 +134,15 @@ def _first_shared(kind: str, client: tuple[bytes, ...], server: tuple[bytes, ...
     for name in client:
         if name in server and name not in _MARKERS:
             return name
-    raise ProtocolError(f"we share no {kind}", KEY_EXCHANGE_FAILED)
+    raise ProtocolError(f"no common {kind}", KEY_EXCHANGE_FAILED)
+
+
+def parse_extensions(body: bytes) -> dict[bytes, bytes]:
+    """Read EXT_INFO (RFC 8308, section 2.3); ``body`` is without the message number."""
+    reader = Reader(body)
+    count = reader.uint32()
+    if count > EXTENSIONS_LIMIT:
+        raise ProtocolError("too many extensions")
+    pairs = [(reader.string(), reader.string()) for _ in range(count)]
+    reader.end()
+    return dict(pairs)

@@ -1,14 +1,14 @@
 """How does a payload become a packet, and a packet a payload (RFC 4253, section 6)?
 
-One object per direction: it owns the cipher, the sequence number and the counts that say
-when new keys are due. Before the first keys a packet is plain; after them it is as one of
-the families of ciphers makes it: ``gcm``, ``etm`` and ``chacha``, each in a module of its own.
+One object per direction owns the cipher, the sequence number and the counts by which new keys are
+due. Packets are plain before the first key exchange. The ciphers are in ``gcm``, ``etm`` and
+``chacha``.
 
 Invariants:
 
-* Nothing of a packet is looked at before it is authenticated, but its length.
+* Only the length of a packet is used before it is authenticated.
 * A packet has at least one byte of payload and 4 to 255 bytes of padding.
-* Every sealer takes channel data where they lie: the fast way is the only way of all ciphers.
+* Every sealer encrypts channel data where they lie, without a copy.
 * Input and output buffers are the caller's, and never overlap.
 """
 
@@ -31,7 +31,7 @@ MIN_PADDING: Final = 4
 OVERHEAD: Final = 96
 #: Bytes of padding that a sealer has to be given.
 PADDING_SIZE: Final = 32
-#: Room before the data of a data packet; that of CHANNEL_EXTENDED_DATA needs all of it.
+#: Bytes before the data of a data packet; CHANNEL_EXTENDED_DATA needs all of them.
 DATA_HEADER_SIZE: Final = 18
 
 WRAP: Final = 0xFFFFFFFF
@@ -52,9 +52,15 @@ class Sealer(Protocol):
         """Write the packet of ``payload`` to ``out`` at ``at``; return where it ends."""
 
     def seal_data(
-        self, room: memoryview, channel: int, size: int, code: int | None, out: memoryview, at: int
+        self,
+        buffer: memoryview,
+        channel: int,
+        size: int,
+        code: int | None,
+        out: memoryview,
+        at: int,
     ) -> int:
-        """Write the packet of channel data that lie in ``room`` from ``DATA_HEADER_SIZE`` on.
+        """Write the packet of channel data that lie in ``buffer`` from ``DATA_HEADER_SIZE`` on.
 
         The header before and the padding after the data are overwritten. ``code`` is None
         for CHANNEL_DATA, else the type of CHANNEL_EXTENDED_DATA. Returns where it ends.
@@ -62,9 +68,9 @@ class Sealer(Protocol):
 
 
 class Opener(Protocol):
-    """The receiving direction. ``limit`` is the longest packet length that is taken.
+    """The receiving direction. ``limit`` is the longest packet length that is accepted.
 
-    ``needed`` is the size of a packet that was not all there, once its length was; else 0.
+    ``needed`` is the size of an incomplete packet, if its length is known; else 0.
     """
 
     sequence: int
@@ -74,10 +80,10 @@ class Opener(Protocol):
     needed: int
     payload_end: int
 
-    def open(self, source: memoryview, start: int, end: int, room: memoryview) -> int:
-        """Take the packet at ``source[start:end]``; return its size, 0 if it is not all there.
+    def open(self, source: memoryview, start: int, end: int, buffer: memoryview) -> int:
+        """Decrypt the packet at ``source[start:end]``; return its size, 0 if it is incomplete.
 
-        The payload is ``room[1:payload_end]``. Raises :class:`ProtocolError`.
+        The payload is ``buffer[1:payload_end]``. Raises :class:`ProtocolError`.
         """
 
 
@@ -88,7 +94,7 @@ def _padding_for(size: int, block: int) -> int:
 
 
 class PlainSealer:
-    """Before keys."""
+    """Before the first key exchange."""
 
     __slots__ = ("octets", "packets", "sequence")
 
@@ -98,7 +104,7 @@ class PlainSealer:
         self.octets = 0
 
     def seal(self, payload: bytes, out: memoryview, at: int) -> int:
-        """See :class:`Sealer`. The padding is zeros: there is nothing to hide."""
+        """See :class:`Sealer`. The padding is zeros."""
         padding = _padding_for(LENGTH_SIZE + 1 + len(payload), PLAIN_BLOCK)
         length = 1 + len(payload) + padding
         end = at + LENGTH_SIZE + length
@@ -109,14 +115,20 @@ class PlainSealer:
         return end
 
     def seal_data(
-        self, room: memoryview, channel: int, size: int, code: int | None, out: memoryview, at: int
+        self,
+        buffer: memoryview,
+        channel: int,
+        size: int,
+        code: int | None,
+        out: memoryview,
+        at: int,
     ) -> int:
-        """See :class:`Sealer`. There are none before keys."""
+        """See :class:`Sealer`. Not allowed before the first key exchange."""
         raise ValueError("channel data before keys")
 
 
 class PlainOpener:
-    """Before keys."""
+    """Before the first key exchange."""
 
     __slots__ = ("limit", "needed", "octets", "packets", "payload_end", "sequence")
 
@@ -128,7 +140,7 @@ class PlainOpener:
         self.limit = limit
         self.payload_end = 0
 
-    def open(self, source: memoryview, start: int, end: int, room: memoryview) -> int:
+    def open(self, source: memoryview, start: int, end: int, buffer: memoryview) -> int:
         """See :class:`Opener`."""
         self.needed = 0
         if end - start < LENGTH_SIZE:
@@ -140,8 +152,8 @@ class PlainOpener:
         if stop > end:
             self.needed = stop - start
             return 0
-        room[:length] = source[start + LENGTH_SIZE : stop]
-        self.payload_end = payload_end(room[0], length)
+        buffer[:length] = source[start + LENGTH_SIZE : stop]
+        self.payload_end = payload_end(buffer[0], length)
         self.sequence = (self.sequence + 1) & WRAP
         self.packets += 1
         self.octets += stop - start
@@ -151,24 +163,24 @@ class PlainOpener:
 def payload_end(padding: int, length: int) -> int:
     """Return where a payload ends in a packet of ``length``. Raises :class:`ProtocolError`."""
     if not MIN_PADDING <= padding <= length - 2:
-        raise ProtocolError("a packet has padding that none can have")
+        raise ProtocolError("a packet with invalid padding")
     return length - padding
 
 
 def bad_length() -> ProtocolError:
-    """What is wrong with a packet of a length that none can have."""
-    return ProtocolError("a packet has a length that none can have")
+    """Return the error of a packet with an invalid length."""
+    return ProtocolError("a packet with an invalid length")
 
 
 def not_authentic() -> ProtocolError:
-    """What is wrong with a packet whose tag is not of its bytes."""
-    return ProtocolError("a packet is not authentic", MAC_ERROR)
+    """Return the error of a packet with a wrong MAC."""
+    return ProtocolError("a packet with a wrong MAC", MAC_ERROR)
 
 
 class CipherSealer(ABC):
     """Under keys. ``padding`` is at least ``PADDING_SIZE`` bytes of anything.
 
-    The packet without its length is a multiple of 16, whatever less the cipher asks for.
+    The packet without its length is a multiple of 16, more than some ciphers need.
     """
 
     __slots__ = ("_padding", "octets", "packets", "sequence")
@@ -187,25 +199,31 @@ class CipherSealer(ABC):
         return self._encrypt(length.to_bytes(4, "big"), plain, length, out, at)
 
     def seal_data(
-        self, room: memoryview, channel: int, size: int, code: int | None, out: memoryview, at: int
+        self,
+        buffer: memoryview,
+        channel: int,
+        size: int,
+        code: int | None,
+        out: memoryview,
+        at: int,
     ) -> int:
         """See :class:`Sealer`."""
         if code is None:
             start = _DATA_START
             padding = _padding_for(10 + size, BLOCK)
             length = 10 + size + padding
-            _DATA.pack_into(room, start, length, padding, CHANNEL_DATA, channel, size)
+            _DATA.pack_into(buffer, start, length, padding, CHANNEL_DATA, channel, size)
         else:
             start = 0
             padding = _padding_for(14 + size, BLOCK)
             length = 14 + size + padding
             _EXTENDED.pack_into(
-                room, 0, length, padding, CHANNEL_EXTENDED_DATA, channel, code, size
+                buffer, 0, length, padding, CHANNEL_EXTENDED_DATA, channel, code, size
             )
         data_end = DATA_HEADER_SIZE + size
-        room[data_end : data_end + padding] = self._padding[:padding]
+        buffer[data_end : data_end + padding] = self._padding[:padding]
         body = start + LENGTH_SIZE
-        return self._encrypt(room[start:body], room[body : body + length], length, out, at)
+        return self._encrypt(buffer[start:body], buffer[body : body + length], length, out, at)
 
     @abstractmethod
     def _encrypt(
@@ -220,7 +238,7 @@ class CipherSealer(ABC):
 
 
 class CipherOpener:
-    """What all openers under keys remember."""
+    """The common part of all openers with keys."""
 
     __slots__ = ("limit", "needed", "octets", "packets", "payload_end", "sequence")
 

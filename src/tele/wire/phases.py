@@ -1,8 +1,8 @@
 """Which message may the peer send now?
 
-The peer's side of an SSH connection as a table: phase, message number, next phase. What is
-not in the table ends the connection, with one exception: after authentication a number that
-SSH does not know is answered with UNIMPLEMENTED (RFC 4253, section 11.4).
+The peer's side of an SSH connection as a table: phase, message number, next phase. A message that
+is not in the table closes the connection, with one exception: after authentication a number that
+SSH does not define is answered with UNIMPLEMENTED (RFC 4253, section 11.4).
 
 Invariants:
 
@@ -23,7 +23,7 @@ from tele.wire import numbers as n
 
 
 class Phase(Enum):
-    """What we wait for."""
+    """What is expected next."""
 
     KEXINIT = "the first KEXINIT"
     KEX = "the first key exchange message"
@@ -97,8 +97,8 @@ _KNOWN: Final = frozenset(
 )
 
 
-class Gate:
-    """Admits the peer's messages. ``phase`` is what we wait for."""
+class MessageFilter:
+    """Admits the peer's messages. ``phase`` is what is expected next."""
 
     __slots__ = ("_table", "phase")
 
@@ -107,9 +107,9 @@ class Gate:
         self.phase = Phase.KEXINIT
 
     def admit(self, number: int) -> bool:
-        """Take one message. False: it is unknown, and is answered with UNIMPLEMENTED.
+        """Admit one message. False: its number is unknown, and it is answered with UNIMPLEMENTED.
 
-        Raises :class:`ProtocolError` if it may not come now.
+        Raises :class:`ProtocolError` if it is not allowed now.
         """
         following = self._table[self.phase].get(number)
         if following is not None:

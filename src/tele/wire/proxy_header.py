@@ -1,13 +1,13 @@
-"""Where does a connection come from that a load balancer passes on?
+"""Which client address does a load balancer report?
 
-The PROXY protocol, versions 1 and 2 (haproxy.org, proxy-protocol.txt): the balancer says so
-before the first byte of its client.
+The PROXY protocol, versions 1 and 2 (haproxy.org, proxy-protocol.txt): the balancer sends the
+address before the first byte of its client.
 
 Invariants:
 
-* No input or output: the answer is a value, "not yet", or a ProtocolError, at the first byte
-  that cannot be right.
-* Every length has a bound; addresses and numbers are read in the one form that they have.
+* Pure parsing: the result is a value, None for "incomplete", or a ProtocolError at the first
+  invalid byte.
+* Every length has a bound; addresses and numbers have one accepted form each.
 * Additions (TLVs), checksums among them, are skipped: the balancer is trusted or it is not.
 """
 
@@ -24,10 +24,10 @@ from tele.model.addresses import plain_host
 
 #: A header of version 1 has at most so many bytes, with its end of line (section 2.1).
 LINE_LIMIT: Final = 107
-#: What a header of version 2 may say, in bytes; real ones are below 600.
+#: Most bytes after the fixed part of a header of version 2; real ones are below 600.
 BLOCK_LIMIT: Final = 4096
 SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
-#: What a connection begins with that is made by the balancer, or by a proxy, itself.
+#: The header of a connection that the balancer, or a proxy, makes for itself.
 LOCAL: Final = SIGNATURE + b"\x20\0\0\0"
 
 _LINE: Final = b"PROXY "
@@ -44,9 +44,9 @@ _SIZES: Final = {_UNSPECIFIED: 0, _TCP4: 12, _TCP6: 36, _UNIX: 216}
 
 @frozen
 class ProxyHeader:
-    """``source`` is (host, port), None: the connection comes from where it seems to come from.
+    """``source`` is (host, port), or None: the address of the TCP connection is the client's.
 
-    ``size`` is how many bytes the header has.
+    ``size`` is the length of the header in bytes.
     """
 
     source: tuple[str, int] | None
@@ -54,7 +54,7 @@ class ProxyHeader:
 
 
 def looks_like_header(data: bytes) -> bool:
-    """Whether ``data`` begins as a header does, and as nothing else that we serve."""
+    """Whether ``data`` begins as a header, unlike any other protocol that is served."""
     return data.startswith((_LINE, SIGNATURE))
 
 
@@ -67,7 +67,7 @@ def parse_proxy_header(data: bytes) -> ProxyHeader | None:
         return _read_block(data)
     if data[: len(_LINE)] == _LINE[: len(data)]:
         return _read_line(data)
-    raise ProtocolError("there is no PROXY protocol header")
+    raise ProtocolError("no PROXY protocol header")
 
 
 def _read_line(data: bytes) -> ProxyHeader | None:
@@ -81,7 +81,7 @@ def _read_line(data: bytes) -> ProxyHeader | None:
         words = line.decode("ascii").split(" ")
     except UnicodeDecodeError:
         raise ProtocolError("PROXY header: not ASCII") from None
-    if words[1] == "UNKNOWN":  # whatever follows is to be ignored
+    if words[1] == "UNKNOWN":  # the rest is to be ignored
         return ProxyHeader(None, size)
     if len(words) != 6 or words[1] not in _FAMILIES:
         raise ProtocolError("PROXY header: not a family, two addresses and two ports")

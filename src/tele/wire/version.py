@@ -1,10 +1,9 @@
-"""What does a version line say (RFC 4253, section 4.2)?
+"""Which version lines are accepted (RFC 4253, section 4.2)?
 
 Invariants:
 
-* A server's visitor sends its version line first and at once; a client may have to skip
-  lines before the server's, up to a bound.
-* Only protocol 2.0 is spoken; ``1.99`` means it as well (section 5.1), from servers only.
+* A client sends its version line first. A server may send other lines before it, up to a bound.
+* Only protocol 2.0 is supported; from servers ``1.99`` means it as well (section 5.1).
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from tele.wire.numbers import PROTOCOL_VERSION_NOT_SUPPORTED
 
 #: Longest version line with its end.
 LINE_LIMIT: Final = 255
-#: Most bytes that may come before a server's version line.
+#: Most bytes before a server's version line.
 PREAMBLE_LIMIT: Final = 8192
 
 
 def take_version(data: bytes, from_server: bool) -> tuple[bytes, int] | None:
-    """Find the version line; None if it is not all there yet.
+    """Find the version line; None if it is incomplete.
 
-    Returns it without its end, and how many bytes of ``data`` were taken.
+    Returns it without its end, and how many bytes of ``data`` were used.
     """
     start = 0
     while True:
@@ -35,7 +34,7 @@ def take_version(data: bytes, from_server: bool) -> tuple[bytes, int] | None:
             raise ProtocolError("the first line is not an SSH version")
         limit = LINE_LIMIT if could_be else PREAMBLE_LIMIT
         if (end if end >= 0 else len(data)) - start >= limit or start > PREAMBLE_LIMIT:
-            raise ProtocolError("the version line does not end")
+            raise ProtocolError("the version line is too long")
         if end < 0:
             return None
         if is_version:
@@ -47,6 +46,6 @@ def take_version(data: bytes, from_server: bool) -> tuple[bytes, int] | None:
 def _check(line: bytes, from_server: bool) -> None:
     accepted = (b"SSH-2.0-", b"SSH-1.99-") if from_server else (b"SSH-2.0-",)
     if not line.startswith(accepted):
-        raise ProtocolError("only SSH 2.0 is spoken here", PROTOCOL_VERSION_NOT_SUPPORTED)
+        raise ProtocolError("only SSH 2.0 is supported", PROTOCOL_VERSION_NOT_SUPPORTED)
     if not all(32 <= byte < 127 for byte in line):
         raise ProtocolError("the version line is not printable ASCII")

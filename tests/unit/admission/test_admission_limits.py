@@ -1,4 +1,4 @@
-"""Counting strangers."""
+"""Counting unauthenticated connections."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def test_early_drop(inside: int, draw: float, enters: bool) -> None:
 
 
 def test_who_comes_alone_is_not_refused_by_chance() -> None:
-    """A few sources that use all of their shares keep out nobody else, until all is full."""
+    """A few sources that use all of their shares shut out no other, until all is full."""
     limits = fitted(Limits(startups=PROXY_STARTUPS), 100_000)
     startups = Startups(limits, lambda: 0.0)  # a draw that refuses wherever one is made
     for number in range(4):
-        while startups.enter(f"192.0.2.{number}", home=True):
+        while startups.enter(f"192.0.2.{number}", member=True):
             pass
     assert startups.enter("198.51.100.1") is not None
     assert startups.enter("198.51.100.1") is None
@@ -53,17 +53,19 @@ def test_who_comes_alone_is_not_refused_by_chance() -> None:
 
 @pytest.mark.parametrize("startups", [STARTUPS, PROXY_STARTUPS])
 @pytest.mark.parametrize("descriptors", [8, 64, 256, 100_000])
-def test_a_home_alone_keeps_nobody_out(startups: tuple[int, int, int], descriptors: int) -> None:
-    """Idle connections from behind the fleet's address refuse nobody who comes from elsewhere."""
+def test_a_member_source_alone_shuts_out_no_other(
+    startups: tuple[int, int, int], descriptors: int
+) -> None:
+    """Idle connections from the fleet's address do not make others be refused."""
     limits = fitted(Limits(startups=startups), descriptors)
     counted = Startups(limits, lambda: 0.0)
-    while counted.enter("192.0.2.1", home=True):
+    while counted.enter("192.0.2.1", member=True):
         pass
     assert counted.enter("198.51.100.1") is not None
 
 
 def test_fifty_at_once() -> None:
-    """A tool that logs in fifty times at once is let in; its source alone keeps nobody out."""
+    """A tool that logs in fifty times at once is let in; its source alone shuts out no other."""
     startups = Startups(Limits(), lambda: 0.0)  # a draw that refuses wherever one is made
     assert all(startups.enter("192.0.2.1") for _ in range(50))
     while startups.enter("192.0.2.1"):

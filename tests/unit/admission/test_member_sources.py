@@ -12,8 +12,8 @@ from tele.conch.server.connection_admission import ConnectionAdmission, Refused
 NAT = "192.0.2.1"
 
 
-def test_a_home_is_forgotten_after_a_day() -> None:
-    """A day after the last login of a member an address is a stranger's again."""
+def test_a_source_is_forgotten_after_a_day() -> None:
+    """A day after the last login of a member an address is forgotten."""
     member_sources = MemberSources()
     assert not member_sources.has(NAT, 0)
     member_sources.note(NAT, 0)
@@ -25,7 +25,7 @@ def test_a_home_is_forgotten_after_a_day() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    """Of too many homes the one that was used longest ago goes."""
+    """Of too many sources the one used least recently is forgotten."""
     member_sources = MemberSources(most=2)
     for at, host in enumerate(("192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.3")):
         member_sources.note(host, at)
@@ -35,57 +35,61 @@ def test_memory_is_bounded() -> None:
     assert not member_sources.has("192.0.2.2", 4)
 
 
-def test_homes_of_ipv6_are_networks() -> None:
-    """Members of one /64 are at one home, as strangers of it share a place."""
+def test_ipv6_sources_are_networks() -> None:
+    """Members of one /64 are one source, as for unauthenticated clients."""
     member_sources = MemberSources()
     member_sources.note("2001:db8::1", 0)
     assert member_sources.has("2001:db8::2", 0)
     assert not member_sources.has("2001:db8:0:1::1", 0)
 
 
-def make_door(per_source: int = 20, per_home: int = 50) -> tuple[Clock, ConnectionAdmission]:
-    """A door that refuses nobody by chance."""
-    heard: list[Refused] = []
+def make_admission(per_source: int = 20, per_member: int = 50) -> tuple[Clock, ConnectionAdmission]:
+    """An admission that refuses none by chance."""
+    reports: list[Refused] = []
     clock = Clock()
-    door = ConnectionAdmission(
+    admission = ConnectionAdmission(
         clock,
-        Limits(startups=(100, 0, 100), startups_per_source=per_source, startups_per_home=per_home),
+        Limits(
+            startups=(100, 0, 100),
+            startups_per_source=per_source,
+            startups_per_member=per_member,
+        ),
         lambda: 0.99,
         lambda _: False,
-        heard.append,
+        reports.append,
     )
-    return clock, door
+    return clock, admission
 
 
-def test_a_fleet_behind_one_address_comes_back_together() -> None:
-    """From where one member logged in, many may log in at once; not all that there is room for."""
-    _, door = make_door(per_source=2, per_home=50)
-    first = door.enter(NAT)
+def test_a_fleet_behind_one_address_reconnects_at_once() -> None:
+    """From an address of a member many may log in at once, but not take all places."""
+    _, admission = make_admission(per_source=2, per_member=50)
+    first = admission.enter(NAT)
     assert first is not None
-    assert door.enter(NAT) is not None
-    assert door.enter(NAT) is None
-    door.member_entered(NAT)
-    door.leave(first)
-    assert sum(door.enter(NAT) is not None for _ in range(100)) == 49
-    assert door.enter("192.0.2.2") is not None
-    door.close()
+    assert admission.enter(NAT) is not None
+    assert admission.enter(NAT) is None
+    admission.member_entered(NAT)
+    admission.leave(first)
+    assert sum(admission.enter(NAT) is not None for _ in range(100)) == 49
+    assert admission.enter("192.0.2.2") is not None
+    admission.close()
 
 
 def test_a_bad_node_does_not_shut_out_its_neighbours() -> None:
-    """Faults from a member's address shut nobody out; an address that is shut out is let in
+    """Faults from a member's address are not penalized; an address that is refused is admitted
     again once a member showed that it lives there.
     """
-    clock, door = make_door()
-    door.blame(NAT, Fault.CRASH)
-    assert door.enter(NAT) is None
-    door.member_entered(NAT)
-    assert door.enter(NAT) is not None
+    clock, admission = make_admission()
+    admission.penalize(NAT, Fault.CRASH)
+    assert admission.enter(NAT) is None
+    admission.member_entered(NAT)
+    assert admission.enter(NAT) is not None
     for _ in range(100):
-        door.blame(NAT, Fault.GRACE_EXCEEDED)
-    assert door.enter(NAT) is not None
-    door.blame("192.0.2.2", Fault.CRASH)
-    assert door.enter("192.0.2.2") is None
+        admission.penalize(NAT, Fault.GRACE_EXCEEDED)
+    assert admission.enter(NAT) is not None
+    admission.penalize("192.0.2.2", Fault.CRASH)
+    assert admission.enter("192.0.2.2") is None
     clock.advance(MEMBER_SOURCE_SECONDS)
-    door.blame(NAT, Fault.CRASH)
-    assert door.enter(NAT) is None
-    door.close()
+    admission.penalize(NAT, Fault.CRASH)
+    assert admission.enter(NAT) is None
+    admission.close()

@@ -1,4 +1,4 @@
-"""Who has to wait, for how long, and what remembering them costs."""
+"""Which sources are refused, for how long, and what remembering them costs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ HOST = "192.0.2.7"
 
 
 def test_faults_add_up_and_pass() -> None:
-    """Two refused logins shut nobody out, the third does, until the sum of them is over."""
+    """Two refused logins are tolerated, the third is not, until the sum of them is over."""
     penalties = Penalties()
-    assert not penalties.blame(HOST, Fault.AUTHFAIL, 0.0)
-    assert not penalties.blame(HOST, Fault.AUTHFAIL, 0.0)
+    assert not penalties.penalize(HOST, Fault.AUTHFAIL, 0.0)
+    assert not penalties.penalize(HOST, Fault.AUTHFAIL, 0.0)
     assert penalties.refuses(HOST, 0.0) is None
-    assert penalties.blame(HOST, Fault.AUTHFAIL, 0.0)
+    assert penalties.penalize(HOST, Fault.AUTHFAIL, 0.0)
     assert penalties.refuses(HOST, 0.0) is Fault.AUTHFAIL
     assert penalties.refuses(HOST, 14.9) is Fault.AUTHFAIL
     assert penalties.refuses(HOST, 15.0) is None
@@ -26,9 +26,9 @@ def test_faults_add_up_and_pass() -> None:
 
 
 def test_slow_faults_do_not_add_up() -> None:
-    """One in ten seconds is what a forgetful person does."""
+    """One in ten seconds is what a forgetful user does."""
     penalties = Penalties()
-    assert not any(penalties.blame(HOST, Fault.AUTHFAIL, 10.0 * turn) for turn in range(100))
+    assert not any(penalties.penalize(HOST, Fault.AUTHFAIL, 10.0 * turn) for turn in range(100))
 
 
 @pytest.mark.parametrize("fault", list(Fault))
@@ -37,7 +37,7 @@ def test_each_fault_has_its_seconds(fault: Fault) -> None:
     rules = PenaltyRules(refuseconnection=7.0, min=0.0)
     penalties = Penalties(rules)
     seconds = rules.seconds(fault)
-    assert penalties.blame(HOST, fault, 100.0)
+    assert penalties.penalize(HOST, fault, 100.0)
     assert penalties.refuses(HOST, 100.0 + seconds - 0.01) is fault
     assert Penalties(rules).refuses(HOST, 0.0) is None
     assert seconds == {"crash": 90, "authfail": 5, "noauth": 1, "refuseconnection": 7}.get(
@@ -48,25 +48,25 @@ def test_each_fault_has_its_seconds(fault: Fault) -> None:
 def test_no_seconds_is_no_penalty() -> None:
     """A fault that costs nothing is not even remembered."""
     penalties = Penalties(PenaltyRules(noauth=0.0, min=0.0))
-    assert not penalties.blame(HOST, Fault.NOAUTH, 0.0)
+    assert not penalties.penalize(HOST, Fault.NOAUTH, 0.0)
     assert len(penalties) == 0
 
 
 def test_never_longer_than_the_most() -> None:
-    """However many faults: after ``max`` seconds without one, whoever it was may come again."""
+    """However many faults: after ``max`` seconds without one, the source is admitted again."""
     penalties = Penalties()
     for _ in range(1000):
-        penalties.blame(HOST, Fault.CRASH, 50.0)
+        penalties.penalize(HOST, Fault.CRASH, 50.0)
     assert penalties.refuses(HOST, 50.0 + 599.9)
     assert penalties.refuses(HOST, 50.0 + 600.0) is None
-    assert not penalties.blame(HOST, Fault.NOAUTH, 700.0)
+    assert not penalties.penalize(HOST, Fault.NOAUTH, 700.0)
     assert len(penalties) == 1
 
 
 def test_coming_while_shut_out_may_cost() -> None:
-    """With ``refuseconnection`` who does not wait waits longer."""
+    """With ``refuseconnection`` an early connection extends the penalty."""
     penalties = Penalties(PenaltyRules(refuseconnection=10.0))
-    penalties.blame(HOST, Fault.CRASH, 0.0)
+    penalties.penalize(HOST, Fault.CRASH, 0.0)
     assert penalties.refuses(HOST, 1.0)
     assert penalties.refuses(HOST, 95.0)
 
@@ -77,7 +77,7 @@ def test_coming_while_shut_out_may_cost() -> None:
 def test_who_is_never_shut_out(host: str) -> None:
     """The machine itself, and what has no address, share a place with everybody."""
     penalties = Penalties()
-    assert not any(penalties.blame(host, Fault.CRASH, 0.0) for _ in range(10))
+    assert not any(penalties.penalize(host, Fault.CRASH, 0.0) for _ in range(10))
     assert penalties.refuses(host, 0.0) is None
     assert len(penalties) == 0
 
@@ -85,27 +85,29 @@ def test_who_is_never_shut_out(host: str) -> None:
 def test_exempt_networks() -> None:
     """An operator's own proxies and NATs are exempt."""
     penalties = Penalties(PenaltyRules(exempt=(*LOOPBACK, ip_network("192.0.2.0/29"))))
-    assert not penalties.blame(HOST, Fault.CRASH, 0.0)
-    assert penalties.blame("192.0.2.8", Fault.CRASH, 0.0)
+    assert not penalties.penalize(HOST, Fault.CRASH, 0.0)
+    assert penalties.penalize("192.0.2.8", Fault.CRASH, 0.0)
 
 
 def test_networks_are_one_source() -> None:
-    """An IPv6 /64 is one visitor; mapped IPv4 addresses are the IPv4 addresses that they are."""
+    """An IPv6 /64 is one source; mapped IPv4 addresses are the IPv4 addresses that they are."""
     penalties = Penalties()
-    penalties.blame("2001:db8:1:2::1%eth0", Fault.CRASH, 0.0)
+    penalties.penalize("2001:db8:1:2::1%eth0", Fault.CRASH, 0.0)
     assert penalties.refuses("2001:db8:1:2:ffff::9", 0.0)
     assert penalties.refuses("2001:db8:1:3::1", 0.0) is None
-    penalties.blame("::ffff:192.0.2.7", Fault.CRASH, 0.0)
+    penalties.penalize("::ffff:192.0.2.7", Fault.CRASH, 0.0)
     assert penalties.refuses(HOST, 0.0)
     wide = Penalties(PenaltyRules(ipv4_bits=24))
-    wide.blame(HOST, Fault.CRASH, 0.0)
+    wide.penalize(HOST, Fault.CRASH, 0.0)
     assert wide.refuses("192.0.2.250", 0.0)
 
 
 def flood(penalties: Penalties, count: int, now: float = 0.0) -> None:
     """Faults of as many sources."""
     for number in range(count):
-        penalties.blame(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", Fault.CRASH, now)
+        penalties.penalize(
+            f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", Fault.CRASH, now
+        )
 
 
 @pytest.mark.parametrize("overflow", list(Overflow))
@@ -117,21 +119,21 @@ def test_memory_is_bounded(overflow: Overflow) -> None:
     assert len(penalties) == 100
     assert len(penalties._ends) <= 2 * 100 + 17
     for _ in range(10_000):
-        penalties.blame("10.0.0.1", Fault.NOAUTH, 2.0)
+        penalties.penalize("10.0.0.1", Fault.NOAUTH, 2.0)
     assert len(penalties._ends) <= 2 * 100 + 17
-    penalties.blame(HOST, Fault.NOAUTH, 10_000.0)
+    penalties.penalize(HOST, Fault.NOAUTH, 10_000.0)
     assert len(penalties) == 1
 
 
 def test_overflow() -> None:
-    """When full, ``permissive`` forgets the mildest and ``deny-all`` lets nobody new in."""
+    """When full, ``permissive`` forgets the mildest and ``deny-all`` admits no new source."""
     rules = PenaltyRules(max_sources=3, overflow=Overflow.PERMISSIVE)
     for overflow in Overflow:
         penalties = Penalties(evolve(rules, overflow=overflow))
-        penalties.blame(HOST, Fault.CRASH, 0.0)
-        penalties.blame("192.0.2.8", Fault.GRACE_EXCEEDED, 0.0)
-        penalties.blame("192.0.2.9", Fault.CRASH, 0.0)
-        penalties.blame("192.0.2.10", Fault.CRASH, 0.0)
+        penalties.penalize(HOST, Fault.CRASH, 0.0)
+        penalties.penalize("192.0.2.8", Fault.GRACE_EXCEEDED, 0.0)
+        penalties.penalize("192.0.2.9", Fault.CRASH, 0.0)
+        penalties.penalize("192.0.2.10", Fault.CRASH, 0.0)
         denies = overflow is Overflow.DENY_ALL
         assert penalties.refuses(HOST, 1.0) is Fault.CRASH
         assert (penalties.refuses("192.0.2.10", 1.0) is Fault.CRASH) is not denies

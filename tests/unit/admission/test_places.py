@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tele.admission.places import Places
 
 
-def test_the_oldest_of_ones_own_makes_room() -> None:
-    """A source that uses up its share ends its own oldest connection, and nobody else's."""
+def test_the_oldest_of_the_same_source_is_displaced() -> None:
+    """A source that uses up its share closes its own oldest connection, and no other's."""
     places: Places[int] = Places(100, 2, newest_wins=True)
     assert [places.enter(n, "a") for n in (1, 2)] == [None, None]
     assert places.enter(9, "b") is None
@@ -42,7 +42,7 @@ def test_a_crowd_gives_way_to_who_comes_alone(newest_wins: bool) -> None:
 
 
 def test_many_sources_that_use_the_same_do_not_keep_anybody_out() -> None:
-    """Among those who say at once what they want, the newest has a chance, whoever is there."""
+    """Where clients send a request at once, the newest connection gets a place."""
     places: Places[int] = Places(10, 5, newest_wins=True)
     for n in range(10):
         places.enter(n, f"source{n}")
@@ -53,7 +53,7 @@ def test_many_sources_that_use_the_same_do_not_keep_anybody_out() -> None:
     assert steady.enter(10, "another") == 10
 
 
-def test_a_home_has_more_and_gives_way_later() -> None:
+def test_a_larger_weight_gives_more_places() -> None:
     """A fleet behind one address has a larger share, and is not the fullest by its number."""
     places: Places[str] = Places(12, 3, newest_wins=True)
     for n in range(9):

@@ -1,4 +1,4 @@
-"""Token buckets, and reports that are left out: bounded memory, and nobody hides another."""
+"""Token buckets, and reports that are left out: bounded memory, and no source hides another."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_bursts_and_rates() -> None:
 
 
 def test_reports_count_what_it_leaves_out() -> None:
-    """The next that is said says how many were not."""
+    """The next one that is made counts those left out."""
     limiter = ReportLimiter(RateLimiter(1, 1))
     assert [limiter.admit(9.0) for _ in range(4)] == [0, None, None, None]
     assert limiter.admit(10.0) == 3
@@ -33,7 +33,7 @@ def test_an_amount_is_taken_or_nothing() -> None:
     assert limiter.take("", 2.0, 2)
 
 
-def test_a_source_leaves_room_for_others() -> None:
+def test_a_source_does_not_silence_others() -> None:
     """One that makes reports all the time does not hide what another one does (attack)."""
     limiter = ReportLimiter(RateLimiter(10, 1), RateLimiter(2, 0.1))
     assert [limiter.admit(0.0, "a") for _ in range(100)] == [0, 0, *[None] * 98]
@@ -44,7 +44,7 @@ def test_a_source_leaves_room_for_others() -> None:
 
 
 def test_keys_are_bounded() -> None:
-    """Whoever was not heard of for longest is forgotten first."""
+    """The key used least recently is forgotten first."""
     limiter = RateLimiter(1, 0, most=3)
     for key in ("a", "b", "c", "a", "d"):
         limiter.take(key, 0.0)
@@ -54,7 +54,7 @@ def test_keys_are_bounded() -> None:
 
 
 def test_a_rate_is_a_burst_and_then_so_many_a_second() -> None:
-    """What is used comes back with time, up to the burst; a refusal costs nothing."""
+    """Units are refilled with time, up to the burst; a refusal costs nothing."""
     rates = RateLimiter(burst=10, per_second=2)
     assert rates.take("a", 0, 10)
     assert not rates.take("a", 0)
@@ -65,7 +65,7 @@ def test_a_rate_is_a_burst_and_then_so_many_a_second() -> None:
     assert not rates.take("a", 1000)
 
 
-def test_whoever_asks_too_fast_waits_and_then_is_refused() -> None:
+def test_a_caller_that_is_too_fast_waits_and_then_is_refused() -> None:
     """Debts are paid with time, one after the other, and there is an end to them."""
     rates = RateLimiter(burst=4, per_second=2)
     assert rates.wait("a", 0, 4, 5) == 0
@@ -74,7 +74,7 @@ def test_whoever_asks_too_fast_waits_and_then_is_refused() -> None:
     assert rates.wait("a", 4, 2, 5) == 1
 
 
-def test_rates_of_strangers_do_not_fill_the_memory() -> None:
+def test_rates_of_many_sources_have_bounded_memory() -> None:
     """However many keys there are, so many are remembered, and each costs the same."""
     rates = RateLimiter(burst=1, per_second=1, most=10)
 

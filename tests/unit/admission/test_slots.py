@@ -16,7 +16,7 @@ def entered(slots: Slots, key: str, most: int, names: str, called: list[str]) ->
 
 
 def test_the_rest_waits_in_order() -> None:
-    """Who waits is called when somebody leaves, the first one first, and each key by itself."""
+    """A waiting caller is called when another leaves, in order, each key by itself."""
     slots, called = Slots(waiting=10), list[str]()
     made = entered(slots, "alice", 2, "abcde", called)
     entered(slots, "bob", 2, "x", called)
@@ -31,7 +31,7 @@ def test_the_rest_waits_in_order() -> None:
 
 
 def test_what_waits_is_bounded() -> None:
-    """One too many is refused, and whoever waits is not harmed."""
+    """One too many is refused, and those that wait are not affected."""
     slots, called = Slots(waiting=2), list[str]()
     made = entered(slots, "alice", 1, "abc", called)
     assert slots.enter("alice", lambda: 1, lambda: None) is None
@@ -41,14 +41,14 @@ def test_what_waits_is_bounded() -> None:
 
 
 def test_a_limit_counts_as_it_is_when_it_counts() -> None:
-    """With a larger one all that it lets in are called; with a smaller one nobody is."""
+    """With a larger one all that it lets in are called; with a smaller one none is."""
     slots, called, most = Slots(waiting=10), list[str](), [1]
     made = [
         slots.enter("alice", lambda: most[0], lambda name=name: called.append(name))  # type: ignore[misc]
         for name in "abcd"
     ]
     most[0] = 3
-    slots.look("alice")
+    slots.check("alice")
     assert called == ["a", "b", "c"]
     assert made[0] is not None
     slots.leave(made[0])
@@ -61,7 +61,7 @@ def test_a_limit_counts_as_it_is_when_it_counts() -> None:
 
 
 def test_nothing_is_left_behind() -> None:
-    """Keys whose slots have all been left are forgotten, also where there was no room at all."""
+    """Keys whose slots have all been left are forgotten, also where the limit was 0."""
     slots, called = Slots(waiting=0), list[str]()
     assert slots.enter("bob", lambda: 0, lambda: None) is None
     slots = Slots(waiting=5)

@@ -73,7 +73,7 @@ def test_connections_before_login_fit(descriptors: int) -> None:
     begin, _, full = limits.startups
     assert full <= descriptors
     assert 0 < limits.startups_per_source < begin <= full
-    assert limits.startups_per_home < full
+    assert limits.startups_per_member < full
     assert full + limits.waiting <= descriptors
     assert fitted(Limits(), 1424) == Limits()
 

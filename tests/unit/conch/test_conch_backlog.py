@@ -1,4 +1,4 @@
-"""What waits keeps its order and its bytes."""
+"""A backlog keeps the order of its bytes, and all of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def taken(backlog: Backlog, size: int) -> bytes:
 
 @given(st.lists(st.binary(max_size=100)), st.integers(1, 50))
 def test_bytes_leave_in_order(pieces: list[bytes], step: int) -> None:
-    """However they came and however they are taken."""
+    """Whatever the sizes of the pieces in which they come and leave."""
     backlog = Backlog()
     for piece in pieces:
         backlog.append(piece)
@@ -30,7 +30,7 @@ def test_bytes_leave_in_order(pieces: list[bytes], step: int) -> None:
 
 
 def test_more_may_come_while_the_front_is_sent() -> None:
-    """The front cannot grow while somebody looks at it: what comes is kept after it."""
+    """The front does not grow while it is being sent: new bytes follow it."""
     backlog = Backlog()
     backlog.append(b"first ")
     view, _ = backlog.first(PIECE)
@@ -43,7 +43,7 @@ def test_more_may_come_while_the_front_is_sent() -> None:
 
 
 def test_kinds_are_not_mixed() -> None:
-    """Standard error among standard output keeps its place."""
+    """Standard error keeps its place among standard output."""
     backlog = Backlog()
     for code in (None, 1, None):
         backlog.append(b"x", code)
@@ -55,7 +55,7 @@ def test_kinds_are_not_mixed() -> None:
 
 
 def test_small_pieces_are_joined() -> None:
-    """Many bytes that came one by one are few pieces."""
+    """Many bytes that came one by one are joined to few pieces."""
     backlog = Backlog()
     for _ in range(2 * PIECE):
         backlog.append(b"x")

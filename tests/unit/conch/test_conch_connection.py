@@ -16,7 +16,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tele.conch.connection.channel import QUEUE_LIMIT, REQUESTS_LIMIT, WINDOW, Channel
-from tele.conch.connection.connection import CHANNELS_LIMIT, SESSIONS_DEFAULT, SSHConnection
+from tele.conch.connection.channel_opening import CHANNELS_LIMIT
+from tele.conch.connection.connection import SSHConnection
+from tele.conch.connection.permissions import SESSIONS_DEFAULT
 from tele.errors import ProtocolError, Unreachable
 from tele.sockets.buffers import MAX_DATA
 from tele.wire import numbers as n
@@ -24,7 +26,7 @@ from tele.wire.fields import Reader, boolean, string, uint32
 
 
 class Wire:
-    """Stands for a transport: keeps what is sent; a test says when more can leave."""
+    """A fake transport: keeps what is sent; ``free`` is whether more can be sent."""
 
     def __init__(self, avatar: Any) -> None:
         self.avatar = avatar
@@ -63,7 +65,7 @@ class Wire:
 
 
 class Echo(Channel):
-    """A channel of ours that keeps what it gets and consumes it when told."""
+    """A channel of ours that keeps what it receives, and consumes it at once if ``auto``."""
 
     name = b"session"
 
@@ -89,7 +91,7 @@ class Echo(Channel):
 
     def request_broken(self, data: bytes) -> Deferred[bool]:
         answer: Deferred[bool] = Deferred()
-        answer.errback(RuntimeError("a mistake"))
+        answer.errback(RuntimeError("a bug"))
         return answer
 
     def eofReceived(self) -> None:
@@ -107,7 +109,7 @@ class Echo(Channel):
 
 
 class Late(Echo):
-    """A channel that is ready when nobody waits for it any more."""
+    """A channel that is ready after the connection has ended."""
 
     def openFailed(self, reason: Any) -> None:
         self.log.append("failed")
@@ -146,7 +148,7 @@ class User(ConchUser):
 
 @pytest.fixture
 def wire() -> Wire:
-    """A transport with a user who is logged in."""
+    """A transport with the avatar of a user."""
     return Wire(User())
 
 
@@ -165,9 +167,9 @@ def open_request(
     return string(kind) + uint32(sender) + uint32(window) + uint32(most)
 
 
-def opened(connection: SSHConnection, **words: Any) -> Any:
+def opened(connection: SSHConnection, **changes: Any) -> Any:
     number = connection.localChannelID
-    connection.packetReceived(n.CHANNEL_OPEN, open_request(**words))
+    connection.packetReceived(n.CHANNEL_OPEN, open_request(**changes))
     return connection.channels[number]
 
 
@@ -178,7 +180,7 @@ def request(connection: SSHConnection, number: int, name: bytes, reply: bool = T
 
 # -- windows --------------------------------------------------------------------------
 def test_credit_follows_consumption(connection: SSHConnection, wire: Wire) -> None:
-    """A peer whose data nobody uses gets no credit, and may not send more than the window."""
+    """A peer whose data are not consumed gets no credit, and may not exceed the window."""
     channel = opened(connection)
     channel.auto = False
     for _ in range(WINDOW // MAX_DATA):
@@ -200,7 +202,7 @@ def test_credit_comes_in_few_pieces(connection: SSHConnection, wire: Wire) -> No
 
 
 def test_data_wait_for_window_and_socket(connection: SSHConnection, wire: Wire) -> None:
-    """What is written leaves in order, in pieces that the peer takes, when there is room."""
+    """Data are sent in order, in packets that the peer takes, as window and socket allow."""
     channel = opened(connection, window=10, most=4)
     channel.write(b"0123456789abcdef")
     assert bytes(wire.data) == b"0123456789"
@@ -237,7 +239,7 @@ def test_the_end_comes_after_the_data(connection: SSHConnection, wire: Wire, how
 
 
 def test_a_window_has_an_end(connection: SSHConnection) -> None:
-    """Credit beyond what a window can be is a protocol error."""
+    """Credit beyond 2^32 - 1 bytes is a protocol error."""
     opened(connection, window=0xFFFF_FFFF)
     with pytest.raises(ProtocolError):
         connection.packetReceived(n.CHANNEL_WINDOW_ADJUST, uint32(0) + uint32(1))
@@ -254,7 +256,7 @@ def test_channels_of_conch_work(connection: SSHConnection, wire: Wire) -> None:
 
 # -- opening and closing --------------------------------------------------------------
 def test_a_channel_is_confirmed_when_it_is_open(connection: SSHConnection, wire: Wire) -> None:
-    """Not before; and others are not kept waiting."""
+    """Not before; and other channels do not wait for it."""
     connection.packetReceived(n.CHANNEL_OPEN, open_request(b"later", 1))
     opened(connection, sender=2)
     assert [Reader(p).uint32() for k, p in wire.sent if k == n.CHANNEL_OPEN_CONFIRMATION] == [2]
@@ -271,7 +273,7 @@ def test_a_channel_is_confirmed_when_it_is_open(connection: SSHConnection, wire:
         (ConchError(b"\xff", 3), 3, "\ufffd".encode()),
     ],
 )
-def test_a_refusal_says_why(
+def test_a_refusal_has_the_reason(
     connection: SSHConnection, wire: Wire, error: Exception, code: int, text: bytes
 ) -> None:
     """The true reason reaches the client."""
@@ -291,7 +293,7 @@ def test_unknown_types_are_refused(connection: SSHConnection, wire: Wire) -> Non
 
 
 def test_sessions_are_limited(connection: SSHConnection, wire: Wire) -> None:
-    """One more than allowed is refused; one that closed makes room again."""
+    """One more than allowed is refused; after one has closed another may open."""
     for number in range(SESSIONS_DEFAULT):
         opened(connection, sender=number)
     connection.packetReceived(n.CHANNEL_OPEN, open_request())
@@ -302,7 +304,7 @@ def test_sessions_are_limited(connection: SSHConnection, wire: Wire) -> None:
 
 
 def test_a_flood_of_opens_is_bounded(connection: SSHConnection, wire: Wire) -> None:
-    """Opens that are still pending count: what a peer can start has a limit."""
+    """Pending opens count: what a peer can start has a limit."""
     wire.avatar.channelLookup[b"never"] = lambda **_: Deferred()
     for _ in range(CHANNELS_LIMIT + 50):
         connection.packetReceived(n.CHANNEL_OPEN, open_request(b"never"))
@@ -318,7 +320,7 @@ def test_no_more_sessions(connection: SSHConnection, wire: Wire) -> None:
 
 
 def test_closing_is_answered_once(connection: SSHConnection, wire: Wire) -> None:
-    """CLOSE gets CLOSE; the channel is told once, and is forgotten."""
+    """CLOSE is answered by CLOSE; ``closed`` is called once, and the channel is removed."""
     channel = opened(connection)
     connection.packetReceived(n.CHANNEL_EOF, uint32(0))
     connection.packetReceived(n.CHANNEL_CLOSE, uint32(0))
@@ -347,7 +349,7 @@ def test_one_channel_that_fails_at_its_end_keeps_no_other(connection: SSHConnect
     first, second = opened(connection), opened(connection)
 
     def fail() -> None:
-        raise RuntimeError("a mistake")
+        raise RuntimeError("a bug")
 
     first.closed = fail
     connection.serviceStopped()
@@ -355,7 +357,7 @@ def test_one_channel_that_fails_at_its_end_keeps_no_other(connection: SSHConnect
 
 
 def test_an_open_that_ends_after_the_connection(connection: SSHConnection, wire: Wire) -> None:
-    """A channel that is ready too late is told so, and nothing is sent."""
+    """``openFailed`` of a channel that is ready too late is called, and nothing is sent."""
     connection.packetReceived(n.CHANNEL_OPEN, open_request(b"later"))
     connection.serviceStopped()
     channel = Late()
@@ -365,9 +367,25 @@ def test_an_open_that_ends_after_the_connection(connection: SSHConnection, wire:
     assert wire.sent == before
 
 
+def test_a_subclass_overrides_the_handler_of_a_message(wire: Wire) -> None:
+    """As in Conch, a method ``ssh_<message>`` of a program's class is called."""
+
+    class Mine(SSHConnection):
+        def ssh_CHANNEL_EOF(self, packet: bytes) -> None:
+            seen.append(packet)
+            super().ssh_CHANNEL_EOF(packet)
+
+    seen: list[bytes] = []
+    connection = Mine()
+    connection.transport = wire
+    channel = opened(connection)
+    connection.packetReceived(n.CHANNEL_EOF, uint32(0))
+    assert (seen, channel.log) == ([uint32(0)], ["eof"])
+
+
 # -- requests -------------------------------------------------------------------------
 def test_requests_are_answered_in_order(connection: SSHConnection, wire: Wire) -> None:
-    """A request whose answer takes time keeps those after it waiting, not the connection."""
+    """Requests after one whose answer takes time wait; the connection does not."""
     channel = opened(connection)
     request(connection, 0, b"later")
     request(connection, 0, b"now")
@@ -392,10 +410,8 @@ def test_requests_that_wait_are_bounded(connection: SSHConnection) -> None:
 @pytest.mark.parametrize(
     "name", [b"no-such", b"\xff", b"__init__", b"a b", b"", b"broken", b"received.x"]
 )
-def test_requests_that_nobody_knows_are_refused(
-    connection: SSHConnection, wire: Wire, name: bytes
-) -> None:
-    """No name reaches anything but a request method; a failing one is a refusal."""
+def test_unknown_requests_are_refused(connection: SSHConnection, wire: Wire, name: bytes) -> None:
+    """A name reaches request methods only; a request that fails is refused."""
     opened(connection)
     request(connection, 0, name)
     assert wire.sent[-1][0] == n.CHANNEL_FAILURE
@@ -405,7 +421,7 @@ def test_requests_that_nobody_knows_are_refused(
 
 
 def test_global_replies_keep_their_order(connection: SSHConnection, wire: Wire) -> None:
-    """An answer that takes time is not overtaken."""
+    """A reply that takes time is not overtaken by later ones."""
     for name in (b"later", b"now", b"keepalive@openssh.com"):
         connection.packetReceived(n.GLOBAL_REQUEST, string(name) + boolean(True))
     assert wire.sent == []
@@ -454,7 +470,7 @@ def test_strange_global_requests_are_refused(
 def test_broken_messages_are_protocol_errors(
     connection: SSHConnection, number: int, packet: bytes
 ) -> None:
-    """Each ends the connection of who sent it with a reason, never with an exception of ours."""
+    """Each ends the peer's connection with a reason, never with an exception of ours."""
     opened(connection)
     with pytest.raises(ProtocolError):
         connection.packetReceived(number, packet)

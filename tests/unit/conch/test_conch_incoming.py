@@ -1,4 +1,4 @@
-"""How messages arrive: transcripts of what the receiver is told."""
+"""How messages are received: transcripts of what the receiver gets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tele.sockets.buffers import MAX_PACKET, PADDING
 from tele.wire import numbers as n
 from tele.wire.ciphers import Secrets
 from tele.wire.fields import string
-from tele.wire.phases import FROM_CLIENT, Gate, Phase
+from tele.wire.phases import FROM_CLIENT, MessageFilter, Phase
 
 SECRETS = Secrets(b"k", b"h", b"s")
 CIPHER = b"aes128-gcm@openssh.com"
@@ -23,19 +23,19 @@ CIPHER = b"aes128-gcm@openssh.com"
 
 @define
 class Recorder:
-    """Writes down what it is told; holds when it gets ``hold``."""
+    """Records what it gets; holds messages when it gets ``hold``."""
 
-    told: list[Any] = Factory(list)
+    received: list[Any] = Factory(list)
     incoming: Any = None
 
     def take_preface(self, data: bytes) -> int | None:
         return 0
 
     def version_received(self, line: bytes) -> None:
-        self.told.append(line)
+        self.received.append(line)
 
     def packet_received(self, number: int, payload: bytes) -> None:
-        self.told.append((number, payload))
+        self.received.append((number, payload))
         if payload == b"hold":
             self.incoming.hold()
         if payload == b"stop":
@@ -44,17 +44,17 @@ class Recorder:
             raise ZeroDivisionError
 
     def data(self, number: int, view: memoryview) -> None:
-        self.told.append((number, bytes(view)))
+        self.received.append((number, bytes(view)))
 
     def extended(self, number: int, code: int, view: memoryview) -> None:
-        self.told.append((number, code, bytes(view)))
+        self.received.append((number, code, bytes(view)))
 
 
-def arriving() -> tuple[Recorder, Incoming]:
-    recorder, gate = Recorder(), Gate(FROM_CLIENT)
-    gate.phase = Phase.OPEN
+def make_incoming() -> tuple[Recorder, Incoming]:
+    recorder, messages = Recorder(), MessageFilter(FROM_CLIENT)
+    messages.phase = Phase.OPEN
     opener = SECRETS.opener(CIPHER, True, MAX_PACKET, 0)
-    incoming = Incoming(recorder, gate, opener, from_server=False)
+    incoming = Incoming(recorder, messages, opener, from_server=False)
     recorder.incoming = incoming
     incoming.take_data, incoming.take_extended = recorder.data, recorder.extended
     return recorder, incoming
@@ -64,8 +64,8 @@ def packets(*messages: bytes) -> bytes:
     sealer = SECRETS.sealer(CIPHER, True, PADDING, 0)
     out = b""
     for message in messages:
-        room = memoryview(bytearray(len(message) + 64))
-        out += bytes(room[: sealer.seal(message, room, 0)])
+        buffer = memoryview(bytearray(len(message) + 64))
+        out += bytes(buffer[: sealer.seal(message, buffer, 0)])
     return out
 
 
@@ -80,32 +80,32 @@ STREAM = b"SSH-2.0-x\r\n" + packets(
     b"\x5f" + bytes(3) + b"\x07" + bytes(3) + b"\x01" + string(b"error"),
     b"Ptwo",
 )
-TOLD = [b"SSH-2.0-x", (80, b"one"), (7, b"data"), (7, 1, b"error"), (80, b"two")]
+RECEIVED_ALL = [b"SSH-2.0-x", (80, b"one"), (7, b"data"), (7, 1, b"error"), (80, b"two")]
 
 
 @given(st.lists(st.integers(1, 60), min_size=1))
-def test_any_cut_tells_the_same(sizes: list[int]) -> None:
-    """However the bytes are cut by the network, the same is told in the same order."""
-    recorder, incoming = arriving()
+def test_any_fragments_give_the_same_messages(sizes: list[int]) -> None:
+    """However the network cuts the bytes, the same messages are passed on in the same order."""
+    recorder, incoming = make_incoming()
     rest = STREAM
     for size in sizes:
         feed(incoming, rest[:size])
         rest = rest[size:]
     feed(incoming, rest)
-    assert recorder.told == TOLD
+    assert recorder.received == RECEIVED_ALL
     assert incoming.kept == b""
 
 
 @given(st.lists(st.integers(1, 60), min_size=1))
-def test_any_cut_that_is_kept_tells_the_same(sizes: list[int]) -> None:
+def test_any_kept_fragments_give_the_same_messages(sizes: list[int]) -> None:
     """The same where pieces of an unfinished packet are added to what is kept."""
-    recorder, incoming = arriving()
+    recorder, incoming = make_incoming()
     rest = STREAM
     for size in (*sizes, len(STREAM)):
         piece, rest = rest[:size], rest[size:]
         if not incoming.keep(piece):
             feed(incoming, piece)
-    assert recorder.told == TOLD
+    assert recorder.received == RECEIVED_ALL
     assert not incoming.kept
 
 
@@ -114,7 +114,7 @@ def test_a_packet_that_drips_costs_its_length(step: int) -> None:
     """Twice as long a packet, in as small pieces, moves twice as many bytes (attack)."""
 
     def cost(size: int) -> int:
-        recorder, incoming = arriving()
+        recorder, incoming = make_incoming()
         feed(incoming, b"SSH-2.0-x\r\n")
         data = packets(b"P" + bytes(size))
         moved = 0
@@ -124,40 +124,40 @@ def test_a_packet_that_drips_costs_its_length(step: int) -> None:
             if not incoming.keep(piece):
                 moved += len(incoming.kept)
                 feed(incoming, piece)
-        assert recorder.told[1:] == [(80, bytes(size))]
+        assert recorder.received[1:] == [(80, bytes(size))]
         return moved
 
     assert cost(20_000) <= 2 * cost(10_000)
 
 
 def test_holding() -> None:
-    """While somebody holds nothing is told; what came is kept, and told after the release."""
-    recorder, incoming = arriving()
+    """While messages are held none is passed on; they are after the release."""
+    recorder, incoming = make_incoming()
     feed(incoming, b"SSH-2.0-x\r\n" + packets(b"Phold", b"Pone", b"Ptwo"))
-    assert recorder.told[1:] == [(80, b"hold")]
+    assert recorder.received[1:] == [(80, b"hold")]
     assert incoming.release()
     feed(incoming, b"")
-    assert recorder.told[1:] == [(80, b"hold"), (80, b"one"), (80, b"two")]
+    assert recorder.received[1:] == [(80, b"hold"), (80, b"one"), (80, b"two")]
     assert not incoming.release()
 
 
 def test_stopping() -> None:
-    """After the end nothing is told, of this segment or of any other."""
-    recorder, incoming = arriving()
+    """After the end nothing is passed on, of this segment or any other."""
+    recorder, incoming = make_incoming()
     feed(incoming, b"SSH-2.0-x\r\n" + packets(b"Pstop", b"Pone"))
-    assert recorder.told[1:] == [(80, b"stop")]
+    assert recorder.received[1:] == [(80, b"stop")]
     assert incoming.kept == b""
     feed(incoming, packets(b"Pone"))
-    assert len(recorder.told) == 2
+    assert len(recorder.received) == 2
 
 
 def test_an_error_stops_it() -> None:
-    """After an exception in a handler nothing more is told."""
-    recorder, incoming = arriving()
+    """After an exception in a handler nothing more is passed on."""
+    recorder, incoming = make_incoming()
     with pytest.raises(ZeroDivisionError):
         feed(incoming, b"SSH-2.0-x\r\n" + packets(b"Pbug", b"Pone"))
     assert incoming.stopped
-    assert recorder.told[1:] == [(80, b"bug")]
+    assert recorder.received[1:] == [(80, b"bug")]
 
 
 @pytest.mark.parametrize(
@@ -173,36 +173,36 @@ def test_an_error_stops_it() -> None:
         b"\x5f" + bytes(8) + b"\0\0\0\5data",
     ],
 )
-def test_data_that_are_not_as_long_as_they_say(message: bytes) -> None:
+def test_data_of_a_wrong_length(message: bytes) -> None:
     """The length inside a data message is exactly what is there."""
-    recorder, incoming = arriving()
+    recorder, incoming = make_incoming()
     with pytest.raises(ProtocolError):
         feed(incoming, b"SSH-2.0-x\r\n" + packets(message))
-    assert recorder.told == [b"SSH-2.0-x"]
+    assert recorder.received == [b"SSH-2.0-x"]
 
 
 def test_services_without_a_fast_path() -> None:
-    """Data go the way of all messages where nobody takes them as views, or while it is not
+    """Data are passed on as other messages where no service takes views, or while it is not
     their time: there they are refused.
     """
-    recorder, incoming = arriving()
+    recorder, incoming = make_incoming()
     incoming.take_data = None
     message = b"\x5e" + bytes(4) + string(b"data")
     feed(incoming, b"SSH-2.0-x\r\n" + packets(message))
-    assert recorder.told[1:] == [(n.CHANNEL_DATA, message[1:])]
+    assert recorder.received[1:] == [(n.CHANNEL_DATA, message[1:])]
 
 
 def test_a_receiver_inside_a_receiver() -> None:
-    """A connection inside another's channel gets rooms of its own."""
-    outer_recorder, outer = arriving()
-    inner_recorder, inner = arriving()
+    """A connection inside another's channel gets buffers of its own."""
+    outer_recorder, outer = make_incoming()
+    inner_recorder, inner = make_incoming()
 
     def carry(number: int, view: memoryview) -> None:
         feed(inner, bytes(view))
-        outer_recorder.told.append(bytes(view[-4:]))
+        outer_recorder.received.append(bytes(view[-4:]))
 
     outer.take_data = carry
     carried = b"SSH-2.0-in\r\n" + packets(b"Pinside", b"Qmore")
     feed(outer, b"SSH-2.0-x\r\n" + packets(b"\x5e" + bytes(4) + string(carried)))
-    assert inner_recorder.told == [b"SSH-2.0-in", (80, b"inside"), (81, b"more")]
-    assert outer_recorder.told[-1] == carried[-4:]
+    assert inner_recorder.received == [b"SSH-2.0-in", (80, b"inside"), (81, b"more")]
+    assert outer_recorder.received[-1] == carried[-4:]

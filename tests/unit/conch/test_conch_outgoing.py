@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from attrs import Factory, define
 
-from tele.conch.transport.outgoing import DESK, Outgoing
+from tele.conch.transport.outgoing import SEND_BATCH, Outgoing
 from tele.sockets.buffers import BATCH, DATA_BUFFERS, MAX_DATA, MAX_PACKET, PADDING
 from tele.wire import numbers as n
 from tele.wire.ciphers import Secrets
@@ -58,21 +58,21 @@ def messages(sent: list[bytes], opener: Opener | None = None) -> list[bytes]:
     """The messages in what was sent, in order."""
     opener = opener or SECRETS.opener(CIPHER, True, MAX_PACKET, 0)
     data = memoryview(b"".join(sent))
-    room = memoryview(bytearray(MAX_PACKET + 64))
+    buffer = memoryview(bytearray(MAX_PACKET + 64))
     found, at = [], 0
-    while taken := opener.open(data, at, len(data), room):
+    while taken := opener.open(data, at, len(data), buffer):
         at += taken
-        found.append(bytes(room[1 : opener.payload_end]))
+        found.append(bytes(buffer[1 : opener.payload_end]))
     assert at == len(data)
     return found
 
 
 @pytest.fixture(autouse=True)
-def _desk_is_free() -> Iterator[None]:
-    """Each test begins and ends with an empty desk."""
-    assert (DESK.owner, DESK.gathering) == (None, 0)
+def _batch_is_empty() -> Iterator[None]:
+    """Each test begins and ends with an empty batch."""
+    assert (SEND_BATCH.owner, SEND_BATCH.gathering) == (None, 0)
     yield
-    assert (DESK.owner, DESK.gathering) == (None, 0)
+    assert (SEND_BATCH.owner, SEND_BATCH.gathering) == (None, 0)
 
 
 def data_message(channel: int, data: bytes) -> bytes:
@@ -91,12 +91,12 @@ def test_a_message_leaves_at_once() -> None:
 def test_messages_gather_while_receiving() -> None:
     """While received packets are handled, answers gather and leave in one send."""
     out, link = outgoing()
-    DESK.gather()
+    SEND_BATCH.gather()
     out.send(80, b"one")
     out.send_data(5, b"data", None)
     out.send(81, b"two")
     assert not link.sent
-    DESK.deliver()
+    SEND_BATCH.deliver()
     assert len(link.sent) == 1
     assert messages(link.sent) == [b"Pone", data_message(5, b"data"), b"Qtwo"]
 
@@ -128,13 +128,13 @@ def test_two_connections_take_turns() -> None:
     """Who claims the buffer first pushes out what another connection has there."""
     first, first_link = outgoing()
     second, second_link = outgoing()
-    DESK.gather()
+    SEND_BATCH.gather()
     first.send(80, b"1")
     second.send(80, b"2")
     assert len(first_link.sent) == 1
     first.send(80, b"3")
     assert len(second_link.sent) == 1
-    DESK.deliver()
+    SEND_BATCH.deliver()
     assert messages(first_link.sent) == [b"P1", b"P3"]
     assert messages(second_link.sent) == [b"P2"]
 
@@ -147,12 +147,12 @@ def test_a_connection_inside_another() -> None:
     inner, inner_link = outgoing()
     third, third_link = outgoing()
     inner_link.then = lambda data: outer.send_data(9, data, None)
-    DESK.gather()
+    SEND_BATCH.gather()
     inner.send(80, b"inside")
     DATA_BUFFERS[0][:4] = b"pump"
     third.seal_data(1, 4, None)
     inner.send(81, b"again")
-    DESK.deliver()
+    SEND_BATCH.deliver()
     third.flush()
     assert messages(third_link.sent) == [data_message(1, b"pump")]
     carried = [message[9:] for message in messages(outer_link.sent)]
@@ -179,10 +179,10 @@ def test_what_waits_for_keys() -> None:
 def test_forgetting() -> None:
     """A connection that is gone leaves nothing in the shared buffer."""
     out, link = outgoing()
-    DESK.gather()
+    SEND_BATCH.gather()
     out.send(80, b"one")
     out.forget()
-    DESK.deliver()
+    SEND_BATCH.deliver()
     assert not link.sent
 
 

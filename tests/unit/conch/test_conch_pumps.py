@@ -1,4 +1,4 @@
-"""What a pump reads goes into packets, many with one read, and never more than may."""
+"""A pump reads into packets, many with one read, and never more than window and packets allow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tele.sockets.buffers import BATCH, DATA_BUFFERS, MAX_DATA
 
 
 class Wire:
-    """Stands for a transport: keeps what is sealed."""
+    """A fake transport: keeps what is sealed."""
 
     def __init__(self) -> None:
         self.sealed: list[bytes] = []
@@ -24,30 +24,30 @@ class Wire:
     def can_send(self) -> bool:
         return True
 
-    def seal_data(self, channel: int, length: int, code: int | None, room: int) -> None:
-        self.sealed.append(bytes(DATA_BUFFERS[room][:length]))
+    def seal_data(self, channel: int, length: int, code: int | None, index: int) -> None:
+        self.sealed.append(bytes(DATA_BUFFERS[index][:length]))
 
     def flush(self) -> None:
         self.flushed += 1
 
 
-class Turns:
-    """Nobody waits here."""
+class Scheduler:
+    """No sender waits here."""
 
-    def leave(self, sender: Any) -> None:
+    def cancel(self, sender: Any) -> None:
         pass
 
 
 class Connection:
-    """Has a transport, and turns."""
+    """Has a transport, and a scheduler."""
 
     def __init__(self) -> None:
         self.transport = Wire()
-        self.turns = Turns()
+        self.write_scheduler = Scheduler()
 
 
-class Way:
-    """Stands for a channel."""
+class Sending:
+    """A fake channel."""
 
     remote_number = 7
 
@@ -57,7 +57,7 @@ class Way:
         self.remoteMaxPacket = most
 
     @property
-    def has_room(self) -> bool:
+    def is_writable(self) -> bool:
         return self.remoteWindowLeft > 0
 
 
@@ -79,20 +79,20 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def pattern(size: int) -> bytes:
-    """Return bytes of which no packet is like another."""
+    """Return bytes of which no two packets are equal."""
     return b"".join(i.to_bytes(4, "big") for i in range(size // 4 + 1))[:size]
 
 
 def source(data: bytes) -> Any:
-    """Return a reader that has all of ``data`` there at once."""
+    """Return a reader that has all of ``data`` at once."""
     left = memoryview(data)
 
-    def read(rooms: Any) -> int | None:
+    def read(buffers: Any) -> int | None:
         nonlocal left
         total = 0
-        for room in rooms:
-            size = min(len(room), len(left))
-            room[:size] = left[:size]
+        for buffer in buffers:
+            size = min(len(buffer), len(left))
+            buffer[:size] = left[:size]
             left = left[size:]
             total += size
         return total or None
@@ -103,46 +103,47 @@ def source(data: bytes) -> Any:
 @pytest.mark.parametrize("most", [MAX_DATA, MAX_DATA - 1, 1000, 1])
 @pytest.mark.parametrize("window", [1 << 21, BATCH * MAX_DATA, 100_000, 999, 1])
 def test_packets_are_cut_as_the_peer_wants_them(window: int, most: int) -> None:
-    """No packet is longer than the peer takes, nor all of them than its window; in order."""
+    """No packet exceeds the peer's maximum, nor all of them its window; in order."""
     data = pattern(2 * BATCH * MAX_DATA)
-    way: Any = Way(window, most)
-    assert move(way, source(data)) is False
-    sealed = way.conn.transport.sealed
+    channel: Any = Sending(window, most)
+    assert move(channel, source(data)) is False
+    sealed = channel.conn.transport.sealed
     whole = b"".join(sealed)
     assert whole == data[: len(whole)]
     assert len(whole) == min(window, BATCH * most)
-    assert way.remoteWindowLeft == window - len(whole)
+    assert channel.remoteWindowLeft == window - len(whole)
     assert {len(packet) for packet in sealed[:-1]} <= {most}
     assert len(sealed[-1]) <= most
-    assert way.conn.transport.flushed == 1
+    assert channel.conn.transport.flushed == 1
 
 
-def test_who_listens_hears_the_packets() -> None:
-    """What is heard is what is sealed."""
-    heard: list[bytes] = []
-    way: Any = Way(1 << 21)
-    move(way, source(pattern(100_000)), None, lambda view: heard.append(bytes(view)))
-    assert heard == way.conn.transport.sealed
+def test_an_observer_sees_the_packets() -> None:
+    """What is observed is what is sealed."""
+    observed: list[bytes] = []
+    channel: Any = Sending(1 << 21)
+    move(channel, source(pattern(100_000)), None, lambda view: observed.append(bytes(view)))
+    assert observed == channel.conn.transport.sealed
 
 
-def test_an_end_is_told_and_nothing_else_is() -> None:
-    """Nothing there now is not the end; and neither is flushed."""
-    way: Any = Way(1 << 21)
-    assert move(way, lambda rooms: None) is False
-    assert move(way, lambda rooms: 0) is True
-    assert not way.conn.transport.flushed
+def test_the_end_is_reported_and_nothing_else() -> None:
+    """No data now is not the end; and neither is flushed."""
+    channel: Any = Sending(1 << 21)
+    assert move(channel, lambda buffers: None) is False
+    assert move(channel, lambda buffers: 0) is True
+    assert not channel.conn.transport.flushed
 
 
 def test_small_writes_become_large_packets(pipe: tuple[int, int]) -> None:
-    """What lies in a pipe in pieces is one packet, whole."""
+    """Pieces in a pipe become one packet."""
     reading, writing = pipe
-    way: Any = Way(1 << 21)
+    channel: Any = Sending(1 << 21)
     ended: list[bool] = []
-    pump = Pump(Reactor(), reading, way, None, lambda: ended.append(True))
+    reactor: Any = Reactor()
+    pump = Pump(reactor, reading, channel, None, lambda: ended.append(True))
     verifyObject(IReadDescriptor, pump)
     for _ in range(8):
         os.write(writing, b"x" * 4096)
     pump.doRead()
-    assert way.conn.transport.sealed == [b"x" * 32768]
+    assert channel.conn.transport.sealed == [b"x" * 32768]
     pump.close()
     assert not ended

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tele.conch.session.channel import MODES_LIMIT, read_modes
+from tele.conch.session.session_requests import MODES_LIMIT, read_modes
 
 
 def test_modes_are_no_more_than_there_are() -> None:

@@ -1,4 +1,4 @@
-"""What a peer that is refused gets to read."""
+"""The text of a refusal that a peer receives."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ SHOWN = "lock \\x1b[2J\\x07\\u202e\\u2066\\u200b\\x9b1m"
     ],
 )
 def test_no_refusal_carries_what_a_terminal_obeys(error: Exception) -> None:
-    """Whoever chose the words (a lock's message, a target, a library's error), they are shown."""
+    """A text of a lock, a target or a library's error is printable when it is shown."""
     _, text = refusal(Failure(error))
     assert text.isprintable()
     assert SHOWN in text
 
 
 def test_a_refusal_is_lines_of_a_terminal() -> None:
-    """With a carriage return at each line, as a raw terminal needs it, and not endless."""
+    """Each line ends with a carriage return, as a raw terminal needs it; the length has a limit."""
     assert terminal_lines(f"{EVIL}\nnext") == f"{SHOWN}\r\nnext\r\n".encode()
     assert len(terminal_lines("\x1b" * 1_000_000)) < 5000
 
 
-def test_our_own_mistakes_tell_nothing() -> None:
-    """Neither their text nor their kind."""
+def test_internal_errors_are_not_described() -> None:
+    """Neither their text nor their type reaches the peer."""
     assert refusal(Failure(KeyError(EVIL))) == (CONNECT_FAILED, "internal error")
 
 
-def test_what_a_peer_says_in_bytes_is_read_as_text() -> None:
-    """In errors and in events, which are made of them: never as ``b'...'``, and not endless."""
+def test_a_refusal_in_bytes_is_shown_as_text() -> None:
+    """In errors and in events: never as ``b'...'``, and with a limit."""
     assert str(ChannelRefused(EVIL.encode(), 2)) == SHOWN
     assert refusal(Failure(ChannelRefused(b"no \xff", 2))) == (2, "no \ufffd")
     assert quoted(b"ssh-dss") == quoted("ssh-dss") == "'ssh-dss'"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from tele.conch.connection.windows import LEAST, WindowBudget, Windows
+from tele.conch.connection.windows import MIN_WINDOW, WindowBudget, Windows
 from tele.errors import AccessDenied, Unavailable
 from tele.proxy.user_limits import (
     DECISIONS_BURST,
@@ -14,6 +16,8 @@ from tele.proxy.user_limits import (
     UserUsage,
     user_limits,
 )
+
+NO_CONNECTION: Any = None
 
 
 def test_connections_are_counted_by_user() -> None:
@@ -59,15 +63,17 @@ def test_channels_are_counted_over_all_connections() -> None:
 def test_windows_are_counted_over_all_connections() -> None:
     """What may wait for a user who does not read is bounded over all connections (attack)."""
     usage = UserUsage()
-    connections = [Windows(None, 1 << 24, 1 << 26, budget(usage, "alice")) for _ in range(50)]
+    connections = [
+        Windows(NO_CONNECTION, 1 << 24, 1 << 26, budget(usage, "alice")) for _ in range(50)
+    ]
     channels = [(windows, Sized()) for windows in connections for _ in range(32)]
     for windows, channel in channels:
         windows.open(channel)
     sizes = [channel.localWindowSize for _, channel in channels]
-    assert sum(sizes) <= WINDOWS_LIMIT + len(channels) * LEAST
-    assert min(sizes) == LEAST
+    assert sum(sizes) <= WINDOWS_LIMIT + len(channels) * MIN_WINDOW
+    assert min(sizes) == MIN_WINDOW
     other = Sized()
-    Windows(None, 1 << 24, 1 << 26, budget(usage, "bob")).open(other)
+    Windows(NO_CONNECTION, 1 << 24, 1 << 26, budget(usage, "bob")).open(other)
     assert other.localWindowSize == 1 << 21
     for windows, channel in channels:
         windows.close(channel)

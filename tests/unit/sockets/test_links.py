@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -11,24 +12,26 @@ from twisted.internet.testing import StringTransport
 
 from tele.conch.client.transport import SSHClientTransport
 from tele.conch.server.transport import SSHServerTransport
-from tele.sockets.direct import DirectServer, IBufferReceiver
+from tele.sockets.buffers import RECEIVED
+from tele.sockets.direct import DirectServer
 from tele.sockets.links import TransportLink, make_link
+from tele.sockets.protocols import BufferReceiver
 
 
-def test_a_transport_that_tells_producers_to_pause() -> None:
-    """A link is busy while its transport has enough, and says when it has not any more."""
-    told: list[str] = []
+def test_a_transport_that_pauses_producers() -> None:
+    """A link is busy while the buffer of its transport is full, and notifies when it is empty."""
+    notified: list[str] = []
     transport: Any = StringTransport()
-    link: Any = make_link(transport, lambda: told.append("drained"))
+    link: Any = make_link(transport, lambda: notified.append("drained"))
     link.send(memoryview(b"x"))
     assert transport.value() == b"x"
     assert not link.busy
     transport.producer.pauseProducing()
     assert link.busy
-    assert not told
+    assert not notified
     transport.producer.resumeProducing()
     assert not link.busy
-    assert told == ["drained"]
+    assert notified == ["drained"]
     link.pause()
     assert transport.producerState == "paused"
     link.resume()
@@ -69,6 +72,27 @@ def test_a_transport_that_can_do_little() -> None:
     assert isinstance(link, TransportLink)
 
 
+@pytest.mark.parametrize("small", [False, True])
+def test_bytes_are_received_without_a_copy(small: bool) -> None:
+    """A protocol that takes bytes from the shared buffer gets them there, after what it kept."""
+    received: list[bytes] = []
+
+    class Receiver(BufferReceiver):
+        kept = b"ab"
+        missing = 0
+
+        def buffer_received(self, end: int) -> None:
+            received.append(bytes(RECEIVED[:end]))
+
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        peer.send(b"c" if small else bytes(5000))
+        server: Any = DirectServer.__new__(DirectServer)
+        server.protocol, server.socket = Receiver(), ours
+        assert server.doRead() is None
+    assert received == [b"abc" if small else b"ab" + bytes(5000)]
+
+
 def test_private_names_of_twisted() -> None:
     """What direct sockets rely on is still there in this version of Twisted."""
     descriptor: Any = abstract.FileDescriptor(reactor=object())  # type: ignore[arg-type]
@@ -79,9 +103,9 @@ def test_private_names_of_twisted() -> None:
 
 
 def test_ssh_is_read_from_the_shared_buffer() -> None:
-    """Both ends of SSH are what direct sockets hand the buffer to: no copy on the way."""
+    """Direct sockets pass the shared buffer to both ends of SSH: nothing is copied."""
     for end in (SSHServerTransport, SSHClientTransport):
-        assert IBufferReceiver.implementedBy(end)
+        assert issubclass(end, BufferReceiver)
 
 
 @pytest.mark.parametrize("length", [0, 1, 100_000])

@@ -1,4 +1,4 @@
-"""A TCP connection whose peer is gone ends by itself, a machine's soon, a person's late."""
+"""A TCP connection whose peer does not respond is closed, a machine's soon, a user's late."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tele.sockets.tcp import MACHINE_SECONDS, PERSON_SECONDS, notice_dead_peer
+from tele.sockets.tcp import MACHINE_SECONDS, USER_SECONDS, notice_dead_peer
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def ends_after(made: socket.socket) -> float:
     return float(idle + between * count)
 
 
-@pytest.mark.parametrize("seconds", [45, MACHINE_SECONDS, PERSON_SECONDS])
+@pytest.mark.parametrize("seconds", [45, MACHINE_SECONDS, USER_SECONDS])
 def test_a_dead_peer_is_noticed_in_time(connected: socket.socket, seconds: int) -> None:
     """Idle or with bytes that wait, a connection ends after what was asked for; NAT gateways see
     it more often than they forget.

@@ -1,4 +1,4 @@
-"""The fakes for embedders: what they promise, and the example of the documentation."""
+"""The fakes for embedders keep their interfaces, and the documented example works."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tele import testing
 from tele.errors import Unavailable
 from tele.interfaces import IAuthority, IBackend, IRecorder, IRecording
 from tele.model.session import RecordingStart
-from tele.testing import MemoryBackend, MemoryRecorder, MemoryRecording, PretendedAuth, World
+from tele.testing import FakeAuthority, MemoryBackend, MemoryRecorder, MemoryRecording, World
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "docs" / "examples" / "test_realm.py"
 START = RecordingStart(
@@ -31,7 +31,7 @@ def test_the_example(name: str) -> None:
 
 
 def test_all_names_are_there_and_described() -> None:
-    """What is promised exists, and says what it is."""
+    """Each public name exists and has a docstring."""
     assert all(getattr(testing, name).__doc__ for name in testing.__all__)
 
 
@@ -40,7 +40,7 @@ def test_fakes_are_what_they_stand_for() -> None:
     clock = World().clock
     for interface, fake in (
         (IBackend, MemoryBackend(clock)),
-        (IAuthority, PretendedAuth(clock)),
+        (IAuthority, FakeAuthority(clock)),
         (IRecorder, MemoryRecorder()),
         (IRecording, MemoryRecording(START)),
     ):
@@ -48,27 +48,27 @@ def test_fakes_are_what_they_stand_for() -> None:
 
 
 def test_a_recorder_that_is_behind() -> None:
-    """Who waits for it hears once, when it has caught up."""
+    """A callback is called once, when the recording has resumed."""
     recorder = MemoryRecorder()
     opened: list[MemoryRecording] = []
     opening: Any = recorder.open(START)
     opening.addCallback(opened.append)
     (recording,) = opened
     assert recorder.recordings == opened
-    heard: list[str] = []
+    calls: list[str] = []
     recording.paused = True
-    recording.when_resumed(lambda: heard.append("later"))
-    assert heard == []
+    recording.when_resumed(lambda: calls.append("later"))
+    assert calls == []
     recording.resume()
-    recording.when_resumed(lambda: heard.append("now"))
-    assert heard == ["later", "now"]
+    recording.when_resumed(lambda: calls.append("now"))
+    assert calls == ["later", "now"]
     recording.close("over")
     assert recording.closed == "over"
 
 
 def test_a_recorder_that_refuses() -> None:
-    """It says why."""
+    """A refusal has its reason."""
     refused: Deferred[object] = MemoryRecorder(Unavailable("full")).open(START)  # type: ignore[assignment]
-    said: list[str] = []
-    refused.addErrback(lambda failure: said.append(str(failure.value)))
-    assert said == ["full"]
+    texts: list[str] = []
+    refused.addErrback(lambda failure: texts.append(str(failure.value)))
+    assert texts == ["full"]

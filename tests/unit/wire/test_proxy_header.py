@@ -89,7 +89,7 @@ def test_nothing_else_is(data: bytes) -> None:
 
 
 def test_what_cannot_become_a_header_is_refused_at_once() -> None:
-    """The first wrong byte is enough: a stranger does not make us wait."""
+    """The first wrong byte is enough: a client cannot delay the error."""
     for start in (b"P", b"PROXY ", SIGNATURE[:4], SIGNATURE):
         assert parse_proxy_header(start) is None
         with pytest.raises(ProtocolError):
@@ -102,7 +102,7 @@ def test_what_cannot_become_a_header_is_refused_at_once() -> None:
     st.binary(max_size=40),
     st.binary(max_size=40),
 )
-def test_both_versions_say_the_same(
+def test_both_versions_give_the_same_address(
     address: IPv4Address | IPv6Address, port: int, tail: bytes, rest: bytes
 ) -> None:
     """Any address and port come out of both versions as they went in, and nothing of the rest."""
@@ -110,6 +110,6 @@ def test_both_versions_say_the_same(
     line = f"PROXY TCP{address.version} {address} {address} {port} 22\r\n".encode()
     number = port.to_bytes(2, "big")
     family = 0x11 if address.version == 4 else 0x21
-    said = block(0x21, family, address.packed * 2 + number * 2 + tail)
-    for data in (line, said):
+    binary = block(0x21, family, address.packed * 2 + number * 2 + tail)
+    for data in (line, binary):
         assert parse_proxy_header(data + rest) == ProxyHeader((plain, port), len(data))

@@ -59,7 +59,7 @@ SHA1 = (b"hmac-sha1-etm@openssh.com", b"hmac-sha2-256")
 
 def test_a_mac_is_agreed_on_where_it_is_needed() -> None:
     """The client's first MAC is taken for a cipher that needs one; for one that does not,
-    nobody looks at the lists.
+    the lists are ignored.
     """
     server = make_kexinit((b"k1",), (b"h1",), bytes(16))
     client = evolve(

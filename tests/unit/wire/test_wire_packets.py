@@ -16,7 +16,7 @@ from tele.errors import ProtocolError
 from tele.wire.chacha import ChachaOpener
 from tele.wire.ciphers import CIPHERS, MACS, Secrets, needs_mac
 from tele.wire.etm import EtmSealer
-from tele.wire.gcm import GcmOpener, GcmSealer
+from tele.wire.gcm import CONTEXTS_KEPT, GcmOpener, GcmSealer
 from tele.wire.numbers import MAC_ERROR
 from tele.wire.packets import (
     DATA_HEADER_SIZE,
@@ -52,10 +52,10 @@ def sealed(sealer: Sealer, payload: bytes) -> bytes:
 
 
 def opened(opener: Opener, packet: bytes) -> bytes | None:
-    room = memoryview(bytearray(len(packet) + OVERHEAD))
-    taken = opener.open(memoryview(packet), 0, len(packet), room)
+    buffer = memoryview(bytearray(len(packet) + OVERHEAD))
+    taken = opener.open(memoryview(packet), 0, len(packet), buffer)
     assert taken in (0, len(packet))
-    return bytes(room[1 : opener.payload_end]) if taken else None
+    return bytes(buffer[1 : opener.payload_end]) if taken else None
 
 
 @given(st.binary(min_size=1, max_size=3000))
@@ -89,11 +89,11 @@ def test_data_packets_are_like_any_other(
 ) -> None:
     """Sealing data in place gives the packet that the message would have become."""
     data = bytes(i % 251 for i in range(size))
-    room = memoryview(bytearray(DATA_HEADER_SIZE + 32768 + PADDING_SIZE))
-    room[DATA_HEADER_SIZE : DATA_HEADER_SIZE + size] = data
+    buffer = memoryview(bytearray(DATA_HEADER_SIZE + 32768 + PADDING_SIZE))
+    buffer[DATA_HEADER_SIZE : DATA_HEADER_SIZE + size] = data
     out = memoryview(bytearray(40000))
     sealer, opener = pair(suite)
-    end = sealer.seal_data(room, 7, size, code, out, 3)
+    end = sealer.seal_data(buffer, 7, size, code, out, 3)
     kind = b"\x5e" if code is None else b"\x5f"
     extra = b"" if code is None else code.to_bytes(4, "big")
     message = kind + (7).to_bytes(4, "big") + extra + size.to_bytes(4, "big") + data
@@ -101,19 +101,19 @@ def test_data_packets_are_like_any_other(
 
 
 def test_there_are_no_data_before_keys() -> None:
-    """Data that somebody sends too early are a mistake of ours, and nothing leaves."""
-    room = memoryview(bytearray(200))
+    """Data sent too early are an error of this program, and nothing is sent."""
+    buffer = memoryview(bytearray(200))
     with pytest.raises(ValueError, match="before keys"):
-        PlainSealer().seal_data(room, 1, 1, None, room, 0)
+        PlainSealer().seal_data(buffer, 1, 1, None, buffer, 0)
 
 
 @suites
 def test_data_of_others_do_not_leak_into_padding(suite: tuple[bytes, bytes]) -> None:
-    """Padding is overwritten: bytes left in the shared room by others are not sent."""
-    room = memoryview(bytearray(b"SECRET" * 6000))
+    """Padding is overwritten: bytes left in the shared buffer by others are not sent."""
+    buffer = memoryview(bytearray(b"SECRET" * 6000))
     out = memoryview(bytearray(200))
     sealer, opener = pair(suite)
-    end = sealer.seal_data(room, 1, 2, None, out, 0)
+    end = sealer.seal_data(buffer, 1, 2, None, out, 0)
     plain = memoryview(bytearray(200))
     opener.open(out, 0, end, plain)
     padding = plain[0]
@@ -135,7 +135,7 @@ def test_any_changed_bit_is_noticed(suite: tuple[bytes, bytes], data: st.DataObj
 
 @suites
 def test_a_wrong_tag_is_a_mac_error(suite: tuple[bytes, bytes]) -> None:
-    """The peer is told that it was the authentication of a packet that failed, and there is
+    """The reason of the disconnect is the authentication of a packet, and there is
     no payload.
     """
     sealer, opener = pair(suite)
@@ -180,7 +180,7 @@ def test_bad_lengths_are_refused_at_once(length: int) -> None:
 @pytest.mark.parametrize("length", [0, 1, 7, 9, 4096 + 4, LIMIT + 5, 0x7FFFFFF8, 0xFFFFFFFF])
 def test_bad_lengths_are_refused_though_they_are_encrypted(length: int) -> None:
     """A hostile length under ChaCha20, which the peer's own key encrypted, is refused as soon
-    as it is there: nobody waits for 4 GB.
+    as it is there: 4 GB are not waited for.
     """
     sealer, opener = pair((CHACHA, b""))
     stream = int.from_bytes(sealed(sealer, b"payload")[:4], "big") ^ 16  # its length is 16
@@ -196,6 +196,21 @@ def test_bad_padding_is_refused(padding: int) -> None:
         opened(PlainOpener(LIMIT), packet)
 
 
+def test_idle_directions_keep_no_context() -> None:
+    """Of many connections the busy one keeps its contexts; idle ones make new ones when needed."""
+    suite = (b"aes128-gcm@openssh.com", b"")
+    busy, idle = pair(suite), [pair(suite) for _ in range(3 * CONTEXTS_KEPT)]
+    for each in idle:
+        for sealer, opener in (each, busy):
+            assert opened(opener, sealed(sealer, b"first")) == b"first"
+    directions = [direction for both in idle for direction in both]
+    with_context = [each for each in directions if each.has_context]  # type: ignore[union-attr]
+    assert len(with_context) <= CONTEXTS_KEPT + 2
+    assert all(each.has_context for each in busy)  # type: ignore[union-attr]
+    for sealer, opener in idle:
+        assert opened(opener, sealed(sealer, b"second")) == b"second"
+
+
 def test_the_nonce_counter_wraps() -> None:
     """The 64-bit invocation counter starts anywhere and wraps."""
     iv = b"fixd" + b"\xff" * 8
@@ -208,7 +223,7 @@ def test_the_nonce_counter_wraps() -> None:
 
 @pytest.mark.parametrize("suite", [s for s in SUITES if "gcm" not in s[0].decode()])
 def test_the_sequence_number_wraps(suite: tuple[bytes, bytes]) -> None:
-    """What nonces and MACs are made of is a uint32 and goes on from 0."""
+    """What nonces and MACs are made of is a uint32 and wraps to 0."""
     sealer, opener = pair(suite, 0xFFFFFFFF)
     for payload in (b"one", b"two"):
         assert opened(opener, sealed(sealer, payload)) == payload

@@ -37,7 +37,7 @@ def test_incomplete_lines_wait(data: bytes) -> None:
     ],
 )
 def test_what_a_server_refuses(data: bytes) -> None:
-    """A visitor's first line is a short printable 2.0 version, at once."""
+    """A client's first line is a short printable 2.0 version, at once."""
     with pytest.raises(ProtocolError):
         take_version(data, False)
 

@@ -1,10 +1,10 @@
-"""How does one of us run a program on the other side of a connection?
+"""How does a client run a program on a server?
 
 Invariants:
 
-* One Deferred tells how it ended; it fires when the channel is closed, whatever was said.
-* What a server sends is handed over as it comes, and credited when it is used up; whoever
-  collects it says how much is too much.
+* One Deferred fires with the exit when the channel is closed.
+* Data are passed on as they arrive, and window credit is given when they are consumed. A caller
+  that collects them sets a limit.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from tele.wire.fields import string, uint32
 STDERR: Final = 1
 COLLECT_LIMIT: Final = 16 * 1024 * 1024
 
-#: Hears data: the code (None, or 1 for standard error) and the bytes, valid during the call.
-Hear = Callable[[int | None, memoryview], None]
+#: Called with data: the code (None, or 1 for standard error) and the bytes, valid during the call.
+OnData = Callable[[int | None, memoryview], None]
 
 
 def encode_modes(modes: tuple[tuple[int, int], ...]) -> bytes:
@@ -45,17 +45,17 @@ class ProgramChannel(Channel):
 
     name = b"session"
 
-    def __init__(self, request: ProgramRequest, hear: Hear, **named: Any) -> None:
+    def __init__(self, request: ProgramRequest, on_data: OnData, **named: Any) -> None:
         super().__init__(**named)
         self.started: Deferred[ProgramChannel] = Deferred()
         self.ended: Deferred[Exit] = Deferred()
         self._request = request
-        self._hear = hear
+        self._on_data = on_data
         self._exit: Exit | None = None
 
     # -- beginning --------------------------------------------------------------------
     def channelOpen(self, specificData: bytes) -> None:
-        """Ask for everything in one breath; the answers come in order."""
+        """Send all requests at once; the replies come in order."""
         request = self._request
         for name, value in request.env.items():
             self.conn.sendRequest(self, b"env", string(name.encode()) + string(os.fsencode(value)))
@@ -71,7 +71,7 @@ class ProgramChannel(Channel):
     def _ask(self, name: bytes, body: bytes) -> Deferred[Any]:
         answer = self.conn.sendRequest(self, name, body, wantReply=True)
         if answer is None:
-            raise RuntimeError("a request with an answer has no answer")
+            raise RuntimeError("a request with want_reply returned no Deferred")
         return answer
 
     def _runs(self, _: object) -> None:
@@ -83,11 +83,11 @@ class ProgramChannel(Channel):
         self.loseConnection()
 
     def openFailed(self, reason: Any) -> None:
-        """The server refuses a session, or is gone."""
+        """The server refused the session, or the connection is closed."""
         if isinstance(reason, ConchError):
             self._fail(AccessDenied(f"the server refuses a session: {quoted(reason.value)}"))
         else:
-            self._fail(Unreachable("the connection is gone"))
+            self._fail(Unreachable("the connection is closed"))
 
     def _fail(self, error: TeleError) -> None:
         if not self.started.called:
@@ -95,17 +95,17 @@ class ProgramChannel(Channel):
 
     # -- running ----------------------------------------------------------------------
     def data_view(self, view: memoryview) -> None:
-        """The program wrote."""
-        self._hear(None, view)
+        """The program wrote to its standard output."""
+        self._on_data(None, view)
         self.consumed(len(view))
 
     def extended_view(self, code: int, view: memoryview) -> None:
         """The program wrote to its standard error."""
-        self._hear(code, view)
+        self._on_data(code, view)
         self.consumed(len(view))
 
     def resize(self, columns: int, rows: int, width: int = 0, height: int = 0) -> None:
-        """Tell the server the new size of the terminal."""
+        """Send the new size of the terminal."""
         body = b"".join(map(uint32, (columns, rows, width, height)))
         self.conn.sendRequest(self, b"window-change", body)
 
@@ -128,15 +128,15 @@ class ProgramChannel(Channel):
         return True
 
     def closed(self) -> None:
-        """It is over."""
+        """The channel is closed."""
         super().closed()
         self._fail(PeerError("the server closed the session"))
-        self.ended.callback(self._exit or Exit(None, message="the server did not say how it ended"))
+        self.ended.callback(self._exit or Exit(None, message="the server sent no exit status"))
 
 
 @frozen
 class Result:
-    """What a program said, and how it ended."""
+    """The output of a program, and how it ended."""
 
     stdout: bytes
     stderr: bytes
@@ -150,20 +150,20 @@ def execute(
     env: Mapping[str, str] | None = None,
     limit: int = COLLECT_LIMIT,
 ) -> Deferred[Result]:
-    """Run ``command``; fires with all that it said, or fails with a TeleError.
+    """Run ``command``; fires with its output, or fails with a TeleError.
 
     Output beyond ``limit`` bytes closes the channel and is a failure.
     """
     collected = {None: bytearray(), STDERR: bytearray()}
 
-    def hear(code: int | None, view: memoryview) -> None:
+    def on_data(code: int | None, view: memoryview) -> None:
         into = collected.get(code)
         if into is not None:
             into += view
         if sum(map(len, collected.values())) > limit:
             channel.loseConnection()
 
-    channel = ProgramChannel(ProgramRequest("exec", command, env or {}), hear)
+    channel = ProgramChannel(ProgramRequest("exec", command, env or {}), on_data)
 
     async def run() -> Result:
         connection.openChannel(channel)

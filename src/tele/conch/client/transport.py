@@ -12,7 +12,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from attrs import frozen
 from twisted.conch.ssh import transport as conch
 from twisted.conch.ssh import userauth as conch_userauth
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
@@ -53,30 +53,30 @@ from tele.wire.negotiation import EXT_INFO_CLIENT, EXT_INFO_SERVER, STRICT_CLIEN
 log = make_logger(__name__)
 
 PUBLICKEY = b"publickey"
-#: Host certificates only: a plain key proves nothing to us.
+#: Host certificates only: a plain key proves nothing.
 HOST_CERTIFICATES = tuple(name for name in HOST_ALGORITHMS if name.endswith(CERTIFICATE_SUFFIX))
-#: Texts of a server that we keep for the error when it does not let us in.
+#: Most bytes of a server's banners that are kept for the error when it refuses the login.
 BANNER_LIMIT = 4096
 
 
 @frozen
 class HostVerifier:
-    """Whom we want to talk to: any of ``names``, vouched for by any of ``trusted`` (blobs)."""
+    """Accepts a host with any of ``names``, certified by any of ``trusted`` (key blobs)."""
 
     trusted: Collection[bytes]
     names: Sequence[str]
 
     def verify(self, certificate: Certificate, at: datetime) -> CheckedHost:
-        """Return who it is. Raises :class:`BadCertificate`."""
+        """Return the identity of the host. Raises :class:`BadCertificate`."""
         return check_host(certificate, self.trusted, self.names, at)
 
 
 @frozen
 class MemberVerifier:
-    """We want to talk to a host of ``cluster`` in one of ``roles``, whichever it is.
+    """Accepts any host of ``cluster`` in one of ``roles``.
 
-    ``refuses(host)`` says why one is not dealt with although its certificate is good: it was
-    removed, or is locked.
+    ``refuses(host)`` returns why a host with a valid certificate is refused, because it was
+    removed or is locked, or an empty string.
     """
 
     trusted: Collection[bytes]
@@ -85,7 +85,7 @@ class MemberVerifier:
     refuses: Callable[[HostIdentity], str] = lambda _: ""
 
     def verify(self, certificate: Certificate, at: datetime) -> CheckedHost:
-        """Return who it is. Raises :class:`BadCertificate`."""
+        """Return the identity of the host. Raises :class:`BadCertificate`."""
         checked = check_member(certificate, self.trusted, self.cluster, self.roles, at)
         problem = "" if checked.identity is None else self.refuses(checked.identity)
         if problem:
@@ -94,15 +94,15 @@ class MemberVerifier:
 
 
 class Verifier(Protocol):
-    """Knows which server is the right one."""
+    """Decides whether a server is the expected one."""
 
     def verify(self, certificate: Certificate, at: datetime) -> CheckedHost:
-        """Return who it is. Raises :class:`BadCertificate` for a wrong one."""
+        """Return the identity of the host. Raises :class:`BadCertificate`."""
 
 
 @frozen
 class ClientIdentity:
-    """Who we are there: a user with a login, or a host under its id with its own certificate."""
+    """Our identity at the server: a user with a login, or a host under its id."""
 
     private: PrivateKey
     certificate: Certificate
@@ -113,7 +113,7 @@ class ClientIdentity:
         for name, algorithm in USER_ALGORITHMS.items():
             if algorithm.blob_type == self.certificate.type:
                 return name
-        raise BadCertificate("our certificate is of a type that we do not know", "algorithm")
+        raise BadCertificate("our certificate is of an unknown type", "algorithm")
 
     def sign_request(self, session_id: bytes, service: bytes) -> bytes:
         """Return the payload of a signed USERAUTH_REQUEST."""
@@ -133,8 +133,8 @@ class ClientIdentity:
 class SSHClientTransport(Transport, conch.SSHClientTransport):
     """The client's end of one connection.
 
-    ``verify_host`` raises :class:`BadCertificate` unless the server is the right one. A Conch
-    program may override ``verifyHostKey`` instead, and ``connectionSecure``.
+    ``verify_host`` raises :class:`BadCertificate` unless the server is the expected one. A Conch
+    program may override ``verifyHostKey`` and ``connectionSecure`` instead.
     """
 
     our_markers = (EXT_INFO_CLIENT, STRICT_CLIENT)
@@ -148,7 +148,7 @@ class SSHClientTransport(Transport, conch.SSHClientTransport):
     ) -> None:
         super().__init__(clock, limits)
         self._verifier = verify_host
-        #: Who the server proved to be.
+        #: The identity that the server proved.
         self.host: CheckedHost | None = None
         self.peerExtensions = {}
 
@@ -165,8 +165,8 @@ class SSHClientTransport(Transport, conch.SSHClientTransport):
         self.outgoing.send(n.KEX_INIT, string(exchange.initiation.share))
 
     def ssh_KEX_REPLY(self, packet: bytes) -> None:
-        """The server's share and its proof; checked before anything is done with them."""
-        exchange = self._running()
+        """The server's share and signature; checked before they are used."""
+        exchange = self.key_exchange.running()
         reader = Reader(packet)
         host_key, share, signature = reader.string(), reader.string(), reader.string()
         reader.end()
@@ -181,9 +181,9 @@ class SSHClientTransport(Transport, conch.SSHClientTransport):
         return verified.addCallback(lambda _: certificate)
 
     def verifyHostKey(self, hostKey: bytes, fingerprint: bytes) -> Deferred[Any]:
-        """Fire if the server that has the certificate ``hostKey`` is the right one."""
+        """Fire if the server with the certificate ``hostKey`` is the expected one."""
         if self._verifier is None:
-            raise BadCertificate("nobody says which server is the right one", "authority")
+            raise BadCertificate("no host verifier is set", "authority")
         certificate = parse_certificate(hostKey)
         moment = validity_date(self.clock, certificate.valid_after)
         self.host = self._verifier.verify(certificate, moment)
@@ -199,49 +199,51 @@ class SSHClientTransport(Transport, conch.SSHClientTransport):
             raise ProtocolError("a key exchange message before KEXINIT")
         algorithm = HOST_ALGORITHMS[agreement.host_key]
         if certificate.type != algorithm.blob_type:
-            raise ProtocolError("the host key is not of the kind agreed on", n.KEY_EXCHANGE_FAILED)
+            raise ProtocolError("the host key is not of the negotiated type", n.KEY_EXCHANGE_FAILED)
         shared = initiation.finish(share)
         digest = exchange_hash(
-            **self.hash_inputs(),
+            **self.key_exchange.hash_inputs(),
             host_key=certificate.blob,
             client_share=initiation.share,
             server_share=share,
             secret=shared,
         )
         certificate.key.verify(signature, digest, (algorithm.signature,))
-        self.keys_agreed(shared, digest, None)
+        self.key_exchange.keys_agreed(shared, digest, None)
         self.release()
 
     def _not_verified(self, failure: Failure) -> None:
         error = failure.value
         if not isinstance(error, TeleError):
-            log.failure("a host key could not be checked", failure)
-        code = getattr(error, "disconnect_code", n.HOST_KEY_NOT_VERIFIABLE)
+            log.failure("host key check failed", failure)
+        code = n.HOST_KEY_NOT_VERIFIABLE
+        if isinstance(error, ProtocolError):
+            code = error.disconnect_code
         self.failed(error if isinstance(error, TeleError) else PeerError("internal error"))
-        self.sendDisconnect(code, b"the host key is not acceptable")
+        self.sendDisconnect(code, b"host key verification failed")
 
     def keys_changed(self) -> None:
-        """The first keys make the connection secure."""
+        """Call ``connectionSecure`` after the first key exchange."""
         if not self.isAuthenticated and self.service is None:
             self.connectionSecure()
 
-    def extensions_received(self, extensions: Any) -> None:
+    def extensions_received(self, extensions: Mapping[bytes, bytes]) -> None:
         """See :class:`Transport`."""
-        self.peerExtensions = extensions
+        self.peerExtensions = dict(extensions)
 
     def requestService(self, instance: Any) -> None:
-        """Ask for a service; it starts when the server accepts."""
+        """Request a service; it starts when the server accepts."""
         self.instance = instance
         self.sendPacket(n.SERVICE_REQUEST, string(instance.name))
 
     def ssh_SERVICE_ACCEPT(self, packet: bytes) -> None:
-        """The service that we asked for may start."""
+        """Start the requested service."""
         if packet and Reader(packet).string() != self.instance.name:
-            raise ProtocolError("another service was accepted than we asked for")
+            raise ProtocolError("the server accepted a service that was not requested")
         self.setService(self.instance)
 
     def failed(self, error: TeleError) -> None:
-        """Something ends the connection before it is of use. For who waits for it."""
+        """The connection failed before the login; for subclasses."""
 
 
 class SSHUserAuthClient(conch_userauth.SSHUserAuthClient):
@@ -255,10 +257,10 @@ class SSHUserAuthClient(conch_userauth.SSHUserAuthClient):
         self._banner = b""
 
     def serviceStarted(self) -> None:
-        """The request is under way already, see :meth:`send_request`."""
+        """Do nothing: the request is sent already, see :meth:`send_request`."""
 
     def send_request(self) -> None:
-        """Send the request, right after that for this service."""
+        """Send the request, right after the service request."""
         transport = self.transport
         session_id = transport.sessionID
         if session_id is None:
@@ -267,7 +269,7 @@ class SSHUserAuthClient(conch_userauth.SSHUserAuthClient):
         transport.sendPacket(n.USERAUTH_REQUEST, payload)
 
     def packetReceived(self, messageNum: int, packet: bytes) -> None:
-        """One answer of the server."""
+        """Handle a reply of the server."""
         match messageNum:
             case n.USERAUTH_SUCCESS:
                 self.transport.authenticated()
@@ -281,14 +283,14 @@ class SSHUserAuthClient(conch_userauth.SSHUserAuthClient):
                 raise ProtocolError(f"message {messageNum} during authentication")
 
     def _refused(self) -> None:
-        said = printable_lines(self._banner.decode("utf-8", "replace")).strip()
+        banner = printable_lines(self._banner.decode("utf-8", "replace")).strip()
         login = quoted(self._identity.login)
-        self.transport.failed(AccessDenied(said or f"the server does not let {login} in"))
-        self.transport.sendDisconnect(n.NO_MORE_AUTH_METHODS, b"no other way to log in")
+        self.transport.failed(AccessDenied(banner or f"the server refuses the login {login}"))
+        self.transport.sendDisconnect(n.NO_MORE_AUTH_METHODS, b"no more authentication methods")
 
 
 class LoginTransport(SSHClientTransport):
-    """A transport that logs in and tells one Deferred how that went."""
+    """A transport that logs in, and fires a Deferred with the result."""
 
     def __init__(
         self,
@@ -304,20 +306,20 @@ class LoginTransport(SSHClientTransport):
         self._waiting: Deferred[Any] | None = Deferred(self._cancelled)
 
     def ready(self) -> Deferred[Any]:
-        """Return what fires with the connection service once it runs."""
+        """Return a Deferred that fires with the connection service once it runs."""
         if self._waiting is None:
-            raise RuntimeError("asked twice")
+            raise RuntimeError("ready() may be called once")
         return self._waiting
 
     def connectionSecure(self) -> None:
-        """Ask for authentication and log in, in one breath."""
+        """Request authentication and log in, without waiting for the reply."""
         authentication = SSHUserAuthClient(self._identity, self._connection())
         authentication.transport = self
         self.requestService(authentication)
         authentication.send_request()
 
     def setService(self, service: Any) -> None:
-        """See :class:`Transport`; the second service is what everybody waits for."""
+        """See :class:`Transport`; the second service is the connection."""
         super().setService(service)
         if self.isAuthenticated:
             waiting, self._waiting = self._waiting, None
@@ -334,41 +336,41 @@ class LoginTransport(SSHClientTransport):
         """See :class:`Transport`."""
         text = desc.decode("utf-8", "replace") if isinstance(desc, bytes) else desc
         super().sendDisconnect(reason, desc)
-        self.failed(PeerError(f"the connection ended: {text}"))
+        self.failed(PeerError(f"connection closed: {text}"))
 
     def receiveError(self, reasonCode: int, description: bytes) -> None:
         """See :class:`Transport`."""
-        self.failed(PeerError(f"the server ended the connection: {quoted(description)}"))
+        self.failed(PeerError(f"the server closed the connection: {quoted(description)}"))
 
     def grace_over(self) -> None:
         """See :class:`Transport`."""
-        self.failed(Unreachable("the server took too long to let us in"))
+        self.failed(Unreachable("the server did not complete the login in time"))
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """See :class:`Transport`."""
         super().connectionLost(reason)
-        self.failed(Unreachable("the connection was lost while we logged in"))
+        self.failed(Unreachable("connection lost during the login"))
 
     def _cancelled(self, _: Deferred[Any]) -> None:
         self._waiting = None
         self.outgoing.link.abort()
 
 
-class _One(Factory):
-    """Makes the one protocol that it was given; without a line in the log for it."""
+class _One(Factory[LoginTransport]):
+    """Returns the one protocol that it was given; logs nothing."""
 
     noisy = False
 
-    def __init__(self, protocol: Any) -> None:
+    def __init__(self, protocol: LoginTransport) -> None:
         self._protocol = protocol
 
-    def buildProtocol(self, addr: Any) -> Any:
+    def buildProtocol(self, addr: IAddress | None) -> LoginTransport:
         """Return it."""
         return self._protocol
 
 
 def connect(
-    reactor: Any,
+    reactor: IReactorTime,
     endpoint: IStreamClientEndpoint,
     *,
     verify_host: Verifier,
@@ -376,12 +378,12 @@ def connect(
     connection: Callable[[], Any] = SSHConnection,
     limits: Limits | None = None,
 ) -> Deferred[Any]:
-    """Connect, check the host's certificate, log in with ours.
+    """Connect, check the host's certificate, and log in with ours.
 
     Fires with the connection service that ``connection`` made (its ``transport`` is the
     :class:`SSHClientTransport`). Fails with :class:`Unreachable`, :class:`BadCertificate`
-    (the host is not the right one), :class:`AccessDenied` or :class:`PeerError`. An endpoint
-    over :class:`tele.sockets.direct.DirectReactor` makes the connection a fast one.
+    (not the expected host), :class:`AccessDenied` or :class:`PeerError`. With an endpoint over
+    :class:`tele.sockets.direct.DirectReactor` data is not copied by Twisted.
     """
 
     async def log_in() -> Any:

@@ -6,10 +6,9 @@ Conch. A program that has certificates uses :func:`tele.conch.client.transport.c
 
 Invariants:
 
-* Whether a plain host key is the right one, only ``verifyHostKey`` of the program knows; one
-  that does not say is refused.
-* SHA-1 signs nothing: an RSA key signs by what the server says that it takes.
-* A server that refuses for ever is left.
+* Only ``verifyHostKey`` of the program accepts a plain host key; without it each is refused.
+* No signature uses SHA-1: an RSA key signs with an algorithm of the server's ``server-sig-algs``.
+* After REQUESTS_LIMIT refused requests the client disconnects.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ from tele.errors import BadCertificate, ProtocolError
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, boolean, name_list, string
 
-#: Requests to log in on one connection.
+#: Authentication requests on one connection.
 REQUESTS_LIMIT = 64
 
-#: Somebody may have to look for their password.
+#: A user may have to look a password up.
 _LIMITS = Limits(login_grace=120.0)
 
 _HOST_KEYS = tuple(name for name in HOST_ALGORITHMS if name in PLAIN_ALGORITHMS)
@@ -43,7 +42,7 @@ _HOST_KEYS = tuple(name for name in HOST_ALGORITHMS if name in PLAIN_ALGORITHMS)
 
 @frozen
 class PlainHostKey:
-    """A host key without a certificate, in the place of one."""
+    """A host key where the engine expects a certificate."""
 
     key: PublicKey
 
@@ -67,8 +66,8 @@ class ConchClientTransport(SSHClientTransport):
     """The client's end of one connection of a Conch program; made without arguments."""
 
     def __init__(self, clock: IReactorTime | None = None, limits: Limits | None = None) -> None:
-        here: Any = reactor
-        super().__init__(clock or here, None, limits or _LIMITS)
+        own: Any = reactor
+        super().__init__(clock or own, None, limits or _LIMITS)
 
     def host_key_algorithms(self) -> tuple[bytes, ...]:
         """See :class:`tele.conch.transport.transport.Transport`."""
@@ -79,32 +78,32 @@ class ConchClientTransport(SSHClientTransport):
         digest = md5_fingerprint(host_key)
         fingerprint = b":".join(digest[i : i + 2] for i in range(0, len(digest), 2))
         verified = self.verifyHostKey(host_key, fingerprint)
-        return verified.addCallback(self._said_yes, key)
+        return verified.addCallback(self._verified, key)
 
-    def _said_yes(self, answer: Any, key: PlainHostKey) -> PlainHostKey:
-        # Conch asks for a failure; a program that says False means it, too.
+    def _verified(self, answer: object, key: PlainHostKey) -> PlainHostKey:
+        # Conch asks for a failure; False of a program is a refusal, too.
         if answer is False:
-            raise BadCertificate("verifyHostKey says that the server is another", "authority")
+            raise BadCertificate("verifyHostKey refused the host key", "authority")
         return key
 
     def verifyHostKey(self, hostKey: bytes, fingerprint: bytes) -> Deferred[Any]:
-        """Fire if ``hostKey`` is the right one, fail if not. A program says this."""
-        return fail(BadCertificate("nobody says which server is the right one", "authority"))
+        """Fire if ``hostKey`` is the server's, fail if not. A program overrides this."""
+        return fail(BadCertificate("verifyHostKey is not overridden", "authority"))
 
     def connectionSecure(self) -> None:
-        """Ask for the first service. A program says this."""
+        """Request the first service. A program overrides this."""
         raise NotImplementedError
 
 
 class ConchUserAuthClient(conch.SSHUserAuthClient):
-    """Logs in with what a Conch program has."""
+    """Authenticates with the keys and passwords of a Conch program."""
 
     transport: Any
     _requests = 0
     lastPublicKey: Any
 
     def packetReceived(self, messageNum: int, packet: bytes) -> Any:
-        """One answer of the server."""
+        """Handle one message of the server."""
         match messageNum:
             case n.USERAUTH_SUCCESS:
                 return self.ssh_USERAUTH_SUCCESS(packet)
@@ -117,20 +116,22 @@ class ConchUserAuthClient(conch.SSHUserAuthClient):
         raise ProtocolError(f"message {messageNum} during authentication")
 
     def askForAuth(self, kind: bytes, extraData: bytes) -> None:
-        """Send a request; not without end."""
+        """Send an authentication request, at most REQUESTS_LIMIT times."""
         self._requests += 1
         if self._requests > REQUESTS_LIMIT:
-            self.transport.sendDisconnect(n.NO_MORE_AUTH_METHODS, b"too many refusals")
+            self.transport.sendDisconnect(
+                n.NO_MORE_AUTH_METHODS, b"too many authentication failures"
+            )
             return
         super().askForAuth(kind, extraData)
 
     def ssh_USERAUTH_SUCCESS(self, packet: bytes) -> None:
-        """We are in."""
+        """Authentication succeeded."""
         self.transport.authenticated()
         super().ssh_USERAUTH_SUCCESS(packet)
 
     def ssh_USERAUTH_FAILURE(self, packet: bytes) -> Any:
-        """Not yet: try the next method that we share with the server."""
+        """Authentication failed: try the next method that the server offers, too."""
         reader = Reader(packet)
         methods, partial = reader.name_list(), reader.boolean()
         reader.end()
@@ -138,7 +139,7 @@ class ConchUserAuthClient(conch.SSHUserAuthClient):
         return super().ssh_USERAUTH_FAILURE(name_list(known) + boolean(partial))
 
     def ssh_USERAUTH_BANNER(self, packet: bytes) -> None:
-        """The server has something to say; a program may show it."""
+        """The server sent a banner. A program may show it."""
 
     # -- keys -------------------------------------------------------------------------
     def key_algorithm(self, key: Any) -> bytes:
@@ -146,8 +147,8 @@ class ConchUserAuthClient(conch.SSHUserAuthClient):
         kind: bytes = key.sshType()
         if kind != RSA:
             return kind
-        said = self.transport.peerExtensions.get(b"server-sig-algs", b"").split(b",")
-        return RSA_SHA256 if RSA_SHA256 in said and RSA_SHA512 not in said else RSA_SHA512
+        offered = self.transport.peerExtensions.get(b"server-sig-algs", b"").split(b",")
+        return RSA_SHA256 if RSA_SHA256 in offered and RSA_SHA512 not in offered else RSA_SHA512
 
     def _cbGetPublicKey(self, publicKey: Any) -> bool:
         if not isinstance(publicKey, keys.Key):
@@ -161,7 +162,7 @@ class ConchUserAuthClient(conch.SSHUserAuthClient):
         return string(self.key_algorithm(key)) + string(key.blob())
 
     def ssh_USERAUTH_PK_OK_publickey(self, packet: bytes) -> None:
-        """The key would do: sign."""
+        """The server accepts the key: sign."""
         key = self.lastPublicKey
         data = (
             string(self.transport.sessionID)

@@ -5,9 +5,8 @@ them), ``services``, ``protocol`` and a ``portal`` with checkers of the program'
 
 Invariants:
 
-* Conch's own services never run here, whatever the program names: what meets the network is
-  ours.
-* Only this file makes servers that let anybody in without a certificate.
+* Conch's own transport, authentication and connection are refused: only ours face the network.
+* Only this module makes servers that accept clients without a certificate.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ from tele.wire import numbers as n
 
 log = make_logger(__name__)
 
-#: Conch has imported it already.
+#: The reactor that Conch has imported.
 _REACTOR: Any = reactor
-#: Where Conch has what must not meet the network.
+#: The modules of Conch whose classes must not face the network.
 _REPLACED = frozenset(
     f"twisted.conch.ssh.{name}" for name in ("transport", "userauth", "connection")
 )
@@ -46,16 +45,16 @@ _KEY_ORDER = (b"ssh-ed25519", b"ecdsa-sha2-nistp256", b"ecdsa-sha2-nistp384")
 
 
 def read_host_keys(found: Iterable[Any]) -> list[PrivateKey]:
-    """Return Conch's private keys as ours, best first; kinds that are too old are left out.
+    """Return Conch's private keys as ours, best first, without DSA keys.
 
-    Raises :class:`InvalidInput` for what is no private key.
+    Raises :class:`InvalidInput` for anything but a private key.
     """
     read = []
     for key in found:
         if not isinstance(key, keys.Key) or key.isPublic():
-            raise InvalidInput("privateKeys has something that is no private key of Conch's")
+            raise InvalidInput("privateKeys has a value that is not a private key of Conch's")
         if key.type() == "DSA":
-            log.warn("a DSA host key is left out: clients do not take it any more")
+            log.warn("DSA host key not used", reason="obsolete")
             continue
         read.append(PrivateKey.from_openssh(key.toString("openssh", subtype="v1")))
     order = {kind: at for at, kind in enumerate(_KEY_ORDER)}
@@ -65,7 +64,7 @@ def read_host_keys(found: Iterable[Any]) -> list[PrivateKey]:
 class ConchServerTransport(SSHServerTransport):
     """The server's end of one connection of a Conch program.
 
-    Made without arguments, as Conch's; the factory gives it what it needs.
+    Made without arguments, as Conch's; the factory calls :meth:`configure`.
     """
 
     factory: SSHFactory
@@ -73,8 +72,8 @@ class ConchServerTransport(SSHServerTransport):
     def __init__(self) -> None:
         super().__init__(_REACTOR)
 
-    def take_place(self, clock: IReactorTime, limits: Limits, source: str | None) -> None:
-        """The factory takes it in."""
+    def configure(self, clock: IReactorTime, limits: Limits, source: str | None) -> None:
+        """Take the factory's clock and limits, and the client's address."""
         self.clock, self.limits, self._source = clock, limits, source
 
     def host_key_algorithms(self) -> tuple[bytes, ...]:
@@ -84,24 +83,24 @@ class ConchServerTransport(SSHServerTransport):
         )
 
     def kex_agreed(self, exchange: Exchange) -> None:
-        """Take the host key that was agreed on."""
+        """Use the host key that was negotiated."""
         if exchange.agreement is None:
-            raise ProtocolError("a key exchange without an agreement")
+            raise ProtocolError("a key exchange without negotiation")
         for held in self.factory.all_host_keys:
             if exchange.agreement.host_key in host_key_algorithms(held):
                 exchange.host_keys = held
                 return
-        raise ProtocolError("the host key has just changed", n.KEY_EXCHANGE_FAILED)
+        raise ProtocolError("the host key has changed", n.KEY_EXCHANGE_FAILED)
 
     def ssh_SERVICE_REQUEST(self, packet: bytes) -> None:
-        """Answered once, whatever the program's factory would say."""
+        """Accept one service request, whatever the program's factory would return."""
         if self.isAuthenticated or self.service is not None:
-            raise ProtocolError("a service was asked for twice", n.SERVICE_NOT_AVAILABLE)
+            raise ProtocolError("a second service request", n.SERVICE_NOT_AVAILABLE)
         super().ssh_SERVICE_REQUEST(packet)
 
 
 class SSHFactory(SSHServerFactory):
-    """Conch's factory. It needs no call of ``__init__``, as Conch's does not.
+    """Conch's factory: a subclass need not call ``__init__``.
 
     A program's class may have ``clock``, ``limits`` and ``on_denied``, and ``user_trust`` where
     the portal has a checker for :class:`~tele.conch.server.credentials.ICertificateCredentials`.
@@ -116,13 +115,13 @@ class SSHFactory(SSHServerFactory):
     privateKeys: Any
     primes: Any = None
 
-    def __new__(cls, *words: Any, **named: Any) -> Any:  # noqa: ARG004  (for a program's own)
-        """Make it as ours is made; what the program's class says itself stands."""
+    def __new__(cls, *args: Any, **named: Any) -> Any:  # noqa: ARG004  (for a program's own)
+        """Initialize our factory; attributes of the program's class take precedence."""
         made = super().__new__(cls)
-        nobody: Any = None
+        no_portal: Any = None
         SSHServerFactory.__init__(
             made,
-            portal=nobody,
+            portal=no_portal,
             host_keys=made.best_host_key,
             user_trust=lambda: Trust("", frozenset()),
             clock=getattr(cls, "clock", _REACTOR),
@@ -133,10 +132,10 @@ class SSHFactory(SSHServerFactory):
         return made
 
     def __init__(self) -> None:
-        """Nothing: a Conch program may not call it."""
+        """Do nothing: a Conch program may not call it."""
 
     def usual_key_exchanges(self) -> None:
-        """What the program's protocol says."""
+        """The program's protocol decides."""
         return
 
     def best_host_key(self) -> HostKeys:
@@ -149,7 +148,7 @@ class SSHFactory(SSHServerFactory):
         return tuple(HostKeys(key) for key in read_host_keys(self.privateKeys.values()))
 
     def startFactory(self) -> None:
-        """Get the keys, and look whether all that will meet the network is ours."""
+        """Get the keys, and check that every class that faces the network is ours."""
         if not hasattr(self, "publicKeys"):
             self.publicKeys = self.getPublicKeys()
         if not hasattr(self, "privateKeys"):
@@ -157,12 +156,12 @@ class SSHFactory(SSHServerFactory):
         if not self.publicKeys or not self.privateKeys or not self.all_host_keys:
             raise ConchError("no host keys, failing")
         for name, service in self.services.items():
-            _refuse_conchs(name.decode("ascii"), service)
-        _refuse_conchs("protocol", self.protocol)
+            _check_class(name.decode("ascii"), service)
+        _check_class("protocol", self.protocol)
 
     def _make(self, source: str | None) -> Any:
         protocol = self.protocol()
-        protocol.take_place(self.clock, self.limits, source)
+        protocol.configure(self.clock, self.limits, source)
         return protocol
 
     def getService(
@@ -178,10 +177,10 @@ class SSHFactory(SSHServerFactory):
         return None
 
 
-def _refuse_conchs(name: str, made: Any) -> None:
-    """Refuse a class of Conch's own: it would meet the network with Conch's mistakes."""
-    for its in getattr(made, "__mro__", (type(made),)):
-        if its.__module__.startswith("tele."):
+def _check_class(name: str, made: Any) -> None:
+    """Raise :class:`ConchError` for a class of Conch's own, which would face the network."""
+    for each in getattr(made, "__mro__", (type(made),)):
+        if each.__module__.startswith("tele."):
             return
-        if its.__module__ in _REPLACED:
+        if each.__module__ in _REPLACED:
             raise ConchError(f"{name}: {made.__qualname__} is Conch's; import it from tele.embed")

@@ -1,21 +1,21 @@
 """How does a session run what a Conch avatar offers (``ISession``, ``subsystemLookup``)?
 
-Such programs talk to Conch's ``SSHSessionProcessProtocol``, which is kept, with its two
-mistakes mended: the end is told after the output, and a slow side slows the other one down
-wherever the program's transport can be paused.
+Such programs use Conch's ``SSHSessionProcessProtocol``, which stays, with two corrections: the exit
+status follows the output, and a program's transport is paused while the client does not read, if it
+can be paused.
 
 Invariants:
 
-* What a program says before the client knows that it runs, waits.
-* Input is credited when the program's transport has room for more.
+* Output of a program before the reply to its request was sent is queued.
+* Input is credited when the program's transport takes more.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 from twisted.conch.interfaces import EnvironmentVariableNotPermitted, ISession, ISessionSetEnv
 from twisted.conch.ssh.session import (
@@ -30,36 +30,38 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tele.conch.session.programs import Exit, ProgramRequest, PtyRequest
+from tele.conch.session.channel import SessionChannel
+from tele.conch.session.program_runner import ProgramRunner
+from tele.conch.session.programs import Exit, ISessionPrograms, ProgramRequest, PtyRequest
+from tele.conch.session.runner import Runner, RunnerChannel
 from tele.errors import NotFound, Unavailable, quoted
 from tele.wire.fields import string
 
-if TYPE_CHECKING:
-    from tele.conch.session.channel import SessionChannel
-
-_SIGNALS = {int(getattr(signal, f"SIG{name}")): name for name in SUPPORTED_SIGNALS}
+_SIGNALS: Final[Mapping[int, str]] = {
+    int(getattr(signal, f"SIG{name}")): name for name in SUPPORTED_SIGNALS
+}
 
 
 class _Process(SSHSessionProcessProtocol):
     """The program's view of the channel."""
 
-    #: What protocols of lines ask their transport.
+    #: Twisted's line protocols read this of their transport.
     disconnecting = False
 
-    def __init__(self, runner: ConchRunner, channel: SessionChannel) -> None:
+    def __init__(self, runner: ConchRunner, channel: RunnerChannel) -> None:
         super().__init__(channel)
         self._runner = runner
 
     def connectionMade(self) -> None:
-        """Conch would write what it has kept."""
+        """Conch would write what it has queued."""
 
     def outReceived(self, data: bytes) -> None:
-        """The program wrote."""
-        self._runner.say(lambda: self.session.write(data))
+        """The program wrote to its standard output."""
+        self._runner.when_running(lambda: self.session.write(data))
 
     def errReceived(self, err: bytes) -> None:
         """The program wrote to its standard error."""
-        self._runner.say(lambda: self.session.writeExtended(1, err))
+        self._runner.when_running(lambda: self.session.writeExtended(1, err))
 
     write = outReceived
 
@@ -68,10 +70,10 @@ class _Process(SSHSessionProcessProtocol):
         self.outReceived(b"".join(seq))
 
     def outConnectionLost(self) -> None:
-        """EOF goes with the exit, after all that was written."""
+        """EOF is sent with the exit status, after all output."""
 
     def processEnded(self, reason: Failure | None = None) -> None:
-        """The program ended."""
+        """The program exited."""
         error: Any = None if reason is None else reason.value
         number = getattr(error, "signal", None)
         status = getattr(error, "exitCode", None)
@@ -79,44 +81,46 @@ class _Process(SSHSessionProcessProtocol):
             how = Exit(None, _SIGNALS.get(number, f"{number}@tele"))
         else:
             how = Exit(0 if status is None else status)
-        self._runner.say(lambda: self.session.program_ended(how))
+        self._runner.when_running(lambda: self.session.program_ended(how))
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """The program closed the connection."""
-        self._runner.say(self.session.loseConnection)
+        self._runner.when_running(self.session.loseConnection)
 
     def loseConnection(self) -> None:
         """The program closes the connection."""
         self.disconnecting = True
-        self._runner.say(self.session.loseConnection)
+        self._runner.when_running(self.session.loseConnection)
 
 
 @implementer(IPushProducer)
 class ConchRunner:
-    """Runs what the avatar of ``channel`` has for it."""
+    """The :class:`~tele.conch.session.runner.Runner` of what the avatar of ``channel`` offers."""
 
-    def __init__(self, channel: SessionChannel) -> None:
+    def __init__(self, channel: RunnerChannel) -> None:
         self._channel = channel
         self._session: Any = ISession(channel.avatar, None)
         self._process: _Process | None = None
-        self._unsaid: list[Callable[[], None]] | None = []
-        self._owed = 0
+        #: What waits for the reply; None after it.
+        self._waiting: list[Callable[[], None]] | None = []
+        #: Bytes of input that were not credited.
+        self._uncredited = 0
         self._paused = False
 
     @property
     def _transport(self) -> Any:
         return None if self._process is None else self._process.transport
 
-    def say(self, what: Callable[[], None]) -> None:
-        """Do ``what``, once the client knows that the program runs."""
-        if self._unsaid is None:
-            what()
+    def when_running(self, call: Callable[[], None]) -> None:
+        """Call ``call`` now, or after the reply to the request was sent."""
+        if self._waiting is None:
+            call()
         else:
-            self._unsaid.append(what)
+            self._waiting.append(call)
 
     # -- starting ---------------------------------------------------------------------
-    def env(self, name: str, value: str) -> bool:
-        """See :class:`tele.conch.session.channel.Runner`."""
+    def set_env(self, name: str, value: str) -> bool:
+        """See :class:`Runner`."""
         environment: Any = ISessionSetEnv(self._session, None)
         if environment is None:
             return False
@@ -126,8 +130,8 @@ class ConchRunner:
             return False
         return True
 
-    def terminal(self, request: PtyRequest) -> bool:
-        """See :class:`tele.conch.session.channel.Runner`."""
+    def request_pty(self, request: PtyRequest) -> bool:
+        """See :class:`Runner`."""
         if self._session is None:
             return False
         size = request.rows, request.columns, request.width, request.height
@@ -135,10 +139,10 @@ class ConchRunner:
         return True
 
     def start(self, request: ProgramRequest, number: int) -> Deferred[None]:
-        """See :class:`tele.conch.session.channel.Runner`."""
+        """See :class:`Runner`."""
         process = _Process(self, self._channel)
         if request.kind == "subsystem":
-            # Conch's sessions hear nothing of a subsystem.
+            # Conch does not tell an ISession of a subsystem.
             self._session = None
             name = request.command
             avatar: Any = self._channel.avatar
@@ -156,74 +160,74 @@ class ConchRunner:
         self._process = process
         return succeed(None)
 
-    def connect(self) -> None:
-        """See :class:`tele.conch.session.channel.Runner`."""
+    def start_input(self) -> None:
+        """See :class:`Runner`."""
         register = getattr(self._transport, "registerProducer", None)
         if register is not None:
             register(self, True)
 
-    def go(self) -> None:
-        """See :class:`tele.conch.session.channel.Runner`."""
-        unsaid, self._unsaid = self._unsaid, None
-        for what in unsaid or ():
-            what()
+    def start_output(self) -> None:
+        """See :class:`Runner`."""
+        waiting, self._waiting = self._waiting, None
+        for call in waiting or ():
+            call()
 
-    # -- bytes ------------------------------------------------------------------------
+    # -- data -------------------------------------------------------------------------
     def input(self, view: memoryview) -> None:
-        """See :class:`tele.conch.session.channel.Runner`."""
-        self._owed += len(view)
+        """See :class:`Runner`."""
+        self._uncredited += len(view)
         if self._transport is not None:
             self._transport.write(bytes(view))
         self._credit()
 
     def _credit(self) -> None:
-        if not self._paused and self._owed:
-            owed, self._owed = self._owed, 0
-            self._channel.consumed(owed)
+        if not self._paused and self._uncredited:
+            count, self._uncredited = self._uncredited, 0
+            self._channel.consumed(count)
 
     def input_ended(self) -> None:
-        """See :class:`~tele.conch.session.channel.Runner`. Without an ``ISession``: close."""
+        """See :class:`Runner`. Without an ``ISession``: close."""
         if self._session is not None:
             self._session.eofReceived()
         else:
             self._channel.loseConnection()
 
     def pauseProducing(self) -> None:
-        """The program does not keep up with its input."""
+        """See ``IPushProducer``: the program does not read its input."""
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """It does again."""
+        """See ``IPushProducer``."""
         self._paused = False
         self._credit()
 
     def stopProducing(self) -> None:
-        """It takes no input any more: drop it."""
+        """See ``IPushProducer``: the program reads no more input. Drop it."""
         self.resumeProducing()
 
-    def kick(self) -> None:
-        """See :class:`tele.conch.session.channel.Runner`."""
+    def resume_output(self) -> None:
+        """See :class:`Runner`."""
         resume = getattr(self._transport, "resumeProducing", None)
         if resume is not None and not self._channel.has_queue:
             resume()
 
-    def output_refused(self) -> None:
-        """See :class:`tele.conch.session.channel.Runner`. Conch knows no such thing."""
+    def close_output(self) -> None:
+        """See :class:`Runner`. Conch has no such request."""
 
-    def stop_output(self) -> None:
-        """See :class:`tele.conch.session.channel.Runner`."""
+    def pause_output(self) -> None:
+        """See :class:`Runner`."""
         pause = getattr(self._transport, "pauseProducing", None)
         if pause is not None:
             pause()
 
-    # -- what else a client asks ------------------------------------------------------
+    # -- requests ---------------------------------------------------------------------
     def resize(self, columns: int, rows: int, width: int, height: int) -> None:
-        """See :class:`tele.conch.session.channel.Runner`."""
+        """See :class:`Runner`."""
         if self._session is not None:
             self._session.windowChanged((rows, columns, width, height))
 
     def signal(self, name: str) -> bool:
-        """See :class:`tele.conch.session.channel.Runner`."""
+        """See :class:`Runner`."""
         send = getattr(self._transport, "signalProcess", None)
         if send is None or name not in SUPPORTED_SIGNALS:
             return False
@@ -234,12 +238,25 @@ class ConchRunner:
         return True
 
     def send_break(self) -> bool:
-        """See :class:`tele.conch.session.channel.Runner`. ``ISession`` has no word for it."""
+        """See :class:`Runner`. ``ISession`` has no such method."""
         return False
 
     def close(self) -> None:
-        """See :class:`tele.conch.session.channel.Runner`."""
+        """See :class:`Runner`."""
         if self._transport is not None:
             self._transport.loseConnection()
         if self._session is not None:
             self._session.closed()
+
+
+def run_conch(channel: RunnerChannel) -> Runner:
+    """Return what runs programs of the avatar of ``channel``: ours or Conch's."""
+    programs = ISessionPrograms(channel.avatar, None)
+    return ConchRunner(channel) if programs is None else ProgramRunner(channel, programs)
+
+
+class ConchSession(SessionChannel):
+    """A session for avatars of Conch programs, in the place of Conch's ``SSHSession``."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, make_runner=run_conch, **named)

@@ -1,17 +1,16 @@
-"""How do the checkers of a Conch program let somebody in (passwords, plain keys)?
+"""How do the checkers of a Conch program authenticate clients (passwords, plain keys)?
 
-For programs with a portal of their own (:class:`tele.conch.conch_factory.SSHFactory`), never
-for a node or proxy of tele, which know certificates only. Conch's points of extension are
-kept: ``interfaceToMethod``, ``supportedAuthentications``, ``tryAuth`` and methods
+For programs with a portal of their own (:class:`tele.conch.compat.server.SSHFactory`), never for a
+node or proxy of tele, which accept certificates only. Conch's points of extension are
+the same: ``interfaceToMethod``, ``supportedAuthentications``, ``tryAuth`` and methods
 ``auth_<name>(data)`` that return a Deferred of what ``Portal.login`` returns.
 
 Invariants:
 
-* A method is offered only if the program's portal has a checker for it, or the program
-  says so itself.
-* A signature is verified here, by our rules, before a checker is asked; what a checker says
-  of a key without a signature never lets anybody in.
-* A password is in no log, audit or error.
+* A method is offered only if the program's portal has a checker for it, or the program lists it.
+* A signature is verified here, by our rules, before a checker is asked. No checker can authenticate
+  a client by a key without a signature.
+* A password is in no log, audit event or error.
 """
 
 from __future__ import annotations
@@ -54,8 +53,8 @@ log = make_logger(__name__)
 
 PASSWORD_LIMIT = 4096
 
-#: Failures that are a plain no; all others are mistakes of the program.
-_NO = (UnauthorizedLogin, ConchError, TeleError, CancelledError)
+#: Failures that are a refusal; all others are errors of the program.
+_REFUSALS = (UnauthorizedLogin, ConchError, TeleError, CancelledError)
 
 
 class PortalUserAuthServer(SSHUserAuthServer):
@@ -64,18 +63,18 @@ class PortalUserAuthServer(SSHUserAuthServer):
     interfaceToMethod = conch.SSHUserAuthServer.interfaceToMethod
     #: Seconds before a wrong password is answered.
     passwordDelay = 1
-    #: Where time comes from; the transport's clock if it is None.
+    #: The clock of delays; None is the transport's.
     clock: Any = None
     user = b""
     nextService = b""
     method = b""
     _packet = b""
-    _question = False
+    _is_query = False
     _waiting: Deferred[Any] | None = None
     _takes_certificates = False
 
     def serviceStarted(self) -> None:
-        """Look which methods the portal has checkers for."""
+        """Offer the methods that the portal has checkers for."""
         super().serviceStarted()
         interfaces = list(self.portal.listCredentialsInterfaces())
         self._takes_certificates = ICertificateCredentials in interfaces
@@ -87,7 +86,7 @@ class PortalUserAuthServer(SSHUserAuthServer):
         self.supportedAuthentications = sorted(methods, reverse=True)
 
     def serviceStopped(self) -> None:
-        """The connection ends, or authentication did."""
+        """The connection or the authentication ended."""
         super().serviceStopped()
         self._packet = b""
         waiting, self._waiting = self._waiting, None
@@ -95,7 +94,7 @@ class PortalUserAuthServer(SSHUserAuthServer):
             waiting.cancel()
 
     def ssh_USERAUTH_REQUEST(self, packet: bytes) -> Deferred[Any]:
-        """One request to log in; fires when it is answered."""
+        """Handle one authentication request; fires when it is answered."""
         login, service, method, data = read_login(packet)
         if method == b"none":
             self._none(login)
@@ -107,30 +106,30 @@ class PortalUserAuthServer(SSHUserAuthServer):
                 self._key_offered(request)
                 return succeed(None)
         self.user, self.nextService = login.encode("utf-8"), service
-        self.method, self._packet, self._question = method, packet, False
+        self.method, self._packet, self._is_query = method, packet, False
         self.transport.hold()
         kind = PUBLICKEY if method == HOSTBOUND else method
-        trying = maybeDeferred(self.tryAuth, kind, self.user, data)
-        trying.addCallback(self._admitted)
-        trying.addErrback(self._not_let_in, login)
-        trying.addErrback(self._failed)
-        return trying
+        attempt = maybeDeferred(self.tryAuth, kind, self.user, data)
+        attempt.addCallback(self._admitted)
+        attempt.addErrback(self._refused, login)
+        attempt.addErrback(self._failed)
+        return attempt
 
     def tryAuth(self, kind: bytes, user: bytes, data: bytes) -> Deferred[Any]:
-        """Ask the method ``auth_<kind>``; ``data`` is the request's part for it."""
+        """Call the method ``auth_<kind>``; ``data`` is its part of the request."""
         if kind not in self.supportedAuthentications:
             return fail(ConchError("this method is not offered"))
         name = kind.decode("ascii").replace("-", "_")
         method = getattr(self, f"auth_{name}", None)
         answer = None if method is None else method(data)
         if answer is None:
-            return fail(ConchError("this method is offered and not there"))
-        asked: Deferred[Any] = answer
-        return asked
+            return fail(ConchError("this method is offered and not implemented"))
+        deferred: Deferred[Any] = answer
+        return deferred
 
     # -- methods ----------------------------------------------------------------------
     def auth_publickey(self, packet: bytes) -> Deferred[Any]:
-        """A plain key, or the question whether it would do."""
+        """A plain key, or the query whether it would be accepted."""
         request = read_key_request(self._packet)
         algorithm = PLAIN_ALGORITHMS.get(request.algorithm)
         if algorithm is None:
@@ -141,8 +140,8 @@ class PortalUserAuthServer(SSHUserAuthServer):
         if key.type != algorithm.blob_type:
             raise BadCertificate("the key is not of the algorithm's kind", "key")
         if request.signature is None:
-            self._question = True
-            return self._would_do(request)
+            self._is_query = True
+            return self._query(request)
         session_id = self.transport.sessionID
         if session_id is None:
             raise ProtocolError("authentication before keys")
@@ -157,14 +156,14 @@ class PortalUserAuthServer(SSHUserAuthServer):
             SSHPrivateKey(self.user, request.algorithm, request.blob, signed, request.signature)
         )
 
-    def _would_do(self, request: KeyRequest) -> Deferred[Any]:
-        """Ask about a key that has not proved anything yet."""
-        asked = self._log_in(SSHPrivateKey(self.user, request.algorithm, request.blob, None, None))
-        return asked.addCallbacks(self._let_in_for_nothing, self._key_known, errbackArgs=(request,))
+    def _query(self, request: KeyRequest) -> Deferred[Any]:
+        """Ask the checkers about a key without a signature."""
+        query = self._log_in(SSHPrivateKey(self.user, request.algorithm, request.blob, None, None))
+        return query.addCallbacks(self._unsigned_accepted, self._key_known, errbackArgs=(request,))
 
-    def _let_in_for_nothing(self, result: tuple[Any, Any, Any]) -> None:
+    def _unsigned_accepted(self, result: tuple[Any, Any, Any]) -> None:
         result[2]()
-        log.error("a checker accepts keys without a signature; nobody was let in")
+        log.error("login refused: the checker accepts a key without a signature", user=self.user)
         raise UnauthorizedLogin("no signature")
 
     def _key_known(self, failure: Failure, request: KeyRequest) -> Failure:
@@ -180,13 +179,13 @@ class PortalUserAuthServer(SSHUserAuthServer):
         reader = Reader(packet)
         change, password = reader.boolean(), reader.string(PASSWORD_LIMIT)
         if change:
-            return fail(UnauthorizedLogin("passwords are not changed here"))
+            return fail(UnauthorizedLogin("passwords cannot be changed"))
         reader.end()
-        asked = self._log_in(UsernamePassword(self.user, password))
-        return asked.addErrback(self._later)
+        attempt = self._log_in(UsernamePassword(self.user, password))
+        return attempt.addErrback(self._delay)
 
-    def _later(self, failure: Failure) -> Deferred[Any] | Failure:
-        """Make whoever guesses passwords wait."""
+    def _delay(self, failure: Failure) -> Deferred[Any] | Failure:
+        """Delay the answer to a wrong password, against guessing."""
         if not self.passwordDelay:
             return failure
         clock = self.clock or self.transport.clock
@@ -198,9 +197,9 @@ class PortalUserAuthServer(SSHUserAuthServer):
 
     # -- answers ----------------------------------------------------------------------
     def _next_service(self, result: tuple[Any, Any, Any]) -> Any:
-        """Return what the program's factory has for the service that the client wants."""
+        """Return what the program's factory has for the service that the client requests."""
         transport = self.transport
-        _, transport.avatar, log_out = result  # Conch's factories look at the avatar
+        _, transport.avatar, log_out = result  # Conch's factories read the avatar
         make = None
         try:
             with suppress(KeyError):
@@ -213,12 +212,12 @@ class PortalUserAuthServer(SSHUserAuthServer):
             raise ConchError("there is no such service")
         return make
 
-    def _not_let_in(self, failure: Failure, login: str) -> Failure | None:
+    def _refused(self, failure: Failure, login: str) -> Failure | None:
         transport, error = self.transport, failure.value
         self._waiting = None
         self._packet = b""
         if isinstance(error, ProtocolError) or transport.isAuthenticated:
-            return failure  # the peer's mistake, or the next service's
+            return failure  # an error of the peer's, or of the next service
         if isinstance(error, IgnoreAuthentication):  # the method has answered
             transport.release()
             return None
@@ -227,13 +226,13 @@ class PortalUserAuthServer(SSHUserAuthServer):
             self._send_failure(partial=True)
             transport.release()
             return None
-        if not isinstance(error, _NO):
-            log.failure("nobody could decide about {login!r}", failure, login=login)
+        if not isinstance(error, _REFUSALS):
+            log.failure("checker failed", failure, login=login)
         reason = error.reason if isinstance(error, AccessDenied | BadCertificate) else "checker"
-        attempt = self._denied(login, self.method, reason, "not let in")
+        attempt = self._denied(login, self.method, reason, "authentication failed")
         if transport.closing:
             transport.factory.on_denied(attempt)
             return None
-        (self._ask if self._question else self._refuse)(attempt)
+        (self._ask if self._is_query else self._refuse)(attempt)
         transport.release()
         return None

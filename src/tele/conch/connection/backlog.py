@@ -1,10 +1,10 @@
-"""What waits to be sent or written, and what does its waiting cost?
+"""How are bytes queued that cannot be sent or written yet?
 
 Invariants:
 
 * Bytes leave in the order in which they came, standard error among standard output.
-* A million pieces of one byte cost about what one piece of a million bytes does: who
-  bounds the bytes has bounded the memory.
+* A million pieces of one byte cost about as much memory as one piece of a million bytes: a limit
+  of bytes is a limit of memory.
 * More may be appended while the front is being sent: a connection that runs in a channel of
   another one does so, when the other one needs the shared buffer.
 """

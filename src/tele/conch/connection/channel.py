@@ -1,58 +1,57 @@
-"""What is one channel, and how much may be under way on it (RFC 4254, section 5)?
+"""What does one channel send and receive, within its windows (RFC 4254, section 5)?
 
 Invariants:
 
-* Window credit is given for bytes that were consumed, never before: what a peer can make
-  us hold is the window and nothing more.
+* Window credit is given for bytes that were consumed, never before: a peer can make us keep one
+  window of data and nothing more.
 * EOF and CLOSE leave after everything that was written before them.
 * Data of one channel keep their order, standard error among standard output.
-* A request that we do not understand, or fail at, is refused; a malformed one is the end.
+* An unknown request, and one that raises, is refused; a malformed one ends the connection.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.conch.ssh.channel import SSHChannel
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from tele.conch.connection.backlog import Backlog
+from tele.conch.connection.channel_connection import ChannelConnection
 from tele.errors import ProtocolError
 from tele.log import make_logger
 from tele.sockets.buffers import MAX_DATA
 from tele.wire.fields import Reader
 
-if TYPE_CHECKING:
-    from tele.conch.connection.connection import SSHConnection
-
 log = make_logger(__name__)
 
-#: What a window begins with; see ``windows`` for how it grows.
+#: The initial window; see ``windows`` for how it grows.
 WINDOW = 2 * 1024 * 1024
-#: Credit is given for so much, or for a quarter of a window that is smaller than the first.
+#: Credit is given for so many bytes, or for a quarter of a window that is smaller than WINDOW.
 CREDIT = WINDOW // 4
-#: Requests that may wait for the answer of one before them: somebody who drags the edge of
-#: a window sends dozens a second. And how many bytes they may have.
+#: Requests that may wait for the reply to one before them, and their bytes: a user who resizes a
+#: window sends dozens a second.
 REQUESTS_LIMIT = 1024
 REQUEST_OCTETS_LIMIT = 512 * 1024
-#: Lines of the log about refused requests of one channel.
+#: Refused requests of one channel that are logged.
 DECLINED_LIMIT = 16
-#: What may be queued by write() before the writer is told to stop.
+#: Bytes that write() may queue before the writer is told to stop.
 QUEUE_LIMIT = 256 * 1024
 
 Answer = bool | Deferred[bool]
 
 
 class Channel(SSHChannel):
-    """A channel of ours; in Conch's ways, with windows that mean something.
+    """Conch's channel, with windows that follow consumption.
 
-    Subclasses override :meth:`data_view` (or Conch's ``dataReceived``), and write
+    Subclasses override :meth:`data_view` (or Conch's ``dataReceived``), and have
     ``request_<name>(data)`` methods that return whether it was done, or a Deferred.
     """
 
-    conn: SSHConnection
+    conn: ChannelConnection  # type: ignore[assignment]  # Conch's is its own class
     #: Our number of it; None before it is opened.
     id: Any
 
@@ -87,7 +86,7 @@ class Channel(SSHChannel):
         self._catching_up = False
         self._declined = ""
         self._declined_count = 0
-        #: The peer said that it sends no more data.
+        #: The peer has sent EOF.
         self.remote_eof = False
 
     @property
@@ -109,23 +108,23 @@ class Channel(SSHChannel):
         """The channel is open; Conch would log a line for each."""
 
     # -- receiving --------------------------------------------------------------------
-    def take(self, view: memoryview, code: int | None = None) -> None:
-        """Check that the peer may send this, then hand it on."""
+    def receive(self, view: memoryview, code: int | None = None) -> None:
+        """See :class:`tele.conch.connection.receiver.Receiver`."""
         length = len(view)
         if length > self.localWindowLeft:
-            raise ProtocolError("more data than the window has room for")
+            raise ProtocolError("more data than the window allows")
         if length > self.localMaxPacket:
-            raise ProtocolError("a data message longer than the maximum packet")
+            raise ProtocolError("a data message longer than the maximum packet size")
         self.localWindowLeft -= length
         if self.localClosed or self.remote_eof:
-            return  # it crossed our CLOSE, which is legal; or follows EOF, as OpenSSH takes it
+            return  # it crossed our CLOSE, which is legal, or follows EOF: OpenSSH drops it, too
         if code is None:
             self.data_view(view)
         else:
             self.extended_view(code, view)
 
     def data_view(self, view: memoryview) -> None:
-        """Data arrived. Whoever overrides this calls :meth:`consumed` when it is used up."""
+        """Data arrived. An override calls :meth:`consumed` when it has used them up."""
         data = bytes(view)
         self.dataReceived(data)
         self.consumed(len(data))
@@ -137,28 +136,35 @@ class Channel(SSHChannel):
         self.consumed(len(data))
 
     def dataReceived(self, data: bytes) -> None:
-        """Nobody wants data of this channel; Conch would log all of them."""
+        """Drop data; Conch would log them."""
 
     def extReceived(self, dataType: int, data: bytes) -> None:
-        """Nobody wants extended data of this channel; Conch would log all of them."""
+        """Drop extended data; Conch would log them."""
 
     def consumed(self, count: int) -> None:
-        """``count`` bytes are used up: let the peer send as many more."""
+        """``count`` bytes were consumed: let the peer send as many more."""
         self._consumed += count
         enough = min(CREDIT, self.localWindowSize // 4)
         if self._consumed >= enough and self.is_open and not self.remoteClosed:
             credit, self._consumed = self._consumed, 0
             self.conn.adjustWindow(self, credit)
-            self.conn.windows.used(self, credit)
+            self.conn.windows.consumed(self, credit)
 
     @property
-    def unused(self) -> int:
-        """How many bytes were received and are not used up."""
+    def unconsumed(self) -> int:
+        """How many bytes were received and not consumed yet."""
         return self.localWindowSize - self.localWindowLeft - self._consumed
 
+    def receive_eof(self) -> None:
+        """See :class:`tele.conch.connection.receiver.Receiver`."""
+        self.remote_eof = True
+        self.eofReceived()
+
     # -- requests ---------------------------------------------------------------------
-    def request(self, name: bytes, data: bytes, want_reply: bool) -> None:
-        """A channel request; each is answered before the next one is looked at."""
+    def receive_request(self, name: bytes, data: bytes, want_reply: bool) -> None:
+        """See :class:`tele.conch.connection.receiver.Receiver`. Requests are handled one by one:
+        the next one after the reply to the one before.
+        """
         if self._answering:
             self._waiting_octets += len(name) + len(data)
             if (
@@ -173,7 +179,7 @@ class Channel(SSHChannel):
         except ProtocolError:
             raise
         except Exception:
-            log.failure("channel request {name!r} failed", name=name)
+            log.failure("channel request failed", request=name)
             answer = False
         if isinstance(answer, Deferred):
             self._answering = True
@@ -184,7 +190,7 @@ class Channel(SSHChannel):
             self._reply(bool(answer), name, want_reply)
 
     def requestReceived(self, requestType: bytes, data: bytes) -> Any:
-        """Call ``request_<name>``; what has no such method is refused."""
+        """Call ``request_<name>``; refuse the request if there is no such method."""
         try:
             name = requestType.decode("ascii").replace("-", "_")
         except UnicodeDecodeError:
@@ -192,82 +198,77 @@ class Channel(SSHChannel):
         method = getattr(self, f"request_{name}", None) if name.isidentifier() else None
         return False if method is None else method(data)
 
-    def _request_failed(self, failure: Any, name: bytes) -> bool:
-        log.failure("channel request {name!r} failed", failure, name=name)
+    def _request_failed(self, failure: Failure, name: bytes) -> bool:
+        log.failure("channel request failed", failure, request=name)
         return False
 
-    def decline(self, why: str) -> bool:
-        """Return the answer no to the request that is handled now, which is logged with ``why``:
-        most clients do not ask for an answer, or show nothing of it.
+    def decline(self, error: str) -> bool:
+        """Return False, and have the refusal of the current request logged with ``error``: most
+        clients do not ask for a reply, or do not show it.
         """
-        self._declined = why
+        self._declined = error
         return False
 
     def _log_declined(self, name: bytes) -> None:
-        why, self._declined = self._declined, ""
+        error, self._declined = self._declined, ""
         self._declined_count += 1
-        if not why:
-            log.debug("request {name!r} of a channel is refused", name=name)
+        if not error:
+            log.debug("channel request refused", request=name)
         elif self._declined_count <= DECLINED_LIMIT:
+            last = self._declined_count == DECLINED_LIMIT
+            more = {"further": "not logged"} if last else {}
             log.info(
-                "request {name!r} of {avatar!s} is refused: {why}{more}",
-                name=name,
-                avatar=self.avatar,
-                why=why,
-                more="; more of this channel are not listed"
-                if self._declined_count == DECLINED_LIMIT
-                else "",
+                "channel request refused", request=name, user=str(self.avatar), error=error, **more
             )
 
-    def _answered(self, good: bool, name: bytes, want_reply: bool) -> None:
+    def _answered(self, success: bool, name: bytes, want_reply: bool) -> None:
         self._answering = False
-        self._reply(good, name, want_reply)
+        self._reply(success, name, want_reply)
         if self._catching_up:
             return
         self._catching_up = True
         while self._waiting_requests and not self._answering and self.is_open:
             waiting = self._waiting_requests.popleft()
             self._waiting_octets -= len(waiting[0]) + len(waiting[1])
-            self.request(*waiting)
+            self.receive_request(*waiting)
         self._catching_up = False
 
-    def _reply(self, good: bool, name: bytes, want_reply: bool) -> None:
-        if not good:
+    def _reply(self, success: bool, name: bytes, want_reply: bool) -> None:
+        if not success:
             self._log_declined(name)
         if want_reply and self.is_open:
-            self.conn.reply_to_channel(self, good)
+            self.conn.reply_to_channel(self, success)
         self.request_answered()
 
     def request_answered(self) -> None:
-        """A request was answered: what has to follow the answer may be sent now."""
+        """A request was answered: what has to follow the reply may be sent now."""
 
     # -- sending ----------------------------------------------------------------------
     def addWindowBytes(self, data: int) -> None:
         """The peer gives credit."""
         before = self.remoteWindowLeft
         self.remoteWindowLeft = before + data
-        # Clients give credit in thousands of small pieces: only the first one after none
-        # is news to anybody.
+        # Clients give credit in thousands of small pieces; only the first one after none matters.
         if not before and data:
             self.window_opened()
 
     def window_opened(self) -> None:
-        """There is credit where there was none."""
+        """The peer gave credit after the window was used up."""
         self.pump_queue()
 
     def write(self, data: bytes) -> None:
-        """Send data, now or when there is room."""
+        """Send data, as soon as window and socket take them."""
         self.send_view(data)
 
     def writeExtended(self, dataType: int, data: bytes) -> None:
-        """Send extended data, now or when there is room."""
+        """Send extended data, as soon as window and socket take them."""
         self.send_view(data, dataType)
 
     def send_view(self, view: memoryview | bytes, code: int | None = None) -> int:
-        """Send ``view``; return how much of it has to wait, which is copied.
+        """Send ``view``; return how many bytes of it are queued, as a copy.
 
-        Nothing is sent after the end was asked for. Waiting bytes are told of by
-        :meth:`queue_sent`.
+        Nothing is sent after :meth:`send_eof` or :meth:`loseConnection`. :meth:`queue_sent` is
+        called when queued bytes have left.
         """
         if not self.is_open or self._eof_wanted or self._close_wanted:
             return 0
@@ -275,7 +276,7 @@ class Channel(SSHChannel):
         rest = len(view) - sent
         if rest:
             self._queue.append(memoryview(view)[sent:], code)
-            self._wait_for_turn()
+            self._schedule()
             if len(self._queue) > QUEUE_LIMIT and not self._stopped:
                 self._stopped = True
                 self.stopWriting()
@@ -297,56 +298,56 @@ class Channel(SSHChannel):
             transport.send_data(number, part, code)
         return at
 
-    def _wait_for_turn(self) -> None:
-        # Without window there is nothing to wait for at the socket.
+    def _schedule(self) -> None:
+        # Without window, credit resumes the queue, not the socket.
         if self.remoteWindowLeft > 0:
-            self.conn.turns.wait(self.pump_queue)
+            self.conn.write_scheduler.wait(self.pump_queue)
 
     def pump_queue(self) -> None:
-        """Send what waits, as far as there is room."""
+        """Send what is queued, as far as window and socket take it."""
         queue = self._queue
         if not self.is_open:
             self._forget_queue()
             return
-        gone = 0
+        left = 0
         while queue and self._can_send():
             view, code = queue.first(MAX_DATA)
             with view:
                 sent = self._send(view, code)
             queue.drop(sent)
-            gone += sent
+            left += sent
         if queue:
-            self._wait_for_turn()
+            self._schedule()
         else:
-            self.conn.turns.leave(self.pump_queue)
-        if gone:
-            self.queue_sent(gone)
+            self.conn.write_scheduler.cancel(self.pump_queue)
+        if left:
+            self.queue_sent(left)
         if self._stopped and len(queue) <= QUEUE_LIMIT // 2:
             self._stopped = False
             self.startWriting()
-        if gone and not queue:
+        if left and not queue:
             self._finish()
             self.drained()
 
     @property
     def has_queue(self) -> bool:
-        """Whether something that was written has not left yet."""
+        """Whether written bytes wait to be sent."""
         return bool(self._queue)
 
     @property
-    def has_room(self) -> bool:
-        """Whether what is written now leaves now."""
+    def is_writable(self) -> bool:
+        """Whether what is written now is sent now."""
         return not self._queue and self._can_send() and self.is_open
 
     def queue_sent(self, count: int) -> None:
-        """``count`` bytes that had to wait have left."""
+        """``count`` queued bytes were sent."""
 
     def drained(self) -> None:
-        """All that had to wait has left."""
+        """The queue is empty again."""
 
     def _forget_queue(self) -> None:
         self._queue.clear()
-        self.conn.turns.leave(self.pump_queue)
+        self.conn.write_scheduler.cancel(self.pump_queue)
 
     # -- the end ----------------------------------------------------------------------
     def send_eof(self) -> None:
@@ -373,21 +374,21 @@ class Channel(SSHChannel):
         """The peer sends no more data; Conch would log a line."""
 
     def closeReceived(self) -> None:
-        """The peer closed: whatever still waits cannot arrive any more."""
+        """The peer closed: what is queued cannot arrive any more."""
         self._forget_queue()
         self.conn.sendClose(self)
 
     def closed(self) -> None:
-        """Both sides closed, or the connection is gone."""
+        """Both sides closed, or the connection was lost."""
         self._forget_queue()
 
     def openFailed(self, reason: Any) -> None:
         """The peer refused the channel that we asked for."""
-        log.debug("a channel was refused: {why!r}", why=str(reason))
+        log.debug("channel open refused", error=str(reason))
 
 
 def read_all(data: bytes, read: Callable[[Reader], Any]) -> Any:
-    """Read the fields of a request to its end."""
+    """Return what ``read`` reads of a request, which has to be all of it."""
     reader = Reader(data)
     value = read(reader)
     reader.end()

@@ -2,13 +2,13 @@
 
 Invariants:
 
-* An answer says nothing of its request: answers leave in the order of the requests.
-* A peer can have only so many waiting.
+* A reply does not name its request: replies leave in the order of the requests.
+* The number of requests of a peer that wait for a reply has a limit.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from attrs import define
 from twisted.internet.defer import Deferred
@@ -25,11 +25,18 @@ GLOBAL_REQUESTS_LIMIT: Final = 64
 
 @define(eq=False)
 class _Reply:
-    """One request; ``result`` is what answers it, once ``ready``."""
+    """The reply to one request; ``result`` is valid once ``ready``."""
 
     wanted: bool
     ready: bool = False
     result: Any = None
+
+
+class _Transport(Protocol):
+    """What of a transport is needed here."""
+
+    def sendPacket(self, messageType: int, payload: bytes) -> None:
+        """Send one message."""
 
 
 class GlobalReplies:
@@ -37,26 +44,26 @@ class GlobalReplies:
 
     __slots__ = ("_transport", "_waiting")
 
-    def __init__(self, transport: Any) -> None:
+    def __init__(self, transport: _Transport) -> None:
         self._transport = transport
         # A list: few wait at a time, and an empty deque is larger than all the rest here.
         self._waiting: list[_Reply] = []
 
-    def check_room(self) -> None:
-        """Raise :class:`ProtocolError` if the peer has asked too much."""
+    def check_limit(self) -> None:
+        """Raise :class:`ProtocolError` if the peer may not make another request now."""
         if len(self._waiting) >= GLOBAL_REQUESTS_LIMIT:
             raise ProtocolError("too many global requests at once")
 
-    def answer(self, name: bytes, answer: Deferred[Any], wanted: bool) -> None:
-        """Reply with what ``answer`` fires with: a falsehood, a truth, or (truth, data)."""
+    def add(self, name: bytes, answer: Deferred[Any], wanted: bool) -> None:
+        """Reply with what ``answer`` fires with: whether it succeeded, or (true, data)."""
         reply = _Reply(wanted)
         self._waiting.append(reply)
         answer.addErrback(self._failed, name)
         answer.addCallback(self._ready, reply)
 
     def _failed(self, failure: Failure, name: bytes) -> bool:
-        if not failure.check(TeleError):  # those were raised on purpose, at the peer's data
-            log.failure("global request {name!r} failed", failure, name=name)
+        if not failure.check(TeleError):  # those refuse the request on purpose
+            log.failure("global request failed", failure, request=name)
         return False
 
     def _ready(self, result: Any, reply: _Reply) -> None:
@@ -72,5 +79,5 @@ class GlobalReplies:
                 self._transport.sendPacket(n.REQUEST_FAILURE, b"")
 
     def clear(self) -> None:
-        """The peer is gone."""
+        """The connection was lost: send no reply."""
         self._waiting.clear()

@@ -2,12 +2,11 @@
 
 Invariants:
 
-* A descriptor is read only while its data can leave: there is window, the socket has taken
-  what was sent before, keys are settled, and nobody who listens is behind.
-* What is read goes straight into the packets that leave, many with one read; what is
-  received goes straight from the packet into the descriptor. A copy is made only of what
-  does not fit.
-* Bounded work a turn: one busy channel does not keep others waiting.
+* A descriptor is read only while its data can be sent: the window is open, the socket has taken
+  what was sent before, no key exchange runs, and no observer is behind.
+* Data are read into the packets that are sent, many with one read, and written to a descriptor
+  from the packet that was received. Only what a descriptor does not take is copied.
+* The work of one turn of the reactor is bounded: a busy channel does not keep others waiting.
 """
 
 from __future__ import annotations
@@ -15,109 +14,110 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-from twisted.internet.interfaces import IReadDescriptor, IWriteDescriptor
+from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor, IWriteDescriptor
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.conch.connection.backlog import Backlog
+from tele.conch.connection.channel import Channel
 from tele.log import make_logger
 from tele.sockets.buffers import BATCH, DATA_BUFFERS, MAX_DATA
 
-if TYPE_CHECKING:
-    from tele.conch.connection.channel import Channel
-
 log = make_logger(__name__)
 
-#: A read of less than this is most likely all that is there now.
+#: A read of fewer bytes has most likely emptied the descriptor.
 FULL_READ: Final = 4000
-#: What is still read of a terminal whose program ended: more than the kernel keeps of one.
-LAST_WORDS: Final = 256 * 1024
-#: Pieces that one write to a descriptor takes.
+#: Bytes still read of a terminal whose program ended: more than the kernel buffers.
+FINAL_READ_LIMIT: Final = 256 * 1024
+#: Pieces in one write to a descriptor.
 PIECES: Final = 64
 
-Rooms = Sequence[memoryview]
-#: Reads into rooms, one after the other; returns how much it was, 0 at the end, None if
-#: nothing is there now.
-Read = Callable[[Rooms], int | None]
-Hear = Callable[[memoryview], None]
+Buffers = Sequence[memoryview]
+#: Reads into buffers, one after the other; returns the number of bytes, 0 at the end, None if
+#: there are no data now.
+Read = Callable[[Buffers], int | None]
+#: Sees data before they are encrypted; the view is valid during the call.
+Observe = Callable[[memoryview], None]
 
 
-def move(channel: Channel, read: Read, code: int | None = None, hear: Hear | None = None) -> bool:
-    """Move what is there to ``channel``, up to a batch; return whether it was the end.
-
-    The channel has to have room.
+def move(
+    channel: Channel, read: Read, code: int | None = None, observe: Observe | None = None
+) -> bool:
+    """Read up to a batch of packets and send them on ``channel``, which has to be writable;
+    return whether it was the end.
     """
     transport = channel.conn.transport
     number = channel.remote_number
     most = min(channel.remoteMaxPacket, MAX_DATA)
-    left = read(_rooms(most, channel.remoteWindowLeft))
+    left = read(_buffers(most, channel.remoteWindowLeft))
     if not left:
         return left == 0
     channel.remoteWindowLeft -= left
-    room = 0
+    index = 0
     while left > 0:
         size = min(left, most)
-        if hear is not None:
-            hear(DATA_BUFFERS[room][:size])
-        transport.seal_data(number, size, code, room)
+        if observe is not None:
+            observe(DATA_BUFFERS[index][:size])
+        transport.seal_data(number, size, code, index)
         left -= size
-        room += 1
+        index += 1
     transport.flush()
     return False
 
 
-def _rooms(most: int, window: int) -> Rooms:
-    """Return room for a batch of packets of ``most`` bytes, as far as ``window`` allows."""
+def _buffers(most: int, window: int) -> Buffers:
+    """Return buffers for a batch of packets of ``most`` bytes, as far as ``window`` allows."""
     if most == MAX_DATA and window >= BATCH * MAX_DATA:
         return DATA_BUFFERS
-    rooms = []
-    for room in DATA_BUFFERS:
+    buffers = []
+    for buffer in DATA_BUFFERS:
         if window <= 0:
             break
-        rooms.append(room[: min(most, window)])
+        buffers.append(buffer[: min(most, window)])
         window -= most
-    return rooms
+    return buffers
 
 
-def _after(rooms: Rooms, filled: int) -> Rooms:
-    """Return what is left of ``rooms``."""
+def _after(buffers: Buffers, filled: int) -> Buffers:
+    """Return what is left of ``buffers`` after ``filled`` bytes."""
     at = 0
-    while at < len(rooms) and filled >= len(rooms[at]):
-        filled -= len(rooms[at])
+    while at < len(buffers) and filled >= len(buffers[at]):
+        filled -= len(buffers[at])
         at += 1
-    return (rooms[at][filled:], *rooms[at + 1 :]) if at < len(rooms) else ()
+    return (buffers[at][filled:], *buffers[at + 1 :]) if at < len(buffers) else ()
 
 
 @implementer(IReadDescriptor)
 class Pump:
-    """Reads ``descriptor`` into ``channel``; ``done()`` is called once, at its end.
+    """Sends what ``descriptor`` gives on ``channel``; ``done()`` is called once, at its end.
 
-    ``code`` is None for data, 1 for standard error. ``hear(view)`` sees the bytes before
-    they are encrypted, and ``behind()`` says whether to wait. Owns the descriptor.
+    ``code`` is None for data, 1 for standard error. ``observe`` sees the data, and reading waits
+    while ``is_behind()``. Owns the descriptor.
     """
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorFDSet,
         descriptor: int,
         channel: Channel,
         code: int | None,
         done: Callable[[], None],
-        hear: Hear | None = None,
-        behind: Callable[[], bool] | None = None,
+        observe: Observe | None = None,
+        is_behind: Callable[[], bool] | None = None,
     ) -> None:
         self._reactor = reactor
         self._descriptor = descriptor
         self._channel = channel
         self._code = code
         self._done = done
-        self._hear = hear
-        self._behind = behind
+        self._observe = observe
+        self._is_behind = is_behind
         self._reading = False
-        self._last_words: int | None = None
+        self._final_bytes: int | None = None
         self.ended = False
-        self.kick()
+        self.resume()
 
     def fileno(self) -> int:
         """See Twisted."""
@@ -128,13 +128,13 @@ class Pump:
         return "pump"
 
     def _may_read(self) -> bool:
-        return self._channel.has_room and (self._behind is None or not self._behind())
+        return self._channel.is_writable and (self._is_behind is None or not self._is_behind())
 
-    def kick(self) -> None:
-        """Something changed: read, or stop reading."""
+    def resume(self) -> None:
+        """The channel or the observer has changed: start reading, or stop."""
         if self.ended:
             return
-        if self._last_words is not None and self._may_read():
+        if self._final_bytes is not None and self._may_read():
             self.doRead()
         else:
             self._watch_or_wait()
@@ -146,52 +146,50 @@ class Pump:
             (self._reactor.addReader if wanted else self._reactor.removeReader)(self)
         connection = self._channel.conn
         if not wanted and self._channel.remoteWindowLeft and not connection.transport.can_send():
-            connection.turns.wait(self._turn)
-
-    def _turn(self) -> None:
-        """The socket has room. There is most likely something to read: see at once."""
-        self.doRead()
+            connection.write_scheduler.wait(self.doRead)
 
     def finish(self) -> None:
-        """Its program ended: what is there is all there is, though others may hold it open."""
-        self._last_words = LAST_WORDS
-        self.kick()
+        """The program ended: read what is there now, though other processes may hold the other
+        side open.
+        """
+        self._final_bytes = FINAL_READ_LIMIT
+        self.resume()
 
     def doRead(self) -> None:
-        """Move what is there, up to a batch of packets."""
+        """Read and send, up to a batch of packets."""
         while not self.ended and self._may_read():
-            if move(self._channel, self._read, self._code, self._hear):
+            if move(self._channel, self._read, self._code, self._observe):
                 self.close()
                 self._done()
                 return
-            if self._last_words is None:
+            if self._final_bytes is None:
                 break
         if not self.ended:
             self._watch_or_wait()
 
-    def _read(self, rooms: Rooms) -> int | None:
+    def _read(self, buffers: Buffers) -> int | None:
         """See ``Read``. Output often comes in small pieces: they are gathered."""
-        if self._last_words is not None and self._last_words <= 0:
+        if self._final_bytes is not None and self._final_bytes <= 0:
             return 0
         filled = 0
-        while rooms:
+        while buffers:
             try:
-                count = os.readv(self._descriptor, rooms)
+                count = os.readv(self._descriptor, buffers)
             except BlockingIOError:
                 if filled:
                     break
-                return None if self._last_words is None else 0
+                return None if self._final_bytes is None else 0
             except OSError as error:
-                # EIO is how a terminal's master says that nobody holds the other side.
+                # The master of a terminal gives EIO when no process has the slave open.
                 if error.errno != errno.EIO:
-                    log.warn("a program's output cannot be read: {why}", why=error.strerror)
+                    log.warn("program output cannot be read", error=error.strerror)
                 break
             filled += count
             if count < FULL_READ:
                 break
-            rooms = _after(rooms, count)
-        if self._last_words is not None:
-            self._last_words -= filled
+            buffers = _after(buffers, count)
+        if self._final_bytes is not None:
+            self._final_bytes -= filled
         return filled
 
     def close(self) -> None:
@@ -202,11 +200,11 @@ class Pump:
             self._reading = False
             self._reactor.removeReader(self)
         self.ended = True
-        self._channel.conn.turns.leave(self._turn)
+        self._channel.conn.write_scheduler.cancel(self.doRead)
         os.close(self._descriptor)
 
-    def connectionLost(self, reason: Any) -> None:
-        """The reactor gives the descriptor up."""
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor found an error or hang-up on the descriptor."""
         if not self.ended:
             self._reading = False
             self.close()
@@ -215,16 +213,16 @@ class Pump:
 
 @implementer(IWriteDescriptor)
 class Sink:
-    """Writes what ``channel`` receives into ``descriptor``. Owns the descriptor.
+    """Writes what ``channel`` receives to ``descriptor``. Owns the descriptor.
 
-    What does not fit waits, at most the channel's window, since credit is given for what
-    was written only. After the descriptor's reader is gone, which ``broken()`` tells, data
-    are dropped and credited: the program closed its input, and the client may go on.
+    What it does not take is queued, at most the channel's window, since credit is given only for
+    what was written. When the program has closed its input, ``broken()`` is called, and further
+    data are dropped and credited: the client may continue.
     """
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorFDSet,
         descriptor: int,
         channel: Channel,
         broken: Callable[[], None] | None = None,
@@ -247,7 +245,7 @@ class Sink:
         return "sink"
 
     def write(self, view: memoryview) -> None:
-        """Write ``view`` or what of it is possible now, and keep a copy of the rest."""
+        """Write ``view``, and queue a copy of what the descriptor does not take."""
         count = 0
         if self.ended:
             count = len(view)
@@ -297,7 +295,7 @@ class Sink:
             self._broken()
 
     def end(self) -> None:
-        """Close the descriptor after all that waits was written."""
+        """Close the descriptor when the queue was written."""
         self._ending = True
         if not self._backlog:
             self.close()
@@ -313,8 +311,8 @@ class Sink:
         self._backlog.clear()
         os.close(self._descriptor)
 
-    def connectionLost(self, reason: Any) -> None:
-        """The reactor gives the descriptor up: its reader is gone."""
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor found that the other side was closed."""
         if not self.ended:
             self._writing = False
             dropped = len(self._backlog)

@@ -1,11 +1,10 @@
-"""With which code and which words is a peer refused (RFC 4254, section 5.1)?
+"""With which code and text is a channel refused (RFC 4254, section 5.1)?
 
 Invariants:
 
-* The peer reads the true reason of whatever was raised on purpose; of our own mistakes it
-  learns that there was one, and the log learns which.
-* What a refusal says may be shown by a terminal as it is: it went through
-  :func:`tele.text.printable_lines`.
+* The text of an error that was raised on purpose reaches the peer; any other one is reported as
+  ``internal error`` and logged.
+* A text can be shown on a terminal: it went through :func:`tele.text.printable_lines`.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ ADMINISTRATIVELY_PROHIBITED: Final = 1
 CONNECT_FAILED: Final = 2
 UNKNOWN_CHANNEL_TYPE: Final = 3
 RESOURCE_SHORTAGE: Final = 4
-#: No refusal has more characters.
+#: Most characters of a message for a terminal.
 TERMINAL_LIMIT: Final = 4096
 
 
 class ChannelRefused(ConchError):
-    """The peer refused a channel, for the reason that it gives: (text, code) as Conch has them."""
+    """The peer refused a channel; (text, code) are the peer's, in Conch's order."""
 
     def __str__(self) -> str:
-        said = self.value
-        text = said.decode("utf-8", "backslashreplace") if isinstance(said, bytes) else str(said)
+        value = self.value
+        text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
         return printable_lines(text)
 
 
@@ -65,5 +64,5 @@ def _refusal(failure: Failure) -> tuple[int, str]:
         return CONNECT_FAILED, str(error)
     if isinstance(error, ConnectError | DNSLookupError):
         return CONNECT_FAILED, (str(error).splitlines() or [type(error).__name__])[0]
-    log.failure("a channel could not be opened", failure)
+    log.failure("channel open failed", failure)
     return CONNECT_FAILED, "internal error"

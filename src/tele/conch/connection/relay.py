@@ -1,49 +1,57 @@
-"""How do a channel and a stream become one?
+"""How are a channel and a stream connected, such as a TCP connection?
 
 Invariants:
 
-* Neither side is read while the other cannot take more: what waits is bounded both ways,
-  and so is how long, once one of them is gone.
-* The end of one direction is told to the other side; when both ended, both close.
-* Over a socket of ours the bytes go from it straight into a packet, and back.
+* Neither side is read while the other cannot take more: queues are bounded both ways. After one
+  side is closed the other has a limited time.
+* EOF of one direction is passed on; after both, both sides close.
+* Data of a :class:`~tele.sockets.direct.DirectSocket` go from the socket into a packet, and from
+  a packet into the socket, without a copy.
 """
 
 from __future__ import annotations
 
 import socket as sockets
+import typing
 from typing import Any, Final
-from typing import Protocol as Shape
 
 from twisted.internet import main
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTime,
+)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.conch.connection.channel import Channel
-from tele.conch.connection.pumps import Rooms, move
+from tele.conch.connection.pumps import Buffers, move
+from tele.conch.connection.write_scheduler import Sender
 from tele.sockets.direct import DirectSocket
+from tele.sockets.protocols import SocketReader
 
-#: Seconds that a stream has to take the rest, when its channel is gone.
+#: Seconds that a stream has to take what was written to it, after its channel was closed.
 LINGER: Final = 30.0
 
 
-class RelayWatch(Shape):
-    """Hears what becomes of one relay."""
+class RelayObserver(typing.Protocol):
+    """Is told what happens to one relay."""
 
     def opened(self, number: int) -> None:
-        """The peer knows of the channel, which has our ``number``."""
+        """The channel is open; ``number`` is ours."""
 
     def refused(self, reason: Any) -> None:
-        """There is no channel: the peer refused it, or is gone."""
+        """The peer refused the channel, or the connection was lost."""
 
     def closed(self, sent: int, received: int) -> None:
-        """The channel is gone, after so many bytes to the stream and from it."""
+        """The channel is closed, after so many bytes to the stream and from it."""
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
-class StreamEnd(Protocol):
-    """The stream's side: what it receives goes to ``channel``, once that is attached.
+class StreamEnd(SocketReader, Protocol):
+    """The stream's side: what it receives is sent on ``channel``, once that is attached.
 
     ``sent`` and ``received`` count the bytes to the stream and from it.
     """
@@ -57,13 +65,13 @@ class StreamEnd(Protocol):
         self._closing_writes = False
         self._paused = False
         self._direct = False
-        self._linger: Any = None
+        self._linger: IDelayedCall | None = None
         self.lost = False
         self.sent = self.received = 0
-        self.watch: RelayWatch | None = None
+        self.observer: RelayObserver | None = None
 
     def connectionMade(self) -> None:
-        """Be told when what we write does not leave."""
+        """Register for back-pressure of the stream."""
         set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
         if set_no_delay is not None:
             set_no_delay(True)
@@ -74,7 +82,7 @@ class StreamEnd(Protocol):
             self.transport.registerProducer(self, True)
 
     def attach(self, channel: RelayChannel) -> None:
-        """From now on everything goes to ``channel``."""
+        """Send on ``channel`` what was received and what follows."""
         self.channel = channel
         early, self._early = self._early, []
         for data in early:
@@ -84,17 +92,17 @@ class StreamEnd(Protocol):
         if self.lost:
             channel.loseConnection()
         else:
-            self.look()
+            self.update_reading()
 
     # -- from the stream --------------------------------------------------------------
     def socket_readable(self, socket: sockets.socket) -> Any:
         """Read ``socket`` into packets (see :class:`DirectSocket`)."""
         ended: Any = None
 
-        def read(rooms: Rooms) -> int | None:
+        def read(buffers: Buffers) -> int | None:
             nonlocal ended
             try:
-                size = socket.recvmsg_into(rooms)[0]
+                size = socket.recvmsg_into(buffers)[0]
             except BlockingIOError:
                 return None
             except OSError:
@@ -103,13 +111,13 @@ class StreamEnd(Protocol):
             self.received += size
             return size
 
-        if self.channel is not None and self.channel.has_room and move(self.channel, read):
+        if self.channel is not None and self.channel.is_writable and move(self.channel, read):
             return ended or main.CONNECTION_DONE
-        self.look()
+        self.update_reading()
         return None
 
     def dataReceived(self, data: bytes) -> None:
-        """Pass it on; the channel says when it is too much."""
+        """Send data on the channel, which pauses the stream when its queue is long."""
         self.received += len(data)
         if self.channel is not None:
             self.channel.write(data)
@@ -117,22 +125,22 @@ class StreamEnd(Protocol):
             self._early.append(data)
             self.transport.pauseProducing()
 
-    def look(self) -> None:
-        """Read the stream if the channel has room for it; wait for its turn if it has none."""
+    def update_reading(self) -> None:
+        """Read the stream if the channel takes data; else pause it until the channel does."""
         channel = self.channel
         if self.lost or self._ended:
             return
-        if channel is None or (self._direct and not channel.has_room) or channel.is_full:
+        if channel is None or (self._direct and not channel.is_writable) or channel.is_full:
             self.transport.pauseProducing()
             if self._direct and channel is not None:
-                channel.wait_for_turn(self._turn)
+                channel.schedule(self._send_scheduled)
         else:
             self.transport.resumeProducing()
 
-    def _turn(self) -> None:
-        """The socket of the channel's connection has room: use it before others do.
+    def _send_scheduled(self) -> None:
+        """The connection of the channel can send: read and send at once.
 
-        The end of the stream is left to the reactor to find, which knows what to do about it.
+        At the end of the stream the reactor reads again, and closes it.
         """
         if self.lost or self._ended or not self.transport.connected:
             return
@@ -140,7 +148,7 @@ class StreamEnd(Protocol):
             self.transport.resumeProducing()
 
     def readConnectionLost(self) -> None:
-        """The stream sends no more."""
+        """The stream ended its direction: send EOF."""
         self._ended = True
         if self.channel is not None:
             self.channel.send_eof()
@@ -157,28 +165,28 @@ class StreamEnd(Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether the stream has not taken all that was written to it."""
+        """Whether data that were written to the stream are queued."""
         return self.transport.pending() > 0 if self._direct else self._paused
 
     def drained(self) -> None:
-        """The stream has taken everything: let the channel's peer send more."""
+        """The stream has taken all data: give the channel's peer credit."""
         if self.channel is not None:
             self.channel.stream_drained()
 
     def pauseProducing(self) -> None:
-        """What was written has not left."""
+        """See ``IPushProducer``: the stream has a long queue."""
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """It has left."""
+        """See ``IPushProducer``: the stream has sent it."""
         self._paused = False
         self.drained()
 
     def stopProducing(self) -> None:
-        """See Twisted."""
+        """See ``IPushProducer``; ``connectionLost`` follows."""
 
     def end_writes(self) -> None:
-        """The channel sends no more: tell the stream, after all that was written."""
+        """The channel's peer sent EOF: half-close the stream after what was written."""
         if self.lost or self._closing_writes:
             return
         self._closing_writes = True
@@ -188,8 +196,8 @@ class StreamEnd(Protocol):
         self._close_if_both_ended()
 
     # -- the end ----------------------------------------------------------------------
-    def close(self, clock: Any) -> None:
-        """Close after what was written, which has its time."""
+    def close(self, clock: IReactorTime) -> None:
+        """Close after what was written was sent, or after LINGER seconds."""
         if self.lost:
             return
         if not self._direct:
@@ -200,20 +208,20 @@ class StreamEnd(Protocol):
             self._linger = clock.callLater(LINGER, abort)
 
     def _close_if_both_ended(self) -> None:
-        """Twisted leaves a connection open whose both halves are closed."""
+        """Close: Twisted keeps a connection open of which both directions have ended."""
         if self._ended and self._closing_writes and not self.lost:
             self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """The stream takes no more."""
+        """See ``IHalfCloseableProtocol``."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The stream is gone: close the channel after what it said."""
+        """The stream was closed: close the channel after the data that it sent."""
         self.lost = True
         if self._linger is not None and self._linger.active():
             self._linger.cancel()
         if self.channel is not None:
-            self.channel.give_up_turn(self._turn)
+            self.channel.unschedule(self._send_scheduled)
             self.channel.send_eof()
             self.channel.loseConnection()
 
@@ -224,78 +232,78 @@ class RelayChannel(Channel):
     def __init__(self, stream: StreamEnd, **named: Any) -> None:
         super().__init__(**named)
         self._stream = stream
-        self._owed = 0
+        self._uncredited = 0
 
     def channelOpen(self, specificData: bytes) -> None:
-        """The peer knows of the channel: begin."""
-        if self._stream.watch is not None:
-            self._stream.watch.opened(self.id)
+        """The channel is open: start relaying."""
+        if self._stream.observer is not None:
+            self._stream.observer.opened(self.id)
         self._stream.attach(self)
 
     def openFailed(self, reason: Any) -> None:
-        """The peer refused the channel, or the connection went away meanwhile."""
+        """The peer refused the channel, or the connection was lost."""
         self._stream.transport.loseConnection()
-        if self._stream.watch is not None:
-            self._stream.watch.refused(reason)
+        if self._stream.observer is not None:
+            self._stream.observer.refused(reason)
 
     # -- to the stream ----------------------------------------------------------------
     def data_view(self, view: memoryview) -> None:
-        """Pass it on; credit follows when the stream has taken it."""
+        """Write to the stream; credit follows when the stream has taken it."""
         stream = self._stream
         if stream.lost:
             self.consumed(len(view))
             return
-        self._owed += len(view)
+        self._uncredited += len(view)
         stream.send(view)
         if not stream.busy:
             self.stream_drained()
 
     def stream_drained(self) -> None:
-        """The stream has taken what was written to it."""
-        owed, self._owed = self._owed, 0
-        if owed:
-            self.consumed(owed)
+        """The stream has taken what was written to it: give credit."""
+        count, self._uncredited = self._uncredited, 0
+        if count:
+            self.consumed(count)
 
     def eofReceived(self) -> None:
-        """The peer sends no more: neither do we."""
+        """The peer sent EOF: pass it on."""
         self._stream.end_writes()
 
     # -- from the stream --------------------------------------------------------------
     @property
     def is_full(self) -> bool:
-        """Whether so much waits that the stream should not be read."""
+        """Whether the queue is so long that the stream should not be read."""
         return self._stopped
 
-    def wait_for_turn(self, sender: Any) -> None:
-        """Have ``sender`` called when the connection can send; not for want of window."""
+    def schedule(self, sender: Sender) -> None:
+        """Call ``sender`` when the connection can send, unless the window is used up."""
         if self.is_open and self.remoteWindowLeft > 0:
-            self.conn.turns.wait(sender)
+            self.conn.write_scheduler.wait(sender)
 
-    def give_up_turn(self, sender: Any) -> None:
-        """``sender`` has nothing to send any more."""
-        self.conn.turns.leave(sender)
+    def unschedule(self, sender: Sender) -> None:
+        """Do not call ``sender`` any more."""
+        self.conn.write_scheduler.cancel(sender)
 
     def window_opened(self) -> None:
-        """There is credit again."""
+        """See :class:`Channel`."""
         super().window_opened()
-        self._stream.look()
+        self._stream.update_reading()
 
     def drained(self) -> None:
-        """What waited has left."""
-        self._stream.look()
+        """See :class:`Channel`."""
+        self._stream.update_reading()
 
     def stopWriting(self) -> None:
-        """The channel is full: do not read the stream."""
-        self._stream.look()
+        """The queue is long: pause the stream."""
+        self._stream.update_reading()
 
     def startWriting(self) -> None:
-        """There is room again."""
-        self._stream.look()
+        """The queue is short again: resume the stream."""
+        self._stream.update_reading()
 
     def closed(self) -> None:
-        """The channel is gone: close the stream after what was written to it."""
+        """The channel is closed: close the stream after what was written to it."""
         super().closed()
         stream = self._stream
         stream.close(self.conn.transport.clock)
-        if stream.watch is not None:
-            stream.watch.closed(stream.sent, stream.received)
+        if stream.observer is not None:
+            stream.observer.closed(stream.sent, stream.received)

@@ -1,11 +1,11 @@
-"""How do two channels of two connections become one?
+"""How are two channels of two connections spliced, as a jump host does?
 
-What arrives on one is sealed for the other while it is still where it was decrypted.
+Data of one are encrypted for the other from the buffer that they were decrypted into.
 
 Invariants:
 
-* A peer gets credit when what it sent has left on the other side: what waits between the
-  two is the window, in each direction.
+* A peer gets credit when what it sent has left on the other side: the queue between the two is
+  at most one window in each direction.
 * EOF and CLOSE pass through in order. A channel is confirmed when its other half is, and
   refused with the reason that the other half was refused with.
 """
@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred
 
 from tele.conch.connection.backlog import Backlog
 from tele.conch.connection.channel import Channel
+from tele.conch.connection.channel_connection import ChannelConnection
 
 
 class SplicedChannel(Channel):
@@ -30,11 +31,11 @@ class SplicedChannel(Channel):
         self._early = Backlog()
 
     def data_view(self, view: memoryview) -> None:
-        """Send it on; what has to wait is credited when it has left."""
+        """Send data on; what is queued is credited when it has left."""
         self._pass_on(view, None)
 
     def extended_view(self, code: int, view: memoryview) -> None:
-        """Send it on, as what it is."""
+        """Send extended data on, with their type."""
         self._pass_on(view, code)
 
     def _pass_on(self, view: memoryview, code: int | None) -> None:
@@ -45,7 +46,7 @@ class SplicedChannel(Channel):
         self.consumed(len(view) - waiting)
 
     def _pass_on_early(self) -> None:
-        """The other half is open: pass on what came before it was."""
+        """The other half is open: pass on what came before."""
         early = self._early
         while early:
             view, code = early.first(self.localMaxPacket)
@@ -59,30 +60,30 @@ class SplicedChannel(Channel):
             self.other.loseConnection()
 
     def queue_sent(self, count: int) -> None:
-        """What had waited here came from the other half's peer."""
+        """What was queued here came from the other half's peer: give credit."""
         self.other.consumed(count)
 
     def eofReceived(self) -> None:
-        """The peer sends no more."""
+        """The peer sent EOF: pass it on."""
         if self.other.id is not None:
             self.other.send_eof()
 
     def closed(self) -> None:
-        """This half is gone: close the other one after what it has to send."""
+        """This half is closed: close the other one after what it has to send."""
         super().closed()
         if self.other.id is not None:
             self.other.loseConnection()
 
 
 class _Near(SplicedChannel):
-    """The half that a peer asked for; the other one has been open for some time, maybe."""
+    """The half that a peer asked for; the other one may have received data already."""
 
     def channelOpen(self, specificData: bytes) -> None:
-        """The peer knows."""
+        """The channel is open."""
         self.other._pass_on_early()
 
     def openFailed(self, reason: Any) -> None:
-        """The peer left while the other half was opened."""
+        """The connection ended while the other half was opened."""
         self.other.loseConnection()
 
 
@@ -92,28 +93,28 @@ class _Far(SplicedChannel):
     def __init__(self, name: bytes, **named: Any) -> None:
         super().__init__(**named)
         self.name = name
-        self.opened: Deferred[SplicedChannel] = Deferred(self._give_up)
-        self._given_up = False
+        self.opened: Deferred[SplicedChannel] = Deferred(self._cancel)
+        self._cancelled = False
 
-    def _give_up(self, _: Deferred[SplicedChannel]) -> None:
-        """Nobody waits for the other peer's answer any more."""
-        self._given_up = True
+    def _cancel(self, _: Deferred[SplicedChannel]) -> None:
+        """The caller does not wait for the other peer's reply any more."""
+        self._cancelled = True
 
     def channelOpen(self, specificData: bytes) -> None:
-        """The other peer agrees."""
-        if self._given_up:
+        """The channel is open."""
+        if self._cancelled:
             self.loseConnection()
         else:
             self.opened.callback(self.other)
 
     def openFailed(self, reason: Any) -> None:
-        """The other peer refused, or is gone."""
-        if not self._given_up:
+        """The other peer refused, or its connection was lost."""
+        if not self._cancelled:
             self.opened.errback(reason)
 
 
 def open_splice(
-    connection: Any,
+    connection: ChannelConnection,
     name: bytes,
     extra: bytes,
     *,
@@ -123,8 +124,8 @@ def open_splice(
 ) -> Deferred[SplicedChannel]:
     """Open a channel of type ``name`` on ``connection`` for one that a peer asks for.
 
-    Fires with the channel to give to that peer, or fails with what the other one said; it
-    can be cancelled. For an avatar's ``channelLookup`` or a connection's ``channel_<type>``.
+    Fires with the channel to give to that peer, or fails with the other one's refusal; it can
+    be cancelled. For an avatar's ``channelLookup`` or a connection's ``channel_<type>``.
     """
     near = _Near(remoteWindow=remoteWindow, remoteMaxPacket=remoteMaxPacket, avatar=avatar)
     far = _Far(name)

@@ -1,10 +1,10 @@
-"""How does a protocol of ours speak over a channel, as if it were a socket?
+"""How does a Twisted protocol run over a channel, as it does over TCP?
 
 Invariants:
 
 * The channel is a Twisted transport, with producers, half-close and abort; so an SSH
   connection runs inside a channel of another one as it does over TCP.
-* What arrives while the protocol is paused waits, uncredited: the window bounds it.
+* What arrives while the protocol is paused is queued without credit: the window bounds it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from zope.interface import implementer
 
 from tele.conch.connection.backlog import Backlog
 from tele.conch.connection.channel import Channel
+from tele.conch.connection.channel_connection import ChannelConnection
 
 
 @implementer(ITransport, IPushProducer)
 class StreamChannel(Channel):
-    """A channel that carries ``protocol``. ``peer`` and ``host`` are what it hears of itself."""
+    """A channel that is the transport of ``protocol``; ``peer`` and ``host`` are its addresses."""
 
     def __init__(
         self,
@@ -42,12 +43,12 @@ class StreamChannel(Channel):
         self.protocol = protocol
         self._peer = peer
         self._host = host
-        self._producer: Any = None
+        self._producer: IPushProducer | None = None
         self._paused = False
         self._early = Backlog()
 
     def channelOpen(self, specificData: bytes) -> None:
-        """The peer is there: the protocol begins."""
+        """The channel is open: connect the protocol."""
         self.protocol.makeConnection(self)
 
     def getPeer(self) -> Any:
@@ -60,7 +61,7 @@ class StreamChannel(Channel):
 
     # -- receiving --------------------------------------------------------------------
     def data_view(self, view: memoryview) -> None:
-        """Hand it over, unless the protocol wants nothing now."""
+        """Give data to the protocol, unless it is paused."""
         if self._paused or self._early:
             self._early.append(view)
         else:
@@ -68,11 +69,11 @@ class StreamChannel(Channel):
             self.consumed(len(view))
 
     def pauseProducing(self) -> None:
-        """Deliver nothing for now."""
+        """See ``IPushProducer``."""
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """Deliver again, first what waits."""
+        """See ``IPushProducer``; what is queued comes first."""
         self._paused = False
         early = self._early
         while early and not self._paused:
@@ -86,11 +87,11 @@ class StreamChannel(Channel):
             self._ended()
 
     def stopProducing(self) -> None:
-        """Deliver nothing any more."""
+        """See ``IPushProducer``."""
         self.loseConnection()
 
     def eofReceived(self) -> None:
-        """The peer sends no more."""
+        """The peer sent EOF."""
         if not self._early:
             self._ended()
 
@@ -102,26 +103,26 @@ class StreamChannel(Channel):
             half_closeable.readConnectionLost()
 
     # -- sending ----------------------------------------------------------------------
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Tell ``producer`` to pause when too much waits. It has to be a streaming one."""
+    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
+        """Pause ``producer``, a streaming one, while the queue is long."""
         if not streaming or self._producer is not None:
-            raise ValueError("one producer, and a streaming one")
+            raise ValueError("the producer is not a streaming one, or another one is registered")
         if self.is_open:
             self._producer = producer
         else:
             producer.stopProducing()
 
     def unregisterProducer(self) -> None:
-        """Tell it nothing any more."""
+        """See ``ITransport``."""
         self._producer = None
 
     def stopWriting(self) -> None:
-        """Too much waits."""
+        """The queue is long."""
         if self._producer is not None:
             self._producer.pauseProducing()
 
     def startWriting(self) -> None:
-        """There is room again."""
+        """The queue is short again."""
         if self._producer is not None:
             self._producer.resumeProducing()
 
@@ -130,52 +131,52 @@ class StreamChannel(Channel):
         self.send_eof()
 
     def abortConnection(self) -> None:
-        """Close now, whatever waits."""
+        """Close now, without what is queued."""
         self._forget_queue()
         self.loseConnection()
 
     def closed(self) -> None:
-        """The channel is gone."""
+        """The channel is closed."""
         super().closed()
         self._early.clear()
         self._producer = None
         self.protocol.connectionLost(Failure(ConnectionDone()))
 
 
-class _Asked(StreamChannel):
-    """A stream that we ask for."""
+class _RequestedStream(StreamChannel):
+    """A stream that we ask the peer for."""
 
     def __init__(self, name: bytes, protocol: IProtocol, **named: Any) -> None:
         super().__init__(protocol, **named)
         self.name = name
-        self.opened: Deferred[IProtocol] = Deferred(self._give_up)
-        self._given_up = False
+        self.opened: Deferred[IProtocol] = Deferred(self._cancel)
+        self._cancelled = False
 
-    def _give_up(self, _: Deferred[IProtocol]) -> None:
-        """Nobody waits for the peer's answer any more."""
-        self._given_up = True
+    def _cancel(self, _: Deferred[IProtocol]) -> None:
+        """The caller does not wait for the peer's reply any more."""
+        self._cancelled = True
 
     def channelOpen(self, specificData: bytes) -> None:
-        """The peer agrees."""
-        if self._given_up:
+        """The channel is open."""
+        if self._cancelled:
             self.loseConnection()
             return
         super().channelOpen(specificData)
         self.opened.callback(self.protocol)
 
     def closed(self) -> None:
-        """The channel is gone; a protocol that never had it hears nothing."""
-        if not self._given_up:
+        """The channel is closed; a protocol that was never connected is not told."""
+        if not self._cancelled:
             super().closed()
 
     def openFailed(self, reason: Any) -> None:
-        """The peer refuses, or is gone."""
-        if not self._given_up:
+        """The peer refused, or the connection was lost."""
+        if not self._cancelled:
             self.opened.errback(reason)
 
 
 def open_stream(
-    connection: Any,
+    connection: ChannelConnection,
     name: bytes,
     extra: bytes,
     protocol: IProtocol,
@@ -186,7 +187,7 @@ def open_stream(
 
     Fails with Conch's ``ConchError`` (text, code) if the peer refuses; can be cancelled.
     """
-    asked = _Asked(name, protocol, peer=peer, host=host)
-    opened = asked.opened  # it may be refused at once
-    connection.openChannel(asked, extra)
+    channel = _RequestedStream(name, protocol, peer=peer, host=host)
+    opened = channel.opened  # it may be refused at once
+    connection.openChannel(channel, extra)
     return opened

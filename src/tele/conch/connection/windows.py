@@ -1,88 +1,119 @@
 """How large do the windows of a connection's channels have to be?
 
-A window is how much may be under way in one round trip: 2 MiB fill a link of 1 Gbit/s up to
-16 ms. So in the midst of a bulk transfer we ask the peer something, see how long the answer
-takes and how much came meanwhile, and let the window grow if it was the window that was
-waited for.
+A window limits the bytes in flight in one round trip: 2 MiB fill a link of 1 Gbit/s up to 16 ms.
+During a bulk transfer a global request measures the round trip time and the bytes that arrive in
+it. The window grows if the transfer was limited by the window.
 
 Invariants:
 
-* A window grows only while what comes is used up at once and the last growth made it come
-  faster: never for a consumer that is behind, nor for a queue on the way.
+* A window grows only while data are consumed at once and the last growth raised the rate: not for
+  a slow consumer, nor for a queue in the network.
 * All windows of a connection together have a limit, and so have those of all connections that
-  share a budget, such as a person's; a closed channel gives back its own.
-* An idle channel costs nothing: only bulk data are measured, by one question at a time, and
-  seldom where that was in vain.
+  share a budget, such as a user's; a closed channel returns its own.
+* An idle channel costs nothing: only bulk data are measured, by one request at a time, and
+  seldom where a measurement did not lead to growth.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from attrs import define
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
 
-from tele.conch.transport.keepalive import QUESTION
+from tele.conch.transport.keepalive import REQUEST
 
-#: What a channel gets whose connection has used up its limit: two packets.
-LEAST: Final = 64 * 1024
-#: Bytes a second that are enough for anybody: a window that lets so much pass stays as it is.
-ENOUGH: Final = 256 * 1024 * 1024
-#: How much faster it has to be than before the last growth.
-GAIN: Final = 1.2
-#: Seconds until the next question, after a vain one.
-REST: Final = 1.0
+#: The window of a channel whose connection has reached its limit: two packets.
+MIN_WINDOW: Final = 64 * 1024
+#: Bytes a second: a window that allows this rate does not grow.
+SUFFICIENT_RATE: Final = 256 * 1024 * 1024
+#: The rate has to be so many times that before the last growth.
+MIN_GAIN: Final = 1.2
+#: Seconds until the next measurement, after one that did not lead to growth.
+PAUSE: Final = 1.0
 
 
 @define(eq=False)
 class WindowBudget:
-    """What the windows of several connections may have together, in bytes."""
+    """The limit of the windows of several connections together, and their sum, in bytes."""
 
     limit: int
     taken: int = 0
 
 
+class ISharedWindows(Interface):
+    """Connections share a window budget. An avatar provides it or adapts to it."""
+
+    window_budget: WindowBudget | None = Attribute("the budget, if there is one")
+
+
+def budget_of(avatar: Any) -> WindowBudget | None:
+    """Return the window budget that ``avatar`` shares with others, or None."""
+    shared = ISharedWindows(avatar, None)
+    return None if shared is None else shared.window_budget
+
+
+class _Connection(Protocol):
+    """What of a connection is needed here."""
+
+    transport: Any
+
+    def sendGlobalRequest(
+        self, request: bytes, data: bytes, wantReply: bool = False
+    ) -> Deferred[Any]:
+        """Ask the peer, which replies."""
+
+    def adjustWindow(self, channel: Any, bytesToAdd: int) -> None:
+        """Give the peer credit."""
+
+
 @define(eq=False)
 class _Measure:
-    """What ``channel`` used up since a question was asked."""
+    """How many bytes ``channel`` has consumed since a request was sent."""
 
     channel: Any
-    asked: float
-    used: int = 0
+    sent_at: float
+    consumed: int = 0
 
 
 class Windows:
-    """The windows of ``connection``: each at most ``most`` bytes, together ``limit``, and what
-    ``shared`` has left.
+    """The windows of ``connection``: each at most ``window_limit`` bytes, all at most ``limit`` and
+    what ``shared`` has left.
     """
 
     __slots__ = (
         "_connection",
         "_limit",
         "_measure",
-        "_most",
+        "_pause_until",
         "_rates",
-        "_rest_until",
         "_shared",
         "_taken",
+        "_window_limit",
     )
 
     def __init__(
-        self, connection: Any, most: int, limit: int, shared: WindowBudget | None = None
+        self,
+        connection: _Connection,
+        window_limit: int,
+        limit: int,
+        shared: WindowBudget | None = None,
     ) -> None:
         self._shared = shared
         self._connection = connection
-        self._most = most
+        self._window_limit = window_limit
         self._limit = limit
         self._taken = 0
         self._measure: _Measure | None = None
-        self._rest_until = 0.0
+        self._pause_until = 0.0
         self._rates: dict[Any, float] = {}
 
     def open(self, channel: Any) -> None:
-        """Give ``channel``, of which the peer does not know yet, its window."""
+        """Give ``channel``, which the peer does not know yet, its window."""
         wanted = channel.localWindowSize
         if wanted > self._left():
-            wanted = channel.localWindowSize = channel.localWindowLeft = min(wanted, LEAST)
+            wanted = channel.localWindowSize = channel.localWindowLeft = min(wanted, MIN_WINDOW)
         self._take(wanted)
 
     def _left(self) -> int:
@@ -96,51 +127,52 @@ class Windows:
             self._shared.taken += size
 
     def close(self, channel: Any) -> None:
-        """Take it back."""
+        """Return the window of ``channel``."""
         self._take(-channel.localWindowSize)
         self._rates.pop(channel, None)
         if self._measure is not None and self._measure.channel is channel:
             self._measure.channel = None
 
-    def used(self, channel: Any, count: int) -> None:
-        """``channel`` used up ``count`` bytes, for which it has just given credit."""
+    def consumed(self, channel: Any, count: int) -> None:
+        """``channel`` consumed ``count`` bytes and has just given credit for them."""
         measure = self._measure
         if measure is not None:
             if measure.channel is channel:
-                measure.used += count
-        elif channel.localWindowSize < self._most:
+                measure.consumed += count
+        elif channel.localWindowSize < self._window_limit:
             now = self._connection.transport.clock.seconds()
-            if now >= self._rest_until:
+            if now >= self._pause_until:
                 self._measure = _Measure(channel, now)
-                answer = self._connection.sendGlobalRequest(QUESTION, b"", wantReply=True)
+                answer = self._connection.sendGlobalRequest(REQUEST, b"", wantReply=True)
                 answer.addBoth(self._answered)
 
     def _answered(self, _: object) -> None:
-        """A round trip is over. What the answer says is of no interest."""
+        """A round trip is over. A refusal is a reply, too."""
         measure, self._measure = self._measure, None
         now = self._connection.transport.clock.seconds()
         if measure is None or measure.channel is None or not measure.channel.is_open:
             return
-        channel, trip = measure.channel, now - measure.asked
-        if self._is_too_small(channel, measure.used, trip) and self._grow(channel):
-            self._rates[channel] = measure.used / trip
-            # What the larger window lets come is here after one more trip.
-            self._rest_until = now + 2 * trip
+        channel, trip = measure.channel, now - measure.sent_at
+        if self._limits(channel, measure.consumed, trip) and self._grow(channel):
+            self._rates[channel] = measure.consumed / trip
+            # The data of the larger window arrive after one more round trip.
+            self._pause_until = now + 2 * trip
         else:
-            self._rest_until = now + REST
+            self._pause_until = now + PAUSE
 
-    def _is_too_small(self, channel: Any, used: int, trip: float) -> bool:
+    def _limits(self, channel: Any, consumed: int, trip: float) -> bool:
+        """Return whether the window of ``channel`` limits its rate."""
         size = channel.localWindowSize
         return (
-            trip > size / ENOUGH
-            and used >= size * 2 // 3
-            and channel.unused <= size // 8
-            and used / trip >= self._rates.get(channel, 0.0) * GAIN
+            trip > size / SUFFICIENT_RATE
+            and consumed >= size * 2 // 3
+            and channel.unconsumed <= size // 8
+            and consumed / trip >= self._rates.get(channel, 0.0) * MIN_GAIN
         )
 
     def _grow(self, channel: Any) -> bool:
         size = channel.localWindowSize
-        more = min(size, self._most - size, self._left())
+        more = min(size, self._window_limit - size, self._left())
         if more <= 0:
             return False
         self._take(more)

@@ -1,12 +1,12 @@
-"""How do connections that others make here reach the client?
+"""How do connections to a listening socket become channels to the client?
 
 Invariants:
 
-* What listens is one connection's, and ends with it.
-* While the client has as many of these channels as it may, nobody is accepted: who
-  connects waits in the kernel, whose queue has a limit.
-* What is accepted counts for the user; who connects when that would be too much is closed.
-* A client that does not answer keeps nobody's socket for longer than a time-out.
+* A listening socket belongs to one SSH connection, and is closed with it.
+* While the client has ACCEPTED_LIMIT of these channels, no connection is accepted: connections
+  wait in the kernel, whose queue has a limit.
+* An accepted connection counts for the user; one that exceeds the user's limit is closed.
+* A connection whose channel the client neither opens nor refuses is closed after a time-out.
 """
 
 from __future__ import annotations
@@ -16,90 +16,92 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from attrs import define, field, frozen
-from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.capacity.accepting import SHORTAGE
 from tele.capacity.descriptors import Lease
-from tele.conch.connection.relay import RelayChannel, RelayWatch, StreamEnd
+from tele.conch.connection.channel_connection import ChannelConnection
+from tele.conch.connection.relay import RelayChannel, RelayObserver, StreamEnd
 from tele.errors import TeleError
 from tele.log import make_logger
 from tele.sockets.direct import adopt
 
 log = make_logger(__name__)
 
-#: Channels of one connection that others made, and sockets that listen for it.
+#: Channels of accepted connections, and listening sockets, of one SSH connection.
 ACCEPTED_LIMIT: Final = 128
 LISTENING_LIMIT: Final = 64
 BACKLOG: Final = 128
-#: Accepted in one turn of the reactor.
+#: Connections accepted in one turn of the reactor.
 BATCH: Final = 16
-#: Seconds that a client has to answer, and that we wait when there are no descriptors.
+#: Seconds until a client has to answer, and until accepting is tried again when descriptors or
+#: memory are short.
 ANSWER_TIMEOUT: Final = 30.0
 SHORTAGE_PAUSE: Final = 1.0
 
-#: (host, port) of whoever connected; nothing and 0 on a UNIX socket.
+#: (host, port) of the connecting peer; ("", 0) on a UNIX socket.
 Peer = tuple[str, int]
 
 
 @frozen
-class Kind:
-    """What becomes of an accepted connection: a channel of type ``name``.
+class ChannelType:
+    """The type of channel that an accepted connection becomes.
 
-    ``describe(peer)`` is what is specific to it, ``watch(peer)`` hears of it. With ``once``
-    the first connection is the only one.
+    ``describe(peer)`` returns the data specific to the type, ``observe(peer)`` what is told of the
+    channel. With ``once`` only the first connection is accepted.
     """
 
     name: bytes
     describe: Callable[[Peer], bytes]
-    watch: Callable[[Peer], RelayWatch]
+    observe: Callable[[Peer], RelayObserver]
     once: bool = False
 
 
 class AcceptedChannel(RelayChannel):
-    """The channel of one accepted connection; ``gone()`` is called once, at its end."""
+    """The channel of one accepted connection; ``ended()`` is called once, at its end."""
 
-    def __init__(self, kind: bytes, stream: StreamEnd, gone: Callable[[], None]) -> None:
+    def __init__(self, name: bytes, stream: StreamEnd, ended: Callable[[], None]) -> None:
         super().__init__(stream)
-        self.name = kind
-        self._gone = gone
-        self.timer: Any = None
+        self.name = name
+        self._ended = ended
+        self.timer: IDelayedCall | None = None
 
     def channelOpen(self, specificData: bytes) -> None:
-        """The client takes it."""
+        """The client opened it."""
         self._stop_waiting()
         super().channelOpen(specificData)
 
     def openFailed(self, reason: Any) -> None:
-        """The client does not."""
+        """The client refused it."""
         self._stop_waiting()
         super().openFailed(reason)
-        self._gone()
+        self._ended()
 
     def _stop_waiting(self) -> None:
         if self.timer is not None and self.timer.active():
             self.timer.cancel()
 
     def closed(self) -> None:
-        """It is over."""
+        """It is closed."""
         super().closed()
-        self._gone()
+        self._ended()
 
 
 class Listeners:
-    """All that listens for one connection. ``connection()`` is that, once it is served.
+    """The listening sockets of one SSH connection, which ``connection()`` returns.
 
-    ``take()`` counts what is accepted, or raises a :class:`TeleError` when it is too much.
+    ``lease()`` counts an accepted connection, or raises a :class:`TeleError` if it exceeds a limit.
     """
 
     def __init__(
         self,
         reactor: Any,
-        connection: Callable[[], Any],
-        take: Callable[[], Lease] | None = None,
+        connection: Callable[[], ChannelConnection],
+        lease: Callable[[], Lease] | None = None,
     ) -> None:
-        self._take_lease = take
+        self._lease = lease
         self._reactor = reactor
         self._connection = connection
         self._entries: dict[object, _Entry] = {}
@@ -107,8 +109,8 @@ class Listeners:
         self._closed = False
 
     @property
-    def has_room(self) -> bool:
-        """Whether one more may be added."""
+    def can_add(self) -> bool:
+        """Whether another entry may be added."""
         return not self._closed and len(self._entries) < LISTENING_LIMIT
 
     def __contains__(self, key: object) -> bool:
@@ -118,26 +120,26 @@ class Listeners:
         self,
         key: object,
         listening: Iterable[sockets.socket],
-        kind: Kind,
+        channel_type: ChannelType,
         closed: Callable[[], None],
     ) -> None:
-        """Accept from sockets that listen, which are ours from now on.
+        """Accept from listening sockets, and own them.
 
-        ``closed()`` is called once, when they do not any more.
+        ``closed()`` is called once, when they are closed.
         """
-        entry = self._entries[key] = _Entry(kind, closed)
+        entry = self._entries[key] = _Entry(channel_type, closed)
         for each in listening:
             each.setblocking(False)
-            entry.ports.append(_Port(self._reactor, each, lambda s, a: self._take(key, s, a)))
-        self._look()
+            entry.ports.append(_Port(self._reactor, each, lambda s, a: self._accept(key, s, a)))
+        self._update_ports()
 
     @property
     def all(self) -> list[object]:
-        """Under what keys somebody listens."""
+        """The keys of all entries."""
         return list(self._entries)
 
     def remove(self, key: object) -> bool:
-        """Listen there no more; False if nobody did. What was accepted goes on."""
+        """Close the sockets of ``key``; False if there are none. Accepted connections stay."""
         entry = self._entries.pop(key, None)
         if entry is None:
             return False
@@ -147,27 +149,27 @@ class Listeners:
         return True
 
     def close(self) -> None:
-        """The connection is gone."""
+        """The SSH connection was lost."""
         self._closed = True
         for key in list(self._entries):
             self.remove(key)
 
-    def _look(self) -> None:
+    def _update_ports(self) -> None:
         full = self._accepted >= ACCEPTED_LIMIT
         for entry in self._entries.values():
             for port in entry.ports:
                 port.watch(not full)
 
-    def _take(self, key: object, accepted: sockets.socket, peer: Peer) -> bool:
-        """Make a channel of a connection; return whether there may be another one."""
-        kind = self._entries[key].kind
+    def _accept(self, key: object, accepted: sockets.socket, peer: Peer) -> bool:
+        """Make a channel of a connection; return whether another one may be accepted."""
+        channel_type = self._entries[key].channel_type
         stream = StreamEnd()
-        stream.watch = kind.watch(peer)
+        stream.observer = channel_type.observe(peer)
         try:
-            lease = None if self._take_lease is None else self._take_lease()
+            lease = None if self._lease is None else self._lease()
         except TeleError as error:
             accepted.close()
-            stream.watch.refused(error)
+            stream.observer.refused(error)
             return True
         try:
             adopt(self._reactor, accepted, stream, lease=lease)
@@ -175,44 +177,44 @@ class Listeners:
             accepted.close()
             if lease is not None:
                 lease.release()
-            return True  # it is gone already
+            return True  # the peer has closed it already
         self._accepted += 1
-        channel = AcceptedChannel(kind.name, stream, self._gone)
+        channel = AcceptedChannel(channel_type.name, stream, self._channel_ended)
         channel.timer = self._reactor.callLater(ANSWER_TIMEOUT, stream.transport.abortConnection)
-        if kind.once:
+        if channel_type.once:
             self.remove(key)
-        self._connection().openChannel(channel, kind.describe(peer))
-        self._look()
+        self._connection().openChannel(channel, channel_type.describe(peer))
+        self._update_ports()
         return self._accepted < ACCEPTED_LIMIT and key in self._entries
 
-    def _gone(self) -> None:
+    def _channel_ended(self) -> None:
         self._accepted -= 1
-        self._look()
+        self._update_ports()
 
 
 @define(eq=False)
 class _Entry:
-    kind: Kind
+    channel_type: ChannelType
     closed: Callable[[], None]
     ports: list[_Port] = field(factory=list)
 
 
 @implementer(IReadDescriptor)
 class _Port:
-    """One listening socket; ``take(socket, peer)`` says whether to go on."""
+    """One listening socket; ``accept(socket, peer)`` returns whether to accept another one."""
 
     def __init__(
         self,
         reactor: Any,
         listening: sockets.socket,
-        take: Callable[[sockets.socket, Peer], bool],
+        accept: Callable[[sockets.socket, Peer], bool],
     ) -> None:
         self._reactor = reactor
         self._socket = listening
-        self._take = take
+        self._accept = accept
         self._watched = False
-        self._pause: Any = None
-        self._short = False
+        self._pause: IDelayedCall | None = None
+        self._is_short = False
 
     def fileno(self) -> int:
         """See Twisted."""
@@ -223,13 +225,13 @@ class _Port:
         return "listener"
 
     def watch(self, wanted: bool) -> None:
-        """Accept, or leave it to the kernel's queue."""
+        """Accept connections, or leave them in the kernel's queue."""
         if self._watched != wanted and self._socket.fileno() >= 0 and self._pause is None:
             self._watched = wanted
             (self._reactor.addReader if wanted else self._reactor.removeReader)(self)
 
     def doRead(self) -> None:
-        """Somebody is there."""
+        """Accept what waits, up to a batch."""
         for _ in range(BATCH):
             if not self._watched:
                 return
@@ -240,25 +242,25 @@ class _Port:
             except OSError as error:
                 if error.errno in SHORTAGE:
                     self._wait(error)
-                return  # else whoever it was is gone again
-            self._short = False
+                return  # otherwise the peer has closed the connection
+            self._is_short = False
             peer = (address[0], address[1]) if isinstance(address, tuple) else ("", 0)
-            if not self._take(accepted, peer):
+            if not self._accept(accepted, peer):
                 return
 
     def _wait(self, error: OSError) -> None:
-        if not self._short:
-            self._short = True
-            log.warn("nobody can be accepted until it ends: {why}", why=error.strerror)
+        if not self._is_short:
+            self._is_short = True
+            log.warn("accepting paused", error=error.strerror, seconds=SHORTAGE_PAUSE)
         self.watch(False)
-        self._pause = self._reactor.callLater(SHORTAGE_PAUSE, self._go_on)
+        self._pause = self._reactor.callLater(SHORTAGE_PAUSE, self._resume)
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         self._pause = None
         self.watch(True)
 
     def close(self) -> None:
-        """Stop, and close the socket."""
+        """Stop accepting, and close the socket."""
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
@@ -266,5 +268,5 @@ class _Port:
         self._socket.close()
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor ends, or cannot poll it."""
+        """The reactor stops, or cannot poll the socket."""
         self.close()

@@ -1,11 +1,11 @@
-"""How does a client reach a port or a socket through us?
+"""How does a client connect to a port or a UNIX socket through us (local forwarding)?
 
 RFC 4254, section 7.2, and section 2.4 of OpenSSH's PROTOCOL.
 
 Invariants:
 
-* The channel is confirmed when the connection is made, and refused with what went wrong.
-* Whether and where to is the forwarder's decision; without one nothing is forwarded.
+* The channel is confirmed when the connection is made, and refused with the reason it failed for.
+* The forwarder decides what may be reached; without one nothing is forwarded.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tele.wire.fields import Reader
 
 #: The type of channel that reaches a UNIX socket.
 LOCAL_CHANNEL: Final = b"direct-streamlocal@openssh.com"
-#: Bytes of a path that the kernel has room for (unix(7)).
+#: Bytes of a socket's path that the kernel takes (unix(7)).
 PATH_LIMIT: Final = 107
 
 
 class Streams(Factory):
-    """Makes stream ends, without a line in the log for each."""
+    """Makes stream ends, without a log line for each."""
 
     protocol = StreamEnd
     noisy = False
@@ -38,7 +38,7 @@ class Streams(Factory):
 
 @frozen
 class ForwardRequest:
-    """``direct-tcpip``: where to, and who asked for it at the client's end."""
+    """``direct-tcpip``: the target, and the originator (address, port) at the client."""
 
     host: str
     port: int
@@ -47,30 +47,30 @@ class ForwardRequest:
 
 @frozen
 class LocalRequest:
-    """``direct-streamlocal@openssh.com``: the path of a socket."""
+    """``direct-streamlocal@openssh.com``: the path of a UNIX socket."""
 
     path: bytes
 
 
 class IForwarder(Interface):
-    """Makes the connections that a user asks for. Avatars provide it or adapt to it."""
+    """Makes the connections of local forwarding. Avatars provide it or adapt to it."""
 
     def connect(request: Any, factory: IProtocolFactory) -> Deferred[Any]:
         """Connect a protocol of ``factory``; fires with it.
 
         ``request`` is a :class:`ForwardRequest`, or a :class:`LocalRequest` if the avatar has
         :func:`open_direct_streamlocal`. Fails with a :class:`tele.errors.TeleError` whose text
-        the user reads.
+        the client shows.
         """
 
 
 def is_usable_path(path: bytes) -> bool:
-    """Whether ``path`` can be a socket's: absolute, and not too long for the kernel."""
+    """Return whether ``path`` can be a socket's: absolute, and not too long for the kernel."""
     return path.startswith(b"/") and len(path) <= PATH_LIMIT and b"\0" not in path
 
 
 def read_request(data: bytes) -> ForwardRequest:
-    """Read what is specific to ``direct-tcpip``. Raises :class:`tele.errors.ProtocolError`."""
+    """Read the data specific to ``direct-tcpip``. Raises :class:`tele.errors.ProtocolError`."""
     reader = Reader(data)
     host, port = reader.text(255), reader.uint32()
     origin, origin_port = reader.text(255), reader.uint32()
@@ -84,14 +84,14 @@ def open_direct_tcpip(
     """Open a channel of type ``direct-tcpip``: for an avatar's ``channelLookup``."""
     request = read_request(data)
     if not 0 < request.port < 65536 or not request.host.isprintable():
-        return _prohibited("there is no such port")
+        return _prohibited("the host or port is not valid")
     return _open(request, remoteWindow, remoteMaxPacket, avatar)
 
 
 def open_direct_streamlocal(
     remoteWindow: int, remoteMaxPacket: int, data: bytes, avatar: Any
 ) -> Deferred[RelayChannel]:
-    """Open a channel of type ``direct-streamlocal@openssh.com``, likewise."""
+    """Open a channel of type ``direct-streamlocal@openssh.com``: as :func:`open_direct_tcpip`."""
     reader = Reader(data)
     path = reader.string()
     reader.string()

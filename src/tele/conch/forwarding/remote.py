@@ -1,11 +1,11 @@
-"""How does a client ask us to listen for it?
+"""How does a client ask us to listen for it (remote forwarding)?
 
 RFC 4254, section 7.1, and section 2.4 of OpenSSH's PROTOCOL.
 
 Invariants:
 
-* Whether and where to is the avatar's decision; without :class:`IListener` it is no.
-* Whoever asks for port 0 is told the real one. What was not asked for cannot be cancelled.
+* The avatar decides where we may listen; without :class:`IListener` every request is refused.
+* The reply to a request for port 0 has the real port. A client can cancel its own requests only.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from tele.wire.fields import Reader, string, uint32
 
 log = make_logger(__name__)
 
-#: The types of channels that we open for what was accepted.
+#: The types of channels that we open for accepted connections.
 PORT_CHANNEL: Final = b"forwarded-tcpip"
 PATH_CHANNEL: Final = b"forwarded-streamlocal@openssh.com"
 
 
 @frozen
 class PortRequest:
-    """``tcpip-forward``: ``host`` is what the client said, port 0 is any.
+    """``tcpip-forward``: ``host`` as the client sent it; port 0 is any free port.
 
-    The same as a channel's name for it, with the real port.
+    A channel for it has the same host, and the real port.
     """
 
     host: str
@@ -55,15 +55,15 @@ class IListener(Interface):
         """Listen; fires with the port, 0 for a path.
 
         Each connection becomes a channel: see :func:`port_channel`, :func:`path_channel`.
-        Fails with a :class:`tele.errors.TeleError`, which the client does not read.
+        Fails with a :class:`tele.errors.TeleError`, whose text the client does not see.
         """
 
     def cancel(request: PortRequest | PathRequest) -> bool:
-        """Listen there no more; False if that is not ours."""
+        """Stop listening there; False if this client did not ask for it."""
 
 
 def port_channel(request: PortRequest, peer: tuple[str, int]) -> bytes:
-    """Return what opens a ``forwarded-tcpip``: where it was connected to, and from where."""
+    """Return the data of a ``forwarded-tcpip``: the address that was connected to, and ``peer``."""
     host, port = peer
     return (
         string(request.host.encode()) + uint32(request.port) + string(host.encode()) + uint32(port)
@@ -71,7 +71,7 @@ def port_channel(request: PortRequest, peer: tuple[str, int]) -> bytes:
 
 
 def path_channel(request: PathRequest) -> bytes:
-    """Return what opens a ``forwarded-streamlocal@openssh.com``."""
+    """Return the data of a ``forwarded-streamlocal@openssh.com``."""
     return string(request.path) + string(b"")
 
 
@@ -92,31 +92,30 @@ _READERS: Final[Mapping[bytes, tuple[Callable[[Reader], Any], bool]]] = {
     b"streamlocal-forward@openssh.com": (_read_path, True),
     b"cancel-streamlocal-forward@openssh.com": (_read_path, False),
 }
-#: The global requests that are answered here.
+#: The global requests that :func:`answer_request` answers.
 REQUESTS: Final = frozenset(_READERS)
 
 
 def answer_request(name: bytes, data: bytes, avatar: Any) -> Any:
     """Answer one of ``REQUESTS``: for an avatar's ``gotGlobalRequest``."""
-    read, wanted = _READERS[name]
+    read, is_start = _READERS[name]
     reader = Reader(data)
     request = read(reader)
     reader.end()
     listener = IListener(avatar, None)
     if request is None or listener is None:
         return False
-    if not wanted:
+    if not is_start:
         return listener.cancel(request)
     listening: Deferred[int] = listener.listen(request)
 
-    def answer(port: int) -> Any:
-        asked_for_any = isinstance(request, PortRequest) and request.port == 0
-        return (True, uint32(port)) if asked_for_any else True
+    def reply(port: int) -> Any:
+        any_port = isinstance(request, PortRequest) and request.port == 0
+        return (True, uint32(port)) if any_port else True
 
-    return listening.addCallbacks(answer, _refused)
+    def refused(failure: Failure) -> bool:
+        failure.trap(TeleError)
+        log.info("remote forwarding refused", user=str(avatar), error=failure.getErrorMessage())
+        return False
 
-
-def _refused(failure: Failure) -> bool:
-    failure.trap(TeleError)
-    log.info("not listened: {why!s}", why=failure.value)
-    return False
+    return listening.addCallbacks(reply, refused)

@@ -1,12 +1,12 @@
-"""What does authentication hand to the portal, and what does it tell the audit?
+"""What does authentication pass to the portal and to the audit?
 
-The certificate is checked before the portal is asked, so the portal's checker has nothing
-to check: what the realm gets as "avatar id" is the whole :class:`CertificateCredentials`, or
+The certificate is checked before the portal is called, so the portal's checker has nothing
+to check: the realm's "avatar id" is the whole :class:`CertificateCredentials`, or
 :class:`MemberCredentials` where hosts log in, too.
 
 Invariants:
 
-* Everything here is a frozen value, but the two adapters to ``twisted.cred``.
+* All but the two adapters to ``twisted.cred`` are frozen values.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from tele.model.identity import HostIdentity
 
 @frozen
 class Trust:
-    """Whose certificates are accepted: SSH key blobs of the cluster's authorities of a kind."""
+    """The authorities whose certificates are accepted: SSH key blobs of one kind."""
 
     cluster: str
     authorities: frozenset[bytes]
 
 
 class ICertificateCredentials(ICredentials):
-    """Somebody who holds the key of a certificate that was checked."""
+    """Proof of the key of a certificate that was checked."""
 
 
 @implementer(ICertificateCredentials)
 @frozen
 class CertificateCredentials:
-    """Who logs in. Addresses are (host, port)."""
+    """The user who logs in. Addresses are (host, port)."""
 
     checked: CheckedUser
     login: str
@@ -52,7 +52,7 @@ class CertificateCredentials:
 @implementer(ICertificateCredentials)
 @frozen
 class MemberCredentials:
-    """Which host of the cluster logs in, with its own certificate. Addresses are (host, port)."""
+    """The member that logs in with its host certificate. Addresses are (host, port)."""
 
     identity: HostIdentity
     certificate: Certificate
@@ -62,9 +62,9 @@ class MemberCredentials:
 
 @frozen
 class DeniedAttempt:
-    """Somebody who was not let in. ``reason`` is a stable code, ``message`` for people.
+    """A refused login. ``reason`` is a stable code, ``message`` a text.
 
-    What is known of the key or certificate is there; the rest is empty.
+    What is not known of the key or certificate is empty.
     """
 
     login: str
@@ -79,15 +79,15 @@ class DeniedAttempt:
 
 @implementer(ICredentialsChecker)
 class CertificateChecker:
-    """Passes on what authentication has checked already."""
+    """Passes on credentials that authentication has checked."""
 
     credentialInterfaces = (ICertificateCredentials,)
 
     def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
-        """Return the credentials themselves: the realm decides on all of them."""
+        """Return the credentials themselves for the realm to decide on."""
         return succeed(credentials)
 
 
 def make_portal(realm: IRealm) -> Portal:
-    """Return a portal to ``realm`` that certificates open, and nothing else."""
+    """Return a portal to ``realm`` that accepts certificates only."""
     return Portal(realm, [CertificateChecker()])

@@ -1,41 +1,41 @@
-"""How does a server stop without cutting anybody off who is in the middle of something?
+"""How does a server stop without breaking connections that are in use?
 
-Nobody new is taken in by then. Whoever has a channel open may go on until there is none, or
-until a deadline; they are told nothing. Then all connections end with a word why.
+No new connections are accepted by then. A connection with open channels stays until it has none,
+or until a deadline. Then all connections are closed with a reason.
 
 Invariants:
 
-* Strangers are sent away at once: who has not logged in yet begins nothing here.
-* It ends: at the deadline, or at once when somebody is in a hurry, and a peer that does not
-  read our last words has as long as any other that lingers.
+* Unauthenticated connections are closed at once.
+* It ends at the deadline, or at once when it is forced; a peer that does not read the reason has
+  ``limits.linger`` seconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from tele.conch.connection.connection import SSHConnection
+from tele.conch.server.transport import SSHServerTransport
 from tele.log import make_logger
-
-if TYPE_CHECKING:
-    from tele.conch.server.transport import SSHServerTransport
 
 log = make_logger(__name__)
 
-#: How often it is looked whether all have ended, in seconds.
+#: Seconds between two checks whether all connections are closed.
 POLL_SECONDS: Final = 0.2
 
 
 def has_channels(transport: SSHServerTransport) -> bool:
-    """Whether somebody is in the middle of something, as far as a node can tell."""
-    return bool(getattr(transport.service, "channels", None))
+    """Whether the connection has open channels."""
+    service = transport.service
+    return isinstance(service, SSHConnection) and bool(service.channels)
 
 
 class Drain:
-    """Ends the connections of one server. ``present()`` are those that it has."""
+    """Closes the connections of one server. ``present()`` returns them."""
 
     def __init__(
         self,
@@ -46,32 +46,31 @@ class Drain:
         self._clock = clock
         self._present = present
         self._busy = busy
-        self._hurried = False
+        self._forced = False
         self._waking: Deferred[None] | None = None
         self._timer: IDelayedCall | None = None
 
     def force(self) -> None:
-        """Wait for nobody, now and later."""
-        self._hurried = True
+        """Wait no longer, now or later."""
+        self._forced = True
         self._wake()
 
-    async def say(self, grace: float, why: str) -> None:
-        """Wait up to ``grace`` seconds for those who are busy, then end all with ``why``."""
+    async def start(self, grace: float, why: str) -> None:
+        """Wait up to ``grace`` seconds for busy connections, then close all with ``why``."""
         for transport in list(self._present()):
             if not transport.isAuthenticated:
                 transport.dismiss(why)
         deadline = self._clock.seconds() + grace
-        told = False
-        while not self._hurried and (busy := [t for t in self._present() if self._busy(t)]):
+        logged = False
+        while not self._forced and (busy := [t for t in self._present() if self._busy(t)]):
             left = deadline - self._clock.seconds()
             if left <= 0:
-                log.info("{count} connections did not end in time: {why}",
-                         count=len(busy), why=why)  # fmt: skip
+                log.info("closing connections that are in use", count=len(busy), reason=why)
                 break
-            if not told:
-                told = True
-                log.info("waiting up to {seconds:.0f} s for {count} connections to end: {why}",
-                         seconds=grace, count=len(busy), why=why)  # fmt: skip
+            if not logged:
+                logged = True
+                log.info("draining: waiting for connections to close",
+                         count=len(busy), seconds=round(grace), reason=why)  # fmt: skip
             await self._pause(min(POLL_SECONDS, left))
         await self._end_all(why)
 

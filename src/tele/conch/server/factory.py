@@ -1,9 +1,9 @@
-"""How is a server of ours put together?
+"""How is an SSH server put together?
 
 Invariants:
 
-* Whether a stranger gets in at all is decided before anything is made for them.
-* No service is given out twice, and none before its time.
+* Whether a connection is accepted is decided before anything is made for it.
+* No service is started twice, and none before its turn.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import frozen
-from twisted.conch.ssh import factory as conch
 from twisted.cred.portal import Portal
 from twisted.internet.interfaces import IAddress, IReactorTime
 
 from tele.admission.limits import Limits, RekeyPace, Startups
 from tele.conch.connection.connection import SSHConnection
-from tele.conch.server.connection_admission import CROWDED, ConnectionAdmission, Refused
+from tele.conch.server.connection_admission import TOO_MANY, ConnectionAdmission, Refused
 from tele.conch.server.credentials import DeniedAttempt, Trust
-from tele.conch.server.transport import USERAUTH, SSHServerTransport
+from tele.conch.server.transport import USERAUTH, Server, SSHServerTransport
 from tele.conch.server.userauth import CONNECTION, SSHUserAuthServer
 from tele.conch.transport.exchange import HostKeys
 from tele.conch.transport.refusal import Refusal
@@ -35,9 +34,9 @@ _DICE = random.SystemRandom()
 
 @frozen
 class ServerAlgorithms:
-    """What a server offers, of what there is in ``tele.wire``; the client chooses.
+    """What a server offers of the algorithms in ``tele.wire``; the client chooses.
 
-    None is what is usual. Raises :class:`InvalidInput`.
+    None is the default. Raises :class:`InvalidInput`.
     """
 
     key_exchanges: Sequence[bytes] | None = None
@@ -49,19 +48,19 @@ class ServerAlgorithms:
                 continue
             unknown = [name for name in names if name not in known]
             if unknown or not names:
-                raise InvalidInput(f"there are no such algorithms: {quoted(b','.join(unknown))}")
+                raise InvalidInput(f"unknown algorithms: {quoted(b','.join(unknown))}")
 
 
-class SSHServerFactory(conch.SSHFactory):
-    """Makes the server's end for each visitor.
+class SSHServerFactory(Server):
+    """Makes the server's end of each connection.
 
-    ``host_keys`` and ``user_trust`` are asked anew whenever they are needed. ``connection``
-    makes the connection service; ``on_denied`` hears of everybody who was not let in, and
-    ``on_refused`` once a minute of those who did not get as far.
-    Without ``match_login`` a certificate is good for any login name, and the realm has to look
-    at it. ``shared`` says of which addresses many people come, such as a proxy's: nobody is
-    shut out there for another. With ``host_trust`` members of the cluster may log in with
-    their host certificates, under their host ids; the realm gets
+    ``host_keys`` and ``user_trust`` are called whenever they are needed. ``connection`` makes
+    the connection service. ``on_denied`` is called for each refused login, ``on_refused`` once a
+    minute for refused connections.
+    Without ``match_login`` a certificate is valid for any login name, and the realm has to check
+    it. ``shared`` returns whether many users connect from an address, such as a proxy's; such an
+    address gets no penalties. With ``host_trust`` members of the cluster may log in with their
+    host certificates, under their host ids; the realm gets
     :class:`~tele.conch.server.credentials.MemberCredentials`.
     """
 
@@ -97,25 +96,25 @@ class SSHServerFactory(conch.SSHFactory):
         self.on_denied = on_denied
         self.admission = ConnectionAdmission(clock, self.limits, draw, shared, on_refused)
         self.rekey_pace = RekeyPace()
-        #: Takes what comes before a version line; returns its length, None if it needs more.
+        #: Reads what precedes a version line; returns its length, None if it needs more.
         self.preface: Callable[[SSHServerTransport, bytes], int | None] | None = None
-        #: Everybody who is connected, logged in or not.
+        #: All connections, authenticated or not.
         self.present: set[SSHServerTransport] = set()
-        #: Those who have a place at the door, the oldest first.
-        self.arriving: dict[SSHServerTransport, str] = {}
-        #: The same of those whom a proxy brought.
-        self.brought: dict[SSHServerTransport, str] = {}
-        self.admission.make_room = self._make_room
+        #: Those that hold a start-up place, the oldest first.
+        self.unauthenticated: dict[SSHServerTransport, str] = {}
+        #: The same of those that a proxy relays.
+        self.relayed: dict[SSHServerTransport, str] = {}
+        self.admission.close_one = self._close_one
 
     def startFactory(self) -> None:
-        """Nothing: keys are asked for when they are needed."""
+        """Do nothing: keys are looked up when they are needed."""
 
     def stopFactory(self) -> None:
-        """Report whom the door refused."""
+        """Report refused connections."""
         self.admission.close()
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Take a visitor in, let them wait, or close at once if the door says so."""
+        """Accept a connection, let it wait, or refuse it, as the admission decides."""
         host = getattr(addr, "host", "")
         if self.admission.must_wait(host):
             waiting = self._build(None)
@@ -123,32 +122,31 @@ class SSHServerFactory(conch.SSHFactory):
             return waiting
         source = self.admission.enter(host)
         if source is None:
-            return Refusal(self.admission.why(host)) if self.admission.may_tell() else None
+            return Refusal(self.admission.why(host)) if self.admission.may_notify() else None
         return self._build(source)
 
-    def _make_room(self, startups: Startups) -> bool:
-        """End the oldest connection that has not logged in, of a source that has most of them.
+    def _close_one(self, startups: Startups) -> bool:
+        """Close the oldest unauthenticated connection of a source that has most of them.
 
-        So many sources with a connection each, as one network of IPv6 has them, keep nobody out
-        who logs in at once.
+        Many sources with a connection each, as in one network of IPv6, then shut out no client
+        that logs in at once.
         """
         most = startups.most
-        holders = self.brought if startups is self.admission.vouched else self.arriving
+        holders = self.relayed if startups is self.admission.vouched else self.unauthenticated
         for transport, source in holders.items():
             if startups.held(source) == most:
-                self.admission.refused(transport.remote_addr()[0], CROWDED)
-                transport.give_way()
+                self.admission.refused(transport.remote_addr()[0], TOO_MANY)
+                transport.yield_place()
                 return True
         return False
 
     def build_vouched(self, addr: IAddress) -> Any:
-        """Take in a visitor whom a proxy of the cluster knows already.
+        """Accept a connection that a proxy of the cluster relays.
 
-        Those who have not logged in yet are counted apart, and do not keep strangers out who
-        come by themselves.
+        Unauthenticated ones are counted apart from those that connect directly.
         """
         host = getattr(addr, "host", "")
-        if self.admission.must_wait_vouched(host):
+        if self.admission.vouched_must_wait(host):
             waiting = self._build(None)
             waiting.wait_for_place(self.admission.vouched_waiting, source_network(host))
             return waiting
@@ -159,7 +157,7 @@ class SSHServerFactory(conch.SSHFactory):
         protocol.vouched_place = source
         return protocol
 
-    def _build(self, source: str | None) -> Any:
+    def _build(self, source: str | None) -> SSHServerTransport:
         protocol = self._make(source)
         protocol.factory = self
         protocol.rekey_pace = self.rekey_pace
@@ -171,15 +169,15 @@ class SSHServerFactory(conch.SSHFactory):
         return protocol
 
     def usual_key_exchanges(self) -> Sequence[bytes] | None:
-        """Return what is offered unless the algorithms say it; None: what the protocol has.
+        """Return the methods to offer by default; None: those of the protocol class.
 
-        A server that has a key on a curve of NIST serves clients that may use no other curves,
-        and they need one to exchange keys with, too.
+        A server with a host key on a NIST curve serves clients that may use no other curves: they
+        need one for the key exchange, too.
         """
         host_key = self.host_keys().private.public.type
         return tuple(METHODS) if host_key.startswith(b"ecdsa-") else None
 
-    def _make(self, source: str | None) -> Any:
+    def _make(self, source: str | None) -> SSHServerTransport:
         return self.protocol(self.clock, self.limits, source)
 
     def getService(

@@ -1,16 +1,19 @@
-"""How does a server hold up its end of the transport?
+"""What does a server add to the transport?
 
 Invariants:
 
-* The host key is looked up anew for each exchange; a certificate comes before a plain key.
-* Service requests are for authentication; one service answers them all, and its counts go on.
+* The host key is looked up for each key exchange; a certificate comes before a plain key.
+* Only authentication can be requested. One service answers all requests, and keeps its counts.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from twisted.conch.ssh import transport as conch
+from twisted.conch.ssh.factory import SSHFactory
+from twisted.cred.portal import Portal
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
@@ -20,7 +23,8 @@ from tele.admission.waiting_list import WaitingList
 from tele.certs.algorithms import HOST_ALGORITHMS, SERVER_SIGNATURE_ALGORITHMS, certificate_type
 from tele.conch.connection.connection import SSHConnection
 from tele.conch.connection.host_key_proofs import PROOFS_LIMIT, announcement, proof
-from tele.conch.server.connection_admission import CROWDED, Arrival
+from tele.conch.server.connection_admission import TOO_MANY, ConnectionAdmission, WaitingConnection
+from tele.conch.server.credentials import DeniedAttempt, Trust
 from tele.conch.session.channel import SessionChannel
 from tele.conch.transport.exchange import Exchange, HostKeys
 from tele.conch.transport.transport import Transport
@@ -36,14 +40,13 @@ from tele.wire.ciphers import SERVER_CIPHERS
 from tele.wire.fields import Reader, string, uint32
 from tele.wire.negotiation import EXT_INFO_CLIENT, EXT_INFO_SERVER, STRICT_CLIENT, STRICT_SERVER
 
-if TYPE_CHECKING:
-    from tele.conch.server.factory import SSHServerFactory
-
 USERAUTH = b"ssh-userauth"
-#: Seconds that a client has to show what its sessions are told, before the connection ends.
-LAST_WORDS: Final = 0.5
+#: Seconds that a client has to show the notice in its sessions, before the connection is closed.
+NOTICE_SECONDS: Final = 0.5
 
-#: What we tell a client that we can do (RFC 8308; OpenSSH PROTOCOL, section 1.9).
+_TOO_MANY_WAIT: Final = "too many unauthenticated connections from your address"
+
+#: Our extensions (RFC 8308; OpenSSH PROTOCOL, section 1.9).
 _EXTENSIONS = (
     (b"server-sig-algs", b",".join(SERVER_SIGNATURE_ALGORITHMS)),
     (b"publickey-hostbound@openssh.com", b"0"),
@@ -53,7 +56,7 @@ _EXT_INFO = uint32(len(_EXTENSIONS)) + b"".join(string(k) + string(v) for k, v i
 
 
 def host_key_algorithms(keys: HostKeys) -> tuple[bytes, ...]:
-    """Return what ``keys`` can prove, the certificate first."""
+    """Return the algorithms of ``keys``, the certificate's first."""
     plain = keys.private.public.type
     kinds = [plain] if keys.certificate is None else [certificate_type(plain), plain]
     return tuple(
@@ -64,27 +67,53 @@ def host_key_algorithms(keys: HostKeys) -> tuple[bytes, ...]:
     )
 
 
+class Server(SSHFactory):
+    """What a transport and its services need of the factory that made them."""
+
+    portal: Portal
+    admission: ConnectionAdmission
+    host_keys: Callable[[], HostKeys]
+    user_trust: Callable[[], Trust]
+    host_trust: Callable[[], Trust] | None
+    match_login: bool
+    on_denied: Callable[[DeniedAttempt], None]
+    #: Reads what precedes a version line; returns its length, None if it needs more.
+    preface: Callable[[SSHServerTransport, bytes], int | None] | None
+    #: All connections, authenticated or not.
+    present: set[SSHServerTransport]
+    #: Those that hold a place among connections that have not authenticated, the oldest first.
+    unauthenticated: dict[SSHServerTransport, str]
+    #: The same of those that a proxy relays.
+    relayed: dict[SSHServerTransport, str]
+
+    def getService(
+        self, transport: SSHServerTransport, service: bytes, admitted: bool = False
+    ) -> Any:
+        """Return what makes ``service`` for ``transport`` now, or None."""
+        raise NotImplementedError
+
+
 class SSHServerTransport(Transport, conch.SSHServerTransport):
     """The server's end of one connection."""
 
-    factory: SSHServerFactory
+    factory: Server
     our_markers = (EXT_INFO_SERVER, STRICT_SERVER)
     peer_markers = (EXT_INFO_CLIENT, STRICT_CLIENT)
     supportedKeyExchanges = list(SERVER_METHODS)
     supportedCiphers = list(SERVER_CIPHERS)
 
-    #: Host key (or certificate) of the first exchange, to which a login is bound.
-    first_host_key = b""
-    #: What is held against the source if nobody logs in; nothing, if they proved who they are.
-    fault: Fault | None = Fault.NOAUTH
-    #: What the host key signed the last exchange with.
-    _host_signature = b""
-    _proofs = 0
-    #: The place among those whom proxies brought, as ``ConnectionAdmission.enter_vouched`` gave it.
-    vouched_place: str | None = None
-    _evicted = False
-    #: The list in which this connection waits for a place, and as whose.
-    _waits: tuple[WaitingList[Arrival], str] | None = None
+    __slots__ = (
+        "_evicted",
+        "_host_signature",
+        "_proofs",
+        "_source",
+        "_vouched",
+        "_waits",
+        "fault",
+        "first_host_key",
+        "vouched_by",
+        "vouched_place",
+    )
 
     def __init__(
         self, clock: IReactorTime, limits: Limits | None = None, source: str | None = None
@@ -92,85 +121,95 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         super().__init__(clock, limits)
         self._source = source
         self._vouched: tuple[str, int] | None = None
-        #: The member that says where the client comes from.
+        #: The member that relays this connection.
         self.vouched_by: HostIdentity | None = None
+        #: The place of a relayed connection, as ``ConnectionAdmission.enter_vouched`` returned it.
+        self.vouched_place: str | None = None
+        #: The list in which this connection waits for a place, and its source.
+        self._waits: tuple[WaitingList[WaitingConnection], str] | None = None
+        #: What is held against the source unless the client proves who it is.
+        self.fault: Fault | None = Fault.NOAUTH
+        #: Host key (or certificate) of the first exchange, to which a login is bound.
+        self.first_host_key = b""
+        #: The signature algorithm of the last exchange.
+        self._host_signature = b""
+        self._proofs = 0
+        self._evicted = False
 
     def connectionMade(self) -> None:
         """See :class:`Transport`."""
         self.factory.present.add(self)
         if self._source is not None:
-            self.factory.arriving[self] = self._source
+            self.factory.unauthenticated[self] = self._source
         if self.vouched_place is not None:
-            self.factory.brought[self] = self.vouched_place
+            self.factory.relayed[self] = self.vouched_place
         super().connectionMade()
         if self._waits is not None:
             self.hold()
 
-    def wait_for_place(self, waiting: WaitingList[Arrival], source: str) -> bool:
-        """Handle no message before there is a place; False: too many wait."""
+    def wait_for_place(self, waiting: WaitingList[WaitingConnection], source: str) -> bool:
+        """Handle no message before a place is free; False: too many wait."""
         displaced = waiting.add(source, self)
         if displaced is None:
             return False
         self._waits = (waiting, source)
         for other in displaced:
-            other.make_room()
+            other.displaced()
         return True
 
-    def make_room(self) -> None:
-        """Wait no more: of another source nobody waits, or fewer."""
-        if self.factory.admission.may_tell():
+    def displaced(self) -> None:
+        """See :class:`WaitingConnection`."""
+        if self.factory.admission.may_notify():
             self._refuse()
         else:
-            self.factory.admission.refused(self.remote_addr()[0], CROWDED)
-            self.give_way()
+            self.factory.admission.refused(self.remote_addr()[0], TOO_MANY)
+            self.yield_place()
 
-    def place_is_free(self, waiting: WaitingList[Arrival], source: str) -> None:
-        """Somebody of the same source left: take the place, and go on."""
+    def place_freed(self, waiting: WaitingList[WaitingConnection], source: str) -> None:
+        """See :class:`WaitingConnection`."""
         admission, host = self.factory.admission, self.remote_addr()[0]
         if self._waits != (waiting, source) or self.closing:
             admission.call_next(waiting, source)
             return
         self._waits = None
-        place = admission.enter_called(waiting, host)
+        place = admission.enter_waiting(waiting, host)
         if place is None:
             if not admission.will_call(waiting, source) or not self.wait_for_place(waiting, source):
                 self._refuse()
             return
         if waiting is admission.vouched_waiting:
-            self.vouched_place = self.factory.brought[self] = place
+            self.vouched_place = self.factory.relayed[self] = place
         else:
             self._source = place
-            self.factory.arriving[self] = place
+            self.factory.unauthenticated[self] = place
         self.release()
 
     def _refuse(self) -> None:
-        """There is no place, and was none for long: say so, and hold nothing against the client."""
+        """Close the connection because no place became free; the client gets no penalty."""
         host = self.remote_addr()[0]
-        self.factory.admission.refused(host, CROWDED)
+        self.factory.admission.refused(host, TOO_MANY)
         self.fault = None
-        self.sendDisconnect(
-            n.TOO_MANY_CONNECTIONS, "too many are logging in from your address; try again"
-        )
+        self.sendDisconnect(n.TOO_MANY_CONNECTIONS, f"{_TOO_MANY_WAIT}; try again")
 
     def dismiss(self, why: str) -> None:
-        """End this connection, and hold nothing against the visitor."""
+        """Close this connection, without a penalty for the client."""
         self.fault = None
         self.sendDisconnect(n.BY_APPLICATION, why)
 
     def evict(self, why: str) -> None:
-        """End this connection: its visitor may not be here any more.
+        """Close this connection: its user is not permitted here any more.
 
-        What they run and forward ends now, whether they read or not. They see ``why`` on the
-        terminal of each session, for which there is a moment, and in the message that ends the
-        connection: OpenSSH's client shows nothing that comes together with that.
+        Programs and forwards end now, whether the client reads or not. ``why`` is shown on the
+        terminal of each session, for :data:`NOTICE_SECONDS`, and sent as the reason of the
+        disconnect: OpenSSH's client shows nothing that arrives together with that.
         """
         if self.closing or self._evicted:
             return
         self._evicted = True
         text = printable(why)
-        told = [
+        notices = [
             channel.notice(text)
-            for channel in list(getattr(self.service, "channels", {}).values())
+            for channel in _channels(self.service)
             if isinstance(channel, SessionChannel)
         ]
         service, self.service = self.service, None
@@ -179,16 +218,16 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         if hasattr(self, "avatar"):
             logout, self.logoutFunction = self.logoutFunction, _done
             logout()
-        if not any(told):
+        if not any(notices):
             self.dismiss(text)
             return
         self.incoming.stop()
         self.outgoing.link.pause()
         self.outgoing.push()
         self._stop_timer()
-        self._timer = self.clock.callLater(LAST_WORDS, self._was_shown, text)
+        self._timer = self.clock.callLater(NOTICE_SECONDS, self._notice_shown, text)
 
-    def _was_shown(self, text: str) -> None:
+    def _notice_shown(self, text: str) -> None:
         self._timer = None
         self.dismiss(text)
 
@@ -196,18 +235,18 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         """See :class:`Transport`."""
         self.factory.present.discard(self)
         if self._source is not None and self.fault is not None:
-            self.factory.admission.blame(self.remote_addr()[0], self.fault)
+            self.factory.admission.penalize(self.remote_addr()[0], self.fault)
         self._leave()
         super().connectionLost(reason)
 
-    def give_way(self) -> None:
-        """Somebody else needs the place: end, and hold nothing against the client."""
+    def yield_place(self) -> None:
+        """Close this connection, whose place another one needs, without a penalty."""
         self.fault = None
         self._leave()
         self._abort()
 
     def grace_over(self) -> None:
-        """See :class:`Transport`. Who had to wait all the time is not to blame."""
+        """See :class:`Transport`. A connection that waited for a place gets no penalty."""
         if self._waits is not None:
             self._refuse()
         else:
@@ -219,18 +258,18 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
 
     @property
     def lines(self) -> Lines:
-        """See :class:`Transport`. Lines about strangers are rationed."""
+        """See :class:`Transport`. Lines of unauthenticated clients are rate-limited."""
         if self.isAuthenticated:
             return super().lines
         return self.factory.admission.lines.of(self.remote_addr()[0])
 
     def take_preface(self, data: bytes) -> int | None:
-        """See :class:`Transport`. The factory may know those who vouch for visitors."""
+        """See :class:`Transport`. A proxy sends its client's address before the version line."""
         take = self.factory.preface
         return 0 if take is None else take(self, data)
 
     def vouched_for(self, remote_addr: tuple[str, int], member: HostIdentity | None) -> None:
-        """A member whom we trust says where the visitor really comes from."""
+        """A trusted member relays this connection from ``remote_addr``."""
         self.vouched_by = member
         transport: Any = self.transport
         if isinstance(transport, DirectSocket):
@@ -238,14 +277,14 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         self._leave()
         self._vouched = remote_addr
         admission, host = self.factory.admission, remote_addr[0]
-        if admission.must_wait_vouched(host):
+        if admission.vouched_must_wait(host):
             self.wait_for_place(admission.vouched_waiting, source_network(host))
             self.hold()
             return
         place = admission.enter_vouched(host)
         if place is None:
-            raise ProtocolError("too many are logging in from there", n.TOO_MANY_CONNECTIONS)
-        self.vouched_place = self.factory.brought[self] = place
+            raise ProtocolError(_TOO_MANY_WAIT, n.TOO_MANY_CONNECTIONS)
+        self.vouched_place = self.factory.relayed[self] = place
         self.release()
 
     def remote_addr(self) -> tuple[str, int]:
@@ -255,12 +294,12 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
     def authenticated(self) -> None:
         """See :class:`Transport`."""
         self._leave()
-        self.gate.authenticated()
+        self.message_filter.authenticated()
         self.first_host_key = b""
         super().authenticated()
 
     def setService(self, service: Any) -> None:
-        """See :class:`Transport`. A client that is in learns the host's plain key."""
+        """See :class:`Transport`. An authenticated client gets the host's plain key."""
         super().setService(service)
         if self.isAuthenticated and isinstance(service, SSHConnection):
             self.sendPacket(n.GLOBAL_REQUEST, announcement(self.factory.host_keys().private))
@@ -275,18 +314,18 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         return False if signatures is None else (True, signatures)
 
     def dispatchMessage(self, messageNum: int, payload: bytes) -> None:
-        """See :class:`Transport`. A late request to log in is ignored (RFC 4252, 5.1)."""
+        """See :class:`Transport`. A late USERAUTH_REQUEST is ignored (RFC 4252, 5.1)."""
         if messageNum != n.USERAUTH_REQUEST or not self.isAuthenticated:
             super().dispatchMessage(messageNum, payload)
 
     def _leave(self) -> None:
         source, self._source = self._source, None
         if source is not None:
-            self.factory.arriving.pop(self, None)
+            self.factory.unauthenticated.pop(self, None)
             self.factory.admission.leave(source)
         place, self.vouched_place = self.vouched_place, None
         if place is not None:
-            self.factory.brought.pop(self, None)
+            self.factory.relayed.pop(self, None)
             self.factory.admission.leave_vouched(place)
         waits, self._waits = self._waits, None
         if waits is not None:
@@ -297,12 +336,12 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         return host_key_algorithms(self.factory.host_keys())
 
     def kex_agreed(self, exchange: Exchange) -> None:
-        """Remember the keys of this exchange: they may be renewed before the next message."""
+        """Keep the host keys of this exchange: they may be renewed before the next message."""
         exchange.host_keys = self.factory.host_keys()
 
     def ssh_KEX_INIT(self, packet: bytes) -> None:
-        """The client's share: answer with ours, and sign."""
-        exchange = self._running()
+        """The client's share: reply with ours, and sign."""
+        exchange = self.key_exchange.running()
         agreement, keys = exchange.agreement, exchange.host_keys
         if agreement is None or keys is None:
             raise ProtocolError("a key exchange message before KEXINIT")
@@ -313,7 +352,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         algorithm = HOST_ALGORITHMS[agreement.host_key]
         host_key = _blob(keys, algorithm.blob_type)
         digest = exchange_hash(
-            **self.hash_inputs(),
+            **self.key_exchange.hash_inputs(),
             host_key=host_key,
             client_share=client_share,
             server_share=share,
@@ -327,27 +366,31 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
             self.first_host_key = host_key
             if self._peerSupportsExtensions:
                 first = (n.EXT_INFO, _EXT_INFO)
-        self.keys_agreed(shared, digest, first)
+        self.key_exchange.keys_agreed(shared, digest, first)
 
     def ssh_SERVICE_REQUEST(self, packet: bytes) -> None:
-        """The client wants to log in."""
+        """The client requests authentication."""
         reader = Reader(packet)
         name = reader.string()
         reader.end()
         if name != USERAUTH:
-            raise ProtocolError(f"no service {quoted(name)} here", n.SERVICE_NOT_AVAILABLE)
+            raise ProtocolError(f"service {quoted(name)} is not available", n.SERVICE_NOT_AVAILABLE)
         if self.service is not None:
             self.sendPacket(n.SERVICE_ACCEPT, string(name))
             return
         service = self.factory.getService(self, name)
         if service is None:
-            raise ProtocolError("no authentication here", n.SERVICE_NOT_AVAILABLE)
+            raise ProtocolError("authentication is not available", n.SERVICE_NOT_AVAILABLE)
         self.sendPacket(n.SERVICE_ACCEPT, string(name))
         self.setService(service())
 
 
+def _channels(service: object) -> list[object]:
+    return list(service.channels.values()) if isinstance(service, SSHConnection) else []
+
+
 def _done() -> None:
-    """The avatar is logged out already."""
+    """Do nothing: the avatar is logged out already."""
 
 
 def _blob(keys: HostKeys, kind: bytes) -> bytes:
@@ -356,6 +399,5 @@ def _blob(keys: HostKeys, kind: bytes) -> bytes:
     if certificate is not None and certificate.type == kind:
         return certificate.blob
     if keys.private.public.type != kind:
-        # The keys were exchanged for others between two messages.
-        raise ProtocolError("the host key has just changed", n.KEY_EXCHANGE_FAILED)
+        raise ProtocolError("the host key has just been renewed", n.KEY_EXCHANGE_FAILED)
     return keys.private.public.blob

@@ -1,21 +1,21 @@
-"""Who is at the other end, and may they come in (RFC 4252)?
+"""Which user or host is the client, and may it log in (RFC 4252)?
 
 Certificates only: methods ``publickey`` and ``publickey-hostbound-v00@openssh.com``
 (OpenSSH PROTOCOL, section 3.1) with a certificate of a trusted authority.
 
 Invariants:
 
-* One request at a time: while the realm decides, no message is looked at.
-* An unsigned question gets the same checks as a signed request, but the realm's.
-* Every request is counted. What ends in no is told to ``on_denied``; keys of other places that
-  clients offer on the way, and the question what is possible, only if nothing better followed.
-* A no looks the same for all causes; its reason goes to the audit, and to the user only
-  after they have proved who they are.
+* One request at a time: no message is handled while the realm decides.
+* An unsigned query gets all checks of a signed request but the realm's.
+* Every request is counted. A refused one is reported to ``on_denied``; a ``none`` request or a key
+  of another cluster only if no other request followed it.
+* All refusals look the same. The reason goes to the audit, and to the client only after it has
+  proved who it is.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import evolve, frozen
 from twisted.conch.interfaces import IConchUser
@@ -35,15 +35,13 @@ from tele.conch.server.credentials import (
     MemberCredentials,
     Trust,
 )
+from tele.conch.server.transport import SSHServerTransport
 from tele.errors import AccessDenied, BadCertificate, ProtocolError, TeleError, quoted
 from tele.log import make_logger
 from tele.loop import validity_date
 from tele.model.identity import HostRole
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, boolean, name_list, string
-
-if TYPE_CHECKING:
-    from tele.conch.server.transport import SSHServerTransport
 
 log = make_logger(__name__)
 
@@ -52,20 +50,20 @@ PUBLICKEY = b"publickey"
 HOSTBOUND = b"publickey-hostbound-v00@openssh.com"
 LOGIN_LIMIT = 256
 BANNER_LIMIT = 2048
-#: Keys of other places: an agent offers all that it has, one after the other. Nothing is
-#: verified before it is known that they are.
+#: Reasons of keys of other clusters: an agent offers all of its keys. No signature is verified
+#: for them.
 _FOREIGN = frozenset({"not_a_certificate", "authority"})
 _HINT = (
-    "without a certificate of this cluster were offered; offer only yours: use tele ssh, or"
+    "without a certificate of this cluster were offered; offer only the right one: use tele ssh, or"
     " IdentitiesOnly=yes with IdentityFile and CertificateFile"
 )
 
 
 @frozen
 class KeyRequest:
-    """A request to log in with a key. ``signature`` is None if it only asks whether it may.
+    """A request to log in with a key. ``signature`` is None in a query.
 
-    ``signed`` is what the signature has to cover, without the session id before it.
+    ``signed`` is what the signature covers, after the session id.
     """
 
     login: str
@@ -100,7 +98,7 @@ def read_key_request(packet: bytes) -> KeyRequest:
 
 
 def read_login(packet: bytes) -> tuple[str, bytes, bytes, bytes]:
-    """Read any USERAUTH_REQUEST: login, service, method, and what belongs to the method."""
+    """Read any USERAUTH_REQUEST: login, service, method, and the fields of the method."""
     reader = Reader(packet)
     return _text(reader.string()), reader.string(), reader.string(), reader.rest()
 
@@ -119,26 +117,26 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
     """The authentication service of one connection."""
 
     transport: SSHServerTransport
-    #: What a refusal offers instead.
+    #: The methods that can continue, in USERAUTH_FAILURE.
     supportedAuthentications = [PUBLICKEY]
 
     def serviceStarted(self) -> None:
-        """Begin to count."""
+        """Start counting."""
         self.portal = self.transport.factory.portal
         self._attempts = 0
         self._queries = 0
         self._foreign_keys = 0
-        self._unspoken: DeniedAttempt | None = None
+        self._unreported: DeniedAttempt | None = None
         self._deciding = False
 
     def serviceStopped(self) -> None:
-        """The connection ends, or authentication did."""
-        unspoken, self._unspoken = self._unspoken, None
-        if unspoken is not None and not self.transport.isAuthenticated:
-            self.transport.factory.on_denied(unspoken)
+        """The connection is closed, or authentication succeeded."""
+        unreported, self._unreported = self._unreported, None
+        if unreported is not None and not self.transport.isAuthenticated:
+            self.transport.factory.on_denied(unreported)
 
     def packetReceived(self, messageNum: int, packet: bytes) -> None:
-        """The gate admits nothing but requests here."""
+        """The message filter admits only requests here."""
         if messageNum != n.USERAUTH_REQUEST:
             raise ProtocolError(f"message {messageNum} during authentication")
         self.ssh_USERAUTH_REQUEST(packet)
@@ -147,7 +145,9 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
         """One request to log in."""
         login, service, method, _ = read_login(packet)
         if service != CONNECTION:
-            raise ProtocolError(f"no service {quoted(service)} here", n.SERVICE_NOT_AVAILABLE)
+            raise ProtocolError(
+                f"service {quoted(service)} is not available", n.SERVICE_NOT_AVAILABLE
+            )
         if method == b"none":
             self._none(login)
         elif method in (PUBLICKEY, HOSTBOUND):
@@ -160,13 +160,13 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
 
     # -- counting ---------------------------------------------------------------------
     def _none(self, login: str) -> None:
-        """They asked what is possible (RFC 4252, section 5.2)."""
-        said = "nothing was offered to log in with"
-        self._ask(self._unspoken or self._denied(login, b"none", "no_certificate", said))
+        """The client asks which methods can continue (RFC 4252, section 5.2)."""
+        message = "the client offered no key"
+        self._ask(self._unreported or self._denied(login, b"none", "no_certificate", message))
 
-    def _ask(self, unspoken: DeniedAttempt) -> None:
-        """A question was answered with no; it is told only if nothing better follows."""
-        self._unspoken = unspoken
+    def _ask(self, unreported: DeniedAttempt) -> None:
+        """Refuse a query; it is reported only if no other request follows."""
+        self._unreported = unreported
         self._count_query()
         self._send_failure()
 
@@ -174,15 +174,15 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
         self._queries += 1
         if self._queries > self.transport.limits.queries:
             raise ProtocolError(
-                f"too many questions: {self._queries - 1} were answered without a login",
+                f"too many queries: {self._queries - 1} without a login",
                 n.NO_MORE_AUTH_METHODS,
             )
 
-    def _pass_over(self, offered: DeniedAttempt, signed: bool) -> None:
-        """A key that nobody here knows was offered: its owner may have many, and the right one
-        later. Nothing was verified for it, and it is told only if nothing better follows.
+    def _skip_key(self, offered: DeniedAttempt, signed: bool) -> None:
+        """Refuse a key of another cluster: the right one may follow. No signature was verified, and
+        it is reported only if no other request follows.
         """
-        self._unspoken = offered
+        self._unreported = offered
         self._foreign_keys += 1
         if signed:
             self.transport.fault = Fault.AUTHFAIL
@@ -194,16 +194,16 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
         self._send_failure()
 
     def _refuse(self, attempt: DeniedAttempt, proven: bool = False) -> None:
-        """An attempt failed, and somebody wants to know. ``proven``: we know who they are."""
+        """Refuse an attempt, and report it. ``proven``: the client proved who it is."""
         self._attempts += 1
         self.transport.fault = None if proven else Fault.AUTHFAIL
-        self._unspoken = None
+        self._unreported = None
         self.transport.factory.on_denied(attempt)
         if self._attempts >= self.transport.limits.attempts:
-            said = f"too many authentication failures: {self._attempts} attempts were refused"
+            text = f"too many authentication failures: {self._attempts} attempts were refused"
             if self._foreign_keys:
-                said = f"{said}, and {self._foreign_keys} keys {_HINT}"
-            raise ProtocolError(said, n.NO_MORE_AUTH_METHODS)
+                text = f"{text}, and {self._foreign_keys} keys {_HINT}"
+            raise ProtocolError(text, n.NO_MORE_AUTH_METHODS)
         self._send_failure()
 
     def _send_failure(self, partial: bool = False) -> None:
@@ -225,14 +225,14 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
         except BadCertificate as error:
             attempt = self._denied_certificate(request, certificate, error.reason, str(error))
             if error.reason in _FOREIGN:
-                self._pass_over(attempt, signed=request.signature is not None)
+                self._skip_key(attempt, signed=request.signature is not None)
                 return
             if error.reason == "validity" and certificate is not None:
-                self._tell_dates(certificate, error)
+                self._explain_validity(certificate, error)
             self._refuse(attempt)
             return
         if request.signature is None:
-            self._unspoken = None
+            self._unreported = None
             self._count_query()
             self.transport.sendPacket(
                 n.USERAUTH_PK_OK, string(request.algorithm) + string(request.blob)
@@ -241,7 +241,7 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
         self._decide(request, certificate, credentials)
 
     def _check(self, request: KeyRequest, certificate: Certificate) -> ICertificateCredentials:
-        """Return who the certificate says it is. Raises :class:`BadCertificate`."""
+        """Return the identity of the certificate. Raises :class:`BadCertificate`."""
         transport = self.transport
         if request.host_key is not None and request.host_key != transport.first_host_key:
             raise BadCertificate("the login is bound to another host", "host_bound")
@@ -275,7 +275,7 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
     def _check_member(
         self, request: KeyRequest, certificate: Certificate, trust: Trust
     ) -> MemberCredentials:
-        """A host logs in under its id, with the certificate that it serves with."""
+        """A host logs in under its id, with its host certificate."""
         transport = self.transport
         if USER_ALGORITHMS[request.algorithm].blob_type != certificate.type:
             raise BadCertificate(
@@ -345,7 +345,7 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
         transport.release()
 
     def _next_service(self, result: tuple[Any, Any, Any]) -> Any:
-        """Return what makes the service that follows."""
+        """Return what makes the next service."""
         return self.transport.factory.getService(self.transport, CONNECTION, admitted=True)
 
     def _not_admitted(
@@ -355,36 +355,33 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
         reason = error.reason if isinstance(error, AccessDenied) else "unavailable"
         message = str(error) if isinstance(error, TeleError) else "the server could not decide"
         if not isinstance(error, TeleError):
-            log.failure("nobody could decide about {login!r}", failure, login=request.login)
+            log.failure("login could not be decided", failure, login=request.login)
         transport = self.transport
         attempt = self._denied_certificate(request, certificate, reason, message)
         if transport.closing:
             transport.factory.on_denied(attempt)
             return
-        self._tell(message)
+        self._send_banner(message)
         self._refuse(attempt, proven=True)
         transport.release()
 
     def _failed(self, failure: Failure) -> None:
-        """What followed the decision raised: end the connection as any message would."""
+        """Handling the decision raised: close the connection."""
         error = failure.value
         if isinstance(error, ProtocolError):
             self.transport.sendDisconnect(error.disconnect_code, str(error))
             return
-        log.failure("a login could not be finished", failure)
+        log.failure("login failed", failure)
         self.transport.sendDisconnect(n.BY_APPLICATION, b"internal error")
 
-    # -- telling ----------------------------------------------------------------------
-    def _tell_dates(self, certificate: Certificate, error: BadCertificate) -> None:
-        """Say what is wrong with the dates of a certificate of ours, or a key would be blamed.
-
-        A stranger, who has none, learns nothing.
-        """
+    # -- reporting ----------------------------------------------------------------------
+    def _explain_validity(self, certificate: Certificate, error: BadCertificate) -> None:
+        """Send what is wrong with the dates of a certificate of this cluster, and of no other."""
         if is_genuine(certificate, self.transport.factory.user_trust().authorities):
-            self._tell(f"this server does not take the certificate: {error}")
+            self._send_banner(f"this server does not accept the certificate: {error}")
 
-    def _tell(self, message: str) -> None:
-        """Have the client show why nobody is let in."""
+    def _send_banner(self, message: str) -> None:
+        """Have the client show why the login is refused."""
         self.transport.sendPacket(
             n.USERAUTH_BANNER, string(terminal_lines(message, BANNER_LIMIT)) + string(b"")
         )

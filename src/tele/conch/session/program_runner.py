@@ -2,111 +2,151 @@
 
 Invariants:
 
-* The descriptors of a program are closed here, once, whatever happens first: its end, the
-  client's, or a client that left before it was started.
-* Output is all there before the end is told. A session with a terminal ends with its
-  program, though others may hold the terminal; without one, when its pipes are closed.
+* The descriptors of a program are closed here, once, whatever happens first: the end of the
+  program, of the client, or of a client before the program was started.
+* All output is sent before the exit is reported. A session with a terminal ends with its program,
+  though other processes may hold the terminal; one without when its pipes are closed.
 """
 
 from __future__ import annotations
 
 import os
 import termios
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
+from tele.conch.connection.permissions import permissions_of
 from tele.conch.connection.pumps import Pump, Sink
 from tele.conch.session.programs import (
     END_OF_WRITE,
     Exit,
     IHoldsDescriptors,
     IProgram,
+    ISessionPrograms,
     ProgramRequest,
     PtyRequest,
 )
+from tele.conch.session.runner import RunnerChannel
+from tele.errors import Unavailable
 from tele.log import make_logger
-
-if TYPE_CHECKING:
-    from tele.conch.session.channel import SessionChannel
 
 log = make_logger(__name__)
 
-STDERR = 1
-_OPENSSH = b"SSH-2.0-OpenSSH_"
+STDERR: Final = 1
+_OPENSSH: Final = b"SSH-2.0-OpenSSH_"
+
+
+class _Phase(Enum):
+    STARTING = "the program is being started"
+    STARTED = "it runs; its output is not read yet"
+    RUNNING = "its output is read"
+    ENDED = "it exited and its output was read"
+    CLOSED = "the channel is closed"
+
+
+class _Event(Enum):
+    STARTED = "the program was started"
+    OUTPUT = "output may be sent"
+    ENDED = "it exited and its output was read"
+    CLOSED = "the channel was closed"
+
+
+_NEXT: Final[Mapping[_Phase, Mapping[_Event, _Phase]]] = {
+    _Phase.STARTING: {_Event.STARTED: _Phase.STARTED, _Event.CLOSED: _Phase.CLOSED},
+    _Phase.STARTED: {_Event.OUTPUT: _Phase.RUNNING, _Event.CLOSED: _Phase.CLOSED},
+    _Phase.RUNNING: {_Event.ENDED: _Phase.ENDED, _Event.CLOSED: _Phase.CLOSED},
+    _Phase.ENDED: {_Event.CLOSED: _Phase.CLOSED},
+    # The client left while the program was started.
+    _Phase.CLOSED: {_Event.STARTED: _Phase.CLOSED},
+}
 
 
 class ProgramRunner:
-    """Runs one program of ``programs`` (:class:`ISessionPrograms`) for ``channel``."""
+    """The :class:`~tele.conch.session.runner.Runner` of ``programs``, for ``channel``."""
 
-    def __init__(self, channel: SessionChannel, programs: Any) -> None:
+    def __init__(self, channel: RunnerChannel, programs: ISessionPrograms) -> None:
         self._channel = channel
         self._programs = programs
+        self._phase = _Phase.STARTING
         self._program: Any = None
-        self._terminal = False
+        self._has_terminal = False
+        #: Descriptors of the program that neither sink nor pumps own.
+        self._descriptors: set[int] = set()
         self._sink: Sink | None = None
         self._pumps: list[Pump] = []
         self._exit: Exit | None = None
-        self._told = False
-        self._connected = False
-        self._closed = False
         self._awaits_tap = False
 
-    # -- starting ---------------------------------------------------------------------
-    def env(self, name: str, value: str) -> bool:
-        """See :class:`tele.conch.session.channel.Runner`."""
-        return bool(self._programs.env_allowed(name))
+    def _advance(self, event: _Event) -> None:
+        self._phase = _NEXT[self._phase][event]
 
-    def terminal(self, request: PtyRequest) -> bool:
-        """See :class:`tele.conch.session.channel.Runner`."""
-        grant = getattr(self._channel.avatar, "grant", None)
-        return grant is None or bool(grant.permit_pty)
+    # -- starting ---------------------------------------------------------------------
+    def set_env(self, name: str, value: str) -> bool:
+        """See :class:`Runner`."""
+        return self._programs.env_allowed(name)
+
+    def request_pty(self, request: PtyRequest) -> bool:
+        """See :class:`Runner`."""
+        return permissions_of(self._channel.avatar).permit_pty
 
     def start(self, request: ProgramRequest, number: int) -> Deferred[None]:
-        """See :class:`tele.conch.session.channel.Runner`."""
-        self._terminal = request.pty is not None
+        """See :class:`Runner`."""
+        self._has_terminal = request.pty is not None
         starting: Deferred[Any] = self._programs.start(request, number)
         return starting.addCallback(self._started)
 
     def _started(self, program: Any) -> None:
         self._program = IProgram(program)
+        self._descriptors = {program.stdin, program.stdout, program.stderr} - {None}
+        self._advance(_Event.STARTED)
         program.exited.addBoth(self._exited)
-        if self._closed:
-            self._let_go()
+        if self._phase is _Phase.CLOSED:
+            self._release()
 
-    def connect(self) -> None:
-        """See :class:`tele.conch.session.channel.Runner`."""
-        self._connected = True
+    def start_input(self) -> None:
+        """See :class:`Runner`."""
         stdin, stdout = self._program.stdin, self._program.stdout
         if stdin is not None:
             if stdin == stdout:
                 stdin = os.dup(stdin)
-            self._sink = Sink(self._reactor, stdin, self._channel, self._input_refused)
+            self._sink = Sink(self._reactor, stdin, self._channel, self._input_closed)
+            self._descriptors.discard(stdin)
 
-    def go(self) -> None:
-        """See :class:`tele.conch.session.channel.Runner`."""
-        program = self._program
-        tap = program.tap
-        for descriptor, code, hear in (
+    def start_output(self) -> None:
+        """See :class:`Runner`."""
+        program, tap = self._program, self._program.tap
+        for descriptor, code, observe in (
             (program.stdout, None, None if tap is None else tap.output),
             (program.stderr, STDERR, None if tap is None else tap.error),
         ):
             if descriptor is not None:
-                behind = None if tap is None else self._tap_is_behind
+                is_behind = None if tap is None else self._tap_is_behind
                 pump = Pump(
-                    self._reactor, descriptor, self._channel, code, self._tell, hear, behind
+                    self._reactor,
+                    descriptor,
+                    self._channel,
+                    code,
+                    self._end_if_read,
+                    observe,
+                    is_behind,
                 )
                 self._pumps.append(pump)
+                self._descriptors.discard(descriptor)
+        self._advance(_Event.OUTPUT)
         if self._exit is not None:
-            self._ending()
+            self._finish_output()
 
     @property
     def _reactor(self) -> Any:
         return self._channel.conn.transport.clock
 
-    # -- bytes ------------------------------------------------------------------------
+    # -- data -------------------------------------------------------------------------
     def input(self, view: memoryview) -> None:
-        """See :class:`tele.conch.session.channel.Runner`."""
+        """See :class:`Runner`."""
         if self._program.tap is not None:
             self._program.tap.input(view)
         if self._sink is None:
@@ -115,33 +155,32 @@ class ProgramRunner:
             self._sink.write(view)
 
     def input_ended(self) -> None:
-        """See :class:`tele.conch.session.channel.Runner`. A terminal has no end but its hang-up."""
-        if self._sink is not None and not self._terminal:
+        """See :class:`Runner`. A terminal has no end of input but its hang-up."""
+        if self._sink is not None and not self._has_terminal:
             self._sink.end()
 
-    def _input_refused(self) -> None:
-        """Tell a client that would understand (OpenSSH PROTOCOL, section 2.1)."""
+    def _input_closed(self) -> None:
+        """Tell a client that knows this request (OpenSSH PROTOCOL, section 2.1)."""
         if self._channel.conn.transport.otherVersionString.startswith(_OPENSSH):
             self._channel.conn.sendRequest(self._channel, END_OF_WRITE, b"")
 
-    def kick(self) -> None:
-        """See :class:`tele.conch.session.channel.Runner`."""
+    def resume_output(self) -> None:
+        """See :class:`Runner`."""
         for pump in list(self._pumps):
-            pump.kick()
+            pump.resume()
 
-    def output_refused(self) -> None:
-        """See :class:`tele.conch.session.channel.Runner`.
+    def pause_output(self) -> None:
+        """See :class:`Runner`. Pumps ask the channel themselves."""
 
-        What writes into a closed pipe hears of it by SIGPIPE. A terminal stays open, for keys, and
-        what writes to it waits as soon as it is full: as under sshd, instead of sending for ever
-        what the client throws away.
+    def close_output(self) -> None:
+        """See :class:`Runner`.
+
+        A program that writes to a closed pipe gets SIGPIPE. A terminal stays open, for input, and
+        a program that writes to it blocks as soon as it is full, as under sshd.
         """
         for pump in self._pumps:
             pump.close()
-        self._tell()
-
-    def stop_output(self) -> None:
-        """See :class:`tele.conch.session.channel.Runner`. Pumps look for themselves."""
+        self._end_if_read()
 
     def _tap_is_behind(self) -> bool:
         tap = self._program.tap
@@ -154,21 +193,21 @@ class ProgramRunner:
 
     def _tap_resumed(self) -> None:
         self._awaits_tap = False
-        self.kick()
+        self.resume_output()
 
-    # -- what else a client asks ------------------------------------------------------
+    # -- requests ---------------------------------------------------------------------
     def resize(self, columns: int, rows: int, width: int, height: int) -> None:
-        """See :class:`tele.conch.session.channel.Runner`."""
+        """See :class:`Runner`."""
         self._program.resize(columns, rows, width, height)
         if self._program.tap is not None:
             self._program.tap.resized(columns, rows)
 
     def signal(self, name: str) -> bool:
-        """See :class:`tele.conch.session.channel.Runner`."""
+        """See :class:`Runner`."""
         return bool(self._program.signal(name))
 
     def send_break(self) -> bool:
-        """See :class:`tele.conch.session.channel.Runner`."""
+        """See :class:`Runner`."""
         if not self._pumps or self._pumps[0].ended:
             return False
         try:
@@ -178,54 +217,69 @@ class ProgramRunner:
         return True
 
     # -- the end ----------------------------------------------------------------------
-    def _exited(self, result: Any) -> None:
+    def _exited(self, result: Exit | Failure) -> None:
         if isinstance(result, Exit):
             self._exit = result
         else:
-            log.failure("a program was lost", result)
+            log.failure("program lost", result)
             self._exit = Exit(None, message="the program was lost")
-        if self._closed:
-            self._tell_tap()
-        elif self._connected:
-            self._ending()
+        if self._phase is _Phase.CLOSED:
+            self._notify_tap()
+        elif self._phase is _Phase.RUNNING:
+            self._finish_output()
 
-    def _ending(self) -> None:
-        """It ended: read what is left. As sshd does, wait for pipes, not for terminals."""
-        if self._terminal:
+    def _finish_output(self) -> None:
+        """The program exited: read what is left. As sshd does, wait for pipes to be closed, not for
+        terminals.
+        """
+        if self._has_terminal:
             for pump in list(self._pumps):
                 pump.finish()
-        self._tell()
+        self._end_if_read()
 
-    def _tell(self) -> None:
-        if self._exit is None or self._closed or not all(pump.ended for pump in self._pumps):
+    def _end_if_read(self) -> None:
+        if (
+            self._exit is None
+            or self._phase is not _Phase.RUNNING
+            or not all(pump.ended for pump in self._pumps)
+        ):
             return
-        self._tell_tap()
+        self._advance(_Event.ENDED)
+        self._notify_tap()
         self._channel.program_ended(self._exit)
 
-    def _tell_tap(self) -> None:
-        tap = self._program.tap
-        if tap is not None and not self._told:
-            self._told = True
-            tap.exited(self._exit)
+    def _notify_tap(self) -> None:
+        if self._program.tap is not None:
+            self._program.tap.exited(self._exit)
 
     def close(self) -> None:
-        """See :class:`tele.conch.session.channel.Runner`."""
-        self._closed = True
-        if self._program is not None:
-            self._let_go()
+        """See :class:`Runner`."""
+        unreported = self._exit is not None and self._phase is not _Phase.ENDED
+        self._advance(_Event.CLOSED)
+        if self._program is None:
+            return
+        self._release()
+        if unreported:
+            self._notify_tap()
 
-    def _let_go(self) -> None:
-        program = self._program
-        if self._connected:
-            for pump in self._pumps:
-                pump.close()
-            if self._sink is not None:
-                self._sink.close()
-        else:
-            for descriptor in {program.stdin, program.stdout, program.stderr} - {None}:
-                os.close(descriptor)
+    def _release(self) -> None:
+        """Close the descriptors, and hang up a program that still runs."""
+        for pump in self._pumps:
+            pump.close()
+        if self._sink is not None:
+            self._sink.close()
+        while self._descriptors:
+            os.close(self._descriptors.pop())
         if self._exit is None:
-            program.hang_up()
-        holder: Any = IHoldsDescriptors(program, None)
+            self._program.hang_up()
+        holder = IHoldsDescriptors(self._program, None)
         if holder is not None:
             holder.descriptors_closed()
+
+
+def run_programs(channel: RunnerChannel) -> ProgramRunner:
+    """Return what runs the programs of the avatar of ``channel``."""
+    programs = ISessionPrograms(channel.avatar, None)
+    if programs is None:
+        raise Unavailable("this server runs no programs")
+    return ProgramRunner(channel, programs)

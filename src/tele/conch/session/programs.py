@@ -1,31 +1,30 @@
-"""Where do a session channel and the program that it runs meet?
+"""What do a session channel and the code that starts programs exchange?
 
 Invariants:
 
-* Values and interfaces only. Who starts programs, and what reads their descriptors, is
-  elsewhere; neither knows the other.
-* A descriptor has one owner: those of a program are the channel's as soon as it has them.
+* Values and interfaces only: what starts programs and what reads their descriptors do not know
+  each other.
+* A descriptor has one owner: those of a program belong to the channel as soon as it has them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from attrs import Factory, frozen
+from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
-if TYPE_CHECKING:
-    from twisted.internet.defer import Deferred
+from tele.conch.session.session_forwarding import IDisplay
 
-
-#: Request of one end that writes no more of what the other sends (OpenSSH PROTOCOL, 2.1).
+#: The request of an end that takes no more data from the other (OpenSSH PROTOCOL, 2.1).
 END_OF_WRITE: Final = b"eow@openssh.com"
 
 
 @frozen
 class PtyRequest:
-    """A terminal as asked for (RFC 4254, 6.2). Sizes in characters, then pixels.
+    """A requested terminal (RFC 4254, 6.2). Sizes in characters, then pixels.
 
     ``modes`` are (opcode, argument) in order of section 8, without TTY_OP_END.
     """
@@ -43,15 +42,14 @@ class ProgramRequest:
     """What to run. ``kind`` is ``shell``, ``exec`` or ``subsystem``.
 
     ``command`` is the command line or the subsystem's name; ``env`` holds allow-listed
-    variables only. ``display`` is an :class:`~tele.conch.session.session_forwarding.IDisplay`,
-    ``agent`` the path of a forwarded agent's socket.
+    variables only. ``agent`` is the path of a forwarded agent's socket.
     """
 
     kind: str
     command: bytes = b""
     env: Mapping[str, str] = Factory(dict)
     pty: PtyRequest | None = None
-    display: Any = None
+    display: IDisplay | None = None
     agent: bytes | None = None
 
 
@@ -59,7 +57,7 @@ class ProgramRequest:
 class Exit:
     """How a program ended: ``status``, or the ``signal`` that killed it (``TERM``).
 
-    Neither is known when what watched it died first; ``message`` says so.
+    Neither is known when the process that waited for it died first; ``message`` says so.
     """
 
     status: int | None
@@ -69,9 +67,9 @@ class Exit:
 
 
 class ITap(Interface):
-    """Sees what passes through a channel. Views are valid during the call only."""
+    """Observes the data of a channel. Views are valid during the call only."""
 
-    paused = Attribute("bool: read no more from the program until it resumes")
+    paused = Attribute("bool: whether to read no more from the program for now")
 
     def output(view: memoryview) -> None:
         """The program wrote to its terminal or standard output."""
@@ -99,11 +97,11 @@ class IProgram(Interface):
     terminal ``stdin`` and ``stdout`` are the same terminal and ``stderr`` is None.
     """
 
-    stdin = Attribute("int | None: where its input goes")
-    stdout = Attribute("int | None: where its output comes from")
-    stderr = Attribute("int | None: where its standard error comes from")
-    exited = Attribute("Deferred[Exit]: fires once, when it ended")
-    tap = Attribute("ITap | None: who else sees what passes")
+    stdin = Attribute("int | None: its standard input is written here")
+    stdout = Attribute("int | None: its standard output is read here")
+    stderr = Attribute("int | None: its standard error is read here")
+    exited = Attribute("Deferred[Exit]: fires once, when it exited")
+    tap = Attribute("ITap | None: what observes its data")
 
     def signal(name: str) -> bool:
         """Signal its process group (``TERM``); False if that cannot be."""
@@ -112,11 +110,11 @@ class IProgram(Interface):
         """Its terminal has a new size."""
 
     def hang_up() -> None:
-        """The client is gone: SIGHUP to its process group. May be called twice."""
+        """The channel is closed: send SIGHUP to its process group. May be called twice."""
 
 
 class IHoldsDescriptors(Interface):
-    """A program that wants to know when the channel has closed its descriptors."""
+    """A program that is told when the channel has closed its descriptors."""
 
     def descriptors_closed() -> None:
         """All of them are closed. Called once."""
@@ -128,8 +126,8 @@ class ISessionPrograms(Interface):
     def start(request: ProgramRequest, channel_number: int) -> Deferred[object]:
         """Start a program; fires with an :class:`IProgram`.
 
-        Fails with a :class:`tele.errors.TeleError` whose text is for the person. Cancelling
-        ends what was started.
+        Fails with a :class:`tele.errors.TeleError` whose text is for the user. Cancelling ends
+        what was started.
         """
 
     def env_allowed(name: str) -> bool:

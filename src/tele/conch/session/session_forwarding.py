@@ -1,20 +1,18 @@
 """What does a session ask to be forwarded to it: an agent, a display (RFC 4254, 6.3)?
 
-Invariant: values and an interface only; who listens, and whether, is the avatar's.
+Invariant: values and interfaces only; whether something listens is the avatar's decision.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from attrs import frozen
+from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from tele.wire.fields import Reader
-
-if TYPE_CHECKING:
-    from twisted.internet.defer import Deferred
 
 #: How OpenSSH's clients ask for an agent (PROTOCOL.agent).
 AGENT_REQUEST: Final = b"auth-agent-req@openssh.com"
@@ -29,7 +27,7 @@ SCREEN_LIMIT: Final = 256
 
 @frozen
 class DisplayRequest:
-    """``x11-req``. The cookie is made up by the client, which takes it for the real one."""
+    """``x11-req``. The cookie is a fake of the client's, which replaces it by the real one."""
 
     single: bool
     protocol: str
@@ -38,19 +36,19 @@ class DisplayRequest:
 
 
 class IDisplay(Interface):
-    """A display that the client shows."""
+    """A forwarded display of the client."""
 
-    number = Attribute("int: what follows the colon")
-    request = Attribute("DisplayRequest: what was asked for")
+    number: int = Attribute("the number after the colon of DISPLAY")
+    request: DisplayRequest = Attribute("what the client asked for")
 
     def close() -> None:
-        """Its session is over. May be called twice."""
+        """Its session ended. May be called twice."""
 
 
 class ISessionForwards(Interface):
-    """Has an agent and displays for sessions. Avatars provide it or adapt to it.
+    """Forwards an agent and displays for sessions. Avatars provide it or adapt to it.
 
-    What fails, fails with a :class:`tele.errors.TeleError`, which the client does not read.
+    Failures are a :class:`tele.errors.TeleError`, whose text the client does not see.
     """
 
     def agent() -> Deferred[None]:
@@ -61,7 +59,7 @@ class ISessionForwards(Interface):
 
 
 def read_display(reader: Reader) -> DisplayRequest | None:
-    """Read an ``x11-req``; None if it is none that a program could be told of."""
+    """Read an ``x11-req``; None if xauth could not be given its protocol or cookie."""
     single, protocol = reader.boolean(), reader.string()
     cookie, screen = reader.string(), reader.uint32()
     usable = _PROTOCOL.fullmatch(protocol) and _COOKIE.fullmatch(cookie)

@@ -1,8 +1,8 @@
-"""What has to be remembered while keys are exchanged, and only then?
+"""Which values belong to one running key exchange?
 
 Invariants:
 
-* One object per exchange; nothing of it outlives it but what the transport takes.
+* One object per exchange; it is dropped at the end of the exchange.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tele.wire.negotiation import Agreement, KexInit
 
 @define
 class HostKeys:
-    """What a server proves itself with now. Looked up anew for each exchange."""
+    """The host key of a server, and its certificate. Looked up for each exchange."""
 
     private: PrivateKey
     certificate: Certificate | None = None
@@ -28,8 +28,8 @@ class HostKeys:
 class Exchange:
     """One key exchange of one connection.
 
-    ``host_keys`` is what a server offered in it, ``initiation`` the client's half.
-    ``secrets`` are there between our NEWKEYS and the peer's.
+    ``host_keys`` are the server's, ``initiation`` is the client's half. ``secrets`` are set between
+    our NEWKEYS and the peer's.
     """
 
     ours: KexInit

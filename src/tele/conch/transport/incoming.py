@@ -1,12 +1,12 @@
-"""How do messages arrive?
+"""How are messages received?
 
 Invariants:
 
-* A message is handled before the next one is looked at; while somebody holds, none is.
-* After the end nothing is handled any more, whatever else was received with it.
-* Of what was received only the unfinished packet is kept, and its beginning is not moved for
-  each piece that drips in; the limit of the opener bounds it (and, while somebody holds, what was
-  read before reading stopped, of which a client that has not logged in may have sent little).
+* A message is handled before the next one is decrypted; none is while messages are held.
+* Nothing is handled after the end, whatever else was received with it.
+* Only an unfinished packet is kept, and it is not copied for each small piece received. The limit
+  of the opener bounds it. While messages are held, what was read before reading stopped is kept,
+  too, with a smaller limit before authentication.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from tele.conch.transport.outgoing import DESK
+from tele.conch.transport.outgoing import SEND_BATCH
 from tele.errors import ProtocolError
 from tele.sockets.buffers import MAX_PACKET, READ_SIZE, borrow_opened, return_opened
 from tele.wire.numbers import CHANNEL_DATA, CHANNEL_EXTENDED_DATA
 from tele.wire.packets import Opener
-from tele.wire.phases import Gate, Phase
+from tele.wire.phases import MessageFilter, Phase
 from tele.wire.version import take_version
 
-#: A transport that goes on delivering although it was told to pause gets no further.
+#: Most bytes kept while messages are held, from a transport that delivers although it is paused.
 _HELD_LIMIT = 4 * (READ_SIZE + MAX_PACKET)
-#: Packets as long as may be before the login, of one that waits: a client sends two or three small
-#: ones before it needs an answer.
+#: The same before authentication, in packets of the greatest length: a client sends two or three
+#: small ones before it needs a reply.
 _HELD_PACKETS = 2
 
 TakeData = Callable[[int, memoryview], None]
@@ -33,12 +33,12 @@ TakeExtended = Callable[[int, int, memoryview], None]
 
 
 class Receiver(Protocol):
-    """Who handles what arrives."""
+    """Handles received messages."""
 
     def take_preface(self, data: bytes) -> int | None:
-        """Return how many bytes at the start of ``data`` come before the version line.
+        """Return how many bytes at the start of ``data`` precede the version line.
 
-        None: more is needed to know. Asked until it says how many, before anything else.
+        None: more bytes are needed. Called until it returns a number, before anything else.
         """
 
     def version_received(self, line: bytes) -> None:
@@ -53,7 +53,7 @@ class Incoming:
 
     __slots__ = (
         "_feeding",
-        "_gate",
+        "_filter",
         "_prefaced",
         "_receiver",
         "_versioned",
@@ -67,13 +67,15 @@ class Incoming:
         "take_extended",
     )
 
-    def __init__(self, receiver: Receiver, gate: Gate, opener: Opener, from_server: bool) -> None:
+    def __init__(
+        self, receiver: Receiver, message_filter: MessageFilter, opener: Opener, from_server: bool
+    ) -> None:
         self._receiver = receiver
-        self._gate = gate
+        self._filter = message_filter
         self.opener = opener
         self.from_server = from_server
         self.kept: bytes | bytearray = b""
-        #: How many bytes the unfinished packet lacks; 0: it is not known, or somebody holds.
+        #: How many bytes the unfinished packet lacks; 0: unknown, or messages are held.
         self.missing = 0
         self.held = False
         self.stopped = False
@@ -84,40 +86,40 @@ class Incoming:
         self._feeding = False
 
     def feed(self, source: memoryview, end: int) -> None:
-        """Handle ``source[:end]``, which begins with what was kept.
+        """Handle ``source[:end]``, which begins with ``kept``.
 
         Raises what handling raises; :class:`ProtocolError` is the peer's fault.
         """
         at = 0
         self.missing = 0
-        room = borrow_opened()
+        buffer = borrow_opened()
         self._feeding = True
-        DESK.gather()
+        SEND_BATCH.gather()
         try:
             if not self._versioned:
                 at = self._take_version(source, end)
             if self._versioned:
-                at = self._take_packets(source, at, end, room)
+                at = self._take_packets(source, at, end, buffer)
         except BaseException:
             self.stopped = True
             raise
         finally:
             self._feeding = False
-            return_opened(room)
+            return_opened(buffer)
             self.kept = b"" if self.stopped else bytes(source[at:end])
             if self.stopped:
                 self.missing = 0
-            DESK.deliver()
+            SEND_BATCH.deliver()
         if len(self.kept) > self._held_limit():
-            raise ProtocolError("too much was sent while we were busy")
+            raise ProtocolError("too many bytes received while messages are held")
 
     def _held_limit(self) -> int:
-        """How much may be kept: of a client that has not logged in little, for many may wait."""
+        """Most bytes that may be kept: fewer before authentication, as many clients may wait."""
         limit = self.opener.limit
         return _HELD_LIMIT if limit >= MAX_PACKET else _HELD_PACKETS * limit
 
     def keep(self, data: bytes) -> bool:
-        """Keep more of an unfinished packet, without moving the rest. False: it has to be fed."""
+        """Append to the unfinished packet. False: ``data`` completes it, and has to be fed."""
         if len(data) >= self.missing:
             return False
         if not isinstance(self.kept, bytearray):
@@ -127,16 +129,16 @@ class Incoming:
         return True
 
     def hold(self) -> None:
-        """Handle no further message for now."""
+        """Handle no message until :meth:`release`."""
         self.held = True
 
     def release(self) -> bool:
-        """Go on. True: there may be messages in ``kept``, and nobody is at work on them."""
+        """Handle messages again. True: ``kept`` may hold some, and is to be fed."""
         self.held = False
         return bool(self.kept) and not self._feeding and not self.stopped
 
     def stop(self) -> None:
-        """Handle nothing any more."""
+        """Handle nothing from now on."""
         self.stopped = True
         self.take_data = self.take_extended = None
         if not self._feeding:
@@ -160,37 +162,37 @@ class Incoming:
         self._receiver.version_received(line)
         return before + taken
 
-    def _take_packets(self, source: memoryview, at: int, end: int, room: memoryview) -> int:
+    def _take_packets(self, source: memoryview, at: int, end: int, buffer: memoryview) -> int:
         while not self.held and not self.stopped:
             opener = self.opener
-            taken = opener.open(source, at, end, room)
+            taken = opener.open(source, at, end, buffer)
             if not taken:
                 self.missing = max(0, opener.needed - (end - at))
                 break
             at += taken
-            number = room[1]
+            number = buffer[1]
             stop = opener.payload_end
-            if number == CHANNEL_DATA and self.take_data and self._gate.phase is Phase.OPEN:
-                self.take_data(_channel(room), _data(room, 6, stop))
+            if number == CHANNEL_DATA and self.take_data and self._filter.phase is Phase.OPEN:
+                self.take_data(_channel(buffer), _data(buffer, 6, stop))
             elif (
                 number == CHANNEL_EXTENDED_DATA
                 and self.take_extended
-                and self._gate.phase is Phase.OPEN
+                and self._filter.phase is Phase.OPEN
             ):
-                code = int.from_bytes(room[6:10], "big")
-                self.take_extended(_channel(room), code, _data(room, 10, stop))
+                code = int.from_bytes(buffer[6:10], "big")
+                self.take_extended(_channel(buffer), code, _data(buffer, 10, stop))
             else:
-                self._receiver.packet_received(number, bytes(room[2:stop]))
+                self._receiver.packet_received(number, bytes(buffer[2:stop]))
         return at
 
 
-def _channel(room: memoryview) -> int:
-    return int.from_bytes(room[2:6], "big")
+def _channel(buffer: memoryview) -> int:
+    return int.from_bytes(buffer[2:6], "big")
 
 
-def _data(room: memoryview, start: int, stop: int) -> memoryview:
-    """Return the string at ``start``, which has to end the payload."""
+def _data(buffer: memoryview, start: int, stop: int) -> memoryview:
+    """Return the string at ``start``, which has to end at ``stop``."""
     begin = start + 4
-    if begin > stop or begin + int.from_bytes(room[start:begin], "big") != stop:
-        raise ProtocolError("channel data are not as long as they say")
-    return room[begin:stop]
+    if begin > stop or begin + int.from_bytes(buffer[start:begin], "big") != stop:
+        raise ProtocolError("the length of channel data is wrong")
+    return buffer[begin:stop]

@@ -1,14 +1,14 @@
-"""How do messages leave?
+"""How are messages sent?
 
-Sealed packets gather in the one shared buffer and leave in one send: at the end of a pump's
-turn, or, while received packets are handled, at the end of them all.
+Sealed packets are collected in one shared buffer and sent at once: at the end of a pump's turn,
+or, while received packets are handled, after all of them.
 
 Invariants:
 
-* Packets leave in the order in which they were sent, whatever kind they are.
-* The shared buffer holds packets of one connection at a time: whoever claims it first
-  pushes out what its owner has there.
-* Between our KEXINIT and our NEWKEYS only messages of the exchange leave; the others wait.
+* Packets are sent in the order of the calls, whatever kind they are.
+* The shared buffer holds packets of one connection at a time: a connection that claims it first
+  sends what its owner has there.
+* Between our KEXINIT and our NEWKEYS only messages of the key exchange are sent; others wait.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ from tele.wire import numbers as n
 from tele.wire.fields import string, uint32
 from tele.wire.packets import DATA_HEADER_SIZE, OVERHEAD, Sealer
 
-#: What may leave during an exchange (RFC 4253, section 7.1).
+#: Messages that may be sent during a key exchange (RFC 4253, section 7.1).
 _EXCHANGE = frozenset({n.DISCONNECT, n.IGNORE, n.UNIMPLEMENTED, n.DEBUG, n.NEWKEYS, *range(30, 50)})
 
 
 @define
 class SendBatch:
-    """The shared buffer's one owner, and whether sends are being gathered.
+    """The owner of the shared buffer, and whether packets are collected in it.
 
-    ``gathering`` counts the receivers that are at work, one inside the other where a
-    connection runs in a channel of another.
+    ``gathering`` counts the receivers at work, nested where a connection runs in a channel of
+    another one.
     """
 
     owner: Outgoing | None = None
     gathering: int = 0
 
     def gather(self) -> None:
-        """Received packets are about to be handled: let what is sent meanwhile gather."""
+        """Collect packets while received packets are handled."""
         self.gathering += 1
 
     def deliver(self) -> None:
-        """They are handled: send it. May fill the buffer of an outer connection again."""
+        """Received packets are handled: send. This may fill the buffer for an outer connection."""
         self.gathering -= 1
         if not self.gathering:
             while self.owner is not None:
                 self.owner.push()
 
 
-DESK = SendBatch()
+SEND_BATCH = SendBatch()
 
 
 class Outgoing:
@@ -73,7 +73,7 @@ class Outgoing:
         self._at = 0
 
     def send(self, number: int, payload: bytes) -> None:
-        """Send one message, or let it wait for the end of the exchange."""
+        """Send one message, or queue it until the end of the key exchange."""
         if self.blocked and number not in _EXCHANGE:
             self._wait(number, payload)
             return
@@ -81,29 +81,29 @@ class Outgoing:
         self.flush()
 
     def send_kexinit(self, payload: bytes) -> None:
-        """Send our KEXINIT, whole, and let what is not of the exchange wait from now on."""
+        """Send our KEXINIT with its number; queue other messages from now on."""
         self.blocked = True
         self._waiting = []
         self._seal(payload)
         self.flush()
 
     def send_line(self, line: bytes) -> None:
-        """Send bytes that are no packet: the version line. They leave with the next packet."""
+        """Send the version line, together with the next packet."""
         self._claim(len(line))
         SEALED[self._at : self._at + len(line)] = line
         self._at += len(line)
 
-    def seal_data(self, channel: int, length: int, extended: int | None, room: int = 0) -> None:
-        """Seal ``DATA_ROOMS[room][:length]``. Keys have to be there."""
+    def seal_data(self, channel: int, length: int, extended: int | None, index: int = 0) -> None:
+        """Seal ``DATA_BUFFERS[index][:length]``, after the first key exchange."""
         if self.blocked:
-            # Somebody did not ask can_send(): in order, and bounded by the caller.
-            self._wait_for_data(channel, DATA_BUFFERS[room][:length], extended)
+            # The caller did not check can_send(): queue in order; the caller bounds it.
+            self._wait_for_data(channel, DATA_BUFFERS[index][:length], extended)
             return
         self._claim(MAX_DATA + OVERHEAD)
-        self._seal_buffer(PLAIN[room], channel, length, extended)
+        self._seal_buffer(PLAIN[index], channel, length, extended)
 
     def send_data(self, channel: int, view: memoryview | bytes, extended: int | None) -> None:
-        """Copy ``view`` and seal it. The rooms are left alone: somebody may be filling them."""
+        """Copy ``view`` and seal it. DATA_BUFFERS are not touched: a caller may be filling them."""
         if self.blocked:
             self._wait_for_data(channel, view, extended)
             return
@@ -113,28 +113,28 @@ class Outgoing:
         self._seal_buffer(COPIED, channel, length, extended)
         self.flush()
 
-    def _seal_buffer(self, room: memoryview, channel: int, length: int, code: int | None) -> None:
+    def _seal_buffer(self, buffer: memoryview, channel: int, length: int, code: int | None) -> None:
         if length > MAX_DATA:
             raise ValueError("more channel data than fit a packet")
-        self._at = self.sealer.seal_data(room, channel, length, code, SEALED, self._at)
+        self._at = self.sealer.seal_data(buffer, channel, length, code, SEALED, self._at)
         if self._at >= SEALED_FULL:
             self.push()
 
     def flush(self) -> None:
-        """Send what is sealed, unless it gathers."""
-        if not DESK.gathering:
+        """Send sealed packets, unless they are collected."""
+        if not SEND_BATCH.gathering:
             self.push()
 
     def push(self) -> None:
-        """Send what is sealed."""
+        """Send sealed packets."""
         size = self._at
         if size:
             self._at = 0
-            DESK.owner = None
+            SEND_BATCH.owner = None
             self.link.send(SEALED[:size])
 
     def renew(self, sealer: Sealer, first: tuple[int, bytes] | None) -> None:
-        """Our NEWKEYS has been sent: go on with ``sealer``, ``first`` before all that waits."""
+        """Our NEWKEYS was sent: use ``sealer``, and send ``first`` before all queued messages."""
         self.sealer = sealer
         self.blocked = False
         waiting, self._waiting, self.waiting_octets = self._waiting, None, 0
@@ -144,11 +144,11 @@ class Outgoing:
             self.send(number, payload)
 
     def forget(self) -> None:
-        """The connection is gone: so is what was not sent."""
+        """The connection is closed: drop what was not sent."""
         self._at = 0
         self._waiting = None
-        if DESK.owner is self:
-            DESK.owner = None
+        if SEND_BATCH.owner is self:
+            SEND_BATCH.owner = None
 
     def _wait(self, number: int, payload: bytes) -> None:
         if self._waiting is not None:
@@ -169,16 +169,17 @@ class Outgoing:
         self._at = self.sealer.seal(payload, SEALED, self._at)
 
     def _claim(self, size: int) -> None:
-        """Make the shared buffer ours, with ``size`` bytes of room from ``_at`` on.
+        """Own the shared buffer, with ``size`` bytes free from ``_at`` on.
 
-        A connection in a channel of another pushes into that one's packets: look again.
+        Sending packets of a connection in a channel of another makes packets of that one: check
+        again.
         """
         while True:
-            owner = DESK.owner
+            owner = SEND_BATCH.owner
             if owner is not None and owner is not self:
                 owner.push()
             elif self._at + size > len(SEALED):
                 self.push()
             else:
-                DESK.owner = self
+                SEND_BATCH.owner = self
                 return

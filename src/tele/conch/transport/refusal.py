@@ -1,7 +1,7 @@
-"""What does a client hear that is refused before anything is made for it?
+"""How does a client learn why its connection is refused before a transport is made for it?
 
-Its version line is answered by ours and a message that says why (RFC 4253, section 11.1), which
-OpenSSH's client shows; nothing that it sends is looked at.
+It gets our version line and SSH_MSG_DISCONNECT with the reason (RFC 4253, section 11.1), which
+OpenSSH's client shows. Nothing that it sends is read.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from tele.wire.fields import string, uint32
 
 
 class Refusal(Protocol):
-    """Says ``why``, and ends the connection."""
+    """Sends ``reason``, and closes the connection."""
 
-    def __init__(self, why: str) -> None:
-        self._why = why
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
 
     def connectionMade(self) -> None:
-        """Say it at once."""
-        body = uint32(n.TOO_MANY_CONNECTIONS) + string(self._why.encode("utf-8")) + string(b"")
+        """Send it at once."""
+        body = uint32(n.TOO_MANY_CONNECTIONS) + string(self._reason.encode("utf-8")) + string(b"")
         payload = bytes((n.DISCONNECT,)) + body
         padding = 8 - (5 + len(payload)) % 8
         padding += 8 if padding < 4 else 0

@@ -1,8 +1,8 @@
-"""What is said beside the conversation: debug messages, pings, and what was not understood?
+"""How are DEBUG, UNIMPLEMENTED and ping messages handled (RFC 4253, section 11)?
 
-The small messages of the transport (RFC 4253, section 11), and what Conch's code asks of it.
+Invariants:
 
-Invariant of this file: no text of the peer is ever a format; it is logged by ``repr`` and cut.
+* No text of the peer is ever a format; it is logged as a field and cut.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tele.wire.packets import PlainOpener, PlainSealer
 
 log = make_logger(__name__)
 
-#: Longest text that we send or keep of a DISCONNECT or DEBUG.
+#: Most bytes of text that are sent or kept of DISCONNECT or DEBUG.
 TEXT_LIMIT: Final = 256
 
 
@@ -31,53 +31,51 @@ class SmallMessages(SSHTransportBase):
     outgoing: Outgoing
 
     def peer_name(self) -> str:
-        """Return what the log calls the peer."""
+        """Return the address of the peer for the log, as ``host:port``."""
         raise NotImplementedError
 
     def ssh_UNIMPLEMENTED(self, packet: bytes) -> None:
-        """The peer did not understand one of our messages."""
+        """The peer does not implement one of our messages."""
         reader = Reader(packet)
         self.receiveUnimplemented(reader.uint32())
 
     def ssh_DEBUG(self, packet: bytes) -> None:
-        """The peer says something to a developer."""
+        """A debug message of the peer."""
         reader = Reader(packet)
         display, text = reader.boolean(), reader.string()[:TEXT_LIMIT]
         self.receiveDebug(display, text, reader.string()[:TEXT_LIMIT])
 
     def ssh_PING(self, packet: bytes) -> None:
-        """Answer with the same bytes (OpenSSH PROTOCOL, section 1.9)."""
+        """Reply with the same bytes (OpenSSH PROTOCOL, section 1.9)."""
         reader = Reader(packet)
         data = reader.string()
         reader.end()
         self.sendPacket(n.PONG, string(data))
 
     def ssh_PONG(self, packet: bytes) -> None:
-        """An answer to no question of ours."""
+        """Ignore it: no ping was sent."""
 
     def sendUnimplemented(self) -> None:
-        """Tell the peer that its last message was not understood."""
+        """Reply that the last message is not implemented."""
         self.sendPacket(n.UNIMPLEMENTED, uint32((self.incoming.opener.sequence - 1) & 0xFFFFFFFF))
 
     def sendDebug(self, message: bytes, alwaysDisplay: bool = False, language: bytes = b"") -> None:
-        """Say something to a developer at the other end."""
+        """Send a debug message."""
         self.sendPacket(n.DEBUG, boolean(alwaysDisplay) + string(message) + string(language))
 
     def receiveError(self, reasonCode: int, description: bytes) -> None:
-        """The peer said why it ends the connection."""
-        log.debug("{peer!r} disconnects: {text!r}", peer=self.peer_name(), text=description)
+        """The peer disconnects for this reason."""
+        log.debug("peer disconnects", peer=self.peer_name(), error=description)
 
     def receiveUnimplemented(self, seqnum: int) -> None:
-        """The peer did not understand our packet ``seqnum``."""
-        log.debug(
-            "{peer!r} does not implement packet {number}", peer=self.peer_name(), number=seqnum
-        )
+        """The peer does not implement the message in our packet ``seqnum``."""
+        log.debug("message not implemented by the peer", peer=self.peer_name(), packet=seqnum)
 
     def receiveDebug(self, alwaysDisplay: bool, message: bytes, lang: bytes) -> None:
-        """The peer said something to a developer."""
-        log.debug("{peer!r} says {text!r}", peer=self.peer_name(), text=message)
+        """A debug message of the peer."""
+        log.debug("debug message of the peer", peer=self.peer_name(), text=message)
 
-    # -- what Conch's code asks -------------------------------------------------------
+    # -- for Conch -------------------------------------------------------------------
     def isEncrypted(self, direction: str = "out") -> bool:
         """Whether packets of ``direction`` (``in``, ``out``, ``both``) are encrypted."""
         sent = not isinstance(self.outgoing.sealer, PlainSealer)

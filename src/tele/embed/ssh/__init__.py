@@ -1,10 +1,10 @@
 """How does a program use the SSH engine by itself? Its names for embedders.
 
-Two ways in:
+Two kinds of programs use it:
 
-* with certificates, as tele's own parts: :class:`SSHServerFactory` with a portal of
+* with certificates, as tele itself: :class:`SSHServerFactory` with a portal of
   :func:`make_portal`, and :func:`connect` with :func:`execute`;
-* as a program written for Conch: the modules of this package are called as those of
+* programs written for Conch: the modules of this package are called as those of
   ``twisted.conch.ssh`` and have the same names inside, so that only imports change.
 
 Invariant: names only.
@@ -19,6 +19,7 @@ from tele.certs.keys import PrivateKey, PublicKey, parse_line, parse_public_key
 from tele.conch.client.session import ProgramChannel, Result, execute
 from tele.conch.client.transport import ClientIdentity, HostVerifier, connect
 from tele.conch.connection.connection import SSHConnection
+from tele.conch.connection.permissions import IPermissions, Permissions
 from tele.conch.server.credentials import (
     CertificateChecker,
     CertificateCredentials,
@@ -43,7 +44,9 @@ __all__ = [
     "HostKeys",
     "HostVerifier",
     "ICertificateCredentials",
+    "IPermissions",
     "Limits",
+    "Permissions",
     "PrivateKey",
     "ProgramChannel",
     "ProgramRequest",

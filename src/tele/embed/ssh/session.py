@@ -15,7 +15,7 @@ from twisted.conch.ssh.session import (
     wrapProtocol,
 )
 
-from tele.conch.session.channel import SessionChannel as SSHSession
+from tele.conch.compat.session_runner import ConchSession as SSHSession
 
 __all__ = [
     "SUPPORTED_SIGNALS",
