@@ -315,7 +315,7 @@ def test_the_client_is_light() -> None:
     """Importing it brings neither Twisted nor cryptography."""
     code = (
         "import sys, tele.https.blocking; "
-        "print([m for m in ('twisted', 'OpenSSL', 'cryptography', 'tele.model.api.table')"
+        "print([m for m in ('twisted', 'OpenSSL', 'cryptography', 'h11', 'tele.model.api.table')"
         " if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,7 +14,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from api_world import SERVER_NAME, Ca, RawClient, World, _Single, host, real_now, user
 from tele.errors import AccessDenied, NotLoggedIn, TeleError, WrongClock
 from tele.https.callers import Peer
-from tele.https.connection import explained
+from tele.https.connection import explain
 from tele.https.identity import TlsIdentity
 from tele.https.trust import ClientTls, ServerTls, WrongDate
 from tele.model.authority import AuthorityKind
@@ -152,7 +152,7 @@ def test_a_caller_is_judged_by_the_date_as_it_went_on() -> None:
 )
 def test_each_has_its_own_words(error: Exception, kind: type[TeleError], words: str) -> None:
     """Dates are the clocks' matter, names and authorities are not."""
-    said = explained("a:1", error)
+    said = explain("a:1", error)
     assert isinstance(said, kind)
     assert not isinstance(said, AccessDenied)
     assert words in str(said)

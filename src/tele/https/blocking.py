@@ -21,7 +21,22 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError, Unreachable
 from tele.https.api_errors import decode_error, read_line
-from tele.https.encoding import decode_response, encode_request
+from tele.https.call_rules import (
+    BODY_LIMIT,
+    CONNECT_TIMEOUT,
+    STREAM_TIMEOUT,
+    certificate_refused,
+    check_size,
+    cut_off,
+    headers_of,
+    is_error,
+    may_repeat,
+    other_server,
+    read_response,
+    refuses_certificate,
+    timeout_of,
+)
+from tele.https.encoding import encode_request
 from tele.https.identity import ALPN, TlsFiles, TlsIdentity
 from tele.model.addresses import split_address
 from tele.model.api.operation import Nothing, Operation
@@ -32,22 +47,6 @@ if TYPE_CHECKING:  # the whole table takes longer to import than all the rest
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
-
-CONNECT_TIMEOUT: Final = 10.0
-#: A stream that says nothing for so long, not even a keepalive, is dead.
-SILENCE: Final = 45.0
-RESPONSE_LIMIT: Final = 64 * 1024 * 1024
-_IDEMPOTENT: Final = frozenset({"GET", "PUT", "DELETE", "PATCH"})
-
-#: What OpenSSL calls it when the other side does not take our certificate.
-_OUR_CERTIFICATE: Final = (
-    "CERTIFICATE_EXPIRED",
-    "BAD_CERTIFICATE",
-    "UNKNOWN_CA",
-    "CERTIFICATE_UNKNOWN",
-    "CERTIFICATE_REVOKED",
-    "CERTIFICATE_REQUIRED",
-)
 
 _CHECK: Final = "\ncheck the address, and that it runs there"
 
@@ -147,7 +146,7 @@ class BlockingAuthority:
             return self._perform(operation, request)
         except (ConnectionError, http.client.BadStatusLine) as error:
             self.close()
-            if fresh or operation.method not in _IDEMPOTENT:
+            if fresh or not may_repeat(operation):
                 raise self._found_out(error) from None
         except (OSError, http.client.HTTPException) as error:
             self.close()
@@ -176,13 +175,11 @@ class BlockingAuthority:
             self._connection = self._make()
         connection = self._connection
         response = _send(connection, operation, request)
-        body = response.read(RESPONSE_LIMIT + 1)
-        if len(body) > RESPONSE_LIMIT:
+        body = response.read(BODY_LIMIT + 1)
+        if len(body) > BODY_LIMIT:
             self.close()
-            raise Unreachable(f"{self._address} sent more than {RESPONSE_LIMIT} bytes")
-        if response.status >= 300:
-            raise decode_error(response.status, body)
-        value: Res = decode_response(operation, body)
+        check_size(self._address, len(body))
+        value: Res = read_response(operation, response.status, body)
         return value
 
     def follow(self, operation: Operation[Req, Res], request: Req) -> Iterator[Res]:
@@ -194,14 +191,14 @@ class BlockingAuthority:
         with closing(self._make()) as connection:
             try:
                 response = _send(connection, operation, request)
-                if response.status >= 300:
-                    raise decode_error(response.status, response.read(RESPONSE_LIMIT))
-                connection.sock.settimeout(SILENCE)
-                while line := response.readline(RESPONSE_LIMIT):
+                if is_error(response.status):
+                    raise decode_error(response.status, response.read(BODY_LIMIT))
+                connection.sock.settimeout(STREAM_TIMEOUT)
+                while line := response.readline(BODY_LIMIT):
                     if line == b"\n":
                         continue
                     if not line.endswith(b"\n"):
-                        raise Unreachable(f"{self._address} stopped in the middle of a line")
+                        raise cut_off(self._address)
                     yield read_line(operation, line)
             except (OSError, http.client.HTTPException) as problem:
                 raise self._found_out(problem) from None
@@ -211,12 +208,10 @@ def _send(
     connection: http.client.HTTPConnection, operation: Operation[Any, Any], request: Any
 ) -> http.client.HTTPResponse:
     encoded = encode_request(operation, request)
-    headers = {"Host": "auth", "Accept-Encoding": "identity"}
-    if encoded.content_type:
-        headers["Content-Type"] = encoded.content_type
+    headers = dict(headers_of(encoded))
     if connection.sock is None:
         connection.connect()
-    connection.sock.settimeout(operation.timeout.total_seconds())
+    connection.sock.settimeout(timeout_of(operation))
     # Without a body the end of the head is the end of the request: its failure is one.
     try:
         connection.request(operation.method, encoded.target, encoded.body or None, headers)
@@ -303,13 +298,12 @@ def _explained(address: str, error: Exception) -> TeleError:
         text = f"auth at {address} did not answer: "
     match error:
         case ssl.SSLCertVerificationError():
-            return AccessDenied(
-                f"{address} is not the auth server of this cluster "
-                f"({error.verify_message}); if its CA was replaced, log in again with its pin",
-                reason="server",
+            return other_server(
+                address,
+                f" ({error.verify_message}); if its CA was replaced, log in again with its pin",
             )
-        case ssl.SSLError() if any(name in str(error.reason) for name in _OUR_CERTIFICATE):
-            return NotLoggedIn(f"{address} does not accept this certificate; log in again")
+        case ssl.SSLError() if refuses_certificate(str(error.reason)):
+            return certificate_refused(address)
         case ssl.SSLError():
             return Unreachable(f"{text}TLS failed ({error.reason or 'connection closed'})")
         case TimeoutError():
@@ -343,9 +337,7 @@ def fetch_cluster_blocking(address: str, pins: Sequence[str]) -> ClusterInfo:
             body = response.read(CLUSTER.limit + 1)
         except (OSError, http.client.HTTPException) as error:
             raise found_out(address, error) from None
-    if response.status >= 300:
-        raise decode_error(response.status, body)
-    info = decode_response(CLUSTER, body)
+    info: ClusterInfo = read_response(CLUSTER, response.status, body)
     if not pins:
         return unverified(info)
     trust = pinned(address, info, pins)

@@ -19,8 +19,18 @@ from zope.interface import implementer
 
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unreachable, WrongClock
 from tele.https.api_errors import decode_error, read_line
-from tele.https.connection import BODY_LIMIT, ApiConnection, NotSent, Taken
-from tele.https.encoding import Encoded, decode_response, encode_request
+from tele.https.call_rules import (
+    STREAM_TIMEOUT,
+    NotSent,
+    check_size,
+    cut_off,
+    is_error,
+    may_repeat,
+    read_response,
+    timeout_of,
+)
+from tele.https.connection import Answered, ApiConnection
+from tele.https.encoding import Encoded, encode_request
 from tele.https.identity import TlsIdentity
 from tele.https.pinning import pinned, server_name, unverified
 from tele.https.pool import Endpoint, Pool
@@ -30,10 +40,7 @@ from tele.model.api.members import ClusterInfo
 from tele.model.api.operation import Nothing, Operation
 from tele.model.api.table import CLUSTER
 
-#: A stream that says nothing for so long, not even a keepalive, is dead.
-SILENCE: Final = 45.0
-LINE_LIMIT: Final = BODY_LIMIT
-_IDEMPOTENT: Final = frozenset({"GET", "PUT", "DELETE", "PATCH"})
+#: Errors after which the next address is tried.
 _PASSING: Final = (Unreachable, AccessDenied, WrongClock, defer.TimeoutError)
 
 
@@ -93,18 +100,16 @@ class RemoteAuthority:
                 connection = self._pool.take(address) if kept else await self._pool.connect(address)
                 if connection is None:
                     continue
-                taken = await self._exchange(connection, operation, encoded, body)
+                answered = await self._exchange(connection, operation, encoded, body)
             except _PASSING as error:
                 problem = _in_words(address, error)
                 sent = not isinstance(error, NotSent | AccessDenied | WrongClock)
-                if sent and operation.method not in _IDEMPOTENT:
+                if sent and not may_repeat(operation):
                     raise problem from None
             else:
                 self._answered(address)
                 self._pool.keep(connection, address)
-                if taken.status >= 300:
-                    raise decode_error(taken.status, body.joined())
-                return decode_response(operation, body.joined())
+                return read_response(operation, answered.status, body.joined())
         raise problem
 
     def _attempts(self) -> list[tuple[str, bool]]:
@@ -118,10 +123,10 @@ class RemoteAuthority:
         operation: Operation[Any, Any],
         encoded: Encoded,
         body: _Body,
-    ) -> Taken:
+    ) -> Answered:
         body.clear()
         done = connection.exchange(operation.method, encoded, body.receive)
-        done.addTimeout(operation.timeout.total_seconds(), self._reactor)
+        done.addTimeout(timeout_of(operation), self._reactor)
         return await done
 
     def _answered(self, address: str) -> None:
@@ -165,7 +170,7 @@ class RemoteAuthority:
         silent = False
 
         def receive(status: int, data: bytes) -> None:
-            watchdog.reset(SILENCE)
+            watchdog.reset(STREAM_TIMEOUT)
             lines.receive(status, data)
 
         def give_up() -> None:
@@ -175,7 +180,7 @@ class RemoteAuthority:
 
         done = connection.exchange(operation.method, encoded, receive)
         # The head is due as any answer is; afterwards at least a keepalive.
-        watchdog = self._reactor.callLater(operation.timeout.total_seconds(), give_up)
+        watchdog = self._reactor.callLater(timeout_of(operation), give_up)
         try:
             await done
         except CancelledError:
@@ -200,8 +205,7 @@ class _Body:
 
     def receive(self, _status: int, data: bytes) -> None:
         self._size += len(data)
-        if self._size > BODY_LIMIT:
-            raise Unreachable(f"auth sent more than {BODY_LIMIT} bytes")
+        check_size("auth", self._size)
         self._pieces.append(data)
 
     def joined(self) -> bytes:
@@ -223,7 +227,7 @@ class _Lines:
 
     def receive(self, status: int, data: bytes) -> None:
         self._status = status
-        if status >= 300:
+        if is_error(status):
             self._rest.receive(status, data)
             return
         *whole, rest = data.split(b"\n")
@@ -238,10 +242,10 @@ class _Lines:
     def end(self) -> None:
         """The answer is complete; raises what it was if it is an error."""
         rest = self._rest.joined()
-        if self._status >= 300:
+        if is_error(self._status):
             raise decode_error(self._status, rest)
         if rest:
-            raise Unreachable("auth stopped in the middle of a line")
+            raise cut_off("auth")
 
 
 def _in_words(address: str, error: Exception) -> TeleError:

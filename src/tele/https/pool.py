@@ -20,14 +20,14 @@ from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from tele.errors import Unreachable
-from tele.https.connection import ApiConnection, NotSent
+from tele.https.call_rules import CONNECT_TIMEOUT, NotSent
+from tele.https.connection import ApiConnection
 from tele.https.identity import TlsIdentity
 from tele.https.trust import ClientTls
 from tele.model.addresses import split_address
 from tele.outbound.endpoints import endpoint_of
 from tele.sockets.tcp import notice_dead_peer_below
 
-CONNECT_TIMEOUT: Final = 10.0
 #: Less than the server's 75 seconds.
 IDLE: Final = 45.0
 KEPT: Final = 4
