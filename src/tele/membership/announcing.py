@@ -15,12 +15,12 @@ from tele.errors import TeleError
 from tele.loop import backoff
 from tele.membership.calls import Calls, pause_after
 from tele.membership.identity import MemberIdentity
-from tele.membership.wakeup import Wakeup
 from tele.model.addresses import split_address
 from tele.model.api.members import Announced
 from tele.model.api.table import ANNOUNCE
 from tele.model.identity import HostRole
 from tele.model.presence import ANNOUNCE_PERIOD, Presence
+from tele.wakeup import Wakeup
 
 #: Changes that come together (labels of several commands) are announced together.
 SOON: Final = 1.0

@@ -40,7 +40,6 @@ from tele.membership.renewal import RENEW_AT as RENEW_AT
 from tele.membership.renewal import RenewalTimer
 from tele.membership.rewriting import Rewriter
 from tele.membership.store import MemberStore
-from tele.membership.wakeup import Wakeup
 from tele.model.api.members import Announced, ClusterState, RenewRequest, WatchState
 from tele.model.api.table import RENEW, WATCH_STATE
 from tele.model.authority import AuthorityKind, TrustedAuthority
@@ -48,6 +47,7 @@ from tele.model.event import Event
 from tele.model.identity import HostIdentity, HostRole
 from tele.model.presence import Presence
 from tele.rbac.policy import Policy
+from tele.wakeup import Wakeup
 from tele.workers import SerialWorker
 
 #: The longest pause before a host whose certificate has expired tries again, in seconds: the fleet

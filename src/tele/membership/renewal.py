@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from tele.loop import Expiry, backoff
 from tele.membership.identity import MemberIdentity
-from tele.membership.wakeup import Wakeup
+from tele.wakeup import Wakeup
 
 RENEW_AT: Final = 2 / 3
 #: Hosts that joined together do not renew together; in parts of the certificate's life.
