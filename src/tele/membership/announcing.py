@@ -47,17 +47,17 @@ class Announcer:
         self._presence = presence
         self._dice = dice
         self._heard = heard
-        self._bell = Wakeup(reactor)
+        self._wakeup = Wakeup(reactor)
         self._timer: Any = None
 
     def soon(self) -> None:
         """Announce within a second."""
         if self._timer is None:
-            self._timer = self._reactor.callLater(SOON, self._ring)
+            self._timer = self._reactor.callLater(SOON, self._wake)
 
-    def _ring(self) -> None:
+    def _wake(self) -> None:
         self._timer = None
-        self._bell.ring()
+        self._wakeup.set()
 
     def stop(self) -> None:
         """Leave no timer behind."""
@@ -81,7 +81,7 @@ class Announcer:
             else:
                 pause = period * (0.9 + 0.1 * self._dice())
                 failures = 0
-            await self._bell.wait(pause)
+            await self._wakeup.wait(pause)
 
 
 def hosts_of(said: Presence) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from tele.errors import InvalidInput, TeleError
 from tele.log import make_logger
@@ -40,7 +41,7 @@ class EventSender:
         self._reactor = reactor
         self._calls = calls
         self._spool = spool
-        self._bell = Wakeup(reactor)
+        self._wakeup = Wakeup(reactor)
         self.report = SessionReport(reactor, calls)
         self.lost = 0
         self._delivers = False
@@ -69,7 +70,7 @@ class EventSender:
                 lost=self.lost,
             )
             return
-        self._bell.ring()
+        self._wakeup.set()
 
     async def run(self) -> None:
         """Send until cancelled."""
@@ -83,8 +84,8 @@ class EventSender:
                     self._delivers = True
                     continue
                 if not batch:
-                    await self._bell.wait(self.report.wait)
-                    await Wakeup(self._reactor).wait(GATHER)
+                    await self._wakeup.wait(self.report.wait)
+                    await deferLater(self._reactor, GATHER)
                     continue
                 await self._send(batch)
                 self._delivers = True
@@ -92,7 +93,7 @@ class EventSender:
             except TeleError as error:
                 self._delivers = False
                 self.report.soon()
-                await Wakeup(self._reactor).wait(pause_after(error, backoff(failures)))
+                await deferLater(self._reactor, pause_after(error, backoff(failures)))
                 failures += 1
 
     async def last_chance(self) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from tele.conch.client.transport import ClientIdentity, MemberVerifier
@@ -47,7 +48,6 @@ from tele.model.event import Event
 from tele.model.identity import HostIdentity, HostRole
 from tele.model.presence import Presence
 from tele.rbac.policy import Policy
-from tele.wakeup import Wakeup
 from tele.workers import SerialWorker
 
 #: The longest pause before a host whose certificate has expired tries again, in seconds: the fleet
@@ -430,7 +430,7 @@ class Member(Service):
         await self._take(new)
 
     async def _pause(self, seconds: float) -> None:
-        await Wakeup(self._reactor).wait(seconds)
+        await deferLater(self._reactor, seconds)
 
     def _announced(self, answer: Announced, asked: float) -> None:
         self.clock.heard(answer.time, asked)

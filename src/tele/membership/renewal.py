@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from twisted.internet.task import deferLater
+
 from tele.loop import Expiry, backoff
 from tele.membership.identity import MemberIdentity
 from tele.wakeup import Wakeup
@@ -35,7 +37,7 @@ class RenewalTimer:
         self._reactor = reactor
         self._dice = dice
         self._outdated = outdated
-        self._bell = Wakeup(reactor)
+        self._wakeup = Wakeup(reactor)
         self._last: MemberIdentity | None = None
         self._hasty = 0
         #: Whether auth does not take our certificate although it is good by our clock.
@@ -43,7 +45,7 @@ class RenewalTimer:
 
     def look(self) -> None:
         """Something has changed: look at once."""
-        self._bell.ring()
+        self._wakeup.set()
 
     def refused(self) -> None:
         """Auth does not take the certificate: do not wait for its end by our clock."""
@@ -58,6 +60,6 @@ class RenewalTimer:
         again = identity is not self._last and due.left <= 0
         self._last, self._hasty = identity, self._hasty + 1 if again else 0
         while not (self.unwelcome or self._outdated()) and due.left > 0:
-            await self._bell.wait(min(due.left, LOOK_AGAIN))
+            await self._wakeup.wait(min(due.left, LOOK_AGAIN))
         doubled = backoff(max(self._hasty - 2, 0), 1.0, HASTY_SECONDS, lambda: 1.0)
-        await Wakeup(self._reactor).wait(doubled if self._hasty > 1 else 1.0)
+        await deferLater(self._reactor, doubled if self._hasty > 1 else 1.0)

@@ -11,7 +11,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IStreamClientEndpoint
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 
 from tele.admission.limits import Limits
 from tele.admission.rate_limiter import RateLimiter, ReportLimiter
@@ -297,14 +297,8 @@ class ProxyService(Service):
             except TeleError as error:
                 if failures == 0:
                     log.warn("the list of nodes is not followed: {why!s}", why=error)
-            pause: Deferred[None] = Deferred()
-            timer = self._reactor.callLater(backoff(failures), pause.callback, None)
+            await deferLater(self._reactor, backoff(failures))
             failures += 1
-            try:
-                await pause
-            finally:
-                if timer.active():
-                    timer.cancel()
 
     def _auth_endpoint(self) -> IStreamClientEndpoint:
         self._turn += 1
