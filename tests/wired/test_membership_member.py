@@ -15,6 +15,7 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from tele.errors import AccessDenied, Conflict, InvalidInput, TeleError, Unavailable
+from tele.log import event_text
 from tele.membership.identity import HostKeyPair
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
@@ -90,15 +91,15 @@ def world(tmp_path: Path) -> Iterator[World]:
 @pytest.fixture
 def lines() -> Iterator[list[str]]:
     """What is logged at warning or above."""
-    heard: list[str] = []
+    lines: list[str] = []
 
     @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
         if event["log_level"].name in ("warn", "error", "critical"):
-            heard.append(str(event.get("text", event.get("error", event["log_format"]))))
+            lines.append(event_text(event))
 
     globalLogPublisher.addObserver(observe)
-    yield heard
+    yield lines
     globalLogPublisher.removeObserver(observe)
 
 
@@ -225,7 +226,7 @@ def test_removed_while_stopped_and_no_token(world: World, lines: list[str]) -> N
     world.auth.removed, world.token = True, "wrong"
     world.start()
     world.clock.pump([1.0] * 100)
-    assert [line for line in lines if "take us in" in line] != []
+    assert [line for line in lines if "join refused" in line] != []
     assert world.auth.calls.count("join") == 2
     assert world.auth.calls.count("watch_state") <= 3
 

@@ -2,14 +2,16 @@
 
 Invariants:
 
-* Every 30 seconds, a little less at random; soon after a change; at once when auth is back.
+* Every 30 seconds, a little less at random; soon after a change; at once when auth answers again.
 * An announcement that fails is made again sooner than the next one would be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from tele.errors import TeleError
 from tele.loop import backoff
@@ -24,43 +26,43 @@ from tele.wakeup import Wakeup
 
 #: Changes that come together (labels of several commands) are announced together.
 SOON: Final = 1.0
-#: Addresses that mean any or this machine make no principal.
-_NOBODYS: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared, not bound
+#: Addresses that mean all of this machine make no principal.
+_UNSPECIFIED: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared, not bound
 
 
 class Announcer:
     """Announces what ``presence()`` says.
 
-    ``heard(answer, asked)`` gets auth's answers, and when it was asked by ``reactor.seconds()``.
+    ``on_answer(answer, asked)`` gets auth's answers, and when it was asked by ``clock.seconds()``.
     """
 
     def __init__(
         self,
-        reactor: Any,
+        clock: IReactorTime,
         calls: Calls,
         presence: Callable[[], Presence],
         dice: Callable[[], float],
-        heard: Callable[[Announced, float], None],
+        on_answer: Callable[[Announced, float], None],
     ) -> None:
-        self._reactor = reactor
+        self._clock = clock
         self._calls = calls
         self._presence = presence
         self._dice = dice
-        self._heard = heard
-        self._wakeup = Wakeup(reactor)
-        self._timer: Any = None
+        self._on_answer = on_answer
+        self._wakeup = Wakeup(clock)
+        self._timer: IDelayedCall | None = None
 
     def soon(self) -> None:
         """Announce within a second."""
         if self._timer is None:
-            self._timer = self._reactor.callLater(SOON, self._wake)
+            self._timer = self._clock.callLater(SOON, self._wake)
 
     def _wake(self) -> None:
         self._timer = None
         self._wakeup.set()
 
     def stop(self) -> None:
-        """Leave no timer behind."""
+        """Cancel what :meth:`soon` has begun."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -71,9 +73,9 @@ class Announcer:
         failures = 0
         while True:
             try:
-                asked = self._reactor.seconds()
+                asked = self._clock.seconds()
                 answer = await self._calls.perform("announce", ANNOUNCE, self._presence())
-                self._heard(answer, asked)
+                self._on_answer(answer, asked)
             except TeleError as error:
                 usual = min(period, backoff(failures, 2.0, period, self._dice))
                 pause = pause_after(error, usual)
@@ -87,13 +89,13 @@ class Announcer:
 def hosts_of(said: Presence) -> tuple[str, ...]:
     """Return the hosts of the addresses that are announced: for the certificates."""
     hosts = (split_address(address)[0] for address in said.addresses)
-    return tuple(dict.fromkeys(host for host in hosts if host not in _NOBODYS))
+    return tuple(dict.fromkeys(host for host in hosts if host not in _UNSPECIFIED))
 
 
 def are_outdated(identity: MemberIdentity, said: Presence, asked: frozenset[str]) -> bool:
-    """Whether certificates are for another name than is ``said``, or miss an address of it.
+    """Whether certificates are for another name than ``said`` has, or lack an address of it.
 
-    Those that were ``asked`` for and that auth has left out are not this host's; a proxy's
+    Addresses that were ``asked`` for and that auth left out are not this host's. A proxy's
     certificates have none.
     """
     wanted = frozenset(hosts_of(said)) if said.role is HostRole.NODE else frozenset()

@@ -109,7 +109,7 @@ class Jump:
 
     def look(self) -> None:
         """The cluster's state may have changed: who may stay?"""
-        self._review.look()
+        self._review.check()
 
     def stop(self) -> None:
         """Ask about nobody any more."""

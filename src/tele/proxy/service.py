@@ -320,7 +320,7 @@ class ProxyService(Service):
 
     def _vouch(self, visitor: Visitor) -> bytes:
         identity = self._member.identity
-        moment = self._member.clock.word
+        moment = self._member.clock.stated_seconds
         return vouch(visitor, identity.keys.ssh, identity.ssh_certificate, moment)
 
     def _refuses(self, host: HostIdentity) -> str:

@@ -61,14 +61,14 @@ class World:
         assert self.state is not None
         self.asked.clear()
         self.state = evolve(self.state, **fields)
-        self.review.look()
+        self.review.check()
         return list(self.asked)
 
 
 @pytest.fixture
 def world() -> Iterator[World]:
     made = World()
-    made.review.look()
+    made.review.check()
     yield made
     made.review.stop()
     assert not made.clock.getDelayedCalls()
@@ -124,7 +124,7 @@ def test_one_that_fails_spares_nobody_else(world: World) -> None:
 def test_nothing_is_asked_before_the_state_is_known(world: World) -> None:
     """A host that is no member yet has let nobody in."""
     world.state = None
-    world.review.look()
+    world.review.check()
     assert world.asked == [1, 2], "only what was asked at first"
 
 
