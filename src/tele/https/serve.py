@@ -33,6 +33,7 @@ from tele.errors import InvalidInput, NotLoggedIn, TeleError, Unavailable
 from tele.https.api_errors import encode_error, status_of
 from tele.https.callers import admit, counted_as
 from tele.https.channel import ApiFactory, ApiRequest, Limits
+from tele.https.decisions import Admitted, Document, Methods, Refused, busy, not_found
 from tele.https.encoding import (
     JSON,
     LINES,
@@ -41,7 +42,6 @@ from tele.https.encoding import (
     shape_of,
     unreadable_body,
 )
-from tele.https.found import Admitted, Document, Methods, Refused, busy, not_found
 from tele.https.identity import TlsIdentity
 from tele.https.local_server import LocalFactory
 from tele.https.openapi import describe
