@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 
 from api_world import Ca, RawClient, World, error_of, host, parsed, user
 from tele.errors import AccessDenied, NotLoggedIn
-from tele.https.channel import Limits
+from tele.https.limits import Limits
 from tele.model.api.users import TokenList
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostRole, UserIdentity
@@ -426,13 +426,13 @@ def test_a_handshake_that_never_comes_ends_too(world: World) -> None:
 
 def test_strangers_cannot_crowd_out_members() -> None:
     """Over their limit the oldest stranger goes; members stay."""
-    world = World(Limits(strangers=3, connections=6))
+    world = World(Limits(unauthenticated=3, connections=6))
     member = world.raw(world.user_ca.issue(user()))
     assert world.request(member, "GET", "/v1/whoami")[0] == 200
-    strangers = [world.raw() for _ in range(5)]
-    assert [s.lost is not None for s in strangers] == [True, True, False, False, False]
+    unauthenticated = [world.raw() for _ in range(5)]
+    assert [s.lost is not None for s in unauthenticated] == [True, True, False, False, False]
     assert world.request(member, "GET", "/v1/whoami")[0] == 200
-    assert world.request(strangers[-1], "GET", "/v1/health")[0] == 200
+    assert world.request(unauthenticated[-1], "GET", "/v1/health")[0] == 200
 
 
 def test_connections_are_bounded() -> None:

@@ -13,9 +13,9 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 
 from api_world import SERVER_NAME, Ca, MemoryEndpoint, RawClient, World, host, state, user
 from tele.errors import AccessDenied, InvalidInput, NotFound, NotLoggedIn, TeleError, Unreachable
-from tele.https.channel import Limits
 from tele.https.client import RemoteAuthority, fetch_cluster
 from tele.https.identity import TlsIdentity
+from tele.https.limits import Limits
 from tele.https.pinning import UnverifiedCluster
 from tele.model.api import table
 from tele.model.api.members import ByName, ListHosts, WatchHosts, WatchState

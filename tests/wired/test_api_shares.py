@@ -9,8 +9,8 @@ import pytest
 from api_world import RawClient, World, error_of, host, parsed, user
 from counting import calls, is_linear
 from tele.errors import AccessDenied
-from tele.https.channel import IN_FLIGHT, Limits
-from tele.https.serve import LONGEST_WAIT, UNCHECKED_BODY
+from tele.https.channel import IN_FLIGHT
+from tele.https.limits import LONGEST_WAIT, UNCHECKED_BODY, Limits
 from tele.model.identity import HostRole
 
 WHOAMI = b"GET /v1/whoami HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -92,7 +92,7 @@ def test_a_sender_that_leaves_while_permission_is_looked_up(world: World) -> Non
     world.handler.slow_checks[0].callback(None)
     world.wires.flush()
     assert world.handler.calls == []
-    assert world.server._bodies.held == 0
+    assert world.server._admission._bodies.held == 0
 
 
 def test_a_check_that_hangs_has_the_time_of_the_operation(world: World) -> None:
@@ -134,7 +134,7 @@ def test_a_reader_that_closes_has_time_to_read(world: World) -> None:
 # -- shares -------------------------------------------------------------------------------
 def test_one_network_of_strangers_does_not_crowd_out_another() -> None:
     """Of too many strangers, the oldest of the network with the most of them goes."""
-    world = World(Limits(strangers=4))
+    world = World(Limits(unauthenticated=4))
     alone = world.raw(address="192.0.2.1")
     flood = [world.raw(address="198.51.100.66") for _ in range(10)]
     assert alone.lost is None
@@ -209,7 +209,7 @@ def test_what_has_to_be_decoded_costs_by_its_length() -> None:
 
 def test_one_network_of_strangers_asks_so_much() -> None:
     """Over its rate a network is told to try again; members from there and other networks not."""
-    world = World(Limits(stranger_units_burst=3, stranger_units_per_second=1))
+    world = World(Limits(unauthenticated_units_burst=3, unauthenticated_units_per_second=1))
     flood = world.raw(address="198.51.100.66")
     statuses = [world.request(flood, "GET", "/v1/health")[0] for _ in range(5)]
     assert statuses == [200] * 3 + [503] * 2
@@ -230,7 +230,7 @@ def test_one_member_sends_so_much_at_once() -> None:
     assert world.send(second, head)[0] == 503
     assert world.send(first, b"z" * 600_000)[0] == 200
     assert world.send(node(world), head, b"z" * 600_000)[0] == 200
-    assert world.server._bodies.held == 0
+    assert world.server._admission._bodies.held == 0
 
 
 def test_one_member_reads_so_many_streams() -> None:
@@ -311,5 +311,9 @@ def test_what_one_left_behind_is_forgotten(world: World) -> None:
         client.transport.abortConnection()
     world.wires.flush()
     api = world.server._api
-    assert (len(api._members), api._strangers, api._strangers_count) == (0, {}, 0)
-    assert (api.unread.held, world.server._bodies.held, world.server._streams) == (0, 0, {})
+    assert (len(api._members), api._unauthenticated, api._unauthenticated_count) == (0, {}, 0)
+    assert (api.unread.held, world.server._admission._bodies.held, world.server._streams) == (
+        0,
+        0,
+        {},
+    )

@@ -1,14 +1,14 @@
-"""How does one streaming answer reach its reader, and when does it end?
+"""How does one streaming response reach its reader, and when does it end?
 
 Invariants:
 
-* A line is one JSON value; an empty line says "I live" every 15 seconds.
+* A line is one JSON value; an empty line every 15 seconds is a keepalive.
 * A reader that falls behind by more than the bound is cut off, never waited for; so is one
   that is behind when all readers together are behind by more than theirs.
-* A stream ends no later than the certificate of the one who reads it.
-* What many readers are told is made into a line once.
-* The head of the answer waits for the first value for a moment: an operation that
-  fails at once is an answer with a status, not a stream of one error.
+* A stream ends no later than the certificate of its reader.
+* A value for many readers is encoded once.
+* The head of the response waits :data:`_HEAD_AFTER` seconds for the first value: an operation that
+  fails at once is a response with a status, not a stream of one error.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _HEAD_AFTER: Final = 0.25
 
 
 class Lines:
-    """Makes lines of values; of one that comes many times in a row, once."""
+    """Encodes values as lines; one that is sent many times in a row, once."""
 
     __slots__ = ("_line", "_value")
 
@@ -45,7 +45,7 @@ class Lines:
         self._line = b""
 
     def of(self, value: Any) -> bytes:
-        """Return ``value``, which nobody changes any more, as a line."""
+        """Return ``value``, which does not change any more, as a line."""
         if value is not self._value or not self._line:
             self._line = encode(value) + b"\n"
             self._value = value
@@ -54,9 +54,9 @@ class Lines:
 
 @implementer(IPushProducer)
 class Stream:
-    """A streaming answer to ``request``.
+    """A streaming response to ``request``.
 
-    ``refuse(error)`` answers with an error when nothing was sent yet.
+    ``refuse(error)`` responds with an error when nothing was sent yet.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Stream:
         request.registerProducer(self, True)
 
     def connect(self, source: Deferred[Any]) -> None:
-        """``source`` fires when there are no more values; it is cancelled if the reader goes."""
+        """End when ``source`` fires; cancel it if the reader disconnects."""
         self._source = source
         source.addCallbacks(lambda _: self._end(None), self._on_failure)
 
@@ -97,24 +97,22 @@ class Stream:
         if self._open:
             self._write(self._lines.of(value))
 
-    # -- what the transport says ------------------------------------------------------
     def pauseProducing(self) -> None:
-        """The reader is slow: from now on we count."""
+        """See ``IPushProducer``: what is written from now on counts."""
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """The reader caught up."""
+        """See ``IPushProducer``: the reader has caught up."""
         self._paused = False
         self._caught_up()
 
     def stopProducing(self) -> None:
-        """The connection is going down; ``notifyFinish`` tells us too."""
+        """See ``IPushProducer``: ``notifyFinish`` fires too."""
 
     def end(self, error: TeleError) -> None:
-        """End it; its reader is told why."""
+        """End it with ``error``."""
         self._end(error)
 
-    # -- inside -----------------------------------------------------------------------
     def _caught_up(self) -> None:
         if self._ahead:
             self._backlogs.give_back(self._name, self._ahead)
@@ -126,10 +124,7 @@ class Stream:
             if self._backlogs.take(self._name, len(line)):
                 self._ahead += len(line)
             else:
-                _log.warn(
-                    "{peer!r} is too slow for its stream; it is cut off",
-                    peer=self._request.client,
-                )
+                _log.warn("stream aborted, reader too slow", peer=self._request.client)
                 self._request.channel.transport.abortConnection()
                 return
         self._request.write(line)
@@ -152,7 +147,7 @@ class Stream:
             return
         error = failure.value
         if not isinstance(error, TeleError):
-            _log.failure("a stream failed", failure=failure)
+            _log.failure("stream failed", failure=failure)
             error = TeleError("auth failed inside; its log says why")
         self._end(error)
 
