@@ -3,9 +3,9 @@
 Invariants:
 
 * Standard library only, besides our values: a command starts fast.
-* Through a proxy of the network where ``HTTPS_PROXY`` says so
+* Through the network's proxy if ``HTTPS_PROXY`` names one
   (:mod:`tele.outbound.blocking_dial`): TLS is end to end. Never a redirect, never TLS below 1.3.
-* Whatever fails is one :class:`tele.errors.TeleError` with a sentence for a person.
+* Whatever fails is one :class:`tele.errors.TeleError` with a sentence for the user.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tele.https.encoding import encode_request
 from tele.https.identity import ALPN, TlsFiles, TlsIdentity
 from tele.model.addresses import split_address
 from tele.model.api.operation import Nothing, Operation
-from tele.outbound import blocking_dial as leaving
+from tele.outbound import blocking_dial
 
 if TYPE_CHECKING:  # the whole table takes longer to import than all the rest
     from tele.model.api.members import ClusterInfo
@@ -61,7 +61,7 @@ class _Connection(http.client.HTTPConnection):
         self._server_name = server_name
 
     def connect(self) -> None:
-        raw = leaving.connect(self.host, self.port, CONNECT_TIMEOUT)
+        raw = blocking_dial.connect(self.host, self.port, CONNECT_TIMEOUT)
         try:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.sock = self._context.wrap_socket(raw, server_hostname=self._server_name)
@@ -71,7 +71,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 class _LocalConnection(http.client.HTTPConnection):
-    """Connects to auth's socket on this machine; the kernel says who we are."""
+    """Connects to auth's socket on this machine; the kernel tells auth our account."""
 
     def __init__(self, path: str) -> None:
         super().__init__("local", timeout=CONNECT_TIMEOUT)
@@ -89,7 +89,7 @@ class _LocalConnection(http.client.HTTPConnection):
 
 
 class BlockingAuthority:
-    """Auth at ``address``, for programs that may wait.
+    """Auth at ``address``, for programs that may block.
 
     ``trust`` are the host authority's certificates (PEM) and ``server_name`` is
     ``auth.<cluster>``; ``identity`` None calls only what is open to anyone. Not to
@@ -147,22 +147,22 @@ class BlockingAuthority:
         except (ConnectionError, http.client.BadStatusLine) as error:
             self.close()
             if fresh or not may_repeat(operation):
-                raise self._found_out(error) from None
+                raise self._explain(error) from None
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise self._found_out(error) from None
-        # A connection that had been kept open was closed meanwhile.
+            raise self._explain(error) from None
+        # The idle connection was closed meanwhile.
         try:
             return self._perform(operation, request)
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise self._found_out(error) from None
+            raise self._explain(error) from None
 
-    def _found_out(self, error: Exception) -> TeleError:
-        """Return why there was no answer, also by asking the proxy and auth about it."""
+    def _explain(self, error: Exception) -> TeleError:
+        """Return why there was no response, also by asking the proxy and auth."""
         if self._trusted is None:
             return _explained(self._address, error)
-        return found_out(self._address, error, *self._trusted)
+        return explain(self._address, error, *self._trusted)
 
     def wrong_clock(self) -> TeleError | None:
         """Return how this machine's clock differs from auth's, if it does."""
@@ -185,7 +185,7 @@ class BlockingAuthority:
     def follow(self, operation: Operation[Req, Res], request: Req) -> Iterator[Res]:
         """Yield each value of a streaming operation until the server ends it.
 
-        Raises :class:`Unreachable` when the server has said nothing for 45 seconds.
+        Raises :class:`Unreachable` when the server has sent nothing for 45 seconds.
         Uses a connection of its own, which is closed when the iterator is.
         """
         with closing(self._make()) as connection:
@@ -201,7 +201,7 @@ class BlockingAuthority:
                         raise cut_off(self._address)
                     yield read_line(operation, line)
             except (OSError, http.client.HTTPException) as problem:
-                raise self._found_out(problem) from None
+                raise self._explain(problem) from None
 
 
 def _send(
@@ -271,13 +271,13 @@ def _wrong_clock(address: str, trust: Sequence[str], server_name: str) -> TeleEr
     )
 
 
-def found_out(
+def explain(
     address: str, error: Exception, trust: Sequence[str] = (), server_name: str = ""
 ) -> TeleError:
-    """Return why there was no answer through the proxy at ``address``, in words for a person.
+    """Return why there was no response through the proxy at ``address``, as an error for the user.
 
-    A certificate that did not count may be one of another date, and a connection that was closed
-    one to auth, which is away: who knows is asked.
+    A certificate that was refused may be one of another date, and a connection that was closed may
+    mean that auth is away: auth's clock, or the proxy, is asked.
     """
     problem = _explained(address, error)
     if isinstance(problem, AccessDenied | NotLoggedIn) and trust:
@@ -287,8 +287,10 @@ def found_out(
     if isinstance(problem, Unreachable) and (dropped or closed):
         from tele.https import probing
 
-        said = probing.proxy_says(lambda context, _: _Connection(address, context, None), address)
-        return said or problem
+        found = probing.proxy_status(
+            lambda context, _: _Connection(address, context, None), address
+        )
+        return found or problem
     return problem
 
 
@@ -319,7 +321,7 @@ def _explained(address: str, error: Exception) -> TeleError:
 
 
 def fetch_cluster_blocking(address: str, pins: Sequence[str]) -> ClusterInfo:
-    """Ask a server that nobody vouches for who it is, and check it against ``pins``.
+    """Ask an unverified server for its cluster, and check the answer against ``pins``.
 
     With pins, all of the answer is verified: see :mod:`tele.https.pinning`.
     Without, it is an :class:`~tele.https.pinning.UnverifiedCluster`.
@@ -336,7 +338,7 @@ def fetch_cluster_blocking(address: str, pins: Sequence[str]) -> ClusterInfo:
             response = _send(connection, CLUSTER, Nothing())
             body = response.read(CLUSTER.limit + 1)
         except (OSError, http.client.HTTPException) as error:
-            raise found_out(address, error) from None
+            raise explain(address, error) from None
     info: ClusterInfo = read_response(CLUSTER, response.status, body)
     if not pins:
         return unverified(info)

@@ -79,7 +79,7 @@ def cut_off(name: str) -> Unreachable:
 
 # -- errors of TLS --------------------------------------------------------------------
 def refuses_certificate(reason: str) -> bool:
-    """Whether OpenSSL's ``reason`` says that the server refuses the client's certificate."""
+    """Whether OpenSSL's ``reason`` is that the server refuses the client's certificate."""
     text = reason.lower().replace("_", " ")
     return any(alert in text for alert in _CERTIFICATE_ALERTS)
 

@@ -2,9 +2,8 @@
 
 Invariants:
 
-* Whether an address answers is found out by calling it; the one that answered last
-  is called first.
-* Only what cannot have been acted upon, or may be done twice, is tried again.
+* An address is tried by calling it; the one that answered last is called first.
+* What is tried again, and for how long: :mod:`tele.https.call_rules`.
 * A renewed identity or a rotated CA applies to the next call.
 """
 
@@ -49,7 +48,7 @@ class RemoteAuthority:
     """Auth at one of ``addresses`` (``host:port``).
 
     ``identity()`` None calls only what is open to anyone; ``trust()`` are the host
-    authority's certificates (PEM), None takes whoever answers and is for the first
+    authority's certificates (PEM), None verifies nothing and is for the first
     contact only. ``server_name`` is ``auth.<cluster>``.
     """
 
@@ -80,8 +79,8 @@ class RemoteAuthority:
     ) -> Deferred[None]:
         """See :class:`tele.interfaces.IAuthority`.
 
-        Fails with :class:`Unreachable` when the connection breaks or the server says
-        nothing for 45 seconds. Following again is for the caller: only they know what
+        Fails with :class:`Unreachable` when the connection breaks or the server sends
+        nothing for 45 seconds. Following again is up to the caller, which knows what
         may have been missed.
         """
         return Deferred.fromCoroutine(self._follow(operation, request, receiver))
@@ -90,19 +89,19 @@ class RemoteAuthority:
         """Close all connections; calls that run fail."""
         self._pool.close()
 
-    # -- one answer -------------------------------------------------------------------
+    # -- one response -----------------------------------------------------------------
     async def _perform(self, operation: Operation[Any, Any], request: Any) -> Any:
         encoded = encode_request(operation, request)
         body = _Body()
         problem: TeleError = Unreachable("auth did not answer")
-        for address, kept in self._attempts():
+        for address, idle in self._attempts():
             try:
-                connection = self._pool.take(address) if kept else await self._pool.connect(address)
+                connection = self._pool.take(address) if idle else await self._pool.connect(address)
                 if connection is None:
                     continue
                 answered = await self._exchange(connection, operation, encoded, body)
             except _PASSING as error:
-                problem = _in_words(address, error)
+                problem = _as_tele_error(address, error)
                 sent = not isinstance(error, NotSent | AccessDenied | WrongClock)
                 if sent and not may_repeat(operation):
                     raise problem from None
@@ -113,9 +112,9 @@ class RemoteAuthority:
         raise problem
 
     def _attempts(self) -> list[tuple[str, bool]]:
-        # A kept connection may have died unnoticed, which says nothing about its
-        # address: that one gets a second try with a new connection.
-        return [(address, kept) for address in self._addresses for kept in (True, False)]
+        # An idle connection may be dead, which is no sign that its address is: the address
+        # gets a second try with a new connection.
+        return [(address, idle) for address in self._addresses for idle in (True, False)]
 
     async def _exchange(
         self,
@@ -152,7 +151,7 @@ class RemoteAuthority:
                 finally:
                     connection.abort()
             except _PASSING as error:
-                problem = _in_words(address, error)
+                problem = _as_tele_error(address, error)
                 if lines.started:
                     raise problem from None
             else:
@@ -179,7 +178,7 @@ class RemoteAuthority:
             done.cancel()
 
         done = connection.exchange(operation.method, encoded, receive)
-        # The head is due as any answer is; afterwards at least a keepalive.
+        # The head is due as any response is; afterwards at least a keepalive.
         watchdog = self._reactor.callLater(timeout_of(operation), give_up)
         try:
             await done
@@ -213,7 +212,7 @@ class _Body:
 
 
 class _Lines:
-    """Cuts a streaming answer into values. ``started``: it cannot be had elsewhere."""
+    """Cuts a streaming response into values. Once ``started``, no other address is tried."""
 
     def __init__(self, operation: Operation[Any, Any], receiver: Callable[[Any], None]) -> None:
         self._operation = operation
@@ -240,7 +239,7 @@ class _Lines:
         self._rest.receive(status, rest)
 
     def end(self) -> None:
-        """The answer is complete; raises what it was if it is an error."""
+        """The response is complete; raises the error that it means, if any."""
         rest = self._rest.joined()
         if is_error(self._status):
             raise decode_error(self._status, rest)
@@ -248,7 +247,7 @@ class _Lines:
             raise cut_off("auth")
 
 
-def _in_words(address: str, error: Exception) -> TeleError:
+def _as_tele_error(address: str, error: Exception) -> TeleError:
     if isinstance(error, TeleError):
         return error
     return Unreachable(f"{address} did not answer in time")
@@ -257,13 +256,13 @@ def _in_words(address: str, error: Exception) -> TeleError:
 async def _fetch(
     reactor: Any, address: str, pins: Sequence[str], endpoint: Endpoint | None
 ) -> ClusterInfo:
-    stranger = RemoteAuthority(
+    anonymous = RemoteAuthority(
         reactor, [address], lambda: None, None, "auth.invalid", endpoint=endpoint
     )
     try:
-        info: ClusterInfo = await stranger.perform(CLUSTER, Nothing())
+        info: ClusterInfo = await anonymous.perform(CLUSTER, Nothing())
     finally:
-        stranger.close()
+        anonymous.close()
     if not pins:
         return unverified(info)
     trust = pinned(address, info, pins)
@@ -285,10 +284,10 @@ async def _fetch(
 def fetch_cluster(
     reactor: Any, address: str, pins: Sequence[str], endpoint: Endpoint | None = None
 ) -> Deferred[ClusterInfo]:
-    """Ask a server that nobody vouches for who it is, and check it against ``pins``.
+    """Ask an unverified server for its cluster, and check the answer against ``pins``.
 
     With pins, all of the answer is verified: see :mod:`tele.https.pinning`.
     Without, it is an :class:`~tele.https.pinning.UnverifiedCluster`. ``endpoint(host,
-    port)`` makes what it is asked over, if not plain TCP.
+    port)`` replaces plain TCP.
     """
     return Deferred.fromCoroutine(_fetch(reactor, address, pins, endpoint))
