@@ -35,7 +35,7 @@ from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
 
 @frozen
 class Address:
-    """``host:port``. A port is always given or has a default where the key says so."""
+    """``host:port``. A port is given, or is the default of the key."""
 
     host: str
     port: int

@@ -107,7 +107,7 @@ class ApiChannel(HTTPChannel):
         self._refused = False
         #: Whether the current line is not the first one of a head.
         self._head_began = False
-        #: The peer of a local socket, by its account as the kernel says.
+        #: The peer of a local socket, by its account.
         self.local_identity: Identity | None = None
         self._peer: Peer | None = None
         self._checking = False

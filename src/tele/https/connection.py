@@ -8,7 +8,7 @@ Invariants:
 
 * One request at a time. Data that no request asked for end the connection.
 * Head and body have limits: see :mod:`tele.https.call_rules`. The body's is for its receiver.
-* A response says how long it is. Informational responses, upgrades and bodies that the end of the
+* A response states its length. Informational responses, upgrades and bodies that the end of the
   connection ends are refused: auth sends none.
 """
 
@@ -155,7 +155,7 @@ class ApiConnection(Protocol):
         elif head.http_version not in _VERSIONS:
             self._refuse(_NOT_HTTP)
         elif not any(name in _LENGTHS for name, _ in head.headers):
-            self._refuse("it does not say how long its response is")
+            self._refuse("its response has no length")
         else:
             exchange.status = head.status_code
 

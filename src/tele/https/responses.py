@@ -4,7 +4,7 @@ Invariants:
 
 * A request is answered once: by its handler, or that it takes too long.
 * An error of ours is answered with its kind; any other is logged under a number that
-  the response names, and tells the caller nothing else.
+  the response names, with nothing else.
 """
 
 from __future__ import annotations

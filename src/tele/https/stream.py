@@ -148,7 +148,7 @@ class Stream:
         error = failure.value
         if not isinstance(error, TeleError):
             _log.failure("stream failed", failure=failure)
-            error = TeleError("auth failed inside; its log says why")
+            error = TeleError("auth failed inside; see its log")
         self._end(error)
 
     def _end(self, error: TeleError | None) -> None:

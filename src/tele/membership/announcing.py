@@ -31,7 +31,7 @@ _UNSPECIFIED: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared,
 
 
 class Announcer:
-    """Announces what ``presence()`` says.
+    """Announces ``presence()``.
 
     ``on_answer(answer, asked)`` gets auth's answers, and when it was asked by ``clock.seconds()``.
     """
@@ -86,18 +86,18 @@ class Announcer:
             await self._wakeup.wait(pause)
 
 
-def hosts_of(said: Presence) -> tuple[str, ...]:
+def hosts_of(presence: Presence) -> tuple[str, ...]:
     """Return the hosts of the addresses that are announced: for the certificates."""
-    hosts = (split_address(address)[0] for address in said.addresses)
+    hosts = (split_address(address)[0] for address in presence.addresses)
     return tuple(dict.fromkeys(host for host in hosts if host not in _UNSPECIFIED))
 
 
-def are_outdated(identity: MemberIdentity, said: Presence, asked: frozenset[str]) -> bool:
-    """Whether certificates are for another name than ``said`` has, or lack an address of it.
+def are_outdated(identity: MemberIdentity, presence: Presence, asked: frozenset[str]) -> bool:
+    """Whether certificates have another name than ``presence``, or lack an address of it.
 
     Addresses that were ``asked`` for and that auth left out are not this host's. A proxy's
     certificates have none.
     """
-    wanted = frozenset(hosts_of(said)) if said.role is HostRole.NODE else frozenset()
+    wanted = frozenset(hosts_of(presence)) if presence.role is HostRole.NODE else frozenset()
     missing = wanted - set(identity.ssh_certificate.principals)
-    return said.name != identity.host.name or (bool(missing) and wanted != asked)
+    return presence.name != identity.host.name or (bool(missing) and wanted != asked)

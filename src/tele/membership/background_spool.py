@@ -3,7 +3,7 @@
 Invariants:
 
 * Events are written in the order in which they came, by one thread, as soon as it can; after that
-  they survive ``kill -9``. :meth:`BackgroundSpool.written` says when.
+  they survive ``kill -9``. :meth:`BackgroundSpool.written` fires then.
 * Another thread syncs what was written, together for all of :data:`SYNC_SECONDS`: a power cut
   loses no more than that, and what the disk takes to sync. Writing waits for no sync.
 * An event goes to auth after it was written. What a full disk does not take stays in memory, up to
@@ -173,11 +173,11 @@ class BackgroundSpool:
         await closing
 
     # -- writing ----------------------------------------------------------------------
-    def _call(self, function: Callable[..., T], *words: Any) -> Deferred[T]:
+    def _call(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
         """Call ``function`` in the spool's thread, and note whether the spool is full then."""
 
         def work() -> tuple[T, bool]:
-            return function(*words), self._spool.full
+            return function(*args), self._spool.full
 
         def done(result: tuple[T, bool]) -> T:
             answer, self._full = result
@@ -192,7 +192,7 @@ class BackgroundSpool:
         self._call(self._append_all, list(self._lines)).addBoth(self._ended, self._appended)
 
     def _append_all(self, lines: list[bytes]) -> int:
-        """In the thread: append as many of ``lines`` as there is room for."""
+        """In the thread: append as many of ``lines`` as fit."""
         for number, line in enumerate(lines):
             if not self._spool.append(line):
                 return number

@@ -73,7 +73,7 @@ class Enrolment:
         self._keep = keep
         self._changed = changed
         self.renewal = RenewalTimer(reactor, dice, self.is_outdated)
-        #: Why auth no longer takes this host for a member, as it said last; or nothing.
+        #: Why auth no longer takes this host for a member, by its last refusal; or nothing.
         self.removed = ""
         #: Whether this run began with a valid certificate and auth has not confirmed it yet.
         self._unconfirmed = False
@@ -125,11 +125,11 @@ class Enrolment:
         self._unconfirmed = False
 
     def is_outdated(self) -> bool:
-        """Whether the certificates do not fit what the host says of itself."""
+        """Whether the certificates do not fit the presence of the host."""
         return are_outdated(self._identity(), self._presence(), self._asked)
 
     async def join_again(self, error: TeleError) -> bool:
-        """Whether a host that was removed, as ``error`` says, has joined by a new token."""
+        """Join with a new token if ``error`` is that the host was removed; return whether it did."""
         unconfirmed, self._unconfirmed = self._unconfirmed, False
         if not isinstance(error, AccessDenied):
             return False
@@ -196,8 +196,8 @@ class Enrolment:
                 return identity
 
     async def _renew(self, old: MemberIdentity) -> None:
-        said = self._presence()
-        request = RenewRequest(said.name, old.keys.public, hosts_of(said))
+        presence = self._presence()
+        request = RenewRequest(presence.name, old.keys.public, hosts_of(presence))
         certificates = await self._calls.perform("renew", RENEW, request)
         self._asked = frozenset(request.addresses)
         new = assemble(old.keys, certificates, old.host.role, old.host.host_id)
@@ -211,5 +211,5 @@ class Enrolment:
         await self._keep(identity)
 
     def _applicant(self) -> Applicant:
-        said = self._presence()
-        return Applicant(said.name, said.role, hosts_of(said))
+        presence = self._presence()
+        return Applicant(presence.name, presence.role, hosts_of(presence))

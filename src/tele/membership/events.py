@@ -3,9 +3,10 @@
 Invariants:
 
 * An event is spooled before it is sent (or refused by a full disk, and kept in memory), and
-  forgotten after auth has said that it has it.
+  dropped after auth has confirmed it.
 * An event that auth refuses does not hold up those behind it.
-* When auth has all of them it is told which sessions run (:mod:`tele.membership.session_report`).
+* When auth has all of them it is sent the sessions that run
+  (:mod:`tele.membership.session_report`).
 """
 
 from __future__ import annotations

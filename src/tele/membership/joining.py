@@ -5,7 +5,7 @@ Invariants:
 * Nothing is sent before the server has shown the certificate that the pin names.
 * Private keys are made here, of the suite that the cluster's CA has; auth sees public halves
   and the token.
-* A refusal is final and says what to do. No answer is not a refusal.
+* A refusal is final and names the next step. No answer is not a refusal.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ async def join(
         )
     if not settings.pins:
         raise InvalidInput(
-            "joining needs the cluster's CA pin (ca_pin), which tells auth from any other server;"
+            "joining needs the cluster's CA pin (ca_pin), which proves that a server is auth;"
             " see it with: tele ca status"
         )
     info = await _first_contact(reactor, network, settings)

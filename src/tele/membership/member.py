@@ -96,7 +96,7 @@ class Member(KnownCluster, Service):
         self._authority: Any = None
         self._waiting: list[Deferred[None]] = []
         self._fatal: TeleError | None = None
-        #: Whether auth has said which labels are bound to this host, in this run or before.
+        #: Whether auth has sent the labels that are bound to this host, in this run or before.
         self._labelled = store.identity is not None
         self._observers: list[Callable[[], None]] = []
         self._loops = Loops()
@@ -251,7 +251,7 @@ class Member(KnownCluster, Service):
         ):
             self._loops.run(loop)
 
-    # -- what auth says ---------------------------------------------------------------
+    # -- what auth sends --------------------------------------------------------------
     def _keep_identity(self, identity: MemberIdentity) -> Deferred[None]:
         self._store.keep_identity(identity)
         written = self._changed()

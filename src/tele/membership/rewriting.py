@@ -2,7 +2,7 @@
 
 Invariants:
 
-* What auth said counts at once; the disk catches up, in a thread: the reactor waits for no disk.
+* What auth sent counts at once; the disk catches up, in a thread: the reactor waits for no disk.
 * One line in the log when writing begins to fail, and one when all is written.
 * Retries are spaced out: 1 s at first, a minute at most.
 """

@@ -28,7 +28,7 @@ _log: Final = make_logger(__name__)
 
 
 class SessionReport:
-    """Tells auth what runs. ``running()`` is set by the node; a host without it reports nothing."""
+    """Reports to auth what runs here: ``running()``, which a node sets; without it, nothing."""
 
     def __init__(self, clock: IReactorTime, calls: Calls) -> None:
         self.running: Callable[[], Iterable[str]] | None = None
@@ -55,11 +55,11 @@ class SessionReport:
         """Something went wrong: auth may have missed events, or have ended our sessions."""
         self._next = self._clock.seconds()
 
-    async def send(self, said: ReportSessions) -> None:
+    async def send(self, report: ReportSessions) -> None:
         """Send a report. Raises :class:`TeleError`; then it is still due."""
-        if len(said.sessions) <= REPORT_LIMIT:
+        if len(report.sessions) <= REPORT_LIMIT:
             try:
-                await self._calls.perform("sessions", REPORT_SESSIONS, said)
+                await self._calls.perform("sessions", REPORT_SESSIONS, report)
             except (InvalidInput, NotFound) as error:  # auth is of an older version
                 _log.warn("report of sessions refused", error=str(error))
         self._next = self._clock.seconds() + REPORT_SECONDS

@@ -140,7 +140,7 @@ class FileSpool:
             os.fsync(self._mark)
 
     def _marked(self, mark: bytes) -> int:
-        """Return how much was sent by what the mark says."""
+        """Return how much was sent, by the mark."""
         number, _, digest = mark.strip().partition(b" ")
         if not number.isdigit() or (digest and digest != self._first):
             return 0
@@ -187,7 +187,7 @@ class FileSpool:
     def _write(self, data: bytes) -> None:
         """Append all of ``data``, or nothing and raise OSError."""
         if os.write(self._file, data) != len(data):
-            # A disk that has filled takes a part, and says why at the next byte.
+            # A full disk takes a part, and fails with ENOSPC at the next byte.
             os.ftruncate(self._file, self._size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -73,7 +73,7 @@ class _Nodes:
 class MemberStore(Protocol):
     """What a member keeps. ``identity`` and ``state`` are None at first.
 
-    ``bound`` are labels that the cluster gave this host, whatever its configuration says; ``nodes``
+    ``bound`` are labels that the cluster gave this host, whatever its configuration is; ``nodes``
     the cluster's nodes, for a proxy. ``is_pending``: something kept is not on disk yet.
     """
 
