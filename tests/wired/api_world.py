@@ -207,7 +207,7 @@ class Wires:
 
 
 class RawClient(Protocol):
-    """Sends what a test says, and keeps what comes back."""
+    """Sends what a test passes, and keeps what it receives."""
 
     transport: Any
 

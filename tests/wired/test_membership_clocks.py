@@ -46,7 +46,7 @@ def logged() -> Iterator[list[str]]:
     globalLogPublisher.removeObserver(observe)
 
 
-def told(world: World, name: str) -> list[Any]:
+def events_of(world: World, name: str) -> list[Any]:
     """Return the events of this name that auth has."""
     return [event for event in world.auth.events if event.event == name]
 
@@ -118,21 +118,21 @@ def test_who_is_not_taken_by_auth_returns_by_its_key(world: World) -> None:
 
 @STEPS
 def test_a_step_and_a_difference_are_events(world: World, hours: int) -> None:
-    """Each is said once, and once more when the clocks agree again."""
+    """Each is reported once, and once more when the clocks agree again."""
     another_clock(world)
     world.start()
     world.clock.pump([1.0] * 60)
-    assert told(world, "clock.skew") == []
+    assert events_of(world, "clock.skew") == []
     world.clock.set_wall(hours * HOUR)
     world.clock.pump([1.0] * 120)
-    (step,) = told(world, "clock.step")
-    (skew,) = told(world, "clock.skew")
+    (step,) = events_of(world, "clock.step")
+    (skew,) = events_of(world, "clock.skew")
     assert step.fields["seconds"] == skew.fields["seconds"] == hours * HOUR
     assert (skew.ok, step.server_name) == (False, "web1")
     world.clock.set_wall(-hours * HOUR)
     world.clock.pump([1.0] * 120)
-    back = told(world, "clock.skew")[-1]
-    assert (back.ok, back.fields["seconds"], len(told(world, "clock.skew"))) == (True, 0.0, 2)
+    back = events_of(world, "clock.skew")[-1]
+    assert (back.ok, back.fields["seconds"], len(events_of(world, "clock.skew"))) == (True, 0.0, 2)
 
 
 def test_a_clock_that_was_wrong_from_the_start_is_reported(world: World) -> None:
@@ -140,14 +140,14 @@ def test_a_clock_that_was_wrong_from_the_start_is_reported(world: World) -> None
     another_clock(world, ahead=-600.0)
     world.start()
     world.clock.pump([1.0] * 60)
-    (skew,) = told(world, "clock.skew")
+    (skew,) = events_of(world, "clock.skew")
     assert skew.fields["seconds"] == 600.0
-    assert told(world, "clock.step") == []
+    assert events_of(world, "clock.step") == []
 
 
 @STEPS
-def test_members_mean_the_same_moment_whoever_was_set(world: World, hours: int) -> None:
-    """What a proxy says to a node counts while either clock, or auth's, is set."""
+def test_members_mean_the_same_moment_whichever_was_set(world: World, hours: int) -> None:
+    """What a proxy states to a node counts while either clock, or auth's, is set."""
     another_clock(world)
     proxy = world.start().clock
     world.clock.pump([1.0] * 40)
@@ -157,10 +157,10 @@ def test_members_mean_the_same_moment_whoever_was_set(world: World, hours: int) 
     another_clock(world, hours * HOUR)
     for _ in range(int(SETTLE_SECONDS)):
         world.clock.advance(1.0)
-        # One that has not heard of it yet.
+        # One that does not know it yet.
         assert abs(proxy.stated_seconds - world.clock.seconds()) < LASTS
     world.clock.pump([1.0] * 45)
-    # One that says it the new way, and one that still says it the old way.
+    # One that states the new date, and one that still states the old one.
     for date in (world.clock.seconds() + hours * HOUR, world.clock.seconds()):
         assert min(abs(date - known) for known in proxy.dates) < LASTS
     assert abs(proxy.stated_seconds - (world.clock.seconds() + hours * HOUR)) < LASTS
@@ -169,14 +169,14 @@ def test_members_mean_the_same_moment_whoever_was_set(world: World, hours: int) 
 
 
 def test_members_agree_while_auths_clock_is_set_again_and_again(world: World) -> None:
-    """Some hear of each step and some of the last only: what one says the others take."""
+    """Some learn of each step and some of the last only: each accepts what another states."""
     another_clock(world)
     proxy = world.start().clock
     world.clock.pump([1.0] * 100)
     for ahead in (-3 * HOUR, 0.0, 3 * HOUR):
         another_clock(world, ahead)
         world.clock.pump([1.0] * 31)
-    # At any moment each says one of the dates that a member who heard of all of them takes.
+    # At any moment each states one of the dates that a member that knows all steps accepts.
     assert len(proxy.dates) == 4
     for _ in range(120):
         assert min(abs(proxy.stated_seconds - date) for date in proxy.dates) < 1
@@ -195,7 +195,7 @@ def test_a_host_that_cannot_join_serves_no_clients(world: World, logged: list[st
 
 
 def test_a_member_without_auth_uses_cached_state(world: World, logged: list[str]) -> None:
-    """A member without auth goes on, by the last state; since when is known."""
+    """A member without auth serves by the last state; since when is known."""
     member = world.start()
     world.clock.pump([1.0] * 10)
     assert not member.auth_away_since

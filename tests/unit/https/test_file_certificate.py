@@ -131,7 +131,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     ids=["ecdsa", "rsa", "ed25519"],
 )
 def test_it_is_shown(scene: Scene, key: Key) -> None:
-    """Keys of all kinds that TLS has; TLS 1.3, and HTTP only: auth is behind another door."""
+    """Keys of all kinds that TLS has; TLS 1.3, and HTTP only: auth has a port of its own."""
     scene.write("one", key)
     assert scene.shown(scene.open()) == ("one", ["TLSv1.3", "http/1.1"])
 
@@ -175,7 +175,7 @@ def test_a_pair_half_written_keeps_the_old_one(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "words"),
+    ("damage", "message"),
     [
         (lambda s: s.cert.unlink(), "certificate .*fullchain.pem: No such file"),
         (lambda s: s.key.unlink(), "key .*privkey.pem: No such file"),
@@ -186,11 +186,11 @@ def test_a_pair_half_written_keeps_the_old_one(scene: Scene) -> None:
         (lambda s: s.key.chmod(0o644), "key .*privkey.pem: others can read it"),
     ],
 )
-def test_files_that_cannot_be_used(scene: Scene, damage: Any, words: str) -> None:
-    """At the start each mistake is told, with the file and nothing of its content."""
+def test_files_that_cannot_be_used(scene: Scene, damage: Any, message: str) -> None:
+    """At the start each error is raised, with the file and nothing of its content."""
     scene.write("one")
     damage(scene)
-    with pytest.raises(InvalidInput, match=words) as caught:
+    with pytest.raises(InvalidInput, match=message) as caught:
         scene.open()
     assert "secret" not in str(caught.value)
 
