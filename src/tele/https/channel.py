@@ -31,7 +31,7 @@ from tele.admission.shares import Shares
 from tele.https.callers import Peer
 from tele.https.limits import Limits
 from tele.log import make_logger
-from tele.model.addresses import source_network
+from tele.model.addresses import plain_host, source_network
 from tele.model.identity import Identity
 from tele.sockets.tcp import notice_dead_peer_below
 
@@ -204,7 +204,7 @@ class ApiChannel(HTTPChannel):
 
     def timeoutConnection(self) -> None:
         """Abort: a peer that sends too slowly would not read a response."""
-        _log.debug("connection timed out", peer=self.transport.getPeer())
+        _log.debug("connection timed out", peer=address_text(self.transport.getPeer()))
         self.transport.abortConnection()
 
     def lineReceived(self, line: bytes) -> None:
@@ -335,3 +335,9 @@ class ApiChannel(HTTPChannel):
 
 def _network(transport: Any) -> str:
     return source_network(getattr(transport.getPeer(), "host", "") or "")
+
+
+def address_text(peer: Any) -> str:
+    """Return ``host:port`` of one of Twisted's addresses; nothing if it has no host."""
+    host = plain_host(getattr(peer, "host", ""))
+    return f"[{host}]:{peer.port}" if ":" in host else f"{host}:{peer.port}" if host else ""

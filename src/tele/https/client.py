@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unreachable, WrongClock
@@ -54,7 +55,7 @@ class RemoteAuthority:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorTime,
         addresses: Sequence[str],
         identity: Callable[[], TlsIdentity | None],
         trust: Callable[[], Sequence[str]] | None,
@@ -254,7 +255,7 @@ def _as_tele_error(address: str, error: Exception) -> TeleError:
 
 
 async def _fetch(
-    reactor: Any, address: str, pins: Sequence[str], endpoint: Endpoint | None
+    reactor: IReactorTime, address: str, pins: Sequence[str], endpoint: Endpoint | None
 ) -> ClusterInfo:
     anonymous = RemoteAuthority(
         reactor, [address], lambda: None, None, "auth.invalid", endpoint=endpoint
@@ -282,7 +283,7 @@ async def _fetch(
 
 
 def fetch_cluster(
-    reactor: Any, address: str, pins: Sequence[str], endpoint: Endpoint | None = None
+    reactor: IReactorTime, address: str, pins: Sequence[str], endpoint: Endpoint | None = None
 ) -> Deferred[ClusterInfo]:
     """Ask an unverified server for its cluster, and check the answer against ``pins``.
 

@@ -23,7 +23,7 @@ from twisted.web.http import Request
 
 from tele.admission.rate_limiter import RateLimiter
 from tele.admission.shares import Shares
-from tele.https.channel import ApiChannel, ApiRequest
+from tele.https.channel import ApiChannel, ApiRequest, address_text
 from tele.https.limits import Limits
 from tele.log import make_logger
 
@@ -43,7 +43,7 @@ class TlsFactory(TLSMemoryBIOFactory):
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Return the protocol of a new connection, or None to drop it."""
         if self.wrappedFactory.full:
-            _log.warn("connection dropped, too many", peer=addr)
+            _log.warn("connection dropped, too many", peer=address_text(addr))
             return None
         return super().buildProtocol(addr)
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from attrs import frozen
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
-from twisted.internet.interfaces import IAddress, IDelayedCall, IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
@@ -60,7 +60,7 @@ class Pool:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorTime,
         server_name: str,
         identity: Callable[[], TlsIdentity | None],
         trust: Callable[[], Sequence[str]] | None,

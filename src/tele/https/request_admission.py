@@ -21,7 +21,7 @@ from tele.admission.shares import Shares
 from tele.errors import InvalidInput, NotLoggedIn, TeleError
 from tele.https.api_errors import status_of
 from tele.https.callers import admit, counted_as
-from tele.https.channel import ApiRequest
+from tele.https.channel import ApiRequest, address_text
 from tele.https.connections import ApiFactory
 from tele.https.decisions import Admitted, Document, Methods, Refused, busy, not_found
 from tele.https.encoding import shape_of, unreadable_body
@@ -29,7 +29,6 @@ from tele.https.limits import LONGEST_WAIT, Limits
 from tele.https.openapi import describe
 from tele.https.routes import NoRoute, Route, Routes, no_route
 from tele.loop import now, steady_date
-from tele.model.addresses import plain_host
 from tele.model.api.operation import Anyone, Operation
 from tele.model.authority import TrustedAuthority
 from tele.model.codec import encode
@@ -126,7 +125,7 @@ class RequestAdmission:
     def _caller(self, request: ApiRequest) -> tuple[Caller, NotLoggedIn | None]:
         """Return the caller, unauthenticated with the reason if its certificate is refused."""
         channel = request.channel
-        anonymous = Caller(None, _address(request.client), _address(channel.proxy))
+        anonymous = Caller(None, address_text(request.client), address_text(channel.proxy))
         local = channel.local_identity
         if local is not None:
             return evolve(anonymous, identity=local), None
@@ -179,8 +178,3 @@ def _cost(operation: Operation[Any, Any], length: int) -> int:
     """Return what a call takes of its caller's share: more if it has much to decode."""
     read = 0 if shape_of(operation).octets else min(length, operation.limit)
     return operation.cost + read // _BYTES_OF_UNIT
-
-
-def _address(peer: Any) -> str:
-    host = plain_host(getattr(peer, "host", ""))
-    return f"[{host}]:{peer.port}" if ":" in host else f"{host}:{peer.port}" if host else ""

@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorTime
 from twisted.python.failure import Failure
 
 from tele.admission.shares import Shares
@@ -60,7 +60,7 @@ class ApiServer:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorTime,
         handler: IHandler,
         *,
         identity: Callable[[], TlsIdentity],
@@ -166,7 +166,7 @@ class ApiServer:
             refuse(request, decision.error, decision.status)
         elif decision.wait:
             timer = self._reactor.callLater(decision.wait, self._perform, request, decision)
-            request.notifyFinish().addBoth(lambda _: timer.active() and timer.cancel())
+            request.notifyFinish().addBoth(lambda _: timer.cancel() if timer.active() else None)
         else:
             self._perform(request, decision)
 

@@ -25,7 +25,7 @@ from zope.interface import implementer
 from tele.admission.shares import Shares
 from tele.errors import NotLoggedIn, TeleError
 from tele.https.api_errors import encode_error
-from tele.https.channel import ApiRequest
+from tele.https.channel import ApiRequest, address_text
 from tele.https.encoding import LINES
 from tele.log import make_logger
 from tele.loop import Expiry, Ticker
@@ -124,7 +124,9 @@ class Stream:
             if self._backlogs.take(self._name, len(line)):
                 self._ahead += len(line)
             else:
-                _log.warn("stream aborted, reader too slow", peer=self._request.client)
+                _log.warn(
+                    "stream aborted, reader too slow", peer=address_text(self._request.client)
+                )
                 self._request.channel.transport.abortConnection()
                 return
         self._request.write(line)

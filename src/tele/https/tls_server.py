@@ -22,7 +22,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 
 from tele.errors import PeerError
-from tele.https.channel import ApiChannel
+from tele.https.channel import ApiChannel, address_text
 from tele.https.connections import TlsFactory
 from tele.log import make_logger
 from tele.model.addresses import plain_address, plain_host
@@ -56,7 +56,7 @@ class TlsConnection(TLSMemoryBIOProtocol):
             try:
                 found = self.factory.preface(self._seen)
             except PeerError as error:
-                _log.debug("preface refused", peer=self.getPeer(), error=str(error))
+                _log.debug("preface refused", peer=address_text(self.getPeer()), error=str(error))
                 self.abortConnection()
                 return
             if found is None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from attrs import field, frozen
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 
 from tele.certs.rejoin import sign_rejoin
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unreachable
@@ -60,7 +61,7 @@ class Connect(Protocol):
 
     def __call__(
         self,
-        reactor: Any,
+        reactor: IReactorTime,
         addresses: Sequence[str],
         identity: Callable[[], TlsIdentity | None],
         trust: Callable[[], Sequence[str]] | None,
@@ -72,7 +73,9 @@ class Connect(Protocol):
 class Fetch(Protocol):
     """Makes the first contact; :func:`tele.https.client.fetch_cluster` is one."""
 
-    def __call__(self, reactor: Any, address: str, pins: Sequence[str]) -> Deferred[ClusterInfo]:
+    def __call__(
+        self, reactor: IReactorTime, address: str, pins: Sequence[str]
+    ) -> Deferred[ClusterInfo]:
         """Return what the server at ``address`` is, verified by ``pins``."""
 
 
@@ -94,7 +97,11 @@ class Applicant:
 
 
 async def join(
-    reactor: Any, network: Network, settings: JoinSettings, applicant: Applicant, token: str | None
+    reactor: IReactorTime,
+    network: Network,
+    settings: JoinSettings,
+    applicant: Applicant,
+    token: str | None,
 ) -> MemberIdentity:
     """Join with ``token``, as ``settings`` gave it, and return the new identity.
 
@@ -131,7 +138,7 @@ async def join(
 
 
 async def rejoin(
-    reactor: Any, network: Network, settings: JoinSettings, old: MemberIdentity
+    reactor: IReactorTime, network: Network, settings: JoinSettings, old: MemberIdentity
 ) -> MemberIdentity:
     """Return new certificates for a member whose certificate has expired.
 
@@ -152,7 +159,9 @@ async def rejoin(
     return assemble(old.keys, certificates, host.role, host.host_id)
 
 
-async def _first_contact(reactor: Any, network: Network, settings: JoinSettings) -> ClusterInfo:
+async def _first_contact(
+    reactor: IReactorTime, network: Network, settings: JoinSettings
+) -> ClusterInfo:
     problem: TeleError = Unreachable("no address of auth is known")
     for address in settings.addresses:
         try:
