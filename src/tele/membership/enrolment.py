@@ -129,7 +129,7 @@ class Enrolment:
         return are_outdated(self._identity(), self._presence(), self._asked)
 
     async def join_again(self, error: TeleError) -> bool:
-        """Join with a new token if ``error`` says that the host was removed. True: it did."""
+        """Join with a new token if ``error`` means that the host was removed; whether it did."""
         unconfirmed, self._unconfirmed = self._unconfirmed, False
         if not isinstance(error, AccessDenied):
             return False
