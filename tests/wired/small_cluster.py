@@ -91,7 +91,7 @@ class TunnelNode:
     @property
     def proxies(self) -> tuple[str, ...]:
         """The proxies that it has tunnels to."""
-        return self.host.member._presence().tunnels
+        return self.host.member._announcer._presence().tunnels
 
 
 @define

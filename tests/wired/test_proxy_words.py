@@ -148,14 +148,14 @@ def test_tls_follows_the_word(step: int) -> None:
     assert world.request(client, "GET", "/v1/health")[0] == 200
     assert world.handler.calls[-1][2].remote_addr == "203.0.113.9:4321"
     api = world.server._api
-    assert list(api._strangers) == ["203.0.113.9"]
+    assert list(api._unauthenticated) == ["203.0.113.9"]
     other = world.raw(address="192.0.2.1")
     assert world.request(other, "GET", "/v1/health")[0] == 200
     assert world.handler.calls[-1][2].remote_addr == "192.0.2.1:1234"
     for each in (client, other):
         each.transport.abortConnection()
     world.wires.flush()
-    assert (api._strangers, api._strangers_count) == ({}, 0)
+    assert (api._unauthenticated, api._unauthenticated_count) == ({}, 0)
 
 
 def test_a_word_that_never_ends_has_the_time_of_a_handshake() -> None:

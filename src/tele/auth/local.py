@@ -47,7 +47,7 @@ from tele.auth.state import LOCKS, REVOKED_HOSTS, State
 from tele.auth.tokens import Tokens
 from tele.auth.users import People
 from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError
-from tele.https.serve import IHandler
+from tele.https.handler import IHandler
 from tele.interfaces import IAuthority
 from tele.log import make_logger
 from tele.loop import now

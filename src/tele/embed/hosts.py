@@ -34,7 +34,7 @@ from tele.embed.egress import host_dialer, network
 from tele.embed.plugins import choose
 from tele.embed.tunnelling import Tunnelling
 from tele.errors import InvalidInput
-from tele.https.file_certificate import GivenCertificate
+from tele.https.file_certificate import FileCertificate
 from tele.interfaces import (
     IAuthority,
     IRecorder,
@@ -305,9 +305,9 @@ def _locked_node(
     return HostService(member, serving, recorder, lock)
 
 
-def _given(reactor: Any, files: HttpsCertConfig) -> GivenCertificate:
+def _given(reactor: Any, files: HttpsCertConfig) -> FileCertificate:
     try:
-        return GivenCertificate(files.cert, files.key, reactor, lambda: now(reactor))
+        return FileCertificate(files.cert, files.key, reactor, lambda: now(reactor))
     except InvalidInput as error:
         raise InvalidInput(f"proxy.https_cert: {error}") from None
 

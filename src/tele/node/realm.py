@@ -157,7 +157,7 @@ class NodeRealm:
 
     def look(self) -> None:
         """The cluster's state, or labels of this node, may have changed: who may stay?"""
-        self._review.look()
+        self._review.check()
 
     def stop(self) -> None:
         """Ask about nobody any more."""

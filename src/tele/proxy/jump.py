@@ -70,7 +70,7 @@ class JumpHost:
 
     def check(self) -> None:
         """The cluster's state may have changed: decide again."""
-        self._review.look()
+        self._review.check()
 
     def stop(self) -> None:
         """Decide no more."""

@@ -103,7 +103,7 @@ class Router:
     def sign(self, client: ClientAddress) -> bytes:
         """Return ``client`` as a signed client address."""
         identity = self._member.identity
-        moment = self._member.clock.word
+        moment = self._member.clock.stated_seconds
         return sign_client_address(client, identity.keys.ssh, identity.ssh_certificate, moment)
 
     def _dial_peer(self, proxy: Proxy) -> IStreamClientEndpoint:

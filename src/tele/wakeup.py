@@ -1,34 +1,35 @@
 """How does a loop sleep so that it can be woken early?
 
+A sleep that nothing ends early is Twisted's ``deferLater``.
+
 Invariants:
 
-* A ring that comes while nobody waits is not lost: the next wait returns at once.
+* :meth:`Wakeup.set` while nothing waits is not lost: the next wait returns at once.
 * A wait that is cancelled leaves no timer behind.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 
 
 class Wakeup:
-    """Something to wait for, with a clock beside it."""
+    """An event that one loop waits for, at most for some time."""
 
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
         self._waiter: Deferred[None] | None = None
-        self._rung = False
+        self._is_set = False
 
     async def wait(self, seconds: float | None = None) -> None:
-        """Return after ``seconds`` (None: never), or when it rings."""
-        if self._rung:
-            self._rung = False
+        """Return when it is set, or after ``seconds`` (None: never)."""
+        if self._is_set:
+            self._is_set = False
             return
         waiter: Deferred[None] = Deferred()
         self._waiter = waiter
-        timer = None if seconds is None else self._reactor.callLater(seconds, self.ring)
+        timer = None if seconds is None else self._clock.callLater(seconds, self.set)
         try:
             await waiter
         finally:
@@ -36,10 +37,10 @@ class Wakeup:
             if timer is not None and timer.active():
                 timer.cancel()
 
-    def ring(self) -> None:
-        """Wake the one who waits, or the next who will."""
+    def set(self) -> None:
+        """End the wait, or the next one if nothing waits."""
         if self._waiter is None:
-            self._rung = True
+            self._is_set = True
         else:
             waiter, self._waiter = self._waiter, None
             waiter.callback(None)

@@ -1,4 +1,4 @@
-"""What is a request found to be, before its body is read?"""
+"""How is a request to be answered, decided before its body is read?"""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Document:
 
 @frozen
 class Methods:
-    """Say what there is."""
+    """Answer with the methods of a path."""
 
     allowed: tuple[str, ...]
 
@@ -49,7 +49,7 @@ def busy(why: str, *, close: bool = False) -> Refused:
 
 
 def not_found(method: bytes, path: str, route: NoRoute) -> Refused:
-    """Refuse what is no operation, and say which methods a path has."""
+    """Refuse what is no operation, with the methods that a path has."""
     if route.allowed:
         text = f"{path[:256]!r} has {', '.join(route.allowed)}, not {quoted(method)}"
         return Refused(InvalidInput(text), 405, route.allowed)
