@@ -22,7 +22,8 @@ from tele.certs.check import LATEST
 from tele.certs.keys import PrivateKey
 from tele.certs.x509 import TlsKey
 from tele.config.values import Address, JoinConfig, NodeConfig, Pins
-from tele.embed.hosts import HostService, node_service
+from tele.embed.hosts import HostService
+from tele.embed.node import node_service
 from tele.interfaces import IAuthority, IRecorder
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member

@@ -25,10 +25,12 @@ from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
 
 from tele.capacity.descriptors import process_budget, raise_limit
+from tele.capacity.memory import release_start
 from tele.config.reading import Loaded
 from tele.config.values import LogConfig
 from tele.data_dir import check_unlocked
-from tele.embed import ClusterService, load_config
+from tele.embed.cluster import ClusterService
+from tele.embed.plugins import load_config
 from tele.errors import ConfigError, Conflict, TeleError
 from tele.log import LineObserver, LogFormat, log_observer, make_logger
 from tele.loop import make_monotonic
@@ -89,7 +91,7 @@ def make(options: Options, parts: Sequence[str]) -> IService:
     except Conflict as error:
         print(printable_lines(error), file=sys.stderr)
         sys.exit(error.exit_code)
-    service.ready.addErrback(_give_up, reactor)
+    service.ready.addCallbacks(lambda _: release_start(), _give_up, errbackArgs=(reactor,))
     any_reactor: Any = reactor
     any_reactor.addSystemEventTrigger("before", "shutdown", _force_when_told_again, service)
     return service
