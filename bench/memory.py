@@ -31,7 +31,7 @@ from tunnels import proxy, token_of
 Megabytes = dict[str, float]
 
 #: What a process has imported, step by step.
-IMPORTS: Final = {
+IMPORTS: Final[Mapping[str, tuple[str, ...]]] = {
     "python": (),
     "twistd": ("twisted.scripts.twistd", "twisted.internet.reactor"),
     "tele-node": ("tele.tap.node", "tele.embed.node"),
