@@ -39,8 +39,7 @@ from tele.https.client import RemoteAuthority
 from tele.https.pinning import server_name
 from tele.membership.identity import MemberIdentity, tls_authorities
 from tele.membership.joining import Applicant, JoinSettings
-from tele.model.api.members import WatchState
-from tele.model.api.table import ANNOUNCE, WATCH_STATE
+from tele.model.api.members import ANNOUNCE, WATCH_STATE, WatchState
 from tele.model.identity import HostRole
 from tele.model.presence import Mode, Presence
 from tunnels import token_of

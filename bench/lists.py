@@ -44,8 +44,10 @@ from tele.https.blocking import BlockingAuthority
 from tele.https.pinning import server_name
 from tele.interfaces import Put
 from tele.membership.identity import HostKeyPair, MemberIdentity, assemble, tls_authorities
-from tele.model.api import audit, members, recordings, table, users
+from tele.model.api import audit, members, recordings, table
 from tele.model.api.operation import Nothing
+from tele.model.api.paging import Paged
+from tele.model.api.tokens import NewToken
 from tele.model.codec import encode
 from tele.model.identity import HostRole
 from tele.model.presence import Presence
@@ -140,7 +142,7 @@ class Node:
 
     def join(self) -> None:
         """Become a member."""
-        token = self.local.perform(table.ADD_TOKEN, users.NewToken((HostRole.NODE,))).token
+        token = self.local.perform(table.ADD_TOKEN, NewToken((HostRole.NODE,))).token
         info = self.local.perform(table.CLUSTER, Nothing())
         self.trust, keys = tuple(tls_authorities(info.authorities)), HostKeyPair.generate()
         request = members.JoinRequest(token, "web1", HostRole.NODE, keys.public)
@@ -285,8 +287,8 @@ def measure(config: Path, node: Node, rows: int, only: Sequence[str]) -> dict[st
     local = BlockingAuthority.local(str(config.parent / "data" / "auth.sock"))
     asked: dict[str, Any] = {
         "recordings": (table.LIST_RECORDINGS, recordings.ListRecordings()),
-        "sessions": (table.LIST_SESSIONS, users.Paged()),
-        "users": (table.LIST_USERS, users.Paged()),
+        "sessions": (table.LIST_SESSIONS, Paged()),
+        "users": (table.LIST_USERS, Paged()),
         "audit": (table.LIST_EVENTS, audit.ListEvents(newest=True)),
     }
     found: dict[str, Any] = {"rows": rows, "cores": os.cpu_count()}

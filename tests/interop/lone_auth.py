@@ -25,6 +25,9 @@ from tele.https.pinning import server_name
 from tele.membership.identity import HostKeyPair, MemberIdentity, assemble, tls_authorities
 from tele.model.api import audit, members, recordings, table, users
 from tele.model.api.operation import Nothing
+from tele.model.api.paging import ById, Paged
+from tele.model.api.roles import PutRole
+from tele.model.api.tokens import NewToken
 from tele.model.event import Event
 from tele.model.identity import HostRole
 from tele.model.resources import Metadata, Role, User, UserSpec
@@ -124,7 +127,7 @@ class LoneAuth:
     def member(self, name: str = "web1") -> tuple[BlockingAuthority, MemberIdentity]:
         """Auth, called by a node, which joins at the first call."""
         with self.owner() as owner:
-            token = owner.perform(table.ADD_TOKEN, users.NewToken((HostRole.NODE,))).token
+            token = owner.perform(table.ADD_TOKEN, NewToken((HostRole.NODE,))).token
             info = owner.perform(table.CLUSTER, Nothing())
         trust = tls_authorities(info.authorities)
         address = f"127.0.0.1:{self.port}"
@@ -163,7 +166,7 @@ class Ledger:
         name = f"u{len(self.users)}-{secrets.token_hex(4)}"
         owner.perform(table.ADD_USER, users.NewUser(User(Metadata(name), UserSpec(("access",)))))
         self.users.append(name)
-        owner.perform(table.PUT_ROLE, users.PutRole(name, Role(Metadata(name))))
+        owner.perform(table.PUT_ROLE, PutRole(name, Role(Metadata(name))))
         self.roles.append(name)
         moment = datetime.now(UTC)
         recording_id = str(uuid.uuid4())
@@ -222,7 +225,7 @@ def _all(owner: BlockingAuthority, operation: Any) -> list[Any]:
     found: list[Any] = []
     after = ""
     while True:
-        page = owner.perform(operation, users.Paged(1000, after))
+        page = owner.perform(operation, Paged(1000, after))
         found += page.items
         after = page.next
         if not after:
@@ -244,7 +247,7 @@ def _missing_of(
     owner: BlockingAuthority, recording_id: str, chunks: Sequence[bytes], finished: bool
 ) -> list[str]:
     try:
-        details = owner.perform(table.GET_RECORDING, members.ById(recording_id))
+        details = owner.perform(table.GET_RECORDING, ById(recording_id))
         stored = [
             owner.perform(table.GET_CHUNK, recordings.GetChunk(recording_id, number)).data
             for number in range(len(chunks))

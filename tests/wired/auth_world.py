@@ -36,6 +36,7 @@ from tele.errors import Conflict, NotFound
 from tele.interfaces import IArchive
 from tele.loop import now
 from tele.model.api import audit, members, recordings, table, users
+from tele.model.api.tokens import NewToken
 from tele.model.authority import AuthorityKind
 from tele.model.identity import Caller, HostIdentity, HostRole, UserIdentity
 from tele.model.resources import Metadata, RecordingSettings, User, UserSpec
@@ -171,7 +172,7 @@ class World:
 
     # -- what they do often
     def token(self, roles: tuple[HostRole, ...] = (HostRole.NODE,), **words: Any) -> str:
-        secret: str = self.do(table.ADD_TOKEN, users.NewToken(roles, **words)).token
+        secret: str = self.do(table.ADD_TOKEN, NewToken(roles, **words)).token
         return secret
 
     def join(self, token: str, host_id: str = HOST_ID, **words: Any) -> Any:

@@ -28,10 +28,11 @@ from tele.interfaces import IAuthority, IRecorder
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
 from tele.membership.store import DirectoryStore, MemberStore
-from tele.model.api.audit import ListEvents
-from tele.model.api.members import ListHosts, Proxy, PublicKeys
-from tele.model.api.table import ADD_TOKEN, LIST_EVENTS, LIST_HOSTS, PUT_ROLE
-from tele.model.api.users import NewToken, PutRole
+from tele.model.api.audit import LIST_EVENTS, ListEvents
+from tele.model.api.hosts import LIST_HOSTS, ListHosts
+from tele.model.api.members import Proxy, PublicKeys
+from tele.model.api.roles import PUT_ROLE, PutRole
+from tele.model.api.tokens import ADD_TOKEN, NewToken
 from tele.model.event import Event
 from tele.model.identity import Caller, HostRole, UserIdentity
 from tele.model.presence import Host, Presence

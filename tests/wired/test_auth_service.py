@@ -25,7 +25,10 @@ from tele.https.client import RemoteAuthority
 from tele.https.identity import TlsIdentity
 from tele.https.pinning import server_name
 from tele.model.api import members, table, users
+from tele.model.api.hosts import ListHosts
 from tele.model.api.operation import Nothing
+from tele.model.api.paging import Paged
+from tele.model.api.tokens import NewToken
 from tele.model.authority import AuthorityKind, Certificates, authority_of
 from tele.model.identity import Caller, HostRole
 from tele.model.presence import Presence, Status
@@ -115,7 +118,7 @@ def test_a_cluster_begins(reactor: OwnReactor, tmp_path: Path) -> None:
     with running(reactor, tmp_path) as (auth, port):
         with remote(reactor, auth, port, admin(reactor, auth)) as client:
             added = reactor.wait(
-                client.perform(table.ADD_TOKEN, users.NewToken((HostRole.NODE,), max_uses=1))
+                client.perform(table.ADD_TOKEN, NewToken((HostRole.NODE,), max_uses=1))
             )
             alice = User(Metadata("alice"), UserSpec(("access",), {"logins": ("alice",)}))
             made = reactor.wait(client.perform(table.ADD_USER, users.NewUser(alice)))
@@ -135,18 +138,18 @@ def test_a_cluster_begins(reactor: OwnReactor, tmp_path: Path) -> None:
             said = Presence("web1", HostRole.NODE, ("127.0.0.1:3022",), {"env": "prod"})
             reactor.wait(client.perform(table.ANNOUNCE, said))
             with pytest.raises(AccessDenied):
-                reactor.wait(client.perform(table.LIST_USERS, users.Paged()))
+                reactor.wait(client.perform(table.LIST_USERS, Paged()))
         with remote(reactor, auth, port, person.with_(logged_in)) as client:
             me = reactor.wait(client.perform(table.WHOAMI, Nothing()))
             assert (me.user, me.roles, me.logins) == ("alice", ("access",), ("alice",))
-            (host,) = reactor.wait(client.perform(table.LIST_HOSTS, members.ListHosts())).items
+            (host,) = reactor.wait(client.perform(table.LIST_HOSTS, ListHosts())).items
             assert (host.name, host.status, host.labels) == (
                 "web1", Status.ONLINE, {"env": "prod"},
             )  # fmt: skip
             with pytest.raises(AccessDenied):
                 reactor.wait(client.perform(table.ANNOUNCE, said))
             with pytest.raises(AccessDenied, match="rule"):
-                reactor.wait(client.perform(table.ADD_TOKEN, users.NewToken((HostRole.NODE,))))
+                reactor.wait(client.perform(table.ADD_TOKEN, NewToken((HostRole.NODE,))))
 
 
 def test_a_cluster_is_resumed(reactor: OwnReactor, tmp_path: Path) -> None:
@@ -278,7 +281,7 @@ def test_two_auths_share_a_store(reactor: OwnReactor, tmp_path: Path) -> None:
     with running(reactor, tmp_path) as (one, _), running(reactor, tmp_path) as (two, port):
         identity = admin(reactor, one)
         with remote(reactor, two, port, identity) as client:
-            request = users.NewToken((HostRole.NODE,), max_uses=1)
+            request = NewToken((HostRole.NODE,), max_uses=1)
             added = reactor.wait(client.perform(table.ADD_TOKEN, request))
         assert one.authority is not None
         node = Keys()

@@ -17,8 +17,7 @@ from small_cluster import ME, SmallCluster, set_options, small_cluster
 from tele.certs.keys import PrivateKey
 from tele.errors import AccessDenied, Unavailable
 from tele.membership.store import DirectoryStore
-from tele.model.api.table import PUT_ROLE
-from tele.model.api.users import PutRole
+from tele.model.api.roles import PUT_ROLE, PutRole
 from tele.model.frame import FrameKind
 from tele.model.identity import HostRole
 from tele.model.presence import Presence

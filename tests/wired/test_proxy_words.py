@@ -25,6 +25,7 @@ from tele.https.client import RemoteAuthority
 from tele.interfaces import Delete, Put
 from tele.membership.identity import tls_authorities
 from tele.model.api import members, table, users
+from tele.model.api.paging import ById
 from tele.model.codec import encode
 from tele.model.identity import Caller, HostRole
 from tele.model.presence import Presence
@@ -105,7 +106,7 @@ def test_a_proxy_that_was_removed_or_locked_is_not_believed(
     assert proxy.taken(proxy.word()) is None
     world.backend.commit(Delete("/locks/l"))
     assert proxy.taken(proxy.word(late=1)) == CLIENT
-    world.do(table.DELETE_HOST, members.ById(PROXY_ID))
+    world.do(table.DELETE_HOST, ById(PROXY_ID))
     assert proxy.taken(proxy.word(late=2)) is None
 
 

@@ -23,7 +23,7 @@ from tele.certs.suites import SignatureSuite, suite_of
 from tele.certs.x509 import TlsKey, make_authority
 from tele.errors import Conflict, InvalidInput, Unavailable
 from tele.interfaces import IBackend
-from tele.model.api.users import AuthorityStatus
+from tele.model.api.authorities import AuthorityStatus
 from tele.model.authority import AuthorityKind, TrustedAuthority
 
 PREFIX = "/authorities/"

@@ -53,7 +53,8 @@ from tele.log import make_logger
 from tele.loop import now
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Operation
-from tele.model.api.table import LOGIN, OPERATIONS
+from tele.model.api.table import OPERATIONS
+from tele.model.api.users import LOGIN
 from tele.model.authority import Certificates
 from tele.model.identity import Caller, HostIdentity, UserIdentity
 

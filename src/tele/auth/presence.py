@@ -30,7 +30,7 @@ from tele.errors import TeleError
 from tele.interfaces import Change, Delete, IBackend, Put
 from tele.log import make_logger
 from tele.loop import now
-from tele.model.api.members import HostChanges
+from tele.model.api.hosts import HostChanges
 from tele.model.codec import decode
 from tele.model.identity import HostRole
 from tele.model.presence import FORGET_AFTER, OFFLINE_AFTER, Host, Presence, Status

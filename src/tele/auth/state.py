@@ -12,7 +12,8 @@ from tele.auth.authorities import Authorities
 from tele.auth.presence import Hosts
 from tele.auth.repository import Repository
 from tele.interfaces import Change, IBackend
-from tele.model.api.members import ClusterState, HostChanges, Proxy
+from tele.model.api.hosts import HostChanges
+from tele.model.api.members import ClusterState, Proxy
 from tele.model.codec import decode
 from tele.model.identity import HostRole
 from tele.model.presence import Status

@@ -24,7 +24,7 @@ from tele.auth.repository import Repository
 from tele.certs.names import own_addresses
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, quoted
 from tele.interfaces import Delete, IBackend, Put
-from tele.model.api.users import NewToken, Token
+from tele.model.api.tokens import NewToken, Token
 from tele.model.identity import HostRole
 from tele.model.resources import NAME_PATTERN
 

@@ -88,8 +88,7 @@ def ls(
     With --follow each event is one line; in the format json, one JSON text a line. It goes
     with --event and --of only.
     """
-    from tele.model.api.audit import FollowEvents, ListEvents
-    from tele.model.api.table import FOLLOW_EVENTS, LIST_EVENTS
+    from tele.model.api.audit import FOLLOW_EVENTS, LIST_EVENTS, FollowEvents, ListEvents
 
     if follow and (session or form == "yaml" or (since, until, limit) != (None, None, None)):
         raise InvalidInput(

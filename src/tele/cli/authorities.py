@@ -42,8 +42,8 @@ def ca() -> None:
 @where_options(local=True)
 def status(form: str, where: Where) -> None:
     """Show the authorities and their pins."""
+    from tele.model.api.authorities import AUTHORITIES
     from tele.model.api.operation import Nothing
-    from tele.model.api.table import AUTHORITIES
 
     with open_authority(where) as authority:
         found = authority.perform(AUTHORITIES, Nothing()).items
@@ -64,8 +64,9 @@ def status(form: str, where: Where) -> None:
 def export(kind: str, form: str, where: Where) -> None:
     """Print the public keys of an authority, for other programs."""
     from tele.certs.known_hosts import cert_authority_lines
+    from tele.model.api.authorities import AUTHORITIES
+    from tele.model.api.members import CLUSTER
     from tele.model.api.operation import Nothing
-    from tele.model.api.table import AUTHORITIES, CLUSTER
 
     if form == "known_hosts" and kind != "host":
         raise InvalidInput("known_hosts is about hosts: give --type host")
@@ -150,8 +151,7 @@ def sign_user(
     where: Where,
 ) -> None:
     """Sign the public key in the file KEY for a user, for automation."""
-    from tele.model.api.table import SIGN_USER
-    from tele.model.api.users import SignUser
+    from tele.model.api.authorities import SIGN_USER, SignUser
 
     lifetime = _DAY_OF_WORK if ttl is None else ttl
     request = SignUser(name, _read_key(key), split_words(logins), lifetime)
@@ -177,8 +177,7 @@ def sign_host(
     where: Where,
 ) -> None:
     """Sign the public host key in the file KEY, for an sshd."""
-    from tele.model.api.table import SIGN_HOST
-    from tele.model.api.users import SignHost
+    from tele.model.api.authorities import SIGN_HOST, SignHost
 
     lifetime = _DAY_OF_WORK if ttl is None else ttl
     request = SignHost(_read_key(key), split_words(principals), name, lifetime)

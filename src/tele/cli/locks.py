@@ -78,8 +78,7 @@ def add(
     Nobody whom it stops can log in, use the API or go through a proxy, and what they have
     running ends within seconds. Prints the lock's name.
     """
-    from tele.model.api.table import PUT_LOCK
-    from tele.model.api.users import PutLock
+    from tele.model.api.locks import PUT_LOCK, PutLock
     from tele.model.resources import Lock, LockSpec, LockTarget, Metadata
 
     said = {
@@ -119,8 +118,8 @@ def add(
 @where_options(local=True)
 def ls(form: str, where: Where) -> None:
     """List locks in force."""
-    from tele.model.api.table import LIST_LOCKS
-    from tele.model.api.users import Paged
+    from tele.model.api.locks import LIST_LOCKS
+    from tele.model.api.paging import Paged
 
     with open_authority(where) as authority:
         found = pages(lambda after, size: authority.perform(LIST_LOCKS, Paged(size, after)))
@@ -132,8 +131,8 @@ def ls(form: str, where: Where) -> None:
 @where_options(local=True)
 def rm(name: str, where: Where) -> None:
     """Remove a lock. What it ended does not come back by itself."""
-    from tele.model.api.members import ByName
-    from tele.model.api.table import DELETE_LOCK
+    from tele.model.api.locks import DELETE_LOCK
+    from tele.model.api.paging import ByName
 
     with open_authority(where) as authority:
         authority.perform(DELETE_LOCK, ByName(name))

@@ -85,8 +85,7 @@ def login(
     from tele.certs.x509 import TlsKey
     from tele.https.blocking import BlockingAuthority
     from tele.model.api.members import PublicKeys
-    from tele.model.api.table import LOGIN
-    from tele.model.api.users import LoginRequest
+    from tele.model.api.users import LOGIN, LoginRequest
 
     ssh, tls = suite_of(authority_keys).generate(), TlsKey.generate()
     keys = PublicKeys(ssh.public.line, tls.public_pem)

@@ -103,8 +103,7 @@ def labelled_node(selector: str, where: Where) -> str:
 
 
 def _pages(authority: Authority, labels: tuple[str, ...] = ()) -> Iterator[Sequence[Any]]:
-    from tele.model.api.members import ListHosts
-    from tele.model.api.table import LIST_HOSTS
+    from tele.model.api.hosts import LIST_HOSTS, ListHosts
     from tele.model.identity import HostRole
 
     return pages(
@@ -140,8 +139,8 @@ def rm(name: str, where: Where) -> None:
 
 def remove_node(name: str, where: Where) -> None:
     """Remove a node from the cluster."""
-    from tele.model.api.members import ById
-    from tele.model.api.table import DELETE_HOST
+    from tele.model.api.hosts import DELETE_HOST
+    from tele.model.api.paging import ById
 
     with open_authority(where) as authority:
         authority.perform(DELETE_HOST, ById(node_id(authority, name)))

@@ -32,8 +32,7 @@ def passwd(old_file: Path | None, new_file: Path | None, where: Where) -> None:
     Certificates that you have stay valid. Who does not know the present password has an
     administrator reset it: tele users reset NAME.
     """
-    from tele.model.api.table import CHANGE_PASSWORD
-    from tele.model.api.users import ChangePassword
+    from tele.model.api.users import CHANGE_PASSWORD, ChangePassword
 
     with open_authority(where) as authority:
         old = _ask("Present password") if old_file is None else read_password(old_file)

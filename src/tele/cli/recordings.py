@@ -110,8 +110,7 @@ def ls(
 
     Order, --since and --until go by when auth heard of a session.
     """
-    from tele.model.api.recordings import ListRecordings
-    from tele.model.api.table import LIST_RECORDINGS
+    from tele.model.api.recordings import LIST_RECORDINGS, ListRecordings
 
     with open_authority(where) as authority:
 
@@ -141,8 +140,7 @@ def full_id(authority: Authority, wanted: str) -> str:
 
 
 def _beginning_with(authority: Authority, beginning: str) -> list[str]:
-    from tele.model.api.recordings import ListRecordings
-    from tele.model.api.table import LIST_RECORDINGS
+    from tele.model.api.recordings import LIST_RECORDINGS, ListRecordings
 
     found: list[str] = []
     for some in pages(
@@ -178,8 +176,8 @@ def open_source(wanted: str, where: Where) -> Iterator[tuple[Source, Authority |
 @where_options(local=True)
 def show(recording: str, form: str, where: Where) -> None:
     """Show what is known of a recording."""
-    from tele.model.api.members import ById
-    from tele.model.api.table import GET_RECORDING
+    from tele.model.api.paging import ById
+    from tele.model.api.recordings import GET_RECORDING
 
     with open_authority(where) as authority:
         details = authority.perform(GET_RECORDING, ById(full_id(authority, recording)))
@@ -324,8 +322,9 @@ def _trust(
 
 def _own_authority(authority: Authority) -> tuple[set[bytes], str]:
     from tele.certs.keys import parse_line
+    from tele.model.api.authorities import AUTHORITIES
+    from tele.model.api.members import CLUSTER
     from tele.model.api.operation import Nothing
-    from tele.model.api.table import AUTHORITIES, CLUSTER
 
     trusted = authority.perform(AUTHORITIES, Nothing()).trusted
     lines = [k for a in trusted if a.kind.value == "host" for k in a.ssh_public_keys]
@@ -364,8 +363,8 @@ def _given_authority(source: Source, ca: str) -> set[bytes]:
 @where_options(local=True)
 def rm(recording: tuple[str, ...], where: Where) -> None:
     """Remove recordings. The audit keeps that they were there."""
-    from tele.model.api.members import ById
-    from tele.model.api.table import DELETE_RECORDING
+    from tele.model.api.paging import ById
+    from tele.model.api.recordings import DELETE_RECORDING
 
     with open_authority(where) as authority:
         for wanted in recording:

@@ -29,51 +29,51 @@ class _Kind(NamedTuple):
 
 
 def _kind(text: str, force: bool = False) -> _Kind:
-    from tele.model.api import members, table, users
+    from tele.model.api import users
+    from tele.model.api.hosts import DELETE_HOST, LIST_HOSTS, ListHosts
+    from tele.model.api.locks import DELETE_LOCK, GET_LOCK, LIST_LOCKS, PUT_LOCK, PutLock
+    from tele.model.api.paging import ById, ByName, Paged
+    from tele.model.api.roles import DELETE_ROLE, GET_ROLE, LIST_ROLES, PUT_ROLE, PutRole
+    from tele.model.api.tokens import DELETE_TOKEN, LIST_TOKENS
+    from tele.model.api.users import DELETE_USER, GET_USER, LIST_USERS, PUT_USER
     from tele.model.codec import from_json
     from tele.model.identity import HostRole
     from tele.model.resources import Lock, Role, User
 
     kinds = {
         "user": _Kind(
-            lambda a: pages(lambda n, size: a.perform(table.LIST_USERS, users.Paged(size, n))),
-            lambda a, name: a.perform(table.GET_USER, members.ByName(name)),
+            lambda a: pages(lambda n, size: a.perform(LIST_USERS, Paged(size, n))),
+            lambda a, name: a.perform(GET_USER, ByName(name)),
             lambda a, said: a.perform(
-                table.PUT_USER, users.PutUser(_name(said), from_json(User, said), force)
+                PUT_USER, users.PutUser(_name(said), from_json(User, said), force)
             ),
-            lambda a, name: a.perform(table.DELETE_USER, users.DeleteUser(name, force)),
+            lambda a, name: a.perform(DELETE_USER, users.DeleteUser(name, force)),
         ),
         "role": _Kind(
-            lambda a: pages(lambda n, size: a.perform(table.LIST_ROLES, users.Paged(size, n))),
-            lambda a, name: a.perform(table.GET_ROLE, members.ByName(name)),
-            lambda a, said: a.perform(
-                table.PUT_ROLE, users.PutRole(_name(said), from_json(Role, said), force)
-            ),
-            lambda a, name: a.perform(table.DELETE_ROLE, members.ByName(name)),
+            lambda a: pages(lambda n, size: a.perform(LIST_ROLES, Paged(size, n))),
+            lambda a, name: a.perform(GET_ROLE, ByName(name)),
+            lambda a, said: a.perform(PUT_ROLE, PutRole(_name(said), from_json(Role, said), force)),
+            lambda a, name: a.perform(DELETE_ROLE, ByName(name)),
         ),
         "lock": _Kind(
-            lambda a: pages(lambda n, size: a.perform(table.LIST_LOCKS, users.Paged(size, n))),
-            lambda a, name: a.perform(table.GET_LOCK, members.ByName(name)),
-            lambda a, said: a.perform(
-                table.PUT_LOCK, users.PutLock(_name(said), from_json(Lock, said), force)
-            ),
-            lambda a, name: a.perform(table.DELETE_LOCK, members.ByName(name)),
+            lambda a: pages(lambda n, size: a.perform(LIST_LOCKS, Paged(size, n))),
+            lambda a, name: a.perform(GET_LOCK, ByName(name)),
+            lambda a, said: a.perform(PUT_LOCK, PutLock(_name(said), from_json(Lock, said), force)),
+            lambda a, name: a.perform(DELETE_LOCK, ByName(name)),
         ),
         "node": _Kind(
             lambda a: pages(
-                lambda n, size: a.perform(
-                    table.LIST_HOSTS, members.ListHosts(HostRole.NODE, (), size, n)
-                )
+                lambda n, size: a.perform(LIST_HOSTS, ListHosts(HostRole.NODE, (), size, n))
             ),
             None,
             None,
-            lambda a, name: a.perform(table.DELETE_HOST, members.ById(name)),
+            lambda a, name: a.perform(DELETE_HOST, ById(name)),
         ),
         "token": _Kind(
-            lambda a: pages(lambda n, size: a.perform(table.LIST_TOKENS, users.Paged(size, n))),
+            lambda a: pages(lambda n, size: a.perform(LIST_TOKENS, Paged(size, n))),
             None,
             None,
-            lambda a, name: a.perform(table.DELETE_TOKEN, members.ById(name)),
+            lambda a, name: a.perform(DELETE_TOKEN, ById(name)),
         ),
     }
     kind = kinds.get(_PLURALS.get(text, text))

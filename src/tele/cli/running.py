@@ -30,8 +30,8 @@ from tele.embed.addresses import public_address
 from tele.errors import AccessDenied, NotFound, TeleError, Unavailable
 from tele.log import LogFormat, make_logger, set_up_logging
 from tele.loop import Expiry, make_monotonic, now
-from tele.model.api.members import ListHosts, PublicKeys
-from tele.model.api.table import LIST_HOSTS
+from tele.model.api.hosts import LIST_HOSTS, ListHosts
+from tele.model.api.members import PublicKeys
 from tele.model.authority import AuthorityKind, Certificates, authority_of
 
 _log = make_logger(__name__)

@@ -52,8 +52,8 @@ def ls(form: str, where: Where) -> None:
 
     While a node is offline nobody knows whether its sessions still run: STATUS says so.
     """
-    from tele.model.api.table import LIST_SESSIONS
-    from tele.model.api.users import Paged
+    from tele.model.api.paging import Paged
+    from tele.model.api.sessions import LIST_SESSIONS
 
     with open_authority(where) as authority:
         found = pages(lambda after, size: authority.perform(LIST_SESSIONS, Paged(size, after)))
@@ -70,8 +70,7 @@ def kill(session_id: str, message: str, where: Where) -> None:
     The person reads who ended it, and the message. They may log in again: tele locks add
     stops somebody for longer.
     """
-    from tele.model.api.table import KILL_SESSION
-    from tele.model.api.users import KillSession
+    from tele.model.api.sessions import KILL_SESSION, KillSession
 
     try:
         request = KillSession(session_id, message)

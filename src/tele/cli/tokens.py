@@ -91,8 +91,7 @@ def add(
     where: Where,
 ) -> None:
     """Create a token with which machines may join."""
-    from tele.model.api.table import ADD_TOKEN
-    from tele.model.api.users import NewToken
+    from tele.model.api.tokens import ADD_TOKEN, NewToken
     from tele.model.identity import HostRole
 
     known = {role.value: role for role in HostRole}
@@ -127,8 +126,8 @@ def add(
 @where_options(local=True)
 def ls(form: str, where: Where) -> None:
     """List tokens, without their secrets."""
-    from tele.model.api.table import LIST_TOKENS
-    from tele.model.api.users import Paged
+    from tele.model.api.paging import Paged
+    from tele.model.api.tokens import LIST_TOKENS
 
     with open_authority(where) as authority:
         found = pages(lambda after, size: authority.perform(LIST_TOKENS, Paged(size, after)))
@@ -140,8 +139,8 @@ def ls(form: str, where: Where) -> None:
 @where_options(local=True)
 def rm(token_id: str, where: Where) -> None:
     """Revoke a token."""
-    from tele.model.api.members import ById
-    from tele.model.api.table import DELETE_TOKEN
+    from tele.model.api.paging import ById
+    from tele.model.api.tokens import DELETE_TOKEN
 
     with open_authority(where) as authority:
         authority.perform(DELETE_TOKEN, ById(token_id))

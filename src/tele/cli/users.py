@@ -85,8 +85,7 @@ def add(
     where: Where,
 ) -> None:
     """Create a user."""
-    from tele.model.api.table import ADD_USER
-    from tele.model.api.users import NewUser
+    from tele.model.api.users import ADD_USER, NewUser
     from tele.model.resources import Metadata, User, UserSpec
 
     password = _password(password_file)
@@ -106,8 +105,8 @@ def add(
 @where_options(local=True)
 def ls(form: str, where: Where) -> None:
     """List users."""
-    from tele.model.api.table import LIST_USERS
-    from tele.model.api.users import Paged
+    from tele.model.api.paging import Paged
+    from tele.model.api.users import LIST_USERS
 
     with open_authority(where) as authority:
         found = pages(lambda after, size: authority.perform(LIST_USERS, Paged(size, after)))
@@ -121,8 +120,7 @@ def ls(form: str, where: Where) -> None:
 @where_options(local=True)
 def reset(name: str, password_file: Path | None, form: str, where: Where) -> None:
     """Give a user a new password; ends a lock-out."""
-    from tele.model.api.table import RESET_USER
-    from tele.model.api.users import ResetUser
+    from tele.model.api.users import RESET_USER, ResetUser
 
     password = _password(password_file)
     with open_authority(where) as authority:
@@ -166,9 +164,8 @@ def update(
     """
     from attrs import evolve
 
-    from tele.model.api.members import ByName
-    from tele.model.api.table import GET_USER, PUT_USER
-    from tele.model.api.users import PutUser
+    from tele.model.api.paging import ByName
+    from tele.model.api.users import GET_USER, PUT_USER, PutUser
 
     end = end_of(ttl, expires)
     if no_expiry and end is not None:
@@ -225,8 +222,7 @@ def rm(name: str, force: bool, form: str, where: Where) -> None:
     Their certificates are worth nothing from then on, and the tokens that they made are
     revoked. Says what ended.
     """
-    from tele.model.api.table import DELETE_USER
-    from tele.model.api.users import DeleteUser
+    from tele.model.api.users import DELETE_USER, DeleteUser
 
     with open_authority(where) as authority:
         ended = plain(authority.perform(DELETE_USER, DeleteUser(name, force)))

@@ -21,9 +21,9 @@ from tele.loop import make_monotonic, now
 from tele.membership.files import private_folder
 from tele.membership.joining import JoinSettings
 from tele.membership.store import MemberStore
+from tele.model.api.authorities import AUTHORITIES, AuthorityList
 from tele.model.api.operation import Nothing
-from tele.model.api.table import ADD_TOKEN, AUTHORITIES
-from tele.model.api.users import AuthorityList, NewToken, TokenAdded
+from tele.model.api.tokens import ADD_TOKEN, NewToken, TokenAdded
 from tele.model.authority import AuthorityKind, authority_of
 from tele.model.identity import Caller, HostRole, UserIdentity
 

@@ -332,7 +332,7 @@ def fetch_cluster_blocking(address: str, pins: Sequence[str]) -> ClusterInfo:
     """
     # cryptography is slow to import, and only the first contact needs it here.
     from tele.https.pinning import pinned, server_name, unverified
-    from tele.model.api.table import CLUSTER
+    from tele.model.api.members import CLUSTER
 
     context = _context(None)
     context.check_hostname = False

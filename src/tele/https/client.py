@@ -26,9 +26,8 @@ from tele.https.pinning import pinned, server_name, unverified
 from tele.https.pool import Endpoint, Pool
 from tele.interfaces import IAuthority
 from tele.model.addresses import split_address
-from tele.model.api.members import ClusterInfo
+from tele.model.api.members import CLUSTER, ClusterInfo
 from tele.model.api.operation import Nothing, Operation
-from tele.model.api.table import CLUSTER
 
 #: A stream that says nothing for so long, not even a keepalive, is dead.
 SILENCE: Final = 45.0

@@ -17,8 +17,7 @@ from tele.membership.calls import Calls, pause_after
 from tele.membership.identity import MemberIdentity
 from tele.membership.wakeup import Wakeup
 from tele.model.addresses import split_address
-from tele.model.api.members import Announced
-from tele.model.api.table import ANNOUNCE
+from tele.model.api.members import ANNOUNCE, Announced
 from tele.model.identity import HostRole
 from tele.model.presence import ANNOUNCE_PERIOD, Presence
 

@@ -41,8 +41,14 @@ from tele.membership.renewal import RenewalTimer
 from tele.membership.rewriting import Rewriter
 from tele.membership.store import MemberStore
 from tele.membership.wakeup import Wakeup
-from tele.model.api.members import Announced, ClusterState, RenewRequest, WatchState
-from tele.model.api.table import RENEW, WATCH_STATE
+from tele.model.api.members import (
+    RENEW,
+    WATCH_STATE,
+    Announced,
+    ClusterState,
+    RenewRequest,
+    WatchState,
+)
 from tele.model.authority import AuthorityKind, TrustedAuthority
 from tele.model.event import Event
 from tele.model.identity import HostIdentity, HostRole

@@ -32,8 +32,8 @@ from tele.membership.identity import tls_authorities
 from tele.membership.member import Member
 from tele.model.access import Denied
 from tele.model.addresses import source_network, split_address
-from tele.model.api import table
-from tele.model.api.members import HostChanges, Proxy, WatchHosts
+from tele.model.api.hosts import WATCH_HOSTS, HostChanges, WatchHosts
+from tele.model.api.members import Proxy
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostIdentity, HostRole
 from tele.model.revocation import HostRevocation
@@ -291,9 +291,7 @@ class ProxyService(Service):
 
         while True:
             try:
-                await self._member.authority.follow(
-                    table.WATCH_HOSTS, WatchHosts(HostRole.NODE), told
-                )
+                await self._member.authority.follow(WATCH_HOSTS, WatchHosts(HostRole.NODE), told)
             except TeleError as error:
                 if failures == 0:
                     log.warn("the list of nodes is not followed: {why!s}", why=error)

@@ -16,7 +16,7 @@ from typing import Final
 from attrs import frozen
 
 from tele.errors import InvalidInput, quoted
-from tele.model.api.members import SELECTORS_LIMIT as SELECTORS_LIMIT
+from tele.model.api.hosts import SELECTORS_LIMIT as SELECTORS_LIMIT
 from tele.model.patterns import matches
 
 LENGTH_LIMIT: Final = 512

@@ -19,9 +19,8 @@ from typing import Any
 from attrs import frozen
 
 from tele.errors import BadRecording, InvalidInput, NotFound, quoted
-from tele.model.api import table
-from tele.model.api.members import ById
-from tele.model.api.recordings import GetChunk, RecordingDetails
+from tele.model.api.paging import ById
+from tele.model.api.recordings import GET_CHUNK, GET_RECORDING, GetChunk, RecordingDetails
 from tele.model.codec import decode, encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import Manifest, RecordingStart, RecordingState
@@ -120,7 +119,7 @@ def from_authority(perform: Perform, recording_id: str) -> Source:
 
     Raises :class:`BadRecording` when what auth has under this id is of another session.
     """
-    details: RecordingDetails = perform(table.GET_RECORDING, ById(recording_id))
+    details: RecordingDetails = perform(GET_RECORDING, ById(recording_id))
     row = details.recording
     if row.id != recording_id:
         raise BadRecording(f"auth has recording {quoted(row.id)} under the id {recording_id}")
@@ -136,7 +135,7 @@ def from_authority(perform: Perform, recording_id: str) -> Source:
             if number in missing:
                 continue
             try:
-                yield perform(table.GET_CHUNK, GetChunk(recording_id, number)).data
+                yield perform(GET_CHUNK, GetChunk(recording_id, number)).data
             except NotFound:
                 raise BadRecording(f"chunk {number} is missing from the archive") from None
 

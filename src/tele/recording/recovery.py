@@ -34,9 +34,12 @@ from tele.errors import BadRecording, InvalidInput, NotFound
 from tele.interfaces import IAuthority
 from tele.log import make_logger
 from tele.loop import now
-from tele.model.api import table
-from tele.model.api.members import ById
+from tele.model.api.paging import ById
 from tele.model.api.recordings import (
+    GET_CHUNK,
+    RECORDING_PROGRESS,
+    START_RECORDING,
+    UPDATE_RECORDING,
     GetChunk,
     Octets,
     RecordingProgress,
@@ -185,8 +188,8 @@ class Recovery:
         start = await call(_start, folder)
         try:
             if start is not None:
-                await perform(table.START_RECORDING, StartRecording(folder.id, start))
-            known: RecordingProgress = await perform(table.RECORDING_PROGRESS, ById(folder.id))
+                await perform(START_RECORDING, StartRecording(folder.id, start))
+            known: RecordingProgress = await perform(RECORDING_PROGRESS, ById(folder.id))
         except NotFound:  # a session that never began
             await call(_remove, folder)
             return False
@@ -195,7 +198,7 @@ class Recovery:
             return False
 
         async def fetch(number: int) -> bytes:
-            octets: Octets = await perform(table.GET_CHUNK, GetChunk(folder.id, number))
+            octets: Octets = await perform(GET_CHUNK, GetChunk(folder.id, number))
             return octets.data
 
         if start is None and 0 in known.chunks:
@@ -203,7 +206,7 @@ class Recovery:
         if start is None:
             ended = now(self.recorder.clock)
             given_up = UpdateRecording(folder.id, ended=ended, incomplete=GIVEN_UP)
-            await perform(table.UPDATE_RECORDING, given_up)
+            await perform(UPDATE_RECORDING, given_up)
             await call(_remove, folder)
             log.error("recording {name} is given up: {why}", name=folder.id, why=GIVEN_UP)
             return False

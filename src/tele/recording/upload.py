@@ -34,10 +34,15 @@ from tele.errors import (
 from tele.interfaces import IAuthority
 from tele.log import make_logger
 from tele.loop import backoff, now
-from tele.model.api import table
-from tele.model.api.members import ById
 from tele.model.api.operation import Nothing
+from tele.model.api.paging import ById
 from tele.model.api.recordings import (
+    FINISH_RECORDING,
+    OPEN_RECORDINGS,
+    PUT_CHUNK,
+    RECORDING_PROGRESS,
+    START_RECORDING,
+    UPDATE_RECORDING,
     ChunkStored,
     FinishRecording,
     OpenRecordings,
@@ -157,7 +162,7 @@ class Uploader:
         if self._stopped:
             return
         try:
-            there: OpenRecordings = await self._authority.perform(table.OPEN_RECORDINGS, Nothing())
+            there: OpenRecordings = await self._authority.perform(OPEN_RECORDINGS, Nothing())
         except TeleError as error:
             wait = backoff(failures) + DENIED_PAUSE * isinstance(error, AccessDenied)
 
@@ -268,7 +273,7 @@ class Uploader:
         """Put aside what auth will never have, when auth knows that it will not be completed."""
         given_up = UpdateRecording(recording_id, ended=now(self._clock), incomplete=why)
         try:
-            await self._authority.perform(table.UPDATE_RECORDING, given_up)
+            await self._authority.perform(UPDATE_RECORDING, given_up)
         except TeleError as problem:
             if not (_is_final(problem) or isinstance(problem, NotFound)):
                 self._try_later(recording_id, progress, problem)
@@ -295,19 +300,19 @@ class Uploader:
             self._left.discard(folder.id)
         here: _Here = await self._call(_look, folder, progress)
         if here.start is not None:
-            await perform(table.START_RECORDING, StartRecording(folder.id, here.start))
+            await perform(START_RECORDING, StartRecording(folder.id, here.start))
             if await self._ask(folder.id, progress):
                 progress.started = False
                 return not live  # one that was removed while it is written goes when it ends
         if here.interactive and not progress.interactive:
-            await perform(table.UPDATE_RECORDING, UpdateRecording(folder.id, interactive=True))
+            await perform(UPDATE_RECORDING, UpdateRecording(folder.id, interactive=True))
             progress.interactive = True
         ended = self._recorder.ended_unwritten(folder.id)
         if here.manifest is not None and sum(not progress.has(n) for n in here.numbers) > 1:
             ended = here.manifest.ended
         if ended is not None and not progress.ended:
             # The rest takes a while: until then nobody shall think that the session runs.
-            await perform(table.UPDATE_RECORDING, UpdateRecording(folder.id, ended=ended))
+            await perform(UPDATE_RECORDING, UpdateRecording(folder.id, ended=ended))
             progress.ended = True
         await self._send(folder, progress, here.numbers, here.first)
         if here.manifest is None:
@@ -318,7 +323,7 @@ class Uploader:
     async def _ask(self, recording_id: str, progress: _Progress) -> bool:
         """Learn what auth has; returns whether it has all."""
         perform = self._authority.perform
-        known: RecordingProgress = await perform(table.RECORDING_PROGRESS, ById(recording_id))
+        known: RecordingProgress = await perform(RECORDING_PROGRESS, ById(recording_id))
         progress.there = frozenset(known.chunks)
         progress.next = 0
         progress.started = True
@@ -339,7 +344,7 @@ class Uploader:
                 data = await self._call(folder.chunk, number)
             if not progress.has(number):
                 put = PutChunk(folder.id, number, data)
-                stored: ChunkStored = await self._authority.perform(table.PUT_CHUNK, put)
+                stored: ChunkStored = await self._authority.perform(PUT_CHUNK, put)
                 self._recorder.limit(folder.id, stored.over)
                 progress.next = number + 1
             known = self._recorder.recall(folder.id, number)
@@ -353,7 +358,7 @@ class Uploader:
         if manifest is None:
             return
         try:
-            await perform(table.FINISH_RECORDING, FinishRecording(folder.id, manifest))
+            await perform(FINISH_RECORDING, FinishRecording(folder.id, manifest))
         except NotFound:
             if await self._ask(folder.id, progress):
                 return
@@ -361,7 +366,7 @@ class Uploader:
             await self._send(folder, progress, numbers)
             there = {*progress.there, *numbers}
             missing = tuple(c.number for c in manifest.chunks if c.number not in there)
-            await perform(table.FINISH_RECORDING, FinishRecording(folder.id, manifest, missing))
+            await perform(FINISH_RECORDING, FinishRecording(folder.id, manifest, missing))
 
 
 def _weigh(folder: SpoolFolder) -> tuple[str, int]:

@@ -28,7 +28,11 @@ from tele.errors import (
 from tele.interfaces import Put
 from tele.loop import now
 from tele.model.api import audit, members, recordings, table, users
+from tele.model.api.authorities import SignUser
+from tele.model.api.hosts import ListHosts
 from tele.model.api.operation import Anyone, Hosts, Operation, Permitted, Users
+from tele.model.api.paging import ById, Paged
+from tele.model.api.roles import PutRole
 from tele.model.codec import encode
 from tele.model.identity import Caller, HostIdentity, HostRole, UserIdentity
 from tele.model.presence import Presence
@@ -92,7 +96,7 @@ def test_a_stream_is_no_call_and_a_call_no_stream(world: World) -> None:
     with pytest.raises(InvalidInput):
         world.do(table.FOLLOW_EVENTS, audit.FollowEvents())
     with pytest.raises(InvalidInput):
-        result(world.auth.follow(table.LIST_USERS, users.Paged(), world.admin, [].append))
+        result(world.auth.follow(table.LIST_USERS, Paged(), world.admin, [].append))
 
 
 def test_certificates_that_are_over_or_of_others_are_worth_nothing(world: World) -> None:
@@ -116,15 +120,15 @@ def test_nobody_is_called_as_the_local_administrator(world: World) -> None:
 def test_the_local_administrator_cannot_be_locked_out(world: World) -> None:
     """Whoever spoils the preset roles does not take auth's own machine away from its owner."""
     ruined = Role(Metadata("editor"), RoleSpec(deny=Conditions(rules=(Rule(("*",), ("*",)),))))
-    world.do(table.PUT_ROLE, users.PutRole("editor", ruined))
+    world.do(table.PUT_ROLE, PutRole("editor", ruined))
     lock(world, user="@local")
-    assert world.do(table.LIST_USERS, users.Paged()).items == ()
+    assert world.do(table.LIST_USERS, Paged()).items == ()
 
 
 def test_giving_roles_is_administering(world: World) -> None:
     """Who may only create users can create none with a role: it could be any role."""
     clerk = Conditions(rules=(Rule(("user",), ("create", "read", "list")),))
-    world.do(table.PUT_ROLE, users.PutRole("clerk", Role(Metadata("clerk"), RoleSpec(clerk))))
+    world.do(table.PUT_ROLE, PutRole("clerk", Role(Metadata("clerk"), RoleSpec(clerk))))
     world.add_user("carl", "clerk")
     carl = world.user("carl", "clerk")
     with pytest.raises(AccessDenied):
@@ -135,7 +139,7 @@ def test_giving_roles_is_administering(world: World) -> None:
         world.do(table.PUT_USER, users.PutUser("carl", mine), carl)
     with pytest.raises(AccessDenied):
         power = Role(Metadata("clerk"), RoleSpec(Conditions(rules=(Rule(("*",), ("*",)),))))
-        world.do(table.PUT_ROLE, users.PutRole("clerk", power), carl)
+        world.do(table.PUT_ROLE, PutRole("clerk", power), carl)
     world.do(table.ADD_USER, users.NewUser(User(Metadata("plain"))), carl)
 
 
@@ -299,7 +303,7 @@ def test_a_locked_user_gets_no_certificate_by_any_way(world: World) -> None:
     with pytest.raises(AccessDenied, match="wrong, or you have to wait"):
         world.login()
     with pytest.raises(AccessDenied, match="come and see us"):
-        world.do(table.SIGN_USER, users.SignUser("alice", keys().ssh, ("root",)))
+        world.do(table.SIGN_USER, SignUser("alice", keys().ssh, ("root",)))
     with pytest.raises(AccessDenied, match="come and see us"):
         world.do(table.WHOAMI, None, world.user("alice", "access"))
 
@@ -343,19 +347,19 @@ def test_a_pinned_certificate_is_for_one_address(world: World) -> None:
     options = RoleOptions(pin_source_ip=True)
     allow = Conditions(("root",), {"*": ("*",)})
     pinned = Role(Metadata("pinned"), RoleSpec(allow, options=options))
-    world.do(table.PUT_ROLE, users.PutRole("pinned", pinned))
+    world.do(table.PUT_ROLE, PutRole("pinned", pinned))
     world.add_user("alice", "pinned")
     certificate = parse_certificate(parse_line(world.login().ssh))
     assert certificate.critical["source-address"].endswith(b"192.0.2.7/32")
     with pytest.raises(AccessDenied, match="pins"):
-        world.do(table.SIGN_USER, users.SignUser("alice", keys().ssh, ("root",)))
+        world.do(table.SIGN_USER, SignUser("alice", keys().ssh, ("root",)))
 
 
 def test_a_certificate_gives_only_what_roles_with_its_logins_give(world: World) -> None:
     """A role without logins adds no forwarding to what the others refuse."""
     options = RoleOptions(port_forwarding=False, forward_agent=False)
     strict = Role(Metadata("strict"), RoleSpec(Conditions(("root",)), options=options))
-    world.do(table.PUT_ROLE, users.PutRole("strict", strict))
+    world.do(table.PUT_ROLE, PutRole("strict", strict))
     world.add_user("alice", "strict", "editor")
     certificate = parse_certificate(parse_line(world.login().ssh))
     assert "permit-port-forwarding" not in certificate.extensions
@@ -371,12 +375,12 @@ def test_a_removed_machine_may_do_nothing(world: World) -> None:
     listening = world.auth.follow(table.WATCH_STATE, members.WatchState(), tape.host, told.append)
     failed: list[Any] = []
     listening.addErrback(failed.append)
-    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    world.do(table.DELETE_HOST, ById(HOST_ID))
     put = recordings.PutChunk(tape.id, 0, b"x")
     for operation, request in (
         (table.PUT_CHUNK, put),
         (table.EMIT_EVENTS, audit.EmitEvents(())),
-        (table.RECORDING_PROGRESS, members.ById(tape.id)),
+        (table.RECORDING_PROGRESS, ById(tape.id)),
     ):
         with pytest.raises(AccessDenied, match="removed"):
             world.do(operation, request, tape.host)
@@ -432,7 +436,7 @@ def test_an_announcement_says_nothing_of_who_one_is(world: World) -> None:
     """Name and role come from the membership, whatever a host announces."""
     world.join(world.token())
     world.do(table.ANNOUNCE, Presence("other", HostRole.PROXY), world.host())
-    (shown,) = world.do(table.LIST_HOSTS, members.ListHosts()).items
+    (shown,) = world.do(table.LIST_HOSTS, ListHosts()).items
     assert (shown.name, shown.role, shown.id) == ("web1", HostRole.NODE, HOST_ID)
 
 
@@ -532,9 +536,9 @@ def test_a_page_is_not_a_way_to_read_everything(world: World) -> None:
     """Lists have a limit, whatever the caller asks for."""
     for limit in (0, -1, 1001, 10**12):
         with pytest.raises(InvalidInput):
-            world.do(table.LIST_USERS, users.Paged(limit))
+            world.do(table.LIST_USERS, Paged(limit))
         with pytest.raises(InvalidInput):
-            world.do(table.LIST_HOSTS, members.ListHosts(limit=limit))
+            world.do(table.LIST_HOSTS, ListHosts(limit=limit))
 
 
 def test_a_hosts_certificate_is_not_a_persons(world: World) -> None:
@@ -544,7 +548,7 @@ def test_a_hosts_certificate_is_not_a_persons(world: World) -> None:
     assert isinstance(identity, HostIdentity)
     local = evolve(identity, name="@local")
     with pytest.raises(AccessDenied):
-        world.do(table.LIST_USERS, users.Paged(), Caller(local))
+        world.do(table.LIST_USERS, Paged(), Caller(local))
 
 
 @pytest.mark.parametrize("command", ["internal-sftp", "backup"])
@@ -555,7 +559,7 @@ def test_a_forced_command_gets_no_forwarding_into_its_certificate(
     """A role that forces a command has to name what its certificates forward (attack)."""
     options = RoleOptions(force_command=command, port_forwarding=said)
     files = Role(Metadata("files"), RoleSpec(Conditions(("root",)), options=options))
-    world.do(table.PUT_ROLE, users.PutRole("files", files))
+    world.do(table.PUT_ROLE, PutRole("files", files))
     world.add_user("alice", "files")
     certificate = parse_certificate(parse_line(world.login().ssh))
     found = {name for name in certificate.extensions if "forwarding" in name}

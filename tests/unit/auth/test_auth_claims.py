@@ -21,7 +21,8 @@ from tele.certs.issue import HostCertificateRequest, issue_host
 from tele.certs.keys import PrivateKey
 from tele.errors import AccessDenied, Conflict, InvalidInput, TeleError, Unavailable
 from tele.loop import now
-from tele.model.api import audit, members, recordings, table, users
+from tele.model.api import audit, members, recordings, table
+from tele.model.api.paging import ById, Paged
 from tele.model.authority import AuthorityKind
 from tele.model.event import Event
 from tele.model.identity import HostRole
@@ -178,7 +179,7 @@ def test_a_row_has_the_name_and_the_time_that_auth_knows(world: World) -> None:
     assert (first.node, first.node_id, first.received) == ("web1", HOST_ID, now(world.clock))
     assert first.started == day_before
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)
-    sessions = world.do(table.LIST_SESSIONS, users.Paged()).items
+    sessions = world.do(table.LIST_SESSIONS, Paged()).items
     assert {session.node for session in sessions} == {"web1"}
 
 
@@ -234,7 +235,7 @@ def test_an_end_is_neither_in_the_future_nor_before_the_start(world: World) -> N
         world.do(
             table.UPDATE_RECORDING, recordings.UpdateRecording(tape.id, ended=ended), tape.host
         )
-        row = world.do(table.GET_RECORDING, members.ById(tape.id)).recording
+        row = world.do(table.GET_RECORDING, ById(tape.id)).recording
         assert row.ended == tape.start.started + timedelta(seconds=expected)
         with pytest.raises(InvalidInput if days < 0 else Unavailable):
             tape.finish(signed(tape, evolve(tape.manifest(), ended=ended, signature=b"")))
@@ -278,7 +279,7 @@ def test_auth_says_how_far_a_recording_is(world: World) -> None:
     tape = Tape(world)
 
     def state() -> RecordingState:
-        found: RecordingState = world.do(table.GET_RECORDING, members.ById(tape.id)).state
+        found: RecordingState = world.do(table.GET_RECORDING, ById(tape.id)).state
         return found
 
     assert state() is RecordingState.UNFINISHED, "its node has never been heard of"

@@ -16,7 +16,8 @@ from tele.auth.presence import HOSTS, Hosts, LastWord
 from tele.errors import Conflict, Unavailable
 from tele.interfaces import Put
 from tele.loop import now
-from tele.model.api import audit, members, recordings, table
+from tele.model.api import audit, recordings, table
+from tele.model.api.hosts import ListHosts
 from tele.model.codec import encode
 from tele.model.identity import HostRole
 from tele.model.presence import Presence, Status
@@ -32,7 +33,7 @@ def announce(world: World, host_id: str = HOST_ID, **words: Any) -> Any:
 
 
 def status(world: World) -> list[Status]:
-    return [host.status for host in world.do(table.LIST_HOSTS, members.ListHosts()).items]
+    return [host.status for host in world.do(table.LIST_HOSTS, ListHosts()).items]
 
 
 @STEPS
@@ -47,7 +48,7 @@ def test_a_host_lives_however_the_clock_is_set(world: World, hours: int) -> None
     world.clock.pump([5.0] * 2)
     assert status(world) == [Status.OFFLINE]
     announce(world, labels={"a": "b"})
-    (host,) = world.do(table.LIST_HOSTS, members.ListHosts()).items
+    (host,) = world.do(table.LIST_HOSTS, ListHosts()).items
     assert (host.status, host.last_seen) == (Status.ONLINE, now(world.clock))
     assert host.labels == {"a": "b"}, "what it says now counts, whatever its date"
 
@@ -62,7 +63,7 @@ def test_what_another_auth_heard_counts_from_then_on(world: World, hours: int) -
     word = LastWord(HOST_ID, said, now(world.clock) + timedelta(hours=hours), said.labels)
     result(world.backend.commit(Put(f"{HOSTS}node/{HOST_ID}", encode(word))))
     world.clock.advance(60)
-    (host,) = world.do(table.LIST_HOSTS, members.ListHosts()).items
+    (host,) = world.do(table.LIST_HOSTS, ListHosts()).items
     assert (host.status, host.labels) == (Status.ONLINE, {"heard": "elsewhere"})
 
 

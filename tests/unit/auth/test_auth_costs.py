@@ -19,7 +19,9 @@ from tele.auth.operations.recordings import ONE_GO
 from tele.auth.presence import LastWord
 from tele.errors import AccessDenied, NotFound
 from tele.loop import now
-from tele.model.api import audit, members, recordings, table, users
+from tele.model.api import audit, recordings, table
+from tele.model.api.hosts import ListHosts
+from tele.model.api.paging import ById, Paged
 from tele.model.identity import Caller, HostRole
 from tele.model.presence import Presence
 
@@ -35,16 +37,16 @@ def test_nobody_fills_the_audit_with_their_refusals(world: World) -> None:
     for caller in (world.user("alice", "access"), world.host()):
         for _ in range(int(ONES_BURST) + 30):
             with pytest.raises(AccessDenied):
-                world.do(table.LIST_USERS, users.Paged(), caller)
+                world.do(table.LIST_USERS, Paged(), caller)
     with pytest.raises(AccessDenied):
-        world.do(table.LIST_USERS, users.Paged(), world.user("bob", "access"))
+        world.do(table.LIST_USERS, Paged(), world.user("bob", "access"))
     denied = world.events("auth.denied")
     assert len(denied) == 2 * ONES_BURST + 1
     assert denied[-1].user == "bob"
     assert "others_not_listed" not in denied[-1].fields
     world.clock.advance(2 / ONES_PER_SECOND)
     with pytest.raises(AccessDenied):
-        world.do(table.LIST_USERS, users.Paged(), world.user("alice", "access"))
+        world.do(table.LIST_USERS, Paged(), world.user("alice", "access"))
     assert world.events("auth.denied")[-1].fields["others_not_listed"] == 30
 
 
@@ -159,7 +161,7 @@ def _fleet(world: World, size: int) -> None:
         result(world.parts.hosts.hear(HostRole.NODE, word))
 
 
-def _pages(world: World, request: members.ListHosts, caller: Any = None) -> list[Any]:
+def _pages(world: World, request: ListHosts, caller: Any = None) -> list[Any]:
     pages = [world.do(table.LIST_HOSTS, request, caller)]
     while pages[-1].next:
         pages.append(world.do(table.LIST_HOSTS, evolve(request, after=pages[-1].next), caller))
@@ -170,12 +172,12 @@ def test_a_page_of_hosts_looks_at_so_many(world: World) -> None:
     """Who selects little of a large fleet gets short pages, and all of it in the end."""
     _fleet(world, LOOKED_AT + 200)
     labels = (f"zone=b*{'?' * 20}", "zone=b", "zone=c")
-    pages = _pages(world, members.ListHosts(labels=labels, limit=1000))
+    pages = _pages(world, ListHosts(labels=labels, limit=1000))
     assert [len(page.items) for page in pages] == [LOOKED_AT // 2, 100]
     names = [host.name for page in pages for host in page.items]
     assert names == sorted(names)
     assert len(set(names)) == LOOKED_AT // 2 + 100
-    assert [len(p.items) for p in _pages(world, members.ListHosts(labels=("zone=c",)))] == [0, 0]
+    assert [len(p.items) for p in _pages(world, ListHosts(labels=("zone=c",)))] == [0, 0]
 
 
 def test_a_page_costs_the_same_in_a_large_fleet(world: World) -> None:
@@ -183,10 +185,10 @@ def test_a_page_costs_the_same_in_a_large_fleet(world: World) -> None:
     world.add_user("alice", "access")
     alice = world.user("alice", "access")
     _fleet(world, 300)
-    costs = [calls(lambda: world.do(table.LIST_HOSTS, members.ListHosts(limit=50), alice))]
-    costs += [calls(lambda: world.do(table.LIST_HOSTS, members.ListHosts(limit=50), alice))]
+    costs = [calls(lambda: world.do(table.LIST_HOSTS, ListHosts(limit=50), alice))]
+    costs += [calls(lambda: world.do(table.LIST_HOSTS, ListHosts(limit=50), alice))]
     _fleet(world, 900)
-    costs += [calls(lambda: world.do(table.LIST_HOSTS, members.ListHosts(limit=50), alice))]
+    costs += [calls(lambda: world.do(table.LIST_HOSTS, ListHosts(limit=50), alice))]
     assert costs[2] <= costs[1] + 10
 
 
@@ -196,10 +198,10 @@ def test_hosts_are_listed_by_name_after_they_changed_it(world: World) -> None:
     host_id = f"5b8b6f2e-6a0c-4c8e-9a53-{0:012d}"
     said = Presence("zzz", HostRole.NODE)
     result(world.parts.hosts.hear(HostRole.NODE, LastWord(host_id, said, now(world.clock), {})))
-    listed = world.do(table.LIST_HOSTS, members.ListHosts()).items
+    listed = world.do(table.LIST_HOSTS, ListHosts()).items
     assert [host.name for host in listed] == ["web00001", "web00002", "zzz"]
-    world.do(table.DELETE_HOST, members.ById(host_id))
-    listed = world.do(table.LIST_HOSTS, members.ListHosts()).items
+    world.do(table.DELETE_HOST, ById(host_id))
+    listed = world.do(table.LIST_HOSTS, ListHosts()).items
     assert [host.name for host in listed] == ["web00001", "web00002"]
 
 
@@ -241,16 +243,16 @@ def test_ones_own_sessions_cost_what_one_has(world: World) -> None:
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), Tape(world, "alice").host)
 
     def mine() -> int:
-        (session,) = world.do(table.LIST_SESSIONS, users.Paged(), alice).items
+        (session,) = world.do(table.LIST_SESSIONS, Paged(), alice).items
         assert session.user == "alice"
-        return calls(lambda: world.do(table.LIST_SESSIONS, users.Paged(), alice))
+        return calls(lambda: world.do(table.LIST_SESSIONS, Paged(), alice))
 
     mine()
     few = mine()
     for _ in range(20):
         Tape(world, "bob")
     assert mine() <= few + 10
-    assert len(world.do(table.LIST_SESSIONS, users.Paged()).items) == 21
+    assert len(world.do(table.LIST_SESSIONS, Paged()).items) == 21
 
 
 def test_a_session_that_ended_is_in_no_list(world: World) -> None:
@@ -259,7 +261,7 @@ def test_a_session_that_ended_is_in_no_list(world: World) -> None:
     moment = now(world.clock)
     world.do(table.UPDATE_RECORDING, recordings.UpdateRecording(ended.id, ended=moment), ended.host)
     removed.upload(0)
-    world.do(table.DELETE_RECORDING, members.ById(removed.id))
+    world.do(table.DELETE_RECORDING, ById(removed.id))
     assert len(result(world.backend.range("/sessions-of/", "/sessions-of0"))) == 1
     world.do(
         table.UPDATE_RECORDING, recordings.UpdateRecording(finished.id, ended=moment), finished.host
@@ -272,11 +274,11 @@ def test_a_token_is_found_by_its_id_at_once(world: World) -> None:
 
     def removed() -> int:
         world.token()
-        token_id = world.do(table.LIST_TOKENS, users.Paged()).items[-1].id
-        cost = calls(lambda: world.do(table.DELETE_TOKEN, members.ById(token_id)))
-        assert token_id not in [t.id for t in world.do(table.LIST_TOKENS, users.Paged()).items]
+        token_id = world.do(table.LIST_TOKENS, Paged()).items[-1].id
+        cost = calls(lambda: world.do(table.DELETE_TOKEN, ById(token_id)))
+        assert token_id not in [t.id for t in world.do(table.LIST_TOKENS, Paged()).items]
         with pytest.raises(NotFound):
-            world.do(table.DELETE_TOKEN, members.ById(token_id))
+            world.do(table.DELETE_TOKEN, ById(token_id))
         return cost
 
     removed()
@@ -302,5 +304,5 @@ def test_noting_who_read_what_costs_the_same_each_time(world: World) -> None:
 
     assert is_linear(work, 100)
     world.clock.advance(ONE_GO)
-    world.do(table.GET_RECORDING, members.ById(tape.id), otto)
+    world.do(table.GET_RECORDING, ById(tape.id), otto)
     assert len(desk._accessed) == 1

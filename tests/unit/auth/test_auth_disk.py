@@ -13,8 +13,10 @@ from tele.errors import AccessDenied, StorageFull
 from tele.https.api_errors import decode_error, encode_error, status_of
 from tele.interfaces import IOnDisk
 from tele.loop import now as moment
-from tele.model.api import audit, members, recordings, table, users
+from tele.model.api import audit, recordings, table, users
+from tele.model.api.locks import PutLock
 from tele.model.api.operation import Nothing
+from tele.model.api.paging import ById, Paged
 from tele.model.disk import DiskLevel, DiskSpace
 from tele.model.identity import HostRole
 from tele.model.presence import Presence
@@ -79,7 +81,7 @@ def test_nothing_new_begins_on_a_full_disk(world: World, disk: Disk) -> None:
         tape.upload(0)
     with pytest.raises(StorageFull):
         world.do(table.EMIT_EVENTS, audit.EmitEvents(()), tape.host)
-    assert world.do(table.LIST_USERS, users.Paged()).items == ()
+    assert world.do(table.LIST_USERS, Paged()).items == ()
     disk.now = OK
     tape.upload(0, 1)
     tape.finish()
@@ -93,11 +95,11 @@ def test_room_is_made_on_a_full_disk(world: World, disk: Disk) -> None:
     world.do(table.UPDATE_RECORDING, ended, tape.host)
     disk.now = FULL
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)
-    world.do(table.DELETE_RECORDING, members.ById(tape.id))
+    world.do(table.DELETE_RECORDING, ById(tape.id))
     lock = Lock(Metadata("stop"), LockSpec(LockTarget(user="alice")))
-    world.do(table.PUT_LOCK, users.PutLock("stop", lock))
+    world.do(table.PUT_LOCK, PutLock("stop", lock))
     world.do(table.DELETE_USER, users.DeleteUser("alice"))
-    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    world.do(table.DELETE_HOST, ById(HOST_ID))
     for name in ("recording.delete", "lock.create", "user.delete", "node.delete"):
         assert len(world.events(name)) == 1, name
 

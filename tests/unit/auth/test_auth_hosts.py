@@ -21,7 +21,9 @@ from tele.certs.x509 import TlsKey
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, Unavailable
 from tele.interfaces import Delete, Put
 from tele.loop import now
-from tele.model.api import audit, members, table, users
+from tele.model.api import audit, members, table
+from tele.model.api.hosts import ListHosts
+from tele.model.api.paging import ById, Paged
 from tele.model.codec import decode, format_time
 from tele.model.identity import Caller, HostRole
 from tele.model.presence import OFFLINE_AFTER, Presence, Status
@@ -76,7 +78,7 @@ def test_a_token_takes_over_no_host_that_is_online(world: World) -> None:
     for name in ("web1", "WEB1"):
         with pytest.raises(Conflict, match="is online"):
             world.join(token, OTHER_ID, name=name)
-    (host,) = world.do(table.LIST_HOSTS, members.ListHosts()).items
+    (host,) = world.do(table.LIST_HOSTS, ListHosts()).items
     assert (host.id, host.addresses) == (HOST_ID, ("192.0.2.9:3022",))
     live(world)
 
@@ -215,7 +217,7 @@ def test_a_removed_or_locked_host_does_not_come_back_by_its_key(world: World) ->
         rejoin(world, key)
     result(put(repository.delete("stolen")))
     rejoin(world, key, keys=members.PublicKeys(key.public.line, TlsKey.generate().public_pem))
-    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    world.do(table.DELETE_HOST, ById(HOST_ID))
     with pytest.raises(AccessDenied, match="no member"):
         rejoin(world, key)
 
@@ -325,7 +327,7 @@ def test_an_offline_hosts_name_takes_permission(world: World) -> None:
     assert (event.server_id, event.server_name) == (OTHER_ID, "db1")
     assert (event.fields["replaced"], event.fields["replaced_names"]) == ([HOST_ID], ["db1"])
     live(world, OTHER_ID, "db1")
-    (shown,) = world.do(table.LIST_HOSTS, members.ListHosts()).items
+    (shown,) = world.do(table.LIST_HOSTS, ListHosts()).items
     assert shown.id == OTHER_ID
     for operation, request in (
         (table.RENEW, members.RenewRequest("db1", keys())),
@@ -390,13 +392,13 @@ def test_a_name_is_free_when_its_host_is_removed(world: World) -> None:
     """Removal, by id or by name, frees the name at once and is on record."""
     world.join(world.token(), name="db1")
     live(world, name="db1")
-    world.do(table.DELETE_HOST, members.ById("DB1"))
+    world.do(table.DELETE_HOST, ById("DB1"))
     (event,) = world.events("node.delete")
     assert (event.server_id, event.server_name, event.user) == (HOST_ID, "db1", "@local")
     world.join(world.token(), OTHER_ID, name="db1")
-    world.do(table.DELETE_HOST, members.ById(OTHER_ID))
+    world.do(table.DELETE_HOST, ById(OTHER_ID))
     with pytest.raises(NotFound, match="no such node"):
-        world.do(table.DELETE_HOST, members.ById("db1"))
+        world.do(table.DELETE_HOST, ById("db1"))
 
 
 def test_a_host_that_is_not_shown_any_more_can_be_removed(world: World) -> None:
@@ -404,10 +406,10 @@ def test_a_host_that_is_not_shown_any_more_can_be_removed(world: World) -> None:
     world.join(world.token())
     live(world)
     world.clock.advance(timedelta(days=8).total_seconds())
-    assert world.do(table.LIST_HOSTS, members.ListHosts()).items == ()
+    assert world.do(table.LIST_HOSTS, ListHosts()).items == ()
     with pytest.raises(Conflict):
         world.join(world.token(), OTHER_ID, name="web1")
-    world.do(table.DELETE_HOST, members.ById("web1"))
+    world.do(table.DELETE_HOST, ById("web1"))
     world.join(world.token(), OTHER_ID, name="web1")
 
 
@@ -419,7 +421,7 @@ def test_what_a_removed_host_has_is_revoked(world: World) -> None:
         table.WATCH_STATE, members.WatchState(), world.proxy(), told.append
     )
     watching.addErrback(lambda _: None)
-    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    world.do(table.DELETE_HOST, ById(HOST_ID))
     (revoked,) = told[-1].revoked_hosts
     assert (revoked.host_id, revoked.role) == (HOST_ID, HostRole.NODE)
     assert revoked.before > now(world.clock)
@@ -442,7 +444,7 @@ def test_what_is_renewed_while_a_host_is_removed_is_revoked(
         got.append(world.do(table.RENEW, members.RenewRequest("web1", keys()), world.host()))
 
     meanwhile(world, monkeypatch, NAMES, renew)
-    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    world.do(table.DELETE_HOST, ById(HOST_ID))
     (revoked,) = world.parts.state.revoked_hosts.values()
     assert issued(got[0]) < revoked.before.timestamp()
     with pytest.raises(AccessDenied):
@@ -464,7 +466,7 @@ def test_a_host_does_not_put_off_its_removal(world: World, monkeypatch: pytest.M
         return commit(*changes)
 
     monkeypatch.setattr(world.backend, "commit", committed)
-    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    world.do(table.DELETE_HOST, ById(HOST_ID))
     assert refused == ["node web1 is being removed"]
     assert result(world.parts.members.find(HostRole.NODE, HOST_ID)) is None
 
@@ -473,7 +475,7 @@ def test_a_clock_that_was_set_back_revokes_what_was_issued_before(world: World) 
     """What auth issued while its clock was ahead is revoked with the host, too."""
     certificates = world.join(world.token())
     world.clock.rightNow -= 3600
-    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    world.do(table.DELETE_HOST, ById(HOST_ID))
     (revoked,) = world.parts.state.revoked_hosts.values()
     assert issued(certificates) < revoked.before.timestamp()
 
@@ -492,7 +494,7 @@ def test_no_address_is_two_hosts(world: World) -> None:
     world.join(world.token(), addresses=("192.0.2.9:3022",))
     second = world.join(world.token(), OTHER_ID, addresses=("192.0.2.9:3023",))
     assert "192.0.2.9" not in principals(second)
-    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    world.do(table.DELETE_HOST, ById(HOST_ID))
     request = members.RenewRequest("web-22", keys(), ("192.0.2.9:3023",))
     assert "192.0.2.9" in principals(world.do(table.RENEW, request, world.host(OTHER_ID)))
 
@@ -536,7 +538,7 @@ def test_only_a_token_binds_labels(world: World) -> None:
     said = Presence("web1", HostRole.NODE, labels={"zone": "a", "env": "dev"})
     answer = world.do(table.ANNOUNCE, said, world.host())
     assert dict(answer.labels) == {"env": "prod"}
-    (shown,) = world.do(table.LIST_HOSTS, members.ListHosts()).items
+    (shown,) = world.do(table.LIST_HOSTS, ListHosts()).items
     assert (dict(shown.labels), shown.status) == ({"env": "prod", "zone": "a"}, Status.ONLINE)
 
 
@@ -544,7 +546,7 @@ def test_tokens_show_what_they_permit(world: World) -> None:
     """Who looks at the tokens sees what a machine may take over with them."""
     world.token(replaces=("web1",), addresses=("203.0.113.5",))
     world.token(host_id=HOST_ID)
-    listed = world.do(table.LIST_TOKENS, users.Paged()).items
+    listed = world.do(table.LIST_TOKENS, Paged()).items
     assert {(t.replaces, t.addresses, t.host_id) for t in listed} == {
         (("web1",), ("203.0.113.5",), ""),
         ((), (), HOST_ID),

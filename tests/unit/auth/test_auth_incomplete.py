@@ -12,8 +12,9 @@ from twisted.internet.defer import Deferred
 from auth_world import HOST_ID, OTHER_ID, Tape, World, result
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound
 from tele.loop import now
-from tele.model.api import members, recordings, table
+from tele.model.api import recordings, table
 from tele.model.api.operation import Nothing
+from tele.model.api.paging import ById
 from tele.model.session import ChunkDigest, Manifest, RecordingState
 from tele.tape.verify import to_sign
 
@@ -26,7 +27,7 @@ def close(world: World, tape: Tape, reason: str = "its node is gone", **words: A
 
 
 def details(world: World, tape: Tape) -> recordings.RecordingDetails:
-    found: recordings.RecordingDetails = world.do(table.GET_RECORDING, members.ById(tape.id))
+    found: recordings.RecordingDetails = world.do(table.GET_RECORDING, ById(tape.id))
     return found
 
 
@@ -116,7 +117,7 @@ def test_a_hole_is_named_and_closed(world: World) -> None:
         tape.upload(1)
     with pytest.raises(Conflict):
         tape.finish(signed(tape, evolve(manifest, frames=9)))
-    progress = world.do(table.RECORDING_PROGRESS, members.ById(tape.id), tape.host)
+    progress = world.do(table.RECORDING_PROGRESS, ById(tape.id), tape.host)
     assert (progress.chunks, progress.complete, progress.closed) == ((0, 2), False, True)
 
 

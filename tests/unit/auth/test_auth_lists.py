@@ -18,7 +18,8 @@ from tele.auth.repository import STEP, Repository
 from tele.errors import AccessDenied, InvalidInput
 from tele.interfaces import Item, Put
 from tele.loop import now
-from tele.model.api import recordings, table, users
+from tele.model.api import recordings, table
+from tele.model.api.paging import Paged
 from tele.model.codec import encode
 from tele.model.identity import HostRole
 from tele.model.presence import Presence
@@ -209,7 +210,7 @@ def test_running_sessions_are_read_once(
         return original(item)
 
     monkeypatch.setattr(repository, "read", noted)
-    first = world.do(table.LIST_SESSIONS, users.Paged(2))
+    first = world.do(table.LIST_SESSIONS, Paged(2))
     assert [session.id for session in first.items] == [tape.id for tape in tapes[:2]]
     assert len(read) == 6
     ended = recordings.UpdateRecording(tapes[1].id, ended=now(world.clock))
@@ -217,7 +218,7 @@ def test_running_sessions_are_read_once(
     read.clear()
     rest, after = [], first.next
     while after:
-        page = world.do(table.LIST_SESSIONS, users.Paged(2, after))
+        page = world.do(table.LIST_SESSIONS, Paged(2, after))
         rest += page.items
         after = page.next
     assert [session.id for session in rest] == [tape.id for tape in tapes[2:]]
@@ -240,7 +241,7 @@ def test_sessions_of_one_millisecond_keep_their_order(world: World) -> None:
     seen: list[str] = []
     after = ""
     while True:
-        page = world.do(table.LIST_SESSIONS, users.Paged(7, after))
+        page = world.do(table.LIST_SESSIONS, Paged(7, after))
         seen += [session.id for session in page.items]
         after = page.next
         if not after:
@@ -252,9 +253,9 @@ def test_a_long_page_is_read_in_steps(world: World, counted: Counting) -> None:
     """A page of a thousand is several reads, so that others have their turns in between; all of
     a kind, for a decision about them, are one.
     """
-    repository = Repository(counted, "/things/", users.Paged)
+    repository = Repository(counted, "/things/", Paged)
     for number in range(2 * STEP + 50):
-        result(counted.commit(repository.put(f"{number:04d}", users.Paged(number + 1))))
+        result(counted.commit(repository.put(f"{number:04d}", Paged(number + 1))))
     counted.calls = 0
     names = [kept.name for kept in result(repository.list(2 * STEP + 10))]
     assert names == [f"{number:04d}" for number in range(2 * STEP + 10)]

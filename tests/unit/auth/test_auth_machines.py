@@ -26,7 +26,11 @@ from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.x509 import TlsKey
 from tele.errors import AccessDenied, InvalidInput
 from tele.loop import now
-from tele.model.api import members, table, users
+from tele.model.api import members, table
+from tele.model.api.hosts import ListHosts, WatchHosts
+from tele.model.api.paging import ById, ByName, Paged
+from tele.model.api.roles import PutRole
+from tele.model.api.tokens import NewToken
 from tele.model.codec import encode
 from tele.model.identity import HostRole
 from tele.model.presence import OFFLINE_AFTER, Presence, Status
@@ -64,7 +68,7 @@ def test_a_node_joins(world: World) -> None:
 def test_one_answer_for_every_bad_token(world: World) -> None:
     """Unknown, expired, used up and for another role cannot be told apart."""
     used, short = world.token(max_uses=1), world.token(ttl=timedelta(seconds=5))
-    proxy = world.do(table.ADD_TOKEN, users.NewToken((HostRole.PROXY,))).token
+    proxy = world.do(table.ADD_TOKEN, NewToken((HostRole.PROXY,))).token
     world.join(used)
     world.clock.advance(6)
     answers = set()
@@ -80,11 +84,11 @@ def test_one_answer_for_every_bad_token(world: World) -> None:
 def test_tokens_are_not_shown_again(world: World) -> None:
     """A list shows no secret, and neither does the store."""
     secret = world.token()
-    listed = world.do(table.LIST_TOKENS, users.Paged())
+    listed = world.do(table.LIST_TOKENS, Paged())
     assert secret not in repr(listed)
     items = result(world.backend.range("/", "0"))
     assert not any(secret.encode() in item.value or secret in item.key for item in items)
-    world.do(table.DELETE_TOKEN, members.ById(listed.items[0].id))
+    world.do(table.DELETE_TOKEN, ById(listed.items[0].id))
     with pytest.raises(AccessDenied):
         world.join(secret)
 
@@ -113,7 +117,7 @@ def test_bound_labels_win(world: World) -> None:
     world.join(world.token(labels={"env": "prod"}))
     said = Presence("web1", HostRole.NODE, labels={"env": "dev", "zone": "a"})
     world.do(table.ANNOUNCE, said, world.host())
-    (host,) = world.do(table.LIST_HOSTS, members.ListHosts()).items
+    (host,) = world.do(table.LIST_HOSTS, ListHosts()).items
     assert host.labels == {"env": "prod", "zone": "a"}
 
 
@@ -121,9 +125,7 @@ def test_presence(world: World) -> None:
     """Online, then offline after 90 seconds, watched; forgotten after a week."""
     world.join(world.token())
     told: list[Any] = []
-    watching = world.auth.follow(
-        table.WATCH_HOSTS, members.WatchHosts(), world.proxy(), told.append
-    )
+    watching = world.auth.follow(table.WATCH_HOSTS, WatchHosts(), world.proxy(), told.append)
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
     world.clock.advance(30)
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
@@ -136,14 +138,14 @@ def test_presence(world: World) -> None:
     watching.cancel()
     world.clock.advance(timedelta(days=7).total_seconds())
     result(world.backend.get("/"))
-    assert world.do(table.LIST_HOSTS, members.ListHosts()).items == ()
+    assert world.do(table.LIST_HOSTS, ListHosts()).items == ()
 
 
 def test_a_removed_node_is_out(world: World) -> None:
     """It can neither announce itself nor renew; a new token makes it another host."""
     world.join(world.token())
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
-    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    world.do(table.DELETE_HOST, ById(HOST_ID))
     keys = members.PublicKeys(PrivateKey.generate().public.line, TlsKey.generate().public_pem)
     for operation, request in (
         (table.ANNOUNCE, Presence("web1", HostRole.NODE)),
@@ -161,13 +163,13 @@ def test_state_is_told_at_each_change(world: World) -> None:
     told: list[Any] = []
     world.join(world.token())
     watching = world.auth.follow(table.WATCH_STATE, members.WatchState(), world.host(), told.append)
-    world.do(table.PUT_ROLE, users.PutRole("ops", Role(Metadata("ops"))))
+    world.do(table.PUT_ROLE, PutRole("ops", Role(Metadata("ops"))))
     assert [r.metadata.name for r in told[0].roles] == ["access", "auditor", "editor"]
     assert "ops" in [r.metadata.name for r in told[-1].roles]
     assert told[-1].revision > told[0].revision
     watching.addErrback(lambda _: None)
     watching.cancel()
-    world.do(table.DELETE_ROLE, members.ByName("ops"))
+    world.do(table.DELETE_ROLE, ByName("ops"))
     assert "ops" in [r.metadata.name for r in told[-1].roles]
 
 
@@ -186,7 +188,7 @@ def test_a_fleet_that_comes_back_is_told_one_value(world: World) -> None:
 
     watching = [follow(), follow()]
     assert told[0] is told[1]
-    world.do(table.PUT_ROLE, users.PutRole("ops", Role(Metadata("ops"))))
+    world.do(table.PUT_ROLE, PutRole("ops", Role(Metadata("ops"))))
     assert told[-1] is told[-2]
     watching.append(follow())
     assert "ops" in [r.metadata.name for r in told[-1].roles]
@@ -204,15 +206,15 @@ def test_a_person_sees_the_nodes_that_they_may_log_in_to(world: World) -> None:
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
     world.add_user("alice", "access")
     world.add_user("nina", "auditor")
-    request = members.ListHosts()
+    request = ListHosts()
     assert len(world.do(table.LIST_HOSTS, request, world.user("alice", "access")).items) == 1
     assert world.do(table.LIST_HOSTS, request, world.user("nina", "auditor")).items == ()
-    assert world.do(table.LIST_HOSTS, members.ListHosts(labels=("a=b",))).items == ()
+    assert world.do(table.LIST_HOSTS, ListHosts(labels=("a=b",))).items == ()
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE, labels={"a": "b"}), world.host())
     for labels in (("a=b", "a=c"), ("a=c", "a=b")):
-        assert len(world.do(table.LIST_HOSTS, members.ListHosts(labels=labels)).items) == 1
+        assert len(world.do(table.LIST_HOSTS, ListHosts(labels=labels)).items) == 1
     with pytest.raises(InvalidInput):
-        world.do(table.LIST_HOSTS, members.ListHosts(labels=("nonsense",)))
+        world.do(table.LIST_HOSTS, ListHosts(labels=("nonsense",)))
 
 
 def test_heartbeats_are_stored_together(world: World) -> None:
@@ -240,7 +242,7 @@ def test_heartbeats_are_stored_together(world: World) -> None:
     stored = result(backend.range("/hosts/", "/hosts0"))
     moment = encode(now(world.clock) - timedelta(seconds=FLUSH_SECONDS))
     assert all(moment in item.value for item in stored), "what was heard is what is stored"
-    listed = world.do(table.LIST_HOSTS, members.ListHosts())
+    listed = world.do(table.LIST_HOSTS, ListHosts())
     assert {host.status for host in listed.items} == {Status.ONLINE}
 
 
@@ -261,9 +263,7 @@ def test_what_was_heard_last_is_stored_at_the_end(world: World) -> None:
 def test_many_changes_are_told_together(world: World) -> None:
     """Ten nodes that come at once are one message to each proxy, not ten."""
     told: list[Any] = []
-    watching = world.auth.follow(
-        table.WATCH_HOSTS, members.WatchHosts(), world.proxy(), told.append
-    )
+    watching = world.auth.follow(table.WATCH_HOSTS, WatchHosts(), world.proxy(), told.append)
     watching.addErrback(lambda _: None)
     for number in range(10):
         host_id = f"{HOST_ID[:-2]}{number:02d}"
@@ -281,14 +281,12 @@ def test_only_what_changed_is_told(world: World) -> None:
         host_id = f"{HOST_ID[:-2]}{number:02d}"
         world.join(world.token(), host_id, name=f"web{number}")
         world.do(table.ANNOUNCE, Presence("x", HostRole.NODE), world.host(host_id))
-    watching = world.auth.follow(
-        table.WATCH_HOSTS, members.WatchHosts(), world.proxy(), told.append
-    )
+    watching = world.auth.follow(table.WATCH_HOSTS, WatchHosts(), world.proxy(), told.append)
     watching.addErrback(lambda _: None)
     changed = f"{HOST_ID[:-2]}01"
     world.do(table.ANNOUNCE, Presence("x", HostRole.NODE, labels={"a": "b"}), world.host(changed))
     world.clock.advance(TELL_SECONDS)
-    world.do(table.DELETE_HOST, members.ById(changed))
+    world.do(table.DELETE_HOST, ById(changed))
     world.clock.advance(TELL_SECONDS)
     assert [([h.name for h in each.items], each.gone, each.first) for each in told] == [
         (["web0", "web1", "web2"], (), True),
@@ -326,7 +324,7 @@ def test_hosts_are_listed_in_pages(world: World) -> None:
     seen: list[str] = []
     after = ""
     while True:
-        page = world.do(table.LIST_HOSTS, members.ListHosts(limit=2, after=after))
+        page = world.do(table.LIST_HOSTS, ListHosts(limit=2, after=after))
         seen += [host.name for host in page.items]
         after = page.next
         if not after:

@@ -13,7 +13,8 @@ from tele.audit.chain import event
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, StorageFull, TeleError
 from tele.interfaces import Delete, Put
 from tele.loop import now
-from tele.model.api import audit, members, recordings, table, users
+from tele.model.api import audit, recordings, table, users
+from tele.model.api.paging import ById, Paged
 from tele.model.codec import encode
 from tele.model.identity import HostRole
 from tele.model.presence import OFFLINE_AFTER, Presence
@@ -24,14 +25,14 @@ def test_a_recording_is_uploaded_and_read(world: World) -> None:
     """Chunks and manifest come back as they went in; everything may be sent again."""
     tape = Tape(world)
     tape.upload(0, 0, 1)
-    progress = world.do(table.RECORDING_PROGRESS, members.ById(tape.id), tape.host)
+    progress = world.do(table.RECORDING_PROGRESS, ById(tape.id), tape.host)
     assert (progress.chunks, progress.complete) == ((0, 1), False)
     tape.finish()
     tape.finish()
     tape.upload(0)
     (row,) = world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items
     assert (row.complete, row.interactive, row.size, row.chunks) == (True, True, 11, 2)
-    details = world.do(table.GET_RECORDING, members.ById(tape.id))
+    details = world.do(table.GET_RECORDING, ById(tape.id))
     assert details.manifest == tape.manifest()
     assert world.do(table.GET_CHUNK, recordings.GetChunk(tape.id, 1)).data == b"second"
     assert len(world.events("recording.upload")) == 1
@@ -77,7 +78,7 @@ def test_hosts_write_their_own_recordings_only(world: World) -> None:
         (table.PUT_CHUNK, recordings.PutChunk(tape.id, 0, b"x")),
         (table.UPDATE_RECORDING, recordings.UpdateRecording(tape.id, True)),
         (table.FINISH_RECORDING, recordings.FinishRecording(tape.id, tape.manifest())),
-        (table.RECORDING_PROGRESS, members.ById(tape.id)),
+        (table.RECORDING_PROGRESS, ById(tape.id)),
     ):
         with pytest.raises(AccessDenied):
             world.do(operation, request, thief)
@@ -91,7 +92,7 @@ def test_recording_ids_are_uuids(world: World, bad: str) -> None:
         request = recordings.StartRecording(bad, evolve(tape.start, id=bad))
         world.do(table.START_RECORDING, request, tape.host)
     with pytest.raises(NotFound):
-        world.do(table.GET_RECORDING, members.ById(bad))
+        world.do(table.GET_RECORDING, ById(bad))
 
 
 def test_ones_own_recordings_are_visible(world: World) -> None:
@@ -102,9 +103,9 @@ def test_ones_own_recordings_are_visible(world: World) -> None:
     alice = world.user("alice", "access")
     rows = world.do(table.LIST_RECORDINGS, recordings.ListRecordings(), alice).items
     assert [row.id for row in rows] == [mine.id]
-    world.do(table.GET_RECORDING, members.ById(mine.id), alice)
+    world.do(table.GET_RECORDING, ById(mine.id), alice)
     with pytest.raises(AccessDenied):
-        world.do(table.GET_RECORDING, members.ById(other.id), alice)
+        world.do(table.GET_RECORDING, ById(other.id), alice)
     with pytest.raises(AccessDenied):
         world.do(table.GET_CHUNK, recordings.GetChunk(other.id, 0), alice)
 
@@ -122,15 +123,15 @@ def test_what_somebody_left_is_not_their_namesakes(world: World) -> None:
     rows = world.do(table.LIST_RECORDINGS, recordings.ListRecordings(), alice).items
     assert [row.id for row in rows] == [mine.id]
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), mine.host)
-    sessions = world.do(table.LIST_SESSIONS, users.Paged(), alice).items
+    sessions = world.do(table.LIST_SESSIONS, Paged(), alice).items
     assert [session.id for session in sessions] == [mine.id]
     for operation, request in (
-        (table.GET_RECORDING, members.ById(theirs.id)),
+        (table.GET_RECORDING, ById(theirs.id)),
         (table.GET_CHUNK, recordings.GetChunk(theirs.id, 0)),
     ):
         with pytest.raises(AccessDenied, match="who was here before"):
             world.do(operation, request, alice)
-    world.do(table.GET_RECORDING, members.ById(mine.id), alice)
+    world.do(table.GET_RECORDING, ById(mine.id), alice)
 
 
 def test_recordings_are_listed_newest_first_in_pages(world: World) -> None:
@@ -172,7 +173,7 @@ def test_sessions_are_there_while_they_run(world: World) -> None:
     world.do(table.UPDATE_RECORDING, update, tape.host)
 
     def listed(name: str, role: str) -> list[Any]:
-        return list(world.do(table.LIST_SESSIONS, users.Paged(), world.user(name, role)).items)
+        return list(world.do(table.LIST_SESSIONS, Paged(), world.user(name, role)).items)
 
     (session,) = listed("otto", "auditor")
     assert listed("alice", "access") == [session]
@@ -198,7 +199,7 @@ def test_a_removed_recording_leaves_nothing_but_its_event(world: World) -> None:
     tape = Tape(world)
     tape.upload(0, 1)
     tape.finish()
-    world.do(table.DELETE_RECORDING, members.ById(tape.id))
+    world.do(table.DELETE_RECORDING, ById(tape.id))
     left = [item.key for item in result(world.backend.range("/", "0"))]
     assert [key for key in left if tape.id in key] == [f"/recordings/removed/{tape.id}"]
     assert world.archive.blobs == {}
@@ -227,10 +228,10 @@ def test_what_is_removed_does_not_come_back(world: World, complete: bool) -> Non
     if complete:
         tape.upload(1)
         tape.finish()
-    world.do(table.DELETE_RECORDING, members.ById(tape.id))
+    world.do(table.DELETE_RECORDING, ById(tape.id))
     again = recordings.StartRecording(tape.id, tape.start)
     world.do(table.START_RECORDING, again, tape.host)
-    progress = world.do(table.RECORDING_PROGRESS, members.ById(tape.id), tape.host)
+    progress = world.do(table.RECORDING_PROGRESS, ById(tape.id), tape.host)
     assert (progress.chunks, progress.closed) == ((), True)
     with pytest.raises(NotFound):
         tape.upload(0, 1)
@@ -238,10 +239,10 @@ def test_what_is_removed_does_not_come_back(world: World, complete: bool) -> Non
         tape.finish()
     assert world.archive.blobs == {}
     assert world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items == ()
-    assert world.do(table.LIST_SESSIONS, users.Paged()).items == ()
+    assert world.do(table.LIST_SESSIONS, Paged()).items == ()
     world.join(world.token(), OTHER_ID)
     with pytest.raises(NotFound):
-        world.do(table.RECORDING_PROGRESS, members.ById(tape.id), world.host(OTHER_ID))
+        world.do(table.RECORDING_PROGRESS, ById(tape.id), world.host(OTHER_ID))
 
 
 def test_what_runs_is_not_removed(world: World) -> None:
@@ -251,11 +252,11 @@ def test_what_runs_is_not_removed(world: World) -> None:
     tape = Tape(world)
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)
     with pytest.raises(Conflict, match="tele sessions kill"):
-        world.do(table.DELETE_RECORDING, members.ById(tape.id))
-    assert [each.id for each in world.do(table.LIST_SESSIONS, users.Paged()).items] == [tape.id]
+        world.do(table.DELETE_RECORDING, ById(tape.id))
+    assert [each.id for each in world.do(table.LIST_SESSIONS, Paged()).items] == [tape.id]
     ended = recordings.UpdateRecording(tape.id, ended=now(world.clock))
     world.do(table.UPDATE_RECORDING, ended, tape.host)
-    world.do(table.DELETE_RECORDING, members.ById(tape.id))
+    world.do(table.DELETE_RECORDING, ById(tape.id))
     assert world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items == ()
 
 
@@ -275,10 +276,10 @@ def test_a_removal_and_its_event_are_one(world: World) -> None:
 
     world.backend.commit = fails  # type: ignore[method-assign]
     with pytest.raises(StorageFull):
-        world.do(table.DELETE_RECORDING, members.ById(tape.id))
+        world.do(table.DELETE_RECORDING, ById(tape.id))
     world.backend.commit = commit  # type: ignore[method-assign]
     (row,) = world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items
     assert row.id == tape.id
-    world.do(table.DELETE_RECORDING, members.ById(tape.id))
+    world.do(table.DELETE_RECORDING, ById(tape.id))
     assert world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items == ()
     assert [e.session_id for e in world.events("recording.delete")] == [tape.id]

@@ -19,7 +19,13 @@ from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound
 from tele.loop import now
 from tele.model.access import Denied, Reason
 from tele.model.api import audit, members, recordings, table, users
+from tele.model.api.authorities import SignUser
+from tele.model.api.locks import PutLock
 from tele.model.api.operation import Nothing
+from tele.model.api.paging import ByName, Paged
+from tele.model.api.roles import PutRole
+from tele.model.api.sessions import KillSession
+from tele.model.api.tokens import NewToken
 from tele.model.identity import Caller, HostRole, UserIdentity
 from tele.model.resources import (
     Conditions,
@@ -56,7 +62,7 @@ def revocation(world: World, name: str = "alice") -> UserRevocation | None:
 
 def change(world: World, name: str = "alice", **spec: Any) -> User:
     """Change a user's roles, traits or end."""
-    user = world.do(table.GET_USER, members.ByName(name))
+    user = world.do(table.GET_USER, ByName(name))
     metadata = evolve(user.metadata, expires=spec.pop("expires", user.metadata.expires))
     changed = evolve(user, metadata=metadata, spec=evolve(user.spec, **spec))
     made: User = world.do(table.PUT_USER, users.PutUser(name, changed, True))
@@ -65,7 +71,7 @@ def change(world: World, name: str = "alice", **spec: Any) -> User:
 
 def add_lock(world: World, name: str = "l", force: bool = False, **target: str) -> Lock:
     value = Lock(Metadata(name), LockSpec(LockTarget(**target), "call security"))
-    made: Lock = world.do(table.PUT_LOCK, users.PutLock(name, value, force))
+    made: Lock = world.do(table.PUT_LOCK, PutLock(name, value, force))
     return made
 
 
@@ -91,10 +97,10 @@ def test_a_removed_users_certificate_opens_no_api(world: World) -> None:
     old = world.user("alice", "editor")
     world.do(table.DELETE_USER, users.DeleteUser("alice"))
     with pytest.raises(AccessDenied, match="does not exist"):
-        world.do(table.LIST_USERS, users.Paged(), old)
+        world.do(table.LIST_USERS, Paged(), old)
     world.add_user("alice", "editor")
     with pytest.raises(AccessDenied, match="was removed"):
-        world.do(table.LIST_USERS, users.Paged(), old)
+        world.do(table.LIST_USERS, Paged(), old)
     assert [e.fields["reason"] for e in world.events("auth.denied")] == ["no_role", "revoked"]
 
 
@@ -194,12 +200,12 @@ def test_no_certificate_outlives_its_user_or_a_role(world: World) -> None:
         ("brief", Role(Metadata("brief", expires=end), RoleSpec())),
         ("short", Role(Metadata("short"), short)),
     ):
-        world.do(table.PUT_ROLE, users.PutRole(name, role))
+        world.do(table.PUT_ROLE, PutRole(name, role))
         world.add_user(f"{name}-user", "access", name)
     key = PrivateKey.generate().public.line
     tls = TlsKey.generate().public_pem
     for name in ("alice", "brief-user", "short-user"):
-        signed = world.do(table.SIGN_USER, users.SignUser(name, key, ("root",), HOUR * 24))
+        signed = world.do(table.SIGN_USER, SignUser(name, key, ("root",), HOUR * 24))
         by_owner = result(world.auth.issue_for(name, members.PublicKeys(key, tls), HOUR * 24))
         assert certificate(world, name).valid_before <= end.timestamp()
         assert parse_certificate(parse_line(signed.certificate)).valid_before <= end.timestamp()
@@ -242,7 +248,7 @@ def test_a_stream_ends_at_the_change_that_forbids_it(world: World) -> None:
     """A removed, narrowed or locked user, and one whose role changed, hears nothing more."""
     world.add_user("root", "editor")
     watch = Role(Metadata("watch"), RoleSpec(Conditions(rules=(Rule(("event",), ("list",)),))))
-    world.do(table.PUT_ROLE, users.PutRole("watch", watch))
+    world.do(table.PUT_ROLE, PutRole("watch", watch))
     streams = {}
     for name, role in (("alice", "auditor"), ("bob", "auditor"), ("carol", "auditor"),
                        ("dana", "watch"), ("erin", "auditor")):  # fmt: skip
@@ -254,7 +260,7 @@ def test_a_stream_ends_at_the_change_that_forbids_it(world: World) -> None:
     assert streams["bob"]
     add_lock(world, user="carol")
     assert streams["carol"]
-    world.do(table.PUT_ROLE, users.PutRole("watch", evolve(watch, spec=RoleSpec())))
+    world.do(table.PUT_ROLE, PutRole("watch", evolve(watch, spec=RoleSpec())))
     assert streams["dana"]
     assert not streams["erin"], "who may listen goes on"
     change(world, "erin", expires=now(world.clock) + HOUR)
@@ -271,22 +277,22 @@ def test_locks_are_administered(world: World) -> None:
     world.add_user("eve", "access")
     made = add_lock(world, user="alice")
     assert (made.spec.created_by, made.metadata.revision > 0) == ("@local", True)
-    assert world.do(table.LIST_LOCKS, users.Paged()).items == (made,)
-    assert world.do(table.GET_LOCK, members.ByName("l")) == made
+    assert world.do(table.LIST_LOCKS, Paged()).items == (made,)
+    assert world.do(table.GET_LOCK, ByName("l")) == made
     with pytest.raises(AccessDenied, match="alice is locked by l: call security"):
         world.do(table.WHOAMI, Nothing(), world.user("alice", "access"))
     eve = world.user("eve", "access")
     for operation, request in (
-        (table.LIST_LOCKS, users.Paged()),
-        (table.DELETE_LOCK, members.ByName("l")),
-        (table.PUT_LOCK, users.PutLock("l", made)),
+        (table.LIST_LOCKS, Paged()),
+        (table.DELETE_LOCK, ByName("l")),
+        (table.PUT_LOCK, PutLock("l", made)),
     ):
         with pytest.raises(AccessDenied, match="no role"):
             world.do(operation, request, eve)
-    world.do(table.DELETE_LOCK, members.ByName("l"))
+    world.do(table.DELETE_LOCK, ByName("l"))
     world.do(table.WHOAMI, Nothing(), world.user("alice", "access"))
     with pytest.raises(NotFound):
-        world.do(table.DELETE_LOCK, members.ByName("l"))
+        world.do(table.DELETE_LOCK, ByName("l"))
     assert [e.fields["target"] for e in world.events("lock.create")] == [{"user": "alice"}]
     assert [e.fields["name"] for e in world.events("lock.delete")] == ["l"]
 
@@ -294,17 +300,17 @@ def test_locks_are_administered(world: World) -> None:
 def test_a_lock_is_not_undone_by_who_may_only_create(world: World) -> None:
     """Replacing a lock by a harmless one is removing it."""
     create = Role(Metadata("guard"), RoleSpec(Conditions(rules=(Rule(("lock",), ("create",)),))))
-    world.do(table.PUT_ROLE, users.PutRole("guard", create))
+    world.do(table.PUT_ROLE, PutRole("guard", create))
     for name, role in (("eve", "guard"), ("bob", "access")):
         world.add_user(name, role)
     add_lock(world, user="eve")
-    world.do(table.DELETE_LOCK, members.ByName("l"))
+    world.do(table.DELETE_LOCK, ByName("l"))
     eve = world.user("eve", "guard")
     stop = Lock(Metadata("l"), LockSpec(LockTarget(user="bob")))
-    world.do(table.PUT_LOCK, users.PutLock("l", stop), eve)
+    world.do(table.PUT_LOCK, PutLock("l", stop), eve)
     harmless = evolve(stop, spec=LockSpec(LockTarget(login="nobody")))
     with pytest.raises(AccessDenied, match="takes the verb delete"):
-        world.do(table.PUT_LOCK, users.PutLock("l", harmless), eve)
+        world.do(table.PUT_LOCK, PutLock("l", harmless), eve)
 
 
 @pytest.mark.parametrize(
@@ -325,8 +331,8 @@ def test_a_mistyped_lock_is_refused(
     """A lock that would stop nobody is not taken for one that does."""
     lock = Lock(Metadata("l"), LockSpec(LockTarget(**target)))
     with pytest.raises(error):
-        world.do(table.PUT_LOCK, users.PutLock("l", lock))
-    assert world.do(table.LIST_LOCKS, users.Paged()).items == ()
+        world.do(table.PUT_LOCK, PutLock("l", lock))
+    assert world.do(table.LIST_LOCKS, Paged()).items == ()
 
 
 @pytest.mark.parametrize("target", [{}, {"user": "a", "role": "b"}, {"user": ""}])
@@ -342,7 +348,7 @@ def test_what_a_locked_person_reads_is_one_printable_line(world: World) -> None:
     for message in ("\x1b[2Jgone", "one\ntwo", "\u202etxt"):
         spec = LockSpec(LockTarget(user="alice"), message)
         with pytest.raises(InvalidInput):
-            world.do(table.PUT_LOCK, users.PutLock("l", Lock(Metadata("l"), spec)))
+            world.do(table.PUT_LOCK, PutLock("l", Lock(Metadata("l"), spec)))
     with pytest.raises(ValueError, match="message"):
         LockSpec(LockTarget(user="alice"), "x" * 1000)
 
@@ -352,15 +358,15 @@ def test_a_lock_ends(world: World) -> None:
     world.add_user("alice", "access")
     spec = LockSpec(LockTarget(user="alice"))
     until = Metadata("l", expires=now(world.clock) + HOUR)
-    world.do(table.PUT_LOCK, users.PutLock("l", Lock(until, spec)))
+    world.do(table.PUT_LOCK, PutLock("l", Lock(until, spec)))
     with pytest.raises(InvalidInput, match="over"):
         over = Metadata("m", expires=now(world.clock))
-        world.do(table.PUT_LOCK, users.PutLock("m", Lock(over, spec)))
+        world.do(table.PUT_LOCK, PutLock("m", Lock(over, spec)))
     with pytest.raises(AccessDenied):
         world.login()
     world.clock.advance(HOUR.total_seconds())
     world.login()
-    assert world.do(table.LIST_LOCKS, users.Paged()).items == ()
+    assert world.do(table.LIST_LOCKS, Paged()).items == ()
 
 
 # -- sessions --------------------------------------------------------------------------
@@ -370,7 +376,7 @@ def test_a_session_is_ended_by_a_lock_on_it(world: World) -> None:
     world.add_user("sam", "editor")
     world.add_user("eve", "access")
     world.add_user("alice", "access")
-    kill = users.KillSession(tape.id, "maintenance")
+    kill = KillSession(tape.id, "maintenance")
     with pytest.raises(AccessDenied):
         world.do(table.KILL_SESSION, kill, world.user("eve", "access"))
     world.do(table.KILL_SESSION, kill, world.user("sam", "editor"))
@@ -386,7 +392,7 @@ def test_a_session_is_ended_by_a_lock_on_it(world: World) -> None:
     world.do(table.UPDATE_RECORDING, ended, tape.host)
     for session in (tape.id, "x", "../x"):
         with pytest.raises(NotFound, match="no such session runs"):
-            world.do(table.KILL_SESSION, users.KillSession(session))
+            world.do(table.KILL_SESSION, KillSession(session))
 
 
 def test_a_removal_says_what_it_ended(world: World) -> None:
@@ -395,7 +401,7 @@ def test_a_removal_says_what_it_ended(world: World) -> None:
     world.add_user("alice", "editor")
     world.add_user("dana", "editor")
     alice = world.user("alice", "editor")
-    made = world.do(table.ADD_TOKEN, users.NewToken((HostRole.NODE,)), alice)
+    made = world.do(table.ADD_TOKEN, NewToken((HostRole.NODE,)), alice)
     others = world.token()
     gone = world.do(table.DELETE_USER, users.DeleteUser("alice"))
     assert [session.id for session in gone.sessions] == [tape.id]
@@ -413,7 +419,7 @@ def test_a_token_does_not_outlive_who_made_it(world: World) -> None:
     change(world, expires=end)
     made = world.do(
         table.ADD_TOKEN,
-        users.NewToken((HostRole.NODE,), timedelta(days=300)),
+        NewToken((HostRole.NODE,), timedelta(days=300)),
         world.user("alice", "editor"),
     )
     assert made.expires == end
@@ -423,7 +429,7 @@ def test_a_token_does_not_outlive_who_made_it(world: World) -> None:
 def test_the_last_administrator_stays(world: World) -> None:
     """Whatever would take away the last one is refused, and done with force."""
     world.add_user("alice", "editor")
-    alice = world.do(table.GET_USER, members.ByName("alice"))
+    alice = world.do(table.GET_USER, ByName("alice"))
     harmless = evolve(EDITOR, spec=RoleSpec(Conditions(rules=(Rule(("user",), ("list",)),))))
     lock = Lock(Metadata("l"), LockSpec(LockTarget(role="editor")))
     expires = evolve(alice.metadata, expires=now(world.clock) + HOUR)
@@ -431,8 +437,8 @@ def test_the_last_administrator_stays(world: World) -> None:
         (table.DELETE_USER, users.DeleteUser("alice")),
         (table.PUT_USER, users.PutUser("alice", evolve(alice, spec=UserSpec(("access",))))),
         (table.PUT_USER, users.PutUser("alice", evolve(alice, metadata=expires))),
-        (table.PUT_ROLE, users.PutRole("editor", harmless)),
-        (table.PUT_LOCK, users.PutLock("l", lock)),
+        (table.PUT_ROLE, PutRole("editor", harmless)),
+        (table.PUT_LOCK, PutLock("l", lock)),
     ]
     for operation, request in attempts:
         with pytest.raises(Conflict, match="--force"):
@@ -453,18 +459,18 @@ def test_force_is_for_administrators(world: World) -> None:
         Rule(("role",), ("update",)),
     )
     allowed = RoleSpec(Conditions(rules=rules))
-    world.do(table.PUT_ROLE, users.PutRole("desk", Role(Metadata("desk"), allowed)))
+    world.do(table.PUT_ROLE, PutRole("desk", Role(Metadata("desk"), allowed)))
     world.add_user("bob", "desk")
     bob = world.user("bob", "desk")
     lock = Lock(Metadata("l"), LockSpec(LockTarget(user="alice")))
     harmless = evolve(EDITOR, spec=RoleSpec())
     attempts: list[tuple[Any, Any, Any]] = [
-        (table.PUT_LOCK, users.PutLock("l", lock), users.PutLock("l", lock, True)),
+        (table.PUT_LOCK, PutLock("l", lock), PutLock("l", lock, True)),
         (table.DELETE_USER, users.DeleteUser("alice"), users.DeleteUser("alice", True)),
         (
             table.PUT_ROLE,
-            users.PutRole("editor", harmless),
-            users.PutRole("editor", harmless, True),
+            PutRole("editor", harmless),
+            PutRole("editor", harmless, True),
         ),
     ]
     for operation, mildly, by_force in attempts:
@@ -491,10 +497,10 @@ def test_the_owner_of_auths_machine_can_always_make_an_administrator(world: Worl
     add_lock(world, user="alice", force=True)
     world.do(table.DELETE_USER, users.DeleteUser("alice", True))
     for name in ("editor", "access", "auditor"):
-        world.do(table.DELETE_ROLE, members.ByName(name))
+        world.do(table.DELETE_ROLE, ByName(name))
     world.add_user("rescue", "editor")
     world.login("rescue")
-    world.do(table.LIST_USERS, users.Paged(), world.user("rescue", "editor"))
+    world.do(table.LIST_USERS, Paged(), world.user("rescue", "editor"))
     assert world.events("role.update")[-1].fields["name"] == "editor"
     with pytest.raises(InvalidInput):
         world.add_user("dana", "ops")

@@ -17,7 +17,8 @@ from tele.auth.session_ends import BATCH, END_AFTER, LOOK_SECONDS, OFFLINE_SECON
 from tele.errors import AccessDenied, InvalidInput, Unavailable
 from tele.interfaces import Delete
 from tele.loop import now
-from tele.model.api import audit, members, recordings, sessions, table, users
+from tele.model.api import audit, recordings, sessions, table
+from tele.model.api.paging import ById, Paged
 from tele.model.event import Event
 from tele.model.identity import HostIdentity, HostRole
 from tele.model.presence import ANNOUNCE_PERIOD, OFFLINE_AFTER, Presence
@@ -155,15 +156,15 @@ def test_sessions_of_a_removed_node_end_at_once(world: World, node: Sessions) ->
     tape = Tape(world)
     node.start(tape.id)
     tape.upload(0)
-    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    world.do(table.DELETE_HOST, ById(HOST_ID))
     world.clock.advance(0)
     assert node.ends() == [(tape.id, "node_removed", "auth")]
     assert left(world) == []
-    details = world.do(table.GET_RECORDING, members.ById(tape.id))
+    details = world.do(table.GET_RECORDING, ById(tape.id))
     assert details.state is RecordingState.INCOMPLETE
     (said,) = world.events("recording.incomplete")
     assert (said.session_id, said.user, said.fields["by"]) == (tape.id, "alice", "auth")
-    assert world.do(table.LIST_SESSIONS, users.Paged()).items == ()
+    assert world.do(table.LIST_SESSIONS, Paged()).items == ()
 
 
 def test_sessions_of_a_replaced_node_end(world: World, node: Sessions) -> None:
@@ -189,18 +190,18 @@ def test_a_node_that_never_comes_back(world: World, node: Sessions) -> None:
     seen = now(world.clock)
     pass_time(world, A_DAY - LOOK_SECONDS)
     assert node.ends() == []
-    listed = world.do(table.LIST_SESSIONS, users.Paged()).items
+    listed = world.do(table.LIST_SESSIONS, Paged()).items
     assert {s.id for s in listed} == {tape.id, unseen.id}
     assert {(s.status, s.node_seen) for s in listed} == {(SessionStatus.UNKNOWN, seen)}
     pass_time(world, 2 * LOOK_SECONDS)
     assert node.ends() == [(tape.id, "node_silent", "auth")]
     assert left(world) == []
     for each in (tape, unseen, ended):
-        details = world.do(table.GET_RECORDING, members.ById(each.id))
+        details = world.do(table.GET_RECORDING, ById(each.id))
         assert details.state is RecordingState.INCOMPLETE
         assert details.recording.ended == seen
     assert len(world.events("recording.incomplete")) == 3
-    assert world.do(table.LIST_SESSIONS, users.Paged()).items == ()
+    assert world.do(table.LIST_SESSIONS, Paged()).items == ()
 
 
 def test_a_session_that_auth_ended_and_that_runs(world: World, node: Sessions) -> None:
@@ -214,7 +215,7 @@ def test_a_session_that_auth_ended_and_that_runs(world: World, node: Sessions) -
     node.report(tape.id)
     (resumed,) = world.events("session.resume")
     assert resumed.fields["corrects"] == first.id
-    (listed,) = world.do(table.LIST_SESSIONS, users.Paged()).items
+    (listed,) = world.do(table.LIST_SESSIONS, Paged()).items
     assert (listed.id, listed.status) == (tape.id, SessionStatus.RUNNING)
     node.report(tape.id)
     assert len(world.events("session.resume")) == 1
@@ -312,9 +313,9 @@ def test_recordings_of_an_older_store_are_owed_too(world: World) -> None:
     result(world.parts.ends.stop())
     result(world.parts.ends.start())
     assert [k for k in left(world) if k.startswith("/recordings/open/")] == keys
-    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    world.do(table.DELETE_HOST, ById(HOST_ID))
     world.clock.advance(0)
-    details = world.do(table.GET_RECORDING, members.ById(tape.id))
+    details = world.do(table.GET_RECORDING, ById(tape.id))
     assert details.state is RecordingState.INCOMPLETE
 
 

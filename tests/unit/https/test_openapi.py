@@ -17,7 +17,7 @@ from tele.https.api_errors import KINDS_OF, status_of
 from tele.https.encoding import decode_request, shape_of
 from tele.https.openapi import describe
 from tele.model.api import table
-from tele.model.api.members import ListHosts
+from tele.model.api.hosts import ListHosts
 from tele.model.api.operation import Operation
 from tele.model.api.table import OPERATIONS
 from tele.model.bounds import bounds_of

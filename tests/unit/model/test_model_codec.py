@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from counting import Text, calls, comparisons, is_linear
 from tele.errors import InvalidInput
 from tele.model.api import recordings
-from tele.model.api.members import ListHosts
+from tele.model.api.hosts import ListHosts
 from tele.model.codec import (
     DEPTH_LIMIT,
     PROBLEM_LENGTH,

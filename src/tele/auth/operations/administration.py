@@ -28,8 +28,10 @@ from tele.loop import now
 from tele.model.access import Reason
 from tele.model.addresses import source_network
 from tele.model.api import users as api
-from tele.model.api.members import ById, ByName
 from tele.model.api.operation import Nothing
+from tele.model.api.paging import ById, ByName, Paged
+from tele.model.api.roles import PutRole, RoleList
+from tele.model.api.tokens import NewToken, TokenAdded, TokenList
 from tele.model.authority import AuthorityKind
 from tele.model.codec import format_time
 from tele.model.identity import Caller
@@ -61,7 +63,7 @@ class Administration:
         self._journal = journal
 
     # -- users ------------------------------------------------------------------------
-    async def list_users(self, request: api.Paged, caller: Caller) -> api.UserList:
+    async def list_users(self, request: Paged, caller: Caller) -> api.UserList:
         """A page of users, by name."""
         limit = request.limit
         found = tuple(await self._people.users(limit, request.after))
@@ -153,17 +155,17 @@ class Administration:
         return api.UserDeleted(sessions, tuple(tokens))
 
     # -- roles ------------------------------------------------------------------------
-    async def list_roles(self, request: api.Paged, caller: Caller) -> api.RoleList:
+    async def list_roles(self, request: Paged, caller: Caller) -> RoleList:
         """A page of roles, by name."""
         limit = request.limit
         found = tuple(await self._people.roles(limit, request.after))
-        return api.RoleList(found, found[-1].metadata.name if len(found) == limit else "")
+        return RoleList(found, found[-1].metadata.name if len(found) == limit else "")
 
     async def get_role(self, request: ByName, caller: Caller) -> Role:
         """One role."""
         return await self._people.role(request.name)
 
-    async def put_role(self, request: api.PutRole, caller: Caller) -> Role:
+    async def put_role(self, request: PutRole, caller: Caller) -> Role:
         """Create or replace a role."""
         force = await self._gate.forces(caller, request.force)
         role = await self._people.put_role(request.name, request.role, force)
@@ -177,7 +179,7 @@ class Administration:
         return Nothing()
 
     # -- tokens -----------------------------------------------------------------------
-    async def add_token(self, request: api.NewToken, caller: Caller) -> api.TokenAdded:
+    async def add_token(self, request: NewToken, caller: Caller) -> TokenAdded:
         """Create a token; its secret is shown this once."""
         maker = user_caller(caller).user
         secret, token = await self._tokens.add(await self._within_life(request, maker), maker)
@@ -192,9 +194,9 @@ class Administration:
             replaces=list(token.replaces), host_id=token.host_id,
         )  # fmt: skip
         pins = self._authorities[AuthorityKind.HOST].trusted.pins
-        return api.TokenAdded(secret, token.roles, token.expires, pins[0])
+        return TokenAdded(secret, token.roles, token.expires, pins[0])
 
-    async def _within_life(self, request: api.NewToken, maker: str) -> api.NewToken:
+    async def _within_life(self, request: NewToken, maker: str) -> NewToken:
         """A token does not outlive who made it."""
         user = None if maker == LOCAL_ADMIN else await self._people.find_user(maker)
         expires = None if user is None else user.metadata.expires
@@ -202,10 +204,10 @@ class Administration:
             return request
         return evolve(request, ttl=min(request.ttl, expires - now(self._clock)))
 
-    async def list_tokens(self, request: api.Paged, caller: Caller) -> api.TokenList:
+    async def list_tokens(self, request: Paged, caller: Caller) -> TokenList:
         """A page of tokens, without their secrets."""
         found, following = await self._tokens.list(request.limit, request.after)
-        return api.TokenList(tuple(found), following)
+        return TokenList(tuple(found), following)
 
     async def delete_token(self, request: ById, caller: Caller) -> Nothing:
         """Revoke a token."""

@@ -36,6 +36,7 @@ from tele.loop import now
 from tele.model.access import Denied
 from tele.model.addresses import source_network
 from tele.model.api import users as api
+from tele.model.api.authorities import AuthorityList, SignedKey, SignHost, SignUser
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Nothing
 from tele.model.authority import AuthorityKind, Certificates
@@ -247,11 +248,11 @@ class Signing:
             identity.user, roles, identity.logins, identity.cluster, identity.login_session
         )
 
-    async def authorities(self, request: Nothing, caller: Caller) -> api.AuthorityList:
+    async def authorities(self, request: Nothing, caller: Caller) -> AuthorityList:
         """All authorities, and whom to trust for each."""
-        return api.AuthorityList(self._authorities.statuses, self._authorities.trusted)
+        return AuthorityList(self._authorities.statuses, self._authorities.trusted)
 
-    async def sign_user(self, request: api.SignUser, caller: Caller) -> api.SignedKey:
+    async def sign_user(self, request: SignUser, caller: Caller) -> SignedKey:
         """A user certificate for a public key made elsewhere."""
         issued = await self._people.issue_time(request.user)
         user = await self._people.user(request.user)
@@ -269,9 +270,9 @@ class Signing:
             expires=format_time(expires), given_roles=list(wanted.roles),
             given_session=wanted.login_session,
         )  # fmt: skip
-        return api.SignedKey(certificate.line, expires)
+        return SignedKey(certificate.line, expires)
 
-    async def sign_host(self, request: api.SignHost, caller: Caller) -> api.SignedKey:
+    async def sign_host(self, request: SignHost, caller: Caller) -> SignedKey:
         """A host certificate for an OpenSSH sshd's public key."""
         if not request.principals:
             raise InvalidInput("give the names that the host certificate is for")
@@ -291,4 +292,4 @@ class Signing:
             "cert.issue", caller, kind="sshd", name=name, principals=list(request.principals),
             key=certificate.key.fingerprint, expires=format_time(expires),
         )  # fmt: skip
-        return api.SignedKey(certificate.line, expires)
+        return SignedKey(certificate.line, expires)

@@ -25,9 +25,10 @@ from tele.auth.users import People
 from tele.errors import AccessDenied, InvalidInput, NotFound, quoted
 from tele.loop import now
 from tele.model.access import Reason
-from tele.model.api import users as api
-from tele.model.api.members import ByName
+from tele.model.api.locks import LockList, PutLock
 from tele.model.api.operation import Nothing
+from tele.model.api.paging import ByName, Paged
+from tele.model.api.sessions import KillSession
 from tele.model.codec import format_time
 from tele.model.identity import Caller, HostRole
 from tele.model.resources import Lock, LockSpec, LockTarget, Metadata
@@ -58,17 +59,17 @@ class Locking:
         self._recordings = recordings
         self._journal = journal
 
-    async def list_locks(self, request: api.Paged, caller: Caller) -> api.LockList:
+    async def list_locks(self, request: Paged, caller: Caller) -> LockList:
         """A page of locks in force, by name."""
         limit = request.limit
         found = tuple(await self._people.locks(limit, request.after))
-        return api.LockList(found, found[-1].metadata.name if len(found) == limit else "")
+        return LockList(found, found[-1].metadata.name if len(found) == limit else "")
 
     async def get_lock(self, request: ByName, caller: Caller) -> Lock:
         """One lock."""
         return await self._people.lock(request.name)
 
-    async def put_lock(self, request: api.PutLock, caller: Caller) -> Lock:
+    async def put_lock(self, request: PutLock, caller: Caller) -> Lock:
         """Create or replace a lock."""
         await self._check(request.lock.spec)
         if await self._people.has_lock(request.name) and not await self._gate.may(
@@ -104,7 +105,7 @@ class Locking:
         await self._journal.emit("lock.delete", caller, name=request.name)
         return Nothing()
 
-    async def kill_session(self, request: api.KillSession, caller: Caller) -> Lock:
+    async def kill_session(self, request: KillSession, caller: Caller) -> Lock:
         """End a session that runs."""
         session = await self._recordings.session(request.id)
         metadata = Metadata(

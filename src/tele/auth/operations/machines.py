@@ -44,8 +44,10 @@ from tele.errors import AccessDenied, BadCertificate, InvalidInput, Unavailable,
 from tele.loop import now
 from tele.model.addresses import plain_address, plain_host, split_address
 from tele.model.api import members as api
+from tele.model.api.hosts import HostChanges, HostList, ListHosts, WatchHosts
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Nothing
+from tele.model.api.paging import ById
 from tele.model.authority import Certificates
 from tele.model.codec import format_time
 from tele.model.identity import Caller, HostRole, Identity, UserIdentity
@@ -268,13 +270,13 @@ class Machines:
         return self._state.watch(receiver)
 
     def watch_hosts(
-        self, request: api.WatchHosts, receiver: Callable[[api.HostChanges], None]
+        self, request: WatchHosts, receiver: Callable[[HostChanges], None]
     ) -> Deferred[None]:
         """All hosts of a role, and each change."""
         return self._hosts.watch(request.role, receiver)
 
     # -- people -----------------------------------------------------------------------
-    async def list_hosts(self, request: api.ListHosts, caller: Caller) -> api.HostList:
+    async def list_hosts(self, request: ListHosts, caller: Caller) -> HostList:
         """Hosts that the caller may see, by name."""
         limit = request.limit
         wanted = read_selector(request.labels)
@@ -286,11 +288,11 @@ class Machines:
         last = ""
         for looked, host in enumerate(self._hosts.after(request.role, request.after)):
             if len(page) == limit or looked == LOOKED_AT:
-                return api.HostList(tuple(page), last)
+                return HostList(tuple(page), last)
             last = f"{host.name}/{host.id}"
             if wanted.selects(host.labels) and (everything or self._reaches(identity, host)):
                 page.append(host)
-        return api.HostList(tuple(page))
+        return HostList(tuple(page))
 
     def _reaches(self, identity: Identity | None, host: Host) -> bool:
         if not isinstance(identity, UserIdentity) or host.role is not HostRole.NODE:
@@ -298,7 +300,7 @@ class Machines:
         moment = now(self._clock)
         return self._state.policy.may_reach(identity, host.labels, moment, host.id) is None
 
-    async def delete_host(self, request: api.ById, caller: Caller) -> Nothing:
+    async def delete_host(self, request: ById, caller: Caller) -> Nothing:
         """End a host's membership; what was issued to it is revoked."""
         removed = await self._members.remove(request.id, now(self._clock))
         if not removed:  # it said something lately, but its membership had ended

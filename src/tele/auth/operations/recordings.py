@@ -41,10 +41,9 @@ from tele.model.access import Reason
 from tele.model.api import audit as audit_api
 from tele.model.api import recordings as api
 from tele.model.api import sessions as sessions_api
-from tele.model.api.members import ById
+from tele.model.api.audit import EMIT_EVENTS
 from tele.model.api.operation import Nothing
-from tele.model.api.table import EMIT_EVENTS
-from tele.model.api.users import Paged
+from tele.model.api.paging import ById, Paged
 from tele.model.codec import encode
 from tele.model.event import Event
 from tele.model.identity import Caller, HostIdentity, HostRole

@@ -1,4 +1,4 @@
-"""Requests and responses about audit events."""
+"""Operations on audit events."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Final
 
 from attrs import field, frozen
 
+from tele.model.api.operation import Hosts, Nothing, Operation, Permitted
 from tele.model.bounds import AtMost, Between
 from tele.model.event import Event
+from tele.model.identity import HostRole
 
 #: Events that a host may tell at once.
 EVENTS_LIMIT: Final = 1000
@@ -69,3 +71,50 @@ class AuditHead:
 
     number: int
     hash: str
+
+
+_REPORTERS = (Hosts((HostRole.NODE, HostRole.PROXY)),)
+EMIT_EVENTS = Operation(
+    "emit_events",
+    "POST",
+    "/v1/events",
+    EmitEvents,
+    Nothing,
+    _REPORTERS,
+    "Append events to the audit",
+    limit=1024 * 1024,
+    cost=20,
+)
+
+LIST_EVENTS = Operation(
+    "list_events",
+    "GET",
+    "/v1/events",
+    ListEvents,
+    EventList,
+    (Permitted("event", "list"),),
+    "Audit events",
+    cost=50,
+)
+
+AUDIT_HEAD = Operation(
+    "audit_head",
+    "GET",
+    "/v1/events/head",
+    Nothing,
+    AuditHead,
+    (Permitted("event", "list"),),
+    "Number and hash of the last audit event",
+)
+
+FOLLOW_EVENTS = Operation(
+    "follow_events",
+    "GET",
+    "/v1/events/follow",
+    FollowEvents,
+    Event,
+    (Permitted("event", "list"),),
+    "Audit events as they happen",
+    streams=True,
+    cost=10,
+)

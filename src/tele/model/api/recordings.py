@@ -1,14 +1,16 @@
-"""Requests and responses about recordings."""
+"""Operations on recordings."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from attrs import field, frozen
 
-from tele.model.api.members import PAGE
+from tele.model.api.operation import Hosts, Nothing, Operation, Permitted, Users
+from tele.model.api.paging import PAGE, ById
 from tele.model.bounds import Between
+from tele.model.identity import HostRole
 from tele.model.resources import OMITTED
 from tele.model.session import Manifest, Recording, RecordingStart, RecordingState
 
@@ -141,3 +143,117 @@ class RecordingDetails:
     manifest: Manifest | None = None
     state: RecordingState = RecordingState.UNFINISHED
     missing: tuple[int, ...] = ()
+
+
+_RECORDERS = (Hosts((HostRole.NODE,)),)
+START_RECORDING = Operation(
+    "start_recording",
+    "PUT",
+    "/v1/recordings/{id}",
+    StartRecording,
+    Nothing,
+    _RECORDERS,
+    "A session starts",
+    cost=2,
+)
+
+UPDATE_RECORDING = Operation(
+    "update_recording",
+    "PATCH",
+    "/v1/recordings/{id}",
+    UpdateRecording,
+    Nothing,
+    _RECORDERS,
+    "A session got a terminal, or ended",
+    cost=2,
+)
+
+PUT_CHUNK = Operation(
+    "put_chunk",
+    "PUT",
+    "/v1/recordings/{id}/chunks/{number}",
+    PutChunk,
+    ChunkStored,
+    _RECORDERS,
+    "Store one chunk of a recording",
+    limit=8 * 1024 * 1024,
+    timeout=timedelta(minutes=2),
+    cost=4,
+)
+
+FINISH_RECORDING = Operation(
+    "finish_recording",
+    "PUT",
+    "/v1/recordings/{id}/manifest",
+    FinishRecording,
+    Nothing,
+    _RECORDERS,
+    "Close a recording with its signed manifest",
+    limit=16 * 1024 * 1024,
+    cost=20,
+)
+
+RECORDING_PROGRESS = Operation(
+    "recording_progress",
+    "GET",
+    "/v1/recordings/{id}/progress",
+    ById,
+    RecordingProgress,
+    _RECORDERS,
+    "Which chunks are stored already",
+    cost=4,
+)
+
+OPEN_RECORDINGS = Operation(
+    "open_recordings",
+    "GET",
+    "/v1/open-recordings",
+    Nothing,
+    OpenRecordings,
+    _RECORDERS,
+    "Which sessions of the calling node run, as far as auth knows",
+    cost=10,
+)
+
+LIST_RECORDINGS = Operation(
+    "list_recordings",
+    "GET",
+    "/v1/recordings",
+    ListRecordings,
+    RecordingList,
+    (Permitted("recording", "list"), Users()),
+    "Recordings, newest first; without a rule, one's own",
+    cost=10,
+)
+
+GET_RECORDING = Operation(
+    "get_recording",
+    "GET",
+    "/v1/recordings/{id}",
+    ById,
+    RecordingDetails,
+    (Permitted("recording", "read"), Users()),
+    "One recording; without a rule, one's own",
+    cost=10,
+)
+
+GET_CHUNK = Operation(
+    "get_chunk",
+    "GET",
+    "/v1/recordings/{id}/chunks/{number}",
+    GetChunk,
+    Octets,
+    (Permitted("recording", "read"), Users(), *_RECORDERS),
+    "One chunk; without a rule, of one's own; a node, of its own that is still open",
+    cost=2,
+)
+
+DELETE_RECORDING = Operation(
+    "delete_recording",
+    "DELETE",
+    "/v1/recordings/{id}",
+    ById,
+    Nothing,
+    (Permitted("recording", "delete"),),
+    "Remove a recording; the audit keeps that it was there",
+)
