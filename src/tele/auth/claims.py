@@ -21,7 +21,7 @@ from attrs import evolve
 from tele.errors import quoted
 from tele.model.event import CODES, Event
 from tele.model.identity import HostIdentity, HostRole
-from tele.model.resources import NAME_PATTERN
+from tele.model.names import NAME_PATTERN
 
 #: What nodes may report.
 NODE_EVENTS: Final = frozenset(

@@ -31,7 +31,7 @@ from tele.auth.guessing import Guard, Verdict
 from tele.auth.repository import Repository
 from tele.errors import Conflict, InvalidInput, NotFound, Unavailable
 from tele.interfaces import Delete, IBackend, Put
-from tele.model.resources import NAME_PATTERN
+from tele.model.names import NAME_PATTERN
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from tele.errors import AccessDenied, InvalidInput, Unavailable
 from tele.model.identity import HostIdentity
-from tele.model.resources import NAME_PATTERN
+from tele.model.names import NAME_PATTERN
 from tele.model.session import RecordingStart
 
 TEXT_LIMIT: Final = 256

@@ -26,7 +26,7 @@ from tele.auth.repository import Repository
 from tele.errors import InvalidInput, quoted
 from tele.interfaces import IBackend, Item
 from tele.model.api.recordings import ListRecordings, RecordingList
-from tele.model.resources import NAME_PATTERN
+from tele.model.names import NAME_PATTERN
 from tele.model.session import Recording, Session
 
 INDEX: Final = "/recordings/index/"

@@ -26,7 +26,7 @@ from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, quoted
 from tele.interfaces import Delete, IBackend, Put
 from tele.model.api.tokens import NewToken, Token
 from tele.model.identity import HostRole
-from tele.model.resources import NAME_PATTERN
+from tele.model.names import NAME_PATTERN
 
 SECRET_BYTES = 20
 LONGEST_TTL = timedelta(days=366)

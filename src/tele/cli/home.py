@@ -31,7 +31,7 @@ from tele.durable_files import write_file
 from tele.errors import InvalidInput, NotLoggedIn, TeleError, quoted
 from tele.private_files import own_folder
 
-#: The same as tele.model.resources.NAME_PATTERN, which costs the import of attrs.
+#: The same as tele.model.names.NAME_PATTERN, which costs the import of attrs.
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,126}[A-Za-z0-9])?", re.ASCII)
 #: Of a proxy, when its address does not say one.
 DEFAULT_PORT = 3080

@@ -20,7 +20,8 @@ from tele.admission.penalties import Overflow
 from tele.certs.suites import SignatureSuite
 from tele.errors import quoted
 from tele.model.access import GatewayPorts
-from tele.model.resources import HOST_NAME_PATTERN, RecordingSettings, keepalive_problem
+from tele.model.names import HOST_NAME_PATTERN
+from tele.model.resources import RecordingSettings, keepalive_problem
 from tele.outbound.egress import EgressProxy
 from tele.wire.agreement import METHODS
 from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS

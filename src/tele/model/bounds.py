@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from attrs import Attribute, field, frozen
 
 from tele.errors import InvalidInput, quoted
 from tele.model.scalars import GREATEST_INTEGER, check_integer, whole
+
+#: Metadata of a field that JSON leaves out while it has its default: leaving it out means something
+#: else than yes or no, or hosts of an older version do not know it.
+OMITTED: Final[Mapping[str, bool]] = {"omitted": True}
 
 
 class Unacceptable(InvalidInput, ValueError):

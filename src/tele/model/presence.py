@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from tele.model.bounds import AtMost
 from tele.model.identity import HostRole
-from tele.model.resources import NAME
+from tele.model.names import NAME
 
 ANNOUNCE_PERIOD = timedelta(seconds=30)
 OFFLINE_AFTER = timedelta(seconds=90)

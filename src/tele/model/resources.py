@@ -9,18 +9,8 @@ from typing import Any
 
 from attrs import Factory, field, fields, frozen
 
-from tele.model.bounds import AtMost, Between, OneOf, Pattern
-
-#: Names of users, roles and nodes: what is safe in a file name, a URL and a certificate.
-NAME_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,126}[A-Za-z0-9])?"
-NAME = Pattern(NAME_PATTERN)
-#: New names of hosts: for ssh, what is before an ``@`` is a login.
-HOST_NAME_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?"
-HOST_NAME = Pattern(HOST_NAME_PATTERN)
-
-#: Of a field that JSON leaves out while it has its default: what leaves it out means something
-#: else than what says yes or no, or hosts of an older version do not know it.
-OMITTED: Mapping[str, bool] = {"omitted": True}
+from tele.model.bounds import OMITTED, AtMost, Between, OneOf
+from tele.model.names import NAME
 
 #: Connections of one user that a node forwards at once, where no role says fewer or more.
 MAX_FORWARDS = 1024

@@ -9,11 +9,12 @@ from attrs import Factory, field, frozen
 
 from tele.model.api.operation import Anyone, Hosts, Nothing, Operation
 from tele.model.authority import Certificates, TrustedAuthority
-from tele.model.bounds import AtMost
+from tele.model.bounds import OMITTED, AtMost
 from tele.model.disk import DiskLevel
 from tele.model.identity import HostRole
+from tele.model.names import HOST_NAME, NAME
 from tele.model.presence import ADDRESSES_LIMIT, Presence
-from tele.model.resources import HOST_NAME, NAME, OMITTED, Lock, RecordingSettings, Role
+from tele.model.resources import Lock, RecordingSettings, Role
 from tele.model.revocation import HostRevocation, UserRevocation
 
 

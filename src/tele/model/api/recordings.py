@@ -9,9 +9,8 @@ from attrs import field, frozen
 
 from tele.model.api.operation import Hosts, Nothing, Operation, Permitted, Users
 from tele.model.api.paging import PAGE, ById
-from tele.model.bounds import Between
+from tele.model.bounds import OMITTED, Between
 from tele.model.identity import HostRole
-from tele.model.resources import OMITTED
 from tele.model.session import Manifest, Recording, RecordingStart, RecordingState
 
 #: Numbers of chunks.
