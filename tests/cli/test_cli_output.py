@@ -21,8 +21,8 @@ from tele.cli.output import (
     show_one,
     show_pages,
     span,
+    started_ago,
 )
-from tele.cli.recordings import begun
 from tele.cli.sessions import _known
 from tele.errors import InvalidInput
 from tele.model.codec import format_time
@@ -173,10 +173,10 @@ def test_a_hosts_word_for_the_time_is_shown_beside_auths() -> None:
     for minutes, told in ((0, False), (4, False), (60 * 24, True), (-60, True)):
         claimed = now - timedelta(minutes=minutes)
         row = {"started": format_time(claimed), "received": format_time(now)}
-        assert ("(told " in begun(row)) is told
+        assert ("(told " in started_ago(row)) is told
         event = {"time": format_time(now), "claimed": format_time(claimed)}
         assert bool(_earlier(event)) is (told or minutes > 1)
-    assert begun({"started": format_time(now), "received": None}).endswith(" ago")
+    assert started_ago({"started": format_time(now), "received": None}).endswith(" ago")
     assert _earlier({"time": format_time(now)}) == ""
 
 

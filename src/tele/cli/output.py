@@ -25,6 +25,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: Seconds to add to what is left of a certificate: one of 12 h is told as such at first.
 ROUNDING = 30.0
 FORMATS = ("text", "json", "yaml")
+#: Seconds between what a node says and when auth heard of it, from which on both are shown.
+MUCH_LATER = 300.0
 #: Items that are written at once.
 BATCH = 100
 
@@ -204,3 +206,14 @@ def span(seconds: float) -> str:
         if rest >= size:
             return f"{rest // size}{unit}"
     return f"{rest}s"
+
+
+def started_ago(row: Any) -> str:
+    """Return how long ago a session began, and when auth heard of it if that was much later."""
+    began = ago(row["started"])
+    if row["received"] is None:
+        return began
+    started, received = (datetime.fromisoformat(row[k]) for k in ("started", "received"))
+    if abs((received - started).total_seconds()) < MUCH_LATER:
+        return began
+    return f"{began} (told {ago(row['received'])})"

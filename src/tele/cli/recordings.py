@@ -18,7 +18,6 @@ from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import not_empty, pages, read_moment
 from tele.cli.output import (
     Column,
-    ago,
     format_option,
     print_text,
     say,
@@ -26,6 +25,7 @@ from tele.cli.output import (
     show_one,
     show_pages,
     span,
+    started_ago,
 )
 from tele.cli.session import Authority, Where, open_authority, where_options
 from tele.errors import BadCertificate, BadRecording, InvalidInput, NotFound, quoted
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 _ID = re.compile(r"[0-9a-f-]{1,36}", re.ASCII | re.IGNORECASE)
 #: Ids that are shown when several fit.
 SHOWN = 3
-#: Seconds between what a node says and when auth heard of it, from which on both are shown.
-MUCH_LATER = 300.0
 
 
 def lasted(row: Any) -> str:
@@ -52,23 +50,12 @@ def lasted(row: Any) -> str:
     return f"{length} (incomplete)" if row["incomplete"] else length
 
 
-def begun(row: Any) -> str:
-    """Return how long ago a session began, and when auth heard of it if that was much later."""
-    began = ago(row["started"])
-    if row["received"] is None:
-        return began
-    started, received = (datetime.fromisoformat(row[k]) for k in ("started", "received"))
-    if abs((received - started).total_seconds()) < MUCH_LATER:
-        return began
-    return f"{began} (told {ago(row['received'])})"
-
-
 _COLUMNS = (
     Column("ID", lambda r: r["id"]),
     Column("USER", lambda r: r["user"]),
     Column("LOGIN", lambda r: r["login"]),
     Column("NODE", lambda r: r["node"]),
-    Column("STARTED", begun),
+    Column("STARTED", started_ago),
     Column("LASTED", lasted),
     Column("TERMINAL", lambda r: "yes" if r["interactive"] else "no"),
     Column("SIZE", lambda r: r["size"]),

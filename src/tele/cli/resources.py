@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,58 +28,93 @@ class _Kind(NamedTuple):
     remove: Callable[[Authority, str], Any]
 
 
-def _kind(text: str, force: bool = False) -> _Kind:
-    from tele.model.api import users
-    from tele.model.api.hosts import DELETE_HOST, LIST_HOSTS, ListHosts
-    from tele.model.api.locks import DELETE_LOCK, GET_LOCK, LIST_LOCKS, PUT_LOCK, PutLock
-    from tele.model.api.paging import ById, ByName, Paged
-    from tele.model.api.roles import DELETE_ROLE, GET_ROLE, LIST_ROLES, PUT_ROLE, PutRole
-    from tele.model.api.tokens import DELETE_TOKEN, LIST_TOKENS
-    from tele.model.api.users import DELETE_USER, GET_USER, LIST_USERS, PUT_USER
+def _user(force: bool) -> _Kind:
+    from tele.model.api.paging import ByName, Paged
+    from tele.model.api.users import (
+        DELETE_USER,
+        GET_USER,
+        LIST_USERS,
+        PUT_USER,
+        DeleteUser,
+        PutUser,
+    )
     from tele.model.codec import from_json
-    from tele.model.identity import HostRole
-    from tele.model.resources import Lock, Role, User
+    from tele.model.resources import User
 
-    kinds = {
-        "user": _Kind(
-            lambda a: pages(lambda n, size: a.perform(LIST_USERS, Paged(size, n))),
-            lambda a, name: a.perform(GET_USER, ByName(name)),
-            lambda a, said: a.perform(
-                PUT_USER, users.PutUser(_name(said), from_json(User, said), force)
-            ),
-            lambda a, name: a.perform(DELETE_USER, users.DeleteUser(name, force)),
+    return _Kind(
+        lambda a: pages(lambda n, size: a.perform(LIST_USERS, Paged(size, n))),
+        lambda a, name: a.perform(GET_USER, ByName(name)),
+        lambda a, said: a.perform(PUT_USER, PutUser(_name(said), from_json(User, said), force)),
+        lambda a, name: a.perform(DELETE_USER, DeleteUser(name, force)),
+    )
+
+
+def _role(force: bool) -> _Kind:
+    from tele.model.api.paging import ByName, Paged
+    from tele.model.api.roles import DELETE_ROLE, GET_ROLE, LIST_ROLES, PUT_ROLE, PutRole
+    from tele.model.codec import from_json
+    from tele.model.resources import Role
+
+    return _Kind(
+        lambda a: pages(lambda n, size: a.perform(LIST_ROLES, Paged(size, n))),
+        lambda a, name: a.perform(GET_ROLE, ByName(name)),
+        lambda a, said: a.perform(PUT_ROLE, PutRole(_name(said), from_json(Role, said), force)),
+        lambda a, name: a.perform(DELETE_ROLE, ByName(name)),
+    )
+
+
+def _lock(force: bool) -> _Kind:
+    from tele.model.api.locks import DELETE_LOCK, GET_LOCK, LIST_LOCKS, PUT_LOCK, PutLock
+    from tele.model.api.paging import ByName, Paged
+    from tele.model.codec import from_json
+    from tele.model.resources import Lock
+
+    return _Kind(
+        lambda a: pages(lambda n, size: a.perform(LIST_LOCKS, Paged(size, n))),
+        lambda a, name: a.perform(GET_LOCK, ByName(name)),
+        lambda a, said: a.perform(PUT_LOCK, PutLock(_name(said), from_json(Lock, said), force)),
+        lambda a, name: a.perform(DELETE_LOCK, ByName(name)),
+    )
+
+
+def _node(_: bool) -> _Kind:
+    from tele.model.api.hosts import DELETE_HOST, LIST_HOSTS, ListHosts
+    from tele.model.api.paging import ById
+    from tele.model.identity import HostRole
+
+    return _Kind(
+        lambda a: pages(
+            lambda n, size: a.perform(LIST_HOSTS, ListHosts(HostRole.NODE, (), size, n))
         ),
-        "role": _Kind(
-            lambda a: pages(lambda n, size: a.perform(LIST_ROLES, Paged(size, n))),
-            lambda a, name: a.perform(GET_ROLE, ByName(name)),
-            lambda a, said: a.perform(PUT_ROLE, PutRole(_name(said), from_json(Role, said), force)),
-            lambda a, name: a.perform(DELETE_ROLE, ByName(name)),
-        ),
-        "lock": _Kind(
-            lambda a: pages(lambda n, size: a.perform(LIST_LOCKS, Paged(size, n))),
-            lambda a, name: a.perform(GET_LOCK, ByName(name)),
-            lambda a, said: a.perform(PUT_LOCK, PutLock(_name(said), from_json(Lock, said), force)),
-            lambda a, name: a.perform(DELETE_LOCK, ByName(name)),
-        ),
-        "node": _Kind(
-            lambda a: pages(
-                lambda n, size: a.perform(LIST_HOSTS, ListHosts(HostRole.NODE, (), size, n))
-            ),
-            None,
-            None,
-            lambda a, name: a.perform(DELETE_HOST, ById(name)),
-        ),
-        "token": _Kind(
-            lambda a: pages(lambda n, size: a.perform(LIST_TOKENS, Paged(size, n))),
-            None,
-            None,
-            lambda a, name: a.perform(DELETE_TOKEN, ById(name)),
-        ),
-    }
-    kind = kinds.get(_PLURALS.get(text, text))
-    if kind is None:
-        raise InvalidInput(f"{quoted(text)} is no kind of resource; there are {', '.join(kinds)}")
-    return kind
+        None,
+        None,
+        lambda a, name: a.perform(DELETE_HOST, ById(name)),
+    )
+
+
+def _token(_: bool) -> _Kind:
+    from tele.model.api.paging import ById, Paged
+    from tele.model.api.tokens import DELETE_TOKEN, LIST_TOKENS
+
+    return _Kind(
+        lambda a: pages(lambda n, size: a.perform(LIST_TOKENS, Paged(size, n))),
+        None,
+        None,
+        lambda a, name: a.perform(DELETE_TOKEN, ById(name)),
+    )
+
+
+#: Each imports only what its kind needs.
+_KINDS: Mapping[str, Callable[[bool], _Kind]] = {
+    "user": _user, "role": _role, "lock": _lock, "node": _node, "token": _token
+}  # fmt: skip
+
+
+def _kind(text: str, force: bool = False) -> _Kind:
+    make = _KINDS.get(_PLURALS.get(text, text))
+    if make is None:
+        raise InvalidInput(f"{quoted(text)} is no kind of resource; there are {', '.join(_KINDS)}")
+    return make(force)
 
 
 def _name(said: Any) -> str:

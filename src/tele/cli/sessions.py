@@ -8,8 +8,7 @@ import click
 
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import pages
-from tele.cli.output import Column, ago, format_option, show_pages
-from tele.cli.recordings import begun
+from tele.cli.output import Column, ago, format_option, show_pages, started_ago
 from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput
 
@@ -28,7 +27,7 @@ _COLUMNS = (
     Column("LOGIN", lambda s: s["login"]),
     Column("NODE", lambda s: s["node"]),
     Column("FROM", lambda s: s["remote_addr"]),
-    Column("STARTED", begun),
+    Column("STARTED", started_ago),
     Column("STATUS", _known),
 )
 
