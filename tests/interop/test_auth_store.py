@@ -42,7 +42,7 @@ def second_auth(auth: LoneAuth, other: LoneAuth | None = None) -> None:
         timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
-    refusal = f"the auth of {auth.data_dir} runs already: process {auth.process.pid}; end that"
+    refusal = f"the auth of {auth.data_dir} runs already: process {auth.process.pid}; stop it"
     assert refusal in done.stderr
     assert "Traceback" not in done.stderr
     assert "cannot listen" not in done.stderr

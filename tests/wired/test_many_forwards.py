@@ -133,7 +133,7 @@ def test_the_rest_waits(cluster: SmallCluster, limit: str) -> None:
         set_options(cluster, node, max_forwards=most)
     else:
         shares = shares_of(256)
-        most = shares.person * 3 // 4
+        most = shares.per_user * 3 // 4
         node = cluster.node(budget=DescriptorBudget(shares))
     with forwarded(cluster, node) as port, ExitStack() as stack:
         clients = Clients(cluster, stack)

@@ -37,9 +37,9 @@ __all__ = ["node"]
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
 
 
-def budget_of(person: int) -> DescriptorBudget:
+def budget_of(per_user: int) -> DescriptorBudget:
     """Return a budget in which one user may hold so many descriptors."""
-    return DescriptorBudget(evolve(shares_of(1024), person=person))
+    return DescriptorBudget(evolve(shares_of(1024), per_user=per_user))
 
 
 @pytest.fixture

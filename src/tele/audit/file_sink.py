@@ -18,7 +18,7 @@ from typing import Final
 from twisted.internet.defer import Deferred, maybeDeferred
 from zope.interface import implementer
 
-from tele.capacity.descriptors import room_for_one
+from tele.capacity.descriptors import spare_descriptor
 from tele.durable_files import sync_folder
 from tele.interfaces import IAuditBatchSink
 from tele.model.codec import to_json
@@ -55,10 +55,10 @@ class FileSink:
 
     def _append(self, lines: bytes) -> None:
         """Write all of ``lines``, or nothing and raise OSError."""
-        with room_for_one():
+        with spare_descriptor():
             new = self._write(lines)
         if new:
-            with room_for_one():
+            with spare_descriptor():
                 sync_folder(self._path.parent)
 
     def _write(self, lines: bytes) -> bool:

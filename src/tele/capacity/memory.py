@@ -2,8 +2,8 @@
 
 Invariants:
 
-* It is called once, when everything serves: what is imported later is not covered.
-* What is there then lives as long as the process; the garbage collector does not look at it again.
+* It is called once, when everything serves: modules that are imported later are not covered.
+* Objects that exist then live as long as the process: the garbage collector skips them.
 """
 
 from __future__ import annotations

@@ -232,7 +232,7 @@ class Forwards:
 
     def _most(self) -> int:
         """Connections that are forwarded at once. Some descriptors are left for sessions."""
-        share = self._account.budget.shares.person * FORWARDS_PART
+        share = self._account.budget.shares.per_user * FORWARDS_PART
         return max(1, min(self._allowed.visit.grant.max_forwards, int(share)))
 
     async def _connect_port(self, request: ForwardRequest, factory: IProtocolFactory) -> Any:

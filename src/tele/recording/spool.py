@@ -14,7 +14,7 @@ Invariants:
   ``acknowledged``.
 * What was written survives a power cut after :meth:`Spool.sync`. Before that any part of it may be
   empty, torn or not there: whatever is read here may be, and that is told from what is whole.
-* For each file that is written or read there is a descriptor (:func:`room_for_one`).
+* For each file that is written or read there is a descriptor (:func:`spare_descriptor`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Final
 
 from attrs import frozen
 
-from tele.capacity.descriptors import room_for_one
+from tele.capacity.descriptors import spare_descriptor
 from tele.capacity.disk import DiskReserve
 from tele.capacity.durable import sync_file_system
 from tele.errors import BadRecording, InvalidInput
@@ -103,12 +103,12 @@ class SpoolFolder:
     def _write(self, name: str, data: bytes) -> None:
         temporary = self.path / f".{name}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        with room_for_one(), open(os.open(temporary, flags, 0o600), "wb") as file:
+        with spare_descriptor(), open(os.open(temporary, flags, 0o600), "wb") as file:
             file.write(data)
         os.rename(temporary, self.path / name)
 
     def _read(self, name: str) -> bytes:
-        with room_for_one():
+        with spare_descriptor():
             return (self.path / name).read_bytes()
 
     def write_start(self, start: RecordingStart) -> None:
@@ -130,7 +130,7 @@ class SpoolFolder:
 
     def mark_interactive(self) -> None:
         """Remember that the session had a terminal."""
-        with room_for_one():
+        with spare_descriptor():
             (self.path / "interactive").touch(mode=0o600)
 
     @property
@@ -158,7 +158,7 @@ class SpoolFolder:
 
     def numbers(self) -> list[int]:
         """Return the numbers of the chunks that are here, in order."""
-        with room_for_one():
+        with spare_descriptor():
             found = [_CHUNK.fullmatch(name) for name in os.listdir(self.path)]
         return sorted(int(match[1]) for match in found if match)
 
@@ -201,7 +201,7 @@ class SpoolFolder:
 
     def _append(self, line: bytes) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        with room_for_one():
+        with spare_descriptor():
             file = os.open(self.path / _ACKNOWLEDGED, flags, 0o600)
             try:
                 size = os.fstat(file).st_size
