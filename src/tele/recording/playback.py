@@ -2,10 +2,10 @@
 
 Invariants:
 
-* Whatever is shown was checked: the chain, the manifest, and that all of it is of the session
-  that was asked for. The signature is checked by :meth:`Source.verify`.
+* Every frame that is shown was checked: the chain, the manifest, and that it belongs to the
+  session that was requested. The signature is checked by :meth:`Source.verify`.
 * A file has the parts that docs/protocols/tape names, in that order, and no others.
-* Nothing here waits or writes: it gives frames, and says how long to wait between them.
+* Nothing here waits or writes: it yields frames, and the time to wait between them.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ Perform = Callable[[Any, Any], Any]
 class Source:
     """A recording to be read. ``chunks()`` may be called again and again.
 
-    ``details`` are what auth says about it; a file has none. ``missing`` are the numbers of chunks
-    that it is said not to have any more: no others may be.
+    ``details`` come from auth; a file has none. ``missing`` are the numbers of the chunks that are
+    known to be lost: no others may be missing.
     """
 
     id: str
@@ -50,7 +50,7 @@ class Source:
 
     @property
     def state(self) -> RecordingState:
-        """How far it is. A file without a manifest is unfinished, whatever became of it since."""
+        """The state of the recording; a file without a manifest is unfinished."""
         if self.details is not None:
             return self.details.state
         if self.manifest is None:
@@ -59,7 +59,7 @@ class Source:
 
     @property
     def lost(self) -> str:
-        """What is not there any more, in words; nothing if nothing is."""
+        """The chunks that are lost, as text; empty if none are."""
         why = "" if self.details is None else self.details.recording.incomplete
         if not self.missing:
             return why
@@ -69,7 +69,7 @@ class Source:
         return named if why in ("", named) else f"{why}; {named}"
 
     def frames(self) -> Iterator[Frame]:
-        """Give its frames, checked. Raises :class:`BadRecording` where it is not what it was."""
+        """Yield its frames, checked. Raises :class:`BadRecording` where it was changed."""
         return read_frames(self.chunks(), self.manifest, self.start, self.missing)
 
     def verify(self, host_authorities: Collection[bytes], cluster: str) -> Verdict:
@@ -95,7 +95,7 @@ class Source:
         return verify(self.chunks(), self.manifest, self.start, check_manifest, self.missing)
 
     def blobs(self) -> Iterator[tuple[str, bytes]]:
-        """Give what a ``.tape`` file holds."""
+        """Yield the blobs of a ``.tape`` file."""
         yield "start", encode(self.start)
         if self.manifest is not None:
             yield "manifest", encode(self.manifest)
@@ -106,7 +106,7 @@ class Source:
 
 
 def _numbers(missing: Collection[int]) -> Iterator[int]:
-    """Give the numbers of the chunks that are there, without end."""
+    """Yield the numbers of the chunks that exist, without end."""
     return (number for number in count() if number not in missing)
 
 
@@ -140,7 +140,7 @@ def from_authority(perform: Perform, recording_id: str) -> Source:
                 raise BadRecording(f"chunk {number} is missing from the archive") from None
 
     if details.manifest is None and 0 in missing:
-        raise NotFound("its first chunk is lost, which says whose it is; the others cannot be read")
+        raise NotFound("its first chunk is lost, which names the session; it cannot be read")
     start = details.manifest.start if details.manifest is not None else _start(chunks())
     check_start(row, start, claimed_name(details.manifest))
     return Source(recording_id, start, details.manifest, chunks, details, missing)
@@ -183,7 +183,7 @@ def _beginning(path: Path) -> tuple[RecordingStart, Manifest | None, tuple[int, 
         parts = read_file(file)
         name, data = next(parts, ("", b""))
         if name != "start":
-            raise BadRecording(f"{path} does not say what it is a recording of")
+            raise BadRecording(f"{path} has no start: the session is not known")
         start = decode(RecordingStart, data)
         name, data = next(parts, ("", b""))
         if name == "manifest":
@@ -197,15 +197,15 @@ def _beginning(path: Path) -> tuple[RecordingStart, Manifest | None, tuple[int, 
 
 
 def _missing(data: bytes) -> tuple[int, ...]:
-    """Return the numbers of the chunks that a file is said not to have."""
+    """Return the numbers of the chunks that a file lists as missing."""
     try:
         said = json.loads(data)
     except (ValueError, RecursionError):
         said = None
     if not isinstance(said, list) or not said or any(type(number) is not int for number in said):
-        raise BadRecording("the file does not say in numbers which chunks are missing")
+        raise BadRecording("the file's list of missing chunks is not a list of numbers")
     if said != sorted(set(said)) or said[0] < 0:
-        raise BadRecording("the chunks that are missing are not named in order, each once")
+        raise BadRecording("the file's list of missing chunks is not in ascending order")
     return tuple(said)
 
 
@@ -219,7 +219,7 @@ class Step:
 
 
 def schedule(frames: Iterable[Frame], channel: int, idle_limit: float | None) -> Iterator[Step]:
-    """Give what a terminal shows, with the times between; channel 0 is the first one."""
+    """Yield what a terminal shows, with the times between; channel 0 is the first one."""
     shown = {FrameKind.OUTPUT, FrameKind.ERROR, FrameKind.RESIZE, FrameKind.OPEN}
     last: int | None = None
     for frame in frames:
