@@ -124,7 +124,7 @@ def test_nobody_answers(tele: Tele) -> None:
     words = ("login", "--proxy", address, "--ca-pin", "sha256:" + "0" * 64, "--password-file", "-")
     assert "refused" in tele.fails(6, *words, stdin="x\n")
     assert "is not an address" in tele.fails(2, "login", "--proxy", "a b")
-    assert "which proxy?" in tele.run("login", status=2).stderr
+    assert "no proxy: give --proxy" in tele.run("login", status=2).stderr
 
 
 def test_no_terminal_for_the_password(tele: Tele, cluster: Cluster, pin: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tele.cli.openssh import known_hosts, split_address
-from tele.cli.ssh import _way_out, destination
+from tele.cli.ssh import _connection_options, destination
 from tele.errors import InvalidInput, TeleError
 from tele_command import Tele
 from test_cli_start import fake_ssh, log_in_by_hand
@@ -211,13 +211,13 @@ def test_proxy_ssh_tries_both_families(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     for found, handed in (([v4, v4], False), ([v6], False), ([v6, v4], True)):
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, found=found, **__: found)
-        assert ("ProxyUseFdpass=yes" in _way_out("proxy.test", 3080)) == handed
+        assert ("ProxyUseFdpass=yes" in _connection_options("proxy.test", 3080)) == handed
 
     def fails(*_: object, **__: object) -> list[object]:
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", fails)
-    assert _way_out("proxy.test", 3080) == []
+    assert _connection_options("proxy.test", 3080) == []
 
 
 @pytest.mark.parametrize("target", ["-oProxyCommand=x:22", "a@b", "a@$(x):22", "a@b c:22", "a:b:c"])

@@ -15,7 +15,7 @@ from tele.cli.output import (
     Column,
     ago,
     plain,
-    say,
+    print_notice,
     show_data,
     show_list,
     show_one,
@@ -50,7 +50,7 @@ def test_nothing_printed_moves_the_cursor(form: str, capsys: pytest.CaptureFixtu
 
 def test_errors_do_not_move_it_either(capsys: pytest.CaptureFixture[str]) -> None:
     """What a server said as an error is shown, not obeyed; lines stay lines."""
-    say(f"one {EVIL}\ntwo")
+    print_notice(f"one {EVIL}\ntwo")
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 2
     assert all(char.isprintable() or char == "\n" for char in err)
@@ -158,7 +158,7 @@ def test_words_and_pairs() -> None:
     with pytest.raises(InvalidInput, match="given twice"):
         split_pairs(["env=prod", "env=test"])
     for empty in ("", " ", ","):
-        with pytest.raises(InvalidInput, match="names nothing"):
+        with pytest.raises(InvalidInput, match="is empty: give a name"):
             split_words(["a", empty])
 
 

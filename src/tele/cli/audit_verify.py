@@ -3,8 +3,8 @@
 Invariants:
 
 * Auth is asked for events and for nothing else: that the chain is whole is found out here.
-* What a chain cannot show, that all of it was made anew or its end cut off, is shown by a mark:
-  number and hash of an event, printed at the end of each check, kept by whoever checks.
+* What a chain cannot show, that it was made anew or its end cut off, is shown by a mark: number
+  and hash of an event, printed at the end of each check and stored by the caller.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ PAGE: Final = 500
     "heads",
     multiple=True,
     metavar="[NUMBER:]HASH",
-    help="A mark from before: the audit has to have this event still. May be repeated.",
+    help="A mark of an earlier check: the audit must still have this event. Repeatable.",
 )
 @click.option(
     "--after",
     metavar="NUMBER:HASH",
-    help="Check this event, which has to be there, and what comes after it; nothing before it.",
+    help="Check this event and those after it only.",
 )
 @click.option(
     "--store",
@@ -50,9 +50,9 @@ def verify(
 ) -> None:
     """Check that no event of the audit was changed, removed, inserted or moved.
 
-    At the end a mark is printed: number and hash of the last event. Keep it where nobody who
-    can write to the store can change it, and give it with --head the next time: only that shows
-    that the end was not cut off, nor all made anew. Status 1: something is wrong.
+    At the end a mark is printed: number and hash of the last event. Keep it where it cannot be
+    changed by those who can write to the store, and give it with --head the next time: only this
+    shows that the end was not cut off, nor all of it made anew. Exit status 1: the check failed.
     """
     from attrs import evolve
 
@@ -63,14 +63,14 @@ def verify(
     if start is not None and not start.number:
         raise InvalidInput("--after takes NUMBER:HASH, as tele audit verify prints it")
     if start is not None and any(0 < mark.number < start.number for mark in marks):
-        raise InvalidInput("a --head is before --after: what is before that is not looked at")
+        raise InvalidInput("a --head is before --after: events before that are not checked")
     if store is None:
         with open_authority(where) as authority:
             verdict = check(authority.perform, start, marks)
     elif start is None:
         verdict = _check_store(store, marks)
     else:
-        raise InvalidInput("--store checks all of the audit: leave --after away")
+        raise InvalidInput("--store checks the whole audit: leave --after out")
     if not verdict.events and not verdict.problem:
         verdict = evolve(verdict, problem="it has no event, not even that the cluster was made")
     _show(verdict, form)

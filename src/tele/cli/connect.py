@@ -1,9 +1,8 @@
-"""How does OpenSSH's client leave a network that lets nobody out but through its own proxy, and how
-does it reach a proxy of which one address family is a black hole?
+"""How does OpenSSH's client reach the cluster's proxy through an HTTP or SOCKS proxy, or if one
+address family of it does not answer?
 
-``tele proxy ssh`` names this as the ProxyCommand of its connection to the cluster's proxy. It
-connects, hands the socket to ssh and is gone: nothing is in between (ProxyUseFdpass of
-ssh_config(5)).
+``tele proxy ssh`` uses this as the ProxyCommand of its connection to the cluster's proxy. It
+connects, passes the socket to ssh and exits (ProxyUseFdpass of ssh_config(5)).
 """
 
 from __future__ import annotations
@@ -24,11 +23,13 @@ CONNECT_SECONDS = 10.0
 @click.command()
 @click.argument("target", metavar="HOST:PORT")
 def connect(target: str) -> None:
-    """Connect, as HTTPS_PROXY says, and hand the socket to ssh on standard output."""
+    """Connect, through HTTPS_PROXY if set, and pass the socket to ssh on standard output."""
     from tele.outbound import blocking_dial as leaving
 
     if not stat.S_ISSOCK(os.fstat(1).st_mode):
-        raise InvalidInput("this is for ssh, with the option ProxyUseFdpass")
+        raise InvalidInput(
+            "standard output is not a socket: use this as ssh's ProxyCommand with ProxyUseFdpass"
+        )
     host, port = split_address(target)
     try:
         made = leaving.connect(host, port, CONNECT_SECONDS)

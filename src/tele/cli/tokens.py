@@ -1,4 +1,4 @@
-"""With what may a machine join?"""
+"""``tele tokens``: manage join tokens."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tele.cli.output import (
     Column,
     format_option,
     plain,
+    print_notice,
     print_text,
-    say,
     show_data,
     show_pages,
     words,
@@ -25,7 +25,7 @@ from tele.errors import InvalidInput, quoted
 
 
 def _permits(token: Mapping[str, Any]) -> str:
-    """What a host may do with a token beside joining."""
+    """What a token permits a host beside joining."""
     said = [f"replace={name}" for name in token["replaces"]]
     said += [f"address={address}" for address in token["addresses"]]
     if token["host_id"]:
@@ -53,29 +53,29 @@ _COLUMNS = (
     },
 )
 def tokens() -> None:
-    """Administer tokens for joining."""
+    """Manage join tokens."""
 
 
 @click.command()
 @click.option("--role", "roles", multiple=True, default=("node",), show_default=True)
 @ttl_option("30m")
-@click.option("--max-uses", type=click.IntRange(0), default=0, help="0: until it expires.")
-@click.option("--label", "labels", multiple=True, help="K=V that hosts with this token have.")
+@click.option("--max-uses", type=click.IntRange(0), default=0, help="How many hosts; 0: no limit.")
+@click.option("--label", "labels", multiple=True, help="A label K=V of hosts with this token.")
 @click.option(
     "--address",
     "addresses",
     multiple=True,
-    help="A DNS name or IP address that is in the host's certificates.",
+    help="A DNS name or IP address for the host's certificates.",
 )
 @click.option(
     "--replace",
     "replaces",
     multiple=True,
     metavar="NAME",
-    help="A name that the host may take over from one that is offline.",
+    help="A name that the host may take over from an offline host.",
 )
 @click.option(
-    "--host-id", callback=not_empty, help="Only for the host with this id, which it gets back."
+    "--host-id", callback=not_empty, help="Only for the host that had this id; it gets it back."
 )
 @format_option()
 @where_options(local=True)
@@ -90,7 +90,7 @@ def add(
     form: str,
     where: Where,
 ) -> None:
-    """Create a token with which machines may join."""
+    """Create a token with which hosts can join."""
     from tele.model.api.tokens import ADD_TOKEN, NewToken
     from tele.model.identity import HostRole
 
@@ -98,7 +98,7 @@ def add(
     wanted = split_words(roles)
     for role in wanted:
         if role not in known:
-            raise InvalidInput(f"{quoted(role)} is none of {', '.join(known)}")
+            raise InvalidInput(f"unknown role {quoted(role)}; there are {', '.join(known)}")
     request = NewToken(
         tuple(known[r] for r in wanted),
         timedelta(minutes=30) if ttl is None else ttl,
@@ -114,9 +114,9 @@ def add(
         show_data(form, made)
         return
     print_text(made["token"])
-    say(
+    print_notice(
         f"for {words(made['roles'])}, until {made['expires']}; shown this once\n"
-        f"on the machine: put it into a file of mode 0600 and name that as token_file, with\n"
+        f"on the host: write it to a file of mode 0600, and set token_file to its path, and\n"
         f'ca_pin: "{made["ca_pin"]}"'
     )
 

@@ -122,23 +122,23 @@ def text(frames: Iterable[Frame], channel: int = 0) -> Iterator[str]:
 
 def _forward_line(frame: Frame, forwards: set[int]) -> str:
     """Return what ``text`` says of a forward, or nothing. ``forwards`` are the open ones."""
-    said = details(frame) if frame.kind in _ABOUT_FORWARDS else {}
-    kind = said.pop("kind", "")
+    fields = details(frame) if frame.kind in _ABOUT_FORWARDS else {}
+    kind = fields.pop("kind", "")
     if frame.kind is FrameKind.FORWARD:
-        return _bracketed(f"{kind} {said.pop('action', '')}", said)
+        return _bracketed(f"{kind} {fields.pop('action', '')}", fields)
     if frame.kind is FrameKind.OPEN and kind == "forward":
         forwards.add(frame.channel)
-        return _bracketed(f"{said.pop('forward', '')} open", {"channel": frame.channel} | said)
+        return _bracketed(f"{fields.pop('forward', '')} open", {"channel": frame.channel} | fields)
     if frame.kind is FrameKind.CLOSE and frame.channel in forwards:
         forwards.discard(frame.channel)
-        return _bracketed("forward close", {"channel": frame.channel} | said)
+        return _bracketed("forward close", {"channel": frame.channel} | fields)
     return ""
 
 
-def _bracketed(what: str, said: dict[str, Any]) -> str:
-    words = " ".join(f"{name}={json.dumps(value)}" for name, value in said.items())
+def _bracketed(what: str, fields: dict[str, Any]) -> str:
+    values = " ".join(f"{name}={json.dumps(value)}" for name, value in fields.items())
     # JSON keeps the values harmless; the words before them are names of ours, on our recordings.
-    return printable(f"[{what}: {words}]") + "\n"
+    return printable(f"[{what}: {values}]") + "\n"
 
 
 def json_lines(frames: Iterable[Frame]) -> Iterator[str]:
@@ -165,9 +165,9 @@ def details(frame: Frame) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def terminal(said: dict[str, Any]) -> dict[str, Any]:
+def terminal(fields: dict[str, Any]) -> dict[str, Any]:
     """Return what the frame that opens a channel says of its terminal; nothing without one."""
-    pty = said.get("pty")
+    pty = fields.get("pty")
     return pty if isinstance(pty, dict) else {}
 
 
@@ -179,16 +179,16 @@ def is_forward(frame: Frame) -> bool:
 def asciicast(start: RecordingStart, frames: Iterable[Frame], channel: int = 0) -> Iterator[str]:
     """Give asciicast v2 lines of one terminal: the first one when ``channel`` is 0."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    begun = False
+    started = False
     for frame in frames:
-        if frame.kind is FrameKind.OPEN and not begun and channel in (0, frame.channel):
+        if frame.kind is FrameKind.OPEN and not started and channel in (0, frame.channel):
             if channel == 0 and is_forward(frame):
                 continue
-            said = details(frame)
+            fields = details(frame)
             channel = frame.channel
-            yield printable_json(_cast_head(start, said, terminal(said))) + "\n"
-            begun = True
-        elif not begun or frame.channel != channel:
+            yield printable_json(_cast_head(start, fields, terminal(fields))) + "\n"
+            started = True
+        elif not started or frame.channel != channel:
             continue
         elif frame.kind in _STREAMS:
             shown = decoder.decode(frame.data)
@@ -198,11 +198,13 @@ def asciicast(start: RecordingStart, frames: Iterable[Frame], channel: int = 0) 
             size = details(frame)
             shown = f"{size.get('columns', 80)}x{size.get('rows', 24)}"
             yield printable_json([round(frame.time / 1e9, 6), "r", shown]) + "\n"
-    if not begun:
+    if not started:
         yield printable_json(_cast_head(start, {}, {})) + "\n"
 
 
-def _cast_head(start: RecordingStart, said: dict[str, Any], pty: dict[str, Any]) -> dict[str, Any]:
+def _cast_head(
+    start: RecordingStart, fields: dict[str, Any], pty: dict[str, Any]
+) -> dict[str, Any]:
     head: dict[str, Any] = {
         "version": 2,
         "width": pty.get("columns") or 80,
@@ -211,6 +213,6 @@ def _cast_head(start: RecordingStart, said: dict[str, Any], pty: dict[str, Any])
         "title": f"{start.user} as {start.login} on {start.node}, {format_time(start.started)}",
         "env": {"TERM": pty.get("term") or "xterm"},
     }
-    if said.get("command"):
-        head["command"] = said["command"]
+    if fields.get("command"):
+        head["command"] = fields["command"]
     return head
