@@ -82,7 +82,7 @@ def test_users_are_updated(cluster: Cluster) -> None:
         (("--remove-role", "access"), "has no role"),
         (("--role", "acess"), "no such role"),
         (("--ttl", "1h", "--expires", "2099-01-01T00:00:00Z"), "give one of them"),
-        (("--ttl", "1h", "--no-expiry"), "contradict"),
+        (("--ttl", "1h", "--no-expiry"), "excludes"),
         (("--expires", "2001-01-01T00:00:00Z"), "is over"),
         (("--expires", "tomorrow"), "is not a time"),
     ):
@@ -306,4 +306,4 @@ def test_the_owner_is_told_when_auth_does_not_run(cluster: Cluster, tmp_path: Pa
     config.write_text("version: v1\ndata_dir: d\nauth: {cluster_name: c}\n")
     assert "twistd -n tele-auth" in cluster.tele.fails(6, "users", "ls", "--config", config)
     config.write_text("version: v1\nproxy: {join: {auth: a}}\n")
-    assert "no such section" in cluster.tele.fails(2, "users", "ls", "--config", config)
+    assert "auth: missing section" in cluster.tele.fails(2, "users", "ls", "--config", config)

@@ -211,7 +211,7 @@ def test_a_password_is_changed_on_a_terminal(
     assert "fresh" not in terminal.seen
     tele.fails(4, *login, "--password-file", "-", stdin=f"{PASSWORD}\n")
     tele.run(*login, "--password-file", "-", stdin="a fresh battery\n")
-    assert "is the present one" in tele.fails(
+    assert "is the same as the present one" in tele.fails(
         2, "passwd", "--old-password-file", "-", "--password-file", _file(tele, "x"), stdin="x\n"
     )
     assert "wrong" in tele.fails(
@@ -276,7 +276,7 @@ def test_status_says_how_long_nodes_go_on_alone(cluster: Cluster) -> None:
     alone = cluster.tele.json("status")["without_auth"]
     assert alone["at_most"] == HOST_LIFETIME.total_seconds()
     assert alone["at_least"] == round(HOST_LIFETIME.total_seconds() * (1 - RENEW_AT))
-    assert "by themselves for 8h to 24h" in cluster.tele.run("status").stdout
+    assert "cached state for 8h to 24h" in cluster.tele.run("status").stdout
 
 
 def test_others_guesses_do_not_keep_one_out(

@@ -231,7 +231,7 @@ def test_another_configuration_is_refused(logged_in: Tele) -> None:
     """``-F`` would take away what makes the node reachable, and its host known."""
     assert "-F" in logged_in.fails(2, "ssh", "-F", "/dev/null", "web1")
     assert "-F" in logged_in.fails(2, "ssh", "web1", "-F/dev/null")
-    assert "which node" in logged_in.fails(2, "ssh")
+    assert "no node given" in logged_in.fails(2, "ssh")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_the_configuration_for_another_key_has_nothing_of_the_person(logged_in: 
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     assert "tele ca sign-user deploy.pub" in logged_in.fails(2, "config", "--identity", key)
     (logged_in.folder / "deploy-cert.pub").write_text("x\n")
-    assert "is not a certificate" in logged_in.fails(2, "config", "--identity", key)
+    assert "is not an SSH certificate" in logged_in.fails(2, "config", "--identity", key)
     subprocess.run(
         ["ssh-keygen", "-q", "-s", key, "-I", "robot", "-n", "www", f"{key}.pub"], check=True
     )

@@ -216,7 +216,7 @@ def test_the_suite_is_chosen_at_the_first_start(own: Cluster) -> None:
     assert own.tele.run("ssh", own.tele.json("ls")[0]["name"], "echo hi").stdout == "hi\n"
     own.tele.run("down", "--dir", own.folder)
     words = ("up", "--dir", own.folder, "--signature-algorithm-suite")
-    assert "says the suite ecdsa, not ed25519" in own.tele.fails(2, *words, "ed25519")
+    assert "with the suite ecdsa, not ed25519" in own.tele.fails(2, *words, "ed25519")
     own.up()
     assert own.tele.run("ca", "export", "--type", "user").stdout == exported
 

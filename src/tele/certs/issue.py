@@ -1,10 +1,10 @@
-"""What does a certificate of ours say? The issuing rules, for users and for hosts.
+"""How are certificates issued, for users and for hosts?
 
 Invariants:
 
-* A certificate is valid from one minute ago, so that a clock a little behind does not
-  refuse it, and always has an end.
-* No time and no dice of our own: ``now`` and ``entropy`` are arguments.
+* A certificate is valid from one minute before its issue, so that a clock slightly behind accepts
+  it, and always expires.
+* Time and randomness (``now`` and ``entropy``) are arguments.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HOST_LIFETIME: Final = timedelta(hours=24)
 
 @frozen
 class UserCertificateRequest:
-    """What a user certificate shall say; ``logins`` become its principals."""
+    """The content of a user certificate; ``logins`` become its principals."""
 
     user: str
     cluster: str
@@ -53,7 +53,7 @@ class UserCertificateRequest:
 
 @frozen
 class HostCertificateRequest:
-    """What a host certificate shall say; ``addresses`` are principals beside the names."""
+    """The content of a host certificate; ``addresses`` are further principals."""
 
     host_id: str
     name: str
@@ -98,10 +98,10 @@ def issue_user(
 
 
 def host_principals(request: HostCertificateRequest) -> tuple[str, ...]:
-    """Names and addresses that a host certificate is good for, each once, in order.
+    """Return the principals of a host certificate, each once, in order.
 
-    Only a node has names of its own in it. Raises :class:`InvalidInput` for a name that could be
-    read as somebody else's; such addresses are left out.
+    Only a node's own names are principals. Raises :class:`InvalidInput` for a name that could be
+    taken for another host's; such addresses are left out.
     """
     cluster = request.cluster
     by_id = (f"{request.host_id}.{cluster}", request.host_id)
@@ -112,7 +112,7 @@ def host_principals(request: HostCertificateRequest) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*by_id, f"auth.{cluster}", *addresses)))
     check_name(request.name, cluster, request.role)
     name = request.name.lower()
-    # A name with a dot could be the DNS name of another machine; localhost is every machine.
+    # A name with a dot could be the DNS name of another machine; localhost is any machine.
     short = () if "." in name or name == "localhost" else (name,)
     return tuple(dict.fromkeys((*by_id, f"{name}.{cluster}", *short, *addresses)))
 
@@ -175,7 +175,7 @@ def _sign(
         string(certificate_type(key.type))
         + string(entropy(32))
         + body.rest()
-        # 0 is what certificates have that nobody numbers.
+        # 0 means that a certificate has no serial number.
         + (int.from_bytes(entropy(8), "big") or 1).to_bytes(8, "big")
         + uint32(kind)
         + string(key_id.encode())
@@ -187,5 +187,5 @@ def _sign(
         + string(b"")
         + string(authority.public.blob)
     )
-    # What we issue, we can read: an unusable request fails here and not at the first login.
+    # Parsing it again makes an unusable request fail here, and not at the first login.
     return parse_certificate(signed + string(authority.sign(signed)))
