@@ -139,4 +139,4 @@ def _remedy(path: Path, problem: str) -> str:
     typed = f"chmod 600 {shlex.quote(str(path))}"
     if problem.startswith("it belongs"):
         return f"change its owner, then type: {typed}"
-    return f"replace the secret if it may have leaked, then type: {typed}"
+    return f"replace it if others may have read it, then type: {typed}"

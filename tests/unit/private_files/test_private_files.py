@@ -105,8 +105,8 @@ def test_a_file_is_read_or_refused_with_what_to_do(secret: Path) -> None:
         with pytest.raises(InvalidInput) as caught:
             read(secret, "token_file")
         assert str(caught.value) == (
-            f"token_file {secret}: others can read it (mode 0644): replace the secret if it"
-            f" may have leaked, then type: chmod 600 {secret}"
+            f"token_file {secret}: others can read it (mode 0644): replace it if others"
+            f" may have read it, then type: chmod 600 {secret}"
         )
     check_secret(secret.with_name("missing"), "token_file")
 
