@@ -1,4 +1,4 @@
-"""What does an OpenSSH certificate say (PROTOCOL.certkeys)?
+"""OpenSSH certificates (PROTOCOL.certkeys): parsing and encoding.
 
 Invariants:
 

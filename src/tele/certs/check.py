@@ -145,7 +145,7 @@ def check_member(
         raise BadCertificate("a host certificate has no critical options", "option")
     identity = _host_identity(certificate)
     if identity is None or identity.host_id not in certificate.principals:
-        raise BadCertificate("it does not say which host it is of", "principal")
+        raise BadCertificate("it does not name its host", "principal")
     if identity.cluster != cluster:
         raise BadCertificate(f"of cluster {quoted(identity.cluster)}, not {cluster}", "cluster")
     if identity.role not in roles:
@@ -176,7 +176,7 @@ def _check_common(
             "validity",
         )
     if not certificate.principals:
-        raise BadCertificate("it names nobody", "principal")
+        raise BadCertificate("it has no principals", "principal")
 
 
 def _shown(seconds: float) -> str:

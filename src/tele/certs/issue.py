@@ -165,9 +165,9 @@ def _sign(
     entropy: Entropy,
 ) -> Certificate:
     if not principals:
-        raise InvalidInput(f"a certificate for {key_id} would name nobody: no login or name given")
+        raise InvalidInput(f"a certificate for {key_id} would have no principals: no login or name")
     if lifetime <= timedelta(0):
-        raise InvalidInput("a certificate's lifetime has to be longer than nothing")
+        raise InvalidInput("a certificate's lifetime has to be positive")
     key = parse_public_key(public_key)
     body = Reader(key.blob)
     body.string()

@@ -171,13 +171,13 @@ def read_key_body(kind: bytes, reader: Reader) -> tuple[_Public, bytes]:
         return rsa.RSAPublicNumbers(e, n).public_key(), b""
     if kind in _CURVES:
         if reader.string(16) != kind.rpartition(b"-")[2]:
-            raise ValueError("the curve is another than the key type says")
+            raise ValueError("the curve does not match the key type")
         return _point(kind, reader.string(133)), b""
     if kind == names.SK_ED25519:
         return ed25519.Ed25519PublicKey.from_public_bytes(reader.string(32)), reader.string(1024)
     if kind == names.SK_ECDSA:
         if reader.string(16) != b"nistp256":
-            raise ValueError("the curve is another than the key type says")
+            raise ValueError("the curve does not match the key type")
         return _point(names.ECDSA_256, reader.string(133)), reader.string(1024)
     raise ValueError(f"key type {quoted(kind)} is not supported")
 

@@ -33,7 +33,7 @@ def check_principal(text: str, cluster: str) -> None:
     if any(_UUID.fullmatch(label) for label in name.split(".")):
         raise InvalidInput(f"{quoted(text)} can be read as the id of a host; choose another name")
     if name in _RESERVED:
-        raise InvalidInput(f"the name {quoted(text)} is kept for the cluster's own {name}")
+        raise InvalidInput(f"the name {quoted(text)} is reserved for the cluster's own {name}")
     if "*" in name or "?" in name:
         raise InvalidInput(f"{quoted(text)} is a pattern: give each name by itself")
 

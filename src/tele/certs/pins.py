@@ -38,7 +38,7 @@ def check_pins(certificates: Iterable[str], pins: Iterable[str]) -> Sequence[str
     good = [certificate for certificate in certificates if pin(certificate) in wanted]
     if not good:
         raise AccessDenied(
-            "the cluster's CA is not the one that the pin names: somebody answers in its place,"
+            "the cluster's CA does not match the pin: another server answers in its place,"
             " or the pin is of another cluster; compare it with: tele ca status",
             "pin",
         )

@@ -115,7 +115,7 @@ def ls(
 
 
 def _newest(ask: Callable[..., Any], limit: int) -> list[Any]:
-    """Return the newest ``limit`` events, oldest first; a page may have fewer and go on."""
+    """Return the newest ``limit`` events, oldest first; a page may have fewer."""
     from tele.model.api.audit import EVENTS_PAGE
 
     found: list[Any] = []

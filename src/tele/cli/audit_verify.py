@@ -1,4 +1,4 @@
-"""Is the audit still what it was? The chain is checked here, on the machine of whoever asks.
+"""``tele audit verify``: check the hash chain of the audit, on the machine of the caller.
 
 Invariants:
 
@@ -95,7 +95,7 @@ def check(perform: Callable[[Any, Any], Any], after: Mark | None, marks: Sequenc
                     return chain.end()
                 awaited = None
             elif chain.number == last.number or not chain.take(event):
-                break  # it came since the head was looked at, or something is wrong
+                break  # a later event than the head, or an error
         if chain.problem or not page.next or not page.items:
             break
         cursor = page.next

@@ -22,7 +22,7 @@ from tele.cli.home import is_name
 from tele.cli.output import print_notice
 from tele.errors import quoted
 
-#: Keys with which Ansible's JSON says what an object is.
+#: Keys by which Ansible's JSON marks the type of an object.
 _ANSIBLES_OWN = "__ansible"
 
 Label = tuple[str, str]

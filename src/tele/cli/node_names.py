@@ -61,7 +61,7 @@ def known_names(where: Where) -> list[str]:
         return []
     try:
         with _patience(PATIENCE):
-            from tele.cli.nodes import all_nodes
+            from tele.cli.node_lists import all_nodes
 
             names = [host.name for host in all_nodes(where) if is_name(host.name)]
         remember(names, where)

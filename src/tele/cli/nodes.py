@@ -9,7 +9,7 @@ import click
 
 from tele.cli.home import is_name
 from tele.cli.lazy import Lazy, LazyGroup
-from tele.cli.lists import pages
+from tele.cli.node_lists import all_nodes, node_pages
 from tele.cli.node_names import complete_node, remember
 from tele.cli.output import Column, ago, format_option, plain, show_data, show_pages, words
 from tele.cli.session import Authority, Where, current, open_authority, where_options
@@ -57,7 +57,7 @@ def _list(labels: tuple[str, ...], form: str, where: Where) -> None:
             yield some
 
     with open_authority(where) as authority:
-        found = noted(_pages(authority, labels))
+        found = noted(node_pages(authority, labels))
         if form == "ansible":
             from tele.cli.inventory import inventory
 
@@ -69,12 +69,6 @@ def _list(labels: tuple[str, ...], form: str, where: Where) -> None:
             show_pages(form, found, _COLUMNS)
     if not labels and where.config is None:
         remember(names, where)
-
-
-def all_nodes(where: Where, labels: tuple[str, ...] = ()) -> list[Any]:
-    """Return the nodes that the user may log in to, with all of ``labels``, by name."""
-    with open_authority(where) as authority:
-        return [host for some in _pages(authority, labels) for host in some]
 
 
 def labelled_node(selector: str, where: Where) -> str:
@@ -94,22 +88,11 @@ def labelled_node(selector: str, where: Where) -> str:
     if len(candidates) > 1:
         names = ", ".join(f"{host.name} ({host.id})" for host in candidates[:SHOWN])
         more = f" and {len(candidates) - SHOWN} more" if len(candidates) > SHOWN else ""
-        raise InvalidInput(f"{len(candidates)} nodes have {selector}; say which: {names}{more}")
+        raise InvalidInput(f"{len(candidates)} nodes have {selector}; give one of: {names}{more}")
     node_id: str = candidates[0].id
     if not is_name(node_id):  # it becomes an argument of ssh
         raise TeleError(f"auth answered with {quoted(node_id)}, which is not a node id")
     return node_id
-
-
-def _pages(authority: Authority, labels: tuple[str, ...] = ()) -> Iterator[Sequence[Any]]:
-    from tele.model.api.hosts import LIST_HOSTS, ListHosts
-    from tele.model.identity import HostRole
-
-    return pages(
-        lambda after, size: authority.perform(
-            LIST_HOSTS, ListHosts(HostRole.NODE, labels, size, after)
-        )
-    )
 
 
 @click.group(
@@ -146,7 +129,7 @@ def remove_node(name: str, where: Where) -> None:
 
 def node_id(authority: Authority, name: str) -> str:
     """Return the id of the one node with this name or id; auth also knows nodes not listed."""
-    hosts = (host for some in _pages(authority) for host in plain(list(some)))
+    hosts = (host for some in node_pages(authority) for host in plain(list(some)))
     found = [host for host in hosts if name in (host["name"], host["id"])]
     if len(found) > 1:
         ids = " ".join(h["id"] for h in found)

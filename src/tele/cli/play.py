@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -67,19 +66,8 @@ def play(
         if form == "pty":
             _play(source, channel, speed or 1.0, idle_limit)
             return
-        for part in rendered(source, form, channel):
+        for part in source.rendered(form, channel):
             sys.stdout.buffer.write(part.encode("utf-8", "surrogateescape"))
-
-
-def rendered(source: Source, form: str, channel: int) -> Iterator[str]:
-    """Yield a recording as ``text``, ``json`` (lines) or ``cast``."""
-    from tele.tape import export
-
-    if form == "cast":
-        return export.asciicast(source.start, source.frames(), channel)
-    if form == "json":
-        return export.json_lines(f for f in source.frames() if channel in (0, f.channel))
-    return export.text(source.frames(), channel)
 
 
 def _play(source: Source, channel: int, speed: float, idle_limit: float | None) -> None:

@@ -193,7 +193,6 @@ def _file_name(recording_id: str) -> str:
 @where_options(local=True)
 def export(recording: str, file: Path | None, form: str | None, where: Where) -> None:
     """Write a recording to FILE (default: ID.tape); - is standard output."""
-    from tele.cli.play import rendered
     from tele.durable_files import sync_folder
     from tele.tape.file import write_file
 
@@ -208,7 +207,7 @@ def export(recording: str, file: Path | None, form: str | None, where: Where) ->
         parts: Iterator[bytes] = (
             write_file(source.blobs())
             if form == "tape"
-            else (part.encode("utf-8", "surrogateescape") for part in rendered(source, form, 0))
+            else (part.encode("utf-8", "surrogateescape") for part in source.rendered(form, 0))
         )
         if to_stdout:
             for part in parts:

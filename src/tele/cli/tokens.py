@@ -26,11 +26,11 @@ from tele.errors import InvalidInput, quoted
 
 def _permits(token: Mapping[str, Any]) -> str:
     """What a token permits a host beside joining."""
-    said = [f"replace={name}" for name in token["replaces"]]
-    said += [f"address={address}" for address in token["addresses"]]
+    permits = [f"replace={name}" for name in token["replaces"]]
+    permits += [f"address={address}" for address in token["addresses"]]
     if token["host_id"]:
-        said.append(f"host-id={token['host_id']}")
-    return ",".join(said)
+        permits.append(f"host-id={token['host_id']}")
+    return ",".join(permits)
 
 
 _COLUMNS = (

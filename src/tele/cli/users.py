@@ -205,12 +205,12 @@ def _changed(
     what: str,
 ) -> tuple[str, ...]:
     """Return the values after ``--WHAT``, ``--add-WHAT`` and ``--remove-WHAT``."""
-    kept = split_words(all_of_them) or had
+    values = split_words(all_of_them) or had
     gone = split_words(less)
     for each in gone:
-        if each not in kept:
-            raise InvalidInput(f"the user has no {what} {quoted(each)}; there are: {words(kept)}")
-    return tuple(each for each in dict.fromkeys((*kept, *split_words(more))) if each not in gone)
+        if each not in values:
+            raise InvalidInput(f"the user has no {what} {quoted(each)}; there are: {words(values)}")
+    return tuple(each for each in dict.fromkeys((*values, *split_words(more))) if each not in gone)
 
 
 @click.command()

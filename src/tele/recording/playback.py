@@ -25,7 +25,7 @@ from tele.model.codec import decode, encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import Manifest, RecordingStart, RecordingState
 from tele.recording.proof import check_end, check_signer, check_start, claimed_name
-from tele.tape.export import is_forward
+from tele.tape import export
 from tele.tape.file import read_file
 from tele.tape.layout import read_chunk
 from tele.tape.verify import Verdict, read_frames, read_start, verify
@@ -93,6 +93,14 @@ class Source:
         if self.start.cluster != cluster:
             raise BadRecording(f"it is of cluster {quoted(self.start.cluster)}, not {cluster}")
         return verify(self.chunks(), self.manifest, self.start, check_manifest, self.missing)
+
+    def rendered(self, form: str, channel: int) -> Iterator[str]:
+        """Yield the recording as ``text``, ``json`` (lines) or ``cast``; channel 0 is any."""
+        if form == "cast":
+            return export.asciicast(self.start, self.frames(), channel)
+        if form == "json":
+            return export.json_lines(f for f in self.frames() if channel in (0, f.channel))
+        return export.text(self.frames(), channel)
 
     def blobs(self) -> Iterator[tuple[str, bytes]]:
         """Yield the blobs of a ``.tape`` file."""
@@ -199,14 +207,18 @@ def _beginning(path: Path) -> tuple[RecordingStart, Manifest | None, tuple[int, 
 def _missing(data: bytes) -> tuple[int, ...]:
     """Return the numbers of the chunks that a file lists as missing."""
     try:
-        said = json.loads(data)
+        numbers = json.loads(data)
     except (ValueError, RecursionError):
-        said = None
-    if not isinstance(said, list) or not said or any(type(number) is not int for number in said):
+        numbers = None
+    if (
+        not isinstance(numbers, list)
+        or not numbers
+        or any(type(number) is not int for number in numbers)
+    ):
         raise BadRecording("the file's list of missing chunks is not a list of numbers")
-    if said != sorted(set(said)) or said[0] < 0:
+    if numbers != sorted(set(numbers)) or numbers[0] < 0:
         raise BadRecording("the file's list of missing chunks is not in ascending order")
-    return tuple(said)
+    return tuple(numbers)
 
 
 @frozen
@@ -223,7 +235,7 @@ def schedule(frames: Iterable[Frame], channel: int, idle_limit: float | None) ->
     shown = {FrameKind.OUTPUT, FrameKind.ERROR, FrameKind.RESIZE, FrameKind.OPEN}
     last: int | None = None
     for frame in frames:
-        if channel == 0 and frame.kind is FrameKind.OPEN and not is_forward(frame):
+        if channel == 0 and frame.kind is FrameKind.OPEN and not export.is_forward(frame):
             channel = frame.channel
         if frame.kind not in shown or frame.channel != channel:
             continue

@@ -9,7 +9,7 @@ Its end is written after the chunks in the spool and at auth. Cases after a powe
 * Neither has it, and auth has a later one, or had acknowledged it: it is lost. The manifest names
   it, and auth closes the recording as incomplete.
 * ``start.json`` is missing or unreadable: the first frame has the same data. If that is missing,
-  too, there is nothing to sign, and auth is told that the recording is given up.
+  too, there is nothing to sign, and the recording is reported to auth as given up.
 * There is no folder: auth lists the sessions that it believes to run here; they are closed alike.
 * A manifest that is unreadable, or that names a chunk differently, is written again. Other
   unreadable files are ignored.

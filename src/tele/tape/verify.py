@@ -145,7 +145,7 @@ def _check_order(frame: Frame, last: Frame | None, number: int, start: Recording
     if frame.kind is FrameKind.START:
         raise BadRecording(f"another session starts in chunk {number}")
     if last.kind is FrameKind.END:
-        raise BadRecording(f"it goes on after its end, in chunk {number}")
+        raise BadRecording(f"it continues after its end, in chunk {number}")
     if frame.time < last.time:
         raise BadRecording(f"time runs backwards in chunk {number}")
 
@@ -153,7 +153,7 @@ def _check_order(frame: Frame, last: Frame | None, number: int, start: Recording
 def read_start(frame: Frame) -> RecordingStart:
     """Read the first frame of a recording. Raises :class:`BadRecording`."""
     if frame.kind is not FrameKind.START:
-        raise BadRecording("its first frame does not say of which session it is")
+        raise BadRecording("its first frame does not name a session")
     try:
         return decode(RecordingStart, frame.data)
     except InvalidInput as error:

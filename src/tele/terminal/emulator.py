@@ -181,7 +181,7 @@ class Emulator:
         count = first or 1
         second = parameters[1][0] if len(parameters) > 1 else 0
         if final == "m":
-            screen.look(screen.style.changed(parameters))
+            screen.set_style(screen.style.changed(parameters))
         elif final in "Hf":
             screen.to(count - 1, (second or 1) - 1)
         elif final in "AkBeCaDj":

@@ -164,8 +164,8 @@ class Screen:
         while text:
             if self._pending:
                 self._wrap()
-            room = self.columns - self.column
-            part, text = text[:room], text[room:]
+            left = self.columns - self.column
+            part, text = text[:left], text[left:]
             line, start, end = self.lines[self.row], self.column, self.column + len(part)
             line.separate(start)
             line.separate(end)
@@ -272,19 +272,19 @@ class Screen:
 
     def save_cursor(self) -> None:
         """DECSC."""
-        kept = self._saved
-        kept.row, kept.column, kept.style, kept.origin = (
+        saved = self._saved
+        saved.row, saved.column, saved.style, saved.origin = (
             self.row, self.column, self.style, self.origin
         )  # fmt: skip
-        kept.graphics, kept.shift = self.graphics[:], self.shift
+        saved.graphics, saved.shift = self.graphics[:], self.shift
 
     def restore_cursor(self) -> None:
         """DECRC."""
-        kept = self._saved
-        self.row, self.column = min(kept.row, self.rows - 1), min(kept.column, self.columns - 1)
-        self.origin, self.graphics, self.shift = kept.origin, kept.graphics[:], kept.shift
+        saved = self._saved
+        self.row, self.column = min(saved.row, self.rows - 1), min(saved.column, self.columns - 1)
+        self.origin, self.graphics, self.shift = saved.origin, saved.graphics[:], saved.shift
         self._pending = False
-        self.look(kept.style)
+        self.set_style(saved.style)
 
     def margins(self, top: int, bottom: int) -> None:
         """DECSTBM."""
@@ -304,7 +304,7 @@ class Screen:
             self.erase_lines(0, self.rows)
 
     # -- cells --------------------------------------------------------------------------
-    def look(self, style: Style) -> None:
+    def set_style(self, style: Style) -> None:
         """Set the style of text that is printed from now on."""
         self.style = style
         self._sgr, self._erased = style.sgr, style.background
@@ -386,8 +386,8 @@ class Screen:
         if count > 0:
             self.lines[top : self.bottom + 1] = self.lines[top + number : self.bottom + 1] + blank
         else:
-            kept = self.lines[top : self.bottom + 1 - number]
-            self.lines[top : self.bottom + 1] = blank + kept
+            saved = self.lines[top : self.bottom + 1 - number]
+            self.lines[top : self.bottom + 1] = blank + saved
 
     def align(self) -> None:
         """DECALN: fill the screen with E."""
