@@ -44,7 +44,7 @@ from tele.https.blocking import BlockingAuthority
 from tele.https.pinning import server_name
 from tele.interfaces import Put
 from tele.membership.identity import HostKeyPair, MemberIdentity, assemble, tls_authorities
-from tele.model.api import members, recordings, table, users
+from tele.model.api import audit, members, recordings, table, users
 from tele.model.api.operation import Nothing
 from tele.model.codec import encode
 from tele.model.identity import HostRole
@@ -287,7 +287,7 @@ def measure(config: Path, node: Node, rows: int, only: Sequence[str]) -> dict[st
         "recordings": (table.LIST_RECORDINGS, recordings.ListRecordings()),
         "sessions": (table.LIST_SESSIONS, users.Paged()),
         "users": (table.LIST_USERS, users.Paged()),
-        "audit": (table.LIST_EVENTS, recordings.ListEvents(newest=True)),
+        "audit": (table.LIST_EVENTS, audit.ListEvents(newest=True)),
     }
     found: dict[str, Any] = {"rows": rows, "cores": os.cpu_count()}
     found["quiet_ms"] = delays(local, lambda: False)

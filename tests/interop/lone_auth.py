@@ -23,7 +23,7 @@ from tele.https.blocking import BlockingAuthority
 from tele.https.identity import TlsIdentity
 from tele.https.pinning import server_name
 from tele.membership.identity import HostKeyPair, MemberIdentity, assemble, tls_authorities
-from tele.model.api import members, recordings, table, users
+from tele.model.api import audit, members, recordings, table, users
 from tele.model.api.operation import Nothing
 from tele.model.event import Event
 from tele.model.identity import HostRole
@@ -174,7 +174,7 @@ class Ledger:
             )
             for _ in range(3)
         ]  # fmt: skip
-        node.perform(table.EMIT_EVENTS, recordings.EmitEvents(tuple(said)))
+        node.perform(table.EMIT_EVENTS, audit.EmitEvents(tuple(said)))
         self.events += [each.id for each in said]
         start = RecordingStart(
             recording_id, "ssh", CLUSTER, name, "root", ("access",), "s1", "web1",
@@ -233,7 +233,7 @@ def _events(owner: BlockingAuthority) -> set[str]:
     found: set[str] = set()
     after = ""
     while True:
-        page = owner.perform(table.LIST_EVENTS, recordings.ListEvents(limit=1000, after=after))
+        page = owner.perform(table.LIST_EVENTS, audit.ListEvents(limit=1000, after=after))
         found |= {each.id for each in page.items}
         after = page.next
         if not after:

@@ -35,7 +35,7 @@ from tele.certs.x509 import TlsKey
 from tele.errors import Conflict, NotFound
 from tele.interfaces import IArchive
 from tele.loop import now
-from tele.model.api import members, recordings, table, users
+from tele.model.api import audit, members, recordings, table, users
 from tele.model.authority import AuthorityKind
 from tele.model.identity import Caller, HostIdentity, HostRole, UserIdentity
 from tele.model.resources import Metadata, RecordingSettings, User, UserSpec
@@ -216,7 +216,7 @@ class World:
         return self.do(table.LOGIN, request, Caller(None, f"{address}:9"))
 
     def events(self, name: str) -> list[Any]:
-        listed = self.do(table.LIST_EVENTS, recordings.ListEvents(event=name))
+        listed = self.do(table.LIST_EVENTS, audit.ListEvents(event=name))
         return list(listed.items)
 
 

@@ -27,8 +27,8 @@ from tele.interfaces import IAuthority, IRecorder
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
 from tele.membership.store import DirectoryStore, MemberStore
+from tele.model.api.audit import ListEvents
 from tele.model.api.members import ListHosts, Proxy, PublicKeys
-from tele.model.api.recordings import ListEvents
 from tele.model.api.table import ADD_TOKEN, LIST_EVENTS, LIST_HOSTS, PUT_ROLE
 from tele.model.api.users import NewToken, PutRole
 from tele.model.event import Event

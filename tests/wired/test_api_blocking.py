@@ -23,9 +23,10 @@ from tele.https.identity import TlsFiles, TlsIdentity
 from tele.https.pinning import UnverifiedCluster
 from tele.model.addresses import split_address
 from tele.model.api import table
+from tele.model.api.audit import FollowEvents
 from tele.model.api.members import ByName
 from tele.model.api.operation import Nothing
-from tele.model.api.recordings import FollowEvents, GetChunk, PutChunk
+from tele.model.api.recordings import GetChunk, PutChunk
 from tele.model.api.users import Paged
 from tele.model.identity import HostRole
 from tele.model.presence import Presence

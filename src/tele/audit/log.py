@@ -36,7 +36,7 @@ from tele.audit.reading import EVENTS, HEAD, event_key, head, search, verify
 from tele.errors import Conflict, InvalidInput, Unavailable, quoted
 from tele.interfaces import Change, Delete, IAuditSink, IBackend, IWatch, Put
 from tele.log import make_logger
-from tele.model.api.recordings import EventList, ListEvents
+from tele.model.api.audit import EventList, ListEvents
 from tele.model.codec import decode, encode
 from tele.model.event import OWN_KEYS, Event
 from tele.store.batches import get_many

@@ -17,7 +17,7 @@ from tele.audit.chain import Chain, Mark, Verdict
 from tele.errors import InvalidInput, TeleError
 from tele.interfaces import IBackend, Item
 from tele.log import make_logger
-from tele.model.api.recordings import EventList, ListEvents
+from tele.model.api.audit import EventList, ListEvents
 from tele.model.codec import decode, encode, format_time
 from tele.model.event import Event
 

@@ -45,7 +45,7 @@ from tele.auth.repository import Kept, Repository
 from tele.interfaces import IBackend
 from tele.log import make_logger
 from tele.loop import now
-from tele.model.api.recordings import ReportSessions
+from tele.model.api.sessions import ReportSessions
 from tele.model.codec import format_duration, format_time
 from tele.model.event import Event
 from tele.model.identity import HostIdentity, HostRole

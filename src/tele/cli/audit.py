@@ -88,7 +88,7 @@ def ls(
     With --follow each event is one line; in the format json, one JSON text a line. It goes
     with --event and --of only.
     """
-    from tele.model.api.recordings import FollowEvents, ListEvents
+    from tele.model.api.audit import FollowEvents, ListEvents
     from tele.model.api.table import FOLLOW_EVENTS, LIST_EVENTS
 
     if follow and (session or form == "yaml" or (since, until, limit) != (None, None, None)):
@@ -115,7 +115,7 @@ def ls(
 
 def _newest(ask: Callable[..., Any], limit: int) -> list[Any]:
     """Return the newest ``limit`` events, oldest first; a page may have fewer and go on."""
-    from tele.model.api.recordings import EVENTS_PAGE
+    from tele.model.api.audit import EVENTS_PAGE
 
     found: list[Any] = []
     after = ""

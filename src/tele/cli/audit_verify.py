@@ -79,8 +79,8 @@ def verify(
 def check(perform: Callable[[Any, Any], Any], after: Mark | None, marks: Sequence[Mark]) -> Verdict:
     """Walk the audit by the API, from the beginning or the event ``after``, and check it."""
     from tele.audit.chain import Chain, Mark
+    from tele.model.api.audit import ListEvents
     from tele.model.api.operation import Nothing
-    from tele.model.api.recordings import ListEvents
     from tele.model.api.table import AUDIT_HEAD, LIST_EVENTS
 
     head = perform(AUDIT_HEAD, Nothing())

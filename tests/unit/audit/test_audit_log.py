@@ -25,7 +25,7 @@ from tele.audit.log import CLOSING_SECONDS, AuditLog
 from tele.audit.reading import HEAD, event_key
 from tele.errors import InvalidInput, Unavailable
 from tele.interfaces import Delete, IAuditSink, Item, Put
-from tele.model.api.recordings import EventList, ListEvents
+from tele.model.api.audit import EventList, ListEvents
 from tele.model.codec import DEPTH_LIMIT, decode, encode
 from tele.model.event import Event
 from tele.store.memory import MemoryBackend

@@ -21,7 +21,7 @@ from tele.audit.reading import HEAD, event_key, verify
 from tele.cli.audit_verify import check
 from tele.errors import InvalidInput, TeleError, Unavailable
 from tele.interfaces import Delete, Put
-from tele.model.api.recordings import AuditHead, ListEvents
+from tele.model.api.audit import AuditHead, ListEvents
 from tele.model.codec import encode
 from tele.model.event import Event
 from tele.store import sqlite_file

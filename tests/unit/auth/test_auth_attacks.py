@@ -27,7 +27,7 @@ from tele.errors import (
 )
 from tele.interfaces import Put
 from tele.loop import now
-from tele.model.api import members, recordings, table, users
+from tele.model.api import audit, members, recordings, table, users
 from tele.model.api.operation import Anyone, Hosts, Operation, Permitted, Users
 from tele.model.codec import encode
 from tele.model.identity import Caller, HostIdentity, HostRole, UserIdentity
@@ -90,7 +90,7 @@ def test_the_gate_is_auths_own(world: World, operation: Operation[Any, Any]) -> 
 def test_a_stream_is_no_call_and_a_call_no_stream(world: World) -> None:
     """The two ways to call cannot be mixed to slip past what one of them checks."""
     with pytest.raises(InvalidInput):
-        world.do(table.FOLLOW_EVENTS, recordings.FollowEvents())
+        world.do(table.FOLLOW_EVENTS, audit.FollowEvents())
     with pytest.raises(InvalidInput):
         result(world.auth.follow(table.LIST_USERS, users.Paged(), world.admin, [].append))
 
@@ -151,7 +151,7 @@ def test_guessing_tokens_is_bounded_noise(world: World) -> None:
     with pytest.raises(AccessDenied):
         world.join("one more")
     last = result(
-        world.parts.audit.query(recordings.ListEvents(event="auth.denied", newest=True, limit=1))
+        world.parts.audit.query(audit.ListEvents(event="auth.denied", newest=True, limit=1))
     ).items[0]
     assert last.fields["others_not_listed"] == 50
 
@@ -375,7 +375,7 @@ def test_a_removed_machine_may_do_nothing(world: World) -> None:
     put = recordings.PutChunk(tape.id, 0, b"x")
     for operation, request in (
         (table.PUT_CHUNK, put),
-        (table.EMIT_EVENTS, recordings.EmitEvents(())),
+        (table.EMIT_EVENTS, audit.EmitEvents(())),
         (table.RECORDING_PROGRESS, members.ById(tape.id)),
     ):
         with pytest.raises(AccessDenied, match="removed"):
@@ -391,7 +391,7 @@ def test_a_right_that_is_taken_away_ends_the_stream(world: World) -> None:
     world.add_user("otto", "auditor")
     told: list[Any] = []
     watching = world.auth.follow(
-        table.FOLLOW_EVENTS, recordings.FollowEvents(), world.user("otto", "auditor"), told.append
+        table.FOLLOW_EVENTS, audit.FollowEvents(), world.user("otto", "auditor"), told.append
     )
     failed: list[Any] = []
     watching.addErrback(failed.append)
@@ -443,10 +443,10 @@ def test_a_host_cannot_report_what_only_auth_does(world: World, name: str) -> No
     world.join(world.token())
     forged = event(name, "e1", now(world.clock), "c", server_id=HOST_ID, user="alice")
     with pytest.raises(InvalidInput):
-        world.do(table.EMIT_EVENTS, recordings.EmitEvents((forged,)), world.host())
+        world.do(table.EMIT_EVENTS, audit.EmitEvents((forged,)), world.host())
     mislabelled = evolve(forged, event="exec")
     with pytest.raises(InvalidInput):
-        world.do(table.EMIT_EVENTS, recordings.EmitEvents((mislabelled,)), world.host())
+        world.do(table.EMIT_EVENTS, audit.EmitEvents((mislabelled,)), world.host())
     assert [e for e in world.events(name) if e.user == "alice"] == []
     assert len(world.events("auth.denied")) == 2
 

@@ -21,7 +21,7 @@ from tele.certs.issue import HostCertificateRequest, issue_host
 from tele.certs.keys import PrivateKey
 from tele.errors import AccessDenied, Conflict, InvalidInput, TeleError, Unavailable
 from tele.loop import now
-from tele.model.api import members, recordings, table, users
+from tele.model.api import audit, members, recordings, table, users
 from tele.model.authority import AuthorityKind
 from tele.model.event import Event
 from tele.model.identity import HostRole
@@ -36,7 +36,7 @@ def made(world: World, name: str = "exec", event_id: str = "", **words: Any) -> 
 
 
 def emit(world: World, *events: Event, host_id: str = HOST_ID) -> None:
-    world.do(table.EMIT_EVENTS, recordings.EmitEvents(events), world.host(host_id))
+    world.do(table.EMIT_EVENTS, audit.EmitEvents(events), world.host(host_id))
 
 
 # -- events ---------------------------------------------------------------------------
@@ -48,9 +48,9 @@ def test_who_and_when_is_auths_own_knowledge(world: World) -> None:
     (kept,) = world.events("exec")
     assert (kept.server_id, kept.server_name) == (HOST_ID, "web1")
     assert (kept.time, kept.claimed) == (now(world.clock), yesterday)
-    since = recordings.ListEvents(event="exec", since=now(world.clock))
+    since = audit.ListEvents(event="exec", since=now(world.clock))
     assert len(world.do(table.LIST_EVENTS, since).items) == 1
-    until = recordings.ListEvents(event="exec", until=now(world.clock))
+    until = audit.ListEvents(event="exec", until=now(world.clock))
     assert world.do(table.LIST_EVENTS, until).items == ()
 
 
@@ -58,11 +58,11 @@ def test_a_proxy_reports_no_sessions(world: World) -> None:
     """A proxy that was taken over makes up no sessions, commands or forwards of people (attack)."""
     proxy = world.proxy()
     for name in sorted(NODE_EVENTS - PROXY_EVENTS):
-        told = recordings.EmitEvents((made(world, name, server_id=PROXY_ID),))
+        told = audit.EmitEvents((made(world, name, server_id=PROXY_ID),))
         with pytest.raises(InvalidInput, match="nothing that a proxy reports"):
             world.do(table.EMIT_EVENTS, told, proxy)
     for name in sorted(PROXY_EVENTS):
-        told = recordings.EmitEvents((made(world, name, server_id=PROXY_ID),))
+        told = audit.EmitEvents((made(world, name, server_id=PROXY_ID),))
         world.do(table.EMIT_EVENTS, told, proxy)
         assert "gate" in [kept.server_name for kept in world.events(name)]
 
@@ -108,7 +108,7 @@ def test_a_proxy_has_no_sessions(world: World) -> None:
     proxy = world.proxy()
     bad = made(world, session_id=tape.id, server_id=PROXY_ID)
     with pytest.raises(InvalidInput):
-        world.do(table.EMIT_EVENTS, recordings.EmitEvents((bad,)), proxy)
+        world.do(table.EMIT_EVENTS, audit.EmitEvents((bad,)), proxy)
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_a_member_cannot_fill_the_audit_with_denials(world: World) -> None:
     for _ in range(int(ONES_BURST) * 2):
         with pytest.raises(TeleError):
             world.do(table.PUT_CHUNK, recordings.PutChunk(tape.id, 0, b"x"), thief)
-    listed = recordings.ListEvents(event="auth.denied", limit=1000)
+    listed = audit.ListEvents(event="auth.denied", limit=1000)
     assert len(world.do(table.LIST_EVENTS, listed).items) == int(ONES_BURST)
     world.clock.advance(60)
     with pytest.raises(TeleError):

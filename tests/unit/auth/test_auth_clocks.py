@@ -16,7 +16,7 @@ from tele.auth.presence import HOSTS, Hosts, LastWord
 from tele.errors import Conflict, Unavailable
 from tele.interfaces import Put
 from tele.loop import now
-from tele.model.api import members, recordings, table
+from tele.model.api import audit, members, recordings, table
 from tele.model.codec import encode
 from tele.model.identity import HostRole
 from tele.model.presence import Presence, Status
@@ -157,7 +157,7 @@ def test_the_audit_holds_and_says_the_date_as_it_is(world: World) -> None:
     world.add_user("alice")
     world.clock.set_wall(-7200)
     world.add_user("bob")
-    listed = world.do(table.LIST_EVENTS, recordings.ListEvents(event="user.create")).items
+    listed = world.do(table.LIST_EVENTS, audit.ListEvents(event="user.create")).items
     assert listed[0].time > listed[1].time
     verdict = result(world.parts.audit.verify())
     assert not verdict.problem, verdict
@@ -180,7 +180,7 @@ def test_hosts_report_their_clocks(world: World, name: str, role: HostRole) -> N
         world.join(world.token())
     host_id = PROXY_ID if role is HostRole.PROXY else HOST_ID
     made = event(name, "e-1", now(world.clock), "c", server_id=host_id, seconds=-7200.0)
-    world.do(table.EMIT_EVENTS, recordings.EmitEvents((made,)), caller)
+    world.do(table.EMIT_EVENTS, audit.EmitEvents((made,)), caller)
     (kept,) = world.events(name)
     assert (kept.user, kept.fields["seconds"]) == ("", -7200.0)
 

@@ -19,7 +19,7 @@ from tele.auth.operations.recordings import ONE_GO
 from tele.auth.presence import LastWord
 from tele.errors import AccessDenied, NotFound
 from tele.loop import now
-from tele.model.api import members, recordings, table, users
+from tele.model.api import audit, members, recordings, table, users
 from tele.model.identity import Caller, HostRole
 from tele.model.presence import Presence
 
@@ -98,7 +98,7 @@ def test_a_search_of_the_audit_looks_at_so_many(
         return plain(*words)
 
     backend.range = counted
-    request = recordings.ListEvents(user="eve", newest=True, limit=10)
+    request = audit.ListEvents(user="eve", newest=True, limit=10)
     page = world.do(table.LIST_EVENTS, request)
     assert (page.items, ranges) == ((), most // SCAN)
     pages = 1
@@ -113,7 +113,7 @@ def test_a_page_of_events_has_so_many_bytes(world: World) -> None:
     _append(world, 30, command="x" * 200_000)
     after, counts = "", []
     while True:
-        page = world.do(table.LIST_EVENTS, recordings.ListEvents(event="exec", after=after))
+        page = world.do(table.LIST_EVENTS, audit.ListEvents(event="exec", after=after))
         counts.append(len(page.items))
         after = page.next
         if not after:
@@ -126,7 +126,7 @@ def test_an_event_is_read_once_for_all_who_follow(world: World) -> None:
     """A hundred people that follow the audit cost one decoding of each event."""
     told: list[Any] = []
     streams = [
-        world.auth.follow(table.FOLLOW_EVENTS, recordings.FollowEvents(), world.admin, told.append)
+        world.auth.follow(table.FOLLOW_EVENTS, audit.FollowEvents(), world.admin, told.append)
         for _ in range(100)
     ]
     _append(world, 1)

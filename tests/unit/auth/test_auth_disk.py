@@ -13,7 +13,7 @@ from tele.errors import AccessDenied, StorageFull
 from tele.https.api_errors import decode_error, encode_error, status_of
 from tele.interfaces import IOnDisk
 from tele.loop import now as moment
-from tele.model.api import members, recordings, table, users
+from tele.model.api import audit, members, recordings, table, users
 from tele.model.api.operation import Nothing
 from tele.model.disk import DiskLevel, DiskSpace
 from tele.model.identity import HostRole
@@ -78,7 +78,7 @@ def test_nothing_new_begins_on_a_full_disk(world: World, disk: Disk) -> None:
     with pytest.raises(StorageFull):
         tape.upload(0)
     with pytest.raises(StorageFull):
-        world.do(table.EMIT_EVENTS, recordings.EmitEvents(()), tape.host)
+        world.do(table.EMIT_EVENTS, audit.EmitEvents(()), tape.host)
     assert world.do(table.LIST_USERS, users.Paged()).items == ()
     disk.now = OK
     tape.upload(0, 1)

@@ -21,7 +21,7 @@ from tele.certs.x509 import TlsKey
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, Unavailable
 from tele.interfaces import Delete, Put
 from tele.loop import now
-from tele.model.api import members, recordings, table, users
+from tele.model.api import audit, members, table, users
 from tele.model.codec import decode, format_time
 from tele.model.identity import Caller, HostRole
 from tele.model.presence import OFFLINE_AFTER, Presence, Status
@@ -117,7 +117,7 @@ def test_a_token_for_an_id_replaces_that_host_when_it_is_gone(world: World) -> N
     for operation, request in (
         (table.ANNOUNCE, Presence("web1", HostRole.NODE)),
         (table.RENEW, members.RenewRequest("web1", keys())),
-        (table.EMIT_EVENTS, recordings.EmitEvents(())),
+        (table.EMIT_EVENTS, audit.EmitEvents(())),
     ):
         with pytest.raises(AccessDenied, match="replaced"):
             world.do(operation, request, before)

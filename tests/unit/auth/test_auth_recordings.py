@@ -13,7 +13,7 @@ from tele.audit.chain import event
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, StorageFull, TeleError
 from tele.interfaces import Delete, Put
 from tele.loop import now
-from tele.model.api import members, recordings, table, users
+from tele.model.api import audit, members, recordings, table, users
 from tele.model.codec import encode
 from tele.model.identity import HostRole
 from tele.model.presence import OFFLINE_AFTER, Presence
@@ -150,15 +150,15 @@ def test_hosts_report_their_own_events_only(world: World) -> None:
     """A host cannot speak for another one, nor chain events itself."""
     world.join(world.token())
     good = event("exec", "e1", now(world.clock), "c", server_id=HOST_ID, user="alice", command="ls")
-    world.do(table.EMIT_EVENTS, recordings.EmitEvents((good, good)), world.host())
+    world.do(table.EMIT_EVENTS, audit.EmitEvents((good, good)), world.host())
     assert len(world.events("exec")) == 1
     for bad in (evolve(good, server_id=OTHER_ID), evolve(good, cluster="d")):
         with pytest.raises(InvalidInput):
-            world.do(table.EMIT_EVENTS, recordings.EmitEvents((bad,)), world.host())
+            world.do(table.EMIT_EVENTS, audit.EmitEvents((bad,)), world.host())
     assert len(world.events("auth.denied")) == 2
     with pytest.raises(InvalidInput):
         chained = evolve(good, id="e2", hash="00")
-        world.do(table.EMIT_EVENTS, recordings.EmitEvents((chained,)), world.host())
+        world.do(table.EMIT_EVENTS, audit.EmitEvents((chained,)), world.host())
 
 
 def test_sessions_are_there_while_they_run(world: World) -> None:

@@ -18,7 +18,7 @@ from tele.certs.x509 import TlsKey, read_identity
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound
 from tele.loop import now
 from tele.model.access import Denied, Reason
-from tele.model.api import members, recordings, table, users
+from tele.model.api import audit, members, recordings, table, users
 from tele.model.api.operation import Nothing
 from tele.model.identity import Caller, HostRole, UserIdentity
 from tele.model.resources import (
@@ -232,9 +232,9 @@ def test_both_certificates_of_a_login_have_one_serial(world: World) -> None:
 # -- streams ---------------------------------------------------------------------------
 def follow(world: World, caller: Caller) -> list[Any]:
     ended: list[Any] = []
-    world.auth.follow(
-        table.FOLLOW_EVENTS, recordings.FollowEvents(), caller, lambda _: None
-    ).addBoth(ended.append)
+    world.auth.follow(table.FOLLOW_EVENTS, audit.FollowEvents(), caller, lambda _: None).addBoth(
+        ended.append
+    )
     return ended
 
 

@@ -16,7 +16,7 @@ from tele.certs.x509 import TlsKey
 from tele.errors import AccessDenied, Conflict, InvalidInput, Unavailable
 from tele.interfaces import Put
 from tele.loop import now
-from tele.model.api import members, recordings, table, users
+from tele.model.api import audit, members, table, users
 from tele.model.api.operation import Nothing
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostRole
@@ -99,7 +99,7 @@ def test_permissions(world: World) -> None:
     for operation, request in (
         (table.LIST_USERS, users.Paged()),
         (table.ADD_TOKEN, users.NewToken((HostRole.NODE,))),
-        (table.LIST_EVENTS, recordings.ListEvents()),
+        (table.LIST_EVENTS, audit.ListEvents()),
         (table.PUT_ROLE, users.PutRole("access", Role(Metadata("access")))),
         (table.SIGN_USER, users.SignUser("alice", PrivateKey.generate().public.line)),
         (table.DELETE_HOST, members.ById(HOST_ID)),

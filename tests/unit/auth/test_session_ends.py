@@ -17,7 +17,7 @@ from tele.auth.session_ends import BATCH, END_AFTER, LOOK_SECONDS, OFFLINE_SECON
 from tele.errors import AccessDenied, InvalidInput, Unavailable
 from tele.interfaces import Delete
 from tele.loop import now
-from tele.model.api import members, recordings, table, users
+from tele.model.api import audit, members, recordings, sessions, table, users
 from tele.model.event import Event
 from tele.model.identity import HostIdentity, HostRole
 from tele.model.presence import ANNOUNCE_PERIOD, OFFLINE_AFTER, Presence
@@ -53,15 +53,15 @@ class Sessions:
         )  # fmt: skip
 
     def emit(self, *events: Event) -> None:
-        self.world.do(table.EMIT_EVENTS, recordings.EmitEvents(events), self.host)
+        self.world.do(table.EMIT_EVENTS, audit.EmitEvents(events), self.host)
 
     def start(self, session_id: str = "") -> str:
         session_id = session_id or str(uuid.uuid4())
         self.emit(self.said("session.start", session_id))
         return session_id
 
-    def report(self, *sessions: str, since: datetime | None = None) -> None:
-        request = recordings.ReportSessions(since or self.began, sessions)
+    def report(self, *running: str, since: datetime | None = None) -> None:
+        request = sessions.ReportSessions(since or self.began, running)
         self.world.do(table.REPORT_SESSIONS, request, self.host)
 
     def ends(self) -> list[tuple[str, Any, Any]]:
@@ -263,14 +263,14 @@ def test_a_host_ends_no_sessions_of_others(world: World, node: Sessions) -> None
     thief.emit(thief.said("session.end", one))
     assert [k for k in left(world) if one in k] == [f"/session-starts/{HOST_ID}/{one}"]
     with pytest.raises(AccessDenied):
-        world.do(table.REPORT_SESSIONS, recordings.ReportSessions(now(world.clock)), world.proxy())
+        world.do(table.REPORT_SESSIONS, sessions.ReportSessions(now(world.clock)), world.proxy())
 
 
 def test_a_report_has_a_limit(world: World, node: Sessions) -> None:
     """More sessions than any node has are refused, and nothing ends by it."""
     node.start()
     with pytest.raises(InvalidInput):
-        node.report(*["x"] * (recordings.REPORT_LIMIT + 1))
+        node.report(*["x"] * (sessions.REPORT_LIMIT + 1))
     assert node.ends() == []
 
 
@@ -337,6 +337,6 @@ def test_more_sessions_than_are_read_at_once(
         patched.setattr(world.backend, "range", counted)
         node.report()
     assert largest <= BATCH
-    listed = world.do(table.LIST_EVENTS, recordings.ListEvents(event="session.end", limit=1000))
+    listed = world.do(table.LIST_EVENTS, audit.ListEvents(event="session.end", limit=1000))
     assert len(listed.items) == count
     assert left(world) == []

@@ -26,9 +26,10 @@ from tele.https.openapi import describe
 from tele.https.routes import NoRoute, Route, Routes
 from tele.model.access import Reason
 from tele.model.api import table
+from tele.model.api.audit import ListEvents
 from tele.model.api.members import ById, ListHosts
 from tele.model.api.operation import Operation
-from tele.model.api.recordings import GetChunk, ListEvents, Octets, PutChunk
+from tele.model.api.recordings import GetChunk, Octets, PutChunk
 from tele.model.api.table import OPERATIONS
 from tele.model.codec import encode
 from tele.model.identity import HostRole

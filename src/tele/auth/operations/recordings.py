@@ -38,7 +38,9 @@ from tele.errors import AccessDenied, Conflict, InvalidInput, Unavailable, quote
 from tele.interfaces import Delete, Put
 from tele.loop import now
 from tele.model.access import Reason
+from tele.model.api import audit as audit_api
 from tele.model.api import recordings as api
+from tele.model.api import sessions as sessions_api
 from tele.model.api.members import ById
 from tele.model.api.operation import Nothing
 from tele.model.api.table import EMIT_EVENTS
@@ -84,7 +86,7 @@ class RecordingOperations:
         self._journal = journal
 
     # -- hosts ------------------------------------------------------------------------
-    async def emit_events(self, request: api.EmitEvents, caller: Caller) -> Nothing:
+    async def emit_events(self, request: audit_api.EmitEvents, caller: Caller) -> Nothing:
         """Append events of the calling host."""
         host = host_caller(caller)
         await self._take(caller, quotas.EVENTS, len(request.events))
@@ -104,12 +106,14 @@ class RecordingOperations:
         await self._ends.append(host, events)
         return Nothing()
 
-    async def report_sessions(self, request: api.ReportSessions, caller: Caller) -> Nothing:
+    async def report_sessions(
+        self, request: sessions_api.ReportSessions, caller: Caller
+    ) -> Nothing:
         """Which sessions run on the calling node."""
         host = host_caller(caller)
         await self._take(caller, quotas.REPORTS, 1)
-        if len(request.sessions) > api.REPORT_LIMIT:
-            raise InvalidInput(f"more than {api.REPORT_LIMIT:,} sessions at once")
+        if len(request.sessions) > sessions_api.REPORT_LIMIT:
+            raise InvalidInput(f"more than {sessions_api.REPORT_LIMIT:,} sessions at once")
         await self._members.require(host)
         # What it causes counts as if the node had reported it: it cannot have its sessions end
         # and go on in turns to fill the audit.
@@ -222,7 +226,7 @@ class RecordingOperations:
         everything = await self._gate.may(caller, resource, verb)
         return None if everything else user_caller(caller).user
 
-    async def list_sessions(self, request: Paged, caller: Caller) -> api.SessionList:
+    async def list_sessions(self, request: Paged, caller: Caller) -> sessions_api.SessionList:
         """Sessions that have not ended, oldest first."""
         limit = request.limit
         whose = await self._whose(caller, "session", "list")
@@ -233,9 +237,9 @@ class RecordingOperations:
         for each in islice(running, begin, None):
             if _is_since(each.session, since):
                 if len(page) == limit:
-                    return api.SessionList(self._as_known(page), page[-1].mark)
+                    return sessions_api.SessionList(self._as_known(page), page[-1].mark)
                 page.append(each)
-        return api.SessionList(self._as_known(page))
+        return sessions_api.SessionList(self._as_known(page))
 
     def _as_known(self, page: list[Running]) -> tuple[Session, ...]:
         """Return sessions with what is known of them now: of an offline node, little."""
@@ -335,17 +339,19 @@ class RecordingOperations:
         await self._recordings.delete(row, on_record)
         return Nothing()
 
-    async def audit_head(self, request: Nothing, caller: Caller) -> api.AuditHead:
+    async def audit_head(self, request: Nothing, caller: Caller) -> audit_api.AuditHead:
         """The last event of the audit."""
         last = await self._audit.head()
-        return api.AuditHead(last.number, last.hash)
+        return audit_api.AuditHead(last.number, last.hash)
 
-    async def list_events(self, request: api.ListEvents, caller: Caller) -> api.EventList:
+    async def list_events(
+        self, request: audit_api.ListEvents, caller: Caller
+    ) -> audit_api.EventList:
         """A page of the audit."""
         return await self._audit.query(request)
 
     def follow_events(
-        self, request: api.FollowEvents, receiver: Callable[[Event], None]
+        self, request: audit_api.FollowEvents, receiver: Callable[[Event], None]
     ) -> Deferred[None]:
         """Events as they are appended."""
 

@@ -1,4 +1,4 @@
-"""Requests about what happened: sessions, recordings, audit events."""
+"""Requests and responses about recordings."""
 
 from __future__ import annotations
 
@@ -8,39 +8,12 @@ from typing import Final
 from attrs import field, frozen
 
 from tele.model.api.members import PAGE
-from tele.model.bounds import AtMost, Between
-from tele.model.event import Event
+from tele.model.bounds import Between
 from tele.model.resources import OMITTED
-from tele.model.session import Manifest, Recording, RecordingStart, RecordingState, Session
+from tele.model.session import Manifest, Recording, RecordingStart, RecordingState
 
 #: Numbers of chunks.
 CHUNK: Final = Between(0, 9_999_999)
-#: Events that a host may tell at once.
-EVENTS_LIMIT: Final = 1000
-
-
-@frozen
-class SessionList:
-    """Sessions that run, oldest first."""
-
-    items: tuple[Session, ...]
-    next: str = ""
-
-
-#: Sessions in one report of a node.
-REPORT_LIMIT: Final = 20_000
-
-
-@frozen
-class ReportSessions:
-    """All sessions that run on the calling node, by id. Its process runs since ``since``.
-
-    A node sends it when all events before are with auth: a session that auth knows and the node
-    does not has ended.
-    """
-
-    since: datetime
-    sessions: tuple[str, ...] = ()
 
 
 @frozen
@@ -168,60 +141,3 @@ class RecordingDetails:
     manifest: Manifest | None = None
     state: RecordingState = RecordingState.UNFINISHED
     missing: tuple[int, ...] = ()
-
-
-@frozen
-class EmitEvents:
-    """Events of the calling host; auth appends each id of a host once.
-
-    It sets ``hash`` and ``previous``, ``server_name`` as the membership says, and ``time`` to
-    the time of arrival; what the host said of the time becomes ``claimed``.
-    """
-
-    events: tuple[Event, ...] = field(validator=AtMost(EVENTS_LIMIT))
-
-
-#: The largest ``limit`` of events.
-EVENTS_PAGE: Final = 10_000
-
-
-@frozen
-class ListEvents:
-    """Events in order of appending, optionally filtered. Times are auth's, not those claimed.
-
-    ``newest``: the last ``limit`` of them instead of the first. A page may have fewer, or none,
-    and still say how to go on.
-    """
-
-    event: str = ""
-    user: str = ""
-    session_id: str = ""
-    since: datetime | None = None
-    until: datetime | None = None
-    newest: bool = False
-    limit: int = field(default=200, validator=Between(1, EVENTS_PAGE))
-    after: str = ""
-
-
-@frozen
-class EventList:
-    """``next`` continues the list."""
-
-    items: tuple[Event, ...]
-    next: str = ""
-
-
-@frozen
-class FollowEvents:
-    """New events as they are appended."""
-
-    event: str = ""
-    user: str = ""
-
-
-@frozen
-class AuditHead:
-    """Number (from 1) and hash of the last event; 0 and nothing when there is none."""
-
-    number: int
-    hash: str

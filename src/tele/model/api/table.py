@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any, Final
 
-from tele.model.api import members, recordings, users
+from tele.model.api import audit, members, recordings, sessions, users
 from tele.model.api.operation import Anyone, Hosts, Nothing, Operation, Permitted, Users
 from tele.model.authority import Certificates
 from tele.model.event import Event
@@ -107,7 +107,7 @@ EMIT_EVENTS = Operation(
     "emit_events",
     "POST",
     "/v1/events",
-    recordings.EmitEvents,
+    audit.EmitEvents,
     Nothing,
     _REPORTERS,
     "Append events to the audit",
@@ -116,7 +116,7 @@ EMIT_EVENTS = Operation(
 )
 REPORT_SESSIONS = Operation(
     "report_sessions", "PUT", "/v1/sessions/running",
-    recordings.ReportSessions, Nothing, _RECORDERS,
+    sessions.ReportSessions, Nothing, _RECORDERS,
     "Say which sessions run on the calling node: others of it have ended",
     limit=1024 * 1024, cost=20,
 )  # fmt: skip
@@ -411,7 +411,7 @@ LIST_SESSIONS = Operation(
     "GET",
     "/v1/sessions",
     users.Paged,
-    recordings.SessionList,
+    sessions.SessionList,
     (Permitted("session", "list"), Users()),
     "Sessions that run; without a rule, one's own",
     cost=20,
@@ -468,8 +468,8 @@ LIST_EVENTS = Operation(
     "list_events",
     "GET",
     "/v1/events",
-    recordings.ListEvents,
-    recordings.EventList,
+    audit.ListEvents,
+    audit.EventList,
     (Permitted("event", "list"),),
     "Audit events",
     cost=50,
@@ -479,7 +479,7 @@ AUDIT_HEAD = Operation(
     "GET",
     "/v1/events/head",
     Nothing,
-    recordings.AuditHead,
+    audit.AuditHead,
     (Permitted("event", "list"),),
     "Number and hash of the last audit event",
 )
@@ -487,7 +487,7 @@ FOLLOW_EVENTS = Operation(
     "follow_events",
     "GET",
     "/v1/events/follow",
-    recordings.FollowEvents,
+    audit.FollowEvents,
     Event,
     (Permitted("event", "list"),),
     "Audit events as they happen",
