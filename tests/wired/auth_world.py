@@ -28,7 +28,7 @@ from tele.auth.recordings import Recordings
 from tele.auth.session_ends import SessionEnds
 from tele.auth.state import State
 from tele.auth.tokens import Tokens
-from tele.auth.users import People
+from tele.auth.users import Users
 from tele.certs.device import prove_device
 from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.x509 import TlsKey
@@ -117,7 +117,7 @@ class World:
             state=State(self.backend, "c", self.authorities, RecordingSettings(), hosts, moment),
             hosts=hosts,
             members=members,
-            people=People(self.backend, passwords, moment),
+            users=Users(self.backend, passwords, moment),
             passwords=passwords,
             tokens=Tokens(self.backend, "c", moment, os.urandom),
             recordings=recordings,
@@ -125,7 +125,7 @@ class World:
             disk=DiskWatch(self.backend, self.archive, self.clock),
             ends=SessionEnds(self.backend, self.clock, "c", audit, owed, hosts, members),
         )
-        result(self.parts.people.ensure_presets())
+        result(self.parts.users.ensure_presets())
         result(self.parts.hosts.start())
         result(self.parts.state.start())
         result(self.parts.ends.start())
@@ -161,7 +161,7 @@ class World:
 
     def user(self, name: str, *roles: str) -> Caller:
         """One who logs in now."""
-        issued = result(self.parts.people.issue_time(name))
+        issued = result(self.parts.users.issue_time(name))
         return Caller(
             UserIdentity(
                 name, "c", issued + timedelta(hours=12), roles, ("root",), {"logins": ("root",)},

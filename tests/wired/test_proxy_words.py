@@ -16,7 +16,7 @@ from api_world import RawClient
 from api_world import World as ApiWorld
 from auth_world import OTHER_ID, PROXY_ID, World
 from small_cluster import SmallCluster, SmallProxy, small_cluster
-from tele.auth.proxy_messages import LINES_BURST, ProxyWords
+from tele.auth.proxy_messages import LINES_BURST, ProxyMessages
 from tele.certs.certificate import parse_certificate
 from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.x509 import TlsKey
@@ -51,7 +51,7 @@ class ProxyOfAuth:
         joined, self.key = world.joined[PROXY_ID]
         self.certificate = parse_certificate(parse_line(joined.ssh))
         world.do(table.ANNOUNCE, Presence("gate", HostRole.PROXY), host)
-        self.words = ProxyWords(world.parts, "c", world.clock)
+        self.words = ProxyMessages(world.parts, "c", world.clock)
 
     def word(self, to: str = auth_as_destination("c"), late: float = 0.0) -> bytes:
         seconds = self.world.clock.seconds() - late

@@ -39,7 +39,7 @@ def tell(cluster: SmallCluster, mode: Any) -> None:
     assert cluster.auth._parts is not None
     state = cluster.auth._parts.state
     state._recording = RecordingSettings(mode)
-    state._tell(state._revision + 1)
+    state._notify(state._revision + 1)
 
 
 def hears(cluster: SmallCluster, member: Any, mode: RecordingMode) -> None:

@@ -74,7 +74,7 @@ def read_mark(text: str) -> Mark:
 
 
 @frozen
-class Verdict:
+class Verification:
     """``problem`` is empty when the chain is whole; ``events`` counts those that are good.
 
     ``head`` is the hash of the last good event, ``event`` the id of the first bad one, if the
@@ -153,7 +153,7 @@ class Chain:
         if now_last.number <= last.number:
             self.fail(f"there are events after the head, number {last.number}: it was moved back")
 
-    def end(self, last: Mark | None = None) -> Verdict:
+    def end(self, last: Mark | None = None) -> Verification:
         """There are no more events; ``last`` is what ought to be the last one."""
         if last is not None and last.number > self.number:
             self.fail(f"events {self.number + 1} to {last.number} are missing")
@@ -161,4 +161,4 @@ class Chain:
             self.fail("the head is not the last event's hash")
         for mark in sorted(self._open, key=lambda each: each.number):
             self.fail(f"the event {mark} is not there: the end was cut off, or all made anew")
-        return Verdict(self.number, self.head, self.problem, self.event)
+        return Verification(self.number, self.head, self.problem, self.event)

@@ -30,7 +30,7 @@ from twisted.internet.defer import Deferred, DeferredLock, FirstError, gatherRes
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from tele.audit.chain import Mark, Verdict, link
+from tele.audit.chain import Mark, Verification, link
 from tele.audit.delivery import Delivery
 from tele.audit.reading import EVENTS, HEAD, event_key, head, search, verify
 from tele.errors import Conflict, InvalidInput, Unavailable, quoted
@@ -173,7 +173,7 @@ class AuditLog:
         """Return number and hash of the last event."""
         return await head(self._backend)
 
-    async def verify(self) -> Verdict:
+    async def verify(self) -> Verification:
         """Check the chain; see :func:`tele.audit.reading.verify`."""
         return await verify(self._backend)
 

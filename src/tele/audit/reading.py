@@ -2,7 +2,7 @@
 
 Events lie in the store in order of appending, as canonical JSON. So a search first
 looks for the bytes that a wanted event must contain, and reads as values only those
-that have them. A page ends after :data:`LOOKED_AT` events at the latest, whatever was found: who
+that have them. A page ends after :data:`SCAN_LIMIT` events at the latest, whatever was found: who
 looks for something rare asks for several, and nobody makes auth read a year of them in one go.
 """
 
@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from tele.audit.chain import Chain, Mark, Verdict
+from tele.audit.chain import Chain, Mark, Verification
 from tele.errors import InvalidInput, TeleError
 from tele.interfaces import IBackend, Item
 from tele.log import make_logger
@@ -30,7 +30,7 @@ HEAD: Final = "/audit/head"
 PAGE_BYTES: Final = 4 * 1024 * 1024
 SCAN: Final = 500
 #: Events that are looked at for one page.
-LOOKED_AT: Final = 20_000
+SCAN_LIMIT: Final = 20_000
 
 #: A time as canonical JSON has it; a host's own words may hold more of them.
 _TIME = re.compile(rb'"time":"([^"]{24})"')
@@ -57,8 +57,8 @@ async def search(backend: IBackend, request: ListEvents) -> EventList:
         start, end = (start, edge) if request.newest else (edge + "\0", end)
     needles = list(_needles(request))
     found: list[Event] = []
-    looked, size, last, more, full = 0, 0, "", True, False
-    while more and not full and looked < LOOKED_AT:
+    scanned, size, last, more, full = 0, 0, "", True, False
+    while more and not full and scanned < SCAN_LIMIT:
         items = await backend.range(start, end, SCAN, request.newest)
         more = len(items) == SCAN
         for place, item in enumerate(items, 1):
@@ -71,7 +71,7 @@ async def search(backend: IBackend, request: ListEvents) -> EventList:
             if full:
                 more = more or place < len(items)
                 break
-        looked += len(items)
+        scanned += len(items)
         start, end = (start, last) if request.newest else (last + "\0", end)
     cursor = str(int(last.removeprefix(EVENTS))) if more and last else ""
     if request.newest:
@@ -130,7 +130,7 @@ async def head(backend: IBackend) -> Mark:
     return Mark(number, last)
 
 
-async def verify(backend: IBackend, marks: Sequence[Mark] = ()) -> Verdict:
+async def verify(backend: IBackend, marks: Sequence[Mark] = ()) -> Verification:
     """Check every link of the chain, from the first event to the head, as it is stored.
 
     Shows events that were changed, removed, inserted or cut off at the end by somebody
@@ -140,7 +140,7 @@ async def verify(backend: IBackend, marks: Sequence[Mark] = ()) -> Verdict:
     try:
         last = await head(backend)
     except (ValueError, TypeError):
-        return Verdict(0, "", "the head cannot be read")
+        return Verification(0, "", "the head cannot be read")
     chain, start = Chain(marks=marks), EVENTS
     while items := await backend.range(start, EVENTS_END, SCAN):
         for item in items:

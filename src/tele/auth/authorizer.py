@@ -20,12 +20,13 @@ from twisted.internet.interfaces import IReactorTime
 
 from tele.auth.members import Members
 from tele.auth.state import State
-from tele.auth.users import People
+from tele.auth.users import Users
 from tele.errors import AccessDenied, NotLoggedIn
 from tele.https.callers import admit
 from tele.loop import now
 from tele.model.access import Reason
-from tele.model.api.operation import Anyone, Operation, Permitted, Users
+from tele.model.api import operation as kinds
+from tele.model.api.operation import Operation, Permitted
 from tele.model.identity import Caller, HostIdentity, HostRole, UserIdentity
 from tele.rbac.decision import permits, refusal
 
@@ -33,23 +34,23 @@ from tele.rbac.decision import permits, refusal
 LOCAL_ADMIN: Final = "@local"
 
 
-class Gate:
+class Authorizer:
     """Stands before every operation."""
 
     def __init__(
-        self, cluster: str, state: State, members: Members, people: People, clock: IReactorTime
+        self, cluster: str, state: State, members: Members, users: Users, clock: IReactorTime
     ) -> None:
         self._cluster = cluster
         self._state = state
         self._members = members
-        self._people = people
+        self._users = users
         self._clock = clock
 
     async def check(self, operation: Operation[Any, Any], caller: Caller) -> None:
         """Raise :class:`NotLoggedIn` or :class:`AccessDenied` unless ``caller`` may call it."""
         admit(operation, caller)
         identity = caller.identity
-        if identity is None or any(isinstance(who, Anyone) for who in operation.who):
+        if identity is None or any(isinstance(who, kinds.Anyone) for who in operation.who):
             return
         if identity.expires <= now(self._clock):
             raise NotLoggedIn("the certificate has expired: log in, or join, again")
@@ -77,7 +78,7 @@ class Gate:
         stopped = self._state.policy.refuses_user(either, now(self._clock))
         if stopped is not None:
             raise AccessDenied(stopped.message, stopped.reason.value)
-        if any(isinstance(who, Users) for who in operation.who):
+        if any(isinstance(who, kinds.Users) for who in operation.who):
             return
         rules = [who for who in operation.who if isinstance(who, Permitted)]
         denials = [
@@ -92,7 +93,7 @@ class Gate:
         """The caller's roles as they are now; raises :class:`AccessDenied` if they were removed."""
         if identity.user == LOCAL_ADMIN:
             return identity.roles
-        user = await self._people.find_user(identity.user)
+        user = await self._users.find_user(identity.user)
         if user is None:
             raise AccessDenied(
                 f"user {identity.user} does not exist any more", Reason.NO_ROLE.value
@@ -111,7 +112,7 @@ class Gate:
 
     async def since(self, caller: Caller) -> datetime:
         """When the user who calls was created: what is older under this name is another's."""
-        return await self._people.since(user_caller(caller).user)
+        return await self._users.since(user_caller(caller).user)
 
     async def forces(self, caller: Caller, wanted: bool) -> bool:
         """Whether ``caller`` wants a change also if nobody can administer the cluster then.

@@ -34,9 +34,9 @@ PROXY_EVENTS: Final = frozenset(
     ("auth.denied", "auth.refused", "session.end", "node.duplicate", "clock.step", "clock.skew")
 )
 #: Those about people whom nobody let in: they may call themselves anything.
-OF_STRANGERS: Final = frozenset(("auth.denied", "auth.refused", "node.duplicate"))
+UNAUTHENTICATED_EVENTS: Final = frozenset(("auth.denied", "auth.refused", "node.duplicate"))
 #: Those about the machine: nobody caused them.
-OF_MACHINES: Final = frozenset(("clock.step", "clock.skew"))
+MACHINE_EVENTS: Final = frozenset(("clock.step", "clock.skew"))
 
 #: Longest user, login and address; longest ``error``. What is longer is cut.
 NAME_LIMIT: Final = 256
@@ -70,7 +70,9 @@ def problem(value: Event, host: HostIdentity, cluster: str) -> str:
         return "auth says which time is claimed, not the host"
     if value.session_id and not (_UUID.fullmatch(value.session_id) and host.role is HostRole.NODE):
         return "session_id is not the id of a session of this host"
-    nobody = value.event in OF_STRANGERS or (value.event in OF_MACHINES and not value.user)
+    nobody = value.event in UNAUTHENTICATED_EVENTS or (
+        value.event in MACHINE_EVENTS and not value.user
+    )
     if not nobody and not _NAME.fullmatch(value.user):
         return f"{quoted(value.user)} is no name of a user"
     if len(value.roles) > ROLES_LIMIT or not all(map(_NAME.fullmatch, value.roles)):

@@ -31,7 +31,7 @@ from tele.model.disk import DiskLevel, DiskSpace
 log = make_logger(__name__)
 
 #: How often auth looks whether it has something to say.
-LOOK_SECONDS: Final = 10.0
+CHECK_SECONDS: Final = 10.0
 #: What is done on a full disk, beside what only reads.
 ON_FULL_DISK: Final = frozenset(
     operation.name
@@ -60,7 +60,7 @@ class DiskWatch:
     def __init__(self, store: IBackend, archive: IArchive, clock: IReactorTime) -> None:
         self._disks = {"store": IOnDisk(store, None), "recordings": IOnDisk(archive, None)}
         self._clock = clock
-        self._said = dict.fromkeys(self._disks, DiskLevel.OK)
+        self._reported = dict.fromkeys(self._disks, DiskLevel.OK)
         self._timer: IDelayedCall | None = None
 
     def _space(self, disk: str) -> DiskSpace | None:
@@ -94,11 +94,11 @@ class DiskWatch:
     # -- telling ----------------------------------------------------------------------
     def start(self, emit: Emit) -> None:
         """Say from now on when a level changes: ``emit`` takes an event's name and fields."""
-        self._timer = self._clock.callLater(LOOK_SECONDS, self.start, emit)
+        self._timer = self._clock.callLater(CHECK_SECONDS, self.start, emit)
         for disk in self._disks:
             space, level = self._space(disk), self._level(disk)
-            if space is not None and level is not self._said[disk]:
-                self._tell(emit, disk, level, space)
+            if space is not None and level is not self._reported[disk]:
+                self._notify(emit, disk, level, space)
 
     def stop(self) -> None:
         """Say nothing more."""
@@ -106,9 +106,9 @@ class DiskWatch:
             self._timer.cancel()
             self._timer = None
 
-    def _tell(self, emit: Emit, disk: str, level: DiskLevel, space: DiskSpace) -> None:
-        worse = _ORDER.index(level) > _ORDER.index(self._said[disk])
-        self._said[disk] = level
+    def _notify(self, emit: Emit, disk: str, level: DiskLevel, space: DiskSpace) -> None:
+        worse = _ORDER.index(level) > _ORDER.index(self._reported[disk])
+        self._reported[disk] = level
         (log.warn if worse else log.info)(
             "the disk of auth's {disk} is {now}, {free} of {total} bytes and {files_free} of"
             " {files} inodes are free: {what}",

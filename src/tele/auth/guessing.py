@@ -41,7 +41,7 @@ GUESSES: Final = 30
 SOURCES: Final = 32
 
 
-class Verdict(str, Enum):
+class Outcome(str, Enum):
     """How an attempt went; everything but GOOD is the same to the one who tried."""
 
     GOOD = "good"
@@ -97,7 +97,7 @@ class Guard:
 
     def attempt(
         self, name: str, good: bool, now: datetime, *, device: bool = False
-    ) -> tuple[Verdict, Guard]:
+    ) -> tuple[Outcome, Guard]:
         """Return how an attempt from the source ``name`` went, and what is remembered then.
 
         ``device``: the source is a device that proved itself.
@@ -106,24 +106,24 @@ class Guard:
             return moved.attempt(name, good, now, device=device)
         source = self.sources.get(name) or Source(now)
         if source.wait_until is not None and now < source.wait_until:
-            return Verdict.LOCKED_OUT, self
+            return Outcome.LOCKED_OUT, self
         known = device or (source.known is not None and now - source.known < KNOWN_FOR)
         used = self._used(now)
         if not known and used + 1 > GUESSES:
-            return Verdict.ALL_LOCKED_OUT, self
+            return Outcome.ALL_LOCKED_OUT, self
         if good:
             # A device shows each time that it is known; nothing is to be remembered of it.
-            return Verdict.GOOD, self._remember(name, None if device else Source(now, known=now))
+            return Outcome.GOOD, self._remember(name, None if device else Source(now, known=now))
         failures = 1 + (source.failures if now - source.seen < WINDOW else 0)
         wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(failures - FAILURES, 16))
         until = now + wait if failures >= FAILURES else None
         after = self._remember(name, evolve(source, seen=now, failures=failures, wait_until=until))
-        verdict = Verdict.WRONG if until is None else Verdict.LAST
+        outcome = Outcome.WRONG if until is None else Outcome.LAST
         if not known:
             after = evolve(after, guesses=used + 1, counted=now)
             if used + 2 > GUESSES:
-                verdict = Verdict.LAST_OF_ALL
-        return verdict, after
+                outcome = Outcome.LAST_OF_ALL
+        return outcome, after
 
     def _remember(self, name: str, source: Source | None) -> Guard:
         sources = dict(self.sources)

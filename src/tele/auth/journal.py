@@ -30,13 +30,13 @@ from tele.model.event import Event
 from tele.model.identity import Caller, HostIdentity, UserIdentity
 
 #: Denials of all strangers in one go, and how many more each second.
-STRANGERS_BURST: Final = 200.0
-STRANGERS_PER_SECOND: Final = 5.0
+UNAUTHENTICATED_BURST: Final = 200.0
+UNAUTHENTICATED_PER_SECOND: Final = 5.0
 #: Denials of one person, host or network of strangers.
-ONES_BURST: Final = 50.0
-ONES_PER_SECOND: Final = 0.5
+CLIENT_BURST: Final = 50.0
+CLIENT_PER_SECOND: Final = 0.5
 #: For how many of them is remembered how many denials were not listed.
-UNSAID_LIMIT: Final = 4096
+SUPPRESSED_LIMIT: Final = 4096
 TEXT_LIMIT: Final = 512
 
 #: Auth's own machine, when nobody in particular calls.
@@ -57,9 +57,11 @@ class Journal:
         self._audit = audit
         self._cluster = cluster
         self._clock = clock
-        self._strangers = RateLimiter(STRANGERS_BURST, STRANGERS_PER_SECOND, most=1)
-        self._ones = RateLimiter(ONES_BURST, ONES_PER_SECOND)
-        self._unsaid: dict[str, int] = {}
+        self._unauthenticated = RateLimiter(
+            UNAUTHENTICATED_BURST, UNAUTHENTICATED_PER_SECOND, most=1
+        )
+        self._clients = RateLimiter(CLIENT_BURST, CLIENT_PER_SECOND)
+        self._suppressed: dict[str, int] = {}
 
     def event(self, name: str, caller: Caller | None = None, /, **fields: Any) -> Event:
         """Make an event that ``caller`` caused."""
@@ -89,8 +91,8 @@ class Journal:
         self, operation: Operation[Any, Any], caller: Caller, error: TeleError, **fields: Any
     ) -> None:
         """Say that a call was refused."""
-        unsaid = self.ration(caller)
-        if unsaid is None:
+        suppressed = self.admit_denial(caller)
+        if suppressed is None:
             return
         await self.emit(
             "auth.denied",
@@ -99,29 +101,31 @@ class Journal:
             error=str(error)[:TEXT_LIMIT],
             operation=operation.name,
             reason=_text(getattr(error, "reason", error.kind)),
-            **unsaid,
+            **suppressed,
             **fields,
         )
 
-    def ration(self, caller: Caller) -> dict[str, Any] | None:
+    def admit_denial(self, caller: Caller) -> dict[str, Any] | None:
         """Return what an event about a refusal of ``caller`` says of others that were left out.
 
         None: leave this one out, too; it is counted.
         """
         who = _whose(caller)
-        if not self._may_say(who, stranger=caller.identity is None):
+        if not self._is_admitted(who, stranger=caller.identity is None):
             # When too many are remembered, what is left out counts as everybody's.
-            who = who if who in self._unsaid or len(self._unsaid) < UNSAID_LIMIT else ""
-            self._unsaid[who] = self._unsaid.get(who, 0) + 1
+            who = who if who in self._suppressed or len(self._suppressed) < SUPPRESSED_LIMIT else ""
+            self._suppressed[who] = self._suppressed.get(who, 0) + 1
             return None
-        unsaid = self._unsaid.pop(who, 0) + self._unsaid.pop("", 0)
-        return {"others_not_listed": unsaid} if unsaid else {}
+        suppressed = self._suppressed.pop(who, 0) + self._suppressed.pop("", 0)
+        return {"others_not_listed": suppressed} if suppressed else {}
 
-    def _may_say(self, who: str, *, stranger: bool) -> bool:
+    def _is_admitted(self, who: str, *, stranger: bool) -> bool:
         if self._disk_full():
             return False
         moment = self._clock.seconds()
-        return self._ones.take(who, moment) and (not stranger or self._strangers.take("", moment))
+        return self._clients.take(who, moment) and (
+            not stranger or self._unauthenticated.take("", moment)
+        )
 
 
 def _whose(caller: Caller) -> str:

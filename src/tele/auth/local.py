@@ -26,7 +26,7 @@ from zope.interface import implementer
 from tele.audit.log import AuditLog
 from tele.auth.authorities import Authorities
 from tele.auth.authorizer import LOCAL_ADMIN as LOCAL_ADMIN
-from tele.auth.authorizer import Gate
+from tele.auth.authorizer import Authorizer
 from tele.auth.disk import DiskWatch
 from tele.auth.issuing import Issuer
 from tele.auth.journal import LOCAL as LOCAL
@@ -45,7 +45,7 @@ from tele.auth.recordings import Recordings
 from tele.auth.session_ends import SessionEnds
 from tele.auth.state import LOCKS, REVOKED_HOSTS, State
 from tele.auth.tokens import Tokens
-from tele.auth.users import People
+from tele.auth.users import Users
 from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError
 from tele.https.handler import IHandler
 from tele.interfaces import IAuthority
@@ -60,8 +60,8 @@ from tele.model.identity import Caller, HostIdentity, UserIdentity
 log = make_logger(__name__)
 
 #: How often it is asked again whether somebody may still read a stream: a machine, a person.
-LOOK_AGAIN: Final = 30.0
-LOOK_AT_PEOPLE: Final = 3.0
+CHECK_SECONDS: Final = 30.0
+CHECK_USER_SECONDS: Final = 3.0
 
 
 @frozen
@@ -74,7 +74,7 @@ class Collaborators:
     state: State
     hosts: Hosts
     members: Members
-    people: People
+    users: Users
     passwords: Passwords
     tokens: Tokens
     recordings: Recordings
@@ -102,27 +102,28 @@ class LocalAuthority:
         self.suite = parts.authorities.suite
         self._disk = parts.disk
         self._journal = Journal(parts.audit, parts.cluster, clock, lambda: parts.disk.is_full)
-        self._gate = Gate(parts.cluster, parts.state, parts.members, parts.people, clock)
+        self._authorizer = Authorizer(parts.cluster, parts.state, parts.members, parts.users, clock)
         self._signing = Signing(
-            parts.cluster, clock, parts.authorities, parts.issuer, parts.passwords, parts.people,
-            parts.state, parts.members, parts.hosts, self._gate, self._journal,
+            parts.cluster, clock, parts.authorities, parts.issuer, parts.passwords, parts.users,
+            parts.state, parts.members, parts.hosts, self._authorizer, self._journal,
         )  # fmt: skip
         desks = (
             self._signing,
             Machines(
                 parts.cluster, clock, parts.authorities, parts.issuer, parts.tokens, parts.members,
-                parts.hosts, parts.state, parts.ends, parts.disk, self._gate, self._journal, new_id,
+                parts.hosts, parts.state, parts.ends, parts.disk, self._authorizer,
+                self._journal, new_id,
             ),
             Administration(
-                parts.people, parts.tokens, parts.authorities, parts.passwords, parts.recordings,
-                clock, self._gate, self._journal,
+                parts.users, parts.tokens, parts.authorities, parts.passwords, parts.recordings,
+                clock, self._authorizer, self._journal,
             ),
             Locking(
-                clock, parts.people, parts.hosts, parts.recordings, self._gate, self._journal
+                clock, parts.users, parts.hosts, parts.recordings, self._authorizer, self._journal
             ),
             RecordingOperations(
                 parts.cluster, clock, parts.recordings, parts.hosts, parts.members, parts.audit,
-                parts.ends, parts.limits, self._gate, self._journal,
+                parts.ends, parts.limits, self._authorizer, self._journal,
             ),
         )  # fmt: skip
         self._methods = {name: _method(desks, name) for name in OPERATIONS}
@@ -131,7 +132,7 @@ class LocalAuthority:
     async def check(self, operation: Operation[Any, Any], caller: Caller) -> None:
         """Pass the gate alone, before a large request is let in; raises a :class:`TeleError`."""
         try:
-            await self._gate.check(operation, caller)
+            await self._authorizer.check(operation, caller)
             self._disk.admit(operation)
         except (AccessDenied, NotLoggedIn) as error:
             await self.denied(operation, caller, error)
@@ -148,7 +149,7 @@ class LocalAuthority:
         if operation.streams:
             raise InvalidInput(f"{operation.name} is a stream: follow it")
         try:
-            await self._gate.check(operation, caller)
+            await self._authorizer.check(operation, caller)
             self._disk.admit(operation)
             performed: Awaitable[Any] = self._methods[operation.name](read(), caller)
             return await performed
@@ -177,14 +178,14 @@ class LocalAuthority:
         if not operation.streams:
             raise InvalidInput(f"{operation.name} is no stream")
         try:
-            await self._gate.check(operation, caller)
+            await self._authorizer.check(operation, caller)
         except (AccessDenied, NotLoggedIn) as error:
             await self.denied(operation, caller, error)
             raise
         stream = _Stream(
             self._clock,
             caller,
-            lambda: self._gate.check(operation, caller),
+            lambda: self._authorizer.check(operation, caller),
             self._methods[operation.name](request, receiver),
         )
         self._streams.add(stream)
@@ -209,7 +210,7 @@ class LocalAuthority:
                 and isinstance(who, HostIdentity)
                 and policy.refuses_host(who, moment) is not None
             ):
-                stream.look()
+                stream.check()
 
     def as_caller(self, caller: Caller) -> IAuthority:
         """Return auth as ``caller`` sees it, with the interface of a remote one."""
@@ -262,8 +263,8 @@ class _Stream:
         running: Deferred[None],
     ) -> None:
         self.caller = caller
-        person = isinstance(caller.identity, UserIdentity)
-        self._pause = LOOK_AT_PEOPLE if person else LOOK_AGAIN
+        user = isinstance(caller.identity, UserIdentity)
+        self._pause = CHECK_USER_SECONDS if user else CHECK_SECONDS
         self._clock = clock
         self._check = check
         self._running = running
@@ -286,12 +287,12 @@ class _Stream:
 
     def _wake(self) -> None:
         self._timer = None
-        self.look()
+        self.check()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Ask now whether it may go on."""
-        looking: Deferred[None] = Deferred.fromCoroutine(self._check())
-        looking.addCallbacks(self._go_on, self._stop)
+        checking: Deferred[None] = Deferred.fromCoroutine(self._check())
+        checking.addCallbacks(self._go_on, self._stop)
 
     def _go_on(self, _: object) -> None:
         if not self._running.called and self._timer is None:

@@ -23,7 +23,7 @@ from typing import Final
 from attrs import Factory, evolve, frozen
 
 from tele.auth.presence import Hosts
-from tele.auth.repository import Kept, Repository
+from tele.auth.repository import Repository, Versioned
 from tele.auth.state import REVOKED_HOSTS
 from tele.certs.issue import HOST_LIFETIME
 from tele.errors import AccessDenied, Conflict, NotFound, Unavailable, quoted
@@ -156,7 +156,7 @@ class Members:
         before = await self._members.get(_key(member.role, member.host_id))
         changes: dict[str, Put | Delete] = {}
         held: dict[str, Put | Delete] = {}
-        replaced: dict[str, Kept[Member]] = {}
+        replaced: dict[str, Versioned[Member]] = {}
         if before is not None:
             self._check_not_alive(before.value, f"the host id {member.host_id}", now)
             replaced[before.name] = before
@@ -312,7 +312,7 @@ class Members:
                 f" it first: tele nodes rm {member.host_id}"
             )
 
-    async def _removal(self, kept: Kept[Member], now: datetime) -> dict[str, Put | Delete]:
+    async def _removal(self, kept: Versioned[Member], now: datetime) -> dict[str, Put | Delete]:
         """Return the changes that end a membership as it is now, by key."""
         member = kept.value
         revocation = _revocation(member, now)
@@ -337,7 +337,7 @@ class Members:
             return None
         return await self.find(holder.value.role, holder.value.host_id)
 
-    async def _hold(self, name: str, member: Member) -> tuple[Put, Kept[Member] | None]:
+    async def _hold(self, name: str, member: Member) -> tuple[Put, Versioned[Member] | None]:
         """Return the change that gives a name or an address to ``member``, and whose it is now.
 
         Nobody else has got it when that change can be made: both are of one look.

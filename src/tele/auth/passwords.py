@@ -27,7 +27,7 @@ from attrs import Factory, evolve, field, frozen
 from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
 
 from tele.admission.fair_queue import FairQueue
-from tele.auth.guessing import Guard, Verdict
+from tele.auth.guessing import Guard, Outcome
 from tele.auth.repository import Repository
 from tele.errors import Conflict, InvalidInput, NotFound, Unavailable
 from tele.interfaces import Delete, IBackend, Put
@@ -176,7 +176,7 @@ class Passwords:
         return self._repository.delete(user)
 
     # -- checking ---------------------------------------------------------------------
-    async def check(self, user: str, password: str, attempt: Attempt | None = None) -> Verdict:
+    async def check(self, user: str, password: str, attempt: Attempt | None = None) -> Outcome:
         """Return how the attempt went, and count it."""
         attempt = attempt or Attempt()
         # What is no possible name is as unknown as any other.
@@ -187,30 +187,30 @@ class Passwords:
             attempt.source, name, attempt.present, self._verify, hashed, password[: LONGEST + 1]
         )
         settle = self._settle_unknown if kept is None else self._settle
-        verdict: Verdict = await self._settling.run(
+        outcome: Outcome = await self._settling.run(
             lambda: Deferred.fromCoroutine(settle(user, hashed, good, attempt))
         )
-        return verdict
+        return outcome
 
-    async def _settle(self, user: str, hashed: str, good: bool, attempt: Attempt) -> Verdict:
-        verdict = Verdict.UNKNOWN
+    async def _settle(self, user: str, hashed: str, good: bool, attempt: Attempt) -> Outcome:
+        outcome = Outcome.UNKNOWN
 
         def settled(present: StoredPassword | None) -> StoredPassword:
-            nonlocal verdict
+            nonlocal outcome
             if present is None:
                 raise NotFound("removed meanwhile")
-            verdict, after = self._tried(present, good and present.hash == hashed, attempt)
+            outcome, after = self._tried(present, good and present.hash == hashed, attempt)
             return after
 
         try:
             await self._repository.change(user, settled)
         except NotFound:
-            return Verdict.UNKNOWN
-        return verdict
+            return Outcome.UNKNOWN
+        return outcome
 
     async def _settle_unknown(
         self, user: str, hashed: str, good: bool, attempt: Attempt
-    ) -> Verdict:
+    ) -> Outcome:
         """Leave the same traces in time as for a user whom there is."""
         # Names that begin with - are no user's; a few of them, so that they are not many.
         decoy = f"-{zlib.crc32(user.encode('utf-8', 'replace')) % DECOYS}"
@@ -218,16 +218,16 @@ class Passwords:
         await self._repository.change(
             decoy, lambda present: self._tried(present or stored, False, attempt)[1]
         )
-        return Verdict.UNKNOWN
+        return Outcome.UNKNOWN
 
     def _tried(
         self, present: StoredPassword, good: bool, attempt: Attempt
-    ) -> tuple[Verdict, StoredPassword]:
+    ) -> tuple[Outcome, StoredPassword]:
         source = f"device {attempt.device}" if attempt.device else attempt.source
-        verdict, guard = present.guard.attempt(
+        outcome, guard = present.guard.attempt(
             source, good, self._now(), device=bool(attempt.device)
         )
-        return verdict, evolve(present, guard=guard, failures=(), locked_until=None)
+        return outcome, evolve(present, guard=guard, failures=(), locked_until=None)
 
     def _verify(self, hashed: str, password: str) -> bool:
         try:

@@ -42,11 +42,11 @@ HOSTS: Final = "/hosts/"
 RETURN_TIME: Final = timedelta(minutes=5)
 OFFLINE_SECONDS: Final = OFFLINE_AFTER.total_seconds()
 #: How often the silent are noticed.
-LOOK_SECONDS: Final = 5.0
+CHECK_SECONDS: Final = 5.0
 #: How long heartbeats may wait to be stored, together.
 FLUSH_SECONDS: Final = 10.0
 #: How long changes may wait to be told, together.
-TELL_SECONDS: Final = 0.1
+NOTIFY_SECONDS: Final = 0.1
 BATCH: Final = 500
 #: Hosts in one message to a watcher, and the pause before the next one: a reader keeps up.
 PAGE: Final = 500
@@ -54,7 +54,7 @@ PAGE_SECONDS: Final = 0.02
 
 
 @frozen
-class LastWord:
+class Announcement:
     """What a host said last, and when. ``labels`` are its own and those bound to it.
 
     ``source`` is the address that a proxy called from.
@@ -66,7 +66,7 @@ class LastWord:
     labels: Mapping[str, str] = Factory(dict)
     source: str = ""
 
-    def same(self, other: LastWord | None) -> bool:
+    def same(self, other: Announcement | None) -> bool:
         """Whether nothing but the time differs."""
         return other is not None and evolve(other, heard=self.heard) == self
 
@@ -97,15 +97,15 @@ class Hosts:
         self._backend = backend
         self._clock = clock
         self._forget_after = forget_after
-        self._words = Repository(backend, HOSTS, LastWord)
-        self._heard: dict[HostRole, dict[str, LastWord]] = {role: {} for role in HostRole}
+        self._words = Repository(backend, HOSTS, Announcement)
+        self._heard: dict[HostRole, dict[str, Announcement]] = {role: {} for role in HostRole}
         #: When that was by ``clock.seconds()``.
         self._moments: dict[HostRole, dict[str, float]] = {role: {} for role in HostRole}
         self._online: dict[HostRole, set[str]] = {role: set() for role in HostRole}
         #: Names and ids in order, for pages.
         self._order: dict[HostRole, list[tuple[str, str]]] = {role: [] for role in HostRole}
         self._unstored: dict[tuple[HostRole, str], None] = {}
-        self._untold: dict[HostRole, set[str]] = {role: set() for role in HostRole}
+        self._unnotified: dict[HostRole, set[str]] = {role: set() for role in HostRole}
         self._watchers: dict[HostRole, dict[_Watcher, None]] = {role: {} for role in HostRole}
         self._stop_watching: Callable[[], None] | None = None
         self._settled_at = clock.seconds()
@@ -118,7 +118,7 @@ class Hosts:
         for kept in await self._words.list():
             age = max(0.0, (now(self._clock) - kept.value.heard).total_seconds())
             self._take(kept.value.presence.role, kept.value, self._clock.seconds() - age)
-        self._later("look", LOOK_SECONDS, self._look)
+        self._later("look", CHECK_SECONDS, self._start_check)
 
     async def stop(self) -> None:
         """Store what is not stored yet and follow nothing any more."""
@@ -139,7 +139,7 @@ class Hosts:
             self._timers[name] = self._clock.callLater(seconds, run)
 
     # -- what hosts say ---------------------------------------------------------------
-    async def hear(self, role: HostRole, word: LastWord) -> None:
+    async def observe(self, role: HostRole, word: Announcement) -> None:
         """Take a host's word that it lives; durable on return if it says anything new."""
         news = not word.same(self._heard[role].get(word.host_id))
         self._take(role, word, self._clock.seconds())
@@ -149,7 +149,7 @@ class Hosts:
             self._unstored[role, word.host_id] = None
             self._later("flush", FLUSH_SECONDS, self._flush_soon)
 
-    def _put(self, role: HostRole, word: LastWord) -> Put:
+    def _put(self, role: HostRole, word: Announcement) -> Put:
         return self._words.put(f"{role.value}/{word.host_id}", word, ttl=self._forget_after)
 
     def forgotten(self, role: HostRole, host_id: str) -> Delete:
@@ -237,7 +237,7 @@ class Hosts:
         words = (self._heard[role].get(host_id) for host_id in ids)
         return tuple(self._show(role, word) for word in words if word is not None)
 
-    def _show(self, role: HostRole, word: LastWord) -> Host:
+    def _show(self, role: HostRole, word: Announcement) -> Host:
         said = word.presence
         return Host(
             id=word.host_id,
@@ -260,22 +260,22 @@ class Hosts:
         role_name, _, host_id = change.key.removeprefix(HOSTS).partition("/")
         role = HostRole(role_name)
         if change.item is not None:
-            self._told_by_store(role, decode(LastWord, change.item.value))
+            self._stored(role, decode(Announcement, change.item.value))
         elif (word := self._heard[role].pop(host_id, None)) is not None:
             self._moments[role].pop(host_id, None)
             self._unplace(role, word)
             self._online[role].discard(host_id)
             self._unstored.pop((role, host_id), None)
-            self._tell_soon(role, host_id)
+            self._notify_soon(role, host_id)
 
-    def _told_by_store(self, role: HostRole, word: LastWord) -> None:
+    def _stored(self, role: HostRole, word: Announcement) -> None:
         """Take what this auth stored itself, which it knows, or what another one heard just now."""
         known = self._heard[role].get(word.host_id)
         # Something a little older was on the way. If it is much older, a clock was set back.
         if known is None or not timedelta(0) <= known.heard - word.heard < OFFLINE_AFTER:
             self._take(role, word, self._clock.seconds())
 
-    def _take(self, role: HostRole, word: LastWord, moment: float) -> None:
+    def _take(self, role: HostRole, word: Announcement, moment: float) -> None:
         before = self._heard[role].get(word.host_id)
         self._moments[role][word.host_id] = moment
         self._heard[role][word.host_id] = word
@@ -285,30 +285,30 @@ class Hosts:
             insort(self._order[role], (word.presence.name, word.host_id))
         online = self.is_online(role, word.host_id)
         if not word.same(before) or online != (word.host_id in self._online[role]):
-            self._tell_soon(role, word.host_id)
+            self._notify_soon(role, word.host_id)
         (self._online[role].add if online else self._online[role].discard)(word.host_id)
 
-    def _unplace(self, role: HostRole, word: LastWord) -> None:
+    def _unplace(self, role: HostRole, word: Announcement) -> None:
         order = self._order[role]
         del order[bisect_left(order, (word.presence.name, word.host_id))]
 
-    def _look(self) -> None:
+    def _start_check(self) -> None:
         """Notice those who fell silent."""
         for role, online in self._online.items():
             silent = [host_id for host_id in online if not self.is_online(role, host_id)]
             online.difference_update(silent)
             if silent:
-                self._tell_soon(role, *silent)
-        self._later("look", LOOK_SECONDS, self._look)
+                self._notify_soon(role, *silent)
+        self._later("look", CHECK_SECONDS, self._start_check)
 
-    def _tell_soon(self, role: HostRole, *host_ids: str) -> None:
+    def _notify_soon(self, role: HostRole, *host_ids: str) -> None:
         if self._watchers[role]:
-            self._untold[role].update(host_ids)
-            self._later("tell", TELL_SECONDS, self._tell)
+            self._unnotified[role].update(host_ids)
+            self._later("tell", NOTIFY_SECONDS, self._notify)
 
-    def _tell(self) -> None:
-        for role, ids in self._untold.items():
-            changed, self._untold[role] = sorted(ids), set()
+    def _notify(self) -> None:
+        for role, ids in self._unnotified.items():
+            changed, self._unnotified[role] = sorted(ids), set()
             for start in range(0, len(changed), PAGE):
                 some = changed[start : start + PAGE]
                 gone = tuple(host_id for host_id in some if host_id not in self._heard[role])

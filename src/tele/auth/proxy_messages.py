@@ -32,7 +32,7 @@ LINES_BURST: Final = 20.0
 LINES_PER_SECOND: Final = 0.2
 
 
-class ProxyWords:
+class ProxyMessages:
     """Reads what proxies say before the connections that they pass on."""
 
     def __init__(self, parts: Collaborators, cluster: str, clock: IReactorTime) -> None:
@@ -50,7 +50,7 @@ class ProxyWords:
         if not size:
             return 0, None
         try:
-            visitor, _ = self._vouching.take(
+            client, _ = self._vouching.take(
                 data[:size],
                 wall_seconds(self._clock),
                 self._clock.seconds(),  # the date before our clock was set: hosts do not know yet
@@ -60,7 +60,7 @@ class ProxyWords:
             if self._lines.take("", self._clock.seconds()):
                 log.warn("the address that a proxy says is not taken: {why!s}", why=error)
             return size, None
-        return size, visitor.remote_addr
+        return size, client.remote_addr
 
     def _verifier(self) -> MemberVerifier:
         trusted = self._parts.authorities[AuthorityKind.HOST].trusted

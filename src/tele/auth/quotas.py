@@ -44,7 +44,7 @@ QUOTAS: Final = (EVENTS, EVENT_BYTES, RECORDINGS, CHUNKS, CHUNK_BYTES, REPORTS)
 #: Sessions of one node that may run at the same time.
 RUNNING_LIMIT: Final = 5_000
 #: How often it is said that a host is over a quota.
-SAY_AGAIN: Final = 3600.0
+REPORT_SECONDS: Final = 3600.0
 
 
 @define
@@ -71,7 +71,7 @@ class Quotas:
     """What each host has left. The time is an argument, in seconds."""
 
     _budgets: dict[tuple[HostRole, str, str], _Budget] = field(factory=dict, init=False)
-    _said: dict[tuple[HostRole, str, str], float] = field(factory=dict, init=False)
+    _reported: dict[tuple[HostRole, str, str], float] = field(factory=dict, init=False)
 
     def take(self, role: HostRole, host_id: str, quota: Quota, amount: float, now: float) -> bool:
         """Take ``amount`` of a host's budget; False if it has not so much left."""
@@ -84,8 +84,8 @@ class Quotas:
     def is_news(self, role: HostRole, host_id: str, name: str, now: float) -> bool:
         """Whether it ought to be said (again) that a host is over the quota ``name``."""
         key = (role, host_id, name)
-        said = self._said.get(key)
-        if said is not None and now - said < SAY_AGAIN:
+        said = self._reported.get(key)
+        if said is not None and now - said < REPORT_SECONDS:
             return False
-        self._said[key] = now
+        self._reported[key] = now
         return True

@@ -9,7 +9,7 @@ Invariants:
 
 * A page costs what its rows cost, however many there are: rows are read from where the page begins,
   in steps, so that others have their turns in between.
-* A page ends after :data:`LOOKED_AT` keys, whatever was found.
+* A page ends after :data:`SCAN_LIMIT` keys, whatever was found.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OF_USER: Final = "/recordings/of/"
 #: Keys that are read in one go.
 STEP: Final = 200
 #: Keys that are looked at for one page.
-LOOKED_AT: Final = 5000
+SCAN_LIMIT: Final = 5000
 
 _NAME = re.compile(NAME_PATTERN, re.ASCII)
 _BEGINNING = re.compile(r"[0-9a-f-]{1,36}", re.ASCII)
@@ -101,7 +101,7 @@ async def search(
             looked += 1
             if row is not None and _matches(row, request):
                 found.append(row)
-            if len(found) == request.limit or looked == LOOKED_AT:
+            if len(found) == request.limit or looked == SCAN_LIMIT:
                 more = item is not items[-1] or len(items) == step
                 mark = item.key.removeprefix(place.prefix)
                 return RecordingList(tuple(found), mark if more else "")

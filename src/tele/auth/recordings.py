@@ -118,7 +118,7 @@ class Recordings:
         self._counted = _NEVER
 
     # -- hosts ------------------------------------------------------------------------
-    async def has_room(self, host_id: str, limit: int) -> bool:
+    async def is_below_limit(self, host_id: str, limit: int) -> bool:
         """Whether fewer than ``limit`` sessions of a node run."""
         moment = self._now()
         if self._running[host_id] >= limit and abs(moment - self._counted) >= COUNT_AGAIN:

@@ -21,7 +21,7 @@ STEP = 200
 
 
 @frozen
-class Kept(Generic[T]):
+class Versioned(Generic[T]):
     """A stored value with the revision that guards a change of it."""
 
     name: str
@@ -37,28 +37,28 @@ class Repository(Generic[T]):
         self._backend = backend
         self._cls = cls
 
-    async def get(self, name: str) -> Kept[T] | None:
+    async def get(self, name: str) -> Versioned[T] | None:
         """Return one, or None."""
         item = await self._backend.get(self.prefix + name)
         return None if item is None else self.read(item)
 
-    async def get_many(self, names: Sequence[str]) -> Sequence[Kept[T]]:
+    async def get_many(self, names: Sequence[str]) -> Sequence[Versioned[T]]:
         """Return those of ``names`` that are there, in this order."""
         items = await get_many(self._backend, [self.prefix + name for name in names])
         return [self.read(item) for item in items if item is not None]
 
-    def read(self, item: Item) -> Kept[T]:
+    def read(self, item: Item) -> Versioned[T]:
         """Return what an item of this prefix holds."""
         try:
             value = decode(self._cls, item.value)
         except InvalidInput as error:
             # Nobody who asks is to blame for that.
             raise Unavailable(f"{item.key} in the store cannot be read: {error}") from None
-        return Kept(item.key.removeprefix(self.prefix), value, item.revision)
+        return Versioned(item.key.removeprefix(self.prefix), value, item.revision)
 
     async def list(
         self, limit: int = 0, after: str = "", reverse: bool = False
-    ) -> Sequence[Kept[T]]:
+    ) -> Sequence[Versioned[T]]:
         """Return those after ``after`` in order of names (before it, when reversed).
 
         Many are read in steps, so that others have their turns in between; all of them, with
@@ -70,7 +70,7 @@ class Repository(Generic[T]):
                 end = self.prefix + after
             else:
                 start = self.prefix + after + "\0"
-        found: list[Kept[T]] = []
+        found: list[Versioned[T]] = []
         while True:
             step = min(STEP, limit - len(found)) if limit else 0
             items = await self._backend.range(start, end, step, reverse)

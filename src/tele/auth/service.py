@@ -34,13 +34,13 @@ from tele.auth.members import Members
 from tele.auth.open_recordings import OpenRecordings
 from tele.auth.passwords import Passwords
 from tele.auth.presence import Hosts
-from tele.auth.proxy_messages import ProxyWords
+from tele.auth.proxy_messages import ProxyMessages
 from tele.auth.recordings import Recordings
 from tele.auth.repository import Repository
 from tele.auth.session_ends import END_AFTER, SessionEnds
 from tele.auth.state import State
 from tele.auth.tokens import Tokens
-from tele.auth.users import People
+from tele.auth.users import Users
 from tele.certs.check import LATEST
 from tele.certs.keys import parse_line
 from tele.certs.suites import SignatureSuite
@@ -61,7 +61,7 @@ from tele.model.resources import RecordingSettings
 log = make_logger(__name__)
 
 #: How often auth looks whether its own certificate is to be renewed.
-LOOK_AGAIN: Final = 60.0
+CHECK_SECONDS: Final = 60.0
 
 
 @frozen
@@ -201,7 +201,7 @@ class AuthService(Service):
     async def _open(self) -> int:
         new = await claim(self._backend, self._cluster, self._now())
         parts = self._parts = await self._compose()
-        await parts.people.ensure_presets()
+        await parts.users.ensure_presets()
         await parts.hosts.start()
         await parts.members.start()
         await parts.state.start()
@@ -219,7 +219,7 @@ class AuthService(Service):
             identity=self._tls_identity,
             authorities=lambda: parts.authorities.trusted,
             on_refused=self._refused,
-            preface=ProxyWords(parts, self._cluster, self._reactor).read,
+            preface=ProxyMessages(parts, self._cluster, self._reactor).read,
         )
         if not self.running:
             raise Unavailable("auth was stopped while it started")
@@ -277,7 +277,7 @@ class AuthService(Service):
             ),
             hosts=hosts,
             members=members,
-            people=People(backend, passwords, self._now),
+            users=Users(backend, passwords, self._now),
             passwords=passwords,
             tokens=Tokens(backend, self._cluster, self._now, self._entropy),
             recordings=recordings,
@@ -328,7 +328,7 @@ class AuthService(Service):
         """
         if self._parts is None:
             return
-        self._renewal = self._reactor.callLater(LOOK_AGAIN, self._renew)
+        self._renewal = self._reactor.callLater(CHECK_SECONDS, self._renew)
         waits = self._due is not None and not self._due.has_passed
         if waits and self._renew_at is not None and self._now() < self._renew_at:
             return

@@ -41,7 +41,7 @@ from tele.audit.log import AuditLog, Changes
 from tele.auth.members import Members
 from tele.auth.open_recordings import OpenRecordings, hosts_below
 from tele.auth.presence import Hosts
-from tele.auth.repository import Kept, Repository
+from tele.auth.repository import Repository, Versioned
 from tele.interfaces import IBackend
 from tele.log import make_logger
 from tele.loop import now
@@ -63,7 +63,7 @@ END_AFTER: Final = timedelta(days=1)
 #: sets.
 OFFLINE_SECONDS: Final = 300.0
 #: How often auth looks for sessions to end.
-LOOK_SECONDS: Final = 60.0
+CHECK_SECONDS: Final = 60.0
 #: How long an end is remembered, to be corrected.
 REMEMBER: Final = timedelta(days=30)
 #: Sessions that are read, and ended, in one go.
@@ -134,20 +134,20 @@ class SessionEnds:
         #: Nodes with sessions that are offline, and since when by the monotonic clock.
         self._offline: dict[str, float] = {}
         self._timer: IDelayedCall | None = None
-        self._looking: Deferred[None] | None = None
+        self._checking: Deferred[None] | None = None
 
     async def start(self) -> None:
         """Look from now on for sessions that nobody ends."""
         await self._recordings.start()
-        self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
+        self._timer = self._clock.callLater(CHECK_SECONDS, self._start_check)
 
     async def stop(self) -> None:
         """Look no more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._looking is not None:
-            await self._looking
+        if self._checking is not None:
+            await self._checking
 
     # -- what nodes say ---------------------------------------------------------------
     async def append(self, host: HostIdentity, events: Sequence[Event]) -> None:
@@ -242,7 +242,7 @@ class SessionEnds:
         await self._recordings.close(host_id, reason.text, reason.ended)
 
     async def _end(
-        self, host_id: str, gone: Sequence[Kept[StartedSession]], reason: Reason
+        self, host_id: str, gone: Sequence[Versioned[StartedSession]], reason: Reason
     ) -> None:
         """Append the end of sessions, and take them off the register."""
         if not gone:
@@ -280,25 +280,25 @@ class SessionEnds:
         )  # fmt: skip
 
     # -- looking ----------------------------------------------------------------------
-    def soon(self) -> None:
+    def check_soon(self) -> None:
         """A node was removed, or replaced: look at once."""
         if self._timer is not None:
             self._timer.reset(0)
 
-    def _look(self) -> None:
-        self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
-        if self._looking is not None:
+    def _start_check(self) -> None:
+        self._timer = self._clock.callLater(CHECK_SECONDS, self._start_check)
+        if self._checking is not None:
             return  # it takes long
-        looking = self._looking = Deferred.fromCoroutine(self.look())
-        looking.addErrback(
+        checking = self._checking = Deferred.fromCoroutine(self.check())
+        checking.addErrback(
             lambda failure: log.warn("sessions are not ended: {why!s}", why=failure.value)
         )
-        looking.addCallback(self._looked)
+        checking.addCallback(self._checked)
 
-    def _looked(self, _: object) -> None:
-        self._looking = None
+    def _checked(self, _: object) -> None:
+        self._checking = None
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """End the sessions of nodes that are gone, or silent for too long."""
         waiting = await hosts_below(self._backend, SESSION_STARTS) | await self._recordings.hosts()
         self._offline = {h: since for h, since in self._offline.items() if h in waiting}
@@ -346,7 +346,7 @@ class SessionEnds:
                 self._locks.pop(host_id, None)
 
 
-async def _pages(repository: Repository[T]) -> AsyncIterator[Sequence[Kept[T]]]:
+async def _pages(repository: Repository[T]) -> AsyncIterator[Sequence[Versioned[T]]]:
     """Yield what is on a shelf, some at a time: however many there are, nobody waits for long."""
     last = ""
     while page := await repository.list(BATCH, last):

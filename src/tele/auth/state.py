@@ -86,7 +86,7 @@ class State:
             else:
                 kept[name] = decode(cls, change.item.value)
             self._policy = None
-            self._tell(change.revision)
+            self._notify(change.revision)
             for observer in self._observers:
                 observer(prefix)
 
@@ -165,9 +165,9 @@ class State:
         )
         if proxies != self._proxies:
             self._proxies = proxies
-            self._tell(self._revision)
+            self._notify(self._revision)
 
-    def _tell(self, revision: int) -> None:
+    def _notify(self, revision: int) -> None:
         self._revision = max(self._revision, revision)
         self._told = None
         if self._receivers:

@@ -21,7 +21,7 @@ from typing import Final
 from attrs import evolve
 
 from tele.auth.passwords import Passwords
-from tele.auth.repository import Kept, Repository
+from tele.auth.repository import Repository, Versioned
 from tele.auth.state import LOCKS, REVOKED_USERS, ROLES
 from tele.errors import Conflict, InvalidInput, NotFound
 from tele.interfaces import Delete, IBackend, Put
@@ -35,7 +35,7 @@ from tele.rbac.revoking import (
     after_change,
     after_removal,
     issued_from,
-    told_for,
+    revocation_ttl,
 )
 
 USERS: Final = "/users/"
@@ -52,7 +52,7 @@ LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 SPEC_LIMIT: Final = 16 * 1024
 
 
-class People:
+class Users:
     """Users and roles, by name."""
 
     def __init__(
@@ -226,9 +226,9 @@ class People:
             return [self._revocations.delete(name)]
         return [self._revoke(kept, revocation)]
 
-    def _revoke(self, kept: Kept[UserRevocation] | None, revocation: UserRevocation) -> Put:
+    def _revoke(self, kept: Versioned[UserRevocation] | None, revocation: UserRevocation) -> Put:
         revision = 0 if kept is None else kept.revision
-        ttl = told_for(revocation, self._now())
+        ttl = revocation_ttl(revocation, self._now())
         return self._revocations.put(revocation.user, revocation, revision, ttl)
 
     async def _is_administrator(self, user: User) -> bool:
@@ -363,16 +363,16 @@ def _changed(kind: str, name: str) -> Conflict:
     )
 
 
-def _with_revision(kept: Kept[User]) -> User:
+def _with_revision(kept: Versioned[User]) -> User:
     user = kept.value
     return evolve(user, metadata=evolve(user.metadata, revision=kept.revision))
 
 
-def _role_with_revision(kept: Kept[Role]) -> Role:
+def _role_with_revision(kept: Versioned[Role]) -> Role:
     role = kept.value
     return evolve(role, metadata=evolve(role.metadata, revision=kept.revision))
 
 
-def _lock_with_revision(kept: Kept[Lock]) -> Lock:
+def _lock_with_revision(kept: Versioned[Lock]) -> Lock:
     lock = kept.value
     return evolve(lock, metadata=evolve(lock.metadata, revision=kept.revision))

@@ -50,7 +50,7 @@ def after_change(
     return None if present == UserRevocation(name) else present
 
 
-def told_for(revocation: UserRevocation, now: datetime) -> timedelta:
+def revocation_ttl(revocation: UserRevocation, now: datetime) -> timedelta:
     """Return how long nodes and proxies have to be told of a revocation."""
     times = (revocation.removed, revocation.narrowed, revocation.expires, now)
     left = max(each for each in times if each is not None) - now

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.audit import reading
-from tele.audit.chain import Verdict, event, link
+from tele.audit.chain import Verification, event, link
 from tele.audit.delivery import BACKLOG
 from tele.audit.file_sink import FileSink
 from tele.audit.log import CLOSING_SECONDS, AuditLog
@@ -82,7 +82,7 @@ def test_events_are_chained(audit: AuditLog) -> None:
     assert [e.id for e in events] == [f"id-{n}" for n in range(6)]
     assert events[0].previous == ""
     assert [e.previous for e in events[1:]] == [e.hash for e in events[:-1]]
-    assert result(audit.verify()) == Verdict(6, events[-1].hash)
+    assert result(audit.verify()) == Verification(6, events[-1].hash)
 
 
 def test_an_event_sent_twice_is_there_once(audit: AuditLog) -> None:
@@ -133,8 +133,8 @@ def test_tampering_shows(audit: AuditLog, backend: MemoryBackend, how: str, prob
             result(backend.commit(Delete(event_key(4)), Delete(event_key(5))))
         case "head":
             result(backend.commit(Put(HEAD, b'[5, "00"]')))
-    verdict = result(audit.verify())
-    assert verdict.problem.startswith(problem)
+    verification = result(audit.verify())
+    assert verification.problem.startswith(problem)
     assert len(names(audit)) >= 3  # what is left can still be read
 
 

@@ -11,9 +11,9 @@ from twisted.internet.defer import Deferred
 
 from auth_world import FAST, HOST_ID, OTHER_ID, Tape, Threads, World, result
 from tele.audit.chain import event
-from tele.auth.guessing import FAILURES, FIRST_WAIT, Verdict
-from tele.auth.journal import ONES_BURST, ONES_PER_SECOND
-from tele.auth.local import LOOK_AGAIN
+from tele.auth.guessing import FAILURES, FIRST_WAIT, Outcome
+from tele.auth.journal import CLIENT_BURST, CLIENT_PER_SECOND
+from tele.auth.local import CHECK_SECONDS
 from tele.auth.passwords import WAITING_PER_NAME, Passwords
 from tele.certs.certificate import parse_certificate
 from tele.certs.keys import PrivateKey, parse_line
@@ -142,12 +142,12 @@ def test_giving_roles_is_administering(world: World) -> None:
 # -- guessing ---------------------------------------------------------------------------
 def test_guessing_tokens_is_bounded_noise(world: World) -> None:
     """A storm of guesses finds nothing, and leaves a few events that say how many there were."""
-    storm = int(ONES_BURST) + 50
+    storm = int(CLIENT_BURST) + 50
     for number in range(storm):
         with pytest.raises(AccessDenied):
             world.join(f"guess-{number}")
-    assert len(world.events("auth.denied")) <= ONES_BURST
-    world.clock.advance(2 / ONES_PER_SECOND)
+    assert len(world.events("auth.denied")) <= CLIENT_BURST
+    world.clock.advance(2 / CLIENT_PER_SECOND)
     with pytest.raises(AccessDenied):
         world.join("one more")
     last = result(
@@ -193,10 +193,10 @@ def test_guesses_at_once_do_not_outrun_the_lock_out(world: World) -> None:
     guesses[FAILURES] = "correct horse"
     checks = [Deferred.fromCoroutine(passwords.check("alice", guess)) for guess in guesses]
     threads.finish()
-    verdicts = [result(check) for check in checks]
-    assert verdicts.count(Verdict.WRONG) == FAILURES - 1
-    assert verdicts.count(Verdict.LAST) == 1
-    assert verdicts[FAILURES] is Verdict.LOCKED_OUT
+    outcomes = [result(check) for check in checks]
+    assert outcomes.count(Outcome.WRONG) == FAILURES - 1
+    assert outcomes.count(Outcome.LAST) == 1
+    assert outcomes[FAILURES] is Outcome.LOCKED_OUT
 
 
 def test_refused_logins_take_the_same_steps(world: World) -> None:
@@ -382,7 +382,7 @@ def test_a_removed_machine_may_do_nothing(world: World) -> None:
             world.do(operation, request, tape.host)
     with pytest.raises(AccessDenied):
         result(world.auth.follow(table.WATCH_STATE, members.WatchState(), tape.host, [].append))
-    world.clock.advance(LOOK_AGAIN)
+    world.clock.advance(CHECK_SECONDS)
     assert failed[0].check(AccessDenied), "the stream that ran was ended"
 
 
@@ -395,10 +395,10 @@ def test_a_right_that_is_taken_away_ends_the_stream(world: World) -> None:
     )
     failed: list[Any] = []
     watching.addErrback(failed.append)
-    world.clock.advance(LOOK_AGAIN)
+    world.clock.advance(CHECK_SECONDS)
     assert not failed
     world.do(table.PUT_USER, users.PutUser("otto", User(Metadata("otto"))))
-    world.clock.advance(LOOK_AGAIN)
+    world.clock.advance(CHECK_SECONDS)
     assert failed[0].check(AccessDenied)
     seen = len(told)
     world.add_user("bob", "access")

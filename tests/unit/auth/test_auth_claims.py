@@ -14,7 +14,7 @@ from tele.audit.chain import event
 from tele.auth import quotas
 from tele.auth import recordings as stored
 from tele.auth.claims import NODE_EVENTS, PROXY_EVENTS
-from tele.auth.journal import ONES_BURST
+from tele.auth.journal import CLIENT_BURST
 from tele.auth.quotas import Quota
 from tele.auth.recordings import COUNT_AGAIN
 from tele.certs.issue import HostCertificateRequest, issue_host
@@ -370,13 +370,13 @@ def test_a_member_cannot_fill_the_audit_with_denials(world: World) -> None:
     tape = Tape(world)
     world.join(world.token(), OTHER_ID, name="web2")
     thief = world.host(OTHER_ID)
-    for _ in range(int(ONES_BURST) * 2):
+    for _ in range(int(CLIENT_BURST) * 2):
         with pytest.raises(TeleError):
             world.do(table.PUT_CHUNK, recordings.PutChunk(tape.id, 0, b"x"), thief)
     listed = audit.ListEvents(event="auth.denied", limit=1000)
-    assert len(world.do(table.LIST_EVENTS, listed).items) == int(ONES_BURST)
+    assert len(world.do(table.LIST_EVENTS, listed).items) == int(CLIENT_BURST)
     world.clock.advance(60)
     with pytest.raises(TeleError):
         world.do(table.PUT_CHUNK, recordings.PutChunk(tape.id, 0, b"x"), thief)
     last = world.do(table.LIST_EVENTS, listed).items[-1]
-    assert last.fields["others_not_listed"] == int(ONES_BURST)
+    assert last.fields["others_not_listed"] == int(CLIENT_BURST)

@@ -11,8 +11,8 @@ from attrs import evolve
 
 from auth_world import HOST_ID, OTHER_ID, PROXY_ID, Tape, World, result
 from tele.audit.chain import event
-from tele.auth.guessing import FAILURES, FIRST_WAIT, LONGEST_WAIT, Guard, Verdict
-from tele.auth.presence import HOSTS, Hosts, LastWord
+from tele.auth.guessing import FAILURES, FIRST_WAIT, LONGEST_WAIT, Guard, Outcome
+from tele.auth.presence import HOSTS, Announcement, Hosts
 from tele.errors import Conflict, Unavailable
 from tele.interfaces import Put
 from tele.loop import now
@@ -59,7 +59,7 @@ def test_what_another_auth_heard_counts_from_then_on(world: World, hours: int) -
     announce(world)
     world.clock.advance(80)
     said = Presence("web1", HostRole.NODE, labels={"heard": "elsewhere"})
-    word = LastWord(HOST_ID, said, now(world.clock) + timedelta(hours=hours), said.labels)
+    word = Announcement(HOST_ID, said, now(world.clock) + timedelta(hours=hours), said.labels)
     result(world.backend.commit(Put(f"{HOSTS}node/{HOST_ID}", encode(word))))
     world.clock.advance(60)
     (host,) = world.do(table.LIST_HOSTS, members.ListHosts()).items
@@ -72,7 +72,7 @@ def test_after_a_restart_dates_say_who_lived(world: World) -> None:
         backend, clock = world.backend, SettableClock()
         clock.advance(world.clock.seconds())
         said = Presence("web1", HostRole.NODE)
-        word = LastWord(HOST_ID, said, now(clock) - timedelta(seconds=age))
+        word = Announcement(HOST_ID, said, now(clock) - timedelta(seconds=age))
         result(backend.commit(Put(f"{HOSTS}node/{HOST_ID}", encode(word))))
         hosts = Hosts(backend, clock)
         result(hosts.start())
@@ -120,12 +120,12 @@ def test_a_wait_is_as_long_as_it_was_when_the_clock_is_set_back() -> None:
     """Nobody is kept out for hours because of that, and nobody gets in sooner."""
     guard = guessed(FAILURES)
     early = NOON - timedelta(hours=3)
-    verdict, guard = guard.attempt("n", True, early)
-    assert verdict is Verdict.LOCKED_OUT
-    verdict, guard = guard.attempt("n", True, early + FIRST_WAIT / 2)
-    assert verdict is Verdict.LOCKED_OUT
-    verdict, _ = guard.attempt("n", True, early + FIRST_WAIT)
-    assert verdict is Verdict.GOOD
+    outcome, guard = guard.attempt("n", True, early)
+    assert outcome is Outcome.LOCKED_OUT
+    outcome, guard = guard.attempt("n", True, early + FIRST_WAIT / 2)
+    assert outcome is Outcome.LOCKED_OUT
+    outcome, _ = guard.attempt("n", True, early + FIRST_WAIT)
+    assert outcome is Outcome.GOOD
 
 
 def test_going_on_guessing_while_the_clock_is_back_gains_nothing() -> None:
@@ -146,9 +146,9 @@ def test_guesses_of_strangers_come_back_by_the_hour_after_a_step() -> None:
     for number in range(30):
         _, guard = guard.attempt(f"n{number}", False, NOON)
     early = NOON - timedelta(hours=3)
-    assert guard.attempt("other", True, early)[0] is Verdict.ALL_LOCKED_OUT
+    assert guard.attempt("other", True, early)[0] is Outcome.ALL_LOCKED_OUT
     _, guard = guard.attempt("other", True, early)
-    assert guard.attempt("other", True, early + timedelta(hours=1))[0] is Verdict.GOOD
+    assert guard.attempt("other", True, early + timedelta(hours=1))[0] is Outcome.GOOD
 
 
 # -- the audit and the members ---------------------------------------------------------
@@ -159,8 +159,8 @@ def test_the_audit_holds_and_says_the_date_as_it_is(world: World) -> None:
     world.add_user("bob")
     listed = world.do(table.LIST_EVENTS, audit.ListEvents(event="user.create")).items
     assert listed[0].time > listed[1].time
-    verdict = result(world.parts.audit.verify())
-    assert not verdict.problem, verdict
+    outcome = result(world.parts.audit.verify())
+    assert not outcome.problem, outcome
 
 
 @STEPS

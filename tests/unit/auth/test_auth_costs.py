@@ -13,10 +13,15 @@ from counting import calls, is_linear
 from tele.audit import reading
 from tele.audit.reading import PAGE_BYTES, SCAN
 from tele.auth.guessing import FAILURES
-from tele.auth.journal import ONES_BURST, ONES_PER_SECOND, STRANGERS_BURST, UNSAID_LIMIT
-from tele.auth.operations.machines import LOOKED_AT
-from tele.auth.operations.recordings import ONE_GO
-from tele.auth.presence import LastWord
+from tele.auth.journal import (
+    CLIENT_BURST,
+    CLIENT_PER_SECOND,
+    SUPPRESSED_LIMIT,
+    UNAUTHENTICATED_BURST,
+)
+from tele.auth.operations.machines import SCAN_LIMIT
+from tele.auth.operations.recordings import ACCESS_SECONDS
+from tele.auth.presence import Announcement
 from tele.errors import AccessDenied, NotFound
 from tele.loop import now
 from tele.model.api import audit, members, recordings, table, users
@@ -33,16 +38,16 @@ def test_nobody_fills_the_audit_with_their_refusals(world: World) -> None:
     world.add_user("bob", "access")
     world.join(world.token())
     for caller in (world.user("alice", "access"), world.host()):
-        for _ in range(int(ONES_BURST) + 30):
+        for _ in range(int(CLIENT_BURST) + 30):
             with pytest.raises(AccessDenied):
                 world.do(table.LIST_USERS, users.Paged(), caller)
     with pytest.raises(AccessDenied):
         world.do(table.LIST_USERS, users.Paged(), world.user("bob", "access"))
     denied = world.events("auth.denied")
-    assert len(denied) == 2 * ONES_BURST + 1
+    assert len(denied) == 2 * CLIENT_BURST + 1
     assert denied[-1].user == "bob"
     assert "others_not_listed" not in denied[-1].fields
-    world.clock.advance(2 / ONES_PER_SECOND)
+    world.clock.advance(2 / CLIENT_PER_SECOND)
     with pytest.raises(AccessDenied):
         world.do(table.LIST_USERS, users.Paged(), world.user("alice", "access"))
     assert world.events("auth.denied")[-1].fields["others_not_listed"] == 30
@@ -50,25 +55,25 @@ def test_nobody_fills_the_audit_with_their_refusals(world: World) -> None:
 
 def test_many_networks_of_strangers_fill_the_audit_no_faster(world: World) -> None:
     """All strangers together have a bound, and what is left out is counted within memory."""
-    for number in range(int(STRANGERS_BURST) + UNSAID_LIMIT + 10):
+    for number in range(int(UNAUTHENTICATED_BURST) + SUPPRESSED_LIMIT + 10):
         stranger = Caller(None, f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}:1")
         result(world.auth.denied(table.JOIN, stranger, AccessDenied("no", "token")))
-    assert len(world.events("auth.denied")) == STRANGERS_BURST
+    assert len(world.events("auth.denied")) == UNAUTHENTICATED_BURST
     journal: Any = world.auth._journal
-    assert len(journal._unsaid) <= UNSAID_LIMIT + 1
-    assert sum(journal._unsaid.values()) == UNSAID_LIMIT + 10
+    assert len(journal._suppressed) <= SUPPRESSED_LIMIT + 1
+    assert sum(journal._suppressed.values()) == SUPPRESSED_LIMIT + 10
 
 
 def test_failed_logins_fill_the_audit_no_faster(world: World) -> None:
     """A network that tries passwords without end leaves so many events, and lock-outs always."""
     world.add_user("alice", "access")
-    for number in range(int(ONES_BURST) + 10):
+    for number in range(int(CLIENT_BURST) + 10):
         with pytest.raises(AccessDenied):
             world.login(f"user{number}")
     for _ in range(FAILURES):
         with pytest.raises(AccessDenied):
             world.login(password="wrong password")
-    assert len(world.events("user.login")) == ONES_BURST
+    assert len(world.events("user.login")) == CLIENT_BURST
     assert len(world.events("user.locked_out")) == 1
 
 
@@ -85,7 +90,7 @@ def test_a_search_of_the_audit_looks_at_so_many(
     all everything is found.
     """
     most = 1500
-    monkeypatch.setattr(reading, "LOOKED_AT", most)
+    monkeypatch.setattr(reading, "SCAN_LIMIT", most)
     _append(world, 3, user="eve")
     _append(world, 3 * most, user="bob")
     ranges = 0
@@ -155,8 +160,8 @@ def _fleet(world: World, size: int) -> None:
         host_id = f"5b8b6f2e-6a0c-4c8e-9a53-{number:012d}"
         labels = {"zone": "ab"[number % 2]}
         said = Presence(f"web{number:05d}", HostRole.NODE, labels=labels)
-        word = LastWord(host_id, said, now(world.clock), labels)
-        result(world.parts.hosts.hear(HostRole.NODE, word))
+        word = Announcement(host_id, said, now(world.clock), labels)
+        result(world.parts.hosts.observe(HostRole.NODE, word))
 
 
 def _pages(world: World, request: members.ListHosts, caller: Any = None) -> list[Any]:
@@ -168,13 +173,13 @@ def _pages(world: World, request: members.ListHosts, caller: Any = None) -> list
 
 def test_a_page_of_hosts_looks_at_so_many(world: World) -> None:
     """Who selects little of a large fleet gets short pages, and all of it in the end."""
-    _fleet(world, LOOKED_AT + 200)
+    _fleet(world, SCAN_LIMIT + 200)
     labels = (f"zone=b*{'?' * 20}", "zone=b", "zone=c")
     pages = _pages(world, members.ListHosts(labels=labels, limit=1000))
-    assert [len(page.items) for page in pages] == [LOOKED_AT // 2, 100]
+    assert [len(page.items) for page in pages] == [SCAN_LIMIT // 2, 100]
     names = [host.name for page in pages for host in page.items]
     assert names == sorted(names)
-    assert len(set(names)) == LOOKED_AT // 2 + 100
+    assert len(set(names)) == SCAN_LIMIT // 2 + 100
     assert [len(p.items) for p in _pages(world, members.ListHosts(labels=("zone=c",)))] == [0, 0]
 
 
@@ -195,7 +200,9 @@ def test_hosts_are_listed_by_name_after_they_changed_it(world: World) -> None:
     _fleet(world, 3)
     host_id = f"5b8b6f2e-6a0c-4c8e-9a53-{0:012d}"
     said = Presence("zzz", HostRole.NODE)
-    result(world.parts.hosts.hear(HostRole.NODE, LastWord(host_id, said, now(world.clock), {})))
+    result(
+        world.parts.hosts.observe(HostRole.NODE, Announcement(host_id, said, now(world.clock), {}))
+    )
     listed = world.do(table.LIST_HOSTS, members.ListHosts()).items
     assert [host.name for host in listed] == ["web00001", "web00002", "zzz"]
     world.do(table.DELETE_HOST, members.ById(host_id))
@@ -301,6 +308,6 @@ def test_noting_who_read_what_costs_the_same_each_time(world: World) -> None:
         return calls(lambda: [result(desk._note_access(row, otto)) for row in rows])
 
     assert is_linear(work, 100)
-    world.clock.advance(ONE_GO)
+    world.clock.advance(ACCESS_SECONDS)
     world.do(table.GET_RECORDING, members.ById(tape.id), otto)
     assert len(desk._accessed) == 1

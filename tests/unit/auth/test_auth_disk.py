@@ -8,7 +8,7 @@ import pytest
 from zope.interface import implementer
 
 from auth_world import HOST_ID, Tape, World
-from tele.auth.disk import LOOK_SECONDS, ON_FULL_DISK, DiskWatch
+from tele.auth.disk import CHECK_SECONDS, ON_FULL_DISK, DiskWatch
 from tele.errors import AccessDenied, StorageFull
 from tele.https.api_errors import decode_error, encode_error, status_of
 from tele.interfaces import IOnDisk
@@ -51,7 +51,7 @@ def test_the_operator_is_told_before_it_is_full(world: World, disk: Disk) -> Non
     assert world.do(table.HEALTH, Nothing()).disk is DiskLevel.OK
     for now in (LOW, LOW, FULL, OK):
         disk.now = now
-        world.clock.advance(LOOK_SECONDS)
+        world.clock.advance(CHECK_SECONDS)
     said = [(e.fields["level"], e.ok) for e in world.events("disk.low")]
     assert said == [("low", False), ("full", False), ("ok", True)]
     disk.now = FULL
@@ -135,7 +135,7 @@ def test_a_disk_of_the_recordings_own(world: World, disk: Disk) -> None:
     recordings = Disk()
     recordings.now = DiskSpace(100 * GIB, 0, 0, 0)
     world.parts.disk._disks["recordings"] = recordings
-    world.clock.advance(LOOK_SECONDS)
+    world.clock.advance(CHECK_SECONDS)
     (said,) = world.events("disk.low")
     assert (said.fields["disk"], said.fields["level"]) == ("recordings", "tight")
     assert world.do(table.HEALTH, Nothing()).disk is DiskLevel.TIGHT

@@ -17,7 +17,7 @@ from tele.auth.guessing import (
     LONGEST_WAIT,
     SOURCES,
     Guard,
-    Verdict,
+    Outcome,
 )
 from tele.auth.passwords import (
     AT_ONCE,
@@ -132,15 +132,15 @@ def test_each_failure_more_is_a_longer_wait() -> None:
     guard, moment = Guard(), NOON
     waits: list[Any] = []
     for _ in range(FAILURES + 11):
-        verdict, guard = guard.attempt("a", False, moment)
+        outcome, guard = guard.attempt("a", False, moment)
         waits.append(guard.sources["a"].wait_until)
-        assert verdict is (Verdict.WRONG if waits[-1] is None else Verdict.LAST)
+        assert outcome is (Outcome.WRONG if waits[-1] is None else Outcome.LAST)
         if waits[-1] is not None:
-            assert guard.attempt("a", True, moment)[0] is Verdict.LOCKED_OUT
+            assert guard.attempt("a", True, moment)[0] is Outcome.LOCKED_OUT
             waits[-1], moment = waits[-1] - moment, waits[-1]
     assert waits[: FAILURES + 1] == [None] * (FAILURES - 1) + [FIRST_WAIT, 2 * FIRST_WAIT]
     assert waits[-1] == LONGEST_WAIT
-    assert guard.attempt("a", False, moment + timedelta(hours=12))[0] is Verdict.WRONG
+    assert guard.attempt("a", False, moment + timedelta(hours=12))[0] is Outcome.WRONG
 
 
 def test_what_is_remembered_of_one_person_is_bounded() -> None:
@@ -161,11 +161,11 @@ def test_who_logs_in_from_everywhere_is_not_easier_to_guess() -> None:
         _, guard = guard.attempt(f"net{number}", True, moment)
         _, guard = guard.attempt(f"device {number}", True, moment, device=True)
     assert len(guard.sources) == SOURCES
-    verdicts: list[Any] = [None] * FAILURES
+    outcomes: list[Any] = [None] * FAILURES
     for number in range(FAILURES):
-        verdicts[number], guard = guard.attempt("guesser", False, moment)
-    assert verdicts[-1] is Verdict.LAST
-    assert guard.attempt("guesser", True, moment)[0] is Verdict.LOCKED_OUT
+        outcomes[number], guard = guard.attempt("guesser", False, moment)
+    assert outcomes[-1] is Outcome.LAST
+    assert guard.attempt("guesser", True, moment)[0] is Outcome.LOCKED_OUT
 
 
 def test_a_password_of_an_older_version_is_still_one(world: World) -> None:
@@ -193,7 +193,7 @@ class Hashing:
         self.threads.finish()
         result(warm)
 
-    def check(self, name: str, source: str, **words: Any) -> Deferred[Verdict]:
+    def check(self, name: str, source: str, **words: Any) -> Deferred[Outcome]:
         return Deferred.fromCoroutine(self.passwords.check(name, "y", Attempt(source, **words)))
 
     def one(self) -> None:
@@ -227,7 +227,7 @@ def test_a_flood_of_logins_does_not_make_others_wait(world: World) -> None:
         hashing.one()
     assert [alice.called for _ in range(1)] == [False]
     hashing.one()
-    assert result(alice) is Verdict.UNKNOWN
+    assert result(alice) is Outcome.UNKNOWN
     assert sum(check.called for check in flood) < AT_ONCE + 3
     hashing.threads.finish()
     assert all(check.called for check in flood)
@@ -250,7 +250,7 @@ def test_many_sources_that_fill_the_queue_make_room(world: World) -> None:
     with pytest.raises(Unavailable):
         result(refused[0])
     hashing.threads.finish()
-    assert result(alice) is Verdict.UNKNOWN
+    assert result(alice) is Outcome.UNKNOWN
 
 
 def test_nothing_is_hashed_for_those_who_left(world: World) -> None:
@@ -267,7 +267,7 @@ def test_nothing_is_hashed_for_those_who_left(world: World) -> None:
             result(check)
     assert len(hashing.threads.waiting) == AT_ONCE
     hashing.threads.finish()
-    assert [result(check) for check in (*busy, late)] == [Verdict.UNKNOWN] * 3
+    assert [result(check) for check in (*busy, late)] == [Outcome.UNKNOWN] * 3
 
 
 def test_twice_as_many_logins_are_twice_the_work(world: World) -> None:
@@ -305,4 +305,4 @@ def test_a_user_who_is_removed_meanwhile_is_unknown(world: World) -> None:
     checked = Deferred.fromCoroutine(hashing.passwords.check("alice", "correct horse"))
     result(world.backend.commit(hashing.passwords.removal("alice")))
     hashing.threads.finish()
-    assert result(checked) is Verdict.UNKNOWN
+    assert result(checked) is Outcome.UNKNOWN

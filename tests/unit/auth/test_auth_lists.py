@@ -12,7 +12,7 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from auth_world import HOST_ID, Tape, World, result
-from tele.auth.recording_search import INDEX, LOOKED_AT, OF_USER, heard, stamp_of
+from tele.auth.recording_search import INDEX, OF_USER, SCAN_LIMIT, heard, stamp_of
 from tele.auth.recordings import ROWS, SESSIONS, SESSIONS_OF
 from tele.auth.repository import STEP, Repository
 from tele.errors import AccessDenied, InvalidInput
@@ -180,12 +180,12 @@ def test_a_page_costs_what_a_page_has(world: World, counted: Counting) -> None:
 
 def test_a_search_for_what_is_rare_ends(world: World, counted: Counting) -> None:
     """A page ends when much was looked at, says how to go on, and finds it in the end."""
-    rows = fill(world, LOOKED_AT + 2 * STEP, node=lambda n: "rare" if n == 3 else "web1")
+    rows = fill(world, SCAN_LIMIT + 2 * STEP, node=lambda n: "rare" if n == 3 else "web1")
     counted.items = 0
     first = ask(world, node="rare")
     assert first.items == ()
     assert first.next
-    assert counted.items <= 2 * (LOOKED_AT + STEP)
+    assert counted.items <= 2 * (SCAN_LIMIT + STEP)
     assert every(world, node="rare") == [rows[-4]]
 
 

@@ -11,13 +11,13 @@ import pytest
 from auth_world import HOST_ID, OTHER_ID, World, result
 from tele.auth.authorities import Authorities
 from tele.auth.presence import (
+    CHECK_SECONDS,
     FLUSH_SECONDS,
-    LOOK_SECONDS,
+    NOTIFY_SECONDS,
     PAGE,
     PAGE_SECONDS,
-    TELL_SECONDS,
+    Announcement,
     Hosts,
-    LastWord,
 )
 from tele.auth.service import claim
 from tele.certs.certificate import parse_certificate
@@ -127,10 +127,10 @@ def test_presence(world: World) -> None:
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
     world.clock.advance(30)
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
-    world.clock.advance(TELL_SECONDS)
+    world.clock.advance(NOTIFY_SECONDS)
     assert [h.status for h in told[-1].items] == [Status.ONLINE]
     assert len(told) == 2, "a heartbeat alone is no news"
-    world.clock.pump([LOOK_SECONDS] * (int(OFFLINE_AFTER.total_seconds() / LOOK_SECONDS) + 1))
+    world.clock.pump([CHECK_SECONDS] * (int(OFFLINE_AFTER.total_seconds() / CHECK_SECONDS) + 1))
     assert [h.status for h in told[-1].items] == [Status.OFFLINE]
     watching.addErrback(lambda _: None)
     watching.cancel()
@@ -269,7 +269,7 @@ def test_many_changes_are_told_together(world: World) -> None:
         host_id = f"{HOST_ID[:-2]}{number:02d}"
         world.join(world.token(), host_id, name=f"web{number}")
         world.do(table.ANNOUNCE, Presence("x", HostRole.NODE), world.host(host_id))
-    world.clock.advance(TELL_SECONDS)
+    world.clock.advance(NOTIFY_SECONDS)
     assert [(len(each.items), each.first) for each in told] == [(0, True), (10, False)]
     watching.cancel()
 
@@ -287,9 +287,9 @@ def test_only_what_changed_is_told(world: World) -> None:
     watching.addErrback(lambda _: None)
     changed = f"{HOST_ID[:-2]}01"
     world.do(table.ANNOUNCE, Presence("x", HostRole.NODE, labels={"a": "b"}), world.host(changed))
-    world.clock.advance(TELL_SECONDS)
+    world.clock.advance(NOTIFY_SECONDS)
     world.do(table.DELETE_HOST, members.ById(changed))
-    world.clock.advance(TELL_SECONDS)
+    world.clock.advance(NOTIFY_SECONDS)
     assert [([h.name for h in each.items], each.gone, each.first) for each in told] == [
         (["web0", "web1", "web2"], (), True),
         (["web1"], (), False),
@@ -304,7 +304,7 @@ def test_a_large_fleet_is_told_in_pages(world: World) -> None:
     moment = now(world.clock)
     for number in range(2 * PAGE + 1):
         said = Presence(f"web{number}", HostRole.NODE)
-        result(hosts.hear(HostRole.NODE, LastWord(f"id-{number}", said, moment)))
+        result(hosts.observe(HostRole.NODE, Announcement(f"id-{number}", said, moment)))
     told: list[Any] = []
     watching = hosts.watch(HostRole.NODE, told.append)
     watching.addErrback(lambda _: None)

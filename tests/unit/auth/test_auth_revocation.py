@@ -10,7 +10,7 @@ from attrs import evolve
 
 from auth_world import Tape, World, result
 from tele.auth.guessing import FAILURES
-from tele.auth.local import LOOK_AT_PEOPLE
+from tele.auth.local import CHECK_USER_SECONDS
 from tele.certs.certificate import Certificate, parse_certificate
 from tele.certs.check import issue_time
 from tele.certs.keys import PrivateKey, parse_line
@@ -143,7 +143,7 @@ def test_a_login_during_a_removal_gets_nothing_that_counts(world: World) -> None
     gone from it.
     """
     world.add_user("alice", "access", "auditor")
-    issued = result(world.parts.people.issue_time("alice"))
+    issued = result(world.parts.users.issue_time("alice"))
     change(world, roles=("access",))
     late = evolve(identity(world, "alice", "access", "auditor"), issued=issued)
     narrowed = world.parts.state.policy.narrowed(late, now(world.clock))
@@ -260,7 +260,7 @@ def test_a_stream_ends_at_the_change_that_forbids_it(world: World) -> None:
     change(world, "erin", expires=now(world.clock) + HOUR)
     world.clock.advance(HOUR.total_seconds() - 1)
     assert not streams["erin"]
-    world.clock.pump([LOOK_AT_PEOPLE] * 2)
+    world.clock.pump([CHECK_USER_SECONDS] * 2)
     assert streams["erin"]
 
 
@@ -478,7 +478,7 @@ def test_two_administrators_cannot_remove_each_other_at_once(world: World) -> No
     """Each of two changes at the same time counts on the other's administrator: one is refused."""
     world.add_user("alice", "editor")
     world.add_user("dana", "editor")
-    keep_one = world.parts.people._keep_one
+    keep_one = world.parts.users._keep_one
     puts = [result(keep_one(lambda directory: directory, False)) for _ in range(2)]
     result(world.backend.commit(*puts[0]))
     with pytest.raises(Conflict):

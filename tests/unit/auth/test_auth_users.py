@@ -173,7 +173,7 @@ def test_logins_that_no_account_can_have_are_refused(world: World) -> None:
 def test_presets_are_made_once(world: World) -> None:
     """A preset that an administrator removed does not come back with the next start."""
     world.do(table.DELETE_ROLE, members.ByName("auditor"))
-    result(world.parts.people.ensure_presets())
+    result(world.parts.users.ensure_presets())
     listed = world.do(table.LIST_ROLES, users.Paged())
     assert [role.metadata.name for role in listed.items] == ["access", "editor"]
 

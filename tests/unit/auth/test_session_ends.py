@@ -13,7 +13,7 @@ from auth_world import HOST_ID, OTHER_ID, Tape, World, result
 from tele.audit.chain import event
 from tele.auth import quotas
 from tele.auth.quotas import Quota
-from tele.auth.session_ends import BATCH, END_AFTER, LOOK_SECONDS, OFFLINE_SECONDS
+from tele.auth.session_ends import BATCH, CHECK_SECONDS, END_AFTER, OFFLINE_SECONDS
 from tele.errors import AccessDenied, InvalidInput, Unavailable
 from tele.interfaces import Delete
 from tele.loop import now
@@ -77,7 +77,7 @@ def node(world: World) -> Sessions:
 
 def pass_time(world: World, seconds: float, *alive: Sessions) -> None:
     """Let time pass, in which ``alive`` say that they are."""
-    step = min(ANNOUNCE_PERIOD.total_seconds(), LOOK_SECONDS)
+    step = min(ANNOUNCE_PERIOD.total_seconds(), CHECK_SECONDS)
     while seconds > 0:
         world.clock.advance(min(step, seconds))
         seconds -= step
@@ -187,12 +187,12 @@ def test_a_node_that_never_comes_back(world: World, node: Sessions) -> None:
     update = recordings.UpdateRecording(ended.id, ended=now(world.clock))
     world.do(table.UPDATE_RECORDING, update, ended.host)
     seen = now(world.clock)
-    pass_time(world, A_DAY - LOOK_SECONDS)
+    pass_time(world, A_DAY - CHECK_SECONDS)
     assert node.ends() == []
     listed = world.do(table.LIST_SESSIONS, users.Paged()).items
     assert {s.id for s in listed} == {tape.id, unseen.id}
     assert {(s.status, s.node_seen) for s in listed} == {(SessionStatus.UNKNOWN, seen)}
-    pass_time(world, 2 * LOOK_SECONDS)
+    pass_time(world, 2 * CHECK_SECONDS)
     assert node.ends() == [(tape.id, "node_silent", "auth")]
     assert left(world) == []
     for each in (tape, unseen, ended):
@@ -208,7 +208,7 @@ def test_a_session_that_auth_ended_and_that_runs(world: World, node: Sessions) -
     tape = Tape(world)
     node.start(tape.id)
     tape.upload(0)
-    pass_time(world, A_DAY + 2 * LOOK_SECONDS)
+    pass_time(world, A_DAY + 2 * CHECK_SECONDS)
     (first,) = world.events("session.end")
     node.announce()
     node.report(tape.id)
@@ -232,7 +232,7 @@ def test_it_can_be_lost_again(world: World, node: Sessions) -> None:
     """A session that came back and whose node falls silent once more ends once more."""
     one = node.start()
     for count in (1, 2):
-        pass_time(world, A_DAY + 2 * LOOK_SECONDS)
+        pass_time(world, A_DAY + 2 * CHECK_SECONDS)
         assert len(node.ends()) == count
         node.announce()
         node.report(one)
@@ -243,7 +243,7 @@ def test_an_end_that_comes_later_corrects_auths(world: World, node: Sessions) ->
     """What a node says of the end after auth has said one names that; nothing contradicts."""
     tape = Tape(world)
     node.start(tape.id)
-    pass_time(world, A_DAY + 2 * LOOK_SECONDS)
+    pass_time(world, A_DAY + 2 * CHECK_SECONDS)
     node.announce()
     node.emit(node.said("session.end", tape.id, corrects="x", by="auth"))
     first, second = world.events("session.end")
@@ -294,7 +294,7 @@ def test_auth_that_was_away_takes_nobody_for_silent(world: World, node: Sessions
         world.parts.hosts._heard[HostRole.NODE][HOST_ID],
         heard=now(world.clock) - timedelta(days=3),
     )
-    world.clock.advance(LOOK_SECONDS)
+    world.clock.advance(CHECK_SECONDS)
     assert node.ends() == []
     node.announce()
     pass_time(world, OFFLINE_SECONDS, node)

@@ -11,7 +11,7 @@ from tele.rbac.revoking import (
     after_change,
     after_removal,
     issued_from,
-    told_for,
+    revocation_ttl,
 )
 
 NOW = datetime(2026, 11, 29, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -66,14 +66,14 @@ def test_the_end_of_a_user_is_told_before_it_comes() -> None:
     """Nodes know when a user expires, though auth may be away then; no end, nothing to tell."""
     ends = after_change(None, user("access"), user("access", expires=LATER), NOW)
     assert ends == UserRevocation("alice", expires=LATER)
-    assert told_for(ends, NOW) > LATER - NOW + LONGEST_CERTIFICATE
+    assert revocation_ttl(ends, NOW) > LATER - NOW + LONGEST_CERTIFICATE
     assert after_change(ends, user("access", expires=LATER), user("access"), NOW) is None
 
 
 def test_an_end_may_be_the_last_moment_that_there_is() -> None:
     """Who expires at the end of all dates is told of for a time that can still be added to now."""
     ends = UserRevocation("alice", expires=datetime.max.replace(tzinfo=UTC))
-    assert NOW + told_for(ends, NOW) > NOW + timedelta(days=365 * 100)
+    assert NOW + revocation_ttl(ends, NOW) > NOW + timedelta(days=365 * 100)
 
 
 def test_who_gets_a_name_does_not_wake_its_old_certificates() -> None:

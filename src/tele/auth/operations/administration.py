@@ -15,14 +15,14 @@ from attrs import evolve
 from twisted.internet.interfaces import IReactorTime
 
 from tele.auth.authorities import Authorities
-from tele.auth.authorizer import LOCAL_ADMIN, Gate, user_caller
-from tele.auth.guessing import Verdict
+from tele.auth.authorizer import LOCAL_ADMIN, Authorizer, user_caller
+from tele.auth.guessing import Outcome
 from tele.auth.journal import Journal
 from tele.auth.members import host_of
 from tele.auth.passwords import Attempt, Passwords
 from tele.auth.recordings import Recordings
 from tele.auth.tokens import Tokens
-from tele.auth.users import People
+from tele.auth.users import Users
 from tele.errors import AccessDenied
 from tele.loop import now
 from tele.model.access import Reason
@@ -42,34 +42,34 @@ class Administration:
 
     def __init__(
         self,
-        people: People,
+        users: Users,
         tokens: Tokens,
         authorities: Authorities,
         passwords: Passwords,
         recordings: Recordings,
         clock: IReactorTime,
-        gate: Gate,
+        authorizer: Authorizer,
         journal: Journal,
     ) -> None:
         self._passwords = passwords
         self._recordings = recordings
         self._clock = clock
-        self._people = people
+        self._users = users
         self._tokens = tokens
         self._authorities = authorities
-        self._gate = gate
+        self._authorizer = authorizer
         self._journal = journal
 
     # -- users ------------------------------------------------------------------------
     async def list_users(self, request: api.Paged, caller: Caller) -> api.UserList:
         """A page of users, by name."""
         limit = request.limit
-        found = tuple(await self._people.users(limit, request.after))
+        found = tuple(await self._users.users(limit, request.after))
         return api.UserList(found, found[-1].metadata.name if len(found) == limit else "")
 
     async def get_user(self, request: ByName, caller: Caller) -> User:
         """One user."""
-        return await self._people.user(request.name)
+        return await self._users.user(request.name)
 
     async def add_user(self, request: api.NewUser, caller: Caller) -> api.UserPassword:
         """Create a user with a password."""
@@ -78,9 +78,9 @@ class Administration:
         if user_caller(caller).user == LOCAL_ADMIN:
             # The owner of auth's machine can make an administrator, whatever became of the roles.
             for role in request.user.spec.roles:
-                if await self._people.restore_preset(role):
+                if await self._users.restore_preset(role):
                     await self._journal.emit("role.update", caller, name=role)
-        user, made = await self._people.add_user(request.user, request.password)
+        user, made = await self._users.add_user(request.user, request.password)
         await self._journal.emit(
             "user.create", caller, name=user.metadata.name, given=list(user.spec.roles)
         )
@@ -89,11 +89,11 @@ class Administration:
     async def put_user(self, request: api.PutUser, caller: Caller) -> User:
         """Create a user without a password, or replace one."""
         check_traits(request.user.spec.traits)
-        before = await self._people.find_user(request.name)
+        before = await self._users.find_user(request.name)
         had = () if before is None else before.spec.roles
         await self._check_giving(caller, request.user.spec.roles, had)
-        force = await self._gate.forces(caller, request.force)
-        user, new = await self._people.put_user(request.name, request.user, force)
+        force = await self._authorizer.forces(caller, request.force)
+        user, new = await self._users.put_user(request.name, request.user, force)
         await self._journal.emit(
             "user.create" if new else "user.update",
             caller,
@@ -106,14 +106,14 @@ class Administration:
     async def _check_giving(
         self, caller: Caller, after: tuple[str, ...], before: tuple[str, ...]
     ) -> None:
-        if set(after) != set(before) and not await self._gate.may(caller, "user", "update"):
+        if set(after) != set(before) and not await self._authorizer.may(caller, "user", "update"):
             raise AccessDenied(
                 "denied: giving roles needs a rule for the verb update on user", Reason.RULE.value
             )
 
     async def reset_user(self, request: api.ResetUser, caller: Caller) -> api.UserPassword:
         """Give a user a new password; ends a lock-out."""
-        user, made = await self._people.reset_user(request.name, request.password)
+        user, made = await self._users.reset_user(request.name, request.password)
         await self._journal.emit("user.password", caller, name=request.name)
         return api.UserPassword(user, made)
 
@@ -126,10 +126,10 @@ class Administration:
             source_network(host_of(caller.remote_addr)), who.login_session, caller.present
         )
         mark = await self._passwords.mark(name)
-        verdict = await self._passwords.check(name, request.old, attempt)
-        if verdict is not Verdict.GOOD:
+        outcome = await self._passwords.check(name, request.old, attempt)
+        if outcome is not Outcome.GOOD:
             await self._journal.emit(
-                "user.password", caller, name=name, ok=False, error=verdict.value
+                "user.password", caller, name=name, ok=False, error=outcome.value
             )
             raise AccessDenied(
                 "the present password is wrong, or you have to wait after wrong passwords", "login"
@@ -142,9 +142,9 @@ class Administration:
     async def delete_user(self, request: api.DeleteUser, caller: Caller) -> api.UserDeleted:
         """Remove a user with their password and their tokens, and end what they have running."""
         name = request.name
-        force = await self._gate.forces(caller, request.force)
+        force = await self._authorizer.forces(caller, request.force)
         tokens = await self._tokens.made_by(name)
-        await self._people.delete_user(name, force, tuple(tokens.values()))
+        await self._users.delete_user(name, force, tuple(tokens.values()))
         sessions = tuple(each.session for each in await self._recordings.running(name))
         await self._journal.emit(
             "user.delete", caller, name=name, tokens=list(tokens),
@@ -156,23 +156,23 @@ class Administration:
     async def list_roles(self, request: api.Paged, caller: Caller) -> api.RoleList:
         """A page of roles, by name."""
         limit = request.limit
-        found = tuple(await self._people.roles(limit, request.after))
+        found = tuple(await self._users.roles(limit, request.after))
         return api.RoleList(found, found[-1].metadata.name if len(found) == limit else "")
 
     async def get_role(self, request: ByName, caller: Caller) -> Role:
         """One role."""
-        return await self._people.role(request.name)
+        return await self._users.role(request.name)
 
     async def put_role(self, request: api.PutRole, caller: Caller) -> Role:
         """Create or replace a role."""
-        force = await self._gate.forces(caller, request.force)
-        role = await self._people.put_role(request.name, request.role, force)
+        force = await self._authorizer.forces(caller, request.force)
+        role = await self._users.put_role(request.name, request.role, force)
         await self._journal.emit("role.update", caller, name=request.name)
         return role
 
     async def delete_role(self, request: ByName, caller: Caller) -> Nothing:
         """Remove a role that nobody holds."""
-        await self._people.delete_role(request.name)
+        await self._users.delete_role(request.name)
         await self._journal.emit("role.delete", caller, name=request.name)
         return Nothing()
 
@@ -181,7 +181,7 @@ class Administration:
         """Create a token; its secret is shown this once."""
         maker = user_caller(caller).user
         secret, token = await self._tokens.add(await self._within_life(request, maker), maker)
-        if maker != LOCAL_ADMIN and await self._people.find_user(maker) is None:
+        if maker != LOCAL_ADMIN and await self._users.find_user(maker) is None:
             # They were removed while they made it: with all their other tokens.
             await self._tokens.delete(token.id)
             raise AccessDenied(f"user {maker} does not exist any more", Reason.NO_ROLE.value)
@@ -196,7 +196,7 @@ class Administration:
 
     async def _within_life(self, request: api.NewToken, maker: str) -> api.NewToken:
         """A token does not outlive who made it."""
-        user = None if maker == LOCAL_ADMIN else await self._people.find_user(maker)
+        user = None if maker == LOCAL_ADMIN else await self._users.find_user(maker)
         expires = None if user is None else user.metadata.expires
         if expires is None:
             return request

@@ -17,8 +17,8 @@ from typing import Final
 from twisted.internet.interfaces import IReactorTime
 
 from tele.auth.authorities import Authorities
-from tele.auth.authorizer import Gate, user_caller
-from tele.auth.guessing import Verdict
+from tele.auth.authorizer import Authorizer, user_caller
+from tele.auth.guessing import Outcome
 from tele.auth.issuing import Issuer, check_keys
 from tele.auth.journal import LOCAL, Journal
 from tele.auth.members import Members, host_of
@@ -26,7 +26,7 @@ from tele.auth.passwords import Attempt, Passwords
 from tele.auth.presence import Hosts
 from tele.auth.sshd_names import check_free, check_key_id, check_name
 from tele.auth.state import State
-from tele.auth.users import People
+from tele.auth.users import Users
 from tele.certs.check import LATEST
 from tele.certs.device import check_device
 from tele.certs.keys import parse_line
@@ -63,11 +63,11 @@ class Signing:
         authorities: Authorities,
         issuer: Issuer,
         passwords: Passwords,
-        people: People,
+        users: Users,
         state: State,
         members: Members,
         hosts: Hosts,
-        gate: Gate,
+        authorizer: Authorizer,
         journal: Journal,
     ) -> None:
         self._members = members
@@ -77,9 +77,9 @@ class Signing:
         self._authorities = authorities
         self._issuer = issuer
         self._passwords = passwords
-        self._people = people
+        self._users = users
         self._state = state
-        self._gate = gate
+        self._authorizer = authorizer
         self._journal = journal
 
     # -- anyone -----------------------------------------------------------------------
@@ -90,16 +90,16 @@ class Signing:
         if request.ttl <= timedelta(0):
             raise InvalidInput("the lifetime has to be longer than nothing")
         attempt = self._attempt(request, caller)
-        verdict = await self._passwords.check(request.user, request.password, attempt)
-        issued = await self._people.issue_time(request.user)
-        user = await self._people.find_user(request.user)
-        reason = "" if verdict is Verdict.GOOD else verdict.value
+        outcome = await self._passwords.check(request.user, request.password, attempt)
+        issued = await self._users.issue_time(request.user)
+        user = await self._users.find_user(request.user)
+        reason = "" if outcome is Outcome.GOOD else outcome.value
         if user is None:
-            reason = Verdict.UNKNOWN.value
+            reason = Outcome.UNKNOWN.value
         elif not reason and self._refusal(user) is not None:
             reason = "locked"
         if user is None or reason:
-            raise await self._refuse(request.user, verdict, reason, caller, attempt)
+            raise await self._refuse(request.user, outcome, reason, caller, attempt)
         try:
             certificates = await self._issue(user, request.keys, request.ttl, issued, caller)
         except TeleError as error:
@@ -133,19 +133,19 @@ class Signing:
         return [parse_line(key) for key in trusted.ssh_public_keys]
 
     async def _refuse(
-        self, user: str, verdict: Verdict, reason: str, caller: Caller, attempt: Attempt
+        self, user: str, outcome: Outcome, reason: str, caller: Caller, attempt: Attempt
     ) -> AccessDenied:
         tried = user[:TEXT_LIMIT]
         events = []
         # By the source's rate alone, so that its time says nothing of the user.
-        if (unsaid := self._journal.ration(caller)) is not None:
+        if (suppressed := self._journal.admit_denial(caller)) is not None:
             events.append(
                 self._journal.event(
-                    "user.login", caller, user=tried, ok=False, error=reason, **unsaid
+                    "user.login", caller, user=tried, ok=False, error=reason, **suppressed
                 )
             )
-        if verdict in (Verdict.LAST, Verdict.LAST_OF_ALL):
-            of_all = verdict is Verdict.LAST_OF_ALL
+        if outcome in (Outcome.LAST, Outcome.LAST_OF_ALL):
+            of_all = outcome is Outcome.LAST_OF_ALL
             source = f"device {attempt.device}" if attempt.device else attempt.source
             events.append(
                 self._journal.event(
@@ -165,7 +165,7 @@ class Signing:
         This is the owner of the machine: a lock that stops them is removed.
         """
         check_traits({LOGINS_TRAIT: logins})
-        user = await self._people.find_user(name)
+        user = await self._users.find_user(name)
         if user is None:
             user = User(Metadata(name), UserSpec())
         before = user.spec
@@ -175,7 +175,7 @@ class Signing:
             traits={**before.traits, LOGINS_TRAIT: tuple(dict.fromkeys((*had, *logins)))},
         )
         if spec != before:
-            _, new = await self._people.put_user(name, User(user.metadata, spec))
+            _, new = await self._users.put_user(name, User(user.metadata, spec))
             await self._journal.emit(
                 "user.create" if new else "user.update", LOCAL, name=name, given=list(spec.roles)
             )
@@ -184,14 +184,14 @@ class Signing:
         who = UserIdentity(name, self._cluster, moment, spec.roles)
         for lock in list(self._state.locks.values()):
             if locked((lock,), who, moment) is not None:
-                await self._people.delete_lock(lock.metadata.name)
+                await self._users.delete_lock(lock.metadata.name)
                 await self._journal.emit("lock.delete", LOCAL, name=lock.metadata.name)
 
     async def issue_for(self, name: str, keys: PublicKeys, ttl: timedelta) -> Certificates:
         """Issue certificates for a user without asking for a password."""
         check_keys(keys)
-        issued = await self._people.issue_time(name)
-        return await self._issue(await self._people.user(name), keys, ttl, issued, LOCAL)
+        issued = await self._users.issue_time(name)
+        return await self._issue(await self._users.user(name), keys, ttl, issued, LOCAL)
 
     async def _issue(
         self, user: User, keys: PublicKeys, ttl: timedelta, issued: datetime, caller: Caller
@@ -199,7 +199,7 @@ class Signing:
         """Issue certificates as of ``issued``, which was asked for before ``user`` was read."""
         self._check_unlocked(user)
         address = host_of(caller.remote_addr)
-        await self._people.note_issue(user.metadata.name, issued)
+        await self._users.note_issue(user.metadata.name, issued)
         request = self._issuer.user_request(user, self._held(user), ttl, issued, address)
         certificates, serial = self._issuer.user(request, keys, issued)
         await self._journal.emit(
@@ -242,7 +242,7 @@ class Signing:
     async def whoami(self, request: Nothing, caller: Caller) -> api.WhoAmI:
         """The caller, with roles as they are now."""
         identity = user_caller(caller)
-        roles = await self._gate.roles_of(identity)
+        roles = await self._authorizer.roles_of(identity)
         return api.WhoAmI(
             identity.user, roles, identity.logins, identity.cluster, identity.login_session
         )
@@ -253,10 +253,10 @@ class Signing:
 
     async def sign_user(self, request: api.SignUser, caller: Caller) -> api.SignedKey:
         """A user certificate for a public key made elsewhere."""
-        issued = await self._people.issue_time(request.user)
-        user = await self._people.user(request.user)
+        issued = await self._users.issue_time(request.user)
+        user = await self._users.user(request.user)
         self._check_unlocked(user)
-        await self._people.note_issue(request.user, issued)
+        await self._users.note_issue(request.user, issued)
         wanted = self._issuer.user_request(
             user, self._held(user), request.ttl, issued, logins=request.logins
         )

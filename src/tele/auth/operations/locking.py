@@ -17,11 +17,11 @@ from typing import Final
 from attrs import evolve
 from twisted.internet.interfaces import IReactorTime
 
-from tele.auth.authorizer import Gate, user_caller
+from tele.auth.authorizer import Authorizer, user_caller
 from tele.auth.journal import Journal
 from tele.auth.presence import Hosts
 from tele.auth.recordings import Recordings
-from tele.auth.users import People
+from tele.auth.users import Users
 from tele.errors import AccessDenied, InvalidInput, NotFound, quoted
 from tele.loop import now
 from tele.model.access import Reason
@@ -45,15 +45,15 @@ class Locking:
     def __init__(
         self,
         clock: IReactorTime,
-        people: People,
+        users: Users,
         hosts: Hosts,
         recordings: Recordings,
-        gate: Gate,
+        authorizer: Authorizer,
         journal: Journal,
     ) -> None:
-        self._gate = gate
+        self._authorizer = authorizer
         self._clock = clock
-        self._people = people
+        self._users = users
         self._hosts = hosts
         self._recordings = recordings
         self._journal = journal
@@ -61,30 +61,30 @@ class Locking:
     async def list_locks(self, request: api.Paged, caller: Caller) -> api.LockList:
         """A page of locks in force, by name."""
         limit = request.limit
-        found = tuple(await self._people.locks(limit, request.after))
+        found = tuple(await self._users.locks(limit, request.after))
         return api.LockList(found, found[-1].metadata.name if len(found) == limit else "")
 
     async def get_lock(self, request: ByName, caller: Caller) -> Lock:
         """One lock."""
-        return await self._people.lock(request.name)
+        return await self._users.lock(request.name)
 
     async def put_lock(self, request: api.PutLock, caller: Caller) -> Lock:
         """Create or replace a lock."""
         await self._check(request.lock.spec)
-        if await self._people.has_lock(request.name) and not await self._gate.may(
+        if await self._users.has_lock(request.name) and not await self._authorizer.may(
             caller, "lock", "delete"
         ):
             raise AccessDenied(
                 f"denied: there is a lock {request.name}: to replace it takes the verb delete",
                 Reason.RULE.value,
             )
-        force = await self._gate.forces(caller, request.force)
+        force = await self._authorizer.forces(caller, request.force)
         return await self._put(request.lock, force, "lock.create", caller)
 
     async def _put(self, lock: Lock, force: bool, event: str, caller: Caller) -> Lock:
         by = user_caller(caller).user
         named = evolve(lock, spec=evolve(lock.spec, created_by=by))
-        made, _ = await self._people.put_lock(lock.metadata.name, named, force)
+        made, _ = await self._users.put_lock(lock.metadata.name, named, force)
         target = made.spec.target
         expires = made.metadata.expires
         await self._journal.emit(
@@ -100,7 +100,7 @@ class Locking:
 
     async def delete_lock(self, request: ByName, caller: Caller) -> Nothing:
         """Remove a lock."""
-        await self._people.delete_lock(request.name)
+        await self._users.delete_lock(request.name)
         await self._journal.emit("lock.delete", caller, name=request.name)
         return Nothing()
 
@@ -121,9 +121,9 @@ class Locking:
         target = spec.target
         _check_message(spec.message)
         if target.user is not None:
-            await self._people.user(target.user)
+            await self._users.user(target.user)
         if target.role is not None:
-            await self._people.role(target.role)
+            await self._users.role(target.role)
         if target.host_id is not None and not any(
             self._hosts.known(role, target.host_id) for role in HostRole
         ):

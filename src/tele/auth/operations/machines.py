@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from tele._version import VERSION
 from tele.auth.authorities import Authorities
-from tele.auth.authorizer import Gate, host_caller
+from tele.auth.authorizer import Authorizer, host_caller
 from tele.auth.disk import DiskWatch
 from tele.auth.issuing import Issuer, check_keys, is_host_name
 from tele.auth.journal import Journal
@@ -33,7 +33,7 @@ from tele.auth.members import (
     addresses_of,
     host_of,
 )
-from tele.auth.presence import Hosts, LastWord
+from tele.auth.presence import Announcement, Hosts
 from tele.auth.session_ends import SessionEnds
 from tele.auth.state import State
 from tele.auth.tokens import Tokens, check_host_id
@@ -55,7 +55,7 @@ from tele.rbac.selector import read_selector
 LABEL_LIMIT: Final = 1024
 ATTEMPTS: Final = 20
 #: Hosts that are looked at for one page: one that selects little is short, and goes on.
-LOOKED_AT: Final = 1000
+SCAN_LIMIT: Final = 1000
 
 
 class Machines:
@@ -73,7 +73,7 @@ class Machines:
         state: State,
         ends: SessionEnds,
         disk: DiskWatch,
-        gate: Gate,
+        authorizer: Authorizer,
         journal: Journal,
         new_id: Callable[[], str],
     ) -> None:
@@ -88,7 +88,7 @@ class Machines:
         self._members = members
         self._hosts = hosts
         self._state = state
-        self._gate = gate
+        self._authorizer = authorizer
         self._journal = journal
         # Many machines may come with one token at once: one after the other, so that
         # they do not make each other's commits fail.
@@ -131,7 +131,7 @@ class Machines:
             replaced_names=[old.name for old in replaced],
         )
         if replaced:
-            self._ends.soon()
+            self._ends.check_soon()
         return certificates
 
     def _admit(
@@ -257,8 +257,8 @@ class Machines:
         )  # fmt: skip
         labels = {**request.labels, **member.labels}
         source = host_of(caller.seen_addr) if is_proxy else ""
-        word = LastWord(host.host_id, said, now(self._clock), labels, source)
-        await self._hosts.hear(host.role, word)
+        word = Announcement(host.host_id, said, now(self._clock), labels, source)
+        await self._hosts.observe(host.role, word)
         return api.Announced(labels=member.labels, time=now(self._clock))
 
     def watch_state(
@@ -279,13 +279,13 @@ class Machines:
         limit = request.limit
         wanted = read_selector(request.labels)
         identity = caller.identity
-        everything = not isinstance(identity, UserIdentity) or await self._gate.may(
+        everything = not isinstance(identity, UserIdentity) or await self._authorizer.may(
             caller, "node", "list"
         )
         page: list[Host] = []
         last = ""
         for looked, host in enumerate(self._hosts.after(request.role, request.after)):
-            if len(page) == limit or looked == LOOKED_AT:
+            if len(page) == limit or looked == SCAN_LIMIT:
                 return api.HostList(tuple(page), last)
             last = f"{host.name}/{host.id}"
             if wanted.selects(host.labels) and (everything or self._reaches(identity, host)):
@@ -308,7 +308,7 @@ class Machines:
                 "node.delete", caller, server_id=member.host_id, server_name=member.name,
                 role=member.role.value,
             )  # fmt: skip
-        self._ends.soon()
+        self._ends.check_soon()
         return Nothing()
 
 

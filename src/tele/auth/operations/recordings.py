@@ -24,7 +24,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from tele.audit.log import AuditLog
 from tele.auth import claims, quotas
-from tele.auth.authorizer import Gate, host_caller, user_caller
+from tele.auth.authorizer import Authorizer, host_caller, user_caller
 from tele.auth.journal import Journal
 from tele.auth.limits import RecordingLimits, RecordingUse
 from tele.auth.members import Members
@@ -51,7 +51,7 @@ from tele.model.identity import Caller, HostIdentity, HostRole
 from tele.model.session import Recording, RecordingState, Session, SessionStatus
 
 #: Reading the same recording within so many seconds is one access.
-ONE_GO: Final = 600.0
+ACCESS_SECONDS: Final = 600.0
 #: Numbers of lost chunks that an event names.
 MISSING_SHOWN: Final = 100
 
@@ -69,7 +69,7 @@ class RecordingOperations:
         audit: AuditLog,
         ends: SessionEnds,
         limits: RecordingLimits,
-        gate: Gate,
+        authorizer: Authorizer,
         journal: Journal,
     ) -> None:
         self._ends = ends
@@ -82,7 +82,7 @@ class RecordingOperations:
         self._members = members
         self._quotas = Quotas()
         self._audit = audit
-        self._gate = gate
+        self._authorizer = authorizer
         self._journal = journal
 
     # -- hosts ------------------------------------------------------------------------
@@ -150,7 +150,7 @@ class RecordingOperations:
         """A session starts."""
         host = host_caller(caller)
         await self._take(caller, quotas.RECORDINGS, 1)
-        if not await self._recordings.has_room(host.host_id, quotas.RUNNING_LIMIT):
+        if not await self._recordings.is_below_limit(host.host_id, quotas.RUNNING_LIMIT):
             limit = f"{quotas.RUNNING_LIMIT:,} sessions that run"
             await self._over(caller, "running_sessions", limit)
         member = await self._members.require(host)
@@ -223,14 +223,14 @@ class RecordingOperations:
     # -- people -----------------------------------------------------------------------
     async def _whose(self, caller: Caller, resource: str, verb: str) -> str | None:
         """Whose the caller may see: everybody's (None) with a rule, else their own."""
-        everything = await self._gate.may(caller, resource, verb)
+        everything = await self._authorizer.may(caller, resource, verb)
         return None if everything else user_caller(caller).user
 
     async def list_sessions(self, request: Paged, caller: Caller) -> sessions_api.SessionList:
         """Sessions that have not ended, oldest first."""
         limit = request.limit
         whose = await self._whose(caller, "session", "list")
-        since = LONG_AGO if whose is None else await self._gate.since(caller)
+        since = LONG_AGO if whose is None else await self._authorizer.since(caller)
         running = await self._recordings.running(whose)
         begin = bisect_right(running, request.after, key=attrgetter("mark"))
         page: list[Running] = []
@@ -263,7 +263,7 @@ class RecordingOperations:
                     " recording",
                     Reason.RULE.value,
                 )
-            since = await self._gate.since(caller)
+            since = await self._authorizer.since(caller)
             since = since if request.since is None else max(since, request.since)
             request = evolve(request, user=whose, since=since)
         return await self._recordings.list(request)
@@ -273,7 +273,7 @@ class RecordingOperations:
         whose = await self._whose(caller, "recording", "read")
         if whose is not None:
             whose_it_is = row.user
-            if row.user == whose and not _is_since(row, await self._gate.since(caller)):
+            if row.user == whose and not _is_since(row, await self._authorizer.since(caller)):
                 whose_it_is = f"another {row.user}, who was here before"
             if whose_it_is != whose:
                 raise AccessDenied(
@@ -289,7 +289,7 @@ class RecordingOperations:
         who = user_caller(caller)
         key = (who.user, who.login_session, row.id)
         # Those noted the longest ago come first: each goes once.
-        while self._accessed and moment - next(iter(self._accessed.values())) >= ONE_GO:
+        while self._accessed and moment - next(iter(self._accessed.values())) >= ACCESS_SECONDS:
             del self._accessed[next(iter(self._accessed))]
         if key in self._accessed:
             return
