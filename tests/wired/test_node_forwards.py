@@ -524,7 +524,7 @@ def force(cluster: SmallCluster, person: str, command: str) -> None:
         person, NAME, (ME,), ("access",), "s-1", timedelta(hours=1), {"logins": (ME,)},
         port_forwarding=True, agent_forwarding=True, x11_forwarding=True, force_command=command,
     )  # fmt: skip
-    authority = cluster.local._signing._authorities[AuthorityKind.USER].ssh
+    authority = cluster.local._certificates._authorities[AuthorityKind.USER].ssh
     key = cluster.ssh_keys[person].public.blob
     made = issue_user(authority, key, request, now(cluster.reactor), os.urandom)
     (cluster.folder / "people" / f"{person}-cert.pub").write_text(made.line + "\n")

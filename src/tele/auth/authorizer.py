@@ -110,6 +110,10 @@ class Authorizer:
         held = await self.roles_of(identity)
         return permits(held, self._state.roles, resource, verb, now(self._clock))
 
+    async def visible_user(self, caller: Caller, resource: str, verb: str) -> str | None:
+        """Return whose resources the caller sees: all (None) by a rule, else their own."""
+        return None if await self.may(caller, resource, verb) else user_caller(caller).user
+
     async def since(self, caller: Caller) -> datetime:
         """When the user who calls was created: what is older under this name is another's."""
         return await self._users.since(user_caller(caller).user)

@@ -40,7 +40,7 @@ _NAME = re.compile(NAME_PATTERN, re.ASCII)
 _BEGINNING = re.compile(r"[0-9a-f-]{1,36}", re.ASCII)
 
 
-def heard(of: Recording | Session) -> datetime:
+def received_at(of: Recording | Session) -> datetime:
     """Return when auth heard of it; those from before auth noted that have their own time."""
     return of.received or of.started
 
@@ -123,7 +123,7 @@ async def _rows(
 
 
 def _matches(row: Recording, request: ListRecordings) -> bool:
-    moment = heard(row)
+    moment = received_at(row)
     return (
         (not request.user or row.user == request.user)
         and (not request.node or request.node in (row.node, row.node_id))
@@ -134,7 +134,7 @@ def _matches(row: Recording, request: ListRecordings) -> bool:
 
 def mark_of(session: Session) -> str:
     """Return what sessions are listed by, and how a list goes on behind one."""
-    return f"{stamp_of(heard(session))}-{session.id}"
+    return f"{stamp_of(received_at(session))}-{session.id}"
 
 
 @frozen

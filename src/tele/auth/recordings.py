@@ -48,8 +48,8 @@ from tele.auth.recording_search import (
     OF_USER,
     Running,
     RunningSessions,
-    heard,
     mark_of,
+    received_at,
     search,
     stamp_of,
 )
@@ -128,7 +128,7 @@ class Recordings:
             recent = (
                 each.session
                 for each in await self._list_of_running.all()
-                if heard(each.session) > since
+                if received_at(each.session) > since
             )
             self._running = Counter(session.node_id for session in recent)
         return self._running[host_id] < limit
@@ -494,7 +494,7 @@ def open_key(row: Recording) -> str:
 
 
 def _index_keys(row: Recording) -> tuple[str, str]:
-    stamp = f"{stamp_of(heard(row))}-{row.id}"
+    stamp = f"{stamp_of(received_at(row))}-{row.id}"
     return f"{INDEX}{stamp}", f"{OF_USER}{row.user}/{stamp}"
 
 

@@ -13,8 +13,8 @@ from auth_world import FAST, HOST_ID, OTHER_ID, Tape, Threads, World, result
 from tele.audit.chain import event
 from tele.auth.guessing import FAILURES, FIRST_WAIT, Outcome
 from tele.auth.journal import CLIENT_BURST, CLIENT_PER_SECOND
-from tele.auth.local import CHECK_SECONDS
 from tele.auth.passwords import WAITING_PER_NAME, Passwords
+from tele.auth.streams import CHECK_SECONDS
 from tele.certs.certificate import parse_certificate
 from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.x509 import TlsKey

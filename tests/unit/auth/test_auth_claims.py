@@ -342,7 +342,7 @@ def test_sessions_that_run_are_counted(world: World, monkeypatch: pytest.MonkeyP
     tape = Tape(world)
     others = [start(world, tape), start(world, tape)]
     world.clock.advance(COUNT_AGAIN.total_seconds())
-    with pytest.raises(Unavailable, match="sessions that run"):
+    with pytest.raises(Unavailable, match="running sessions"):
         start(world, tape)
     ended = recordings.UpdateRecording(others[0], ended=now(world.clock))
     world.do(table.UPDATE_RECORDING, ended, tape.host)

@@ -19,7 +19,7 @@ from tele.auth.journal import (
     SUPPRESSED_LIMIT,
     UNAUTHENTICATED_BURST,
 )
-from tele.auth.operations.machines import SCAN_LIMIT
+from tele.auth.operations.hosts import SCAN_LIMIT
 from tele.auth.operations.recordings import ACCESS_SECONDS
 from tele.auth.presence import Announcement
 from tele.errors import AccessDenied, NotFound
@@ -297,17 +297,17 @@ def test_noting_who_read_what_costs_the_same_each_time(world: World) -> None:
     """An auditor who reads many recordings makes the next one no slower; old notes go."""
     world.add_user("otto", "auditor")
     otto = world.user("otto", "auditor")
-    method: Any = world.auth._methods["get_recording"]
-    desk = method.__self__
+    handler: Any = world.auth._handlers[table.GET_RECORDING]
+    operations = handler.perform.__self__
     tape = Tape(world)
 
     def work(size: int) -> int:
         ids = [f"{n}" for n in range(size)]
         rows = [evolve(result(world.parts.recordings.get(tape.id)), id=name) for name in ids]
-        desk._accessed.clear()
-        return calls(lambda: [result(desk._note_access(row, otto)) for row in rows])
+        operations._accessed.clear()
+        return calls(lambda: [result(operations._note_access(row, otto)) for row in rows])
 
     assert is_linear(work, 100)
     world.clock.advance(ACCESS_SECONDS)
     world.do(table.GET_RECORDING, members.ById(tape.id), otto)
-    assert len(desk._accessed) == 1
+    assert len(operations._accessed) == 1

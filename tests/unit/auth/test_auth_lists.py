@@ -12,7 +12,7 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from auth_world import HOST_ID, Tape, World, result
-from tele.auth.recording_search import INDEX, OF_USER, SCAN_LIMIT, heard, stamp_of
+from tele.auth.recording_search import INDEX, OF_USER, SCAN_LIMIT, received_at, stamp_of
 from tele.auth.recordings import ROWS, SESSIONS, SESSIONS_OF
 from tele.auth.repository import STEP, Repository
 from tele.errors import AccessDenied, InvalidInput
@@ -46,7 +46,7 @@ def fill(world: World, count: int, **words: Any) -> list[Recording]:
             0, HOST_ID, received=moment,
         )  # fmt: skip
         row = evolve(row, **{k: v(number) for k, v in words.items()})
-        stamp = f"{stamp_of(heard(row))}-{row.id}"
+        stamp = f"{stamp_of(received_at(row))}-{row.id}"
         keys = (INDEX + stamp, f"{OF_USER}{row.user}/{stamp}")
         puts = [Put(ROWS + row.id, encode(row)), *(Put(key, b"") for key in keys)]
         result(world.backend.commit(*puts))
@@ -78,7 +78,7 @@ def test_each_filter_gives_what_it_names(world: World, limit: int) -> None:
         node_id=lambda n: f"id{n % 2}",
     )  # fmt: skip
     since, until = START + timedelta(seconds=10), START + timedelta(seconds=40)
-    inside = [row for row in rows if since <= heard(row) < until]
+    inside = [row for row in rows if since <= received_at(row) < until]
     assert every(world, limit=limit) == rows
     assert every(world, limit=limit, user="u1") == [row for row in rows if row.user == "u1"]
     assert every(world, limit=limit, node="web1") == [row for row in rows if row.node == "web1"]
@@ -118,7 +118,7 @@ def test_filters_widen_nothing(world: World) -> None:
     assert every(world, alice, id=other.id[:8]) == []
     assert [row.id for row in every(world, alice, id=own.id[:8])] == [own.id]
     assert [row.id for row in every(world, alice, user="alice")] == [own.id]
-    with pytest.raises(AccessDenied, match="takes a rule"):
+    with pytest.raises(AccessDenied, match="needs a rule"):
         ask(world, alice, user="bob")
     fill(world, 3)  # from before the user was there
     assert [row.id for row in every(world, alice, since=START)] == [own.id]
@@ -167,10 +167,10 @@ def test_a_page_costs_what_a_page_has(world: World, counted: Counting) -> None:
     calls and as many items as they have, however many rows there are.
     """
     rows = fill(world, 3000, user=lambda n: f"u{n % 100}")
-    middle = f"{stamp_of(heard(rows[1500]))}-{rows[1500].id}"
+    middle = f"{stamp_of(received_at(rows[1500]))}-{rows[1500].id}"
     for words in (
         {"limit": 20}, {"limit": 20, "after": middle}, {"limit": 20, "user": "u7"},
-        {"limit": 3, "id": rows[7].id[:9]}, {"limit": 20, "until": heard(rows[2000])},
+        {"limit": 3, "id": rows[7].id[:9]}, {"limit": 20, "until": received_at(rows[2000])},
     ):  # fmt: skip
         counted.calls = counted.items = 0
         assert ask(world, **words).items

@@ -128,7 +128,7 @@ def test_what_somebody_left_is_not_their_namesakes(world: World) -> None:
         (table.GET_RECORDING, members.ById(theirs.id)),
         (table.GET_CHUNK, recordings.GetChunk(theirs.id, 0)),
     ):
-        with pytest.raises(AccessDenied, match="who was here before"):
+        with pytest.raises(AccessDenied, match="an earlier user"):
             world.do(operation, request, alice)
     world.do(table.GET_RECORDING, members.ById(mine.id), alice)
 

@@ -10,7 +10,7 @@ from attrs import evolve
 
 from auth_world import Tape, World, result
 from tele.auth.guessing import FAILURES
-from tele.auth.local import CHECK_USER_SECONDS
+from tele.auth.streams import CHECK_USER_SECONDS
 from tele.certs.certificate import Certificate, parse_certificate
 from tele.certs.check import issue_time
 from tele.certs.keys import PrivateKey, parse_line

@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from tele.auth.authorities import Authorities
 from tele.auth.authorizer import LOCAL_ADMIN, Authorizer, user_caller
 from tele.auth.guessing import Outcome
+from tele.auth.handlers import Handler, handler
 from tele.auth.journal import Journal
 from tele.auth.members import host_of
 from tele.auth.passwords import Attempt, Passwords
@@ -27,6 +28,7 @@ from tele.errors import AccessDenied
 from tele.loop import now
 from tele.model.access import Reason
 from tele.model.addresses import source_network
+from tele.model.api import table
 from tele.model.api import users as api
 from tele.model.api.members import ById, ByName
 from tele.model.api.operation import Nothing
@@ -59,6 +61,25 @@ class Administration:
         self._authorities = authorities
         self._authorizer = authorizer
         self._journal = journal
+
+    def handlers(self) -> tuple[Handler, ...]:
+        """The rows of the table."""
+        return (
+            handler(table.LIST_USERS, self.list_users),
+            handler(table.GET_USER, self.get_user),
+            handler(table.ADD_USER, self.add_user),
+            handler(table.PUT_USER, self.put_user),
+            handler(table.RESET_USER, self.reset_user),
+            handler(table.CHANGE_PASSWORD, self.change_password),
+            handler(table.DELETE_USER, self.delete_user),
+            handler(table.LIST_ROLES, self.list_roles),
+            handler(table.GET_ROLE, self.get_role),
+            handler(table.PUT_ROLE, self.put_role),
+            handler(table.DELETE_ROLE, self.delete_role),
+            handler(table.ADD_TOKEN, self.add_token),
+            handler(table.LIST_TOKENS, self.list_tokens),
+            handler(table.DELETE_TOKEN, self.delete_token),
+        )
 
     # -- users ------------------------------------------------------------------------
     async def list_users(self, request: api.Paged, caller: Caller) -> api.UserList:

@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from tele.auth.authorities import Authorities
 from tele.auth.authorizer import Authorizer, user_caller
 from tele.auth.guessing import Outcome
+from tele.auth.handlers import Handler, handler
 from tele.auth.issuing import Issuer, check_keys
 from tele.auth.journal import LOCAL, Journal
 from tele.auth.members import Members, host_of
@@ -35,6 +36,7 @@ from tele.log import make_logger
 from tele.loop import now
 from tele.model.access import Denied
 from tele.model.addresses import source_network
+from tele.model.api import table
 from tele.model.api import users as api
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Nothing
@@ -53,7 +55,7 @@ LONGEST_SSHD: Final = timedelta(days=366)
 TEXT_LIMIT: Final = 256
 
 
-class Signing:
+class CertificateOperations:
     """Operations that end in a certificate."""
 
     def __init__(
@@ -81,6 +83,16 @@ class Signing:
         self._state = state
         self._authorizer = authorizer
         self._journal = journal
+
+    def handlers(self) -> tuple[Handler, ...]:
+        """The rows of the table."""
+        return (
+            handler(table.LOGIN, self.login),
+            handler(table.WHOAMI, self.whoami),
+            handler(table.AUTHORITIES, self.authorities),
+            handler(table.SIGN_USER, self.sign_user),
+            handler(table.SIGN_HOST, self.sign_host),
+        )
 
     # -- anyone -----------------------------------------------------------------------
     async def login(self, request: api.LoginRequest, caller: Caller) -> Certificates:

@@ -18,6 +18,7 @@ from attrs import evolve
 from twisted.internet.interfaces import IReactorTime
 
 from tele.auth.authorizer import Authorizer, user_caller
+from tele.auth.handlers import Handler, handler
 from tele.auth.journal import Journal
 from tele.auth.presence import Hosts
 from tele.auth.recordings import Recordings
@@ -25,6 +26,7 @@ from tele.auth.users import Users
 from tele.errors import AccessDenied, InvalidInput, NotFound, quoted
 from tele.loop import now
 from tele.model.access import Reason
+from tele.model.api import table
 from tele.model.api import users as api
 from tele.model.api.members import ByName
 from tele.model.api.operation import Nothing
@@ -57,6 +59,16 @@ class Locking:
         self._hosts = hosts
         self._recordings = recordings
         self._journal = journal
+
+    def handlers(self) -> tuple[Handler, ...]:
+        """The rows of the table."""
+        return (
+            handler(table.LIST_LOCKS, self.list_locks),
+            handler(table.GET_LOCK, self.get_lock),
+            handler(table.PUT_LOCK, self.put_lock),
+            handler(table.DELETE_LOCK, self.delete_lock),
+            handler(table.KILL_SESSION, self.kill_session),
+        )
 
     async def list_locks(self, request: api.Paged, caller: Caller) -> api.LockList:
         """A page of locks in force, by name."""

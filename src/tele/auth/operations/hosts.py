@@ -23,6 +23,7 @@ from tele._version import VERSION
 from tele.auth.authorities import Authorities
 from tele.auth.authorizer import Authorizer, host_caller
 from tele.auth.disk import DiskWatch
+from tele.auth.handlers import Handler, StreamHandler, handler, stream
 from tele.auth.issuing import Issuer, check_keys, is_host_name
 from tele.auth.journal import Journal
 from tele.auth.members import (
@@ -44,6 +45,7 @@ from tele.errors import AccessDenied, BadCertificate, InvalidInput, Unavailable,
 from tele.loop import now
 from tele.model.addresses import plain_address, plain_host, split_address
 from tele.model.api import members as api
+from tele.model.api import table
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Nothing
 from tele.model.authority import Certificates
@@ -58,7 +60,7 @@ ATTEMPTS: Final = 20
 SCAN_LIMIT: Final = 1000
 
 
-class Machines:
+class HostOperations:
     """Operations of hosts, and on them."""
 
     def __init__(
@@ -93,6 +95,21 @@ class Machines:
         # Many machines may come with one token at once: one after the other, so that
         # they do not make each other's commits fail.
         self._joining = DeferredLock()
+
+    def handlers(self) -> tuple[Handler | StreamHandler, ...]:
+        """The rows of the table."""
+        return (
+            handler(table.HEALTH, self.health),
+            handler(table.CLUSTER, self.cluster),
+            handler(table.JOIN, self.join),
+            handler(table.REJOIN, self.rejoin),
+            handler(table.RENEW, self.renew),
+            handler(table.ANNOUNCE, self.announce),
+            handler(table.LIST_HOSTS, self.list_hosts),
+            handler(table.DELETE_HOST, self.delete_host),
+            stream(table.WATCH_STATE, self.watch_state),
+            stream(table.WATCH_HOSTS, self.watch_hosts),
+        )
 
     # -- anyone -----------------------------------------------------------------------
     async def health(self, request: Nothing, caller: Caller) -> api.Health:
