@@ -39,7 +39,8 @@ from servers import BIN, free_port, run, wait_listening
 from tele.audit.chain import event, link
 from tele.audit.reading import HEAD, event_key
 from tele.auth.recording_search import INDEX, OF_USER
-from tele.auth.recordings import ROWS, SESSIONS, SESSIONS_OF
+from tele.auth.recordings import ROWS
+from tele.auth.running_sessions import SESSIONS, SESSIONS_OF
 from tele.https.blocking import BlockingAuthority
 from tele.https.pinning import server_name
 from tele.interfaces import Put

@@ -17,7 +17,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from operator import attrgetter
 from typing import Final
 
 from attrs import frozen
@@ -130,40 +129,3 @@ def _matches(row: Recording, request: ListRecordings) -> bool:
         and (request.since is None or moment >= request.since)
         and (request.until is None or moment < request.until)
     )
-
-
-def mark_of(session: Session) -> str:
-    """Return what sessions are listed by, and how a list goes on behind one."""
-    return f"{stamp_of(received_at(session))}-{session.id}"
-
-
-@frozen
-class Running:
-    """A session that runs; ``mark`` is its :func:`mark_of`."""
-
-    revision: int
-    mark: str
-    session: Session
-
-
-class RunningSessions:
-    """Sessions that run, each read once however often they are listed."""
-
-    def __init__(self, backend: IBackend, sessions: Repository[Session]) -> None:
-        self._backend = backend
-        self._sessions = sessions
-        self._known: dict[str, Running] = {}
-
-    async def all(self) -> list[Running]:
-        """Return all of them, oldest first."""
-        prefix = self._sessions.prefix
-        items = await self._backend.range(prefix, prefix[:-1] + "0")
-        known: dict[str, Running] = {}
-        for item in items:
-            before = self._known.get(item.key)
-            if before is None or before.revision != item.revision:
-                session = self._sessions.read(item).value
-                before = Running(item.revision, mark_of(session), session)
-            known[item.key] = before
-        self._known = known
-        return sorted(known.values(), key=attrgetter("mark"))

@@ -11,12 +11,11 @@ from attrs import evolve
 
 from auth_world import HOST_ID, OTHER_ID, PROXY_ID, Tape, World, result
 from tele.audit.chain import event
-from tele.auth import quotas
-from tele.auth import recordings as stored
+from tele.auth import quotas, running_sessions
 from tele.auth.claims import NODE_EVENTS, PROXY_EVENTS
 from tele.auth.journal import CLIENT_BURST
 from tele.auth.quotas import Quota
-from tele.auth.recordings import COUNT_AGAIN
+from tele.auth.running_sessions import COUNT_SECONDS
 from tele.certs.issue import HostCertificateRequest, issue_host
 from tele.certs.keys import PrivateKey
 from tele.errors import AccessDenied, Conflict, InvalidInput, TeleError, Unavailable
@@ -341,7 +340,7 @@ def test_sessions_that_run_are_counted(world: World, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(quotas, "RUNNING_LIMIT", 3)
     tape = Tape(world)
     others = [start(world, tape), start(world, tape)]
-    world.clock.advance(COUNT_AGAIN.total_seconds())
+    world.clock.advance(COUNT_SECONDS.total_seconds())
     with pytest.raises(Unavailable, match="running sessions"):
         start(world, tape)
     ended = recordings.UpdateRecording(others[0], ended=now(world.clock))
@@ -349,7 +348,7 @@ def test_sessions_that_run_are_counted(world: World, monkeypatch: pytest.MonkeyP
     start(world, tape)
     with pytest.raises(Unavailable):
         start(world, tape, user="bob")
-    monkeypatch.setattr(stored, "COUNTS_FOR", timedelta(minutes=10))
+    monkeypatch.setattr(running_sessions, "COUNTS_FOR", timedelta(minutes=10))
     world.clock.advance(600)
     start(world, tape)  # whoever lost its spool is not out for good
 
@@ -360,8 +359,8 @@ def test_another_auths_sessions_are_counted_anew(
     """What ended elsewhere on this store does not fill a host's quota here."""
     monkeypatch.setattr(quotas, "RUNNING_LIMIT", 1)
     tape = Tape(world)
-    result(world.backend.commit(world.parts.recordings._sessions.delete(tape.id)))
-    world.clock.advance(COUNT_AGAIN.total_seconds())
+    result(world.backend.commit(world.parts.recordings.sessions._sessions.delete(tape.id)))
+    world.clock.advance(COUNT_SECONDS.total_seconds())
     start(world, tape)
 
 

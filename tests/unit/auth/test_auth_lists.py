@@ -13,8 +13,9 @@ from twisted.internet.defer import Deferred
 
 from auth_world import HOST_ID, Tape, World, result
 from tele.auth.recording_search import INDEX, OF_USER, SCAN_LIMIT, received_at, stamp_of
-from tele.auth.recordings import ROWS, SESSIONS, SESSIONS_OF
+from tele.auth.recordings import ROWS
 from tele.auth.repository import STEP, Repository
+from tele.auth.running_sessions import SESSIONS, SESSIONS_OF
 from tele.errors import AccessDenied, InvalidInput
 from tele.interfaces import Item, Put
 from tele.loop import now
@@ -155,9 +156,9 @@ def counted(world: World) -> Iterator[Counting]:
     counting = Counting(world.clock)
     counting.__dict__.update(world.backend.__dict__)
     recordings: Any = world.parts.recordings
-    for holder in (recordings, recordings._rows, recordings._sessions):
+    for holder in (recordings, recordings._rows, recordings.sessions._sessions):
         holder._backend = counting
-    recordings._list_of_running._backend = counting
+    recordings.sessions._backend = counting
     yield counting
     result(counting.close())
 
@@ -201,7 +202,7 @@ def test_running_sessions_are_read_once(
         tapes.append(Tape(world))
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tapes[0].host)
     read: list[str] = []
-    repository: Any = world.parts.recordings._sessions
+    repository: Any = world.parts.recordings.sessions._sessions
     original = repository.read
 
     def noted(item: Item) -> Any:

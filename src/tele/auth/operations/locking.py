@@ -118,7 +118,7 @@ class Locking:
 
     async def kill_session(self, request: api.KillSession, caller: Caller) -> Lock:
         """End a session that runs."""
-        session = await self._recordings.session(request.id)
+        session = await self._recordings.sessions.get(request.id)
         metadata = Metadata(
             f"session-{session.id}",
             description=f"{session.login}@{session.node}, of {session.user}",

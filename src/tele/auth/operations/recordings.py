@@ -86,7 +86,7 @@ class RecordingOperations:
         """Register the recording of a session that starts on the calling node."""
         host = host_caller(caller)
         await self._quotas.charge(caller, quotas.RECORDINGS, 1)
-        if not await self._recordings.is_below_limit(host.host_id, quotas.RUNNING_LIMIT):
+        if not await self._recordings.sessions.is_below_limit(host.host_id, quotas.RUNNING_LIMIT):
             limit = f"{quotas.RUNNING_LIMIT:,} running sessions"
             raise await self._quotas.exceeded(caller, "running_sessions", limit)
         member = await self._members.require(host)
@@ -216,7 +216,7 @@ class RecordingOperations:
         if row.ended is not None:
             return RecordingState.ENDED
         online = self._hosts.is_online(HostRole.NODE, row.node_id)
-        running = online and await self._recordings.is_running(row.id)
+        running = online and await self._recordings.sessions.is_running(row.id)
         return RecordingState.RUNNING if running else RecordingState.UNFINISHED
 
     async def get_chunk(self, request: api.GetChunk, caller: Caller) -> api.Octets:

@@ -21,8 +21,9 @@ from tele.auth.handlers import Handler, handler
 from tele.auth.host_quotas import HostQuotas
 from tele.auth.members import Members
 from tele.auth.presence import Hosts
-from tele.auth.recording_search import Running, received_at
+from tele.auth.recording_search import received_at
 from tele.auth.recordings import Recordings
+from tele.auth.running_sessions import Running
 from tele.auth.session_ends import SessionEnds
 from tele.auth.users import LONG_AGO
 from tele.errors import InvalidInput
