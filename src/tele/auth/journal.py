@@ -20,11 +20,10 @@ from tele.admission.rate_limiter import RateLimiter
 from tele.audit.chain import event
 from tele.audit.lines import log_event
 from tele.audit.log import AuditLog, Changes
-from tele.auth.members import host_of
 from tele.errors import TeleError
 from tele.https.callers import counted_as
 from tele.loop import now
-from tele.model.addresses import source_network
+from tele.model.addresses import host_of, source_network
 from tele.model.api.operation import Operation
 from tele.model.event import Event
 from tele.model.identity import Caller, HostIdentity, UserIdentity

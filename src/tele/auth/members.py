@@ -28,7 +28,7 @@ from tele.auth.state import REVOKED_HOSTS
 from tele.certs.issue import HOST_LIFETIME
 from tele.errors import AccessDenied, Conflict, NotFound, Unavailable, quoted
 from tele.interfaces import Delete, IBackend, Put
-from tele.model.addresses import plain_address
+from tele.model.addresses import host_of, plain_address
 from tele.model.identity import HostIdentity, HostRole
 from tele.model.presence import OFFLINE_AFTER
 from tele.model.revocation import HostRevocation, revoked_before
@@ -357,14 +357,6 @@ class Members:
         if holder is None or not _is(holder.value, member):
             return []
         return [self._names.delete(holder.name, holder.revision)]
-
-
-def host_of(address: str) -> str:
-    """Return the host of ``host:port``, ``[host]:port`` or a host alone, without brackets."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit() or (":" in host and not host.startswith("[")):
-        host = address
-    return host.strip("[]")
 
 
 def is_loopback(text: str) -> bool:

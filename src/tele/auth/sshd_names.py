@@ -14,10 +14,11 @@ from __future__ import annotations
 from typing import Final
 
 from tele.auth.issuing import is_host_name
-from tele.auth.members import Members, host_of
+from tele.auth.members import Members
 from tele.auth.presence import Hosts
 from tele.certs.names import check_principal
 from tele.errors import Conflict, InvalidInput, quoted
+from tele.model.addresses import host_of
 from tele.model.identity import HostRole
 
 KEY_ID_LIMIT: Final = 256

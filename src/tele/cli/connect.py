@@ -14,7 +14,7 @@ import stat
 
 import click
 
-from tele.cli.openssh import split_address
+from tele.cli.openssh import proxy_address
 from tele.errors import InvalidInput, Unreachable, quoted
 from tele.sockets.tcp import USER_SECONDS, notice_dead_peer
 
@@ -29,7 +29,7 @@ def connect(target: str) -> None:
 
     if not stat.S_ISSOCK(os.fstat(1).st_mode):
         raise InvalidInput("this is for ssh, with the option ProxyUseFdpass")
-    host, port = split_address(target)
+    host, port = proxy_address(target)
     try:
         made = leaving.connect(host, port, CONNECT_SECONDS)
     except OSError as error:

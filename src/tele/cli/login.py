@@ -20,7 +20,7 @@ import click
 
 from tele.cli.home import Facts, Home, Profile, is_valid, safe_name
 from tele.cli.lists import notice_shorter, read_password, ttl_option
-from tele.cli.openssh import split_address, write_openssh_files
+from tele.cli.openssh import proxy_address, write_openssh_files
 from tele.cli.session import (
     SKEW_SECONDS,
     Where,
@@ -71,8 +71,7 @@ def login(
     address = proxy or (profile.proxy if profile else None)
     if address is None:
         raise click.UsageError("which proxy? --proxy HOST:PORT, or TELE_PROXY")
-    host, port = split_address(address)
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    address = str(proxy_address(address))
     profile = profile or home.by_proxy(address)
     name = safe_name("user", user or (profile.user if profile else _own_name()))
 

@@ -24,7 +24,7 @@ from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.node_names import complete_node
 from tele.cli.openssh import (
     openssh_program,
-    split_address,
+    proxy_address,
     this_program,
     write_openssh_files,
 )
@@ -311,5 +311,5 @@ def proxy_ssh(target: str, cluster: str | None, proxy: str | None, user: str | N
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", host) is None or not port.isdigit():
         raise InvalidInput(f"{quoted(target)} is not [LOGIN@]NODE:PORT")
     # At its usual level ssh tells the proxy's reason when there is no such node, or no way.
-    configuration += _way_out(*split_address(profile.proxy))
+    configuration += _way_out(*proxy_address(profile.proxy))
     _become(program, [*configuration, "-W", f"{full_name(host, name)}:{port}", f"proxy.{name}"])

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import click
 
 from tele.cli.folder import Folder, default_folder
-from tele.cli.openssh import openssh_program, split_address
+from tele.cli.openssh import openssh_program, proxy_address
 from tele.errors import BY_KIND, AccessDenied, InvalidInput, NotFound, TeleError
 from tele.text import printable_lines
 
@@ -103,9 +103,9 @@ def _read_listen(text: str) -> tuple[str, int]:
     """Read ``HOST:PORT``; port 0 is one that nothing uses."""
     host, colon, port = text.rpartition(":")
     if colon and port == "0":
-        host, _ = split_address(f"{host}:1")
+        host, _ = proxy_address(f"{host}:1")
         return host, _free_ports(1)[0]
-    return split_address(text)
+    return proxy_address(text)
 
 
 def _accounts(own: str, logins: tuple[str, ...]) -> tuple[str, ...]:
@@ -137,7 +137,7 @@ def _configure(
         name = cluster or DEFAULT_CLUSTER
         if wrong := cluster_name_problem(name):
             raise InvalidInput(f"--cluster {name}: {wrong}")
-        proxy = Address(*(listen or split_address(DEFAULT_LISTEN)))
+        proxy = Address(*(listen or proxy_address(DEFAULT_LISTEN)))
         _check_free(proxy.host, proxy.port)
         auth, port = _free_ports(2, but=proxy.port)
         from tele.cli.home import replace_file
@@ -220,7 +220,7 @@ def _tell(said: dict[str, Any]) -> None:
 
 def _reached(proxy: str) -> str:
     """Return a line that says who reaches the proxy, if that is this machine alone."""
-    if split_address(proxy)[0] not in ("127.0.0.1", "::1", "localhost"):
+    if proxy_address(proxy).host not in ("127.0.0.1", "::1", "localhost"):
         return ""
     return "Only this machine reaches it; for others, give --listen 0.0.0.0:3080.\n"
 

@@ -27,21 +27,11 @@ from tele.config.scalars import ProxyProtocol as ProxyProtocol
 from tele.config.scalars import Size as Size
 from tele.errors import quoted
 from tele.model.access import GatewayPorts
+from tele.model.addresses import Address as Address
 from tele.model.resources import HOST_NAME_PATTERN, RecordingSettings, keepalive_problem
 from tele.outbound.egress import EgressProxy
 from tele.wire.agreement import METHODS
 from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
-
-
-@frozen
-class Address:
-    """``host:port``. A port is given, or is the default of the key."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def key(

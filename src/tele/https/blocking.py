@@ -38,7 +38,7 @@ from tele.https.call_rules import (
 )
 from tele.https.encoding import encode_request
 from tele.https.identity import ALPN, TlsFiles, TlsIdentity
-from tele.model.addresses import split_address
+from tele.model.addresses import Address
 from tele.model.api.operation import Nothing, Operation
 from tele.outbound import blocking_dial
 
@@ -55,7 +55,7 @@ class _Connection(http.client.HTTPConnection):
     """Connects to one address and expects another name there."""
 
     def __init__(self, address: str, context: ssl.SSLContext, server_name: str | None) -> None:
-        host, port = split_address(address)
+        host, port = Address.parse(address)
         super().__init__(host, port, timeout=CONNECT_TIMEOUT)
         self._context = context
         self._server_name = server_name

@@ -38,6 +38,7 @@ from tele.errors import InvalidInput, Unavailable, quoted
 from tele.interfaces import ISubsystem, SubsystemSession
 from tele.log import make_logger
 from tele.model.access import INTERNAL_SFTP, Grant
+from tele.model.addresses import Address
 from tele.model.session import Launched
 from tele.node.spawning import Launch, Running, Spawning
 from tele.node.subsystems import SpokenProgram
@@ -224,13 +225,13 @@ class NodePrograms:
         return found
 
     def _session(self) -> SubsystemSession:
-        grant, (host, port) = self._visit.grant, self._visit.remote_addr
+        grant = self._visit.grant
         return SubsystemSession(
             grant.identity.user,
             grant.login,
             grant.roles,
             self._visit.session_id,
-            f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+            str(Address(*self._visit.remote_addr)),
         )
 
     def _launch(self, request: ProgramRequest, launched: Launched) -> Launch:

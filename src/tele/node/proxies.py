@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from tele.log import make_logger
-from tele.model.addresses import plain_address, plain_host, split_address
+from tele.model.addresses import Address, plain_address, plain_host
 
 log = make_logger(__name__)
 
@@ -38,7 +38,7 @@ class ProxyAddresses:
 
     def update(self, addresses: Iterable[str]) -> None:
         """These are the proxies now (``host:port``)."""
-        hosts = {split_address(address)[0] for address in addresses}
+        hosts = {Address.parse(address).host for address in addresses}
         self._of = {host: self._of.get(host, frozenset()) for host in hosts}
         for host in hosts:
             if plain_address(host) is not None:

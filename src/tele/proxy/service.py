@@ -31,7 +31,7 @@ from tele.loop import backoff, now
 from tele.membership.identity import tls_authorities
 from tele.membership.member import Member
 from tele.model.access import Denied
-from tele.model.addresses import source_network, split_address
+from tele.model.addresses import Address, source_network
 from tele.model.api import table
 from tele.model.api.members import HostChanges, Proxy, WatchHosts
 from tele.model.authority import AuthorityKind
@@ -195,11 +195,11 @@ class ProxyService(Service):
         self._names = names = Names(self._reactor)
 
         def dial_proxy(proxy: Proxy) -> IStreamClientEndpoint:
-            where = split_address(proxy.peer, PROXY_PORT)
+            where = Address.parse(proxy.peer, PROXY_PORT)
             return names.endpoint(f"proxy {proxy.id}", *where, CONNECT_SECONDS)
 
         def dial_node(host_id: str, address: str) -> IStreamClientEndpoint:
-            return names.endpoint(host_id, *split_address(address, NODE_PORT), OPEN_SECONDS)
+            return names.endpoint(host_id, *Address.parse(address, NODE_PORT), OPEN_SECONDS)
 
         self._peers = Peers(
             self._reactor, member.client_identity, self._proxies_verifier, dial_proxy
@@ -302,7 +302,7 @@ class ProxyService(Service):
 
     def _auth_endpoint(self) -> IStreamClientEndpoint:
         self._turn += 1
-        host, port = split_address(self._auth[self._turn % len(self._auth)])
+        host, port = Address.parse(self._auth[self._turn % len(self._auth)])
         return self._out.endpoint(host, port, DIAL_SECONDS)
 
     # -- other members ----------------------------------------------------------------
@@ -457,5 +457,4 @@ def _who(visitor: JumpVisitor) -> dict[str, Any]:
 
 
 def _joined(address: tuple[str, int]) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return str(Address(*address))

@@ -19,7 +19,6 @@ from tele.auth.authorizer import LOCAL_ADMIN, Authorizer, user_caller
 from tele.auth.guessing import Outcome
 from tele.auth.handlers import Handler, handler
 from tele.auth.journal import Journal
-from tele.auth.members import host_of
 from tele.auth.passwords import Attempt, Passwords
 from tele.auth.recordings import Recordings
 from tele.auth.tokens import Tokens
@@ -27,7 +26,7 @@ from tele.auth.users import Users
 from tele.errors import AccessDenied
 from tele.loop import now
 from tele.model.access import Reason
-from tele.model.addresses import source_network
+from tele.model.addresses import host_of, source_network
 from tele.model.api import table
 from tele.model.api import users as api
 from tele.model.api.members import ById, ByName

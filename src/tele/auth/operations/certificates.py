@@ -22,7 +22,7 @@ from tele.auth.guessing import Outcome
 from tele.auth.handlers import Handler, handler
 from tele.auth.issuing import Issuer, check_keys
 from tele.auth.journal import LOCAL, Journal
-from tele.auth.members import Members, host_of
+from tele.auth.members import Members
 from tele.auth.passwords import Attempt, Passwords
 from tele.auth.presence import Hosts
 from tele.auth.sshd_names import check_free, check_key_id, check_name
@@ -35,7 +35,7 @@ from tele.errors import AccessDenied, BadCertificate, InvalidInput, TeleError
 from tele.log import make_logger
 from tele.loop import now
 from tele.model.access import Denied
-from tele.model.addresses import source_network
+from tele.model.addresses import host_of, source_network
 from tele.model.api import table
 from tele.model.api import users as api
 from tele.model.api.members import PublicKeys

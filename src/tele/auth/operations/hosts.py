@@ -32,7 +32,6 @@ from tele.auth.members import (
     Members,
     Overtaken,
     addresses_of,
-    host_of,
 )
 from tele.auth.presence import Announcement, Hosts
 from tele.auth.session_ends import SessionEnds
@@ -43,7 +42,7 @@ from tele.certs.names import check_name
 from tele.certs.rejoin import check_rejoin
 from tele.errors import AccessDenied, BadCertificate, InvalidInput, Unavailable, quoted
 from tele.loop import now
-from tele.model.addresses import plain_address, plain_host, split_address
+from tele.model.addresses import Address, host_of, plain_address, plain_host
 from tele.model.api import members as api
 from tele.model.api import table
 from tele.model.api.members import PublicKeys
@@ -332,8 +331,8 @@ class HostOperations:
 def _check_presence(said: Presence) -> None:
     for address in (*said.addresses, *([said.peer] if said.peer else ())):
         # Everybody who dials it reads it, and is not to stumble over it.
-        host, port = split_address(address)
-        if not is_host_name(host) or address not in (f"{host}:{port}", f"[{host}]:{port}"):
+        read = Address.parse(address)
+        if not is_host_name(read.host) or address not in (str(read), f"[{read.host}]:{read.port}"):
             raise InvalidInput(f"{quoted(address)} is no address")
     for proxy in said.tunnels:
         check_host_id(proxy)
