@@ -38,11 +38,6 @@ from tele.node.programs import ConnectionContext
 from tele.spawner.accounts import Refused, check_open, check_sessions, find_account
 from tele.workers import Workers
 
-PTY: Final = "permit-pty"
-PORT_FORWARDING: Final = "permit-port-forwarding"
-AGENT_FORWARDING: Final = "permit-agent-forwarding"
-X11_FORWARDING: Final = "permit-X11-forwarding"
-
 #: Threads that wait for name services, and of one person at once.
 ACCOUNT_THREADS: Final = 16
 ACCOUNT_THREADS_PER_USER: Final = 4
@@ -108,14 +103,7 @@ class Login:
     def of(cls, credentials: CertificateCredentials) -> Login:
         """Return what ``credentials`` say."""
         checked = credentials.checked
-        limits = CertificateLimits(
-            permit_pty=PTY in checked.extensions,
-            port_forwarding=PORT_FORWARDING in checked.extensions,
-            agent_forwarding=AGENT_FORWARDING in checked.extensions,
-            x11_forwarding=X11_FORWARDING in checked.extensions,
-            force_command=checked.force_command,
-        )
-        return cls(checked.identity, credentials.login, limits)
+        return cls(checked.identity, credentials.login, checked.limits)
 
 
 @implementer(IRealm)

@@ -31,7 +31,8 @@ from tele.model.resources import (
     RoleSpec,
 )
 from tele.model.revocation import UserRevocation, revoked_before
-from tele.node.realm import AGENT_FORWARDING, PORT_FORWARDING, PTY, RECORD_SECONDS, NodeRealm
+from tele.node.realm import RECORD_SECONDS, NodeRealm
+from tele.rbac.certificate import PERMIT_AGENT_FORWARDING, PERMIT_PORT_FORWARDING, PERMIT_PTY
 from tele.rbac.policy import Policy
 
 HOUR = timedelta(hours=1)
@@ -122,7 +123,7 @@ class World:
             user, "c", moment + HOUR, roles or ("ops",), ("root",), issued=moment, serial=7,
             login_session="login-1",
         )  # fmt: skip
-        extensions = frozenset({PTY, PORT_FORWARDING, AGENT_FORWARDING})
+        extensions = frozenset({PERMIT_PTY, PERMIT_PORT_FORWARDING, PERMIT_AGENT_FORWARDING})
         credentials: Any = CertificateCredentials(
             CheckedUser(identity, extensions=extensions), "root", NO_CERTIFICATE, ("h", 1), ("h", 2)
         )

@@ -11,6 +11,13 @@ from tele.errors import InvalidInput
 from tele.model.access import CertificateLimits, Denied, Grant, Reason
 from tele.model.identity import UserIdentity
 from tele.model.resources import Conditions, Metadata, Role, RoleOptions, RoleSpec
+from tele.rbac.certificate import (
+    PERMIT_AGENT_FORWARDING,
+    PERMIT_PORT_FORWARDING,
+    PERMIT_PTY,
+    PERMIT_X11_FORWARDING,
+    limits_of,
+)
 from tele.rbac.decision import decide
 from tele.rbac.presets import check_role
 
@@ -127,3 +134,18 @@ def test_other_commands_keep_their_words() -> None:
         grant = ask(role("r", force_command=command))
         assert isinstance(grant, Grant)
         assert grant.force_command == command
+
+
+def test_an_extension_permits_what_it_names_and_nothing_else() -> None:
+    """A certificate without extensions withholds everything, as OpenSSH reads it."""
+    assert limits_of((), None) == CertificateLimits(False, False, False, False)
+    assert limits_of((PERMIT_PTY,), None) == CertificateLimits(True, False, False, False)
+    assert limits_of((PERMIT_PORT_FORWARDING,), None) == CertificateLimits(
+        False, True, False, False
+    )
+    assert limits_of((PERMIT_AGENT_FORWARDING,), "x") == CertificateLimits(
+        False, False, True, False, "x"
+    )
+    assert limits_of((PERMIT_X11_FORWARDING, "permit-user-rc"), "") == CertificateLimits(
+        False, False, False, True, ""
+    )
