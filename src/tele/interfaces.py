@@ -9,18 +9,19 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import Factory, field, frozen
 from zope.interface import Attribute, Interface
 
 from tele.model.api.operation import Operation
 from tele.model.disk import DiskSpace
 from tele.model.event import Event
 from tele.model.frame import Frame
+from tele.model.identity import HostRole
 from tele.model.session import RecordingStart
 
 if TYPE_CHECKING:
@@ -207,19 +208,42 @@ class IAuditBatchSink(IAuditSink):
 
 
 @frozen
-class Joined:
-    """What a join method found: which labels are bound to the host."""
+class JoinAttempt:
+    """A host that wants to join as ``name``. ``proof`` is what it sent after the method's name.
 
-    labels: dict[str, str]
+    ``ssh_public_key`` is its new host key (``type base64``), ``remote_addr`` the address
+    (``host:port``) that auth sees the call come from.
+    """
+
+    proof: str = field(repr=False)
+    name: str
+    role: HostRole
+    ssh_public_key: str
+    remote_addr: str
+
+
+@frozen
+class Joined:
+    """What a host gets that joins: a node always has the ``labels``, whatever it announces."""
+
+    labels: Mapping[str, str] = Factory(dict)
 
 
 class IJoinMethod(Interface):
-    """One way for a machine to prove that it may become a member."""
+    """A proof, other than a join token, that a host may become a member.
 
-    name = Attribute("str: how tokens name this method")
+    A host that joins with the token ``NAME:PROOF`` is checked by the method NAME.
+    """
 
-    def check(request: Any) -> Deferred[Joined]:
-        """Fails with :class:`tele.errors.AccessDenied` and one single text for every cause."""
+    name = Attribute("str: what stands before the colon; a-z, 0-9 and hyphens")
+
+    def check(attempt: JoinAttempt) -> Deferred[Joined]:
+        """Check a proof for this role, once per attempt.
+
+        Fails with :class:`tele.errors.AccessDenied`, with the same text for every cause. The
+        caller is not authenticated: the work for a wrong proof has to be bounded. Whether a proof
+        may be used twice is for the method to decide.
+        """
 
 
 class IAuthority(Interface):
@@ -288,6 +312,10 @@ class IArchiveFactory(IFactory):
 
 class IAuditSinkFactory(IFactory):
     """Makes an :class:`IAuditSink`; each element of ``auth.audit`` chooses one."""
+
+
+class IJoinMethodFactory(IFactory):
+    """Makes an :class:`IJoinMethod`; each element of ``auth.join_methods`` chooses one."""
 
 
 class IRecorderFactory(IFactory):

@@ -39,6 +39,7 @@ from tele.auth.operations.audit import AuditOperations
 from tele.auth.operations.certificates import ADMIN_ROLES as ADMIN_ROLES
 from tele.auth.operations.certificates import CertificateOperations
 from tele.auth.operations.hosts import HostOperations
+from tele.auth.operations.joining import JoinOperations
 from tele.auth.operations.locking import Locking
 from tele.auth.operations.recordings import RecordingOperations
 from tele.auth.operations.sessions import SessionOperations
@@ -52,7 +53,7 @@ from tele.auth.tokens import Tokens
 from tele.auth.users import Users
 from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError
 from tele.https.handler import IHandler
-from tele.interfaces import IAuthority
+from tele.interfaces import IAuthority, IJoinMethod
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Operation
 from tele.model.api.table import LOGIN, OPERATIONS
@@ -78,6 +79,7 @@ class Collaborators:
     ends: SessionEnds
     disk: DiskWatch
     limits: RecordingLimits = Factory(RecordingLimits)
+    join_methods: tuple[IJoinMethod, ...] = ()
 
 
 @implementer(IHandler)
@@ -105,9 +107,13 @@ class LocalAuthority:
         )  # fmt: skip
         resources = (
             self._certificates,
+            JoinOperations(
+                parts.cluster, clock, parts.issuer, parts.tokens, parts.join_methods,
+                parts.members, parts.state, parts.ends, journal, new_id,
+            ),
             HostOperations(
-                parts.cluster, clock, parts.authorities, parts.issuer, parts.tokens, parts.members,
-                parts.hosts, parts.state, parts.ends, parts.disk, authorizer, journal, new_id,
+                parts.cluster, clock, parts.authorities, parts.members, parts.hosts, parts.state,
+                parts.ends, parts.disk, authorizer, journal,
             ),
             Administration(
                 parts.users, parts.tokens, parts.authorities, parts.passwords, parts.recordings,

@@ -49,7 +49,7 @@ from tele.data_dir import DataDirLock
 from tele.errors import Conflict, InvalidInput, TeleError, Unavailable
 from tele.https.identity import TlsIdentity
 from tele.https.serve import ApiServer
-from tele.interfaces import IArchive, IAuditSink, IBackend
+from tele.interfaces import IArchive, IAuditSink, IBackend, IJoinMethod
 from tele.log import make_logger
 from tele.loop import Expiry, StepWatch, now
 from tele.model.api.members import PublicKeys
@@ -118,6 +118,7 @@ class AuthService(Service):
         recording: RecordingSettings | None = None,
         client_keepalive: timedelta = timedelta(0),
         sinks: Sequence[IAuditSink] = (),
+        join_methods: Sequence[IJoinMethod] = (),
         local_socket: Path | None = None,
         lock: DataDirLock | None = None,
         suite: SignatureSuite | None = None,
@@ -141,6 +142,7 @@ class AuthService(Service):
         if problem := self._recording.problem:
             raise InvalidInput(problem)
         self._sinks = sinks
+        self._join_methods = tuple(join_methods)
         self._local_socket = local_socket
         self._lock = lock
         self._suite = suite
@@ -284,6 +286,7 @@ class AuthService(Service):
             audit=audit,
             disk=disk,
             limits=self._recording_limits,
+            join_methods=self._join_methods,
             ends=SessionEnds(
                 backend,
                 clock,

@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 from attrs import Factory, evolve, frozen
 
 from tele.auth.issuing import is_host_name
+from tele.auth.join_methods import Admission
 from tele.auth.repository import Repository
 from tele.certs.names import own_addresses
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, quoted
@@ -131,12 +132,11 @@ class Tokens:
             if len(request.roles) > 1:
                 raise InvalidInput("a token for a host id is for one role")
 
-    async def claim(self, secret: str, role: HostRole) -> tuple[Put, StoredToken]:
-        """Return the change that counts one use of the token for ``role``, and the token.
+    async def claim(self, secret: str, role: HostRole) -> tuple[Put, Admission]:
+        """Return the change that counts one use of the token for ``role``, and what it gives.
 
-        The token was not used before that change is committed, which fails with
-        :class:`Conflict` if somebody used it meanwhile. Raises :class:`AccessDenied` with
-        one single text.
+        The token is used when that change is committed, which fails with :class:`Conflict` if
+        another host used it meanwhile. Raises :class:`AccessDenied` with one single text.
         """
         name = _digest(secret)
         kept = await self._repository.get(name)
@@ -147,7 +147,8 @@ class Tokens:
         if token.max_uses and token.uses >= token.max_uses:
             raise _refused()
         used = evolve(token, uses=token.uses + 1)
-        return self._repository.put(name, used, kept.revision, token.expires - now), token
+        given = Admission(token.labels, token.addresses, token.replaces, token.host_id)
+        return self._repository.put(name, used, kept.revision, token.expires - now), given
 
     async def list(self, limit: int, after: str) -> tuple[Sequence[Token], str]:
         """Return tokens without their secrets, in order of ids, and how to go on."""

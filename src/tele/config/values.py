@@ -264,6 +264,9 @@ class AuthConfig:
     audit: tuple[Chosen, ...] = key(
         "Where audit events are sent, too: ``file:PATH`` writes JSON lines.", ()
     )
+    join_methods: tuple[Chosen, ...] = key(
+        "Plugins by which hosts join beside tokens; no plugin of this kind ships with tele.", ()
+    )
 
 
 @frozen
