@@ -214,7 +214,7 @@ def test_another_suite_is_refused(cluster: Cluster, tmp_path: Path) -> None:
         )  # fmt: skip
         assert done.returncode != 0
         said = done.stderr + done.stdout
-        assert b"is of the suite ecdsa, not ed25519" in said
+        assert b"has the suite ecdsa, not ed25519" in said
         assert b"set signature_algorithm_suite to ecdsa" in said
     finally:
         cluster.start("auth")

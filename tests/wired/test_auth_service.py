@@ -181,7 +181,7 @@ def test_a_suite_is_for_good(reactor: OwnReactor, tmp_path: Path) -> None:
         assert auth.authority.suite is SignatureSuite.ECDSA
     refused = service(reactor, tmp_path, suite=SignatureSuite.ED25519)
     refused.startService()
-    with pytest.raises(InvalidInput, match="is of the suite ecdsa, not ed25519"):
+    with pytest.raises(InvalidInput, match="has the suite ecdsa, not ed25519"):
         reactor.wait(refused.ready)
     reactor.wait(refused.stopService())
     for suite in (None, SignatureSuite.ECDSA):

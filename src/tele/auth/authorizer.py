@@ -1,13 +1,13 @@
-"""May this caller do that through the API, now?
+"""May this caller perform this operation of the API now?
 
 Invariants:
 
-* Everything is settled here for every call, wherever it comes from: kind of caller, end and
-  cluster of the certificate, locks, membership, and the rules of a user's roles.
-* Roles, locks and membership count as they are in the store now, not as they were when a
-  certificate was issued.
-* The administrator of auth's own machine may do everything: who can read the store has no
-  need to ask, and no change of roles can lock them out.
+* Every call is checked here, wherever it comes from: kind of caller, expiry and cluster of the
+  certificate, locks, membership, and the rules of a user's roles.
+* Roles, locks and membership are those in the store now, not those at the time of issue of the
+  certificate.
+* The administrator of auth's own machine may do everything: they can read and write the store
+  anyway, and no change of roles locks them out.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from tele.model.api.operation import Operation, Permitted
 from tele.model.identity import Caller, HostIdentity, HostRole, UserIdentity
 from tele.rbac.decision import permits, refusal
 
-#: The user that the administrator of auth's own machine is; no user can have this name.
+#: The user name of the administrator of auth's own machine; no user can have this name.
 LOCAL_ADMIN: Final = "@local"
 
 
 class Authorizer:
-    """Stands before every operation."""
+    """Authorizes the calls of every operation."""
 
     def __init__(
         self, cluster: str, state: State, members: Members, users: Users, clock: IReactorTime
@@ -53,7 +53,7 @@ class Authorizer:
         if identity is None or any(isinstance(who, kinds.Anyone) for who in operation.who):
             return
         if identity.expires <= now(self._clock):
-            raise NotLoggedIn("the certificate has expired: log in, or join, again")
+            raise NotLoggedIn("the certificate has expired: log in again, or join again")
         if identity.cluster != self._cluster:
             raise AccessDenied(
                 f"the certificate is not of cluster {self._cluster}", Reason.CLUSTER.value
@@ -67,7 +67,7 @@ class Authorizer:
         denied = self._state.policy.refuses_host(identity, now(self._clock))
         if denied is not None:
             raise AccessDenied(denied.message, denied.reason.value)
-        if identity.role is not HostRole.AUTH:  # that one nobody joins as
+        if identity.role is not HostRole.AUTH:  # auth is no member
             await self._members.require(identity)
 
     async def _check_user(self, operation: Operation[Any, Any], identity: UserIdentity) -> None:
@@ -90,7 +90,7 @@ class Authorizer:
             raise AccessDenied(f"denied: {text}", Reason.RULE.value)
 
     async def roles_of(self, identity: UserIdentity) -> tuple[str, ...]:
-        """The caller's roles as they are now; raises :class:`AccessDenied` if they were removed."""
+        """Return a user's present roles. Raises :class:`AccessDenied` for a removed user."""
         if identity.user == LOCAL_ADMIN:
             return identity.roles
         user = await self._users.find_user(identity.user)
@@ -101,7 +101,7 @@ class Authorizer:
         return user.spec.roles
 
     async def may(self, caller: Caller, resource: str, verb: str) -> bool:
-        """Whether the caller is a user whose rules allow this."""
+        """Whether the caller is a user with a rule that allows this."""
         identity = caller.identity
         if not isinstance(identity, UserIdentity):
             return False
@@ -111,25 +111,24 @@ class Authorizer:
         return permits(held, self._state.roles, resource, verb, now(self._clock))
 
     async def visible_user(self, caller: Caller, resource: str, verb: str) -> str | None:
-        """Return whose resources the caller sees: all (None) by a rule, else their own."""
+        """Return the user whose resources the caller sees: themselves, or None for all users."""
         return None if await self.may(caller, resource, verb) else user_caller(caller).user
 
     async def since(self, caller: Caller) -> datetime:
-        """When the user who calls was created: what is older under this name is another's."""
+        """Return when the calling user was created: older resources are of an earlier user."""
         return await self._users.since(user_caller(caller).user)
 
     async def forces(self, caller: Caller, wanted: bool) -> bool:
-        """Whether ``caller`` wants a change also if nobody can administer the cluster then.
+        """Return ``wanted``: whether a change is made that leaves no administrator.
 
-        Raises :class:`AccessDenied` for who does not administer it: a rule for locks, or for
-        removing users, does not shut out everybody.
+        Raises :class:`AccessDenied` if the caller is no administrator: a rule for locks, or for
+        deleting users, is not enough to leave a cluster without one.
         """
         if wanted:
             for resource in ("user", "role"):
                 if not await self.may(caller, resource, "update"):
                     raise AccessDenied(
-                        "denied: to force a change takes rules for the verb update on user"
-                        " and role",
+                        "denied: forcing a change needs rules for the verb update on user and role",
                         Reason.RULE.value,
                     )
         return wanted
@@ -138,12 +137,12 @@ class Authorizer:
 def host_caller(caller: Caller) -> HostIdentity:
     """Return the host that calls. Raises :class:`NotLoggedIn` for others."""
     if not isinstance(caller.identity, HostIdentity):
-        raise NotLoggedIn("this is for hosts of the cluster")
+        raise NotLoggedIn("this operation is for hosts of the cluster")
     return caller.identity
 
 
 def user_caller(caller: Caller) -> UserIdentity:
-    """Return the user who calls. Raises :class:`NotLoggedIn` for others."""
+    """Return the calling user. Raises :class:`NotLoggedIn` for others."""
     if not isinstance(caller.identity, UserIdentity):
-        raise NotLoggedIn("this is for users of the cluster")
+        raise NotLoggedIn("this operation is for users of the cluster")
     return caller.identity

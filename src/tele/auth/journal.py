@@ -1,11 +1,11 @@
-"""How does what auth does, and refuses to do, get into the audit?
+"""How do auth's own actions and refusals get into the audit?
 
 Invariants:
 
-* Who caused an event is filled in here, the same way for every event.
-* A denial is always an event; but nobody can fill the store with them: beyond a rate for each
-  person, host and network of strangers, and for all strangers together, and on a full disk, they
-  are counted, and the next one of the same says how many there were.
+* The caller of an event is filled in here, the same way for every event.
+* A denial is an event, within a rate for each user, host and network of unauthenticated clients,
+  and for all unauthenticated clients together. Beyond it, and on a full disk, denials are counted,
+  and the next event of the same client has the count.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from tele.model.api.operation import Operation
 from tele.model.event import Event
 from tele.model.identity import Caller, HostIdentity, UserIdentity
 
-#: Denials of all strangers in one go, and how many more each second.
+#: Denials of all unauthenticated clients: the burst, and the rate.
 UNAUTHENTICATED_BURST: Final = 200.0
 UNAUTHENTICATED_PER_SECOND: Final = 5.0
-#: Denials of one person, host or network of strangers.
+#: Denials of one user, host or network of unauthenticated clients.
 CLIENT_BURST: Final = 50.0
 CLIENT_PER_SECOND: Final = 0.5
-#: For how many of them is remembered how many denials were not listed.
+#: Clients whose suppressed denials are counted.
 SUPPRESSED_LIMIT: Final = 4096
 TEXT_LIMIT: Final = 512
 
-#: Auth's own machine, when nobody in particular calls.
+#: Auth's own machine, for actions without a caller.
 LOCAL: Final = Caller(None, "local")
 
 
 class Journal:
-    """Writes the audit of what auth does itself."""
+    """Appends the events of auth's own actions."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Journal:
     async def denied(
         self, operation: Operation[Any, Any], caller: Caller, error: TeleError, **fields: Any
     ) -> None:
-        """Say that a call was refused."""
+        """Emit the event of a call that was refused, unless it is suppressed."""
         suppressed = self.admit_denial(caller)
         if suppressed is None:
             return
@@ -105,29 +105,30 @@ class Journal:
         )
 
     def admit_denial(self, caller: Caller) -> dict[str, Any] | None:
-        """Return what an event about a refusal of ``caller`` says of others that were left out.
+        """Return the fields of an event of a denial about those suppressed before it.
 
-        None: leave this one out, too; it is counted.
+        None: this one is suppressed, too; it is counted.
         """
-        who = _whose(caller)
-        if not self._is_admitted(who, stranger=caller.identity is None):
-            # When too many are remembered, what is left out counts as everybody's.
-            who = who if who in self._suppressed or len(self._suppressed) < SUPPRESSED_LIMIT else ""
-            self._suppressed[who] = self._suppressed.get(who, 0) + 1
+        client = _client(caller)
+        if not self._is_admitted(client, authenticated=caller.identity is not None):
+            # Beyond the limit all clients share one count.
+            if client not in self._suppressed and len(self._suppressed) >= SUPPRESSED_LIMIT:
+                client = ""
+            self._suppressed[client] = self._suppressed.get(client, 0) + 1
             return None
-        suppressed = self._suppressed.pop(who, 0) + self._suppressed.pop("", 0)
+        suppressed = self._suppressed.pop(client, 0) + self._suppressed.pop("", 0)
         return {"others_not_listed": suppressed} if suppressed else {}
 
-    def _is_admitted(self, who: str, *, stranger: bool) -> bool:
+    def _is_admitted(self, client: str, *, authenticated: bool) -> bool:
         if self._disk_full():
             return False
         moment = self._clock.seconds()
-        return self._clients.take(who, moment) and (
-            not stranger or self._unauthenticated.take("", moment)
+        return self._clients.take(client, moment) and (
+            authenticated or self._unauthenticated.take("", moment)
         )
 
 
-def _whose(caller: Caller) -> str:
+def _client(caller: Caller) -> str:
     if caller.identity is None:
         return f"network {source_network(host_of(caller.remote_addr))}"
     return counted_as(caller.identity)

@@ -1,10 +1,10 @@
-"""Whose word does auth take for where a connection comes from? That of the cluster's proxies.
+"""Where does a connection through a proxy come from? From where the proxy's signed message says.
 
 Invariants:
 
-* The word of a proxy that is locked, was removed or is not known to be there counts for nothing,
-  as does one that was said before, or to somebody else: the connection is then the proxy's.
-* What is said in vain is logged at a rate.
+* A message of a proxy that is locked, removed or not announced is ignored, as is a message that was
+  used before or is for another receiver: the connection counts as the proxy's own.
+* Ignored messages are logged at a rate.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from tele.tunnel.vouching import Vouching, take_preface
 
 log = make_logger(__name__)
 
-#: Lines of the log about words that are not taken: in one go, and more each second.
+#: Lines of the log about ignored messages: the burst, and the rate.
 LINES_BURST: Final = 20.0
 LINES_PER_SECOND: Final = 0.2
 
 
 class ProxyMessages:
-    """Reads what proxies say before the connections that they pass on."""
+    """Reads the messages that proxies send before the connections that they relay."""
 
     def __init__(self, parts: Collaborators, cluster: str, clock: IReactorTime) -> None:
         self._parts = parts
@@ -58,7 +58,7 @@ class ProxyMessages:
             )
         except ProtocolError as error:
             if self._lines.take("", self._clock.seconds()):
-                log.warn("the address that a proxy says is not taken: {why!s}", why=error)
+                log.warn("client address of a proxy ignored", error=str(error))
             return size, None
         return size, client.remote_addr
 
@@ -72,4 +72,4 @@ class ProxyMessages:
         if denied is not None:
             return denied.message
         known = self._parts.hosts.known(HostRole.PROXY, proxy.host_id)
-        return "" if known else f"proxy {proxy.host_id} is not known, or was removed"
+        return "" if known else f"proxy {proxy.host_id} is unknown, or was removed"

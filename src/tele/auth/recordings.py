@@ -133,13 +133,13 @@ class Recordings:
     async def reopen(self, session: Session) -> None:
         """Reopen a recording that auth closed while its node was away, unless it has a manifest."""
         recording_id = session.id
-        kept = await self._rows.get(recording_id)
-        if kept is None or not kept.value.incomplete or await self._has_manifest(recording_id):
+        entry = await self._rows.get(recording_id)
+        if entry is None or not entry.value.incomplete or await self._has_manifest(recording_id):
             return
-        row = evolve(kept.value, incomplete="", ended=None)
+        row = evolve(entry.value, incomplete="", ended=None)
         with suppress(Conflict):  # another call did, or it was closed for good
             await self._backend.commit(
-                self._rows.put(recording_id, row, if_revision=kept.revision),
+                self._rows.put(recording_id, row, if_revision=entry.revision),
                 *self.sessions.start(evolve(session, interactive=row.interactive)),
                 Put(open_key(row), b""),
             )
@@ -287,8 +287,8 @@ class Recordings:
     # -- users ------------------------------------------------------------------------
     async def find(self, recording_id: str) -> Recording | None:
         """Return a row, if it is there."""
-        kept = await self._rows.get(recording_id) if is_id(recording_id) else None
-        return None if kept is None else kept.value
+        entry = await self._rows.get(recording_id) if is_id(recording_id) else None
+        return None if entry is None else entry.value
 
     async def get(self, recording_id: str) -> Recording:
         """Return a row. Raises :class:`NotFound`."""

@@ -83,11 +83,11 @@ async def claim(backend: IBackend, name: str, moment: datetime) -> bool:
     try:
         await backend.commit(repository.put("self", made, if_revision=0))
     except Conflict:
-        kept = await repository.get("self")
-        if kept is not None and kept.value.name != name:
+        entry = await repository.get("self")
+        if entry is not None and entry.value.name != name:
             raise InvalidInput(
-                f"this store holds the cluster {kept.value.name}, not {name}: set cluster_name"
-                f" to {kept.value.name}, or give another data_dir"
+                f"this store holds the cluster {entry.value.name}, not {name}: set cluster_name"
+                f" to {entry.value.name}, or give another data_dir"
             ) from None
         return False
     return True

@@ -58,7 +58,7 @@ def test_a_proxy_reports_no_sessions(world: World) -> None:
     proxy = world.proxy()
     for name in sorted(NODE_EVENTS - PROXY_EVENTS):
         told = audit.EmitEvents((made(world, name, server_id=PROXY_ID),))
-        with pytest.raises(InvalidInput, match="nothing that a proxy reports"):
+        with pytest.raises(InvalidInput, match="is not reported by a proxy"):
             world.do(table.EMIT_EVENTS, told, proxy)
     for name in sorted(PROXY_EVENTS):
         told = audit.EmitEvents((made(world, name, server_id=PROXY_ID),))

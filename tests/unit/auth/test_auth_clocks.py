@@ -88,7 +88,7 @@ def test_a_name_is_free_five_minutes_after_the_start(world: World, hours: int) -
     world.join(world.token())
     world.clock.advance(100)
     world.clock.set_wall(hours * 3600)
-    with pytest.raises(Unavailable, match="200 s to come back"):
+    with pytest.raises(Unavailable, match="in 200 s"):
         world.join(world.token(replaces=("web1",)), OTHER_ID, name="web1")
     world.clock.advance(200)
     world.join(world.token(replaces=("web1",)), OTHER_ID, name="web1")

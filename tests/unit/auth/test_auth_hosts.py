@@ -149,7 +149,7 @@ def test_a_token_for_an_id_is_checked(world: World) -> None:
         with pytest.raises(InvalidInput):
             world.token(**bad)
     for bad_name in ("a b", "", "-x", "a/b"):
-        with pytest.raises(InvalidInput, match="name of no host"):
+        with pytest.raises(InvalidInput, match="is not a host name"):
             world.token(replaces=(bad_name,))
     with pytest.raises(InvalidInput, match="only nodes have labels"):
         world.token((HostRole.PROXY,), labels={"env": "prod"})
@@ -197,7 +197,7 @@ def test_nobody_comes_back_by_another_key(world: World) -> None:
         lambda: rejoin(world, key, role=HostRole.PROXY),
         lambda: rejoin(world, key, "22222222-2222-4222-8222-222222222222"),
     ):
-        with pytest.raises(AccessDenied, match="no member"):
+        with pytest.raises(AccessDenied, match="not a member"):
             attempt()
     assert rejoin(world, key)
 
@@ -216,7 +216,7 @@ def test_a_removed_or_locked_host_does_not_come_back_by_its_key(world: World) ->
     result(put(repository.delete("stolen")))
     rejoin(world, key, keys=members.PublicKeys(key.public.line, TlsKey.generate().public_pem))
     world.do(table.DELETE_HOST, members.ById(HOST_ID))
-    with pytest.raises(AccessDenied, match="no member"):
+    with pytest.raises(AccessDenied, match="not a member"):
         rejoin(world, key)
 
 
@@ -282,7 +282,7 @@ def test_one_namespace_for_all_roles(world: World) -> None:
     """A node and a proxy cannot have one name, in any case of letters (attack)."""
     world.proxy()
     for name in ("gate", "GATE"):
-        with pytest.raises(Conflict, match="the name gate is that of proxy gate"):
+        with pytest.raises(Conflict, match="the name gate belongs to proxy gate"):
             world.join(world.token(), name=name)
     world.join(world.token(), name="web1")
     with pytest.raises(Conflict, match="node web1"):
@@ -379,7 +379,7 @@ def test_a_name_is_not_taken_between_two_looks(
     world.join(world.token())
     other = world.token()
     meanwhile(world, monkeypatch, f"{NAMES}db1", lambda: world.join(other, OTHER_ID, name="db1"))
-    with pytest.raises(Conflict, match="the name db1 is that of"):
+    with pytest.raises(Conflict, match="the name db1 belongs to"):
         world.do(table.RENEW, members.RenewRequest("db1", keys()), world.host())
     holder = result(world.parts.members.named("db1"))
     assert holder is not None
@@ -510,7 +510,7 @@ def test_a_token_gives_addresses(world: World) -> None:
     token = world.token(addresses=("Web1.example.com", "203.0.113.5"))
     joined = world.join(token)
     assert {"web1.example.com", "203.0.113.5"} <= set(principals(joined))
-    with pytest.raises(Conflict, match=r"the name web1\.example\.com is that of node web1"):
+    with pytest.raises(Conflict, match=r"the name web1\.example\.com belongs to node web1"):
         world.join(token, OTHER_ID)
     with pytest.raises(Conflict):
         world.join(world.token(), OTHER_ID, name="web1.example.com")

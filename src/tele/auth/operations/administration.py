@@ -2,11 +2,10 @@
 
 Invariants:
 
-* Whether the caller may was settled before (:mod:`tele.auth.authorizer`); every change is an event.
-* A user is removed with the tokens that they made: who knows one of them could join a machine.
-* Giving somebody roles is administering (the verb ``update`` on users), also where creating
-  them needs less.
-* Only who administers the cluster can leave it without an administrator.
+* The caller was authorized before (:mod:`tele.auth.authorizer`); every change is an event.
+* A user is removed with the tokens that they made, which could join hosts.
+* Giving roles needs the verb ``update`` on users, also where creating the user needs less.
+* Only an administrator can leave the cluster without an administrator.
 """
 
 from __future__ import annotations
@@ -82,13 +81,13 @@ class Administration:
 
     # -- users ------------------------------------------------------------------------
     async def list_users(self, request: api.Paged, caller: Caller) -> api.UserList:
-        """A page of users, by name."""
+        """Return a page of users, by name."""
         limit = request.limit
         found = tuple(await self._users.users(limit, request.after))
         return api.UserList(found, found[-1].metadata.name if len(found) == limit else "")
 
     async def get_user(self, request: ByName, caller: Caller) -> User:
-        """One user."""
+        """Return one user."""
         return await self._users.user(request.name)
 
     async def add_user(self, request: api.NewUser, caller: Caller) -> api.UserPassword:
@@ -96,7 +95,7 @@ class Administration:
         check_traits(request.user.spec.traits)
         await self._check_giving(caller, request.user.spec.roles, ())
         if user_caller(caller).user == LOCAL_ADMIN:
-            # The owner of auth's machine can make an administrator, whatever became of the roles.
+            # The administrator of auth's machine needs the preset roles to make another one.
             for role in request.user.spec.roles:
                 if await self._users.restore_preset(role):
                     await self._journal.emit("role.update", caller, name=role)
@@ -128,22 +127,23 @@ class Administration:
     ) -> None:
         if set(after) != set(before) and not await self._authorizer.may(caller, "user", "update"):
             raise AccessDenied(
-                "denied: giving roles needs a rule for the verb update on user", Reason.RULE.value
+                "denied: giving roles needs a rule for the verb update on user",
+                Reason.RULE.value,
             )
 
     async def reset_user(self, request: api.ResetUser, caller: Caller) -> api.UserPassword:
-        """Give a user a new password; ends a lock-out."""
+        """Give a user a new password; resets the failed attempts."""
         user, made = await self._users.reset_user(request.name, request.password)
         await self._journal.emit("user.password", caller, name=request.name)
         return api.UserPassword(user, made)
 
     async def change_password(self, request: api.ChangePassword, caller: Caller) -> Nothing:
-        """Change one's own password. The present one is checked as it is at a log-in."""
-        who = user_caller(caller)
-        name = who.user
-        # Who holds the certificate waits for their own wrong passwords, and for nobody else's.
+        """Change the caller's password. The present one is checked as it is at a login."""
+        user = user_caller(caller)
+        name = user.user
+        # Attempts count for the login session: those of other clients do not delay it.
         attempt = Attempt(
-            source_network(host_of(caller.remote_addr)), who.login_session, caller.present
+            source_network(host_of(caller.remote_addr)), user.login_session, caller.present
         )
         mark = await self._passwords.mark(name)
         outcome = await self._passwords.check(name, request.old, attempt)
@@ -152,15 +152,16 @@ class Administration:
                 "user.password", caller, name=name, ok=False, error=outcome.value
             )
             raise AccessDenied(
-                "the present password is wrong, or you have to wait after wrong passwords", "login"
+                "the present password is wrong, or there were too many wrong ones: try again later",
+                "login",
             )
-        # Not of a namesake, who may have come while that was hashed.
+        # By the mark, because the user may have been replaced while the password was hashed.
         await self._passwords.change(name, mark, request.new)
         await self._journal.emit("user.password", caller, name=name)
         return Nothing()
 
     async def delete_user(self, request: api.DeleteUser, caller: Caller) -> api.UserDeleted:
-        """Remove a user with their password and their tokens, and end what they have running."""
+        """Remove a user with their password and their tokens, and end their sessions."""
         name = request.name
         force = await self._authorizer.forces(caller, request.force)
         tokens = await self._tokens.made_by(name)
@@ -174,13 +175,13 @@ class Administration:
 
     # -- roles ------------------------------------------------------------------------
     async def list_roles(self, request: api.Paged, caller: Caller) -> api.RoleList:
-        """A page of roles, by name."""
+        """Return a page of roles, by name."""
         limit = request.limit
         found = tuple(await self._users.roles(limit, request.after))
         return api.RoleList(found, found[-1].metadata.name if len(found) == limit else "")
 
     async def get_role(self, request: ByName, caller: Caller) -> Role:
-        """One role."""
+        """Return one role."""
         return await self._users.role(request.name)
 
     async def put_role(self, request: api.PutRole, caller: Caller) -> Role:
@@ -191,18 +192,18 @@ class Administration:
         return role
 
     async def delete_role(self, request: ByName, caller: Caller) -> Nothing:
-        """Remove a role that nobody holds."""
+        """Remove a role that no user holds."""
         await self._users.delete_role(request.name)
         await self._journal.emit("role.delete", caller, name=request.name)
         return Nothing()
 
     # -- tokens -----------------------------------------------------------------------
     async def add_token(self, request: api.NewToken, caller: Caller) -> api.TokenAdded:
-        """Create a token; its secret is shown this once."""
+        """Create a token; only this response has its secret."""
         maker = user_caller(caller).user
-        secret, token = await self._tokens.add(await self._within_life(request, maker), maker)
+        secret, token = await self._tokens.add(await self._limited(request, maker), maker)
         if maker != LOCAL_ADMIN and await self._users.find_user(maker) is None:
-            # They were removed while they made it: with all their other tokens.
+            # The user was removed meanwhile, with all their other tokens.
             await self._tokens.delete(token.id)
             raise AccessDenied(f"user {maker} does not exist any more", Reason.NO_ROLE.value)
         await self._journal.emit(
@@ -214,8 +215,8 @@ class Administration:
         pins = self._authorities[AuthorityKind.HOST].trusted.pins
         return api.TokenAdded(secret, token.roles, token.expires, pins[0])
 
-    async def _within_life(self, request: api.NewToken, maker: str) -> api.NewToken:
-        """A token does not outlive who made it."""
+    async def _limited(self, request: api.NewToken, maker: str) -> api.NewToken:
+        """Return the request with a ``ttl`` that ends when its maker expires."""
         user = None if maker == LOCAL_ADMIN else await self._users.find_user(maker)
         expires = None if user is None else user.metadata.expires
         if expires is None:
@@ -223,7 +224,7 @@ class Administration:
         return evolve(request, ttl=min(request.ttl, expires - now(self._clock)))
 
     async def list_tokens(self, request: api.Paged, caller: Caller) -> api.TokenList:
-        """A page of tokens, without their secrets."""
+        """Return a page of tokens, without their secrets."""
         found, following = await self._tokens.list(request.limit, request.after)
         return api.TokenList(tuple(found), following)
 

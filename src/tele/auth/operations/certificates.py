@@ -1,12 +1,12 @@
-"""Who gets a user certificate, and what is signed for keys made elsewhere?
+"""Which user certificates are issued, and which certificates for keys made elsewhere?
 
 Invariants:
 
-* A refused login takes the same work and gives the same answer whatever was wrong; the
-  audit alone knows the reason.
-* Nobody who is locked, or has no user any more, gets a certificate by any way.
-* What is signed for a machine that is no member cannot be taken for a member's certificate.
-* Whatever is signed is an event that says who asked, for whom, and which key it was.
+* A refused login takes the same work and gives the same answer whatever was wrong; the reason is in
+  the audit only.
+* No operation issues a certificate to a user who is locked or was removed.
+* A certificate for a machine that is not a member cannot be taken for a member's.
+* Each certificate is an event with the caller, the subject and the key.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ from tele.rbac.logins import LOGINS_TRAIT, check_traits
 
 log = make_logger(__name__)
 
-#: What the administrator of auth's own machine is made, and gets.
+#: The roles of the administrator of auth's own machine.
 ADMIN_ROLES: Final = ("access", "editor", "auditor")
 LONGEST_SSHD: Final = timedelta(days=366)
 TEXT_LIMIT: Final = 256
 
 
 class CertificateOperations:
-    """Operations that end in a certificate."""
+    """Operations that end in a user certificate, or in one for a key made elsewhere."""
 
     def __init__(
         self,
@@ -96,11 +96,11 @@ class CertificateOperations:
 
     # -- anyone -----------------------------------------------------------------------
     async def login(self, request: api.LoginRequest, caller: Caller) -> Certificates:
-        """Certificates for a password."""
-        # First of all, so that a wrong request says nothing of whether the password is right.
+        """Issue certificates for a password."""
+        # Before the password, so that an invalid request does not reveal whether it is right.
         check_keys(request.keys)
         if request.ttl <= timedelta(0):
-            raise InvalidInput("the lifetime has to be longer than nothing")
+            raise InvalidInput("the lifetime has to be positive")
         attempt = self._attempt(request, caller)
         outcome = await self._passwords.check(request.user, request.password, attempt)
         issued = await self._users.issue_time(request.user)
@@ -122,7 +122,7 @@ class CertificateOperations:
         return certificates
 
     def _attempt(self, request: api.LoginRequest, caller: Caller) -> Attempt:
-        """Who tries: their network and, if they proved it, their device."""
+        """Return the client's network and, if it proved one, its device."""
         address, device = host_of(caller.remote_addr), ""
         if request.device is not None:
             try:
@@ -136,8 +136,8 @@ class CertificateOperations:
                     remote_addr=address,
                     now=now(self._clock),
                 )
-            except BadCertificate as error:  # then it is a device like any other
-                log.debug("a login's device is not known: {why!s}", why=error)
+            except BadCertificate as error:  # counted as an unknown device
+                log.debug("login device unknown", error=str(error))
         return Attempt(source_network(address), device, caller.present)
 
     def _user_keys(self) -> list[bytes]:
@@ -149,7 +149,7 @@ class CertificateOperations:
     ) -> AccessDenied:
         tried = user[:TEXT_LIMIT]
         events = []
-        # By the source's rate alone, so that its time says nothing of the user.
+        # Admitted by the client alone, so that the time of the answer reveals nothing of the user.
         if (suppressed := self._journal.admit_denial(caller)) is not None:
             events.append(
                 self._journal.event(
@@ -167,14 +167,15 @@ class CertificateOperations:
             )  # fmt: skip
         await self._journal.append(*events)
         return AccessDenied(
-            "user or password is wrong, or you have to wait after wrong passwords", "login"
+            "user or password is wrong, or there were too many wrong passwords: try again later",
+            "login",
         )
 
     # -- in this process only ---------------------------------------------------------
     async def ensure_admin(self, name: str, logins: tuple[str, ...]) -> None:
-        """Make ``name`` an administrator who may log in as ``logins``; others are kept.
+        """Make ``name`` an administrator who may log in as ``logins``, beside present logins.
 
-        This is the owner of the machine: a lock that stops them is removed.
+        The caller administers the machine: a lock on the user is removed.
         """
         check_traits({LOGINS_TRAIT: logins})
         user = await self._users.find_user(name)
@@ -200,7 +201,7 @@ class CertificateOperations:
                 await self._journal.emit("lock.delete", LOCAL, name=lock.metadata.name)
 
     async def issue_for(self, name: str, keys: PublicKeys, ttl: timedelta) -> Certificates:
-        """Issue certificates for a user without asking for a password."""
+        """Issue certificates to a user without a password."""
         check_keys(keys)
         issued = await self._users.issue_time(name)
         return await self._issue(await self._users.user(name), keys, ttl, issued, LOCAL)
@@ -208,7 +209,7 @@ class CertificateOperations:
     async def _issue(
         self, user: User, keys: PublicKeys, ttl: timedelta, issued: datetime, caller: Caller
     ) -> Certificates:
-        """Issue certificates as of ``issued``, which was asked for before ``user`` was read."""
+        """Issue certificates as of ``issued``, which was read before ``user``."""
         self._check_unlocked(user)
         address = host_of(caller.remote_addr)
         await self._users.note_issue(user.metadata.name, issued)
@@ -228,7 +229,7 @@ class CertificateOperations:
         return certificates
 
     def _held(self, user: User) -> list[Role]:
-        """The roles of a user that are there now."""
+        """Return the roles of a user that exist now."""
         moment = now(self._clock)
         known = [self._state.roles.get(name) for name in dict.fromkeys(user.spec.roles)]
         return [
@@ -238,7 +239,7 @@ class CertificateOperations:
         ]
 
     def _refusal(self, user: User) -> Denied | None:
-        """Why nobody gets a certificate for ``user`` now, or None."""
+        """Return why no certificate is issued to ``user`` now, or None."""
         moment = now(self._clock)
         who = UserIdentity(
             user.metadata.name, self._cluster, moment, user.spec.roles, issued=LATEST
@@ -250,9 +251,9 @@ class CertificateOperations:
         if denied is not None:
             raise AccessDenied(denied.message, denied.reason.value)
 
-    # -- people -----------------------------------------------------------------------
+    # -- users ------------------------------------------------------------------------
     async def whoami(self, request: Nothing, caller: Caller) -> api.WhoAmI:
-        """The caller, with roles as they are now."""
+        """Return the caller, with their present roles."""
         identity = user_caller(caller)
         roles = await self._authorizer.roles_of(identity)
         return api.WhoAmI(
@@ -260,11 +261,11 @@ class CertificateOperations:
         )
 
     async def authorities(self, request: Nothing, caller: Caller) -> api.AuthorityList:
-        """All authorities, and whom to trust for each."""
+        """Return all authorities, and the trusted keys of each."""
         return api.AuthorityList(self._authorities.statuses, self._authorities.trusted)
 
     async def sign_user(self, request: api.SignUser, caller: Caller) -> api.SignedKey:
-        """A user certificate for a public key made elsewhere."""
+        """Issue a user certificate for a public key made elsewhere."""
         issued = await self._users.issue_time(request.user)
         user = await self._users.user(request.user)
         self._check_unlocked(user)
@@ -284,7 +285,7 @@ class CertificateOperations:
         return api.SignedKey(certificate.line, expires)
 
     async def sign_host(self, request: api.SignHost, caller: Caller) -> api.SignedKey:
-        """A host certificate for an OpenSSH sshd's public key."""
+        """Issue a host certificate for an OpenSSH sshd's public key."""
         if not request.principals:
             raise InvalidInput("give the names that the host certificate is for")
         if not timedelta(0) < request.ttl <= LONGEST_SSHD:

@@ -36,12 +36,12 @@ from tele.model.presence import Host, Presence, Status
 from tele.rbac.selector import read_selector
 
 LABEL_LIMIT: Final = 1024
-#: Hosts that are looked at for one page: one that selects little is short, and goes on.
+#: Hosts that are read for one page: with a narrow selection a page may be short.
 SCAN_LIMIT: Final = 1000
 
 
 class HostOperations:
-    """Operations of hosts, and on them."""
+    """Operations of hosts, and on hosts."""
 
     def __init__(
         self,
@@ -81,11 +81,11 @@ class HostOperations:
 
     # -- anyone -----------------------------------------------------------------------
     async def health(self, request: Nothing, caller: Caller) -> api.Health:
-        """Auth is there."""
+        """Return the health of auth."""
         return api.Health("ok", VERSION, self._disk.level)
 
     async def cluster(self, request: Nothing, caller: Caller) -> api.ClusterInfo:
-        """What anybody may know."""
+        """Return the public facts of the cluster."""
         proxies = self._hosts.all(HostRole.PROXY)
         return api.ClusterInfo(
             self._cluster,
@@ -97,12 +97,12 @@ class HostOperations:
 
     # -- hosts ------------------------------------------------------------------------
     async def announce(self, request: Presence, caller: Caller) -> api.Announced:
-        """A member lives."""
+        """Take a member's announcement."""
         host = host_caller(caller)
         member = await self._members.require(host)
         _check_presence(request)
         is_proxy = host.role is HostRole.PROXY
-        said = Presence(
+        presence = Presence(
             member.name, host.role, request.addresses, request.labels, request.mode,
             request.version[:64], request.rotation[:64],
             () if is_proxy else request.tunnels, request.peer if is_proxy else "",
@@ -110,25 +110,25 @@ class HostOperations:
         )  # fmt: skip
         labels = {**request.labels, **member.labels}
         source = host_of(caller.seen_addr) if is_proxy else ""
-        word = Announcement(host.host_id, said, now(self._clock), labels, source)
-        await self._hosts.observe(host.role, word)
+        announcement = Announcement(host.host_id, presence, now(self._clock), labels, source)
+        await self._hosts.observe(host.role, announcement)
         return api.Announced(labels=member.labels, time=now(self._clock))
 
     def watch_state(
         self, request: api.WatchState, receiver: Callable[[api.ClusterState], None]
     ) -> Deferred[None]:
-        """The cluster's state, at once and at each change."""
+        """Call ``receiver`` with the cluster's state now and at each change."""
         return self._state.watch(receiver)
 
     def watch_hosts(
         self, request: api.WatchHosts, receiver: Callable[[api.HostChanges], None]
     ) -> Deferred[None]:
-        """All hosts of a role, and each change."""
+        """Call ``receiver`` with all hosts of a role, and with each change."""
         return self._hosts.watch(request.role, receiver)
 
-    # -- people -----------------------------------------------------------------------
+    # -- users ------------------------------------------------------------------------
     async def list_hosts(self, request: api.ListHosts, caller: Caller) -> api.HostList:
-        """Hosts that the caller may see, by name."""
+        """Return a page of the hosts that the caller may see, by name."""
         limit = request.limit
         wanted = read_selector(request.labels)
         identity = caller.identity
@@ -152,9 +152,9 @@ class HostOperations:
         return self._state.policy.may_reach(identity, host.labels, moment, host.id) is None
 
     async def delete_host(self, request: api.ById, caller: Caller) -> Nothing:
-        """End a host's membership; what was issued to it is revoked."""
+        """End a host's membership and revoke its certificates."""
         removed = await self._members.remove(request.id, now(self._clock))
-        if not removed:  # it said something lately, but its membership had ended
+        if not removed:  # its membership had ended, but not its announcement
             await self._journal.emit("node.delete", caller, server_id=request.id)
         for member in removed:
             await self._journal.emit(
@@ -165,14 +165,14 @@ class HostOperations:
         return Nothing()
 
 
-def _check_presence(said: Presence) -> None:
-    for address in (*said.addresses, *([said.peer] if said.peer else ())):
-        # Everybody who dials it reads it, and is not to stumble over it.
+def _check_presence(presence: Presence) -> None:
+    for address in (*presence.addresses, *([presence.peer] if presence.peer else ())):
+        # Those who dial it have to be able to read it.
         read = Address.parse(address)
         if not is_host_name(read.host) or address not in (str(read), f"[{read.host}]:{read.port}"):
-            raise InvalidInput(f"{quoted(address)} is no address")
-    for proxy in said.tunnels:
+            raise InvalidInput(f"{quoted(address)} is not an address")
+    for proxy in presence.tunnels:
         check_host_id(proxy)
-    for key, value in said.labels.items():
+    for key, value in presence.labels.items():
         if not key or max(len(key), len(value)) > LABEL_LIMIT:
-            raise InvalidInput(f"label {quoted(key)}: 1 to {LABEL_LIMIT} characters, please")
+            raise InvalidInput(f"label {quoted(key)} has to have 1 to {LABEL_LIMIT} characters")

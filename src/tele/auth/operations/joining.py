@@ -160,7 +160,7 @@ class JoinOperations:
         locked = self._state.policy.locks_host(member.host_id, now(self._clock))
         if locked is not None:
             raise AccessDenied(locked.message, locked.reason.value)
-        if self._members.lives(member, now(self._clock)):
+        if self._members.may_be_online(member, now(self._clock)):
             # It may be a copy of the host's disk.
             raise Unavailable(
                 f"{member.role.value} {member.name} ({member.host_id}) has a valid certificate and"
@@ -190,8 +190,8 @@ class JoinOperations:
             )  # fmt: skip
         except BadCertificate:
             raise AccessDenied(
-                f"this host is no member of the cluster as {request.role.value}, was removed from"
-                " it, or has another key than the registered one; join with a token",
+                f"this host is not a member of the cluster as {request.role.value}, was removed, or"
+                " has another key than the registered one; join with a token",
                 "removed",
             ) from None
         if now(self._clock) > member.ends + REJOIN_LIMIT:
@@ -231,13 +231,13 @@ class JoinOperations:
         return renewed, self._issue(renewed, keys, issued)
 
 
-def _addresses(said: tuple[str, ...], caller: Caller) -> list[str]:
+def _addresses(addresses: tuple[str, ...], caller: Caller) -> list[str]:
     """Return the hosts of addresses; an address of all interfaces stands for the caller's own."""
     hosts: list[str] = []
-    for address in said:
+    for address in addresses:
         host = plain_host(host_of(address))
         if not is_host_name(host):
-            raise InvalidInput(f"{quoted(address)} is no address")
+            raise InvalidInput(f"{quoted(address)} is not an address")
         ip = plain_address(host)
         unspecified = ip is not None and ip.is_unspecified
         hosts.append(host_of(caller.seen_addr) if unspecified else host)

@@ -1,11 +1,11 @@
-"""How is somebody, or something, stopped at once?
+"""How are users, hosts and sessions locked?
 
 Invariants:
 
-* A lock on something that does not exist is refused: a mistyped name would stop nobody.
-* To end a session is to lock it: nodes and proxies hear of both in the same way.
-* Who may only create locks does not undo others' by replacing them.
-* What the person who is stopped reads is one printable line.
+* A lock on something that does not exist is refused: a mistyped name would lock nothing.
+* A session is ended by a lock: nodes and proxies learn of both in the same way.
+* Replacing a lock needs the verb ``delete``: creating locks is not enough to undo others.
+* The message of a lock is one printable line.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tele.model.identity import Caller, HostRole
 from tele.model.resources import Lock, LockSpec, LockTarget, Metadata
 from tele.rbac.logins import is_login
 
-#: How long a session that was ended stays locked: as long as a node that is away is remembered.
+#: How long a session that was ended stays locked: as long as an offline node is listed.
 KILLED_FOR: Final = timedelta(days=7)
 _ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _SERIAL: Final = re.compile(r"[1-9][0-9]{0,38}", re.ASCII)
@@ -71,13 +71,13 @@ class Locking:
         )
 
     async def list_locks(self, request: api.Paged, caller: Caller) -> api.LockList:
-        """A page of locks in force, by name."""
+        """Return a page of locks in force, by name."""
         limit = request.limit
         found = tuple(await self._users.locks(limit, request.after))
         return api.LockList(found, found[-1].metadata.name if len(found) == limit else "")
 
     async def get_lock(self, request: ByName, caller: Caller) -> Lock:
-        """One lock."""
+        """Return one lock."""
         return await self._users.lock(request.name)
 
     async def put_lock(self, request: api.PutLock, caller: Caller) -> Lock:
@@ -87,7 +87,7 @@ class Locking:
             caller, "lock", "delete"
         ):
             raise AccessDenied(
-                f"denied: there is a lock {request.name}: to replace it takes the verb delete",
+                f"denied: replacing lock {request.name} needs a rule for the verb delete on lock",
                 Reason.RULE.value,
             )
         force = await self._authorizer.forces(caller, request.force)
@@ -129,7 +129,7 @@ class Locking:
         return await self._put(Lock(metadata, spec), False, "session.kill", caller)
 
     async def _check(self, spec: LockSpec) -> None:
-        """Raise unless the target is there, or could be."""
+        """Raise :class:`TeleError` for a target that does not exist, or is malformed."""
         target = spec.target
         _check_message(spec.message)
         if target.user is not None:
@@ -141,17 +141,17 @@ class Locking:
         ):
             raise NotFound(f"no such host: {quoted(target.host_id)}; tele ls shows the nodes")
         if target.login is not None and not is_login(target.login):
-            raise InvalidInput(f"{quoted(target.login)} is no login: give an account's name")
+            raise InvalidInput(f"{quoted(target.login)} is not an account name")
         for what, value in (("login session", target.login_session), ("session", target.session)):
             if value is not None and not _ID.fullmatch(value):
-                raise InvalidInput(f"{quoted(value)} is no id of a {what}: it is a UUID")
+                raise InvalidInput(f"{quoted(value)} is not the id of a {what}: expected a UUID")
         if target.certificate is not None and not _SERIAL.fullmatch(target.certificate):
             raise InvalidInput(
-                f"{quoted(target.certificate)} is no serial of a certificate: it is the number that"
-                " ssh-keygen -L prints"
+                f"{quoted(target.certificate)} is not the serial of a certificate: expected the"
+                " number that ssh-keygen -L prints"
             )
 
 
 def _check_message(message: str) -> None:
     if not message.isprintable():
-        raise InvalidInput("the message is one line of printable characters")
+        raise InvalidInput("the message has to be one line of printable characters")
