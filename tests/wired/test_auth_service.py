@@ -30,7 +30,7 @@ from tele.model.authority import AuthorityKind, Certificates, authority_of
 from tele.model.identity import Caller, HostRole
 from tele.model.presence import Presence, Status
 from tele.model.resources import Metadata, User, UserSpec
-from tele.store.opening import open_backend
+from tele.store.sqlite import SqliteBackend
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def service(reactor: OwnReactor, folder: Path, port: int = 0, **words: Any) -> A
     """Auth of cluster ``example`` on a file in ``folder``, not started."""
     given: dict[str, Any] = {
         "cluster": "example",
-        "backend": open_backend("sqlite", reactor, folder),
+        "backend": SqliteBackend(folder / "auth.sqlite", reactor),
         "archive": Shelves(),
         "host_id": str(uuid.uuid5(uuid.NAMESPACE_URL, str(folder))),
         "name": "auth1",

@@ -239,7 +239,7 @@ def test_removed_while_running(world: World) -> None:
     world.auth.away, world.auth.removed = False, True
     world.clock.pump([1.0] * 60)
     assert world.auth.calls.count("join") == 1
-    assert "not a member" in member.trouble
+    assert "no member" in member.trouble
 
 
 @pytest.mark.parametrize("pins", [(), ("sha256:" + "0" * 64,)])

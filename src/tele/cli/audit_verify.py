@@ -110,7 +110,7 @@ def check(
         and perform(LIST_EVENTS, ListEvents(limit=1, after=str(last.number))).items
     ):
         again = perform(AUDIT_HEAD, Nothing())
-        chain.go_on(last, Mark(again.number, again.hash))
+        chain.has_more(last, Mark(again.number, again.hash))
     return chain.end(last)
 
 

@@ -21,11 +21,12 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tele.errors import Conflict, InvalidInput, Unavailable
-from tele.interfaces import Change, Delete, IBackend, Item, Put
+from tele.config.values import Chosen
+from tele.embed.plugins import choose
+from tele.errors import Conflict, Unavailable
+from tele.interfaces import Change, Delete, IBackend, IBackendFactory, Item, Put, Surroundings
 from tele.store.batches import get_many
 from tele.store.memory import MemoryBackend
-from tele.store.opening import open_backend
 from tele.store.sqlite import LONG, POLL_SECONDS, SWEEP_SECONDS, SqliteBackend
 from tele.testing import SettableClock
 
@@ -333,17 +334,6 @@ def test_a_memory_lease_ends_by_itself() -> None:
     assert clock.getDelayedCalls() == []
 
 
-def test_a_store_is_named_by_a_string(tmp_path: Path, turns: Turns) -> None:
-    """``sqlite``, ``sqlite:PATH`` and ``memory``; anything else is named in the error."""
-    for text, name in (("sqlite", "auth.sqlite"), ("sqlite:other", "other")):
-        turns.wait(open_backend(text, turns, tmp_path).close())
-        assert (tmp_path / name).exists()
-    assert isinstance(open_backend("memory", turns, tmp_path), MemoryBackend)
-    for text in ("mysql://x", "memory:x", ""):
-        with pytest.raises(InvalidInput, match="is not a store"):
-            open_backend(text, turns, tmp_path)
-
-
 def test_a_closed_store_says_so(tmp_path: Path, turns: Turns) -> None:
     """After close, commits are refused and not lost in silence; what waited is done."""
     store = SqliteBackend(tmp_path / "s", turns)
@@ -425,6 +415,15 @@ def test_a_file_that_others_could_change_is_refused(
     assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
+@pytest.mark.parametrize(("arguments", "name"), [("", "auth.sqlite"), ("other", "other")])
+def test_the_file_of_a_store(tmp_path: Path, turns: Turns, arguments: str, name: str) -> None:
+    """``sqlite`` is ``auth.sqlite``; a relative path of ``sqlite:PATH`` is below ``data_dir``."""
+    chosen = Chosen("sqlite", arguments)
+    store = choose(IBackendFactory, chosen, Surroundings(turns, tmp_path))
+    turns.wait(store.close())
+    assert (tmp_path / name).exists()
+
+
 def test_a_file_that_is_no_store_is_refused(tmp_path: Path, turns: Turns) -> None:
     """A damaged or foreign file is named, and is not touched."""
     path = tmp_path / "s"
@@ -441,7 +440,6 @@ import sys
 from pathlib import Path
 from twisted.internet import reactor
 from tele.interfaces import Put
-from tele.store.opening import open_backend
 from tele.store.sqlite import SqliteBackend
 store = SqliteBackend(Path(sys.argv[1]), reactor)
 def write(number):
