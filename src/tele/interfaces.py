@@ -2,9 +2,9 @@
 
 Invariants:
 
-* A required interface has at most five methods; more power is a second, optional one.
-* Whatever may wait returns a Deferred (typed as such, never "maybe").
-* Values that cross are those of :mod:`tele.model`.
+* A required interface has at most five methods; more features are a second, optional one.
+* A method that may wait returns a Deferred, always.
+* Values are those of :mod:`tele.model`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Put:
 
 @frozen
 class Delete:
-    """Remove ``key``, if its revision is ``if_revision`` (None: whatever it is)."""
+    """Remove ``key``, if its revision is ``if_revision`` (None: any)."""
 
     key: str
     if_revision: int | None = None
@@ -64,7 +64,7 @@ class Delete:
 
 @frozen
 class Change:
-    """What a watch tells. ``item`` is None when ``key`` was removed or its lease ran out."""
+    """A change of a key. ``item`` is None when ``key`` was removed or its lease expired."""
 
     key: str
     revision: int
@@ -75,7 +75,7 @@ class IWatch(Interface):
     """A running watch."""
 
     def stop() -> None:
-        """Tell nothing more. May be called twice."""
+        """End the watch. May be called twice."""
 
 
 class IBackend(Interface):
@@ -96,34 +96,34 @@ class IBackend(Interface):
         """
 
     def watch(prefix: str, receiver: Callable[[Change], None]) -> Deferred[IWatch]:
-        """Tell ``receiver`` every change under ``prefix`` from now on, in order."""
+        """Call ``receiver`` with every change under ``prefix`` from now on, in order."""
 
     def close() -> Deferred[None]:
-        """Finish what runs and let go of files and connections."""
+        """Finish running calls, then release files and connections."""
 
 
 class IBatchBackend(IBackend):
-    """A store that reads many keys as fast as one; optional."""
+    """A store that reads many keys with one call; optional."""
 
     def get_many(keys: Sequence[str]) -> Deferred[Sequence[Item | None]]:
-        """Return for each key the item, or None; all of one moment."""
+        """Return for each key the item, or None, of the same revision of the store."""
 
 
 class IOnDisk(Interface):
-    """A backend or an archive that is on a disk of this machine."""
+    """A backend or an archive on a disk of this machine."""
 
     def space() -> DiskSpace:
-        """Return how much that disk has, and what is left of a reserve. Never waits."""
+        """Return the space of that disk and of the reserve. Never waits."""
 
 
 # -- recordings -----------------------------------------------------------------------
 
 
 class IArchive(Interface):
-    """Where recordings are kept: named blobs of a recording, written once."""
+    """A storage of recordings: named blobs of a recording, written once."""
 
     def put(recording_id: str, name: str, data: bytes) -> Deferred[None]:
-        """Store durably. The same bytes again are fine, others :class:`tele.errors.Conflict`."""
+        """Store durably. The same bytes again succeed, others are :class:`tele.errors.Conflict`."""
 
     def get(recording_id: str, name: str) -> Deferred[bytes]:
         """Return the bytes; fails with :class:`tele.errors.NotFound`."""
@@ -132,13 +132,13 @@ class IArchive(Interface):
         """Return (name, size in bytes) of each blob, in order of names."""
 
     def remove(recording_id: str) -> Deferred[None]:
-        """Remove all of it. Removing what is not there is fine."""
+        """Remove all blobs of a recording; succeeds if there are none."""
 
 
 class IRecording(Interface):
     """One session being recorded."""
 
-    paused = Attribute("bool: the recorder is behind; the session reads no more until it resumes")
+    paused = Attribute("bool: the recorder is behind; the session stops reading until it resumes")
 
     def write(frame: Frame) -> None:
         """Take one frame, in order. Never blocks and never raises."""
@@ -151,13 +151,13 @@ class IRecording(Interface):
 
 
 class IRecorder(Interface):
-    """Takes part in every session; the built-in one writes and uploads the tape."""
+    """Records every session; the built-in recorder writes and uploads the tape."""
 
     def open(start: RecordingStart) -> Deferred[IRecording]:
-        """A session starts. A failure refuses the session.
+        """Open the recording of a session that starts. A failure refuses the session.
 
-        :class:`tele.errors.Unavailable`, it cannot be recorded for now, does so only where a role
-        says ``record: strict``; otherwise the session goes on, and this is asked again.
+        :class:`tele.errors.Unavailable`, the session cannot be recorded for now, refuses it only if
+        a role has ``record: strict``; otherwise the session starts, and this is called again.
         """
 
 
@@ -166,7 +166,7 @@ class IRecorder(Interface):
 
 @frozen
 class SubsystemSession:
-    """Who asked for a subsystem: everything was decided before. ``remote_addr`` is host:port."""
+    """The authorized session of a subsystem. ``remote_addr`` is ``host:port``."""
 
     user: str
     login: str
@@ -176,17 +176,17 @@ class SubsystemSession:
 
 
 class ISubsystem(Interface):
-    """What clients of a node ask for by name: ``ssh -s NODE NAME``."""
+    """A subsystem of a node (RFC 4254, section 6.5): ``ssh -s NODE NAME``."""
 
     name = Attribute("str: its name; ``sftp`` is the node's own")
 
     def start(session: SubsystemSession) -> Deferred[str | IProtocol]:
-        """Return what serves one session; a failure with a TeleError is told to the client.
+        """Return what serves one session; the client reads the text of a TeleError.
 
-        A string is a command line, which the account's own shell runs as the account. A
-        Twisted protocol is spoken in the node's own process, with the node's rights: it has
-        to know what it does for whom. One that has something to say after the client's last
-        byte provides ``IHalfCloseableProtocol``, as with TCP.
+        A string is a command line, which the account's own shell runs as the account. A Twisted
+        protocol runs in the node's own process, with the node's rights, and has to check itself
+        what it does for which user. A protocol that sends data after the client's end of file
+        provides ``IHalfCloseableProtocol``, as with TCP.
         """
 
 
@@ -194,14 +194,14 @@ class ISubsystem(Interface):
 
 
 class IAuditSink(Interface):
-    """Receives every audit event that was appended, in order. A failing sink is counted."""
+    """Receives every appended audit event, in order. Failures are counted."""
 
     def receive(event: Event) -> Deferred[None]:
         """Take one event."""
 
 
 class IAuditBatchSink(IAuditSink):
-    """A sink for which many events are no more work than one; optional."""
+    """A sink that takes many events with one call; optional."""
 
     def receive_all(events: Sequence[Event]) -> Deferred[None]:
         """Take all of these events, in order, or none."""
@@ -255,7 +255,7 @@ class IAuthority(Interface):
     def follow(
         operation: Operation[Any, Any], request: Any, receiver: Callable[[Any], None]
     ) -> Deferred[None]:
-        """Tell ``receiver`` each value of a streaming operation.
+        """Call ``receiver`` with each value of a streaming operation.
 
         Fires when the stream ends; cancel the Deferred to end it.
         """
@@ -266,7 +266,7 @@ class IAuthority(Interface):
 
 @frozen
 class Surroundings:
-    """What a factory may use: the reactor, and ``data_dir``, the folder of this machine."""
+    """What a factory may use: the reactor, and ``data_dir``, the directory of this machine."""
 
     reactor: Any
     data_dir: Path
@@ -274,9 +274,9 @@ class Surroundings:
 
 @frozen
 class RecorderSurroundings(Surroundings):
-    """``sign`` makes an SSH signature blob with the host's key, ``host_certificate`` is a line.
+    """``sign`` returns an SSH signature blob by the host's key, ``host_certificate`` a line.
 
-    ``authority`` is auth, called as this host. All of them work once the host is a member.
+    ``authority`` is auth, called as this host. All three work after the host has joined.
     """
 
     authority: IAuthority
@@ -287,17 +287,17 @@ class RecorderSurroundings(Surroundings):
 class IFactory(Interface):
     """Makes one kind of plugin; an object that provides one of the interfaces below.
 
-    It provides ``twisted.plugin.IPlugin``, too, and is found as an attribute of a module in
-    a folder ``tele/plugins`` anywhere on Python's path.
+    It provides ``twisted.plugin.IPlugin``, too, and is found as an attribute of a module in a
+    directory ``tele/plugins`` anywhere on Python's path.
     """
 
-    kind = Attribute("str: the word before the colon")
+    kind = Attribute("str: what stands before the colon")
     help = Attribute("str: one line on what it is and what its arguments are")
 
     def make(arguments: str, surroundings: Any) -> Any:
         """Return the plugin; raises :class:`tele.errors.InvalidInput` for bad arguments.
 
-        ``arguments`` is what stands after the colon, or nothing. ``surroundings`` is a
+        ``arguments`` is the text after the colon, or nothing. ``surroundings`` is a
         :class:`Surroundings`, for a recorder a :class:`RecorderSurroundings`.
         """
 

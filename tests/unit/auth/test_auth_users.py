@@ -161,9 +161,9 @@ def test_sign_user_only_what_roles_allow(world: World) -> None:
 def test_logins_that_no_account_can_have_are_refused(world: World) -> None:
     """They are refused when a user gets them; before, no certificate would ever have had them."""
     spec = UserSpec(("access",), traits={"logins": ("AB\\jo", "first last")})
-    with pytest.raises(InvalidInput, match="'first last' is no login"):
+    with pytest.raises(InvalidInput, match="'first last' is not a login"):
         world.do(table.ADD_USER, users.NewUser(User(Metadata("bob"), spec)))
-    with pytest.raises(InvalidInput, match="'first last' is no login"):
+    with pytest.raises(InvalidInput, match="'first last' is not a login"):
         world.do(table.PUT_USER, users.PutUser("bob", User(Metadata("bob"), spec)))
     world.add_user("jo", "access", logins=("AB\\jo", "jo@ab.example"))
     certificate = parse_certificate(parse_line(world.login("jo").ssh))
