@@ -198,7 +198,7 @@ def test_a_port_in_use(reactor: OwnReactor, tmp_path: Path) -> None:
         port = other.getsockname()[1]
         auth = service(reactor, tmp_path, port)
         auth.startService()
-        with pytest.raises(Unavailable, match=f"127.0.0.1:{port}: .*in use; is another auth"):
+        with pytest.raises(Unavailable, match=f"127.0.0.1:{port}: .*in use: is another auth"):
             reactor.wait(auth.ready)
         reactor.wait(auth.stopService())
     with running(reactor, tmp_path, port=port) as (_, bound):

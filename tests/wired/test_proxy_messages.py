@@ -51,7 +51,9 @@ class ProxyOfAuth:
         joined, self.key = world.joined[PROXY_ID]
         self.certificate = parse_certificate(parse_line(joined.ssh))
         world.do(table.ANNOUNCE, Presence("gate", HostRole.PROXY), host)
-        self.words = ProxyMessages(world.parts, "c", world.clock)
+        self.words = ProxyMessages(
+            world.parts.authorities, world.parts.state, world.parts.hosts, "c", world.clock
+        )
 
     def word(self, to: str = auth_as_destination("c"), late: float = 0.0) -> bytes:
         seconds = self.world.clock.seconds() - late

@@ -14,7 +14,9 @@ from typing import Final
 from twisted.internet.interfaces import IReactorTime
 
 from tele.admission.rate_limiter import RateLimiter
-from tele.auth.local import Collaborators
+from tele.auth.authorities import Authorities
+from tele.auth.presence import Hosts
+from tele.auth.state import State
 from tele.certs.keys import parse_line
 from tele.conch.client.transport import MemberVerifier
 from tele.errors import ProtocolError
@@ -35,8 +37,17 @@ LINES_PER_SECOND: Final = 0.2
 class ProxyMessages:
     """Reads the messages that proxies send before the connections that they relay."""
 
-    def __init__(self, parts: Collaborators, cluster: str, clock: IReactorTime) -> None:
-        self._parts = parts
+    def __init__(
+        self,
+        authorities: Authorities,
+        state: State,
+        hosts: Hosts,
+        cluster: str,
+        clock: IReactorTime,
+    ) -> None:
+        self._authorities = authorities
+        self._state = state
+        self._hosts = hosts
         self._cluster = cluster
         self._clock = clock
         self._lines = RateLimiter(LINES_BURST, LINES_PER_SECOND, most=1)
@@ -63,13 +74,13 @@ class ProxyMessages:
         return size, client.remote_addr
 
     def _verifier(self) -> MemberVerifier:
-        trusted = self._parts.authorities[AuthorityKind.HOST].trusted
+        trusted = self._authorities[AuthorityKind.HOST].trusted
         keys = {parse_line(key) for key in trusted.ssh_public_keys}
         return MemberVerifier(keys, self._cluster, (HostRole.PROXY,), self._refuses)
 
     def _refuses(self, proxy: HostIdentity) -> str:
-        denied = self._parts.state.policy.refuses_host(proxy, now(self._clock))
+        denied = self._state.policy.refuses_host(proxy, now(self._clock))
         if denied is not None:
             return denied.message
-        known = self._parts.hosts.known(HostRole.PROXY, proxy.host_id)
+        known = self._hosts.known(HostRole.PROXY, proxy.host_id)
         return "" if known else f"proxy {proxy.host_id} is unknown, or was removed"

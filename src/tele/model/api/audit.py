@@ -10,7 +10,7 @@ from attrs import field, frozen
 from tele.model.bounds import AtMost, Between
 from tele.model.event import Event
 
-#: Events that a host may tell at once.
+#: Events in one request of a host.
 EVENTS_LIMIT: Final = 1000
 
 
@@ -18,8 +18,8 @@ EVENTS_LIMIT: Final = 1000
 class EmitEvents:
     """Events of the calling host; auth appends each id of a host once.
 
-    It sets ``hash`` and ``previous``, ``server_name`` as the membership says, and ``time`` to
-    the time of arrival; what the host said of the time becomes ``claimed``.
+    It sets ``hash`` and ``previous``, ``server_name`` by the membership, and ``time`` to the time
+    of arrival; the host's time becomes ``claimed``.
     """
 
     events: tuple[Event, ...] = field(validator=AtMost(EVENTS_LIMIT))
@@ -33,8 +33,8 @@ EVENTS_PAGE: Final = 10_000
 class ListEvents:
     """Events in order of appending, optionally filtered. Times are auth's, not those claimed.
 
-    ``newest``: the last ``limit`` of them instead of the first. A page may have fewer, or none,
-    and still say how to go on.
+    ``newest``: the last ``limit`` of them instead of the first. A page may have fewer events, or
+    none, and still have a ``next``.
     """
 
     event: str = ""

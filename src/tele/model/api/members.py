@@ -1,4 +1,4 @@
-"""Requests of machines: join, renew, say that they live, learn the cluster's state."""
+"""Requests and responses of hosts: join, renew, announce, follow the cluster's state."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tele.model.presence import ADDRESSES_LIMIT, Host, Presence
 from tele.model.resources import HOST_NAME, NAME, OMITTED, Lock, RecordingSettings, Role
 from tele.model.revocation import HostRevocation, UserRevocation
 
-#: How long a page of a list may be.
+#: The values of ``limit`` of a list.
 PAGE: Final = Between(1, 1000)
 #: Labels to select hosts by.
 SELECTORS_LIMIT: Final = 32
@@ -33,7 +33,7 @@ class Health:
 
 @frozen
 class ClusterInfo:
-    """What anybody may know before trusting: check a pin against it."""
+    """Public facts of the cluster; a client checks its pin against them before it trusts them."""
 
     cluster: str
     version: str
@@ -52,9 +52,9 @@ class PublicKeys:
 
 @frozen
 class JoinRequest:
-    """``token`` is the secret. Auth makes the host id; the certificates say it.
+    """``token`` is the secret. Auth makes the host id; it is in the certificates.
 
-    ``addresses`` (``host:port``) are those at which the host says it is reached.
+    ``addresses`` (``host:port``) are those at which others reach the host.
     """
 
     token: str = field(repr=False)
@@ -66,10 +66,9 @@ class JoinRequest:
 
 @frozen
 class RejoinRequest:
-    """A member whose certificate has expired asks for new ones for ``keys``.
+    """A member whose certificate has expired requests new ones for ``keys``.
 
-    ``signature`` is made with the SSH host key that auth has registered for it, see
-    :mod:`tele.certs.rejoin`.
+    ``signature`` is by the SSH host key that is registered for it, see :mod:`tele.certs.rejoin`.
     """
 
     host_id: str
@@ -80,7 +79,7 @@ class RejoinRequest:
 
 @frozen
 class RenewRequest:
-    """New certificates for the caller's own identity; the name may change, the id not."""
+    """New certificates for the calling host; the name may change, the id may not."""
 
     name: str = field(validator=NAME)
     keys: PublicKeys
@@ -89,10 +88,10 @@ class RenewRequest:
 
 @frozen
 class Announced:
-    """Auth heard it. ``rotation`` is what the host should have reached.
+    """The response to an announcement. ``rotation`` is the phase that the host should have reached.
 
-    ``labels`` are those that the cluster bound to the host; they win over its own. ``time`` is
-    auth's date.
+    ``labels`` are those that the cluster bound to the host; they override its own. ``time`` is the
+    time of auth.
     """
 
     rotation: str = ""
@@ -102,9 +101,9 @@ class Announced:
 
 @frozen
 class Proxy:
-    """A proxy that lives. ``addresses`` are for everybody, ``peer`` for other proxies.
+    """A proxy that is online. ``addresses`` are for clients and nodes, ``peer`` for other proxies.
 
-    ``peer_header``: what comes to ``peer`` has to begin with a header of the PROXY protocol.
+    ``peer_header``: connections to ``peer`` have to begin with a header of the PROXY protocol.
     """
 
     id: str
@@ -116,10 +115,9 @@ class Proxy:
 
 @frozen
 class ClusterState:
-    """All that nodes and proxies need to decide without asking. ``revision`` grows.
+    """All that nodes and proxies need to decide without auth. ``revision`` grows.
 
-    ``client_keepalive`` holds where no role says another: see
-    :class:`tele.model.resources.RoleOptions`.
+    ``client_keepalive`` is the default of :class:`tele.model.resources.RoleOptions`.
     """
 
     cluster: str
@@ -149,10 +147,10 @@ class WatchHosts:
 
 @frozen
 class HostChanges:
-    """``items`` are as they are now, ``gone`` are ids of hosts that are forgotten.
+    """``items`` are new or changed hosts, ``gone`` the ids of removed ones.
 
-    ``first``: it begins anew with all that there are; ``last``: now all of them were told,
-    and whoever was known before and was not among them is gone.
+    ``first``: a new list begins; ``last``: the list is complete, and hosts that were known before
+    and are not in it are gone.
     """
 
     items: tuple[Host, ...]
@@ -163,7 +161,7 @@ class HostChanges:
 
 @frozen
 class HostList:
-    """``next`` is empty at the end, otherwise what to send as ``after``."""
+    """``next`` is empty at the end, otherwise the ``after`` of the next page."""
 
     items: tuple[Host, ...]
     next: str = ""
@@ -171,11 +169,10 @@ class HostList:
 
 @frozen
 class ListHosts:
-    """Hosts of a role, by labels; users see those that their roles let them log in to.
+    """Hosts of a role, by labels; users see the nodes that their roles allow.
 
-    ``labels`` are ``key=value``, the value with ``*`` and ``?`` if need be: of one key any of its
-    values, of several keys all. A page may have fewer than ``limit`` hosts, or none, and still
-    name a ``next`` one.
+    ``labels`` are ``key=value``, where the value may have ``*`` and ``?``: any value of one key,
+    and all keys. A page may have fewer than ``limit`` hosts, or none, and still have a ``next``.
     """
 
     role: HostRole = HostRole.NODE
@@ -186,14 +183,14 @@ class ListHosts:
 
 @frozen
 class ById:
-    """Names one thing by its id."""
+    """Names one resource by its id."""
 
     id: str
 
 
 @frozen
 class ByName:
-    """Names one thing by its name."""
+    """Names one resource by its name."""
 
     name: str
 

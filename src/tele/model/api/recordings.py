@@ -18,7 +18,7 @@ CHUNK: Final = Between(0, 9_999_999)
 
 @frozen
 class StartRecording:
-    """Said when the first channel opens; idempotent."""
+    """Sent when the first channel opens; idempotent."""
 
     id: str
     start: RecordingStart
@@ -26,8 +26,8 @@ class StartRecording:
 
 @frozen
 class UpdateRecording:
-    """What changed since: ``interactive`` when a terminal was given; ``ended`` at the end;
-    ``incomplete`` when its node cannot complete it, and why.
+    """Changes of a recording: ``interactive`` when a terminal was opened, ``ended`` at the end,
+    ``incomplete`` the reason if its node cannot complete it.
     """
 
     id: str
@@ -49,7 +49,7 @@ class PutChunk:
 
 @frozen
 class ChunkStored:
-    """The chunk is stored. ``over`` says which limit the recording is over, or nothing: its node is
+    """The chunk is stored. ``over`` is the limit that the recording is over, if any: its node has
     to record less of it.
     """
 
@@ -58,10 +58,10 @@ class ChunkStored:
 
 @frozen
 class FinishRecording:
-    """All chunks are there; the manifest names them.
+    """All chunks are stored; the manifest names them.
 
-    ``missing`` are numbers of chunks that the manifest names and that are nowhere any more, in
-    order; with any the recording is closed as incomplete.
+    ``missing`` are the numbers of lost chunks that the manifest names, in order; with any the
+    recording is closed as incomplete.
     """
 
     id: str
@@ -71,9 +71,9 @@ class FinishRecording:
 
 @frozen
 class RecordingProgress:
-    """Which chunk numbers auth has, for resuming; ``complete`` with the manifest.
+    """The numbers of the stored chunks, for resuming; ``complete`` with the manifest.
 
-    ``closed`` as incomplete with a manifest: nothing more is taken.
+    ``closed``: incomplete, with a manifest; nothing more is accepted.
     """
 
     chunks: tuple[int, ...]
@@ -83,7 +83,7 @@ class RecordingProgress:
 
 @frozen
 class OpenRecordings:
-    """Ids of a node's sessions that nobody said the end of."""
+    """Ids of a node's sessions whose end was not reported."""
 
     ids: tuple[str, ...]
 
@@ -92,8 +92,8 @@ class OpenRecordings:
 class ListRecordings:
     """Recordings, newest first, optionally filtered; those of ``id``, the beginning of one, by id.
 
-    ``node`` is a name or an id. ``since`` and ``until`` count by when auth heard of them. A page
-    may have fewer than ``limit``, or none, and still say how to go on.
+    ``node`` is a name or an id. ``since`` and ``until`` are times of receipt by auth. A page may
+    have fewer than ``limit`` recordings, or none, and still have a ``next``.
     """
 
     limit: int = field(default=200, validator=PAGE)
@@ -132,8 +132,8 @@ class Octets:
 class RecordingDetails:
     """``manifest`` is None until its node has closed the recording; ``available`` counts chunks.
 
-    ``missing`` are numbers of chunks that ought to be there and are not, in order: those that the
-    manifest names; without one, those before the last that is there.
+    ``missing`` are the numbers of chunks that are not stored, in order, of those that the manifest
+    names; without a manifest, of those before the last stored one.
     """
 
     recording: Recording

@@ -26,8 +26,8 @@ REPORT_LIMIT: Final = 20_000
 class ReportSessions:
     """All sessions that run on the calling node, by id. Its process runs since ``since``.
 
-    A node sends it when all events before are with auth: a session that auth knows and the node
-    does not has ended.
+    A node sends it after auth has all earlier events: a session that is known to auth and not to
+    the node has ended.
     """
 
     since: datetime

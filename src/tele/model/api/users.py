@@ -1,4 +1,4 @@
-"""Requests of people: log in, and administer users, roles and tokens."""
+"""Requests and responses of users: log in, and administer users, roles, locks and tokens."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ REPLACES_LIMIT: Final = 32
 
 @frozen
 class KnownDevice:
-    """Shows that the caller logged in as the user before (:mod:`tele.certs.device`).
+    """Proves that the client has logged in as the user before (:mod:`tele.certs.device`).
 
-    ``certificate`` is the SSH certificate's line, ``signature`` of its key under the request.
+    ``certificate`` is the line of an SSH certificate, ``signature`` is by its key.
     """
 
     certificate: str
@@ -33,9 +33,9 @@ class KnownDevice:
 
 @frozen
 class LoginRequest:
-    """``ttl`` is cut to what the user's roles allow. The password never shows in a repr.
+    """``ttl`` is cut to what the user's roles allow. The password is not in the repr.
 
-    With ``device`` the caller does not wait because others tried wrong passwords.
+    With ``device``, wrong passwords of other clients do not delay the login.
     """
 
     user: str
@@ -47,7 +47,7 @@ class LoginRequest:
 
 @frozen
 class NewUser:
-    """``password`` empty: auth makes one and returns it, once."""
+    """``password`` empty: auth generates one and returns it, once."""
 
     user: User
     password: str = field(default="", repr=False)
@@ -55,7 +55,7 @@ class NewUser:
 
 @frozen
 class ResetUser:
-    """Give ``name`` a new password; also ends a lock-out."""
+    """Give ``name`` a new password; resets the failed attempts."""
 
     name: str
     password: str = field(default="", repr=False)
@@ -63,7 +63,7 @@ class ResetUser:
 
 @frozen
 class ChangePassword:
-    """One's own password, by somebody who knows the present one."""
+    """Change the caller's password."""
 
     old: str = field(repr=False)
     new: str = field(repr=False)
@@ -71,7 +71,7 @@ class ChangePassword:
 
 @frozen
 class DeleteUser:
-    """``force``: also the last administrator."""
+    """``force``: remove the last administrator, too."""
 
     name: str
     force: bool = False
@@ -79,7 +79,7 @@ class DeleteUser:
 
 @frozen
 class UserDeleted:
-    """What ended with a user: sessions that ran then, and tokens (ids) that they had made."""
+    """The sessions that ended with the user, and the ids of the tokens that were removed."""
 
     sessions: tuple[Session, ...] = ()
     tokens: tuple[str, ...] = ()
@@ -103,12 +103,11 @@ class UserList:
 
 @frozen
 class NewToken:
-    """``token`` empty: auth makes one (recommended). ``max_uses`` 0: until it expires.
+    """``token`` empty: auth generates one (recommended). ``max_uses`` 0: until it expires.
 
-    ``labels`` bind: a host that joins with it always has them, whatever it says. Its
-    certificates are for the ``addresses``, too (host names or IP addresses). It may take the
-    names ``replaces`` from hosts that are offline. With ``host_id`` the token is good for the one
-    host of that id.
+    A host that joins with it always has the ``labels``, whatever it announces. Its certificates are
+    for the ``addresses``, too (host names or IP addresses). It may take the names ``replaces`` from
+    offline hosts. With ``host_id`` the host gets that id.
     """
 
     roles: tuple[HostRole, ...]
@@ -123,7 +122,7 @@ class NewToken:
 
 @frozen
 class TokenAdded:
-    """The only time that the secret is shown."""
+    """A new token; no other response has its secret."""
 
     token: str = field(repr=False)
     roles: tuple[HostRole, ...]
@@ -176,7 +175,7 @@ class RoleList:
 class PutRole:
     """Create or replace. A ``metadata.revision`` other than 0 must be the present one.
 
-    ``force``: also if nobody can administer the cluster afterwards.
+    ``force``: also if no administrator is left.
     """
 
     name: str
@@ -187,7 +186,7 @@ class PutRole:
 @frozen
 class PutUser:
     """Create or replace; the password stays. A ``metadata.revision`` other than 0 must be the
-    present one. ``force``: also if nobody can administer the cluster afterwards.
+    present one. ``force``: also if no administrator is left.
     """
 
     name: str
@@ -199,7 +198,7 @@ class PutUser:
 class PutLock:
     """Create or replace. A ``metadata.revision`` other than 0 must be the present one.
 
-    ``force``: also if nobody can administer the cluster then.
+    ``force``: also if no administrator is left.
     """
 
     name: str
@@ -209,7 +208,7 @@ class PutLock:
 
 @frozen
 class KillSession:
-    """End a session that runs; ``message`` is for the person."""
+    """End a session that runs; ``message`` is for its user."""
 
     id: str
     message: str = field(default="", validator=AtMost(MESSAGE_LIMIT))
@@ -268,7 +267,7 @@ class AuthorityStatus:
 
 @frozen
 class AuthorityList:
-    """All authorities of the cluster, and whom to trust for each."""
+    """All authorities of the cluster, and the trusted keys of each."""
 
     items: tuple[AuthorityStatus, ...]
     trusted: tuple[TrustedAuthority, ...]
@@ -276,7 +275,7 @@ class AuthorityList:
 
 @frozen
 class WhoAmI:
-    """The caller as auth sees it, with roles and logins as they are now."""
+    """The caller as auth sees it, with their present roles."""
 
     user: str
     roles: tuple[str, ...]
