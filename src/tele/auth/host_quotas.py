@@ -1,4 +1,4 @@
-"""Is a host over its quota, and who is told?
+"""Is a host over its quota, and when is there an event about it?
 
 Invariant: the audit has one event an hour for each host and quota, not one for each call.
 """

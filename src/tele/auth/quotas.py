@@ -26,7 +26,7 @@ class Quota:
     unit: str
 
     def __str__(self) -> str:
-        return f"{self.burst:,.0f} {self.unit} at once and {self.per_second:,g} a second"
+        return f"{self.burst:,.0f} {self.unit} in a burst and {self.per_second:,g} a second"
 
 
 # Two hundred parallel sessions cut as many chunks a second. A day at the full rate is 17 million

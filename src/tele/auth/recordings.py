@@ -14,7 +14,7 @@ Invariants:
 * The same chunk again is accepted, another chunk under its number refused: an acknowledged chunk
   never changes.
 * A recording is complete when its manifest is stored (:mod:`tele.auth.manifests`).
-* A recording that was removed before it was complete stays removed: its node is told that it is
+* A recording that was removed before it was complete stays removed: its node learns that it is
   closed and drops the rest (``/recordings/removed/<id>``, for as long as a start is accepted).
 * A recording that cannot be completed is closed as incomplete (``close_incomplete``) and its
   session has ended. Its node may still complete it, unless it has sent a manifest with lost

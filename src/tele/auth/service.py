@@ -2,8 +2,8 @@
 
 Invariants:
 
-* Nothing listens before everything that it needs is there.
-* A start that fails says why in one sentence and leaves nothing running.
+* The API is served after everything that it needs has started.
+* A failed start has one error and leaves nothing running.
 """
 
 from __future__ import annotations

@@ -181,19 +181,19 @@ class SessionEnds:
             ends.delete(value.session_id),
         ]
 
-    async def report(self, host: HostIdentity, said: ReportSessions, charge: Charge) -> None:
+    async def report(self, host: HostIdentity, report: ReportSessions, charge: Charge) -> None:
         """Take a node's report of its running sessions.
 
         ``charge`` is called before events are appended, and raises if they are too many.
         """
-        await self._locked(host.host_id, lambda: self._report(host.host_id, said, charge))
+        await self._locked(host.host_id, lambda: self._report(host.host_id, report, charge))
 
-    async def _report(self, host_id: str, said: ReportSessions, charge: Charge) -> None:
-        running = set(said.sessions)
+    async def _report(self, host_id: str, report: ReportSessions, charge: Charge) -> None:
+        running = set(report.sessions)
         restarted = Reason(
             "node_restarted",
             "the node's process ended while the session ran, and was started again",
-            min(said.since, now(self._clock)),
+            min(report.since, now(self._clock)),
         )
         unreported = Reason(
             "unreported",
@@ -202,13 +202,13 @@ class SessionEnds:
         )
         async for page in _pages(self._starts(host_id)):
             gone = [entry for entry in page if entry.name not in running]
-            killed = [entry for entry in gone if entry.value.session.started < said.since]
-            lost = [entry for entry in gone if entry.value.session.started >= said.since]
+            killed = [entry for entry in gone if entry.value.session.started < report.since]
+            lost = [entry for entry in gone if entry.value.session.started >= report.since]
             await charge(len(gone))
             await self._end(host_id, killed, restarted)
             await self._end(host_id, lost, unreported)
-        for begin in range(0, len(said.sessions), BATCH):
-            names = said.sessions[begin : begin + BATCH]
+        for begin in range(0, len(report.sessions), BATCH):
+            names = report.sessions[begin : begin + BATCH]
             for ended in await self._ends(host_id).get_many(names):
                 await charge(1)
                 await self._resume(host_id, ended.name, ended.value)

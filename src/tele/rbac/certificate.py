@@ -4,7 +4,7 @@
 log in to. ``source-address`` is not part of it: it decides whether the certificate is valid for a
 connection at all, and is checked with the certificate (:mod:`tele.certs.check`).
 
-Invariant: what the certificate does not permit in so many words is withheld.
+Invariant: what the certificate does not permit explicitly is withheld.
 """
 
 from __future__ import annotations

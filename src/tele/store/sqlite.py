@@ -48,13 +48,13 @@ BATCH_LIMIT = 256
 #: An answer with more items is delivered in an iteration of the reactor of its own.
 LONG = 50
 
-_Job = tuple[Callable[[sqlite3.Connection], Any], "Deferred[Any]"]
+_Deliver = Callable[[Sequence[tuple["Deferred[Any]", object]]], None]
 
 
 class _Worker(threading.Thread):
     """Runs jobs on a connection of its own until it gets None."""
 
-    def __init__(self, name: str, connection: sqlite3.Connection, deliver: Any) -> None:
+    def __init__(self, name: str, connection: sqlite3.Connection, deliver: _Deliver) -> None:
         super().__init__(name=name, daemon=True)
         self.jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._connection = connection
@@ -80,7 +80,11 @@ class _Writer(_Worker):
     """Commits all waiting commits as one transaction: one sync for many commits."""
 
     def __init__(
-        self, connection: sqlite3.Connection, deliver: Any, moment: Any, reserve: StoreReserve
+        self,
+        connection: sqlite3.Connection,
+        deliver: _Deliver,
+        moment: Callable[[], float],
+        reserve: StoreReserve,
     ) -> None:
         super().__init__("tele-store-writer", connection, deliver)
         self._moment = moment
@@ -232,13 +236,14 @@ class SqliteBackend:
     def _join(self) -> None:
         for worker in (self._writer, *self._readers):
             worker.join()
-        self._deliver([(self._closed, None)])
+        if self._closed is not None:
+            self._deliver([(self._closed, None)])
 
-    def _deliver(self, answers: Sequence[tuple[Any, Any]]) -> None:
+    def _deliver(self, answers: Sequence[tuple[Deferred[Any], object]]) -> None:
         """Called in threads: hand answers to the reactor."""
         self._reactor.callFromThread(self._fire, answers)
 
-    def _fire(self, answers: Sequence[tuple[Any, Any]]) -> None:
+    def _fire(self, answers: Sequence[tuple[Deferred[Any], object]]) -> None:
         for answer, result in answers:
             if _is_long(result):
                 self._long.add(partial(answer.callback, result))
@@ -309,6 +314,6 @@ class SqliteBackend:
         answer.addCallbacks(lambda _: self._poll(), self._failed)
 
 
-def _is_long(result: Any) -> bool:
+def _is_long(result: object) -> bool:
     """Whether a result is a list of many items."""
     return isinstance(result, list) and len(result) > LONG

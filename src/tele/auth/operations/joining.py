@@ -1,4 +1,4 @@
-"""How does a host become a member, stay one, and come back after its certificate expired?
+"""How does a host join, renew its certificates, and rejoin after they expired?
 
 Invariants:
 

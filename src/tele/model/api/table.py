@@ -45,7 +45,7 @@ RENEW = Operation(
 )  # fmt: skip
 ANNOUNCE = Operation(
     "announce", "PUT", "/v1/presence", Presence, members.Announced, _HOSTS,
-    "Say that the calling host lives", limit=64 * 1024, cost=4,
+    "Announce the calling host", limit=64 * 1024, cost=4,
 )  # fmt: skip
 WATCH_STATE = Operation(
     "watch_state", "GET", "/v1/state", members.WatchState, members.ClusterState, _HOSTS,
@@ -62,7 +62,7 @@ EMIT_EVENTS = Operation(
 )  # fmt: skip
 REPORT_SESSIONS = Operation(
     "report_sessions", "PUT", "/v1/sessions/running", sessions.ReportSessions, Nothing, _RECORDERS,
-    "Say which sessions run on the calling node: others of it have ended", limit=1024 * 1024,
+    "Report which sessions run on the calling node: others of it have ended", limit=1024 * 1024,
     cost=20,
 )  # fmt: skip
 START_RECORDING = Operation(
@@ -91,7 +91,7 @@ OPEN_RECORDINGS = Operation(
     "Which sessions of the calling node run, as far as auth knows", cost=10,
 )  # fmt: skip
 
-# -- people ---------------------------------------------------------------------------
+# -- users ----------------------------------------------------------------------------
 WHOAMI = Operation("whoami", "GET", "/v1/whoami", Nothing, users.WhoAmI, (Users(),), "The caller")
 LIST_HOSTS = Operation(
     "list_hosts", "GET", "/v1/hosts", members.ListHosts, members.HostList,
