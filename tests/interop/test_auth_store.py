@@ -1,4 +1,4 @@
-"""What auth acknowledged is there after kill -9, whoever else touched its files meanwhile."""
+"""What auth acknowledged is stored after kill -9, also if other processes used its files."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def commands(section: str, auth: LoneAuth, target: Path) -> str:
 
 def test_the_backup_of_the_documentation(auth: LoneAuth) -> None:
     """The commands in docs/backup, run while auth works, give a backup from which everything that
-    was acknowledged before comes back.
+    was acknowledged before is there again.
     """
     if not shutil.which("sqlite3"):
         pytest.skip("needs the program sqlite3")
@@ -157,7 +157,7 @@ def test_the_backup_of_the_documentation(auth: LoneAuth) -> None:
         assert "ok: events" in done.stdout
 
     do("While auth runs", auth)
-    Ledger(auth).add()  # it goes on
+    Ledger(auth).add()  # it still works
     auth.stop()
     restored = LoneAuth(auth.folder / "restored")
     restored.data_dir.mkdir(parents=True)
@@ -314,7 +314,7 @@ except Conflict as error:
 
 
 def test_parts_of_one_data_dir_in_processes_of_their_own(auth: LoneAuth) -> None:
-    """Auth, and a node beside it with the same data_dir, go on to work: they share no file."""
+    """Auth, and a node beside it with the same data_dir, both work: they share no file."""
     made = auth.run("tokens", "add", "--format", "json", "--config", str(auth.config))
     token = json.loads(made.stdout)
     secret = auth.folder / "token"

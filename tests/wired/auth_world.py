@@ -64,7 +64,7 @@ def result(answer: Deferred[T] | Coroutine[Any, Any, T]) -> T:
 
 
 @implementer(IArchive)
-class Shelves:
+class MemoryArchive:
     """An archive in memory."""
 
     def __init__(self) -> None:
@@ -104,7 +104,7 @@ class World:
         )
         trusted = self.authorities[AuthorityKind.HOST].trusted
         self.host_keys = {parse_line(key) for key in trusted.ssh_public_keys}
-        self.archive = Shelves()
+        self.archive = MemoryArchive()
         hosts = Hosts(self.backend, self.clock)
         members = Members(self.backend, hosts)
         recordings = Recordings(self.backend, self.archive, moment, lambda: self.host_keys)

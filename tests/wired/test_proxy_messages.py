@@ -1,4 +1,4 @@
-"""Auth learns from a proxy where a client comes from, and from nobody else."""
+"""Auth learns a client's address from a proxy, and from no other peer."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_word_without_an_end_is_not_waited_for(proxy: ProxyOfAuth) -> None:
 def test_words_that_are_not_taken_do_not_fill_the_log(
     proxy: ProxyOfAuth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Strangers can say anything; a few lines tell of it."""
+    """Unauthenticated clients can send anything; a few lines are logged."""
     lines: list[str] = []
 
     class Log:
@@ -161,7 +161,7 @@ def test_tls_follows_the_word(step: int) -> None:
 
 
 def test_a_word_that_never_ends_has_the_time_of_a_handshake() -> None:
-    """Whoever begins a line and waits is cut off as whoever begins TLS and waits."""
+    """A client that begins a line and waits is disconnected like one that begins TLS and waits."""
     world = ApiWorld(preface=lambda _: None)
     client = RawClient()
     world.attach(client)
@@ -200,7 +200,7 @@ def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
 
 
 def test_auth_sees_clients_and_not_their_proxy(cluster: SmallCluster) -> None:
-    """Somebody who guesses through the proxy waits alone: another client of it logs in."""
+    """A client that guesses through the proxy waits alone: another client of it logs in."""
     proxy = cluster.proxy()
     user = users.NewUser(User(Metadata("alice")), "correct horse")
     cluster.reactor.wait(cluster.admin.perform(table.ADD_USER, user))
@@ -224,7 +224,7 @@ def test_auth_sees_clients_and_not_their_proxy(cluster: SmallCluster) -> None:
 def test_a_flood_of_logins_through_the_proxy_does_not_make_others_wait(
     cluster: SmallCluster,
 ) -> None:
-    """Thirty log-ins from one address wait: somebody from another address is served next."""
+    """Thirty logins from one address wait: a client from another address is served next."""
     proxy = cluster.proxy()
     user = users.NewUser(User(Metadata("alice")), "correct horse")
     cluster.reactor.wait(cluster.admin.perform(table.ADD_USER, user))

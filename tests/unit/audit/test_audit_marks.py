@@ -1,4 +1,4 @@
-"""Attacks on the audit by whoever owns the store: what marks that others keep bring to light."""
+"""Attacks on the audit by the owner of the store, which marks kept elsewhere detect."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_one_without_the_rest_of_the_chain_is_found(
 
 @pytest.mark.parametrize("how", ["cut off", "all made anew", "replaced by others", "made shorter"])
 def test_what_a_chain_cannot_show_a_mark_does(store: Store, how: str) -> None:
-    """The owner of the store makes a chain that is whole; whoever kept a mark sees it."""
+    """The owner of the store makes an intact chain; a mark kept elsewhere detects it."""
     match how:
         case "cut off":
             store.write(store.events[:5])
@@ -193,7 +193,7 @@ def test_what_a_chain_cannot_show_a_mark_does(store: Store, how: str) -> None:
 
 
 def test_a_tail_that_is_missing_is_found_without_a_mark(store: Store) -> None:
-    """Whoever forgets the head is found out at once."""
+    """A missing head is detected."""
     store.write(store.events[:5], head=False)
     assert store.check().problem == "events 6 to 8 are missing"
 

@@ -1,4 +1,4 @@
-"""Attacks on auth, one a test: what somebody would try, and what comes of it."""
+"""Attacks on auth, one in each test: what an attacker tries, and the result."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _put(key: str, value: Any) -> Put:
 # -- who may call at all ---------------------------------------------------------------
 @pytest.mark.parametrize("operation", table.OPERATIONS.values(), ids=lambda o: o.name)
 def test_the_gate_is_auths_own(world: World, operation: Operation[Any, Any]) -> None:
-    """Whoever the table does not name is refused by auth itself, not by its server alone."""
+    """A caller that the table does not name is refused by auth itself, not by its server alone."""
     if any(isinstance(who, Anyone) for who in operation.who):
         return
     world.add_user("alice", "access")
@@ -114,7 +114,7 @@ def test_nobody_is_called_as_the_local_administrator(world: World) -> None:
 
 
 def test_the_local_administrator_cannot_be_locked_out(world: World) -> None:
-    """Whoever spoils the preset roles does not take auth's own machine away from its owner."""
+    """Changed preset roles do not lock the administrator of auth's own machine out."""
     ruined = Role(Metadata("editor"), RoleSpec(deny=Conditions(rules=(Rule(("*",), ("*",)),))))
     world.do(table.PUT_ROLE, users.PutRole("editor", ruined))
     lock(world, user="@local")
@@ -157,7 +157,7 @@ def test_guessing_tokens_is_bounded_noise(world: World) -> None:
 
 
 def test_without_a_token_nothing_is_learned(world: World) -> None:
-    """Which names and ids are taken is not told to somebody who only guesses tokens."""
+    """Which names and ids are taken is not revealed to a client that guesses tokens."""
     world.join(world.token())
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
     for words in ({"host_id": OTHER_ID}, {"host_id": HOST_ID}, {"name": "free"}):
@@ -367,8 +367,10 @@ def test_a_certificate_gives_only_what_roles_with_its_logins_give(world: World) 
 def test_a_removed_machine_may_do_nothing(world: World) -> None:
     """Removal counts for every operation at once, and ends what it listens to."""
     tape = Tape(world)
-    told: list[Any] = []
-    listening = world.auth.follow(table.WATCH_STATE, members.WatchState(), tape.host, told.append)
+    received: list[Any] = []
+    listening = world.auth.follow(
+        table.WATCH_STATE, members.WatchState(), tape.host, received.append
+    )
     failed: list[Any] = []
     listening.addErrback(failed.append)
     world.do(table.DELETE_HOST, members.ById(HOST_ID))
@@ -387,11 +389,11 @@ def test_a_removed_machine_may_do_nothing(world: World) -> None:
 
 
 def test_a_right_that_is_taken_away_ends_the_stream(world: World) -> None:
-    """Who may not read the audit any more does not go on reading it."""
+    """A stream of the audit ends when its reader may not read it any more."""
     world.add_user("otto", "auditor")
-    told: list[Any] = []
+    received: list[Any] = []
     watching = world.auth.follow(
-        table.FOLLOW_EVENTS, audit.FollowEvents(), world.user("otto", "auditor"), told.append
+        table.FOLLOW_EVENTS, audit.FollowEvents(), world.user("otto", "auditor"), received.append
     )
     failed: list[Any] = []
     watching.addErrback(failed.append)
@@ -400,9 +402,9 @@ def test_a_right_that_is_taken_away_ends_the_stream(world: World) -> None:
     world.do(table.PUT_USER, users.PutUser("otto", User(Metadata("otto"))))
     world.clock.advance(CHECK_SECONDS)
     assert failed[0].check(AccessDenied)
-    seen = len(told)
+    seen = len(received)
     world.add_user("bob", "access")
-    assert len(told) == seen
+    assert len(received) == seen
 
 
 @pytest.mark.parametrize(
@@ -439,7 +441,7 @@ def test_an_announcement_says_nothing_of_who_one_is(world: World) -> None:
 # -- what happened ------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["user.login", "cert.issue", "lock.delete", "recording.delete"])
 def test_a_host_cannot_report_what_only_auth_does(world: World, name: str) -> None:
-    """A stolen node cannot make the audit say that somebody logged in or a lock was lifted."""
+    """A stolen node cannot make the audit say that a user logged in or a lock was removed."""
     world.join(world.token())
     forged = event(name, "e1", now(world.clock), "c", server_id=HOST_ID, user="alice")
     with pytest.raises(InvalidInput):
@@ -452,7 +454,7 @@ def test_a_host_cannot_report_what_only_auth_does(world: World, name: str) -> No
 
 
 def test_a_manifest_cannot_leave_out_what_was_uploaded(world: World) -> None:
-    """Whoever takes over the node later cannot shorten the recording of how they did it."""
+    """An attacker who takes over the node later cannot shorten the recording of the attack."""
     tape = Tape(world)
     tape.upload(0, 1)
     full = tape.manifest()
@@ -563,7 +565,7 @@ def test_a_forced_command_gets_no_forwarding_into_its_certificate(
 
 
 def test_a_refusal_before_the_body_is_one_event(world: World) -> None:
-    """Whoever is refused by the head of a request is in the audit once; nothing is decoded."""
+    """A call refused by the head of its request is in the audit once; nothing is decoded."""
     world.add_user("alice", "access")
     alice = world.user("alice", "access")
 

@@ -44,9 +44,9 @@ def test_who_and_when_is_auths_own_knowledge(world: World) -> None:
     world.join(world.token())
     yesterday = now(world.clock) - timedelta(days=1)
     emit(world, evolve(made(world, server_name="db-prod"), time=yesterday))
-    (kept,) = world.events("exec")
-    assert (kept.server_id, kept.server_name) == (HOST_ID, "web1")
-    assert (kept.time, kept.claimed) == (now(world.clock), yesterday)
+    (stored,) = world.events("exec")
+    assert (stored.server_id, stored.server_name) == (HOST_ID, "web1")
+    assert (stored.time, stored.claimed) == (now(world.clock), yesterday)
     since = audit.ListEvents(event="exec", since=now(world.clock))
     assert len(world.do(table.LIST_EVENTS, since).items) == 1
     until = audit.ListEvents(event="exec", until=now(world.clock))
@@ -54,16 +54,16 @@ def test_who_and_when_is_auths_own_knowledge(world: World) -> None:
 
 
 def test_a_proxy_reports_no_sessions(world: World) -> None:
-    """A proxy that was taken over makes up no sessions, commands or forwards of people (attack)."""
+    """A proxy that was taken over makes up no sessions, commands or forwards of users (attack)."""
     proxy = world.proxy()
     for name in sorted(NODE_EVENTS - PROXY_EVENTS):
-        told = audit.EmitEvents((made(world, name, server_id=PROXY_ID),))
+        received = audit.EmitEvents((made(world, name, server_id=PROXY_ID),))
         with pytest.raises(InvalidInput, match="is not reported by a proxy"):
-            world.do(table.EMIT_EVENTS, told, proxy)
+            world.do(table.EMIT_EVENTS, received, proxy)
     for name in sorted(PROXY_EVENTS):
-        told = audit.EmitEvents((made(world, name, server_id=PROXY_ID),))
-        world.do(table.EMIT_EVENTS, told, proxy)
-        assert "gate" in [kept.server_name for kept in world.events(name)]
+        received = audit.EmitEvents((made(world, name, server_id=PROXY_ID),))
+        world.do(table.EMIT_EVENTS, received, proxy)
+        assert "gate" in [stored.server_name for stored in world.events(name)]
 
 
 def test_what_auth_did_has_no_claim(world: World) -> None:
@@ -86,7 +86,7 @@ def test_an_id_used_by_another_host_keeps_no_event_out(world: World) -> None:
 
 
 def test_an_event_is_of_a_session_of_the_host_and_its_user(world: World) -> None:
-    """Nobody adds to what is known of another host's session, nor gives one's own another user."""
+    """A host reports nothing about another host's session, and no other user of its own."""
     tape = Tape(world)
     world.join(world.token(), OTHER_ID, name="web2")
     emit(world, made(world, session_id=tape.id))
@@ -97,12 +97,12 @@ def test_an_event_is_of_a_session_of_the_host_and_its_user(world: World) -> None
     ):
         with pytest.raises(InvalidInput):
             emit(world, bad, host_id=host_id)
-    emit(world, made(world, session_id=str(uuid.uuid4())))  # auth may hear of it later
+    emit(world, made(world, session_id=str(uuid.uuid4())))  # auth may receive it later
     assert len(world.events("exec")) == 2
 
 
 def test_a_proxy_has_no_sessions(world: World) -> None:
-    """A proxy reports what it refused, not what happened in somebody's session."""
+    """A proxy reports what it refused, not what a user did in a session."""
     tape = Tape(world)
     proxy = world.proxy()
     bad = made(world, session_id=tape.id, server_id=PROXY_ID)
@@ -144,11 +144,11 @@ def test_a_strangers_long_name_does_not_keep_a_denial_out(world: World) -> None:
     world.join(world.token())
     long = "x" * 33_000
     emit(world, made(world, "auth.denied", user=long, login=long, remote_addr=long, error=long))
-    kept = world.events("auth.denied")[0]
-    assert len(kept.user) < 300
-    assert len(kept.login) < 300
-    assert len(kept.remote_addr) < 300
-    assert kept.error == long
+    stored = world.events("auth.denied")[0]
+    assert len(stored.user) < 300
+    assert len(stored.login) < 300
+    assert len(stored.remote_addr) < 300
+    assert stored.error == long
 
 
 # -- recordings ---------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def test_a_row_has_the_name_and_the_time_that_auth_knows(world: World) -> None:
     forged = evolve(tape.start, id=name, node="db-prod", started=day_before)
     world.do(table.START_RECORDING, recordings.StartRecording(name, forged), tape.host)
     first, second = world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items
-    assert (first.id, second.id) == (name, tape.id), "newest first, by when auth heard of it"
+    assert (first.id, second.id) == (name, tape.id), "newest first, by the time of receipt"
     assert (first.node, first.node_id, first.received) == ("web1", HOST_ID, now(world.clock))
     assert first.started == day_before
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)
@@ -195,7 +195,7 @@ def test_a_manifest_does_not_bring_another_nodes_name(world: World) -> None:
 def test_a_node_that_was_renamed_closes_what_it_began(world: World) -> None:
     """Auth was away, the node got another name since: its certificate says that it had the old."""
     tape = Tape(world)
-    tape.id = str(uuid.uuid4())  # of this one auth has not heard
+    tape.id = str(uuid.uuid4())  # this one is unknown to auth
     tape.start = evolve(tape.start, id=tape.id)
     keys = members.PublicKeys(world.ssh.public.line, _tls())
     world.do(table.RENEW, members.RenewRequest("web9", keys), tape.host)
@@ -280,7 +280,7 @@ def test_auth_says_how_far_a_recording_is(world: World) -> None:
         found: RecordingState = world.do(table.GET_RECORDING, members.ById(tape.id)).state
         return found
 
-    assert state() is RecordingState.UNFINISHED, "its node has never been heard of"
+    assert state() is RecordingState.UNFINISHED, "its node has never announced itself"
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)
     assert state() is RecordingState.RUNNING
     world.clock.advance(OFFLINE_AFTER.total_seconds())
@@ -300,7 +300,7 @@ def tight(monkeypatch: pytest.MonkeyPatch, name: str, burst: float, per_second: 
 
 
 def test_a_flood_of_events_stops_at_its_host(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over its quota a host is told so, once in the audit; others go on, and it, too, later."""
+    """A host over its quota is refused, with one event; other hosts are not, nor this one later."""
     tight(monkeypatch, "EVENTS", 10, 1)
     world.join(world.token())
     world.join(world.token(), OTHER_ID, name="web2")
@@ -350,7 +350,7 @@ def test_sessions_that_run_are_counted(world: World, monkeypatch: pytest.MonkeyP
         start(world, tape, user="bob")
     monkeypatch.setattr(running_sessions, "COUNTS_FOR", timedelta(minutes=10))
     world.clock.advance(600)
-    start(world, tape)  # whoever lost its spool is not out for good
+    start(world, tape)  # a node that lost its spool is not refused for ever
 
 
 def test_another_auths_sessions_are_counted_anew(

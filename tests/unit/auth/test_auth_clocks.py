@@ -1,4 +1,4 @@
-"""Auth's clock is set: who lives, who waits and what is heard goes by the time that passes."""
+"""Auth's clock is set: what is online, who waits and what is due depends on elapsed time."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_after_a_restart_dates_say_who_lived(world: World) -> None:
 
 @STEPS
 def test_a_name_is_free_five_minutes_after_the_start(world: World, hours: int) -> None:
-    """How long silent hosts may come back goes by the time that passes."""
+    """How long offline hosts may reconnect depends on elapsed time."""
     world.join(world.token())
     world.clock.advance(100)
     world.clock.set_wall(hours * 3600)
@@ -117,7 +117,7 @@ def guessed(count: int, guard: Guard = UNHARMED, at: datetime = NOON) -> Guard:
 
 
 def test_a_wait_is_as_long_as_it_was_when_the_clock_is_set_back() -> None:
-    """Nobody is kept out for hours because of that, and nobody gets in sooner."""
+    """No client waits for hours because of that, and none gets in sooner."""
     guard = guessed(FAILURES)
     early = NOON - timedelta(hours=3)
     outcome, guard = guard.attempt("n", True, early)
@@ -174,15 +174,15 @@ def test_auth_says_its_date_to_those_who_announce_themselves(world: World, hours
 @pytest.mark.parametrize("name", ["clock.step", "clock.skew"])
 @pytest.mark.parametrize("role", [HostRole.NODE, HostRole.PROXY])
 def test_hosts_report_their_clocks(world: World, name: str, role: HostRole) -> None:
-    """Such an event is about a machine and nobody else."""
+    """Such an event is about a machine, not a user."""
     caller = world.proxy() if role is HostRole.PROXY else world.host()
     if role is HostRole.NODE:
         world.join(world.token())
     host_id = PROXY_ID if role is HostRole.PROXY else HOST_ID
     made = event(name, "e-1", now(world.clock), "c", server_id=host_id, seconds=-7200.0)
     world.do(table.EMIT_EVENTS, audit.EmitEvents((made,)), caller)
-    (kept,) = world.events(name)
-    assert (kept.user, kept.fields["seconds"]) == ("", -7200.0)
+    (stored,) = world.events(name)
+    assert (stored.user, stored.fields["seconds"]) == ("", -7200.0)
 
 
 def test_a_recording_outlives_a_clock_set_back_by_days(world: World) -> None:
@@ -201,7 +201,7 @@ def test_a_recording_outlives_a_clock_set_back_by_days(world: World) -> None:
 
 def test_a_date_that_cannot_be_refuses_nothing_for_good(world: World) -> None:
     """A session whose dates are days ahead of auth's clock, or a year behind, is taken when the
-    clocks are set; until then its node is told which date is wrong, and to try again.
+    clocks are set; until then its node gets an error with the wrong date, and tries again.
     """
     tape = Tape(world)
     start = evolve(tape.start, id=str(uuid.uuid4()))

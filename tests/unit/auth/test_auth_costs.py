@@ -31,7 +31,7 @@ from tele.model.presence import Presence
 
 # -- the audit ----------------------------------------------------------------------------
 def test_nobody_fills_the_audit_with_their_refusals(world: World) -> None:
-    """A person or host that is refused again and again leaves so many events, and the next one
+    """A user or host that is refused again and again leaves so many events, and the next one
     says how many there were; what happens to others is listed all the while.
     """
     world.add_user("alice", "access")
@@ -54,10 +54,10 @@ def test_nobody_fills_the_audit_with_their_refusals(world: World) -> None:
 
 
 def test_many_networks_of_strangers_fill_the_audit_no_faster(world: World) -> None:
-    """All strangers together have a bound, and what is left out is counted within memory."""
+    """All unauthenticated clients together have a bound, and the count of the rest is bounded."""
     for number in range(int(UNAUTHENTICATED_BURST) + SUPPRESSED_LIMIT + 10):
-        stranger = Caller(None, f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}:1")
-        result(world.auth.denied(table.JOIN, stranger, AccessDenied("no", "token")))
+        client = Caller(None, f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}:1")
+        result(world.auth.denied(table.JOIN, client, AccessDenied("no", "token")))
     assert len(world.events("auth.denied")) == UNAUTHENTICATED_BURST
     journal: Any = world.auth._journal
     assert len(journal._suppressed) <= SUPPRESSED_LIMIT + 1
@@ -128,20 +128,20 @@ def test_a_page_of_events_has_so_many_bytes(world: World) -> None:
 
 
 def test_an_event_is_read_once_for_all_who_follow(world: World) -> None:
-    """A hundred people that follow the audit cost one decoding of each event."""
-    told: list[Any] = []
+    """A hundred users that follow the audit cost one decoding of each event."""
+    received: list[Any] = []
     streams = [
-        world.auth.follow(table.FOLLOW_EVENTS, audit.FollowEvents(), world.admin, told.append)
+        world.auth.follow(table.FOLLOW_EVENTS, audit.FollowEvents(), world.admin, received.append)
         for _ in range(100)
     ]
     _append(world, 1)
-    assert len(told) == 100
-    assert len({id(value) for value in told}) == 1
+    assert len(received) == 100
+    assert len({id(value) for value in received}) == 1
     for stream in streams:
         stream.addErrback(lambda failure: failure.trap(CancelledError))
         stream.cancel()
     _append(world, 1)
-    assert len(told) == 100
+    assert len(received) == 100
 
 
 def test_appending_costs_the_same_for_each_event(world: World) -> None:
@@ -261,7 +261,7 @@ def test_ones_own_sessions_cost_what_one_has(world: World) -> None:
 
 
 def test_a_session_that_ended_is_in_no_list(world: World) -> None:
-    """However a session ends, its place among its person's sessions is empty again."""
+    """However a session ends, it is removed from its user's sessions."""
     ended, finished, removed = (Tape(world, "alice") for _ in range(3))
     moment = now(world.clock)
     world.do(table.UPDATE_RECORDING, recordings.UpdateRecording(ended.id, ended=moment), ended.host)

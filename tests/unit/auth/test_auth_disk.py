@@ -86,7 +86,7 @@ def test_nothing_new_begins_on_a_full_disk(world: World, disk: Disk) -> None:
 
 
 def test_room_is_made_on_a_full_disk(world: World, disk: Disk) -> None:
-    """Recordings are removed, people and machines stopped, and that is on record."""
+    """Recordings are removed, users and hosts locked, and that is in the audit."""
     world.add_user("alice", "access")
     tape = Tape(world)
     ended = recordings.UpdateRecording(tape.id, ended=moment(world.clock))
@@ -131,7 +131,7 @@ def test_a_store_without_a_disk(world: World) -> None:
 
 
 def test_a_disk_of_the_recordings_own(world: World, disk: Disk) -> None:
-    """It is told of as well, by name; the store goes on as ever when it is tight."""
+    """It has an event of its own; the store works as before when it is tight."""
     recordings = Disk()
     recordings.now = DiskSpace(100 * GIB, 0, 0, 0)
     world.parts.disk._disks["recordings"] = recordings

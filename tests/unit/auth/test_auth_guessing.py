@@ -1,4 +1,4 @@
-"""Guessing passwords: whoever guesses waits, and nobody else is kept out."""
+"""Guessing passwords: a client that guesses waits, and no other client."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_guessing_locks_out_the_guesser_and_not_the_person(world: World) -> None
 
 
 def test_a_device_is_not_kept_out_by_others_at_its_address(world: World) -> None:
-    """Behind one proxy or NAT address, whoever logged in before is not the one who guesses."""
+    """Behind one address, a client that logged in before does not wait for one that guesses."""
     world.add_user("alice", "access")
     line = world.login().ssh
     device = (world.ssh, line)
@@ -86,8 +86,8 @@ def test_a_device_has_its_own_failures(world: World) -> None:
 
 @pytest.mark.parametrize("case", ["other user", "other key", "too old", "not ours", "no line"])
 def test_a_proof_that_proves_nothing_counts_for_nothing(world: World, case: str) -> None:
-    """A certificate of somebody else, without its key, of long ago or of another cluster makes
-    nobody a known device; the attempt is one from its address.
+    """A certificate of another user, without its key, of long ago or of another cluster makes
+    no known device; the attempt is one from its address.
     """
     world.add_user("alice", "access")
     world.add_user("bob", "access")
@@ -113,7 +113,7 @@ def test_a_proof_that_proves_nothing_counts_for_nothing(world: World, case: str)
 
 
 def test_guesses_from_many_networks_are_slowed_together(world: World) -> None:
-    """A botnet has so many guesses an hour; where the person logged in from, she is let in."""
+    """A botnet has so many guesses an hour; from where the user logged in before, she logs in."""
     world.add_user("alice", "access")
     world.login(address="203.0.113.5")
     for number in range(GUESSES):
@@ -144,7 +144,7 @@ def test_each_failure_more_is_a_longer_wait() -> None:
 
 
 def test_what_is_remembered_of_one_person_is_bounded() -> None:
-    """However many networks try, so many are kept, and the person's own ones last."""
+    """However many networks try, so many are stored, and those of the user last."""
     guard = Guard()
     _, guard = guard.attempt("home", True, NOON)
     for number in range(1000):
@@ -202,7 +202,7 @@ class Hashing:
 
 
 def test_a_flood_of_logins_holds_its_share_of_the_queue(world: World) -> None:
-    """One source, and one name from it, hold so many places; the rest is told to try again."""
+    """One source, and one name from it, hold so many places; the rest has to try again."""
     hashing = Hashing(world)
     one_name = [hashing.check("x", "flood") for _ in range(WAITING_PER_NAME + AT_ONCE + 5)]
     assert sum(check.called for check in one_name) == 5
@@ -218,7 +218,7 @@ def test_a_flood_of_logins_holds_its_share_of_the_queue(world: World) -> None:
 
 
 def test_a_flood_of_logins_does_not_make_others_wait(world: World) -> None:
-    """Whoever comes from elsewhere, or under another name, waits for one or two hashes only."""
+    """A client from elsewhere, or with another name, waits for one or two hashes only."""
     hashing = Hashing(world)
     flood = [hashing.check("x", "flood") for _ in range(WAITING_PER_NAME)]
     flood += [hashing.check(f"n{n}", "flood") for n in range(20)]
@@ -299,7 +299,7 @@ def test_administrators_set_passwords_while_others_flood(world: World) -> None:
 
 
 def test_a_user_who_is_removed_meanwhile_is_unknown(world: World) -> None:
-    """Whoever is removed while their password is hashed does not log in."""
+    """A user who is removed while the password is hashed does not log in."""
     world.add_user("alice", "access")
     hashing = Hashing(world)
     checked = Deferred.fromCoroutine(hashing.passwords.check("alice", "correct horse"))

@@ -255,7 +255,7 @@ def test_who_has_an_old_disk_does_not_come_back_beside_the_host(world: World) ->
 
 
 def test_who_has_just_lost_its_certificate_need_not_wait(world: World) -> None:
-    """A host whose certificate has expired comes back at once, however lately it was heard."""
+    """A host whose certificate has expired rejoins, however recent its last announcement."""
     world.join(world.token())
     world.clock.advance(HOST_LIFETIME.total_seconds() - 1)
     live(world)
@@ -265,7 +265,7 @@ def test_who_has_just_lost_its_certificate_need_not_wait(world: World) -> None:
 
 # -- names ------------------------------------------------------------------------------
 def test_a_member_cannot_take_anothers_name(world: World) -> None:
-    """Certificates for a name that is in use go to nobody else: not by renewing, nor by joining."""
+    """Certificates for a name in use go to no other host: not by renewing, nor by joining."""
     world.join(world.token(), name="db1")
     live(world, name="db1")
     world.join(world.token(), OTHER_ID, name="low")
@@ -412,15 +412,15 @@ def test_a_host_that_is_not_shown_any_more_can_be_removed(world: World) -> None:
 
 
 def test_what_a_removed_host_has_is_revoked(world: World) -> None:
-    """Nodes and proxies are told which certificates count no more, for as long as they last."""
+    """Nodes and proxies get the revoked certificates, for as long as these last."""
     world.join(world.token())
-    told: list[Any] = []
+    received: list[Any] = []
     watching = world.auth.follow(
-        table.WATCH_STATE, members.WatchState(), world.proxy(), told.append
+        table.WATCH_STATE, members.WatchState(), world.proxy(), received.append
     )
     watching.addErrback(lambda _: None)
     world.do(table.DELETE_HOST, members.ById(HOST_ID))
-    (revoked,) = told[-1].revoked_hosts
+    (revoked,) = received[-1].revoked_hosts
     assert (revoked.host_id, revoked.role) == (HOST_ID, HostRole.NODE)
     assert revoked.before > now(world.clock)
     watching.cancel()
@@ -498,7 +498,7 @@ def test_no_address_is_two_hosts(world: World) -> None:
 
 
 def test_a_proxys_address_is_no_nodes(world: World) -> None:
-    """What comes through a proxy comes from its address: that is nobody's behind it (attack)."""
+    """Calls through a proxy come from its address: no host behind it has it (attack)."""
     proxy = world.proxy()
     world.do(table.ANNOUNCE, Presence("gate", HostRole.PROXY), proxy)
     joined = world.join(world.token(), addresses=("192.0.2.9:3022",))
@@ -522,7 +522,7 @@ def test_a_token_gives_addresses(world: World) -> None:
 
 
 def test_a_node_cannot_be_called_as_the_proxy_is_reached(world: World) -> None:
-    """A name by which people reach a proxy is no node's."""
+    """A name of a proxy's address is no node's."""
     said = Presence("gate", HostRole.PROXY, ("proxy.example.com:3080",))
     world.do(table.ANNOUNCE, said, world.proxy())
     for name in ("proxy.example.com", "PROXY.example.com"):
@@ -553,8 +553,8 @@ def test_tokens_show_what_they_permit(world: World) -> None:
 
 # -- an older version's store -----------------------------------------------------------
 def test_members_of_an_older_store_stay(world: World) -> None:
-    """Records and names as older versions wrote them: nobody loses a membership or a name, and a
-    host whose certificate has expired meanwhile comes back.
+    """Records and names of older versions: no host loses a membership or a name, and a
+    host whose certificate has expired meanwhile rejoins.
     """
     key = PrivateKey.generate()
     moment = now(world.clock)

@@ -59,7 +59,7 @@ serial = Factory()
 
 @implementer(IJoinMethod)
 class Badge:
-    """Lets in whoever shows the badge ``good``, and notes what it was asked."""
+    """Admits hosts with the badge ``good``, and notes the attempts."""
 
     name = "badge"
 

@@ -109,7 +109,7 @@ def test_what_no_recording_has_is_refused(world: World) -> None:
 
 def test_filters_widen_nothing(world: World) -> None:
     """Without a rule one's own are listed, whatever is asked for: also by the beginning of an id,
-    and not those of somebody who had the name before (attack).
+    and not those of an earlier user of the name (attack).
     """
     world.add_user("alice", "access")
     world.add_user("bob", "access")
@@ -180,7 +180,7 @@ def test_a_page_costs_what_a_page_has(world: World, counted: Counting) -> None:
 
 
 def test_a_search_for_what_is_rare_ends(world: World, counted: Counting) -> None:
-    """A page ends when much was looked at, says how to go on, and finds it in the end."""
+    """A page ends after many keys, has a next one, and the search finds the row in the end."""
     rows = fill(world, SCAN_LIMIT + 2 * STEP, node=lambda n: "rare" if n == 3 else "web1")
     counted.items = 0
     first = ask(world, node="rare")
@@ -257,10 +257,10 @@ def test_a_long_page_is_read_in_steps(world: World, counted: Counting) -> None:
     for number in range(2 * STEP + 50):
         result(counted.commit(repository.put(f"{number:04d}", users.Paged(number + 1))))
     counted.calls = 0
-    names = [kept.name for kept in result(repository.list(2 * STEP + 10))]
+    names = [stored.name for stored in result(repository.list(2 * STEP + 10))]
     assert names == [f"{number:04d}" for number in range(2 * STEP + 10)]
     assert counted.calls == 3
-    assert [kept.name for kept in result(repository.list(STEP + 5, "0300", True))] == [
+    assert [stored.name for stored in result(repository.list(STEP + 5, "0300", True))] == [
         f"{number:04d}" for number in range(299, 299 - STEP - 5, -1)
     ]
     counted.calls = 0

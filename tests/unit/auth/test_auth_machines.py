@@ -62,7 +62,7 @@ def test_a_node_joins(world: World) -> None:
 
 
 def test_one_answer_for_every_bad_token(world: World) -> None:
-    """Unknown, expired, used up and for another role cannot be told apart."""
+    """Unknown, expired, used up and for another role give the same answer."""
     used, short = world.token(max_uses=1), world.token(ttl=timedelta(seconds=5))
     proxy = world.do(table.ADD_TOKEN, users.NewToken((HostRole.PROXY,))).token
     world.join(used)
@@ -120,18 +120,18 @@ def test_bound_labels_win(world: World) -> None:
 def test_presence(world: World) -> None:
     """Online, then offline after 90 seconds, watched; forgotten after a week."""
     world.join(world.token())
-    told: list[Any] = []
+    received: list[Any] = []
     watching = world.auth.follow(
-        table.WATCH_HOSTS, members.WatchHosts(), world.proxy(), told.append
+        table.WATCH_HOSTS, members.WatchHosts(), world.proxy(), received.append
     )
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
     world.clock.advance(30)
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
     world.clock.advance(NOTIFY_SECONDS)
-    assert [h.status for h in told[-1].items] == [Status.ONLINE]
-    assert len(told) == 2, "a heartbeat alone is no news"
+    assert [h.status for h in received[-1].items] == [Status.ONLINE]
+    assert len(received) == 2, "a heartbeat alone is no news"
     world.clock.pump([CHECK_SECONDS] * (int(OFFLINE_AFTER.total_seconds() / CHECK_SECONDS) + 1))
-    assert [h.status for h in told[-1].items] == [Status.OFFLINE]
+    assert [h.status for h in received[-1].items] == [Status.OFFLINE]
     watching.addErrback(lambda _: None)
     watching.cancel()
     world.clock.advance(timedelta(days=7).total_seconds())
@@ -158,42 +158,44 @@ def test_a_removed_node_is_out(world: World) -> None:
 
 def test_state_is_told_at_each_change(world: World) -> None:
     """Nodes get roles and authorities at once, and every change after it."""
-    told: list[Any] = []
+    received: list[Any] = []
     world.join(world.token())
-    watching = world.auth.follow(table.WATCH_STATE, members.WatchState(), world.host(), told.append)
+    watching = world.auth.follow(
+        table.WATCH_STATE, members.WatchState(), world.host(), received.append
+    )
     world.do(table.PUT_ROLE, users.PutRole("ops", Role(Metadata("ops"))))
-    assert [r.metadata.name for r in told[0].roles] == ["access", "auditor", "editor"]
-    assert "ops" in [r.metadata.name for r in told[-1].roles]
-    assert told[-1].revision > told[0].revision
+    assert [r.metadata.name for r in received[0].roles] == ["access", "auditor", "editor"]
+    assert "ops" in [r.metadata.name for r in received[-1].roles]
+    assert received[-1].revision > received[0].revision
     watching.addErrback(lambda _: None)
     watching.cancel()
     world.do(table.DELETE_ROLE, members.ByName("ops"))
-    assert "ops" in [r.metadata.name for r in told[-1].roles]
+    assert "ops" in [r.metadata.name for r in received[-1].roles]
 
 
 def test_a_fleet_that_comes_back_is_told_one_value(world: World) -> None:
     """Whoever comes within a second gets the same value, which is made into bytes once; a change,
     or a second, makes another.
     """
-    told: list[Any] = []
+    received: list[Any] = []
     world.join(world.token())
 
     def follow() -> Any:
         request = members.WatchState()
-        following = world.auth.follow(table.WATCH_STATE, request, world.host(), told.append)
+        following = world.auth.follow(table.WATCH_STATE, request, world.host(), received.append)
         following.addErrback(lambda _: None)
         return following
 
     watching = [follow(), follow()]
-    assert told[0] is told[1]
+    assert received[0] is received[1]
     world.do(table.PUT_ROLE, users.PutRole("ops", Role(Metadata("ops"))))
-    assert told[-1] is told[-2]
+    assert received[-1] is received[-2]
     watching.append(follow())
-    assert "ops" in [r.metadata.name for r in told[-1].roles]
+    assert "ops" in [r.metadata.name for r in received[-1].roles]
     world.clock.advance(1)
     watching.append(follow())
-    assert told[-1] is not told[-2]
-    assert told[-1].issued > told[-2].issued
+    assert received[-1] is not received[-2]
+    assert received[-1].issued > received[-2].issued
     for each in watching:
         each.cancel()
 
@@ -260,9 +262,9 @@ def test_what_was_heard_last_is_stored_at_the_end(world: World) -> None:
 
 def test_many_changes_are_told_together(world: World) -> None:
     """Ten nodes that come at once are one message to each proxy, not ten."""
-    told: list[Any] = []
+    received: list[Any] = []
     watching = world.auth.follow(
-        table.WATCH_HOSTS, members.WatchHosts(), world.proxy(), told.append
+        table.WATCH_HOSTS, members.WatchHosts(), world.proxy(), received.append
     )
     watching.addErrback(lambda _: None)
     for number in range(10):
@@ -270,19 +272,19 @@ def test_many_changes_are_told_together(world: World) -> None:
         world.join(world.token(), host_id, name=f"web{number}")
         world.do(table.ANNOUNCE, Presence("x", HostRole.NODE), world.host(host_id))
     world.clock.advance(NOTIFY_SECONDS)
-    assert [(len(each.items), each.first) for each in told] == [(0, True), (10, False)]
+    assert [(len(each.items), each.first) for each in received] == [(0, True), (10, False)]
     watching.cancel()
 
 
 def test_only_what_changed_is_told(world: World) -> None:
-    """One node of many that changes, or goes, is all that a proxy is told of."""
-    told: list[Any] = []
+    """A proxy is notified of the one node of many that changes, or is removed."""
+    received: list[Any] = []
     for number in range(3):
         host_id = f"{HOST_ID[:-2]}{number:02d}"
         world.join(world.token(), host_id, name=f"web{number}")
         world.do(table.ANNOUNCE, Presence("x", HostRole.NODE), world.host(host_id))
     watching = world.auth.follow(
-        table.WATCH_HOSTS, members.WatchHosts(), world.proxy(), told.append
+        table.WATCH_HOSTS, members.WatchHosts(), world.proxy(), received.append
     )
     watching.addErrback(lambda _: None)
     changed = f"{HOST_ID[:-2]}01"
@@ -290,7 +292,7 @@ def test_only_what_changed_is_told(world: World) -> None:
     world.clock.advance(NOTIFY_SECONDS)
     world.do(table.DELETE_HOST, members.ById(changed))
     world.clock.advance(NOTIFY_SECONDS)
-    assert [([h.name for h in each.items], each.gone, each.first) for each in told] == [
+    assert [([h.name for h in each.items], each.gone, each.first) for each in received] == [
         (["web0", "web1", "web2"], (), True),
         (["web1"], (), False),
         ([], (changed,), False),
@@ -305,11 +307,11 @@ def test_a_large_fleet_is_told_in_pages(world: World) -> None:
     for number in range(2 * PAGE + 1):
         said = Presence(f"web{number}", HostRole.NODE)
         result(hosts.observe(HostRole.NODE, Announcement(f"id-{number}", said, moment)))
-    told: list[Any] = []
-    watching = hosts.watch(HostRole.NODE, told.append)
+    received: list[Any] = []
+    watching = hosts.watch(HostRole.NODE, received.append)
     watching.addErrback(lambda _: None)
     world.clock.pump([PAGE_SECONDS] * 3)
-    assert [(len(each.items), each.first, each.last) for each in told] == [
+    assert [(len(each.items), each.first, each.last) for each in received] == [
         (PAGE, True, False),
         (PAGE, False, False),
         (1, False, True),

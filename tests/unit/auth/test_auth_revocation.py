@@ -71,7 +71,7 @@ def add_lock(world: World, name: str = "l", force: bool = False, **target: str) 
 
 # -- what is revoked -------------------------------------------------------------------
 def test_a_removed_users_certificate_is_void(world: World) -> None:
-    """Nodes are told, also after the name is somebody else's; whoever has it now is let in."""
+    """Nodes get the revocation, also after another user has the name; that user logs in."""
     world.add_user("alice", "access")
     old = identity(world, "alice", "access")
     world.do(table.DELETE_USER, users.DeleteUser("alice"))
@@ -112,7 +112,7 @@ def test_lost_roles_and_logins_are_gone_from_certificates(world: World) -> None:
 
 
 def test_a_user_who_expires_is_out_at_that_moment(world: World) -> None:
-    """Nodes are told the end beforehand; auth refuses from it on, and the name is free again."""
+    """Nodes get the end beforehand; auth refuses from it on, and the name is free again."""
     world.add_user("alice", "access")
     change(world, expires=now(world.clock) + HOUR)
     old = identity(world, "alice", "access")
@@ -129,7 +129,7 @@ def test_a_user_who_expires_is_out_at_that_moment(world: World) -> None:
 
 
 def test_revocations_are_forgotten_when_nothing_is_left_to_revoke(world: World) -> None:
-    """The state that everybody is told does not grow for ever."""
+    """The published state does not grow for ever."""
     world.add_user("alice", "access")
     world.do(table.DELETE_USER, users.DeleteUser("alice"))
     world.clock.advance(timedelta(hours=30).total_seconds())
@@ -239,7 +239,7 @@ def follow(world: World, caller: Caller) -> list[Any]:
 
 
 def test_a_stream_ends_at_the_change_that_forbids_it(world: World) -> None:
-    """A removed, narrowed or locked user, and one whose role changed, hears nothing more."""
+    """A removed, narrowed or locked user, and one whose role changed, receives nothing more."""
     world.add_user("root", "editor")
     watch = Role(Metadata("watch"), RoleSpec(Conditions(rules=(Rule(("event",), ("list",)),))))
     world.do(table.PUT_ROLE, users.PutRole("watch", watch))
@@ -256,7 +256,7 @@ def test_a_stream_ends_at_the_change_that_forbids_it(world: World) -> None:
     assert streams["carol"]
     world.do(table.PUT_ROLE, users.PutRole("watch", evolve(watch, spec=RoleSpec())))
     assert streams["dana"]
-    assert not streams["erin"], "who may listen goes on"
+    assert not streams["erin"], "a permitted reader still receives"
     change(world, "erin", expires=now(world.clock) + HOUR)
     world.clock.advance(HOUR.total_seconds() - 1)
     assert not streams["erin"]
@@ -322,7 +322,7 @@ def test_a_lock_is_not_undone_by_who_may_only_create(world: World) -> None:
 def test_a_mistyped_lock_is_refused(
     world: World, target: dict[str, str], error: type[Exception]
 ) -> None:
-    """A lock that would stop nobody is not taken for one that does."""
+    """A lock without an effect is refused."""
     lock = Lock(Metadata("l"), LockSpec(LockTarget(**target)))
     with pytest.raises(error):
         world.do(table.PUT_LOCK, users.PutLock("l", lock))
@@ -390,7 +390,7 @@ def test_a_session_is_ended_by_a_lock_on_it(world: World) -> None:
 
 
 def test_a_removal_says_what_it_ended(world: World) -> None:
-    """Sessions that ran and tokens that the user made: those join nobody any more."""
+    """Sessions that ran and tokens that the user made: those join no host any more."""
     tape = Tape(world)
     world.add_user("alice", "editor")
     world.add_user("dana", "editor")
@@ -406,7 +406,7 @@ def test_a_removal_says_what_it_ended(world: World) -> None:
 
 
 def test_a_token_does_not_outlive_who_made_it(world: World) -> None:
-    """Somebody with an end leaves no way in behind."""
+    """A user who expires leaves no access behind."""
     world.add_user("dana", "editor")
     world.add_user("alice", "editor")
     end = now(world.clock) + timedelta(minutes=5)
@@ -486,7 +486,7 @@ def test_two_administrators_cannot_remove_each_other_at_once(world: World) -> No
 
 
 def test_the_owner_of_auths_machine_can_always_make_an_administrator(world: World) -> None:
-    """With everybody locked, nobody left and the presets removed, one command makes one."""
+    """With all users locked, no administrator and the presets removed, one command makes one."""
     world.add_user("alice", "editor")
     add_lock(world, user="alice", force=True)
     world.do(table.DELETE_USER, users.DeleteUser("alice", True))
@@ -501,7 +501,7 @@ def test_the_owner_of_auths_machine_can_always_make_an_administrator(world: Worl
 
 
 def test_the_owner_who_starts_the_cluster_is_not_locked_out_of_it(world: World) -> None:
-    """``tele up`` logs its owner in, whoever locked them meanwhile; that is in the audit."""
+    """``tele up`` logs its owner in, also after a lock; that is in the audit."""
     result(world.auth.ensure_admin("owner", ("root",)))
     add_lock(world, "one", force=True, user="owner")
     add_lock(world, "two", force=True, role="editor")

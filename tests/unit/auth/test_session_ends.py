@@ -1,4 +1,4 @@
-"""Each session that started ends, whoever dies meanwhile: by its node, or by auth with a reason."""
+"""Each session that started ends, whichever process dies: by its node, or by auth with a reason."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_a_node_that_never_comes_back(world: World, node: Sessions) -> None:
 
 
 def test_a_session_that_auth_ended_and_that_runs(world: World, node: Sessions) -> None:
-    """After a partition it is listed again, its recording goes on, and its real end ends it."""
+    """After a partition it is listed again, its recording continues, and its real end ends it."""
     tape = Tape(world)
     node.start(tape.id)
     tape.upload(0)
@@ -277,7 +277,7 @@ def test_a_report_has_a_limit(world: World, node: Sessions) -> None:
 def test_a_report_costs_the_events_that_it_causes(
     world: World, node: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node that has its sessions end and go on in turns fills the audit no faster (attack)."""
+    """A node whose sessions end and resume in turns fills the audit no faster (attack)."""
     monkeypatch.setattr(quotas, "EVENTS", Quota("events", 6, 0, "events"))
     one, two = node.start(), node.start()
     node.report()
@@ -288,7 +288,7 @@ def test_a_report_costs_the_events_that_it_causes(
 
 
 def test_auth_that_was_away_takes_nobody_for_silent(world: World, node: Sessions) -> None:
-    """After days without auth a node has time to come back before its sessions end."""
+    """After days without auth a node has time to reconnect before its sessions end."""
     one = node.start()
     world.parts.hosts._heard[HostRole.NODE][HOST_ID] = evolve(
         world.parts.hosts._heard[HostRole.NODE][HOST_ID],

@@ -100,7 +100,7 @@ def test_a_certificate_only_takes_away() -> None:
 
 
 def test_the_certificate_and_a_role_force_the_same_or_nothing() -> None:
-    """Where they force different commands, nobody gets in."""
+    """Where they force different commands, the login is denied."""
     same = ask(FILES, certificate=CertificateLimits(force_command="internal-sftp"))
     assert isinstance(same, Grant)
     assert same.force_command == "internal-sftp"
@@ -117,7 +117,7 @@ def test_the_certificate_and_a_role_force_the_same_or_nothing() -> None:
 def test_what_cannot_be_honoured_is_refused(command: str) -> None:
     """Options of internal-sftp are refused when they are set and when they are met (attack).
 
-    Run as a command line, they would be whatever the person calls ``internal-sftp``.
+    Run as a command line, they would be whatever the user calls ``internal-sftp``.
     """
     options = role("r", force_command=command)
     with pytest.raises(InvalidInput, match="force_command"):

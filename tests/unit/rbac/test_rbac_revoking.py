@@ -63,7 +63,7 @@ def test_a_lost_role_or_login_narrows() -> None:
 
 
 def test_the_end_of_a_user_is_told_before_it_comes() -> None:
-    """Nodes know when a user expires, though auth may be away then; no end, nothing to tell."""
+    """Nodes know when a user expires, though auth may be away then; no expiry, no revocation."""
     ends = after_change(None, user("access"), user("access", expires=LATER), NOW)
     assert ends == UserRevocation("alice", expires=LATER)
     assert revocation_ttl(ends, NOW) > LATER - NOW + LONGEST_CERTIFICATE
@@ -71,13 +71,13 @@ def test_the_end_of_a_user_is_told_before_it_comes() -> None:
 
 
 def test_an_end_may_be_the_last_moment_that_there_is() -> None:
-    """Who expires at the end of all dates is told of for a time that can still be added to now."""
+    """An expiry at the last date is published for a time that can still be added to now."""
     ends = UserRevocation("alice", expires=datetime.max.replace(tzinfo=UTC))
     assert NOW + revocation_ttl(ends, NOW) > NOW + timedelta(days=365 * 100)
 
 
 def test_who_gets_a_name_does_not_wake_its_old_certificates() -> None:
-    """Removed stays removed, and expired too, whoever is called so afterwards."""
+    """Removed stays removed, and expired too, also after another user gets the name."""
     gone = after_removal(None, "alice", NOW)
     assert after_change(gone, None, user("access"), LATER) == gone
     expired = UserRevocation("alice", expires=NOW)

@@ -20,7 +20,7 @@ PASSWORD = "another battery staple"
 
 
 @define
-class Person:
+class ClusterUser:
     """A user who is logged in."""
 
     cluster: Cluster
@@ -68,7 +68,7 @@ def local(cluster: Cluster) -> tuple[str, str]:
     return "--config", str(cluster.folder / "auth.yaml")
 
 
-def add_person(cluster: Cluster, name: str, *more: str, roles: str = "access") -> Person:
+def add_user(cluster: Cluster, name: str, *more: str, roles: str = "access") -> ClusterUser:
     """Create a user, and log them in."""
     account = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout
     secret = cluster.folder / f"password-{name}"
@@ -81,17 +81,17 @@ def add_person(cluster: Cluster, name: str, *more: str, roles: str = "access") -
     return log_in(cluster, name)
 
 
-def log_in(cluster: Cluster, name: str) -> Person:
+def log_in(cluster: Cluster, name: str) -> ClusterUser:
     """Log a user in."""
     home = cluster.folder / f"home-{name}"
     pin = json.loads(cluster.tele("status", "--format", "json").stdout)["ca_pins"][0]
-    person = Person(cluster, name, home, cluster.folder / f"ssh_config-{name}")
-    person.tele(
+    user = ClusterUser(cluster, name, home, cluster.folder / f"ssh_config-{name}")
+    user.tele(
         "login", "--proxy", f"127.0.0.1:{cluster.ports['proxy']}", "--user", name, "--ca-pin", pin,
         "--password-file", str(cluster.folder / f"password-{name}"),
     )  # fmt: skip
-    person.config.write_bytes(person.tele("config").stdout)
-    return person
+    user.config.write_bytes(user.tele("config").stdout)
+    return user
 
 
 def events(cluster: Cluster, name: str, user: str = "") -> list[dict[str, Any]]:
@@ -131,7 +131,7 @@ class Running:
         wait_for(lambda: text in self.out + self.err, f"{text!r} in {self.out!r} {self.err!r}")
 
     def ended(self) -> bytes:
-        """Wait for its end; returns all that the person read."""
+        """Wait for its end; returns all that the user read."""
         wait_for(lambda: self.process.poll() is not None, f"its end; {self.out!r} {self.err!r}")
         self.join()
         return bytes(self.out + self.err)
@@ -148,11 +148,11 @@ class Running:
 
 
 @contextmanager
-def running(person: Person, *words: str, program: str = "ssh") -> Iterator[Running]:
-    """Run OpenSSH as a person until the end of the block."""
+def running(user: ClusterUser, *words: str, program: str = "ssh") -> Iterator[Running]:
+    """Run OpenSSH as a user until the end of the block."""
     with subprocess.Popen(
-        person.ssh_words(*words, program=program),
-        env=person.cluster.environment,
+        user.ssh_words(*words, program=program),
+        env=user.cluster.environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
