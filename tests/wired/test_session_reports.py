@@ -103,7 +103,7 @@ def test_a_node_reports_anew_after_each_trouble(node: Node) -> None:
     assert len(node.reported) == 2
 
 
-def test_a_restarted_node_says_since_when_it_runs(node: Node) -> None:
+def test_a_restarted_node_reports_since_when_it_runs(node: Node) -> None:
     """By that auth distinguishes a process that was killed from an end that was lost."""
     node.stop()
     node.clock.advance(100)

@@ -186,7 +186,7 @@ class Failing(MemoryBackend):
         return super().commit(*changes)
 
 
-def test_a_failed_append_says_so_and_the_next_one_works() -> None:
+def test_a_failed_append_fails_and_the_next_one_works() -> None:
     """No append succeeds whose event is not stored."""
     backend = Failing(Clock())
     audit = AuditLog(backend, Clock())
@@ -280,7 +280,7 @@ def test_pages_from_the_end(audit: AuditLog) -> None:
     assert [e.id for e in page.items] == ["id-1", "id-2"]
 
 
-def test_a_search_goes_on_over_many_events(audit: AuditLog) -> None:
+def test_a_search_continues_over_many_events(audit: AuditLog) -> None:
     """Rare events are found wherever they are; text that looks alike is not taken for them."""
     result(audit.append(*(make(n, user="b", command='"user":"a"') for n in range(700))))
     result(audit.append(make(700, user="a"), *(make(n) for n in range(701, 1400))))
@@ -316,7 +316,7 @@ def test_what_is_outside_of_the_time_is_not_read(
     assert len(read) == 20  # those with a late time in their own words
 
 
-def test_followers_hear_events_as_they_come(audit: AuditLog) -> None:
+def test_followers_receive_events_as_they_come(audit: AuditLog) -> None:
     """Following starts now and ends when stopped."""
     result(audit.append(make(0)))
     received: list[str] = []
@@ -327,7 +327,7 @@ def test_followers_hear_events_as_they_come(audit: AuditLog) -> None:
     assert received == ["id-1", "id-2"]
 
 
-def test_a_broken_sink_stops_nobody(backend: MemoryBackend, tmp_path: Path) -> None:
+def test_a_broken_sink_affects_no_other(backend: MemoryBackend, tmp_path: Path) -> None:
     """A failing sink is counted; the event is appended and the other sink gets it."""
     audit = AuditLog(backend, Clock(), [Broken(), FileSink(tmp_path / "audit.json")])
     result(audit.append(make(1, command="ls\n-l")))

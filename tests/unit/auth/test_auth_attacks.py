@@ -106,7 +106,7 @@ def test_certificates_that_are_over_or_of_others_are_worth_nothing(world: World)
         world.do(table.WHOAMI, None, Caller(evolve(alice, cluster="other")))
 
 
-def test_nobody_is_called_as_the_local_administrator(world: World) -> None:
+def test_no_user_has_the_name_of_the_local_administrator(world: World) -> None:
     """No user can get the name that means everything is allowed."""
     for name in ("@local", "@LOCAL", "a/b", "a\nb", "-x", ""):
         with pytest.raises((InvalidInput, ValueError)):
@@ -244,7 +244,7 @@ def test_refused_logins_take_the_same_steps(world: World) -> None:
     assert "argon2" in taken["unknown"]
 
 
-def test_a_wrong_key_does_not_tell_whether_the_password_is_right(world: World) -> None:
+def test_a_wrong_key_does_not_reveal_whether_the_password_is_right(world: World) -> None:
     """What is wrong with a request is said before the password is looked at."""
     world.add_user("alice", "access")
     good = keys()
@@ -430,7 +430,7 @@ def test_what_a_host_may_not_announce(world: World, bad: dict[str, Any]) -> None
         world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE, **bad), world.host())
 
 
-def test_an_announcement_says_nothing_of_who_one_is(world: World) -> None:
+def test_an_announcement_does_not_set_the_identity(world: World) -> None:
     """Name and role come from the membership, whatever a host announces."""
     world.join(world.token())
     world.do(table.ANNOUNCE, Presence("other", HostRole.PROXY), world.host())
@@ -507,7 +507,7 @@ def test_a_manifest_is_signed_by_the_host_itself(world: World) -> None:
         {"days": 2},
     ],
 )
-def test_what_a_start_may_not_say(world: World, words: dict[str, Any]) -> None:
+def test_claims_of_a_start_that_are_refused(world: World, words: dict[str, Any]) -> None:
     """Texts that become keys, and times that become an order, are checked."""
     tape = Tape(world)
     words = dict(words)
@@ -539,7 +539,7 @@ def test_a_page_is_not_a_way_to_read_everything(world: World) -> None:
             world.do(table.LIST_HOSTS, members.ListHosts(limit=limit))
 
 
-def test_a_hosts_certificate_is_not_a_persons(world: World) -> None:
+def test_a_hosts_certificate_is_not_a_users(world: World) -> None:
     """A host identity of the right name is still no user, in whatever way it calls."""
     world.join(world.token())
     identity = world.host().identity

@@ -139,7 +139,7 @@ def test_what_an_event_may_not_be(world: World, words: dict[str, Any]) -> None:
     assert world.events("exec") == []
 
 
-def test_a_strangers_long_name_does_not_keep_a_denial_out(world: World) -> None:
+def test_a_long_name_of_a_client_does_not_keep_a_denial_out(world: World) -> None:
     """What a host only passes on is cut: an attacker's key id decides nothing about the event."""
     world.join(world.token())
     long = "x" * 33_000
@@ -212,7 +212,7 @@ def _tls() -> str:
     return TlsKey.generate().public_pem
 
 
-def test_a_start_said_again_is_the_same_start(world: World) -> None:
+def test_a_repeated_start_is_the_same_start(world: World) -> None:
     """A host cannot change later whose session it was."""
     tape = Tape(world)
     request = recordings.StartRecording(tape.id, tape.start)
@@ -272,7 +272,7 @@ def test_a_proxy_records_nothing(world: World) -> None:
         world.do(table.START_RECORDING, request, proxy)
 
 
-def test_auth_says_how_far_a_recording_is(world: World) -> None:
+def test_auth_knows_the_state_of_a_recording(world: World) -> None:
     """Running only while its node lives and has not said that it ended; complete at the end."""
     tape = Tape(world)
 

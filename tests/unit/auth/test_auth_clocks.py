@@ -53,7 +53,7 @@ def test_a_host_lives_however_the_clock_is_set(world: World, hours: int) -> None
 
 
 @STEPS
-def test_what_another_auth_heard_counts_from_then_on(world: World, hours: int) -> None:
+def test_an_announcement_at_another_auth_counts_from_then_on(world: World, hours: int) -> None:
     """Auths on one store whose clocks differ agree about who lives."""
     world.join(world.token())
     announce(world)
@@ -66,7 +66,7 @@ def test_what_another_auth_heard_counts_from_then_on(world: World, hours: int) -
     assert (host.status, host.labels) == (Status.ONLINE, {"heard": "elsewhere"})
 
 
-def test_after_a_restart_dates_say_who_lived(world: World) -> None:
+def test_after_a_restart_dates_decide_what_is_online(world: World) -> None:
     """Who was silent for long before auth stopped is not online because it was set back since."""
     for age, expected in ((30, True), (600, False), (-7200, True)):
         backend, clock = world.backend, SettableClock()
@@ -140,7 +140,7 @@ def test_going_on_guessing_while_the_clock_is_back_gains_nothing() -> None:
     assert at - (NOON - timedelta(days=2)) > 10 * LONGEST_WAIT
 
 
-def test_guesses_of_strangers_come_back_by_the_hour_after_a_step() -> None:
+def test_guesses_of_unknown_sources_are_given_back_by_the_hour_after_a_step() -> None:
     """What all unknown sources have used up is less after an hour of the new time."""
     guard = Guard()
     for number in range(30):
@@ -152,7 +152,7 @@ def test_guesses_of_strangers_come_back_by_the_hour_after_a_step() -> None:
 
 
 # -- the audit and the members ---------------------------------------------------------
-def test_the_audit_holds_and_says_the_date_as_it_is(world: World) -> None:
+def test_the_audit_is_intact_and_has_the_new_date(world: World) -> None:
     """Events of an earlier date come after those of a later one; the chain is by number."""
     world.add_user("alice")
     world.clock.set_wall(-7200)
@@ -164,7 +164,7 @@ def test_the_audit_holds_and_says_the_date_as_it_is(world: World) -> None:
 
 
 @STEPS
-def test_auth_says_its_date_to_those_who_announce_themselves(world: World, hours: int) -> None:
+def test_the_response_to_an_announcement_has_auths_date(world: World, hours: int) -> None:
     """So each member knows by how much its own clock differs."""
     world.join(world.token())
     world.clock.set_wall(hours * 3600)

@@ -30,7 +30,7 @@ from tele.model.presence import Presence
 
 
 # -- the audit ----------------------------------------------------------------------------
-def test_nobody_fills_the_audit_with_their_refusals(world: World) -> None:
+def test_no_client_fills_the_audit_with_its_refusals(world: World) -> None:
     """A user or host that is refused again and again leaves so many events, and the next one
     says how many there were; what happens to others is listed all the while.
     """
@@ -53,7 +53,7 @@ def test_nobody_fills_the_audit_with_their_refusals(world: World) -> None:
     assert world.events("auth.denied")[-1].fields["others_not_listed"] == 30
 
 
-def test_many_networks_of_strangers_fill_the_audit_no_faster(world: World) -> None:
+def test_many_networks_fill_the_audit_no_faster(world: World) -> None:
     """All unauthenticated clients together have a bound, and the count of the rest is bounded."""
     for number in range(int(UNAUTHENTICATED_BURST) + SUPPRESSED_LIMIT + 10):
         client = Caller(None, f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}:1")

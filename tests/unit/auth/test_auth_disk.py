@@ -46,7 +46,7 @@ def disk(world: World) -> Iterator[Disk]:
     world.parts.disk.stop()
 
 
-def test_the_operator_is_told_before_it_is_full(world: World, disk: Disk) -> None:
+def test_the_operator_is_warned_before_it_is_full(world: World, disk: Disk) -> None:
     """Each level is said once in the audit, and shown by the health of auth."""
     assert world.do(table.HEALTH, Nothing()).disk is DiskLevel.OK
     for now in (LOW, LOW, FULL, OK):
@@ -58,7 +58,7 @@ def test_the_operator_is_told_before_it_is_full(world: World, disk: Disk) -> Non
     assert world.do(table.HEALTH, Nothing()).disk is DiskLevel.FULL
 
 
-def test_people_log_in_on_a_full_disk(world: World, disk: Disk) -> None:
+def test_users_log_in_on_a_full_disk(world: World, disk: Disk) -> None:
     """A log-in is on record, and who administers sees what is there."""
     world.add_user("alice", "access")
     disk.now = FULL

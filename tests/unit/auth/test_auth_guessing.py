@@ -43,7 +43,7 @@ def wrong(world: World, address: str, **words: Any) -> None:
 
 
 # -- who has to wait --------------------------------------------------------------------
-def test_guessing_locks_out_the_guesser_and_not_the_person(world: World) -> None:
+def test_guessing_locks_out_the_guesser_and_not_the_user(world: World) -> None:
     """Five wrong passwords from one network do not keep anybody out who comes from another."""
     world.add_user("alice", "access")
     for _ in range(FAILURES):
@@ -143,7 +143,7 @@ def test_each_failure_more_is_a_longer_wait() -> None:
     assert guard.attempt("a", False, moment + timedelta(hours=12))[0] is Outcome.WRONG
 
 
-def test_what_is_remembered_of_one_person_is_bounded() -> None:
+def test_the_guard_of_one_user_is_bounded() -> None:
     """However many networks try, so many are stored, and those of the user last."""
     guard = Guard()
     _, guard = guard.attempt("home", True, NOON)

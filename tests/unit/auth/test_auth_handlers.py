@@ -27,7 +27,7 @@ def follow(request: Nothing, receiver: Callable[[Nothing], None]) -> Any:
 
 
 @pytest.mark.parametrize("operation", table.OPERATIONS.values(), ids=lambda each: each.name)
-def test_a_handler_takes_and_returns_what_its_operation_says(
+def test_a_handler_has_the_types_of_its_operation(
     world: World, operation: Operation[Any, Any]
 ) -> None:
     """The published description of an operation is that of the method which performs it."""

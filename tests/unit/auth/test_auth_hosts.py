@@ -161,7 +161,7 @@ def test_a_token_for_an_id_is_checked(world: World) -> None:
 
 # -- coming back ------------------------------------------------------------------------
 @pytest.mark.parametrize("away", [timedelta(hours=26), timedelta(days=3), timedelta(days=29)])
-def test_a_host_comes_back_by_its_key(world: World, away: timedelta) -> None:
+def test_a_host_rejoins_by_its_key(world: World, away: timedelta) -> None:
     """An expired certificate is renewed by proof of the registered key, without a token."""
     world.join(world.token())
     world.clock.advance(HOST_LIFETIME.total_seconds() + away.total_seconds())
@@ -183,7 +183,7 @@ def test_after_the_limit_it_takes_a_token(world: World) -> None:
     assert caught.value.reason == "removed"
 
 
-def test_nobody_comes_back_by_another_key(world: World) -> None:
+def test_no_host_rejoins_by_another_key(world: World) -> None:
     """A proof by another key, for other keys, another cluster or role, is none (attack)."""
     world.join(world.token())
     world.join(world.token(), OTHER_ID)
@@ -202,7 +202,7 @@ def test_nobody_comes_back_by_another_key(world: World) -> None:
     assert rejoin(world, key)
 
 
-def test_a_removed_or_locked_host_does_not_come_back_by_its_key(world: World) -> None:
+def test_a_removed_or_locked_host_does_not_rejoin(world: World) -> None:
     """Removal and locks hold for proofs, too (attack)."""
     world.join(world.token())
     world.clock.advance(SETTLED)
@@ -232,7 +232,7 @@ def test_the_key_of_before_is_worth_nothing(world: World) -> None:
     assert rejoin(world, new)
 
 
-def test_who_has_an_old_disk_does_not_come_back_beside_the_host(world: World) -> None:
+def test_a_copy_of_a_disk_does_not_rejoin_beside_the_host(world: World) -> None:
     """An old copy of a host's disk gives no certificate while the host itself lives, or may be on
     its way back to an auth that has just started (attack).
     """

@@ -96,7 +96,7 @@ def test_a_host_joins_by_a_method(world: World) -> None:
     assert announced.labels == {"rack": "r1"}
 
 
-def test_a_wrong_proof_joins_nobody(world: World) -> None:
+def test_a_wrong_proof_does_not_join(world: World) -> None:
     """A denial of the method is that of the call, and an event (attack)."""
     use(world, Badge())
     with pytest.raises(AccessDenied, match="bad badge"):

@@ -100,7 +100,7 @@ def test_tokens_are_not_shown_again(world: World) -> None:
         {"addresses": tuple(f"h{n}:22" for n in range(40))},
     ],
 )
-def test_what_a_joining_host_may_not_say(world: World, bad: dict[str, Any]) -> None:
+def test_claims_of_a_joining_host_that_are_refused(world: World, bad: dict[str, Any]) -> None:
     """Names that would be paths, options or wildcards cost no use of the token."""
     token = world.token(max_uses=1)
     with pytest.raises((InvalidInput, ValueError)):
@@ -156,7 +156,7 @@ def test_a_removed_node_is_out(world: World) -> None:
     assert renewed.ssh
 
 
-def test_state_is_told_at_each_change(world: World) -> None:
+def test_the_state_is_published_at_each_change(world: World) -> None:
     """Nodes get roles and authorities at once, and every change after it."""
     received: list[Any] = []
     world.join(world.token())
@@ -173,7 +173,7 @@ def test_state_is_told_at_each_change(world: World) -> None:
     assert "ops" in [r.metadata.name for r in received[-1].roles]
 
 
-def test_a_fleet_that_comes_back_is_told_one_value(world: World) -> None:
+def test_a_fleet_that_reconnects_shares_one_value(world: World) -> None:
     """Whoever comes within a second gets the same value, which is made into bytes once; a change,
     or a second, makes another.
     """
@@ -200,7 +200,7 @@ def test_a_fleet_that_comes_back_is_told_one_value(world: World) -> None:
         each.cancel()
 
 
-def test_a_person_sees_the_nodes_that_they_may_log_in_to(world: World) -> None:
+def test_a_user_sees_the_nodes_that_they_may_log_in_to(world: World) -> None:
     """Listing follows the same decision as logging in."""
     world.join(world.token())
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
@@ -246,7 +246,7 @@ def test_heartbeats_are_stored_together(world: World) -> None:
     assert {host.status for host in listed.items} == {Status.ONLINE}
 
 
-def test_what_was_heard_last_is_stored_at_the_end(world: World) -> None:
+def test_the_last_announcements_are_stored_at_the_end(world: World) -> None:
     """Auth that stops writes down what waits, so that nobody looks dead after its restart."""
     world.join(world.token())
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
@@ -260,7 +260,7 @@ def test_what_was_heard_last_is_stored_at_the_end(world: World) -> None:
     result(again.stop())
 
 
-def test_many_changes_are_told_together(world: World) -> None:
+def test_many_changes_are_one_message(world: World) -> None:
     """Ten nodes that come at once are one message to each proxy, not ten."""
     received: list[Any] = []
     watching = world.auth.follow(
@@ -276,7 +276,7 @@ def test_many_changes_are_told_together(world: World) -> None:
     watching.cancel()
 
 
-def test_only_what_changed_is_told(world: World) -> None:
+def test_only_changes_are_sent(world: World) -> None:
     """A proxy is notified of the one node of many that changes, or is removed."""
     received: list[Any] = []
     for number in range(3):
@@ -300,7 +300,7 @@ def test_only_what_changed_is_told(world: World) -> None:
     watching.cancel()
 
 
-def test_a_large_fleet_is_told_in_pages(world: World) -> None:
+def test_a_large_fleet_is_sent_in_pages(world: World) -> None:
     """A proxy that begins to watch gets all of it, some hundred nodes at a time."""
     hosts = world.parts.hosts
     moment = now(world.clock)

@@ -109,7 +109,7 @@ def test_ones_own_recordings_are_visible(world: World) -> None:
         world.do(table.GET_CHUNK, recordings.GetChunk(other.id, 0), alice)
 
 
-def test_what_somebody_left_is_not_their_namesakes(world: World) -> None:
+def test_resources_of_a_removed_user_are_not_their_namesakes(world: World) -> None:
     """Who gets a removed user's name sees neither their recordings nor their sessions (attack)."""
     world.add_user("alice", "access")
     theirs = Tape(world, "alice")
@@ -206,7 +206,7 @@ def test_a_removed_recording_leaves_nothing_but_its_event(world: World) -> None:
     assert [e.session_id for e in world.events("recording.delete")] == [tape.id]
 
 
-def test_closing_goes_on_after_a_crash(world: World) -> None:
+def test_closing_continues_after_a_crash(world: World) -> None:
     """Auth that died between storing the manifest and saying so takes it again."""
     tape = Tape(world)
     tape.upload(0, 1)
@@ -217,7 +217,7 @@ def test_closing_goes_on_after_a_crash(world: World) -> None:
 
 
 @pytest.mark.parametrize("complete", [False, True])
-def test_what_is_removed_does_not_come_back(world: World, complete: bool) -> None:
+def test_a_removed_recording_stays_removed(world: World, complete: bool) -> None:
     """A recording was removed, perhaps before its node learned that it is complete: the node
     learns that it is closed; nothing of it is stored or listed again; another host learns
     nothing of it.

@@ -336,7 +336,7 @@ def test_a_lock_has_one_target(target: dict[str, str]) -> None:
         LockTarget(**target)
 
 
-def test_what_a_locked_person_reads_is_one_printable_line(world: World) -> None:
+def test_what_a_locked_user_reads_is_one_printable_line(world: World) -> None:
     """A lock's message moves no cursor and is no page."""
     world.add_user("alice", "access")
     for message in ("\x1b[2Jgone", "one\ntwo", "\u202etxt"):
@@ -389,7 +389,7 @@ def test_a_session_is_ended_by_a_lock_on_it(world: World) -> None:
             world.do(table.KILL_SESSION, users.KillSession(session))
 
 
-def test_a_removal_says_what_it_ended(world: World) -> None:
+def test_the_response_of_a_removal_has_what_it_ended(world: World) -> None:
     """Sessions that ran and tokens that the user made: those join no host any more."""
     tape = Tape(world)
     world.add_user("alice", "editor")

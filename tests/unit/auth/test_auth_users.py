@@ -256,7 +256,7 @@ def test_a_login_that_fails_for_any_reason_is_on_record(world: World) -> None:
     assert "300 logins" in event.error
 
 
-def test_a_damaged_store_is_nobodys_bad_request(world: World) -> None:
+def test_a_damaged_store_is_not_a_bad_request(world: World) -> None:
     """What cannot be read back is auth's trouble, and says where it is."""
     world.add_user("alice", "access")
     result(world.backend.commit(Put("/users/alice", b"{}")))

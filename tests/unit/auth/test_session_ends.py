@@ -142,7 +142,7 @@ def test_an_end_that_was_lost_on_the_node_is_noticed(world: World, node: Session
     assert node.ends() == [(one, "unreported", "auth")]
 
 
-def test_what_runs_goes_on(world: World, node: Sessions) -> None:
+def test_running_sessions_stay_listed(world: World, node: Sessions) -> None:
     """No session ends that its node reports, or whose node is online."""
     one = node.start()
     node.report(one)
@@ -177,7 +177,7 @@ def test_sessions_of_a_replaced_node_end(world: World, node: Sessions) -> None:
     assert end.server_id == HOST_ID
 
 
-def test_a_node_that_never_comes_back(world: World, node: Sessions) -> None:
+def test_a_node_that_never_reconnects(world: World, node: Sessions) -> None:
     """After the limit its sessions end, at the time of its last word, and its recordings close."""
     tape = Tape(world)
     node.start(tape.id)
@@ -287,7 +287,7 @@ def test_a_report_costs_the_events_that_it_causes(
     assert len(world.events("session.end")) == len(world.events("session.resume")) == 2
 
 
-def test_auth_that_was_away_takes_nobody_for_silent(world: World, node: Sessions) -> None:
+def test_no_node_is_overdue_because_auth_was_away(world: World, node: Sessions) -> None:
     """After days without auth a node has time to reconnect before its sessions end."""
     one = node.start()
     world.parts.hosts._heard[HostRole.NODE][HOST_ID] = evolve(

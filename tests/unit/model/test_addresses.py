@@ -61,7 +61,7 @@ def test_a_source_is_what_one_customer_has(host: str, source: str) -> None:
     assert source_network(host) == source
 
 
-def test_nobody_is_trusted_for_an_address_inside_of_another() -> None:
+def test_no_client_is_trusted_for_an_address_inside_of_another() -> None:
     """Who says to be behind 6to4 or NAT64 is never taken for the machine itself."""
     for host in ("2002:7f00:1::1", "64:ff9b::7f00:1", "2001:0:1::80ff:fffe"):
         address = plain_address(host)

@@ -88,7 +88,7 @@ def test_a_role_survives_the_round_trip() -> None:
     assert from_json(Role, to_json(role)) == role
 
 
-def test_what_a_role_does_not_say_stays_unsaid() -> None:
+def test_an_option_that_is_not_set_stays_unset() -> None:
     """Forwarding that a role does not name is not in its JSON; a yes or a no is, and survives."""
     for said in (None, True, False):
         options = RoleOptions(port_forwarding=said, forward_agent=said)

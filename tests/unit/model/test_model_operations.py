@@ -24,7 +24,7 @@ def test_rows_are_distinct() -> None:
     assert len({(o.method, o.path) for o in ALL}) == len(ALL)
 
 
-def test_few_operations_are_open_to_strangers() -> None:
+def test_few_operations_are_public() -> None:
     """Another public operation has to be added here."""
     unauthenticated = {o.name for o in ALL if any(isinstance(w, Anyone) for w in o.who)}
     assert unauthenticated == {"health", "cluster", "join", "rejoin", "login"}

@@ -358,7 +358,7 @@ def test_more_roles_never_overrule_a_deny(roles: list[Role]) -> None:
     assert reason(ask(*roles, no)) is Reason.DENIED
 
 
-def test_the_strictest_role_says_whether_recording_is_needed() -> None:
+def test_the_strictest_role_decides_whether_recording_is_needed() -> None:
     """Best effort is the default; one role that asks for recordings is enough."""
     allow = Conditions(logins=("root",), node_labels={"env": ("prod",)})
     plain = role("plain", allow)

@@ -66,7 +66,7 @@ def test_a_role_may_forward_beside_its_command(command: str) -> None:
     assert forwards(role("r", force_command=command, x11_forwarding=True)) == (False, False, True)
 
 
-def test_every_role_has_to_say_so() -> None:
+def test_every_role_has_to_allow_it() -> None:
     """Another role's word does not open what the files-only role leaves closed (attack)."""
     assert forwards(FILES, role("loud", **YES)) == (False, False, False)
     assert forwards(FILES, PLAIN) == (False, False, False)

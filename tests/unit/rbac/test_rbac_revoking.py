@@ -30,7 +30,7 @@ def test_a_removal_voids_what_was_issued_up_to_then() -> None:
     assert gone.removed > NOW
 
 
-def test_nobody_is_revoked_whose_rights_stay() -> None:
+def test_unchanged_rights_revoke_nothing() -> None:
     """A new user, a change of order and a description leave sessions and certificates alone."""
     before = user("access", "dev", logins=("root", "alice"))
     after = user("dev", "access", logins=("alice", "root"))
@@ -38,7 +38,7 @@ def test_nobody_is_revoked_whose_rights_stay() -> None:
     assert after_change(None, None, after, NOW) is None
 
 
-def test_a_given_role_is_told_of() -> None:
+def test_a_given_role_is_published() -> None:
     """Certificates from before a role or a value was given are known: it may deny something."""
     given = after_change(None, user("access"), user("access", "suspended"), NOW)
     assert given == UserRevocation(
@@ -62,7 +62,7 @@ def test_a_lost_role_or_login_narrows() -> None:
     assert (again.narrowed, again.roles) == (revoked_before(LATER), ("access", "editor"))
 
 
-def test_the_end_of_a_user_is_told_before_it_comes() -> None:
+def test_the_end_of_a_user_is_published_before_it_comes() -> None:
     """Nodes know when a user expires, though auth may be away then; no expiry, no revocation."""
     ends = after_change(None, user("access"), user("access", expires=LATER), NOW)
     assert ends == UserRevocation("alice", expires=LATER)

@@ -159,7 +159,7 @@ def test_what_many_asked_for_comes_one_at_a_time(tmp_path: Path, turns: Turns) -
     turns.wait(store.close())
 
 
-def test_a_change_is_told_after_what_was_read_before_it(tmp_path: Path, turns: Turns) -> None:
+def test_a_change_is_delivered_after_earlier_reads(tmp_path: Path, turns: Turns) -> None:
     """A long answer that waits is not older than a change that was delivered already."""
     store = SqliteBackend(tmp_path / "s", turns)
     turns.wait(store.commit(*(Put(f"/k/{n}", b"old") for n in range(LONG + 1))))
@@ -223,7 +223,7 @@ def test_leases_run_out(store: IBackend, turns: Turns) -> None:
     turns.wait(store.commit(Put("/a", b"", if_revision=0)))
 
 
-def test_watches_tell_changes_in_order(store: IBackend, turns: Turns) -> None:
+def test_watches_deliver_changes_in_order(store: IBackend, turns: Turns) -> None:
     """A watch gets changes of its prefix only, removals too, and nothing after its end."""
     turns.wait(store.commit(Put("/w/old", b"")))
     received: list[Change] = []
@@ -242,7 +242,7 @@ def test_watches_tell_changes_in_order(store: IBackend, turns: Turns) -> None:
     assert len(received) == 2
 
 
-def test_the_end_of_a_lease_is_told(store: IBackend, turns: Turns) -> None:
+def test_the_end_of_a_lease_is_delivered(store: IBackend, turns: Turns) -> None:
     """A watcher learns that a lease is not renewed."""
     received: list[Change] = []
     turns.wait(store.watch("/w/", received.append))
@@ -254,7 +254,7 @@ def test_the_end_of_a_lease_is_told(store: IBackend, turns: Turns) -> None:
     assert received[-1].item is None
 
 
-def test_a_failing_watcher_stops_nobody(store: IBackend, turns: Turns) -> None:
+def test_a_failing_watcher_affects_no_other(store: IBackend, turns: Turns) -> None:
     """The failure of one receiver is logged; the others get every change."""
     received: list[Change] = []
 
@@ -282,7 +282,9 @@ def test_a_receiver_may_change_the_store(store: IBackend, turns: Turns) -> None:
     assert received == ["/w/a", "/w/b"]
 
 
-def test_changes_of_one_commit_are_told_in_order_of_keys(store: IBackend, turns: Turns) -> None:
+def test_changes_of_one_commit_are_delivered_in_order_of_keys(
+    store: IBackend, turns: Turns
+) -> None:
     """A batch is delivered in order of revisions, which the audit relies on."""
     received: list[str] = []
     turns.wait(store.watch("/w/", lambda change: received.append(change.key)))
@@ -291,7 +293,7 @@ def test_changes_of_one_commit_are_told_in_order_of_keys(store: IBackend, turns:
     assert received == sorted(received)
 
 
-def test_what_cannot_be_stored_hurts_nobody_else(tmp_path: Path, turns: Turns) -> None:
+def test_what_cannot_be_stored_fails_alone(tmp_path: Path, turns: Turns) -> None:
     """A key that SQLite cannot take fails alone, even beside others in one transaction."""
     store = SqliteBackend(tmp_path / "s", turns)
     answers = [store.commit(Put(key, b"")) for key in ("/a", "/bad\ud800", "/b")]
@@ -334,7 +336,7 @@ def test_a_memory_lease_ends_by_itself() -> None:
     assert clock.getDelayedCalls() == []
 
 
-def test_a_closed_store_says_so(tmp_path: Path, turns: Turns) -> None:
+def test_a_closed_store_refuses(tmp_path: Path, turns: Turns) -> None:
     """After close, commits are refused and not lost in silence; what waited is done."""
     store = SqliteBackend(tmp_path / "s", turns)
     waiting = store.commit(Put("/a", b"1"))
