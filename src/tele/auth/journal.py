@@ -20,9 +20,10 @@ from tele.admission.rate_limiter import RateLimiter
 from tele.audit.chain import event
 from tele.audit.lines import log_event
 from tele.audit.log import AuditLog, Changes
-from tele.errors import TeleError
+from tele.errors import AccessDenied, BadCertificate, TeleError
 from tele.https.callers import counted_as
 from tele.loop import now
+from tele.model.access import Reason
 from tele.model.addresses import host_of, source_network
 from tele.model.api.operation import Operation
 from tele.model.event import Event
@@ -99,7 +100,7 @@ class Journal:
             ok=False,
             error=str(error)[:TEXT_LIMIT],
             operation=operation.name,
-            reason=_text(getattr(error, "reason", error.kind)),
+            reason=_reason(error),
             **suppressed,
             **fields,
         )
@@ -134,5 +135,7 @@ def _client(caller: Caller) -> str:
     return counted_as(caller.identity)
 
 
-def _text(reason: Any) -> str:
-    return str(getattr(reason, "value", reason))
+def _reason(error: TeleError) -> str:
+    if not isinstance(error, AccessDenied | BadCertificate):
+        return error.kind
+    return error.reason.value if isinstance(error.reason, Reason) else error.reason
