@@ -34,7 +34,7 @@ from tele.spawner import sftp_server
 from tele.tunnel import acceptor, relayed_channels, vouching
 from tele.wire import fields, proxy_header, version
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "attacks.rst"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "attacks.rst"
 TITLE = "What each entry point of proxies and nodes may cost"
 
 KIB, MIB = 1024, 1024 * 1024

@@ -27,7 +27,7 @@ def test_files_that_are_named_exist(page: Path) -> None:
 
 def test_attacks_that_are_named_are_made() -> None:
     """The page on attacks has S1 to S16, and names only tests that there are."""
-    page = (ROOT / "docs" / "attacks.rst").read_text()
+    page = (ROOT / "docs" / "explanation" / "attacks.rst").read_text()
     assert re.findall(r"\* - (S\d+)", page) == [f"S{number}" for number in range(1, 17)]
     made = {
         name

@@ -27,14 +27,14 @@ pytestmark = [
 #: The pages whose commands run here, all of them.
 PAGES_RUN = {
     "README.rst",
-    "docs/backup.rst",
-    "docs/forwarding.rst",
-    "docs/offboarding.rst",
-    "docs/quickstart.rst",
+    "docs/howto/backup.rst",
+    "docs/howto/forwarding.rst",
+    "docs/howto/offboarding.rst",
+    "docs/tutorial/first-cluster.rst",
     "docs/reference/commands.rst",
-    "docs/services.rst",
-    "docs/tunnels.rst",
-    "docs/verifying.rst",
+    "docs/howto/services.rst",
+    "docs/howto/add-node.rst",
+    "docs/howto/verify.rst",
 }
 
 
@@ -115,7 +115,7 @@ def test_a_cluster_on_this_machine(tmp_path: Path) -> None:
             if "play ID" in line:
                 it.words["ID"] = newest_recording(it, "readme")
             it.run(line.removeprefix(INSTALLING), "readme")
-        for line in lines_of("docs/quickstart.rst", "python3", "tele down"):
+        for line in lines_of("docs/tutorial/first-cluster.rst", "python3", "tele down"):
             if "play ID" in line:
                 it.words["ID"] = newest_recording(it, "one")
             said = it.run(line.removeprefix(INSTALLING), "one", stdin="echo I am $TELE_USER\n")
@@ -124,14 +124,14 @@ def test_a_cluster_on_this_machine(tmp_path: Path) -> None:
         it.run("tele up --detach", "one")
         it.run("tele ca status", "one")
         for line in lines_of(
-            "docs/quickstart.rst", "tele users add alice", "tele login --proxy 127"
+            "docs/tutorial/first-cluster.rst", "tele users add alice", "tele login --proxy 127"
         ):
             it.run(line, "one", "root" if "users" in line else "alice")
         assert it.run("tele ssh one 'id -un'", "one", "alice") == "alice\n"
         it.run("tele down", "one")
         it.run("rm -r /var/lib/tele /home/root/.tele", "one")
         (line,) = lines_of(
-            "docs/quickstart.rst", "tele up --detach --listen", "tele up --detach --l"
+            "docs/tutorial/first-cluster.rst", "tele up --detach --listen", "tele up --detach --l"
         )
         it.run(line, "one")
         it.run("tele users add alice --role access --login alice", "one")
@@ -149,13 +149,15 @@ def _reference(it: World) -> None:
     (script,) = (block.text for block in of_page("docs/reference/commands.rst") if block.is_script)
     it.machines["one"].write("/home/root/inventory", script + "\n", "755")
     assert '"one.tele"' in it.run("./inventory", "one")
-    for line in lines_of("docs/reference/commands.rst") + lines_of("docs/forwarding.rst"):
+    for line in lines_of("docs/reference/commands.rst") + lines_of("docs/howto/forwarding.rst"):
         it.run(line, "one")
     it.run("tele users add bob --role access --login alice", "one")
-    for line in lines_of("docs/offboarding.rst", "$ ", "$ "):
+    for line in lines_of("docs/howto/offboarding.rst", "$ ", "$ "):
         said = it.run(line.removeprefix("$ "), "one")
         if line.startswith("$ tele locks add"):
-            (shown,) = re.findall(r"user-[0-9a-f]{8}", "\n".join(lines_of("docs/offboarding.rst")))
+            (shown,) = re.findall(
+                r"user-[0-9a-f]{8}", "\n".join(lines_of("docs/howto/offboarding.rst"))
+            )
             it.words[shown] = said.splitlines()[0]
 
 
@@ -163,7 +165,7 @@ def _verifying(it: World) -> None:
     """The page for auditors; its marks and ids stand for those that were shown."""
     it.run("tele ssh one true", "one")
     it.words["1efbc034"] = newest_recording(it, "one")[:8]
-    for line in lines_of("docs/verifying.rst"):
+    for line in lines_of("docs/howto/verify.rst"):
         said = it.run(line.removeprefix("$ "), "one")
         if found := re.search(r"^head: (\d+:[0-9a-f]{64})$", said, re.MULTILINE):
             it.words["1204:aa2b4624..."] = found[1]
@@ -174,14 +176,14 @@ def _backup(it: World) -> None:
     """The page on backups: all is there again after auth's state was lost."""
     it.words["/backup"] = "/home/backup"
     it.run("mkdir -m 700 /backup", "one")
-    taken, restored = (block for block in of_page("docs/backup.rst") if block.commands)
+    taken, restored = (block for block in of_page("docs/howto/backup.rst") if block.commands)
     said = it.run("set -e; " + "; ".join(taken.commands), "one")
     assert "ok: " in said
     it.run("tele down; cd /var/lib/tele; rm -r auth.sqlite* host_id recordings", "one")
     assert "ok: " in it.run("set -e; " + "; ".join(restored.commands), "one")
     it.run("tele up --detach", "one")
     assert "alice" in it.run("tele users ls --format names", "one").split()
-    assert lines_of("docs/backup.rst") == [*taken.commands, *restored.commands]
+    assert lines_of("docs/howto/backup.rst") == [*taken.commands, *restored.commands]
 
 
 def test_several_machines(tmp_path: Path) -> None:
@@ -190,7 +192,7 @@ def test_several_machines(tmp_path: Path) -> None:
     """
     accounts = {"auth": "", "proxy": "", "web1": "www", "laptop": "dana"}
     with world(tmp_path, **accounts) as it:
-        for line in lines_of("docs/quickstart.rst", "twistd -n tele-auth", "ssh -F"):
+        for line in lines_of("docs/tutorial/first-cluster.rst", "twistd -n tele-auth", "ssh -F"):
             if line.startswith("twistd"):
                 part = line.split()[2].removeprefix("tele-")
                 at, port = {
@@ -199,7 +201,7 @@ def test_several_machines(tmp_path: Path) -> None:
                     "auth": ("auth", 3025),
                 }[part]
                 has = {"node": "labels", "proxy": "public_addr", "auth": "cluster_name"}[part]
-                text = file_of("docs/quickstart.rst", has)
+                text = file_of("docs/tutorial/first-cluster.rst", has)
                 for word, value in it.words.items():
                     text = text.replace(word, value)
                 it.machines[at].write(f"/home/root/{part}.yaml", text)
@@ -218,7 +220,7 @@ def test_several_machines(tmp_path: Path) -> None:
                 it.run(line, "auth")
             else:  # they run
                 assert " ".join(line.split()) in {
-                    " ".join(each.split()) for each in lines_of("docs/quickstart.rst")
+                    " ".join(each.split()) for each in lines_of("docs/tutorial/first-cluster.rst")
                 }
 
 
@@ -231,7 +233,7 @@ def _started_as_a_service(it: World, part: str, at: str) -> None:
         machine.run(f"useradd --system {owner}")
         command = f"setpriv --reuid {owner} --regid {owner} --clear-groups --no-new-privs {command}"
     machine.run(f"install -d -m 700 -o {owner} /var/lib/tele-{part}")
-    text = file_of("docs/services.rst", f"data_dir: /var/lib/tele-{part}")
+    text = file_of("docs/howto/services.rst", f"data_dir: /var/lib/tele-{part}")
     for word, value in it.words.items():
         text = text.replace(word, value)
     machine.write(f"/etc/tele/{part}.yaml", text, "644")
@@ -248,13 +250,13 @@ def test_services_and_tunnels(tmp_path: Path) -> None:
     """
     accounts = {"auth": "", "proxy": "", "db1": "", "web1": "", "laptop": "alice"}
     with world(tmp_path, **accounts) as it:
-        for line in lines_of("docs/services.rst"):
+        for line in lines_of("docs/howto/services.rst"):
             if line.startswith("tele users add admin"):
                 _started_as_a_service(it, "auth", "auth")
             it.run(line, "auth")
         _started_as_a_service(it, "proxy", "proxy")
         _started_as_a_service(it, "node", "db1")
-        text = file_of("docs/tunnels.rst", "join: {proxy")
+        text = file_of("docs/howto/add-node.rst", "join: {proxy")
         for word, value in it.words.items():
             text = text.replace(word, value)
         it.machines["web1"].write("/etc/tele/node.yaml", text + "  labels: {env: prod, role: db}\n")
@@ -268,12 +270,12 @@ def test_services_and_tunnels(tmp_path: Path) -> None:
             "alice",
         )
         until(lambda: it.run("tele ls", "laptop", "alice").count("online") == 2)
-        for line in lines_of("docs/tunnels.rst"):
+        for line in lines_of("docs/howto/add-node.rst"):
             said = it.run(line, "laptop", "alice", "echo I am $TELE_USER on $(hostname)\n")
             if "ssh " in line:
                 assert "I am alice on web1" in said, line
         it.run("tele users add dana --role editor --config /etc/tele/auth.yaml", "auth")
-        for line in lines_of("docs/offboarding.rst", "# ", "# "):
+        for line in lines_of("docs/howto/offboarding.rst", "# ", "# "):
             it.run(line.removeprefix("# "), "auth")
 
 

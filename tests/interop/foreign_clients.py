@@ -5,8 +5,8 @@
     python tests/interop/foreign_clients.py            # those that are installed
     python tests/interop/foreign_clients.py plink      # one of them
 
-prints a table for ``docs/interop.rst``. Each client is given a certificate and the host
-authority as its own manual describes. Debian has them as packages; paramiko, asyncssh,
+prints a table for ``docs/reference/clients.rst``. Each client is given a certificate and the host
+authority in the way that its own manual tells. Debian has them as packages; paramiko, asyncssh,
 ssh-python, ssh2-python and parallel-ssh are on PyPI.
 """
 

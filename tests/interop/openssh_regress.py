@@ -5,7 +5,7 @@
     ./configure --disable-security-key && make && make regress-binaries    # in its source
     python tests/interop/openssh_regress.py DIRECTORY [TEST ...]
 
-prints a table for ``docs/interop.rst``. Tests of what OpenSSH's server reads from its own
+prints a table for ``docs/reference/clients.rst``. Tests of what OpenSSH's server reads from its own
 configuration, of programs without a server, and of ways to log in that a node does not have, say
 nothing here and are left out.
 """

@@ -83,7 +83,7 @@ source.close(), target.close()
 
 
 def vacuum_into(auth: LoneAuth) -> None:
-    """Take a backup as docs/backup says."""
+    """Take a backup as docs/howto/backup says."""
     program = """
 import sqlite3, sys
 file = sqlite3.connect(sys.argv[1])
@@ -129,8 +129,8 @@ def test_nothing_acknowledged_is_lost(auth: LoneAuth, touch: object) -> None:
 
 
 def commands(section: str, auth: LoneAuth, target: Path) -> str:
-    """The commands of a section of docs/backup, for another folder of auth and of backups."""
-    text = (Path(__file__).resolve().parents[2] / "docs" / "backup.rst").read_text()
+    """The commands of a section of docs/howto/backup, for other folders of auth and of backups."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "howto" / "backup.rst").read_text()
     block = text.split(f"\n{section}\n---")[1].split("::\n\n", 1)[1].split("\n\n")[0]
     return block.replace("/var/lib/tele", str(auth.data_dir)).replace("/backup", str(target))
 
