@@ -26,12 +26,11 @@ COMMANDS_NOT_RUN: Final = {
 #: Blocks that are neither commands nor a configuration of tele, by page and how they begin.
 OTHER_BLOCKS: Final = {
     ("docs/explanation/clocks.rst", "tele: the clock of this machine"): "an error message",
-    ("docs/reference/api.rst", "# myproject/tele/plugins/syslog_sink.py"): (
+    ("docs/howto/plugins.rst", "# myproject/tele/plugins/syslog_sink.py"): (
         "a module; tests/cli/test_cli_embed.py uses plugins of this shape"
     ),
     ("docs/howto/egress.rst", "[Service]"): "a part of a unit of systemd",
-    ("docs/howto/egress.rst", "no tunnel: "): "a line of a log",
-    ("docs/howto/egress.rst", "listen tele"): (
+    ("docs/howto/proxies.rst", "listen tele"): (
         "HAProxy's configuration; tests/interop/test_balancers.py runs HAProxy with one"
     ),
     ("docs/protocols/api.rst", '{"error": '): "an answer of the API",

@@ -1,5 +1,5 @@
-"""The commands of README and docs, typed as they stand there, by the people and on the machines
-that the pages mean.
+"""The commands of README and docs, typed as they stand there, by the users and on the
+machines that the pages mean.
 
 Each page is run from its beginning to its end. What stands for something else (``...``, ``ID``) is
 replaced; what a page expects of the reader between two commands is a step ``before`` the next.
@@ -30,7 +30,9 @@ PAGES_RUN = {
     "docs/howto/backup.rst",
     "docs/howto/forwarding.rst",
     "docs/howto/offboarding.rst",
+    "docs/howto/automation.rst",
     "docs/tutorial/first-cluster.rst",
+    "docs/tutorial/three-machines.rst",
     "docs/reference/commands.rst",
     "docs/howto/services.rst",
     "docs/howto/add-node.rst",
@@ -40,7 +42,7 @@ PAGES_RUN = {
 
 @define
 class World:
-    """The machines of a story, and what people learned on them so far."""
+    """The machines of a story, and what users learned on them so far."""
 
     machines: dict[str, Machine]
     passwords: dict[str, str] = field(factory=dict)
@@ -107,8 +109,8 @@ def newest_recording(it: World, at: str) -> str:
 
 
 def test_a_cluster_on_this_machine(tmp_path: Path) -> None:
-    """README and the first part of the quickstart, by root on a new machine; then by another person
-    of this machine, and of another one; and the pages that need a cluster and nothing else.
+    """README and the first tutorial, by root on a new machine; then by another user of this machine
+    and of another one; and the pages that need a cluster and nothing else.
     """
     with world(tmp_path, one="alice", other="alice", readme="") as it:
         for line in lines_of("README.rst", "python3", "tele down"):
@@ -187,12 +189,13 @@ def _backup(it: World) -> None:
 
 
 def test_several_machines(tmp_path: Path) -> None:
-    """The second part of the quickstart: auth, a proxy and a node on machines of their own, the
-    administrator on a fourth; and automation, which is logged in as itself.
+    """The second tutorial: auth, a proxy and a node on machines of their own, the administrator on
+    a fourth; and a script, which is logged in as its own user.
     """
     accounts = {"auth": "", "proxy": "", "web1": "www", "laptop": "dana"}
     with world(tmp_path, **accounts) as it:
-        for line in lines_of("docs/tutorial/first-cluster.rst", "twistd -n tele-auth", "ssh -F"):
+        by_hand = lines_of("docs/tutorial/three-machines.rst")
+        for line in by_hand + lines_of("docs/howto/automation.rst"):
             if line.startswith("twistd"):
                 part = line.split()[2].removeprefix("tele-")
                 at, port = {
@@ -201,7 +204,7 @@ def test_several_machines(tmp_path: Path) -> None:
                     "auth": ("auth", 3025),
                 }[part]
                 has = {"node": "labels", "proxy": "public_addr", "auth": "cluster_name"}[part]
-                text = file_of("docs/tutorial/first-cluster.rst", has)
+                text = file_of("docs/tutorial/three-machines.rst", has)
                 for word, value in it.words.items():
                     text = text.replace(word, value)
                 it.machines[at].write(f"/home/root/{part}.yaml", text)
@@ -219,9 +222,7 @@ def test_several_machines(tmp_path: Path) -> None:
             if line.startswith("tele "):
                 it.run(line, "auth")
             else:  # they run
-                assert " ".join(line.split()) in {
-                    " ".join(each.split()) for each in lines_of("docs/tutorial/first-cluster.rst")
-                }
+                assert " ".join(line.split()) in by_hand
 
 
 def _started_as_a_service(it: World, part: str, at: str) -> None:
@@ -246,7 +247,7 @@ def _started_as_a_service(it: World, part: str, at: str) -> None:
 
 def test_services_and_tunnels(tmp_path: Path) -> None:
     """The units' commands with the files of their page, each as its account; then a node behind
-    NAT, used by ``alice`` as the page on tunnels says; and the last administrator.
+    NAT, used by ``alice`` as the page on nodes says; and the last administrator.
     """
     accounts = {"auth": "", "proxy": "", "db1": "", "web1": "", "laptop": "alice"}
     with world(tmp_path, **accounts) as it:
