@@ -18,6 +18,7 @@ extensions = [
     "diagrams",
     "fleet_table",
     "man_references",
+    "module_list",
     "reference_pages",
     "sphinx.ext.autodoc",
     "sphinx.ext.viewcode",

@@ -43,13 +43,6 @@ def test_readme_and_ci_run_the_same_tests() -> None:
     assert "sh tests/run" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_the_datapath_names_each_step_once() -> None:
-    """The page that tells the way of a session covers the rooms that a session passes."""
-    text = (ROOT / "docs" / "datapath.rst").read_text()
-    rooms = set(re.findall(r"src/tele/(\w+)/", text))
-    assert {"conch", "wire", "certs", "rbac", "node", "recording", "tape", "auth"} <= rooms
-
-
 def test_the_page_on_ssh_has_every_extension() -> None:
     """Each name of OpenSSH's that the engine knows is on the page, or in its generated table,
     and the page has none that the engine does not know.
