@@ -44,7 +44,6 @@ FOREIGN_OPTIONS = {
 FOREIGN_NAMES = {
     "authorized_keys": "sshd",
     "env_prod": "a group of Ansible's",
-    "log_stream": "a module",
     "per_caller": "the end of a name",
     "proxy_pass": "nginx",
     "recording_id": "a field of the log",
@@ -89,9 +88,10 @@ def resource_fields() -> dict[str, Any]:
 
 @cache
 def source_names() -> frozenset[str]:
-    """Return what the source calls by a string, and the fields of its values."""
+    """Return what the source calls by a string, the fields of its values, and its modules."""
     found: set[str] = set()
     for path in SOURCE.rglob("*.py"):
+        found.add(path.stem)
         tree = ast.parse(path.read_text())
         values = path.relative_to(SOURCE).parts[0] in ("model", "https")
         docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
