@@ -1,7 +1,7 @@
-"""What do these files do? ``.. tele-files::`` lists files of the source with what they say.
+"""What do these files do? ``.. tele-files::`` lists files of the source with their docstrings.
 
-Each line of the content is a path; the page shows it with the first sentences of the file's
-docstring, so that a page cannot describe a file otherwise than the file does.
+Each line of the content is a path; the page shows it with the first paragraph of the file's
+docstring.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the documentation says of the source is true."""
+"""The documentation agrees with the source."""
 
 from __future__ import annotations
 
@@ -89,11 +89,11 @@ def test_each_package_has_a_change_that_goes_there() -> None:
 
 
 def test_the_page_on_ssh_has_every_extension() -> None:
-    """Each name of OpenSSH's that the engine knows is on the page, or in its generated table,
-    and the page has none that the engine does not know.
-    """
+    """Each OpenSSH name of the engine is on the page or in its table, and the page has no other."""
     tables = {*CIPHERS, *MACS, *METHODS, *HOST_ALGORITHMS, *USER_ALGORITHMS}
-    sources = [f for room in ("wire", "conch") for f in (ROOT / "src/tele" / room).rglob("*.py")]
+    sources = [
+        f for package in ("wire", "conch") for f in (ROOT / "src/tele" / package).rglob("*.py")
+    ]
     pattern = r"[a-z0-9-]+@openssh\.com"
     known = {
         name

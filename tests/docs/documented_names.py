@@ -169,9 +169,9 @@ def command_problem(line: str) -> str:
     except (click.exceptions.Exit, click.MissingParameter):
         return ""
     except click.UsageError as error:
-        said = error.format_message()
-        fine = "does not exist" in said or "requires an argument" in said
-        return "" if fine else said
+        message = error.format_message()
+        fine = "does not exist" in message or "requires an argument" in message
+        return "" if fine else message
     return ""
 
 

@@ -42,9 +42,9 @@ def named(text: str) -> set[str]:
 
 def missing(required: set[str], text: str) -> list[str]:
     """Which of ``required`` a page does not name."""
-    said = named(text)
-    folders = tuple(said & FOLDERS)
-    return sorted(path for path in required - said if not path.startswith(folders))
+    names = named(text)
+    folders = tuple(names & FOLDERS)
+    return sorted(path for path in required - names if not path.startswith(folders))
 
 
 @define

@@ -49,23 +49,23 @@ class World:
     words: dict[str, str] = field(factory=dict)
 
     def run(self, line: str, at: str, account: str = "root", stdin: str = "") -> str:
-        """Type one line of a page, and note what it tells."""
+        """Type one line of a page, and note the password, token or pin that it prints."""
         typed = line
         for word, value in self.words.items():
             typed = typed.replace(word, value)
         if found := re.match(r"tele login .*--user (\S+)", typed):
             typed += " --password-file -"
             stdin = self.passwords[found[1]] + "\n"
-        said = self.machines[at].run(typed, account, stdin)
-        if found := re.search(r"the password of (\S+), shown this once:\n(\S+)", said):
+        output = self.machines[at].run(typed, account, stdin)
+        if found := re.search(r"the password of (\S+), shown this once:\n(\S+)", output):
             self.passwords[found[1]] = found[2]
         if typed.startswith("tele tokens add"):
-            (token,) = re.findall(r"\b[a-z2-7]{32}\b", said)
+            (token,) = re.findall(r"\b[a-z2-7]{32}\b", output)
             for machine in self.machines.values():
                 machine.write("/etc/tele/token", f"{token}\n")
-        if found := re.search(r"sha256:[0-9a-f]{64}", said):
+        if found := re.search(r"sha256:[0-9a-f]{64}", output):
             self.words["sha256:..."] = found[0]
-        return said
+        return output
 
 
 @contextmanager
@@ -120,9 +120,9 @@ def test_a_cluster_on_this_machine(tmp_path: Path) -> None:
         for line in lines_of("docs/tutorial/first-cluster.rst", "python3", "tele down"):
             if "play ID" in line:
                 it.words["ID"] = newest_recording(it, "one")
-            said = it.run(line.removeprefix(INSTALLING), "one", stdin="echo I am $TELE_USER\n")
+            output = it.run(line.removeprefix(INSTALLING), "one", stdin="echo I am $TELE_USER\n")
             if line.startswith("ssh "):
-                assert "I am root" in said
+                assert "I am root" in output
         it.run("tele up --detach", "one")
         it.run("tele ca status", "one")
         for line in lines_of(
@@ -155,12 +155,12 @@ def _reference(it: World) -> None:
         it.run(line, "one")
     it.run("tele users add bob --role access --login alice", "one")
     for line in lines_of("docs/howto/offboarding.rst", "$ ", "$ "):
-        said = it.run(line.removeprefix("$ "), "one")
+        output = it.run(line.removeprefix("$ "), "one")
         if line.startswith("$ tele locks add"):
             (shown,) = re.findall(
                 r"user-[0-9a-f]{8}", "\n".join(lines_of("docs/howto/offboarding.rst"))
             )
-            it.words[shown] = said.splitlines()[0]
+            it.words[shown] = output.splitlines()[0]
 
 
 def _verifying(it: World) -> None:
@@ -168,10 +168,10 @@ def _verifying(it: World) -> None:
     it.run("tele ssh one true", "one")
     it.words["1efbc034"] = newest_recording(it, "one")[:8]
     for line in lines_of("docs/howto/verify.rst"):
-        said = it.run(line.removeprefix("$ "), "one")
-        if found := re.search(r"^head: (\d+:[0-9a-f]{64})$", said, re.MULTILINE):
+        output = it.run(line.removeprefix("$ "), "one")
+        if found := re.search(r"^head: (\d+:[0-9a-f]{64})$", output, re.MULTILINE):
             it.words["1204:aa2b4624..."] = found[1]
-    assert "ok: " in said
+    assert "ok: " in output
 
 
 def _backup(it: World) -> None:
@@ -179,8 +179,8 @@ def _backup(it: World) -> None:
     it.words["/backup"] = "/home/backup"
     it.run("mkdir -m 700 /backup", "one")
     taken, restored = (block for block in of_page("docs/howto/backup.rst") if block.commands)
-    said = it.run("set -e; " + "; ".join(taken.commands), "one")
-    assert "ok: " in said
+    output = it.run("set -e; " + "; ".join(taken.commands), "one")
+    assert "ok: " in output
     it.run("tele down; cd /var/lib/tele; rm -r auth.sqlite* host_id recordings", "one")
     assert "ok: " in it.run("set -e; " + "; ".join(restored.commands), "one")
     it.run("tele up --detach", "one")
@@ -214,8 +214,8 @@ def test_several_machines(tmp_path: Path) -> None:
             elif line == "tele ls":
                 until(lambda: "online" in it.run("tele ls", "laptop", "dana"))
             else:
-                said = it.run(line, "laptop", "dana", "echo I am $TELE_USER on $(id -un)\n")
-        assert "I am deploy on www" in said
+                output = it.run(line, "laptop", "dana", "echo I am $TELE_USER on $(id -un)\n")
+        assert "I am deploy on www" in output
         it.run("tele logout && mv .tele gone", "laptop", "dana")
         assert "I am deploy" in it.run(line, "laptop", "dana", "echo I am $TELE_USER\n")
         for line in lines_of("README.rst", "twistd -n tele-auth", "twistd"):
@@ -272,9 +272,9 @@ def test_services_and_tunnels(tmp_path: Path) -> None:
         )
         until(lambda: it.run("tele ls", "laptop", "alice").count("online") == 2)
         for line in lines_of("docs/howto/add-node.rst"):
-            said = it.run(line, "laptop", "alice", "echo I am $TELE_USER on $(hostname)\n")
+            output = it.run(line, "laptop", "alice", "echo I am $TELE_USER on $(hostname)\n")
             if "ssh " in line:
-                assert "I am alice on web1" in said, line
+                assert "I am alice on web1" in output, line
         it.run("tele users add dana --role editor --config /etc/tele/auth.yaml", "auth")
         for line in lines_of("docs/howto/offboarding.rst", "# ", "# "):
             it.run(line.removeprefix("# "), "auth")

@@ -1,4 +1,4 @@
-"""Foreign SSH clients work with a node: a command, and a file there and back.
+"""Other SSH clients run a command on a node, and copy a file there and back.
 
 ::
 
@@ -6,7 +6,7 @@
     python tests/interop/foreign_clients.py plink      # one of them
 
 prints a table for ``docs/reference/clients.rst``. Each client is given a certificate and the host
-authority in the way that its own manual tells. Debian has them as packages; paramiko, asyncssh,
+authority as its own manual says. Debian has them as packages; paramiko, asyncssh,
 ssh-python, ssh2-python and parallel-ssh are on PyPI.
 """
 

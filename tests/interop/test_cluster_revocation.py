@@ -62,7 +62,7 @@ def is_gone(pid: int) -> bool:
 
 
 def pid_of(client: Running) -> int:
-    """The process that a command says that it is."""
+    """The process id that a command prints."""
     wait_for(lambda: b"\n" in client.out, "the number of a process")
     return int(client.out.split()[0])
 
@@ -76,8 +76,8 @@ def test_a_removed_user_is_out(cluster: Cluster, bob: ClusterUser) -> None:
             client.wait_for(b"ready")
         wait_for(lambda: len(session_ids(cluster, "bob")) == 2, "two sessions")
         ids = session_ids(cluster, "bob")
-        said = cluster.tele("users", "rm", "bob").stderr.decode()
-        assert all(each in said for each in ids)
+        output = cluster.tele("users", "rm", "bob").stderr.decode()
+        assert all(each in output for each in ids)
         for client in (one, two):
             assert b"\r\ntele: user bob was removed from the cluster\r\n" in client.ended()
     refused = bob.ssh(cluster.host, "true")
@@ -85,11 +85,11 @@ def test_a_removed_user_is_out(cluster: Cluster, bob: ClusterUser) -> None:
     assert bob.tele("ls", check=False).returncode == 4
     wait_for(lambda: session_ids(cluster, "bob") == [], "the list of sessions to be right")
 
-    def told() -> bool:
+    def reported() -> bool:
         ends = [e for e in events(cluster, "session.end", "bob") if e.get("reason") == "revoked"]
         return {bool(each["session_id"]) for each in ends} == {True, False}  # node and proxy
 
-    wait_for(told, "the events of node and proxy")
+    wait_for(reported, "the events of node and proxy")
 
 
 def test_the_same_name_is_somebody_elses(cluster: Cluster, bob: ClusterUser) -> None:
@@ -166,11 +166,11 @@ def test_a_lock_ends_and_refuses_what_it_names(
             (value[target],) = session_ids(cluster, "bob")
         words = (f"--{target}", value[target], "--message", "call security", "--ttl", "8h")
         name = cluster.tele("locks", "add", *words, *local(cluster)).stdout.decode().strip()
-        said = client.ended()
+        output = client.ended()
     try:
-        assert b": call security\r\n" in said
-        # A node that is locked is cut off, and tells nothing by itself: the proxy does.
-        assert target == "node" or b"\r\ntele: " in said
+        assert b": call security\r\n" in output
+        # A locked node is disconnected and reports nothing; the proxy does.
+        assert target == "node" or b"\r\ntele: " in output
         if target != "session":
             refused = bob.ssh(cluster.host, "true")
             assert (refused.returncode, b"call security" in refused.stderr) == (255, True)
@@ -215,7 +215,7 @@ def test_an_end_comes_by_itself(cluster: Cluster, bob: ClusterUser) -> None:
 
 def test_a_role_that_forbids_ends_what_runs(cluster: Cluster) -> None:
     """A role that denies now, and one that is taken away, end the sessions that they carried; what
-    other roles still allow goes on.
+    other roles still allow continues.
     """
     cluster.tele("apply", "-f", "-", stdin=role("ops").encode())
     cluster.tele("apply", "-f", "-", stdin=role("dev").encode())
@@ -254,7 +254,7 @@ def test_who_is_given_a_role_that_denies_is_out(cluster: Cluster, bob: ClusterUs
 
 
 def test_what_a_role_gives_no_more_begins_no_more(cluster: Cluster) -> None:
-    """With forwarding taken away the port that listens is closed, and the session goes on."""
+    """With forwarding taken away the port that listens is closed, and the session continues."""
     cluster.tele("apply", "-f", "-", stdin=role("ops").encode())
     erin = add_user(cluster, "erin", roles="ops")
     port = free_port()
@@ -332,13 +332,13 @@ def test_who_follows_the_audit_hears_no_more(cluster: Cluster) -> None:
     ) as process:
         client = Running(process)
 
-        def hears() -> bool:
+        def has_event() -> bool:
             cluster.tele("locks", "add", "--login", "nobody", "--name", "any")
             cluster.tele("locks", "rm", "any")
             return b"lock.create" in client.out
 
         try:
-            wait_for(hears, "an event")
+            wait_for(has_event, "an event")
             cluster.tele("users", "rm", "eve")
             assert b"eve does not exist any more" in client.ended()
         finally:
@@ -348,7 +348,7 @@ def test_who_follows_the_audit_hears_no_more(cluster: Cluster) -> None:
 
 
 def test_the_last_administrator_and_a_way_back(cluster: Cluster) -> None:
-    """Nobody locks themselves out by accident; by force they do, and the owner of auth's machine
+    """A lock of the last administrator takes ``--force``, and the owner of auth's machine
     makes a new administrator.
     """
     for words in (
