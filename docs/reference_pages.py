@@ -82,7 +82,7 @@ def command_lines() -> Iterator[str]:
             if record is None or isinstance(parameter, click.Argument) or "--help" in record[0]:
                 continue
             text = record[1].replace("*", r"\*").replace("`", "``")
-            yield from (f"``{record[0]}``", f"    {text or '-'}", "")
+            yield from (f"``{record[0]}``", f"    {text or 'See above.'}", "")
 
 
 # -- configuration --------------------------------------------------------------------
@@ -123,18 +123,19 @@ def default_of(attribute: Any) -> str:
     """Describe the default of a key."""
     default = attribute.default
     if default is attrs.NOTHING:
-        return "needed"
+        return "Required."
     if default is None or (attrs.has(type(default)) and type(default) not in _TYPES):
-        return "-"
+        return ""
     if isinstance(default, attrs.Factory) or default == ():  # type: ignore[arg-type]
-        return "none"
+        return "Default: none."
     if isinstance(default, Enum):
         default = default.value
     if type(default).__name__ == "timedelta":
         from tele.model.codec import format_duration
 
         default = format_duration(default)
-    return f"``{str(default).lower() if isinstance(default, bool) else default}``"
+    shown = str(default).lower() if isinstance(default, bool) else default
+    return f"Default: ``{shown}``."
 
 
 def sections() -> Iterator[tuple[str, type]]:
@@ -160,17 +161,14 @@ def configuration_lines() -> Iterator[str]:
         yield from (title, "-" * len(title), "")
         if cls.__module__ == values.__name__ and cls.__doc__:
             yield from (cls.__doc__.splitlines()[0], "")
-        yield from (".. list-table::", "   :header-rows: 1", "   :widths: 18 22 18 42", "")
-        yield from ("   * - key", "     - value", "     - default", "     - meaning")
         hints = get_type_hints(cls)
         for attribute in attrs.fields(cls):
             meaning = attribute.metadata.get("meaning", "") or _MODEL.get(attribute.name, "")
-            yield f"   * - ``{attribute.name}``"
             usable = attribute.metadata.get("values")
-            yield f"     - {type_name(hints[attribute.name]) if usable is None else listed(usable)}"
-            yield f"     - {default_of(attribute)}"
-            yield f"     - {meaning}"
-        yield ""
+            value = type_name(hints[attribute.name]) if usable is None else listed(usable)
+            yield f"``{attribute.name}``: {value}"
+            yield f"    {meaning} {default_of(attribute)}".rstrip()
+            yield ""
 
 
 #: Keys whose classes belong to the model, which knows nothing of configuration.
