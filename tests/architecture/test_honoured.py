@@ -59,13 +59,13 @@ def test_every_key_of_the_configuration_is_read(place: str, name: str) -> None:
     ``version`` is read by its check, and decides what all others mean.
     """
     used = attributes_read("embed", "tap", "cli", "plugins", "node", "auth", "conch", "model")
-    assert name in used or place == "version", f"{place} is accepted and never looked at"
+    assert name in used or place == "version", f"{place} is accepted and never read"
 
 
-# -- what is asked of the API, and said in resources -----------------------------------
+# -- requests of the API, and resources -----------------------------------
 @pytest.mark.parametrize("name", sorted(OPERATIONS))
 def test_every_field_of_a_request_is_read(name: str) -> None:
-    """Auth looks at all that a request can say."""
+    """Auth reads every field of a request."""
     used = attributes_read("auth", "audit", "rbac")
     request = OPERATIONS[name].request
     assert [f.name for f in attrs.fields(request) if f.name not in used] == []
@@ -73,7 +73,7 @@ def test_every_field_of_a_request_is_read(name: str) -> None:
 
 @pytest.mark.parametrize("cls", [RoleOptions, LockTarget])
 def test_every_option_of_a_role_and_target_of_a_lock_is_decided_by(cls: type[Any]) -> None:
-    """None of them is only kept."""
+    """None of them is only stored."""
     used = attributes_read("rbac", "auth", "node")
     assert [field.name for field in attrs.fields(cls) if field.name not in used] == []
 
@@ -109,7 +109,7 @@ def arguments_unread(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", sorted((SOURCE / "cli").glob("*.py")), ids=lambda p: p.stem)
 def test_every_option_of_a_command_is_looked_at(path: Path) -> None:
-    """No option is parsed and then passed over."""
+    """No option is parsed and then ignored."""
     assert arguments_unread(path) == []
 
 
