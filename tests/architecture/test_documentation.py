@@ -25,21 +25,6 @@ def test_files_that_are_named_exist(page: Path) -> None:
     assert not missing
 
 
-#: Words that have a standard term: unauthenticated client, client, user, invariant, package, space.
-NOT_USED = re.compile(
-    r"\b(strangers?|somebody|whoever|anybody|everybody|visitors?|doors?|desks?|shel(?:f|ves)|"
-    r"people|persons?|laws?|rooms?|goes on|comes back|at rest|log-ins?)\b(?!@)",
-    re.IGNORECASE,
-)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_pages_use_standard_terms(page: Path) -> None:
-    """A page has none of the words that stand for a term; names in literals are what they are."""
-    prose = re.sub(r"``[^`]*``|^ +TELE-\w+.*$", "", page.read_text(), flags=re.M)
-    assert NOT_USED.findall(prose) == []
-
-
 def test_attacks_that_are_named_are_made() -> None:
     """The page on attacks has S1 to S16, and names only tests that there are."""
     page = (ROOT / "docs" / "explanation" / "attacks.rst").read_text()

@@ -24,8 +24,8 @@ NETWORK = (
 MACHINE = """
 set -e
 mount --make-rprivate /
-mount -t tmpfs none {scratch}
-cd {scratch}
+mount -t tmpfs none {overlay}
+cd {overlay}
 for each in etc root var opt; do
     mkdir $each $each.work
     mount -t overlay -o lowerdir=/$each,upperdir=$each,workdir=$each.work none /$each
@@ -136,9 +136,9 @@ def network(folder: Path, **machines: str) -> Iterator[dict[str, Machine]]:
     try:
         made = {}
         for name, accounts in machines.items():
-            scratch = folder / name
-            scratch.mkdir()
-            setup = MACHINE.format(scratch=scratch, name=name, venv=VENV, accounts=accounts)
+            overlay = folder / name
+            overlay.mkdir()
+            setup = MACHINE.format(overlay=overlay, name=name, venv=VENV, accounts=accounts)
             words = ["nsenter", "-t", str(running[0].pid), "-n", "unshare", "-m", "-u", "-p", "-f"]
             words += ["--mount-proc", "--kill-child", "sh", "-c"]
             running.append(_held([*words, f"{setup}\necho ready; exec sleep infinity"]))

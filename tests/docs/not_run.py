@@ -38,7 +38,7 @@ OTHER_BLOCKS: Final = {
         "a function that shows how hashes are made; tests of the audit check the same"
     ),
     ("docs/protocols/certificates.rst", "TeleIdentity DEFINITIONS "): "an ASN.1 module",
-    ("docs/protocols/tunnel.rst", "TELE-VISITOR "): "a line of a protocol",
+    ("docs/protocols/tunnel.rst", "TELE-CLIENT "): "a line of a protocol",
     ("docs/reference/commands.rst", "$TELE_HOME/current "): "a list of files",
 }
 
