@@ -44,7 +44,7 @@ TITLE = "What each entry point of proxies and nodes may cost"
 
 KIB, MIB = 1024, 1024 * 1024
 USUAL = limits.Limits()
-MEMBER_FACTOR = USUAL.startups_per_home // USUAL.startups_per_source
+MEMBER_FACTOR = USUAL.startups_per_member // USUAL.startups_per_source
 
 
 def number(value: float) -> str:
@@ -109,7 +109,7 @@ ROWS: dict[str, list[str]] = {
         f"version line {version.LINE_LIMIT} bytes",
         f"{USUAL.packets_before_auth} messages of {USUAL.packet_before_auth} bytes",
         f"lists of {fields.NAMES_LIMIT} names",
-        f"source: {limits.STARTUPS_PER_SOURCE}, member source: {limits.STARTUPS_PER_HOME}",
+        f"source: {limits.STARTUPS_PER_SOURCE}, member source: {limits.STARTUPS_PER_MEMBER}",
         f"{limits.WAITING_PER_SOURCE} more of a source wait",
         f"{limits.WAITING} of all",
         f"up to {seconds(penalties.PenaltyRules().max)}",
@@ -131,7 +131,7 @@ ROWS: dict[str, list[str]] = {
     "client that a proxy relays to a node, before login": [
         f"{limits.STARTUPS[2]} at most",
         f"a statement of {vouching.LIMIT} bytes",
-        f"states: {limits.STARTUPS_PER_HOME}; {limits.WAITING_PER_SOURCE} more wait",
+        f"states: {limits.STARTUPS_PER_MEMBER}; {limits.WAITING_PER_SOURCE} more wait",
         f"statement: {seconds(vouching.LASTS)}",
         f"login: {seconds(USUAL.login_grace)}",
     ],
@@ -143,7 +143,7 @@ ROWS: dict[str, list[str]] = {
         f"{relayed_channels.CHANNELS_LIMIT} on one node's tunnel",
         f"{relayed_channels.PEER_CHANNELS_LIMIT} to another",
         f"user: {user_limits.CHANNELS_LIMIT}",
-        f"together {mib(user_limits.WINDOWS_LIMIT)}, then {kib(LEAST)} for each",
+        f"together {mib(user_limits.WINDOWS_LIMIT)}, then {kib(MIN_WINDOW)} for each",
         f"{seconds(relayed_channels.OPEN_SECONDS)} to open",
         f"{seconds(dialer.IMPATIENT)} for an address",
     ],
