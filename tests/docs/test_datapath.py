@@ -164,7 +164,8 @@ def test_the_page_names_each_file_that_a_session_passes(
     """A file whose functions run for a session is on the page, in the step where it does."""
     required, _ = traces
     assert len(required) > 100
-    assert missing(required, PAGE.read_text()) == []
+    absent = missing(required, PAGE.read_text())
+    assert not absent, "not on the page:\n" + "\n".join(absent)
 
 
 @pytest.mark.root
@@ -172,7 +173,8 @@ def test_the_page_names_no_other_file(traces: tuple[set[str], set[str]]) -> None
     """A file that the page names runs for a session, or is listed with the reason."""
     _, ran = traces
     files = {path for path in named(PAGE.read_text()) if path.endswith(".py")}
-    assert sorted(files - ran - set(NOT_TAKEN)) == []
+    idle = sorted(files - ran - set(NOT_TAKEN))
+    assert not idle, "on the page, and not run:\n" + "\n".join(idle)
     assert set(NOT_TAKEN) <= files
     assert all((ROOT / path).exists() for path in PERIODIC)
     assert all((ROOT / path).exists() for path in files)
@@ -184,7 +186,7 @@ def test_an_omission_is_found(traces: tuple[set[str], set[str]]) -> None:
     text = PAGE.read_text()
     for path in sorted(required):
         if not path.startswith(tuple(FOLDERS)):
-            assert missing(required, text.replace(path, "")) == [path]
+            assert path in missing(required, text.replace(path, ""))
 
 
 def test_the_tracer_notes_functions_and_no_imports(tmp_path: Path) -> None:
