@@ -12,14 +12,19 @@ from pathlib import Path
 from api_table import list_table
 from docutils.nodes import Node
 from sphinx.application import Sphinx
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
+_log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def said_by(path: Path) -> str:
     """Return the first paragraph of a file's docstring, or of its folder's."""
     source = path / "__init__.py" if path.is_dir() else path
+    if not source.exists():
+        _log.warning("no file %s", path)
+        return ""
     text = ast.get_docstring(ast.parse(source.read_text())) or ""
     return " ".join(text.split("\n\n")[0].split())
 

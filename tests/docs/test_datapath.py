@@ -43,6 +43,7 @@ PERIODIC = {
     "src/tele/https/api_errors.py",
     "src/tele/https/stream.py",
     "src/tele/membership/announcing.py",
+    "src/tele/membership/enrolment.py",
     "src/tele/membership/loops.py",
     "src/tele/membership/renewal.py",
     "src/tele/membership/reviewing.py",
