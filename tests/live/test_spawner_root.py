@@ -328,7 +328,6 @@ def test_as_an_ordinary_user(somebody: pwd.struct_passwd) -> None:
 
 def test_too_many_processes(talk: Talk, somebody: pwd.struct_passwd) -> None:
     """A limit of the account's processes is told as what it is; the spawner goes on."""
-    words = ["prlimit", f"--pid={talk.process.pid}", "--nproc=1:1"]
     output, writing = os.pipe()
     with open(os.devnull, "r+b") as null:
         header = {
@@ -341,7 +340,9 @@ def test_too_many_processes(talk: Talk, somebody: pwd.struct_passwd) -> None:
     first = talk.report()
     assert first["event"] == "started"
     assert os.read(output, 100) == b"both run\n"
-    subprocess.run(words, check=True)
+    children = Path(f"/proc/{talk.process.pid}/task/{talk.process.pid}/children").read_text()
+    for pid in {str(talk.process.pid), *children.split()} - {str(first["pid"])}:
+        subprocess.run(["prlimit", f"--pid={pid}", "--nproc=1:1"], check=True)
     text, report = talk.run(somebody.pw_name, b"echo in; true | cat")
     assert "in" not in text
     assert report["event"] == "failed", report

@@ -65,19 +65,14 @@ class Groups:
         return f"{self._unique}.{number}"
 
     def enter(self, name: str) -> int:
-        """Move this process into the group ``name``, and return its id; 0 if there is none.
-
-        A process that PAM has put elsewhere (logind) stays there.
-        """
+        """Move this process into the group ``name``, and return its id; 0 if there is none."""
         if self._folder is None:
             return 0
-        found = own_group()
-        if found != self._own:
-            return _id_of(found)
         path = os.path.join(self._folder, name)
         for _ in range(TRIES):
             try:
-                os.makedirs(path, exist_ok=True)
+                with contextlib.suppress(FileExistsError):
+                    os.makedirs(path)
                 _write(path, "cgroup.procs", b"0")
             except FileNotFoundError:
                 continue
@@ -88,9 +83,16 @@ class Groups:
             os.rmdir(path)
         return 0
 
-    def person_left(self, name: str, *, expelled: bool = False) -> None:
-        """Nobody is in the session any more: it ends, or is ended if the rules say so, or if its
-        person was ``expelled``.
+    def enter_unless_moved(self, name: str) -> int:
+        """Do :meth:`enter`, but stay where PAM has put this process (logind)."""
+        if self._folder is None:
+            return 0
+        found = own_group()
+        return self.enter(name) if found == self._own else _id_of(found)
+
+    def user_left(self, name: str, *, expelled: bool = False) -> None:
+        """Its client is gone: the session ends, or is ended if configured or if its user was
+        ``expelled``.
         """
         if self._folder is None:
             return
@@ -110,9 +112,9 @@ class Groups:
         if self._kill_leftovers or name in self._expelled:
             self._expelled.discard(name)
             self._kill(os.path.join(self._folder, name))
-        self._left.add(name)
-        self._pause = SHORTEST
-        self.sweep()
+        if _is_left(self._folder, name):
+            self._left.add(name)
+            self._pause = SHORTEST
 
     def sweep(self) -> None:
         """Remove the groups in which nothing lives any more."""

@@ -14,13 +14,13 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import re
 from collections.abc import Mapping
 from typing import Final
 
+from tele.spawner.accounts import read_file
 from tele.spawner.spawn_messages import NODE_ENVIRONMENT
 
 #: environ(5) of the machine: what pam_env reads for sshd on Debian.
@@ -71,10 +71,9 @@ def system_variables(files: tuple[str, ...] = SYSTEM_FILES) -> dict[bytes, bytes
     """Read the administrator's variables as pam_env does; a file that is not there has none."""
     found: dict[bytes, bytes] = {}
     for path in files:
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            for line in file.read(FILE_LIMIT).splitlines():
-                if (match := _ASSIGNMENT.match(line)) and b"\0" not in line:
-                    found[match[1]] = _unquoted(match[2].rstrip())
+        for line in (read_file(path, FILE_LIMIT) or b"").splitlines():
+            if (match := _ASSIGNMENT.match(line)) and b"\0" not in line:
+                found[match[1]] = _unquoted(match[2].rstrip())
     return found
 
 

@@ -383,6 +383,6 @@ def test_why_a_session_did_not_start_is_heard_after_its_end() -> None:
             ours.recv(MAX_MESSAGE)
         os.write(tells, b"\nshell\0not for logging in")
         os.close(tells)
-        keeper.hear(child)
+        keeper.read_report(child)
         said = json.loads(ours.recv(MAX_MESSAGE))
     assert (said["event"], said["message"]) == ("failed", "not for logging in")
