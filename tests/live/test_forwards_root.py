@@ -19,6 +19,7 @@ from tele.errors import AccessDenied, Unavailable
 from tele.node.ports import LOOPBACK, listen_on
 from tele.node.spawning import Spawning
 from tele.node.user_sockets import UserSockets
+from tele.spawner.program import PREPARED
 
 pytestmark = [
     pytest.mark.root,
@@ -111,7 +112,7 @@ def test_what_is_removed_is_removed_as_the_account(
         made.close()
         spawner_pid = spawner.pid
         children = Path(f"/proc/{spawner_pid}/task/{spawner_pid}/children")
-        reactor.until(lambda: not children.read_text().split())
+        reactor.until(lambda: len(children.read_text().split()) == PREPARED)
         assert target.read_text() == "root's"
         assert (folder / "s").is_symlink()
     finally:

@@ -30,6 +30,7 @@ from tele.model.access import GatewayPorts
 from tele.model.authority import AuthorityKind
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import RecordingStart
+from tele.spawner.program import PREPARED
 from tele.tape.export import details
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
@@ -629,4 +630,4 @@ def test_nothing_outlives_the_connection(cluster: SmallCluster, short: Path) -> 
         cluster.reactor.until(lambda: not path.exists() and agent_folders() == before)
     spawner = node.spawning.pid
     children = Path(f"/proc/{spawner}/task/{spawner}/children")
-    cluster.reactor.until(lambda: not children.read_text().split())
+    cluster.reactor.until(lambda: len(children.read_text().split()) == PREPARED)

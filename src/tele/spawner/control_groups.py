@@ -83,6 +83,29 @@ class Groups:
             os.rmdir(path)
         return 0
 
+    def make(self, name: str) -> list[int] | None:
+        """Make the group ``name``; return the descriptor by which any process enters it.
+
+        Empty where there are no groups, None if it cannot be made.
+        """
+        if self._folder is None:
+            return []
+        path = os.path.join(self._folder, name)
+        for _ in range(TRIES):
+            try:
+                with contextlib.suppress(FileExistsError):
+                    os.makedirs(path)
+                return [os.open(os.path.join(path, "cgroup.procs"), os.O_WRONLY | os.O_CLOEXEC)]
+            except FileNotFoundError:
+                continue
+            except OSError:
+                break
+        return None
+
+    def id_of(self, name: str) -> int:
+        """Return the id of the group ``name``; 0 if there is none."""
+        return 0 if self._folder is None else _id_of(os.path.join(self._folder, name))
+
     def enter_unless_moved(self, name: str) -> int:
         """Do :meth:`enter`, but stay where PAM has put this process (logind)."""
         if self._folder is None:

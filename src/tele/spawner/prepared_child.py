@@ -21,8 +21,9 @@ import socket
 from typing import Final, NamedTuple, NoReturn
 
 from tele.spawner.accounts import Refused
+from tele.spawner.login_process import serve_login
 from tele.spawner.session_child import SpawnContext, enter, place_descriptors, reset_signals
-from tele.spawner.spawn_messages import MAX_DESCRIPTORS, MAX_MESSAGE, Start, unpack
+from tele.spawner.spawn_messages import MAX_DESCRIPTORS, MAX_MESSAGE, Start, receive, unpack
 
 #: Where a child keeps its socket: above the descriptors that come with a request.
 _REPORT: Final = 16
@@ -46,7 +47,7 @@ def prepare(group: str, context: SpawnContext) -> PreparedChild:
         theirs.close()
         raise
     if pid == 0:
-        _be_child(theirs.fileno(), group, context)
+        _be_child(theirs, group, context)
     theirs.close()
     ours.setblocking(False)
     # As much as a request may be: the kernel takes it in one piece.
@@ -66,15 +67,17 @@ def fork() -> int:
     return pid
 
 
-def _be_child(channel: int, group: str, context: SpawnContext) -> NoReturn:
+def _be_child(inherited: socket.socket, group: str, context: SpawnContext) -> NoReturn:
     try:
         try:
             reset_signals(context.changed_signals)
             # First of all, so that not even a slow name service keeps a descriptor open.
-            report = fcntl.fcntl(channel, fcntl.F_DUPFD_CLOEXEC, _REPORT)
+            report = fcntl.fcntl(inherited, fcntl.F_DUPFD_CLOEXEC, _REPORT)
             os.closerange(3, report)
             os.closerange(report + 1, os.sysconf("SC_OPEN_MAX"))
-            _serve(report, group, context)
+            inherited.detach()
+            channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=report)
+            _serve(channel, group, context)
         except Refused as refused:
             text = f"{refused.reason}\0{refused}"
         except Exception as error:
@@ -87,19 +90,18 @@ def _be_child(channel: int, group: str, context: SpawnContext) -> NoReturn:
         os._exit(255)
 
 
-def _serve(report: int, group: str, context: SpawnContext) -> None:
+def _serve(channel: socket.socket, group: str, context: SpawnContext) -> None:
     # A PAM module may move the process elsewhere, and its monitor stays outside.
     group_id = context.groups.enter(group) if group and not context.pam else 0
-    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=report)
-    data, descriptors, flags, _ = socket.recv_fds(
-        channel, MAX_MESSAGE, MAX_DESCRIPTORS + 1, socket.MSG_CMSG_CLOEXEC
-    )
-    channel.detach()
+    data, descriptors, flags = receive(channel, MAX_DESCRIPTORS + 1)
     if not data:
         os._exit(0)
     if flags & socket.MSG_CTRUNC:
         raise Refused("the session could not start: it has no file descriptors left", "spawner")
-    start = Start(*unpack(data))
+    header, strings = unpack(data)
+    if header["op"] == "login":
+        serve_login(header["login"], channel, context)
+    start = Start(header, strings)
     outcome = descriptors.pop() if context.is_monitored(start.kind) else None
     place_descriptors(descriptors)
-    enter(start, report, outcome, context, group, group_id)
+    enter(start, channel.fileno(), outcome, context, group, group_id)

@@ -40,7 +40,9 @@ if __name__ == "__main__":
         _package.__path__ = _folders
         sys.modules[_name] = _package
 
+from tele.spawner.children import DIED, LOST, Child, hang_up, outcome_of, send_signal
 from tele.spawner.control_groups import Groups, own_group
+from tele.spawner.login_hosts import LoginHost, LoginHosts, login_request
 from tele.spawner.login_records import Records
 from tele.spawner.pam_monitor import STATUS
 from tele.spawner.prepared_child import PreparedChild, fork, prepare
@@ -63,6 +65,7 @@ from tele.spawner.spawn_messages import (
     Options,
     Start,
     pack,
+    receive,
     unpack,
 )
 
@@ -72,36 +75,6 @@ PREPARED: Final = 2
 LAST_WAIT: Final = 1.0
 #: Why descriptors of a request do not arrive.
 NO_DESCRIPTORS: Final = "it has no file descriptors left"
-#: How a session ended whose monitor died before it reported that.
-LOST: Final = -1
-
-
-class Child:
-    """One session: its process, its account, and the descriptor on which it reports until exec.
-
-    ``pid`` is our own child's; ``leader`` leads the session: the same, or a child of that
-    (:mod:`tele.spawner.pam_monitor`), which reports through the pipe ``outcome`` how it ended.
-    ``group`` is the name of its control group, or empty.
-    """
-
-    __slots__ = (
-        "channel", "gid", "group", "leader", "number", "outcome", "pid", "report", "status",
-        "terminal", "uid",
-    )  # fmt: skip
-
-    def __init__(
-        self, number: int, pid: int, channel: int, group: str = "", outcome: int | None = None
-    ) -> None:
-        self.number = number
-        self.pid = self.leader = pid
-        self.channel: int | None = channel
-        self.group = group
-        self.outcome = outcome
-        self.report = b""
-        self.terminal = ""
-        self.uid = self.gid = -1
-        #: How it ended, as waitpid returns it, once it did.
-        self.status: int | None = None
 
 
 class Spawner:
@@ -123,6 +96,7 @@ class Spawner:
         self._by_pid: dict[int, Child] = {}
         self._prepared: deque[PreparedChild] = deque()
         self._serial = 0
+        self._hosts = LoginHosts(self._groups, self)
         self._poll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
         self._wake = -1
@@ -145,10 +119,11 @@ class Spawner:
         try:
             self._refill()
             while True:
-                pause = self._groups.pause
-                ready = self._poll.poll(pause)
+                pauses = [each.pause for each in (self._groups, self._hosts)]
+                ready = self._poll.poll(min((p for p in pauses if p is not None), default=None))
                 if not ready:
                     self._groups.sweep()
+                    self._hosts.sweep()
                 for fd, _ in ready:
                     handler = self._handlers.get(fd)
                     if handler is not None:
@@ -162,28 +137,32 @@ class Spawner:
         self._poll.register(fd, events)
         self._handlers[fd] = handler
 
-    def _forget(self, fd: int) -> None:
+    def _unwatch(self, fd: int) -> None:
         del self._handlers[fd]
         self._poll.unregister(fd)
+
+    def _forget(self, fd: int) -> None:
+        self._unwatch(fd)
         os.close(fd)
 
     def _end_all(self) -> None:
         """Hang every session up, and see that what ends at once leaves nothing behind."""
         self._ending = True
+        self._hosts.close()
         for prepared in self._prepared:
             prepared.channel.close()
-        for child in self._by_pid.values():
-            _hang_up(child)
+        for child in {*self._by_number.values(), *self._by_pid.values()}:
+            hang_up(child)
         until = time.monotonic() + LAST_WAIT
-        while (self._by_pid or self._prepared) and time.monotonic() < until:
+        while self._by_pid or self._prepared or self._hosts.read_all():
+            if time.monotonic() > until:
+                break
             if not self.reap():
                 time.sleep(0.01)
         self._groups.close()
 
     def _receive(self) -> None:
-        data, descriptors, flags, _ = socket.recv_fds(
-            self._control, MAX_MESSAGE + 1, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-        )
+        data, descriptors, flags = receive(self._control, MAX_DESCRIPTORS)
         try:
             if not data and not descriptors:
                 raise EOFError
@@ -236,13 +215,17 @@ class Spawner:
             if child is None or child.status is not None:
                 return  # it has just ended
             self.read_report(child)  # which may name the leader
-            if operation == "hangup":
-                _hang_up(child)
+            if child.pid < 0:
+                # A process of its login is about to start it.
+                child.unwanted = True
+                self._hosts.doubt(number)
+            elif operation == "hangup":
+                hang_up(child)
                 if child.group:
                     expelled = header.get("expelled") is True
                     self._groups.user_left(child.group, expelled=expelled)
             elif operation == "kill":
-                _send(child, signal.SIGKILL)
+                send_signal(child, signal.SIGKILL)
             else:
                 self._signal(child, signal.Signals[f"SIG{name}"])
         else:
@@ -250,8 +233,13 @@ class Spawner:
 
     def _start(self, number: int, start: Start, data: bytes, fds: list[int]) -> None:
         outcome: tuple[int, ...] = ()
+        monitored = self._context.is_monitored(start.kind)
+        group = None if monitored else self._hosts.hand_over(number, start, data, fds)
+        if group is not None:
+            self._by_number[number] = Child(number, -1, None, group)
+            return
         try:
-            if self._context.is_monitored(start.kind):
+            if monitored:
                 outcome = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             prepared = self._hand_over(data, [*fds, *outcome[1:]], start.kind in SESSION_KINDS)
         except OSError as error:
@@ -262,6 +250,50 @@ class Spawner:
         channel = prepared.channel.detach()
         self.add(Child(number, prepared.pid, channel, prepared.group, *outcome[:1]))
         self._refill()
+        if not monitored and self._hosts.is_wanted(start):
+            self._host(start.login)
+
+    def _host(self, login: str) -> None:
+        """Have a process for further sessions of ``login``."""
+        try:
+            prepared = self._hand_over(login_request(login), [], grouped=True)
+        except OSError:
+            return
+        host = self._hosts.adopt(login, prepared)
+        self._watch(host.channel.fileno(), select.EPOLLIN, lambda: self._read_host(host))
+        self._refill()
+
+    def _read_host(self, host: LoginHost) -> None:
+        if not self._hosts.read(host):
+            self._unwatch(host.channel.fileno())
+            self._hosts.lost(host)
+
+    def on_started(self, number: int, pid: int, uid: int, gid: int, group: int) -> None:
+        """A session executes its program."""
+        child = self._by_number[number]
+        child.pid = child.leader = pid
+        child.uid, child.gid = uid, gid
+        if child.unwanted:
+            send_signal(child, signal.SIGKILL)
+        self._report(number, "started", pid=pid, cgroup=group)
+
+    def on_failed(self, number: int, failure: str) -> None:
+        """A session did not start: the reason, NUL, and a message."""
+        self._fail(self._by_number[number], failure)
+
+    def on_ended(self, number: int, status: int | None) -> None:
+        """The program of a session ended; None if its status is lost."""
+        child = self._by_number[number]
+        if child.pid < 0:
+            self._fail(child, DIED)
+            return
+        child.status = LOST if status is None else status
+        self._report_end(child)
+
+    def next_group(self) -> str:
+        """Return a name for a control group."""
+        self._serial += 1
+        return self._groups.name(self._serial)
 
     def _hand_over(self, data: bytes, fds: list[int], grouped: bool) -> PreparedChild:
         """Give a request to a child. Raises OSError."""
@@ -278,8 +310,7 @@ class Spawner:
                 return prepared
 
     def _prepare(self, grouped: bool) -> PreparedChild:
-        self._serial += grouped
-        return prepare(self._groups.name(self._serial) if grouped else "", self._context)
+        return prepare(self.next_group() if grouped else "", self._context)
 
     def _discard(self, prepared: PreparedChild) -> None:
         prepared.channel.close()
@@ -309,7 +340,7 @@ class Spawner:
             try:
                 data = os.read(child.channel, 8192)
             except BlockingIOError:
-                self._name_leader(child)
+                child.read_first_line()
                 return
             except ConnectionError:  # it was killed before it read its request
                 data = b""
@@ -318,26 +349,18 @@ class Spawner:
             child.report += data
         self._forget(child.channel)
         child.channel = None
-        group, failure = self._name_leader(child)
+        group, failure = child.read_first_line()
         if failure is None:
             self._report(child.number, "started", pid=child.leader, cgroup=group)
             self._report_end(child)
             return
+        self._fail(child, failure)
+
+    def _fail(self, child: Child, failure: str) -> None:
         reason, _, message = failure.partition("\0")
         del self._by_number[child.number]
         self._report(child.number, "failed", reason=reason, message=message)
         self._clean_up(child)
-
-    def _name_leader(self, child: Child) -> tuple[int, str | None]:
-        """Take note of the first line of a report; return the id of its group and the failure."""
-        first, newline, failure = child.report.decode("utf-8", "replace").partition("\n")
-        group = 0
-        if first and newline:
-            numbers, _, child.terminal = first.rpartition(" ")
-            child.uid, child.gid, child.leader, group = map(int, numbers.split())
-            if not failure:
-                return group, None
-        return group, failure.lstrip("\n") or "spawner\0the session died as it started"
 
     def _read_outcome(self, child: Child) -> None:
         """Its monitor reports how it ended, or has died before it could."""
@@ -383,9 +406,9 @@ class Spawner:
             return
         if self._by_number.get(child.number) is child:
             del self._by_number[child.number]
-            self._report(child.number, "exited", **_outcome(child.status))
+            self._report(child.number, "exited", **outcome_of(child.status))
             if child.status == LOST:
-                _hang_up(child)
+                hang_up(child)
             self._clean_up(child)
 
     def _clean_up(self, child: Child) -> None:
@@ -423,37 +446,6 @@ def _nothing(_number: int, _: FrameType | None) -> None:
 def _stop(number: int, _: FrameType | None) -> None:
     """SIGTERM: end as if the node had gone away."""
     raise EOFError(f"signal {number}")
-
-
-def _outcome(status: int) -> dict[str, Any]:
-    if status == LOST:
-        return {"status": None, "signal": None, "core": False}
-    if not os.WIFSIGNALED(status):
-        return {"status": os.WEXITSTATUS(status), "signal": None, "core": False}
-    number = os.WTERMSIG(status)
-    try:
-        name = signal.Signals(number).name.removeprefix("SIG")
-    except ValueError:
-        name = f"RT{number}"
-    return {"status": None, "signal": name, "core": os.WCOREDUMP(status)}
-
-
-def _send(child: Child, number: signal.Signals) -> None:
-    # Before it has a group of its own, just itself.
-    for send, pid in ((os.killpg, child.leader), (os.kill, child.pid)):
-        try:
-            send(pid, number)
-        except ProcessLookupError:
-            continue
-        except PermissionError:
-            return  # an ordinary user's node, and a program with other privileges
-        return
-
-
-def _hang_up(child: Child) -> None:
-    """As a terminal that goes away does: SIGHUP, and SIGCONT for what is stopped."""
-    _send(child, signal.SIGHUP)
-    _send(child, signal.SIGCONT)
 
 
 def _close(*descriptors: int) -> None:

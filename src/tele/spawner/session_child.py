@@ -95,7 +95,7 @@ def place_descriptors(descriptors: list[int]) -> None:
         os.close(fd)
 
 
-def _limit_files(wanted: int | None) -> None:
+def limit_files(wanted: int | None) -> None:
     """Have the soft limit that the node was given, as under sshd: it may have raised its own."""
     if wanted is None:
         return
@@ -105,7 +105,7 @@ def _limit_files(wanted: int | None) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def _leave_root_settings(uid: int, oom_score: bytes, unaudited: bool) -> None:
+def leave_root_settings(uid: int, oom_score: bytes, unaudited: bool) -> None:
     """As root: the session is not spared by the kernel when memory ends, and is its user's
     in the kernel's audit. Both may be forbidden in a container, and are no protection.
     """
@@ -159,7 +159,8 @@ def drop_privileges(uid: int, gid: int, groups: Sequence[int]) -> None:
         raise Refused("the process could take root's privileges back", "spawner")
 
 
-def _sftp_server() -> str | None:
+def sftp_server() -> str | None:
+    """Return where OpenSSH's file server is."""
     return next((path for path in SFTP_SERVERS if os.access(path, os.X_OK)), None)
 
 
@@ -205,7 +206,7 @@ def enter(
     ``group_id`` is that of the control group it is in; 0 if it is to enter ``group`` if any.
     """
     # PAM may set others: pam_limits, pam_umask.
-    _limit_files(context.open_files)
+    limit_files(context.open_files)
     os.umask(0o022)
     account = find_account(start.login)
     if start.kind in SOCKET_KINDS:
@@ -215,15 +216,13 @@ def enter(
         groups = os.getgrouplist(account.pw_name, account.pw_gid)
         drop_privileges(account.pw_uid, account.pw_gid, groups)
         pass_socket(start.kind, start.words, report)
-    shell = account.pw_shell or "/bin/sh"
     if start.kind != "program":
         check_open(account)
         check_sessions(account)
-    server = own_sftp = None
+    own_sftp = None
     if start.kind == "sftp":
         check_files(account)
-        server = _sftp_server()
-        if server is None:
+        if sftp_server() is None:
             own_sftp = _load_sftp()
     pam = None
     host = start.environment.get("SSH_CLIENT", b"").decode("ascii", "replace").partition(" ")[0]
@@ -242,7 +241,7 @@ def enter(
     last = context.records.last_login(account.pw_uid) if terminal is not None else None
     if os.geteuid() == 0:
         unaudited = context.unaudited if pam is None else has_no_login_uid()
-        _leave_root_settings(account.pw_uid, context.oom_score, unaudited)
+        leave_root_settings(account.pw_uid, context.oom_score, unaudited)
         if terminal is not None:
             line = terminal.removeprefix("/dev/")
             context.records.log_in(line, os.getpid(), account.pw_name, host)
@@ -254,26 +253,37 @@ def enter(
     if start.kind == "program":
         os.chdir("/")
         _execute(os.fsdecode(start.words[0]), start.words, environment)
-    _go_home(account.pw_dir)
+    go_home(account.pw_dir, 2)
     if start.cookie:
         add_cookie(start.cookie, environment)
     if own_sftp is not None:
         os.close(report)
         os._exit(own_sftp.serve(0, 1))
-    if server is not None:
-        _execute(server, [os.path.basename(server).encode()], environment)
     if start.kind == "shell" and terminal is not None:
         news = b"" if pam is None else pam.said
         os.write(1, news + greeting(account.pw_dir, last, MOTD_FILES if pam is None else ()))
-    _execute(*execution(shell, start.kind, start.words), environment)
+    _execute(*program_of(start, account), environment)
 
 
-def _go_home(home: str) -> None:
+def program_of(start: Start, account: pwd.struct_passwd) -> tuple[str, list[bytes]]:
+    """Return path and argv of what a session executes. Raises Refused."""
+    if start.kind == "sftp":
+        check_files(account)
+        server = sftp_server()
+        if server is None:
+            raise Refused("sftp is not installed on this node", "spawner")
+        return server, [os.path.basename(server).encode()]
+    return execution(account.pw_shell or "/bin/sh", start.kind, start.words)
+
+
+def go_home(home: str, errors: int) -> None:
+    """Change to the folder ``home``; write to the descriptor ``errors`` if that cannot be."""
     try:
         os.chdir(home)
     except OSError as error:
         os.chdir("/")
-        os.write(2, os.fsencode(f"Could not go to home directory {home}: {error.strerror}\n"))
+        text = f"Could not chdir to home directory {home}: {error.strerror}\n"
+        os.write(errors, os.fsencode(text))
 
 
 def _execute(path: str, words: list[bytes], environment: dict[bytes, bytes]) -> NoReturn:

@@ -17,8 +17,10 @@ message), ``exited`` (status or signal, core), ``refused`` (message).
 
 from __future__ import annotations
 
+import array
 import json
 import re
+import socket
 from typing import Any, Final, NamedTuple
 
 from tele.spawner.accounts import Refused
@@ -93,6 +95,23 @@ def unpack(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
     if not isinstance(header, dict):
         raise ValueError("the header is not an object")
     return header, strings
+
+
+def receive(channel: socket.socket, descriptors: int) -> tuple[bytes, list[int], int]:
+    """Return one message of up to MAX_MESSAGE + 1 bytes, its descriptors, which no program
+    inherits, and flags (recvmsg(2)).
+    """
+    # Not socket.recv_fds: CPython's ignores the flags that it is given.
+    found = array.array("i")
+    data, control, flags, _ = channel.recvmsg(
+        MAX_MESSAGE + 1,
+        socket.CMSG_LEN(descriptors * found.itemsize),
+        socket.MSG_CMSG_CLOEXEC,
+    )
+    for level, kind, content in control:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            found.frombytes(content[: len(content) - len(content) % found.itemsize])
+    return data, list(found), flags
 
 
 class Options(NamedTuple):

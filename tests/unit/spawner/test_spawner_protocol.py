@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from attrs import define, field
 
 from tele.spawner import program as spawner
 from tele.spawner.accounts import Refused
+from tele.spawner.children import Child
 from tele.spawner.spawn_messages import MAX_MESSAGE, pack, unpack
 
 PROGRAM = Path(spawner.__file__)
@@ -80,10 +81,18 @@ def talk() -> Iterator[Talk]:
         )
         theirs.close()
         talk = Talk(process, ours)
-        assert talk.run(b"echo ready")[0] == b"ready\n"
+        for _ in range(2):  # from now on, a process of the login starts commands
+            assert talk.run(b"echo ready")[0] == b"ready\n"
         yield talk
         ours.close()
         assert process.wait(20) == 0
+
+
+def _wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
 
 
 def test_exit_status(talk: Talk) -> None:
@@ -218,7 +227,7 @@ def test_malformed_requests(talk: Talk, message: bytes) -> None:
         socket.send_fds(talk.socket, [message], [null.fileno()])
     assert talk.report()["event"] == "refused"
     assert talk.run(b"echo on")[0] == b"on\n"
-    assert len(os.listdir(f"/proc/{talk.process.pid}/fd")) == before
+    _wait_until(lambda: len(os.listdir(f"/proc/{talk.process.pid}/fd")) == before)
 
 
 def test_too_many_descriptors(talk: Talk) -> None:
@@ -356,7 +365,7 @@ def test_start_is_independent_of_the_nodes_descriptors(talk: Talk) -> None:
     before = len(os.listdir(f"/proc/{talk.process.pid}/fd"))
     for _ in range(20):
         talk.run(b"true")
-    assert len(os.listdir(f"/proc/{talk.process.pid}/fd")) == before
+    _wait_until(lambda: len(os.listdir(f"/proc/{talk.process.pid}/fd")) == before)
 
 
 def test_interrupt_is_the_nodes(talk: Talk) -> None:
@@ -374,7 +383,7 @@ def test_why_a_session_did_not_start_is_heard_after_its_end() -> None:
     with ours, theirs:
         keeper = spawner.Spawner(theirs)
         process = subprocess.Popen(["false"])
-        child = spawner.Child(3, process.pid, hears)
+        child = Child(3, process.pid, hears)
         keeper.add(child)
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         keeper.reap(process.pid)
