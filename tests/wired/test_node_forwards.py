@@ -227,7 +227,7 @@ def test_the_client_does_not_choose_the_address(cluster: SmallCluster, asked: st
 
 def test_gateway_ports(cluster: SmallCluster) -> None:
     """Where the configuration leaves it to the client, it may choose; names are refused."""
-    node = cluster.node(gateway=GatewayPorts.CLIENT)
+    node = cluster.node(gateway_ports=GatewayPorts.CLIENT)
     port = free_port()
     listed = f"ss -Hltn sport = :{port}"
     for asked, expected in (

@@ -18,6 +18,7 @@ from tele.admission.limits import PROXY_STARTUPS, STARTUPS, Limits, fitted
 from tele.admission.penalties import LOOPBACK, PenaltyRules
 from tele.capacity.descriptors import process_budget
 from tele.conch.server.factory import ServerAlgorithms
+from tele.conch.server.settings import ServerSettings
 from tele.config.values import (
     Address,
     HttpsCertConfig,
@@ -55,6 +56,7 @@ from tele.model.presence import Mode, Presence
 from tele.node.labels import LabelCommand, Labels
 from tele.node.presence import NodePresence
 from tele.node.service import NodeService
+from tele.node.settings import Ingress, SessionSettings
 from tele.node.spawning import Spawning, session_options
 from tele.private_files import read_secret
 from tele.proxy.service import ProxyService
@@ -163,6 +165,13 @@ def limits_of(config: NodeConfig | ProxyConfig) -> Limits:
     return fitted(limits, process_budget().shares.unauthenticated)
 
 
+def server_settings(config: NodeConfig | ProxyConfig) -> ServerSettings:
+    """Return limits, algorithms and the time to drain of an SSH server."""
+    return ServerSettings(
+        limits_of(config), ssh_algorithms(config), config.shutdown_grace.total_seconds()
+    )
+
+
 def ssh_algorithms(config: NodeConfig | ProxyConfig) -> ServerAlgorithms:
     """Return what is offered to SSH clients."""
     return ServerAlgorithms(_encoded(config.key_exchanges), _encoded(config.ciphers))
@@ -254,11 +263,16 @@ def _locked_node(
         LabelCommand(name, each.command, each.period) for name, each in config.commands.items()
     )
     labels = Labels(reactor, spawning, config.labels, commands)
-    presence = NodePresence(config.name or host_name(), labels)
+    listen = config.listen
+    tunnelled = config.join is not None and config.join.proxy is not None
+    if listen is None and not tunnelled:
+        listen = Address("0.0.0.0", 3022)  # noqa: S104  (a server's default)
+    mode = Mode.DIRECT if not tunnelled else Mode.TUNNEL if listen is None else Mode.BOTH
+    presence = NodePresence(config.name or host_name(), labels, mode=mode)
     store = _agreeing(store or open_store(config, data_dir), join, HostRole.NODE, data_dir)
     out = way_out(reactor, config.join)
     tunnels = None
-    if config.join is not None and config.join.proxy is not None:
+    if tunnelled:
         tunnels = Tunnelling(reactor, config.tunnels, join, out, limits_of(config))
     member = Member(
         reactor,
@@ -278,29 +292,25 @@ def _locked_node(
             lambda: member.identity.ssh_certificate.line,
         )
         recorder = choose(IRecorderFactory, config.recorder, surroundings)
-    listen = config.listen
-    if listen is None and tunnels is None:
-        listen = Address("0.0.0.0", 3022)  # noqa: S104  (a server's default)
-    if tunnels is not None:
-        presence.mode = Mode.TUNNEL if listen is None else Mode.BOTH
     serving = NodeService(
         reactor,
         member=member,
-        spawning=spawning,
-        labels=labels,
         presence=presence,
-        where=None if listen is None else (listen.host, listen.port),
-        public=lambda port: public_address(listen or Address("", port), config.public_addr, port),
-        recorder=recorder,
-        algorithms=ssh_algorithms(config),
-        limits=limits_of(config),
-        shutdown_grace=config.shutdown_grace.total_seconds(),
-        agents=None if tunnels is None else tunnels.agents,
-        gateway=config.gateway_ports,
-        subsystems=[
-            choose(ISubsystemFactory, chosen, Surroundings(reactor, folder))
-            for chosen in config.subsystems
-        ],
+        sessions=SessionSettings(
+            spawning,
+            recorder,
+            config.gateway_ports,
+            [
+                choose(ISubsystemFactory, chosen, Surroundings(reactor, folder))
+                for chosen in config.subsystems
+            ],
+        ),
+        ingress=Ingress(
+            None if listen is None else (listen.host, listen.port),
+            lambda port: public_address(listen or Address("", port), config.public_addr, port),
+            None if tunnels is None else tunnels.agents,
+        ),
+        server=server_settings(config),
     )
     return HostService(member, serving, recorder, lock)
 

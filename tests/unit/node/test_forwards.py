@@ -20,7 +20,7 @@ from tele.errors import AccessDenied, InvalidInput, TeleError
 from tele.model.access import GatewayPorts, Grant
 from tele.model.identity import UserIdentity
 from tele.node.forward_record import ACCEPTED_BURST, ForwardRecords
-from tele.node.forwards import Forwards
+from tele.node.forwards import ForwardingResources, Forwards
 from tele.node.ports import LOOPBACK, addresses_for
 from tele.node.programs import ConnectionContext
 from tele.node.user_sockets import UserListener, UserSockets
@@ -37,7 +37,7 @@ class Heard:
 
     events: list[tuple[str, dict[str, Any]]] = Factory(list)
 
-    def emit(self, name: str, visit: ConnectionContext, **fields: Any) -> None:
+    def emit(self, name: str, context: ConnectionContext, **fields: Any) -> None:
         self.events.append((name, fields))
 
 
@@ -60,16 +60,20 @@ def forwards(
     """Forwards whose sockets cannot be made: whoever gets there fails the test."""
     identity = UserIdentity("alice", "c", LATER)
     grant = Grant(identity, login="alice", roles=("access",), expires=LATER, **options)
-    visit = ConnectionContext(grant, "session-1", ("192.0.2.7", 50000), ("192.0.2.1", 3022))
+    context = ConnectionContext(grant, "session-1", ("192.0.2.7", 50000), ("192.0.2.1", 3022))
     audit: Any = heard
-    records = ForwardRecords(Clock(), visit, audit, None)
+    records = ForwardRecords(Clock(), context, audit, None)
     nobody: Any = None
     sockets = UserSockets(nobody, "alice")
     names = Names(Clock())
     return Forwards(
-        Clock(), visit, sockets, records, GatewayPorts.NO, check, lambda: None, names, ACCOUNT,
-        slots or Slots(waiting=10),
-    )  # fmt: skip
+        Clock(),
+        context,
+        ForwardingResources(sockets, names, ACCOUNT, slots or Slots(waiting=10)),
+        records,
+        check,
+        lambda: None,
+    )
 
 
 def ask(made: Forwards) -> dict[str, Deferred[Any]]:
@@ -130,17 +134,17 @@ def test_what_is_forbidden_while_it_is_made_does_not_listen() -> None:
     """A path on a slow file system does not carry a forward past the end of its permission."""
     every: dict[str, Any] = {"port_forwarding": True, "agent_forwarding": True}
     made = forwards(Heard(), **every)
-    visit = made._allowed.visit
+    context = made._allowed.context
     for asked in (lambda: made.listen(PathRequest(b"/x")), made.agent):
-        visit.grant = evolve(visit.grant, **every)
+        context.grant = evolve(context.grant, **every)
         ours, theirs = socketpair()
         holder, other = socketpair()
         with ours, theirs, holder, other:
             slow: Deferred[UserListener] = Deferred()
             sockets: Any = Slow(slow)
-            made._made_by = sockets
+            made._sockets = sockets
             listening: Deferred[Any] = asked()
-            visit.grant = evolve(visit.grant, port_forwarding=False, agent_forwarding=False)
+            context.grant = evolve(context.grant, port_forwarding=False, agent_forwarding=False)
             made.restrict()
             slow.callback(UserListener(b"/x", ours, holder))
             failed: list[Any] = []
