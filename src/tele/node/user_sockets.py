@@ -1,7 +1,7 @@
-"""How does the node get sockets that were made as the user?
+"""How does the node get sockets that are made as the user?
 
-Invariant: nothing here touches a path. A child of the spawner, which became the
-account for good, connects or listens, and passes the socket back.
+Invariant: the node touches no path. A child of the spawner, which became the account for good,
+connects or listens, and passes the socket back.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class UserListener:
     _holder: sockets.socket
 
     def close(self) -> None:
-        """Let the child remove the path. The socket is closed by whoever has it."""
+        """Let the child remove the path. The socket is closed by its owner."""
         self._holder.close()
 
 

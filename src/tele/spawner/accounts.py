@@ -1,10 +1,10 @@
-"""Which accounts of this machine may be served, and by whom?
+"""Which accounts of this machine may be served, and by which user?
 
 Invariants:
 
 * Standard library only: the spawner loads it, beside the node.
 * An account is served under its exact name; as an ordinary user, only one's own.
-* Asking may wait for name services of the machine: never on the reactor's thread.
+* A lookup may wait for name services of the machine: never on the thread of the reactor.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NOLOGIN_FILES: Final = ("/etc/nologin", "/run/nologin")
 
 
 class Refused(Exception):
-    """A session that does not start. ``reason`` is a stable code, the text for the person."""
+    """A session that does not start. ``reason`` is a stable code, the text is for the user."""
 
     def __init__(self, message: str, reason: str = "account") -> None:
         super().__init__(message)
@@ -107,8 +107,8 @@ def check_sessions(account: pwd.struct_passwd, nologin: Sequence[str] = NOLOGIN_
 def check_files(account: pwd.struct_passwd, shells: str = SHELLS) -> None:
     """Raise Refused if the shell of ``account`` restricts it.
 
-    The file server is started without that shell, so the shell could not say no; and whoever
-    writes files can write those that such a shell begins with.
+    The file server is started without that shell, so the shell could not refuse; and a user who
+    writes files can write start-up files of such a shell.
     """
     shell = account.pw_shell or "/bin/sh"
     if not is_unrestricted(shell, shells):

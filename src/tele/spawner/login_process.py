@@ -31,7 +31,7 @@ from tele.spawner.login_environment import environment_of, system_variables
 from tele.spawner.session_child import (
     SpawnContext,
     drop_privileges,
-    go_home,
+    enter_home,
     leave_root_settings,
     limit_files,
     program_of,
@@ -147,7 +147,7 @@ class LoginProcess:
         account = self._account
         path, words = program_of(start, account)
         environment = environment_of(account, start.environment, None, self._variables)
-        go_home(account.pw_dir, descriptors[2])
+        enter_home(account.pw_dir, descriptors[2])
         try:
             return os.posix_spawnp(
                 path,

@@ -415,7 +415,7 @@ class Spawner:
         """Remove what the machine still knows of a session that has ended."""
         if child.group:
             self._groups.session_ended(child.group)
-        if child.terminal and self._records.kept and fork() == 0:
+        if child.terminal and self._records.available and fork() == 0:
             # Any user may lock the files: this process does not wait for that.
             try:
                 self._records.log_out(child.terminal.removeprefix("/dev/"), child.leader)

@@ -1,14 +1,14 @@
-"""How does a fresh child of the spawner become somebody's session?
+"""How does a child of the spawner become the session of a user?
 
 Invariants:
 
 * Standard library only, and only what the spawner loaded before: nothing is imported, no
   file of ours is read, after the privileges are gone.
 * The identity changes once, for good, with proof, before anything is executed.
-* What comes from the person is one command line for their own shell, and the values of
-  allow-listed variables. Nothing else of theirs is a path or a word.
-* Where a person is restricted to one command or to files, nothing of theirs runs before: no
-  shell's start-up file is read, and no variable that they could have set changes what runs.
+* The user supplies one command line for their own shell, and values of allow-listed variables,
+  and no other path or argument.
+* Where a user is restricted to one command or to files, nothing of theirs runs before: no
+  start-up file of a shell is read, and no variable that they could have set changes what runs.
 """
 
 from __future__ import annotations
@@ -135,8 +135,8 @@ def write_own(name: str, value: bytes) -> None:
 
 
 def drop_privileges(uid: int, gid: int, groups: Sequence[int]) -> None:
-    """Become ``uid`` and ``gid`` for good, in ``groups``. Raises Refused unless there is no
-    way back.
+    """Become ``uid`` and ``gid`` for good, in ``groups``. Raises Refused if privileges could be
+    regained.
     """
     if os.geteuid() == 0:
         os.setgroups(groups)
@@ -183,7 +183,7 @@ class SpawnContext(NamedTuple):
     groups: Groups
     #: Signals that do not have their default action in the spawner.
     changed_signals: tuple[int, ...] = ()
-    #: The PAM service that has its say, or empty.
+    #: The PAM service of sessions, or empty.
     pam: str = ""
     #: What the kernel's score for ending processes is without our own protection.
     oom_score: bytes = b"0"
@@ -236,8 +236,8 @@ def enter(
     groups = os.getgrouplist(account.pw_name, account.pw_gid) if pam is None else os.getgroups()
     extra = {} if start.kind == "program" else system_variables()
     if pam is not None:
-        said = pam.variables()
-        extra = extra | harmless(said) if start.kind in RESTRICTED_KINDS else said
+        added = pam.variables()
+        extra = extra | harmless(added) if start.kind in RESTRICTED_KINDS else added
     last = context.records.last_login(account.pw_uid) if terminal is not None else None
     if os.geteuid() == 0:
         unaudited = context.unaudited if pam is None else has_no_login_uid()
@@ -253,14 +253,14 @@ def enter(
     if start.kind == "program":
         os.chdir("/")
         _execute(os.fsdecode(start.words[0]), start.words, environment)
-    go_home(account.pw_dir, 2)
+    enter_home(account.pw_dir, 2)
     if start.cookie:
         add_cookie(start.cookie, environment)
     if own_sftp is not None:
         os.close(report)
         os._exit(own_sftp.serve(0, 1))
     if start.kind == "shell" and terminal is not None:
-        news = b"" if pam is None else pam.said
+        news = b"" if pam is None else pam.messages
         os.write(1, news + greeting(account.pw_dir, last, MOTD_FILES if pam is None else ()))
     _execute(*program_of(start, account), environment)
 
@@ -276,7 +276,7 @@ def program_of(start: Start, account: pwd.struct_passwd) -> tuple[str, list[byte
     return execution(account.pw_shell or "/bin/sh", start.kind, start.words)
 
 
-def go_home(home: str, errors: int) -> None:
+def enter_home(home: str, errors: int) -> None:
     """Change to the folder ``home``; write to the descriptor ``errors`` if that cannot be."""
     try:
         os.chdir(home)

@@ -220,9 +220,9 @@ def test_connections_wait_for_those_before_them() -> None:
     made.connect(request, Streams()).addErrback(failed.append)
     assert "wait to be forwarded here already" in str(failed.pop().value)
     made.close()
-    assert "the client left" in str(failed.pop().value)
+    assert "the client disconnected" in str(failed.pop().value)
     assert (slots.held("alice"), slots.waits("alice")) == (1, 0)
     assert [
-        word for _, fields in heard.events for word in ("wait to be", "client left")
+        word for _, fields in heard.events for word in ("wait to be", "client disconnected")
         if word in fields["error"]
-    ] == ["wait to be", "client left"]  # fmt: skip
+    ] == ["wait to be", "client disconnected"]  # fmt: skip
