@@ -6,7 +6,7 @@ Prints JSON: for each measure the medians of both servers over interleaved round
 over sshd's. Absolute figures are of this machine; limits are for the ratios. Everything that
 tele runs is recorded, if the mode of the cluster is to record; sshd records nothing.
 
-download, upload   zeros through a command, aes128-gcm; limit: cpu_s/GB at most 0.9, MB/s at least 1.1
+download, upload   zeros through a command, aes128-gcm; limit: cpu_s/GB at most 0.9, MB/s 1.1
 start              sessions started one after the other; limit: ms and cpu_ms at most 1
 logins             by a light client (limit: logins/s at least 5), and by ssh that runs ``true``
 idle               memory of connections that do nothing (limit: at most 16 KiB each for tele), and
