@@ -12,6 +12,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import time
@@ -162,7 +163,8 @@ class LoginHosts:
             del host.sessions[number]
             self._sessions.on_ended(number, value)
         elif kind == DONE:
-            self._disabled = True  # as where the kernel lets only root change groups
+            # Before Linux 5.16 only root enters a group, also by a file that root opened.
+            self._disabled = value in (errno.EACCES, errno.EPERM)
             self._forget(host)
         return True
 

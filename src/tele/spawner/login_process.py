@@ -13,7 +13,8 @@ Invariants:
 * Each session is in a control group of its own: this process waits in the next one.
 
 Messages to the spawner: ``READY`` (uid, gid), ``STARTED`` (session, pid), ``FAILED`` (session, 0,
-reason NUL text), ``ENDED`` (session, status of waitpid), ``DONE`` when it serves no more.
+reason NUL text), ``ENDED`` (session, status of waitpid), ``DONE`` (0, errno) when it serves no
+more.
 """
 
 from __future__ import annotations
@@ -134,14 +135,14 @@ class LoginProcess:
         """Enter the group of the next session: by a file that root has opened."""
         try:
             os.write(group, b"0")
-        except OSError:
-            self._stop_serving()
+        except OSError as error:
+            self._stop_serving(error.errno or 0)
         finally:
             os.close(group)
 
-    def _stop_serving(self) -> None:
+    def _stop_serving(self, error: int = 0) -> None:
         self._open = False
-        self._report(DONE, 0, 0)
+        self._report(DONE, 0, error)
 
     def _spawn(self, start: Start, descriptors: list[int]) -> int:
         account = self._account
