@@ -52,7 +52,7 @@ FORCED = 'echo "forced [$SSH_ORIGINAL_COMMAND]"; tty; exit 7'
 
 @implementer(ISessionPrograms)
 class User(ConchUser):
-    """Anybody with a good certificate."""
+    """A user with a valid certificate."""
 
     def __init__(self, grant: Grant, programs: NodePrograms) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -71,7 +71,7 @@ class User(ConchUser):
 
 @implementer(IRealm)
 class Realm:
-    """Lets everybody in as what their certificate says."""
+    """Accepts every valid certificate, with what it permits."""
 
     def __init__(self, spawning: Spawning) -> None:
         self._spawning = spawning

@@ -32,7 +32,7 @@ EVERYWHERE = ("0.0.0.0", "::")
 
 
 @define
-class Heard:
+class FakeAudit:
     """Stands for the trail."""
 
     events: list[tuple[str, dict[str, Any]]] = Factory(list)
@@ -55,16 +55,16 @@ class Slow:
 
 
 def forwards(
-    heard: Heard, check: Any = lambda: None, slots: Any = None, **options: Any
+    emitted: FakeAudit, check: Any = lambda: None, slots: Any = None, **options: Any
 ) -> Forwards:
     """Forwards whose sockets cannot be made: whoever gets there fails the test."""
     identity = UserIdentity("alice", "c", LATER)
     grant = Grant(identity, login="alice", roles=("access",), expires=LATER, **options)
     context = ConnectionContext(grant, "session-1", ("192.0.2.7", 50000), ("192.0.2.1", 3022))
-    audit: Any = heard
+    audit: Any = emitted
     records = ForwardRecords(Clock(), context, audit, None)
-    nobody: Any = None
-    sockets = UserSockets(nobody, "alice")
+    unused: Any = None
+    sockets = UserSockets(unused, "alice")
     names = Names(Clock())
     return Forwards(
         Clock(),
@@ -91,23 +91,23 @@ def ask(made: Forwards) -> dict[str, Deferred[Any]]:
 @pytest.mark.parametrize("force_command", [None, "internal-sftp", "true"])
 def test_nothing_by_default(force_command: str | None) -> None:
     """A grant that does not name a kind gives none, with a forced command or without (attack)."""
-    heard = Heard()
-    for kind, asked in ask(forwards(heard, force_command=force_command)).items():
+    emitted = FakeAudit()
+    for kind, asked in ask(forwards(emitted, force_command=force_command)).items():
         failed: list[Any] = []
         asked.addErrback(failed.append)
         assert isinstance(failed[0].value, AccessDenied), kind
-    assert [fields["kind"] for _, fields in heard.events] == list(ask_kinds())
-    assert all("not allowed" in fields["error"] for _, fields in heard.events)
+    assert [fields["kind"] for _, fields in emitted.events] == list(ask_kinds())
+    assert all("not allowed" in fields["error"] for _, fields in emitted.events)
 
 
 def test_what_is_refused_in_a_loop_does_not_fill_the_audit() -> None:
     """Somebody who asks for what they do not get is told of in part, and counted (attack)."""
-    heard = Heard()
-    made = forwards(heard)
+    emitted = FakeAudit()
+    made = forwards(emitted)
     for _ in range(3 * int(ACCEPTED_BURST)):
         asked = made.connect(ForwardRequest("127.0.0.1", 9, ("127.0.0.1", 1)), Streams())
         asked.addErrback(lambda _: None)
-    assert len(heard.events) == ACCEPTED_BURST
+    assert len(emitted.events) == ACCEPTED_BURST
 
 
 def ask_kinds() -> tuple[str, ...]:
@@ -124,7 +124,7 @@ def test_nothing_new_after_the_certificate() -> None:
         raise AccessDenied("the certificate has expired", "expired")
 
     every = {"port_forwarding": True, "agent_forwarding": True, "x11_forwarding": True}
-    for asked in ask(forwards(Heard(), check, **every)).values():
+    for asked in ask(forwards(FakeAudit(), check, **every)).values():
         failed: list[Any] = []
         asked.addErrback(failed.append)
         assert "expired" in str(failed[0].value)
@@ -133,7 +133,7 @@ def test_nothing_new_after_the_certificate() -> None:
 def test_what_is_forbidden_while_it_is_made_does_not_listen() -> None:
     """A path on a slow file system does not carry a forward past the end of its permission."""
     every: dict[str, Any] = {"port_forwarding": True, "agent_forwarding": True}
-    made = forwards(Heard(), **every)
+    made = forwards(FakeAudit(), **every)
     context = made._allowed.context
     for asked in (lambda: made.listen(PathRequest(b"/x")), made.agent):
         context.grant = evolve(context.grant, **every)
@@ -182,26 +182,26 @@ def test_addresses(asked: str, no: tuple[str, ...], client: tuple[str, ...] | No
         assert addresses_for(asked, GatewayPorts.CLIENT) == client
 
 
-def test_strangers_do_not_fill_the_audit() -> None:
+def test_connections_of_others_do_not_fill_the_audit() -> None:
     """Ten thousand connections to what listens make few events, and one says how many (attack)."""
-    heard = Heard()
+    emitted = FakeAudit()
     clock = Clock()
     grant = Grant(UserIdentity("alice", "c", LATER), login="a", roles=(), expires=LATER)
-    audit: Any = heard
+    audit: Any = emitted
     records = ForwardRecords(clock, ConnectionContext(grant, "s", ("h", 1), ("h", 2)), audit, None)
     for number in range(10_000):
         record = records.begin("forwarded-tcpip", accepted=True, bound="127.0.0.1:1")
         record.opened(number)
         record.closed(1, 2)
-    assert len([n for n, _ in heard.events if n == "forward"]) == ACCEPTED_BURST
-    assert len([n for n, _ in heard.events if n == "forward.end"]) == ACCEPTED_BURST
+    assert len([n for n, _ in emitted.events if n == "forward"]) == ACCEPTED_BURST
+    assert len([n for n, _ in emitted.events if n == "forward.end"]) == ACCEPTED_BURST
     clock.advance(10)
     records.begin("forwarded-tcpip", accepted=True).refused(TeleError("gone"))
-    assert heard.events[-1][1]["others_not_listed"] == 10_000 - ACCEPTED_BURST
+    assert emitted.events[-1][1]["others_not_listed"] == 10_000 - ACCEPTED_BURST
     # What the client opens itself is always an event.
     for number in range(1000):
         records.begin("direct-tcpip").opened(number)
-    assert [f["kind"] for _, f in heard.events].count("direct-tcpip") == 1000
+    assert [f["kind"] for _, f in emitted.events].count("direct-tcpip") == 1000
 
 
 def test_connections_wait_for_those_before_them() -> None:
@@ -211,8 +211,8 @@ def test_connections_wait_for_those_before_them() -> None:
     slots = Slots(waiting=1)
     others = slots.enter("alice", lambda: 1, lambda: None)
     assert others is not None
-    heard = Heard()
-    made = forwards(heard, slots=slots, port_forwarding=True, max_forwards=1)
+    emitted = FakeAudit()
+    made = forwards(emitted, slots=slots, port_forwarding=True, max_forwards=1)
     request = ForwardRequest("127.0.0.1", 9, ("127.0.0.1", 1))
     failed: list[Any] = []
     made.connect(request, Streams()).addErrback(failed.append)
@@ -223,6 +223,6 @@ def test_connections_wait_for_those_before_them() -> None:
     assert "the client disconnected" in str(failed.pop().value)
     assert (slots.held("alice"), slots.waits("alice")) == (1, 0)
     assert [
-        word for _, fields in heard.events for word in ("wait to be", "client disconnected")
+        word for _, fields in emitted.events for word in ("wait to be", "client disconnected")
         if word in fields["error"]
     ] == ["wait to be", "client disconnected"]  # fmt: skip

@@ -158,7 +158,7 @@ def test_what_changes_during_a_login_counts(world: World) -> None:
     assert world.avatars == []
 
 
-def test_nobody_is_in_before_that_is_on_record(world: World) -> None:
+def test_no_login_before_its_event_is_stored(world: World) -> None:
     """However long the disk takes, a session begins after its start was written."""
     world.recorded = Deferred()
     answer = world.begin()
@@ -224,7 +224,7 @@ def test_an_end_ends_at_its_moment(world: World) -> None:
     assert [d.reason for d in alice.expelled_for] == [Reason.REVOKED]
 
 
-def test_the_end_of_a_certificate_ends_nobody(world: World) -> None:
+def test_the_end_of_a_certificate_ends_no_connection(world: World) -> None:
     """What runs goes on, as with sshd; nothing new begins, which is the grant's business."""
     avatar = world.log_in()
     ends = avatar.grant.expires
@@ -274,7 +274,7 @@ def test_who_makes_room_gets_in_without_any(world: World) -> None:
     assert [avatar.grant.break_glass for avatar in world.avatars] == [True]
 
 
-def test_nobody_waits_for_ever_to_be_on_record(world: World) -> None:
+def test_a_login_waits_a_bounded_time_for_its_event(world: World) -> None:
     """A log-in that neither the disk nor auth puts on record fails, and leaves nobody behind; who
     makes room does not wait for it.
     """
