@@ -31,6 +31,7 @@ from tele.certs.issue import (
     issue_user,
 )
 from tele.certs.keys import PrivateKey
+from tele.conch.connection.permissions import IPermissions
 from tele.conch.server.credentials import Trust, make_portal
 from tele.conch.server.factory import SSHServerFactory
 from tele.conch.session.channel import SessionChannel
@@ -59,6 +60,10 @@ class User(ConchUser):
         self.grant = grant
         self.channelLookup[b"session"] = SessionChannel
         self._programs = programs
+
+    def __conform__(self, interface: Any) -> Any:
+        """What is permitted is the grant's: see ``zope.interface``."""
+        return self.grant if interface is IPermissions else None
 
     def env_allowed(self, name: str) -> bool:
         """See :class:`ISessionPrograms`."""

@@ -299,7 +299,7 @@ class Spawning:
         lived = self._reactor.seconds() - self._since
         self._failures = 0 if lived > STEADY else self._failures + 1
         pause = 0.0 if self._failures <= 1 else backoff(self._failures - 2)
-        _log.error("spawner ended", lived=round(lived), restart_in=round(pause, 1))
+        _log.error("spawner ended", seconds=round(lived), restart_in=round(pause, 1))
         self._restart = self._reactor.callLater(pause, self._open_again)
 
     def _open_again(self) -> None:

@@ -70,7 +70,7 @@ from tele.spawner.spawn_messages import (
 )
 
 #: Children that wait for a request.
-PREPARED: Final = 2
+PREPARED: Final = 1
 #: Seconds that sessions have to end when the spawner does, before their groups are left alone.
 LAST_WAIT: Final = 1.0
 #: Why descriptors of a request do not arrive.
