@@ -44,7 +44,9 @@ class Groups:
 
     def __init__(self, own: str | None, *, kill_leftovers: bool = False) -> None:
         self._own = own
-        self._folder = None if own is None else os.path.join(own, FOLDER)
+        self._folder: str | None = None
+        if own is not None and os.access(own, os.W_OK):  # else it is not ours to divide
+            self._folder = os.path.join(own, FOLDER)
         self._kill_leftovers = kill_leftovers
         self._unique = f"{os.getpid()}.{time.time_ns():x}"
         self._left: set[str] = set()
