@@ -25,7 +25,7 @@ CERTIFICATE_HOURS: Final = 24
 RENEWAL: Final = 2 / 3
 #: Most tunnels that we advise to have at one proxy, one process on one core.
 TUNNELS_A_PROXY: Final = 10_000
-#: ``tele.https.channel.Limits.connections``.
+#: ``tele.https.limits.Limits.connections``.
 AUTH_CONNECTIONS: Final = 65_536
 #: With more of them each would have its time taken by the others' heartbeats.
 MOST_AUTHS: Final = 64

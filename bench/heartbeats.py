@@ -3,8 +3,8 @@
     python bench/heartbeats.py [--hosts 300] [--rounds 10]
 
 Prints JSON: CPU of auth, in milliseconds, for each thing that a host asks of it, and memory of
-auth for each host that follows the cluster's state, as every host does. ``docs/scale`` and
-``bench/fleet.py`` calculate with these figures.
+auth for each host that follows the cluster's state, as every host does.
+``docs/explanation/scale`` and ``bench/fleet.py`` calculate with these figures.
 
 join        a host joins for the first time, first contact included
 heartbeat   "I live", on a connection that is open already, as every 30 seconds

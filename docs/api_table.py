@@ -19,7 +19,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from tele.auth.quotas import QUOTAS
-from tele.https.channel import Limits
+from tele.https.limits import Limits
 from tele.https.openapi import who_may
 from tele.model.api.table import OPERATIONS
 from tele.model.codec import format_duration

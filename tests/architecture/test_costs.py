@@ -6,8 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from tele.https.channel import Limits
-from tele.https.serve import UNCHECKED_BODY
+from tele.https.limits import UNCHECKED_BODY, Limits
 from tele.model.api.operation import Anyone
 from tele.model.api.table import OPERATIONS
 
@@ -51,4 +50,4 @@ def test_each_share_is_enough_for_any_operation() -> None:
     for operation in OPERATIONS.values():
         assert operation.limit <= limits.bodies_per_caller, operation.name
         cost = operation.cost + operation.limit // 65536
-        assert cost <= min(limits.units_burst, limits.stranger_units_burst)
+        assert cost <= min(limits.units_burst, limits.unauthenticated_units_burst)

@@ -35,6 +35,8 @@ RANKS = {
     "capacity": 6,
     "workers": 6,
     "call_queue": 6,
+    "single_flight": 6,
+    "wakeup": 6,
     "sockets": 7,
     "store": 7,
     "outbound": 8,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tele.cli.openssh import known_hosts, split_address
+from tele.cli.openssh import known_hosts, proxy_address
 from tele.cli.ssh import _connection_options, destination
 from tele.errors import InvalidInput, TeleError
 from tele_command import Tele
@@ -294,7 +294,7 @@ def test_what_is_no_destination(word: str) -> None:
 def test_what_is_no_address_of_a_proxy(text: str) -> None:
     """It is written into a configuration: nothing else may be."""
     with pytest.raises(InvalidInput):
-        split_address(text)
+        proxy_address(text)
 
 
 def test_keys_are_only_keys() -> None:

@@ -13,7 +13,9 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from attempts import Dice, main
-from tele.https.channel import ApiChannel, ApiFactory, ApiRequest, Limits
+from tele.https.channel import ApiChannel, ApiRequest
+from tele.https.connections import ApiFactory
+from tele.https.limits import Limits
 
 
 class Wire(StringTransport):

@@ -134,8 +134,8 @@ class LoneAuth:
         if name not in self._names:
             keys = HostKeyPair.generate()
             request = members.JoinRequest(token, name, HostRole.NODE, keys.public)
-            with BlockingAuthority(address, None, trust, server_name(CLUSTER)) as stranger:
-                got = stranger.perform(table.JOIN, request)
+            with BlockingAuthority(address, None, trust, server_name(CLUSTER)) as client:
+                got = client.perform(table.JOIN, request)
             self._names[name] = assemble(keys, got, HostRole.NODE)
         identity = self._names[name]
         tls: TlsIdentity = identity.tls

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from small_cluster import ME, SmallCluster, free_port, small_cluster
-from tele.https.file_certificate import GivenCertificate
+from tele.https.file_certificate import FileCertificate
 from tele.loop import now
 
 HAPROXY = shutil.which("haproxy") or "/usr/sbin/haproxy"
@@ -175,7 +175,7 @@ def test_a_given_certificate_is_for_pages_only(cluster: SmallCluster) -> None:
         return cluster.run("openssl", *words, stdin=b"").stdout
 
     use("one")
-    given = GivenCertificate(*files, cluster.reactor, lambda: now(cluster.reactor))
+    given = FileCertificate(*files, cluster.reactor, lambda: now(cluster.reactor))
     proxy = cluster.proxy(https=given)
     node = cluster.tunnel_node(proxy)
     cluster.reactor.until(lambda: node.proxies == (proxy.member.host_id,))

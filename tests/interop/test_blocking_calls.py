@@ -14,7 +14,7 @@ from attrs import define
 from three_processes import Cluster, make_cluster, wait_for
 
 PARTS = ("auth", "proxy", "node")
-#: The recorder and its spool; and the log, which is written only while there is room for it.
+#: The recorder and its spool; and the log, which is written only while the pipe takes it.
 ELSEWHERE = ("recording/", "log_stream.py")
 
 
@@ -40,7 +40,7 @@ class Notes:
 
     @classmethod
     def of(cls, cluster: Cluster) -> Notes:
-        """Begin to look."""
+        """Begin to check."""
         return cls(cluster, {part: len(_notes(cluster, part)) for part in PARTS})
 
     def check(self, *parts: str) -> None:
@@ -72,7 +72,7 @@ def agent(socket: Path) -> Iterator[str]:
 
 
 def test_no_call_that_blocks(cluster: Cluster, tmp_path: Path) -> None:
-    """Log-ins, terminals, transfers, forwards, agents, new people, locks, lists and an absence of
+    """Log-ins, terminals, transfers, forwards, agents, new users, locks, lists and an absence of
     auth: once a part serves, its reactor reads and writes no file, and asks no name service.
     """
     notes = Notes.of(cluster)

@@ -14,7 +14,7 @@ COMMANDS = ("ls", "sessions ls", "recordings ls", "audit ls", "users ls", "token
 
 @pytest.fixture
 def without(cluster: Cluster) -> Iterator[Cluster]:
-    """The cluster; what a test kills comes back after it."""
+    """The cluster; what a test kills is started again after it."""
     yield cluster
     for part in ("auth", "proxy"):
         if part not in cluster.processes:
@@ -39,19 +39,19 @@ def test_auth_that_is_away_is_not_the_proxy(without: Cluster, command: str) -> N
 
 
 def test_a_login_says_it_too(without: Cluster) -> None:
-    """Also the first one, which knows nobody yet."""
+    """Also the first one, on a new machine."""
     without.kill("auth")
     proxy = f"127.0.0.1:{without.ports['proxy']}"
-    words = ("login", "--proxy", proxy, "--user", "bob", "--password-file", "-")
+    args = ("login", "--proxy", proxy, "--user", "bob", "--password-file", "-")
     for more in ((), ("--ca-pin", without.pin)):
-        done = without.tele(*words, *more, check=False, stdin=b"x\n")
+        done = without.tele(*args, *more, check=False, stdin=b"x\n")
         assert done.returncode == 6
         assert b"is up, but it cannot reach auth since" in done.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_proxy_that_is_away_is_said(without: Cluster, command: str) -> None:
-    """Nothing is said of auth, of which nobody knows then."""
+    """The error does not mention auth, whose state is unknown then."""
     if "proxy" in without.processes:
         without.kill("proxy")
     done = without.tele(*command.split(), check=False)

@@ -13,7 +13,7 @@ from three_processes import Cluster, wait_for
 
 @pytest.mark.parametrize("part", ["auth", "proxy", "node"])
 def test_a_killed_part_comes_back(cluster: Cluster, part: str) -> None:
-    """After kill -9 and a start, everything works as before, without anybody's help."""
+    """After kill -9 and a start, everything works as before, without help."""
     cluster.kill(part)
     cluster.start(part)
     wait_for(
@@ -67,7 +67,7 @@ def test_a_killed_node_loses_at_most_the_last_second(cluster: Cluster) -> None:
 
 
 def test_the_audit_chain_holds_through_it_all(cluster: Cluster) -> None:
-    """Every event carries the hash of the one before, whoever was killed meanwhile."""
+    """Every event carries the hash of the one before, whatever was killed meanwhile."""
     done = cluster.tele("audit", "ls", "--limit", "10000", "--format", "json")
     events = sorted(json.loads(done.stdout), key=lambda e: e["time"])
     previous = {event["previous"] for event in events}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from people import events, local
+from cluster_users import events, local
 from three_processes import Cluster, free_port, make_cluster, wait_for
 
 SESSIONS = 10
@@ -27,8 +27,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         running.stop()
 
 
-def listed(cluster: Cluster, *words: str) -> list[dict[str, Any]]:
-    done = cluster.tele(*words, "ls", "--format", "json", *local(cluster))
+def listed(cluster: Cluster, *args: str) -> list[dict[str, Any]]:
+    done = cluster.tele(*args, "ls", "--format", "json", *local(cluster))
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found
 
@@ -87,7 +87,7 @@ def test_a_node_that_is_killed_and_started_again(cluster: Cluster) -> None:
 
 
 def test_a_node_that_is_removed_while_it_is_dead(cluster: Cluster) -> None:
-    """What ran on a node that never comes back has ended as soon as it is removed."""
+    """Sessions of a node that never reconnects have ended as soon as it is removed."""
     clients = open_sessions(cluster, 2)
     try:
         cluster.kill("node")

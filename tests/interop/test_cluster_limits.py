@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from people import events
+from cluster_users import events
 from three_processes import Cluster, wait_for
 
 #: More than the limit by far, and nothing that can be compressed much.
@@ -29,7 +29,7 @@ def last_recording(cluster: Cluster) -> dict[str, Any]:
 
 
 def test_what_is_over_the_limit_of_a_session_is_a_gap(cluster: Cluster) -> None:
-    """The person sees all; the recording is whole, small, and says which limit it was over."""
+    """The user sees all; the recording is whole, small, and names the limit that it was over."""
     set_limits(cluster, "{session: 1MiB}")
     shown = cluster.ssh("-tt", cluster.host, f"head -c {SHOWN * 3 // 4} /dev/urandom | base64")
     assert len(shown.stdout) > SHOWN

@@ -1,4 +1,4 @@
-"""One user uses up what a node has; everybody else goes on, recorded in full."""
+"""One user uses up what a node has; sessions of others continue, recorded in full."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def to_the_node(cluster: Cluster) -> list[str]:
         f"HostKeyAlias={cluster.host}",
         "ConnectTimeout=20",
     )
-    return [word for option in said for word in ("-o", option)]
+    return [arg for option in said for arg in ("-o", option)]
 
 
 @contextmanager
-def running_ssh(cluster: Cluster, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+def running_ssh(cluster: Cluster, *args: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run OpenSSH's client beside the test."""
     client = subprocess.Popen(
-        ["ssh", "-F", str(cluster.ssh_config), *to_the_node(cluster), *words, cluster.host],
+        ["ssh", "-F", str(cluster.ssh_config), *to_the_node(cluster), *args, cluster.host],
         env=cluster.environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -73,7 +73,7 @@ def descriptors(cluster: Cluster) -> int:
 
 
 def recording_of(auditor: Cluster, user: str) -> list[dict[str, object]]:
-    """Return the last recording of ``user`` as the frames that ``tele play`` tells."""
+    """Return the last recording of ``user`` as the frames that ``tele play`` prints."""
 
     def listed() -> list[dict[str, object]]:
         done = auditor.tele("recordings", "ls", "--format", "json")
@@ -100,8 +100,8 @@ def others_go_on(alice: Cluster, bob: Cluster) -> None:
 
 @pytest.mark.parametrize("limit", [256], indirect=True)
 def test_idle_connections(alice: Cluster, limit: int) -> None:
-    """As many idle connections as one likes: beyond a share they are refused, and nobody else's
-    session or recording is touched; when they end there is room again.
+    """Idle connections without end: beyond a share they are refused, and no session or recording
+    of others is touched; when they end new ones are accepted again.
     """
     bob = alice.person("bob", "access")
     before = descriptors(alice)
@@ -111,8 +111,8 @@ def test_idle_connections(alice: Cluster, limit: int) -> None:
             # One after another: what is not logged in yet has a share of its own.
             mark = alice.folder / f"in.{number}"
             said = ("PermitLocalCommand=yes", f"LocalCommand=touch {mark}")
-            words = [word for option in said for word in ("-o", option)]
-            client = stack.enter_context(running_ssh(alice, "-N", *words))
+            args = [arg for option in said for arg in ("-o", option)]
+            client = stack.enter_context(running_ssh(alice, "-N", *args))
             clients.append(client)
             wait_for(
                 lambda mark=mark, client=client: mark.exists() or client.poll() is not None,
@@ -139,8 +139,8 @@ def open_all(ports: Sequence[int], each: int) -> list[socket.socket]:
 
 @pytest.mark.parametrize("limit", [256, 1024], indirect=True)
 def test_a_thousand_forwards(alice: Cluster, limit: int) -> None:
-    """A thousand forwarded connections of one user leave room for everybody else, and those that
-    have no room wait.
+    """A thousand forwarded connections of one user leave descriptors for all others, and those
+    beyond the share wait.
     """
     bob = alice.person("bob", "access")
     before = descriptors(alice)
@@ -156,8 +156,8 @@ def test_a_thousand_forwards(alice: Cluster, limit: int) -> None:
             stack.enter_context(each)
 
         def refused() -> list[str]:
-            words = ("--event", "forward", "--limit", "2000", "--format", "json")
-            events = json.loads(alice.tele("audit", "ls", *words).stdout)
+            args = ("--event", "forward", "--limit", "2000", "--format", "json")
+            events = json.loads(alice.tele("audit", "ls", *args).stdout)
             return [event["error"] for event in events if event["error"]]
 
         wait_for(lambda: descriptors(alice) > before + 20, "forwards", 120)
@@ -168,6 +168,6 @@ def test_a_thousand_forwards(alice: Cluster, limit: int) -> None:
 
 
 def answers(port: int) -> bool:
-    """Whether somebody listens there."""
+    """Whether a port listens there."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,4 +1,4 @@
-"""A node and a proxy of twistd that are told to stop, with sessions and without."""
+"""A node and a proxy of twistd that are stopped by a signal, with sessions and without."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from three_processes import Cluster, wait_for
 
 SECONDS = 60
-# twistd ends in good order by the signal that told it to.
+# twistd ends in good order by the signal that it was sent.
 
 
 @contextmanager
@@ -44,11 +44,11 @@ def listens(port: int) -> bool:
 
 @contextmanager
 def stopped(cluster: Cluster, part: str) -> Iterator[subprocess.Popen[bytes]]:
-    """``part`` told to stop, and no longer listening; started again at the end."""
+    """``part`` after SIGTERM, no longer listening; started again at the end."""
     process = cluster.processes.pop(part)
     process.send_signal(signal.SIGTERM)
     try:
-        wait_for(lambda: not listens(cluster.ports[part]), f"{part} to take in nobody")
+        wait_for(lambda: not listens(cluster.ports[part]), f"{part} to refuse connections")
         yield process
     finally:
         process.kill()
@@ -59,7 +59,7 @@ def stopped(cluster: Cluster, part: str) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.parametrize("part", ["node", "proxy"])
 def test_a_session_ends_by_itself(cluster: Cluster, part: str) -> None:
-    """After SIGTERM a session goes on, undisturbed, and when it ends the process does."""
+    """After SIGTERM a session continues, and when it ends the process does."""
     with session(cluster, "read word; echo got $word") as client, stopped(cluster, part) as process:
         assert client.poll() is None
         assert process.poll() is None
@@ -70,7 +70,7 @@ def test_a_session_ends_by_itself(cluster: Cluster, part: str) -> None:
 
 @pytest.mark.parametrize("part", ["node", "proxy"])
 def test_a_second_signal_is_the_end(cluster: Cluster, part: str) -> None:
-    """Told so again, it hangs up with a word why, and ends in good order."""
+    """After a second signal it disconnects with a reason, and ends in good order."""
     with session(cluster, "sleep 1000") as client, stopped(cluster, part) as process:
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
@@ -82,7 +82,7 @@ def test_a_second_signal_is_the_end(cluster: Cluster, part: str) -> None:
 
 
 def test_without_sessions_it_ends_at_once(cluster: Cluster) -> None:
-    """Nobody is waited for where there is nobody."""
+    """Without sessions it ends at once."""
     with stopped(cluster, "node") as process:
         assert process.wait(SECONDS) == -signal.SIGTERM
         assert "draining" not in (cluster.folder / "node.log").read_text().split("serves")[-1]

@@ -64,11 +64,11 @@ class Cluster:
         }
 
     def tele(
-        self, *words: str, check: bool = True, stdin: bytes | None = None, seconds: float = 60
+        self, *args: str, check: bool = True, stdin: bytes | None = None, seconds: float = 60
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run ``tele`` with these words."""
+        """Run ``tele`` with these arguments."""
         done = subprocess.run(
-            [str(BIN / "tele"), *words],
+            [str(BIN / "tele"), *args],
             env=self.environment,
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
@@ -77,27 +77,27 @@ class Cluster:
             check=False,
         )
         assert not check or done.returncode == 0, (
-            f"tele {' '.join(words)}: {done.returncode}\n{done.stderr.decode()}\n{self.logs()}"
+            f"tele {' '.join(args)}: {done.returncode}\n{done.stderr.decode()}\n{self.logs()}"
         )
         return done
 
     def ssh(
-        self, *words: str, check: bool = True, stdin: bytes | None = None, seconds: float = 60
+        self, *args: str, check: bool = True, stdin: bytes | None = None, seconds: float = 60
     ) -> subprocess.CompletedProcess[bytes]:
         """Run OpenSSH's client with the cluster's configuration."""
-        return self.client("ssh", *words, check=check, stdin=stdin, seconds=seconds)
+        return self.client("ssh", *args, check=check, stdin=stdin, seconds=seconds)
 
     def client(
         self,
         program: str,
-        *words: str,
+        *args: str,
         check: bool = True,
         stdin: bytes | None = None,
         seconds: float = 60,
     ) -> subprocess.CompletedProcess[bytes]:
         """Run ssh, scp or sftp with the cluster's configuration."""
         done = subprocess.run(
-            [program, "-F", str(self.ssh_config), *words],
+            [program, "-F", str(self.ssh_config), *args],
             env=self.environment,
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
@@ -106,7 +106,7 @@ class Cluster:
             check=False,
         )
         assert not check or done.returncode == 0, (
-            f"{program} {words}: {done.returncode}\n{done.stderr.decode()}\n{self.logs()}"
+            f"{program} {args}: {done.returncode}\n{done.stderr.decode()}\n{self.logs()}"
         )
         return done
 
@@ -125,8 +125,8 @@ class Cluster:
         password.write_text(f"correct horse battery staple of {name}")
         login = login or pwd.getpwuid(os.geteuid()).pw_name
         local = ("--config", str(self.folder / "auth.yaml"))
-        words = ["--role", ",".join(roles), "--login", login, "--password-file", str(password)]
-        self.tele("users", "add", name, *words, *local)
+        args = ["--role", ",".join(roles), "--login", login, "--password-file", str(password)]
+        self.tele("users", "add", name, *args, *local)
         made = evolve(self, home=f"home.{name}")
         made.tele(
             "login", "--proxy", f"127.0.0.1:{self.ports['proxy']}", "--user", name,
@@ -266,9 +266,9 @@ def make_cluster(
     )
     if tunnel:
         cluster.ports["node"] = 0
-        way = [f"  join: {{proxy: '127.0.0.1:{proxy}', {join}}}"]
+        listens = [f"  join: {{proxy: '127.0.0.1:{proxy}', {join}}}"]
     else:
-        way = [f"  listen: 127.0.0.1:{node}", f"  join: {{auth: '127.0.0.1:{auth}', {join}}}"]
+        listens = [f"  listen: 127.0.0.1:{node}", f"  join: {{auth: '127.0.0.1:{auth}', {join}}}"]
     cluster.write(
         "node.yaml",
         [
@@ -277,7 +277,7 @@ def make_cluster(
             "node:",
             "  name: web1",
             "  labels: {env: test}",
-            *way,
+            *listens,
             *(f"  {line}" for line in settings),
         ],
     )

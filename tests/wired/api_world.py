@@ -28,9 +28,10 @@ from zope.interface import implementer
 from tele.certs.pins import pin
 from tele.certs.x509 import TlsKey, issue_tls, make_authority
 from tele.errors import AccessDenied, NotFound
-from tele.https.channel import Limits
+from tele.https.handler import IHandler
 from tele.https.identity import TlsIdentity
-from tele.https.serve import ApiServer, IHandler
+from tele.https.limits import Limits
+from tele.https.serve import ApiServer
 from tele.https.tls_server import Preface, no_preface
 from tele.https.trust import ClientTls
 from tele.model.api.hosts import HostList
@@ -207,7 +208,7 @@ class Wires:
 
 
 class RawClient(Protocol):
-    """Sends what a test says, and keeps what comes back."""
+    """Sends what a test passes, and keeps what it receives."""
 
     transport: Any
 

@@ -28,7 +28,7 @@ from tele.auth.recordings import Recordings
 from tele.auth.session_ends import SessionEnds
 from tele.auth.state import State
 from tele.auth.tokens import Tokens
-from tele.auth.users import People
+from tele.auth.users import Users
 from tele.certs.device import prove_device
 from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.x509 import TlsKey
@@ -65,7 +65,7 @@ def result(answer: Deferred[T] | Coroutine[Any, Any, T]) -> T:
 
 
 @implementer(IArchive)
-class Shelves:
+class MemoryArchive:
     """An archive in memory."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class World:
         )
         trusted = self.authorities[AuthorityKind.HOST].trusted
         self.host_keys = {parse_line(key) for key in trusted.ssh_public_keys}
-        self.archive = Shelves()
+        self.archive = MemoryArchive()
         hosts = Hosts(self.backend, self.clock)
         members = Members(self.backend, hosts)
         recordings = Recordings(self.backend, self.archive, moment, lambda: self.host_keys)
@@ -118,7 +118,7 @@ class World:
             state=State(self.backend, "c", self.authorities, RecordingSettings(), hosts, moment),
             hosts=hosts,
             members=members,
-            people=People(self.backend, passwords, moment),
+            users=Users(self.backend, passwords, moment),
             passwords=passwords,
             tokens=Tokens(self.backend, "c", moment, os.urandom),
             recordings=recordings,
@@ -126,7 +126,7 @@ class World:
             disk=DiskWatch(self.backend, self.archive, self.clock),
             ends=SessionEnds(self.backend, self.clock, "c", audit, owed, hosts, members),
         )
-        result(self.parts.people.ensure_presets())
+        result(self.parts.users.ensure_presets())
         result(self.parts.hosts.start())
         result(self.parts.state.start())
         result(self.parts.ends.start())
@@ -162,7 +162,7 @@ class World:
 
     def user(self, name: str, *roles: str) -> Caller:
         """One who logs in now."""
-        issued = result(self.parts.people.issue_time(name))
+        issued = result(self.parts.users.issue_time(name))
         return Caller(
             UserIdentity(
                 name, "c", issued + timedelta(hours=12), roles, ("root",), {"logins": ("root",)},

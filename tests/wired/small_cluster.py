@@ -6,7 +6,7 @@ import os
 import pwd
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -16,11 +16,13 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 
 from own_reactor import OwnReactor, own_reactor
+from tele.admission.limits import Limits
 from tele.auth.local import ADMIN_ROLES, LOCAL_ADMIN, LocalAuthority
 from tele.auth.service import AuthService
 from tele.certs.check import LATEST
 from tele.certs.keys import PrivateKey
 from tele.certs.x509 import TlsKey
+from tele.conch.server.settings import ServerSettings
 from tele.config.values import Address, JoinConfig, NodeConfig, Pins
 from tele.embed.hosts import HostService
 from tele.embed.node import node_service
@@ -39,7 +41,9 @@ from tele.model.presence import Host, Presence
 from tele.model.resources import Conditions, Metadata, Role, RoleOptions, RoleSpec
 from tele.node.labels import LabelCommand, Labels
 from tele.node.presence import NodePresence
+from tele.node.realm import look_up
 from tele.node.service import NodeService
+from tele.node.settings import Ingress, MakeAgents, SessionSettings
 from tele.node.spawning import Spawning
 from tele.proxy.service import ProxyService
 from tele.recording.archive import DirectoryArchive
@@ -93,7 +97,7 @@ class TunnelNode:
     @property
     def proxies(self) -> tuple[str, ...]:
         """The proxies that it has tunnels to."""
-        return self.host.member._presence().tunnels
+        return self.host.member._announcer._presence().tunnels
 
 
 @define
@@ -188,9 +192,12 @@ class SmallCluster:
         recorder: IRecorder | None = None,
         settings: JoinSettings | None = None,
         port: int = 0,
-        **named: Any,
+        agents: MakeAgents | None = None,
+        limits: Limits | None = None,
+        look_up: Callable[[str], None] = look_up,
+        **sessions: Any,
     ) -> SmallNode:
-        """Start a node and wait until it serves."""
+        """Start a node and wait until it serves; ``sessions`` has more of what these have."""
         spawning = Spawning(self.reactor)
         own = Labels(self.reactor, spawning, labels or {}, commands)
         presence = NodePresence(name, own)
@@ -199,13 +206,11 @@ class SmallCluster:
         service = NodeService(
             self.reactor,
             member=member,
-            spawning=spawning,
-            labels=own,
             presence=presence,
-            where=(self.interface, port),
-            public=lambda bound: f"127.0.0.1:{bound}",
-            recorder=recorder,
-            **named,
+            sessions=SessionSettings(spawning, recorder, **sessions),
+            ingress=Ingress((self.interface, port), lambda bound: f"127.0.0.1:{bound}", agents),
+            server=ServerSettings(limits or Limits()),
+            look_up=look_up,
         )
         node = SmallNode(service, member, spawning)
         self.nodes.append(node)

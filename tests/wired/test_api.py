@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 
 from api_world import Ca, RawClient, World, error_of, host, parsed, user
 from tele.errors import AccessDenied, NotLoggedIn
-from tele.https.channel import Limits
+from tele.https.limits import Limits
 from tele.model.api.tokens import TokenList
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostRole, UserIdentity
@@ -24,7 +24,7 @@ def world() -> World:
     return World()
 
 
-def test_a_stranger_may_ask_for_health_only(world: World) -> None:
+def test_an_unauthenticated_client_may_ask_for_health_only(world: World) -> None:
     """Without a certificate the open operations answer, and no other."""
     client = world.raw()
     assert world.request(client, "GET", "/v1/health")[0] == 200
@@ -48,14 +48,14 @@ def test_a_user_is_known_by_the_certificate(world: World) -> None:
 
 
 def test_users_and_hosts_cannot_call_each_others_operations(world: World) -> None:
-    """What is for machines refuses people and the other way round, and says so to the audit."""
+    """Operations for hosts refuse users and vice versa, with an audit event."""
     alice = user("alice")
-    person = world.user_ca.issue(alice)
+    user_identity = world.user_ca.issue(alice)
     machine = world.host_ca.issue(host(HostRole.NODE))
     announce = b'{"name": "web1", "role": "node"}'
     for identity, method, target, body in (
-        (person, "PUT", "/v1/presence", announce),
-        (person, "GET", "/v1/state", b""),
+        (user_identity, "PUT", "/v1/presence", announce),
+        (user_identity, "GET", "/v1/state", b""),
         (machine, "GET", "/v1/whoami", b""),
         (machine, "GET", "/v1/users", b""),
         (machine, "GET", "/v1/hosts/watch", b""),
@@ -70,7 +70,7 @@ def test_users_and_hosts_cannot_call_each_others_operations(world: World) -> Non
 
 
 def test_an_authority_vouches_for_its_own_kind_only(world: World) -> None:
-    """A user identity signed by the host authority, and the reverse, are nobody."""
+    """A user identity signed by the host authority, and the reverse, are refused."""
     for identity in (
         world.host_ca.issue(user("admin")),
         world.user_ca.issue(host(HostRole.AUTH)),
@@ -150,11 +150,11 @@ def test_head_is_get_without_the_body(world: World, target: str) -> None:
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert f"content-length: {len(body)}".encode() in head.lower()
     assert f"content-type: {headers['content-type']}".encode() in head.lower()
-    assert world.request(client, "GET", "/v1/health")[0] == 200, "the connection goes on"
+    assert world.request(client, "GET", "/v1/health")[0] == 200, "the connection stays open"
 
 
 def test_the_head_of_a_stream_follows_nothing(world: World) -> None:
-    """Whether a stream may be followed is answered, at once, and nobody is told anything."""
+    """Whether a stream may be followed is answered, at once, without a stream."""
     client = world.raw(world.host_ca.issue(host(HostRole.PROXY)))
     for path in ("/v1/state", "/v1/hosts/watch"):
         world.request(client, "HEAD", path)
@@ -171,7 +171,7 @@ def test_the_head_of_a_stream_follows_nothing(world: World) -> None:
 
 
 def test_options_say_what_there_is(world: World) -> None:
-    """Anybody may ask which methods a path has; the answer has no body, and lets no page in."""
+    """The methods of a path are open to anyone; the response has no body, and no CORS header."""
     client = world.raw()
     for path, allowed in (
         ("/v1/users", "GET, HEAD, OPTIONS, POST"),
@@ -269,7 +269,7 @@ def test_bad_numbers_and_queries(world: World, target: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "message"),
     [
         (b"", "missing"),
         (b"not json", "not JSON"),
@@ -283,12 +283,12 @@ def test_bad_numbers_and_queries(world: World, target: str) -> None:
     ],
     ids=lambda v: repr(v[:24]),
 )
-def test_bad_bodies(world: World, body: bytes, words: str) -> None:
+def test_bad_bodies(world: World, body: bytes, message: str) -> None:
     """What is not exactly the request's type is refused with the place."""
     client = world.raw(world.host_ca.issue(host(HostRole.NODE)))
     status, _, answer = world.request(client, "PUT", "/v1/presence", body)
     assert status == 400
-    assert words in error_of(answer)["message"]
+    assert message in error_of(answer)["message"]
     assert world.handler.calls == []
 
 
@@ -308,8 +308,8 @@ def test_an_oversize_body_is_refused_before_it_is_read(world: World) -> None:
     assert (status, headers["connection"]) == (413, "close")
 
 
-def test_a_stranger_cannot_make_the_server_read_a_body(world: World) -> None:
-    """Who may not call is told so before the first byte of the body, also when he asks to send."""
+def test_an_unauthenticated_client_cannot_make_the_server_read_a_body(world: World) -> None:
+    """A caller is refused before the first byte of the body, also with Expect: 100-continue."""
     client = world.raw()
     head = (
         b"PUT /v1/recordings/abc/chunks/0 HTTP/1.1\r\nhost: a\r\n"
@@ -424,15 +424,15 @@ def test_a_handshake_that_never_comes_ends_too(world: World) -> None:
     assert client.lost is not None
 
 
-def test_strangers_cannot_crowd_out_members() -> None:
-    """Over their limit the oldest stranger goes; members stay."""
-    world = World(Limits(strangers=3, connections=6))
+def test_unauthenticated_connections_cannot_crowd_out_members() -> None:
+    """Over their limit the oldest of them ends; members stay."""
+    world = World(Limits(unauthenticated=3, connections=6))
     member = world.raw(world.user_ca.issue(user()))
     assert world.request(member, "GET", "/v1/whoami")[0] == 200
-    strangers = [world.raw() for _ in range(5)]
-    assert [s.lost is not None for s in strangers] == [True, True, False, False, False]
+    unauthenticated = [world.raw() for _ in range(5)]
+    assert [s.lost is not None for s in unauthenticated] == [True, True, False, False, False]
     assert world.request(member, "GET", "/v1/whoami")[0] == 200
-    assert world.request(strangers[-1], "GET", "/v1/health")[0] == 200
+    assert world.request(unauthenticated[-1], "GET", "/v1/health")[0] == 200
 
 
 def test_connections_are_bounded() -> None:
@@ -468,7 +468,7 @@ def test_a_mistake_of_ours_tells_nothing(world: World) -> None:
 
 
 def test_a_handler_that_hangs_is_answered_for(world: World) -> None:
-    """After the operation's time the caller hears so; the handler is not interrupted."""
+    """After the operation's time the caller gets an error; the handler is not interrupted."""
     client = world.raw(world.user_ca.issue(user()))
     world.request(client, "GET", "/v1/tokens")
     world.wires.pass_time(31)

@@ -21,7 +21,7 @@ from tele.errors import AccessDenied, InvalidInput, NotFound, NotLoggedIn, TeleE
 from tele.https.blocking import BlockingAuthority, fetch_cluster_blocking
 from tele.https.identity import TlsFiles, TlsIdentity
 from tele.https.pinning import UnverifiedCluster
-from tele.model.addresses import split_address
+from tele.model.addresses import Address
 from tele.model.api import table
 from tele.model.api.audit import FollowEvents
 from tele.model.api.operation import Nothing
@@ -172,7 +172,7 @@ task.react(lambda reactor: task.Deferred.fromCoroutine(main(reactor)))
 
 
 def test_the_reactor_client_on_real_sockets(served: Served) -> None:
-    """Addresses where nobody listens are passed over; a program with a reactor ends cleanly."""
+    """Addresses where nothing listens are skipped; a program with a reactor ends cleanly."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", REACTOR, str(served.folder), served.address],
         capture_output=True,
@@ -183,7 +183,7 @@ def test_the_reactor_client_on_real_sockets(served: Served) -> None:
     assert (done.stdout, done.stderr) == ("example alice alice alice\n", "")
 
 
-def test_nobody_listens() -> None:
+def test_nothing_listens() -> None:
     """The error names the address, and ends the program with its own exit code."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -236,14 +236,14 @@ def test_an_answer_that_comes_before_the_body_was_sent(tmp_path: Path) -> None:
             BlockingAuthority.local(str(tmp_path / "own")) as host,
             pytest.raises(AccessDenied, match="not for you"),
         ):
-            # More than the kernel takes for somebody who does not read.
+            # More than the kernel buffers for a peer that does not read.
             host.perform(table.PUT_CHUNK, PutChunk("a", 0, b"x" * 4_000_000))
         thread.join()
 
 
 def test_old_tls_and_plain_http_get_nothing(served: Served) -> None:
     """TLS 1.2 fails in the handshake; bytes without TLS get no HTTP."""
-    host, port = split_address(served.address)
+    host, port = Address.parse(served.address)
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -257,7 +257,7 @@ def test_old_tls_and_plain_http_get_nothing(served: Served) -> None:
 
 def test_auth_speaks_what_was_asked_for(served: Served) -> None:
     """By ALPN: our name for it first, HTTP for tools; no other protocol."""
-    host, port = split_address(served.address)
+    host, port = Address.parse(served.address)
     for offered, chosen in ((["tele-auth", "http/1.1"], "tele-auth"), (["http/1.1"], "http/1.1")):
         context = ssl.create_default_context()
         context.check_hostname = False
@@ -271,22 +271,22 @@ def test_auth_speaks_what_was_asked_for(served: Served) -> None:
 
 
 def test_the_socket_of_the_machine(served: Served) -> None:
-    """The kernel says who calls: no certificate is needed, and strangers get nothing."""
+    """The caller is known by its account: no certificate is needed, other accounts are refused."""
     with BlockingAuthority.local(str(served.folder / "own")) as operator:
         assert operator.perform(table.WHOAMI, Nothing()).user == "operator"
         with pytest.raises(AccessDenied, match="not for user operator"):
             operator.perform(table.ANNOUNCE, Presence("web1", HostRole.NODE))
     assert stat.S_IMODE((served.folder / "own").stat().st_mode) == 0o600
     with (
-        BlockingAuthority.local(str(served.folder / "others")) as stranger,
+        BlockingAuthority.local(str(served.folder / "others")) as anonymous,
         pytest.raises(Unreachable),
     ):
-        stranger.perform(table.HEALTH, Nothing())
+        anonymous.perform(table.HEALTH, Nothing())
     with (
-        BlockingAuthority.local(str(served.folder / "nothing")) as nobody,
+        BlockingAuthority.local(str(served.folder / "nothing")) as refused,
         pytest.raises(Unreachable, match="nothing"),
     ):
-        nobody.perform(table.HEALTH, Nothing())
+        refused.perform(table.HEALTH, Nothing())
 
 
 @pytest.mark.parametrize(
@@ -301,21 +301,21 @@ def test_the_socket_of_the_machine(served: Served) -> None:
 )
 def test_addresses(text: str, address: tuple[str, int]) -> None:
     """Host, host:port and both forms of IPv6."""
-    assert split_address(text) == address
+    assert Address.parse(text) == address
 
 
 @pytest.mark.parametrize("text", ["", ":1", "a:", "a:0", "a:65536", "a:x", "a:-1", "a:\u0661"])
 def test_bad_addresses(text: str) -> None:
     """Anything else is refused with an example."""
     with pytest.raises(InvalidInput, match=r"example\.com"):
-        split_address(text)
+        Address.parse(text)
 
 
 def test_the_client_is_light() -> None:
     """Importing it brings neither Twisted nor cryptography."""
     code = (
         "import sys, tele.https.blocking; "
-        "print([m for m in ('twisted', 'OpenSSL', 'cryptography', 'tele.model.api.table')"
+        "print([m for m in ('twisted', 'OpenSSL', 'cryptography', 'h11', 'tele.model.api.table')"
         " if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,9 +13,9 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 
 from api_world import SERVER_NAME, Ca, MemoryEndpoint, RawClient, World, host, state, user
 from tele.errors import AccessDenied, InvalidInput, NotFound, NotLoggedIn, TeleError, Unreachable
-from tele.https.channel import Limits
 from tele.https.client import RemoteAuthority, fetch_cluster
 from tele.https.identity import TlsIdentity
+from tele.https.limits import Limits
 from tele.https.pinning import UnverifiedCluster
 from tele.model.api import table
 from tele.model.api.audit import FollowEvents
@@ -75,7 +75,7 @@ class Clients:
 
 
 class Silent(MemoryEndpoint):
-    """Connects to something that never says a word."""
+    """Connects to a server that never sends anything."""
 
     def connect(self, protocolFactory: Any) -> Deferred[Any]:
         client = protocolFactory.buildProtocol(None)
@@ -168,7 +168,7 @@ def test_the_next_address_answers(clients: Clients) -> None:
     assert clients.connected[3:] == ["three"]
 
 
-def test_nobody_answers(clients: Clients) -> None:
+def test_no_address_answers(clients: Clients) -> None:
     """The error names the address and what is wrong."""
     clients.refused = {"one"}
     with pytest.raises(Unreachable, match="one:1 did not answer"):
@@ -197,7 +197,7 @@ def test_what_may_have_been_done_is_not_done_again(clients: Clients) -> None:
 
 
 def test_a_silent_address_is_given_up(clients: Clients) -> None:
-    """A GET goes on to the next address after its time."""
+    """A GET is sent to the next address after its time."""
     clients.silent = {"one"}
     remote = clients.make("one:1", "two:2")
     assert clients.ask(remote.perform(table.HEALTH, Nothing()), 35).status == "ok"
@@ -323,7 +323,7 @@ def test_an_error_in_the_middle_reaches_the_follower(clients: Clients) -> None:
 
 
 def test_a_stream_ends_with_the_certificate(clients: Clients) -> None:
-    """Nobody goes on reading after their time."""
+    """No stream lasts longer than the certificate of its reader."""
     clients.identity = clients.world.host_ca.issue(host(HostRole.NODE, timedelta(seconds=60)))
     ended: list[Any] = []
     following = clients.make().follow(table.WATCH_STATE, WatchState(), lambda _: None)

@@ -14,7 +14,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from api_world import SERVER_NAME, Ca, RawClient, World, _Single, host, real_now, user
 from tele.errors import AccessDenied, NotLoggedIn, TeleError, WrongClock
 from tele.https.callers import Peer
-from tele.https.connection import explained
+from tele.https.connection import explain
 from tele.https.identity import TlsIdentity
 from tele.https.trust import ClientTls, ServerTls, WrongDate
 from tele.model.authority import AuthorityKind
@@ -97,9 +97,9 @@ def test_nothing_else_is_forgiven_with_the_date() -> None:
     world.auth = issued(world, 3 * HOUR)
     other = connect(world, set_back=5 * HOUR, server_name="auth.other")
     assert isinstance(other.why, VerificationError)
-    stranger = connect(world, set_back=5 * HOUR, trust=Ca.make(AuthorityKind.HOST).certificate)
-    assert stranger.why is not None
-    assert not isinstance(stranger.why, WrongDate)
+    other_ca = connect(world, set_back=5 * HOUR, trust=Ca.make(AuthorityKind.HOST).certificate)
+    assert other_ca.why is not None
+    assert not isinstance(other_ca.why, WrongDate)
     world.auth = issued(world, -25 * HOUR)
     over = connect(world, set_back=50 * HOUR)
     assert isinstance(over.why, WrongDate)
@@ -129,7 +129,7 @@ def test_clients_keep_their_certificates_when_auths_clock_is_set_back() -> None:
 
 
 def test_a_caller_is_judged_by_the_date_as_it_went_on() -> None:
-    """The steady date makes nobody valid after the end of a certificate."""
+    """The steady date makes no certificate valid after its end."""
     from cryptography import x509
 
     ca, moment = Ca.make(AuthorityKind.HOST), real_now()
@@ -144,15 +144,15 @@ def test_a_caller_is_judged_by_the_date_as_it_went_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "words"),
+    ("error", "kind", "message"),
     [
         (WrongDate("expired at X"), WrongClock, "set the clock that is wrong"),
         (VerificationError([]), TeleError, "another name"),
     ],
 )
-def test_each_has_its_own_words(error: Exception, kind: type[TeleError], words: str) -> None:
+def test_each_has_its_own_message(error: Exception, kind: type[TeleError], message: str) -> None:
     """Dates are the clocks' matter, names and authorities are not."""
-    said = explained("a:1", error)
+    said = explain("a:1", error)
     assert isinstance(said, kind)
     assert not isinstance(said, AccessDenied)
-    assert words in str(said)
+    assert message in str(said)

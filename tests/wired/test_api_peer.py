@@ -19,7 +19,7 @@ def test_trust_and_time_are_asked_anew() -> None:
     one of another kind or key, or when its time is over; a rotation that keeps it is fine.
     """
     ca, other = Ca.make(AuthorityKind.HOST), Ca.make(AuthorityKind.HOST)
-    people = Ca.make(AuthorityKind.USER)
+    user_ca = Ca.make(AuthorityKind.USER)
     text = ca.issue(host(HostRole.NODE)).certificate.encode()
     shown: list[x509.Certificate] = []
 
@@ -28,12 +28,12 @@ def test_trust_and_time_are_asked_anew() -> None:
         return shown[-1]
 
     peer, now = Peer(show), real_now()
-    assert peer.identify([ca.trusted], now) == peer.identify([ca.trusted, people.trusted], now)
+    assert peer.identify([ca.trusted], now) == peer.identify([ca.trusted, user_ca.trusted], now)
     seen = len(shown)
     for _ in range(100):
         peer.identify([ca.trusted], now)
     assert len(shown) == seen
-    for trusted in ([], [other.trusted], [people.trusted]):
+    for trusted in ([], [other.trusted], [user_ca.trusted]):
         with pytest.raises(NotLoggedIn, match="CA"):
             peer.identify(trusted, now)
     peer.identify([other.trusted, ca.trusted], now)
@@ -43,8 +43,8 @@ def test_trust_and_time_are_asked_anew() -> None:
     peer.identify([ca.trusted], now)
 
 
-def test_a_stranger_stays_one() -> None:
-    """A certificate of nobody's is refused each time it is asked about."""
+def test_a_foreign_certificate_stays_refused() -> None:
+    """A certificate that is not one of tele is refused at each request."""
     text = Ca.make(AuthorityKind.HOST).certificate.encode()
     peer = Peer(lambda: x509.load_pem_x509_certificates(text)[0])
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""What one source, person or machine may cost the API: permission first, and shares."""
+"""What one network, user or host may cost the API: permission first, and shares."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from api_world import RawClient, World, error_of, host, parsed, user
 from counting import calls, is_linear
 from tele.errors import AccessDenied
-from tele.https.channel import IN_FLIGHT, Limits
-from tele.https.serve import LONGEST_WAIT, UNCHECKED_BODY
+from tele.https.channel import IN_FLIGHT
+from tele.https.limits import LONGEST_WAIT, UNCHECKED_BODY, Limits
 from tele.model.identity import HostRole
 
 WHOAMI = b"GET /v1/whoami HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -26,13 +26,13 @@ def node(world: World) -> RawClient:
     return world.raw(world.host_ca.issue(host(HostRole.NODE)))
 
 
-def person(world: World, name: str = "alice") -> RawClient:
+def client_of(world: World, name: str = "alice") -> RawClient:
     return world.raw(world.user_ca.issue(user(name)))
 
 
 # -- permission first ------------------------------------------------------------------
 def test_a_large_body_comes_after_permission(world: World) -> None:
-    """Whom the handler refuses hears so from the head of the request, whatever they send."""
+    """A caller that the handler refuses is answered by the head, whatever follows."""
     world.handler.denies = AccessDenied("no rule lets you", "rule")
     client = node(world)
     head = CHUNK + b"expect: 100-continue\r\ncontent-length: 8000000\r\n\r\n"
@@ -44,9 +44,9 @@ def test_a_large_body_comes_after_permission(world: World) -> None:
 
 
 def test_nothing_is_decoded_before_permission(world: World) -> None:
-    """A small body that is no JSON gets the same refusal as a good one: nobody has read it."""
+    """A small body that is no JSON gets the same refusal as a good one: it is not read."""
     world.handler.denies = AccessDenied("no rule lets you", "rule")
-    client = person(world)
+    client = client_of(world)
     for body in (b'{"a": 1, "a": 2}', b"[[[[", b'{"user": 1}'):
         status, _, answer = world.request(client, "POST", "/v1/users", body)
         assert (status, error_of(answer)["kind"]) == (403, "denied")
@@ -65,7 +65,7 @@ def test_while_permission_is_looked_up_nothing_piles_up(world: World) -> None:
     world.wires.flush()
     assert parsed(client.received)[0] == 200
     assert world.handler.calls[0][1].data == data
-    assert world.request(client, "GET", "/v1/health")[0] == 200, "the connection goes on"
+    assert world.request(client, "GET", "/v1/health")[0] == 200, "the connection stays open"
 
 
 def test_permission_that_is_refused_late_ends_it(world: World) -> None:
@@ -83,7 +83,7 @@ def test_permission_that_is_refused_late_ends_it(world: World) -> None:
 
 
 def test_a_sender_that_leaves_while_permission_is_looked_up(world: World) -> None:
-    """Nobody is answered then, and nothing is left behind."""
+    """Nothing is sent then, and nothing is left behind."""
     world.handler.slow_checks = []
     client = node(world)
     world.send(client, CHUNK + b"content-length: 8000000\r\n\r\n")
@@ -92,11 +92,11 @@ def test_a_sender_that_leaves_while_permission_is_looked_up(world: World) -> Non
     world.handler.slow_checks[0].callback(None)
     world.wires.flush()
     assert world.handler.calls == []
-    assert world.server._bodies.held == 0
+    assert world.server._admission._bodies.held == 0
 
 
 def test_a_check_that_hangs_has_the_time_of_the_operation(world: World) -> None:
-    """The deadline of a body runs from its head, also while permission is looked up."""
+    """The deadline of a body runs from its head, also while permission is checked."""
     world.handler.slow_checks = []
     client = node(world)
     world.send(client, CHUNK + b"content-length: 8000000\r\n\r\n")
@@ -105,7 +105,7 @@ def test_a_check_that_hangs_has_the_time_of_the_operation(world: World) -> None:
 
 
 def test_a_refused_sender_that_goes_on_is_cut_off(world: World) -> None:
-    """Whoever was told to leave has five seconds."""
+    """A client has five seconds to close after its last response."""
     client = world.raw()
     world.send(client, b"POST /v1/login HTTP/1.1\r\nhost: a\r\ncontent-length: 999999999\r\n\r\n")
     world.wires.pass_time(6)
@@ -114,14 +114,14 @@ def test_a_refused_sender_that_goes_on_is_cut_off(world: World) -> None:
 
 def test_a_reader_that_closes_has_time_to_read(world: World) -> None:
     """An answer that ends the connection may take as long to be read as any other."""
-    client = person(world)
+    client = client_of(world)
     channel: Any = next(iter(world.server._api._all))
     world.request(client, "GET", "/v1/recordings/abc/chunks/9", headers="connection: close\r\n")
     assert parsed(client.received)[0] == 200
     assert client.lost is not None
     assert channel._deadline is None
 
-    slow = person(world)
+    slow = client_of(world)
     channel = next(iter(world.server._api._all))
     channel.loseConnection = lambda: None  # the transport has more to send first
     world.request(slow, "GET", "/v1/recordings/abc/chunks/9", headers="connection: close\r\n")
@@ -132,9 +132,9 @@ def test_a_reader_that_closes_has_time_to_read(world: World) -> None:
 
 
 # -- shares -------------------------------------------------------------------------------
-def test_one_network_of_strangers_does_not_crowd_out_another() -> None:
-    """Of too many strangers, the oldest of the network with the most of them goes."""
-    world = World(Limits(strangers=4))
+def test_one_unauthenticated_network_does_not_crowd_out_another() -> None:
+    """Of too many connections, the oldest of the network with the most of them ends."""
+    world = World(Limits(unauthenticated=4))
     alone = world.raw(address="192.0.2.1")
     flood = [world.raw(address="198.51.100.66") for _ in range(10)]
     assert alone.lost is None
@@ -143,8 +143,8 @@ def test_one_network_of_strangers_does_not_crowd_out_another() -> None:
 
 
 def test_one_network_shakes_hands_so_often() -> None:
-    """What strangers of one network may make us sign has a rate; members do not count, and other
-    networks do not notice.
+    """Signatures for unauthenticated clients of one network have a rate; members do not count,
+    and other networks are not affected.
     """
     world = World(Limits(handshakes_burst=3, handshakes_per_second=1))
     flood = [world.raw(address="198.51.100.66") for _ in range(5)]
@@ -160,24 +160,24 @@ def test_one_network_shakes_hands_so_often() -> None:
 
 
 def test_one_member_has_so_many_connections() -> None:
-    """One more is told so and closed; another person's, and the first ones, go on."""
+    """One more is refused and closed; another user's, and the first ones, stay open."""
     world = World(Limits(connections_per_caller=3))
-    clients = [person(world) for _ in range(3)]
+    clients = [client_of(world) for _ in range(3)]
     for client in clients:
         assert world.request(client, "GET", "/v1/whoami")[0] == 200
-    status, headers, body = world.request(person(world), "GET", "/v1/whoami")
+    status, headers, body = world.request(client_of(world), "GET", "/v1/whoami")
     assert (status, headers["connection"]) == (503, "close")
     assert "user alice has 3 connections" in error_of(body)["message"]
-    assert world.request(person(world, "bob"), "GET", "/v1/whoami")[0] == 200
+    assert world.request(client_of(world, "bob"), "GET", "/v1/whoami")[0] == 200
     clients[0].transport.loseConnection()
     world.wires.flush()
-    assert world.request(person(world), "GET", "/v1/whoami")[0] == 200
+    assert world.request(client_of(world), "GET", "/v1/whoami")[0] == 200
 
 
 def test_one_member_asks_so_much_and_the_others_do_not_notice() -> None:
     """A member that asks too fast waits, then is refused; another one's request is served."""
     world = World(Limits(units_burst=5, units_per_second=1))
-    client = person(world)
+    client = client_of(world)
     answers = []
     for _ in range(15):
         world.request(client, "GET", "/v1/whoami")
@@ -187,11 +187,11 @@ def test_one_member_asks_so_much_and_the_others_do_not_notice() -> None:
             world.wires.pass_time(LONGEST_WAIT)
             answers[-1] = parsed(client.received)[0]
     assert set(answers) == {200}, "one after the other it is only slower"
-    flood = [person(world) for _ in range(12)]
+    flood = [client_of(world) for _ in range(12)]
     for each in flood:
         world.send(each, WHOAMI)
     assert [parsed(each.received)[0] for each in flood].count(503) >= 6
-    assert world.request(person(world, "bob"), "GET", "/v1/whoami")[0] == 200
+    assert world.request(client_of(world, "bob"), "GET", "/v1/whoami")[0] == 200
     world.wires.pass_time(LONGEST_WAIT)
     assert {parsed(each.received)[0] for each in flood} == {200, 503}
 
@@ -207,9 +207,9 @@ def test_what_has_to_be_decoded_costs_by_its_length() -> None:
     assert parsed(client.received)[0] == 503
 
 
-def test_one_network_of_strangers_asks_so_much() -> None:
-    """Over its rate a network is told to try again; members from there and other networks not."""
-    world = World(Limits(stranger_units_burst=3, stranger_units_per_second=1))
+def test_one_unauthenticated_network_has_a_rate() -> None:
+    """Over its rate a network is refused for now; members from there and other networks not."""
+    world = World(Limits(unauthenticated_units_burst=3, unauthenticated_units_per_second=1))
     flood = world.raw(address="198.51.100.66")
     statuses = [world.request(flood, "GET", "/v1/health")[0] for _ in range(5)]
     assert statuses == [200] * 3 + [503] * 2
@@ -230,7 +230,7 @@ def test_one_member_sends_so_much_at_once() -> None:
     assert world.send(second, head)[0] == 503
     assert world.send(first, b"z" * 600_000)[0] == 200
     assert world.send(node(world), head, b"z" * 600_000)[0] == 200
-    assert world.server._bodies.held == 0
+    assert world.server._admission._bodies.held == 0
 
 
 def test_one_member_reads_so_many_streams() -> None:
@@ -245,7 +245,7 @@ def test_one_member_reads_so_many_streams() -> None:
 
 
 def test_streams_of_slow_readers_have_a_bound_together() -> None:
-    """When all that fell behind have too much together, whoever is told more is cut off."""
+    """When all streams behind have too much together, the next that is sent more is cut off."""
     world = World(Limits(backlogs=1000))
     client = node(world)
     world.send(client, b"GET /v1/state HTTP/1.1\r\nhost: a\r\n\r\n")
@@ -262,22 +262,22 @@ def test_streams_of_slow_readers_have_a_bound_together() -> None:
 def test_who_does_not_read_answers_gets_no_more(world: World) -> None:
     """Answers that wait for their reader count in the reader's share until they are read."""
     world = World(Limits(answers_per_caller=1000))
-    slow = person(world)
+    slow = client_of(world)
     channel: Any = next(iter(world.server._api._all))
     assert world.request(slow, "GET", "/v1/whoami")[0] == 200
     channel.pauseProducing()  # the transport has more than the network takes
     world.request(slow, "GET", "/v1/recordings/abc/chunks/900")
-    status, _, body = world.request(person(world), "GET", "/v1/whoami")
+    status, _, body = world.request(client_of(world), "GET", "/v1/whoami")
     assert (status, "does not read" in error_of(body)["message"]) == (503, True)
     channel.resumeProducing()
-    assert world.request(person(world), "GET", "/v1/whoami")[0] == 200
+    assert world.request(client_of(world), "GET", "/v1/whoami")[0] == 200
 
 
 def test_what_is_sent_before_the_answer_is_bounded(world: World) -> None:
     """A peer that sends on and on while its request is handled is stopped, also if it reads
     nothing, and counting what it sent costs the same for each byte.
     """
-    client = person(world)
+    client = client_of(world)
     world.request(client, "GET", "/v1/tokens")
     channel: Any = next(iter(world.server._api._all))
     channel._waitingForTransport = True
@@ -295,7 +295,7 @@ def test_what_is_sent_before_the_answer_is_bounded(world: World) -> None:
 
 
 def test_headers_that_go_on_are_refused(world: World) -> None:
-    """Lines that continue a header are no way to send thousands of them."""
+    """Folded header lines do not circumvent the limit of headers."""
     client = world.raw()
     head = b"GET /v1/health HTTP/1.1\r\nhost: a\r\nx: y\r\n z\r\n\r\n"
     assert world.send(client, head)[0] == 400
@@ -304,12 +304,16 @@ def test_headers_that_go_on_are_refused(world: World) -> None:
 
 def test_what_one_left_behind_is_forgotten(world: World) -> None:
     """After everybody has gone no share is held."""
-    clients = [person(world), node(world), world.raw()]
+    clients = [client_of(world), node(world), world.raw()]
     for client in clients[:2]:
         world.request(client, "GET", "/v1/health")
     for client in clients:
         client.transport.abortConnection()
     world.wires.flush()
     api = world.server._api
-    assert (len(api._members), api._strangers, api._strangers_count) == (0, {}, 0)
-    assert (api.unread.held, world.server._bodies.held, world.server._streams) == (0, 0, {})
+    assert (len(api._members), api._unauthenticated, api._unauthenticated_count) == (0, {}, 0)
+    assert (api.unread.held, world.server._admission._bodies.held, world.server._streams) == (
+        0,
+        0,
+        {},
+    )

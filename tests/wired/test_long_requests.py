@@ -23,7 +23,7 @@ def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
 
 
 def run(cluster: SmallCluster, node: SmallNode, command: str, env: dict[str, str]) -> Any:
-    """Run a command with asyncssh: what starts ssh would not take such a word."""
+    """Run a command with asyncssh: execve(2) refuses so long an argument."""
     people = cluster.folder / "people"
 
     async def ask() -> Any:
@@ -49,8 +49,8 @@ def test_long_variables_arrive(cluster: SmallCluster, size: int) -> None:
     value = "x" * (size - 1) + "é"
     config = cluster.folder / "long"
     config.write_text(f"Host *\n SetEnv LC_LONG={value}\n")
-    words = cluster.ssh_words("alice", node, "127.0.0.1", 'printf %s "$LC_LONG" | wc -c')
-    done = cluster.run("ssh", "-F", str(config), *words[2:])
+    args = cluster.ssh_words("alice", node, "127.0.0.1", 'printf %s "$LC_LONG" | wc -c')
+    done = cluster.run("ssh", "-F", str(config), *args[2:])
     assert done.stdout.strip() == b"%d" % (size + 1), done.stderr
 
 

@@ -44,7 +44,7 @@ def join(cluster: SmallCluster, *pins: str, **more: Any) -> JoinConfig:
 
 
 def test_another_pin_is_not_passed_over(cluster: SmallCluster, joined: Path, pin: str) -> None:
-    """A node that is told to join another cluster does not stay in the old one without a word:
+    """A node that is configured for another cluster does not silently stay in the old one:
     both pins, the cluster and what to do are in the error, and nothing is left locked.
     """
     settings = join(cluster, OTHER, token_file=joined / "new-token")
@@ -72,7 +72,7 @@ def test_the_right_pin_and_none_are_as_good_as_before(
 
 
 def test_an_identity_is_of_one_role(cluster: SmallCluster, joined: Path, pin: str) -> None:
-    """A node's folder that was copied to where a proxy looks makes no proxy."""
+    """A node's folder that was copied to the place of a proxy makes no proxy."""
     shutil.copytree(joined / "identity" / "node", joined / "identity" / "proxy")
     with pytest.raises(InvalidInput, match=r"proxy.join: .* holds the identity of node nat1"):
         proxy_service(cluster.reactor, ProxyConfig(join=join(cluster, pin)), joined)

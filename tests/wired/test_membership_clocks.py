@@ -33,20 +33,20 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.fixture
-def said() -> Iterator[list[str]]:
+def logged() -> Iterator[list[str]]:
     """What is logged."""
-    heard: list[str] = []
+    lines: list[str] = []
 
     @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
-        heard.append(event_text(event))
+        lines.append(event_text(event))
 
     globalLogPublisher.addObserver(observe)
-    yield heard
+    yield lines
     globalLogPublisher.removeObserver(observe)
 
 
-def told(world: World, name: str) -> list[Any]:
+def events_of(world: World, name: str) -> list[Any]:
     """Return the events of this name that auth has."""
     return [event for event in world.auth.events if event.event == name]
 
@@ -118,92 +118,91 @@ def test_who_is_not_taken_by_auth_returns_by_its_key(world: World) -> None:
 
 @STEPS
 def test_a_step_and_a_difference_are_events(world: World, hours: int) -> None:
-    """Each is said once, and once more when the clocks agree again."""
+    """Each is reported once, and once more when the clocks agree again."""
     another_clock(world)
     world.start()
     world.clock.pump([1.0] * 60)
-    assert told(world, "clock.skew") == []
+    assert events_of(world, "clock.skew") == []
     world.clock.set_wall(hours * HOUR)
     world.clock.pump([1.0] * 120)
-    (step,) = told(world, "clock.step")
-    (skew,) = told(world, "clock.skew")
+    (step,) = events_of(world, "clock.step")
+    (skew,) = events_of(world, "clock.skew")
     assert step.fields["seconds"] == skew.fields["seconds"] == hours * HOUR
     assert (skew.ok, step.server_name) == (False, "web1")
     world.clock.set_wall(-hours * HOUR)
     world.clock.pump([1.0] * 120)
-    back = told(world, "clock.skew")[-1]
-    assert (back.ok, back.fields["seconds"], len(told(world, "clock.skew"))) == (True, 0.0, 2)
+    back = events_of(world, "clock.skew")[-1]
+    assert (back.ok, back.fields["seconds"], len(events_of(world, "clock.skew"))) == (True, 0.0, 2)
 
 
-def test_a_clock_that_was_wrong_from_the_start_is_said(world: World) -> None:
-    """By auth's word, in the log and in an event."""
+def test_a_clock_that_was_wrong_from_the_start_is_reported(world: World) -> None:
+    """By auth's date, in the log and in an event."""
     another_clock(world, ahead=-600.0)
     world.start()
     world.clock.pump([1.0] * 60)
-    (skew,) = told(world, "clock.skew")
+    (skew,) = events_of(world, "clock.skew")
     assert skew.fields["seconds"] == 600.0
-    assert told(world, "clock.step") == []
+    assert events_of(world, "clock.step") == []
 
 
 @STEPS
-def test_members_mean_the_same_moment_whoever_was_set(world: World, hours: int) -> None:
-    """What a proxy says to a node counts while either clock, or auth's, is set."""
+def test_members_mean_the_same_moment_whichever_was_set(world: World, hours: int) -> None:
+    """What a proxy states to a node counts while either clock, or auth's, is set."""
     another_clock(world)
     proxy = world.start().clock
     world.clock.pump([1.0] * 40)
     world.clock.set_wall(hours * HOUR)
     world.clock.pump([1.0] * 40)
-    assert abs(proxy.word - world.clock.seconds()) < LASTS
+    assert abs(proxy.stated_seconds - world.clock.seconds()) < LASTS
     another_clock(world, hours * HOUR)
     for _ in range(int(SETTLE_SECONDS)):
         world.clock.advance(1.0)
-        # One that has not heard of it yet.
-        assert abs(proxy.word - world.clock.seconds()) < LASTS
+        # One that does not know it yet.
+        assert abs(proxy.stated_seconds - world.clock.seconds()) < LASTS
     world.clock.pump([1.0] * 45)
-    # One that says it the new way, and one that still says it the old way.
+    # One that states the new date, and one that still states the old one.
     for date in (world.clock.seconds() + hours * HOUR, world.clock.seconds()):
         assert min(abs(date - known) for known in proxy.dates) < LASTS
-    assert abs(proxy.word - (world.clock.seconds() + hours * HOUR)) < LASTS
+    assert abs(proxy.stated_seconds - (world.clock.seconds() + hours * HOUR)) < LASTS
     world.clock.pump([1.0] * 60)
     assert len(proxy.dates) == 1
 
 
 def test_members_agree_while_auths_clock_is_set_again_and_again(world: World) -> None:
-    """Some hear of each step and some of the last only: what one says the others take."""
+    """Some learn of each step and some of the last only: each accepts what another states."""
     another_clock(world)
     proxy = world.start().clock
     world.clock.pump([1.0] * 100)
     for ahead in (-3 * HOUR, 0.0, 3 * HOUR):
         another_clock(world, ahead)
         world.clock.pump([1.0] * 31)
-    # At any moment each says one of the dates that a member who heard of all of them takes.
+    # At any moment each states one of the dates that a member that knows all steps accepts.
     assert len(proxy.dates) == 4
     for _ in range(120):
-        assert min(abs(proxy.word - date) for date in proxy.dates) < 1
+        assert min(abs(proxy.stated_seconds - date) for date in proxy.dates) < 1
         world.clock.advance(1.0)
-    assert abs(proxy.word - (world.clock.seconds() + 3 * HOUR)) < LASTS
+    assert abs(proxy.stated_seconds - (world.clock.seconds() + 3 * HOUR)) < LASTS
 
 
-def test_whoever_cannot_join_says_that_it_serves_nobody(world: World, said: list[str]) -> None:
+def test_a_host_that_cannot_join_serves_no_clients(world: World, logged: list[str]) -> None:
     """Why, that it tries again, and when; once."""
     world.auth.away = True
     world.start()
     world.clock.pump([1.0] * 100)
-    (line,) = [text for text in said if "join" in text]
-    assert "serves nobody" in line
-    assert "trying again in" in line
-    assert "alone" not in line
+    (line,) = [text for text in logged if "join" in text]
+    assert line.startswith("not a member of the cluster, serving no clients call=join error=")
+    assert "retry_seconds=" in line
 
 
-def test_whoever_is_a_member_says_by_what_it_decides(world: World, said: list[str]) -> None:
-    """A member without auth goes on, by the last state; since when is known."""
+def test_a_member_without_auth_uses_cached_state(world: World, logged: list[str]) -> None:
+    """A member without auth serves by the last state; since when is known."""
     member = world.start()
     world.clock.pump([1.0] * 10)
     assert not member.auth_away_since
     begin = now(world.clock)
     world.auth.leave()
     world.clock.pump([1.0] * 40)
-    assert any("decides by the state of the cluster that it knows" in text for text in said)
+    assert any("using cached state" in text for text in logged)
     since = member.auth_away_since
     assert since is not None
     assert since - begin < timedelta(seconds=5)
@@ -212,12 +211,12 @@ def test_whoever_is_a_member_says_by_what_it_decides(world: World, said: list[st
     assert not member.auth_away_since
 
 
-def test_a_wrong_clock_is_no_reason_to_give_up(world: World, said: list[str]) -> None:
+def test_a_wrong_clock_is_no_reason_to_give_up(world: World, logged: list[str]) -> None:
     """A host that cannot join because of its clock joins when that is set."""
     world.auth.refusal = WrongClock("auth.example:3025 does not count: set the clock")
     member = world.start()
     world.clock.pump([1.0] * 40)
-    assert any("set the clock" in text for text in said)
+    assert any("set the clock" in text for text in logged)
     world.auth.refusal = None
     world.clock.pump([1.0] * 40)
     assert result(member.ready()) is None

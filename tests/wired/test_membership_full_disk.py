@@ -1,4 +1,4 @@
-"""A host whose disk is full decides by what auth told it, and by nothing older after a restart."""
+"""A host whose disk is full decides by what auth sent, and by nothing older after a restart."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def roles(member: Any) -> list[str]:
 def test_what_auth_told_counts_though_it_cannot_be_written(
     world: World, disk: Disk, lines: list[str], problem: int
 ) -> None:
-    """Whatever keeps a new state from the disk, the host decides by it and tells its observers."""
+    """Whatever keeps a new state from the disk, the host decides by it and notifies observers."""
     member = world.start()
-    heard: list[list[str]] = []
-    member.on_change(lambda: heard.append(roles(member)))
+    seen: list[list[str]] = []
+    member.on_change(lambda: seen.append(roles(member)))
     disk.problem = problem
     world.auth.change(roles=(Role(Metadata("first")),))
     world.auth.change(roles=(Role(Metadata("second")),))
-    assert heard == [["first"], ["second"]]
+    assert seen == [["first"], ["second"]]
     assert roles(member) == ["second"]
     assert member.trouble == ""
     assert len(lines) == 1
@@ -88,7 +88,7 @@ def test_the_state_is_written_when_there_is_space(
 
 
 def test_no_older_state_after_a_restart(world: World, disk: Disk) -> None:
-    """Restarted with a full disk and without auth, a host lets nobody in: it knows no state."""
+    """Restarted with a full disk and without auth, a host knows no state and refuses all."""
     world.auth.change(roles=(Role(Metadata("old")),))
     member = world.start()
     disk.problem = errno.ENOSPC
@@ -105,7 +105,7 @@ def test_no_older_state_after_a_restart(world: World, disk: Disk) -> None:
 
 
 def test_labels_that_the_cluster_bound(world: World, disk: Disk) -> None:
-    """Bound labels count at once, too; older ones are decided by by nobody after a restart."""
+    """Bound labels count at once, too; older ones are not used after a restart."""
     world.auth.bound = {"env": "dev"}
     member = world.start()
     disk.problem = errno.ENOSPC
@@ -114,7 +114,7 @@ def test_labels_that_the_cluster_bound(world: World, disk: Disk) -> None:
     assert member.bound_labels == {"env": "prod"}
     calls = world.auth.calls.count("announce")
     world.clock.advance(31)
-    assert world.auth.calls.count("announce") > calls, "the loop goes on"
+    assert world.auth.calls.count("announce") > calls, "the loop continues"
     assert not (world.folder / "identity" / "node" / "state.json").exists()
     disk.problem = 0
     world.clock.advance(60)

@@ -15,6 +15,7 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from tele.errors import AccessDenied, Conflict, InvalidInput, TeleError, Unavailable
+from tele.log import event_text
 from tele.membership.identity import HostKeyPair
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
@@ -90,15 +91,15 @@ def world(tmp_path: Path) -> Iterator[World]:
 @pytest.fixture
 def lines() -> Iterator[list[str]]:
     """What is logged at warning or above."""
-    heard: list[str] = []
+    lines: list[str] = []
 
     @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
         if event["log_level"].name in ("warn", "error", "critical"):
-            heard.append(str(event.get("text", event.get("error", event["log_format"]))))
+            lines.append(event_text(event))
 
     globalLogPublisher.addObserver(observe)
-    yield heard
+    yield lines
     globalLogPublisher.removeObserver(observe)
 
 
@@ -165,7 +166,7 @@ def test_resuming_while_auth_is_away(world: World) -> None:
 
 
 def test_expired_while_away(world: World) -> None:
-    """A host that was off for longer than its certificates comes back by its key, with no token."""
+    """A host that was off for longer than its certificates rejoins by its key, with no token."""
     first = world.start()
     key, host_id = first.identity.keys.ssh.public.blob, first.host_id
     world.stop(first)
@@ -179,7 +180,7 @@ def test_expired_while_away(world: World) -> None:
 
 
 def test_expired_and_removed(world: World) -> None:
-    """Who was removed meanwhile does not come back by its key, but as another host by a token."""
+    """A host that was removed meanwhile cannot rejoin by its key, only join anew by a token."""
     first = world.start()
     host_id = first.host_id
     world.stop(first)
@@ -220,18 +221,18 @@ def test_removed_while_stopped(world: World) -> None:
 
 
 def test_removed_while_stopped_and_no_token(world: World, lines: list[str]) -> None:
-    """Without one it says so once, and asks seldom: each refusal is in the audit."""
+    """Without one it logs it once, and asks seldom: each refusal is in the audit."""
     world.stop(world.start())
     world.auth.removed, world.token = True, "wrong"
     world.start()
     world.clock.pump([1.0] * 100)
-    assert [line for line in lines if "take us in" in line] != []
+    assert [line for line in lines if "join refused" in line] != []
     assert world.auth.calls.count("join") == 2
     assert world.auth.calls.count("watch_state") <= 3
 
 
 def test_removed_while_running(world: World) -> None:
-    """Who is removed does not come back by the same token."""
+    """A removed host does not join again by the same token."""
     member = world.start()
     world.clock.advance(1)
     world.auth.leave()
@@ -243,7 +244,7 @@ def test_removed_while_running(world: World) -> None:
 
 @pytest.mark.parametrize("pins", [(), ("sha256:" + "0" * 64,)])
 def test_without_the_right_pin_nothing_is_sent(world: World, pins: tuple[str, ...]) -> None:
-    """Without the CA's pin the token is shown to nobody (attack)."""
+    """Without the CA's pin the token is not sent (attack)."""
     failure = result(world.start(pins=pins).ready())
     assert failure.check(AccessDenied, InvalidInput)
     assert "join" not in world.auth.calls
@@ -256,7 +257,7 @@ def test_without_token(world: World) -> None:
 
 
 def test_auth_comes_later(world: World, lines: list[str]) -> None:
-    """While nobody answers it tries on, says so once, and joins as soon as it can."""
+    """While auth is away it tries again, logs it once, and joins as soon as it can."""
     world.auth.away = True
     member = world.start()
     ready = member.ready()
@@ -275,8 +276,8 @@ def test_certificates_of_another_host(world: World, monkeypatch: pytest.MonkeyPa
     member = world.start()
     before = member.identity
 
-    def wrong(self: FakeAuthority, keys: Any, host_id: str, *words: Any) -> Any:
-        return issue(self, keys, "22222222-2222-4222-8222-222222222222", *words)
+    def wrong(self: FakeAuthority, keys: Any, host_id: str, *args: Any) -> Any:
+        return issue(self, keys, "22222222-2222-4222-8222-222222222222", *args)
 
     monkeypatch.setattr(FakeAuthority, "_issue", wrong)
     world.clock.advance(17 * 3600)
@@ -289,8 +290,8 @@ def test_certificates_of_other_keys(world: World, monkeypatch: pytest.MonkeyPatc
     """An answer with certificates for keys that are not ours is not taken (attack)."""
     issue = FakeAuthority._issue
 
-    def wrong(self: FakeAuthority, keys: Any, *words: Any) -> Any:
-        return issue(self, HostKeyPair.generate().public, *words)
+    def wrong(self: FakeAuthority, keys: Any, *args: Any) -> Any:
+        return issue(self, HostKeyPair.generate().public, *args)
 
     monkeypatch.setattr(FakeAuthority, "_issue", wrong)
     member = world.start()
@@ -300,7 +301,7 @@ def test_certificates_of_other_keys(world: World, monkeypatch: pytest.MonkeyPatc
 
 
 def test_one_process_at_a_time(world: World) -> None:
-    """A second process on the same folder is told so and harms nothing."""
+    """A second process on the same folder is refused and harms nothing."""
     world.start()
     with pytest.raises(Conflict, match="another node"):
         world.store()
@@ -399,7 +400,7 @@ def test_announcing(world: World) -> None:
 
 
 def test_announcing_when_auth_is_back(world: World, lines: list[str]) -> None:
-    """When auth returns it is told soon that we live; trouble is logged once, and its end."""
+    """When auth answers again it is announced to soon; trouble is logged once, and its end."""
     member = world.start()
     world.auth.leave()
     for _ in range(300):
@@ -449,12 +450,12 @@ def test_who_has_just_joined_waits_for_its_labels(
 
 
 def test_state_changes(world: World) -> None:
-    """Each change of the state is there at once, told to observers, and on disk."""
+    """Each change of the state is there at once, for observers, and on disk."""
     member = world.start()
-    heard: list[int] = []
-    member.on_change(lambda: heard.append(member.state.revision))
+    seen: list[int] = []
+    member.on_change(lambda: seen.append(member.state.revision))
     world.auth.change(roles=(Role(Metadata("r")),))
-    assert heard == [2]
+    assert seen == [2]
     world.stop(member)
     world.auth.leave()
     assert [role.metadata.name for role in world.start().state.roles] == ["r"]
@@ -471,15 +472,15 @@ def test_state_of_another_cluster(world: World, lines: list[str]) -> None:
 def test_observer_that_fails(world: World) -> None:
     """An observer that fails disturbs neither the others nor the membership."""
     member = world.start()
-    heard: list[int] = []
+    seen: list[int] = []
 
     def fails() -> None:
         raise ValueError("no")
 
     member.on_change(fails)
-    member.on_change(lambda: heard.append(1))
+    member.on_change(lambda: seen.append(1))
     world.auth.change()
-    assert heard == [1]
+    assert seen == [1]
 
 
 def test_events(world: World) -> None:
@@ -500,7 +501,7 @@ def test_events_while_auth_is_away(world: World) -> None:
         member.emit(world.event(number))
     world.clock.advance(5)
     world.members.remove(member)
-    # As kill -9 would leave it: nothing is closed by anybody but the kernel.
+    # As kill -9 would leave it: only the kernel closes files.
     spool = world.folder / "identity" / "node" / "events"
     content = spool.read_bytes()
     world.members.append(member)
@@ -525,7 +526,7 @@ def test_an_event_that_auth_refuses(world: World, lines: list[str]) -> None:
 
 
 def test_last_events_are_sent(world: World) -> None:
-    """What happened just before the end is sent on the way out."""
+    """Events of just before the end are sent before it stops."""
     member = world.start()
     member.emit(world.event(1))
     world.stop(member)
@@ -555,7 +556,7 @@ def test_damaged_identity(world: World) -> None:
 
 
 def test_damaged_state(world: World) -> None:
-    """A damaged state is forgotten: auth tells it again."""
+    """A damaged state is dropped: auth sends it again."""
     world.stop(world.start())
     (world.folder / "identity" / "node" / "state.json").write_bytes(b"{")
     assert result(world.start().ready()) is None

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is 
 
 @define
 class SlowDisk:
-    """Syncs that wait until the disk goes on; by whom they were asked for."""
+    """Syncs that wait until the disk continues, with their callers."""
 
     goes_on: threading.Event = field(factory=threading.Event)
     waiting: list[str] = field(factory=list)
@@ -46,7 +46,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowDisk]:
 
 @pytest.fixture
 def cluster(tmp_path: Path, disk: SlowDisk) -> Iterator[SmallCluster]:
-    """A cluster on that disk, with two persons."""
+    """A cluster on that disk, with two users."""
     with small_cluster(tmp_path) as made:
         made.person("alice", ME)
         made.person("bob", ME)
@@ -57,7 +57,7 @@ def cluster(tmp_path: Path, disk: SlowDisk) -> Iterator[SmallCluster]:
 
 
 class Typing(ProcessProtocol):
-    """Somebody who types to ``cat`` and reads what comes back."""
+    """A client that types to ``cat`` and reads the echo."""
 
     transport: Any
 
@@ -76,9 +76,9 @@ def test_a_disk_that_waits_stops_no_session(cluster: SmallCluster, disk: SlowDis
     """While every sync waits, a session echoes, others log in and out, and their events arrive."""
     node = cluster.node()
     typing = Typing()
-    words = cluster.ssh_words("alice", node, "127.0.0.1", "cat")
+    args = cluster.ssh_words("alice", node, "127.0.0.1", "cat")
     reactor: Any = cluster.reactor
-    process = reactor.spawnProcess(typing, "ssh", ["ssh", *words], env=os.environ)
+    process = reactor.spawnProcess(typing, "ssh", ["ssh", *args], env=os.environ)
     process.write(b"0")
     cluster.reactor.until(lambda: typing.read == b"0")
     disk.goes_on.clear()

@@ -1,4 +1,4 @@
-"""Name servers and name services that do not answer: one person's delay nobody else."""
+"""Name servers and name services that do not answer delay only the user that asks them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from tele.wire.fields import string, uint32
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
 
-#: More than there are threads in Twisted's pool, and than a person has.
+#: More than there are threads in Twisted's pool, and than a user has.
 MANY = 100
 
 
 @pytest.fixture
 def stuck() -> Iterator[threading.Event]:
-    """What is stuck goes on at the end of the test."""
+    """What is stuck continues at the end of the test."""
     event = threading.Event()
     yield event
     event.set()
@@ -39,7 +39,7 @@ def stuck() -> Iterator[threading.Event]:
 
 @pytest.fixture
 def cluster(tmp_path: Path, stuck: threading.Event) -> Iterator[SmallCluster]:
-    """A cluster with two persons."""
+    """A cluster with two users."""
     with small_cluster(tmp_path) as made:
         made.person("alice", ME)
         made.person("mallory", ME)
@@ -70,16 +70,16 @@ def forward(connection: Any, host: str, port: int) -> Deferred[Any]:
 def test_a_persons_slow_names_delay_nobody_else(
     cluster: SmallCluster, stuck: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a hundred names of one person unanswered, another logs in and has theirs (attack)."""
+    """With a hundred names of one user unanswered, another logs in and has theirs (attack)."""
     real = socket.getaddrinfo
     asked: list[str] = []
 
-    def slow(host: Any, *words: Any, **named: Any) -> Any:
+    def slow(host: Any, *args: Any, **named: Any) -> Any:
         if str(host).endswith(".slow.example"):
             asked.append(host)
             stuck.wait(60)
             raise socket.gaierror(-3, "no answer")
-        return real(host, *words, **named)
+        return real(host, *args, **named)
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
     node = cluster.node()
@@ -94,8 +94,8 @@ def test_a_persons_slow_names_delay_nobody_else(
         port = server.getsockname()[1]
 
         def greet() -> None:
-            with server.accept()[0] as visitor:
-                visitor.sendall(b"hello\n")
+            with server.accept()[0] as client:
+                client.sendall(b"hello\n")
 
         threading.Thread(target=greet).start()
         through = cluster.run(
@@ -104,7 +104,7 @@ def test_a_persons_slow_names_delay_nobody_else(
             stdin=b"",
         )
     assert through.stdout == b"hello\n", through.stderr
-    assert len(asked) == 4, "one person's share"
+    assert len(asked) == 4, "one user's share"
     stuck.set()
     cluster.reactor.until(lambda: len(refused) == MANY)
     connection.transport.loseConnection()
@@ -113,7 +113,7 @@ def test_a_persons_slow_names_delay_nobody_else(
 def test_a_persons_slow_account_delays_nobody_else(
     cluster: SmallCluster, stuck: threading.Event
 ) -> None:
-    """While the name service does not answer for one person, another logs in (attack)."""
+    """While the name service does not answer for one user, another logs in (attack)."""
     asked: list[str] = []
     slow = True
 

@@ -27,7 +27,7 @@ from small_cluster import ME, SmallCluster, small_cluster
 from tele.config.values import Address, JoinConfig
 from tele.embed.egress import way_out
 from tele.errors import InvalidInput, Unreachable
-from tele.https.file_certificate import GivenCertificate
+from tele.https.file_certificate import FileCertificate
 from tele.outbound.dialer import Dialer
 from tele.outbound.egress import always, read_via
 from tele.sockets.direct import DirectSocket
@@ -190,7 +190,7 @@ def test_a_gateway_over_tls(
     cert.write_bytes(made.public_bytes(Encoding.PEM))
     file.touch(0o600)
     file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    tls = GivenCertificate(cert, file, any_of(reactor), lambda: moment)
+    tls = FileCertificate(cert, file, any_of(reactor), lambda: moment)
     gateway = Gateway(reactor, HttpGateway, {"n": "127.0.0.1"}, tls=tls, together=together).start()
 
     out = Dialer(reactor, always(read_via(f"https://localhost:{gateway.port}")))

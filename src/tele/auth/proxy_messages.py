@@ -1,10 +1,10 @@
-"""Whose word does auth take for where a connection comes from? That of the cluster's proxies.
+"""Where does a connection through a proxy come from? From where the proxy's signed message says.
 
 Invariants:
 
-* The word of a proxy that is locked, was removed or is not known to be there counts for nothing,
-  as does one that was said before, or to somebody else: the connection is then the proxy's.
-* What is said in vain is logged at a rate.
+* A message of a proxy that is locked, removed or not announced is ignored, as is a message that was
+  used before or is for another receiver: the connection counts as the proxy's own.
+* Ignored messages are logged at a rate.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Final
 from twisted.internet.interfaces import IReactorTime
 
 from tele.admission.rate_limiter import RateLimiter
-from tele.auth.local import Collaborators
+from tele.auth.authorities import Authorities
+from tele.auth.presence import Hosts
+from tele.auth.state import State
 from tele.certs.keys import parse_line
 from tele.conch.client.transport import MemberVerifier
 from tele.errors import ProtocolError
@@ -27,16 +29,25 @@ from tele.tunnel.vouching import Vouching, take_preface
 
 log = make_logger(__name__)
 
-#: Lines of the log about words that are not taken: in one go, and more each second.
+#: Lines of the log about ignored messages: the burst, and the rate.
 LINES_BURST: Final = 20.0
 LINES_PER_SECOND: Final = 0.2
 
 
-class ProxyWords:
-    """Reads what proxies say before the connections that they pass on."""
+class ProxyMessages:
+    """Reads the messages that proxies send before the connections that they relay."""
 
-    def __init__(self, parts: Collaborators, cluster: str, clock: IReactorTime) -> None:
-        self._parts = parts
+    def __init__(
+        self,
+        authorities: Authorities,
+        state: State,
+        hosts: Hosts,
+        cluster: str,
+        clock: IReactorTime,
+    ) -> None:
+        self._authorities = authorities
+        self._state = state
+        self._hosts = hosts
         self._cluster = cluster
         self._clock = clock
         self._lines = RateLimiter(LINES_BURST, LINES_PER_SECOND, most=1)
@@ -50,7 +61,7 @@ class ProxyWords:
         if not size:
             return 0, None
         try:
-            visitor, _ = self._vouching.take(
+            client, _ = self._vouching.take(
                 data[:size],
                 wall_seconds(self._clock),
                 self._clock.seconds(),  # the date before our clock was set: hosts do not know yet
@@ -58,18 +69,18 @@ class ProxyWords:
             )
         except ProtocolError as error:
             if self._lines.take("", self._clock.seconds()):
-                log.warn("the address that a proxy says is not taken: {why!s}", why=error)
+                log.warn("client address of a proxy ignored", error=str(error))
             return size, None
-        return size, visitor.remote_addr
+        return size, client.remote_addr
 
     def _verifier(self) -> MemberVerifier:
-        trusted = self._parts.authorities[AuthorityKind.HOST].trusted
+        trusted = self._authorities[AuthorityKind.HOST].trusted
         keys = {parse_line(key) for key in trusted.ssh_public_keys}
         return MemberVerifier(keys, self._cluster, (HostRole.PROXY,), self._refuses)
 
     def _refuses(self, proxy: HostIdentity) -> str:
-        denied = self._parts.state.policy.refuses_host(proxy, now(self._clock))
+        denied = self._state.policy.refuses_host(proxy, now(self._clock))
         if denied is not None:
             return denied.message
-        known = self._parts.hosts.known(HostRole.PROXY, proxy.host_id)
-        return "" if known else f"proxy {proxy.host_id} is not known, or was removed"
+        known = self._hosts.known(HostRole.PROXY, proxy.host_id)
+        return "" if known else f"proxy {proxy.host_id} is unknown, or was removed"

@@ -22,9 +22,11 @@ from tele.certs import algorithms
 from tele.certs.certificate import FOREVER, Certificate, CertKind
 from tele.certs.keys import parse_public_key
 from tele.errors import BadCertificate, ProtocolError, quoted
+from tele.model.access import CertificateLimits
 from tele.model.addresses import plain_address, plain_network
 from tele.model.identity import HostIdentity, HostRole, UserIdentity
 from tele.model.patterns import matches
+from tele.rbac.certificate import limits_of
 from tele.wire.fields import Reader
 
 # Extensions of tele, in user certificates ...
@@ -59,6 +61,11 @@ class CheckedUser:
     force_command: str | None = None
     verify_required: bool = False
     extensions: frozenset[str] = frozenset()
+
+    @property
+    def limits(self) -> CertificateLimits:
+        """What it withholds from whatever the user's roles allow."""
+        return limits_of(self.extensions, self.force_command)
 
 
 @frozen

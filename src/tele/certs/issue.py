@@ -24,6 +24,12 @@ from tele.certs.keys import PrivateKey, parse_public_key
 from tele.certs.names import check_name, own_addresses
 from tele.errors import InvalidInput
 from tele.model.identity import HostRole
+from tele.rbac.certificate import (
+    PERMIT_AGENT_FORWARDING,
+    PERMIT_PORT_FORWARDING,
+    PERMIT_PTY,
+    PERMIT_X11_FORWARDING,
+)
 from tele.wire.fields import Reader, string, uint32
 
 Entropy = Callable[[int], bytes]
@@ -72,16 +78,16 @@ def issue_user(
 ) -> Certificate:
     """Sign a user certificate for the key blob ``public_key``."""
     extensions: dict[str, bytes] = {
-        "permit-pty": b"",
+        PERMIT_PTY: b"",
         check.CLUSTER: request.cluster.encode(),
         check.LOGIN_SESSION: request.login_session.encode(),
         check.ROLES: ",".join(request.roles).encode(),
         check.TRAITS: json.dumps(request.traits, sort_keys=True, separators=(",", ":")).encode(),
     }
     for allowed, name in (
-        (request.port_forwarding, "permit-port-forwarding"),
-        (request.agent_forwarding, "permit-agent-forwarding"),
-        (request.x11_forwarding, "permit-X11-forwarding"),
+        (request.port_forwarding, PERMIT_PORT_FORWARDING),
+        (request.agent_forwarding, PERMIT_AGENT_FORWARDING),
+        (request.x11_forwarding, PERMIT_X11_FORWARDING),
         (request.mfa, check.MFA),
     ):
         if allowed:

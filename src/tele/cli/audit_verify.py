@@ -20,7 +20,7 @@ from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput, TeleError
 
 if TYPE_CHECKING:
-    from tele.audit.chain import Mark, Verdict
+    from tele.audit.chain import Mark, Verification
 
 PAGE: Final = 500
 
@@ -76,7 +76,9 @@ def verify(
     _show(verdict, form)
 
 
-def check(perform: Callable[[Any, Any], Any], after: Mark | None, marks: Sequence[Mark]) -> Verdict:
+def check(
+    perform: Callable[[Any, Any], Any], after: Mark | None, marks: Sequence[Mark]
+) -> Verification:
     """Walk the audit by the API, from the beginning or the event ``after``, and check it."""
     from tele.audit.chain import Chain, Mark
     from tele.model.api.audit import AUDIT_HEAD, LIST_EVENTS, ListEvents
@@ -107,18 +109,18 @@ def check(perform: Callable[[Any, Any], Any], after: Mark | None, marks: Sequenc
         and perform(LIST_EVENTS, ListEvents(limit=1, after=str(last.number))).items
     ):
         again = perform(AUDIT_HEAD, Nothing())
-        chain.go_on(last, Mark(again.number, again.hash))
+        chain.has_more(last, Mark(again.number, again.hash))
     return chain.end(last)
 
 
-def _check_store(path: Path, marks: Sequence[Mark]) -> Verdict:
+def _check_store(path: Path, marks: Sequence[Mark]) -> Verification:
     from twisted.internet.defer import Deferred
 
     from tele.audit.reading import verify as verify_store
     from tele.store.reading import StoreFile
 
     with StoreFile(path) as store:
-        found: list[Verdict] = []
+        found: list[Verification] = []
         errors: list[Any] = []
         checking = Deferred.fromCoroutine(verify_store(store, marks))
         checking.addCallbacks(found.append, errors.append)
@@ -127,7 +129,7 @@ def _check_store(path: Path, marks: Sequence[Mark]) -> Verdict:
         return found[0]
 
 
-def _show(verdict: Verdict, form: str) -> None:
+def _show(verdict: Verification, form: str) -> None:
     from tele.audit.chain import Mark
 
     mark = str(Mark(verdict.events, verdict.head)) if verdict.events else ""

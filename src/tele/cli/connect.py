@@ -13,7 +13,7 @@ import stat
 
 import click
 
-from tele.cli.openssh import split_address
+from tele.cli.openssh import proxy_address
 from tele.errors import InvalidInput, Unreachable, quoted
 from tele.sockets.tcp import USER_SECONDS, notice_dead_peer
 
@@ -30,7 +30,7 @@ def connect(target: str) -> None:
         raise InvalidInput(
             "standard output is not a socket: use this as ssh's ProxyCommand with ProxyUseFdpass"
         )
-    host, port = split_address(target)
+    host, port = proxy_address(target)
     try:
         made = leaving.connect(host, port, CONNECT_SECONDS)
     except OSError as error:

@@ -21,7 +21,7 @@ import click
 
 from tele.cli.home import CertificateSummary, Home, Profile, is_valid, safe_name
 from tele.cli.lists import read_password, ttl_option, warn_shorter
-from tele.cli.openssh import split_address, write_openssh_files
+from tele.cli.openssh import proxy_address, write_openssh_files
 from tele.cli.session import (
     SKEW_SECONDS,
     Where,
@@ -74,8 +74,7 @@ def login(
     address = proxy or (profile.proxy if profile else None)
     if address is None:
         raise click.UsageError("no proxy: give --proxy HOST:PORT, or set TELE_PROXY")
-    host, port = split_address(address)
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    address = str(proxy_address(address))
     profile = profile or home.by_proxy(address)
     name = safe_name("user", user or (profile.user if profile else _own_name()))
 

@@ -26,6 +26,7 @@ import click
 from tele.cli.home import DEFAULT_PORT, Home, Profile, replace_file, safe_name
 from tele.cli.session import Where, current, host_keys, where_options
 from tele.errors import InvalidInput, TeleError, quoted
+from tele.model.addresses import Address
 
 #: The algorithms for host keys: certificates only. See tele.certs.algorithms.
 _FIPS_HOST_KEYS = (
@@ -46,16 +47,15 @@ _HOST_KEYS = ("ssh-ed25519", *_FIPS_HOST_KEYS)
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]+", re.ASCII)
 
 
-def split_address(address: str, default_port: int = DEFAULT_PORT) -> tuple[str, int]:
-    """Read ``host``, ``host:port`` or ``[v6]:port``; raises :class:`InvalidInput`."""
-    host, colon, port = address.rpartition(":")
-    if not colon or address.endswith("]") or (":" in host and not host.startswith("[")):
-        host, port = address, str(default_port)
-    host = host.removeprefix("[").removesuffix("]")
-    number = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else 0
-    if _HOST.fullmatch(host) is None or not 0 < number < 65536:
+def proxy_address(address: str, default_port: int = DEFAULT_PORT) -> Address:
+    """Read the address of a proxy, which may stand in a configuration of OpenSSH.
+
+    Raises :class:`InvalidInput`.
+    """
+    read = Address.parse(address, default_port)
+    if _HOST.fullmatch(read.host) is None:
         raise InvalidInput(f"{quoted(address)} is not an address such as example.com:3080")
-    return host, number
+    return read
 
 
 def this_program() -> list[str]:
@@ -113,7 +113,7 @@ def _ssh_config(profile: Profile, login: Login) -> str:
     cluster = profile.cluster
     if re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", cluster) is None:
         raise InvalidInput(f"OpenSSH cannot match names of a cluster named {quoted(cluster)}")
-    host, port = split_address(profile.proxy)
+    host, port = proxy_address(profile.proxy)
     # Patterns of ssh_config(5) are case-sensitive, DNS names are not.
     names = " ".join(f"*.{each}" for each in (cluster, cluster.upper()))
     proxies = " ".join((f"proxy.{cluster}", f"proxy.{cluster}".upper()))

@@ -24,7 +24,7 @@ from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.node_names import complete_node
 from tele.cli.openssh import (
     openssh_program,
-    split_address,
+    proxy_address,
     this_program,
     write_openssh_files,
 )
@@ -313,5 +313,5 @@ def proxy_ssh(target: str, cluster: str | None, proxy: str | None, user: str | N
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", host) is None or not port.isdigit():
         raise InvalidInput(f"{quoted(target)} is not [LOGIN@]NODE:PORT")
     # At its default log level ssh prints the proxy's reason if the node cannot be reached.
-    configuration += _connection_options(*split_address(profile.proxy))
+    configuration += _connection_options(*proxy_address(profile.proxy))
     _exec(program, [*configuration, "-W", f"{full_name(host, name)}:{port}", f"proxy.{name}"])

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import click
 
 from tele.cli.folder import Folder, default_folder
-from tele.cli.openssh import openssh_program, split_address
+from tele.cli.openssh import openssh_program, proxy_address
 from tele.errors import BY_KIND, AccessDenied, InvalidInput, NotFound, TeleError
 from tele.text import printable_lines
 
@@ -107,9 +107,9 @@ def _read_listen(text: str) -> tuple[str, int]:
     """Parse ``HOST:PORT``; port 0 chooses a free one."""
     host, colon, port = text.rpartition(":")
     if colon and port == "0":
-        host, _ = split_address(f"{host}:1")
+        host, _ = proxy_address(f"{host}:1")
         return host, _free_ports(1)[0]
-    return split_address(text)
+    return proxy_address(text)
 
 
 def _accounts(own: str, logins: tuple[str, ...]) -> tuple[str, ...]:
@@ -141,7 +141,7 @@ def _configure(
         name = cluster or DEFAULT_CLUSTER
         if wrong := cluster_name_problem(name):
             raise InvalidInput(f"--cluster {name}: {wrong}")
-        proxy = Address(*(listen or split_address(DEFAULT_LISTEN)))
+        proxy = Address(*(listen or proxy_address(DEFAULT_LISTEN)))
         _check_free(proxy.host, proxy.port)
         auth, port = _free_ports(2, but=proxy.port)
         from tele.cli.home import replace_file
@@ -224,7 +224,7 @@ def _print_result(outcome: dict[str, Any]) -> None:
 
 def _reached(proxy: str) -> str:
     """Return a note if only this machine can reach the proxy."""
-    if split_address(proxy)[0] not in ("127.0.0.1", "::1", "localhost"):
+    if proxy_address(proxy)[0] not in ("127.0.0.1", "::1", "localhost"):
         return ""
     return "Only this machine can reach it; for others, use --listen 0.0.0.0:3080.\n"
 

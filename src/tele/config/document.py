@@ -1,11 +1,11 @@
-"""What does a YAML text say, and on which line?
+"""Which values does a YAML text have, and on which lines?
 
 Invariants:
 
 * YAML 1.2, core schema only: strings, integers, floats, booleans, null, lists, mappings.
   ``no`` is a string, a date is a string, and there are no tags.
-* A key twice, an alias and a key that is not a string are mistakes, told with their line;
-  reading goes on, so that all of them are told.
+* A key twice, an alias and a key that is not a string are errors with their line; reading
+  continues, so that all errors are reported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from tele.errors import ConfigError, quoted
 
-#: Deeper than any configuration; a file that is built to hurt ends here.
+#: Deeper than any configuration; a file made to exhaust the stack ends here.
 DEPTH_LIMIT = 50
 SIZE_LIMIT = 4 * 1024 * 1024
 
@@ -62,7 +62,7 @@ class Value:
 
 
 def read_documents(text: str, name: str) -> tuple[Value, ...]:
-    """Read all documents of a YAML text; ``name`` is how messages call it.
+    """Read all documents of a YAML text; ``name`` is its name in messages.
 
     Raises :class:`ConfigError`.
     """

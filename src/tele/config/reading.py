@@ -1,8 +1,8 @@
-"""How does a configuration file become values, with all its mistakes told at once?
+"""How does a configuration file become values, with all its errors reported at once?
 
 Invariants:
 
-* The types of :mod:`tele.config.values` decide; nothing is coerced but what a type says
+* The types of :mod:`tele.config.values` decide; nothing is coerced but what a type requires
   (an address, a length of time, a path).
 * Every problem is one line: ``file:line: key: what is wrong``.
 """
@@ -59,7 +59,7 @@ class Loaded:
 def load(path: Path, kinds: Mapping[str, Collection[str]] | None = None) -> Loaded:
     """Read the file; raises :class:`ConfigError` with all problems.
 
-    ``kinds`` says which kinds of plugins there are, by key (``auth.store``).
+    ``kinds`` are the kinds of plugins that exist, by key (``auth.store``).
     Relative paths in the file count from its folder.
     """
     try:
@@ -95,7 +95,7 @@ def _line_of(problem: str) -> int:
 
 
 class _Reader:
-    """Builds values; remembers places; collects problems."""
+    """Builds values; collects places and problems."""
 
     def __init__(
         self, folder: Path, kinds: Mapping[str, Collection[str]], problems: list[str]
@@ -158,8 +158,8 @@ class _Reader:
             if value.value not in [member.value for member in members]:
                 usable = attribute.metadata.get("values", members)
                 listed = ", ".join(member.value for member in usable)
-                said = f"expected one of {listed}, got {_called(value)}"
-                return self.fail(value.place, key, said)
+                text = f"expected one of {listed}, got {_called(value)}"
+                return self.fail(value.place, key, text)
             return hint(value.value)
         if hint is Path:
             return self._path(value, key)
@@ -202,7 +202,7 @@ def _shown(text: str) -> str:
 
 
 def _called(value: Value) -> str:
-    """Say what was found, for "expected ..., got ..."."""
+    """Describe a value, for "expected ..., got ..."."""
     match value.value:
         case None:
             return "nothing"
@@ -267,14 +267,13 @@ def read_address(text: str, default_port: int = 0) -> Address:
 
     Raises ValueError.
     """
-    host, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]") or (":" in host and not host.startswith("[")):
-        host, port = text, str(default_port)
-    host = host.removeprefix("[").removesuffix("]")
-    number = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else -1
-    if not _is_host(host) or not 0 <= number < 65536 or (not colon and not number):
+    try:
+        address = Address.parse(text, default_port or None, lowest_port=0)
+    except InvalidInput:
+        raise ValueError(f"{quoted(text)} is not host:port") from None
+    if not _is_host(address.host):
         raise ValueError(f"{quoted(text)} is not host:port")
-    return Address(host, number)
+    return address
 
 
 def _is_host(text: str) -> bool:
@@ -323,7 +322,7 @@ _SCALARS: Final[Mapping[Any, Callable[[Value, int], Any]]] = {
 
 
 def _check_whole(document: Value, reader: _Reader, name: str) -> None:
-    """Check what takes more than one key to see, whatever else is wrong."""
+    """Check rules about more than one key."""
     sections = _keys(document)
     if not {"auth", "proxy", "node"} & set(sections):
         reader.fail(name, "", "none of the sections auth, proxy and node: nothing to run")
@@ -347,20 +346,20 @@ def _check_whole(document: Value, reader: _Reader, name: str) -> None:
 
 
 def _check_node(node: Value, reader: _Reader) -> None:
-    """Refuse keys of a node that others make meaningless."""
+    """Refuse keys of a node that have no effect beside others."""
     keys = _keys(node)
     tunnelled = "join" in keys and "proxy" in _keys(keys["join"])
     if "tunnels" in keys and not tunnelled:
         reader.fail(node.keys["tunnels"], "node.tunnels", "there are none without join.proxy")
     if "public_addr" in keys and tunnelled and "listen" not in keys:
-        said = "nothing is bound without listen, so nobody could reach it"
-        reader.fail(node.keys["public_addr"], "node.public_addr", said)
+        text = "nothing is bound without listen: remove it, or give listen"
+        reader.fail(node.keys["public_addr"], "node.public_addr", text)
     if "labels" in keys and "commands" in keys:
         for name in _keys(keys["commands"]):
             if name in _keys(keys["labels"]):
-                said = "this label is given in labels, too: which of them is it?"
+                text = "this label is given in labels, too: remove one of them"
                 place = keys["commands"].keys[name]
-                reader.fail(place, f"node.commands.{_shown(name)}", said)
+                reader.fail(place, f"node.commands.{_shown(name)}", text)
 
 
 def _keys(value: Value) -> Mapping[str, Value]:

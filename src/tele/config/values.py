@@ -1,7 +1,7 @@
 """What can be configured? Every section and key, with its meaning and its default.
 
 The reference (``docs/reference/configuration``) is printed from these classes, so that
-it cannot say anything else.
+the two never differ.
 """
 
 from __future__ import annotations
@@ -9,17 +9,25 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
-from enum import Enum
-from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from attrs import Factory, field, frozen
 
 from tele.admission.penalties import Overflow
 from tele.certs.suites import SignatureSuite
+from tele.config.scalars import SIZE_UNITS as SIZE_UNITS
+from tele.config.scalars import Chosen as Chosen
+from tele.config.scalars import Keep as Keep
+from tele.config.scalars import Level as Level
+from tele.config.scalars import LogForm as LogForm
+from tele.config.scalars import Network as Network
+from tele.config.scalars import Pins as Pins
+from tele.config.scalars import ProxyProtocol as ProxyProtocol
+from tele.config.scalars import Size as Size
 from tele.errors import quoted
 from tele.model.access import GatewayPorts
+from tele.model.addresses import Address as Address
 from tele.model.names import HOST_NAME_PATTERN
 from tele.model.resources import RecordingSettings, keepalive_problem
 from tele.outbound.egress import EgressProxy
@@ -27,97 +35,12 @@ from tele.wire.agreement import METHODS
 from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
 
 
-@frozen
-class Address:
-    """``host:port``. A port is always given or has a default where the key says so."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-@frozen
-class Chosen:
-    """``kind:arguments``: which plugin does a job, and with what."""
-
-    kind: str
-    arguments: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.arguments}" if self.arguments else self.kind
-
-
-@frozen
-class Pins:
-    """CA pins, ``sha256:<hex>``; more than one while the CA is being replaced."""
-
-    values: tuple[str, ...]
-
-
-@frozen
-class Network:
-    """An address, or a network as ``address/bits``."""
-
-    value: IPv4Network | IPv6Network
-
-    def __str__(self) -> str:
-        return str(self.value)
-
-
-@frozen
-class Size:
-    """Bytes, as ``512MiB``, ``1GiB`` or ``2TiB``; ``0`` where that means none."""
-
-    bytes: int
-
-    def __str__(self) -> str:
-        for unit, factor in reversed(SIZE_UNITS.items()):
-            if self.bytes and self.bytes % factor == 0:
-                return f"{self.bytes // factor}{unit}"
-        return str(self.bytes)
-
-
-SIZE_UNITS: Final = {"MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-
-
-class Keep(str, Enum):
-    """Where a host keeps its identity: on disk, or in memory, as a new host at each start."""
-
-    DISK = "disk"
-    MEMORY = "memory"
-
-
-class ProxyProtocol(str, Enum):
-    """Whether connections begin with a header that says where they come from."""
-
-    OFF = "off"
-    REQUIRED = "required"
-
-
-class Level(str, Enum):
-    """How much is logged."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARN = "warn"
-    ERROR = "error"
-
-
-class LogForm(str, Enum):
-    """``text`` for people, ``json`` for programs."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
 def key(
     meaning: str, default: Any = ..., *, port: int = 0, check: Callable[[Any], str] | None = None
 ) -> Any:
-    """Define one key. ``port`` is what an address without one means.
+    """Define one key. ``port`` is the default port of an address.
 
-    ``check`` says what is wrong with a value of the right type, or nothing.
+    ``check`` returns what is wrong with a value of the right type, or nothing.
     """
     metadata = {"meaning": meaning, "port": port, "check": check}
     if default is ...:
@@ -213,21 +136,20 @@ class PenaltiesConfig:
 
 _PENALTIES: Any = field(
     default=PenaltiesConfig(),
-    metadata={"meaning": "How long addresses are shut out whose connections do not log in."},
+    metadata={"meaning": "How long addresses are refused after failures to authenticate."},
 )
 
 
 _SHUTDOWN_GRACE: Any = key(
-    "How long sessions may go on when the process is told to stop (SIGTERM, SIGINT); nobody new "
-    "is taken in meanwhile. Told so again, it ends them at once.",
+    "How long sessions may continue after SIGTERM or SIGINT; new connections are refused "
+    "meanwhile. A second signal ends them at once.",
     timedelta(seconds=30),
 )
 
 
 _KEEPALIVE: Any = key(
-    "After so much silence the other end of a tunnel is asked whether it is there; one that "
-    "answers nothing four times as long is hung up. ``0s``: never. For people's clients see "
-    "``auth.client_keepalive``.",
+    "A tunnel that is silent for so long is sent a keepalive; one that is silent four times as "
+    "long is closed. ``0s``: never. For clients of users see ``auth.client_keepalive``.",
     timedelta(seconds=15),
     check=keepalive_problem,
 )
@@ -242,9 +164,9 @@ _KEY_EXCHANGES: Any = key(
 
 
 _CIPHERS: Any = key(
-    "The SSH ciphers that are offered. The client chooses among them by its own order, and "
-    "many OpenSSH clients would choose ``chacha20-poly1305@openssh.com``, the only one that "
-    "is not offered by default: it takes twice the processor's time where there is AES in "
+    "The SSH ciphers that are offered. The client chooses among them by its own order. "
+    "``chacha20-poly1305@openssh.com``, which many OpenSSH clients would choose, is the only one "
+    "that is not offered by default: it takes twice the processor time where there is AES in "
     "hardware.",
     tuple(name.decode("ascii") for name in SERVER_CIPHERS),
     check=_names_of(CIPHERS, "cipher"),
@@ -286,10 +208,10 @@ class CommandConfig:
 
 @frozen
 class RecordingLimitsConfig:
-    """How much recordings may take of auth's archive, in stored bytes; ``0`` is no limit.
+    """How much of auth's archive recordings may take, in stored bytes; ``0`` is no limit.
 
-    Over the limit of a session or a user the node records no more output of the session, and says
-    so in a gap. Over that of a node its recordings wait there. Nobody's session ends by it.
+    Over the limit of a session or a user the node records no more output of the session, and the
+    recording has a gap. Over that of a node its recordings wait there. No session ends by a limit.
     """
 
     session: Size = key("One session.", Size(1 << 30))
@@ -306,7 +228,7 @@ class AuthConfig:
     """Auth: the authorities, users, roles, the audit and the recordings of a cluster."""
 
     cluster_name: str = key(
-        "The cluster's name, for good; nodes are ``NODE.CLUSTER`` for OpenSSH.",
+        "The cluster's name, which cannot be changed; nodes are ``NODE.CLUSTER`` for OpenSSH.",
         check=cluster_name_problem,
     )
     listen: Address = key("Where the API is served.", Address("0.0.0.0", 3025), port=3025)  # noqa: S104
@@ -323,16 +245,16 @@ class AuthConfig:
         metadata={"meaning": "How sessions are recorded, in the whole cluster."},
     )
     client_keepalive: timedelta = key(
-        "After so much silence the SSH client of a person is asked whether it is there; one that "
-        "answers nothing four times as long is hung up, also when it was only stopped. ``0s``, "
-        "never, leaves it to TCP to find out who has vanished, as sshd does. Roles may say "
-        "something else (the option ``client_keepalive``).",
+        "The SSH client of a user that is silent for so long is sent a keepalive; one that is "
+        "silent four times as long is disconnected, also when it was only stopped. ``0s``, never, "
+        "leaves it to TCP to notice a dead peer, as sshd does. Roles may override it (the option "
+        "``client_keepalive``).",
         timedelta(0),
         check=keepalive_problem,
     )
     session_end_after: timedelta = key(
-        "How long a node may be silent before auth says that its sessions have ended, and closes "
-        "its recordings as incomplete. Those of a node that comes back later are taken up again.",
+        "How long a node may be silent before auth records that its sessions have ended, and "
+        "closes its recordings as incomplete. Those of a node that reconnects later are resumed.",
         timedelta(days=1),
         check=_end_after_problem,
     )
@@ -341,7 +263,10 @@ class AuthConfig:
         metadata={"meaning": "How much of the archive recordings may take."},
     )
     audit: tuple[Chosen, ...] = key(
-        "Where else audit events go: ``file:PATH`` writes JSON lines.", ()
+        "Where audit events are sent, too: ``file:PATH`` writes JSON lines.", ()
+    )
+    join_methods: tuple[Chosen, ...] = key(
+        "Plugins by which hosts join beside tokens; no plugin of this kind ships with tele.", ()
     )
 
 
@@ -349,13 +274,13 @@ class AuthConfig:
 class HttpsCertConfig:
     """A certificate for the proxy's own pages, such as one of Let's Encrypt."""
 
-    cert: Path = key("PEM, with what is between it and its authority: ``fullchain.pem``.")
+    cert: Path = key("PEM, with the intermediate certificates: ``fullchain.pem``.")
     key: Path = key("Its private key, in PEM, unencrypted: ``privkey.pem``.")
 
 
 @frozen
 class ProxyConfig:
-    """A proxy: the one port that people and tunnels come to."""
+    """A proxy: the one port for users and tunnels."""
 
     listen: Address = key("The one port.", Address("0.0.0.0", 3080), port=3080)  # noqa: S104
     public_addr: Address | None = key(
@@ -369,14 +294,14 @@ class ProxyConfig:
         port=3080,
     )
     proxy_protocol: ProxyProtocol = key(
-        "``required`` behind a load balancer that says in the PROXY protocol (version 1 or 2)"
-        " where each connection comes from; others are closed. Nobody else may reach ``listen``"
-        " then, but other proxies.",
+        "``required`` behind a load balancer that sends the source address of each connection in"
+        " the PROXY protocol (version 1 or 2); others are closed. Only the load balancer and other"
+        " proxies may reach ``listen`` then.",
         ProxyProtocol.OFF,
     )
     https_cert: HttpsCertConfig | None = key(
-        "What browsers see. Read again when the files change. Default: the proxy's certificate"
-        " of the cluster, which only the cluster knows. Tunnels, SSH and the API do not use it.",
+        "The certificate for browsers. Read again when the files change. Default: the proxy's"
+        " certificate of the cluster's CA. Tunnels, SSH and the API do not use it.",
         None,
     )
     name: str | None = key(
@@ -411,13 +336,14 @@ class NodeConfig:
         "With ``join.proxy``: to how many proxies to keep a tunnel.", 3, check=_tunnels_problem
     )
     pam: str = key(
-        "``off``, or the PAM service (``tele`` is /etc/pam.d/tele) that has its say in every"
+        "``off``, or the PAM service (``tele`` is /etc/pam.d/tele) that takes part in every"
         " session. For a node that runs as root.",
         "off",
         check=_service_problem,
     )
     kill_leftovers: bool = key(
-        "Whether what a session leaves running is killed at its end. Needs cgroup v2.", False
+        "Whether processes that a session leaves running are killed at its end. Needs cgroup v2.",
+        False,
     )
     gateway_ports: GatewayPorts = key(
         "Whether ports that are forwarded to clients (``ssh -R``) are open to other machines, as"
@@ -425,11 +351,13 @@ class NodeConfig:
         GatewayPorts.NO,
     )
     subsystems: tuple[Chosen, ...] = key(
-        "What clients may ask for by name (``ssh -s``), beside ``sftp``: ``command:NAME COMMAND``,"
-        " or a plugin's kind.",
+        "Subsystems that clients may request (``ssh -s``), beside ``sftp``:"
+        " ``command:NAME COMMAND``, or a plugin's kind.",
         (),
     )
-    labels: Mapping[str, str] = key("What roles and ``tele ls`` select by.", Factory(dict))
+    labels: Mapping[str, str] = key(
+        "Labels, by which roles and ``tele ls`` select nodes.", Factory(dict)
+    )
     commands: Mapping[str, CommandConfig] = key(
         "Labels that are the output of commands.", Factory(dict)
     )
@@ -455,7 +383,9 @@ class FileConfig:
     """The whole file. ``version`` is ``v1``."""
 
     version: str = key("``v1``.", check=lambda v: "" if v == "v1" else "the only version is v1")
-    data_dir: Path = key("Where this machine keeps everything, 0700.", Path("/var/lib/tele"))
+    data_dir: Path = key(
+        "The folder of all files that tele keeps on this machine, 0700.", Path("/var/lib/tele")
+    )
     log: LogConfig = field(default=LogConfig(), metadata={"meaning": "The diagnostic log."})
     auth: AuthConfig | None = key("Makes this machine auth.", None)
     proxy: ProxyConfig | None = key("Makes this machine a proxy.", None)

@@ -16,6 +16,7 @@ from tele.admission.limits import PROXY_STARTUPS, STARTUPS, Limits, fitted
 from tele.admission.penalties import LOOPBACK, PenaltyRules
 from tele.capacity.descriptors import process_budget
 from tele.conch.server.factory import ServerAlgorithms
+from tele.conch.server.settings import ServerSettings
 from tele.config.values import (
     JoinConfig,
     Keep,
@@ -117,6 +118,13 @@ def limits_of(config: NodeConfig | ProxyConfig) -> Limits:
         penalties=penalty_rules(config.penalties),
     )
     return fitted(limits, process_budget().shares.unauthenticated)
+
+
+def server_settings(config: NodeConfig | ProxyConfig) -> ServerSettings:
+    """Return limits, algorithms and the time to drain of an SSH server."""
+    return ServerSettings(
+        limits_of(config), ssh_algorithms(config), config.shutdown_grace.total_seconds()
+    )
 
 
 def ssh_algorithms(config: NodeConfig | ProxyConfig) -> ServerAlgorithms:

@@ -22,7 +22,7 @@ from tele.embed.hosts import (
     join_settings,
     limits_of,
     open_store,
-    ssh_algorithms,
+    server_settings,
 )
 from tele.embed.plugins import choose
 from tele.embed.tunnelling import Tunnelling
@@ -46,6 +46,7 @@ from tele.model.presence import Mode
 from tele.node.labels import LabelCommand, Labels
 from tele.node.presence import NodePresence
 from tele.node.service import NodeService
+from tele.node.settings import Ingress, SessionSettings
 from tele.node.spawning import Spawning, session_options
 
 
@@ -110,11 +111,16 @@ def _locked_node(
         LabelCommand(name, each.command, each.period) for name, each in config.commands.items()
     )
     labels = Labels(reactor, spawning, config.labels, commands)
-    presence = NodePresence(config.name or host_name(), labels)
+    listen = config.listen
+    tunnelled = config.join is not None and config.join.proxy is not None
+    if listen is None and not tunnelled:
+        listen = Address("0.0.0.0", 3022)  # noqa: S104  (a server's default)
+    mode = Mode.DIRECT if not tunnelled else Mode.TUNNEL if listen is None else Mode.BOTH
+    presence = NodePresence(config.name or host_name(), labels, mode=mode)
     store = agreeing(store or open_store(config, data_dir), join, HostRole.NODE, data_dir)
     out = way_out(reactor, config.join)
     tunnels = None
-    if config.join is not None and config.join.proxy is not None:
+    if tunnelled:
         tunnels = Tunnelling(reactor, config.tunnels, join, out, limits_of(config))
     member = Member(
         reactor,
@@ -134,28 +140,24 @@ def _locked_node(
             lambda: member.identity.ssh_certificate.line,
         )
         recorder = choose(IRecorderFactory, config.recorder, surroundings)
-    listen = config.listen
-    if listen is None and tunnels is None:
-        listen = Address("0.0.0.0", 3022)  # noqa: S104  (a server's default)
-    if tunnels is not None:
-        presence.mode = Mode.TUNNEL if listen is None else Mode.BOTH
     serving = NodeService(
         reactor,
         member=member,
-        spawning=spawning,
-        labels=labels,
         presence=presence,
-        where=None if listen is None else (listen.host, listen.port),
-        public=lambda port: public_address(listen or Address("", port), config.public_addr, port),
-        recorder=recorder,
-        algorithms=ssh_algorithms(config),
-        limits=limits_of(config),
-        shutdown_grace=config.shutdown_grace.total_seconds(),
-        agents=None if tunnels is None else tunnels.agents,
-        gateway=config.gateway_ports,
-        subsystems=[
-            choose(ISubsystemFactory, chosen, Surroundings(reactor, folder))
-            for chosen in config.subsystems
-        ],
+        sessions=SessionSettings(
+            spawning,
+            recorder,
+            config.gateway_ports,
+            [
+                choose(ISubsystemFactory, chosen, Surroundings(reactor, folder))
+                for chosen in config.subsystems
+            ],
+        ),
+        ingress=Ingress(
+            None if listen is None else (listen.host, listen.port),
+            lambda port: public_address(listen or Address("", port), config.public_addr, port),
+            None if tunnels is None else tunnels.agents,
+        ),
+        server=server_settings(config),
     )
     return HostService(member, serving, recorder, lock)

@@ -23,7 +23,7 @@ from tele.embed.hosts import (
     ssh_algorithms,
 )
 from tele.errors import InvalidInput
-from tele.https.file_certificate import GivenCertificate
+from tele.https.file_certificate import FileCertificate
 from tele.loop import make_monotonic, now
 from tele.membership.files import private_folder
 from tele.membership.joining import JoinSettings
@@ -34,9 +34,9 @@ from tele.model.presence import Presence
 from tele.proxy.service import ProxyService
 
 
-def _given(reactor: Any, files: HttpsCertConfig) -> GivenCertificate:
+def _given(reactor: Any, files: HttpsCertConfig) -> FileCertificate:
     try:
-        return GivenCertificate(files.cert, files.key, reactor, lambda: now(reactor))
+        return FileCertificate(files.cert, files.key, reactor, lambda: now(reactor))
     except InvalidInput as error:
         raise InvalidInput(f"proxy.https_cert: {error}") from None
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from tele import errors
-from tele.errors import BY_KIND, AccessDenied, InvalidInput, TeleError
+from tele.errors import BY_KIND, AccessDenied, BadCertificate, InvalidInput, TeleError
 from tele.model.api.operation import Operation
 from tele.model.codec import encode, from_json, read_json
 
@@ -56,18 +56,18 @@ def status_of(error: TeleError) -> int:
 def encode_error(error: TeleError) -> bytes:
     """Return the body for ``error``."""
     kind = next(k for k, cls in _NEAREST if isinstance(error, cls))
-    said: dict[str, Any] = {"kind": kind, "message": str(error)[:_MESSAGE_LIMIT]}
-    if isinstance(reason := getattr(error, "reason", None), str):
-        said["reason"] = str(getattr(reason, "value", reason))
-    return encode({"error": said})
+    fields: dict[str, Any] = {"kind": kind, "message": str(error)[:_MESSAGE_LIMIT]}
+    if isinstance(error, AccessDenied | BadCertificate):
+        fields["reason"] = str(getattr(error.reason, "value", error.reason))
+    return encode({"error": fields})
 
 
 def decode_error(status: int, body: bytes) -> TeleError:
-    """Return the error that an answer with ``status`` means, whatever its body is."""
+    """Return the error that a response with ``status`` means, whatever its body is."""
     try:
-        said = json.loads(body)["error"]
-        kind, message = str(said["kind"]), str(said["message"])[:_MESSAGE_LIMIT]
-        reason = str(said.get("reason", "denied"))
+        fields = json.loads(body)["error"]
+        kind, message = str(fields["kind"]), str(fields["message"])[:_MESSAGE_LIMIT]
+        reason = str(fields.get("reason", "denied"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return TeleError(f"auth answered with status {status} and no explanation")
     if kind == AccessDenied.kind:
@@ -87,7 +87,7 @@ def read_line(operation: Operation[Any, Any], line: bytes) -> Any:
 
 
 def unreadable(operation: Operation[Any, Any], error: InvalidInput) -> TeleError:
-    """Return the error for an answer that is not what the table says."""
+    """Return the error for a response that is not of the type in the table."""
     return TeleError(
         f"auth's answer to {operation.name} cannot be read; is it another version? ({error})"
     )

@@ -3,9 +3,9 @@
 Invariants:
 
 * Standard library only, besides our values: a command starts fast.
-* Through a proxy of the network where ``HTTPS_PROXY`` says so
+* Through the network's proxy if ``HTTPS_PROXY`` names one
   (:mod:`tele.outbound.blocking_dial`): TLS is end to end. Never a redirect, never TLS below 1.3.
-* Whatever fails is one :class:`tele.errors.TeleError` with a sentence for a person.
+* Whatever fails is one :class:`tele.errors.TeleError` with a sentence for the user.
 """
 
 from __future__ import annotations
@@ -21,33 +21,32 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError, Unreachable
 from tele.https.api_errors import decode_error, read_line
-from tele.https.encoding import decode_response, encode_request
+from tele.https.call_rules import (
+    BODY_LIMIT,
+    CONNECT_TIMEOUT,
+    STREAM_TIMEOUT,
+    certificate_refused,
+    check_size,
+    cut_off,
+    headers_of,
+    is_error,
+    may_repeat,
+    other_server,
+    read_response,
+    refuses_certificate,
+    timeout_of,
+)
+from tele.https.encoding import encode_request
 from tele.https.identity import ALPN, TlsFiles, TlsIdentity
-from tele.model.addresses import split_address
+from tele.model.addresses import Address
 from tele.model.api.operation import Nothing, Operation
-from tele.outbound import blocking_dial as leaving
+from tele.outbound import blocking_dial
 
 if TYPE_CHECKING:  # the whole table takes longer to import than all the rest
     from tele.model.api.members import ClusterInfo
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
-
-CONNECT_TIMEOUT: Final = 10.0
-#: A stream that says nothing for so long, not even a keepalive, is dead.
-SILENCE: Final = 45.0
-RESPONSE_LIMIT: Final = 64 * 1024 * 1024
-_IDEMPOTENT: Final = frozenset({"GET", "PUT", "DELETE", "PATCH"})
-
-#: What OpenSSL calls it when the other side does not take our certificate.
-_OUR_CERTIFICATE: Final = (
-    "CERTIFICATE_EXPIRED",
-    "BAD_CERTIFICATE",
-    "UNKNOWN_CA",
-    "CERTIFICATE_UNKNOWN",
-    "CERTIFICATE_REVOKED",
-    "CERTIFICATE_REQUIRED",
-)
 
 _CHECK: Final = "\ncheck the address, and that it runs there"
 
@@ -56,13 +55,13 @@ class _Connection(http.client.HTTPConnection):
     """Connects to one address and expects another name there."""
 
     def __init__(self, address: str, context: ssl.SSLContext, server_name: str | None) -> None:
-        host, port = split_address(address)
+        host, port = Address.parse(address)
         super().__init__(host, port, timeout=CONNECT_TIMEOUT)
         self._context = context
         self._server_name = server_name
 
     def connect(self) -> None:
-        raw = leaving.connect(self.host, self.port, CONNECT_TIMEOUT)
+        raw = blocking_dial.connect(self.host, self.port, CONNECT_TIMEOUT)
         try:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.sock = self._context.wrap_socket(raw, server_hostname=self._server_name)
@@ -72,7 +71,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 class _LocalConnection(http.client.HTTPConnection):
-    """Connects to auth's socket on this machine; the kernel says who we are."""
+    """Connects to auth's socket on this machine; the kernel tells auth our account."""
 
     def __init__(self, path: str) -> None:
         super().__init__("local", timeout=CONNECT_TIMEOUT)
@@ -90,7 +89,7 @@ class _LocalConnection(http.client.HTTPConnection):
 
 
 class BlockingAuthority:
-    """Auth at ``address``, for programs that may wait.
+    """Auth at ``address``, for programs that may block.
 
     ``trust`` are the host authority's certificates (PEM) and ``server_name`` is
     ``auth.<cluster>``; ``identity`` None calls only what is open to anyone. Not to
@@ -147,23 +146,23 @@ class BlockingAuthority:
             return self._perform(operation, request)
         except (ConnectionError, http.client.BadStatusLine) as error:
             self.close()
-            if fresh or operation.method not in _IDEMPOTENT:
-                raise self._found_out(error) from None
+            if fresh or not may_repeat(operation):
+                raise self._explain(error) from None
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise self._found_out(error) from None
-        # A connection that had been kept open was closed meanwhile.
+            raise self._explain(error) from None
+        # The idle connection was closed meanwhile.
         try:
             return self._perform(operation, request)
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise self._found_out(error) from None
+            raise self._explain(error) from None
 
-    def _found_out(self, error: Exception) -> TeleError:
-        """Return why there was no answer, also by asking the proxy and auth about it."""
+    def _explain(self, error: Exception) -> TeleError:
+        """Return why there was no response, also by asking the proxy and auth."""
         if self._trusted is None:
             return _explained(self._address, error)
-        return found_out(self._address, error, *self._trusted)
+        return explain(self._address, error, *self._trusted)
 
     def wrong_clock(self) -> TeleError | None:
         """Return how this machine's clock differs from auth's, if it does."""
@@ -176,47 +175,43 @@ class BlockingAuthority:
             self._connection = self._make()
         connection = self._connection
         response = _send(connection, operation, request)
-        body = response.read(RESPONSE_LIMIT + 1)
-        if len(body) > RESPONSE_LIMIT:
+        body = response.read(BODY_LIMIT + 1)
+        if len(body) > BODY_LIMIT:
             self.close()
-            raise Unreachable(f"{self._address} sent more than {RESPONSE_LIMIT} bytes")
-        if response.status >= 300:
-            raise decode_error(response.status, body)
-        value: Res = decode_response(operation, body)
+        check_size(self._address, len(body))
+        value: Res = read_response(operation, response.status, body)
         return value
 
     def follow(self, operation: Operation[Req, Res], request: Req) -> Iterator[Res]:
         """Yield each value of a streaming operation until the server ends it.
 
-        Raises :class:`Unreachable` when the server has said nothing for 45 seconds.
+        Raises :class:`Unreachable` when the server has sent nothing for 45 seconds.
         Uses a connection of its own, which is closed when the iterator is.
         """
         with closing(self._make()) as connection:
             try:
                 response = _send(connection, operation, request)
-                if response.status >= 300:
-                    raise decode_error(response.status, response.read(RESPONSE_LIMIT))
-                connection.sock.settimeout(SILENCE)
-                while line := response.readline(RESPONSE_LIMIT):
+                if is_error(response.status):
+                    raise decode_error(response.status, response.read(BODY_LIMIT))
+                connection.sock.settimeout(STREAM_TIMEOUT)
+                while line := response.readline(BODY_LIMIT):
                     if line == b"\n":
                         continue
                     if not line.endswith(b"\n"):
-                        raise Unreachable(f"{self._address} stopped in the middle of a line")
+                        raise cut_off(self._address)
                     yield read_line(operation, line)
             except (OSError, http.client.HTTPException) as problem:
-                raise self._found_out(problem) from None
+                raise self._explain(problem) from None
 
 
 def _send(
     connection: http.client.HTTPConnection, operation: Operation[Any, Any], request: Any
 ) -> http.client.HTTPResponse:
     encoded = encode_request(operation, request)
-    headers = {"Host": "auth", "Accept-Encoding": "identity"}
-    if encoded.content_type:
-        headers["Content-Type"] = encoded.content_type
+    headers = dict(headers_of(encoded))
     if connection.sock is None:
         connection.connect()
-    connection.sock.settimeout(operation.timeout.total_seconds())
+    connection.sock.settimeout(timeout_of(operation))
     # Without a body the end of the head is the end of the request: its failure is one.
     try:
         connection.request(operation.method, encoded.target, encoded.body or None, headers)
@@ -276,13 +271,13 @@ def _wrong_clock(address: str, trust: Sequence[str], server_name: str) -> TeleEr
     )
 
 
-def found_out(
+def explain(
     address: str, error: Exception, trust: Sequence[str] = (), server_name: str = ""
 ) -> TeleError:
-    """Return why there was no answer through the proxy at ``address``, in words for a person.
+    """Return why there was no response through the proxy at ``address``, as an error for the user.
 
-    A certificate that did not count may be one of another date, and a connection that was closed
-    one to auth, which is away: who knows is asked.
+    A certificate that was refused may be one of another date, and a connection that was closed may
+    mean that auth is away: auth's clock, or the proxy, is asked.
     """
     problem = _explained(address, error)
     if isinstance(problem, AccessDenied | NotLoggedIn) and trust:
@@ -292,8 +287,10 @@ def found_out(
     if isinstance(problem, Unreachable) and (dropped or closed):
         from tele.https import probing
 
-        said = probing.proxy_says(lambda context, _: _Connection(address, context, None), address)
-        return said or problem
+        found = probing.proxy_status(
+            lambda context, _: _Connection(address, context, None), address
+        )
+        return found or problem
     return problem
 
 
@@ -303,13 +300,12 @@ def _explained(address: str, error: Exception) -> TeleError:
         text = f"auth at {address} did not answer: "
     match error:
         case ssl.SSLCertVerificationError():
-            return AccessDenied(
-                f"{address} is not the auth server of this cluster "
-                f"({error.verify_message}); if its CA was replaced, log in again with its pin",
-                reason="server",
+            return other_server(
+                address,
+                f" ({error.verify_message}); if its CA was replaced, log in again with its pin",
             )
-        case ssl.SSLError() if any(name in str(error.reason) for name in _OUR_CERTIFICATE):
-            return NotLoggedIn(f"{address} does not accept this certificate; log in again")
+        case ssl.SSLError() if refuses_certificate(str(error.reason)):
+            return certificate_refused(address)
         case ssl.SSLError():
             return Unreachable(f"{text}TLS failed ({error.reason or 'connection closed'})")
         case TimeoutError():
@@ -325,7 +321,7 @@ def _explained(address: str, error: Exception) -> TeleError:
 
 
 def fetch_cluster_blocking(address: str, pins: Sequence[str]) -> ClusterInfo:
-    """Ask a server that nobody vouches for who it is, and check it against ``pins``.
+    """Ask an unverified server for its cluster, and check the answer against ``pins``.
 
     With pins, all of the answer is verified: see :mod:`tele.https.pinning`.
     Without, it is an :class:`~tele.https.pinning.UnverifiedCluster`.
@@ -342,10 +338,8 @@ def fetch_cluster_blocking(address: str, pins: Sequence[str]) -> ClusterInfo:
             response = _send(connection, CLUSTER, Nothing())
             body = response.read(CLUSTER.limit + 1)
         except (OSError, http.client.HTTPException) as error:
-            raise found_out(address, error) from None
-    if response.status >= 300:
-        raise decode_error(response.status, body)
-    info = decode_response(CLUSTER, body)
+            raise explain(address, error) from None
+    info: ClusterInfo = read_response(CLUSTER, response.status, body)
     if not pins:
         return unverified(info)
     trust = pinned(address, info, pins)

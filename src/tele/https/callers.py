@@ -1,12 +1,12 @@
-"""Who makes this call, and may somebody like that make it at all?
+"""Who is the caller of a request, and is the operation for callers of this kind?
 
 Invariants:
 
-* Asked anew for each request: a certificate that expired, or whose authority was
-  removed, on a connection that is still open is worth nothing from then on. What it says, and
-  who signed it, is found out once for each connection and each change of the authorities.
-* A certificate counts for what its own authority may vouch for: the user authority
-  for people, the host authority for machines. What it says of itself is not enough.
+* Checked for each request: a certificate that has expired, or whose authority was removed, is
+  refused from then on, also on a connection that is still open. It is parsed once for each
+  connection, and its signature verified once for each change of the authorities.
+* A certificate names what its authority may sign: the user authority users, the host authority
+  hosts. What the certificate itself claims is not enough.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from tele.model.identity import Caller, HostIdentity, Identity, UserIdentity
 
 
 class Peer:
-    """Who is at the other end of one connection, whose certificate ``show()`` returns. It is the
-    same as long as the connection lasts: TLS 1.3 has no renegotiation, and we never ask for
-    another one.
+    """The peer of one connection, whose certificate ``show()`` returns.
+
+    It is the same as long as the connection lasts: TLS 1.3 has no renegotiation, and the server
+    never asks for another certificate.
     """
 
     __slots__ = ("_identity", "_show", "_since", "_trusted", "_until")
@@ -44,7 +45,7 @@ class Peer:
         now: datetime,
         steady: datetime | None = None,
     ) -> Identity:
-        """Return who it is; raises :class:`NotLoggedIn`. ``steady``: see :func:`steady_date`."""
+        """Return its identity; raises :class:`NotLoggedIn`. ``steady``: see :func:`steady_date`."""
         identity = self._identity
         if identity is None:
             identity = self._read()
@@ -79,8 +80,8 @@ class Peer:
 def admit(operation: Operation[Any, Any], caller: Caller) -> None:
     """Raise unless the kind of caller is one that the operation is for.
 
-    ``Permitted`` needs a user here; their rules are for the operation to look at.
-    Raises :class:`NotLoggedIn` for strangers, :class:`AccessDenied` for others.
+    ``Permitted`` needs a user here; the operation checks the user's rules. Raises
+    :class:`NotLoggedIn` for unauthenticated callers, :class:`AccessDenied` for others.
     """
     for who in operation.who:
         match who, caller.identity:
@@ -101,7 +102,7 @@ def admit(operation: Operation[Any, Any], caller: Caller) -> None:
 
 
 def counted_as(identity: Identity) -> str:
-    """Return whose share somebody's connections, requests and streams count in."""
+    """Return the key of the share that connections, requests and streams count in."""
     if isinstance(identity, UserIdentity):
         return f"user {identity.user}"
     return f"{identity.role.value} {identity.host_id}"

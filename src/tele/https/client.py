@@ -2,9 +2,8 @@
 
 Invariants:
 
-* Whether an address answers is found out by calling it; the one that answered last
-  is called first.
-* Only what cannot have been acted upon, or may be done twice, is tried again.
+* An address is tried by calling it; the one that answered last is called first.
+* What is tried again, and for how long: :mod:`tele.https.call_rules`.
 * A renewed identity or a rotated CA applies to the next call.
 """
 
@@ -15,24 +14,32 @@ from typing import Any, Final
 
 from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unreachable, WrongClock
 from tele.https.api_errors import decode_error, read_line
-from tele.https.connection import BODY_LIMIT, ApiConnection, NotSent, Taken
-from tele.https.encoding import Encoded, decode_response, encode_request
+from tele.https.call_rules import (
+    STREAM_TIMEOUT,
+    NotSent,
+    check_size,
+    cut_off,
+    is_error,
+    may_repeat,
+    read_response,
+    timeout_of,
+)
+from tele.https.connection import Answered, ApiConnection
+from tele.https.encoding import Encoded, encode_request
 from tele.https.identity import TlsIdentity
 from tele.https.pinning import pinned, server_name, unverified
 from tele.https.pool import Endpoint, Pool
 from tele.interfaces import IAuthority
-from tele.model.addresses import split_address
+from tele.model.addresses import Address
 from tele.model.api.members import CLUSTER, ClusterInfo
 from tele.model.api.operation import Nothing, Operation
 
-#: A stream that says nothing for so long, not even a keepalive, is dead.
-SILENCE: Final = 45.0
-LINE_LIMIT: Final = BODY_LIMIT
-_IDEMPOTENT: Final = frozenset({"GET", "PUT", "DELETE", "PATCH"})
+#: Errors after which the next address is tried.
 _PASSING: Final = (Unreachable, AccessDenied, WrongClock, defer.TimeoutError)
 
 
@@ -41,13 +48,13 @@ class RemoteAuthority:
     """Auth at one of ``addresses`` (``host:port``).
 
     ``identity()`` None calls only what is open to anyone; ``trust()`` are the host
-    authority's certificates (PEM), None takes whoever answers and is for the first
+    authority's certificates (PEM), None verifies nothing and is for the first
     contact only. ``server_name`` is ``auth.<cluster>``.
     """
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorTime,
         addresses: Sequence[str],
         identity: Callable[[], TlsIdentity | None],
         trust: Callable[[], Sequence[str]] | None,
@@ -58,7 +65,7 @@ class RemoteAuthority:
         if not addresses:
             raise InvalidInput("no address of auth is known")
         for address in addresses:
-            split_address(address)
+            Address.parse(address)
         self._reactor = reactor
         self._addresses = list(addresses)
         self._pool = Pool(reactor, server_name, identity, trust, endpoint)
@@ -72,8 +79,8 @@ class RemoteAuthority:
     ) -> Deferred[None]:
         """See :class:`tele.interfaces.IAuthority`.
 
-        Fails with :class:`Unreachable` when the connection breaks or the server says
-        nothing for 45 seconds. Following again is for the caller: only they know what
+        Fails with :class:`Unreachable` when the connection breaks or the server sends
+        nothing for 45 seconds. Following again is up to the caller, which knows what
         may have been missed.
         """
         return Deferred.fromCoroutine(self._follow(operation, request, receiver))
@@ -82,34 +89,32 @@ class RemoteAuthority:
         """Close all connections; calls that run fail."""
         self._pool.close()
 
-    # -- one answer -------------------------------------------------------------------
+    # -- one response -----------------------------------------------------------------
     async def _perform(self, operation: Operation[Any, Any], request: Any) -> Any:
         encoded = encode_request(operation, request)
         body = _Body()
         problem: TeleError = Unreachable("auth did not answer")
-        for address, kept in self._attempts():
+        for address, idle in self._attempts():
             try:
-                connection = self._pool.take(address) if kept else await self._pool.connect(address)
+                connection = self._pool.take(address) if idle else await self._pool.connect(address)
                 if connection is None:
                     continue
-                taken = await self._exchange(connection, operation, encoded, body)
+                answered = await self._exchange(connection, operation, encoded, body)
             except _PASSING as error:
-                problem = _in_words(address, error)
+                problem = _as_tele_error(address, error)
                 sent = not isinstance(error, NotSent | AccessDenied | WrongClock)
-                if sent and operation.method not in _IDEMPOTENT:
+                if sent and not may_repeat(operation):
                     raise problem from None
             else:
                 self._answered(address)
                 self._pool.keep(connection, address)
-                if taken.status >= 300:
-                    raise decode_error(taken.status, body.joined())
-                return decode_response(operation, body.joined())
+                return read_response(operation, answered.status, body.joined())
         raise problem
 
     def _attempts(self) -> list[tuple[str, bool]]:
-        # A kept connection may have died unnoticed, which says nothing about its
-        # address: that one gets a second try with a new connection.
-        return [(address, kept) for address in self._addresses for kept in (True, False)]
+        # An idle connection may be dead, which is no sign that its address is: the address
+        # gets a second try with a new connection.
+        return [(address, idle) for address in self._addresses for idle in (True, False)]
 
     async def _exchange(
         self,
@@ -117,10 +122,10 @@ class RemoteAuthority:
         operation: Operation[Any, Any],
         encoded: Encoded,
         body: _Body,
-    ) -> Taken:
+    ) -> Answered:
         body.clear()
         done = connection.exchange(operation.method, encoded, body.receive)
-        done.addTimeout(operation.timeout.total_seconds(), self._reactor)
+        done.addTimeout(timeout_of(operation), self._reactor)
         return await done
 
     def _answered(self, address: str) -> None:
@@ -146,7 +151,7 @@ class RemoteAuthority:
                 finally:
                     connection.abort()
             except _PASSING as error:
-                problem = _in_words(address, error)
+                problem = _as_tele_error(address, error)
                 if lines.started:
                     raise problem from None
             else:
@@ -164,7 +169,7 @@ class RemoteAuthority:
         silent = False
 
         def receive(status: int, data: bytes) -> None:
-            watchdog.reset(SILENCE)
+            watchdog.reset(STREAM_TIMEOUT)
             lines.receive(status, data)
 
         def give_up() -> None:
@@ -173,8 +178,8 @@ class RemoteAuthority:
             done.cancel()
 
         done = connection.exchange(operation.method, encoded, receive)
-        # The head is due as any answer is; afterwards at least a keepalive.
-        watchdog = self._reactor.callLater(operation.timeout.total_seconds(), give_up)
+        # The head is due as any response is; afterwards at least a keepalive.
+        watchdog = self._reactor.callLater(timeout_of(operation), give_up)
         try:
             await done
         except CancelledError:
@@ -199,8 +204,7 @@ class _Body:
 
     def receive(self, _status: int, data: bytes) -> None:
         self._size += len(data)
-        if self._size > BODY_LIMIT:
-            raise Unreachable(f"auth sent more than {BODY_LIMIT} bytes")
+        check_size("auth", self._size)
         self._pieces.append(data)
 
     def joined(self) -> bytes:
@@ -208,7 +212,7 @@ class _Body:
 
 
 class _Lines:
-    """Cuts a streaming answer into values. ``started``: it cannot be had elsewhere."""
+    """Cuts a streaming response into values. Once ``started``, no other address is tried."""
 
     def __init__(self, operation: Operation[Any, Any], receiver: Callable[[Any], None]) -> None:
         self._operation = operation
@@ -222,7 +226,7 @@ class _Lines:
 
     def receive(self, status: int, data: bytes) -> None:
         self._status = status
-        if status >= 300:
+        if is_error(status):
             self._rest.receive(status, data)
             return
         *whole, rest = data.split(b"\n")
@@ -235,30 +239,30 @@ class _Lines:
         self._rest.receive(status, rest)
 
     def end(self) -> None:
-        """The answer is complete; raises what it was if it is an error."""
+        """The response is complete; raises the error that it means, if any."""
         rest = self._rest.joined()
-        if self._status >= 300:
+        if is_error(self._status):
             raise decode_error(self._status, rest)
         if rest:
-            raise Unreachable("auth stopped in the middle of a line")
+            raise cut_off("auth")
 
 
-def _in_words(address: str, error: Exception) -> TeleError:
+def _as_tele_error(address: str, error: Exception) -> TeleError:
     if isinstance(error, TeleError):
         return error
     return Unreachable(f"{address} did not answer in time")
 
 
 async def _fetch(
-    reactor: Any, address: str, pins: Sequence[str], endpoint: Endpoint | None
+    reactor: IReactorTime, address: str, pins: Sequence[str], endpoint: Endpoint | None
 ) -> ClusterInfo:
-    stranger = RemoteAuthority(
+    anonymous = RemoteAuthority(
         reactor, [address], lambda: None, None, "auth.invalid", endpoint=endpoint
     )
     try:
-        info: ClusterInfo = await stranger.perform(CLUSTER, Nothing())
+        info: ClusterInfo = await anonymous.perform(CLUSTER, Nothing())
     finally:
-        stranger.close()
+        anonymous.close()
     if not pins:
         return unverified(info)
     trust = pinned(address, info, pins)
@@ -278,12 +282,12 @@ async def _fetch(
 
 
 def fetch_cluster(
-    reactor: Any, address: str, pins: Sequence[str], endpoint: Endpoint | None = None
+    reactor: IReactorTime, address: str, pins: Sequence[str], endpoint: Endpoint | None = None
 ) -> Deferred[ClusterInfo]:
-    """Ask a server that nobody vouches for who it is, and check it against ``pins``.
+    """Ask an unverified server for its cluster, and check the answer against ``pins``.
 
     With pins, all of the answer is verified: see :mod:`tele.https.pinning`.
     Without, it is an :class:`~tele.https.pinning.UnverifiedCluster`. ``endpoint(host,
-    port)`` makes what it is asked over, if not plain TCP.
+    port)`` replaces plain TCP.
     """
     return Deferred.fromCoroutine(_fetch(reactor, address, pins, endpoint))

@@ -1,83 +1,78 @@
 """How does one HTTP/1.1 connection to auth carry requests, one after the other?
 
-A small client protocol of our own: Twisted's cannot abort a connection whose body is
-being read, which is what a stream from a dead peer needs, and does not tell whether a
-request that failed can have been acted upon.
+h11 writes requests and reads responses; this file connects it to a transport. Twisted's own client
+cannot abort a connection whose body is being read, as a stream from a dead peer requires, and does
+not say whether auth can have acted upon a request that failed.
 
 Invariants:
 
-* One request at a time; what comes without being asked for ends the connection.
-* Every line and every body has a limit.
-* RFC 9112 as far as our server speaks it: status line, content-length or chunked.
-  Anything else is an error, never a guess.
+* One request at a time. Data that no request asked for end the connection.
+* Head and body have limits: see :mod:`tele.https.call_rules`. The body's is for its receiver.
+* A response states its length. Informational responses, upgrades and bodies that the end of the
+  connection ends are refused: auth sends none.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import h11
 from attrs import frozen
 from OpenSSL import SSL
 from service_identity import VerificationError
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.protocol import connectionDone
-from twisted.protocols.basic import LineReceiver
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from tele.errors import AccessDenied, NotLoggedIn, TeleError, Unreachable, WrongClock
+from tele.https.call_rules import (
+    HEAD_LIMIT,
+    NotSent,
+    certificate_refused,
+    headers_of,
+    other_server,
+    refuses_certificate,
+)
 from tele.https.encoding import Encoded
 from tele.https.trust import WrongDate
 
-HEAD_LIMIT: Final = 32 * 1024
-BODY_LIMIT: Final = 64 * 1024 * 1024
-
-_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: |$)")
-_CHUNK = re.compile(rb"[0-9a-fA-F]{1,8}")
-#: What OpenSSL calls it when the other side does not take our certificate.
-_OUR_CERTIFICATE: Final = ("alert certificate", "alert unknown ca", "alert bad certificate")
-
-
-class NotSent(Unreachable):
-    """The request cannot have been acted upon: trying again is safe, whatever it was."""
+_VERSIONS: Final = (b"1.0", b"1.1")
+_NOT_HTTP: Final = "it does not speak HTTP as auth does"
+_UNREQUESTED: Final = "it sent data that no request asked for"
+_LENGTHS: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
 @frozen
-class Taken:
-    """The request went out and the answer came; ``status`` is its status."""
+class Answered:
+    """The request was sent and its response is complete."""
 
     status: int
 
 
 class _Exchange:
-    """One request and its answer."""
+    """One request and its response."""
 
-    def __init__(self, done: Deferred[Taken], receiver: Callable[[int, bytes], None]) -> None:
+    def __init__(self, done: Deferred[Answered], receiver: Callable[[int, bytes], None]) -> None:
         self.done = done
         self.receiver = receiver
         self.status = 0
 
 
-class ApiConnection(LineReceiver):
-    """One connection. ``name`` is the address, for errors."""
+class ApiConnection(Protocol):
+    """One connection to ``name``, its address in errors. ``closed(self)`` is called at its end."""
 
-    MAX_LENGTH = HEAD_LIMIT
     transport: Any
 
     def __init__(self, name: str, closed: Callable[[ApiConnection], None]) -> None:
         self._name = name
         self._closed = closed
+        self._http = h11.Connection(h11.CLIENT, HEAD_LIMIT)
         self._exchange: _Exchange | None = None
-        self._line = self._status_line
-        self._head_size = 0
-        self._headers: dict[bytes, bytes] = {}
-        self._left: int | None = None
-        self._received = 0
         self._failed: Exception | None = None
-        #: Whether it is gone.
+        #: Whether the connection has ended.
         self.lost = False
 
     @property
@@ -87,23 +82,26 @@ class ApiConnection(LineReceiver):
 
     def exchange(
         self, method: str, encoded: Encoded, receiver: Callable[[int, bytes], None]
-    ) -> Deferred[Taken]:
+    ) -> Deferred[Answered]:
         """Send a request; ``receiver(status, data)`` gets the body in pieces.
 
         Fails with :class:`NotSent` or :class:`Unreachable`. Cancelling it, and an
         exception of the receiver, abort the connection.
         """
-        done: Deferred[Taken] = Deferred(lambda _: self.abort())
+        done: Deferred[Answered] = Deferred(lambda _: self.abort())
         if self.lost or self._failed is not None:
             done.errback(self._failed or NotSent(f"{self._name} closed the connection"))
             return done
         self._exchange = _Exchange(done, receiver)
-        head = [f"{method} {encoded.target} HTTP/1.1", "host: auth"]
-        if encoded.content_type:
-            head.append(f"content-type: {encoded.content_type}")
+        headers = headers_of(encoded)
         if encoded.content_type or method not in ("GET", "DELETE"):
-            head.append(f"content-length: {len(encoded.body)}")
-        self.transport.writeSequence(["\r\n".join(head).encode("ascii"), b"\r\n\r\n", encoded.body])
+            headers.append(("Content-Length", str(len(encoded.body))))
+        events = [
+            h11.Request(method=method, target=encoded.target, headers=headers),
+            h11.Data(data=encoded.body),
+            h11.EndOfMessage(),
+        ]
+        self.transport.writeSequence([self._http.send(each) or b"" for each in events])
         return done
 
     def abort(self) -> None:
@@ -112,112 +110,68 @@ class ApiConnection(LineReceiver):
             self.transport.abortConnection()
 
     def close(self) -> None:
-        """Close politely; only when idle."""
+        """Close after what was written has been sent. Only when idle."""
         if not self.lost:
             self.transport.loseConnection()
 
     # -- reading ----------------------------------------------------------------------
-    def lineReceived(self, line: bytes) -> None:
-        """Take a line of the head, or the size of a chunk."""
-        self._head_size += len(line)
+    def dataReceived(self, data: bytes) -> None:
+        """See ``IProtocol``."""
+        exchange = self._exchange
         if self._failed is not None:
             return
-        if self._exchange is None:
-            self._break("it sent what nobody asked for")
-        elif self._head_size > HEAD_LIMIT:
-            self._break("it sent a head that is too long")
-        else:
-            self._line(line, self._exchange)
-
-    def lineLengthExceeded(self, line: bytes) -> None:
-        """Twisted's limit of one line."""
-        self._break("it sent a line that is too long")
-
-    def _status_line(self, line: bytes, exchange: _Exchange) -> None:
-        match = _STATUS.match(line)
-        if match is None:
-            self._break("it does not speak HTTP as auth does")
+        if exchange is None:
+            self._refuse(_UNREQUESTED)
             return
-        exchange.status = int(match[1])
-        self._headers = {}
-        self._line = self._header_line
-
-    def _header_line(self, line: bytes, exchange: _Exchange) -> None:
-        if line:
-            name, colon, value = line.partition(b":")
-            if not colon:
-                self._break("it sent a malformed header")
-            else:
-                self._headers[name.strip().lower()] = value.strip()
-            return
-        if exchange.status < 200:  # 100 Continue, which we never ask for
-            self._line = self._status_line
-            return
-        self._head_size = self._received = 0
-        length = self._headers.get(b"content-length")
-        if self._headers.get(b"transfer-encoding", b"").lower() == b"chunked":
-            self._line = self._chunk_size
-        elif length is not None and length.isdigit() and len(length) < 12:
-            self._left = int(length)
-            if self._left == 0:
-                self._finish(exchange)
-            else:
-                self.setRawMode()
-        else:
-            self._break("it does not say how long its answer is")
-
-    def _chunk_size(self, line: bytes, exchange: _Exchange) -> None:
-        self._head_size = 0
-        if _CHUNK.fullmatch(line) is None:
-            self._break("it sent a malformed chunk")
-            return
-        self._left = int(line, 16)
-        if self._left == 0:
-            self._line = self._trailer
-        else:
-            self._line = self._chunk_end
-            self.setRawMode()
-
-    def _chunk_end(self, line: bytes, exchange: _Exchange) -> None:
-        self._head_size = 0
-        if line:
-            self._break("it sent a malformed chunk")
-        else:
-            self._line = self._chunk_size
-
-    def _trailer(self, line: bytes, exchange: _Exchange) -> None:
-        if not line:
-            self._finish(exchange)
-
-    def rawDataReceived(self, data: bytes) -> None:
-        """Take a piece of the body."""
-        exchange = self._exchange
-        if exchange is None or self._left is None or self._failed is not None:
-            return
-        piece, rest = data[: self._left], data[self._left :]
-        self._left -= len(piece)
+        self._http.receive_data(data)
         try:
-            exchange.receiver(exchange.status, piece)
-        except Exception as error:
-            self._fail(error)
-            return
-        if self._left == 0:
-            self._left = None
-            if self._line != self._chunk_end:
+            while not (exchange.done.called or self._failed):
+                event = self._http.next_event()
+                if event is h11.NEED_DATA:
+                    return
+                self._take(event, exchange)
+        except h11.RemoteProtocolError:
+            self._refuse(_NOT_HTTP)
+
+    def _take(self, event: object, exchange: _Exchange) -> None:
+        match event:
+            case h11.Response():
+                self._take_head(event, exchange)
+            case h11.Data():
+                try:
+                    exchange.receiver(exchange.status, bytes(event.data))
+                except Exception as error:
+                    self._fail(error)
+            case h11.EndOfMessage():
                 self._finish(exchange)
-            self.setLineMode(rest)
+            case _:
+                self._refuse("it sent an informational response")
+
+    def _take_head(self, head: h11.Response, exchange: _Exchange) -> None:
+        # h11 itself bounds only a head that is not complete yet.
+        size = sum(len(name) + len(value) + 4 for name, value in head.headers)
+        if size > HEAD_LIMIT:
+            self._refuse("it sent a head that is too long")
+        elif head.http_version not in _VERSIONS:
+            self._refuse(_NOT_HTTP)
+        elif not any(name in _LENGTHS for name, _ in head.headers):
+            self._refuse("its response has no length")
+        else:
+            exchange.status = head.status_code
 
     def _finish(self, exchange: _Exchange) -> None:
         self._exchange = None
-        self._line = self._status_line
-        self._head_size = 0
-        if self._headers.get(b"connection", b"").lower() == b"close":
+        if self._http.trailing_data[0]:
+            self._fail(NotSent(f"{self._name} closes the connection: {_UNREQUESTED}"))
+        elif self._http.our_state is h11.MUST_CLOSE:
             self._failed = NotSent(f"{self._name} closes the connection")
             self.transport.loseConnection()
-        exchange.done.callback(Taken(exchange.status))
+        else:
+            self._http.start_next_cycle()
+        exchange.done.callback(Answered(exchange.status))
 
     # -- ends -------------------------------------------------------------------------
-    def _break(self, text: str) -> None:
+    def _refuse(self, text: str) -> None:
         self._fail(Unreachable(f"{self._name} did not answer: {text}"))
 
     def _fail(self, error: Exception) -> None:
@@ -226,21 +180,21 @@ class ApiConnection(LineReceiver):
             self.abort()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Tell whoever waits what happened."""
+        """See ``IProtocol``: the request that was sent, or the next one, fails."""
         self.lost = True
         exchange, self._exchange = self._exchange, None
         self._closed(self)
-        error = self._failed or explained(self._name, reason.value)
+        error = self._failed or explain(self._name, reason.value)
         if exchange is None:
-            # Nothing was sent on it yet, whatever ended it.
+            # No request was sent that this could be the answer to.
             unsent = isinstance(error, NotLoggedIn | AccessDenied | WrongClock | NotSent)
             self._failed = error if unsent else NotSent(str(error))
         elif not exchange.done.called:
             exchange.done.errback(error)
 
 
-def explained(name: str, error: BaseException | None) -> Exception:
-    """Return why there is no connection to ``name``, or no longer, in words for a person."""
+def explain(name: str, error: BaseException | None) -> Exception:
+    """Return why there is no connection to ``name``, or no longer, as an error for the user."""
     match error:
         case TeleError():
             return error
@@ -253,14 +207,10 @@ def explained(name: str, error: BaseException | None) -> Exception:
             return NotSent(f"{name} is not the auth server of this cluster: it has another name")
         case SSL.Error():
             text = str(error)
-            if any(alert in text for alert in _OUR_CERTIFICATE):
-                return NotLoggedIn(f"{name} does not accept this certificate; log in again")
+            if refuses_certificate(text):
+                return certificate_refused(name)
             if "certificate verify failed" in text:
-                return AccessDenied(
-                    f"{name} is not the auth server of this cluster: another CA made its "
-                    "certificate",
-                    reason="server",
-                )
+                return other_server(name, ": another CA made its certificate")
             return NotSent(f"{name} did not answer: TLS failed")
         case ConnectionDone():
             return Unreachable(f"{name} closed the connection before it answered")

@@ -178,8 +178,8 @@ def unreadable_body(
     could send other types without being asked.
     """
     wanted = OCTETS if shape_of(operation).octets else JSON
-    said = (headers("content-type") or [""])[-1].partition(";")[0].strip().lower()
-    if said != wanted and (said or wanted == JSON):
+    sent = (headers("content-type") or [""])[-1].partition(";")[0].strip().lower()
+    if sent != wanted and (sent or wanted == JSON):
         return f"the body has to be {wanted}, and its content-type to say so"
     if headers("content-encoding"):
         return "the body has to come as it is, without a content-encoding"

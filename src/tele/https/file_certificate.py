@@ -1,11 +1,11 @@
-"""Which certificate does a server show that was given one in files, and when is it another?
+"""Which certificate does a server show that is configured with files, and when is it replaced?
 
 Invariants:
 
-* The files are looked at when somebody connects, at most once a second; what did not change
-  is not read. Nobody waits for the disk: a thread looks, and who connects after it has found
-  others is shown those.
-* A pair that cannot be used does not take the place of one that can: it is told once.
+* The files are checked when a client connects, at most once a second; what did not change
+  is not read. No connection waits for the disk: a thread checks, and connections after that get
+  the new certificate.
+* A pair that cannot be used does not replace one that can: it is logged once.
 * A key that others can read is not used.
 * TLS 1.3 and nothing below; no certificate is asked of the client.
 """
@@ -34,7 +34,7 @@ from tele.log import make_logger
 from tele.private_files import read_secret
 from tele.workers import SerialWorker
 
-LOOK_SECONDS: Final = 1.0
+CHECK_SECONDS: Final = 1.0
 #: No chain and no key is as large.
 SIZE_LIMIT: Final = 1 << 20
 
@@ -53,11 +53,11 @@ class _Unreadable(InvalidInput):
 
 
 @implementer(IOpenSSLServerConnectionCreator)
-class GivenCertificate:
+class FileCertificate:
     """Accepts TLS with the certificates in ``cert`` (PEM, leaf first) and the key in ``key``.
 
     Raises :class:`InvalidInput` when they cannot be used. ``now()`` is for a warning about
-    certificates that have expired; they are shown nevertheless, which says so to everybody.
+    certificates that have expired; they are shown nevertheless.
     """
 
     def __init__(
@@ -67,25 +67,27 @@ class GivenCertificate:
         self._key = key
         self._clock = clock
         self._worker = SerialWorker(clock, "https_cert")
-        self._looking = False
+        self._checking = False
         self._now = now
-        self._looked = clock.seconds()
+        self._checked_at = clock.seconds()
         self._marks = self._mark()
-        self._said = ""
+        self._reported = ""
         self._options, leaf = self._load()
         self._check_dates(leaf)
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Start a connection with what is in the files, or was when it was good last."""
         moment = self._clock.seconds()
-        if moment - self._looked >= LOOK_SECONDS and not self._looking:
-            self._looked = moment
-            self._looking = True
-            self._worker.call(self._look, self._marks).addCallbacks(self._found, self._failed)
+        if moment - self._checked_at >= CHECK_SECONDS and not self._checking:
+            self._checked_at = moment
+            self._checking = True
+            self._worker.call(self._check_files, self._marks).addCallbacks(
+                self._found, self._failed
+            )
         return self._options.serverConnectionForTLS(protocol)
 
-    def _look(self, known: _Marks) -> tuple[_Marks, _Loaded | InvalidInput | None]:
-        """In a thread: load the files if they are others than ``known`` ones."""
+    def _check_files(self, known: _Marks) -> tuple[_Marks, _Loaded | InvalidInput | None]:
+        """In a thread: load the files if they have changed since ``known``."""
         marks = self._mark()
         if marks == known:
             return marks, None
@@ -95,23 +97,23 @@ class GivenCertificate:
             return marks, error
 
     def _found(self, found: tuple[_Marks, _Loaded | InvalidInput | None]) -> None:
-        self._looking = False
+        self._checking = False
         self._marks, loaded = found
         if isinstance(loaded, InvalidInput):
-            if str(loaded) != self._said:
-                self._said = str(loaded)
-                _log.error("the former certificate stays in use: {why!r}", why=str(loaded))
+            if str(loaded) != self._reported:
+                self._reported = str(loaded)
+                _log.error("certificate not replaced", error=str(loaded))
             if isinstance(loaded, _Unreadable):
                 self._marks = ()  # it may end without a change of the files
         elif loaded is not None:
-            self._said = ""
+            self._reported = ""
             self._options, leaf = loaded
             self._check_dates(leaf)
-            _log.info("the certificate in {path!r} is in use", path=str(self._cert))
+            _log.info("certificate replaced", path=str(self._cert))
 
     def _failed(self, failure: Failure) -> None:
-        self._looking = False
-        _log.failure("the files of the certificate could not be looked at", failure=failure)
+        self._checking = False
+        _log.failure("certificate files not checked", failure=failure)
 
     def _mark(self) -> _Marks:
         return tuple(_mark(path) for path in (self._cert, self._key))
@@ -137,9 +139,9 @@ class GivenCertificate:
 
     def _check_dates(self, leaf: x509.Certificate) -> None:
         if leaf.not_valid_after_utc <= self._now():
-            _log.warn("the certificate in {path!r} has expired", path=str(self._cert))
+            _log.warn("certificate expired", path=str(self._cert))
         elif leaf.not_valid_before_utc > self._now():
-            _log.warn("the certificate in {path!r} is not valid yet", path=str(self._cert))
+            _log.warn("certificate not valid yet", path=str(self._cert))
 
 
 def _mark(path: Path) -> tuple[int, int, int, int] | None:
@@ -170,5 +172,5 @@ def _read(
     try:
         return parse(data)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        # Of a key nothing is said but that; TypeError is one that needs a password.
+        # The message says nothing else about a key; TypeError is one that needs a password.
         raise InvalidInput(f"{path}: not a {what} in PEM, unencrypted") from None

@@ -1,28 +1,35 @@
-"""What may the API's callers cost its server?"""
+"""How much may the callers of the API use?"""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Final
 
 from attrs import frozen
+
+#: A longer body is read only after the handler has checked its caller.
+UNCHECKED_BODY: Final = 16 * 1024
+#: Seconds that a member's request waits for its share of work, before it is refused.
+LONGEST_WAIT: Final = 5.0
 
 
 @frozen
 class Limits:
-    """Bounds of the server. A stranger is a connection without a client certificate.
+    """Bounds of the server.
 
     ``backlog`` is how many bytes a stream may be ahead of its reader, ``backlogs`` the same for
     all streams together; ``silence`` how long a peer may leave what was sent to it
-    unacknowledged, ``last_answers`` how long answers are waited for when the server closes, and
-    how long a peer has to leave that was told to.
+    unacknowledged, ``last_answers`` how long responses are waited for when the server closes, and
+    how long a peer has to close a connection after the last response.
 
-    What ends in ``per_caller`` is one person's or one machine's share: connections, streams
-    (with more, the oldest ends), bytes of bodies, and bytes of answers that were not read yet.
+    What ends in ``per_caller`` is the share of one user or one host: connections, streams
+    (with more, the oldest ends), bytes of bodies, and bytes of responses that were not read yet.
     ``units_burst`` and ``units_per_second`` are what they may ask for
-    (:attr:`tele.model.api.operation.Operation.cost`); of strangers, all from one network have
-    ``stranger_units_burst`` and ``stranger_units_per_second``. ``handshakes_burst`` and
-    ``handshakes_per_second`` are those of a network that do not end in a member's certificate; a
-    network from which a member came, as a whole fleet may at once, has ``home_factor`` times that.
+    (:attr:`tele.model.api.operation.Operation.cost`). Clients without a certificate share
+    ``unauthenticated_units_burst`` and ``unauthenticated_units_per_second`` with all others of
+    their network. ``handshakes_burst`` and ``handshakes_per_second`` are those of a network that do
+    not end in a member's certificate; a network from which a member connected, as a whole fleet may
+    at once, has ``member_source_factor`` times that.
     """
 
     handshake: timedelta = timedelta(seconds=15)
@@ -34,7 +41,7 @@ class Limits:
     head_bytes: int = 16 * 1024
     headers: int = 64
     connections: int = 65536
-    strangers: int = 512
+    unauthenticated: int = 512
     backlog: int = 8 * 1024 * 1024
     backlogs: int = 512 * 1024 * 1024
     ahead: int = 16 * 1024
@@ -47,6 +54,6 @@ class Limits:
     units_per_second: int = 200
     handshakes_burst: int = 2000
     handshakes_per_second: int = 100
-    home_factor: int = 10
-    stranger_units_burst: int = 2000
-    stranger_units_per_second: int = 100
+    member_source_factor: int = 10
+    unauthenticated_units_burst: int = 2000
+    unauthenticated_units_per_second: int = 100

@@ -1,4 +1,4 @@
-"""Who is at the other end of auth's socket on its own machine? The kernel says so."""
+"""Which account is the peer of auth's socket on its own machine? The kernel says so."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import ServerFactory
 
-from tele.https.channel import ApiChannel, ApiFactory
+from tele.https.channel import ApiChannel
+from tele.https.connections import ApiFactory
 from tele.model.identity import Identity
 
 
 class LocalFactory(ServerFactory):
-    """Serves the same API on a Unix socket: the kernel says which account is at the other end.
+    """Serves the same API on a Unix socket, whose peer is known by its account.
 
-    ``identify(uid)`` returns who that is to the API, or None to close the connection.
+    ``identify(uid)`` returns the caller that the account is, or None to close the connection.
     """
 
     noisy = False
@@ -41,7 +42,7 @@ class LocalChannel(ApiChannel):
     identify: Callable[[int], Identity | None]
 
     def connectionMade(self) -> None:
-        """Ask the kernel who it is (unix(7), SO_PEERCRED) before anything is read."""
+        """Ask the kernel for the peer's account (unix(7), SO_PEERCRED) before anything is read."""
         credentials = self.transport.socket.getsockopt(
             socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
         )

@@ -3,7 +3,7 @@
 Made from the table of operations, the attrs types with their validators
 (:mod:`tele.model.bounds`) and the rules by which values are read
 (:mod:`tele.model.scalars`), so that it cannot be wrong about a name, a type, a bound or who
-may call. What takes more than one value to see is not in it: an answer of status 400 says it.
+may call. A rule about more than one value is not in it: a response with status 400 states it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _BOUNDS: Final[Mapping[str, frozenset[str]]] = {
 }
 #: Statuses that only a request with a body has.
 _OF_BODIES: Final = frozenset({411, 413, 415})
-#: One that no operation has: it says that there is none for this method.
+#: A status that no operation has: there is none for this method.
 _OF_PATHS: Final = frozenset({405})
 
 
@@ -188,7 +188,7 @@ def _of(hint: Any, schemas: dict[str, Any]) -> dict[str, Any]:
         schemas[name] = {}  # stands in while the type itself is being described
         if issubclass(hint, Enum):
             schemas[name] = {"type": "string"}
-            if "UNKNOWN" not in hint.__members__:  # what a newer peer says has room there
+            if "UNKNOWN" not in hint.__members__:  # what a newer peer sends fits there
                 schemas[name]["enum"] = [member.value for member in hint]
         else:
             fields = tuple(a.name for a in attrs.fields(hint))

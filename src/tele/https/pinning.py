@@ -1,8 +1,8 @@
-"""How does somebody who trusts nobody yet learn whom to trust?
+"""How does a client that trusts no CA yet verify auth?
 
 By a pin: the hash of the host authority's public key, given together with the
-address. What an unverified server says is used for one thing only, to find the
-certificate that the pin means; everything else is asked again under that
+address. The response of an unverified server is used for one thing only, to find the
+certificate that the pin names; everything else is asked again under that
 certificate. So a machine in the middle can neither add an authority of its own
 beside the pinned one nor change what is not covered by the pin.
 """
@@ -21,7 +21,7 @@ from tele.model.authority import AuthorityKind, authority_of
 
 @frozen
 class UnverifiedCluster(ClusterInfo):
-    """What a server said that nobody vouches for. Show its pin to a person."""
+    """The response of a server that was not verified. Show its pin to the user."""
 
 
 def unverified(info: ClusterInfo) -> UnverifiedCluster:
@@ -33,7 +33,7 @@ def pinned(address: str, info: ClusterInfo, pins: Sequence[str]) -> tuple[str, .
     """Return those of the host authority's certificates (PEM) that ``pins`` mean.
 
     Raises :class:`tele.errors.AccessDenied` (reason ``pin``) if there are none: this is
-    another cluster, or somebody in between.
+    another cluster, or a machine in the middle.
     """
     authority = authority_of(info.authorities, AuthorityKind.HOST)
     offered = authority.tls_certificates if authority is not None else ()

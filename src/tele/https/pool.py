@@ -2,8 +2,8 @@
 
 Invariants:
 
-* A kept connection is used only under the identity that it was made with.
-* It is us who close an idle connection, before the server does, so that a request is
+* An idle connection is used only with the identity that it was made with.
+* The client closes an idle connection, before the server does, so that a request is
   seldom sent into a connection that is being closed.
 """
 
@@ -15,22 +15,22 @@ from typing import Any, Final
 from attrs import frozen
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
-from twisted.internet.interfaces import IAddress, IDelayedCall, IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from tele.errors import Unreachable
-from tele.https.connection import ApiConnection, NotSent
+from tele.https.call_rules import CONNECT_TIMEOUT, NotSent
+from tele.https.connection import ApiConnection
 from tele.https.identity import TlsIdentity
 from tele.https.trust import ClientTls
-from tele.model.addresses import split_address
+from tele.model.addresses import Address
 from tele.outbound.endpoints import endpoint_of
 from tele.sockets.tcp import notice_dead_peer_below
 
-CONNECT_TIMEOUT: Final = 10.0
 #: Less than the server's 75 seconds.
-IDLE: Final = 45.0
-KEPT: Final = 4
+IDLE_TIMEOUT: Final = 45.0
+IDLE_CONNECTIONS: Final = 4
 
 Endpoint = Callable[[str, int], IStreamClientEndpoint]
 
@@ -46,7 +46,7 @@ class _Single(Factory):
 
 
 @frozen(eq=False)
-class _Kept:
+class _Idle:
     """A connection that is open and idle; ``end`` closes it."""
 
     connection: ApiConnection
@@ -56,11 +56,11 @@ class _Kept:
 
 
 class Pool:
-    """Opens TLS connections to auth and keeps a few, over what ``endpoint(host, port)`` makes."""
+    """Opens TLS connections to auth over ``endpoint(host, port)``, and keeps a few open."""
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorTime,
         server_name: str,
         identity: Callable[[], TlsIdentity | None],
         trust: Callable[[], Sequence[str]] | None,
@@ -70,7 +70,7 @@ class Pool:
         self._identity = identity
         self._tls = ClientTls(server_name, identity, trust, reactor)
         self._endpoint = endpoint or self._tcp
-        self._kept: list[_Kept] = []
+        self._idle: list[_Idle] = []
         self._open: set[ApiConnection] = set()
 
     def _tcp(self, host: str, port: int) -> IStreamClientEndpoint:
@@ -78,7 +78,7 @@ class Pool:
 
     async def connect(self, address: str) -> ApiConnection:
         """Open a new connection; fails with :class:`NotSent`."""
-        host, port = split_address(address)
+        host, port = Address.parse(address)
         connection = ApiConnection(address, self._closed)
         plain = _Single(connection)
         # Not wrapClientTLS: its buffers wake up on the global reactor.
@@ -89,7 +89,7 @@ class Pool:
         except NotSent:
             raise
         except ConnectingCancelledError:
-            raise CancelledError from None  # by us: it says nothing of the address
+            raise CancelledError from None  # by us: the address may be good
         except (ConnectError, DNSLookupError, OSError, Unreachable) as error:
             raise NotSent(f"{address} did not answer: {error}") from None
         if not connection.lost:
@@ -98,24 +98,24 @@ class Pool:
         return connection
 
     def take(self, address: str) -> ApiConnection | None:
-        """Return a kept connection to ``address``, or None."""
+        """Return an idle connection to ``address``, or None."""
         identity = self._identity()
-        for kept in reversed(self._kept):
-            if kept.address == address and kept.connection.usable:
-                if kept.identity != identity:
-                    kept.connection.close()
+        for idle in reversed(self._idle):
+            if idle.address == address and idle.connection.usable:
+                if idle.identity != identity:
+                    idle.connection.close()
                     continue
-                self._forget(kept)
-                return kept.connection
+                self._forget(idle)
+                return idle.connection
         return None
 
     def keep(self, connection: ApiConnection, address: str) -> None:
-        """Keep a connection that is done with its request, or close it."""
-        if not connection.usable or len(self._kept) >= KEPT:
+        """Keep a connection whose request is complete, or close it."""
+        if not connection.usable or len(self._idle) >= IDLE_CONNECTIONS:
             connection.close()
             return
-        end = self._reactor.callLater(IDLE, connection.close)
-        self._kept.append(_Kept(connection, address, self._identity(), end))
+        end = self._reactor.callLater(IDLE_TIMEOUT, connection.close)
+        self._idle.append(_Idle(connection, address, self._identity(), end))
 
     def close(self) -> None:
         """Close all connections at once."""
@@ -124,10 +124,10 @@ class Pool:
 
     def _closed(self, connection: ApiConnection) -> None:
         self._open.discard(connection)
-        for kept in [k for k in self._kept if k.connection is connection]:
-            self._forget(kept)
+        for idle in [k for k in self._idle if k.connection is connection]:
+            self._forget(idle)
 
-    def _forget(self, kept: _Kept) -> None:
-        self._kept.remove(kept)
-        if kept.end.active():
-            kept.end.cancel()
+    def _forget(self, idle: _Idle) -> None:
+        self._idle.remove(idle)
+        if idle.end.active():
+            idle.end.cancel()

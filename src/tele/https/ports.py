@@ -1,4 +1,4 @@
-"""Where does auth accept calls, and what does it say when it cannot?"""
+"""Which ports does auth listen on, and what is logged when they cannot accept?"""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from tele.log import make_logger
 _log: Final = make_logger(__name__)
 
 
-class _Telling:
-    """What ports of auth say."""
+class _PortLog:
+    """Log lines of auth's ports."""
 
     def shortage(self, why: str) -> None:
         """See :class:`PatientPort`."""
-        _log.warn("no calls can be accepted until it ends: {why}", why=why)
+        _log.warn("no connections can be accepted", error=why)
 
     def not_taken(self) -> None:
         """See :class:`PatientPort`."""
-        _log.failure("a connection could not be taken")
+        _log.failure("connection not accepted")
 
 
-class TcpPort(_Telling, PatientPort):
-    """Where members and people call."""
+class TcpPort(_PortLog, PatientPort):
+    """The port for members and users."""
 
 
-class LocalPort(_Telling, PatientUnixPort):
-    """Where the administrators of this machine call."""
+class LocalPort(_PortLog, PatientUnixPort):
+    """The socket for the administrators of this machine."""

@@ -1,10 +1,10 @@
-"""Why does auth not answer through a proxy: whose fault is it, and whose clock is wrong?
+"""Why does auth not answer through a proxy: is auth away, or is a clock wrong?
 
 Asked after a call has failed, never before one. Invariants:
 
 * Nothing of the user's is sent: no certificate, no name.
-* What is found is words for a person. Nobody is trusted because of it; auth's date counts only if
-  the cluster's own CA vouches for who says it.
+* The result is an error message. Nothing is trusted because of it; auth's date counts only if
+  the server has a certificate of the cluster's CA.
 * It takes a few seconds at most, and where nothing is found the first error stays.
 """
 
@@ -33,14 +33,14 @@ Connect = Callable[[ssl.SSLContext, str | None], http.client.HTTPConnection]
 
 
 def wrong_clock(connect: Connect, context: ssl.SSLContext, server_name: str) -> WrongClock | None:
-    """Return how this machine's clock differs from that of auth, which has to be vouched for.
+    """Return how this machine's clock differs from that of auth, whose certificate is verified.
 
     ``context`` has the cluster's CA, and no certificate of ours.
     """
     context.verify_flags = ssl.VerifyFlags(int(context.verify_flags) | _NO_DATES)
-    said = _get(connect(context, server_name), "/v1/cluster")
+    answer = _get(connect(context, server_name), "/v1/cluster")
     try:
-        there = datetime.fromisoformat(said["time"]).astimezone(UTC)
+        there = datetime.fromisoformat(answer["time"]).astimezone(UTC)
     except (KeyError, TypeError, ValueError):
         return None
     here = datetime.fromtimestamp(time.time(), UTC)
@@ -54,14 +54,14 @@ def wrong_clock(connect: Connect, context: ssl.SSLContext, server_name: str) -> 
     )
 
 
-def proxy_says(connect: Connect, address: str) -> Unreachable | None:
-    """Return what the proxy at ``address`` says of auth: its own page is asked, not auth."""
+def proxy_status(connect: Connect, address: str) -> Unreachable | None:
+    """Return whether the proxy at ``address`` reaches auth, by a page of its own."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    said = _get(connect(context, None), "/v1/ping")
-    auth = said.get("auth")
+    answer = _get(connect(context, None), "/v1/ping")
+    auth = answer.get("auth")
     if auth not in ("ok", "unreachable"):
         return None  # a proxy of an older version, or none
     if auth == "ok":
@@ -71,7 +71,7 @@ def proxy_says(connect: Connect, address: str) -> Unreachable | None:
         )
     since = ""
     with suppress(KeyError, TypeError, ValueError):
-        since = f" since {datetime.fromisoformat(said['auth_since']).astimezone(UTC):%F %T} UTC"
+        since = f" since {datetime.fromisoformat(answer['auth_since']).astimezone(UTC):%F %T} UTC"
     return Unreachable(
         f"the proxy {address} is up, but it cannot reach auth{since}\n"
         "check that auth runs, and that the proxy can connect to it"
@@ -86,7 +86,7 @@ def _get(connection: http.client.HTTPConnection, path: str) -> dict[str, Any]:
             connection.sock.settimeout(SECONDS)
             connection.request("GET", path, headers={"Host": "auth"})
             response = connection.getresponse()
-            said = json.loads(response.read(ANSWER_LIMIT))
+            answer = json.loads(response.read(ANSWER_LIMIT))
         except (OSError, http.client.HTTPException, ValueError, TeleError):
             return {}
-    return said if response.status == 200 and isinstance(said, dict) else {}
+    return answer if response.status == 200 and isinstance(answer, dict) else {}

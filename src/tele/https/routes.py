@@ -23,7 +23,7 @@ class Route:
 class NoRoute:
     """``allowed`` are the methods that the path has; empty if there is no such path.
 
-    Whoever may GET may ask for the HEAD of it, and everybody for the OPTIONS (RFC 9110).
+    A path with GET has HEAD too, and each path has OPTIONS (RFC 9110).
     """
 
     allowed: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class Routes:
     def find(self, method: str, path: str) -> Route | NoRoute:
         """Look ``path`` (still quoted) up; raises :class:`tele.errors.InvalidInput`.
 
-        HEAD is the operation of GET, whose answer is sent without its body.
+        HEAD is the operation of GET, whose response is sent without its body.
         """
         method = "GET" if method == "HEAD" else method
         sent = path.split("/")

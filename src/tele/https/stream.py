@@ -1,14 +1,14 @@
-"""How does one streaming answer reach its reader, and when does it end?
+"""How does one streaming response reach its reader, and when does it end?
 
 Invariants:
 
-* A line is one JSON value; an empty line says "I live" every 15 seconds.
+* A line is one JSON value; an empty line every 15 seconds is a keepalive.
 * A reader that falls behind by more than the bound is cut off, never waited for; so is one
   that is behind when all readers together are behind by more than theirs.
-* A stream ends no later than the certificate of the one who reads it.
-* What many readers are told is made into a line once.
-* The head of the answer waits for the first value for a moment: an operation that
-  fails at once is an answer with a status, not a stream of one error.
+* A stream ends no later than the certificate of its reader.
+* A value for many readers is encoded once.
+* The head of the response waits :data:`_HEAD_AFTER` seconds for the first value: an operation that
+  fails at once is a response with a status, not a stream of one error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from zope.interface import implementer
 from tele.admission.shares import Shares
 from tele.errors import NotLoggedIn, TeleError
 from tele.https.api_errors import encode_error
-from tele.https.channel import ApiRequest
+from tele.https.channel import ApiRequest, address_text
 from tele.https.encoding import LINES
 from tele.log import make_logger
 from tele.loop import Expiry, Ticker
@@ -36,7 +36,7 @@ _HEAD_AFTER: Final = 0.25
 
 
 class Lines:
-    """Makes lines of values; of one that comes many times in a row, once."""
+    """Encodes values as lines; one that is sent many times in a row, once."""
 
     __slots__ = ("_line", "_value")
 
@@ -45,7 +45,7 @@ class Lines:
         self._line = b""
 
     def of(self, value: Any) -> bytes:
-        """Return ``value``, which nobody changes any more, as a line."""
+        """Return ``value``, which does not change any more, as a line."""
         if value is not self._value or not self._line:
             self._line = encode(value) + b"\n"
             self._value = value
@@ -54,9 +54,9 @@ class Lines:
 
 @implementer(IPushProducer)
 class Stream:
-    """A streaming answer to ``request``.
+    """A streaming response to ``request``.
 
-    ``refuse(error)`` answers with an error when nothing was sent yet.
+    ``refuse(error)`` responds with an error when nothing was sent yet.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Stream:
         request.registerProducer(self, True)
 
     def connect(self, source: Deferred[Any]) -> None:
-        """``source`` fires when there are no more values; it is cancelled if the reader goes."""
+        """End when ``source`` fires; cancel it if the reader disconnects."""
         self._source = source
         source.addCallbacks(lambda _: self._end(None), self._on_failure)
 
@@ -97,24 +97,22 @@ class Stream:
         if self._open:
             self._write(self._lines.of(value))
 
-    # -- what the transport says ------------------------------------------------------
     def pauseProducing(self) -> None:
-        """The reader is slow: from now on we count."""
+        """See ``IPushProducer``: what is written from now on counts."""
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """The reader caught up."""
+        """See ``IPushProducer``: the reader has caught up."""
         self._paused = False
         self._caught_up()
 
     def stopProducing(self) -> None:
-        """The connection is going down; ``notifyFinish`` tells us too."""
+        """See ``IPushProducer``: ``notifyFinish`` fires too."""
 
     def end(self, error: TeleError) -> None:
-        """End it; its reader is told why."""
+        """End it with ``error``."""
         self._end(error)
 
-    # -- inside -----------------------------------------------------------------------
     def _caught_up(self) -> None:
         if self._ahead:
             self._backlogs.give_back(self._name, self._ahead)
@@ -127,8 +125,7 @@ class Stream:
                 self._ahead += len(line)
             else:
                 _log.warn(
-                    "{peer!r} is too slow for its stream; it is cut off",
-                    peer=self._request.client,
+                    "stream aborted, reader too slow", peer=address_text(self._request.client)
                 )
                 self._request.channel.transport.abortConnection()
                 return
@@ -152,8 +149,8 @@ class Stream:
             return
         error = failure.value
         if not isinstance(error, TeleError):
-            _log.failure("a stream failed", failure=failure)
-            error = TeleError("auth failed inside; its log says why")
+            _log.failure("stream failed", failure=failure)
+            error = TeleError("auth failed inside; see its log")
         self._end(error)
 
     def _end(self, error: TeleError | None) -> None:

@@ -1,15 +1,15 @@
-"""What comes before HTTP on auth's port? TLS, and before that perhaps a proxy's word.
+"""What is before HTTP on auth's port? TLS, and before that perhaps a preface of a proxy.
 
-A proxy of the cluster passes TLS streams on without opening them. It says in one line before them
-where the client comes from, signed with its key, so that auth counts, and writes into the audit,
-the client's address and not the proxy's.
+A proxy of the cluster relays TLS streams without decrypting them. Its preface is one line before
+them with the address of the client, signed with the proxy's key, so that auth counts, and writes
+into the audit, the client's address and not the proxy's.
 
 Invariants:
 
-* Whether a line is a proxy's word is not decided here; one that is not good counts for nothing,
-  and the connection is then from where it comes from.
-* Until the line is read whole nothing else is looked at; the time of the handshake runs.
-* A network that makes handshakes and shows no member's certificate has a rate of them.
+* Another module verifies the preface; one that is not valid is ignored, and the connection has the
+  address that it comes from.
+* Until the preface is complete nothing else is read; the timeout of the handshake runs.
+* A network has a rate of handshakes that show no member's certificate.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from twisted.internet.interfaces import IAddress
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 
 from tele.errors import PeerError
-from tele.https.channel import ApiChannel, TlsFactory
+from tele.https.channel import ApiChannel, address_text
+from tele.https.connections import TlsFactory
 from tele.log import make_logger
 from tele.model.addresses import plain_address, plain_host
 
 _log: Final = make_logger(__name__)
 
-#: Given the first bytes: how many of them are a proxy's word, and the address that it vouches for.
+#: Given the first bytes: how many of them are a preface, and the address that it vouches for.
 #: None: more bytes are needed. Raises a :class:`PeerError` for what cannot become one.
 Preface = Callable[[bytes], tuple[int, tuple[str, int] | None] | None]
 
@@ -39,7 +40,7 @@ def no_preface(_data: bytes) -> tuple[int, tuple[str, int] | None]:
 
 
 class TlsConnection(TLSMemoryBIOProtocol):
-    """TLS of one connection, after a proxy's word if there is one."""
+    """TLS of one connection, after the preface if there is one."""
 
     factory: PrefacedTlsFactory
     wrappedProtocol: ApiChannel
@@ -55,7 +56,7 @@ class TlsConnection(TLSMemoryBIOProtocol):
             try:
                 found = self.factory.preface(self._seen)
             except PeerError as error:
-                _log.debug("refused {peer!r}: {why!s}", peer=self.getPeer(), why=error)
+                _log.debug("preface refused", peer=address_text(self.getPeer()), error=str(error))
                 self.abortConnection()
                 return
             if found is None:
@@ -63,7 +64,7 @@ class TlsConnection(TLSMemoryBIOProtocol):
             size, address = found
             data, self._seen, self._begun = self._seen[size:], b"", True
             if address is not None:
-                self._come_from(*address)
+                self._relayed_from(*address)
             channel = self.wrappedProtocol
             if not channel.api.may_shake_hands(channel.source):
                 self.abortConnection()
@@ -71,22 +72,22 @@ class TlsConnection(TLSMemoryBIOProtocol):
         if data:
             super().dataReceived(data)
 
-    def _come_from(self, host: str, port: int) -> None:
+    def _relayed_from(self, host: str, port: int) -> None:
         address = plain_address(host)
         if address is None:
-            return  # a proxy that listens on something else than TCP
+            return  # the proxy listens on something else than TCP
         proxy = self.getPeer()
         kind = IPv4Address if address.version == 4 else IPv6Address
         self._claimed = kind("TCP", plain_host(host), port)
-        self.wrappedProtocol.moved(proxy)
+        self.wrappedProtocol.relayed_by(proxy)
 
     def getPeer(self) -> Any:
-        """Return where the client comes from."""
+        """Return the address of the client."""
         return self._claimed or super().getPeer()
 
 
 class PrefacedTlsFactory(TlsFactory):
-    """Makes TLS connections before which a proxy may say where they come from."""
+    """Makes TLS connections that may begin with a preface."""
 
     protocol = TlsConnection
     preface: Preface = staticmethod(no_preface)

@@ -1,11 +1,12 @@
-"""With which certificates, and trusting whom, does the next TLS connection start?
+"""Which certificates does the next TLS connection show, and which does it trust?
 
 Invariants:
 
 * Identity and trust are asked for at each new connection, so that a renewed
   certificate or a rotated CA needs no restart; what did not change is not parsed again.
 * A clock that was set back while this process runs makes no certificate invalid that was valid
-  before; a certificate that is not valid yet, or no longer, is told from one of another CA.
+  before; a certificate that is not valid yet, or no longer, has another error than one of another
+  CA.
 * TLS 1.3 and nothing below; no resumption, so that every connection shows its
   certificate anew.
 """
@@ -69,11 +70,11 @@ class WrongDate(Exception):
 
 
 class _Checking:
-    """Hears of each certificate of a peer's chain what OpenSSL says of it, and has the last word.
+    """OpenSSL's verify callback: decides about each certificate of a peer's chain.
 
-    It takes the place of Twisted's own check of the name, so it checks ``server_name`` itself;
-    None is for clients' certificates. ``failed`` is told why a certificate is not taken, if it is
-    for its name or its dates.
+    It replaces Twisted's own check of the name, so it checks ``server_name`` itself;
+    None is for clients' certificates. ``failed`` is called with the reason if a certificate is
+    refused for its name or its dates.
     """
 
     def __init__(
@@ -121,8 +122,8 @@ def _dated(certificate: x509.Certificate, error: int) -> WrongDate:
 class ServerTls:
     """Accepts TLS: shows ``identity()``, asks for a client certificate of ``trust()``.
 
-    A client may come without a certificate; one with a certificate of anybody
-    else, or an expired one, is refused in the handshake.
+    A client may have no certificate; one with a certificate of another CA, or with
+    an expired one, is refused in the handshake.
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class ServerTls:
         self._options: CertificateOptions | None = None
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        """Start a connection with what holds now."""
+        """Start a connection with the present identity and trust."""
         identity, trust = self._identity(), tuple(self._trust())
         if self._options is None or self._made_of != (identity, trust):
             self._options = CertificateOptions(
@@ -160,7 +161,7 @@ class ClientTls:
     """Starts TLS to ``server_name``; shows ``identity()`` if there is one.
 
     ``trust()`` are the host authority's certificates. None is for the first
-    contact only: whoever answers is taken, and nothing of ours is shown.
+    contact only: no server is refused, and no certificate is shown to it.
     """
 
     def __init__(
@@ -178,7 +179,7 @@ class ClientTls:
         self._options: Any = None
 
     def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        """Start a connection with what holds now."""
+        """Start a connection with the present identity and trust."""
         if self._trust is None:
             if self._options is None:
                 self._options = CertificateOptions(

@@ -1,1 +1,1 @@
-"""A machine's life in a cluster: it joins, says that it lives, and stays trusted."""
+"""The membership of a host in a cluster: it joins, announces itself, renews certificates."""

@@ -1,12 +1,11 @@
 """Does the identity that a host kept belong to the cluster that its configuration means?
 
-A folder that was copied, or was another cluster's before, holds an identity that works, and with
-it the host would stay with whom its operator has left.
+A folder that was copied, or was used in another cluster, holds an identity that works. With it the
+host would stay in a cluster that its operator has left.
 
 Invariants:
 
-* Configuration wins over what was kept, and what does not agree with it is an error, never a
-  silent choice.
+* Configuration wins over the kept identity. A difference is an error, never a silent choice.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ def check_kept_identity(
 ) -> None:
     """Raise :class:`InvalidInput` unless the identity in ``store`` is of a CA that ``pins`` name.
 
-    Without an identity, or without pins, there is nothing to compare. Keys that replace the CA
-    and that the cluster has told already count, too.
+    Without an identity, or without pins, there is nothing to compare. Keys that will replace the CA
+    and that the cluster has published count, too.
     """
     identity = store.identity
     if identity is None:
@@ -37,8 +36,8 @@ def check_kept_identity(
     kept = f"{folder} holds the identity of {host.role.value} {host.name} in cluster {host.cluster}"
     if host.role is not role:
         raise InvalidInput(f"{kept}: for a {role.value}, remove {folder}, or name another data_dir")
-    told = () if store.state is None else tls_authorities(store.state.authorities)
-    known = {pin(each) for each in (*tls_authorities(identity.authorities), *told)}
+    published = () if store.state is None else tls_authorities(store.state.authorities)
+    known = {pin(each) for each in (*tls_authorities(identity.authorities), *published)}
     wanted = {read_pin(each) for each in pins}
     if wanted and not wanted & known:
         raise InvalidInput(

@@ -2,64 +2,66 @@
 
 Invariants:
 
-* Every 30 seconds, a little less at random; soon after a change; at once when auth is back.
+* Every 30 seconds, a little less at random; soon after a change; at once when auth answers again.
 * An announcement that fails is made again sooner than the next one would be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from tele.errors import TeleError
 from tele.loop import backoff
 from tele.membership.calls import Calls, pause_after
 from tele.membership.identity import MemberIdentity
-from tele.membership.wakeup import Wakeup
-from tele.model.addresses import split_address
+from tele.model.addresses import Address
 from tele.model.api.members import ANNOUNCE, Announced
 from tele.model.identity import HostRole
 from tele.model.presence import ANNOUNCE_PERIOD, Presence
+from tele.wakeup import Wakeup
 
 #: Changes that come together (labels of several commands) are announced together.
 SOON: Final = 1.0
-#: Addresses that mean any or this machine make no principal.
-_NOBODYS: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared, not bound
+#: Addresses that mean all of this machine make no principal.
+_UNSPECIFIED: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared, not bound
 
 
 class Announcer:
-    """Announces what ``presence()`` says.
+    """Announces ``presence()``.
 
-    ``heard(answer, asked)`` gets auth's answers, and when it was asked by ``reactor.seconds()``.
+    ``on_answer(answer, asked)`` gets auth's answers, and when it was asked by ``clock.seconds()``.
     """
 
     def __init__(
         self,
-        reactor: Any,
+        clock: IReactorTime,
         calls: Calls,
         presence: Callable[[], Presence],
         dice: Callable[[], float],
-        heard: Callable[[Announced, float], None],
+        on_answer: Callable[[Announced, float], None],
     ) -> None:
-        self._reactor = reactor
+        self._clock = clock
         self._calls = calls
         self._presence = presence
         self._dice = dice
-        self._heard = heard
-        self._bell = Wakeup(reactor)
-        self._timer: Any = None
+        self._on_answer = on_answer
+        self._wakeup = Wakeup(clock)
+        self._timer: IDelayedCall | None = None
 
     def soon(self) -> None:
         """Announce within a second."""
         if self._timer is None:
-            self._timer = self._reactor.callLater(SOON, self._ring)
+            self._timer = self._clock.callLater(SOON, self._wake)
 
-    def _ring(self) -> None:
+    def _wake(self) -> None:
         self._timer = None
-        self._bell.ring()
+        self._wakeup.set()
 
     def stop(self) -> None:
-        """Leave no timer behind."""
+        """Cancel what :meth:`soon` has begun."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -70,9 +72,9 @@ class Announcer:
         failures = 0
         while True:
             try:
-                asked = self._reactor.seconds()
+                asked = self._clock.seconds()
                 answer = await self._calls.perform("announce", ANNOUNCE, self._presence())
-                self._heard(answer, asked)
+                self._on_answer(answer, asked)
             except TeleError as error:
                 usual = min(period, backoff(failures, 2.0, period, self._dice))
                 pause = pause_after(error, usual)
@@ -80,21 +82,21 @@ class Announcer:
             else:
                 pause = period * (0.9 + 0.1 * self._dice())
                 failures = 0
-            await self._bell.wait(pause)
+            await self._wakeup.wait(pause)
 
 
-def hosts_of(said: Presence) -> tuple[str, ...]:
+def hosts_of(presence: Presence) -> tuple[str, ...]:
     """Return the hosts of the addresses that are announced: for the certificates."""
-    hosts = (split_address(address)[0] for address in said.addresses)
-    return tuple(dict.fromkeys(host for host in hosts if host not in _NOBODYS))
+    hosts = (Address.parse(address).host for address in presence.addresses)
+    return tuple(dict.fromkeys(host for host in hosts if host not in _UNSPECIFIED))
 
 
-def are_outdated(identity: MemberIdentity, said: Presence, asked: frozenset[str]) -> bool:
-    """Whether certificates are for another name than is ``said``, or miss an address of it.
+def are_outdated(identity: MemberIdentity, presence: Presence, asked: frozenset[str]) -> bool:
+    """Whether certificates have another name than ``presence``, or lack an address of it.
 
-    Those that were ``asked`` for and that auth has left out are not this host's; a proxy's
+    Addresses that were ``asked`` for and that auth left out are not this host's. A proxy's
     certificates have none.
     """
-    wanted = frozenset(hosts_of(said)) if said.role is HostRole.NODE else frozenset()
+    wanted = frozenset(hosts_of(presence)) if presence.role is HostRole.NODE else frozenset()
     missing = wanted - set(identity.ssh_certificate.principals)
-    return said.name != identity.host.name or (bool(missing) and wanted != asked)
+    return presence.name != identity.host.name or (bool(missing) and wanted != asked)

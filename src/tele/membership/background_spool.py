@@ -3,12 +3,13 @@
 Invariants:
 
 * Events are written in the order in which they came, by one thread, as soon as it can; after that
-  they survive ``kill -9``. :meth:`BackgroundSpool.written` says when.
+  they survive ``kill -9``. :meth:`BackgroundSpool.written` fires then.
 * Another thread syncs what was written, together for all of :data:`SYNC_SECONDS`: a power cut
   loses no more than that, and what the disk takes to sync. Writing waits for no sync.
 * An event goes to auth after it was written. What a full disk does not take stays in memory, up to
   :data:`HELD_LIMIT`, goes to auth from there, and is written when there is space.
-* What has not been written counts as full: the node begins only what auth puts on record at once.
+* While something is not written the spool counts as full: the node begins only sessions whose
+  events auth takes at once.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from itertools import islice
 from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from tele.log import make_logger
@@ -38,7 +40,7 @@ _log: Final = make_logger(__name__)
 class BackgroundSpool:
     """Uses ``spool``, which is closed with it, in threads."""
 
-    def __init__(self, reactor: Any, spool: Spool) -> None:
+    def __init__(self, reactor: IReactorTime, spool: Spool) -> None:
         self._reactor = reactor
         self._spool = spool
         self._writer = SerialWorker(reactor, "audit spool")
@@ -59,14 +61,14 @@ class BackgroundSpool:
         #: and after them those that are in ``_lines``.
         self._peeked_spool = 0
         self._peeked_lines = 0
-        self._sync_timer: Any = None
+        self._sync_timer: IDelayedCall | None = None
         self._syncing = False
         self._sync_failed = False
         self._closed = False
 
     @property
     def full(self) -> bool:
-        """No room for new sessions; what runs may still append."""
+        """Whether new sessions are refused; running ones may still append."""
         if self._full and not self._asking and not self._closed:
             self._asking = True
             self._call(lambda: None).addBoth(self._asked)
@@ -74,16 +76,16 @@ class BackgroundSpool:
 
     @property
     def crowded(self) -> bool:
-        """Whether there is no room in memory either for what one more session needs."""
+        """Whether memory, too, lacks the space that one more session needs."""
         return self._held > HELD_LIMIT // 2
 
     def _asked(self, result: Any) -> None:
         self._asking = False
         if isinstance(result, Failure):
-            _log.failure("the audit spool could not be looked at", failure=result)
+            _log.failure("audit spool not readable", failure=result)
 
     def append(self, line: bytes) -> bool:
-        """Take one line; False if it is too long or there is no room at all."""
+        """Take one line; False if it is too long or nothing more fits."""
         if self._closed or len(line) >= LINE_LIMIT or self._held + len(line) > HELD_LIMIT:
             return False
         self._lines.append(line)
@@ -104,14 +106,14 @@ class BackgroundSpool:
         """Fires when all that was appended so far is in the file, or at auth."""
         waiting: Deferred[None] = Deferred()
         self._unkept.append((self._appended, waiting))
-        self._tell_kept()
+        self._notify_kept()
         return waiting
 
-    def _tell_kept(self) -> None:
+    def _notify_kept(self) -> None:
         kept = self._appended - len(self._lines)
         while self._unkept and self._unkept[0][0] <= kept:
             _, waiting = self._unkept.popleft()
-            if not waiting.called:  # else whoever waited has given up
+            if not waiting.called:  # else it was cancelled
                 waiting.callback(None)
 
     async def peek(self) -> list[bytes]:
@@ -156,15 +158,12 @@ class BackgroundSpool:
             self._write()
 
     async def close(self) -> None:
-        """Write and sync what there is, and let go of files."""
+        """Write and sync what there is, and close files."""
         self._write()
         await self.written()
         self._closed = True
         if self._lines:
-            _log.error(
-                "{count} audit events could not be written to the disk and are lost",
-                count=len(self._lines),
-            )
+            _log.error("audit events lost, not written to disk", count=len(self._lines))
         if self._sync_timer is not None:
             self._sync_timer.cancel()
             self._sync_timer = None
@@ -174,11 +173,11 @@ class BackgroundSpool:
         await closing
 
     # -- writing ----------------------------------------------------------------------
-    def _call(self, function: Callable[..., T], *words: Any) -> Deferred[T]:
-        """Call ``function`` where the spool is used, and learn whether it is full then."""
+    def _call(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
+        """Call ``function`` in the spool's thread, and note whether the spool is full then."""
 
         def work() -> tuple[T, bool]:
-            return function(*words), self._spool.full
+            return function(*args), self._spool.full
 
         def done(result: tuple[T, bool]) -> T:
             answer, self._full = result
@@ -193,7 +192,7 @@ class BackgroundSpool:
         self._call(self._append_all, list(self._lines)).addBoth(self._ended, self._appended)
 
     def _append_all(self, lines: list[bytes]) -> int:
-        """In the thread: append as many of ``lines`` as there is room for."""
+        """In the thread: append as many of ``lines`` as fit."""
         for number, line in enumerate(lines):
             if not self._spool.append(line):
                 return number
@@ -202,13 +201,13 @@ class BackgroundSpool:
     def _ended(self, result: int | Failure, tried: int) -> None:
         self._writing = False
         if isinstance(result, Failure):
-            _log.failure("the audit spool could not be written", failure=result)
+            _log.failure("audit spool not written", failure=result)
             result = 0
         moved = min(result, self._peeked_lines)
         self._peeked_lines -= moved
         self._peeked_spool += moved
         self._forget(result)
-        # Those that came meanwhile were not tried yet.
+        # Lines that were appended meanwhile were not tried yet.
         self._refused = len(self._lines) > self._appended - tried
         if result:
             self._sync_soon()
@@ -219,7 +218,7 @@ class BackgroundSpool:
             waiting.callback(None)
         if not self._refused:
             self._write()
-        elif self._waiting:  # behind what is refused they are refused, too
+        elif self._waiting:  # what follows a refused line is refused, too
             waiters, self._waiting = self._waiting, deque()
             for _, waiting in waiters:
                 waiting.callback(None)
@@ -227,7 +226,7 @@ class BackgroundSpool:
     def _forget(self, count: int) -> None:
         for _ in range(count):
             self._held -= len(self._lines.popleft())
-        self._tell_kept()
+        self._notify_kept()
 
     # -- syncing ----------------------------------------------------------------------
     def _sync_soon(self) -> None:
@@ -246,5 +245,5 @@ class BackgroundSpool:
         self._syncing = False
         failed = isinstance(result, Failure)
         if failed and not self._sync_failed:
-            _log.failure("the audit spool may not survive a power cut", failure=result)
+            _log.failure("audit spool not synced", failure=result)
         self._sync_failed = failed

@@ -1,9 +1,6 @@
-"""Is auth there? Calls to it, and one line in the log whenever the answer changes.
+"""Does auth answer? Calls to it, and one line in the log whenever that changes.
 
-Invariants:
-
-* The same trouble is logged once, however many calls run into it and however long.
-* What auth said is data: it is logged with ``!r``.
+Invariant: the same trouble is logged once, however many calls meet it and however long.
 """
 
 from __future__ import annotations
@@ -23,17 +20,17 @@ from tele.model.api.operation import Operation
 _log: Final = make_logger(__name__)
 
 
-#: How long to wait after a no: asking again changes nothing soon, and each is in the audit.
+#: Seconds to wait after a refusal: asking again changes nothing soon, and each is in the audit.
 DENIED_PAUSE: Final = 120.0
 
 
 def pause_after(error: TeleError, usual: float) -> float:
-    """Return how many seconds to wait before trying again: ``usual``, or longer after a no."""
+    """Return how many seconds to wait before trying again: ``usual``, or longer after a refusal."""
     return usual + DENIED_PAUSE if isinstance(error, AccessDenied) else usual
 
 
 class Calls:
-    """Calls auth on behalf of several loops, each with a name of its own."""
+    """Calls auth for several loops, each of which has a name."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self.authority: IAuthority | None = None
@@ -59,7 +56,7 @@ class Calls:
             self.failed(name, error)
             raise
         except Exception as error:
-            _log.failure("a call to auth failed in an unexpected way")
+            _log.failure("call to auth failed", call=name)
             wrapped = TeleError(f"{type(error).__name__} in a call to auth")
             self.failed(name, wrapped)
             raise wrapped from error
@@ -67,26 +64,24 @@ class Calls:
         return answer
 
     def failed(self, name: str, error: TeleError) -> None:
-        """The loop ``name`` of a member could not do its work."""
-        if self._is_news(name, error):
-            _log.warn(
-                "auth: {text!r}; trying again, meanwhile this host decides by the state of the"
-                " cluster that it knows",
-                text=str(error),
-            )
+        """The loop ``name`` failed: this host serves by the state of the cluster that it knows."""
+        if self._is_new(name, error):
+            _log.warn("auth does not answer, using cached state", call=name, error=str(error))
 
-    def serves_nobody(self, name: str, error: TeleError, pause: float) -> None:
-        """The same, of a host that cannot do without: it is tried again after ``pause`` seconds."""
-        if self._is_news(name, error):
+    def blocked(self, name: str, error: TeleError, pause: float) -> None:
+        """The loop ``name`` failed, and this host cannot serve before it succeeds.
+
+        It is tried again after ``pause`` seconds.
+        """
+        if self._is_new(name, error):
             _log.error(
-                "cannot {what} the cluster: {text!r}; until it can, this host serves nobody; trying"
-                " again in {pause} s, and so on",
-                what=name,
-                text=str(error),
-                pause=round(pause, 1),
+                "not a member of the cluster, serving no clients",
+                call=name,
+                error=str(error),
+                retry_seconds=round(pause, 1),
             )
 
-    def _is_news(self, name: str, error: TeleError) -> bool:
+    def _is_new(self, name: str, error: TeleError) -> bool:
         if not isinstance(error, Unreachable):
             self.away_since = None
         elif self.away_since is None:

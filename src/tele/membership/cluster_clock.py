@@ -1,14 +1,14 @@
-"""What is the date by auth's clock, and who hears that clocks differ, or that ours was set?
+"""What is the date by auth's clock, and how far is the clock of this machine from it?
 
-Auth says its date in each answer to an announcement. Members that speak to each other about a
-moment mean that date, whatever their own clocks say.
+Auth states its date in each answer to an announcement. A moment in a message between members is
+that date, whatever their own clocks show.
 
 Invariants:
 
 * A clock that is wrong, or that is set, is a line in the log and an event, never an error.
-* The same difference is said once: again when it is another one, or there is none any more.
-* While auth's clock is set, members hear of it one after another: for a while each says the date as
-  before, and takes both.
+* The same difference is reported once: again when it is another one, or gone.
+* When auth's clock is set, members learn it one after another: for a while each states the date as
+  before, and accepts both.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ from tele.log import make_logger
 from tele.loop import StepWatch, now, wall_seconds
 from tele.membership.identity import MemberIdentity
 from tele.model.event import Event
-from tele.text import difference
 
-#: So long the date is said to other members as it was before auth's clock was set: twice as long
-#: as it takes until all have heard of it.
+#: Seconds in which the date is stated to other members as it was before auth's clock was set: twice
+#: as long as it takes until all members know the new one.
 SETTLE_SECONDS: Final = 60.0
-#: Steps of auth's clock that are remembered so long.
+#: Steps of auth's clock that are kept for so long.
 OFFSETS_LIMIT: Final = 8
 #: Clocks that differ by fewer seconds are taken for the same.
 SKEW_SECONDS: Final = 5.0
@@ -39,10 +38,10 @@ _log: Final = make_logger(__name__)
 
 
 class ClusterClock:
-    """A member's idea of auth's clock.
+    """Auth's clock, as this member knows it.
 
     ``emit(event)`` takes ``clock.step`` and ``clock.skew`` of ``identity()``; ``stepped()`` is
-    called when the clock of this machine was set: whatever waits for a date looks again.
+    called when the clock of this machine was set, so that what waits for a date checks it again.
     """
 
     def __init__(
@@ -57,10 +56,10 @@ class ClusterClock:
         self._emit = emit
         self._stepped = stepped
         self._watch = StepWatch(clock, self._was_set)
-        #: Auth's date less ``clock.seconds()``, and when auth said so first: the last one counts,
+        #: Auth's date less ``clock.seconds()``, and when auth first stated it: the last one counts,
         #: and those before it for a while.
         self._offsets: list[tuple[float, float]] = []
-        self._said = 0.0
+        self._reported = 0.0
 
     def start(self) -> None:
         """Watch the clock from now on."""
@@ -70,8 +69,8 @@ class ClusterClock:
         """Watch it no more. May be called twice."""
         self._watch.stop()
 
-    def heard(self, time: datetime | None, asked: float) -> None:
-        """Auth said that it is ``time``, after it was asked at ``clock.seconds()`` = ``asked``."""
+    def observe(self, time: datetime | None, asked: float) -> None:
+        """Auth stated ``time`` when it was asked at ``clock.seconds()`` = ``asked``."""
         if time is None:  # an auth of an older version
             return
         moment = self._clock.seconds()
@@ -83,17 +82,14 @@ class ClusterClock:
         else:
             self._offsets[-1] = (offset, self._offsets[-1][1])
         skew = self.skew
-        if abs(skew - self._said) < unsure:
+        if abs(skew - self._reported) < unsure:
             return
-        self._said = skew if abs(skew) >= unsure else 0.0
-        if not self._said:
-            _log.info("the clock of this machine agrees with auth's again")
+        self._reported = skew if abs(skew) >= unsure else 0.0
+        if not self._reported:
+            _log.info("clock agrees with auth's again")
         else:
-            _log.warn(
-                "the clock of this machine is {difference} auth's: set the one that is wrong",
-                difference=difference(skew),
-            )
-        self._tell("clock.skew", skew, ok=not self._said)
+            _log.warn("clock differs from auth's", seconds=round(skew, 1))
+        self._emit_event("clock.skew", skew, ok=not self._reported)
 
     @property
     def skew(self) -> float:
@@ -102,14 +98,14 @@ class ClusterClock:
 
     @property
     def seconds(self) -> float:
-        """The date by auth's clock, in Unix time; by ours as long as auth has not said it."""
+        """The date by auth's clock, in Unix time; by ours until auth has stated it."""
         if not self._offsets:
             return wall_seconds(self._clock)
         return self._clock.seconds() + self._offsets[-1][0]
 
     @property
-    def word(self) -> float:
-        """The date to say to other members, in Unix time."""
+    def stated_seconds(self) -> float:
+        """The date to state to other members, in Unix time."""
         moment = self._clock.seconds()
         for offset, since in reversed(self._offsets):
             if moment >= since + SETTLE_SECONDS:
@@ -118,7 +114,7 @@ class ClusterClock:
 
     @property
     def dates(self) -> tuple[float, ...]:
-        """The dates that another member may say now, by auth's clock."""
+        """The dates that another member may state now, by auth's clock, in Unix time."""
         moment = self._clock.seconds()
         while len(self._offsets) > 1 and moment >= self._offsets[1][1] + 2 * SETTLE_SECONDS:
             del self._offsets[0]
@@ -130,13 +126,13 @@ class ClusterClock:
         return datetime.fromtimestamp(self.seconds, UTC)
 
     def _was_set(self, seconds: float) -> None:
-        self._tell("clock.step", seconds)
+        self._emit_event("clock.step", seconds)
         self._stepped()
 
-    def _tell(self, name: str, seconds: float, *, ok: bool = True) -> None:
+    def _emit_event(self, name: str, seconds: float, *, ok: bool = True) -> None:
         identity = self._identity()
         if identity is None:
-            return  # it is in the log; nobody knows this host yet
+            return  # not a member yet: it is only logged
         host, rounded = identity.host, round(seconds, 3)
         fields = {"server_id": host.host_id, "server_name": host.name, "ok": ok}
         moment = now(self._clock)

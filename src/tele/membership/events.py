@@ -3,16 +3,19 @@
 Invariants:
 
 * An event is spooled before it is sent (or refused by a full disk, and kept in memory), and
-  forgotten after auth has said that it has it.
-* An event that auth will never take does not hold up those behind it.
-* When auth has all of them it is told which sessions run (:mod:`tele.membership.session_report`).
+  dropped after auth has confirmed it.
+* An event that auth refuses does not hold up those behind it.
+* When auth has all of them it is sent the sessions that run
+  (:mod:`tele.membership.session_report`).
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from tele.errors import InvalidInput, TeleError
 from tele.log import make_logger
@@ -20,10 +23,10 @@ from tele.loop import backoff
 from tele.membership.background_spool import BackgroundSpool
 from tele.membership.calls import Calls, pause_after
 from tele.membership.session_report import SessionReport
-from tele.membership.wakeup import Wakeup
 from tele.model.api.audit import EMIT_EVENTS, EmitEvents
 from tele.model.codec import decode, encode
 from tele.model.event import Event
+from tele.wakeup import Wakeup
 
 #: Seconds in which events gather to be sent together.
 GATHER: Final = 0.05
@@ -35,25 +38,25 @@ _log: Final = make_logger(__name__)
 class EventSender:
     """Spools events and sends them."""
 
-    def __init__(self, reactor: Any, calls: Calls, spool: BackgroundSpool) -> None:
-        self._reactor = reactor
+    def __init__(self, clock: IReactorTime, calls: Calls, spool: BackgroundSpool) -> None:
+        self._clock = clock
         self._calls = calls
         self._spool = spool
-        self._bell = Wakeup(reactor)
-        self.report = SessionReport(reactor, calls)
+        self._wakeup = Wakeup(clock)
+        self.report = SessionReport(clock, calls)
         self.lost = 0
         self._delivers = False
 
     @property
-    def has_room(self) -> bool:
-        """Whether the events of one more session find room.
+    def has_capacity(self) -> bool:
+        """Whether the events of one more session can be kept.
 
-        Where the disk has none, memory has, as long as auth takes them from there.
+        On a full disk memory keeps them, as long as auth takes them from there.
         """
         return not self._spool.full or (self._delivers and not self._spool.crowded)
 
     def emit(self, event: Event) -> None:
-        """Take one event. Never raises; what there is no room for is counted and logged."""
+        """Take one event. Never raises; what cannot be kept is counted and logged."""
         try:
             kept = self._spool.append(encode(event))
         except (ValueError, TypeError):  # what JSON or UTF-8 cannot hold
@@ -62,13 +65,10 @@ class EventSender:
             self.lost += 1
             self.report.soon()
             _log.error(
-                "the audit spool has no room for {event} {id}: it is lost ({lost} so far)",
-                event=event.event,
-                id=event.id,
-                lost=self.lost,
+                "audit event lost, spool full", event=event.event, id=event.id, count=self.lost
             )
             return
-        self._bell.ring()
+        self._wakeup.set()
 
     async def run(self) -> None:
         """Send until cancelled."""
@@ -82,8 +82,8 @@ class EventSender:
                     self._delivers = True
                     continue
                 if not batch:
-                    await self._bell.wait(self.report.wait)
-                    await Wakeup(self._reactor).wait(GATHER)
+                    await self._wakeup.wait(self.report.wait)
+                    await deferLater(self._clock, GATHER)
                     continue
                 await self._send(batch)
                 self._delivers = True
@@ -91,7 +91,7 @@ class EventSender:
             except TeleError as error:
                 self._delivers = False
                 self.report.soon()
-                await Wakeup(self._reactor).wait(pause_after(error, backoff(failures)))
+                await deferLater(self._clock, pause_after(error, backoff(failures)))
                 failures += 1
 
     async def last_chance(self) -> None:
@@ -99,7 +99,7 @@ class EventSender:
         batch = await self._spool.peek()
         if batch and not self._calls.trouble:
             sending = Deferred.fromCoroutine(self._send(batch))
-            sending.addTimeout(LAST_CHANCE, self._reactor)
+            sending.addTimeout(LAST_CHANCE, self._clock)
             sending.addErrback(lambda _: None)  # it stays in the spool
             await sending
 
@@ -107,7 +107,7 @@ class EventSender:
         try:
             await self._perform(batch)
         except InvalidInput:
-            # One of them is not acceptable, and would be none the next time.
+            # Auth refuses one of them, and would refuse it again.
             for line in batch:
                 await self._send_alone(line)
         else:
@@ -117,9 +117,7 @@ class EventSender:
         try:
             await self._perform([line])
         except InvalidInput as error:
-            _log.error(
-                "auth does not take the event {line!r}: {error!r}", line=line, error=str(error)
-            )
+            _log.error("audit event refused by auth", event=line, error=str(error))
         await self._spool.drop([line])
 
     async def _perform(self, lines: list[bytes]) -> None:

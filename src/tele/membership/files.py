@@ -1,4 +1,4 @@
-"""How is something kept on disk so that only we read it and a crash never halves it?
+"""How is a private file written so that only its owner reads it and a crash leaves it whole?
 
 Invariants:
 
@@ -17,7 +17,7 @@ from tele.durable_files import make_folder, sync_folder, write_file
 from tele.errors import InvalidInput, TeleError
 from tele.private_files import own_folder
 
-#: Of these one is in each folder that a part has used, and in each folder in it.
+#: One of these is in each folder that a part has used, and in each folder in it.
 OURS: Final = (
     *("tele.yaml", ".lock", "host_id", "identity", "node", "proxy", "auth.sqlite", "auth.sock"),
     *("lock", "identity.json", "state.json", "labels.json", "events", "recordings", "spool"),
@@ -25,7 +25,7 @@ OURS: Final = (
 
 
 def private_folder(path: Path) -> Path:
-    """Make ``path`` with its parents, readable by us alone; return it.
+    """Make ``path`` with its parents, readable by its owner alone; return it.
 
     Raises :class:`TeleError` if it cannot be made, or is no folder of tele's own: see
     :func:`tele.private_files.own_folder`.

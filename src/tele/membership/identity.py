@@ -1,4 +1,4 @@
-"""With what does a machine prove itself, in one of its roles?
+"""Which keys and certificates prove a host, in one of its roles?
 
 Invariants:
 
@@ -43,13 +43,13 @@ class HostKeyPair:
 
     @property
     def public(self) -> PublicKeys:
-        """What auth gets to see."""
+        """The public halves, for auth."""
         return PublicKeys(self.ssh.public.line, self.tls.public_pem)
 
 
 @frozen
 class MemberIdentity:
-    """Keys, certificates, and whom the host trusts because of them.
+    """Keys, certificates, and the authorities that the host trusts with them.
 
     ``ssh_certificate`` and ``tls`` are of the same keys; ``issued`` and ``expires`` are
     the earlier of both certificates.
@@ -71,9 +71,9 @@ class MemberIdentity:
 def assemble(
     keys: HostKeyPair, certificates: Certificates, role: HostRole, host_id: str = ""
 ) -> MemberIdentity:
-    """Put together what auth answered. Raises TeleError if it is not what was asked for.
+    """Return the identity that auth answered. Raises TeleError if it is not what was asked for.
 
-    Who joins has no ``host_id`` before: the certificates say it.
+    A host that joins has no ``host_id`` before: the certificates have it.
     """
     try:
         ssh = parse_certificate(parse_line(certificates.ssh))

@@ -1,11 +1,11 @@
-"""How does a machine become a member of a cluster that it knows only by a pin?
+"""How does a host become a member of a cluster of which it knows only a pin?
 
 Invariants:
 
-* Nothing is sent before the other side has shown the certificate that the pin means.
+* Nothing is sent before the server has shown the certificate that the pin names.
 * Private keys are made here, of the suite that the cluster's CA has; auth sees public halves
   and the token.
-* A refusal is final and says what to do; that nobody answers is not a refusal.
+* A refusal is final and names the next step. No answer is not a refusal.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from attrs import field, frozen
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 
 from tele.certs.rejoin import sign_rejoin
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unreachable
@@ -38,8 +39,8 @@ from tele.model.identity import HostRole
 class JoinSettings:
     """How to join: ``addresses`` of auth (``host:port``), a one-time ``token``, CA pins.
 
-    ``token`` is asked for only when it is needed, in a thread, since it may read a file; None is
-    "there is none".
+    ``token()`` is called only when a token is needed, in a thread, since it may read a file. It
+    returns None if there is none.
     """
 
     addresses: tuple[str, ...]
@@ -59,7 +60,7 @@ class Connect(Protocol):
 
     def __call__(
         self,
-        reactor: Any,
+        reactor: IReactorTime,
         addresses: Sequence[str],
         identity: Callable[[], TlsIdentity | None],
         trust: Callable[[], Sequence[str]] | None,
@@ -71,13 +72,15 @@ class Connect(Protocol):
 class Fetch(Protocol):
     """Makes the first contact; :func:`tele.https.client.fetch_cluster` is one."""
 
-    def __call__(self, reactor: Any, address: str, pins: Sequence[str]) -> Deferred[ClusterInfo]:
+    def __call__(
+        self, reactor: IReactorTime, address: str, pins: Sequence[str]
+    ) -> Deferred[ClusterInfo]:
         """Return what the server at ``address`` is, verified by ``pins``."""
 
 
 @frozen
 class Network:
-    """How the outside is reached; tests put something else here."""
+    """How auth is reached; tests put something else here."""
 
     connect: Connect = RemoteAuthority
     fetch: Fetch = fetch_cluster
@@ -85,7 +88,7 @@ class Network:
 
 @frozen
 class Applicant:
-    """Who wants in; auth makes the host id."""
+    """The host that joins; auth makes the host id."""
 
     name: str
     role: HostRole
@@ -93,7 +96,11 @@ class Applicant:
 
 
 async def join(
-    reactor: Any, network: Network, settings: JoinSettings, applicant: Applicant, token: str | None
+    reactor: IReactorTime,
+    network: Network,
+    settings: JoinSettings,
+    applicant: Applicant,
+    token: str | None,
 ) -> MemberIdentity:
     """Join with ``token``, as ``settings`` gave it, and return the new identity.
 
@@ -107,7 +114,7 @@ async def join(
         )
     if not settings.pins:
         raise InvalidInput(
-            "joining needs the cluster's CA pin (ca_pin), or anybody could answer in its place;"
+            "joining needs the cluster's CA pin (ca_pin), which proves that a server is auth;"
             " see it with: tele ca status"
         )
     info = await _first_contact(reactor, network, settings)
@@ -120,7 +127,7 @@ async def join(
     try:
         certificates: Certificates = await IAuthority(authority).perform(JOIN, request)
     except AccessDenied as denied:
-        raise AccessDenied(f"the cluster does not take us in: {denied}", denied.reason) from None
+        raise AccessDenied(f"auth refuses to join this host: {denied}", denied.reason) from None
     finally:
         authority.close()
     identity = assemble(keys, certificates, applicant.role)
@@ -130,12 +137,12 @@ async def join(
 
 
 async def rejoin(
-    reactor: Any, network: Network, settings: JoinSettings, old: MemberIdentity
+    reactor: IReactorTime, network: Network, settings: JoinSettings, old: MemberIdentity
 ) -> MemberIdentity:
     """Return new certificates for a member whose certificate has expired.
 
     The host proves that it has the key that auth has registered for it. Raises AccessDenied when it
-    is no member any more: then it takes a token.
+    is no longer a member: then it needs a token.
     """
     host, public = old.host, old.keys.public
     proof = sign_rejoin(old.keys.ssh, host.cluster, host.host_id, host.role, public.ssh, public.tls)
@@ -151,13 +158,15 @@ async def rejoin(
     return assemble(old.keys, certificates, host.role, host.host_id)
 
 
-async def _first_contact(reactor: Any, network: Network, settings: JoinSettings) -> ClusterInfo:
+async def _first_contact(
+    reactor: IReactorTime, network: Network, settings: JoinSettings
+) -> ClusterInfo:
     problem: TeleError = Unreachable("no address of auth is known")
     for address in settings.addresses:
         try:
             return await network.fetch(reactor, address, settings.pins)
         except (AccessDenied, InvalidInput):
-            raise  # the wrong CA: another address would not make it right
+            raise  # the wrong CA: another address has the same
         except TeleError as error:
             problem = error
     raise problem

@@ -30,7 +30,7 @@ class Loops:
         def ended(result: Any) -> None:
             self._running.discard(loop)
             if isinstance(result, Failure) and not result.check(CancelledError):
-                _log.failure("a loop of the membership ended", failure=result)
+                _log.failure("membership loop failed", failure=result)
 
         loop.addBoth(ended)
 

@@ -1,74 +1,58 @@
-"""How does a machine stay a member: trusted, known to be alive, up to date?
+"""How does a host stay a member: trusted, known to be alive, up to date?
 
 Four loops, each on its own: renew the certificates, announce, follow the cluster's state,
-send audit events. Auth being away stops none of them, and nothing of what the host does.
+send audit events. Auth being away stops none of them, and no session of the host.
 
 Invariants:
 
-* ``identity`` and ``state`` are replaced whole; who needs them asks for them each time.
-* What cannot be mended by trying again fails :meth:`Member.ready`; everything else is tried
+* What trying again cannot mend fails :meth:`Member.ready`; everything else is tried
   again, with growing pauses, and logged once when it changes.
-* The window of autonomy is the life of our own certificates: :attr:`Member.autonomous`.
+* Without auth a host serves as long as its own certificates are valid: :attr:`Member.autonomous`.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from tele.conch.client.transport import ClientIdentity, MemberVerifier
 from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError, Unavailable
 from tele.https.pinning import server_name
 from tele.interfaces import IAuthority
 from tele.log import make_logger
-from tele.loop import backoff, now
-from tele.membership.announcing import Announcer, are_outdated, hosts_of
+from tele.loop import backoff
+from tele.membership.announcing import Announcer
 from tele.membership.background_spool import BackgroundSpool
 from tele.membership.calls import Calls, pause_after
 from tele.membership.cluster_clock import ClusterClock
+from tele.membership.enrolment import Enrolment
 from tele.membership.events import EventSender
-from tele.membership.identity import MemberIdentity, assemble, ssh_authorities, tls_authorities
-from tele.membership.joining import Applicant, JoinSettings, Network, join, rejoin
+from tele.membership.identity import MemberIdentity, tls_authorities
+from tele.membership.joining import JoinSettings, Network
+from tele.membership.known_cluster import KnownCluster
 from tele.membership.loops import Loops
 from tele.membership.renewal import RENEW_AT as RENEW_AT
-from tele.membership.renewal import RenewalTimer
 from tele.membership.rewriting import Rewriter
 from tele.membership.store import MemberStore
-from tele.membership.wakeup import Wakeup
-from tele.model.api.members import (
-    RENEW,
-    WATCH_STATE,
-    Announced,
-    ClusterState,
-    RenewRequest,
-    WatchState,
-)
-from tele.model.authority import AuthorityKind, TrustedAuthority
+from tele.model.api.members import WATCH_STATE, Announced, ClusterState, WatchState
 from tele.model.event import Event
-from tele.model.identity import HostIdentity, HostRole
 from tele.model.presence import Presence
-from tele.rbac.policy import Policy
 from tele.workers import SerialWorker
-
-#: The longest pause before a host whose certificate has expired tries again, in seconds: the fleet
-#: is back within a minute.
-RETURN_SECONDS: Final = 15.0
-#: For these reasons auth does not take a host for a member any more.
-GONE: Final = ("removed", "replaced", "revoked")
 
 _log: Final = make_logger(__name__)
 
 
-class Member(Service):
+class Member(KnownCluster, Service):
     """A host in one of its roles.
 
-    :param store: what it remembers (see :mod:`tele.membership.store`); closed with us.
+    :param store: what it keeps (see :mod:`tele.membership.store`); closed when the host stops.
     :param settings: where auth is, and how to join for the first time.
     :param presence: what to announce; asked each time. The certificates are for its name,
         its role and the hosts of its addresses.
@@ -76,7 +60,7 @@ class Member(Service):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorTime,
         *,
         store: MemberStore,
         settings: JoinSettings,
@@ -84,10 +68,9 @@ class Member(Service):
         network: Network | None = None,
         dice: Callable[[], float] = random.random,
     ) -> None:
+        super().__init__(reactor, store)
         self._reactor = reactor
-        self._store = store
         self._settings = settings
-        self._presence = presence
         self._network = network or Network()
         self._dice = dice
         self._calls = Calls(reactor)
@@ -97,66 +80,33 @@ class Member(Service):
         #: Where files are read and written: the reactor waits for no disk.
         self._files = SerialWorker(reactor, "membership files")
         self.memory = Rewriter(reactor, store, self._files, dice)
-        self._renewal = RenewalTimer(reactor, dice, self._outdated)
+        self._enrolment = Enrolment(
+            reactor,
+            settings,
+            self._network,
+            presence,
+            calls=self._calls,
+            files=self._files,
+            dice=dice,
+            identity=lambda: self.identity,
+            keep=self._keep_identity,
+            changed=self._changed,
+        )
         self.clock = ClusterClock(reactor, lambda: store.identity, self.emit, self._clock_was_set)
         self._authority: Any = None
         self._waiting: list[Deferred[None]] = []
         self._fatal: TeleError | None = None
-        self._resumed = False
-        #: The token that was used last, or that was there when we were removed.
-        self._spent: str | None = None
-        self._joining = False
-        #: Whether auth has said which labels are bound to this host, in this run or before.
+        #: Whether auth has sent the labels that are bound to this host, in this run or before.
         self._labelled = store.identity is not None
-        self._policy: tuple[ClusterState, Policy] | None = None
-        #: Why auth does not take us for a member, as it said last.
-        self._expelled = ""
-        #: The addresses that our certificates were asked for.
-        self._asked: frozenset[str] = frozenset()
         self._observers: list[Callable[[], None]] = []
         self._loops = Loops()
 
-    # -- what others ask for ----------------------------------------------------------
-    @property
-    def host_id(self) -> str:
-        """The id that auth gave this host, a UUID in text. Raises Unavailable before joining."""
-        return self.identity.host.host_id
-
-    @property
-    def identity(self) -> MemberIdentity:
-        """Keys and certificates as they are now. Raises Unavailable before joining."""
-        if self._store.identity is None:
-            raise Unavailable("this host is not a member of a cluster yet")
-        return self._store.identity
-
-    @property
-    def state(self) -> ClusterState:
-        """The cluster's last known state. Raises Unavailable before it is known."""
-        if self._store.state is None:
-            raise Unavailable("this host does not know the state of its cluster yet")
-        return self._store.state
-
-    @property
-    def policy(self) -> Policy:
-        """What the cluster's roles, locks and revocations say, by the last known state."""
-        state = self.state
-        if self._policy is None or self._policy[0] is not state:
-            self._policy = (state, Policy.of(state))
-        return self._policy[1]
-
-    def refuses(self, host: HostIdentity) -> str:
-        """Say why another member is not dealt with: locked, removed or replaced; or nothing."""
-        if self._store.state is None:
-            return ""
-        denied = self.policy.refuses_host(host, now(self._reactor))
-        return "" if denied is None else denied.message
-
     @property
     def expelled(self) -> str:
-        """Why this host is no member any more, or is locked; or nothing."""
+        """Why this host is no longer a member, or is locked; or nothing."""
         identity = self._store.identity
-        said = "" if identity is None else self.refuses(identity.host)
-        return said or self._expelled
+        locked = "" if identity is None else self.refuses(identity.host)
+        return locked or self._enrolment.removed
 
     @property
     def authority(self) -> IAuthority:
@@ -165,38 +115,6 @@ class Member(Service):
             raise Unavailable("this host is not a member of a cluster yet")
         authority: IAuthority = self._authority
         return authority
-
-    @property
-    def authorities(self) -> tuple[TrustedAuthority, ...]:
-        """Whom to trust, as the cluster said last."""
-        state = self._store.state
-        return self.identity.authorities if state is None else state.authorities
-
-    def ssh_trust(self, kind: AuthorityKind) -> frozenset[bytes]:
-        """Return the key blobs of the SSH authorities of ``kind`` to trust now."""
-        return ssh_authorities(self.authorities, kind)
-
-    def client_identity(self) -> ClientIdentity:
-        """Return who this host is to the SSH server of another member."""
-        identity = self.identity
-        return ClientIdentity(identity.keys.ssh, identity.ssh_certificate, self.host_id)
-
-    def verifier(self, *roles: HostRole) -> MemberVerifier:
-        """Return what knows another member in one of ``roles`` by its host certificate."""
-        trusted = self.ssh_trust(AuthorityKind.HOST)
-        return MemberVerifier(trusted, self.identity.host.cluster, roles, self.refuses)
-
-    @property
-    def bound_labels(self) -> Mapping[str, str]:
-        """Labels that the cluster bound to this host: they win over what it says of itself."""
-        return self._store.bound
-
-    @property
-    def autonomous(self) -> timedelta:
-        """How long this host could go on by itself if auth were gone from now on."""
-        identity = self._store.identity
-        left = timedelta() if identity is None else identity.expires - now(self._reactor)
-        return max(left, timedelta())
 
     @property
     def trouble(self) -> str:
@@ -211,7 +129,7 @@ class Member(Service):
     @property
     def can_record(self) -> bool:
         """Whether events of one more session can be kept until auth has them."""
-        return self._sender.has_room
+        return self._sender.has_capacity
 
     def emit(self, event: Event) -> None:
         """Keep an audit event and send it as soon as auth answers. Never raises."""
@@ -225,20 +143,20 @@ class Member(Service):
         return self._spool.written() if or_refused else self._spool.kept()
 
     def _clock_was_set(self) -> None:
-        self._renewal.look()
+        self._enrolment.renewal.check()
         if self._authority is not None:
             self._announcer.soon()
             self._changed()
 
     def report_sessions(self, running: Callable[[], Iterable[str]]) -> None:
-        """Have auth told from now on which sessions run here: the ids that ``running()`` says."""
+        """Report to auth from now on the sessions with the ids ``running()``."""
         self._sender.report.running = running
 
     def announce_soon(self) -> None:
-        """Something that :class:`Presence` says has changed."""
+        """Announce within a second: the presence has changed."""
         self._announcer.soon()
-        if self._authority is not None and self._outdated():
-            self._renewal.look()
+        if self._authority is not None and self._enrolment.is_outdated():
+            self._enrolment.renewal.check()
 
     def on_change(self, observer: Callable[[], None]) -> None:
         """Call ``observer`` whenever identity or state were replaced."""
@@ -246,7 +164,7 @@ class Member(Service):
 
     def ready(self) -> Deferred[None]:
         """Fires when there are an identity, a state, and for a host that has just joined the labels
-        that are bound to it: it decides by all three. Fails when there never will be.
+        that are bound to it: it decides by all three. Fails if the host cannot join.
         """
         waiting: Deferred[None] = Deferred()
         self._waiting.append(waiting)
@@ -255,7 +173,7 @@ class Member(Service):
 
     # -- life -------------------------------------------------------------------------
     def startService(self) -> None:
-        """Resume from what is remembered, or join."""
+        """Use the kept identity, or join."""
         super().startService()
         self.clock.start()
         self._loops.run(self._live())
@@ -277,8 +195,8 @@ class Member(Service):
         self._store.close()
 
     def _settle(self) -> None:
-        told = self._store.state is not None and self._labelled
-        if self._fatal is None and (self._authority is None or not told):
+        is_informed = self._store.state is not None and self._labelled
+        if self._fatal is None and (self._authority is None or not is_informed):
             return
         waiting, self._waiting = self._waiting, []
         for each in waiting:
@@ -288,26 +206,20 @@ class Member(Service):
                 each.errback(Failure(self._fatal))
 
     def _changed(self) -> Deferred[None]:
-        """Tell observers; fires when what changed is on disk, or cannot be written now."""
+        """Notify observers; fires when what changed is on disk, or cannot be written now."""
         written = self.memory.check()
         for observer in self._observers:
             try:
                 observer()
             except Exception:
-                _log.failure("an observer of the membership failed")
+                _log.failure("membership observer failed")
         return written
 
     async def _live(self) -> None:
-        identity = self._store.identity
         try:
-            if identity is None:
-                identity = await self._join()
-            elif identity.expires <= now(self._reactor):
-                identity = await self._return(identity)
-            else:
-                self._resumed = True
+            identity = await self._enrolment.begin(self._store.identity)
         except (AccessDenied, InvalidInput) as error:
-            _log.error("cannot join: {error!r}", error=str(error))
+            _log.error("join refused", error=str(error))
             self._fatal = error
             self._settle()
             return
@@ -324,129 +236,37 @@ class Member(Service):
             server_name(cluster),
         )
         _log.info(
-            "member of cluster {cluster!r} as {role} {name!r}, host id {host_id}",
+            "member of the cluster",
             cluster=cluster,
             role=identity.host.role.value,
             name=identity.host.name,
             host_id=identity.host.host_id,
         )
         self._settle()
-        for loop in (self._renew(), self._follow(), self._announcer.run(), self._sender.run()):
+        for loop in (
+            self._enrolment.run(lambda: self.clock.date),
+            self._follow(),
+            self._announcer.run(),
+            self._sender.run(),
+        ):
             self._loops.run(loop)
 
-    # -- joining and renewing ---------------------------------------------------------
-    async def _join(self) -> MemberIdentity:
-        """Join; raises AccessDenied or InvalidInput, and tries again after anything else."""
-        failures = 0
-        while True:
-            try:
-                token = await self._files.call(self._settings.token)
-                identity = await join(
-                    self._reactor, self._network, self._settings, self._applicant(), token
-                )
-            except (AccessDenied, InvalidInput):
-                raise
-            except TeleError as error:
-                pause = backoff(failures, 1.0, 30.0, self._dice)
-                self._calls.serves_nobody("join", error, pause)
-                await self._pause(pause)
-                failures += 1
-            else:
-                self._calls.succeeded("join")
-                self._spent = token
-                self._asked = frozenset(self._applicant().addresses)
-                await self._take(identity)
-                return identity
-
-    async def _return(self, old: MemberIdentity) -> MemberIdentity:
-        """Come back with an expired certificate by our key, or else with a token; see _join."""
-        try:
-            return await self._rejoin(old)
-        except AccessDenied as error:
-            _log.warn("this host cannot come back by its key: {error!r}", error=str(error))
-            return await self._join()
-
-    async def _rejoin(self, old: MemberIdentity) -> MemberIdentity:
-        """Renew an expired certificate; tries until auth answers. Raises AccessDenied."""
-        failures = 0
-        while True:
-            try:
-                identity = await rejoin(self._reactor, self._network, self._settings, old)
-            except AccessDenied:
-                raise
-            except TeleError as error:
-                pause = backoff(failures, longest=RETURN_SECONDS, dice=self._dice)
-                self._calls.serves_nobody("return to", error, pause)
-                await self._pause(pause)
-                failures += 1
-            else:
-                self._calls.succeeded("return to")
-                self._calls.succeeded("renew")
-                _log.info(
-                    "back in the cluster with new certificates, good until {expires}",
-                    expires=identity.expires,
-                )
-                await self._take(identity)
-                return identity
-
-    async def _take(self, identity: MemberIdentity) -> None:
+    # -- what auth sends --------------------------------------------------------------
+    def _keep_identity(self, identity: MemberIdentity) -> Deferred[None]:
         self._store.keep_identity(identity)
-        self._expelled = ""
         written = self._changed()
         if self._authority is not None:
             self._announcer.soon()
-        await written
-
-    def _applicant(self) -> Applicant:
-        said = self._presence()
-        return Applicant(said.name, said.role, hosts_of(said))
-
-    async def _renew(self) -> None:
-        failures = 0
-        while True:
-            identity = self.identity
-            await self._renewal.wait(identity)
-            try:
-                if self._renewal.unwelcome or identity.expires <= self.clock.date:
-                    await self._rejoin(identity)
-                else:
-                    await self._renew_once(identity)
-                failures = 0
-                self._renewal.unwelcome = False
-            except TeleError as error:
-                self._calls.failed("renew", error)
-                if await self._joined_again(error):
-                    continue
-                usual = backoff(failures, 1.0, 60.0, self._dice)
-                await self._pause(pause_after(error, usual))
-                failures += 1
-
-    def _outdated(self) -> bool:
-        return are_outdated(self.identity, self._presence(), self._asked)
-
-    async def _renew_once(self, old: MemberIdentity) -> None:
-        said = self._presence()
-        request = RenewRequest(said.name, old.keys.public, hosts_of(said))
-        certificates = await self._calls.perform("renew", RENEW, request)
-        self._asked = frozenset(request.addresses)
-        new = assemble(old.keys, certificates, old.host.role, old.host.host_id)
-        if new.host.cluster != old.host.cluster:
-            raise TeleError("auth answered with certificates of another cluster")
-        _log.info("certificates renewed, good until {expires}", expires=new.expires)
-        await self._take(new)
-
-    async def _pause(self, seconds: float) -> None:
-        await Wakeup(self._reactor).wait(seconds)
+        return written
 
     def _announced(self, answer: Announced, asked: float) -> None:
-        self.clock.heard(answer.time, asked)
+        self.clock.observe(answer.time, asked)
         self._labelled = True
         if dict(answer.labels) != dict(self._store.bound):
             self._store.keep_bound(answer.labels)
             self._changed()
         self._settle()
 
-    # -- the cluster's state ----------------------------------------------------------
     async def _follow(self) -> None:
         failures = 0
 
@@ -461,50 +281,21 @@ class Member(Service):
             except TeleError as error:
                 self._calls.failed("state", error)
                 if isinstance(error, NotLoggedIn):
-                    self._renewal.refused()
-                if await self._joined_again(error):
+                    self._enrolment.renewal.refused()
+                if await self._enrolment.join_again(error):
                     continue
                 pause = pause_after(error, backoff(failures, dice=self._dice))
             else:
                 pause = backoff(failures, dice=self._dice)
-            await self._pause(pause)
+            await deferLater(self._reactor, pause)
             failures += 1
 
-    async def _joined_again(self, error: TeleError) -> bool:
-        """Whether a host that was removed is a member once more, by a token.
-
-        Who was removed before it was started may use any; who was removed while it runs shall
-        not come back by the token that it has: it takes another one, in the same file.
-        """
-        resumed, self._resumed = self._resumed, False
-        if not isinstance(error, AccessDenied):
-            return False
-        if error.reason in GONE and not self._expelled:
-            self._expelled = str(error)
-            self._changed()
-        if error.reason not in (*GONE, "expired"):
-            return False
-        token = await self._files.call(self._settings.token_or_none)
-        if self._spent is None and not resumed and error.reason in GONE:
-            self._spent = token
-        if not token or token == self._spent or self._joining:
-            return False
-        self._joining, self._spent = True, token
-        try:
-            await self._join()
-        except (AccessDenied, InvalidInput) as refused:
-            _log.error("cannot join again: {error!r}", error=str(refused))
-            return False
-        finally:
-            self._joining = False
-        return True
-
     def _state_received(self, state: ClusterState) -> None:
-        self._resumed = False
+        self._enrolment.confirmed()
         if state.cluster != self.identity.host.cluster:
-            _log.error("auth told the state of another cluster: {name!r}", name=state.cluster)
+            _log.error("state of another cluster ignored", cluster=state.cluster)
             return
-        self._expelled = ""
+        self._enrolment.removed = ""
         if self.trouble:
             self._announcer.soon()
         self._calls.succeeded("state")

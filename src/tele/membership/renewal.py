@@ -11,53 +11,54 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from tele.loop import Expiry, backoff
 from tele.membership.identity import MemberIdentity
-from tele.membership.wakeup import Wakeup
+from tele.wakeup import Wakeup
 
 RENEW_AT: Final = 2 / 3
 #: Hosts that joined together do not renew together; in parts of the certificate's life.
 RENEW_JITTER: Final = 0.05
 #: The longest wait for a date: clocks are set, which is noticed, and machines sleep.
-LOOK_AGAIN: Final = 60.0
+CHECK_SECONDS: Final = 60.0
 #: The longest pause between renewals of which each is due at once.
-HASTY_SECONDS: Final = 600.0
+AT_ONCE_SECONDS: Final = 600.0
 
 
 class RenewalTimer:
-    """Waits until certificates are to be renewed. ``outdated()`` is asked at each look."""
+    """Waits until certificates are to be renewed. ``is_outdated()`` is asked at each check."""
 
     def __init__(
-        self, reactor: Any, dice: Callable[[], float], outdated: Callable[[], bool]
+        self, clock: IReactorTime, dice: Callable[[], float], is_outdated: Callable[[], bool]
     ) -> None:
-        self._reactor = reactor
+        self._clock = clock
         self._dice = dice
-        self._outdated = outdated
-        self._bell = Wakeup(reactor)
+        self._is_outdated = is_outdated
+        self._wakeup = Wakeup(clock)
         self._last: MemberIdentity | None = None
-        self._hasty = 0
-        #: Whether auth does not take our certificate although it is good by our clock.
-        self.unwelcome = False
+        self._at_once = 0
+        #: Whether auth refuses the certificate although it is valid by our clock.
+        self.is_refused = False
 
-    def look(self) -> None:
-        """Something has changed: look at once."""
-        self._bell.ring()
+    def check(self) -> None:
+        """Something has changed: check at once."""
+        self._wakeup.set()
 
     def refused(self) -> None:
-        """Auth does not take the certificate: do not wait for its end by our clock."""
-        self.unwelcome = True
-        self.look()
+        """Auth refuses the certificate: do not wait for its end by our clock."""
+        self.is_refused = True
+        self.check()
 
     async def wait(self, identity: MemberIdentity) -> None:
         """Return when the certificates of ``identity`` are to be renewed."""
-        due = Expiry(
-            self._reactor, identity.renew_at(RENEW_AT + RENEW_JITTER * (self._dice() - 0.5))
-        )
+        due = Expiry(self._clock, identity.renew_at(RENEW_AT + RENEW_JITTER * (self._dice() - 0.5)))
         again = identity is not self._last and due.left <= 0
-        self._last, self._hasty = identity, self._hasty + 1 if again else 0
-        while not (self.unwelcome or self._outdated()) and due.left > 0:
-            await self._bell.wait(min(due.left, LOOK_AGAIN))
-        doubled = backoff(max(self._hasty - 2, 0), 1.0, HASTY_SECONDS, lambda: 1.0)
-        await Wakeup(self._reactor).wait(doubled if self._hasty > 1 else 1.0)
+        self._last, self._at_once = identity, self._at_once + 1 if again else 0
+        while not (self.is_refused or self._is_outdated()) and due.left > 0:
+            await self._wakeup.wait(min(due.left, CHECK_SECONDS))
+        doubled = backoff(max(self._at_once - 2, 0), 1.0, AT_ONCE_SECONDS, lambda: 1.0)
+        await deferLater(self._clock, doubled if self._at_once > 1 else 1.0)

@@ -1,21 +1,21 @@
-"""Who has to be asked about again when the cluster's rules are others, or time has passed?
+"""When is a connection that was allowed decided about again?
 
-A connection was allowed when it began. What allowed it can go while it lasts: roles change, locks
-come, users are removed, users and roles expire.
+What allowed it can end while it lasts: roles change, locks are added, users are removed, users and
+roles expire.
 
 Invariants:
 
-* Everybody is asked about again after each change of roles, locks or revocations, at the moment
-  when one of them expires, and when the clock was set; never because of anything else.
-* It costs one decision for each of them and each change, some at a time, so that a thousand of
-  them hold up nobody; what changes meanwhile begins it anew.
+* Each connection is decided about again after each change of roles, locks or revocations, when one
+  of them expires, and when the clock was set; never for another reason.
+* A change costs one decision for each connection, :data:`BATCH` of them in one turn of the reactor.
+  A change meanwhile begins anew.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -29,15 +29,15 @@ T = TypeVar("T")
 
 log = make_logger(__name__)
 
-#: How many are asked about in one turn of the reactor.
+#: Decisions in one turn of the reactor.
 BATCH: Final = 100
 
 
 class Review(Generic[T]):
-    """Asks again about whoever is ``present()``.
+    """Decides again about the connections that are ``present()``.
 
-    ``state()`` and its ``policy()`` are the cluster's. ``ask(one)`` decides, and ends what has to
-    end. ``more()`` is what a decision depends on beside the cluster's state.
+    ``state()`` and its ``policy()`` are the cluster's. ``ask(one)`` decides, and ends what is no
+    longer allowed. ``more()`` is what a decision depends on beside the cluster's state.
     """
 
     def __init__(
@@ -55,19 +55,19 @@ class Review(Generic[T]):
         self._ask = ask
         self._more = more
         self.policy: Final = policy
-        self._basis: Any = None
+        self._basis: object = None
         self._offset = 0.0
         self._waiting: deque[T] = deque()
         self._step: IDelayedCall | None = None
         self._alarm: DateTimer | None = None
         self._stopped = False
 
-    def look(self) -> None:
-        """Something may have changed: ask if it did."""
+    def check(self) -> None:
+        """Decide again if something has changed."""
         try:
             state = self._state()
         except Unavailable:
-            return  # nobody was let in yet
+            return  # no connection was allowed yet
         basis = (
             state.roles,
             state.locks,
@@ -81,7 +81,7 @@ class Review(Generic[T]):
             self._begin()
 
     def stop(self) -> None:
-        """Ask nothing any more."""
+        """Decide about nothing from now on."""
         self._stopped = True
         self._waiting.clear()
         for call in (self._step, self._alarm):
@@ -95,18 +95,18 @@ class Review(Generic[T]):
         self._set_alarm()
         self._waiting = deque(self._present())
         if self._step is None:
-            self._take()
+            self._ask_some()
 
-    def _take(self) -> None:
+    def _ask_some(self) -> None:
         self._step = None
         for _ in range(min(BATCH, len(self._waiting))):
             one = self._waiting.popleft()
             try:
                 self._ask(one)
             except Exception:
-                log.failure("a connection could not be decided about again")
+                log.failure("review of a connection failed")
         if self._waiting:
-            self._step = self._clock.callLater(0, self._take)
+            self._step = self._clock.callLater(0, self._ask_some)
 
     def _set_alarm(self) -> None:
         if self._alarm is not None:
@@ -115,8 +115,8 @@ class Review(Generic[T]):
         moment = now(self._clock)
         end = self.policy().next_end(moment)
         if end is not None:
-            self._alarm = DateTimer(self._clock, end, self._ring)
+            self._alarm = DateTimer(self._clock, end, self._expired)
 
-    def _ring(self) -> None:
+    def _expired(self) -> None:
         self._alarm = None
         self._begin()

@@ -2,8 +2,7 @@
 
 Invariants:
 
-* What auth said counts from when it was said; the disk only has to catch up. It does so in a
-  thread: the reactor waits for no disk.
+* What auth sent counts at once; the disk catches up, in a thread: the reactor waits for no disk.
 * One line in the log when writing begins to fail, and one when all is written.
 * Retries are spaced out: 1 s at first, a minute at most.
 """
@@ -11,9 +10,10 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from tele.log import make_logger
@@ -35,14 +35,18 @@ class Rewriter:
     """
 
     def __init__(
-        self, reactor: Any, store: MemberStore, worker: SerialWorker, dice: Callable[[], float]
+        self,
+        clock: IReactorTime,
+        store: MemberStore,
+        worker: SerialWorker,
+        dice: Callable[[], float],
     ) -> None:
-        self._reactor = reactor
+        self._clock = clock
         self._store = store
         self._dice = dice
         self._worker = worker
         self._failures = 0
-        self._timer: Any = None
+        self._timer: IDelayedCall | None = None
         self._closed = False
 
     @property
@@ -63,29 +67,26 @@ class Rewriter:
         return self._write()
 
     def _write(self) -> Deferred[None]:
-        # Whoever waits may give up, as at a stop; the files are written all the same.
+        # A caller that waits may be cancelled, as at a stop; the files are written all the same.
         done: Deferred[None] = Deferred()
         self._worker.call(self._store.write).addBoth(self._written).addBoth(done.callback)
         return done
 
     def _written(self, result: str | Failure) -> None:
         if isinstance(result, Failure):
-            _log.failure("the membership's files could not be written", failure=result)
+            _log.failure("membership files not written", failure=result)
             result = result.getErrorMessage()
         if not result:
             if self._failures:
-                _log.info("the membership's files are written again")
+                _log.info("membership files written again")
             self._failures = 0
             self._cancel()
         elif self._timer is None and not self._closed:
             if not self._failures:
-                _log.error(
-                    "{error!r}; this host goes on with what auth told it, and tries again",
-                    error=result,
-                )
+                _log.error("membership files not written, trying again", error=result)
             pause = backoff(self._failures, FIRST_PAUSE, LONGEST_PAUSE, self._dice)
             self._failures += 1
-            self._timer = self._reactor.callLater(pause, self._again)
+            self._timer = self._clock.callLater(pause, self._again)
 
     def _again(self) -> None:
         self._timer = None
@@ -97,7 +98,7 @@ class Rewriter:
             self._timer = None
 
     async def close(self) -> None:
-        """Write for the last time, and leave no timer behind."""
+        """Write for the last time, and cancel what is planned."""
         self._cancel()
         if self._store.is_pending:
             await self._write()

@@ -1,6 +1,6 @@
-"""Where do audit events wait until auth has them?
+"""Where are audit events kept until auth has them?
 
-Everything here may wait for the disk. A reactor uses it through
+Every call may wait for the disk. A reactor uses it through
 :class:`tele.membership.background_spool.BackgroundSpool`.
 
 Invariants:
@@ -8,14 +8,14 @@ Invariants:
 * In order, and each at least once: what was appended is there after ``kill -9``, and after a power
   cut if :meth:`Spool.sync` came after it; what was sent but not yet dropped is sent again, and
   auth knows it by its id.
-* The mark says which file it is about, by its first line: one that is older than the file, since
+* The mark names the file that it is about by its first line. One that is older than the file, since
   the disk wrote them in its own order before a power cut, means that all is sent again. So no
-  write of it has to wait for the disk.
-* Bounded. When it is full nothing old is lost: :attr:`full` says so, and the node takes
-  nobody in whom it could not put on record.
-* On a disk that others filled the ends of what runs are kept, too: they use space that was
-  reserved (:mod:`tele.capacity.disk`), and while half of that is missing it counts as full.
-* What is sent is forgotten also on a full disk: the mark is written in place.
+  write of the mark has to wait for the disk.
+* Bounded. When it is full nothing old is lost: :attr:`full` is true, and the node refuses sessions
+  that it could not record.
+* On a disk that other programs filled, the ends of running sessions are kept, too: they use space
+  that was reserved (:mod:`tele.capacity.disk`). While half of that is missing it counts as full.
+* What was sent is dropped also on a full disk: the mark is written in place.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LIMIT: Final = 256 << 20
 LINE_LIMIT: Final = 256 << 10
 BATCH_BYTES: Final = 512 << 10
 BATCH_LINES: Final = 200
-#: What is kept free for the ends of sessions that run when it gets full, and really reserved.
+#: Bytes kept free for the ends of sessions that run when it gets full, and allocated on the disk.
 RESERVE: Final = 4 << 20
 #: So much of the reserve is released at a time: more than a line.
 RESERVE_STEP: Final = 2 * LINE_LIMIT
@@ -50,10 +50,10 @@ class Spool(Protocol):
 
     @property
     def full(self) -> bool:
-        """No room for new sessions; what runs may still append."""
+        """Whether new sessions are refused; running ones may still append."""
 
     def append(self, line: bytes) -> bool:
-        """Keep one line; False if it is too long or there is no room at all."""
+        """Keep one line; False if it is too long or nothing more fits."""
 
     def peek(self) -> list[bytes]:
         """Return the oldest lines, as many as fit into one request."""
@@ -68,11 +68,11 @@ class Spool(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of files."""
+        """Close files."""
 
 
 class MemorySpool:
-    """For a member that keeps nothing on disk: what it has not sent dies with it."""
+    """For a member that keeps nothing on disk: what was not sent is lost when it ends."""
 
     def __init__(self, limit: int = LIMIT // 16) -> None:
         self._limit = limit
@@ -140,7 +140,7 @@ class FileSpool:
             os.fsync(self._mark)
 
     def _marked(self, mark: bytes) -> int:
-        """Return how much was sent by what the mark says."""
+        """Return how much was sent, by the mark."""
         number, _, digest = mark.strip().partition(b" ")
         if not number.isdigit() or (digest and digest != self._first):
             return 0
@@ -152,7 +152,7 @@ class FileSpool:
         return _digest(line if self._size else b"")
 
     def _cut_torn_line(self) -> int:
-        """A crash may leave half a line, which was never promised to anybody."""
+        """Cut off half a line, which a crash may leave, and which was never reported as kept."""
         size = os.fstat(self._file).st_size
         position = size
         while position:
@@ -187,7 +187,7 @@ class FileSpool:
     def _write(self, data: bytes) -> None:
         """Append all of ``data``, or nothing and raise OSError."""
         if os.write(self._file, data) != len(data):
-            # A disk that has filled takes a part, and says why at the next byte.
+            # A full disk takes a part, and fails with ENOSPC at the next byte.
             os.ftruncate(self._file, self._size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -1,15 +1,15 @@
-"""What does a member remember over a restart, and where?
+"""What does a member keep over a restart, and where?
 
 Invariants:
 
-* Who a host is stands in its identity and nowhere else: auth made its id.
-* One process at a time uses a folder; a second one is told so.
+* The host id stands in the identity and nowhere else: auth made it.
+* One process at a time uses a folder; a second one fails with :class:`Conflict`.
 * What is kept counts from the call on, written or not: keeping waits for no disk. A host decides by
-  what it was told, also when its disk is full. :meth:`MemberStore.write` may wait, and is called
+  what auth sent, also when its disk is full. :meth:`MemberStore.write` may wait, and is called
   in a thread (:mod:`tele.membership.rewriting`).
 * ``state.json`` is there only while it and ``labels.json`` are the newest. When either cannot
-  be written the old state is removed, which a full disk allows: after a restart the host lets
-  nobody in until auth has told it the state, instead of deciding by an old one.
+  be written the old state is removed, which a full disk allows: after a restart the host refuses
+  connections until auth has sent the state, instead of deciding by an old one.
 * With :class:`MemoryStore` nothing touches a disk.
 """
 
@@ -71,10 +71,10 @@ class _Nodes:
 
 
 class MemberStore(Protocol):
-    """What a member remembers. ``identity`` and ``state`` are None at first.
+    """What a member keeps. ``identity`` and ``state`` are None at first.
 
-    ``bound`` are labels that the cluster gave this host, whatever it says of itself; ``nodes`` the
-    cluster's nodes, for a proxy. ``is_pending``: something kept is not on disk yet.
+    ``bound`` are labels that the cluster gave this host, whatever its configuration is; ``nodes``
+    the cluster's nodes, for a proxy. ``is_pending``: something kept is not on disk yet.
     """
 
     identity: MemberIdentity | None
@@ -88,16 +88,16 @@ class MemberStore(Protocol):
         """Whether :meth:`write` has something to do."""
 
     def keep_identity(self, identity: MemberIdentity) -> None:
-        """Remember a new identity: at once, and durably with the next :meth:`write`."""
+        """Keep a new identity: at once, and durably with the next :meth:`write`."""
 
     def keep_state(self, state: ClusterState) -> None:
-        """Remember the last state of the cluster, likewise."""
+        """Keep the last state of the cluster, likewise."""
 
     def keep_bound(self, labels: Mapping[str, str]) -> None:
-        """Remember the labels that the cluster bound to this host, likewise."""
+        """Keep the labels that the cluster bound to this host, likewise."""
 
     def keep_nodes(self, nodes: tuple[Host, ...]) -> None:
-        """Remember which nodes there are, likewise."""
+        """Keep the cluster's nodes, likewise."""
 
     def write(self) -> str:
         """Write what is not on disk yet; return why something could not be written, or nothing.
@@ -106,7 +106,7 @@ class MemberStore(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of files."""
+        """Close files."""
 
 
 class MemoryStore:
@@ -198,7 +198,7 @@ class DirectoryStore:
         try:
             return None if data is None else decode(ClusterState, data)
         except InvalidInput:
-            return None  # of another version, or torn: auth tells it again
+            return None  # of another version, or torn: auth sends it again
 
     def _read_bound(self) -> Mapping[str, str]:
         data = read_private(self._folder / LABELS)
@@ -209,7 +209,7 @@ class DirectoryStore:
         try:
             return () if data is None else decode(_Nodes, data).nodes
         except InvalidInput:
-            return ()  # of another version, or torn: auth tells them again
+            return ()  # of another version, or torn: auth sends them again
 
     @property
     def is_pending(self) -> bool:
@@ -255,13 +255,13 @@ class DirectoryStore:
                 with self._changing:
                     if self._pending[name] is data:  # else there is a newer one by now
                         del self._pending[name]
-        said = list(problems.values())
+        texts = list(problems.values())
         if LABELS in problems or STATE in problems:
-            said += self._remove_old_state()
-        return "; ".join(said)
+            texts += self._remove_old_state()
+        return "; ".join(texts)
 
     def _remove_old_state(self) -> list[str]:
-        """Have nothing left to decide by after a restart; return what is wrong with that."""
+        """Remove the state, so that a restart does not use it; return why that failed."""
         with self._changing:
             state = self.state
             if state is not None and STATE not in self._pending:

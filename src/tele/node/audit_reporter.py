@@ -18,7 +18,7 @@ from tele.conch.server.connection_admission import Refused, denied_limiter
 from tele.conch.server.credentials import DeniedAttempt
 from tele.loop import now
 from tele.membership.member import Member
-from tele.model.addresses import source_network
+from tele.model.addresses import Address, source_network
 from tele.node.programs import ConnectionContext
 
 TEXT_LIMIT: Final = 32 * 1024
@@ -26,8 +26,7 @@ TEXT_LIMIT: Final = 32 * 1024
 
 def address(of: tuple[str, int]) -> str:
     """Return ``host:port``."""
-    host, port = of
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return str(Address(*of))
 
 
 def cut(text: str) -> str:

@@ -29,7 +29,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.errors import TeleError, Unreachable
-from tele.model.addresses import split_address
+from tele.model.addresses import Address
 from tele.outbound.egress import Choose, EgressProxy, Kind, Login, direct
 from tele.outbound.endpoints import endpoint_of
 from tele.outbound.proxy_handshakes import ProxyHandshake, ask
@@ -64,7 +64,7 @@ class Dialer:
 
     def dial(self, address: str, seconds: float, default_port: int = 3080) -> IStreamClientEndpoint:
         """Return an endpoint to ``host:port``; it waits for ``seconds``."""
-        return self.endpoint(*split_address(address, default_port), seconds)
+        return self.endpoint(*Address.parse(address, default_port), seconds)
 
     def endpoint(self, host: str, port: int, seconds: float = 10.0) -> IStreamClientEndpoint:
         """Return an endpoint, with sockets of ours. It fails with a :class:`TeleError` of the

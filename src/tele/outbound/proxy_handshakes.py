@@ -18,6 +18,7 @@ from ipaddress import ip_address
 from typing import Final, Protocol
 
 from tele.errors import InvalidInput, Unreachable, quoted
+from tele.model.addresses import Address
 from tele.outbound.egress import EgressProxy, Kind, Login
 
 ANSWER_LIMIT: Final = 16 * 1024
@@ -80,7 +81,7 @@ class _Connect:
         self.done = False
         self.rest = b""
         self._via = via
-        self._target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._target = str(Address(host, port))
         self._login = login
         self._seen = b""
         self._skipped = 0
@@ -201,9 +202,7 @@ class _Socks:
         if len(seen) >= 2 and (seen[0] != 5 or seen[1] != 0):
             if seen[0] != 5:
                 raise Unreachable(f"{self._via} is no SOCKS 5 proxy: it says {_cut(seen)}")
-            target = f"[{self._host}]:{self._port}" if ":" in self._host else (
-                f"{self._host}:{self._port}"
-            )  # fmt: skip
+            target = Address(self._host, self._port)
             words = _REPLIES.get(seen[1], f"reply {seen[1]}")
             raise Unreachable(f"{self._via} refused {target}: {words}")
         if len(seen) < 5:

@@ -40,7 +40,7 @@ from tele.log import make_logger
 from tele.loop import Expiry, now
 from tele.membership.reviewing import Review
 from tele.model import access
-from tele.model.addresses import PORT_DIGITS, split_address
+from tele.model.addresses import PORT_DIGITS, Address
 from tele.model.api.members import ClusterState
 from tele.model.identity import UserIdentity
 from tele.model.presence import Host
@@ -109,7 +109,7 @@ class Jump:
 
     def look(self) -> None:
         """The cluster's state may have changed: who may stay?"""
-        self._review.look()
+        self._review.check()
 
     def stop(self) -> None:
         """Ask about nobody any more."""
@@ -215,7 +215,7 @@ class Jump:
         problem = denied(host)
         if problem is not None:
             raise AccessDenied(f"denied: {problem.message}", problem.reason.value)
-        ports = {split_address(address)[1] for address in host.addresses} | SSH_PORTS
+        ports = {Address.parse(address).port for address in host.addresses} | SSH_PORTS
         if port not in ports:
             raise InvalidInput(
                 f"the proxy reaches SSH of {host.name} and no other port: not {port}"
@@ -258,10 +258,9 @@ class Visitor(ConchUser):
     @property
     def told(self) -> dict[str, str]:
         """Who they are, for the log."""
-        host, port = self.remote_addr
         return {
             "user": self.identity.user,
-            "remote_addr": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+            "remote_addr": str(Address(*self.remote_addr)),
             "login_session": self.identity.login_session,
         }
 

@@ -11,7 +11,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IStreamClientEndpoint
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 
 from tele.admission.limits import Limits
 from tele.admission.rate_limiter import RateLimiter, ReportLimiter
@@ -31,7 +31,7 @@ from tele.loop import backoff, now
 from tele.membership.identity import tls_authorities
 from tele.membership.member import Member
 from tele.model.access import Denied
-from tele.model.addresses import source_network, split_address
+from tele.model.addresses import Address, source_network
 from tele.model.api.hosts import WATCH_HOSTS, HostChanges, WatchHosts
 from tele.model.api.members import Proxy
 from tele.model.authority import AuthorityKind
@@ -195,11 +195,11 @@ class ProxyService(Service):
         self._names = names = Names(self._reactor)
 
         def dial_proxy(proxy: Proxy) -> IStreamClientEndpoint:
-            where = split_address(proxy.peer, PROXY_PORT)
+            where = Address.parse(proxy.peer, PROXY_PORT)
             return names.endpoint(f"proxy {proxy.id}", *where, CONNECT_SECONDS)
 
         def dial_node(host_id: str, address: str) -> IStreamClientEndpoint:
-            return names.endpoint(host_id, *split_address(address, NODE_PORT), OPEN_SECONDS)
+            return names.endpoint(host_id, *Address.parse(address, NODE_PORT), OPEN_SECONDS)
 
         self._peers = Peers(
             self._reactor, member.client_identity, self._proxies_verifier, dial_proxy
@@ -295,18 +295,12 @@ class ProxyService(Service):
             except TeleError as error:
                 if failures == 0:
                     log.warn("the list of nodes is not followed: {why!s}", why=error)
-            pause: Deferred[None] = Deferred()
-            timer = self._reactor.callLater(backoff(failures), pause.callback, None)
+            await deferLater(self._reactor, backoff(failures))
             failures += 1
-            try:
-                await pause
-            finally:
-                if timer.active():
-                    timer.cancel()
 
     def _auth_endpoint(self) -> IStreamClientEndpoint:
         self._turn += 1
-        host, port = split_address(self._auth[self._turn % len(self._auth)])
+        host, port = Address.parse(self._auth[self._turn % len(self._auth)])
         return self._out.endpoint(host, port, DIAL_SECONDS)
 
     # -- other members ----------------------------------------------------------------
@@ -324,7 +318,7 @@ class ProxyService(Service):
 
     def _vouch(self, visitor: Visitor) -> bytes:
         identity = self._member.identity
-        moment = self._member.clock.word
+        moment = self._member.clock.stated_seconds
         return vouch(visitor, identity.keys.ssh, identity.ssh_certificate, moment)
 
     def _refuses(self, host: HostIdentity) -> str:
@@ -461,5 +455,4 @@ def _who(visitor: JumpVisitor) -> dict[str, Any]:
 
 
 def _joined(address: tuple[str, int]) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return str(Address(*address))

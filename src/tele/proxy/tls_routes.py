@@ -23,7 +23,9 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from tele._version import VERSION
-from tele.https.channel import ApiFactory, ApiRequest, Limits, TlsFactory
+from tele.https.channel import ApiRequest
+from tele.https.connections import ApiFactory, TlsFactory
+from tele.https.limits import Limits
 from tele.proxy.admission import Slot
 from tele.proxy.demultiplexer import TlsRoute
 from tele.proxy.tls_records import Handshake
@@ -189,18 +191,18 @@ class Pages:
         """Find out what is asked for; None refuses the body, of which no page has one."""
         page = self._pages.get(target.partition(b"?")[0])
         if page is None:
-            request.found = (404, {"error": "this proxy has no such page"})
+            request.decision = (404, {"error": "this proxy has no such page"})
         elif method not in (b"GET", b"HEAD"):
-            request.found = (405, {"error": "the pages of a proxy are for GET"})
+            request.decision = (405, {"error": "the pages of a proxy are for GET"})
         elif length != 0:
-            request.found = (413, {"error": "the pages of a proxy take no body"})
+            request.decision = (413, {"error": "the pages of a proxy take no body"})
         else:
-            request.found = (200, page())
+            request.decision = (200, page())
             return PAGES.head
         return None
 
     def _answer(self, request: ApiRequest) -> None:
-        status, value = request.found
+        status, value = request.decision
         body = json.dumps(value).encode() + b"\n"
         request.setResponseCode(status)
         request.setHeader(b"content-type", b"application/json")

@@ -30,6 +30,7 @@ from tele.interfaces import IRecorder
 from tele.log import make_logger
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import Launched, RecordingStart
+from tele.single_flight import SingleFlight
 from tele.tape.writer import BYTES
 
 log = make_logger(__name__)
@@ -91,9 +92,8 @@ class ConnectionTape:
         self._start = start
         self._elapsed = elapsed
         self._strict = strict
-        self._opening = False
+        self._opening = SingleFlight(self._open)
         self._recording: Any = None
-        self._waiting: list[Deferred[None]] = []
         self._backlog: _Backlog | None = None
         self._tried = 0
         self._ended: str | None = None
@@ -103,25 +103,10 @@ class ConnectionTape:
 
         Unless ``strict``, it also returns when it cannot be opened for now.
         """
-        if self._recording is not None or self._backlog is not None:
-            return
-        if self._opening:
-            answer: Deferred[None] = Deferred()
-            self._waiting.append(answer)
-            await answer
-            return
-        try:
-            await self._open()
-        except Exception as error:
-            # The next call tries again.
-            for waiter in self._take_waiting():
-                waiter.errback(error)
-            raise
-        for waiter in self._take_waiting():
-            waiter.callback(None)
+        if self._recording is None and self._backlog is None:
+            await self._opening.call()
 
     async def _open(self) -> None:
-        self._opening = True
         self._tried = self._elapsed()
         try:
             recording = await self._recorder.open(self._start)
@@ -130,8 +115,6 @@ class ConnectionTape:
                 raise
             self._not_recorded(str(error))
             return
-        finally:
-            self._opening = False
         self._recording = recording
         self._write_backlog()
         if self._ended is not None:
@@ -159,20 +142,18 @@ class ConnectionTape:
         log.info("recording of session started late", session_id=self._start.id)
 
     def _try_again(self) -> None:
-        """Try to open the recording again."""
-        if self._opening or (self._ended is None and self._elapsed() - self._tried < AGAIN):
+        """Something passes that is not recorded: perhaps it can be now."""
+        if self._opening.is_running:
             return
-        Deferred.fromCoroutine(self._open()).addErrback(
+        if self._ended is None and self._elapsed() - self._tried < AGAIN:
+            return
+        self._opening.call().addErrback(
             lambda failure: (
                 None
                 if failure.check(TeleError)
                 else log.failure("recording not opened", failure=failure)
             )
         )
-
-    def _take_waiting(self) -> list[Deferred[None]]:
-        waiting, self._waiting = self._waiting, []
-        return waiting
 
     @property
     def started(self) -> bool:

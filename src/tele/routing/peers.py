@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from attrs import define, field
+from attrs import define
 from twisted.conch.avatar import ConchUser
 from twisted.conch.error import ConchError
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 
 from tele.conch.client.transport import ClientIdentity, MemberVerifier, connect
@@ -30,6 +30,7 @@ from tele.log import make_logger
 from tele.model.api.members import Proxy
 from tele.model.identity import HostIdentity
 from tele.outbound.dialer import Announced
+from tele.single_flight import SingleFlight
 from tele.tunnel.acceptor import Tunnels
 from tele.tunnel.messages import VISITOR, Visitor
 from tele.tunnel.relayed_channels import PEER_CHANNELS_LIMIT
@@ -98,9 +99,8 @@ class _PeerConnection(SSHConnection):
 
 @define(eq=False)
 class _Peer:
-    connecting: Deferred[Any] | None = None
+    dialling: SingleFlight[Any]
     connection: Any = None
-    waiting: list[Deferred[Any]] = field(factory=list)
     idle: IDelayedCall | None = None
 
 
@@ -128,33 +128,28 @@ class Peers:
 
     def connection(self, proxy: Proxy) -> Deferred[Any]:
         """Fire with the connection to ``proxy``; fails with :class:`Unreachable`."""
-        peer = self._peers.get(proxy.id)
-        if peer is None:
-            peer = self._peers[proxy.id] = _Peer()
-            peer.connecting = Deferred.fromCoroutine(self._connect(proxy, peer))
-        answer: Deferred[Any] = Deferred()
-        if peer.connection is not None:
-            self._used(proxy.id, peer)
-            answer.callback(peer.connection)
-        else:
-            peer.waiting.append(answer)
-        return answer
+        if proxy.id not in self._peers:
+            self._peers[proxy.id] = _Peer(SingleFlight(lambda: self._connect(proxy, peer)))
+        peer = self._peers[proxy.id]
+        if peer.connection is None:
+            return peer.dialling.call()
+        self._used(proxy.id, peer)
+        return succeed(peer.connection)
 
-    async def _connect(self, proxy: Proxy, peer: _Peer) -> None:
+    async def _connect(self, proxy: Proxy, peer: _Peer) -> Any:
         try:
             connection = await self._dial(proxy)
         except Exception as error:
-            log.warn("proxy {name!r} cannot be reached: {why!r}", name=proxy.name, why=str(error))
+            if not isinstance(error, CancelledError):
+                log.warn(
+                    "proxy {name!r} cannot be reached: {why!r}", name=proxy.name, why=str(error)
+                )
             self._peers.pop(proxy.id, None)
-            for waiter in peer.waiting:
-                waiter.errback(Unreachable(f"proxy {proxy.name}, which has its tunnel, is away"))
-            return
+            raise Unreachable(f"proxy {proxy.name}, which has its tunnel, is away") from None
         connection.lost = lambda: self._lost(proxy.id, peer)
         peer.connection = connection
         self._used(proxy.id, peer)
-        waiting, peer.waiting = peer.waiting, []
-        for waiter in waiting:
-            waiter.callback(connection)
+        return connection
 
     async def _dial(self, proxy: Proxy) -> Any:
         if not proxy.peer:
@@ -216,8 +211,7 @@ class Peers:
     def close(self) -> None:
         """End all connections."""
         for proxy_id, peer in [*self._peers.items(), *self._old]:
-            if peer.connecting is not None and peer.connection is None:
-                peer.connecting.cancel()
+            peer.dialling.cancel()
             if peer.connection is not None:
                 self._lost(proxy_id, peer)
                 peer.connection.transport.loseConnection()

@@ -1,4 +1,4 @@
-"""Attacks on auth, one a test: what somebody would try, and what comes of it."""
+"""Attacks on auth, one in each test: what an attacker tries, and the result."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from twisted.internet.defer import Deferred
 
 from auth_world import FAST, HOST_ID, OTHER_ID, Tape, Threads, World, result
 from tele.audit.chain import event
-from tele.auth.guessing import FAILURES, FIRST_WAIT, Verdict
-from tele.auth.journal import ONES_BURST, ONES_PER_SECOND
-from tele.auth.local import LOOK_AGAIN
+from tele.auth.guessing import FAILURES, FIRST_WAIT, Outcome
+from tele.auth.journal import CLIENT_BURST, CLIENT_PER_SECOND
 from tele.auth.passwords import WAITING_PER_NAME, Passwords
+from tele.auth.streams import CHECK_SECONDS
 from tele.certs.certificate import parse_certificate
 from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.x509 import TlsKey
@@ -68,7 +68,7 @@ def _put(key: str, value: Any) -> Put:
 # -- who may call at all ---------------------------------------------------------------
 @pytest.mark.parametrize("operation", table.OPERATIONS.values(), ids=lambda o: o.name)
 def test_the_gate_is_auths_own(world: World, operation: Operation[Any, Any]) -> None:
-    """Whoever the table does not name is refused by auth itself, not by its server alone."""
+    """A caller that the table does not name is refused by auth itself, not by its server alone."""
     if any(isinstance(who, Anyone) for who in operation.who):
         return
     world.add_user("alice", "access")
@@ -110,7 +110,7 @@ def test_certificates_that_are_over_or_of_others_are_worth_nothing(world: World)
         world.do(table.WHOAMI, None, Caller(evolve(alice, cluster="other")))
 
 
-def test_nobody_is_called_as_the_local_administrator(world: World) -> None:
+def test_no_user_has_the_name_of_the_local_administrator(world: World) -> None:
     """No user can get the name that means everything is allowed."""
     for name in ("@local", "@LOCAL", "a/b", "a\nb", "-x", ""):
         with pytest.raises((InvalidInput, ValueError)):
@@ -118,7 +118,7 @@ def test_nobody_is_called_as_the_local_administrator(world: World) -> None:
 
 
 def test_the_local_administrator_cannot_be_locked_out(world: World) -> None:
-    """Whoever spoils the preset roles does not take auth's own machine away from its owner."""
+    """Changed preset roles do not lock the administrator of auth's own machine out."""
     ruined = Role(Metadata("editor"), RoleSpec(deny=Conditions(rules=(Rule(("*",), ("*",)),))))
     world.do(table.PUT_ROLE, PutRole("editor", ruined))
     lock(world, user="@local")
@@ -146,12 +146,12 @@ def test_giving_roles_is_administering(world: World) -> None:
 # -- guessing ---------------------------------------------------------------------------
 def test_guessing_tokens_is_bounded_noise(world: World) -> None:
     """A storm of guesses finds nothing, and leaves a few events that say how many there were."""
-    storm = int(ONES_BURST) + 50
+    storm = int(CLIENT_BURST) + 50
     for number in range(storm):
         with pytest.raises(AccessDenied):
             world.join(f"guess-{number}")
-    assert len(world.events("auth.denied")) <= ONES_BURST
-    world.clock.advance(2 / ONES_PER_SECOND)
+    assert len(world.events("auth.denied")) <= CLIENT_BURST
+    world.clock.advance(2 / CLIENT_PER_SECOND)
     with pytest.raises(AccessDenied):
         world.join("one more")
     last = result(
@@ -161,7 +161,7 @@ def test_guessing_tokens_is_bounded_noise(world: World) -> None:
 
 
 def test_without_a_token_nothing_is_learned(world: World) -> None:
-    """Which names and ids are taken is not told to somebody who only guesses tokens."""
+    """Which names and ids are taken is not revealed to a client that guesses tokens."""
     world.join(world.token())
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
     for words in ({"host_id": OTHER_ID}, {"host_id": HOST_ID}, {"name": "free"}):
@@ -197,10 +197,10 @@ def test_guesses_at_once_do_not_outrun_the_lock_out(world: World) -> None:
     guesses[FAILURES] = "correct horse"
     checks = [Deferred.fromCoroutine(passwords.check("alice", guess)) for guess in guesses]
     threads.finish()
-    verdicts = [result(check) for check in checks]
-    assert verdicts.count(Verdict.WRONG) == FAILURES - 1
-    assert verdicts.count(Verdict.LAST) == 1
-    assert verdicts[FAILURES] is Verdict.LOCKED_OUT
+    outcomes = [result(check) for check in checks]
+    assert outcomes.count(Outcome.WRONG) == FAILURES - 1
+    assert outcomes.count(Outcome.LAST) == 1
+    assert outcomes[FAILURES] is Outcome.LOCKED_OUT
 
 
 def test_refused_logins_take_the_same_steps(world: World) -> None:
@@ -248,7 +248,7 @@ def test_refused_logins_take_the_same_steps(world: World) -> None:
     assert "argon2" in taken["unknown"]
 
 
-def test_a_wrong_key_does_not_tell_whether_the_password_is_right(world: World) -> None:
+def test_a_wrong_key_does_not_reveal_whether_the_password_is_right(world: World) -> None:
     """What is wrong with a request is said before the password is looked at."""
     world.add_user("alice", "access")
     good = keys()
@@ -300,7 +300,7 @@ def test_a_locked_user_gets_no_certificate_by_any_way(world: World) -> None:
     """Neither by password, nor signed by an administrator, nor is an old one of use."""
     world.add_user("alice", "access")
     lock(world, user="alice")
-    with pytest.raises(AccessDenied, match="wrong, or you have to wait"):
+    with pytest.raises(AccessDenied, match="wrong, or there were too many"):
         world.login()
     with pytest.raises(AccessDenied, match="come and see us"):
         world.do(table.SIGN_USER, SignUser("alice", keys().ssh, ("root",)))
@@ -335,7 +335,7 @@ def test_a_user_with_an_end_ends(world: World) -> None:
         world.login("temp")
     with pytest.raises(AccessDenied):
         world.do(table.WHOAMI, None, world.user("temp", "access"))
-    with pytest.raises(InvalidInput, match="over"):
+    with pytest.raises(InvalidInput, match="in the past"):
         world.do(table.PUT_USER, users.PutUser("temp", user))
     world.do(table.PUT_USER, users.PutUser("temp", User(Metadata("temp"))))
     with pytest.raises(AccessDenied):  # the next one of this name has no password yet
@@ -371,8 +371,10 @@ def test_a_certificate_gives_only_what_roles_with_its_logins_give(world: World) 
 def test_a_removed_machine_may_do_nothing(world: World) -> None:
     """Removal counts for every operation at once, and ends what it listens to."""
     tape = Tape(world)
-    told: list[Any] = []
-    listening = world.auth.follow(table.WATCH_STATE, members.WatchState(), tape.host, told.append)
+    received: list[Any] = []
+    listening = world.auth.follow(
+        table.WATCH_STATE, members.WatchState(), tape.host, received.append
+    )
     failed: list[Any] = []
     listening.addErrback(failed.append)
     world.do(table.DELETE_HOST, ById(HOST_ID))
@@ -386,27 +388,27 @@ def test_a_removed_machine_may_do_nothing(world: World) -> None:
             world.do(operation, request, tape.host)
     with pytest.raises(AccessDenied):
         result(world.auth.follow(table.WATCH_STATE, members.WatchState(), tape.host, [].append))
-    world.clock.advance(LOOK_AGAIN)
+    world.clock.advance(CHECK_SECONDS)
     assert failed[0].check(AccessDenied), "the stream that ran was ended"
 
 
 def test_a_right_that_is_taken_away_ends_the_stream(world: World) -> None:
-    """Who may not read the audit any more does not go on reading it."""
+    """A stream of the audit ends when its reader may not read it any more."""
     world.add_user("otto", "auditor")
-    told: list[Any] = []
+    received: list[Any] = []
     watching = world.auth.follow(
-        table.FOLLOW_EVENTS, audit.FollowEvents(), world.user("otto", "auditor"), told.append
+        table.FOLLOW_EVENTS, audit.FollowEvents(), world.user("otto", "auditor"), received.append
     )
     failed: list[Any] = []
     watching.addErrback(failed.append)
-    world.clock.advance(LOOK_AGAIN)
+    world.clock.advance(CHECK_SECONDS)
     assert not failed
     world.do(table.PUT_USER, users.PutUser("otto", User(Metadata("otto"))))
-    world.clock.advance(LOOK_AGAIN)
+    world.clock.advance(CHECK_SECONDS)
     assert failed[0].check(AccessDenied)
-    seen = len(told)
+    seen = len(received)
     world.add_user("bob", "access")
-    assert len(told) == seen
+    assert len(received) == seen
 
 
 @pytest.mark.parametrize(
@@ -432,7 +434,7 @@ def test_what_a_host_may_not_announce(world: World, bad: dict[str, Any]) -> None
         world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE, **bad), world.host())
 
 
-def test_an_announcement_says_nothing_of_who_one_is(world: World) -> None:
+def test_an_announcement_does_not_set_the_identity(world: World) -> None:
     """Name and role come from the membership, whatever a host announces."""
     world.join(world.token())
     world.do(table.ANNOUNCE, Presence("other", HostRole.PROXY), world.host())
@@ -443,7 +445,7 @@ def test_an_announcement_says_nothing_of_who_one_is(world: World) -> None:
 # -- what happened ------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["user.login", "cert.issue", "lock.delete", "recording.delete"])
 def test_a_host_cannot_report_what_only_auth_does(world: World, name: str) -> None:
-    """A stolen node cannot make the audit say that somebody logged in or a lock was lifted."""
+    """A stolen node cannot make the audit say that a user logged in or a lock was removed."""
     world.join(world.token())
     forged = event(name, "e1", now(world.clock), "c", server_id=HOST_ID, user="alice")
     with pytest.raises(InvalidInput):
@@ -456,15 +458,15 @@ def test_a_host_cannot_report_what_only_auth_does(world: World, name: str) -> No
 
 
 def test_a_manifest_cannot_leave_out_what_was_uploaded(world: World) -> None:
-    """Whoever takes over the node later cannot shorten the recording of how they did it."""
+    """An attacker who takes over the node later cannot shorten the recording of the attack."""
     tape = Tape(world)
     tape.upload(0, 1)
     full = tape.manifest()
     short = evolve(full, chunks=full.chunks[:1], signature=b"")
-    with pytest.raises(InvalidInput, match="leaves out"):
+    with pytest.raises(InvalidInput, match="is not named by the manifest"):
         tape.finish(evolve(short, signature=tape.key.sign(to_sign(short))))
     empty = evolve(full, chunks=(), signature=b"")
-    with pytest.raises(InvalidInput, match="leaves out"):
+    with pytest.raises(InvalidInput, match="is not named by the manifest"):
         tape.finish(evolve(empty, signature=tape.key.sign(to_sign(empty))))
     tape.finish(full)
 
@@ -509,7 +511,7 @@ def test_a_manifest_is_signed_by_the_host_itself(world: World) -> None:
         {"days": 2},
     ],
 )
-def test_what_a_start_may_not_say(world: World, words: dict[str, Any]) -> None:
+def test_claims_of_a_start_that_are_refused(world: World, words: dict[str, Any]) -> None:
     """Texts that become keys, and times that become an order, are checked."""
     tape = Tape(world)
     words = dict(words)
@@ -541,7 +543,7 @@ def test_a_page_is_not_a_way_to_read_everything(world: World) -> None:
             world.do(table.LIST_HOSTS, ListHosts(limit=limit))
 
 
-def test_a_hosts_certificate_is_not_a_persons(world: World) -> None:
+def test_a_hosts_certificate_is_not_a_users(world: World) -> None:
     """A host identity of the right name is still no user, in whatever way it calls."""
     world.join(world.token())
     identity = world.host().identity
@@ -567,7 +569,7 @@ def test_a_forced_command_gets_no_forwarding_into_its_certificate(
 
 
 def test_a_refusal_before_the_body_is_one_event(world: World) -> None:
-    """Whoever is refused by the head of a request is in the audit once; nothing is decoded."""
+    """A call refused by the head of its request is in the audit once; nothing is decoded."""
     world.add_user("alice", "access")
     alice = world.user("alice", "access")
 

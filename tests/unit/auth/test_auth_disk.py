@@ -8,7 +8,7 @@ import pytest
 from zope.interface import implementer
 
 from auth_world import HOST_ID, Tape, World
-from tele.auth.disk import LOOK_SECONDS, ON_FULL_DISK, DiskWatch
+from tele.auth.disk import CHECK_SECONDS, ON_FULL_DISK, DiskWatch
 from tele.errors import AccessDenied, StorageFull
 from tele.https.api_errors import decode_error, encode_error, status_of
 from tele.interfaces import IOnDisk
@@ -48,19 +48,19 @@ def disk(world: World) -> Iterator[Disk]:
     world.parts.disk.stop()
 
 
-def test_the_operator_is_told_before_it_is_full(world: World, disk: Disk) -> None:
+def test_the_operator_is_warned_before_it_is_full(world: World, disk: Disk) -> None:
     """Each level is said once in the audit, and shown by the health of auth."""
     assert world.do(table.HEALTH, Nothing()).disk is DiskLevel.OK
     for now in (LOW, LOW, FULL, OK):
         disk.now = now
-        world.clock.advance(LOOK_SECONDS)
+        world.clock.advance(CHECK_SECONDS)
     said = [(e.fields["level"], e.ok) for e in world.events("disk.low")]
     assert said == [("low", False), ("full", False), ("ok", True)]
     disk.now = FULL
     assert world.do(table.HEALTH, Nothing()).disk is DiskLevel.FULL
 
 
-def test_people_log_in_on_a_full_disk(world: World, disk: Disk) -> None:
+def test_users_log_in_on_a_full_disk(world: World, disk: Disk) -> None:
     """A log-in is on record, and who administers sees what is there."""
     world.add_user("alice", "access")
     disk.now = FULL
@@ -88,7 +88,7 @@ def test_nothing_new_begins_on_a_full_disk(world: World, disk: Disk) -> None:
 
 
 def test_room_is_made_on_a_full_disk(world: World, disk: Disk) -> None:
-    """Recordings are removed, people and machines stopped, and that is on record."""
+    """Recordings are removed, users and hosts locked, and that is in the audit."""
     world.add_user("alice", "access")
     tape = Tape(world)
     ended = recordings.UpdateRecording(tape.id, ended=moment(world.clock))
@@ -133,11 +133,11 @@ def test_a_store_without_a_disk(world: World) -> None:
 
 
 def test_a_disk_of_the_recordings_own(world: World, disk: Disk) -> None:
-    """It is told of as well, by name; the store goes on as ever when it is tight."""
+    """It has an event of its own; the store works as before when it is tight."""
     recordings = Disk()
     recordings.now = DiskSpace(100 * GIB, 0, 0, 0)
     world.parts.disk._disks["recordings"] = recordings
-    world.clock.advance(LOOK_SECONDS)
+    world.clock.advance(CHECK_SECONDS)
     (said,) = world.events("disk.low")
     assert (said.fields["disk"], said.fields["level"]) == ("recordings", "tight")
     assert world.do(table.HEALTH, Nothing()).disk is DiskLevel.TIGHT

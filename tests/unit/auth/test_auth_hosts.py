@@ -151,7 +151,7 @@ def test_a_token_for_an_id_is_checked(world: World) -> None:
         with pytest.raises(InvalidInput):
             world.token(**bad)
     for bad_name in ("a b", "", "-x", "a/b"):
-        with pytest.raises(InvalidInput, match="name of no host"):
+        with pytest.raises(InvalidInput, match="is not a host name"):
             world.token(replaces=(bad_name,))
     with pytest.raises(InvalidInput, match="only nodes have labels"):
         world.token((HostRole.PROXY,), labels={"env": "prod"})
@@ -163,7 +163,7 @@ def test_a_token_for_an_id_is_checked(world: World) -> None:
 
 # -- coming back ------------------------------------------------------------------------
 @pytest.mark.parametrize("away", [timedelta(hours=26), timedelta(days=3), timedelta(days=29)])
-def test_a_host_comes_back_by_its_key(world: World, away: timedelta) -> None:
+def test_a_host_rejoins_by_its_key(world: World, away: timedelta) -> None:
     """An expired certificate is renewed by proof of the registered key, without a token."""
     world.join(world.token())
     world.clock.advance(HOST_LIFETIME.total_seconds() + away.total_seconds())
@@ -185,7 +185,7 @@ def test_after_the_limit_it_takes_a_token(world: World) -> None:
     assert caught.value.reason == "removed"
 
 
-def test_nobody_comes_back_by_another_key(world: World) -> None:
+def test_no_host_rejoins_by_another_key(world: World) -> None:
     """A proof by another key, for other keys, another cluster or role, is none (attack)."""
     world.join(world.token())
     world.join(world.token(), OTHER_ID)
@@ -199,12 +199,12 @@ def test_nobody_comes_back_by_another_key(world: World) -> None:
         lambda: rejoin(world, key, role=HostRole.PROXY),
         lambda: rejoin(world, key, "22222222-2222-4222-8222-222222222222"),
     ):
-        with pytest.raises(AccessDenied, match="no member"):
+        with pytest.raises(AccessDenied, match="not a member"):
             attempt()
     assert rejoin(world, key)
 
 
-def test_a_removed_or_locked_host_does_not_come_back_by_its_key(world: World) -> None:
+def test_a_removed_or_locked_host_does_not_rejoin(world: World) -> None:
     """Removal and locks hold for proofs, too (attack)."""
     world.join(world.token())
     world.clock.advance(SETTLED)
@@ -218,7 +218,7 @@ def test_a_removed_or_locked_host_does_not_come_back_by_its_key(world: World) ->
     result(put(repository.delete("stolen")))
     rejoin(world, key, keys=members.PublicKeys(key.public.line, TlsKey.generate().public_pem))
     world.do(table.DELETE_HOST, ById(HOST_ID))
-    with pytest.raises(AccessDenied, match="no member"):
+    with pytest.raises(AccessDenied, match="not a member"):
         rejoin(world, key)
 
 
@@ -234,17 +234,17 @@ def test_the_key_of_before_is_worth_nothing(world: World) -> None:
     assert rejoin(world, new)
 
 
-def test_who_has_an_old_disk_does_not_come_back_beside_the_host(world: World) -> None:
+def test_a_copy_of_a_disk_does_not_rejoin_beside_the_host(world: World) -> None:
     """An old copy of a host's disk gives no certificate while the host itself lives, or may be on
     its way back to an auth that has just started (attack).
     """
     world.join(world.token())
     key = world.joined[HOST_ID][1]
-    with pytest.raises(Unavailable, match="does not come back twice"):
+    with pytest.raises(Unavailable, match="try again when it is offline"):
         rejoin(world, key)
     world.clock.advance(SETTLED)
     live(world)
-    with pytest.raises(Unavailable, match="does not come back twice"):
+    with pytest.raises(Unavailable, match="try again when it is offline"):
         rejoin(world, key)
     world.clock.advance(SILENT)
     result(world.parts.hosts.stop())
@@ -257,7 +257,7 @@ def test_who_has_an_old_disk_does_not_come_back_beside_the_host(world: World) ->
 
 
 def test_who_has_just_lost_its_certificate_need_not_wait(world: World) -> None:
-    """A host whose certificate has expired comes back at once, however lately it was heard."""
+    """A host whose certificate has expired rejoins, however recent its last announcement."""
     world.join(world.token())
     world.clock.advance(HOST_LIFETIME.total_seconds() - 1)
     live(world)
@@ -267,7 +267,7 @@ def test_who_has_just_lost_its_certificate_need_not_wait(world: World) -> None:
 
 # -- names ------------------------------------------------------------------------------
 def test_a_member_cannot_take_anothers_name(world: World) -> None:
-    """Certificates for a name that is in use go to nobody else: not by renewing, nor by joining."""
+    """Certificates for a name in use go to no other host: not by renewing, nor by joining."""
     world.join(world.token(), name="db1")
     live(world, name="db1")
     world.join(world.token(), OTHER_ID, name="low")
@@ -284,7 +284,7 @@ def test_one_namespace_for_all_roles(world: World) -> None:
     """A node and a proxy cannot have one name, in any case of letters (attack)."""
     world.proxy()
     for name in ("gate", "GATE"):
-        with pytest.raises(Conflict, match="the name gate is that of proxy gate"):
+        with pytest.raises(Conflict, match="the name gate belongs to proxy gate"):
             world.join(world.token(), name=name)
     world.join(world.token(), name="web1")
     with pytest.raises(Conflict, match="node web1"):
@@ -381,7 +381,7 @@ def test_a_name_is_not_taken_between_two_looks(
     world.join(world.token())
     other = world.token()
     meanwhile(world, monkeypatch, f"{NAMES}db1", lambda: world.join(other, OTHER_ID, name="db1"))
-    with pytest.raises(Conflict, match="the name db1 is that of"):
+    with pytest.raises(Conflict, match="the name db1 belongs to"):
         world.do(table.RENEW, members.RenewRequest("db1", keys()), world.host())
     holder = result(world.parts.members.named("db1"))
     assert holder is not None
@@ -414,15 +414,15 @@ def test_a_host_that_is_not_shown_any_more_can_be_removed(world: World) -> None:
 
 
 def test_what_a_removed_host_has_is_revoked(world: World) -> None:
-    """Nodes and proxies are told which certificates count no more, for as long as they last."""
+    """Nodes and proxies get the revoked certificates, for as long as these last."""
     world.join(world.token())
-    told: list[Any] = []
+    received: list[Any] = []
     watching = world.auth.follow(
-        table.WATCH_STATE, members.WatchState(), world.proxy(), told.append
+        table.WATCH_STATE, members.WatchState(), world.proxy(), received.append
     )
     watching.addErrback(lambda _: None)
     world.do(table.DELETE_HOST, ById(HOST_ID))
-    (revoked,) = told[-1].revoked_hosts
+    (revoked,) = received[-1].revoked_hosts
     assert (revoked.host_id, revoked.role) == (HOST_ID, HostRole.NODE)
     assert revoked.before > now(world.clock)
     watching.cancel()
@@ -500,7 +500,7 @@ def test_no_address_is_two_hosts(world: World) -> None:
 
 
 def test_a_proxys_address_is_no_nodes(world: World) -> None:
-    """What comes through a proxy comes from its address: that is nobody's behind it (attack)."""
+    """Calls through a proxy come from its address: no host behind it has it (attack)."""
     proxy = world.proxy()
     world.do(table.ANNOUNCE, Presence("gate", HostRole.PROXY), proxy)
     joined = world.join(world.token(), addresses=("192.0.2.9:3022",))
@@ -512,7 +512,7 @@ def test_a_token_gives_addresses(world: World) -> None:
     token = world.token(addresses=("Web1.example.com", "203.0.113.5"))
     joined = world.join(token)
     assert {"web1.example.com", "203.0.113.5"} <= set(principals(joined))
-    with pytest.raises(Conflict, match=r"the name web1\.example\.com is that of node web1"):
+    with pytest.raises(Conflict, match=r"the name web1\.example\.com belongs to node web1"):
         world.join(token, OTHER_ID)
     with pytest.raises(Conflict):
         world.join(world.token(), OTHER_ID, name="web1.example.com")
@@ -524,7 +524,7 @@ def test_a_token_gives_addresses(world: World) -> None:
 
 
 def test_a_node_cannot_be_called_as_the_proxy_is_reached(world: World) -> None:
-    """A name by which people reach a proxy is no node's."""
+    """A name of a proxy's address is no node's."""
     said = Presence("gate", HostRole.PROXY, ("proxy.example.com:3080",))
     world.do(table.ANNOUNCE, said, world.proxy())
     for name in ("proxy.example.com", "PROXY.example.com"):
@@ -555,8 +555,8 @@ def test_tokens_show_what_they_permit(world: World) -> None:
 
 # -- an older version's store -----------------------------------------------------------
 def test_members_of_an_older_store_stay(world: World) -> None:
-    """Records and names as older versions wrote them: nobody loses a membership or a name, and a
-    host whose certificate has expired meanwhile comes back.
+    """Records and names of older versions: no host loses a membership or a name, and a
+    host whose certificate has expired meanwhile rejoins.
     """
     key = PrivateKey.generate()
     moment = now(world.clock)

@@ -22,7 +22,7 @@ from tele.model.session import SessionStatus
 
 
 def test_a_recording_is_uploaded_and_read(world: World) -> None:
-    """Chunks and manifest come back as they went in; everything may be sent again."""
+    """Chunks and manifest are returned as they were sent; everything may be sent again."""
     tape = Tape(world)
     tape.upload(0, 0, 1)
     progress = world.do(table.RECORDING_PROGRESS, ById(tape.id), tape.host)
@@ -96,7 +96,7 @@ def test_recording_ids_are_uuids(world: World, bad: str) -> None:
 
 
 def test_ones_own_recordings_are_visible(world: World) -> None:
-    """Without a rule one sees one's own recordings and nobody else's."""
+    """Without a rule a user sees their own recordings only."""
     world.add_user("alice", "access")
     world.add_user("bob", "access")
     mine, other = Tape(world, "alice"), Tape(world, "bob")
@@ -110,7 +110,7 @@ def test_ones_own_recordings_are_visible(world: World) -> None:
         world.do(table.GET_CHUNK, recordings.GetChunk(other.id, 0), alice)
 
 
-def test_what_somebody_left_is_not_their_namesakes(world: World) -> None:
+def test_resources_of_a_removed_user_are_not_their_namesakes(world: World) -> None:
     """Who gets a removed user's name sees neither their recordings nor their sessions (attack)."""
     world.add_user("alice", "access")
     theirs = Tape(world, "alice")
@@ -129,13 +129,13 @@ def test_what_somebody_left_is_not_their_namesakes(world: World) -> None:
         (table.GET_RECORDING, ById(theirs.id)),
         (table.GET_CHUNK, recordings.GetChunk(theirs.id, 0)),
     ):
-        with pytest.raises(AccessDenied, match="who was here before"):
+        with pytest.raises(AccessDenied, match="an earlier user"):
             world.do(operation, request, alice)
     world.do(table.GET_RECORDING, ById(mine.id), alice)
 
 
 def test_recordings_are_listed_newest_first_in_pages(world: World) -> None:
-    """A page goes on where the last one ended."""
+    """A page continues where the last one ended."""
     tapes = []
     for _ in range(5):
         world.clock.advance(1)
@@ -207,7 +207,7 @@ def test_a_removed_recording_leaves_nothing_but_its_event(world: World) -> None:
     assert [e.session_id for e in world.events("recording.delete")] == [tape.id]
 
 
-def test_closing_goes_on_after_a_crash(world: World) -> None:
+def test_closing_continues_after_a_crash(world: World) -> None:
     """Auth that died between storing the manifest and saying so takes it again."""
     tape = Tape(world)
     tape.upload(0, 1)
@@ -218,9 +218,9 @@ def test_closing_goes_on_after_a_crash(world: World) -> None:
 
 
 @pytest.mark.parametrize("complete", [False, True])
-def test_what_is_removed_does_not_come_back(world: World, complete: bool) -> None:
-    """The node of a recording that was removed, perhaps before the node heard that it is complete,
-    is told that it is closed; nothing of it is stored or listed again; another host learns
+def test_a_removed_recording_stays_removed(world: World, complete: bool) -> None:
+    """A recording was removed, perhaps before its node learned that it is complete: the node
+    learns that it is closed; nothing of it is stored or listed again; another host learns
     nothing of it.
     """
     tape = Tape(world)
@@ -247,7 +247,7 @@ def test_what_is_removed_does_not_come_back(world: World, complete: bool) -> Non
 
 def test_what_runs_is_not_removed(world: World) -> None:
     """The recording of a session that runs on a node that is online stays until it has ended, so
-    that nobody's session goes on without being listed (attack).
+    so that no session runs without being listed (attack).
     """
     tape = Tape(world)
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)

@@ -10,7 +10,7 @@ from attrs import evolve
 
 from auth_world import Tape, World, result
 from tele.auth.guessing import FAILURES
-from tele.auth.local import LOOK_AT_PEOPLE
+from tele.auth.streams import CHECK_USER_SECONDS
 from tele.certs.certificate import Certificate, parse_certificate
 from tele.certs.check import issue_time
 from tele.certs.keys import PrivateKey, parse_line
@@ -77,7 +77,7 @@ def add_lock(world: World, name: str = "l", force: bool = False, **target: str) 
 
 # -- what is revoked -------------------------------------------------------------------
 def test_a_removed_users_certificate_is_void(world: World) -> None:
-    """Nodes are told, also after the name is somebody else's; whoever has it now is let in."""
+    """Nodes get the revocation, also after another user has the name; that user logs in."""
     world.add_user("alice", "access")
     old = identity(world, "alice", "access")
     world.do(table.DELETE_USER, users.DeleteUser("alice"))
@@ -118,7 +118,7 @@ def test_lost_roles_and_logins_are_gone_from_certificates(world: World) -> None:
 
 
 def test_a_user_who_expires_is_out_at_that_moment(world: World) -> None:
-    """Nodes are told the end beforehand; auth refuses from it on, and the name is free again."""
+    """Nodes get the end beforehand; auth refuses from it on, and the name is free again."""
     world.add_user("alice", "access")
     change(world, expires=now(world.clock) + HOUR)
     old = identity(world, "alice", "access")
@@ -135,7 +135,7 @@ def test_a_user_who_expires_is_out_at_that_moment(world: World) -> None:
 
 
 def test_revocations_are_forgotten_when_nothing_is_left_to_revoke(world: World) -> None:
-    """The state that everybody is told does not grow for ever."""
+    """The published state does not grow for ever."""
     world.add_user("alice", "access")
     world.do(table.DELETE_USER, users.DeleteUser("alice"))
     world.clock.advance(timedelta(hours=30).total_seconds())
@@ -149,7 +149,7 @@ def test_a_login_during_a_removal_gets_nothing_that_counts(world: World) -> None
     gone from it.
     """
     world.add_user("alice", "access", "auditor")
-    issued = result(world.parts.people.issue_time("alice"))
+    issued = result(world.parts.users.issue_time("alice"))
     change(world, roles=("access",))
     late = evolve(identity(world, "alice", "access", "auditor"), issued=issued)
     narrowed = world.parts.state.policy.narrowed(late, now(world.clock))
@@ -245,7 +245,7 @@ def follow(world: World, caller: Caller) -> list[Any]:
 
 
 def test_a_stream_ends_at_the_change_that_forbids_it(world: World) -> None:
-    """A removed, narrowed or locked user, and one whose role changed, hears nothing more."""
+    """A removed, narrowed or locked user, and one whose role changed, receives nothing more."""
     world.add_user("root", "editor")
     watch = Role(Metadata("watch"), RoleSpec(Conditions(rules=(Rule(("event",), ("list",)),))))
     world.do(table.PUT_ROLE, PutRole("watch", watch))
@@ -262,11 +262,11 @@ def test_a_stream_ends_at_the_change_that_forbids_it(world: World) -> None:
     assert streams["carol"]
     world.do(table.PUT_ROLE, PutRole("watch", evolve(watch, spec=RoleSpec())))
     assert streams["dana"]
-    assert not streams["erin"], "who may listen goes on"
+    assert not streams["erin"], "a permitted reader still receives"
     change(world, "erin", expires=now(world.clock) + HOUR)
     world.clock.advance(HOUR.total_seconds() - 1)
     assert not streams["erin"]
-    world.clock.pump([LOOK_AT_PEOPLE] * 2)
+    world.clock.pump([CHECK_USER_SECONDS] * 2)
     assert streams["erin"]
 
 
@@ -309,7 +309,7 @@ def test_a_lock_is_not_undone_by_who_may_only_create(world: World) -> None:
     stop = Lock(Metadata("l"), LockSpec(LockTarget(user="bob")))
     world.do(table.PUT_LOCK, PutLock("l", stop), eve)
     harmless = evolve(stop, spec=LockSpec(LockTarget(login="nobody")))
-    with pytest.raises(AccessDenied, match="takes the verb delete"):
+    with pytest.raises(AccessDenied, match="needs a rule for the verb delete"):
         world.do(table.PUT_LOCK, PutLock("l", harmless), eve)
 
 
@@ -328,7 +328,7 @@ def test_a_lock_is_not_undone_by_who_may_only_create(world: World) -> None:
 def test_a_mistyped_lock_is_refused(
     world: World, target: dict[str, str], error: type[Exception]
 ) -> None:
-    """A lock that would stop nobody is not taken for one that does."""
+    """A lock without an effect is refused."""
     lock = Lock(Metadata("l"), LockSpec(LockTarget(**target)))
     with pytest.raises(error):
         world.do(table.PUT_LOCK, PutLock("l", lock))
@@ -342,7 +342,7 @@ def test_a_lock_has_one_target(target: dict[str, str]) -> None:
         LockTarget(**target)
 
 
-def test_what_a_locked_person_reads_is_one_printable_line(world: World) -> None:
+def test_what_a_locked_user_reads_is_one_printable_line(world: World) -> None:
     """A lock's message moves no cursor and is no page."""
     world.add_user("alice", "access")
     for message in ("\x1b[2Jgone", "one\ntwo", "\u202etxt"):
@@ -359,7 +359,7 @@ def test_a_lock_ends(world: World) -> None:
     spec = LockSpec(LockTarget(user="alice"))
     until = Metadata("l", expires=now(world.clock) + HOUR)
     world.do(table.PUT_LOCK, PutLock("l", Lock(until, spec)))
-    with pytest.raises(InvalidInput, match="over"):
+    with pytest.raises(InvalidInput, match="in the past"):
         over = Metadata("m", expires=now(world.clock))
         world.do(table.PUT_LOCK, PutLock("m", Lock(over, spec)))
     with pytest.raises(AccessDenied):
@@ -395,8 +395,8 @@ def test_a_session_is_ended_by_a_lock_on_it(world: World) -> None:
             world.do(table.KILL_SESSION, KillSession(session))
 
 
-def test_a_removal_says_what_it_ended(world: World) -> None:
-    """Sessions that ran and tokens that the user made: those join nobody any more."""
+def test_the_response_of_a_removal_has_what_it_ended(world: World) -> None:
+    """Sessions that ran and tokens that the user made: those join no host any more."""
     tape = Tape(world)
     world.add_user("alice", "editor")
     world.add_user("dana", "editor")
@@ -412,7 +412,7 @@ def test_a_removal_says_what_it_ended(world: World) -> None:
 
 
 def test_a_token_does_not_outlive_who_made_it(world: World) -> None:
-    """Somebody with an end leaves no way in behind."""
+    """A user who expires leaves no access behind."""
     world.add_user("dana", "editor")
     world.add_user("alice", "editor")
     end = now(world.clock) + timedelta(minutes=5)
@@ -476,7 +476,7 @@ def test_force_is_for_administrators(world: World) -> None:
     for operation, mildly, by_force in attempts:
         with pytest.raises(Conflict):
             world.do(operation, mildly, bob)
-        with pytest.raises(AccessDenied, match="to force a change"):
+        with pytest.raises(AccessDenied, match="forcing a change"):
             world.do(operation, by_force, bob)
 
 
@@ -484,7 +484,7 @@ def test_two_administrators_cannot_remove_each_other_at_once(world: World) -> No
     """Each of two changes at the same time counts on the other's administrator: one is refused."""
     world.add_user("alice", "editor")
     world.add_user("dana", "editor")
-    keep_one = world.parts.people._keep_one
+    keep_one = world.parts.users._keep_one
     puts = [result(keep_one(lambda directory: directory, False)) for _ in range(2)]
     result(world.backend.commit(*puts[0]))
     with pytest.raises(Conflict):
@@ -492,7 +492,7 @@ def test_two_administrators_cannot_remove_each_other_at_once(world: World) -> No
 
 
 def test_the_owner_of_auths_machine_can_always_make_an_administrator(world: World) -> None:
-    """With everybody locked, nobody left and the presets removed, one command makes one."""
+    """With all users locked, no administrator and the presets removed, one command makes one."""
     world.add_user("alice", "editor")
     add_lock(world, user="alice", force=True)
     world.do(table.DELETE_USER, users.DeleteUser("alice", True))
@@ -507,7 +507,7 @@ def test_the_owner_of_auths_machine_can_always_make_an_administrator(world: Worl
 
 
 def test_the_owner_who_starts_the_cluster_is_not_locked_out_of_it(world: World) -> None:
-    """``tele up`` logs its owner in, whoever locked them meanwhile; that is in the audit."""
+    """``tele up`` logs its owner in, also after a lock; that is in the audit."""
     result(world.auth.ensure_admin("owner", ("root",)))
     add_lock(world, "one", force=True, user="owner")
     add_lock(world, "two", force=True, role="editor")
@@ -529,10 +529,10 @@ def test_ones_own_password_is_changed_by_who_knows_it(world: World) -> None:
         world.login()
     wrong = users.ChangePassword("correct horse", "battery staple 2")
     for _ in range(FAILURES):
-        with pytest.raises(AccessDenied, match="wrong, or you have to wait"):
+        with pytest.raises(AccessDenied, match="wrong, or there were too many"):
             world.do(table.CHANGE_PASSWORD, wrong, alice)
     right = users.ChangePassword("battery staple", "battery staple 2")
-    with pytest.raises(AccessDenied, match="you have to wait"):
+    with pytest.raises(AccessDenied, match="too many wrong"):
         world.do(table.CHANGE_PASSWORD, right, alice)
     world.login(password="battery staple")
     assert {e.ok for e in world.events("user.password")} == {True, False}

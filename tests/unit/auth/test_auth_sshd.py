@@ -80,9 +80,9 @@ def test_no_name_or_address_that_a_member_has(world: World, name: str) -> None:
 
 
 def test_an_sshds_certificate_is_no_members(world: World) -> None:
-    """Whoever checks for a member refuses it; the audit has who asked and for which key."""
+    """A check for a member refuses it; the audit has the caller and the key."""
     certificate = parse_certificate(parse_line(sign(world, "db.example").certificate))
-    with pytest.raises(BadCertificate, match="which host"):
+    with pytest.raises(BadCertificate, match="does not name its host"):
         check_member(certificate, world.host_keys, "c", tuple(HostRole), now(world.clock))
     (event,) = [e for e in world.events("cert.issue") if e.fields["kind"] == "sshd"]
     assert event.fields["principals"] == ["db.example"]

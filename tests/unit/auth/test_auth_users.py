@@ -1,4 +1,4 @@
-"""People: logging in, administering, and what is refused to whom."""
+"""Users: logging in, administering, and what is refused to them."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_changes_on_old_readings_are_refused(world: World) -> None:
 
 
 def test_roles_in_use_stay(world: World) -> None:
-    """A role that somebody holds is not removed, nor a role that misleads taken."""
+    """A role that a user holds is not removed, and a misleading role is refused."""
     world.add_user("alice", "access")
     with pytest.raises(Conflict, match="alice"):
         world.do(table.DELETE_ROLE, ByName("access"))
@@ -165,9 +165,9 @@ def test_sign_user_only_what_roles_allow(world: World) -> None:
 def test_logins_that_no_account_can_have_are_refused(world: World) -> None:
     """They are refused when a user gets them; before, no certificate would ever have had them."""
     spec = UserSpec(("access",), traits={"logins": ("AB\\jo", "first last")})
-    with pytest.raises(InvalidInput, match="'first last' is no login"):
+    with pytest.raises(InvalidInput, match="'first last' is not a login"):
         world.do(table.ADD_USER, users.NewUser(User(Metadata("bob"), spec)))
-    with pytest.raises(InvalidInput, match="'first last' is no login"):
+    with pytest.raises(InvalidInput, match="'first last' is not a login"):
         world.do(table.PUT_USER, users.PutUser("bob", User(Metadata("bob"), spec)))
     world.add_user("jo", "access", logins=("AB\\jo", "jo@ab.example"))
     certificate = parse_certificate(parse_line(world.login("jo").ssh))
@@ -175,9 +175,9 @@ def test_logins_that_no_account_can_have_are_refused(world: World) -> None:
 
 
 def test_presets_are_made_once(world: World) -> None:
-    """A preset that an administrator removed does not come back with the next start."""
+    """A preset that an administrator removed is not made again at the next start."""
     world.do(table.DELETE_ROLE, ByName("auditor"))
-    result(world.parts.people.ensure_presets())
+    result(world.parts.users.ensure_presets())
     listed = world.do(table.LIST_ROLES, Paged())
     assert [role.metadata.name for role in listed.items] == ["access", "editor"]
 
@@ -196,7 +196,7 @@ def test_a_role_with_an_end_ends(world: World) -> None:
 
 
 def test_who_has_no_login_gets_a_certificate_for_the_api_only(world: World) -> None:
-    """An auditor reads the audit; their SSH certificate names nobody who could exist."""
+    """An auditor reads the audit; their SSH certificate names no possible account."""
     world.add_user("otto", "auditor")
     principals = parse_certificate(parse_line(world.login("otto").ssh)).principals
     assert len(principals) == 1
@@ -247,7 +247,7 @@ def test_tokens_are_listed_in_pages(world: World) -> None:
 
 
 def test_a_login_that_fails_for_any_reason_is_on_record(world: World) -> None:
-    """The right password and no certificate: the person is told why, and so is the audit."""
+    """The right password and no certificate: the reason is in the answer and in the audit."""
     many = Conditions(tuple(f"login{number}" for number in range(300)))
     world.do(table.PUT_ROLE, PutRole("many", Role(Metadata("many"), RoleSpec(many))))
     world.add_user("alice", "many")
@@ -258,7 +258,7 @@ def test_a_login_that_fails_for_any_reason_is_on_record(world: World) -> None:
     assert "300 logins" in event.error
 
 
-def test_a_damaged_store_is_nobodys_bad_request(world: World) -> None:
+def test_a_damaged_store_is_not_a_bad_request(world: World) -> None:
     """What cannot be read back is auth's trouble, and says where it is."""
     world.add_user("alice", "access")
     result(world.backend.commit(Put("/users/alice", b"{}")))

@@ -1,4 +1,4 @@
-"""Each session that started ends, whoever dies meanwhile: by its node, or by auth with a reason."""
+"""Each session that started ends, whichever process dies: by its node, or by auth with a reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from auth_world import HOST_ID, OTHER_ID, Tape, World, result
 from tele.audit.chain import event
 from tele.auth import quotas
 from tele.auth.quotas import Quota
-from tele.auth.session_ends import BATCH, END_AFTER, LOOK_SECONDS, OFFLINE_SECONDS
+from tele.auth.session_ends import BATCH, CHECK_SECONDS, END_AFTER, OFFLINE_SECONDS
 from tele.errors import AccessDenied, InvalidInput, Unavailable
 from tele.interfaces import Delete
 from tele.loop import now
@@ -78,7 +78,7 @@ def node(world: World) -> Sessions:
 
 def pass_time(world: World, seconds: float, *alive: Sessions) -> None:
     """Let time pass, in which ``alive`` say that they are."""
-    step = min(ANNOUNCE_PERIOD.total_seconds(), LOOK_SECONDS)
+    step = min(ANNOUNCE_PERIOD.total_seconds(), CHECK_SECONDS)
     while seconds > 0:
         world.clock.advance(min(step, seconds))
         seconds -= step
@@ -143,7 +143,7 @@ def test_an_end_that_was_lost_on_the_node_is_noticed(world: World, node: Session
     assert node.ends() == [(one, "unreported", "auth")]
 
 
-def test_what_runs_goes_on(world: World, node: Sessions) -> None:
+def test_running_sessions_stay_listed(world: World, node: Sessions) -> None:
     """No session ends that its node reports, or whose node is online."""
     one = node.start()
     node.report(one)
@@ -178,7 +178,7 @@ def test_sessions_of_a_replaced_node_end(world: World, node: Sessions) -> None:
     assert end.server_id == HOST_ID
 
 
-def test_a_node_that_never_comes_back(world: World, node: Sessions) -> None:
+def test_a_node_that_never_reconnects(world: World, node: Sessions) -> None:
     """After the limit its sessions end, at the time of its last word, and its recordings close."""
     tape = Tape(world)
     node.start(tape.id)
@@ -188,12 +188,12 @@ def test_a_node_that_never_comes_back(world: World, node: Sessions) -> None:
     update = recordings.UpdateRecording(ended.id, ended=now(world.clock))
     world.do(table.UPDATE_RECORDING, update, ended.host)
     seen = now(world.clock)
-    pass_time(world, A_DAY - LOOK_SECONDS)
+    pass_time(world, A_DAY - CHECK_SECONDS)
     assert node.ends() == []
     listed = world.do(table.LIST_SESSIONS, Paged()).items
     assert {s.id for s in listed} == {tape.id, unseen.id}
     assert {(s.status, s.node_seen) for s in listed} == {(SessionStatus.UNKNOWN, seen)}
-    pass_time(world, 2 * LOOK_SECONDS)
+    pass_time(world, 2 * CHECK_SECONDS)
     assert node.ends() == [(tape.id, "node_silent", "auth")]
     assert left(world) == []
     for each in (tape, unseen, ended):
@@ -205,11 +205,11 @@ def test_a_node_that_never_comes_back(world: World, node: Sessions) -> None:
 
 
 def test_a_session_that_auth_ended_and_that_runs(world: World, node: Sessions) -> None:
-    """After a partition it is listed again, its recording goes on, and its real end ends it."""
+    """After a partition it is listed again, its recording continues, and its real end ends it."""
     tape = Tape(world)
     node.start(tape.id)
     tape.upload(0)
-    pass_time(world, A_DAY + 2 * LOOK_SECONDS)
+    pass_time(world, A_DAY + 2 * CHECK_SECONDS)
     (first,) = world.events("session.end")
     node.announce()
     node.report(tape.id)
@@ -233,7 +233,7 @@ def test_it_can_be_lost_again(world: World, node: Sessions) -> None:
     """A session that came back and whose node falls silent once more ends once more."""
     one = node.start()
     for count in (1, 2):
-        pass_time(world, A_DAY + 2 * LOOK_SECONDS)
+        pass_time(world, A_DAY + 2 * CHECK_SECONDS)
         assert len(node.ends()) == count
         node.announce()
         node.report(one)
@@ -244,7 +244,7 @@ def test_an_end_that_comes_later_corrects_auths(world: World, node: Sessions) ->
     """What a node says of the end after auth has said one names that; nothing contradicts."""
     tape = Tape(world)
     node.start(tape.id)
-    pass_time(world, A_DAY + 2 * LOOK_SECONDS)
+    pass_time(world, A_DAY + 2 * CHECK_SECONDS)
     node.announce()
     node.emit(node.said("session.end", tape.id, corrects="x", by="auth"))
     first, second = world.events("session.end")
@@ -278,7 +278,7 @@ def test_a_report_has_a_limit(world: World, node: Sessions) -> None:
 def test_a_report_costs_the_events_that_it_causes(
     world: World, node: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node that has its sessions end and go on in turns fills the audit no faster (attack)."""
+    """A node whose sessions end and resume in turns fills the audit no faster (attack)."""
     monkeypatch.setattr(quotas, "EVENTS", Quota("events", 6, 0, "events"))
     one, two = node.start(), node.start()
     node.report()
@@ -288,14 +288,14 @@ def test_a_report_costs_the_events_that_it_causes(
     assert len(world.events("session.end")) == len(world.events("session.resume")) == 2
 
 
-def test_auth_that_was_away_takes_nobody_for_silent(world: World, node: Sessions) -> None:
-    """After days without auth a node has time to come back before its sessions end."""
+def test_no_node_is_overdue_because_auth_was_away(world: World, node: Sessions) -> None:
+    """After days without auth a node has time to reconnect before its sessions end."""
     one = node.start()
     world.parts.hosts._heard[HostRole.NODE][HOST_ID] = evolve(
         world.parts.hosts._heard[HostRole.NODE][HOST_ID],
         heard=now(world.clock) - timedelta(days=3),
     )
-    world.clock.advance(LOOK_SECONDS)
+    world.clock.advance(CHECK_SECONDS)
     assert node.ends() == []
     node.announce()
     pass_time(world, OFFLINE_SECONDS, node)

@@ -43,7 +43,7 @@ def problems(text: str) -> tuple[str, ...]:
     ],
 )
 def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
-    """``no`` and dates are strings: nobody loses a country or a version to YAML 1.1."""
+    """``no`` and dates are strings: unlike in YAML 1.1."""
     assert plain(f"key: {text}\n") == [{"key": value}]
 
 
@@ -73,7 +73,7 @@ def test_several_documents() -> None:
 
 
 def test_all_mistakes_are_told_with_their_lines() -> None:
-    """One run tells of every duplicate, tag and key that is not a string."""
+    """One run reports every duplicate, tag and key that is not a string."""
     text = "a: 1\na: 2\n3: x\nb: !!python/object:os.system ls\nc: !mine d\n"
     assert problems(text) == (
         "f.yaml:2: key 'a' is given twice, first on line 1",
@@ -96,12 +96,12 @@ def test_depth_is_bounded(text: str) -> None:
 
 
 def test_size_is_bounded() -> None:
-    """Nobody has a configuration of megabytes."""
+    """A text of megabytes is refused."""
     assert "larger than" in problems("x" * (SIZE_LIMIT + 1))[0]
 
 
 def test_bad_syntax_has_its_line() -> None:
-    """The parser's own words come with the line."""
+    """The parser's own message has the line."""
     assert problems("a: [1\nb: 2\n")[0].startswith("f.yaml:2: not YAML: ")
 
 

@@ -1,4 +1,4 @@
-"""What the configuration says of networks in between: ways out, balancers, certificates."""
+"""The configuration of networks in between: egress proxies, balancers, certificates."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_way_out() -> None:
     ],
 )
 def test_bad_ways_out(join: str, says: str) -> None:
-    """Mistakes are told with their line, and without what may be a password."""
+    """Errors have their line, and without what may be a password."""
     with pytest.raises(ConfigError) as caught:
         read(f"node:\n  join: {{auth: 'a:1', {join}}}\n")
     (problem,) = caught.value.problems
@@ -66,7 +66,7 @@ def test_a_proxy_behind_a_balancer() -> None:
 
 
 def test_a_certificate_that_is_not_there_is_told_at_the_start(tmp_path: Path) -> None:
-    """A proxy does not start with another certificate than it was told to show."""
+    """A proxy does not start with another certificate than it is configured with."""
     config = ProxyConfig(https_cert=HttpsCertConfig(tmp_path / "c.pem", tmp_path / "k.pem"))
     with pytest.raises(InvalidInput, match=r"proxy.https_cert: certificate .*c.pem: No such file"):
         proxy_service(Clock(), config, tmp_path, join=JoinSettings(("a:1",)))

@@ -1,4 +1,4 @@
-"""The configuration file: what it means, and how its mistakes are told."""
+"""The configuration file: its meaning, and its error messages."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_wrong_value_says_what_was_expected(lines: list[str], says: str) -> No
 
 
 def test_a_host_has_to_know_where_auth_is() -> None:
-    """``join`` is needed unless auth is in the same file; it names one way, and a pin."""
+    """``join`` is needed unless auth is in the same file; it names auth or a proxy, and a pin."""
     assert "proxy.join: missing" in problems("version: v1\nproxy: {}\n")[0]
     both = "{auth: a, proxy: b}"
     assert "give one of auth and proxy" in problems(f"version: v1\nproxy: {{join: {both}}}")[0]
@@ -243,14 +243,14 @@ def test_bad_cluster_names(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["x@y", "a b", "a/b", "-a", "a.", "", "*"])
 def test_bad_node_names(name: str) -> None:
-    """A node's name is one that ssh can be told: what is before an @ is a login."""
+    """A node's name is one that ssh accepts: what is before an @ is a login."""
     lines = ["node:", f"  name: '{name}'", "  join: {auth: 'a.example:3025', token: t}"]
     with pytest.raises(ConfigError, match="a name is letters"):
         read("\n".join(["version: v1", *lines, ""]))
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    """Missing, a folder, and not text are told as what they are."""
+    """Missing, a folder, and not text have messages of their own."""
     for path, says in ((tmp_path / "no", "No such file"), (tmp_path, "Is a directory")):
         with pytest.raises(ConfigError, match=says):
             load(path)
@@ -260,7 +260,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_later_problem_finds_its_line() -> None:
-    """What is found out when a value is used is told like what reading finds."""
+    """A problem found when a value is used has the same form as one found in reading."""
     loaded = read(DESIGN)
     assert str(loaded.problem("auth.store", "no")) == "f.yaml:6: auth.store: no"
     assert str(loaded.problem("auth.audit", "no")) == "f.yaml:3: auth.audit: no"
@@ -302,7 +302,7 @@ def test_penalties() -> None:
     ],
 )
 def test_bad_penalties(text: str, says: str) -> None:
-    """Mistakes in them are told as any."""
+    """Errors in them are reported as any."""
     assert says in problems(PENALTIES % text)[0]
 
 
@@ -434,7 +434,7 @@ def test_sizes(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["1", "1GB", "1.5GiB", "-1GiB", "true", "9999999TiB"])
 def test_what_is_no_size(text: str) -> None:
-    """What is not a size is told with its place and with what one looks like."""
+    """What is not a size is reported with its place and an example."""
     (problem,) = problems(auth(f"  recording_limits: {{user: {text}}}"))
     assert problem.startswith("f.yaml:4: auth.recording_limits.user: ")
 

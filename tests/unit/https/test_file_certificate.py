@@ -23,7 +23,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
 from tele.errors import InvalidInput
-from tele.https.file_certificate import LOOK_SECONDS, GivenCertificate
+from tele.https.file_certificate import CHECK_SECONDS, FileCertificate
 from tele.log import event_text
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
@@ -68,10 +68,10 @@ class Scene:
     def __init__(self, folder: Path) -> None:
         self.clock = Clock()
         self.cert, self.key = folder / "fullchain.pem", folder / "privkey.pem"
-        self.said: list[str] = []
+        self.logged: list[str] = []
 
     def __call__(self, event: LogEvent) -> None:
-        self.said.append(event_text(event))
+        self.logged.append(event_text(event))
 
     def write(self, name: str, key: Key | None = None, **named: Any) -> None:
         key = key or make_key()
@@ -79,10 +79,10 @@ class Scene:
         self.key.touch(0o600)
         self.key.write_bytes(pem_of(key))
 
-    def open(self) -> GivenCertificate:
-        return GivenCertificate(self.cert, self.key, self.clock, lambda: NOW)
+    def open(self) -> FileCertificate:
+        return FileCertificate(self.cert, self.key, self.clock, lambda: NOW)
 
-    def shown(self, given: GivenCertificate, **context: Any) -> tuple[str, list[str]]:
+    def shown(self, given: FileCertificate, **context: Any) -> tuple[str, list[str]]:
         """Connect; return the name on the certificate and what TLS agreed on."""
         client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         client.check_hostname = False
@@ -114,7 +114,7 @@ class Scene:
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
-    """A scene whose log is heard."""
+    """A scene with its log."""
     made = Scene(tmp_path)
     globalLogPublisher.addObserver(made)
     yield made
@@ -131,7 +131,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     ids=["ecdsa", "rsa", "ed25519"],
 )
 def test_it_is_shown(scene: Scene, key: Key) -> None:
-    """Keys of all kinds that TLS has; TLS 1.3, and HTTP only: auth is behind another door."""
+    """Keys of all kinds that TLS has; TLS 1.3, and HTTP only: auth has a port of its own."""
     scene.write("one", key)
     assert scene.shown(scene.open()) == ("one", ["TLSv1.3", "http/1.1"])
 
@@ -145,12 +145,12 @@ def test_older_tls_is_refused(scene: Scene) -> None:
 
 
 def test_new_files_are_used_without_a_restart(scene: Scene) -> None:
-    """They are looked at when somebody connects, at most once a second."""
+    """They are checked when a client connects, at most once a second."""
     scene.write("one")
     given = scene.open()
     scene.write("two")
     assert scene.shown(given)[0] == "one"
-    scene.clock.advance(LOOK_SECONDS)
+    scene.clock.advance(CHECK_SECONDS)
     assert scene.shown(given)[0] == "two"
 
 
@@ -161,21 +161,21 @@ def test_a_pair_half_written_keeps_the_old_one(scene: Scene) -> None:
     key = make_key()
     scene.cert.write_bytes(certificate(key, "two"))
     for _ in range(5):
-        scene.clock.advance(LOOK_SECONDS)
+        scene.clock.advance(CHECK_SECONDS)
         assert scene.shown(given)[0] == "one"
-    (said,) = [line for line in scene.said if "stays in use" in line]
-    assert "is not that of" in said
+    (line,) = [line for line in scene.logged if "certificate not replaced" in line]
+    assert "is not that of" in line
     scene.key.unlink()
-    scene.clock.advance(LOOK_SECONDS)
+    scene.clock.advance(CHECK_SECONDS)
     assert scene.shown(given)[0] == "one"
     scene.key.touch(0o600)
     scene.key.write_bytes(pem_of(key))
-    scene.clock.advance(LOOK_SECONDS)
+    scene.clock.advance(CHECK_SECONDS)
     assert scene.shown(given)[0] == "two"
 
 
 @pytest.mark.parametrize(
-    ("damage", "words"),
+    ("damage", "message"),
     [
         (lambda s: s.cert.unlink(), "certificate .*fullchain.pem: No such file"),
         (lambda s: s.key.unlink(), "key .*privkey.pem: No such file"),
@@ -186,11 +186,11 @@ def test_a_pair_half_written_keeps_the_old_one(scene: Scene) -> None:
         (lambda s: s.key.chmod(0o644), "key .*privkey.pem: others can read it"),
     ],
 )
-def test_files_that_cannot_be_used(scene: Scene, damage: Any, words: str) -> None:
-    """At the start each mistake is told, with the file and nothing of its content."""
+def test_files_that_cannot_be_used(scene: Scene, damage: Any, message: str) -> None:
+    """At the start each error is raised, with the file and nothing of its content."""
     scene.write("one")
     damage(scene)
-    with pytest.raises(InvalidInput, match=words) as caught:
+    with pytest.raises(InvalidInput, match=message) as caught:
         scene.open()
     assert "secret" not in str(caught.value)
 
@@ -212,19 +212,19 @@ def test_files_that_cannot_be_read_for_a_while(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", refuse)
         for _ in range(3):
-            scene.clock.advance(LOOK_SECONDS)
+            scene.clock.advance(CHECK_SECONDS)
             assert scene.shown(given)[0] == "one"
-    (said,) = [line for line in scene.said if "stays in use" in line]
-    assert os.strerror(code) in said
-    scene.clock.advance(LOOK_SECONDS)
+    (line,) = [line for line in scene.logged if "certificate not replaced" in line]
+    assert os.strerror(code) in line
+    scene.clock.advance(CHECK_SECONDS)
     assert scene.shown(given)[0] == "two"
 
 
-def test_a_certificate_that_has_expired_is_told(scene: Scene) -> None:
-    """It is shown, so that whoever comes sees why; the log has a warning."""
+def test_a_certificate_that_has_expired_is_logged(scene: Scene) -> None:
+    """It is shown, so that clients see why; the log has a warning."""
     scene.write("old", since=NOW - timedelta(days=200))
     assert scene.shown(scene.open())[0] == "old"
-    assert [line for line in scene.said if "has expired" in line]
+    assert [line for line in scene.logged if "certificate expired" in line]
     scene.write("young", since=NOW + timedelta(days=20))
     scene.open()
-    assert [line for line in scene.said if "not valid yet" in line]
+    assert [line for line in scene.logged if "not valid yet" in line]

@@ -1,4 +1,4 @@
-"""Requests and responses on their way through HTTP, errors included: pure, no sockets."""
+"""Requests and responses encoded and decoded, errors included: pure, no sockets."""
 
 from __future__ import annotations
 
@@ -130,13 +130,13 @@ def test_fixed_paths_win_over_names() -> None:
 
 @pytest.mark.parametrize("cls", BY_KIND.values(), ids=lambda c: c.__name__)
 def test_errors_survive_the_way(cls: type[TeleError]) -> None:
-    """Each kind comes back as its own class with its text."""
+    """Each kind is decoded as its own class with its text."""
     again = decode_error(status_of(cls("because")), encode_error(cls("because")))
     assert (type(again), str(again)) == (cls, "because")
 
 
 def test_a_denial_keeps_its_reason() -> None:
-    """The reason is a plain word on the way and in the error."""
+    """The reason is a plain string in JSON and in the error."""
     again = decode_error(403, encode_error(AccessDenied("no", Reason.LOCKED)))
     assert isinstance(again, AccessDenied)
     assert again.reason == "locked"

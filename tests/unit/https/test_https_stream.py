@@ -1,4 +1,4 @@
-"""What many readers are told is made into a line once."""
+"""A value for many readers is encoded once."""
 
 from __future__ import annotations
 

@@ -238,17 +238,17 @@ def test_parameters_are_read_as_described(operation: Operation[Any, Any]) -> Non
     }
     for name, schema in path.items():
         for value in good(schema):
-            told = path_of(operation) | {name: written(value)[0]}
-            decode_request(operation, told, query_of(required), body)
+            sent = path_of(operation) | {name: written(value)[0]}
+            decode_request(operation, sent, query_of(required), body)
         for value in bad(schema):
             if isinstance(value, str | int | float) and not isinstance(value, bool):
-                told = path_of(operation) | {name: str(value)}
+                sent = path_of(operation) | {name: str(value)}
                 if resolved(schema).get("type") == "integer" and str(value) == "1":
                     continue  # in a path a number is a text
                 if resolved(schema).get("type") == "string" and str(value) == "1":
                     continue
                 with pytest.raises(InvalidInput):
-                    decode_request(operation, told, query_of(required), body)
+                    decode_request(operation, sent, query_of(required), body)
     for name, schema in query.items():
         for value in good(schema):
             decode_request(operation, path_of(operation), query_of({**required, name: value}), body)
@@ -283,7 +283,7 @@ def test_every_answer_to_a_failure_is_described(operation: Operation[Any, Any]) 
 
 
 def test_what_cannot_be_described_does_not_exist() -> None:
-    """A validator of another kind is a mistake in the program, not a bound that nobody knows."""
+    """A validator of another kind is an error in the program, not an undocumented bound."""
 
     @frozen
     class Odd:

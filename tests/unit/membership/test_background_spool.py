@@ -48,7 +48,7 @@ class Reactor(Clock):
 
 
 class Disk(MemorySpool):
-    """A spool whose writes and syncs wait while they are held, and fail while it has no room."""
+    """A spool whose writes and syncs wait while they are held, and fail while it is full."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ def test_what_was_written_is_sent_and_dropped(
 
 
 def test_a_full_disk_loses_nothing(reactor: Reactor, disk: Disk, spool: BackgroundSpool) -> None:
-    """What a full disk refuses goes to auth from memory, and nobody new is let in meanwhile."""
+    """What a full disk refuses goes to auth from memory, and no session begins meanwhile."""
     spool.append(b"0")
     reactor.wait(spool.written())
     before = spool.full
@@ -198,7 +198,7 @@ def test_what_is_kept_is_in_the_file_or_at_auth(
 def test_what_is_written_while_it_is_sent_is_dropped_once(
     reactor: Reactor, disk: Disk, spool: BackgroundSpool
 ) -> None:
-    """Space returns while auth is being told of what was in memory: neither lost nor sent twice."""
+    """Space returns while auth is sent what was in memory: neither lost nor sent twice."""
     disk.has_room = False
     for line in numbers(0, 1):
         spool.append(line)
@@ -215,8 +215,8 @@ def test_what_is_written_while_it_is_sent_is_dropped_once(
 
 
 def test_memory_is_bounded(reactor: Reactor, disk: Disk, spool: BackgroundSpool) -> None:
-    """A disk that takes nothing fills so much memory and no more; what there is no room for is
-    told to whoever appends.
+    """A disk that takes nothing fills so much memory and no more; further appends
+    return False.
     """
     disk.has_room = False
     line = b"x" * (200 << 10)

@@ -90,7 +90,7 @@ def test_damaged_host_id(tmp_path: Path) -> None:
 
 @pytest.fixture(params=["memory", "file"])
 def spool(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Spool]:
-    """Each kind of spool, with room for little."""
+    """Each kind of spool, with a small limit."""
     made: Spool = (
         MemorySpool(4096) if request.param == "memory" else FileSpool(tmp_path / "events", 4096)
     )

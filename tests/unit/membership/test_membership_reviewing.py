@@ -57,24 +57,24 @@ class World:
             raise RuntimeError("a mistake")
 
     def change(self, **fields: Any) -> list[int]:
-        """Tell another state; return about whom is asked at once."""
+        """Set another state; return what is decided about at once."""
         assert self.state is not None
         self.asked.clear()
         self.state = evolve(self.state, **fields)
-        self.review.look()
+        self.review.check()
         return list(self.asked)
 
 
 @pytest.fixture
 def world() -> Iterator[World]:
     made = World()
-    made.review.look()
+    made.review.check()
     yield made
     made.review.stop()
     assert not made.clock.getDelayedCalls()
 
 
-def test_each_change_of_the_rules_asks_about_everybody(world: World) -> None:
+def test_each_change_of_the_rules_asks_about_all(world: World) -> None:
     """Roles, locks, revocations, and what else a decision depends on."""
     assert world.change(roles=(Role(Metadata("a")),)) == [1, 2]
     lock = Lock(Metadata("l"), LockSpec(LockTarget(user="alice")))
@@ -85,7 +85,7 @@ def test_each_change_of_the_rules_asks_about_everybody(world: World) -> None:
 
 
 def test_other_changes_cost_nothing(world: World) -> None:
-    """Proxies come and go in large fleets; nobody is asked about for that."""
+    """Proxies come and go in large fleets; nothing is decided again for that."""
     assert world.change(proxies=(Proxy("p", "gate", ()),), revision=2) == []
 
 
@@ -107,7 +107,7 @@ def test_an_end_asks_at_its_moment(world: World) -> None:
 
 
 def test_many_are_asked_about_some_at_a_time(world: World) -> None:
-    """A thousand connections hold up nobody, and what changes meanwhile begins it anew."""
+    """A thousand connections block no turn of the reactor, and a change meanwhile begins anew."""
     world.present = list(range(1000))
     assert len(world.change(roles=(Role(Metadata("a")),))) == BATCH
     assert world.change(roles=()) == [], "there is a turn to come"
@@ -122,15 +122,15 @@ def test_one_that_fails_spares_nobody_else(world: World) -> None:
 
 
 def test_nothing_is_asked_before_the_state_is_known(world: World) -> None:
-    """A host that is no member yet has let nobody in."""
+    """A host that is not a member yet has no connections."""
     world.state = None
-    world.review.look()
+    world.review.check()
     assert world.asked == [1, 2], "only what was asked at first"
 
 
 @pytest.mark.parametrize("hours", [-3, 3], ids=["back", "forward"])
 def test_whoever_is_here_is_asked_about_when_the_clock_was_set(world: World, hours: int) -> None:
-    """What expires by date may have expired, or come back: once for each step."""
+    """What expires by date may have expired, or be valid again: once for each step."""
     assert world.change(roles=(Role(Metadata("ops")),)) == [1, 2]
     world.clock.set_wall(hours * 3600)
     assert world.change() == [1, 2]

@@ -20,7 +20,7 @@ class Store:
 
 
 class Worker:
-    """Is told by a test what came of a call."""
+    """The result of a call is set by the test."""
 
     def __init__(self) -> None:
         self.answers: list[Deferred[str]] = []
@@ -31,7 +31,7 @@ class Worker:
 
 
 def test_who_gives_up_waiting_stops_no_writing() -> None:
-    """What comes of a write counts though nobody waits for it any more, and it is tried again."""
+    """The result of a write counts when its caller was cancelled, and it is tried again."""
     clock, worker = Clock(), Worker()
     rewriter = Rewriter(clock, cast(Any, Store()), cast(Any, worker), lambda: 1.0)
     failures: list[Any] = []

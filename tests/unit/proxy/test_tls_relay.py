@@ -22,7 +22,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from tele.admission.limits import Limits
-from tele.https.channel import Limits as ApiLimits
+from tele.https.limits import Limits as ApiLimits
 from tele.model.api.table import OPERATIONS
 from tele.proxy.admission import (
     PENDING_LIMIT,

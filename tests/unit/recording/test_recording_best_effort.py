@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 from zope.interface import implementer
 
 from spool_world import Place, place, start
@@ -81,6 +81,21 @@ def test_strictly_nothing_runs_that_is_not_recorded(place: Place) -> None:
     assert world.ready() is None
     assert (world.tape.started, world.tape.problem) == (True, "")
     world.tape.close("done")
+
+
+def test_a_channel_that_closes_does_not_refuse_the_others(place: Place) -> None:
+    """The first that asked may leave while the recording is opened: the others wait for it."""
+    opening: Deferred[Any] = Deferred()
+    tape = ConnectionTape(Opening(opening), start(), lambda: 1)
+    results: list[list[Any]] = [[], []]
+    asked = [Deferred.fromCoroutine(tape.ready()).addBoth(each.append) for each in results]
+    asked[0].cancel()
+    assert isinstance(results[0][0].value, CancelledError)
+    assert results[1] == []
+    place.recorder.open(start()).chainDeferred(opening)
+    assert results[1] == [None]
+    assert tape.started
+    tape.close("done")
 
 
 def test_it_goes_on_and_is_recorded_when_there_is_room(place: Place) -> None:

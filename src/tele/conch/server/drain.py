@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 
 from tele.conch.connection.connection import SSHConnection
 from tele.conch.server.transport import SSHServerTransport
 from tele.log import make_logger
+from tele.wakeup import Wakeup
 
 log = make_logger(__name__)
 
@@ -47,13 +47,12 @@ class Drain:
         self._present = present
         self._busy = busy
         self._forced = False
-        self._waking: Deferred[None] | None = None
-        self._timer: IDelayedCall | None = None
+        self._wakeup = Wakeup(clock)
 
     def force(self) -> None:
         """Wait no longer, now or later."""
         self._forced = True
-        self._wake()
+        self._wakeup.set()
 
     async def start(self, grace: float, why: str) -> None:
         """Wait up to ``grace`` seconds for busy connections, then close all with ``why``."""
@@ -71,7 +70,7 @@ class Drain:
                 logged = True
                 log.info("draining: waiting for connections to close",
                          count=len(busy), seconds=round(grace), reason=why)  # fmt: skip
-            await self._pause(min(POLL_SECONDS, left))
+            await self._wakeup.wait(min(POLL_SECONDS, left))
         await self._end_all(why)
 
     async def _end_all(self, why: str) -> None:
@@ -81,17 +80,4 @@ class Drain:
             transport.dismiss(why)
         deadline = self._clock.seconds() + linger + POLL_SECONDS
         while any(self._present()) and (left := deadline - self._clock.seconds()) > 0:
-            await self._pause(min(POLL_SECONDS / 4, left))
-
-    def _pause(self, seconds: float) -> Deferred[None]:
-        self._timer = self._clock.callLater(seconds, self._wake)
-        self._waking = Deferred(lambda _: self._wake())
-        return self._waking
-
-    def _wake(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None and timer.active():
-            timer.cancel()
-        waking, self._waking = self._waking, None
-        if waking is not None and not waking.called:
-            waking.callback(None)
+            await self._wakeup.wait(min(POLL_SECONDS / 4, left))

@@ -188,7 +188,7 @@ ANNOUNCE = Operation(
     Presence,
     Announced,
     _HOSTS,
-    "Say that the calling host lives",
+    "Announce the calling host",
     limit=64 * 1024,
     cost=4,
 )

@@ -72,6 +72,6 @@ KILL_SESSION = Operation(
 REPORT_SESSIONS = Operation(
     "report_sessions", "PUT", "/v1/sessions/running",
     ReportSessions, Nothing, _RECORDERS,
-    "Say which sessions run on the calling node: others of it have ended",
+    "Report which sessions run on the calling node: others of it have ended",
     limit=1024 * 1024, cost=20,
 )  # fmt: skip

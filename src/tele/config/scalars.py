@@ -1,0 +1,83 @@
+"""Which types do values of the configuration have, beside those of Python and the model?"""
+
+from __future__ import annotations
+
+from enum import Enum
+from ipaddress import IPv4Network, IPv6Network
+from typing import Final
+
+from attrs import frozen
+
+
+@frozen
+class Chosen:
+    """``kind:arguments``: a plugin and its arguments."""
+
+    kind: str
+    arguments: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.arguments}" if self.arguments else self.kind
+
+
+@frozen
+class Pins:
+    """CA pins, ``sha256:<hex>``; more than one while the CA is being replaced."""
+
+    values: tuple[str, ...]
+
+
+@frozen
+class Network:
+    """An address, or a network as ``address/bits``."""
+
+    value: IPv4Network | IPv6Network
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+@frozen
+class Size:
+    """Bytes, as ``512MiB``, ``1GiB`` or ``2TiB``; ``0`` where that means none."""
+
+    bytes: int
+
+    def __str__(self) -> str:
+        for unit, factor in reversed(SIZE_UNITS.items()):
+            if self.bytes and self.bytes % factor == 0:
+                return f"{self.bytes // factor}{unit}"
+        return str(self.bytes)
+
+
+SIZE_UNITS: Final = {"MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+class Keep(str, Enum):
+    """Where a host keeps its identity: on disk, or in memory, as a new host at each start."""
+
+    DISK = "disk"
+    MEMORY = "memory"
+
+
+class ProxyProtocol(str, Enum):
+    """Whether connections begin with a header that states their source address."""
+
+    OFF = "off"
+    REQUIRED = "required"
+
+
+class Level(str, Enum):
+    """How much is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARN = "warn"
+    ERROR = "error"
+
+
+class LogForm(str, Enum):
+    """``text`` for reading, ``json`` for programs."""
+
+    TEXT = "text"
+    JSON = "json"
