@@ -28,7 +28,7 @@ from tele.https.client import RemoteAuthority
 from tele.https.pinning import server_name
 from tele.membership.identity import MemberIdentity, ssh_authorities, tls_authorities
 from tele.membership.joining import Applicant, JoinSettings, Network, join
-from tele.model.api.table import ANNOUNCE
+from tele.model.api.members import ANNOUNCE
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostRole
 from tele.model.presence import Mode, Presence

@@ -3,16 +3,16 @@
     python bench/all.py [--only bulk,logins,...] [--rounds 3] [--big] ...
 
 Prints JSON: for each measure the medians of both servers over interleaved rounds, and tele's
-over sshd's. Absolute figures are this machine's; the ratios are what the laws of performance
-speak of. Everything that tele runs is recorded, if the cluster's mode says so; sshd records
-nothing.
+over sshd's. Absolute figures are of this machine; limits are for the ratios. Everything that
+tele runs is recorded, if the mode of the cluster is to record; sshd records nothing.
 
-download, upload   zeros through a command, aes128-gcm; law: cpu_s/GB at most 0.9, MB/s at least 1.1
-logins             by a light client (law: logins/s at least 5), and by ssh that runs ``true``
-idle               memory of connections that do nothing (law: at most 16 KiB each for tele), and
-                   sessions started beside none and beside them (law: the same)
+download, upload   zeros through a command, aes128-gcm; limit: cpu_s/GB at most 0.9, MB/s 1.1
+start              sessions started one after the other; limit: ms and cpu_ms at most 1
+logins             by a light client (limit: logins/s at least 5), and by ssh that runs ``true``
+idle               memory of connections that do nothing (limit: at most 16 KiB each for tele), and
+                   sessions started beside none and beside them (limit: the same)
 echo               a key on a terminal and back, alone and beside a bulk download on the connection
-terminal           a text file on a terminal; law: MB/s at least 1
+terminal           a text file on a terminal; limit: MB/s at least 1
 get, put           one file by sftp
 scp_down, scp_up   a tree of small files by scp
 """
@@ -75,6 +75,7 @@ def measures(
         "idle": idle,
         "download": lambda server: transfers.bulk_down(server, size),
         "upload": lambda server: transfers.bulk_up(server, size),
+        "start": lambda server: sessions.start(server, fleet, options.starts),
         "logins": lambda server: sessions.logins(server, fleet, options.logins, options.parallel),
         "echo": lambda server: sessions.echo(server, shared, options.keys),
         "terminal": terminal,

@@ -3,8 +3,8 @@
     python bench/heartbeats.py [--hosts 300] [--rounds 10]
 
 Prints JSON: CPU of auth, in milliseconds, for each thing that a host asks of it, and memory of
-auth for each host that follows the cluster's state, as every host does. ``docs/scale`` and
-``bench/fleet.py`` calculate with these figures.
+auth for each host that follows the cluster's state, as every host does.
+``docs/explanation/scale`` and ``bench/fleet.py`` calculate with these figures.
 
 join        a host joins for the first time, first contact included
 heartbeat   "I live", on a connection that is open already, as every 30 seconds
@@ -39,8 +39,7 @@ from tele.https.client import RemoteAuthority
 from tele.https.pinning import server_name
 from tele.membership.identity import MemberIdentity, tls_authorities
 from tele.membership.joining import Applicant, JoinSettings
-from tele.model.api.members import WatchState
-from tele.model.api.table import ANNOUNCE, WATCH_STATE
+from tele.model.api.members import ANNOUNCE, WATCH_STATE, WatchState
 from tele.model.identity import HostRole
 from tele.model.presence import Mode, Presence
 from tunnels import token_of

@@ -10,7 +10,7 @@ head_ms     the command into ``head -1``, until both have ended
 whole_s     the command, until all rows are printed
 rows        how many it printed
 beside_ms   how long a small request takes at most (and in the 95th of 100) while eight clients
-            read the list, page after page; ``quiet_ms`` is the same while nobody does
+            read the list, page after page; ``quiet_ms`` is the same while no client does
 
 and for ``recordings show PREFIX`` how long it takes.
 """
@@ -39,13 +39,16 @@ from servers import BIN, free_port, run, wait_listening
 from tele.audit.chain import event, link
 from tele.audit.reading import HEAD, event_key
 from tele.auth.recording_search import INDEX, OF_USER
-from tele.auth.recordings import ROWS, SESSIONS, SESSIONS_OF
+from tele.auth.recordings import ROWS
+from tele.auth.running_sessions import SESSIONS, SESSIONS_OF
 from tele.https.blocking import BlockingAuthority
 from tele.https.pinning import server_name
 from tele.interfaces import Put
 from tele.membership.identity import HostKeyPair, MemberIdentity, assemble, tls_authorities
-from tele.model.api import members, recordings, table, users
+from tele.model.api import audit, members, recordings, table
 from tele.model.api.operation import Nothing
+from tele.model.api.paging import Paged
+from tele.model.api.tokens import NewToken
 from tele.model.codec import encode
 from tele.model.identity import HostRole
 from tele.model.presence import Presence
@@ -98,7 +101,7 @@ def rows_of_users(rows: int) -> Iterator[Put]:
 
 
 def events(rows: int, connection: Any) -> Iterator[Put]:
-    """Events that go on where the audit ends."""
+    """Events that continue the audit."""
     item = sqlite_file.get(connection, HEAD, time.time())
     number, previous = json.loads(item.value) if item is not None else (0, "")
     moment = datetime.now(UTC)
@@ -114,7 +117,7 @@ def events(rows: int, connection: Any) -> Iterator[Put]:
 
 
 def fill(path: Path, rows: int, node: str) -> None:
-    """Put rows of each kind into a store that nobody uses."""
+    """Put rows of each kind into a store that is not in use."""
     connection = sqlite_file.open_file(path)
     connection.execute("PRAGMA synchronous = OFF")
     for puts in (rows_of_recordings(rows), sessions(rows // 25, node), rows_of_users(rows // 5),
@@ -140,12 +143,12 @@ class Node:
 
     def join(self) -> None:
         """Become a member."""
-        token = self.local.perform(table.ADD_TOKEN, users.NewToken((HostRole.NODE,))).token
+        token = self.local.perform(table.ADD_TOKEN, NewToken((HostRole.NODE,))).token
         info = self.local.perform(table.CLUSTER, Nothing())
         self.trust, keys = tuple(tls_authorities(info.authorities)), HostKeyPair.generate()
         request = members.JoinRequest(token, "web1", HostRole.NODE, keys.public)
-        with BlockingAuthority(self.address, None, self.trust, server_name(CLUSTER)) as stranger:
-            self.member = assemble(keys, stranger.perform(table.JOIN, request), HostRole.NODE)
+        with BlockingAuthority(self.address, None, self.trust, server_name(CLUSTER)) as client:
+            self.member = assemble(keys, client.perform(table.JOIN, request), HostRole.NODE)
 
     def announce(self) -> None:
         """Be online for a while."""
@@ -285,9 +288,9 @@ def measure(config: Path, node: Node, rows: int, only: Sequence[str]) -> dict[st
     local = BlockingAuthority.local(str(config.parent / "data" / "auth.sock"))
     asked: dict[str, Any] = {
         "recordings": (table.LIST_RECORDINGS, recordings.ListRecordings()),
-        "sessions": (table.LIST_SESSIONS, users.Paged()),
-        "users": (table.LIST_USERS, users.Paged()),
-        "audit": (table.LIST_EVENTS, recordings.ListEvents(newest=True)),
+        "sessions": (table.LIST_SESSIONS, Paged()),
+        "users": (table.LIST_USERS, Paged()),
+        "audit": (table.LIST_EVENTS, audit.ListEvents(newest=True)),
     }
     found: dict[str, Any] = {"rows": rows, "cores": os.cpu_count()}
     found["quiet_ms"] = delays(local, lambda: False)

@@ -22,17 +22,23 @@ CLIENT = Path(__file__).with_name("client.py")
 
 
 def logins(server: Server, fleet: Fleet, count: int, parallel: int) -> dict[str, float]:
-    """Log in so often, by a client that costs less than servers do, and by ssh.
+    """Log in ``count`` times, by a client that costs less than the server does, and by ssh.
 
-    ssh runs ``true`` each time, ``parallel`` at a time; it costs the machine more than tele.
+    CPU is of the first, for each login. ssh runs ``true`` each time, ``parallel`` at a time; it
+    costs the machine more than the server.
     """
     with other(server, fleet) as client:
-        alone = client.do(open=count)["seconds"]
-    return {"logins/s": count / alone, "ssh_logins/s": ssh_logins(server, count, parallel)}
+        answers: list[dict[str, Any]] = []
+        spent = server.spend(lambda: answers.append(client.do(open=count)))
+    return {
+        "logins/s": count / answers[0]["seconds"],
+        "cpu_ms": spent.cpu / count * 1000,
+        "ssh_logins/s": ssh_logins(server, count, parallel),
+    }
 
 
 def ssh_logins(server: Server, count: int, parallel: int) -> float:
-    """Return how often a second ssh logs in and runs ``true``."""
+    """Return how many times a second ssh logs in and runs ``true``."""
 
     def login(_: int) -> int:
         return subprocess.run(
@@ -55,7 +61,7 @@ class Other:
         self._process = process
 
     def do(self, **command: int) -> dict[str, Any]:
-        """Have one command done."""
+        """Run one command; return its answer."""
         to, back = self._process.stdin, self._process.stdout
         assert to is not None
         assert back is not None
@@ -100,6 +106,14 @@ def idle(server: Server, fleet: Fleet, connections: int, starts: int) -> dict[st
         "start_ms_beside": beside["ms"],
         "start_cpu_ms_beside": beside["cpu_ms"],
     }
+
+
+def start(server: Server, fleet: Fleet, starts: int) -> dict[str, float]:
+    """Start sessions one after the other on one connection."""
+    with other(server, fleet) as client:
+        client.do(open=1)
+        client.do(start=5)
+        return started(server, client, starts)
 
 
 def started(server: Server, client: Other, count: int) -> dict[str, float]:
@@ -159,7 +173,7 @@ def echo(server: Server, folder: Path, keys: int) -> dict[str, float]:
 
 
 def typed(session: subprocess.Popen[bytes], keys: int) -> list[float]:
-    """Type so many keys; seconds until each came back."""
+    """Type ``keys`` keys; return the seconds until each is echoed."""
     assert session.stdin is not None
     assert session.stdout is not None
     took = []
@@ -167,12 +181,12 @@ def typed(session: subprocess.Popen[bytes], keys: int) -> list[float]:
         start = time.monotonic()
         session.stdin.write(b"x")
         if session.stdout.read(1) != b"x":
-            raise RuntimeError("something else came back than was typed")
+            raise RuntimeError("the echo is not what was typed")
         took.append(time.monotonic() - start)
         time.sleep(0.002)
     return took
 
 
 def percentile(values: list[float]) -> float:
-    """Return what 99 of 100 are not above."""
+    """Return the 99th percentile."""
     return sorted(values)[min(len(values) - 1, len(values) * 99 // 100)]

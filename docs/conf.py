@@ -15,7 +15,10 @@ copyright = "2026, the tele developers"  # noqa: A001  (Sphinx wants this name)
 version = release = VERSION
 extensions = [
     "api_table",
+    "diagrams",
     "fleet_table",
+    "man_references",
+    "module_list",
     "reference_pages",
     "sphinx.ext.autodoc",
     "sphinx.ext.viewcode",
@@ -24,4 +27,11 @@ html_theme = "furo"
 html_title = f"tele {VERSION}"
 exclude_patterns = ["_build"]
 nitpicky = False
+man_pages = [
+    ("reference/commands", "tele", "SSH access to a fleet of machines", [author], 1),
+    ("reference/configuration", "tele.yaml", "configuration of tele's services", [author], 5),
+    ("man/tele-auth", "tele-auth", "certificate authority and audit of a cluster", [author], 8),
+    ("man/tele-proxy", "tele-proxy", "jump host and tunnel end of a cluster", [author], 8),
+    ("man/tele-node", "tele-node", "SSH server of a machine in a cluster", [author], 8),
+]
 autodoc_typehints = "none"

@@ -2,8 +2,8 @@
 
 ``.. tele-commands::`` prints every command with its help and options,
 ``.. tele-configuration::`` every section with its keys, ``.. tele-interfaces::`` every plugin
-point, ``.. tele-ssh-algorithms::`` what SSH is spoken with: so the reference cannot say
-anything that the program does not do.
+point, ``.. tele-ssh-algorithms::`` the algorithms of SSH. The reference cannot differ
+from the program.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def command_lines() -> Iterator[str]:
             record = parameter.get_help_record(context)
             if record is None or isinstance(parameter, click.Argument) or "--help" in record[0]:
                 continue
-            said = record[1].replace("*", r"\*").replace("`", "``")
-            yield from (f"``{record[0]}``", f"    {said or '-'}", "")
+            text = record[1].replace("*", r"\*").replace("`", "``")
+            yield from (f"``{record[0]}``", f"    {text or 'See above.'}", "")
 
 
 # -- configuration --------------------------------------------------------------------
@@ -100,7 +100,7 @@ _TYPES: Mapping[Any, str] = {
 
 
 def type_name(hint: Any) -> str:
-    """Say in words what a key takes."""
+    """Describe in words what a key accepts."""
     if get_origin(hint) is UnionType:
         (hint,) = (each for each in get_args(hint) if each is not NoneType)
     if get_origin(hint) is tuple:
@@ -115,26 +115,27 @@ def type_name(hint: Any) -> str:
 
 
 def listed(members: Iterable[Enum]) -> str:
-    """Say which values there are."""
+    """List the values."""
     return ", ".join(f"``{member.value}``" for member in members)
 
 
 def default_of(attribute: Any) -> str:
-    """Say in words what is there when a key is left out."""
+    """Describe the default of a key."""
     default = attribute.default
     if default is attrs.NOTHING:
-        return "needed"
+        return "Required."
     if default is None or (attrs.has(type(default)) and type(default) not in _TYPES):
-        return "-"
+        return ""
     if isinstance(default, attrs.Factory) or default == ():  # type: ignore[arg-type]
-        return "none"
+        return "Default: none."
     if isinstance(default, Enum):
         default = default.value
     if type(default).__name__ == "timedelta":
         from tele.model.codec import format_duration
 
         default = format_duration(default)
-    return f"``{str(default).lower() if isinstance(default, bool) else default}``"
+    shown = str(default).lower() if isinstance(default, bool) else default
+    return f"Default: ``{shown}``."
 
 
 def sections() -> Iterator[tuple[str, type]]:
@@ -160,17 +161,14 @@ def configuration_lines() -> Iterator[str]:
         yield from (title, "-" * len(title), "")
         if cls.__module__ == values.__name__ and cls.__doc__:
             yield from (cls.__doc__.splitlines()[0], "")
-        yield from (".. list-table::", "   :header-rows: 1", "   :widths: 18 22 18 42", "")
-        yield from ("   * - key", "     - value", "     - default", "     - meaning")
         hints = get_type_hints(cls)
         for attribute in attrs.fields(cls):
             meaning = attribute.metadata.get("meaning", "") or _MODEL.get(attribute.name, "")
-            yield f"   * - ``{attribute.name}``"
             usable = attribute.metadata.get("values")
-            yield f"     - {type_name(hints[attribute.name]) if usable is None else listed(usable)}"
-            yield f"     - {default_of(attribute)}"
-            yield f"     - {meaning}"
-        yield ""
+            value = type_name(hints[attribute.name]) if usable is None else listed(usable)
+            yield f"``{attribute.name}``: {value}"
+            yield f"    {meaning} {default_of(attribute)}".rstrip()
+            yield ""
 
 
 #: Keys whose classes belong to the model, which knows nothing of configuration.
@@ -202,7 +200,7 @@ def interface_lines() -> Iterator[str]:
 
 
 # -- SSH ------------------------------------------------------------------------------
-#: What is negotiated, in our order: by kind, what a server of ours offers and what a client.
+#: What is negotiated, in order of preference: by kind, what a server offers and what a client.
 ALGORITHMS: Mapping[str, tuple[tuple[bytes, ...], tuple[bytes, ...]]] = {
     "Key exchange": (SERVER_METHODS, tuple(METHODS)),
     "Host key": (tuple(HOST_ALGORITHMS), HOST_CERTIFICATES),
@@ -214,9 +212,9 @@ ALGORITHMS: Mapping[str, tuple[tuple[bytes, ...], tuple[bytes, ...]]] = {
 
 
 def algorithm_lines() -> Iterator[str]:
-    """Yield a table of what SSH is spoken with."""
+    """Yield a table of the algorithms."""
     yield from (".. list-table::", "   :header-rows: 1", "   :widths: 16 42 42", "")
-    yield from ("   * - kind", "     - a server offers", "     - a client of ours offers")
+    yield from ("   * - kind", "     - a server offers", "     - tele as a client offers")
     for kind, sides in ALGORITHMS.items():
         yield f"   * - {kind}"
         for names in sides:

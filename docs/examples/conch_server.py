@@ -1,8 +1,8 @@
-"""A program written for Conch, on tele's engine: who has a key gets a calculator.
+"""A program written for Conch, on tele's engine: a calculator for users with a key.
 
 python conch_server.py HOST_KEY AUTHORIZED_KEYS
 
-But for the imports of ``tele.embed.ssh`` it is what it was.
+Only the imports of ``tele.embed.ssh`` differ.
 """
 
 import sys
@@ -35,7 +35,7 @@ class Sums(LineOnlyReceiver):
 
 
 class User(ConchUser):
-    """Somebody who has a key."""
+    """A user with a key."""
 
     def __init__(self, name: bytes) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Calculator:
         """Lines are as long as they are."""
 
     def eofReceived(self) -> None:
-        """Nothing more comes: neither does an answer."""
+        """The client sends no more: no answer follows."""
         self.shell.transport.loseConnection()
 
     def closed(self) -> None:
@@ -80,7 +80,7 @@ registerAdapter(Calculator, User, ISession)
 
 @implementer(IRealm)
 class Realm:
-    """Everybody whom a checker knows."""
+    """Every user whom a checker accepts."""
 
     def requestAvatar(self, name, mind, *interfaces):
         """Return the user."""
@@ -88,7 +88,7 @@ class Realm:
 
 
 class Factory(factory.SSHFactory):
-    """The server: a host key, and who may come in."""
+    """The server: a host key, and the users' keys."""
 
     def __init__(self, host_key: str, authorized_keys: str) -> None:
         with open(authorized_keys, "rb") as lines:

@@ -11,17 +11,17 @@ from tele.testing import World
 
 @implementer(IRealm)
 class Developers:
-    """Lets developers in, and nobody else."""
+    """Admits developers only."""
 
     def requestAvatar(self, credentials: CertificateCredentials, mind, *interfaces):
-        """Return somebody who may do what ConchUser may; a denial's text is for the person."""
+        """Return a user with the rights of ConchUser; the user reads a denial's text."""
         if "dev" not in credentials.checked.identity.roles:
             raise AccessDenied("developers only", "role")
         return interfaces[0], ConchUser(), lambda: None
 
 
 def connect(*roles: str):
-    """Connect somebody who has these roles; return both ends and the world they are in."""
+    """Connect a user who has these roles; return both ends and their world."""
     world = World()
     world.factory.portal = make_portal(Developers())
     ends = world.connect(world.client(world.identity(roles=roles)))
@@ -36,8 +36,8 @@ def test_developers_get_in() -> None:
     assert world.services[-1].calls == [("started",)]
 
 
-def test_nobody_else_does() -> None:
-    """They read why, and the audit hears of it."""
+def test_others_are_denied() -> None:
+    """They read why, and the audit reports it."""
     ends, world = connect("guest")
     refused = []
     ends.ready.addErrback(lambda failure: refused.append(str(failure.value)))

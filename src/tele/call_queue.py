@@ -1,7 +1,7 @@
-"""How does work of some milliseconds leave the reactor time for everybody else? One call a turn.
+"""How is CPU work for many clients spread over turns of the reactor? One call a turn.
 
-What many clients asked for may be ready at the same moment. Called one after the other it would
-hold up a heartbeat for as long as all of it takes; in a queue, for as long as one call takes.
+Responses to many clients may become ready at the same moment. Computed in one turn they would
+delay a heartbeat by the sum of their times; in a queue, by the time of one call.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 
 
 class CallQueue:
-    """Calls functions in order, each in a turn of the reactor of its own."""
+    """Calls functions in order, one in each turn of the reactor."""
 
     def __init__(self, reactor: IReactorTime) -> None:
         self._reactor = reactor
@@ -26,12 +26,12 @@ class CallQueue:
         return len(self._waiting)
 
     def add(self, function: Callable[[], object]) -> None:
-        """Call ``function``, which raises nothing, after those that wait."""
+        """Call ``function``, which must not raise, after those that wait."""
         self._waiting.append(function)
         self._schedule()
 
     def turn(self) -> Deferred[None]:
-        """Fire when the caller may go on."""
+        """Fire when it is the caller's turn."""
         answer: Deferred[None] = Deferred()
         self.add(lambda: answer.callback(None))
         return answer

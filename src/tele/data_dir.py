@@ -6,12 +6,12 @@ runs it. The process holds a lock on the record for as long as it runs the part.
 Invariants:
 
 * A part is locked before any other file of it is opened, and until the last one is closed.
-* The lock says whether a part runs; the number only says where. So nothing has to be cleaned up
-  after a crash: the kernel lets go of the lock.
+* The lock alone says whether a part runs; the number is for the error message. After a crash there
+  is nothing to clean up: the kernel releases the lock.
 * The lock belongs to the open file, not to the process (``F_OFD_SETLK``, fcntl(2)): closing another
-  descriptor of ``.lock`` does not release it, and it stays through the fork of a daemon. Programs
+  descriptor of ``.lock`` does not release it, and it survives the fork of a daemon. Programs
   that are started do not inherit it.
-* In one process parts may be locked several times; other processes get in after the last release.
+* One process may lock a part several times; other processes can lock it after the last release.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class DataDirLock:
         _write(self._file.descriptor, part, str(os.getpid()))  # again: a daemon has forked since
 
     def release(self) -> None:
-        """Let other processes in, where this one has locked nothing again. May be called twice."""
+        """Release the parts that this process has not locked again. May be called twice."""
         for part in self._held:
             self._file.holds[part] -= 1
             if not self._file.holds[part]:
@@ -93,7 +93,7 @@ class DataDirLock:
 
 
 def _opened(folder: Path) -> tuple[tuple[int, int], _LockFile]:
-    """Return the open ``.lock`` of this process, and by what it is found."""
+    """Return the open ``.lock`` of this process, and its key."""
     path = folder / LOCK_FILE
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
@@ -111,12 +111,12 @@ def _opened(folder: Path) -> tuple[tuple[int, int], _LockFile]:
 def check_unlocked(folder: Path, parts: Collection[str]) -> None:
     """Raise :class:`Conflict` when another process runs one of ``parts`` in ``folder``.
 
-    Nothing is written, and nobody is kept from locking meanwhile.
+    Nothing is written, and nothing is locked meanwhile.
     """
     try:
         descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        return  # there is none, or whoever has to lock it tells
+        return  # there is none, or locking it will raise
     try:
         found = os.fstat(descriptor)
         own = _open_files.get((found.st_dev, found.st_ino))
@@ -132,7 +132,7 @@ def _conflict(folder: Path, descriptor: int, part: str) -> Conflict:
     number = text.strip("\0\n ").removeprefix(part).strip()
     where = f"process {number}" if number.isdigit() else "a process that is just starting"
     return Conflict(
-        f"the {part} of {folder} runs already: {where}; end that one first, or use another data_dir"
+        f"the {part} of {folder} runs already: {where}; stop it first, or use another data_dir"
     )
 
 
@@ -149,12 +149,12 @@ def _set(descriptor: int, kind: int, part: str) -> None:
 
 
 def _is_locked(descriptor: int, part: str) -> bool:
-    # A question for a read lock is allowed with a descriptor that only reads.
+    # F_RDLCK: the descriptor may be open for reading only.
     answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _ask(part, fcntl.F_RDLCK))
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
 def _write(descriptor: int, part: str, number: str) -> None:
     text = f"{part} {number}".ljust(RECORD_SIZE - 1) + "\n"
-    with contextlib.suppress(OSError):  # a full disk: the lock counts, also without a number
+    with contextlib.suppress(OSError):  # a full disk: the lock holds without a number, too
         os.pwrite(descriptor, text.encode("ascii"), _start(part))

@@ -1,10 +1,10 @@
-"""How is something written so that it is still there, whole, after a crash or a power cut?
+"""How is a file written so that it survives a crash or a power cut?
 
 Invariants:
 
-* A file is there whole or not at all: written beside under another name, synced, given its name,
-  the folder synced. When a function here returns, all of that is on disk.
-* A new folder is on disk, too: the folder that names it is synced, up to one that was there.
+* A file is written whole or not at all: under a temporary name, synced, renamed, the folder
+  synced. When a function here returns, all of that is on disk.
+* A new folder is on disk, too: its parents are synced, up to one that existed.
 * Two writers of one file never write to the same bytes.
 """
 
@@ -16,12 +16,12 @@ import os
 from pathlib import Path
 from typing import Final
 
-#: What a file system says that has no hard links.
+#: Errors of a file system that has no hard links.
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
 def make_folder(path: Path, mode: int = 0o700) -> None:
-    """Make ``path``, and what leads to it, if it is not there. May raise OSError."""
+    """Make ``path`` and its parents if they are missing. May raise OSError."""
     if path.is_dir():
         return
     make_folder(path.parent, mode)
@@ -30,7 +30,7 @@ def make_folder(path: Path, mode: int = 0o700) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Have on disk what was created, renamed and removed in ``path``. May raise OSError."""
+    """Sync what was created, renamed and removed in ``path``. May raise OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -39,9 +39,9 @@ def sync_folder(path: Path) -> None:
 
 
 def write_file(path: Path, data: bytes, *, mode: int = 0o600, replace: bool = True) -> bool:
-    """Write a file into a folder that is there. May raise OSError; then nothing has changed.
+    """Write a file into an existing folder. May raise OSError; then nothing has changed.
 
-    Returns False if it was there already and ``replace`` is false.
+    Returns False if it exists and ``replace`` is false.
     """
     beside = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -53,7 +53,7 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o600, replace: bool = Tr
         if replace or not _link(beside, path):
             beside.replace(path)
     except FileExistsError:
-        sync_folder(path.parent)  # whoever is told that it is there counts on it
+        sync_folder(path.parent)  # the caller relies on the file that exists
         return False
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -63,7 +63,7 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o600, replace: bool = Tr
 
 
 def _link(beside: Path, path: Path) -> bool:
-    """Give the file its name, or raise FileExistsError; False if there are no links here."""
+    """Give the file its name, or raise FileExistsError; False if there are no hard links."""
     try:
         os.link(beside, path)
     except OSError as error:

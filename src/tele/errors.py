@@ -1,15 +1,14 @@
-"""What can go wrong, and whose fault it is?
+"""Which errors does tele raise?
 
 Invariants:
 
-* One tree. A caller catches :class:`TeleError` and misses nothing of ours.
-* A class answers "whose fault": :class:`PeerError` is what the other side of a
-  protocol did, everything else is ours, the operator's or the environment's.
-* The text of an error is a sentence for a person: what happened, to what, and
-  what to do next. It never holds a secret, and peer text only as ``repr``.
-* What is made of it for a terminal or a log is the work of :mod:`tele.text`, not of an error.
-* ``kind`` is stable; it is what crosses the API. ``exit_code`` is what the
-  command line ends with.
+* All errors are subclasses of :class:`TeleError`.
+* :class:`PeerError` is a violation of a protocol by the peer; all others are errors of tele, its
+  operator or its environment.
+* The text says what happened, to what, and what to do next. It holds no secret, and peer text only
+  as ``repr``.
+* :mod:`tele.text` formats errors for a terminal or a log.
+* ``kind`` is stable and crosses the API. ``exit_code`` is that of the command line.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ PEER_TEXT_LIMIT = 256
 
 
 def quoted(text: object) -> str:
-    """Return peer text made safe for a log line or an error: ``repr``, cut at 256.
+    """Return peer text for a log line or an error: ``repr``, cut at 256.
 
-    Bytes are shown as the text that they are; what is not UTF-8 as escapes.
+    Bytes are decoded as UTF-8, invalid ones as escapes.
     """
     if isinstance(text, bytes | bytearray | memoryview):
         text = bytes(text[:PEER_TEXT_LIMIT]).decode("utf-8", "backslashreplace")
@@ -39,7 +38,7 @@ class TeleError(Exception):
 
 
 class InvalidInput(TeleError):
-    """A value given by a person or a program is not acceptable; the text says why."""
+    """A value is not acceptable; the text says why."""
 
     kind = "invalid"
     exit_code = 2
@@ -63,7 +62,7 @@ class NotLoggedIn(TeleError):
 
 
 class AccessDenied(TeleError):
-    """The answer is no. ``reason`` is a stable code, see :class:`tele.model.access.Reason`."""
+    """Permission was denied. ``reason`` is a stable code, see :class:`tele.model.access.Reason`."""
 
     kind = "denied"
     exit_code = 4
@@ -74,7 +73,7 @@ class AccessDenied(TeleError):
 
 
 class NotFound(TeleError):
-    """The named thing does not exist."""
+    """The named resource does not exist."""
 
     kind = "not_found"
     exit_code = 5
@@ -88,13 +87,13 @@ class Unreachable(TeleError):
 
 
 class WrongClock(TeleError):
-    """The clocks of two machines differ by so much that certificates do not count: set one."""
+    """The clocks of two machines differ too much for certificates: set one of them."""
 
     kind = "clock"
 
 
 class Conflict(TeleError):
-    """The thing exists already, or has changed since it was read."""
+    """The resource exists already, or has changed since it was read."""
 
     kind = "conflict"
 
@@ -106,13 +105,13 @@ class Unavailable(TeleError):
 
 
 class StorageFull(Unavailable):
-    """There is no disk space for it; try again when somebody has made room."""
+    """The disk is full; try again when there is space."""
 
     kind = "storage_full"
 
 
 class PeerError(TeleError):
-    """The other side broke the protocol. Only the connection that it came on ends."""
+    """The peer violated the protocol. Only its connection is closed."""
 
     kind = "peer"
 
@@ -141,7 +140,7 @@ class BadCertificate(PeerError):
 
 
 class BadRecording(TeleError):
-    """A recording is truncated, changed or not signed by whom it names; the text says where."""
+    """A recording is truncated, changed, or not signed by its host; the text says where."""
 
     kind = "bad_recording"
 

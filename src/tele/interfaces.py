@@ -2,25 +2,26 @@
 
 Invariants:
 
-* A required interface has at most five methods; more power is a second, optional one.
-* Whatever may wait returns a Deferred (typed as such, never "maybe").
-* Values that cross are those of :mod:`tele.model`.
+* A required interface has at most five methods; more features are a second, optional one.
+* A method that may wait returns a Deferred, always.
+* Values are those of :mod:`tele.model`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import Factory, field, frozen
 from zope.interface import Attribute, Interface
 
 from tele.model.api.operation import Operation
 from tele.model.disk import DiskSpace
 from tele.model.event import Event
 from tele.model.frame import Frame
+from tele.model.identity import HostRole
 from tele.model.session import RecordingStart
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Put:
 
 @frozen
 class Delete:
-    """Remove ``key``, if its revision is ``if_revision`` (None: whatever it is)."""
+    """Remove ``key``, if its revision is ``if_revision`` (None: any)."""
 
     key: str
     if_revision: int | None = None
@@ -63,7 +64,7 @@ class Delete:
 
 @frozen
 class Change:
-    """What a watch tells. ``item`` is None when ``key`` was removed or its lease ran out."""
+    """A change of a key. ``item`` is None when ``key`` was removed or its lease expired."""
 
     key: str
     revision: int
@@ -74,7 +75,7 @@ class IWatch(Interface):
     """A running watch."""
 
     def stop() -> None:
-        """Tell nothing more. May be called twice."""
+        """End the watch. May be called twice."""
 
 
 class IBackend(Interface):
@@ -95,34 +96,34 @@ class IBackend(Interface):
         """
 
     def watch(prefix: str, receiver: Callable[[Change], None]) -> Deferred[IWatch]:
-        """Tell ``receiver`` every change under ``prefix`` from now on, in order."""
+        """Call ``receiver`` with every change under ``prefix`` from now on, in order."""
 
     def close() -> Deferred[None]:
-        """Finish what runs and let go of files and connections."""
+        """Finish running calls, then release files and connections."""
 
 
 class IBatchBackend(IBackend):
-    """A store that reads many keys as fast as one; optional."""
+    """A store that reads many keys with one call; optional."""
 
     def get_many(keys: Sequence[str]) -> Deferred[Sequence[Item | None]]:
-        """Return for each key the item, or None; all of one moment."""
+        """Return for each key the item, or None, of the same revision of the store."""
 
 
 class IOnDisk(Interface):
-    """A backend or an archive that is on a disk of this machine."""
+    """A backend or an archive on a disk of this machine."""
 
     def space() -> DiskSpace:
-        """Return how much that disk has, and what is left of a reserve. Never waits."""
+        """Return the space of that disk and of the reserve. Never waits."""
 
 
 # -- recordings -----------------------------------------------------------------------
 
 
 class IArchive(Interface):
-    """Where recordings are kept: named blobs of a recording, written once."""
+    """A storage of recordings: named blobs of a recording, written once."""
 
     def put(recording_id: str, name: str, data: bytes) -> Deferred[None]:
-        """Store durably. The same bytes again are fine, others :class:`tele.errors.Conflict`."""
+        """Store durably. The same bytes again succeed, others are :class:`tele.errors.Conflict`."""
 
     def get(recording_id: str, name: str) -> Deferred[bytes]:
         """Return the bytes; fails with :class:`tele.errors.NotFound`."""
@@ -131,13 +132,13 @@ class IArchive(Interface):
         """Return (name, size in bytes) of each blob, in order of names."""
 
     def remove(recording_id: str) -> Deferred[None]:
-        """Remove all of it. Removing what is not there is fine."""
+        """Remove all blobs of a recording; succeeds if there are none."""
 
 
 class IRecording(Interface):
     """One session being recorded."""
 
-    paused = Attribute("bool: the recorder is behind; the session reads no more until it resumes")
+    paused = Attribute("bool: the recorder is behind; the session stops reading until it resumes")
 
     def write(frame: Frame) -> None:
         """Take one frame, in order. Never blocks and never raises."""
@@ -150,13 +151,13 @@ class IRecording(Interface):
 
 
 class IRecorder(Interface):
-    """Takes part in every session; the built-in one writes and uploads the tape."""
+    """Records every session; the built-in recorder writes and uploads the tape."""
 
     def open(start: RecordingStart) -> Deferred[IRecording]:
-        """A session starts. A failure refuses the session.
+        """Open the recording of a session that starts. A failure refuses the session.
 
-        :class:`tele.errors.Unavailable`, it cannot be recorded for now, does so only where a role
-        says ``record: strict``; otherwise the session goes on, and this is asked again.
+        :class:`tele.errors.Unavailable`, the session cannot be recorded for now, refuses it only if
+        a role has ``record: strict``; otherwise the session starts, and this is called again.
         """
 
 
@@ -165,7 +166,7 @@ class IRecorder(Interface):
 
 @frozen
 class SubsystemSession:
-    """Who asked for a subsystem: everything was decided before. ``remote_addr`` is host:port."""
+    """The authorized session of a subsystem. ``remote_addr`` is ``host:port``."""
 
     user: str
     login: str
@@ -175,17 +176,17 @@ class SubsystemSession:
 
 
 class ISubsystem(Interface):
-    """What clients of a node ask for by name: ``ssh -s NODE NAME``."""
+    """A subsystem of a node (RFC 4254, section 6.5): ``ssh -s NODE NAME``."""
 
     name = Attribute("str: its name; ``sftp`` is the node's own")
 
     def start(session: SubsystemSession) -> Deferred[str | IProtocol]:
-        """Return what serves one session; a failure with a TeleError is told to the client.
+        """Return what serves one session; the client reads the text of a TeleError.
 
-        A string is a command line, which the account's own shell runs as the account. A
-        Twisted protocol is spoken in the node's own process, with the node's rights: it has
-        to know what it does for whom. One that has something to say after the client's last
-        byte provides ``IHalfCloseableProtocol``, as with TCP.
+        A string is a command line, which the account's own shell runs as the account. A Twisted
+        protocol runs in the node's own process, with the node's rights, and has to check itself
+        what it does for which user. A protocol that sends data after the client's end of file
+        provides ``IHalfCloseableProtocol``, as with TCP.
         """
 
 
@@ -193,33 +194,56 @@ class ISubsystem(Interface):
 
 
 class IAuditSink(Interface):
-    """Receives every audit event that was appended, in order. A failing sink is counted."""
+    """Receives every appended audit event, in order. Failures are counted."""
 
     def receive(event: Event) -> Deferred[None]:
         """Take one event."""
 
 
 class IAuditBatchSink(IAuditSink):
-    """A sink for which many events are no more work than one; optional."""
+    """A sink that takes many events with one call; optional."""
 
     def receive_all(events: Sequence[Event]) -> Deferred[None]:
         """Take all of these events, in order, or none."""
 
 
 @frozen
-class Joined:
-    """What a join method found: which labels are bound to the host."""
+class JoinAttempt:
+    """A host that wants to join as ``name``. ``proof`` is what it sent after the method's name.
 
-    labels: dict[str, str]
+    ``ssh_public_key`` is its new host key (``type base64``), ``remote_addr`` the address
+    (``host:port``) that auth sees the call come from.
+    """
+
+    proof: str = field(repr=False)
+    name: str
+    role: HostRole
+    ssh_public_key: str
+    remote_addr: str
+
+
+@frozen
+class Joined:
+    """What a host gets that joins: a node always has the ``labels``, whatever it announces."""
+
+    labels: Mapping[str, str] = Factory(dict)
 
 
 class IJoinMethod(Interface):
-    """One way for a machine to prove that it may become a member."""
+    """A proof, other than a join token, that a host may become a member.
 
-    name = Attribute("str: how tokens name this method")
+    A host that joins with the token ``NAME:PROOF`` is checked by the method NAME.
+    """
 
-    def check(request: Any) -> Deferred[Joined]:
-        """Fails with :class:`tele.errors.AccessDenied` and one single text for every cause."""
+    name = Attribute("str: what stands before the colon; a-z, 0-9 and hyphens")
+
+    def check(attempt: JoinAttempt) -> Deferred[Joined]:
+        """Check a proof for this role, once per attempt.
+
+        Fails with :class:`tele.errors.AccessDenied`, with the same text for every cause. The
+        caller is not authenticated: the work for a wrong proof has to be bounded. Whether a proof
+        may be used twice is for the method to decide.
+        """
 
 
 class IAuthority(Interface):
@@ -231,7 +255,7 @@ class IAuthority(Interface):
     def follow(
         operation: Operation[Any, Any], request: Any, receiver: Callable[[Any], None]
     ) -> Deferred[None]:
-        """Tell ``receiver`` each value of a streaming operation.
+        """Call ``receiver`` with each value of a streaming operation.
 
         Fires when the stream ends; cancel the Deferred to end it.
         """
@@ -242,7 +266,7 @@ class IAuthority(Interface):
 
 @frozen
 class Surroundings:
-    """What a factory may use: the reactor, and ``data_dir``, the folder of this machine."""
+    """What a factory may use: the reactor, and ``data_dir``, the directory of this machine."""
 
     reactor: Any
     data_dir: Path
@@ -250,9 +274,9 @@ class Surroundings:
 
 @frozen
 class RecorderSurroundings(Surroundings):
-    """``sign`` makes an SSH signature blob with the host's key, ``host_certificate`` is a line.
+    """``sign`` returns an SSH signature blob by the host's key, ``host_certificate`` a line.
 
-    ``authority`` is auth, called as this host. All of them work once the host is a member.
+    ``authority`` is auth, called as this host. All three work after the host has joined.
     """
 
     authority: IAuthority
@@ -263,17 +287,17 @@ class RecorderSurroundings(Surroundings):
 class IFactory(Interface):
     """Makes one kind of plugin; an object that provides one of the interfaces below.
 
-    It provides ``twisted.plugin.IPlugin``, too, and is found as an attribute of a module in
-    a folder ``tele/plugins`` anywhere on Python's path.
+    It provides ``twisted.plugin.IPlugin``, too, and is found as an attribute of a module in a
+    directory ``tele/plugins`` anywhere on Python's path.
     """
 
-    kind = Attribute("str: the word before the colon")
+    kind = Attribute("str: what stands before the colon")
     help = Attribute("str: one line on what it is and what its arguments are")
 
     def make(arguments: str, surroundings: Any) -> Any:
         """Return the plugin; raises :class:`tele.errors.InvalidInput` for bad arguments.
 
-        ``arguments`` is what stands after the colon, or nothing. ``surroundings`` is a
+        ``arguments`` is the text after the colon, or nothing. ``surroundings`` is a
         :class:`Surroundings`, for a recorder a :class:`RecorderSurroundings`.
         """
 
@@ -288,6 +312,10 @@ class IArchiveFactory(IFactory):
 
 class IAuditSinkFactory(IFactory):
     """Makes an :class:`IAuditSink`; each element of ``auth.audit`` chooses one."""
+
+
+class IJoinMethodFactory(IFactory):
+    """Makes an :class:`IJoinMethod`; each element of ``auth.join_methods`` chooses one."""
 
 
 class IRecorderFactory(IFactory):

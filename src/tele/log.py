@@ -57,23 +57,23 @@ class Log:
         )
 
     def debug(self, text: str, /, **fields: object) -> None:
-        """Say what only a developer wants to know."""
+        """Log an event for developers."""
         self._logger.debug(text, **fields)
 
     def info(self, text: str, /, **fields: object) -> None:
-        """Say what an operator may want to read later."""
+        """Log an event that an operator may want to read later."""
         self._logger.info(text, **fields)
 
     def warn(self, text: str, /, **fields: object) -> None:
-        """Say what an operator should look at some day."""
+        """Log an event that an operator should look into."""
         self._logger.warn(text, **fields)
 
     def error(self, text: str, /, **fields: object) -> None:
-        """Say what an operator must look at."""
+        """Log an event that an operator has to act on."""
         self._logger.error(text, **fields)
 
     def failure(self, text: str, /, failure: Any = None, **fields: object) -> None:
-        """Report a mistake of ours with its traceback.
+        """Log an error in tele itself, with its traceback.
 
         ``failure`` is a Twisted Failure; None is the exception being handled.
         """
@@ -81,10 +81,10 @@ class Log:
 
 
 class Lines(Protocol):
-    """Takes lines for the log."""
+    """The methods of :class:`Log` that layers below it call."""
 
     def info(self, text: str, /, **fields: object) -> None:
-        """Say what an operator may want to read later."""
+        """Log an event that an operator may want to read later."""
 
 
 def make_logger(name: str) -> Log:
@@ -93,7 +93,7 @@ def make_logger(name: str) -> Log:
 
 
 class LogFormat(str, Enum):
-    """``text`` is for people, ``json`` one object a line for programs."""
+    """``text`` is for reading; ``json`` is one object a line, for programs."""
 
     TEXT = "text"
     JSON = "json"
@@ -119,9 +119,9 @@ _WORD: Final = re.compile(r"[^\s\"'=\\]+")
 class LineObserver:
     """Writes events of at least ``level`` to a text stream, one line each.
 
-    Twisted's own events pass through it too, so it filters by itself; what is news to
-    Twisted (a factory that starts, a retry) is for developers of ours. A stream that cannot
-    be written is not worth dying for: the event is dropped.
+    Twisted's own events pass through it too, so it filters by itself; Twisted's info events (a
+    factory that starts, a retry) are debug events here. If the stream cannot be written, the
+    event is dropped.
     """
 
     def __init__(self, stream: TextIO, form: LogFormat, level: str) -> None:
@@ -145,12 +145,12 @@ class LineObserver:
 
 
 def _lost_lines(event: LogEvent, count: int) -> LogEvent:
-    """Return the event that so many lines were lost, as long ago as ``event``."""
+    """Return an event that says that ``count`` lines were lost, with the time of ``event``."""
     return {
         "log_level": LogLevel.warn,
         "log_namespace": __name__,
         "log_time": event.get("log_time", 0.0),
-        "log_format": "{count} lines are missing here: the log was not read",
+        "log_format": "log lines lost: the log is not read fast enough",
         "count": count,
     }
 
@@ -183,14 +183,14 @@ def event_text(event: LogEvent) -> str:
 
 
 def _message(event: LogEvent, fields: str = "") -> str:
-    # Twisted's legacy events may come without any format.
+    # Twisted's legacy events may have no format.
     text = formatEvent(_readable(event)) or "; ".join(map(str, event.get("message", ())))
     text = printable((text + fields)[:LINE_LIMIT])
     return text if len(text) <= LINE_LIMIT else text[: LINE_LIMIT - 3] + "..."
 
 
 def _readable(event: LogEvent) -> LogEvent:
-    """Return ``event`` with bytes as the text that they are, so that none shows as ``b'...'``."""
+    """Return ``event`` with bytes decoded, so that none shows as ``b'...'``."""
     texts = {key: _as_text(value) for key, value in event.items() if isinstance(value, _BYTES)}
     return {**event, **texts} if texts else event
 

@@ -1,12 +1,12 @@
-"""How is a log written that nobody reads?
+"""How is a log written whose reader has stopped?
 
-Standard error may be a pipe whose reader has stopped, or a terminal that was stopped with Ctrl-S. A
-write to it would wait, and with it everything that the process does.
+Standard error may be a pipe that is not read, or a terminal that was stopped with Ctrl-S. A
+write to it would block the whole process.
 
 Invariants:
 
-* Nothing waits: what cannot be written now is written before the next line, up to
-  :data:`BACKLOG_LIMIT` bytes; what there is no room for is counted, and the count is told.
+* Writing never blocks: what cannot be written now is written before the next line, up to
+  :data:`BACKLOG_LIMIT` bytes; lines beyond that are dropped and counted.
 * Lines stay whole and in order, also those of several threads.
 """
 
@@ -20,12 +20,12 @@ from typing import Final, TextIO
 
 #: Bytes of lines that wait for the reader.
 BACKLOG_LIMIT: Final = 1 << 20
-#: A pipe that is ready takes so much without waiting (pipe(7), PIPE_BUF).
+#: A pipe that is ready takes so much without blocking (pipe(7), PIPE_BUF).
 PIECE: Final = 4096
 
 
 class LogStream:
-    """Writes to ``below``, if that has a descriptor, without waiting for it."""
+    """Writes to ``below`` without blocking, if that has a descriptor."""
 
     def __init__(self, below: TextIO) -> None:
         self._below = below
@@ -37,7 +37,7 @@ class LogStream:
         self._writing = threading.Lock()
         self._lines: deque[bytes] = deque()
         self._size = 0
-        #: Lines that there was no room for, since the last call of :meth:`take_lost`.
+        #: Lines that were dropped since the last call of :meth:`take_lost`.
         self._lost = 0
 
     def take_lost(self) -> int:

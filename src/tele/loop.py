@@ -6,7 +6,7 @@ Invariants:
   (:class:`twisted.internet.interfaces.IReactorTime`).
 * ``seconds()`` is for intervals only: it never goes back and never jumps
   (:func:`make_monotonic`). A date comes from :func:`now`, and may jump either way at any
-  moment: whatever waits for a date looks again every few seconds (:class:`DateTimer`).
+  moment: a wait for a date checks it every few seconds (:class:`DateTimer`).
 
 txaio's own batched timer takes its loop from a setting of the whole process, so
 that it knows no fake clock, fires up to a bucket early and forgets a cancelled
@@ -24,13 +24,12 @@ from typing import Any, Final
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from tele.log import make_logger
-from tele.text import duration
 
 # -- time -----------------------------------------------------------------------------
-#: Seconds between two looks at the wall clock.
-LOOK_SECONDS: Final = 5.0
+#: Seconds between two checks of the wall clock.
+CHECK_SECONDS: Final = 5.0
 #: The wall clock was set if it moved by so many seconds more or less than time passed between two
-#: looks. A daemon that slews it moves it by far less.
+#: checks. A daemon that slews it moves it by far less.
 STEP_SECONDS: Final = 2.0
 
 
@@ -40,12 +39,12 @@ _MONOTONIC: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def make_monotonic(reactor: Any) -> None:
-    """Let all timers of ``reactor`` go by a monotonic clock, and :func:`now` by the wall clock.
+    """Make all timers of ``reactor`` use a monotonic clock, and :func:`now` the wall clock.
 
-    By itself Twisted's reactor goes by the wall clock: when that is set back, each timer waits
-    for so much longer. ``reactor.seconds()`` begins with the present date, so that timers that
-    exist already stay right, and then counts seconds. May be called again, and for any clock:
-    one that does not go by the wall clock, as a fake one, is left as it is.
+    By default Twisted's reactor uses the wall clock: when it is set back, each timer waits so
+    much longer. ``reactor.seconds()`` starts at the present date, so that existing timers stay
+    right, and then counts seconds. May be called again, and for any clock: one that does not
+    use the wall clock, such as a fake one, is left unchanged.
     """
     if reactor.seconds is not time.time:
         return
@@ -61,7 +60,7 @@ def make_monotonic(reactor: Any) -> None:
 def wall_seconds(clock: IReactorTime) -> float:
     """Return the date by ``clock``, in Unix time.
 
-    A clock may have ``wall_seconds()`` for it; ``seconds()`` of one that has not is the date.
+    This is ``wall_seconds()`` of a clock that has it, otherwise ``seconds()``.
     """
     wall: Callable[[], float] | None = getattr(clock, "wall_seconds", None)
     seconds: float = clock.seconds() if wall is None else wall()
@@ -74,16 +73,16 @@ def now(clock: IReactorTime) -> datetime:
 
 
 def steady_date(clock: IReactorTime) -> datetime:
-    """Return the date as it would be if nobody had set the clock since this process started."""
+    """Return the date as if the clock had not been set since this process started."""
     return datetime.fromtimestamp(clock.seconds(), UTC)
 
 
 def validity_date(clock: IReactorTime, begins: float) -> datetime:
     """Return the date by which to check something that is valid from ``begins`` (Unix time).
 
-    It is now. But a clock that was set back since this process started makes nothing invalid that
-    was issued before: what is valid already by the time that has passed since is so from
-    its first moment on. No end is later by it.
+    That is now. If the clock was set back since this process started, what was already valid by
+    the time that has passed since then stays valid from its first moment on. No expiry is
+    extended by this.
     """
     if wall_seconds(clock) < begins <= clock.seconds():
         return datetime.fromtimestamp(begins, UTC)
@@ -91,7 +90,7 @@ def validity_date(clock: IReactorTime, begins: float) -> datetime:
 
 
 class Expiry:
-    """The end of something that is good until a date, and for no longer than was left of it."""
+    """The end of something that is valid until a date, and no longer than was left at the start."""
 
     __slots__ = ("_clock", "_deadline", "_when")
 
@@ -113,7 +112,7 @@ class Expiry:
 
 
 class DateTimer:
-    """Calls ``callback`` once, as soon as it is ``when``, however the clock is set meanwhile."""
+    """Calls ``callback`` once when the date ``when`` is reached, even if the clock is set."""
 
     __slots__ = ("_callback", "_clock", "_timer", "_when")
 
@@ -126,9 +125,9 @@ class DateTimer:
 
     def _wait(self) -> None:
         left = (self._when - now(self._clock)).total_seconds()
-        self._timer = self._clock.callLater(min(max(left, 0.0), LOOK_SECONDS), self._look)
+        self._timer = self._clock.callLater(min(max(left, 0.0), CHECK_SECONDS), self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._timer = None
         if now(self._clock) < self._when:
             self._wait()
@@ -143,7 +142,7 @@ class DateTimer:
 
 
 class StepWatch:
-    """Notices that the wall clock was set: calls ``stepped`` with seconds, less than 0 if back."""
+    """Detects that the wall clock was set: calls ``stepped`` with seconds, negative if set back."""
 
     def __init__(self, clock: IReactorTime, stepped: Callable[[float], object]) -> None:
         self._clock = clock
@@ -152,12 +151,12 @@ class StepWatch:
         self._timer: IDelayedCall | None = None
 
     def start(self) -> None:
-        """Look from now on, until :meth:`stop`."""
+        """Check from now on, until :meth:`stop`."""
         self._offset = self._difference()
-        self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
+        self._timer = self._clock.callLater(CHECK_SECONDS, self._check)
 
     def stop(self) -> None:
-        """Look no more. May be called twice, and before :meth:`start`."""
+        """Stop checking. May be called twice, and before :meth:`start`."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -165,16 +164,16 @@ class StepWatch:
     def _difference(self) -> float:
         return wall_seconds(self._clock) - self._clock.seconds()
 
-    def _look(self) -> None:
-        self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
+    def _check(self) -> None:
+        self._timer = self._clock.callLater(CHECK_SECONDS, self._check)
         before, self._offset = self._offset, self._difference()
         moved = self._offset - before
         if abs(moved) < STEP_SECONDS:
             return
         _log.warn(
-            "the clock of this machine was set {way} by {by}",
-            way="forward" if moved > 0 else "back",
-            by=duration(abs(moved)),
+            "system clock was set",
+            direction="forward" if moved > 0 else "back",
+            seconds=round(abs(moved), 1),
         )
         self._stepped(moved)
 
@@ -188,10 +187,10 @@ def backoff(
     """Return how many seconds to wait before trying again.
 
     ``attempt`` counts failures so far from 0. The wait doubles from ``first`` up to
-    ``longest``; the upper half of it is left to ``dice`` (0 to 1), so that a fleet
-    that lost its server together does not come back together.
+    ``longest``; its upper half is random (``dice`` gives 0 to 1), so that a fleet that lost
+    its server does not reconnect all at once.
     """
-    # 2.0**1024 overflows; long before that the longest wait is reached.
+    # 2.0**1024 overflows; the longest wait is reached long before.
     whole = min(longest, first * 2.0 ** min(attempt + 1, 64))
     return max(first, whole * (0.5 + dice() / 2))
 
@@ -205,18 +204,16 @@ class Tick:
         self._slot = slot
 
     def cancel(self) -> None:
-        """Call no more. May be called twice, and from within the callback."""
+        """Stop calling. May be called twice, and from within the callback."""
         self._slot.pop(self, None)
 
 
 class Ticker:
     """Calls many callbacks, each once in ``period`` seconds, with a single timer.
 
-    The period is cut into ``slots``; all callbacks of a slot are called together and
-    slots fill evenly over time, so that ten thousand keepalives are a few hundred
-    calls now and then. The first call of a callback comes after one period, less one
-    slot at most. One that fails is logged and called again. No timer runs while
-    there is nothing to call.
+    The period is divided into ``slots``; all callbacks of a slot are called together. The first
+    call of a callback comes after one period, less one slot at most. A callback that fails is
+    logged and called again. No timer runs while there is no callback.
     """
 
     def __init__(self, clock: IReactorTime, period: float, slots: int = 16) -> None:
@@ -252,7 +249,7 @@ class Ticker:
                 try:
                     callback()
                 except Exception:
-                    _log.failure("a periodic call failed")
+                    _log.failure("periodic call failed")
         if self._timer is None and any(self._slots):
             self._timer = self._clock.callLater(self._step, self._wake)
 

@@ -1,12 +1,12 @@
-"""How does text of somebody else reach a terminal, or a log? Through here, and only through here.
+"""How does untrusted text reach a terminal, or a log? Through these functions only.
 
-Nodes, users, clients, files and answers of the API choose names, labels, messages and commands.
-A terminal would obey what stands in them, and a person would read them in another order.
+Nodes, users, clients, files and API responses choose names, labels, messages and commands. They
+may hold control sequences, and characters that reorder text.
 
 Invariants:
 
-* What comes out moves no cursor, ends no line and turns no text around.
-* Nothing is lost unseen: what is not shown as it is, is shown as an escape.
+* The result moves no cursor, ends no line and reorders no text.
+* Nothing is removed: a character that is not shown as it is, is shown as an escape.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _INVISIBLE: Final = frozenset(
 
 
 def printable(text: object) -> str:
-    r"""Return ``text`` as one line that a terminal shows and does not obey.
+    r"""Return ``text`` as one line without control sequences.
 
-    Control and format characters (bidirectional ones too), line ends, surrogates and what is
-    not assigned are shown as ``\x1b``, ``\u202e`` or ``\U000e0001``, as are more than
+    Control and format characters (bidirectional ones too), line ends, surrogates and unassigned
+    characters are shown as ``\x1b``, ``\u202e`` or ``\U000e0001``, as are more than
     :data:`MARKS_LIMIT` accents on one letter; other spaces become spaces.
     """
     line = str(text)
@@ -62,12 +62,12 @@ def printable_lines(text: object) -> str:
 
 
 def printable_json(value: object, indent: int | None = None) -> str:
-    """Return JSON of which no character means anything to a terminal: ASCII, and no DEL."""
+    """Return JSON that is safe on a terminal: ASCII, and no DEL."""
     return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time for a person, in its two largest units: ``3 h 2 min``, ``40 s``."""
+    """Return a length of time in its two largest units: ``3 h 2 min``, ``40 s``."""
     left = round(seconds)
     step = 1 if left < 3600 else 60 if left < 86400 else 3600
     left = round(left / step) * step
@@ -80,7 +80,7 @@ def duration(seconds: float) -> str:
 
 
 def difference(ahead: float) -> str:
-    """Return how a clock stands to another one that it is ``ahead`` of: ``3 h behind``."""
+    """Return how far a clock is ahead of or behind another: ``3 h behind``."""
     return f"{duration(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'}"
 
 

@@ -1,19 +1,18 @@
-"""Who may use a thread next, when something has to wait where the reactor must not?
+"""How are blocking calls made in threads, with a fair share for each user?
 
-Name services, DNS and the like wait for other machines, for as long as these like. Each kind of
-them has :class:`Workers` of its own: threads in which calls wait, with a share for each key, such
-as a person.
+Name services, DNS and the like block for an unknown time. Each kind of call has its own
+:class:`Workers`: a pool of threads with a share for each key, such as a user.
 
 Invariants:
 
-* One key has at most ``share`` threads, also while its calls are stuck: others go on.
-* Keys take turns, and a call that waits costs the same however many wait.
-* What waits is bounded, of one key and in all, and so is for how long: a call that is not done
-  in time fails, though its thread may be busy for longer, and is counted until it is not.
-* A thread that is stuck keeps no process from ending.
+* One key has at most ``share`` threads, even while its calls hang: calls of other keys proceed.
+* Keys are served in turn; the cost of a call does not depend on how many wait.
+* The number of waiting calls is bounded, for each key and in all, and so is their time: a call
+  that takes too long fails; its thread counts until it returns.
+* A thread that hangs does not keep the process from ending.
 
-What has to happen in order, such as writes to one file, has a :class:`SerialWorker`: one thread,
-and no time-out, since a disk that is slow is not an error.
+Calls that have to be made in order, such as writes to one file, go to a :class:`SerialWorker`: one
+thread and no time-out, since a slow disk is not an error.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from tele.errors import Unavailable
 
 T = TypeVar("T")
 
-#: Calls of all keys together that may wait: so many times what one key may have waiting.
+#: The limit of waiting calls of all keys together: so many times the limit of one key.
 KEYS_WAITING: Final = 16
 
 
@@ -91,53 +90,57 @@ class Workers:
         """How many calls wait for one."""
         return self._waits
 
-    def call(self, key: str, function: Callable[..., T], *words: Any) -> Deferred[T]:
-        """Call ``function(*words)`` in a thread, as one of the calls of ``key``.
+    def call(self, key: str, function: Callable[..., T], *arguments: Any) -> Deferred[T]:
+        """Call ``function(*arguments)`` in a thread, as one of the calls of ``key``.
 
         Fails as the function does, or with :class:`Unavailable` when too many calls wait or it
-        takes too long. Cancelled, it is not called if it waits still.
+        takes too long. Cancelling removes a call that still waits.
         """
-        answer: Deferred[T] = Deferred(lambda _: self._give_up(made))
-        made = _Call(key, lambda: function(*words), answer)
+        answer: Deferred[T] = Deferred(lambda _: self._give_up(call))
+        call = _Call(key, lambda: function(*arguments), answer)
         queue = self._queues.get(key)
         mine = 0 if queue is None else len(queue)
-        if self._closed or mine >= self._waiting or not self._has_room(mine + 1):
-            answer.errback(Unavailable(f"{self._name} has too much to do; try again later"))
+        if self._closed or mine >= self._waiting or not self._may_wait(mine + 1):
+            answer.errback(self._too_busy())
             return answer
-        made.timer = self._reactor.callLater(self._seconds, self._late, made)
+        call.timer = self._reactor.callLater(self._seconds, self._late, call)
         if queue is None:
             queue = self._queues[key] = deque()
-        queue.append(made)
+        queue.append(call)
         self._waits += 1
         self._offer(key)
         self._start()
         return answer
 
     def close(self) -> None:
-        """Take no more calls, and let threads end when they are done."""
+        """Refuse further calls, and end threads when they are done."""
         self._closed = True
         for queue in list(self._queues.values()):
             for waiting in list(queue):
-                self._fail(waiting, Unavailable(f"{self._name} is not asked any more: we stop"))
+                self._fail(waiting, Unavailable(f"{self._name}: shutting down"))
         for _ in range(self._started):
             self._jobs.put(None)
         self._started = 0
 
-    def _has_room(self, mine: int) -> bool:
-        """Whether one more may wait, of a key that has ``mine`` then; the last call of the key
-        with most goes for it.
+    def _may_wait(self, mine: int) -> bool:
+        """Return whether one more call may wait, of a key that then has ``mine``.
+
+        When the limit is reached, the last call of the key with most calls is dropped for it.
         """
         if self._waits < self._waiting * KEYS_WAITING:
             return True
         longest = max(self._queues.values(), key=len)
         if len(longest) <= mine:
             return False
-        self._fail(longest[-1], Unavailable(f"{self._name} has too much to do; try again later"))
+        self._fail(longest[-1], self._too_busy())
         return True
+
+    def _too_busy(self) -> Unavailable:
+        return Unavailable(f"{self._name}: too many requests; try again later")
 
     # -- turns ------------------------------------------------------------------------
     def _offer(self, key: str) -> None:
-        """Give ``key`` a turn if it has something to do and may."""
+        """Give ``key`` a turn if it has calls that wait, and threads left."""
         if key in self._queues and self._running[key] < self._share:
             self._turns.setdefault(key)
 
@@ -145,62 +148,62 @@ class Workers:
         while self._turns and self.running < self._threads:
             key = next(iter(self._turns))
             del self._turns[key]
-            made = self._queues[key].popleft()
+            call = self._queues[key].popleft()
             if not self._queues[key]:
                 del self._queues[key]
             self._waits -= 1
             self._running[key] += 1
             self._offer(key)
-            made.running = True
+            call.running = True
             if self._started < min(self.running, self._threads):
                 self._started += 1
                 threading.Thread(
                     target=_work, args=(self._jobs, self._report), name=self._name, daemon=True
                 ).start()
-            self._jobs.put(made)
+            self._jobs.put(call)
 
-    def _report(self, made: _Call, result: Any) -> None:
-        """In a thread: tell the reactor."""
-        self._reactor.callFromThread(self._done, made, result)
+    def _report(self, call: _Call, result: Any) -> None:
+        """In a thread: hand the result to the reactor."""
+        self._reactor.callFromThread(self._done, call, result)
 
-    def _done(self, made: _Call, result: Any) -> None:
-        self._running[made.key] -= 1
-        if not self._running[made.key]:
-            del self._running[made.key]
-        self._offer(made.key)
+    def _done(self, call: _Call, result: Any) -> None:
+        self._running[call.key] -= 1
+        if not self._running[call.key]:
+            del self._running[call.key]
+        self._offer(call.key)
         self._start()
-        if not made.answer.called:
-            made.timer.cancel()
-            made.answer.callback(result)  # a Failure is an errback
+        if not call.answer.called:
+            call.timer.cancel()
+            call.answer.callback(result)  # a Failure is an errback
 
     # -- giving up --------------------------------------------------------------------
-    def _late(self, made: _Call) -> None:
-        self._fail(made, Unavailable(f"{self._name} did not answer within {self._seconds:.0f} s"))
+    def _late(self, call: _Call) -> None:
+        self._fail(call, Unavailable(f"{self._name} did not answer within {self._seconds:.0f} s"))
 
-    def _fail(self, made: _Call, error: Unavailable) -> None:
-        self._forget(made)
-        made.answer.errback(error)
+    def _fail(self, call: _Call, error: Unavailable) -> None:
+        self._forget(call)
+        call.answer.errback(error)
 
-    def _give_up(self, made: _Call) -> None:
-        self._forget(made)
+    def _give_up(self, call: _Call) -> None:
+        self._forget(call)
 
-    def _forget(self, made: _Call) -> None:
-        if made.timer.active():
-            made.timer.cancel()
-        if made.running:
+    def _forget(self, call: _Call) -> None:
+        if call.timer.active():
+            call.timer.cancel()
+        if call.running:
             return
-        queue = self._queues[made.key]
-        queue.remove(made)
+        queue = self._queues[call.key]
+        queue.remove(call)
         self._waits -= 1
         if not queue:
-            del self._queues[made.key]
-            self._turns.pop(made.key, None)
+            del self._queues[call.key]
+            self._turns.pop(call.key, None)
 
 
 class SerialWorker:
-    """One thread, named ``name``, that makes calls one after the other, as they came.
+    """One thread, named ``name``, that makes calls in order.
 
-    With a clock that takes no calls from threads, as a test's, they are made at once.
+    With a clock that takes no calls from threads, such as a test's, calls are made at once.
     """
 
     def __init__(self, reactor: Any, name: str) -> None:
@@ -211,19 +214,19 @@ class SerialWorker:
         self._started = False
         self._closed = False
 
-    def call(self, function: Callable[..., T], *words: Any) -> Deferred[T]:
-        """Call ``function(*words)`` after all that was asked for before; fails as it does."""
+    def call(self, function: Callable[..., T], *arguments: Any) -> Deferred[T]:
+        """Call ``function(*arguments)`` after all earlier calls; fails as it does."""
         if self._closed:
-            raise RuntimeError(f"{self._name}: it is closed")
+            raise RuntimeError(f"{self._name} is closed")
         if self._inline:
-            return maybeDeferred(function, *words)
+            return maybeDeferred(function, *arguments)
         answer: Deferred[T] = Deferred()
         self._start()
-        self._jobs.put(_Call("", lambda: function(*words), answer))
+        self._jobs.put(_Call("", lambda: function(*arguments), answer))
         return answer
 
     def close(self) -> Deferred[None]:
-        """Take no more calls; fires when all are made. May be called twice."""
+        """Refuse further calls; fires when all are made. May be called twice."""
         if self._closed:
             return succeed(None)
         done: Deferred[None] = self.call(lambda: None) if self._started else succeed(None)
@@ -238,9 +241,9 @@ class SerialWorker:
                 target=_work, args=(self._jobs, self._report), name=self._name, daemon=True
             ).start()
 
-    def _report(self, made: _Call, result: Any) -> None:
-        """In the thread: tell the reactor."""
-        self._reactor.callFromThread(_answer, made.answer, result)
+    def _report(self, call: _Call, result: Any) -> None:
+        """In the thread: hand the result to the reactor."""
+        self._reactor.callFromThread(_answer, call.answer, result)
 
 
 def _answer(answer: Deferred[Any], result: Any) -> None:
@@ -249,10 +252,10 @@ def _answer(answer: Deferred[Any], result: Any) -> None:
 
 
 def _work(jobs: SimpleQueue[_Call | None], report: Callable[[_Call, Any], None]) -> None:
-    """A thread's life: one call after the other until it is told to end."""
-    while (made := jobs.get()) is not None:
+    """Run in a thread: make one call after the other until there is None."""
+    while (call := jobs.get()) is not None:
         try:
-            result = made.function()
+            result = call.function()
         except BaseException:
             result = Failure()
-        report(made, result)
+        report(call, result)

@@ -17,29 +17,33 @@ from tele.conch.connection.global_replies import GLOBAL_REQUESTS_LIMIT
 from tele.conch.connection.host_key_proofs import PROOFS_LIMIT
 from tele.conch.connection.windows import MIN_WINDOW
 from tele.conch.forwarding import listening
-from tele.conch.server import connection_admission as door
+from tele.conch.server import connection_admission
 from tele.conch.server.userauth import LOGIN_LIMIT
 from tele.conch.session import channel as session
 from tele.conch.session import session_requests
 from tele.model import addresses
 from tele.model.resources import MAX_FORWARDS
 from tele.node import forward_record, forwards, realm
-from tele.outbound import name_lookup as names
-from tele.proxy import admission, audit, client_hello, demultiplexer
-from tele.proxy import tls_routes as doors
-from tele.proxy import user_limits as people
-from tele.routing import dialer as ways
-from tele.routing import finder, index
+from tele.outbound import name_lookup
+from tele.proxy import (
+    admission,
+    audit,
+    client_hello,
+    demultiplexer,
+    tls_routes,
+    user_limits,
+)
+from tele.routing import dialer, finder, index
 from tele.spawner import sftp_server
 from tele.tunnel import acceptor, client_address, relayed_channels
 from tele.wire import fields, proxy_header, version
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "attacks.rst"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "attacks.rst"
 TITLE = "What each entry point of proxies and nodes may cost"
 
 KIB, MIB = 1024, 1024 * 1024
 USUAL = limits.Limits()
-HOME = USUAL.startups_per_member // USUAL.startups_per_source
+MEMBER_FACTOR = USUAL.startups_per_member // USUAL.startups_per_source
 
 
 def number(value: float) -> str:
@@ -72,7 +76,8 @@ def slowly(burst: float, rate: float, what: str) -> str:
 ROWS: dict[str, list[str]] = {
     "connection to a proxy, until it is known what it is": [
         f"{admission.PENDING_LIMIT} together",
-        f"source: {admission.PENDING_PER_SOURCE}, home: {admission.PENDING_PER_SOURCE * HOME}",
+        f"source: {admission.PENDING_PER_SOURCE},",
+        f"member source: {admission.PENDING_PER_SOURCE * MEMBER_FACTOR}",
         f"{seconds(demultiplexer.UNDECIDED_SECONDS)} from the connection on",
         f"at most {kib(client_hello.LIMIT)}",
     ],
@@ -81,20 +86,21 @@ ROWS: dict[str, list[str]] = {
         f"the same {seconds(demultiplexer.UNDECIDED_SECONDS)}",
     ],
     "TLS for the pages of a proxy": [
-        f"a head of {kib(doors.PAGES.head_bytes)}",
+        f"a head of {kib(tls_routes.PAGES.head_bytes)}",
         at_once(admission.TLS_BURST, admission.TLS_PER_SECOND),
-        f"handshake {seconds(doors.PAGES.handshake.total_seconds())}",
-        f"head {seconds(doors.PAGES.head.total_seconds())}",
-        f"between requests {seconds(doors.PAGES.idle.total_seconds())}",
+        f"handshake {seconds(tls_routes.PAGES.handshake.total_seconds())}",
+        f"head {seconds(tls_routes.PAGES.head.total_seconds())}",
+        f"between requests {seconds(tls_routes.PAGES.idle.total_seconds())}",
     ],
     "TLS for auth, until auth has answered the end of the client's handshake": [
-        f"{seconds(doors.HANDSHAKE_SECONDS)} from the decision on",
+        f"{seconds(tls_routes.HANDSHAKE_SECONDS)} from the decision on",
     ],
     "TLS for auth, answered": [
         f"{admission.RELAYS_LIMIT}, or an eighth",
-        f"source: {admission.RELAYS_PER_SOURCE}, home: {admission.RELAYS_PER_SOURCE * HOME}",
-        f"{seconds(doors.RELAY_IDLE_SECONDS)} of silence",
-        f"{seconds(doors.HANDSHAKE_SECONDS)} to read the end",
+        f"source: {admission.RELAYS_PER_SOURCE},",
+        f"member source: {admission.RELAYS_PER_SOURCE * MEMBER_FACTOR}",
+        f"{seconds(tls_routes.RELAY_IDLE_SECONDS)} of silence",
+        f"{seconds(tls_routes.HANDSHAKE_SECONDS)} to read the end",
     ],
     "SSH before login": [
         f"from {limits.PROXY_STARTUPS[0]} on refused by chance, {limits.PROXY_STARTUPS[2]} at most",
@@ -102,14 +108,14 @@ ROWS: dict[str, list[str]] = {
         f"version line {version.LINE_LIMIT} bytes",
         f"{USUAL.packets_before_auth} messages of {USUAL.packet_before_auth} bytes",
         f"lists of {fields.NAMES_LIMIT} names",
-        f"source: {limits.STARTUPS_PER_SOURCE}, home: {limits.STARTUPS_PER_MEMBER}",
-        f"{limits.WAITING_PER_SOURCE} more of a source wait for one of these places",
+        f"source: {limits.STARTUPS_PER_SOURCE}, member source: {limits.STARTUPS_PER_MEMBER}",
+        f"{limits.WAITING_PER_SOURCE} more of a source wait",
         f"{limits.WAITING} of all",
         f"up to {seconds(penalties.PenaltyRules().max)}",
         f"{seconds(USUAL.login_grace)} from the connection on",
     ],
     "request to log in": [
-        f"{USUAL.attempts} attempts, {USUAL.queries} questions and {USUAL.foreign_keys} keys",
+        f"{USUAL.attempts} attempts, {USUAL.queries} queries and {USUAL.foreign_keys} keys",
         f"certificate of {kib(certificate.SIZE_LIMIT)}",
         f"{certificate.PRINCIPALS_LIMIT} principals, {certificate.OPTIONS_LIMIT} options",
         f"login of {LOGIN_LIMIT} characters",
@@ -117,46 +123,46 @@ ROWS: dict[str, list[str]] = {
     ],
     "account of a login": [
         f"{realm.ACCOUNT_THREADS} threads",
-        f"person: {realm.ACCOUNT_THREADS_PER_USER} threads",
+        f"user: {realm.ACCOUNT_THREADS_PER_USER} threads",
         f"{realm.ACCOUNTS_WAITING_PER_USER} that wait",
         seconds(realm.ACCOUNT_SECONDS),
     ],
-    "visitor whom a proxy brings to a node, before login": [
+    "client that a proxy relays to a node, before login": [
         f"{limits.STARTUPS[2]} at most",
-        f"a word of {client_address.LIMIT} bytes",
-        f"names: {limits.STARTUPS_PER_MEMBER}; {limits.WAITING_PER_SOURCE} more wait",
-        f"word: {seconds(client_address.VALID_SECONDS)}",
+        f"a statement of {client_address.LIMIT} bytes",
+        f"states: {limits.STARTUPS_PER_MEMBER}; {limits.WAITING_PER_SOURCE} more wait",
+        f"statement: {seconds(client_address.VALID_SECONDS)}",
         f"login: {seconds(USUAL.login_grace)}",
     ],
-    "connections of people at a proxy": [
-        f"person: {people.CONNECTIONS_LIMIT}",
-        "some 16 KiB",  # DESIGN's law, held by bench/tunnels.py
+    "connections of users at a proxy": [
+        f"user: {user_limits.CONNECTIONS_LIMIT}",
+        "some 16 KiB",  # the target of bench/tunnels.py
     ],
-    "way through a proxy to a node": [
+    "channel through a proxy to a node": [
         f"{relayed_channels.CHANNELS_LIMIT} on one node's tunnel",
         f"{relayed_channels.PEER_CHANNELS_LIMIT} to another",
-        f"person: {people.CHANNELS_LIMIT}",
-        f"together {mib(people.WINDOWS_LIMIT)}, then {kib(MIN_WINDOW)} for each",
+        f"user: {user_limits.CHANNELS_LIMIT}",
+        f"together {mib(user_limits.WINDOWS_LIMIT)}, then {kib(MIN_WINDOW)} for each",
         f"{seconds(relayed_channels.OPEN_SECONDS)} to open",
-        f"{seconds(ways.ATTEMPT_SECONDS)} for an address",
+        f"{seconds(dialer.ATTEMPT_SECONDS)} for an address",
     ],
-    "look-up of a node at a proxy": [
+    "lookup of a node at a proxy": [
         f"a name of {finder.TARGET_LIMIT} characters, {index.SELECTOR_LIMIT} labels",
         f"{index.CANDIDATES_LIMIT} nodes",
-        at_once(people.DECISIONS_BURST, people.DECISIONS_PER_SECOND, "decisions "),
+        at_once(user_limits.DECISIONS_BURST, user_limits.DECISIONS_PER_SECOND, "decisions "),
     ],
-    "name that a node says it is reached at": [
-        f"{names.THREADS} threads",
+    "name in a node's addresses": [
+        f"{name_lookup.THREADS} threads",
         f"{addresses.ADDRESSES_LIMIT} addresses",
-        f"node: {names.THREADS_PER_KEY} threads, {names.WAITING_PER_KEY} that wait",
-        f"{seconds(names.SECONDS)} within the {seconds(relayed_channels.OPEN_SECONDS)}",
-        f"last for {seconds(ways.AVOID_SECONDS)}",
+        f"node: {name_lookup.THREADS_PER_KEY} threads, {name_lookup.WAITING_PER_KEY} that wait",
+        f"{seconds(name_lookup.SECONDS)} within the {seconds(relayed_channels.OPEN_SECONDS)}",
+        f"last for {seconds(dialer.AVOID_SECONDS)}",
     ],
     "logged in: messages of a connection": [
         f"{opening.CHANNELS_LIMIT} channels at a node",
         f"{GLOBAL_REQUESTS_LIMIT} requests that wait",
         f"{PROOFS_LIMIT} proofs",
-        f"{mib(USUAL.unread_octets)} of answers",
+        f"{mib(USUAL.unread_octets)} of replies",
         at_once(limits.REKEY_BURST, limits.REKEY_PER_SECOND),
         f"unless {kib(limits.EARNED_OCTETS)}",
         f"{mib(channel_table.WINDOW_LIMIT)} for a channel",
@@ -172,11 +178,11 @@ ROWS: dict[str, list[str]] = {
         f"packets of {kib(sftp_server.PACKET_LIMIT)}, {sftp_server.HANDLES_LIMIT} open files",
     ],
     "forward to a port": [
-        f"{names.THREADS} threads",
+        f"{name_lookup.THREADS} threads",
         f"{addresses.ADDRESSES_LIMIT} addresses",
-        f"person: {names.THREADS_PER_KEY} threads, {names.WAITING_PER_KEY} that wait",
+        f"user: {name_lookup.THREADS_PER_KEY} threads, {name_lookup.WAITING_PER_KEY} that wait",
         f"{forwards.WAITING_LIMIT} that wait while {MAX_FORWARDS} are forwarded",
-        f"name {seconds(names.SECONDS)}, connection {seconds(forwards.CONNECT_TIMEOUT)}",
+        f"name {seconds(name_lookup.SECONDS)}, connection {seconds(forwards.CONNECT_TIMEOUT)}",
         at_once(forward_record.ACCEPTED_BURST, forward_record.ACCEPTED_PER_SECOND),
     ],
     "port or socket that listens for a client": [
@@ -190,14 +196,25 @@ ROWS: dict[str, list[str]] = {
         at_once(acceptor.STREAMS_BURST, acceptor.STREAMS_PER_SECOND),
         f"{seconds(relayed_channels.OPEN_SECONDS)} to open",
     ],
-    "what refusals cause to be written": [
-        at_once(door.LINES_BURST, door.LINES_PER_SECOND, "lines "),
-        at_once(door.DENIED_BURST, door.DENIED_PER_SECOND, "events "),
+    "log lines and events of refusals": [
+        at_once(connection_admission.LINES_BURST, connection_admission.LINES_PER_SECOND, "lines "),
+        at_once(
+            connection_admission.DENIED_BURST, connection_admission.DENIED_PER_SECOND, "events "
+        ),
         at_once(audit.DENIED_BURST, audit.DENIED_PER_SECOND),
-        "source: " + slowly(door.SOURCE_LINES_BURST, door.SOURCE_LINES_PER_SECOND, "lines"),
-        slowly(door.SOURCE_DENIED_BURST, door.SOURCE_DENIED_PER_SECOND, "events"),
-        "person: " + slowly(audit.USER_DENIED_BURST, audit.USER_DENIED_PER_SECOND, "events"),
-        f"in {seconds(door.REPORT_SECONDS)}",
+        "source: "
+        + slowly(
+            connection_admission.SOURCE_LINES_BURST,
+            connection_admission.SOURCE_LINES_PER_SECOND,
+            "lines",
+        ),
+        slowly(
+            connection_admission.SOURCE_DENIED_BURST,
+            connection_admission.SOURCE_DENIED_PER_SECOND,
+            "events",
+        ),
+        "user: " + slowly(audit.USER_DENIED_BURST, audit.USER_DENIED_PER_SECOND, "events"),
+        f"in {seconds(connection_admission.REPORT_SECONDS)}",
     ],
 }
 
@@ -229,9 +246,9 @@ def test_a_row_says_what_the_source_says(name: str) -> None:
 
 def test_what_the_words_say() -> None:
     """Words of the table that stand for numbers."""
-    assert HOME == 4, "four times as many"
+    assert MEMBER_FACTOR == 4, "four times as many"
     assert MEMBER_SOURCE_SECONDS == 86400, "within a day"
     share = admission.limits_for(USUAL, 800)
     assert (share.pending, share.relays) == (200, 100), "a quarter, an eighth"
-    person = people.user_limits(800)
-    assert (person.connections, person.channels) == (100, 100), "an eighth"
+    user = user_limits.user_limits(800)
+    assert (user.connections, user.channels) == (100, 100), "an eighth"

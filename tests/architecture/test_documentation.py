@@ -1,4 +1,4 @@
-"""What the documentation says of the source is true."""
+"""The documentation agrees with the source."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_files_that_are_named_exist(page: Path) -> None:
 
 def test_attacks_that_are_named_are_made() -> None:
     """The page on attacks has S1 to S16, and names only tests that there are."""
-    page = (ROOT / "docs" / "attacks.rst").read_text()
+    page = (ROOT / "docs" / "explanation" / "attacks.rst").read_text()
     assert re.findall(r"\* - (S\d+)", page) == [f"S{number}" for number in range(1, 17)]
     made = {
         name
@@ -43,19 +43,57 @@ def test_readme_and_ci_run_the_same_tests() -> None:
     assert "sh tests/run" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_the_datapath_names_each_step_once() -> None:
-    """The page that tells the way of a session covers the rooms that a session passes."""
-    text = (ROOT / "docs" / "datapath.rst").read_text()
-    rooms = set(re.findall(r"src/tele/(\w+)/", text))
-    assert {"conch", "wire", "certs", "rbac", "node", "recording", "tape", "auth"} <= rooms
+def drawn_layers(text: str) -> list[set[str]]:
+    """The packages of each layer, the highest first, as the page on development draws them."""
+    drawing = text.split(".. diagram:: Layers of packages\n", 1)[1].split("\n\n* ")[0]
+    rows = re.findall(r"^    │ ([\w ·]+?) *│", drawing, re.M)
+    return [set(row.split(" · ")) for row in rows]
+
+
+def wrong_imports(layers: list[set[str]]) -> list[str]:
+    """Imports that do not lead to a lower layer."""
+    height = {name: -number for number, layer in enumerate(layers) for name in layer}
+    source = ROOT / "src" / "tele"
+    found = []
+    for path in sorted(source.rglob("*.py")):
+        package = path.relative_to(source).parts[0].removesuffix(".py")
+        if package in ("__init__", "_version"):
+            continue
+        for other in re.findall(r"^ *(?:from|import) tele\.(\w+)", path.read_text(), re.M):
+            lower = other in ("_version", package) or height[other] < height[package]
+            if not lower:
+                found.append(f"{path.relative_to(source)} imports {other}")
+    return found
+
+
+def test_the_layers_that_are_drawn_are_those_of_the_source() -> None:
+    """Each package is in one layer of the drawing, and imports lead downwards in it."""
+    layers = drawn_layers((ROOT / "docs" / "develop.rst").read_text())
+    there = {
+        path.stem
+        for path in (ROOT / "src" / "tele").iterdir()
+        if (path / "__init__.py").exists() or path.suffix == ".py"
+    }
+    assert sorted(set().union(*layers) - {"web"}) == sorted(there - {"__init__", "_version"})
+    assert sum(map(len, layers)) == len(set().union(*layers))
+    assert wrong_imports(layers) == []
+    assert wrong_imports(list(reversed(layers)))
+
+
+def test_each_package_has_a_change_that_goes_there() -> None:
+    """The table of changes names every package."""
+    text = (ROOT / "docs" / "develop.rst").read_text()
+    table = text.split("Where a change goes", 1)[1].split("\nLayers\n", 1)[0]
+    packages = set().union(*drawn_layers(text)) - {"web"}
+    assert packages - set(re.findall(r"``(\w+)``", table)) == set()
 
 
 def test_the_page_on_ssh_has_every_extension() -> None:
-    """Each name of OpenSSH's that the engine knows is on the page, or in its generated table,
-    and the page has none that the engine does not know.
-    """
+    """Each OpenSSH name of the engine is on the page or in its table, and the page has no other."""
     tables = {*CIPHERS, *MACS, *METHODS, *HOST_ALGORITHMS, *USER_ALGORITHMS}
-    sources = [f for room in ("wire", "conch") for f in (ROOT / "src/tele" / room).rglob("*.py")]
+    sources = [
+        f for package in ("wire", "conch") for f in (ROOT / "src/tele" / package).rglob("*.py")
+    ]
     pattern = r"[a-z0-9-]+@openssh\.com"
     known = {
         name

@@ -1,10 +1,9 @@
-"""Whatever can be asked for is looked at: keys, options, fields, and commands of the documents."""
+"""Every key, option and field that can be given is read; the documents' configurations load."""
 
 from __future__ import annotations
 
 import ast
 import re
-import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -26,7 +25,6 @@ from tele.rbac.presets import check_role
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "tele"
-PAGES = [ROOT / "README.rst", *sorted((ROOT / "docs").rglob("*.rst"))]
 
 
 @cache
@@ -61,13 +59,13 @@ def test_every_key_of_the_configuration_is_read(place: str, name: str) -> None:
     ``version`` is read by its check, and decides what all others mean.
     """
     used = attributes_read("embed", "tap", "cli", "plugins", "node", "auth", "conch", "model")
-    assert name in used or place == "version", f"{place} is accepted and never looked at"
+    assert name in used or place == "version", f"{place} is accepted and never read"
 
 
-# -- what is asked of the API, and said in resources -----------------------------------
+# -- requests of the API, and resources -----------------------------------
 @pytest.mark.parametrize("name", sorted(OPERATIONS))
 def test_every_field_of_a_request_is_read(name: str) -> None:
-    """Auth looks at all that a request can say."""
+    """Auth reads every field of a request."""
     used = attributes_read("auth", "audit", "rbac")
     request = OPERATIONS[name].request
     assert [f.name for f in attrs.fields(request) if f.name not in used] == []
@@ -75,7 +73,7 @@ def test_every_field_of_a_request_is_read(name: str) -> None:
 
 @pytest.mark.parametrize("cls", [RoleOptions, LockTarget])
 def test_every_option_of_a_role_and_target_of_a_lock_is_decided_by(cls: type[Any]) -> None:
-    """None of them is only kept."""
+    """None of them is only stored."""
     used = attributes_read("rbac", "auth", "node")
     assert [field.name for field in attrs.fields(cls) if field.name not in used] == []
 
@@ -111,62 +109,13 @@ def arguments_unread(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", sorted((SOURCE / "cli").glob("*.py")), ids=lambda p: p.stem)
 def test_every_option_of_a_command_is_looked_at(path: Path) -> None:
-    """No option is parsed and then passed over."""
+    """No option is parsed and then ignored."""
     assert arguments_unread(path) == []
 
 
 def test_every_command_has_a_line_of_help() -> None:
     """Walking them all imports them all: none is named that is not there."""
     assert [words for words, command in commands(tele) if not command.help] == []
-
-
-#: Commands that pages name before the change that brings them.
-ANNOUNCED = frozenset({"locks"})
-
-
-def documented() -> Iterator[tuple[str, str]]:
-    """Give each command line of the documents, with where it is."""
-    for page in PAGES:
-        text = page.read_text()
-        where = str(page.relative_to(ROOT))
-        for found in re.findall(r"``(tele [^`]+)``", text):
-            yield where, found
-        for line in text.splitlines():
-            if match := re.match(r"    \s*(?:\$ |# |sudo )*(tele [^=:].*)$", line):
-                yield where, match[1]
-
-
-def parse(words: list[str]) -> None:
-    """Let click read a command line as it would, and do nothing. Raises its errors."""
-    command: Any = tele
-    context: Any = None
-    name = "tele"
-    while True:
-        context = command.make_context(name, list(words), parent=context)
-        words = [*context._protected_args, *context.args]
-        if not isinstance(command, click.Group) or not words:
-            return
-        found, command, words = command.resolve_command(context, words)
-        name = str(found)
-
-
-@pytest.mark.parametrize(("where", "line"), sorted(set(documented())))
-def test_every_documented_command_line_parses(where: str, line: str) -> None:
-    """What a page says to type is what the program takes: commands, options and values."""
-    plain = re.split(r"\s{2,}#|\s\|\s|\s>\s?|\)\"?$|\s&&\s|;", line.replace("\n", " "))[0]
-    plain = re.sub(r"\$\([^)]*\)|<\([^)]*\)", "X", plain)
-    words = shlex.split(plain.replace("[", "").replace("]", ""))[1:]
-    if words[:1] and words[0] in ANNOUNCED:
-        return
-    try:
-        parse([word for word in words if word != "..."])
-    except click.exceptions.Exit:
-        return  # --help and --version
-    except click.MissingParameter:
-        return  # a page may name a command without all that it needs
-    except click.UsageError as error:
-        if "does not exist" not in error.format_message():  # a file of an example is not here
-            pytest.fail(f"{where}: {line}: {error.format_message()}")
 
 
 def configurations() -> list[tuple[str, str]]:

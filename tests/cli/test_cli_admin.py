@@ -78,12 +78,12 @@ def test_users_are_updated(cluster: Cluster) -> None:
     tele.run("users", "update", "hugo", "--expires", "2099-01-01T00:00:00Z")
     assert hugo()[2]
     for words, why in (
-        ((), "say what to change"),
+        ((), "nothing to change"),
         (("--remove-role", "access"), "has no role"),
         (("--role", "acess"), "no such role"),
         (("--ttl", "1h", "--expires", "2099-01-01T00:00:00Z"), "give one of them"),
         (("--ttl", "1h", "--no-expiry"), "contradict"),
-        (("--expires", "2001-01-01T00:00:00Z"), "is over"),
+        (("--expires", "2001-01-01T00:00:00Z"), "in the past"),
         (("--expires", "tomorrow"), "is no time"),
     ):
         assert why in tele.fails(2, "users", "update", "hugo", *words), words
@@ -121,7 +121,7 @@ def test_apply_reads_all_before_it_changes_anything(cluster: Cluster) -> None:
     assert "first" in tele.fails(5, "get", "role/first")
     twice = tele.fails(2, "apply", "-f", "-", stdin="kind: role\nkind: user\n")
     assert "standard input:2: key 'kind' is given twice" in twice
-    assert "nothing to apply" in tele.fails(2, "apply", "-f", "-", stdin="# nothing\n")
+    assert "no documents" in tele.fails(2, "apply", "-f", "-", stdin="# nothing\n")
     newer = tele.fails(2, "apply", "-f", "-", stdin=first.replace("v1", "v9"))
     assert newer.rstrip().endswith("version: 'v9' is none of v1")
     unknown = first.replace("spec: {}", "spec: {alow: {}}")
@@ -306,4 +306,4 @@ def test_the_owner_is_told_when_auth_does_not_run(cluster: Cluster, tmp_path: Pa
     config.write_text("version: v1\ndata_dir: d\nauth: {cluster_name: c}\n")
     assert "twistd -n tele-auth" in cluster.tele.fails(6, "users", "ls", "--config", config)
     config.write_text("version: v1\nproxy: {join: {auth: a}}\n")
-    assert "no such section" in cluster.tele.fails(2, "users", "ls", "--config", config)
+    assert "auth: missing section" in cluster.tele.fails(2, "users", "ls", "--config", config)

@@ -90,10 +90,10 @@ def test_ssh_says_it_before_openssh_says_something_else(cluster: Cluster) -> Non
 def test_an_old_login_is_still_an_old_login(cluster: Cluster, tele: Tele) -> None:
     """With clocks that agree, a certificate that is over says so, with what to type."""
     shutil.copytree(cluster.tele.home, tele.home)
-    (facts,) = (path for path in tele.home.glob("*/*.json") if "expires" in path.read_text())
-    old = facts.read_text()
+    (summary_file,) = (path for path in tele.home.glob("*/*.json") if "expires" in path.read_text())
+    old = summary_file.read_text()
     expires = old.split('"expires": ')[1].split(",")[0].split("\n")[0]
-    facts.write_text(old.replace(expires, "1000000000.0"))
+    summary_file.write_text(old.replace(expires, "1000000000.0"))
     said = tele.fails(3, "ls")
     assert "expired 2001-" in said
     assert "type: tele login" in said

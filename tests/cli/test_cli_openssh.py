@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tele.cli.openssh import known_hosts, split_address
-from tele.cli.ssh import _way_out, destination
+from tele.cli.openssh import known_hosts, proxy_address
+from tele.cli.ssh import _connection_options, destination
 from tele.errors import InvalidInput, TeleError
 from tele_command import Tele
 from test_cli_start import fake_ssh, log_in_by_hand
@@ -211,13 +211,13 @@ def test_proxy_ssh_tries_both_families(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     for found, handed in (([v4, v4], False), ([v6], False), ([v6, v4], True)):
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, found=found, **__: found)
-        assert ("ProxyUseFdpass=yes" in _way_out("proxy.test", 3080)) == handed
+        assert ("ProxyUseFdpass=yes" in _connection_options("proxy.test", 3080)) == handed
 
     def fails(*_: object, **__: object) -> list[object]:
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", fails)
-    assert _way_out("proxy.test", 3080) == []
+    assert _connection_options("proxy.test", 3080) == []
 
 
 @pytest.mark.parametrize("target", ["-oProxyCommand=x:22", "a@b", "a@$(x):22", "a@b c:22", "a:b:c"])
@@ -231,7 +231,7 @@ def test_another_configuration_is_refused(logged_in: Tele) -> None:
     """``-F`` would take away what makes the node reachable, and its host known."""
     assert "-F" in logged_in.fails(2, "ssh", "-F", "/dev/null", "web1")
     assert "-F" in logged_in.fails(2, "ssh", "web1", "-F/dev/null")
-    assert "which node" in logged_in.fails(2, "ssh")
+    assert "no node given" in logged_in.fails(2, "ssh")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_the_configuration_for_another_key_has_nothing_of_the_person(logged_in: 
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     assert "tele ca sign-user deploy.pub" in logged_in.fails(2, "config", "--identity", key)
     (logged_in.folder / "deploy-cert.pub").write_text("x\n")
-    assert "is not a certificate" in logged_in.fails(2, "config", "--identity", key)
+    assert "is not an SSH certificate" in logged_in.fails(2, "config", "--identity", key)
     subprocess.run(
         ["ssh-keygen", "-q", "-s", key, "-I", "robot", "-n", "www", f"{key}.pub"], check=True
     )
@@ -294,7 +294,7 @@ def test_what_is_no_destination(word: str) -> None:
 def test_what_is_no_address_of_a_proxy(text: str) -> None:
     """It is written into a configuration: nothing else may be."""
     with pytest.raises(InvalidInput):
-        split_address(text)
+        proxy_address(text)
 
 
 def test_keys_are_only_keys() -> None:

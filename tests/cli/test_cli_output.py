@@ -15,14 +15,14 @@ from tele.cli.output import (
     Column,
     ago,
     plain,
-    say,
+    print_notice,
     show_data,
     show_list,
     show_one,
     show_pages,
     span,
+    started_ago,
 )
-from tele.cli.recordings import begun
 from tele.cli.sessions import _known
 from tele.errors import InvalidInput
 from tele.model.codec import format_time
@@ -50,7 +50,7 @@ def test_nothing_printed_moves_the_cursor(form: str, capsys: pytest.CaptureFixtu
 
 def test_errors_do_not_move_it_either(capsys: pytest.CaptureFixture[str]) -> None:
     """What a server said as an error is shown, not obeyed; lines stay lines."""
-    say(f"one {EVIL}\ntwo")
+    print_notice(f"one {EVIL}\ntwo")
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 2
     assert all(char.isprintable() or char == "\n" for char in err)
@@ -158,7 +158,7 @@ def test_words_and_pairs() -> None:
     with pytest.raises(InvalidInput, match="given twice"):
         split_pairs(["env=prod", "env=test"])
     for empty in ("", " ", ","):
-        with pytest.raises(InvalidInput, match="names nothing"):
+        with pytest.raises(InvalidInput, match="is empty: give a name"):
             split_words(["a", empty])
 
 
@@ -173,10 +173,10 @@ def test_a_hosts_word_for_the_time_is_shown_beside_auths() -> None:
     for minutes, told in ((0, False), (4, False), (60 * 24, True), (-60, True)):
         claimed = now - timedelta(minutes=minutes)
         row = {"started": format_time(claimed), "received": format_time(now)}
-        assert ("(told " in begun(row)) is told
+        assert ("(told " in started_ago(row)) is told
         event = {"time": format_time(now), "claimed": format_time(claimed)}
         assert bool(_earlier(event)) is (told or minutes > 1)
-    assert begun({"started": format_time(now), "received": None}).endswith(" ago")
+    assert started_ago({"started": format_time(now), "received": None}).endswith(" ago")
     assert _earlier({"time": format_time(now)}) == ""
 
 

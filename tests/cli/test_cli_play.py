@@ -265,5 +265,5 @@ def test_a_real_session_looks_as_it_did(cluster: Cluster, tmp_path: Path) -> Non
 def test_a_replay_needs_a_terminal(tele: Tele, tmp_path: Path) -> None:
     """Elsewhere the text is given, and what was recorded is not sent as it is on request."""
     file = recording(tmp_path / "r.tape", [SESSION])
-    assert "is for a terminal" in tele.fails(2, "play", file, "--format", "pty")
+    assert "needs a terminal" in tele.fails(2, "play", file, "--format", "pty")
     assert "\x1b" not in tele.run("play", file).stdout

@@ -77,7 +77,7 @@ def play(
     source = frames(output) if recorded is None else recorded
     player = Player(display, lambda: schedule(source, 0, None), 1.0, display.clock)
     left = ["".join(line.texts).strip() for line in player.run()]
-    assert len(player._kept) <= 33
+    assert len(player._snapshots) <= 33
     return display, left
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from tele.cli.home import Facts, Home, Profile
+from tele.cli.home import CertificateSummary, Home, Profile
 from tele_command import Tele
 
 #: What is slow to import, or has no business in a command that only decides.
@@ -27,7 +27,7 @@ def log_in_by_hand(tele: Tele, expires: float) -> Home:
     key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ/ws5AfCc8yCqZUnhu0i+FlQ+t6OSzyomSdlu7pAEkZ"
     authorities = [{"kind": "host", "ssh_public_keys": [key], "tls_certificates": [], "pins": []}]
     home.write(home.files(profile).authorities, json.dumps(authorities))
-    home.save_facts(profile, Facts("alice", ("root",), ("access",), expires))
+    home.save_summary(profile, CertificateSummary("alice", ("root",), ("access",), expires))
     return home
 
 
@@ -172,9 +172,9 @@ def test_unknown_words_are_usage_errors(tele: Tele) -> None:
 def test_damaged_files_are_named(tele: Tele) -> None:
     """A file that was cut off is told by its name, with what to do."""
     home = log_in_by_hand(tele, time.time() + 3600)
-    facts = home.path / "example" / "alice.json"
+    summary_file = home.path / "example" / "alice.json"
     for text in ('{"user"', "[]", "{}", '{"logins": 1, "roles": [], "user": "a", "expires": 1}'):
-        facts.write_text(text)
+        summary_file.write_text(text)
         assert "alice.json is damaged" in tele.fails(1, "status")
     (home.path / "example" / "profile.json").write_text('{"cluster": 1}')
     assert "profile.json is damaged" in tele.fails(1, "status")
@@ -227,7 +227,7 @@ def quoted_commands(page: Path) -> list[list[str]]:
     return found
 
 
-@pytest.mark.parametrize("page", ["README.rst", "docs/quickstart.rst"])
+@pytest.mark.parametrize("page", ["README.rst", "docs/tutorial/first-cluster.rst"])
 def test_the_commands_in_the_pages_exist(page: str) -> None:
     """Every command that a page tells people to type is there, with its options."""
     from tele.cli.main import tele as root

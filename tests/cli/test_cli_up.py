@@ -43,7 +43,7 @@ def test_up_serves_and_down_ends_it(own: Cluster) -> None:
     said = own.up("--cluster", own.name, "--listen", own.listen)
     assert said.stderr == ""
     assert "tele ssh" in said.stdout
-    assert "Only this machine reaches it; for others, give --listen" in said.stdout
+    assert "Only this machine can reach it; for others, use --listen" in said.stdout
     tele = own.tele
     (node,) = tele.json("ls")
     assert (node["status"], node["mode"]) == ("online", "direct")
@@ -58,7 +58,7 @@ def test_up_serves_and_down_ends_it(own: Cluster) -> None:
     tele.run("down", "--dir", own.folder)
     assert not is_running(pid)
     assert "does not answer" in tele.fails(6, "ls") or "did not answer" in tele.fails(6, "ls")
-    assert "no cluster was running" in tele.run("down", "--dir", own.folder).stderr
+    assert "no cluster is running" in tele.run("down", "--dir", own.folder).stderr
 
 
 def test_up_resumes_what_is_there(own: Cluster) -> None:
@@ -106,7 +106,7 @@ def test_after_a_crash_it_starts_again(own: Cluster) -> None:
     while is_running(pid):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert "no cluster was running" in own.tele.run("down", "--dir", own.folder).stderr
+    assert "no cluster is running" in own.tele.run("down", "--dir", own.folder).stderr
     own.up()
     assert own.tele.json("ls")[0]["status"] == "online"
     own.tele.run("ssh", socket.gethostname(), "true")
@@ -118,7 +118,7 @@ def test_down_ends_only_the_process_that_holds_the_lock(own: Cluster) -> None:
     with subprocess.Popen(["sleep", "60"]) as other:
         try:
             (own.folder / "tele.pid").write_text(f"{other.pid}\n")
-            assert "no cluster was running" in own.tele.run("down", "--dir", own.folder).stderr
+            assert "no cluster is running" in own.tele.run("down", "--dir", own.folder).stderr
             assert other.poll() is None
         finally:
             other.kill()
@@ -216,7 +216,7 @@ def test_the_suite_is_chosen_at_the_first_start(own: Cluster) -> None:
     assert own.tele.run("ssh", own.tele.json("ls")[0]["name"], "echo hi").stdout == "hi\n"
     own.tele.run("down", "--dir", own.folder)
     words = ("up", "--dir", own.folder, "--signature-algorithm-suite")
-    assert "says the suite ecdsa, not ed25519" in own.tele.fails(2, *words, "ed25519")
+    assert "with the suite ecdsa, not ed25519" in own.tele.fails(2, *words, "ed25519")
     own.up()
     assert own.tele.run("ca", "export", "--type", "user").stdout == exported
 

@@ -1,6 +1,4 @@
-"""What do the pages tell people to type, and to write into files? The literal blocks of README and
-docs, each of one kind.
-"""
+"""Which commands and files do README and docs contain? Their literal blocks, each of one kind."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from attrs import frozen
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.rst", *sorted((ROOT / "docs").rglob("*.rst"))]
-#: What a line that is to be typed begins with.
+#: How a line to type begins.
 _PROGRAMS = re.compile(
     r"(?:[$#] )?(?:tele|ssh|scp|ssh-keygen|twistd|python3?|sh|eval|mkdir|cp|systemctl|journalctl|"
     r"umask|sqlite3|/opt/tele/bin/\w+) "

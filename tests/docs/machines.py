@@ -1,5 +1,5 @@
 """Machines for the commands of the documentation: namespaces with a name, a network, accounts,
-homes and an ``/etc`` of their own. Nothing of it is left when they end.
+home directories and an ``/etc`` of their own. Nothing of it is left when they end.
 
 tele is in ``/opt/tele``, root's home is ``/home/root``. Machines of one network share the address
 10.0.0.1.
@@ -24,8 +24,8 @@ NETWORK = (
 MACHINE = """
 set -e
 mount --make-rprivate /
-mount -t tmpfs none {scratch}
-cd {scratch}
+mount -t tmpfs none {overlay}
+cd {overlay}
 for each in etc root var opt; do
     mkdir $each $each.work
     mount -t overlay -o lowerdir=/$each,upperdir=$each,workdir=$each.work none /$each
@@ -53,7 +53,7 @@ class Machine:
     services: list[subprocess.Popen[bytes]] = field(factory=list)
 
     def words(self, line: str, account: str = "root", folder: str = "") -> list[str]:
-        """Return a command that lets bash run ``line`` as a person who has just logged in."""
+        """Return a command that lets bash run ``line`` as a user who has just logged in."""
         home = f"/home/{account}"
         environment = {
             "HOME": home, "USER": account, "LOGNAME": account, "TERM": "dumb", "LANG": "C.UTF-8",
@@ -67,7 +67,7 @@ class Machine:
         ]  # fmt: skip
 
     def run(self, line: str, account: str = "root", stdin: str = "", status: int | None = 0) -> str:
-        """Run a line; return all that it said. It has to end with ``status`` (None: any)."""
+        """Run a line; return all that it prints. It has to end with ``status`` (None: any)."""
         done = subprocess.run(
             self.words(line, account), input=stdin, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, timeout=120, check=False,
@@ -111,7 +111,7 @@ def until(found: Callable[[], bool], why: Callable[[], str] = lambda: "") -> Non
     """Wait for a condition."""
     deadline = time.monotonic() + 120
     while not found():
-        assert time.monotonic() < deadline, f"it does not come: {why()}"
+        assert time.monotonic() < deadline, f"not met after 120 s: {why()}"
         time.sleep(0.1)
 
 
@@ -121,9 +121,9 @@ def _held(words: list[str]) -> subprocess.Popen[str]:
         words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert held.stdout is not None
-    said = held.stdout.readline()
-    if said != "ready\n":
-        rest = said + held.communicate(timeout=10)[0]
+    output = held.stdout.readline()
+    if output != "ready\n":
+        rest = output + held.communicate(timeout=10)[0]
         raise AssertionError(f"no namespaces: {rest}")
     return held
 
@@ -136,9 +136,9 @@ def network(folder: Path, **machines: str) -> Iterator[dict[str, Machine]]:
     try:
         made = {}
         for name, accounts in machines.items():
-            scratch = folder / name
-            scratch.mkdir()
-            setup = MACHINE.format(scratch=scratch, name=name, venv=VENV, accounts=accounts)
+            overlay = folder / name
+            overlay.mkdir()
+            setup = MACHINE.format(overlay=overlay, name=name, venv=VENV, accounts=accounts)
             words = ["nsenter", "-t", str(running[0].pid), "-n", "unshare", "-m", "-u", "-p", "-f"]
             words += ["--mount-proc", "--kill-child", "sh", "-c"]
             running.append(_held([*words, f"{setup}\necho ready; exec sleep infinity"]))

@@ -25,13 +25,12 @@ COMMANDS_NOT_RUN: Final = {
 }
 #: Blocks that are neither commands nor a configuration of tele, by page and how they begin.
 OTHER_BLOCKS: Final = {
-    ("docs/clocks.rst", "tele: the clock of this machine"): "an error message",
-    ("docs/embedding.rst", "# myproject/tele/plugins/syslog_sink.py"): (
+    ("docs/explanation/clocks.rst", "tele: the clock of this machine"): "an error message",
+    ("docs/howto/plugins.rst", "# myproject/tele/plugins/syslog_sink.py"): (
         "a module; tests/cli/test_cli_embed.py uses plugins of this shape"
     ),
-    ("docs/networks.rst", "[Service]"): "a part of a unit of systemd",
-    ("docs/networks.rst", "tunnel failed "): "a line of a log",
-    ("docs/networks.rst", "listen tele"): (
+    ("docs/howto/egress.rst", "[Service]"): "a part of a unit of systemd",
+    ("docs/howto/proxies.rst", "listen tele"): (
         "HAProxy's configuration; tests/interop/test_balancers.py runs HAProxy with one"
     ),
     ("docs/protocols/api.rst", '{"error": '): "an answer of the API",

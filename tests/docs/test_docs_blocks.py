@@ -1,4 +1,4 @@
-"""Nothing that the documentation tells to type or to write is left out of the tests."""
+"""Every command and every file of the documentation is tested."""
 
 from __future__ import annotations
 

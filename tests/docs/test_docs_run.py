@@ -1,5 +1,5 @@
-"""The commands of README and docs, typed as they stand there, by the people and on the machines
-that the pages mean.
+"""The commands of README and docs, typed as they stand there, by the users and on the
+machines that the pages mean.
 
 Each page is run from its beginning to its end. What stands for something else (``...``, ``ID``) is
 replaced; what a page expects of the reader between two commands is a step ``before`` the next.
@@ -27,43 +27,45 @@ pytestmark = [
 #: The pages whose commands run here, all of them.
 PAGES_RUN = {
     "README.rst",
-    "docs/backup.rst",
-    "docs/forwarding.rst",
-    "docs/offboarding.rst",
-    "docs/quickstart.rst",
+    "docs/howto/backup.rst",
+    "docs/howto/forwarding.rst",
+    "docs/howto/offboarding.rst",
+    "docs/howto/automation.rst",
+    "docs/tutorial/first-cluster.rst",
+    "docs/tutorial/three-machines.rst",
     "docs/reference/commands.rst",
-    "docs/services.rst",
-    "docs/tunnels.rst",
-    "docs/verifying.rst",
+    "docs/howto/services.rst",
+    "docs/howto/add-node.rst",
+    "docs/howto/verify.rst",
 }
 
 
 @define
 class World:
-    """The machines of a story, and what people learned on them so far."""
+    """The machines of a story, and what users learned on them so far."""
 
     machines: dict[str, Machine]
     passwords: dict[str, str] = field(factory=dict)
     words: dict[str, str] = field(factory=dict)
 
     def run(self, line: str, at: str, account: str = "root", stdin: str = "") -> str:
-        """Type one line of a page, and note what it tells."""
+        """Type one line of a page, and note the password, token or pin that it prints."""
         typed = line
         for word, value in self.words.items():
             typed = typed.replace(word, value)
         if found := re.match(r"tele login .*--user (\S+)", typed):
             typed += " --password-file -"
             stdin = self.passwords[found[1]] + "\n"
-        said = self.machines[at].run(typed, account, stdin)
-        if found := re.search(r"the password of (\S+), shown this once:\n(\S+)", said):
+        output = self.machines[at].run(typed, account, stdin)
+        if found := re.search(r"the password of (\S+), shown this once:\n(\S+)", output):
             self.passwords[found[1]] = found[2]
         if typed.startswith("tele tokens add"):
-            (token,) = re.findall(r"\b[a-z2-7]{32}\b", said)
+            (token,) = re.findall(r"\b[a-z2-7]{32}\b", output)
             for machine in self.machines.values():
                 machine.write("/etc/tele/token", f"{token}\n")
-        if found := re.search(r"sha256:[0-9a-f]{64}", said):
+        if found := re.search(r"sha256:[0-9a-f]{64}", output):
             self.words["sha256:..."] = found[0]
-        return said
+        return output
 
 
 @contextmanager
@@ -107,31 +109,31 @@ def newest_recording(it: World, at: str) -> str:
 
 
 def test_a_cluster_on_this_machine(tmp_path: Path) -> None:
-    """README and the first part of the quickstart, by root on a new machine; then by another person
-    of this machine, and of another one; and the pages that need a cluster and nothing else.
+    """README and the first tutorial, by root on a new machine; then by another user of this machine
+    and of another one; and the pages that need a cluster and nothing else.
     """
     with world(tmp_path, one="alice", other="alice", readme="") as it:
         for line in lines_of("README.rst", "python3", "tele down"):
             if "play ID" in line:
                 it.words["ID"] = newest_recording(it, "readme")
             it.run(line.removeprefix(INSTALLING), "readme")
-        for line in lines_of("docs/quickstart.rst", "python3", "tele down"):
+        for line in lines_of("docs/tutorial/first-cluster.rst", "python3", "tele down"):
             if "play ID" in line:
                 it.words["ID"] = newest_recording(it, "one")
-            said = it.run(line.removeprefix(INSTALLING), "one", stdin="echo I am $TELE_USER\n")
+            output = it.run(line.removeprefix(INSTALLING), "one", stdin="echo I am $TELE_USER\n")
             if line.startswith("ssh "):
-                assert "I am root" in said
+                assert "I am root" in output
         it.run("tele up --detach", "one")
         it.run("tele ca status", "one")
         for line in lines_of(
-            "docs/quickstart.rst", "tele users add alice", "tele login --proxy 127"
+            "docs/tutorial/first-cluster.rst", "tele users add alice", "tele login --proxy 127"
         ):
             it.run(line, "one", "root" if "users" in line else "alice")
         assert it.run("tele ssh one 'id -un'", "one", "alice") == "alice\n"
         it.run("tele down", "one")
         it.run("rm -r /var/lib/tele /home/root/.tele", "one")
         (line,) = lines_of(
-            "docs/quickstart.rst", "tele up --detach --listen", "tele up --detach --l"
+            "docs/tutorial/first-cluster.rst", "tele up --detach --listen", "tele up --detach --l"
         )
         it.run(line, "one")
         it.run("tele users add alice --role access --login alice", "one")
@@ -149,48 +151,51 @@ def _reference(it: World) -> None:
     (script,) = (block.text for block in of_page("docs/reference/commands.rst") if block.is_script)
     it.machines["one"].write("/home/root/inventory", script + "\n", "755")
     assert '"one.tele"' in it.run("./inventory", "one")
-    for line in lines_of("docs/reference/commands.rst") + lines_of("docs/forwarding.rst"):
+    for line in lines_of("docs/reference/commands.rst") + lines_of("docs/howto/forwarding.rst"):
         it.run(line, "one")
     it.run("tele users add bob --role access --login alice", "one")
-    for line in lines_of("docs/offboarding.rst", "$ ", "$ "):
-        said = it.run(line.removeprefix("$ "), "one")
+    for line in lines_of("docs/howto/offboarding.rst", "$ ", "$ "):
+        output = it.run(line.removeprefix("$ "), "one")
         if line.startswith("$ tele locks add"):
-            (shown,) = re.findall(r"user-[0-9a-f]{8}", "\n".join(lines_of("docs/offboarding.rst")))
-            it.words[shown] = said.splitlines()[0]
+            (shown,) = re.findall(
+                r"user-[0-9a-f]{8}", "\n".join(lines_of("docs/howto/offboarding.rst"))
+            )
+            it.words[shown] = output.splitlines()[0]
 
 
 def _verifying(it: World) -> None:
     """The page for auditors; its marks and ids stand for those that were shown."""
     it.run("tele ssh one true", "one")
     it.words["1efbc034"] = newest_recording(it, "one")[:8]
-    for line in lines_of("docs/verifying.rst"):
-        said = it.run(line.removeprefix("$ "), "one")
-        if found := re.search(r"^head: (\d+:[0-9a-f]{64})$", said, re.MULTILINE):
+    for line in lines_of("docs/howto/verify.rst"):
+        output = it.run(line.removeprefix("$ "), "one")
+        if found := re.search(r"^head: (\d+:[0-9a-f]{64})$", output, re.MULTILINE):
             it.words["1204:aa2b4624..."] = found[1]
-    assert "ok: " in said
+    assert "ok: " in output
 
 
 def _backup(it: World) -> None:
     """The page on backups: all is there again after auth's state was lost."""
     it.words["/backup"] = "/home/backup"
     it.run("mkdir -m 700 /backup", "one")
-    taken, restored = (block for block in of_page("docs/backup.rst") if block.commands)
-    said = it.run("set -e; " + "; ".join(taken.commands), "one")
-    assert "ok: " in said
+    taken, restored = (block for block in of_page("docs/howto/backup.rst") if block.commands)
+    output = it.run("set -e; " + "; ".join(taken.commands), "one")
+    assert "ok: " in output
     it.run("tele down; cd /var/lib/tele; rm -r auth.sqlite* host_id recordings", "one")
     assert "ok: " in it.run("set -e; " + "; ".join(restored.commands), "one")
     it.run("tele up --detach", "one")
     assert "alice" in it.run("tele users ls --format names", "one").split()
-    assert lines_of("docs/backup.rst") == [*taken.commands, *restored.commands]
+    assert lines_of("docs/howto/backup.rst") == [*taken.commands, *restored.commands]
 
 
 def test_several_machines(tmp_path: Path) -> None:
-    """The second part of the quickstart: auth, a proxy and a node on machines of their own, the
-    administrator on a fourth; and automation, which is logged in as itself.
+    """The second tutorial: auth, a proxy and a node on machines of their own, the administrator on
+    a fourth; and a script, which is logged in as its own user.
     """
     accounts = {"auth": "", "proxy": "", "web1": "www", "laptop": "dana"}
     with world(tmp_path, **accounts) as it:
-        for line in lines_of("docs/quickstart.rst", "twistd -n tele-auth", "ssh -F"):
+        by_hand = lines_of("docs/tutorial/three-machines.rst")
+        for line in by_hand + lines_of("docs/howto/automation.rst"):
             if line.startswith("twistd"):
                 part = line.split()[2].removeprefix("tele-")
                 at, port = {
@@ -199,7 +204,7 @@ def test_several_machines(tmp_path: Path) -> None:
                     "auth": ("auth", 3025),
                 }[part]
                 has = {"node": "labels", "proxy": "public_addr", "auth": "cluster_name"}[part]
-                text = file_of("docs/quickstart.rst", has)
+                text = file_of("docs/tutorial/three-machines.rst", has)
                 for word, value in it.words.items():
                     text = text.replace(word, value)
                 it.machines[at].write(f"/home/root/{part}.yaml", text)
@@ -209,17 +214,15 @@ def test_several_machines(tmp_path: Path) -> None:
             elif line == "tele ls":
                 until(lambda: "online" in it.run("tele ls", "laptop", "dana"))
             else:
-                said = it.run(line, "laptop", "dana", "echo I am $TELE_USER on $(id -un)\n")
-        assert "I am deploy on www" in said
+                output = it.run(line, "laptop", "dana", "echo I am $TELE_USER on $(id -un)\n")
+        assert "I am deploy on www" in output
         it.run("tele logout && mv .tele gone", "laptop", "dana")
         assert "I am deploy" in it.run(line, "laptop", "dana", "echo I am $TELE_USER\n")
         for line in lines_of("README.rst", "twistd -n tele-auth", "twistd"):
             if line.startswith("tele "):
                 it.run(line, "auth")
             else:  # they run
-                assert " ".join(line.split()) in {
-                    " ".join(each.split()) for each in lines_of("docs/quickstart.rst")
-                }
+                assert " ".join(line.split()) in by_hand
 
 
 def _started_as_a_service(it: World, part: str, at: str) -> None:
@@ -231,7 +234,7 @@ def _started_as_a_service(it: World, part: str, at: str) -> None:
         machine.run(f"useradd --system {owner}")
         command = f"setpriv --reuid {owner} --regid {owner} --clear-groups --no-new-privs {command}"
     machine.run(f"install -d -m 700 -o {owner} /var/lib/tele-{part}")
-    text = file_of("docs/services.rst", f"data_dir: /var/lib/tele-{part}")
+    text = file_of("docs/howto/services.rst", f"data_dir: /var/lib/tele-{part}")
     for word, value in it.words.items():
         text = text.replace(word, value)
     machine.write(f"/etc/tele/{part}.yaml", text, "644")
@@ -244,17 +247,17 @@ def _started_as_a_service(it: World, part: str, at: str) -> None:
 
 def test_services_and_tunnels(tmp_path: Path) -> None:
     """The units' commands with the files of their page, each as its account; then a node behind
-    NAT, used by ``alice`` as the page on tunnels says; and the last administrator.
+    NAT, used by ``alice`` as the page on nodes says; and the last administrator.
     """
     accounts = {"auth": "", "proxy": "", "db1": "", "web1": "", "laptop": "alice"}
     with world(tmp_path, **accounts) as it:
-        for line in lines_of("docs/services.rst"):
+        for line in lines_of("docs/howto/services.rst"):
             if line.startswith("tele users add admin"):
                 _started_as_a_service(it, "auth", "auth")
             it.run(line, "auth")
         _started_as_a_service(it, "proxy", "proxy")
         _started_as_a_service(it, "node", "db1")
-        text = file_of("docs/tunnels.rst", "join: {proxy")
+        text = file_of("docs/howto/add-node.rst", "join: {proxy")
         for word, value in it.words.items():
             text = text.replace(word, value)
         it.machines["web1"].write("/etc/tele/node.yaml", text + "  labels: {env: prod, role: db}\n")
@@ -268,12 +271,12 @@ def test_services_and_tunnels(tmp_path: Path) -> None:
             "alice",
         )
         until(lambda: it.run("tele ls", "laptop", "alice").count("online") == 2)
-        for line in lines_of("docs/tunnels.rst"):
-            said = it.run(line, "laptop", "alice", "echo I am $TELE_USER on $(hostname)\n")
+        for line in lines_of("docs/howto/add-node.rst"):
+            output = it.run(line, "laptop", "alice", "echo I am $TELE_USER on $(hostname)\n")
             if "ssh " in line:
-                assert "I am alice on web1" in said, line
+                assert "I am alice on web1" in output, line
         it.run("tele users add dana --role editor --config /etc/tele/auth.yaml", "auth")
-        for line in lines_of("docs/offboarding.rst", "# ", "# "):
+        for line in lines_of("docs/howto/offboarding.rst", "# ", "# "):
             it.run(line.removeprefix("# "), "auth")
 
 

@@ -14,7 +14,7 @@ from tele.errors import TeleError
 from tele.https.api_errors import decode_error
 from tele.https.connection import ApiConnection
 from tele.https.encoding import Encoded, decode_response
-from tele.model.api.table import CLUSTER
+from tele.model.api.members import CLUSTER
 
 REQUEST = Encoded("/v1/cluster", b"", "")
 

@@ -1,12 +1,12 @@
-"""Foreign SSH clients work with a node: a command, and a file there and back.
+"""Other SSH clients run a command on a node, and copy a file there and back.
 
 ::
 
     python tests/interop/foreign_clients.py            # those that are installed
     python tests/interop/foreign_clients.py plink      # one of them
 
-prints a table for ``docs/interop.rst``. Each client is given a certificate and the host
-authority as its own manual describes. Debian has them as packages; paramiko, asyncssh,
+prints a table for ``docs/reference/clients.rst``. Each client is given a certificate and the host
+authority as its own manual says. Debian has them as packages; paramiko, asyncssh,
 ssh-python, ssh2-python and parallel-ssh are on PyPI.
 """
 

@@ -23,8 +23,11 @@ from tele.https.blocking import BlockingAuthority
 from tele.https.identity import TlsIdentity
 from tele.https.pinning import server_name
 from tele.membership.identity import HostKeyPair, MemberIdentity, assemble, tls_authorities
-from tele.model.api import members, recordings, table, users
+from tele.model.api import audit, members, recordings, table, users
 from tele.model.api.operation import Nothing
+from tele.model.api.paging import ById, Paged
+from tele.model.api.roles import PutRole
+from tele.model.api.tokens import NewToken
 from tele.model.event import Event
 from tele.model.identity import HostRole
 from tele.model.resources import Metadata, Role, User, UserSpec
@@ -124,15 +127,15 @@ class LoneAuth:
     def member(self, name: str = "web1") -> tuple[BlockingAuthority, MemberIdentity]:
         """Auth, called by a node, which joins at the first call."""
         with self.owner() as owner:
-            token = owner.perform(table.ADD_TOKEN, users.NewToken((HostRole.NODE,))).token
+            token = owner.perform(table.ADD_TOKEN, NewToken((HostRole.NODE,))).token
             info = owner.perform(table.CLUSTER, Nothing())
         trust = tls_authorities(info.authorities)
         address = f"127.0.0.1:{self.port}"
         if name not in self._names:
             keys = HostKeyPair.generate()
             request = members.JoinRequest(token, name, HostRole.NODE, keys.public)
-            with BlockingAuthority(address, None, trust, server_name(CLUSTER)) as stranger:
-                got = stranger.perform(table.JOIN, request)
+            with BlockingAuthority(address, None, trust, server_name(CLUSTER)) as client:
+                got = client.perform(table.JOIN, request)
             self._names[name] = assemble(keys, got, HostRole.NODE)
         identity = self._names[name]
         tls: TlsIdentity = identity.tls
@@ -163,7 +166,7 @@ class Ledger:
         name = f"u{len(self.users)}-{secrets.token_hex(4)}"
         owner.perform(table.ADD_USER, users.NewUser(User(Metadata(name), UserSpec(("access",)))))
         self.users.append(name)
-        owner.perform(table.PUT_ROLE, users.PutRole(name, Role(Metadata(name))))
+        owner.perform(table.PUT_ROLE, PutRole(name, Role(Metadata(name))))
         self.roles.append(name)
         moment = datetime.now(UTC)
         recording_id = str(uuid.uuid4())
@@ -174,7 +177,7 @@ class Ledger:
             )
             for _ in range(3)
         ]  # fmt: skip
-        node.perform(table.EMIT_EVENTS, recordings.EmitEvents(tuple(said)))
+        node.perform(table.EMIT_EVENTS, audit.EmitEvents(tuple(said)))
         self.events += [each.id for each in said]
         start = RecordingStart(
             recording_id, "ssh", CLUSTER, name, "root", ("access",), "s1", "web1",
@@ -222,7 +225,7 @@ def _all(owner: BlockingAuthority, operation: Any) -> list[Any]:
     found: list[Any] = []
     after = ""
     while True:
-        page = owner.perform(operation, users.Paged(1000, after))
+        page = owner.perform(operation, Paged(1000, after))
         found += page.items
         after = page.next
         if not after:
@@ -233,7 +236,7 @@ def _events(owner: BlockingAuthority) -> set[str]:
     found: set[str] = set()
     after = ""
     while True:
-        page = owner.perform(table.LIST_EVENTS, recordings.ListEvents(limit=1000, after=after))
+        page = owner.perform(table.LIST_EVENTS, audit.ListEvents(limit=1000, after=after))
         found |= {each.id for each in page.items}
         after = page.next
         if not after:
@@ -244,7 +247,7 @@ def _missing_of(
     owner: BlockingAuthority, recording_id: str, chunks: Sequence[bytes], finished: bool
 ) -> list[str]:
     try:
-        details = owner.perform(table.GET_RECORDING, members.ById(recording_id))
+        details = owner.perform(table.GET_RECORDING, ById(recording_id))
         stored = [
             owner.perform(table.GET_CHUNK, recordings.GetChunk(recording_id, number)).data
             for number in range(len(chunks))

@@ -31,6 +31,7 @@ from tele.certs.issue import (
     issue_user,
 )
 from tele.certs.keys import PrivateKey
+from tele.conch.connection.permissions import IPermissions
 from tele.conch.server.credentials import Trust, make_portal
 from tele.conch.server.factory import SSHServerFactory
 from tele.conch.session.channel import SessionChannel
@@ -52,13 +53,17 @@ FORCED = 'echo "forced [$SSH_ORIGINAL_COMMAND]"; tty; exit 7'
 
 @implementer(ISessionPrograms)
 class User(ConchUser):
-    """Anybody with a good certificate."""
+    """A user with a valid certificate."""
 
     def __init__(self, grant: Grant, programs: NodePrograms) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.grant = grant
         self.channelLookup[b"session"] = SessionChannel
         self._programs = programs
+
+    def __conform__(self, interface: Any) -> Any:
+        """What is permitted is the grant's: see ``zope.interface``."""
+        return self.grant if interface is IPermissions else None
 
     def env_allowed(self, name: str) -> bool:
         """See :class:`ISessionPrograms`."""
@@ -71,7 +76,7 @@ class User(ConchUser):
 
 @implementer(IRealm)
 class Realm:
-    """Lets everybody in as what their certificate says."""
+    """Accepts every valid certificate, with what it permits."""
 
     def __init__(self, spawning: Spawning) -> None:
         self._spawning = spawning

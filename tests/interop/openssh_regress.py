@@ -5,9 +5,9 @@
     ./configure --disable-security-key && make && make regress-binaries    # in its source
     python tests/interop/openssh_regress.py DIRECTORY [TEST ...]
 
-prints a table for ``docs/interop.rst``. Tests of what OpenSSH's server reads from its own
-configuration, of programs without a server, and of ways to log in that a node does not have, say
-nothing here and are left out.
+prints a table for ``docs/reference/clients.rst``. Tests of what OpenSSH's server reads from its own
+configuration, of programs without a server, and of authentication methods that a node does not
+have, are left out.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def run_test(cluster: Cluster, source: Path, name: str) -> str:
         },
         stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False,
     )  # fmt: skip
-    said = (done.stdout + done.stderr).decode("utf-8", "replace").strip().splitlines()
-    return "; ".join(said[-6:]) if done.returncode or "SKIPPED" in said[-1:] else ""
+    output = (done.stdout + done.stderr).decode("utf-8", "replace").strip().splitlines()
+    return "; ".join(output[-6:]) if done.returncode or "SKIPPED" in output[-1:] else ""
 
 
 def prepare(cluster: Cluster, source: Path) -> None:

@@ -1,4 +1,4 @@
-"""People whose agent holds many keys, of which ours is one."""
+"""Users whose agent holds many keys, of which the cluster's is one."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def agent(folder: Path, *keys: Path) -> Iterator[dict[str, str]]:
 
 
 def plain_keys(folder: Path, count: int) -> list[Path]:
-    """Make keys that nobody knows."""
+    """Make keys that no host knows."""
     made = []
     for number in range(count):
         path = folder / f"key{number}"
@@ -81,7 +81,7 @@ def ssh(server: Server, environment: dict[str, str]) -> subprocess.CompletedProc
 def test_the_right_key_may_be_the_last_of_an_agent(
     server: Server, tmp_path: Path, others: int
 ) -> None:
-    """Dozens of other keys before the certificate keep nobody out, and nobody is told of them."""
+    """Dozens of other keys before the certificate prevent no login and are not reported."""
     keys = [*plain_keys(tmp_path, others), server.folder / "ed25519"]
     with agent(tmp_path, *keys) as environment:
         done = ssh(server, environment)
@@ -90,7 +90,7 @@ def test_the_right_key_may_be_the_last_of_an_agent(
 
 
 def test_too_many_keys_are_refused_with_the_next_step(server: Server, tmp_path: Path) -> None:
-    """Somewhere it ends; what OpenSSH shows then says how to offer the right key only."""
+    """Above the limit the login fails; OpenSSH's message says how to offer the right key only."""
     with agent(tmp_path, *plain_keys(tmp_path, 140)) as environment:
         done = ssh(server, environment)
     assert done.returncode == 255

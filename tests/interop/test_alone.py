@@ -1,4 +1,4 @@
-"""Parts that are started while auth is away go on with what they knew."""
+"""Parts that are started while auth is away use the cached state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def cluster(
 
 
 def test_a_proxy_that_starts_without_auth(cluster: Cluster) -> None:
-    """Auth and proxy are killed and the proxy is started alone: whoever has a certificate reaches
+    """Auth and proxy are killed and the proxy is started alone: a user with a certificate reaches
     nodes; then the node is killed and started alone, too. When auth is back, all is as before.
     """
     kept = cluster.folder / "proxy" / "identity" / "proxy" / "nodes.json"
@@ -46,6 +46,6 @@ def test_a_proxy_that_starts_without_auth(cluster: Cluster) -> None:
 
 
 def reached(cluster: Cluster) -> bool:
-    """Whether somebody gets in through the proxy."""
+    """Whether a user logs in through the proxy."""
     done = cluster.ssh(cluster.host, "echo in", check=False)
     return (done.returncode, done.stdout) == (0, b"in\n")

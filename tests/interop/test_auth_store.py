@@ -1,4 +1,4 @@
-"""What auth acknowledged is there after kill -9, whoever else touched its files meanwhile."""
+"""What auth acknowledged is stored after kill -9, also if other processes used its files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def second_auth(auth: LoneAuth, other: LoneAuth | None = None) -> None:
         timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
-    refusal = f"the auth of {auth.data_dir} runs already: process {auth.process.pid}; end that"
+    refusal = f"the auth of {auth.data_dir} runs already: process {auth.process.pid}; stop it"
     assert refusal in done.stderr
     assert "Traceback" not in done.stderr
     assert "cannot listen" not in done.stderr
@@ -83,7 +83,7 @@ source.close(), target.close()
 
 
 def vacuum_into(auth: LoneAuth) -> None:
-    """Take a backup as docs/backup says."""
+    """Take a backup as docs/howto/backup says."""
     program = """
 import sqlite3, sys
 file = sqlite3.connect(sys.argv[1])
@@ -129,15 +129,15 @@ def test_nothing_acknowledged_is_lost(auth: LoneAuth, touch: object) -> None:
 
 
 def commands(section: str, auth: LoneAuth, target: Path) -> str:
-    """The commands of a section of docs/backup, for another folder of auth and of backups."""
-    text = (Path(__file__).resolve().parents[2] / "docs" / "backup.rst").read_text()
+    """The commands of a section of docs/howto/backup, for other folders of auth and of backups."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "howto" / "backup.rst").read_text()
     block = text.split(f"\n{section}\n---")[1].split("::\n\n", 1)[1].split("\n\n")[0]
     return block.replace("/var/lib/tele", str(auth.data_dir)).replace("/backup", str(target))
 
 
 def test_the_backup_of_the_documentation(auth: LoneAuth) -> None:
     """The commands in docs/backup, run while auth works, give a backup from which everything that
-    was acknowledged before comes back.
+    was acknowledged before is there again.
     """
     if not shutil.which("sqlite3"):
         pytest.skip("needs the program sqlite3")
@@ -157,7 +157,7 @@ def test_the_backup_of_the_documentation(auth: LoneAuth) -> None:
         assert "ok: events" in done.stdout
 
     do("While auth runs", auth)
-    Ledger(auth).add()  # it goes on
+    Ledger(auth).add()  # it still works
     auth.stop()
     restored = LoneAuth(auth.folder / "restored")
     restored.data_dir.mkdir(parents=True)
@@ -314,7 +314,7 @@ except Conflict as error:
 
 
 def test_parts_of_one_data_dir_in_processes_of_their_own(auth: LoneAuth) -> None:
-    """Auth, and a node beside it with the same data_dir, go on to work: they share no file."""
+    """Auth, and a node beside it with the same data_dir, both work: they share no file."""
     made = auth.run("tokens", "add", "--format", "json", "--config", str(auth.config))
     token = json.loads(made.stdout)
     secret = auth.folder / "token"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from people import events, local
+from cluster_users import events, local
 from three_processes import Cluster, free_port, make_cluster, wait_for
 
 SESSIONS = 10

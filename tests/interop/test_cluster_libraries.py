@@ -1,4 +1,4 @@
-"""asyncssh and paramiko log in with a certificate: other people's code, our protocol."""
+"""asyncssh and paramiko log in with a certificate."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from people import events
+from cluster_users import events
 from three_processes import Cluster, wait_for
 
 #: More than the limit by far, and nothing that can be compressed much.

@@ -1,4 +1,4 @@
-"""Everything that a person does with stock OpenSSH, through the proxy, on a real cluster."""
+"""What a user does with stock OpenSSH, through the proxy, on a real cluster."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_signal_is_told(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, FIFTY])
 def test_every_byte_arrives(cluster: Cluster, size: int) -> None:
-    """Standard input goes there and standard output comes back, to the byte."""
+    """Standard input arrives there and standard output arrives here, to the byte."""
     data = os.urandom(min(size, 1 << 20)) * (size // (1 << 20) + 1)
     data = data[:size]
     there = cluster.ssh(cluster.host, "sha256sum", stdin=data, seconds=120)
@@ -53,7 +53,7 @@ def test_every_byte_arrives(cluster: Cluster, size: int) -> None:
 
 
 def test_a_reader_who_has_enough(cluster: Cluster) -> None:
-    """``ssh host yes | head -1`` ends, also while somebody could still type."""
+    """``ssh host yes | head -1`` ends, also while standard input is open."""
     read, write = os.pipe()
     line = f"ssh -F {cluster.ssh_config} {cluster.host} yes | head -1"
     try:
@@ -137,7 +137,7 @@ def test_many_sessions_share_one_connection(cluster: Cluster, tmp_path: Path) ->
 
 @pytest.mark.parametrize("flags", [(), ("-O",)], ids=["sftp", "legacy"])
 def test_scp_both_ways(cluster: Cluster, tmp_path: Path, flags: tuple[str, ...]) -> None:
-    """A file goes there and comes back unchanged, with the new protocol and the old one."""
+    """A file is copied there and back unchanged, with the new protocol and the old one."""
     data = os.urandom(3_000_000)
     (tmp_path / "up").write_bytes(data)
     there = tmp_path / "there"
@@ -147,7 +147,7 @@ def test_scp_both_ways(cluster: Cluster, tmp_path: Path, flags: tuple[str, ...])
 
 
 def test_sftp_batch(cluster: Cluster, tmp_path: Path) -> None:
-    """OpenSSH's sftp lists, makes folders, sends, fetches, renames and removes."""
+    """OpenSSH's sftp lists, makes directories, uploads, downloads, renames and removes."""
     (tmp_path / "a").write_bytes(b"hello")
     commands = (
         f"mkdir {tmp_path}/d",
@@ -245,7 +245,7 @@ def test_who_did_it_is_in_the_audit(cluster: Cluster) -> None:
     mark = f"true {time.time_ns()}"
     cluster.ssh(cluster.host, mark)
 
-    def told() -> bool:
+    def reported() -> bool:
         events = json.loads(cluster.tele("audit", "ls", "--format", "json").stdout)
         execs = [e for e in events if e["event"] == "exec" and e.get("command") == mark]
         if not execs:
@@ -254,4 +254,4 @@ def test_who_did_it_is_in_the_audit(cluster: Cluster) -> None:
         names = {e["event"] for e in events if e["session_id"] == session}
         return {"session.start", "exec", "session.end"} <= names
 
-    wait_for(told, "the events")
+    wait_for(reported, "the events")

@@ -1,4 +1,4 @@
-"""Who has no right certificate reaches nothing, and the attempt is in the audit."""
+"""A client without the right certificate is refused, and the attempt is in the audit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from three_processes import Cluster, wait_for
 
 @frozen
 class Keys:
-    """A private key and a CA of our own, made by ssh-keygen."""
+    """A private key and a CA, made by ssh-keygen."""
 
     folder: Path
 
@@ -35,7 +35,7 @@ def keys(tmp_path: Path) -> Keys:
 
 
 def direct(cluster: Cluster, *words: str, login: str = "") -> subprocess.CompletedProcess[bytes]:
-    """Go straight to the node's port with nothing but what ``words`` give."""
+    """Connect directly to the node's port with nothing but what ``words`` give."""
     login = login or pwd.getpwuid(os.geteuid()).pw_name
     return subprocess.run(
         ["ssh", "-F", "none", "-p", str(cluster.ports["node"]), "-o", "BatchMode=yes",
@@ -71,18 +71,18 @@ def certificate(cluster: Cluster, keys: Keys, *words: str) -> tuple[str, ...]:
 
 
 def test_a_good_certificate_is_let_in(cluster: Cluster, keys: Keys) -> None:
-    """The way that the others differ from only in one thing."""
+    """The login from which the others differ in one respect."""
     done = direct(cluster, *certificate(cluster, keys))
     assert (done.returncode, done.stdout) == (0, b"reached\n"), done.stderr
 
 
 def test_a_plain_key_is_refused(cluster: Cluster, keys: Keys) -> None:
-    """A key without a certificate is nothing."""
+    """A key without a certificate is refused."""
     refused(cluster, "-i", str(keys.folder / "k"))
 
 
 def test_another_authority_is_refused(cluster: Cluster, keys: Keys) -> None:
-    """A certificate of a CA that the cluster does not have is nothing."""
+    """A certificate of a foreign CA is refused."""
     login = pwd.getpwuid(os.geteuid()).pw_name
     keys.keygen("-s", "ca", "-I", "alice", "-n", login, "-V", "+1h", "k.pub")
     refused(
@@ -91,14 +91,14 @@ def test_another_authority_is_refused(cluster: Cluster, keys: Keys) -> None:
 
 
 def test_an_expired_certificate_is_refused(cluster: Cluster, keys: Keys) -> None:
-    """A certificate is good until its end and not after."""
+    """A certificate is valid until its end and not after."""
     words = certificate(cluster, keys, "--ttl", "1s")
     time.sleep(1.5)
     refused(cluster, *words)
 
 
 def test_a_wrong_principal_is_refused(cluster: Cluster, keys: Keys) -> None:
-    """A certificate lets in as the logins that it names only."""
+    """A certificate permits only the logins that it names."""
     words = certificate(cluster, keys)
     before = denials(cluster)
     done = direct(cluster, *words, login="games")
@@ -107,7 +107,7 @@ def test_a_wrong_principal_is_refused(cluster: Cluster, keys: Keys) -> None:
 
 
 def test_a_host_certificate_is_no_user(cluster: Cluster, keys: Keys) -> None:
-    """A certificate for a host does not log anybody in."""
+    """A certificate for a host logs no user in."""
     login = pwd.getpwuid(os.geteuid()).pw_name
     done = cluster.tele("ca", "sign-host", str(keys.folder / "k.pub"), "--principal", login)
     (keys.folder / "k-cert.pub").write_bytes(done.stdout)
@@ -117,7 +117,7 @@ def test_a_host_certificate_is_no_user(cluster: Cluster, keys: Keys) -> None:
 
 
 def test_who_has_nothing_is_refused(cluster: Cluster) -> None:
-    """Even a client that learns that it has nothing to offer, and goes, is in the audit."""
+    """A client that disconnects after it learned which methods there are is in the audit, too."""
     refused(cluster, "-o", "PubkeyAuthentication=no")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from people import Person, Running, add_person, events, local, log_in, running
+from cluster_users import ClusterUser, Running, add_user, events, local, log_in, running
 from three_processes import BIN, Cluster, free_port, make_cluster, wait_for
 
 pytestmark = pytest.mark.skipif(not shutil.which("ssh"), reason="needs OpenSSH's client")
@@ -41,9 +41,9 @@ def cluster(
 
 
 @pytest.fixture
-def bob(cluster: Cluster) -> Iterator[Person]:
+def bob(cluster: Cluster) -> Iterator[ClusterUser]:
     """A user who is logged in, and is removed afterwards."""
-    yield add_person(cluster, "bob", roles="staff")
+    yield add_user(cluster, "bob", roles="staff")
     cluster.tele("users", "rm", "bob", *local(cluster), check=False)
 
 
@@ -62,12 +62,12 @@ def is_gone(pid: int) -> bool:
 
 
 def pid_of(client: Running) -> int:
-    """The process that a command says that it is."""
+    """The process id that a command prints."""
     wait_for(lambda: b"\n" in client.out, "the number of a process")
     return int(client.out.split()[0])
 
 
-def test_a_removed_user_is_out(cluster: Cluster, bob: Person) -> None:
+def test_a_removed_user_is_disconnected(cluster: Cluster, bob: ClusterUser) -> None:
     """What they run ends, with the reason on the terminal; what they have opens nothing; node and
     proxy say so in the audit; the command that removed them says what ended.
     """
@@ -76,8 +76,8 @@ def test_a_removed_user_is_out(cluster: Cluster, bob: Person) -> None:
             client.wait_for(b"ready")
         wait_for(lambda: len(session_ids(cluster, "bob")) == 2, "two sessions")
         ids = session_ids(cluster, "bob")
-        said = cluster.tele("users", "rm", "bob").stderr.decode()
-        assert all(each in said for each in ids)
+        output = cluster.tele("users", "rm", "bob").stderr.decode()
+        assert all(each in output for each in ids)
         for client in (one, two):
             assert b"\r\ntele: user bob was removed from the cluster\r\n" in client.ended()
     refused = bob.ssh(cluster.host, "true")
@@ -85,18 +85,18 @@ def test_a_removed_user_is_out(cluster: Cluster, bob: Person) -> None:
     assert bob.tele("ls", check=False).returncode == 4
     wait_for(lambda: session_ids(cluster, "bob") == [], "the list of sessions to be right")
 
-    def told() -> bool:
+    def reported() -> bool:
         ends = [e for e in events(cluster, "session.end", "bob") if e.get("reason") == "revoked"]
         return {bool(each["session_id"]) for each in ends} == {True, False}  # node and proxy
 
-    wait_for(told, "the events of node and proxy")
+    wait_for(reported, "the events of node and proxy")
 
 
-def test_the_same_name_is_somebody_elses(cluster: Cluster, bob: Person) -> None:
+def test_the_same_name_is_another_user(cluster: Cluster, bob: ClusterUser) -> None:
     """Whoever is created under a removed user's name is let in, and the old certificate is not."""
     old = bob.home.rename(bob.home.with_name("old"))
     cluster.tele("users", "rm", "bob")
-    add_person(cluster, "bob", roles="staff")
+    add_user(cluster, "bob", roles="staff")
     assert bob.ssh(cluster.host, "echo in").stdout == b"in\n"
     shutil.rmtree(bob.home)
     old.rename(bob.home)
@@ -105,7 +105,7 @@ def test_the_same_name_is_somebody_elses(cluster: Cluster, bob: Person) -> None:
     shutil.rmtree(bob.home)
 
 
-def test_who_does_not_read_is_out_as_well(cluster: Cluster, bob: Person) -> None:
+def test_a_client_that_does_not_read_is_disconnected(cluster: Cluster, bob: ClusterUser) -> None:
     """A client that is stopped, and a program that ignores the hang-up, keep nothing alive."""
     ignores = "trap '' HUP TERM; echo $$; while :; do sleep 1; done"
     with (
@@ -119,7 +119,7 @@ def test_who_does_not_read_is_out_as_well(cluster: Cluster, bob: Person) -> None
             wait_for(lambda pid=pid: is_gone(pid), f"{pid} to be gone")
 
 
-def test_each_kind_of_use_ends(cluster: Cluster, bob: Person, tmp_path: Path) -> None:
+def test_each_kind_of_use_ends(cluster: Cluster, bob: ClusterUser, tmp_path: Path) -> None:
     """Ports that listen, multiplexed sessions, files under way: all of it ends with its user."""
     port, control = free_port(), tmp_path / "control"
     master = ["-M", "-S", str(control), "-N", "-R", f"127.0.0.1:{port}:127.0.0.1:9", cluster.host]
@@ -148,7 +148,9 @@ TARGETS = ["user", "role", "login", "node", "login-session", "certificate", "ses
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_lock_ends_and_refuses_what_it_names(cluster: Cluster, bob: Person, target: str) -> None:
+def test_a_lock_ends_and_refuses_what_it_names(
+    cluster: Cluster, bob: ClusterUser, target: str
+) -> None:
     """By each target: the session ends with the message, no other begins, and with the lock
     removed the same certificate is good again.
     """
@@ -164,11 +166,11 @@ def test_a_lock_ends_and_refuses_what_it_names(cluster: Cluster, bob: Person, ta
             (value[target],) = session_ids(cluster, "bob")
         words = (f"--{target}", value[target], "--message", "call security", "--ttl", "8h")
         name = cluster.tele("locks", "add", *words, *local(cluster)).stdout.decode().strip()
-        said = client.ended()
+        output = client.ended()
     try:
-        assert b": call security\r\n" in said
-        # A node that is locked is cut off, and tells nothing by itself: the proxy does.
-        assert target == "node" or b"\r\ntele: " in said
+        assert b": call security\r\n" in output
+        # A locked node is disconnected and reports nothing; the proxy does.
+        assert target == "node" or b"\r\ntele: " in output
         if target != "session":
             refused = bob.ssh(cluster.host, "true")
             assert (refused.returncode, b"call security" in refused.stderr) == (255, True)
@@ -184,7 +186,7 @@ def test_a_lock_ends_and_refuses_what_it_names(cluster: Cluster, bob: Person, ta
     assert events(cluster, "lock.delete")[-1]["name"] == name
 
 
-def test_a_session_is_killed(cluster: Cluster, bob: Person) -> None:
+def test_a_session_is_killed(cluster: Cluster, bob: ClusterUser) -> None:
     """That one ends and no other; the person reads who ended it and why; not everybody may."""
     with running(bob, "-tt", cluster.host, STAY) as one:
         one.wait_for(b"ready")
@@ -202,7 +204,7 @@ def test_a_session_is_killed(cluster: Cluster, bob: Person) -> None:
     assert events(cluster, "session.kill")[-1]["session_id"] == session
 
 
-def test_an_expiry_ends_connections(cluster: Cluster, bob: Person) -> None:
+def test_an_end_comes_by_itself(cluster: Cluster, bob: ClusterUser) -> None:
     """A user who expires is out at that moment, though nobody does anything then."""
     with running(bob, "-tt", cluster.host, STAY) as client:
         client.wait_for(b"ready")
@@ -213,12 +215,12 @@ def test_an_expiry_ends_connections(cluster: Cluster, bob: Person) -> None:
 
 def test_a_role_that_forbids_ends_what_runs(cluster: Cluster) -> None:
     """A role that denies now, and one that is taken away, end the sessions that they carried; what
-    other roles still allow goes on.
+    other roles still allow continues.
     """
     cluster.tele("apply", "-f", "-", stdin=role("ops").encode())
     cluster.tele("apply", "-f", "-", stdin=role("dev").encode())
     for change in ("deny", "take"):
-        eve = add_person(cluster, "eve", roles="ops,dev")
+        eve = add_user(cluster, "eve", roles="ops,dev")
         with running(eve, "-tt", cluster.host, STAY) as client:
             client.wait_for(b"ready")
             cluster.tele("users", "update", "eve", "--remove-role", "dev")
@@ -235,7 +237,7 @@ def test_a_role_that_forbids_ends_what_runs(cluster: Cluster) -> None:
         cluster.tele("apply", "-f", "-", stdin=role("ops").encode())
 
 
-def test_who_is_given_a_role_that_denies_is_out(cluster: Cluster, bob: Person) -> None:
+def test_a_given_role_that_denies_ends_sessions(cluster: Cluster, bob: ClusterUser) -> None:
     """A role that somebody is given denies at once: the session ends, and the old certificate
     opens nothing, until the role is taken away.
     """
@@ -252,9 +254,9 @@ def test_who_is_given_a_role_that_denies_is_out(cluster: Cluster, bob: Person) -
 
 
 def test_what_a_role_gives_no_more_begins_no_more(cluster: Cluster) -> None:
-    """With forwarding taken away the port that listens is closed, and the session goes on."""
+    """With forwarding taken away the port that listens is closed, and the session continues."""
     cluster.tele("apply", "-f", "-", stdin=role("ops").encode())
-    erin = add_person(cluster, "erin", roles="ops")
+    erin = add_user(cluster, "erin", roles="ops")
     port = free_port()
 
     def listens() -> bool:
@@ -271,7 +273,7 @@ def test_what_a_role_gives_no_more_begins_no_more(cluster: Cluster) -> None:
     cluster.tele("users", "rm", "erin")
 
 
-def test_the_proxy_ends_what_a_node_does_not(cluster: Cluster, bob: Person) -> None:
+def test_the_proxy_ends_what_a_node_does_not(cluster: Cluster, bob: ClusterUser) -> None:
     """A node that hears nothing keeps nobody in who comes through the proxy."""
     with running(bob, "-tt", cluster.host, STAY) as client:
         client.wait_for(b"ready")
@@ -284,7 +286,7 @@ def test_the_proxy_ends_what_a_node_does_not(cluster: Cluster, bob: Person) -> N
     wait_for(cluster.online, f"the node to be online\n{cluster.logs()}", 120)
 
 
-def test_what_was_told_holds_without_auth(cluster: Cluster, bob: Person) -> None:
+def test_cached_locks_hold_without_auth(cluster: Cluster, bob: ClusterUser) -> None:
     """With auth away a lock that was told still refuses, also after node and proxy restarted."""
     name = (
         cluster.tele("locks", "add", "--user", "bob", "--message", "gone").stdout.decode().strip()
@@ -304,7 +306,7 @@ def test_what_was_told_holds_without_auth(cluster: Cluster, bob: Person) -> None
     wait_for(lambda: bob.ssh(cluster.host, "true").returncode == 0, "bob to be let in", 90)
 
 
-def test_locks_are_resources_too(cluster: Cluster, bob: Person) -> None:
+def test_locks_are_resources_too(cluster: Cluster, bob: ClusterUser) -> None:
     """``tele get``, ``apply`` and ``rm`` know them, and say what is wrong with one."""
     cluster.tele("locks", "add", "--user", "bob", "--name", "no-bob")
     text = cluster.tele("get", "lock/no-bob").stdout
@@ -323,20 +325,20 @@ def test_locks_are_resources_too(cluster: Cluster, bob: Person) -> None:
 
 def test_who_follows_the_audit_hears_no_more(cluster: Cluster) -> None:
     """A stream of the API ends with the reader's removal, and says why."""
-    eve = add_person(cluster, "eve", roles="auditor")
+    eve = add_user(cluster, "eve", roles="auditor")
     words = [str(BIN / "tele"), "--home", str(eve.home), "audit", "ls", "--follow"]
     with subprocess.Popen(
         words, env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         client = Running(process)
 
-        def hears() -> bool:
+        def has_event() -> bool:
             cluster.tele("locks", "add", "--login", "nobody", "--name", "any")
             cluster.tele("locks", "rm", "any")
             return b"lock.create" in client.out
 
         try:
-            wait_for(hears, "an event")
+            wait_for(has_event, "an event")
             cluster.tele("users", "rm", "eve")
             assert b"eve does not exist any more" in client.ended()
         finally:
@@ -346,7 +348,7 @@ def test_who_follows_the_audit_hears_no_more(cluster: Cluster) -> None:
 
 
 def test_the_last_administrator_and_a_way_back(cluster: Cluster) -> None:
-    """Nobody locks themselves out by accident; by force they do, and the owner of auth's machine
+    """A lock of the last administrator takes ``--force``, and the owner of auth's machine
     makes a new administrator.
     """
     for words in (
@@ -361,12 +363,12 @@ def test_the_last_administrator_and_a_way_back(cluster: Cluster) -> None:
     lock = cluster.tele("locks", "add", "--role", "editor", "--force").stdout.decode().strip()
     assert cluster.tele("users", "ls", check=False).returncode == 4
     cluster.tele("locks", "rm", lock, *local(cluster))
-    made = add_person(cluster, "rescue", roles="editor")
+    made = add_user(cluster, "rescue", roles="editor")
     assert made.tele("users", "ls").returncode == 0
     made.tele("users", "rm", "rescue")
 
 
-def test_ones_own_password(cluster: Cluster, bob: Person, tmp_path: Path) -> None:
+def test_ones_own_password(cluster: Cluster, bob: ClusterUser, tmp_path: Path) -> None:
     """``tele passwd`` takes the present one and the new one, and only with the present one."""
     old, new = cluster.folder / "password-bob", tmp_path / "new"
     for path, text in ((new, "correct new battery"), (tmp_path / "newer", "")):

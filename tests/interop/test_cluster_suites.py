@@ -1,4 +1,4 @@
-"""A client that may use nothing but NIST's curves comes in everywhere, in the suite ``ecdsa``."""
+"""A client that may use only NIST curves can log in everywhere, in the suite ``ecdsa``."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def limit(cluster: Cluster) -> None:
 def cluster(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Cluster]:
-    """A cluster of the suite ``ecdsa``, and one who is limited to NIST's curves.
+    """A cluster of the suite ``ecdsa``, and a user who is limited to NIST curves.
 
     Where the node has a tunnel, the hosts offer nothing else either: they reach each other, too.
     """
@@ -69,29 +69,29 @@ def cluster(
 def test_nothing_but_the_curves_of_nist_is_used(cluster: Cluster) -> None:
     """Each connection, to the proxy and to the node, has P-256 in its exchange and all its keys."""
     for host in (cluster.host, f"proxy.{cluster.name}"):
-        said = cluster.ssh("-v", host, "true", check=False).stderr.decode()
-        assert "kex: algorithm: ecdh-sha2-nistp256" in said
-        assert f"kex: host key algorithm: {CERTIFICATE}" in said
-        assert "CA ecdsa-sha2-nistp256 " in said
+        output = cluster.ssh("-v", host, "true", check=False).stderr.decode()
+        assert "kex: algorithm: ecdh-sha2-nistp256" in output
+        assert f"kex: host key algorithm: {CERTIFICATE}" in output
+        assert "CA ecdsa-sha2-nistp256 " in output
     config = cluster.tele("config").stdout.decode()
     assert "ed25519" not in config
     assert "ecdsa-sha2-nistp256-cert-v01@openssh.com" in config
 
 
 def test_what_hosts_are_told_to_offer_is_what_they_offer(cluster: Cluster) -> None:
-    """The settings of proxy and node alike; without any, other clients come in as well."""
+    """The settings of proxy and node alike; without any, other clients can log in as well."""
     config = cluster.folder / "others"
     text = cluster.ssh_config.read_text()
     config.write_text(text.replace(LIMITED["KexAlgorithms"], "curve25519-sha256", 1))
     for host in (cluster.host, f"proxy.{cluster.name}"):
-        said = subprocess.run(
+        output = subprocess.run(
             ["ssh", "-v", "-F", str(config), host, "true"],
             env=cluster.environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=60,
             check=False,
         ).stderr.decode()  # fmt: skip
         limited = cluster.ports["node"] == 0
-        assert ("no matching key exchange method found" in said) == limited, said
-        assert ("kex: algorithm: curve25519-sha256" in said) != limited
+        assert ("no matching key exchange method found" in output) == limited, output
+        assert ("kex: algorithm: curve25519-sha256" in output) != limited
 
 
 def test_a_jump_with_openssh_alone(cluster: Cluster) -> None:
@@ -101,7 +101,7 @@ def test_a_jump_with_openssh_alone(cluster: Cluster) -> None:
 
 
 def test_every_key_of_the_cluster_is_of_its_suite(cluster: Cluster) -> None:
-    """Both CAs, the user's key and the hosts' keys are ECDSA, whoever made them."""
+    """Both CAs, the user's key and the hosts' keys are ECDSA, whichever part made them."""
     for kind in ("user", "host"):
         exported = cluster.tele("ca", "export", "--type", kind).stdout
         assert exported.startswith(b"ecdsa-sha2-nistp256 ")
@@ -123,7 +123,7 @@ def test_the_audit_and_the_recordings_verify(cluster: Cluster, tmp_path: Path) -
 
 
 def test_a_second_login_knows_the_suite(cluster: Cluster) -> None:
-    """Who logs in again, with what is kept from before, gets a key of the same suite."""
+    """A new login with the files of an earlier one gets a key of the same suite."""
     password = cluster.folder / "alice.password"
     cluster.tele("login", "--password-file", str(password))
     public = cluster.folder / cluster.home / cluster.name / "alice.pub"
@@ -194,15 +194,15 @@ def test_a_plain_sshd_of_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
             ],
             stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False,
         )  # fmt: skip
-        said = done.stderr.decode() + (folder / "log").read_text()
-        assert done.stdout == b"plain\n", said
+        output = done.stderr.decode() + (folder / "log").read_text()
+        assert done.stdout == b"plain\n", output
     finally:
         sshd.terminate()
         sshd.wait(20)
 
 
 def test_another_suite_is_refused(cluster: Cluster, tmp_path: Path) -> None:
-    """The suite of a cluster that exists stays: auth does not start, and says what to write."""
+    """An existing cluster keeps its suite: auth does not start, and the error names the value."""
     text = (cluster.folder / "auth.yaml").read_text()
     wrong = cluster.folder / "wrong.yaml"
     wrong.write_text(text.replace("suite: ecdsa", "suite: ed25519"))
@@ -214,7 +214,7 @@ def test_another_suite_is_refused(cluster: Cluster, tmp_path: Path) -> None:
         )  # fmt: skip
         assert done.returncode != 0
         said = done.stderr + done.stdout
-        assert b"is of the suite ecdsa, not ed25519" in said
+        assert b"has the suite ecdsa, not ed25519" in said
         assert b"set signature_algorithm_suite to ecdsa" in said
     finally:
         cluster.start("auth")

@@ -16,8 +16,7 @@ import pytest
 from gateways import Gateway, HttpGateway, SocksGateway
 from small_cluster import ME, SmallCluster, SmallProxy, small_cluster
 from tele.errors import InvalidInput, Unreachable
-from tele.model.api.table import ADD_USER
-from tele.model.api.users import NewUser
+from tele.model.api.users import ADD_USER, NewUser
 from tele.model.resources import Metadata, User, UserSpec
 from tele.outbound.blocking_dial import connect
 

@@ -1,4 +1,4 @@
-"""Long lists, as a person and a script read them, from an auth with thousands of rows."""
+"""Long lists, as users and scripts read them, from an auth with thousands of rows."""
 
 from __future__ import annotations
 

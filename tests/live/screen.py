@@ -54,7 +54,7 @@ class Screen:
         fcntl.ioctl(self._primary, termios.TIOCSWINSZ, size)
 
     def resize(self, rows: int, columns: int) -> None:
-        """The person drags the window's corner."""
+        """The user drags the window's corner."""
         self._resize(rows, columns)
         self.client.send_signal(signal.SIGWINCH)
 

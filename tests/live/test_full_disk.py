@@ -202,7 +202,7 @@ def test_who_gets_in_on_a_full_disk(alice: Cluster, what: str) -> None:
 
 @pytest.mark.parametrize("what", ["blocks", "inodes"])
 def test_who_gets_in_where_all_that_is_given_back_is_taken(alice: Cluster, what: str) -> None:
-    """When something takes even the reserves people get in as long as auth takes their events;
+    """When something takes even the reserves users get in as long as auth takes their events;
     with auth away only those do who are to make room, and all is on record when it is back.
     """
     (alice.folder / "role.yaml").write_text(

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from people import events, local
+from cluster_users import events, local
 from three_processes import Cluster, make_cluster, wait_for
 
 pytestmark = [

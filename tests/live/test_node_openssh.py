@@ -20,6 +20,7 @@ from attrs import frozen
 
 from private_machine import account, wait_until
 from screen import Screen
+from tele.spawner.program import PREPARED
 
 pytestmark = pytest.mark.root
 SERVER = Path(__file__).parents[1] / "interop" / "node_server.py"
@@ -79,7 +80,7 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def somebody() -> Iterator[pwd.struct_passwd]:
+def user() -> Iterator[pwd.struct_passwd]:
     """An account."""
     with account("/bin/sh") as made:
         subprocess.run(["usermod", "-p", "*", made.pw_name], check=True)  # not locked, for sshd
@@ -87,9 +88,9 @@ def somebody() -> Iterator[pwd.struct_passwd]:
 
 
 @pytest.fixture
-def node(tmp_path: Path, somebody: pwd.struct_passwd) -> Iterator[Server]:
+def node(tmp_path: Path, user: pwd.struct_passwd) -> Iterator[Server]:
     """Ours."""
-    yield from run_node(tmp_path, somebody.pw_name)
+    yield from run_node(tmp_path, user.pw_name)
 
 
 def run_node(folder: Path, login: str) -> Iterator[Server]:
@@ -114,7 +115,7 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture
-def sshd(place: Path, somebody: pwd.struct_passwd) -> Iterator[Server]:
+def sshd(place: Path, user: pwd.struct_passwd) -> Iterator[Server]:
     """OpenSSH's, as Debian configures it."""
     if SSHD is None:
         pytest.skip("OpenSSH's server is not installed")
@@ -142,7 +143,7 @@ def sshd(place: Path, somebody: pwd.struct_passwd) -> Iterator[Server]:
     ) as process:
         try:
             wait_until(lambda: answers(port))
-            yield Server(process, folder, port, somebody.pw_name)
+            yield Server(process, folder, port, user.pw_name)
         finally:
             process.terminate()
 
@@ -251,7 +252,7 @@ def release(held: Path) -> None:
     wait_until(written)
 
 
-# -- a person at a terminal -----------------------------------------------------------
+# -- a user at a terminal -----------------------------------------------------------
 @pytest.fixture
 def screen(node: Server) -> Iterator[Screen]:
     """A shell in a session."""
@@ -292,7 +293,7 @@ def test_control_characters(screen: Screen) -> None:
 
 
 def test_resizing(screen: Screen) -> None:
-    """The size follows the person's window, and programs are told."""
+    """The size follows the user's window, and programs are told."""
     screen.type(b"stty size\n")
     screen.until(b"24 80")
     # The terminal's foreground group is told: of an interactive shell that is each command alone.
@@ -320,7 +321,7 @@ def test_tmux_outlives_the_connection(node: Server) -> None:
     if shutil.which("tmux") is None:
         pytest.skip("tmux is not installed")
     tmux = "tmux -L test -f /dev/null"
-    # A person does not type as fast as a test: what comes at once is no paste here.
+    # A user does not type as fast as a test: what comes at once is no paste here.
     started = f"exec {tmux} new -s work ';' set -g assume-paste-time 0"
     try:
         with Screen(node.command("-tt", started)) as screen:
@@ -457,4 +458,4 @@ def test_no_zombies(node: Server) -> None:
         node.ssh("true & true & exit 1")
     spawner = node.spawner()
     children = Path(f"/proc/{spawner}/task/{spawner}/children")
-    wait_until(lambda: not children.read_text().split())
+    wait_until(lambda: len(children.read_text().split()) == PREPARED)

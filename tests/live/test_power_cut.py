@@ -178,8 +178,8 @@ def test_a_power_cut_loses_at_most_the_last_second(
         assert end > seen - LOST, f"lost {seen - end:.1f} s\n{alice.logs()}"
     for row in listed(alice):
         done = alice.tele("recordings", "verify", str(row["id"]), "--format", "json")
-        said = json.loads(done.stdout)
-        assert (said["ok"], said["recovered"], said["missing"]) == (True, True, [])
+        report = json.loads(done.stdout)
+        assert (report["ok"], report["recovered"], report["missing"]) == (True, True, [])
     assert json.loads(alice.tele("sessions", "ls", "--format", "json").stdout) == []
     wait_for(
         lambda: not [each for each in (machine.disk.at / "spool").iterdir() if each.is_dir()],

@@ -1,4 +1,4 @@
-"""What a person left in their home runs nothing where a role leaves less than a shell (attacks)."""
+"""What a user left in their home runs nothing where a role leaves less than a shell (attacks)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SETTINGS = {
 
 
 @define
-class Person:
+class Client:
     """Somebody with an account of their own on a node that records."""
 
     cluster: SmallCluster
@@ -85,29 +85,29 @@ class Person:
     def launched(self) -> list[tuple[str, str]]:
         """What was launched, by the recordings."""
         opened = [f.data for f in self.recorder.frames if f.kind is FrameKind.OPEN]
-        said = [json.loads(data) for data in opened]
-        return [(each["kind"], each["command"]) for each in said]
+        expected = [json.loads(data) for data in opened]
+        return [(each["kind"], each["command"]) for each in expected]
 
 
 @pytest.fixture(params=["/bin/bash", "/bin/sh"])
-def person(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Person]:
+def client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Client]:
     """Somebody with that shell."""
     with account(request.param) as made:
-        yield from visiting(made, tmp_path)
+        yield from clients(made, tmp_path)
 
 
-def visiting(made: pwd.struct_passwd, folder: Path) -> Iterator[Person]:
+def clients(made: pwd.struct_passwd, folder: Path) -> Iterator[Client]:
     with small_cluster(folder) as cluster:
         cluster.person("alice", made.pw_name)
         recorder = MemoryRecorder()
-        yield Person(cluster, cluster.node(recorder=recorder), recorder, made)
+        yield Client(cluster, cluster.node(recorder=recorder), recorder, made)
 
 
-def test_the_files_would_run(person: Person) -> None:
+def test_the_files_would_run(client: Client) -> None:
     """A command without a restriction does begin with one of these files, where bash runs it."""
-    person.upload_start_up_files()
-    assert person.ssh("true").returncode == 0
-    assert person.marker.exists() is (person.account.pw_shell == "/bin/bash")
+    client.upload_start_up_files()
+    assert client.ssh("true").returncode == 0
+    assert client.marker.exists() is (client.account.pw_shell == "/bin/bash")
 
 
 @pytest.mark.parametrize(
@@ -115,26 +115,26 @@ def test_the_files_would_run(person: Person) -> None:
     [("-s", "sftp"), ("id",), (), ("-s", "unknown")],
     ids=["subsystem", "command", "shell", "other"],
 )
-def test_files_only_runs_no_file(person: Person, words: tuple[str, ...]) -> None:
+def test_files_only_runs_no_file(client: Client, words: tuple[str, ...]) -> None:
     """A role that leaves files is not left by uploading what shells begin with (attack)."""
-    set_options(person.cluster, person.node, force_command="internal-sftp")
-    person.upload_start_up_files()
-    done = person.sftp(*words)
-    assert f"Remote working directory: {person.account.pw_dir}".encode() in done.stdout, done
-    shown = person.ssh("-tt", *words)
+    set_options(client.cluster, client.node, force_command="internal-sftp")
+    client.upload_start_up_files()
+    done = client.sftp(*words)
+    assert f"Remote working directory: {client.account.pw_dir}".encode() in done.stdout, done
+    shown = client.ssh("-tt", *words)
     assert b"ESCAPED" not in done.stdout + done.stderr + shown.stdout + shown.stderr
-    assert not person.marker.exists()
-    assert set(person.launched()[:2]) == {("subsystem", "sftp")}
+    assert not client.marker.exists()
+    assert set(client.launched()[:2]) == {("subsystem", "sftp")}
 
 
-def test_sftp_of_anybody_runs_no_file(person: Person) -> None:
+def test_sftp_of_anybody_runs_no_file(client: Client) -> None:
     """Where a shell is allowed, too: what is recorded as files is never a shell (attack)."""
-    person.upload_start_up_files()
-    assert person.sftp("-s", "sftp").returncode == 0
-    done = person.ssh("-s", "sftp")
+    client.upload_start_up_files()
+    assert client.sftp("-s", "sftp").returncode == 0
+    done = client.ssh("-s", "sftp")
     assert b"ESCAPED" not in done.stdout + done.stderr
-    assert not person.marker.exists()
-    assert set(person.launched()) == {("subsystem", "sftp")}
+    assert not client.marker.exists()
+    assert set(client.launched()) == {("subsystem", "sftp")}
 
 
 @pytest.mark.parametrize(
@@ -142,15 +142,15 @@ def test_sftp_of_anybody_runs_no_file(person: Person) -> None:
     [("-s", "sftp"), ("id",), ("-T",), ("-tt",), ("-tt", "id")],
     ids=["subsystem", "command", "shell", "terminal", "command on terminal"],
 )
-def test_a_forced_command_runs_no_file(person: Person, words: tuple[str, ...]) -> None:
-    """A command that a role forces begins before anything of the person's (attack)."""
-    person.upload_start_up_files()
+def test_a_forced_command_runs_no_file(client: Client, words: tuple[str, ...]) -> None:
+    """A command that a role forces begins before anything of the user's (attack)."""
+    client.upload_start_up_files()
     command = 'echo "alone [$BASH_ENV$ENV]"'
-    set_options(person.cluster, person.node, force_command=command)
-    done = person.ssh(*words)
+    set_options(client.cluster, client.node, force_command=command)
+    done = client.ssh(*words)
     assert done.stdout.replace(b"\r", b"") == b"alone []\n", done
-    assert not person.marker.exists()
-    assert person.launched()[-1] == ("exec", command)
+    assert not client.marker.exists()
+    assert client.launched()[-1] == ("exec", command)
 
 
 def test_an_account_with_a_shell_of_its_own(tmp_path: Path) -> None:
@@ -163,42 +163,42 @@ def test_an_account_with_a_shell_of_its_own(tmp_path: Path) -> None:
         menu.write_text('#!/bin/sh\necho "menu [$*]"\n')
         menu.chmod(0o755)
         with account(str(menu)) as made:
-            for person in visiting(made, tmp_path):
-                done = person.ssh("-s", "sftp")
+            for client in clients(made, tmp_path):
+                done = client.ssh("-s", "sftp")
                 assert b"menu [" not in done.stdout
                 assert b"no sftp" in done.stderr
-                assert person.ssh("id").stdout == b"menu [-c id]\n"
-                set_options(person.cluster, person.node, force_command="backup")
-                assert person.ssh("-s", "sftp").stdout == b"menu [-c backup]\n"
-                heard = [f.data for f in person.recorder.frames if f.kind is FrameKind.OUTPUT]
-                assert b"".join(heard) == b"menu [-c id]\nmenu [-c backup]\n"
+                assert client.ssh("id").stdout == b"menu [-c id]\n"
+                set_options(client.cluster, client.node, force_command="backup")
+                assert client.ssh("-s", "sftp").stdout == b"menu [-c backup]\n"
+                output = [f.data for f in client.recorder.frames if f.kind is FrameKind.OUTPUT]
+                assert b"".join(output) == b"menu [-c id]\nmenu [-c backup]\n"
 
 
 def test_an_account_that_is_for_no_sessions(tmp_path: Path) -> None:
     """A shell that is nologin keeps everybody out, forwards without a session too (attack)."""
     with account("/usr/sbin/nologin") as made:
-        for person in visiting(made, tmp_path):
+        for client in clients(made, tmp_path):
             for words in (("-Wlocalhost:9",), ("-N", "-R0:localhost:9"), ("-s", "sftp"), ("id",)):
-                done = person.ssh(*words)
+                done = client.ssh(*words)
                 assert done.returncode == 255
                 assert b"is not for logging in" in done.stderr
-            assert not person.recorder.frames
+            assert not client.recorder.frames
 
 
 # -- PAM ------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
-def somebody() -> Iterator[pwd.struct_passwd]:
+def user() -> Iterator[pwd.struct_passwd]:
     """An account with bash."""
     with account("/bin/bash") as made:
         yield made
 
 
 @pytest.fixture
-def root(tmp_path: Path, somebody: pwd.struct_passwd) -> Path:
-    """The files of a machine whose PAM lets people set variables, as Debian's long did for sshd."""
+def root(tmp_path: Path, user: pwd.struct_passwd) -> Path:
+    """The files of a machine whose PAM lets users set variables, as Debian's long did for sshd."""
     make_machine(tmp_path)
     tmp_path.chmod(0o755)
-    home = Path(somebody.pw_dir)
+    home = Path(user.pw_dir)
     (home / ".bash_env").write_text(f"echo ran >> {home}/it-ran\n")
     (home / "variables").write_text(
         f"BASH_ENV={home}/.bash_env\nPATH={home}/bin:/usr/bin:/bin\nLANG=C.UTF-8\n"
@@ -210,27 +210,27 @@ def root(tmp_path: Path, somebody: pwd.struct_passwd) -> Path:
     return tmp_path
 
 
-def test_variables_that_pam_takes_from_the_person(root: Path, somebody: pwd.struct_passwd) -> None:
+def test_variables_that_pam_takes_from_the_user(root: Path, user: pwd.struct_passwd) -> None:
     """A forced command has none of them that could change what runs; a plain one may (attack)."""
-    marker = Path(somebody.pw_dir) / "it-ran"
+    marker = Path(user.pw_dir) / "it-ran"
     command = b"env; bash -c true; exit 0"  # a second shell, as scripts are
     with machine(root, pam="tele-test") as it:
-        text, report = it.run(somebody.pw_name, command, kind="forced")
+        text, report = it.run(user.pw_name, command, kind="forced")
         assert report["status"] == 0, text
         assert "BASH_ENV" not in text
-        assert f"{somebody.pw_dir}/bin" not in text
+        assert f"{user.pw_dir}/bin" not in text
         assert "LANG=C.UTF-8" in text.splitlines()
         assert "FROM_MACHINE=yes" in text.splitlines()
         assert not marker.exists()
-        assert "BASH_ENV" in it.run(somebody.pw_name, command)[0]
+        assert "BASH_ENV" in it.run(user.pw_name, command)[0]
         assert marker.exists()
 
 
-def test_the_file_server_has_none_either(root: Path, somebody: pwd.struct_passwd) -> None:
-    """Its process shows what it began with: no variable and no word of the person's (attack)."""
+def test_the_file_server_has_none_either(root: Path, user: pwd.struct_passwd) -> None:
+    """Its process shows what it began with: no variable and no word of the user's (attack)."""
     with machine(root, pam="tele-test") as it:
         reading, feed = os.pipe()
-        output, report = it.start(somebody.pw_name, kind="sftp", stdin=reading)
+        output, report = it.start(user.pw_name, kind="sftp", stdin=reading)
         os.close(reading)
         assert report["event"] == "started", report
         began = Path(f"/proc/{report['pid']}")
@@ -243,4 +243,4 @@ def test_the_file_server_has_none_either(root: Path, somebody: pwd.struct_passwd
     names = {each.partition(b"=")[0] for each in variables if each}
     assert {b"HOME", b"PATH", b"LANG", b"FROM_MACHINE"} <= names
     assert b"BASH_ENV" not in names
-    assert all(somebody.pw_dir.encode() + b"/bin" not in each for each in variables)
+    assert all(user.pw_dir.encode() + b"/bin" not in each for each in variables)

@@ -21,14 +21,14 @@ SESSIONS = Path(own_group() or "/", FOLDER)
 
 
 @pytest.fixture(scope="module")
-def somebody() -> Iterator[pwd.struct_passwd]:
+def user() -> Iterator[pwd.struct_passwd]:
     """An account."""
     with account("/bin/sh") as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, somebody: pwd.struct_passwd) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory, user: pwd.struct_passwd) -> Path:
     """The files of a machine."""
     made = tmp_path_factory.mktemp("machine")
     make_machine(made)
@@ -61,10 +61,10 @@ def start_with_leftover(it: Machine, login: str) -> tuple[int, int, int]:
     return output, report["pid"], other
 
 
-def test_all_of_a_session_is_in_its_group(root: Path, somebody: pwd.struct_passwd) -> None:
+def test_all_of_a_session_is_in_its_group(root: Path, user: pwd.struct_passwd) -> None:
     """Also what left its process group; the id is the inode; what is empty is removed."""
     with machine(root) as it:
-        output, report = it.start(somebody.pw_name, b"setsid sleep 1000 & echo $!; exec sleep 1000")
+        output, report = it.start(user.pw_name, b"setsid sleep 1000 & echo $!; exec sleep 1000")
         other = int(os.read(output, 100))
         group = group_of(it, 1)
         assert group.stat().st_ino == report["cgroup"]
@@ -77,26 +77,26 @@ def test_all_of_a_session_is_in_its_group(root: Path, somebody: pwd.struct_passw
         os.close(output)
 
 
-def test_nobody_leaves_their_group(root: Path, somebody: pwd.struct_passwd) -> None:
-    """A person cannot move their processes out, nor end the group's record (attack)."""
+def test_no_process_leaves_its_group(root: Path, user: pwd.struct_passwd) -> None:
+    """A user cannot move their processes out, nor end the group's record (attack)."""
     with machine(root) as it:
         procs = SESSIONS.parent / "cgroup.procs"
         attack = f"echo $$ > {procs}; rmdir {SESSIONS}/*; mkdir {SESSIONS}/mine"
         command = f"({attack}) 2>/dev/null; grep 0:: /proc/self/cgroup"
-        text, _ = it.run(somebody.pw_name, command.encode())
+        text, _ = it.run(user.pw_name, command.encode())
     assert text.startswith("0::")
     assert f"/{FOLDER}/" in text
     assert not (SESSIONS / "mine").exists()
 
 
-def test_leftovers_live_on(root: Path, somebody: pwd.struct_passwd) -> None:
+def test_leftovers_live_on(root: Path, user: pwd.struct_passwd) -> None:
     """By default what a session leaves behind goes on, in its group, which ends with it."""
     with machine(root) as it:
-        output, _, other = start_with_leftover(it, somebody.pw_name)
+        output, _, other = start_with_leftover(it, user.pw_name)
         group = group_of(it, 1)
         it.ask({"op": "hangup"}, [], [])
         assert it.report()["signal"] == "HUP"
-        assert it.run(somebody.pw_name, b"echo on")[0] == "on\n"
+        assert it.run(user.pw_name, b"echo on")[0] == "on\n"
         assert members(group) == {other}
         os.kill(other, signal.SIGKILL)
         wait_until(lambda: not group.exists())
@@ -104,12 +104,12 @@ def test_leftovers_live_on(root: Path, somebody: pwd.struct_passwd) -> None:
 
 
 @pytest.mark.parametrize("pam", ["", "tele-permit"])
-def test_leftovers_are_killed(root: Path, somebody: pwd.struct_passwd, pam: str) -> None:
+def test_leftovers_are_killed(root: Path, user: pwd.struct_passwd, pam: str) -> None:
     """With kill_leftovers nothing of a session outlives it."""
     rules = "account required pam_permit.so\nsession required pam_permit.so\n"
     (root / "etc/pam.d/tele-permit").write_text(rules)
     with machine(root, kill_leftovers=True, pam=pam) as it:
-        output, _, other = start_with_leftover(it, somebody.pw_name)
+        output, _, other = start_with_leftover(it, user.pw_name)
         group = group_of(it, 1)
         it.ask({"op": "hangup"}, [], [])
         assert it.report()["signal"] == "HUP"
@@ -118,29 +118,29 @@ def test_leftovers_are_killed(root: Path, somebody: pwd.struct_passwd, pam: str)
         os.close(output)
 
 
-def test_nothing_stays_of_who_is_expelled(root: Path, somebody: pwd.struct_passwd) -> None:
+def test_nothing_stays_of_who_is_expelled(root: Path, user: pwd.struct_passwd) -> None:
     """Who may not be on the machine any more leaves nothing running, whatever is configured and
     whatever the program ignores.
     """
     with machine(root) as it:
-        output, _, other = start_with_leftover(it, somebody.pw_name)
+        output, _, other = start_with_leftover(it, user.pw_name)
         it.ask({"op": "hangup", "expelled": True}, [], [])
         assert it.report()["signal"] == "HUP"
         wait_until(lambda: not is_running(other))
         os.close(output)
         stays = b"trap '' HUP; setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $!; sleep 1000"
-        output, report = it.start(somebody.pw_name, b"trap '' HUP; " + stays)
+        output, report = it.start(user.pw_name, b"trap '' HUP; " + stays)
         other = int(os.read(output, 100))
         it.ask({"op": "hangup", "expelled": True}, [], [])
         wait_until(lambda: not is_running(report["pid"]) and not is_running(other))
         os.close(output)
 
 
-def test_what_ignores_the_hang_up_is_killed(root: Path, somebody: pwd.struct_passwd) -> None:
+def test_what_ignores_the_hang_up_is_killed(root: Path, user: pwd.struct_passwd) -> None:
     """With kill_leftovers a program that ignores SIGHUP ends too, when the node does."""
     with machine(root, kill_leftovers=True) as it:
         command = b"trap '' HUP; echo ready; sleep 1000; sleep 1000"
-        output, report = it.start(somebody.pw_name, command)
+        output, report = it.start(user.pw_name, command)
         assert os.read(output, 100) == b"ready\n"
         group = group_of(it, 1)
         it.ask({"op": "hangup"}, [], [])
@@ -150,15 +150,15 @@ def test_what_ignores_the_hang_up_is_killed(root: Path, somebody: pwd.struct_pas
         wait_until(lambda: not group.exists())
 
 
-def test_the_next_spawner_cleans_up(root: Path, somebody: pwd.struct_passwd) -> None:
+def test_the_next_spawner_cleans_up(root: Path, user: pwd.struct_passwd) -> None:
     """Groups of a spawner that was killed stay while something lives in them."""
     with machine(root) as it:
-        output, report = it.start(somebody.pw_name, b"exec sleep 1000")
+        output, report = it.start(user.pw_name, b"exec sleep 1000")
         group = group_of(it, 1)
         it.process.kill()
         it.process.wait(30)
     with machine(root) as it:
-        assert it.run(somebody.pw_name, b"echo on")[0] == "on\n"
+        assert it.run(user.pw_name, b"echo on")[0] == "on\n"
         assert members(group) == {report["pid"]}
         os.kill(report["pid"], signal.SIGKILL)
         wait_until(lambda: not group.exists())

@@ -51,7 +51,7 @@ def account(shell: str = "/bin/sh") -> Iterator[pwd.struct_passwd]:
 
 
 @pytest.fixture
-def somebody() -> Iterator[pwd.struct_passwd]:
+def user() -> Iterator[pwd.struct_passwd]:
     """An account of its own."""
     with account() as made:
         yield made
@@ -127,16 +127,16 @@ print(os.getcwd(), os.environ["HOME"])
 """
 
 
-def test_privileges_are_gone_for_good(talk: Talk, somebody: pwd.struct_passwd) -> None:
+def test_privileges_are_gone_for_good(talk: Talk, user: pwd.struct_passwd) -> None:
     """The session has the account's ids and groups, no capability, and no way back (attack)."""
-    text, report = talk.run(somebody.pw_name, PYTHON.encode() + b" -", stdin=REGAIN)
+    text, report = talk.run(user.pw_name, PYTHON.encode() + b" -", stdin=REGAIN)
     assert report["status"] == 0, text
     assert "REGAINED" not in text
-    uid, gid = somebody.pw_uid, somebody.pw_gid
-    groups = sorted({gid, grp.getgrnam(f"g{somebody.pw_name}").gr_gid})
+    uid, gid = user.pw_uid, user.pw_gid
+    groups = sorted({gid, grp.getgrnam(f"g{user.pw_name}").gr_gid})
     assert text.splitlines()[0] == f"{(uid,) * 3} {(gid,) * 3} {groups}"
     assert [line for line in text.splitlines() if line.startswith("CAP")] == ["CAP 0"] * 4
-    assert f"{somebody.pw_dir} {somebody.pw_dir}" in text
+    assert f"{user.pw_dir} {user.pw_dir}" in text
 
 
 def test_root_is_served_as_root(talk: Talk) -> None:
@@ -144,38 +144,38 @@ def test_root_is_served_as_root(talk: Talk) -> None:
     assert talk.run("root", b"id -u")[0] == "0\n"
 
 
-def test_files_are_created_as_the_account(talk: Talk, somebody: pwd.struct_passwd) -> None:
+def test_files_are_created_as_the_account(talk: Talk, user: pwd.struct_passwd) -> None:
     """What a session creates is its account's, and root's files are out of its reach."""
-    talk.run(somebody.pw_name, b"touch mine")
-    found = (Path(somebody.pw_dir) / "mine").stat()
-    assert (found.st_uid, found.st_gid) == (somebody.pw_uid, somebody.pw_gid)
-    text, report = talk.run(somebody.pw_name, b"cat /etc/shadow 2>&1")
+    talk.run(user.pw_name, b"touch mine")
+    found = (Path(user.pw_dir) / "mine").stat()
+    assert (found.st_uid, found.st_gid) == (user.pw_uid, user.pw_gid)
+    text, report = talk.run(user.pw_name, b"cat /etc/shadow 2>&1")
     assert report["status"] != 0
     assert "root:" not in text
 
 
-def test_terminal_belongs_to_the_account(talk: Talk, somebody: pwd.struct_passwd) -> None:
+def test_terminal_belongs_to_the_account(talk: Talk, user: pwd.struct_passwd) -> None:
     """The terminal is the account's, of group tty, writable by that group only."""
     master, slave = os.openpty()
     name = os.ttyname(slave)
-    header = {"op": "start", "kind": "exec", "login": somebody.pw_name, "pty": True, "words": 1}
+    header = {"op": "start", "kind": "exec", "login": user.pw_name, "pty": True, "words": 1}
     talk.ask(header, [b"sleep 60"], [slave])
     os.close(slave)
     assert talk.report()["event"] == "started"
     found = Path(name).stat()
-    assert (found.st_uid, found.st_gid) == (somebody.pw_uid, grp.getgrnam("tty").gr_gid)
+    assert (found.st_uid, found.st_gid) == (user.pw_uid, grp.getgrnam("tty").gr_gid)
     assert stat.S_IMODE(found.st_mode) == 0o620
     talk.ask({"op": "hangup"}, [], [])
     assert talk.report()["signal"] == "HUP"
     os.close(master)
 
 
-def test_signals_are_sent_as_the_account(talk: Talk, somebody: pwd.struct_passwd) -> None:
+def test_signals_are_sent_as_the_account(talk: Talk, user: pwd.struct_passwd) -> None:
     """Signals come from the account, not from root: what sudo started is not theirs to end."""
     output, writing = os.pipe()
     with open(os.devnull, "r+b") as null:
         header = {
-            "op": "start", "kind": "exec", "login": somebody.pw_name, "pty": False, "words": 1,
+            "op": "start", "kind": "exec", "login": user.pw_name, "pty": False, "words": 1,
         }  # fmt: skip
         script = (
             "import signal as s; wanted = {s.SIGUSR1}; s.pthread_sigmask(s.SIG_BLOCK, wanted);"
@@ -188,7 +188,7 @@ def test_signals_are_sent_as_the_account(talk: Talk, somebody: pwd.struct_passwd
     assert os.read(output, 100) == b"\n"
     talk.ask({"op": "signal", "signal": "USR1"}, [], [])
     with open(output, "rb") as file:
-        assert int(file.read()) == somebody.pw_uid
+        assert int(file.read()) == user.pw_uid
     assert talk.report()["status"] == 0
 
 
@@ -207,44 +207,44 @@ def test_account_with_missing_shell(talk: Talk) -> None:
         assert "/no/such/shell" in talk.run(made.pw_name, b"echo in")[1]["message"]
 
 
-def test_expired_account(talk: Talk, somebody: pwd.struct_passwd) -> None:
+def test_expired_account(talk: Talk, user: pwd.struct_passwd) -> None:
     """An account that has expired (chage -E) is refused."""
-    subprocess.run(["chage", "-E", "2001-01-01", somebody.pw_name], check=True)
-    text, report = talk.run(somebody.pw_name, b"echo in")
+    subprocess.run(["chage", "-E", "2001-01-01", user.pw_name], check=True)
+    text, report = talk.run(user.pw_name, b"echo in")
     assert text == ""
     assert (report["reason"], "expired" in report["message"]) == ("expired", True)
 
 
-def test_missing_home(talk: Talk, somebody: pwd.struct_passwd) -> None:
+def test_missing_home(talk: Talk, user: pwd.struct_passwd) -> None:
     """Without a home the session starts in / and is told so."""
-    subprocess.run(["usermod", "-d", "/no/such/home", somebody.pw_name], check=True)
-    text, report = talk.run(somebody.pw_name, b"pwd")
-    subprocess.run(["usermod", "-d", somebody.pw_dir, somebody.pw_name], check=True)
+    subprocess.run(["usermod", "-d", "/no/such/home", user.pw_name], check=True)
+    text, report = talk.run(user.pw_name, b"pwd")
+    subprocess.run(["usermod", "-d", user.pw_dir, user.pw_name], check=True)
     assert text.endswith("/\n")
     assert "/no/such/home" in text
     assert report["status"] == 0
 
 
-def test_nologin_file(tmp_path: Path, somebody: pwd.struct_passwd) -> None:
+def test_nologin_file(tmp_path: Path, user: pwd.struct_passwd) -> None:
     """/etc/nologin stops everybody but root, with its text: whoever tells it makes it harmless."""
     file = tmp_path / "nologin"
     file.write_text("Maintenance \033[2Jtill noon\n")
     with pytest.raises(Refused, match=r"^Maintenance \x1b\[2Jtill noon$"):
-        check_sessions(somebody, [str(file)])
+        check_sessions(user, [str(file)])
     check_sessions(pwd.getpwnam("root"), [str(file)])
 
 
-def test_shadow_without_expiry(tmp_path: Path, somebody: pwd.struct_passwd) -> None:
+def test_shadow_without_expiry(tmp_path: Path, user: pwd.struct_passwd) -> None:
     """Only the field of expiry counts: a locked or missing password is no matter."""
     file = tmp_path / "shadow"
-    file.write_text(f"{somebody.pw_name}:!:1:0:99999:7:::\n")
-    check_open(somebody, str(file))
-    file.write_text(f"{somebody.pw_name}:!:1:0:99999:7::1:\n")
+    file.write_text(f"{user.pw_name}:!:1:0:99999:7:::\n")
+    check_open(user, str(file))
+    file.write_text(f"{user.pw_name}:!:1:0:99999:7::1:\n")
     with pytest.raises(Refused):
-        check_open(somebody, str(file))
+        check_open(user, str(file))
 
 
-def test_own_sftp_runs_as_the_account(tmp_path: Path, somebody: pwd.struct_passwd) -> None:
+def test_own_sftp_runs_as_the_account(tmp_path: Path, user: pwd.struct_passwd) -> None:
     """Without OpenSSH's server ours serves, as the account, from where it cannot read us."""
     hidden = tmp_path / "hidden"
     hidden.mkdir(mode=0o700)
@@ -254,24 +254,24 @@ def test_own_sftp_runs_as_the_account(tmp_path: Path, somebody: pwd.struct_passw
             text = text.replace(server, "/no/such/server")
         (hidden / file.name).write_text(text)
     talk = Talk(hidden / "program.py")
-    path = f"{somebody.pw_dir}/made".encode()
+    path = f"{user.pw_dir}/made".encode()
     init = b"\0\0\0\5\1\0\0\0\3"
     body = b"\x0e\0\0\0\1" + len(path).to_bytes(4, "big") + path + b"\0\0\0\0"
     text, report = talk.run(
-        somebody.pw_name, kind="sftp", stdin=init + len(body).to_bytes(4, "big") + body
+        user.pw_name, kind="sftp", stdin=init + len(body).to_bytes(4, "big") + body
     )
     talk.close()
     assert report["status"] == 0, (text, report)
-    found = (Path(somebody.pw_dir) / "made").stat()
-    assert (found.st_uid, stat.S_ISDIR(found.st_mode)) == (somebody.pw_uid, True)
+    found = (Path(user.pw_dir) / "made").stat()
+    assert (found.st_uid, stat.S_ISDIR(found.st_mode)) == (user.pw_uid, True)
 
 
-def test_own_sftp_does_not_write_its_own_memory(somebody: pwd.struct_passwd) -> None:
+def test_own_sftp_does_not_write_its_own_memory(user: pwd.struct_passwd) -> None:
     """Who could write /proc/self/mem as a file could run anything: it cannot be opened (attack)."""
-    program = Path(somebody.pw_dir) / "sftp_server.py"
+    program = Path(user.pw_dir) / "sftp_server.py"
     for name in ("sftp_server.py", "sftp_fields.py"):
         shutil.copy(PROGRAM.with_name(name), program.with_name(name))
-        os.chown(program.with_name(name), somebody.pw_uid, somebody.pw_gid)
+        os.chown(program.with_name(name), user.pw_uid, user.pw_gid)
     request = b"\0\0\0\5\1\0\0\0\3"
     for number, path in enumerate((b"/proc/self/mem", b"sftp_server.py")):
         body = struct.pack(">BII", 3, number, len(path)) + path + struct.pack(">II", 3, 0)
@@ -280,9 +280,9 @@ def test_own_sftp_does_not_write_its_own_memory(somebody: pwd.struct_passwd) -> 
         [PYTHON, "-I", "-S", program],
         input=request,
         capture_output=True,
-        cwd=somebody.pw_dir,
-        user=somebody.pw_uid,
-        group=somebody.pw_gid,
+        cwd=user.pw_dir,
+        user=user.pw_uid,
+        group=user.pw_gid,
         extra_groups=[],
         env={},
         check=True,
@@ -297,9 +297,9 @@ def test_own_sftp_does_not_write_its_own_memory(somebody: pwd.struct_passwd) -> 
     assert answers[1:] == [denied, (sftp_server.HANDLE, b"")]
 
 
-def test_as_an_ordinary_user(somebody: pwd.struct_passwd) -> None:
+def test_as_an_ordinary_user(user: pwd.struct_passwd) -> None:
     """A spawner of an ordinary user serves that account only, and says so."""
-    program = Path(somebody.pw_dir) / "node"
+    program = Path(user.pw_dir) / "node"
     program.mkdir()
     for file in PROGRAM.parent.glob("*.py"):
         shutil.copy(file, program)
@@ -313,12 +313,12 @@ def test_as_an_ordinary_user(somebody: pwd.struct_passwd) -> None:
             pass_fds=(theirs.fileno(),),
             env={},
             cwd="/",
-            user=somebody.pw_uid,
-            group=somebody.pw_gid,
+            user=user.pw_uid,
+            group=user.pw_gid,
             extra_groups=[],
         )
-    text, _ = talk.run(somebody.pw_name, b"id -un")
-    assert text == f"{somebody.pw_name}\n"
+    text, _ = talk.run(user.pw_name, b"id -un")
+    assert text == f"{user.pw_name}\n"
     for login in ("root", "nobody"):
         text, report = talk.run(login, b"id -un")
         assert text == ""
@@ -326,13 +326,12 @@ def test_as_an_ordinary_user(somebody: pwd.struct_passwd) -> None:
     talk.close()
 
 
-def test_too_many_processes(talk: Talk, somebody: pwd.struct_passwd) -> None:
+def test_too_many_processes(talk: Talk, user: pwd.struct_passwd) -> None:
     """A limit of the account's processes is told as what it is; the spawner goes on."""
-    words = ["prlimit", f"--pid={talk.process.pid}", "--nproc=1:1"]
     output, writing = os.pipe()
     with open(os.devnull, "r+b") as null:
         header = {
-            "id": 2, "op": "start", "kind": "exec", "login": somebody.pw_name, "pty": False,
+            "id": 2, "op": "start", "kind": "exec", "login": user.pw_name, "pty": False,
             "words": 1,
         }  # fmt: skip
         command = b"sleep 1000 & echo both run; exec sleep 1000"
@@ -341,8 +340,10 @@ def test_too_many_processes(talk: Talk, somebody: pwd.struct_passwd) -> None:
     first = talk.report()
     assert first["event"] == "started"
     assert os.read(output, 100) == b"both run\n"
-    subprocess.run(words, check=True)
-    text, report = talk.run(somebody.pw_name, b"echo in; true | cat")
+    children = Path(f"/proc/{talk.process.pid}/task/{talk.process.pid}/children").read_text()
+    for pid in {str(talk.process.pid), *children.split()} - {str(first["pid"])}:
+        subprocess.run(["prlimit", f"--pid={pid}", "--nproc=1:1"], check=True)
+    text, report = talk.run(user.pw_name, b"echo in; true | cat")
     assert "in" not in text
     assert report["event"] == "failed", report
     assert "Resource temporarily unavailable" in report["message"]

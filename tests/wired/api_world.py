@@ -34,7 +34,8 @@ from tele.https.limits import Limits
 from tele.https.serve import ApiServer
 from tele.https.tls_server import Preface, no_preface
 from tele.https.trust import ClientTls
-from tele.model.api.members import Announced, ClusterInfo, ClusterState, Health, HostList
+from tele.model.api.hosts import HostList
+from tele.model.api.members import Announced, ClusterInfo, ClusterState, Health
 from tele.model.api.operation import Nothing, Operation
 from tele.model.api.recordings import Octets
 from tele.model.api.users import UserPassword, WhoAmI

@@ -28,14 +28,15 @@ from tele.auth.recordings import Recordings
 from tele.auth.session_ends import SessionEnds
 from tele.auth.state import State
 from tele.auth.tokens import Tokens
-from tele.auth.users import People
+from tele.auth.users import Users
 from tele.certs.device import prove_device
 from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.x509 import TlsKey
 from tele.errors import Conflict, NotFound
 from tele.interfaces import IArchive
 from tele.loop import now
-from tele.model.api import members, recordings, table, users
+from tele.model.api import audit, members, recordings, table, users
+from tele.model.api.tokens import NewToken
 from tele.model.authority import AuthorityKind
 from tele.model.identity import Caller, HostIdentity, HostRole, UserIdentity
 from tele.model.resources import Metadata, RecordingSettings, User, UserSpec
@@ -64,7 +65,7 @@ def result(answer: Deferred[T] | Coroutine[Any, Any, T]) -> T:
 
 
 @implementer(IArchive)
-class Shelves:
+class MemoryArchive:
     """An archive in memory."""
 
     def __init__(self) -> None:
@@ -104,7 +105,7 @@ class World:
         )
         trusted = self.authorities[AuthorityKind.HOST].trusted
         self.host_keys = {parse_line(key) for key in trusted.ssh_public_keys}
-        self.archive = Shelves()
+        self.archive = MemoryArchive()
         hosts = Hosts(self.backend, self.clock)
         members = Members(self.backend, hosts)
         recordings = Recordings(self.backend, self.archive, moment, lambda: self.host_keys)
@@ -117,7 +118,7 @@ class World:
             state=State(self.backend, "c", self.authorities, RecordingSettings(), hosts, moment),
             hosts=hosts,
             members=members,
-            people=People(self.backend, passwords, moment),
+            users=Users(self.backend, passwords, moment),
             passwords=passwords,
             tokens=Tokens(self.backend, "c", moment, os.urandom),
             recordings=recordings,
@@ -125,7 +126,7 @@ class World:
             disk=DiskWatch(self.backend, self.archive, self.clock),
             ends=SessionEnds(self.backend, self.clock, "c", audit, owed, hosts, members),
         )
-        result(self.parts.people.ensure_presets())
+        result(self.parts.users.ensure_presets())
         result(self.parts.hosts.start())
         result(self.parts.state.start())
         result(self.parts.ends.start())
@@ -161,7 +162,7 @@ class World:
 
     def user(self, name: str, *roles: str) -> Caller:
         """One who logs in now."""
-        issued = result(self.parts.people.issue_time(name))
+        issued = result(self.parts.users.issue_time(name))
         return Caller(
             UserIdentity(
                 name, "c", issued + timedelta(hours=12), roles, ("root",), {"logins": ("root",)},
@@ -171,7 +172,7 @@ class World:
 
     # -- what they do often
     def token(self, roles: tuple[HostRole, ...] = (HostRole.NODE,), **words: Any) -> str:
-        secret: str = self.do(table.ADD_TOKEN, users.NewToken(roles, **words)).token
+        secret: str = self.do(table.ADD_TOKEN, NewToken(roles, **words)).token
         return secret
 
     def join(self, token: str, host_id: str = HOST_ID, **words: Any) -> Any:
@@ -216,7 +217,7 @@ class World:
         return self.do(table.LOGIN, request, Caller(None, f"{address}:9"))
 
     def events(self, name: str) -> list[Any]:
-        listed = self.do(table.LIST_EVENTS, recordings.ListEvents(event=name))
+        listed = self.do(table.LIST_EVENTS, audit.ListEvents(event=name))
         return list(listed.items)
 
 

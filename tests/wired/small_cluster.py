@@ -6,7 +6,7 @@ import os
 import pwd
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -16,28 +16,34 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 
 from own_reactor import OwnReactor, own_reactor
+from tele.admission.limits import Limits
 from tele.auth.local import ADMIN_ROLES, LOCAL_ADMIN, LocalAuthority
 from tele.auth.service import AuthService
 from tele.certs.check import LATEST
 from tele.certs.keys import PrivateKey
 from tele.certs.x509 import TlsKey
+from tele.conch.server.settings import ServerSettings
 from tele.config.values import Address, JoinConfig, NodeConfig, Pins
-from tele.embed.hosts import HostService, node_service
+from tele.embed.hosts import HostService
+from tele.embed.node import node_service
 from tele.interfaces import IAuthority, IRecorder
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
 from tele.membership.store import DirectoryStore, MemberStore
-from tele.model.api.members import ListHosts, Proxy, PublicKeys
-from tele.model.api.recordings import ListEvents
-from tele.model.api.table import ADD_TOKEN, LIST_EVENTS, LIST_HOSTS, PUT_ROLE
-from tele.model.api.users import NewToken, PutRole
+from tele.model.api.audit import LIST_EVENTS, ListEvents
+from tele.model.api.hosts import LIST_HOSTS, ListHosts
+from tele.model.api.members import Proxy, PublicKeys
+from tele.model.api.roles import PUT_ROLE, PutRole
+from tele.model.api.tokens import ADD_TOKEN, NewToken
 from tele.model.event import Event
 from tele.model.identity import Caller, HostRole, UserIdentity
 from tele.model.presence import Host, Presence
 from tele.model.resources import Conditions, Metadata, Role, RoleOptions, RoleSpec
 from tele.node.labels import LabelCommand, Labels
 from tele.node.presence import NodePresence
+from tele.node.realm import look_up
 from tele.node.service import NodeService
+from tele.node.settings import Ingress, MakeAgents, SessionSettings
 from tele.node.spawning import Spawning
 from tele.proxy.service import ProxyService
 from tele.recording.archive import DirectoryArchive
@@ -186,9 +192,12 @@ class SmallCluster:
         recorder: IRecorder | None = None,
         settings: JoinSettings | None = None,
         port: int = 0,
-        **named: Any,
+        agents: MakeAgents | None = None,
+        limits: Limits | None = None,
+        look_up: Callable[[str], None] = look_up,
+        **sessions: Any,
     ) -> SmallNode:
-        """Start a node and wait until it serves."""
+        """Start a node and wait until it serves; ``sessions`` has more of what these have."""
         spawning = Spawning(self.reactor)
         own = Labels(self.reactor, spawning, labels or {}, commands)
         presence = NodePresence(name, own)
@@ -197,13 +206,11 @@ class SmallCluster:
         service = NodeService(
             self.reactor,
             member=member,
-            spawning=spawning,
-            labels=own,
             presence=presence,
-            where=(self.interface, port),
-            public=lambda bound: f"127.0.0.1:{bound}",
-            recorder=recorder,
-            **named,
+            sessions=SessionSettings(spawning, recorder, **sessions),
+            ingress=Ingress((self.interface, port), lambda bound: f"127.0.0.1:{bound}", agents),
+            server=ServerSettings(limits or Limits()),
+            look_up=look_up,
         )
         node = SmallNode(service, member, spawning)
         self.nodes.append(node)

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from api_world import Ca, RawClient, World, error_of, host, parsed, user
 from tele.errors import AccessDenied, NotLoggedIn
 from tele.https.limits import Limits
-from tele.model.api.users import TokenList
+from tele.model.api.tokens import TokenList
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostRole, UserIdentity
 

@@ -21,12 +21,12 @@ from tele.errors import AccessDenied, InvalidInput, NotFound, NotLoggedIn, TeleE
 from tele.https.blocking import BlockingAuthority, fetch_cluster_blocking
 from tele.https.identity import TlsFiles, TlsIdentity
 from tele.https.pinning import UnverifiedCluster
-from tele.model.addresses import split_address
+from tele.model.addresses import Address
 from tele.model.api import table
-from tele.model.api.members import ByName
+from tele.model.api.audit import FollowEvents
 from tele.model.api.operation import Nothing
-from tele.model.api.recordings import FollowEvents, GetChunk, PutChunk
-from tele.model.api.users import Paged
+from tele.model.api.paging import ByName, Paged
+from tele.model.api.recordings import GetChunk, PutChunk
 from tele.model.identity import HostRole
 from tele.model.presence import Presence
 
@@ -243,7 +243,7 @@ def test_an_answer_that_comes_before_the_body_was_sent(tmp_path: Path) -> None:
 
 def test_old_tls_and_plain_http_get_nothing(served: Served) -> None:
     """TLS 1.2 fails in the handshake; bytes without TLS get no HTTP."""
-    host, port = split_address(served.address)
+    host, port = Address.parse(served.address)
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -257,7 +257,7 @@ def test_old_tls_and_plain_http_get_nothing(served: Served) -> None:
 
 def test_auth_speaks_what_was_asked_for(served: Served) -> None:
     """By ALPN: our name for it first, HTTP for tools; no other protocol."""
-    host, port = split_address(served.address)
+    host, port = Address.parse(served.address)
     for offered, chosen in ((["tele-auth", "http/1.1"], "tele-auth"), (["http/1.1"], "http/1.1")):
         context = ssl.create_default_context()
         context.check_hostname = False
@@ -301,14 +301,14 @@ def test_the_socket_of_the_machine(served: Served) -> None:
 )
 def test_addresses(text: str, address: tuple[str, int]) -> None:
     """Host, host:port and both forms of IPv6."""
-    assert split_address(text) == address
+    assert Address.parse(text) == address
 
 
 @pytest.mark.parametrize("text", ["", ":1", "a:", "a:0", "a:65536", "a:x", "a:-1", "a:\u0661"])
 def test_bad_addresses(text: str) -> None:
     """Anything else is refused with an example."""
     with pytest.raises(InvalidInput, match=r"example\.com"):
-        split_address(text)
+        Address.parse(text)
 
 
 def test_the_client_is_light() -> None:

@@ -18,10 +18,13 @@ from tele.https.identity import TlsIdentity
 from tele.https.limits import Limits
 from tele.https.pinning import UnverifiedCluster
 from tele.model.api import table
-from tele.model.api.members import ByName, ListHosts, WatchHosts, WatchState
+from tele.model.api.audit import FollowEvents
+from tele.model.api.hosts import ListHosts, WatchHosts
+from tele.model.api.members import WatchState
 from tele.model.api.operation import Nothing
-from tele.model.api.recordings import FollowEvents, GetChunk, PutChunk
-from tele.model.api.users import NewUser, Paged
+from tele.model.api.paging import ByName, Paged
+from tele.model.api.recordings import GetChunk, PutChunk
+from tele.model.api.users import NewUser
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostRole
 from tele.model.presence import Presence

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from twisted.application.service import MultiService
 
-from auth_world import Shelves
+from auth_world import MemoryArchive
 from own_reactor import OwnReactor, own_reactor
 from tele.auth.service import AuthService
 from tele.certs.certificate import parse_certificate
@@ -25,12 +25,15 @@ from tele.https.client import RemoteAuthority
 from tele.https.identity import TlsIdentity
 from tele.https.pinning import server_name
 from tele.model.api import members, table, users
+from tele.model.api.hosts import ListHosts
 from tele.model.api.operation import Nothing
+from tele.model.api.paging import Paged
+from tele.model.api.tokens import NewToken
 from tele.model.authority import AuthorityKind, Certificates, authority_of
 from tele.model.identity import Caller, HostRole
 from tele.model.presence import Presence, Status
 from tele.model.resources import Metadata, User, UserSpec
-from tele.store.opening import open_backend
+from tele.store.sqlite import SqliteBackend
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def reactor() -> Iterator[OwnReactor]:
 
 
 class Keys:
-    """The keys of somebody who asks for certificates."""
+    """The keys of a client that requests certificates."""
 
     def __init__(self) -> None:
         self.ssh, self.tls = PrivateKey.generate(), TlsKey.generate()
@@ -58,8 +61,8 @@ def service(reactor: OwnReactor, folder: Path, port: int = 0, **words: Any) -> A
     """Auth of cluster ``example`` on a file in ``folder``, not started."""
     given: dict[str, Any] = {
         "cluster": "example",
-        "backend": open_backend("sqlite", reactor, folder),
-        "archive": Shelves(),
+        "backend": SqliteBackend(folder / "auth.sqlite", reactor),
+        "archive": MemoryArchive(),
         "host_id": str(uuid.uuid5(uuid.NAMESPACE_URL, str(folder))),
         "name": "auth1",
         "listen": ("127.0.0.1", port),
@@ -82,7 +85,7 @@ def running(reactor: OwnReactor, folder: Path, **words: Any) -> Iterator[tuple[A
 def remote(
     reactor: OwnReactor, auth: AuthService, port: int, identity: TlsIdentity | None = None
 ) -> Iterator[Any]:
-    """Auth as somebody sees it from elsewhere."""
+    """Auth as a remote client."""
     assert auth.authority is not None
     info = reactor.wait(auth.authority.handle(table.CLUSTER, Nothing(), _nobody()))
     host = authority_of(info.authorities, AuthorityKind.HOST)
@@ -115,11 +118,11 @@ def test_a_cluster_begins(reactor: OwnReactor, tmp_path: Path) -> None:
     with running(reactor, tmp_path) as (auth, port):
         with remote(reactor, auth, port, admin(reactor, auth)) as client:
             added = reactor.wait(
-                client.perform(table.ADD_TOKEN, users.NewToken((HostRole.NODE,), max_uses=1))
+                client.perform(table.ADD_TOKEN, NewToken((HostRole.NODE,), max_uses=1))
             )
             alice = User(Metadata("alice"), UserSpec(("access",), {"logins": ("alice",)}))
             made = reactor.wait(client.perform(table.ADD_USER, users.NewUser(alice)))
-        node, person = Keys(), Keys()
+        node, user = Keys(), Keys()
         with remote(reactor, auth, port) as client:
             request = members.JoinRequest(
                 added.token, "web1", HostRole.NODE, node.public, ("127.0.0.1:3022",)
@@ -127,7 +130,7 @@ def test_a_cluster_begins(reactor: OwnReactor, tmp_path: Path) -> None:
             joined = reactor.wait(client.perform(table.JOIN, request))
             with pytest.raises(AccessDenied, match="unknown, expired or used up"):
                 reactor.wait(client.perform(table.JOIN, request))
-            login = users.LoginRequest("alice", made.password, person.public)
+            login = users.LoginRequest("alice", made.password, user.public)
             logged_in = reactor.wait(client.perform(table.LOGIN, login))
             with pytest.raises(NotLoggedIn):
                 reactor.wait(client.perform(table.WHOAMI, Nothing()))
@@ -135,18 +138,18 @@ def test_a_cluster_begins(reactor: OwnReactor, tmp_path: Path) -> None:
             said = Presence("web1", HostRole.NODE, ("127.0.0.1:3022",), {"env": "prod"})
             reactor.wait(client.perform(table.ANNOUNCE, said))
             with pytest.raises(AccessDenied):
-                reactor.wait(client.perform(table.LIST_USERS, users.Paged()))
-        with remote(reactor, auth, port, person.with_(logged_in)) as client:
+                reactor.wait(client.perform(table.LIST_USERS, Paged()))
+        with remote(reactor, auth, port, user.with_(logged_in)) as client:
             me = reactor.wait(client.perform(table.WHOAMI, Nothing()))
             assert (me.user, me.roles, me.logins) == ("alice", ("access",), ("alice",))
-            (host,) = reactor.wait(client.perform(table.LIST_HOSTS, members.ListHosts())).items
+            (host,) = reactor.wait(client.perform(table.LIST_HOSTS, ListHosts())).items
             assert (host.name, host.status, host.labels) == (
                 "web1", Status.ONLINE, {"env": "prod"},
             )  # fmt: skip
             with pytest.raises(AccessDenied):
                 reactor.wait(client.perform(table.ANNOUNCE, said))
             with pytest.raises(AccessDenied, match="rule"):
-                reactor.wait(client.perform(table.ADD_TOKEN, users.NewToken((HostRole.NODE,))))
+                reactor.wait(client.perform(table.ADD_TOKEN, NewToken((HostRole.NODE,))))
 
 
 def test_a_cluster_is_resumed(reactor: OwnReactor, tmp_path: Path) -> None:
@@ -181,7 +184,7 @@ def test_a_suite_is_for_good(reactor: OwnReactor, tmp_path: Path) -> None:
         assert auth.authority.suite is SignatureSuite.ECDSA
     refused = service(reactor, tmp_path, suite=SignatureSuite.ED25519)
     refused.startService()
-    with pytest.raises(InvalidInput, match="is of the suite ecdsa, not ed25519"):
+    with pytest.raises(InvalidInput, match="has the suite ecdsa, not ed25519"):
         reactor.wait(refused.ready)
     reactor.wait(refused.stopService())
     for suite in (None, SignatureSuite.ECDSA):
@@ -198,7 +201,7 @@ def test_a_port_in_use(reactor: OwnReactor, tmp_path: Path) -> None:
         port = other.getsockname()[1]
         auth = service(reactor, tmp_path, port)
         auth.startService()
-        with pytest.raises(Unavailable, match=f"127.0.0.1:{port}: .*in use; is another auth"):
+        with pytest.raises(Unavailable, match=f"127.0.0.1:{port}: .*in use: is another auth"):
             reactor.wait(auth.ready)
         reactor.wait(auth.stopService())
     with running(reactor, tmp_path, port=port) as (_, bound):
@@ -219,7 +222,7 @@ def test_a_second_auth_on_the_same_socket(reactor: OwnReactor, tmp_path: Path) -
 
 
 def test_stopping_while_starting(reactor: OwnReactor, tmp_path: Path) -> None:
-    """Auth that is told to stop before it serves does not begin to serve afterwards."""
+    """Auth that is stopped before it serves does not begin to serve afterwards."""
     auth = service(reactor, tmp_path)
     auth.startService()
     stopped = auth.stopService()
@@ -278,7 +281,7 @@ def test_two_auths_share_a_store(reactor: OwnReactor, tmp_path: Path) -> None:
     with running(reactor, tmp_path) as (one, _), running(reactor, tmp_path) as (two, port):
         identity = admin(reactor, one)
         with remote(reactor, two, port, identity) as client:
-            request = users.NewToken((HostRole.NODE,), max_uses=1)
+            request = NewToken((HostRole.NODE,), max_uses=1)
             added = reactor.wait(client.perform(table.ADD_TOKEN, request))
         assert one.authority is not None
         node = Keys()

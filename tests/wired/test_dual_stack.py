@@ -21,7 +21,7 @@ from tele.model.api import table, users
 from tele.model.resources import Metadata, User, UserSpec
 from tele.sockets.direct import listen
 from tele.testing.ssh import World
-from test_proxy_words import begin_login
+from test_proxy_messages import begin_login
 
 pytestmark = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there is no IPv6 here")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from small_cluster import ME, SmallCluster, small_cluster
-from tele.auth.operations import machines
+from tele.auth.operations import joining
 from tele.loop import now
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallCluster]:
     """A cluster with one user, whose hosts have certificates for some seconds."""
-    monkeypatch.setattr(machines, "HOST_LIFETIME", timedelta(seconds=6))
+    monkeypatch.setattr(joining, "HOST_LIFETIME", timedelta(seconds=6))
     with small_cluster(tmp_path) as made:
         made.person("alice", ME)
         yield made

@@ -119,7 +119,7 @@ def test_hundreds_of_connections_are_forwarded(cluster: SmallCluster) -> None:
             return [clients.got[each] for each in clients.made] == expected
 
         cluster.reactor.until(came_back)
-    cluster.reactor.until(lambda: not len(node.service._slots))
+    cluster.reactor.until(lambda: not len(node.service.avatars.slots))
 
 
 @pytest.mark.parametrize("limit", ["role", "descriptors"])
@@ -133,12 +133,12 @@ def test_the_rest_waits(cluster: SmallCluster, limit: str) -> None:
         set_options(cluster, node, max_forwards=most)
     else:
         shares = shares_of(256)
-        most = shares.person * 3 // 4
+        most = shares.per_user * 3 // 4
         node = cluster.node(budget=DescriptorBudget(shares))
     with forwarded(cluster, node) as port, ExitStack() as stack:
         clients = Clients(cluster, stack)
         clients.connect(port, 3 * most)
-        waits = node.service._slots.waits
+        waits = node.service.avatars.slots.waits
         cluster.reactor.until(lambda: waits("alice") == 2 * most)
         cluster.reactor.until(lambda: clients.greeted() == most)
         assert waits("alice") == 2 * most
@@ -148,4 +148,4 @@ def test_the_rest_waits(cluster: SmallCluster, limit: str) -> None:
         clients.got.clear()
         cluster.reactor.until(lambda: clients.greeted() == most)
         assert waits("alice") == most
-    cluster.reactor.until(lambda: not len(node.service._slots))
+    cluster.reactor.until(lambda: not len(node.service.avatars.slots))

@@ -11,7 +11,8 @@ import pytest
 
 from small_cluster import SmallCluster, small_cluster
 from tele.config.values import Address, JoinConfig, NodeConfig, Pins, ProxyConfig
-from tele.embed.hosts import node_service, proxy_service
+from tele.embed.node import node_service
+from tele.embed.proxy import proxy_service
 from tele.errors import InvalidInput
 from tele.membership.store import DirectoryStore
 from tele.model.identity import HostRole

@@ -20,7 +20,7 @@ from tele.membership.identity import HostKeyPair
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
 from tele.membership.store import DirectoryStore, MemberStore, MemoryStore
-from tele.model.api.table import ANNOUNCE
+from tele.model.api.members import ANNOUNCE
 from tele.model.event import Event
 from tele.model.identity import HostRole
 from tele.model.presence import Presence

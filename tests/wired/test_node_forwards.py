@@ -30,6 +30,7 @@ from tele.model.access import GatewayPorts
 from tele.model.authority import AuthorityKind
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import RecordingStart
+from tele.spawner.program import PREPARED
 from tele.tape.export import details
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
@@ -83,7 +84,7 @@ class Recorder:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
-    """A cluster with one person."""
+    """A cluster with one user."""
     with small_cluster(tmp_path) as made:
         made.person("alice", ME)
         yield made
@@ -110,12 +111,12 @@ def greeter(
         def serve() -> None:
             while True:
                 try:
-                    visitor, peer = server.accept()
+                    peer_socket, peer = server.accept()
                 except OSError:
                     return
                 came.append(peer)
-                with visitor:
-                    visitor.sendall(b"hello")
+                with peer_socket:
+                    peer_socket.sendall(b"hello")
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -226,7 +227,7 @@ def test_the_client_does_not_choose_the_address(cluster: SmallCluster, asked: st
 
 def test_gateway_ports(cluster: SmallCluster) -> None:
     """Where the configuration leaves it to the client, it may choose; names are refused."""
-    node = cluster.node(gateway=GatewayPorts.CLIENT)
+    node = cluster.node(gateway_ports=GatewayPorts.CLIENT)
     port = free_port()
     listed = f"ss -Hltn sport = :{port}"
     for asked, expected in (
@@ -291,15 +292,15 @@ def test_dynamic(cluster: SmallCluster) -> None:
     with running(*words) as client, greeter() as (target, _):
         cluster.reactor.until(lambda: _answers(port))
         asked = b"\5\1\0" + b"\5\1\0\1\x7f\0\0\1" + target.to_bytes(2, "big")
-        with socket.create_connection(("127.0.0.1", port)) as visitor:
-            visitor.sendall(asked)
-            heard: list[bytes] = []
+        with socket.create_connection(("127.0.0.1", port)) as peer_socket:
+            peer_socket.sendall(asked)
+            received: list[bytes] = []
             cluster.reactor.getThreadPool().callInThread(
-                lambda: heard.append(visitor.makefile("rb").read())
+                lambda: received.append(peer_socket.makefile("rb").read())
             )
-            cluster.reactor.until(lambda: bool(heard))
+            cluster.reactor.until(lambda: bool(received))
         client.terminate()
-    assert heard[0].endswith(b"hello")
+    assert received[0].endswith(b"hello")
 
 
 def _answers(port: int) -> bool:
@@ -423,7 +424,7 @@ def test_agent(cluster: SmallCluster, short: Path) -> None:
 
 
 def test_agent_onwards(cluster: SmallCluster, short: Path) -> None:
-    """With ``-A`` a person logs in from one node to the next with the key that stayed at home."""
+    """With ``-A`` a user logs in from one node to the next with the key that stayed at home."""
     first, second = cluster.node(), cluster.node(name="web2")
     home = cluster.folder / "people"
     with agent(short) as (path, _):
@@ -500,7 +501,7 @@ def test_a_forced_command_is_all_that_there_is(
         with running(*words, stdin=subprocess.PIPE):
             (event,) = cluster.wait_event("subsystem")
             at = (f"127.0.0.1:{local}", here, f"127.0.0.1:{remote}", short / "remote")
-            heard = [cluster.run("sh", "-c", f"{VISIT} {where}").stdout for where in at]
+            received = [cluster.run("sh", "-c", f"{VISIT} {where}").stdout for where in at]
     assert (event.fields["forced"], event.ok) == (command, True)
     asked = cluster.wait_event("forward", 5)
     made = {event.fields["kind"]: event.error for event in asked} | {
@@ -511,20 +512,20 @@ def test_a_forced_command_is_all_that_there_is(
         "auth-agent",
     }  # fmt: skip
     if said:
-        assert heard == [b"hello\n"] * 4
+        assert received == [b"hello\n"] * 4
         assert not any(made.values()), made
     else:
-        assert b"hello" not in b"".join(heard)
+        assert b"hello" not in b"".join(received)
         assert all("not allowed" in error for error in made.values()), made
 
 
 def force(cluster: SmallCluster, person: str, command: str) -> None:
-    """Give a person another certificate, which forwards everything and forces a command."""
+    """Give a user another certificate, which forwards everything and forces a command."""
     request = UserCertificateRequest(
         person, NAME, (ME,), ("access",), "s-1", timedelta(hours=1), {"logins": (ME,)},
         port_forwarding=True, agent_forwarding=True, x11_forwarding=True, force_command=command,
     )  # fmt: skip
-    authority = cluster.local._signing._authorities[AuthorityKind.USER].ssh
+    authority = cluster.local._certificates._authorities[AuthorityKind.USER].ssh
     key = cluster.ssh_keys[person].public.blob
     made = issue_user(authority, key, request, now(cluster.reactor), os.urandom)
     (cluster.folder / "people" / f"{person}-cert.pub").write_text(made.line + "\n")
@@ -629,4 +630,4 @@ def test_nothing_outlives_the_connection(cluster: SmallCluster, short: Path) -> 
         cluster.reactor.until(lambda: not path.exists() and agent_folders() == before)
     spawner = node.spawning.pid
     children = Path(f"/proc/{spawner}/task/{spawner}/children")
-    cluster.reactor.until(lambda: not children.read_text().split())
+    cluster.reactor.until(lambda: len(children.read_text().split()) == PREPARED)

@@ -96,7 +96,7 @@ def joined(frames: list[Frame]) -> dict[FrameKind, bytes]:
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> Iterator[Recorded]:
-    """A cluster with one person, and a node with subsystems."""
+    """A cluster with one user, and a node with subsystems."""
     with small_cluster(tmp_path) as cluster:
         cluster.person("alice", ME)
         recorder = MemoryRecorder()
@@ -147,7 +147,7 @@ def test_files_are_counted_and_not_copied(recorded: Recorded) -> None:
 
 
 def test_a_file_server_takes_no_terminal(recorded: Recorded) -> None:
-    """On a terminal all would be recorded: it is refused, and the person told what to use."""
+    """On a terminal all would be recorded: it is refused, and the user told what to use."""
     shown, _, frames = recorded.run("sftp", stdin=INIT, options=("-s", "-tt"))
     assert VERSION not in shown
     assert "use sftp or scp" in json.loads(frames[FrameKind.CLOSE])["error"]
@@ -161,9 +161,9 @@ def test_a_forced_command_is_recorded_as_a_command(recorded: Recorded, how: str)
     command = 'echo "forced [$SSH_ORIGINAL_COMMAND]"'
     set_options(recorded.cluster, recorded.node, force_command=command)
     shown, opened, frames = recorded.run(*words, options=options)
-    said = f"forced [{asked['command']}]".encode()
-    assert said in shown
-    assert said in frames[FrameKind.OUTPUT]
+    expected = f"forced [{asked['command']}]".encode()
+    assert expected in shown
+    assert expected in frames[FrameKind.OUTPUT]
     assert FrameKind.GAP not in frames
     assert (opened["kind"], opened["command"], opened["asked"]) == ("exec", command, asked)
 

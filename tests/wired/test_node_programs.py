@@ -154,12 +154,12 @@ def test_terminal(node: Node) -> None:
     program = node.start(request)
     assert program.stdout is not None
     assert program.stdin is not None
-    heard = read_until(node, program.stdout, b"-echo ")
-    assert b"37 91" in heard
-    assert b"erase = ^H" in heard
+    output = read_until(node, program.stdout, b"-echo ")
+    assert b"37 91" in output
+    assert b"erase = ^H" in output
     program.resize(100, 50, 0, 0)
     os.write(program.stdin, b"\n")
-    heard = read_until(node, program.stdout, b"50 100")
+    output = read_until(node, program.stdout, b"50 100")
     assert node.reactor.wait(program.exited) == Exit(0)
     os.close(program.stdin)
     os.close(program.stdout)
@@ -180,17 +180,17 @@ def test_strange_terminal_name(node: Node) -> None:
 
 def read_until(node: Node, descriptor: int, wanted: bytes) -> bytes:
     """Collect output until ``wanted`` is in it."""
-    heard = bytearray()
+    output = bytearray()
 
     def found() -> bool:
         try:
-            heard.extend(os.read(descriptor, 65536))
+            output.extend(os.read(descriptor, 65536))
         except (BlockingIOError, OSError):
             time.sleep(0.005)
-        return wanted in heard
+        return wanted in output
 
     node.reactor.until(found)
-    return bytes(heard)
+    return bytes(output)
 
 
 def test_signals_reach_the_group(node: Node) -> None:
@@ -274,13 +274,13 @@ def test_orphans_can_be_killed(node: Node) -> None:
     its spawner died (attack).
     """
     program = node.start(ProgramRequest("exec", b"trap '' HUP; echo ready; exec sleep 300.5"))
-    said = bytearray()
+    output = bytearray()
 
     def is_ready() -> bool:
         assert program.stdout is not None
         with contextlib.suppress(BlockingIOError):
-            said.extend(os.read(program.stdout, 100))
-        return bool(said)
+            output.extend(os.read(program.stdout, 100))
+        return bool(output)
 
     node.reactor.until(is_ready)
     first = node.spawning.pid

@@ -17,8 +17,7 @@ from small_cluster import ME, SmallCluster, set_options, small_cluster
 from tele.certs.keys import PrivateKey
 from tele.errors import AccessDenied, Unavailable
 from tele.membership.store import DirectoryStore
-from tele.model.api.table import PUT_ROLE
-from tele.model.api.users import PutRole
+from tele.model.api.roles import PUT_ROLE, PutRole
 from tele.model.frame import FrameKind
 from tele.model.identity import HostRole
 from tele.model.presence import Presence
@@ -38,7 +37,7 @@ pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
-    """A cluster with one person."""
+    """A cluster with one user."""
     with small_cluster(tmp_path) as made:
         made.person("alice", ME)
         yield made
@@ -126,8 +125,8 @@ def test_a_proxy_is_known_by_its_address(cluster: SmallCluster) -> None:
         node = cluster.node()
         cluster.reactor.until(lambda: "192.0.2.7" in node.service._proxies)
         assert "192.0.2.8" not in node.service._proxies
-        door = node.service.factory.admission
-        assert all(door.enter("192.0.2.7") for _ in range(9))
+        admission = node.service.factory.admission
+        assert all(admission.enter("192.0.2.7") for _ in range(9))
         assert not failures
     finally:
         globalLogPublisher.removeObserver(observe)
@@ -137,9 +136,9 @@ def test_a_proxy_is_known_by_its_address(cluster: SmallCluster) -> None:
 def test_plain_key(cluster: SmallCluster) -> None:
     """A key without a certificate is refused, and the refusal is in the audit (attack)."""
     node = cluster.node()
-    home = cluster.folder / "people"
-    (home / "mallory").write_bytes(PrivateKey.generate().to_openssh())
-    (home / "mallory").chmod(0o600)
+    keys = cluster.folder / "people"
+    (keys / "mallory").write_bytes(PrivateKey.generate().to_openssh())
+    (keys / "mallory").chmod(0o600)
     done = cluster.ssh("mallory", node, "echo in")
     assert (done.stdout, done.returncode) == (b"", 255)
     denied = cluster.wait_event("auth.denied")
@@ -183,7 +182,7 @@ def test_role_that_denies_the_node(cluster: SmallCluster) -> None:
 
 
 def test_command_labels_count(cluster: SmallCluster) -> None:
-    """A label of a command is known before the first visitor is judged by it."""
+    """A label of a command is known before the first client is judged by it."""
     put_role(cluster, "auditor", RoleSpec(deny=Conditions(node_labels={"kind": ("secret",)})))
     node = cluster.node(commands=(LabelCommand("kind", ("echo", "secret")),))
     assert cluster.ssh("alice", node, "true").returncode == 255
@@ -230,13 +229,13 @@ def test_a_command_that_a_role_forces(cluster: SmallCluster) -> None:
 
 
 def _greet(server: socket.socket) -> None:
-    visitor, _ = server.accept()
-    with visitor:
-        visitor.sendall(b"hello")
+    client, _ = server.accept()
+    with client:
+        client.sendall(b"hello")
 
 
 def test_auth_away(cluster: SmallCluster) -> None:
-    """Without auth the node lets people in, also after a restart; the events arrive later."""
+    """Without auth the node lets users in, also after a restart; the events arrive later."""
     node = cluster.node()
     port = node.port
     cluster.stop_auth()
@@ -287,7 +286,7 @@ def test_recorder_takes_part(cluster: SmallCluster) -> None:
 
 
 def test_a_recorder_that_refuses(cluster: SmallCluster) -> None:
-    """What a recorder denies does not run, and the person is told why."""
+    """What a recorder denies does not run, and the user is told why."""
     node = cluster.node(recorder=MemoryRecorder(AccessDenied("not without a ticket", "ticket")))
     done = cluster.ssh("alice", node, "echo in")
     assert done.stdout == b""

@@ -31,7 +31,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "tele" / "
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
-    """A cluster with one person."""
+    """A cluster with one user."""
     with small_cluster(tmp_path) as made:
         made.person("alice", ME)
         yield made
@@ -130,14 +130,14 @@ def test_a_command(cluster: SmallCluster, tmp_path: Path) -> None:
 def test_what_is_refused(cluster: SmallCluster) -> None:
     """An unknown subsystem, a refusal and a mistake are told apart; no mistake is shown."""
     node = cluster.node(subsystems=[Refusing(), Broken(), Flooding()])
-    for name, said in (
+    for name, expected in (
         ("unknown", b"no subsystem"),
         ("refusing", b"not for alice"),
         ("broken", b"could not be started"),
         ("../sftp", b"no subsystem"),
     ):
         done = cluster.ssh("alice", node, name, options=("-s",))
-        assert said in done.stderr
+        assert expected in done.stderr
         assert b"secret" not in done.stderr
     done = cluster.ssh("alice", node, "flood", options=("-s", "-tt"))
     assert b"takes no terminal" in done.stdout + done.stderr

@@ -27,31 +27,29 @@ REFUSED: list[Any] = ["node-sync", "proxy", "proxy-sync", "proxy-hologram"]
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
-    """A cluster with one person."""
+    """A cluster with one user."""
     with small_cluster(tmp_path) as made:
         made.person("alice", ME)
         yield made
 
 
-def tell(cluster: SmallCluster, mode: Any) -> None:
+def announce(cluster: SmallCluster, mode: Any) -> None:
     """Let auth tell all members ``mode``, as one of another version would."""
     assert cluster.auth is not None
     assert cluster.auth._parts is not None
     state = cluster.auth._parts.state
     state._recording = RecordingSettings(mode)
-    state._tell(state._revision + 1)
+    state._notify(state._revision + 1)
 
 
-def hears(cluster: SmallCluster, member: Any, mode: RecordingMode) -> None:
+def wait_until_known(cluster: SmallCluster, member: Any, mode: RecordingMode) -> None:
     cluster.reactor.until(lambda: member.state.recording.mode is mode)
 
 
 @needs_ssh
 @pytest.mark.parametrize("mode", REFUSED)
-def test_who_is_told_a_mode_that_they_cannot_do_lets_nobody_in(
-    cluster: SmallCluster, mode: str
-) -> None:
-    """Neither a node nor a proxy does as if it had heard nothing; the person reads why, and the
+def test_an_unsupported_mode_refuses_logins(cluster: SmallCluster, mode: str) -> None:
+    """Neither a node nor a proxy does as if it had heard nothing; the user reads why, and the
     modes that there are work as before.
     """
     recorder = MemoryRecorder()
@@ -59,18 +57,18 @@ def test_who_is_told_a_mode_that_they_cannot_do_lets_nobody_in(
     proxy = cluster.proxy()
     cluster.reactor.until(lambda: any(host.addresses for host in proxy.service.router.index))
     told = RecordingMode(mode) if mode in list(RecordingMode) else RecordingMode.UNKNOWN
-    tell(cluster, mode)
+    announce(cluster, mode)
     for member in (node.member, proxy.member):
-        hears(cluster, member, told)
+        wait_until_known(cluster, member, told)
     direct = cluster.ssh("alice", node, "echo in")
     assert (direct.stdout, direct.returncode) == (b"", 255)
     assert b"this node cannot record sessions as the cluster says" in direct.stderr
     jumped = cluster.jump("alice", proxy, "web1.small", "echo in")
     assert (jumped.stdout, jumped.returncode) == (b"", 255)
     assert b"this proxy cannot record sessions as the cluster says" in jumped.stderr
-    tell(cluster, RecordingMode.NODE)
+    announce(cluster, RecordingMode.NODE)
     for member in (node.member, proxy.member):
-        hears(cluster, member, RecordingMode.NODE)
+        wait_until_known(cluster, member, RecordingMode.NODE)
     again = cluster.jump("alice", proxy, "web1.small", "echo in")
     assert again.stdout == b"in\n", again.stderr
     assert len(recorder.recordings) == 1
@@ -81,8 +79,8 @@ def test_off_records_nothing(cluster: SmallCluster) -> None:
     """The only other mode that works does what it says, from the next connection on."""
     recorder = MemoryRecorder()
     node = cluster.node(recorder=recorder)
-    tell(cluster, RecordingMode.OFF)
-    hears(cluster, node.member, RecordingMode.OFF)
+    announce(cluster, RecordingMode.OFF)
+    wait_until_known(cluster, node.member, RecordingMode.OFF)
     assert cluster.ssh("alice", node, "echo in").stdout == b"in\n"
     assert recorder.recordings == []
     (ended,) = cluster.wait_event("session.end")
@@ -100,7 +98,7 @@ def test_off_records_nothing(cluster: SmallCluster) -> None:
 def test_auth_does_not_start_with_what_nothing_honours(
     tmp_path: Path, settings: RecordingSettings
 ) -> None:
-    """A program that embeds auth learns it at once, as a person does from their file."""
+    """A program that embeds auth learns it at once, as a user does from their file."""
     with pytest.raises(InvalidInput, match="session_recording"):
         AuthService(
             None,
@@ -114,7 +112,7 @@ def test_auth_does_not_start_with_what_nothing_honours(
         )
 
 
-def test_what_a_newer_auth_says_is_kept_as_unknown() -> None:
+def test_a_mode_of_a_newer_auth_is_unknown() -> None:
     """A member that restarts without auth remembers that it was told something else."""
     state = encode(RecordingSettings())
     newer = state.replace(b'"mode":"node"', b'"mode":"hologram"')

@@ -1,4 +1,4 @@
-"""A node tells auth which of its sessions run, when auth has all that was said before."""
+"""A node reports its running sessions after auth has all earlier events."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 
 def test_a_node_reports_when_it_starts_and_now_and_then(node: Node) -> None:
-    """Auth hears at once what runs, and again every few minutes."""
+    """Auth gets a report at the start, and again every few minutes."""
     assert node.reported == [("one",)]
     node.sessions = ["one", "two"]
     node.clock.advance(REPORT_SECONDS - 1)
@@ -88,8 +88,8 @@ def test_a_report_comes_after_all_events_from_before(node: Node) -> None:
     node.auth.away = False
     node.auth.calls.clear()
     node.clock.advance(60)
-    told = [name for name in node.auth.calls if name in ("emit_events", "report_sessions")]
-    assert told == ["emit_events"] * 3 + ["report_sessions"]
+    received = [name for name in node.auth.calls if name in ("emit_events", "report_sessions")]
+    assert received == ["emit_events"] * 3 + ["report_sessions"]
     assert len(node.auth.events) == 500
 
 
@@ -103,8 +103,8 @@ def test_a_node_reports_anew_after_each_trouble(node: Node) -> None:
     assert len(node.reported) == 2
 
 
-def test_a_restarted_node_says_since_when_it_runs(node: Node) -> None:
-    """By that auth tells a process that was killed from an end that was lost."""
+def test_a_restarted_node_reports_since_when_it_runs(node: Node) -> None:
+    """By that auth distinguishes a process that was killed from an end that was lost."""
     node.stop()
     node.clock.advance(100)
     node.sessions = []
@@ -116,7 +116,7 @@ def test_a_restarted_node_says_since_when_it_runs(node: Node) -> None:
 
 
 def test_an_event_that_was_lost_makes_it_report(node: Node) -> None:
-    """An end for which the spool had no room is told by what runs."""
+    """An end for which the spool had no space is known by the next report."""
     node.member.emit(Event("id-1", BEGIN, "exec", "TS006I", CLUSTER, fields={"x": "y" * (1 << 19)}))
     node.emit(2)
     node.clock.advance(1)

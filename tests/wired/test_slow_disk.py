@@ -14,8 +14,7 @@ from attrs import define, field
 from twisted.internet.protocol import ProcessProtocol
 
 from small_cluster import ME, SmallCluster, small_cluster
-from tele.model.api.table import PUT_ROLE
-from tele.model.api.users import PutRole
+from tele.model.api.roles import PUT_ROLE, PutRole
 from tele.model.resources import Metadata, Role
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")

@@ -14,7 +14,7 @@ from attrs import evolve
 from small_cluster import NAME, SmallCluster, SmallNode, small_cluster
 from tele.audit.chain import event
 from tele.errors import InvalidInput
-from tele.model.api import recordings, table
+from tele.model.api import audit, recordings, table
 from tele.model.event import Event
 from tele.model.session import Recording, RecordingStart
 
@@ -43,13 +43,13 @@ def test_a_stolen_node_speaks_as_itself_and_today(cluster: SmallCluster) -> None
     """Events and recordings with another node's name and yesterday's date come out as its own."""
     before = datetime.now(UTC) - timedelta(seconds=1)
     thief, other = cluster.node(), cluster.node(name="db-prod")
-    call(cluster, thief, table.EMIT_EVENTS, recordings.EmitEvents((forged(thief),)))
-    (stored,) = cluster.events("exec")
-    assert (stored.server_id, stored.server_name) == (thief.member.host_id, "web1")
-    assert stored.time > before > (stored.claimed or before)
+    call(cluster, thief, table.EMIT_EVENTS, audit.EmitEvents((forged(thief),)))
+    (kept,) = cluster.events("exec")
+    assert (kept.server_id, kept.server_name) == (thief.member.host_id, "web1")
+    assert kept.time > before > (kept.claimed or before)
     with pytest.raises(InvalidInput):
         as_other = forged(thief, server_id=other.member.host_id)
-        call(cluster, thief, table.EMIT_EVENTS, recordings.EmitEvents((as_other,)))
+        call(cluster, thief, table.EMIT_EVENTS, audit.EmitEvents((as_other,)))
 
     name = str(uuid.uuid4())
     yesterday = datetime.now(UTC) - timedelta(days=1)
@@ -67,7 +67,7 @@ def test_a_stolen_node_speaks_as_itself_and_today(cluster: SmallCluster) -> None
     # The other node adds nothing to it.
     with pytest.raises(InvalidInput):
         about = forged(other, server_id=other.member.host_id, session_id=name)
-        call(cluster, other, table.EMIT_EVENTS, recordings.EmitEvents((about,)))
+        call(cluster, other, table.EMIT_EVENTS, audit.EmitEvents((about,)))
 
 
 def test_what_waited_while_auth_was_away_has_both_times(cluster: SmallCluster) -> None:

@@ -28,9 +28,9 @@ from tele.conch.connection.stream import open_stream
 from tele.errors import AccessDenied, ProtocolError
 from tele.interfaces import Put
 from tele.membership.store import MemoryStore
-from tele.model.api.members import ById
-from tele.model.api.table import DELETE_HOST, PUT_ROLE
-from tele.model.api.users import PutRole
+from tele.model.api.hosts import DELETE_HOST
+from tele.model.api.paging import ById
+from tele.model.api.roles import PUT_ROLE, PutRole
 from tele.model.authority import AuthorityKind
 from tele.model.codec import encode
 from tele.model.identity import HostRole

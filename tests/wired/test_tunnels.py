@@ -18,10 +18,11 @@ from tele.conch.client.transport import connect
 from tele.conch.connection.stream import open_stream
 from tele.errors import AccessDenied
 from tele.membership.identity import tls_authorities
-from tele.model.api.members import ById
+from tele.model.api.hosts import DELETE_HOST
+from tele.model.api.members import HEALTH
 from tele.model.api.operation import Nothing
-from tele.model.api.table import DELETE_HOST, HEALTH, PUT_ROLE
-from tele.model.api.users import PutRole
+from tele.model.api.paging import ById
+from tele.model.api.roles import PUT_ROLE, PutRole
 from tele.model.identity import HostRole
 from tele.model.presence import Mode, Status
 from tele.model.resources import Conditions, Metadata, Role, RoleSpec

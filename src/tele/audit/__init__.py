@@ -1,1 +1,1 @@
-"""The event stream: appended once, chained by hash, queried, followed, handed to sinks."""
+"""The audit: events appended once, chained by hash, queried, followed, delivered to sinks."""

@@ -1,11 +1,11 @@
-"""How does one event vouch for the one before, and where does a chain of them break?
+"""How are events chained by hash, and where is a chain broken?
 
 ``hash`` of an event is the SHA-256, in hex, of the canonical JSON (sorted keys, no spaces,
 UTF-8) of the event with an empty ``hash``; ``previous`` is the hash of the event before,
 and empty for the first.
 
-A chain alone shows that nothing between its ends was changed. Whoever may write to the store
-can make all of it anew, or cut off its end: against that somebody else keeps a :class:`Mark`.
+A chain alone shows that nothing between its ends was changed. An attacker who can write to the
+store can replace all of it, or cut off its end: against that a :class:`Mark` is kept elsewhere.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MARK: Final = re.compile(r"(?:(\d{1,15}):)?([0-9a-f]{64})", re.ASCII)
 
 
 def event(name: str, event_id: str, time: datetime, cluster: str, /, **fields: Any) -> Event:
-    """Make an event of a known name; what is no attribute of an event becomes a field of it.
+    """Make an event of a known name; arguments that are no attributes of an event become fields.
 
     Raises KeyError for a name that is not in :data:`tele.model.event.CODES`.
     """
@@ -41,19 +41,19 @@ _ATTRIBUTES = frozenset(
 
 
 def digest(value: Event) -> str:
-    """Return the hash that ``value`` ought to have."""
+    """Return the hash that ``value`` has to have."""
     return hashlib.sha256(encode(evolve(value, hash=""))).hexdigest()
 
 
 def link(value: Event, previous: str) -> Event:
-    """Return ``value`` as the next one after the event whose hash is ``previous``."""
+    """Return ``value`` as the event after the one whose hash is ``previous``."""
     linked = evolve(value, previous=previous, hash="")
     return evolve(linked, hash=digest(linked))
 
 
 @frozen
 class Mark:
-    """The hash that an event of the audit has, and which event from 1 (0: not known)."""
+    """The hash of an event of the audit, and its number from 1 (0: not known)."""
 
     number: int
     hash: str
@@ -67,18 +67,18 @@ def read_mark(text: str) -> Mark:
     match = _MARK.fullmatch(text.strip().lower())
     if match is None:
         raise InvalidInput(
-            f"{quoted(text)} is no mark of the audit: expected NUMBER:HASH or HASH, the hash"
-            " in 64 hex digits"
+            f"{quoted(text)} is not a mark of the audit: expected NUMBER:HASH or HASH, the hash in"
+            " 64 hex digits"
         )
     return Mark(int(match[1] or 0), match[2])
 
 
 @frozen
-class Verdict:
-    """``problem`` is empty when the chain is whole; ``events`` counts those that are good.
+class Verification:
+    """``problem`` is empty if the chain is intact; ``events`` counts its valid events.
 
-    ``head`` is the hash of the last good event, ``event`` the id of the first bad one, if the
-    problem is with an event that is there.
+    ``head`` is the hash of the last valid event, ``event`` the id of the first invalid one, if the
+    problem is with an event that exists.
     """
 
     events: int
@@ -89,10 +89,10 @@ class Verdict:
 
 @define
 class Chain:
-    """Checks events one after the other, as they come.
+    """Checks events one after the other.
 
-    ``number`` and ``head`` are those of the last good event; with ``after`` the chain goes on
-    behind that one. ``marks`` have to be met on the way. The first problem stays.
+    ``number`` and ``head`` are those of the last valid event; with ``after`` the chain continues
+    after that one. Each of ``marks`` has to be found. The first problem is kept.
     """
 
     after: Mark | None = None
@@ -113,18 +113,18 @@ class Chain:
         self._open -= {Mark(number, value), Mark(0, value)}
 
     def begin(self, value: Event) -> bool:
-        """Take the event that ``after`` is; returns whether it is that one."""
+        """Take the event of ``after``; returns whether it is that event."""
         if value.hash != self.head or digest(value) != value.hash:
-            return self.not_begun(f"event {self.number} is another one than {self.head} was", value)
+            return self.not_begun(f"event {self.number} is not the event {self.head}", value)
         return True
 
     def not_begun(self, problem: str, value: Event | None = None) -> bool:
-        """Note that ``after`` is not what is there: nothing is known to be good; returns False."""
+        """Note that the event of ``after`` was not found: no event is valid; returns False."""
         self.number, self.head = 0, ""
         return self.fail(problem, "" if value is None else value.id)
 
     def take(self, value: Event) -> bool:
-        """Take the next event; returns whether all is well so far."""
+        """Take the next event; returns whether the chain is intact so far."""
         if self.problem:
             return False
         number = self.number + 1
@@ -137,7 +137,7 @@ class Chain:
                 value.id,
             )
         for mark in [m for m in self._open if number == m.number and value.hash != m.hash]:
-            return self.fail(f"event {number} is another one than {mark.hash} was", value.id)
+            return self.fail(f"event {number} is not the event {mark.hash}", value.id)
         self._meet(number, value.hash)
         self.number, self.head = number, value.hash
         return True
@@ -148,17 +148,17 @@ class Chain:
             self.problem, self.event = problem, event
         return False
 
-    def go_on(self, last: Mark, now_last: Mark) -> None:
-        """There are events after ``last``, which was the head; ``now_last`` is what it is now."""
+    def has_more(self, last: Mark, now_last: Mark) -> None:
+        """Note that there are events after ``last``, the former head; ``now_last`` is the head."""
         if now_last.number <= last.number:
             self.fail(f"there are events after the head, number {last.number}: it was moved back")
 
-    def end(self, last: Mark | None = None) -> Verdict:
-        """There are no more events; ``last`` is what ought to be the last one."""
+    def end(self, last: Mark | None = None) -> Verification:
+        """Return the result after the last event, which has to be ``last``, if given."""
         if last is not None and last.number > self.number:
             self.fail(f"events {self.number + 1} to {last.number} are missing")
         elif last is not None and (last.number, last.hash) != (self.number, self.head):
-            self.fail("the head is not the last event's hash")
+            self.fail("the head is not the hash of the last event")
         for mark in sorted(self._open, key=lambda each: each.number):
-            self.fail(f"the event {mark} is not there: the end was cut off, or all made anew")
-        return Verdict(self.number, self.head, self.problem, self.event)
+            self.fail(f"the event {mark} is missing: the end was cut off, or all was replaced")
+        return Verification(self.number, self.head, self.problem, self.event)

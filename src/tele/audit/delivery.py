@@ -1,11 +1,11 @@
-"""How does one sink get its events?
+"""How are events delivered to one sink?
 
 Invariants:
 
-* In order and one at a time: the next event goes out when the sink has taken the one before. A
-  sink that takes many gets at once what came meanwhile.
-* A sink fails alone. What it failed to take, and what came while it was too far
-  behind, is counted and not tried again: the store has it.
+* Events are delivered in order, one at a time, or in batches to a sink that takes batches: the next
+  call is made after the one before has returned.
+* A failure of a sink affects no other. Events that it failed to take, or that came while it was too
+  far behind, are counted and not delivered again: the store has them.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ log = make_logger(__name__)
 
 #: How many events a sink may be behind.
 BACKLOG: Final = 10_000
-#: How many it gets at once, if it takes many.
+#: The largest batch.
 BATCH: Final = 500
 
 
 class Delivery:
-    """Hands events to one sink. ``failed`` counts those that it did not get."""
+    """Delivers events to one sink. ``failed`` counts those that it did not get."""
 
     def __init__(self, sink: IAuditSink) -> None:
         self._sink = sink
@@ -40,17 +40,17 @@ class Delivery:
         self.failed = 0
 
     def send(self, events: Sequence[Event]) -> None:
-        """Hand over events, as soon as the sink takes them."""
-        room = BACKLOG - len(self._waiting)
-        self._waiting.extend(events[:room])
-        if len(events) > room:
-            self.failed += len(events) - room
-            log.warn("audit sink {sink!r} is too far behind: events are lost", sink=self._sink)
+        """Deliver events as soon as the sink takes them."""
+        free = BACKLOG - len(self._waiting)
+        self._waiting.extend(events[:free])
+        if len(events) > free:
+            self.failed += len(events) - free
+            log.warn("audit sink is too far behind", sink=repr(self._sink), lost=len(events) - free)
         if not self._running:
             Deferred.fromCoroutine(self._run())
 
     def when_idle(self) -> Deferred[None]:
-        """Fire when the sink has taken, or failed to take, all that there is."""
+        """Fire when the sink has taken, or failed to take, all events."""
         if not self._running:
             return succeed(None)
         self._idle.append(Deferred())
@@ -66,7 +66,10 @@ class Delivery:
                     await self._hand_over(events)
                 except Exception as error:
                     self.failed += len(events)
-                    log.warn("audit sink {sink!r} failed: {why!r}", sink=self._sink, why=error)
+                    log.warn(
+                        "audit sink failed", sink=repr(self._sink), error=repr(error),
+                        lost=len(events),
+                    )  # fmt: skip
         finally:
             self._running = False
             idle, self._idle = self._idle, []

@@ -1,10 +1,10 @@
-"""A sink that writes each event as a line of JSON to a file, for those who ship files.
+"""A sink that writes each event as a line of JSON to a file.
 
 Invariants:
 
 * A line is ASCII, so that a terminal may show the file.
-* What counts as delivered is on disk. The reactor does not wait for that.
-* A line is whole: what a full disk or a power cut left of one is taken out before the next.
+* A delivered event is on disk. The reactor does not wait for that.
+* Lines are complete: what a full disk or a power cut left of one is removed before the next.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 from twisted.internet.defer import Deferred, maybeDeferred
 from zope.interface import implementer
 
-from tele.capacity.descriptors import room_for_one
+from tele.capacity.descriptors import spare_descriptor
 from tele.durable_files import sync_folder
 from tele.interfaces import IAuditBatchSink
 from tele.model.codec import to_json
@@ -31,9 +31,9 @@ _LOOK_BACK: Final = 64 * 1024
 
 @implementer(IAuditBatchSink)
 class FileSink:
-    """Appends to ``path`` (mode 0600). A file moved away by logrotate is made again.
+    """Appends to ``path`` (mode 0600). A file that logrotate moved away is created again.
 
-    ``in_thread`` runs what waits for the disk; one call at a time is made.
+    ``in_thread`` runs a function that waits for the disk; one call is made at a time.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class FileSink:
 
     def _append(self, lines: bytes) -> None:
         """Write all of ``lines``, or nothing and raise OSError."""
-        with room_for_one():
+        with spare_descriptor():
             new = self._write(lines)
         if new:
-            with room_for_one():
+            with spare_descriptor():
                 sync_folder(self._path.parent)
 
     def _write(self, lines: bytes) -> bool:
@@ -69,7 +69,7 @@ class FileSink:
             before = _cut_torn_line(descriptor)
             try:
                 written = os.write(descriptor, lines)
-                if written != len(lines):  # a disk that has filled takes a part
+                if written != len(lines):  # the disk filled up
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(descriptor)
             except OSError:
@@ -81,7 +81,7 @@ class FileSink:
 
 
 def _cut_torn_line(descriptor: int) -> int:
-    """Remove what is left of a line that was never whole; return the size of the rest."""
+    """Remove an incomplete last line; return the size of the rest."""
     size = end = os.fstat(descriptor).st_size
     while end:
         start = max(0, end - _LOOK_BACK)

@@ -1,9 +1,7 @@
-"""Which events are lines of the log, too? Who came, who went, and who was not let in.
+"""Which audit events are lines of the log, too? Logins, sessions and denials.
 
-The audit is for those who may read it; whoever runs a machine looks at its log first.
-
-Invariant: one line for each event, with the same fields. How many of them strangers can cause is
-limited where the events are made.
+Invariant: one line for each event, with the same fields. How many of them unauthenticated clients
+can cause is limited where the events are made.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from typing import Any, Final
 from tele.log import make_logger
 from tele.model.event import Event
 
-#: What is logged.
+#: The logged events.
 LOGGED: Final = frozenset(("session.start", "session.end", "user.login", "auth.denied"))
 #: A text is cut after so many characters.
 TEXT_LIMIT: Final = 256
@@ -46,10 +44,10 @@ _OWN: Final = frozenset(
 
 
 def log_line(name: str, /, **fields: Any) -> None:
-    """Write ``name key=value ...`` of the fields that say something."""
-    said = {
+    """Write ``name key=value ...`` with the fields that are not empty."""
+    given = {
         key: value[:TEXT_LIMIT] if isinstance(value, str) else value
         for key, value in fields.items()
         if value is not None and value != ""
     }
-    _log.info("{event}", event=name, **said)
+    _log.info("{event}", event=name, **given)

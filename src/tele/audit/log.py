@@ -7,14 +7,13 @@ reported has ``/audit/ids/<host id>/<id>``).
 Invariants:
 
 * Appending is atomic with the head: two auths on one store cannot fork the chain.
-* An event whose id is there already is not appended again, and that is success. An id counts
-  for its sender only: no host can keep another one's event out by using its id first.
-* What could not be read back is not written; it fails alone.
-* A sink that fails is counted and logged; it stops neither appending nor other sinks.
-* What depends on an event (``changes``) is done in the commit that appends it, or not at all: not
-  either when the event was there already.
-* An event is read once for all that follow; appending costs the same for each event, however
-  many wait, and only so many do.
+* An event whose id exists already is not appended again, and that is success. An id counts for its
+  sender only: no host can suppress another host's event by using its id first.
+* An event that could not be read back is refused; it fails alone.
+* The failure of a sink is counted and logged; it stops neither appending nor other sinks.
+* ``changes`` of an event are committed with it, or not at all: also not if the event existed.
+* An event is decoded once for all followers; appending costs the same for each event, however many
+  wait, and at most :data:`BACKLOG` wait.
 """
 
 from __future__ import annotations
@@ -30,26 +29,26 @@ from twisted.internet.defer import Deferred, DeferredLock, FirstError, gatherRes
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from tele.audit.chain import Mark, Verdict, link
+from tele.audit.chain import Mark, Verification, link
 from tele.audit.delivery import Delivery
 from tele.audit.reading import EVENTS, HEAD, event_key, head, search, verify
 from tele.errors import Conflict, InvalidInput, Unavailable, quoted
 from tele.interfaces import Change, Delete, IAuditSink, IBackend, IWatch, Put
 from tele.log import make_logger
-from tele.model.api.recordings import EventList, ListEvents
+from tele.model.api.audit import EventList, ListEvents
 from tele.model.codec import decode, encode
 from tele.model.event import OWN_KEYS, Event
 from tele.store.batches import get_many
 
 IDS: Final = "/audit/ids/"
 
-#: How long a sender may take to send an event again.
+#: How long an event that is sent again is recognised.
 REMEMBER_IDS: Final = timedelta(days=30)
 BATCH: Final = 500
-#: Events that may wait to be stored; whoever reports them keeps what is refused.
+#: Events that may wait to be stored; a host keeps events that are refused.
 BACKLOG: Final = 50_000
 ATTEMPTS: Final = 20
-#: How long sinks have to take the last events.
+#: How long :meth:`AuditLog.close` waits for sinks.
 CLOSING_SECONDS: Final = 5.0
 EVENT_LIMIT: Final = 256 * 1024
 
@@ -65,7 +64,7 @@ _ID = re.compile(r"[!-~]{1,128}", re.ASCII)
 class AuditLog:
     """The audit of one cluster, on its store.
 
-    Sinks hear what this process appends; ``failed_deliveries`` counts what they lost.
+    Sinks get the events that this process appends; ``failed_deliveries`` counts those they lost.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class AuditLog:
 
     @property
     def failed_deliveries(self) -> int:
-        """How many events sinks did not get, all sinks together."""
+        """The number of events that sinks did not get, of all sinks."""
         return sum(delivery.failed for delivery in self._deliveries)
 
     def append(
@@ -90,11 +89,11 @@ class AuditLog:
     ) -> Deferred[None]:
         """Append events, in order; fires when they are durable.
 
-        ``changes`` are, by the id of an event, what else is done in the commit that appends it.
+        ``changes``, by the id of an event, are committed with it.
 
-        Appends that arrive while one is being written go together with the next.
-        Fails with :class:`InvalidInput`, and appends none of ``events``, when one of
-        them cannot be kept; with :class:`Unavailable` when :data:`BACKLOG` wait already.
+        Appends that arrive while others are written share the next commit. Fails with
+        :class:`InvalidInput`, and appends none of ``events``, if one of them cannot be stored; with
+        :class:`Unavailable` if :data:`BACKLOG` events wait already.
         """
         return Deferred.fromCoroutine(self._append(events, changes or {}))
 
@@ -102,7 +101,7 @@ class AuditLog:
         for value in events:
             _check(value)
         if len(self._waiting) >= BACKLOG:
-            raise Unavailable("too many events wait to be stored; send them again later")
+            raise Unavailable("too many events wait to be stored; try again later")
         answers = []
         for value in events:
             answer: Deferred[None] = Deferred()
@@ -111,7 +110,7 @@ class AuditLog:
         if not self._appending:
             self._appending = True
             Deferred.fromCoroutine(self._drain())
-        # All of them fire, so that none is left with a failure that nobody looked at.
+        # All of them are waited for, so that no failure is left unhandled.
         await _all(answers)
 
     async def _drain(self) -> None:
@@ -155,15 +154,15 @@ class AuditLog:
             except Conflict:
                 continue  # another auth on this store appended meanwhile
             return linked
-        raise Unavailable("the audit is too busy to append to; try again")
+        raise Unavailable("too many conflicts while appending to the audit; try again")
 
     async def close(self) -> None:
-        """Wait until the sinks have what was appended, but not for long."""
+        """Wait until the sinks have all events, at most :data:`CLOSING_SECONDS`."""
         idle = [delivery.when_idle() for delivery in self._deliveries]
         done: Deferred[Any] = gatherResults(idle, consumeErrors=True)
         done.addTimeout(CLOSING_SECONDS, self._clock, lambda _, __: None)
         if await done is None:
-            log.warn("an audit sink did not take its last events in time: they are lost")
+            log.warn("audit sinks did not take their last events", seconds=CLOSING_SECONDS)
 
     async def query(self, request: ListEvents) -> EventList:
         """Return a page of events; see :func:`tele.audit.reading.search`."""
@@ -173,12 +172,12 @@ class AuditLog:
         """Return number and hash of the last event."""
         return await head(self._backend)
 
-    async def verify(self) -> Verdict:
+    async def verify(self) -> Verification:
         """Check the chain; see :func:`tele.audit.reading.verify`."""
         return await verify(self._backend)
 
     def follow(self, receiver: Callable[[Event], None]) -> Deferred[IWatch]:
-        """Tell ``receiver`` each event that is appended from now on, by any auth."""
+        """Call ``receiver`` with each event that is appended from now on, by any auth."""
         return Deferred.fromCoroutine(self._follow(receiver))
 
     async def _follow(self, receiver: Callable[[Event], None]) -> IWatch:
@@ -186,7 +185,7 @@ class AuditLog:
         return _Following(self._followers, receiver)
 
     async def _begin(self) -> None:
-        """Watch the store, once, and from then on."""
+        """Watch the store; does so once."""
         if not self._watching:
             await self._backend.watch(EVENTS, self._changed)
             self._watching = True
@@ -199,12 +198,12 @@ class AuditLog:
             try:
                 receiver(value)
             except Exception:
-                log.failure("a reader of the audit failed")
+                log.failure("receiver of audit events failed")
 
 
 @implementer(IWatch)
 class _Following:
-    """One of those who follow."""
+    """One follower."""
 
     def __init__(
         self, followers: dict[object, Callable[[Event], None]], receiver: Callable[[Event], None]
@@ -230,13 +229,13 @@ def _id_key(value: Event) -> str:
 
 def _check(value: Event) -> None:
     if taken := OWN_KEYS & set(value.fields):
-        raise InvalidInput(f"event {value.id}: {min(taken)} is no field of its own")
+        raise InvalidInput(f"event {value.id}: {min(taken)} is not a field of its own")
     if _ID.fullmatch(value.id) is None:
         raise InvalidInput(f"{quoted(value.id)} is not an event id")
     try:
         text = encode(value)
-        decode(EventList, b'{"items":[%b]}' % text)  # as it is listed
+        decode(EventList, b'{"items":[%b]}' % text)  # as in a list
     except (ValueError, TypeError, RecursionError, InvalidInput) as error:
-        raise InvalidInput(f"event {value.id} cannot be kept: {error}") from None
+        raise InvalidInput(f"event {value.id} cannot be stored: {error}") from None
     if len(text) > EVENT_LIMIT:
         raise InvalidInput(f"event {value.id} has {len(text)} bytes, {EVENT_LIMIT} are allowed")

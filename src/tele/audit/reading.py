@@ -1,9 +1,10 @@
-"""How are events found again, and is the chain whole?
+"""How are events searched, and is the chain intact?
 
-Events lie in the store in order of appending, as canonical JSON. So a search first
-looks for the bytes that a wanted event must contain, and reads as values only those
-that have them. A page ends after :data:`LOOKED_AT` events at the latest, whatever was found: who
-looks for something rare asks for several, and nobody makes auth read a year of them in one go.
+Events are stored in order of appending, as canonical JSON. A search compares bytes that a matching
+event must contain, and decodes the events that have them.
+
+Invariant: a page ends after :data:`SCAN_LIMIT` events, whatever was found: no call makes auth read
+a year of events.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from tele.audit.chain import Chain, Mark, Verdict
+from tele.audit.chain import Chain, Mark, Verification
 from tele.errors import InvalidInput, TeleError
 from tele.interfaces import IBackend, Item
 from tele.log import make_logger
-from tele.model.api.recordings import EventList, ListEvents
+from tele.model.api.audit import EventList, ListEvents
 from tele.model.codec import decode, encode, format_time
 from tele.model.event import Event
 
@@ -29,36 +30,35 @@ HEAD: Final = "/audit/head"
 #: Bytes of events in one page, but for the last one.
 PAGE_BYTES: Final = 4 * 1024 * 1024
 SCAN: Final = 500
-#: Events that are looked at for one page.
-LOOKED_AT: Final = 20_000
+#: Events that are read for one page.
+SCAN_LIMIT: Final = 20_000
 
-#: A time as canonical JSON has it; a host's own words may hold more of them.
+#: A time in canonical JSON; fields of an event may have more of them.
 _TIME = re.compile(rb'"time":"([^"]{24})"')
 _CURSOR = re.compile(r"[0-9]{1,16}", re.ASCII)
 
 
 def event_key(number: int) -> str:
-    """Return where event ``number`` (from 1) lies; keys are ordered as numbers are."""
+    """Return the key of event ``number`` (from 1); the order of keys is that of numbers."""
     return f"{EVENTS}{number:016d}"
 
 
 async def search(backend: IBackend, request: ListEvents) -> EventList:
     """Return a page of events, oldest first; ``newest`` pages from the end backwards.
 
-    It may have fewer than ``limit``, or none, and still say how to go on.
-
-    Raises :class:`InvalidInput` for a cursor that makes no sense.
+    A page may have fewer than ``limit`` events, or none, and still have a ``next``. Raises
+    :class:`InvalidInput` for a malformed cursor.
     """
     start, end = EVENTS, EVENTS_END
     if request.after:
         if _CURSOR.fullmatch(request.after) is None:
-            raise InvalidInput("after has to be what the page before gave as next")
+            raise InvalidInput("after has to be the next of the page before")
         edge = event_key(int(request.after))
         start, end = (start, edge) if request.newest else (edge + "\0", end)
     needles = list(_needles(request))
     found: list[Event] = []
-    looked, size, last, more, full = 0, 0, "", True, False
-    while more and not full and looked < LOOKED_AT:
+    scanned, size, last, more, full = 0, 0, "", True, False
+    while more and not full and scanned < SCAN_LIMIT:
         items = await backend.range(start, end, SCAN, request.newest)
         more = len(items) == SCAN
         for place, item in enumerate(items, 1):
@@ -71,7 +71,7 @@ async def search(backend: IBackend, request: ListEvents) -> EventList:
             if full:
                 more = more or place < len(items)
                 break
-        looked += len(items)
+        scanned += len(items)
         start, end = (start, last) if request.newest else (last + "\0", end)
     cursor = str(int(last.removeprefix(EVENTS))) if more and last else ""
     if request.newest:
@@ -80,8 +80,9 @@ async def search(backend: IBackend, request: ListEvents) -> EventList:
 
 
 def _needles(request: ListEvents) -> Iterator[bytes]:
-    for name in ("event", "user", "session_id"):
-        if value := getattr(request, name):
+    wanted = {"event": request.event, "user": request.user, "session_id": request.session_id}
+    for name, value in wanted.items():
+        if value:
             yield f'"{name}":{json.dumps(value, ensure_ascii=False)}'.encode()
 
 
@@ -93,7 +94,7 @@ def _wanted(item: Item, needles: Sequence[bytes], request: ListEvents) -> Event 
 
 
 def _is_outside(value: bytes, request: ListEvents) -> bool:
-    """Whether none of the times that stand in an event, its own among them, is a wanted one."""
+    """Whether none of the times in an event, its own among them, can match."""
     if request.since is None and request.until is None:
         return False
     times = _TIME.findall(value)
@@ -101,7 +102,7 @@ def _is_outside(value: bytes, request: ListEvents) -> bool:
         return False
     if request.since is not None and max(times) < format_time(request.since).encode("ascii"):
         return True
-    # Times are written in milliseconds: those of the last one are looked at.
+    # Times are written in milliseconds: an event in the last one is decoded.
     return request.until is not None and min(times) > format_time(request.until).encode("ascii")
 
 
@@ -109,7 +110,7 @@ def _read(item: Item) -> Event | None:
     try:
         return decode(Event, item.value)
     except TeleError:
-        log.error("the audit event {key} cannot be read", key=item.key)
+        log.error("cannot read an audit event", key=item.key)
         return None
 
 
@@ -130,21 +131,20 @@ async def head(backend: IBackend) -> Mark:
     return Mark(number, last)
 
 
-async def verify(backend: IBackend, marks: Sequence[Mark] = ()) -> Verdict:
-    """Check every link of the chain, from the first event to the head, as it is stored.
+async def verify(backend: IBackend, marks: Sequence[Mark] = ()) -> Verification:
+    """Check the stored chain from the first event to the head.
 
-    Shows events that were changed, removed, inserted or cut off at the end by somebody
-    who did not also rewrite everything after them; against one who did, give ``marks`` that
-    were kept elsewhere.
+    Finds events that were changed, removed, inserted or cut off, unless everything after them was
+    rewritten, too; ``marks`` that were kept elsewhere show that.
     """
     try:
         last = await head(backend)
     except (ValueError, TypeError):
-        return Verdict(0, "", "the head cannot be read")
+        return Verification(0, "", "the head cannot be read")
     chain, start = Chain(marks=marks), EVENTS
     while items := await backend.range(start, EVENTS_END, SCAN):
         for item in items:
-            if chain.number == last.number:  # appended since we looked at the head
+            if chain.number == last.number:  # appended since the head was read
                 break
             if not _take(chain, item):
                 return chain.end()
@@ -153,8 +153,8 @@ async def verify(backend: IBackend, marks: Sequence[Mark] = ()) -> Verdict:
             continue
         break
     if not chain.problem and await backend.range(event_key(last.number) + "\0", EVENTS_END, 1):
-        # An event and the head are written together: an event after it came since, or was there.
-        chain.go_on(last, await head(backend))
+        # An event and the head are committed together: the event is new, or the head was changed.
+        chain.has_more(last, await head(backend))
     return chain.end(last)
 
 

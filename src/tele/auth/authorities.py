@@ -1,11 +1,11 @@
-"""Where are the cluster's CA keys, and whom do they vouch for?
+"""Where are the cluster's CA keys, and what do they sign?
 
 Invariants:
 
 * A CA's private key is in auth's store and in this process, nowhere else; nothing here
   shows one.
-* Each kind has an SSH key (of the cluster's suite) and a TLS key (ECDSA P-256) of its own.
-* The suite of a cluster is chosen when its CAs are made; another one is refused afterwards.
+* Each kind has its own SSH key (of the cluster's suite) and its own TLS key (ECDSA P-256).
+* The suite of a cluster is chosen when its CAs are made; another one is refused later.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tele.certs.suites import SignatureSuite, suite_of
 from tele.certs.x509 import TlsKey, make_authority
 from tele.errors import Conflict, InvalidInput, Unavailable
 from tele.interfaces import IBackend
-from tele.model.api.users import AuthorityStatus
+from tele.model.api.authorities import AuthorityStatus
 from tele.model.authority import AuthorityKind, TrustedAuthority
 
 PREFIX = "/authorities/"
@@ -31,7 +31,7 @@ PREFIX = "/authorities/"
 
 @frozen
 class StoredAuthority:
-    """As it is in the store. Its repr shows no key."""
+    """An authority in the store. Its repr shows no key."""
 
     kind: AuthorityKind
     created: datetime
@@ -96,7 +96,7 @@ class Authorities:
 
     @property
     def statuses(self) -> tuple[AuthorityStatus, ...]:
-        """All of them as ``tele ca status`` shows them."""
+        """The status of all authorities, as ``tele ca status`` shows it."""
         return tuple(self._by_kind[kind].status for kind in _KINDS)
 
     @classmethod
@@ -108,22 +108,22 @@ class Authorities:
         entropy: Callable[[int], bytes],
         suite: SignatureSuite | None = None,
     ) -> Authorities:
-        """Read the authorities, or make and store those that do not exist yet.
+        """Read the authorities; make and store those that do not exist yet.
 
-        ``suite`` is what they have to be of; None is Ed25519 for new ones, and takes the others
-        as they are. Raises :class:`InvalidInput` when they are of another.
+        ``suite`` None is Ed25519 for new authorities and any suite for existing ones. Raises
+        :class:`InvalidInput` if existing ones have another suite.
         """
         repository = Repository(backend, PREFIX, StoredAuthority)
         loaded = {}
         for kind in _KINDS:
-            kept = await repository.get(kind.value)
-            if kept is None:
+            entry = await repository.get(kind.value)
+            if entry is None:
                 made = _make(cluster, kind, suite or SignatureSuite.ED25519, now, entropy)
                 try:
                     await backend.commit(repository.put(kind.value, made, if_revision=0))
-                except Conflict:  # another auth of this store was first: its key counts
-                    kept = await repository.get(kind.value)
-            stored = made if kept is None else kept.value
+                except Conflict:  # another auth on this store was first: its key is used
+                    entry = await repository.get(kind.value)
+            stored = made if entry is None else entry.value
             loaded[kind] = ready = _ready(stored)
             _check_suite(ready, suite)
         return cls(loaded)
@@ -136,8 +136,8 @@ def _check_suite(authority: Authority, wanted: SignatureSuite | None) -> None:
     present = suite_of((authority.ssh.public.line,))
     if wanted not in (None, present):
         raise InvalidInput(
-            f"the {authority.kind.value} CA of this cluster is of the suite {present.value}, not"
-            f" {wanted.value}: a suite is chosen when the cluster is made; set"
+            f"the {authority.kind.value} CA of this cluster has the suite {present.value}, not"
+            f" {wanted.value}: the suite is chosen when a cluster is created; set"
             f" signature_algorithm_suite to {present.value}, or leave it out"
         )
 

@@ -1,13 +1,13 @@
-"""May this caller do that through the API, now?
+"""May this caller perform this operation of the API now?
 
 Invariants:
 
-* Everything is settled here for every call, wherever it comes from: kind of caller, end and
-  cluster of the certificate, locks, membership, and the rules of a user's roles.
-* Roles, locks and membership count as they are in the store now, not as they were when a
-  certificate was issued.
-* The administrator of auth's own machine may do everything: who can read the store has no
-  need to ask, and no change of roles can lock them out.
+* Every call is checked here, wherever it comes from: kind of caller, expiry and cluster of the
+  certificate, locks, membership, and the rules of a user's roles.
+* Roles, locks and membership are those in the store now, not those at the time of issue of the
+  certificate.
+* The administrator of auth's own machine may do everything: they can read and write the store
+  anyway, and no change of roles locks them out.
 """
 
 from __future__ import annotations
@@ -20,39 +20,40 @@ from twisted.internet.interfaces import IReactorTime
 
 from tele.auth.members import Members
 from tele.auth.state import State
-from tele.auth.users import People
+from tele.auth.users import Users
 from tele.errors import AccessDenied, NotLoggedIn
 from tele.https.callers import admit
 from tele.loop import now
 from tele.model.access import Reason
-from tele.model.api.operation import Anyone, Operation, Permitted, Users
+from tele.model.api import operation as kinds
+from tele.model.api.operation import Operation, Permitted
 from tele.model.identity import Caller, HostIdentity, HostRole, UserIdentity
 from tele.rbac.decision import permits, refusal
 
-#: The user that the administrator of auth's own machine is; no user can have this name.
+#: The user name of the administrator of auth's own machine; no user can have this name.
 LOCAL_ADMIN: Final = "@local"
 
 
-class Gate:
-    """Stands before every operation."""
+class Authorizer:
+    """Authorizes the calls of every operation."""
 
     def __init__(
-        self, cluster: str, state: State, members: Members, people: People, clock: IReactorTime
+        self, cluster: str, state: State, members: Members, users: Users, clock: IReactorTime
     ) -> None:
         self._cluster = cluster
         self._state = state
         self._members = members
-        self._people = people
+        self._users = users
         self._clock = clock
 
     async def check(self, operation: Operation[Any, Any], caller: Caller) -> None:
         """Raise :class:`NotLoggedIn` or :class:`AccessDenied` unless ``caller`` may call it."""
         admit(operation, caller)
         identity = caller.identity
-        if identity is None or any(isinstance(who, Anyone) for who in operation.who):
+        if identity is None or any(isinstance(who, kinds.Anyone) for who in operation.who):
             return
         if identity.expires <= now(self._clock):
-            raise NotLoggedIn("the certificate has expired: log in, or join, again")
+            raise NotLoggedIn("the certificate has expired: log in again, or join again")
         if identity.cluster != self._cluster:
             raise AccessDenied(
                 f"the certificate is not of cluster {self._cluster}", Reason.CLUSTER.value
@@ -66,7 +67,7 @@ class Gate:
         denied = self._state.policy.refuses_host(identity, now(self._clock))
         if denied is not None:
             raise AccessDenied(denied.message, denied.reason.value)
-        if identity.role is not HostRole.AUTH:  # that one nobody joins as
+        if identity.role is not HostRole.AUTH:  # auth is no member
             await self._members.require(identity)
 
     async def _check_user(self, operation: Operation[Any, Any], identity: UserIdentity) -> None:
@@ -77,7 +78,7 @@ class Gate:
         stopped = self._state.policy.refuses_user(either, now(self._clock))
         if stopped is not None:
             raise AccessDenied(stopped.message, stopped.reason.value)
-        if any(isinstance(who, Users) for who in operation.who):
+        if any(isinstance(who, kinds.Users) for who in operation.who):
             return
         rules = [who for who in operation.who if isinstance(who, Permitted)]
         denials = [
@@ -89,10 +90,10 @@ class Gate:
             raise AccessDenied(f"denied: {text}", Reason.RULE.value)
 
     async def roles_of(self, identity: UserIdentity) -> tuple[str, ...]:
-        """The caller's roles as they are now; raises :class:`AccessDenied` if they were removed."""
+        """Return a user's present roles. Raises :class:`AccessDenied` for a removed user."""
         if identity.user == LOCAL_ADMIN:
             return identity.roles
-        user = await self._people.find_user(identity.user)
+        user = await self._users.find_user(identity.user)
         if user is None:
             raise AccessDenied(
                 f"user {identity.user} does not exist any more", Reason.NO_ROLE.value
@@ -100,7 +101,7 @@ class Gate:
         return user.spec.roles
 
     async def may(self, caller: Caller, resource: str, verb: str) -> bool:
-        """Whether the caller is a user whose rules allow this."""
+        """Whether the caller is a user with a rule that allows this."""
         identity = caller.identity
         if not isinstance(identity, UserIdentity):
             return False
@@ -109,22 +110,25 @@ class Gate:
         held = await self.roles_of(identity)
         return permits(held, self._state.roles, resource, verb, now(self._clock))
 
+    async def visible_user(self, caller: Caller, resource: str, verb: str) -> str | None:
+        """Return the user whose resources the caller sees: themselves, or None for all users."""
+        return None if await self.may(caller, resource, verb) else user_caller(caller).user
+
     async def since(self, caller: Caller) -> datetime:
-        """When the user who calls was created: what is older under this name is another's."""
-        return await self._people.since(user_caller(caller).user)
+        """Return when the calling user was created: older resources are of an earlier user."""
+        return await self._users.since(user_caller(caller).user)
 
     async def forces(self, caller: Caller, wanted: bool) -> bool:
-        """Whether ``caller`` wants a change also if nobody can administer the cluster then.
+        """Return ``wanted``: whether a change is made that leaves no administrator.
 
-        Raises :class:`AccessDenied` for who does not administer it: a rule for locks, or for
-        removing users, does not shut out everybody.
+        Raises :class:`AccessDenied` if the caller is no administrator: a rule for locks, or for
+        deleting users, is not enough to leave a cluster without one.
         """
         if wanted:
             for resource in ("user", "role"):
                 if not await self.may(caller, resource, "update"):
                     raise AccessDenied(
-                        "denied: to force a change takes rules for the verb update on user"
-                        " and role",
+                        "denied: forcing a change needs rules for the verb update on user and role",
                         Reason.RULE.value,
                     )
         return wanted
@@ -133,12 +137,12 @@ class Gate:
 def host_caller(caller: Caller) -> HostIdentity:
     """Return the host that calls. Raises :class:`NotLoggedIn` for others."""
     if not isinstance(caller.identity, HostIdentity):
-        raise NotLoggedIn("this is for hosts of the cluster")
+        raise NotLoggedIn("this operation is for hosts of the cluster")
     return caller.identity
 
 
 def user_caller(caller: Caller) -> UserIdentity:
-    """Return the user who calls. Raises :class:`NotLoggedIn` for others."""
+    """Return the calling user. Raises :class:`NotLoggedIn` for others."""
     if not isinstance(caller.identity, UserIdentity):
-        raise NotLoggedIn("this is for users of the cluster")
+        raise NotLoggedIn("this operation is for users of the cluster")
     return caller.identity

@@ -1,12 +1,13 @@
-"""What does auth take from a host that reports events, and what does it fill in itself?
+"""Which events does auth accept from a host, and what does it fill in itself?
 
-A host is believed about what happens on it, and about nothing else. Invariants:
+Invariants:
 
-* Who reported, under which name, in which cluster and when it arrived is auth's own knowledge;
-  what the host says of the time stays beside it, as its claim.
-* A host reports kinds that a host can know of. What auth does itself nobody else reports.
-* Everything has a bound before it is stored: a stranger's texts, which a host only passes on,
-  are cut; what only a host that lies would send is refused.
+* A host reports events of its own only, and only kinds that it can know of. Auth's own actions are
+  reported by auth alone.
+* Reporting host, its name, the cluster and the time of arrival are filled in by auth; the host's
+  time is stored beside it, as its claim.
+* Everything is bounded before it is stored: texts of unauthenticated clients, which a host passes
+  on, are cut; what an honest host never sends is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from attrs import evolve
 from tele.errors import quoted
 from tele.model.event import CODES, Event
 from tele.model.identity import HostIdentity, HostRole
-from tele.model.resources import NAME_PATTERN
+from tele.model.names import NAME_PATTERN
 
 #: What nodes may report.
 NODE_EVENTS: Final = frozenset(
@@ -29,26 +30,26 @@ NODE_EVENTS: Final = frozenset(
      "exec", "subsystem", "sftp", "forward", "forward.end", "agent", "agent.end", "auth.denied",
      "auth.refused", "clock.step", "clock.skew")
 )  # fmt: skip
-#: What proxies may report: nobody has a session there, or runs anything.
+#: What proxies may report: there are no sessions on them.
 PROXY_EVENTS: Final = frozenset(
     ("auth.denied", "auth.refused", "session.end", "node.duplicate", "clock.step", "clock.skew")
 )
-#: Those about people whom nobody let in: they may call themselves anything.
-OF_STRANGERS: Final = frozenset(("auth.denied", "auth.refused", "node.duplicate"))
-#: Those about the machine: nobody caused them.
-OF_MACHINES: Final = frozenset(("clock.step", "clock.skew"))
+#: Events about unauthenticated clients, whose user names are arbitrary.
+UNAUTHENTICATED_EVENTS: Final = frozenset(("auth.denied", "auth.refused", "node.duplicate"))
+#: Events about the machine, which may have no user.
+MACHINE_EVENTS: Final = frozenset(("clock.step", "clock.skew"))
 
-#: Longest user, login and address; longest ``error``. What is longer is cut.
+#: Longest user, login and address, longest ``error``; longer ones are cut.
 NAME_LIMIT: Final = 256
 ERROR_LIMIT: Final = 40_000
 ROLES_LIMIT: Final = 128
-#: Keys of one event's own, elements of one list or mapping in them, and how deep they go.
+#: Fields of one event, elements of one list or mapping in them, and levels of nesting.
 FIELDS_LIMIT: Final = 64
 ELEMENTS_LIMIT: Final = 1000
 DEPTH_LIMIT: Final = 4
 
 _NAME = re.compile(NAME_PATTERN, re.ASCII)
-#: Those of tele's hosts are UUIDs. Scripts make words of them.
+#: The ids of tele's hosts are UUIDs.
 _EVENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _WORD = re.compile(r"[!-~]{0,128}", re.ASCII)
@@ -56,36 +57,38 @@ _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
 def problem(value: Event, host: HostIdentity, cluster: str) -> str:
-    """Return why ``host`` cannot have seen this, or that it is out of bounds; or nothing."""
+    """Return why an event is not accepted from ``host``, or nothing."""
     known = PROXY_EVENTS if host.role is HostRole.PROXY else NODE_EVENTS
     if value.event not in known or value.code != CODES[value.event]:
-        return f"{quoted(value.event)} is nothing that a {host.role.value} reports"
+        return f"{quoted(value.event)} is not reported by a {host.role.value}"
     if value.server_id != host.host_id or value.cluster != cluster:
-        return "a host reports events of its own only"
+        return "it is of another host or cluster"
     if not _EVENT_ID.fullmatch(value.id):
-        return "its id is no id of an event"
+        return "its id is not an event id"
     if value.hash or value.previous:
-        return "auth chains the events, not the host"
+        return "hash and previous are set by auth"
     if value.claimed is not None:
-        return "auth says which time is claimed, not the host"
+        return "claimed is set by auth"
     if value.session_id and not (_UUID.fullmatch(value.session_id) and host.role is HostRole.NODE):
         return "session_id is not the id of a session of this host"
-    nobody = value.event in OF_STRANGERS or (value.event in OF_MACHINES and not value.user)
-    if not nobody and not _NAME.fullmatch(value.user):
-        return f"{quoted(value.user)} is no name of a user"
+    any_user = value.event in UNAUTHENTICATED_EVENTS or (
+        value.event in MACHINE_EVENTS and not value.user
+    )
+    if not any_user and not _NAME.fullmatch(value.user):
+        return f"{quoted(value.user)} is not a user name"
     if len(value.roles) > ROLES_LIMIT or not all(map(_NAME.fullmatch, value.roles)):
-        return "its roles are no names of roles"
+        return "roles are not role names"
     if not _WORD.fullmatch(value.login_session):
-        return "login_session is not the id of a log-in"
+        return "login_session is not the id of a login session"
     return _problem_with_fields(value.fields)
 
 
 def _problem_with_fields(fields: Mapping[str, Any]) -> str:
     if len(fields) > FIELDS_LIMIT:
-        return f"it has {len(fields)} keys of its own, {FIELDS_LIMIT} are allowed"
+        return f"it has {len(fields)} fields of its own, {FIELDS_LIMIT} are allowed"
     for key, value in fields.items():
         if not _KEY.fullmatch(key):
-            return f"{quoted(key)} is no key of an event"
+            return f"{quoted(key)} is not a field name"
         if not _is_bounded(value, DEPTH_LIMIT):
             return f"{key} is too deep or too long"
     return ""
@@ -102,9 +105,9 @@ def _is_bounded(value: Any, depth: int) -> bool:
 
 
 def taken(value: Event, name: str, moment: datetime) -> Event:
-    """Return what is kept of an event without a :func:`problem`, which arrived at ``moment``.
+    """Return the event to store of one without a :func:`problem` that arrived at ``moment``.
 
-    ``name`` is what the host is called, as its membership says.
+    ``name`` is the host's name by its membership.
     """
     return evolve(
         value,

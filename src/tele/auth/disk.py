@@ -1,15 +1,16 @@
-"""What does auth still do when its disk gets full, and who is told?
+"""Which operations run while auth's disk is full, and how does the operator notice?
 
-While some of the store's reserve is used (:mod:`tele.store.reserve`) the disk counts as full.
+The disk counts as full while a part of the store's reserve is used (:mod:`tele.store.reserve`).
+
 Invariants:
 
-* What has to be on record is on record before it is answered. So on a full disk nothing begins
-  that changes something, but for :data:`ON_FULL_DISK`: hosts stay members, people log in, and
-  administrators see what is there, stop who does harm and make room.
-* Hosts keep what is refused: recordings, which end first, while there is still room for the
+* An operation is answered after its event is stored. So on a full disk no operation that changes
+  something begins, but for :data:`ON_FULL_DISK`: hosts stay members, users log in, and
+  administrators read, lock and delete.
+* Hosts keep what is refused: recordings, which are refused first, while there is space for the
   rest, and events.
-* Denials do not use the reserve up: on a full disk they are counted, and said with the next one.
-* The operator is told before: in the log and in the audit, once for each step, and in
+* Denials use no reserve: on a full disk they are counted, and the next event has the count.
+* The operator is warned before: in the log and in the audit, once for each level, and in
   ``/v1/health``.
 """
 
@@ -30,9 +31,9 @@ from tele.model.disk import DiskLevel, DiskSpace
 
 log = make_logger(__name__)
 
-#: How often auth looks whether it has something to say.
-LOOK_SECONDS: Final = 10.0
-#: What is done on a full disk, beside what only reads.
+#: How often the level is checked.
+CHECK_SECONDS: Final = 10.0
+#: Operations that run on a full disk, beside those that only read.
 ON_FULL_DISK: Final = frozenset(
     operation.name
     for operation in (
@@ -43,12 +44,12 @@ ON_FULL_DISK: Final = frozenset(
 )  # fmt: skip
 
 _ORDER: Final = list(DiskLevel)
-_SAID: Final = {
+_ADVICE: Final = {
     DiskLevel.OK: "there is space again",
     DiskLevel.LOW: "less than a tenth is free; remove recordings, or enlarge the disk",
     DiskLevel.TIGHT: "recordings are refused, nodes keep them; remove some, or enlarge the disk",
-    DiskLevel.FULL: "only log-ins and what makes room are let through; remove recordings (tele"
-    " recordings rm), or enlarge the disk",
+    DiskLevel.FULL: "only logins and deletions are accepted; remove recordings (tele recordings"
+    " rm), or enlarge the disk",
 }
 
 Emit = Callable[..., Awaitable[None]]
@@ -60,7 +61,7 @@ class DiskWatch:
     def __init__(self, store: IBackend, archive: IArchive, clock: IReactorTime) -> None:
         self._disks = {"store": IOnDisk(store, None), "recordings": IOnDisk(archive, None)}
         self._clock = clock
-        self._said = dict.fromkeys(self._disks, DiskLevel.OK)
+        self._reported = dict.fromkeys(self._disks, DiskLevel.OK)
         self._timer: IDelayedCall | None = None
 
     def _space(self, disk: str) -> DiskSpace | None:
@@ -74,55 +75,54 @@ class DiskWatch:
 
     @property
     def level(self) -> DiskLevel:
-        """How full the fuller one is."""
+        """The level of the fuller disk."""
         return max(map(self._level, self._disks), key=_ORDER.index)
 
     @property
     def is_full(self) -> bool:
-        """Whether what is left for the store is reserved."""
+        """Whether the store uses its reserve."""
         return self._level("store") is DiskLevel.FULL
 
     def admit(self, operation: Operation[Any, Any]) -> None:
-        """Raise :class:`StorageFull` unless this is done now."""
+        """Raise :class:`StorageFull` for an operation that does not run now."""
         if operation.method == "GET" or operation.name in ON_FULL_DISK or not self.is_full:
             return
         raise StorageFull(
-            "auth's disk is full: this is refused until there is space; an administrator makes room"
-            " with tele recordings rm"
+            "auth's disk is full: the call is refused until there is space; an administrator can"
+            " remove recordings: tele recordings rm"
         )
 
-    # -- telling ----------------------------------------------------------------------
+    # -- reporting --------------------------------------------------------------------
     def start(self, emit: Emit) -> None:
-        """Say from now on when a level changes: ``emit`` takes an event's name and fields."""
-        self._timer = self._clock.callLater(LOOK_SECONDS, self.start, emit)
+        """Report each change of a level from now on; ``emit`` takes an event's name and fields."""
+        self._timer = self._clock.callLater(CHECK_SECONDS, self.start, emit)
         for disk in self._disks:
             space, level = self._space(disk), self._level(disk)
-            if space is not None and level is not self._said[disk]:
-                self._tell(emit, disk, level, space)
+            if space is not None and level is not self._reported[disk]:
+                self._notify(emit, disk, level, space)
 
     def stop(self) -> None:
-        """Say nothing more."""
+        """Report nothing more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _tell(self, emit: Emit, disk: str, level: DiskLevel, space: DiskSpace) -> None:
-        worse = _ORDER.index(level) > _ORDER.index(self._said[disk])
-        self._said[disk] = level
+    def _notify(self, emit: Emit, disk: str, level: DiskLevel, space: DiskSpace) -> None:
+        worse = _ORDER.index(level) > _ORDER.index(self._reported[disk])
+        self._reported[disk] = level
         (log.warn if worse else log.info)(
-            "the disk of auth's {disk} is {now}, {free} of {total} bytes and {files_free} of"
-            " {files} inodes are free: {what}",
-            disk=disk, now=level.value, free=space.free, total=space.total,
-            files_free=space.files_free, files=space.files, what=_SAID[level],
+            "disk level changed", disk=disk, disk_level=level.value, free=space.free,
+            total=space.total, files_free=space.files_free, files=space.files,
+            advice=_ADVICE[level],
         )  # fmt: skip
         Deferred.fromCoroutine(_emit(emit, disk, level, space)).addErrback(
-            lambda failure: log.failure("the level of the disk is not in the audit", failure)
+            lambda failure: log.failure("cannot emit the event of the disk level", failure)
         )
 
 
 async def _emit(emit: Emit, disk: str, level: DiskLevel, space: DiskSpace) -> None:
     good = level is DiskLevel.OK
     await emit(
-        "disk.low", ok=good, error="" if good else _SAID[level], disk=disk, level=level.value,
+        "disk.low", ok=good, error="" if good else _ADVICE[level], disk=disk, level=level.value,
         free=space.free, total=space.total, files_free=space.files_free, files=space.files,
     )  # fmt: skip

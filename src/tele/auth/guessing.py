@@ -1,20 +1,19 @@
-"""Who has to wait before they may try another password of somebody, and for how long?
+"""When is the next attempt at a user's password accepted, and from which source?
 
-Failures count for a person at one source: a network, or a device that proved to have logged in
-as this person before. So whoever guesses makes themselves wait, not the person whose name they
-use. Guesses from many networks are slowed together: all those that the person has not logged in
-from share :data:`GUESSES` an hour.
+Failures are counted for a user and a source: a network, or a device that proved that it has logged
+in as this user before. A client that guesses delays itself and not the user. Guesses from many
+networks are slowed together: networks from which the user has not logged in share :data:`GUESSES`
+an hour.
 
 Invariants:
 
 * Bookkeeping only: times are arguments, and a :class:`Guard` is a value.
-* What unknown sources do changes nothing for the sources that the person logged in from.
-* An attempt that is refused for having come too early changes nothing: trying on neither helps
-  nor makes it longer.
-* A clock that was set back makes no wait longer, and gives no more guesses: dates that are still
-  to come are those of now, and a wait is as long as it was.
-* A guard is bounded: :data:`SOURCES` that the person logged in from and as many others, those
-  used last; neither takes the places of the other.
+* Attempts from unknown sources change nothing for sources from which the user has logged in.
+* An attempt that is refused for coming too early changes nothing: it makes no wait longer.
+* A clock that was set back makes no wait longer and gives no more guesses: dates in the future
+  become the present, and a wait keeps its length.
+* A guard is bounded: it has the last :data:`SOURCES` known sources and as many unknown ones;
+  neither kind displaces the other.
 """
 
 from __future__ import annotations
@@ -28,21 +27,21 @@ from attrs import Factory, evolve, frozen
 
 #: Wrong passwords from one source until it has to wait.
 FAILURES: Final = 5
-#: The first wait; each further wrong password doubles it. It is short for whoever mistypes, and
-#: fifteen guesses an hour at first, then one, help nobody who guesses.
+#: The first wait; each further wrong password doubles it. It is short after a mistyped password,
+#: and leaves a guesser fifteen attempts in the first hour and one in each later one.
 FIRST_WAIT: Final = timedelta(seconds=5)
 LONGEST_WAIT: Final = timedelta(hours=1)
 #: Failures count until there was none for so long.
 WINDOW: Final = timedelta(hours=12)
-#: How long a source counts as the person's own after they logged in from it.
+#: How long a source stays known after the user logged in from it.
 KNOWN_FOR: Final = timedelta(days=90)
-#: Wrong passwords from all unknown sources together: so many, and so many more an hour.
+#: Wrong passwords from all unknown sources together: the burst, and the rate in an hour.
 GUESSES: Final = 30
 SOURCES: Final = 32
 
 
-class Verdict(str, Enum):
-    """How an attempt went; everything but GOOD is the same to the one who tried."""
+class Outcome(str, Enum):
+    """The result of an attempt; the client learns no more than whether it is GOOD."""
 
     GOOD = "good"
     UNKNOWN = "unknown user"
@@ -55,7 +54,7 @@ class Verdict(str, Enum):
 
 @frozen
 class Source:
-    """What is remembered of one source: ``known`` is when the person last logged in from it."""
+    """The attempts from one source; ``known`` is when the user last logged in from it."""
 
     seen: datetime
     failures: int = 0
@@ -63,7 +62,7 @@ class Source:
     known: datetime | None = None
 
     def moved_to(self, now: datetime) -> Source:
-        """Return the same of a clock that says ``now``, which is before the last attempt."""
+        """Return the source after the clock was set back to ``now``, before the last attempt."""
         wait = None if self.wait_until is None else now + (self.wait_until - self.seen)
         known = None if self.known is None else min(self.known, now)
         return Source(now, self.failures, wait, known)
@@ -71,9 +70,9 @@ class Source:
 
 @frozen
 class Guard:
-    """What is remembered of attempts at one person's password.
+    """The attempts at one user's password.
 
-    ``guesses`` is how many of the unknown sources' are used up, at the time ``counted``.
+    ``guesses`` is how many guesses of the unknown sources were used up at the time ``counted``.
     """
 
     sources: Mapping[str, Source] = Factory(dict)
@@ -81,7 +80,7 @@ class Guard:
     counted: datetime | None = None
 
     def _at(self, now: datetime) -> Guard:
-        """Return what is remembered, with no date of the past after ``now``."""
+        """Return the guard without dates after ``now``."""
         late = {name: s for name, s in self.sources.items() if s.seen > now}
         if not late and (self.counted is None or self.counted <= now):
             return self
@@ -97,8 +96,8 @@ class Guard:
 
     def attempt(
         self, name: str, good: bool, now: datetime, *, device: bool = False
-    ) -> tuple[Verdict, Guard]:
-        """Return how an attempt from the source ``name`` went, and what is remembered then.
+    ) -> tuple[Outcome, Guard]:
+        """Return the outcome of an attempt from the source ``name``, and the guard after it.
 
         ``device``: the source is a device that proved itself.
         """
@@ -106,24 +105,24 @@ class Guard:
             return moved.attempt(name, good, now, device=device)
         source = self.sources.get(name) or Source(now)
         if source.wait_until is not None and now < source.wait_until:
-            return Verdict.LOCKED_OUT, self
+            return Outcome.LOCKED_OUT, self
         known = device or (source.known is not None and now - source.known < KNOWN_FOR)
         used = self._used(now)
         if not known and used + 1 > GUESSES:
-            return Verdict.ALL_LOCKED_OUT, self
+            return Outcome.ALL_LOCKED_OUT, self
         if good:
-            # A device shows each time that it is known; nothing is to be remembered of it.
-            return Verdict.GOOD, self._remember(name, None if device else Source(now, known=now))
+            # A device proves each time that it is known: no source is stored for it.
+            return Outcome.GOOD, self._remember(name, None if device else Source(now, known=now))
         failures = 1 + (source.failures if now - source.seen < WINDOW else 0)
         wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(failures - FAILURES, 16))
         until = now + wait if failures >= FAILURES else None
         after = self._remember(name, evolve(source, seen=now, failures=failures, wait_until=until))
-        verdict = Verdict.WRONG if until is None else Verdict.LAST
+        outcome = Outcome.WRONG if until is None else Outcome.LAST
         if not known:
             after = evolve(after, guesses=used + 1, counted=now)
             if used + 2 > GUESSES:
-                verdict = Verdict.LAST_OF_ALL
-        return verdict, after
+                outcome = Outcome.LAST_OF_ALL
+        return outcome, after
 
     def _remember(self, name: str, source: Source | None) -> Guard:
         sources = dict(self.sources)

@@ -1,11 +1,11 @@
-"""Which certificates does auth give to whom? The rules of the cluster, over ``certs``.
+"""Which certificates does auth issue? The rules of the cluster, over ``certs``.
 
 Invariants:
 
-* SSH and X.509 certificates of one identity are issued together and say the same.
+* SSH and X.509 certificates of one identity are issued together and have the same content.
 * A user's certificate names the logins that the user's roles allow now, no others.
-* It ends when the user does, or the first of the roles that it names, and lasts no longer than
-  any of these roles lets a certificate last.
+* It expires no later than the user and each role that it names, and lasts no longer than the
+  shortest ``max_session_ttl`` of these roles.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from tele.rbac.forced import may_forward
 from tele.rbac.logins import expand, logins_of
 from tele.rbac.revoking import LONGEST_CERTIFICATE
 
-#: The principal of a user whose roles allow no login: it is no possible account name, so
-#: that the certificate is valid for the API and for nothing else.
+#: The principal of a user whose roles allow no login. No account can have this name, so that the
+#: certificate is valid for the API only.
 NO_LOGIN: Final = "-tele-no-login"
 
 HOST_TLS_NAMES_LIMIT: Final = 64
@@ -87,14 +87,14 @@ class Issuer:
         address: str = "",
         logins: tuple[str, ...] = (),
     ) -> UserCertificateRequest:
-        """Return what a certificate for ``user`` says, who holds ``roles``; ``ttl`` is cut.
+        """Return the content of a certificate for ``user`` with ``roles``; ``ttl`` is cut.
 
-        ``address`` is the host that the user calls from, for roles that pin it. With
-        ``logins`` the certificate is for these only. Raises :class:`AccessDenied` for a
-        login that no role allows, and where an address is to be pinned but not known.
+        ``address`` is the address that the user calls from, for roles that pin it. With ``logins``
+        the certificate is for these only. Raises :class:`AccessDenied` for a login that no role
+        allows, and if an address has to be pinned that is not known.
         """
         if ttl <= timedelta(0):
-            raise InvalidInput("the lifetime has to be longer than nothing")
+            raise InvalidInput("the lifetime has to be positive")
         allowed = logins_of(user.spec.traits, roles)
         for login in logins:
             if login not in allowed:
@@ -106,10 +106,10 @@ class Issuer:
         if len(principals) > PRINCIPALS_LIMIT:
             raise InvalidInput(
                 f"the roles of {user.metadata.name} allow {len(principals)} logins; a certificate"
-                f" has room for {PRINCIPALS_LIMIT}"
+                f" holds {PRINCIPALS_LIMIT}"
             )
-        # Each node decides by the roles that apply to it; the certificate says what any of
-        # them may give there, and nothing that only a role without these logins would give.
+        # A node decides by the roles that apply to it. The certificate permits what any role with
+        # one of these logins permits.
         giving = [r.spec.options for r in roles if set(_logins(user, r)) & set(principals)]
         return UserCertificateRequest(
             user=user.metadata.name,
@@ -128,7 +128,7 @@ class Issuer:
     def user(
         self, request: UserCertificateRequest, keys: PublicKeys, now: datetime
     ) -> tuple[Certificates, int]:
-        """Issue both certificates of a user, as of ``now``; returns their serial, too."""
+        """Issue both certificates of a user, as of ``now``; returns them and their serial."""
         authority = self._authorities[AuthorityKind.USER]
         ssh = issue_user(authority.ssh, key_blob(keys.ssh), request, now, self._entropy)
         identity = UserIdentity(
@@ -167,7 +167,7 @@ class Issuer:
     ) -> Certificates:
         """Issue both certificates of a host. ``addresses`` are hosts without a port.
 
-        They say that they were issued at ``issued``, or now.
+        Their time of issue is ``issued``, or now.
         """
         authority = self._authorities[AuthorityKind.HOST]
         now = self._now() if issued is None else issued
@@ -198,14 +198,14 @@ def _forces(options: RoleOptions) -> bool:
 
 
 def _lifetime(user: User, roles: Sequence[Role], ttl: timedelta, issued: datetime) -> timedelta:
-    """How long a certificate lasts that was issued at ``issued``."""
+    """Return the lifetime of a certificate that is issued at ``issued``."""
     ends = [user.metadata.expires, *(role.metadata.expires for role in roles)]
     left = [each - issued for each in ends if each is not None]
     longest = [role.spec.options.max_session_ttl for role in roles]
     lifetime = min(ttl, LONGEST_CERTIFICATE, *longest, *left)
     if lifetime < timedelta(seconds=1):
         raise AccessDenied(
-            f"user {user.metadata.name} has expired, or one of their roles expires at this moment",
+            f"user {user.metadata.name} or one of their roles has expired",
             Reason.EXPIRED.value,
         )
     return lifetime
@@ -216,7 +216,7 @@ def _logins(user: User, role: Role) -> tuple[str, ...]:
 
 
 def _pinned(user: User, roles: Sequence[Role], address: str) -> str | None:
-    """The ``source-address`` of a certificate: where the user is, if a role pins it."""
+    """Return the ``source-address`` of a certificate: the user's address, if a role pins it."""
     pinning = [role.metadata.name for role in roles if role.spec.options.pin_source_ip]
     if not pinning:
         return None
@@ -224,8 +224,8 @@ def _pinned(user: User, roles: Sequence[Role], address: str) -> str | None:
         return str(plain_network(address.partition("%")[0]))
     except ValueError:
         raise AccessDenied(
-            f"role {pinning[0]} pins certificates of {user.metadata.name} to an address, and"
-            " which one is not known here: log in with a password",
+            f"role {pinning[0]} pins certificates of {user.metadata.name} to the client's address,"
+            " which is not known here: log in with a password",
             "address",
         ) from None
 

@@ -1,11 +1,11 @@
-"""How does what auth does, and refuses to do, get into the audit?
+"""How do auth's own actions and refusals get into the audit?
 
 Invariants:
 
-* Who caused an event is filled in here, the same way for every event.
-* A denial is always an event; but nobody can fill the store with them: beyond a rate for each
-  person, host and network of strangers, and for all strangers together, and on a full disk, they
-  are counted, and the next one of the same says how many there were.
+* The caller of an event is filled in here, the same way for every event.
+* A denial is an event, within a rate for each user, host and network of unauthenticated clients,
+  and for all unauthenticated clients together. Beyond it, and on a full disk, denials are counted,
+  and the next event of the same client has the count.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from tele.admission.rate_limiter import RateLimiter
 from tele.audit.chain import event
 from tele.audit.lines import log_event
 from tele.audit.log import AuditLog, Changes
-from tele.auth.members import host_of
-from tele.errors import TeleError
+from tele.errors import AccessDenied, BadCertificate, TeleError
 from tele.https.callers import counted_as
 from tele.loop import now
-from tele.model.addresses import source_network
+from tele.model.access import Reason
+from tele.model.addresses import host_of, source_network
 from tele.model.api.operation import Operation
 from tele.model.event import Event
 from tele.model.identity import Caller, HostIdentity, UserIdentity
 
-#: Denials of all strangers in one go, and how many more each second.
-STRANGERS_BURST: Final = 200.0
-STRANGERS_PER_SECOND: Final = 5.0
-#: Denials of one person, host or network of strangers.
-ONES_BURST: Final = 50.0
-ONES_PER_SECOND: Final = 0.5
-#: For how many of them is remembered how many denials were not listed.
-UNSAID_LIMIT: Final = 4096
+#: Denials of all unauthenticated clients: the burst, and the rate.
+UNAUTHENTICATED_BURST: Final = 200.0
+UNAUTHENTICATED_PER_SECOND: Final = 5.0
+#: Denials of one user, host or network of unauthenticated clients.
+CLIENT_BURST: Final = 50.0
+CLIENT_PER_SECOND: Final = 0.5
+#: Clients whose suppressed denials are counted.
+SUPPRESSED_LIMIT: Final = 4096
 TEXT_LIMIT: Final = 512
 
-#: Auth's own machine, when nobody in particular calls.
+#: Auth's own machine, for actions without a caller.
 LOCAL: Final = Caller(None, "local")
 
 
 class Journal:
-    """Writes the audit of what auth does itself."""
+    """Appends the events of auth's own actions."""
 
     def __init__(
         self,
@@ -57,9 +57,11 @@ class Journal:
         self._audit = audit
         self._cluster = cluster
         self._clock = clock
-        self._strangers = RateLimiter(STRANGERS_BURST, STRANGERS_PER_SECOND, most=1)
-        self._ones = RateLimiter(ONES_BURST, ONES_PER_SECOND)
-        self._unsaid: dict[str, int] = {}
+        self._unauthenticated = RateLimiter(
+            UNAUTHENTICATED_BURST, UNAUTHENTICATED_PER_SECOND, most=1
+        )
+        self._clients = RateLimiter(CLIENT_BURST, CLIENT_PER_SECOND)
+        self._suppressed: dict[str, int] = {}
 
     def event(self, name: str, caller: Caller | None = None, /, **fields: Any) -> Event:
         """Make an event that ``caller`` caused."""
@@ -88,9 +90,9 @@ class Journal:
     async def denied(
         self, operation: Operation[Any, Any], caller: Caller, error: TeleError, **fields: Any
     ) -> None:
-        """Say that a call was refused."""
-        unsaid = self.ration(caller)
-        if unsaid is None:
+        """Emit the event of a call that was refused, unless it is suppressed."""
+        suppressed = self.admit_denial(caller)
+        if suppressed is None:
             return
         await self.emit(
             "auth.denied",
@@ -98,37 +100,42 @@ class Journal:
             ok=False,
             error=str(error)[:TEXT_LIMIT],
             operation=operation.name,
-            reason=_text(getattr(error, "reason", error.kind)),
-            **unsaid,
+            reason=_reason(error),
+            **suppressed,
             **fields,
         )
 
-    def ration(self, caller: Caller) -> dict[str, Any] | None:
-        """Return what an event about a refusal of ``caller`` says of others that were left out.
+    def admit_denial(self, caller: Caller) -> dict[str, Any] | None:
+        """Return the fields of an event of a denial about those suppressed before it.
 
-        None: leave this one out, too; it is counted.
+        None: this one is suppressed, too; it is counted.
         """
-        who = _whose(caller)
-        if not self._may_say(who, stranger=caller.identity is None):
-            # When too many are remembered, what is left out counts as everybody's.
-            who = who if who in self._unsaid or len(self._unsaid) < UNSAID_LIMIT else ""
-            self._unsaid[who] = self._unsaid.get(who, 0) + 1
+        client = _client(caller)
+        if not self._is_admitted(client, authenticated=caller.identity is not None):
+            # Beyond the limit all clients share one count.
+            if client not in self._suppressed and len(self._suppressed) >= SUPPRESSED_LIMIT:
+                client = ""
+            self._suppressed[client] = self._suppressed.get(client, 0) + 1
             return None
-        unsaid = self._unsaid.pop(who, 0) + self._unsaid.pop("", 0)
-        return {"others_not_listed": unsaid} if unsaid else {}
+        suppressed = self._suppressed.pop(client, 0) + self._suppressed.pop("", 0)
+        return {"others_not_listed": suppressed} if suppressed else {}
 
-    def _may_say(self, who: str, *, stranger: bool) -> bool:
+    def _is_admitted(self, client: str, *, authenticated: bool) -> bool:
         if self._disk_full():
             return False
         moment = self._clock.seconds()
-        return self._ones.take(who, moment) and (not stranger or self._strangers.take("", moment))
+        return self._clients.take(client, moment) and (
+            authenticated or self._unauthenticated.take("", moment)
+        )
 
 
-def _whose(caller: Caller) -> str:
+def _client(caller: Caller) -> str:
     if caller.identity is None:
         return f"network {source_network(host_of(caller.remote_addr))}"
     return counted_as(caller.identity)
 
 
-def _text(reason: Any) -> str:
-    return str(getattr(reason, "value", reason))
+def _reason(error: TeleError) -> str:
+    if not isinstance(error, AccessDenied | BadCertificate):
+        return error.kind
+    return error.reason.value if isinstance(error.reason, Reason) else error.reason

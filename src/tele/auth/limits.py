@@ -1,13 +1,13 @@
-"""How much may the recordings of one session, user or node take of auth's archive?
+"""How much of auth's archive may the recordings of one session, user or node take?
 
-Bytes are as stored, which is compressed. Invariants:
+Bytes are counted as stored, compressed. Invariants:
 
-* Over the limit of a session or a user nothing is refused: the node is told with each chunk,
-  records no more output of the session for a while, and says in a gap how much is missing and why.
-* A node that does not heed that has a limit of its own, over which it has to wait.
-* What one user or node used up is missing to nobody else. Whose session it is is the node's claim:
-  what one node says of a user counts in full for that node, and elsewhere up to a share only.
-* A limit of 0 is none. What was used is counted by each auth, and anew when it starts.
+* Over the limit of a session or a user nothing is refused: the response to each chunk names the
+  limit, and the node records less output of the session and a gap with the amount and the reason.
+* A node that ignores that reaches its own limit, and has to wait.
+* The use of one user or node reduces no other's limit. The user of a session is the node's claim:
+  it counts in full for that node, and for other nodes up to a share.
+* A limit of 0 is no limit. Use is counted by each auth process, from its start.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tele.model.session import Recording
 
 DAY: Final = 86400.0
 MIB: Final = 1 << 20
-#: What one node says that a user recorded there counts up to this part of the limit elsewhere.
+#: The share of a user's limit that the recordings of one node may take for other nodes.
 ELSEWHERE: Final = 0.25
 
 
@@ -35,7 +35,7 @@ class RecordingLimits:
 
     @property
     def of_node(self) -> Quota | None:
-        """What a node may send."""
+        """The quota of a node, if it has one."""
         if not self.node:
             return None
         return Quota(CHUNK_BYTES.name, self.node, self.node / DAY, CHUNK_BYTES.unit)
@@ -43,7 +43,7 @@ class RecordingLimits:
 
 @define
 class _Used:
-    """Bytes that count now; a day's limit is forgotten evenly in a day."""
+    """Bytes that count now; the limit of a day is given back evenly over a day."""
 
     amount: float
     since: float
@@ -51,14 +51,14 @@ class _Used:
 
 @define(eq=False)
 class RecordingUse:
-    """What sessions and users have used of their limits. The time is an argument, in seconds."""
+    """The use of sessions and users. The time is an argument, in seconds."""
 
     limits: RecordingLimits
-    #: By user, then by the id of the node that says so.
+    #: By user, then by the id of the reporting node.
     _users: dict[str, dict[str, _Used]] = field(factory=dict, init=False)
 
     def add(self, row: Recording, size: int, now: float) -> str:
-        """``row`` got ``size`` bytes more; returns which limit it is over, in words, or nothing."""
+        """Add ``size`` bytes to ``row``; returns which limit it is over, as a text, or nothing."""
         limits = self.limits
         if limits.user and self._used_by(row, size, now) > limits.user:
             return f"over the limit of {limits.user // MIB:,} MiB a day for one user"
@@ -67,7 +67,7 @@ class RecordingUse:
         return ""
 
     def _used_by(self, row: Recording, size: int, now: float) -> float:
-        """Return what counts of the user's recordings for the node of this one."""
+        """Return the use of the row's user, as it counts for the row's node."""
         nodes = self._users.setdefault(row.user, {})
         for node_id, used in list(nodes.items()):
             used.amount -= (now - used.since) * self.limits.user / DAY

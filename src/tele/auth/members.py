@@ -1,17 +1,16 @@
-"""Which hosts are members of the cluster, and what are they called?
+"""Which hosts are members of the cluster, and what are their names?
 
 Invariants:
 
-* A member is known by role and host id, and by the SSH host key that is registered for it. An
-  id is made here when a host joins. It comes back to a host that proves that key, or with a token
-  that is bound to it.
-* One namespace, without case, for the names of hosts in all roles and the addresses in their
-  certificates. What one host has no other gets, unless a token lets it replace that host.
-* A host that lives is never replaced. For a while after auth has started, every host counts as
-  alive: it may be on its way back.
-* What a removed or replaced host was given is revoked in the commit that removes it, whatever
-  the clock said when it was issued. A host that renews at that moment is either removed with what
-  it gets, or gets nothing.
+* A member is identified by role and host id, and by the SSH host key that is registered for it. An
+  id is made when a host joins. A host keeps its id by proof of its key, and gets an existing one
+  only by a token that is bound to it.
+* Names of hosts in all roles, and addresses in their certificates, share one namespace without
+  case. A name of one host is given to another only by a token that may replace the host.
+* A host that is online is never replaced. For a while after auth has started, every host counts as
+  online: it may be about to reconnect.
+* The certificates of a removed or replaced host are revoked in the commit that removes it, whatever
+  the clock said when they were issued. A renewal at that moment is revoked, too, or fails.
 """
 
 from __future__ import annotations
@@ -23,41 +22,41 @@ from typing import Final
 from attrs import Factory, evolve, frozen
 
 from tele.auth.presence import Hosts
-from tele.auth.repository import Kept, Repository
+from tele.auth.repository import Repository, Versioned
 from tele.auth.state import REVOKED_HOSTS
 from tele.certs.issue import HOST_LIFETIME
 from tele.errors import AccessDenied, Conflict, NotFound, Unavailable, quoted
 from tele.interfaces import Delete, IBackend, Put
-from tele.model.addresses import plain_address
+from tele.model.addresses import host_of, plain_address
 from tele.model.identity import HostIdentity, HostRole
 from tele.model.presence import OFFLINE_AFTER
 from tele.model.revocation import HostRevocation, revoked_before
 
 MEMBERS: Final = "/members/"
 NAMES: Final = "/member-names/"
-#: Written when all members of the store have their names.
+#: Written when all members of an older version's store have their names.
 ADOPTED: Final = "/cluster/member-names"
 ATTEMPTS: Final = 20
 EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
-#: How long after the end of its certificate a member may come back by proof of its key.
+#: How long after the end of its certificate a member may rejoin by proof of its key.
 REJOIN_LIMIT: Final = timedelta(days=30)
-#: Revocations outlast every certificate that they are about, on clocks that differ.
+#: Revocations outlast the certificates that they revoke, also on clocks that differ.
 REVOKED_FOR: Final = HOST_LIFETIME + timedelta(hours=1)
 
 
 class Overtaken(Conflict):
-    """Another auth has changed the same at the same moment: try again."""
+    """Another auth changed the same keys at the same time: try again."""
 
 
 @frozen
 class Member:
     """A host that joined, in one role.
 
-    ``labels`` and ``addresses`` are those that its token gave, ``source`` is the address that it
-    calls from, if its certificates are for that, too. ``expires`` is the end of its last
-    certificate, ``issued`` the latest time at which one was issued; those that were issued before
-    ``since`` are of a host that it replaced. Older versions wrote ``valid_from``, the end of its
-    first certificate, and no ``expires``.
+    ``labels`` and ``addresses`` are those of its token, ``source`` is the address that it calls
+    from, if its certificates are for that, too. ``expires`` is the end of its last certificate,
+    ``issued`` the latest time of issue; certificates issued before ``since`` are of a host that it
+    replaced. Older versions wrote ``valid_from``, the end of its first certificate, and no
+    ``expires``.
     """
 
     host_id: str
@@ -75,20 +74,20 @@ class Member:
 
     @property
     def ends(self) -> datetime:
-        """When its last certificate ends, as far as it is known."""
+        """The end of its last certificate, as far as it is known."""
         return max(self.expires, self.valid_from)
 
 
 @frozen
 class NameHolder:
-    """Whose a name or an address is."""
+    """The member that a name or an address belongs to."""
 
     role: HostRole
     host_id: str
 
 
 class Members:
-    """The members of a cluster. ``hosts`` says which of them live."""
+    """The members of a cluster. ``hosts`` knows which of them are online."""
 
     def __init__(self, backend: IBackend, hosts: Hosts) -> None:
         self._backend = backend
@@ -96,33 +95,33 @@ class Members:
         self._members = Repository(backend, MEMBERS, Member)
         self._names = Repository(backend, NAMES, NameHolder)
         self._revoked = Repository(backend, REVOKED_HOSTS, HostRevocation)
-        #: Ids of hosts that are being removed: they cannot put that off by renewing all the time.
+        #: Ids of hosts that are being removed: they cannot delay that by renewing all the time.
         self._leaving: set[str] = set()
 
     async def start(self) -> None:
-        """Give members of an older version's store the names that they have.
+        """Register the names of the members of an older version's store.
 
-        There was a namespace for each role. Where two have one name, a node has it: a proxy's is
-        in no certificate.
+        It had a namespace for each role. A name of two members goes to the node: that of the proxy
+        is in no certificate.
         """
         if await self._backend.get(ADOPTED) is not None:
             return
         nodes_first = sorted(await self._members.list(), key=lambda k: k.value.role.value)
-        for kept in nodes_first:
-            for name in _names_of(kept.value):
-                hold, other = await self._hold(name, kept.value)
+        for entry in nodes_first:
+            for name in _names_of(entry.value):
+                hold, other = await self._hold(name, entry.value)
                 if other is None:
                     await self._backend.commit(hold)
         await self._backend.commit(Put(ADOPTED, b"1"))
 
-    # -- who is one -------------------------------------------------------------------
+    # -- members ----------------------------------------------------------------------
     async def find(self, role: HostRole, host_id: str) -> Member | None:
         """Return a member, or None."""
-        kept = await self._members.get(_key(role, host_id))
-        return None if kept is None else kept.value
+        entry = await self._members.get(_key(role, host_id))
+        return None if entry is None else entry.value
 
     async def named(self, name: str) -> Member | None:
-        """Return the member whose a name or an address is, whether it lives or not, or None."""
+        """Return the member that a name or an address belongs to, or None."""
         holder = await self._names.get(name.lower())
         return None if holder is None else await self.find(holder.value.role, holder.value.host_id)
 
@@ -135,38 +134,38 @@ class Members:
         shown = f"{identity.role.value} {identity.name}"
         if member is None:
             raise AccessDenied(
-                f"{shown} is no member of the cluster, or was removed from it; join with a token",
+                f"{shown} is not a member of the cluster, or was removed; join with a token",
                 "removed",
             )
         if identity.issued < member.since:
             raise AccessDenied(
-                f"{shown} was replaced: another host joined later with its host id", "replaced"
+                f"{shown} was replaced by a host that joined later with its host id", "replaced"
             )
         return member
 
     async def admit(
         self, member: Member, replaces: Collection[str], now: datetime, *more: Put
     ) -> tuple[Member, tuple[Member, ...]]:
-        """Make ``member`` one, together with the changes ``more``, all or nothing.
+        """Store a new member in one commit with the changes ``more``.
 
-        ``replaces`` are names that it may take from hosts that do not live. Returns it as it is
-        stored, and whom it replaced. Fails with :class:`Conflict` when a name is another's, with
-        :class:`Unavailable` while it is not known who lives, and with :class:`Overtaken`.
+        ``replaces`` are names that it may take from offline hosts. Returns the stored member, and
+        those that it replaced. Raises :class:`Conflict` if a name is another host's,
+        :class:`Unavailable` while it is not known which hosts are online, and :class:`Overtaken`.
         """
         before = await self._members.get(_key(member.role, member.host_id))
         changes: dict[str, Put | Delete] = {}
         held: dict[str, Put | Delete] = {}
-        replaced: dict[str, Kept[Member]] = {}
+        replaced: dict[str, Versioned[Member]] = {}
         if before is not None:
-            self._check_not_alive(before.value, f"the host id {member.host_id}", now)
+            self._check_offline(before.value, f"the host id {member.host_id}", now)
             replaced[before.name] = before
-        # Whoever takes a name over ends all that its holder was, not the name alone.
+        # Taking a name over ends the membership of its holder.
         for name in _names_of(member):
             hold, other = await self._hold(name, member)
             held.update(_by_key(hold))
             if other is None:
                 continue
-            self._check_not_alive(other.value, f"the name {name}", now)
+            self._check_offline(other.value, f"the name {name}", now)
             if name not in {each.lower() for each in replaces}:
                 raise _taken(name, other.value)
             replaced[other.name] = other
@@ -184,11 +183,11 @@ class Members:
             raise Overtaken(str(conflict)) from None
         return stored, tuple(gone.value for gone in replaced.values())
 
-    def lives(self, member: Member, now: datetime) -> bool:
-        """Whether a host that has a good certificate is there, or may be on its way back."""
-        heard = self._hosts.is_online(member.role, member.host_id)
+    def may_be_online(self, member: Member, now: datetime) -> bool:
+        """Whether a host with a valid certificate is online, or may be about to reconnect."""
+        online = self._hosts.is_online(member.role, member.host_id)
         new = abs(now - member.joined) < OFFLINE_AFTER
-        return now < member.ends and (heard or new or self._hosts.settles_in > 0)
+        return now < member.ends and (online or new or self._hosts.settles_in > 0)
 
     async def renew(
         self,
@@ -199,14 +198,14 @@ class Members:
         expires: datetime,
         source: str,
     ) -> Member:
-        """Note that ``member`` gets certificates for ``name`` and the address ``source``.
+        """Store that ``member`` gets certificates for ``name`` and the address ``source``.
 
-        Fails with :class:`Conflict` when one of them is another host's.
+        Raises :class:`Conflict` if one of them is another host's.
         """
         for _ in range(ATTEMPTS):
             before = await self._members.get(_key(member.role, member.host_id))
             if before is None or before.value.joined != member.joined:
-                raise AccessDenied("removed or replaced meanwhile; join again", "removed")
+                raise AccessDenied("the host was removed or replaced; join again", "removed")
             renewed = evolve(
                 before.value, name=name, ssh_public_key=key, expires=expires, source=source,
                 issued=max(before.value.issued, issued),
@@ -244,7 +243,7 @@ class Members:
                 try:
                     await self._backend.commit(*changes.values())
                 except Conflict:
-                    continue  # it renewed at this moment: that goes, too
+                    continue  # it renewed at this moment: that is removed, too
                 return gone
         finally:
             self._leaving -= leaving
@@ -253,30 +252,30 @@ class Members:
     async def _removals(
         self, wanted: str, now: datetime
     ) -> tuple[dict[str, Put | Delete], tuple[Member, ...]]:
-        """Return the changes that end the memberships which ``wanted`` means, and whose they are.
+        """Return the changes that end the memberships ``wanted`` stands for, and the members.
 
-        None of them is made if any of these members has changed meanwhile.
+        The commit conflicts if any of these members has changed meanwhile.
         """
         found = [await self._members.get(_key(role, wanted)) for role in HostRole]
         holder = await self._names.get(wanted.lower())
         if not any(found) and holder is not None:
             found = [await self._members.get(_key(holder.value.role, holder.value.host_id))]
-        gone = tuple(kept for kept in found if kept is not None)
+        gone = tuple(entry for entry in found if entry is not None)
         changes: dict[str, Put | Delete] = {}
-        for kept in gone:
-            changes.update(await self._removal(kept, now))
-        # Its membership may have run out, and its last word may be there still.
-        silent = [role for role in HostRole if self._hosts.known(role, wanted)]
-        for role in silent:
+        for entry in gone:
+            changes.update(await self._removal(entry, now))
+        # An announcement may outlast the membership.
+        announced = [role for role in HostRole if self._hosts.known(role, wanted)]
+        for role in announced:
             changes.update(_by_key(self._hosts.forgotten(role, wanted)))
-        return changes, tuple(kept.value for kept in gone)
+        return changes, tuple(entry.value for entry in gone)
 
     # -- names and addresses ----------------------------------------------------------
     async def source_of(self, member: Member, claimed: Collection[str], caller: str) -> str:
         """Return the address ``caller`` if certificates of ``member`` may be for it, or nothing.
 
-        They may if it is among the ``claimed`` (hosts without port), no other host has it and no
-        proxy calls from it: what comes through a proxy comes from there.
+        They may if it is among the ``claimed`` (hosts without port), no other host has it, and no
+        proxy calls from it: it is the address of all calls through that proxy.
         """
         if member.role is not HostRole.NODE or caller not in claimed:
             return ""
@@ -284,7 +283,7 @@ class Members:
         return "" if taken and not is_loopback(caller) else caller
 
     def is_proxys(self, role: HostRole, host_id: str, name: str) -> bool:
-        """Whether another host's proxy is reached by ``name``, a host name."""
+        """Whether ``name`` is the host name of an address of another host's proxy."""
         if role is not HostRole.NODE:
             return False
         wanted = name.lower().rstrip(".")
@@ -296,29 +295,28 @@ class Members:
         )
 
     # -- inside -----------------------------------------------------------------------
-    def _check_not_alive(self, member: Member, what: str, now: datetime) -> None:
+    def _check_offline(self, member: Member, what: str, now: datetime) -> None:
         shown = f"{member.role.value} {member.name} ({member.host_id})"
-        alive = self._hosts.is_online(member.role, member.host_id)
-        # Who joined in the future did so before the clock was set back.
-        if alive or abs(now - member.joined) < OFFLINE_AFTER:
+        online = self._hosts.is_online(member.role, member.host_id)
+        # A time of joining in the future is from before the clock was set back.
+        if online or abs(now - member.joined) < OFFLINE_AFTER:
             raise Conflict(
-                f"{what} is that of {shown}, which is online; choose another, or remove that one"
+                f"{what} belongs to {shown}, which is online; choose another, or remove that host"
                 f" first: tele nodes rm {member.host_id}"
             )
         if (seconds := self._hosts.settles_in) > 0:
             raise Unavailable(
-                f"{what} is that of {shown}, and auth has just started: that host has"
-                f" {seconds:.0f} s to come back; try again then, or remove"
-                f" it first: tele nodes rm {member.host_id}"
+                f"{what} belongs to {shown}, which may reconnect: auth has just started; try again"
+                f" in {seconds:.0f} s, or remove that host first: tele nodes rm {member.host_id}"
             )
 
-    async def _removal(self, kept: Kept[Member], now: datetime) -> dict[str, Put | Delete]:
-        """Return the changes that end a membership as it is now, by key."""
-        member = kept.value
+    async def _removal(self, entry: Versioned[Member], now: datetime) -> dict[str, Put | Delete]:
+        """Return the changes that end a membership, by key; they conflict if it has changed."""
+        member = entry.value
         revocation = _revocation(member, now)
         changes: list[Put | Delete] = [
-            self._members.delete(kept.name, kept.revision),
-            self._revoked.put(kept.name, revocation, ttl=revocation.before - now + REVOKED_FOR),
+            self._members.delete(entry.name, entry.revision),
+            self._revoked.put(entry.name, revocation, ttl=revocation.before - now + REVOKED_FOR),
             self._hosts.forgotten(member.role, member.host_id),
         ]
         for name in _names_of(member):
@@ -326,21 +324,21 @@ class Members:
         return _by_key(*changes)
 
     def _put(self, member: Member, revision: int) -> Put:
-        # A little longer than it may come back, so that it is told so and not forgotten first.
+        # Longer than it may rejoin, so that a late host gets that error and not "unknown".
         ttl = HOST_LIFETIME + REJOIN_LIMIT + timedelta(days=1)
         return self._members.put(_key(member.role, member.host_id), member, revision, ttl)
 
     async def _other(self, name: str, member: Member) -> Member | None:
-        """Return the other member whose a name or an address is, or None."""
+        """Return another member that a name or an address belongs to, or None."""
         holder = await self._names.get(name.lower())
         if holder is None or _is(holder.value, member):
             return None
         return await self.find(holder.value.role, holder.value.host_id)
 
-    async def _hold(self, name: str, member: Member) -> tuple[Put, Kept[Member] | None]:
-        """Return the change that gives a name or an address to ``member``, and whose it is now.
+    async def _hold(self, name: str, member: Member) -> tuple[Put, Versioned[Member] | None]:
+        """Return the change that gives a name or an address to ``member``, and its present holder.
 
-        Nobody else has got it when that change can be made: both are of one look.
+        The change conflicts if the holder has changed meanwhile.
         """
         holder = await self._names.get(name.lower())
         held = NameHolder(member.role, member.host_id)
@@ -352,23 +350,15 @@ class Members:
         return self._names.put(name.lower(), held, revision, ttl), other
 
     async def _release(self, name: str, member: Member) -> list[Put | Delete]:
-        """Give up a name, if it is the member's own."""
+        """Return the changes that release a name, if it is the member's."""
         holder = await self._names.get(name.lower())
         if holder is None or not _is(holder.value, member):
             return []
         return [self._names.delete(holder.name, holder.revision)]
 
 
-def host_of(address: str) -> str:
-    """Return the host of ``host:port``, ``[host]:port`` or a host alone, without brackets."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit() or (":" in host and not host.startswith("[")):
-        host = address
-    return host.strip("[]")
-
-
 def is_loopback(text: str) -> bool:
-    """Whether ``text`` is an address by which every machine means itself."""
+    """Whether ``text`` is a loopback address."""
     address = plain_address(text)
     return address is not None and address.is_loopback
 
@@ -388,7 +378,7 @@ def addresses_of(member: Member) -> tuple[str, ...]:
 
 
 def _revocation(member: Member, now: datetime) -> HostRevocation:
-    """Return what voids all that was issued to ``member``: the clock may have been set back."""
+    """Return what revokes all certificates of ``member``: the clock may have been set back."""
     before = revoked_before(max(now, member.issued))
     return HostRevocation(member.host_id, member.role, member.name, before)
 
@@ -403,7 +393,7 @@ def _by_key(*changes: Put | Delete) -> dict[str, Put | Delete]:
 
 def _taken(name: str, member: Member) -> Conflict:
     return Conflict(
-        f"the name {name} is that of {member.role.value} {member.name} ({member.host_id}); choose"
-        f" another, remove that one first (tele nodes rm {member.host_id}), or join with a token"
+        f"the name {name} belongs to {member.role.value} {member.name} ({member.host_id}); choose"
+        f" another, remove that host first (tele nodes rm {member.host_id}), or join with a token"
         f" that may replace it (tele tokens add --replace {name})"
     )

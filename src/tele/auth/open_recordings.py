@@ -1,15 +1,13 @@
-"""Which recordings does a node owe auth, and what becomes of them when it is gone?
+"""Which recordings has a node not uploaded yet, and how are they closed when it is gone?
 
-``/recordings/open/<host id>/<recording id>`` is there from the start of a recording until it is
+``/recordings/open/<host id>/<recording id>`` exists from the start of a recording until it is
 complete, or closed as incomplete.
 
 Invariants:
 
-* A recording whose node never comes back is closed as incomplete: nothing depends on its owner
-  alone to end.
-* The event is there before the recording is closed. It is appended once, however often auth
-  tries.
-* Nothing recorded is lost by that: a node that comes back after all goes on with it.
+* A recording whose node is gone is closed as incomplete.
+* The event is appended before the recording is closed, and once, however often auth tries.
+* Nothing recorded is lost by that: a node that reconnects later resumes its recordings.
 """
 
 from __future__ import annotations
@@ -27,9 +25,9 @@ from tele.interfaces import Delete, IBackend, Put
 from tele.loop import now
 from tele.model.session import Recording, RecordingState, Session
 
-#: Written when all recordings of an older version's store that are open are listed as such.
+#: Written when the open recordings of an older version's store are listed.
 ADOPTED: Final = "/cluster/open-recordings"
-#: Numbers of lost chunks that an event names, and recordings that are read in one go.
+#: Numbers of lost chunks that an event names, and recordings that are read with one call.
 MISSING_SHOWN: Final = 100
 PAGE: Final = 500
 
@@ -46,7 +44,7 @@ async def hosts_below(backend: IBackend, prefix: str) -> set[str]:
 
 
 class OpenRecordings:
-    """The recordings that are neither complete nor closed. :meth:`start` first."""
+    """The recordings that are neither complete nor closed. Call :meth:`start` first."""
 
     def __init__(
         self,
@@ -63,28 +61,29 @@ class OpenRecordings:
         self._recordings = recordings
 
     async def start(self) -> None:
-        """List the open recordings of a store from before there was a list of them."""
+        """List the open recordings of a store of an older version, which had no list."""
         if await self._backend.get(ADOPTED) is not None:
             return
         rows, last = Repository(self._backend, ROWS, Recording), ""
         while page := await rows.list(PAGE, last):
             last = page[-1].name
             changes = [
-                Put(open_key(kept.value), b"")
-                for kept in page
-                if kept.value.node_id and not (kept.value.complete or kept.value.incomplete)
+                Put(open_key(entry.value), b"")
+                for entry in page
+                if entry.value.node_id and not (entry.value.complete or entry.value.incomplete)
             ]
             if changes:
                 await self._backend.commit(*changes)
         await self._backend.commit(Put(ADOPTED, b"1"))
 
     async def hosts(self) -> set[str]:
-        """Return the ids of the nodes that owe recordings."""
+        """Return the ids of the nodes with open recordings."""
         return await hosts_below(self._backend, OPEN)
 
     async def close(self, host_id: str, reason: str, ended: datetime) -> None:
-        """Close all that a node owes as incomplete; its sessions ended at ``ended``, if it did not
-        say when.
+        """Close a node's open recordings as incomplete.
+
+        Sessions whose end the node has not reported ended at ``ended``.
         """
         prefix = f"{OPEN}{host_id}/"
         start, end = prefix, prefix[:-1] + "0"
@@ -99,17 +98,17 @@ class OpenRecordings:
             await self._backend.commit(Delete(key))
             return
         details = await self._recordings.details(row, RecordingState.INCOMPLETE)
-        said = event(
+        closed = event(
             "recording.incomplete", f"{row.id}-incomplete-{details.available}",
             now(self._clock), self._cluster, ok=False, error=reason, session_id=row.id,
             user=row.user, login=row.login, server_id=row.node_id, server_name=row.node,
             chunks=details.available, missing=details.missing[:MISSING_SHOWN], by="auth",
         )  # fmt: skip
-        await self._audit.append(said)
+        await self._audit.append(closed)
         await self._recordings.close_incomplete(row.id, reason, ended)
 
     async def resumed(self, session: Session) -> None:
-        """A session that had ended runs: go on with its recording, if it has one."""
+        """Reopen the recording of a session that auth had ended and that runs."""
         row = await self._recordings.find(session.id)
         if row is not None and row.node_id == session.node_id:
             await self._recordings.reopen(session)

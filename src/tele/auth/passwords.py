@@ -1,15 +1,15 @@
-"""Is this the user's password? Argon2, off the reactor's thread, and not for those who guess.
+"""Is this the user's password? Argon2 in threads, within the limits of guessing.
 
 Invariants:
 
-* Unknown user, wrong password and locked out take the same work, the same look-ups and the
-  same one commit, and give the same answer; the reason is for the audit only.
-* What counts is what the store says *after* the password was hashed: however many guesses
-  are tried at once, they count one by one (:mod:`tele.auth.guessing`).
-* Hashing never runs in the reactor's thread, and only so many at once: an argon2 hash
-  takes 64 MiB. Those who wait take turns, by source and by the name that they give, so that a
-  flood makes nobody else wait long; no source can fill the queue, and nothing is hashed for
-  those who have left.
+* Unknown user, wrong password and locked out take the same work, the same reads and the same
+  commit, and give the same answer; the reason is for the audit only.
+* The limits are applied to the stored guard *after* the password was hashed: parallel guesses are
+  counted one by one (:mod:`tele.auth.guessing`).
+* Hashing never runs in the reactor's thread, and never more than :data:`AT_ONCE` times in parallel:
+  an argon2 hash takes 64 MiB. Waiting attempts take turns by source and by user name, so that a
+  flood delays no other client for long; no source can fill the queue, and nothing is hashed for a
+  client that has disconnected.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from attrs import Factory, evolve, field, frozen
 from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
 
 from tele.admission.fair_queue import FairQueue
-from tele.auth.guessing import Guard, Verdict
+from tele.auth.guessing import Guard, Outcome
 from tele.auth.repository import Repository
 from tele.errors import Conflict, InvalidInput, NotFound, Unavailable
 from tele.interfaces import Delete, IBackend, Put
-from tele.model.resources import NAME_PATTERN
+from tele.model.names import NAME_PATTERN
 
 T = TypeVar("T")
 
 SHORTEST: Final = 8
 LONGEST: Final = 1024
 AT_ONCE: Final = 2
-#: Those who wait for their turn: all, those of one source, those who gave one name there.
+#: Waiting attempts: all, those of one source, and those of one source for one user name.
 WAITING: Final = 512
 WAITING_PER_SOURCE: Final = 128
 WAITING_PER_NAME: Final = 8
@@ -46,13 +46,13 @@ DECOYS: Final = 16
 
 _NAME = re.compile(NAME_PATTERN, re.ASCII)
 _NOBODY: Final = "--"
-#: The source of passwords that administrators set: not one of those who log in.
+#: The source of passwords that administrators set, for the queue.
 _SETTING: Final = "@setting"
 
 
 @frozen
 class StoredPassword:
-    """As it is in the store. ``failures`` and ``locked_until`` are older versions', and unused."""
+    """A password in the store. ``failures`` and ``locked_until`` are of older versions, unused."""
 
     hash: str = field(repr=False)
     failures: tuple[datetime, ...] = ()
@@ -62,9 +62,9 @@ class StoredPassword:
 
 @frozen
 class Attempt:
-    """Who tries: a ``source`` network, or the name of a ``device`` that proved itself.
+    """A client: its ``source`` network, or the name of its ``device`` if that proved itself.
 
-    ``present()`` is whether they still wait for the answer.
+    ``present()`` is whether it still waits for the answer.
     """
 
     source: str = ""
@@ -84,7 +84,7 @@ class _Job:
 class Passwords:
     """The passwords of a cluster's users.
 
-    ``in_thread(function, *words)`` runs a function in a thread and returns a Deferred.
+    ``in_thread(function, *arguments)`` runs a function in a thread and returns a Deferred.
     """
 
     def __init__(
@@ -102,16 +102,16 @@ class Passwords:
         self._repository = Repository(backend, "/passwords/", StoredPassword)
         self._turns: FairQueue[_Job] = FairQueue(WAITING, WAITING_PER_SOURCE, WAITING_PER_NAME)
         self._running = 0
-        # Attempts at one name would otherwise make each other's commits fail.
+        # One at a time: parallel attempts at one user would make each other's commits fail.
         self._settling = DeferredLock()
         self._decoy: str | None = None
 
     async def _work(
         self, source: str, name: str, present: Callable[[], bool],
-        function: Callable[..., T], *words: object,
+        function: Callable[..., T], *arguments: object,
     ) -> T:  # fmt: skip
         answer: Deferred[T] = Deferred()
-        job = _Job(lambda: self._in_thread(function, *words), answer, present)
+        job = _Job(lambda: self._in_thread(function, *arguments), answer, present)
         displaced = self._turns.add(source, name, job)
         if displaced is None:
             for left in self._turns.drop(lambda each: not each.present()):
@@ -143,24 +143,24 @@ class Passwords:
         return base64.b32encode(self._entropy(15)).decode().lower()
 
     async def replacement(self, user: str, password: str) -> Put:
-        """Return the change that gives ``user`` a password; failures before are forgotten."""
+        """Return the change that gives ``user`` a password and resets its guard."""
         return self._repository.put(user, await self._made(user, password))
 
     async def mark(self, user: str) -> str:
-        """Return what tells the password that ``user`` has now from any other one."""
-        kept = await self._repository.get(user)
-        return "" if kept is None else kept.value.hash
+        """Return a mark of the password that ``user`` has now; another password has another."""
+        entry = await self._repository.get(user)
+        return "" if entry is None else entry.value.hash
 
     async def change(self, user: str, mark: str, password: str) -> None:
-        """Give ``user`` a password in place of the one that has this mark.
+        """Replace the password of ``user`` that has this mark.
 
-        Raises :class:`Conflict` if they have another one by now: they may be somebody else.
+        Raises :class:`Conflict` if the user has another one by now: it may be another user.
         """
         made = await self._made(user, password)
 
         def changed(present: StoredPassword | None) -> StoredPassword:
             if present is None or present.hash != mark:
-                raise Conflict("the password was changed by somebody else meanwhile")
+                raise Conflict("the password has been changed meanwhile")
             return made
 
         await self._repository.change(user, changed)
@@ -172,62 +172,62 @@ class Passwords:
         return StoredPassword(hashed)
 
     def removal(self, user: str) -> Delete:
-        """Return the change that takes the password of ``user`` away."""
+        """Return the change that removes the password of ``user``."""
         return self._repository.delete(user)
 
     # -- checking ---------------------------------------------------------------------
-    async def check(self, user: str, password: str, attempt: Attempt | None = None) -> Verdict:
-        """Return how the attempt went, and count it."""
+    async def check(self, user: str, password: str, attempt: Attempt | None = None) -> Outcome:
+        """Return the outcome of an attempt, and count it."""
         attempt = attempt or Attempt()
-        # What is no possible name is as unknown as any other.
+        # An invalid name is treated as an unknown one.
         name = user if _NAME.fullmatch(user) else _NOBODY
-        kept = await self._repository.get(name)
-        hashed = await self._decoy_hash() if kept is None else kept.value.hash
+        entry = await self._repository.get(name)
+        hashed = await self._decoy_hash() if entry is None else entry.value.hash
         good = await self._work(
             attempt.source, name, attempt.present, self._verify, hashed, password[: LONGEST + 1]
         )
-        settle = self._settle_unknown if kept is None else self._settle
-        verdict: Verdict = await self._settling.run(
+        settle = self._settle_unknown if entry is None else self._settle
+        outcome: Outcome = await self._settling.run(
             lambda: Deferred.fromCoroutine(settle(user, hashed, good, attempt))
         )
-        return verdict
+        return outcome
 
-    async def _settle(self, user: str, hashed: str, good: bool, attempt: Attempt) -> Verdict:
-        verdict = Verdict.UNKNOWN
+    async def _settle(self, user: str, hashed: str, good: bool, attempt: Attempt) -> Outcome:
+        outcome = Outcome.UNKNOWN
 
         def settled(present: StoredPassword | None) -> StoredPassword:
-            nonlocal verdict
+            nonlocal outcome
             if present is None:
                 raise NotFound("removed meanwhile")
-            verdict, after = self._tried(present, good and present.hash == hashed, attempt)
+            outcome, after = self._tried(present, good and present.hash == hashed, attempt)
             return after
 
         try:
             await self._repository.change(user, settled)
         except NotFound:
-            return Verdict.UNKNOWN
-        return verdict
+            return Outcome.UNKNOWN
+        return outcome
 
     async def _settle_unknown(
         self, user: str, hashed: str, good: bool, attempt: Attempt
-    ) -> Verdict:
-        """Leave the same traces in time as for a user whom there is."""
-        # Names that begin with - are no user's; a few of them, so that they are not many.
+    ) -> Outcome:
+        """Do the same work as for a user that exists."""
+        # Names that begin with - are no user's. A bounded number of them is stored.
         decoy = f"-{zlib.crc32(user.encode('utf-8', 'replace')) % DECOYS}"
         stored = StoredPassword(hashed)
         await self._repository.change(
             decoy, lambda present: self._tried(present or stored, False, attempt)[1]
         )
-        return Verdict.UNKNOWN
+        return Outcome.UNKNOWN
 
     def _tried(
         self, present: StoredPassword, good: bool, attempt: Attempt
-    ) -> tuple[Verdict, StoredPassword]:
+    ) -> tuple[Outcome, StoredPassword]:
         source = f"device {attempt.device}" if attempt.device else attempt.source
-        verdict, guard = present.guard.attempt(
+        outcome, guard = present.guard.attempt(
             source, good, self._now(), device=bool(attempt.device)
         )
-        return verdict, evolve(present, guard=guard, failures=(), locked_until=None)
+        return outcome, evolve(present, guard=guard, failures=(), locked_until=None)
 
     def _verify(self, hashed: str, password: str) -> bool:
         try:
@@ -236,14 +236,14 @@ class Passwords:
             return False
 
     async def _decoy_hash(self) -> str:
-        """A hash of nothing that anybody knows: checking it costs what a real one costs."""
+        """Return the hash of a random password: checking it costs what a real one costs."""
         if self._decoy is None:
             made = self.generate()
             self._decoy = await self._work(_SETTING, "", _always, self._hasher.hash, made)
         return self._decoy
 
     async def warm_up(self) -> None:
-        """Make the decoy, so that the first unknown user does not take longer than others."""
+        """Make the decoy, so that the first unknown user takes no longer than others."""
         await self._decoy_hash()
 
 
@@ -252,4 +252,4 @@ def _always() -> bool:
 
 
 def _too_many() -> Unavailable:
-    return Unavailable("too many people log in at this moment; try again")
+    return Unavailable("too many logins at the same time; try again")

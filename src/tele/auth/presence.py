@@ -1,16 +1,16 @@
-"""Which machines are alive, and who is told when that changes?
+"""Which hosts are online, and how do watchers learn of changes?
 
 Invariants:
 
-* What a host says is kept in this process at once; the store gets changes at once and
-  mere heartbeats in batches, so that a large fleet costs a few commits a minute. They do not use
-  up what is reserved for a full disk.
-* Whether a host lives goes by how long ago this process heard of it, whatever clocks say; by dates
-  only what was stored before it started.
-* Watchers are told what changed and matters to them: not each heartbeat, and many changes of
-  one moment together. One message of it serves them all.
-* A heartbeat, or a change, costs the same however many hosts there are (a new name, one
-  search for its place among the others), and so does a page of a list.
+* An announcement takes effect in this process at once. Changes are stored at once, mere heartbeats
+  in batches, so that a large fleet costs a few commits a minute; heartbeats use no reserve of a
+  full disk.
+* Whether a host is online depends on the seconds since its last announcement, by the monotonic
+  clock; dates count only for what was stored before this process started.
+* Watchers are notified of changes, not of heartbeats, and of all changes within
+  :data:`NOTIFY_SECONDS` together. All watchers get the same message.
+* A heartbeat, a change or a page of a list costs the same however many hosts there are (a new name:
+  one binary search).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tele.errors import TeleError
 from tele.interfaces import Change, Delete, IBackend, Put
 from tele.log import make_logger
 from tele.loop import now
-from tele.model.api.members import HostChanges
+from tele.model.api.hosts import HostChanges
 from tele.model.codec import decode
 from tele.model.identity import HostRole
 from tele.model.presence import FORGET_AFTER, OFFLINE_AFTER, Host, Presence, Status
@@ -38,24 +38,24 @@ from tele.model.presence import FORGET_AFTER, OFFLINE_AFTER, Host, Presence, Sta
 log = make_logger(__name__)
 
 HOSTS: Final = "/hosts/"
-#: How long hosts have to come back after auth has started, before they can count as gone.
+#: How long hosts have to reconnect after auth has started, before they can count as gone.
 RETURN_TIME: Final = timedelta(minutes=5)
 OFFLINE_SECONDS: Final = OFFLINE_AFTER.total_seconds()
-#: How often the silent are noticed.
-LOOK_SECONDS: Final = 5.0
-#: How long heartbeats may wait to be stored, together.
+#: How often hosts are checked for having gone offline.
+CHECK_SECONDS: Final = 5.0
+#: How long heartbeats are gathered before they are stored.
 FLUSH_SECONDS: Final = 10.0
-#: How long changes may wait to be told, together.
-TELL_SECONDS: Final = 0.1
+#: How long changes are gathered before watchers are notified.
+NOTIFY_SECONDS: Final = 0.1
 BATCH: Final = 500
-#: Hosts in one message to a watcher, and the pause before the next one: a reader keeps up.
+#: Hosts in one message to a watcher, and the pause before the next, so that a reader keeps up.
 PAGE: Final = 500
 PAGE_SECONDS: Final = 0.02
 
 
 @frozen
-class LastWord:
-    """What a host said last, and when. ``labels`` are its own and those bound to it.
+class Announcement:
+    """A host's last announcement. ``labels`` are its own and those bound to it.
 
     ``source`` is the address that a proxy called from.
     """
@@ -66,8 +66,8 @@ class LastWord:
     labels: Mapping[str, str] = Factory(dict)
     source: str = ""
 
-    def same(self, other: LastWord | None) -> bool:
-        """Whether nothing but the time differs."""
+    def same(self, other: Announcement | None) -> bool:
+        """Whether only the time differs."""
         return other is not None and evolve(other, heard=self.heard) == self
 
 
@@ -76,7 +76,7 @@ Receiver = Callable[[HostChanges], None]
 
 @define(eq=False)
 class _Watcher:
-    """Somebody who is told; ``left`` are hosts that they were not told of at all yet."""
+    """A watcher; ``left`` are hosts of which it has not been notified at all yet."""
 
     receiver: Receiver
     left: list[str]
@@ -84,7 +84,7 @@ class _Watcher:
 
 
 class Hosts:
-    """The machines that said something within ``forget_after``. :meth:`start` first."""
+    """The hosts that announced themselves within ``forget_after``. Call :meth:`start` first."""
 
     def __init__(
         self,
@@ -97,31 +97,31 @@ class Hosts:
         self._backend = backend
         self._clock = clock
         self._forget_after = forget_after
-        self._words = Repository(backend, HOSTS, LastWord)
-        self._heard: dict[HostRole, dict[str, LastWord]] = {role: {} for role in HostRole}
+        self._repository = Repository(backend, HOSTS, Announcement)
+        self._heard: dict[HostRole, dict[str, Announcement]] = {role: {} for role in HostRole}
         #: When that was by ``clock.seconds()``.
         self._moments: dict[HostRole, dict[str, float]] = {role: {} for role in HostRole}
         self._online: dict[HostRole, set[str]] = {role: set() for role in HostRole}
         #: Names and ids in order, for pages.
         self._order: dict[HostRole, list[tuple[str, str]]] = {role: [] for role in HostRole}
         self._unstored: dict[tuple[HostRole, str], None] = {}
-        self._untold: dict[HostRole, set[str]] = {role: set() for role in HostRole}
+        self._unnotified: dict[HostRole, set[str]] = {role: set() for role in HostRole}
         self._watchers: dict[HostRole, dict[_Watcher, None]] = {role: {} for role in HostRole}
         self._stop_watching: Callable[[], None] | None = None
         self._settled_at = clock.seconds()
         self._timers: dict[str, IDelayedCall] = {}
 
     async def start(self) -> None:
-        """Read what is stored and follow it from now on."""
+        """Read the stored announcements and follow their changes."""
         self._settled_at = self._clock.seconds() + RETURN_TIME.total_seconds()
         self._stop_watching = (await self._backend.watch(HOSTS, self._changed)).stop
-        for kept in await self._words.list():
-            age = max(0.0, (now(self._clock) - kept.value.heard).total_seconds())
-            self._take(kept.value.presence.role, kept.value, self._clock.seconds() - age)
-        self._later("look", LOOK_SECONDS, self._look)
+        for entry in await self._repository.list():
+            age = max(0.0, (now(self._clock) - entry.value.heard).total_seconds())
+            self._take(entry.value.presence.role, entry.value, self._clock.seconds() - age)
+        self._later("check", CHECK_SECONDS, self._check_silent)
 
     async def stop(self) -> None:
-        """Store what is not stored yet and follow nothing any more."""
+        """Store the gathered heartbeats and stop following changes."""
         if self._stop_watching is not None:
             self._stop_watching()
             self._stop_watching = None
@@ -138,66 +138,72 @@ class Hosts:
         if name not in self._timers:
             self._timers[name] = self._clock.callLater(seconds, run)
 
-    # -- what hosts say ---------------------------------------------------------------
-    async def hear(self, role: HostRole, word: LastWord) -> None:
-        """Take a host's word that it lives; durable on return if it says anything new."""
-        news = not word.same(self._heard[role].get(word.host_id))
-        self._take(role, word, self._clock.seconds())
-        if news:
-            await self._backend.commit(self._put(role, word))
+    # -- announcements ----------------------------------------------------------------
+    async def observe(self, role: HostRole, announcement: Announcement) -> None:
+        """Take an announcement; it is durable on return if it changes anything."""
+        changed = not announcement.same(self._heard[role].get(announcement.host_id))
+        self._take(role, announcement, self._clock.seconds())
+        if changed:
+            await self._backend.commit(self._put(role, announcement))
         elif self._stop_watching is not None:
-            self._unstored[role, word.host_id] = None
+            self._unstored[role, announcement.host_id] = None
             self._later("flush", FLUSH_SECONDS, self._flush_soon)
 
-    def _put(self, role: HostRole, word: LastWord) -> Put:
-        return self._words.put(f"{role.value}/{word.host_id}", word, ttl=self._forget_after)
+    def _put(self, role: HostRole, announcement: Announcement) -> Put:
+        return self._repository.put(
+            f"{role.value}/{announcement.host_id}", announcement, ttl=self._forget_after
+        )
 
     def forgotten(self, role: HostRole, host_id: str) -> Delete:
-        """Return the change that removes what a host said."""
+        """Return the change that removes a host's announcement."""
         self._unstored.pop((role, host_id), None)
-        return self._words.delete(f"{role.value}/{host_id}")
+        return self._repository.delete(f"{role.value}/{host_id}")
 
     def _flush_soon(self) -> None:
         Deferred.fromCoroutine(self._flush()).addErrback(
-            lambda failure: log.failure("heartbeats are not stored", failure)
+            lambda failure: log.failure("cannot store heartbeats", failure)
         )
 
     async def _flush(self) -> None:
         while self._unstored and not self._disk_full():
             batch = list(islice(self._unstored, BATCH))
-            words = [(role, self._heard[role].get(host_id)) for role, host_id in batch]
+            announcements = [(role, self._heard[role].get(host_id)) for role, host_id in batch]
             for key in batch:
                 self._unstored.pop(key, None)
             try:
-                await self._backend.commit(*(self._put(r, w) for r, w in words if w is not None))
+                await self._backend.commit(
+                    *(self._put(r, w) for r, w in announcements if w is not None)
+                )
             except TeleError as error:
                 # The next heartbeats come within half a minute.
-                log.warn("heartbeats are not stored: {why!s}", why=error)
+                log.warn("cannot store heartbeats", error=str(error))
                 return
 
-    # -- what others see --------------------------------------------------------------
+    # -- hosts ------------------------------------------------------------------------
     @property
     def settles_in(self) -> float:
-        """For how many seconds whoever is silent may be on the way back from auth's absence."""
+        """For how many seconds more an offline host may be about to reconnect to auth."""
         return max(0.0, self._settled_at - self._clock.seconds())
 
     def known(self, role: HostRole, host_id: str) -> bool:
-        """Whether a host said anything lately."""
+        """Whether a host has announced itself within ``forget_after``."""
         return host_id in self._heard[role]
 
     def is_online(self, role: HostRole, host_id: str) -> bool:
-        """Whether a host lives."""
+        """Whether a host is online."""
         moment = self._moments[role].get(host_id)
         return moment is not None and self._clock.seconds() - moment < OFFLINE_SECONDS
 
     def last_seen(self, role: HostRole, host_id: str) -> datetime | None:
-        """Return the time of a host's last word, if that is remembered."""
-        word = self._heard[role].get(host_id)
-        return None if word is None else word.heard
+        """Return the time of a host's last announcement, or None."""
+        announcement = self._heard[role].get(host_id)
+        return None if announcement is None else announcement.heard
 
     def has_proxy_at(self, address: str) -> bool:
         """Whether a proxy calls auth from this address."""
-        return any(word.source == address for word in self._heard[HostRole.PROXY].values())
+        return any(
+            announcement.source == address for announcement in self._heard[HostRole.PROXY].values()
+        )
 
     def all(self, role: HostRole) -> tuple[Host, ...]:
         """Return all hosts of a role, by name, with their status now."""
@@ -211,9 +217,9 @@ class Hosts:
             yield self._show(role, self._heard[role][order[at][1]])
 
     def watch(self, role: HostRole, receiver: Receiver) -> Deferred[None]:
-        """Tell ``receiver`` the hosts of ``role``, and each change that matters.
+        """Call ``receiver`` with the hosts of ``role``, and with each change.
 
-        The first message comes at once. Cancel the Deferred to end it.
+        The first call is made before this returns. Cancel the Deferred to end it.
         """
         watcher = _Watcher(receiver, list(self._heard[role]))
         self._watchers[role][watcher] = None
@@ -234,25 +240,29 @@ class Hosts:
         watcher.receiver(HostChanges(self._shown(role, page), (), first, not watcher.left))
 
     def _shown(self, role: HostRole, ids: Iterable[str]) -> tuple[Host, ...]:
-        words = (self._heard[role].get(host_id) for host_id in ids)
-        return tuple(self._show(role, word) for word in words if word is not None)
+        announcements = (self._heard[role].get(host_id) for host_id in ids)
+        return tuple(
+            self._show(role, announcement)
+            for announcement in announcements
+            if announcement is not None
+        )
 
-    def _show(self, role: HostRole, word: LastWord) -> Host:
-        said = word.presence
+    def _show(self, role: HostRole, announcement: Announcement) -> Host:
+        presence = announcement.presence
         return Host(
-            id=word.host_id,
-            name=said.name,
-            role=said.role,
-            addresses=said.addresses,
-            labels=word.labels,
-            mode=said.mode,
-            status=Status.ONLINE if self.is_online(role, word.host_id) else Status.OFFLINE,
-            last_seen=word.heard,
-            version=said.version,
-            rotation=said.rotation,
-            tunnels=said.tunnels,
-            peer=said.peer,
-            peer_header=said.peer_header,
+            id=announcement.host_id,
+            name=presence.name,
+            role=presence.role,
+            addresses=presence.addresses,
+            labels=announcement.labels,
+            mode=presence.mode,
+            status=Status.ONLINE if self.is_online(role, announcement.host_id) else Status.OFFLINE,
+            last_seen=announcement.heard,
+            version=presence.version,
+            rotation=presence.rotation,
+            tunnels=presence.tunnels,
+            peer=presence.peer,
+            peer_header=presence.peer_header,
         )
 
     # -- inside -----------------------------------------------------------------------
@@ -260,55 +270,55 @@ class Hosts:
         role_name, _, host_id = change.key.removeprefix(HOSTS).partition("/")
         role = HostRole(role_name)
         if change.item is not None:
-            self._told_by_store(role, decode(LastWord, change.item.value))
-        elif (word := self._heard[role].pop(host_id, None)) is not None:
+            self._stored(role, decode(Announcement, change.item.value))
+        elif (announcement := self._heard[role].pop(host_id, None)) is not None:
             self._moments[role].pop(host_id, None)
-            self._unplace(role, word)
+            self._unplace(role, announcement)
             self._online[role].discard(host_id)
             self._unstored.pop((role, host_id), None)
-            self._tell_soon(role, host_id)
+            self._notify_soon(role, host_id)
 
-    def _told_by_store(self, role: HostRole, word: LastWord) -> None:
-        """Take what this auth stored itself, which it knows, or what another one heard just now."""
-        known = self._heard[role].get(word.host_id)
-        # Something a little older was on the way. If it is much older, a clock was set back.
-        if known is None or not timedelta(0) <= known.heard - word.heard < OFFLINE_AFTER:
-            self._take(role, word, self._clock.seconds())
+    def _stored(self, role: HostRole, announcement: Announcement) -> None:
+        """Take an announcement that this auth stored itself, or that another auth received."""
+        known = self._heard[role].get(announcement.host_id)
+        # A slightly older one is outdated. If it is much older, a clock was set back.
+        if known is None or not timedelta(0) <= known.heard - announcement.heard < OFFLINE_AFTER:
+            self._take(role, announcement, self._clock.seconds())
 
-    def _take(self, role: HostRole, word: LastWord, moment: float) -> None:
-        before = self._heard[role].get(word.host_id)
-        self._moments[role][word.host_id] = moment
-        self._heard[role][word.host_id] = word
-        if before is None or before.presence.name != word.presence.name:
+    def _take(self, role: HostRole, announcement: Announcement, moment: float) -> None:
+        before = self._heard[role].get(announcement.host_id)
+        self._moments[role][announcement.host_id] = moment
+        self._heard[role][announcement.host_id] = announcement
+        if before is None or before.presence.name != announcement.presence.name:
             if before is not None:
                 self._unplace(role, before)
-            insort(self._order[role], (word.presence.name, word.host_id))
-        online = self.is_online(role, word.host_id)
-        if not word.same(before) or online != (word.host_id in self._online[role]):
-            self._tell_soon(role, word.host_id)
-        (self._online[role].add if online else self._online[role].discard)(word.host_id)
+            insort(self._order[role], (announcement.presence.name, announcement.host_id))
+        online = self.is_online(role, announcement.host_id)
+        if not announcement.same(before) or online != (announcement.host_id in self._online[role]):
+            self._notify_soon(role, announcement.host_id)
+        (self._online[role].add if online else self._online[role].discard)(announcement.host_id)
 
-    def _unplace(self, role: HostRole, word: LastWord) -> None:
+    def _unplace(self, role: HostRole, announcement: Announcement) -> None:
         order = self._order[role]
-        del order[bisect_left(order, (word.presence.name, word.host_id))]
+        del order[bisect_left(order, (announcement.presence.name, announcement.host_id))]
 
-    def _look(self) -> None:
-        """Notice those who fell silent."""
+    def _check_silent(self) -> None:
+        """Take hosts offline whose announcements stopped."""
         for role, online in self._online.items():
             silent = [host_id for host_id in online if not self.is_online(role, host_id)]
             online.difference_update(silent)
             if silent:
-                self._tell_soon(role, *silent)
-        self._later("look", LOOK_SECONDS, self._look)
+                self._notify_soon(role, *silent)
+        self._later("check", CHECK_SECONDS, self._check_silent)
 
-    def _tell_soon(self, role: HostRole, *host_ids: str) -> None:
+    def _notify_soon(self, role: HostRole, *host_ids: str) -> None:
         if self._watchers[role]:
-            self._untold[role].update(host_ids)
-            self._later("tell", TELL_SECONDS, self._tell)
+            self._unnotified[role].update(host_ids)
+            self._later("notify", NOTIFY_SECONDS, self._notify)
 
-    def _tell(self) -> None:
-        for role, ids in self._untold.items():
-            changed, self._untold[role] = sorted(ids), set()
+    def _notify(self) -> None:
+        for role, ids in self._unnotified.items():
+            changed, self._unnotified[role] = sorted(ids), set()
             for start in range(0, len(changed), PAGE):
                 some = changed[start : start + PAGE]
                 gone = tuple(host_id for host_id in some if host_id not in self._heard[role])

@@ -1,12 +1,10 @@
-"""How does auth learn the address of a client whose connection a proxy relays?
-
-From the signed client address that a proxy of the cluster sends before TLS.
+"""Where does a connection through a proxy come from? From where the proxy's signed message says.
 
 Invariants:
 
-* One of a proxy that is locked, removed or unknown is ignored, as is one that was used before or is
-  for another destination: the connection then counts as the proxy's.
-* Lines of the log about ignored ones are rate limited.
+* A message of a proxy that is locked, removed or not announced is ignored, as is a message that was
+  used before or is for another receiver: the connection counts as the proxy's own.
+* Ignored messages are logged at a rate.
 """
 
 from __future__ import annotations
@@ -16,7 +14,9 @@ from typing import Final
 from twisted.internet.interfaces import IReactorTime
 
 from tele.admission.rate_limiter import RateLimiter
-from tele.auth.local import Collaborators
+from tele.auth.authorities import Authorities
+from tele.auth.presence import Hosts
+from tele.auth.state import State
 from tele.certs.keys import parse_line
 from tele.conch.client.transport import MemberVerifier
 from tele.errors import ProtocolError
@@ -29,16 +29,25 @@ from tele.tunnel.messages import auth_as_destination
 
 log = make_logger(__name__)
 
-#: Lines of the log about ignored addresses: burst, and rate per second.
+#: Lines of the log about ignored messages: the burst, and the rate.
 LINES_BURST: Final = 20.0
 LINES_PER_SECOND: Final = 0.2
 
 
-class ClientAddressReader:
-    """Reads the signed client address at the start of a connection."""
+class ProxyMessages:
+    """Reads the messages that proxies send before the connections that they relay."""
 
-    def __init__(self, parts: Collaborators, cluster: str, clock: IReactorTime) -> None:
-        self._parts = parts
+    def __init__(
+        self,
+        authorities: Authorities,
+        state: State,
+        hosts: Hosts,
+        cluster: str,
+        clock: IReactorTime,
+    ) -> None:
+        self._authorities = authorities
+        self._state = state
+        self._hosts = hosts
         self._cluster = cluster
         self._clock = clock
         self._lines = RateLimiter(LINES_BURST, LINES_PER_SECOND, most=1)
@@ -62,18 +71,18 @@ class ClientAddressReader:
             )
         except ProtocolError as error:
             if self._lines.take("", self._clock.seconds()):
-                log.warn("signed client address ignored", error=str(error))
+                log.warn("client address of a proxy ignored", error=str(error))
             return size, None
         return size, client.remote_addr
 
     def _proxy_verifier(self) -> MemberVerifier:
-        trusted = self._parts.authorities[AuthorityKind.HOST].trusted
+        trusted = self._authorities[AuthorityKind.HOST].trusted
         keys = {parse_line(key) for key in trusted.ssh_public_keys}
         return MemberVerifier(keys, self._cluster, (HostRole.PROXY,), self._refuses)
 
     def _refuses(self, proxy: HostIdentity) -> str:
-        denied = self._parts.state.policy.refuses_host(proxy, now(self._clock))
+        denied = self._state.policy.refuses_host(proxy, now(self._clock))
         if denied is not None:
             return denied.message
-        known = self._parts.hosts.known(HostRole.PROXY, proxy.host_id)
-        return "" if known else f"proxy {proxy.host_id} is not known, or was removed"
+        known = self._hosts.known(HostRole.PROXY, proxy.host_id)
+        return "" if known else f"proxy {proxy.host_id} is unknown, or was removed"

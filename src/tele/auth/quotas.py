@@ -1,11 +1,10 @@
-"""How much may one host send to auth? Enough for a busy one; not so much that others suffer.
+"""How much may one host send to auth?
 
-Each kind of thing has a budget: so much in one go (what gathered while auth was away) and
-so much each second. Invariants:
+Each quota has a burst (what gathered while auth was unreachable) and a rate. Invariants:
 
-* What one host used up is missing to nobody else.
-* Over its quota a host is told to try again; nothing that it has is lost by that.
-* The audit has one event of it an hour for each host and kind, not one for each try.
+* The use of one host reduces no other host's quota.
+* Over its quota a host has to try again later; nothing that it has is lost by that.
+* The audit has one event an hour for each host and quota, not one for each call.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from tele.model.identity import HostRole
 
 @frozen
 class Quota:
-    """``burst`` in one go, then ``per_second``; ``unit`` names one of them in messages."""
+    """``burst``, then ``per_second``; ``unit`` is the plural for messages."""
 
     name: str
     burst: float
@@ -27,24 +26,24 @@ class Quota:
     unit: str
 
     def __str__(self) -> str:
-        return f"{self.burst:,.0f} {self.unit} at once and {self.per_second:,g} a second"
+        return f"{self.burst:,.0f} {self.unit} in a burst and {self.per_second:,g} a second"
 
 
-# Two hundred sessions at once cut as many chunks a second; a day of what is sustained is 17
-# million events or 86 GiB of recordings, which no host has and a disk may still hold.
+# Two hundred parallel sessions cut as many chunks a second. A day at the full rate is 17 million
+# events or 86 GiB of recordings, which no host has and a disk may still hold.
 EVENTS: Final = Quota("events", 200_000, 200, "events")
 EVENT_BYTES: Final = Quota("event_bytes", 512 << 20, 256 << 10, "bytes of events")
 RECORDINGS: Final = Quota("recordings", 20_000, 10, "recordings")
 CHUNKS: Final = Quota("chunks", 200_000, 250, "chunks")
-#: The default of ``auth.recording_limits.node``: so much in a day.
+#: The default of ``auth.recording_limits.node``, in a day.
 CHUNK_BYTES: Final = Quota("chunk_bytes", 64 << 30, (64 << 30) / 86400, "bytes of recordings")
-#: A node reports its sessions when it starts, after each trouble, and every few minutes.
+#: A node reports its sessions when it starts, after errors, and every few minutes.
 REPORTS: Final = Quota("reports", 100, 1, "reports of sessions")
 QUOTAS: Final = (EVENTS, EVENT_BYTES, RECORDINGS, CHUNKS, CHUNK_BYTES, REPORTS)
-#: Sessions of one node that may run at the same time.
+#: Sessions that may run on one node at the same time.
 RUNNING_LIMIT: Final = 5_000
-#: How often it is said that a host is over a quota.
-SAY_AGAIN: Final = 3600.0
+#: How often an event says that a host is over a quota.
+REPORT_SECONDS: Final = 3600.0
 
 
 @define
@@ -56,7 +55,7 @@ class _Budget:
     last: float
 
     def take(self, amount: float, now: float) -> bool:
-        """Take ``amount``, or nothing if there is not so much."""
+        """Take ``amount`` and return True, or take nothing."""
         earned = max(0.0, now - self.last) * self.quota.per_second
         self.left = min(self.quota.burst, self.left + earned)
         self.last = now
@@ -68,13 +67,13 @@ class _Budget:
 
 @define(eq=False)
 class Quotas:
-    """What each host has left. The time is an argument, in seconds."""
+    """The budgets of all hosts. The time is an argument, in seconds."""
 
     _budgets: dict[tuple[HostRole, str, str], _Budget] = field(factory=dict, init=False)
-    _said: dict[tuple[HostRole, str, str], float] = field(factory=dict, init=False)
+    _reported: dict[tuple[HostRole, str, str], float] = field(factory=dict, init=False)
 
     def take(self, role: HostRole, host_id: str, quota: Quota, amount: float, now: float) -> bool:
-        """Take ``amount`` of a host's budget; False if it has not so much left."""
+        """Take ``amount`` of a host's budget; False if that is more than is left."""
         key = (role, host_id, quota.name)
         budget = self._budgets.get(key)
         if budget is None:
@@ -82,10 +81,10 @@ class Quotas:
         return budget.take(amount, now)
 
     def is_news(self, role: HostRole, host_id: str, name: str, now: float) -> bool:
-        """Whether it ought to be said (again) that a host is over the quota ``name``."""
+        """Whether an event that a host is over the quota ``name`` is due."""
         key = (role, host_id, name)
-        said = self._said.get(key)
-        if said is not None and now - said < SAY_AGAIN:
+        reported = self._reported.get(key)
+        if reported is not None and now - reported < REPORT_SECONDS:
             return False
-        self._said[key] = now
+        self._reported[key] = now
         return True

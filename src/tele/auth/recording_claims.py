@@ -1,10 +1,10 @@
-"""Can this be so, that a node says of a recording?
+"""Are a node's claims about a recording possible?
 
 Invariants:
 
-* A node speaks of its own sessions only.
-* A date that cannot be, by auth's clock, says nothing against a recording: clocks get set. It waits
-  until they are, and nothing of it is lost.
+* A node records its own sessions only.
+* A date that is impossible by auth's clock does not refuse a recording for good: it waits until the
+  wrong clock is set, and nothing of it is lost.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Final
 
 from tele.errors import AccessDenied, InvalidInput, Unavailable
 from tele.model.identity import HostIdentity
-from tele.model.resources import NAME_PATTERN
+from tele.model.names import NAME_PATTERN
 from tele.model.session import RecordingStart
 
 TEXT_LIMIT: Final = 256
-#: How far a node's clock may be ahead of auth's, and how long ago a session may have started
-#: when auth hears of it: it waited on the node while auth, or the node, was away.
+#: How far a node's clock may be ahead of auth's, and how long ago a session may have started when
+#: its recording arrives: it waited on the node while auth was unreachable.
 AHEAD: Final = timedelta(days=1)
 BEHIND: Final = timedelta(days=366)
 _NAME = re.compile(NAME_PATTERN, re.ASCII)
@@ -41,7 +41,7 @@ def check_claims(host: HostIdentity, recording_id: str, start: RecordingStart) -
     if start.node_id != host.host_id:
         raise AccessDenied("a node records its own sessions only", "host")
     if not _NAME.fullmatch(start.user):
-        raise InvalidInput("the recording's user is no name of a user")
+        raise InvalidInput("the recording's user is not a user name")
     texts = (start.kind, start.login, start.node, start.node_id, start.remote_addr,
              start.login_session)  # fmt: skip
     if any(len(text) > TEXT_LIMIT for text in texts):
@@ -49,14 +49,15 @@ def check_claims(host: HostIdentity, recording_id: str, start: RecordingStart) -
 
 
 def check_start_date(started: datetime, now: datetime) -> None:
-    """Raise :class:`Unavailable` while a session that is news cannot have started then."""
+    """Raise :class:`Unavailable` while a new session cannot have started then."""
     if not -BEHIND <= started - now <= AHEAD:
         raise _impossible("started", started, now)
 
 
 def check_end_date(ended: datetime, received: datetime, now: datetime) -> None:
-    """Raise :class:`Unavailable` while a session of which auth heard at ``received`` cannot have
-    ended then. Auth's clock may have been set back since.
+    """Raise :class:`Unavailable` while a session cannot have ended then.
+
+    ``received`` is when auth received its start; auth's clock may have been set back since.
     """
     if ended - max(now, received) > AHEAD:
         raise _impossible("ended", ended, now)
@@ -64,6 +65,6 @@ def check_end_date(ended: datetime, received: datetime, now: datetime) -> None:
 
 def _impossible(what: str, when: datetime, now: datetime) -> Unavailable:
     return Unavailable(
-        f"the recording is said to have {what} at {when:%F %T} UTC, and by auth's clock it is"
-        f" {now:%F %T} UTC; set the clock that is wrong, the node's or auth's"
+        f"the recording {what} at {when:%F %T} UTC by the node's clock, and by auth's clock it is"
+        f" {now:%F %T} UTC: set the clock that is wrong"
     )

@@ -2,14 +2,14 @@
 
 By time (``/recordings/index/<milliseconds>-<id>``), of a user by time
 (``/recordings/of/<user>/<milliseconds>-<id>``) or by the beginning of an id
-(``/recordings/rows/<id>``): whichever of these the request allows; what is left of it is compared
-with each row.
+(``/recordings/rows/<id>``), whichever fits the request; its other filters are compared with each
+row.
 
 Invariants:
 
-* A page costs what its rows cost, however many there are: rows are read from where the page begins,
-  in steps, so that others have their turns in between.
-* A page ends after :data:`LOOKED_AT` keys, whatever was found.
+* A page costs what its rows cost, however many recordings there are: rows are read from where the
+  page begins, in steps, so that other calls run in between.
+* A page ends after :data:`SCAN_LIMIT` keys, whatever was found.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from operator import attrgetter
 from typing import Final
 
 from attrs import frozen
@@ -26,27 +25,27 @@ from tele.auth.repository import Repository
 from tele.errors import InvalidInput, quoted
 from tele.interfaces import IBackend, Item
 from tele.model.api.recordings import ListRecordings, RecordingList
-from tele.model.resources import NAME_PATTERN
+from tele.model.names import NAME_PATTERN
 from tele.model.session import Recording, Session
 
 INDEX: Final = "/recordings/index/"
 OF_USER: Final = "/recordings/of/"
-#: Keys that are read in one go.
+#: Keys that are read with one call.
 STEP: Final = 200
-#: Keys that are looked at for one page.
-LOOKED_AT: Final = 5000
+#: Keys that are read for one page.
+SCAN_LIMIT: Final = 5000
 
 _NAME = re.compile(NAME_PATTERN, re.ASCII)
 _BEGINNING = re.compile(r"[0-9a-f-]{1,36}", re.ASCII)
 
 
-def heard(of: Recording | Session) -> datetime:
-    """Return when auth heard of it; those from before auth noted that have their own time."""
+def received_at(of: Recording | Session) -> datetime:
+    """Return when auth received the start; rows of older versions have the node's time only."""
     return of.received or of.started
 
 
 def stamp_of(moment: datetime) -> str:
-    """Return a moment as keys have it: they are ordered as moments are."""
+    """Return a time as it stands in keys, whose order is that of the times."""
     return f"{max(0, int(moment.timestamp() * 1000)):015d}"
 
 
@@ -60,7 +59,7 @@ class _Place:
     reverse: bool
 
     def after(self, key: str) -> _Place:
-        """Go on behind ``key``."""
+        """Return the place after ``key``."""
         if self.reverse:
             return _Place(self.prefix, self.start, key, True)
         return _Place(self.prefix, key + "\0", self.end, False)
@@ -68,7 +67,7 @@ class _Place:
 
 def _place(rows: Repository[Recording], request: ListRecordings) -> _Place:
     if request.user and not _NAME.fullmatch(request.user):
-        raise InvalidInput(f"user: {quoted(request.user)} is no name of a user")
+        raise InvalidInput(f"user: {quoted(request.user)} is not a user name")
     if request.id and not _BEGINNING.fullmatch(request.id):
         raise InvalidInput(f"id: {quoted(request.id)} is not the beginning of a recording's id")
     if request.id and not request.user:
@@ -88,9 +87,9 @@ def _place(rows: Repository[Recording], request: ListRecordings) -> _Place:
 async def search(
     backend: IBackend, rows: Repository[Recording], request: ListRecordings
 ) -> RecordingList:
-    """Return a page. Raises :class:`InvalidInput` for what no recording can have."""
+    """Return a page. Raises :class:`InvalidInput` for a filter that no recording can match."""
     place = _place(rows, request)
-    # Where only some keys count, a few are too few to read in one go.
+    # Where few keys match, steps are longer than the page.
     sparse = request.node or (request.id and place.reverse)
     step = STEP if sparse else min(STEP, request.limit)
     found: list[Recording] = []
@@ -101,7 +100,7 @@ async def search(
             looked += 1
             if row is not None and _matches(row, request):
                 found.append(row)
-            if len(found) == request.limit or looked == LOOKED_AT:
+            if len(found) == request.limit or looked == SCAN_LIMIT:
                 more = item is not items[-1] or len(items) == step
                 mark = item.key.removeprefix(place.prefix)
                 return RecordingList(tuple(found), mark if more else "")
@@ -113,57 +112,20 @@ async def search(
 async def _rows(
     rows: Repository[Recording], items: Sequence[Item], place: _Place, request: ListRecordings
 ) -> list[Recording | None]:
-    """Return the row that each item leads to, or None if it cannot be one that is wanted."""
+    """Return the row of each item, or None if it cannot match."""
     if not place.reverse:
         return [rows.read(item).value for item in items]
     ids = [item.key.removeprefix(place.prefix).partition("-")[2] for item in items]
     wanted = [each for each in ids if each.startswith(request.id)]
-    by_id = {kept.name: kept.value for kept in await rows.get_many(wanted)}
+    by_id = {entry.name: entry.value for entry in await rows.get_many(wanted)}
     return [by_id.get(each) for each in ids]
 
 
 def _matches(row: Recording, request: ListRecordings) -> bool:
-    moment = heard(row)
+    moment = received_at(row)
     return (
         (not request.user or row.user == request.user)
         and (not request.node or request.node in (row.node, row.node_id))
         and (request.since is None or moment >= request.since)
         and (request.until is None or moment < request.until)
     )
-
-
-def mark_of(session: Session) -> str:
-    """Return what sessions are listed by, and how a list goes on behind one."""
-    return f"{stamp_of(heard(session))}-{session.id}"
-
-
-@frozen
-class Running:
-    """A session that runs; ``mark`` is its :func:`mark_of`."""
-
-    revision: int
-    mark: str
-    session: Session
-
-
-class RunningSessions:
-    """Sessions that run, each read once however often they are listed."""
-
-    def __init__(self, backend: IBackend, sessions: Repository[Session]) -> None:
-        self._backend = backend
-        self._sessions = sessions
-        self._known: dict[str, Running] = {}
-
-    async def all(self) -> list[Running]:
-        """Return all of them, oldest first."""
-        prefix = self._sessions.prefix
-        items = await self._backend.range(prefix, prefix[:-1] + "0")
-        known: dict[str, Running] = {}
-        for item in items:
-            before = self._known.get(item.key)
-            if before is None or before.revision != item.revision:
-                session = self._sessions.read(item).value
-                before = Running(item.revision, mark_of(session), session)
-            known[item.key] = before
-        self._known = known
-        return sorted(known.values(), key=attrgetter("mark"))

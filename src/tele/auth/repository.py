@@ -1,4 +1,4 @@
-"""How are values of one kind kept in the store? As canonical JSON under one prefix."""
+"""How are values of one type stored? As canonical JSON under one prefix."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tele.store.batches import get_many
 T = TypeVar("T")
 
 ATTEMPTS = 20
-#: Values that are read in one go, of a page.
+#: Values of a page that are read with one call.
 STEP = 200
 
 
 @frozen
-class Kept(Generic[T]):
+class Versioned(Generic[T]):
     """A stored value with the revision that guards a change of it."""
 
     name: str
@@ -37,32 +37,32 @@ class Repository(Generic[T]):
         self._backend = backend
         self._cls = cls
 
-    async def get(self, name: str) -> Kept[T] | None:
+    async def get(self, name: str) -> Versioned[T] | None:
         """Return one, or None."""
         item = await self._backend.get(self.prefix + name)
         return None if item is None else self.read(item)
 
-    async def get_many(self, names: Sequence[str]) -> Sequence[Kept[T]]:
-        """Return those of ``names`` that are there, in this order."""
+    async def get_many(self, names: Sequence[str]) -> Sequence[Versioned[T]]:
+        """Return those of ``names`` that exist, in this order."""
         items = await get_many(self._backend, [self.prefix + name for name in names])
         return [self.read(item) for item in items if item is not None]
 
-    def read(self, item: Item) -> Kept[T]:
-        """Return what an item of this prefix holds."""
+    def read(self, item: Item) -> Versioned[T]:
+        """Return the value of an item of this prefix."""
         try:
             value = decode(self._cls, item.value)
         except InvalidInput as error:
-            # Nobody who asks is to blame for that.
+            # Not the caller's fault.
             raise Unavailable(f"{item.key} in the store cannot be read: {error}") from None
-        return Kept(item.key.removeprefix(self.prefix), value, item.revision)
+        return Versioned(item.key.removeprefix(self.prefix), value, item.revision)
 
     async def list(
         self, limit: int = 0, after: str = "", reverse: bool = False
-    ) -> Sequence[Kept[T]]:
-        """Return those after ``after`` in order of names (before it, when reversed).
+    ) -> Sequence[Versioned[T]]:
+        """Return values after ``after`` in order of names (before it, when reversed).
 
-        Many are read in steps, so that others have their turns in between; all of them, with
-        ``limit`` 0, are of one moment.
+        A page is read in steps, so that other calls run in between; with ``limit`` 0 all values are
+        read with one call.
         """
         start, end = self.prefix, self.prefix[:-1] + "0"
         if after:
@@ -70,7 +70,7 @@ class Repository(Generic[T]):
                 end = self.prefix + after
             else:
                 start = self.prefix + after + "\0"
-        found: list[Kept[T]] = []
+        found: list[Versioned[T]] = []
         while True:
             step = min(STEP, limit - len(found)) if limit else 0
             items = await self._backend.range(start, end, step, reverse)
@@ -92,13 +92,13 @@ class Repository(Generic[T]):
     async def change(
         self, name: str, function: Callable[[T | None], T], ttl: timedelta | None = None
     ) -> T:
-        """Store ``function(present value)``, calling it again when somebody was faster."""
+        """Store ``function(present value)``; it is called again after a conflict."""
         for _ in range(ATTEMPTS):
-            kept = await self.get(name)
-            value = function(None if kept is None else kept.value)
+            entry = await self.get(name)
+            value = function(None if entry is None else entry.value)
             try:
                 await self._backend.commit(
-                    self.put(name, value, 0 if kept is None else kept.revision, ttl)
+                    self.put(name, value, 0 if entry is None else entry.revision, ttl)
                 )
             except Conflict:
                 continue

@@ -2,8 +2,8 @@
 
 Invariants:
 
-* Nothing listens before everything that it needs is there.
-* A start that fails says why in one sentence and leaves nothing running.
+* The API is served after everything that it needs has started.
+* A failed start has one error and leaves nothing running.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from tele.auth.members import Members
 from tele.auth.open_recordings import OpenRecordings
 from tele.auth.passwords import Passwords
 from tele.auth.presence import Hosts
-from tele.auth.proxy_messages import ClientAddressReader
+from tele.auth.proxy_messages import ProxyMessages
 from tele.auth.recordings import Recordings
 from tele.auth.repository import Repository
 from tele.auth.session_ends import END_AFTER, SessionEnds
 from tele.auth.state import State
 from tele.auth.tokens import Tokens
-from tele.auth.users import People
+from tele.auth.users import Users
 from tele.certs.check import LATEST
 from tele.certs.keys import parse_line
 from tele.certs.suites import SignatureSuite
@@ -49,9 +49,10 @@ from tele.data_dir import DataDirLock
 from tele.errors import Conflict, InvalidInput, TeleError, Unavailable
 from tele.https.identity import TlsIdentity
 from tele.https.serve import ApiServer
-from tele.interfaces import IArchive, IAuditSink, IBackend
+from tele.interfaces import IArchive, IAuditSink, IBackend, IJoinMethod
 from tele.log import make_logger
 from tele.loop import Expiry, StepWatch, now
+from tele.model.addresses import Address
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Operation
 from tele.model.authority import AuthorityKind
@@ -60,13 +61,13 @@ from tele.model.resources import RecordingSettings
 
 log = make_logger(__name__)
 
-#: How often auth looks whether its own certificate is to be renewed.
-LOOK_AGAIN: Final = 60.0
+#: How often auth checks whether its own certificate has to be renewed.
+CHECK_SECONDS: Final = 60.0
 
 
 @frozen
 class StoredCluster:
-    """What a store belongs to."""
+    """The cluster that a store belongs to."""
 
     name: str
     id: str
@@ -74,20 +75,20 @@ class StoredCluster:
 
 
 async def claim(backend: IBackend, name: str, moment: datetime) -> bool:
-    """Make sure that the store is of cluster ``name``; returns whether it is new.
+    """Claim the store for the cluster ``name``; returns whether it is new.
 
-    Raises :class:`InvalidInput` when it is another cluster's.
+    Raises :class:`InvalidInput` if it is another cluster's.
     """
     repository = Repository(backend, "/cluster/", StoredCluster)
     made = StoredCluster(name, str(uuid.uuid4()), moment)
     try:
         await backend.commit(repository.put("self", made, if_revision=0))
     except Conflict:
-        kept = await repository.get("self")
-        if kept is not None and kept.value.name != name:
+        entry = await repository.get("self")
+        if entry is not None and entry.value.name != name:
             raise InvalidInput(
-                f"this store holds the cluster {kept.value.name}, not {name}: set cluster_name"
-                f" to {kept.value.name}, or give another data_dir"
+                f"this store holds the cluster {entry.value.name}, not {name}: set cluster_name"
+                f" to {entry.value.name}, or give another data_dir"
             ) from None
         return False
     return True
@@ -96,13 +97,13 @@ async def claim(backend: IBackend, name: str, moment: datetime) -> bool:
 class AuthService(Service):
     """Auth of one cluster, on a backend and an archive that are given to it.
 
-    ``listen`` is (host, port), port 0 for any; ``local_socket`` a path where the account
-    that runs auth, and root, may call the API without a certificate. ``lock`` is released when
-    everything is closed. ``session_end_after`` is how long a node may be silent before its sessions
-    count as ended, ``recording_limits`` how much of the archive recordings may take. ``ready``
-    fires with the port when everything serves, or fails with a :class:`TeleError`. ``suite`` is
-    the one that a new cluster's CAs get, and that those of an old one must have. Raises
-    :class:`InvalidInput` for a ``recording`` that nothing would honour.
+    ``listen`` is (host, port), port 0 for any free port; ``local_socket`` the path of a socket
+    where the account that runs auth, and root, may call the API without a certificate. ``lock`` is
+    released when everything is closed. ``session_end_after`` is how long a node may be offline
+    before auth ends its sessions, ``recording_limits`` how much of the archive recordings may take.
+    ``ready`` fires with the port when auth serves, or fails with a :class:`TeleError`. ``suite`` is
+    that of a new cluster's CAs, and required of existing ones. Raises :class:`InvalidInput` for a
+    ``recording`` mode that is not supported.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class AuthService(Service):
         recording: RecordingSettings | None = None,
         client_keepalive: timedelta = timedelta(0),
         sinks: Sequence[IAuditSink] = (),
+        join_methods: Sequence[IJoinMethod] = (),
         local_socket: Path | None = None,
         lock: DataDirLock | None = None,
         suite: SignatureSuite | None = None,
@@ -141,6 +143,7 @@ class AuthService(Service):
         if problem := self._recording.problem:
             raise InvalidInput(problem)
         self._sinks = sinks
+        self._join_methods = tuple(join_methods)
         self._local_socket = local_socket
         self._lock = lock
         self._suite = suite
@@ -156,7 +159,7 @@ class AuthService(Service):
         self._step_watch = StepWatch(reactor, self._clock_was_set)
 
     def startService(self) -> None:
-        """Begin to start; ``ready`` tells how it ended."""
+        """Begin to start; ``ready`` fires with the result."""
         super().startService()
         starting = Deferred.fromCoroutine(self._start())
         self._starting = Deferred()
@@ -169,7 +172,7 @@ class AuthService(Service):
         starting.addBoth(ended)
 
     def stopService(self) -> Deferred[None]:
-        """End all connections, then the store; what still starts is let finish first."""
+        """Close all connections, then the store; a start that runs is finished first."""
         if self._stopping is None:
             super().stopService()
             self._stopping = Deferred.fromCoroutine(self._stop())
@@ -194,14 +197,14 @@ class AuthService(Service):
         try:
             return await self._open()
         except BaseException:
-            # Nothing is left running, and nobody needs to stop what did not start.
+            # A service that failed to start need not be stopped.
             await self._close()
             raise
 
     async def _open(self) -> int:
         new = await claim(self._backend, self._cluster, self._now())
         parts = self._parts = await self._compose()
-        await parts.people.ensure_presets()
+        await parts.users.ensure_presets()
         await parts.hosts.start()
         await parts.members.start()
         await parts.state.start()
@@ -219,13 +222,15 @@ class AuthService(Service):
             identity=self._tls_identity,
             authorities=lambda: parts.authorities.trusted,
             on_refused=self._refused,
-            preface=ClientAddressReader(parts, self._cluster, self._reactor).read,
+            preface=ProxyMessages(
+                parts.authorities, parts.state, parts.hosts, self._cluster, self._reactor
+            ).read,
         )
         if not self.running:
-            raise Unavailable("auth was stopped while it started")
+            raise Unavailable("auth was stopped while it was starting")
         port = self._listen_on(server)
-        log.info("auth of cluster {name} serves on {host}:{port}",
-                 name=self._cluster, host=self._listen[0], port=port)  # fmt: skip
+        address = Address(self._listen[0], port)
+        log.info("auth listening", cluster=self._cluster, address=str(address))
         return port
 
     def _listen_on(self, server: ApiServer) -> int:
@@ -233,17 +238,19 @@ class AuthService(Service):
         try:
             port = server.listen(host, port)
         except CannotListenError as error:
-            why = error.socketError
-            taken = isinstance(why, OSError) and why.errno == errno.EADDRINUSE
-            hint = "; is another auth, or something else, running there?" if taken else ""
-            text = getattr(why, "strerror", None) or str(why)
-            raise Unavailable(f"auth cannot listen on {host}:{port}: {text}{hint}") from None
+            cause = error.socketError
+            taken = isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE
+            hint = ": is another auth running?" if taken else ""
+            text = (cause.strerror if isinstance(cause, OSError) else None) or str(cause)
+            raise Unavailable(
+                f"auth cannot listen on {Address(host, port)}: {text}{hint}"
+            ) from None
         if self._local_socket is not None:
             try:
                 server.listen_local(str(self._local_socket), self._local_identity)
             except CannotListenError as error:
                 raise Unavailable(
-                    f"auth cannot listen on {self._local_socket}: {error.socketError}; is another"
+                    f"auth cannot listen on {self._local_socket}: {error.socketError}: is another"
                     " auth running with this data_dir?"
                 ) from None
         return port
@@ -277,13 +284,14 @@ class AuthService(Service):
             ),
             hosts=hosts,
             members=members,
-            people=People(backend, passwords, self._now),
+            users=Users(backend, passwords, self._now),
             passwords=passwords,
             tokens=Tokens(backend, self._cluster, self._now, self._entropy),
             recordings=recordings,
             audit=audit,
             disk=disk,
             limits=self._recording_limits,
+            join_methods=self._join_methods,
             ends=SessionEnds(
                 backend,
                 clock,
@@ -315,20 +323,20 @@ class AuthService(Service):
         if self._lock is not None:
             self._lock.release()
 
-    def _in_thread(self, function: Callable[..., Any], *words: Any) -> Deferred[Any]:
+    def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
         pool = self._reactor.getThreadPool()
-        answer: Deferred[Any] = deferToThreadPool(self._reactor, pool, function, *words)
+        answer: Deferred[Any] = deferToThreadPool(self._reactor, pool, function, *arguments)
         return answer
 
     # -- identities -------------------------------------------------------------------
     def _renew(self) -> None:
-        """Issue auth's own certificate, and do so again at two thirds of its life.
+        """Issue auth's own certificate, and renew it after two thirds of its lifetime.
 
-        That is looked at every now and then: a timer knows nothing of a clock that is set.
+        The date is polled: a timer does not follow a clock that is set.
         """
         if self._parts is None:
             return
-        self._renewal = self._reactor.callLater(LOOK_AGAIN, self._renew)
+        self._renewal = self._reactor.callLater(CHECK_SECONDS, self._renew)
         waits = self._due is not None and not self._due.has_passed
         if waits and self._renew_at is not None and self._now() < self._renew_at:
             return
@@ -349,23 +357,23 @@ class AuthService(Service):
         self._due = Expiry(self._reactor, self._renew_at)
 
     def _clock_was_set(self, seconds: float) -> None:
-        """Say so in the audit, and show a certificate that is good by the new date, too."""
+        """Emit an event, and issue a certificate that is valid by the new date, too."""
         if self.authority is None or self._parts is None:
             return
         if seconds < 0:
-            # By the clock as it is now, ours is not valid yet; one of a later date is still good.
+            # By the new date the present certificate is not valid yet.
             self._renew_at = None
         if self._renewal is not None and self._renewal.active():
             self._renewal.cancel()
         self._renew()
-        told = self.authority.emit(
+        emitted = self.authority.emit(
             "clock.step",
             seconds=round(seconds, 3),
             server_id=self._host_id,
             server_name=self._host_name,
         )
-        Deferred.fromCoroutine(told).addErrback(
-            lambda failure: log.failure("a clock that was set is not in the audit", failure)
+        Deferred.fromCoroutine(emitted).addErrback(
+            lambda failure: log.failure("cannot emit the event of a clock step", failure)
         )
 
     def _tls_identity(self) -> TlsIdentity:
@@ -381,5 +389,5 @@ class AuthService(Service):
     def _refused(self, operation: Operation[Any, Any], caller: Caller, error: TeleError) -> None:
         if self.authority is not None:
             Deferred.fromCoroutine(self.authority.denied(operation, caller, error)).addErrback(
-                lambda failure: log.failure("a denial is not in the audit", failure)
+                lambda failure: log.failure("cannot emit the event of a denial", failure)
             )

@@ -1,28 +1,28 @@
-"""Which sessions have started and not ended, and who ends those whose node does not?
+"""Which sessions have started and not ended, and when does auth end a session itself?
 
-A node says when a session starts and when it ends, in events. Auth registers each start until its
-end is there. It ends a session itself, with the reason, when its node cannot or does not say so:
+A node reports the start and the end of a session in events. Auth registers each start until the end
+is reported. It ends a session itself, with the reason, if its node cannot or does not report it:
 
-* the node reports which sessions run on it, and this one does not: it was killed and started again,
-  or its report of the end is lost;
+* the node reports which sessions run on it, and this one does not: its process was killed and
+  started again, or its report of the end is lost;
 * the node was removed, or replaced by another host;
-* nobody has heard from the node for longer than a limit (``auth.session_end_after``).
+* the node has been offline for longer than a limit (``auth.session_end_after``).
 
-In the last two cases the recordings that the node owes are closed as incomplete, too. In the first
+In the last two cases the open recordings of the node are closed as incomplete, too. In the first
 the node closes them itself.
 
 Keys: ``/session-starts/<host id>/<session id>`` until the end, ``/session-ends/<host id>/<session
-id>`` for :data:`REMEMBER` after an end that auth said.
+id>`` for :data:`REMEMBER` after an end by auth.
 
 Invariants:
 
-* A start is registered in the commit that appends its event, and leaves the register in the commit
-  that appends the event of its end. So each start in the audit gets an end, whoever dies meanwhile.
-* What auth said is corrected, never contradicted: a session that auth has ended and that runs after
-  all is listed again (``session.resume``), and an end that its node reports later names the event
-  that it ``corrects``.
-* A host says nothing about another one's sessions, and pays for each event that its reports cause.
-* Nobody is silent only because auth was away, or because its clock was set.
+* A start is registered in the commit that appends its event, and removed in the commit that appends
+  the event of its end. So each start in the audit gets an end, whichever process dies meanwhile.
+* An end by auth is corrected by a later event: a session that auth has ended and that runs is
+  listed again (``session.resume``), and an end that its node reports later names the event that it
+  ``corrects``.
+* A host reports its own sessions only, and is charged for each event that its reports cause.
+* No node counts as offline because auth was not running, or because its clock was set.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from tele.audit.log import AuditLog, Changes
 from tele.auth.members import Members
 from tele.auth.open_recordings import OpenRecordings, hosts_below
 from tele.auth.presence import Hosts
-from tele.auth.repository import Kept, Repository
+from tele.auth.repository import Repository, Versioned
 from tele.interfaces import IBackend
 from tele.log import make_logger
 from tele.loop import now
-from tele.model.api.recordings import ReportSessions
+from tele.model.api.sessions import ReportSessions
 from tele.model.codec import format_duration, format_time
 from tele.model.event import Event
 from tele.model.identity import HostIdentity, HostRole
@@ -57,22 +57,21 @@ T = TypeVar("T")
 
 SESSION_STARTS: Final = "/session-starts/"
 SESSION_ENDS: Final = "/session-ends/"
-#: How long a node may be silent before its sessions are ended, unless it is configured.
+#: The default of ``auth.session_end_after``.
 END_AFTER: Final = timedelta(days=1)
-#: It has to be offline for so long as this process sees it, too: seconds of a clock that nobody
-#: sets.
+#: How long a node has to be offline by the monotonic clock of this process, too.
 OFFLINE_SECONDS: Final = 300.0
-#: How often auth looks for sessions to end.
-LOOK_SECONDS: Final = 60.0
-#: How long an end is remembered, to be corrected.
+#: How often auth checks for sessions to end.
+CHECK_SECONDS: Final = 60.0
+#: How long an end by auth can be corrected.
 REMEMBER: Final = timedelta(days=30)
-#: Sessions that are read, and ended, in one go.
+#: Sessions that are read, and ended, with one call.
 BATCH: Final = 200
 
-#: What auth alone says in the event of an end.
+#: Fields of the event of an end that auth alone sets.
 OWN_FIELDS: Final = frozenset(("by", "corrects"))
 
-#: Counts so many events of a host, or raises :class:`tele.errors.Unavailable`.
+#: Charges a host for a number of events, or raises :class:`tele.errors.Unavailable`.
 Charge = Callable[[int], Awaitable[None]]
 
 START: Final = "session.start"
@@ -83,7 +82,7 @@ END: Final = "session.end"
 class StartedSession:
     """A session with an event of its start and none of its end.
 
-    ``resumed`` is how often it was found to run after auth had ended it.
+    ``resumed`` is how often it was resumed after auth had ended it.
     """
 
     session: Session
@@ -93,7 +92,7 @@ class StartedSession:
 
 @frozen
 class EndedSession:
-    """A session that auth has ended, and the id of the event that says so."""
+    """A session that auth has ended, and the id of the event."""
 
     started: StartedSession
     event_id: str
@@ -101,7 +100,7 @@ class EndedSession:
 
 @frozen
 class Reason:
-    """Why auth ends sessions of a node: a word for programs, a sentence, and since when."""
+    """Why auth ends sessions of a node: a code, a text, and when they ended."""
 
     name: str
     text: str
@@ -109,7 +108,7 @@ class Reason:
 
 
 class SessionEnds:
-    """The sessions that have started and not ended. :meth:`start` first."""
+    """The sessions that have started and not ended. Call :meth:`start` first."""
 
     def __init__(
         self,
@@ -134,24 +133,24 @@ class SessionEnds:
         #: Nodes with sessions that are offline, and since when by the monotonic clock.
         self._offline: dict[str, float] = {}
         self._timer: IDelayedCall | None = None
-        self._looking: Deferred[None] | None = None
+        self._checking: Deferred[None] | None = None
 
     async def start(self) -> None:
-        """Look from now on for sessions that nobody ends."""
+        """Check from now on for sessions that their nodes do not end."""
         await self._recordings.start()
-        self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
+        self._timer = self._clock.callLater(CHECK_SECONDS, self._start_check)
 
     async def stop(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._looking is not None:
-            await self._looking
+        if self._checking is not None:
+            await self._checking
 
-    # -- what nodes say ---------------------------------------------------------------
+    # -- reports of nodes -------------------------------------------------------------
     async def append(self, host: HostIdentity, events: Sequence[Event]) -> None:
-        """Append events of ``host``, with what they mean for the register."""
+        """Append events of ``host``, and register starts and ends."""
         if not any(value.event in (START, END) for value in events):
             await self._audit.append(*events)
             return
@@ -161,17 +160,17 @@ class SessionEnds:
         taken: list[Event] = []
         changes: dict[str, Changes] = {}
         for value in events:
-            said = value
+            stored = value
             if value.event == START and value.session_id:
                 started = self._starts(host_id).put(value.session_id, _started(value))
                 changes[value.id] = [started]
             elif value.event == END and value.session_id:
-                said, changes[value.id] = await self._end_said(host_id, value)
-            taken.append(said)
+                stored, changes[value.id] = await self._reported_end(host_id, value)
+            taken.append(stored)
         await self._audit.append(*taken, changes=changes)
 
-    async def _end_said(self, host_id: str, value: Event) -> tuple[Event, Changes]:
-        """Return the event of an end as it is kept, and what changes with it."""
+    async def _reported_end(self, host_id: str, value: Event) -> tuple[Event, Changes]:
+        """Return the event of a reported end as it is stored, and the changes with it."""
         starts, ends = self._starts(host_id), self._ends(host_id)
         fields = {key: each for key, each in value.fields.items() if key not in OWN_FIELDS}
         before = await ends.get(value.session_id)
@@ -182,34 +181,34 @@ class SessionEnds:
             ends.delete(value.session_id),
         ]
 
-    async def report(self, host: HostIdentity, said: ReportSessions, charge: Charge) -> None:
-        """Take a node's word for which of its sessions run.
+    async def report(self, host: HostIdentity, report: ReportSessions, charge: Charge) -> None:
+        """Take a node's report of its running sessions.
 
-        ``charge`` is called before events are appended, and raises when they are too many.
+        ``charge`` is called before events are appended, and raises if they are too many.
         """
-        await self._locked(host.host_id, lambda: self._report(host.host_id, said, charge))
+        await self._locked(host.host_id, lambda: self._report(host.host_id, report, charge))
 
-    async def _report(self, host_id: str, said: ReportSessions, charge: Charge) -> None:
-        running = set(said.sessions)
+    async def _report(self, host_id: str, report: ReportSessions, charge: Charge) -> None:
+        running = set(report.sessions)
         restarted = Reason(
             "node_restarted",
             "the node's process ended while the session ran, and was started again",
-            min(said.since, now(self._clock)),
+            min(report.since, now(self._clock)),
         )
         unreported = Reason(
             "unreported",
-            "the session does not run on its node any more; how it ended was not reported",
+            "the session does not run on its node any more; its end was not reported",
             now(self._clock),
         )
         async for page in _pages(self._starts(host_id)):
-            gone = [kept for kept in page if kept.name not in running]
-            killed = [kept for kept in gone if kept.value.session.started < said.since]
-            lost = [kept for kept in gone if kept.value.session.started >= said.since]
+            gone = [entry for entry in page if entry.name not in running]
+            killed = [entry for entry in gone if entry.value.session.started < report.since]
+            lost = [entry for entry in gone if entry.value.session.started >= report.since]
             await charge(len(gone))
             await self._end(host_id, killed, restarted)
             await self._end(host_id, lost, unreported)
-        for begin in range(0, len(said.sessions), BATCH):
-            names = said.sessions[begin : begin + BATCH]
+        for begin in range(0, len(report.sessions), BATCH):
+            names = report.sessions[begin : begin + BATCH]
             for ended in await self._ends(host_id).get_many(names):
                 await charge(1)
                 await self._resume(host_id, ended.name, ended.value)
@@ -217,21 +216,21 @@ class SessionEnds:
     async def _resume(self, host_id: str, session_id: str, ended: EndedSession) -> None:
         """List a session again that auth has ended, and that runs."""
         started = evolve(ended.started, resumed=ended.started.resumed + 1)
-        said = self._event(
+        resumed = self._event(
             "session.resume", f"{session_id}-resume-{started.resumed}", started,
-            "auth had ended this session; its node is back, and it runs",
+            "auth had ended this session; its node has reconnected, and it runs",
             corrects=ended.event_id,
         )  # fmt: skip
         changes: Changes = [
             self._starts(host_id).put(session_id, started),
             self._ends(host_id).delete(session_id),
         ]
-        await self._audit.append(said, changes={said.id: changes})
+        await self._audit.append(resumed, changes={resumed.id: changes})
         await self._recordings.resumed(started.session)
 
-    # -- what auth says ---------------------------------------------------------------
+    # -- ends by auth -----------------------------------------------------------------
     def _gone(self, host_id: str, name: str, text: str) -> Reason:
-        """The sessions of a node ended when it was heard last, for all that is known."""
+        """Return a reason with the end at the node's last announcement, if that is known."""
         moment = now(self._clock)
         seen = self._hosts.last_seen(HostRole.NODE, host_id)
         return Reason(name, text, moment if seen is None else min(seen, moment))
@@ -242,29 +241,28 @@ class SessionEnds:
         await self._recordings.close(host_id, reason.text, reason.ended)
 
     async def _end(
-        self, host_id: str, gone: Sequence[Kept[StartedSession]], reason: Reason
+        self, host_id: str, gone: Sequence[Versioned[StartedSession]], reason: Reason
     ) -> None:
-        """Append the end of sessions, and take them off the register."""
+        """Append the ends of sessions, and remove their starts."""
         if not gone:
             return
         starts, ends = self._starts(host_id), self._ends(host_id)
         events: list[Event] = []
         changes: dict[str, Changes] = {}
-        for kept in gone:
-            # The same id from each auth on this store: it is appended once.
-            said = self._event(
-                END, f"{kept.name}-end-{kept.value.resumed}", kept.value, reason.text,
+        for entry in gone:
+            # The same id from each auth on this store, so that it is appended once.
+            end = self._event(
+                END, f"{entry.name}-end-{entry.value.resumed}", entry.value, reason.text,
                 reason=reason.name, by="auth", ended=format_time(reason.ended),
             )  # fmt: skip
-            events.append(said)
-            changes[said.id] = [
-                starts.delete(kept.name),
-                ends.put(kept.name, EndedSession(kept.value, said.id), ttl=REMEMBER),
+            events.append(end)
+            changes[end.id] = [
+                starts.delete(entry.name),
+                ends.put(entry.name, EndedSession(entry.value, end.id), ttl=REMEMBER),
             ]
         await self._audit.append(*events, changes=changes)
         log.warn(
-            "ended {count} sessions of node {host_id}: {why}",
-            count=len(gone), host_id=host_id, why=reason.text,
+            "sessions ended by auth", count=len(gone), host_id=host_id, reason=reason.name,
         )  # fmt: skip
 
     def _event(
@@ -279,27 +277,27 @@ class SessionEnds:
             **fields,
         )  # fmt: skip
 
-    # -- looking ----------------------------------------------------------------------
-    def soon(self) -> None:
-        """A node was removed, or replaced: look at once."""
+    # -- checking ---------------------------------------------------------------------
+    def check_soon(self) -> None:
+        """Check now: a node was removed or replaced."""
         if self._timer is not None:
             self._timer.reset(0)
 
-    def _look(self) -> None:
-        self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
-        if self._looking is not None:
-            return  # it takes long
-        looking = self._looking = Deferred.fromCoroutine(self.look())
-        looking.addErrback(
-            lambda failure: log.warn("sessions are not ended: {why!s}", why=failure.value)
+    def _start_check(self) -> None:
+        self._timer = self._clock.callLater(CHECK_SECONDS, self._start_check)
+        if self._checking is not None:
+            return  # the last check still runs
+        checking = self._checking = Deferred.fromCoroutine(self.check())
+        checking.addErrback(
+            lambda failure: log.warn("cannot end sessions", error=str(failure.value))
         )
-        looking.addCallback(self._looked)
+        checking.addCallback(self._checked)
 
-    def _looked(self, _: object) -> None:
-        self._looking = None
+    def _checked(self, _: object) -> None:
+        self._checking = None
 
-    async def look(self) -> None:
-        """End the sessions of nodes that are gone, or silent for too long."""
+    async def check(self) -> None:
+        """End the sessions of nodes that are gone, or offline for too long."""
         waiting = await hosts_below(self._backend, SESSION_STARTS) | await self._recordings.hosts()
         self._offline = {h: since for h, since in self._offline.items() if h in waiting}
         for host_id in sorted(waiting):
@@ -321,12 +319,12 @@ class SessionEnds:
         moment = self._clock.seconds()
         since = self._offline.setdefault(host_id, moment)
         seen = self._hosts.last_seen(HostRole.NODE, host_id)
-        silent = seen is None or now(self._clock) - seen >= self._end_after
-        if not silent or moment - since < OFFLINE_SECONDS:
+        overdue = seen is None or now(self._clock) - seen >= self._end_after
+        if not overdue or moment - since < OFFLINE_SECONDS:
             return None
         limit = format_duration(self._end_after)
         return self._gone(
-            host_id, "node_silent", f"nobody has heard from the node for {limit} or longer"
+            host_id, "node_silent", f"the node has been offline for {limit} or longer"
         )
 
     # -- inside -----------------------------------------------------------------------
@@ -337,7 +335,7 @@ class SessionEnds:
         return Repository(self._backend, f"{SESSION_ENDS}{host_id}/", EndedSession)
 
     async def _locked(self, host_id: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Do ``work`` when nothing else is done about the sessions of a host."""
+        """Do ``work`` while no other work on the sessions of a host runs."""
         lock = self._locks.setdefault(host_id, DeferredLock())
         try:
             await lock.run(lambda: Deferred.fromCoroutine(work()))
@@ -346,8 +344,8 @@ class SessionEnds:
                 self._locks.pop(host_id, None)
 
 
-async def _pages(repository: Repository[T]) -> AsyncIterator[Sequence[Kept[T]]]:
-    """Yield what is on a shelf, some at a time: however many there are, nobody waits for long."""
+async def _pages(repository: Repository[T]) -> AsyncIterator[Sequence[Versioned[T]]]:
+    """Yield all values in pages, so that other calls run in between."""
     last = ""
     while page := await repository.list(BATCH, last):
         last = page[-1].name

@@ -1,4 +1,4 @@
-"""What do nodes and proxies need to decide by themselves? The cluster's state, kept current."""
+"""What do nodes and proxies need to decide without auth? The cluster's state, kept up to date."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tele.auth.authorities import Authorities
 from tele.auth.presence import Hosts
 from tele.auth.repository import Repository
 from tele.interfaces import Change, IBackend
-from tele.model.api.members import ClusterState, HostChanges, Proxy
+from tele.model.api.hosts import HostChanges
+from tele.model.api.members import ClusterState, Proxy
 from tele.model.codec import decode
 from tele.model.identity import HostRole
 from tele.model.presence import Status
@@ -32,7 +33,8 @@ T = TypeVar("T")
 
 class State:
     """Roles, locks, revocations, authorities, proxies and settings of a cluster.
-    :meth:`start` first, after that of ``hosts``.
+
+    Call :meth:`start` first, after that of ``hosts``.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class State:
         self._cluster = cluster
         self._authorities = authorities
         self._recording = recording
-        # Nothing said is what hosts of an older version understand.
+        # Hosts of an older version do not know the key: it is left out for never.
         self._client_keepalive = client_keepalive or None
         self._hosts = hosts
         self._proxies: tuple[Proxy, ...] = ()
@@ -60,14 +62,14 @@ class State:
         self.revoked_hosts: dict[str, HostRevocation] = {}
         self.revoked_users: dict[str, UserRevocation] = {}
         self._policy: Policy | None = None
-        self._told: ClusterState | None = None
-        # By what only one of them has: thousands end at once, and each is found at once.
+        self._latest: ClusterState | None = None
+        # By an object of its own, so that removing one of thousands is constant time.
         self._receivers: dict[object, Callable[[ClusterState], None]] = {}
         self._stops: list[Callable[[], None]] = []
         self._observers: list[Callable[[str], None]] = []
 
     async def start(self) -> None:
-        """Read what is stored and follow it from now on."""
+        """Read the stored values and follow their changes."""
         await self._keep(ROLES, Role, self.roles)
         await self._keep(LOCKS, Lock, self.locks)
         await self._keep(REVOKED_HOSTS, HostRevocation, self.revoked_hosts)
@@ -76,38 +78,38 @@ class State:
         following.addErrback(lambda failure: failure.trap(CancelledError))
         self._stops.append(following.cancel)
 
-    async def _keep(self, prefix: str, cls: type[T], kept: dict[str, T]) -> None:
-        """Keep ``kept`` as the store has it: values of ``cls`` under ``prefix``, by name."""
+    async def _keep(self, prefix: str, cls: type[T], values: dict[str, T]) -> None:
+        """Keep ``values`` equal to the stored values of ``cls`` under ``prefix``, by name."""
 
         def changed(change: Change) -> None:
             name = change.key.removeprefix(prefix)
             if change.item is None:
-                kept.pop(name, None)
+                values.pop(name, None)
             else:
-                kept[name] = decode(cls, change.item.value)
+                values[name] = decode(cls, change.item.value)
             self._policy = None
-            self._tell(change.revision)
+            self._notify(change.revision)
             for observer in self._observers:
                 observer(prefix)
 
         self._stops.append((await self._backend.watch(prefix, changed)).stop)
         for each in await Repository(self._backend, prefix, cls).list():
-            kept[each.name] = each.value
+            values[each.name] = each.value
             self._revision = max(self._revision, each.revision)
 
     def stop(self) -> None:
-        """Follow nothing any more."""
+        """Stop following changes."""
         for stop in self._stops:
             stop()
         self._stops.clear()
 
     def on_change(self, observer: Callable[[str], None]) -> None:
-        """Call ``observer`` whenever the policy may be another; with the prefix that changed."""
+        """Call ``observer`` with the prefix of each change that may change the policy."""
         self._observers.append(observer)
 
     @property
     def policy(self) -> Policy:
-        """What roles, locks and revocations say now."""
+        """The policy of the present roles, locks and revocations."""
         if self._policy is None:
             self._policy = Policy(
                 self.roles,
@@ -119,7 +121,7 @@ class State:
 
     @property
     def present(self) -> ClusterState:
-        """The state as it is now."""
+        """The present state."""
         return ClusterState(
             cluster=self._cluster,
             revision=self._revision,
@@ -135,7 +137,7 @@ class State:
         )
 
     def watch(self, receiver: Callable[[ClusterState], None]) -> Deferred[None]:
-        """Tell ``receiver`` the state at once and at each change; cancel to end it."""
+        """Call ``receiver`` with the state now and at each change; cancel to end it."""
         mark = object()
         self._receivers[mark] = receiver
 
@@ -147,15 +149,15 @@ class State:
         return answer
 
     def _recent(self) -> ClusterState:
-        """The state, no more than a second old: one value for a whole fleet that comes back."""
-        told = self._told
+        """Return the state, at most a second old: a fleet that reconnects shares one value."""
+        latest = self._latest
         if (
-            told is None
-            or abs(self._now() - told.issued) >= RECENT
-            or told.authorities != self._authorities.trusted
+            latest is None
+            or abs(self._now() - latest.issued) >= RECENT
+            or latest.authorities != self._authorities.trusted
         ):
-            told = self._told = self.present
-        return told
+            latest = self._latest = self.present
+        return latest
 
     def _proxies_changed(self, _: HostChanges) -> None:
         proxies = tuple(
@@ -165,12 +167,12 @@ class State:
         )
         if proxies != self._proxies:
             self._proxies = proxies
-            self._tell(self._revision)
+            self._notify(self._revision)
 
-    def _tell(self, revision: int) -> None:
+    def _notify(self, revision: int) -> None:
         self._revision = max(self._revision, revision)
-        self._told = None
+        self._latest = None
         if self._receivers:
-            present = self._told = self.present  # one value for all of them
+            present = self._latest = self.present  # one value for all receivers
             for receiver in list(self._receivers.values()):
                 receiver(present)

@@ -1,11 +1,11 @@
-"""Who may join? Whoever knows a token: short-lived, counted, stored as a hash.
+"""Which join tokens are there? They are short-lived, counted, and stored as a hash.
 
 Invariants:
 
-* The secret is shown once and never stored; a look-up is by its hash.
-* Unknown, expired and used up give one and the same answer.
-* A use is counted in the commit that makes a machine a member: ``max_uses`` holds however
-  many come at once, and a use that led to nothing is none.
+* The secret is shown once and never stored; it is found by its hash.
+* Unknown, expired and used up give the same answer.
+* A use is counted in the commit that makes a host a member: ``max_uses`` holds for parallel joins,
+  and a failed join uses nothing.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from datetime import datetime, timedelta
 from attrs import Factory, evolve, frozen
 
 from tele.auth.issuing import is_host_name
+from tele.auth.join_methods import Admission
 from tele.auth.repository import Repository
 from tele.certs.names import own_addresses
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, quoted
 from tele.interfaces import Delete, IBackend, Put
-from tele.model.api.users import NewToken, Token
+from tele.model.api.tokens import NewToken, Token
 from tele.model.identity import HostRole
-from tele.model.resources import NAME_PATTERN
+from tele.model.names import NAME_PATTERN
 
 SECRET_BYTES = 20
 LONGEST_TTL = timedelta(days=366)
@@ -35,7 +36,7 @@ SHORTEST_SECRET = 16
 
 @frozen
 class StoredToken:
-    """As it is in the store, by the SHA-256 of the secret."""
+    """A token in the store, by the SHA-256 of its secret."""
 
     roles: tuple[HostRole, ...]
     created: datetime
@@ -86,7 +87,7 @@ class Tokens:
         self._repository = Repository(backend, "/tokens/", StoredToken)
 
     async def add(self, request: NewToken, created_by: str) -> tuple[str, Token]:
-        """Make a token; returns its secret, for the only time, and what is known of it."""
+        """Make a token; returns its secret, for the only time, and its public part."""
         if not request.roles or HostRole.AUTH in request.roles:
             raise InvalidInput("a token is for the roles node and proxy")
         if not timedelta(0) < request.ttl <= LONGEST_TTL:
@@ -95,7 +96,7 @@ class Tokens:
         secret = request.token or base64.b32encode(self._entropy(SECRET_BYTES)).decode().lower()
         if len(secret) < SHORTEST_SECRET:
             raise InvalidInput(
-                f"a token of fewer than {SHORTEST_SECRET} characters can be guessed;"
+                f"a token has at least {SHORTEST_SECRET} characters, so that it cannot be guessed;"
                 " leave it out and auth makes one"
             )
         now = self._now()
@@ -115,53 +116,53 @@ class Tokens:
         for address in request.addresses:
             if not is_host_name(address) or not own_addresses((address,), self._cluster):
                 raise InvalidInput(
-                    f"{quoted(address)} is no address that a host can have: give an IP address, or"
-                    " a DNS name with a dot that is not in the cluster's own domain"
+                    f"{quoted(address)} is not an address of a host: give an IP address, or a DNS"
+                    " name with a dot that is not in the cluster's own domain"
                 )
         for name in request.replaces:
             # An address that a token gave is a name here, too.
             if not re.fullmatch(NAME_PATTERN, name, re.ASCII) and not is_host_name(name):
-                raise InvalidInput(f"{quoted(name)} can be the name of no host")
+                raise InvalidInput(f"{quoted(name)} is not a host name")
         if request.labels and HostRole.NODE not in request.roles:
             raise InvalidInput("only nodes have labels: use the role node")
         if request.addresses and set(request.roles) != {HostRole.NODE}:
-            raise InvalidInput("only certificates of nodes are for addresses: use the role node")
+            raise InvalidInput("only certificates of nodes have addresses: use the role node")
         if request.host_id:
             check_host_id(request.host_id)
             if len(request.roles) > 1:
                 raise InvalidInput("a token for a host id is for one role")
 
-    async def claim(self, secret: str, role: HostRole) -> tuple[Put, StoredToken]:
-        """Return the change that counts one use of the token for ``role``, and the token.
+    async def claim(self, secret: str, role: HostRole) -> tuple[Put, Admission]:
+        """Return the change that counts one use of the token for ``role``, and what it gives.
 
-        The token was not used before that change is committed, which fails with
-        :class:`Conflict` if somebody used it meanwhile. Raises :class:`AccessDenied` with
-        one single text.
+        The token is used when that change is committed, which fails with :class:`Conflict` if
+        another host used it meanwhile. Raises :class:`AccessDenied` with one single text.
         """
         name = _digest(secret)
-        kept = await self._repository.get(name)
+        entry = await self._repository.get(name)
         now = self._now()
-        if kept is None or kept.value.expires <= now or role not in kept.value.roles:
+        if entry is None or entry.value.expires <= now or role not in entry.value.roles:
             raise _refused()
-        token = kept.value
+        token = entry.value
         if token.max_uses and token.uses >= token.max_uses:
             raise _refused()
         used = evolve(token, uses=token.uses + 1)
-        return self._repository.put(name, used, kept.revision, token.expires - now), token
+        given = Admission(token.labels, token.addresses, token.replaces, token.host_id)
+        return self._repository.put(name, used, entry.revision, token.expires - now), given
 
     async def list(self, limit: int, after: str) -> tuple[Sequence[Token], str]:
-        """Return tokens without their secrets, in order of ids, and how to go on."""
-        # An id is the beginning of a name: what comes after it comes after all such names.
+        """Return a page of tokens without their secrets, by id, and where the next one begins."""
+        # An id is a prefix of a name.
         found = await self._repository.list(limit, after and after + "~")
-        tokens = [_public(kept.name, kept.value) for kept in found]
+        tokens = [_public(entry.name, entry.value) for entry in found]
         return tokens, tokens[-1].id if len(tokens) == limit else ""
 
     async def made_by(self, user: str) -> dict[str, Delete]:
-        """Return the changes that remove the tokens that ``user`` made, by the tokens' ids."""
+        """Return the changes that remove the tokens of ``user``, by the tokens' ids."""
         return {
-            _id(kept.name): self._repository.delete(kept.name)
-            for kept in await self._repository.list()
-            if kept.value.created_by == user
+            _id(entry.name): self._repository.delete(entry.name)
+            for entry in await self._repository.list()
+            if entry.value.created_by == user
         }
 
     async def delete(self, wanted: str) -> str:
@@ -170,7 +171,7 @@ class Tokens:
         if by_secret is not None:
             name = by_secret.name
         else:
-            # An id is the beginning of a name, and there is no name that is as short.
+            # An id is a prefix of a name, and shorter than any name.
             following = await self._repository.list(1, wanted)
             if not following or _id(following[0].name) != wanted:
                 raise NotFound("no such token; tele tokens ls shows the tokens")

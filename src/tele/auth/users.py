@@ -1,27 +1,27 @@
-"""Who are the cluster's users and what are its roles? Reading and changing them.
+"""How are the cluster's users, roles and locks read and changed?
 
 Invariants:
 
-* A change that was made on an old reading (``metadata.revision``) is refused.
+* A change based on an old revision (``metadata.revision``) is refused.
 * A role that a user holds cannot be removed.
-* A user and their password appear and vanish together: who gets a name that somebody had
-  before does not get that one's password, nor what that one left.
-* What has ``metadata.expires`` is gone at that time.
-* What a user loses is revoked in the commit that takes it away, so that certificates that say
-  otherwise are worth nothing from then on.
-* The last administrator goes only by force.
+* A user and their password are created and removed together: a new user with the name of an earlier
+  one gets neither their password nor their resources.
+* A resource with ``metadata.expires`` is gone at that time.
+* What a user loses is revoked in the commit that takes it away, so that older certificates do not
+  give it any more.
+* The last administrator is removed only by force.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 from attrs import evolve
 
 from tele.auth.passwords import Passwords
-from tele.auth.repository import Kept, Repository
+from tele.auth.repository import Repository, Versioned
 from tele.auth.state import LOCKS, REVOKED_USERS, ROLES
 from tele.errors import Conflict, InvalidInput, NotFound
 from tele.interfaces import Delete, IBackend, Put
@@ -35,25 +35,27 @@ from tele.rbac.revoking import (
     after_change,
     after_removal,
     issued_from,
-    told_for,
+    revocation_ttl,
 )
 
+T = TypeVar("T")
+
 USERS: Final = "/users/"
-#: Since when a user of a name is the present one.
+#: When the present user of a name was created.
 SINCE: Final = "/users-since/"
-#: The latest time as of which a certificate of a user was issued.
+#: The latest time of issue of a user's certificates.
 ISSUED: Final = "/users-issued/"
 PRESETS_MADE: Final = "/cluster/presets"
-#: Written with each change that takes an administrator away, so that two such changes at the
-#: same time cannot each count on the other's administrator.
+#: Written with each change that removes an administrator, so that two such changes at the same time
+#: cannot each rely on the other's administrator.
 ADMINISTRATORS: Final = "/cluster/administrators"
 LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
-#: An SSH certificate has to fit into one packet, with room to spare.
+#: Roles and traits have to fit into an SSH certificate, which has to fit into one packet.
 SPEC_LIMIT: Final = 16 * 1024
 
 
-class People:
-    """Users and roles, by name."""
+class Users:
+    """Users, roles and locks, by name."""
 
     def __init__(
         self, backend: IBackend, passwords: Passwords, now: Callable[[], datetime]
@@ -67,7 +69,7 @@ class People:
         self._revocations = Repository(backend, REVOKED_USERS, UserRevocation)
 
     async def ensure_presets(self) -> None:
-        """Make the roles that a cluster begins with, once: one that is removed stays away."""
+        """Make the preset roles, once: a removed one stays removed."""
         if await self._backend.get(PRESETS_MADE) is not None:
             return
         for role in PRESETS:
@@ -75,13 +77,13 @@ class People:
         await self._backend.commit(Put(PRESETS_MADE, b"1"))
 
     async def restore_preset(self, name: str) -> bool:
-        """Make a role that clusters begin with if it is not there; returns whether it was made."""
+        """Make a preset role if it does not exist; returns whether it was made."""
         for role in PRESETS:
             if role.metadata.name == name:
                 try:
                     await self._backend.commit(self._roles.put(name, role, 0))
                 except Conflict:
-                    return False  # it is there, or was written down by another auth
+                    return False  # it exists, or another auth made it
                 return True
         return False
 
@@ -90,14 +92,14 @@ class People:
             return None
         left = metadata.expires - self._now()
         if left <= timedelta(0):
-            raise InvalidInput("metadata.expires: this time is over")
+            raise InvalidInput("metadata.expires: this time is in the past")
         return left
 
     # -- users ------------------------------------------------------------------------
     async def find_user(self, name: str) -> User | None:
         """Return a user with their revision, or None."""
-        kept = await self._users.get(name)
-        return None if kept is None else _with_revision(kept)
+        entry = await self._users.get(name)
+        return None if entry is None else _with_revision(entry)
 
     async def user(self, name: str) -> User:
         """Return a user. Raises :class:`NotFound`."""
@@ -108,10 +110,10 @@ class People:
 
     async def users(self, limit: int, after: str) -> Sequence[User]:
         """Return a page of users, by name."""
-        return [_with_revision(kept) for kept in await self._users.list(limit, after)]
+        return [_with_revision(entry) for entry in await self._users.list(limit, after)]
 
     async def add_user(self, user: User, password: str) -> tuple[User, str]:
-        """Create a user; returns the password if one had to be made."""
+        """Create a user; returns the password if it was generated."""
         await self._check_user(user)
         if await self._users.get(user.metadata.name) is not None:
             raise Conflict(f"user {user.metadata.name} exists already")
@@ -132,21 +134,23 @@ class People:
         return await self.user(user.metadata.name), made
 
     async def put_user(self, name: str, user: User, force: bool = False) -> tuple[User, bool]:
-        """Create or replace a user, without a password of their own; returns whether it is new."""
+        """Create a user without a password, or replace one; returns whether it is new."""
         if user.metadata.name != name:
             raise InvalidInput("the name in the path and in metadata differ")
         await self._check_user(user)
-        kept = await self._users.get(name)
-        revision = user.metadata.revision or (0 if kept is None else kept.revision)
-        if kept is not None and kept.revision != revision:
+        entry = await self._users.get(name)
+        revision = user.metadata.revision or (0 if entry is None else entry.revision)
+        if entry is not None and entry.revision != revision:
             raise _changed("user", name)
-        before = None if kept is None else kept.value
+        before = None if entry is None else entry.value
         stored = evolve(user, metadata=evolve(user.metadata, revision=0))
         more: list[Put | Delete] = await self._revoke_change(before, stored)
         if before is None:
             more += [self._passwords.removal(name), self._since_now(name)]
         elif await self._is_administrator(before):
-            more += await self._keep_one(lambda d: _with(d, "users", name, stored), force)
+            more += await self._keep_one(
+                lambda d: evolve(d, users=_with(d.users, name, stored)), force
+            )
         change = self._users.put(name, stored, revision, self._left(user.metadata))
         try:
             await self._backend.commit(change, *more)
@@ -155,7 +159,7 @@ class People:
         return await self.user(name), before is None
 
     async def reset_user(self, name: str, password: str) -> tuple[User, str]:
-        """Give a user a new password; returns it if one had to be made."""
+        """Give a user a new password; returns it if it was generated."""
         user = await self.user(name)
         made = "" if password else self._passwords.generate()
         await self._backend.commit(await self._passwords.replacement(name, password or made))
@@ -164,19 +168,21 @@ class People:
     async def delete_user(
         self, name: str, force: bool = False, also: Sequence[Delete] = ()
     ) -> None:
-        """Remove a user and their password, and what else is ``also`` to be removed."""
+        """Remove a user and their password, in one commit with the changes ``also``."""
         user = await self.user(name)
         last: tuple[Put, ...] = ()
         if await self._is_administrator(user):
-            last = await self._keep_one(lambda d: _with(d, "users", name, None), force)
-        kept = await self._revocations.get(name)
-        old = None if kept is None else kept.value
+            last = await self._keep_one(
+                lambda d: evolve(d, users=_with(d.users, name, None)), force
+            )
+        entry = await self._revocations.get(name)
+        old = None if entry is None else entry.value
         revocation = after_removal(old, name, await self._after_issues(name))
         try:
             await self._backend.commit(
                 self._users.delete(name, user.metadata.revision),
                 self._passwords.removal(name),
-                self._revoke(kept, revocation),
+                self._revoke(entry, revocation),
                 *last,
                 *also,
             )
@@ -187,84 +193,84 @@ class People:
         return Put(SINCE + name, format_time(self._now()).encode())
 
     async def since(self, name: str) -> datetime:
-        """Return when the user who has this name now was created; long ago if nobody knows."""
-        kept = await self._backend.get(SINCE + name)
-        return LONG_AGO if kept is None else parse_time(kept.value.decode())
+        """Return when the present user of this name was created; :data:`LONG_AGO` if unknown."""
+        entry = await self._backend.get(SINCE + name)
+        return LONG_AGO if entry is None else parse_time(entry.value.decode())
 
-    # -- what they lose ---------------------------------------------------------------
+    # -- revocations ------------------------------------------------------------------
     async def issue_time(self, name: str) -> datetime:
-        """Return as of when a certificate for a user is to be issued. Ask before reading the user:
-        then what the user loses meanwhile is revoked from a later time on.
+        """Return the time of issue for a certificate of a user.
+
+        Call it before reading the user: what the user loses in between is revoked from a later
+        time on.
         """
         moment = self._now()
-        kept = await self._revocations.get(name)
-        return issued_from(None if kept is None else kept.value, moment)
+        entry = await self._revocations.get(name)
+        return issued_from(None if entry is None else entry.value, moment)
 
     async def note_issue(self, name: str, issued: datetime) -> None:
-        """Remember that a certificate of a user is issued as of ``issued``, before it is."""
-        kept = await self._backend.get(ISSUED + name)
-        if kept is None or parse_time(kept.value.decode()) < issued:
+        """Store the time of issue of a user's certificate, before it is issued."""
+        entry = await self._backend.get(ISSUED + name)
+        if entry is None or parse_time(entry.value.decode()) < issued:
             value = format_time(issued).encode()
             await self._backend.commit(Put(ISSUED + name, value, ttl=REVOCATION_LIFE))
 
     async def _after_issues(self, name: str) -> datetime:
-        """Return the present time, or that of the latest certificate: the clock may have been set
-        back since, and what is revoked is revoked all the same.
-        """
-        kept = await self._backend.get(ISSUED + name)
+        """Return the present time, or the latest time of issue if the clock was set back since."""
+        entry = await self._backend.get(ISSUED + name)
         moment = self._now()
-        return moment if kept is None else max(moment, parse_time(kept.value.decode()))
+        return moment if entry is None else max(moment, parse_time(entry.value.decode()))
 
     async def _revoke_change(self, before: User | None, after: User) -> list[Put | Delete]:
         name = after.metadata.name
-        kept = await self._revocations.get(name)
-        old = None if kept is None else kept.value
+        entry = await self._revocations.get(name)
+        old = None if entry is None else entry.value
         revocation = after_change(old, before, after, await self._after_issues(name))
         if revocation == old:
             return []
         if revocation is None:
             return [self._revocations.delete(name)]
-        return [self._revoke(kept, revocation)]
+        return [self._revoke(entry, revocation)]
 
-    def _revoke(self, kept: Kept[UserRevocation] | None, revocation: UserRevocation) -> Put:
-        revision = 0 if kept is None else kept.revision
-        ttl = told_for(revocation, self._now())
+    def _revoke(self, entry: Versioned[UserRevocation] | None, revocation: UserRevocation) -> Put:
+        revision = 0 if entry is None else entry.revision
+        ttl = revocation_ttl(revocation, self._now())
         return self._revocations.put(revocation.user, revocation, revision, ttl)
 
     async def _is_administrator(self, user: User) -> bool:
-        """Whether a user may administer others, if no lock stops them. Reads their roles only."""
+        """Whether a user is an administrator, apart from locks. Reads their roles only."""
         held = [await self._roles.get(name) for name in user.spec.roles]
-        roles = {kept.name: kept.value for kept in held if kept is not None}
+        roles = {entry.name: entry.value for entry in held if entry is not None}
         name = user.metadata.name
         return bool(administrators(Directory({name: user}, roles), self._now()))
 
     async def _keep_one(
         self, change: Callable[[Directory], Directory], force: bool
     ) -> tuple[Put, ...]:
-        """Return what is committed with a change so that an administrator is left.
+        """Return what to commit with a change that may remove the last administrator.
 
-        It reads all users, roles and locks: ask only if the change can take one away. Raises
+        It reads all users, roles and locks: call it only if the change can remove one. Raises
         :class:`Conflict` if none would be left, unless by ``force``.
         """
         guard = await self._backend.get(ADMINISTRATORS)
         before = Directory(
-            {kept.name: kept.value for kept in await self._users.list()},
-            {kept.name: kept.value for kept in await self._roles.list()},
-            {kept.name: kept.value for kept in await self._locks.list()},
+            {entry.name: entry.value for entry in await self._users.list()},
+            {entry.name: entry.value for entry in await self._roles.list()},
+            {entry.name: entry.value for entry in await self._locks.list()},
         )
         lost = last_lost(before, change(before), self._now())
         if lost and not force:
             raise Conflict(
-                f"{', '.join(sorted(lost))} could not administer users and roles any more, and"
-                " nobody else can: make another administrator first, or use --force"
+                f"the last administrator would be lost ({', '.join(sorted(lost))}): make another"
+                " administrator first, or use --force"
             )
         return (Put(ADMINISTRATORS, b"1", 0 if guard is None else guard.revision),)
 
     async def _check_user(self, user: User) -> None:
         if len(encode(user.spec)) > SPEC_LIMIT:
             raise InvalidInput(
-                f"roles and traits of {user.metadata.name} take more than {SPEC_LIMIT} bytes:"
-                " they have to fit into certificates"
+                f"roles and traits of {user.metadata.name} have more than {SPEC_LIMIT} bytes: they"
+                " have to fit into certificates"
             )
         for role in user.spec.roles:
             if await self._roles.get(role) is None:
@@ -273,14 +279,14 @@ class People:
     # -- roles ------------------------------------------------------------------------
     async def role(self, name: str) -> Role:
         """Return a role. Raises :class:`NotFound`."""
-        kept = await self._roles.get(name)
-        if kept is None:
+        entry = await self._roles.get(name)
+        if entry is None:
             raise NotFound(f"no such role: {name!r}; tele get role shows the roles")
-        return _role_with_revision(kept)
+        return _role_with_revision(entry)
 
     async def roles(self, limit: int, after: str) -> Sequence[Role]:
         """Return a page of roles, by name."""
-        return [_role_with_revision(kept) for kept in await self._roles.list(limit, after)]
+        return [_role_with_revision(entry) for entry in await self._roles.list(limit, after)]
 
     async def put_role(self, name: str, role: Role, force: bool = False) -> Role:
         """Create or replace a role."""
@@ -293,7 +299,9 @@ class People:
         change = self._roles.put(name, stored, revision, self._left(role.metadata))
         last: tuple[Put, ...] = ()
         if stored.spec.deny.rules or (before is not None and before.value.spec.allow.rules):
-            last = await self._keep_one(lambda d: _with(d, "roles", name, stored), force)
+            last = await self._keep_one(
+                lambda d: evolve(d, roles=_with(d.roles, name, stored)), force
+            )
         try:
             await self._backend.commit(change, *last)
         except Conflict:
@@ -301,7 +309,7 @@ class People:
         return await self.role(name)
 
     async def delete_role(self, name: str) -> None:
-        """Remove a role that nobody holds."""
+        """Remove a role that no user holds."""
         await self.role(name)
         holders = [k.name for k in await self._users.list() if name in k.value.spec.roles]
         if holders:
@@ -311,10 +319,10 @@ class People:
     # -- locks ------------------------------------------------------------------------
     async def lock(self, name: str) -> Lock:
         """Return a lock. Raises :class:`NotFound`."""
-        kept = await self._locks.get(name)
-        if kept is None:
+        entry = await self._locks.get(name)
+        if entry is None:
             raise NotFound(f"no such lock: {name!r}; tele locks ls shows the locks")
-        return _lock_with_revision(kept)
+        return _lock_with_revision(entry)
 
     async def has_lock(self, name: str) -> bool:
         """Whether there is a lock of this name."""
@@ -322,7 +330,7 @@ class People:
 
     async def locks(self, limit: int, after: str) -> Sequence[Lock]:
         """Return a page of locks in force, by name."""
-        return [_lock_with_revision(kept) for kept in await self._locks.list(limit, after)]
+        return [_lock_with_revision(entry) for entry in await self._locks.list(limit, after)]
 
     async def put_lock(self, name: str, lock: Lock, force: bool = False) -> tuple[Lock, bool]:
         """Create or replace a lock; returns whether it is new."""
@@ -336,7 +344,9 @@ class People:
         target = lock.spec.target
         user = None if target.user is None else await self.find_user(target.user)
         if target.role is not None or (user is not None and await self._is_administrator(user)):
-            last = await self._keep_one(lambda d: _with(d, "locks", name, stored), force)
+            last = await self._keep_one(
+                lambda d: evolve(d, locks=_with(d.locks, name, stored)), force
+            )
         try:
             await self._backend.commit(change, *last)
         except Conflict:
@@ -349,30 +359,28 @@ class People:
         await self._backend.commit(self._locks.delete(name))
 
 
-def _with(
-    directory: Directory, kind: str, name: str, value: User | Role | Lock | None
-) -> Directory:
-    """Return ``directory`` with one thing of a kind changed, or removed."""
-    others = {key: v for key, v in getattr(directory, kind).items() if key != name}
-    return evolve(directory, **{kind: others if value is None else {**others, name: value}})
+def _with(values: Mapping[str, T], name: str, value: T | None) -> dict[str, T]:
+    """Return ``values`` with one of them changed, or removed."""
+    others = {key: each for key, each in values.items() if key != name}
+    return others if value is None else {**others, name: value}
 
 
 def _changed(kind: str, name: str) -> Conflict:
     return Conflict(
-        f"{kind} {name} has changed since it was read; see it as it is now: tele get {kind}/{name}"
+        f"{kind} {name} has changed since it was read; read it again: tele get {kind}/{name}"
     )
 
 
-def _with_revision(kept: Kept[User]) -> User:
-    user = kept.value
-    return evolve(user, metadata=evolve(user.metadata, revision=kept.revision))
+def _with_revision(entry: Versioned[User]) -> User:
+    user = entry.value
+    return evolve(user, metadata=evolve(user.metadata, revision=entry.revision))
 
 
-def _role_with_revision(kept: Kept[Role]) -> Role:
-    role = kept.value
-    return evolve(role, metadata=evolve(role.metadata, revision=kept.revision))
+def _role_with_revision(entry: Versioned[Role]) -> Role:
+    role = entry.value
+    return evolve(role, metadata=evolve(role.metadata, revision=entry.revision))
 
 
-def _lock_with_revision(kept: Kept[Lock]) -> Lock:
-    lock = kept.value
-    return evolve(lock, metadata=evolve(lock.metadata, revision=kept.revision))
+def _lock_with_revision(entry: Versioned[Lock]) -> Lock:
+    lock = entry.value
+    return evolve(lock, metadata=evolve(lock.metadata, revision=entry.revision))

@@ -1,1 +1,1 @@
-"""What of the machine is kept free for the process's own work: descriptors and disk space."""
+"""Resources of the machine: file descriptors, disk space, memory."""

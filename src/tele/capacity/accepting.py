@@ -1,12 +1,12 @@
 """What does a listening port do when the process, or the machine, has no descriptors left?
 
-Twisted's ports close who came, or, when it is the machine that has none, ask again at once and for
-ever. These leave whoever comes in the kernel's queue for a moment and ask again then.
+Twisted's ports close the connection, or, when the machine has none, retry at once and for ever.
+These leave connections in the kernel's accept queue and retry after a second.
 
 Invariants:
 
-* Nobody is dropped for want of a descriptor: they wait in the queue, whose length is bounded.
-* A shortage costs a call a second, and is told once until it has ended.
+* No connection is dropped for want of a descriptor: it waits in the queue, which is bounded.
+* A shortage costs one call a second, and is logged once until it has ended.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from twisted.internet import fdesc, tcp, unix
 
-#: Seconds until a port asks again.
+#: Seconds until a port accepts again.
 PAUSE_SECONDS: Final = 1.0
 #: Connections that are accepted in one turn of the reactor.
 BATCH: Final = 64
@@ -26,7 +26,7 @@ SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EN
 
 
 class _Patient:
-    """For a ``tcp.Port``, whose ``doRead`` this is."""
+    """Replaces ``doRead`` of a ``tcp.Port``."""
 
     socket: Any
     factory: Any
@@ -37,20 +37,20 @@ class _Patient:
     _pause: Any = None
 
     def shortage(self, why: str) -> None:
-        """Log that nobody can be accepted now."""
+        """Log that no connection can be accepted now."""
 
     def not_taken(self) -> None:
-        """Log the exception that is being handled: a connection could not be taken."""
+        """Log the exception that is being handled: a connection could not be set up."""
 
     def doRead(self) -> None:
-        """Accept who is there."""
+        """Accept waiting connections."""
         for _ in range(BATCH):
             try:
                 accepted, address = self.socket.accept()
             except OSError as error:
                 if error.errno in SHORTAGE:
                     self._wait(error.errno)
-                return  # nobody is there any more, or whoever it was is gone again
+                return  # the queue is empty, or the client has closed
             self._short = False
             try:
                 self._take(accepted, address)
@@ -79,9 +79,9 @@ class _Patient:
         port: Any = self
         port.stopReading()
         if self._pause is None:
-            self._pause = self.reactor.callLater(PAUSE_SECONDS, self._go_on)
+            self._pause = self.reactor.callLater(PAUSE_SECONDS, self._resume)
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         self._pause = None
         port: Any = self
         port.startReading()

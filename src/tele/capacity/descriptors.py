@@ -7,10 +7,10 @@ rest for users. :class:`DescriptorBudget` counts what users hold.
 Invariants:
 
 * All users together never hold more than their part, and one user over all connections no more
-  than a quarter of it. Who would is refused before anything is opened.
+  than a quarter of it. A request beyond that is refused before anything is opened.
 * A descriptor is counted before it is opened and until it is closed.
-* Beside the count some descriptors are held open (:func:`room_for_one`), so that a file of a
-  recording or of the audit can be opened also if something else has used up all the others.
+* Some descriptors are held open in reserve (:func:`spare_descriptor`), so that a file of a
+  recording or of the audit can be opened when all others are used up.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from attrs import define, field, frozen
 
 from tele.errors import Unavailable, quoted
 
-#: More are of no use, and tables for them cost memory.
+#: More are of no use, and their tables cost memory.
 HIGHEST_LIMIT: Final = 1 << 20
-#: Descriptors that are held open for the files of recordings and of the audit.
+#: Descriptors in reserve for the files of recordings and of the audit.
 SPARES: Final = 8
 #: A user's share of what all users may hold.
-PERSON_PART: Final = 4
+PER_USER_PART: Final = 4
 
 
 @frozen
@@ -41,21 +41,21 @@ class Shares:
     """How a limit of descriptors is divided; all are numbers of descriptors.
 
     ``own``: the process's; ``unauthenticated``: connections that have not logged in; ``users``:
-    all users together; ``person``: one of them.
+    all users together; ``per_user``: one of them.
     """
 
     own: int
     unauthenticated: int
     users: int
-    person: int
+    per_user: int
 
 
 def shares_of(limit: int) -> Shares:
     """Return how ``limit`` descriptors are divided."""
     own = min(max(64, limit // 8), 1024)
     unauthenticated = min(max(8, limit // 8), 2048)
-    users = max(PERSON_PART, limit - own - unauthenticated)
-    return Shares(own, unauthenticated, users, users // PERSON_PART)
+    users = max(PER_USER_PART, limit - own - unauthenticated)
+    return Shares(own, unauthenticated, users, users // PER_USER_PART)
 
 
 @define
@@ -75,16 +75,16 @@ class DescriptorBudget:
         return self._held[owner]
 
     def account(self, owner: str) -> Account:
-        """Return what counts for ``owner``: all connections of one user have the same."""
+        """Return the account of ``owner``, which all connections of the user share."""
         return Account(self, owner)
 
     def take(self, owner: str, count: int) -> Lease:
         """Count ``count`` more for ``owner``. Raises :class:`Unavailable` if that is too many."""
-        if self._held[owner] + count > self.shares.person:
+        if self._held[owner] + count > self.shares.per_user:
             held = self._held[owner]
             self._forget_if_none(owner)
             raise Unavailable(
-                f"{quoted(owner)} holds {held} of at most {self.shares.person} file descriptors"
+                f"{quoted(owner)} holds {held} of at most {self.shares.per_user} file descriptors"
                 " here: close sessions or forwards first"
             )
         if self.held + count > self.shares.users:
@@ -121,7 +121,7 @@ class Lease:
             self._budget.give_back(self._owner, back)
 
     def release(self) -> None:
-        """Give all back: they are closed. May be called twice."""
+        """Give all back after they were closed. May be called twice."""
         self.keep(0)
 
 
@@ -153,7 +153,7 @@ def raise_limit() -> None:
 
 @functools.cache
 def given_limit() -> int:
-    """Return the soft limit that this process was given by whoever started it."""
+    """Return the soft limit with which this process was started."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
@@ -161,7 +161,7 @@ def given_limit() -> int:
 def process_budget() -> DescriptorBudget:
     """Return the budget of this process, by its limit at the first call.
 
-    There is one, whatever parts of a cluster run in the process: they share its descriptors.
+    All parts of a cluster that run in the process share it.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = HIGHEST_LIMIT if soft == resource.RLIM_INFINITY else min(soft, HIGHEST_LIMIT)
@@ -171,7 +171,7 @@ def process_budget() -> DescriptorBudget:
 
 @define
 class _Spares:
-    """Descriptors of ``/dev/null`` that are held so that something else can be opened."""
+    """Descriptors of ``/dev/null`` that are closed when another file has to be opened."""
 
     count: int
     _open: list[int] = field(factory=list, init=False)
@@ -179,7 +179,7 @@ class _Spares:
     _lock: threading.Lock = field(factory=threading.Lock, init=False)
 
     def fill(self) -> None:
-        """Hold as many as there should be, or as there can be now."""
+        """Open what is missing, as far as possible now."""
         with self._lock:
             self._fill()
 
@@ -193,7 +193,7 @@ class _Spares:
 
     @contextmanager
     def lent(self) -> Iterator[None]:
-        """Hold one less for a while."""
+        """Hold one less inside of the block."""
         with self._lock:
             if self._open:
                 os.close(self._open.pop())
@@ -208,10 +208,10 @@ _spares: Final = _Spares(SPARES)
 
 
 @contextmanager
-def room_for_one() -> Iterator[None]:
-    """Have room for one more descriptor, which is closed again inside of the block.
+def spare_descriptor() -> Iterator[None]:
+    """Free one descriptor of the reserve, for a file that is closed again inside of the block.
 
-    Without a :func:`process_budget` nothing is held, and nothing happens.
+    Does nothing without a :func:`process_budget`.
     """
     with _spares.lent():
         yield

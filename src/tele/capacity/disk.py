@@ -1,15 +1,15 @@
-"""How is there disk space for the last words when the disk is full?
+"""How are ends of sessions and audit events written when the disk is full?
 
 A :class:`DiskReserve` is a file that takes real blocks, and empty files that take inodes. When a
-write of what must not be lost meets a full disk (or quota), the file is made smaller, some of the
-empty ones are removed, and the write is tried again.
+write that must not be lost fails because the disk (or quota) is full, the file is truncated, some
+of the empty files are removed, and the write is tried again.
 
 Invariants:
 
-* What users send never uses the reserve: only what says how something ended, and the audit.
-* While the reserve is not whole, or of the audit's not even half is there, nothing new begins, so
-  that it lasts for what runs.
-* It may wait for the disk, and may be used by several threads.
+* Data of users never use the reserve: only records of how something ended, and the audit.
+* While the reserve is not whole (the audit's: not half), no new session starts, so that it lasts
+  for those that run.
+* It may block on the disk, and may be used by several threads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def is_full(error: OSError) -> bool:
 
 
 def why(error: OSError) -> str:
-    """Return in words for a recording or an error what kept something from being written."""
+    """Return the reason why a write failed, for a recording or an error."""
     match error.errno:
         case errno.ENOSPC:
             return "the disk was full"
@@ -57,9 +57,9 @@ def why(error: OSError) -> str:
 class DiskReserve:
     """``size`` bytes of real space in the file ``path``; released ``step`` by ``step``.
 
-    With ``files`` it has so many empty files beside it, ``path`` with a number, of which each step
-    releases its part: a file system that has no inodes left makes no new file, whatever its space.
-    It may not be there at first: where the disk is full already, or cannot reserve.
+    With ``files`` it also has so many empty files, ``path`` with a number, of which each step
+    removes its part: a file system without free inodes creates no file, whatever its space.
+    It may be empty at first: if the disk is full already, or cannot reserve.
     """
 
     def __init__(self, path: Path, size: int, step: int, files: int = 0) -> None:
@@ -76,22 +76,22 @@ class DiskReserve:
         self.is_whole()
 
     def is_whole(self) -> bool:
-        """Whether all of it is there; what is missing is taken back first, if there is space.
+        """Whether the reserve is complete, after taking back what is missing if there is space.
 
-        On a file system that cannot reserve there is nothing that could be missing.
+        Always true on a file system that cannot reserve.
         """
         with self._lock:
             return self._fill_files() and self._fill_space()
 
     def is_half(self) -> bool:
-        """Whether at least half of it is there; what is missing is taken back first."""
+        """Whether at least half of the reserve is there; what is missing is taken back first."""
         with self._lock:
             files = self._fill_files() or 2 * self._empty_left >= len(self._empty)
             return (self._fill_space() or 2 * self._left >= self._size) and files
 
     @property
     def left(self) -> int:
-        """How many bytes of it there are; all, where the file system cannot reserve."""
+        """Bytes in reserve; all of ``size`` if the file system cannot reserve."""
         return self._size if self._unsupported else self._left
 
     def _fill_files(self) -> bool:
@@ -119,13 +119,13 @@ class DiskReserve:
         return True
 
     def _measure(self) -> None:
-        """After a reservation that failed: count what there is."""
+        """After a reservation that failed: count the blocks that the file has."""
         if self._file is not None:
             found = os.fstat(self._file)
             self._left = min(found.st_size, found.st_blocks * 512, self._size - 1)
 
     def spend(self, write: Callable[[], Result]) -> Result:
-        """Return what ``write`` does, releasing as much as it needs. Raises its OSError."""
+        """Return what ``write`` returns, releasing as much as it needs. Raises its OSError."""
         while True:
             try:
                 return write()
@@ -151,7 +151,7 @@ class DiskReserve:
         return released
 
     def close(self) -> None:
-        """Let go of the file, which stays."""
+        """Close the file, which stays."""
         if self._file is not None:
             os.close(self._file)
             self._file = None

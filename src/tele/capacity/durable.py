@@ -1,12 +1,10 @@
-"""How does what was written survive a power cut, at a cost that does not grow with the files?
+"""How are many files made durable at the cost of one sync? By syncing their file system.
 
-A file system is synced as a whole: data, names and folders of all that was written to it before,
-with one commit of its journal and one flush of the disk, however many files there are. What others
-wrote to the same file system is written with it; data that must be quick has one of its own.
+``syncfs`` makes durable the data, names and folders of everything written before, with one commit
+of the journal and one flush of the disk, however many files there are. Data of other programs on
+the same file system are written, too.
 
-Invariants:
-
-* It may wait for the disk, for as long as the disk likes: never call it in a reactor's thread.
+Invariant: it blocks for an unknown time; never call it in the reactor's thread.
 """
 
 from __future__ import annotations
@@ -16,14 +14,14 @@ import os
 from typing import Any, Final
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
-#: There is none where the C library has none; then all file systems are synced.
+#: None if the C library lacks it; then all file systems are synced.
 _SYNCFS: Final[Any] = getattr(_LIBC, "syncfs", None)
 
 
 def sync_file_system(descriptor: int) -> None:
     """Make durable what was written to the file system of an open file or folder.
 
-    Raises OSError, also if something that was written earlier could not be stored.
+    Raises OSError, also if an earlier write could not be stored.
     """
     if _SYNCFS is None:
         os.sync()

@@ -1,10 +1,10 @@
-"""What does an OpenSSH certificate say (PROTOCOL.certkeys)?
+"""OpenSSH certificates (PROTOCOL.certkeys): parsing and encoding.
 
 Invariants:
 
 * Any bytes are either a :class:`Certificate` or :class:`BadCertificate`; nothing else.
-* Reading trusts nothing: no signature is checked here (see ``check``), and none of the
-  CA's key is even parsed, so that a forged certificate costs no public-key maths of its CA.
+* No signature is checked here (see ``check``), and the CA's key is not parsed, so that a forged
+  certificate costs no public-key operation of its CA.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FOREVER: Final = 0xFFFF_FFFF_FFFF_FFFF
 
 
 class CertKind(IntEnum):
-    """Whom a certificate is for."""
+    """The type of a certificate: for a user or a host."""
 
     USER = 1
     HOST = 2
@@ -139,7 +139,7 @@ def _parse(blob: bytes) -> Certificate:
     critical, extensions = read_options(reader.string()), read_options(reader.string())
     reader.string()  # reserved
     authority_key = reader.string()
-    # A certificate signed by a certified key is not a thing (PROTOCOL.certkeys).
+    # Certificates signed by a certificate are not allowed (PROTOCOL.certkeys).
     if Reader(authority_key).string(64) in KEY_TYPES:
         raise ValueError("its authority is itself a certificate")
     signature = reader.string(4096)

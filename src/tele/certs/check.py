@@ -1,10 +1,10 @@
-"""Is this certificate good here and now?
+"""Is this certificate valid, for this use and at this time?
 
 Invariants:
 
-* The order of checks is OpenSSH's (auth2-pubkey.c): everything cheap before any
-  public-key maths of the CA, so that a forged certificate costs its parse only.
-* The caller is told one reason code; the peer is told nothing.
+* The order of checks is OpenSSH's (auth2-pubkey.c): all cheap checks come before the public-key
+  operation of the CA, so that a forged certificate costs its parsing only.
+* The caller gets one reason code; the peer gets none.
 * An unknown critical option refuses the certificate (PROTOCOL.certkeys); an unknown
   extension is ignored.
 """
@@ -22,9 +22,11 @@ from tele.certs import algorithms
 from tele.certs.certificate import FOREVER, Certificate, CertKind
 from tele.certs.keys import parse_public_key
 from tele.errors import BadCertificate, ProtocolError, quoted
+from tele.model.access import CertificateLimits
 from tele.model.addresses import plain_address, plain_network
 from tele.model.identity import HostIdentity, HostRole, UserIdentity
 from tele.model.patterns import matches
+from tele.rbac.certificate import limits_of
 from tele.wire.fields import Reader
 
 # Extensions of tele, in user certificates ...
@@ -47,7 +49,7 @@ VERIFY_REQUIRED: Final = "verify-required"
 LATEST: Final = datetime(9999, 12, 31, tzinfo=UTC)
 _LAST_SECOND: Final = int(LATEST.timestamp())
 
-#: Certificates are valid from so long before they are issued: clocks differ a little.
+#: Certificates are valid from so long before they are issued: clocks differ slightly.
 BACKDATE: Final = timedelta(minutes=1)
 
 
@@ -59,6 +61,11 @@ class CheckedUser:
     force_command: str | None = None
     verify_required: bool = False
     extensions: frozenset[str] = frozenset()
+
+    @property
+    def limits(self) -> CertificateLimits:
+        """What it withholds from whatever the user's roles allow."""
+        return limits_of(self.extensions, self.force_command)
 
 
 @frozen
@@ -81,7 +88,7 @@ def check_user(
     """Check a user certificate offered as ``algorithm`` for ``login`` from ``remote_addr``.
 
     ``trusted`` are key blobs of user authorities. ``login`` None accepts any principal
-    (a jump host logs nobody in). With ``cluster`` the certificate must be of that
+    (a jump host starts no sessions). With ``cluster`` the certificate must be of that
     cluster. Raises :class:`BadCertificate` whose reason is one of ``algorithm``,
     ``authority``, ``kind``, ``validity``, ``principal``, ``option``, ``address``,
     ``cluster``, ``signature``.
@@ -137,15 +144,15 @@ def check_member(
 ) -> CheckedHost:
     """Check the host certificate by which a member of ``cluster`` proves itself to another.
 
-    It has to say which host it is of, in one of ``roles``, and to name its id; ``identity``
-    is there. ``trusted`` are key blobs of host authorities. Raises :class:`BadCertificate`.
+    It has to have an identity with one of ``roles``, and to name its id, so ``identity`` is never
+    None. ``trusted`` are key blobs of host authorities. Raises :class:`BadCertificate`.
     """
     _check_common(certificate, CertKind.HOST, trusted, now)
     if certificate.critical:
         raise BadCertificate("a host certificate has no critical options", "option")
     identity = _host_identity(certificate)
     if identity is None or identity.host_id not in certificate.principals:
-        raise BadCertificate("it does not say which host it is of", "principal")
+        raise BadCertificate("it does not name its host", "principal")
     if identity.cluster != cluster:
         raise BadCertificate(f"of cluster {quoted(identity.cluster)}, not {cluster}", "cluster")
     if identity.role not in roles:
@@ -176,16 +183,16 @@ def _check_common(
             "validity",
         )
     if not certificate.principals:
-        raise BadCertificate("it names nobody", "principal")
+        raise BadCertificate("it has no principals", "principal")
 
 
 def _shown(seconds: float) -> str:
-    """Return a date for a person."""
+    """Return a date as text."""
     return f"{datetime.fromtimestamp(min(seconds, _LAST_SECOND), UTC):%F %T} UTC"
 
 
 def is_genuine(certificate: Certificate, trusted: Collection[bytes]) -> bool:
-    """Whether one of ``trusted`` signed it, whatever else may be wrong with it."""
+    """Whether one of ``trusted`` signed it; nothing else is checked."""
     if certificate.authority_key not in trusted:
         return False
     try:
@@ -235,7 +242,7 @@ def _expiry(certificate: Certificate) -> datetime:
 
 
 def issue_time(certificate: Certificate) -> datetime:
-    """When a certificate of ours was issued, to the second: it is valid from a little earlier."""
+    """Return when a certificate of ours was issued, to the second: it is valid from earlier."""
     return datetime.fromtimestamp(min(certificate.valid_after, _LAST_SECOND), UTC) + BACKDATE
 
 

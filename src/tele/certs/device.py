@@ -1,13 +1,13 @@
-"""Did somebody log in from this device before?
+"""Did this user log in from this device before?
 
-Whoever logs in again shows the certificate that they had, which may have expired, and signs the
-new request with its key. It opens nothing; it shows that wrong passwords of others under the same
-name are not theirs.
+A client that logs in again presents its earlier certificate, which may have expired, and signs the
+new request with its key. The proof grants no access; it exempts the client from delays that wrong
+passwords of others caused.
 
 Invariants:
 
-* A proof is for one user and one request: its new public keys are part of what is signed.
-* A certificate counts for :data:`REMEMBERED` after its end, and only where it could be used.
+* A proof is for one user and one request: the signature covers the new public keys.
+* A certificate counts for :data:`REMEMBERED` after its expiry, if it was valid before.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def check_device(
     remote_addr: str,
     now: datetime,
 ) -> str:
-    """Return what the device is called: its old key's fingerprint.
+    """Return the name of the device: the fingerprint of its earlier key.
 
-    ``line`` is the certificate that it had. Raises :class:`BadCertificate`.
+    ``line`` is its earlier certificate. Raises :class:`BadCertificate`.
     """
     if len(line) > LINE_LIMIT:
         raise BadCertificate("it is too long", "option")

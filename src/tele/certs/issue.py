@@ -1,10 +1,10 @@
-"""What does a certificate of ours say? The issuing rules, for users and for hosts.
+"""How are certificates issued, for users and for hosts?
 
 Invariants:
 
-* A certificate is valid from one minute ago, so that a clock a little behind does not
-  refuse it, and always has an end.
-* No time and no dice of our own: ``now`` and ``entropy`` are arguments.
+* A certificate is valid from one minute before its issue, so that a clock slightly behind accepts
+  it, and always expires.
+* Time and randomness (``now`` and ``entropy``) are arguments.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ from tele.certs.keys import PrivateKey, parse_public_key
 from tele.certs.names import check_name, own_addresses
 from tele.errors import InvalidInput
 from tele.model.identity import HostRole
+from tele.rbac.certificate import (
+    PERMIT_AGENT_FORWARDING,
+    PERMIT_PORT_FORWARDING,
+    PERMIT_PTY,
+    PERMIT_X11_FORWARDING,
+)
 from tele.wire.fields import Reader, string, uint32
 
 Entropy = Callable[[int], bytes]
@@ -34,7 +40,7 @@ HOST_LIFETIME: Final = timedelta(hours=24)
 
 @frozen
 class UserCertificateRequest:
-    """What a user certificate shall say; ``logins`` become its principals."""
+    """The content of a user certificate; ``logins`` become its principals."""
 
     user: str
     cluster: str
@@ -53,7 +59,7 @@ class UserCertificateRequest:
 
 @frozen
 class HostCertificateRequest:
-    """What a host certificate shall say; ``addresses`` are principals beside the names."""
+    """The content of a host certificate; ``addresses`` are further principals."""
 
     host_id: str
     name: str
@@ -72,16 +78,16 @@ def issue_user(
 ) -> Certificate:
     """Sign a user certificate for the key blob ``public_key``."""
     extensions: dict[str, bytes] = {
-        "permit-pty": b"",
+        PERMIT_PTY: b"",
         check.CLUSTER: request.cluster.encode(),
         check.LOGIN_SESSION: request.login_session.encode(),
         check.ROLES: ",".join(request.roles).encode(),
         check.TRAITS: json.dumps(request.traits, sort_keys=True, separators=(",", ":")).encode(),
     }
     for allowed, name in (
-        (request.port_forwarding, "permit-port-forwarding"),
-        (request.agent_forwarding, "permit-agent-forwarding"),
-        (request.x11_forwarding, "permit-X11-forwarding"),
+        (request.port_forwarding, PERMIT_PORT_FORWARDING),
+        (request.agent_forwarding, PERMIT_AGENT_FORWARDING),
+        (request.x11_forwarding, PERMIT_X11_FORWARDING),
         (request.mfa, check.MFA),
     ):
         if allowed:
@@ -98,10 +104,10 @@ def issue_user(
 
 
 def host_principals(request: HostCertificateRequest) -> tuple[str, ...]:
-    """Names and addresses that a host certificate is good for, each once, in order.
+    """Return the principals of a host certificate, each once, in order.
 
-    Only a node has names of its own in it. Raises :class:`InvalidInput` for a name that could be
-    read as somebody else's; such addresses are left out.
+    Only a node's own names are principals. Raises :class:`InvalidInput` for a name that could be
+    taken for another host's; such addresses are left out.
     """
     cluster = request.cluster
     by_id = (f"{request.host_id}.{cluster}", request.host_id)
@@ -112,7 +118,7 @@ def host_principals(request: HostCertificateRequest) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*by_id, f"auth.{cluster}", *addresses)))
     check_name(request.name, cluster, request.role)
     name = request.name.lower()
-    # A name with a dot could be the DNS name of another machine; localhost is every machine.
+    # A name with a dot could be the DNS name of another machine; localhost is any machine.
     short = () if "." in name or name == "localhost" else (name,)
     return tuple(dict.fromkeys((*by_id, f"{name}.{cluster}", *short, *addresses)))
 
@@ -165,9 +171,9 @@ def _sign(
     entropy: Entropy,
 ) -> Certificate:
     if not principals:
-        raise InvalidInput(f"a certificate for {key_id} would name nobody: no login or name given")
+        raise InvalidInput(f"a certificate for {key_id} would have no principals: no login or name")
     if lifetime <= timedelta(0):
-        raise InvalidInput("a certificate's lifetime has to be longer than nothing")
+        raise InvalidInput("a certificate's lifetime has to be positive")
     key = parse_public_key(public_key)
     body = Reader(key.blob)
     body.string()
@@ -175,7 +181,7 @@ def _sign(
         string(certificate_type(key.type))
         + string(entropy(32))
         + body.rest()
-        # 0 is what certificates have that nobody numbers.
+        # 0 means that a certificate has no serial number.
         + (int.from_bytes(entropy(8), "big") or 1).to_bytes(8, "big")
         + uint32(kind)
         + string(key_id.encode())
@@ -187,5 +193,5 @@ def _sign(
         + string(b"")
         + string(authority.public.blob)
     )
-    # What we issue, we can read: an unusable request fails here and not at the first login.
+    # Parsing it again makes an unusable request fail here, and not at the first login.
     return parse_certificate(signed + string(authority.sign(signed)))

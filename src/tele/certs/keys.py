@@ -1,10 +1,10 @@
-"""What is a key, and did it sign this?
+"""SSH keys: parsing, signing, and verifying signatures.
 
 Invariants:
 
 * Parsing is strict: a blob is read to its end, numbers are canonical, curves match.
 * A signature is checked against the signature types that the caller allows, by name.
-* Whatever is wrong with a peer's key or signature is :class:`BadCertificate`.
+* Every error in a peer's key or signature is :class:`BadCertificate`.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def encode_line(kind: bytes, blob: bytes) -> str:
 def parse_line(text: str | bytes) -> bytes:
     """Return the blob of a public key or certificate line (``type base64 [comment]``).
 
-    Raises :class:`InvalidInput` when it is no such line or the type differs from the blob's.
+    Raises :class:`InvalidInput` if it is not such a line, or if the type differs from the blob's.
     """
     raw = text.encode("utf-8") if isinstance(text, str) else text
     words = raw.split(None, 2)
@@ -171,13 +171,13 @@ def read_key_body(kind: bytes, reader: Reader) -> tuple[_Public, bytes]:
         return rsa.RSAPublicNumbers(e, n).public_key(), b""
     if kind in _CURVES:
         if reader.string(16) != kind.rpartition(b"-")[2]:
-            raise ValueError("the curve is another than the key type says")
+            raise ValueError("the curve does not match the key type")
         return _point(kind, reader.string(133)), b""
     if kind == names.SK_ED25519:
         return ed25519.Ed25519PublicKey.from_public_bytes(reader.string(32)), reader.string(1024)
     if kind == names.SK_ECDSA:
         if reader.string(16) != b"nistp256":
-            raise ValueError("the curve is another than the key type says")
+            raise ValueError("the curve does not match the key type")
         return _point(names.ECDSA_256, reader.string(133)), reader.string(1024)
     raise ValueError(f"key type {quoted(kind)} is not supported")
 
@@ -225,7 +225,7 @@ def _number(value: int) -> bytes:
 
 @frozen(eq=False, repr=False)
 class PrivateKey:
-    """A private key that never shows itself: its repr is its fingerprint."""
+    """A private key. Its repr is its fingerprint."""
 
     _key: _Private
     public: PublicKey

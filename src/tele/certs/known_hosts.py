@@ -1,4 +1,4 @@
-"""How does an OpenSSH client learn to trust our hosts? Lines of a known_hosts file."""
+"""Lines of a known_hosts file that make OpenSSH clients trust our hosts."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Which names may a host have, and which may a host certificate be for?
+"""Which names may a host have, and which principals may a host certificate have?
 
-A name or an address in a host certificate tells clients that this host is meant by it. So
-nobody gets one by which another host, or the cluster itself, could be meant.
+A principal in a host certificate identifies this host to clients. It must not identify another
+host, or the cluster itself.
 
 Invariants:
 
-* What is, ends in, or can be read as a principal that the cluster gives by itself (an id, a name
-  in the cluster's domain, ``proxy``, ``auth``) is refused, in any case.
+* A name is refused if it is, ends in, or can be read as a principal that the cluster assigns (an
+  id, a name in the cluster's domain, ``proxy``, ``auth``), in upper or lower case.
 * Names are compared in lower case.
 """
 
@@ -26,22 +26,22 @@ _RESERVED: Final = {"auth": HostRole.AUTH, "proxy": HostRole.PROXY}
 
 
 def check_principal(text: str, cluster: str) -> None:
-    """Raise :class:`InvalidInput` if a member's certificate is, or could be, for ``text``."""
+    """Raise :class:`InvalidInput` if ``text`` could be a principal that the cluster assigns."""
     name, domain = text.lower().rstrip("."), cluster.lower()
     if name == domain or name.endswith(f".{domain}"):
         raise InvalidInput(f"{quoted(text)} is in the cluster's own domain; choose another name")
     if any(_UUID.fullmatch(label) for label in name.split(".")):
         raise InvalidInput(f"{quoted(text)} can be read as the id of a host; choose another name")
     if name in _RESERVED:
-        raise InvalidInput(f"the name {quoted(text)} is kept for the cluster's own {name}")
+        raise InvalidInput(f"the name {quoted(text)} is reserved for the cluster's own {name}")
     if "*" in name or "?" in name:
         raise InvalidInput(f"{quoted(text)} is a pattern: give each name by itself")
 
 
 def check_name(name: str, cluster: str, role: HostRole) -> None:
-    """Raise :class:`InvalidInput` if a host of this role may not be called ``name``.
+    """Raise :class:`InvalidInput` if a host of this role may not have the name ``name``.
 
-    A proxy may be called ``proxy``, and auth ``auth``; any host may have the cluster's own name.
+    A proxy may have the name ``proxy``, auth ``auth``, and any host the name of the cluster.
     """
     if _RESERVED.get(name.lower()) is role:
         return
@@ -63,10 +63,10 @@ def _is_numeric_address(name: str) -> bool:
 
 
 def own_addresses(addresses: Iterable[str], cluster: str) -> tuple[str, ...]:
-    """Return those addresses that can be in a certificate, each once, in lower case, in order.
+    """Return the addresses that can be principals, each once, in lower case, in order.
 
-    A name without a dot is left out, since nodes are known by such names, and so is what
-    :func:`check_principal` refuses.
+    Names without a dot, which are names of nodes, and names that :func:`check_principal` refuses
+    are left out.
     """
     return tuple(dict.fromkeys(a.lower() for a in addresses if _is_foreign(a, cluster)))
 

@@ -1,4 +1,4 @@
-"""Is this the CA that somebody was told about? Pins: hashes of a CA's public key."""
+"""CA pins: hashes of a CA's public key, by which it is recognized."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def read_pin(text: str) -> str:
 
 
 def check_pins(certificates: Iterable[str], pins: Iterable[str]) -> Sequence[str]:
-    """Return those PEM certificates that a pin names.
+    """Return the PEM certificates that match a pin.
 
-    Raises :class:`AccessDenied` (reason ``pin``) when there is none.
+    Raises :class:`AccessDenied` (reason ``pin``) if none does.
     """
     wanted = {read_pin(each) for each in pins}
     good = [certificate for certificate in certificates if pin(certificate) in wanted]
     if not good:
         raise AccessDenied(
-            "the cluster's CA is not the one that the pin names: somebody answers in its place,"
+            "the cluster's CA does not match the pin: another server answers in its place,"
             " or the pin is of another cluster; compare it with: tele ca status",
             "pin",
         )

@@ -1,8 +1,8 @@
-"""With what does a host prove that it is the member whose certificate has expired?
+"""How does a host whose certificate has expired prove that it is a member?
 
-With a signature of the SSH host key that auth has registered for it. What is signed names the
-cluster, the host and the keys that the new certificates are for; sent again by somebody else, it
-gives certificates for keys that they do not have.
+By a signature of the SSH host key that auth has registered for it. The signature covers the
+cluster, the host and the keys of the new certificates: replaying it gives certificates for keys
+that the attacker does not have.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tele.errors import BadCertificate
 from tele.model.identity import HostRole
 from tele.wire.fields import string
 
-#: Keeps this signature apart from all others that are made with the same key.
+#: Separates this signature from all others of the same key.
 _CONTEXT: Final = b"tele-rejoin-v1@tele"
 
 

@@ -1,10 +1,10 @@
-"""Which algorithm do a cluster's SSH keys have: those of its CAs, its hosts and its users?
+"""The signature algorithm suite: the type of a cluster's SSH keys (CAs, hosts, users).
 
 Invariants:
 
-* All keys that tele makes for one cluster are of one suite, that of its CAs. Whoever knows the
-  CAs knows the suite, so no message has to say it.
-* A suite says what is made. What is accepted is wider: :mod:`tele.certs.algorithms`.
+* All keys that tele makes for a cluster are of the suite of its CAs. The suite follows from the
+  CAs, so no message contains it.
+* A suite says which keys are made. More are accepted: :mod:`tele.certs.algorithms`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _KEY_TYPES = {
 def suite_of(authority_keys: Sequence[str]) -> SignatureSuite:
     """Return the suite of the CA with these SSH keys (lines); the first is the one that signs.
 
-    Raises :class:`InvalidInput` when keys of that type are not made here.
+    Raises :class:`InvalidInput` if keys of that type cannot be made.
     """
     if not authority_keys:
         raise InvalidInput("the cluster named no SSH key of its CA")

@@ -1,14 +1,14 @@
-"""How does an identity of tele travel in X.509, for the API's mutual TLS?
+"""How is an identity of tele encoded in X.509, for the API's mutual TLS?
 
-One extension carries what the SSH certificate's extensions carry; the ASN.1 module is
-in ``docs/protocols/certificates``. It is not critical, so that ordinary TLS libraries
-take the certificate; our own checks demand it.
+One extension has the content of the SSH certificate's extensions; the ASN.1 module is in
+``docs/protocols/certificates``. It is not critical, so that ordinary TLS libraries accept the
+certificate; our own checks demand it.
 
 Invariants:
 
-* A user certificate can only be a TLS client; a host certificate both ends.
-* The key of a certificate is made elsewhere: only public keys come in here.
-* Whatever a peer's certificate holds, reading it gives an identity or BadCertificate.
+* A user certificate can only be a TLS client; a host certificate both client and server.
+* Only public keys are arguments here.
+* Reading any certificate gives an identity or BadCertificate.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tele.errors import BadCertificate, InvalidInput
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostIdentity, HostRole, UserIdentity
 
-#: 2.25 is the arc of UUIDs (ITU-T X.667): this one was made for tele's identities.
+#: 2.25 is the arc of UUIDs (ITU-T X.667): this UUID was generated for tele's identities.
 IDENTITY_OID: Final = x509.ObjectIdentifier("2.25.243107219317653921845609264174318220911")
 VERSION: Final = 1
 EXTENSION_LIMIT: Final = 32 * 1024
@@ -157,7 +157,7 @@ def _decode(
 
 
 def read_identity(certificate: x509.Certificate) -> UserIdentity | HostIdentity:
-    """Return who a certificate says its holder is. Its chain is the caller's business.
+    """Return the identity in a certificate. The caller verifies its chain.
 
     Raises :class:`BadCertificate`: ``identity`` when the extension is missing or malformed.
     """
@@ -185,7 +185,7 @@ def read_identity(certificate: x509.Certificate) -> UserIdentity | HostIdentity:
 
 @frozen(repr=False)
 class TlsKey:
-    """A private key for TLS (ECDSA P-256) that never shows itself."""
+    """A private key for TLS (ECDSA P-256). It is not in its repr."""
 
     _key: ec.EllipticCurvePrivateKey
 
@@ -281,9 +281,9 @@ def issue_tls(
 ) -> str:
     """Return a certificate (PEM) for the PEM public key, valid until ``identity.expires``.
 
-    A user's has the serial number that their SSH certificate has.
-    ``names`` of a host are DNS names and IP addresses beside the ones that it always
-    has: ``<host-id>.<cluster>`` and, by its role, ``auth.<cluster>`` or ``proxy.<cluster>``.
+    A user's has the serial number of the SSH certificate.
+    ``names`` are further DNS names and IP addresses of a host, which always has
+    ``<host-id>.<cluster>`` and, by its role, ``auth.<cluster>`` or ``proxy.<cluster>``.
     """
     issuer = x509.load_pem_x509_certificate(authority_certificate.encode("ascii"))
     if identity.expires <= now:

@@ -1,7 +1,6 @@
-"""How does a certificate get into a running ssh-agent, and out again? With ssh-add.
+"""How is a certificate added to a running ssh-agent, and removed? With ssh-add.
 
-Invariant: an agent is a convenience. Whatever it does, logging in goes on; a
-sentence says what did not work.
+Invariant: an error of the agent does not fail a login; it is printed as a note.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ def _program() -> str | None:
 
 
 def _run(words: list[str]) -> str | None:
-    """Run ssh-add; return what went wrong, or None."""
+    """Run ssh-add; return its error, or None."""
     try:
         done = subprocess.run(  # noqa: S603  (no shell; paths of ours)
             words,
@@ -33,7 +32,7 @@ def _run(words: list[str]) -> str | None:
     except subprocess.TimeoutExpired:
         return "ssh-agent does not answer"
     except OSError as error:
-        return f"ssh-add does not run: {error.strerror}"
+        return f"cannot run ssh-add: {error.strerror}"
     if done.returncode == 0:
         return None
     lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
@@ -41,7 +40,7 @@ def _run(words: list[str]) -> str | None:
 
 
 def add_to_agent(files: Files, seconds: float) -> str | None:
-    """Give the agent key and certificate for so long; return what went wrong, or None."""
+    """Add key and certificate to the agent for ``seconds``; return the error, or None."""
     program = _program()
     if program is None:
         return None
@@ -49,7 +48,7 @@ def add_to_agent(files: Files, seconds: float) -> str | None:
 
 
 def remove_from_agent(files: Files) -> None:
-    """Make the agent forget the key and its certificate, if it is there and has them."""
+    """Remove the key and its certificate from the agent, if there is one."""
     program = _program()
     if program is not None and files.public.exists():
         _run([program, "-q", "-d", str(files.key)])

@@ -1,4 +1,4 @@
-"""What happened?"""
+"""``tele audit``: list and verify audit events."""
 
 from __future__ import annotations
 
@@ -35,17 +35,19 @@ _PLAIN = (
 
 
 def _what(event: Any) -> str:
-    """Return what belongs to this event alone, shortly."""
+    """Return the fields that only this event has, as text."""
     text = " ".join(f"{k}={v}" for k, v in event.items() if k not in _PLAIN)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _earlier(event: Any) -> str:
-    """Return when a host says that it happened, if that is not about when auth heard of it."""
+    """Return the time that a host claims, if it is much earlier than the time of arrival."""
     if (claimed := event.get("claimed")) is None:
         return ""
-    told, said = (datetime.fromisoformat(text) for text in (event["time"], claimed))
-    return "" if abs((told - said).total_seconds()) < _MUCH_EARLIER else f"(at {claimed}) "
+    received, happened_at = (datetime.fromisoformat(text) for text in (event["time"], claimed))
+    return (
+        "" if abs((received - happened_at).total_seconds()) < _MUCH_EARLIER else f"(at {claimed}) "
+    )
 
 
 @click.group(
@@ -56,7 +58,7 @@ def _earlier(event: Any) -> str:
     },
 )
 def audit() -> None:
-    """Show and check what happened."""
+    """List and verify audit events."""
 
 
 @click.command()
@@ -66,7 +68,7 @@ def audit() -> None:
 @click.option("--since", metavar="TIME", callback=read_moment, help="A time, or how long ago: 1h.")
 @click.option("--until", metavar="TIME", callback=read_moment, help="A time, or how long ago.")
 @click.option("--limit", type=click.IntRange(0), help=f"How many; 0: all.  [default: {LISTED}]")
-@click.option("--follow", is_flag=True, help="Events from now on, as they happen.")
+@click.option("--follow", is_flag=True, help="Print events as they happen.")
 @format_option("names")
 @where_options(local=True)
 def ls(
@@ -82,18 +84,17 @@ def ls(
 ) -> None:
     """List the newest events, oldest first.
 
-    Order, --since and --until go by auth's time: when something happened at auth, or when a
-    host's report of it arrived. What a host reported much later is shown with the host's time.
+    The order, --since and --until use auth's time: when something happened at auth, or when a
+    host's report arrived. Events that a host reported much later also show the host's time.
 
-    With --follow each event is one line; in the format json, one JSON text a line. It goes
-    with --event and --of only.
+    With --follow each event is one line; with --format json, one JSON object a line. It can be
+    combined with --event and --of only.
     """
-    from tele.model.api.recordings import FollowEvents, ListEvents
-    from tele.model.api.table import FOLLOW_EVENTS, LIST_EVENTS
+    from tele.model.api.audit import FOLLOW_EVENTS, LIST_EVENTS, FollowEvents, ListEvents
 
     if follow and (session or form == "yaml" or (since, until, limit) != (None, None, None)):
         raise InvalidInput(
-            "--follow is about what happens from now on: it goes with --event and --of, in the"
+            "--follow prints new events only: it can be combined with --event and --of, in the"
             " formats text, names and json"
         )
     limit = LISTED if limit is None else limit
@@ -114,8 +115,8 @@ def ls(
 
 
 def _newest(ask: Callable[..., Any], limit: int) -> list[Any]:
-    """Return the newest ``limit`` events, oldest first; a page may have fewer and go on."""
-    from tele.model.api.recordings import EVENTS_PAGE
+    """Return the newest ``limit`` events, oldest first; a page may have fewer."""
+    from tele.model.api.audit import EVENTS_PAGE
 
     found: list[Any] = []
     after = ""

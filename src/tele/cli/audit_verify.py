@@ -1,10 +1,10 @@
-"""Is the audit still what it was? The chain is checked here, on the machine of whoever asks.
+"""``tele audit verify``: check the hash chain of the audit, on the machine of the caller.
 
 Invariants:
 
 * Auth is asked for events and for nothing else: that the chain is whole is found out here.
-* What a chain cannot show, that all of it was made anew or its end cut off, is shown by a mark:
-  number and hash of an event, printed at the end of each check, kept by whoever checks.
+* What a chain cannot show, that it was made anew or its end cut off, is shown by a mark: number
+  and hash of an event, printed at the end of each check and stored by the caller.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput, TeleError
 
 if TYPE_CHECKING:
-    from tele.audit.chain import Mark, Verdict
+    from tele.audit.chain import Mark, Verification
 
 PAGE: Final = 500
 
@@ -31,12 +31,12 @@ PAGE: Final = 500
     "heads",
     multiple=True,
     metavar="[NUMBER:]HASH",
-    help="A mark from before: the audit has to have this event still. May be repeated.",
+    help="A mark of an earlier check: the audit must still have this event. Repeatable.",
 )
 @click.option(
     "--after",
     metavar="NUMBER:HASH",
-    help="Check this event, which has to be there, and what comes after it; nothing before it.",
+    help="Check this event and those after it only.",
 )
 @click.option(
     "--store",
@@ -50,9 +50,9 @@ def verify(
 ) -> None:
     """Check that no event of the audit was changed, removed, inserted or moved.
 
-    At the end a mark is printed: number and hash of the last event. Keep it where nobody who
-    can write to the store can change it, and give it with --head the next time: only that shows
-    that the end was not cut off, nor all made anew. Status 1: something is wrong.
+    At the end a mark is printed: number and hash of the last event. Keep it where it cannot be
+    changed by those who can write to the store, and give it with --head the next time: only this
+    shows that the end was not cut off, nor all of it made anew. Exit status 1: the check failed.
     """
     from attrs import evolve
 
@@ -63,25 +63,26 @@ def verify(
     if start is not None and not start.number:
         raise InvalidInput("--after takes NUMBER:HASH, as tele audit verify prints it")
     if start is not None and any(0 < mark.number < start.number for mark in marks):
-        raise InvalidInput("a --head is before --after: what is before that is not looked at")
+        raise InvalidInput("a --head is before --after: events before that are not checked")
     if store is None:
         with open_authority(where) as authority:
             verdict = check(authority.perform, start, marks)
     elif start is None:
         verdict = _check_store(store, marks)
     else:
-        raise InvalidInput("--store checks all of the audit: leave --after away")
+        raise InvalidInput("--store checks the whole audit: leave --after out")
     if not verdict.events and not verdict.problem:
         verdict = evolve(verdict, problem="it has no event, not even that the cluster was made")
     _show(verdict, form)
 
 
-def check(perform: Callable[[Any, Any], Any], after: Mark | None, marks: Sequence[Mark]) -> Verdict:
+def check(
+    perform: Callable[[Any, Any], Any], after: Mark | None, marks: Sequence[Mark]
+) -> Verification:
     """Walk the audit by the API, from the beginning or the event ``after``, and check it."""
     from tele.audit.chain import Chain, Mark
+    from tele.model.api.audit import AUDIT_HEAD, LIST_EVENTS, ListEvents
     from tele.model.api.operation import Nothing
-    from tele.model.api.recordings import ListEvents
-    from tele.model.api.table import AUDIT_HEAD, LIST_EVENTS
 
     head = perform(AUDIT_HEAD, Nothing())
     last = Mark(head.number, head.hash)
@@ -96,7 +97,7 @@ def check(perform: Callable[[Any, Any], Any], after: Mark | None, marks: Sequenc
                     return chain.end()
                 awaited = None
             elif chain.number == last.number or not chain.take(event):
-                break  # it came since the head was looked at, or something is wrong
+                break  # a later event than the head, or an error
         if chain.problem or not page.next or not page.items:
             break
         cursor = page.next
@@ -108,18 +109,18 @@ def check(perform: Callable[[Any, Any], Any], after: Mark | None, marks: Sequenc
         and perform(LIST_EVENTS, ListEvents(limit=1, after=str(last.number))).items
     ):
         again = perform(AUDIT_HEAD, Nothing())
-        chain.go_on(last, Mark(again.number, again.hash))
+        chain.has_more(last, Mark(again.number, again.hash))
     return chain.end(last)
 
 
-def _check_store(path: Path, marks: Sequence[Mark]) -> Verdict:
+def _check_store(path: Path, marks: Sequence[Mark]) -> Verification:
     from twisted.internet.defer import Deferred
 
     from tele.audit.reading import verify as verify_store
     from tele.store.reading import StoreFile
 
     with StoreFile(path) as store:
-        found: list[Verdict] = []
+        found: list[Verification] = []
         errors: list[Any] = []
         checking = Deferred.fromCoroutine(verify_store(store, marks))
         checking.addCallbacks(found.append, errors.append)
@@ -128,7 +129,7 @@ def _check_store(path: Path, marks: Sequence[Mark]) -> Verdict:
         return found[0]
 
 
-def _show(verdict: Verdict, form: str) -> None:
+def _show(verdict: Verification, form: str) -> None:
     from tele.audit.chain import Mark
 
     mark = str(Mark(verdict.events, verdict.head)) if verdict.events else ""

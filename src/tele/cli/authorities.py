@@ -1,4 +1,4 @@
-"""Whose signature does the cluster trust?"""
+"""``tele ca``: show the cluster's authorities, sign keys."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import click
 
 from tele.cli.home import replace_file, safe_name
 from tele.cli.lazy import Lazy, LazyGroup
-from tele.cli.lists import notice_shorter, split_words, ttl_option
-from tele.cli.output import Column, format_option, plain, print_text, say, show_list, words
+from tele.cli.lists import split_words, ttl_option, warn_shorter
+from tele.cli.output import Column, format_option, plain, print_notice, print_text, show_list, words
 from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput, NotFound
 
@@ -42,8 +42,8 @@ def ca() -> None:
 @where_options(local=True)
 def status(form: str, where: Where) -> None:
     """Show the authorities and their pins."""
+    from tele.model.api.authorities import AUTHORITIES
     from tele.model.api.operation import Nothing
-    from tele.model.api.table import AUTHORITIES
 
     with open_authority(where) as authority:
         found = authority.perform(AUTHORITIES, Nothing()).items
@@ -64,8 +64,9 @@ def status(form: str, where: Where) -> None:
 def export(kind: str, form: str, where: Where) -> None:
     """Print the public keys of an authority, for other programs."""
     from tele.certs.known_hosts import cert_authority_lines
+    from tele.model.api.authorities import AUTHORITIES
+    from tele.model.api.members import CLUSTER
     from tele.model.api.operation import Nothing
-    from tele.model.api.table import AUTHORITIES, CLUSTER
 
     if form == "known_hosts" and kind != "host":
         raise InvalidInput("known_hosts is about hosts: give --type host")
@@ -86,14 +87,14 @@ def export(kind: str, form: str, where: Where) -> None:
 
 
 def _one_key(line: str) -> str:
-    """Return the line of a CA's key that auth told, and nothing that it could hide there."""
+    """Return the line of a CA's key from auth; refuse anything that is not one line."""
     from tele.certs.keys import parse_line, parse_public_key
 
     return parse_public_key(parse_line(line)).line
 
 
 def _read_key(path: Path) -> str:
-    """Return the line of a public key; anything else, a private key above all, stays here."""
+    """Return the line of a public key; anything else, such as a private key, is not sent."""
     from tele.certs.keys import parse_line
 
     try:
@@ -120,7 +121,7 @@ def _write(path: Path, output: Path | None, certificate: str, expires: str) -> N
             target.write_text(certificate + "\n", "ascii")
         else:
             replace_file(target.resolve(), certificate + "\n", 0o644)
-        say(f"{target}: valid until {expires}")
+        print_notice(f"{target}: valid until {expires}")
 
 
 _key = click.argument("key", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -136,7 +137,7 @@ _DAY_OF_WORK = timedelta(hours=12)
 
 @click.command()
 @_key
-@click.option("--user", "name", required=True, help="For whom.")
+@click.option("--user", "name", required=True, help="The user that the certificate is for.")
 @click.option("--login", "logins", multiple=True, help="OS accounts; default: all of the user's.")
 @_ttl
 @_out
@@ -150,20 +151,19 @@ def sign_user(
     where: Where,
 ) -> None:
     """Sign the public key in the file KEY for a user, for automation."""
-    from tele.model.api.table import SIGN_USER
-    from tele.model.api.users import SignUser
+    from tele.model.api.authorities import SIGN_USER, SignUser
 
     lifetime = _DAY_OF_WORK if ttl is None else ttl
     request = SignUser(name, _read_key(key), split_words(logins), lifetime)
     with open_authority(where) as authority:
         signed = plain(authority.perform(SIGN_USER, request))
     _write(key, out, signed["certificate"], signed["expires"])
-    notice_shorter(signed["certificate"], ttl)
+    warn_shorter(signed["certificate"], ttl)
 
 
 @click.command()
 @_key
-@click.option("--principal", "principals", multiple=True, required=True, help="Its names.")
+@click.option("--principal", "principals", multiple=True, required=True, help="A name of the host.")
 @click.option("--name", default="", help="The key id; default: the first principal.")
 @_ttl
 @_out
@@ -177,8 +177,7 @@ def sign_host(
     where: Where,
 ) -> None:
     """Sign the public host key in the file KEY, for an sshd."""
-    from tele.model.api.table import SIGN_HOST
-    from tele.model.api.users import SignHost
+    from tele.model.api.authorities import SIGN_HOST, SignHost
 
     lifetime = _DAY_OF_WORK if ttl is None else ttl
     request = SignHost(_read_key(key), split_words(principals), name, lifetime)

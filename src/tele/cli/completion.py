@@ -1,4 +1,4 @@
-"""How does a shell learn to complete our commands?"""
+"""``tele completion``: print a completion script for a shell."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tele.errors import TeleError
 def completion(shell: str) -> None:
     """Print a completion script.
 
-    Put this line into the start-up file of your shell: eval "$(tele completion bash)".
+    Add this line to the start-up file of your shell: eval "$(tele completion bash)".
     For fish: tele completion fish | source
     """
     from tele.cli.main import tele

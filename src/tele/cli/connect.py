@@ -1,9 +1,8 @@
-"""How does OpenSSH's client leave a network that lets nobody out but through its own proxy, and how
-does it reach a proxy of which one address family is a black hole?
+"""How does OpenSSH's client reach the cluster's proxy through an HTTP or SOCKS proxy, or if one
+address family of it does not answer?
 
-``tele proxy ssh`` names this as the ProxyCommand of its connection to the cluster's proxy. It
-connects, hands the socket to ssh and is gone: nothing is in between (ProxyUseFdpass of
-ssh_config(5)).
+``tele proxy ssh`` uses this as the ProxyCommand of its connection to the cluster's proxy. It
+connects, passes the socket to ssh and exits (ProxyUseFdpass of ssh_config(5)).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import stat
 
 import click
 
-from tele.cli.openssh import split_address
+from tele.cli.openssh import proxy_address
 from tele.errors import InvalidInput, Unreachable, quoted
 from tele.sockets.tcp import USER_SECONDS, notice_dead_peer
 
@@ -28,8 +27,10 @@ def connect(target: str) -> None:
     from tele.outbound import blocking_dial
 
     if not stat.S_ISSOCK(os.fstat(1).st_mode):
-        raise InvalidInput("this is for ssh, with the option ProxyUseFdpass")
-    host, port = split_address(target)
+        raise InvalidInput(
+            "standard output is not a socket: use this as ssh's ProxyCommand with ProxyUseFdpass"
+        )
+    host, port = proxy_address(target)
     try:
         made = blocking_dial.connect(host, port, CONNECT_SECONDS)
     except OSError as error:

@@ -1,11 +1,10 @@
-"""How does a program take over a person's terminal, and put it back? The alternate screen, keys
-one by one, and signals.
+"""How is the terminal used in full-screen mode, and restored? Alternate screen, keys, signals.
 
 Invariants:
 
-* The terminal is put back at every end: by a key, an error, or a signal, also while the program is
-  stopped (Ctrl-Z). What is put back is all that is changed here.
-* A terminal that takes no output delays no end.
+* The terminal is restored at every end: by a key, an error, or a signal, and while the program is
+  stopped (Ctrl-Z). Everything that is changed is restored.
+* A terminal that takes no output does not delay the end.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from typing import Any, Final
 
 from tele.terminal.keys import KeyReader
 
-#: The alternate screen; no wrapping, since each line is placed; cursor keys as usual.
+#: The alternate screen; no wrapping, since each line is positioned; normal cursor keys.
 _ENTER: Final = b"\x1b[?1049h\x1b[?7l\x1b[?1l\x1b>\x1b[0m\x1b[2J"
 _LEAVE: Final = b"\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
-#: Signals that end the program, and those that only have to be seen.
+#: Signals that end the program, and those that only wake it.
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _SEEN: Final = (signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH)
-#: How long leaving waits for a terminal that takes no output.
+#: How long restoring waits for a terminal that takes no output.
 _LEAVE_SECONDS: Final = 1.0
 
 
@@ -42,7 +41,7 @@ class Ended(Exception):
 
 
 class Display:
-    """The terminal, taken over. ``keys`` is the descriptor to read keys from, if there is one."""
+    """The terminal in full-screen mode. ``keys`` is the descriptor of its input, if any."""
 
     def __init__(self, keys: int | None, output: int) -> None:
         self._keys = keys
@@ -66,9 +65,9 @@ class Display:
             data = data[os.write(self._output, data) :]
 
     def wait(self, seconds: float | None) -> tuple[list[str], bool]:
-        """Wait for keys; return them, and whether all has to be drawn again.
+        """Wait for keys; return them, and whether the screen has to be redrawn.
 
-        Returns earlier when the window's size changes or the program went on after a stop.
+        Returns earlier when the window's size changes or the program was continued.
         """
         watched = [self._wake] if self._keys is None else [self._wake, self._keys]
         ready, _, _ = select.select(watched, [], [], seconds)
@@ -79,26 +78,26 @@ class Display:
         return (self._reader.feed(data) if data else ["q"]), again
 
     def _signals(self) -> bool:
-        """Do what signals ask for that only have to be seen."""
+        """Handle the signals that wake the program."""
         numbers = os.read(self._wake, 4096)
         if signal.SIGTSTP in numbers:
             self.stop()
         elif signal.SIGCONT in numbers:
-            self.enter()  # it was stopped by SIGSTOP: the shell has changed what it liked
+            self.enter()  # after SIGSTOP: the shell may have changed the terminal
         return True
 
     def stop(self) -> None:
-        """Put the terminal back, stop as the job that this is, and take it over again after."""
+        """Restore the terminal, stop this job, and enter full-screen mode again when continued."""
         self.leave()
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTSTP)
         signal.signal(signal.SIGTSTP, _seen)
         with suppress(BlockingIOError):
-            os.read(self._wake, 4096)  # what continued it is known
+            os.read(self._wake, 4096)  # discards SIGCONT
         self.enter()
 
     def enter(self) -> None:
-        """Take the terminal over."""
+        """Enter full-screen mode."""
         if self._keys is not None:
             if self._before is None:
                 self._before = termios.tcgetattr(self._keys)
@@ -111,11 +110,11 @@ class Display:
         self.write(_ENTER)
 
     def leave(self) -> None:
-        """Put it back, if it is taken over."""
+        """Restore the terminal, if it is in full-screen mode."""
         if not self._taken:
             return
         self._taken = False
-        with suppress(OSError, termios.error):  # a terminal that is gone needs nothing
+        with suppress(OSError, termios.error):  # the terminal is gone
             if self._before is not None and self._keys is not None:
                 _set_attributes(self._keys, self._before)
                 self._before = None
@@ -123,7 +122,7 @@ class Display:
                 self.write(_LEAVE)
 
     def close(self) -> None:
-        """Let go of what belongs to it."""
+        """Close the descriptors."""
         os.close(self._wake)
         os.close(self._wakes)
 
@@ -138,11 +137,11 @@ def _end(number: int, _: FrameType | None) -> None:
 
 
 def _seen(number: int, _: FrameType | None) -> None:
-    """Let the number arrive at :attr:`Display.wakes`, and do nothing else."""
+    """Do nothing: the number arrives at :attr:`Display.wakes`."""
 
 
 def _set_attributes(descriptor: int, attributes: list[Any]) -> None:
-    """Set the attributes of a terminal, also after a stop on the way (SIGTTOU)."""
+    """Set the attributes of a terminal; retry after a stop (SIGTTOU)."""
     while True:
         try:
             termios.tcsetattr(descriptor, termios.TCSANOW, attributes)
@@ -154,7 +153,7 @@ def _set_attributes(descriptor: int, attributes: list[Any]) -> None:
 
 @contextmanager
 def taken_over(keys: int | None, output: int) -> Iterator[Display]:
-    """Take the terminal over while the block runs; a signal that ends it ends this process."""
+    """Use full-screen mode inside of the block; a signal that ends it ends this process."""
     display = Display(keys, output)
     handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]] = {
         **{number: _end for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN},
@@ -170,7 +169,7 @@ def taken_over(keys: int | None, output: int) -> Iterator[Display]:
             display.enter()
             yield display
         finally:
-            # One that arrives from here on waits until the terminal is as it was.
+            # A signal that arrives from here on waits until the terminal is restored.
             signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
             display.leave()
     except Ended as error:

@@ -1,16 +1,16 @@
-"""What is in the folder of ``tele up``, and is its cluster running?
+"""The folder of ``tele up``: what is in it, and does its cluster run?
 
 ::
 
-    tele.yaml   the configuration, written once; yours to change
+    tele.yaml   the configuration, written once; may be edited
     tele.pid    the process that runs it, which holds a lock on this file
     tele.log    its log
     ...         the state of auth, proxy and node
 
 Invariants:
 
-* The lock says whether a cluster runs; the number in the file only says which process
-  holds it. So nothing has to be cleaned up after a crash.
+* The lock alone says whether a cluster runs; the number in the file says which process holds it.
+  After a crash there is nothing to clean up.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from pathlib import Path
 from tele.errors import Conflict, InvalidInput, NotFound, TeleError
 from tele.private_files import own_folder
 
-#: How long a cluster may take to end by itself.
+#: How long a cluster may take to shut down.
 PATIENCE = 30.0
-#: Of these one is in each folder that a cluster was started in.
+#: Each folder in which a cluster was started has one of these.
 OURS = ("tele.yaml", "tele.pid", "tele.log")
-#: A log of more bytes is put aside at the next start.
+#: A log of more bytes is rotated at the next start.
 LOG_LIMIT = 10 * 1024 * 1024
 
 
@@ -66,7 +66,7 @@ class Folder:
             ) from None
 
     def rotate_log(self) -> None:
-        """Put a long log aside, and forget the one before it."""
+        """Rename a long log, replacing the one before it."""
         if self.log.exists() and self.log.stat().st_size > LOG_LIMIT:
             self.log.replace(self.log.with_suffix(".log.1"))
 
@@ -83,23 +83,23 @@ class Folder:
             os.close(descriptor)
             raise Conflict(
                 f"a cluster is running in {self.path} already (process {number or 'starting'})\n"
-                f"to end it, type: tele down --dir {shlex.quote(str(self.path))}"
+                f"to stop it, type: tele down --dir {shlex.quote(str(self.path))}"
             ) from None
         os.ftruncate(descriptor, 0)
         return descriptor
 
     def write_pid(self, descriptor: int) -> None:
-        """Say that this process is the one."""
+        """Write the number of this process."""
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
 
     def unlock(self, descriptor: int) -> None:
-        """Let go of the lock, and forget the process."""
+        """Release the lock, and remove the number."""
         os.ftruncate(descriptor, 0)
         os.close(descriptor)
 
     def runs(self) -> int | None:
-        """Return the process that holds the lock, 0 if it has not said its number, or None."""
+        """Return the process that holds the lock, 0 if its number is not known yet, or None."""
         try:
             descriptor = os.open(self.pid_file, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -116,7 +116,7 @@ class Folder:
         return None
 
     def end(self, patience: float = PATIENCE) -> bool:
-        """End the cluster that runs here and wait for it; False if none does.
+        """Stop the cluster that runs here and wait for it; False if none does.
 
         Raises :class:`NotFound` when this is no folder of a cluster.
         """
@@ -124,7 +124,7 @@ class Folder:
             raise NotFound(f"there is no cluster in {self.path}")
         deadline = time.monotonic() + patience
         number = self.runs()
-        while number == 0 and time.monotonic() < deadline:  # it is just starting
+        while number == 0 and time.monotonic() < deadline:  # it is starting
             time.sleep(0.05)
             number = self.runs()
         if number is None:
@@ -144,15 +144,15 @@ class Folder:
         except ProcessLookupError:
             return
         except OSError as error:
-            raise TeleError(f"cannot end process {number}: {error.strerror}") from None
+            raise TeleError(f"cannot signal process {number}: {error.strerror}") from None
         try:
-            if self.runs() == number:  # so the descriptor is of that one, whatever comes
+            if self.runs() == number:  # then the descriptor is of that process
                 signal.pidfd_send_signal(process, how)
         except ProcessLookupError:
             return
         except PermissionError:
             raise TeleError(
-                f"process {number} belongs to another user: only they and root can end it"
+                f"process {number} belongs to another user: only that user and root can stop it"
             ) from None
         finally:
             os.close(process)

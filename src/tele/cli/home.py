@@ -1,20 +1,20 @@
-"""Where does a person keep what they are logged in with? In ``$TELE_HOME``.
+"""Where are a user's keys and certificates stored? In ``$TELE_HOME``.
 
 ::
 
-    <home>/current                 the name of the cluster that commands mean
+    <home>/current                 the name of the current cluster
     <home>/<cluster>/profile.json  proxy, user and the CA pins of the cluster
-    <home>/<cluster>/ca.json       whom to trust
+    <home>/<cluster>/ca.json       the authorities to trust
     <home>/<cluster>/<user>        SSH private key; .pub and -cert.pub beside it
     <home>/<cluster>/<user>.tls.key, <user>.tls.pem
-    <home>/<cluster>/<user>.json   what the certificate says, written last
+    <home>/<cluster>/<user>.json   a summary of the certificate, written last
     <home>/<cluster>/known_hosts, ssh_config
 
 Invariants:
 
-* Light: the standard library only, and little of it. ``tele proxy ssh`` reads this.
+* Few imports, of the standard library only: ``tele proxy ssh`` uses this.
 * Folders are 0700 and files 0600; a file is replaced whole or not at all.
-* Names of clusters and users come from elsewhere: only those that are safe become paths.
+* Names of clusters and users are untrusted: only safe ones become part of a path.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from tele.durable_files import write_file
 from tele.errors import InvalidInput, NotLoggedIn, TeleError, quoted
 from tele.private_files import own_folder
 
-#: The same as tele.model.resources.NAME_PATTERN, which costs the import of attrs.
+#: The same as tele.model.names.NAME_PATTERN, which costs the import of attrs.
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,126}[A-Za-z0-9])?", re.ASCII)
-#: Of a proxy, when its address does not say one.
+#: The port of a proxy whose address has none.
 DEFAULT_PORT = 3080
-#: A certificate that ends within so many seconds counts as ended: the next call would fail.
+#: A certificate that ends within so many seconds counts as expired: the next call would fail.
 MARGIN = 30.0
 #: User names that would be the name of another file here.
 _TAKEN = re.compile(r"known_hosts|ssh_config|ca|profile|.*\.(?:pub|json|key|pem)")
 
 
 class Profile(NamedTuple):
-    """One cluster, as the last login to it left it. ``proxy`` is ``host:port``."""
+    """One cluster, as of the last login to it. ``proxy`` is ``host:port``."""
 
     cluster: str
     proxy: str
@@ -50,8 +50,8 @@ class Profile(NamedTuple):
     ca_pins: tuple[str, ...]
 
 
-class Facts(NamedTuple):
-    """What the certificate says, for commands that have no time to parse one.
+class CertificateSummary(NamedTuple):
+    """Fields of the certificate, for commands that are not to spend time on parsing it.
 
     ``expires`` is in seconds since 1970, and so is ``issued``, the date by auth's clock.
     """
@@ -95,18 +95,18 @@ class Files(NamedTuple):
         return self.folder / f"{self.user}.tls.pem"
 
     @property
-    def facts(self) -> Path:
-        """What the certificate says."""
+    def summary(self) -> Path:
+        """The summary of the certificate."""
         return self.folder / f"{self.user}.json"
 
     @property
     def authorities(self) -> Path:
-        """Whom to trust."""
+        """The authorities to trust."""
         return self.folder / "ca.json"
 
     @property
     def known_hosts(self) -> Path:
-        """The same for OpenSSH."""
+        """The authorities for OpenSSH."""
         return self.folder / "known_hosts"
 
     @property
@@ -116,7 +116,7 @@ class Files(NamedTuple):
 
 
 def is_name(text: str) -> bool:
-    """Whether ``text`` is a name of the cluster: no path, no option, one word everywhere."""
+    """Whether ``text`` is a valid name: no path, no option, and one word in any shell."""
     return _NAME.fullmatch(text) is not None
 
 
@@ -129,7 +129,7 @@ def safe_name(kind: str, name: str) -> str:
 
 
 class Home:
-    """The folder."""
+    """The folder ``$TELE_HOME``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -141,7 +141,7 @@ class Home:
         return cls(Path(named).absolute() if named else Path.home() / ".tele")
 
     def current(self) -> str | None:
-        """Return the name of the cluster that commands mean, if one was logged in to."""
+        """Return the name of the current cluster, if there was a login."""
         try:
             name = (self.path / "current").read_text("utf-8").strip()
         except FileNotFoundError:
@@ -154,12 +154,12 @@ class Home:
 
     def profile(self, cluster: str) -> Profile | None:
         """Return the profile of ``cluster``, or None."""
-        said = _read(self.path / safe_name("cluster", cluster) / "profile.json")
-        if said is None:
+        fields = _read(self.path / safe_name("cluster", cluster) / "profile.json")
+        if fields is None:
             return None
         try:
-            name, user = str(said["cluster"]), str(said["user"])
-            found = Profile(name, str(said["proxy"]), user, tuple(said["ca_pins"]))
+            name, user = str(fields["cluster"]), str(fields["user"])
+            found = Profile(name, str(fields["proxy"]), user, tuple(fields["ca_pins"]))
         except (KeyError, TypeError):
             raise _damaged(self.path / cluster / "profile.json") from None
         safe_name("cluster", found.cluster)
@@ -175,7 +175,7 @@ class Home:
     def chosen(
         self, cluster: str | None = None, proxy: str | None = None, user: str | None = None
     ) -> Profile | None:
-        """Return the profile that is meant; what is not said comes from the last login."""
+        """Return the profile that the options choose; the last login is the default."""
         if cluster is not None:
             profile = self.profile(cluster)
         elif proxy is not None:
@@ -192,27 +192,27 @@ class Home:
         folder = self.path / safe_name("cluster", profile.cluster)
         return Files(folder, safe_name("user", profile.user))
 
-    def facts(self, profile: Profile) -> Facts | None:
-        """Return what the user's certificate says, or None when there is none."""
-        said = _read(self.files(profile).facts)
-        if said is None:
+    def summary(self, profile: Profile) -> CertificateSummary | None:
+        """Return the summary of the user's certificate, or None if there is none."""
+        fields = _read(self.files(profile).summary)
+        if fields is None:
             return None
         try:
-            logins, roles = tuple(said["logins"]), tuple(said["roles"])
-            expires, issued = float(said["expires"]), float(said.get("issued", 0.0))
-            return Facts(str(said["user"]), logins, roles, expires, issued)
+            logins, roles = tuple(fields["logins"]), tuple(fields["roles"])
+            expires, issued = float(fields["expires"]), float(fields.get("issued", 0.0))
+            return CertificateSummary(str(fields["user"]), logins, roles, expires, issued)
         except (KeyError, TypeError, ValueError):
-            raise _damaged(self.files(profile).facts) from None
+            raise _damaged(self.files(profile).summary) from None
 
     def save_profile(self, profile: Profile) -> None:
-        """Keep the profile and make its cluster the current one."""
+        """Write the profile and make its cluster the current one."""
         folder = self.files(profile).folder
         self.write(folder / "profile.json", json.dumps(profile._asdict(), indent=1))
         self.write(self.path / "current", profile.cluster + "\n")
 
-    def save_facts(self, profile: Profile, facts: Facts) -> None:
-        """Say that the files of the profile's user are complete."""
-        self.write(self.files(profile).facts, json.dumps(facts._asdict(), indent=1))
+    def save_summary(self, profile: Profile, summary: CertificateSummary) -> None:
+        """Write the summary, which marks the files of the profile's user as complete."""
+        self.write(self.files(profile).summary, json.dumps(summary._asdict(), indent=1))
 
     def write(self, path: Path, content: str | bytes) -> None:
         """Replace a file here by ``content``, mode 0600; raises :class:`TeleError`."""
@@ -222,22 +222,22 @@ class Home:
         replace_file(path, content, 0o600)
 
     def _ours(self) -> tuple[str, ...]:
-        """Names of what is here if anything is ours: clusters that somebody logged in to."""
+        """Names of files by which a folder is recognized as ours."""
         made = (*self.path.glob("*/profile.json"), *self.path.glob("*/*.pub"))
         return ("current", *(found.parent.name for found in made))
 
 
-def is_valid(facts: Facts | None) -> bool:
-    """Whether there is a certificate that has not ended."""
-    return facts is not None and time.time() < facts.expires - MARGIN
+def is_valid(summary: CertificateSummary | None) -> bool:
+    """Whether there is a certificate that has not expired."""
+    return summary is not None and time.time() < summary.expires - MARGIN
 
 
 def logged_in(
     home: Home, cluster: str | None = None, proxy: str | None = None, user: str | None = None
-) -> tuple[Profile, Facts]:
-    """Return the profile that is meant and its valid certificate's facts.
+) -> tuple[Profile, CertificateSummary]:
+    """Return the profile that the options choose, and the summary of its valid certificate.
 
-    Raises :class:`NotLoggedIn` with what to type.
+    Raises :class:`NotLoggedIn` with the command to type.
     """
     profile = home.chosen(cluster, proxy, user)
     if profile is None:
@@ -245,15 +245,15 @@ def logged_in(
         address = proxy or "HOST:PORT"
         raise NotLoggedIn(f"not logged in{to}; type: tele login --proxy {address}")
     again = f"tele login --proxy {profile.proxy} --user {profile.user}"
-    facts = home.facts(profile)
-    if facts is None:
+    summary = home.summary(profile)
+    if summary is None:
         raise NotLoggedIn(f"not logged in to {profile.cluster} as {profile.user}; type: {again}")
-    if not is_valid(facts):
-        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(facts.expires))
+    if not is_valid(summary):
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(summary.expires))
         raise NotLoggedIn(
             f"the certificate of {profile.user} for {profile.cluster} expired {when}; type: {again}"
         )
-    return profile, facts
+    return profile, summary
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -273,7 +273,7 @@ def _damaged(path: Path) -> TeleError:
 
 
 def private_folder(path: Path, ours: Collection[str] | None = None) -> Path:
-    """Make the folder, and keep others out of it; raises :class:`TeleError`.
+    """Make the folder with mode 0700; raises :class:`TeleError`.
 
     ``ours``: see :func:`tele.private_files.own_folder`.
     """
@@ -282,14 +282,14 @@ def private_folder(path: Path, ours: Collection[str] | None = None) -> Path:
     except InvalidInput as error:
         raise InvalidInput(f"{error}\nset TELE_HOME to a folder of yours") from None
     except FileExistsError:
-        raise TeleError(f"{path} is in the way: it is not a folder") from None
+        raise TeleError(f"{path} is not a folder") from None
     except OSError as error:
         raise TeleError(f"cannot use the folder {path}: {error.strerror}") from None
     return path
 
 
 def replace_file(path: Path, content: str | bytes, mode: int) -> None:
-    """Replace one file at once, durably; raises :class:`TeleError`."""
+    """Replace a file atomically and durably; raises :class:`TeleError`."""
     data = content.encode("utf-8") if isinstance(content, str) else content
     try:
         write_file(path, data, mode=mode)

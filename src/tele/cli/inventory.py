@@ -1,12 +1,12 @@
-"""What does Ansible get to know of the nodes? An inventory, as its inventory scripts print it.
+"""The nodes as an inventory for Ansible, in the JSON form of inventory scripts.
 
 Invariants:
 
-* Nodes choose their labels. Ansible would run what stands in ``{{ }}``, so every text is marked
-  ``__ansible_unsafe``, and what cannot be marked (names of hosts and groups, keys) has no
-  character that means anything.
-* A node is in the groups of its own labels only: two labels that would be the same group get
-  two groups.
+* Nodes choose their labels, and Ansible evaluates ``{{ }}``: every text is marked
+  ``__ansible_unsafe``; names of hosts and groups, and keys, which cannot be marked, have no special
+  characters.
+* A node is in the groups of its own labels only: two labels that would give the same group name
+  get two groups.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from hashlib import sha256
 from typing import Any
 
 from tele.cli.home import is_name
-from tele.cli.output import say
+from tele.cli.output import print_notice
 from tele.errors import quoted
 
-#: Keys with which Ansible's JSON says what an object is.
+#: Keys by which Ansible's JSON marks the type of an object.
 _ANSIBLES_OWN = "__ansible"
 
 Label = tuple[str, str]
@@ -37,7 +37,7 @@ def inventory(hosts: Sequence[Mapping[str, Any]], cluster: str, configuration: s
     members: dict[Label, list[str]] = defaultdict(list)
     for host in hosts:
         if not is_name(host["name"]):
-            say(f"left out: {quoted(host['name'])} cannot be the name of a node")
+            print_notice(f"left out: {quoted(host['name'])} cannot be the name of a node")
             continue
         name = f"{host['name']}.{cluster}"
         labels = dict(_labels(host))
@@ -56,7 +56,9 @@ def inventory(hosts: Sequence[Mapping[str, Any]], cluster: str, configuration: s
 def _labels(host: Mapping[str, Any]) -> Iterator[Label]:
     for key, value in host["labels"].items():
         if key.startswith(_ANSIBLES_OWN) or "{" in key:
-            say(f"left out: Ansible could not take the label {quoted(key)} of {host['name']}")
+            print_notice(
+                f"left out: Ansible could not take the label {quoted(key)} of {host['name']}"
+            )
         else:
             yield key, value
 
@@ -76,7 +78,9 @@ def _group_names(labels: Mapping[Label, object]) -> dict[Label, str]:
             if len(several) > 1:
                 digest = sha256("=".join(label).encode("utf-8", "surrogatepass")).hexdigest()[:8]
                 names[label] = f"{name}_{digest}"
-                say(f"several labels would be the group {name}: {quoted(label)} is {names[label]}")
+                print_notice(
+                    f"several labels would be the group {name}: {quoted(label)} is {names[label]}"
+                )
             else:
                 names[label] = name
     return names

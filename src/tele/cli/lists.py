@@ -1,4 +1,4 @@
-"""How does a command line say more than words, and how do many pages become one list?"""
+"""Options and arguments that several commands share: lists, times, passwords; pages of the API."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ NEXT_PAGES: Final = 500
 
 
 def split_words(values: Iterable[str]) -> tuple[str, ...]:
-    """Return the words of ``--role a,b --role c``: each once, in order.
+    """Return the values of ``--role a,b --role c``: each once, in order.
 
-    Raises :class:`InvalidInput` for an option without a word: somebody's ``"$VARIABLE"`` that is
-    empty would otherwise mean what leaving the option out means, and that may be everything.
+    Raises :class:`InvalidInput` for an option without a value: an empty ``"$VARIABLE"`` would
+    otherwise mean the same as leaving the option out, and that may be everything.
     """
     words: dict[str, None] = {}
     for value in values:
         found = [word for each in value.split(",") if (word := each.strip())]
         if not found:
-            raise InvalidInput(f"{quoted(value)} names nothing: give a name, or leave it out")
+            raise InvalidInput(f"{quoted(value)} is empty: give a name, or leave the option out")
         words.update(dict.fromkeys(found))
     return tuple(words)
 
 
 def not_empty(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    """Refuse an option that is given and empty, as :func:`split_words`; for click's ``callback``.
+    """Refuse an empty value of an option, as :func:`split_words`; for click's ``callback``.
 
-    The option has no default, so that None is what is not given.
+    The option has no default: None means that it was not given.
     """
     if value is not None and not value.strip():
         raise click.BadParameter("it is empty: give a value, or leave it out")
@@ -61,7 +61,7 @@ def split_pairs(values: Iterable[str]) -> dict[str, str]:
 def ttl_option(default: str) -> Callable[[F], F]:
     """Give a command ``--ttl``; the argument is a length of time, None if it is not given.
 
-    The command fills ``default`` in: reading it takes longer than some commands may.
+    The command applies ``default``: parsing it here would cost an import.
     """
 
     def read(_: click.Context, __: click.Parameter, value: str | None) -> timedelta | None:
@@ -74,16 +74,16 @@ def ttl_option(default: str) -> Callable[[F], F]:
         except ValueError as error:
             raise click.BadParameter(str(error)) from None
 
-    said = f"How long it is valid, such as 90s or 1h30m.  [default: {default}]"
-    return click.option("--ttl", metavar="TIME", callback=read, help=said)
+    message = f"How long it is valid, such as 90s or 1h30m.  [default: {default}]"
+    return click.option("--ttl", metavar="TIME", callback=read, help=message)
 
 
-def notice_shorter(certificate: str, asked: timedelta | None) -> None:
-    """Say it when a certificate (an SSH line) is valid for less than ``--ttl`` asked for."""
+def warn_shorter(certificate: str, asked: timedelta | None) -> None:
+    """Print a note if a certificate (an SSH line) is valid for less than ``--ttl``."""
     from tele.certs.certificate import parse_certificate
     from tele.certs.issue import BACKDATE
     from tele.certs.keys import parse_line
-    from tele.cli.output import say
+    from tele.cli.output import print_notice
     from tele.model.codec import format_duration
 
     if asked is None:
@@ -91,14 +91,14 @@ def notice_shorter(certificate: str, asked: timedelta | None) -> None:
     got = parse_certificate(parse_line(certificate))
     given = timedelta(seconds=got.valid_before - got.valid_after) - BACKDATE
     if given < asked - timedelta(seconds=2):  # certificates count in seconds
-        say(
-            f"note: --ttl {format_duration(asked)}: it is valid for {format_duration(given)} only;"
+        print_notice(
+            f"note: --ttl {format_duration(asked)}: valid for {format_duration(given)} only;"
             " the user's roles (max_session_ttl) or account end earlier"
         )
 
 
 def read_moment(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
-    """Read a time, or how long ago it was; for click's ``callback``."""
+    """Parse a time, or how long ago it was; for click's ``callback``."""
     from tele.model.codec import parse_duration, parse_time
 
     if value is None:
@@ -114,7 +114,7 @@ def read_moment(_: click.Context, __: click.Parameter, value: str | None) -> dat
 
 
 def end_option(what: str) -> Callable[[F], F]:
-    """Give a command ``--expires TIME``, the moment when ``what`` ends; None if it is not given."""
+    """Give a command ``--expires TIME``, when ``what`` ends; None if it is not given."""
 
     def read(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
         if value is None:
@@ -125,7 +125,7 @@ def end_option(what: str) -> Callable[[F], F]:
             return parse_time(value)
         except ValueError:
             raise click.BadParameter(
-                f"{value!r} is no time such as 2026-11-24T12:00:00Z; --ttl takes a length"
+                f"{value!r} is not a time such as 2026-11-24T12:00:00Z; --ttl takes a length"
             ) from None
 
     return click.option("--expires", metavar="TIME", callback=read, help=f"When {what} ends.")
@@ -136,17 +136,17 @@ def end_of(ttl: timedelta | None, expires: datetime | None) -> datetime | None:
     if ttl is None:
         return expires
     if expires is not None:
-        raise InvalidInput("--ttl and --expires say the same thing; give one of them")
+        raise InvalidInput("--ttl and --expires exclude each other; give one of them")
     if ttl <= timedelta(0):
-        raise InvalidInput("--ttl: the length of time has to be longer than nothing")
+        raise InvalidInput("--ttl has to be longer than 0 s")
     return datetime.now(UTC) + ttl
 
 
 def read_password(file: Path) -> str:
     """Return the first line of ``file``, ``-`` being standard input; never an empty one.
 
-    It may be a pipe, as ``<(program)`` of a shell is. The person is told when others can read the
-    file. Raises :class:`InvalidInput`, or OSError.
+    It may be a pipe, as ``<(program)`` of a shell is. Prints a warning if others can read the file.
+    Raises :class:`InvalidInput`, or OSError.
     """
     try:
         if str(file) == "-":
@@ -164,13 +164,13 @@ def read_password(file: Path) -> str:
 
 
 def _warn(text: str) -> None:
-    from tele.cli.output import say
+    from tele.cli.output import print_notice
 
-    say(f"warning: {text}")
+    print_notice(f"warning: {text}")
 
 
 def _caller() -> tuple[int, ...]:
-    """Return who called sudo, if this is root because of it: the file may be theirs."""
+    """Return the uid of the caller of sudo, who may own the file, if this is root by sudo."""
     uid = os.environ.get("SUDO_UID", "")
     return (int(uid),) if os.geteuid() == 0 and uid.isascii() and uid.isdigit() else ()
 
@@ -178,7 +178,7 @@ def _caller() -> tuple[int, ...]:
 def pages(page: Callable[[str, int], Any], limit: int = 0) -> Iterator[Sequence[Any]]:
     """Yield the items of one page after the other, ``limit`` of them at most (0: all).
 
-    ``page`` asks for so many after a mark. The first one is short: somebody waits for it.
+    ``page`` gets a cursor and a size. The first page is short, so that output starts soon.
     """
     after, size, given = "", FIRST_PAGE, 0
     while True:

@@ -1,4 +1,4 @@
-"""Who, or what, is stopped at once?"""
+"""``tele locks``: deny access at once, and end what runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import end_of, end_option, pages, ttl_option
 from tele.cli.node_names import complete_node
 from tele.cli.nodes import node_id
-from tele.cli.output import Column, format_option, plain, print_text, say, show_data, show_pages
+from tele.cli.output import (
+    Column,
+    format_option,
+    plain,
+    print_notice,
+    print_text,
+    show_data,
+    show_pages,
+)
 from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput
 
@@ -37,24 +45,26 @@ def _target(target: dict[str, str | None]) -> str:
     },
 )
 def locks() -> None:
-    """Stop users, roles, logins, nodes, log-ins, certificates and sessions."""
+    """Lock users, roles, logins, nodes, certificates and sessions."""
 
 
 @click.command()
-@click.option("--user", help="This user.")
-@click.option("--role", help="Everybody who has this role.")
-@click.option("--login", help="Log-ins as this OS account, on every node.")
-@click.option("--node", help="This node, by its name or id.", shell_complete=complete_node)
-@click.option("--login-session", help="All that came of one `tele login`; its id is in the audit.")
+@click.option("--user", help="A user.")
+@click.option("--role", help="All users who have this role.")
+@click.option("--login", help="An OS account, on every node.")
+@click.option("--node", help="A node, by name or id.", shell_complete=complete_node)
+@click.option(
+    "--login-session", help="All certificates of one `tele login`, by its id in the audit."
+)
 @click.option(
     "--certificate", metavar="SERIAL", help="One certificate, as ssh-keygen -L prints it."
 )
-@click.option("--session", help="One session, by its id.")
-@click.option("--message", default="", help="What the one who is stopped reads.")
-@click.option("--name", help="The lock's name; otherwise one is made.")
+@click.option("--session", help="A session, by its id.")
+@click.option("--message", default="", help="Shown to the locked user.")
+@click.option("--name", help="The name of the lock.  [default: generated]")
 @ttl_option("until it is removed")
 @end_option("the lock")
-@click.option("--force", is_flag=True, help="Also the last administrator.")
+@click.option("--force", is_flag=True, help="Even if it locks out the last administrator.")
 @format_option()
 @where_options(local=True, user=False)
 def add(
@@ -73,24 +83,23 @@ def add(
     form: str,
     where: Where,
 ) -> None:
-    """Stop somebody, or something, at once: give one of the targets.
+    """Lock one target at once.
 
-    Nobody whom it stops can log in, use the API or go through a proxy, and what they have
-    running ends within seconds. Prints the lock's name.
+    A locked target cannot log in, use the API or connect through a proxy, and its sessions and
+    connections end within seconds. Prints the name of the lock.
     """
-    from tele.model.api.table import PUT_LOCK
-    from tele.model.api.users import PutLock
+    from tele.model.api.locks import PUT_LOCK, PutLock
     from tele.model.resources import Lock, LockSpec, LockTarget, Metadata
 
-    said = {
+    targets = {
         "user": user, "role": role, "login": login, "host_id": node,
         "login_session": login_session, "certificate": certificate, "session": session,
     }  # fmt: skip
-    given = {what: value for what, value in said.items() if value is not None}
+    given = {what: value for what, value in targets.items() if value is not None}
     if len(given) != 1:
         raise InvalidInput(
-            "say what to lock, one thing: --user, --role, --login, --node, --login-session,"
-            " --certificate or --session"
+            "give one target: --user, --role, --login, --node, --login-session, --certificate or"
+            " --session"
         )
     (what,) = given
     until = end_of(ttl, expires)
@@ -111,7 +120,7 @@ def add(
     lasts = (
         "until it is removed" if until is None else f"until {plain(lock)['metadata']['expires']}"
     )
-    say(f"locked {lasts}: tele locks rm {made}")
+    print_notice(f"locked {lasts}: tele locks rm {made}")
 
 
 @click.command()
@@ -119,8 +128,8 @@ def add(
 @where_options(local=True)
 def ls(form: str, where: Where) -> None:
     """List locks in force."""
-    from tele.model.api.table import LIST_LOCKS
-    from tele.model.api.users import Paged
+    from tele.model.api.locks import LIST_LOCKS
+    from tele.model.api.paging import Paged
 
     with open_authority(where) as authority:
         found = pages(lambda after, size: authority.perform(LIST_LOCKS, Paged(size, after)))
@@ -131,9 +140,9 @@ def ls(form: str, where: Where) -> None:
 @click.argument("name")
 @where_options(local=True)
 def rm(name: str, where: Where) -> None:
-    """Remove a lock. What it ended does not come back by itself."""
-    from tele.model.api.members import ByName
-    from tele.model.api.table import DELETE_LOCK
+    """Remove a lock. Sessions that it ended are not restored."""
+    from tele.model.api.locks import DELETE_LOCK
+    from tele.model.api.paging import ByName
 
     with open_authority(where) as authority:
         authority.perform(DELETE_LOCK, ByName(name))

@@ -1,10 +1,11 @@
-"""How does a person get certificates, and lose them again?
+"""``tele login`` and ``tele logout``: get and remove certificates.
 
 Invariants:
 
-* Private keys are made here and stay here; the SSH key is of the suite that the cluster's CA has.
-* A password goes to a server only after that server was verified: by what is known from
-  an earlier login, by a pin, or by the person's own eyes.
+* Private keys are made here and never leave the machine; the SSH key is of the suite of the
+  cluster's CA.
+* A password is sent only to a server that was verified: by the CA of an earlier login, by a pin, or
+  by the user, who compares the pin.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from tele.cli.home import Facts, Home, Profile, is_valid, safe_name
-from tele.cli.lists import notice_shorter, read_password, ttl_option
-from tele.cli.openssh import split_address, write_openssh_files
+from tele.cli.home import CertificateSummary, Home, Profile, is_valid, safe_name
+from tele.cli.lists import read_password, ttl_option, warn_shorter
+from tele.cli.openssh import proxy_address, write_openssh_files
 from tele.cli.session import (
     SKEW_SECONDS,
     Where,
@@ -61,18 +62,19 @@ def login(
     ca_pin: tuple[str, ...],
     if_needed: bool,
 ) -> None:
-    """Get certificates for a cluster: short-lived, and for you alone."""
+    """Get short-lived certificates for a cluster."""
     home = Home.find()
     profile = home.chosen(cluster, proxy, user)
-    # A certificate of another cluster than the one that the pins name is not what is needed.
-    meant = profile is not None and (not ca_pin or any(p in profile.ca_pins for p in ca_pin))
-    if if_needed and profile is not None and meant and is_valid(home.facts(profile)):
+    # With --if-needed and pins, a certificate of another cluster does not count.
+    pinned_before = profile is not None and (
+        not ca_pin or any(p in profile.ca_pins for p in ca_pin)
+    )
+    if if_needed and profile is not None and pinned_before and is_valid(home.summary(profile)):
         return
     address = proxy or (profile.proxy if profile else None)
     if address is None:
-        raise click.UsageError("which proxy? --proxy HOST:PORT, or TELE_PROXY")
-    host, port = split_address(address)
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise click.UsageError("no proxy: give --proxy HOST:PORT, or set TELE_PROXY")
+    address = str(proxy_address(address))
     profile = profile or home.by_proxy(address)
     name = safe_name("user", user or (profile.user if profile else _own_name()))
 
@@ -85,8 +87,7 @@ def login(
     from tele.certs.x509 import TlsKey
     from tele.https.blocking import BlockingAuthority
     from tele.model.api.members import PublicKeys
-    from tele.model.api.table import LOGIN
-    from tele.model.api.users import LoginRequest
+    from tele.model.api.users import LOGIN, LoginRequest
 
     ssh, tls = suite_of(authority_keys).generate(), TlsKey.generate()
     keys = PublicKeys(ssh.public.line, tls.public_pem)
@@ -95,13 +96,13 @@ def login(
         lifetime = timedelta(hours=12) if ttl is None else ttl
         got = authority.perform(LOGIN, LoginRequest(name, password, keys, lifetime, device))
     profile = Profile(known, address, name, pins)
-    facts = keep(home, profile, ssh, tls, got)
-    _tell(profile, facts)
-    notice_shorter(got.ssh, ttl)
+    summary = store_certificates(home, profile, ssh, tls, got)
+    _report_login(profile, summary)
+    warn_shorter(got.ssh, ttl)
 
 
 def _device(home: Home, profile: Profile, keys: PublicKeys) -> KnownDevice | None:
-    """Show that this user logged in from here before, if there is a certificate from then."""
+    """Return the proof that this user logged in from here before, if there is a certificate."""
     from tele.certs.device import LINE_LIMIT, prove_device
     from tele.certs.keys import PrivateKey
     from tele.model.api.users import KnownDevice
@@ -111,7 +112,7 @@ def _device(home: Home, profile: Profile, keys: PublicKeys) -> KnownDevice | Non
         key = PrivateKey.from_openssh(files.key.read_bytes())
         kind, certificate, *_ = files.certificate.read_text("utf-8").split()
     except (OSError, ValueError, TeleError):
-        return None  # a first login, or a damaged folder, which this login mends
+        return None  # a first login, or a damaged folder, which this login repairs
     line = f"{kind} {certificate}"
     if len(line) > LINE_LIMIT:
         return None
@@ -142,7 +143,7 @@ def _first_contact(
             files = home.files(profile)
             return _Known(profile.cluster, profile.ca_pins, trusted_hosts(files), host_keys(files))
         except TeleError:
-            given = profile.ca_pins  # the rest of the folder is damaged: ask again
+            given = profile.ca_pins  # the authorities are damaged: fetch them again
     from tele.certs.pins import read_pin
     from tele.https.blocking import fetch_cluster_blocking
     from tele.model.authority import AuthorityKind, authority_of
@@ -152,7 +153,7 @@ def _first_contact(
     safe_name("cluster", info.cluster)
     host = authority_of(info.authorities, AuthorityKind.HOST)
     if host is None:
-        raise TeleError(f"{address} names no CA for its hosts; is it a proxy of tele?")
+        raise TeleError(f"{address} has no host CA; is it a proxy of tele?")
     certificates = host.tls_certificates
     if pins:
         certificates = _pinned(certificates, pins)
@@ -168,20 +169,20 @@ def _pinned(certificates: Sequence[str], pins: Sequence[str]) -> tuple[str, ...]
 
 
 def _confirmed(address: str, cluster: str, certificates: Sequence[str]) -> tuple[str, ...]:
-    """Let the person compare the pins, computed here; return them."""
+    """Let the user compare the pins, computed here; return them."""
     from tele.certs.pins import pin
-    from tele.cli.output import say
+    from tele.cli.output import print_notice
 
     pins = tuple(pin(each) for each in certificates)
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise NotLoggedIn(
-            f"nothing says yet that {address} is what it seems; ask the cluster's administrator\n"
-            f"for the CA pin (tele ca status) and type: tele login --proxy {address} --ca-pin PIN"
+            f"the identity of {address} is not known; ask the cluster's administrator for the CA\n"
+            f"pin (tele ca status) and type: tele login --proxy {address} --ca-pin PIN"
         )
-    say(f"First contact with the cluster {cluster} at {address}. The pin of its CA is")
+    print_notice(f"First contact with the cluster {cluster} at {address}. The pin of its CA is")
     for each in pins:
-        say(f"  {each}")
-    if not click.confirm("Is that what its administrator told you?", err=True):
+        print_notice(f"  {each}")
+    if not click.confirm("Is this the pin that its administrator gave you?", err=True):
         raise NotLoggedIn("not confirmed: nothing was sent")
     return pins
 
@@ -195,8 +196,10 @@ def _read_password(file: Path | None, user: str, cluster: str) -> str:
     return password
 
 
-def keep(home: Home, profile: Profile, ssh: PrivateKey, tls: TlsKey, got: Certificates) -> Facts:
-    """Keep what auth gave for keys made here, for OpenSSH and for us; say what it allows."""
+def store_certificates(
+    home: Home, profile: Profile, ssh: PrivateKey, tls: TlsKey, got: Certificates
+) -> CertificateSummary:
+    """Store the certificates of auth with the keys that were made here; return their summary."""
     import json
 
     from cryptography.x509 import load_pem_x509_certificate
@@ -205,16 +208,16 @@ def keep(home: Home, profile: Profile, ssh: PrivateKey, tls: TlsKey, got: Certif
     from tele.certs.keys import parse_line
     from tele.certs.x509 import read_identity
     from tele.cli.agent import add_to_agent, remove_from_agent
-    from tele.cli.output import plain, say
+    from tele.cli.output import plain, print_notice
     from tele.model.identity import UserIdentity
 
     identity = read_identity(load_pem_x509_certificate(got.tls.encode("ascii")))
     right = parse_certificate(parse_line(got.ssh)).key == ssh.public
     if not right or not isinstance(identity, UserIdentity) or identity.cluster != profile.cluster:
-        raise TeleError("auth's certificates are not for these keys; nothing was kept")
+        raise TeleError("auth's certificates are not for these keys; nothing was stored")
     files = home.files(profile)
     remove_from_agent(files)
-    files.facts.unlink(missing_ok=True)  # not logged in until all of it is there
+    files.summary.unlink(missing_ok=True)  # not logged in until all files are written
     comment = f"{profile.user}@{profile.cluster}"
     home.write(files.key, ssh.to_openssh())
     home.write(files.public, f"{ssh.public.line} {comment}\n")
@@ -225,41 +228,41 @@ def keep(home: Home, profile: Profile, ssh: PrivateKey, tls: TlsKey, got: Certif
     home.save_profile(profile)
     write_openssh_files(home, profile)
     expires, issued = got.expires.timestamp(), identity.issued.timestamp()
-    facts = Facts(profile.user, identity.logins, identity.roles, expires, issued)
-    home.save_facts(profile, facts)
-    problem = add_to_agent(files, facts.expires - time.time())
+    summary = CertificateSummary(profile.user, identity.logins, identity.roles, expires, issued)
+    home.save_summary(profile, summary)
+    problem = add_to_agent(files, summary.expires - time.time())
     if problem is not None:
-        say(f"note: not in the ssh-agent: {problem}")
-    return facts
+        print_notice(f"note: not in the ssh-agent: {problem}")
+    return summary
 
 
-def _tell(profile: Profile, facts: Facts) -> None:
-    from tele.cli.output import ROUNDING, say, span
+def _report_login(profile: Profile, summary: CertificateSummary) -> None:
+    from tele.cli.output import ROUNDING, print_notice, span
 
-    ahead = time.time() - facts.issued
+    ahead = time.time() - summary.issued
     if abs(ahead) > SKEW_SECONDS:
         text = f"the clock of this machine is {difference(ahead)} auth's"
-        if not is_valid(facts):
+        if not is_valid(summary):
             raise WrongClock(
-                f"{text}: by it the certificate is over already\n"
+                f"{text}: here the certificate has expired already\n"
                 "set the clock that is wrong; there is no need to log in again"
             )
-        say(f"note: {text}: set the clock that is wrong")
-    left = span(facts.expires - time.time() + ROUNDING)
-    logins = ", ".join(facts.logins) or "none"
-    say(f"logged in to {profile.cluster} as {profile.user} for {left}; logins: {logins}")
+        print_notice(f"note: {text}: set the clock that is wrong")
+    left = span(summary.expires - time.time() + ROUNDING)
+    logins = ", ".join(summary.logins) or "none"
+    print_notice(f"logged in to {profile.cluster} as {profile.user} for {left}; logins: {logins}")
 
 
 @click.command()
-@click.option("--all", "everywhere", is_flag=True, help="Of all clusters and users.")
+@click.option("--all", "everywhere", is_flag=True, help="For all clusters and users.")
 @where_options()
 def logout(everywhere: bool, where: Where) -> None:
-    """Remove keys and certificates, here and from the ssh-agent."""
+    """Remove keys and certificates, also from the ssh-agent."""
     from tele.cli.agent import remove_from_agent
 
     home = Home.find()
     if everywhere and (typed := typed_options("cluster", "proxy", "me")):
-        raise InvalidInput(f"--all is all clusters and users: leave it out, or {', '.join(typed)}")
+        raise InvalidInput(f"--all excludes {', '.join(typed)}")
     if everywhere:
         profiles = [p for name in home.clusters() if (p := home.profile(name)) is not None]
     else:
@@ -269,7 +272,7 @@ def logout(everywhere: bool, where: Where) -> None:
         files = home.files(profile)
         remove_from_agent(files)
         for path in (
-            files.facts, files.key, files.public, files.certificate, files.tls_key,
+            files.summary, files.key, files.public, files.certificate, files.tls_key,
             files.tls_certificate,
         ):  # fmt: skip
             path.unlink(missing_ok=True)

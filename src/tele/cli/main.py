@@ -1,8 +1,8 @@
-"""What does ``tele`` do, and with which status does it end?
+"""The command ``tele``: its subcommands, its errors, its exit status.
 
 Invariants:
 
-* Nothing is imported here that a command may not need.
+* A module that a command may not need is not imported here.
 * Every error ends as one or two lines on standard error and a status of
   :mod:`tele.errors`; never as a traceback.
 """
@@ -22,29 +22,29 @@ from tele.cli.lazy import Lazy, LazyGroup
 from tele.errors import TeleError
 
 COMMANDS: Final = {
-    "up": Lazy("tele.cli.up:up", "Start a whole cluster on this machine, or resume it."),
+    "up": Lazy("tele.cli.up:up", "Start a cluster on this machine."),
     "down": Lazy("tele.cli.up:down", "Stop the cluster that `tele up` started."),
     "login": Lazy("tele.cli.login:login", "Get certificates for a cluster."),
     "logout": Lazy("tele.cli.login:logout", "Remove the certificates of a cluster."),
     "passwd": Lazy("tele.cli.passwd:passwd", "Change your own password."),
-    "status": Lazy("tele.cli.status:status", "Show who you are, where, and until when."),
+    "status": Lazy("tele.cli.status:status", "Show your login, and how long it is valid."),
     "ls": Lazy("tele.cli.nodes:ls", "List the nodes that you may log in to."),
     "ssh": Lazy("tele.cli.ssh:ssh", "Log in to a node, or run a command there."),
     "scp": Lazy("tele.cli.ssh:scp", "Copy files to and from nodes."),
     "config": Lazy("tele.cli.openssh:config", "Print a configuration for OpenSSH."),
-    "proxy": Lazy("tele.cli.ssh:proxy", "Reach a node through the proxy, for OpenSSH."),
+    "proxy": Lazy("tele.cli.ssh:proxy", "Connect OpenSSH to a node through the proxy."),
     "play": Lazy("tele.cli.play:play", "Replay a recording."),
-    "recordings": Lazy("tele.cli.recordings:recordings", "List, show and check recordings."),
-    "sessions": Lazy("tele.cli.sessions:sessions", "Show and end sessions that run."),
-    "users": Lazy("tele.cli.users:users", "Administer users."),
+    "recordings": Lazy("tele.cli.recordings:recordings", "List, export and verify recordings."),
+    "sessions": Lazy("tele.cli.sessions:sessions", "List and end running sessions."),
+    "users": Lazy("tele.cli.users:users", "Manage users."),
     "locks": Lazy("tele.cli.locks:locks", "Lock users, roles, logins, nodes and sessions."),
-    "tokens": Lazy("tele.cli.tokens:tokens", "Administer tokens for joining."),
-    "nodes": Lazy("tele.cli.nodes:nodes", "Administer nodes."),
+    "tokens": Lazy("tele.cli.tokens:tokens", "Manage join tokens."),
+    "nodes": Lazy("tele.cli.nodes:nodes", "Manage nodes."),
     "get": Lazy("tele.cli.resources:get", "Print resources."),
     "apply": Lazy("tele.cli.resources:apply", "Create or replace resources from YAML."),
     "rm": Lazy("tele.cli.resources:rm", "Remove a resource."),
     "ca": Lazy("tele.cli.authorities:ca", "Show the cluster's authorities, sign keys."),
-    "audit": Lazy("tele.cli.audit:audit", "Show what happened."),
+    "audit": Lazy("tele.cli.audit:audit", "List and verify audit events."),
     "completion": Lazy("tele.cli.completion:completion", "Print a completion script."),
     "version": Lazy("tele.cli.version:version", "Print the version."),
 }
@@ -54,7 +54,7 @@ COMMANDS: Final = {
 @click.option(
     "--home",
     metavar="DIR",
-    help="Where certificates are kept.  [env: TELE_HOME; default: ~/.tele]",
+    help="The folder of keys and certificates.  [env: TELE_HOME; default: ~/.tele]",
 )
 @click.version_option(VERSION, message="%(prog)s %(version)s")
 def tele(home: str | None) -> None:
@@ -64,7 +64,7 @@ def tele(home: str | None) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Do what ``arguments`` say and return the status to end with."""
+    """Run the command in ``arguments`` and return the exit status."""
     try:
         status = tele.main(list(arguments), prog_name="tele", standalone_mode=False)
         sys.stdout.flush()
@@ -78,7 +78,7 @@ def run(arguments: Sequence[str]) -> int:
         _complain("interrupted")
         return 130
     except BrokenPipeError:
-        # Whoever read has enough. Python would complain once more while it ends.
+        # The reader has closed the pipe. Python would report it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -91,31 +91,31 @@ def run(arguments: Sequence[str]) -> int:
             _complain(traceback.format_exc())
             return 1
         _complain(
-            f"a mistake in tele: {type(error).__name__}: {error}\n"
-            "TELE_DEBUG=1 in the environment shows where; please report it"
+            f"internal error: {type(error).__name__}: {error}\n"
+            "set TELE_DEBUG=1 for a traceback; please report it"
         )
         return 1
     return status if isinstance(status, int) else 0
 
 
 def _show(error: click.ClickException) -> None:
-    """Let click say what is wrong with the words that were given; they are shown, not obeyed."""
-    from tele.cli.output import say
+    """Print click's error about the arguments, without control sequences."""
+    from tele.cli.output import print_notice
 
-    said = io.StringIO()
-    error.show(said)
-    say(said.getvalue().rstrip("\n"))
+    message = io.StringIO()
+    error.show(message)
+    print_notice(message.getvalue().rstrip("\n"))
 
 
 def _complain(text: str) -> None:
-    from tele.cli.output import say
+    from tele.cli.output import print_notice
 
     first, *rest = text.split("\n")
-    say("\n".join([f"tele: {first}", *(f"      {line}" for line in rest)]))
+    print_notice("\n".join([f"tele: {first}", *(f"      {line}" for line in rest)]))
 
 
 def _stand_in() -> None:
-    """Open what is closed of the standard streams, so that no other file gets its number."""
+    """Open standard streams that are closed, so that no other file gets their descriptors."""
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None and os.open(os.devnull, os.O_RDWR) == number:
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))

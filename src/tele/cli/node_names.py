@@ -1,11 +1,11 @@
-"""Which names does the shell complete where a node is meant?
+"""Completion of node names in the shell.
 
 Invariants:
 
-* Names that were seen within a minute cost no question; older ones are asked for, for two
-  seconds at most, and stand in when nobody answers.
-* A completion never fails, and says nothing but names: the shell puts them on the command line
-  as they are.
+* Names that are less than a minute old come from a file; otherwise auth is asked, for two seconds
+  at most, and the file is used if there is no answer.
+* A completion never fails, and prints nothing but valid names: the shell puts them on the command
+  line unquoted.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
     from tele.cli.session import Where
 
-#: How long names that were seen are good for, and how long a person waits for new ones.
+#: How long names in the file are used, and how long to wait for auth.
 FRESH_SECONDS = 60.0
 PATIENCE = 2.0
 
 
 def _file(home: Home, where: Where) -> Path | None:
     profile = home.chosen(where.cluster, where.proxy, where.user)
-    # No user is called that: a name begins with a letter or a digit.
+    # No user has that name: names begin with a letter or a digit.
     return None if profile is None else home.files(profile).folder / ".nodes"
 
 
 def remember(names: Iterable[str], where: Where) -> None:
-    """Keep the names of all nodes for the next completion."""
+    """Write the names of all nodes for the next completion."""
     home = Home.find()
     path = _file(home, where)
     if path is not None:
@@ -46,33 +46,33 @@ def remember(names: Iterable[str], where: Where) -> None:
 
 
 def known_names(where: Where) -> list[str]:
-    """Return the names of the nodes; what was kept if it is fresh, or nobody answers."""
+    """Return the names of the nodes: from the file if it is fresh, or if auth does not answer."""
     home = Home.find()
     try:
         path = _file(home, where)
         if path is None:
             return []
         known = path.read_text("utf-8").split() if path.exists() else []
-        kept = [name for name in known if is_name(name)]
-        # What was written in the future is of before the clock was set back.
-        if kept and 0 <= time.time() - path.stat().st_mtime < FRESH_SECONDS:
-            return kept
+        names = [name for name in known if is_name(name)]
+        # A time in the future is from before the clock was set back.
+        if names and 0 <= time.time() - path.stat().st_mtime < FRESH_SECONDS:
+            return names
     except (TeleError, OSError, ValueError):
         return []
     try:
         with _patience(PATIENCE):
-            from tele.cli.nodes import all_nodes
+            from tele.cli.node_lists import all_nodes
 
             names = [host.name for host in all_nodes(where) if is_name(host.name)]
         remember(names, where)
     except (TeleError, OSError):
-        return kept
+        return names
     return names
 
 
 @contextmanager
 def _patience(seconds: float) -> Iterator[None]:
-    """End what is inside with :class:`TimeoutError` after so long."""
+    """Raise :class:`TimeoutError` inside of the block after ``seconds``."""
 
     def late(*_: Any) -> None:
         raise TimeoutError
@@ -91,7 +91,7 @@ def complete_node(ctx: click.Context, _: click.Parameter, incomplete: str) -> li
     from tele.cli.session import Where
 
     if home := ctx.find_root().params.get("home"):
-        os.environ["TELE_HOME"] = home  # a completion calls no command, so not `tele` either
+        os.environ["TELE_HOME"] = home  # completion does not run `tele`, which sets it otherwise
     where = Where(ctx.params.get("cluster"), ctx.params.get("proxy"), ctx.params.get("user"))
-    login, at, begun = incomplete.rpartition("@")
-    return [f"{login}{at}{name}" for name in known_names(where) if name.startswith(begun)]
+    login, at, prefix = incomplete.rpartition("@")
+    return [f"{login}{at}{name}" for name in known_names(where) if name.startswith(prefix)]

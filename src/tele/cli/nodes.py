@@ -1,4 +1,4 @@
-"""Which nodes are there, and are they alive?"""
+"""``tele ls`` and ``tele nodes``: list and remove nodes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from tele.cli.home import is_name
 from tele.cli.lazy import Lazy, LazyGroup
-from tele.cli.lists import pages
+from tele.cli.node_lists import all_nodes, node_pages
 from tele.cli.node_names import complete_node, remember
 from tele.cli.output import Column, ago, format_option, plain, show_data, show_pages, words
 from tele.cli.session import Authority, Where, current, open_authority, where_options
@@ -36,7 +36,7 @@ _COLUMNS = (
 def ls(labels: tuple[str, ...], form: str, where: Where) -> None:
     """List the nodes that you may log in to; with K=V, those with all these labels.
 
-    A key that is given twice means any of its values: env=prod env=test.
+    If a key is repeated, any of its values fits: env=prod env=test.
     """
     _list(labels, form, where)
 
@@ -47,7 +47,7 @@ def _list(labels: tuple[str, ...], form: str, where: Where) -> None:
             raise InvalidInput(f"{quoted(label)} is not a label such as env=prod")
     if form == "ansible" and where.config is not None:
         raise InvalidInput(
-            "an inventory is for who is logged in, whose ssh it names: leave --config out"
+            "--format ansible needs a login, whose ssh configuration it uses: leave --config out"
         )
     names: list[str] = []
 
@@ -57,7 +57,7 @@ def _list(labels: tuple[str, ...], form: str, where: Where) -> None:
             yield some
 
     with open_authority(where) as authority:
-        found = noted(_pages(authority, labels))
+        found = noted(node_pages(authority, labels))
         if form == "ansible":
             from tele.cli.inventory import inventory
 
@@ -71,47 +71,28 @@ def _list(labels: tuple[str, ...], form: str, where: Where) -> None:
         remember(names, where)
 
 
-def all_nodes(where: Where, labels: tuple[str, ...] = ()) -> list[Any]:
-    """Return the nodes that the user may log in to, with all of ``labels``, by name."""
-    with open_authority(where) as authority:
-        return [host for some in _pages(authority, labels) for host in some]
-
-
 def labelled_node(selector: str, where: Where) -> str:
     """Return the id of the one node that ``selector`` (``env=prod,role=db``) fits.
 
-    Of a key that is given twice any value fits.
-    Of several, one that is online is meant if it is the only one. Raises
-    :class:`NotFound` or :class:`InvalidInput`.
+    If a key is repeated, any of its values fits. Of several nodes the only one that is online is
+    returned. Raises :class:`NotFound` or :class:`InvalidInput`.
     """
     labels = tuple(selector.split(","))
     if not all(key and equals for key, equals, _ in (each.partition("=") for each in labels)):
-        raise InvalidInput(f"{quoted(selector)} is no selector: expected key=value,key=value")
+        raise InvalidInput(f"{quoted(selector)} is not a selector: expected key=value,key=value")
     hosts = all_nodes(where, labels)
     if not hosts:
         raise NotFound(f"no such node: none has {selector}; tele ls shows the nodes")
     online = [host for host in hosts if host.status == "online"]
-    meant = online if len(online) == 1 else hosts
-    if len(meant) > 1:
-        names = ", ".join(f"{host.name} ({host.id})" for host in meant[:SHOWN])
-        more = f" and {len(meant) - SHOWN} more" if len(meant) > SHOWN else ""
-        raise InvalidInput(f"{len(meant)} nodes have {selector}; say which: {names}{more}")
-    node_id: str = meant[0].id
-    if not is_name(node_id):  # it becomes a word of ssh's command line
-        raise TeleError(f"auth answered with {quoted(node_id)}, which is no node's id")
+    candidates = online if len(online) == 1 else hosts
+    if len(candidates) > 1:
+        names = ", ".join(f"{host.name} ({host.id})" for host in candidates[:SHOWN])
+        more = f" and {len(candidates) - SHOWN} more" if len(candidates) > SHOWN else ""
+        raise InvalidInput(f"{len(candidates)} nodes have {selector}; give one of: {names}{more}")
+    node_id: str = candidates[0].id
+    if not is_name(node_id):  # it becomes an argument of ssh
+        raise TeleError(f"auth answered with {quoted(node_id)}, which is not a node id")
     return node_id
-
-
-def _pages(authority: Authority, labels: tuple[str, ...] = ()) -> Iterator[Sequence[Any]]:
-    from tele.model.api.members import ListHosts
-    from tele.model.api.table import LIST_HOSTS
-    from tele.model.identity import HostRole
-
-    return pages(
-        lambda after, size: authority.perform(
-            LIST_HOSTS, ListHosts(HostRole.NODE, labels, size, after)
-        )
-    )
 
 
 @click.group(
@@ -122,7 +103,7 @@ def _pages(authority: Authority, labels: tuple[str, ...] = ()) -> Iterator[Seque
     },
 )
 def nodes() -> None:
-    """Administer nodes."""
+    """Manage nodes."""
 
 
 @click.command()
@@ -131,27 +112,26 @@ def nodes() -> None:
 def rm(name: str, where: Where) -> None:
     """Remove the node with this name or id from the cluster.
 
-    Its connections end, and its certificates are worth nothing from now on. It has to join again,
-    with a token, and is another host then. A node that has been silent for long is not listed any
-    more, and can be removed all the same.
+    Its connections end and its certificates are revoked. To join again it needs a token, and gets
+    a new id. Nodes that have been offline for long are not listed, but can be removed.
     """
     remove_node(name, where)
 
 
 def remove_node(name: str, where: Where) -> None:
     """Remove a node from the cluster."""
-    from tele.model.api.members import ById
-    from tele.model.api.table import DELETE_HOST
+    from tele.model.api.hosts import DELETE_HOST
+    from tele.model.api.paging import ById
 
     with open_authority(where) as authority:
         authority.perform(DELETE_HOST, ById(node_id(authority, name)))
 
 
 def node_id(authority: Authority, name: str) -> str:
-    """Return the id of the one node with this name or id; auth knows what is not listed."""
-    hosts = (host for some in _pages(authority) for host in plain(list(some)))
+    """Return the id of the one node with this name or id; auth also knows nodes not listed."""
+    hosts = (host for some in node_pages(authority) for host in plain(list(some)))
     found = [host for host in hosts if name in (host["name"], host["id"])]
     if len(found) > 1:
         ids = " ".join(h["id"] for h in found)
-        raise InvalidInput(f"several nodes are called {quoted(name)}; give one of the ids {ids}")
+        raise InvalidInput(f"several nodes have the name {quoted(name)}; give one of the ids {ids}")
     return str(found[0]["id"]) if found else name

@@ -1,13 +1,12 @@
-"""What does OpenSSH have to know of a cluster?
+"""``tele config``: the configuration of OpenSSH for a cluster.
 
-A configuration with which ``ssh node.cluster`` just works: the user's key and certificate,
-the cluster's authority as the only one that vouches for hosts (so that no host key is ever
-asked about), and the way through the proxy.
+With it ``ssh node.cluster`` works: it names the user's key and certificate, the cluster's host
+authority as the only trusted one (so that ssh never asks about a host key), and the proxy.
 
 Invariants:
 
-* Only names and addresses that cannot be anything else get into the file.
-* ``~/.ssh/config`` gets one line, once, at its top; the rest of it stays as it is.
+* Only checked names and addresses get into the file.
+* ``~/.ssh/config`` gets one line at its top, once; nothing else in it changes.
 """
 
 from __future__ import annotations
@@ -27,8 +26,9 @@ import click
 from tele.cli.home import DEFAULT_PORT, Home, Profile, replace_file, safe_name
 from tele.cli.session import Where, current, host_keys, where_options
 from tele.errors import InvalidInput, TeleError, quoted
+from tele.model.addresses import Address
 
-#: What a host may prove itself with: a certificate. See tele.certs.algorithms.
+#: The algorithms for host keys: certificates only. See tele.certs.algorithms.
 _FIPS_HOST_KEYS = (
     "ecdsa-sha2-nistp256",
     "ecdsa-sha2-nistp384",
@@ -36,31 +36,30 @@ _FIPS_HOST_KEYS = (
     "rsa-sha2-512",
     "rsa-sha2-256",
 )
-#: Seconds for each address of the proxy. Not for nodes: there ssh would count what a person needs
-#: to confirm a key at the proxy.
+#: Seconds for each address of the proxy. Not for nodes: there ssh would count the time that the
+#: user needs to confirm a key at the proxy.
 CONNECT_SECONDS = 10
-#: After so many seconds of silence the server is asked whether it is there, so that NAT gateways do
-#: not forget the connection; so many questions without an answer end it, after three minutes.
+#: Seconds of silence until ssh sends a keepalive, so that NAT gateways keep the connection; so many
+#: without a reply end the connection, after three minutes.
 ALIVE_SECONDS = 30
 ALIVE_MISSES = 6
 _HOST_KEYS = ("ssh-ed25519", *_FIPS_HOST_KEYS)
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]+", re.ASCII)
 
 
-def split_address(address: str, default_port: int = DEFAULT_PORT) -> tuple[str, int]:
-    """Read ``host``, ``host:port`` or ``[v6]:port``; raises :class:`InvalidInput`."""
-    host, colon, port = address.rpartition(":")
-    if not colon or address.endswith("]") or (":" in host and not host.startswith("[")):
-        host, port = address, str(default_port)
-    host = host.removeprefix("[").removesuffix("]")
-    number = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else 0
-    if _HOST.fullmatch(host) is None or not 0 < number < 65536:
+def proxy_address(address: str, default_port: int = DEFAULT_PORT) -> Address:
+    """Read the address of a proxy, which may stand in a configuration of OpenSSH.
+
+    Raises :class:`InvalidInput`.
+    """
+    read = Address.parse(address, default_port)
+    if _HOST.fullmatch(read.host) is None:
         raise InvalidInput(f"{quoted(address)} is not an address such as example.com:3080")
-    return host, number
+    return read
 
 
 def this_program() -> list[str]:
-    """Return how to run ``tele`` again, from anywhere: ssh may have another PATH."""
+    """Return the command that runs ``tele`` with any PATH, which ssh may have changed."""
     beside = Path(sys.executable).with_name("tele")
     if beside.is_file():
         return [str(beside)]
@@ -69,7 +68,7 @@ def this_program() -> list[str]:
 
 
 def _quoted(path: Path) -> str:
-    """Return a path as ssh_config(5) reads it: quoted, and no percent sign means anything."""
+    """Return a path for ssh_config(5): quoted, with percent signs escaped."""
     text = str(path)
     if '"' in text or not text.isprintable():
         raise InvalidInput(f"OpenSSH cannot read the path {quoted(text)}; set TELE_HOME")
@@ -77,7 +76,7 @@ def _quoted(path: Path) -> str:
 
 
 class Login(NamedTuple):
-    """What OpenSSH logs in with: three files, how it gets to a node, and who vouches for hosts."""
+    """What OpenSSH logs in with: three files, the route to a node, and the host authority."""
 
     user: str
     key: Path
@@ -88,10 +87,10 @@ class Login(NamedTuple):
 
 
 def host_key_algorithms(authority_keys: Sequence[str]) -> str:
-    """Return what hosts of the CA with these keys (lines) may prove themselves with.
+    """Return the host key algorithms for hosts of the CA with these keys (lines).
 
-    An OpenSSH in FIPS mode refuses a whole configuration that names Ed25519, so a cluster whose
-    keys are for such clients does without it.
+    OpenSSH in FIPS mode refuses a configuration that names Ed25519, so it is left out for a
+    cluster whose keys are for such clients.
     """
     fips = all(key.startswith("ecdsa-") for key in authority_keys)
     kinds = _FIPS_HOST_KEYS if fips else _HOST_KEYS
@@ -99,7 +98,7 @@ def host_key_algorithms(authority_keys: Sequence[str]) -> str:
 
 
 def ssh_config(home: Home, profile: Profile) -> str:
-    """Return the configuration for one cluster and the person who is logged in."""
+    """Return the configuration for one cluster and the user who is logged in."""
     files = home.files(profile)
     program = [*this_program(), "--home", str(home.path), "proxy", "ssh"]
     command = shlex.join([*program, "--cluster", profile.cluster]).replace("%", "%%")
@@ -113,9 +112,9 @@ def ssh_config(home: Home, profile: Profile) -> str:
 def _ssh_config(profile: Profile, login: Login) -> str:
     cluster = profile.cluster
     if re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", cluster) is None:
-        raise InvalidInput(f"OpenSSH cannot match names of a cluster called {quoted(cluster)}")
-    host, port = split_address(profile.proxy)
-    # Patterns of ssh_config(5) have regard to case, names of DNS have not.
+        raise InvalidInput(f"OpenSSH cannot match names of a cluster named {quoted(cluster)}")
+    host, port = proxy_address(profile.proxy)
+    # Patterns of ssh_config(5) are case-sensitive, DNS names are not.
     names = " ".join(f"*.{each}" for each in (cluster, cluster.upper()))
     proxies = " ".join((f"proxy.{cluster}", f"proxy.{cluster}".upper()))
     return f"""\
@@ -152,10 +151,10 @@ Host {names} !{proxies.replace(" ", " !")}
 
 
 def config_for_key(home: Home, profile: Profile, key: Path) -> str:
-    """Return a configuration that logs in with ``key`` and its certificate, and nothing else.
+    """Return a configuration that logs in with ``key`` and its certificate only.
 
-    It needs no ``tele``, and nothing of the person who is logged in: the authority that vouches
-    for hosts is written beside the key. Raises :class:`InvalidInput`.
+    It needs neither ``tele`` nor the files of the user who is logged in: the host authority is
+    written beside the key. Raises :class:`InvalidInput`.
     """
     from tele.certs.certificate import parse_certificate
     from tele.certs.keys import parse_line
@@ -171,7 +170,7 @@ def config_for_key(home: Home, profile: Profile, key: Path) -> str:
     try:
         user = parse_certificate(parse_line(certificate.read_text("ascii"))).key_id
     except (ValueError, InvalidInput):
-        raise InvalidInput(f"--identity: {certificate} is not a certificate of SSH") from None
+        raise InvalidInput(f"--identity: {certificate} is not an SSH certificate") from None
     found = key.with_name(f"{key.name}-known_hosts")
     route = f"ProxyJump proxy.{profile.cluster}"
     authority_keys = host_keys(home.files(profile))
@@ -182,7 +181,7 @@ def config_for_key(home: Home, profile: Profile, key: Path) -> str:
 
 
 def known_hosts(cluster: str, keys: tuple[str, ...]) -> str:
-    """Return lines that make ``keys`` (``type base64``) vouch for all hosts of ``cluster``."""
+    """Return lines that make ``keys`` (``type base64``) the authority of hosts of ``cluster``."""
     lines = []
     for key in keys:
         if re.fullmatch(r"[a-z0-9@.-]+ [A-Za-z0-9+/]+=*", key) is None:
@@ -194,7 +193,7 @@ def known_hosts(cluster: str, keys: tuple[str, ...]) -> str:
 def write_openssh_files(home: Home, profile: Profile) -> Path:
     """Write ``known_hosts`` and ``ssh_config`` of the profile; return the latter.
 
-    Files that are right already stay untouched: other connections are reading them.
+    Files that do not change are not written: other connections may be reading them.
     """
     files = home.files(profile)
     for path, content in (
@@ -231,7 +230,7 @@ def install(home: Home) -> tuple[Path, bool]:
     line = f"Include {_quoted(home.path / '*' / 'ssh_config')}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        target = path.resolve()  # a symbolic link stays one
+        target = path.resolve()  # keeps a symbolic link
         there = target.read_text("utf-8", "surrogateescape") if target.exists() else ""
         mode = target.stat().st_mode & 0o777 if target.exists() else 0o600
     except OSError as error:
@@ -244,21 +243,21 @@ def install(home: Home) -> tuple[Path, bool]:
 
 
 @click.command()
-@click.option("--install", "do_install", is_flag=True, help="Make plain ssh use it, too.")
+@click.option("--install", "do_install", is_flag=True, help="Include it in ~/.ssh/config.")
 @click.option(
     "--identity",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Log in with this key and its certificate (`tele ca sign-user`) in place of yours.",
+    help="Log in with this key and its certificate (`tele ca sign-user`).",
 )
 @where_options()
 def config(do_install: bool, identity: Path | None, where: Where) -> None:
-    """Print a configuration for OpenSSH, or install it for ssh, scp, rsync, git and others."""
-    from tele.cli.output import print_text, say
+    """Print a configuration for OpenSSH, or install it for ssh, scp, rsync and git."""
+    from tele.cli.output import print_notice, print_text
 
     if do_install and identity is not None:
         raise InvalidInput(
-            "--install is for your own login; with --identity write the output to a file, and use"
-            " it with ssh -F FILE"
+            "--install is for your own login; with --identity, write the output to a file and use"
+            " ssh -F FILE"
         )
     home, profile = current(where)
     if identity is not None:
@@ -270,8 +269,8 @@ def config(do_install: bool, identity: Path | None, where: Where) -> None:
         return
     openssh_program("ssh")
     path, changed = install(home)
-    say(f"{path} {'now includes' if changed else 'includes'} the clusters in {home.path}")
+    print_notice(f"{path} {'now includes' if changed else 'includes'} the clusters in {home.path}")
     real = Path(pwd.getpwuid(os.getuid()).pw_dir)
     if real.resolve() != Path.home().resolve():
-        say(f"note: ssh itself reads {real / '.ssh/config'}, whatever HOME says")
-    say(f"type: ssh NODE.{profile.cluster}")
+        print_notice(f"note: ssh reads {real / '.ssh/config'}, not HOME")
+    print_notice(f"type: ssh NODE.{profile.cluster}")

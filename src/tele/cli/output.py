@@ -1,11 +1,11 @@
-r"""How does a result reach the person or the program that asked?
+r"""Output of commands: tables, JSON, YAML and notices.
 
 Invariants:
 
-* Data on standard output and nothing else; all other words on standard error.
-* The only file of the command line that writes to its standard streams, but for replaying and
+* Standard output has data only; notices go to standard error.
+* No other module of the command line writes to the standard streams, except for replaying and
   exporting recordings. All text goes through :func:`tele.text.printable`.
-* JSON and YAML have the keys of the API's values; their order is that of the values.
+* JSON and YAML have the keys of the API's values, in the same order.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from tele.text import printable, printable_json, printable_lines
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Seconds to add to what is left of a certificate: one of 12 h is told as such at first.
+#: Seconds to add to the lifetime left of a certificate, so that a new one of 12 h shows as 12 h.
 ROUNDING = 30.0
 FORMATS = ("text", "json", "yaml")
+#: Seconds between a node's time of a start and the time of its report, from which both are shown.
+MUCH_LATER = 300.0
 #: Items that are written at once.
 BATCH = 100
 
@@ -41,18 +43,18 @@ def format_option(*more: str) -> Callable[[F], F]:
     )
 
 
-def say(text: str) -> None:
-    """Tell a person something that is not data."""
+def print_notice(text: str) -> None:
+    """Print a notice on standard error."""
     click.echo(printable_lines(text), err=True)
 
 
 def print_text(text: object) -> None:
-    """Print data that is text already: one line, or several."""
+    """Print text, one line or several."""
     click.echo(printable_lines(text))
 
 
 def one_word(name: object) -> str:
-    """Return a name as one word that is no option, for the loops of shell scripts."""
+    """Return a name as one word that is not an option, for loops of shell scripts."""
     word = printable(name).replace(" ", "\\x20")
     return f"\\x2d{word[1:]}" if word.startswith("-") else word
 
@@ -87,7 +89,7 @@ def show_pages(
     columns: Sequence[Column],
     name: Callable[[Mapping[str, Any]], object] = lambda item: item["name"],
 ) -> None:
-    """Print a list of our values, each page as soon as it is there."""
+    """Print a list of our values, each page as soon as it has arrived."""
     rows = (plain(list(items)) for items in pages)
     if form == "names":
         for some in rows:
@@ -101,7 +103,7 @@ def show_pages(
 
 
 def show_items(form: str, items: Iterable[Any]) -> None:
-    """Print a list of what is in JSON form already, as ``json`` or ``yaml``, as it comes."""
+    """Print a list in JSON form as ``json`` or ``yaml``, item by item."""
     some = False
     for batch in _batches(items):
         if form == "yaml":
@@ -136,7 +138,7 @@ def show_one(form: str, item: Any, columns: Sequence[Column]) -> None:
 
 
 def show_data(form: str, value: Any) -> None:
-    """Print what is in JSON form already, as ``json`` or ``yaml``."""
+    """Print a value in JSON form as ``json`` or ``yaml``."""
     if form == "yaml":
         from ruamel.yaml import YAML
 
@@ -150,9 +152,9 @@ def show_data(form: str, value: Any) -> None:
 
 
 class Table:
-    """Aligned columns under their titles; the titles only if there is a row.
+    """Aligned columns under their titles; nothing if there is no row.
 
-    Rows may come in several goes: columns are as wide as what has come by then.
+    Rows may be shown in several batches: columns are as wide as all cells so far.
     """
 
     def __init__(self, titles: Sequence[str]) -> None:
@@ -185,14 +187,14 @@ def _print_lines(lines: Iterable[str]) -> None:
 
 
 def words(value: Any) -> str:
-    """Return a list or a mapping of our JSON form as words on one line."""
+    """Return a list or a mapping in JSON form as comma separated text."""
     if isinstance(value, Mapping):
         return ",".join(f"{k}={v}" for k, v in value.items())
     return ",".join(map(str, value))
 
 
 def ago(time: str, now: datetime | None = None) -> str:
-    """Return how long ago a time of our JSON form was, for a person: ``5m ago``."""
+    """Return how long ago a time in JSON form was: ``5m ago``."""
     moment = datetime.now(UTC) if now is None else now
     return f"{span((moment - datetime.fromisoformat(time)).total_seconds())} ago"
 
@@ -204,3 +206,14 @@ def span(seconds: float) -> str:
         if rest >= size:
             return f"{rest // size}{unit}"
     return f"{rest}s"
+
+
+def started_ago(row: Any) -> str:
+    """Return how long ago a session started, and when it was reported if that was much later."""
+    began = ago(row["started"])
+    if row["received"] is None:
+        return began
+    started, received = (datetime.fromisoformat(row[k]) for k in ("started", "received"))
+    if abs((received - started).total_seconds()) < MUCH_LATER:
+        return began
+    return f"{began} (told {ago(row['received'])})"

@@ -1,4 +1,4 @@
-"""How does somebody change their own password?"""
+"""``tele passwd``: change your own password."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tele.cli.lists import read_password
-from tele.cli.output import say
+from tele.cli.output import print_notice
 from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput
 
@@ -27,24 +27,23 @@ from tele.errors import InvalidInput
 )
 @where_options()
 def passwd(old_file: Path | None, new_file: Path | None, where: Where) -> None:
-    """Change your own password. It asks for the present one and, twice, for the new one.
+    """Change your own password. Asks for the present one and, twice, for the new one.
 
-    Certificates that you have stay valid. Who does not know the present password has an
-    administrator reset it: tele users reset NAME.
+    Your certificates stay valid. If you do not know the present password, an administrator can
+    reset it: tele users reset NAME.
     """
-    from tele.model.api.table import CHANGE_PASSWORD
-    from tele.model.api.users import ChangePassword
+    from tele.model.api.users import CHANGE_PASSWORD, ChangePassword
 
     with open_authority(where) as authority:
         old = _ask("Present password") if old_file is None else read_password(old_file)
         new = _ask("New password", again=True) if new_file is None else read_password(new_file)
         if new == old:
-            raise InvalidInput("the new password is the present one")
+            raise InvalidInput("the new password is the same as the present one")
         authority.perform(CHANGE_PASSWORD, ChangePassword(old, new))
-    say("the password is changed")
+    print_notice("password changed")
 
 
 def _ask(what: str, *, again: bool = False) -> str:
-    """Ask on the terminal, without showing what is typed."""
+    """Ask on the terminal, without echo."""
     answer: str = click.prompt(what, hide_input=True, confirmation_prompt=again, err=True)
     return answer

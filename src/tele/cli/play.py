@@ -1,19 +1,18 @@
-"""How is a session replayed? In a terminal with its own timing, or as text, JSON, asciicast.
+"""``tele play``: replay a recording in a terminal, or print it as text, JSON or asciicast.
 
-Invariant: no form sends a control sequence of the session to the terminal. ``pty`` draws what the
-session's screen showed, ``text`` leaves nothing but text.
+Invariant: no format sends a control sequence of the session to the terminal. ``pty`` draws the
+session's screen, ``text`` prints text only.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
-from tele.cli.output import say
+from tele.cli.output import print_notice
 from tele.cli.recordings import open_source
 from tele.cli.session import Where, where_options
 from tele.errors import InvalidInput
@@ -25,10 +24,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recording")
-@click.option("--speed", type=click.FloatRange(0.05, 1000), help="Times as fast; pty only.")
-@click.option(
-    "--idle-limit", type=click.FloatRange(0), help="Wait no longer than S seconds; pty only."
-)
+@click.option("--speed", type=click.FloatRange(0.05, 1000), help="Speed factor; pty only.")
+@click.option("--idle-limit", type=click.FloatRange(0), help="Cut pauses to S seconds; pty only.")
 @click.option(
     "--format",
     "form",
@@ -48,47 +45,33 @@ def play(
 ) -> None:
     """Replay RECORDING: an id, the beginning of one, or a .tape file.
 
-    Keys: space pauses, left and right go 10 s back and on, home and end to the ends, up and
-    down (or + and -) change the speed, 1 to 9 set it, . shows the next step, ? tells the keys,
-    q ends.
+    Keys: space pauses, left and right seek by 10 s, home and end go to the start and the end, up
+    and down (or + and -) change the speed, 1 to 9 set it, . shows the next step, ? shows the keys,
+    q quits.
     """
     on_terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     form = form or ("pty" if on_terminal else "text")
     if form == "pty" and not on_terminal:
         raise InvalidInput(
-            "--format pty is for a terminal; choose text, json or cast, or export the recording:"
+            "--format pty needs a terminal; choose text, json or cast, or export the recording:"
             " tele recordings export"
         )
     if form != "pty" and (speed, idle_limit) != (None, None):
-        raise InvalidInput(
-            f"--speed and --idle-limit are for --format pty, which shows a session in its own time;"
-            f" this is {form}"
-        )
+        raise InvalidInput(f"--speed and --idle-limit are for --format pty only; this is {form}")
     with open_source(recording, where) as (source, _):
         if source.lost:
-            say(f"this recording is incomplete: {printable(source.lost)}")
+            print_notice(f"this recording is incomplete: {printable(source.lost)}")
         elif source.manifest is None:
-            say("this recording is not complete yet: it is shown as far as it goes")
+            print_notice("this recording is not complete yet")
         if form == "pty":
             _play(source, channel, speed or 1.0, idle_limit)
             return
-        for part in rendered(source, form, channel):
+        for part in source.rendered(form, channel):
             sys.stdout.buffer.write(part.encode("utf-8", "surrogateescape"))
 
 
-def rendered(source: Source, form: str, channel: int) -> Iterator[str]:
-    """Give a recording as ``text``, ``json`` (lines) or ``cast``."""
-    from tele.tape import export
-
-    if form == "cast":
-        return export.asciicast(source.start, source.frames(), channel)
-    if form == "json":
-        return export.json_lines(f for f in source.frames() if channel in (0, f.channel))
-    return export.text(source.frames(), channel)
-
-
 def _play(source: Source, channel: int, speed: float, idle_limit: float | None) -> None:
-    """Replay on this terminal, and leave there what the session's main screen showed."""
+    """Replay on this terminal, and print the session's main screen at the end."""
     from tele.cli.display import taken_over
     from tele.cli.player import Player
     from tele.recording.playback import schedule

@@ -1,14 +1,14 @@
-"""What does a person see of a recording, and what do their keys do to it?
+"""The player of recordings in a terminal, with its keys.
 
-The recorded output is applied to a screen in memory (:mod:`tele.terminal`), and that screen is
-drawn on the person's terminal.
+Recorded output is applied to a screen in memory (:mod:`tele.terminal`), and that screen is drawn on
+the terminal.
 
 Invariants:
 
-* Nothing that was recorded reaches the terminal but the characters of the screen and their look: no
-  mode is switched, no question is asked, whatever the recording holds.
-* A terminal of any size shows what the recorded one showed, or the part of it around the cursor.
-* Every key that was pressed counts, however many there are at once.
+* Only characters of the screen and their style reach the terminal: a recording cannot switch modes
+  or request a reply.
+* A terminal of any size shows the recorded screen, or the part of it around the cursor.
+* Every key that is pressed counts, even if many arrive at once.
 """
 
 from __future__ import annotations
@@ -32,22 +32,21 @@ SPEEDS: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 SEEK_SECONDS: Final = 10.0
 #: How long a message covers the last line.
 NOTICE_SECONDS: Final = 2.0
-#: Steps that are passed over before keys are looked at again.
+#: Steps that are skipped before keys are read again.
 _STEPS_BETWEEN_KEYS: Final = 64
-#: Seconds of playing between two states that are kept for going back, and how many are kept.
+#: Seconds between two snapshots for seeking back, and how many are kept.
 _KEEP_SECONDS: Final = 10.0
 _KEPT_LIMIT: Final = 32
-#: What rounding leaves of a wait is not waited for again and again.
+#: Shorter waits are rounding errors.
 _SHORTEST_WAIT: Final = 0.001
 _HELP: Final = (
-    "space pause  left/right 10 s  up/down or +/- speed  1-9 times as fast  . step"
-    "  home/end  q quit"
+    "space pause  left/right 10 s  up/down or +/- speed  1-9 speed factor  . step  home/end  q quit"
 )
 
 
 @frozen
-class _Kept:
-    """The state before a step, for going back."""
+class _Snapshot:
+    """The state before a step, for seeking back."""
 
     step: int
     at: float
@@ -55,7 +54,7 @@ class _Kept:
 
 
 class Player:
-    """Plays ``steps``, which gives all of them anew at each call. Times are in seconds."""
+    """Plays ``steps``, which yields all of them again at each call. Times are in seconds."""
 
     def __init__(
         self,
@@ -69,24 +68,24 @@ class Player:
         self._clock = clock
         self._speed = speed
         self._paused = self._quit = False
-        #: How far it is played, and up to where output was applied.
+        #: The position, and the time up to which output was applied.
         self._at = self._applied = 0.0
         self._emulator = Emulator(Screen(*display.size))
-        self._kept: list[_Kept] = []
+        self._snapshots: list[_Snapshot] = []
         self._keep_seconds = _KEEP_SECONDS
         self._drawn: list[str] = []
         self._left = self._top = 0
         self._notice, self._notice_until = "", 0.0
 
     def run(self) -> list[Line]:
-        """Play until the end, or until ``q``; return the lines that the main screen shows then."""
+        """Play until the end, or until ``q``; return the lines of the main screen."""
         while self._play():
             self._go_back()
         return self._emulator.screen.main_lines()
 
     def _play(self) -> bool:
-        """Play on from the last state that was kept; True to go back, False at the end."""
-        first = self._kept[-1].step if self._kept else 0
+        """Play from the last snapshot; True to seek back, False at the end."""
+        first = self._snapshots[-1].step if self._snapshots else 0
         due = 0.0
         for number, step in enumerate(self._steps()):
             due += step.wait
@@ -96,26 +95,26 @@ class Player:
                 self._wait(due)
             if self._quit or self._at < self._applied:
                 return not self._quit
-            self._keep(number, due)
+            self._save_snapshot(number, due)
             self._apply(step)
             self._applied = due
         self._draw()
         return False
 
-    def _keep(self, number: int, due: float) -> None:
-        """Keep the state now and then; with many of them, half as often."""
-        if not self._kept or due >= self._kept[-1].at + self._keep_seconds:
-            self._kept.append(_Kept(number, due, self._emulator.copy()))
-        if len(self._kept) > _KEPT_LIMIT:
-            del self._kept[1::2]
+    def _save_snapshot(self, number: int, due: float) -> None:
+        """Take a snapshot from time to time; if there are many, half as often."""
+        if not self._snapshots or due >= self._snapshots[-1].at + self._keep_seconds:
+            self._snapshots.append(_Snapshot(number, due, self._emulator.copy()))
+        if len(self._snapshots) > _KEPT_LIMIT:
+            del self._snapshots[1::2]
             self._keep_seconds *= 2
 
     def _go_back(self) -> None:
-        """Take the last state from before the time that is wanted."""
-        while len(self._kept) > 1 and self._kept[-1].at > self._at:
-            self._kept.pop()
-        kept = self._kept[-1]
-        self._emulator, self._applied = kept.emulator.copy(), 0.0
+        """Restore the last snapshot before the wanted time."""
+        while len(self._snapshots) > 1 and self._snapshots[-1].at > self._at:
+            self._snapshots.pop()
+        snapshot = self._snapshots[-1]
+        self._emulator, self._applied = snapshot.emulator.copy(), 0.0
 
     def _apply(self, step: Step) -> None:
         frame, screen = step.frame, self._emulator.screen
@@ -125,26 +124,26 @@ class Player:
             self._resize(details(frame))
         elif frame.kind is FrameKind.OPEN:
             pty = terminal(details(frame))
-            screen.newline = not pty  # a terminal would have added the carriage return
+            screen.newline = not pty  # without a terminal there are no carriage returns
             if pty:
                 self._resize(pty)
 
-    def _resize(self, said: dict[str, Any]) -> None:
-        columns, rows = said.get("columns"), said.get("rows")
+    def _resize(self, size: dict[str, Any]) -> None:
+        columns, rows = size.get("columns"), size.get("rows")
         if not isinstance(columns, int) or not isinstance(rows, int):
-            return  # a recording says what it likes
+            return  # recordings are untrusted
         screen = self._emulator.screen
         screen.resize(columns, rows)
         here = self._display.size
         if screen.columns > here[0] or screen.rows > here[1]:
-            self._say(
+            self._show_notice(
                 f"recorded at {screen.columns}x{screen.rows}, this terminal has"
-                f" {here[0]}x{here[1]}: the part around the cursor is shown"
+                f" {here[0]}x{here[1]}: showing the part around the cursor"
             )
 
     # -- time and keys --------------------------------------------------------------------
     def _wait(self, due: float) -> None:
-        """Wait until it is time for what is ``due``, or until a key asks for another time."""
+        """Wait until the time ``due``, or until a key seeks to another time."""
         while True:
             waits = due > self._at
             if waits:
@@ -152,7 +151,7 @@ class Player:
             since, speed, paused = self._clock(), self._speed, self._paused
             keys, again = self._display.wait(self._seconds(due) if waits else 0.0)
             if again:
-                self._drawn = []  # it may have been stopped: that time does not count
+                self._drawn = []  # after a stop, whose time does not count
             elif waits and not paused:
                 self._at = min(due, self._at + (self._clock() - since) * speed)
             for key in keys:
@@ -184,7 +183,7 @@ class Player:
 
     def _pause(self, due: float) -> None:
         self._paused = not self._paused
-        self._say("")
+        self._show_notice("")
 
     def _faster(self, due: float) -> None:
         self._set_speed(next((s for s in SPEEDS if s > self._speed), self._speed))
@@ -194,24 +193,24 @@ class Player:
 
     def _set_speed(self, speed: float) -> None:
         self._speed = speed
-        self._say(f"{speed:g} times as fast")
+        self._show_notice(f"speed {speed:g}x")
 
     def _seek(self, at: float) -> None:
         self._at = max(0.0, at)
-        self._say("the end" if at == float("inf") else f"at {self._at:.0f} s")
+        self._show_notice("the end" if at == float("inf") else f"at {self._at:.0f} s")
 
     def _step(self, due: float) -> None:
         self._paused, self._at = True, max(self._at, due)
 
     def _help(self, due: float) -> None:
-        self._say(_HELP, 4 * NOTICE_SECONDS)
+        self._show_notice(_HELP, 4 * NOTICE_SECONDS)
 
-    def _say(self, text: str, seconds: float = NOTICE_SECONDS) -> None:
+    def _show_notice(self, text: str, seconds: float = NOTICE_SECONDS) -> None:
         self._notice, self._notice_until = text, self._clock() + seconds
 
     # -- drawing --------------------------------------------------------------------------
     def _draw(self) -> None:
-        """Bring the terminal up to date: lines that changed, and the cursor."""
+        """Update the terminal: lines that changed, and the cursor."""
         columns, rows = self._display.size
         screen = self._emulator.screen
         self._left = _window(self._left, columns, screen.columns, screen.column)
@@ -235,11 +234,11 @@ class Player:
         self._display.write("".join(out).encode("utf-8", "replace"))
 
     def _message(self) -> str:
-        """Return what covers the last line now, or nothing."""
+        """Return the message on the last line, or nothing."""
         if self._clock() >= self._notice_until:
             self._notice = ""
         if self._paused:
-            return self._notice or f"paused at {self._at:.0f} s; space goes on, ? tells the keys"
+            return self._notice or f"paused at {self._at:.0f} s; space resumes, ? shows the keys"
         return self._notice
 
 
@@ -261,7 +260,7 @@ _ACTIONS: Final[dict[str, Callable[[Player, float], None]]] = {
 
 
 def _window(start: int, length: int, total: int, cursor: int) -> int:
-    """Return where a part of ``length`` begins that shows ``cursor``, moved as little as may be."""
+    """Return the start of a part of ``length`` with ``cursor``, moved as little as possible."""
     if total <= length:
         return 0
     start = max(min(start, cursor), cursor - length + 1)

@@ -1,4 +1,4 @@
-"""Which recordings are there, and can they be trusted?"""
+"""``tele recordings``: list, show, export, verify and remove recordings."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import not_empty, pages, read_moment
 from tele.cli.output import (
     Column,
-    ago,
     format_option,
+    print_notice,
     print_text,
-    say,
     show_data,
     show_one,
     show_pages,
     span,
+    started_ago,
 )
 from tele.cli.session import Authority, Where, open_authority, where_options
 from tele.errors import BadCertificate, BadRecording, InvalidInput, NotFound, quoted
@@ -34,13 +34,11 @@ from tele.text import printable
 if TYPE_CHECKING:
     from tele.recording.playback import Source
 
-#: What an id or the beginning of one looks like. It never means a file: others may be able to
-#: put one of that name where somebody types a command.
+#: An id or the beginning of one. It never means a file: others may be able to create a file of that
+#: name in the current folder.
 _ID = re.compile(r"[0-9a-f-]{1,36}", re.ASCII | re.IGNORECASE)
 #: Ids that are shown when several fit.
 SHOWN = 3
-#: Seconds between what a node says and when auth heard of it, from which on both are shown.
-MUCH_LATER = 300.0
 
 
 def lasted(row: Any) -> str:
@@ -52,23 +50,12 @@ def lasted(row: Any) -> str:
     return f"{length} (incomplete)" if row["incomplete"] else length
 
 
-def begun(row: Any) -> str:
-    """Return how long ago a session began, and when auth heard of it if that was much later."""
-    began = ago(row["started"])
-    if row["received"] is None:
-        return began
-    started, received = (datetime.fromisoformat(row[k]) for k in ("started", "received"))
-    if abs((received - started).total_seconds()) < MUCH_LATER:
-        return began
-    return f"{began} (told {ago(row['received'])})"
-
-
 _COLUMNS = (
     Column("ID", lambda r: r["id"]),
     Column("USER", lambda r: r["user"]),
     Column("LOGIN", lambda r: r["login"]),
     Column("NODE", lambda r: r["node"]),
-    Column("STARTED", begun),
+    Column("STARTED", started_ago),
     Column("LASTED", lasted),
     Column("TERMINAL", lambda r: "yes" if r["interactive"] else "no"),
     Column("SIZE", lambda r: r["size"]),
@@ -79,9 +66,9 @@ _COLUMNS = (
     cls=LazyGroup,
     lazy={
         "ls": Lazy("tele.cli.recordings:ls", "List recordings, newest first."),
-        "show": Lazy("tele.cli.recordings:show", "Show what is known of a recording."),
+        "show": Lazy("tele.cli.recordings:show", "Show the details of a recording."),
         "export": Lazy("tele.cli.recordings:export", "Write a recording to a file."),
-        "verify": Lazy("tele.cli.recordings:verify", "Check that a recording is whole."),
+        "verify": Lazy("tele.cli.recordings:verify", "Check that a recording is unchanged."),
         "rm": Lazy("tele.cli.recordings:rm", "Remove a recording."),
     },
 )
@@ -91,10 +78,10 @@ def recordings() -> None:
 
 @click.command()
 @click.option("--of", callback=not_empty, metavar="USER", help="Only recordings of this user.")
-@click.option("--node", callback=not_empty, help="Only those made on this node, by name or id.")
+@click.option("--node", callback=not_empty, help="Only recordings of this node, by name or id.")
 @click.option("--since", metavar="TIME", callback=read_moment, help="A time, or how long ago: 1h.")
 @click.option("--until", metavar="TIME", callback=read_moment, help="A time, or how long ago.")
-@click.option("--limit", type=click.IntRange(0), default=0, help="The newest so many; 0: all.")
+@click.option("--limit", type=click.IntRange(0), default=0, help="How many of the newest; 0: all.")
 @format_option("names")
 @where_options(local=True)
 def ls(
@@ -108,10 +95,9 @@ def ls(
 ) -> None:
     """List recordings, newest first: all of them, or your own, as your roles allow.
 
-    Order, --since and --until go by when auth heard of a session.
+    The order, --since and --until use the time when auth learnt of a session.
     """
-    from tele.model.api.recordings import ListRecordings
-    from tele.model.api.table import LIST_RECORDINGS
+    from tele.model.api.recordings import LIST_RECORDINGS, ListRecordings
 
     with open_authority(where) as authority:
 
@@ -141,8 +127,7 @@ def full_id(authority: Authority, wanted: str) -> str:
 
 
 def _beginning_with(authority: Authority, beginning: str) -> list[str]:
-    from tele.model.api.recordings import ListRecordings
-    from tele.model.api.table import LIST_RECORDINGS
+    from tele.model.api.recordings import LIST_RECORDINGS, ListRecordings
 
     found: list[str] = []
     for some in pages(
@@ -157,9 +142,9 @@ def _beginning_with(authority: Authority, beginning: str) -> list[str]:
 
 @contextmanager
 def open_source(wanted: str, where: Where) -> Iterator[tuple[Source, Authority | None]]:
-    """Give a recording by its id, the beginning of it, or as a ``.tape`` file.
+    """Open a recording by its id, the beginning of it, or as a ``.tape`` file.
 
-    What looks like an id is one, whatever files are here.
+    What looks like an id is an id, even if there is a file of that name.
     """
     from tele.recording.playback import from_authority, from_file
 
@@ -177,9 +162,9 @@ def open_source(wanted: str, where: Where) -> Iterator[tuple[Source, Authority |
 @format_option()
 @where_options(local=True)
 def show(recording: str, form: str, where: Where) -> None:
-    """Show what is known of a recording."""
-    from tele.model.api.members import ById
-    from tele.model.api.table import GET_RECORDING
+    """Show the details of a recording."""
+    from tele.model.api.paging import ById
+    from tele.model.api.recordings import GET_RECORDING
 
     with open_authority(where) as authority:
         details = authority.perform(GET_RECORDING, ById(full_id(authority, recording)))
@@ -187,9 +172,9 @@ def show(recording: str, form: str, where: Where) -> None:
 
 
 def _file_name(recording_id: str) -> str:
-    """Return the id as the name of a file: a .tape file says what it likes."""
+    """Return the id as the name of a file; ids in .tape files are untrusted."""
     if not is_name(recording_id):
-        raise InvalidInput(f"{quoted(recording_id)} cannot be the name of a file: give one")
+        raise InvalidInput(f"{quoted(recording_id)} cannot be the name of a file: give FILE")
     return recording_id
 
 
@@ -203,27 +188,26 @@ def _file_name(recording_id: str) -> str:
     "form",
     type=click.Choice(["tape", "cast", "json", "text"]),
     default=None,
-    help="tape keeps everything, signature included; the default is what FILE ends with.",
+    help="tape has all data and the signature.  [default: the ending of FILE]",
 )
 @where_options(local=True)
 def export(recording: str, file: Path | None, form: str | None, where: Where) -> None:
     """Write a recording to FILE (default: ID.tape); - is standard output."""
-    from tele.cli.play import rendered
     from tele.durable_files import sync_folder
     from tele.tape.file import write_file
 
     to_stdout = str(file) == "-"
     form = form or ("tape" if file is None or to_stdout else file.suffix[1:])
     if form not in ("tape", "cast", "json", "text", "txt"):
-        raise InvalidInput(f"{file}: say with --format what it shall be: tape, cast, json or text")
+        raise InvalidInput(f"{file}: give --format: tape, cast, json or text")
     if to_stdout and form == "tape" and sys.stdout.isatty():
-        raise InvalidInput("a terminal cannot show a .tape file: redirect it, or give a --format")
+        raise InvalidInput("a .tape file is not for a terminal: redirect it, or give --format")
     with open_source(recording, where) as (source, _):
         target = file or Path(f"{_file_name(source.id)}.{form}")
         parts: Iterator[bytes] = (
             write_file(source.blobs())
             if form == "tape"
-            else (part.encode("utf-8", "surrogateescape") for part in rendered(source, form, 0))
+            else (part.encode("utf-8", "surrogateescape") for part in source.rendered(form, 0))
         )
         if to_stdout:
             for part in parts:
@@ -236,19 +220,19 @@ def export(recording: str, file: Path | None, form: str | None, where: Where) ->
             out.flush()
             os.fsync(out.fileno())  # the recording may be removed from auth next
         sync_folder(target.absolute().parent)
-    say(f"wrote {target}")
+    print_notice(f"wrote {target}")
     if source.manifest is None:
-        say("it is not complete: the recording had no manifest yet, so nobody has signed it")
+        print_notice("the recording is not complete: it has no signed manifest yet")
     elif source.missing:
-        say(f"it is not complete: {printable(source.lost)}")
+        print_notice(f"the recording is not complete: {printable(source.lost)}")
 
 
-#: What is said, and the status to end with, of a recording that is good as far as it is there.
+#: Exit status and message for a recording that is correct so far, by its state.
 _INCOMPLETE = {
-    "running": (7, "the session runs: its node is online and has not said that it ended"),
+    "running": (7, "the session is running: its node is online and has not reported an end"),
     "ended": (8, "the session has ended, but its node has not uploaded all of it yet"),
-    "unfinished": (9, "it was never finished: its node is gone, or does not know of it any more"),
-    "incomplete": (9, "it is incomplete, and closed"),
+    "unfinished": (9, "it was never finished: its node is gone, or has no record of it"),
+    "incomplete": (9, "it is closed as incomplete"),
 }
 _FILE_IS_INCOMPLETE = "the file has no manifest: it was exported before the recording was complete"
 
@@ -258,31 +242,31 @@ _FILE_IS_INCOMPLETE = "the file has no manifest: it was exported before the reco
 @click.option(
     "--ca",
     metavar="FILE|SHA256:...",
-    help="Trust this host authority, without asking anybody: public keys as `tele ca export"
-    " --type host` prints them, or the fingerprint of one.",
+    help="Trust this host authority, without asking auth: a file with the output of `tele ca"
+    " export --type host`, or a fingerprint.",
 )
 @format_option()
 @where_options(local=True)
 def verify(recording: str, ca: str | None, form: str, where: Where) -> None:
-    """Check that a recording, by id or as a .tape file, is whole and of the session it names.
+    """Check that a recording, by id or as a .tape file, is unchanged and authentic.
 
-    Its chunks, its manifest, what auth noted when the session began and the first frame have to
-    agree; the signer has to be the node, by a certificate of the cluster's host authority. With
-    a .tape file and --ca nothing else is needed. Status 0: all of it is good; 1: something is
-    wrong; 7: good so far, the session runs; 8: good so far, it ended but is not uploaded; 9: good
-    so far, but nobody will finish it, or a part of it is lost.
+    Its chunks, its manifest, auth's record of the start and the first frame have to agree; it has
+    to be signed by the node, with a certificate of the cluster's host authority. A .tape file can
+    be checked offline with --ca. Exit status 0: complete and correct; 1: not correct; 7: correct so
+    far, the session is running; 8: correct so far, ended but not uploaded; 9: correct so far, but
+    it will not be finished, or a part is lost.
     """
     try:
         with open_source(recording, where) as (source, authority):
             keys, cluster = _trust(source, authority, ca, where)
             verdict = source.verify(keys, cluster)
     except BadRecording as error:
-        raise BadRecording(f"{recording}: not to be trusted: {error}") from None
-    status, said = _INCOMPLETE.get(source.state.value, (1, "auth has no manifest of it"))
+        raise BadRecording(f"{recording}: verification failed: {error}") from None
+    status, message = _INCOMPLETE.get(source.state.value, (1, "auth has no manifest of it"))
     if source.details is None and source.manifest is None:
-        said = _FILE_IS_INCOMPLETE
+        message = _FILE_IS_INCOMPLETE
     if source.lost:
-        said = f"{said}: {printable(source.lost)}"
+        message = f"{message}: {printable(source.lost)}"
     if form != "text":
         show_data(form, {"id": source.id, "ok": verdict.complete, "state": source.state.value,
                          "chunks": verdict.chunks, "frames": verdict.frames,
@@ -292,10 +276,12 @@ def verify(recording: str, ca: str | None, form: str, where: Where) -> None:
                          "node": source.start.node, "node_id": source.start.node_id,
                          "cluster": cluster})  # fmt: skip
     if not verdict.complete:
-        say(f"tele: {source.id}: {said}; its {verdict.chunks} chunks so far are unchanged")
+        print_notice(
+            f"tele: {source.id}: {message}; its {verdict.chunks} chunks so far are unchanged"
+        )
         click.get_current_context().exit(status)
     if form == "text":
-        recovered = "; its recorder was killed and closed it later" if verdict.recovered else ""
+        recovered = "; closed after a crash of the node" if verdict.recovered else ""
         print_text(
             f"ok: {source.id}: {verdict.chunks} chunks, {verdict.frames} frames,"
             f" {printable(source.start.user)}>{printable(source.start.login)} on"
@@ -306,7 +292,7 @@ def verify(recording: str, ca: str | None, form: str, where: Where) -> None:
 def _trust(
     source: Source, authority: Authority | None, ca: str | None, where: Where
 ) -> tuple[set[bytes], str]:
-    """Return the host authority's keys (blobs) and the cluster that a recording has to be of."""
+    """Return the keys (blobs) of the host authority, and the cluster of the recording."""
     from tele.certs.keys import parse_line
     from tele.cli.session import current, host_keys
 
@@ -324,8 +310,9 @@ def _trust(
 
 def _own_authority(authority: Authority) -> tuple[set[bytes], str]:
     from tele.certs.keys import parse_line
+    from tele.model.api.authorities import AUTHORITIES
+    from tele.model.api.members import CLUSTER
     from tele.model.api.operation import Nothing
-    from tele.model.api.table import AUTHORITIES, CLUSTER
 
     trusted = authority.perform(AUTHORITIES, Nothing()).trusted
     lines = [k for a in trusted if a.kind.value == "host" for k in a.ssh_public_keys]
@@ -363,12 +350,12 @@ def _given_authority(source: Source, ca: str) -> set[bytes]:
 @click.argument("recording", nargs=-1, required=True)
 @where_options(local=True)
 def rm(recording: tuple[str, ...], where: Where) -> None:
-    """Remove recordings. The audit keeps that they were there."""
-    from tele.model.api.members import ById
-    from tele.model.api.table import DELETE_RECORDING
+    """Remove recordings. The removal is in the audit."""
+    from tele.model.api.paging import ById
+    from tele.model.api.recordings import DELETE_RECORDING
 
     with open_authority(where) as authority:
         for wanted in recording:
             found = full_id(authority, wanted)
             authority.perform(DELETE_RECORDING, ById(found))
-            say(f"removed {found}")
+            print_notice(f"removed {found}")

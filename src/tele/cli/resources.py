@@ -1,16 +1,24 @@
-"""How are resources read and changed as files? ``kind, version, metadata, spec`` in YAML."""
+"""``tele get``, ``apply`` and ``rm``: resources in YAML (kind, version, metadata, spec)."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
 from tele.cli.lists import pages
-from tele.cli.output import format_option, one_word, plain, print_text, say, show_data, show_items
+from tele.cli.output import (
+    format_option,
+    one_word,
+    plain,
+    print_notice,
+    print_text,
+    show_data,
+    show_items,
+)
 from tele.cli.session import Authority, Where, open_authority, where_options
 from tele.errors import InvalidInput, NotFound, quoted
 
@@ -20,7 +28,7 @@ _PLURALS = {
 
 
 class _Kind(NamedTuple):
-    """What can be done to one kind of resource; each takes auth and a name or a value."""
+    """The operations on one kind of resource; each takes auth and a name or a value."""
 
     all: Callable[[Authority], Iterator[Sequence[Any]]]
     one: Callable[[Authority, str], Any] | None
@@ -28,62 +36,105 @@ class _Kind(NamedTuple):
     remove: Callable[[Authority, str], Any]
 
 
-def _kind(text: str, force: bool = False) -> _Kind:
-    from tele.model.api import members, table, users
+def _user(force: bool) -> _Kind:
+    from tele.model.api.paging import ByName, Paged
+    from tele.model.api.users import (
+        DELETE_USER,
+        GET_USER,
+        LIST_USERS,
+        PUT_USER,
+        DeleteUser,
+        PutUser,
+    )
     from tele.model.codec import from_json
+    from tele.model.resources import User
+
+    return _Kind(
+        lambda a: pages(lambda n, size: a.perform(LIST_USERS, Paged(size, n))),
+        lambda a, name: a.perform(GET_USER, ByName(name)),
+        lambda a, resource: a.perform(
+            PUT_USER, PutUser(_name(resource), from_json(User, resource), force)
+        ),
+        lambda a, name: a.perform(DELETE_USER, DeleteUser(name, force)),
+    )
+
+
+def _role(force: bool) -> _Kind:
+    from tele.model.api.paging import ByName, Paged
+    from tele.model.api.roles import DELETE_ROLE, GET_ROLE, LIST_ROLES, PUT_ROLE, PutRole
+    from tele.model.codec import from_json
+    from tele.model.resources import Role
+
+    return _Kind(
+        lambda a: pages(lambda n, size: a.perform(LIST_ROLES, Paged(size, n))),
+        lambda a, name: a.perform(GET_ROLE, ByName(name)),
+        lambda a, resource: a.perform(
+            PUT_ROLE, PutRole(_name(resource), from_json(Role, resource), force)
+        ),
+        lambda a, name: a.perform(DELETE_ROLE, ByName(name)),
+    )
+
+
+def _lock(force: bool) -> _Kind:
+    from tele.model.api.locks import DELETE_LOCK, GET_LOCK, LIST_LOCKS, PUT_LOCK, PutLock
+    from tele.model.api.paging import ByName, Paged
+    from tele.model.codec import from_json
+    from tele.model.resources import Lock
+
+    return _Kind(
+        lambda a: pages(lambda n, size: a.perform(LIST_LOCKS, Paged(size, n))),
+        lambda a, name: a.perform(GET_LOCK, ByName(name)),
+        lambda a, resource: a.perform(
+            PUT_LOCK, PutLock(_name(resource), from_json(Lock, resource), force)
+        ),
+        lambda a, name: a.perform(DELETE_LOCK, ByName(name)),
+    )
+
+
+def _node(_: bool) -> _Kind:
+    from tele.model.api.hosts import DELETE_HOST, LIST_HOSTS, ListHosts
+    from tele.model.api.paging import ById
     from tele.model.identity import HostRole
-    from tele.model.resources import Lock, Role, User
 
-    kinds = {
-        "user": _Kind(
-            lambda a: pages(lambda n, size: a.perform(table.LIST_USERS, users.Paged(size, n))),
-            lambda a, name: a.perform(table.GET_USER, members.ByName(name)),
-            lambda a, said: a.perform(
-                table.PUT_USER, users.PutUser(_name(said), from_json(User, said), force)
-            ),
-            lambda a, name: a.perform(table.DELETE_USER, users.DeleteUser(name, force)),
+    return _Kind(
+        lambda a: pages(
+            lambda n, size: a.perform(LIST_HOSTS, ListHosts(HostRole.NODE, (), size, n))
         ),
-        "role": _Kind(
-            lambda a: pages(lambda n, size: a.perform(table.LIST_ROLES, users.Paged(size, n))),
-            lambda a, name: a.perform(table.GET_ROLE, members.ByName(name)),
-            lambda a, said: a.perform(
-                table.PUT_ROLE, users.PutRole(_name(said), from_json(Role, said), force)
-            ),
-            lambda a, name: a.perform(table.DELETE_ROLE, members.ByName(name)),
-        ),
-        "lock": _Kind(
-            lambda a: pages(lambda n, size: a.perform(table.LIST_LOCKS, users.Paged(size, n))),
-            lambda a, name: a.perform(table.GET_LOCK, members.ByName(name)),
-            lambda a, said: a.perform(
-                table.PUT_LOCK, users.PutLock(_name(said), from_json(Lock, said), force)
-            ),
-            lambda a, name: a.perform(table.DELETE_LOCK, members.ByName(name)),
-        ),
-        "node": _Kind(
-            lambda a: pages(
-                lambda n, size: a.perform(
-                    table.LIST_HOSTS, members.ListHosts(HostRole.NODE, (), size, n)
-                )
-            ),
-            None,
-            None,
-            lambda a, name: a.perform(table.DELETE_HOST, members.ById(name)),
-        ),
-        "token": _Kind(
-            lambda a: pages(lambda n, size: a.perform(table.LIST_TOKENS, users.Paged(size, n))),
-            None,
-            None,
-            lambda a, name: a.perform(table.DELETE_TOKEN, members.ById(name)),
-        ),
-    }
-    kind = kinds.get(_PLURALS.get(text, text))
-    if kind is None:
-        raise InvalidInput(f"{quoted(text)} is no kind of resource; there are {', '.join(kinds)}")
-    return kind
+        None,
+        None,
+        lambda a, name: a.perform(DELETE_HOST, ById(name)),
+    )
 
 
-def _name(said: Any) -> str:
-    metadata = said.get("metadata")
+def _token(_: bool) -> _Kind:
+    from tele.model.api.paging import ById, Paged
+    from tele.model.api.tokens import DELETE_TOKEN, LIST_TOKENS
+
+    return _Kind(
+        lambda a: pages(lambda n, size: a.perform(LIST_TOKENS, Paged(size, n))),
+        None,
+        None,
+        lambda a, name: a.perform(DELETE_TOKEN, ById(name)),
+    )
+
+
+#: Each imports only what its kind needs.
+_KINDS: Mapping[str, Callable[[bool], _Kind]] = {
+    "user": _user, "role": _role, "lock": _lock, "node": _node, "token": _token
+}  # fmt: skip
+
+
+def _kind(text: str, force: bool = False) -> _Kind:
+    make = _KINDS.get(_PLURALS.get(text, text))
+    if make is None:
+        raise InvalidInput(
+            f"unknown kind of resource {quoted(text)}; there are {', '.join(_KINDS)}"
+        )
+    return make(force)
+
+
+def _name(resource: Any) -> str:
+    metadata = resource.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
     if not isinstance(name, str):
         raise InvalidInput("metadata.name: missing")
@@ -96,9 +147,7 @@ def _own_name(item: dict[str, Any]) -> str:
     return str(name)
 
 
-_force = click.option(
-    "--force", is_flag=True, help="Also if nobody can administer the cluster afterwards."
-)
+_force = click.option("--force", is_flag=True, help="Even if this leaves no administrator.")
 
 
 @click.command()
@@ -106,9 +155,9 @@ _force = click.option(
 @format_option("names")
 @where_options(local=True)
 def get(what: str, form: str, where: Where) -> None:
-    """Print resources: users, roles, locks, nodes or tokens; with a name, that one.
+    """Print resources: users, roles, locks, nodes or tokens, or the one with this name.
 
-    As text they are YAML documents, which tele apply takes.
+    The default format is YAML, as tele apply reads it.
     """
     text, slash, name = what.partition("/")
     kind = _kind(text)
@@ -124,7 +173,7 @@ def get(what: str, form: str, where: Where) -> None:
 
 
 def _one_of(pages: Iterable[Sequence[Any]], kind: str, name: str) -> Any:
-    """Return the one that has this name or id, in JSON form."""
+    """Return the resource with this name or id, in JSON form."""
     for some in pages:
         for item in plain(list(some)):
             if name in (item.get("name"), item["id"]):
@@ -154,15 +203,15 @@ def _show(form: str, items: Iterator[Any], *, one: bool) -> None:
     "file",
     type=click.Path(path_type=Path, allow_dash=True),
     required=True,
-    help="YAML, one or more documents; - is standard input.",
+    help="A YAML file with one or more documents; - is standard input.",
 )
 @_force
 @where_options(local=True)
 def apply(file: Path, force: bool, where: Where) -> None:
     """Create or replace resources.
 
-    All documents are read before the first is applied. One with a metadata.revision is
-    applied only if it is still the present one.
+    All documents are checked before the first is applied. A document with metadata.revision is
+    applied only if that is still the current revision.
     """
     from tele.config.document import read_documents
 
@@ -174,22 +223,22 @@ def apply(file: Path, force: bool, where: Where) -> None:
     documents = []
     read = read_documents(text, name)
     if not read:
-        raise InvalidInput(f"{name}: there is nothing to apply")
+        raise InvalidInput(f"{name}: no documents")
     for document in read:
-        said = document.plain
-        if not isinstance(said, dict) or not isinstance(said.get("kind"), str):
+        resource = document.plain
+        if not isinstance(resource, dict) or not isinstance(resource.get("kind"), str):
             raise InvalidInput(f"{document.place}: expected a resource: kind, metadata, spec")
-        kind = _kind(said["kind"], force)
+        kind = _kind(resource["kind"], force)
         if kind.put is None:
-            raise InvalidInput(f"{document.place}: a {said['kind']} cannot be applied")
-        documents.append((document.place, said, kind.put))
+            raise InvalidInput(f"{document.place}: a {resource['kind']} cannot be applied")
+        documents.append((document.place, resource, kind.put))
     with open_authority(where) as authority:
-        for place, said, put in documents:
+        for place, resource, put in documents:
             try:
-                put(authority, said)
+                put(authority, resource)
             except InvalidInput as error:
                 raise InvalidInput(f"{place}: {error}") from None
-            say(f"{said['kind']}/{_own_name(said)} applied")
+            print_notice(f"{resource['kind']}/{_own_name(resource)} applied")
 
 
 @click.command()
@@ -197,7 +246,7 @@ def apply(file: Path, force: bool, where: Where) -> None:
 @_force
 @where_options(local=True)
 def rm(what: str, force: bool, where: Where) -> None:
-    """Remove a resource. A node has a name or an id, a token an id."""
+    """Remove a resource: a user, role or lock by name, a node by name or id, a token by id."""
     text, slash, name = what.partition("/")
     kind = _kind(text, force)
     if not slash or not name:

@@ -1,7 +1,7 @@
-"""How does the process of ``tele up`` run its cluster, and keep its owner logged in?
+"""The process of ``tele up``: it runs a cluster, and keeps its owner logged in.
 
-The owner of the folder owns the cluster's CA keys, so the process gives the owner
-certificates without a password, and fresh ones for as long as it runs and they are used.
+The owner of the folder owns the cluster's CA keys, so the process issues certificates to the owner
+without a password, and renews them while it runs and they are used.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from tele.capacity.descriptors import process_budget, raise_limit
 from tele.certs.x509 import TlsKey
 from tele.cli.folder import Folder, default_folder
 from tele.cli.home import Home, Profile
-from tele.cli.login import keep
+from tele.cli.login import store_certificates
 from tele.config.values import Address, FileConfig
 from tele.embed import ClusterService, load_config
 from tele.embed.addresses import public_address
 from tele.errors import AccessDenied, NotFound, TeleError, Unavailable
 from tele.log import LogFormat, make_logger, set_up_logging
 from tele.loop import Expiry, make_monotonic, now
-from tele.model.api.members import ListHosts, PublicKeys
-from tele.model.api.table import LIST_HOSTS
+from tele.model.api.hosts import LIST_HOSTS, ListHosts
+from tele.model.api.members import PublicKeys
 from tele.model.authority import AuthorityKind, Certificates, authority_of
 
 _log = make_logger(__name__)
 
-#: How often we look whether the owner's certificate has to be renewed.
-_LOOK_SECONDS = 60.0
-#: How long the node may take to be heard of.
+#: Seconds between two checks whether the owner's certificate has to be renewed.
+_RENEWAL_CHECK_SECONDS = 60.0
+#: How long the node may take to be online.
 ONLINE_SECONDS = 30.0
 
 
@@ -49,9 +49,9 @@ def run_cluster(
     listen: tuple[str, int] | None,
     report: Callable[[dict[str, Any]], None],
 ) -> int:
-    """Run until a signal ends it; return the status to end with.
+    """Run until a signal; return the exit status.
 
-    ``report`` hears once when all of it serves. Raises :class:`TeleError` when it cannot.
+    ``report`` is called once when all parts serve. Raises :class:`TeleError` if they cannot.
     """
     from twisted.internet import reactor
 
@@ -59,9 +59,9 @@ def run_cluster(
     loaded = load_config(place.config)
     config = _for_now(loaded.config, listen)
     loaded = evolve(loaded, config=config)
-    said = config.log
+    log_config = config.log
     with open(place.log, "a", encoding="utf-8", opener=_private) as log:
-        set_up_logging(said.level.value, log, LogFormat(said.format.value))
+        set_up_logging(log_config.level.value, log, LogFormat(log_config.format.value))
         raise_limit()
         process_budget()
         run = _Run(reactor, place, ClusterService(reactor, loaded), config, user, logins)
@@ -76,7 +76,7 @@ def _private(path: str, flags: int) -> int:
 
 
 def _for_now(config: FileConfig, listen: tuple[str, int] | None) -> FileConfig:
-    """Return the configuration with ``--listen``, and a free port for one that is taken."""
+    """Return the configuration with ``--listen``, and free ports for those that are in use."""
     import socket
 
     def free(address: Address) -> Address:
@@ -99,7 +99,7 @@ def _for_now(config: FileConfig, listen: tuple[str, int] | None) -> FileConfig:
     return config
 
 
-def _told(failure: Failure) -> TeleError:
+def _as_tele_error(failure: Failure) -> TeleError:
     error = failure.value
     return error if isinstance(error, TeleError) else TeleError(failure.getErrorMessage())
 
@@ -130,7 +130,7 @@ class _Run:
         self._half: Expiry | None = None
 
     def until_stopped(self, report: Callable[[dict[str, Any]], None]) -> TeleError | None:
-        """Run the reactor; return why it could not start, if it could not."""
+        """Run the reactor; return the error if the cluster could not start."""
         reactor = self._reactor
         reactor.addSystemEventTrigger("before", "shutdown", self._stop)
         reactor.callWhenRunning(self._begin, report)
@@ -138,12 +138,12 @@ class _Run:
         return self._problem
 
     def _stop(self) -> Deferred[Any]:
-        """End it, sessions too: `tele down` is waited for by a person."""
+        """Stop, and end sessions at once: a user waits for `tele down`."""
         self._cluster.force()
         return self._cluster.stopService()
 
     def _begin(self, report: Callable[[dict[str, Any]], None]) -> None:
-        # The reactor has put its own handlers in place by now. A closed terminal ends us, too.
+        # The reactor has installed its own handlers by now. A closed terminal stops it, too.
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reactor.stop))
         self._cluster.startService()
         running: Deferred[None] = Deferred.fromCoroutine(self._serve(report))
@@ -151,15 +151,15 @@ class _Run:
 
     def _failed(self, failure: Failure) -> None:
         if failure.check(CancelledError):
-            return  # it was told to stop while it started
+            return  # stopped while it started
         if not failure.check(TeleError):
-            _log.failure("the cluster cannot start", failure)
+            _log.failure("cannot start", failure)
             self._problem = TeleError(
                 f"the cluster cannot start: {failure.getErrorMessage()}; see {self._place.log}"
             )
         else:
-            self._problem = _told(failure)
-            _log.error("the cluster cannot start: {error}", error=str(failure.value))
+            self._problem = _as_tele_error(failure)
+            _log.error("cannot start", error=failure.value)
         if self._reactor.running:
             self._reactor.stop()
 
@@ -167,13 +167,13 @@ class _Run:
         await self._cluster.ready
         await self._all_online()
         self._logged_in = await self._log_in()
-        report(self._said(self._logged_in))
-        looking = LoopingCall(lambda: Deferred.fromCoroutine(self._look()))
-        stopped: Deferred[Any] = looking.start(_LOOK_SECONDS, now=False)
-        stopped.addErrback(lambda f: _log.failure("the owner's certificate is not renewed", f))
+        report(self._started(self._logged_in))
+        checking = LoopingCall(lambda: Deferred.fromCoroutine(self._renew_if_due()))
+        stopped: Deferred[Any] = checking.start(_RENEWAL_CHECK_SECONDS, now=False)
+        stopped.addErrback(lambda f: _log.failure("owner's certificate not renewed", f))
 
     async def _all_online(self) -> None:
-        """Wait until auth has heard of the node, so that ``tele ls`` shows it."""
+        """Wait until the node is online, so that ``tele ls`` shows it."""
         if self._cluster.node is None:
             return
         deadline = self._reactor.seconds() + ONLINE_SECONDS
@@ -183,16 +183,16 @@ class _Run:
             await deferLater(self._reactor, 0.02)
 
     async def _find_node(self) -> bool:
-        """Note the name of our node once it is online with an address."""
+        """Remember the name of our node once it is online with an address."""
         node, since = self._cluster.node, self._cluster.node_since
         if node is None or since is None:
             return True
         page = await self._cluster.owner.perform(LIST_HOSTS, ListHosts(limit=1000))
         for host in page.items:
-            # What it said before it served is of its last run, or has no address yet.
-            # If it served in the future, the clock was set back since.
-            heard = host.last_seen >= since or since > now(self._reactor)
-            if host.id == node.member.host_id and heard and host.addresses:
+            # An earlier announcement is of its last run, or has no address yet.
+            # If ``since`` is in the future, the clock was set back.
+            announced = host.last_seen >= since or since > now(self._reactor)
+            if host.id == node.member.host_id and announced and host.addresses:
                 self._node_name = host.name
                 return True
         return False
@@ -219,20 +219,20 @@ class _Run:
         return await self._renew()
 
     async def _renew(self) -> Profile:
-        """Get certificates for the owner, who has to be there still."""
+        """Get certificates for the owner, whose user must still exist."""
         authority = self._authority()
         ssh, tls = authority.suite.generate(), TlsKey.generate()
         keys = PublicKeys(ssh.public.line, tls.public_pem)
         got = await authority.issue_for(self._user, keys)
         profile = self._profile(got)
-        await deferToThread(keep, self._home, profile, ssh, tls, got)
+        await deferToThread(store_certificates, self._home, profile, ssh, tls, got)
         self._ours = got.ssh
         moment = now(self._reactor)
         self._half = Expiry(self._reactor, moment + (got.expires - moment) / 2)
         return profile
 
-    async def _look(self) -> None:
-        """Renew the owner's certificate at half of its life, unless it is not ours any more."""
+    async def _renew_if_due(self) -> None:
+        """Renew the owner's certificate at half of its lifetime, unless it was replaced."""
         profile = self._logged_in
         if profile is None or self._half is None or not self._half.has_passed:
             return
@@ -241,11 +241,11 @@ class _Run:
             try:
                 await self._renew()
             except (AccessDenied, NotFound) as error:
-                # Who removed or locked the owner since meant it: only the next start undoes it.
+                # The owner was removed or locked on purpose: only the next start undoes it.
                 self._logged_in = None
-                _log.warn("{user} gets no new certificate: {why!s}", user=self._user, why=error)
+                _log.warn("owner's certificate not renewed", user=self._user, error=error)
 
-    def _said(self, profile: Profile) -> dict[str, Any]:
+    def _started(self, profile: Profile) -> dict[str, Any]:
         folder = self._place.path
         option = "" if folder == default_folder() else f" --dir {shlex.quote(str(folder))}"
         return {

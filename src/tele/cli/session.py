@@ -1,8 +1,8 @@
-"""How does a command reach auth?
+"""How does a command call auth?
 
-Through the proxy of the profile that is meant, with the user's own certificate; the
-proxy passes the TLS stream on, so it is auth that is spoken to. Or, with ``--config FILE``
-on auth's own machine, directly at its socket, as its owner: for the first user and token.
+Through the proxy of the chosen profile, with the user's certificate; the proxy relays the TLS
+stream, which ends at auth. Or, with ``--config FILE`` on auth's machine, at its local socket, as
+its owner: for the first user and token.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import click
 
-from tele.cli.home import Facts, Files, Home, Profile, logged_in
+from tele.cli.home import CertificateSummary, Files, Home, Profile, logged_in
 from tele.errors import InvalidInput, NotLoggedIn, TeleError, Unreachable
 from tele.private_files import check_secret
 
-if TYPE_CHECKING:  # attrs and cattrs, which `tele proxy ssh` has no time for
+if TYPE_CHECKING:  # attrs and cattrs take too long to import for `tele proxy ssh`
     from tele.https.blocking import BlockingAuthority
     from tele.model.api.operation import Operation
 
-#: Clocks that differ by less make no certificate invalid: it is issued for a minute ago.
+#: Clocks may differ by this much: certificates are valid from a minute before they are issued.
 SKEW_SECONDS = 45.0
-#: In auth's data_dir: where its owner may call it without a certificate.
+#: The socket in auth's data_dir where its owner may call it without a certificate.
 LOCAL_SOCKET = "auth.sock"
 
 Req = TypeVar("Req")
@@ -35,7 +35,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Where(NamedTuple):
-    """Which cluster a command means, as the command line and the environment say."""
+    """Which cluster a command uses, from the command line and the environment."""
 
     cluster: str | None = None
     proxy: str | None = None
@@ -44,7 +44,7 @@ class Where(NamedTuple):
 
 
 class Authority(Protocol):
-    """Auth, for a program that may wait."""
+    """Auth, for a blocking program."""
 
     def perform(self, operation: Operation[Req, Res], request: Req) -> Res:
         """Return the response; raises a :class:`tele.errors.TeleError`."""
@@ -54,10 +54,10 @@ class Authority(Protocol):
 
 
 def where_options(*, local: bool = False, user: bool = True) -> Callable[[F], F]:
-    """Give a command the options that say which cluster it means, as argument ``where``.
+    """Give a command the options that choose the cluster, as argument ``where``.
 
     With ``local`` also ``--config FILE``: ask auth on this machine, as its owner. Without
-    ``user`` there is no ``--user``: the command means another one by it.
+    ``user`` there is no ``--user``: the command has another option of that name.
     """
 
     def decorate(function: F) -> F:
@@ -71,7 +71,7 @@ def where_options(*, local: bool = False, user: bool = True) -> Callable[[F], F]
         ) -> Any:
             if config is not None and (typed := typed_options("cluster", "proxy", "me")):
                 raise InvalidInput(
-                    f"--config asks auth of that file, as its owner: leave out {', '.join(typed)}"
+                    f"--config calls auth of that file, as its owner: leave out {', '.join(typed)}"
                 )
             cluster, proxy = which_cluster(cluster, proxy)
             return function(*args, where=Where(cluster, proxy, me, config), **rest)
@@ -84,14 +84,14 @@ def where_options(*, local: bool = False, user: bool = True) -> Callable[[F], F]
             wrapped = click.option(
                 "--config",
                 type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                help="On auth's machine: ask auth of this configuration, as its owner.",
+                help="On auth's machine: use auth of this configuration, as its owner.",
             )(wrapped)
         if user:
             wrapped = click.option(
                 "--user",
                 "me",
                 envvar="TELE_USER",
-                help="Who you are in the cluster.  [env: TELE_USER]",
+                help="Your user in the cluster.  [env: TELE_USER]",
             )(wrapped)
         wrapped = click.option(
             "--proxy",
@@ -108,7 +108,7 @@ def where_options(*, local: bool = False, user: bool = True) -> Callable[[F], F]
 
 
 def typed_options(*names: str) -> list[str]:
-    """Return those options (``--user``) of this command that were typed, by parameters' names."""
+    """Return which options of this command were typed, from the parameters ``names``."""
     context = click.get_current_context()
     typed = click.core.ParameterSource.COMMANDLINE
     return [
@@ -119,7 +119,7 @@ def typed_options(*names: str) -> list[str]:
 
 
 def which_cluster(cluster: str | None, proxy: str | None) -> tuple[str | None, str | None]:
-    """Return what says which cluster is meant: an option beats the environment.
+    """Return what chooses the cluster: an option has precedence over the environment.
 
     Raises :class:`InvalidInput` when both options are given and mean different ones.
     """
@@ -132,25 +132,27 @@ def which_cluster(cluster: str | None, proxy: str | None) -> tuple[str | None, s
         home = Home.find()
         behind = home.by_proxy(proxy)
         if home.profile(cluster) is not None and behind != home.profile(cluster):
-            other = "no cluster that you logged in to" if behind is None else behind.cluster
-            raise InvalidInput(f"--cluster {cluster} and --proxy {proxy}: behind it is {other}")
+            other = "none that you logged in to" if behind is None else behind.cluster
+            raise InvalidInput(
+                f"--cluster {cluster} and --proxy {proxy}: the cluster of that proxy is {other}"
+            )
     return cluster, proxy
 
 
-def meant(
+def valid_profile(
     home: Home, cluster: str | None = None, proxy: str | None = None, user: str | None = None
-) -> tuple[Profile, Facts]:
-    """Return the profile that is meant and the facts of its valid certificate.
+) -> tuple[Profile, CertificateSummary]:
+    """Return the profile that the options choose, and the summary of its valid certificate.
 
-    Raises :class:`NotLoggedIn` with what to type; or :class:`WrongClock` if the certificate is
-    over only by the clock of this machine, and auth's is another.
+    Raises :class:`NotLoggedIn` with the command to type; or :class:`WrongClock` if the certificate
+    has expired by the clock of this machine only.
     """
     try:
         return logged_in(home, cluster, proxy, user)
     except NotLoggedIn:
         profile = home.chosen(cluster, proxy, user)
-        facts = None if profile is None else home.facts(profile)
-        if profile is None or facts is None:
+        summary = None if profile is None else home.summary(profile)
+        if profile is None or summary is None:
             raise
         problem = _wrong_clock(home, profile)
         if problem is None:
@@ -158,16 +160,16 @@ def meant(
         raise problem from None
 
 
-def notice_behind(facts: Facts) -> None:
-    """Say it when the certificate is one of the future by the clock of this machine."""
-    behind = facts.issued - time.time()
+def warn_clock_behind(summary: CertificateSummary) -> None:
+    """Print a warning if the certificate is from the future by the clock of this machine."""
+    behind = summary.issued - time.time()
     if behind > SKEW_SECONDS:
-        from tele.cli.output import say
+        from tele.cli.output import print_notice
         from tele.text import duration
 
-        say(
+        print_notice(
             f"tele: the clock of this machine is at least {duration(behind)} behind auth's: ssh may"
-            " not take the certificates of hosts; set the clock that is wrong"
+            " refuse the certificates of hosts; set the clock that is wrong"
         )
 
 
@@ -179,12 +181,12 @@ def _wrong_clock(home: Home, profile: Profile) -> TeleError | None:
         with BlockingAuthority(profile.proxy, None, trust, f"auth.{profile.cluster}") as remote:
             return remote.wrong_clock()
     except TeleError:
-        return None  # auth cannot be asked: what is known here has to do
+        return None  # auth cannot be asked
 
 
 @contextmanager
 def open_authority(where: Where = Where()) -> Iterator[Authority]:  # noqa: B008  (immutable)
-    """Give auth of the cluster that is meant.
+    """Open auth of the cluster that ``where`` chooses.
 
     Raises :class:`tele.errors.NotLoggedIn` when there is no valid certificate.
     """
@@ -196,7 +198,7 @@ def open_authority(where: Where = Where()) -> Iterator[Authority]:  # noqa: B008
     from tele.https.identity import TlsFiles
 
     home = Home.find()
-    profile, _ = meant(home, where.cluster, where.proxy, where.user)
+    profile, _ = valid_profile(home, where.cluster, where.proxy, where.user)
     files = home.files(profile)
     check_secret(files.tls_key, "your key")
     identity = TlsFiles(files.tls_certificate, files.tls_key)
@@ -212,12 +214,12 @@ def _local(config: Path) -> BlockingAuthority:
 
     loaded = load(config)
     if loaded.config.auth is None:
-        raise loaded.problem("auth", "this file has no such section: --config is for auth's own")
+        raise loaded.problem("auth", "missing section: --config needs the configuration of auth")
     path = loaded.config.data_dir / LOCAL_SOCKET
     if not path.exists():
         raise Unreachable(
             f"auth does not run here: there is no {path}\n"
-            f"type: twistd -n tele-auth --config {config}"
+            f"to start it, type: twistd -n tele-auth --config {config}"
         )
     return BlockingAuthority.local(str(path))
 
@@ -244,7 +246,7 @@ def _authority(files: Files, kind: str) -> dict[str, Any]:
 
 
 def current(where: Where) -> tuple[Home, Profile]:
-    """Return the home and the profile that is meant, with a valid certificate."""
+    """Return the home and the profile that ``where`` chooses, with a valid certificate."""
     home = Home.find()
-    profile, _ = meant(home, where.cluster, where.proxy, where.user)
+    profile, _ = valid_profile(home, where.cluster, where.proxy, where.user)
     return home, profile

@@ -1,4 +1,4 @@
-"""Which sessions run now, and how does one of them end?"""
+"""``tele sessions``: list running sessions, and end one."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import click
 
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import pages
-from tele.cli.output import Column, ago, format_option, show_pages
-from tele.cli.recordings import begun
+from tele.cli.output import Column, ago, format_option, show_pages, started_ago
 from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput
 
 
 def _known(session: Any) -> str:
-    """Return whether a session runs, as far as auth knows."""
+    """Return the status of a session, as far as auth knows it."""
     if session["status"] == "running":
         return "running"
     seen = session["node_seen"]
@@ -28,7 +27,7 @@ _COLUMNS = (
     Column("LOGIN", lambda s: s["login"]),
     Column("NODE", lambda s: s["node"]),
     Column("FROM", lambda s: s["remote_addr"]),
-    Column("STARTED", begun),
+    Column("STARTED", started_ago),
     Column("STATUS", _known),
 )
 
@@ -36,24 +35,24 @@ _COLUMNS = (
 @click.group(
     cls=LazyGroup,
     lazy={
-        "ls": Lazy("tele.cli.sessions:ls", "List sessions that have not ended."),
-        "kill": Lazy("tele.cli.sessions:kill", "End a session that runs."),
+        "ls": Lazy("tele.cli.sessions:ls", "List running sessions."),
+        "kill": Lazy("tele.cli.sessions:kill", "End a running session."),
     },
 )
 def sessions() -> None:
-    """Show and end sessions that run."""
+    """List and end running sessions."""
 
 
 @click.command()
 @format_option("names")
 @where_options(local=True)
 def ls(form: str, where: Where) -> None:
-    """List sessions that have not ended: all of them, or your own, as your roles allow.
+    """List running sessions: all of them, or your own, as your roles allow.
 
-    While a node is offline nobody knows whether its sessions still run: STATUS says so.
+    While a node is offline it is not known whether its sessions still run: see STATUS.
     """
-    from tele.model.api.table import LIST_SESSIONS
-    from tele.model.api.users import Paged
+    from tele.model.api.paging import Paged
+    from tele.model.api.sessions import LIST_SESSIONS
 
     with open_authority(where) as authority:
         found = pages(lambda after, size: authority.perform(LIST_SESSIONS, Paged(size, after)))
@@ -62,16 +61,15 @@ def ls(form: str, where: Where) -> None:
 
 @click.command()
 @click.argument("session_id", metavar="ID")
-@click.option("--message", default="", help="What the person reads.")
+@click.option("--message", default="", help="Shown to the user.")
 @where_options(local=True)
 def kill(session_id: str, message: str, where: Where) -> None:
-    """End a session that runs, with all that it forwards.
+    """End a running session, with its forwards.
 
-    The person reads who ended it, and the message. They may log in again: tele locks add
-    stops somebody for longer.
+    The user sees who ended it, and the message. They can log in again: to prevent that, use tele
+    locks add.
     """
-    from tele.model.api.table import KILL_SESSION
-    from tele.model.api.users import KillSession
+    from tele.model.api.sessions import KILL_SESSION, KillSession
 
     try:
         request = KillSession(session_id, message)

@@ -1,9 +1,9 @@
-"""How does a person get to a node? With the system's OpenSSH on our configuration.
+"""``tele ssh``, ``tele scp`` and ``tele proxy``: run the system's OpenSSH with our configuration.
 
 Invariants:
 
-* Light: ``tele proxy ssh`` runs once for each connection. No Twisted, no attrs.
-* The process becomes ssh, so its exit status, its signals and its terminal are ssh's.
+* Few imports: ``tele proxy ssh`` runs once for each connection. No Twisted, no attrs.
+* The process executes ssh (exec), so exit status, signals and terminal are those of ssh.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from typing import NoReturn
 import click
 from click.shell_completion import CompletionItem
 
-from tele.cli.home import Facts, Home, Profile
+from tele.cli.home import CertificateSummary, Home, Profile
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.node_names import complete_node
 from tele.cli.openssh import (
     openssh_program,
-    split_address,
+    proxy_address,
     this_program,
     write_openssh_files,
 )
-from tele.cli.session import meant, notice_behind, which_cluster
+from tele.cli.session import valid_profile, warn_clock_behind, which_cluster
 from tele.errors import InvalidInput, quoted
 
 #: Options of ssh(1) and scp(1) that take an argument.
 _SSH_ARGUMENTS = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
 _SCP_ARGUMENTS = frozenset("cDFiJloPSX")
-#: With one of these, and not in vain, connections leave as :mod:`tele.outbound.egress` says.
-_WAY_OUT = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
-#: Settings of ssh_config(5) that name another key.
+#: With one of these, connections leave as :mod:`tele.outbound.egress` decides.
+_PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+#: Options of ssh_config(5) that choose another key.
 _IDENTITY = re.compile("(?:IdentityFile|CertificateFile)(?![A-Za-z])", re.IGNORECASE)
 
 
 class PassThrough(click.Command):
-    """A command whose words are those of another program, but for ``--cluster`` and such."""
+    """A command with the arguments of another program, after ``--cluster`` and the like."""
 
     OWN = ("--cluster", "--proxy", "--user")
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Take our own long options from the front; the rest stays as it is."""
+        """Parse our own long options at the front; the rest is passed through."""
         own: list[str] = []
         rest = list(args)
         while rest and rest[0].startswith("--") and rest[0] != "--":
@@ -64,10 +64,10 @@ class PassThrough(click.Command):
 
 
 def _complete_ssh(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Complete the destination; what follows it is the other machine's."""
+    """Complete the destination, but not the remote command after it."""
     words = ctx.params.get("words") or ()
     rest = list(words[split_options(words, _SSH_ARGUMENTS) :])
-    # bash makes words of LOGIN, @ and NODE, and replaces the last two.
+    # bash splits LOGIN@NODE into LOGIN, @ and NODE, and replaces the last two.
     if rest[1:] == ["@"]:
         incomplete = f"@{incomplete}"
     elif rest and (len(rest) > 1 or not incomplete.startswith("@")):
@@ -78,7 +78,7 @@ def _complete_ssh(ctx: click.Context, param: click.Parameter, incomplete: str) -
 def _complete_scp(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Complete a file here, or the node of one there."""
+    """Complete a local file, or the node of a remote one."""
     nodes = [] if "/" in incomplete else complete_node(ctx, param, incomplete)
     here = CompletionItem(incomplete, type="file")
     return [here, *(CompletionItem(f"{name}:") for name in nodes)]
@@ -95,12 +95,12 @@ def _target_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def full_name(host: str, cluster: str) -> str:
-    """Return ``node.cluster`` for ``node``; a full name stays."""
+    """Return ``node.cluster`` for ``node``; a full name is returned unchanged."""
     return host if host.endswith(f".{cluster}") else f"{host}.{cluster}"
 
 
 def _labelled(where: tuple[str | None, str | None, str | None]) -> Callable[[str], str]:
-    """Return what finds a node by its labels; asks auth, which takes a little longer."""
+    """Return a function that finds a node by its labels, by asking auth."""
 
     def find(selector: str) -> str:
         from tele.cli.nodes import labelled_node
@@ -122,7 +122,7 @@ def destination(word: str, cluster: str, find: Callable[[str], str]) -> str:
     if scheme and (match := re.fullmatch(r"(.*?)(:\d+)?/?", host)):
         host, port = match[1], match[2] or ""
     if not host or host.startswith("-"):
-        raise InvalidInput(f"{quoted(word)} names no node")
+        raise InvalidInput(f"{quoted(word)} has no node name")
     if "=" in host:
         host = find(host.removesuffix(f".{cluster}"))
     return f"{scheme}{login}{at}{full_name(host, cluster)}{port}"
@@ -147,7 +147,7 @@ def split_options(words: Sequence[str], with_argument: frozenset[str]) -> int:
 
 
 def _parsed(options: Sequence[str], with_argument: frozenset[str]) -> Iterator[tuple[str, str]]:
-    """Give the letter of each option and its argument, as getopt(3) sees them."""
+    """Yield the letter of each option and its argument, as getopt(3) sees them."""
     rest = iter(options)
     for word in rest:
         for index, letter in enumerate(word[1:], 2):
@@ -158,55 +158,55 @@ def _parsed(options: Sequence[str], with_argument: frozenset[str]) -> Iterator[t
 
 
 def _refuse_other_identity(options: Sequence[str], with_argument: frozenset[str]) -> None:
-    """Raise :class:`InvalidInput` for options that would not do what they say.
+    """Raise :class:`InvalidInput` for options that would not have their usual effect.
 
-    Another configuration would not find the node. Another key would come after the person's own
-    certificate, so that its owner would be logged in as that person.
+    With another configuration the node is not found. Another key would be tried after the user's
+    certificate, so that its owner would be logged in as that user.
     """
     for letter, argument in _parsed(options, with_argument):
         if letter == "F":
             raise InvalidInput(
-                "tele chooses the configuration file itself (-F); for another one use ssh -F with a"
+                "tele ssh uses its own configuration file (-F); for another one, use ssh -F with a"
                 " file\nthat has the output of: tele config"
             )
         if letter == "i" or (letter == "o" and _IDENTITY.match(argument.strip())):
             raise InvalidInput(
-                "tele ssh logs in with your own certificate; for another key use ssh -F with a"
+                "tele ssh logs in with your own certificate; for another key, use ssh -F with a"
                 " file\nthat has the output of: tele config --identity KEY"
             )
 
 
-def _notice_login(facts: Facts, options: Sequence[str], target: str) -> None:
-    """Say it when the certificate is not for the login: all that ssh will say is no."""
+def _warn_wrong_login(summary: CertificateSummary, options: Sequence[str], target: str) -> None:
+    """Print a warning if the certificate is not for the login: ssh would only be refused."""
     if any(each.startswith(("-l", "-o")) for each in options):
-        return  # perhaps another login
-    said = target.removeprefix("ssh://").rpartition("@")[0]
+        return  # these may set another login
+    given = target.removeprefix("ssh://").rpartition("@")[0]
     if target.startswith("ssh://"):
         from urllib.parse import unquote
 
-        said = unquote(said)  # as ssh does
-    login = said or pwd.getpwuid(os.getuid()).pw_name
-    if login not in facts.logins:
-        from tele.cli.output import say
+        given = unquote(given)  # as ssh does
+    login = given or pwd.getpwuid(os.getuid()).pw_name
+    if login not in summary.logins:
+        from tele.cli.output import print_notice
 
-        have = f"only for {', '.join(facts.logins)}" if facts.logins else "for no login at all"
-        who = f"the certificate of {facts.user}"
-        say(f"tele: denied: {who} is not for login {quoted(login)}, {have}")
+        have = f"only for {', '.join(summary.logins)}" if summary.logins else "for no login"
+        who = f"the certificate of {summary.user}"
+        print_notice(f"tele: denied: {who} is not for login {quoted(login)}, {have}")
 
 
-def _become(program: str, words: Sequence[str]) -> NoReturn:
+def _exec(program: str, words: Sequence[str]) -> NoReturn:
     os.execv(program, [program, *words])  # noqa: S606  (no shell, and the path is absolute)
 
 
 def _ready(
     name: str, cluster: str | None, proxy: str | None, user: str | None
-) -> tuple[str, Profile, list[str], Facts]:
+) -> tuple[str, Profile, list[str], CertificateSummary]:
     program = openssh_program(name)
     cluster, proxy = which_cluster(cluster, proxy)
     home = Home.find()
-    profile, facts = meant(home, cluster, proxy, user)
-    notice_behind(facts)
-    return program, profile, ["-F", str(write_openssh_files(home, profile))], facts
+    profile, summary = valid_profile(home, cluster, proxy, user)
+    warn_clock_behind(summary)
+    return program, profile, ["-F", str(write_openssh_files(home, profile))], summary
 
 
 @click.command(cls=PassThrough, options_metavar="[--cluster C] [SSH OPTIONS]")
@@ -215,25 +215,25 @@ def _ready(
 def ssh(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: str | None) -> None:
     """Log in to a node, or run a command there.
 
-    Words are those of ssh(1), with all its options, and [LOGIN@]NODE as destination. NODE
-    is a name, an id, or labels that fit one node: env=prod,role=db.
+    Takes all options and arguments of ssh(1). The destination is [LOGIN@]NODE; NODE is a name, an
+    id, or labels that fit one node: env=prod,role=db.
 
-    The exit status is the remote one, 255 when there was no connection.
+    The exit status is that of the remote command, or 255 if there was no connection.
     """
-    program, profile, configuration, facts = _ready("ssh", cluster, proxy, user)
+    program, profile, configuration, summary = _ready("ssh", cluster, proxy, user)
     name = profile.cluster
     count = split_options(words, _SSH_ARGUMENTS)
     options, rest = list(words[:count]), list(words[count:])
     _refuse_other_identity(options, _SSH_ARGUMENTS)
     if rest:
         rest[0] = destination(rest[0], name, _labelled((cluster, proxy, user)))
-        # Options are allowed after the destination, too, up to the command.
+        # ssh takes options after the destination, too, up to the command.
         more = split_options(rest[1:], _SSH_ARGUMENTS)
         _refuse_other_identity(rest[1 : 1 + more], _SSH_ARGUMENTS)
-        _notice_login(facts, [*options, *rest[1 : 1 + more]], rest[0])
+        _warn_wrong_login(summary, [*options, *rest[1 : 1 + more]], rest[0])
     elif not any(each.startswith(("-Q", "-V", "-O")) for each in options):
-        raise click.UsageError("which node? tele ls lists them")
-    _become(program, [*configuration, *options, *rest])
+        raise click.UsageError("no node given; tele ls lists them")
+    _exec(program, [*configuration, *options, *rest])
 
 
 @click.command(cls=PassThrough, options_metavar="[--cluster C] [SCP OPTIONS]")
@@ -242,7 +242,7 @@ def ssh(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: st
 def scp(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: str | None) -> None:
     """Copy files to and from nodes.
 
-    Words are those of scp(1), with all its options; [LOGIN@]NODE:PATH is a file there.
+    Takes all options and arguments of scp(1); [LOGIN@]NODE:PATH is a remote file.
     """
     program, profile, configuration, _ = _ready("scp", cluster, proxy, user)
     name = profile.cluster
@@ -250,11 +250,11 @@ def scp(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: st
     options, rest = words[:count], words[count:]
     _refuse_other_identity(options, _SCP_ARGUMENTS)
     find = _labelled((cluster, proxy, user))
-    _become(program, [*configuration, *options, *(_file(word, name, find) for word in rest)])
+    _exec(program, [*configuration, *options, *(_file(word, name, find) for word in rest)])
 
 
 def _file(word: str, cluster: str, find: Callable[[str], str]) -> str:
-    """Return a file argument of scp with the node's full name; local ones stay."""
+    """Return a file argument of scp with the node's full name; local files are unchanged."""
     if word.startswith("scp://"):
         where, slash, path = word.removeprefix("scp://").partition("/")
         return (
@@ -265,15 +265,17 @@ def _file(word: str, cluster: str, find: Callable[[str], str]) -> str:
         )
     head, colon, path = word.partition(":")
     if not colon or "/" in head or head.startswith("-") or not head:
-        return word  # as scp decides it
+        return word  # a local file, by scp's rule
     return destination(head, cluster, find) + colon + path
 
 
-def _way_out(host: str, port: int) -> list[str]:
-    """Return options for ssh's own connection to the proxy, where a network asks for it, or where
-    it has addresses of both families: ssh tries one after the other, with a time-out for each.
+def _connection_options(host: str, port: int) -> list[str]:
+    """Return ssh options for the connection to the proxy, if it leaves through a proxy, or if
+    there are addresses of both families: ssh tries one after the other, with a time-out for each.
     """
-    if not any(name in os.environ for name in _WAY_OUT) and not _has_both_families(host, port):
+    if not any(name in os.environ for name in _PROXY_VARIABLES) and not _has_both_families(
+        host, port
+    ):
         return []
     command = shlex.join([*this_program(), "proxy", "connect"]).replace("%", "%%")
     return ["-o", f"ProxyCommand={command} '%h:%p'", "-o", "ProxyUseFdpass=yes"]
@@ -283,19 +285,19 @@ def _has_both_families(host: str, port: int) -> bool:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError:
-        return False  # ssh says what is wrong
+        return False  # ssh will report it
     return len({info[0] for info in found}) > 1
 
 
 @click.group(
     cls=LazyGroup,
     lazy={
-        "ssh": Lazy("tele.cli.ssh:proxy_ssh", "Be ssh's ProxyCommand."),
-        "connect": Lazy("tele.cli.connect:connect", "Connect ssh to the proxy."),
+        "ssh": Lazy("tele.cli.ssh:proxy_ssh", "ProxyCommand of ssh to a node."),
+        "connect": Lazy("tele.cli.connect:connect", "ProxyCommand of ssh to the proxy."),
     },
 )
 def proxy() -> None:
-    """Reach a node through the proxy, for OpenSSH."""
+    """Connect OpenSSH to a node through the proxy."""
 
 
 @click.command()
@@ -304,12 +306,12 @@ def proxy() -> None:
 @click.option("--user", envvar="TELE_USER", help="[env: TELE_USER]")
 @click.argument("target", metavar="[LOGIN@]NODE:PORT")
 def proxy_ssh(target: str, cluster: str | None, proxy: str | None, user: str | None) -> None:
-    """Join standard input and output to a node's SSH port, for ssh's ProxyCommand."""
+    """Connect standard input and output to a node's SSH port, as ProxyCommand of ssh."""
     program, profile, configuration, _ = _ready("ssh", cluster, proxy, user)
     name = profile.cluster
     host, _, port = target.rpartition("@")[2].rpartition(":")
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", host) is None or not port.isdigit():
         raise InvalidInput(f"{quoted(target)} is not [LOGIN@]NODE:PORT")
-    # At its usual level ssh tells the proxy's reason when there is no such node, or no way.
-    configuration += _way_out(*split_address(profile.proxy))
-    _become(program, [*configuration, "-W", f"{full_name(host, name)}:{port}", f"proxy.{name}"])
+    # At its default log level ssh prints the proxy's reason if the node cannot be reached.
+    configuration += _connection_options(*proxy_address(profile.proxy))
+    _exec(program, [*configuration, "-W", f"{full_name(host, name)}:{port}", f"proxy.{name}"])

@@ -1,4 +1,4 @@
-"""Who am I, where, and until when?"""
+"""``tele status``: show the current login."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import click
 
 from tele.cli.home import Home
 from tele.cli.output import ROUNDING, format_option, print_text, show_data, span
-from tele.cli.session import Where, meant, notice_behind, where_options
+from tele.cli.session import Where, valid_profile, warn_clock_behind, where_options
 from tele.text import printable
 
-#: How long nodes and proxies go on by themselves when auth is away, in seconds: what is left of
-#: their own certificates, which they renew at two thirds of a day (a test holds it to that).
+#: How long nodes and proxies use cached state when auth is down, in seconds: the time left of their
+#: certificates, which they renew at two thirds of a day (a test checks it).
 ALONE_AT_LEAST = 8 * 3600
 ALONE_AT_MOST = 24 * 3600
 
@@ -21,33 +21,33 @@ ALONE_AT_MOST = 24 * 3600
 @format_option()
 @where_options()
 def status(form: str, where: Where) -> None:
-    """Show who you are, where, and until when."""
+    """Show your login, and how long it is valid."""
     home = Home.find()
-    profile, facts = meant(home, where.cluster, where.proxy, where.user)
-    expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(facts.expires))
-    said = {
+    profile, summary = valid_profile(home, where.cluster, where.proxy, where.user)
+    expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(summary.expires))
+    fields = {
         "cluster": profile.cluster,
         "proxy": profile.proxy,
-        "user": facts.user,
-        "roles": list(facts.roles),
-        "logins": list(facts.logins),
+        "user": summary.user,
+        "roles": list(summary.roles),
+        "logins": list(summary.logins),
         "expires": expires,
         "ca_pins": list(profile.ca_pins),
         "without_auth": {"at_least": ALONE_AT_LEAST, "at_most": ALONE_AT_MOST},
     }
     if form != "text":
-        show_data(form, said)
+        show_data(form, fields)
         return
     alone = f"{ALONE_AT_LEAST // 3600}h to {ALONE_AT_MOST // 3600}h"
-    left = span(facts.expires - time.time() + ROUNDING)
+    left = span(summary.expires - time.time() + ROUNDING)
     for title, text in (
         ("Cluster:", f"{profile.cluster} at {profile.proxy}"),
-        ("User:", facts.user),
-        ("Roles:", ", ".join(facts.roles)),
-        ("Logins:", ", ".join(facts.logins)),
+        ("User:", summary.user),
+        ("Roles:", ", ".join(summary.roles)),
+        ("Logins:", ", ".join(summary.logins)),
         ("Valid:", f"{left} more, until {expires}"),
         ("CA pin:", " ".join(profile.ca_pins)),
-        ("Alone:", f"when auth is away, nodes decide by themselves for {alone}"),
+        ("Offline:", f"if auth is down, nodes use cached state for {alone}"),
     ):
         print_text(f"{title:9}{printable(text)}")
-    notice_behind(facts)
+    warn_clock_behind(summary)

@@ -1,4 +1,4 @@
-"""With what may a machine join?"""
+"""``tele tokens``: manage join tokens."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tele.cli.output import (
     Column,
     format_option,
     plain,
+    print_notice,
     print_text,
-    say,
     show_data,
     show_pages,
     words,
@@ -25,12 +25,12 @@ from tele.errors import InvalidInput, quoted
 
 
 def _permits(token: Mapping[str, Any]) -> str:
-    """What a host may do with a token beside joining."""
-    said = [f"replace={name}" for name in token["replaces"]]
-    said += [f"address={address}" for address in token["addresses"]]
+    """What a token permits a host beside joining."""
+    permits = [f"replace={name}" for name in token["replaces"]]
+    permits += [f"address={address}" for address in token["addresses"]]
     if token["host_id"]:
-        said.append(f"host-id={token['host_id']}")
-    return ",".join(said)
+        permits.append(f"host-id={token['host_id']}")
+    return ",".join(permits)
 
 
 _COLUMNS = (
@@ -53,29 +53,29 @@ _COLUMNS = (
     },
 )
 def tokens() -> None:
-    """Administer tokens for joining."""
+    """Manage join tokens."""
 
 
 @click.command()
 @click.option("--role", "roles", multiple=True, default=("node",), show_default=True)
 @ttl_option("30m")
-@click.option("--max-uses", type=click.IntRange(0), default=0, help="0: until it expires.")
-@click.option("--label", "labels", multiple=True, help="K=V that hosts with this token have.")
+@click.option("--max-uses", type=click.IntRange(0), default=0, help="How many hosts; 0: no limit.")
+@click.option("--label", "labels", multiple=True, help="A label K=V of hosts with this token.")
 @click.option(
     "--address",
     "addresses",
     multiple=True,
-    help="A DNS name or IP address that is in the host's certificates.",
+    help="A DNS name or IP address for the host's certificates.",
 )
 @click.option(
     "--replace",
     "replaces",
     multiple=True,
     metavar="NAME",
-    help="A name that the host may take over from one that is offline.",
+    help="A name that the host may take over from an offline host.",
 )
 @click.option(
-    "--host-id", callback=not_empty, help="Only for the host with this id, which it gets back."
+    "--host-id", callback=not_empty, help="Only for the host that had this id; it gets it back."
 )
 @format_option()
 @where_options(local=True)
@@ -90,16 +90,15 @@ def add(
     form: str,
     where: Where,
 ) -> None:
-    """Create a token with which machines may join."""
-    from tele.model.api.table import ADD_TOKEN
-    from tele.model.api.users import NewToken
+    """Create a token with which hosts can join."""
+    from tele.model.api.tokens import ADD_TOKEN, NewToken
     from tele.model.identity import HostRole
 
     known = {role.value: role for role in HostRole}
     wanted = split_words(roles)
     for role in wanted:
         if role not in known:
-            raise InvalidInput(f"{quoted(role)} is none of {', '.join(known)}")
+            raise InvalidInput(f"unknown role {quoted(role)}; there are {', '.join(known)}")
     request = NewToken(
         tuple(known[r] for r in wanted),
         timedelta(minutes=30) if ttl is None else ttl,
@@ -115,9 +114,9 @@ def add(
         show_data(form, made)
         return
     print_text(made["token"])
-    say(
+    print_notice(
         f"for {words(made['roles'])}, until {made['expires']}; shown this once\n"
-        f"on the machine: put it into a file of mode 0600 and name that as token_file, with\n"
+        f"on the host: write it to a file of mode 0600, and set token_file to its path, and\n"
         f'ca_pin: "{made["ca_pin"]}"'
     )
 
@@ -127,8 +126,8 @@ def add(
 @where_options(local=True)
 def ls(form: str, where: Where) -> None:
     """List tokens, without their secrets."""
-    from tele.model.api.table import LIST_TOKENS
-    from tele.model.api.users import Paged
+    from tele.model.api.paging import Paged
+    from tele.model.api.tokens import LIST_TOKENS
 
     with open_authority(where) as authority:
         found = pages(lambda after, size: authority.perform(LIST_TOKENS, Paged(size, after)))
@@ -140,8 +139,8 @@ def ls(form: str, where: Where) -> None:
 @where_options(local=True)
 def rm(token_id: str, where: Where) -> None:
     """Revoke a token."""
-    from tele.model.api.members import ById
-    from tele.model.api.table import DELETE_TOKEN
+    from tele.model.api.paging import ById
+    from tele.model.api.tokens import DELETE_TOKEN
 
     with open_authority(where) as authority:
         authority.perform(DELETE_TOKEN, ById(token_id))

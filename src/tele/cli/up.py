@@ -1,10 +1,10 @@
-"""How is a whole cluster on one machine started and stopped?
+"""``tele up`` and ``tele down``: start and stop a cluster on one machine.
 
 Invariants:
 
-* All that can be found out before starting is, so that mistakes get their own sentences.
-* ``--detach`` ends with 0 only when all parts serve; until then the new process reports
-  through a pipe, and its error is ours.
+* Errors are found before the start where possible, so that they get a clear message.
+* ``--detach`` exits with 0 only when all parts serve; until then the new process reports through a
+  pipe, and its error becomes the error of the command.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import click
 
 from tele.cli.folder import Folder, default_folder
-from tele.cli.openssh import openssh_program, split_address
+from tele.cli.openssh import openssh_program, proxy_address
 from tele.errors import BY_KIND, AccessDenied, InvalidInput, NotFound, TeleError
 from tele.text import printable_lines
 
@@ -33,7 +33,7 @@ DEFAULT_LISTEN = "127.0.0.1:3080"
 START_SECONDS = 90.0
 
 _TEMPLATE = """\
-# Written once by `tele up`; yours to change. See docs/reference/configuration.
+# Written once by `tele up`; may be edited. See docs/reference/configuration.
 version: v1
 data_dir: .
 auth:
@@ -50,23 +50,27 @@ _dir = click.option(
     "--dir",
     "folder",
     type=click.Path(path_type=Path),
-    help="Where everything is kept.  [default: ~/.local/share/tele, for root /var/lib/tele]",
+    help="The folder of the cluster.  [default: ~/.local/share/tele, for root /var/lib/tele]",
 )
 
 
 @click.command()
 @_dir
-@click.option("--cluster", help=f"Its name, at the first start.  [default: {DEFAULT_CLUSTER}]")
-@click.option("--listen", metavar="HOST:PORT", help=f"The proxy's.  [default: {DEFAULT_LISTEN}]")
-@click.option("--login", "logins", multiple=True, help="As root: accounts that you may log in to.")
+@click.option("--cluster", help=f"Its name; at the first start only.  [default: {DEFAULT_CLUSTER}]")
+@click.option(
+    "--listen", metavar="HOST:PORT", help=f"Where the proxy listens.  [default: {DEFAULT_LISTEN}]"
+)
+@click.option(
+    "--login", "logins", multiple=True, help="As root: an account that you may log in to."
+)
 @click.option(
     "--signature-algorithm-suite",
     "suite",
     type=click.Choice(("ed25519", "ecdsa")),
-    help="Of the cluster's SSH keys, at the first start: ecdsa for clients in FIPS mode."
+    help="Type of the cluster's SSH keys; at the first start only: ecdsa for clients in FIPS mode."
     "  [default: ed25519]",
 )
-@click.option("--detach", is_flag=True, help="Return when all of it serves, and leave it running.")
+@click.option("--detach", is_flag=True, help="Run in the background; return when all parts serve.")
 def up(
     folder: Path | None,
     cluster: str | None,
@@ -75,7 +79,7 @@ def up(
     suite: str | None,
     detach: bool,
 ) -> int:
-    """Start a whole cluster on this machine, or resume it, and log in as its administrator."""
+    """Start a cluster on this machine, and log in as its administrator."""
     openssh_program("ssh")
     account = pwd.getpwuid(os.geteuid()).pw_name
     accounts = _accounts(account, logins)
@@ -94,18 +98,18 @@ def up(
     place.write_pid(lock)
     from tele.cli.running import run_cluster
 
-    status = run_cluster(place, account, accounts, address, _tell)
+    status = run_cluster(place, account, accounts, address, _print_result)
     place.unlock(lock)
     return status
 
 
 def _read_listen(text: str) -> tuple[str, int]:
-    """Read ``HOST:PORT``; port 0 is one that nothing uses."""
+    """Parse ``HOST:PORT``; port 0 chooses a free one."""
     host, colon, port = text.rpartition(":")
     if colon and port == "0":
-        host, _ = split_address(f"{host}:1")
+        host, _ = proxy_address(f"{host}:1")
         return host, _free_ports(1)[0]
-    return split_address(text)
+    return proxy_address(text)
 
 
 def _accounts(own: str, logins: tuple[str, ...]) -> tuple[str, ...]:
@@ -114,7 +118,7 @@ def _accounts(own: str, logins: tuple[str, ...]) -> tuple[str, ...]:
         try:
             pwd.getpwnam(login)
         except KeyError:
-            raise NotFound(f"--login {login}: there is no such account on this machine") from None
+            raise NotFound(f"--login {login}: no such account on this machine") from None
         if os.geteuid() != 0 and login != own:
             raise InvalidInput(
                 f"--login {login}: only root can serve other accounts than {own}; as {own},"
@@ -126,7 +130,7 @@ def _accounts(own: str, logins: tuple[str, ...]) -> tuple[str, ...]:
 def _configure(
     place: Folder, cluster: str | None, listen: tuple[str, int] | None, suite: str | None
 ) -> None:
-    """Write the configuration at the first start; check that it can be used now."""
+    """Write the configuration at the first start; check it."""
     from tele.certs.suites import SignatureSuite
     from tele.config.reading import load
     from tele.config.values import Address, cluster_name_problem
@@ -137,7 +141,7 @@ def _configure(
         name = cluster or DEFAULT_CLUSTER
         if wrong := cluster_name_problem(name):
             raise InvalidInput(f"--cluster {name}: {wrong}")
-        proxy = Address(*(listen or split_address(DEFAULT_LISTEN)))
+        proxy = Address(*(listen or proxy_address(DEFAULT_LISTEN)))
         _check_free(proxy.host, proxy.port)
         auth, port = _free_ports(2, but=proxy.port)
         from tele.cli.home import replace_file
@@ -164,7 +168,7 @@ def _configure(
     written = config.auth.signature_algorithm_suite or SignatureSuite.ED25519
     if suite not in (None, written.value):
         raise InvalidInput(
-            f"{place.path} holds a cluster whose configuration says the suite {written.value}, not"
+            f"{place.path} holds a cluster with the suite {written.value}, not"
             f" {suite}; leave --signature-algorithm-suite out, or choose another folder with --dir"
         )
     chosen = listen or (config.proxy.listen.host, config.proxy.listen.port)
@@ -188,7 +192,7 @@ def _check_free(host: str, port: int) -> None:
 
 
 def _free_ports(count: int, but: int = 0) -> list[int]:
-    """Return ports on 127.0.0.1 that nothing uses; not ``but``, which something will."""
+    """Return free ports on 127.0.0.1, except ``but``."""
     probes = [socket.socket() for _ in range(count + 1)]
     try:
         for probe in probes:
@@ -200,35 +204,35 @@ def _free_ports(count: int, but: int = 0) -> list[int]:
             probe.close()
 
 
-def _tell(said: dict[str, Any]) -> None:
-    """Say what runs and what to type next."""
+def _print_result(outcome: dict[str, Any]) -> None:
+    """Print what runs and what to type next."""
     from tele.cli.output import print_text
 
     print_text(
-        f"Cluster {said['cluster']} serves at {said['proxy']}; "
-        f"you are {said['user']}, an administrator.\n"
-        f"{_served(said['user'])}\n"
-        f"{_reached(said['proxy'])}"
-        f"Everything is in {said['folder']}.\n\n"
-        "Type next:\n"
+        f"Cluster {outcome['cluster']} runs at {outcome['proxy']}; "
+        f"you are logged in as {outcome['user']}, an administrator.\n"
+        f"{_served(outcome['user'])}\n"
+        f"{_reached(outcome['proxy'])}"
+        f"Its folder is {outcome['folder']}.\n\n"
+        "Next steps:\n"
         "  tele ls\n"
-        f"  tele ssh {said['node']}\n"
-        f"  tele config --install   # then: ssh {said['node']}.{said['cluster']}\n"
-        f"  tele down{said['dir_option']}"
+        f"  tele ssh {outcome['node']}\n"
+        f"  tele config --install   # then: ssh {outcome['node']}.{outcome['cluster']}\n"
+        f"  tele down{outcome['dir_option']}"
     )
 
 
 def _reached(proxy: str) -> str:
-    """Return a line that says who reaches the proxy, if that is this machine alone."""
-    if split_address(proxy)[0] not in ("127.0.0.1", "::1", "localhost"):
+    """Return a note if only this machine can reach the proxy."""
+    if proxy_address(proxy)[0] not in ("127.0.0.1", "::1", "localhost"):
         return ""
-    return "Only this machine reaches it; for others, give --listen 0.0.0.0:3080.\n"
+    return "Only this machine can reach it; for others, use --listen 0.0.0.0:3080.\n"
 
 
 def _served(user: str) -> str:
     if os.geteuid() == 0:
-        return "The node serves every account of this machine that a certificate allows."
-    return f"The node serves the account {user} only, because it does not run as root."
+        return "The node serves all accounts of this machine that a certificate allows."
+    return f"The node serves the account {user} only: it does not run as root."
 
 
 # -- in the background ----------------------------------------------------------------
@@ -245,21 +249,25 @@ def _detached(
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _be_the_cluster(place, lock, account, accounts, listen, writing)
+        _run_daemon(place, lock, account, accounts, listen, writing)
     os.close(writing)
     os.close(lock)  # the child has it, too
-    said = _wait(place, child, reading)
+    outcome = _wait(place, child, reading)
     os.close(reading)
-    if "error" in said:
+    if "error" in outcome:
         os.waitpid(child, 0)
-        error = BY_KIND.get(said["error"], TeleError)
-        raise error(said["message"], "denied") if error is AccessDenied else error(said["message"])
-    _tell(said)
+        error = BY_KIND.get(outcome["error"], TeleError)
+        raise (
+            error(outcome["message"], "denied")
+            if error is AccessDenied
+            else error(outcome["message"])
+        )
+    _print_result(outcome)
     return 0
 
 
 def _wait(place: Folder, child: int, reading: int) -> dict[str, Any]:
-    """Return what the child reports: that it serves, or why not."""
+    """Return the report of the child: that it serves, or its error."""
     deadline = time.monotonic() + START_SECONDS
     data = b""
     try:
@@ -267,24 +275,24 @@ def _wait(place: Folder, child: int, reading: int) -> dict[str, Any]:
             ready, _, _ = select.select([reading], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
                 os.kill(child, signal.SIGTERM)
-                return _broken(place, f"it did not serve within {START_SECONDS:.0f} s")
+                return _failed_start(place, f"not ready within {START_SECONDS:.0f} s")
             got = os.read(reading, 65536)
             if not got:
-                return _broken(place, "it ended while it started")
+                return _failed_start(place, "it exited while starting")
             data += got
     except KeyboardInterrupt:
         os.kill(child, signal.SIGTERM)
         os.waitpid(child, 0)
         raise
-    said: dict[str, Any] = json.loads(data)
-    return said
+    outcome: dict[str, Any] = json.loads(data)
+    return outcome
 
 
-def _broken(place: Folder, what: str) -> dict[str, Any]:
-    return {"error": "failed", "message": f"the cluster does not run: {what}; see {place.log}"}
+def _failed_start(place: Folder, what: str) -> dict[str, Any]:
+    return {"error": "failed", "message": f"the cluster did not start: {what}; see {place.log}"}
 
 
-def _be_the_cluster(
+def _run_daemon(
     place: Folder,
     lock: int,
     account: str,
@@ -292,7 +300,7 @@ def _be_the_cluster(
     listen: tuple[str, int] | None,
     writing: int,
 ) -> NoReturn:
-    """Be a daemon until the end."""
+    """Run the cluster as a daemon."""
     status = 1
     try:
         os.setsid()
@@ -306,8 +314,8 @@ def _be_the_cluster(
         place.write_pid(lock)
         from tele.cli.running import run_cluster
 
-        def report(said: dict[str, Any]) -> None:
-            os.write(writing, json.dumps(said).encode("utf-8") + b"\n")
+        def report(outcome: dict[str, Any]) -> None:
+            os.write(writing, json.dumps(outcome).encode("utf-8") + b"\n")
             os.close(writing)
 
         try:
@@ -330,8 +338,8 @@ def _be_the_cluster(
 @_dir
 def down(folder: Path | None) -> None:
     """Stop the cluster that `tele up` started. Sessions end at once."""
-    from tele.cli.output import say
+    from tele.cli.output import print_notice
 
     place = Folder(folder or default_folder())
     if not place.end():
-        say(f"no cluster was running in {place.path}")
+        print_notice(f"no cluster is running in {place.path}")

@@ -1,4 +1,4 @@
-"""Who may use the cluster?"""
+"""``tele users``: manage users."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tele.cli.output import (
     Column,
     format_option,
     plain,
+    print_notice,
     print_text,
-    say,
     show_data,
     show_pages,
     words,
@@ -36,24 +36,24 @@ _LOGINS = "logins"
     lazy={
         "add": Lazy("tele.cli.users:add", "Create a user."),
         "ls": Lazy("tele.cli.users:ls", "List users."),
-        "update": Lazy("tele.cli.users:update", "Change a user's roles, logins and end."),
-        "reset": Lazy("tele.cli.users:reset", "Give a user a new password; ends a lock-out."),
+        "update": Lazy("tele.cli.users:update", "Change a user's roles, logins and expiry."),
+        "reset": Lazy("tele.cli.users:reset", "Set a new password; ends a lock-out."),
         "rm": Lazy("tele.cli.users:rm", "Remove a user."),
     },
 )
 def users() -> None:
-    """Administer users."""
+    """Manage users."""
 
 
 def _password(file: Path | None) -> str:
-    """Return the first line of ``file``; empty means that auth makes one."""
+    """Return the first line of ``file``; if empty, auth generates a password."""
     return "" if file is None else read_password(file)
 
 
 _password_file = click.option(
     "--password-file",
     type=click.Path(path_type=Path, allow_dash=True),
-    help="A file whose first line is the password; - is standard input. Otherwise one is made.",
+    help="A file whose first line is the password; - is standard input.  [default: generated]",
 )
 
 
@@ -61,14 +61,14 @@ def _show_password(form: str, name: str, password: str) -> None:
     if form != "text":
         show_data(form, {"name": name, "password": password or None})
     elif password:
-        say(f"the password of {name}, shown this once:")
+        print_notice(f"the password of {name}, shown this once:")
         print_text(password)
 
 
 @click.command()
 @click.argument("name")
 @click.option("--role", "roles", multiple=True, default=("access",), show_default=True)
-@click.option("--login", "logins", multiple=True, help="OS accounts; several with commas.")
+@click.option("--login", "logins", multiple=True, help="OS accounts, comma separated.")
 @_password_file
 @ttl_option("until the user is removed")
 @end_option("the user")
@@ -85,8 +85,7 @@ def add(
     where: Where,
 ) -> None:
     """Create a user."""
-    from tele.model.api.table import ADD_USER
-    from tele.model.api.users import NewUser
+    from tele.model.api.users import ADD_USER, NewUser
     from tele.model.resources import Metadata, User, UserSpec
 
     password = _password(password_file)
@@ -106,8 +105,8 @@ def add(
 @where_options(local=True)
 def ls(form: str, where: Where) -> None:
     """List users."""
-    from tele.model.api.table import LIST_USERS
-    from tele.model.api.users import Paged
+    from tele.model.api.paging import Paged
+    from tele.model.api.users import LIST_USERS
 
     with open_authority(where) as authority:
         found = pages(lambda after, size: authority.perform(LIST_USERS, Paged(size, after)))
@@ -120,9 +119,8 @@ def ls(form: str, where: Where) -> None:
 @format_option()
 @where_options(local=True)
 def reset(name: str, password_file: Path | None, form: str, where: Where) -> None:
-    """Give a user a new password; ends a lock-out."""
-    from tele.model.api.table import RESET_USER
-    from tele.model.api.users import ResetUser
+    """Set a new password for a user; ends a lock-out."""
+    from tele.model.api.users import RESET_USER, ResetUser
 
     password = _password(password_file)
     with open_authority(where) as authority:
@@ -132,16 +130,16 @@ def reset(name: str, password_file: Path | None, form: str, where: Where) -> Non
 
 @click.command()
 @click.argument("name")
-@click.option("--role", "roles", multiple=True, help="The roles from now on; several with commas.")
-@click.option("--add-role", "more_roles", multiple=True, help="Roles that the user gets.")
-@click.option("--remove-role", "less_roles", multiple=True, help="Roles that the user loses.")
-@click.option("--login", "logins", multiple=True, help="The OS accounts from now on.")
-@click.option("--add-login", "more_logins", multiple=True, help="OS accounts that the user gets.")
-@click.option("--remove-login", "less_logins", multiple=True, help="OS accounts to take away.")
+@click.option("--role", "roles", multiple=True, help="Replace the roles; comma separated.")
+@click.option("--add-role", "more_roles", multiple=True, help="Roles to add.")
+@click.option("--remove-role", "less_roles", multiple=True, help="Roles to remove.")
+@click.option("--login", "logins", multiple=True, help="Replace the OS accounts.")
+@click.option("--add-login", "more_logins", multiple=True, help="OS accounts to add.")
+@click.option("--remove-login", "less_logins", multiple=True, help="OS accounts to remove.")
 @ttl_option("as it was")
 @end_option("the user")
-@click.option("--no-expiry", is_flag=True, help="The user has no end from now on.")
-@click.option("--force", is_flag=True, help="Also if nobody can administer the cluster then.")
+@click.option("--no-expiry", is_flag=True, help="Remove the expiry.")
+@click.option("--force", is_flag=True, help="Even if this leaves no administrator.")
 @format_option()
 @where_options(local=True)
 def update(
@@ -159,23 +157,24 @@ def update(
     form: str,
     where: Where,
 ) -> None:
-    """Change a user's roles, logins and end; what is not named stays.
+    """Change a user's roles, logins and expiry; everything else stays.
 
-    What is taken away is gone at once, also for certificates and sessions that the user has.
-    What is added counts from the next log-in.
+    Removals take effect at once, for existing certificates and sessions, too. Additions take effect
+    at the next login.
     """
     from attrs import evolve
 
-    from tele.model.api.members import ByName
-    from tele.model.api.table import GET_USER, PUT_USER
-    from tele.model.api.users import PutUser
+    from tele.model.api.paging import ByName
+    from tele.model.api.users import GET_USER, PUT_USER, PutUser
 
     end = end_of(ttl, expires)
     if no_expiry and end is not None:
-        raise InvalidInput("--no-expiry and an end contradict each other")
+        raise InvalidInput("--no-expiry excludes --ttl and --expires")
     changes = (roles, more_roles, less_roles, logins, more_logins, less_logins)
     if not any(changes) and end is None and not no_expiry:
-        raise InvalidInput("say what to change: --add-role, --remove-role, --login, --expires ...")
+        raise InvalidInput(
+            "nothing to change: give --add-role, --remove-role, --login, --expires ..."
+        )
     with open_authority(where) as authority:
         user = authority.perform(GET_USER, ByName(name))
         spec = evolve(
@@ -188,14 +187,14 @@ def update(
         metadata = user.metadata
         if end is not None or no_expiry:
             metadata = evolve(metadata, expires=end)
-        # It has the revision that was read: what somebody else changed meanwhile is not undone.
+        # It has the revision that was read: a concurrent change is not overwritten.
         changed = evolve(user, metadata=metadata, spec=spec)
         made = authority.perform(PUT_USER, PutUser(name, changed, force))
     if form != "text":
         show_data(form, plain(made))
     else:
         accounts = words(made.spec.traits.get(_LOGINS, ()))
-        say(f"{name}: roles {words(made.spec.roles)}; logins {accounts}")
+        print_notice(f"{name}: roles {words(made.spec.roles)}; logins {accounts}")
 
 
 def _changed(
@@ -205,36 +204,34 @@ def _changed(
     less: tuple[str, ...],
     what: str,
 ) -> tuple[str, ...]:
-    """Return what there is after ``--WHAT``, ``--add-WHAT`` and ``--remove-WHAT``."""
-    kept = split_words(all_of_them) or had
+    """Return the values after ``--WHAT``, ``--add-WHAT`` and ``--remove-WHAT``."""
+    values = split_words(all_of_them) or had
     gone = split_words(less)
     for each in gone:
-        if each not in kept:
-            raise InvalidInput(f"the user has no {what} {quoted(each)}; there are: {words(kept)}")
-    return tuple(each for each in dict.fromkeys((*kept, *split_words(more))) if each not in gone)
+        if each not in values:
+            raise InvalidInput(f"the user has no {what} {quoted(each)}; there are: {words(values)}")
+    return tuple(each for each in dict.fromkeys((*values, *split_words(more))) if each not in gone)
 
 
 @click.command()
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Also the last administrator.")
+@click.option("--force", is_flag=True, help="Even the last administrator.")
 @format_option()
 @where_options(local=True)
 def rm(name: str, force: bool, form: str, where: Where) -> None:
-    """Remove a user, and end what they have running.
+    """Remove a user, and end their sessions.
 
-    Their certificates are worth nothing from then on, and the tokens that they made are
-    revoked. Says what ended.
+    Their certificates and the tokens that they created are revoked. Prints what ended.
     """
-    from tele.model.api.table import DELETE_USER
-    from tele.model.api.users import DeleteUser
+    from tele.model.api.users import DELETE_USER, DeleteUser
 
     with open_authority(where) as authority:
         ended = plain(authority.perform(DELETE_USER, DeleteUser(name, force)))
     if form != "text":
         show_data(form, ended)
         return
-    say(f"{name} is removed")
+    print_notice(f"removed {name}")
     for session in ended["sessions"]:
-        say(f"ended: session {session['id']}, {session['login']} at {session['node']}")
+        print_notice(f"ended: session {session['id']}, {session['login']} at {session['node']}")
     for token in ended["tokens"]:
-        say(f"revoked: token {token}")
+        print_notice(f"revoked: token {token}")

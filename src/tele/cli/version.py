@@ -1,4 +1,4 @@
-"""Which version is this?"""
+"""``tele version``: print the version."""
 
 from __future__ import annotations
 

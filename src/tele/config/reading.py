@@ -267,14 +267,13 @@ def read_address(text: str, default_port: int = 0) -> Address:
 
     Raises ValueError.
     """
-    host, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]") or (":" in host and not host.startswith("[")):
-        host, port = text, str(default_port)
-    host = host.removeprefix("[").removesuffix("]")
-    number = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else -1
-    if not _is_host(host) or not 0 <= number < 65536 or (not colon and not number):
+    try:
+        address = Address.parse(text, default_port or None, lowest_port=0)
+    except InvalidInput:
+        raise ValueError(f"{quoted(text)} is not host:port") from None
+    if not _is_host(address.host):
         raise ValueError(f"{quoted(text)} is not host:port")
-    return Address(host, number)
+    return address
 
 
 def _is_host(text: str) -> bool:

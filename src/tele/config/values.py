@@ -27,21 +27,12 @@ from tele.config.scalars import ProxyProtocol as ProxyProtocol
 from tele.config.scalars import Size as Size
 from tele.errors import quoted
 from tele.model.access import GatewayPorts
-from tele.model.resources import HOST_NAME_PATTERN, RecordingSettings, keepalive_problem
+from tele.model.addresses import Address as Address
+from tele.model.names import HOST_NAME_PATTERN
+from tele.model.resources import RecordingSettings, keepalive_problem
 from tele.outbound.egress import EgressProxy
 from tele.wire.agreement import METHODS
 from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
-
-
-@frozen
-class Address:
-    """``host:port``. A port is given, or is the default of the key."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def key(
@@ -285,6 +276,9 @@ class AuthConfig:
     )
     audit: tuple[Chosen, ...] = key(
         "Where audit events are sent, too: ``file:PATH`` writes JSON lines.", ()
+    )
+    join_methods: tuple[Chosen, ...] = key(
+        "Plugins by which hosts join beside tokens; no plugin of this kind ships with tele.", ()
     )
 
 

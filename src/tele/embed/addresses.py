@@ -7,7 +7,7 @@ import socket
 from typing import Final
 
 from tele.config.values import Address
-from tele.model.resources import HOST_NAME_PATTERN
+from tele.model.names import HOST_NAME_PATTERN
 
 _PROBES: Final = ((socket.AF_INET6, "2001:db8::1"), (socket.AF_INET, "192.0.2.1"))
 

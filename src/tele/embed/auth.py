@@ -12,7 +12,13 @@ from tele.config.values import AuthConfig
 from tele.data_dir import DataDirLock
 from tele.embed.addresses import host_name
 from tele.embed.plugins import choose
-from tele.interfaces import IArchiveFactory, IAuditSinkFactory, IBackendFactory, Surroundings
+from tele.interfaces import (
+    IArchiveFactory,
+    IAuditSinkFactory,
+    IBackendFactory,
+    IJoinMethodFactory,
+    Surroundings,
+)
 from tele.loop import make_monotonic
 from tele.membership.files import private_folder
 from tele.membership.store import host_id_in
@@ -60,6 +66,7 @@ def _locked(reactor: Any, config: AuthConfig, folder: Path, lock: DataDirLock) -
     _remove_dead_socket(local)
     archive = choose(IArchiveFactory, config.recordings, surroundings)
     sinks = [choose(IAuditSinkFactory, each, surroundings) for each in config.audit]
+    methods = [choose(IJoinMethodFactory, each, surroundings) for each in config.join_methods]
     return AuthService(
         reactor,
         cluster=config.cluster_name,
@@ -77,6 +84,7 @@ def _locked(reactor: Any, config: AuthConfig, folder: Path, lock: DataDirLock) -
             config.recording_limits.node.bytes,
         ),
         sinks=sinks,
+        join_methods=methods,
         suite=config.signature_algorithm_suite,
         local_socket=local if len(bytes(local)) <= _SOCKET_PATH_LIMIT else None,
         lock=lock,

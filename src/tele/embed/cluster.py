@@ -4,38 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
 
-from tele.auth.local import ADMIN_ROLES, LOCAL_ADMIN
-from tele.auth.service import AuthService
 from tele.certs.check import LATEST
 from tele.config.reading import Loaded
 from tele.config.values import Address, JoinConfig
 from tele.data_dir import DataDirLock
 from tele.embed.addresses import is_wildcard
-from tele.embed.auth import auth_service
-from tele.embed.hosts import HostService, join_settings, node_service, open_store, proxy_service
+from tele.embed.hosts import HostService, join_settings, open_store
 from tele.errors import InvalidInput, Unavailable
 from tele.interfaces import IAuthority
 from tele.loop import make_monotonic, now
 from tele.membership.files import private_folder
 from tele.membership.joining import JoinSettings
 from tele.membership.store import MemberStore
+from tele.model.api.authorities import AUTHORITIES, AuthorityList
 from tele.model.api.operation import Nothing
-from tele.model.api.table import ADD_TOKEN, AUTHORITIES
-from tele.model.api.users import AuthorityList, NewToken, TokenAdded
+from tele.model.api.tokens import ADD_TOKEN, NewToken, TokenAdded
 from tele.model.authority import AuthorityKind, authority_of
 from tele.model.identity import Caller, HostRole, UserIdentity
+
+if TYPE_CHECKING:
+    from tele.auth.service import AuthService
 
 
 class ClusterService(MultiService):
     """The parts of one configuration, each started when those before it serve.
 
-    All are locked in data_dir before the first is started, until the last has stopped. ``ready``
-    fires with this service when all serve, or fails with the error of the first that cannot.
+    All of them are locked in data_dir before the first is started, until the last has stopped.
+    Only parts that run are imported: they are most of the memory of an idle process.
+
+    ``ready`` fires with this service when all of them serve, or fails with the error of
+    the first that cannot.
     """
 
     def __init__(self, reactor: Any, loaded: Loaded, parts: Sequence[str] = ()) -> None:
@@ -60,6 +63,8 @@ class ClusterService(MultiService):
         config = self._loaded.config.auth
         if config is None or self.auth is None or self.auth.authority is None:
             raise Unavailable("auth does not run in this process")
+        from tele.auth.local import ADMIN_ROLES, LOCAL_ADMIN
+
         owner = UserIdentity(LOCAL_ADMIN, config.cluster_name, LATEST, ADMIN_ROLES)
         return self.auth.authority.as_caller(Caller(owner, "local"))
 
@@ -97,10 +102,14 @@ class ClusterService(MultiService):
         config = self._loaded.config
         self._lock = DataDirLock(private_folder(config.data_dir), *self.configured)
         if "auth" in self._parts and config.auth is not None:
+            from tele.embed.auth import auth_service
+
             self.auth = auth_service(self._reactor, config.auth, config.data_dir)
             self.auth.setServiceParent(self)
             self._auth_port = await self.auth.ready
         if "proxy" in self._parts and config.proxy is not None:
+            from tele.embed.proxy import proxy_service
+
             store = open_store(config.proxy, config.data_dir)
             join = await self._join(config.proxy.join, store, HostRole.PROXY)
             self.proxy = proxy_service(
@@ -109,6 +118,8 @@ class ClusterService(MultiService):
             self.proxy.setServiceParent(self)
             await self.proxy.ready
         if "node" in self._parts and config.node is not None:
+            from tele.embed.node import node_service
+
             store = open_store(config.node, config.data_dir)
             join = await self._join(config.node.join, store, HostRole.NODE)
             self.node = node_service(

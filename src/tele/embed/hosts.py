@@ -1,4 +1,4 @@
-"""How are nodes and proxies made from their configuration, with their membership?
+"""What do a node and a proxy, made from their configuration, have in common?
 
 Invariant: a service is stopped before those that it needs, the membership last.
 """
@@ -11,53 +11,28 @@ from typing import Any
 
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
-from zope.interface import implementer
 
-from tele._version import VERSION
 from tele.admission.limits import PROXY_STARTUPS, STARTUPS, Limits, fitted
 from tele.admission.penalties import LOOPBACK, PenaltyRules
 from tele.capacity.descriptors import process_budget
 from tele.conch.server.factory import ServerAlgorithms
+from tele.conch.server.settings import ServerSettings
 from tele.config.values import (
-    Address,
-    HttpsCertConfig,
     JoinConfig,
     Keep,
     NodeConfig,
     PenaltiesConfig,
     ProxyConfig,
-    ProxyProtocol,
 )
 from tele.data_dir import DataDirLock
-from tele.embed.addresses import host_name, public_address
-from tele.embed.egress import host_dialer, network
-from tele.embed.plugins import choose
-from tele.embed.tunnelling import Tunnelling
 from tele.errors import InvalidInput
-from tele.https.file_certificate import FileCertificate
-from tele.interfaces import (
-    IAuthority,
-    IRecorder,
-    IRecorderFactory,
-    ISubsystemFactory,
-    RecorderSurroundings,
-    Surroundings,
-)
-from tele.loop import make_monotonic, now
 from tele.membership.agreement import check_kept_identity
 from tele.membership.files import private_folder
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
 from tele.membership.store import DirectoryStore, MemberStore, MemoryStore
-from tele.model.api.operation import Operation
 from tele.model.identity import HostRole
-from tele.model.presence import Mode, Presence
-from tele.node.labels import LabelCommand, Labels
-from tele.node.presence import NodePresence
-from tele.node.service import NodeService
-from tele.node.spawning import Spawning, session_options
 from tele.private_files import read_secret
-from tele.proxy.service import ProxyService
 
 
 def join_settings(join: JoinConfig) -> JoinSettings:
@@ -84,24 +59,6 @@ def _token_reader(path: Path | None) -> Callable[[], str | None]:
             raise InvalidInput(f"token_file {path}: not a token") from None
 
     return read
-
-
-@implementer(IAuthority)
-class _AsMember:
-    """Auth, called as ``member``, for parts that are made before there is an identity."""
-
-    def __init__(self, member: Member) -> None:
-        self._member = member
-
-    def perform(self, operation: Operation[Any, Any], request: Any) -> Deferred[Any]:
-        """See :class:`tele.interfaces.IAuthority`."""
-        return maybeDeferred(lambda: self._member.authority.perform(operation, request))
-
-    def follow(
-        self, operation: Operation[Any, Any], request: Any, receiver: Callable[[Any], None]
-    ) -> Deferred[None]:
-        """See :class:`tele.interfaces.IAuthority`."""
-        return maybeDeferred(lambda: self._member.authority.follow(operation, request, receiver))
 
 
 class HostService(MultiService):
@@ -163,6 +120,13 @@ def limits_of(config: NodeConfig | ProxyConfig) -> Limits:
     return fitted(limits, process_budget().shares.unauthenticated)
 
 
+def server_settings(config: NodeConfig | ProxyConfig) -> ServerSettings:
+    """Return limits, algorithms and the time to drain of an SSH server."""
+    return ServerSettings(
+        limits_of(config), ssh_algorithms(config), config.shutdown_grace.total_seconds()
+    )
+
+
 def ssh_algorithms(config: NodeConfig | ProxyConfig) -> ServerAlgorithms:
     """Return what is offered to SSH clients."""
     return ServerAlgorithms(_encoded(config.key_exchanges), _encoded(config.ciphers))
@@ -199,9 +163,7 @@ def open_store(config: NodeConfig | ProxyConfig, data_dir: Path) -> MemberStore:
     return DirectoryStore(private_folder(data_dir), HostRole.PROXY)
 
 
-def _agreeing(
-    store: MemberStore, join: JoinSettings, role: HostRole, data_dir: Path
-) -> MemberStore:
+def agreeing(store: MemberStore, join: JoinSettings, role: HostRole, data_dir: Path) -> MemberStore:
     """Return ``store`` if its identity is of the cluster that ``join`` names; else close it."""
     try:
         check_kept_identity(store, join.pins, role, data_dir)
@@ -209,173 +171,3 @@ def _agreeing(
         store.close()
         raise InvalidInput(f"{role.value}.join: {error}") from None
     return store
-
-
-def node_service(
-    reactor: Any,
-    config: NodeConfig,
-    data_dir: Path,
-    *,
-    join: JoinSettings | None = None,
-    store: MemberStore | None = None,
-    recorder: IRecorder | None = None,
-) -> HostService:
-    """Return a node, which starts its membership itself.
-
-    ``join`` and ``store`` come from ``config`` by default. ``recorder`` replaces the one that
-    ``config`` chooses. Raises :class:`tele.errors.Conflict` when another process runs the node of
-    ``data_dir``.
-    """
-    make_monotonic(reactor)
-    lock = DataDirLock(private_folder(data_dir), HostRole.NODE.value)
-    try:
-        return _locked_node(reactor, config, data_dir, lock, join, store, recorder)
-    except BaseException:
-        lock.release()
-        raise
-
-
-def _locked_node(
-    reactor: Any,
-    config: NodeConfig,
-    data_dir: Path,
-    lock: DataDirLock,
-    join: JoinSettings | None,
-    store: MemberStore | None,
-    recorder: IRecorder | None,
-) -> HostService:
-    folder = private_folder(data_dir)
-    if join is None:
-        if config.join is None:
-            raise InvalidInput("node.join: missing: where is auth?")
-        join = join_settings(config.join)
-    spawning = Spawning(reactor, session_options(config.pam, config.kill_leftovers))
-    commands = tuple(
-        LabelCommand(name, each.command, each.period) for name, each in config.commands.items()
-    )
-    labels = Labels(reactor, spawning, config.labels, commands)
-    presence = NodePresence(config.name or host_name(), labels)
-    store = _agreeing(store or open_store(config, data_dir), join, HostRole.NODE, data_dir)
-    dialer = host_dialer(reactor, config.join)
-    tunnels = None
-    if config.join is not None and config.join.proxy is not None:
-        tunnels = Tunnelling(reactor, config.tunnels, join, dialer, limits_of(config))
-    member = Member(
-        reactor,
-        store=store,
-        settings=join,
-        presence=presence,
-        network=network(dialer) if tunnels is None else tunnels.network,
-    )
-    if tunnels is not None:
-        tunnels.member = member
-    if recorder is None:
-        surroundings = RecorderSurroundings(
-            reactor,
-            folder,
-            _AsMember(member),
-            lambda data: member.identity.keys.ssh.sign(data),  # noqa: PLW0108 (keys change)
-            lambda: member.identity.ssh_certificate.line,
-        )
-        recorder = choose(IRecorderFactory, config.recorder, surroundings)
-    listen = config.listen
-    if listen is None and tunnels is None:
-        listen = Address("0.0.0.0", 3022)  # noqa: S104  (a server's default)
-    if tunnels is not None:
-        presence.mode = Mode.TUNNEL if listen is None else Mode.BOTH
-    serving = NodeService(
-        reactor,
-        member=member,
-        spawning=spawning,
-        labels=labels,
-        presence=presence,
-        where=None if listen is None else (listen.host, listen.port),
-        public=lambda port: public_address(listen or Address("", port), config.public_addr, port),
-        recorder=recorder,
-        algorithms=ssh_algorithms(config),
-        limits=limits_of(config),
-        shutdown_grace=config.shutdown_grace.total_seconds(),
-        agents=None if tunnels is None else tunnels.agents,
-        gateway=config.gateway_ports,
-        subsystems=[
-            choose(ISubsystemFactory, chosen, Surroundings(reactor, folder))
-            for chosen in config.subsystems
-        ],
-    )
-    return HostService(member, serving, recorder, lock)
-
-
-def _given(reactor: Any, files: HttpsCertConfig) -> FileCertificate:
-    try:
-        return FileCertificate(files.cert, files.key, reactor, lambda: now(reactor))
-    except InvalidInput as error:
-        raise InvalidInput(f"proxy.https_cert: {error}") from None
-
-
-def proxy_service(
-    reactor: Any,
-    config: ProxyConfig,
-    data_dir: Path,
-    *,
-    join: JoinSettings | None = None,
-    store: MemberStore | None = None,
-) -> HostService:
-    """Return a proxy, which starts its membership itself.
-
-    ``join`` and ``store`` come from ``config`` by default. Raises :class:`tele.errors.Conflict`
-    when another process runs the proxy of ``data_dir``.
-    """
-    make_monotonic(reactor)
-    lock = DataDirLock(private_folder(data_dir), HostRole.PROXY.value)
-    try:
-        return _locked_proxy(reactor, config, data_dir, lock, join, store)
-    except BaseException:
-        lock.release()
-        raise
-
-
-def _locked_proxy(
-    reactor: Any,
-    config: ProxyConfig,
-    data_dir: Path,
-    lock: DataDirLock,
-    join: JoinSettings | None,
-    store: MemberStore | None,
-) -> HostService:
-    if join is None:
-        if config.join is None:
-            raise InvalidInput("proxy.join: missing: where is auth?")
-        join = join_settings(config.join)
-    listen = config.listen
-    https = None if config.https_cert is None else _given(reactor, config.https_cert)
-    required = config.proxy_protocol is ProxyProtocol.REQUIRED
-    presence = Presence(
-        # Not the machine's name: its node has that one.
-        name=config.name or f"{host_name()}-proxy",
-        role=HostRole.PROXY,
-        addresses=(public_address(listen, config.public_addr, listen.port),),
-        version=VERSION,
-        peer=public_address(listen, config.peer_addr, listen.port),
-        peer_header=required,
-    )
-    dialer = host_dialer(reactor, config.join)
-    member = Member(
-        reactor,
-        store=_agreeing(store or open_store(config, data_dir), join, HostRole.PROXY, data_dir),
-        settings=join,
-        presence=lambda: presence,
-        network=network(dialer),
-    )
-    serving = ProxyService(
-        reactor,
-        member=member,
-        listen_at=(listen.host, listen.port),
-        auth=join.addresses,
-        limits=limits_of(config),
-        algorithms=ssh_algorithms(config),
-        dialer=dialer,
-        shutdown_grace=config.shutdown_grace.total_seconds(),
-        proxy_protocol=required,
-        https=https,
-    )
-    return HostService(member, serving, lock=lock)

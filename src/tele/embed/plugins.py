@@ -17,6 +17,7 @@ from tele.interfaces import (
     IArchiveFactory,
     IAuditSinkFactory,
     IBackendFactory,
+    IJoinMethodFactory,
     IRecorderFactory,
     ISubsystemFactory,
     Surroundings,
@@ -27,6 +28,7 @@ _FACTORIES: Mapping[str, InterfaceClass] = {
     "auth.store": IBackendFactory,
     "auth.recordings": IArchiveFactory,
     "auth.audit": IAuditSinkFactory,
+    "auth.join_methods": IJoinMethodFactory,
     "node.recorder": IRecorderFactory,
     "node.subsystems": ISubsystemFactory,
 }

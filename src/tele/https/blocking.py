@@ -38,7 +38,7 @@ from tele.https.call_rules import (
 )
 from tele.https.encoding import encode_request
 from tele.https.identity import ALPN, TlsFiles, TlsIdentity
-from tele.model.addresses import split_address
+from tele.model.addresses import Address
 from tele.model.api.operation import Nothing, Operation
 from tele.outbound import blocking_dial
 
@@ -55,7 +55,7 @@ class _Connection(http.client.HTTPConnection):
     """Connects to one address and expects another name there."""
 
     def __init__(self, address: str, context: ssl.SSLContext, server_name: str | None) -> None:
-        host, port = split_address(address)
+        host, port = Address.parse(address)
         super().__init__(host, port, timeout=CONNECT_TIMEOUT)
         self._context = context
         self._server_name = server_name
@@ -328,7 +328,7 @@ def fetch_cluster_blocking(address: str, pins: Sequence[str]) -> ClusterInfo:
     """
     # cryptography is slow to import, and only the first contact needs it here.
     from tele.https.pinning import pinned, server_name, unverified
-    from tele.model.api.table import CLUSTER
+    from tele.model.api.members import CLUSTER
 
     context = _context(None)
     context.check_hostname = False

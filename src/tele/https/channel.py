@@ -31,7 +31,7 @@ from tele.admission.shares import Shares
 from tele.https.callers import Peer
 from tele.https.limits import Limits
 from tele.log import make_logger
-from tele.model.addresses import plain_host, source_network
+from tele.model.addresses import Address, plain_host, source_network
 from tele.model.identity import Identity
 from tele.sockets.tcp import notice_dead_peer_below
 
@@ -340,4 +340,4 @@ def _network(transport: Any) -> str:
 def address_text(peer: Any) -> str:
     """Return ``host:port`` of one of Twisted's addresses; nothing if it has no host."""
     host = plain_host(getattr(peer, "host", ""))
-    return f"[{host}]:{peer.port}" if ":" in host else f"{host}:{peer.port}" if host else ""
+    return str(Address(host, peer.port)) if host else ""

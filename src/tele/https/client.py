@@ -35,10 +35,9 @@ from tele.https.identity import TlsIdentity
 from tele.https.pinning import pinned, server_name, unverified
 from tele.https.pool import Endpoint, Pool
 from tele.interfaces import IAuthority
-from tele.model.addresses import split_address
-from tele.model.api.members import ClusterInfo
+from tele.model.addresses import Address
+from tele.model.api.members import CLUSTER, ClusterInfo
 from tele.model.api.operation import Nothing, Operation
-from tele.model.api.table import CLUSTER
 
 #: Errors after which the next address is tried.
 _PASSING: Final = (Unreachable, AccessDenied, WrongClock, defer.TimeoutError)
@@ -66,7 +65,7 @@ class RemoteAuthority:
         if not addresses:
             raise InvalidInput("no address of auth is known")
         for address in addresses:
-            split_address(address)
+            Address.parse(address)
         self._reactor = reactor
         self._addresses = list(addresses)
         self._pool = Pool(reactor, server_name, identity, trust, endpoint)

@@ -26,7 +26,7 @@ from tele.errors import InvalidInput, quoted
 from tele.https.api_errors import unreadable
 from tele.model.api.operation import Operation
 from tele.model.codec import decode, encode, from_json, read_json, to_json
-from tele.model.resources import NAME_PATTERN
+from tele.model.names import NAME_PATTERN
 from tele.model.scalars import SCALAR_LIMIT
 
 JSON: Final = "application/json"

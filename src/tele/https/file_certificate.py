@@ -28,7 +28,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tele.capacity.descriptors import room_for_one
+from tele.capacity.descriptors import spare_descriptor
 from tele.errors import InvalidInput
 from tele.log import make_logger
 from tele.private_files import read_secret
@@ -165,7 +165,7 @@ def _read(
     path: Path, what: str, data_of: Callable[[Path], bytes], parse: Callable[[bytes], T]
 ) -> T:
     try:
-        with room_for_one():
+        with spare_descriptor():
             data = data_of(path)
     except OSError as error:
         raise _Unreadable(f"{what} {path}: {error.strerror}") from None

@@ -24,7 +24,7 @@ from tele.https.encoding import JSON, LINES, OCTETS, Kind, gives_octets, shape_o
 from tele.model.api.operation import Anyone, Hosts, Operation, Permitted, Users, Who
 from tele.model.bounds import bounds_of
 from tele.model.event import Event
-from tele.model.resources import NAME_PATTERN
+from tele.model.names import NAME_PATTERN
 from tele.model.scalars import SCHEMAS, whole
 
 _NULL: Final[Mapping[str, Any]] = {"type": "null"}

@@ -24,7 +24,7 @@ from tele.https.call_rules import CONNECT_TIMEOUT, NotSent
 from tele.https.connection import ApiConnection
 from tele.https.identity import TlsIdentity
 from tele.https.trust import ClientTls
-from tele.model.addresses import split_address
+from tele.model.addresses import Address
 from tele.outbound.hostname_endpoint import hostname_endpoint
 from tele.sockets.tcp import notice_dead_peer_below
 
@@ -78,7 +78,7 @@ class Pool:
 
     async def connect(self, address: str) -> ApiConnection:
         """Open a new connection; fails with :class:`NotSent`."""
-        host, port = split_address(address)
+        host, port = Address.parse(address)
         connection = ApiConnection(address, self._closed)
         plain = _Single(connection)
         # Not wrapClientTLS: its buffers wake up on the global reactor.

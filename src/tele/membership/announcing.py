@@ -17,9 +17,8 @@ from tele.errors import TeleError
 from tele.loop import backoff
 from tele.membership.calls import Calls, pause_after
 from tele.membership.identity import MemberIdentity
-from tele.model.addresses import split_address
-from tele.model.api.members import Announced
-from tele.model.api.table import ANNOUNCE
+from tele.model.addresses import Address
+from tele.model.api.members import ANNOUNCE, Announced
 from tele.model.identity import HostRole
 from tele.model.presence import ANNOUNCE_PERIOD, Presence
 from tele.wakeup import Wakeup
@@ -88,7 +87,7 @@ class Announcer:
 
 def hosts_of(presence: Presence) -> tuple[str, ...]:
     """Return the hosts of the addresses that are announced: for the certificates."""
-    hosts = (split_address(address)[0] for address in presence.addresses)
+    hosts = (Address.parse(address).host for address in presence.addresses)
     return tuple(dict.fromkeys(host for host in hosts if host not in _UNSPECIFIED))
 
 

@@ -21,7 +21,7 @@ from tele.conch.server.connection_admission import Refused, denied_limiter
 from tele.conch.server.credentials import DeniedAttempt
 from tele.loop import now
 from tele.membership.member import Member
-from tele.model.addresses import join_address, source_network
+from tele.model.addresses import Address, source_network
 
 #: Characters of one text in an event.
 TEXT_LIMIT: Final = 32 * 1024
@@ -77,7 +77,7 @@ class AuditReporter:
             "auth.denied",
             user=cut(attempt.key_id),
             login=cut(attempt.login),
-            remote_addr=join_address(*attempt.remote_addr),
+            remote_addr=str(Address(*attempt.remote_addr)),
             error=cut(attempt.message),
             reason=attempt.reason,
             method=cut(attempt.method),

@@ -26,8 +26,7 @@ from tele.membership.calls import Calls, pause_after
 from tele.membership.identity import MemberIdentity, assemble
 from tele.membership.joining import Applicant, JoinSettings, Network, join, rejoin
 from tele.membership.renewal import RenewalTimer
-from tele.model.api.members import RenewRequest
-from tele.model.api.table import RENEW
+from tele.model.api.members import RENEW, RenewRequest
 from tele.model.presence import Presence
 from tele.workers import SerialWorker
 

@@ -23,8 +23,7 @@ from tele.loop import backoff
 from tele.membership.background_spool import BackgroundSpool
 from tele.membership.calls import Calls, pause_after
 from tele.membership.session_report import SessionReport
-from tele.model.api.recordings import EmitEvents
-from tele.model.api.table import EMIT_EVENTS
+from tele.model.api.audit import EMIT_EVENTS, EmitEvents
 from tele.model.codec import decode, encode
 from tele.model.event import Event
 from tele.wakeup import Wakeup

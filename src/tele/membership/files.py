@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from tele.capacity.descriptors import room_for_one
+from tele.capacity.descriptors import spare_descriptor
 from tele.durable_files import make_folder, sync_folder, write_file
 from tele.errors import InvalidInput, TeleError
 from tele.private_files import own_folder
@@ -69,7 +69,7 @@ def write_private(path: Path, data: bytes, *, replace: bool = True) -> bool:
     :class:`TeleError`.
     """
     try:
-        with room_for_one():
+        with spare_descriptor():
             return write_file(path, data, replace=replace)
     except OSError as error:
         raise TeleError(f"{path} cannot be written: {error.strerror}") from None

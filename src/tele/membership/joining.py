@@ -30,8 +30,7 @@ from tele.membership.identity import (
     host_suite,
     tls_authorities,
 )
-from tele.model.api.members import ClusterInfo, JoinRequest, RejoinRequest
-from tele.model.api.table import JOIN, REJOIN
+from tele.model.api.members import JOIN, REJOIN, ClusterInfo, JoinRequest, RejoinRequest
 from tele.model.authority import Certificates
 from tele.model.identity import HostRole
 

@@ -41,8 +41,7 @@ from tele.membership.loops import Loops
 from tele.membership.renewal import RENEW_AT as RENEW_AT
 from tele.membership.rewriting import Rewriter
 from tele.membership.store import MemberStore
-from tele.model.api.members import Announced, ClusterState, WatchState
-from tele.model.api.table import WATCH_STATE
+from tele.model.api.members import WATCH_STATE, Announced, ClusterState, WatchState
 from tele.model.event import Event
 from tele.model.presence import Presence
 from tele.workers import SerialWorker

@@ -19,8 +19,7 @@ from tele.errors import InvalidInput, NotFound
 from tele.log import make_logger
 from tele.loop import now
 from tele.membership.calls import Calls
-from tele.model.api.recordings import REPORT_LIMIT, ReportSessions
-from tele.model.api.table import REPORT_SESSIONS
+from tele.model.api.sessions import REPORT_LIMIT, REPORT_SESSIONS, ReportSessions
 
 REPORT_SECONDS: Final = 600.0
 

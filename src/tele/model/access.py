@@ -1,4 +1,4 @@
-"""What may one connection do? Decided once, then carried as a value."""
+"""What may one connection do? Decided once, then passed on as a value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tele.model.resources import MAX_FORWARDS
 
 
 class Reason(str, Enum):
-    """Why the answer was no. Stable; part of audit events."""
+    """Why permission was denied. Stable; part of audit events."""
 
     NO_ROLE = "no_role"  # no role of the user exists any more
     NODE = "node"  # no role allows this node
@@ -35,13 +35,13 @@ class GatewayPorts(str, Enum):
     CLIENT = "clientspecified"
 
 
-#: The forced command that stands for the node's own file server.
+#: The forced command for the node's own file server.
 INTERNAL_SFTP: Final = "internal-sftp"
 
 
 @frozen
 class CertificateLimits:
-    """What a certificate withholds from whatever roles allow, and the command that it forces."""
+    """What a certificate permits of whatever roles allow, and the command that it forces."""
 
     permit_pty: bool = True
     port_forwarding: bool = True
@@ -52,7 +52,7 @@ class CertificateLimits:
 
 @frozen
 class Denied:
-    """No, and why. ``message`` is for the person: it names roles, node and login."""
+    """A denial. ``message`` is for the user: it names roles, node and login."""
 
     reason: Reason
     message: str
@@ -60,12 +60,12 @@ class Denied:
 
 @frozen
 class Grant:
-    """All that one SSH connection may do; nobody downstream asks again who the user is.
+    """All that one SSH connection may do; no later step decides again.
 
     ``roles`` are those that allowed it. ``expires`` is the end of the certificate.
     ``client_keepalive`` and ``max_forwards``: see :class:`tele.model.resources.RoleOptions`. With
-    ``record_strictly`` nothing runs that cannot be recorded. With ``break_glass`` it does all the
-    same, also where there is no room for the audit.
+    ``record_strictly`` nothing runs that cannot be recorded; with ``break_glass`` it does, also if
+    the audit cannot be stored.
     """
 
     identity: UserIdentity

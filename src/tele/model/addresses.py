@@ -1,15 +1,15 @@
-"""Which address is it? One notation for each address, and the source that it is counted with.
+"""How is an address written, compared and counted? One notation for each, and one value.
 
-A listener on ``[::]`` is told of IPv4 clients as ``::ffff:192.0.2.7`` (RFC 4291, section 2.5.5.2).
-Everything that compares, counts, shows or records an address takes it from here.
+A listener on ``[::]`` reports IPv4 clients as ``::ffff:192.0.2.7`` (RFC 4291, section 2.5.5.2).
+Everything that compares, counts, shows or records an address uses this module.
 
 Invariants:
 
 * An address in two notations is the same address, everywhere.
-* Whom somebody is (:func:`plain_address`) and whom they are counted with (:func:`source_address`)
-  are different questions: an address that a translator made, or that contains another one, is
-  counted with that other one, but never trusted for it.
-* What is no address comes back as it is.
+* What an address is (:func:`plain_address`) and what it counts as (:func:`source_address`) are
+  different questions: an address that a translator made, or that contains another one, is counted
+  with that other one, but never trusted for it.
+* A text that is no address is returned as it is.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import zip_longest
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
-from tele.errors import InvalidInput
+from tele.errors import InvalidInput, quoted
 
 T = TypeVar("T")
 
@@ -30,8 +30,10 @@ IPNetwork = IPv4Network | IPv6Network
 ADDRESSES_LIMIT: Final = 16
 #: Seconds after which the next address of a name is tried beside the one before (RFC 8305).
 ATTEMPT_DELAY: Final = 0.25
-#: Digits that the number of a port may have.
+#: Digits of a port: Python refuses to read thousands of them, with an error of its own.
 PORT_DIGITS: Final = 5
+#: The port of auth's API.
+AUTH_PORT: Final = 3025
 #: How much of an IPv6 address one customer has.
 SOURCE_BITS: Final = 64
 
@@ -40,10 +42,52 @@ _TRANSLATED: Final = IPv6Network("64:ff9b::/96")
 _MAPPED_BITS: Final = 96
 
 
-def plain_address(host: str) -> IPAddress | None:
-    """Return the address that ``host`` is, None if it is none.
+class Address(NamedTuple):
+    """A host, which is a name or an IP address, and a port; sockets take it as the pair it is."""
 
-    A mapped IPv4 address is the IPv4 address; the zone of a link-local one (``%eth0``) is left out.
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(
+        cls, text: str, default_port: int | None = AUTH_PORT, *, lowest_port: int = 1
+    ) -> Address:
+        """Read ``host:port``, ``[v6]:port`` or, unless ``default_port`` is None, ``host``.
+
+        Raises :class:`InvalidInput`.
+        """
+        host, digits = _split(text)
+        if digits is None:
+            port = default_port
+        else:
+            is_number = digits.isascii() and digits.isdigit() and len(digits) <= PORT_DIGITS
+            port = int(digits) if is_number else None
+        if not host or port is None or not lowest_port <= port < 65536:
+            raise InvalidInput(f"{quoted(text)} is not an address such as example.com:3080")
+        return cls(host, port)
+
+
+def host_of(text: str) -> str:
+    """Return the host of ``host:port``, ``[v6]:port`` or ``host``, without brackets."""
+    host, digits = _split(text)
+    return host if digits is None or digits.isdigit() else text.strip("[]")
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    """Return the host without brackets, and what stands for the port, if anything does."""
+    host, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]") or (":" in host and not host.startswith("[")):
+        return text.removeprefix("[").removesuffix("]"), None
+    return host.removeprefix("[").removesuffix("]"), port
+
+
+def plain_address(host: str) -> IPAddress | None:
+    """Return the IP address that ``host`` is, or None.
+
+    A mapped IPv4 address is the IPv4 address; the zone of a link-local one (``%eth0``) is dropped.
     """
     try:
         address = ip_address(host.partition("%")[0])
@@ -55,7 +99,7 @@ def plain_address(host: str) -> IPAddress | None:
 
 
 def plain_host(host: str) -> str:
-    """Return ``host`` in the one notation that its address has, with its zone if it has one."""
+    """Return ``host`` in the one notation of its address, with its zone if it has one."""
     if ":" not in host:
         return host  # a name, or an IPv4 address, which has one notation only
     address = plain_address(host)
@@ -78,8 +122,8 @@ def plain_network(text: str) -> IPNetwork:
 def source_address(host: str) -> IPAddress | None:
     """Return the address that ``host`` is counted with, None if it is no address.
 
-    Behind addresses of NAT64, 6to4 and Teredo are the IPv4 addresses that they contain: all
-    clients of one translator or Teredo server share a /64, and who has 6to4 has 65,536 of them.
+    NAT64, 6to4 and Teredo addresses are counted with the IPv4 address that they contain: all
+    clients of a translator or a Teredo server share a /64, and a 6to4 client has 65,536 of them.
     """
     address = plain_address(host)
     if not isinstance(address, IPv6Address):
@@ -89,12 +133,12 @@ def source_address(host: str) -> IPAddress | None:
         inner = IPv4Address(int(address) & 0xFFFF_FFFF)
     elif address.teredo is not None:
         inner = address.teredo[1]
-    # A private one is anybody's to claim: it is counted as the IPv6 address that it is.
+    # Anyone can claim a private one: it is counted as the IPv6 address that it is.
     return address if inner is None or not inner.is_global else inner
 
 
 def source_network(host: str) -> str:
-    """Return whom ``host`` is counted with: an IPv4 address, or the /64 of an IPv6 address."""
+    """Return the network that ``host`` is counted with: an IPv4 address, or a /64 of IPv6."""
     address = source_address(host)
     if address is None:
         return host
@@ -102,28 +146,11 @@ def source_network(host: str) -> str:
 
 
 def alternate(addresses: Iterable[T], family: Callable[[T], object]) -> list[T]:
-    """Return ``addresses`` so that families take turns, each in its own order, that of the first
-    one first (RFC 8305, section 4).
+    """Return ``addresses`` with alternating families, the first one's first (RFC 8305, section 4).
+
+    Each family keeps its order.
     """
     families: dict[object, list[T]] = {}
     for each in addresses:
         families.setdefault(family(each), []).append(each)
     return [each for turn in zip_longest(*families.values()) for each in turn if each is not None]
-
-
-def split_address(address: str, default_port: int = 3025) -> tuple[str, int]:
-    """Read ``host``, ``host:port``, ``[v6]:port``; raises :class:`InvalidInput`."""
-    host, colon, port = address.rpartition(":")
-    if not colon or (host.count(":") and not host.startswith("[")) or address.endswith("]"):
-        host, port = address, str(default_port)
-    host = host.removeprefix("[").removesuffix("]")
-    # Python refuses to read thousands of digits, in an error of its own.
-    is_number = port.isascii() and port.isdigit() and len(port) <= PORT_DIGITS
-    if not host or not is_number or not 0 < int(port) < 65536:
-        raise InvalidInput(f"{address[:256]!r} is not an address such as example.com:3080")
-    return host, int(port)
-
-
-def join_address(host: str, port: int) -> str:
-    """Return ``host:port``, or ``[v6]:port``: what :func:`split_address` reads."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -9,7 +9,7 @@ from attrs import frozen
 
 
 class AuthorityKind(str, Enum):
-    """``user`` signs certificates of people, ``host`` those of machines."""
+    """``user`` signs certificates of users, ``host`` those of hosts."""
 
     USER = "user"
     HOST = "host"
@@ -17,7 +17,7 @@ class AuthorityKind(str, Enum):
 
 @frozen
 class TrustedAuthority:
-    """What to trust for one kind. More than one key only while a rotation runs.
+    """The trusted keys of one kind. More than one key only during a rotation.
 
     ``ssh_public_keys`` are lines ``type base64`` without comment, first the one that signs,
     ``tls_certificates`` PEM texts, ``pins`` ``sha256:<hex>`` of each
@@ -32,7 +32,7 @@ class TrustedAuthority:
 
 @frozen
 class Certificates:
-    """What an identity gets: an SSH certificate, an X.509 one and whom to trust.
+    """The certificates of an identity, SSH and X.509, and the authorities to trust.
 
     ``ssh`` is one line ``type base64``; ``tls`` is PEM, leaf first.
     """

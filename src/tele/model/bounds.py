@@ -1,23 +1,27 @@
 """Which values may an attribute have, beside those of its type?
 
-Validators for attrs that also say in JSON Schema what they demand (:meth:`schema`), so that the
-published description of the API is made from what is enforced.
+Validators for attrs that describe themselves in JSON Schema (:meth:`schema`), so that the published
+description of the API is made from what is enforced.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from attrs import Attribute, field, frozen
 
 from tele.errors import InvalidInput, quoted
 from tele.model.scalars import GREATEST_INTEGER, check_integer, whole
 
+#: Metadata of a field that JSON leaves out while it has its default: leaving it out means something
+#: else than yes or no, or hosts of an older version do not know it.
+OMITTED: Final[Mapping[str, bool]] = {"omitted": True}
+
 
 class Unacceptable(InvalidInput, ValueError):
-    """A value of an attribute is not acceptable; the first argument is the sentence alone."""
+    """A value of an attribute is not acceptable; the first argument is the text without name."""
 
     def __init__(self, sentence: str, name: str) -> None:
         super().__init__(sentence)
@@ -60,13 +64,13 @@ class AtMost:
             raise Unacceptable(sentence, attribute.name)
 
     def schema(self) -> Mapping[str, Any]:
-        """See the module. Each of these counts for values of its own type only."""
+        """See the module. Each key applies to values of its own type only."""
         return {"maxLength": self.limit, "maxItems": self.limit, "maxProperties": self.limit}
 
 
 @frozen
 class Pattern:
-    """A text that is all of a regular expression."""
+    """A text that matches a regular expression as a whole."""
 
     expression: str
     _compiled: re.Pattern[str] = field(init=False, eq=False, repr=False)
@@ -103,7 +107,7 @@ class OneOf:
 
 
 def bounds_of(attribute: Attribute[Any]) -> Mapping[str, Any]:
-    """Return in JSON Schema what the validator of ``attribute`` demands."""
+    """Return the JSON Schema of the validator of ``attribute``."""
     validator = attribute.validator
     if validator is None:
         return {}

@@ -5,9 +5,9 @@ Invariants:
 * Strict both ways: an unknown key, a missing key or a wrong type is
   :class:`tele.errors.InvalidInput` whose text names the place (``spec.logins[0]``).
 * No coercion: ``"1"`` is not ``1`` and ``1`` is not ``true``.
-* Reading costs the same for each byte, whatever the bytes are: no step looks twice at what it
-  has seen, nesting and numbers are bounded, and a report of mistakes ends after a few.
-* How numbers, times, lengths of time and bytes are written is in :mod:`tele.model.scalars`.
+* Reading takes linear time: no step reads a byte twice, nesting and numbers are bounded, and an
+  error lists a bounded number of mistakes.
+* Numbers, times, durations and bytes are written as in :mod:`tele.model.scalars`.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from tele.model.scalars import parse_time as parse_time
 
 T = TypeVar("T")
 
-#: How deep lists and objects may lie in each other.
+#: Levels of nested lists and objects.
 DEPTH_LIMIT: Final = 64
-#: Mistakes that are reported together, and characters of each.
+#: Mistakes that an error lists, and characters of each.
 PROBLEMS_LIMIT: Final = 20
 PROBLEM_LENGTH: Final = 512
 
-# A string without an end counts as one, too, so that no place is looked at twice.
+# A string without an end matches, too, so that no byte is read twice.
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _BRACKET = re.compile(r"[\[{\]}]")
 _STEP = {"[": 1, "{": 1, "]": -1, "}": -1}
@@ -60,7 +60,7 @@ def _strictly(*types: type) -> Callable[[Any, Any], Any]:
             values = [member.value for member in list[Enum](cls)]
             if type(value) in (*types, cls) and value in values:
                 return cls(value)
-            # What a newer peer says is kept as such where a type has room for it.
+            # A value of a newer peer becomes UNKNOWN where the type has that.
             if type(value) is str and "UNKNOWN" in cls.__members__:
                 return cls["UNKNOWN"]
             known = ", ".join(map(str, values))
@@ -122,7 +122,7 @@ def _make_converter() -> Converter:
 
 
 def _omitted(cls: Any) -> list[str]:
-    """Return the fields that are left out while they have their default, see ``OMITTED``."""
+    """Return the fields that are left out if they have their default, see ``OMITTED``."""
     fields = attrs.fields(cls) if isinstance(cls, type) and attrs.has(cls) else ()
     return [each.name for each in fields if each.metadata.get("omitted")]
 
@@ -132,7 +132,7 @@ def _is_any(cls: Any) -> bool:
 
 
 def _checked(value: Any) -> Any:
-    """Return what may be anything, if its numbers are of 64 bits, too."""
+    """Return a value of any type whose integers have at most 64 bits."""
     if type(value) is int:
         check_integer(value)
     elif isinstance(value, Mapping):
@@ -178,7 +178,7 @@ def _mapping_of(converter: Converter, value: Any, cls: Any) -> dict[Any, Any]:
 
 
 class _Within(Exception):
-    """An error inside an element; carries the element's place."""
+    """An error in an element, with the element's place."""
 
     def __init__(self, place: str, error: Exception) -> None:
         super().__init__(place, error)
@@ -221,23 +221,23 @@ def _problems(error: BaseException, place: str) -> Iterator[str]:
 
 
 def _report(error: Exception) -> str:
-    """One line for each problem, as many as a person can use."""
+    """Return one line for each problem, up to :data:`PROBLEMS_LIMIT`."""
     lines = [
         line if len(line) <= PROBLEM_LENGTH else f"{line[:PROBLEM_LENGTH]}..."
         for line in islice(_problems(error, ""), PROBLEMS_LIMIT + 1)
     ]
     if len(lines) > PROBLEMS_LIMIT:
-        lines[PROBLEMS_LIMIT] = "there are more mistakes; correct these first"
+        lines[PROBLEMS_LIMIT] = "there are more mistakes: correct these first"
     return "\n".join(lines)
 
 
 def to_json(value: Any) -> Any:
-    """Return what :mod:`json` can write: dicts, lists, strings, numbers, booleans, None."""
+    """Return a value that :mod:`json` can write: dicts, lists, strings, numbers, booleans, None."""
     return CONVERTER.unstructure(value)
 
 
 def from_json(cls: type[T], value: Any) -> T:
-    """Build a ``cls`` from what :mod:`json` or YAML read.
+    """Build a ``cls`` from a value that :mod:`json` or YAML returned.
 
     Raises :class:`InvalidInput`; its text has one line for each problem.
     """
@@ -274,8 +274,8 @@ def _check_depth(text: str) -> None:
 
 
 def _integer(text: str) -> int:
-    # Python would take thousands of digits. What has fewer and more than 64 bits is refused
-    # where it is known of which attribute it is.
+    # Python would read thousands of digits. Shorter ones of more than 64 bits are refused later,
+    # with the name of the attribute.
     if len(text) > SCALAR_LIMIT:
         raise ValueError(f"number {quoted(text)} is out of range")
     return int(text)
@@ -292,11 +292,10 @@ def _refuse_constant(text: str) -> Any:
 
 
 def read_json(data: bytes) -> Any:
-    """Read JSON as RFC 8259 has it, and more strictly where readers differ.
+    """Read JSON (RFC 8259), strictly where readers differ.
 
-    UTF-8 only, no key twice, no NaN, numbers of few digits, at most :data:`DEPTH_LIMIT` levels,
-    no half of a surrogate pair (such a text could not be written again). Raises
-    :class:`InvalidInput`.
+    UTF-8 only, no duplicate keys, no NaN, short numbers, at most :data:`DEPTH_LIMIT` levels, no
+    unpaired surrogates (they could not be written again). Raises :class:`InvalidInput`.
     """
     try:
         text = data.decode("utf-8")

@@ -1,4 +1,4 @@
-"""How much space is left, and what does that mean?"""
+"""How much space has a disk, and at which levels does auth react?"""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from typing import Final
 
 from attrs import frozen
 
-#: Less of a disk than one part in so many is little.
+#: Less free space than this fraction of a disk is low.
 LOW_PART: Final = 10
-#: Below one part in so many, or this many bytes where that is less, no recordings are taken: the
-#: rest is for the store.
+#: Below this fraction, or this many bytes if that is less, no recordings are accepted: the rest is
+#: for the store.
 TIGHT_PART: Final = 20
 TIGHT_BYTES: Final = 1 << 30
 #: The same for inodes: a recording has a file for each chunk.
 TIGHT_FILES: Final = 10_000
-#: The largest piece of a recording.
+#: The largest chunk of a recording.
 PIECE_BYTES: Final = 8 << 20
 
 
 class DiskLevel(str, Enum):
-    """``low``: less than a tenth is free. ``tight``: recordings are refused, for what
-    is free is kept for the rest. ``full``: what is
-    left is reserved for log-ins, for the audit and for those who make room.
+    """``low``: less than a tenth is free. ``tight``: recordings are refused, the free space is for
+    the store. ``full``: the rest is reserved for logins, the audit and deletions.
     """
 
     OK = "ok"
@@ -43,9 +42,9 @@ def files_kept_for_store(total: int) -> int:
 
 @frozen
 class DiskSpace:
-    """What a disk has, in bytes: ``free`` for everybody, and a reserve, whole or in part.
+    """The space of a disk, in bytes: ``free``, and the reserve, whole or in part.
 
-    ``files`` is how many inodes it has; 0 where it makes them as they are needed.
+    ``files`` is the number of inodes; 0 if the file system makes them as needed.
     """
 
     total: int
@@ -57,7 +56,7 @@ class DiskSpace:
 
     @property
     def level(self) -> DiskLevel:
-        """What that means."""
+        """The level of this space."""
         if self.reserve_left < self.reserve:
             return DiskLevel.FULL
         if self.free < kept_for_store(self.total) + PIECE_BYTES or self.lacks_files:
@@ -68,5 +67,5 @@ class DiskSpace:
 
     @property
     def lacks_files(self) -> bool:
-        """Whether the inodes that are left are kept for the store."""
+        """Whether the free inodes are reserved for the store."""
         return bool(self.files) and self.files_free <= files_kept_for_store(self.files)

@@ -1,7 +1,9 @@
-"""What is in the audit? Events: who did what to what, from where, and did it work.
+"""What is in the audit? Events: who did what to what, from where, and with which result.
 
-The audit is not the log: an event is a fact about a person or a machine, kept
-for years, read by programs. Names and codes never change their meaning.
+The audit is not the log: an event is a fact about a user or a host, kept for years, read by
+programs.
+
+Invariant: names and codes never change their meaning.
 """
 
 from __future__ import annotations
@@ -66,12 +68,11 @@ CODES: Final[Mapping[str, str]] = {
 
 @frozen
 class Event:
-    """One event. ``fields`` is what belongs to this kind of event alone.
+    """One event. ``fields`` are those of this kind of event alone, in JSON keys beside the others.
 
-    In JSON ``fields`` are keys beside the others.
-    ``time`` is auth's: when it happened there, or when a host's report arrived. ``claimed``
-    is there in what a host reported, and is the host's word for when it happened.
-    ``previous`` and ``hash`` are hex SHA-256, filled in when auth appends it.
+    ``time`` is auth's: when it happened there, or when a host's report arrived. ``claimed`` is the
+    host's time of an event that it reported. ``previous`` and ``hash`` are hex SHA-256, filled in
+    when auth appends it.
     """
 
     id: str
@@ -96,13 +97,13 @@ class Event:
 
     @property
     def is_claim(self) -> bool:
-        """Whether a host reported it; otherwise it is what auth itself did."""
+        """Whether a host reported it; otherwise it is of auth itself."""
         return self.claimed is not None
 
 
 #: Keys of an event's JSON that are never ``fields``.
 OWN_KEYS: Final = frozenset(a.name for a in fields(Event)) - {"fields"}
-# Without the key where it says nothing: so the hashes of events from before it stay.
+# The key is left out if it is empty, so that the hashes of older events stay valid.
 _plain_to_json = make_dict_unstructure_fn(Event, CONVERTER, claimed=override(omit_if_default=True))
 _plain_from_json = make_dict_structure_fn(Event, CONVERTER)
 

@@ -1,4 +1,4 @@
-"""What can be on a recording? Frames: one thing that happened, at a time, on a channel."""
+"""What can be in a recording? Frames: one event each, with a time and a channel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attrs import frozen
 
 
 class FrameKind(IntEnum):
-    """Stable numbers of docs/protocols/tape; a reader skips those that it does not know.
+    """Stable numbers of docs/protocols/tape; a reader skips unknown ones.
 
     ``data`` are raw bytes for OUTPUT, ERROR and INPUT, and one JSON object for all others.
     """
@@ -33,7 +33,7 @@ class FrameKind(IntEnum):
     GAP = 17
 
 
-#: What the data of each kind are; the documentation is printed from this.
+#: The data of each kind; the documentation is made from this.
 KIND_MEANINGS: Final = {
     FrameKind.START: "the recording begins: who, where, when",
     FrameKind.END: "it ends: ``reason``",
@@ -46,8 +46,8 @@ KIND_MEANINGS: Final = {
     FrameKind.INPUT: "bytes that the client sent, only if a role asks for it",
     FrameKind.RESIZE: "the window changed: ``columns``, ``rows``",
     FrameKind.EXIT: "the program ended: ``status``, or ``signal`` and ``core``",
-    FrameKind.JOIN: "somebody joined: ``user``",
-    FrameKind.LEAVE: "somebody left: ``user``",
+    FrameKind.JOIN: "a user joined: ``user``",
+    FrameKind.LEAVE: "a user left: ``user``",
     FrameKind.SFTP: "one operation on a file",
     FrameKind.FORWARD: "what listens for the client, see below",
     FrameKind.COMMAND: "a program was executed (from the kernel)",

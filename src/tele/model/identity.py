@@ -1,4 +1,4 @@
-"""Who is somebody? What a certificate says of the one who holds it."""
+"""Who is the holder of a certificate, and who calls the API?"""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Final
 
 from attrs import Factory, field, frozen
 
-#: When a certificate was issued that does not say it: any revocation covers it.
+#: The time of issue of a certificate that has none: any revocation covers it.
 UNKNOWN_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class HostRole(str, Enum):
-    """What a host certificate lets its holder be."""
+    """The roles of hosts."""
 
     NODE = "node"
     PROXY = "proxy"
@@ -23,10 +23,10 @@ class HostRole(str, Enum):
 
 @frozen
 class UserIdentity:
-    """A person, as their user certificate (SSH or X.509) says.
+    """A user, by their user certificate (SSH or X.509).
 
-    ``issued`` is to the second. Both certificates of one log-in have the same ``serial``; 0 is that
-    of somebody without one.
+    ``issued`` is in whole seconds. Both certificates of one login have the same ``serial``; 0 is no
+    certificate.
     """
 
     user: str
@@ -43,10 +43,10 @@ class UserIdentity:
 
 @frozen
 class HostIdentity:
-    """A machine in one of its roles, as its host certificate (SSH or X.509) says.
+    """A host in one of its roles, by its host certificate (SSH or X.509).
 
-    ``host_id`` is a UUID that auth makes when the host joins; ``name`` is what people call it.
-    ``issued`` is to the second.
+    ``host_id`` is a UUID that auth makes when the host joins; ``name`` is its name for users.
+    ``issued`` is in whole seconds.
     """
 
     host_id: str
@@ -66,12 +66,11 @@ def _always() -> bool:
 
 @frozen
 class Caller:
-    """Who makes an API call. ``identity`` is None before login and join.
+    """The caller of the API. ``identity`` is None before login and join.
 
-    ``remote_addr`` is where they come from. For a call that a proxy passed on it is the proxy's
-    word, and ``proxy_addr`` the address that auth itself saw.
-    ``present()`` is whether they still wait for the answer: work that costs much is not begun
-    for those who have left.
+    ``remote_addr`` is the client's address. For a call through a proxy it is the proxy's claim, and
+    ``proxy_addr`` is the address that auth itself saw. ``present()`` is whether the client still
+    waits for the answer: expensive work is not begun for a client that has disconnected.
     """
 
     identity: Identity | None
@@ -81,5 +80,5 @@ class Caller:
 
     @property
     def seen_addr(self) -> str:
-        """The address that auth itself saw: what a proxy says proves nothing of a host."""
+        """The address that auth itself saw: a proxy's claim proves nothing about a host."""
         return self.proxy_addr or self.remote_addr

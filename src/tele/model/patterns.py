@@ -1,8 +1,7 @@
 """Does a text match a pattern with ``*`` and ``?``?
 
-Invariant: a match takes a fixed number of looks at each character of the text, and of the pattern,
-whatever they are. Between two stars the first place that fits is the right one, so that nothing
-is tried again.
+Invariant: a match takes linear time. Between two stars the first match is the right one, so that
+there is no backtracking.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ def matches(pattern: str, text: str) -> bool:
 
 
 def _fits(piece: str, text: str) -> bool:
-    """Whether a piece without stars covers ``text``, which is as long."""
+    """Whether a piece without stars matches ``text`` of the same length."""
     if "?" not in piece:
         return piece == text
     return all(wanted in ("?", given) for wanted, given in zip(piece, text, strict=True))
 
 
 def _find(piece: str, text: str, start: int, end: int) -> int:
-    """Return where ``piece`` fits first between ``start`` and ``end``, or -1.
+    """Return where ``piece`` matches first between ``start`` and ``end``, or -1.
 
-    Bit n of ``begun`` is set while the last n + 1 characters fit the first n + 1 of the piece
-    (the shift-and algorithm): each character of the text is looked at once.
+    Bit n of ``begun`` is set while the last n + 1 characters match the first n + 1 of the piece
+    (the shift-and algorithm): each character of the text is read once.
     """
     anything = sum(1 << n for n, wanted in enumerate(piece) if wanted == "?")
     fitting: dict[str, int] = {}

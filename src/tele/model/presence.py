@@ -1,4 +1,4 @@
-"""Which machines are there, and are they alive?"""
+"""What does a host announce, and what is listed of it?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from tele.model.bounds import AtMost
 from tele.model.identity import HostRole
-from tele.model.resources import NAME
+from tele.model.names import NAME
 
 ANNOUNCE_PERIOD = timedelta(seconds=30)
 OFFLINE_AFTER = timedelta(seconds=90)
@@ -31,7 +31,7 @@ class Mode(str, Enum):
 
 
 class Status(str, Enum):
-    """``offline`` 90 seconds after the last word."""
+    """``offline`` 90 seconds after the last announcement."""
 
     ONLINE = "online"
     OFFLINE = "offline"
@@ -39,11 +39,11 @@ class Status(str, Enum):
 
 @frozen
 class Presence:
-    """What a host says of itself every 30 seconds. ``addresses`` are ``host:port``.
+    """The announcement of a host, every 30 seconds. ``addresses`` are ``host:port``.
 
-    ``tunnels`` are the host ids of the proxies that a node has a tunnel to; ``peer`` is the
-    address where other proxies reach a proxy, ``peer_header`` whether connections to it begin
-    with a header of the PROXY protocol.
+    ``tunnels`` are the host ids of the proxies that a node has a tunnel to; ``peer`` is the address
+    of a proxy for other proxies, ``peer_header`` whether connections to it begin with a header of
+    the PROXY protocol.
     """
 
     name: str = field(validator=NAME)
@@ -60,7 +60,7 @@ class Presence:
 
 @frozen
 class Host:
-    """A member of the cluster as the store knows it; ``tele ls`` prints nodes in this form."""
+    """A listed host; ``tele ls`` prints nodes in this form."""
 
     id: str
     name: str

@@ -1,4 +1,4 @@
-"""What can an administrator say about a cluster? Resources: kind, version, metadata, spec."""
+"""What can an administrator configure? Resources: kind, version, metadata, spec."""
 
 from __future__ import annotations
 
@@ -7,28 +7,18 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
 
-from attrs import Factory, field, fields, frozen
+from attrs import Factory, asdict, field, fields, frozen
 
-from tele.model.bounds import AtMost, Between, OneOf, Pattern
+from tele.model.bounds import OMITTED, AtMost, Between, OneOf
+from tele.model.names import NAME
 
-#: Names of users, roles and nodes: what is safe in a file name, a URL and a certificate.
-NAME_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,126}[A-Za-z0-9])?"
-NAME = Pattern(NAME_PATTERN)
-#: New names of hosts: for ssh, what is before an ``@`` is a login.
-HOST_NAME_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?"
-HOST_NAME = Pattern(HOST_NAME_PATTERN)
-
-#: Of a field that JSON leaves out while it has its default: what leaves it out means something
-#: else than what says yes or no, or hosts of an older version do not know it.
-OMITTED: Mapping[str, bool] = {"omitted": True}
-
-#: Connections of one user that a node forwards at once, where no role says fewer or more.
+#: The default of ``max_forwards``.
 MAX_FORWARDS = 1024
 
 
 @frozen
 class Metadata:
-    """``revision`` is the store's, 0 for what is not stored yet; sent back, it guards a change."""
+    """``revision`` is the store's, 0 before it is stored; a change with an old one is refused."""
 
     name: str = field(validator=NAME)
     description: str = ""
@@ -39,11 +29,10 @@ class Metadata:
 
 @frozen
 class Rule:
-    """Lets a role do ``verbs`` (list, read, create, update, delete, or ``*``) to ``resources``.
+    """Allows a role ``verbs`` (list, read, create, update, delete, or ``*``) on ``resources``.
 
-    Resources are the kinds below and ``node``, ``token``, ``recording``,
-    ``session``, ``event``, ``authority``, ``lock``; ``*`` is all of them. A rule of which a
-    part would do nothing is refused.
+    Resources are the kinds below and ``node``, ``token``, ``recording``, ``session``, ``event``,
+    ``authority``, ``lock``; ``*`` is all of them. A rule with a part that has no effect is refused.
     """
 
     resources: tuple[str, ...]
@@ -60,14 +49,14 @@ class Conditions:
 
 
 def keepalive_problem(value: timedelta) -> str:
-    """Say what is wrong with an interval of keepalives, or nothing."""
+    """Return what is wrong with an interval of keepalives, or nothing."""
     return "" if not value or value >= timedelta(seconds=1) else "at least 1s, or 0s for never"
 
 
 class SessionRecording(str, Enum):
-    """What becomes of a session that cannot be recorded, as on a full disk.
+    """Whether a session starts that cannot be recorded, as on a full disk.
 
-    ``best_effort``: it goes on, the audit says so, and it is recorded from when there is room.
+    ``best_effort``: it starts, with an event, and is recorded as soon as there is space.
     ``strict``: it is refused.
     """
 
@@ -77,20 +66,20 @@ class SessionRecording(str, Enum):
 
 @frozen
 class RoleOptions:
-    """How a permitted connection may be used. Where several roles speak, the stricter wins.
+    """How a permitted connection may be used. Of several roles the strictest option holds.
 
-    ``force_command`` is run in place of whatever is asked for, by the account's shell without
-    that shell's start-up files; ``internal-sftp`` leaves files only. ``forward_agent`` and
-    ``port_forwarding`` None is what a role means that does not name them: allowed, but not
-    beside a forced command, which they could get around.
+    ``force_command`` runs in place of any requested command, by the account's shell without that
+    shell's start-up files; ``internal-sftp`` allows file transfer only. ``forward_agent`` and
+    ``port_forwarding`` None is not set: allowed, but not beside a forced command, which they could
+    get around.
 
-    ``client_keepalive``: after so much silence an SSH client is asked whether it is there; nought
-    is never, and None what the cluster says. ``max_forwards``: connections that a user may have
-    forwarded at once on a node, over all connections to it; more of them wait.
+    ``client_keepalive`` is the interval of keepalives to an SSH client without traffic; 0 is never,
+    None the cluster's default. ``max_forwards`` is how many connections of a user a node forwards
+    in parallel, over all SSH connections; more of them wait.
 
-    ``record`` says whether a session that cannot be recorded is refused. ``break_glass`` lets in
-    whom this role lets in also then, whatever other roles say, and when a node has no room for its
-    audit: for those who have to make room.
+    ``record`` is whether a session that cannot be recorded is refused. With ``break_glass`` the
+    users of this role log in also then, whatever other roles have, and when a node cannot store its
+    audit: for those who have to free space.
     """
 
     max_session_ttl: timedelta = timedelta(hours=30)
@@ -137,7 +126,7 @@ class UserSpec:
 
 @frozen
 class User:
-    """A person. The password is kept elsewhere and is never part of this."""
+    """A user. The password is stored elsewhere."""
 
     metadata: Metadata
     spec: UserSpec = UserSpec()
@@ -148,9 +137,8 @@ class User:
 class RecordingMode(str, Enum):
     """Where sessions are recorded.
 
-    Only :data:`RECORDING_MODES` work. The others are refused where they are set, and a node or
-    proxy that is told one lets nobody in; so it does with ``UNKNOWN``, which stands for what a
-    newer auth says.
+    Only :data:`RECORDING_MODES` work. Others are refused where they are set, and a node or proxy
+    that gets one accepts no logins; the same holds for ``UNKNOWN``, a mode of a newer auth.
     """
 
     NODE = "node"
@@ -166,14 +154,14 @@ RECORDING_MODES = (RecordingMode.NODE, RecordingMode.OFF)
 
 
 def mode_problem(mode: RecordingMode) -> str:
-    """Return why ``mode`` cannot be had, or nothing."""
+    """Return why ``mode`` is not supported, or nothing."""
     if mode in RECORDING_MODES:
         return ""
     return "sessions are recorded by the nodes (node) or not at all (off); there is no other mode"
 
 
 def host_keys_problem(checked: bool) -> str:
-    """Return why a proxy cannot check host keys or not check them as ``checked`` says."""
+    """Return why this value of ``proxy_checks_host_keys`` is not supported, or nothing."""
     return "" if checked else "host keys are always checked; leave this key out"
 
 
@@ -188,7 +176,7 @@ class RecordingSettings:
 
     @property
     def problem(self) -> str:
-        """Why these settings cannot be had, or nothing."""
+        """Why these settings are not supported, or nothing."""
         if wrong := mode_problem(self.mode):
             return f"session_recording mode {self.mode.value}: {wrong}"
         if wrong := host_keys_problem(self.proxy_checks_host_keys):
@@ -196,15 +184,15 @@ class RecordingSettings:
         return ""
 
 
-#: What a person reads on their terminal is one line of this many characters at most.
+#: The longest message to a user's terminal, which is one line.
 MESSAGE_LIMIT = 160
 
 
 @frozen
 class LockTarget:
-    """Whom or what a lock stops; exactly one field is given.
+    """The target of a lock; exactly one field is given.
 
-    ``login`` is an OS account on every node, ``login_session`` all certificates of one log-in,
+    ``login`` is an OS account on every node, ``login_session`` all certificates of one login,
     ``certificate`` the serial of one (decimal, as ``ssh-keygen -L`` prints it), and ``session`` one
     connection.
     """
@@ -237,8 +225,7 @@ class LockTarget:
         }
 
     def _given(self) -> list[tuple[str, str]]:
-        said = [(each.name, getattr(self, each.name)) for each in fields(LockTarget)]
-        return [(name, value) for name, value in said if value is not None]
+        return [(name, value) for name, value in asdict(self).items() if value is not None]
 
     @property
     def what(self) -> tuple[str, str]:
@@ -248,7 +235,7 @@ class LockTarget:
 
 @frozen
 class LockSpec:
-    """``message`` is shown to the one who is locked out. Auth fills in ``created_by``."""
+    """``message`` is shown to the locked user. Auth fills in ``created_by``."""
 
     target: LockTarget
     message: str = field(default="", validator=AtMost(MESSAGE_LIMIT))
@@ -257,7 +244,7 @@ class LockSpec:
 
 @frozen
 class Lock:
-    """Stops somebody, or something, at once."""
+    """Stops a user, a host or a session, running connections included."""
 
     metadata: Metadata
     spec: LockSpec

@@ -1,8 +1,7 @@
-"""Which certificates are worth nothing, or less than they say, before they expire?
+"""Which certificates are revoked, wholly or in part, before they expire?
 
-A certificate cannot be taken back from its holder. So auth tells nodes and proxies from which
-moment on the certificates of a user or a host count no more. What was issued later, after the
-user or the host came back, is not touched.
+Auth publishes to nodes and proxies until which time of issue the certificates of a user or a host
+are revoked. Certificates that were issued later are not concerned.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from tele.model.identity import HostRole
 
 @frozen
 class HostRevocation:
-    """Certificates of this host in this role that were issued before ``before`` are void."""
+    """Certificates of this host in this role that were issued before ``before`` are revoked."""
 
     host_id: str
     role: HostRole
@@ -27,12 +26,12 @@ class HostRevocation:
 
 @frozen
 class UserRevocation:
-    """What certificates of ``user`` are still worth.
+    """The revoked certificates of ``user``.
 
-    Those issued before ``removed`` are void: that user does not exist any more. Those issued
-    before ``narrowed`` count for ``roles`` and ``traits`` at most: the user has lost others, or was
-    given some, which may deny what the certificate allows. From ``expires`` on, those issued
-    before it are void.
+    Those issued before ``removed`` are revoked: that user does not exist any more. Those issued
+    before ``narrowed`` are limited to ``roles`` and ``traits``: the user has lost others, or was
+    given some, which may deny what the certificate allows. From ``expires`` on, those issued before
+    it are revoked.
     """
 
     user: str
@@ -44,9 +43,8 @@ class UserRevocation:
 
 
 def revoked_before(now: datetime) -> datetime:
-    """Return the time that revokes all that was issued up to ``now``.
+    """Return the ``before`` that revokes all certificates issued up to ``now``.
 
-    Certificates know whole seconds. What replaces a certificate is issued at this time at the
-    earliest.
+    Certificates have whole seconds. A replacement is issued at this time at the earliest.
     """
     return now.astimezone(UTC).replace(microsecond=0) + timedelta(seconds=1)

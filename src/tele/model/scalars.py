@@ -1,9 +1,7 @@
-"""How are numbers, times, lengths of time and bytes written in JSON?
+"""How are numbers, times, durations and bytes written in JSON?
 
-Each has one rule here, a pattern or a range, which both reads it and describes it
-(:data:`SCHEMAS`, in JSON Schema), so that the published description cannot say anything else.
-
-Times are RFC 3339 in UTC, lengths of time read ``1h30m``, bytes are base64, integers have 64 bits.
+Each has one rule, a pattern or a range, by which it is both read and described (:data:`SCHEMAS`, in
+JSON Schema). Times are RFC 3339 in UTC, durations ``1h30m``, bytes base64, integers have 64 bits.
 """
 
 from __future__ import annotations
@@ -17,13 +15,13 @@ from typing import Any, Final
 
 from tele.errors import quoted
 
-#: Characters of a number, a time or a length of time: all that mean something are shorter.
+#: Characters of a number, a time or a duration: all useful ones are shorter.
 SCALAR_LIMIT: Final = 64
-#: What stores and other readers take.
+#: The range that stores and other readers accept.
 LEAST_INTEGER: Final = -(2**63)
 GREATEST_INTEGER: Final = 2**63 - 1
 
-# So few digits that their sum is a timedelta in any case.
+# Few enough digits for a timedelta.
 _DURATION: Final = re.compile(
     r"(?=.)(?:([0-9]{1,8})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9}(?:\.[0-9]{1,6})?)s)?"
 )
@@ -36,7 +34,7 @@ _SECONDS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
 def whole(pattern: str) -> str:
-    """Return the regular expression of JSON Schema for a text that is all of ``pattern``."""
+    """Return the regular expression of JSON Schema that matches ``pattern`` as a whole."""
     return f"^(?:{pattern})$"
 
 
@@ -67,7 +65,7 @@ def check_integer(value: int, least: int = LEAST_INTEGER, greatest: int = GREATE
 
 
 def format_duration(value: timedelta) -> str:
-    """Return ``1d2h3m4s`` without the parts that are nought; nothing at all is ``0s``."""
+    """Return ``1d2h3m4s`` without the parts that are 0; an empty duration is ``0s``."""
     rest, fraction = value.days * 86400 + value.seconds, value.microseconds
     parts = []
     for unit in "dhm":
@@ -82,10 +80,7 @@ def format_duration(value: timedelta) -> str:
 
 
 def parse_duration(text: str) -> timedelta:
-    """Read ``12h``, ``1d12h`` or ``90s``.
-
-    Raises ValueError with a sentence on anything else, negative lengths included.
-    """
+    """Read ``12h``, ``1d12h`` or ``90s``. Raises ValueError on anything else."""
     match = _DURATION.fullmatch(text) if len(text) <= SCALAR_LIMIT else None
     if match is None:
         raise ValueError(f"{text[:64]!r} is not a length of time such as 12h, 90s or 1h30m")

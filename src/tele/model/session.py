@@ -1,7 +1,7 @@
-"""What happened on a connection? Sessions that run, and recordings that are kept.
+"""What are a session, its recording and its manifest?
 
-A session is one authenticated SSH connection: all its channels share one id, which
-is also the id of its recording.
+A session is one authenticated SSH connection: all its channels share one id, which is also the id
+of its recording.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from attrs import frozen
 
 @frozen
 class RecordingStart:
-    """What is known when a session starts; the first frame of its recording.
+    """The facts of a session at its start; the first frame of its recording.
 
-    ``kind`` is ``ssh``. ``started`` is wall time, all frames count from it.
+    ``kind`` is ``ssh``. ``started`` is wall time; the times of frames are relative to it.
     """
 
     id: str
@@ -34,11 +34,11 @@ class RecordingStart:
 
 @frozen
 class Launched:
-    """What is launched for one channel, whatever the client asked for.
+    """The program that is launched for one channel, whatever the client requested.
 
-    ``kind`` is ``shell``, ``exec`` (a command line) or ``subsystem`` (no shell at all), and
-    ``command`` the command line or the subsystem's name. ``files`` is true for the file
-    server, whose bytes are files and not a person's work.
+    ``kind`` is ``shell``, ``exec`` (a command line) or ``subsystem`` (without a shell), and
+    ``command`` the command line or the subsystem's name. ``files`` is true for the file server,
+    whose bytes are files and not a terminal session.
     """
 
     kind: str
@@ -47,7 +47,7 @@ class Launched:
 
 
 class SessionStatus(str, Enum):
-    """Whether a session that has not ended runs: not known while its node is offline."""
+    """Whether a session that has not ended runs: unknown while its node is offline."""
 
     RUNNING = "running"
     UNKNOWN = "unknown"
@@ -55,11 +55,9 @@ class SessionStatus(str, Enum):
 
 @frozen
 class Session:
-    """A session that has not ended. ``started`` is its node's word, ``received`` when auth heard of
-    it.
+    """A session that has not ended. ``started`` is the node's time, ``received`` auth's.
 
-    ``status`` and ``node_seen``, the node's last word if it is offline, are as of the moment of
-    asking.
+    ``status`` and ``node_seen``, the last announcement of an offline node, are as of the response.
     """
 
     id: str
@@ -80,10 +78,10 @@ class Session:
 class Recording:
     """A row of ``tele recordings ls``. ``size`` is in stored (compressed) bytes.
 
-    ``complete`` is false until the signed manifest is there, whatever ``ended`` says.
-    ``incomplete`` says why it was closed without being whole; nothing while it is open or complete.
-    ``node`` and ``node_id`` are what auth knows of the host that sends it. ``started`` and
-    ``ended`` are what that host says; ``received`` is when auth first heard of the session.
+    ``complete`` is false until the signed manifest is stored, whatever ``ended`` is. ``incomplete``
+    is why it was closed without being complete; empty while it is open or complete. ``node`` and
+    ``node_id`` are auth's knowledge of the host that sends it. ``started`` and ``ended`` are that
+    host's times; ``received`` is when auth received the start.
     """
 
     id: str
@@ -103,13 +101,12 @@ class Recording:
 
 
 class RecordingState(str, Enum):
-    """How far a recording is, as auth knows.
+    """The state of a recording, as auth knows it.
 
-    ``running``: its node is online and has not said that the session ended. ``ended``: the
-    session ended, but its node has not sent all of it. ``unfinished``: nobody said that it
-    ended, and its node is gone or does not know of it any more. ``incomplete``: it is closed, by
-    its node or by auth, though a part of it is lost or never came; :attr:`Recording.incomplete`
-    says why.
+    ``running``: its node is online and has not reported the end of the session. ``ended``: the
+    session ended, but its node has not sent all of it. ``unfinished``: the end was not reported,
+    and its node is offline or does not know the session any more. ``incomplete``: it was closed, by
+    its node or by auth, and a part of it is missing; :attr:`Recording.incomplete` is the reason.
     """
 
     RUNNING = "running"
@@ -121,9 +118,9 @@ class RecordingState(str, Enum):
 
 @frozen
 class ChunkDigest:
-    """One chunk as the manifest names it; ``sha256`` is hex, of the stored bytes.
+    """One chunk in a manifest; ``sha256`` is hex, of the stored bytes.
 
-    Of a chunk that is lost ``size`` is 0 and ``sha256`` empty, if its node does not know them.
+    For a lost chunk ``size`` is 0 and ``sha256`` empty, if its node does not know them.
     """
 
     number: int
@@ -133,12 +130,11 @@ class ChunkDigest:
 
 @frozen
 class Manifest:
-    """Closes a recording; signed by the host key of the one who recorded.
+    """Closes a recording; signed by the host key of its recorder.
 
-    ``host_certificate`` is the signer's SSH host certificate (one line),
-    ``signature`` an SSH signature blob over what :func:`tele.tape.verify.to_sign` returns.
-    ``recovered`` says that the recorder died and the
-    spool was closed after its restart.
+    ``host_certificate`` is the signer's SSH host certificate (one line), ``signature`` an SSH
+    signature blob over what :func:`tele.tape.verify.to_sign` returns. ``recovered``: the recorder
+    was killed, and the spool was closed after its restart.
     """
 
     id: str

@@ -1,10 +1,11 @@
-"""What may somebody do on this node, once they are in? The avatar.
+"""What may an authenticated client do on this node? Its avatar.
 
 Invariants:
 
 * The grant is decided at login, and again when the cluster's rules change; here it is only read,
   and what it does not give is refused.
-* Everything that is started or reached is an event first, and a recording if there is one.
+* Everything that is started or connected to is an audit event, and is recorded if there is a
+  recording.
 * Nothing new begins after the certificate has expired.
 * Each connection counts for its user, like everything that is opened on it.
 """
@@ -18,8 +19,6 @@ from twisted.conch.avatar import ConchUser
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from tele.admission.slots import Slots
-from tele.capacity.descriptors import Account
 from tele.conch.connection.permissions import IPermissions
 from tele.conch.forwarding.local import (
     LOCAL_CHANNEL,
@@ -34,13 +33,11 @@ from tele.conch.session.session_forwarding import ISessionForwards
 from tele.errors import AccessDenied, TeleError
 from tele.loop import Expiry
 from tele.membership.audit_reporter import AuditReporter, cut
-from tele.model.access import Denied, GatewayPorts, Grant, Reason
+from tele.model.access import Denied, Grant, Reason
 from tele.model.session import Launched
 from tele.node.forward_record import ForwardRecords
-from tele.node.forwards import Forwards
+from tele.node.forwards import ForwardingResources, Forwards
 from tele.node.programs import ConnectionContext, NodePrograms, Program
-from tele.node.user_sockets import UserSockets
-from tele.outbound.name_lookup import NameResolver
 from tele.recording.tee import ConnectionTape, RecordedPrograms
 from tele.spawner.control_groups import EXPELLED_GRACE
 
@@ -53,27 +50,23 @@ _CHANNELS: Final[dict[bytes, Any]] = {
 
 
 @implementer(ISessionPrograms)
-class Visitor(ConchUser):
-    """One person on one connection. ``grant`` is what they may do."""
+class NodeAvatar(ConchUser):
+    """A user on one connection. ``grant`` is what they may do."""
 
     def __init__(
         self,
         reactor: Any,
-        visit: ConnectionContext,
+        context: ConnectionContext,
         programs: NodePrograms,
         tape: ConnectionTape | None,
         audit: AuditReporter,
-        sockets: UserSockets,
-        gateway: GatewayPorts,
-        names: NameResolver,
-        account: Account,
-        slots: Slots,
+        forwarding: ForwardingResources,
     ) -> None:
-        """Raise :class:`Unavailable` if the user has too many connections and the like."""
+        """Raise :class:`Unavailable` if the user has no descriptors left."""
         super().__init__()
-        self._lease = account.take()
-        self.visit = visit
-        #: Why they may not be here any more, if that was decided.
+        self._lease = forwarding.account.take()
+        self.context = context
+        #: Why access ended, once it has.
         self.ended: Denied | None = None
         self._running: dict[Program, None] = {}
         self._reactor = reactor
@@ -82,28 +75,25 @@ class Visitor(ConchUser):
         self._plain = programs
         self._audit = audit
         self._began = reactor.seconds()
-        self._expiry = Expiry(reactor, visit.grant.expires)
+        self._expiry = Expiry(reactor, context.grant.expires)
         self._interactive = False
-        self._sockets = sockets
-        self._gateway = gateway
-        self._names = names
-        self._account = account
-        self._slots = slots
-        self._forwards_made: Forwards | None = None
+        self._forwarding = forwarding
+        self._made_forwards: Forwards | None = None
         self.channelLookup = _CHANNELS
 
     def __str__(self) -> str:
-        """Who it is, for the log."""
-        return f"{self.grant.identity.user} as {self.grant.login}, session {self.visit.session_id}"
+        """Return user, login and session, for the log."""
+        user, session = self.grant.identity.user, self.context.session_id
+        return f"{user} as {self.grant.login}, session {session}"
 
     def __conform__(self, interface: Any) -> Any:
-        """Forwards and permissions are other objects': see ``zope.interface``."""
+        """Forwards and permissions are other objects: see ``zope.interface``."""
         if interface is IPermissions:
             return self.grant
         return self._forwards if interface in (IForwarder, IListener, ISessionForwards) else None
 
     def gotGlobalRequest(self, requestType: bytes, data: bytes) -> Any:
-        """Listen for the client, or do not any more."""
+        """Open or close a listener of the client (RFC 4254, section 7.1)."""
         if requestType in REQUESTS:
             return answer_request(requestType, data, self)
         return super().gotGlobalRequest(requestType, data)
@@ -111,47 +101,43 @@ class Visitor(ConchUser):
     @property
     def _forwards(self) -> Forwards:
         """What is forwarded, made when it is first needed: most connections forward nothing."""
-        if self._forwards_made is None:
-            self._forwards_made = Forwards(
+        if self._made_forwards is None:
+            self._made_forwards = Forwards(
                 self._reactor,
-                self.visit,
-                self._sockets,
-                ForwardRecords(self._reactor, self.visit, self._audit, self._tape),
-                self._gateway,
+                self.context,
+                self._forwarding,
+                ForwardRecords(self._reactor, self.context, self._audit, self._tape),
                 self._check,
                 lambda: self.conn,
-                self._names,
-                self._account,
-                self._slots,
             )
-        return self._forwards_made
+        return self._made_forwards
 
     @property
     def grant(self) -> Grant:
-        """What they may do now."""
-        return self.visit.grant
+        """What the user may do now."""
+        return self.context.grant
 
     @property
     def keepalive_interval(self) -> float:
         """See :mod:`tele.conch.transport.keepalive`."""
-        said = self.grant.client_keepalive
-        return 0.0 if said is None else said.total_seconds()
+        interval = self.grant.client_keepalive
+        return 0.0 if interval is None else interval.total_seconds()
 
     def regranted(self, grant: Grant) -> None:
-        """They may do something else now: what begins from now on is held by it.
+        """The grant has changed; it applies to what begins from now on.
 
-        Nobody listens any more for what may not be forwarded; what was let through goes on.
+        Listeners that it does not permit are closed; open forwarded connections go on.
         """
-        asked = grant.client_keepalive != self.grant.client_keepalive
-        self.visit.grant = grant
-        if self._forwards_made is not None:
-            self._forwards_made.restrict()
+        changed = grant.client_keepalive != self.grant.client_keepalive
+        self.context.grant = grant
+        if self._made_forwards is not None:
+            self._made_forwards.restrict()
         connection: Any = self.conn
-        if asked and connection is not None:
+        if changed and connection is not None:
             connection.transport.watch_peer()
 
     def expelled(self, denied: Denied) -> None:
-        """They may not be here any more: the connection ends, and they are told why."""
+        """Access has ended: so does the connection, with the reason as its last message."""
         self.ended = denied
         programs = list(self._running)
         for program in programs:
@@ -166,14 +152,15 @@ class Visitor(ConchUser):
         for program in list(self._running):
             program.kill()
 
-    def arrived(self) -> None:
-        """They are in."""
-        self._audit.emit("session.start", self.visit)
+    def logged_in(self) -> None:
+        """The user is logged in."""
+        self._audit.emit("session.start", self.context)
 
-    def left(self) -> None:
-        """The connection is gone."""
+    def logged_out(self) -> None:
+        """The connection has ended."""
         self._lease.release()
-        self._forwards.close()
+        if self._made_forwards is not None:
+            self._made_forwards.close()
         seconds = round(self._reactor.seconds() - self._began, 3)
         recorded = self._tape is not None and self._tape.started
         ended = self.ended
@@ -182,7 +169,7 @@ class Visitor(ConchUser):
         why = {} if ended is None else {"error": cut(ended.message), "reason": ended.reason.value}
         self._audit.emit(
             "session.end",
-            self.visit,
+            self.context,
             seconds=seconds,
             interactive=self._interactive,
             recorded=recorded,
@@ -191,7 +178,7 @@ class Visitor(ConchUser):
         )
 
     def _unrecorded(self) -> dict[str, str]:
-        """Return what an event says of a session that could not be recorded from its start."""
+        """Return the fields of an event of a session that is not recorded from its start."""
         problem = "" if self._tape is None else self._tape.problem
         return {"unrecorded": cut(problem)} if problem else {}
 
@@ -233,19 +220,19 @@ class Visitor(ConchUser):
                 self._with_agent(request), channel_number, launching
             )
         except TeleError as error:
-            self._audit.emit(name, self.visit, error=cut(str(error)), **fields)
+            self._audit.emit(name, self.context, error=cut(str(error)), **fields)
             raise
         self._interactive = self._interactive or request.pty is not None
         fields |= self._unrecorded()
-        if getattr(program, "cgroup", 0):
+        if isinstance(program, Program) and program.cgroup:
             fields["cgroup"] = program.cgroup
-        self._audit.emit(name, self.visit, **fields)
+        self._audit.emit(name, self.context, **fields)
         if isinstance(program, Program):
             self._follow(program)
         return program
 
     def _follow(self, program: Program) -> None:
-        """Know what runs, to end it with its person."""
+        """Keep a running program, to end it when access ends."""
         self._running[program] = None
 
         def ended(how: Exit) -> Exit:
@@ -254,9 +241,9 @@ class Visitor(ConchUser):
 
         program.exited.addCallback(ended)
         if self.ended is not None:
-            # They were expelled while it was being started.
+            # Access ended while it was being started.
             program.expel()
 
     def _with_agent(self, request: ProgramRequest) -> ProgramRequest:
-        made = self._forwards_made
+        made = self._made_forwards
         return request if made is None else evolve(request, agent=made.agent_path)

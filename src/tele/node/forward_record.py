@@ -1,17 +1,19 @@
-"""What is said of a forward, in the audit and on the recording?
+"""Which events and frames does a forward leave in the audit and on the recording?
 
 Invariants:
 
 * Each forward and each connection of it is an event at its beginning and at its end, and
   frames on the recording: what and where to, and how much it carried; never what it carried.
-* Others than the client can connect to what listens for it, and a client can ask in a loop for
-  what it does not get: of both events are made at a rate, and the rest are counted.
+* Events of connections that others than the client made, and of refused ones, are limited in
+  rate; the next event has the number of those that were left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Final
+
+from twisted.internet.interfaces import IReactorTime
 
 from tele.admission.rate_limiter import RateLimiter, ReportLimiter
 from tele.membership.audit_reporter import AuditReporter, cut
@@ -26,23 +28,23 @@ ACCEPTED_PER_SECOND: Final = 20.0
 
 
 class ForwardRecords:
-    """Says what is forwarded on one connection."""
+    """Records what is forwarded on one connection."""
 
     def __init__(
         self,
-        reactor: Any,
-        visit: ConnectionContext,
+        clock: IReactorTime,
+        context: ConnectionContext,
         audit: AuditReporter,
         tape: ConnectionTape | None,
     ) -> None:
-        self._visit = visit
+        self._context = context
         self._audit = audit
         self._tape = tape
-        self._clock = reactor
+        self._clock = clock
         self._limiter = ReportLimiter(RateLimiter(ACCEPTED_BURST, ACCEPTED_PER_SECOND))
 
     async def ready(self) -> None:
-        """Return when there is something to record on; raises a TeleError if there cannot be."""
+        """Return when the recording is open. Raises a TeleError if it cannot be."""
         if self._tape is not None:
             await self._tape.ready()
 
@@ -53,15 +55,15 @@ class ForwardRecords:
 
     def emit(self, event: str, **fields: Any) -> None:
         """Make an event."""
-        self._audit.emit(event, self._visit, **fields)
+        self._audit.emit(event, self._context, **fields)
 
-    def listens(self, event: str, **fields: Any) -> None:
-        """Something listens for the client from now on, or would not: ``error``."""
+    def listening(self, event: str, **fields: Any) -> None:
+        """A listener of the client was opened, or failed with ``error``."""
         self.note(0, FrameKind.FORWARD, action="listen", **fields)
         self.emit(event, **fields)
 
-    def listens_no_more(self, event: str, **fields: Any) -> None:
-        """It does not any more."""
+    def stopped_listening(self, event: str, **fields: Any) -> None:
+        """A listener was closed."""
         self.note(0, FrameKind.FORWARD, action="close", **fields)
         self.emit(f"{event}.end", **fields)
 
@@ -71,17 +73,17 @@ class ForwardRecords:
 
     def connected(self, accepted: bool, **fields: Any) -> bool:
         """A connection was made, or refused; return whether it is an event."""
-        rationed = accepted or "error" in fields
-        unsaid = self._limiter.admit(self._clock.seconds()) if rationed else 0
-        if unsaid:
-            fields["others_not_listed"] = unsaid
-        if unsaid is not None:
+        limited = accepted or "error" in fields
+        left_out = self._limiter.admit(self._clock.seconds()) if limited else 0
+        if left_out:
+            fields["others_not_listed"] = left_out
+        if left_out is not None:
             self.emit("forward", **fields)
-        return unsaid is not None
+        return left_out is not None
 
 
 class ForwardRecord:
-    """What becomes of one connection (:class:`tele.conch.connection.relay.RelayObserver`)."""
+    """Records one connection (:class:`tele.conch.connection.relay.RelayObserver`)."""
 
     def __init__(
         self, records: ForwardRecords, kind: str, fields: dict[str, str], accepted: bool
@@ -90,29 +92,29 @@ class ForwardRecord:
         self._fields = {"kind": kind, **{name: cut(text) for name, text in fields.items()}}
         self._accepted = accepted
         self._number = 0
-        self._said = False
-        #: Called when there is no connection, or no more.
-        self.over: Callable[[], object] = lambda: None
+        self._reported = False
+        #: Called when the connection is refused or closed.
+        self.on_end: Callable[[], object] = lambda: None
 
     def opened(self, number: int) -> None:
-        """It is made, and is the channel with our ``number``."""
+        """It is open, on the channel with our ``number``."""
         self._number = number + 1
         fields = {name: text for name, text in self._fields.items() if name != "kind"}
         self._records.note(
             self._number, FrameKind.OPEN, kind="forward", forward=self._fields["kind"], **fields
         )
-        self._said = self._records.connected(self._accepted, **self._fields)
+        self._reported = self._records.connected(self._accepted, **self._fields)
 
     def refused(self, reason: Any) -> None:
-        """It is not made. ``reason`` is an exception, or what the client answered."""
+        """It was not opened. ``reason`` is an exception, or the reply of the client."""
         text = cut(str(getattr(reason, "value", reason)))
         self._records.note(0, FrameKind.FORWARD, action="refuse", error=text[:512], **self._fields)
         self._records.connected(self._accepted, error=text, **self._fields)
-        self.over()
+        self.on_end()
 
     def closed(self, sent: int, received: int) -> None:
-        """It is over, after so many bytes to the target and from it."""
+        """It was closed, after so many bytes to the target and from it."""
         self._records.note(self._number, FrameKind.CLOSE, sent=sent, received=received)
-        if self._said:
+        if self._reported:
             self._records.emit("forward.end", sent=sent, received=received, **self._fields)
-        self.over()
+        self.on_end()

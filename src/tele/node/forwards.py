@@ -2,7 +2,7 @@
 
 Invariants:
 
-* Each kind needs its own word of the grant; without it nothing is made or listened on.
+* Each kind needs its own permission of the grant; without it nothing is made or listened on.
 * Paths are the user's business, in a process that is the user; ports below 1024 are root's.
 * What listens ends with the connection, and nothing is made for one that is gone.
 * So many connections of a user are forwarded at once, over all their connections; more wait.
@@ -45,7 +45,7 @@ from tele.conch.session.session_forwarding import (
 from tele.errors import AccessDenied, Unavailable, quoted
 from tele.membership.audit_reporter import cut
 from tele.model.access import GatewayPorts
-from tele.model.addresses import join_address
+from tele.model.addresses import Address
 from tele.node.forward_record import ForwardRecord, ForwardRecords
 from tele.node.ports import addresses_for, listen_for_display, listen_on
 from tele.node.programs import ConnectionContext
@@ -85,26 +85,26 @@ class Display:
 
 @frozen
 class Allowed:
-    """What is asked before anything is made."""
+    """Checks the grant before anything is made."""
 
-    visit: ConnectionContext
+    context: ConnectionContext
     check: Callable[[], None]
 
     def port(self) -> None:
         """Raise :class:`AccessDenied` unless ports and sockets may be forwarded now."""
-        self._need(self.visit.grant.port_forwarding, "port forwarding")
+        self._need(self.context.grant.port_forwarding, "port forwarding")
 
     def agent(self) -> None:
         """Raise it unless an agent may."""
-        self._need(self.visit.grant.agent_forwarding, "agent forwarding")
+        self._need(self.context.grant.agent_forwarding, "agent forwarding")
 
     def display(self) -> None:
         """Raise it unless a display may."""
-        self._need(self.visit.grant.x11_forwarding, "X11 forwarding")
+        self._need(self.context.grant.x11_forwarding, "X11 forwarding")
 
     def listens(self, key: object) -> bool:
         """Whether what listens under ``key`` still may."""
-        grant = self.visit.grant
+        grant = self.context.grant
         if key == _AGENT:
             return grant.agent_forwarding
         if isinstance(key, PortRequest | PathRequest):
@@ -117,41 +117,53 @@ class Allowed:
         self.check()
 
 
+@frozen
+class ForwardingResources:
+    """What forwards of one connection are made with.
+
+    :param sockets: makes UNIX sockets as the login.
+    :param names: looks names up, with a share for each user.
+    :param account: the descriptors of the user.
+    :param slots: who may have one more connection forwarded, by the name of the user.
+    """
+
+    sockets: UserSockets
+    names: NameResolver
+    account: Account
+    slots: Slots
+    gateway_ports: GatewayPorts = GatewayPorts.NO
+
+
 @implementer(IForwarder, IListener, ISessionForwards)
 class Forwards:
-    """Forwards for one visitor. ``check()`` raises when nothing new may begin.
+    """Forwards for one connection.
 
-    ``names`` looks names up, with a share for each user; ``slots`` has who may have one more
-    connection forwarded, by the name of the user.
+    ``check()`` raises when nothing new may begin; ``connection()`` is the SSH connection.
     """
 
     def __init__(
         self,
         reactor: Any,
-        visit: ConnectionContext,
-        made_by: UserSockets,
+        context: ConnectionContext,
+        resources: ForwardingResources,
         records: ForwardRecords,
-        gateway: GatewayPorts,
         check: Callable[[], None],
         connection: Callable[[], Any],
-        names: NameResolver,
-        account: Account,
-        slots: Slots,
     ) -> None:
-        self._account = account
         self._reactor = reactor
-        self._names = names
-        self._user = visit.grant.identity.user
-        self._login = visit.grant.login
-        self._made_by = made_by
+        self._account = resources.account
+        self._names = resources.names
+        self._sockets = resources.sockets
+        self._gateway_ports = resources.gateway_ports
+        self._slots = resources.slots
+        self._user = context.grant.identity.user
+        self._login = context.grant.login
         self._records = records
-        self._gateway = gateway
-        self._allowed = Allowed(visit, check)
-        self._listeners = Listeners(reactor, connection, account.take)
+        self._allowed = Allowed(context, check)
+        self._listeners = Listeners(reactor, connection, self._account.take)
         self._agent_path: bytes | None = None
         self._agent_asked = False
         self._closed = False
-        self._slots = slots
         #: Connections that wait to be forwarded.
         self._waiting: set[Deferred[None]] = set()
 
@@ -168,8 +180,8 @@ class Forwards:
         self._listeners.close()
 
     def restrict(self) -> None:
-        """The grant is another: listen for nothing any more that it does not give, and forward as
-        many connections as it says.
+        """The grant has changed: end listeners that it does not permit, and apply its limit of
+        forwarded connections.
         """
         self._slots.check(self._user)
         for key in self._listeners.all:
@@ -178,7 +190,7 @@ class Forwards:
                 if key == _AGENT:
                     self._agent_path, self._agent_asked = None, False
 
-    # -- to others --------------------------------------------------------------------
+    # -- direct-tcpip, direct-streamlocal ---------------------------------------------
     def connect(
         self, request: ForwardRequest | LocalRequest, factory: IProtocolFactory
     ) -> Deferred[Any]:
@@ -193,8 +205,8 @@ class Forwards:
         else:
             record = self._records.begin(
                 "direct-tcpip",
-                target=join_address(request.host, request.port),
-                originator=join_address(*request.originator),
+                target=str(Address(request.host, request.port)),
+                originator=str(Address(*request.originator)),
             )
         try:
             self._allowed.port()
@@ -222,19 +234,19 @@ class Forwards:
                 f"{self._slots.waiting} connections of {quoted(self._user)} wait to be forwarded"
                 f" here already, beside {self._most()} that are: close some"
             )
-        record.over = lambda: self._slots.leave(slot)
+        record.on_end = lambda: self._slots.leave(slot)
         self._waiting.add(ready)
         try:
             await ready
         except CancelledError:
-            raise Unavailable("the client left while it waited to be forwarded") from None
+            raise Unavailable("the client disconnected while its forward waited") from None
         finally:
             self._waiting.discard(ready)
 
     def _most(self) -> int:
         """Connections that are forwarded at once. Some descriptors are left for sessions."""
-        share = self._account.budget.shares.person * FORWARDS_PART
-        return max(1, min(self._allowed.visit.grant.max_forwards, int(share)))
+        share = self._account.budget.shares.per_user * FORWARDS_PART
+        return max(1, min(self._allowed.context.grant.max_forwards, int(share)))
 
     async def _connect_port(self, request: ForwardRequest, factory: IProtocolFactory) -> Any:
         endpoint = self._names.endpoint(
@@ -245,7 +257,7 @@ class Forwards:
     async def _connect_local(self, request: LocalRequest, factory: IProtocolFactory) -> Any:
         lease = self._account.take(ASKING)
         try:
-            made = await self._made_by.connect(request.path)
+            made = await self._sockets.connect(request.path)
         except BaseException:
             lease.release()
             raise
@@ -254,7 +266,7 @@ class Forwards:
         adopt(self._reactor, made, protocol, lease=lease)
         return protocol
 
-    # -- from others ------------------------------------------------------------------
+    # -- tcpip-forward, streamlocal-forward -------------------------------------------
     def listen(self, request: PortRequest | PathRequest) -> Deferred[int]:
         """See :class:`tele.conch.forwarding.remote.IListener`."""
         if isinstance(request, PathRequest):
@@ -266,45 +278,45 @@ class Forwards:
         return self._listeners.remove(request)
 
     async def _listen_port(self, request: PortRequest) -> int:
-        said = {"kind": "tcpip-forward", "asked": join_address(request.host, request.port)}
+        fields = {"kind": "tcpip-forward", "asked": str(Address(request.host, request.port))}
 
         async def make() -> tuple[str, int, list[sockets.socket]]:
-            addresses = addresses_for(request.host, self._gateway)
+            addresses = addresses_for(request.host, self._gateway_ports)
             made = listen_on(addresses, request.port, self._login)
             bound = [each.getsockname() for each in made]
-            return ", ".join(join_address(*each[:2]) for each in bound), bound[0][1], made
+            return ", ".join(str(Address(*each[:2])) for each in bound), bound[0][1], made
 
         port: int
-        (bound, port, made), lease = await self._begin("forward", self._allowed.port, said, make)
-        said["bound"] = bound
+        (bound, port, made), lease = await self._begin("forward", self._allowed.port, fields, make)
+        fields["bound"] = bound
         real = PortRequest(request.host, port)
 
         def watch(peer: Peer) -> Any:
             return self._records.begin(
-                "forwarded-tcpip", accepted=True, bound=bound, originator=join_address(*peer)
+                "forwarded-tcpip", accepted=True, bound=bound, originator=str(Address(*peer))
             )
 
         kind = ChannelType(PORT_CHANNEL, lambda peer: port_channel(real, peer), watch)
-        self._add(real, made, kind, "forward", said, lease)
+        self._add(real, made, kind, "forward", fields, lease)
         return port
 
     async def _listen_local(self, request: PathRequest) -> int:
         path = _shown(request.path)
-        said = {"kind": "streamlocal-forward", "bound": path}
+        fields = {"kind": "streamlocal-forward", "bound": path}
 
         async def make() -> UserListener:
-            return await self._made_by.listen(request.path)
+            return await self._sockets.listen(request.path)
 
-        made, lease = await self._begin("forward", self._allowed.port, said, make)
+        made, lease = await self._begin("forward", self._allowed.port, fields, make)
 
         def watch(_: Peer) -> Any:
             return self._records.begin("forwarded-streamlocal", accepted=True, bound=path)
 
         kind = ChannelType(PATH_CHANNEL, lambda _: path_channel(request), watch)
-        self._add(request, [made.socket], kind, "forward", said, lease, made.close)
+        self._add(request, [made.socket], kind, "forward", fields, lease, made.close)
         return 0
 
-    # -- for sessions -----------------------------------------------------------------
+    # -- auth-agent, x11 --------------------------------------------------------------
     def agent(self) -> Deferred[None]:
         """See :class:`tele.conch.session.session_forwarding.ISessionForwards`."""
         return Deferred.fromCoroutine(self._forward_agent())
@@ -315,21 +327,21 @@ class Forwards:
                 raise Unavailable("the agent is not forwarded")
             return  # it is the connection's: sessions share it
         self._agent_asked = True
-        said: dict[str, Any] = {"kind": _AGENT}
+        fields: dict[str, Any] = {"kind": _AGENT}
         try:
             made, lease = await self._begin(
-                "agent", self._allowed.agent, said, self._made_by.listen_for_agent
+                "agent", self._allowed.agent, fields, self._sockets.listen_for_agent
             )
         except BaseException:
             self._agent_asked = False
             raise
-        said["bound"] = _shown(made.path)
+        fields["bound"] = _shown(made.path)
 
         def watch(_: Peer) -> Any:
-            return self._records.begin(_AGENT, accepted=True, bound=said["bound"])
+            return self._records.begin(_AGENT, accepted=True, bound=fields["bound"])
 
         kind = ChannelType(AGENT_CHANNEL, lambda _: b"", watch)
-        self._add(_AGENT, [made.socket], kind, "agent", said, lease, made.close)
+        self._add(_AGENT, [made.socket], kind, "agent", fields, lease, made.close)
         self._agent_path = made.path
 
     def display(self, request: DisplayRequest) -> Deferred[IDisplay]:
@@ -337,34 +349,34 @@ class Forwards:
         return Deferred.fromCoroutine(self._forward_display(request))
 
     async def _forward_display(self, request: DisplayRequest) -> Display:
-        said: dict[str, Any] = {"kind": "x11"}
+        fields: dict[str, Any] = {"kind": "x11"}
 
         async def make() -> tuple[int, list[sockets.socket]]:
             if find_xauth() is None:
                 raise Unavailable("xauth is not installed on this node")
             return listen_for_display()
 
-        (number, made), lease = await self._begin("forward", self._allowed.display, said, make)
-        bound = said["bound"] = f"localhost:{number}"
+        (number, made), lease = await self._begin("forward", self._allowed.display, fields, make)
+        bound = fields["bound"] = f"localhost:{number}"
 
         def watch(peer: Peer) -> Any:
             return self._records.begin(
-                "x11", accepted=True, bound=bound, originator=join_address(*peer)
+                "x11", accepted=True, bound=bound, originator=str(Address(*peer))
             )
 
         def describe(peer: Peer) -> bytes:
             return string(peer[0].encode()) + uint32(peer[1])
 
         kind = ChannelType(DISPLAY_CHANNEL, describe, watch, once=request.single)
-        self._add(bound, made, kind, "forward", said, lease)
+        self._add(bound, made, kind, "forward", fields, lease)
         return Display(number, request, lambda: self._listeners.remove(bound))
 
-    # -- both -------------------------------------------------------------------------
+    # -- listeners --------------------------------------------------------------------
     async def _begin(
         self,
         event: str,
         allowed: Callable[[], None],
-        said: dict[str, Any],
+        fields: dict[str, Any],
         make: Callable[[], Any],
     ) -> tuple[Any, Lease]:
         """Return what ``make`` makes, if it may be; that it may not, or cannot, is recorded."""
@@ -379,7 +391,7 @@ class Forwards:
         except Exception as error:
             if lease is not None:
                 lease.release()
-            self._records.listens(event, error=cut(str(error)), **said)
+            self._records.listening(event, error=cut(str(error)), **fields)
             raise
         lease.keep(LISTENING)
         return made, lease
@@ -390,16 +402,16 @@ class Forwards:
         made: list[sockets.socket],
         kind: ChannelType,
         event: str,
-        said: dict[str, Any],
+        fields: dict[str, Any],
         lease: Lease,
         closed: Callable[[], object] = lambda: None,
     ) -> None:
         """Accept from now on, if the client is still there."""
 
-        def over() -> None:
+        def on_close() -> None:
             closed()
             lease.release()
-            self._records.listens_no_more(event, **said)
+            self._records.stopped_listening(event, **fields)
 
         # Making it took a while, and the client may have made it long: what counts is now.
         allowed = not self._closed and self._allowed.listens(key)
@@ -409,10 +421,10 @@ class Forwards:
             closed()
             lease.release()
             text = "it is forwarded already, there are too many, or it is not allowed any more"
-            self._records.listens(event, error=text, **said)
+            self._records.listening(event, error=text, **fields)
             raise Unavailable(text)
-        self._records.listens(event, **said)
-        self._listeners.add(key, made, kind, over)
+        self._records.listening(event, **fields)
+        self._listeners.add(key, made, kind, on_close)
 
 
 def _shown(path: bytes) -> str:

@@ -1,9 +1,9 @@
-"""By which labels is this node known? Given ones, and answers of commands.
+"""Which labels does this node have? Those of the configuration, and output of commands.
 
 Invariants:
 
-* A command runs without privileges (as ``nobody`` where we are root), without a shell, for a
-  bounded time, and only the first kilobyte of what it says counts.
+* A command runs without privileges (as ``nobody`` if the node is root), without a shell, for a
+  bounded time; only the first kilobyte of its output is used.
 * A label never disappears because its command failed: it keeps its last value, so that no
   rule that denies by it loses its hold.
 """
@@ -64,7 +64,7 @@ class Labels:
         self._observers: list[Callable[[], None]] = []
         self._values: dict[str, str] = {}
         self._troubles: dict[str, str] = {}
-        #: Who runs the commands, once that was looked up: a name service may be slow.
+        #: The account of the commands, once it was looked up: a name service may be slow.
         self._account: str | None = None
         self._worker = SerialWorker(reactor, "account of label commands")
         self._loops: list[LoopingCall] = []
@@ -92,7 +92,7 @@ class Labels:
         return DeferredList(first)
 
     def stop(self) -> None:
-        """Run nothing any more."""
+        """Run no more commands."""
         for loop in self._loops:
             loop.stop()
         self._loops.clear()
@@ -116,7 +116,7 @@ class Labels:
 
     async def _ask(self, command: LabelCommand) -> None:
         if self._account is None:
-            self._account = await self._worker.call(_nobody)
+            self._account = await self._worker.call(_command_account)
         launch = Launch("program", self._account, tuple(map(os.fsencode, command.command)))
         null = [os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC) for _ in range(2)]
         reading, writing = os.pipe2(os.O_CLOEXEC)
@@ -144,11 +144,7 @@ class Labels:
     def _failed(self, command: LabelCommand, why: str) -> None:
         if self._troubles.get(command.name) != why:
             self._troubles[command.name] = why
-            _log.warn(
-                "the command of label {name!r} failed: {why!r}; it keeps its value",
-                name=command.name,
-                why=why,
-            )
+            _log.warn("label command failed", label=command.name, error=why)
 
 
 def _check(how: Exit) -> None:
@@ -160,7 +156,7 @@ def _why(failure: Failure) -> str:
     return str(failure.value) or type(failure.value).__name__
 
 
-def _nobody() -> str:
+def _command_account() -> str:
     """Return the account that label commands run as."""
     if os.geteuid() != 0:
         return own_login()
@@ -187,7 +183,7 @@ class _Output:
         return -1 if self._descriptor is None else self._descriptor
 
     def doRead(self) -> None:
-        """Some of it, or its end, is there."""
+        """Read output, or its end."""
         if self._descriptor is None:
             return
         try:

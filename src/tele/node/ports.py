@@ -2,8 +2,8 @@
 
 Invariants:
 
-* What is asked for is read as sshd reads it (channels.c, GatewayPorts): without leave of
-  the configuration everything is loopback.
+* A requested address is read as sshd reads it (channels.c, GatewayPorts): unless the
+  configuration permits more, listeners are on loopback.
 * Addresses are numbers: no name is looked up for a client.
 * A port below 1024 is root's, though the node may be root for other reasons.
 """
@@ -80,7 +80,7 @@ def listen_for_display() -> tuple[int, list[sockets.socket]]:
                 made.append(_listen(address, DISPLAY_PORT + number))
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:
-                    break  # a program that knows one address only would reach somebody else
+                    break  # a program that knows one address only would reach another server
         else:
             if not made:
                 break

@@ -1,4 +1,4 @@
-"""What does this node say of itself?"""
+"""What does this node report to auth about itself?"""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tele.node.labels import Labels
 
 @define
 class NodePresence:
-    """Makes the node's presence anew each time; ``addresses`` are set once it listens,
-    ``tunnels`` when tunnels come or go.
+    """Makes the presence of the node; ``addresses`` are set once it listens, ``tunnels`` when
+    tunnels are opened or closed.
     """
 
     name: str

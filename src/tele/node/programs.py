@@ -2,14 +2,13 @@
 
 Invariants:
 
-* Everything runs through the spawner; here are only descriptors, environment and words.
-* A forced command replaces whatever was asked for, and what was asked for becomes a
-  variable, as sshd does it.
-* What is launched is decided once, in one value; whoever records goes by that, never by
-  what the client asked for.
-* The file server is given nothing that the client or the account could change it by.
-* Descriptors that a program does not get are closed here, whatever goes wrong. All count for
-  the user, until they are closed.
+* The spawner runs everything; this module makes descriptors, environment and command line.
+* A forced command replaces the requested one, which becomes a variable, as under sshd.
+* What is launched is decided once, in one value; recordings depend on that, never on the
+  request of the client.
+* Nothing that the client or the account could set reaches the file server.
+* Descriptors that a program does not get are closed here, also after an error. All count for
+  the user until they are closed.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from tele.errors import InvalidInput, Unavailable, quoted
 from tele.interfaces import ISubsystem, SubsystemSession
 from tele.log import make_logger
 from tele.model.access import INTERNAL_SFTP, Grant
-from tele.model.addresses import join_address
+from tele.model.addresses import Address
 from tele.model.session import Launched
 from tele.node.spawning import Launch, Running, Spawning
 from tele.node.subsystems import SpokenProgram
@@ -60,9 +59,9 @@ _TERM: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", re.ASCII)
 
 @define
 class ConnectionContext:
-    """Between whom a connection is; addresses are (host, port).
+    """The ends of a connection and what may be done on it; addresses are (host, port).
 
-    ``grant`` is what may be done now: it is decided again when the cluster's rules change.
+    ``grant`` is decided again when the rules of the cluster change.
     """
 
     grant: Grant
@@ -80,7 +79,7 @@ class ConnectionContext:
             "roles": self.grant.roles,
             "session_id": self.session_id,
             "login_session": identity.login_session,
-            "remote_addr": join_address(*self.remote_addr),
+            "remote_addr": str(Address(*self.remote_addr)),
         }
 
 
@@ -109,10 +108,10 @@ class Program:
         return self._running.cgroup
 
     def _ended(self, how: Exit) -> Exit:
-        self._let_go()
+        self._close_terminal()
         return how
 
-    def _let_go(self) -> None:
+    def _close_terminal(self) -> None:
         terminal, self._terminal = self._terminal, None
         if terminal is not None:
             os.close(terminal)
@@ -122,39 +121,39 @@ class Program:
         self._lease.release()
 
     def signal(self, name: str) -> bool:
-        """Signal its process group; not a forced command's, whose business that is."""
+        """Signal its process group, unless its command is forced."""
         return not self._forced and self._running.signal(name)
 
     def resize(self, columns: int, rows: int, width: int, height: int) -> None:
-        """Tell its terminal the new size."""
+        """Set the size of its terminal."""
         if self._terminal is not None:
             set_size(self._terminal, columns, rows, width, height)
 
     def hang_up(self) -> None:
         """The client is gone: so is the terminal, and the group gets SIGHUP."""
-        self._let_go()
+        self._close_terminal()
         self._running.hang_up()
 
     def expel(self) -> None:
-        """Its person may not be here any more: it ends, and what it started with it."""
+        """Access of its user has ended: it ends, and all that it started."""
         self._running.expel()
 
     def kill(self) -> None:
-        """It had its time to end."""
+        """End it, whatever it ignores."""
         self._running.kill()
 
 
 @implementer(ISessionPrograms)
 @frozen
 class NodePrograms:
-    """Starts programs for one visit, as the login that was granted.
+    """Starts programs for one connection, as the granted login.
 
-    ``account`` is what their descriptors count for; ``reactor`` is for those ``subsystems`` that
-    are spoken in this process.
+    Their descriptors count for ``account``; ``reactor`` is for ``subsystems`` that run in this
+    process.
     """
 
     _spawning: Spawning
-    _visit: ConnectionContext
+    _context: ConnectionContext
     _account: Account
     _reactor: Any = None
     _subsystems: Mapping[str, ISubsystem] = Factory(dict)
@@ -206,7 +205,7 @@ class NodePrograms:
             ours, theirs = _pipes() if request.pty is None else _terminal(request.pty)
         except OSError as error:
             raise Unavailable(f"the node cannot start a session: {error.strerror}") from None
-        forced = self._visit.grant.force_command is not None
+        forced = self._context.grant.force_command is not None
         try:
             running = await self._spawning.start(launch, theirs)
         except BaseException:
@@ -221,7 +220,7 @@ class NodePrograms:
 
     def _what(self, request: ProgramRequest) -> Launched:
         """Return what a request leads to here."""
-        force = self._visit.grant.force_command
+        force = self._context.grant.force_command
         if force == INTERNAL_SFTP:
             return _SFTP
         if force is not None:
@@ -238,17 +237,17 @@ class NodePrograms:
         return found
 
     def _session(self) -> SubsystemSession:
-        grant, (host, port) = self._visit.grant, self._visit.remote_addr
+        grant = self._context.grant
         return SubsystemSession(
             grant.identity.user,
             grant.login,
             grant.roles,
-            self._visit.session_id,
-            f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+            self._context.session_id,
+            str(Address(*self._context.remote_addr)),
         )
 
     def _launch(self, request: ProgramRequest, launched: Launched) -> Launch:
-        login, forced = self._visit.grant.login, self._visit.grant.force_command is not None
+        login, forced = self._context.grant.login, self._context.grant.force_command is not None
         if launched.files:
             return Launch("sftp", login, (), _encoded(self._connection()))
         environment = self._environment(request)
@@ -264,13 +263,13 @@ class NodePrograms:
         )
 
     def _connection(self) -> dict[str, str]:
-        visit = self._visit
-        remote = f"{visit.remote_addr[0]} {visit.remote_addr[1]}"
+        context = self._context
+        remote = f"{context.remote_addr[0]} {context.remote_addr[1]}"
         return {
-            "SSH_CLIENT": f"{remote} {visit.local_addr[1]}",
-            "SSH_CONNECTION": f"{remote} {visit.local_addr[0]} {visit.local_addr[1]}",
-            "TELE_SESSION_ID": visit.session_id,
-            "TELE_USER": visit.grant.identity.user,
+            "SSH_CLIENT": f"{remote} {context.local_addr[1]}",
+            "SSH_CONNECTION": f"{remote} {context.local_addr[0]} {context.local_addr[1]}",
+            "TELE_SESSION_ID": context.session_id,
+            "TELE_USER": context.grant.identity.user,
         }
 
     def _environment(self, request: ProgramRequest) -> dict[str, bytes]:
@@ -286,8 +285,8 @@ class NodePrograms:
             known = _TERM.fullmatch(term) is not None
             own["TERM"] = term if known else "dumb"
             if not known:
-                user = self._visit.grant.identity.user
-                log.info("TERM {term!r} of {user!r} is none: dumb", term=term, user=user)
+                user = self._context.grant.identity.user
+                log.info("TERM refused, dumb is used", user=user, term=term)
         if request.agent is not None:
             own["SSH_AUTH_SOCK"] = os.fsdecode(request.agent)
         if request.display is not None:
@@ -300,11 +299,11 @@ def _encoded(variables: Mapping[str, str]) -> dict[str, bytes]:
 
 
 def _cookie(display: Any) -> str:
-    """Return what xauth is told of a forwarded display (sshd's session.c)."""
+    """Return the input of xauth for a forwarded display (sshd's session.c)."""
     if display is None:
         return ""
-    said = display.request
-    return f"unix:{display.number}.{said.screen} {said.protocol} {said.cookie}"
+    asked = display.request
+    return f"unix:{display.number}.{asked.screen} {asked.protocol} {asked.cookie}"
 
 
 def _pipes() -> tuple[list[int], list[int]]:

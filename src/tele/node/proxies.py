@@ -1,11 +1,11 @@
 """From which addresses do the cluster's proxies come?
 
-All visitors through a proxy have its address until it has said who they are: nobody is shut
-out there for another, and it has no share of the places of strangers. Behind it are people
-who logged in to the proxy.
+Clients behind a proxy have its address until it has stated theirs: they are not penalised for
+each other, and do not share the limit of unauthenticated connections of one source. They have
+logged in to the proxy.
 
-Invariant of this file: names are looked up off the way of any visitor, each once at a time; what
-was found last holds until it is found anew.
+Invariant: no connection waits for a lookup; each name is looked up once at a time, and its last
+addresses are used until the lookup is done.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from tele.log import make_logger
-from tele.model.addresses import plain_address, plain_host, split_address
+from tele.model.addresses import Address, plain_address, plain_host
 
 log = make_logger(__name__)
 
 
 class ProxyAddresses:
-    """The set of them. ``resolve(host)`` returns all addresses of a name: a proxy may come from
-    any of them, of both families.
+    """The set of addresses. ``resolve(host)`` returns all addresses of a name: a proxy may connect
+    from any of them, of both families.
     """
 
     def __init__(self, resolve: Callable[[str], Deferred[list[str]]]) -> None:
         self._resolve = resolve
         self._of: dict[str, frozenset[str]] = {}
-        #: Names that are being looked up: they are not asked for again meanwhile.
+        #: NameResolver whose lookup is under way.
         self._asked: set[str] = set()
         self._known: frozenset[str] = frozenset()
 
@@ -37,8 +37,8 @@ class ProxyAddresses:
         return plain_host(host) in self._known
 
     def update(self, addresses: Iterable[str]) -> None:
-        """These are the proxies now (``host:port``)."""
-        hosts = {split_address(address)[0] for address in addresses}
+        """Set the addresses (``host:port``) of the proxies."""
+        hosts = {Address.parse(address).host for address in addresses}
         self._of = {host: self._of.get(host, frozenset()) for host in hosts}
         for host in hosts:
             if plain_address(host) is not None:
@@ -51,7 +51,7 @@ class ProxyAddresses:
     def _answered(self, answer: list[str] | Failure, host: str) -> None:
         self._asked.discard(host)
         if isinstance(answer, Failure):
-            log.debug("proxy {host!r} has no address: {why!r}", host=host, why=str(answer.value))
+            log.debug("proxy lookup failed", proxy=host, error=str(answer.value))
         elif host in self._of:
             self._of[host] = frozenset(map(plain_host, answer))
             self._known = frozenset().union(*self._of.values())

@@ -1,16 +1,16 @@
-"""May they come in here, as that account? The portal's realm.
+"""May a user log in here, as that account? The realm of the portal.
 
 Invariants:
 
 * The certificate was checked before; here the roles decide and give a Grant: at the login, and
   again whenever the cluster's rules change, for as long as the connection lasts.
-* Who would not be let in any more does not stay in.
+* A connection ends when its user could not log in any more.
 * What the certificate withholds, no role gives back.
-* A visitor is in after the event of it is written: it survives the end of this process.
-* Without a valid certificate of our own, without a place to put it on record, or with sessions
-  to be recorded in a way that we do not know, nobody comes in. Where the disk is full that place
-  is auth; without either, those come in whom a role lets in all the same (``break_glass``).
-* Accounts are looked up in threads of their own, of which each person has a share.
+* A login succeeds after its audit event is stored: the event survives the end of this process.
+* No login succeeds without a valid certificate of the node, without storage for its event (the
+  disk, or auth when the disk is full), or with an unknown recording mode. Without storage, users
+  of roles with ``break_glass`` still log in.
+* Accounts are looked up in threads of their own, of which each user has a share.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from twisted.conch.interfaces import IConchUser
 from twisted.cred.portal import IRealm
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from tele.certs.check import LATEST
@@ -33,37 +34,32 @@ from tele.membership.member import Member
 from tele.membership.reviewing import Review
 from tele.model.access import CertificateLimits, Denied, Grant
 from tele.model.identity import UserIdentity
-from tele.node.avatar import Visitor
+from tele.node.avatar import NodeAvatar
 from tele.node.programs import ConnectionContext
 from tele.spawner.accounts import Refused, check_open, check_sessions, find_account
 from tele.workers import Workers
 
-PTY: Final = "permit-pty"
-PORT_FORWARDING: Final = "permit-port-forwarding"
-AGENT_FORWARDING: Final = "permit-agent-forwarding"
-X11_FORWARDING: Final = "permit-X11-forwarding"
-
-#: Threads that wait for name services, and of one person at once.
+#: Threads that wait for name services, and of one user at once.
 ACCOUNT_THREADS: Final = 16
 ACCOUNT_THREADS_PER_USER: Final = 4
-#: Logins of one person that wait for such a thread.
+#: Logins of one user that wait for such a thread.
 ACCOUNTS_WAITING_PER_USER: Final = 1024
-#: How long a look-up may take, its waiting included: less than the time to log in.
+#: Seconds that a lookup may take, waiting included: less than the time to log in.
 ACCOUNT_SECONDS: Final = 20.0
-#: How long a log-in waits until it is on record: on a slow disk, or at auth if the disk is full.
+#: Seconds that a login waits for its event to be stored: on disk, or by auth if that is full.
 RECORD_SECONDS: Final = 20.0
-NO_ROOM: Final = (
-    "this node lets nobody in: its disk is full, or too slow for its audit, and auth does not take"
-    " events now"
+NO_STORAGE: Final = (
+    "this node accepts no logins: its disk is full, or too slow for its audit, and auth does not"
+    " take events now"
 )
 
 Answer = tuple[Any, Any, Callable[[], None]]
 
 
 def look_up(login: str) -> None:
-    """Raise Refused unless the account ``login`` is there, ours to serve, and open. May wait.
+    """Raise Refused unless the account ``login`` exists, can be served, and is open. May wait.
 
-    Also one that is for no sessions is refused here: forwarding alone is a use of it, too.
+    An account without sessions (nologin) is refused here: forwarding alone is a use of it, too.
     """
     account = find_account(login)
     check_open(account)
@@ -71,7 +67,7 @@ def look_up(login: str) -> None:
 
 
 class Accounts:
-    """Looks accounts up, in threads that nothing else uses. Close it when its owner stops."""
+    """Looks accounts up, in threads of its own. Its owner closes it."""
 
     def __init__(self, reactor: Any, look_up: Callable[[str], None] = look_up) -> None:
         self._look_up = look_up
@@ -92,7 +88,7 @@ class Accounts:
             raise AccessDenied(str(refused), refused.reason) from None
 
     def close(self) -> None:
-        """Look nothing up any more."""
+        """End the threads."""
         self.workers.close()
 
 
@@ -108,63 +104,56 @@ class Login:
     def of(cls, credentials: CertificateCredentials) -> Login:
         """Return what ``credentials`` say."""
         checked = credentials.checked
-        limits = CertificateLimits(
-            permit_pty=PTY in checked.extensions,
-            port_forwarding=PORT_FORWARDING in checked.extensions,
-            agent_forwarding=AGENT_FORWARDING in checked.extensions,
-            x11_forwarding=X11_FORWARDING in checked.extensions,
-            force_command=checked.force_command,
-        )
-        return cls(checked.identity, credentials.login, limits)
+        return cls(checked.identity, credentials.login, checked.limits)
 
 
 @implementer(IRealm)
 class NodeRealm:
-    """Decides who may be what on this node.
+    """Decides who may log in on this node, and what they may do.
 
     :param labels: the node's own labels; those that the cluster bound to it win over them.
-    :param receive: makes the avatar for a grant and its credentials.
+    :param make_avatar: makes the avatar for a grant and its credentials.
     :param accounts: knows the accounts of this machine.
     """
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorTime,
         member: Member,
         labels: Callable[[], Mapping[str, str]],
-        receive: Callable[[Grant, CertificateCredentials], Visitor],
+        make_avatar: Callable[[Grant, CertificateCredentials], NodeAvatar],
         accounts: Accounts,
     ) -> None:
         self._reactor = reactor
         self._member = member
         self._labels = labels
-        self._receive = receive
+        self._make_avatar = make_avatar
         self._accounts = accounts
-        self._present: dict[Visitor, Login] = {}
+        self._present: dict[NodeAvatar, Login] = {}
         self._review = Review(
             reactor,
             lambda: member.state,
             lambda: member.policy,
             lambda: self._present,
-            self._again,
+            self._decide_again,
             self._all_labels,
         )
 
     @property
     def sessions(self) -> tuple[str, ...]:
-        """The ids of the sessions of those who are in."""
-        return tuple(visitor.visit.session_id for visitor in self._present)
+        """The ids of the sessions of all connections."""
+        return tuple(avatar.context.session_id for avatar in self._present)
 
-    def look(self) -> None:
-        """The cluster's state, or labels of this node, may have changed: who may stay?"""
+    def review(self) -> None:
+        """The cluster's state or labels of this node may have changed: decide again about all."""
         self._review.check()
 
     def stop(self) -> None:
-        """Ask about nobody any more."""
+        """End the reviews."""
         self._review.stop()
 
     def requestAvatar(self, avatarId: Any, mind: Any, *interfaces: Any) -> Deferred[Answer]:
-        """Return the visitor for :class:`CertificateCredentials`, or fail with AccessDenied."""
+        """Return the avatar for :class:`CertificateCredentials`, or fail with AccessDenied."""
         return Deferred.fromCoroutine(self._request(avatarId, interfaces))
 
     async def _request(self, credentials: CertificateCredentials, interfaces: Any) -> Answer:
@@ -175,32 +164,32 @@ class NodeRealm:
         # Name services may wait for a network; the reactor must not.
         await self._accounts.check(grant.login, grant.identity.user)
         # That took a while: what counts is what is decided now.
-        visitor = self._receive(self._admit(login), credentials)
-        self._present[visitor] = login
-        visitor.arrived()
+        avatar = self._make_avatar(self._admit(login), credentials)
+        self._present[avatar] = login
+        avatar.logged_in()
 
-        def left() -> None:
-            self._present.pop(visitor, None)
-            visitor.left()
+        def logged_out() -> None:
+            self._present.pop(avatar, None)
+            avatar.logged_out()
 
         try:
-            await self._on_record(visitor.grant)
-            if (ended := visitor.ended) is not None:
+            await self._stored(avatar.grant)
+            if (ended := avatar.ended) is not None:
                 raise AccessDenied(ended.message, ended.reason.value)
         except BaseException:
-            left()
+            logged_out()
             raise
-        return IConchUser, visitor, left
+        return IConchUser, avatar, logged_out
 
-    async def _on_record(self, grant: Grant) -> None:
-        """Return when the start of a session is: nothing begins before that."""
+    async def _stored(self, grant: Grant) -> None:
+        """Return when the event of the login is stored: nothing begins before that."""
         recorded = self._member.recorded(or_refused=grant.break_glass)
         if not grant.break_glass:
             recorded.addTimeout(RECORD_SECONDS, self._reactor)
         try:
             await recorded
         except DeferredTimeout:
-            raise Unavailable(NO_ROOM) from None
+            raise Unavailable(NO_STORAGE) from None
 
     def _all_labels(self) -> dict[str, str]:
         return {**self._labels(), **self._member.bound_labels}
@@ -209,34 +198,34 @@ class NodeRealm:
         member = self._member
         if member.identity.expires <= now(self._reactor):
             raise Unavailable(
-                "this node's own certificate has expired while auth was away; it lets nobody in"
+                "the certificate of this node has expired while auth was away; it accepts no logins"
                 " until it has a new one"
             )
         if member.expelled:
-            raise Unavailable(f"this node lets nobody in: {member.expelled}")
+            raise Unavailable(f"this node accepts no logins: {member.expelled}")
         if problem := member.state.recording.problem:
             raise Unavailable(
-                "this node cannot record sessions as the cluster says, and lets nobody in:"
+                "this node cannot record sessions as the cluster says, and accepts no logins:"
                 f" {problem}"
             )
         decision = self._decide(login, login.identity)
         if isinstance(decision, Denied):
             raise AccessDenied(decision.message, decision.reason.value)
         if not (member.can_record or decision.break_glass):
-            raise Unavailable(NO_ROOM)
+            raise Unavailable(NO_STORAGE)
         return decision
 
-    def _again(self, visitor: Visitor) -> None:
-        """Decide about somebody who is in; the end of their certificate is not their end."""
-        login = self._present.get(visitor)
+    def _decide_again(self, avatar: NodeAvatar) -> None:
+        """Decide again about a connection; that its certificate has expired does not end it."""
+        login = self._present.get(avatar)
         if login is None:
-            return  # they left meanwhile
+            return  # it ended meanwhile
         identity = evolve(login.identity, expires=LATEST)
-        decision = self._decide(login, identity, visitor.visit.session_id)
+        decision = self._decide(login, identity, avatar.context.session_id)
         if isinstance(decision, Denied):
-            visitor.expelled(decision)
+            avatar.expelled(decision)
         else:
-            visitor.regranted(evolve(decision, expires=visitor.grant.expires))
+            avatar.regranted(evolve(decision, expires=avatar.grant.expires))
 
     def _decide(self, login: Login, identity: UserIdentity, session_id: str = "") -> Grant | Denied:
         return self._member.policy.decide(
@@ -253,5 +242,5 @@ class NodeRealm:
 def context_of(
     grant: Grant, credentials: CertificateCredentials, session_id: str
 ) -> ConnectionContext:
-    """Return between whom this connection is."""
+    """Return the ends of a connection."""
     return ConnectionContext(grant, session_id, credentials.remote_addr, credentials.local_addr)

@@ -4,7 +4,7 @@ Invariants:
 
 * Nothing here waits: what cannot be sent now is queued, in order.
 * Descriptors that are to be sent are closed here once they are, or never will be.
-* A shortage of the kernel's is waited for; it is not taken for the spawner's end.
+* A shortage of the kernel is waited for; it does not count as the end of the spawner.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from zope.interface import implementer
 from tele.spawner.spawn_messages import MAX_MESSAGE
 from tele.workers import SerialWorker
 
-#: Seconds to wait when the kernel cannot take a message, as when too many descriptors are on
-#: their way in one user's name.
+#: Seconds to wait when the kernel cannot take a message, as when too many descriptors of one
+#: user are in flight.
 SHORTAGE_PAUSE: Final = 0.1
 _SHORTAGE: Final = frozenset(
     {errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
@@ -72,13 +72,13 @@ class Link:
         reactor.addReader(self)
 
     def send(self, data: bytes, descriptors: tuple[int, ...]) -> None:
-        """Send one message, now or as soon as there is room; closes ``descriptors``."""
+        """Send one message, now or once the socket takes it; closes ``descriptors``."""
         self._queue.append((data, descriptors))
         if len(self._queue) == 1 and self._pause is None:
             self.doWrite()
 
     async def close(self) -> None:
-        """Let the spawner end by itself; make it end after five seconds."""
+        """Ask the spawner to end; kill it after five seconds."""
         self._closed = Deferred()
         self._socket.shutdown(socket.SHUT_WR)
         timer = self._reactor.callLater(5, self.process.kill)
@@ -87,7 +87,7 @@ class Link:
             timer.cancel()
 
     def doRead(self) -> None:
-        """A report is there, or the end."""
+        """Read a report, or the end."""
         try:
             data = self._socket.recv(MAX_MESSAGE)
         except BlockingIOError:
@@ -100,7 +100,7 @@ class Link:
             self._end()
 
     def doWrite(self) -> None:
-        """Send what waits."""
+        """Send queued messages."""
         while self._queue:
             data, descriptors = self._queue[0]
             try:
@@ -112,18 +112,18 @@ class Link:
                 if error.errno in _SHORTAGE:
                     self._wait()
                     return
-                break  # it is gone; doRead will be told
+                break  # the spawner has ended; doRead sees that
             self._queue.popleft()
             close_all(descriptors)
         self._reactor.removeWriter(self)
 
     def _wait(self) -> None:
-        """The kernel has no room for the message now; the reactor would find the socket ready."""
+        """Try later: the kernel takes no message now, though it reports the socket as writable."""
         self._reactor.removeWriter(self)
         if self._pause is None:
-            self._pause = self._reactor.callLater(SHORTAGE_PAUSE, self._go_on)
+            self._pause = self._reactor.callLater(SHORTAGE_PAUSE, self._resume)
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         self._pause = None
         self.doWrite()
 
@@ -137,8 +137,7 @@ class Link:
         for _, descriptors in self._queue:
             close_all(descriptors)
         self._queue.clear()
-        # Its end of the socket is closed, so it is ending; this makes the wait short, unless it
-        # waits for a disk.
+        # It is ending, since its end of the socket is closed; it may wait for a disk.
         self.process.kill()
         worker = SerialWorker(self._reactor, "end of the spawner")
         reaped = worker.call(self.process.wait)
@@ -153,7 +152,7 @@ class Link:
         return self._socket.fileno()
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor ends, or cannot poll us."""
+        """The reactor ends, or cannot poll the socket."""
         self._end()
 
     def logPrefix(self) -> str:

@@ -4,7 +4,7 @@ Invariants:
 
 * Nothing here waits: requests are queued and sent, reports come through the reactor.
 * A spawner that dies is replaced at once, later ones with growing pauses. What it had
-  started goes on: terminals and pipes are ours, only exit statuses are lost, and the end
+  started goes on: terminals and pipes belong to the node. Only exit statuses are lost; the end
   of each such process is seen through a pidfd.
 * Each descriptor has one owner: those handed to :meth:`Spawning.start` are closed here.
 """
@@ -41,7 +41,7 @@ PROGRAM: Final = Path(__file__).parent.with_name("spawner") / "program.py"
 #: Where the services of PAM are described; a name that is in neither is "other", which denies.
 PAM_FOLDERS: Final = ("/etc/pam.d", "/usr/lib/pam.d")
 START_TIMEOUT: Final = 30.0
-#: What is left to be done for a session whose spawner has died.
+#: Signals to a session whose spawner has died.
 _TO_ORPHANS: Final = {"hangup": signal.SIGHUP, "kill": signal.SIGKILL}
 #: A spawner that lived so long, in seconds, is replaced without a pause.
 STEADY: Final = 60.0
@@ -52,7 +52,7 @@ _log: Final = make_logger(__name__)
 def session_options(pam: str, kill_leftovers: bool) -> Options:
     """Return how sessions are served here; ``pam`` is the name of a service, or ``off``.
 
-    Raises InvalidInput for what cannot work on this machine, before anybody relies on it.
+    Raises InvalidInput for what cannot work on this machine.
     """
     if kill_leftovers and own_group() is None:
         raise InvalidInput("node.kill_leftovers: this machine has no cgroup v2 to kill by")
@@ -69,7 +69,7 @@ def session_options(pam: str, kill_leftovers: bool) -> Options:
 class Launch:
     """What to start. ``words``: one command line for ``exec`` and ``forced``, argv for ``program``.
 
-    ``cookie`` is what ``xauth add`` is told of a forwarded display, if there is one.
+    ``cookie`` are the arguments of ``xauth add`` for a forwarded display, if there is one.
     """
 
     kind: str
@@ -90,23 +90,23 @@ class Running:
     pid: int
     cgroup: int
     exited: Deferred[Exit]
-    _tell: Callable[[dict[str, Any]], bool]
+    _request: Callable[[dict[str, Any]], bool]
 
     def signal(self, name: str) -> bool:
         """Signal its process group as its user (``TERM``); False if that cannot be."""
-        return name in SIGNALS and self._tell({"op": "signal", "signal": name})
+        return name in SIGNALS and self._request({"op": "signal", "signal": name})
 
     def hang_up(self) -> None:
-        """Its terminal, or whoever was listening, is gone: SIGHUP."""
-        self._tell({"op": "hangup"})
+        """Its client is gone: SIGHUP."""
+        self._request({"op": "hangup"})
 
     def expel(self) -> None:
-        """Its person may not be here any more: SIGHUP, and soon the end of all of the session."""
-        self._tell({"op": "hangup", "expelled": True})
+        """Access of its user has ended: SIGHUP, and soon the end of all of the session."""
+        self._request({"op": "hangup", "expelled": True})
 
     def kill(self) -> None:
         """End its process group, whatever it ignores."""
-        self._tell({"op": "kill"})
+        self._request({"op": "kill"})
 
 
 @define(eq=False)
@@ -120,7 +120,7 @@ class _Session:
 
 
 class Spawning:
-    """Starts people's processes through a spawner, which it keeps alive.
+    """Starts processes of users through a spawner, which it keeps alive.
 
     :param reactor: the reactor; also the clock.
     :param options: how it serves.
@@ -214,7 +214,7 @@ class Spawning:
         link.send(data, passed)
         return started
 
-    def _tell(self, number: int, request: dict[str, Any]) -> bool:
+    def _request(self, number: int, request: dict[str, Any]) -> bool:
         session = self._sessions.get(number)
         if session is None:
             return False
@@ -231,11 +231,11 @@ class Spawning:
         return True
 
     def _give_up(self, number: int) -> None:
-        """Nobody waits for this start any more: end it, before or after its exec."""
+        """End a session whose start was cancelled, before or after its exec."""
         session = self._sessions.get(number)
         if session is not None:
             session.given_up = True
-            self._tell(number, {"op": "hangup" if session.pid else "kill"})
+            self._request(number, {"op": "hangup" if session.pid else "kill"})
 
     def _too_late(self, number: int) -> None:
         session = self._sessions[number]
@@ -250,7 +250,7 @@ class Spawning:
         number, event = report["id"], report["event"]
         session = self._sessions.get(number)
         if event == "refused":
-            _log.error("the spawner refused a request: {text!r}", text=report["message"])
+            _log.error("spawner refused a request", error=report["message"])
         elif session is None:
             return
         elif event == "started":
@@ -268,9 +268,11 @@ class Spawning:
         session.pid = pid
         self._settle(session)
         if session.given_up:
-            self._tell(number, {"op": "hangup"})
+            self._request(number, {"op": "hangup"})
             return
-        running = Running(pid, cgroup, session.exited, lambda request: self._tell(number, request))
+        running = Running(
+            pid, cgroup, session.exited, lambda request: self._request(number, request)
+        )
         session.started.callback(running)
 
     def _fail(self, session: _Session, error: TeleError) -> None:
@@ -297,11 +299,7 @@ class Spawning:
         lived = self._reactor.seconds() - self._since
         self._failures = 0 if lived > STEADY else self._failures + 1
         pause = 0.0 if self._failures <= 1 else backoff(self._failures - 2)
-        _log.error(
-            "the spawner ended after {lived:.0f} s; starting another in {pause:.1f} s",
-            lived=lived,
-            pause=pause,
-        )
+        _log.error("spawner ended", seconds=round(lived), restart_in=round(pause, 1))
         self._restart = self._reactor.callLater(pause, self._open_again)
 
     def _open_again(self) -> None:
@@ -309,11 +307,11 @@ class Spawning:
         try:
             self.open()
         except OSError:
-            _log.failure("the spawner cannot be started")
+            _log.failure("spawner not started")
             self._lost()
 
     def _orphan_all(self) -> None:
-        """What the spawner had started goes on; what it had not told of did not start."""
+        """Sessions that had started go on; the others did not start."""
         for number, session in list(self._sessions.items()):
             if not session.pid:
                 del self._sessions[number]

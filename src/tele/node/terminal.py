@@ -56,9 +56,9 @@ def open_terminal(request: PtyRequest) -> tuple[int, int]:
 
 
 def set_size(terminal: int, columns: int, rows: int, width: int, height: int) -> None:
-    """Tell the terminal its size in characters and pixels; the foreground gets SIGWINCH."""
+    """Set the size of a terminal in characters and pixels; the foreground gets SIGWINCH."""
     sizes = (min(max(size, 0), 0xFFFF) for size in (rows, columns, width, height))
-    with contextlib.suppress(OSError):  # everybody on it has gone
+    with contextlib.suppress(OSError):  # no process has it open
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", *sizes))
 
 

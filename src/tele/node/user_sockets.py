@@ -1,20 +1,18 @@
-"""How does the node get sockets that were made as the user?
+"""How does the node get sockets that are made as the user?
 
-Invariant: nothing here touches a path. A child of the spawner, which became the
-account for good, connects or listens, and passes the socket back.
+Invariant: the node touches no path. A child of the spawner, which became the account for good,
+connects or listens, and passes the socket back.
 """
 
 from __future__ import annotations
 
 import socket as sockets
-from typing import Final
 
 from attrs import frozen
 
 from tele.errors import Unavailable
 from tele.node.spawning import Launch, Spawning
-
-_MOST: Final = 4096
+from tele.spawner.spawn_messages import receive
 
 
 @frozen
@@ -26,7 +24,7 @@ class UserListener:
     _holder: sockets.socket
 
     def close(self) -> None:
-        """Let the child remove the path. The socket is closed by whoever has it."""
+        """Let the child remove the path. The socket is closed by its owner."""
         self._holder.close()
 
 
@@ -67,7 +65,7 @@ class UserSockets:
             launch = Launch(kind, self._login, words)
             await self._spawning.start(launch, (theirs.detach(),))
             # It was sent before we were told that it started.
-            path, descriptors, flags, _ = sockets.recv_fds(ours, _MOST, 1, sockets.MSG_CMSG_CLOEXEC)
+            path, descriptors, flags = receive(ours, 1)
             if not descriptors and flags & sockets.MSG_CTRUNC:
                 raise Unavailable("the node has no file descriptors left for a socket")
             if not descriptors:

@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.errors import TeleError, Unreachable
-from tele.model.addresses import split_address
+from tele.model.addresses import Address
 from tele.outbound.egress import EgressProxy, ProxyChoice, ProxyKind, ProxyLogin, no_proxy
 from tele.outbound.hostname_endpoint import hostname_endpoint
 from tele.outbound.proxy_handshakes import ProxyHandshake, handshake_with
@@ -61,7 +61,7 @@ class Dialer:
 
     def dial(self, address: str, seconds: float, default_port: int = 3080) -> IStreamClientEndpoint:
         """Return an endpoint for ``host:port``; it times out after ``seconds``."""
-        return self.endpoint(*split_address(address, default_port), seconds)
+        return self.endpoint(*Address.parse(address, default_port), seconds)
 
     def endpoint(self, host: str, port: int, seconds: float = 10.0) -> IStreamClientEndpoint:
         """Return an endpoint. It fails with a :class:`TeleError` about the egress proxy, or as

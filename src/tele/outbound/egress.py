@@ -23,7 +23,7 @@ from urllib.parse import unquote
 from attrs import evolve, field, frozen
 
 from tele.errors import InvalidInput, quoted
-from tele.model.addresses import IPNetwork, plain_address, plain_network
+from tele.model.addresses import Address, IPNetwork, plain_address, plain_network
 
 _LOGIN_LIMIT: Final = 255
 _URL = re.compile(
@@ -65,8 +65,7 @@ class EgressProxy:
     login: ProxyLogin | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.kind.value}://{host}:{self.port}"
+        return f"{self.kind.value}://{Address(self.host, self.port)}"
 
 
 #: Returns the egress proxy for a connection to (host, port), or None for a direct connection.

@@ -18,7 +18,7 @@ from ipaddress import ip_address
 from typing import Final, Protocol
 
 from tele.errors import InvalidInput, Unreachable, quoted
-from tele.model.addresses import join_address
+from tele.model.addresses import Address
 from tele.outbound.egress import EgressProxy, ProxyKind, ProxyLogin
 
 REPLY_LIMIT: Final = 16 * 1024
@@ -83,7 +83,7 @@ class _Connect:
         self.done = False
         self.rest = b""
         self._via = via
-        self._target = join_address(host, port)
+        self._target = str(Address(host, port))
         self._login = login
         self._seen = b""
         self._skipped = 0
@@ -205,9 +205,7 @@ class _Socks:
             if seen[0] != 5:
                 raise Unreachable(f"{self._via} is not a SOCKS 5 proxy: it sent {_cut(seen)}")
             refusal = _REPLIES.get(seen[1], f"reply {seen[1]}")
-            raise Unreachable(
-                f"{self._via} refused {join_address(self._host, self._port)}: {refusal}"
-            )
+            raise Unreachable(f"{self._via} refused {Address(self._host, self._port)!s}: {refusal}")
         if len(seen) < 5:
             return None
         sizes = {_IPV4: 4, _NAME: 1 + seen[4], _IPV6: 16}

@@ -14,7 +14,7 @@ from tele.admission.rate_limiter import RateLimiter, ReportLimiter
 from tele.errors import AccessDenied
 from tele.membership.audit_reporter import AuditReporter
 from tele.model.access import Denied
-from tele.model.addresses import join_address
+from tele.model.addresses import Address
 from tele.proxy.jump_avatar import JumpAvatar
 from tele.tunnel.acceptor import Tunnel
 
@@ -68,9 +68,9 @@ class JumpAudit:
         """Report that two machines have the keys of one node."""
         self._reporter.emit(
             "node.duplicate",
-            remote_addr=join_address(*new.remote_addr),
+            remote_addr=str(Address(*new.remote_addr)),
             error=f"two machines have the keys of node {new.host.name}: replace them",
             node_id=new.host.host_id,
             node=new.host.name,
-            other_addr=join_address(*old.remote_addr),
+            other_addr=str(Address(*old.remote_addr)),
         )

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
 from tele.log import make_logger
 from tele.loop import now
-from tele.model.addresses import split_address
+from tele.model.addresses import Address
 from tele.outbound.dialer import Dialer
 
 DIAL_SECONDS: Final = 10.0
@@ -35,7 +35,7 @@ class AuthEndpoints:
     def next(self) -> IStreamClientEndpoint:
         """Return the endpoint of the next address."""
         self._turn += 1
-        host, port = split_address(self._addresses[self._turn % len(self._addresses)])
+        host, port = Address.parse(self._addresses[self._turn % len(self._addresses)])
         return self._dialer.endpoint(host, port, DIAL_SECONDS)
 
 

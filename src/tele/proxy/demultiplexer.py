@@ -25,7 +25,7 @@ from twisted.internet.protocol import Factory, Protocol
 
 from tele.conch.server.connection_admission import RateLimitedLog
 from tele.errors import ProtocolError
-from tele.model.addresses import join_address
+from tele.model.addresses import Address
 from tele.proxy.admission import PortAdmission, Slot
 from tele.proxy.client_hello import HANDSHAKE, ClientHelloReader
 from tele.sockets.direct import DirectSocket, peer_address
@@ -94,8 +94,8 @@ class Undecided(Protocol):
                 self._decide(data)
         except ProtocolError as error:
             lines = self._owner.lines.of(getattr(self._address, "host", ""))
-            peer = join_address(
-                getattr(self._address, "host", ""), getattr(self._address, "port", 0)
+            peer = str(
+                Address(getattr(self._address, "host", ""), getattr(self._address, "port", 0))
             )
             lines.info("connection refused", peer=peer, error=str(error))
             self._slot.end()

@@ -30,7 +30,7 @@ from tele.conch.forwarding.local import read_request
 from tele.errors import AccessDenied, TeleError, Unreachable
 from tele.loop import Expiry
 from tele.model import access
-from tele.model.addresses import join_address
+from tele.model.addresses import Address
 from tele.model.identity import UserIdentity
 from tele.model.presence import Host
 from tele.proxy.jump_session import JumpSession
@@ -109,7 +109,7 @@ class JumpAvatar(MemberAvatar):
     def _log_fields(self) -> dict[str, Any]:
         return {
             "user": self.identity.user,
-            "remote_addr": join_address(*self.remote_addr),
+            "remote_addr": str(Address(*self.remote_addr)),
             "login_session": self.identity.login_session,
         }
 

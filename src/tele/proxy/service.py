@@ -21,7 +21,7 @@ from tele.log import make_logger
 from tele.loop import now
 from tele.membership.audit_reporter import AuditReporter
 from tele.membership.member import Member
-from tele.model.addresses import join_address
+from tele.model.addresses import Address
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostIdentity
 from tele.outbound.dialer import Dialer
@@ -143,7 +143,7 @@ class ProxyService(Service):
         router.start()
         self._checks.start(CHECK_SECONDS, now=False)
         log.info("proxy is serving", cluster=member.identity.host.cluster,
-                 address=join_address(self._settings.host, port))  # fmt: skip
+                 address=str(Address(self._settings.host, port)))  # fmt: skip
         return port
 
     def _make_jump_host(self, router: Router) -> JumpHost:

@@ -1,12 +1,11 @@
-"""Who can administer the cluster, and would anybody be left after a change?
+"""Who can administer the cluster, and does a change leave an administrator?
 
-An administrator may update both users and roles: whoever may do that can give themselves, or
-somebody else, everything else.
+An administrator may update both users and roles, and can thereby give every other permission.
 
 Invariants:
 
-* Only who can log in counts: a user who has expired, or is locked, administers nothing.
-* An administrator for a while only is not a replacement for one without an end.
+* A user who has expired, or is locked, is no administrator.
+* A user who will expire does not replace an administrator who does not.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Directory:
 
 
 def administrators(directory: Directory, now: datetime, *, lasting: bool = False) -> frozenset[str]:
-    """Return who may administer users and roles; with ``lasting`` only those without an end."""
+    """Return the administrators; with ``lasting`` only those who do not expire."""
     return frozenset(
         name
         for name, user in directory.users.items()
@@ -40,7 +39,7 @@ def administrators(directory: Directory, now: datetime, *, lasting: bool = False
 
 
 def last_lost(before: Directory, after: Directory, now: datetime) -> frozenset[str]:
-    """Return the administrators whom a change takes away, if it leaves none; else nobody."""
+    """Return the administrators that a change removes if it leaves none, else nothing."""
     for lasting in (True, False):
         had = administrators(before, now, lasting=lasting)
         if had and not administrators(after, now, lasting=lasting):

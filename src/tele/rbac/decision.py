@@ -1,13 +1,13 @@
-"""May this person log in there, as that account? And may they do that through the API?
+"""May this user log in to that node as that account, and call that operation of the API?
 
 Invariants:
 
-* Nothing is allowed by default; deny wins over allow; a role that does not exist any
-  more, or has expired, gives nothing and denies nothing.
-* The decision is one value, a Grant or a Denied, and its text is for the person.
-* Where several roles allow the same thing, the stricter options hold.
-* What somebody was given after their certificate restricts them at once, and allows them nothing
-  until they have a new one.
+* Nothing is allowed by default; deny wins over allow; a role that does not exist any more, or has
+  expired, allows and denies nothing.
+* The decision is one value, a Grant or a Denied, and its text is for the user.
+* Where several roles allow the same, the stricter options hold.
+* A role that was given after the certificate was issued restricts at once, and allows nothing until
+  there is a new certificate.
 * What the certificate withholds, no role gives back.
 """
 
@@ -41,9 +41,9 @@ def decide(
 ) -> Grant | Denied:
     """Decide whether ``identity`` may log in as ``login`` to a node with ``node_labels``.
 
-    ``roles`` are all of the cluster, by name; ``locks`` those in force; ``certificate`` is
-    what the certificate of this connection withholds. One that has begun has a ``session_id``.
-    ``present`` is who a certificate of now would say that it is, if that is known to differ.
+    ``roles`` are all of the cluster, by name; ``locks`` those in force; ``certificate`` is what the
+    certificate of this connection withholds. A running session has a ``session_id``. ``present`` is
+    the identity that a new certificate would have, if it is known to differ.
     """
     present = present or identity
     denied = may_reach(
@@ -92,11 +92,9 @@ def decide(
 
 
 def keepalive_of(roles: Iterable[Role]) -> timedelta | None:
-    """Return after how much silence ``roles`` have a client asked: the shortest time that one
-    says, nought if they say never, None if they say nothing.
-    """
-    said = [role.spec.options.client_keepalive for role in roles]
-    times = [each for each in said if each is not None]
+    """Return the shortest interval of keepalives of ``roles``; 0 is never, None is not set."""
+    intervals = [role.spec.options.client_keepalive for role in roles]
+    times = [each for each in intervals if each is not None]
     return min((each for each in times if each), default=timedelta(0)) if times else None
 
 
@@ -119,19 +117,19 @@ def _forced_command(
     roles: Sequence[Role], login: str, certified: str | None
 ) -> str | Denied | None:
     """Return the one command that ``roles`` and the certificate force; None if they force none."""
-    said = {role.spec.options.force_command for role in roles} - {""}
+    commands = {role.spec.options.force_command for role in roles} - {""}
     named = ", ".join(role.metadata.name for role in roles)
-    if len(said) > 1:
+    if len(commands) > 1:
         return Denied(Reason.DENIED, f"roles {named} force different commands on login {login}")
     if certified is not None:
-        if said - {certified}:
+        if commands - {certified}:
             return Denied(Reason.DENIED, "the certificate and a role force different commands")
-        said = {certified}
-    command = next(iter(said), None)
+        commands = {certified}
+    command = next(iter(commands), None)
     trouble = None if command is None else trouble_with(command)
     if trouble is not None:
-        whose = "the certificate" if certified is not None else f"roles {named}"
-        return Denied(Reason.DENIED, f"{whose}: {trouble}")
+        source = "the certificate" if certified is not None else f"roles {named}"
+        return Denied(Reason.DENIED, f"{source}: {trouble}")
     return command
 
 
@@ -182,9 +180,9 @@ def permits(
     verb: str,
     now: datetime | None = None,
 ) -> bool:
-    """Whether somebody with the roles ``held`` may ``verb`` a ``resource`` through the API.
+    """Whether a user with the roles ``held`` may ``verb`` a ``resource`` through the API.
 
-    With ``now``, roles that have expired count as little as those that do not exist.
+    With ``now``, roles that have expired do not count.
     """
     return refusal(held, roles, resource, verb, now) is None
 
@@ -196,7 +194,7 @@ def refusal(
     verb: str,
     now: datetime | None = None,
 ) -> Denied | None:
-    """Say why :func:`permits` says no; None if it says yes."""
+    """Return why :func:`permits` is false, or None."""
     names = list(held)
     what = f"{verb} {'an' if resource[:1] in 'aeio' else 'a'} {resource}"  # a user, an event
     mine = [roles[name] for name in names if name in roles and _in_force(roles[name], now)]
@@ -210,16 +208,16 @@ def refusal(
 
 
 def locked(locks: Iterable[Lock], identity: UserIdentity, now: datetime) -> Lock | None:
-    """Return a lock in force that stops ``identity`` as a person, or None."""
+    """Return a lock in force on the user ``identity``, or None."""
     return next((lock for lock in locks if _hits(lock, identity, now, "", None, "")), None)
 
 
 def explain(lock: Lock, user: str) -> str:
-    """Say to ``user`` what a lock that stops them is about."""
-    target, said = lock.spec.target, f": {lock.spec.message}" if lock.spec.message else ""
+    """Return a text for ``user`` about a lock that stops them."""
+    target, message = lock.spec.target, f": {lock.spec.message}" if lock.spec.message else ""
     if target.session is not None:
         by = f" by {lock.spec.created_by}" if lock.spec.created_by else ""
-        return f"this session was ended{by}{said}"
+        return f"this session was ended{by}{message}"
     if target.role is not None:
         what = f"role {target.role}"
     elif target.login is not None:
@@ -232,11 +230,11 @@ def explain(lock: Lock, user: str) -> str:
         what = f"this certificate of {user}"
     else:
         what = user
-    return f"{what} is locked by {lock.metadata.name}{said}"
+    return f"{what} is locked by {lock.metadata.name}{message}"
 
 
 def host_locked(locks: Iterable[Lock], host_id: str, now: datetime) -> Lock | None:
-    """Return a lock in force that stops a machine, or None."""
+    """Return a lock in force on a host, or None."""
     return next((k for k in locks if _lasts(k, now) and k.spec.target.host_id == host_id), None)
 
 
@@ -254,7 +252,7 @@ def _in_force(role: Role, now: datetime | None) -> bool:
 
 
 def roles_of(identity: UserIdentity, roles: Mapping[str, Role], now: datetime) -> list[Role]:
-    """The roles of ``identity`` that exist now, each once."""
+    """Return the roles of ``identity`` that exist now, each once."""
     names = dict.fromkeys(identity.roles)
     return [roles[name] for name in names if name in roles and _in_force(roles[name], now)]
 

@@ -1,7 +1,7 @@
-"""Does a text match a regular expression, in time that nobody can blow up?
+"""Does a text match a regular expression, in bounded time?
 
 Python's :mod:`re` goes back and tries again, so that a few characters of a role
-(``^(a+)+$``) could stop a node. Here all possibilities are followed at once (Thompson's
+(``^(a+)+$``) could stop a node. Here all possibilities are followed in parallel (Thompson's
 construction): a match takes at most ``len(text)`` times the size of the expression.
 
 Invariants:
@@ -33,7 +33,7 @@ Test = Callable[[str], bool]
 
 @define
 class _State:
-    """Goes on to ``follow`` for a character that passes ``test``; without a test, for none."""
+    """Continues at ``follow`` for a character that passes ``test``; without a test, for none."""
 
     test: Test | None
     follow: tuple[int, ...]

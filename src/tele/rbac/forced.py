@@ -2,9 +2,9 @@
 
 Invariants:
 
-* A forced command is all that a connection may do: ports, sockets, an agent or a display
-  beside it are ways around it, so a role has to name them.
-* What the node could not honour is refused, when it is set and again when it is used.
+* A forced command is all that a connection may do: ports, sockets, an agent or a display would get
+  around it, so a role has to allow them explicitly.
+* A command that the node could not run is refused, when it is set and again when it is used.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tele.model.access import INTERNAL_SFTP
 
 
 def trouble_with(command: str) -> str | None:
-    """Say why ``command`` cannot be forced; None if it can."""
+    """Return why ``command`` cannot be forced, or None."""
     if "\0" in command:
         return "force_command has a character that no command can have"
     if command != INTERNAL_SFTP and command.split()[:1] == [INTERNAL_SFTP]:
@@ -24,9 +24,9 @@ def trouble_with(command: str) -> str | None:
     return None
 
 
-def may_forward(said: bool | None, forced: bool) -> bool:
-    """Whether a role that says ``said`` of a kind of forwarding allows it.
+def may_forward(option: bool | None, forced: bool) -> bool:
+    """Whether a role with this option for a kind of forwarding allows it; None is not set.
 
-    ``forced`` is whether a command is forced, by this role or by anything else.
+    ``forced`` is whether a command is forced, by this role, another one or the certificate.
     """
-    return not forced if said is None else said
+    return not forced if option is None else option

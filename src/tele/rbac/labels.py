@@ -1,12 +1,12 @@
-"""Do these labels fit that condition?
+"""Do these labels match that condition?
 
 Invariants:
 
-* An allow condition asks for every key that it names, and for any one of its values.
-* A deny condition is met by any single key.
-* ``"*": "*"`` is every node; an empty condition is no node.
-* A value is a text, a glob with ``*`` and ``?``, or a regular expression ``^...$``. One that
-  cannot be read allows nothing and denies everything.
+* An allow condition needs every key that it names, with any one of its values.
+* A deny condition matches by any single key.
+* ``"*": "*"`` matches every node; an empty condition matches none.
+* A value is a text, a glob with ``*`` and ``?``, or a regular expression ``^...$``. A malformed one
+  allows nothing and denies everything.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def denies(condition: Condition, labels: Mapping[str, str]) -> bool:
 
 
 def check_condition(condition: Condition) -> None:
-    """Raise :class:`InvalidInput` for a condition that cannot mean what it says."""
+    """Raise :class:`InvalidInput` for a malformed condition."""
     for key, patterns in condition.items():
         if not patterns:
             raise InvalidInput(f"node label {quoted(key)} has no value; write '*' for any")

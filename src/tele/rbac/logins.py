@@ -1,4 +1,4 @@
-"""Which OS accounts does a role mean? Logins, with templates filled from traits."""
+"""Which OS accounts does a role allow? Logins, with templates filled from traits."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tele.model.resources import Role
 
 _TEMPLATE = re.compile(r"\{\{\s*internal\.([A-Za-z0-9_-]{1,64})\s*\}\}")
 
-#: A portable account name (useradd(8)), and what directories make of names: ``DOM\user``,
-#: ``DOM+user``, ``user@dom``, letters of any alphabet, ``MACHINE$``. The file of accounts
-#: (passwd(5)) has no spaces and colons in them, ssh(1) takes no shell characters.
+#: A portable account name (useradd(8)), and names of directory services: ``DOM\user``,
+#: ``DOM+user``, ``user@dom``, letters of any alphabet, ``MACHINE$``. passwd(5) allows no spaces and
+#: colons in them, ssh(1) no shell characters.
 _LOGIN = re.compile(r"\w(?:[\w.@+\\-]{0,253}[\w.@+-])?\$?")
 #: The trait that ``users add --login`` fills, and that the role ``access`` reads.
 LOGINS_TRAIT: Final = "logins"
 
 
 def is_login(text: str) -> bool:
-    """Whether ``text`` can be an OS account's name: no path, option or shell word.
+    """Whether ``text`` can be an OS account's name: no path, option or shell syntax.
 
-    It may not be the name of one: the account database of each node knows that.
+    Whether there is such an account is decided by the account database of each node.
     """
     return _LOGIN.fullmatch(text) is not None
 
@@ -30,8 +30,8 @@ def is_login(text: str) -> bool:
 def expand(logins: Iterable[str], traits: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     """Return the logins with ``{{internal.<trait>}}`` replaced by the trait's values.
 
-    A template stands for a whole login, never a part of one. Whatever is no possible
-    account name is left out.
+    A template stands for a whole login, never for a part of one. Texts that cannot be account names
+    are left out.
     """
     found: dict[str, None] = {}
     for login in logins:
@@ -53,21 +53,22 @@ def logins_of(traits: Mapping[str, tuple[str, ...]], roles: Iterable[Role]) -> t
 
 
 def check_traits(traits: Mapping[str, tuple[str, ...]]) -> None:
-    """Raise :class:`InvalidInput` for a login of a user that can never be one."""
+    """Raise :class:`InvalidInput` for a login of a user that cannot be an account name."""
     for login in traits.get(LOGINS_TRAIT, ()):
         if not is_login(login):
             raise InvalidInput(
-                f"{quoted(login)} is no login: the name of an account has no spaces, slashes,"
-                " colons or shell characters"
+                f"{quoted(login)} is not a login: an account name has no spaces, slashes, colons or"
+                " shell characters"
             )
 
 
 def check_logins(logins: Iterable[str], *, deny: bool = False) -> None:
-    """Raise :class:`InvalidInput` for a login that can never be one."""
+    """Raise :class:`InvalidInput` for a login of a role that can never match."""
     for login in logins:
         if deny and login == "*":
             continue
         if not _TEMPLATE.fullmatch(login) and not is_login(login):
             raise InvalidInput(
-                f"{quoted(login)} is no login: give an account name or {{{{internal.<trait>}}}}"
+                f"{quoted(login)} is not a login: expected an account name or"
+                " {{internal.<trait>}}"
             )

@@ -1,12 +1,12 @@
-"""What do the cluster's roles, locks and revocations say of a user or a host now?
+"""What do the cluster's roles, locks and revocations allow a user or a host now?
 
-A policy is made once of each state that auth tells, and answers for that state.
+A policy is made once for each state of the cluster.
 
 Invariants:
 
-* An identity counts for what its certificate says, less what was revoked since; roles that were
-  given since deny and restrict, and allow nothing.
-* A lock or a revocation of a person or a host comes before every role.
+* An identity has the roles and traits of its certificate, without those revoked since; roles that
+  were given since deny and restrict, and allow nothing.
+* A lock or a revocation of a user or a host comes before every role.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tele.rbac import decision
 
 
 class Policy:
-    """Roles by name, locks in force, and what was revoked."""
+    """Roles by name, locks in force, and revocations."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Policy:
 
     # -- hosts ------------------------------------------------------------------------
     def refuses_host(self, host: HostIdentity, now: datetime) -> Denied | None:
-        """Return why a host has no business in the cluster any more, or None."""
+        """Return why a host is not accepted any more, or None."""
         revoked = self._hosts.get((host.role, host.host_id))
         if revoked is not None and host.issued < revoked.before:
             return Denied(
@@ -68,19 +68,19 @@ class Policy:
         return self.locks_host(host.host_id, now)
 
     def locks_host(self, host_id: str, now: datetime) -> Denied | None:
-        """Return the lock on a host whose certificate is not at hand, or None."""
+        """Return the lock on a host by its id, or None."""
         lock = decision.host_locked(self._on(("host_id", host_id)), host_id, now)
         if lock is None:
             return None
         return Denied(Reason.LOCKED, f"host {host_id} is locked by {lock.metadata.name}")
 
     def revoked_hosts(self, role: HostRole) -> frozenset[HostRevocation]:
-        """Return what was revoked of hosts in one role."""
+        """Return the revocations of hosts in one role."""
         return frozenset(each for each in self._hosts.values() if each.role is role)
 
     # -- users ------------------------------------------------------------------------
     def narrowed(self, identity: UserIdentity, now: datetime) -> UserIdentity | Denied:
-        """Return ``identity`` as far as it still counts, or why it does not."""
+        """Return ``identity`` without what was revoked, or why it is not accepted."""
         revoked = self._users.get(identity.user)
         if revoked is None:
             return identity
@@ -101,18 +101,18 @@ class Policy:
         )
 
     def _present(self, identity: UserIdentity) -> UserIdentity:
-        """Return who a certificate of now would say that ``identity`` is."""
+        """Return the identity that a new certificate of the user would have."""
         revoked = self._users.get(identity.user)
         if revoked is None or revoked.narrowed is None or identity.issued >= revoked.narrowed:
             return identity
         return evolve(identity, roles=revoked.roles, traits=revoked.traits)
 
     def refuses_user(self, identity: UserIdentity, now: datetime) -> Denied | None:
-        """Return why a person has no business in the cluster now, whatever the node, or None."""
+        """Return why a user is not accepted now, on any node, or None."""
         counted = self.narrowed(identity, now)
         if isinstance(counted, Denied):
             return counted
-        # A lock of a role stops who had it when it was taken away, and who was given it since.
+        # A lock on a role stops users who had it by their certificate, or have it now.
         roles = (*identity.roles, *self._present(identity).roles)
         either = evolve(identity, roles=tuple(dict.fromkeys(roles)))
         lock = decision.locked(self._locks_on(either), either, now)
@@ -121,7 +121,7 @@ class Policy:
         return Denied(Reason.LOCKED, decision.explain(lock, identity.user))
 
     def _counted(self, identity: UserIdentity, now: datetime) -> UserIdentity | Denied:
-        """Return ``identity`` for a decision about a node, which looks at the locks of the rest."""
+        """Return ``identity`` for a decision about a node, which checks the remaining locks."""
         counted = self.narrowed(identity, now)
         if counted is identity or isinstance(counted, Denied):
             return counted
@@ -152,11 +152,11 @@ class Policy:
         return decided
 
     def client_keepalive(self, identity: UserIdentity, now: datetime) -> timedelta:
-        """Return after how much silence the client of somebody is asked whether it is there, where
-        they log in to no node: nought is never.
-        """
-        said = decision.keepalive_of(decision.roles_of(self._present(identity), self.roles, now))
-        return self._client_keepalive if said is None else said
+        """Return the interval of keepalives for a client that logs in to no node; 0 is never."""
+        interval = decision.keepalive_of(
+            decision.roles_of(self._present(identity), self.roles, now)
+        )
+        return self._client_keepalive if interval is None else interval
 
     def may_reach(
         self,
@@ -165,7 +165,7 @@ class Policy:
         now: datetime,
         host_id: str = "",
     ) -> Denied | None:
-        """Decide about a node, whatever the login; None is yes."""
+        """Return why a user may not reach a node, with any login, or None."""
         counted = self._counted(identity, now)
         if isinstance(counted, Denied):
             return counted
@@ -180,7 +180,7 @@ class Policy:
         return [lock for target in targets for lock in self._locks.get(target, ())]
 
     def _locks_on(self, identity: UserIdentity, **more: str) -> list[Lock]:
-        """Return the locks that can stop somebody: a decision costs no more for all the others."""
+        """Return the locks that can concern a user: a decision does not read all the others."""
         if not self._locks:
             return []
         return self._on(
@@ -193,7 +193,7 @@ class Policy:
 
     # -- time -------------------------------------------------------------------------
     def next_end(self, now: datetime) -> datetime | None:
-        """Return when time alone takes something away next: a role or a user expires."""
+        """Return when a role or a user expires next, or None."""
         times = [role.metadata.expires for role in self.roles.values()]
         times += [each.expires for each in self._users.values()]
         return min((each for each in times if each is not None and each > now), default=None)

@@ -1,4 +1,4 @@
-"""Which roles does every cluster begin with?"""
+"""Which roles does a new cluster have, and what is a valid role?"""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ EDITOR: Final = Role(
     ),
 )
 
-#: See what happened: sessions, recordings, audit events.
+#: Read sessions, recordings and audit events.
 AUDITOR: Final = Role(
     Metadata("auditor", description="Read the audit, sessions and recordings"),
     RoleSpec(
@@ -57,13 +57,13 @@ AUDITOR: Final = Role(
 
 PRESETS: Final = (ACCESS, EDITOR, AUDITOR)
 
-#: What rules can be about, and what they can let one do.
+#: The resources and verbs of rules.
 RESOURCES: Final = (
     "user", "role", "token", "node", "lock", "authority", "session", "recording", "event"
 )  # fmt: skip
 VERBS: Final = ("list", "read", "create", "update", "delete")
 
-#: What is asked for anywhere: by the table of operations, and for the list of all nodes.
+#: All permissions that are checked: by the table of operations, and for the list of all nodes.
 PERMISSIONS: Final = frozenset(
     {
         ("node", "list"),
@@ -78,17 +78,17 @@ PERMISSIONS: Final = frozenset(
 
 
 def check_role(role: Role) -> None:
-    """Raise :class:`tele.errors.InvalidInput` for a role that cannot mean what it says."""
+    """Raise :class:`tele.errors.InvalidInput` for a role with a part that has no effect."""
     check_logins(role.spec.allow.logins)
     check_logins(role.spec.deny.logins, deny=True)
     check_condition(role.spec.allow.node_labels)
     check_condition(role.spec.deny.node_labels)
     for rule in (*role.spec.allow.rules, *role.spec.deny.rules):
-        _check_words(rule.resources, RESOURCES, "resource")
-        _check_words(rule.verbs, VERBS, "verb")
+        _check_names(rule.resources, RESOURCES, "resource")
+        _check_names(rule.verbs, VERBS, "verb")
         _check_effect(rule)
     if role.spec.options.max_session_ttl <= timedelta(0):
-        raise InvalidInput("options: max_session_ttl cannot be nought")
+        raise InvalidInput("options: max_session_ttl has to be positive")
     if role.spec.options.max_forwards < 1:
         raise InvalidInput(
             "options: max_forwards is at least 1; port_forwarding: false forwards nothing"
@@ -102,9 +102,9 @@ def check_role(role: Role) -> None:
 
 
 def _check_effect(rule: Rule) -> None:
-    """Refuse what no operation ever asks for: it would allow nothing, and deny nothing.
+    """Refuse a rule that no operation checks: it would allow nothing and deny nothing.
 
-    ``*`` is all that there is, whatever that is.
+    ``*`` is always accepted.
     """
     resources = RESOURCES if "*" in rule.resources else rule.resources
     verbs = () if "*" in rule.verbs else rule.verbs
@@ -127,8 +127,10 @@ def _verbs_of(resources: Iterable[str]) -> str:
     return ", ".join(known) or "none"
 
 
-def _check_words(said: tuple[str, ...], known: tuple[str, ...], what: str) -> None:
-    """A word that nothing goes by would do nothing, above all in a denial."""
-    for word in said or ("",):
-        if word != "*" and word not in known:
-            raise InvalidInput(f"{quoted(word)} is no {what}: one of {', '.join(known)} or *")
+def _check_names(names: tuple[str, ...], known: tuple[str, ...], what: str) -> None:
+    """Refuse an unknown name: it would have no effect, above all in a deny rule."""
+    for name in names or ("",):
+        if name != "*" and name not in known:
+            raise InvalidInput(
+                f"{quoted(name)} is not a {what}: expected one of {', '.join(known)} or *"
+            )

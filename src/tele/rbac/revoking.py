@@ -2,9 +2,9 @@
 
 Invariants:
 
-* What was void stays void: a name that somebody else gets does not wake its old certificates.
-* What a user holds is never revoked, only what they hold no more.
-* Who is given a role, or a value of a trait, is told of like who loses one: it may deny something.
+* A revoked certificate stays revoked: a new user of the name does not make it valid again.
+* What a user has is never revoked, only what they have lost.
+* A role, or a value of a trait, that is given is published like a loss: it may deny something.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from attrs import evolve
 from tele.model.resources import User
 from tele.model.revocation import UserRevocation, revoked_before
 
-#: How long a certificate of a user is valid at most.
+#: The longest lifetime of a user certificate.
 LONGEST_CERTIFICATE: Final = timedelta(hours=30)
-#: How long a revocation is told: as long as a certificate is good, and a week more, for nodes that
-#: are away from auth meanwhile with somebody logged in.
+#: How long a revocation is published: as long as a certificate is valid, and a week more, for nodes
+#: with open sessions that cannot reach auth meanwhile.
 REVOCATION_LIFE: Final = LONGEST_CERTIFICATE + timedelta(days=7)
-#: No end that is further away than this is waited for: later there is no date.
+#: The longest time until an expiry that is waited for: later dates do not exist.
 LONGEST_WAIT: Final = timedelta(days=365 * 1000)
 
 
@@ -40,7 +40,7 @@ def after_change(
     present = old or UserRevocation(name)
     if before is None:
         if present.narrowed is not None or present.expires is not None:
-            # Somebody had this name before, and has expired.
+            # An earlier user of this name has expired.
             present = after_removal(old, name, now)
     elif _differ(before, after):
         present = evolve(present, narrowed=_latest(present.narrowed, revoked_before(now)))
@@ -50,17 +50,17 @@ def after_change(
     return None if present == UserRevocation(name) else present
 
 
-def told_for(revocation: UserRevocation, now: datetime) -> timedelta:
-    """Return how long nodes and proxies have to be told of a revocation."""
+def revocation_ttl(revocation: UserRevocation, now: datetime) -> timedelta:
+    """Return how long a revocation has to be published to nodes and proxies."""
     times = (revocation.removed, revocation.narrowed, revocation.expires, now)
     left = max(each for each in times if each is not None) - now
     return min(left, LONGEST_WAIT) + REVOCATION_LIFE
 
 
 def issued_from(revocation: UserRevocation | None, now: datetime) -> datetime:
-    """Return when a certificate is issued at the earliest, so that no removal revokes it.
+    """Return the earliest time of issue of a certificate that no removal revokes.
 
-    A narrowing takes nothing from it: that leaves what the user holds now.
+    A narrowing does not concern it: it keeps what the user has now.
     """
     if revocation is None or revocation.removed is None:
         return now
@@ -68,7 +68,7 @@ def issued_from(revocation: UserRevocation | None, now: datetime) -> datetime:
 
 
 def _differ(before: User, after: User) -> bool:
-    """Whether roles or traits are others; their order says nothing."""
+    """Whether roles or traits differ, apart from their order."""
     old, new = before.spec, after.spec
     names = {*old.traits, *new.traits}
     return set(old.roles) != set(new.roles) or any(

@@ -1,11 +1,10 @@
-"""Which hosts does somebody ask for? Label selectors of a request: ``key=value``.
+"""Which hosts does a request select? Label selectors ``key=value``.
 
 Invariants:
 
-* A value is a text, or a glob with ``*`` and ``?``; never a regular expression: what a caller
-  sends is not a program.
+* A value is a text, or a glob with ``*`` and ``?``; never a regular expression of a caller.
 * Several values of one key mean any of them; several keys mean all of them.
-* Number and length are bounded, and so is what a look at one host costs.
+* Number and length are bounded, and so is the cost of matching one host.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Final
 from attrs import frozen
 
 from tele.errors import InvalidInput, quoted
-from tele.model.api.members import SELECTORS_LIMIT as SELECTORS_LIMIT
+from tele.model.api.hosts import SELECTORS_LIMIT as SELECTORS_LIMIT
 from tele.model.patterns import matches
 
 LENGTH_LIMIT: Final = 512
@@ -24,27 +23,27 @@ LENGTH_LIMIT: Final = 512
 
 @frozen
 class Selector:
-    """Labels that are asked for. An empty one selects everything."""
+    """The selected labels. An empty one selects everything."""
 
     wanted: Mapping[str, tuple[str, ...]]
 
     def selects(self, labels: Mapping[str, str]) -> bool:
-        """Whether a host with ``labels`` is one of those."""
+        """Whether a host with ``labels`` is selected."""
         return all(
             key in labels and any(matches(value, labels[key]) for value in values)
             for key, values in self.wanted.items()
         )
 
 
-def read_selector(said: Sequence[str]) -> Selector:
+def read_selector(selectors: Sequence[str]) -> Selector:
     """Read selectors ``key=value``. Raises :class:`InvalidInput`."""
-    if len(said) > SELECTORS_LIMIT:
+    if len(selectors) > SELECTORS_LIMIT:
         raise InvalidInput(f"more than {SELECTORS_LIMIT} labels to select by")
     wanted: dict[str, tuple[str, ...]] = {}
-    for label in said:
+    for label in selectors:
         key, equals, value = label.partition("=")
         if not key or not equals:
-            raise InvalidInput(f"{quoted(label)} is no label: expected key=value")
+            raise InvalidInput(f"{quoted(label)} is not a label: expected key=value")
         if len(label) > LENGTH_LIMIT:
             raise InvalidInput(f"{quoted(label)} has more than {LENGTH_LIMIT} characters")
         if "*" in key or "?" in key:

@@ -1,1 +1,1 @@
-"""Sessions are recorded: tee, recorder, spool, upload, archive, playback."""
+"""Recording of sessions: tee, recorder, spool, upload, archive, playback."""

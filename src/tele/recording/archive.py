@@ -1,12 +1,11 @@
-"""Where do finished bytes rest? In a directory: one folder for each recording.
+"""Where does auth store recordings? In a directory, one folder for each recording.
 
 Invariants:
 
-* Written once, and on disk before it is acknowledged, with all folders that lead to it
-  (:mod:`tele.durable_files`): a blob is there whole or not at all, whatever happens. That holds for
-  whoever is told that it is there already, too.
+* A blob is written once, whole or not at all, and is on disk with all its parent folders before it
+  is acknowledged (:mod:`tele.durable_files`); also when it is acknowledged because it exists.
 * Ids and names are checked: no path leaves the archive.
-* The disk is never waited for in the reactor's thread.
+* The reactor's thread never waits for the disk.
 * Recordings leave free what the store on the same disk may need.
 """
 
@@ -34,7 +33,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 @implementer(IArchive, IOnDisk)
 class DirectoryArchive:
-    """Keeps recordings under ``root`` (0700), files 0600. ``reactor`` lends its threads."""
+    """Stores recordings under ``root`` (0700), files 0600, in threads of ``reactor``."""
 
     def __init__(self, root: Path, reactor: Any) -> None:
         self._root = root
@@ -45,10 +44,10 @@ class DirectoryArchive:
         except OSError as error:
             raise Unavailable(f"cannot use {root} for recordings: {error}") from None
 
-    def _run(self, function: Callable[..., Any], *words: Any) -> Deferred[Any]:
+    def _run(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
         def guarded() -> Any:
             try:
-                return function(*words)
+                return function(*arguments)
             except FileNotFoundError:
                 raise NotFound("the archive has no such recording or part of it") from None
             except OSError as error:
@@ -63,7 +62,7 @@ class DirectoryArchive:
     def _folder(self, recording_id: str) -> Path:
         if not _NAME.fullmatch(recording_id):
             raise InvalidInput("not the id of a recording")
-        # Two levels, so that no folder has more entries than file systems like.
+        # Two levels, so that no folder gets too many entries.
         return self._root / recording_id[:2] / recording_id
 
     def _path(self, recording_id: str, name: str) -> Path:
@@ -84,30 +83,30 @@ class DirectoryArchive:
                 if path.read_bytes() != data:
                     raise Conflict("this part of the recording is there already, and differs")
                 sync_folder(path.parent)
-            # Another call may have made these, and not be as far.
+            # Another call may have made these folders, and not have synced them yet.
             sync_folder(path.parent.parent)
             sync_folder(self._root)
 
         return self._run(write)
 
     def _check_space(self, size: int) -> None:
-        """Raise :class:`StorageFull` where a chunk would take what is kept for the store."""
+        """Raise :class:`StorageFull` if a chunk would take the space reserved for the store."""
         self._measure()
         space = self._space
         if space.free - size < kept_for_store(space.total) or space.lacks_files:
             raise StorageFull(
-                "the disk of auth's recordings is full; nodes keep what they have until there is"
+                "the disk of auth's recordings is full; nodes keep their recordings until there is"
                 " space: tele recordings rm"
             )
 
     def _measure(self) -> None:
-        """Ask the disk. May raise OSError."""
+        """Measure the free space. May raise OSError."""
         found = os.statvfs(self._root)
         total, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
         self._space = DiskSpace(total, free, 0, 0, found.f_files, found.f_favail)
 
     def space(self) -> DiskSpace:
-        """See :class:`IOnDisk`: as of the last recording that came or went."""
+        """See :class:`IOnDisk`: as of the last recording that was stored or removed."""
         return self._space
 
     def get(self, recording_id: str, name: str) -> Deferred[bytes]:
@@ -118,13 +117,13 @@ class DirectoryArchive:
         """See :class:`IArchive`."""
         folder = self._folder(recording_id)
 
-        def look() -> Sequence[tuple[str, int]]:
+        def read_names() -> Sequence[tuple[str, int]]:
             if not folder.is_dir():
                 return []
             entries = [e for e in folder.iterdir() if _NAME.fullmatch(e.name)]
             return sorted((entry.name, entry.stat().st_size) for entry in entries)
 
-        return self._run(look)
+        return self._run(read_names)
 
     def remove(self, recording_id: str) -> Deferred[None]:
         """See :class:`IArchive`."""

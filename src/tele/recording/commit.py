@@ -1,14 +1,14 @@
-"""When do the recordings of a node reach its disk, all of them together?
+"""How are the recordings of a node written to its disk? By group commit, as databases do.
 
-Once in :data:`FLUSH_SECONDS` everything that waits is written, in one go for all recordings that
-have something, and then synced, in one go too. So two hundred sessions cost as many small writes
-and one sync, and a disk that is slow delays that, never a session or the reactor.
+Every :data:`FLUSH_SECONDS` the pending frames of all recordings are written, and then synced
+together: two hundred sessions cost as many small writes and one sync. A slow disk delays neither a
+session nor the reactor.
 
 Invariants:
 
-* Writing and syncing have a thread each: what has to be written does not wait for a sync.
-* A sync begins after what it is for was written, and those who wait for it are told after it.
-* A sync that fails is said once, and tried again.
+* Writing and syncing have a thread each: a write does not wait for a sync.
+* A sync starts after the writes that it covers; those who wait for it are notified after it.
+* A sync that fails is logged once, and tried again.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from twisted.python.failure import Failure
 from tele.log import make_logger
 from tele.workers import SerialWorker
 
-#: Less than the second within which what a session shows is safe: writing and syncing take time.
+#: Less than the second within which output is to be durable: writing and syncing take time.
 FLUSH_SECONDS: Final = 0.8
 
 log = make_logger(__name__)
 
 
 class Source(Protocol):
-    """Something that has to be written now and then."""
+    """A recording with frames to write."""
 
     def begin(self) -> Callable[[], Any] | None:
-        """Return what writes all that waits, to be called in a thread; None if nothing does."""
+        """Return a function that writes all pending frames in a thread; None if there are none."""
 
     def done(self, result: Any) -> None:
-        """It was called, and returned this, or a Failure."""
+        """Take the result of that function, or its Failure."""
 
 
 class GroupCommit:
@@ -63,7 +63,7 @@ class GroupCommit:
         self._closed = False
 
     def soon(self, source: Source | None = None) -> None:
-        """Write what ``source`` has, and sync everything, at the end of the period."""
+        """Write the frames of ``source``, and sync everything, at the end of the period."""
         if source is not None:
             self._sources[source] = None
         self._unsynced = True
@@ -71,13 +71,13 @@ class GroupCommit:
             self._timer = self._reactor.callLater(FLUSH_SECONDS, self._tick)
 
     def now(self, source: Source) -> None:
-        """Write what ``source`` has already now; it is synced with all others."""
+        """Write the frames of ``source`` now; they are synced with all others."""
         self._sources.pop(source, None)
         self._write((source,))
         self.soon()
 
     def forget(self, source: Source) -> None:
-        """Write it no more."""
+        """Do not write ``source`` any more."""
         self._sources.pop(source, None)
 
     def synced(self) -> Deferred[None]:
@@ -91,32 +91,32 @@ class GroupCommit:
         self._timer = None
         sources, self._sources = self._sources, {}
         self._write(tuple(sources))
-        self._writer.call(self._measure).addCallback(lambda told: told()).addErrback(
-            lambda failure: log.failure("the disk could not be measured", failure=failure)
+        self._writer.call(self._measure).addCallback(lambda report: report()).addErrback(
+            lambda failure: log.failure("disk space not measured", failure=failure)
         )
         if self._unsynced:
-            # In turn, after what was just given to the writer.
+            # The writer is serial: this runs after the writes above.
             self._writer.call(lambda: None).addCallback(lambda _: self._sync())
 
     def _write(self, sources: Sequence[Source]) -> None:
-        begun = [(source, job) for source in sources if (job := source.begin()) is not None]
-        if not begun:
+        started = [(source, job) for source in sources if (job := source.begin()) is not None]
+        if not started:
             return
 
         def done(results: list[Any]) -> None:
-            for (source, _), result in zip(begun, results, strict=True):
+            for (source, _), result in zip(started, results, strict=True):
                 try:
                     source.done(result)
-                except Exception:  # what goes wrong in one session stops no other
-                    log.failure("a recording did not go on")
+                except Exception:  # an error in one session does not stop others
+                    log.failure("recording failed")
 
-        self._writer.call(_all, [job for _, job in begun]).addCallback(done).addErrback(
-            lambda failure: log.failure("recordings could not be written", failure=failure)
+        self._writer.call(_all, [job for _, job in started]).addCallback(done).addErrback(
+            lambda failure: log.failure("recordings not written", failure=failure)
         )
 
     def _sync(self) -> None:
         if self._syncing is not None:
-            self.soon()  # it began before the last of what was written: once more
+            self.soon()  # that sync started before the last write: sync once more
             return
         self._unsynced = False
         waiting, self._waiting = self._waiting, []
@@ -125,7 +125,7 @@ class GroupCommit:
             self._syncing = None
             if isinstance(result, Failure):
                 if not self._failed:
-                    log.failure("recordings may not survive a power cut", failure=result)
+                    log.failure("sync of recordings failed", failure=result)
                 self._waiting[:0] = waiting
                 self.soon()
             self._failed = isinstance(result, Failure)
@@ -137,7 +137,7 @@ class GroupCommit:
         syncing.addBoth(synced)
 
     def close(self) -> Deferred[None]:
-        """Write and sync what there is, and stop; fires when that is done."""
+        """Write and sync all that is pending, and stop; fires when that is done."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()

@@ -1,7 +1,7 @@
-"""What becomes of output over a limit that auth set for a recording?
+"""What happens to output beyond a limit that auth set for a recording?
 
-It is not recorded. A gap says so at once, and another one at the end of it what was lost. After
-a while some is recorded again, to learn from auth whether the limit still holds.
+It is not recorded. A gap frame is written at once, and another at the end with the number of bytes
+lost. After :data:`HOLDS_SECONDS` recording resumes, to learn from auth whether the limit holds.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from attrs import define, field
 
 from tele.model.frame import Frame
 
-#: How long auth's word holds, in seconds: until then no more chunks come of the output.
+#: How long a limit from auth holds, in seconds, without being confirmed.
 HOLDS_SECONDS: Final = 600.0
 
 
 @define
 class Limit:
-    """The limit that one recording is over, if it is. The time is an argument, in seconds."""
+    """The limit that one recording exceeds, if any. The time is an argument, in seconds."""
 
     why: str = field(default="", init=False)
     lost: Counter[str] = field(factory=Counter, init=False)
@@ -28,7 +28,7 @@ class Limit:
     _until: float = field(default=0.0, init=False)
 
     def set(self, why: str, now: float) -> bool:
-        """The recording is over the limit ``why``, or over none; returns whether that begins."""
+        """Set the limit ``why`` that is exceeded, or none; return whether this is new."""
         begins = bool(why) and not self.holds(now)
         self.is_news = self.is_news or begins
         self.why = why or self.why
@@ -40,11 +40,11 @@ class Limit:
         return now < self._until
 
     def lose(self, frame: Frame) -> None:
-        """Count what is not recorded."""
+        """Count a frame that is not recorded."""
         self.lost[frame.kind.name.lower()] += len(frame.data)
 
     def take(self) -> bytes | None:
-        """Return the body of a gap about what was lost since the last one, if anything was."""
+        """Return the body of a gap frame for what was lost since the last one, if anything was."""
         self.is_news = False
         if not self.lost:
             return None

@@ -2,10 +2,10 @@
 
 Invariants:
 
-* Whatever is shown was checked: the chain, the manifest, and that all of it is of the session
-  that was asked for. The signature is checked by :meth:`Source.verify`.
+* Every frame that is shown was checked: the chain, the manifest, and that it belongs to the
+  session that was requested. The signature is checked by :meth:`Source.verify`.
 * A file has the parts that docs/protocols/tape names, in that order, and no others.
-* Nothing here waits or writes: it gives frames, and says how long to wait between them.
+* Nothing here waits or writes: it yields frames, and the time to wait between them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from typing import Any
 from attrs import frozen
 
 from tele.errors import BadRecording, InvalidInput, NotFound, quoted
-from tele.model.api import table
-from tele.model.api.members import ById
-from tele.model.api.recordings import GetChunk, RecordingDetails
+from tele.model.api.paging import ById
+from tele.model.api.recordings import GET_CHUNK, GET_RECORDING, GetChunk, RecordingDetails
 from tele.model.codec import decode, encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import Manifest, RecordingStart, RecordingState
 from tele.recording.proof import check_end, check_signer, check_start, claimed_name
-from tele.tape.export import is_forward
+from tele.tape import export
 from tele.tape.file import read_file
 from tele.tape.layout import read_chunk
 from tele.tape.verify import Verdict, read_frames, read_start, verify
@@ -38,8 +37,8 @@ Perform = Callable[[Any, Any], Any]
 class Source:
     """A recording to be read. ``chunks()`` may be called again and again.
 
-    ``details`` are what auth says about it; a file has none. ``missing`` are the numbers of chunks
-    that it is said not to have any more: no others may be.
+    ``details`` come from auth; a file has none. ``missing`` are the numbers of the chunks that are
+    known to be lost: no others may be missing.
     """
 
     id: str
@@ -51,7 +50,7 @@ class Source:
 
     @property
     def state(self) -> RecordingState:
-        """How far it is. A file without a manifest is unfinished, whatever became of it since."""
+        """The state of the recording; a file without a manifest is unfinished."""
         if self.details is not None:
             return self.details.state
         if self.manifest is None:
@@ -60,7 +59,7 @@ class Source:
 
     @property
     def lost(self) -> str:
-        """What is not there any more, in words; nothing if nothing is."""
+        """The chunks that are lost, as text; empty if none are."""
         why = "" if self.details is None else self.details.recording.incomplete
         if not self.missing:
             return why
@@ -70,7 +69,7 @@ class Source:
         return named if why in ("", named) else f"{why}; {named}"
 
     def frames(self) -> Iterator[Frame]:
-        """Give its frames, checked. Raises :class:`BadRecording` where it is not what it was."""
+        """Yield its frames, checked. Raises :class:`BadRecording` where it was changed."""
         return read_frames(self.chunks(), self.manifest, self.start, self.missing)
 
     def verify(self, host_authorities: Collection[bytes], cluster: str) -> Verdict:
@@ -95,8 +94,16 @@ class Source:
             raise BadRecording(f"it is of cluster {quoted(self.start.cluster)}, not {cluster}")
         return verify(self.chunks(), self.manifest, self.start, check_manifest, self.missing)
 
+    def rendered(self, form: str, channel: int) -> Iterator[str]:
+        """Yield the recording as ``text``, ``json`` (lines) or ``cast``; channel 0 is any."""
+        if form == "cast":
+            return export.asciicast(self.start, self.frames(), channel)
+        if form == "json":
+            return export.json_lines(f for f in self.frames() if channel in (0, f.channel))
+        return export.text(self.frames(), channel)
+
     def blobs(self) -> Iterator[tuple[str, bytes]]:
-        """Give what a ``.tape`` file holds."""
+        """Yield the blobs of a ``.tape`` file."""
         yield "start", encode(self.start)
         if self.manifest is not None:
             yield "manifest", encode(self.manifest)
@@ -107,7 +114,7 @@ class Source:
 
 
 def _numbers(missing: Collection[int]) -> Iterator[int]:
-    """Give the numbers of the chunks that are there, without end."""
+    """Yield the numbers of the chunks that exist, without end."""
     return (number for number in count() if number not in missing)
 
 
@@ -120,7 +127,7 @@ def from_authority(perform: Perform, recording_id: str) -> Source:
 
     Raises :class:`BadRecording` when what auth has under this id is of another session.
     """
-    details: RecordingDetails = perform(table.GET_RECORDING, ById(recording_id))
+    details: RecordingDetails = perform(GET_RECORDING, ById(recording_id))
     row = details.recording
     if row.id != recording_id:
         raise BadRecording(f"auth has recording {quoted(row.id)} under the id {recording_id}")
@@ -136,12 +143,12 @@ def from_authority(perform: Perform, recording_id: str) -> Source:
             if number in missing:
                 continue
             try:
-                yield perform(table.GET_CHUNK, GetChunk(recording_id, number)).data
+                yield perform(GET_CHUNK, GetChunk(recording_id, number)).data
             except NotFound:
                 raise BadRecording(f"chunk {number} is missing from the archive") from None
 
     if details.manifest is None and 0 in missing:
-        raise NotFound("its first chunk is lost, which says whose it is; the others cannot be read")
+        raise NotFound("its first chunk is lost, which names the session; it cannot be read")
     start = details.manifest.start if details.manifest is not None else _start(chunks())
     check_start(row, start, claimed_name(details.manifest))
     return Source(recording_id, start, details.manifest, chunks, details, missing)
@@ -184,7 +191,7 @@ def _beginning(path: Path) -> tuple[RecordingStart, Manifest | None, tuple[int, 
         parts = read_file(file)
         name, data = next(parts, ("", b""))
         if name != "start":
-            raise BadRecording(f"{path} does not say what it is a recording of")
+            raise BadRecording(f"{path} has no start: the session is not known")
         start = decode(RecordingStart, data)
         name, data = next(parts, ("", b""))
         if name == "manifest":
@@ -198,16 +205,20 @@ def _beginning(path: Path) -> tuple[RecordingStart, Manifest | None, tuple[int, 
 
 
 def _missing(data: bytes) -> tuple[int, ...]:
-    """Return the numbers of the chunks that a file is said not to have."""
+    """Return the numbers of the chunks that a file lists as missing."""
     try:
-        said = json.loads(data)
+        numbers = json.loads(data)
     except (ValueError, RecursionError):
-        said = None
-    if not isinstance(said, list) or not said or any(type(number) is not int for number in said):
-        raise BadRecording("the file does not say in numbers which chunks are missing")
-    if said != sorted(set(said)) or said[0] < 0:
-        raise BadRecording("the chunks that are missing are not named in order, each once")
-    return tuple(said)
+        numbers = None
+    if (
+        not isinstance(numbers, list)
+        or not numbers
+        or any(type(number) is not int for number in numbers)
+    ):
+        raise BadRecording("the file's list of missing chunks is not a list of numbers")
+    if numbers != sorted(set(numbers)) or numbers[0] < 0:
+        raise BadRecording("the file's list of missing chunks is not in ascending order")
+    return tuple(numbers)
 
 
 @frozen
@@ -220,11 +231,11 @@ class Step:
 
 
 def schedule(frames: Iterable[Frame], channel: int, idle_limit: float | None) -> Iterator[Step]:
-    """Give what a terminal shows, with the times between; channel 0 is the first one."""
+    """Yield what a terminal shows, with the times between; channel 0 is the first one."""
     shown = {FrameKind.OUTPUT, FrameKind.ERROR, FrameKind.RESIZE, FrameKind.OPEN}
     last: int | None = None
     for frame in frames:
-        if channel == 0 and frame.kind is FrameKind.OPEN and not is_forward(frame):
+        if channel == 0 and frame.kind is FrameKind.OPEN and not export.is_forward(frame):
             channel = frame.channel
         if frame.kind not in shown or frame.channel != channel:
             continue

@@ -1,11 +1,13 @@
-"""Is a recording of the session, and by the node, that it is said to be of?
+"""Is a recording authentic: of the claimed session, signed by the claimed node?
 
-Auth asks it when a recording is closed, and whoever verifies one asks it again. Invariants:
+Auth checks this when a recording is closed; ``tele recordings verify`` checks it again.
 
-* The signer is a node of the cluster, by a certificate of the cluster's host authority that says
-  so (role, id and cluster), and it is the node on which the session was. A certificate that
-  merely has the node's name is not enough.
-* What auth noted when the session began, the manifest and the first frame agree: id, user,
+Invariants:
+
+* The signer is a node of the cluster, by a certificate of the cluster's host authority (role, id
+  and cluster), and it is the node on which the session was. A certificate that merely has the
+  node's name is not enough.
+* Auth's record of the start of the session, the manifest and the first frame agree: id, user,
   login, node, start.
 """
 
@@ -25,7 +27,7 @@ from tele.model.session import Manifest, Recording, RecordingStart
 from tele.tape.verify import to_sign
 
 #: How long after its end a recording may be closed with a certificate issued since: a node
-#: whose disk is full goes on trying, and renews its certificate meanwhile.
+#: whose disk is full keeps trying, and renews its certificate meanwhile.
 CLOSED_WITHIN: Final = timedelta(days=7)
 _LATEST: Final = int(LATEST.timestamp())
 
@@ -57,7 +59,7 @@ def check_signer(
 
 
 def claimed_name(manifest: Manifest | None) -> str:
-    """Return what the signer of ``manifest`` is called, as its certificate says, unchecked."""
+    """Return the name of the signer of ``manifest`` from its certificate, not verified."""
     try:
         line = "" if manifest is None else manifest.host_certificate
         return parse_certificate(parse_line(line)).extensions.get(NODE_NAME, b"").decode("utf-8")
@@ -66,12 +68,12 @@ def claimed_name(manifest: Manifest | None) -> str:
 
 
 def check_start(row: Recording, start: RecordingStart, *more_names: str) -> None:
-    """Raise :class:`BadRecording` unless ``start`` is of the session that auth noted.
+    """Raise :class:`BadRecording` unless ``start`` agrees with auth's record of the session.
 
-    ``more_names``: what the node is called beside the name that auth knew, as its certificate
-    says: it may have been renamed before auth heard of the session.
+    ``more_names`` are further names of the node, from its certificate: it may have been renamed
+    before the start was reported to auth.
     """
-    said = {
+    compared = {
         "id": (row.id, start.id),
         "kind": (row.kind, start.kind),
         "user": (row.user, start.user),
@@ -80,8 +82,8 @@ def check_start(row: Recording, start: RecordingStart, *more_names: str) -> None
         "start": (format_time(row.started), format_time(start.started)),
     }
     if start.node not in more_names:
-        said["node"] = (row.node, start.node)
-    for what, (noted, claimed) in said.items():
+        compared["node"] = (row.node, start.node)
+    for what, (noted, claimed) in compared.items():
         if noted != claimed:
             raise BadRecording(
                 f"it is of another session than the one that started: its {what} is"
@@ -90,13 +92,13 @@ def check_start(row: Recording, start: RecordingStart, *more_names: str) -> None
 
 
 def check_end(row: Recording, manifest: Manifest, missing: Collection[int] = ()) -> None:
-    """Raise :class:`BadRecording` unless ``manifest`` is what the row of auth is about."""
+    """Raise :class:`BadRecording` unless ``manifest`` agrees with auth's record of the end."""
     if not (row.complete or row.incomplete):
         raise BadRecording("it has a manifest, but auth has not accepted one")
     noted = (row.ended and format_time(row.ended), row.chunks, row.size, row.interactive)
     size = sum(chunk.size for chunk in manifest.chunks if chunk.number not in missing)
-    said = (format_time(manifest.ended), len(manifest.chunks), size, manifest.interactive)
-    if noted != said:
+    claimed = (format_time(manifest.ended), len(manifest.chunks), size, manifest.interactive)
+    if noted != claimed:
         raise BadRecording(
             "its manifest is not the one that auth accepted: end, chunks, size or terminal differ"
         )

@@ -1,16 +1,16 @@
-"""How is a session written down while it runs?
+"""How is a session recorded while it runs?
 
 Invariants:
 
-* Frames are on disk within a second, and there to stay (:mod:`tele.recording.commit`). A process
-  that is killed, or a machine that loses its power, loses no more than that.
-* The reactor waits for no disk. Memory is bounded: one chunk that fills and one that is packed
-  and written. When the spool is slower than the session, the session waits.
-* A full disk does not end a session: what is dropped is counted, and written down as a gap with
-  the true reason as soon as there is room. What was launched and the like is kept until then. The
-  end of a session, with its gap, uses space that is reserved for it; output never does. Where
-  not even that is enough, auth is told that it ended.
-* A recording ends as long after its start as the session lasted, however the clock was set.
+* Frames are durable within a second (:mod:`tele.recording.commit`): a killed process or a power
+  cut loses no more than that.
+* The reactor never waits for the disk. Memory is bounded: one chunk that fills, and one that is
+  packed and written. If the spool is slower than the session, the session is paused.
+* A full disk does not end a session: dropped bytes are counted, and a gap frame with the reason is
+  written as soon as there is space. Frames about programs and the like are kept until then. The
+  end of a session, with its gap, uses reserved space; output never does. If that is not enough
+  either, the end is reported to auth.
+* The length of a recording is the time that the session took, even if the clock was set.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ log = make_logger(__name__)
 SECOND: Final = 1_000_000_000
 #: How long recordings that end may take when the node stops.
 CLOSE_SECONDS: Final = 5.0
-#: Chunks of all recordings that were packed lately, of which is remembered what is in them.
+#: Chunks of all recordings that were packed lately and whose summary is kept.
 KNOWN_LIMIT: Final = 256
 TOO_SLOW: Final = "the disk was too slow"
 
@@ -66,7 +66,7 @@ def sign_manifest(
 
 @implementer(IRecording)
 class TapeRecording:
-    """One session on its way to the spool, a source of :class:`GroupCommit`."""
+    """The recording of one session, a source of :class:`GroupCommit`."""
 
     def __init__(self, recorder: TapeRecorder, folder: SpoolFolder, start: RecordingStart) -> None:
         self._recorder = recorder
@@ -75,7 +75,7 @@ class TapeRecording:
         self._writer = TapeWriter()
         self._held: Packed | None = None
         self._busy = False
-        #: Whether the chunk that is held could not be written the last time.
+        #: Whether the last attempt to write the held chunk failed.
         self._fails = False
         self._idle: list[Deferred[None]] = []
         self._behind = False
@@ -88,15 +88,15 @@ class TapeRecording:
         self._marked = False
         self._closed = False
         self._last_time = 0
-        self._last_heard = recorder.clock.seconds()
+        self._last_frame = recorder.clock.seconds()
         self._end: Frame | None = None
-        #: When the session ended, if the disk does not take its end for now.
+        #: When the session ended, if the end cannot be written for now.
         self.ended_unwritten: datetime | None = None
         self._written = 0
         self._writer.add(Frame(0, 0, FrameKind.START, encode(start)))
 
     def create(self) -> None:
-        """In a thread: make the folder and its first chunk. If it raises OSError there is none."""
+        """In a thread: make the folder and its first chunk. After OSError there is no folder."""
         self._folder.create(self._start)
         try:
             self._hold(self._writer.take())
@@ -120,20 +120,20 @@ class TapeRecording:
         if self._closed:
             return
         self._last_time = max(self._last_time, frame.time)
-        self._last_heard = self._recorder.clock.seconds()
+        self._last_frame = self._recorder.clock.seconds()
         writer = self._writer
-        if frame.kind in BYTES and self._limit.holds(self._last_heard):
+        if frame.kind in BYTES and self._limit.holds(self._last_frame):
             self._limit.lose(frame)
             if self._limit.is_news:
                 self._write_limit()
             return
-        if self._limit.lost and not self._limit.holds(self._last_heard):
+        if self._limit.lost and not self._limit.holds(self._last_frame):
             self._write_limit()
         if self._fails and (frame.kind in BYTES or writer.is_full):
             self._lose(frame)
             return
         if writer.waiting + len(frame.data) > RAW_LIMIT:
-            self._reasons[TOO_SLOW] = None  # somebody goes on though the session waits
+            self._reasons[TOO_SLOW] = None  # the session writes although it is paused
             self._lose(frame)
             return
         if frame.kind is FrameKind.OPEN and not self._interactive:
@@ -150,12 +150,12 @@ class TapeRecording:
         self._lost[frame.kind.name.lower()] += len(frame.data)
 
     def limit(self, why: str) -> None:
-        """Auth says which limit this recording is over, or that it is over none."""
+        """Set the limit of auth that this recording exceeds, or none."""
         if self._limit.set(why, self._recorder.clock.seconds()):
-            log.warn("recording {name} is {why}", name=self._folder.id, why=why)
+            log.warn("recording limit exceeded", recording_id=self._folder.id, error=why)
 
     def _write_limit(self) -> None:
-        """Say what was not recorded over a limit."""
+        """Write a gap frame for what was not recorded because of a limit."""
         body = self._limit.take()
         if body is not None:
             self._writer.add(Frame(self._last_time, 0, FrameKind.GAP, body))
@@ -177,7 +177,7 @@ class TapeRecording:
         return partial(self._put, pack, mark)
 
     def _put(self, pack: Callable[[], Packed] | None, mark: bool) -> OSError | None:
-        """In a thread: write one chunk; one that cannot be written is held."""
+        """In a thread: write one chunk; it is held if it cannot be written."""
         try:
             self._hold(pack)
             self._write_held()
@@ -208,7 +208,7 @@ class TapeRecording:
         self._fails = isinstance(result, OSError)
         self.count()
         if isinstance(result, Failure):
-            log.failure("recording {name} lost a chunk", failure=result, name=self._folder.id)
+            log.failure("recording lost a chunk", failure=result, recording_id=self._folder.id)
         elif result is not None:
             self._note(result)
             self._recorder.commit.soon(self)
@@ -225,22 +225,20 @@ class TapeRecording:
         elif self._writer.waiting:
             self._recorder.commit.soon(self)
         self._behind = self._busy and self._writer.is_full
-        self.look_at_share()
+        self.check_share()
 
     def count(self) -> None:
-        """Count what was written for its user."""
+        """Count written bytes for the user."""
         written, self._written = self._written, 0
         if written:
             self._recorder.shares.add(self._folder.id, self._start.user, written)
 
     def _note(self, error: OSError) -> None:
-        """Remember why there is a gap; the log hears of each reason once, until there is none."""
+        """Remember the reason of a gap; each reason is logged once until the gap ends."""
         reason = why(error)
         if reason not in self._reasons:
             self._reasons[reason] = None
-            log.error(
-                "recording {name} cannot be written: {why!s}", name=self._folder.id, why=error
-            )
+            log.error("recording not written", recording_id=self._folder.id, error=error)
 
     def _write_gap(self) -> None:
         reasons, self._reasons = self._reasons, {}
@@ -251,19 +249,19 @@ class TapeRecording:
         self._writer.add(Frame(self._last_time, 0, FrameKind.GAP, body))
 
     # -- waiting ----------------------------------------------------------------------
-    def look_at_share(self) -> None:
-        """Have the session wait while its user's recordings take too much of the disk."""
+    def check_share(self) -> None:
+        """Pause the session while its user's recordings take too much of the disk."""
         if self._closed:
             return
         over = self._recorder.shares.is_over(self._start.user)
         if over and not self._over:
             log.warn(
-                "sessions of {user!r} wait: their recordings hold a quarter of the disk",
+                "sessions paused: recordings of the user take their share of the disk",
                 user=self._start.user,
             )
         self._over = over
         if over:
-            self._recorder.commit.soon(self)  # to be measured again
+            self._recorder.commit.soon(self)  # measures again
         if self.paused:
             return
         resumed, self._resumed = self._resumed, []
@@ -285,7 +283,7 @@ class TapeRecording:
         self._closed = True
         self._resumed.clear()
         self._recorder.commit.forget(self)
-        passed = int((self._recorder.clock.seconds() - self._last_heard) * SECOND)
+        passed = int((self._recorder.clock.seconds() - self._last_frame) * SECOND)
         elapsed = self._last_time = self._last_time + max(0, passed)
         body = json.dumps({"reason": reason}).encode()
         self._end = Frame(elapsed, 0, FrameKind.END, body)
@@ -293,9 +291,9 @@ class TapeRecording:
         return Deferred.fromCoroutine(self._finish(ended))
 
     async def _finish(self, ended: datetime) -> None:
-        """Write the end, and sign, on a full disk with the space that is reserved for it.
+        """Write the end, and sign; on a full disk in the reserved space.
 
-        Where not even that is enough, try again; memory is one chunk.
+        If that is not enough, try again; memory is one chunk.
         """
         if self._busy:
             idle: Deferred[None] = Deferred()
@@ -309,12 +307,12 @@ class TapeRecording:
                 self._note(error)
                 if not failed:
                     name = self._folder.id
-                    log.error("recording {name} is not closed yet: {why!s}", name=name, why=error)
+                    log.error("recording not closed yet", recording_id=name, error=error)
                     self.ended_unwritten = ended
                     self._recorder.changed(name)
                 failed = True
             except TeleError as error:
-                # Whoever closes what is left over tries it again.
+                # The recovery after the next start tries again.
                 self._recorder.closed(self._folder.id)
                 raise Unavailable(f"the recording could not be closed: {error}") from None
             else:
@@ -327,7 +325,7 @@ class TapeRecording:
         await self._recorder.commit.synced()
 
     def _put_end(self, ended: datetime) -> None:
-        """In a thread. May raise OSError, and goes on where it was when it is called again."""
+        """In a thread. May raise OSError; a second call continues where it failed."""
         spend = self._recorder.spool.reserve.spend
         spend(self._write_held)
         if self._end is not None:
@@ -357,7 +355,7 @@ class TapeRecording:
 
 @implementer(IRecorder)
 class TapeRecorder:
-    """Records sessions into ``spool``; ``changed(id)`` is told when there is more to upload."""
+    """Records sessions into ``spool``; calls ``changed(id)`` when there is more to upload."""
 
     def __init__(
         self,
@@ -410,7 +408,7 @@ class TapeRecorder:
         return recording_id in self._open
 
     def ended_unwritten(self, recording_id: str) -> datetime | None:
-        """When a session ended whose end the disk does not take for now."""
+        """Return when a session ended whose end cannot be written for now."""
         recording = self._open.get(recording_id)
         return None if recording is None else recording.ended_unwritten
 
@@ -419,7 +417,7 @@ class TapeRecorder:
         return sign_manifest(manifest, self._sign, self._host_certificate)
 
     def closed(self, recording_id: str) -> None:
-        """One is complete."""
+        """Forget a recording that is complete."""
         self._open.pop(recording_id, None)
         self.changed(recording_id)
         if self._ended is not None and not any(r.closing for r in self._open.values()):
@@ -427,29 +425,29 @@ class TapeRecorder:
             ended.callback(None)
 
     def remember(self, recording_id: str, known: Stored) -> None:
-        """In a thread: a chunk is packed. What is known of it spares unpacking it soon after."""
+        """In a thread: keep the summary of a packed chunk, so that it need not be unpacked soon."""
         with self._lock:
             self._known[recording_id, known.digest.number] = known
             if len(self._known) > KNOWN_LIMIT:
                 del self._known[next(iter(self._known))]
 
     def recall(self, recording_id: str, number: int) -> Stored | None:
-        """Return what is known of a chunk, once, if that is not too long ago."""
+        """Return the summary of a chunk, once, if it is still kept."""
         with self._lock:
             return self._known.pop((recording_id, number), None)
 
     def limit(self, recording_id: str, why: str) -> None:
-        """Auth says that a recording is over a limit, and which one, or (nothing) over none."""
+        """Set the limit of auth that a recording exceeds; empty for none."""
         recording = self._open.get(recording_id)
         if recording is not None:
             recording.limit(why)
 
     def released(self, recording_id: str, size: int) -> None:
-        """Auth has so many bytes more of one, and the spool has them not any more."""
+        """Count ``size`` bytes of a recording that were uploaded and removed from the spool."""
         self.shares.remove(recording_id, size)
 
     def _measure(self) -> Callable[[], object]:
-        """In a thread: ask the disk what is free."""
+        """In a thread: measure the free space."""
         try:
             found = os.statvfs(self.spool.root)
         except OSError:
@@ -460,17 +458,17 @@ class TapeRecorder:
     def _measured(self, free: int | None) -> None:
         self.shares.measured(free)
         for recording in list(self._open.values()):
-            recording.look_at_share()
+            recording.check_share()
 
     def close(self) -> Deferred[None]:
-        """Write and sync what there is, and stop; fires when that is done."""
+        """Write and sync all that is pending, and stop; fires when that is done."""
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
         if any(recording.closing for recording in self._open.values()):
             ended = self._ended = Deferred()
             ended.addTimeout(CLOSE_SECONDS, self.clock).addErrback(lambda _: None)
-            await ended  # what does not end, on a full disk, is closed after the next start
+            await ended  # recordings that cannot end are closed after the next start
         await self.commit.close()
         await self.writer.close()
         self.spool.close()

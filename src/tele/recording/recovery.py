@@ -1,23 +1,23 @@
-"""How is a recording closed whose recorder is gone: killed, or without power?
+"""How is a recording closed whose recorder was killed, or lost power?
 
-It goes on from what there is, in the spool and at auth. Outcomes, for what a power cut leaves:
+Its end is written after the chunks in the spool and at auth. Cases after a power cut:
 
-* A chunk that the spool does not have, or not whole, and auth has: nothing is lost. It is read at
-  auth, for what the manifest has to say of it.
-* Neither has it, and nothing after it was acknowledged: it was never promised. The recording ends
-  before it; what the spool has of later chunks follows a gap that says so.
+* A chunk is missing or torn in the spool, and auth has it: nothing is lost. It is read from auth,
+  for its entry in the manifest.
+* Neither has it, and no later chunk was acknowledged: it was never acknowledged either. The
+  recording ends before it; later chunks in the spool follow a gap frame.
 * Neither has it, and auth has a later one, or had acknowledged it: it is lost. The manifest names
   it, and auth closes the recording as incomplete.
-* No ``start.json``, or one that cannot be read: who and where is in the first frame. If that is
-  gone, too, there is nothing to sign, and auth is told that the recording is given up.
-* No folder: auth says which sessions run here as far as it knows, and those are closed likewise.
-* A manifest that cannot be read, or names a chunk that neither has as it says, is written again.
-  Other files that cannot be read are of no use.
+* ``start.json`` is missing or unreadable: the first frame has the same data. If that is missing,
+  too, there is nothing to sign, and the recording is reported to auth as given up.
+* There is no folder: auth lists the sessions that it believes to run here; they are closed alike.
+* A manifest that is unreadable, or that names a chunk differently, is written again. Other
+  unreadable files are ignored.
 
 Invariants:
 
 * Nothing is written before auth was asked: two recoveries never make two ends of a recording.
-* What auth acknowledged is never left out.
+* A chunk that auth acknowledged is always in the manifest.
 """
 
 from __future__ import annotations
@@ -34,9 +34,12 @@ from tele.errors import BadRecording, InvalidInput, NotFound
 from tele.interfaces import IAuthority
 from tele.log import make_logger
 from tele.loop import now
-from tele.model.api import table
-from tele.model.api.members import ById
+from tele.model.api.paging import ById
 from tele.model.api.recordings import (
+    GET_CHUNK,
+    RECORDING_PROGRESS,
+    START_RECORDING,
+    UPDATE_RECORDING,
     GetChunk,
     Octets,
     RecordingProgress,
@@ -71,8 +74,8 @@ class Here:
 
 @frozen
 class Left:
-    """What the spool has of a recording: chunks that can be read, numbers of those that cannot,
-    and what is known of those that auth acknowledged.
+    """What the spool has of a recording: readable chunks, numbers of torn ones, and summaries of
+    those that auth acknowledged.
     """
 
     chunks: Mapping[int, Here]
@@ -83,7 +86,7 @@ class Left:
 
 
 def survey(folder: SpoolFolder) -> Left:
-    """In a thread: read what the spool has, one chunk at a time. May raise OSError."""
+    """In a thread: read the spool, one chunk at a time. May raise OSError."""
     folder.repair()
     chunks: dict[int, Here] = {}
     torn: list[int] = []
@@ -102,8 +105,8 @@ def _here(chunk: Chunk, known: Stored) -> Here:
 
 @define
 class Chain:
-    """The chunks of a recording as far as they follow each other. ``previous`` is None after one
-    of which not even the digest is known.
+    """The chunks of a recording in sequence. ``previous`` is None after a chunk whose digest is not
+    known.
     """
 
     digests: list[ChunkDigest] = field(factory=list)
@@ -119,7 +122,7 @@ class Chain:
         return len(self.digests)
 
     def read(self, here: Here) -> None:
-        """Go on with a chunk that is here, or was read at auth. It says what the one before was."""
+        """Append a chunk from the spool or from auth; it has the digest of the one before."""
         if self.previous is None:
             before = self.digests[-1]
             self.digests[-1] = ChunkDigest(before.number, before.size, here.previous.hex())
@@ -127,7 +130,7 @@ class Chain:
         self.known(here.known)
 
     def known(self, known: Stored, *, there: bool = True) -> None:
-        """Go on with a chunk that auth has, or had."""
+        """Append a chunk that auth has, or had."""
         self.digests.append(known.digest)
         self.previous = bytes.fromhex(known.digest.sha256)
         self.frames += known.frames if there else 0
@@ -135,7 +138,7 @@ class Chain:
         self.finished = known.last
 
     def lost(self) -> None:
-        """Go on after a chunk of which nothing is known."""
+        """Append a chunk of which nothing is known."""
         self.digests.append(ChunkDigest(self.next, 0, ""))
         self.previous = None
 
@@ -143,9 +146,9 @@ class Chain:
 async def follow(
     left: Left, there: frozenset[int], fetch: Callable[[int], Awaitable[bytes]]
 ) -> Chain:
-    """Return how far the chunks go; ``there`` are those that auth has, and ``fetch`` reads one.
+    """Return the sequence of chunks; auth has those in ``there``, and ``fetch`` reads one.
 
-    Raises :class:`BadRecording` if one that auth has cannot be read.
+    Raises :class:`BadRecording` if a chunk at auth cannot be read.
     """
     chain = Chain()
     top = max((*there, *left.acknowledged), default=-1)
@@ -169,24 +172,24 @@ async def follow(
 
 @frozen
 class Recovery:
-    """Closes recordings that nobody writes any more, for ``recorder``, with what auth has."""
+    """Closes recordings that an earlier process of ``recorder`` left."""
 
     recorder: TapeRecorder
     authority: IAuthority
     worker: SerialWorker
 
     async def close(self, folder: SpoolFolder) -> bool:
-        """Close one; returns whether there is something to upload. Raises TeleError or OSError.
+        """Close one; return whether there is something to upload. Raises TeleError or OSError.
 
-        Where there is nothing the folder is gone.
+        If there is nothing to upload, the folder is removed.
         """
         perform: Any = self.authority.perform
         call = self.worker.call
         start = await call(_start, folder)
         try:
             if start is not None:
-                await perform(table.START_RECORDING, StartRecording(folder.id, start))
-            known: RecordingProgress = await perform(table.RECORDING_PROGRESS, ById(folder.id))
+                await perform(START_RECORDING, StartRecording(folder.id, start))
+            known: RecordingProgress = await perform(RECORDING_PROGRESS, ById(folder.id))
         except NotFound:  # a session that never began
             await call(_remove, folder)
             return False
@@ -195,7 +198,7 @@ class Recovery:
             return False
 
         async def fetch(number: int) -> bytes:
-            octets: Octets = await perform(table.GET_CHUNK, GetChunk(folder.id, number))
+            octets: Octets = await perform(GET_CHUNK, GetChunk(folder.id, number))
             return octets.data
 
         if start is None and 0 in known.chunks:
@@ -203,11 +206,11 @@ class Recovery:
         if start is None:
             ended = now(self.recorder.clock)
             given_up = UpdateRecording(folder.id, ended=ended, incomplete=GIVEN_UP)
-            await perform(table.UPDATE_RECORDING, given_up)
+            await perform(UPDATE_RECORDING, given_up)
             await call(_remove, folder)
-            log.error("recording {name} is given up: {why}", name=folder.id, why=GIVEN_UP)
+            log.error("recording given up", recording_id=folder.id, error=GIVEN_UP)
             return False
-        # It may be gone; on a full disk that, too, is what space is reserved for.
+        # The file may be missing; on a full disk it is written in the reserved space.
         await call(self.recorder.spool.reserve.spend, partial(folder.write_start, start))
         left = await call(survey, folder)
         there = frozenset(known.chunks)
@@ -216,7 +219,7 @@ class Recovery:
         chain = await follow(left, there, fetch)
         await call(self._put_end, folder, start, left, chain)
         self.recorder.commit.soon()
-        log.info("recording {name} was closed after a crash", name=folder.id)
+        log.info("recording closed after a crash", recording_id=folder.id)
         return True
 
     def _put_end(
@@ -235,7 +238,7 @@ class Recovery:
             frames += writer.frames
         for number in left.chunks:
             if number >= chain.next:
-                folder.discard_chunk(number)  # what it had is in those before
+                folder.discard_chunk(number)  # its frames were copied to those before
         manifest = Manifest(
             id=start.id,
             version=VERSION,
@@ -254,7 +257,7 @@ class Recovery:
 
 
 def _is_whole(manifest: Manifest, left: Left, there: frozenset[int]) -> bool:
-    """Whether each chunk that a manifest names is here, or at auth, or was there."""
+    """Whether each chunk that a manifest names is in the spool, or at auth, or was there."""
     if left.torn:
         return False
     for named in manifest.chunks:
@@ -267,7 +270,7 @@ def _is_whole(manifest: Manifest, left: Left, there: frozenset[int]) -> bool:
 
 
 def _useless(left: Left, chain: Chain) -> list[int]:
-    """Return which chunks of the spool are torn, or not those that the recording goes on with."""
+    """Return the chunks of the spool that are torn, or not part of the sequence."""
     others = [
         number
         for number, here in left.chunks.items()
@@ -279,13 +282,13 @@ def _useless(left: Left, chain: Chain) -> list[int]:
 def _rest(
     writer: TapeWriter, start: RecordingStart, folder: SpoolFolder, left: Left, chain: Chain
 ) -> Iterator[Packed]:
-    """Give the chunks that end a recording: what is left of later ones, after a gap, and END.
+    """Yield the chunks that end a recording: frames of later chunks, after a gap, and END.
 
-    One that is given is written before the next is made: it never takes the place of one that is
-    not read yet, since each has what at least one later one had.
+    Each is written before the next is made. It never overwrites a chunk that is not read yet, since
+    it holds the frames of at least one later chunk.
     """
     first = chain.next
-    if first == 0:  # not even its first frame is there
+    if first == 0:  # the first frame is missing, too
         writer.add(Frame(0, 0, FrameKind.START, encode(start)))
     later = sorted(number for number in left.chunks if number >= first)
     if later or any(number >= first for number in left.torn):
@@ -308,7 +311,7 @@ def _rest(
 
 
 def _start(folder: SpoolFolder) -> RecordingStart | None:
-    """In a thread: of which session is it? None if the spool does not say it any more."""
+    """In a thread: return its session; None if the spool does not have it any more."""
     try:
         return folder.start
     except (FileNotFoundError, InvalidInput):
@@ -335,7 +338,7 @@ def _is_terminal(frame: Frame) -> bool:
     if frame.kind is not FrameKind.OPEN:
         return False
     try:
-        said = json.loads(frame.data)
+        opened = json.loads(frame.data)
     except ValueError:
         return False
-    return isinstance(said, dict) and bool(said.get("pty"))
+    return isinstance(opened, dict) and bool(opened.get("pty"))

@@ -1,20 +1,19 @@
-"""Where is a recording until auth has it? In a folder of the node's data directory.
+"""Where is a recording stored until it is uploaded? In a folder of the node's data directory.
 
 ``<spool>/<id>/``: ``start.json``, ``<number>.chunk`` for each chunk that auth does not have,
 ``acknowledged`` with a line for each that it has, ``manifest.json`` when it is closed,
-``interactive`` when it had a terminal. ``<spool>/.reserve`` is space for ends.
+``interactive`` when it had a terminal. ``<spool>/.reserve`` is space for ends of sessions.
 
-Everything here may wait for the disk: a reactor calls it in a thread.
+All functions here may block on the disk: call them in a thread.
 
 Invariants:
 
-* A chunk has its name only when it is whole: what a killed process leaves can be read up
-  to the last chunk.
-* A chunk is removed when auth has it, and no sooner. How a manifest has to name it stays, in
+* A chunk gets its name when it is complete: after a kill all named chunks can be read.
+* A chunk is removed when auth has it, and no sooner. Its entry for the manifest stays, in
   ``acknowledged``.
-* What was written survives a power cut after :meth:`Spool.sync`. Before that any part of it may be
-  empty, torn or not there: whatever is read here may be, and that is told from what is whole.
-* For each file that is written or read there is a descriptor (:func:`room_for_one`).
+* Files survive a power cut after :meth:`Spool.sync`. Before that, any file may be empty, torn or
+  missing; reading detects that.
+* There is a descriptor for each file that is written or read (:func:`spare_descriptor`).
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from typing import Final
 
 from attrs import frozen
 
-from tele.capacity.descriptors import room_for_one
+from tele.capacity.descriptors import spare_descriptor
 from tele.capacity.disk import DiskReserve
 from tele.capacity.durable import sync_file_system
 from tele.errors import BadRecording, InvalidInput
@@ -38,10 +37,10 @@ from tele.model.frame import Frame
 from tele.model.session import ChunkDigest, Manifest, RecordingStart
 from tele.tape.layout import Chunk, digest, read_chunk
 
-#: Space for the ends of the sessions that run when the disk gets full, and released at a time.
+#: Space for the ends of sessions that run when the disk is full, and how much is released at once.
 RESERVE: Final = 8 << 20
 RESERVE_STEP: Final = 1 << 20
-#: Files that are kept in reserve: an end takes two.
+#: Files in reserve: an end takes two.
 RESERVE_FILES: Final = 64
 
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -52,9 +51,9 @@ _ACKNOWLEDGED: Final = "acknowledged"
 
 @frozen
 class Stored:
-    """What is known of a chunk without having it.
+    """The summary of a chunk.
 
-    ``frames`` is their number, ``time`` that of the last one; ``last`` that it ends the recording.
+    ``frames`` is their number, ``time`` that of the last one; ``last``: it ends the recording.
     """
 
     digest: ChunkDigest
@@ -64,7 +63,7 @@ class Stored:
 
 
 def stored(chunk: Chunk, size: int) -> Stored:
-    """Return what has to be known of a chunk. Raises :class:`BadRecording`."""
+    """Return the summary of a chunk. Raises :class:`BadRecording`."""
     frames, time = 0, 0
     for frame in chunk.frames():
         frames += 1
@@ -85,7 +84,7 @@ class SpoolFolder:
         return self.path.name
 
     def create(self, start: RecordingStart) -> None:
-        """Make the folder. May raise OSError; then there is none."""
+        """Make the folder. After OSError there is none."""
         self.path.mkdir(mode=0o700)
         try:
             self._write("start.json", encode(start))
@@ -94,7 +93,7 @@ class SpoolFolder:
             raise
 
     def discard(self) -> None:
-        """Remove a recording that never began: no more than its first chunk. Opens nothing."""
+        """Remove a recording with at most its first chunk. Opens no file."""
         for name in ("start.json", f"{0:08d}.chunk"):
             (self.path / name).unlink(missing_ok=True)
             (self.path / f".{name}").unlink(missing_ok=True)
@@ -103,21 +102,21 @@ class SpoolFolder:
     def _write(self, name: str, data: bytes) -> None:
         temporary = self.path / f".{name}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        with room_for_one(), open(os.open(temporary, flags, 0o600), "wb") as file:
+        with spare_descriptor(), open(os.open(temporary, flags, 0o600), "wb") as file:
             file.write(data)
         os.rename(temporary, self.path / name)
 
     def _read(self, name: str) -> bytes:
-        with room_for_one():
+        with spare_descriptor():
             return (self.path / name).read_bytes()
 
     def write_start(self, start: RecordingStart) -> None:
-        """Say again of which session it is. May raise OSError."""
+        """Write ``start.json`` again. May raise OSError."""
         self.path.mkdir(mode=0o700, exist_ok=True)
         self._write("start.json", encode(start))
 
     def write_chunk(self, number: int, data: bytes) -> None:
-        """Keep a chunk. May raise OSError; then it is as if it had not been tried."""
+        """Write a chunk. May raise OSError; then nothing has changed."""
         try:
             self._write(_name(number), data)
         except OSError:
@@ -129,8 +128,8 @@ class SpoolFolder:
         self._write("manifest.json", encode(manifest))
 
     def mark_interactive(self) -> None:
-        """Remember that the session had a terminal."""
-        with room_for_one():
+        """Mark that the session had a terminal."""
+        with spare_descriptor():
             (self.path / "interactive").touch(mode=0o600)
 
     @property
@@ -140,25 +139,25 @@ class SpoolFolder:
 
     @property
     def start(self) -> RecordingStart:
-        """What was known at the start. Raises :class:`InvalidInput` or OSError."""
+        """The start of the session. Raises :class:`InvalidInput` or OSError."""
         return decode(RecordingStart, self._read("start.json"))
 
     @property
     def is_closed(self) -> bool:
-        """Whether nobody writes to it any more."""
+        """Whether the recording has its manifest."""
         return self.manifest is not None
 
     @property
     def manifest(self) -> Manifest | None:
-        """The manifest; None while it is open, and if a power cut left none that can be read."""
+        """The manifest; None while it is open, or if it cannot be read after a power cut."""
         try:
             return decode(Manifest, self._read("manifest.json"))
         except (FileNotFoundError, InvalidInput):
             return None
 
     def numbers(self) -> list[int]:
-        """Return the numbers of the chunks that are here, in order."""
-        with room_for_one():
+        """Return the numbers of the chunks in the spool, in order."""
+        with spare_descriptor():
             found = [_CHUNK.fullmatch(name) for name in os.listdir(self.path)]
         return sorted(int(match[1]) for match in found if match)
 
@@ -172,20 +171,21 @@ class SpoolFolder:
         return self._read(_name(number))
 
     def discard_chunk(self, number: int) -> None:
-        """Remove a chunk that is of no use. May raise OSError."""
+        """Remove a chunk. May raise OSError."""
         (self.path / _name(number)).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Auth has all of it."""
+        """Remove the folder: auth has all of it."""
         shutil.rmtree(self.path)
 
     # -- what auth has ----------------------------------------------------------------
     def release(
         self, number: int, data: bytes, reserve: DiskReserve, known: Stored | None = None
     ) -> None:
-        """Auth has this chunk, which is ``data``: keep what a manifest says of it.
+        """Remove a chunk that auth has, and keep its summary.
 
-        It is unpacked if that is not ``known``. May raise OSError; then it is still here.
+        Without ``known`` the chunk ``data`` is unpacked for it. After OSError the chunk is still
+        here.
         """
         if known is None:
             known = stored(read_chunk(data, number), len(data))
@@ -193,28 +193,28 @@ class SpoolFolder:
         self.discard_chunk(number)
 
     def acknowledge(self, known: Stored, reserve: DiskReserve) -> None:
-        """Remember a chunk that auth has. May raise OSError."""
+        """Write the summary of a chunk that auth has. May raise OSError."""
         named = known.digest
-        words = (named.number, named.size, named.sha256, known.frames, known.time)
-        line = " ".join(str(word) for word in (*words, int(known.last))) + "\n"
+        columns = (named.number, named.size, named.sha256, known.frames, known.time)
+        line = " ".join(str(word) for word in (*columns, int(known.last))) + "\n"
         reserve.spend(lambda: self._append(line.encode("ascii")))
 
     def _append(self, line: bytes) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        with room_for_one():
+        with spare_descriptor():
             file = os.open(self.path / _ACKNOWLEDGED, flags, 0o600)
             try:
                 size = os.fstat(file).st_size
                 if os.write(file, line) != len(line):  # the disk has filled meanwhile
                     os.ftruncate(file, size)
-                    os.write(file, line)  # it says why
+                    os.write(file, line)  # raises the error
             finally:
                 os.close(file)
 
     def acknowledged(self) -> dict[int, Stored]:
-        """Return what is known of the chunks that auth has acknowledged.
+        """Return the summaries of the chunks that auth has acknowledged.
 
-        Lines after one that a power cut tore are of no use.
+        Lines after a torn one are ignored.
         """
         try:
             data = self._read(_ACKNOWLEDGED)
@@ -231,7 +231,7 @@ class SpoolFolder:
         return known
 
     def repair(self) -> None:
-        """After a power cut: nothing may be appended to a line that was torn."""
+        """After a power cut: remove a torn line, so that lines can be appended."""
         path = self.path / _ACKNOWLEDGED
         with contextlib.suppress(FileNotFoundError):
             data = path.read_bytes()
@@ -245,7 +245,7 @@ class SpoolFolder:
 
     # -- closing ----------------------------------------------------------------------
     def digests(self) -> list[ChunkDigest]:
-        """Return how a manifest names all chunks, those that auth has among them.
+        """Return the manifest's entries of all chunks, including those that auth has.
 
         May raise OSError.
         """
@@ -258,7 +258,7 @@ class SpoolFolder:
         return [found[number] for number in sorted(found)]
 
     def read(self, number: int) -> tuple[Chunk, Stored] | None:
-        """Return a chunk that is here, or None if it is not, or cannot be read."""
+        """Return a chunk, or None if it is missing or cannot be read."""
         try:
             data = self.chunk(number)
             chunk = read_chunk(data, number)
@@ -267,15 +267,15 @@ class SpoolFolder:
             return None
 
     def first_frame(self) -> Frame | None:
-        """Return the first frame, or None if it is not here."""
+        """Return the first frame, or None if it is missing."""
         found = self.read(0)
         return None if found is None else next(found[0].frames(), None)
 
 
 class Spool:
-    """All recordings of this machine that auth does not have yet.
+    """All recordings of this machine that are not uploaded yet.
 
-    ``sync`` is what makes durable what was written to the file system of an open folder.
+    ``sync`` syncs the file system of an open folder.
     """
 
     def __init__(self, root: Path, sync: Callable[[int], None] = sync_file_system) -> None:
@@ -286,15 +286,15 @@ class Spool:
         self._folder: int | None = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def sync(self) -> None:
-        """Have all that was written so far survive a power cut. May raise OSError.
+        """Make durable all that was written so far. May raise OSError.
 
-        May be called in a thread while another one writes.
+        May be called in one thread while another one writes.
         """
         if self._folder is not None:
             self._sync(self._folder)
 
     def close(self) -> None:
-        """Let go of what is open, after everything is done. May be called twice."""
+        """Close the reserve and the folder. May be called twice."""
         self.reserve.close()
         if self._folder is not None:
             os.close(self._folder)
@@ -307,16 +307,10 @@ class Spool:
         return SpoolFolder(self.root / recording_id)
 
     def folders(self) -> list[SpoolFolder]:
-        """Return all that are here, oldest first."""
+        """Return the folders of all recordings, oldest first."""
         named = (entry for entry in os.scandir(self.root) if _ID.fullmatch(entry.name))
         found = [entry for entry in named if entry.is_dir(follow_symlinks=False)]
         return [SpoolFolder(Path(e.path)) for e in sorted(found, key=lambda e: e.stat().st_mtime)]
-
-    def put_aside(self, folder: SpoolFolder) -> Path:
-        """Keep what auth will never take out of the way, for a person to look at."""
-        target = self.root / f"refused-{folder.id}"
-        os.rename(folder.path, target)
-        return target
 
 
 def _name(number: int) -> str:

@@ -1,19 +1,19 @@
-"""How does what passes on a connection get onto its recording?
+"""How do the data of a connection get into its recording?
 
-:class:`ConnectionTape` is one connection's; it opens the recording with the first channel.
-:class:`RecordedPrograms` stands between a session and whoever starts its programs, so that
-neither knows of the other.
+:class:`ConnectionTape` belongs to one connection; it opens the recording with the first channel.
+:class:`RecordedPrograms` wraps the object that starts programs, so that sessions need not know
+about recording.
 
 Invariants:
 
-* A terminal is recorded whole. Other output is recorded up to a limit, and what is beyond
-  it is counted in a gap: a copy of every file that is copied is no record, it is a leak.
-* Input is recorded only if asked for.
-* Whether content is recorded follows from what was launched, never from what was asked for.
-* A session that cannot be recorded is refused if a role says so. If none does it goes on, with one
-  line in the log and a word in the audit; what is launched and the like is kept, the rest is
-  counted, and both are on the recording, with a gap, as soon as it can be opened. The person is
-  not told: whoever filled the disk would learn that it worked.
+* Output of a terminal is recorded completely. Other output is recorded up to a limit; bytes beyond
+  it are counted in a gap: recordings must not hold a copy of every file that is transferred.
+* Input is recorded only if configured.
+* Whether content is recorded depends on the program that was launched, never on the request.
+* A session that cannot be recorded is refused if a role demands it. Otherwise it runs, with a log
+  line and a note in its audit event: frames about programs are kept, bytes are counted, and both
+  are written, with a gap, as soon as the recording can be opened. The user is not notified: who
+  filled the disk on purpose would learn that it worked.
 """
 
 from __future__ import annotations
@@ -37,16 +37,14 @@ log = make_logger(__name__)
 
 #: Bytes of a channel without a terminal that are recorded, each of output and errors.
 CAPTURE_LIMIT: Final = 8 * 1024 * 1024
-
-
-#: Bytes of facts that are kept of a session that is not recorded yet.
+#: Bytes of JSON frames that are kept of a session that is not recorded yet.
 KEPT_LIMIT: Final = 64 * 1024
-#: Nanoseconds between two attempts to record a session that goes on without.
+#: Nanoseconds between two attempts to record a session that runs without a recording.
 AGAIN: Final = 1_000_000_000
 
 
 class _Backlog:
-    """What passes while there is no recording: facts are kept, up to a limit, and bytes counted."""
+    """Frames while there is no recording: JSON frames are kept up to a limit, bytes counted."""
 
     def __init__(self) -> None:
         self.frames: list[Frame] = []
@@ -63,19 +61,19 @@ class _Backlog:
         self.frames.append(frame)
 
     def because(self, reason: str) -> None:
-        """It cannot be recorded for this reason, too."""
+        """Add a reason of the gap."""
         self._reasons[reason] = None
 
     def gap(self, time: int) -> Frame:
-        """Return the frame that says what is not there."""
-        said = {"lost": dict(self._lost), "reason": "; ".join(self._reasons)}
-        return Frame(time, 0, FrameKind.GAP, json.dumps(said).encode())
+        """Return the gap frame for what was lost."""
+        gap_body = {"lost": dict(self._lost), "reason": "; ".join(self._reasons)}
+        return Frame(time, 0, FrameKind.GAP, json.dumps(gap_body).encode())
 
 
 class ConnectionTape:
     """The recording of one connection. ``elapsed()`` is nanoseconds since its start.
 
-    With ``strict`` nothing runs that cannot be recorded.
+    With ``strict`` no program runs that cannot be recorded.
     """
 
     def __init__(
@@ -101,9 +99,9 @@ class ConnectionTape:
         self._ended: str | None = None
 
     async def ready(self) -> None:
-        """Return when the recording is open; raises a TeleError if it cannot be.
+        """Return when the recording is open; raises a TeleError if it cannot be opened.
 
-        If it need not be it returns also when it cannot be opened for now.
+        Unless ``strict``, it also returns when it cannot be opened for now.
         """
         if self._recording is None and self._backlog is None:
             await self._opening.call()
@@ -112,7 +110,7 @@ class ConnectionTape:
         self._tried = self._elapsed()
         try:
             recording = await self._recorder.open(self._start)
-        except Unavailable as error:  # for now; whatever else it says is a refusal
+        except Unavailable as error:  # for now; any other error is a refusal
             if self._strict:
                 raise
             self._not_recorded(str(error))
@@ -128,9 +126,11 @@ class ConnectionTape:
             self._backlog = _Backlog()
             self.problem = reason
             log.warn(
-                "session {id} of {user!r} goes on and is not recorded: {why}",
-                id=self._start.id, user=self._start.user, why=reason,
-            )  # fmt: skip
+                "session not recorded",
+                session_id=self._start.id,
+                user=self._start.user,
+                error=reason,
+            )
         self._backlog.because(reason)
 
     def _write_backlog(self) -> None:
@@ -139,7 +139,7 @@ class ConnectionTape:
             return
         for frame in (*backlog.frames, backlog.gap(self._elapsed())):
             self._recording.write(frame)
-        log.info("session {id} is recorded from now on", id=self._start.id)
+        log.info("recording of session started late", session_id=self._start.id)
 
     def _try_again(self) -> None:
         """Something passes that is not recorded: perhaps it can be now."""
@@ -151,7 +151,7 @@ class ConnectionTape:
             lambda failure: (
                 None
                 if failure.check(TeleError)
-                else log.failure("a recording could not be opened", failure=failure)
+                else log.failure("recording not opened", failure=failure)
             )
         )
 
@@ -166,7 +166,7 @@ class ConnectionTape:
         return self._recording is not None and bool(self._recording.paused)
 
     def when_resumed(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` once, when it is not behind any more."""
+        """Call ``callback`` once, when the recorder has caught up."""
         if self._recording is None:
             callback()
         else:
@@ -190,17 +190,17 @@ class ConnectionTape:
         if self._recording is not None:
             self._close(reason)
         elif self._backlog is not None:
-            self._try_again()  # the last chance
+            self._try_again()  # for the last time
 
     def _close(self, reason: str) -> None:
         recording, self._recording = self._recording, None
         recording.close(reason).addErrback(
-            lambda failure: log.error("a recording is not closed: {why!s}", why=failure.value)
+            lambda failure: log.error("recording not closed", error=failure.value)
         )
 
 
 class ProgramTap:
-    """Hears one program (the attributes of ``conch.programs.ITap``)."""
+    """Observes one program (see ``conch.session.programs.ITap``)."""
 
     def __init__(
         self, tape: ConnectionTape, channel: int, *, terminal: bool, content: bool
@@ -214,36 +214,36 @@ class ProgramTap:
 
     @property
     def paused(self) -> bool:
-        """Whether to read nothing more for now."""
+        """Whether the program is not to be read from for now."""
         return self._tape.paused
 
     def when_resumed(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` once, when it may go on."""
+        """Call ``callback`` once, when it may be read from again."""
         self._tape.when_resumed(callback)
 
-    def _hear(self, kind: FrameKind, view: memoryview) -> None:
+    def _observe(self, kind: FrameKind, view: memoryview) -> None:
         length = len(view)
         self._seen[kind] += length
         if not self._terminal:
-            room = (CAPTURE_LIMIT if self._content else 0) - self._kept[kind]
-            if room <= 0:
+            left = (CAPTURE_LIMIT if self._content else 0) - self._kept[kind]
+            if left <= 0:
                 return
-            view = view[:room]
+            view = view[:left]
         self._kept[kind] += len(view)
         self._tape.write(self._channel, kind, bytes(view))
 
     def output(self, view: memoryview) -> None:
         """The program wrote this."""
-        self._hear(FrameKind.OUTPUT, view)
+        self._observe(FrameKind.OUTPUT, view)
 
     def error(self, view: memoryview) -> None:
         """The program wrote this to its standard error."""
-        self._hear(FrameKind.ERROR, view)
+        self._observe(FrameKind.ERROR, view)
 
     def input(self, view: memoryview) -> None:
         """The client sent this."""
         if self._tape.record_input:
-            self._hear(FrameKind.INPUT, view)
+            self._observe(FrameKind.INPUT, view)
         else:
             self._seen[FrameKind.INPUT] += len(view)
             self._kept[FrameKind.INPUT] += len(view)
@@ -253,7 +253,7 @@ class ProgramTap:
         self._tape.note(self._channel, FrameKind.RESIZE, columns=columns, rows=rows)
 
     def exited(self, exit: Any) -> None:  # noqa: A002 (the name in ITap)
-        """The program ended and all that it wrote was heard."""
+        """The program ended and all its output was observed."""
         lost = {
             kind.name.lower(): self._seen[kind] - self._kept[kind]
             for kind in self._seen
@@ -272,7 +272,7 @@ class ProgramTap:
 class RecordedPrograms:
     """Starts programs through ``programs``, recorded.
 
-    ``programs`` is a ``conch.programs.ISessionPrograms`` that says what it launches, as
+    ``programs`` is a ``conch.session.programs.ISessionPrograms`` that reports what it launches, as
     ``node.programs.NodePrograms`` does.
     """
 
@@ -290,9 +290,9 @@ class RecordedPrograms:
         channel_number: int,
         launching: Callable[[Launched], None] = lambda _: None,
     ) -> Deferred[Any]:
-        """Run a program; nothing runs that cannot be recorded.
+        """Run a program, when the recording is open.
 
-        ``launching`` is called with what is launched, right before it is.
+        ``launching`` is called with what is launched, right before.
         """
         return Deferred.fromCoroutine(self._start(request, channel_number, launching))
 
@@ -325,12 +325,12 @@ class RecordedPrograms:
 
     def _open(self, request: Any, channel: int, launched: Launched, asked: Launched) -> None:
         pty = request.pty
-        said: dict[str, Any] = {"kind": launched.kind, "command": _text(launched.command)}
+        opened: dict[str, Any] = {"kind": launched.kind, "command": _text(launched.command)}
         if (launched.kind, launched.command) != (asked.kind, asked.command):
-            said["asked"] = {"kind": asked.kind, "command": _text(asked.command)}
+            opened["asked"] = {"kind": asked.kind, "command": _text(asked.command)}
         if pty is not None:
             pty = {"term": pty.term, "columns": pty.columns, "rows": pty.rows}
-        self._tape.note(channel, FrameKind.OPEN, env=dict(request.env), pty=pty, **said)
+        self._tape.note(channel, FrameKind.OPEN, env=dict(request.env), pty=pty, **opened)
 
 
 def _text(command: bytes) -> str:

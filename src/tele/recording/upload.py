@@ -1,15 +1,15 @@
-"""How does a recording get from the spool to auth?
+"""How is a recording uploaded from the spool to auth?
 
-While the session runs, chunk by chunk; after any outage from where auth says it is. What nobody
-writes any more is closed first (:mod:`tele.recording.recovery`).
+Chunk by chunk while the session runs; after an outage from the progress that auth reports. A
+recording that an earlier process left is closed first (:mod:`tele.recording.recovery`).
 
 Invariants:
 
 * Every step may be repeated. A chunk leaves the spool when auth has acknowledged it, the rest
   when auth has the manifest.
-* A chunk that neither auth nor the spool has is said to be missing; it is not tried for ever.
-* One broken recording stops no other; what auth refuses for good, or the disk does not give, is
-  put aside and said, to auth as well, so that it does not run for ever there.
+* A chunk that neither auth nor the spool has is reported as missing; it is not retried for ever.
+* One broken recording does not stop others. A recording that auth refuses for good, or that cannot
+  be read, is moved aside, logged, and reported to auth, so that it ends there, too.
 """
 
 from __future__ import annotations
@@ -34,10 +34,15 @@ from tele.errors import (
 from tele.interfaces import IAuthority
 from tele.log import make_logger
 from tele.loop import backoff, now
-from tele.model.api import table
-from tele.model.api.members import ById
 from tele.model.api.operation import Nothing
+from tele.model.api.paging import ById
 from tele.model.api.recordings import (
+    FINISH_RECORDING,
+    OPEN_RECORDINGS,
+    PUT_CHUNK,
+    RECORDING_PROGRESS,
+    START_RECORDING,
+    UPDATE_RECORDING,
     ChunkStored,
     FinishRecording,
     OpenRecordings,
@@ -55,10 +60,10 @@ from tele.workers import SerialWorker
 log = make_logger(__name__)
 
 AT_ONCE: Final = 4
-#: How long to wait after a no: asking again changes nothing soon, and each is in the audit.
+#: Pause after a denial: it will not change soon, and each one is an audit event.
 DENIED_PAUSE: Final = 120.0
 _FOR_GOOD: Final = (InvalidInput, Conflict, BadRecording)
-#: What a disk says of something that will not be read by waiting, and how often it is asked.
+#: Errors of a disk that waiting does not cure, and how often they are retried.
 _UNREADABLE: Final = frozenset(
     {errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.EACCES, errno.EPERM, errno.EISDIR}
 )
@@ -66,14 +71,14 @@ UNREADABLE_TRIES: Final = 6
 
 
 def _is_final(error: TeleError) -> bool:
-    """Whether auth refuses the recording itself, not the host for now: removed, or locked."""
+    """Whether auth refuses the recording itself, and not the host, which may be locked for now."""
     if isinstance(error, AccessDenied):
         return error.reason == "host"
     return isinstance(error, _FOR_GOOD)
 
 
 class _Progress:
-    """What auth has of one recording. ``next`` is after all that it is known to have."""
+    """What auth has of one recording. ``next`` is the chunk after those that it has."""
 
     def __init__(self) -> None:
         self.started = False
@@ -93,7 +98,7 @@ class _Progress:
 
 @frozen
 class _Here:
-    """What the spool has of one recording. ``first`` is the first chunk that auth does not have."""
+    """What the spool has of one recording. ``first`` is the first chunk to upload."""
 
     start: RecordingStart | None
     manifest: Manifest | None
@@ -102,7 +107,7 @@ class _Here:
     first: tuple[int, bytes] | None
 
 
-def _look(folder: SpoolFolder, progress: _Progress) -> _Here:
+def _read_spool(folder: SpoolFolder, progress: _Progress) -> _Here:
     """In a thread. The manifest is read before the chunks: it is written after them."""
     start = None if progress.started else folder.start
     manifest = folder.manifest
@@ -113,9 +118,7 @@ def _look(folder: SpoolFolder, progress: _Progress) -> _Here:
 
 
 class Uploader:
-    """Uploads what ``recorder`` has written, through ``authority``. :meth:`changed` when there is
-    more.
-    """
+    """Uploads the recordings of ``recorder`` through ``authority``."""
 
     def __init__(self, recorder: TapeRecorder, authority: IAuthority) -> None:
         self._recorder = recorder
@@ -124,7 +127,7 @@ class Uploader:
         self._call: Callable[..., Deferred[Any]] = self._worker.call
         self._authority: Any = authority
         self._recovery = Recovery(recorder, authority, self._worker)
-        #: Recordings of an earlier process: whether they are whole has to be looked at.
+        #: Recordings of an earlier process, which may have to be closed.
         self._left: set[str] = set()
         self._clock = recorder.clock
         recorder.changed = self.changed
@@ -135,9 +138,9 @@ class Uploader:
         self._asking: IDelayedCall | None = None
 
     def start(self) -> None:
-        """Begin with everything that is in the spool, or runs here as far as auth knows."""
+        """Start with all recordings in the spool, and those that auth knows to run here."""
         Deferred.fromCoroutine(self._start()).addErrback(
-            lambda failure: log.failure("the spool cannot be read", failure=failure)
+            lambda failure: log.failure("recording spool not read", failure=failure)
         )
 
     async def _start(self) -> None:
@@ -152,12 +155,12 @@ class Uploader:
         await self._ask_auth(0)
 
     async def _ask_auth(self, failures: int) -> None:
-        """Close also what the disk of this node has forgotten, and auth has not."""
+        """Close also recordings that auth has open and that are not in the spool."""
         self._asking = None
         if self._stopped:
             return
         try:
-            there: OpenRecordings = await self._authority.perform(table.OPEN_RECORDINGS, Nothing())
+            there: OpenRecordings = await self._authority.perform(OPEN_RECORDINGS, Nothing())
         except TeleError as error:
             wait = backoff(failures) + DENIED_PAUSE * isinstance(error, AccessDenied)
 
@@ -178,7 +181,7 @@ class Uploader:
         return self._worker.close()
 
     def stop(self) -> None:
-        """Begin nothing more."""
+        """Start no more uploads."""
         self._stopped = True
         self._waiting.clear()
         for progress in self._known.values():
@@ -190,7 +193,7 @@ class Uploader:
             self._asking = None
 
     def changed(self, recording_id: str) -> None:
-        """There is more of this recording."""
+        """Upload more of this recording."""
         if self._stopped:
             return
         progress = self._known.setdefault(recording_id, _Progress())
@@ -218,7 +221,7 @@ class Uploader:
                 self._forget(recording_id)
             progress.failures = 0
         except TeleError as error:
-            # One that is being written cannot be moved away yet.
+            # A recording that is being written cannot be moved aside yet.
             if _is_final(error) and not self._recorder.is_open(recording_id):
                 await self._give_up(recording_id, progress, f"auth refuses it: {error}")
             else:
@@ -232,7 +235,7 @@ class Uploader:
                 self._try_later(recording_id, progress, error)
         except Exception:
             if not self._stopped:
-                log.failure("uploading {name} failed", name=recording_id)
+                log.failure("upload of recording failed", recording_id=recording_id)
             self._try_later(recording_id, progress, None)
         finally:
             progress.running = False
@@ -248,13 +251,13 @@ class Uploader:
 
     def _try_later(self, recording_id: str, progress: _Progress, error: Exception | None) -> None:
         if progress.failures == 0:
-            log.warn("{name} is uploaded later: {why!s}", name=recording_id, why=error)
+            log.warn("upload of recording delayed", recording_id=recording_id, error=error)
         wait = backoff(progress.failures)
         if isinstance(error, AccessDenied):
             wait += DENIED_PAUSE
         progress.failures += 1
         progress.again = False
-        progress.started = False  # auth is asked anew what it has
+        progress.started = False  # asks auth for its progress again
         if self._stopped:
             return
 
@@ -265,27 +268,24 @@ class Uploader:
         progress.timer = self._clock.callLater(wait, again)
 
     async def _give_up(self, recording_id: str, progress: _Progress, why: str) -> None:
-        """Put aside what auth will never have, when auth knows that it will not be completed."""
+        """Report a recording to auth as incomplete, and move it aside."""
         given_up = UpdateRecording(recording_id, ended=now(self._clock), incomplete=why)
         try:
-            await self._authority.perform(table.UPDATE_RECORDING, given_up)
+            await self._authority.perform(UPDATE_RECORDING, given_up)
         except TeleError as problem:
             if not (_is_final(problem) or isinstance(problem, NotFound)):
                 self._try_later(recording_id, progress, problem)
                 return
         try:
-            kept = await self._call(_put_aside, self._spool.folder(recording_id))
+            moved = await self._call(_put_aside, self._spool.folder(recording_id))
         except OSError as problem:
             self._try_later(recording_id, progress, problem)
             return
         self._forget(recording_id)
-        log.error(
-            "recording {name} is given up: {why}; it is kept in {path}",
-            name=recording_id, why=why, path=kept,
-        )  # fmt: skip
+        log.error("recording given up", recording_id=recording_id, error=why, path=moved)
 
     async def _upload(self, folder: SpoolFolder, progress: _Progress) -> bool:
-        """Send what is new; returns whether auth has all of it and it may be removed."""
+        """Upload what is new; return whether auth has all of it and it may be removed."""
         perform = self._authority.perform
         live = self._recorder.is_open(folder.id)
         if folder.id in self._left or not (live or await self._call(_is_closed, folder)):
@@ -293,21 +293,21 @@ class Uploader:
             if not await self._recovery.close(folder):
                 return True
             self._left.discard(folder.id)
-        here: _Here = await self._call(_look, folder, progress)
+        here: _Here = await self._call(_read_spool, folder, progress)
         if here.start is not None:
-            await perform(table.START_RECORDING, StartRecording(folder.id, here.start))
+            await perform(START_RECORDING, StartRecording(folder.id, here.start))
             if await self._ask(folder.id, progress):
                 progress.started = False
-                return not live  # one that was removed while it is written goes when it ends
+                return not live  # if it was removed while it is written, it goes when it ends
         if here.interactive and not progress.interactive:
-            await perform(table.UPDATE_RECORDING, UpdateRecording(folder.id, interactive=True))
+            await perform(UPDATE_RECORDING, UpdateRecording(folder.id, interactive=True))
             progress.interactive = True
         ended = self._recorder.ended_unwritten(folder.id)
         if here.manifest is not None and sum(not progress.has(n) for n in here.numbers) > 1:
             ended = here.manifest.ended
         if ended is not None and not progress.ended:
-            # The rest takes a while: until then nobody shall think that the session runs.
-            await perform(table.UPDATE_RECORDING, UpdateRecording(folder.id, ended=ended))
+            # Uploading the rest takes a while: the session is not to be listed until then.
+            await perform(UPDATE_RECORDING, UpdateRecording(folder.id, ended=ended))
             progress.ended = True
         await self._send(folder, progress, here.numbers, here.first)
         if here.manifest is None:
@@ -316,9 +316,9 @@ class Uploader:
         return True
 
     async def _ask(self, recording_id: str, progress: _Progress) -> bool:
-        """Learn what auth has; returns whether it has all."""
+        """Ask auth for its progress; return whether it has all."""
         perform = self._authority.perform
-        known: RecordingProgress = await perform(table.RECORDING_PROGRESS, ById(recording_id))
+        known: RecordingProgress = await perform(RECORDING_PROGRESS, ById(recording_id))
         progress.there = frozenset(known.chunks)
         progress.next = 0
         progress.started = True
@@ -331,7 +331,7 @@ class Uploader:
         numbers: tuple[int, ...],
         read: tuple[int, bytes] | None = None,
     ) -> None:
-        """Send what auth does not have, and let go of what it has. ``read`` is one of them."""
+        """Upload chunks that auth lacks, and release those that it has. ``read`` is one of them."""
         for number in numbers:
             if read is not None and read[0] == number:
                 data = read[1]
@@ -339,7 +339,7 @@ class Uploader:
                 data = await self._call(folder.chunk, number)
             if not progress.has(number):
                 put = PutChunk(folder.id, number, data)
-                stored: ChunkStored = await self._authority.perform(table.PUT_CHUNK, put)
+                stored: ChunkStored = await self._authority.perform(PUT_CHUNK, put)
                 self._recorder.limit(folder.id, stored.over)
                 progress.next = number + 1
             known = self._recorder.recall(folder.id, number)
@@ -347,13 +347,13 @@ class Uploader:
             self._recorder.released(folder.id, len(data))
 
     async def _finish(self, folder: SpoolFolder, progress: _Progress, here: _Here) -> None:
-        """Close it with its manifest; a chunk that auth lacks is sent, or said to be lost."""
+        """Close it with its manifest; a chunk that auth lacks is sent, or reported as lost."""
         perform = self._authority.perform
         manifest = here.manifest
         if manifest is None:
             return
         try:
-            await perform(table.FINISH_RECORDING, FinishRecording(folder.id, manifest))
+            await perform(FINISH_RECORDING, FinishRecording(folder.id, manifest))
         except NotFound:
             if await self._ask(folder.id, progress):
                 return
@@ -361,13 +361,13 @@ class Uploader:
             await self._send(folder, progress, numbers)
             there = {*progress.there, *numbers}
             missing = tuple(c.number for c in manifest.chunks if c.number not in there)
-            await perform(table.FINISH_RECORDING, FinishRecording(folder.id, manifest, missing))
+            await perform(FINISH_RECORDING, FinishRecording(folder.id, manifest, missing))
 
 
 def _weigh(folder: SpoolFolder) -> tuple[str, int]:
-    """In a thread: whose is it, and how large? Nobody's, and of no size, if that cannot be read."""
+    """In a thread: return its user and size; empty and 0 if they cannot be read."""
     user, size = "", 0
-    with contextlib.suppress(OSError, InvalidInput):  # closing it says what is wrong with it
+    with contextlib.suppress(OSError, InvalidInput):  # closing it will report the error
         size = folder.size
         user = folder.start.user
     return user, size
@@ -385,6 +385,6 @@ def _remove(folder: SpoolFolder) -> None:
 def _put_aside(folder: SpoolFolder) -> str:
     if not folder.path.exists():
         return "nothing"
-    kept = folder.path.with_name(f"refused-{folder.id}")
-    folder.path.rename(kept)
-    return str(kept)
+    moved = folder.path.with_name(f"refused-{folder.id}")
+    folder.path.rename(moved)
+    return str(moved)

@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 from tele.errors import AccessDenied, InvalidInput
 from tele.loop import Expiry, now
 from tele.model import access
-from tele.model.addresses import split_address
+from tele.model.addresses import Address
 from tele.model.identity import UserIdentity
 from tele.model.presence import Host
 from tele.rbac.policy import Policy
@@ -71,7 +71,7 @@ class NodeFinder:
         problem = denied(host)
         if problem is not None:
             raise AccessDenied(f"denied: {problem.message}", problem.reason.value)
-        ports = {split_address(address)[1] for address in host.addresses} | SSH_PORTS
+        ports = {Address.parse(address)[1] for address in host.addresses} | SSH_PORTS
         if port not in ports:
             raise InvalidInput(f"port {port} of {host.name} is not its SSH port")
         # A tunnel that is here is newer than what auth knows.

@@ -19,7 +19,7 @@ from itertools import chain, islice
 from typing import Any
 
 from tele.errors import InvalidInput, NotFound, Unreachable, quoted
-from tele.model.api.members import HostChanges
+from tele.model.api.hosts import HostChanges
 from tele.model.codec import format_time
 from tele.model.presence import Host, Status
 

@@ -16,8 +16,7 @@ from tele.errors import TeleError
 from tele.log import make_logger
 from tele.loop import backoff
 from tele.membership.member import Member
-from tele.model.api import table
-from tele.model.api.members import HostChanges, WatchHosts
+from tele.model.api.hosts import WATCH_HOSTS, HostChanges, WatchHosts
 from tele.model.identity import HostRole
 from tele.routing.index import NodeIndex
 from tele.routing.known_nodes import KnownNodes
@@ -56,7 +55,7 @@ class NodeWatch:
         while True:
             try:
                 await self._member.authority.follow(
-                    table.WATCH_HOSTS, WatchHosts(HostRole.NODE), self._changed
+                    WATCH_HOSTS, WatchHosts(HostRole.NODE), self._changed
                 )
             except TeleError as error:
                 if self._failures == 0:

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
 from tele.loop import now
 from tele.membership.member import Member
-from tele.model.addresses import split_address
+from tele.model.addresses import Address
 from tele.model.api.members import Proxy
 from tele.model.identity import HostRole
 from tele.model.revocation import HostRevocation
@@ -107,8 +107,8 @@ class Router:
         return sign_client_address(client, identity.keys.ssh, identity.ssh_certificate, moment)
 
     def _dial_peer(self, proxy: Proxy) -> IStreamClientEndpoint:
-        address = split_address(proxy.peer, PROXY_PORT)
+        address = Address.parse(proxy.peer, PROXY_PORT)
         return self._names.endpoint(f"proxy {proxy.id}", *address, CONNECT_SECONDS)
 
     def _dial_node(self, host_id: str, address: str) -> IStreamClientEndpoint:
-        return self._names.endpoint(host_id, *split_address(address, NODE_PORT), OPEN_SECONDS)
+        return self._names.endpoint(host_id, *Address.parse(address, NODE_PORT), OPEN_SECONDS)

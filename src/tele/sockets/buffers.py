@@ -8,10 +8,12 @@ Invariants:
 * Dispatch is synchronous: no memoryview of these is kept across a reactor turn, or across a call
   that may receive or send data of another connection.
 * Plaintext of other connections never leaks: sealing overwrites the padding.
+* A page of them that was never used takes no memory.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 from typing import Final
 
@@ -28,13 +30,19 @@ BATCH: Final = 14
 
 _SEALED_SIZE: Final = DATA_HEADER_SIZE + MAX_DATA + OVERHEAD
 
+
+def _pages(size: int) -> memoryview:
+    """Return zeroed memory of this process, which a child does not share."""
+    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
 #: What a socket's bytes are read into, after the unfinished packet of that connection.
-RECEIVED: Final = memoryview(bytearray(READ_SIZE + MAX_PACKET + OVERHEAD))
+RECEIVED: Final = _pages(READ_SIZE + MAX_PACKET + OVERHEAD)
 
 _BUFFER_SIZE: Final = DATA_HEADER_SIZE + MAX_DATA + PADDING_SIZE
 
 #: A batch of data packets before encryption; data begin at ``DATA_HEADER_SIZE``.
-PLAIN: Final = tuple(memoryview(bytearray(_BUFFER_SIZE)) for _ in range(BATCH))
+PLAIN: Final = tuple(_pages(_BUFFER_SIZE) for _ in range(BATCH))
 
 #: Where a pump reads plaintext into: one read fills many packets.
 DATA_BUFFERS: Final = tuple(
@@ -42,10 +50,10 @@ DATA_BUFFERS: Final = tuple(
 )
 
 #: One more, for data that are copied: a pump may be using PLAIN.
-COPIED: Final = memoryview(bytearray(_BUFFER_SIZE))
+COPIED: Final = _pages(_BUFFER_SIZE)
 
 #: Sealed packets of one connection before they are sent.
-SEALED: Final = memoryview(bytearray((BATCH + 1) * _SEALED_SIZE + MAX_PACKET))
+SEALED: Final = _pages((BATCH + 1) * _SEALED_SIZE + MAX_PACKET)
 
 #: When SEALED holds this much, it is sent: a batch of full data packets.
 SEALED_FULL: Final = BATCH * MAX_DATA

@@ -1,10 +1,10 @@
-"""Which accounts of this machine may be served, and by whom?
+"""Which accounts of this machine may be served, and by which user?
 
 Invariants:
 
 * Standard library only: the spawner loads it, beside the node.
 * An account is served under its exact name; as an ordinary user, only one's own.
-* Asking may wait for name services of the machine: never on the reactor's thread.
+* A lookup may wait for name services of the machine: never on the thread of the reactor.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NOLOGIN_FILES: Final = ("/etc/nologin", "/run/nologin")
 
 
 class Refused(Exception):
-    """A session that does not start. ``reason`` is a stable code, the text for the person."""
+    """A session that does not start. ``reason`` is a stable code, the text is for the user."""
 
     def __init__(self, message: str, reason: str = "account") -> None:
         super().__init__(message)
@@ -60,30 +60,43 @@ def own_login() -> str:
         return str(os.geteuid())
 
 
+def read_file(path: str, limit: int = -1) -> bytes | None:
+    """Return the first ``limit`` bytes of a file; None if it cannot be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        size = os.fstat(fd).st_size + 1 if limit < 0 else limit
+        data = b""
+        while more := os.read(fd, size - len(data)):
+            data += more
+        return data
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
 def check_open(account: pwd.struct_passwd, shadow: str = "/etc/shadow") -> None:
     """Raise Refused if ``account`` has expired (shadow(5); days since 1970)."""
-    try:
-        with open(shadow, encoding="utf-8", errors="surrogateescape") as lines:
-            entries = [line.rstrip("\n").split(":") for line in lines]
-    except OSError:
-        return  # an ordinary user cannot read it, and serves only themself
-    for entry in entries:
-        if entry[0] == account.pw_name and len(entry) > 7 and entry[7]:
-            if entry[7].isdigit() and int(entry[7]) < time.time() // 86400:
-                raise Refused(f"the account {account.pw_name!r} has expired", "expired")
-            return
+    # An ordinary user cannot read it, and serves only themself.
+    text = b"\n" + (read_file(shadow) or b"")
+    start = text.find(b"\n%s:" % os.fsencode(account.pw_name)) + 1
+    if start:
+        fields = text[start:].partition(b"\n")[0].split(b":")
+        if len(fields) > 7 and fields[7].isdigit() and int(fields[7]) < time.time() // 86400:
+            raise Refused(f"the account {account.pw_name!r} has expired", "expired")
 
 
 def check_sessions(account: pwd.struct_passwd, nologin: Sequence[str] = NOLOGIN_FILES) -> None:
     """Raise Refused if ``account`` may run nothing now: nologin(5), or no login shell."""
     if account.pw_uid != 0:
         for path in nologin:
-            try:
-                with open(path, "rb") as file:
-                    text = file.read(1024).decode("utf-8", "replace")
-            except OSError:
-                continue
-            raise Refused(text.strip() or "this machine accepts no logins now (nologin)", "nologin")
+            text = read_file(path, 1024)
+            if text is not None:
+                message = text.decode("utf-8", "replace").strip()
+                raise Refused(message or "this machine accepts no logins now (nologin)", "nologin")
     if os.path.basename(account.pw_shell) in NO_LOGIN_SHELLS:
         raise Refused(
             f"the account {account.pw_name!r} is not for logging in: its shell is "
@@ -94,8 +107,8 @@ def check_sessions(account: pwd.struct_passwd, nologin: Sequence[str] = NOLOGIN_
 def check_files(account: pwd.struct_passwd, shells: str = SHELLS) -> None:
     """Raise Refused if the shell of ``account`` restricts it.
 
-    The file server is started without that shell, so the shell could not say no; and whoever
-    writes files can write those that such a shell begins with.
+    The file server is started without that shell, so the shell could not refuse; and a user who
+    writes files can write start-up files of such a shell.
     """
     shell = account.pw_shell or "/bin/sh"
     if not is_unrestricted(shell, shells):

@@ -10,7 +10,7 @@ Invariants:
 * Standard library only: the spawner loads it.
 * Nothing of it keeps a session from starting, or from ending.
 * A group is removed when nothing lives in it any more, and only then; nothing is killed
-  unless the configuration says so, or its person may not be on this machine any more.
+  unless it is configured, or access of its user has ended.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import time
 from typing import Final
 
 FOLDER: Final = "tele-sessions"
-#: Seconds between looks at groups in which something lives on.
+#: Seconds between checks of groups in which processes are left.
 SHORTEST: Final = 0.05
 LONGEST: Final = 30.0
-#: Seconds that a session has to end by itself after its person has left.
+#: Seconds that a session has to end by itself after its client has gone.
 GRACE: Final = 10.0
-#: The same, when that person may not be here any more.
+#: The same, when access of its user has ended.
 EXPELLED_GRACE: Final = 2.0
 #: A group may be swept away by another node's spawner before it is entered.
 TRIES: Final = 5
@@ -44,11 +44,13 @@ class Groups:
 
     def __init__(self, own: str | None, *, kill_leftovers: bool = False) -> None:
         self._own = own
-        self._folder = None if own is None else os.path.join(own, FOLDER)
+        self._folder: str | None = None
+        if own is not None and os.access(own, os.W_OK):  # else it is not ours to divide
+            self._folder = os.path.join(own, FOLDER)
         self._kill_leftovers = kill_leftovers
         self._unique = f"{os.getpid()}.{time.time_ns():x}"
         self._left: set[str] = set()
-        self._doomed: dict[str, float] = {}
+        self._kill_at: dict[str, float] = {}
         self._expelled: set[str] = set()
         self._pause = SHORTEST
         if self._folder is not None:
@@ -58,26 +60,21 @@ class Groups:
     @property
     def pause(self) -> float | None:
         """Seconds until :meth:`sweep` should be called; None if there is nothing to sweep."""
-        return self._pause if self._left or self._doomed else None
+        return self._pause if self._left or self._kill_at else None
 
     def name(self, number: int) -> str:
         """Return the group's name of the session with this number."""
         return f"{self._unique}.{number}"
 
     def enter(self, name: str) -> int:
-        """Move this process into the group ``name``, and return its id; 0 if there is none.
-
-        A process that PAM has put elsewhere (logind) stays there.
-        """
+        """Move this process into the group ``name``, and return its id; 0 if there is none."""
         if self._folder is None:
             return 0
-        found = own_group()
-        if found != self._own:
-            return _id_of(found)
         path = os.path.join(self._folder, name)
         for _ in range(TRIES):
             try:
-                os.makedirs(path, exist_ok=True)
+                with contextlib.suppress(FileExistsError):
+                    os.makedirs(path)
                 _write(path, "cgroup.procs", b"0")
             except FileNotFoundError:
                 continue
@@ -88,9 +85,39 @@ class Groups:
             os.rmdir(path)
         return 0
 
-    def person_left(self, name: str, *, expelled: bool = False) -> None:
-        """Nobody is in the session any more: it ends, or is ended if the rules say so, or if its
-        person was ``expelled``.
+    def make(self, name: str) -> list[int] | None:
+        """Make the group ``name``; return the descriptor by which any process enters it.
+
+        Empty where there are no groups, None if it cannot be made.
+        """
+        if self._folder is None:
+            return []
+        path = os.path.join(self._folder, name)
+        for _ in range(TRIES):
+            try:
+                with contextlib.suppress(FileExistsError):
+                    os.makedirs(path)
+                return [os.open(os.path.join(path, "cgroup.procs"), os.O_WRONLY | os.O_CLOEXEC)]
+            except FileNotFoundError:
+                continue
+            except OSError:
+                break
+        return None
+
+    def id_of(self, name: str) -> int:
+        """Return the id of the group ``name``; 0 if there is none."""
+        return 0 if self._folder is None else _id_of(os.path.join(self._folder, name))
+
+    def enter_unless_moved(self, name: str) -> int:
+        """Do :meth:`enter`, but stay where PAM has put this process (logind)."""
+        if self._folder is None:
+            return 0
+        found = own_group()
+        return self.enter(name) if found == self._own else _id_of(found)
+
+    def user_left(self, name: str, *, expelled: bool = False) -> None:
+        """Its client is gone: the session ends, or is ended if configured or if its user was
+        ``expelled``.
         """
         if self._folder is None:
             return
@@ -99,33 +126,33 @@ class Groups:
         if expelled or self._kill_leftovers:
             grace = EXPELLED_GRACE if expelled else GRACE
             due = time.monotonic() + grace
-            self._doomed[name] = min(self._doomed.get(name, due), due)
+            self._kill_at[name] = min(self._kill_at.get(name, due), due)
             self._pause = min(self._pause, grace)
 
     def session_ended(self, name: str) -> None:
         """Its first process has ended: let others live on, or end them; remove the group."""
         if self._folder is None:
             return
-        self._doomed.pop(name, None)
+        self._kill_at.pop(name, None)
         if self._kill_leftovers or name in self._expelled:
             self._expelled.discard(name)
             self._kill(os.path.join(self._folder, name))
-        self._left.add(name)
-        self._pause = SHORTEST
-        self.sweep()
+        if _is_left(self._folder, name):
+            self._left.add(name)
+            self._pause = SHORTEST
 
     def sweep(self) -> None:
         """Remove the groups in which nothing lives any more."""
         if self._folder is not None:
-            for name in [name for name, due in self._doomed.items() if due <= time.monotonic()]:
-                del self._doomed[name]
+            for name in [name for name, due in self._kill_at.items() if due <= time.monotonic()]:
+                del self._kill_at[name]
                 self._kill(os.path.join(self._folder, name))
             self._left = {name for name in self._left if _is_left(self._folder, name)}
             self._pause = min(self._pause * 2, LONGEST)
 
     def close(self) -> None:
         """The spawner ends, and with it every session: remove what can be."""
-        self._doomed = dict.fromkeys(self._doomed, 0.0)
+        self._kill_at = dict.fromkeys(self._kill_at, 0.0)
         self.sweep()
         if self._folder is not None:
             with contextlib.suppress(OSError):

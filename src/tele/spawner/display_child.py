@@ -1,10 +1,10 @@
-"""How does a session learn the cookie of a forwarded display? From ``xauth``, as under sshd.
+"""How does a session get the cookie of a forwarded display? Through ``xauth``, as under sshd.
 
 Invariants:
 
 * Standard library only; it runs after the privileges are gone for good.
 * The cookie goes through standard input, never in arguments or the environment.
-* Without the cookie the session goes on: its programs will say that they have no display.
+* Without the cookie the session starts; its programs report that they have no display.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _run(program: str, cookie: str, environment: dict[bytes, bytes]) -> bool:
     display = cookie.partition(" ")[0]
     # Less than a pipe holds: this cannot wait, and SIGPIPE would be xauth's early end.
     before = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    with contextlib.suppress(BrokenPipeError):  # its status tells
+    with contextlib.suppress(BrokenPipeError):  # its status is checked
         os.write(writing, f"remove {display}\nadd {cookie}\n".encode("ascii"))
     signal.signal(signal.SIGPIPE, before)
     os.close(writing)

@@ -1,13 +1,13 @@
-"""What is a person told as their shell begins?
+"""What does a login shell print before its prompt?
 
-As sshd does: when and from where they came last, and the message of the day; nothing with
-``~/.hushlogin``, and nothing to what is no interactive shell.
+As sshd: time and address of the last login, and the message of the day; nothing with
+``~/.hushlogin``, and nothing in what is no interactive shell.
 
 Invariants:
 
 * Standard library only: the spawner loads it.
-* Called as the person: nothing is read that they could not read themselves.
-* All of it fits into a terminal that nobody reads yet.
+* Called as the user: nothing is read that the user could not read.
+* All of it fits into the buffer of a terminal that is not read yet.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ LIMIT: Final = 16 * 1024
 def greeting(
     home: str, last: tuple[float, str] | None, files: tuple[str, ...] = MOTD_FILES
 ) -> bytes:
-    """Return what to show to somebody whose home is ``home``."""
+    """Return the text for a user whose home directory is ``home``."""
     if os.path.exists(os.path.join(home, ".hushlogin")):
         return b""
     text = b""
     if last is not None:
         when = f"Last login: {time.ctime(last[0])}"
-        # Whoever wrote the record may have asked for the name of a stranger's address.
+        # Another program may have written the name that a client chose for its address.
         host = last[1] if last[1].isprintable() else ascii(last[1])
         text += os.fsencode(f"{when} from {host}\n" if host else f"{when}\n")
     for path in files:

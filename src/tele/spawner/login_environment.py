@@ -2,25 +2,25 @@
 
 As under Debian's sshd: the client's allow-listed ones, then the account's, then what the
 administrator wrote for every login (pam_env's files), then the connection's own. Nothing
-comes from a file of the person's: ``~/.ssh/environment`` is never read.
+comes from a file of the user: ``~/.ssh/environment`` is never read.
 
 Invariants:
 
 * Standard library only: the spawner loads it.
 * What describes the connection comes last: neither a client nor a file can forge it.
-* A module of PAM may read files of the person (pam_env's ``user_readenv``); what it says is
-  an order to a linker, an interpreter or a shell unless it is known not to be.
+* A module of PAM may read files of the user (pam_env's ``user_readenv``); its variables could
+  direct a linker, an interpreter or a shell unless they are known not to.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import re
 from collections.abc import Mapping
 from typing import Final
 
+from tele.spawner.accounts import read_file
 from tele.spawner.spawn_messages import NODE_ENVIRONMENT
 
 #: environ(5) of the machine: what pam_env reads for sshd on Debian.
@@ -29,7 +29,7 @@ FILE_LIMIT: Final = 64 * 1024
 #: As Debian's sshd is built (its default and superuser path); login.defs is login(1)'s.
 _ROOT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _USER_PATH: Final = "/usr/local/bin:/usr/bin:/bin:/usr/games"
-#: What PAM may say to somebody who is restricted.
+#: Variables of PAM that a restricted session gets.
 _HARMLESS: Final = re.compile(
     rb"LANG|LC_[A-Z]{1,32}|KRB5CCNAME|XDG_RUNTIME_DIR|XDG_SESSION_(?:ID|TYPE|CLASS)"
 )
@@ -71,10 +71,9 @@ def system_variables(files: tuple[str, ...] = SYSTEM_FILES) -> dict[bytes, bytes
     """Read the administrator's variables as pam_env does; a file that is not there has none."""
     found: dict[bytes, bytes] = {}
     for path in files:
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            for line in file.read(FILE_LIMIT).splitlines():
-                if (match := _ASSIGNMENT.match(line)) and b"\0" not in line:
-                    found[match[1]] = _unquoted(match[2].rstrip())
+        for line in (read_file(path, FILE_LIMIT) or b"").splitlines():
+            if (match := _ASSIGNMENT.match(line)) and b"\0" not in line:
+                found[match[1]] = _unquoted(match[2].rstrip())
     return found
 
 

@@ -1,14 +1,14 @@
 """Who is logged in, and since when: utmp, wtmp and lastlog (utmp(5)).
 
 The records are glibc's, written here as they are: no library is loaded for it, and a wait
-for a file that somebody has locked is short (any user may lock what they may read).
+for a locked file is short (any user may lock what they may read).
 
 Invariants:
 
 * Standard library only: the spawner loads it.
 * Only what is there is written: a system without these files wants none. Nothing of it
   keeps anybody from logging in.
-* A host is the address as it came; nobody is asked for its name.
+* A host is the address of the client; its name is not looked up.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Records:
         self._layouts = _LAYOUTS.get(machine)
 
     @property
-    def kept(self) -> bool:
+    def available(self) -> bool:
         """Whether this system keeps records, and this process may write them."""
         files = (self._utmp, self._wtmp)
         return self._layouts is not None and any(os.access(file, os.W_OK) for file in files)
@@ -62,7 +62,7 @@ class Records:
         self._note(USER_PROCESS, line, pid, user, host)
 
     def log_out(self, line: str, pid: int) -> None:
-        """Note that nobody is on ``line`` any more, if it still was ``pid``."""
+        """Note that ``line`` is free, if ``pid`` had it."""
         self._note(DEAD_PROCESS, line, pid, "", "")
 
     def last_login(self, uid: int) -> tuple[float, str] | None:
@@ -139,7 +139,7 @@ def _update(path: str, change: Callable[[int], object]) -> None:
 
 
 def _lock(fd: int) -> None:
-    """Lock as the C library does (fcntl). Raises OSError if somebody keeps it too long."""
+    """Lock as the C library does (fcntl). Raises OSError if it is locked for too long."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:

@@ -1,11 +1,11 @@
-"""What do the machine's PAM modules say to a session (pam(3))?
+"""How do PAM modules of the machine take part in a session (pam(3))?
 
 Invariants:
 
 * Loaded in a session's own process only, as root, before privileges are dropped: modules
   wait, fork and crash as they like. The spawner never loads it.
-* Nobody is authenticated here: the certificate was. A question of a module gets no answer.
-* What a module denies is denied, with its own words.
+* PAM does not authenticate: the certificate did. A prompt of a module gets no answer.
+* What a module denies is denied, with its message.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 from tele.spawner.accounts import Refused
 
 LIBRARY: Final = "libpam.so.0"
-#: Bytes of all that modules say.
+#: Bytes of all messages of modules.
 TEXT_LIMIT: Final = 16 * 1024
 
 # <security/_pam_types.h>
@@ -55,8 +55,8 @@ class PamSession:
     """
 
     def __init__(self, service: str, user: str, host: str, terminal: str) -> None:
-        #: What modules had to say to the person.
-        self.said = b""
+        #: Messages of modules to the user.
+        self.messages = b""
         try:
             self._pam = ctypes.CDLL(LIBRARY)
             self._calloc = ctypes.CDLL(None).calloc
@@ -98,7 +98,7 @@ class PamSession:
         place = 0
         while listed and listed[place]:
             name, separator, value = listed[place].partition(b"=")
-            # The connection's own are ours to say, as they are sshd's.
+            # The spawner sets variables of the connection, as sshd does.
             if separator and not name.startswith(b"SSH_"):
                 found[name] = value
             place += 1
@@ -113,7 +113,7 @@ class PamSession:
     def _demand(self, result: int) -> None:
         if result != _SUCCESS:
             why: bytes = self._pam.pam_strerror(self._handle, result) or b"denied"
-            text = (self.said or b"PAM denies the session: " + why).decode("utf-8", "replace")
+            text = (self.messages or b"PAM denies the session: " + why).decode("utf-8", "replace")
             raise Refused(text.strip(), "pam")
 
     def _converse(self, count: int, messages: Any, responses: Any, _: Any) -> int:
@@ -127,5 +127,5 @@ class PamSession:
             return _BUF_ERR
         responses[0] = answers
         for each in texts:
-            self.said = (self.said + (each.text or b"").rstrip(b"\n") + b"\n")[:TEXT_LIMIT]
+            self.messages = (self.messages + (each.text or b"").rstrip(b"\n") + b"\n")[:TEXT_LIMIT]
         return _SUCCESS

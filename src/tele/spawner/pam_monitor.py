@@ -1,7 +1,7 @@
-"""Who closes a PAM session when its program has ended? A parent that stays.
+"""What closes a PAM session when its program has ended? A parent process that stays.
 
 Between the spawner and the session stands one more process, which opened the PAM session
-and waits; it tells the spawner how the program ended and then closes the session, however
+and waits; it reports to the spawner how the program ended and then closes the session, however
 long that takes. It goes on when the spawner dies.
 
 Invariants:
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from tele.spawner.pam import PamSession
 
-#: How the program ended, as waitpid tells it.
+#: How the program ended: the status of waitpid.
 STATUS: Final = struct.Struct("=i")
 
 
@@ -37,18 +37,18 @@ def open_pam(service: str, account: pwd.struct_passwd, host: str, terminal: str)
 
 
 def stay_behind(session: PamSession, report: int, outcome: int) -> None:
-    """Return in a child, which is to become the program; this process becomes its keeper."""
+    """Return in a child, which is to become the program; this process becomes its monitor."""
     pid = os.fork()
     if pid == 0:
         os.close(outcome)
         return
     try:
-        _keep(session, pid, report, outcome)
+        _monitor(session, pid, report, outcome)
     finally:
         os._exit(0)
 
 
-def _keep(session: PamSession, pid: int, report: int, outcome: int) -> None:
+def _monitor(session: PamSession, pid: int, report: int, outcome: int) -> None:
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     os.close(report)

@@ -1,18 +1,20 @@
-"""Who starts people's programs? A small process of its own, with no connection in it.
+"""What starts the programs of users? A small root process that holds no connection.
 
-Run as ``python -I -S program.py FD [OPTIONS]`` before the node accepts anybody; ``FD`` is one
-end of a SOCK_SEQPACKET pair, the node holds the other (:mod:`tele.node.spawning`). For each
-session it forks one child, which becomes the account for good and executes its shell.
+Run as ``python -I -S program.py FD [OPTIONS]`` before the node accepts connections; ``FD`` is one
+end of a SOCK_SEQPACKET pair, the node holds the other (:mod:`tele.node.spawning`). Each session
+is one child (:mod:`tele.spawner.prepared_child`), which becomes the account for good and
+executes its shell.
 
 Invariants:
 
 * Standard library only: it runs without ``site`` and loads nothing of tele but the files
-  beside it that obey the same law.
+  beside it that obey the same rule.
 * One thread, no connection, no secret. What one session costs does not depend on how
   many there are.
 * This process never changes its identity; a child does, once (:mod:`tele.spawner.session_child`).
+* It reads no name service while it serves: that may wait.
 * Requests are not trusted: accounts are looked up here, only own children are signalled,
-  and a malformed request is answered, not died of.
+  and a malformed request is answered with ``refused``.
 """
 
 from __future__ import annotations
@@ -21,13 +23,15 @@ import contextlib
 import gc
 import json
 import os
-import selectors
+import select
 import signal
 import socket
 import sys
 import time
+from collections import deque
+from collections.abc import Callable
 from types import FrameType, ModuleType
-from typing import Any, NoReturn
+from typing import Any, Final
 
 if __name__ == "__main__":
     # Without site there is no tele; its name stands for this folder and nothing else.
@@ -36,16 +40,17 @@ if __name__ == "__main__":
         _package.__path__ = _folders
         sys.modules[_name] = _package
 
-from tele.spawner.accounts import Refused
+from tele.spawner.children import DIED, LOST, Child, hang_up, outcome_of, send_signal
 from tele.spawner.control_groups import Groups, own_group
+from tele.spawner.login_hosts import LoginHost, LoginHosts, login_request
 from tele.spawner.login_records import Records
 from tele.spawner.pam_monitor import STATUS
+from tele.spawner.prepared_child import PreparedChild, fork, prepare
 from tele.spawner.session_child import (
-    Surroundings,
+    SpawnContext,
     changed_signals,
     drop_privileges,
-    enter,
-    place_descriptors,
+    has_no_login_uid,
     read_own,
     reset_signals,
     write_own,
@@ -60,42 +65,16 @@ from tele.spawner.spawn_messages import (
     Options,
     Start,
     pack,
+    receive,
     unpack,
 )
 
+#: Children that wait for a request.
+PREPARED: Final = 1
 #: Seconds that sessions have to end when the spawner does, before their groups are left alone.
-LAST_WAIT = 1.0
+LAST_WAIT: Final = 1.0
 #: Why descriptors of a request do not arrive.
-NO_DESCRIPTORS = "it has no file descriptors left"
-#: How a session ended whose keeper died before it could tell.
-LOST = -1
-
-
-class Child:
-    """One session: its process, whose it is, and the pipe that tells whether it came to exec.
-
-    ``pid`` is our own child's; ``leader`` leads the session: the same, or a child of that
-    (:mod:`tele.spawner.pam_monitor`), which tells through the pipe ``outcome`` how it ended.
-    """
-
-    __slots__ = (
-        "gid", "heard", "kind", "leader", "number", "outcome", "pid", "pipe", "status",
-        "terminal", "uid",
-    )  # fmt: skip
-
-    def __init__(
-        self, number: int, pid: int, pipe: int, kind: str = "exec", outcome: int | None = None
-    ) -> None:
-        self.number = number
-        self.pid = self.leader = pid
-        self.kind = kind
-        self.pipe: int | None = pipe
-        self.outcome = outcome
-        self.heard = b""
-        self.terminal = ""
-        self.uid = self.gid = -1
-        #: How it ended, as waitpid tells it, once it did.
-        self.status: int | None = None
+NO_DESCRIPTORS: Final = "it has no file descriptors left"
 
 
 class Spawner:
@@ -103,68 +82,87 @@ class Spawner:
 
     def __init__(self, control: socket.socket, options: Options = NO_OPTIONS) -> None:
         self._control = control
-        self._pam = options.pam
-        self._open_files = options.open_files
         self._groups = Groups(own_group(), kill_leftovers=options.kill_leftovers)
         self._records = Records()
-        self._oom_score = read_own("oom_score_adj").strip() or b"0"
+        self._context = SpawnContext(
+            groups=self._groups,
+            pam=options.pam,
+            oom_score=read_own("oom_score_adj").strip() or b"0",
+            records=self._records,
+            open_files=options.open_files,
+            unaudited=has_no_login_uid(),
+        )
         self._by_number: dict[int, Child] = {}
         self._by_pid: dict[int, Child] = {}
-        self._selector = selectors.DefaultSelector()
-        self._changed: tuple[int, ...] = ()
+        self._prepared: deque[PreparedChild] = deque()
+        self._serial = 0
+        self._hosts = LoginHosts(self._groups, self)
+        self._poll = select.epoll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._wake = -1
         self._ending = False
 
     def run(self) -> None:
         """Serve until the node goes away, then hang every session up."""
-        wake, wakeup = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._wake, wakeup = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGCHLD, _nothing)
         signal.signal(signal.SIGTERM, _stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        self._changed = changed_signals()
+        self._context = self._context._replace(changed_signals=changed_signals())
         if os.geteuid() == 0:
             write_own("oom_score_adj", b"-1000")  # as sshd's listener; children give it back
-        self._selector.register(wake, selectors.EVENT_READ)
-        self._selector.register(self._control, selectors.EVENT_READ)
+        self._watch(self._wake, select.EPOLLIN, self._reap_all)
+        self._watch(self._control.fileno(), select.EPOLLIN, self._receive)
         try:
+            self._refill()
             while True:
-                ready = self._selector.select(self._groups.pause)
+                pauses = [each.pause for each in (self._groups, self._hosts)]
+                ready = self._poll.poll(min((p for p in pauses if p is not None), default=None))
                 if not ready:
                     self._groups.sweep()
-                for key, _ in ready:
-                    if key.fd == wake:
-                        os.read(wake, 4096)
-                        while self.reap():
-                            pass
-                    elif key.fd == self._control.fileno():
-                        self._receive()
-                    elif isinstance(key.data, Child):
-                        if key.fd == key.data.outcome:
-                            self._hear_outcome(key.data)
-                        else:
-                            self.hear(key.data)
+                    self._hosts.sweep()
+                for fd, _ in ready:
+                    handler = self._handlers.get(fd)
+                    if handler is not None:
+                        handler()
         except (EOFError, ConnectionError):
             return
         finally:
             self._end_all()
 
+    def _watch(self, fd: int, events: int, handler: Callable[[], None]) -> None:
+        self._poll.register(fd, events)
+        self._handlers[fd] = handler
+
+    def _unwatch(self, fd: int) -> None:
+        del self._handlers[fd]
+        self._poll.unregister(fd)
+
+    def _forget(self, fd: int) -> None:
+        self._unwatch(fd)
+        os.close(fd)
+
     def _end_all(self) -> None:
         """Hang every session up, and see that what ends at once leaves nothing behind."""
         self._ending = True
-        for child in self._by_pid.values():
-            _hang_up(child)
+        self._hosts.close()
+        for prepared in self._prepared:
+            prepared.channel.close()
+        for child in {*self._by_number.values(), *self._by_pid.values()}:
+            hang_up(child)
         until = time.monotonic() + LAST_WAIT
-        while self._by_pid and time.monotonic() < until:
+        while self._by_pid or self._prepared or self._hosts.read_all():
+            if time.monotonic() > until:
+                break
             if not self.reap():
                 time.sleep(0.01)
         self._groups.close()
 
     def _receive(self) -> None:
-        data, descriptors, flags, _ = socket.recv_fds(
-            self._control, MAX_MESSAGE + 1, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-        )
+        data, descriptors, flags = receive(self._control, MAX_DESCRIPTORS)
         try:
             if not data and not descriptors:
                 raise EOFError
@@ -180,7 +178,7 @@ class Spawner:
                     raise ValueError("too many descriptors")
                 self._cannot_start(number, NO_DESCRIPTORS)
                 return
-            self._perform(number, header, strings, descriptors)
+            self._perform(number, header, strings, data, descriptors)
         except ValueError as error:
             self._report(0, "refused", message=str(error))
         finally:
@@ -192,7 +190,12 @@ class Spawner:
         self._report(number, "failed", reason="spawner", message=text)
 
     def _perform(
-        self, number: int, header: dict[str, Any], strings: list[bytes], fds: list[int]
+        self,
+        number: int,
+        header: dict[str, Any],
+        strings: list[bytes],
+        data: bytes,
+        fds: list[int],
     ) -> None:
         operation = header.get("op")
         if operation == "start":
@@ -203,7 +206,7 @@ class Spawner:
                 raise ValueError("not the descriptors that it needs")
             if start.pty and not 136 <= os.major(os.fstat(fds[0]).st_rdev) <= 143:
                 raise ValueError("not a pseudo terminal")
-            self._start(number, start, fds)
+            self._start(number, start, data, fds)
         elif operation in ("signal", "hangup", "kill"):
             name = header.get("signal")
             if operation == "signal" and (type(name) is not str or name not in SIGNALS):
@@ -211,82 +214,156 @@ class Spawner:
             child = self._by_number.get(number)
             if child is None or child.status is not None:
                 return  # it has just ended
-            if operation == "hangup":
-                _hang_up(child)
-                expelled = header.get("expelled") is True
-                self._groups.person_left(self._groups.name(number), expelled=expelled)
+            self.read_report(child)  # which may name the leader
+            if child.pid < 0:
+                # A process of its login is about to start it.
+                child.unwanted = True
+                self._hosts.doubt(number)
+            elif operation == "hangup":
+                hang_up(child)
+                if child.group:
+                    expelled = header.get("expelled") is True
+                    self._groups.user_left(child.group, expelled=expelled)
             elif operation == "kill":
-                _send(child, signal.SIGKILL)
+                send_signal(child, signal.SIGKILL)
             else:
                 self._signal(child, signal.Signals[f"SIG{name}"])
         else:
             raise ValueError("no such operation")
 
-    def _start(self, number: int, start: Start, descriptors: list[int]) -> None:
-        kept = bool(self._pam) and start.kind in SESSION_KINDS and os.geteuid() == 0
-        pipes: list[tuple[int, int]] = []
+    def _start(self, number: int, start: Start, data: bytes, fds: list[int]) -> None:
+        outcome: tuple[int, ...] = ()
+        monitored = self._context.is_monitored(start.kind)
+        group = None if monitored else self._hosts.hand_over(number, start, data, fds)
+        if group is not None:
+            self._by_number[number] = Child(number, -1, None, group)
+            return
         try:
-            for _ in range(1 + kept):
-                pipes.append(os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
-            pid = _fork()
+            if monitored:
+                outcome = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            prepared = self._hand_over(data, [*fds, *outcome[1:]], start.kind in SESSION_KINDS)
         except OSError as error:
-            for pipe in pipes:
-                _close(*pipe)
+            _close(*outcome)
             self._cannot_start(number, error.strerror or str(error))
             return
-        theirs = [writing for _, writing in pipes]
-        if pid == 0:
-            around = Surroundings(
-                self._groups,
-                self._groups.name(number),
-                self._pam,
-                self._oom_score,
-                self._records,
-                self._open_files,
-            )
-            _be_child(start, descriptors, theirs, self._changed, around)
-        _close(*theirs)
-        self.add(Child(number, pid, pipes[0][0], start.kind, pipes[1][0] if kept else None))
+        _close(*outcome[1:])
+        channel = prepared.channel.detach()
+        self.add(Child(number, prepared.pid, channel, prepared.group, *outcome[:1]))
+        self._refill()
+        if not monitored and self._hosts.is_wanted(start):
+            self._host(start.login)
+
+    def _host(self, login: str) -> None:
+        """Have a process for further sessions of ``login``."""
+        try:
+            prepared = self._hand_over(login_request(login), [], grouped=True)
+        except OSError:
+            return
+        host = self._hosts.adopt(login, prepared)
+        self._watch(host.channel.fileno(), select.EPOLLIN, lambda: self._read_host(host))
+        self._refill()
+
+    def _read_host(self, host: LoginHost) -> None:
+        if not self._hosts.read(host):
+            self._unwatch(host.channel.fileno())
+            self._hosts.lost(host)
+
+    def on_started(self, number: int, pid: int, uid: int, gid: int, group: int) -> None:
+        """A session executes its program."""
+        child = self._by_number[number]
+        child.pid = child.leader = pid
+        child.uid, child.gid = uid, gid
+        if child.unwanted:
+            send_signal(child, signal.SIGKILL)
+        self._report(number, "started", pid=pid, cgroup=group)
+
+    def on_failed(self, number: int, failure: str) -> None:
+        """A session did not start: the reason, NUL, and a message."""
+        self._fail(self._by_number[number], failure)
+
+    def on_ended(self, number: int, status: int | None) -> None:
+        """The program of a session ended; None if its status is lost."""
+        child = self._by_number[number]
+        if child.pid < 0:
+            self._fail(child, DIED)
+            return
+        child.status = LOST if status is None else status
+        self._report_end(child)
+
+    def next_group(self) -> str:
+        """Return a name for a control group."""
+        self._serial += 1
+        return self._groups.name(self._serial)
+
+    def _hand_over(self, data: bytes, fds: list[int], grouped: bool) -> PreparedChild:
+        """Give a request to a child. Raises OSError."""
+        while True:
+            ahead = grouped and bool(self._prepared)
+            prepared = self._prepared.popleft() if ahead else self._prepare(grouped)
+            try:
+                socket.send_fds(prepared.channel, [data], fds)
+            except OSError as error:
+                self._discard(prepared)
+                if not (ahead and isinstance(error, ConnectionError)):
+                    raise
+            else:
+                return prepared
+
+    def _prepare(self, grouped: bool) -> PreparedChild:
+        return prepare(self.next_group() if grouped else "", self._context)
+
+    def _discard(self, prepared: PreparedChild) -> None:
+        prepared.channel.close()
+        if prepared.group:
+            self._groups.session_ended(prepared.group)
+
+    def _refill(self) -> None:
+        """Have children ready for the next requests."""
+        with contextlib.suppress(OSError):  # the next request tries again, and reports it
+            while len(self._prepared) < PREPARED:
+                self._prepared.append(self._prepare(grouped=True))
 
     def add(self, child: Child) -> None:
-        """Look after a child that was started."""
+        """Watch a child that was started."""
         self._by_number[child.number] = self._by_pid[child.pid] = child
-        for pipe in (child.pipe, child.outcome):
-            if pipe is not None:
-                self._selector.register(pipe, selectors.EVENT_READ, child)
+        # Only its end matters: what it wrote is read then.
+        if child.channel is not None:
+            self._watch(child.channel, 0, lambda: self.read_report(child))
+        if child.outcome is not None:
+            self._watch(child.outcome, select.EPOLLIN, lambda: self._read_outcome(child))
 
-    def hear(self, child: Child) -> None:
-        """Read what a child says: at the end of it, it executed, or has said why not."""
-        if child.pipe is None:
+    def read_report(self, child: Child) -> None:
+        """Read what a child wrote: at its end, it executed its program, or wrote why not."""
+        if child.channel is None:
             return
         while True:
             try:
-                data = os.read(child.pipe, 8192)
+                data = os.read(child.channel, 8192)
             except BlockingIOError:
+                child.read_first_line()
                 return
+            except ConnectionError:  # it was killed before it read its request
+                data = b""
             if not data:
                 break
-            child.heard += data
-        self._forget(child.pipe)
-        child.pipe = None
-        whose, newline, failure = child.heard.decode("utf-8", "replace").partition("\n")
-        child.heard = b""
-        group = 0
-        if whose:
-            numbers, _, child.terminal = whose.rpartition(" ")
-            child.uid, child.gid, child.leader, group = map(int, numbers.split())
-        if newline and not failure:
+            child.report += data
+        self._forget(child.channel)
+        child.channel = None
+        group, failure = child.read_first_line()
+        if failure is None:
             self._report(child.number, "started", pid=child.leader, cgroup=group)
-            self._tell_end(child)
+            self._report_end(child)
             return
-        failure = failure.lstrip("\n") or "spawner\0the session died as it started"
+        self._fail(child, failure)
+
+    def _fail(self, child: Child, failure: str) -> None:
         reason, _, message = failure.partition("\0")
         del self._by_number[child.number]
         self._report(child.number, "failed", reason=reason, message=message)
         self._clean_up(child)
 
-    def _hear_outcome(self, child: Child) -> None:
-        """Its keeper says how it ended, or has died before it could."""
+    def _read_outcome(self, child: Child) -> None:
+        """Its monitor reports how it ended, or has died before it could."""
         if child.outcome is None:
             return
         try:
@@ -296,12 +373,13 @@ class Spawner:
         self._forget(child.outcome)
         child.outcome = None
         (child.status,) = STATUS.unpack(data) if len(data) == STATUS.size else (LOST,)
-        self.hear(child)
-        self._tell_end(child)
+        self.read_report(child)
+        self._report_end(child)
 
-    def _forget(self, pipe: int) -> None:
-        self._selector.unregister(pipe)
-        os.close(pipe)
+    def _reap_all(self) -> None:
+        os.read(self._wake, 4096)
+        while self.reap():
+            pass
 
     def reap(self, pid: int = -1) -> bool:
         """Take note of a child that ended; False if there is none."""
@@ -310,31 +388,35 @@ class Spawner:
         except ChildProcessError:
             return False
         child = self._by_pid.pop(pid, None)
-        if child is not None:  # else one that only sent a signal
-            self._hear_outcome(child)
+        if child is not None:
+            self._read_outcome(child)
             if child.status is None:
                 child.status = status
-            self.hear(child)
-            self._tell_end(child)
+            self.read_report(child)
+            self._report_end(child)
+        elif pid != 0:  # prepared, or one that only sent a signal
+            for prepared in [each for each in self._prepared if each.pid == pid]:
+                self._prepared.remove(prepared)
+                self._discard(prepared)
         return pid != 0
 
-    def _tell_end(self, child: Child) -> None:
-        """It ended, and all that it said before it executed is heard: the pipe may lag behind."""
-        if child.status is None or child.pipe is not None:
+    def _report_end(self, child: Child) -> None:
+        """Report its end, once all that it reported before exec is read: that may lag behind."""
+        if child.status is None or child.channel is not None:
             return
         if self._by_number.get(child.number) is child:
             del self._by_number[child.number]
-            self._report(child.number, "exited", **_outcome(child.status))
+            self._report(child.number, "exited", **outcome_of(child.status))
             if child.status == LOST:
-                _hang_up(child)
+                hang_up(child)
             self._clean_up(child)
 
     def _clean_up(self, child: Child) -> None:
-        """A session has ended: what else the machine knows of it."""
-        if child.kind in SESSION_KINDS:
-            self._groups.session_ended(self._groups.name(child.number))
-        if child.terminal and self._records.kept and _fork() == 0:
-            # Somebody may have locked the files: not here.
+        """Remove what the machine still knows of a session that has ended."""
+        if child.group:
+            self._groups.session_ended(child.group)
+        if child.terminal and self._records.available and fork() == 0:
+            # Any user may lock the files: this process does not wait for that.
             try:
                 self._records.log_out(child.terminal.removeprefix("/dev/"), child.leader)
             finally:
@@ -342,10 +424,10 @@ class Spawner:
 
     def _signal(self, child: Child, number: signal.Signals) -> None:
         """Signal the group as its user: part of it may be root's (sudo), and not theirs to end."""
-        if child.uid < 0 or _fork() != 0:
+        if child.uid < 0 or fork() != 0:
             return
         try:
-            reset_signals(self._changed)
+            reset_signals(self._context.changed_signals)
             drop_privileges(child.uid, child.gid, ())
             os.killpg(child.leader, number)
         finally:
@@ -366,78 +448,22 @@ def _stop(number: int, _: FrameType | None) -> None:
     raise EOFError(f"signal {number}")
 
 
-def _outcome(status: int) -> dict[str, Any]:
-    if status == LOST:
-        return {"status": None, "signal": None, "core": False}
-    if not os.WIFSIGNALED(status):
-        return {"status": os.WEXITSTATUS(status), "signal": None, "core": False}
-    number = os.WTERMSIG(status)
-    try:
-        name = signal.Signals(number).name.removeprefix("SIG")
-    except ValueError:
-        name = f"RT{number}"
-    return {"status": None, "signal": name, "core": os.WCOREDUMP(status)}
-
-
-def _send(child: Child, number: signal.Signals) -> None:
-    # Before it has a group of its own, just itself.
-    for send, pid in ((os.killpg, child.leader), (os.kill, child.pid)):
-        try:
-            send(pid, number)
-        except ProcessLookupError:
-            continue
-        except PermissionError:
-            return  # an ordinary user's node, and a program with other privileges
-        return
-
-
-def _hang_up(child: Child) -> None:
-    """As a terminal that goes away does: SIGHUP, and SIGCONT for what is stopped."""
-    _send(child, signal.SIGHUP)
-    _send(child, signal.SIGCONT)
-
-
-def _fork() -> int:
-    """Fork with signals blocked: a handler of the parent's must not run in the child."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD, signal.SIGTERM))
-    pid = -1
-    try:
-        pid = os.fork()
-    finally:
-        if pid != 0:
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    return pid
-
-
 def _close(*descriptors: int) -> None:
     for fd in descriptors:
         os.close(fd)
 
 
-def _be_child(
-    start: Start,
-    descriptors: list[int],
-    pipes: list[int],
-    changed: tuple[int, ...],
-    around: Surroundings,
-) -> NoReturn:
-    report = pipes[0]
-    try:
-        try:
-            reset_signals(changed)
-            # First of all, so that not even a slow name service keeps anything of ours open.
-            report, *outcome = place_descriptors(descriptors, pipes)
-            enter(start, report, outcome[0] if outcome else None, around)
-        except Refused as refused:
-            text = f"{refused.reason}\0{refused}"
-        except Exception as error:
-            text = f"spawner\0the session could not start: {type(error).__name__}: {error}"
-        else:
-            text = "spawner\0the session could not start"
-        # The first line says whose it is; here it may be there already, or not.
-        os.write(report, ("\n" + text).encode("utf-8", "replace")[:3000])
-    finally:
-        os._exit(255)
+def _have_standard_descriptors() -> None:
+    """Have descriptors 0 to 2 open: no other takes their numbers."""
+    while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
+        continue
+    os.close(fd)
+
+
+def _load_name_services() -> None:
+    """Have libraries of name services in memory before any child: each would load its own."""
+    with contextlib.suppress(OSError, KeyError):
+        os.getgrouplist("root", 0)
 
 
 def main() -> None:
@@ -445,6 +471,8 @@ def main() -> None:
     with socket.socket(fileno=int(sys.argv[1])) as control:
         control.set_inheritable(False)
         os.chdir("/")
+        _have_standard_descriptors()
+        _load_name_services()
         # Nothing here is garbage, and a collection in a child would copy every page.
         gc.disable()
         gc.freeze()

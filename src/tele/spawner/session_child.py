@@ -1,14 +1,14 @@
-"""How does a fresh child of the spawner become somebody's session?
+"""How does a child of the spawner become the session of a user?
 
 Invariants:
 
 * Standard library only, and only what the spawner loaded before: nothing is imported, no
   file of ours is read, after the privileges are gone.
 * The identity changes once, for good, with proof, before anything is executed.
-* What comes from the person is one command line for their own shell, and the values of
-  allow-listed variables. Nothing else of theirs is a path or a word.
-* Where a person is restricted to one command or to files, nothing of theirs runs before: no
-  shell's start-up file is read, and no variable that they could have set changes what runs.
+* The user supplies one command line for their own shell, and values of allow-listed variables,
+  and no other path or argument.
+* Where a user is restricted to one command or to files, nothing of theirs runs before: no
+  start-up file of a shell is read, and no variable that they could have set changes what runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,14 @@ import termios
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
-from tele.spawner.accounts import Refused, check_files, check_open, check_sessions, find_account
+from tele.spawner.accounts import (
+    Refused,
+    check_files,
+    check_open,
+    check_sessions,
+    find_account,
+    read_file,
+)
 from tele.spawner.control_groups import Groups
 from tele.spawner.display_child import add_cookie
 from tele.spawner.greeting import MOTD_FILES, greeting
@@ -35,7 +42,12 @@ from tele.spawner.login_records import Records
 from tele.spawner.pam_monitor import open_pam, stay_behind
 from tele.spawner.shells import execution
 from tele.spawner.socket_child import pass_socket
-from tele.spawner.spawn_messages import RESTRICTED_KINDS, SOCKET_KINDS, Start
+from tele.spawner.spawn_messages import (
+    RESTRICTED_KINDS,
+    SESSION_KINDS,
+    SOCKET_KINDS,
+    Start,
+)
 
 SFTP_SERVERS: Final = (
     "/usr/lib/openssh/sftp-server",
@@ -75,24 +87,15 @@ def _take_terminal(slave: int, account: pwd.struct_passwd) -> str:
     return name
 
 
-def place_descriptors(descriptors: list[int], kept: list[int]) -> list[int]:
-    """Make descriptors 0 to 2 of ``descriptors``, close the rest, return where ``kept`` are."""
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in (*descriptors, *kept)]
-    standard, kept = high[: len(descriptors)], high[len(descriptors) :]
+def place_descriptors(descriptors: list[int]) -> None:
+    """Make descriptors 0 to 2 of ``descriptors``, all of which are above, and close these."""
     for target in range(3):
-        os.dup2(standard[min(target, len(standard) - 1)], target)
-    try:
-        left = [int(name) for name in os.listdir("/proc/self/fd")]
-    except OSError:
-        left = list(range(os.sysconf("SC_OPEN_MAX")))
-    for fd in left:
-        if fd > 2 and fd not in kept:
-            with contextlib.suppress(OSError):  # the one of the listing itself is closed
-                os.close(fd)
-    return kept
+        os.dup2(descriptors[min(target, len(descriptors) - 1)], target)
+    for fd in descriptors:
+        os.close(fd)
 
 
-def _limit_files(wanted: int | None) -> None:
+def limit_files(wanted: int | None) -> None:
     """Have the soft limit that the node was given, as under sshd: it may have raised its own."""
     if wanted is None:
         return
@@ -102,31 +105,38 @@ def _limit_files(wanted: int | None) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def _leave_root_things(uid: int, oom_score: bytes) -> None:
+def leave_root_settings(uid: int, oom_score: bytes, unaudited: bool) -> None:
     """As root: the session is not spared by the kernel when memory ends, and is its user's
     in the kernel's audit. Both may be forbidden in a container, and are no protection.
     """
     write_own("oom_score_adj", oom_score)
-    if read_own("loginuid").startswith(b"4294967295"):  # nobody's yet: PAM has not set it
+    if unaudited:
         write_own("loginuid", b"%d" % uid)
+
+
+def has_no_login_uid() -> bool:
+    """Whether this process is no user's yet in the kernel's audit."""
+    return read_own("loginuid").startswith(b"4294967295")
 
 
 def read_own(name: str) -> bytes:
     """Return what ``/proc/self/name`` says; nothing where there is none."""
-    with contextlib.suppress(OSError), open(f"/proc/self/{name}", "rb", buffering=0) as file:
-        return file.read(64)
-    return b""
+    return read_file(f"/proc/self/{name}", 64) or b""
 
 
 def write_own(name: str, value: bytes) -> None:
     """Write ``/proc/self/name``, if that is allowed."""
-    with contextlib.suppress(OSError), open(f"/proc/self/{name}", "r+b", buffering=0) as file:
-        file.write(value)
+    with contextlib.suppress(OSError):
+        fd = os.open(f"/proc/self/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value)
+        finally:
+            os.close(fd)
 
 
 def drop_privileges(uid: int, gid: int, groups: Sequence[int]) -> None:
-    """Become ``uid`` and ``gid`` for good, in ``groups``. Raises Refused unless there is no
-    way back.
+    """Become ``uid`` and ``gid`` for good, in ``groups``. Raises Refused if privileges could be
+    regained.
     """
     if os.geteuid() == 0:
         os.setgroups(groups)
@@ -149,7 +159,8 @@ def drop_privileges(uid: int, gid: int, groups: Sequence[int]) -> None:
         raise Refused("the process could take root's privileges back", "spawner")
 
 
-def _sftp_server() -> str | None:
+def sftp_server() -> str | None:
+    """Return where OpenSSH's file server is."""
     return next((path for path in SFTP_SERVERS if os.access(path, os.X_OK)), None)
 
 
@@ -166,25 +177,36 @@ def _load_sftp() -> Any:
     return module
 
 
-class Surroundings(NamedTuple):
+class SpawnContext(NamedTuple):
     """What the spawner gives every session beside the request for it."""
 
     groups: Groups
-    #: The name of its control group.
-    group: str
-    #: The PAM service that has its say, or empty.
+    #: Signals that do not have their default action in the spawner.
+    changed_signals: tuple[int, ...] = ()
+    #: The PAM service of sessions, or empty.
     pam: str = ""
     #: What the kernel's score for ending processes is without our own protection.
     oom_score: bytes = b"0"
     records: Records = Records()
     #: The soft limit of open files that it begins with.
     open_files: int | None = None
+    #: Whether the spawner is no user's in the kernel's audit.
+    unaudited: bool = True
+
+    def is_monitored(self, kind: str) -> bool:
+        """Whether a session of ``kind`` has a PAM session, and a monitor that closes it."""
+        return bool(self.pam) and kind in SESSION_KINDS and os.geteuid() == 0
 
 
-def enter(start: Start, report: int, outcome: int | None, around: Surroundings) -> None:
-    """Be the session: everything between fork and exec."""
+def enter(
+    start: Start, report: int, outcome: int | None, context: SpawnContext, group: str, group_id: int
+) -> None:
+    """Be the session: everything between the request and exec.
+
+    ``group_id`` is that of the control group it is in; 0 if it is to enter ``group`` if any.
+    """
     # PAM may set others: pam_limits, pam_umask.
-    _limit_files(around.open_files)
+    limit_files(context.open_files)
     os.umask(0o022)
     account = find_account(start.login)
     if start.kind in SOCKET_KINDS:
@@ -194,63 +216,74 @@ def enter(start: Start, report: int, outcome: int | None, around: Surroundings) 
         groups = os.getgrouplist(account.pw_name, account.pw_gid)
         drop_privileges(account.pw_uid, account.pw_gid, groups)
         pass_socket(start.kind, start.words, report)
-    shell = account.pw_shell or "/bin/sh"
     if start.kind != "program":
         check_open(account)
         check_sessions(account)
-    server = own_sftp = None
+    own_sftp = None
     if start.kind == "sftp":
         check_files(account)
-        server = _sftp_server()
-        if server is None:
+        if sftp_server() is None:
             own_sftp = _load_sftp()
     pam = None
     host = start.environment.get("SSH_CLIENT", b"").decode("ascii", "replace").partition(" ")[0]
     if outcome is not None:
-        pam = open_pam(around.pam, account, host, os.ttyname(0) if start.pty else "")
+        pam = open_pam(context.pam, account, host, os.ttyname(0) if start.pty else "")
         stay_behind(pam, report, outcome)
     os.setsid()
     terminal = _take_terminal(0, account) if start.pty else None
-    group = around.groups.enter(around.group) if start.kind != "program" else 0
+    if pam is not None:
+        group_id = context.groups.enter_unless_moved(group)
     groups = os.getgrouplist(account.pw_name, account.pw_gid) if pam is None else os.getgroups()
     extra = {} if start.kind == "program" else system_variables()
     if pam is not None:
-        said = pam.variables()
-        extra = extra | harmless(said) if start.kind in RESTRICTED_KINDS else said
-    last = around.records.last_login(account.pw_uid) if terminal is not None else None
+        added = pam.variables()
+        extra = extra | harmless(added) if start.kind in RESTRICTED_KINDS else added
+    last = context.records.last_login(account.pw_uid) if terminal is not None else None
     if os.geteuid() == 0:
-        _leave_root_things(account.pw_uid, around.oom_score)
+        unaudited = context.unaudited if pam is None else has_no_login_uid()
+        leave_root_settings(account.pw_uid, context.oom_score, unaudited)
         if terminal is not None:
             line = terminal.removeprefix("/dev/")
-            around.records.log_in(line, os.getpid(), account.pw_name, host)
-            around.records.remember(account.pw_uid, line, host)
-    whose = (account.pw_uid, account.pw_gid, os.getpid(), group)
+            context.records.log_in(line, os.getpid(), account.pw_name, host)
+            context.records.remember(account.pw_uid, line, host)
+    whose = (account.pw_uid, account.pw_gid, os.getpid(), group_id)
     os.write(report, f"{' '.join(map(str, whose))} {terminal or ''}\n".encode())
     drop_privileges(account.pw_uid, account.pw_gid, groups)
     environment = environment_of(account, start.environment, terminal, extra)
     if start.kind == "program":
         os.chdir("/")
         _execute(os.fsdecode(start.words[0]), start.words, environment)
-    _go_home(account.pw_dir)
+    enter_home(account.pw_dir, 2)
     if start.cookie:
         add_cookie(start.cookie, environment)
     if own_sftp is not None:
         os.close(report)
         os._exit(own_sftp.serve(0, 1))
-    if server is not None:
-        _execute(server, [os.path.basename(server).encode()], environment)
     if start.kind == "shell" and terminal is not None:
-        news = b"" if pam is None else pam.said
+        news = b"" if pam is None else pam.messages
         os.write(1, news + greeting(account.pw_dir, last, MOTD_FILES if pam is None else ()))
-    _execute(*execution(shell, start.kind, start.words), environment)
+    _execute(*program_of(start, account), environment)
 
 
-def _go_home(home: str) -> None:
+def program_of(start: Start, account: pwd.struct_passwd) -> tuple[str, list[bytes]]:
+    """Return path and argv of what a session executes. Raises Refused."""
+    if start.kind == "sftp":
+        check_files(account)
+        server = sftp_server()
+        if server is None:
+            raise Refused("sftp is not installed on this node", "spawner")
+        return server, [os.path.basename(server).encode()]
+    return execution(account.pw_shell or "/bin/sh", start.kind, start.words)
+
+
+def enter_home(home: str, errors: int) -> None:
+    """Change to the folder ``home``; write to the descriptor ``errors`` if that cannot be."""
     try:
         os.chdir(home)
     except OSError as error:
         os.chdir("/")
-        os.write(2, os.fsencode(f"Could not go to home directory {home}: {error.strerror}\n"))
+        text = f"Could not chdir to home directory {home}: {error.strerror}\n"
+        os.write(errors, os.fsencode(text))
 
 
 def _execute(path: str, words: list[bytes], environment: dict[bytes, bytes]) -> NoReturn:

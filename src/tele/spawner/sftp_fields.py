@@ -72,7 +72,7 @@ class Fields:
         return (number for (number,) in struct.iter_unpack(">I", data))
 
     def text(self) -> bytes:
-        """Read what becomes a word of a system call."""
+        """Read an argument of a system call."""
         text = self.string()
         if b"\0" in text:
             raise OSError(errno.EINVAL, "NUL in a path")
@@ -224,7 +224,7 @@ def _known(names: dict[int, str | None], number: int, look: Callable[[], str]) -
 
 
 def home_of(user: bytes) -> bytes | None:
-    """Return the home of a user, of the one that we are without a name; None: there is none."""
+    """Return the home directory of a user, without a name of this one; None if there is none."""
     try:
         account = pwd.getpwnam(os.fsdecode(user)) if user else pwd.getpwuid(os.getuid())
     except KeyError:

@@ -8,7 +8,7 @@ Invariants:
 
 * Standard library only; no privileges; it never decides what is allowed.
 * A packet is answered exactly once, or it ends us: too long, torn or before INIT.
-* The memory of this process is no file: /proc/self/mem would be a way to run anything.
+* The memory of this process is no file: writing /proc/self/mem would run anything.
 * Packets, reads, listings and open handles are bounded; a copy ends with its client.
 """
 
@@ -86,7 +86,7 @@ EXTENSIONS: Final = (
 class Server:
     """Answers the packets of one client. ``write`` takes whole packets.
 
-    ``gone()`` says whether nobody would read the answer any more.
+    ``gone()`` returns whether the client has gone, so that no reply is read.
     """
 
     def __init__(
@@ -325,7 +325,7 @@ class Server:
         left = length
         while left or not length:
             if self._gone():
-                raise BrokenPipeError(errno.EPIPE, "nobody waits for the copy")
+                raise BrokenPipeError(errno.EPIPE, "the client has gone")
             wanted = COPIED_AT_ONCE if not length else min(left, COPIED_AT_ONCE)
             data = os.pread(source, wanted, at)
             if not data:
@@ -391,7 +391,7 @@ def serve(source: int, target: int) -> int:
             view = view[os.write(target, view) :]
 
     hung_up = select.poll()
-    hung_up.register(target, 0)  # that nobody reads there any more is told unasked
+    hung_up.register(target, 0)  # a hang-up is always reported
     server = Server(write, lambda: bool(hung_up.poll(0)))
     waiting = bytearray()
     try:

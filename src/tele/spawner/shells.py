@@ -1,9 +1,9 @@
-"""Which shell runs what a session is for, and with which words?
+"""Which shell runs the command of a session, and with which arguments?
 
 Invariants:
 
 * Standard library only: the spawner loads it.
-* A forced command is run by a shell that reads no file of the person before it, and a shell
+* A forced command is run by a shell that reads no file of the user before it, and a shell
   that restricts its account is never left out.
 """
 
@@ -16,9 +16,9 @@ from typing import Final
 
 #: Where shells are listed that let their account do as it likes (shells(5)).
 SHELLS: Final = "/etc/shells"
-#: Used in place of a listed shell that nobody here knows how to keep from its files.
+#: Used in place of a listed shell whose option against start-up files is not known.
 _PLAIN_SHELL: Final = "/bin/sh"
-#: What tells a shell to read no start-up file with ``-c``, by the letters that its name begins
+#: Options that keep a shell from start-up files with ``-c``, by the letters that its name begins
 #: with (``bash-static``, ``zsh5``). bash takes sshd for rshd: it reads ``.bashrc`` then.
 _WITHOUT_FILES: Final[dict[str, tuple[bytes, ...]]] = {
     "bash": (b"--norc",),

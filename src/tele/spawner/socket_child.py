@@ -21,7 +21,7 @@ from tele.spawner.accounts import Refused
 CONNECT_TIMEOUT: Final = 20.0
 BACKLOG: Final = 128
 #: Where folders for agents are made, as sshd does it.
-AGENT_FOLDERS: Final = "/tmp"  # noqa: S108 - a folder of a name that nobody knows, 0700
+AGENT_FOLDERS: Final = "/tmp"  # noqa: S108 - a folder of an unpredictable name, 0700
 
 
 def pass_socket(kind: str, words: list[bytes], report: int) -> NoReturn:
@@ -56,7 +56,7 @@ def _connect(path: bytes) -> socket.socket:
 
 
 def _listen(path: bytes, control: socket.socket, report: int) -> None:
-    """Listen at ``path`` until nobody needs it any more."""
+    """Listen at ``path`` until the other end of ``control`` is closed."""
     made = socket.socket(socket.AF_UNIX)
     before = os.umask(0o177)
     try:

@@ -1,9 +1,9 @@
-"""What do the node and its spawner say to each other?
+"""Which messages do the node and its spawner exchange?
 
 Invariants:
 
 * Standard library only: both ends load it.
-* A message is ``JSON header NUL string NUL string ...``: strings are words and
+* A message is ``JSON header NUL string NUL string ...``: strings are arguments and
   ``NAME=value``, which cannot hold NUL.
 * What comes in is checked to the last key that is used; anything else is ValueError.
 
@@ -17,8 +17,10 @@ message), ``exited`` (status or signal, core), ``refused`` (message).
 
 from __future__ import annotations
 
+import array
 import json
 import re
+import socket
 from typing import Any, Final, NamedTuple
 
 from tele.spawner.accounts import Refused
@@ -27,7 +29,7 @@ from tele.spawner.accounts import Refused
 #: in one piece where the socket's buffer is as large.
 MAX_MESSAGE: Final = 300_000
 MAX_DESCRIPTORS: Final = 3
-#: Words that follow each kind: ``exec`` has one command line for the account's shell;
+#: Arguments of each kind: ``exec`` has one command line for the account's shell;
 #: ``forced`` too, but that shell reads no start-up file; ``sftp`` is the file server, and
 #: ``program`` is executed as it is, both without a shell. The others execute nothing: they
 #: connect to a path, listen at one, or at one of their own, and pass the socket through
@@ -43,7 +45,7 @@ KINDS: Final = {
     "agent": range(1),
 }
 SESSION_KINDS: Final = frozenset({"shell", "exec", "forced", "sftp"})
-#: Those that are all that their person may do: nothing of theirs runs or counts before.
+#: Kinds of restricted users: nothing of theirs runs or counts before.
 RESTRICTED_KINDS: Final = frozenset({"forced", "sftp"})
 SOCKET_KINDS: Final = frozenset({"connect", "listen", "agent"})
 
@@ -56,7 +58,7 @@ NODE_ENVIRONMENT: Final = re.compile(
     r"TERM|DISPLAY|SSH_(?:CONNECTION|CLIENT|ORIGINAL_COMMAND|AUTH_SOCK)|TELE_[A-Z_]{1,32}",
     re.ASCII,
 )
-#: What xauth is told, word for word: the display's name, the protocol's, and the cookie.
+#: Arguments of ``xauth add``: the name of the display, the protocol, and the cookie.
 _COOKIE: Final = re.compile(
     r"unix:\d{1,5}\.\d{1,3} [A-Za-z0-9-]{1,64} [0-9a-fA-F]{2,512}", re.ASCII
 )
@@ -95,10 +97,27 @@ def unpack(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
     return header, strings
 
 
-class Options(NamedTuple):
-    """How a spawner serves: told once, as it is started."""
+def receive(channel: socket.socket, descriptors: int) -> tuple[bytes, list[int], int]:
+    """Return one message of up to MAX_MESSAGE + 1 bytes, its descriptors, which no program
+    inherits, and flags (recvmsg(2)).
+    """
+    # Not socket.recv_fds: CPython's ignores the flags that it is given.
+    found = array.array("i")
+    data, control, flags, _ = channel.recvmsg(
+        MAX_MESSAGE + 1,
+        socket.CMSG_LEN(descriptors * found.itemsize),
+        socket.MSG_CMSG_CLOEXEC,
+    )
+    for level, kind, content in control:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            found.frombytes(content[: len(content) - len(content) % found.itemsize])
+    return data, list(found), flags
 
-    #: The PAM service that has its say in every session; empty for none.
+
+class Options(NamedTuple):
+    """Settings of a spawner, given as it is started."""
+
+    #: The PAM service of every session; empty for none.
     pam: str = ""
     #: Whether what a session leaves running ends with it.
     kill_leftovers: bool = False

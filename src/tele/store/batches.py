@@ -1,4 +1,4 @@
-"""How are many keys read from any store? With one call where it can, else with one for each."""
+"""How are many keys read from any store? With one call if it can, else with one for each key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store that lives and dies with its process: for tests, and for clusters of a moment."""
+"""A store in memory, for tests and for clusters that end with their process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class MemoryBackend:
         del self._keys[bisect_left(self._keys, key)]
 
     def _expire(self) -> None:
-        """Remove what has run out; done before every look, so that nobody sees it."""
+        """Remove expired items; called before each read, so that none is returned."""
         moment = now(self._clock)
         over = []
         while self._leases and self._leases[0][0] <= moment:
@@ -46,10 +46,10 @@ class MemoryBackend:
                 self._revision += 1
                 self._drop(key)
                 over.append(Change(key, self._revision, None))
-        self._watchers.tell(over)
+        self._watchers.notify(over)
 
     def _set_alarm(self) -> None:
-        """Tell the end of the next lease when it comes, whether or not somebody looks."""
+        """Notify watchers of the end of the next lease when it comes."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
@@ -97,7 +97,7 @@ class MemoryBackend:
             if wanted is not None and wanted != (0 if item is None else item.revision):
                 return fail(Conflict(f"{change.key} has changed since it was read"))
         self._revision += 1
-        told = []
+        made = []
         for change in changes:
             if isinstance(change, Put):
                 expires = None if change.ttl is None else now(self._clock) + change.ttl
@@ -107,14 +107,14 @@ class MemoryBackend:
                 self._items[change.key] = item
                 if expires is not None:
                     heappush(self._leases, (expires, change.key))
-                told.append(Change(change.key, self._revision, item))
+                made.append(Change(change.key, self._revision, item))
             elif change.key in self._items:
                 self._drop(change.key)
-                told.append(Change(change.key, self._revision, None))
+                made.append(Change(change.key, self._revision, None))
         revision = self._revision
         if self._leases:
             self._set_alarm()
-        self._watchers.tell(told)
+        self._watchers.notify(made)
         return succeed(revision)
 
     def watch(self, prefix: str, receiver: Callable[[Change], None]) -> Deferred[IWatch]:

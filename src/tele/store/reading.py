@@ -1,6 +1,6 @@
-"""How is a store looked at without the one who runs it? Read-only, in a SQLite file.
+"""How is a store read without auth? As a SQLite file that is opened read-only.
 
-Invariant: nothing is written, not even what SQLite would put in order by itself.
+Invariant: nothing is written, not even what SQLite recovers by itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class StoreFile:
         self._connection = self._guarded(
             lambda: sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
         )
-        # One transaction: auth may go on appending meanwhile.
+        # One transaction: auth may append meanwhile.
         self._guarded(lambda: self._connection.execute("BEGIN"))
 
     def __enter__(self) -> StoreFile:
@@ -73,7 +73,7 @@ class StoreFile:
         raise Unavailable(f"{self._path} is open for reading only")
 
     def watch(self, prefix: str, receiver: Callable[[Change], None]) -> Deferred[IWatch]:
-        """Refuse: what is read is the state of one moment."""
+        """Refuse: a snapshot does not change."""
         raise Unavailable(f"{self._path} is open for reading only")
 
     def close(self) -> Deferred[None]:

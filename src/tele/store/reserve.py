@@ -1,10 +1,10 @@
-"""What does the store write with when the disk is full? With space that it keeps for that.
+"""How does the store commit while the disk is full? With reserved space.
 
-The file ``<store>.reserve`` takes real blocks. When SQLite finds the disk full a part of it is
-released and the commit is tried again: what has begun gets to its end, with its event in the audit.
-Whoever serves looks at :meth:`StoreReserve.space` and lets little begin while it is not whole.
+The file ``<store>.reserve`` allocates blocks. When SQLite finds the disk full, a part of it is
+released and the commit is tried again: operations that have begun end, with their events. While the
+reserve is not whole, auth lets few operations begin (:meth:`StoreReserve.space`).
 
-Synchronous; all but :meth:`StoreReserve.space` in the one thread that writes.
+Synchronous; all methods but :meth:`StoreReserve.space` are called in the thread that writes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tele.capacity.disk import DiskReserve
 from tele.errors import StorageFull
 from tele.model.disk import DiskSpace
 
-#: The reserve is one part in so many of the disk, within bounds: some hundred log-ins.
+#: The reserve is this fraction of the disk, within bounds: some hundred logins.
 PART: Final = 64
 LEAST: Final = 1 << 20
 MOST: Final = 16 << 20
@@ -30,9 +30,9 @@ T = TypeVar("T")
 
 
 def is_full(error: sqlite3.Error) -> bool:
-    """Whether SQLite had no space."""
+    """Whether SQLite failed for lack of space."""
     code = getattr(error, "sqlite_errorcode", None)
-    # A quota that is used up, and shared memory that cannot grow, are errors of input and output.
+    # SQLite reports a disk quota, and shared memory that cannot grow, as I/O errors.
     return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
 
 
@@ -45,23 +45,23 @@ class StoreReserve:
         self._size = max(LEAST, min(MOST, total // PART))
         self._reserve = DiskReserve(path.with_name(f"{path.name}.reserve"), self._size, STEP)
         self._space = DiskSpace(0, 0, 0, 0)
-        self.look()
+        self.check()
 
     def _measure(self) -> tuple[int, int, int, int]:
-        """Return bytes, free ones, inodes, free ones."""
+        """Return bytes, free bytes, inodes and free inodes."""
         try:
             found = os.statvfs(self._folder)
         except OSError:
-            return 0, 0, 0, 0  # what cannot be asked cannot be written to either, which says more
+            return 0, 0, 0, 0  # writing fails, too, with a better message
         size = found.f_frsize
         return found.f_blocks * size, found.f_bavail * size, found.f_files, found.f_favail
 
     def space(self) -> DiskSpace:
-        """Return what there was when somebody looked last. Never waits."""
+        """Return the space as of the last :meth:`check`. Never waits."""
         return self._space
 
-    def look(self) -> None:
-        """Take back what was released, if there is space, and look how much there is."""
+    def check(self) -> None:
+        """Reserve again what was released, if there is space, and measure the disk."""
         self._reserve.is_whole()
         self._note()
 
@@ -70,7 +70,7 @@ class StoreReserve:
         self._space = DiskSpace(total, free, self._size, self._reserve.left, files, files_free)
 
     def spend(self, write: Callable[[], T]) -> T:
-        """Return what ``write`` does, with the reserve if need be. Raises :class:`StorageFull`."""
+        """Return what ``write`` returns, using the reserve. Raises :class:`StorageFull`."""
 
         def attempt() -> T:
             try:
@@ -85,12 +85,12 @@ class StoreReserve:
             return self._reserve.spend(attempt)
         except OSError:
             raise StorageFull(
-                "auth's disk is full, and so is what was reserved: make room on auth's machine"
+                "auth's disk is full, and its reserve is used up: free space on auth's machine"
             ) from None
         finally:
             if self._reserve.left != before:
                 self._note()
 
     def close(self) -> None:
-        """Let go of the file, which stays."""
+        """Close the file; it is not removed."""
         self._reserve.close()

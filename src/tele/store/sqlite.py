@@ -1,15 +1,15 @@
 """A durable store in one file, for clusters with one auth (or several on one machine).
 
-One thread writes, and commits all that waits as one transaction; a few threads read.
+One thread writes, and commits all waiting commits as one transaction; a few threads read.
 
 Invariants:
 
-* The reactor never waits for the disk; threads never touch the reactor's objects. Of answers
-  with many items one is worked on in each of its turns.
+* The reactor never waits for the disk; threads never touch the reactor's objects. At most one
+  answer with many items is delivered in each iteration of the reactor.
 * A commit is acknowledged after it is on disk.
-* On a full disk commits use space that was reserved for them (:mod:`tele.store.reserve`).
-* A watch hears of every change, whichever process made it, in order of revisions. A key
-  changed twice between two looks is told once, with its latest value.
+* On a full disk commits use reserved space (:mod:`tele.store.reserve`).
+* A watch gets every change, whichever process made it, in order of revisions. A key that changed
+  twice between two polls is one change, with its latest value.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ READERS = 2
 POLL_SECONDS = 1.0
 SWEEP_SECONDS = 10.0
 BATCH_LIMIT = 256
-#: An answer with more items is worked on in a turn of the reactor of its own.
+#: An answer with more items is delivered in an iteration of the reactor of its own.
 LONG = 50
 
-_Job = tuple[Callable[[sqlite3.Connection], Any], "Deferred[Any]"]
+_Deliver = Callable[[Sequence[tuple["Deferred[Any]", object]]], None]
 
 
 class _Worker(threading.Thread):
-    """Runs jobs on a connection of its own until it is told to end."""
+    """Runs jobs on a connection of its own until it gets None."""
 
-    def __init__(self, name: str, connection: sqlite3.Connection, deliver: Any) -> None:
+    def __init__(self, name: str, connection: sqlite3.Connection, deliver: _Deliver) -> None:
         super().__init__(name=name, daemon=True)
         self.jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._connection = connection
@@ -77,10 +77,14 @@ class _Worker(threading.Thread):
 
 
 class _Writer(_Worker):
-    """Commits everything that waits as one transaction: one sync for many commits."""
+    """Commits all waiting commits as one transaction: one sync for many commits."""
 
     def __init__(
-        self, connection: sqlite3.Connection, deliver: Any, moment: Any, reserve: StoreReserve
+        self,
+        connection: sqlite3.Connection,
+        deliver: _Deliver,
+        moment: Callable[[], float],
+        reserve: StoreReserve,
     ) -> None:
         super().__init__("tele-store-writer", connection, deliver)
         self._moment = moment
@@ -126,7 +130,7 @@ class _Writer(_Worker):
             return [error for _ in batch]
         except Exception as error:
             if len(batch) > 1:
-                # One of them may be what SQLite cannot store: the others did no wrong.
+                # One of them may be invalid for SQLite; the others are committed.
                 return [answer for each in batch for answer in self._commit([each])]
             return [Unavailable(f"the store cannot be written: {error}")]
 
@@ -149,9 +153,9 @@ class SqliteBackend:
             self._reserve.spend(lambda: sqlite_file.open_file(path)) for _ in range(READERS + 1)
         ]
         self._seen = sqlite_file.changes_since(connections[0], 1 << 62)[0]
-        self._looking = False
-        self._look_again = False
-        self._reserve.look()  # the folder may be new
+        self._polling = False
+        self._poll_again = False
+        self._reserve.check()  # the folder may be new
         self._writer = _Writer(
             connections[0], self._deliver, partial(wall_seconds, reactor), self._reserve
         )
@@ -200,9 +204,9 @@ class SqliteBackend:
             return fail(Unavailable("the store is closed"))
         if self._watchers:
             return succeed(self._watchers.add(prefix, receiver))
-        # Nobody looked for a while: what happened meanwhile is not news.
-        looked = self._read(lambda c: sqlite_file.changes_since(c, 1 << 62))
-        return looked.addCallback(lambda found: self._watch_from(found[0], prefix, receiver))
+        # Without watches there were no polls: changes before this one are not delivered.
+        polled = self._read(lambda c: sqlite_file.changes_since(c, 1 << 62))
+        return polled.addCallback(lambda found: self._watch_from(found[0], prefix, receiver))
 
     def _watch_from(self, revision: int, prefix: str, receiver: Callable[[Change], None]) -> IWatch:
         if not self._watchers:
@@ -232,13 +236,14 @@ class SqliteBackend:
     def _join(self) -> None:
         for worker in (self._writer, *self._readers):
             worker.join()
-        self._deliver([(self._closed, None)])
+        if self._closed is not None:
+            self._deliver([(self._closed, None)])
 
-    def _deliver(self, answers: Sequence[tuple[Any, Any]]) -> None:
-        """Called in threads: give answers to the reactor."""
+    def _deliver(self, answers: Sequence[tuple[Deferred[Any], object]]) -> None:
+        """Called in threads: hand answers to the reactor."""
         self._reactor.callFromThread(self._fire, answers)
 
-    def _fire(self, answers: Sequence[tuple[Any, Any]]) -> None:
+    def _fire(self, answers: Sequence[tuple[Deferred[Any], object]]) -> None:
         for answer, result in answers:
             if _is_long(result):
                 self._long.add(partial(answer.callback, result))
@@ -265,50 +270,50 @@ class SqliteBackend:
         return revision
 
     def _poll(self) -> None:
-        """Look for changes since the last look; at most one look runs at a time."""
+        """Read the changes since the last poll; at most one poll runs at a time."""
         if not self._watchers or self._closed is not None:
             return
-        if self._looking:
-            self._look_again = True
+        if self._polling:
+            self._poll_again = True
             return
-        self._looking = True
+        self._polling = True
         seen = self._seen
         self._read(lambda c: sqlite_file.changes_since(c, seen)).addCallbacks(
-            self._looked, self._failed
+            self._polled, self._failed
         )
 
-    def _looked(self, found: tuple[int, list[Change]]) -> None:
+    def _polled(self, found: tuple[int, list[Change]]) -> None:
         if self._long:
-            # What was read before is told before: nobody takes an old value for a newer one.
-            self._long.add(partial(self._tell, found))
+            # Earlier reads are delivered first, so that no old value follows a newer one.
+            self._long.add(partial(self._notify, found))
         else:
-            self._tell(found)
+            self._notify(found)
 
-    def _tell(self, found: tuple[int, list[Change]]) -> None:
-        self._looking = False
+    def _notify(self, found: tuple[int, list[Change]]) -> None:
+        self._polling = False
         self._seen, changes = found
-        self._watchers.tell(changes)
-        if self._look_again:
-            self._look_again = False
+        self._watchers.notify(changes)
+        if self._poll_again:
+            self._poll_again = False
             self._poll()
 
     def _failed(self, failure: Failure) -> None:
-        self._looking = False
+        self._polling = False
         if self._closed is None:
-            log.warn("cannot look for changes: {why!s}", why=failure.value)
+            log.warn("cannot read the changes of the store", error=str(failure.value))
 
     def _sweep(self) -> None:
         answer: Deferred[None] = Deferred()
         moment = wall_seconds(self._reactor)
 
         def sweep(connection: sqlite3.Connection) -> None:
-            self._reserve.look()
+            self._reserve.check()
             sqlite_file.sweep(connection, moment)
 
         self._writer.jobs.put((sweep, answer))
         answer.addCallbacks(lambda _: self._poll(), self._failed)
 
 
-def _is_long(result: Any) -> bool:
-    """Whether whoever asked has many items to look at now."""
+def _is_long(result: object) -> bool:
+    """Whether a result is a list of many items."""
     return isinstance(result, list) and len(result) > LONG

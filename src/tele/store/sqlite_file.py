@@ -97,20 +97,20 @@ def open_file(path: Path) -> sqlite3.Connection:
 
 
 def _keep_private(path: Path) -> None:
-    """Create the file, or take it away from others. May raise OSError.
+    """Create the file, or make it private. May raise OSError.
 
     Raises :class:`Unavailable` if others could change it: it decides who is an administrator.
 
     Closing any descriptor of a file drops the locks that this process has on it (fcntl(2)), and
-    with them those of SQLite's connections: another process that looks into the store would take
-    itself for the last one and remove the log from under us. So one that exists is not opened.
+    with them those of SQLite's connections: another process that reads the store would take itself
+    for the last one and remove the log. So an existing file is not opened.
     """
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         sync_folder(path.parent)
     except FileExistsError:
-        # One restored from a backup may be readable by all; SQLite gives its log and shared
-        # memory the same mode.
+        # A file from a backup may be readable by all; SQLite gives its log and shared memory the
+        # same mode.
         found = os.stat(path)
         if found.st_uid not in (0, os.geteuid()):
             problem = f"it belongs to another user (uid {found.st_uid})"
@@ -118,8 +118,8 @@ def _keep_private(path: Path) -> None:
         if stat.S_IMODE(found.st_mode) & 0o022:
             problem = f"others can change it (mode {stat.S_IMODE(found.st_mode):04o})"
             raise Unavailable(
-                f"the store {path}: {problem}: replace it by a backup unless you know that nobody"
-                f" did, then type: chmod 600 {path}"
+                f"the store {path}: {problem}: restore a backup unless you know that it was not"
+                f" changed, then run: chmod 600 {path}"
             ) from None
         os.chmod(path, 0o600)
 
@@ -186,7 +186,7 @@ Batch = Sequence[tuple[Put | Delete, ...]]
 def commit(connection: sqlite3.Connection, batch: Batch, moment: float) -> list[int | TeleError]:
     """Do several commits in one transaction: one sync to disk for all of them.
 
-    Returns for each its revision, or the :class:`Conflict` that kept it from happening.
+    Returns for each its revision, or its :class:`Conflict`.
     """
     answers: list[int | TeleError] = []
     connection.execute("BEGIN IMMEDIATE")

@@ -1,4 +1,4 @@
-"""Who wants to hear of changes? Watches of one process, by prefix."""
+"""Which receivers are notified of changes of the store? The watches of one process, by prefix."""
 
 from __future__ import annotations
 
@@ -23,56 +23,56 @@ class Watch:
         self.receiver = receiver
 
     def stop(self) -> None:
-        """Tell nothing more. May be called twice."""
+        """See :class:`IWatch`."""
         self._watchers.remove(self)
 
 
 class Watchers:
-    """All watches of a backend. A receiver that fails is logged and told the next change.
+    """All watches of a backend. The failure of a receiver is logged; it gets the next change.
 
-    A receiver may change the store: what comes of that is told after what is being
-    told, so that everybody hears of changes in one order.
+    A receiver may change the store: the change is delivered after the present one, so that all
+    receivers get changes in one order.
     """
 
     def __init__(self) -> None:
         self._watches: dict[Watch, None] = {}
-        self._untold: deque[Change] = deque()
-        self._telling = False
+        self._queue: deque[Change] = deque()
+        self._notifying = False
 
     def add(self, prefix: str, receiver: Callable[[Change], None]) -> Watch:
-        """Tell ``receiver`` of changes under ``prefix`` from now on."""
+        """Call ``receiver`` with changes under ``prefix`` from now on."""
         watch = Watch(self, prefix, receiver)
         self._watches[watch] = None
         return watch
 
     def remove(self, watch: Watch) -> None:
-        """Tell it nothing more."""
+        """End a watch."""
         self._watches.pop(watch, None)
 
     def clear(self) -> None:
-        """Forget everybody."""
+        """End all watches."""
         self._watches.clear()
-        self._untold.clear()
+        self._queue.clear()
 
     def __bool__(self) -> bool:
         return bool(self._watches)
 
-    def tell(self, changes: Iterable[Change]) -> None:
-        """Tell everybody, in order."""
-        self._untold.extend(changes)
-        if self._telling:
+    def notify(self, changes: Iterable[Change]) -> None:
+        """Deliver changes to all watches, in order."""
+        self._queue.extend(changes)
+        if self._notifying:
             return
-        self._telling = True
+        self._notifying = True
         try:
-            while self._untold:
-                self._tell_one(self._untold.popleft())
+            while self._queue:
+                self._notify_one(self._queue.popleft())
         finally:
-            self._telling = False
+            self._notifying = False
 
-    def _tell_one(self, change: Change) -> None:
+    def _notify_one(self, change: Change) -> None:
         for watch in list(self._watches):
             if watch in self._watches and change.key.startswith(watch.prefix):
                 try:
                     watch.receiver(change)
                 except Exception:
-                    log.failure("a watch of {prefix} failed", prefix=watch.prefix)
+                    log.failure("receiver of store changes failed", prefix=watch.prefix)

@@ -28,7 +28,8 @@ from tele.capacity.descriptors import process_budget, raise_limit
 from tele.config.reading import Loaded
 from tele.config.values import LogConfig
 from tele.data_dir import check_unlocked
-from tele.embed import ClusterService, load_config
+from tele.embed.cluster import ClusterService
+from tele.embed.plugins import load_config
 from tele.errors import ConfigError, Conflict, TeleError
 from tele.log import LineObserver, LogFormat, log_observer, make_logger
 from tele.loop import make_monotonic

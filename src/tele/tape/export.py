@@ -1,10 +1,10 @@
-"""How is a recording given to people and to other programs? As text, JSON lines, asciicast.
+"""Export of a recording as text, JSON lines or asciicast.
 
 Invariants:
 
-* ``text`` never lets a control sequence through: it can be read in any terminal. What was
-  forwarded has lines of its own, in brackets.
-* Streams are decoded as UTF-8 across frames; what is not UTF-8 is replaced, visibly.
+* ``text`` has no control sequences: it is safe in any terminal. Forwards have lines of their own,
+  in brackets.
+* Streams are decoded as UTF-8 across frames; invalid bytes are replaced by U+FFFD.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SEQUENCE_LIMIT: Final = 4096
 
 
 class PlainText:
-    """Takes terminal output and gives the text of it, without control sequences (ECMA-48)."""
+    """Removes control sequences (ECMA-48) from terminal output."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -37,7 +37,7 @@ class PlainText:
         self._before = ""
 
     def feed(self, data: bytes, *, final: bool = False) -> str:
-        """Return the text of ``data``; a sequence may go on in the next call."""
+        """Return the text of ``data``; a sequence may continue in the next call."""
         out: list[str] = []
         for character in self._decoder.decode(data, final):
             self._take(character, out)
@@ -61,7 +61,7 @@ class PlainText:
             out.append(character)
             self._carriage_return = self._line_has_text = False
         elif character == "\t" or len(shown := self._shown(character)) == 1:
-            # A line drawn again over itself becomes a line of its own.
+            # A line that is redrawn becomes a new line.
             if self._carriage_return and self._line_has_text:
                 out.append("\n")
             out.append(character if character == "\t" else shown)
@@ -90,7 +90,7 @@ class PlainText:
         elif self._state == "csi":
             if not 0x20 <= code < 0x40:
                 self._state = "text"
-                # To another line: what comes is not the end of this one.
+                # The cursor moves to another line.
                 self._carriage_return |= character in "ABEFHdf"
         elif character in "\x07\x9c":
             self._state = "text"
@@ -101,7 +101,7 @@ class PlainText:
 
 
 def text(frames: Iterable[Frame], channel: int = 0) -> Iterator[str]:
-    """Give the text that the session showed, of one channel or (0) of all."""
+    """Yield the text of the session, of one channel or (0) of all."""
     streams: dict[tuple[int, FrameKind], PlainText] = {}
     forwards: set[int] = set()
     at_start = True
@@ -121,28 +121,28 @@ def text(frames: Iterable[Frame], channel: int = 0) -> Iterator[str]:
 
 
 def _forward_line(frame: Frame, forwards: set[int]) -> str:
-    """Return what ``text`` says of a forward, or nothing. ``forwards`` are the open ones."""
-    said = details(frame) if frame.kind in _ABOUT_FORWARDS else {}
-    kind = said.pop("kind", "")
+    """Return the line of a forward in ``text``, or nothing. ``forwards`` are the open ones."""
+    fields = details(frame) if frame.kind in _ABOUT_FORWARDS else {}
+    kind = fields.pop("kind", "")
     if frame.kind is FrameKind.FORWARD:
-        return _bracketed(f"{kind} {said.pop('action', '')}", said)
+        return _bracketed(f"{kind} {fields.pop('action', '')}", fields)
     if frame.kind is FrameKind.OPEN and kind == "forward":
         forwards.add(frame.channel)
-        return _bracketed(f"{said.pop('forward', '')} open", {"channel": frame.channel} | said)
+        return _bracketed(f"{fields.pop('forward', '')} open", {"channel": frame.channel} | fields)
     if frame.kind is FrameKind.CLOSE and frame.channel in forwards:
         forwards.discard(frame.channel)
-        return _bracketed("forward close", {"channel": frame.channel} | said)
+        return _bracketed("forward close", {"channel": frame.channel} | fields)
     return ""
 
 
-def _bracketed(what: str, said: dict[str, Any]) -> str:
-    words = " ".join(f"{name}={json.dumps(value)}" for name, value in said.items())
-    # JSON keeps the values harmless; the words before them are names of ours, on our recordings.
-    return printable(f"[{what}: {words}]") + "\n"
+def _bracketed(what: str, fields: dict[str, Any]) -> str:
+    values = " ".join(f"{name}={json.dumps(value)}" for name, value in fields.items())
+    # JSON escapes the values; printable() escapes the rest.
+    return printable(f"[{what}: {values}]") + "\n"
 
 
 def json_lines(frames: Iterable[Frame]) -> Iterator[str]:
-    """Give one JSON object a line for each frame; ``time`` in seconds, bytes as text."""
+    """Yield one line of JSON for each frame; ``time`` in seconds, bytes as text."""
     for frame in frames:
         row: dict[str, Any] = {
             "time": round(frame.time / 1e9, 6),
@@ -157,7 +157,7 @@ def json_lines(frames: Iterable[Frame]) -> Iterator[str]:
 
 
 def details(frame: Frame) -> dict[str, Any]:
-    """Return the JSON object that a frame carries; nothing for what is no such object."""
+    """Return the JSON object of a frame; empty if it has none."""
     try:
         value = json.loads(frame.data or b"{}")
     except ValueError:
@@ -165,30 +165,30 @@ def details(frame: Frame) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def terminal(said: dict[str, Any]) -> dict[str, Any]:
-    """Return what the frame that opens a channel says of its terminal; nothing without one."""
-    pty = said.get("pty")
+def terminal(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the terminal in the frame that opens a channel; empty without one."""
+    pty = fields.get("pty")
     return pty if isinstance(pty, dict) else {}
 
 
 def is_forward(frame: Frame) -> bool:
-    """Whether a frame that opens a channel opens one of a forward: there is nothing to see."""
+    """Whether a frame opens the channel of a forward, which has no terminal."""
     return details(frame).get("kind") == "forward"
 
 
 def asciicast(start: RecordingStart, frames: Iterable[Frame], channel: int = 0) -> Iterator[str]:
-    """Give asciicast v2 lines of one terminal: the first one when ``channel`` is 0."""
+    """Yield asciicast v2 lines of one terminal: of the first one if ``channel`` is 0."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    begun = False
+    started = False
     for frame in frames:
-        if frame.kind is FrameKind.OPEN and not begun and channel in (0, frame.channel):
+        if frame.kind is FrameKind.OPEN and not started and channel in (0, frame.channel):
             if channel == 0 and is_forward(frame):
                 continue
-            said = details(frame)
+            fields = details(frame)
             channel = frame.channel
-            yield printable_json(_cast_head(start, said, terminal(said))) + "\n"
-            begun = True
-        elif not begun or frame.channel != channel:
+            yield printable_json(_cast_head(start, fields, terminal(fields))) + "\n"
+            started = True
+        elif not started or frame.channel != channel:
             continue
         elif frame.kind in _STREAMS:
             shown = decoder.decode(frame.data)
@@ -198,11 +198,13 @@ def asciicast(start: RecordingStart, frames: Iterable[Frame], channel: int = 0) 
             size = details(frame)
             shown = f"{size.get('columns', 80)}x{size.get('rows', 24)}"
             yield printable_json([round(frame.time / 1e9, 6), "r", shown]) + "\n"
-    if not begun:
+    if not started:
         yield printable_json(_cast_head(start, {}, {})) + "\n"
 
 
-def _cast_head(start: RecordingStart, said: dict[str, Any], pty: dict[str, Any]) -> dict[str, Any]:
+def _cast_head(
+    start: RecordingStart, fields: dict[str, Any], pty: dict[str, Any]
+) -> dict[str, Any]:
     head: dict[str, Any] = {
         "version": 2,
         "width": pty.get("columns") or 80,
@@ -211,6 +213,6 @@ def _cast_head(start: RecordingStart, said: dict[str, Any], pty: dict[str, Any])
         "title": f"{start.user} as {start.login} on {start.node}, {format_time(start.started)}",
         "env": {"TERM": pty.get("term") or "xterm"},
     }
-    if said.get("command"):
-        head["command"] = said["command"]
+    if fields.get("command"):
+        head["command"] = fields["command"]
     return head

@@ -1,4 +1,4 @@
-"""How is a whole recording one file? ``.tape``: named blobs one after the other.
+"""The ``.tape`` file: a whole recording as a sequence of named blobs.
 
 The magic ``TELETAPE1`` and a line feed, then for each blob: u16 length of its name, the
 name, u64 length, bytes.
@@ -20,7 +20,7 @@ BLOB_LIMIT: Final = 64 * 1024 * 1024
 
 
 def write_file(blobs: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
-    """Give the bytes of a file that holds these blobs."""
+    """Yield the bytes of a file with these blobs."""
     yield MAGIC
     for name, data in blobs:
         encoded = name.encode("ascii")
@@ -28,7 +28,7 @@ def write_file(blobs: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
 
 
 def read_file(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
-    """Give the blobs of a file. Raises :class:`InvalidInput` or :class:`BadRecording`."""
+    """Yield the blobs of a file. Raises :class:`InvalidInput` or :class:`BadRecording`."""
     if file.read(len(MAGIC)) != MAGIC:
         raise InvalidInput("not a .tape file")
     while head := file.read(_NAME.size):

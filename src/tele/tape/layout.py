@@ -1,4 +1,4 @@
-"""How are frames and chunks laid out in bytes? ``docs/protocols/tape`` says it for people.
+"""The binary layout of frames and chunks; see ``docs/protocols/tape``.
 
 A frame is a fixed head (time u64 in nanoseconds, channel u32, kind u8, length u32, all
 big-endian) and ``length`` bytes of data. A chunk is a fixed head (magic ``TLT1``, flags u8,
@@ -6,8 +6,8 @@ number u32, SHA-256 of the chunk before, raw length u32) and the frames, compres
 
 Invariants:
 
-* Every length of a peer is checked before anything of that length is made.
-* A reader that knows fewer kinds skips the others; it never guesses.
+* Every length from a peer is checked before memory of that length is allocated.
+* A reader skips frames of unknown kinds.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _KINDS: Final = frozenset(FrameKind)
 
 
 def digest(chunk: bytes) -> bytes:
-    """Return the SHA-256 of a stored chunk: what the next one and the manifest name."""
+    """Return the SHA-256 of a stored chunk, which the next one and the manifest contain."""
     return hashlib.sha256(chunk).digest()
 
 
@@ -92,7 +92,7 @@ def read_chunk(data: bytes, number: int, previous: bytes | None = None) -> Chunk
         raise BadRecording(f"chunk {number} claims to be larger than any chunk")
     packed = data[_CHUNK_HEAD.size :]
     try:
-        # What a frame says of its own size is believed before the limit: memory is taken for it.
+        # zstd allocates the content size of its header before the limit applies.
         if zstandard.frame_content_size(packed) != size:
             raise BadRecording(f"chunk {number} is not as long as it claims")
         raw = zstandard.ZstdDecompressor().decompress(

@@ -1,15 +1,15 @@
-"""Is this recording whole, unchanged, and of the session that it is said to be of?
+"""Is this recording complete, unchanged, and of the claimed session?
 
 Invariants:
 
-* A recording begins with exactly one START frame, whose data are who, where and when. So its
-  chunks, each chained to the one before, are of one session and of no other.
+* A recording begins with exactly one START frame, which identifies the session. Its chunks, each
+  chained to the one before, belong to that session and no other.
 * With a manifest it has exactly the chunks that the manifest names, the last one is marked, and
   its last frame is END.
-* Chunks that are ``missing`` are named by whoever reads, never assumed: then it is not complete.
-  What is there is checked all the same, and a gap stands where something is not.
-* What is signed begins with a text of its own: no other signature of a host's key can be taken
-  for that of a manifest, nor the other way round.
+* The caller names the ``missing`` chunks; they are never assumed, and make it incomplete. The other
+  chunks are checked alike, and a gap frame replaces those that are missing.
+* The signed bytes begin with a context string: no other signature of a host key can be taken for
+  that of a manifest, nor the reverse.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tele.model.session import Manifest, RecordingStart
 from tele.tape.layout import NO_CHUNK, Chunk, read_chunk
 
 VERSION: Final = 2
-#: Versions that are understood. What version 1 signed had no context before it.
+#: Supported versions. The signed bytes of version 1 have no context string.
 VERSIONS: Final = (1, VERSION)
 _CONTEXT: Final = b"tele-manifest@tele\n"
 
@@ -40,8 +40,8 @@ def to_sign(manifest: Manifest) -> bytes:
 
 @frozen
 class Verdict:
-    """What was found out. ``complete`` false: it has no manifest yet, or chunks of it are missing;
-    all that is there is unchanged. ``chunks`` are those that are there.
+    """The result. ``complete`` false: it has no manifest yet, or chunks are missing; the others are
+    unchanged. ``chunks`` is their number.
     """
 
     complete: bool
@@ -91,7 +91,7 @@ def read_chunks(
 
 
 def _named_digest(manifest: Manifest | None, number: int) -> bytes | None:
-    """Return the digest of a chunk that is not there, if the manifest knows it."""
+    """Return the digest of a missing chunk, if the manifest has it."""
     if manifest is None or number >= len(manifest.chunks):
         return None
     named = manifest.chunks[number].sha256
@@ -109,7 +109,7 @@ def read_frames(
 ) -> Iterator[Frame]:
     """Read the frames of the session ``start`` in order, with a gap where chunks are ``missing``.
 
-    Raises :class:`BadRecording` where it is not what it was, or of another session.
+    Raises :class:`BadRecording` where it was changed, or is of another session.
     """
     last: Frame | None = None
     expected = 0
@@ -131,7 +131,7 @@ def read_frames(
 
 
 def _hole(last: Frame | None, first: int, end: int) -> Frame:
-    """Return what stands for chunks that are not there."""
+    """Return the gap frame for missing chunks."""
     lost = f"chunk {first} is lost" if end - first == 1 else f"chunks {first} to {end - 1} are lost"
     body = json.dumps({"lost": {}, "reason": lost}).encode()
     return Frame(0 if last is None else last.time, 0, FrameKind.GAP, body)
@@ -145,7 +145,7 @@ def _check_order(frame: Frame, last: Frame | None, number: int, start: Recording
     if frame.kind is FrameKind.START:
         raise BadRecording(f"another session starts in chunk {number}")
     if last.kind is FrameKind.END:
-        raise BadRecording(f"it goes on after its end, in chunk {number}")
+        raise BadRecording(f"it continues after its end, in chunk {number}")
     if frame.time < last.time:
         raise BadRecording(f"time runs backwards in chunk {number}")
 
@@ -153,7 +153,7 @@ def _check_order(frame: Frame, last: Frame | None, number: int, start: Recording
 def read_start(frame: Frame) -> RecordingStart:
     """Read the first frame of a recording. Raises :class:`BadRecording`."""
     if frame.kind is not FrameKind.START:
-        raise BadRecording("its first frame does not say of which session it is")
+        raise BadRecording("its first frame does not name a session")
     try:
         return decode(RecordingStart, frame.data)
     except InvalidInput as error:
@@ -167,7 +167,7 @@ def verify(
     check_signature: Callable[[Manifest], object],
     missing: Collection[int] = (),
 ) -> Verdict:
-    """Check everything; ``check_signature`` raises :class:`BadRecording` if it is not good.
+    """Check everything; ``check_signature`` raises :class:`BadRecording` if it is not valid.
 
     Chunks that are ``missing`` make it incomplete.
     """
@@ -189,7 +189,7 @@ def verify(
 
     frames = sum(1 for _ in read_frames(counted(), manifest, start, missing))
     if manifest is not None and frames != manifest.frames and not missing:
-        raise BadRecording(f"{frames} frames, but the manifest says {manifest.frames}")
+        raise BadRecording(f"{frames} frames, but the manifest has {manifest.frames}")
     return Verdict(
         manifest is not None and not missing,
         count,

@@ -1,11 +1,10 @@
-"""How do frames become chunks? Gathered, then cut: when large, when asked, and at the end.
+"""How do frames become chunks? They are collected, and cut when large, on request, and at the end.
 
 Invariants:
 
-* Cutting is cheap; packing costs CPU and may be done in a thread. Chunk by chunk: the next one
-  names the one before, so it is taken after that was packed.
-* A frame that is a JSON object stays one frame, whatever a client made it hold: in pieces nobody
-  could read what was launched.
+* Cutting is cheap; packing costs CPU and may be done in a thread, one chunk after the other: each
+  contains the digest of the one before.
+* A frame with a JSON object is never split, whatever its size, so that it can be read.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from tele.tape.layout import DATA_LIMIT, FRAME_HEAD, NO_CHUNK, digest, pack_chun
 
 #: A chunk is cut when its frames have so many bytes: each costs auth the same.
 CUT_AT = 2 * 1024 * 1024
-#: Kinds whose data are bytes as they passed.
+#: Kinds whose data are bytes of a stream.
 BYTES = frozenset((FrameKind.OUTPUT, FrameKind.ERROR, FrameKind.INPUT))
 
 Packed = tuple[ChunkDigest, bytes]
@@ -31,7 +30,7 @@ def _pack(raw: bytearray, number: int, previous: bytes, last: bool) -> Packed:
 
 
 class TapeWriter:
-    """Writes one recording. ``previous`` and ``number`` go on after chunks that exist."""
+    """Writes one recording. ``previous`` and ``number`` continue after existing chunks."""
 
     def __init__(self, number: int = 0, previous: bytes = NO_CHUNK) -> None:
         self._raw = bytearray()
@@ -41,12 +40,12 @@ class TapeWriter:
         self._time = 0
         self.frames = 0
         self.finished = False
-        #: Of what was taken last: the number of its frames, and the time of the last one.
+        #: Of the chunk that was taken last: the number of frames, and the time of the last one.
         self.taken = (0, 0)
 
     @property
     def waiting(self) -> int:
-        """How many bytes of frames are not in a chunk yet."""
+        """Bytes of frames that are not in a chunk yet."""
         return len(self._raw)
 
     @property
@@ -55,7 +54,7 @@ class TapeWriter:
         return len(self._raw) >= CUT_AT
 
     def add(self, frame: Frame) -> None:
-        """Take a frame; bytes longer than a frame may have become several frames."""
+        """Add a frame; longer bytes than a frame may have are split into several frames."""
         data = frame.data
         if len(data) <= DATA_LIMIT or frame.kind not in BYTES:
             self._raw += FRAME_HEAD.pack(frame.time, frame.channel, frame.kind, len(data))
@@ -67,10 +66,10 @@ class TapeWriter:
             self.add(Frame(frame.time, frame.channel, frame.kind, data[at : at + DATA_LIMIT]))
 
     def take(self, *, last: bool = False) -> Callable[[], Packed] | None:
-        """Return what packs the frames that wait; None when there is nothing to cut.
+        """Return a function that packs the pending frames; None if there are none.
 
-        It may be called in a thread. :meth:`packed` takes what it returns, before anything else is
-        taken. After ``last`` nothing more may be added.
+        It may be called in a thread; pass its result to :meth:`packed` before the next call.
+        After ``last`` nothing more may be added.
         """
         if not self._raw and not last:
             return None
@@ -81,12 +80,12 @@ class TapeWriter:
         return partial(_pack, raw, self._number, self._previous, last)
 
     def packed(self, packed: Packed) -> None:
-        """Go on after this chunk."""
+        """Continue after this chunk."""
         self._number += 1
         self._previous = bytes.fromhex(packed[0].sha256)
 
     def cut(self, *, last: bool = False) -> Packed | None:
-        """Return the next chunk and how a manifest names it; None when there is nothing to cut."""
+        """Return the next chunk and its entry of the manifest; None if there are no frames."""
         pack = self.take(last=last)
         if pack is None:
             return None

@@ -1,5 +1,5 @@
-"""A terminal in memory: what output looks like on a screen, and which keys a person presses.
+"""A terminal emulator in memory, and a parser of keys.
 
-Recorded output is somebody else's text. It is interpreted here, and only what this package makes
-of it reaches the terminal of the person who looks.
+Recorded output is untrusted. It is interpreted here; only the resulting screen reaches the terminal
+of the viewer.
 """

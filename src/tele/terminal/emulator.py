@@ -1,13 +1,13 @@
-"""How are bytes that a program wrote applied to a screen? As a terminal of the kind xterm does.
+"""How are bytes that a program wrote applied to a screen? As xterm does.
 
-The syntax is that of ECMA-48 with DEC's additions, in UTF-8. Whatever would make a terminal
-answer, or reach beyond the screen (titles, the clipboard, the keyboard, the mouse, printers, the
-window), is read to its end and has no effect.
+The syntax is that of ECMA-48 with DEC's additions, in UTF-8. Sequences that request a reply, or
+affect more than the screen (titles, clipboard, keyboard, mouse, printers, window), are parsed and
+have no effect.
 
 Invariants:
 
-* Any bytes are taken, in pieces of any length, with the same result.
-* Nothing is kept of a sequence but its numbers, and of those a bounded count.
+* Any bytes are accepted, in pieces of any length, with the same result.
+* Of a sequence only its numbers are stored, and a bounded count of them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Final
 
 from tele.terminal.screen import Screen
 
-#: Numbers of one sequence that are looked at, and the largest that any may be.
+#: Numbers of one sequence that are used, and the largest value of each.
 _PARAMETERS_LIMIT: Final = 32
 _NUMBER_LIMIT: Final = 9999
-#: Characters of one sequence, and of one string of control, before it counts as text again.
+#: Length limits of a sequence and of a control string; what follows is text again.
 _SEQUENCE_LIMIT: Final = 256
 _STRING_LIMIT: Final = 1024 * 1024
 _TEXT: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f]+")
@@ -41,7 +41,7 @@ class Emulator:
         self._length = 0
 
     def copy(self) -> Emulator:
-        """Return another one in the same state."""
+        """Return a copy in the same state."""
         made = Emulator(self.screen.copy())
         made._decoder.setstate(self._decoder.getstate())
         # A bound method of this one becomes the same method of the other.
@@ -50,7 +50,7 @@ class Emulator:
         return made
 
     def feed(self, data: bytes) -> None:
-        """Take what a program wrote."""
+        """Apply bytes that a program wrote."""
         text = self._decoder.decode(data)
         position = 0
         while position < len(text):
@@ -92,7 +92,7 @@ class Emulator:
         self._state, self._sequence, self._length = state, "", 0
 
     def _interrupts(self, character: str) -> bool:
-        """Whether a character within a sequence is not part of it; then it was done."""
+        """Whether a character within a sequence is not part of it; then it was executed."""
         self._length += 1
         if character in "\x18\x1a" or self._length > _SEQUENCE_LIMIT:
             self._state = None
@@ -142,7 +142,7 @@ class Emulator:
             screen.reset()
 
     def _string(self, character: str) -> None:
-        """Read a string of control to its end; none has an effect on the screen."""
+        """Skip a control string; none has an effect on the screen."""
         self._length += 1
         if character == "\x1b":
             self._begin(self._escape)  # ESC \ is the end, and does nothing
@@ -181,7 +181,7 @@ class Emulator:
         count = first or 1
         second = parameters[1][0] if len(parameters) > 1 else 0
         if final == "m":
-            screen.look(screen.style.changed(parameters))
+            screen.set_style(screen.style.changed(parameters))
         elif final in "Hf":
             screen.to(count - 1, (second or 1) - 1)
         elif final in "AkBeCaDj":
@@ -254,7 +254,7 @@ _COUNTED: Final[dict[str, Callable[[Screen, int], None]]] = {
 
 
 def _shown(character: str) -> str:
-    """Return a character as it may be shown; nothing for one that turns text around or hides."""
+    """Return a character as it may be shown; nothing if it reorders text or is invisible."""
     category = unicodedata.category(character)
     if category in _NOT_SHOWN:
         return ""

@@ -1,11 +1,10 @@
-"""Which keys were pressed? Bytes of a terminal become names of keys.
+"""Which keys were pressed? Bytes from a terminal become names of keys.
 
-A terminal may be in any of its modes, since whoever used it before may have left them on: cursor
-keys as ``CSI`` or ``SS3``, a keypad that sends sequences, the keyboard protocol of kitty, reports
-of the mouse and of the focus, brackets around what is pasted. All of them are read; what is no
-key is left out.
+An earlier program may have left the terminal in any mode: cursor keys as ``CSI`` or ``SS3``, a
+keypad that sends sequences, the keyboard protocol of kitty, mouse and focus reports, bracketed
+paste. All of them are parsed; reports are skipped.
 
-Invariant: any bytes are taken, in pieces of any length.
+Invariant: any bytes are accepted, in pieces of any length.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ _SEQUENCE: Final = re.compile(r"\x1b\[([<-?]?[0-9:;]*[ -/]*)([@-~])", re.DOTALL)
 _BEGUN: Final = re.compile(r"\x1b(\[[<-?]?[0-9:;]*[ -/]*|O)?")
 #: Code, modifiers and event (3: released) of the keyboard protocol of kitty.
 _KITTY: Final = re.compile(r"([0-9]{1,7})(?::[0-9:]*)?(?:;([0-9]{0,3})(?::([0-9]))?(?:;[0-9:]*)?)?")
-#: A sequence that is longer is none.
+#: Longer sequences are not valid.
 _LIMIT: Final = 64
 _PASTE_END: Final = "\x1b[201~"
 
 
 class KeyReader:
-    """Takes what a terminal sends and gives keys: characters, and ``left`` and its like."""
+    """Parses terminal input into keys: characters, and names such as ``left``."""
 
     def __init__(self) -> None:
         self._rest = ""
@@ -47,7 +46,7 @@ class KeyReader:
         return keys
 
     def _next(self) -> str:
-        """Take one key, or something that is none, off the front."""
+        """Remove one key or report from the front."""
         text = self._rest
         if self._pasting:
             before, end, after = text.partition(_PASTE_END)
@@ -84,7 +83,7 @@ class KeyReader:
 
 
 def _released(others: list[str]) -> bool:
-    """Whether kitty's protocol tells that a key was released (event 3)."""
+    """Whether kitty's protocol reports the release of a key (event 3)."""
     return bool(others) and others[0].partition(":")[2] == "3"
 
 

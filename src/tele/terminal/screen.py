@@ -1,12 +1,12 @@
-"""What stands on a terminal's screen? Characters in cells, and what control functions do to them.
+"""The screen of a terminal: characters in cells, and the control functions that change them.
 
-This is the terminal that programs expect under the names ``xterm``, ``vt100``, ``screen`` and
-``tmux``, as far as it shows. It has no keyboard and answers nothing.
+It behaves as programs expect of ``xterm``, ``vt100``, ``screen`` and ``tmux``. It has no keyboard
+and sends no replies.
 
 Invariants:
 
-* A cell holds characters that a terminal shows and does not obey, however it was filled.
-* Memory is bounded, whatever sizes and counts are asked for.
+* A cell holds printable characters only, never control characters.
+* Memory is bounded, whatever sizes and counts are requested.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Final
 
 from tele.terminal.style import Style
 
-#: The largest screen that is believed; a recording says what it likes.
+#: The largest screen that is accepted: recordings are untrusted.
 COLUMNS_LIMIT: Final = 1000
 ROWS_LIMIT: Final = 500
-#: Lines that are kept after they left the main screen at its top.
+#: Lines of scrollback of the main screen.
 HISTORY_LINES: Final = 2000
 #: Marks (accents, variation selectors) on one character.
 _MARKS_LIMIT: Final = 4
@@ -47,7 +47,7 @@ class Line:
         return made
 
     def resize(self, columns: int) -> None:
-        """Cut it, or add blank cells."""
+        """Truncate the line, or add blank cells."""
         more = columns - len(self.texts)
         if more > 0:
             self.texts += [" "] * more
@@ -57,7 +57,7 @@ class Line:
             del self.texts[columns:], self.styles[columns:]
 
     def separate(self, column: int) -> None:
-        """Blank the wide character, if one lies on both sides of a cell's left edge."""
+        """Blank a wide character that spans a cell's left edge."""
         if 0 < column < len(self.texts) and self.texts[column] == "":
             self.texts[column - 1] = self.texts[column] = " "
 
@@ -71,7 +71,7 @@ class Line:
 
 
 class _Saved:
-    """What DECSC keeps."""
+    """The state that DECSC saves."""
 
     def __init__(self) -> None:
         self.row = self.column = 0
@@ -92,19 +92,19 @@ class Screen:
 
     # -- as a whole ---------------------------------------------------------------------
     def reset(self) -> None:
-        """RIS: as it was when it was switched on. What left the screen is kept."""
+        """RIS: reset to the initial state. The scrollback stays."""
         self.lines = self._blank()
         self._other = self._blank()
         self.alternate = False
         self._saved, self._saved_other = _Saved(), _Saved()
         self.tabs = set(range(_TAB, COLUMNS_LIMIT, _TAB))
         self._last = " "
-        #: ``_other_row`` is where the cursor was in the screen that does not show.
+        #: ``_other_row`` is the row of the cursor in the hidden screen.
         self.row = self.column = self._other_row = 0
         self.soft_reset()
 
     def soft_reset(self) -> None:
-        """DECSTR: modes, margins and the look as usual; what is shown stays."""
+        """DECSTR: reset modes, margins and style; the text stays."""
         self.wraps = self.visible = True
         self.insert = self.origin = False
         self.graphics = [False, False]
@@ -115,11 +115,11 @@ class Screen:
         self._sgr = self._erased = ""
 
     def copy(self) -> Screen:
-        """Return another one that shows the same."""
+        """Return a copy."""
         return copy.deepcopy(self)
 
     def resize(self, columns: int, rows: int) -> None:
-        """Take another size. Lines are cut and not wrapped anew: programs draw again."""
+        """Resize. Lines are truncated, not wrapped again: programs redraw."""
         columns, rows = _bounded(columns, rows)
         self._shrink(self.lines, rows, self.row, keeps=not self.alternate)
         self.row = min(self.row, rows - 1)
@@ -135,7 +135,7 @@ class Screen:
         self._pending = False
 
     def _shrink(self, lines: list[Line], rows: int, row: int, *, keeps: bool) -> None:
-        """Leave at most ``rows`` lines: those below the cursor go first, then those at the top."""
+        """Keep at most ``rows`` lines: drop those below the cursor first, then those at the top."""
         over = max(0, len(lines) - rows)
         below = min(over, len(lines) - 1 - row)
         if below > 0:
@@ -150,7 +150,7 @@ class Screen:
 
     # -- text ---------------------------------------------------------------------------
     def print(self, text: str) -> None:
-        """Show characters where the cursor is."""
+        """Print characters at the cursor."""
         if self.graphics[self.shift]:
             text = "".join(_GRAPHICS.get(character, character) for character in text)
         if text.isascii() and not self.insert:
@@ -164,8 +164,8 @@ class Screen:
         while text:
             if self._pending:
                 self._wrap()
-            room = self.columns - self.column
-            part, text = text[:room], text[room:]
+            left = self.columns - self.column
+            part, text = text[:left], text[left:]
             line, start, end = self.lines[self.row], self.column, self.column + len(part)
             line.separate(start)
             line.separate(end)
@@ -183,7 +183,7 @@ class Screen:
         if self._pending or (width > self.columns - self.column and self.wraps):
             self._wrap()
         if width > self.columns - self.column:
-            character, width = " ", 1  # no room for a wide one at all
+            character, width = " ", 1  # the screen is too narrow for a wide character
         line, start, end = self.lines[self.row], self.column, self.column + width
         if self.insert:
             self.insert_blanks(width)
@@ -238,7 +238,7 @@ class Screen:
 
     # -- the cursor ---------------------------------------------------------------------
     def move(self, rows: int = 0, columns: int = 0) -> None:
-        """CUU, CUD, CUF, CUB: as far as the margins."""
+        """CUU, CUD, CUF, CUB, within the margins."""
         high = self.top if self.row >= self.top else 0
         low = self.bottom if self.row <= self.bottom else self.rows - 1
         self.row = max(high, min(low, self.row + rows))
@@ -250,7 +250,7 @@ class Screen:
         self.column = max(0, min(column, self.columns - 1))
 
     def to_row(self, row: int) -> None:
-        """VPA; from the margin if the origin is there."""
+        """VPA; relative to the margin in origin mode."""
         self._pending = False
         first, last = (self.top, self.bottom) if self.origin else (0, self.rows - 1)
         self.row = max(first, min(row + first, last))
@@ -272,19 +272,19 @@ class Screen:
 
     def save_cursor(self) -> None:
         """DECSC."""
-        kept = self._saved
-        kept.row, kept.column, kept.style, kept.origin = (
+        saved = self._saved
+        saved.row, saved.column, saved.style, saved.origin = (
             self.row, self.column, self.style, self.origin
         )  # fmt: skip
-        kept.graphics, kept.shift = self.graphics[:], self.shift
+        saved.graphics, saved.shift = self.graphics[:], self.shift
 
     def restore_cursor(self) -> None:
         """DECRC."""
-        kept = self._saved
-        self.row, self.column = min(kept.row, self.rows - 1), min(kept.column, self.columns - 1)
-        self.origin, self.graphics, self.shift = kept.origin, kept.graphics[:], kept.shift
+        saved = self._saved
+        self.row, self.column = min(saved.row, self.rows - 1), min(saved.column, self.columns - 1)
+        self.origin, self.graphics, self.shift = saved.origin, saved.graphics[:], saved.shift
         self._pending = False
-        self.look(kept.style)
+        self.set_style(saved.style)
 
     def margins(self, top: int, bottom: int) -> None:
         """DECSTBM."""
@@ -304,8 +304,8 @@ class Screen:
             self.erase_lines(0, self.rows)
 
     # -- cells --------------------------------------------------------------------------
-    def look(self, style: Style) -> None:
-        """Let what is printed from now on have this look."""
+    def set_style(self, style: Style) -> None:
+        """Set the style of text that is printed from now on."""
         self.style = style
         self._sgr, self._erased = style.sgr, style.background
 
@@ -322,7 +322,7 @@ class Screen:
         self._pending = False
 
     def erase_in_display(self, how: int) -> None:
-        """ED: 0 to the end, 1 from the beginning, 2 all of the screen, 3 what left it."""
+        """ED: 0 to the end, 1 from the beginning, 2 all of the screen, 3 the scrollback."""
         if how == 3:
             self.history.clear()
             return
@@ -386,8 +386,8 @@ class Screen:
         if count > 0:
             self.lines[top : self.bottom + 1] = self.lines[top + number : self.bottom + 1] + blank
         else:
-            kept = self.lines[top : self.bottom + 1 - number]
-            self.lines[top : self.bottom + 1] = blank + kept
+            saved = self.lines[top : self.bottom + 1 - number]
+            self.lines[top : self.bottom + 1] = blank + saved
 
     def align(self) -> None:
         """DECALN: fill the screen with E."""
@@ -396,9 +396,9 @@ class Screen:
         for line in self.lines:
             line.texts, line.styles = ["E"] * self.columns, [""] * self.columns
 
-    # -- what is to be seen -------------------------------------------------------------
+    # -- output -------------------------------------------------------------------------
     def main_lines(self) -> list[Line]:
-        """Return what left the main screen and what is on it, up to the last line with text."""
+        """Return the scrollback and the main screen, up to the last line with text."""
         lines = [*self.history, *(self._other if self.alternate else self.lines)]
         while lines and not "".join(lines[-1].texts).strip():
             lines.pop()
@@ -406,7 +406,7 @@ class Screen:
 
 
 def _bounded(columns: int, rows: int) -> tuple[int, int]:
-    """Return a size that can be had; 0 is "not known" (RFC 4254, 6.2)."""
+    """Return a size within the limits; 0 is "not known" (RFC 4254, 6.2)."""
     return max(1, min(columns or 80, COLUMNS_LIMIT)), max(1, min(rows or 24, ROWS_LIMIT))
 
 
@@ -420,10 +420,10 @@ def _width(character: str) -> int:
 
 
 def draw(line: Line, start: int, end: int, *, aligned: bool = True) -> str:
-    """Return the text that shows the cells from ``start`` up to ``end``, with SGR sequences.
+    """Return the text of the cells from ``start`` up to ``end``, with SGR sequences.
 
-    It begins and ends in the usual look; blank cells at the end are left out. ``aligned``: the
-    cursor is put where it belongs after what terminals give different widths.
+    It begins and ends in the default style; blank cells at the end are left out. ``aligned``: the
+    cursor is positioned after characters whose width differs between terminals.
     """
     while end > start and line.texts[end - 1] == " " and not line.styles[end - 1]:
         end -= 1

@@ -1,7 +1,7 @@
-"""How do characters look? Select Graphic Rendition (ECMA-48, 8.3.117), as xterm has it.
+"""Styles of characters: Select Graphic Rendition (ECMA-48, 8.3.117), as xterm has it.
 
 A style is the text of the parameters of one SGR sequence, such as ``1;31``; the empty text is the
-usual look. Equal looks have equal texts.
+default. Equal styles have equal texts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NUMBER: Final = {name: number for number, name in _ON.items() if number != 21}
 
 @frozen
 class Style:
-    """A look. Colours are parameters of SGR, or empty: ``31``, ``38;5;200``, ``48;2;1;2;3``."""
+    """A style. Colours are parameters of SGR, or empty: ``31``, ``38;5;200``, ``48;2;1;2;3``."""
 
     attributes: frozenset[str] = frozenset()
     foreground: str = ""
@@ -29,12 +29,12 @@ class Style:
 
     @property
     def sgr(self) -> str:
-        """Return the parameters that set this look after a reset."""
+        """Return the parameters that set this style after a reset."""
         numbers = sorted(_NUMBER[name] for name in self.attributes)
         return ";".join([*map(str, numbers), *filter(None, (self.foreground, self.background))])
 
     def changed(self, parameters: Sequence[Sequence[int]]) -> Style:
-        """Return this look after one SGR sequence.
+        """Return this style after one SGR sequence.
 
         ``parameters`` are those between ``;``, each with its parts between ``:``.
         """

@@ -31,7 +31,7 @@ from tele.conch.connection.refusals import RESOURCE_SHORTAGE
 from tele.conch.connection.relay import RelayChannel, StreamEnd
 from tele.errors import AccessDenied
 from tele.log import make_logger
-from tele.model.addresses import join_address
+from tele.model.addresses import Address
 from tele.model.identity import HostIdentity
 from tele.tunnel.messages import AUTH, LEAVING, TUNNEL, ClientAddress, Hello
 from tele.tunnel.relayed_channels import (
@@ -148,7 +148,7 @@ class Tunnels:
         old = self._by_host.get(tunnel.host.host_id)
         self._by_host[tunnel.host.host_id] = tunnel
         if old is None:
-            log.info("tunnel opened", node=tunnel.host.name, peer=join_address(*tunnel.remote_addr))
+            log.info("tunnel opened", node=tunnel.host.name, peer=str(Address(*tunnel.remote_addr)))
         elif old.connection is not tunnel.connection:
             self._replace(old, tunnel)
         if self._draining:
@@ -169,8 +169,8 @@ class Tunnels:
             if host_id not in self._reported:
                 self._reported[host_id] = moment
                 log.warn("two machines have the keys of one node", node=old.host.name,
-                         peer=join_address(*old.remote_addr),
-                         other_peer=join_address(*new.remote_addr))  # fmt: skip
+                         peer=str(Address(*old.remote_addr)),
+                         other_peer=str(Address(*new.remote_addr)))  # fmt: skip
                 self._duplicate(old, new)
 
         # A refusal of the request is a reply, too.

@@ -50,8 +50,8 @@ def test_fields_can_be_searched_as_json() -> None:
     )  # fmt: skip
 
 
-def test_what_strangers_say_stays_on_the_line_and_is_cut() -> None:
-    """Names that whoever was not let in chose for themselves (attack)."""
+def test_texts_of_unauthenticated_clients_are_one_line_and_cut() -> None:
+    """Names that unauthenticated clients chose for themselves (attack)."""
     evil = "x\n2026-01-01 error forged\x1b[2J" + "y" * 100_000
     text = written(LogFormat.TEXT, "auth.denied", user=evil, error=evil, ok=False, message=evil)
     assert text.count("\n") == 1

@@ -18,14 +18,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.audit import reading
-from tele.audit.chain import Verdict, event, link
+from tele.audit.chain import Verification, event, link
 from tele.audit.delivery import BACKLOG
 from tele.audit.file_sink import FileSink
 from tele.audit.log import CLOSING_SECONDS, AuditLog
 from tele.audit.reading import HEAD, event_key
 from tele.errors import InvalidInput, Unavailable
 from tele.interfaces import Delete, IAuditSink, Item, Put
-from tele.model.api.recordings import EventList, ListEvents
+from tele.model.api.audit import EventList, ListEvents
 from tele.model.codec import DEPTH_LIMIT, decode, encode
 from tele.model.event import Event
 from tele.store.memory import MemoryBackend
@@ -82,11 +82,11 @@ def test_events_are_chained(audit: AuditLog) -> None:
     assert [e.id for e in events] == [f"id-{n}" for n in range(6)]
     assert events[0].previous == ""
     assert [e.previous for e in events[1:]] == [e.hash for e in events[:-1]]
-    assert result(audit.verify()) == Verdict(6, events[-1].hash)
+    assert result(audit.verify()) == Verification(6, events[-1].hash)
 
 
 def test_an_event_sent_twice_is_there_once(audit: AuditLog) -> None:
-    """A sender that did not hear the answer may send again."""
+    """A sender that did not get the answer may send again."""
     result(audit.append(make(1), make(1)))
     result(audit.append(make(1), make(2)))
     assert names(audit) == ["id-1", "id-2"]
@@ -110,7 +110,7 @@ def chain(backend: MemoryBackend) -> list[Item]:
     ],
 )
 def test_tampering_shows(audit: AuditLog, backend: MemoryBackend, how: str, problem: str) -> None:
-    """Whoever changes, removes, moves or cuts off events in the store is found out."""
+    """Events that were changed, removed, moved or cut off in the store are detected."""
     result(audit.append(*(make(n) for n in range(5))))
     items = chain(backend)
     third = decode(Event, items[2].value)
@@ -133,8 +133,8 @@ def test_tampering_shows(audit: AuditLog, backend: MemoryBackend, how: str, prob
             result(backend.commit(Delete(event_key(4)), Delete(event_key(5))))
         case "head":
             result(backend.commit(Put(HEAD, b'[5, "00"]')))
-    verdict = result(audit.verify())
-    assert verdict.problem.startswith(problem)
+    verification = result(audit.verify())
+    assert verification.problem.startswith(problem)
     assert len(names(audit)) >= 3  # what is left can still be read
 
 
@@ -165,7 +165,7 @@ class Racing(MemoryBackend):
 
 
 def test_a_lost_race_is_run_again() -> None:
-    """Whoever finds the head moved links behind the new one."""
+    """An append that finds another head is linked to that one."""
     backend = Racing(3)
     audit = AuditLog(backend, Clock())
     result(audit.append(make(1), make(2)))
@@ -176,7 +176,7 @@ def test_a_lost_race_is_run_again() -> None:
 
 
 class Failing(MemoryBackend):
-    """A store whose commits fail as long as it is told so."""
+    """A store whose commits fail while it is set to."""
 
     broken = True
 
@@ -186,8 +186,8 @@ class Failing(MemoryBackend):
         return super().commit(*changes)
 
 
-def test_a_failed_append_says_so_and_the_next_one_works() -> None:
-    """Nobody is told that an event is kept when it is not."""
+def test_a_failed_append_fails_and_the_next_one_works() -> None:
+    """No append succeeds whose event is not stored."""
     backend = Failing(Clock())
     audit = AuditLog(backend, Clock())
     with pytest.raises(Unavailable, match="full"):
@@ -198,7 +198,7 @@ def test_a_failed_append_says_so_and_the_next_one_works() -> None:
 
 
 class Slow(MemoryBackend):
-    """A store whose commits wait until they are let go."""
+    """A store whose commits wait until they are released."""
 
     def __init__(self) -> None:
         super().__init__(Clock())
@@ -207,9 +207,9 @@ class Slow(MemoryBackend):
 
     def commit(self, *changes: Put | Delete) -> Deferred[int]:
         self.commits += 1
-        gate: Deferred[None] = Deferred()
-        self.held.append(gate)
-        return gate.addCallback(lambda _: MemoryBackend.commit(self, *changes))
+        release: Deferred[None] = Deferred()
+        self.held.append(release)
+        return release.addCallback(lambda _: MemoryBackend.commit(self, *changes))
 
 
 def test_appends_that_wait_are_written_together() -> None:
@@ -280,7 +280,7 @@ def test_pages_from_the_end(audit: AuditLog) -> None:
     assert [e.id for e in page.items] == ["id-1", "id-2"]
 
 
-def test_a_search_goes_on_over_many_events(audit: AuditLog) -> None:
+def test_a_search_continues_over_many_events(audit: AuditLog) -> None:
     """Rare events are found wherever they are; text that looks alike is not taken for them."""
     result(audit.append(*(make(n, user="b", command='"user":"a"') for n in range(700))))
     result(audit.append(make(700, user="a"), *(make(n) for n in range(701, 1400))))
@@ -316,18 +316,18 @@ def test_what_is_outside_of_the_time_is_not_read(
     assert len(read) == 20  # those with a late time in their own words
 
 
-def test_followers_hear_events_as_they_come(audit: AuditLog) -> None:
+def test_followers_receive_events_as_they_come(audit: AuditLog) -> None:
     """Following starts now and ends when stopped."""
     result(audit.append(make(0)))
-    told: list[str] = []
-    watch = result(audit.follow(lambda value: told.append(value.id)))
+    received: list[str] = []
+    watch = result(audit.follow(lambda value: received.append(value.id)))
     result(audit.append(make(1), make(2)))
     watch.stop()
     result(audit.append(make(3)))
-    assert told == ["id-1", "id-2"]
+    assert received == ["id-1", "id-2"]
 
 
-def test_a_broken_sink_stops_nobody(backend: MemoryBackend, tmp_path: Path) -> None:
+def test_a_broken_sink_affects_no_other(backend: MemoryBackend, tmp_path: Path) -> None:
     """A failing sink is counted; the event is appended and the other sink gets it."""
     audit = AuditLog(backend, Clock(), [Broken(), FileSink(tmp_path / "audit.json")])
     result(audit.append(make(1, command="ls\n-l")))
@@ -442,7 +442,7 @@ def test_a_file_sink_takes_many_and_syncs_once(
 
 
 def test_closing_does_not_wait_for_a_dead_sink(backend: MemoryBackend) -> None:
-    """A sink that never answers keeps nobody from stopping auth."""
+    """A sink that never answers does not keep auth from stopping."""
     clock = Clock()
     audit = AuditLog(backend, clock, [Patient()])
     result(audit.append(make(1)))

@@ -1,4 +1,4 @@
-"""Attacks on the audit by whoever owns the store: what marks that others keep bring to light."""
+"""Attacks on the audit by the owner of the store, which marks kept elsewhere detect."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from tele.audit.chain import Mark, Verdict, event, link, read_mark
+from tele.audit.chain import Mark, Verification, event, link, read_mark
 from tele.audit.log import AuditLog
 from tele.audit.reading import HEAD, event_key, verify
 from tele.cli.audit_verify import check
 from tele.errors import InvalidInput, TeleError, Unavailable
 from tele.interfaces import Delete, Put
-from tele.model.api.recordings import AuditHead, ListEvents
+from tele.model.api.audit import AuditHead, ListEvents
 from tele.model.codec import encode
 from tele.model.event import Event
 from tele.store import sqlite_file
@@ -66,7 +66,7 @@ class Store:
             return AuditHead(last.number, last.hash)
         return result(self.audit.query(evolve(request, limit=3)))
 
-    def check(self, after: Mark | None = None, *marks: Mark) -> Verdict:
+    def check(self, after: Mark | None = None, *marks: Mark) -> Verification:
         """Check by the API, and in the store itself; both have to come to the same."""
         by_api = check(self.perform, after, marks)
         if after is None:
@@ -98,13 +98,13 @@ def store() -> Store:
 
 def test_a_whole_audit_gives_a_mark_for_the_next_time(store: Store) -> None:
     """What is printed is taken again, and what came since is checked from there."""
-    verdict = store.check()
-    assert verdict == Verdict(COUNT, store.events[-1].hash)
-    mark = read_mark(f"{COUNT}:{verdict.head}")
+    verification = store.check()
+    assert verification == Verification(COUNT, store.events[-1].hash)
+    mark = read_mark(f"{COUNT}:{verification.head}")
     result(store.audit.append(make(9), make(10)))
     for after in (None, mark, store.marks[0], store.marks[3]):
-        verdict = store.check(after, mark, Mark(0, mark.hash))
-        assert (verdict.events, verdict.problem) == (10, "")
+        verification = store.check(after, mark, Mark(0, mark.hash))
+        assert (verification.events, verification.problem) == (10, "")
 
 
 def test_an_empty_audit_is_whole() -> None:
@@ -112,7 +112,7 @@ def test_an_empty_audit_is_whole() -> None:
     empty = Store.__new__(Store)
     empty.backend = MemoryBackend(Clock())
     empty.audit = AuditLog(empty.backend, Clock())
-    assert empty.check() == Verdict(0, "")
+    assert empty.check() == Verification(0, "")
     assert empty.check(None, Mark(3, "0" * 64)).problem
     assert empty.check(Mark(3, "0" * 64)).problem
 
@@ -167,14 +167,14 @@ def test_one_without_the_rest_of_the_chain_is_found(
         case "doubled":
             events.insert(3, events[3])
     store.write(events)
-    verdict = store.check()
-    assert verdict.problem
-    assert (verdict.events, verdict.event) == (good, bad)
+    verification = store.check()
+    assert verification.problem
+    assert (verification.events, verification.event) == (good, bad)
 
 
 @pytest.mark.parametrize("how", ["cut off", "all made anew", "replaced by others", "made shorter"])
 def test_what_a_chain_cannot_show_a_mark_does(store: Store, how: str) -> None:
-    """The owner of the store makes a chain that is whole; whoever kept a mark sees it."""
+    """The owner of the store makes an intact chain; a mark kept elsewhere detects it."""
     match how:
         case "cut off":
             store.write(store.events[:5])
@@ -193,7 +193,7 @@ def test_what_a_chain_cannot_show_a_mark_does(store: Store, how: str) -> None:
 
 
 def test_a_tail_that_is_missing_is_found_without_a_mark(store: Store) -> None:
-    """Whoever forgets the head is found out at once."""
+    """A missing head is detected."""
     store.write(store.events[:5], head=False)
     assert store.check().problem == "events 6 to 8 are missing"
 
@@ -208,9 +208,9 @@ def test_bytes_that_mean_the_same_are_a_change(store: Store) -> None:
     ):
         assert other != text
         result(store.backend.commit(Put(event_key(4), other)))
-        verdict = result(verify(store.backend))
-        assert verdict.problem == "event 4 was changed"
-        assert verdict.event == "id-4"
+        verification = result(verify(store.backend))
+        assert verification.problem == "event 4 was changed"
+        assert verification.event == "id-4"
 
 
 def test_a_field_does_not_pass_for_a_key_of_every_event(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""Attacks on auth, one a test: what somebody would try, and what comes of it."""
+"""Attacks on auth, one in each test: what an attacker tries, and the result."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from twisted.internet.defer import Deferred
 
 from auth_world import FAST, HOST_ID, OTHER_ID, Tape, Threads, World, result
 from tele.audit.chain import event
-from tele.auth.guessing import FAILURES, FIRST_WAIT, Verdict
-from tele.auth.journal import ONES_BURST, ONES_PER_SECOND
-from tele.auth.local import LOOK_AGAIN
+from tele.auth.guessing import FAILURES, FIRST_WAIT, Outcome
+from tele.auth.journal import CLIENT_BURST, CLIENT_PER_SECOND
 from tele.auth.passwords import WAITING_PER_NAME, Passwords
+from tele.auth.streams import CHECK_SECONDS
 from tele.certs.certificate import parse_certificate
 from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.x509 import TlsKey
@@ -27,8 +27,12 @@ from tele.errors import (
 )
 from tele.interfaces import Put
 from tele.loop import now
-from tele.model.api import members, recordings, table, users
+from tele.model.api import audit, members, recordings, table, users
+from tele.model.api.authorities import SignUser
+from tele.model.api.hosts import ListHosts
 from tele.model.api.operation import Anyone, Hosts, Operation, Permitted, Users
+from tele.model.api.paging import ById, Paged
+from tele.model.api.roles import PutRole
 from tele.model.codec import encode
 from tele.model.identity import Caller, HostIdentity, HostRole, UserIdentity
 from tele.model.presence import Presence
@@ -64,7 +68,7 @@ def _put(key: str, value: Any) -> Put:
 # -- who may call at all ---------------------------------------------------------------
 @pytest.mark.parametrize("operation", table.OPERATIONS.values(), ids=lambda o: o.name)
 def test_the_gate_is_auths_own(world: World, operation: Operation[Any, Any]) -> None:
-    """Whoever the table does not name is refused by auth itself, not by its server alone."""
+    """A caller that the table does not name is refused by auth itself, not by its server alone."""
     if any(isinstance(who, Anyone) for who in operation.who):
         return
     world.add_user("alice", "access")
@@ -90,9 +94,9 @@ def test_the_gate_is_auths_own(world: World, operation: Operation[Any, Any]) -> 
 def test_a_stream_is_no_call_and_a_call_no_stream(world: World) -> None:
     """The two ways to call cannot be mixed to slip past what one of them checks."""
     with pytest.raises(InvalidInput):
-        world.do(table.FOLLOW_EVENTS, recordings.FollowEvents())
+        world.do(table.FOLLOW_EVENTS, audit.FollowEvents())
     with pytest.raises(InvalidInput):
-        result(world.auth.follow(table.LIST_USERS, users.Paged(), world.admin, [].append))
+        result(world.auth.follow(table.LIST_USERS, Paged(), world.admin, [].append))
 
 
 def test_certificates_that_are_over_or_of_others_are_worth_nothing(world: World) -> None:
@@ -106,7 +110,7 @@ def test_certificates_that_are_over_or_of_others_are_worth_nothing(world: World)
         world.do(table.WHOAMI, None, Caller(evolve(alice, cluster="other")))
 
 
-def test_nobody_is_called_as_the_local_administrator(world: World) -> None:
+def test_no_user_has_the_name_of_the_local_administrator(world: World) -> None:
     """No user can get the name that means everything is allowed."""
     for name in ("@local", "@LOCAL", "a/b", "a\nb", "-x", ""):
         with pytest.raises((InvalidInput, ValueError)):
@@ -114,17 +118,17 @@ def test_nobody_is_called_as_the_local_administrator(world: World) -> None:
 
 
 def test_the_local_administrator_cannot_be_locked_out(world: World) -> None:
-    """Whoever spoils the preset roles does not take auth's own machine away from its owner."""
+    """Changed preset roles do not lock the administrator of auth's own machine out."""
     ruined = Role(Metadata("editor"), RoleSpec(deny=Conditions(rules=(Rule(("*",), ("*",)),))))
-    world.do(table.PUT_ROLE, users.PutRole("editor", ruined))
+    world.do(table.PUT_ROLE, PutRole("editor", ruined))
     lock(world, user="@local")
-    assert world.do(table.LIST_USERS, users.Paged()).items == ()
+    assert world.do(table.LIST_USERS, Paged()).items == ()
 
 
 def test_giving_roles_is_administering(world: World) -> None:
     """Who may only create users can create none with a role: it could be any role."""
     clerk = Conditions(rules=(Rule(("user",), ("create", "read", "list")),))
-    world.do(table.PUT_ROLE, users.PutRole("clerk", Role(Metadata("clerk"), RoleSpec(clerk))))
+    world.do(table.PUT_ROLE, PutRole("clerk", Role(Metadata("clerk"), RoleSpec(clerk))))
     world.add_user("carl", "clerk")
     carl = world.user("carl", "clerk")
     with pytest.raises(AccessDenied):
@@ -135,29 +139,29 @@ def test_giving_roles_is_administering(world: World) -> None:
         world.do(table.PUT_USER, users.PutUser("carl", mine), carl)
     with pytest.raises(AccessDenied):
         power = Role(Metadata("clerk"), RoleSpec(Conditions(rules=(Rule(("*",), ("*",)),))))
-        world.do(table.PUT_ROLE, users.PutRole("clerk", power), carl)
+        world.do(table.PUT_ROLE, PutRole("clerk", power), carl)
     world.do(table.ADD_USER, users.NewUser(User(Metadata("plain"))), carl)
 
 
 # -- guessing ---------------------------------------------------------------------------
 def test_guessing_tokens_is_bounded_noise(world: World) -> None:
     """A storm of guesses finds nothing, and leaves a few events that say how many there were."""
-    storm = int(ONES_BURST) + 50
+    storm = int(CLIENT_BURST) + 50
     for number in range(storm):
         with pytest.raises(AccessDenied):
             world.join(f"guess-{number}")
-    assert len(world.events("auth.denied")) <= ONES_BURST
-    world.clock.advance(2 / ONES_PER_SECOND)
+    assert len(world.events("auth.denied")) <= CLIENT_BURST
+    world.clock.advance(2 / CLIENT_PER_SECOND)
     with pytest.raises(AccessDenied):
         world.join("one more")
     last = result(
-        world.parts.audit.query(recordings.ListEvents(event="auth.denied", newest=True, limit=1))
+        world.parts.audit.query(audit.ListEvents(event="auth.denied", newest=True, limit=1))
     ).items[0]
     assert last.fields["others_not_listed"] == 50
 
 
 def test_without_a_token_nothing_is_learned(world: World) -> None:
-    """Which names and ids are taken is not told to somebody who only guesses tokens."""
+    """Which names and ids are taken is not revealed to a client that guesses tokens."""
     world.join(world.token())
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
     for words in ({"host_id": OTHER_ID}, {"host_id": HOST_ID}, {"name": "free"}):
@@ -193,10 +197,10 @@ def test_guesses_at_once_do_not_outrun_the_lock_out(world: World) -> None:
     guesses[FAILURES] = "correct horse"
     checks = [Deferred.fromCoroutine(passwords.check("alice", guess)) for guess in guesses]
     threads.finish()
-    verdicts = [result(check) for check in checks]
-    assert verdicts.count(Verdict.WRONG) == FAILURES - 1
-    assert verdicts.count(Verdict.LAST) == 1
-    assert verdicts[FAILURES] is Verdict.LOCKED_OUT
+    outcomes = [result(check) for check in checks]
+    assert outcomes.count(Outcome.WRONG) == FAILURES - 1
+    assert outcomes.count(Outcome.LAST) == 1
+    assert outcomes[FAILURES] is Outcome.LOCKED_OUT
 
 
 def test_refused_logins_take_the_same_steps(world: World) -> None:
@@ -244,7 +248,7 @@ def test_refused_logins_take_the_same_steps(world: World) -> None:
     assert "argon2" in taken["unknown"]
 
 
-def test_a_wrong_key_does_not_tell_whether_the_password_is_right(world: World) -> None:
+def test_a_wrong_key_does_not_reveal_whether_the_password_is_right(world: World) -> None:
     """What is wrong with a request is said before the password is looked at."""
     world.add_user("alice", "access")
     good = keys()
@@ -296,10 +300,10 @@ def test_a_locked_user_gets_no_certificate_by_any_way(world: World) -> None:
     """Neither by password, nor signed by an administrator, nor is an old one of use."""
     world.add_user("alice", "access")
     lock(world, user="alice")
-    with pytest.raises(AccessDenied, match="wrong, or you have to wait"):
+    with pytest.raises(AccessDenied, match="wrong, or there were too many"):
         world.login()
     with pytest.raises(AccessDenied, match="come and see us"):
-        world.do(table.SIGN_USER, users.SignUser("alice", keys().ssh, ("root",)))
+        world.do(table.SIGN_USER, SignUser("alice", keys().ssh, ("root",)))
     with pytest.raises(AccessDenied, match="come and see us"):
         world.do(table.WHOAMI, None, world.user("alice", "access"))
 
@@ -331,7 +335,7 @@ def test_a_user_with_an_end_ends(world: World) -> None:
         world.login("temp")
     with pytest.raises(AccessDenied):
         world.do(table.WHOAMI, None, world.user("temp", "access"))
-    with pytest.raises(InvalidInput, match="over"):
+    with pytest.raises(InvalidInput, match="in the past"):
         world.do(table.PUT_USER, users.PutUser("temp", user))
     world.do(table.PUT_USER, users.PutUser("temp", User(Metadata("temp"))))
     with pytest.raises(AccessDenied):  # the next one of this name has no password yet
@@ -343,19 +347,19 @@ def test_a_pinned_certificate_is_for_one_address(world: World) -> None:
     options = RoleOptions(pin_source_ip=True)
     allow = Conditions(("root",), {"*": ("*",)})
     pinned = Role(Metadata("pinned"), RoleSpec(allow, options=options))
-    world.do(table.PUT_ROLE, users.PutRole("pinned", pinned))
+    world.do(table.PUT_ROLE, PutRole("pinned", pinned))
     world.add_user("alice", "pinned")
     certificate = parse_certificate(parse_line(world.login().ssh))
     assert certificate.critical["source-address"].endswith(b"192.0.2.7/32")
     with pytest.raises(AccessDenied, match="pins"):
-        world.do(table.SIGN_USER, users.SignUser("alice", keys().ssh, ("root",)))
+        world.do(table.SIGN_USER, SignUser("alice", keys().ssh, ("root",)))
 
 
 def test_a_certificate_gives_only_what_roles_with_its_logins_give(world: World) -> None:
     """A role without logins adds no forwarding to what the others refuse."""
     options = RoleOptions(port_forwarding=False, forward_agent=False)
     strict = Role(Metadata("strict"), RoleSpec(Conditions(("root",)), options=options))
-    world.do(table.PUT_ROLE, users.PutRole("strict", strict))
+    world.do(table.PUT_ROLE, PutRole("strict", strict))
     world.add_user("alice", "strict", "editor")
     certificate = parse_certificate(parse_line(world.login().ssh))
     assert "permit-port-forwarding" not in certificate.extensions
@@ -367,42 +371,44 @@ def test_a_certificate_gives_only_what_roles_with_its_logins_give(world: World) 
 def test_a_removed_machine_may_do_nothing(world: World) -> None:
     """Removal counts for every operation at once, and ends what it listens to."""
     tape = Tape(world)
-    told: list[Any] = []
-    listening = world.auth.follow(table.WATCH_STATE, members.WatchState(), tape.host, told.append)
+    received: list[Any] = []
+    listening = world.auth.follow(
+        table.WATCH_STATE, members.WatchState(), tape.host, received.append
+    )
     failed: list[Any] = []
     listening.addErrback(failed.append)
-    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    world.do(table.DELETE_HOST, ById(HOST_ID))
     put = recordings.PutChunk(tape.id, 0, b"x")
     for operation, request in (
         (table.PUT_CHUNK, put),
-        (table.EMIT_EVENTS, recordings.EmitEvents(())),
-        (table.RECORDING_PROGRESS, members.ById(tape.id)),
+        (table.EMIT_EVENTS, audit.EmitEvents(())),
+        (table.RECORDING_PROGRESS, ById(tape.id)),
     ):
         with pytest.raises(AccessDenied, match="removed"):
             world.do(operation, request, tape.host)
     with pytest.raises(AccessDenied):
         result(world.auth.follow(table.WATCH_STATE, members.WatchState(), tape.host, [].append))
-    world.clock.advance(LOOK_AGAIN)
+    world.clock.advance(CHECK_SECONDS)
     assert failed[0].check(AccessDenied), "the stream that ran was ended"
 
 
 def test_a_right_that_is_taken_away_ends_the_stream(world: World) -> None:
-    """Who may not read the audit any more does not go on reading it."""
+    """A stream of the audit ends when its reader may not read it any more."""
     world.add_user("otto", "auditor")
-    told: list[Any] = []
+    received: list[Any] = []
     watching = world.auth.follow(
-        table.FOLLOW_EVENTS, recordings.FollowEvents(), world.user("otto", "auditor"), told.append
+        table.FOLLOW_EVENTS, audit.FollowEvents(), world.user("otto", "auditor"), received.append
     )
     failed: list[Any] = []
     watching.addErrback(failed.append)
-    world.clock.advance(LOOK_AGAIN)
+    world.clock.advance(CHECK_SECONDS)
     assert not failed
     world.do(table.PUT_USER, users.PutUser("otto", User(Metadata("otto"))))
-    world.clock.advance(LOOK_AGAIN)
+    world.clock.advance(CHECK_SECONDS)
     assert failed[0].check(AccessDenied)
-    seen = len(told)
+    seen = len(received)
     world.add_user("bob", "access")
-    assert len(told) == seen
+    assert len(received) == seen
 
 
 @pytest.mark.parametrize(
@@ -428,39 +434,39 @@ def test_what_a_host_may_not_announce(world: World, bad: dict[str, Any]) -> None
         world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE, **bad), world.host())
 
 
-def test_an_announcement_says_nothing_of_who_one_is(world: World) -> None:
+def test_an_announcement_does_not_set_the_identity(world: World) -> None:
     """Name and role come from the membership, whatever a host announces."""
     world.join(world.token())
     world.do(table.ANNOUNCE, Presence("other", HostRole.PROXY), world.host())
-    (shown,) = world.do(table.LIST_HOSTS, members.ListHosts()).items
+    (shown,) = world.do(table.LIST_HOSTS, ListHosts()).items
     assert (shown.name, shown.role, shown.id) == ("web1", HostRole.NODE, HOST_ID)
 
 
 # -- what happened ------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["user.login", "cert.issue", "lock.delete", "recording.delete"])
 def test_a_host_cannot_report_what_only_auth_does(world: World, name: str) -> None:
-    """A stolen node cannot make the audit say that somebody logged in or a lock was lifted."""
+    """A stolen node cannot make the audit say that a user logged in or a lock was removed."""
     world.join(world.token())
     forged = event(name, "e1", now(world.clock), "c", server_id=HOST_ID, user="alice")
     with pytest.raises(InvalidInput):
-        world.do(table.EMIT_EVENTS, recordings.EmitEvents((forged,)), world.host())
+        world.do(table.EMIT_EVENTS, audit.EmitEvents((forged,)), world.host())
     mislabelled = evolve(forged, event="exec")
     with pytest.raises(InvalidInput):
-        world.do(table.EMIT_EVENTS, recordings.EmitEvents((mislabelled,)), world.host())
+        world.do(table.EMIT_EVENTS, audit.EmitEvents((mislabelled,)), world.host())
     assert [e for e in world.events(name) if e.user == "alice"] == []
     assert len(world.events("auth.denied")) == 2
 
 
 def test_a_manifest_cannot_leave_out_what_was_uploaded(world: World) -> None:
-    """Whoever takes over the node later cannot shorten the recording of how they did it."""
+    """An attacker who takes over the node later cannot shorten the recording of the attack."""
     tape = Tape(world)
     tape.upload(0, 1)
     full = tape.manifest()
     short = evolve(full, chunks=full.chunks[:1], signature=b"")
-    with pytest.raises(InvalidInput, match="leaves out"):
+    with pytest.raises(InvalidInput, match="is not named by the manifest"):
         tape.finish(evolve(short, signature=tape.key.sign(to_sign(short))))
     empty = evolve(full, chunks=(), signature=b"")
-    with pytest.raises(InvalidInput, match="leaves out"):
+    with pytest.raises(InvalidInput, match="is not named by the manifest"):
         tape.finish(evolve(empty, signature=tape.key.sign(to_sign(empty))))
     tape.finish(full)
 
@@ -505,7 +511,7 @@ def test_a_manifest_is_signed_by_the_host_itself(world: World) -> None:
         {"days": 2},
     ],
 )
-def test_what_a_start_may_not_say(world: World, words: dict[str, Any]) -> None:
+def test_claims_of_a_start_that_are_refused(world: World, words: dict[str, Any]) -> None:
     """Texts that become keys, and times that become an order, are checked."""
     tape = Tape(world)
     words = dict(words)
@@ -532,19 +538,19 @@ def test_a_page_is_not_a_way_to_read_everything(world: World) -> None:
     """Lists have a limit, whatever the caller asks for."""
     for limit in (0, -1, 1001, 10**12):
         with pytest.raises(InvalidInput):
-            world.do(table.LIST_USERS, users.Paged(limit))
+            world.do(table.LIST_USERS, Paged(limit))
         with pytest.raises(InvalidInput):
-            world.do(table.LIST_HOSTS, members.ListHosts(limit=limit))
+            world.do(table.LIST_HOSTS, ListHosts(limit=limit))
 
 
-def test_a_hosts_certificate_is_not_a_persons(world: World) -> None:
+def test_a_hosts_certificate_is_not_a_users(world: World) -> None:
     """A host identity of the right name is still no user, in whatever way it calls."""
     world.join(world.token())
     identity = world.host().identity
     assert isinstance(identity, HostIdentity)
     local = evolve(identity, name="@local")
     with pytest.raises(AccessDenied):
-        world.do(table.LIST_USERS, users.Paged(), Caller(local))
+        world.do(table.LIST_USERS, Paged(), Caller(local))
 
 
 @pytest.mark.parametrize("command", ["internal-sftp", "backup"])
@@ -555,7 +561,7 @@ def test_a_forced_command_gets_no_forwarding_into_its_certificate(
     """A role that forces a command has to name what its certificates forward (attack)."""
     options = RoleOptions(force_command=command, port_forwarding=said)
     files = Role(Metadata("files"), RoleSpec(Conditions(("root",)), options=options))
-    world.do(table.PUT_ROLE, users.PutRole("files", files))
+    world.do(table.PUT_ROLE, PutRole("files", files))
     world.add_user("alice", "files")
     certificate = parse_certificate(parse_line(world.login().ssh))
     found = {name for name in certificate.extensions if "forwarding" in name}
@@ -563,7 +569,7 @@ def test_a_forced_command_gets_no_forwarding_into_its_certificate(
 
 
 def test_a_refusal_before_the_body_is_one_event(world: World) -> None:
-    """Whoever is refused by the head of a request is in the audit once; nothing is decoded."""
+    """A call refused by the head of its request is in the audit once; nothing is decoded."""
     world.add_user("alice", "access")
     alice = world.user("alice", "access")
 

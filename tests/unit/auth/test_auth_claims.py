@@ -11,17 +11,17 @@ from attrs import evolve
 
 from auth_world import HOST_ID, OTHER_ID, PROXY_ID, Tape, World, result
 from tele.audit.chain import event
-from tele.auth import quotas
-from tele.auth import recordings as stored
+from tele.auth import quotas, running_sessions
 from tele.auth.claims import NODE_EVENTS, PROXY_EVENTS
-from tele.auth.journal import ONES_BURST
+from tele.auth.journal import CLIENT_BURST
 from tele.auth.quotas import Quota
-from tele.auth.recordings import COUNT_AGAIN
+from tele.auth.running_sessions import COUNT_SECONDS
 from tele.certs.issue import HostCertificateRequest, issue_host
 from tele.certs.keys import PrivateKey
 from tele.errors import AccessDenied, Conflict, InvalidInput, TeleError, Unavailable
 from tele.loop import now
-from tele.model.api import members, recordings, table, users
+from tele.model.api import audit, members, recordings, table
+from tele.model.api.paging import ById, Paged
 from tele.model.authority import AuthorityKind
 from tele.model.event import Event
 from tele.model.identity import HostRole
@@ -36,7 +36,7 @@ def made(world: World, name: str = "exec", event_id: str = "", **words: Any) -> 
 
 
 def emit(world: World, *events: Event, host_id: str = HOST_ID) -> None:
-    world.do(table.EMIT_EVENTS, recordings.EmitEvents(events), world.host(host_id))
+    world.do(table.EMIT_EVENTS, audit.EmitEvents(events), world.host(host_id))
 
 
 # -- events ---------------------------------------------------------------------------
@@ -45,26 +45,26 @@ def test_who_and_when_is_auths_own_knowledge(world: World) -> None:
     world.join(world.token())
     yesterday = now(world.clock) - timedelta(days=1)
     emit(world, evolve(made(world, server_name="db-prod"), time=yesterday))
-    (kept,) = world.events("exec")
-    assert (kept.server_id, kept.server_name) == (HOST_ID, "web1")
-    assert (kept.time, kept.claimed) == (now(world.clock), yesterday)
-    since = recordings.ListEvents(event="exec", since=now(world.clock))
+    (stored,) = world.events("exec")
+    assert (stored.server_id, stored.server_name) == (HOST_ID, "web1")
+    assert (stored.time, stored.claimed) == (now(world.clock), yesterday)
+    since = audit.ListEvents(event="exec", since=now(world.clock))
     assert len(world.do(table.LIST_EVENTS, since).items) == 1
-    until = recordings.ListEvents(event="exec", until=now(world.clock))
+    until = audit.ListEvents(event="exec", until=now(world.clock))
     assert world.do(table.LIST_EVENTS, until).items == ()
 
 
 def test_a_proxy_reports_no_sessions(world: World) -> None:
-    """A proxy that was taken over makes up no sessions, commands or forwards of people (attack)."""
+    """A proxy that was taken over makes up no sessions, commands or forwards of users (attack)."""
     proxy = world.proxy()
     for name in sorted(NODE_EVENTS - PROXY_EVENTS):
-        told = recordings.EmitEvents((made(world, name, server_id=PROXY_ID),))
-        with pytest.raises(InvalidInput, match="nothing that a proxy reports"):
-            world.do(table.EMIT_EVENTS, told, proxy)
+        received = audit.EmitEvents((made(world, name, server_id=PROXY_ID),))
+        with pytest.raises(InvalidInput, match="is not reported by a proxy"):
+            world.do(table.EMIT_EVENTS, received, proxy)
     for name in sorted(PROXY_EVENTS):
-        told = recordings.EmitEvents((made(world, name, server_id=PROXY_ID),))
-        world.do(table.EMIT_EVENTS, told, proxy)
-        assert "gate" in [kept.server_name for kept in world.events(name)]
+        received = audit.EmitEvents((made(world, name, server_id=PROXY_ID),))
+        world.do(table.EMIT_EVENTS, received, proxy)
+        assert "gate" in [stored.server_name for stored in world.events(name)]
 
 
 def test_what_auth_did_has_no_claim(world: World) -> None:
@@ -87,7 +87,7 @@ def test_an_id_used_by_another_host_keeps_no_event_out(world: World) -> None:
 
 
 def test_an_event_is_of_a_session_of_the_host_and_its_user(world: World) -> None:
-    """Nobody adds to what is known of another host's session, nor gives one's own another user."""
+    """A host reports nothing about another host's session, and no other user of its own."""
     tape = Tape(world)
     world.join(world.token(), OTHER_ID, name="web2")
     emit(world, made(world, session_id=tape.id))
@@ -98,17 +98,17 @@ def test_an_event_is_of_a_session_of_the_host_and_its_user(world: World) -> None
     ):
         with pytest.raises(InvalidInput):
             emit(world, bad, host_id=host_id)
-    emit(world, made(world, session_id=str(uuid.uuid4())))  # auth may hear of it later
+    emit(world, made(world, session_id=str(uuid.uuid4())))  # auth may receive it later
     assert len(world.events("exec")) == 2
 
 
 def test_a_proxy_has_no_sessions(world: World) -> None:
-    """A proxy reports what it refused, not what happened in somebody's session."""
+    """A proxy reports what it refused, not what a user did in a session."""
     tape = Tape(world)
     proxy = world.proxy()
     bad = made(world, session_id=tape.id, server_id=PROXY_ID)
     with pytest.raises(InvalidInput):
-        world.do(table.EMIT_EVENTS, recordings.EmitEvents((bad,)), proxy)
+        world.do(table.EMIT_EVENTS, audit.EmitEvents((bad,)), proxy)
 
 
 @pytest.mark.parametrize(
@@ -140,16 +140,16 @@ def test_what_an_event_may_not_be(world: World, words: dict[str, Any]) -> None:
     assert world.events("exec") == []
 
 
-def test_a_strangers_long_name_does_not_keep_a_denial_out(world: World) -> None:
+def test_a_long_name_of_a_client_does_not_keep_a_denial_out(world: World) -> None:
     """What a host only passes on is cut: an attacker's key id decides nothing about the event."""
     world.join(world.token())
     long = "x" * 33_000
     emit(world, made(world, "auth.denied", user=long, login=long, remote_addr=long, error=long))
-    kept = world.events("auth.denied")[0]
-    assert len(kept.user) < 300
-    assert len(kept.login) < 300
-    assert len(kept.remote_addr) < 300
-    assert kept.error == long
+    stored = world.events("auth.denied")[0]
+    assert len(stored.user) < 300
+    assert len(stored.login) < 300
+    assert len(stored.remote_addr) < 300
+    assert stored.error == long
 
 
 # -- recordings ---------------------------------------------------------------------------
@@ -174,11 +174,11 @@ def test_a_row_has_the_name_and_the_time_that_auth_knows(world: World) -> None:
     forged = evolve(tape.start, id=name, node="db-prod", started=day_before)
     world.do(table.START_RECORDING, recordings.StartRecording(name, forged), tape.host)
     first, second = world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items
-    assert (first.id, second.id) == (name, tape.id), "newest first, by when auth heard of it"
+    assert (first.id, second.id) == (name, tape.id), "newest first, by the time of receipt"
     assert (first.node, first.node_id, first.received) == ("web1", HOST_ID, now(world.clock))
     assert first.started == day_before
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)
-    sessions = world.do(table.LIST_SESSIONS, users.Paged()).items
+    sessions = world.do(table.LIST_SESSIONS, Paged()).items
     assert {session.node for session in sessions} == {"web1"}
 
 
@@ -196,7 +196,7 @@ def test_a_manifest_does_not_bring_another_nodes_name(world: World) -> None:
 def test_a_node_that_was_renamed_closes_what_it_began(world: World) -> None:
     """Auth was away, the node got another name since: its certificate says that it had the old."""
     tape = Tape(world)
-    tape.id = str(uuid.uuid4())  # of this one auth has not heard
+    tape.id = str(uuid.uuid4())  # this one is unknown to auth
     tape.start = evolve(tape.start, id=tape.id)
     keys = members.PublicKeys(world.ssh.public.line, _tls())
     world.do(table.RENEW, members.RenewRequest("web9", keys), tape.host)
@@ -213,7 +213,7 @@ def _tls() -> str:
     return TlsKey.generate().public_pem
 
 
-def test_a_start_said_again_is_the_same_start(world: World) -> None:
+def test_a_repeated_start_is_the_same_start(world: World) -> None:
     """A host cannot change later whose session it was."""
     tape = Tape(world)
     request = recordings.StartRecording(tape.id, tape.start)
@@ -234,7 +234,7 @@ def test_an_end_is_neither_in_the_future_nor_before_the_start(world: World) -> N
         world.do(
             table.UPDATE_RECORDING, recordings.UpdateRecording(tape.id, ended=ended), tape.host
         )
-        row = world.do(table.GET_RECORDING, members.ById(tape.id)).recording
+        row = world.do(table.GET_RECORDING, ById(tape.id)).recording
         assert row.ended == tape.start.started + timedelta(seconds=expected)
         with pytest.raises(InvalidInput if days < 0 else Unavailable):
             tape.finish(signed(tape, evolve(tape.manifest(), ended=ended, signature=b"")))
@@ -273,15 +273,15 @@ def test_a_proxy_records_nothing(world: World) -> None:
         world.do(table.START_RECORDING, request, proxy)
 
 
-def test_auth_says_how_far_a_recording_is(world: World) -> None:
+def test_auth_knows_the_state_of_a_recording(world: World) -> None:
     """Running only while its node lives and has not said that it ended; complete at the end."""
     tape = Tape(world)
 
     def state() -> RecordingState:
-        found: RecordingState = world.do(table.GET_RECORDING, members.ById(tape.id)).state
+        found: RecordingState = world.do(table.GET_RECORDING, ById(tape.id)).state
         return found
 
-    assert state() is RecordingState.UNFINISHED, "its node has never been heard of"
+    assert state() is RecordingState.UNFINISHED, "its node has never announced itself"
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)
     assert state() is RecordingState.RUNNING
     world.clock.advance(OFFLINE_AFTER.total_seconds())
@@ -301,7 +301,7 @@ def tight(monkeypatch: pytest.MonkeyPatch, name: str, burst: float, per_second: 
 
 
 def test_a_flood_of_events_stops_at_its_host(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over its quota a host is told so, once in the audit; others go on, and it, too, later."""
+    """A host over its quota is refused, with one event; other hosts are not, nor this one later."""
     tight(monkeypatch, "EVENTS", 10, 1)
     world.join(world.token())
     world.join(world.token(), OTHER_ID, name="web2")
@@ -341,17 +341,17 @@ def test_sessions_that_run_are_counted(world: World, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(quotas, "RUNNING_LIMIT", 3)
     tape = Tape(world)
     others = [start(world, tape), start(world, tape)]
-    world.clock.advance(COUNT_AGAIN.total_seconds())
-    with pytest.raises(Unavailable, match="sessions that run"):
+    world.clock.advance(COUNT_SECONDS.total_seconds())
+    with pytest.raises(Unavailable, match="running sessions"):
         start(world, tape)
     ended = recordings.UpdateRecording(others[0], ended=now(world.clock))
     world.do(table.UPDATE_RECORDING, ended, tape.host)
     start(world, tape)
     with pytest.raises(Unavailable):
         start(world, tape, user="bob")
-    monkeypatch.setattr(stored, "COUNTS_FOR", timedelta(minutes=10))
+    monkeypatch.setattr(running_sessions, "COUNTS_FOR", timedelta(minutes=10))
     world.clock.advance(600)
-    start(world, tape)  # whoever lost its spool is not out for good
+    start(world, tape)  # a node that lost its spool is not refused for ever
 
 
 def test_another_auths_sessions_are_counted_anew(
@@ -360,8 +360,8 @@ def test_another_auths_sessions_are_counted_anew(
     """What ended elsewhere on this store does not fill a host's quota here."""
     monkeypatch.setattr(quotas, "RUNNING_LIMIT", 1)
     tape = Tape(world)
-    result(world.backend.commit(world.parts.recordings._sessions.delete(tape.id)))
-    world.clock.advance(COUNT_AGAIN.total_seconds())
+    result(world.backend.commit(world.parts.recordings.sessions._sessions.delete(tape.id)))
+    world.clock.advance(COUNT_SECONDS.total_seconds())
     start(world, tape)
 
 
@@ -370,13 +370,13 @@ def test_a_member_cannot_fill_the_audit_with_denials(world: World) -> None:
     tape = Tape(world)
     world.join(world.token(), OTHER_ID, name="web2")
     thief = world.host(OTHER_ID)
-    for _ in range(int(ONES_BURST) * 2):
+    for _ in range(int(CLIENT_BURST) * 2):
         with pytest.raises(TeleError):
             world.do(table.PUT_CHUNK, recordings.PutChunk(tape.id, 0, b"x"), thief)
-    listed = recordings.ListEvents(event="auth.denied", limit=1000)
-    assert len(world.do(table.LIST_EVENTS, listed).items) == int(ONES_BURST)
+    listed = audit.ListEvents(event="auth.denied", limit=1000)
+    assert len(world.do(table.LIST_EVENTS, listed).items) == int(CLIENT_BURST)
     world.clock.advance(60)
     with pytest.raises(TeleError):
         world.do(table.PUT_CHUNK, recordings.PutChunk(tape.id, 0, b"x"), thief)
     last = world.do(table.LIST_EVENTS, listed).items[-1]
-    assert last.fields["others_not_listed"] == int(ONES_BURST)
+    assert last.fields["others_not_listed"] == int(CLIENT_BURST)

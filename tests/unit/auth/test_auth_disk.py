@@ -8,13 +8,15 @@ import pytest
 from zope.interface import implementer
 
 from auth_world import HOST_ID, Tape, World
-from tele.auth.disk import LOOK_SECONDS, ON_FULL_DISK, DiskWatch
+from tele.auth.disk import CHECK_SECONDS, ON_FULL_DISK, DiskWatch
 from tele.errors import AccessDenied, StorageFull
 from tele.https.api_errors import decode_error, encode_error, status_of
 from tele.interfaces import IOnDisk
 from tele.loop import now as moment
-from tele.model.api import members, recordings, table, users
+from tele.model.api import audit, recordings, table, users
+from tele.model.api.locks import PutLock
 from tele.model.api.operation import Nothing
+from tele.model.api.paging import ById, Paged
 from tele.model.disk import DiskLevel, DiskSpace
 from tele.model.identity import HostRole
 from tele.model.presence import Presence
@@ -46,19 +48,19 @@ def disk(world: World) -> Iterator[Disk]:
     world.parts.disk.stop()
 
 
-def test_the_operator_is_told_before_it_is_full(world: World, disk: Disk) -> None:
+def test_the_operator_is_warned_before_it_is_full(world: World, disk: Disk) -> None:
     """Each level is said once in the audit, and shown by the health of auth."""
     assert world.do(table.HEALTH, Nothing()).disk is DiskLevel.OK
     for now in (LOW, LOW, FULL, OK):
         disk.now = now
-        world.clock.advance(LOOK_SECONDS)
+        world.clock.advance(CHECK_SECONDS)
     said = [(e.fields["level"], e.ok) for e in world.events("disk.low")]
     assert said == [("low", False), ("full", False), ("ok", True)]
     disk.now = FULL
     assert world.do(table.HEALTH, Nothing()).disk is DiskLevel.FULL
 
 
-def test_people_log_in_on_a_full_disk(world: World, disk: Disk) -> None:
+def test_users_log_in_on_a_full_disk(world: World, disk: Disk) -> None:
     """A log-in is on record, and who administers sees what is there."""
     world.add_user("alice", "access")
     disk.now = FULL
@@ -78,26 +80,26 @@ def test_nothing_new_begins_on_a_full_disk(world: World, disk: Disk) -> None:
     with pytest.raises(StorageFull):
         tape.upload(0)
     with pytest.raises(StorageFull):
-        world.do(table.EMIT_EVENTS, recordings.EmitEvents(()), tape.host)
-    assert world.do(table.LIST_USERS, users.Paged()).items == ()
+        world.do(table.EMIT_EVENTS, audit.EmitEvents(()), tape.host)
+    assert world.do(table.LIST_USERS, Paged()).items == ()
     disk.now = OK
     tape.upload(0, 1)
     tape.finish()
 
 
 def test_room_is_made_on_a_full_disk(world: World, disk: Disk) -> None:
-    """Recordings are removed, people and machines stopped, and that is on record."""
+    """Recordings are removed, users and hosts locked, and that is in the audit."""
     world.add_user("alice", "access")
     tape = Tape(world)
     ended = recordings.UpdateRecording(tape.id, ended=moment(world.clock))
     world.do(table.UPDATE_RECORDING, ended, tape.host)
     disk.now = FULL
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)
-    world.do(table.DELETE_RECORDING, members.ById(tape.id))
+    world.do(table.DELETE_RECORDING, ById(tape.id))
     lock = Lock(Metadata("stop"), LockSpec(LockTarget(user="alice")))
-    world.do(table.PUT_LOCK, users.PutLock("stop", lock))
+    world.do(table.PUT_LOCK, PutLock("stop", lock))
     world.do(table.DELETE_USER, users.DeleteUser("alice"))
-    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    world.do(table.DELETE_HOST, ById(HOST_ID))
     for name in ("recording.delete", "lock.create", "user.delete", "node.delete"):
         assert len(world.events(name)) == 1, name
 
@@ -131,11 +133,11 @@ def test_a_store_without_a_disk(world: World) -> None:
 
 
 def test_a_disk_of_the_recordings_own(world: World, disk: Disk) -> None:
-    """It is told of as well, by name; the store goes on as ever when it is tight."""
+    """It has an event of its own; the store works as before when it is tight."""
     recordings = Disk()
     recordings.now = DiskSpace(100 * GIB, 0, 0, 0)
     world.parts.disk._disks["recordings"] = recordings
-    world.clock.advance(LOOK_SECONDS)
+    world.clock.advance(CHECK_SECONDS)
     (said,) = world.events("disk.low")
     assert (said.fields["disk"], said.fields["level"]) == ("recordings", "tight")
     assert world.do(table.HEALTH, Nothing()).disk is DiskLevel.TIGHT

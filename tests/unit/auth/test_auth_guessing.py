@@ -1,4 +1,4 @@
-"""Guessing passwords: whoever guesses waits, and nobody else is kept out."""
+"""Guessing passwords: a client that guesses waits, and no other client."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tele.auth.guessing import (
     LONGEST_WAIT,
     SOURCES,
     Guard,
-    Verdict,
+    Outcome,
 )
 from tele.auth.passwords import (
     AT_ONCE,
@@ -43,7 +43,7 @@ def wrong(world: World, address: str, **words: Any) -> None:
 
 
 # -- who has to wait --------------------------------------------------------------------
-def test_guessing_locks_out_the_guesser_and_not_the_person(world: World) -> None:
+def test_guessing_locks_out_the_guesser_and_not_the_user(world: World) -> None:
     """Five wrong passwords from one network do not keep anybody out who comes from another."""
     world.add_user("alice", "access")
     for _ in range(FAILURES):
@@ -56,7 +56,7 @@ def test_guessing_locks_out_the_guesser_and_not_the_person(world: World) -> None
 
 
 def test_a_device_is_not_kept_out_by_others_at_its_address(world: World) -> None:
-    """Behind one proxy or NAT address, whoever logged in before is not the one who guesses."""
+    """Behind one address, a client that logged in before does not wait for one that guesses."""
     world.add_user("alice", "access")
     line = world.login().ssh
     device = (world.ssh, line)
@@ -86,8 +86,8 @@ def test_a_device_has_its_own_failures(world: World) -> None:
 
 @pytest.mark.parametrize("case", ["other user", "other key", "too old", "not ours", "no line"])
 def test_a_proof_that_proves_nothing_counts_for_nothing(world: World, case: str) -> None:
-    """A certificate of somebody else, without its key, of long ago or of another cluster makes
-    nobody a known device; the attempt is one from its address.
+    """A certificate of another user, without its key, of long ago or of another cluster makes
+    no known device; the attempt is one from its address.
     """
     world.add_user("alice", "access")
     world.add_user("bob", "access")
@@ -113,7 +113,7 @@ def test_a_proof_that_proves_nothing_counts_for_nothing(world: World, case: str)
 
 
 def test_guesses_from_many_networks_are_slowed_together(world: World) -> None:
-    """A botnet has so many guesses an hour; where the person logged in from, she is let in."""
+    """A botnet has so many guesses an hour; from where the user logged in before, she logs in."""
     world.add_user("alice", "access")
     world.login(address="203.0.113.5")
     for number in range(GUESSES):
@@ -132,19 +132,19 @@ def test_each_failure_more_is_a_longer_wait() -> None:
     guard, moment = Guard(), NOON
     waits: list[Any] = []
     for _ in range(FAILURES + 11):
-        verdict, guard = guard.attempt("a", False, moment)
+        outcome, guard = guard.attempt("a", False, moment)
         waits.append(guard.sources["a"].wait_until)
-        assert verdict is (Verdict.WRONG if waits[-1] is None else Verdict.LAST)
+        assert outcome is (Outcome.WRONG if waits[-1] is None else Outcome.LAST)
         if waits[-1] is not None:
-            assert guard.attempt("a", True, moment)[0] is Verdict.LOCKED_OUT
+            assert guard.attempt("a", True, moment)[0] is Outcome.LOCKED_OUT
             waits[-1], moment = waits[-1] - moment, waits[-1]
     assert waits[: FAILURES + 1] == [None] * (FAILURES - 1) + [FIRST_WAIT, 2 * FIRST_WAIT]
     assert waits[-1] == LONGEST_WAIT
-    assert guard.attempt("a", False, moment + timedelta(hours=12))[0] is Verdict.WRONG
+    assert guard.attempt("a", False, moment + timedelta(hours=12))[0] is Outcome.WRONG
 
 
-def test_what_is_remembered_of_one_person_is_bounded() -> None:
-    """However many networks try, so many are kept, and the person's own ones last."""
+def test_the_guard_of_one_user_is_bounded() -> None:
+    """However many networks try, so many are stored, and those of the user last."""
     guard = Guard()
     _, guard = guard.attempt("home", True, NOON)
     for number in range(1000):
@@ -161,11 +161,11 @@ def test_who_logs_in_from_everywhere_is_not_easier_to_guess() -> None:
         _, guard = guard.attempt(f"net{number}", True, moment)
         _, guard = guard.attempt(f"device {number}", True, moment, device=True)
     assert len(guard.sources) == SOURCES
-    verdicts: list[Any] = [None] * FAILURES
+    outcomes: list[Any] = [None] * FAILURES
     for number in range(FAILURES):
-        verdicts[number], guard = guard.attempt("guesser", False, moment)
-    assert verdicts[-1] is Verdict.LAST
-    assert guard.attempt("guesser", True, moment)[0] is Verdict.LOCKED_OUT
+        outcomes[number], guard = guard.attempt("guesser", False, moment)
+    assert outcomes[-1] is Outcome.LAST
+    assert guard.attempt("guesser", True, moment)[0] is Outcome.LOCKED_OUT
 
 
 def test_a_password_of_an_older_version_is_still_one(world: World) -> None:
@@ -193,7 +193,7 @@ class Hashing:
         self.threads.finish()
         result(warm)
 
-    def check(self, name: str, source: str, **words: Any) -> Deferred[Verdict]:
+    def check(self, name: str, source: str, **words: Any) -> Deferred[Outcome]:
         return Deferred.fromCoroutine(self.passwords.check(name, "y", Attempt(source, **words)))
 
     def one(self) -> None:
@@ -202,7 +202,7 @@ class Hashing:
 
 
 def test_a_flood_of_logins_holds_its_share_of_the_queue(world: World) -> None:
-    """One source, and one name from it, hold so many places; the rest is told to try again."""
+    """One source, and one name from it, hold so many places; the rest has to try again."""
     hashing = Hashing(world)
     one_name = [hashing.check("x", "flood") for _ in range(WAITING_PER_NAME + AT_ONCE + 5)]
     assert sum(check.called for check in one_name) == 5
@@ -218,7 +218,7 @@ def test_a_flood_of_logins_holds_its_share_of_the_queue(world: World) -> None:
 
 
 def test_a_flood_of_logins_does_not_make_others_wait(world: World) -> None:
-    """Whoever comes from elsewhere, or under another name, waits for one or two hashes only."""
+    """A client from elsewhere, or with another name, waits for one or two hashes only."""
     hashing = Hashing(world)
     flood = [hashing.check("x", "flood") for _ in range(WAITING_PER_NAME)]
     flood += [hashing.check(f"n{n}", "flood") for n in range(20)]
@@ -227,7 +227,7 @@ def test_a_flood_of_logins_does_not_make_others_wait(world: World) -> None:
         hashing.one()
     assert [alice.called for _ in range(1)] == [False]
     hashing.one()
-    assert result(alice) is Verdict.UNKNOWN
+    assert result(alice) is Outcome.UNKNOWN
     assert sum(check.called for check in flood) < AT_ONCE + 3
     hashing.threads.finish()
     assert all(check.called for check in flood)
@@ -250,7 +250,7 @@ def test_many_sources_that_fill_the_queue_make_room(world: World) -> None:
     with pytest.raises(Unavailable):
         result(refused[0])
     hashing.threads.finish()
-    assert result(alice) is Verdict.UNKNOWN
+    assert result(alice) is Outcome.UNKNOWN
 
 
 def test_nothing_is_hashed_for_those_who_left(world: World) -> None:
@@ -267,7 +267,7 @@ def test_nothing_is_hashed_for_those_who_left(world: World) -> None:
             result(check)
     assert len(hashing.threads.waiting) == AT_ONCE
     hashing.threads.finish()
-    assert [result(check) for check in (*busy, late)] == [Verdict.UNKNOWN] * 3
+    assert [result(check) for check in (*busy, late)] == [Outcome.UNKNOWN] * 3
 
 
 def test_twice_as_many_logins_are_twice_the_work(world: World) -> None:
@@ -299,10 +299,10 @@ def test_administrators_set_passwords_while_others_flood(world: World) -> None:
 
 
 def test_a_user_who_is_removed_meanwhile_is_unknown(world: World) -> None:
-    """Whoever is removed while their password is hashed does not log in."""
+    """A user who is removed while the password is hashed does not log in."""
     world.add_user("alice", "access")
     hashing = Hashing(world)
     checked = Deferred.fromCoroutine(hashing.passwords.check("alice", "correct horse"))
     result(world.backend.commit(hashing.passwords.removal("alice")))
     hashing.threads.finish()
-    assert result(checked) is Verdict.UNKNOWN
+    assert result(checked) is Outcome.UNKNOWN

@@ -21,7 +21,9 @@ from tele.certs.x509 import TlsKey
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, Unavailable
 from tele.interfaces import Delete, Put
 from tele.loop import now
-from tele.model.api import members, recordings, table, users
+from tele.model.api import audit, members, table
+from tele.model.api.hosts import ListHosts
+from tele.model.api.paging import ById, Paged
 from tele.model.codec import decode, format_time
 from tele.model.identity import Caller, HostRole
 from tele.model.presence import OFFLINE_AFTER, Presence, Status
@@ -76,7 +78,7 @@ def test_a_token_takes_over_no_host_that_is_online(world: World) -> None:
     for name in ("web1", "WEB1"):
         with pytest.raises(Conflict, match="is online"):
             world.join(token, OTHER_ID, name=name)
-    (host,) = world.do(table.LIST_HOSTS, members.ListHosts()).items
+    (host,) = world.do(table.LIST_HOSTS, ListHosts()).items
     assert (host.id, host.addresses) == (HOST_ID, ("192.0.2.9:3022",))
     live(world)
 
@@ -117,7 +119,7 @@ def test_a_token_for_an_id_replaces_that_host_when_it_is_gone(world: World) -> N
     for operation, request in (
         (table.ANNOUNCE, Presence("web1", HostRole.NODE)),
         (table.RENEW, members.RenewRequest("web1", keys())),
-        (table.EMIT_EVENTS, recordings.EmitEvents(())),
+        (table.EMIT_EVENTS, audit.EmitEvents(())),
     ):
         with pytest.raises(AccessDenied, match="replaced"):
             world.do(operation, request, before)
@@ -149,7 +151,7 @@ def test_a_token_for_an_id_is_checked(world: World) -> None:
         with pytest.raises(InvalidInput):
             world.token(**bad)
     for bad_name in ("a b", "", "-x", "a/b"):
-        with pytest.raises(InvalidInput, match="name of no host"):
+        with pytest.raises(InvalidInput, match="is not a host name"):
             world.token(replaces=(bad_name,))
     with pytest.raises(InvalidInput, match="only nodes have labels"):
         world.token((HostRole.PROXY,), labels={"env": "prod"})
@@ -161,7 +163,7 @@ def test_a_token_for_an_id_is_checked(world: World) -> None:
 
 # -- coming back ------------------------------------------------------------------------
 @pytest.mark.parametrize("away", [timedelta(hours=26), timedelta(days=3), timedelta(days=29)])
-def test_a_host_comes_back_by_its_key(world: World, away: timedelta) -> None:
+def test_a_host_rejoins_by_its_key(world: World, away: timedelta) -> None:
     """An expired certificate is renewed by proof of the registered key, without a token."""
     world.join(world.token())
     world.clock.advance(HOST_LIFETIME.total_seconds() + away.total_seconds())
@@ -183,7 +185,7 @@ def test_after_the_limit_it_takes_a_token(world: World) -> None:
     assert caught.value.reason == "removed"
 
 
-def test_nobody_comes_back_by_another_key(world: World) -> None:
+def test_no_host_rejoins_by_another_key(world: World) -> None:
     """A proof by another key, for other keys, another cluster or role, is none (attack)."""
     world.join(world.token())
     world.join(world.token(), OTHER_ID)
@@ -197,12 +199,12 @@ def test_nobody_comes_back_by_another_key(world: World) -> None:
         lambda: rejoin(world, key, role=HostRole.PROXY),
         lambda: rejoin(world, key, "22222222-2222-4222-8222-222222222222"),
     ):
-        with pytest.raises(AccessDenied, match="no member"):
+        with pytest.raises(AccessDenied, match="not a member"):
             attempt()
     assert rejoin(world, key)
 
 
-def test_a_removed_or_locked_host_does_not_come_back_by_its_key(world: World) -> None:
+def test_a_removed_or_locked_host_does_not_rejoin(world: World) -> None:
     """Removal and locks hold for proofs, too (attack)."""
     world.join(world.token())
     world.clock.advance(SETTLED)
@@ -215,8 +217,8 @@ def test_a_removed_or_locked_host_does_not_come_back_by_its_key(world: World) ->
         rejoin(world, key)
     result(put(repository.delete("stolen")))
     rejoin(world, key, keys=members.PublicKeys(key.public.line, TlsKey.generate().public_pem))
-    world.do(table.DELETE_HOST, members.ById(HOST_ID))
-    with pytest.raises(AccessDenied, match="no member"):
+    world.do(table.DELETE_HOST, ById(HOST_ID))
+    with pytest.raises(AccessDenied, match="not a member"):
         rejoin(world, key)
 
 
@@ -232,17 +234,17 @@ def test_the_key_of_before_is_worth_nothing(world: World) -> None:
     assert rejoin(world, new)
 
 
-def test_who_has_an_old_disk_does_not_come_back_beside_the_host(world: World) -> None:
+def test_a_copy_of_a_disk_does_not_rejoin_beside_the_host(world: World) -> None:
     """An old copy of a host's disk gives no certificate while the host itself lives, or may be on
     its way back to an auth that has just started (attack).
     """
     world.join(world.token())
     key = world.joined[HOST_ID][1]
-    with pytest.raises(Unavailable, match="does not come back twice"):
+    with pytest.raises(Unavailable, match="try again when it is offline"):
         rejoin(world, key)
     world.clock.advance(SETTLED)
     live(world)
-    with pytest.raises(Unavailable, match="does not come back twice"):
+    with pytest.raises(Unavailable, match="try again when it is offline"):
         rejoin(world, key)
     world.clock.advance(SILENT)
     result(world.parts.hosts.stop())
@@ -255,7 +257,7 @@ def test_who_has_an_old_disk_does_not_come_back_beside_the_host(world: World) ->
 
 
 def test_who_has_just_lost_its_certificate_need_not_wait(world: World) -> None:
-    """A host whose certificate has expired comes back at once, however lately it was heard."""
+    """A host whose certificate has expired rejoins, however recent its last announcement."""
     world.join(world.token())
     world.clock.advance(HOST_LIFETIME.total_seconds() - 1)
     live(world)
@@ -265,7 +267,7 @@ def test_who_has_just_lost_its_certificate_need_not_wait(world: World) -> None:
 
 # -- names ------------------------------------------------------------------------------
 def test_a_member_cannot_take_anothers_name(world: World) -> None:
-    """Certificates for a name that is in use go to nobody else: not by renewing, nor by joining."""
+    """Certificates for a name in use go to no other host: not by renewing, nor by joining."""
     world.join(world.token(), name="db1")
     live(world, name="db1")
     world.join(world.token(), OTHER_ID, name="low")
@@ -282,7 +284,7 @@ def test_one_namespace_for_all_roles(world: World) -> None:
     """A node and a proxy cannot have one name, in any case of letters (attack)."""
     world.proxy()
     for name in ("gate", "GATE"):
-        with pytest.raises(Conflict, match="the name gate is that of proxy gate"):
+        with pytest.raises(Conflict, match="the name gate belongs to proxy gate"):
             world.join(world.token(), name=name)
     world.join(world.token(), name="web1")
     with pytest.raises(Conflict, match="node web1"):
@@ -325,7 +327,7 @@ def test_an_offline_hosts_name_takes_permission(world: World) -> None:
     assert (event.server_id, event.server_name) == (OTHER_ID, "db1")
     assert (event.fields["replaced"], event.fields["replaced_names"]) == ([HOST_ID], ["db1"])
     live(world, OTHER_ID, "db1")
-    (shown,) = world.do(table.LIST_HOSTS, members.ListHosts()).items
+    (shown,) = world.do(table.LIST_HOSTS, ListHosts()).items
     assert shown.id == OTHER_ID
     for operation, request in (
         (table.RENEW, members.RenewRequest("db1", keys())),
@@ -379,7 +381,7 @@ def test_a_name_is_not_taken_between_two_looks(
     world.join(world.token())
     other = world.token()
     meanwhile(world, monkeypatch, f"{NAMES}db1", lambda: world.join(other, OTHER_ID, name="db1"))
-    with pytest.raises(Conflict, match="the name db1 is that of"):
+    with pytest.raises(Conflict, match="the name db1 belongs to"):
         world.do(table.RENEW, members.RenewRequest("db1", keys()), world.host())
     holder = result(world.parts.members.named("db1"))
     assert holder is not None
@@ -390,13 +392,13 @@ def test_a_name_is_free_when_its_host_is_removed(world: World) -> None:
     """Removal, by id or by name, frees the name at once and is on record."""
     world.join(world.token(), name="db1")
     live(world, name="db1")
-    world.do(table.DELETE_HOST, members.ById("DB1"))
+    world.do(table.DELETE_HOST, ById("DB1"))
     (event,) = world.events("node.delete")
     assert (event.server_id, event.server_name, event.user) == (HOST_ID, "db1", "@local")
     world.join(world.token(), OTHER_ID, name="db1")
-    world.do(table.DELETE_HOST, members.ById(OTHER_ID))
+    world.do(table.DELETE_HOST, ById(OTHER_ID))
     with pytest.raises(NotFound, match="no such node"):
-        world.do(table.DELETE_HOST, members.ById("db1"))
+        world.do(table.DELETE_HOST, ById("db1"))
 
 
 def test_a_host_that_is_not_shown_any_more_can_be_removed(world: World) -> None:
@@ -404,23 +406,23 @@ def test_a_host_that_is_not_shown_any_more_can_be_removed(world: World) -> None:
     world.join(world.token())
     live(world)
     world.clock.advance(timedelta(days=8).total_seconds())
-    assert world.do(table.LIST_HOSTS, members.ListHosts()).items == ()
+    assert world.do(table.LIST_HOSTS, ListHosts()).items == ()
     with pytest.raises(Conflict):
         world.join(world.token(), OTHER_ID, name="web1")
-    world.do(table.DELETE_HOST, members.ById("web1"))
+    world.do(table.DELETE_HOST, ById("web1"))
     world.join(world.token(), OTHER_ID, name="web1")
 
 
 def test_what_a_removed_host_has_is_revoked(world: World) -> None:
-    """Nodes and proxies are told which certificates count no more, for as long as they last."""
+    """Nodes and proxies get the revoked certificates, for as long as these last."""
     world.join(world.token())
-    told: list[Any] = []
+    received: list[Any] = []
     watching = world.auth.follow(
-        table.WATCH_STATE, members.WatchState(), world.proxy(), told.append
+        table.WATCH_STATE, members.WatchState(), world.proxy(), received.append
     )
     watching.addErrback(lambda _: None)
-    world.do(table.DELETE_HOST, members.ById(HOST_ID))
-    (revoked,) = told[-1].revoked_hosts
+    world.do(table.DELETE_HOST, ById(HOST_ID))
+    (revoked,) = received[-1].revoked_hosts
     assert (revoked.host_id, revoked.role) == (HOST_ID, HostRole.NODE)
     assert revoked.before > now(world.clock)
     watching.cancel()
@@ -442,7 +444,7 @@ def test_what_is_renewed_while_a_host_is_removed_is_revoked(
         got.append(world.do(table.RENEW, members.RenewRequest("web1", keys()), world.host()))
 
     meanwhile(world, monkeypatch, NAMES, renew)
-    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    world.do(table.DELETE_HOST, ById(HOST_ID))
     (revoked,) = world.parts.state.revoked_hosts.values()
     assert issued(got[0]) < revoked.before.timestamp()
     with pytest.raises(AccessDenied):
@@ -464,7 +466,7 @@ def test_a_host_does_not_put_off_its_removal(world: World, monkeypatch: pytest.M
         return commit(*changes)
 
     monkeypatch.setattr(world.backend, "commit", committed)
-    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    world.do(table.DELETE_HOST, ById(HOST_ID))
     assert refused == ["node web1 is being removed"]
     assert result(world.parts.members.find(HostRole.NODE, HOST_ID)) is None
 
@@ -473,7 +475,7 @@ def test_a_clock_that_was_set_back_revokes_what_was_issued_before(world: World) 
     """What auth issued while its clock was ahead is revoked with the host, too."""
     certificates = world.join(world.token())
     world.clock.rightNow -= 3600
-    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    world.do(table.DELETE_HOST, ById(HOST_ID))
     (revoked,) = world.parts.state.revoked_hosts.values()
     assert issued(certificates) < revoked.before.timestamp()
 
@@ -492,13 +494,13 @@ def test_no_address_is_two_hosts(world: World) -> None:
     world.join(world.token(), addresses=("192.0.2.9:3022",))
     second = world.join(world.token(), OTHER_ID, addresses=("192.0.2.9:3023",))
     assert "192.0.2.9" not in principals(second)
-    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    world.do(table.DELETE_HOST, ById(HOST_ID))
     request = members.RenewRequest("web-22", keys(), ("192.0.2.9:3023",))
     assert "192.0.2.9" in principals(world.do(table.RENEW, request, world.host(OTHER_ID)))
 
 
 def test_a_proxys_address_is_no_nodes(world: World) -> None:
-    """What comes through a proxy comes from its address: that is nobody's behind it (attack)."""
+    """Calls through a proxy come from its address: no host behind it has it (attack)."""
     proxy = world.proxy()
     world.do(table.ANNOUNCE, Presence("gate", HostRole.PROXY), proxy)
     joined = world.join(world.token(), addresses=("192.0.2.9:3022",))
@@ -510,7 +512,7 @@ def test_a_token_gives_addresses(world: World) -> None:
     token = world.token(addresses=("Web1.example.com", "203.0.113.5"))
     joined = world.join(token)
     assert {"web1.example.com", "203.0.113.5"} <= set(principals(joined))
-    with pytest.raises(Conflict, match=r"the name web1\.example\.com is that of node web1"):
+    with pytest.raises(Conflict, match=r"the name web1\.example\.com belongs to node web1"):
         world.join(token, OTHER_ID)
     with pytest.raises(Conflict):
         world.join(world.token(), OTHER_ID, name="web1.example.com")
@@ -522,7 +524,7 @@ def test_a_token_gives_addresses(world: World) -> None:
 
 
 def test_a_node_cannot_be_called_as_the_proxy_is_reached(world: World) -> None:
-    """A name by which people reach a proxy is no node's."""
+    """A name of a proxy's address is no node's."""
     said = Presence("gate", HostRole.PROXY, ("proxy.example.com:3080",))
     world.do(table.ANNOUNCE, said, world.proxy())
     for name in ("proxy.example.com", "PROXY.example.com"):
@@ -536,7 +538,7 @@ def test_only_a_token_binds_labels(world: World) -> None:
     said = Presence("web1", HostRole.NODE, labels={"zone": "a", "env": "dev"})
     answer = world.do(table.ANNOUNCE, said, world.host())
     assert dict(answer.labels) == {"env": "prod"}
-    (shown,) = world.do(table.LIST_HOSTS, members.ListHosts()).items
+    (shown,) = world.do(table.LIST_HOSTS, ListHosts()).items
     assert (dict(shown.labels), shown.status) == ({"env": "prod", "zone": "a"}, Status.ONLINE)
 
 
@@ -544,7 +546,7 @@ def test_tokens_show_what_they_permit(world: World) -> None:
     """Who looks at the tokens sees what a machine may take over with them."""
     world.token(replaces=("web1",), addresses=("203.0.113.5",))
     world.token(host_id=HOST_ID)
-    listed = world.do(table.LIST_TOKENS, users.Paged()).items
+    listed = world.do(table.LIST_TOKENS, Paged()).items
     assert {(t.replaces, t.addresses, t.host_id) for t in listed} == {
         (("web1",), ("203.0.113.5",), ""),
         ((), (), HOST_ID),
@@ -553,8 +555,8 @@ def test_tokens_show_what_they_permit(world: World) -> None:
 
 # -- an older version's store -----------------------------------------------------------
 def test_members_of_an_older_store_stay(world: World) -> None:
-    """Records and names as older versions wrote them: nobody loses a membership or a name, and a
-    host whose certificate has expired meanwhile comes back.
+    """Records and names of older versions: no host loses a membership or a name, and a
+    host whose certificate has expired meanwhile rejoins.
     """
     key = PrivateKey.generate()
     moment = now(world.clock)

@@ -12,8 +12,9 @@ from twisted.internet.defer import Deferred
 from auth_world import HOST_ID, OTHER_ID, Tape, World, result
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound
 from tele.loop import now
-from tele.model.api import members, recordings, table
+from tele.model.api import recordings, table
 from tele.model.api.operation import Nothing
+from tele.model.api.paging import ById
 from tele.model.session import ChunkDigest, Manifest, RecordingState
 from tele.tape.verify import to_sign
 
@@ -26,7 +27,7 @@ def close(world: World, tape: Tape, reason: str = "its node is gone", **words: A
 
 
 def details(world: World, tape: Tape) -> recordings.RecordingDetails:
-    found: recordings.RecordingDetails = world.do(table.GET_RECORDING, members.ById(tape.id))
+    found: recordings.RecordingDetails = world.do(table.GET_RECORDING, ById(tape.id))
     return found
 
 
@@ -40,7 +41,7 @@ def running(world: World, tape: Tape) -> bool:
     return tape.id in open_ones.ids
 
 
-def test_auth_closes_what_nobody_will_complete(world: World) -> None:
+def test_auth_closes_recordings_without_a_node(world: World) -> None:
     """A recording that auth closes has an end and a reason, and its session runs no more."""
     tape = Tape(world)
     tape.upload(0)
@@ -55,7 +56,7 @@ def test_auth_closes_what_nobody_will_complete(world: World) -> None:
     assert not running(world, tape)
 
 
-def test_a_node_that_comes_back_goes_on(world: World) -> None:
+def test_a_node_that_reconnects_resumes(world: World) -> None:
     """What auth closed in its node's absence runs again when the node says so, and is completed."""
     tape = Tape(world)
     tape.upload(0)
@@ -116,7 +117,7 @@ def test_a_hole_is_named_and_closed(world: World) -> None:
         tape.upload(1)
     with pytest.raises(Conflict):
         tape.finish(signed(tape, evolve(manifest, frames=9)))
-    progress = world.do(table.RECORDING_PROGRESS, members.ById(tape.id), tape.host)
+    progress = world.do(table.RECORDING_PROGRESS, ById(tape.id), tape.host)
     assert (progress.chunks, progress.complete, progress.closed) == ((0, 2), False, True)
 
 
@@ -140,7 +141,7 @@ def test_what_auth_has_cannot_be_given_up(world: World) -> None:
     assert details(world, tape).missing == (1,)
 
 
-def test_a_node_reads_what_it_has_to_go_on_after(world: World) -> None:
+def test_a_node_reads_the_chunk_that_it_resumes_after(world: World) -> None:
     """A node gets the chunks of its own recordings that are open; not those of another node, and
     none of a recording that is closed.
     """
@@ -158,7 +159,7 @@ def test_a_node_reads_what_it_has_to_go_on_after(world: World) -> None:
         world.do(table.GET_CHUNK, get, tape.host)
 
 
-def test_a_recording_of_nobody(world: World) -> None:
+def test_a_recording_without_a_user(world: World) -> None:
     """Closing what auth does not know is an error."""
     tape = Tape(world, host_id=HOST_ID)
     tape.id = OTHER_ID

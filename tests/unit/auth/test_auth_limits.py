@@ -29,7 +29,7 @@ def put(world: World, tape: Tape, number: int, size: int) -> str:
 
 
 def test_a_session_over_its_limit(world: World) -> None:
-    """The chunk is stored all the same, the node is told, and the audit says so once."""
+    """The chunk is stored all the same, the response names the limit, and there is one event."""
     limited(world, session=1 << 20, user=0)
     tape, other = Tape(world), Tape(world)
     assert put(world, tape, 0, 1 << 20) == ""
@@ -41,7 +41,7 @@ def test_a_session_over_its_limit(world: World) -> None:
 
 
 def test_a_user_over_the_limit_of_a_day(world: World) -> None:
-    """All sessions of a user count together, nobody else's; what is used is forgotten in a day."""
+    """All sessions of one user count together; the use is given back in a day."""
     limited(world, session=0, user=2 << 20)
     one, two, bobs = Tape(world), Tape(world), Tape(world, "bob")
     assert put(world, one, 0, 1 << 20) == ""
@@ -54,7 +54,7 @@ def test_a_user_over_the_limit_of_a_day(world: World) -> None:
 
 
 def test_a_node_over_its_limit_has_to_wait(world: World) -> None:
-    """One that sends more than a node may is told to try again, and has the rest later."""
+    """A node that sends more than its limit has to try again later."""
     limited(world, session=0, user=0, node=2 << 20)
     tape = Tape(world)
     for number in (0, 1):

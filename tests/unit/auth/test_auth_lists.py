@@ -12,13 +12,15 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from auth_world import HOST_ID, Tape, World, result
-from tele.auth.recording_search import INDEX, LOOKED_AT, OF_USER, heard, stamp_of
-from tele.auth.recordings import ROWS, SESSIONS, SESSIONS_OF
+from tele.auth.recording_search import INDEX, OF_USER, SCAN_LIMIT, received_at, stamp_of
+from tele.auth.recordings import ROWS
 from tele.auth.repository import STEP, Repository
+from tele.auth.running_sessions import SESSIONS, SESSIONS_OF
 from tele.errors import AccessDenied, InvalidInput
 from tele.interfaces import Item, Put
 from tele.loop import now
-from tele.model.api import recordings, table, users
+from tele.model.api import recordings, table
+from tele.model.api.paging import Paged
 from tele.model.codec import encode
 from tele.model.identity import HostRole
 from tele.model.presence import Presence
@@ -46,7 +48,7 @@ def fill(world: World, count: int, **words: Any) -> list[Recording]:
             0, HOST_ID, received=moment,
         )  # fmt: skip
         row = evolve(row, **{k: v(number) for k, v in words.items()})
-        stamp = f"{stamp_of(heard(row))}-{row.id}"
+        stamp = f"{stamp_of(received_at(row))}-{row.id}"
         keys = (INDEX + stamp, f"{OF_USER}{row.user}/{stamp}")
         puts = [Put(ROWS + row.id, encode(row)), *(Put(key, b"") for key in keys)]
         result(world.backend.commit(*puts))
@@ -78,7 +80,7 @@ def test_each_filter_gives_what_it_names(world: World, limit: int) -> None:
         node_id=lambda n: f"id{n % 2}",
     )  # fmt: skip
     since, until = START + timedelta(seconds=10), START + timedelta(seconds=40)
-    inside = [row for row in rows if since <= heard(row) < until]
+    inside = [row for row in rows if since <= received_at(row) < until]
     assert every(world, limit=limit) == rows
     assert every(world, limit=limit, user="u1") == [row for row in rows if row.user == "u1"]
     assert every(world, limit=limit, node="web1") == [row for row in rows if row.node == "web1"]
@@ -108,7 +110,7 @@ def test_what_no_recording_has_is_refused(world: World) -> None:
 
 def test_filters_widen_nothing(world: World) -> None:
     """Without a rule one's own are listed, whatever is asked for: also by the beginning of an id,
-    and not those of somebody who had the name before (attack).
+    and not those of an earlier user of the name (attack).
     """
     world.add_user("alice", "access")
     world.add_user("bob", "access")
@@ -118,7 +120,7 @@ def test_filters_widen_nothing(world: World) -> None:
     assert every(world, alice, id=other.id[:8]) == []
     assert [row.id for row in every(world, alice, id=own.id[:8])] == [own.id]
     assert [row.id for row in every(world, alice, user="alice")] == [own.id]
-    with pytest.raises(AccessDenied, match="takes a rule"):
+    with pytest.raises(AccessDenied, match="needs a rule"):
         ask(world, alice, user="bob")
     fill(world, 3)  # from before the user was there
     assert [row.id for row in every(world, alice, since=START)] == [own.id]
@@ -155,9 +157,9 @@ def counted(world: World) -> Iterator[Counting]:
     counting = Counting(world.clock)
     counting.__dict__.update(world.backend.__dict__)
     recordings: Any = world.parts.recordings
-    for holder in (recordings, recordings._rows, recordings._sessions):
+    for holder in (recordings, recordings._rows, recordings.sessions._sessions):
         holder._backend = counting
-    recordings._list_of_running._backend = counting
+    recordings.sessions._backend = counting
     yield counting
     result(counting.close())
 
@@ -167,10 +169,10 @@ def test_a_page_costs_what_a_page_has(world: World, counted: Counting) -> None:
     calls and as many items as they have, however many rows there are.
     """
     rows = fill(world, 3000, user=lambda n: f"u{n % 100}")
-    middle = f"{stamp_of(heard(rows[1500]))}-{rows[1500].id}"
+    middle = f"{stamp_of(received_at(rows[1500]))}-{rows[1500].id}"
     for words in (
         {"limit": 20}, {"limit": 20, "after": middle}, {"limit": 20, "user": "u7"},
-        {"limit": 3, "id": rows[7].id[:9]}, {"limit": 20, "until": heard(rows[2000])},
+        {"limit": 3, "id": rows[7].id[:9]}, {"limit": 20, "until": received_at(rows[2000])},
     ):  # fmt: skip
         counted.calls = counted.items = 0
         assert ask(world, **words).items
@@ -179,13 +181,13 @@ def test_a_page_costs_what_a_page_has(world: World, counted: Counting) -> None:
 
 
 def test_a_search_for_what_is_rare_ends(world: World, counted: Counting) -> None:
-    """A page ends when much was looked at, says how to go on, and finds it in the end."""
-    rows = fill(world, LOOKED_AT + 2 * STEP, node=lambda n: "rare" if n == 3 else "web1")
+    """A page ends after many keys, has a next one, and the search finds the row in the end."""
+    rows = fill(world, SCAN_LIMIT + 2 * STEP, node=lambda n: "rare" if n == 3 else "web1")
     counted.items = 0
     first = ask(world, node="rare")
     assert first.items == ()
     assert first.next
-    assert counted.items <= 2 * (LOOKED_AT + STEP)
+    assert counted.items <= 2 * (SCAN_LIMIT + STEP)
     assert every(world, node="rare") == [rows[-4]]
 
 
@@ -201,7 +203,7 @@ def test_running_sessions_are_read_once(
         tapes.append(Tape(world))
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tapes[0].host)
     read: list[str] = []
-    repository: Any = world.parts.recordings._sessions
+    repository: Any = world.parts.recordings.sessions._sessions
     original = repository.read
 
     def noted(item: Item) -> Any:
@@ -209,7 +211,7 @@ def test_running_sessions_are_read_once(
         return original(item)
 
     monkeypatch.setattr(repository, "read", noted)
-    first = world.do(table.LIST_SESSIONS, users.Paged(2))
+    first = world.do(table.LIST_SESSIONS, Paged(2))
     assert [session.id for session in first.items] == [tape.id for tape in tapes[:2]]
     assert len(read) == 6
     ended = recordings.UpdateRecording(tapes[1].id, ended=now(world.clock))
@@ -217,7 +219,7 @@ def test_running_sessions_are_read_once(
     read.clear()
     rest, after = [], first.next
     while after:
-        page = world.do(table.LIST_SESSIONS, users.Paged(2, after))
+        page = world.do(table.LIST_SESSIONS, Paged(2, after))
         rest += page.items
         after = page.next
     assert [session.id for session in rest] == [tape.id for tape in tapes[2:]]
@@ -240,7 +242,7 @@ def test_sessions_of_one_millisecond_keep_their_order(world: World) -> None:
     seen: list[str] = []
     after = ""
     while True:
-        page = world.do(table.LIST_SESSIONS, users.Paged(7, after))
+        page = world.do(table.LIST_SESSIONS, Paged(7, after))
         seen += [session.id for session in page.items]
         after = page.next
         if not after:
@@ -252,14 +254,14 @@ def test_a_long_page_is_read_in_steps(world: World, counted: Counting) -> None:
     """A page of a thousand is several reads, so that others have their turns in between; all of
     a kind, for a decision about them, are one.
     """
-    repository = Repository(counted, "/things/", users.Paged)
+    repository = Repository(counted, "/things/", Paged)
     for number in range(2 * STEP + 50):
-        result(counted.commit(repository.put(f"{number:04d}", users.Paged(number + 1))))
+        result(counted.commit(repository.put(f"{number:04d}", Paged(number + 1))))
     counted.calls = 0
-    names = [kept.name for kept in result(repository.list(2 * STEP + 10))]
+    names = [stored.name for stored in result(repository.list(2 * STEP + 10))]
     assert names == [f"{number:04d}" for number in range(2 * STEP + 10)]
     assert counted.calls == 3
-    assert [kept.name for kept in result(repository.list(STEP + 5, "0300", True))] == [
+    assert [stored.name for stored in result(repository.list(STEP + 5, "0300", True))] == [
         f"{number:04d}" for number in range(299, 299 - STEP - 5, -1)
     ]
     counted.calls = 0

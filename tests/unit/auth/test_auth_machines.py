@@ -11,13 +11,13 @@ import pytest
 from auth_world import HOST_ID, OTHER_ID, World, result
 from tele.auth.authorities import Authorities
 from tele.auth.presence import (
+    CHECK_SECONDS,
     FLUSH_SECONDS,
-    LOOK_SECONDS,
+    NOTIFY_SECONDS,
     PAGE,
     PAGE_SECONDS,
-    TELL_SECONDS,
+    Announcement,
     Hosts,
-    LastWord,
 )
 from tele.auth.service import claim
 from tele.certs.certificate import parse_certificate
@@ -26,7 +26,10 @@ from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.x509 import TlsKey
 from tele.errors import AccessDenied, InvalidInput
 from tele.loop import now
-from tele.model.api import members, table, users
+from tele.model.api import members, roles, table
+from tele.model.api.hosts import ListHosts, WatchHosts
+from tele.model.api.paging import ById, ByName, Paged
+from tele.model.api.tokens import NewToken
 from tele.model.codec import encode
 from tele.model.identity import HostRole
 from tele.model.presence import OFFLINE_AFTER, Presence, Status
@@ -62,9 +65,9 @@ def test_a_node_joins(world: World) -> None:
 
 
 def test_one_answer_for_every_bad_token(world: World) -> None:
-    """Unknown, expired, used up and for another role cannot be told apart."""
+    """Unknown, expired, used up and for another role give the same answer."""
     used, short = world.token(max_uses=1), world.token(ttl=timedelta(seconds=5))
-    proxy = world.do(table.ADD_TOKEN, users.NewToken((HostRole.PROXY,))).token
+    proxy = world.do(table.ADD_TOKEN, NewToken((HostRole.PROXY,))).token
     world.join(used)
     world.clock.advance(6)
     answers = set()
@@ -80,11 +83,11 @@ def test_one_answer_for_every_bad_token(world: World) -> None:
 def test_tokens_are_not_shown_again(world: World) -> None:
     """A list shows no secret, and neither does the store."""
     secret = world.token()
-    listed = world.do(table.LIST_TOKENS, users.Paged())
+    listed = world.do(table.LIST_TOKENS, Paged())
     assert secret not in repr(listed)
     items = result(world.backend.range("/", "0"))
     assert not any(secret.encode() in item.value or secret in item.key for item in items)
-    world.do(table.DELETE_TOKEN, members.ById(listed.items[0].id))
+    world.do(table.DELETE_TOKEN, ById(listed.items[0].id))
     with pytest.raises(AccessDenied):
         world.join(secret)
 
@@ -100,7 +103,7 @@ def test_tokens_are_not_shown_again(world: World) -> None:
         {"addresses": tuple(f"h{n}:22" for n in range(40))},
     ],
 )
-def test_what_a_joining_host_may_not_say(world: World, bad: dict[str, Any]) -> None:
+def test_claims_of_a_joining_host_that_are_refused(world: World, bad: dict[str, Any]) -> None:
     """Names that would be paths, options or wildcards cost no use of the token."""
     token = world.token(max_uses=1)
     with pytest.raises((InvalidInput, ValueError)):
@@ -113,37 +116,35 @@ def test_bound_labels_win(world: World) -> None:
     world.join(world.token(labels={"env": "prod"}))
     said = Presence("web1", HostRole.NODE, labels={"env": "dev", "zone": "a"})
     world.do(table.ANNOUNCE, said, world.host())
-    (host,) = world.do(table.LIST_HOSTS, members.ListHosts()).items
+    (host,) = world.do(table.LIST_HOSTS, ListHosts()).items
     assert host.labels == {"env": "prod", "zone": "a"}
 
 
 def test_presence(world: World) -> None:
     """Online, then offline after 90 seconds, watched; forgotten after a week."""
     world.join(world.token())
-    told: list[Any] = []
-    watching = world.auth.follow(
-        table.WATCH_HOSTS, members.WatchHosts(), world.proxy(), told.append
-    )
+    received: list[Any] = []
+    watching = world.auth.follow(table.WATCH_HOSTS, WatchHosts(), world.proxy(), received.append)
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
     world.clock.advance(30)
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
-    world.clock.advance(TELL_SECONDS)
-    assert [h.status for h in told[-1].items] == [Status.ONLINE]
-    assert len(told) == 2, "a heartbeat alone is no news"
-    world.clock.pump([LOOK_SECONDS] * (int(OFFLINE_AFTER.total_seconds() / LOOK_SECONDS) + 1))
-    assert [h.status for h in told[-1].items] == [Status.OFFLINE]
+    world.clock.advance(NOTIFY_SECONDS)
+    assert [h.status for h in received[-1].items] == [Status.ONLINE]
+    assert len(received) == 2, "a heartbeat alone is no news"
+    world.clock.pump([CHECK_SECONDS] * (int(OFFLINE_AFTER.total_seconds() / CHECK_SECONDS) + 1))
+    assert [h.status for h in received[-1].items] == [Status.OFFLINE]
     watching.addErrback(lambda _: None)
     watching.cancel()
     world.clock.advance(timedelta(days=7).total_seconds())
     result(world.backend.get("/"))
-    assert world.do(table.LIST_HOSTS, members.ListHosts()).items == ()
+    assert world.do(table.LIST_HOSTS, ListHosts()).items == ()
 
 
 def test_a_removed_node_is_out(world: World) -> None:
     """It can neither announce itself nor renew; a new token makes it another host."""
     world.join(world.token())
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
-    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    world.do(table.DELETE_HOST, ById(HOST_ID))
     keys = members.PublicKeys(PrivateKey.generate().public.line, TlsKey.generate().public_pem)
     for operation, request in (
         (table.ANNOUNCE, Presence("web1", HostRole.NODE)),
@@ -156,63 +157,65 @@ def test_a_removed_node_is_out(world: World) -> None:
     assert renewed.ssh
 
 
-def test_state_is_told_at_each_change(world: World) -> None:
+def test_the_state_is_published_at_each_change(world: World) -> None:
     """Nodes get roles and authorities at once, and every change after it."""
-    told: list[Any] = []
+    received: list[Any] = []
     world.join(world.token())
-    watching = world.auth.follow(table.WATCH_STATE, members.WatchState(), world.host(), told.append)
-    world.do(table.PUT_ROLE, users.PutRole("ops", Role(Metadata("ops"))))
-    assert [r.metadata.name for r in told[0].roles] == ["access", "auditor", "editor"]
-    assert "ops" in [r.metadata.name for r in told[-1].roles]
-    assert told[-1].revision > told[0].revision
+    watching = world.auth.follow(
+        table.WATCH_STATE, members.WatchState(), world.host(), received.append
+    )
+    world.do(table.PUT_ROLE, roles.PutRole("ops", Role(Metadata("ops"))))
+    assert [r.metadata.name for r in received[0].roles] == ["access", "auditor", "editor"]
+    assert "ops" in [r.metadata.name for r in received[-1].roles]
+    assert received[-1].revision > received[0].revision
     watching.addErrback(lambda _: None)
     watching.cancel()
-    world.do(table.DELETE_ROLE, members.ByName("ops"))
-    assert "ops" in [r.metadata.name for r in told[-1].roles]
+    world.do(table.DELETE_ROLE, ByName("ops"))
+    assert "ops" in [r.metadata.name for r in received[-1].roles]
 
 
-def test_a_fleet_that_comes_back_is_told_one_value(world: World) -> None:
+def test_a_fleet_that_reconnects_shares_one_value(world: World) -> None:
     """Whoever comes within a second gets the same value, which is made into bytes once; a change,
     or a second, makes another.
     """
-    told: list[Any] = []
+    received: list[Any] = []
     world.join(world.token())
 
     def follow() -> Any:
         request = members.WatchState()
-        following = world.auth.follow(table.WATCH_STATE, request, world.host(), told.append)
+        following = world.auth.follow(table.WATCH_STATE, request, world.host(), received.append)
         following.addErrback(lambda _: None)
         return following
 
     watching = [follow(), follow()]
-    assert told[0] is told[1]
-    world.do(table.PUT_ROLE, users.PutRole("ops", Role(Metadata("ops"))))
-    assert told[-1] is told[-2]
+    assert received[0] is received[1]
+    world.do(table.PUT_ROLE, roles.PutRole("ops", Role(Metadata("ops"))))
+    assert received[-1] is received[-2]
     watching.append(follow())
-    assert "ops" in [r.metadata.name for r in told[-1].roles]
+    assert "ops" in [r.metadata.name for r in received[-1].roles]
     world.clock.advance(1)
     watching.append(follow())
-    assert told[-1] is not told[-2]
-    assert told[-1].issued > told[-2].issued
+    assert received[-1] is not received[-2]
+    assert received[-1].issued > received[-2].issued
     for each in watching:
         each.cancel()
 
 
-def test_a_person_sees_the_nodes_that_they_may_log_in_to(world: World) -> None:
+def test_a_user_sees_the_nodes_that_they_may_log_in_to(world: World) -> None:
     """Listing follows the same decision as logging in."""
     world.join(world.token())
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
     world.add_user("alice", "access")
     world.add_user("nina", "auditor")
-    request = members.ListHosts()
+    request = ListHosts()
     assert len(world.do(table.LIST_HOSTS, request, world.user("alice", "access")).items) == 1
     assert world.do(table.LIST_HOSTS, request, world.user("nina", "auditor")).items == ()
-    assert world.do(table.LIST_HOSTS, members.ListHosts(labels=("a=b",))).items == ()
+    assert world.do(table.LIST_HOSTS, ListHosts(labels=("a=b",))).items == ()
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE, labels={"a": "b"}), world.host())
     for labels in (("a=b", "a=c"), ("a=c", "a=b")):
-        assert len(world.do(table.LIST_HOSTS, members.ListHosts(labels=labels)).items) == 1
+        assert len(world.do(table.LIST_HOSTS, ListHosts(labels=labels)).items) == 1
     with pytest.raises(InvalidInput):
-        world.do(table.LIST_HOSTS, members.ListHosts(labels=("nonsense",)))
+        world.do(table.LIST_HOSTS, ListHosts(labels=("nonsense",)))
 
 
 def test_heartbeats_are_stored_together(world: World) -> None:
@@ -240,11 +243,11 @@ def test_heartbeats_are_stored_together(world: World) -> None:
     stored = result(backend.range("/hosts/", "/hosts0"))
     moment = encode(now(world.clock) - timedelta(seconds=FLUSH_SECONDS))
     assert all(moment in item.value for item in stored), "what was heard is what is stored"
-    listed = world.do(table.LIST_HOSTS, members.ListHosts())
+    listed = world.do(table.LIST_HOSTS, ListHosts())
     assert {host.status for host in listed.items} == {Status.ONLINE}
 
 
-def test_what_was_heard_last_is_stored_at_the_end(world: World) -> None:
+def test_the_last_announcements_are_stored_at_the_end(world: World) -> None:
     """Auth that stops writes down what waits, so that nobody looks dead after its restart."""
     world.join(world.token())
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
@@ -258,39 +261,35 @@ def test_what_was_heard_last_is_stored_at_the_end(world: World) -> None:
     result(again.stop())
 
 
-def test_many_changes_are_told_together(world: World) -> None:
+def test_many_changes_are_one_message(world: World) -> None:
     """Ten nodes that come at once are one message to each proxy, not ten."""
-    told: list[Any] = []
-    watching = world.auth.follow(
-        table.WATCH_HOSTS, members.WatchHosts(), world.proxy(), told.append
-    )
+    received: list[Any] = []
+    watching = world.auth.follow(table.WATCH_HOSTS, WatchHosts(), world.proxy(), received.append)
     watching.addErrback(lambda _: None)
     for number in range(10):
         host_id = f"{HOST_ID[:-2]}{number:02d}"
         world.join(world.token(), host_id, name=f"web{number}")
         world.do(table.ANNOUNCE, Presence("x", HostRole.NODE), world.host(host_id))
-    world.clock.advance(TELL_SECONDS)
-    assert [(len(each.items), each.first) for each in told] == [(0, True), (10, False)]
+    world.clock.advance(NOTIFY_SECONDS)
+    assert [(len(each.items), each.first) for each in received] == [(0, True), (10, False)]
     watching.cancel()
 
 
-def test_only_what_changed_is_told(world: World) -> None:
-    """One node of many that changes, or goes, is all that a proxy is told of."""
-    told: list[Any] = []
+def test_only_changes_are_sent(world: World) -> None:
+    """A proxy is notified of the one node of many that changes, or is removed."""
+    received: list[Any] = []
     for number in range(3):
         host_id = f"{HOST_ID[:-2]}{number:02d}"
         world.join(world.token(), host_id, name=f"web{number}")
         world.do(table.ANNOUNCE, Presence("x", HostRole.NODE), world.host(host_id))
-    watching = world.auth.follow(
-        table.WATCH_HOSTS, members.WatchHosts(), world.proxy(), told.append
-    )
+    watching = world.auth.follow(table.WATCH_HOSTS, WatchHosts(), world.proxy(), received.append)
     watching.addErrback(lambda _: None)
     changed = f"{HOST_ID[:-2]}01"
     world.do(table.ANNOUNCE, Presence("x", HostRole.NODE, labels={"a": "b"}), world.host(changed))
-    world.clock.advance(TELL_SECONDS)
-    world.do(table.DELETE_HOST, members.ById(changed))
-    world.clock.advance(TELL_SECONDS)
-    assert [([h.name for h in each.items], each.gone, each.first) for each in told] == [
+    world.clock.advance(NOTIFY_SECONDS)
+    world.do(table.DELETE_HOST, ById(changed))
+    world.clock.advance(NOTIFY_SECONDS)
+    assert [([h.name for h in each.items], each.gone, each.first) for each in received] == [
         (["web0", "web1", "web2"], (), True),
         (["web1"], (), False),
         ([], (changed,), False),
@@ -298,18 +297,18 @@ def test_only_what_changed_is_told(world: World) -> None:
     watching.cancel()
 
 
-def test_a_large_fleet_is_told_in_pages(world: World) -> None:
+def test_a_large_fleet_is_sent_in_pages(world: World) -> None:
     """A proxy that begins to watch gets all of it, some hundred nodes at a time."""
     hosts = world.parts.hosts
     moment = now(world.clock)
     for number in range(2 * PAGE + 1):
         said = Presence(f"web{number}", HostRole.NODE)
-        result(hosts.hear(HostRole.NODE, LastWord(f"id-{number}", said, moment)))
-    told: list[Any] = []
-    watching = hosts.watch(HostRole.NODE, told.append)
+        result(hosts.observe(HostRole.NODE, Announcement(f"id-{number}", said, moment)))
+    received: list[Any] = []
+    watching = hosts.watch(HostRole.NODE, received.append)
     watching.addErrback(lambda _: None)
     world.clock.pump([PAGE_SECONDS] * 3)
-    assert [(len(each.items), each.first, each.last) for each in told] == [
+    assert [(len(each.items), each.first, each.last) for each in received] == [
         (PAGE, True, False),
         (PAGE, False, False),
         (1, False, True),
@@ -326,7 +325,7 @@ def test_hosts_are_listed_in_pages(world: World) -> None:
     seen: list[str] = []
     after = ""
     while True:
-        page = world.do(table.LIST_HOSTS, members.ListHosts(limit=2, after=after))
+        page = world.do(table.LIST_HOSTS, ListHosts(limit=2, after=after))
         seen += [host.name for host in page.items]
         after = page.next
         if not after:

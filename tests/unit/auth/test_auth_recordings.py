@@ -13,7 +13,8 @@ from tele.audit.chain import event
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, StorageFull, TeleError
 from tele.interfaces import Delete, Put
 from tele.loop import now
-from tele.model.api import members, recordings, table, users
+from tele.model.api import audit, recordings, table, users
+from tele.model.api.paging import ById, Paged
 from tele.model.codec import encode
 from tele.model.identity import HostRole
 from tele.model.presence import OFFLINE_AFTER, Presence
@@ -21,17 +22,17 @@ from tele.model.session import SessionStatus
 
 
 def test_a_recording_is_uploaded_and_read(world: World) -> None:
-    """Chunks and manifest come back as they went in; everything may be sent again."""
+    """Chunks and manifest are returned as they were sent; everything may be sent again."""
     tape = Tape(world)
     tape.upload(0, 0, 1)
-    progress = world.do(table.RECORDING_PROGRESS, members.ById(tape.id), tape.host)
+    progress = world.do(table.RECORDING_PROGRESS, ById(tape.id), tape.host)
     assert (progress.chunks, progress.complete) == ((0, 1), False)
     tape.finish()
     tape.finish()
     tape.upload(0)
     (row,) = world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items
     assert (row.complete, row.interactive, row.size, row.chunks) == (True, True, 11, 2)
-    details = world.do(table.GET_RECORDING, members.ById(tape.id))
+    details = world.do(table.GET_RECORDING, ById(tape.id))
     assert details.manifest == tape.manifest()
     assert world.do(table.GET_CHUNK, recordings.GetChunk(tape.id, 1)).data == b"second"
     assert len(world.events("recording.upload")) == 1
@@ -77,7 +78,7 @@ def test_hosts_write_their_own_recordings_only(world: World) -> None:
         (table.PUT_CHUNK, recordings.PutChunk(tape.id, 0, b"x")),
         (table.UPDATE_RECORDING, recordings.UpdateRecording(tape.id, True)),
         (table.FINISH_RECORDING, recordings.FinishRecording(tape.id, tape.manifest())),
-        (table.RECORDING_PROGRESS, members.ById(tape.id)),
+        (table.RECORDING_PROGRESS, ById(tape.id)),
     ):
         with pytest.raises(AccessDenied):
             world.do(operation, request, thief)
@@ -91,25 +92,25 @@ def test_recording_ids_are_uuids(world: World, bad: str) -> None:
         request = recordings.StartRecording(bad, evolve(tape.start, id=bad))
         world.do(table.START_RECORDING, request, tape.host)
     with pytest.raises(NotFound):
-        world.do(table.GET_RECORDING, members.ById(bad))
+        world.do(table.GET_RECORDING, ById(bad))
 
 
 def test_ones_own_recordings_are_visible(world: World) -> None:
-    """Without a rule one sees one's own recordings and nobody else's."""
+    """Without a rule a user sees their own recordings only."""
     world.add_user("alice", "access")
     world.add_user("bob", "access")
     mine, other = Tape(world, "alice"), Tape(world, "bob")
     alice = world.user("alice", "access")
     rows = world.do(table.LIST_RECORDINGS, recordings.ListRecordings(), alice).items
     assert [row.id for row in rows] == [mine.id]
-    world.do(table.GET_RECORDING, members.ById(mine.id), alice)
+    world.do(table.GET_RECORDING, ById(mine.id), alice)
     with pytest.raises(AccessDenied):
-        world.do(table.GET_RECORDING, members.ById(other.id), alice)
+        world.do(table.GET_RECORDING, ById(other.id), alice)
     with pytest.raises(AccessDenied):
         world.do(table.GET_CHUNK, recordings.GetChunk(other.id, 0), alice)
 
 
-def test_what_somebody_left_is_not_their_namesakes(world: World) -> None:
+def test_resources_of_a_removed_user_are_not_their_namesakes(world: World) -> None:
     """Who gets a removed user's name sees neither their recordings nor their sessions (attack)."""
     world.add_user("alice", "access")
     theirs = Tape(world, "alice")
@@ -122,19 +123,19 @@ def test_what_somebody_left_is_not_their_namesakes(world: World) -> None:
     rows = world.do(table.LIST_RECORDINGS, recordings.ListRecordings(), alice).items
     assert [row.id for row in rows] == [mine.id]
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), mine.host)
-    sessions = world.do(table.LIST_SESSIONS, users.Paged(), alice).items
+    sessions = world.do(table.LIST_SESSIONS, Paged(), alice).items
     assert [session.id for session in sessions] == [mine.id]
     for operation, request in (
-        (table.GET_RECORDING, members.ById(theirs.id)),
+        (table.GET_RECORDING, ById(theirs.id)),
         (table.GET_CHUNK, recordings.GetChunk(theirs.id, 0)),
     ):
-        with pytest.raises(AccessDenied, match="who was here before"):
+        with pytest.raises(AccessDenied, match="an earlier user"):
             world.do(operation, request, alice)
-    world.do(table.GET_RECORDING, members.ById(mine.id), alice)
+    world.do(table.GET_RECORDING, ById(mine.id), alice)
 
 
 def test_recordings_are_listed_newest_first_in_pages(world: World) -> None:
-    """A page goes on where the last one ended."""
+    """A page continues where the last one ended."""
     tapes = []
     for _ in range(5):
         world.clock.advance(1)
@@ -150,15 +151,15 @@ def test_hosts_report_their_own_events_only(world: World) -> None:
     """A host cannot speak for another one, nor chain events itself."""
     world.join(world.token())
     good = event("exec", "e1", now(world.clock), "c", server_id=HOST_ID, user="alice", command="ls")
-    world.do(table.EMIT_EVENTS, recordings.EmitEvents((good, good)), world.host())
+    world.do(table.EMIT_EVENTS, audit.EmitEvents((good, good)), world.host())
     assert len(world.events("exec")) == 1
     for bad in (evolve(good, server_id=OTHER_ID), evolve(good, cluster="d")):
         with pytest.raises(InvalidInput):
-            world.do(table.EMIT_EVENTS, recordings.EmitEvents((bad,)), world.host())
+            world.do(table.EMIT_EVENTS, audit.EmitEvents((bad,)), world.host())
     assert len(world.events("auth.denied")) == 2
     with pytest.raises(InvalidInput):
         chained = evolve(good, id="e2", hash="00")
-        world.do(table.EMIT_EVENTS, recordings.EmitEvents((chained,)), world.host())
+        world.do(table.EMIT_EVENTS, audit.EmitEvents((chained,)), world.host())
 
 
 def test_sessions_are_there_while_they_run(world: World) -> None:
@@ -172,7 +173,7 @@ def test_sessions_are_there_while_they_run(world: World) -> None:
     world.do(table.UPDATE_RECORDING, update, tape.host)
 
     def listed(name: str, role: str) -> list[Any]:
-        return list(world.do(table.LIST_SESSIONS, users.Paged(), world.user(name, role)).items)
+        return list(world.do(table.LIST_SESSIONS, Paged(), world.user(name, role)).items)
 
     (session,) = listed("otto", "auditor")
     assert listed("alice", "access") == [session]
@@ -198,7 +199,7 @@ def test_a_removed_recording_leaves_nothing_but_its_event(world: World) -> None:
     tape = Tape(world)
     tape.upload(0, 1)
     tape.finish()
-    world.do(table.DELETE_RECORDING, members.ById(tape.id))
+    world.do(table.DELETE_RECORDING, ById(tape.id))
     left = [item.key for item in result(world.backend.range("/", "0"))]
     assert [key for key in left if tape.id in key] == [f"/recordings/removed/{tape.id}"]
     assert world.archive.blobs == {}
@@ -206,7 +207,7 @@ def test_a_removed_recording_leaves_nothing_but_its_event(world: World) -> None:
     assert [e.session_id for e in world.events("recording.delete")] == [tape.id]
 
 
-def test_closing_goes_on_after_a_crash(world: World) -> None:
+def test_closing_continues_after_a_crash(world: World) -> None:
     """Auth that died between storing the manifest and saying so takes it again."""
     tape = Tape(world)
     tape.upload(0, 1)
@@ -217,9 +218,9 @@ def test_closing_goes_on_after_a_crash(world: World) -> None:
 
 
 @pytest.mark.parametrize("complete", [False, True])
-def test_what_is_removed_does_not_come_back(world: World, complete: bool) -> None:
-    """The node of a recording that was removed, perhaps before the node heard that it is complete,
-    is told that it is closed; nothing of it is stored or listed again; another host learns
+def test_a_removed_recording_stays_removed(world: World, complete: bool) -> None:
+    """A recording was removed, perhaps before its node learned that it is complete: the node
+    learns that it is closed; nothing of it is stored or listed again; another host learns
     nothing of it.
     """
     tape = Tape(world)
@@ -227,10 +228,10 @@ def test_what_is_removed_does_not_come_back(world: World, complete: bool) -> Non
     if complete:
         tape.upload(1)
         tape.finish()
-    world.do(table.DELETE_RECORDING, members.ById(tape.id))
+    world.do(table.DELETE_RECORDING, ById(tape.id))
     again = recordings.StartRecording(tape.id, tape.start)
     world.do(table.START_RECORDING, again, tape.host)
-    progress = world.do(table.RECORDING_PROGRESS, members.ById(tape.id), tape.host)
+    progress = world.do(table.RECORDING_PROGRESS, ById(tape.id), tape.host)
     assert (progress.chunks, progress.closed) == ((), True)
     with pytest.raises(NotFound):
         tape.upload(0, 1)
@@ -238,24 +239,24 @@ def test_what_is_removed_does_not_come_back(world: World, complete: bool) -> Non
         tape.finish()
     assert world.archive.blobs == {}
     assert world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items == ()
-    assert world.do(table.LIST_SESSIONS, users.Paged()).items == ()
+    assert world.do(table.LIST_SESSIONS, Paged()).items == ()
     world.join(world.token(), OTHER_ID)
     with pytest.raises(NotFound):
-        world.do(table.RECORDING_PROGRESS, members.ById(tape.id), world.host(OTHER_ID))
+        world.do(table.RECORDING_PROGRESS, ById(tape.id), world.host(OTHER_ID))
 
 
 def test_what_runs_is_not_removed(world: World) -> None:
     """The recording of a session that runs on a node that is online stays until it has ended, so
-    that nobody's session goes on without being listed (attack).
+    so that no session runs without being listed (attack).
     """
     tape = Tape(world)
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)
     with pytest.raises(Conflict, match="tele sessions kill"):
-        world.do(table.DELETE_RECORDING, members.ById(tape.id))
-    assert [each.id for each in world.do(table.LIST_SESSIONS, users.Paged()).items] == [tape.id]
+        world.do(table.DELETE_RECORDING, ById(tape.id))
+    assert [each.id for each in world.do(table.LIST_SESSIONS, Paged()).items] == [tape.id]
     ended = recordings.UpdateRecording(tape.id, ended=now(world.clock))
     world.do(table.UPDATE_RECORDING, ended, tape.host)
-    world.do(table.DELETE_RECORDING, members.ById(tape.id))
+    world.do(table.DELETE_RECORDING, ById(tape.id))
     assert world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items == ()
 
 
@@ -275,10 +276,10 @@ def test_a_removal_and_its_event_are_one(world: World) -> None:
 
     world.backend.commit = fails  # type: ignore[method-assign]
     with pytest.raises(StorageFull):
-        world.do(table.DELETE_RECORDING, members.ById(tape.id))
+        world.do(table.DELETE_RECORDING, ById(tape.id))
     world.backend.commit = commit  # type: ignore[method-assign]
     (row,) = world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items
     assert row.id == tape.id
-    world.do(table.DELETE_RECORDING, members.ById(tape.id))
+    world.do(table.DELETE_RECORDING, ById(tape.id))
     assert world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items == ()
     assert [e.session_id for e in world.events("recording.delete")] == [tape.id]

@@ -12,15 +12,16 @@ from tele.certs.check import check_member
 from tele.certs.keys import PrivateKey, parse_line
 from tele.errors import BadCertificate, Conflict, InvalidInput
 from tele.loop import now
-from tele.model.api import table, users
+from tele.model.api import table
+from tele.model.api.authorities import SignedKey, SignHost, SignUser
 from tele.model.identity import HostRole
 from tele.model.presence import Presence
 
 LINE = PrivateKey.generate().public.line
 
 
-def sign(world: World, *principals: str, name: str = "") -> users.SignedKey:
-    signed: users.SignedKey = world.do(table.SIGN_HOST, users.SignHost(LINE, principals, name))
+def sign(world: World, *principals: str, name: str = "") -> SignedKey:
+    signed: SignedKey = world.do(table.SIGN_HOST, SignHost(LINE, principals, name))
     return signed
 
 
@@ -79,9 +80,9 @@ def test_no_name_or_address_that_a_member_has(world: World, name: str) -> None:
 
 
 def test_an_sshds_certificate_is_no_members(world: World) -> None:
-    """Whoever checks for a member refuses it; the audit has who asked and for which key."""
+    """A check for a member refuses it; the audit has the caller and the key."""
     certificate = parse_certificate(parse_line(sign(world, "db.example").certificate))
-    with pytest.raises(BadCertificate, match="which host"):
+    with pytest.raises(BadCertificate, match="does not name its host"):
         check_member(certificate, world.host_keys, "c", tuple(HostRole), now(world.clock))
     (event,) = [e for e in world.events("cert.issue") if e.fields["kind"] == "sshd"]
     assert event.fields["principals"] == ["db.example"]
@@ -91,7 +92,7 @@ def test_an_sshds_certificate_is_no_members(world: World) -> None:
 def test_an_administrators_signature_for_a_user_is_on_record(world: World) -> None:
     """Who asked, for whom, which key, which roles, and which log-in it counts as."""
     world.add_user("alice", "access")
-    signed = world.do(table.SIGN_USER, users.SignUser("alice", LINE, ttl=timedelta(hours=1)))
+    signed = world.do(table.SIGN_USER, SignUser("alice", LINE, ttl=timedelta(hours=1)))
     certificate = parse_certificate(parse_line(signed.certificate))
     (event,) = [e for e in world.events("cert.issue") if e.fields["kind"] == "user"]
     assert (event.user, event.fields["name"]) == ("@local", "alice")

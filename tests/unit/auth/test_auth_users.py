@@ -1,4 +1,4 @@
-"""People: logging in, administering, and what is refused to whom."""
+"""Users: logging in, administering, and what is refused to them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ from tele.certs.x509 import TlsKey
 from tele.errors import AccessDenied, Conflict, InvalidInput, Unavailable
 from tele.interfaces import Put
 from tele.loop import now
-from tele.model.api import members, recordings, table, users
+from tele.model.api import audit, members, table, users
+from tele.model.api.authorities import SignHost, SignUser
 from tele.model.api.operation import Nothing
+from tele.model.api.paging import ById, ByName, Paged
+from tele.model.api.roles import PutRole
+from tele.model.api.tokens import NewToken
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostRole
 from tele.model.resources import Conditions, Metadata, Role, RoleOptions, RoleSpec, User, UserSpec
@@ -97,12 +101,12 @@ def test_permissions(world: World) -> None:
     world.add_user("alice", "access")
     alice = world.user("alice", "access")
     for operation, request in (
-        (table.LIST_USERS, users.Paged()),
-        (table.ADD_TOKEN, users.NewToken((HostRole.NODE,))),
-        (table.LIST_EVENTS, recordings.ListEvents()),
-        (table.PUT_ROLE, users.PutRole("access", Role(Metadata("access")))),
-        (table.SIGN_USER, users.SignUser("alice", PrivateKey.generate().public.line)),
-        (table.DELETE_HOST, members.ById(HOST_ID)),
+        (table.LIST_USERS, Paged()),
+        (table.ADD_TOKEN, NewToken((HostRole.NODE,))),
+        (table.LIST_EVENTS, audit.ListEvents()),
+        (table.PUT_ROLE, PutRole("access", Role(Metadata("access")))),
+        (table.SIGN_USER, SignUser("alice", PrivateKey.generate().public.line)),
+        (table.DELETE_HOST, ById(HOST_ID)),
     ):
         with pytest.raises(AccessDenied):
             world.do(operation, request, alice)
@@ -115,11 +119,11 @@ def test_roles_count_as_they_are_now(world: World) -> None:
     world.add_user("dana", "editor")
     world.add_user("eve", "editor")
     eve = world.user("eve", "editor")
-    world.do(table.LIST_USERS, users.Paged(), eve)
-    user = world.do(table.GET_USER, members.ByName("eve"))
+    world.do(table.LIST_USERS, Paged(), eve)
+    user = world.do(table.GET_USER, ByName("eve"))
     world.do(table.PUT_USER, users.PutUser("eve", evolve(user, spec=UserSpec(("access",)))))
     with pytest.raises(AccessDenied):
-        world.do(table.LIST_USERS, users.Paged(), eve)
+        world.do(table.LIST_USERS, Paged(), eve)
     world.do(table.DELETE_USER, users.DeleteUser("eve"))
     with pytest.raises(AccessDenied, match="does not exist"):
         world.do(table.WHOAMI, Nothing(), eve)
@@ -128,42 +132,42 @@ def test_roles_count_as_they_are_now(world: World) -> None:
 def test_changes_on_old_readings_are_refused(world: World) -> None:
     """Two administrators do not overwrite each other unknowingly."""
     world.add_user("alice", "access")
-    old = world.do(table.GET_USER, members.ByName("alice"))
+    old = world.do(table.GET_USER, ByName("alice"))
     world.do(table.PUT_USER, users.PutUser("alice", old))
     with pytest.raises(Conflict):
         world.do(table.PUT_USER, users.PutUser("alice", old))
 
 
 def test_roles_in_use_stay(world: World) -> None:
-    """A role that somebody holds is not removed, nor a role that misleads taken."""
+    """A role that a user holds is not removed, and a misleading role is refused."""
     world.add_user("alice", "access")
     with pytest.raises(Conflict, match="alice"):
-        world.do(table.DELETE_ROLE, members.ByName("access"))
+        world.do(table.DELETE_ROLE, ByName("access"))
     with pytest.raises(InvalidInput):
         world.add_user("bob", "no-such-role")
     bad = Role(Metadata("x"), RoleSpec(allow=Conditions(logins=("-oProxyCommand=x",))))
     with pytest.raises(InvalidInput):
-        world.do(table.PUT_ROLE, users.PutRole("x", bad))
+        world.do(table.PUT_ROLE, PutRole("x", bad))
 
 
 def test_sign_user_only_what_roles_allow(world: World) -> None:
     """A certificate for automation names no login that the user does not have."""
     world.add_user("alice", "access")
     line = PrivateKey.generate().public.line
-    signed = world.do(table.SIGN_USER, users.SignUser("alice", line, ("root",)))
+    signed = world.do(table.SIGN_USER, SignUser("alice", line, ("root",)))
     assert parse_certificate(parse_line(signed.certificate)).principals == ("root",)
     with pytest.raises(AccessDenied):
-        world.do(table.SIGN_USER, users.SignUser("alice", line, ("postgres",)))
+        world.do(table.SIGN_USER, SignUser("alice", line, ("postgres",)))
     with pytest.raises(InvalidInput):
-        world.do(table.SIGN_HOST, users.SignHost(line, ("*",)))
+        world.do(table.SIGN_HOST, SignHost(line, ("*",)))
 
 
 def test_logins_that_no_account_can_have_are_refused(world: World) -> None:
     """They are refused when a user gets them; before, no certificate would ever have had them."""
     spec = UserSpec(("access",), traits={"logins": ("AB\\jo", "first last")})
-    with pytest.raises(InvalidInput, match="'first last' is no login"):
+    with pytest.raises(InvalidInput, match="'first last' is not a login"):
         world.do(table.ADD_USER, users.NewUser(User(Metadata("bob"), spec)))
-    with pytest.raises(InvalidInput, match="'first last' is no login"):
+    with pytest.raises(InvalidInput, match="'first last' is not a login"):
         world.do(table.PUT_USER, users.PutUser("bob", User(Metadata("bob"), spec)))
     world.add_user("jo", "access", logins=("AB\\jo", "jo@ab.example"))
     certificate = parse_certificate(parse_line(world.login("jo").ssh))
@@ -171,10 +175,10 @@ def test_logins_that_no_account_can_have_are_refused(world: World) -> None:
 
 
 def test_presets_are_made_once(world: World) -> None:
-    """A preset that an administrator removed does not come back with the next start."""
-    world.do(table.DELETE_ROLE, members.ByName("auditor"))
-    result(world.parts.people.ensure_presets())
-    listed = world.do(table.LIST_ROLES, users.Paged())
+    """A preset that an administrator removed is not made again at the next start."""
+    world.do(table.DELETE_ROLE, ByName("auditor"))
+    result(world.parts.users.ensure_presets())
+    listed = world.do(table.LIST_ROLES, Paged())
     assert [role.metadata.name for role in listed.items] == ["access", "editor"]
 
 
@@ -182,7 +186,7 @@ def test_a_role_with_an_end_ends(world: World) -> None:
     """After ``metadata.expires`` the role is gone, from certificates as well."""
     ends = now(world.clock) + timedelta(hours=1)
     short = Role(Metadata("short", expires=ends), RoleSpec(Conditions(("games",))))
-    world.do(table.PUT_ROLE, users.PutRole("short", short))
+    world.do(table.PUT_ROLE, PutRole("short", short))
     world.add_user("alice", "access", "short")
     assert "games" in parse_certificate(parse_line(world.login().ssh)).principals
     world.clock.advance(3601)
@@ -192,7 +196,7 @@ def test_a_role_with_an_end_ends(world: World) -> None:
 
 
 def test_who_has_no_login_gets_a_certificate_for_the_api_only(world: World) -> None:
-    """An auditor reads the audit; their SSH certificate names nobody who could exist."""
+    """An auditor reads the audit; their SSH certificate names no possible account."""
     world.add_user("otto", "auditor")
     principals = parse_certificate(parse_line(world.login("otto").ssh)).principals
     assert len(principals) == 1
@@ -202,14 +206,12 @@ def test_who_has_no_login_gets_a_certificate_for_the_api_only(world: World) -> N
 def test_the_shortest_of_all_roles_ttls_holds(world: World) -> None:
     """A role may shorten the life of its holders' certificates, and a request may, too."""
     options = RoleOptions(max_session_ttl=timedelta(hours=2))
-    world.do(
-        table.PUT_ROLE, users.PutRole("brief", Role(Metadata("brief"), RoleSpec(options=options)))
-    )
+    world.do(table.PUT_ROLE, PutRole("brief", Role(Metadata("brief"), RoleSpec(options=options))))
     world.add_user("alice", "access", "brief")
     assert world.login().expires == now(world.clock) + timedelta(hours=2)
     line = PrivateKey.generate().public.line
     for asked, given in ((timedelta(days=365), timedelta(hours=2)), (timedelta(minutes=5),) * 2):
-        signed = world.do(table.SIGN_USER, users.SignUser("alice", line, (), asked))
+        signed = world.do(table.SIGN_USER, SignUser("alice", line, (), asked))
         assert signed.expires == now(world.clock) + given
 
 
@@ -217,7 +219,7 @@ def test_an_admin_is_ensured_and_kept(world: World) -> None:
     """``tele up`` makes its user an administrator once, and adds logins later."""
     for logins in (("root",), ("root",), ("deploy",)):
         result(world.auth.ensure_admin("root", logins))
-    user = world.do(table.GET_USER, members.ByName("root"))
+    user = world.do(table.GET_USER, ByName("root"))
     assert user.spec.roles == ("access", "editor", "auditor")
     assert user.spec.traits["logins"] == ("root", "deploy")
     assert len(world.events("user.create")) == 1
@@ -236,7 +238,7 @@ def test_tokens_are_listed_in_pages(world: World) -> None:
     seen: list[str] = []
     after = ""
     while True:
-        page = world.do(table.LIST_TOKENS, users.Paged(3, after))
+        page = world.do(table.LIST_TOKENS, Paged(3, after))
         seen += [token.id for token in page.items]
         after = page.next
         if not after:
@@ -245,9 +247,9 @@ def test_tokens_are_listed_in_pages(world: World) -> None:
 
 
 def test_a_login_that_fails_for_any_reason_is_on_record(world: World) -> None:
-    """The right password and no certificate: the person is told why, and so is the audit."""
+    """The right password and no certificate: the reason is in the answer and in the audit."""
     many = Conditions(tuple(f"login{number}" for number in range(300)))
-    world.do(table.PUT_ROLE, users.PutRole("many", Role(Metadata("many"), RoleSpec(many))))
+    world.do(table.PUT_ROLE, PutRole("many", Role(Metadata("many"), RoleSpec(many))))
     world.add_user("alice", "many")
     with pytest.raises(InvalidInput, match="300 logins"):
         world.login()
@@ -256,12 +258,12 @@ def test_a_login_that_fails_for_any_reason_is_on_record(world: World) -> None:
     assert "300 logins" in event.error
 
 
-def test_a_damaged_store_is_nobodys_bad_request(world: World) -> None:
+def test_a_damaged_store_is_not_a_bad_request(world: World) -> None:
     """What cannot be read back is auth's trouble, and says where it is."""
     world.add_user("alice", "access")
     result(world.backend.commit(Put("/users/alice", b"{}")))
     with pytest.raises(Unavailable, match="/users/alice"):
-        world.do(table.GET_USER, members.ByName("alice"))
+        world.do(table.GET_USER, ByName("alice"))
 
 
 def test_too_large_a_user_is_refused_when_it_is_written(world: World) -> None:

@@ -1,4 +1,4 @@
-"""Each session that started ends, whoever dies meanwhile: by its node, or by auth with a reason."""
+"""Each session that started ends, whichever process dies: by its node, or by auth with a reason."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from auth_world import HOST_ID, OTHER_ID, Tape, World, result
 from tele.audit.chain import event
 from tele.auth import quotas
 from tele.auth.quotas import Quota
-from tele.auth.session_ends import BATCH, END_AFTER, LOOK_SECONDS, OFFLINE_SECONDS
+from tele.auth.session_ends import BATCH, CHECK_SECONDS, END_AFTER, OFFLINE_SECONDS
 from tele.errors import AccessDenied, InvalidInput, Unavailable
 from tele.interfaces import Delete
 from tele.loop import now
-from tele.model.api import members, recordings, table, users
+from tele.model.api import audit, recordings, sessions, table
+from tele.model.api.paging import ById, Paged
 from tele.model.event import Event
 from tele.model.identity import HostIdentity, HostRole
 from tele.model.presence import ANNOUNCE_PERIOD, OFFLINE_AFTER, Presence
@@ -53,15 +54,15 @@ class Sessions:
         )  # fmt: skip
 
     def emit(self, *events: Event) -> None:
-        self.world.do(table.EMIT_EVENTS, recordings.EmitEvents(events), self.host)
+        self.world.do(table.EMIT_EVENTS, audit.EmitEvents(events), self.host)
 
     def start(self, session_id: str = "") -> str:
         session_id = session_id or str(uuid.uuid4())
         self.emit(self.said("session.start", session_id))
         return session_id
 
-    def report(self, *sessions: str, since: datetime | None = None) -> None:
-        request = recordings.ReportSessions(since or self.began, sessions)
+    def report(self, *running: str, since: datetime | None = None) -> None:
+        request = sessions.ReportSessions(since or self.began, running)
         self.world.do(table.REPORT_SESSIONS, request, self.host)
 
     def ends(self) -> list[tuple[str, Any, Any]]:
@@ -77,7 +78,7 @@ def node(world: World) -> Sessions:
 
 def pass_time(world: World, seconds: float, *alive: Sessions) -> None:
     """Let time pass, in which ``alive`` say that they are."""
-    step = min(ANNOUNCE_PERIOD.total_seconds(), LOOK_SECONDS)
+    step = min(ANNOUNCE_PERIOD.total_seconds(), CHECK_SECONDS)
     while seconds > 0:
         world.clock.advance(min(step, seconds))
         seconds -= step
@@ -142,7 +143,7 @@ def test_an_end_that_was_lost_on_the_node_is_noticed(world: World, node: Session
     assert node.ends() == [(one, "unreported", "auth")]
 
 
-def test_what_runs_goes_on(world: World, node: Sessions) -> None:
+def test_running_sessions_stay_listed(world: World, node: Sessions) -> None:
     """No session ends that its node reports, or whose node is online."""
     one = node.start()
     node.report(one)
@@ -155,15 +156,15 @@ def test_sessions_of_a_removed_node_end_at_once(world: World, node: Sessions) ->
     tape = Tape(world)
     node.start(tape.id)
     tape.upload(0)
-    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    world.do(table.DELETE_HOST, ById(HOST_ID))
     world.clock.advance(0)
     assert node.ends() == [(tape.id, "node_removed", "auth")]
     assert left(world) == []
-    details = world.do(table.GET_RECORDING, members.ById(tape.id))
+    details = world.do(table.GET_RECORDING, ById(tape.id))
     assert details.state is RecordingState.INCOMPLETE
     (said,) = world.events("recording.incomplete")
     assert (said.session_id, said.user, said.fields["by"]) == (tape.id, "alice", "auth")
-    assert world.do(table.LIST_SESSIONS, users.Paged()).items == ()
+    assert world.do(table.LIST_SESSIONS, Paged()).items == ()
 
 
 def test_sessions_of_a_replaced_node_end(world: World, node: Sessions) -> None:
@@ -177,7 +178,7 @@ def test_sessions_of_a_replaced_node_end(world: World, node: Sessions) -> None:
     assert end.server_id == HOST_ID
 
 
-def test_a_node_that_never_comes_back(world: World, node: Sessions) -> None:
+def test_a_node_that_never_reconnects(world: World, node: Sessions) -> None:
     """After the limit its sessions end, at the time of its last word, and its recordings close."""
     tape = Tape(world)
     node.start(tape.id)
@@ -187,34 +188,34 @@ def test_a_node_that_never_comes_back(world: World, node: Sessions) -> None:
     update = recordings.UpdateRecording(ended.id, ended=now(world.clock))
     world.do(table.UPDATE_RECORDING, update, ended.host)
     seen = now(world.clock)
-    pass_time(world, A_DAY - LOOK_SECONDS)
+    pass_time(world, A_DAY - CHECK_SECONDS)
     assert node.ends() == []
-    listed = world.do(table.LIST_SESSIONS, users.Paged()).items
+    listed = world.do(table.LIST_SESSIONS, Paged()).items
     assert {s.id for s in listed} == {tape.id, unseen.id}
     assert {(s.status, s.node_seen) for s in listed} == {(SessionStatus.UNKNOWN, seen)}
-    pass_time(world, 2 * LOOK_SECONDS)
+    pass_time(world, 2 * CHECK_SECONDS)
     assert node.ends() == [(tape.id, "node_silent", "auth")]
     assert left(world) == []
     for each in (tape, unseen, ended):
-        details = world.do(table.GET_RECORDING, members.ById(each.id))
+        details = world.do(table.GET_RECORDING, ById(each.id))
         assert details.state is RecordingState.INCOMPLETE
         assert details.recording.ended == seen
     assert len(world.events("recording.incomplete")) == 3
-    assert world.do(table.LIST_SESSIONS, users.Paged()).items == ()
+    assert world.do(table.LIST_SESSIONS, Paged()).items == ()
 
 
 def test_a_session_that_auth_ended_and_that_runs(world: World, node: Sessions) -> None:
-    """After a partition it is listed again, its recording goes on, and its real end ends it."""
+    """After a partition it is listed again, its recording continues, and its real end ends it."""
     tape = Tape(world)
     node.start(tape.id)
     tape.upload(0)
-    pass_time(world, A_DAY + 2 * LOOK_SECONDS)
+    pass_time(world, A_DAY + 2 * CHECK_SECONDS)
     (first,) = world.events("session.end")
     node.announce()
     node.report(tape.id)
     (resumed,) = world.events("session.resume")
     assert resumed.fields["corrects"] == first.id
-    (listed,) = world.do(table.LIST_SESSIONS, users.Paged()).items
+    (listed,) = world.do(table.LIST_SESSIONS, Paged()).items
     assert (listed.id, listed.status) == (tape.id, SessionStatus.RUNNING)
     node.report(tape.id)
     assert len(world.events("session.resume")) == 1
@@ -232,7 +233,7 @@ def test_it_can_be_lost_again(world: World, node: Sessions) -> None:
     """A session that came back and whose node falls silent once more ends once more."""
     one = node.start()
     for count in (1, 2):
-        pass_time(world, A_DAY + 2 * LOOK_SECONDS)
+        pass_time(world, A_DAY + 2 * CHECK_SECONDS)
         assert len(node.ends()) == count
         node.announce()
         node.report(one)
@@ -243,7 +244,7 @@ def test_an_end_that_comes_later_corrects_auths(world: World, node: Sessions) ->
     """What a node says of the end after auth has said one names that; nothing contradicts."""
     tape = Tape(world)
     node.start(tape.id)
-    pass_time(world, A_DAY + 2 * LOOK_SECONDS)
+    pass_time(world, A_DAY + 2 * CHECK_SECONDS)
     node.announce()
     node.emit(node.said("session.end", tape.id, corrects="x", by="auth"))
     first, second = world.events("session.end")
@@ -263,21 +264,21 @@ def test_a_host_ends_no_sessions_of_others(world: World, node: Sessions) -> None
     thief.emit(thief.said("session.end", one))
     assert [k for k in left(world) if one in k] == [f"/session-starts/{HOST_ID}/{one}"]
     with pytest.raises(AccessDenied):
-        world.do(table.REPORT_SESSIONS, recordings.ReportSessions(now(world.clock)), world.proxy())
+        world.do(table.REPORT_SESSIONS, sessions.ReportSessions(now(world.clock)), world.proxy())
 
 
 def test_a_report_has_a_limit(world: World, node: Sessions) -> None:
     """More sessions than any node has are refused, and nothing ends by it."""
     node.start()
     with pytest.raises(InvalidInput):
-        node.report(*["x"] * (recordings.REPORT_LIMIT + 1))
+        node.report(*["x"] * (sessions.REPORT_LIMIT + 1))
     assert node.ends() == []
 
 
 def test_a_report_costs_the_events_that_it_causes(
     world: World, node: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node that has its sessions end and go on in turns fills the audit no faster (attack)."""
+    """A node whose sessions end and resume in turns fills the audit no faster (attack)."""
     monkeypatch.setattr(quotas, "EVENTS", Quota("events", 6, 0, "events"))
     one, two = node.start(), node.start()
     node.report()
@@ -287,14 +288,14 @@ def test_a_report_costs_the_events_that_it_causes(
     assert len(world.events("session.end")) == len(world.events("session.resume")) == 2
 
 
-def test_auth_that_was_away_takes_nobody_for_silent(world: World, node: Sessions) -> None:
-    """After days without auth a node has time to come back before its sessions end."""
+def test_no_node_is_overdue_because_auth_was_away(world: World, node: Sessions) -> None:
+    """After days without auth a node has time to reconnect before its sessions end."""
     one = node.start()
     world.parts.hosts._heard[HostRole.NODE][HOST_ID] = evolve(
         world.parts.hosts._heard[HostRole.NODE][HOST_ID],
         heard=now(world.clock) - timedelta(days=3),
     )
-    world.clock.advance(LOOK_SECONDS)
+    world.clock.advance(CHECK_SECONDS)
     assert node.ends() == []
     node.announce()
     pass_time(world, OFFLINE_SECONDS, node)
@@ -312,9 +313,9 @@ def test_recordings_of_an_older_store_are_owed_too(world: World) -> None:
     result(world.parts.ends.stop())
     result(world.parts.ends.start())
     assert [k for k in left(world) if k.startswith("/recordings/open/")] == keys
-    world.do(table.DELETE_HOST, members.ById(HOST_ID))
+    world.do(table.DELETE_HOST, ById(HOST_ID))
     world.clock.advance(0)
-    details = world.do(table.GET_RECORDING, members.ById(tape.id))
+    details = world.do(table.GET_RECORDING, ById(tape.id))
     assert details.state is RecordingState.INCOMPLETE
 
 
@@ -337,6 +338,6 @@ def test_more_sessions_than_are_read_at_once(
         patched.setattr(world.backend, "range", counted)
         node.report()
     assert largest <= BATCH
-    listed = world.do(table.LIST_EVENTS, recordings.ListEvents(event="session.end", limit=1000))
+    listed = world.do(table.LIST_EVENTS, audit.ListEvents(event="session.end", limit=1000))
     assert len(listed.items) == count
     assert left(world) == []

@@ -18,7 +18,7 @@ def test_the_parts_are_no_more_than_the_whole(limit: int) -> None:
     """All users and all who have not logged in leave the process its part, whatever the limit."""
     shares = shares_of(limit)
     assert shares.own >= 64
-    assert 0 < shares.person <= shares.users // 4
+    assert 0 < shares.per_user <= shares.users // 4
     assert limit <= 200 or shares.own + shares.unauthenticated + shares.users <= limit
 
 
@@ -26,7 +26,7 @@ def test_one_user_takes_a_quarter() -> None:
     """One user is refused beyond a quarter, over all connections; others still get theirs."""
     budget = DescriptorBudget(shares_of(1024))
     alice, again = budget.account("alice"), budget.account("alice")
-    person = budget.shares.person
+    person = budget.shares.per_user
     leases = [account.take() for account in (alice, again) for _ in range(person // 2)]
     with pytest.raises(Unavailable, match=f"'alice' holds {person} of at most {person}"):
         alice.take()
@@ -39,7 +39,7 @@ def test_all_users_leave_the_reserve() -> None:
     """Many users together never touch what the process keeps for itself."""
     budget = DescriptorBudget(shares_of(1024))
     for number in range(4):
-        budget.account(f"user{number}").take(budget.shares.person)
+        budget.account(f"user{number}").take(budget.shares.per_user)
     late = budget.account("late")
     with pytest.raises(Unavailable, match="LimitNOFILE"):
         for _ in range(4):
@@ -81,7 +81,7 @@ def test_connections_before_login_fit(descriptors: int) -> None:
 USED_UP = """
 import os, sys
 from pathlib import Path
-from tele.capacity.descriptors import given_limit, process_budget, raise_limit, room_for_one
+from tele.capacity.descriptors import given_limit, process_budget, raise_limit, spare_descriptor
 from tele.membership.files import write_private
 raise_limit()
 assert os.sysconf("SC_OPEN_MAX") == 128, "the soft limit is the hard one"
@@ -96,7 +96,7 @@ while True:
         break
 for number in range(100):
     write_private(Path(sys.argv[1]) / "file", b"%d" % number)
-    with room_for_one():
+    with spare_descriptor():
         os.close(os.open(os.devnull, os.O_RDONLY))
 try:
     os.open(os.devnull, os.O_RDONLY)

@@ -28,7 +28,8 @@ from tele.embed.addresses import public_address
 from tele.embed.cluster import own_join
 from tele.errors import InvalidInput, Unavailable
 from tele.interfaces import IArchiveFactory, IAuthority, IBackendFactory, Surroundings
-from tele.model.api.users import AuthorityList, NewToken, TokenAdded
+from tele.model.api.authorities import AuthorityList
+from tele.model.api.tokens import NewToken, TokenAdded
 from tele.model.authority import AuthorityKind, TrustedAuthority
 from tele.model.identity import HostRole
 from tele.store.memory import MemoryBackend

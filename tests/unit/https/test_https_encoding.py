@@ -26,9 +26,11 @@ from tele.https.openapi import describe
 from tele.https.routes import NoRoute, Route, Routes
 from tele.model.access import Reason
 from tele.model.api import table
-from tele.model.api.members import ById, ListHosts
+from tele.model.api.audit import ListEvents
+from tele.model.api.hosts import ListHosts
 from tele.model.api.operation import Operation
-from tele.model.api.recordings import GetChunk, ListEvents, Octets, PutChunk
+from tele.model.api.paging import ById
+from tele.model.api.recordings import GetChunk, Octets, PutChunk
 from tele.model.api.table import OPERATIONS
 from tele.model.codec import encode
 from tele.model.identity import HostRole
@@ -189,7 +191,7 @@ def test_the_description_names_everything() -> None:
 
 def test_durations_in_bodies() -> None:
     """A length of time travels as text."""
-    from tele.model.api.users import NewToken
+    from tele.model.api.tokens import NewToken
 
     request = NewToken((HostRole.NODE,), timedelta(minutes=90))
     encoded = encode_request(table.ADD_TOKEN, request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tele.https.stream import Lines
-from tele.model.api.members import WatchHosts
+from tele.model.api.hosts import WatchHosts
 from tele.model.identity import HostRole
 
 

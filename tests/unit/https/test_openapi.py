@@ -17,12 +17,13 @@ from tele.https.api_errors import KINDS_OF, status_of
 from tele.https.encoding import decode_request, shape_of
 from tele.https.openapi import describe
 from tele.model.api import table
-from tele.model.api.members import ListHosts
+from tele.model.api.hosts import ListHosts
 from tele.model.api.operation import Operation
 from tele.model.api.table import OPERATIONS
 from tele.model.bounds import bounds_of
 from tele.model.codec import decode, format_duration, parse_duration, parse_time, read_json
-from tele.model.resources import HOST_NAME_PATTERN, NAME_PATTERN, Metadata, Role
+from tele.model.names import HOST_NAME_PATTERN, NAME_PATTERN
+from tele.model.resources import Metadata, Role
 from tele.model.scalars import SCHEMAS, whole
 
 DOCUMENT = describe(OPERATIONS.values())

@@ -258,7 +258,7 @@ import tele.loop
 early = reactor.callLater(0.2, fired.append, "made before")
 tele.loop.make_monotonic(reactor)
 tele.loop.make_monotonic(reactor)
-tele.loop.LOOK_SECONDS = 0.05
+tele.loop.CHECK_SECONDS = 0.05
 tele.loop.StepWatch(reactor, lambda seconds: fired.append(round(seconds / 3600))).start()
 reactor.callLater(0.3, fired.append, "made after")
 moved = reactor.callLater(0.4, fired.append, "moved")

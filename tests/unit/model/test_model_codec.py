@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from counting import Text, calls, comparisons, is_linear
 from tele.errors import InvalidInput
 from tele.model.api import recordings
-from tele.model.api.members import ListHosts
+from tele.model.api.hosts import ListHosts
 from tele.model.codec import (
     DEPTH_LIMIT,
     PROBLEM_LENGTH,
@@ -58,7 +58,7 @@ NOON = datetime(2026, 11, 24, 12, 0, 0, 250_000, tzinfo=UTC)
     ],
 )
 def test_a_mistake_is_named_with_its_place(value: object, text: str) -> None:
-    """A person who wrote a resource learns which key is wrong and why."""
+    """The author of a resource learns which key is wrong and why."""
     with pytest.raises(InvalidInput) as caught:
         from_json(Role, value)
     assert text in str(caught.value).splitlines()
@@ -88,7 +88,7 @@ def test_a_role_survives_the_round_trip() -> None:
     assert from_json(Role, to_json(role)) == role
 
 
-def test_what_a_role_does_not_say_stays_unsaid() -> None:
+def test_an_option_that_is_not_set_stays_unset() -> None:
     """Forwarding that a role does not name is not in its JSON; a yes or a no is, and survives."""
     for said in (None, True, False):
         options = RoleOptions(port_forwarding=said, forward_agent=said)
@@ -267,7 +267,7 @@ def test_long_numbers_in_texts_are_not_calculated(text: str) -> None:
 
 def test_older_hosts_read_the_answers_that_their_recordings_need() -> None:
     """What an answer says beyond what they know is left out while it says nothing special: a node
-    of an older version goes on sending its recordings to a newer auth.
+    of an older version still sends its recordings to a newer auth.
     """
     assert encode(recordings.ChunkStored()) == b"{}"
     assert encode(recordings.RecordingProgress((1,), complete=False)) == (

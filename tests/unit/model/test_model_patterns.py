@@ -14,7 +14,7 @@ SOME = st.text("ab*?", max_size=12)
 
 
 @given(SOME, st.text("ab", max_size=16))
-def test_a_glob_means_what_it_says(pattern: str, text: str) -> None:
+def test_a_glob_matches(pattern: str, text: str) -> None:
     """A star is any characters, a question mark one, and nothing else is special."""
     same = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
     assert matches(pattern, text) == (re.fullmatch(same, text, re.DOTALL) is not None)

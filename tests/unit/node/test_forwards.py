@@ -20,7 +20,7 @@ from tele.errors import AccessDenied, InvalidInput, TeleError
 from tele.model.access import GatewayPorts, Grant
 from tele.model.identity import UserIdentity
 from tele.node.forward_record import ACCEPTED_BURST, ForwardRecords
-from tele.node.forwards import Forwards
+from tele.node.forwards import ForwardingResources, Forwards
 from tele.node.ports import LOOPBACK, addresses_for
 from tele.node.programs import ConnectionContext
 from tele.node.user_sockets import UserListener, UserSockets
@@ -32,12 +32,12 @@ EVERYWHERE = ("0.0.0.0", "::")
 
 
 @define
-class Heard:
+class FakeAudit:
     """Stands for the trail."""
 
     events: list[tuple[str, dict[str, Any]]] = Factory(list)
 
-    def emit(self, name: str, visit: ConnectionContext, **fields: Any) -> None:
+    def emit(self, name: str, context: ConnectionContext, **fields: Any) -> None:
         self.events.append((name, fields))
 
 
@@ -55,21 +55,25 @@ class Slow:
 
 
 def forwards(
-    heard: Heard, check: Any = lambda: None, slots: Any = None, **options: Any
+    emitted: FakeAudit, check: Any = lambda: None, slots: Any = None, **options: Any
 ) -> Forwards:
     """Forwards whose sockets cannot be made: whoever gets there fails the test."""
     identity = UserIdentity("alice", "c", LATER)
     grant = Grant(identity, login="alice", roles=("access",), expires=LATER, **options)
-    visit = ConnectionContext(grant, "session-1", ("192.0.2.7", 50000), ("192.0.2.1", 3022))
-    audit: Any = heard
-    records = ForwardRecords(Clock(), visit, audit, None)
-    nobody: Any = None
-    sockets = UserSockets(nobody, "alice")
+    context = ConnectionContext(grant, "session-1", ("192.0.2.7", 50000), ("192.0.2.1", 3022))
+    audit: Any = emitted
+    records = ForwardRecords(Clock(), context, audit, None)
+    unused: Any = None
+    sockets = UserSockets(unused, "alice")
     names = NameResolver(Clock())
     return Forwards(
-        Clock(), visit, sockets, records, GatewayPorts.NO, check, lambda: None, names, ACCOUNT,
-        slots or Slots(waiting=10),
-    )  # fmt: skip
+        Clock(),
+        context,
+        ForwardingResources(sockets, names, ACCOUNT, slots or Slots(waiting=10)),
+        records,
+        check,
+        lambda: None,
+    )
 
 
 def ask(made: Forwards) -> dict[str, Deferred[Any]]:
@@ -87,23 +91,23 @@ def ask(made: Forwards) -> dict[str, Deferred[Any]]:
 @pytest.mark.parametrize("force_command", [None, "internal-sftp", "true"])
 def test_nothing_by_default(force_command: str | None) -> None:
     """A grant that does not name a kind gives none, with a forced command or without (attack)."""
-    heard = Heard()
-    for kind, asked in ask(forwards(heard, force_command=force_command)).items():
+    emitted = FakeAudit()
+    for kind, asked in ask(forwards(emitted, force_command=force_command)).items():
         failed: list[Any] = []
         asked.addErrback(failed.append)
         assert isinstance(failed[0].value, AccessDenied), kind
-    assert [fields["kind"] for _, fields in heard.events] == list(ask_kinds())
-    assert all("not allowed" in fields["error"] for _, fields in heard.events)
+    assert [fields["kind"] for _, fields in emitted.events] == list(ask_kinds())
+    assert all("not allowed" in fields["error"] for _, fields in emitted.events)
 
 
 def test_what_is_refused_in_a_loop_does_not_fill_the_audit() -> None:
     """Somebody who asks for what they do not get is told of in part, and counted (attack)."""
-    heard = Heard()
-    made = forwards(heard)
+    emitted = FakeAudit()
+    made = forwards(emitted)
     for _ in range(3 * int(ACCEPTED_BURST)):
         asked = made.connect(ForwardRequest("127.0.0.1", 9, ("127.0.0.1", 1)), Streams())
         asked.addErrback(lambda _: None)
-    assert len(heard.events) == ACCEPTED_BURST
+    assert len(emitted.events) == ACCEPTED_BURST
 
 
 def ask_kinds() -> tuple[str, ...]:
@@ -120,7 +124,7 @@ def test_nothing_new_after_the_certificate() -> None:
         raise AccessDenied("the certificate has expired", "expired")
 
     every = {"port_forwarding": True, "agent_forwarding": True, "x11_forwarding": True}
-    for asked in ask(forwards(Heard(), check, **every)).values():
+    for asked in ask(forwards(FakeAudit(), check, **every)).values():
         failed: list[Any] = []
         asked.addErrback(failed.append)
         assert "expired" in str(failed[0].value)
@@ -129,18 +133,18 @@ def test_nothing_new_after_the_certificate() -> None:
 def test_what_is_forbidden_while_it_is_made_does_not_listen() -> None:
     """A path on a slow file system does not carry a forward past the end of its permission."""
     every: dict[str, Any] = {"port_forwarding": True, "agent_forwarding": True}
-    made = forwards(Heard(), **every)
-    visit = made._allowed.visit
+    made = forwards(FakeAudit(), **every)
+    context = made._allowed.context
     for asked in (lambda: made.listen(PathRequest(b"/x")), made.agent):
-        visit.grant = evolve(visit.grant, **every)
+        context.grant = evolve(context.grant, **every)
         ours, theirs = socketpair()
         holder, other = socketpair()
         with ours, theirs, holder, other:
             slow: Deferred[UserListener] = Deferred()
             sockets: Any = Slow(slow)
-            made._made_by = sockets
+            made._sockets = sockets
             listening: Deferred[Any] = asked()
-            visit.grant = evolve(visit.grant, port_forwarding=False, agent_forwarding=False)
+            context.grant = evolve(context.grant, port_forwarding=False, agent_forwarding=False)
             made.restrict()
             slow.callback(UserListener(b"/x", ours, holder))
             failed: list[Any] = []
@@ -178,26 +182,26 @@ def test_addresses(asked: str, no: tuple[str, ...], client: tuple[str, ...] | No
         assert addresses_for(asked, GatewayPorts.CLIENT) == client
 
 
-def test_strangers_do_not_fill_the_audit() -> None:
+def test_connections_of_others_do_not_fill_the_audit() -> None:
     """Ten thousand connections to what listens make few events, and one says how many (attack)."""
-    heard = Heard()
+    emitted = FakeAudit()
     clock = Clock()
     grant = Grant(UserIdentity("alice", "c", LATER), login="a", roles=(), expires=LATER)
-    audit: Any = heard
+    audit: Any = emitted
     records = ForwardRecords(clock, ConnectionContext(grant, "s", ("h", 1), ("h", 2)), audit, None)
     for number in range(10_000):
         record = records.begin("forwarded-tcpip", accepted=True, bound="127.0.0.1:1")
         record.opened(number)
         record.closed(1, 2)
-    assert len([n for n, _ in heard.events if n == "forward"]) == ACCEPTED_BURST
-    assert len([n for n, _ in heard.events if n == "forward.end"]) == ACCEPTED_BURST
+    assert len([n for n, _ in emitted.events if n == "forward"]) == ACCEPTED_BURST
+    assert len([n for n, _ in emitted.events if n == "forward.end"]) == ACCEPTED_BURST
     clock.advance(10)
     records.begin("forwarded-tcpip", accepted=True).refused(TeleError("gone"))
-    assert heard.events[-1][1]["others_not_listed"] == 10_000 - ACCEPTED_BURST
+    assert emitted.events[-1][1]["others_not_listed"] == 10_000 - ACCEPTED_BURST
     # What the client opens itself is always an event.
     for number in range(1000):
         records.begin("direct-tcpip").opened(number)
-    assert [f["kind"] for _, f in heard.events].count("direct-tcpip") == 1000
+    assert [f["kind"] for _, f in emitted.events].count("direct-tcpip") == 1000
 
 
 def test_connections_wait_for_those_before_them() -> None:
@@ -207,8 +211,8 @@ def test_connections_wait_for_those_before_them() -> None:
     slots = Slots(waiting=1)
     others = slots.enter("alice", lambda: 1, lambda: None)
     assert others is not None
-    heard = Heard()
-    made = forwards(heard, slots=slots, port_forwarding=True, max_forwards=1)
+    emitted = FakeAudit()
+    made = forwards(emitted, slots=slots, port_forwarding=True, max_forwards=1)
     request = ForwardRequest("127.0.0.1", 9, ("127.0.0.1", 1))
     failed: list[Any] = []
     made.connect(request, Streams()).addErrback(failed.append)
@@ -216,9 +220,9 @@ def test_connections_wait_for_those_before_them() -> None:
     made.connect(request, Streams()).addErrback(failed.append)
     assert "wait to be forwarded here already" in str(failed.pop().value)
     made.close()
-    assert "the client left" in str(failed.pop().value)
+    assert "the client disconnected" in str(failed.pop().value)
     assert (slots.held("alice"), slots.waits("alice")) == (1, 0)
     assert [
-        word for _, fields in heard.events for word in ("wait to be", "client left")
+        word for _, fields in emitted.events for word in ("wait to be", "client disconnected")
         if word in fields["error"]
-    ] == ["wait to be", "client left"]  # fmt: skip
+    ] == ["wait to be", "client disconnected"]  # fmt: skip

@@ -8,7 +8,7 @@ from twisted.internet.error import DNSLookupError
 from tele.node.proxies import ProxyAddresses
 
 
-class Names:
+class NameResolver:
     """Answers when it is told to."""
 
     def __init__(self) -> None:
@@ -26,22 +26,22 @@ def test_addresses_are_what_auth_says() -> None:
     """Addresses count at once, names when they are found, with all of their addresses and in any
     notation; who is gone does not count.
     """
-    names = Names()
+    names = NameResolver()
     proxies = ProxyAddresses(names.resolve)
     assert "" not in proxies
-    said = ["192.0.2.1:3080", "[2001:db8::1]:3080", "proxy.example:1", "nowhere.example:1"]
-    proxies.update(said)
+    addresses = ["192.0.2.1:3080", "[2001:db8::1]:3080", "proxy.example:1", "nowhere.example:1"]
+    proxies.update(addresses)
     assert all(host in proxies for host in ("192.0.2.1", "2001:db8::1"))
     assert "192.0.2.2" not in proxies
     assert "" not in proxies
     names.asked["proxy.example"].callback(["::ffff:192.0.2.2", "2001:db8::2"])
     assert all(host in proxies for host in ("192.0.2.2", "::ffff:192.0.2.2", "2001:DB8::2"))
-    proxies.update(said)
+    proxies.update(addresses)
     assert "192.0.2.2" in proxies, "until it is found anew"
     names.asked["proxy.example"].errback(DNSLookupError())
     assert "192.0.2.2" in proxies
-    proxies.update(said)
-    proxies.update(said)
+    proxies.update(addresses)
+    proxies.update(addresses)
     proxies.update(["192.0.2.9:1"])
     names.asked["proxy.example"].callback(["192.0.2.2"])
     assert "192.0.2.2" not in proxies

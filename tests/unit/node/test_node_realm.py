@@ -31,7 +31,8 @@ from tele.model.resources import (
     RoleSpec,
 )
 from tele.model.revocation import UserRevocation, revoked_before
-from tele.node.realm import AGENT_FORWARDING, PORT_FORWARDING, PTY, RECORD_SECONDS, NodeRealm
+from tele.node.realm import RECORD_SECONDS, NodeRealm
+from tele.rbac.certificate import PERMIT_AGENT_FORWARDING, PERMIT_PORT_FORWARDING, PERMIT_PTY
 from tele.rbac.policy import Policy
 
 HOUR = timedelta(hours=1)
@@ -55,20 +56,20 @@ class SlowAccounts:
             each.callback(None)
 
 
-class FakeVisitor:
+class FakeAvatar:
     """What the realm needs of one."""
 
     def __init__(self, grant: Grant, number: int) -> None:
         self.grant = grant
-        self.visit = SimpleNamespace(session_id=f"session-{number}")
+        self.context = SimpleNamespace(session_id=f"session-{number}")
         self.expelled_for: list[Denied] = []
         self.ended: Denied | None = None
         self.gone = False
 
-    def arrived(self) -> None:
+    def logged_in(self) -> None:
         """Nothing."""
 
-    def left(self) -> None:
+    def logged_out(self) -> None:
         self.gone = True
 
     def regranted(self, grant: Grant) -> None:
@@ -105,15 +106,15 @@ class World:
         self.member.policy = Policy.of(self.member.state)
         self.member.expelled = False
         self.labels = {"env": "test"}
-        self.came: list[FakeVisitor] = []
+        self.avatars: list[FakeAvatar] = []
         member: Any = self.member
         accounts: Any = self.accounts
         self.realm = NodeRealm(self.reactor, member, lambda: self.labels, self._receive, accounts)
-        self.realm.look()
+        self.realm.review()
 
     def _receive(self, grant: Grant, credentials: CertificateCredentials) -> Any:
-        self.came.append(FakeVisitor(grant, len(self.came)))
-        return self.came[-1]
+        self.avatars.append(FakeAvatar(grant, len(self.avatars)))
+        return self.avatars[-1]
 
     def begin(self, user: str = "alice", *roles: str) -> list[Any]:
         """Begin a log-in; return what it comes to."""
@@ -122,7 +123,7 @@ class World:
             user, "c", moment + HOUR, roles or ("ops",), ("root",), issued=moment, serial=7,
             login_session="login-1",
         )  # fmt: skip
-        extensions = frozenset({PTY, PORT_FORWARDING, AGENT_FORWARDING})
+        extensions = frozenset({PERMIT_PTY, PERMIT_PORT_FORWARDING, PERMIT_AGENT_FORWARDING})
         credentials: Any = CertificateCredentials(
             CheckedUser(identity, extensions=extensions), "root", NO_CERTIFICATE, ("h", 1), ("h", 2)
         )
@@ -130,15 +131,15 @@ class World:
         self.realm.requestAvatar(credentials, None, IConchUser).addBoth(answer.append)
         return answer
 
-    def log_in(self, user: str = "alice", *roles: str) -> FakeVisitor:
+    def log_in(self, user: str = "alice", *roles: str) -> FakeAvatar:
         self.begin(user, *roles)
         self.accounts.answer()
-        return self.came[-1]
+        return self.avatars[-1]
 
     def change(self, **fields: Any) -> None:
         self.member.state = evolve(self.member.state, **fields)
         self.member.policy = Policy.of(self.member.state)
-        self.realm.look()
+        self.realm.review()
 
 
 @pytest.fixture
@@ -154,17 +155,17 @@ def test_what_changes_during_a_login_counts(world: World) -> None:
     world.accounts.answer()
     with pytest.raises(AccessDenied, match="was removed"):
         answer[0].raiseException()
-    assert world.came == []
+    assert world.avatars == []
 
 
-def test_nobody_is_in_before_that_is_on_record(world: World) -> None:
+def test_no_login_before_its_event_is_stored(world: World) -> None:
     """However long the disk takes, a session begins after its start was written."""
     world.recorded = Deferred()
     answer = world.begin()
     world.accounts.answer()
     assert answer == []
     world.recorded.callback(None)
-    assert answer[0][1] is world.came[0]
+    assert answer[0][1] is world.avatars[0]
 
 
 def test_who_is_locked_while_the_start_is_written_is_not_in(world: World) -> None:
@@ -176,7 +177,7 @@ def test_who_is_locked_while_the_start_is_written_is_not_in(world: World) -> Non
     world.recorded.callback(None)
     with pytest.raises(AccessDenied, match="locked"):
         answer[0].raiseException()
-    assert world.came[0].gone
+    assert world.avatars[0].gone
 
 
 @pytest.mark.parametrize(
@@ -193,13 +194,13 @@ def test_who_is_locked_while_the_start_is_written_is_not_in(world: World) -> Non
 )
 def test_a_lock_ends_what_it_names(world: World, target: dict[str, str]) -> None:
     """Each of its targets; another session, user or role goes on."""
-    visitor = world.log_in()
+    avatar = world.log_in()
     others = Lock(Metadata("o"), LockSpec(LockTarget(session="session-9")))
     world.change(locks=(others,))
-    assert visitor.expelled_for == []
+    assert avatar.expelled_for == []
     lock = Lock(Metadata("l"), LockSpec(LockTarget(**target), "call security"))
     world.change(locks=(others, lock))
-    (denied,) = visitor.expelled_for
+    (denied,) = avatar.expelled_for
     assert denied.reason is Reason.LOCKED
     assert denied.message.endswith(": call security")
 
@@ -223,42 +224,42 @@ def test_an_end_ends_at_its_moment(world: World) -> None:
     assert [d.reason for d in alice.expelled_for] == [Reason.REVOKED]
 
 
-def test_the_end_of_a_certificate_ends_nobody(world: World) -> None:
+def test_the_end_of_a_certificate_ends_no_connection(world: World) -> None:
     """What runs goes on, as with sshd; nothing new begins, which is the grant's business."""
-    visitor = world.log_in()
-    ends = visitor.grant.expires
+    avatar = world.log_in()
+    ends = avatar.grant.expires
     world.reactor.advance(2 * 3600)
     world.change(roles=(role("ops"), role("other")))
-    assert visitor.expelled_for == []
-    assert visitor.grant.expires == ends
+    assert avatar.expelled_for == []
+    assert avatar.grant.expires == ends
 
 
 def test_a_role_that_gives_less_is_the_grant_from_then_on(world: World) -> None:
     """Forwarding that is taken away is gone from the grant; the certificate's limits stay."""
-    visitor = world.log_in()
-    assert visitor.grant.port_forwarding
+    avatar = world.log_in()
+    assert avatar.grant.port_forwarding
     world.change(roles=(role("ops", port_forwarding=False, x11_forwarding=True),))
-    assert visitor.expelled_for == []
-    assert (visitor.grant.port_forwarding, visitor.grant.x11_forwarding) == (False, False)
+    assert avatar.expelled_for == []
+    assert (avatar.grant.port_forwarding, avatar.grant.x11_forwarding) == (False, False)
 
 
 def test_labels_count_for_those_who_are_in(world: World) -> None:
     """A node that becomes another kind of node keeps nobody who could not log in to it."""
-    visitor = world.log_in()
+    avatar = world.log_in()
     world.labels = {"env": "prod"}
-    world.realm.look()
-    assert [denied.reason for denied in visitor.expelled_for] == [Reason.NODE]
+    world.realm.review()
+    assert [denied.reason for denied in avatar.expelled_for] == [Reason.NODE]
 
 
 def test_who_left_is_not_asked_about(world: World) -> None:
     """A connection that is gone is forgotten."""
     answer = world.begin()
     world.accounts.answer()
-    _, _, left = answer[0]
-    left()
+    _, _, logged_out = answer[0]
+    logged_out()
     world.change(roles=())
-    assert world.came[0].gone
-    assert world.came[0].expelled_for == []
+    assert world.avatars[0].gone
+    assert world.avatars[0].expelled_for == []
 
 
 def test_who_makes_room_gets_in_without_any(world: World) -> None:
@@ -270,10 +271,10 @@ def test_who_makes_room_gets_in_without_any(world: World) -> None:
         world.begin()[0].raiseException()
     world.change(roles=(role("ops"), role("rescue", break_glass=True)))
     world.log_in("alice", "ops", "rescue")
-    assert [visitor.grant.break_glass for visitor in world.came] == [True]
+    assert [avatar.grant.break_glass for avatar in world.avatars] == [True]
 
 
-def test_nobody_waits_for_ever_to_be_on_record(world: World) -> None:
+def test_a_login_waits_a_bounded_time_for_its_event(world: World) -> None:
     """A log-in that neither the disk nor auth puts on record fails, and leaves nobody behind; who
     makes room does not wait for it.
     """
@@ -285,7 +286,7 @@ def test_nobody_waits_for_ever_to_be_on_record(world: World) -> None:
     world.reactor.advance(1)
     with pytest.raises(Unavailable, match="its disk is full"):
         waiting[0].raiseException()
-    assert (world.came[0].gone, world.realm.sessions) == (True, ())
+    assert (world.avatars[0].gone, world.realm.sessions) == (True, ())
     world.change(roles=(role("ops"), role("rescue", break_glass=True)))
     world.recorded = Deferred()
     world.log_in("alice", "ops", "rescue")

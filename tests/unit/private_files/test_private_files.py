@@ -105,8 +105,8 @@ def test_a_file_is_read_or_refused_with_what_to_do(secret: Path) -> None:
         with pytest.raises(InvalidInput) as caught:
             read(secret, "token_file")
         assert str(caught.value) == (
-            f"token_file {secret}: others can read it (mode 0644): replace it unless you"
-            f" know that nobody did, then type: chmod 600 {secret}"
+            f"token_file {secret}: others can read it (mode 0644): replace it if others"
+            f" may have read it, then type: chmod 600 {secret}"
         )
     check_secret(secret.with_name("missing"), "token_file")
 
@@ -124,7 +124,7 @@ def test_the_file_counts_and_not_the_link_to_it(secret: Path, tmp_path: Path) ->
 def test_a_service_does_not_wait_for_a_pipe(pipe: Path, tmp_path: Path) -> None:
     """What is no file is refused at once: a daemon that waits for a writer serves nobody."""
     for path in (pipe, tmp_path):
-        with pytest.raises(InvalidInput, match="this is not a file"):
+        with pytest.raises(InvalidInput, match="not a regular file"):
             read_secret(path, "token_file")
 
 
@@ -174,7 +174,7 @@ def test_a_folder_with_other_things_is_not_closed(tmp_path: Path, mode: int) -> 
     """Somebody needs it as it is: a home, a project, a folder of another program."""
     (tmp_path / "notes.txt").touch()
     tmp_path.chmod(mode)
-    with pytest.raises(InvalidInput, match=r"what is not tele's, such as 'notes.txt'"):
+    with pytest.raises(InvalidInput, match=r"files that are not tele's, such as 'notes.txt'"):
         own_folder(tmp_path, ("tele.yaml",))
     assert described(tmp_path) == (mode, ["notes.txt"])
 

@@ -18,7 +18,8 @@ from tele.errors import AccessDenied
 from tele.log import event_text
 from tele.loop import now
 from tele.model.access import Denied
-from tele.model.api.members import ClusterState, HostChanges
+from tele.model.api.hosts import HostChanges
+from tele.model.api.members import ClusterState
 from tele.model.identity import HostRole, UserIdentity
 from tele.model.presence import Host, Mode, Status
 from tele.model.resources import (

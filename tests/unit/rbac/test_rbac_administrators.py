@@ -67,7 +67,7 @@ def test_who_cannot_log_in_administers_nothing() -> None:
 
 
 def test_the_last_one_is_missed() -> None:
-    """Removing one of two is nobody's loss, removing the last one is; so is an end, or a lock."""
+    """Removing one of two is no loss, removing the last one is; so is an expiry, or a lock."""
     two, one = directory(user("a", "editor"), user("b", "editor")), directory(user("a", "editor"))
     assert last_lost(two, one, NOW) == set()
     assert last_lost(one, directory(user("a", "access")), NOW) == {"a"}

@@ -74,7 +74,7 @@ ROOT = Conditions(logins=("root",), node_labels=EVERYWHERE)
 
 
 def test_the_preset_lets_in_as_ones_own_logins() -> None:
-    """``access`` with the trait ``logins: root`` is root everywhere, and nobody else."""
+    """``access`` with the trait ``logins: root`` is root everywhere, and no other login."""
     answer = ask(ACCESS)
     assert isinstance(answer, Grant)
     assert (answer.login, answer.roles) == ("root", ("access",))
@@ -353,12 +353,12 @@ def test_patterns_agree_with_the_plain_definition(pattern: str, text: str) -> No
 
 @given(st.lists(st.sampled_from([ACCESS, EDITOR, AUDITOR, role("all", ROOT)])))
 def test_more_roles_never_overrule_a_deny(roles: list[Role]) -> None:
-    """Whatever else somebody holds, a deny of the node stays."""
+    """Whatever other roles a user has, a deny of the node holds."""
     no = role("no", deny=Conditions(node_labels={"env": ("prod",)}))
     assert reason(ask(*roles, no)) is Reason.DENIED
 
 
-def test_the_strictest_role_says_whether_recording_is_needed() -> None:
+def test_the_strictest_role_decides_whether_recording_is_needed() -> None:
     """Best effort is the default; one role that asks for recordings is enough."""
     allow = Conditions(logins=("root",), node_labels={"env": ("prod",)})
     plain = role("plain", allow)

@@ -11,6 +11,13 @@ from tele.errors import InvalidInput
 from tele.model.access import CertificateLimits, Denied, Grant, Reason
 from tele.model.identity import UserIdentity
 from tele.model.resources import Conditions, Metadata, Role, RoleOptions, RoleSpec
+from tele.rbac.certificate import (
+    PERMIT_AGENT_FORWARDING,
+    PERMIT_PORT_FORWARDING,
+    PERMIT_PTY,
+    PERMIT_X11_FORWARDING,
+    limits_of,
+)
 from tele.rbac.decision import decide
 from tele.rbac.presets import check_role
 
@@ -59,7 +66,7 @@ def test_a_role_may_forward_beside_its_command(command: str) -> None:
     assert forwards(role("r", force_command=command, x11_forwarding=True)) == (False, False, True)
 
 
-def test_every_role_has_to_say_so() -> None:
+def test_every_role_has_to_allow_it() -> None:
     """Another role's word does not open what the files-only role leaves closed (attack)."""
     assert forwards(FILES, role("loud", **YES)) == (False, False, False)
     assert forwards(FILES, PLAIN) == (False, False, False)
@@ -93,7 +100,7 @@ def test_a_certificate_only_takes_away() -> None:
 
 
 def test_the_certificate_and_a_role_force_the_same_or_nothing() -> None:
-    """Where they force different commands, nobody gets in."""
+    """Where they force different commands, the login is denied."""
     same = ask(FILES, certificate=CertificateLimits(force_command="internal-sftp"))
     assert isinstance(same, Grant)
     assert same.force_command == "internal-sftp"
@@ -110,7 +117,7 @@ def test_the_certificate_and_a_role_force_the_same_or_nothing() -> None:
 def test_what_cannot_be_honoured_is_refused(command: str) -> None:
     """Options of internal-sftp are refused when they are set and when they are met (attack).
 
-    Run as a command line, they would be whatever the person calls ``internal-sftp``.
+    Run as a command line, they would be whatever the user calls ``internal-sftp``.
     """
     options = role("r", force_command=command)
     with pytest.raises(InvalidInput, match="force_command"):
@@ -127,3 +134,18 @@ def test_other_commands_keep_their_words() -> None:
         grant = ask(role("r", force_command=command))
         assert isinstance(grant, Grant)
         assert grant.force_command == command
+
+
+def test_an_extension_permits_what_it_names_and_nothing_else() -> None:
+    """A certificate without extensions withholds everything, as OpenSSH reads it."""
+    assert limits_of((), None) == CertificateLimits(False, False, False, False)
+    assert limits_of((PERMIT_PTY,), None) == CertificateLimits(True, False, False, False)
+    assert limits_of((PERMIT_PORT_FORWARDING,), None) == CertificateLimits(
+        False, True, False, False
+    )
+    assert limits_of((PERMIT_AGENT_FORWARDING,), "x") == CertificateLimits(
+        False, False, True, False, "x"
+    )
+    assert limits_of((PERMIT_X11_FORWARDING, "permit-user-rc"), "") == CertificateLimits(
+        False, False, False, True, ""
+    )

@@ -28,5 +28,5 @@ def test_names_that_account_databases_have(name: str) -> None:
 def test_names_that_no_account_has(name: str) -> None:
     """What can never work is refused when it is said, with the reason."""
     assert not is_login(name)
-    with pytest.raises(InvalidInput, match="is no login"):
+    with pytest.raises(InvalidInput, match="is not a login"):
         check_traits({"logins": ("root", name)})

@@ -127,8 +127,8 @@ def test_what_was_given_since_denies_and_restricts() -> None:
     assert (forced.force_command, forced.port_forwarding) == ("internal-sftp", False)
 
 
-def test_the_clusters_keepalive_holds_where_no_role_says_another() -> None:
-    """At a node for the roles that allow the login, at a proxy for all that somebody has."""
+def test_the_clusters_keepalive_holds_where_no_role_has_another() -> None:
+    """At a node for the roles that allow the login, at a proxy for all roles of a user."""
     minute = timedelta(minutes=1)
     often = evolve(
         DEV, spec=evolve(DEV.spec, options=RoleOptions(client_keepalive=timedelta(seconds=5)))
@@ -164,8 +164,8 @@ def test_a_removed_host_is_refused_and_a_later_one_of_its_id_is_not() -> None:
     assert policy.refuses_host(evolve(WEB1, role=HostRole.PROXY), LATER) is None
 
 
-def test_a_locked_host_and_a_locked_person_are_refused() -> None:
-    """Locks of hosts and of people hold while they last; the message is told."""
+def test_a_locked_host_and_a_locked_user_are_refused() -> None:
+    """Locks of hosts and of users hold while they last; their message is in the denial."""
     host = Lock(Metadata("h", expires=LATER), LockSpec(LockTarget(host_id=WEB1.host_id)))
     person = Lock(Metadata("p"), LockSpec(LockTarget(role="root"), "call security"))
     policy = Policy(ROLES, [host, person])

@@ -11,7 +11,7 @@ from tele.rbac.revoking import (
     after_change,
     after_removal,
     issued_from,
-    told_for,
+    revocation_ttl,
 )
 
 NOW = datetime(2026, 11, 29, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -30,7 +30,7 @@ def test_a_removal_voids_what_was_issued_up_to_then() -> None:
     assert gone.removed > NOW
 
 
-def test_nobody_is_revoked_whose_rights_stay() -> None:
+def test_unchanged_rights_revoke_nothing() -> None:
     """A new user, a change of order and a description leave sessions and certificates alone."""
     before = user("access", "dev", logins=("root", "alice"))
     after = user("dev", "access", logins=("alice", "root"))
@@ -38,7 +38,7 @@ def test_nobody_is_revoked_whose_rights_stay() -> None:
     assert after_change(None, None, after, NOW) is None
 
 
-def test_a_given_role_is_told_of() -> None:
+def test_a_given_role_is_published() -> None:
     """Certificates from before a role or a value was given are known: it may deny something."""
     given = after_change(None, user("access"), user("access", "suspended"), NOW)
     assert given == UserRevocation(
@@ -62,22 +62,22 @@ def test_a_lost_role_or_login_narrows() -> None:
     assert (again.narrowed, again.roles) == (revoked_before(LATER), ("access", "editor"))
 
 
-def test_the_end_of_a_user_is_told_before_it_comes() -> None:
-    """Nodes know when a user expires, though auth may be away then; no end, nothing to tell."""
+def test_the_end_of_a_user_is_published_before_it_comes() -> None:
+    """Nodes know when a user expires, though auth may be away then; no expiry, no revocation."""
     ends = after_change(None, user("access"), user("access", expires=LATER), NOW)
     assert ends == UserRevocation("alice", expires=LATER)
-    assert told_for(ends, NOW) > LATER - NOW + LONGEST_CERTIFICATE
+    assert revocation_ttl(ends, NOW) > LATER - NOW + LONGEST_CERTIFICATE
     assert after_change(ends, user("access", expires=LATER), user("access"), NOW) is None
 
 
 def test_an_end_may_be_the_last_moment_that_there_is() -> None:
-    """Who expires at the end of all dates is told of for a time that can still be added to now."""
+    """An expiry at the last date is published for a time that can still be added to now."""
     ends = UserRevocation("alice", expires=datetime.max.replace(tzinfo=UTC))
-    assert NOW + told_for(ends, NOW) > NOW + timedelta(days=365 * 100)
+    assert NOW + revocation_ttl(ends, NOW) > NOW + timedelta(days=365 * 100)
 
 
 def test_who_gets_a_name_does_not_wake_its_old_certificates() -> None:
-    """Removed stays removed, and expired too, whoever is called so afterwards."""
+    """Removed stays removed, and expired too, also after another user gets the name."""
     gone = after_removal(None, "alice", NOW)
     assert after_change(gone, None, user("access"), LATER) == gone
     expired = UserRevocation("alice", expires=NOW)

@@ -22,7 +22,7 @@ from tele.errors import Unavailable
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import RecordingStart
 from tele.recording.commit import FLUSH_SECONDS
-from tele.recording.share import PERSON_LEAST
+from tele.recording.share import USER_LEAST
 from tele.recording.spool import RESERVE, RESERVE_STEP, SpoolFolder
 from tele.recording.tee import ConnectionTape
 
@@ -211,12 +211,12 @@ def test_a_user_has_a_share_of_the_disk(
     """A user whose recordings hold a quarter of the disk waits; nothing is lost, others go on, and
     it goes on when auth has taken what was there.
     """
-    free = SimpleNamespace(f_bavail=4, f_frsize=PERSON_LEAST)
+    free = SimpleNamespace(f_bavail=4, f_frsize=USER_LEAST)
     monkeypatch.setattr(os, "statvfs", lambda _: free)
     mine = place.open()
     shares = place.recorder.shares
     for number in range(20):
-        mine.write(output(number, os.urandom(PERSON_LEAST // 8)))
+        mine.write(output(number, os.urandom(USER_LEAST // 8)))
         place.clock.advance(FLUSH_SECONDS)
     assert mine.paused
     resumed: list[str] = []
@@ -286,7 +286,7 @@ from tele.model.codec import decode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import RecordingStart
 from tele.recording.recorder import TapeRecorder
-from tele.recording.share import PERSON_LEAST
+from tele.recording.share import USER_LEAST
 from tele.recording.spool import Spool
 process_budget()
 clock, key = Clock(), PrivateKey.generate()

@@ -10,7 +10,7 @@ from attrs import evolve
 from twisted.internet.task import Clock
 
 from tele.loop import now
-from tele.model.api.members import HostChanges
+from tele.model.api.hosts import HostChanges
 from tele.model.identity import HostRole
 from tele.model.presence import FORGET_AFTER, Host, Mode, Status
 from tele.model.revocation import HostRevocation

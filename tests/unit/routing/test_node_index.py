@@ -8,7 +8,7 @@ import pytest
 from attrs import evolve
 
 from tele.errors import InvalidInput, NotFound, Unreachable
-from tele.model.api.members import HostChanges
+from tele.model.api.hosts import HostChanges
 from tele.model.identity import HostRole
 from tele.model.presence import Host, Mode, Status
 from tele.routing.index import CANDIDATES_LIMIT, SHOWN, NodeIndex, check_online

@@ -16,7 +16,7 @@ def test_a_system_without_them() -> None:
     """Without cgroup v2 sessions have no group, and nothing fails."""
     groups = Groups(None, kill_leftovers=True)
     assert groups.enter("x") == 0
-    groups.person_left("x")
+    groups.user_left("x")
     groups.session_ended("x")
     groups.sweep()
     groups.close()

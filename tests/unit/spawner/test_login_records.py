@@ -16,7 +16,7 @@ from tele.spawner.login_records import DEAD_PROCESS, USER_PROCESS, Records
 SIZES = {"x86_64": (384, 292), "aarch64": (400, 296)}
 
 
-def records(folder: Path, machine: str = "x86_64") -> Records:
+def make_records(folder: Path, machine: str = "x86_64") -> Records:
     """Empty files, as a package of the system makes them."""
     files = [folder / name for name in ("utmp", "wtmp", "lastlog")]
     for file in files:
@@ -28,28 +28,28 @@ def records(folder: Path, machine: str = "x86_64") -> Records:
 @pytest.mark.parametrize("machine", SIZES)
 def test_sizes_are_those_of_the_c_library(tmp_path: Path, machine: str) -> None:
     """A record is as long as glibc's struct utmpx and struct lastlog on that machine."""
-    kept = records(tmp_path, machine)
-    kept.log_in("pts/1", 7, "alice", "192.0.2.7")
-    kept.remember(0, "pts/1", "192.0.2.7")
+    records = make_records(tmp_path, machine)
+    records.log_in("pts/1", 7, "alice", "192.0.2.7")
+    records.remember(0, "pts/1", "192.0.2.7")
     size, last = SIZES[machine]
     assert (tmp_path / "utmp").stat().st_size == size
     assert (tmp_path / "wtmp").stat().st_size == size
     assert (tmp_path / "lastlog").stat().st_size == last
-    last_login = kept.last_login(0)
+    last_login = records.last_login(0)
     assert last_login is not None
     assert abs(last_login[0] - time.time()) < 60
     assert last_login[1] == "192.0.2.7"
-    assert kept.last_login(1) is None
+    assert records.last_login(1) is None
 
 
 def test_a_line_has_one_record(tmp_path: Path) -> None:
-    """Utmp holds a line once, for whoever is on it; wtmp holds all that happened."""
-    kept = records(tmp_path)
-    kept.log_in("pts/1", 7, "alice", "a")
-    kept.log_in("pts/22", 8, "bob", "b")
-    kept.log_out("pts/1", 7)
-    kept.log_in("pts/1", 9, "carol", "c")
-    kept.log_out("pts/1", 7)  # late: somebody else is there by now
+    """Utmp holds a line once, for the session on it; wtmp holds all sessions."""
+    records = make_records(tmp_path)
+    records.log_in("pts/1", 7, "alice", "a")
+    records.log_in("pts/22", 8, "bob", "b")
+    records.log_out("pts/1", 7)
+    records.log_in("pts/1", 9, "carol", "c")
+    records.log_out("pts/1", 7)  # late: somebody else is there by now
     data = (tmp_path / "utmp").read_bytes()
     found = [struct.unpack_from("=hxxi32s4s32s", data, place) for place in (0, 384)]
     assert len(data) == 2 * 384
@@ -57,7 +57,7 @@ def test_a_line_has_one_record(tmp_path: Path) -> None:
         (USER_PROCESS, 9, b"carol"),
         (USER_PROCESS, 8, b"bob"),
     ]
-    kept.log_out("pts/22", 8)
+    records.log_out("pts/22", 8)
     data = (tmp_path / "utmp").read_bytes()
     assert struct.unpack_from("=hxxi32s4s32s", data, 384)[::4] == (DEAD_PROCESS, bytes(32))
     assert (tmp_path / "wtmp").stat().st_size == 6 * 384
@@ -65,8 +65,8 @@ def test_a_line_has_one_record(tmp_path: Path) -> None:
 
 def test_long_names_are_cut(tmp_path: Path) -> None:
     """What does not fit is cut, and shifts nothing (attack)."""
-    kept = records(tmp_path)
-    kept.log_in("pts/" + "1" * 99, 7, "u" * 99, "h" * 999)
+    records = make_records(tmp_path)
+    records.log_in("pts/" + "1" * 99, 7, "u" * 99, "h" * 999)
     data = (tmp_path / "utmp").read_bytes()
     assert len(data) == 384
     assert struct.unpack_from("=44x32s256s", data) == (b"u" * 32, b"h" * 256)
@@ -74,26 +74,26 @@ def test_long_names_are_cut(tmp_path: Path) -> None:
 
 def test_files_that_are_not_there_are_not_made(tmp_path: Path) -> None:
     """A system without utmp wants none."""
-    kept = Records(*(str(tmp_path / name) for name in ("utmp", "wtmp", "lastlog")))
-    assert not kept.kept
-    kept.log_in("pts/1", 7, "alice", "a")
-    kept.remember(0, "pts/1", "a")
-    assert kept.last_login(0) is None
+    records = Records(*(str(tmp_path / name) for name in ("utmp", "wtmp", "lastlog")))
+    assert not records.available
+    records.log_in("pts/1", 7, "alice", "a")
+    records.remember(0, "pts/1", "a")
+    assert records.last_login(0) is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_machine_keeps_none(tmp_path: Path) -> None:
     """Where the layout is not known, nothing is written that could be wrong."""
-    kept = records(tmp_path, "vax")
-    assert not kept.kept
-    kept.log_in("pts/1", 7, "alice", "a")
+    records = make_records(tmp_path, "vax")
+    assert not records.available
+    records.log_in("pts/1", 7, "alice", "a")
     assert (tmp_path / "wtmp").stat().st_size == 0
 
 
 def test_a_lock_is_not_waited_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever locks the file keeps a record from being written, not a login from going on."""
+    """A lock on the file prevents a record, not a login."""
     monkeypatch.setattr(login_records, "PATIENCE", 0.1)
-    kept = records(tmp_path)
+    records = make_records(tmp_path)
     program = (
         "import fcntl, sys; f = open(sys.argv[1], 'r+b'); fcntl.lockf(f, fcntl.LOCK_SH);"
         "print(flush=True); sys.stdin.read()"
@@ -105,7 +105,7 @@ def test_a_lock_is_not_waited_for_long(tmp_path: Path, monkeypatch: pytest.Monke
     ) as locker:
         assert locker.stdout is not None
         locker.stdout.readline()
-        kept.log_in("pts/1", 7, "alice", "a")
+        records.log_in("pts/1", 7, "alice", "a")
         assert (tmp_path / "utmp").stat().st_size == 0
         assert (tmp_path / "wtmp").stat().st_size == 384
         locker.communicate()

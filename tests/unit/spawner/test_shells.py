@@ -32,7 +32,7 @@ from tele.spawner.shells import execution
     ],
 )
 def test_a_forced_command_skips_start_up_files(shell: str, option: bytes | None) -> None:
-    """Each shell that reads a file of the person with ``-c`` is told not to (attack)."""
+    """Each shell that reads a file of the user with ``-c`` is told not to (attack)."""
     name = os.path.basename(shell).encode()
     options = [] if option is None else [option]
     forced = execution(shell, "forced", [b"backup x"])
@@ -51,7 +51,7 @@ def test_a_link_to_a_shell(tmp_path: Path) -> None:
     assert execution(str(tmp_path / "sh"), "forced", [b"x"])[1] == [b"sh", b"-c", b"x"]
 
 
-def test_a_shell_that_nobody_knows(tmp_path: Path) -> None:
+def test_an_unknown_shell(tmp_path: Path) -> None:
     """Where it restricts nothing, sh runs a forced command instead; a menu is asked (attack)."""
     shells = tmp_path / "shells"
     shells.write_text("/usr/bin/tmux\n/usr/bin/xonsh\n/usr/bin/git-shell\n")
@@ -88,9 +88,9 @@ def test_a_machine_that_lists_no_shells(tmp_path: Path) -> None:
             check_files(with_shell(shell), missing)
 
 
-def test_what_pam_may_say_to_somebody_who_is_restricted() -> None:
+def test_variables_of_pam_in_a_restricted_session() -> None:
     """Names that are known to change nothing that is run; every other one is left out (attack)."""
-    said = {
+    variables = {
         name.encode(): b"x"
         for name in (
             *("LANG", "LC_TIME", "KRB5CCNAME", "XDG_RUNTIME_DIR", "XDG_SESSION_ID"),
@@ -99,6 +99,6 @@ def test_what_pam_may_say_to_somebody_who_is_restricted() -> None:
             *("XDG_CONFIG_HOME", "XAUTHORITY", "LANG\n", "LANGUAGE", "NLSPATH", "TZ", "TERMINFO"),
         )
     }
-    assert set(harmless(said)) == {
+    assert set(harmless(variables)) == {
         *(b"LANG", b"LC_TIME", b"KRB5CCNAME", b"XDG_RUNTIME_DIR", b"XDG_SESSION_ID")
     }

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from attrs import define, field
 
 from tele.spawner import program as spawner
 from tele.spawner.accounts import Refused
+from tele.spawner.children import Child
 from tele.spawner.spawn_messages import MAX_MESSAGE, pack, unpack
 
 PROGRAM = Path(spawner.__file__)
@@ -80,10 +81,18 @@ def talk() -> Iterator[Talk]:
         )
         theirs.close()
         talk = Talk(process, ours)
-        assert talk.run(b"echo ready")[0] == b"ready\n"
+        for _ in range(2):  # from now on, a process of the login starts commands
+            assert talk.run(b"echo ready")[0] == b"ready\n"
         yield talk
         ours.close()
         assert process.wait(20) == 0
+
+
+def _wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
 
 
 def test_exit_status(talk: Talk) -> None:
@@ -218,7 +227,7 @@ def test_malformed_requests(talk: Talk, message: bytes) -> None:
         socket.send_fds(talk.socket, [message], [null.fileno()])
     assert talk.report()["event"] == "refused"
     assert talk.run(b"echo on")[0] == b"on\n"
-    assert len(os.listdir(f"/proc/{talk.process.pid}/fd")) == before
+    _wait_until(lambda: len(os.listdir(f"/proc/{talk.process.pid}/fd")) == before)
 
 
 def test_too_many_descriptors(talk: Talk) -> None:
@@ -230,21 +239,21 @@ def test_too_many_descriptors(talk: Talk) -> None:
 
 
 def test_signals_reach_only_own_children(talk: Talk) -> None:
-    """Signals go by session number: a stranger's process and another session stay (attack)."""
-    with subprocess.Popen(["sleep", "60"]) as stranger:
+    """Signals go by session number: another process and another session stay (attack)."""
+    with subprocess.Popen(["sleep", "60"]) as other:
         first, _ = talk.start(1, b"sleep 60")
         second, _ = talk.start(2, b"sleep 60")
         assert {talk.report()["event"], talk.report()["event"]} == {"started"}
-        talk.ask(stranger.pid, op="signal", signal="KILL")
+        talk.ask(other.pid, op="signal", signal="KILL")
         talk.ask(1, op="signal", signal="TERM")
         assert talk.report() == {
             "id": 1, "event": "exited", "status": None, "signal": "TERM", "core": False,
         }  # fmt: skip
         talk.ask(1, op="signal", signal="KILL")  # it has ended: nothing happens
-        assert stranger.poll() is None
+        assert other.poll() is None
         talk.ask(2, op="hangup")
         assert talk.report()["signal"] == "HUP"
-        stranger.kill()
+        other.kill()
     os.close(first)
     os.close(second)
 
@@ -277,10 +286,10 @@ def test_sessions_are_hung_up_with_the_node() -> None:
         ours.close()
         assert process.wait(20) == 0
         deadline = time.monotonic() + 20
-        heard = b""
-        while b"gone" not in heard and time.monotonic() < deadline:
-            heard += os.read(output, 100)
-        assert heard == b"gone\n"
+        seen = b""
+        while b"gone" not in seen and time.monotonic() < deadline:
+            seen += os.read(output, 100)
+        assert seen == b"gone\n"
         os.close(output)
 
 
@@ -292,14 +301,15 @@ def test_terminal(talk: Talk) -> None:
     os.close(slave)
     assert talk.report()["event"] == "started"
     os.write(master, b"echo [$0] [$SSH_TTY] [$TERM]; tty; exit 4\n")
-    heard = b""
+    seen = b""
     while (report := _report_or_none(talk)) is None:
-        heard += _read(master)
-    heard += _read(master)
+        seen += _read(master)
+    while more := _read(master):
+        seen += more
     os.close(master)
     shell = os.path.basename(pwd.getpwnam(ME).pw_shell)
-    assert f"[-{shell}] [{name}] [dumb]".encode() in heard
-    assert b"\n" + name.encode() in heard.replace(b"\r", b"")
+    assert f"[-{shell}] [{name}] [dumb]".encode() in seen
+    assert b"\n" + name.encode() in seen.replace(b"\r", b"")
     assert report["status"] == 4
 
 
@@ -356,7 +366,7 @@ def test_start_is_independent_of_the_nodes_descriptors(talk: Talk) -> None:
     before = len(os.listdir(f"/proc/{talk.process.pid}/fd"))
     for _ in range(20):
         talk.run(b"true")
-    assert len(os.listdir(f"/proc/{talk.process.pid}/fd")) == before
+    _wait_until(lambda: len(os.listdir(f"/proc/{talk.process.pid}/fd")) == before)
 
 
 def test_interrupt_is_the_nodes(talk: Talk) -> None:
@@ -366,23 +376,23 @@ def test_interrupt_is_the_nodes(talk: Talk) -> None:
     assert talk.run(b"echo on")[0] == b"on\n"
 
 
-def test_why_a_session_did_not_start_is_heard_after_its_end() -> None:
+def test_why_a_session_did_not_start_is_reported_after_its_end() -> None:
     """A child may be reaped before the last it said has arrived: that is still what is told."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(0)
-    hears, tells = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     with ours, theirs:
-        keeper = spawner.Spawner(theirs)
+        serving = spawner.Spawner(theirs)
         process = subprocess.Popen(["false"])
-        child = spawner.Child(3, process.pid, hears)
-        keeper.add(child)
+        child = Child(3, process.pid, reading)
+        serving.add(child)
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        keeper.reap(process.pid)
+        serving.reap(process.pid)
         process.returncode = 1  # reaped: nobody else's number now
         with pytest.raises(BlockingIOError):
             ours.recv(MAX_MESSAGE)
-        os.write(tells, b"\nshell\0not for logging in")
-        os.close(tells)
-        keeper.hear(child)
-        said = json.loads(ours.recv(MAX_MESSAGE))
-    assert (said["event"], said["message"]) == ("failed", "not for logging in")
+        os.write(writing, b"\nshell\0not for logging in")
+        os.close(writing)
+        serving.read_report(child)
+        report = json.loads(ours.recv(MAX_MESSAGE))
+    assert (report["event"], report["message"]) == ("failed", "not for logging in")

@@ -21,11 +21,12 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tele.errors import Conflict, InvalidInput, Unavailable
-from tele.interfaces import Change, Delete, IBackend, Item, Put
+from tele.config.values import Chosen
+from tele.embed.plugins import choose
+from tele.errors import Conflict, Unavailable
+from tele.interfaces import Change, Delete, IBackend, IBackendFactory, Item, Put, Surroundings
 from tele.store.batches import get_many
 from tele.store.memory import MemoryBackend
-from tele.store.opening import open_backend
 from tele.store.sqlite import LONG, POLL_SECONDS, SWEEP_SECONDS, SqliteBackend
 from tele.testing import SettableClock
 
@@ -95,7 +96,7 @@ def keys(
 
 
 def test_what_is_put_is_there(store: IBackend, turns: Turns) -> None:
-    """A value comes back with the revision that its commit returned."""
+    """A value is returned with the revision of its commit."""
     revision = turns.wait(store.commit(Put("/a", b"1")))
     item = turns.wait(store.get("/a"))
     assert item is not None
@@ -129,7 +130,7 @@ def test_many_keys_are_read_at_once(store: IBackend, turns: Turns) -> None:
 
 
 def test_a_store_that_cannot_is_asked_for_each(store: IBackend, turns: Turns) -> None:
-    """A store of somebody else's, with the required methods only, is read all the same."""
+    """A third-party store with the required methods only is read all the same."""
     plain = PlainBackend(store)
     turns.wait(store.commit(Put("/a", b"1")))
     items = turns.wait(Deferred.fromCoroutine(get_many(plain, ["/b", "/a"])))
@@ -158,20 +159,20 @@ def test_what_many_asked_for_comes_one_at_a_time(tmp_path: Path, turns: Turns) -
     turns.wait(store.close())
 
 
-def test_a_change_is_told_after_what_was_read_before_it(tmp_path: Path, turns: Turns) -> None:
-    """A long answer that waits for its turn is not older than a change that was told already."""
+def test_a_change_is_delivered_after_earlier_reads(tmp_path: Path, turns: Turns) -> None:
+    """A long answer that waits is not older than a change that was delivered already."""
     store = SqliteBackend(tmp_path / "s", turns)
     turns.wait(store.commit(*(Put(f"/k/{n}", b"old") for n in range(LONG + 1))))
     seen: list[bytes] = []
 
-    def told(change: Change) -> None:
+    def received(change: Change) -> None:
         assert change.item is not None
         seen.append(change.item.value)
 
     def read(items: Sequence[Item]) -> None:
         seen.append(items[0].value)
 
-    turns.wait(store.watch("/k/", told))
+    turns.wait(store.watch("/k/", received))
     store.range("/k/", "/k0").addCallback(read)
     turns.settle(lambda: len(store._long) == 1)
     committed: list[int] = []
@@ -222,75 +223,77 @@ def test_leases_run_out(store: IBackend, turns: Turns) -> None:
     turns.wait(store.commit(Put("/a", b"", if_revision=0)))
 
 
-def test_watches_tell_changes_in_order(store: IBackend, turns: Turns) -> None:
-    """A watch hears of its prefix only, of removals too, and of nothing after its end."""
+def test_watches_deliver_changes_in_order(store: IBackend, turns: Turns) -> None:
+    """A watch gets changes of its prefix only, removals too, and nothing after its end."""
     turns.wait(store.commit(Put("/w/old", b"")))
-    told: list[Change] = []
-    watch = turns.wait(store.watch("/w/", told.append))
+    received: list[Change] = []
+    watch = turns.wait(store.watch("/w/", received.append))
     turns.wait(store.commit(Put("/w/a", b"1")))
-    turns.settle(lambda: len(told) == 1)
+    turns.settle(lambda: len(received) == 1)
     turns.wait(store.commit(Put("/other", b"")))
     turns.wait(store.commit(Delete("/w/a")))
-    turns.settle(lambda: len(told) == 2)
-    assert [(c.key, c.item is None) for c in told] == [("/w/a", False), ("/w/a", True)]
-    assert told[0].revision < told[1].revision
+    turns.settle(lambda: len(received) == 2)
+    assert [(c.key, c.item is None) for c in received] == [("/w/a", False), ("/w/a", True)]
+    assert received[0].revision < received[1].revision
     watch.stop()
     watch.stop()
     turns.wait(store.commit(Put("/w/b", b"")))
     turns.wait(store.get("/w/b"))
-    assert len(told) == 2
+    assert len(received) == 2
 
 
-def test_the_end_of_a_lease_is_told(store: IBackend, turns: Turns) -> None:
-    """Whoever watches learns that somebody stopped renewing."""
-    told: list[Change] = []
-    turns.wait(store.watch("/w/", told.append))
+def test_the_end_of_a_lease_is_delivered(store: IBackend, turns: Turns) -> None:
+    """A watcher learns that a lease is not renewed."""
+    received: list[Change] = []
+    turns.wait(store.watch("/w/", received.append))
     turns.wait(store.commit(Put("/w/a", b"", ttl=timedelta(seconds=1))))
-    turns.settle(lambda: len(told) == 1)
+    turns.settle(lambda: len(received) == 1)
     turns.advance(SWEEP_SECONDS + 1)
     turns.wait(store.get("/w/a"))
-    turns.settle(lambda: len(told) == 2)
-    assert told[-1].item is None
+    turns.settle(lambda: len(received) == 2)
+    assert received[-1].item is None
 
 
-def test_a_failing_watcher_stops_nobody(store: IBackend, turns: Turns) -> None:
-    """One receiver's mistake is logged; the others hear of every change."""
-    told: list[Change] = []
+def test_a_failing_watcher_affects_no_other(store: IBackend, turns: Turns) -> None:
+    """The failure of one receiver is logged; the others get every change."""
+    received: list[Change] = []
 
     def fail(_: Change) -> None:
         raise RuntimeError("a mistake")
 
     turns.wait(store.watch("/", fail))
-    turns.wait(store.watch("/", told.append))
+    turns.wait(store.watch("/", received.append))
     turns.wait(store.commit(Put("/a", b"")))
-    turns.settle(lambda: len(told) == 1)
+    turns.settle(lambda: len(received) == 1)
 
 
 def test_a_receiver_may_change_the_store(store: IBackend, turns: Turns) -> None:
-    """What a receiver causes is told to everybody after what caused it."""
-    told: list[str] = []
+    """A change that a receiver makes is delivered to all after the one that caused it."""
+    received: list[str] = []
 
     def react(change: Change) -> None:
         if change.key == "/w/a":
-            store.commit(Put("/w/b", b"")).addErrback(lambda f: told.append(str(f)))
+            store.commit(Put("/w/b", b"")).addErrback(lambda f: received.append(str(f)))
 
     turns.wait(store.watch("/w/", react))
-    turns.wait(store.watch("/w/", lambda change: told.append(change.key)))
+    turns.wait(store.watch("/w/", lambda change: received.append(change.key)))
     turns.wait(store.commit(Put("/w/a", b"")))
-    turns.settle(lambda: len(told) == 2)
-    assert told == ["/w/a", "/w/b"]
+    turns.settle(lambda: len(received) == 2)
+    assert received == ["/w/a", "/w/b"]
 
 
-def test_changes_of_one_commit_are_told_in_order_of_keys(store: IBackend, turns: Turns) -> None:
-    """A batch is told as it was numbered, which the audit relies on."""
-    told: list[str] = []
-    turns.wait(store.watch("/w/", lambda change: told.append(change.key)))
+def test_changes_of_one_commit_are_delivered_in_order_of_keys(
+    store: IBackend, turns: Turns
+) -> None:
+    """A batch is delivered in order of revisions, which the audit relies on."""
+    received: list[str] = []
+    turns.wait(store.watch("/w/", lambda change: received.append(change.key)))
     turns.wait(store.commit(*(Put(f"/w/{n:04}", b"") for n in range(50))))
-    turns.settle(lambda: len(told) == 50)
-    assert told == sorted(told)
+    turns.settle(lambda: len(received) == 50)
+    assert received == sorted(received)
 
 
-def test_what_cannot_be_stored_hurts_nobody_else(tmp_path: Path, turns: Turns) -> None:
+def test_what_cannot_be_stored_fails_alone(tmp_path: Path, turns: Turns) -> None:
     """A key that SQLite cannot take fails alone, even beside others in one transaction."""
     store = SqliteBackend(tmp_path / "s", turns)
     answers = [store.commit(Put(key, b"")) for key in ("/a", "/bad\ud800", "/b")]
@@ -320,31 +323,20 @@ def test_a_failed_sync_is_not_the_end(tmp_path: Path, turns: Turns) -> None:
 
 
 def test_a_memory_lease_ends_by_itself() -> None:
-    """A watcher learns of it although nobody touches the store."""
+    """A watcher learns of it although the store is not used."""
     clock = SettableClock()
     store = MemoryBackend(clock)
-    told: list[Change] = []
-    store.watch("/", told.append)
+    received: list[Change] = []
+    store.watch("/", received.append)
     store.commit(Put("/a", b"", ttl=timedelta(seconds=5)), Put("/b", b"", ttl=timedelta(seconds=9)))
     clock.advance(6)
-    assert [(c.key, c.item is None) for c in told[2:]] == [("/a", True)]
+    assert [(c.key, c.item is None) for c in received[2:]] == [("/a", True)]
     clock.advance(4)
-    assert [c.key for c in told[2:]] == ["/a", "/b"]
+    assert [c.key for c in received[2:]] == ["/a", "/b"]
     assert clock.getDelayedCalls() == []
 
 
-def test_a_store_is_named_by_a_string(tmp_path: Path, turns: Turns) -> None:
-    """``sqlite``, ``sqlite:PATH`` and ``memory``; anything else is named in the error."""
-    for text, name in (("sqlite", "auth.sqlite"), ("sqlite:other", "other")):
-        turns.wait(open_backend(text, turns, tmp_path).close())
-        assert (tmp_path / name).exists()
-    assert isinstance(open_backend("memory", turns, tmp_path), MemoryBackend)
-    for text in ("mysql://x", "memory:x", ""):
-        with pytest.raises(InvalidInput, match="is not a store"):
-            open_backend(text, turns, tmp_path)
-
-
-def test_a_closed_store_says_so(tmp_path: Path, turns: Turns) -> None:
+def test_a_closed_store_refuses(tmp_path: Path, turns: Turns) -> None:
     """After close, commits are refused and not lost in silence; what waited is done."""
     store = SqliteBackend(tmp_path / "s", turns)
     waiting = store.commit(Put("/a", b"1"))
@@ -359,15 +351,15 @@ def test_a_closed_store_says_so(tmp_path: Path, turns: Turns) -> None:
 
 
 def test_two_processes_share_one_file(tmp_path: Path, turns: Turns) -> None:
-    """What one auth writes, another on the same file sees and is told."""
+    """What one auth writes, another on the same file reads and is notified of."""
     one, two = SqliteBackend(tmp_path / "s", turns), SqliteBackend(tmp_path / "s", turns)
-    told: list[Change] = []
-    turns.wait(two.watch("/", told.append))
+    received: list[Change] = []
+    turns.wait(two.watch("/", received.append))
     turns.wait(one.commit(Put("/a", b"1")))
     turns.wait(one.commit(Delete("/a")))
     turns.advance(POLL_SECONDS)
-    turns.settle(lambda: bool(told))
-    assert [(c.key, c.item) for c in told] == [("/a", None)]
+    turns.settle(lambda: bool(received))
+    assert [(c.key, c.item) for c in received] == [("/a", None)]
     turns.wait(one.close())
     turns.wait(two.close())
 
@@ -402,7 +394,7 @@ def test_who_looks_into_the_file_does_not_split_it(tmp_path: Path, turns: Turns)
 
 
 def test_the_file_is_its_owners_only(tmp_path: Path, turns: Turns) -> None:
-    """CA keys are in there: nobody else reads it, nor its log; also if it was open to all."""
+    """CA keys are in there: no other account reads it, nor its log; also if it was open to all."""
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "s").touch(0o644)
     store = SqliteBackend(tmp_path / "deep" / "s", turns)
@@ -416,13 +408,22 @@ def test_the_file_is_its_owners_only(tmp_path: Path, turns: Turns) -> None:
 def test_a_file_that_others_could_change_is_refused(
     tmp_path: Path, turns: Turns, mode: int
 ) -> None:
-    """Whoever could write to the store could have made themselves an administrator."""
+    """An account that can write to the store can make itself an administrator."""
     path = tmp_path / "s"
     path.touch()
     path.chmod(mode)
     with pytest.raises(Unavailable, match=f"others can change it .mode {mode:04o}.*chmod 600"):
         SqliteBackend(path, turns)
     assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.parametrize(("arguments", "name"), [("", "auth.sqlite"), ("other", "other")])
+def test_the_file_of_a_store(tmp_path: Path, turns: Turns, arguments: str, name: str) -> None:
+    """``sqlite`` is ``auth.sqlite``; a relative path of ``sqlite:PATH`` is below ``data_dir``."""
+    chosen = Chosen("sqlite", arguments)
+    store = choose(IBackendFactory, chosen, Surroundings(turns, tmp_path))
+    turns.wait(store.close())
+    assert (tmp_path / name).exists()
 
 
 def test_a_file_that_is_no_store_is_refused(tmp_path: Path, turns: Turns) -> None:
@@ -441,7 +442,6 @@ import sys
 from pathlib import Path
 from twisted.internet import reactor
 from tele.interfaces import Put
-from tele.store.opening import open_backend
 from tele.store.sqlite import SqliteBackend
 store = SqliteBackend(Path(sys.argv[1]), reactor)
 def write(number):
@@ -456,7 +456,7 @@ reactor.run()
 
 
 def test_kill_loses_nothing_acknowledged(tmp_path: Path, turns: Turns) -> None:
-    """A writer killed in the middle: every commit that it was told of is there."""
+    """A writer killed in the middle: every acknowledged commit is stored."""
     child = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(tmp_path / "s")], stdout=subprocess.PIPE, text=True
     )
@@ -526,10 +526,10 @@ def test_a_page_of_the_memory_store_copies_a_page() -> None:
 def test_a_lease_ends_at_its_date(store: IBackend, turns: Turns, hours: int) -> None:
     """It is kept over restarts, so it is a date: setting the clock brings it, or moves it."""
     ttl = timedelta(hours=2)
-    told: list[str] = []
-    turns.wait(store.watch("/a", lambda change: told.append(change.key)))
+    received: list[str] = []
+    turns.wait(store.watch("/a", lambda change: received.append(change.key)))
     turns.wait(store.commit(Put("/a", b"1", ttl=ttl)))
-    told.clear()
+    received.clear()
     turns.set_wall(hours * 3600)
     turns.advance(SWEEP_SECONDS)
     if hours > 0:

@@ -44,7 +44,7 @@ def test_a_commit_on_a_full_disk_uses_the_reserve(tmp_path: Path) -> None:
     assert reserve.spend(disk.write) == "written"
     assert reserve.space().reserve_left == disk.size - 3 * STEP
     assert reserve.space().level is DiskLevel.FULL
-    reserve.look()
+    reserve.check()
     assert reserve.space().reserve_left == disk.size, "taken back when there is space"
     reserve.close()
 

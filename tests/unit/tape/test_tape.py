@@ -126,11 +126,11 @@ def test_the_first_frame_says_of_which_session_it_is(start: RecordingStart, comp
 @pytest.mark.parametrize(
     ("frames", "said"),
     [
-        ([frame(1, b"x"), END], "does not say of which session"),
-        ([END], "does not say of which session"),
+        ([frame(1, b"x"), END], "does not name a session"),
+        ([END], "does not name a session"),
         ([began(), frame(1, b"x"), began(), END], "another session starts"),
         ([began(), began(OTHER), END], "another session starts"),
-        ([began(), END, frame(50, b"x"), END], "goes on after its end"),
+        ([began(), END, frame(50, b"x"), END], "continues after its end"),
         ([began(), frame(1, b"x")], "not the end"),
         ([Frame(0, 0, FrameKind.START, b"{"), END], "cannot be read"),
     ],

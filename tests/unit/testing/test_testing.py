@@ -24,7 +24,7 @@ START = RecordingStart(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["test_developers_get_in", "test_nobody_else_does"])
+@pytest.mark.parametrize("name", ["test_developers_get_in", "test_others_are_denied"])
 def test_the_example(name: str) -> None:
     """The tests of the documentation pass."""
     runpy.run_path(str(EXAMPLE))[name]()

@@ -1,8 +1,8 @@
-"""A subsystem of one's own: ``ssh -s NODE greeting`` answers each line that it is sent.
+"""A subsystem: ``ssh -s NODE greeting`` answers each line that it is sent.
 
 With the folder above on Python's path, ``subsystems: ["greeting:Good morning"]`` in the
 section ``node`` chooses it. It runs in the node's own process, so it does nothing that
-not everybody may ask for.
+a user may not request.
 """
 
 from twisted.internet.defer import Deferred, succeed
@@ -34,7 +34,7 @@ class Greeter(LineReceiver):
         self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """Nobody reads: the end comes by itself."""
+        """The client does not read any more: the session ends by itself."""
 
 
 @implementer(ISubsystem)
@@ -56,7 +56,7 @@ class GreetingFactory:
     """Makes it from the configuration."""
 
     kind = "greeting"
-    help = "greeting[:WORDS] - greets whoever asks"
+    help = "greeting[:WORDS] - greets each user"
 
     def make(self, arguments: str, surroundings: Surroundings) -> ISubsystem:
         """See ``IFactory``."""

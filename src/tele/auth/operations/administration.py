@@ -2,11 +2,10 @@
 
 Invariants:
 
-* Whether the caller may was settled before (:mod:`tele.auth.authorizer`); every change is an event.
-* A user is removed with the tokens that they made: who knows one of them could join a machine.
-* Giving somebody roles is administering (the verb ``update`` on users), also where creating
-  them needs less.
-* Only who administers the cluster can leave it without an administrator.
+* The caller was authorized before (:mod:`tele.auth.authorizer`); every change is an event.
+* A user is removed with the tokens that they made, which could join hosts.
+* Giving roles needs the verb ``update`` on users, also where creating the user needs less.
+* Only an administrator can leave the cluster without an administrator.
 """
 
 from __future__ import annotations
@@ -15,21 +14,24 @@ from attrs import evolve
 from twisted.internet.interfaces import IReactorTime
 
 from tele.auth.authorities import Authorities
-from tele.auth.authorizer import LOCAL_ADMIN, Gate, user_caller
-from tele.auth.guessing import Verdict
+from tele.auth.authorizer import LOCAL_ADMIN, Authorizer, user_caller
+from tele.auth.guessing import Outcome
+from tele.auth.handlers import Handler, handler
 from tele.auth.journal import Journal
-from tele.auth.members import host_of
 from tele.auth.passwords import Attempt, Passwords
 from tele.auth.recordings import Recordings
 from tele.auth.tokens import Tokens
-from tele.auth.users import People
+from tele.auth.users import Users
 from tele.errors import AccessDenied
 from tele.loop import now
 from tele.model.access import Reason
-from tele.model.addresses import source_network
+from tele.model.addresses import host_of, source_network
+from tele.model.api import table
 from tele.model.api import users as api
-from tele.model.api.members import ById, ByName
 from tele.model.api.operation import Nothing
+from tele.model.api.paging import ById, ByName, Paged
+from tele.model.api.roles import PutRole, RoleList
+from tele.model.api.tokens import NewToken, TokenAdded, TokenList
 from tele.model.authority import AuthorityKind
 from tele.model.codec import format_time
 from tele.model.identity import Caller
@@ -42,45 +44,64 @@ class Administration:
 
     def __init__(
         self,
-        people: People,
+        users: Users,
         tokens: Tokens,
         authorities: Authorities,
         passwords: Passwords,
         recordings: Recordings,
         clock: IReactorTime,
-        gate: Gate,
+        authorizer: Authorizer,
         journal: Journal,
     ) -> None:
         self._passwords = passwords
         self._recordings = recordings
         self._clock = clock
-        self._people = people
+        self._users = users
         self._tokens = tokens
         self._authorities = authorities
-        self._gate = gate
+        self._authorizer = authorizer
         self._journal = journal
 
+    def handlers(self) -> tuple[Handler, ...]:
+        """The rows of the table."""
+        return (
+            handler(table.LIST_USERS, self.list_users),
+            handler(table.GET_USER, self.get_user),
+            handler(table.ADD_USER, self.add_user),
+            handler(table.PUT_USER, self.put_user),
+            handler(table.RESET_USER, self.reset_user),
+            handler(table.CHANGE_PASSWORD, self.change_password),
+            handler(table.DELETE_USER, self.delete_user),
+            handler(table.LIST_ROLES, self.list_roles),
+            handler(table.GET_ROLE, self.get_role),
+            handler(table.PUT_ROLE, self.put_role),
+            handler(table.DELETE_ROLE, self.delete_role),
+            handler(table.ADD_TOKEN, self.add_token),
+            handler(table.LIST_TOKENS, self.list_tokens),
+            handler(table.DELETE_TOKEN, self.delete_token),
+        )
+
     # -- users ------------------------------------------------------------------------
-    async def list_users(self, request: api.Paged, caller: Caller) -> api.UserList:
-        """A page of users, by name."""
+    async def list_users(self, request: Paged, caller: Caller) -> api.UserList:
+        """Return a page of users, by name."""
         limit = request.limit
-        found = tuple(await self._people.users(limit, request.after))
+        found = tuple(await self._users.users(limit, request.after))
         return api.UserList(found, found[-1].metadata.name if len(found) == limit else "")
 
     async def get_user(self, request: ByName, caller: Caller) -> User:
-        """One user."""
-        return await self._people.user(request.name)
+        """Return one user."""
+        return await self._users.user(request.name)
 
     async def add_user(self, request: api.NewUser, caller: Caller) -> api.UserPassword:
         """Create a user with a password."""
         check_traits(request.user.spec.traits)
         await self._check_giving(caller, request.user.spec.roles, ())
         if user_caller(caller).user == LOCAL_ADMIN:
-            # The owner of auth's machine can make an administrator, whatever became of the roles.
+            # The administrator of auth's machine needs the preset roles to make another one.
             for role in request.user.spec.roles:
-                if await self._people.restore_preset(role):
+                if await self._users.restore_preset(role):
                     await self._journal.emit("role.update", caller, name=role)
-        user, made = await self._people.add_user(request.user, request.password)
+        user, made = await self._users.add_user(request.user, request.password)
         await self._journal.emit(
             "user.create", caller, name=user.metadata.name, given=list(user.spec.roles)
         )
@@ -89,11 +110,11 @@ class Administration:
     async def put_user(self, request: api.PutUser, caller: Caller) -> User:
         """Create a user without a password, or replace one."""
         check_traits(request.user.spec.traits)
-        before = await self._people.find_user(request.name)
+        before = await self._users.find_user(request.name)
         had = () if before is None else before.spec.roles
         await self._check_giving(caller, request.user.spec.roles, had)
-        force = await self._gate.forces(caller, request.force)
-        user, new = await self._people.put_user(request.name, request.user, force)
+        force = await self._authorizer.forces(caller, request.force)
+        user, new = await self._users.put_user(request.name, request.user, force)
         await self._journal.emit(
             "user.create" if new else "user.update",
             caller,
@@ -106,45 +127,47 @@ class Administration:
     async def _check_giving(
         self, caller: Caller, after: tuple[str, ...], before: tuple[str, ...]
     ) -> None:
-        if set(after) != set(before) and not await self._gate.may(caller, "user", "update"):
+        if set(after) != set(before) and not await self._authorizer.may(caller, "user", "update"):
             raise AccessDenied(
-                "denied: giving roles needs a rule for the verb update on user", Reason.RULE.value
+                "denied: giving roles needs a rule for the verb update on user",
+                Reason.RULE.value,
             )
 
     async def reset_user(self, request: api.ResetUser, caller: Caller) -> api.UserPassword:
-        """Give a user a new password; ends a lock-out."""
-        user, made = await self._people.reset_user(request.name, request.password)
+        """Give a user a new password; resets the failed attempts."""
+        user, made = await self._users.reset_user(request.name, request.password)
         await self._journal.emit("user.password", caller, name=request.name)
         return api.UserPassword(user, made)
 
     async def change_password(self, request: api.ChangePassword, caller: Caller) -> Nothing:
-        """Change one's own password. The present one is checked as it is at a log-in."""
-        who = user_caller(caller)
-        name = who.user
-        # Who holds the certificate waits for their own wrong passwords, and for nobody else's.
+        """Change the caller's password. The present one is checked as it is at a login."""
+        user = user_caller(caller)
+        name = user.user
+        # Attempts count for the login session: those of other clients do not delay it.
         attempt = Attempt(
-            source_network(host_of(caller.remote_addr)), who.login_session, caller.present
+            source_network(host_of(caller.remote_addr)), user.login_session, caller.present
         )
         mark = await self._passwords.mark(name)
-        verdict = await self._passwords.check(name, request.old, attempt)
-        if verdict is not Verdict.GOOD:
+        outcome = await self._passwords.check(name, request.old, attempt)
+        if outcome is not Outcome.GOOD:
             await self._journal.emit(
-                "user.password", caller, name=name, ok=False, error=verdict.value
+                "user.password", caller, name=name, ok=False, error=outcome.value
             )
             raise AccessDenied(
-                "the present password is wrong, or you have to wait after wrong passwords", "login"
+                "the present password is wrong, or there were too many wrong ones: try again later",
+                "login",
             )
-        # Not of a namesake, who may have come while that was hashed.
+        # By the mark, because the user may have been replaced while the password was hashed.
         await self._passwords.change(name, mark, request.new)
         await self._journal.emit("user.password", caller, name=name)
         return Nothing()
 
     async def delete_user(self, request: api.DeleteUser, caller: Caller) -> api.UserDeleted:
-        """Remove a user with their password and their tokens, and end what they have running."""
+        """Remove a user with their password and their tokens, and end their sessions."""
         name = request.name
-        force = await self._gate.forces(caller, request.force)
+        force = await self._authorizer.forces(caller, request.force)
         tokens = await self._tokens.made_by(name)
-        await self._people.delete_user(name, force, tuple(tokens.values()))
+        await self._users.delete_user(name, force, tuple(tokens.values()))
         sessions = tuple(each.session for each in await self._recordings.running(name))
         await self._journal.emit(
             "user.delete", caller, name=name, tokens=list(tokens),
@@ -153,36 +176,36 @@ class Administration:
         return api.UserDeleted(sessions, tuple(tokens))
 
     # -- roles ------------------------------------------------------------------------
-    async def list_roles(self, request: api.Paged, caller: Caller) -> api.RoleList:
-        """A page of roles, by name."""
+    async def list_roles(self, request: Paged, caller: Caller) -> RoleList:
+        """Return a page of roles, by name."""
         limit = request.limit
-        found = tuple(await self._people.roles(limit, request.after))
-        return api.RoleList(found, found[-1].metadata.name if len(found) == limit else "")
+        found = tuple(await self._users.roles(limit, request.after))
+        return RoleList(found, found[-1].metadata.name if len(found) == limit else "")
 
     async def get_role(self, request: ByName, caller: Caller) -> Role:
-        """One role."""
-        return await self._people.role(request.name)
+        """Return one role."""
+        return await self._users.role(request.name)
 
-    async def put_role(self, request: api.PutRole, caller: Caller) -> Role:
+    async def put_role(self, request: PutRole, caller: Caller) -> Role:
         """Create or replace a role."""
-        force = await self._gate.forces(caller, request.force)
-        role = await self._people.put_role(request.name, request.role, force)
+        force = await self._authorizer.forces(caller, request.force)
+        role = await self._users.put_role(request.name, request.role, force)
         await self._journal.emit("role.update", caller, name=request.name)
         return role
 
     async def delete_role(self, request: ByName, caller: Caller) -> Nothing:
-        """Remove a role that nobody holds."""
-        await self._people.delete_role(request.name)
+        """Remove a role that no user holds."""
+        await self._users.delete_role(request.name)
         await self._journal.emit("role.delete", caller, name=request.name)
         return Nothing()
 
     # -- tokens -----------------------------------------------------------------------
-    async def add_token(self, request: api.NewToken, caller: Caller) -> api.TokenAdded:
-        """Create a token; its secret is shown this once."""
+    async def add_token(self, request: NewToken, caller: Caller) -> TokenAdded:
+        """Create a token; only this response has its secret."""
         maker = user_caller(caller).user
-        secret, token = await self._tokens.add(await self._within_life(request, maker), maker)
-        if maker != LOCAL_ADMIN and await self._people.find_user(maker) is None:
-            # They were removed while they made it: with all their other tokens.
+        secret, token = await self._tokens.add(await self._limited(request, maker), maker)
+        if maker != LOCAL_ADMIN and await self._users.find_user(maker) is None:
+            # The user was removed meanwhile, with all their other tokens.
             await self._tokens.delete(token.id)
             raise AccessDenied(f"user {maker} does not exist any more", Reason.NO_ROLE.value)
         await self._journal.emit(
@@ -192,20 +215,20 @@ class Administration:
             replaces=list(token.replaces), host_id=token.host_id,
         )  # fmt: skip
         pins = self._authorities[AuthorityKind.HOST].trusted.pins
-        return api.TokenAdded(secret, token.roles, token.expires, pins[0])
+        return TokenAdded(secret, token.roles, token.expires, pins[0])
 
-    async def _within_life(self, request: api.NewToken, maker: str) -> api.NewToken:
-        """A token does not outlive who made it."""
-        user = None if maker == LOCAL_ADMIN else await self._people.find_user(maker)
+    async def _limited(self, request: NewToken, maker: str) -> NewToken:
+        """Return the request with a ``ttl`` that ends when its maker expires."""
+        user = None if maker == LOCAL_ADMIN else await self._users.find_user(maker)
         expires = None if user is None else user.metadata.expires
         if expires is None:
             return request
         return evolve(request, ttl=min(request.ttl, expires - now(self._clock)))
 
-    async def list_tokens(self, request: api.Paged, caller: Caller) -> api.TokenList:
-        """A page of tokens, without their secrets."""
+    async def list_tokens(self, request: Paged, caller: Caller) -> TokenList:
+        """Return a page of tokens, without their secrets."""
         found, following = await self._tokens.list(request.limit, request.after)
-        return api.TokenList(tuple(found), following)
+        return TokenList(tuple(found), following)
 
     async def delete_token(self, request: ById, caller: Caller) -> Nothing:
         """Revoke a token."""

@@ -1,12 +1,12 @@
-"""Who gets a user certificate, and what is signed for keys made elsewhere?
+"""Which user certificates are issued, and which certificates for keys made elsewhere?
 
 Invariants:
 
-* A refused login takes the same work and gives the same answer whatever was wrong; the
-  audit alone knows the reason.
-* Nobody who is locked, or has no user any more, gets a certificate by any way.
-* What is signed for a machine that is no member cannot be taken for a member's certificate.
-* Whatever is signed is an event that says who asked, for whom, and which key it was.
+* A refused login takes the same work and gives the same answer whatever was wrong; the reason is in
+  the audit only.
+* No operation issues a certificate to a user who is locked or was removed.
+* A certificate for a machine that is not a member cannot be taken for a member's.
+* Each certificate is an event with the caller, the subject and the key.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from typing import Final
 from twisted.internet.interfaces import IReactorTime
 
 from tele.auth.authorities import Authorities
-from tele.auth.authorizer import Gate, user_caller
-from tele.auth.guessing import Verdict
+from tele.auth.authorizer import Authorizer, user_caller
+from tele.auth.guessing import Outcome
+from tele.auth.handlers import Handler, handler
 from tele.auth.issuing import Issuer, check_keys
 from tele.auth.journal import LOCAL, Journal
-from tele.auth.members import Members, host_of
+from tele.auth.members import Members
 from tele.auth.passwords import Attempt, Passwords
 from tele.auth.presence import Hosts
 from tele.auth.sshd_names import check_free, check_key_id, check_name
 from tele.auth.state import State
-from tele.auth.users import People
+from tele.auth.users import Users
 from tele.certs.check import LATEST
 from tele.certs.device import check_device
 from tele.certs.keys import parse_line
@@ -34,8 +35,10 @@ from tele.errors import AccessDenied, BadCertificate, InvalidInput, TeleError
 from tele.log import make_logger
 from tele.loop import now
 from tele.model.access import Denied
-from tele.model.addresses import source_network
+from tele.model.addresses import host_of, source_network
+from tele.model.api import table
 from tele.model.api import users as api
+from tele.model.api.authorities import AuthorityList, SignedKey, SignHost, SignUser
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Nothing
 from tele.model.authority import AuthorityKind, Certificates
@@ -47,14 +50,14 @@ from tele.rbac.logins import LOGINS_TRAIT, check_traits
 
 log = make_logger(__name__)
 
-#: What the administrator of auth's own machine is made, and gets.
+#: The roles of the administrator of auth's own machine.
 ADMIN_ROLES: Final = ("access", "editor", "auditor")
 LONGEST_SSHD: Final = timedelta(days=366)
 TEXT_LIMIT: Final = 256
 
 
-class Signing:
-    """Operations that end in a certificate."""
+class CertificateOperations:
+    """Operations that end in a user certificate, or in one for a key made elsewhere."""
 
     def __init__(
         self,
@@ -63,11 +66,11 @@ class Signing:
         authorities: Authorities,
         issuer: Issuer,
         passwords: Passwords,
-        people: People,
+        users: Users,
         state: State,
         members: Members,
         hosts: Hosts,
-        gate: Gate,
+        authorizer: Authorizer,
         journal: Journal,
     ) -> None:
         self._members = members
@@ -77,29 +80,39 @@ class Signing:
         self._authorities = authorities
         self._issuer = issuer
         self._passwords = passwords
-        self._people = people
+        self._users = users
         self._state = state
-        self._gate = gate
+        self._authorizer = authorizer
         self._journal = journal
+
+    def handlers(self) -> tuple[Handler, ...]:
+        """The rows of the table."""
+        return (
+            handler(table.LOGIN, self.login),
+            handler(table.WHOAMI, self.whoami),
+            handler(table.AUTHORITIES, self.authorities),
+            handler(table.SIGN_USER, self.sign_user),
+            handler(table.SIGN_HOST, self.sign_host),
+        )
 
     # -- anyone -----------------------------------------------------------------------
     async def login(self, request: api.LoginRequest, caller: Caller) -> Certificates:
-        """Certificates for a password."""
-        # First of all, so that a wrong request says nothing of whether the password is right.
+        """Issue certificates for a password."""
+        # Before the password, so that an invalid request does not reveal whether it is right.
         check_keys(request.keys)
         if request.ttl <= timedelta(0):
-            raise InvalidInput("the lifetime has to be longer than nothing")
+            raise InvalidInput("the lifetime has to be positive")
         attempt = self._attempt(request, caller)
-        verdict = await self._passwords.check(request.user, request.password, attempt)
-        issued = await self._people.issue_time(request.user)
-        user = await self._people.find_user(request.user)
-        reason = "" if verdict is Verdict.GOOD else verdict.value
+        outcome = await self._passwords.check(request.user, request.password, attempt)
+        issued = await self._users.issue_time(request.user)
+        user = await self._users.find_user(request.user)
+        reason = "" if outcome is Outcome.GOOD else outcome.value
         if user is None:
-            reason = Verdict.UNKNOWN.value
+            reason = Outcome.UNKNOWN.value
         elif not reason and self._refusal(user) is not None:
             reason = "locked"
         if user is None or reason:
-            raise await self._refuse(request.user, verdict, reason, caller, attempt)
+            raise await self._refuse(request.user, outcome, reason, caller, attempt)
         try:
             certificates = await self._issue(user, request.keys, request.ttl, issued, caller)
         except TeleError as error:
@@ -110,7 +123,7 @@ class Signing:
         return certificates
 
     def _attempt(self, request: api.LoginRequest, caller: Caller) -> Attempt:
-        """Who tries: their network and, if they proved it, their device."""
+        """Return the client's network and, if it proved one, its device."""
         address, device = host_of(caller.remote_addr), ""
         if request.device is not None:
             try:
@@ -124,8 +137,8 @@ class Signing:
                     remote_addr=address,
                     now=now(self._clock),
                 )
-            except BadCertificate as error:  # then it is a device like any other
-                log.debug("a login's device is not known: {why!s}", why=error)
+            except BadCertificate as error:  # counted as an unknown device
+                log.debug("login device unknown", error=str(error))
         return Attempt(source_network(address), device, caller.present)
 
     def _user_keys(self) -> list[bytes]:
@@ -133,19 +146,19 @@ class Signing:
         return [parse_line(key) for key in trusted.ssh_public_keys]
 
     async def _refuse(
-        self, user: str, verdict: Verdict, reason: str, caller: Caller, attempt: Attempt
+        self, user: str, outcome: Outcome, reason: str, caller: Caller, attempt: Attempt
     ) -> AccessDenied:
         tried = user[:TEXT_LIMIT]
         events = []
-        # By the source's rate alone, so that its time says nothing of the user.
-        if (unsaid := self._journal.ration(caller)) is not None:
+        # Admitted by the client alone, so that the time of the answer reveals nothing of the user.
+        if (suppressed := self._journal.admit_denial(caller)) is not None:
             events.append(
                 self._journal.event(
-                    "user.login", caller, user=tried, ok=False, error=reason, **unsaid
+                    "user.login", caller, user=tried, ok=False, error=reason, **suppressed
                 )
             )
-        if verdict in (Verdict.LAST, Verdict.LAST_OF_ALL):
-            of_all = verdict is Verdict.LAST_OF_ALL
+        if outcome in (Outcome.LAST, Outcome.LAST_OF_ALL):
+            of_all = outcome is Outcome.LAST_OF_ALL
             source = f"device {attempt.device}" if attempt.device else attempt.source
             events.append(
                 self._journal.event(
@@ -155,17 +168,18 @@ class Signing:
             )  # fmt: skip
         await self._journal.append(*events)
         return AccessDenied(
-            "user or password is wrong, or you have to wait after wrong passwords", "login"
+            "user or password is wrong, or there were too many wrong passwords: try again later",
+            "login",
         )
 
     # -- in this process only ---------------------------------------------------------
     async def ensure_admin(self, name: str, logins: tuple[str, ...]) -> None:
-        """Make ``name`` an administrator who may log in as ``logins``; others are kept.
+        """Make ``name`` an administrator who may log in as ``logins``, beside present logins.
 
-        This is the owner of the machine: a lock that stops them is removed.
+        The caller administers the machine: a lock on the user is removed.
         """
         check_traits({LOGINS_TRAIT: logins})
-        user = await self._people.find_user(name)
+        user = await self._users.find_user(name)
         if user is None:
             user = User(Metadata(name), UserSpec())
         before = user.spec
@@ -175,7 +189,7 @@ class Signing:
             traits={**before.traits, LOGINS_TRAIT: tuple(dict.fromkeys((*had, *logins)))},
         )
         if spec != before:
-            _, new = await self._people.put_user(name, User(user.metadata, spec))
+            _, new = await self._users.put_user(name, User(user.metadata, spec))
             await self._journal.emit(
                 "user.create" if new else "user.update", LOCAL, name=name, given=list(spec.roles)
             )
@@ -184,22 +198,22 @@ class Signing:
         who = UserIdentity(name, self._cluster, moment, spec.roles)
         for lock in list(self._state.locks.values()):
             if locked((lock,), who, moment) is not None:
-                await self._people.delete_lock(lock.metadata.name)
+                await self._users.delete_lock(lock.metadata.name)
                 await self._journal.emit("lock.delete", LOCAL, name=lock.metadata.name)
 
     async def issue_for(self, name: str, keys: PublicKeys, ttl: timedelta) -> Certificates:
-        """Issue certificates for a user without asking for a password."""
+        """Issue certificates to a user without a password."""
         check_keys(keys)
-        issued = await self._people.issue_time(name)
-        return await self._issue(await self._people.user(name), keys, ttl, issued, LOCAL)
+        issued = await self._users.issue_time(name)
+        return await self._issue(await self._users.user(name), keys, ttl, issued, LOCAL)
 
     async def _issue(
         self, user: User, keys: PublicKeys, ttl: timedelta, issued: datetime, caller: Caller
     ) -> Certificates:
-        """Issue certificates as of ``issued``, which was asked for before ``user`` was read."""
+        """Issue certificates as of ``issued``, which was read before ``user``."""
         self._check_unlocked(user)
         address = host_of(caller.remote_addr)
-        await self._people.note_issue(user.metadata.name, issued)
+        await self._users.note_issue(user.metadata.name, issued)
         request = self._issuer.user_request(user, self._held(user), ttl, issued, address)
         certificates, serial = self._issuer.user(request, keys, issued)
         await self._journal.emit(
@@ -216,7 +230,7 @@ class Signing:
         return certificates
 
     def _held(self, user: User) -> list[Role]:
-        """The roles of a user that are there now."""
+        """Return the roles of a user that exist now."""
         moment = now(self._clock)
         known = [self._state.roles.get(name) for name in dict.fromkeys(user.spec.roles)]
         return [
@@ -226,7 +240,7 @@ class Signing:
         ]
 
     def _refusal(self, user: User) -> Denied | None:
-        """Why nobody gets a certificate for ``user`` now, or None."""
+        """Return why no certificate is issued to ``user`` now, or None."""
         moment = now(self._clock)
         who = UserIdentity(
             user.metadata.name, self._cluster, moment, user.spec.roles, issued=LATEST
@@ -238,25 +252,25 @@ class Signing:
         if denied is not None:
             raise AccessDenied(denied.message, denied.reason.value)
 
-    # -- people -----------------------------------------------------------------------
+    # -- users ------------------------------------------------------------------------
     async def whoami(self, request: Nothing, caller: Caller) -> api.WhoAmI:
-        """The caller, with roles as they are now."""
+        """Return the caller, with their present roles."""
         identity = user_caller(caller)
-        roles = await self._gate.roles_of(identity)
+        roles = await self._authorizer.roles_of(identity)
         return api.WhoAmI(
             identity.user, roles, identity.logins, identity.cluster, identity.login_session
         )
 
-    async def authorities(self, request: Nothing, caller: Caller) -> api.AuthorityList:
-        """All authorities, and whom to trust for each."""
-        return api.AuthorityList(self._authorities.statuses, self._authorities.trusted)
+    async def authorities(self, request: Nothing, caller: Caller) -> AuthorityList:
+        """Return all authorities, and the trusted keys of each."""
+        return AuthorityList(self._authorities.statuses, self._authorities.trusted)
 
-    async def sign_user(self, request: api.SignUser, caller: Caller) -> api.SignedKey:
-        """A user certificate for a public key made elsewhere."""
-        issued = await self._people.issue_time(request.user)
-        user = await self._people.user(request.user)
+    async def sign_user(self, request: SignUser, caller: Caller) -> SignedKey:
+        """Issue a user certificate for a public key made elsewhere."""
+        issued = await self._users.issue_time(request.user)
+        user = await self._users.user(request.user)
         self._check_unlocked(user)
-        await self._people.note_issue(request.user, issued)
+        await self._users.note_issue(request.user, issued)
         wanted = self._issuer.user_request(
             user, self._held(user), request.ttl, issued, logins=request.logins
         )
@@ -269,10 +283,10 @@ class Signing:
             expires=format_time(expires), given_roles=list(wanted.roles),
             given_session=wanted.login_session,
         )  # fmt: skip
-        return api.SignedKey(certificate.line, expires)
+        return SignedKey(certificate.line, expires)
 
-    async def sign_host(self, request: api.SignHost, caller: Caller) -> api.SignedKey:
-        """A host certificate for an OpenSSH sshd's public key."""
+    async def sign_host(self, request: SignHost, caller: Caller) -> SignedKey:
+        """Issue a host certificate for an OpenSSH sshd's public key."""
         if not request.principals:
             raise InvalidInput("give the names that the host certificate is for")
         if not timedelta(0) < request.ttl <= LONGEST_SSHD:
@@ -291,4 +305,4 @@ class Signing:
             "cert.issue", caller, kind="sshd", name=name, principals=list(request.principals),
             key=certificate.key.fingerprint, expires=format_time(expires),
         )  # fmt: skip
-        return api.SignedKey(certificate.line, expires)
+        return SignedKey(certificate.line, expires)

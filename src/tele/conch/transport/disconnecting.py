@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from tele.admission.limits import Limits
 from tele.conch.transport.small_messages import TEXT_LIMIT, SmallMessages
 from tele.log import Lines, make_logger
-from tele.model.addresses import plain_host
+from tele.model.addresses import Address, plain_host
 from tele.text import printable_lines
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, string, uint32
@@ -120,5 +120,4 @@ class Disconnecting(SmallMessages):
 
     def peer_name(self) -> str:
         """See :class:`SmallMessages`."""
-        host, port = self.remote_addr()
-        return f"{host}:{port}"
+        return str(Address(*self.remote_addr()))

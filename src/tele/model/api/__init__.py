@@ -1,1 +1,1 @@
-"""The API of auth: one table of operations, and the values that they take and give."""
+"""The API of auth: one table of operations, and their requests and responses."""

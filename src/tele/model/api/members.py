@@ -1,25 +1,21 @@
-"""Requests of machines: join, renew, say that they live, learn the cluster's state."""
+"""Operations of members: join, renew, announce, learn the state of the cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Final
 
 from attrs import Factory, field, frozen
 
-from tele.model.authority import TrustedAuthority
-from tele.model.bounds import AtMost, Between
+from tele.model.api.operation import Anyone, Hosts, Nothing, Operation
+from tele.model.authority import Certificates, TrustedAuthority
+from tele.model.bounds import OMITTED, AtMost
 from tele.model.disk import DiskLevel
 from tele.model.identity import HostRole
-from tele.model.presence import ADDRESSES_LIMIT, Host, Presence
-from tele.model.resources import HOST_NAME, NAME, OMITTED, Lock, RecordingSettings, Role
+from tele.model.names import HOST_NAME, NAME
+from tele.model.presence import ADDRESSES_LIMIT, Presence
+from tele.model.resources import Lock, RecordingSettings, Role
 from tele.model.revocation import HostRevocation, UserRevocation
-
-#: How long a page of a list may be.
-PAGE: Final = Between(1, 1000)
-#: Labels to select hosts by.
-SELECTORS_LIMIT: Final = 32
 
 
 @frozen
@@ -140,80 +136,71 @@ class WatchState:
     """The present state at once, then each change."""
 
 
-@frozen
-class WatchHosts:
-    """All hosts of ``role``, some hundred at a time, then each change."""
+_ANY = (Anyone(),)
+_HOSTS = (Hosts(),)
+HEALTH = Operation("health", "GET", "/v1/health", Nothing, Health, _ANY, "Is auth there?")
 
-    role: HostRole = HostRole.NODE
+CLUSTER = Operation(
+    "cluster", "GET", "/v1/cluster", Nothing, ClusterInfo, _ANY,
+    "Name, time and authorities, to be checked against a pin",
+)  # fmt: skip
 
+JOIN = Operation(
+    "join",
+    "POST",
+    "/v1/join",
+    JoinRequest,
+    Certificates,
+    _ANY,
+    "Become a member with a token",
+    limit=16 * 1024,
+    cost=2,
+)
 
-@frozen
-class HostChanges:
-    """``items`` are as they are now, ``gone`` are ids of hosts that are forgotten.
+REJOIN = Operation(
+    "rejoin",
+    "POST",
+    "/v1/rejoin",
+    RejoinRequest,
+    Certificates,
+    _ANY,
+    "New certificates for a member whose old ones have expired, by proof of its registered key",
+    limit=16 * 1024,
+    cost=2,
+)
 
-    ``first``: it begins anew with all that there are; ``last``: now all of them were told,
-    and whoever was known before and was not among them is gone.
-    """
+RENEW = Operation(
+    "renew",
+    "POST",
+    "/v1/renew",
+    RenewRequest,
+    Certificates,
+    _HOSTS,
+    "New certificates for the calling host",
+    limit=16 * 1024,
+    cost=10,
+)
 
-    items: tuple[Host, ...]
-    gone: tuple[str, ...] = ()
-    first: bool = False
-    last: bool = False
+ANNOUNCE = Operation(
+    "announce",
+    "PUT",
+    "/v1/presence",
+    Presence,
+    Announced,
+    _HOSTS,
+    "Announce the calling host",
+    limit=64 * 1024,
+    cost=4,
+)
 
-
-@frozen
-class HostList:
-    """``next`` is empty at the end, otherwise what to send as ``after``."""
-
-    items: tuple[Host, ...]
-    next: str = ""
-
-
-@frozen
-class ListHosts:
-    """Hosts of a role, by labels; users see those that their roles let them log in to.
-
-    ``labels`` are ``key=value``, the value with ``*`` and ``?`` if need be: of one key any of its
-    values, of several keys all. A page may have fewer than ``limit`` hosts, or none, and still
-    name a ``next`` one.
-    """
-
-    role: HostRole = HostRole.NODE
-    labels: tuple[str, ...] = field(default=(), validator=AtMost(SELECTORS_LIMIT))
-    limit: int = field(default=200, validator=PAGE)
-    after: str = ""
-
-
-@frozen
-class ById:
-    """Names one thing by its id."""
-
-    id: str
-
-
-@frozen
-class ByName:
-    """Names one thing by its name."""
-
-    name: str
-
-
-__all__ = [
-    "Announced",
-    "ById",
-    "ByName",
-    "ClusterInfo",
-    "ClusterState",
-    "Health",
-    "HostChanges",
-    "HostList",
-    "JoinRequest",
-    "ListHosts",
-    "Presence",
-    "Proxy",
-    "PublicKeys",
-    "RejoinRequest",
-    "RenewRequest",
-    "WatchHosts",
-    "WatchState",
-]
+WATCH_STATE = Operation(
+    "watch_state",
+    "GET",
+    "/v1/state",
+    WatchState,
+    ClusterState,
+    _HOSTS,
+    "Roles, locks, authorities and settings, at once and at each change",
+    streams=True,
+    cost=10,
+)

@@ -3,10 +3,10 @@
 The table (:mod:`tele.model.api.table`) drives the server, the client and the
 OpenAPI document.
 
-How a request travels: attributes named in ``path`` go there; an attribute ``data``
-of type bytes is the body, as octets; what is left goes into the query for GET,
-DELETE and octet bodies, and into a JSON body otherwise. A response with an
-attribute ``data`` of type bytes is sent as octets and has no other attribute.
+Encoding of a request: attributes named in ``path`` are in the path; an attribute ``data`` of type
+bytes is the body, as octets; all others are in the query for GET, DELETE and octet bodies, and in
+a JSON body otherwise. A response with an attribute ``data`` of type bytes is sent as octets and has
+no other attribute.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Hosts:
 
 @frozen
 class Users:
-    """Any valid user certificate; the operation itself looks at what is the caller's own."""
+    """Any valid user certificate; the operation itself limits users to their own resources."""
 
 
 @frozen
@@ -55,11 +55,10 @@ Who = Anyone | Hosts | Users | Permitted
 class Operation(Generic[Req, Res]):
     """One row of the table.
 
-    ``who``: any one of them is enough. ``streams``: the answer is a sequence of
-    ``response`` values, one JSON text a line (an empty line is a keepalive), until
-    either side ends it. ``limit`` is the largest request body in bytes. ``cost`` is what one
-    call takes of its caller's share of auth's work, in units of a request that reads or writes
-    one thing.
+    ``who``: any one of them is enough. ``streams``: the response is a sequence of ``response``
+    values, one JSON text a line (an empty line is a keepalive), until either side ends it.
+    ``limit`` is the largest request body in bytes. ``cost`` is charged to the caller's share of
+    auth's work, in units of a request that reads or writes one resource.
     """
 
     name: str

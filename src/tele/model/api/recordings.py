@@ -1,46 +1,20 @@
-"""Requests about what happened: sessions, recordings, audit events."""
+"""Operations on recordings."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from attrs import field, frozen
 
-from tele.model.api.members import PAGE
-from tele.model.bounds import AtMost, Between
-from tele.model.event import Event
-from tele.model.resources import OMITTED
-from tele.model.session import Manifest, Recording, RecordingStart, RecordingState, Session
+from tele.model.api.operation import Hosts, Nothing, Operation, Permitted, Users
+from tele.model.api.paging import PAGE, ById
+from tele.model.bounds import OMITTED, Between
+from tele.model.identity import HostRole
+from tele.model.session import Manifest, Recording, RecordingStart, RecordingState
 
 #: Numbers of chunks.
 CHUNK: Final = Between(0, 9_999_999)
-#: Events that a host may tell at once.
-EVENTS_LIMIT: Final = 1000
-
-
-@frozen
-class SessionList:
-    """Sessions that run, oldest first."""
-
-    items: tuple[Session, ...]
-    next: str = ""
-
-
-#: Sessions in one report of a node.
-REPORT_LIMIT: Final = 20_000
-
-
-@frozen
-class ReportSessions:
-    """All sessions that run on the calling node, by id. Its process runs since ``since``.
-
-    A node sends it when all events before are with auth: a session that auth knows and the node
-    does not has ended.
-    """
-
-    since: datetime
-    sessions: tuple[str, ...] = ()
 
 
 @frozen
@@ -170,58 +144,115 @@ class RecordingDetails:
     missing: tuple[int, ...] = ()
 
 
-@frozen
-class EmitEvents:
-    """Events of the calling host; auth appends each id of a host once.
+_RECORDERS = (Hosts((HostRole.NODE,)),)
+START_RECORDING = Operation(
+    "start_recording",
+    "PUT",
+    "/v1/recordings/{id}",
+    StartRecording,
+    Nothing,
+    _RECORDERS,
+    "A session starts",
+    cost=2,
+)
 
-    It sets ``hash`` and ``previous``, ``server_name`` as the membership says, and ``time`` to
-    the time of arrival; what the host said of the time becomes ``claimed``.
-    """
+UPDATE_RECORDING = Operation(
+    "update_recording",
+    "PATCH",
+    "/v1/recordings/{id}",
+    UpdateRecording,
+    Nothing,
+    _RECORDERS,
+    "A session got a terminal, or ended",
+    cost=2,
+)
 
-    events: tuple[Event, ...] = field(validator=AtMost(EVENTS_LIMIT))
+PUT_CHUNK = Operation(
+    "put_chunk",
+    "PUT",
+    "/v1/recordings/{id}/chunks/{number}",
+    PutChunk,
+    ChunkStored,
+    _RECORDERS,
+    "Store one chunk of a recording",
+    limit=8 * 1024 * 1024,
+    timeout=timedelta(minutes=2),
+    cost=4,
+)
 
+FINISH_RECORDING = Operation(
+    "finish_recording",
+    "PUT",
+    "/v1/recordings/{id}/manifest",
+    FinishRecording,
+    Nothing,
+    _RECORDERS,
+    "Close a recording with its signed manifest",
+    limit=16 * 1024 * 1024,
+    cost=20,
+)
 
-#: The largest ``limit`` of events.
-EVENTS_PAGE: Final = 10_000
+RECORDING_PROGRESS = Operation(
+    "recording_progress",
+    "GET",
+    "/v1/recordings/{id}/progress",
+    ById,
+    RecordingProgress,
+    _RECORDERS,
+    "Which chunks are stored already",
+    cost=4,
+)
 
+OPEN_RECORDINGS = Operation(
+    "open_recordings",
+    "GET",
+    "/v1/open-recordings",
+    Nothing,
+    OpenRecordings,
+    _RECORDERS,
+    "Which sessions of the calling node run, as far as auth knows",
+    cost=10,
+)
 
-@frozen
-class ListEvents:
-    """Events in order of appending, optionally filtered. Times are auth's, not those claimed.
+LIST_RECORDINGS = Operation(
+    "list_recordings",
+    "GET",
+    "/v1/recordings",
+    ListRecordings,
+    RecordingList,
+    (Permitted("recording", "list"), Users()),
+    "Recordings, newest first; without a rule, one's own",
+    cost=10,
+)
 
-    ``newest``: the last ``limit`` of them instead of the first. A page may have fewer, or none,
-    and still say how to go on.
-    """
+GET_RECORDING = Operation(
+    "get_recording",
+    "GET",
+    "/v1/recordings/{id}",
+    ById,
+    RecordingDetails,
+    (Permitted("recording", "read"), Users()),
+    "One recording; without a rule, one's own",
+    cost=10,
+)
 
-    event: str = ""
-    user: str = ""
-    session_id: str = ""
-    since: datetime | None = None
-    until: datetime | None = None
-    newest: bool = False
-    limit: int = field(default=200, validator=Between(1, EVENTS_PAGE))
-    after: str = ""
+GET_CHUNK = Operation(
+    "get_chunk",
+    "GET",
+    "/v1/recordings/{id}/chunks/{number}",
+    GetChunk,
+    Octets,
+    (Permitted("recording", "read"), Users(), *_RECORDERS),
+    "One chunk; without a rule, of one's own; a node, of its own that is still open",
+    cost=2,
+)
 
-
-@frozen
-class EventList:
-    """``next`` continues the list."""
-
-    items: tuple[Event, ...]
-    next: str = ""
-
-
-@frozen
-class FollowEvents:
-    """New events as they are appended."""
-
-    event: str = ""
-    user: str = ""
-
-
-@frozen
-class AuditHead:
-    """Number (from 1) and hash of the last event; 0 and nothing when there is none."""
-
-    number: int
-    hash: str
+DELETE_RECORDING = Operation(
+    "delete_recording",
+    "DELETE",
+    "/v1/recordings/{id}",
+    ById,
+    Nothing,
+    (Permitted("recording", "delete"),),
+    "Remove a recording; the audit keeps that it was there",
+)

@@ -1,499 +1,64 @@
-"""Which operations does auth offer? All of them, in one table."""
+"""Which operations does auth offer? All of them, for what serves or describes the whole API.
+
+A caller imports an operation from the module of its resource: all of them take longer to
+import than a command of ``tele`` may take.
+"""
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any, Final
 
-from tele.model.api import members, recordings, users
-from tele.model.api.operation import Anyone, Hosts, Nothing, Operation, Permitted, Users
-from tele.model.authority import Certificates
-from tele.model.event import Event
-from tele.model.identity import HostRole
-from tele.model.presence import Presence
-from tele.model.resources import Lock, Role, User
-
-_ANY = (Anyone(),)
-_HOSTS = (Hosts(),)
-_REPORTERS = (Hosts((HostRole.NODE, HostRole.PROXY)),)
-_RECORDERS = (Hosts((HostRole.NODE,)),)
-
-# -- anyone ---------------------------------------------------------------------------
-HEALTH = Operation("health", "GET", "/v1/health", Nothing, members.Health, _ANY, "Is auth there?")
-CLUSTER = Operation(
-    "cluster", "GET", "/v1/cluster", Nothing, members.ClusterInfo, _ANY,
-    "Name, time and authorities, to be checked against a pin",
-)  # fmt: skip
-JOIN = Operation(
-    "join",
-    "POST",
-    "/v1/join",
-    members.JoinRequest,
-    Certificates,
-    _ANY,
-    "Become a member with a token",
-    limit=16 * 1024,
-    cost=2,
-)
-REJOIN = Operation(
-    "rejoin",
-    "POST",
-    "/v1/rejoin",
-    members.RejoinRequest,
-    Certificates,
-    _ANY,
-    "New certificates for a member whose old ones have expired, by proof of its registered key",
-    limit=16 * 1024,
-    cost=2,
-)
-LOGIN = Operation(
-    "login",
-    "POST",
-    "/v1/login",
-    users.LoginRequest,
-    Certificates,
-    _ANY,
-    "Get user certificates for a password",
-    limit=16 * 1024,
-    cost=2,
-)
-
-# -- hosts ----------------------------------------------------------------------------
-RENEW = Operation(
-    "renew",
-    "POST",
-    "/v1/renew",
-    members.RenewRequest,
-    Certificates,
-    _HOSTS,
-    "New certificates for the calling host",
-    limit=16 * 1024,
-    cost=10,
-)
-ANNOUNCE = Operation(
-    "announce",
-    "PUT",
-    "/v1/presence",
-    Presence,
-    members.Announced,
-    _HOSTS,
-    "Say that the calling host lives",
-    limit=64 * 1024,
-    cost=4,
-)
-WATCH_STATE = Operation(
-    "watch_state",
-    "GET",
-    "/v1/state",
-    members.WatchState,
-    members.ClusterState,
-    _HOSTS,
-    "Roles, locks, authorities and settings, at once and at each change",
-    streams=True,
-    cost=10,
-)
-WATCH_HOSTS = Operation(
-    "watch_hosts",
-    "GET",
-    "/v1/hosts/watch",
-    members.WatchHosts,
-    members.HostChanges,
-    (Hosts((HostRole.PROXY, HostRole.AUTH)),),
-    "All hosts of a role, and each change",
-    streams=True,
-    cost=20,
-)
-EMIT_EVENTS = Operation(
-    "emit_events",
-    "POST",
-    "/v1/events",
-    recordings.EmitEvents,
-    Nothing,
-    _REPORTERS,
-    "Append events to the audit",
-    limit=1024 * 1024,
-    cost=20,
-)
-REPORT_SESSIONS = Operation(
-    "report_sessions", "PUT", "/v1/sessions/running",
-    recordings.ReportSessions, Nothing, _RECORDERS,
-    "Say which sessions run on the calling node: others of it have ended",
-    limit=1024 * 1024, cost=20,
-)  # fmt: skip
-START_RECORDING = Operation(
-    "start_recording",
-    "PUT",
-    "/v1/recordings/{id}",
-    recordings.StartRecording,
-    Nothing,
-    _RECORDERS,
-    "A session starts",
-    cost=2,
-)
-UPDATE_RECORDING = Operation(
-    "update_recording",
-    "PATCH",
-    "/v1/recordings/{id}",
-    recordings.UpdateRecording,
-    Nothing,
-    _RECORDERS,
-    "A session got a terminal, or ended",
-    cost=2,
-)
-PUT_CHUNK = Operation(
-    "put_chunk",
-    "PUT",
-    "/v1/recordings/{id}/chunks/{number}",
-    recordings.PutChunk,
-    recordings.ChunkStored,
-    _RECORDERS,
-    "Store one chunk of a recording",
-    limit=8 * 1024 * 1024,
-    timeout=timedelta(minutes=2),
-    cost=4,
-)
-FINISH_RECORDING = Operation(
-    "finish_recording",
-    "PUT",
-    "/v1/recordings/{id}/manifest",
-    recordings.FinishRecording,
-    Nothing,
-    _RECORDERS,
-    "Close a recording with its signed manifest",
-    limit=16 * 1024 * 1024,
-    cost=20,
-)
-RECORDING_PROGRESS = Operation(
-    "recording_progress",
-    "GET",
-    "/v1/recordings/{id}/progress",
-    members.ById,
-    recordings.RecordingProgress,
-    _RECORDERS,
-    "Which chunks are stored already",
-    cost=4,
-)
-OPEN_RECORDINGS = Operation(
-    "open_recordings",
-    "GET",
-    "/v1/open-recordings",
-    Nothing,
-    recordings.OpenRecordings,
-    _RECORDERS,
-    "Which sessions of the calling node run, as far as auth knows",
-    cost=10,
-)
-
-# -- people ---------------------------------------------------------------------------
-WHOAMI = Operation("whoami", "GET", "/v1/whoami", Nothing, users.WhoAmI, (Users(),), "The caller")
-LIST_HOSTS = Operation(
-    "list_hosts",
-    "GET",
-    "/v1/hosts",
-    members.ListHosts,
-    members.HostList,
-    (Users(), Hosts((HostRole.PROXY, HostRole.AUTH))),
-    "Hosts that the caller may see",
-    cost=10,
-)
-DELETE_HOST = Operation(
-    "delete_host",
-    "DELETE",
-    "/v1/hosts/{id}",
-    members.ById,
-    Nothing,
-    (Permitted("node", "delete"),),
-    "Remove the host with this id or name",
-)
-LIST_USERS = Operation(
-    "list_users",
-    "GET",
-    "/v1/users",
-    users.Paged,
-    users.UserList,
-    (Permitted("user", "list"),),
-    "Users",
-    cost=10,
-)
-GET_USER = Operation(
-    "get_user",
-    "GET",
-    "/v1/users/{name}",
-    members.ByName,
-    User,
-    (Permitted("user", "read"),),
-    "One user",
-)
-ADD_USER = Operation(
-    "add_user",
-    "POST",
-    "/v1/users",
-    users.NewUser,
-    users.UserPassword,
-    (Permitted("user", "create"),),
-    "Create a user",
-    cost=5,
-)
-PUT_USER = Operation(
-    "put_user",
-    "PUT",
-    "/v1/users/{name}",
-    users.PutUser,
-    User,
-    (Permitted("user", "update"),),
-    "Create or replace a user",
-)
-RESET_USER = Operation(
-    "reset_user",
-    "POST",
-    "/v1/users/{name}/password",
-    users.ResetUser,
-    users.UserPassword,
-    (Permitted("user", "update"),),
-    "Give a user a new password",
-    cost=5,
-)
-DELETE_USER = Operation(
-    "delete_user",
-    "DELETE",
-    "/v1/users/{name}",
-    users.DeleteUser,
-    users.UserDeleted,
-    (Permitted("user", "delete"),),
-    "Remove a user, and end what they have running",
-)
-CHANGE_PASSWORD = Operation(
-    "change_password",
-    "POST",
-    "/v1/password",
-    users.ChangePassword,
-    Nothing,
-    (Users(),),
-    "Change one's own password",
-    limit=16 * 1024,
-    cost=50,
-)
-LIST_ROLES = Operation(
-    "list_roles",
-    "GET",
-    "/v1/roles",
-    users.Paged,
-    users.RoleList,
-    (Permitted("role", "list"),),
-    "Roles",
-    cost=10,
-)
-GET_ROLE = Operation(
-    "get_role",
-    "GET",
-    "/v1/roles/{name}",
-    members.ByName,
-    Role,
-    (Permitted("role", "read"),),
-    "One role",
-)
-PUT_ROLE = Operation(
-    "put_role",
-    "PUT",
-    "/v1/roles/{name}",
-    users.PutRole,
-    Role,
-    (Permitted("role", "update"),),
-    "Create or replace a role",
-)
-DELETE_ROLE = Operation(
-    "delete_role",
-    "DELETE",
-    "/v1/roles/{name}",
-    members.ByName,
-    Nothing,
-    (Permitted("role", "delete"),),
-    "Remove a role",
-    cost=20,
-)
-LIST_LOCKS = Operation(
-    "list_locks",
-    "GET",
-    "/v1/locks",
-    users.Paged,
-    users.LockList,
-    (Permitted("lock", "list"),),
-    "Locks in force",
-    cost=10,
-)
-GET_LOCK = Operation(
-    "get_lock",
-    "GET",
-    "/v1/locks/{name}",
-    members.ByName,
-    Lock,
-    (Permitted("lock", "read"),),
-    "One lock",
-)
-PUT_LOCK = Operation(
-    "put_lock",
-    "PUT",
-    "/v1/locks/{name}",
-    users.PutLock,
-    Lock,
-    (Permitted("lock", "create"),),
-    "Create or replace a lock",
-)
-DELETE_LOCK = Operation(
-    "delete_lock",
-    "DELETE",
-    "/v1/locks/{name}",
-    members.ByName,
-    Nothing,
-    (Permitted("lock", "delete"),),
-    "Remove a lock",
-)
-ADD_TOKEN = Operation(
-    "add_token",
-    "POST",
-    "/v1/tokens",
-    users.NewToken,
-    users.TokenAdded,
-    (Permitted("token", "create"),),
-    "Create a token for joining",
-)
-LIST_TOKENS = Operation(
-    "list_tokens",
-    "GET",
-    "/v1/tokens",
-    users.Paged,
-    users.TokenList,
-    (Permitted("token", "list"),),
-    "Tokens, without their secrets",
-    cost=10,
-)
-DELETE_TOKEN = Operation(
-    "delete_token",
-    "DELETE",
-    "/v1/tokens/{id}",
-    members.ById,
-    Nothing,
-    (Permitted("token", "delete"),),
-    "Revoke a token",
-    cost=10,
-)
-AUTHORITIES = Operation(
-    "authorities",
-    "GET",
-    "/v1/authorities",
-    Nothing,
-    users.AuthorityList,
-    (Users(),),
-    "The cluster's authorities: status and public keys",
-)
-SIGN_USER = Operation(
-    "sign_user",
-    "POST",
-    "/v1/sign/user",
-    users.SignUser,
-    users.SignedKey,
-    (Permitted("authority", "update"),),
-    "A user certificate for a given public key",
-    cost=5,
-)
-SIGN_HOST = Operation(
-    "sign_host",
-    "POST",
-    "/v1/sign/host",
-    users.SignHost,
-    users.SignedKey,
-    (Permitted("authority", "update"),),
-    "A host certificate for a given public key",
-    cost=5,
-)
-LIST_SESSIONS = Operation(
-    "list_sessions",
-    "GET",
-    "/v1/sessions",
-    users.Paged,
-    recordings.SessionList,
-    (Permitted("session", "list"), Users()),
-    "Sessions that run; without a rule, one's own",
-    cost=20,
-)
-KILL_SESSION = Operation(
-    "kill_session",
-    "POST",
-    "/v1/sessions/{id}/kill",
-    users.KillSession,
-    Lock,
-    (Permitted("session", "delete"), Permitted("lock", "create")),
-    "End a session that runs",
-)
-LIST_RECORDINGS = Operation(
-    "list_recordings",
-    "GET",
-    "/v1/recordings",
-    recordings.ListRecordings,
-    recordings.RecordingList,
-    (Permitted("recording", "list"), Users()),
-    "Recordings, newest first; without a rule, one's own",
-    cost=10,
-)
-GET_RECORDING = Operation(
-    "get_recording",
-    "GET",
-    "/v1/recordings/{id}",
-    members.ById,
-    recordings.RecordingDetails,
-    (Permitted("recording", "read"), Users()),
-    "One recording; without a rule, one's own",
-    cost=10,
-)
-GET_CHUNK = Operation(
-    "get_chunk",
-    "GET",
-    "/v1/recordings/{id}/chunks/{number}",
-    recordings.GetChunk,
-    recordings.Octets,
-    (Permitted("recording", "read"), Users(), *_RECORDERS),
-    "One chunk; without a rule, of one's own; a node, of its own that is still open",
-    cost=2,
-)
-DELETE_RECORDING = Operation(
-    "delete_recording",
-    "DELETE",
-    "/v1/recordings/{id}",
-    members.ById,
-    Nothing,
-    (Permitted("recording", "delete"),),
-    "Remove a recording; the audit keeps that it was there",
-)
-LIST_EVENTS = Operation(
-    "list_events",
-    "GET",
-    "/v1/events",
-    recordings.ListEvents,
-    recordings.EventList,
-    (Permitted("event", "list"),),
-    "Audit events",
-    cost=50,
-)
-AUDIT_HEAD = Operation(
-    "audit_head",
-    "GET",
-    "/v1/events/head",
-    Nothing,
-    recordings.AuditHead,
-    (Permitted("event", "list"),),
-    "Number and hash of the last audit event",
-)
-FOLLOW_EVENTS = Operation(
-    "follow_events",
-    "GET",
-    "/v1/events/follow",
-    recordings.FollowEvents,
-    Event,
-    (Permitted("event", "list"),),
-    "Audit events as they happen",
-    streams=True,
-    cost=10,
-)
+from tele.model.api.audit import AUDIT_HEAD as AUDIT_HEAD
+from tele.model.api.audit import EMIT_EVENTS as EMIT_EVENTS
+from tele.model.api.audit import FOLLOW_EVENTS as FOLLOW_EVENTS
+from tele.model.api.audit import LIST_EVENTS as LIST_EVENTS
+from tele.model.api.authorities import AUTHORITIES as AUTHORITIES
+from tele.model.api.authorities import SIGN_HOST as SIGN_HOST
+from tele.model.api.authorities import SIGN_USER as SIGN_USER
+from tele.model.api.hosts import DELETE_HOST as DELETE_HOST
+from tele.model.api.hosts import LIST_HOSTS as LIST_HOSTS
+from tele.model.api.hosts import WATCH_HOSTS as WATCH_HOSTS
+from tele.model.api.locks import DELETE_LOCK as DELETE_LOCK
+from tele.model.api.locks import GET_LOCK as GET_LOCK
+from tele.model.api.locks import LIST_LOCKS as LIST_LOCKS
+from tele.model.api.locks import PUT_LOCK as PUT_LOCK
+from tele.model.api.members import ANNOUNCE as ANNOUNCE
+from tele.model.api.members import CLUSTER as CLUSTER
+from tele.model.api.members import HEALTH as HEALTH
+from tele.model.api.members import JOIN as JOIN
+from tele.model.api.members import REJOIN as REJOIN
+from tele.model.api.members import RENEW as RENEW
+from tele.model.api.members import WATCH_STATE as WATCH_STATE
+from tele.model.api.operation import Operation
+from tele.model.api.recordings import DELETE_RECORDING as DELETE_RECORDING
+from tele.model.api.recordings import FINISH_RECORDING as FINISH_RECORDING
+from tele.model.api.recordings import GET_CHUNK as GET_CHUNK
+from tele.model.api.recordings import GET_RECORDING as GET_RECORDING
+from tele.model.api.recordings import LIST_RECORDINGS as LIST_RECORDINGS
+from tele.model.api.recordings import OPEN_RECORDINGS as OPEN_RECORDINGS
+from tele.model.api.recordings import PUT_CHUNK as PUT_CHUNK
+from tele.model.api.recordings import RECORDING_PROGRESS as RECORDING_PROGRESS
+from tele.model.api.recordings import START_RECORDING as START_RECORDING
+from tele.model.api.recordings import UPDATE_RECORDING as UPDATE_RECORDING
+from tele.model.api.roles import DELETE_ROLE as DELETE_ROLE
+from tele.model.api.roles import GET_ROLE as GET_ROLE
+from tele.model.api.roles import LIST_ROLES as LIST_ROLES
+from tele.model.api.roles import PUT_ROLE as PUT_ROLE
+from tele.model.api.sessions import KILL_SESSION as KILL_SESSION
+from tele.model.api.sessions import LIST_SESSIONS as LIST_SESSIONS
+from tele.model.api.sessions import REPORT_SESSIONS as REPORT_SESSIONS
+from tele.model.api.tokens import ADD_TOKEN as ADD_TOKEN
+from tele.model.api.tokens import DELETE_TOKEN as DELETE_TOKEN
+from tele.model.api.tokens import LIST_TOKENS as LIST_TOKENS
+from tele.model.api.users import ADD_USER as ADD_USER
+from tele.model.api.users import CHANGE_PASSWORD as CHANGE_PASSWORD
+from tele.model.api.users import DELETE_USER as DELETE_USER
+from tele.model.api.users import GET_USER as GET_USER
+from tele.model.api.users import LIST_USERS as LIST_USERS
+from tele.model.api.users import LOGIN as LOGIN
+from tele.model.api.users import PUT_USER as PUT_USER
+from tele.model.api.users import RESET_USER as RESET_USER
+from tele.model.api.users import WHOAMI as WHOAMI
 
 #: All operations by name.
 OPERATIONS: Final[dict[str, Operation[Any, Any]]] = {

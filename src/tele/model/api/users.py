@@ -1,23 +1,17 @@
-"""Requests of people: log in, and administer users, roles and tokens."""
+"""Operations on users: log in, and administer users."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import timedelta
 
-from attrs import Factory, field, frozen
+from attrs import field, frozen
 
-from tele.model.api.members import PAGE, PublicKeys
-from tele.model.authority import TrustedAuthority
-from tele.model.bounds import AtMost, Between
-from tele.model.identity import HostRole
-from tele.model.presence import ADDRESSES_LIMIT
-from tele.model.resources import MESSAGE_LIMIT, Lock, Role, User
+from tele.model.api.members import PublicKeys
+from tele.model.api.operation import Anyone, Nothing, Operation, Permitted, Users
+from tele.model.api.paging import ByName, Paged
+from tele.model.authority import Certificates
+from tele.model.resources import User
 from tele.model.session import Session
-
-#: Names that a token may take from hosts that are offline.
-REPLACES_LIMIT: Final = 32
 
 
 @frozen
@@ -70,6 +64,17 @@ class ChangePassword:
 
 
 @frozen
+class PutUser:
+    """Create or replace; the password stays. A ``metadata.revision`` other than 0 must be the
+    present one. ``force``: also if nobody can administer the cluster afterwards.
+    """
+
+    name: str
+    user: User
+    force: bool = False
+
+
+@frozen
 class DeleteUser:
     """``force``: also the last administrator."""
 
@@ -102,179 +107,6 @@ class UserList:
 
 
 @frozen
-class NewToken:
-    """``token`` empty: auth makes one (recommended). ``max_uses`` 0: until it expires.
-
-    ``labels`` bind: a host that joins with it always has them, whatever it says. Its
-    certificates are for the ``addresses``, too (host names or IP addresses). It may take the
-    names ``replaces`` from hosts that are offline. With ``host_id`` the token is good for the one
-    host of that id.
-    """
-
-    roles: tuple[HostRole, ...]
-    ttl: timedelta = timedelta(minutes=30)
-    max_uses: int = field(default=0, validator=Between(0))
-    labels: Mapping[str, str] = Factory(dict)
-    token: str = field(default="", repr=False)
-    addresses: tuple[str, ...] = field(default=(), validator=AtMost(ADDRESSES_LIMIT))
-    replaces: tuple[str, ...] = field(default=(), validator=AtMost(REPLACES_LIMIT))
-    host_id: str = ""
-
-
-@frozen
-class TokenAdded:
-    """The only time that the secret is shown."""
-
-    token: str = field(repr=False)
-    roles: tuple[HostRole, ...]
-    expires: datetime
-    ca_pin: str
-
-
-@frozen
-class Token:
-    """A token without its secret; ``id`` is part of the secret's hash."""
-
-    id: str
-    roles: tuple[HostRole, ...]
-    created: datetime
-    expires: datetime
-    max_uses: int
-    uses: int
-    labels: Mapping[str, str] = Factory(dict)
-    created_by: str = ""
-    addresses: tuple[str, ...] = ()
-    replaces: tuple[str, ...] = ()
-    host_id: str = ""
-
-
-@frozen
-class TokenList:
-    """Tokens that have not expired."""
-
-    items: tuple[Token, ...]
-    next: str = ""
-
-
-@frozen
-class Paged:
-    """A page of a list."""
-
-    limit: int = field(default=200, validator=PAGE)
-    after: str = ""
-
-
-@frozen
-class RoleList:
-    """Roles, by name."""
-
-    items: tuple[Role, ...]
-    next: str = ""
-
-
-@frozen
-class PutRole:
-    """Create or replace. A ``metadata.revision`` other than 0 must be the present one.
-
-    ``force``: also if nobody can administer the cluster afterwards.
-    """
-
-    name: str
-    role: Role
-    force: bool = False
-
-
-@frozen
-class PutUser:
-    """Create or replace; the password stays. A ``metadata.revision`` other than 0 must be the
-    present one. ``force``: also if nobody can administer the cluster afterwards.
-    """
-
-    name: str
-    user: User
-    force: bool = False
-
-
-@frozen
-class PutLock:
-    """Create or replace. A ``metadata.revision`` other than 0 must be the present one.
-
-    ``force``: also if nobody can administer the cluster then.
-    """
-
-    name: str
-    lock: Lock
-    force: bool = False
-
-
-@frozen
-class KillSession:
-    """End a session that runs; ``message`` is for the person."""
-
-    id: str
-    message: str = field(default="", validator=AtMost(MESSAGE_LIMIT))
-
-
-@frozen
-class LockList:
-    """Locks in force, by name."""
-
-    items: tuple[Lock, ...]
-    next: str = ""
-
-
-@frozen
-class SignUser:
-    """A certificate for a public key made elsewhere: for automation, by an administrator.
-
-    ``logins`` must be among those that the user's roles allow.
-    """
-
-    user: str
-    ssh_public_key: str
-    logins: tuple[str, ...] = ()
-    ttl: timedelta = timedelta(hours=12)
-
-
-@frozen
-class SignHost:
-    """A host certificate for an OpenSSH sshd's public host key."""
-
-    ssh_public_key: str
-    principals: tuple[str, ...]
-    name: str = ""
-    ttl: timedelta = timedelta(hours=24)
-
-
-@frozen
-class SignedKey:
-    """``certificate`` is a line ``type base64``."""
-
-    certificate: str
-    expires: datetime
-
-
-@frozen
-class AuthorityStatus:
-    """One authority as ``tele ca status`` shows it."""
-
-    kind: str
-    phase: str
-    ssh_fingerprints: tuple[str, ...]
-    pins: tuple[str, ...]
-    created: datetime
-    expires: datetime
-
-
-@frozen
-class AuthorityList:
-    """All authorities of the cluster, and whom to trust for each."""
-
-    items: tuple[AuthorityStatus, ...]
-    trusted: tuple[TrustedAuthority, ...]
-
-
-@frozen
 class WhoAmI:
     """The caller as auth sees it, with roles and logins as they are now."""
 
@@ -283,3 +115,94 @@ class WhoAmI:
     logins: tuple[str, ...]
     cluster: str
     login_session: str
+
+
+_ANY = (Anyone(),)
+LOGIN = Operation(
+    "login",
+    "POST",
+    "/v1/login",
+    LoginRequest,
+    Certificates,
+    _ANY,
+    "Get user certificates for a password",
+    limit=16 * 1024,
+    cost=2,
+)
+
+WHOAMI = Operation("whoami", "GET", "/v1/whoami", Nothing, WhoAmI, (Users(),), "The caller")
+
+CHANGE_PASSWORD = Operation(
+    "change_password",
+    "POST",
+    "/v1/password",
+    ChangePassword,
+    Nothing,
+    (Users(),),
+    "Change one's own password",
+    limit=16 * 1024,
+    cost=50,
+)
+
+LIST_USERS = Operation(
+    "list_users",
+    "GET",
+    "/v1/users",
+    Paged,
+    UserList,
+    (Permitted("user", "list"),),
+    "Users",
+    cost=10,
+)
+
+GET_USER = Operation(
+    "get_user",
+    "GET",
+    "/v1/users/{name}",
+    ByName,
+    User,
+    (Permitted("user", "read"),),
+    "One user",
+)
+
+ADD_USER = Operation(
+    "add_user",
+    "POST",
+    "/v1/users",
+    NewUser,
+    UserPassword,
+    (Permitted("user", "create"),),
+    "Create a user",
+    cost=5,
+)
+
+PUT_USER = Operation(
+    "put_user",
+    "PUT",
+    "/v1/users/{name}",
+    PutUser,
+    User,
+    (Permitted("user", "update"),),
+    "Create or replace a user",
+)
+
+RESET_USER = Operation(
+    "reset_user",
+    "POST",
+    "/v1/users/{name}/password",
+    ResetUser,
+    UserPassword,
+    (Permitted("user", "update"),),
+    "Give a user a new password",
+    cost=5,
+)
+
+DELETE_USER = Operation(
+    "delete_user",
+    "DELETE",
+    "/v1/users/{name}",
+    DeleteUser,
+    UserDeleted,
+    (Permitted("user", "delete"),),
+    "Remove a user, and end what they have running",
+)

@@ -1,0 +1,125 @@
+"""How do events get into the audit from hosts, and out to readers?
+
+Invariants:
+
+* A host reports its own events only, and only kinds that a host can know of
+  (:mod:`tele.auth.claims`). Its id, its name and the time are filled in by auth.
+* A host has quotas (:mod:`tele.auth.quotas`): no host fills the store for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from tele.audit.log import AuditLog
+from tele.auth import claims, quotas
+from tele.auth.authorizer import host_caller
+from tele.auth.handlers import Handler, StreamHandler, handler, stream
+from tele.auth.host_quotas import HostQuotas
+from tele.auth.journal import Journal
+from tele.auth.members import Members
+from tele.auth.recordings import Recordings
+from tele.auth.session_ends import SessionEnds
+from tele.errors import InvalidInput, quoted
+from tele.loop import now
+from tele.model.api import audit as api
+from tele.model.api import table
+from tele.model.api.operation import Nothing
+from tele.model.codec import encode
+from tele.model.event import Event
+from tele.model.identity import Caller, HostIdentity
+
+
+class AuditOperations:
+    """Operations on audit events."""
+
+    def __init__(
+        self,
+        cluster: str,
+        clock: IReactorTime,
+        audit: AuditLog,
+        recordings: Recordings,
+        members: Members,
+        ends: SessionEnds,
+        quotas: HostQuotas,
+        journal: Journal,
+    ) -> None:
+        self._cluster = cluster
+        self._clock = clock
+        self._audit = audit
+        self._recordings = recordings
+        self._members = members
+        self._ends = ends
+        self._quotas = quotas
+        self._journal = journal
+
+    def handlers(self) -> tuple[Handler | StreamHandler, ...]:
+        """The rows of the table."""
+        return (
+            handler(table.EMIT_EVENTS, self.emit_events),
+            handler(table.AUDIT_HEAD, self.audit_head),
+            handler(table.LIST_EVENTS, self.list_events),
+            stream(table.FOLLOW_EVENTS, self.follow_events),
+        )
+
+    async def emit_events(self, request: api.EmitEvents, caller: Caller) -> Nothing:
+        """Append events of the calling host."""
+        host = host_caller(caller)
+        await self._quotas.charge(caller, quotas.EVENTS, len(request.events))
+        size = sum(len(encode(value)) for value in request.events)
+        await self._quotas.charge(caller, quotas.EVENT_BYTES, size)
+        member = await self._members.require(host)
+        for value in request.events:
+            problem = claims.problem(value, host, self._cluster)
+            problem = problem or await self._problem_with_session(host, value)
+            if problem:
+                # Invalid, not denied: the sender need not try again.
+                error = InvalidInput(f"event {quoted(value.id)}: {problem}")
+                await self._journal.denied(table.EMIT_EVENTS, caller, error)
+                raise error
+        moment = now(self._clock)
+        events = [claims.taken(value, member.name, moment) for value in request.events]
+        await self._ends.append(host, events)
+        return Nothing()
+
+    async def _problem_with_session(self, host: HostIdentity, value: Event) -> str:
+        """Return why the event cannot be of the session that it names; a new one is unknown yet."""
+        row = await self._recordings.find(value.session_id) if value.session_id else None
+        if row is not None and row.node_id != host.host_id:
+            return "its session is another host's"
+        if row is not None and row.user != value.user:
+            return f"its session is of {row.user}"
+        return ""
+
+    async def audit_head(self, request: Nothing, caller: Caller) -> api.AuditHead:
+        """Return number and hash of the last event."""
+        last = await self._audit.head()
+        return api.AuditHead(last.number, last.hash)
+
+    async def list_events(self, request: api.ListEvents, caller: Caller) -> api.EventList:
+        """Return a page of events."""
+        return await self._audit.query(request)
+
+    def follow_events(
+        self, request: api.FollowEvents, receiver: Callable[[Event], None]
+    ) -> Deferred[None]:
+        """Call ``receiver`` with each event that is appended and matches."""
+
+        def appended(value: Event) -> None:
+            if (not request.event or value.event == request.event) and (
+                not request.user or value.user == request.user
+            ):
+                receiver(value)
+
+        async def run() -> None:
+            watch = await self._audit.follow(appended)
+            cancelled: Deferred[None] = Deferred()
+            try:
+                await cancelled
+            finally:
+                watch.stop()
+
+        return Deferred.fromCoroutine(run())

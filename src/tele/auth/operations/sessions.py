@@ -1,0 +1,100 @@
+"""Which sessions run, and who may see them?
+
+Invariants:
+
+* A node reports its own sessions only.
+* A user sees their own sessions; other users' sessions need a rule, and so do those of an earlier
+  user of the same name.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from itertools import islice
+from operator import attrgetter
+
+from attrs import evolve
+
+from tele.auth import quotas
+from tele.auth.authorizer import Authorizer, host_caller
+from tele.auth.handlers import Handler, handler
+from tele.auth.host_quotas import HostQuotas
+from tele.auth.members import Members
+from tele.auth.presence import Hosts
+from tele.auth.recording_search import received_at
+from tele.auth.recordings import Recordings
+from tele.auth.running_sessions import Running
+from tele.auth.session_ends import SessionEnds
+from tele.auth.users import LONG_AGO
+from tele.errors import InvalidInput
+from tele.model.api import sessions as api
+from tele.model.api import table
+from tele.model.api.operation import Nothing
+from tele.model.api.paging import Paged
+from tele.model.identity import Caller, HostRole
+from tele.model.session import Session, SessionStatus
+
+
+class SessionOperations:
+    """Operations on sessions that run."""
+
+    def __init__(
+        self,
+        recordings: Recordings,
+        hosts: Hosts,
+        members: Members,
+        ends: SessionEnds,
+        quotas: HostQuotas,
+        authorizer: Authorizer,
+    ) -> None:
+        self._recordings = recordings
+        self._hosts = hosts
+        self._members = members
+        self._ends = ends
+        self._quotas = quotas
+        self._authorizer = authorizer
+
+    def handlers(self) -> tuple[Handler, ...]:
+        """The rows of the table."""
+        return (
+            handler(table.REPORT_SESSIONS, self.report_sessions),
+            handler(table.LIST_SESSIONS, self.list_sessions),
+        )
+
+    async def report_sessions(self, request: api.ReportSessions, caller: Caller) -> Nothing:
+        """Take the calling node's report of the sessions that run on it."""
+        host = host_caller(caller)
+        await self._quotas.charge(caller, quotas.REPORTS, 1)
+        if len(request.sessions) > api.REPORT_LIMIT:
+            raise InvalidInput(f"more than {api.REPORT_LIMIT:,} sessions in one report")
+        await self._members.require(host)
+        # The events that a report causes are charged to its node: ending and resuming sessions in
+        # turns fills the audit no faster than reporting events does.
+        await self._ends.report(
+            host, request, lambda count: self._quotas.charge(caller, quotas.EVENTS, count)
+        )
+        return Nothing()
+
+    async def list_sessions(self, request: Paged, caller: Caller) -> api.SessionList:
+        """Return a page of sessions that have not ended, oldest first."""
+        user = await self._authorizer.visible_user(caller, "session", "list")
+        since = LONG_AGO if user is None else await self._authorizer.since(caller)
+        running = await self._recordings.running(user)
+        begin = bisect_right(running, request.after, key=attrgetter("mark"))
+        page: list[Running] = []
+        for each in islice(running, begin, None):
+            if received_at(each.session) >= since:
+                if len(page) == request.limit:
+                    return api.SessionList(self._with_status(page), page[-1].mark)
+                page.append(each)
+        return api.SessionList(self._with_status(page))
+
+    def _with_status(self, page: list[Running]) -> tuple[Session, ...]:
+        """Return the sessions; the status of those on offline nodes is unknown."""
+        return tuple(self._status_of(each.session) for each in page)
+
+    def _status_of(self, session: Session) -> Session:
+        if self._hosts.is_online(HostRole.NODE, session.node_id):
+            return session
+        seen = self._hosts.last_seen(HostRole.NODE, session.node_id)
+        return evolve(session, status=SessionStatus.UNKNOWN, node_seen=seen)

@@ -1,0 +1,163 @@
+"""How is a node made from its configuration, with its membership?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from zope.interface import implementer
+
+from tele.config.values import (
+    Address,
+    NodeConfig,
+)
+from tele.data_dir import DataDirLock
+from tele.embed.addresses import host_name, public_address
+from tele.embed.egress import host_dialer, network
+from tele.embed.hosts import (
+    HostService,
+    agreeing,
+    join_settings,
+    limits_of,
+    open_store,
+    server_settings,
+)
+from tele.embed.plugins import choose
+from tele.embed.tunnelling import Tunnelling
+from tele.errors import InvalidInput
+from tele.interfaces import (
+    IAuthority,
+    IRecorder,
+    IRecorderFactory,
+    ISubsystemFactory,
+    RecorderSurroundings,
+    Surroundings,
+)
+from tele.loop import make_monotonic
+from tele.membership.files import private_folder
+from tele.membership.joining import JoinSettings
+from tele.membership.member import Member
+from tele.membership.store import MemberStore
+from tele.model.api.operation import Operation
+from tele.model.identity import HostRole
+from tele.model.presence import Mode
+from tele.node.labels import LabelCommand, Labels
+from tele.node.presence import NodePresence
+from tele.node.service import NodeService
+from tele.node.settings import Ingress, SessionSettings
+from tele.node.spawning import Spawning, session_options
+
+
+@implementer(IAuthority)
+class _AsMember:
+    """Auth, called as ``member``, for parts that are made before there is an identity."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+
+    def perform(self, operation: Operation[Any, Any], request: Any) -> Deferred[Any]:
+        """See :class:`tele.interfaces.IAuthority`."""
+        return maybeDeferred(lambda: self._member.authority.perform(operation, request))
+
+    def follow(
+        self, operation: Operation[Any, Any], request: Any, receiver: Callable[[Any], None]
+    ) -> Deferred[None]:
+        """See :class:`tele.interfaces.IAuthority`."""
+        return maybeDeferred(lambda: self._member.authority.follow(operation, request, receiver))
+
+
+def node_service(
+    reactor: Any,
+    config: NodeConfig,
+    data_dir: Path,
+    *,
+    join: JoinSettings | None = None,
+    store: MemberStore | None = None,
+    recorder: IRecorder | None = None,
+) -> HostService:
+    """Return a node, which starts its membership itself.
+
+    ``join`` and ``store`` come from ``config`` by default. ``recorder`` replaces the one that
+    ``config`` chooses. Raises :class:`tele.errors.Conflict` when another process runs the node of
+    ``data_dir``.
+    """
+    make_monotonic(reactor)
+    lock = DataDirLock(private_folder(data_dir), HostRole.NODE.value)
+    try:
+        return _locked_node(reactor, config, data_dir, lock, join, store, recorder)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _locked_node(
+    reactor: Any,
+    config: NodeConfig,
+    data_dir: Path,
+    lock: DataDirLock,
+    join: JoinSettings | None,
+    store: MemberStore | None,
+    recorder: IRecorder | None,
+) -> HostService:
+    folder = private_folder(data_dir)
+    if join is None:
+        if config.join is None:
+            raise InvalidInput("node.join: missing: where is auth?")
+        join = join_settings(config.join)
+    spawning = Spawning(reactor, session_options(config.pam, config.kill_leftovers))
+    commands = tuple(
+        LabelCommand(name, each.command, each.period) for name, each in config.commands.items()
+    )
+    labels = Labels(reactor, spawning, config.labels, commands)
+    listen = config.listen
+    tunnelled = config.join is not None and config.join.proxy is not None
+    if listen is None and not tunnelled:
+        listen = Address("0.0.0.0", 3022)  # noqa: S104  (a server's default)
+    mode = Mode.DIRECT if not tunnelled else Mode.TUNNEL if listen is None else Mode.BOTH
+    presence = NodePresence(config.name or host_name(), labels, mode=mode)
+    store = agreeing(store or open_store(config, data_dir), join, HostRole.NODE, data_dir)
+    dialer = host_dialer(reactor, config.join)
+    tunnels = None
+    if tunnelled:
+        tunnels = Tunnelling(reactor, config.tunnels, join, dialer, limits_of(config))
+    member = Member(
+        reactor,
+        store=store,
+        settings=join,
+        presence=presence,
+        network=network(dialer) if tunnels is None else tunnels.network,
+    )
+    if tunnels is not None:
+        tunnels.member = member
+    if recorder is None:
+        surroundings = RecorderSurroundings(
+            reactor,
+            folder,
+            _AsMember(member),
+            lambda data: member.identity.keys.ssh.sign(data),  # noqa: PLW0108 (keys change)
+            lambda: member.identity.ssh_certificate.line,
+        )
+        recorder = choose(IRecorderFactory, config.recorder, surroundings)
+    serving = NodeService(
+        reactor,
+        member=member,
+        presence=presence,
+        sessions=SessionSettings(
+            spawning,
+            recorder,
+            config.gateway_ports,
+            [
+                choose(ISubsystemFactory, chosen, Surroundings(reactor, folder))
+                for chosen in config.subsystems
+            ],
+        ),
+        ingress=Ingress(
+            None if listen is None else (listen.host, listen.port),
+            lambda port: public_address(listen or Address("", port), config.public_addr, port),
+            None if tunnels is None else tunnels.agents,
+        ),
+        server=server_settings(config),
+    )
+    return HostService(member, serving, recorder, lock)

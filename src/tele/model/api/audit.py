@@ -1,0 +1,120 @@
+"""Operations on audit events."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from attrs import field, frozen
+
+from tele.model.api.operation import Hosts, Nothing, Operation, Permitted
+from tele.model.bounds import AtMost, Between
+from tele.model.event import Event
+from tele.model.identity import HostRole
+
+#: Events that a host may tell at once.
+EVENTS_LIMIT: Final = 1000
+
+
+@frozen
+class EmitEvents:
+    """Events of the calling host; auth appends each id of a host once.
+
+    It sets ``hash`` and ``previous``, ``server_name`` as the membership says, and ``time`` to
+    the time of arrival; what the host said of the time becomes ``claimed``.
+    """
+
+    events: tuple[Event, ...] = field(validator=AtMost(EVENTS_LIMIT))
+
+
+#: The largest ``limit`` of events.
+EVENTS_PAGE: Final = 10_000
+
+
+@frozen
+class ListEvents:
+    """Events in order of appending, optionally filtered. Times are auth's, not those claimed.
+
+    ``newest``: the last ``limit`` of them instead of the first. A page may have fewer, or none,
+    and still say how to go on.
+    """
+
+    event: str = ""
+    user: str = ""
+    session_id: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+    newest: bool = False
+    limit: int = field(default=200, validator=Between(1, EVENTS_PAGE))
+    after: str = ""
+
+
+@frozen
+class EventList:
+    """``next`` continues the list."""
+
+    items: tuple[Event, ...]
+    next: str = ""
+
+
+@frozen
+class FollowEvents:
+    """New events as they are appended."""
+
+    event: str = ""
+    user: str = ""
+
+
+@frozen
+class AuditHead:
+    """Number (from 1) and hash of the last event; 0 and nothing when there is none."""
+
+    number: int
+    hash: str
+
+
+_REPORTERS = (Hosts((HostRole.NODE, HostRole.PROXY)),)
+EMIT_EVENTS = Operation(
+    "emit_events",
+    "POST",
+    "/v1/events",
+    EmitEvents,
+    Nothing,
+    _REPORTERS,
+    "Append events to the audit",
+    limit=1024 * 1024,
+    cost=20,
+)
+
+LIST_EVENTS = Operation(
+    "list_events",
+    "GET",
+    "/v1/events",
+    ListEvents,
+    EventList,
+    (Permitted("event", "list"),),
+    "Audit events",
+    cost=50,
+)
+
+AUDIT_HEAD = Operation(
+    "audit_head",
+    "GET",
+    "/v1/events/head",
+    Nothing,
+    AuditHead,
+    (Permitted("event", "list"),),
+    "Number and hash of the last audit event",
+)
+
+FOLLOW_EVENTS = Operation(
+    "follow_events",
+    "GET",
+    "/v1/events/follow",
+    FollowEvents,
+    Event,
+    (Permitted("event", "list"),),
+    "Audit events as they happen",
+    streams=True,
+    cost=10,
+)

@@ -1,0 +1,94 @@
+"""Operations on the cluster's authorities: their keys, and certificates for given keys."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from attrs import frozen
+
+from tele.model.api.operation import Nothing, Operation, Permitted, Users
+from tele.model.authority import TrustedAuthority
+
+
+@frozen
+class SignUser:
+    """A certificate for a public key made elsewhere: for automation, by an administrator.
+
+    ``logins`` must be among those that the user's roles allow.
+    """
+
+    user: str
+    ssh_public_key: str
+    logins: tuple[str, ...] = ()
+    ttl: timedelta = timedelta(hours=12)
+
+
+@frozen
+class SignHost:
+    """A host certificate for an OpenSSH sshd's public host key."""
+
+    ssh_public_key: str
+    principals: tuple[str, ...]
+    name: str = ""
+    ttl: timedelta = timedelta(hours=24)
+
+
+@frozen
+class SignedKey:
+    """``certificate`` is a line ``type base64``."""
+
+    certificate: str
+    expires: datetime
+
+
+@frozen
+class AuthorityStatus:
+    """One authority as ``tele ca status`` shows it."""
+
+    kind: str
+    phase: str
+    ssh_fingerprints: tuple[str, ...]
+    pins: tuple[str, ...]
+    created: datetime
+    expires: datetime
+
+
+@frozen
+class AuthorityList:
+    """All authorities of the cluster, and whom to trust for each."""
+
+    items: tuple[AuthorityStatus, ...]
+    trusted: tuple[TrustedAuthority, ...]
+
+
+AUTHORITIES = Operation(
+    "authorities",
+    "GET",
+    "/v1/authorities",
+    Nothing,
+    AuthorityList,
+    (Users(),),
+    "The cluster's authorities: status and public keys",
+)
+
+SIGN_USER = Operation(
+    "sign_user",
+    "POST",
+    "/v1/sign/user",
+    SignUser,
+    SignedKey,
+    (Permitted("authority", "update"),),
+    "A user certificate for a given public key",
+    cost=5,
+)
+
+SIGN_HOST = Operation(
+    "sign_host",
+    "POST",
+    "/v1/sign/host",
+    SignHost,
+    SignedKey,
+    (Permitted("authority", "update"),),
+    "A host certificate for a given public key",
+    cost=5,
+)

@@ -1,0 +1,94 @@
+"""Operations on hosts: list them, follow their changes, remove one."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from attrs import field, frozen
+
+from tele.model.api.operation import Hosts, Nothing, Operation, Permitted, Users
+from tele.model.api.paging import PAGE, ById
+from tele.model.bounds import AtMost
+from tele.model.identity import HostRole
+from tele.model.presence import Host
+
+#: Labels to select hosts by.
+SELECTORS_LIMIT: Final = 32
+
+
+@frozen
+class WatchHosts:
+    """All hosts of ``role``, some hundred at a time, then each change."""
+
+    role: HostRole = HostRole.NODE
+
+
+@frozen
+class HostChanges:
+    """``items`` are as they are now, ``gone`` are ids of hosts that are forgotten.
+
+    ``first``: it begins anew with all that there are; ``last``: now all of them were told,
+    and whoever was known before and was not among them is gone.
+    """
+
+    items: tuple[Host, ...]
+    gone: tuple[str, ...] = ()
+    first: bool = False
+    last: bool = False
+
+
+@frozen
+class HostList:
+    """``next`` is empty at the end, otherwise what to send as ``after``."""
+
+    items: tuple[Host, ...]
+    next: str = ""
+
+
+@frozen
+class ListHosts:
+    """Hosts of a role, by labels; users see those that their roles let them log in to.
+
+    ``labels`` are ``key=value``, the value with ``*`` and ``?`` if need be: of one key any of its
+    values, of several keys all. A page may have fewer than ``limit`` hosts, or none, and still
+    name a ``next`` one.
+    """
+
+    role: HostRole = HostRole.NODE
+    labels: tuple[str, ...] = field(default=(), validator=AtMost(SELECTORS_LIMIT))
+    limit: int = field(default=200, validator=PAGE)
+    after: str = ""
+
+
+WATCH_HOSTS = Operation(
+    "watch_hosts",
+    "GET",
+    "/v1/hosts/watch",
+    WatchHosts,
+    HostChanges,
+    (Hosts((HostRole.PROXY, HostRole.AUTH)),),
+    "All hosts of a role, and each change",
+    streams=True,
+    cost=20,
+)
+
+LIST_HOSTS = Operation(
+    "list_hosts",
+    "GET",
+    "/v1/hosts",
+    ListHosts,
+    HostList,
+    (Users(), Hosts((HostRole.PROXY, HostRole.AUTH))),
+    "Hosts that the caller may see",
+    cost=10,
+)
+
+DELETE_HOST = Operation(
+    "delete_host",
+    "DELETE",
+    "/v1/hosts/{id}",
+    ById,
+    Nothing,
+    (Permitted("node", "delete"),),
+    "Remove the host with this id or name",
+)

@@ -1,0 +1,77 @@
+"""Operations on sessions that run."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from attrs import field, frozen
+
+from tele.model.api.operation import Hosts, Nothing, Operation, Permitted, Users
+from tele.model.api.paging import Paged
+from tele.model.bounds import AtMost
+from tele.model.identity import HostRole
+from tele.model.resources import MESSAGE_LIMIT, Lock
+from tele.model.session import Session
+
+
+@frozen
+class SessionList:
+    """Sessions that run, oldest first."""
+
+    items: tuple[Session, ...]
+    next: str = ""
+
+
+#: Sessions in one report of a node.
+REPORT_LIMIT: Final = 20_000
+
+
+@frozen
+class ReportSessions:
+    """All sessions that run on the calling node, by id. Its process runs since ``since``.
+
+    A node sends it when all events before are with auth: a session that auth knows and the node
+    does not has ended.
+    """
+
+    since: datetime
+    sessions: tuple[str, ...] = ()
+
+
+@frozen
+class KillSession:
+    """End a session that runs; ``message`` is for the person."""
+
+    id: str
+    message: str = field(default="", validator=AtMost(MESSAGE_LIMIT))
+
+
+_RECORDERS = (Hosts((HostRole.NODE,)),)
+LIST_SESSIONS = Operation(
+    "list_sessions",
+    "GET",
+    "/v1/sessions",
+    Paged,
+    SessionList,
+    (Permitted("session", "list"), Users()),
+    "Sessions that run; without a rule, one's own",
+    cost=20,
+)
+
+KILL_SESSION = Operation(
+    "kill_session",
+    "POST",
+    "/v1/sessions/{id}/kill",
+    KillSession,
+    Lock,
+    (Permitted("session", "delete"), Permitted("lock", "create")),
+    "End a session that runs",
+)
+
+REPORT_SESSIONS = Operation(
+    "report_sessions", "PUT", "/v1/sessions/running",
+    ReportSessions, Nothing, _RECORDERS,
+    "Report which sessions run on the calling node: others of it have ended",
+    limit=1024 * 1024, cost=20,
+)  # fmt: skip

@@ -1,0 +1,106 @@
+"""Operations on tokens for joining."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Final
+
+from attrs import Factory, field, frozen
+
+from tele.model.api.operation import Nothing, Operation, Permitted
+from tele.model.api.paging import ById, Paged
+from tele.model.bounds import AtMost, Between
+from tele.model.identity import HostRole
+from tele.model.presence import ADDRESSES_LIMIT
+
+#: Names that a token may take from hosts that are offline.
+REPLACES_LIMIT: Final = 32
+
+
+@frozen
+class NewToken:
+    """``token`` empty: auth makes one (recommended). ``max_uses`` 0: until it expires.
+
+    ``labels`` bind: a host that joins with it always has them, whatever it says. Its
+    certificates are for the ``addresses``, too (host names or IP addresses). It may take the
+    names ``replaces`` from hosts that are offline. With ``host_id`` the token is good for the one
+    host of that id.
+    """
+
+    roles: tuple[HostRole, ...]
+    ttl: timedelta = timedelta(minutes=30)
+    max_uses: int = field(default=0, validator=Between(0))
+    labels: Mapping[str, str] = Factory(dict)
+    token: str = field(default="", repr=False)
+    addresses: tuple[str, ...] = field(default=(), validator=AtMost(ADDRESSES_LIMIT))
+    replaces: tuple[str, ...] = field(default=(), validator=AtMost(REPLACES_LIMIT))
+    host_id: str = ""
+
+
+@frozen
+class TokenAdded:
+    """The only time that the secret is shown."""
+
+    token: str = field(repr=False)
+    roles: tuple[HostRole, ...]
+    expires: datetime
+    ca_pin: str
+
+
+@frozen
+class Token:
+    """A token without its secret; ``id`` is part of the secret's hash."""
+
+    id: str
+    roles: tuple[HostRole, ...]
+    created: datetime
+    expires: datetime
+    max_uses: int
+    uses: int
+    labels: Mapping[str, str] = Factory(dict)
+    created_by: str = ""
+    addresses: tuple[str, ...] = ()
+    replaces: tuple[str, ...] = ()
+    host_id: str = ""
+
+
+@frozen
+class TokenList:
+    """Tokens that have not expired."""
+
+    items: tuple[Token, ...]
+    next: str = ""
+
+
+ADD_TOKEN = Operation(
+    "add_token",
+    "POST",
+    "/v1/tokens",
+    NewToken,
+    TokenAdded,
+    (Permitted("token", "create"),),
+    "Create a token for joining",
+)
+
+LIST_TOKENS = Operation(
+    "list_tokens",
+    "GET",
+    "/v1/tokens",
+    Paged,
+    TokenList,
+    (Permitted("token", "list"),),
+    "Tokens, without their secrets",
+    cost=10,
+)
+
+DELETE_TOKEN = Operation(
+    "delete_token",
+    "DELETE",
+    "/v1/tokens/{id}",
+    ById,
+    Nothing,
+    (Permitted("token", "delete"),),
+    "Revoke a token",
+    cost=10,
+)

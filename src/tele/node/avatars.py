@@ -1,0 +1,105 @@
+"""What does each connection of a node get: programs, forwards and a recording of its own?
+
+Invariant: names and waiting connections have a share for each user, over all connections.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any, Final
+
+from tele.admission.slots import Slots
+from tele.conch.server.credentials import CertificateCredentials
+from tele.interfaces import IRecorder
+from tele.loop import now
+from tele.membership.audit_reporter import AuditReporter
+from tele.membership.member import Member
+from tele.model.access import Grant
+from tele.model.addresses import Address
+from tele.model.resources import RecordingMode
+from tele.model.session import RecordingStart
+from tele.node.avatar import NodeAvatar
+from tele.node.forwards import WAITING_LIMIT, ForwardingResources
+from tele.node.programs import ConnectionContext, NodePrograms
+from tele.node.settings import SessionSettings
+from tele.node.subsystems import by_name
+from tele.node.user_sockets import UserSockets
+from tele.outbound.name_lookup import NameResolver
+from tele.recording.tee import ConnectionTape
+
+#: In nanoseconds, as frames of recordings have them.
+SECOND: Final = 1_000_000_000
+
+
+class AvatarFactory:
+    """Makes the avatar of each connection."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        member: Member,
+        settings: SessionSettings,
+        audit: AuditReporter,
+        names: NameResolver,
+    ) -> None:
+        self._reactor = reactor
+        self._member = member
+        self._settings = settings
+        self._audit = audit
+        self._names = names
+        self._subsystems = by_name(settings.subsystems)
+        #: Connections of users that are forwarded, or wait to be.
+        self.slots = Slots(WAITING_LIMIT)
+
+    def make(self, grant: Grant, credentials: CertificateCredentials) -> NodeAvatar:
+        """Return the avatar for a grant. Raises :class:`Unavailable` if its user has no share."""
+        settings = self._settings
+        context = ConnectionContext(
+            grant, str(uuid.uuid4()), credentials.remote_addr, credentials.local_addr
+        )
+        account = settings.budget.account(grant.identity.user)
+        return NodeAvatar(
+            self._reactor,
+            context,
+            NodePrograms(settings.spawning, context, account, self._reactor, self._subsystems),
+            self._tape(context),
+            self._audit,
+            ForwardingResources(
+                UserSockets(settings.spawning, grant.login),
+                self._names,
+                account,
+                self.slots,
+                settings.gateway_ports,
+            ),
+        )
+
+    def _tape(self, context: ConnectionContext) -> ConnectionTape | None:
+        recorder = self._settings.recorder
+        if recorder is None or self._member.state.recording.mode is RecordingMode.OFF:
+            return None
+        return self._recorded(context, recorder)
+
+    def _recorded(self, context: ConnectionContext, recorder: IRecorder) -> ConnectionTape:
+        host = self._member.identity.host
+        grant = context.grant
+        start = RecordingStart(
+            id=context.session_id,
+            kind="ssh",
+            cluster=host.cluster,
+            user=grant.identity.user,
+            login=grant.login,
+            roles=grant.roles,
+            login_session=grant.identity.login_session,
+            node=host.name,
+            node_id=host.host_id,
+            remote_addr=str(Address(*context.remote_addr)),
+            started=now(self._reactor),
+        )
+        began = self._reactor.seconds()
+        return ConnectionTape(
+            recorder,
+            start,
+            lambda: int((self._reactor.seconds() - began) * SECOND),
+            record_input=grant.record_input,
+            strict=grant.record_strictly and not grant.break_glass,
+        )

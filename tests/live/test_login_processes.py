@@ -1,0 +1,190 @@
+"""Sessions that a process of their login starts: the same as those that the spawner forks."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from private_machine import Machine, account, machine, make_machine, wait_until
+from tele.spawner.control_groups import FOLDER, own_group
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(own_group() is None, reason="this system has no cgroup v2"),
+]
+SESSIONS = Path(own_group() or "/", FOLDER)
+PYTHON = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
+FACTS = b"""
+import os
+print(os.getppid(), os.getresuid(), os.getresgid(), sorted(os.getgroups()))
+print(*sorted(map(int, os.listdir("/proc/self/fd"))))
+print(os.getsid(0) == os.getpid() == os.getpgrp(), os.umask(0), os.getcwd())
+print(open("/proc/self/cgroup").read().rpartition("0::")[2].strip())
+print(open("/proc/self/loginuid").read(), open("/proc/self/oom_score_adj").read())
+print(*sorted(os.environ.items()))
+for line in open("/proc/self/status"):
+    if line.startswith("SigIgn"):  # glibc ignores two of its own (32, 33) where it spawns
+        print(hex(int(line.split()[1], 16) & ~(0b11 << 31)))
+    elif line.startswith(("Cap", "SigBlk", "SigCgt", "Umask", "NoNewPrivs")):
+        print(line.strip())
+"""
+
+
+@pytest.fixture(scope="module")
+def user() -> Iterator[pwd.struct_passwd]:
+    """An account."""
+    with account("/bin/sh") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, user: pwd.struct_passwd) -> Path:
+    """The files of a machine."""
+    made = tmp_path_factory.mktemp("machine")
+    make_machine(made)
+    return made
+
+
+def children(pid: int) -> set[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return {int(child) for child in listed.split()}
+
+
+def host_of(it: Machine, user: pwd.struct_passwd) -> int:
+    """Have a process of the login; return its pid."""
+    for _ in range(2):
+        assert it.run(user.pw_name, b"echo on")[0] == "on\n"
+
+    def found() -> list[int]:
+        owners = {pid: os.stat(f"/proc/{pid}").st_uid for pid in children(it.process.pid)}
+        return [pid for pid, owner in owners.items() if owner == user.pw_uid]
+
+    wait_until(found)
+    (pid,) = found()
+    return pid
+
+
+def facts(it: Machine, user: pwd.struct_passwd) -> list[str]:
+    path = Path(user.pw_dir, "facts.py")
+    path.write_bytes(FACTS)
+    text, report = it.run(user.pw_name, f"exec {PYTHON} -I -S {path}".encode())
+    assert report["status"] == 0
+    return text.splitlines()
+
+
+def test_nothing_differs(root: Path, user: pwd.struct_passwd) -> None:
+    """Identity, descriptors, signals, environment and limits are those of a forked session."""
+    with machine(root) as it:
+        forked = facts(it, user)
+    with machine(root) as it:
+        host = host_of(it, user)
+        hosted = facts(it, user)
+        groups = {facts(it, user)[3] for _ in range(3)}
+    assert hosted[0].startswith(f"{host} ")
+    assert not forked[0].startswith(f"{host} ")
+    gids = sorted({user.pw_gid, *(g.gr_gid for g in grp.getgrall() if user.pw_name in g.gr_mem)})
+    assert hosted[0] == f"{host} {(user.pw_uid,) * 3} {(user.pw_gid,) * 3} {gids}"
+    assert [line for n, line in enumerate(hosted) if n not in (0, 3)] == [
+        line for n, line in enumerate(forked) if n not in (0, 3)
+    ]
+    assert len(groups) == 3, "each session is in a control group of its own"
+    assert all(f"/{FOLDER}/" in group for group in groups)
+
+
+def test_how_they_end(root: Path, user: pwd.struct_passwd) -> None:
+    """Statuses and signals arrive; a signal is sent as the account."""
+    with machine(root) as it:
+        host_of(it, user)
+        assert it.run(user.pw_name, b"exit 7")[1]["status"] == 7
+        assert it.run(user.pw_name, b"kill -TERM $$")[1]["signal"] == "TERM"
+        output, report = it.start(user.pw_name, b"exec sleep 1000")
+        assert os.stat(SESSIONS).st_ino != report["cgroup"] != 0
+        it.ask({"op": "signal", "signal": "TERM"}, [], [])
+        assert it.report()["signal"] == "TERM"
+        os.close(output)
+        with open(os.devnull, "r+b") as null:
+            header = {"op": "start", "kind": "exec", "login": user.pw_name, "pty": False}
+            for number in range(50, 60):  # several at once
+                it.ask({**header, "words": 1, "id": number}, [b"true"], [null.fileno()] * 3)
+        ended = [it.report() for _ in range(20)]
+        assert {each["id"] for each in ended if each["event"] == "exited"} == set(range(50, 60))
+
+
+def test_the_account_cannot_trace_it(root: Path, user: pwd.struct_passwd) -> None:
+    """Who traced it could have what other users of the login send to their sessions (attack)."""
+    with machine(root) as it:
+        host = host_of(it, user)
+        for file in ("mem", "environ", "fd/0", "maps"):
+            text, _ = it.run(user.pw_name, f"cat /proc/{host}/{file} 2>&1".encode())
+            assert "Permission denied" in text or "Input/output" not in text
+            assert "denied" in text
+        assert children(it.process.pid) >= {host}
+
+
+@pytest.mark.parametrize("status", ["kill_leftovers", "expelled"])
+def test_a_session_is_ended_without_it(root: Path, user: pwd.struct_passwd, status: str) -> None:
+    """Ending all that a session left behind ends neither the process nor other sessions."""
+    with machine(root, kill_leftovers=status == "kill_leftovers") as it:
+        host = host_of(it, user)
+        other, report = it.start(user.pw_name, b"exec sleep 1000")
+        command = b"setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $!; exec sleep 1000"
+        output, _ = it.start(user.pw_name, command)
+        left = int(os.read(output, 100))
+        wait_until(lambda: os.getsid(left) == left)
+        it.ask({"op": "hangup", "expelled": status == "expelled"}, [], [])
+        assert it.report()["signal"] == "HUP"
+        wait_until(lambda: not Path(f"/proc/{left}").exists())
+        assert it.run(user.pw_name, b"echo $PPID")[0] == f"{host}\n"
+        assert Path(f"/proc/{report['pid']}").exists()
+        os.close(output)
+        os.close(other)
+
+
+def test_when_the_account_kills_it(root: Path, user: pwd.struct_passwd) -> None:
+    """Only exit statuses are lost; the next session starts without it."""
+    with machine(root) as it:
+        host = host_of(it, user)
+        output, report = it.start(user.pw_name, b"exec sleep 1000")
+        os.kill(host, signal.SIGKILL)
+        ended = it.report()
+        assert (ended["event"], ended["status"], ended["signal"]) == ("exited", None, None)
+        os.close(output)
+        assert it.run(user.pw_name, b"echo on")[0] == "on\n"
+        wait_until(lambda: not Path(f"/proc/{report['pid']}").exists())
+
+
+def test_when_the_account_stops_it(root: Path, user: pwd.struct_passwd) -> None:
+    """A start that is given up is never run, and no other waits behind it (attack)."""
+    with machine(root) as it:
+        host = host_of(it, user)
+        os.kill(host, signal.SIGSTOP)
+        marker = Path(user.pw_dir, "marker")
+        with open(os.devnull, "r+b") as null:
+            header = {"op": "start", "kind": "exec", "login": user.pw_name, "pty": False}
+            command = f"sleep 0.3; touch {marker}".encode()
+            it.ask({**header, "words": 1, "id": 90}, [command], [null.fileno()] * 3)
+        it.ask({"op": "kill", "id": 90}, [], [])
+        assert it.run(user.pw_name, b"echo on")[0] == "on\n"
+        os.kill(host, signal.SIGCONT)
+        assert [it.report()["event"] for _ in range(2)] == ["started", "exited"]
+        wait_until(lambda: not Path(f"/proc/{host}").exists())
+        assert not marker.exists()
+
+
+def test_it_ends_with_the_spawner(root: Path, user: pwd.struct_passwd) -> None:
+    """Nothing of it is left: neither a process nor a control group."""
+    with machine(root) as it:
+        host = host_of(it, user)
+        pid = it.process.pid
+        output, report = it.start(user.pw_name, b"exec sleep 1000")
+    os.close(output)
+    for each in (host, report["pid"]):
+        wait_until(lambda each=each: not Path(f"/proc/{each}").exists())  # type: ignore[misc]
+    assert not list(SESSIONS.glob(f"{pid}.*"))

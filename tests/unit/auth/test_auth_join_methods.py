@@ -1,0 +1,158 @@
+"""Hosts that join by a plugin's method in place of a token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+import tele.plugins
+from auth_world import World, result
+from tele.auth.local import LocalAuthority
+from tele.config.values import Chosen
+from tele.embed.plugins import choose
+from tele.errors import AccessDenied, InvalidInput
+from tele.interfaces import IJoinMethod, IJoinMethodFactory, JoinAttempt, Joined, Surroundings
+from tele.model.api import table
+from tele.model.identity import HostRole
+from tele.model.presence import Presence
+
+PLUGIN = """
+from twisted.internet.defer import fail, succeed
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+from tele.errors import AccessDenied
+from tele.interfaces import IJoinMethod, IJoinMethodFactory, Joined
+
+
+@implementer(IJoinMethod)
+class Serial:
+    name = "serial"
+
+    def __init__(self, known):
+        self.known = known
+
+    def check(self, attempt):
+        if attempt.proof not in self.known:
+            return fail(AccessDenied("no machine with this serial number"))
+        return succeed(Joined({"serial": attempt.proof}))
+
+
+@implementer(IPlugin, IJoinMethodFactory)
+class Factory:
+    kind = "serial"
+    help = "serial:NUMBER,... - machines with one of these serial numbers"
+
+    def make(self, arguments, surroundings):
+        return Serial(arguments.split(","))
+
+
+serial = Factory()
+"""
+
+
+@implementer(IJoinMethod)
+class Badge:
+    """Admits hosts with the badge ``good``, and notes the attempts."""
+
+    name = "badge"
+
+    def __init__(self) -> None:
+        self.attempts: list[JoinAttempt] = []
+
+    def check(self, attempt: JoinAttempt) -> Deferred[Joined]:
+        self.attempts.append(attempt)
+        if attempt.proof != "good":
+            return fail(AccessDenied("bad badge", "token"))
+        return succeed(Joined({"rack": "r1"}))
+
+
+def use(world: World, *methods: Any) -> None:
+    """Have auth take these methods."""
+    parts = evolve(world.parts, join_methods=methods)
+    world.auth = LocalAuthority(parts, world.clock, lambda: world.next_id)
+
+
+def test_a_host_joins_by_a_method(world: World) -> None:
+    """The method sees the proof and who asks; the labels it gives stay with the node."""
+    badge = Badge()
+    use(world, badge)
+    world.join("badge:good")
+    (attempt,) = badge.attempts
+    assert (attempt.proof, attempt.name, attempt.role) == ("good", "web1", HostRole.NODE)
+    assert attempt.ssh_public_key.startswith("ssh-ed25519 ")
+    assert "good" not in repr(attempt)
+    (event,) = world.events("node.join")
+    assert event.fields["method"] == "badge"
+    announced = world.do(
+        table.ANNOUNCE, Presence("web1", HostRole.NODE, labels={"rack": "r9"}), world.host()
+    )
+    assert announced.labels == {"rack": "r1"}
+
+
+def test_a_wrong_proof_does_not_join(world: World) -> None:
+    """A denial of the method is that of the call, and an event (attack)."""
+    use(world, Badge())
+    with pytest.raises(AccessDenied, match="bad badge"):
+        world.join("badge:bad")
+    assert not world.events("node.join")
+    (event,) = world.events("auth.denied")
+    assert event.fields["operation"] == "join"
+
+
+@pytest.mark.parametrize("token", ["badge:good", "badge", "good", ":good", "other:good"])
+def test_a_method_that_is_not_configured_is_not_used(world: World, token: str) -> None:
+    """Without a method of that name the text is a token like any other, and unknown (attack)."""
+    use(world, *([] if token == "badge:good" else [Badge()]))
+    with pytest.raises(AccessDenied, match="unknown, expired or used up"):
+        world.join(token)
+
+
+def test_no_method_makes_an_auth(world: World) -> None:
+    """A method is not even asked about the role auth (attack)."""
+    badge = Badge()
+    use(world, badge)
+    with pytest.raises((AccessDenied, InvalidInput)):
+        world.join("badge:good", role=HostRole.AUTH)
+    assert not badge.attempts
+
+
+def test_a_token_still_counts_beside_a_method(world: World) -> None:
+    """Tokens are used as before, and an event of a join by token names no method."""
+    use(world, Badge())
+    token = world.token(max_uses=1)
+    world.join(token)
+    (event,) = world.events("node.join")
+    assert "method" not in event.fields
+    with pytest.raises(AccessDenied):
+        world.join(token, "5b8b6f2e-6a0c-4c8e-9a53-000000000002", name="web2")
+
+
+def test_two_methods_of_one_name_are_refused(world: World) -> None:
+    """Which one is meant could not be known."""
+    with pytest.raises(InvalidInput, match="'badge'"):
+        use(world, Badge(), Badge())
+
+
+def test_a_method_of_a_plugin(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module in a folder ``tele/plugins`` adds a method, which the configuration chooses."""
+    folder = tmp_path / "tele" / "plugins"
+    folder.mkdir(parents=True)
+    (folder / "serial_numbers.py").write_text(PLUGIN)
+    monkeypatch.setattr(tele.plugins, "__path__", [*tele.plugins.__path__, str(folder)])
+    surroundings = Surroundings(Clock(), tmp_path)
+    use(world, choose(IJoinMethodFactory, Chosen("serial", "17,18"), surroundings))
+    world.join("serial:18")
+    member = result(world.parts.members.named("web1"))
+    assert member is not None
+    assert member.labels == {"serial": "18"}
+    with pytest.raises(AccessDenied, match="serial number"):
+        world.join("serial:19", "5b8b6f2e-6a0c-4c8e-9a53-000000000002", name="web2")
