@@ -47,7 +47,7 @@ class Measured:
     base_MiB: float = 75.0
     #: A node in the list that proxies read, in JSON; three labels, two tunnels.
     host_bytes: float = 366.0
-    #: At a proxy: a tunnel at rest, in a second.
+    #: At a proxy: an idle tunnel, in a second.
     rest_ms: float = 0.004
     #: At a proxy: a node's login.
     login_ms: float = 4.0
@@ -88,7 +88,7 @@ class Fleet:
         return m.base_MiB + (self.per_proxy * m.tunnel_KiB + streams + lists) / 1024
 
     def proxy_cpu(self) -> float:
-        """Cores that one proxy uses at rest."""
+        """Cores that one idle proxy uses."""
         return self.per_proxy * self.measured.rest_ms / 1000
 
     def proxy_files(self) -> int:
@@ -102,7 +102,7 @@ class Fleet:
         return self.per_proxy * self.measured.login_ms / 1000 + BACKOFF_SECONDS
 
     def cpu_of_auths(self, auths: int) -> float:
-        """Cores that each of so many auths uses at rest: heartbeats, streams, renewals."""
+        """Cores that each of so many idle auths uses: heartbeats, streams, renewals."""
         m = self.measured
         beats = self.nodes / HEARTBEAT_SECONDS
         own = beats * m.heartbeat_ms
@@ -150,14 +150,14 @@ class Fleet:
             ("proxies", f"{self.proxies:,}"),
             ("tunnels at each proxy", f"{self.per_proxy:,.0f}"),
             ("memory of a proxy", f"{self.proxy_MiB():,.0f} MiB"),
-            ("CPU of a proxy at rest", f"{self.proxy_cpu():.0%} of a core"),
+            ("CPU of an idle proxy", f"{self.proxy_cpu():.0%} of a core"),
             ("descriptors of a proxy", f"{self.proxy_files():,}"),
             ("list of nodes, read at a proxy's start", f"{self.list_MB():,.1f} MB"),
             ("all tunnels back after a proxy's start", f"{self.back_seconds():,.0f} s"),
             ("auths, each on a core of its own", f"{self.auths():,}"),
             ("heartbeats a second, at each auth",
              f"{self.nodes / HEARTBEAT_SECONDS / self.auths():,.0f}"),
-            ("CPU of an auth at rest", f"{self.cpu_of_auths(self.auths()):.0%} of a core"),
+            ("CPU of an idle auth", f"{self.cpu_of_auths(self.auths()):.0%} of a core"),
             ("memory of an auth", f"{self.auth_MiB():,.0f} MiB"),
             ("descriptors of an auth", f"{self.auth_files():,}"),
             ("CPU of an auth after the end of one proxy", f"{self.auth_storm_seconds():,.0f} s"),

@@ -183,7 +183,7 @@ def agents(options: argparse.Namespace, fleet: Fleet, token: Path, running: Prox
         "proxy_KiB_each": round(memory / 1024, 2),
         "agent_KiB_each": round(opened["agent_bytes_each"] / 1024, 2),
         "first_all_up_s": round(opened["seconds"], 2),
-        "cpu_at_rest": round(rest.cpu / rest.wall, 4),
+        "cpu_idle": round(rest.cpu / rest.wall, 4),
         "back_after_kill_s": round(storm, 2),
         "back": back["up"],
     }

@@ -163,7 +163,7 @@ class Tree:
 
 
 def _circles_from(start: str, graph: Mapping[str, list[str]], done: set[str]) -> Iterator[str]:
-    """Walk depth first, and name each way that comes back to where it has been."""
+    """Walk depth first, and name each path that ends where it was before."""
     path: list[str] = []
     below: list[Iterator[str]] = [iter((start,))]
     while below:

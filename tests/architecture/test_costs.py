@@ -37,7 +37,7 @@ def test_what_reads_much_costs_much() -> None:
             assert operation.cost >= 4, operation.name
 
 
-def test_strangers_send_little() -> None:
+def test_unauthenticated_clients_send_little() -> None:
     """What needs no permission has a body that is let in without any."""
     for operation in OPERATIONS.values():
         if any(isinstance(who, Anyone) for who in operation.who):
@@ -45,7 +45,7 @@ def test_strangers_send_little() -> None:
 
 
 def test_each_share_is_enough_for_any_operation() -> None:
-    """No operation is refused to somebody who asks for nothing else."""
+    """No operation is refused to a caller that calls nothing else."""
     limits = Limits()
     for operation in OPERATIONS.values():
         assert operation.limit <= limits.bodies_per_caller, operation.name

@@ -165,7 +165,7 @@ def test_one_importer_of_txaio() -> None:
     assert importers == ["tele.log"]
 
 
-#: Files of the command line that write bytes of recordings, of which one law is to let them be.
+#: Files of the command line that write bytes of recordings, which are not changed.
 REPLAYS = {"tele.cli.play", "tele.cli.recordings"}
 WRITERS = {"click.echo", "click.secho", "print", "sys.stdout.write", "sys.stderr.write"}
 

@@ -167,7 +167,7 @@ def test_the_example_of_a_conch_program_works(tmp_path: Path) -> None:
             program.wait(30)
 
 
-def test_plugins_of_somebody_else_are_found(tele: Tele) -> None:
+def test_plugins_of_another_package_are_found(tele: Tele) -> None:
     """A module in a folder ``tele/plugins`` on the path adds kinds for every key that has one."""
     folder = tele.folder / "site" / "tele" / "plugins"
     folder.mkdir(parents=True)

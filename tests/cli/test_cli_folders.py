@@ -56,7 +56,7 @@ def test_certificates_go_into_no_folder_of_others(tele: Tele, tmp_path: Path, mo
 
 @pytest.mark.parametrize("part", ["tele-auth", "tele-node"])
 def test_a_service_takes_no_shared_data_dir(tele: Tele, tmp_path: Path, part: str) -> None:
-    """With the mode, and the way out; nothing is made in it."""
+    """With the mode, and what to do; nothing is made in it."""
     import subprocess
 
     from tele_command import BIN

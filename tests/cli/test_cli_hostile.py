@@ -1,4 +1,4 @@
-"""A node and a user whose every word is made to hurt the terminal of whoever looks."""
+"""A node and a user whose every word is made to hurt the terminal that shows it."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def test_without_a_pin_nothing_is_sent(tele: Tele, cluster: Cluster, pin: str) -
 
 
 def test_a_wrong_pin_is_refused(tele: Tele, cluster: Cluster, pin: str) -> None:
-    """Somebody else's cluster gets no password."""
+    """Another cluster gets no password."""
     wrong = "sha256:" + "0" * 64
     assert "pin" in log_in(tele, cluster, "--ca-pin", wrong, status=4).stderr
     assert "not a CA pin" in log_in(tele, cluster, "--ca-pin", "12", status=2).stderr

@@ -222,7 +222,7 @@ def test_proxy_ssh_tries_both_families(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("target", ["-oProxyCommand=x:22", "a@b", "a@$(x):22", "a@b c:22", "a:b:c"])
 def test_proxy_ssh_takes_no_options_for_names(logged_in: Tele, target: str) -> None:
-    """What comes from a command line of somebody else cannot become an option or a command."""
+    """What another person's command line has cannot become an option or a command."""
     path = f"{fake_ssh(logged_in)}:{logged_in.environment['PATH']}"
     assert "NODE:PORT" in logged_in.fails(2, "proxy", "ssh", "--", target, PATH=path)
 

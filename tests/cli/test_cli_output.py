@@ -41,7 +41,7 @@ COLUMNS = (Column("USER", lambda s: s["user"]), Column("LOGIN", lambda s: s["log
 
 @pytest.mark.parametrize("form", ["text", "json", "yaml", "names"])
 def test_nothing_printed_moves_the_cursor(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A name that somebody chose to hurt shows as what it is, in every format."""
+    """A name that is chosen to hurt shows as what it is, in every format."""
     show_list(form, [session(EVIL)], COLUMNS, name=lambda s: s["user"])
     out = capsys.readouterr().out
     assert all(char.isprintable() or char == "\n" for char in out)
@@ -90,7 +90,7 @@ def test_pages_are_one_list(
 def test_a_page_is_printed_before_the_next_is_asked_for(
     form: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whoever looks at the beginning of a long list does not wait for its end."""
+    """The beginning of a long list is shown before its end is there."""
 
     def pages() -> Iterator[list[Session]]:
         yield [session(f"first{n}") for n in range(BATCH)]

@@ -200,7 +200,7 @@ def test_names_that_would_leave_the_folder_are_refused(tele: Tele) -> None:
         assert "cannot be the name" in tele.fails(2, "status", "--user", taken)
 
 
-def test_a_home_of_somebody_else_is_not_used(tele: Tele) -> None:
+def test_a_home_of_another_account_is_not_used(tele: Tele) -> None:
     """Keys are not written where others could read or replace them."""
     tele.home.mkdir(mode=0o755)
     home = log_in_by_hand(tele, time.time() + 3600)

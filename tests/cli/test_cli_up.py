@@ -74,7 +74,7 @@ def test_up_resumes_what_is_there(own: Cluster) -> None:
 
 
 def test_up_after_its_own_node_was_removed(own: Cluster) -> None:
-    """Whoever removes the node of the cluster's own machine gets it back, as another host, by
+    """The node of the cluster's own machine joins again after its removal, as another host, by
     starting the cluster again, and not before.
     """
     own.up("--cluster", own.name, "--listen", own.listen)
@@ -113,7 +113,7 @@ def test_after_a_crash_it_starts_again(own: Cluster) -> None:
 
 
 def test_down_ends_only_the_process_that_holds_the_lock(own: Cluster) -> None:
-    """A number in the file that is somebody else's by now is left alone."""
+    """A process id in the file that is another process's by now is left alone."""
     own.folder.mkdir()
     with subprocess.Popen(["sleep", "60"]) as other:
         try:
@@ -130,7 +130,7 @@ def test_down_where_nothing_ever_was(tele: Tele) -> None:
 
 
 def test_a_port_in_use_is_said(own: Cluster) -> None:
-    """The port is named, with the way out, and nothing is left running or written."""
+    """The port is named, with what to do, and nothing is left running or written."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -158,7 +158,7 @@ def test_ports_that_were_taken_meanwhile_are_replaced(own: Cluster) -> None:
 
 @pytest.mark.ordinary
 def test_an_unwritable_folder_is_said(tele: Tele) -> None:
-    """The folder is named, with the way out."""
+    """The folder is named, with what to do."""
     tele.folder.chmod(0o500)
     assert "cannot write to the folder" in tele.fails(1, "up", "--dir", tele.folder / "x")
 

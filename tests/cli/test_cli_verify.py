@@ -108,7 +108,7 @@ def test_anothers_files_in_the_archive(cluster: Cluster, two: tuple[str, str], w
 def test_a_file_is_not_taken_for_the_recording_whose_id_it_has_as_its_name(
     cluster: Cluster, two: tuple[str, str], tmp_path: Path
 ) -> None:
-    """Whoever may write to the folder where an auditor types has not another recording verified."""
+    """Who may write to the folder where an auditor types cannot have another recording verified."""
     wanted, other = two
     for name in (wanted, wanted[:8], "0bad"):
         cluster.tele.run("recordings", "export", other, tmp_path / f"{name}.tape")
@@ -174,22 +174,22 @@ def test_offline_with_nothing_but_the_authority(
     cluster.tele.run("recordings", "export", two[0], file)
     ca.write_text(cluster.tele.run("ca", "export", "--type", "host").stdout)
     (host,) = [a for a in cluster.tele.json("ca", "status") if a["kind"] == "host"]
-    stranger = Tele(tmp_path)
+    auditor = Tele(tmp_path)
     for trust in (ca, host["ssh_fingerprints"][0]):
-        assert "ok: " in stranger.run("recordings", "verify", file, "--ca", trust).stdout
+        assert "ok: " in auditor.run("recordings", "verify", file, "--ca", trust).stdout
     subprocess.run(
         ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "k"], check=True
     )
     for trust in (tmp_path / "k.pub", "SHA256:" + "A" * 43):
-        assert "authority" in stranger.fails(1, "recordings", "verify", file, "--ca", trust)
+        assert "authority" in auditor.fails(1, "recordings", "verify", file, "--ca", trust)
     (tmp_path / "empty").write_text("")
-    said = stranger.fails(2, "recordings", "verify", file, "--ca", tmp_path / "empty")
+    said = auditor.fails(2, "recordings", "verify", file, "--ca", tmp_path / "empty")
     assert "tele ca export" in said
     words = ("recordings", "verify", file, "--ca", ca, "--cluster", "other")
-    assert "not other" in stranger.fails(1, *words)
+    assert "not other" in auditor.fails(1, *words)
     data = file.read_bytes()
     file.write_bytes(data.replace(b"first", b"fir5t") if b"first" in data else data[:-1])
-    stranger.fails(1, "recordings", "verify", file, "--ca", ca)
+    auditor.fails(1, "recordings", "verify", file, "--ca", ca)
 
 
 def test_a_session_that_runs_is_told_from_one_that_ended(cluster: Cluster, tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_session_that_runs_is_told_from_one_that_ended(cluster: Cluster, tmp_p
 # -- the audit ------------------------------------------------------------------------
 @contextmanager
 def store(cluster: Cluster) -> Iterator[sqlite3.Connection]:
-    """The store of a running auth, opened by somebody who owns it."""
+    """The store of a running auth, opened by its owner."""
     connection = sqlite3.connect(cluster.folder / "auth.sqlite", isolation_level=None, timeout=30)
     try:
         yield connection

@@ -18,7 +18,7 @@ Fault = Callable[[Path, int, random.Random], Counter[str]]
 
 
 def say(text: str) -> None:
-    """Tell whoever waits."""
+    """Notify all that wait."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -35,7 +35,7 @@ class Disk:
         self.folder.chmod(0o700)
 
     def unmount(self) -> None:
-        """Make them disappear, whoever looks at them still."""
+        """Make them disappear, whatever has them open still."""
         subprocess.run(["umount", "--lazy", self.folder], check=True)
 
     def cut_power(self, pid: int) -> None:

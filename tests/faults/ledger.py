@@ -1,4 +1,4 @@
-"""What a cluster acknowledged, kept by somebody who can count, and whether it still has it.
+"""What a cluster acknowledged, kept beside it, and whether it still has it.
 
 Invariants:
 

@@ -5,7 +5,7 @@
     python tests/faults/soak.py --seconds 900
 
 Logins, commands, terminals, copies, forwards and users that come and go, and now and then one part
-that is started again. After the first third no part may have more open files at rest, and the
+that is started again. After the first third no idle part may have more open files, and the
 memory may grow by :data:`GROWTH` at most.
 """
 
@@ -26,7 +26,7 @@ from three_processes import Cluster, free_port, make_cluster, wait_for
 
 #: KiB that a part may have more at the end than after a third.
 GROWTH = 16 * 1024
-#: Open files at rest differ by what connections to auth happen to be open.
+#: Open files of idle parts differ by what connections to auth happen to be open.
 FILES = 8
 
 
@@ -37,10 +37,10 @@ def soak(folder: Path, seconds: int, dice: random.Random) -> Counter[str]:
     done: Counter[str] = Counter()
     try:
         _use(cluster, ledger, seconds / 3, dice, done)
-        before = _at_rest(cluster)
+        before = _idle(cluster)
         say(f"after a third: {before}")
         _use(cluster, ledger, seconds * 2 / 3, dice, done)
-        after = _at_rest(cluster)
+        after = _idle(cluster)
         say(f"at the end: {after}")
         for part, (memory, files) in before.items():
             assert after[part][0] <= memory + GROWTH, f"{part} grew: {memory}, {after[part][0]} KiB"
@@ -135,7 +135,7 @@ DEEDS: tuple[Deed, ...] = (_command, _command, _terminal, _copy, _forward, _user
 
 
 # -- what parts have ------------------------------------------------------------------
-def _at_rest(cluster: Cluster) -> dict[str, tuple[int, int]]:
+def _idle(cluster: Cluster) -> dict[str, tuple[int, int]]:
     """Return (resident KiB, open files) of each part, once connections had time to close."""
     time.sleep(5)
     return {part: _resources(each.pid) for part, each in cluster.processes.items()}

@@ -155,8 +155,8 @@ def test_proxies_reach_each_other_around_their_balancers(cluster: SmallCluster) 
         assert done[-1].stdout.startswith(CLIENT.encode())
 
 
-def test_a_given_certificate_is_for_pages_only(cluster: SmallCluster) -> None:
-    """Browsers see the given certificate, and the next one; the API stays auth's, end to end."""
+def test_a_configured_certificate_is_for_pages_only(cluster: SmallCluster) -> None:
+    """Browsers see the configured certificate, and its successor; the API stays auth's."""
     folder = cluster.folder
     for name in ("one", "two"):
         cluster.run(

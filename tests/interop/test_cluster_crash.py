@@ -12,7 +12,7 @@ from three_processes import Cluster, wait_for
 
 
 @pytest.mark.parametrize("part", ["auth", "proxy", "node"])
-def test_a_killed_part_comes_back(cluster: Cluster, part: str) -> None:
+def test_a_killed_part_recovers(cluster: Cluster, part: str) -> None:
     """After kill -9 and a start, everything works as before, without help."""
     cluster.kill(part)
     cluster.start(part)

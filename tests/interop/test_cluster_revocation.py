@@ -93,7 +93,7 @@ def test_a_removed_user_is_disconnected(cluster: Cluster, bob: ClusterUser) -> N
 
 
 def test_the_same_name_is_another_user(cluster: Cluster, bob: ClusterUser) -> None:
-    """Whoever is created under a removed user's name is let in, and the old certificate is not."""
+    """A new user of a removed user's name logs in, and the old certificate does not."""
     old = bob.home.rename(bob.home.with_name("old"))
     cluster.tele("users", "rm", "bob")
     add_user(cluster, "bob", roles="staff")
@@ -238,7 +238,7 @@ def test_a_role_that_forbids_ends_what_runs(cluster: Cluster) -> None:
 
 
 def test_a_given_role_that_denies_ends_sessions(cluster: Cluster, bob: ClusterUser) -> None:
-    """A role that somebody is given denies at once: the session ends, and the old certificate
+    """A role that a user is given denies at once: the session ends, and the old certificate
     opens nothing, until the role is taken away.
     """
     denies = role("suspended", allow={}, deny={"node_labels": {"*": ["*"]}})

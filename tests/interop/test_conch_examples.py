@@ -128,7 +128,7 @@ def test_openssh_logs_in_with_a_key(server: Server) -> None:
             ssh.kill()
 
 
-def test_somebody_elses_key_is_refused(server: Server) -> None:
+def test_an_unknown_key_is_refused(server: Server) -> None:
     """The checker of the example decides."""
     done = subprocess.run(
         server.ssh("-T", key="other"), stdin=subprocess.DEVNULL, capture_output=True, timeout=60,

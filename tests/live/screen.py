@@ -1,4 +1,4 @@
-"""Somebody at a terminal: a client program on a pseudo terminal, typed to and read from."""
+"""A user at a terminal: a client program on a pseudo terminal, typed to and read from."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ spec:
 ROLE = """
 kind: role
 version: v1
-metadata: {{name: desk}}
+metadata: {{name: helpers}}
 spec:
   allow: {{logins: ["{{{{internal.logins}}}}"], node_labels: {{env: [test]}}}}
   deny: {{node_labels: {{env: [{denied}]}}}}
@@ -89,12 +89,12 @@ def alice(tmp_path: Path) -> Iterator[Cluster]:
 
 
 def apply_role(alice: Cluster, denied: str) -> None:
-    """Set what the role ``desk`` denies."""
-    done = alice.tele("get", "role/desk", "--format", "json", check=False)
+    """Set what the role ``helpers`` denies."""
+    done = alice.tele("get", "role/helpers", "--format", "json", check=False)
     role = ROLE.format(denied=denied)
     if done.returncode == 0:
         revision = json.loads(done.stdout)["metadata"]["revision"]
-        role = role.replace("{name: desk}", f"{{name: desk, revision: {revision}}}")
+        role = role.replace("{name: helpers}", f"{{name: helpers, revision: {revision}}}")
     (alice.folder / "role.yaml").write_text(role)
     alice.tele("apply", "-f", str(alice.folder / "role.yaml"))
 
@@ -111,7 +111,7 @@ def test_a_node_whose_disk_is_full(alice: Cluster, what: str) -> None:
     uploaded with the true reason of its gap; and when there is space again all is as before.
     """
     apply_role(alice, "nothing")
-    bob, carol = alice.person("bob", "desk"), alice.person("carol", "access")
+    bob, carol = alice.person("bob", "helpers"), alice.person("carol", "access")
     node = Node(alice, what)
     wait_for(lambda: bob.ssh(bob.host, "true", check=False).returncode == 0, "bob to get in")
     words = ["ssh", "-tt", "-F", str(carol.ssh_config), carol.host]
@@ -133,7 +133,7 @@ def test_a_node_whose_disk_is_full(alice: Cluster, what: str) -> None:
         assert refused.returncode == 255
         denied = events(alice, "auth.denied", "bob")
         assert denied
-        assert "desk" in str(denied[0]["error"])
+        assert "helpers" in str(denied[0]["error"])
 
         node.fill()  # also what the old state took
         running.stdin.write(b"\n")
@@ -162,7 +162,7 @@ def test_a_node_whose_disk_is_full(alice: Cluster, what: str) -> None:
 
 @pytest.mark.parametrize("what", ["blocks", "inodes"])
 def test_who_gets_in_on_a_full_disk(alice: Cluster, what: str) -> None:
-    """A role that asks for recordings refuses a session that has none; whoever has to make room
+    """A role that asks for recordings refuses a session that has none; a user who has to make room
     gets in whatever other roles say, and the audit says that it was not recorded.
     """
     for name, options in (
@@ -195,7 +195,7 @@ def test_who_gets_in_on_a_full_disk(alice: Cluster, what: str) -> None:
         return b"cannot be recorded" in done.stderr or b"no room left" in done.stderr
 
     wait_for(refused, "a session that has to be recorded to be refused")
-    wait_for(lambda: goes_on(dave, "dave"), "whoever makes room to get in")
+    wait_for(lambda: goes_on(dave, "dave"), "the user who makes room to get in")
     node.clear()
     wait_for(lambda: carol.ssh(carol.host, "true", check=False).returncode == 0, "all to be well")
 

@@ -238,7 +238,7 @@ def test_who_holds_the_output_holds_the_session(
 
 
 def release(held: Path) -> None:
-    """Let whoever reads the pipe go on."""
+    """Let the reader of the pipe go on."""
 
     def written() -> bool:
         try:

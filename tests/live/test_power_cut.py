@@ -71,7 +71,7 @@ class Disk:
         self.at.chmod(0o700)
 
     def unmount(self) -> None:
-        """Take it away, whoever looks at it still: mount namespaces of others have it, too."""
+        """Take it away, whatever has it open still: mount namespaces of others have it, too."""
         if self.mounted:
             run("umount", "--lazy", self.at)
             self.mounted = False
@@ -92,7 +92,7 @@ class Machine:
         shutil.copyfile(self.disk.file, copy)
         self.cluster.kill("node")
         self.disk.unmount()
-        copy.rename(self.disk.file)  # the old one is there as long as somebody has it mounted
+        copy.rename(self.disk.file)  # the old one is there as long as it is mounted anywhere
         self.disk.mount()
 
 

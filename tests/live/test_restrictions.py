@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("sftp") is None, reason="OpenSSH's sftp is not installed"),
 ]
 
-#: What shells, sshd and PAM's modules read of somebody's home before anything else.
+#: What shells, sshd and PAM's modules read of a user's home before anything else.
 START_UP_FILES = (
     ".bashrc", ".bash_profile", ".bash_login", ".profile", ".bash_env", ".zshenv", ".zshrc",
     ".cshrc", ".tcshrc", ".login", ".kshrc", ".shrc", ".config/fish/config.fish", ".ssh/rc",
@@ -39,7 +39,7 @@ SETTINGS = {
 
 @define
 class Client:
-    """Somebody with an account of their own on a node that records."""
+    """A user with an account of their own on a node that records."""
 
     cluster: SmallCluster
     node: SmallNode
@@ -91,7 +91,7 @@ class Client:
 
 @pytest.fixture(params=["/bin/bash", "/bin/sh"])
 def client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Client]:
-    """Somebody with that shell."""
+    """A user with that shell."""
     with account(request.param) as made:
         yield from clients(made, tmp_path)
 

@@ -226,7 +226,7 @@ def test_missing_home(talk: Talk, user: pwd.struct_passwd) -> None:
 
 
 def test_nologin_file(tmp_path: Path, user: pwd.struct_passwd) -> None:
-    """/etc/nologin stops everybody but root, with its text: whoever tells it makes it harmless."""
+    """/etc/nologin stops everybody but root, with its text, which is made printable."""
     file = tmp_path / "nologin"
     file.write_text("Maintenance \033[2Jtill noon\n")
     with pytest.raises(Refused, match=r"^Maintenance \x1b\[2Jtill noon$"):

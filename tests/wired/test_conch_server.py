@@ -126,7 +126,7 @@ def test_passwords_are_nowhere(world: ConchWorld, attacker: Attacker, logged: li
     assert PASSWORD.decode() not in said
 
 
-def test_whoever_guesses_waits(world: ConchWorld) -> None:
+def test_a_client_that_guesses_waits(world: ConchWorld) -> None:
     """A wrong password is answered a second later; who leaves meanwhile leaves nothing."""
     services: Any = world.factory
     services.services = services.services | {b"ssh-userauth": userauth.SSHUserAuthServer}

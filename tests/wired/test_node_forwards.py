@@ -40,12 +40,12 @@ VISIT = f"""{sys.executable} -c '
 import socket, sys
 where = sys.argv[1]
 if where.startswith("/"):
-    visitor = socket.socket(socket.AF_UNIX)
-    visitor.connect(where)
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(where)
 else:
     host, _, port = where.rpartition(":")
-    visitor = socket.create_connection((host, int(port)))
-print(visitor.makefile().read())' """
+    client = socket.create_connection((host, int(port)))
+print(client.makefile().read())' """
 
 
 @implementer(IRecording)
@@ -245,7 +245,7 @@ def test_gateway_ports(cluster: SmallCluster) -> None:
 
 
 def test_a_port_that_is_taken(cluster: SmallCluster) -> None:
-    """A port that somebody has is refused, and the reason is in the audit."""
+    """A port that is in use is refused, and the reason is in the audit."""
     node = cluster.node()
     with socket.create_server(("127.0.0.1", 0)) as first:
         port = first.getsockname()[1]
@@ -285,7 +285,7 @@ def test_cancel(cluster: SmallCluster, short: Path) -> None:
 
 
 def test_dynamic(cluster: SmallCluster) -> None:
-    """``ssh -D`` makes the node the way out of a SOCKS proxy, also for sockets over ``-W``."""
+    """``ssh -D`` makes the node the egress of a SOCKS proxy, also for sockets over ``-W``."""
     node = cluster.node()
     port = free_port()
     words = cluster.ssh_words("alice", node, "-N", "-D", str(port), "127.0.0.1")

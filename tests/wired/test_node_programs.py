@@ -85,7 +85,7 @@ def node() -> Iterator[Node]:
 
 
 def test_three_pipes_and_a_status(node: Node) -> None:
-    """Input, output and errors each have their pipe; the status comes back."""
+    """Input, output and errors each have their pipe; the status is returned."""
     output, errors, how = node.run(b"cat; echo bad >&2; exit 3", b"given")
     assert (output, errors, how) == (b"given", b"bad\n", Exit(3))
 
@@ -270,7 +270,7 @@ def test_orphans_can_be_hung_up(node: Node) -> None:
 
 
 def test_orphans_can_be_killed(node: Node) -> None:
-    """A program that ignores the hang-up does not stay with somebody who was expelled, though
+    """A program that ignores the hang-up does not stay with a user who was expelled, though
     its spawner died (attack).
     """
     program = node.start(ProgramRequest("exec", b"trap '' HUP; echo ready; exec sleep 300.5"))

@@ -1,4 +1,4 @@
-"""A node that joined a real auth, and OpenSSH's client at its door."""
+"""A node that joined a real auth, and OpenSSH's client."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def holding(cluster: SmallCluster, node: SmallNode, *words: str) -> subprocess.P
 
 def test_one_user_over_all_connections(cluster: SmallCluster) -> None:
     """Who holds a share on one connection gets nothing on another one, with a clear text and an
-    event; somebody else does, and so does the first one as soon as the share is free.
+    event; another user does, and so does the first one as soon as the share is free.
     """
     budget = budget_of(12)
     node = cluster.node(budget=budget)
@@ -273,7 +273,7 @@ def test_a_kernel_without_room_for_messages(
 
 
 def test_sessions_have_the_limit_that_the_node_was_given(node: Node) -> None:
-    """A session begins with the soft limit of whoever started the node, and with its hard limit."""
+    """A session begins with the soft and the hard limit that the node was started with."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert node.run(b"ulimit -Sn; ulimit -Hn")[0].split() == [b"%d" % soft, b"%d" % hard]
 

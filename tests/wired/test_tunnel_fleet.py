@@ -159,7 +159,7 @@ def test_a_balancer_that_leads_to_the_same_proxy_is_asked_rarely(cluster: SmallC
 
 
 def test_a_tunnel_is_light(cluster: SmallCluster) -> None:
-    """A tunnel at rest keeps less than 12 KiB of the proxy's memory."""
+    """An idle tunnel keeps less than 12 KiB of the proxy's memory."""
     proxy = cluster.proxy()
     crowd = Crowd(cluster, proxy.port)
     try:

@@ -117,13 +117,13 @@ def test_tampering_shows(audit: AuditLog, backend: MemoryBackend, how: str, prob
     key = event_key(3)
     match how:
         case "changed":
-            result(backend.commit(Put(key, encode(evolve(third, user="somebody-else")))))
+            result(backend.commit(Put(key, encode(evolve(third, user="another-user")))))
         case "field added":
             result(backend.commit(Put(key, items[2].value[:-1] + b',"zz":1}')))
         case "unreadable":
             result(backend.commit(Put(key, b"{")))
         case "relinked":
-            forged = link(evolve(third, user="somebody-else"), third.previous)
+            forged = link(evolve(third, user="another-user"), third.previous)
             result(backend.commit(Put(key, encode(forged))))
         case "removed":
             result(backend.commit(Delete(key)))

@@ -173,7 +173,7 @@ def test_a_host_rejoins_by_its_key(world: World, away: timedelta) -> None:
 
 
 def test_after_the_limit_it_takes_a_token(world: World) -> None:
-    """The door closes 30 days after the certificate has expired, also if the record is there."""
+    """Rejoining ends 30 days after the certificate has expired, also if the record is there."""
     world.join(world.token())
     world.clock.advance((HOST_LIFETIME + REJOIN_LIMIT).total_seconds() + 1)
     with pytest.raises(AccessDenied, match="join with a token") as caught:

@@ -175,7 +175,7 @@ def test_the_state_is_published_at_each_change(world: World) -> None:
 
 
 def test_a_fleet_that_reconnects_shares_one_value(world: World) -> None:
-    """Whoever comes within a second gets the same value, which is made into bytes once; a change,
+    """Callers within a second get the same value, which is made into bytes once; a change,
     or a second, makes another.
     """
     received: list[Any] = []

@@ -459,9 +459,9 @@ def test_force_is_for_administrators(world: World) -> None:
         Rule(("role",), ("update",)),
     )
     allowed = RoleSpec(Conditions(rules=rules))
-    world.do(table.PUT_ROLE, PutRole("desk", Role(Metadata("desk"), allowed)))
-    world.add_user("bob", "desk")
-    bob = world.user("bob", "desk")
+    world.do(table.PUT_ROLE, PutRole("support", Role(Metadata("support"), allowed)))
+    world.add_user("bob", "support")
+    bob = world.user("bob", "support")
     lock = Lock(Metadata("l"), LockSpec(LockTarget(user="alice")))
     harmless = evolve(EDITOR, spec=RoleSpec())
     attempts: list[tuple[Any, Any, Any]] = [

@@ -185,7 +185,7 @@ def test_each_suite_checks_the_other(authority: SignatureSuite, key: SignatureSu
 
 @pytest.mark.parametrize("suite", list(SignatureSuite))
 def test_the_suite_is_that_of_the_authority(suite: SignatureSuite) -> None:
-    """Whoever knows the CA's keys knows what to make; the first of them is the one that signs."""
+    """A host derives the suite from the CA's keys, of which the first one signs."""
     line = suite.generate().public.line
     other = PrivateKey.generate("ssh-rsa").public.line
     assert suite_of((line,)) is suite_of((line, other)) is suite

@@ -71,7 +71,7 @@ def test_a_node_cannot_pose_as_auth_or_another_node() -> None:
     ],
 )  # fmt: skip
 def test_some_names_are_not_to_be_had(name: str) -> None:
-    """Whatever is, ends in, or can be read as a principal or an address of somebody else."""
+    """Whatever is, ends in, or can be read as a principal or an address of another host."""
     with pytest.raises(InvalidInput):
         host_principals(HostCertificateRequest(HOST_ID, name, "example", HostRole.NODE))
 

@@ -109,7 +109,7 @@ def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
 
 
 def test_closing_another_descriptor_does_not_release_it(tmp_path: Path) -> None:
-    """Whoever opens and closes the file in the same process leaves the lock alone."""
+    """Opening and closing the file in the same process leaves the lock alone."""
     lock = DataDirLock(tmp_path, "auth")
     (tmp_path / LOCK_FILE).read_bytes()
     with (tmp_path / LOCK_FILE).open("r+b"):
@@ -162,7 +162,7 @@ def test_programs_that_are_started_do_not_have_it(tmp_path: Path) -> None:
 
 
 def test_asking_changes_nothing(tmp_path: Path) -> None:
-    """Whoever only asks makes no file, and a folder that is not there is nobody's."""
+    """Asking alone makes no file, and a folder that is not there is nobody's."""
     check_unlocked(tmp_path, PARTS)
     check_unlocked(tmp_path / "absent", PARTS)
     assert not list(tmp_path.iterdir())

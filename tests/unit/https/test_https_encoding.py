@@ -53,7 +53,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
 @given(st.sampled_from(list(HostRole)), st.lists(texts, max_size=5), st.integers(1, 1000), texts)
-def test_any_query_comes_back(role: HostRole, labels: list[str], limit: int, after: str) -> None:
+def test_any_query_is_decoded(role: HostRole, labels: list[str], limit: int, after: str) -> None:
     """Whatever texts hold, what the server reads is what the client meant."""
     request = ListHosts(role, tuple(labels), limit, after)
     assert carried(table.LIST_HOSTS, request) == request
@@ -63,7 +63,7 @@ def test_any_query_comes_back(role: HostRole, labels: list[str], limit: int, aft
     st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._@-]{0,126}[A-Za-z0-9])?", fullmatch=True),
     st.integers(0, 9_999_999),
 )
-def test_any_path_comes_back(name: str, number: int) -> None:
+def test_any_path_is_decoded(name: str, number: int) -> None:
     """Names and numbers of a path too, with octets as the body."""
     request = PutChunk(name, number, b"\x00\xff")
     assert carried(table.PUT_CHUNK, request) == request

@@ -369,7 +369,7 @@ def test_each_wrong_query_has_its_error(query: bytes, said: str) -> None:
     assert len(str(caught.value)) < 400
 
 
-def test_a_bound_holds_for_whoever_makes_a_request() -> None:
+def test_a_bound_holds_for_all_that_make_a_request() -> None:
     """Not only for what comes as JSON."""
     with pytest.raises(InvalidInput, match=r"^limit: 0 is out of range: from 1 to 1000$"):
         ListHosts(limit=0)

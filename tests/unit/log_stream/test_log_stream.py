@@ -17,7 +17,7 @@ from tele.log_stream import BACKLOG_LIMIT, LogStream
 
 @define
 class Pipe:
-    """A pipe that is read when somebody likes to."""
+    """A pipe that is read now and then."""
 
     reading: int
     log: TextIO

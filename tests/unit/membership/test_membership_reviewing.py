@@ -129,7 +129,7 @@ def test_nothing_is_asked_before_the_state_is_known(world: World) -> None:
 
 
 @pytest.mark.parametrize("hours", [-3, 3], ids=["back", "forward"])
-def test_whoever_is_here_is_asked_about_when_the_clock_was_set(world: World, hours: int) -> None:
+def test_connections_are_reviewed_when_the_clock_was_set(world: World, hours: int) -> None:
     """What expires by date may have expired, or be valid again: once for each step."""
     assert world.change(roles=(Role(Metadata("ops")),)) == [1, 2]
     world.clock.set_wall(hours * 3600)

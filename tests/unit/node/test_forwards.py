@@ -33,7 +33,7 @@ EVERYWHERE = ("0.0.0.0", "::")
 
 @define
 class FakeAudit:
-    """Stands for the trail."""
+    """Stands for the audit reporter."""
 
     events: list[tuple[str, dict[str, Any]]] = Factory(list)
 
@@ -57,7 +57,7 @@ class Slow:
 def forwards(
     emitted: FakeAudit, check: Any = lambda: None, slots: Any = None, **options: Any
 ) -> Forwards:
-    """Forwards whose sockets cannot be made: whoever gets there fails the test."""
+    """Forwards whose sockets cannot be made: making one fails the test."""
     identity = UserIdentity("alice", "c", LATER)
     grant = Grant(identity, login="alice", roles=("access",), expires=LATER, **options)
     context = ConnectionContext(grant, "session-1", ("192.0.2.7", 50000), ("192.0.2.1", 3022))
@@ -101,7 +101,7 @@ def test_nothing_by_default(force_command: str | None) -> None:
 
 
 def test_what_is_refused_in_a_loop_does_not_fill_the_audit() -> None:
-    """Somebody who asks for what they do not get is told of in part, and counted (attack)."""
+    """Refusals of one user are reported in part, and counted (attack)."""
     emitted = FakeAudit()
     made = forwards(emitted)
     for _ in range(3 * int(ACCEPTED_BURST)):

@@ -1,4 +1,4 @@
-"""Secrets in files: who else may read them, and what is said if somebody can."""
+"""Secrets in files: who else may read them, and what is said if others can."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def described(path: Path) -> tuple[int, list[str]]:
 def test_a_folder_that_others_can_write_to_is_refused(
     tmp_path: Path, mode: int, inside: tuple[str, ...]
 ) -> None:
-    """As /tmp is: whatever it holds, and nothing of it is changed; the way out is said, but not to
+    """As /tmp is: whatever it holds, and nothing of it is changed; what to do is said, but not to
     close a folder like /tmp, which would stop everybody else's programs.
     """
     shared = tmp_path / "shared"
@@ -171,7 +171,7 @@ def test_a_folder_that_others_can_write_to_is_refused(
 
 @pytest.mark.parametrize("mode", [0o755, 0o750, 0o711])
 def test_a_folder_with_other_things_is_not_closed(tmp_path: Path, mode: int) -> None:
-    """Somebody needs it as it is: a home, a project, a folder of another program."""
+    """It is needed as it is: a home, a project, a folder of another program."""
     (tmp_path / "notes.txt").touch()
     tmp_path.chmod(mode)
     with pytest.raises(InvalidInput, match=r"files that are not tele's, such as 'notes.txt'"):

@@ -1,4 +1,4 @@
-"""Who may log in where, as whom: tables, and the laws that hold for all roles."""
+"""Who may log in where, as whom: tables, and the invariants of all roles."""
 
 from __future__ import annotations
 

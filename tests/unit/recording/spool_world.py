@@ -103,7 +103,7 @@ class Place:
 class Auth:
     """Auth in memory, for one recording. ``away`` or ``refuse`` make calls fail.
 
-    ``removed``: somebody removed what was here of it.
+    ``removed``: what was here of it was removed.
     """
 
     def __init__(self) -> None:
@@ -173,7 +173,7 @@ class Auth:
         return Deferred()
 
     def verify(self) -> Verdict:
-        """Check all that is here, as whoever verifies a recording does."""
+        """Check all that is here, as an auditor does."""
         return self.source().verify({CA.public.blob}, "c")
 
     def source(self) -> Source:

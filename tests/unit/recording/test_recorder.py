@@ -171,7 +171,7 @@ def test_all_recordings_are_written_and_synced_together(place: Place) -> None:
 
 
 def test_a_recording_is_safe_after_it_was_synced(place: Place) -> None:
-    """Whoever closes it is told when it would survive a power cut, not before; a sync that fails
+    """Its end is acknowledged when it would survive a power cut, not before; a sync that fails
     is tried again.
     """
     recording = place.open()

@@ -184,7 +184,7 @@ def test_a_session_that_cannot_be_recorded_does_not_begin(
 
 
 def test_a_recording_that_failed_to_open_is_tried_again(place: Place, disk: Disk) -> None:
-    """Everybody who waits for it hears why, and whoever asks later is not left to wait for ever."""
+    """All that wait for it get the reason, and a later call does not wait for ever."""
     opening: list[Deferred[Any]] = []
 
     class Later:
@@ -244,7 +244,7 @@ def test_a_user_has_a_share_of_the_disk(
 def test_a_disk_that_others_filled_holds_up_nobody(
     place: Place, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever holds little goes on, also if that is all that recordings have: there is a gap."""
+    """A recording that holds little goes on, also if no other holds anything: there is a gap."""
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=0, f_frsize=1))
     recording = place.open()
     for number in range(20):

@@ -74,7 +74,7 @@ class World:
 
 
 def test_strictly_nothing_runs_that_is_not_recorded(place: Place) -> None:
-    """With a role that says so the session is refused, and whoever asks again may succeed."""
+    """With a role that says so the session is refused, and the next attempt may succeed."""
     world = World(place, strict=True)
     assert world.ready() is FULL
     world.recorder.full = False

@@ -116,7 +116,7 @@ def test_facts_outlast_a_full_disk(place: Place, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_is_remembered_of_a_chunk_is_what_is_in_it(place: Place) -> None:
-    """Frames, time and end as whoever unpacks it would find; the oldest are forgotten."""
+    """Frames, time and end as unpacking it would show; the oldest are forgotten."""
     begin = start()
     recording = place.open(begin)
     for number in range(3):

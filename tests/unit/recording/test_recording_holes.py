@@ -114,7 +114,7 @@ def test_what_is_there_plays(missing: tuple[int, ...], named: list[str], *, unkn
 
 
 def test_a_hole_does_not_open_the_chain() -> None:
-    """A chunk after a hole is the one that was signed, not any that somebody puts there; nor does
+    """A chunk after a hole is the one that was signed, not any that is put there; nor does
     one that is called lost hide that another one is gone.
     """
     holed, other = Holed(2), Holed(2)
@@ -145,7 +145,7 @@ def test_what_nobody_signed_plays_too() -> None:
 
 def test_a_file_names_what_it_does_not_have(tmp_path: Path) -> None:
     """Exported and read again it is the same, and says so; without that word a chunk that is not
-    there is a chunk that somebody took out.
+    there is a chunk that was taken out.
     """
     made = Holed(1, 2).source()
     parts = list(made.blobs())

@@ -176,7 +176,7 @@ def test_a_chunk_too_many_in_the_archive_is_found() -> None:
 
 
 def signers() -> dict[str, tuple[Manifest, PrivateKey]]:
-    """Manifests of A that somebody else signed, each with a signature that is good."""
+    """Manifests of A that another host signed, each with a signature that is good."""
     sshd = issue_sshd(
         CA, KEY.public.blob, NODE_ID, (NODE_ID, f"{NODE_ID}.c"), timedelta(days=1), BEGIN,
         lambda n: bytes(n),
@@ -185,7 +185,7 @@ def signers() -> dict[str, tuple[Manifest, PrivateKey]]:
         CA, KEY.public.blob, UserCertificateRequest("alice", "c", (NODE_ID,), (), "s"), BEGIN,
         lambda n: bytes(n),
     )  # fmt: skip
-    stranger = PrivateKey.generate()
+    other_key = PrivateKey.generate()
     lines = {
         "an sshd": sshd.line,
         "a user": user.line,
@@ -200,7 +200,7 @@ def signers() -> dict[str, tuple[Manifest, PrivateKey]]:
         "nothing": "",
     }
     made = {name: (evolve(A.manifest, host_certificate=line), KEY) for name, line in lines.items()}
-    return {**made, "another key": (A.manifest, stranger)}
+    return {**made, "another key": (A.manifest, other_key)}
 
 
 @pytest.mark.parametrize("who", signers())
@@ -244,7 +244,7 @@ def test_recordings_of_the_first_version_stay_good() -> None:
 
 
 def test_another_cluster_is_another_cluster() -> None:
-    """A recording of one cluster is none of another, whoever trusts both authorities."""
+    """A recording of one cluster is none of another, also for one who trusts both authorities."""
     with pytest.raises(BadRecording, match="of cluster 'c', not d"):
         source(A.row, A.manifest, A.chunks).verify(TRUSTED, "d")
 

@@ -23,7 +23,7 @@ from tele.spawner.greeting import greeting
 def test_where_the_last_login_came_from_is_one_line(
     tmp_path: Path, host: str, shown: bytes
 ) -> None:
-    """Whoever answers for an address chooses its name; it is shown, and not obeyed."""
+    """The name of an address is its owner's choice; it is shown, and not obeyed."""
     text = greeting(str(tmp_path), (0.0, host), ())
     assert text.startswith(b"Last login: ")
     assert text.endswith(shown)

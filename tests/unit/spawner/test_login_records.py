@@ -49,7 +49,7 @@ def test_a_line_has_one_record(tmp_path: Path) -> None:
     records.log_in("pts/22", 8, "bob", "b")
     records.log_out("pts/1", 7)
     records.log_in("pts/1", 9, "carol", "c")
-    records.log_out("pts/1", 7)  # late: somebody else is there by now
+    records.log_out("pts/1", 7)  # late: another session has it by now
     data = (tmp_path / "utmp").read_bytes()
     found = [struct.unpack_from("=hxxi32s4s32s", data, place) for place in (0, 384)]
     assert len(data) == 2 * 384

@@ -65,7 +65,7 @@ def test_an_unknown_shell(tmp_path: Path) -> None:
 
 
 def with_shell(shell: str) -> pwd.struct_passwd:
-    return pwd.struct_passwd(("somebody", "x", 1000, 1000, "", "/home/somebody", shell))
+    return pwd.struct_passwd(("someone", "x", 1000, 1000, "", "/home/someone", shell))
 
 
 def test_a_shell_that_restricts_gets_no_sftp(tmp_path: Path) -> None:

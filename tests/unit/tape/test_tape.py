@@ -136,7 +136,7 @@ def test_the_first_frame_says_of_which_session_it_is(start: RecordingStart, comp
     ],
 )
 def test_a_recording_has_one_start_and_one_end(frames: list[Frame], said: str) -> None:
-    """Whoever closes a recording cannot leave out, repeat or move its first and last frame."""
+    """A host cannot leave out, repeat or move the first and last frame of a recording."""
     chunks, manifest = write(frames)
     with pytest.raises(BadRecording, match=said):
         verify(chunks, manifest, START, good)

@@ -1,4 +1,4 @@
-"""Text of somebody else, as a terminal or a log gets it."""
+"""Text of a peer, as a terminal or a log gets it."""
 
 from __future__ import annotations
 

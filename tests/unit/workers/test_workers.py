@@ -82,7 +82,7 @@ def world() -> Any:
     made.end_all()
 
 
-def test_an_answer_comes_back(world: World) -> None:
+def test_an_answer_is_returned(world: World) -> None:
     """What a call returns, and what it raises, is what its caller gets."""
     world.ask("a", "one")
     world.begin(1)

@@ -28,7 +28,7 @@ class HostChanges:
     """``items`` are as they are now, ``gone`` are ids of hosts that are forgotten.
 
     ``first``: it begins anew with all that there are; ``last``: now all of them were told,
-    and whoever was known before and was not among them is gone.
+    and a host that was known before and is not among them is gone.
     """
 
     items: tuple[Host, ...]

@@ -57,7 +57,7 @@ class ResetUser:
 
 @frozen
 class ChangePassword:
-    """One's own password, by somebody who knows the present one."""
+    """A user's own password; proves the present one."""
 
     old: str = field(repr=False)
     new: str = field(repr=False)
