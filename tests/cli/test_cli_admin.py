@@ -82,9 +82,9 @@ def test_users_are_updated(cluster: Cluster) -> None:
         (("--remove-role", "access"), "has no role"),
         (("--role", "acess"), "no such role"),
         (("--ttl", "1h", "--expires", "2099-01-01T00:00:00Z"), "give one of them"),
-        (("--ttl", "1h", "--no-expiry"), "contradict"),
+        (("--ttl", "1h", "--no-expiry"), "--no-expiry excludes"),
         (("--expires", "2001-01-01T00:00:00Z"), "in the past"),
-        (("--expires", "tomorrow"), "is no time"),
+        (("--expires", "tomorrow"), "is not a time"),
     ):
         assert why in tele.fails(2, "users", "update", "hugo", *words), words
     assert "no such user" in tele.fails(5, "users", "update", "hugp", "--add-role", "auditor")

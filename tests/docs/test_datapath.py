@@ -37,7 +37,8 @@ NOT_TAKEN = {
 PERIODIC = {
     "src/tele/auth/issuing.py",
     "src/tele/auth/operations/certificates.py",
-    "src/tele/auth/operations/machines.py",
+    "src/tele/auth/operations/hosts.py",
+    "src/tele/auth/operations/joining.py",
     "src/tele/certs/issue.py",
     "src/tele/certs/names.py",
     "src/tele/https/api_errors.py",

@@ -455,7 +455,7 @@ def test_a_node_that_was_removed_admits_no_client(cluster: SmallCluster) -> None
     cluster.reactor.until(lambda: running.poll() is not None)
     assert running.returncode == 255
     assert running.stderr is not None
-    assert b"this node takes part no more: node web1" in running.stderr.read()
+    assert b"this node is no longer a member: node web1" in running.stderr.read()
     assert cluster.ssh("alice", node, "true").returncode == 255
 
 

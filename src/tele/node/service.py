@@ -172,7 +172,7 @@ class NodeService(Service):
         for transport in list(self.factory.present):
             proxy = transport.vouched_by
             if expelled:
-                transport.dismiss(f"this node is no member any more: {expelled}")
+                transport.dismiss(f"this node is no longer a member: {expelled}")
             elif proxy is not None and self._member.refuses(proxy):
                 transport.dismiss("the proxy of this connection was removed or is locked")
 
