@@ -53,6 +53,9 @@ _CHANNELS: Final[dict[bytes, Any]] = {
 class NodeAvatar(ConchUser):
     """A user on one connection. ``grant`` is what they may do."""
 
+    #: Its connection: there is none while the login is decided and stored.
+    conn: Any = None
+
     def __init__(
         self,
         reactor: Any,
@@ -132,9 +135,8 @@ class NodeAvatar(ConchUser):
         self.context.grant = grant
         if self._made_forwards is not None:
             self._made_forwards.restrict()
-        connection: Any = self.conn
-        if changed and connection is not None:
-            connection.transport.watch_peer()
+        if changed and self.conn is not None:
+            self.conn.transport.watch_peer()
 
     def expelled(self, denied: Denied) -> None:
         """Access has ended: so does the connection, with the reason as its last message."""
@@ -142,9 +144,8 @@ class NodeAvatar(ConchUser):
         programs = list(self._running)
         for program in programs:
             program.expel()
-        connection: Any = self.conn
-        if connection is not None:
-            connection.transport.evict(denied.message)
+        if self.conn is not None:
+            self.conn.transport.evict(denied.message)
         if programs:
             self._reactor.callLater(EXPELLED_GRACE, self._kill)
 
@@ -216,6 +217,9 @@ class NodeAvatar(ConchUser):
 
         try:
             self._check()
+            if request.pty is not None and not self.grant.permit_pty:
+                # The grant may have changed since the terminal was requested.
+                raise AccessDenied("a terminal is not permitted", "pty")
             program = await self._programs.start(
                 self._with_agent(request), channel_number, launching
             )
