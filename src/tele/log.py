@@ -110,6 +110,8 @@ _LEGACY: Final = "log_legacy"
 _CHATTER: Final = ("twisted.internet.", "twisted.application.", "twisted.conch.", _LEGACY)
 _BYTES: Final = (bytes, bytearray, memoryview)
 _INTERNAL: Final = ("log_", "txaio_")
+#: What each line of JSON has, whatever the event.
+_PARTS: Final = frozenset({"time", "level", "from", "message", "traceback"})
 _NAME: Final = re.compile(r"[.\[(]")
 #: A value that stands without quotes.
 _WORD: Final = re.compile(r"[^\s\"'=\\]+")
@@ -160,7 +162,10 @@ def _fields(event: LogEvent) -> str:
     text = event.get("log_format") or ""
     if event.get("log_namespace") == _LEGACY or not isinstance(text, str):
         return ""
-    named = {_NAME.split(name or "", 1)[0] for _, name, _, _ in Formatter().parse(text)}
+    try:
+        named = {_NAME.split(name or "", 1)[0] for _, name, _, _ in Formatter().parse(text)}
+    except ValueError:  # a message of other code, with braces that are no fields
+        named = set()
     return "".join(
         f" {key}={_value(value)}"
         for key, value in _readable(event).items()
@@ -169,12 +174,21 @@ def _fields(event: LogEvent) -> str:
 
 
 def _value(value: object) -> str:
-    if isinstance(value, datetime):
-        value = value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     if isinstance(value, bool):
         return "yes" if value else "no"
-    text = str(value)[:LINE_LIMIT]
+    text = str(_plain(value))[:LINE_LIMIT]
     return text if _WORD.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
+def _plain(value: object) -> str | int | float | bool | None:
+    """Return ``value`` as JSON can hold it."""
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return str(value)[:LINE_LIMIT]
 
 
 def event_text(event: LogEvent) -> str:
@@ -229,9 +243,12 @@ def _json_line(event: LogEvent) -> str:
         "message": _message(event),
     }
     for key, value in _readable(event).items():
-        if not key.startswith(_INTERNAL) and key not in line:
-            plain = value is None or isinstance(value, str | int | float | bool)
-            line[key] = value if plain else repr(value)[:LINE_LIMIT]
+        if key in _PARTS:
+            # A field of an event may have the name of a part of every line.
+            if event.get("log_namespace") != _LEGACY:
+                line[f"{key}_"] = _plain(value)
+        elif not key.startswith(_INTERNAL):
+            line[key] = _plain(value)
     if traceback := _traceback(event):
         line["traceback"] = traceback
     return printable_json(line)

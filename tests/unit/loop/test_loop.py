@@ -96,6 +96,46 @@ def test_a_field_cannot_pose_as_the_time_or_level() -> None:
     assert line["time"] != "forged"
 
 
+def test_json_fields_are_written_as_in_text() -> None:
+    """Dates, errors and members of an enumeration are no Python expressions, in either form."""
+    fields: dict[str, Any] = {
+        "expires": datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC),
+        "error": OSError(28, "No space left on device"),
+        "form": LogFormat.JSON,
+    }
+    logger, stream = written(LogFormat.JSON)
+    logger.info("certificates renewed", **fields)
+    line = json.loads(stream.getvalue())
+    assert line["expires"] == "2026-05-04T03:02:01Z"
+    assert line["error"] == "[Errno 28] No space left on device"
+    assert line["form"] == "json"
+    logger, stream = written(LogFormat.TEXT)
+    logger.info("certificates renewed", **fields)
+    assert 'expires=2026-05-04T03:02:01Z error="[Errno 28] No' in stream.getvalue()
+    assert stream.getvalue().endswith(" form=json\n")
+
+
+@pytest.mark.parametrize("form", LogFormat)
+@pytest.mark.parametrize("message", ["a { brace", "a } brace", "{unknown} field", "{0} {x!z}"])
+def test_braces_in_a_message_lose_no_line(form: LogFormat, message: str) -> None:
+    """A message of other code that is no good format is a line all the same (attack)."""
+    logger, stream = written(form)
+    logger.info(message, x=1)
+    assert stream.getvalue().count("\n") == 1
+    assert message.replace("'", "") in stream.getvalue()
+
+
+def test_a_field_with_the_name_of_a_part_of_a_line_is_kept() -> None:
+    """Neither replaces the other in JSON."""
+    logger, stream = written(LogFormat.JSON)
+    fields = {"from": "here", "time": "late", "level_": "high"}
+    logger.info("disk is low", message="hello", **fields)
+    line = json.loads(stream.getvalue())
+    assert (line["message"], line["message_"]) == ("disk is low", "hello")
+    assert (line["from"], line["from_"], line["time_"]) == ("part", "here", "late")
+    assert line["time"].endswith("Z")
+
+
 def test_lines_below_the_level_are_dropped() -> None:
     """Also those of Twisted's own loggers."""
     logger, stream = written(LogFormat.TEXT, "warn")
