@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
 
 from tele.capacity.descriptors import process_budget, raise_limit
+from tele.capacity.memory import release_start
 from tele.config.reading import Loaded
 from tele.config.values import LogConfig
 from tele.data_dir import check_unlocked
@@ -90,7 +91,7 @@ def make(options: Options, parts: Sequence[str]) -> IService:
     except Conflict as error:
         print(printable_lines(error), file=sys.stderr)
         sys.exit(error.exit_code)
-    service.ready.addErrback(_exit_with_error, reactor)
+    service.ready.addCallbacks(lambda _: release_start(), _exit_with_error, errbackArgs=(reactor,))
     any_reactor: Any = reactor
     any_reactor.addSystemEventTrigger("before", "shutdown", _force_on_second_signal, service)
     return service
