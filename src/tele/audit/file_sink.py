@@ -44,6 +44,10 @@ class FileSink:
         self._path = path
         self._in_thread = in_thread
 
+    def __repr__(self) -> str:
+        """Return which one it is, for the log."""
+        return f"FileSink({str(self._path)!r})"
+
     def receive(self, event: Event) -> Deferred[None]:
         """See :class:`tele.interfaces.IAuditSink`."""
         return self.receive_all([event])

@@ -393,6 +393,7 @@ def test_a_line_that_a_crash_tore_is_taken_out(tmp_path: Path) -> None:
     """What a power cut left of a line does not spoil the next one, however long it was."""
     path = tmp_path / "audit.json"
     sink = FileSink(path)
+    assert str(path) in repr(sink)  # the log says so which one fails
     result(sink.receive(make(1)))
     for torn in (b'{"id": "id-2', b"x" * 200_000):
         with path.open("ab") as file:
