@@ -6,7 +6,8 @@ other.
 Invariants:
 
 * No method is used that is not configured (``auth.join_methods``).
-* Only nodes and proxies join, whatever a method answers.
+* Only nodes and proxies join, whatever a method answers, and nodes get no labels but such as a node
+  may announce.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from typing import Final
 
 from attrs import Factory, frozen
 
-from tele.errors import AccessDenied, InvalidInput, quoted
+from tele.errors import AccessDenied, InvalidInput, TeleError, quoted
 from tele.interfaces import IJoinMethod, JoinAttempt
 from tele.model.api.members import JoinRequest
 from tele.model.identity import HostRole
+from tele.model.presence import LABEL_LIMIT, LABELS_LIMIT
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
 
@@ -58,5 +60,14 @@ class JoinMethods:
         joined = await method.check(
             JoinAttempt(proof, request.name, request.role, request.keys.ssh, remote_addr)
         )
-        labels = dict(joined.labels) if request.role is HostRole.NODE else {}
+        labels = _checked(name, joined.labels) if request.role is HostRole.NODE else {}
         return Admission(labels, method=name)
+
+
+def _checked(method: str, labels: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels that a method gives. Raises :class:`TeleError` if no node can have them."""
+    texts = [text for label in labels.items() for text in label]
+    fit = all(isinstance(text, str) and len(text) <= LABEL_LIMIT for text in texts)
+    if not fit or not all(labels) or len(labels) > LABELS_LIMIT:
+        raise TeleError(f"join method {quoted(method)} gave labels that a node cannot have")
+    return dict(labels)

@@ -20,6 +20,8 @@ FORGET_AFTER = timedelta(days=7)
 ADDRESSES_LIMIT = 32
 TUNNELS_LIMIT = 64
 LABELS_LIMIT = 128
+#: Characters of the key or the value of a label.
+LABEL_LIMIT = 1024
 
 
 class Mode(str, Enum):

@@ -16,7 +16,7 @@ from auth_world import World, result
 from tele.auth.local import LocalAuthority
 from tele.config.values import Chosen
 from tele.embed.plugins import choose
-from tele.errors import AccessDenied, InvalidInput
+from tele.errors import AccessDenied, InvalidInput, TeleError
 from tele.interfaces import IJoinMethod, IJoinMethodFactory, JoinAttempt, Joined, Surroundings
 from tele.model.api import table
 from tele.model.identity import HostRole
@@ -121,6 +121,50 @@ def test_no_method_makes_an_auth(world: World) -> None:
     with pytest.raises((AccessDenied, InvalidInput)):
         world.join("badge:good", role=HostRole.AUTH)
     assert not badge.attempts
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{"": "x"}, {"rack": 5}, {"rack": "x" * 1025}, {str(n): "x" for n in range(129)}],
+)
+def test_a_method_gives_no_labels_that_a_node_cannot_have(
+    world: World, labels: dict[str, Any]
+) -> None:
+    """They would be stored, and a member that cannot be read hinders auth (attack)."""
+
+    @implementer(IJoinMethod)
+    class Generous:
+        name = "generous"
+
+        def check(self, attempt: JoinAttempt) -> Deferred[Joined]:
+            return succeed(Joined(labels))
+
+    use(world, Generous())
+    with pytest.raises(TeleError, match="'generous' gave labels"):
+        world.join("generous:x")
+    assert not world.events("node.join")
+    world.join("generous:x", role=HostRole.PROXY, name="p1")
+
+
+@pytest.mark.parametrize("error", [ValueError("no number"), AccessDenied("unknown", "token")])
+def test_a_method_that_raises_admits_no_host(world: World, error: Exception) -> None:
+    """Whether it raises at once or later: what is no answer is no admission (attack)."""
+
+    @implementer(IJoinMethod)
+    class Broken:
+        name = "broken"
+
+        def check(self, attempt: JoinAttempt) -> Deferred[Joined]:
+            if attempt.proof == "later":
+                return fail(error)
+            raise error
+
+    use(world, Broken())
+    for proof in ("now", "later"):
+        with pytest.raises(type(error)):
+            world.join(f"broken:{proof}")
+    assert not world.events("node.join")
+    assert len(world.events("auth.denied")) == (2 if isinstance(error, AccessDenied) else 0)
 
 
 def test_a_token_still_counts_beside_a_method(world: World) -> None:

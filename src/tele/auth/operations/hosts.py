@@ -34,10 +34,9 @@ from tele.model.api.hosts import HostChanges, HostList, ListHosts, WatchHosts
 from tele.model.api.operation import Nothing
 from tele.model.api.paging import ById
 from tele.model.identity import Caller, HostRole, Identity, UserIdentity
-from tele.model.presence import Host, Presence, Status
+from tele.model.presence import LABEL_LIMIT, Host, Presence, Status
 from tele.rbac.selector import read_selector
 
-LABEL_LIMIT: Final = 1024
 #: Hosts that are read for one page: with a narrow selection a page may be short.
 SCAN_LIMIT: Final = 1000
 
