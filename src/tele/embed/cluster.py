@@ -17,6 +17,7 @@ from tele.embed.addresses import is_wildcard
 from tele.embed.hosts import HostService, join_settings, open_store
 from tele.errors import InvalidInput, Unavailable
 from tele.interfaces import IAuthority
+from tele.log import make_logger
 from tele.loop import make_monotonic, now
 from tele.membership.files import private_folder
 from tele.membership.joining import JoinSettings
@@ -29,6 +30,8 @@ from tele.model.identity import Caller, HostRole, UserIdentity
 
 if TYPE_CHECKING:
     from tele.auth.service import AuthService
+
+_log = make_logger(__name__)
 
 
 class ClusterService(MultiService):
@@ -88,10 +91,13 @@ class ClusterService(MultiService):
                 host.force()
 
     async def _stop(self) -> None:
+        parts = ", ".join(self.configured)
+        _log.info("stopping", parts=parts)
         for service in reversed(list(self)):
             await maybeDeferred(service.stopService)
         if self._lock is not None:
             self._lock.release()
+        _log.info("stopped", parts=parts)
 
     @property
     def configured(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from attrs import define, field
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from tele.config.values import Address, AuthConfig, Chosen, JoinConfig, NodeConfig, Pins
@@ -28,6 +29,7 @@ from tele.embed.addresses import public_address
 from tele.embed.cluster import own_join
 from tele.errors import InvalidInput, Unavailable
 from tele.interfaces import IArchiveFactory, IAuthority, IBackendFactory, Surroundings
+from tele.log import event_text
 from tele.model.api.authorities import AuthorityList
 from tele.model.api.tokens import NewToken, TokenAdded
 from tele.model.authority import AuthorityKind, TrustedAuthority
@@ -181,3 +183,20 @@ def test_a_cluster_has_no_owner_before_auth_serves(tmp_path: Path) -> None:
     loaded = parse("version: v1\nauth: {cluster_name: c}\n", "f.yaml", tmp_path)
     with pytest.raises(Unavailable):
         _ = ClusterService(Clock(), loaded).owner
+
+
+def test_the_log_says_when_the_parts_stop(tmp_path: Path) -> None:
+    """Else it ends with whatever session was the last."""
+    loaded = parse("version: v1\nauth: {cluster_name: c}\n", "f.yaml", tmp_path)
+    lines: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        lines.append(event_text(event))
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        ClusterService(Clock(), loaded).stopService()
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert lines == ["stopping parts=auth", "stopped parts=auth"]
