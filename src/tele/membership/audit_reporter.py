@@ -50,7 +50,7 @@ class AuditReporter:
         self._limiter = denied_limiter()
 
     def emit(self, name: str, subject: EventSubject | None = None, /, **fields: Any) -> None:
-        """Report an event; a non-empty ``error`` means that it failed."""
+        """Report an event; a non-empty ``error`` means that it failed, and a denial is never ok."""
         host = self._member.identity.host
         made = event(
             name,
@@ -59,7 +59,7 @@ class AuditReporter:
             host.cluster,
             server_id=host.host_id,
             server_name=host.name,
-            ok=not fields.get("error"),
+            ok=name != "auth.denied" and not fields.get("error"),
             **({} if subject is None else subject.event_fields),
             **fields,
         )

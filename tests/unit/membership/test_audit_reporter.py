@@ -61,6 +61,15 @@ def test_unauthenticated_clients_do_not_fill_the_audit() -> None:
     assert (event.fields["reason"], event.remote_addr) == ("expired", "203.0.113.1:4711")
 
 
+def test_a_denial_is_never_ok() -> None:
+    """Also where the checker of an embedder gives no reason in words."""
+    world = World()
+    address = ("192.0.2.1", 4711)
+    world.reporter.denied(DeniedAttempt("root", address, "publickey", "checker", "", "eve"))
+    (event,) = world.events
+    assert (event.ok, event.error) == (False, "")
+
+
 def test_refused_connections_are_one_event() -> None:
     """With their number, reasons and some of the sources."""
     world = World()
