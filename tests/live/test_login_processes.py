@@ -71,6 +71,24 @@ def host_of(it: Machine, user: pwd.struct_passwd) -> int:
     return pid
 
 
+def become(pid: int) -> int | None:
+    """Fork a process group leader of root with the number ``pid``; None if it is another's."""
+    last = Path("/proc/sys/kernel/ns_last_pid")
+    for _ in range(100):  # others fork, too
+        last.write_text(str(pid - 1))
+        made = os.fork()
+        if made == 0:
+            os.closerange(3, 1024)
+            os.setpgid(0, 0)
+            signal.pause()
+            os._exit(0)
+        if made == pid:
+            return made
+        os.kill(made, signal.SIGKILL)
+        os.waitpid(made, 0)
+    return None
+
+
 def facts(it: Machine, user: pwd.struct_passwd) -> list[str]:
     path = Path(user.pw_dir, "facts.py")
     path.write_bytes(FACTS)
@@ -176,6 +194,41 @@ def test_when_the_account_stops_it(root: Path, user: pwd.struct_passwd) -> None:
         assert [it.report()["event"] for _ in range(2)] == ["started", "exited"]
         wait_until(lambda: not Path(f"/proc/{host}").exists())
         assert not marker.exists()
+
+
+@pytest.mark.parametrize("operation", ["kill", "hangup"])
+@pytest.mark.skipif(
+    not os.access("/proc/sys/kernel/ns_last_pid", os.W_OK), reason="numbers cannot be chosen"
+)
+def test_a_number_that_is_used_again(root: Path, user: pwd.struct_passwd, operation: str) -> None:
+    """The process of a login waits for its sessions, and the account can delay what it reports.
+    So the number of a session may be another process's when the session is signalled (attack).
+    """
+    with machine(root) as it:
+        host_of(it, user)
+        output, report = it.start(user.pw_name, b"exec sleep 1000")
+        pid = report["pid"]
+        for _ in range(3):  # which of the two messages is read first is up to the kernel
+            os.kill(it.process.pid, signal.SIGSTOP)
+            wait_until(lambda: "T (stopped)" in Path(f"/proc/{it.process.pid}/status").read_text())
+            it.ask({"op": operation}, [], [])
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda pid=pid: not Path(f"/proc/{pid}").exists())  # type: ignore[misc]
+            other = become(pid)
+            os.kill(it.process.pid, signal.SIGCONT)
+            assert it.report()["signal"] == "KILL"
+            assert it.run(user.pw_name, b"echo on")[0] == "on\n"
+            if other is not None:
+                ended = os.waitpid(other, os.WNOHANG)
+                os.kill(other, signal.SIGKILL)
+                assert ended == (0, 0)
+                os.waitpid(other, 0)
+            os.close(output)
+            output, report = it.start(user.pw_name, b"exec sleep 1000")
+            pid = report["pid"]
+        it.ask({"op": "hangup"}, [], [])
+        assert it.report()["signal"] == "HUP"
+        os.close(output)
 
 
 def test_it_ends_with_the_spawner(root: Path, user: pwd.struct_passwd) -> None:

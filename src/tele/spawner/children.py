@@ -3,7 +3,9 @@
 Invariants:
 
 * Standard library only: the spawner loads it.
-* Nothing is sent to a process that is not of the session.
+* Nothing is sent to a process that is not of the session. Where another process than the
+  spawner waits for the leader, its number may be another's by now: such a session is
+  signalled as its account, which may send that anyway.
 """
 
 from __future__ import annotations
@@ -12,10 +14,15 @@ import os
 import signal
 from typing import Any, Final
 
+from tele.spawner.prepared_child import fork
+from tele.spawner.session_child import drop_privileges
+
 #: Why a session did not start that reported nothing.
 DIED: Final = "spawner\0the session died as it started"
 #: How a session ended whose monitor died before it reported that.
 LOST: Final = -1
+#: Processes that send a signal at once.
+MAX_SENDERS: Final = 256
 
 
 class Child:
@@ -28,8 +35,8 @@ class Child:
     """
 
     __slots__ = (
-        "channel", "gid", "group", "leader", "number", "outcome", "pid", "report", "status",
-        "terminal", "uid", "unwanted",
+        "channel", "gid", "group", "hosted", "leader", "number", "outcome", "pid", "report",
+        "status", "terminal", "uid", "unwanted",
     )  # fmt: skip
 
     def __init__(
@@ -42,6 +49,8 @@ class Child:
     ) -> None:
         self.number = number
         self.pid = self.leader = pid
+        #: Whether a process of its login starts it, and waits for it.
+        self.hosted = pid < 0
         self.channel = channel
         self.group = group
         self.outcome = outcome
@@ -79,22 +88,64 @@ def outcome_of(status: int) -> dict[str, Any]:
     return {"status": None, "signal": name, "core": os.WCOREDUMP(status)}
 
 
-def send_signal(child: Child, number: signal.Signals) -> None:
-    """Signal its process group, as root; nothing before it has started."""
-    if child.pid < 0:
-        return
-    # Before it has a group of its own, just itself.
-    for send, pid in ((os.killpg, child.leader), (os.kill, child.pid)):
+class Signals:
+    """Sends signals to sessions."""
+
+    def __init__(self) -> None:
+        self._senders: dict[int, None] = {}
+
+    def send(self, child: Child, number: signal.Signals) -> None:
+        """Signal its process group, as root if it is our own child; nothing before it has
+        started.
+        """
+        if child.hosted:
+            self.send_as_account(child, number)
+            return
+        # Before it has a group of its own, just itself.
+        for send, pid in ((os.killpg, child.leader), (os.kill, child.pid)):
+            try:
+                send(pid, number)
+            except ProcessLookupError:
+                continue
+            except PermissionError:
+                return  # an ordinary user's node, and a program with other privileges
+            return
+
+    def send_as_account(self, child: Child, *numbers: signal.Signals) -> None:
+        """Signal its process group as its user; not at all if no process can be made for that."""
+        if child.uid < 0:
+            return
         try:
-            send(pid, number)
-        except ProcessLookupError:
-            continue
-        except PermissionError:
-            return  # an ordinary user's node, and a program with other privileges
-        return
+            pid = fork()
+        except OSError:
+            return
+        if pid != 0:
+            self._sent_by(pid)
+            return
+        try:
+            os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+            drop_privileges(child.uid, child.gid, ())
+            for number in numbers:
+                os.killpg(child.leader, number)
+        finally:
+            os._exit(0)
 
+    def hang_up(self, child: Child) -> None:
+        """As a terminal that goes away does: SIGHUP, and SIGCONT for what is stopped."""
+        if child.hosted:
+            self.send_as_account(child, signal.SIGHUP, signal.SIGCONT)
+            return
+        self.send(child, signal.SIGHUP)
+        self.send(child, signal.SIGCONT)
 
-def hang_up(child: Child) -> None:
-    """As a terminal that goes away does: SIGHUP, and SIGCONT for what is stopped."""
-    send_signal(child, signal.SIGHUP)
-    send_signal(child, signal.SIGCONT)
+    def reaped(self, pid: int) -> None:
+        """A process has ended."""
+        self._senders.pop(pid, None)
+
+    def _sent_by(self, pid: int) -> None:
+        # The account may stop such a process.
+        if len(self._senders) >= MAX_SENDERS:
+            oldest = next(iter(self._senders))
+            del self._senders[oldest]
+            os.kill(oldest, signal.SIGKILL)
+        self._senders[pid] = None

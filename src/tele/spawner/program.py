@@ -40,7 +40,7 @@ if __name__ == "__main__":
         _package.__path__ = _folders
         sys.modules[_name] = _package
 
-from tele.spawner.children import DIED, LOST, Child, hang_up, outcome_of, send_signal
+from tele.spawner.children import DIED, LOST, Child, Signals, outcome_of
 from tele.spawner.control_groups import Groups, own_group
 from tele.spawner.login_hosts import LoginHost, LoginHosts, login_request
 from tele.spawner.login_records import Records
@@ -49,10 +49,8 @@ from tele.spawner.prepared_child import PreparedChild, fork, prepare
 from tele.spawner.session_child import (
     SpawnContext,
     changed_signals,
-    drop_privileges,
     has_no_login_uid,
     read_own,
-    reset_signals,
     write_own,
 )
 from tele.spawner.spawn_messages import (
@@ -96,6 +94,7 @@ class Spawner:
         self._by_pid: dict[int, Child] = {}
         self._prepared: deque[PreparedChild] = deque()
         self._serial = 0
+        self._signals = Signals()
         self._hosts = LoginHosts(self._groups, self)
         self._poll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
@@ -152,7 +151,7 @@ class Spawner:
         for prepared in self._prepared:
             prepared.channel.close()
         for child in {*self._by_number.values(), *self._by_pid.values()}:
-            hang_up(child)
+            self._signals.hang_up(child)
         until = time.monotonic() + LAST_WAIT
         while self._by_pid or self._prepared or self._hosts.read_all():
             if time.monotonic() > until:
@@ -220,14 +219,15 @@ class Spawner:
                 child.unwanted = True
                 self._hosts.doubt(number)
             elif operation == "hangup":
-                hang_up(child)
+                self._signals.hang_up(child)
                 if child.group:
                     expelled = header.get("expelled") is True
                     self._groups.user_left(child.group, expelled=expelled)
             elif operation == "kill":
-                send_signal(child, signal.SIGKILL)
+                self._signals.send(child, signal.SIGKILL)
             else:
-                self._signal(child, signal.Signals[f"SIG{name}"])
+                # Part of it may be root's (sudo), and not theirs to end.
+                self._signals.send_as_account(child, signal.Signals[f"SIG{name}"])
         else:
             raise ValueError("no such operation")
 
@@ -274,7 +274,7 @@ class Spawner:
         child.pid = child.leader = pid
         child.uid, child.gid = uid, gid
         if child.unwanted:
-            send_signal(child, signal.SIGKILL)
+            self._signals.send(child, signal.SIGKILL)
         self._report(number, "started", pid=pid, cgroup=group)
 
     def on_failed(self, number: int, failure: str) -> None:
@@ -395,6 +395,7 @@ class Spawner:
             self.read_report(child)
             self._report_end(child)
         elif pid != 0:  # prepared, or one that only sent a signal
+            self._signals.reaped(pid)
             for prepared in [each for each in self._prepared if each.pid == pid]:
                 self._prepared.remove(prepared)
                 self._discard(prepared)
@@ -408,28 +409,23 @@ class Spawner:
             del self._by_number[child.number]
             self._report(child.number, "exited", **outcome_of(child.status))
             if child.status == LOST:
-                hang_up(child)
+                self._signals.hang_up(child)
             self._clean_up(child)
 
     def _clean_up(self, child: Child) -> None:
         """Remove what the machine still knows of a session that has ended."""
         if child.group:
             self._groups.session_ended(child.group)
-        if child.terminal and self._records.available and fork() == 0:
-            # Any user may lock the files: this process does not wait for that.
-            try:
-                self._records.log_out(child.terminal.removeprefix("/dev/"), child.leader)
-            finally:
-                os._exit(0)
+        if child.terminal and self._records.available:
+            with contextlib.suppress(OSError):  # no more processes can be made now
+                self._log_out(child)
 
-    def _signal(self, child: Child, number: signal.Signals) -> None:
-        """Signal the group as its user: part of it may be root's (sudo), and not theirs to end."""
-        if child.uid < 0 or fork() != 0:
+    def _log_out(self, child: Child) -> None:
+        # Any user may lock the files: this process does not wait for that.
+        if fork() != 0:
             return
         try:
-            reset_signals(self._context.changed_signals)
-            drop_privileges(child.uid, child.gid, ())
-            os.killpg(child.leader, number)
+            self._records.log_out(child.terminal.removeprefix("/dev/"), child.leader)
         finally:
             os._exit(0)
 
