@@ -14,6 +14,7 @@ import pytest
 
 from private_machine import Machine, account, machine, make_machine, wait_until
 from tele.spawner.control_groups import FOLDER, own_group
+from tele.spawner.login_hosts import MAX_HOSTS
 
 pytestmark = [
     pytest.mark.root,
@@ -229,6 +230,73 @@ def test_a_number_that_is_used_again(root: Path, user: pwd.struct_passwd, operat
         it.ask({"op": "hangup"}, [], [])
         assert it.report()["signal"] == "HUP"
         os.close(output)
+
+
+def test_stopped_processes_do_not_add_up(root: Path, user: pwd.struct_passwd) -> None:
+    """An account that stops each process of its login uses up nothing of the spawner (attack)."""
+    stopped: set[int] = set()
+    with machine(root) as it:
+        spawner = it.process.pid
+        for _ in range(3 * MAX_HOSTS):
+            for _ in range(2):
+                it.run(user.pw_name, b"true")
+            host = int(it.run(user.pw_name, b"echo $PPID")[0])
+            if host == spawner:
+                continue
+            stopped.add(host)
+            os.kill(host, signal.SIGSTOP)
+            it.number += 1
+            header = {"op": "start", "kind": "exec", "login": user.pw_name, "pty": False}
+            with open(os.devnull, "r+b") as null:
+                it.ask({**header, "words": 1}, [b"true"], [null.fileno()] * 3)
+            it.ask({"op": "kill"}, [], [])
+        assert 1 < len(stopped) <= MAX_HOSTS
+        assert len(os.listdir(f"/proc/{spawner}/fd")) <= MAX_HOSTS + 12
+    for host in stopped:
+        wait_until(lambda host=host: not Path(f"/proc/{host}").exists())  # type: ignore[misc]
+
+
+def test_users_who_share_a_login(root: Path, user: pwd.struct_passwd) -> None:
+    """Each has a process of their own, as each has a connection of their own (attack)."""
+    with machine(root) as it:
+        users = [b"TELE_USER=alice", b"TELE_USER=bob"]
+        for who in (*users, *users):
+            it.run(user.pw_name, b"true", who)
+        parents = [it.run(user.pw_name, b"echo $PPID", who)[0] for who in users]
+        assert len({*parents, f"{it.process.pid}\n"}) == 3
+        os.kill(int(parents[0]), signal.SIGKILL)
+        assert it.run(user.pw_name, b"echo $PPID", users[1])[0] == parents[1]
+
+
+@pytest.mark.parametrize("change", ["nologin", "expired", "group"])
+def test_what_changes_counts_at_once(root: Path, user: pwd.struct_passwd, change: str) -> None:
+    """No session starts by what a process read before accounts changed (attack)."""
+    files = {name: root / "etc" / name for name in ("group", "shadow", "nologin")}
+    before = {name: file.read_text() for name, file in files.items() if file.exists()}
+    try:
+        with files["group"].open("a") as file:
+            file.write(f"telewheel:x:64999:{user.pw_name}\n")
+        with machine(root) as it:
+            host_of(it, user)
+            assert "64999" in it.run(user.pw_name, b"id -G")[0]
+            if change == "nologin":
+                files["nologin"].write_text("not now\n")
+            elif change == "expired":
+                made = f"{user.pw_name}:!:1:::::1:\n"
+                lines = before["shadow"].splitlines(keepends=True)
+                others = [line for line in lines if not line.startswith(f"{user.pw_name}:")]
+                files["shadow"].write_text("".join(others) + made)
+            else:
+                files["group"].write_text(before["group"])
+            text, report = it.run(user.pw_name, b"id -G")
+            if change == "group":
+                assert "64999" not in text
+            else:
+                assert (report["event"], report["reason"]) == ("failed", change)
+    finally:
+        files["nologin"].unlink(missing_ok=True)
+        for name, content in before.items():
+            files[name].write_text(content)
 
 
 def test_it_ends_with_the_spawner(root: Path, user: pwd.struct_passwd) -> None:

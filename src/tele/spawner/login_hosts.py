@@ -1,12 +1,15 @@
 """Which logins have a process that starts their sessions, and for how long?
 
-See :mod:`tele.spawner.login_process`. A login gets one when its second session starts soon after
-the one before; it takes no more sessions after a while, and ends with the last of them.
+See :mod:`tele.spawner.login_process`. A login of a user gets one when its second session starts
+soon after the one before; it takes no more sessions after a while, or when the machine's files of
+accounts change, and ends with the last of them.
 
 Invariants:
 
 * Standard library only: the spawner loads it.
 * A session whose process cannot be handed over starts in a child of its own.
+* The account may stop such a process: how many there are is bounded, and one that does not
+  end in time is killed.
 """
 
 from __future__ import annotations
@@ -14,10 +17,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import socket
 import time
 from typing import Final, Protocol
 
+from tele.spawner.accounts import NOLOGIN_FILES
 from tele.spawner.control_groups import Groups
 from tele.spawner.login_process import DONE, ENDED, FAILED, MAX_TEXT, MESSAGE, READY, STARTED
 from tele.spawner.prepared_child import PreparedChild
@@ -30,8 +35,17 @@ SOON: Final = 10.0
 LIFETIME: Final = 30.0
 #: Seconds without a session after which it ends.
 IDLE: Final = 10.0
+#: Seconds that it has to end once it takes no more sessions and has none.
+LINGER: Final = 30.0
 #: Logins that are remembered.
 MAX_LOGINS: Final = 64
+#: Processes of one login, with those that take no more sessions.
+MAX_HOSTS: Final = 16
+#: What a process has read of the machine: when one of these changes, it is out of date.
+_FILES: Final = ("/etc/passwd", "/etc/group", "/etc/shadow", "/etc/environment", *NOLOGIN_FILES)
+#: See :func:`stamps`.
+Stamps = tuple[tuple[int, ...] | None, ...]
+_Key = tuple[str, bytes]
 _KINDS: Final = frozenset({"shell", "exec", "forced"})
 
 
@@ -54,17 +68,32 @@ class ISessions(Protocol):
 class LoginHost:
     """One process and the sessions that it started; ``group`` is where it waits."""
 
-    __slots__ = ("channel", "gid", "group", "idle_at", "pid", "retires_at", "sessions", "uid")
+    __slots__ = (
+        "channel", "ends_by", "files", "gid", "group", "idle_at", "login", "pid", "retires_at",
+        "sessions", "started", "uid",
+    )  # fmt: skip
 
-    def __init__(self, prepared: PreparedChild, now: float) -> None:
+    def __init__(self, login: str, files: Stamps, prepared: PreparedChild, now: float) -> None:
+        self.login = login
+        self.files = files
+        #: -1 once it has ended.
         self.pid = prepared.pid
         self.channel = prepared.channel
         self.group = prepared.group
         self.uid = self.gid = -1
         #: Numbers of sessions, with the id of the control group; 0 once they have started.
         self.sessions: dict[int, int] = {}
+        #: How many of them have started.
+        self.started = 0
         self.idle_at = now + IDLE
         self.retires_at = now + LIFETIME
+        #: When it is killed unless sessions of it run; None while it serves.
+        self.ends_by: float | None = None
+
+    @property
+    def killed_at(self) -> float | None:
+        """When it is to be killed, as things are."""
+        return None if self.started or self.pid < 0 else self.ends_by
 
 
 class LoginHosts:
@@ -73,40 +102,49 @@ class LoginHosts:
     def __init__(self, groups: Groups, sessions: ISessions) -> None:
         self._groups = groups
         self._sessions = sessions
-        self._serving: dict[str, LoginHost] = {}
+        self._serving: dict[_Key, LoginHost] = {}
         self._alive: list[LoginHost] = []
-        self._last: dict[str, float] = {}
+        self._last: dict[_Key, float] = {}
         self._kinds = _KINDS | ({"sftp"} if sftp_server() else set())
         self._disabled = False
 
     @property
     def pause(self) -> float | None:
         """Seconds until :meth:`sweep` should be called; None if there is nothing to retire."""
-        if not self._serving:
-            return None
-        return max(0.0, min(host.idle_at for host in self._serving.values()) - time.monotonic())
+        due = [host.idle_at for host in self._serving.values()]
+        due += [host.killed_at for host in self._alive if host.killed_at is not None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
 
     def sweep(self) -> None:
-        """Retire processes that were idle for long."""
+        """Retire processes that were idle for long, and kill those that should have ended."""
         now = time.monotonic()
-        for login, host in list(self._serving.items()):
+        for host in list(self._serving.values()):
             if host.idle_at <= now:
-                self._retire(login)
+                self._forget(host)
+        for host in self._alive:
+            if host.killed_at is not None and host.killed_at <= now:
+                _kill(host)
+                host.ends_by = None
 
     def is_wanted(self, start: Start) -> bool:
         """Whether a process should be made for the login of a session that has just started."""
-        now, login = time.monotonic(), start.login
-        last = self._last.pop(login, now - SOON)
+        now, key = time.monotonic(), _key_of(start)
+        last = self._last.pop(key, now - SOON)
         if not self._can_host(start):
             return False
         if len(self._last) >= MAX_LOGINS:
             del self._last[next(iter(self._last))]
-        self._last[login] = now
-        return login not in self._serving and now - last < SOON
+        self._last[key] = now
+        if key in self._serving or now - last >= SOON:
+            return False
+        return sum(host.login == start.login for host in self._alive) < MAX_HOSTS
 
-    def adopt(self, login: str, prepared: PreparedChild) -> LoginHost:
-        """Have a prepared child serve ``login``; it was sent :func:`login_request`."""
-        host = self._serving[login] = LoginHost(prepared, time.monotonic())
+    def adopt(self, start: Start, files: Stamps, prepared: PreparedChild) -> LoginHost:
+        """Have a prepared child serve the login of ``start``; it was sent :func:`login_request`
+        after ``files`` were as they are.
+        """
+        host = LoginHost(start.login, files, prepared, time.monotonic())
+        self._serving[_key_of(start)] = host
         self._alive.append(host)
         return host
 
@@ -114,12 +152,12 @@ class LoginHosts:
         """Give a session to the process of its login; return its control group, None if it has
         none that takes it.
         """
-        host = self._serving.get(start.login)
+        host = self._serving.get(_key_of(start))
         if host is None or host.uid < 0 or not self._can_host(start):
             return None
         now = time.monotonic()
-        if host.retires_at <= now:
-            self._retire(start.login)
+        if host.retires_at <= now or host.files != stamps():
+            self._forget(host)
             return None
         group, upcoming = host.group, self._sessions.next_group()
         opened = self._groups.make(upcoming)
@@ -155,12 +193,16 @@ class LoginHosts:
             host.uid, host.gid = number, value
         elif kind == STARTED:
             group, host.sessions[number] = host.sessions[number], 0
+            host.started += 1
             self._sessions.on_started(number, value, host.uid, host.gid, group)
         elif kind == FAILED:
             del host.sessions[number]
             self._sessions.on_failed(number, data[MESSAGE.size :].decode("utf-8", "replace"))
         elif kind == ENDED:
             del host.sessions[number]
+            host.started -= 1
+            if host.ends_by is not None:
+                host.ends_by = time.monotonic() + LINGER
             self._sessions.on_ended(number, value)
         elif kind == DONE:
             # Before Linux 5.16 only root enters a group, also by a file that root opened.
@@ -177,6 +219,12 @@ class LoginHosts:
             self._sessions.on_ended(number, None)
         self._groups.session_ended(host.group)
 
+    def reaped(self, pid: int) -> None:
+        """A process has ended: its number may be another's from now on."""
+        for host in self._alive:
+            if host.pid == pid:
+                host.pid = -1
+
     def doubt(self, number: int) -> None:
         """A session takes too long to start, or is not wanted: others do not wait behind it."""
         for host in self._alive:
@@ -192,24 +240,50 @@ class LoginHosts:
 
     def close(self) -> None:
         """Serve no more."""
-        for login in list(self._serving):
-            self._retire(login)
+        for host in list(self._serving.values()):
+            self._forget(host)
+
+    def kill(self) -> None:
+        """End those that are left: nobody hears what they report."""
+        for host in self._alive:
+            _kill(host)
 
     def _can_host(self, start: Start) -> bool:
         return (
             not self._disabled and start.kind in self._kinds and not start.pty and not start.cookie
         )
 
-    def _retire(self, login: str) -> None:
-        self._forget(self._serving[login])
-
     def _forget(self, host: LoginHost) -> None:
         """Give it no more sessions: it ends with its last."""
-        for login, serving in list(self._serving.items()):
+        for key, serving in list(self._serving.items()):
             if serving is host:
-                del self._serving[login]
+                del self._serving[key]
+                host.ends_by = time.monotonic() + LINGER
         with contextlib.suppress(OSError):  # it has ended
             host.channel.shutdown(socket.SHUT_WR)
+
+
+def stamps() -> Stamps:
+    """Return what changes when a file changes that processes of logins have read."""
+    found: list[tuple[int, ...] | None] = []
+    for path in _FILES:
+        try:
+            file = os.stat(path)
+        except OSError:
+            found.append(None)
+        else:
+            found.append((file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns))
+    return tuple(found)
+
+
+def _kill(host: LoginHost) -> None:
+    if host.pid >= 0:
+        os.kill(host.pid, signal.SIGKILL)  # at most it has ended and was not waited for
+
+
+def _key_of(start: Start) -> _Key:
+    # Users who share a login have processes of their own, as under sshd.
+    return start.login, start.environment.get("TELE_USER", b"")
 
 
 def login_request(login: str) -> bytes:

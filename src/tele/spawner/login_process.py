@@ -85,6 +85,7 @@ class LoginProcess:
         self._variables = variables
         self._running: dict[int, int] = {}
         self._open = True
+        self._serving = True
 
     def run(self) -> None:
         """Serve until the spawner sends no more, and all that runs has ended."""
@@ -116,6 +117,8 @@ class LoginProcess:
             if flags & socket.MSG_CTRUNC:
                 self._stop_serving()
                 raise Refused("the process of the login has no file descriptors left", "spawner")
+            if not self._serving:
+                raise Refused("the process of the login ends; try again", "spawner")
             pid = self._spawn(Start(header, strings), standard)
         except Refused as refused:
             self._report(FAILED, number, 0, f"{refused.reason}\0{refused}")
@@ -129,7 +132,7 @@ class LoginProcess:
             for fd in standard:
                 os.close(fd)
         for fd in group:
-            self._enter(fd)
+            self._enter(fd)  # also if it starts no more: what ends this session is not for it
 
     def _enter(self, group: int) -> None:
         """Enter the group of the next session: by a file that root has opened."""
@@ -141,8 +144,9 @@ class LoginProcess:
             os.close(group)
 
     def _stop_serving(self, error: int = 0) -> None:
-        self._open = False
-        self._report(DONE, 0, error)
+        if self._serving:  # what is on its way is answered until the spawner sends no more
+            self._serving = False
+            self._report(DONE, 0, error)
 
     def _spawn(self, start: Start, descriptors: list[int]) -> int:
         account = self._account

@@ -42,7 +42,7 @@ if __name__ == "__main__":
 
 from tele.spawner.children import DIED, LOST, Child, Signals, outcome_of
 from tele.spawner.control_groups import Groups, own_group
-from tele.spawner.login_hosts import LoginHost, LoginHosts, login_request
+from tele.spawner.login_hosts import LoginHost, LoginHosts, login_request, stamps
 from tele.spawner.login_records import Records
 from tele.spawner.pam_monitor import STATUS
 from tele.spawner.prepared_child import PreparedChild, fork, prepare
@@ -158,6 +158,7 @@ class Spawner:
                 break
             if not self.reap():
                 time.sleep(0.01)
+        self._hosts.kill()
         self._groups.close()
 
     def _receive(self) -> None:
@@ -251,15 +252,16 @@ class Spawner:
         self.add(Child(number, prepared.pid, channel, prepared.group, *outcome[:1]))
         self._refill()
         if not monitored and self._hosts.is_wanted(start):
-            self._host(start.login)
+            self._host(start)
 
-    def _host(self, login: str) -> None:
-        """Have a process for further sessions of ``login``."""
+    def _host(self, start: Start) -> None:
+        """Have a process for further sessions of the login of ``start``."""
+        files = stamps()
         try:
-            prepared = self._hand_over(login_request(login), [], grouped=True)
+            prepared = self._hand_over(login_request(start.login), [], grouped=True)
         except OSError:
             return
-        host = self._hosts.adopt(login, prepared)
+        host = self._hosts.adopt(start, files, prepared)
         self._watch(host.channel.fileno(), select.EPOLLIN, lambda: self._read_host(host))
         self._refill()
 
@@ -275,6 +277,8 @@ class Spawner:
         child.uid, child.gid = uid, gid
         if child.unwanted:
             self._signals.send(child, signal.SIGKILL)
+            if child.group:  # what has left its process group meanwhile
+                self._groups.user_left(child.group, expelled=True)
         self._report(number, "started", pid=pid, cgroup=group)
 
     def on_failed(self, number: int, failure: str) -> None:
@@ -396,6 +400,7 @@ class Spawner:
             self._report_end(child)
         elif pid != 0:  # prepared, or one that only sent a signal
             self._signals.reaped(pid)
+            self._hosts.reaped(pid)
             for prepared in [each for each in self._prepared if each.pid == pid]:
                 self._prepared.remove(prepared)
                 self._discard(prepared)
