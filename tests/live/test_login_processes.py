@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,7 @@ def host_of(it: Machine, user: pwd.struct_passwd) -> int:
 
     wait_until(found)
     (pid,) = found()
+    wait_until(lambda: it.run(user.pw_name, b"echo $PPID")[0] == f"{pid}\n")  # it is ready
     return pid
 
 
@@ -232,6 +234,32 @@ def test_a_number_that_is_used_again(root: Path, user: pwd.struct_passwd, operat
         os.close(output)
 
 
+def test_when_the_account_takes_its_descriptors(root: Path, user: pwd.struct_passwd) -> None:
+    """All sessions that were handed over are refused at once; the next starts without it
+    (attack).
+    """
+    with machine(root) as it:
+        host = host_of(it, user)
+        used = 5  # its standard descriptors and a pipe
+        os.kill(host, signal.SIGSTOP)
+        limit = f"import resource as r; r.prlimit({host}, r.RLIMIT_NOFILE, ({used}, {used}))"
+        who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        subprocess.run([PYTHON, "-I", "-S", "-c", limit], check=True, cwd="/", **who)  # type: ignore[call-overload]
+        with open(os.devnull, "r+b") as null:
+            header = {"op": "start", "kind": "exec", "login": user.pw_name, "pty": False}
+            for number in range(50, 60):
+                it.ask({**header, "words": 1, "id": number}, [b"true"], [null.fileno()] * 3)
+        os.kill(host, signal.SIGCONT)
+        it.socket.settimeout(20)
+        ended: dict[int, str] = {}
+        while len(ended) < 10:  # which of them were handed over already is up to the kernel
+            report = it.report()
+            if report["event"] != "started":
+                ended[report["id"]] = report["event"]
+        assert "failed" in ended.values()
+        assert it.run(user.pw_name, b"ulimit -n")[0] != f"{used}\n"
+
+
 def test_stopped_processes_do_not_add_up(root: Path, user: pwd.struct_passwd) -> None:
     """An account that stops each process of its login uses up nothing of the spawner (attack)."""
     stopped: set[int] = set()
@@ -260,10 +288,13 @@ def test_users_who_share_a_login(root: Path, user: pwd.struct_passwd) -> None:
     """Each has a process of their own, as each has a connection of their own (attack)."""
     with machine(root) as it:
         users = [b"TELE_USER=alice", b"TELE_USER=bob"]
-        for who in (*users, *users):
-            it.run(user.pw_name, b"true", who)
-        parents = [it.run(user.pw_name, b"echo $PPID", who)[0] for who in users]
-        assert len({*parents, f"{it.process.pid}\n"}) == 3
+        parents: list[str] = []
+
+        def have_processes() -> bool:
+            parents[:] = [it.run(user.pw_name, b"echo $PPID", who)[0] for who in users]
+            return len({*parents, f"{it.process.pid}\n"}) == 3
+
+        wait_until(have_processes)
         os.kill(int(parents[0]), signal.SIGKILL)
         assert it.run(user.pw_name, b"echo $PPID", users[1])[0] == parents[1]
 
