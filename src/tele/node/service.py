@@ -204,16 +204,21 @@ class NodeService(Service):
         except OSError as error:
             raise TeleError(f"the spawner cannot be started: {error.strerror}") from None
         await self._labels.start()
+        listen_at = self._ingress.listen
+        if listen_at is not None and listen_at[1]:
+            # A node that is started again announces itself as soon as it is a member, and is
+            # unreachable if that has no address.
+            self._presence.addresses = (self._ingress.advertise(listen_at[1]),)
         await self._member.ready()
         self._realm.review()
         if self._agents is not None:
             self._identity = self._member.identity
             self._agents.start()
-        if self._ingress.listen is None:
+        if listen_at is None:
             await self._tunnelled
             _log.info("node serves through tunnels", accounts=_accounts())
             return 0
-        return self._listen(*self._ingress.listen)
+        return self._listen(*listen_at)
 
     def _listen(self, interface: str, port: int) -> int:
         try:
