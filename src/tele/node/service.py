@@ -113,6 +113,10 @@ class NodeService(Service):
             lambda: member.host_id, lambda: member.verifier(HostRole.PROXY)
         )
         self.factory.preface = self._take_preface
+        if ingress.listen is not None and ingress.listen[1]:
+            # A member that is started again announces itself at once; a node that has no address
+            # then has no route until the next announcement.
+            presence.addresses = (ingress.advertise(ingress.listen[1]),)
         member.on_change(self._member_changed)
         member.report_sessions(lambda: realm.sessions)
         self._labels.on_change(self._labels_changed)
@@ -204,21 +208,16 @@ class NodeService(Service):
         except OSError as error:
             raise TeleError(f"the spawner cannot be started: {error.strerror}") from None
         await self._labels.start()
-        listen_at = self._ingress.listen
-        if listen_at is not None and listen_at[1]:
-            # A node that is started again announces itself as soon as it is a member, and is
-            # unreachable if that has no address.
-            self._presence.addresses = (self._ingress.advertise(listen_at[1]),)
         await self._member.ready()
         self._realm.review()
         if self._agents is not None:
             self._identity = self._member.identity
             self._agents.start()
-        if listen_at is None:
+        if self._ingress.listen is None:
             await self._tunnelled
             _log.info("node serves through tunnels", accounts=_accounts())
             return 0
-        return self._listen(*listen_at)
+        return self._listen(*self._ingress.listen)
 
     def _listen(self, interface: str, port: int) -> int:
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 from unittest.mock import MagicMock
 
-from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tele.conch.server.settings import ServerSettings
@@ -15,23 +14,13 @@ from tele.node.settings import Ingress, SessionSettings
 
 
 def announced_at_first(port: int) -> tuple[str, ...]:
-    """Return the addresses of the first announcement, which follows when it is a member."""
+    """Return the addresses of the first announcement: the member starts before the node."""
     labels, member, spawning = MagicMock(), MagicMock(), MagicMock()
-    started: Deferred[None] = Deferred()
-    started.callback(None)
-    labels.start.return_value = started
     labels.current = {}
     presence = NodePresence("web1", labels)
-    seen: list[tuple[str, ...]] = []
-
-    def ready() -> Deferred[None]:
-        seen.append(presence().addresses)
-        return Deferred()
-
-    member.ready = ready
     ingress = Ingress(("127.0.0.1", port), lambda bound: f"web1.example:{bound}")
     clock: Any = Clock()
-    node = NodeService(
+    NodeService(
         clock,
         member=member,
         presence=presence,
@@ -39,8 +28,7 @@ def announced_at_first(port: int) -> tuple[str, ...]:
         ingress=ingress,
         server=ServerSettings(),
     )
-    node.startService()
-    return seen[0]
+    return presence().addresses
 
 
 def test_a_restarted_node_announces_its_address_at_once() -> None:
