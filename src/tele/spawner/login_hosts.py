@@ -244,7 +244,7 @@ class LoginHosts:
             self._forget(host)
 
     def kill(self) -> None:
-        """End those that are left: nobody hears what they report."""
+        """End those that are left: their reports are not read any more."""
         for host in self._alive:
             _kill(host)
 

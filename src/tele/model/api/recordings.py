@@ -84,7 +84,7 @@ class RecordingProgress:
 
 @frozen
 class OpenRecordings:
-    """Ids of a node's sessions that nobody said the end of."""
+    """Ids of a node's sessions whose end was not reported."""
 
     ids: tuple[str, ...]
 
