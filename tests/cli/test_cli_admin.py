@@ -33,6 +33,8 @@ def test_tokens(cluster: Cluster) -> None:
     assert made["token"] not in json.dumps(listed)
     tele.run("tokens", "rm", row["id"])
     assert row["id"] not in [t["id"] for t in tele.json("tokens", "ls")]
+    removed = tele.json("audit", "ls", "--event", "token.delete")
+    assert row["id"] in [event["token_id"] for event in removed]
     text = tele.run("tokens", "add", "--max-uses", "1")
     assert len(text.stdout.split()) == 1
     assert made["ca_pin"] in text.stderr
@@ -109,6 +111,7 @@ def test_resources_go_round(cluster: Cluster, tmp_path: Path) -> None:
     assert tele.json("get", "role/deploy")["spec"]["allow"]["logins"] == ["www"]
     assert "deploy" in tele.run("get", "roles", "--format", "names").stdout.split()
     tele.run("rm", "role/deploy")
+    assert tele.json("audit", "ls", "--event", "role.delete")[-1]["name"] == "deploy"
     assert "deploy" in tele.fails(5, "get", "role/deploy")
 
 
@@ -226,6 +229,7 @@ def test_audit(cluster: Cluster) -> None:
     tele.run("tokens", "add")
     events = tele.json("audit", "ls", "--limit", "0")
     assert all(a["hash"] == b["previous"] for a, b in pairwise(events))
+    assert "cluster.create" in [event["event"] for event in events]
     made = tele.json("audit", "ls", "--event", "token.create")
     assert made
     assert all(e["event"] == "token.create" for e in made)
