@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,6 +134,22 @@ def test_nothing_stays_of_who_is_expelled(root: Path, user: pwd.struct_passwd) -
         other = int(os.read(output, 100))
         it.ask({"op": "hangup", "expelled": True}, [], [])
         wait_until(lambda: not is_running(report["pid"]) and not is_running(other))
+        os.close(output)
+
+
+def test_others_do_not_put_it_off(root: Path, user: pwd.struct_passwd) -> None:
+    """Who may not be on the machine any more does not stay for as long as others use it."""
+    with machine(root) as it:
+        output, report = it.start(user.pw_name, b"trap '' HUP; echo on; exec sleep 1000")
+        assert os.read(output, 100) == b"on\n"
+        it.ask({"op": "hangup", "expelled": True}, [], [])
+
+        def is_killed() -> bool:
+            it.ask({"op": "hangup", "id": 99}, [], [])
+            time.sleep(0.5)
+            return not is_running(report["pid"])
+
+        wait_until(is_killed)
         os.close(output)
 
 

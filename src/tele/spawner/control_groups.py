@@ -16,6 +16,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import signal
@@ -53,14 +54,18 @@ class Groups:
         self._kill_at: dict[str, float] = {}
         self._expelled: set[str] = set()
         self._pause = SHORTEST
+        self._sweep_at = math.inf
         if self._folder is not None:
             with contextlib.suppress(OSError):
                 self._left = {entry.name for entry in os.scandir(self._folder) if entry.is_dir()}
+        if self._left:
+            self._sweep_within(SHORTEST)
 
     @property
     def pause(self) -> float | None:
         """Seconds until :meth:`sweep` should be called; None if there is nothing to sweep."""
-        return self._pause if self._left or self._kill_at else None
+        at = self._sweep_at
+        return None if at == math.inf else max(0.0, at - time.monotonic())
 
     def name(self, number: int) -> str:
         """Return the group's name of the session with this number."""
@@ -127,7 +132,7 @@ class Groups:
             grace = EXPELLED_GRACE if expelled else GRACE
             due = time.monotonic() + grace
             self._kill_at[name] = min(self._kill_at.get(name, due), due)
-            self._pause = min(self._pause, grace)
+            self._sweep_within(grace)
 
     def session_ended(self, name: str) -> None:
         """Its first process has ended: let others live on, or end them; remove the group."""
@@ -140,15 +145,24 @@ class Groups:
         if _is_left(self._folder, name):
             self._left.add(name)
             self._pause = SHORTEST
+            self._sweep_within(SHORTEST)
 
     def sweep(self) -> None:
-        """Remove the groups in which nothing lives any more."""
+        """Kill what was to have ended by now, and remove groups in which nothing lives any more."""
         if self._folder is not None:
-            for name in [name for name, due in self._kill_at.items() if due <= time.monotonic()]:
+            now = time.monotonic()
+            for name in [name for name, due in self._kill_at.items() if due <= now]:
                 del self._kill_at[name]
                 self._kill(os.path.join(self._folder, name))
             self._left = {name for name in self._left if _is_left(self._folder, name)}
             self._pause = min(self._pause * 2, LONGEST)
+            self._sweep_at = min(self._kill_at.values(), default=math.inf)
+            if self._left:
+                self._sweep_within(self._pause)
+
+    def _sweep_within(self, seconds: float) -> None:
+        # Nothing puts it off: what happens to other sessions does not keep this one alive.
+        self._sweep_at = min(self._sweep_at, time.monotonic() + seconds)
 
     def close(self) -> None:
         """The spawner ends, and with it every session: remove what can be."""

@@ -120,9 +120,9 @@ class Spawner:
             while True:
                 pauses = [each.pause for each in (self._groups, self._hosts)]
                 ready = self._poll.poll(min((p for p in pauses if p is not None), default=None))
-                if not ready:
-                    self._groups.sweep()
-                    self._hosts.sweep()
+                for each in (self._groups, self._hosts):
+                    if each.pause == 0.0:  # due, however much there is to do beside
+                        each.sweep()
                 for fd, _ in ready:
                     handler = self._handlers.get(fd)
                     if handler is not None:
