@@ -10,6 +10,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,10 @@ from tele.spawner import program as spawner
 from tele.spawner.spawn_messages import MAX_MESSAGE, pack, unpack
 
 PROGRAM = Path(spawner.__file__)
+LAST_NUMBER = Path("/proc/sys/kernel/ns_last_pid")
+numbers_can_be_chosen = pytest.mark.skipif(
+    not os.access(LAST_NUMBER, os.W_OK), reason="numbers of processes cannot be chosen"
+)
 
 _MOUNT = """
 set -e
@@ -154,6 +159,34 @@ def wait_until(true: Callable[[], object]) -> None:
     while not true():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.02)
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Have a process stopped meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: "T (stopped)" in Path(f"/proc/{pid}/status").read_text())
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def become(pid: int) -> int | None:
+    """Fork a process group leader of root with the number ``pid``; None if it is another's."""
+    for _ in range(100):  # others fork, too
+        LAST_NUMBER.write_text(str(pid - 1))
+        made = os.fork()
+        if made == 0:
+            os.closerange(3, 1024)
+            os.setpgid(0, 0)
+            signal.pause()
+            os._exit(0)
+        if made == pid:
+            return made
+        os.kill(made, signal.SIGKILL)
+        os.waitpid(made, 0)
+    return None
 
 
 def read_all(output: int) -> str:

@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from private_machine import Machine, account, machine, make_machine, read_all, wait_until
+from private_machine import (
+    Machine,
+    account,
+    become,
+    machine,
+    make_machine,
+    numbers_can_be_chosen,
+    read_all,
+    stopped,
+    wait_until,
+)
 
 pytestmark = pytest.mark.root
 
@@ -280,6 +290,37 @@ def test_a_monitor_that_is_killed_is_noticed(root: Path, user: pwd.struct_passwd
         ended = it.report()
         assert (ended["event"], ended["status"], ended["signal"]) == ("exited", None, None)
         wait_until(lambda: not Path(f"/proc/{report['pid']}").exists())
+        os.close(output)
+
+
+@numbers_can_be_chosen
+@pytest.mark.parametrize("monitored", [True, False], ids=["monitored", "monitor-killed"])
+@pytest.mark.parametrize("operation", ["kill", "hangup"])
+def test_a_number_that_is_used_again(
+    root: Path, user: pwd.struct_passwd, operation: str, monitored: bool
+) -> None:
+    """The monitor waits for the program, so the number of that may be another process's when the
+    spawner signals it (attack).
+    """
+    service(root, PERMIT)
+    with machine(root, pam="tele-test") as it:
+        output, report = it.start(user.pw_name, b"exec sleep 1000")
+        pid = report["pid"]
+        monitor = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        with stopped(it.process.pid):
+            it.ask({"op": operation}, [], [])
+            if not monitored:
+                os.kill(monitor, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: not Path(f"/proc/{pid}").exists())
+            other = become(pid)
+        assert it.report()["signal"] == ("KILL" if monitored else None)
+        assert it.run(user.pw_name, b"echo on")[0] == "on\n"
+        if other is not None:
+            ended = os.waitpid(other, os.WNOHANG)
+            os.kill(other, signal.SIGKILL)
+            assert ended == (0, 0)
+            os.waitpid(other, 0)
         os.close(output)
 
 

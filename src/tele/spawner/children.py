@@ -3,9 +3,9 @@
 Invariants:
 
 * Standard library only: the spawner loads it.
-* Nothing is sent to a process that is not of the session. Where another process than the
-  spawner waits for the leader, its number may be another's by now: such a session is
-  signalled as its account, which may send that anyway.
+* Nothing is sent to a process that is not of the session. Where the leader's number may be
+  another's by now, because neither the spawner nor a monitor of root's waits for it, the session
+  is signalled as its account, which may send that anyway.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ Invariants:
 
 * Standard library only: the spawner loads it, but for PAM, which is loaded in the child.
 * It stays root and touches nothing of the session: no terminal, no pipe, no file of theirs.
+* The spawner knows that the program has ended before its number can be another process's.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 #: How the program ended: the status of waitpid.
 STATUS: Final = struct.Struct("=i")
+#: In a status: the memory of the process was dumped (wait(2)).
+CORE: Final = 0x80
 
 
 def open_pam(service: str, account: pwd.struct_passwd, host: str, terminal: str) -> PamSession:
@@ -57,8 +60,18 @@ def _monitor(session: PamSession, pid: int, report: int, outcome: int) -> None:
         os.dup2(null, fd)
     os.close(null)
     os.chdir("/")
-    _, status = os.waitpid(pid, 0)
+    status = _end_of(pid)
     with contextlib.suppress(BrokenPipeError):  # the spawner has died
         os.write(outcome, STATUS.pack(status))
     os.close(outcome)
     session.close()
+
+
+def _end_of(pid: int) -> int:
+    """Wait for a child and return its status; it stays a zombie until this process ends."""
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    if ended is None:
+        raise ChildProcessError(pid)
+    if ended.si_code == os.CLD_EXITED:
+        return ended.si_status << 8
+    return ended.si_status | (CORE if ended.si_code == os.CLD_DUMPED else 0)

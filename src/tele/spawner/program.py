@@ -151,7 +151,8 @@ class Spawner:
         for prepared in self._prepared:
             prepared.channel.close()
         for child in {*self._by_number.values(), *self._by_pid.values()}:
-            self._signals.hang_up(child)
+            if child.status is None:
+                self._signals.hang_up(child)
         until = time.monotonic() + LAST_WAIT
         while self._by_pid or self._prepared or self._hosts.read_all():
             if time.monotonic() > until:
@@ -212,9 +213,12 @@ class Spawner:
             if operation == "signal" and (type(name) is not str or name not in SIGNALS):
                 raise ValueError("no such signal")
             child = self._by_number.get(number)
-            if child is None or child.status is not None:
+            if child is None:
                 return  # it has just ended
+            self._read_outcome(child)
             self.read_report(child)  # which may name the leader
+            if child.status is not None or self._by_number.get(number) is not child:
+                return
             if child.pid < 0:
                 # A process of its login is about to start it.
                 child.unwanted = True
@@ -413,8 +417,8 @@ class Spawner:
         if self._by_number.get(child.number) is child:
             del self._by_number[child.number]
             self._report(child.number, "exited", **outcome_of(child.status))
-            if child.status == LOST:
-                self._signals.hang_up(child)
+            if child.status == LOST:  # nobody holds its number any more
+                self._signals.send_as_account(child, signal.SIGHUP, signal.SIGCONT)
             self._clean_up(child)
 
     def _clean_up(self, child: Child) -> None:
