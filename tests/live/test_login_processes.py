@@ -8,12 +8,22 @@ import pwd
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from private_machine import Machine, account, machine, make_machine, wait_until
+from private_machine import (
+    Machine,
+    account,
+    become,
+    machine,
+    make_machine,
+    numbers_can_be_chosen,
+    stopped,
+    wait_until,
+)
 from tele.spawner.control_groups import FOLDER, own_group
 from tele.spawner.login_hosts import MAX_HOSTS
 
@@ -72,24 +82,6 @@ def host_of(it: Machine, user: pwd.struct_passwd) -> int:
     (pid,) = found()
     wait_until(lambda: it.run(user.pw_name, b"echo $PPID")[0] == f"{pid}\n")  # it is ready
     return pid
-
-
-def become(pid: int) -> int | None:
-    """Fork a process group leader of root with the number ``pid``; None if it is another's."""
-    last = Path("/proc/sys/kernel/ns_last_pid")
-    for _ in range(100):  # others fork, too
-        last.write_text(str(pid - 1))
-        made = os.fork()
-        if made == 0:
-            os.closerange(3, 1024)
-            os.setpgid(0, 0)
-            signal.pause()
-            os._exit(0)
-        if made == pid:
-            return made
-        os.kill(made, signal.SIGKILL)
-        os.waitpid(made, 0)
-    return None
 
 
 def facts(it: Machine, user: pwd.struct_passwd) -> list[str]:
@@ -200,9 +192,7 @@ def test_when_the_account_stops_it(root: Path, user: pwd.struct_passwd) -> None:
 
 
 @pytest.mark.parametrize("operation", ["kill", "hangup"])
-@pytest.mark.skipif(
-    not os.access("/proc/sys/kernel/ns_last_pid", os.W_OK), reason="numbers cannot be chosen"
-)
+@numbers_can_be_chosen
 def test_a_number_that_is_used_again(root: Path, user: pwd.struct_passwd, operation: str) -> None:
     """The process of a login waits for its sessions, and the account can delay what it reports.
     So the number of a session may be another process's when the session is signalled (attack).
@@ -212,13 +202,11 @@ def test_a_number_that_is_used_again(root: Path, user: pwd.struct_passwd, operat
         output, report = it.start(user.pw_name, b"exec sleep 1000")
         pid = report["pid"]
         for _ in range(3):  # which of the two messages is read first is up to the kernel
-            os.kill(it.process.pid, signal.SIGSTOP)
-            wait_until(lambda: "T (stopped)" in Path(f"/proc/{it.process.pid}/status").read_text())
-            it.ask({"op": operation}, [], [])
-            os.kill(pid, signal.SIGKILL)
-            wait_until(lambda pid=pid: not Path(f"/proc/{pid}").exists())  # type: ignore[misc]
-            other = become(pid)
-            os.kill(it.process.pid, signal.SIGCONT)
+            with stopped(it.process.pid):
+                it.ask({"op": operation}, [], [])
+                os.kill(pid, signal.SIGKILL)
+                wait_until(lambda pid=pid: not Path(f"/proc/{pid}").exists())  # type: ignore[misc]
+                other = become(pid)
             assert it.report()["signal"] == "KILL"
             assert it.run(user.pw_name, b"echo on")[0] == "on\n"
             if other is not None:
@@ -299,10 +287,32 @@ def test_users_who_share_a_login(root: Path, user: pwd.struct_passwd) -> None:
         assert it.run(user.pw_name, b"echo $PPID", users[1])[0] == parents[1]
 
 
-@pytest.mark.parametrize("change", ["nologin", "expired", "group"])
+def test_one_whose_shell_is_gone(root: Path, tmp_path: Path) -> None:
+    """With kill_leftovers, what a session that did not start leaves is killed: not the process of
+    the login, on which others depend.
+    """
+    tmp_path.chmod(0o755)
+    shell = Path(f"/tmp/tele-{uuid.uuid4().hex}")
+    shell.symlink_to("/bin/sh")
+    try:
+        with account(str(shell)) as user:
+            make_machine(tmp_path)
+            with machine(tmp_path, kill_leftovers=True) as it:
+                host = host_of(it, user)
+                shell.unlink()
+                for _ in range(10):
+                    assert it.run(user.pw_name, b"true")[1]["reason"] == "exec"
+                shell.symlink_to("/bin/sh")
+                assert it.run(user.pw_name, b"echo $PPID")[0] == f"{host}\n"
+    finally:
+        shell.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("change", ["nologin", "expired", "group", "locale"])
 def test_what_changes_counts_at_once(root: Path, user: pwd.struct_passwd, change: str) -> None:
     """No session starts by what a process read before accounts changed (attack)."""
     files = {name: root / "etc" / name for name in ("group", "shadow", "nologin")}
+    files["locale"] = root / "etc/default/locale"
     before = {name: file.read_text() for name, file in files.items() if file.exists()}
     try:
         with files["group"].open("a") as file:
@@ -317,15 +327,20 @@ def test_what_changes_counts_at_once(root: Path, user: pwd.struct_passwd, change
                 lines = before["shadow"].splitlines(keepends=True)
                 others = [line for line in lines if not line.startswith(f"{user.pw_name}:")]
                 files["shadow"].write_text("".join(others) + made)
+            elif change == "locale":
+                files["locale"].write_text("LANG=C.UTF-8\nLC_TIME=tlh_KX\n")
             else:
                 files["group"].write_text(before["group"])
-            text, report = it.run(user.pw_name, b"id -G")
-            if change == "group":
+            text, report = it.run(user.pw_name, b"id -G; echo $LC_TIME")
+            if change == "locale":
+                assert "tlh_KX" in text
+            elif change == "group":
                 assert "64999" not in text
             else:
                 assert (report["event"], report["reason"]) == ("failed", change)
     finally:
-        files["nologin"].unlink(missing_ok=True)
+        for name in ("nologin", "locale"):
+            files[name].unlink(missing_ok=True)
         for name, content in before.items():
             files[name].write_text(content)
 
@@ -340,3 +355,25 @@ def test_it_ends_with_the_spawner(root: Path, user: pwd.struct_passwd) -> None:
     for each in (host, report["pid"]):
         wait_until(lambda each=each: not Path(f"/proc/{each}").exists())  # type: ignore[misc]
     assert not list(SESSIONS.glob(f"{pid}.*"))
+
+
+def test_when_the_spawner_dies(root: Path, user: pwd.struct_passwd) -> None:
+    """Its sessions go on; it has nobody to report to and ends, without what was still asked."""
+    with machine(root) as it:
+        host = host_of(it, user)
+        output, report = it.start(user.pw_name, b"exec sleep 1000")
+        marker = Path(user.pw_dir, "unwanted")
+        with stopped(host):
+            header = {"op": "start", "kind": "exec", "login": user.pw_name, "pty": False}
+            with open(os.devnull, "r+b") as null:
+                command = f"touch {marker}".encode()
+                it.ask({**header, "words": 1, "id": 90}, [command], [null.fileno()] * 3)
+            it.ask({"op": "kill", "id": 90}, [], [])
+            it.run("root", b"true")  # both are read
+            it.process.kill()
+            it.process.wait(30)
+        wait_until(lambda: not Path(f"/proc/{host}").exists())
+        assert os.getsid(report["pid"]) == report["pid"]
+        assert not marker.exists()
+        os.kill(report["pid"], signal.SIGKILL)
+        os.close(output)

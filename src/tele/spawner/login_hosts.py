@@ -10,6 +10,8 @@ Invariants:
 * A session whose process cannot be handed over starts in a child of its own.
 * The account may stop such a process: how many there are is bounded, and one that does not
   end in time is killed.
+* It runs as the account, so its messages are not trusted: one that reports what cannot be is
+  killed, and who it is counts as it said before it served anything.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Final, Protocol
 
 from tele.spawner.accounts import NOLOGIN_FILES
 from tele.spawner.control_groups import Groups
+from tele.spawner.login_environment import SYSTEM_FILES
 from tele.spawner.login_process import DONE, ENDED, FAILED, MAX_TEXT, MESSAGE, READY, STARTED
 from tele.spawner.prepared_child import PreparedChild
 from tele.spawner.session_child import sftp_server
@@ -42,7 +45,9 @@ MAX_LOGINS: Final = 64
 #: Processes of one login, with those that take no more sessions.
 MAX_HOSTS: Final = 16
 #: What a process has read of the machine: when one of these changes, it is out of date.
-_FILES: Final = ("/etc/passwd", "/etc/group", "/etc/shadow", "/etc/environment", *NOLOGIN_FILES)
+_FILES: Final = ("/etc/passwd", "/etc/group", "/etc/shadow", *SYSTEM_FILES, *NOLOGIN_FILES)
+#: The largest number of a process, and of a status.
+_MAX_INT: Final = 2**31 - 1
 #: See :func:`stamps`.
 Stamps = tuple[tuple[int, ...] | None, ...]
 _Key = tuple[str, bytes]
@@ -69,8 +74,8 @@ class LoginHost:
     """One process and the sessions that it started; ``group`` is where it waits."""
 
     __slots__ = (
-        "channel", "ends_by", "files", "gid", "group", "idle_at", "login", "pid", "retires_at",
-        "sessions", "started", "uid",
+        "channel", "ends_by", "files", "gid", "group", "idle_at", "login", "pending", "pid",
+        "retires_at", "running", "uid",
     )  # fmt: skip
 
     def __init__(self, login: str, files: Stamps, prepared: PreparedChild, now: float) -> None:
@@ -81,10 +86,10 @@ class LoginHost:
         self.channel = prepared.channel
         self.group = prepared.group
         self.uid = self.gid = -1
-        #: Numbers of sessions, with the id of the control group; 0 once they have started.
-        self.sessions: dict[int, int] = {}
-        #: How many of them have started.
-        self.started = 0
+        #: Numbers of sessions that are to be started, with the ids of their control groups.
+        self.pending: dict[int, int] = {}
+        #: Numbers of those that were started.
+        self.running: set[int] = set()
         self.idle_at = now + IDLE
         self.retires_at = now + LIFETIME
         #: When it is killed unless sessions of it run; None while it serves.
@@ -93,7 +98,7 @@ class LoginHost:
     @property
     def killed_at(self) -> float | None:
         """When it is to be killed, as things are."""
-        return None if self.started or self.pid < 0 else self.ends_by
+        return None if self.running or self.pid < 0 else self.ends_by
 
 
 class LoginHosts:
@@ -171,13 +176,13 @@ class LoginHosts:
         finally:
             for fd in opened:
                 os.close(fd)
-        host.sessions[number] = self._groups.id_of(group)
+        host.pending[number] = self._groups.id_of(group)
         host.group = upcoming
         host.idle_at = min(now + IDLE, host.retires_at)
         return group
 
     def read(self, host: LoginHost) -> bool:
-        """Read one message of a process; False when it has ended."""
+        """Read one message of a process; False when it has ended, or is to be."""
         try:
             data = host.channel.recv(MESSAGE.size + MAX_TEXT)
         except BlockingIOError:
@@ -189,18 +194,17 @@ class LoginHosts:
         if len(data) < MESSAGE.size or data[0] > DONE:
             return True  # why it could not become the account; a session will be told
         kind, number, value = MESSAGE.unpack_from(data)
-        if kind == READY:
+        if kind == READY and host.uid < 0:
             host.uid, host.gid = number, value
-        elif kind == STARTED:
-            group, host.sessions[number] = host.sessions[number], 0
-            host.started += 1
+        elif kind == STARTED and number in host.pending and 1 < value <= _MAX_INT:
+            group = host.pending.pop(number)
+            host.running.add(number)
             self._sessions.on_started(number, value, host.uid, host.gid, group)
-        elif kind == FAILED:
-            del host.sessions[number]
+        elif kind == FAILED and number in host.pending:
+            del host.pending[number]
             self._sessions.on_failed(number, data[MESSAGE.size :].decode("utf-8", "replace"))
-        elif kind == ENDED:
-            del host.sessions[number]
-            host.started -= 1
+        elif kind == ENDED and number in host.running and 0 <= value <= _MAX_INT:
+            host.running.remove(number)
             if host.ends_by is not None:
                 host.ends_by = time.monotonic() + LINGER
             self._sessions.on_ended(number, value)
@@ -208,14 +212,17 @@ class LoginHosts:
             # Before Linux 5.16 only root enters a group, also by a file that root opened.
             self._disabled = value in (errno.EACCES, errno.EPERM)
             self._forget(host)
+        else:
+            return False
         return True
 
     def lost(self, host: LoginHost) -> None:
         """A process has ended: so has what it did not start, and what it started is on its own."""
         self._forget(host)
         self._alive.remove(host)
+        _kill(host)
         host.channel.close()
-        for number in list(host.sessions):
+        for number in (*host.pending, *host.running):
             self._sessions.on_ended(number, None)
         self._groups.session_ended(host.group)
 
@@ -228,7 +235,7 @@ class LoginHosts:
     def doubt(self, number: int) -> None:
         """A session takes too long to start, or is not wanted: others do not wait behind it."""
         for host in self._alive:
-            if number in host.sessions:
+            if number in host.pending:
                 self._forget(host)
 
     def read_all(self) -> bool:

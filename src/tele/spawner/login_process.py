@@ -96,11 +96,13 @@ class LoginProcess:
         ready.register(wake, select.POLLIN)
         ready.register(self._channel, select.POLLIN)
         while self._open or self._running:
-            for fd, _ in ready.poll():
+            for fd, events in ready.poll():
                 if fd == wake:
                     os.read(wake, 4096)
                     self._reap()
-                elif self._open:
+                elif events & select.POLLHUP:
+                    return  # the spawner is dead: what it sent last does not count, sessions go on
+                else:
                     self._receive()
             if not self._open:
                 ready.modify(self._channel, 0)
@@ -113,6 +115,7 @@ class LoginProcess:
         header, strings = unpack(data)
         number = header["id"]
         standard, group = descriptors[:MAX_DESCRIPTORS], descriptors[MAX_DESCRIPTORS:]
+        failure = ""
         try:
             if flags & socket.MSG_CTRUNC:
                 self._stop_serving()
@@ -121,10 +124,9 @@ class LoginProcess:
                 raise Refused("the process of the login ends; try again", "spawner")
             pid = self._spawn(Start(header, strings), standard)
         except Refused as refused:
-            self._report(FAILED, number, 0, f"{refused.reason}\0{refused}")
+            failure = f"{refused.reason}\0{refused}"
         except Exception as error:
-            text = f"the session could not start: {type(error).__name__}: {error}"
-            self._report(FAILED, number, 0, f"spawner\0{text}")
+            failure = f"spawner\0the session could not start: {type(error).__name__}: {error}"
         else:
             self._running[pid] = number
             self._report(STARTED, number, pid)
@@ -133,6 +135,8 @@ class LoginProcess:
                 os.close(fd)
         for fd in group:
             self._enter(fd)  # also if it starts no more: what ends this session is not for it
+        if failure:  # its group may be killed as soon as that is known
+            self._report(FAILED, number, 0, failure)
 
     def _enter(self, group: int) -> None:
         """Enter the group of the next session: by a file that root has opened."""

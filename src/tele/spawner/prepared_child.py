@@ -7,8 +7,8 @@ group, which may wait for the kernel for milliseconds, then cost no session time
 Invariants:
 
 * Standard library only: the spawner loads it.
-* A prepared child has no descriptor but its socket and serves one request. It ends when the
-  spawner closes the other end, or dies.
+* A prepared child has no descriptor but the standard ones and its socket, and serves one
+  request. It ends when the spawner closes the other end, or dies.
 * Nothing is known of the account before the request: what is read of the machine is read then.
 """
 

@@ -13,7 +13,7 @@ import pytest
 from tele.spawner import login_hosts
 from tele.spawner.control_groups import Groups
 from tele.spawner.login_hosts import LoginHost, LoginHosts
-from tele.spawner.login_process import ENDED, MESSAGE, READY, STARTED
+from tele.spawner.login_process import ENDED, FAILED, MESSAGE, READY, STARTED
 from tele.spawner.prepared_child import PreparedChild
 from tele.spawner.spawn_messages import Start
 
@@ -69,6 +69,7 @@ def test_one_that_does_not_end_is_killed(
         hosts.sweep()
         assert process.wait(30) == -signal.SIGKILL
         assert pause(hosts) is None
+        hosts.reaped(process.pid)
         hosts.lost(host)
 
 
@@ -91,4 +92,43 @@ def test_one_with_sessions_is_left_alone(
         hosts.reaped(process.pid)
         hosts.sweep()
         assert process.poll() is None, "its number may be another's"
+        hosts.lost(host)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        (READY, 0, 0),
+        (STARTED, 2, 5),
+        (STARTED, 1, 1),
+        (STARTED, 1, 1 << 40),
+        (FAILED, 2, 0),
+        (ENDED, 1, 0),
+    ],
+)
+def test_one_that_lies_is_killed(
+    process: subprocess.Popen[bytes], message: tuple[int, int, int]
+) -> None:
+    """It runs as the account: what it reports makes the spawner neither signal as somebody else
+    nor end (attack).
+    """
+    hosts, host, theirs = adopted(process)
+    with theirs:
+        theirs.send(MESSAGE.pack(*message))
+        assert not hosts.read(host)
+        hosts.lost(host)
+        assert process.wait(30) == -signal.SIGKILL
+        assert host.uid == 1000
+        assert hosts._sessions.seen == [(1, None)]  # type: ignore[attr-defined]
+
+
+def test_statuses_that_cannot_be(process: subprocess.Popen[bytes]) -> None:
+    """A status is what waitpid returns (attack)."""
+    hosts, host, theirs = adopted(process)
+    with theirs:
+        theirs.send(MESSAGE.pack(STARTED, 1, 12345))
+        assert hosts.read(host)
+        for status in (-1, 1 << 40):
+            theirs.send(MESSAGE.pack(ENDED, 1, status))
+            assert not hosts.read(host)
         hosts.lost(host)
