@@ -194,6 +194,7 @@ def test_what_no_packet_can_hold() -> None:
     with pytest.raises(ValueError, match="more channel data"):
         out.seal_data(1, MAX_DATA + 1, None)
     out.sealer = PlainSealer()
+    SEND_BATCH.gather()
     with pytest.raises(ValueError, match="before keys"):
         out.seal_data(1, 1, None)
-    out.forget()
+    SEND_BATCH.deliver()  # this connection has nothing to send, and keeps no other from sending

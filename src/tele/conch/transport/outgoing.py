@@ -127,10 +127,10 @@ class Outgoing:
 
     def push(self) -> None:
         """Send sealed packets."""
-        size = self._at
-        if size:
-            self._at = 0
+        size, self._at = self._at, 0
+        if SEND_BATCH.owner is self:  # also of nothing, after an error: deliver() waits for that
             SEND_BATCH.owner = None
+        if size:
             self.link.send(SEALED[:size])
 
     def renew(self, sealer: Sealer, first: tuple[int, bytes] | None) -> None:
