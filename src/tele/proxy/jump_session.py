@@ -155,7 +155,7 @@ class JumpSession(RelayChannel):
     def _not_connected(self, failure: Failure) -> bool:
         return self._fail(refusal(failure)[1])
 
-    def request_answered(self) -> None:
+    def replied(self) -> None:
         """The reply is sent: the relay, or the error, may follow it."""
         if not self.is_open or not self._goes(Event.REPLIED):
             return

@@ -92,13 +92,13 @@ def test_data_waits_for_the_relay(world: World) -> None:
     """What arrives before the reply reaches the node after it, in order, and then EOF."""
     world.request()
     world.session.data_view(memoryview(b"early "))
-    world.session.request_answered()
+    world.session.replied()
     stream = Stream()
     world.connecting[0].callback(stream)
     world.session.remote_eof = True
     world.session.data_view(memoryview(b"data"))
     assert (world.state, stream.received) == (State.CONNECTED, b"")
-    world.session.request_answered()
+    world.session.replied()
     assert (world.state, stream.received) == (State.RELAYING, b"early dataEOF")
     assert stream.attached is world.session
 
@@ -115,7 +115,7 @@ def test_an_error_follows_the_reply(world: World, kind: str) -> None:
         assert world.request(string(b"proxy:x:22" if kind == "unknown" else b"sftp")) is True
     assert (world.state, world.sent) == (State.FAILED, [])
     world.session.data_view(memoryview(b"dropped"))
-    world.session.request_answered()
+    world.session.replied()
     assert world.state is State.CLOSING
     assert [each[0] for each in world.sent] == [1, b"exit-status", "close"]
 

@@ -238,9 +238,9 @@ class Channel(SSHChannel):
             self._log_declined(name)
         if want_reply and self.is_open:
             self.conn.reply_to_channel(self, success)
-        self.request_answered()
+        self.replied()
 
-    def request_answered(self) -> None:
+    def replied(self) -> None:
         """A request was answered: what has to follow the reply may be sent now."""
 
     # -- sending ----------------------------------------------------------------------

@@ -127,7 +127,6 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
         self._queries = 0
         self._foreign_keys = 0
         self._unreported: DeniedAttempt | None = None
-        self._deciding = False
 
     def serviceStopped(self) -> None:
         """The connection is closed, or authentication succeeded."""

@@ -241,7 +241,7 @@ class SessionChannel(RunnerChannel):
         self._exit = Exit(FAILED_STATUS, message=text)
         return True
 
-    def request_answered(self) -> None:
+    def replied(self) -> None:
         """Output may follow the reply now, not before it."""
         if not self.is_open:
             return
