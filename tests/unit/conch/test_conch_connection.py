@@ -254,6 +254,16 @@ def test_channels_of_conch_work(connection: SSHConnection, wire: Wire) -> None:
     assert n.CHANNEL_WINDOW_ADJUST in wire.numbers()
 
 
+def test_channels_of_conch_send_no_packet_that_is_too_long(
+    connection: SSHConnection, wire: Wire
+) -> None:
+    """A peer may accept packets of any length; ours have the usual one."""
+    channel = opened(connection, kind=b"old", most=0xFFFF_FFFF)
+    wire.sent.clear()
+    channel.write(bytes(10 * MAX_DATA))
+    assert wire.numbers() == [n.CHANNEL_DATA] * 10
+
+
 # -- opening and closing --------------------------------------------------------------
 def test_a_channel_is_confirmed_when_it_is_open(connection: SSHConnection, wire: Wire) -> None:
     """Not before; and other channels do not wait for it."""
@@ -354,6 +364,23 @@ def test_one_channel_that_fails_at_its_end_keeps_no_other(connection: SSHConnect
     first.closed = fail
     connection.serviceStopped()
     assert second.log == ["closed"]
+
+
+def test_one_channel_that_fails_when_it_is_refused_ends_no_other(
+    connection: SSHConnection, wire: Wire
+) -> None:
+    """An exception in openFailed() is logged, and the connection stays."""
+    asked = Echo()
+
+    def fail(reason: Any) -> None:
+        raise RuntimeError("a bug")
+
+    asked.openFailed = fail  # type: ignore[method-assign]
+    connection.openChannel(asked)
+    refusal = uint32(asked.id) + uint32(1) + string(b"no") + string(b"")
+    connection.packetReceived(n.CHANNEL_OPEN_FAILURE, refusal)
+    assert wire.ended is None
+    assert not connection.channels
 
 
 def test_an_open_that_ends_after_the_connection(connection: SSHConnection, wire: Wire) -> None:

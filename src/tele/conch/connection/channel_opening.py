@@ -165,7 +165,7 @@ class ChannelOpening(ChannelTable):
         channel = self._requested(number)
         del self.channels[number]
         self.windows.close(channel)
-        channel.openFailed(refusals.ChannelRefused(text[:TEXT_LIMIT], code))
+        self._call_safely(channel.openFailed, refusals.ChannelRefused(text[:TEXT_LIMIT], code))
 
     def _requested(self, number: int) -> Any:
         """Return the channel that we asked the peer for by our ``number``."""

@@ -4,7 +4,7 @@ Invariants:
 
 * A number that was never given out is a protocol error; one that was closed meanwhile is
   legal, and its message is dropped.
-* A channel is closed once, and an exception in its ``closed`` does not keep others from theirs.
+* A channel is closed once. An exception in its ``closed`` or ``openFailed`` affects no other.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tele.conch.connection.windows import Windows, budget_of
 from tele.conch.connection.write_scheduler import WriteScheduler
 from tele.errors import ProtocolError
 from tele.log import make_logger
+from tele.sockets.buffers import MAX_DATA
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, uint32
 
@@ -88,9 +89,12 @@ class ChannelTable(conch.SSHConnection):
         """Both sides know ``channel`` now, the peer by the number ``remote``."""
         self.channelsToRemoteChannel[channel] = remote
         self.localToRemoteChannel[channel.id] = remote
-        self._receivers[channel.id] = (
-            channel if isinstance(channel, Channel) else ConchChannelReceiver(channel, self)
-        )
+        if isinstance(channel, Channel):
+            self._receivers[channel.id] = channel
+        else:
+            # It sends as much at once as its peer allows.
+            channel.remoteMaxPacket = min(channel.remoteMaxPacket, MAX_DATA)
+            self._receivers[channel.id] = ConchChannelReceiver(channel, self)
 
     def _channel(self, number: int) -> Any | None:
         """Return the channel with our ``number``; None if it is not open."""
