@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -377,3 +378,20 @@ def test_when_the_spawner_dies(root: Path, user: pwd.struct_passwd) -> None:
         assert not marker.exists()
         os.kill(report["pid"], signal.SIGKILL)
         os.close(output)
+
+
+def test_what_ends_with_the_spawner_is_reported(root: Path, user: pwd.struct_passwd) -> None:
+    """Also while another session ignores that it is hung up."""
+    with machine(root) as it:
+        host_of(it, user)
+        command = b"trap '' HUP; echo on; sleep 1000; sleep 1000"
+        stubborn, started = it.start(user.pw_name, command, pty=True)
+        assert os.read(stubborn, 100) == b"on\r\n"
+        output, _ = it.start(user.pw_name, b"exec sleep 1000")
+        it.socket.shutdown(socket.SHUT_WR)
+        report = it.report()
+        assert (report["event"], report["id"], report["signal"]) == ("exited", it.number, "HUP")
+        os.close(output)
+        it.process.wait(30)
+    os.killpg(started["pid"], signal.SIGKILL)
+    os.close(stubborn)

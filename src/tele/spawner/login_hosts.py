@@ -285,7 +285,7 @@ def stamps() -> Stamps:
 
 def _kill(host: LoginHost) -> None:
     if host.pid >= 0:
-        os.kill(host.pid, signal.SIGKILL)  # at most it has ended and was not waited for
+        os.kill(host.pid, signal.SIGKILL)  # our child, and not reaped: the number is its own
 
 
 def _key_of(start: Start) -> _Key:

@@ -154,7 +154,7 @@ class Spawner:
             if child.status is None:
                 self._signals.hang_up(child)
         until = time.monotonic() + LAST_WAIT
-        while self._by_pid or self._prepared or self._hosts.read_all():
+        while self._hosts.read_all() or self._by_pid or self._prepared:
             if time.monotonic() > until:
                 break
             if not self.reap():
@@ -439,7 +439,7 @@ class Spawner:
             os._exit(0)
 
     def _report(self, number: int, event: str, **rest: Any) -> None:
-        # Waiting for a slow node is fine: there is nothing else to do meanwhile.
+        # This waits for a node that does not read: everything else would be reported to it, too.
         with contextlib.suppress(OSError) if self._ending else contextlib.nullcontext():
             self._control.send(pack({"id": number, "event": event, **rest}))
 

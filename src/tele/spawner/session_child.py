@@ -166,7 +166,6 @@ def sftp_server() -> str | None:
 
 def _load_sftp() -> Any:
     # Read while it can be: the account may not be able to read where we are installed.
-
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sftp_server.py")
     spec = importlib.util.spec_from_file_location("sftp_server", path)
     if spec is None or spec.loader is None:
