@@ -243,6 +243,17 @@ def test_the_exit_waits_for_the_output(ends: ChannelEnds) -> None:
     assert ended(channel) == Exit(7)
 
 
+@pytest.mark.parametrize(
+    ("signal", "sent"), [("KILL", "KILL"), ("BUS", "BUS@tele"), ("RT35", "RT35@tele")]
+)
+def test_names_of_signals(ends: ChannelEnds, signal: str, sent: str) -> None:
+    """A signal that RFC 4254, section 6.10, does not list has a name with a domain."""
+    channel, program = ends.run()
+    program.finish(Exit(None, signal))
+    ends.settle()
+    assert ended(channel) == Exit(None, sent)
+
+
 def test_a_program_that_ended_before_it_was_connected(ends: ChannelEnds) -> None:
     """A program that exits before its output is read loses none of it."""
     programs = ends.world.programs

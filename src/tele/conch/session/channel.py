@@ -37,7 +37,7 @@ from tele.conch.session.session_forwarding import (
     read_display,
 )
 from tele.conch.session.session_phases import NEXT, Event, Phase
-from tele.conch.session.session_requests import TERM_LIMIT, read_pty, read_size
+from tele.conch.session.session_requests import TERM_LIMIT, read_pty, read_size, signal_name
 from tele.errors import TeleError, quoted
 from tele.log import make_logger
 from tele.wire.fields import boolean, string, uint32
@@ -338,7 +338,7 @@ class SessionChannel(RunnerChannel):
         self.send_eof()
         if how.signal is not None:
             body = (
-                string(how.signal.encode("ascii", "replace"))
+                string(signal_name(how.signal).encode("ascii", "replace"))
                 + boolean(how.core)
                 + string(how.message.encode("utf-8")[:NAME_LIMIT])
                 + string(b"")

@@ -1,4 +1,4 @@
-"""What do the requests of a session hold (RFC 4254, sections 6.2 and 8)?
+"""What do the requests of a session hold (RFC 4254, sections 6.2, 6.10 and 8)?
 
 Invariant: what is read has limits; malformed fields are a :class:`tele.errors.ProtocolError`.
 """
@@ -17,6 +17,11 @@ PIXEL_LIMIT: Final = 65_535
 #: Terminal modes; fewer opcodes have an argument of a known length.
 MODES_LIMIT: Final = 160
 
+#: Signals that RFC 4254, section 6.10, names.
+_SIGNALS: Final = frozenset((
+    "ABRT", "ALRM", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "TERM",
+    "USR1", "USR2",
+))  # fmt: skip
 _TTY_OP_END: Final = 0
 #: RFC 4254, section 8: from here on opcodes have arguments of unknown length.
 _TTY_OP_UNKNOWN: Final = 160
@@ -51,3 +56,8 @@ def read_pty(reader: Reader) -> PtyRequest | None:
     if len(term) > TERM_LIMIT or not term.isascii() or not term.decode("ascii").isprintable():
         return None
     return PtyRequest(term.decode("ascii"), *size, modes)
+
+
+def signal_name(name: str) -> str:
+    """Return ``name`` as ``exit-signal`` has it: one that the RFC does not name is of a domain."""
+    return name if name in _SIGNALS or "@" in name else f"{name}@tele"
