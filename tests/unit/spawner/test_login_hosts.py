@@ -109,7 +109,7 @@ def test_one_with_sessions_is_left_alone(
 def test_one_that_lies_is_killed(
     process: subprocess.Popen[bytes], message: tuple[int, int, int]
 ) -> None:
-    """It runs as the account: what it reports makes the spawner neither signal as somebody else
+    """It runs as the account: what it reports makes the spawner neither signal as another account
     nor end (attack).
     """
     hosts, host, theirs = adopted(process)
