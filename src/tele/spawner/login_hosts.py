@@ -271,7 +271,7 @@ class LoginHosts:
 
 
 def stamps() -> Stamps:
-    """Return what changes when a file changes that processes of logins have read."""
+    """Return device, inode, size and time of each file that processes of logins have read."""
     found: list[tuple[int, ...] | None] = []
     for path in _FILES:
         try:

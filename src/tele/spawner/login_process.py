@@ -1,9 +1,9 @@
 """How do further sessions of a login start without a fork of root's process?
 
 As sshd has a process of the user for each connection, an account that starts several sessions
-soon after each other gets a process that became the account once and executes them with vfork:
-what it looked up and set is as they need it. Only sessions without a terminal, PAM or a
-display start here.
+soon after each other gets a process that has looked the account up, set its limits and dropped
+root's privileges once; it then starts each session with vfork. Only sessions without a terminal,
+PAM or a display start here.
 
 Invariants:
 

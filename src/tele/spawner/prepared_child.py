@@ -84,7 +84,7 @@ def _be_child(inherited: socket.socket, group: str, context: SpawnContext) -> No
             text = f"spawner\0the session could not start: {type(error).__name__}: {error}"
         else:
             text = "spawner\0the session could not start"
-        # The first line says whose it is; here it may be there already, or not.
+        # After the line that names account and leader, or after an empty one in its place.
         os.write(report, ("\n" + text).encode("utf-8", "replace")[:3000])
     finally:
         os._exit(255)

@@ -13,8 +13,8 @@ Invariants:
   many there are.
 * This process never changes its identity; a child does, once (:mod:`tele.spawner.session_child`).
 * It reads no name service while it serves: that may wait.
-* Requests are not trusted: accounts are looked up here, only own children are signalled,
-  and a malformed request is answered with ``refused``.
+* Requests are not trusted: each child looks its account up, only sessions of this process are
+  signalled, and a malformed request is answered with ``refused``.
 """
 
 from __future__ import annotations
