@@ -396,3 +396,22 @@ def test_why_a_session_did_not_start_is_reported_after_its_end() -> None:
         serving.read_report(child)
         report = json.loads(ours.recv(MAX_MESSAGE))
     assert (report["event"], report["message"]) == ("failed", "not for logging in")
+
+
+def test_nothing_is_remembered_of_a_session_that_did_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user who is expelled while the session fails leaves nothing that is to be killed."""
+    monkeypatch.setattr(spawner, "own_group", lambda: str(tmp_path))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    with ours, theirs, subprocess.Popen(["sleep", "1000"]) as process:
+        serving = spawner.Spawner(theirs)
+        serving.add(Child(3, process.pid, reading, "group"))
+        os.write(writing, b"\nshell\0not for logging in")
+        os.close(writing)
+        serving._perform(3, {"op": "hangup", "expelled": True}, [], b"", [])
+        assert json.loads(ours.recv(MAX_MESSAGE))["event"] == "failed"
+        assert serving._groups.pause is None
+        assert process.poll() is None
+        process.kill()
