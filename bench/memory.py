@@ -11,7 +11,9 @@ uss      what would be free if this process ended
 heap     the part of it that is no file: Python's objects, malloc, stacks
 
 The limit of a node is 40 MB. ``--imports`` starts nothing, and prints what processes take that have
-imported what ``twistd`` imports, and what it imports for each part of tele.
+imported Twisted's reactor, what ``twistd`` imports, and what it imports for each part of tele. The
+reactor alone has 43 MB resident (CPython 3.11, Twisted 26.10), 18 MB of them libraries that
+processes share: a node can come near the limit by ``uss`` and ``heap`` only.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ Megabytes = dict[str, float]
 #: What a process has imported, step by step.
 IMPORTS: Final[Mapping[str, tuple[str, ...]]] = {
     "python": (),
+    "reactor": ("twisted.internet.reactor",),
     "twistd": ("twisted.scripts.twistd", "twisted.internet.reactor"),
     "tele-node": ("tele.tap.node", "tele.embed.node"),
     "tele-proxy": ("tele.tap.proxy", "tele.embed.proxy"),

@@ -29,7 +29,7 @@ from pyasn1.codec.der.encoder import encode as der_encode
 from pyasn1.error import PyAsn1Error
 from pyasn1.type import char, namedtype, tag, univ
 
-from tele.certs.issue import BACKDATE
+from tele.certs.check import BACKDATE
 from tele.certs.names import own_addresses
 from tele.errors import BadCertificate, InvalidInput
 from tele.model.authority import AuthorityKind

@@ -25,7 +25,6 @@ from tele.embed.hosts import (
     server_settings,
 )
 from tele.embed.plugins import choose
-from tele.embed.tunnelling import Tunnelling
 from tele.errors import InvalidInput
 from tele.interfaces import (
     IAuthority,
@@ -121,6 +120,9 @@ def _locked_node(
     dialer = host_dialer(reactor, config.join)
     tunnels = None
     if tunnelled:
+        # With all that a tunnel is, which a node that clients reach directly does not need.
+        from tele.embed.tunnelling import Tunnelling
+
         tunnels = Tunnelling(reactor, config.tunnels, join, dialer, limits_of(config))
     member = Member(
         reactor,

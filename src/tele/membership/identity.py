@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tele.certs.certificate import Certificate, parse_certificate
-from tele.certs.issue import BACKDATE
+from tele.certs.check import BACKDATE
 from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.suites import SignatureSuite, suite_of
 from tele.certs.x509 import TlsKey, read_identity

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from attrs import Factory, frozen
 
@@ -11,11 +11,13 @@ from tele.capacity.descriptors import DescriptorBudget, process_budget
 from tele.interfaces import IRecorder, ISubsystem
 from tele.model.access import GatewayPorts
 from tele.node.spawning import Spawning
-from tele.tunnel.agent import Serve
-from tele.tunnel.agents import Agents
+
+if TYPE_CHECKING:  # a node without tunnels does not import them
+    from tele.tunnel.agent import Serve
+    from tele.tunnel.agents import Agents
 
 #: Given what serves clients and what is called at changes, makes the tunnels to proxies.
-MakeAgents: TypeAlias = Callable[[Serve, Callable[[], None]], Agents]
+MakeAgents: TypeAlias = "Callable[[Serve, Callable[[], None]], Agents]"
 
 
 @frozen
