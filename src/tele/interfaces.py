@@ -26,7 +26,7 @@ from tele.model.session import RecordingStart
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IProtocol
+    from twisted.internet.interfaces import IProtocol, IReactorTime
 
 # -- store ----------------------------------------------------------------------------
 
@@ -266,9 +266,12 @@ class IAuthority(Interface):
 
 @frozen
 class Surroundings:
-    """What a factory may use: the reactor, and ``data_dir``, the directory of this machine."""
+    """What a factory may use: the reactor, and ``data_dir``, the directory of this machine.
 
-    reactor: Any
+    A factory adapts the reactor to what else it needs, as in ``IReactorTCP(reactor)``.
+    """
+
+    reactor: IReactorTime
     data_dir: Path
 
 

@@ -38,7 +38,7 @@ STEP_SECONDS: Final = 2.0
 _MONOTONIC: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
-def make_monotonic(reactor: Any) -> None:
+def make_monotonic(reactor: IReactorTime) -> None:
     """Make all timers of ``reactor`` use a monotonic clock, and :func:`now` the wall clock.
 
     By default Twisted's reactor uses the wall clock: when it is set back, each timer waits so
@@ -46,15 +46,16 @@ def make_monotonic(reactor: Any) -> None:
     right, and then counts seconds. May be called again, and for any clock: one that does not
     use the wall clock, such as a fake one, is left unchanged.
     """
-    if reactor.seconds is not time.time:
+    clock: Any = reactor  # a method is replaced
+    if clock.seconds is not time.time:
         return
     begin: float = time.time() - time.clock_gettime(_MONOTONIC)
 
     def seconds() -> float:
         return begin + time.clock_gettime(_MONOTONIC)
 
-    reactor.seconds = seconds
-    reactor.wall_seconds = time.time
+    clock.seconds = seconds
+    clock.wall_seconds = time.time
 
 
 def wall_seconds(clock: IReactorTime) -> float:

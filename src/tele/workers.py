@@ -12,7 +12,8 @@ Invariants:
 * A thread that hangs does not keep the process from ending.
 
 Calls that have to be made in order, such as writes to one file, go to a :class:`SerialWorker`: one
-thread and no time-out, since a slow disk is not an error.
+thread and no time-out, since a slow disk is not an error. A call that needs neither uses
+the pool of the reactor (:func:`in_thread_pool`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from typing import Any, Final, TypeVar
 
 from attrs import define
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.interfaces import IReactorFromThreads, IReactorThreads, IReactorTime
+from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from tele.errors import Unavailable
@@ -57,7 +59,7 @@ class Workers:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorTime,
         name: str,
         *,
         threads: int,
@@ -164,7 +166,7 @@ class Workers:
 
     def _report(self, call: _Call, result: Any) -> None:
         """In a thread: hand the result to the reactor."""
-        self._reactor.callFromThread(self._done, call, result)
+        IReactorFromThreads(self._reactor).callFromThread(self._done, call, result)
 
     def _done(self, call: _Call, result: Any) -> None:
         self._running[call.key] -= 1
@@ -206,7 +208,7 @@ class SerialWorker:
     With a clock that takes no calls from threads, such as a test's, calls are made at once.
     """
 
-    def __init__(self, reactor: Any, name: str) -> None:
+    def __init__(self, reactor: IReactorTime, name: str) -> None:
         self._reactor = reactor
         self._name = name
         self._inline = not IReactorFromThreads.providedBy(reactor)
@@ -243,7 +245,15 @@ class SerialWorker:
 
     def _report(self, call: _Call, result: Any) -> None:
         """In the thread: hand the result to the reactor."""
-        self._reactor.callFromThread(_answer, call.answer, result)
+        IReactorFromThreads(self._reactor).callFromThread(_answer, call.answer, result)
+
+
+def in_thread_pool(
+    reactor: IReactorTime, function: Callable[..., T], *arguments: Any
+) -> Deferred[T]:
+    """Call ``function(*arguments)`` in a thread of the pool of ``reactor``."""
+    threads = IReactorThreads(reactor)
+    return deferToThreadPool(threads, threads.getThreadPool(), function, *arguments)
 
 
 def _answer(answer: Deferred[Any], result: Any) -> None:

@@ -13,6 +13,7 @@ LAYERS: Final[Mapping[str, int]] = {
     "text": 0,
     "_version": 0,
     "spawner": 0,
+    "reactor": 0,
     "model": 1,
     "terminal": 1,
     "private_files": 1,

@@ -93,7 +93,10 @@ class Realm:
             force_command=checked.force_command,
         )
         programs = NodePrograms(
-            self._spawning, context_of(grant, avatarId, "s-1"), process_budget().account("u")
+            self._spawning,
+            context_of(grant, avatarId, "s-1"),
+            process_budget().account("u"),
+            LOOP,
         )
         return succeed((IConchUser, User(grant, programs), lambda: None))
 

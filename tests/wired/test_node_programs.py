@@ -46,7 +46,8 @@ class Node:
         visit = ConnectionContext(
             grant(**options), "session-1", ("192.0.2.7", 50000), ("192.0.2.1", 3022)
         )
-        started = NodePrograms(self.spawning, visit, self.budget.account("u")).start(request, 0)
+        account = self.budget.account("u")
+        started = NodePrograms(self.spawning, visit, account, self.reactor).start(request, 0)
         program = self.reactor.wait(started)
         assert isinstance(program, Program)
         return program

@@ -13,6 +13,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
@@ -182,4 +183,4 @@ def test_names_are_given_once() -> None:
 def test_commands_that_are_none(arguments: str, tmp_path: Path) -> None:
     """A command needs its name and its line."""
     with pytest.raises(InvalidInput):
-        choose(ISubsystemFactory, Chosen("command", arguments), Surroundings(None, tmp_path))
+        choose(ISubsystemFactory, Chosen("command", arguments), Surroundings(Clock(), tmp_path))

@@ -101,10 +101,10 @@ def test_auth_does_not_start_with_what_nothing_honours(
     """A program that embeds auth learns it at once, as a user does from their file."""
     with pytest.raises(InvalidInput, match="session_recording"):
         AuthService(
-            None,
+            Clock(),
             cluster="c",
             backend=MemoryBackend(Clock()),
-            archive=DirectoryArchive(tmp_path, None),
+            archive=DirectoryArchive(tmp_path, Clock()),
             host_id="11111111-1111-4111-8111-111111111111",
             name="auth",
             listen=("127.0.0.1", 0),

@@ -20,8 +20,7 @@ from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.threads import deferToThreadPool
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from tele.audit.log import AuditLog
@@ -58,6 +57,7 @@ from tele.model.api.operation import Operation
 from tele.model.authority import AuthorityKind
 from tele.model.identity import Caller, HostRole, UserIdentity
 from tele.model.resources import RecordingSettings
+from tele.workers import in_thread_pool
 
 log = make_logger(__name__)
 
@@ -108,7 +108,7 @@ class AuthService(Service):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorTime,
         *,
         cluster: str,
         backend: IBackend,
@@ -324,9 +324,7 @@ class AuthService(Service):
             self._lock.release()
 
     def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-        pool = self._reactor.getThreadPool()
-        answer: Deferred[Any] = deferToThreadPool(self._reactor, pool, function, *arguments)
-        return answer
+        return in_thread_pool(self._reactor, function, *arguments)
 
     # -- identities -------------------------------------------------------------------
     def _renew(self) -> None:

@@ -17,6 +17,7 @@ import socket
 from typing import Any, Final
 
 from twisted.internet import fdesc, tcp, unix
+from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime
 
 #: Seconds until a port accepts again.
 PAUSE_SECONDS: Final = 1.0
@@ -30,11 +31,11 @@ class _Patient:
 
     socket: Any
     factory: Any
-    reactor: Any
+    reactor: IReactorFDSet
     transport: Any
     sessionno: int
     _short = False
-    _pause: Any = None
+    _pause: IDelayedCall | None = None
 
     def shortage(self, why: str) -> None:
         """Log that no connection can be accepted now."""
@@ -79,7 +80,7 @@ class _Patient:
         port: Any = self
         port.stopReading()
         if self._pause is None:
-            self._pause = self.reactor.callLater(PAUSE_SECONDS, self._resume)
+            self._pause = IReactorTime(self.reactor).callLater(PAUSE_SECONDS, self._resume)
 
     def _resume(self) -> None:
         self._pause = None

@@ -14,6 +14,7 @@ from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorCore, IReactorFromThreads
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
@@ -33,6 +34,7 @@ from tele.loop import Expiry, make_monotonic, now
 from tele.model.api.hosts import LIST_HOSTS, ListHosts
 from tele.model.api.members import PublicKeys
 from tele.model.authority import AuthorityKind, Certificates, authority_of
+from tele.reactor import Reactor
 
 _log = make_logger(__name__)
 
@@ -109,7 +111,7 @@ class _Run:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         place: Folder,
         cluster: ClusterService,
         config: FileConfig,
@@ -117,6 +119,7 @@ class _Run:
         logins: tuple[str, ...],
     ) -> None:
         self._reactor = reactor
+        self._core = IReactorCore(reactor)
         self._place = place
         self._cluster = cluster
         self._config = config
@@ -131,10 +134,9 @@ class _Run:
 
     def until_stopped(self, report: Callable[[dict[str, Any]], None]) -> TeleError | None:
         """Run the reactor; return the error if the cluster could not start."""
-        reactor = self._reactor
-        reactor.addSystemEventTrigger("before", "shutdown", self._stop)
-        reactor.callWhenRunning(self._begin, report)
-        reactor.run(installSignalHandlers=True)
+        self._core.addSystemEventTrigger("before", "shutdown", self._stop)
+        self._core.callWhenRunning(self._begin, report)
+        self._core.run()
         return self._problem
 
     def _stop(self) -> Deferred[Any]:
@@ -144,7 +146,8 @@ class _Run:
 
     def _begin(self, report: Callable[[dict[str, Any]], None]) -> None:
         # The reactor has installed its own handlers by now. A closed terminal stops it, too.
-        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reactor.stop))
+        threads = IReactorFromThreads(self._reactor)
+        signal.signal(signal.SIGHUP, lambda *_: threads.callFromThread(self._core.stop))
         self._cluster.startService()
         running: Deferred[None] = Deferred.fromCoroutine(self._serve(report))
         running.addErrback(self._failed)
@@ -160,8 +163,8 @@ class _Run:
         else:
             self._problem = _as_tele_error(failure)
             _log.error("cannot start", error=failure.value)
-        if self._reactor.running:
-            self._reactor.stop()
+        if self._core.running:
+            self._core.stop()
 
     async def _serve(self, report: Callable[[dict[str, Any]], None]) -> None:
         await self._cluster.ready

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
 
 from tele.auth.limits import RecordingLimits
 from tele.auth.service import AuthService
@@ -44,7 +45,7 @@ def _remove_dead_socket(path: Path) -> None:
             return  # the path is too long for a socket: there is none
 
 
-def auth_service(reactor: Any, config: AuthConfig, data_dir: Path) -> AuthService:
+def auth_service(reactor: IReactorTime, config: AuthConfig, data_dir: Path) -> AuthService:
     """Return auth on the store and archive that ``config`` chooses.
 
     Locks auth's part of ``data_dir`` and opens the store: call it in the process that serves.
@@ -60,7 +61,9 @@ def auth_service(reactor: Any, config: AuthConfig, data_dir: Path) -> AuthServic
         raise
 
 
-def _locked(reactor: Any, config: AuthConfig, folder: Path, lock: DataDirLock) -> AuthService:
+def _locked(
+    reactor: IReactorTime, config: AuthConfig, folder: Path, lock: DataDirLock
+) -> AuthService:
     surroundings = Surroundings(reactor, folder)
     local = folder / LOCAL_SOCKET
     _remove_dead_socket(local)

@@ -27,6 +27,7 @@ from tele.model.api.operation import Nothing
 from tele.model.api.tokens import ADD_TOKEN, NewToken, TokenAdded
 from tele.model.authority import AuthorityKind, authority_of
 from tele.model.identity import Caller, HostRole, UserIdentity
+from tele.reactor import Reactor
 
 if TYPE_CHECKING:
     from tele.auth.service import AuthService
@@ -44,7 +45,7 @@ class ClusterService(MultiService):
     the first that cannot.
     """
 
-    def __init__(self, reactor: Any, loaded: Loaded, parts: Sequence[str] = ()) -> None:
+    def __init__(self, reactor: Reactor, loaded: Loaded, parts: Sequence[str] = ()) -> None:
         super().__init__()
         make_monotonic(reactor)
         self.ready: Deferred[ClusterService] = Deferred()

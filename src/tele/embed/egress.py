@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 
 from tele.config.values import JoinConfig
 from tele.errors import InvalidInput, Unreachable
@@ -22,7 +22,7 @@ from tele.private_files import check_secret, read_secret
 
 
 def host_dialer(
-    reactor: Any, join: JoinConfig | None, environ: Mapping[str, str] = os.environ
+    reactor: IReactorTime, join: JoinConfig | None, environ: Mapping[str, str] = os.environ
 ) -> Dialer:
     """Return the dialer of a host that joins as ``join`` says.
 
@@ -67,7 +67,7 @@ def network(dialer: Dialer, auth: Endpoint | None = None) -> Network:
     """Return how auth is reached: through ``auth`` if it is given; to join, through ``dialer``."""
 
     def connect(
-        reactor: Any,
+        reactor: IReactorTime,
         addresses: Sequence[str],
         identity: Callable[[], TlsIdentity | None],
         trust: Callable[[], Sequence[str]] | None,
@@ -77,7 +77,7 @@ def network(dialer: Dialer, auth: Endpoint | None = None) -> Network:
             reactor, addresses, identity, trust, server_name, endpoint=auth or dialer.endpoint
         )
 
-    def fetch(reactor: Any, address: str, pins: Sequence[str]) -> Deferred[ClusterInfo]:
+    def fetch(reactor: IReactorTime, address: str, pins: Sequence[str]) -> Deferred[ClusterInfo]:
         return fetch_cluster(reactor, address, pins, dialer.endpoint)
 
     return Network(connect, fetch)

@@ -47,6 +47,7 @@ from tele.node.presence import NodePresence
 from tele.node.service import NodeService
 from tele.node.settings import Ingress, SessionSettings
 from tele.node.spawning import Spawning, session_options
+from tele.reactor import Reactor
 
 
 @implementer(IAuthority)
@@ -68,7 +69,7 @@ class _AsMember:
 
 
 def node_service(
-    reactor: Any,
+    reactor: Reactor,
     config: NodeConfig,
     data_dir: Path,
     *,
@@ -92,7 +93,7 @@ def node_service(
 
 
 def _locked_node(
-    reactor: Any,
+    reactor: Reactor,
     config: NodeConfig,
     data_dir: Path,
     lock: DataDirLock,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from tele._version import VERSION
 from tele.config.values import (
@@ -32,9 +31,10 @@ from tele.membership.store import MemberStore
 from tele.model.identity import HostRole
 from tele.model.presence import Presence
 from tele.proxy.service import ProxyService
+from tele.reactor import Reactor
 
 
-def _given(reactor: Any, files: HttpsCertConfig) -> FileCertificate:
+def _given(reactor: Reactor, files: HttpsCertConfig) -> FileCertificate:
     try:
         return FileCertificate(files.cert, files.key, reactor, lambda: now(reactor))
     except InvalidInput as error:
@@ -42,7 +42,7 @@ def _given(reactor: Any, files: HttpsCertConfig) -> FileCertificate:
 
 
 def proxy_service(
-    reactor: Any,
+    reactor: Reactor,
     config: ProxyConfig,
     data_dir: Path,
     *,
@@ -64,7 +64,7 @@ def proxy_service(
 
 
 def _locked_proxy(
-    reactor: Any,
+    reactor: Reactor,
     config: ProxyConfig,
     data_dir: Path,
     lock: DataDirLock,

@@ -38,6 +38,7 @@ from tele.model.session import Launched
 from tele.node.forward_record import ForwardRecords
 from tele.node.forwards import ForwardingResources, Forwards
 from tele.node.programs import ConnectionContext, NodePrograms, Program
+from tele.reactor import Reactor
 from tele.recording.tee import ConnectionTape, RecordedPrograms
 from tele.spawner.control_groups import EXPELLED_GRACE
 
@@ -58,7 +59,7 @@ class NodeAvatar(ConchUser):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         context: ConnectionContext,
         programs: NodePrograms,
         tape: ConnectionTape | None,

@@ -6,7 +6,7 @@ Invariant: names and waiting connections have a share for each user, over all co
 from __future__ import annotations
 
 import uuid
-from typing import Any, Final
+from typing import Final
 
 from tele.admission.slots import Slots
 from tele.conch.server.credentials import CertificateCredentials
@@ -25,6 +25,7 @@ from tele.node.settings import SessionSettings
 from tele.node.subsystems import by_name
 from tele.node.user_sockets import UserSockets
 from tele.outbound.name_lookup import NameResolver
+from tele.reactor import Reactor
 from tele.recording.tee import ConnectionTape
 
 #: In nanoseconds, as frames of recordings have them.
@@ -36,7 +37,7 @@ class AvatarFactory:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         member: Member,
         settings: SessionSettings,
         audit: AuditReporter,

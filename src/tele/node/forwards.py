@@ -51,6 +51,7 @@ from tele.node.ports import addresses_for, listen_for_display, listen_on
 from tele.node.programs import ConnectionContext
 from tele.node.user_sockets import UserListener, UserSockets
 from tele.outbound.name_lookup import NameResolver
+from tele.reactor import Reactor
 from tele.sockets.direct import adopt
 from tele.spawner.display_child import find_xauth
 from tele.wire.fields import string, uint32
@@ -143,7 +144,7 @@ class Forwards:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         context: ConnectionContext,
         resources: ForwardingResources,
         records: ForwardRecords,

@@ -27,6 +27,7 @@ from tele.conch.session.programs import Exit
 from tele.errors import TeleError
 from tele.log import make_logger
 from tele.node.spawning import Launch, Spawning
+from tele.reactor import Reactor
 from tele.spawner.accounts import own_login
 from tele.workers import SerialWorker
 
@@ -52,7 +53,7 @@ class Labels:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         spawning: Spawning,
         static: Mapping[str, str],
         commands: tuple[LabelCommand, ...] = (),
@@ -170,7 +171,7 @@ def _command_account() -> str:
 class _Output:
     """Gathers the start of what comes from a pipe. ``done`` fires at its end or when full."""
 
-    def __init__(self, reactor: Any, descriptor: int) -> None:
+    def __init__(self, reactor: Reactor, descriptor: int) -> None:
         self._reactor = reactor
         self._descriptor: int | None = descriptor
         self._data = b""

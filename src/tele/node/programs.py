@@ -42,6 +42,7 @@ from tele.model.session import Launched
 from tele.node.spawning import Launch, Running, Spawning
 from tele.node.subsystems import SpokenProgram
 from tele.node.terminal import open_terminal, set_size
+from tele.reactor import Reactor
 from tele.spawner.spawn_messages import CLIENT_ENVIRONMENT
 
 log = make_logger(__name__)
@@ -155,7 +156,7 @@ class NodePrograms:
     _spawning: Spawning
     _context: ConnectionContext
     _account: Account
-    _reactor: Any = None
+    _reactor: Reactor
     _subsystems: Mapping[str, ISubsystem] = Factory(dict)
 
     def env_allowed(self, name: str) -> bool:

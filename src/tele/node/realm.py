@@ -69,7 +69,7 @@ def look_up(login: str) -> None:
 class Accounts:
     """Looks accounts up, in threads of its own. Its owner closes it."""
 
-    def __init__(self, reactor: Any, look_up: Callable[[str], None] = look_up) -> None:
+    def __init__(self, reactor: IReactorTime, look_up: Callable[[str], None] = look_up) -> None:
         self._look_up = look_up
         self.workers = Workers(
             reactor,

@@ -39,6 +39,7 @@ from tele.node.proxies import ProxyAddresses
 from tele.node.realm import Accounts, NodeRealm, look_up
 from tele.node.settings import Ingress, SessionSettings
 from tele.outbound.name_lookup import NameResolver
+from tele.reactor import Reactor
 from tele.sockets.direct import listen, peer_address
 from tele.spawner.accounts import own_login
 from tele.tunnel.client_address import ClientAddressVerifier, WrongDestination, preface_size
@@ -62,7 +63,7 @@ class NodeService(Service):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         *,
         member: Member,
         presence: NodePresence,

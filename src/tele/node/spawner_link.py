@@ -23,6 +23,7 @@ from twisted.internet.interfaces import IReadDescriptor, IWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tele.reactor import Reactor
 from tele.spawner.spawn_messages import MAX_MESSAGE
 from tele.workers import SerialWorker
 
@@ -40,7 +41,7 @@ class Link:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         command: Sequence[str],
         options: str,
         received: Callable[[dict[str, Any]], None],

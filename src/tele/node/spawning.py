@@ -33,6 +33,7 @@ from tele.errors import AccessDenied, InvalidInput, TeleError, Unavailable
 from tele.log import make_logger
 from tele.loop import backoff
 from tele.node.spawner_link import Link, close_all, duplicates
+from tele.reactor import Reactor
 from tele.spawner.accounts import Refused
 from tele.spawner.control_groups import own_group
 from tele.spawner.spawn_messages import NO_OPTIONS, SIGNALS, Options, pack
@@ -129,7 +130,7 @@ class Spawning:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         options: Options = NO_OPTIONS,
         command: Sequence[str] = (sys.executable, "-I", "-S", str(PROGRAM)),
     ) -> None:
@@ -346,7 +347,7 @@ def _error(reason: str, message: str) -> TeleError:
 class _Watch:
     """Waits for the end of a process that is not our child, and closes its pidfd."""
 
-    def __init__(self, reactor: Any, descriptor: int, ended: Callable[[], None]) -> None:
+    def __init__(self, reactor: Reactor, descriptor: int, ended: Callable[[], None]) -> None:
         self._reactor = reactor
         self._descriptor = descriptor
         self._on_end = ended

@@ -24,6 +24,7 @@ from tele.capacity.descriptors import Account
 from tele.conch.session.programs import Exit, IHoldsDescriptors, IProgram
 from tele.errors import InvalidInput, Unavailable, quoted
 from tele.interfaces import ISubsystem
+from tele.reactor import Reactor
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}", re.ASCII)
 
@@ -47,7 +48,7 @@ class _Pipes(StandardIO):
     """The protocol's side; ``over()`` is called once, at its end."""
 
     def __init__(
-        self, protocol: Any, reading: int, writing: int, reactor: Any, over: Callable[[], None]
+        self, protocol: Any, reading: int, writing: int, reactor: Reactor, over: Callable[[], None]
     ) -> None:
         self._over = over
         self._open = {"read": reading, "write": writing}
@@ -81,7 +82,7 @@ class SpokenProgram:
     stderr: int | None = None
     tap: Any = None
 
-    def __init__(self, reactor: Any, protocol: IProtocol, account: Account) -> None:
+    def __init__(self, reactor: Reactor, protocol: IProtocol, account: Account) -> None:
         self.exited: Deferred[Exit] = Deferred()
         self._channels = account.take(2)  # the ends of the two pipes that the channel closes
         try:

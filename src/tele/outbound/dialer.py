@@ -18,7 +18,12 @@ from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -35,7 +40,7 @@ from tele.workers import SerialWorker
 
 
 def dial(
-    reactor: Any, address: str, seconds: float, default_port: int = 3080
+    reactor: IReactorTime, address: str, seconds: float, default_port: int = 3080
 ) -> IStreamClientEndpoint:
     """Return an endpoint for ``host:port`` that uses no egress proxy."""
     return Dialer(reactor).dial(address, seconds, default_port)
@@ -49,7 +54,7 @@ class Dialer:
     at it, read for each connection; without it the address of the proxy may contain one.
     """
 
-    reactor: Any
+    reactor: IReactorTime
     proxy_for: ProxyChoice = no_proxy
     login: Callable[[], ProxyLogin | None] | None = None
     #: Reads files: the login, and the TLS authorities that this machine trusts.

@@ -18,6 +18,7 @@ from twisted.internet.interfaces import (
     IHostnameResolver,
     IHostResolution,
     IReactorPluggableNameResolver,
+    IReactorTime,
     IResolutionReceiver,
     IStreamClientEndpoint,
 )
@@ -26,12 +27,17 @@ from zope.interface import alsoProvides, directlyProvides, implementer, provided
 from tele.model.addresses import ADDRESSES_LIMIT, ATTEMPT_DELAY, alternate
 
 
-def hostname_endpoint(reactor: Any, host: str, port: int, seconds: float) -> IStreamClientEndpoint:
+def hostname_endpoint(
+    reactor: IReactorTime, host: str, port: int, seconds: float
+) -> IStreamClientEndpoint:
     """Return an endpoint; each address has ``seconds``."""
-    if IReactorPluggableNameResolver.providedBy(reactor):
-        reactor = _Alternating(reactor)
+    resolves = IReactorPluggableNameResolver.providedBy(reactor)
     made: IStreamClientEndpoint = HostnameEndpoint(
-        reactor, host, port, timeout=seconds, attemptDelay=ATTEMPT_DELAY
+        _Alternating(reactor) if resolves else reactor,
+        host,
+        port,
+        timeout=seconds,
+        attemptDelay=ATTEMPT_DELAY,
     )
     return made
 
@@ -39,11 +45,11 @@ def hostname_endpoint(reactor: Any, host: str, port: int, seconds: float) -> ISt
 class _Alternating:
     """A reactor whose resolver alternates between address families; all else is the reactor's."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: IReactorTime) -> None:
         self._reactor = reactor
         directlyProvides(self, providedBy(reactor))
         alsoProvides(self, IReactorPluggableNameResolver)
-        self.nameResolver = _Resolver(reactor.nameResolver)
+        self.nameResolver = _Resolver(IReactorPluggableNameResolver(reactor).nameResolver)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)

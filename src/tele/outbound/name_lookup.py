@@ -26,6 +26,7 @@ from twisted.internet.interfaces import (
     IHostResolution,
     IProtocol,
     IProtocolFactory,
+    IReactorTime,
     IResolutionReceiver,
     IStreamClientEndpoint,
 )
@@ -62,7 +63,7 @@ def _literal(host: str, port: int) -> Address | None:
 class NameResolver:
     """Resolves names in ``Workers`` of its own. Close it when its owner stops."""
 
-    def __init__(self, reactor: Any, get: GetAddrInfo | None = None) -> None:
+    def __init__(self, reactor: IReactorTime, get: GetAddrInfo | None = None) -> None:
         self._reactor = reactor
         self._get = get or sockets.getaddrinfo
         self.workers = Workers(

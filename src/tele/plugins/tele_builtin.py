@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from twisted.plugin import IPlugin
@@ -72,16 +73,13 @@ class _File:
     help = "file:PATH - appends each event as a line of JSON"
 
     def make(self, arguments: str, surroundings: Surroundings) -> IAuditSink:
-        from twisted.internet.threads import deferToThreadPool
-
         from tele.audit.file_sink import FileSink
+        from tele.workers import in_thread_pool
 
         if not arguments:
             raise InvalidInput("file needs a path: file:PATH")
-        reactor = surroundings.reactor
         return FileSink(
-            _path(arguments, surroundings, ""),
-            lambda write: deferToThreadPool(reactor, reactor.getThreadPool(), write),
+            _path(arguments, surroundings, ""), partial(in_thread_pool, surroundings.reactor)
         )
 
 

@@ -18,6 +18,7 @@ from tele.proxy.admission import PortAdmission, Slot, limits_for
 from tele.proxy.auth_reach import AuthEndpoints, AuthReach
 from tele.proxy.demultiplexer import Demultiplexer, ProtocolRoutes
 from tele.proxy.tls_routes import Pages, Relay, https_route
+from tele.reactor import Reactor
 from tele.routing.router import Router
 from tele.sockets.direct import listen
 from tele.tunnel.messages import ClientAddress, auth_as_destination
@@ -47,7 +48,7 @@ class PortSettings:
 
 
 def listen_for_clients(
-    reactor: Any,
+    reactor: Reactor,
     settings: PortSettings,
     member: Member,
     ssh: SSHServerFactory,

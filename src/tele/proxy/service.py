@@ -31,6 +31,7 @@ from tele.proxy.jump import JumpHost
 from tele.proxy.port import PortSettings, descriptors, listen_for_clients
 from tele.proxy.realm import ProxyRealm
 from tele.proxy.user_limits import UserUsage, user_limits
+from tele.reactor import Reactor
 from tele.routing.peers import PeerAvatar
 from tele.routing.router import Router
 from tele.tunnel.acceptor import AgentAvatar
@@ -59,7 +60,7 @@ class ProxyService(Service):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         *,
         member: Member,
         listen_at: tuple[str, int],

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThreadPool
+from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from tele.capacity.disk import is_full
@@ -27,6 +27,7 @@ from tele.durable_files import make_folder, sync_folder, write_file
 from tele.errors import Conflict, InvalidInput, NotFound, StorageFull, Unavailable
 from tele.interfaces import IArchive, IOnDisk
 from tele.model.disk import DiskSpace, kept_for_store
+from tele.workers import in_thread_pool
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -35,7 +36,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 class DirectoryArchive:
     """Stores recordings under ``root`` (0700), files 0600, in threads of ``reactor``."""
 
-    def __init__(self, root: Path, reactor: Any) -> None:
+    def __init__(self, root: Path, reactor: IReactorTime) -> None:
         self._root = root
         self._reactor = reactor
         try:
@@ -55,9 +56,7 @@ class DirectoryArchive:
                     raise StorageFull("the disk of auth's recordings is full") from None
                 raise Unavailable(f"the archive failed: {error.strerror}") from None
 
-        pool = self._reactor.getThreadPool()
-        answer: Deferred[Any] = deferToThreadPool(self._reactor, pool, guarded)
-        return answer
+        return in_thread_pool(self._reactor, guarded)
 
     def _folder(self, recording_id: str) -> Path:
         if not _NAME.fullmatch(recording_id):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from tele.log import make_logger
@@ -44,7 +44,7 @@ class GroupCommit:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorTime,
         writer: SerialWorker,
         sync: Callable[[], None],
         measure: Callable[[], Callable[[], object]],

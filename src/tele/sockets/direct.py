@@ -33,7 +33,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import ClientFactory, Factory
 from twisted.python.failure import Failure
-from zope.interface import alsoProvides, directlyProvides, providedBy
+from zope.interface import alsoProvides, directlyProvides, implementer, providedBy
 
 from tele.capacity.accepting import PatientPort
 from tele.capacity.descriptors import Lease
@@ -312,6 +312,7 @@ class _Adopted:
         self._realPortNumber = number
 
 
+@implementer(IReactorTime)
 class DirectReactor:
     """A reactor for client endpoints that makes direct TCP connections.
 

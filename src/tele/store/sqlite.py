@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -142,7 +142,7 @@ class SqliteBackend:
     Raises :class:`Unavailable` when the file cannot be used.
     """
 
-    def __init__(self, path: Path | str, reactor: Any) -> None:
+    def __init__(self, path: Path | str, reactor: IReactorTime) -> None:
         self._reactor = reactor
         self._watchers = Watchers()
         self._closed: Deferred[None] | None = None
@@ -241,7 +241,7 @@ class SqliteBackend:
 
     def _deliver(self, answers: Sequence[tuple[Deferred[Any], object]]) -> None:
         """Called in threads: hand answers to the reactor."""
-        self._reactor.callFromThread(self._fire, answers)
+        IReactorFromThreads(self._reactor).callFromThread(self._fire, answers)
 
     def _fire(self, answers: Sequence[tuple[Deferred[Any], object]]) -> None:
         for answer, result in answers:

@@ -21,6 +21,7 @@ from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IReactorCore, IReactorFromThreads
 from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
 
@@ -92,8 +93,7 @@ def make(options: Options, parts: Sequence[str]) -> IService:
         print(printable_lines(error), file=sys.stderr)
         sys.exit(error.exit_code)
     service.ready.addCallbacks(lambda _: release_start(), _exit_with_error, errbackArgs=(reactor,))
-    any_reactor: Any = reactor
-    any_reactor.addSystemEventTrigger("before", "shutdown", _force_on_second_signal, service)
+    reactor.addSystemEventTrigger("before", "shutdown", _force_on_second_signal, service)
     return service
 
 
@@ -101,12 +101,12 @@ def _force_on_second_signal(service: ClusterService) -> None:
     """During the grace period of sessions a second signal ends it."""
     from twisted.internet import reactor
 
-    any_reactor: Any = reactor
+    threads = IReactorFromThreads(reactor)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: any_reactor.callFromThread(service.force))
+        signal.signal(number, lambda *_: threads.callFromThread(service.force))
 
 
-def _exit_with_error(failure: Failure, reactor: Any) -> None:
+def _exit_with_error(failure: Failure, reactor: IReactorCore) -> None:
     if failure.check(CancelledError):
         return  # it was stopped while it started
     if failure.check(TeleError):

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
@@ -78,12 +79,19 @@ class FakeAuthority:
         return Network(self._connect, self._fetch)
 
     def _connect(
-        self, reactor: Any, addresses: Sequence[str], identity: Any, trust: Any, server_name: str
+        self,
+        reactor: IReactorTime,
+        addresses: Sequence[str],
+        identity: Any,
+        trust: Any,
+        server_name: str,
     ) -> FakeAuthority:
         assert server_name == f"auth.{CLUSTER}"
         return self
 
-    def _fetch(self, reactor: Any, address: str, pins: Sequence[str]) -> Deferred[ClusterInfo]:
+    def _fetch(
+        self, reactor: IReactorTime, address: str, pins: Sequence[str]
+    ) -> Deferred[ClusterInfo]:
         self.calls.append("cluster")
         if self.away:
             return fail(Unreachable(f"{address} did not answer"))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 
 from tele.config.reading import parse
 from tele.config.values import HttpsCertConfig, ProxyConfig, ProxyProtocol
@@ -69,4 +69,4 @@ def test_a_certificate_that_is_not_there_is_told_at_the_start(tmp_path: Path) ->
     """A proxy does not start with another certificate than it is configured with."""
     config = ProxyConfig(https_cert=HttpsCertConfig(tmp_path / "c.pem", tmp_path / "k.pem"))
     with pytest.raises(InvalidInput, match=r"proxy.https_cert: certificate .*c.pem: No such file"):
-        proxy_service(Clock(), config, tmp_path, join=JoinSettings(("a:1",)))
+        proxy_service(MemoryReactorClock(), config, tmp_path, join=JoinSettings(("a:1",)))

@@ -12,6 +12,7 @@ from attrs import define, field
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
@@ -103,7 +104,7 @@ def test_the_token_file_is_read_when_it_is_needed(tmp_path: Path) -> None:
 def test_a_host_without_join_is_refused(tmp_path: Path) -> None:
     """The error names what is missing."""
     with pytest.raises(InvalidInput, match="where is auth"):
-        node_service(Clock(), NodeConfig(), tmp_path)
+        node_service(MemoryReactorClock(), NodeConfig(), tmp_path)
     with pytest.raises(InvalidInput, match="give one of"):
         join_settings(JoinConfig())
 
@@ -182,7 +183,7 @@ def test_a_cluster_has_no_owner_before_auth_serves(tmp_path: Path) -> None:
     """A call that is too early is an error."""
     loaded = parse("version: v1\nauth: {cluster_name: c}\n", "f.yaml", tmp_path)
     with pytest.raises(Unavailable):
-        _ = ClusterService(Clock(), loaded).owner
+        _ = ClusterService(MemoryReactorClock(), loaded).owner
 
 
 def test_the_log_says_when_the_parts_stop(tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ def test_the_log_says_when_the_parts_stop(tmp_path: Path) -> None:
 
     globalLogPublisher.addObserver(observe)
     try:
-        ClusterService(Clock(), loaded).stopService()
+        ClusterService(MemoryReactorClock(), loaded).stopService()
     finally:
         globalLogPublisher.removeObserver(observe)
     assert lines == ["stopping parts=auth", "stopped parts=auth"]

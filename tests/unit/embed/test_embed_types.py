@@ -31,8 +31,10 @@ from tele.interfaces import IRecorder
 from tele.testing import Ends, MemoryRecorder, World
 
 
-def embedder(reactor: object, connection: object) -> None:
+def embedder(connection: object) -> None:
     """Never called: a program as a type checker reads it."""
+    from twisted.internet import reactor
+
     folder = Path()
     assert_type(read_address("a:1"), Address)
     assert_type(load_config(folder), Loaded)

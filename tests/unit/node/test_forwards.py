@@ -10,6 +10,7 @@ import pytest
 from attrs import Factory, define, evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 
 from tele.admission.slots import Slots
 from tele.capacity.descriptors import DescriptorBudget, shares_of
@@ -67,7 +68,7 @@ def forwards(
     sockets = UserSockets(unused, "alice")
     names = NameResolver(Clock())
     return Forwards(
-        Clock(),
+        MemoryReactorClock(),
         context,
         ForwardingResources(sockets, names, ACCOUNT, slots or Slots(waiting=10)),
         records,

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import Factory, define, evolve
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 
 from tele.admission.slots import Slots
 from tele.capacity.descriptors import DescriptorBudget, shares_of
@@ -47,7 +47,7 @@ class FakePrograms:
 
 def avatar_of(grant: Grant, programs: FakePrograms, audit: FakeAudit) -> NodeAvatar:
     """Return the avatar of a connection."""
-    clock = Clock()
+    clock = MemoryReactorClock()
     unused: Any = None
     context = ConnectionContext(grant, "session-1", ("192.0.2.7", 50000), ("192.0.2.1", 3022))
     account = DescriptorBudget(shares_of(1024)).account("alice")

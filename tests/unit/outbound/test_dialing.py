@@ -176,7 +176,8 @@ def test_a_service_tries_so_many_addresses() -> None:
     with own_reactor() as reactor:
         many = [IPv6Address("TCP", "::1", port)] * 10_000
         found = Resolver(*many, IPv4Address("TCP", "127.0.0.1", port))
-        endpoint = hostname_endpoint(Reactor(reactor, found), "name.test", port, 5.0)
+        using: Any = Reactor(reactor, found)
+        endpoint = hostname_endpoint(using, "name.test", port, 5.0)
         failed: list[Any] = []
         endpoint.connect(Factory.forProtocol(Protocol)).addErrback(failed.append)
         reactor.until(lambda: bool(failed))

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.error import DNSLookupError
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from tele.model.addresses import ADDRESSES_LIMIT
 from tele.outbound.name_lookup import NameResolver
 from tele.sockets import direct as sockets
 
 
+@implementer(IReactorFromThreads)
 class Reactor(MemoryReactorClock):
     """Has no thread pool, and waits for calls of other threads on request."""
 
@@ -25,8 +29,13 @@ class Reactor(MemoryReactorClock):
         super().__init__()
         self._calls: SimpleQueue[Any] = SimpleQueue()
 
-    def callFromThread(self, function: Any, *args: Any) -> None:
-        self._calls.put((function, args))
+    def callFromThread(
+        self,
+        callable: Callable[..., Any],  # noqa: A002 - the interface's name
+        *args: object,
+        **kwargs: object,
+    ) -> None:
+        self._calls.put((callable, args))
 
     def turn(self) -> None:
         function, args = self._calls.get(timeout=30)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from tele import durable_files
@@ -26,7 +27,7 @@ OTHER = "6b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a22"
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DirectoryArchive:
     """An archive whose threads are this one."""
 
-    def here(reactor: Any, pool: Any, function: Any) -> Deferred[Any]:
+    def here(reactor: Any, function: Any) -> Deferred[Any]:
         try:
             return succeed(function())
         except Exception:
@@ -34,13 +35,9 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DirectoryArchive
             answer.errback(Failure())
             return answer
 
-    monkeypatch.setattr(module, "deferToThreadPool", here)
+    monkeypatch.setattr(module, "in_thread_pool", here)
 
-    class Reactor:
-        def getThreadPool(self) -> None:
-            return None
-
-    return DirectoryArchive(tmp_path / "data" / "recordings", Reactor())
+    return DirectoryArchive(tmp_path / "data" / "recordings", Clock())
 
 
 @pytest.fixture

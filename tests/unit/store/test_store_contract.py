@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -33,6 +34,7 @@ from tele.testing import SettableClock
 T = TypeVar("T")
 
 
+@implementer(IReactorFromThreads)
 class Turns(SettableClock):
     """A clock whose threads' answers are delivered when a test waits for them."""
 
@@ -40,8 +42,13 @@ class Turns(SettableClock):
         super().__init__()
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
-    def callFromThread(self, function: Any, *words: Any) -> None:
-        self._calls.put(lambda: function(*words))
+    def callFromThread(
+        self,
+        callable: Callable[..., Any],  # noqa: A002 - the interface's name
+        *args: object,
+        **kwargs: object,
+    ) -> None:
+        self._calls.put(lambda: callable(*args, **kwargs))
 
     def wait(self, answer: Deferred[T]) -> T:
         found: list[Any] = []

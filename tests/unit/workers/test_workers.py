@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from tele.errors import Unavailable
 from tele.workers import KEYS_WAITING, Workers
 
 
+@implementer(IReactorFromThreads)
 class Reactor(Clock):
     """A clock that threads can call; :meth:`turn` waits for the next call of theirs."""
 
@@ -25,8 +28,13 @@ class Reactor(Clock):
         super().__init__()
         self._calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
 
-    def callFromThread(self, function: Callable[..., object], *words: Any) -> None:
-        self._calls.put(lambda: function(*words))
+    def callFromThread(
+        self,
+        callable: Callable[..., Any],  # noqa: A002 - the interface's name
+        *args: object,
+        **kwargs: object,
+    ) -> None:
+        self._calls.put(lambda: callable(*args, **kwargs))
 
     def turn(self) -> None:
         self._calls.get(timeout=30)()

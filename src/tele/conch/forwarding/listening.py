@@ -26,6 +26,7 @@ from tele.conch.connection.channel_connection import ChannelConnection
 from tele.conch.connection.relay import RelayChannel, RelayObserver, StreamEnd
 from tele.errors import TeleError
 from tele.log import make_logger
+from tele.reactor import Reactor
 from tele.sockets.direct import adopt
 
 log = make_logger(__name__)
@@ -97,7 +98,7 @@ class Listeners:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         connection: Callable[[], ChannelConnection],
         lease: Callable[[], Lease] | None = None,
     ) -> None:
@@ -205,7 +206,7 @@ class _Port:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         listening: sockets.socket,
         accept: Callable[[sockets.socket, Peer], bool],
     ) -> None:
